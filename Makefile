@@ -1,0 +1,31 @@
+# Two commands: `make demo` shows what the toolkit does, `make test` proves it. Both build .venv first.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.venv/installed: pyproject.toml constraints.txt tests/peers.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("landscape needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --requirement tests/peers.txt
+	touch $@
+
+.PHONY: install demo test lint benchmark clean
+install: .venv/installed
+
+demo: .venv/installed
+	$(BIN)/landscape demo --out demo
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -n 2
+
+benchmark: .venv/installed
+	$(BIN)/python benchmarks/hessian.py $(ARGS)
+
+clean:
+	rm -rf .venv demo build dist *.egg-info

@@ -1,0 +1,85 @@
+"""The ranks of a run under torchrun: who am I, wait for the others, who does what. Alone, nothing happens here.
+
+This is the only room that says torch.distributed. Work is dealt, not split beforehand: a rank that is done draws
+the next piece, so that fast and slow ranks end together.
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+_PATIENCE = timedelta(days=7)  # one rank may wait at a barrier for hours while another finishes a long piece
+
+
+def start() -> None:
+    """Join the other ranks if torchrun started this process; otherwise, or if already joined, do nothing.
+
+    With GPUs each rank is given its own as the current device. The ranks talk over gloo there as well: they only
+    wait for each other, no tensor travels.
+    """
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or _joined():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("gloo", timeout=_PATIENCE)
+
+
+def stop() -> None:
+    """Leave the other ranks; alone, do nothing."""
+    if _joined():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Return the number of this process, 0 if it is alone."""
+    return dist.get_rank() if _joined() else 0
+
+
+def world() -> int:
+    """Return the number of processes, 1 if this one is alone."""
+    return dist.get_world_size() if _joined() else 1
+
+
+def is_main() -> bool:
+    """Say whether this is the one process that writes results and speaks."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def deal(n: int, folder: Path) -> Iterator[int]:
+    """Draw indices from 0 to n - 1 so that each is drawn by one rank, whichever is free.
+
+    Every rank must call this with the same n, and draw to the end unless it fails. An index counts as worked off
+    when its rank asks for the next; the iterator ends when all ranks have worked off all of theirs.
+
+    Args:
+        n: number of indices.
+        folder: where the ranks keep their counter, in a file `.landscape-next`; all ranks must see it.
+
+    Yields:
+        The next index that no rank has drawn.
+    """
+    if world() == 1:
+        yield from range(n)
+        return
+    counter = folder / ".landscape-next"
+    if is_main():
+        counter.unlink(missing_ok=True)  # of a run that was killed: its count would leave indices out
+    barrier()
+    store = dist.FileStore(str(counter), world())  # type: ignore[attr-defined]  # public, but not in torch's __all__
+    while (index := store.add("next", 1) - 1) < n:
+        yield index
+    barrier()
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()

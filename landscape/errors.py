@@ -1,0 +1,25 @@
+"""What can go wrong for a user, in four kinds; each message names cause, value and remedy in one line.
+
+The command line turns a `LandscapeError` into one line on stderr and exit code 2. Any other exception is a
+fault of this package and is reported as such.
+"""
+
+
+class LandscapeError(Exception):
+    """An error whose message is meant for the user, complete in one line."""
+
+
+class InputError(LandscapeError):
+    """An option, argument, checkpoint or callable that does not fit."""
+
+
+class DataError(LandscapeError):
+    """Samples or labels that cannot be used: missing, empty, out of range, of the wrong shape."""
+
+
+class StoreError(LandscapeError):
+    """A result file or its journal that cannot be read or written."""
+
+
+class NumericalError(LandscapeError):
+    """A value that is not finite, or a quantity that is not defined for this model and loss."""

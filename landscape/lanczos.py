@@ -1,0 +1,166 @@
+"""The Lanczos process with full re-orthogonalisation, for blocks of independent probes. It knows nothing of networks.
+
+From a symmetric A and a probe z, m steps make an orthonormal basis V of the Krylov space and a tridiagonal
+T = V^T A V:
+
+    A V = V T + beta_m v_{m+1} e_m^T
+
+In finite precision the basis loses its orthogonality as soon as a Ritz value converges, and copies of it appear (Paige
+1976). Each new vector is therefore orthogonalised against all earlier ones, twice ("twice is enough", Parlett 1998,
+section 6.9), by two matrix products on one flat basis.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError
+
+BREAKDOWN = 100.0
+"""A remainder below this many units of rounding of |A| is noise: the Krylov space is invariant and the run ends."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tridiagonal:
+    """What B = P K runs of Lanczos leave; coefficients beyond a run's own number of steps are nan."""
+
+    alpha: np.ndarray  # (P, K, m) float64, the diagonals
+    beta: np.ndarray  # (P, K, m) float64, beta[j] couples steps j and j + 1; the last one is left over
+    steps: np.ndarray  # (P, K) int64
+    norm2: np.ndarray  # (P, K) squared length of each probe
+    basis: Tensor  # (P, K, m + 1, D), orthonormal rows; the row `steps` is v_{m+1}, zero where beta is rounding
+
+    def ritz_vectors(self, part: int, probe: int, coefficients: np.ndarray) -> Tensor:
+        """Combine the basis into Ritz vectors.
+
+        Args:
+            part: position of the part.
+            probe: position of the probe.
+            coefficients: (m, r) eigenvectors of this run's tridiagonal matrix.
+
+        Returns:
+            Orthonormal vectors, (r, D).
+        """
+        rows = self.basis[part, probe, : len(coefficients)]
+        return torch.as_tensor(coefficients.T.copy(), dtype=rows.dtype, device=rows.device) @ rows
+
+
+def probe(
+    size: int, *, seed: int, number: int, distribution: str = "rademacher", stream: str = "lanczos"
+) -> Tensor:
+    """Draw one random vector z with E[z z^T] = I.
+
+    It depends on its arguments alone: not on the device, the batch size, or how many were drawn before. All parts
+    share it, so that differences between parts are not differences between probes.
+
+    Args:
+        size: D.
+        seed: of the whole analysis.
+        number: which probe of its stream.
+        distribution: "rademacher" (signs; the smaller variance for a trace) or "gaussian".
+        stream: name of an independent sequence.
+
+    Returns:
+        The vector, (D,) float32 on the CPU.
+
+    Raises:
+        InputError: an unknown distribution or a negative seed.
+    """
+    if seed < 0:
+        raise InputError(f"--seed must not be negative, got {seed}")
+    state = np.random.SeedSequence([seed, number, zlib.crc32(stream.encode())]).generate_state(2, np.uint32)
+    generator = torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+    if distribution == "rademacher":
+        return torch.randint(0, 2, (size,), generator=generator, dtype=torch.float32) * 2 - 1
+    if distribution == "gaussian":
+        return torch.randn(size, generator=generator, dtype=torch.float32)
+    raise InputError(f"--distribution {distribution!r} is unknown: choose rademacher or gaussian")
+
+
+def lanczos(
+    matvec: Callable[[Tensor], Tensor],
+    probes: Tensor,
+    steps: int,
+    *,
+    more: Callable[[Tridiagonal], bool] | None = None,
+    max_steps: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tridiagonal:
+    """Run the Lanczos process from each probe, all in lock-step.
+
+    A run ends early, with fewer steps, where its Krylov space is invariant: after as many steps as the matrix has
+    distinct eigenvalues that the probe sees, after one step for a zero matrix.
+
+    Args:
+        matvec: (P, K, D) -> (P, K, D), the same symmetric matrix for all vectors of a part.
+        probes: (P, K, D), not zero; their dtype and device are those of the basis.
+        steps: products per run; never more than D are taken.
+        more: asked after `steps` products and after every half as many again; True continues.
+        max_steps: where `more` no longer counts; None for `steps`.
+        progress: called with the number of steps done.
+
+    Returns:
+        Coefficients in float64 and the basis.
+
+    Raises:
+        InputError: no steps, or a probe of length zero.
+    """
+    n_parts, n_probes, size = probes.shape
+    if steps < 1:
+        raise InputError(f"--steps must be at least 1, got {steps}")
+    limit = min(size, max(steps, max_steps or steps))
+    rows = n_parts * n_probes
+    eps = torch.finfo(probes.dtype).eps
+    norm = torch.linalg.vector_norm(probes.reshape(rows, size).double(), dim=1)
+    if not (norm > 0).all():
+        raise InputError("a probe has length zero")
+
+    capacity = min(limit, steps)
+    basis = probes.new_zeros((rows, capacity + 1, size))
+    basis[:, 0] = (probes.reshape(rows, size).double() / norm[:, None]).to(probes.dtype)
+    alpha, beta = np.full((rows, limit), np.nan), np.full((rows, limit), np.nan)
+    done = np.full(rows, 0)
+    running = np.ones(rows, dtype=bool)
+    scale = np.zeros(rows)  # the largest coefficients so far, a lower estimate of |A| up to a factor
+
+    def result() -> Tridiagonal:
+        taken = int(done.max())
+        return Tridiagonal(
+            alpha=alpha[:, :taken].reshape(n_parts, n_probes, taken).copy(),
+            beta=beta[:, :taken].reshape(n_parts, n_probes, taken).copy(),
+            steps=done.reshape(n_parts, n_probes).copy(),
+            norm2=(norm**2).cpu().numpy().reshape(n_parts, n_probes),
+            basis=basis[:, : taken + 1].reshape(n_parts, n_probes, taken + 1, size),
+        )
+
+    for j in range(limit):
+        if j == capacity:
+            if not (running.any() and more is not None and more(result())):
+                break
+            capacity = min(limit, j + max(1, steps // 2))
+            basis = torch.cat([basis, basis.new_zeros((rows, capacity - j, size))], dim=1)
+        v = basis[:, j]
+        w = matvec(v.reshape(n_parts, n_probes, size)).reshape(rows, size).clone()
+        # float64 for the coefficients: the tridiagonal matrix is tiny, its rounding is not.
+        a = torch.linalg.vecdot(v.double(), w.double())
+        earlier = basis[:, : j + 1]
+        for _ in range(2):
+            w -= torch.bmm(torch.bmm(w[:, None], earlier.mT), earlier)[:, 0]
+        b = torch.linalg.vector_norm(w.double(), dim=1)
+        a_host, b_host = a.cpu().numpy(), b.cpu().numpy()
+        alpha[running, j], beta[running, j] = a_host[running], b_host[running]
+        done[running] = j + 1
+        scale = np.maximum(scale, np.abs(a_host) + b_host)
+        running &= b_host > BREAKDOWN * eps * scale
+        basis[:, j + 1] = (
+            w * torch.as_tensor(running / np.where(running, b_host, 1.0), dtype=w.dtype, device=w.device)[:, None]
+        )
+        if progress is not None:
+            progress(j + 1)
+        if not running.any():
+            break
+    return result()

@@ -1,0 +1,448 @@
+"""Networks under the parameter names of public checkpoints, and the way of weights into any network.
+
+The CIFAR networks have 6n + 2 layers and shortcuts without parameters (He et al. 2016, "Deep residual learning",
+section 4.2, option A), named so that the public weights of akamaster/pytorch_resnet_cifar10 and of the long-tailed
+literature fit. The ImageNet networks bear torchvision's names.
+"""
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from landscape.callables import resolve
+from landscape.errors import InputError, NumericalError
+
+COSINE_SCALE = 30.0
+"""Factor of cosine logits where none is given: the s of Cao et al. 2019, "Learning imbalanced datasets with
+label-distribution-aware margin loss" (LDAM). Their code multiplies within the loss, ours within the network."""
+
+_SHOWN = 3  # names that a message lists of each kind
+
+
+class NormedLinear(nn.Module):
+    """Cosine classifier: logit c is `scale` times the cosine between the features and column c of the weight.
+
+    The weight has the shape (features, classes), as in LDAM's checkpoints: transposed against `nn.Linear`.
+    """
+
+    def __init__(self, n_features: int, n_classes: int, scale: float = COSINE_SCALE):
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(F.normalize(torch.randn(n_features, n_classes), dim=0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (B, C) within [-scale, scale] for features (B, F)."""
+        return self.scale * F.normalize(features, dim=1) @ F.normalize(self.weight, dim=0)
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut that subsamples and pads channels with zeros."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.padding = ((n_out - n_in) // 2, n_out - n_in - (n_out - n_in) // 2)
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, n_in, H, W) to (B, n_out, H / stride, W / stride)."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.stride > 1 or any(self.padding):
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.padding))
+        return F.relu(x + y)
+
+
+class CifarResNet(nn.Module):
+    """Residual network for small images: three stages of `n_blocks` blocks, classifier `linear`."""
+
+    def __init__(
+        self,
+        n_classes: int,
+        *,
+        n_blocks: int,
+        widths: tuple[int, int, int] = (16, 32, 64),
+        in_channels: int = 3,
+        scale: float | None = None,
+    ):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.layer1 = self._stage(n_blocks, widths[0], widths[0], stride=1)
+        self.layer2 = self._stage(n_blocks, widths[0], widths[1], stride=2)
+        self.layer3 = self._stage(n_blocks, widths[1], widths[2], stride=2)
+        self.linear = _classifier(widths[2], n_classes, scale)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    @staticmethod
+    def _stage(n_blocks: int, n_in: int, n_out: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(
+            CifarBlock(n_in, n_out, stride), *(CifarBlock(n_out, n_out, 1) for _ in range(n_blocks - 1))
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, in_channels, H, W) to logits (B, C)."""
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]  # modules return Any
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions; where sizes change, the shortcut is a 1x1 convolution (option B)."""
+
+    def __init__(self, n_in: int, n_inner: int, n_out: int, stride: int, groups: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_inner)
+        self.conv2 = nn.Conv2d(n_inner, n_inner, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_inner)
+        self.conv3 = nn.Conv2d(n_inner, n_out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(n_out)
+        self.downsample: nn.Module | None = None
+        if stride > 1 or n_in != n_out:
+            self.downsample = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, n_in, H, W) to (B, n_out, H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + (x if self.downsample is None else self.downsample(x)))
+
+
+class ImageNetResNet(nn.Module):
+    """Residual network of 3 + 4 + 6 + 3 bottlenecks for images of about 224 pixels, classifier `fc`.
+
+    Source: He et al. 2016, table 1; with groups, Xie et al. 2017, "Aggregated residual transformations", table 1.
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        *,
+        groups: int = 1,
+        group_width: int = 64,
+        in_channels: int = 3,
+        scale: float | None = None,
+    ):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        width, n_in = groups * group_width, 64
+        for stage, n_blocks in enumerate((3, 4, 6, 3)):
+            n_out = 256 * 2**stage
+            blocks = []
+            for block in range(n_blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(Bottleneck(n_in, width * 2**stage, n_out, stride, groups))
+                n_in = n_out
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.fc = _classifier(n_in, n_classes, scale)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, in_channels, H, W) to logits (B, C)."""
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, stride=2, padding=1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]  # modules return Any
+
+
+def _classifier(n_features: int, n_classes: int, scale: float | None) -> nn.Module:
+    return nn.Linear(n_features, n_classes) if scale is None else NormedLinear(n_features, n_classes, scale)
+
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "small-resnet": partial(CifarResNet, n_blocks=1, widths=(8, 16, 32), in_channels=1),  # 19,074 for ten classes
+    **{f"resnet{6 * n + 2}": partial(CifarResNet, n_blocks=n) for n in (3, 5, 7, 9, 18)},
+    "resnet50": ImageNetResNet,
+    "resnext50_32x4d": partial(ImageNetResNet, groups=32, group_width=4),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that `build` knows, besides users' own package.module:callable."""
+    return tuple(_NETWORKS)
+
+
+def build(
+    name: str, n_classes: int, *, in_channels: int | None = None, cosine: bool = False, scale: float | None = None
+) -> nn.Module:
+    """Make a network with random weights, drawn from torch's global generator.
+
+    Args:
+        name: one of `names()`, or package.module:callable. A user's callable is called without arguments, but for
+            n_classes or num_classes where it has such a parameter.
+        n_classes: C, the number of logits.
+        in_channels: channels of the images; None for the network's own: 1 for small-resnet, 3 for the others. A
+            user's callable is not told.
+        cosine: end with a `NormedLinear` instead of a linear layer.
+        scale: of the cosine classifier; None for `COSINE_SCALE`.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        InputError: an unknown name, an option that does not fit, or a user's callable that makes no module.
+    """
+    if ":" in name:
+        if cosine:
+            raise InputError(f"--cosine is for the models {', '.join(names())}; {name} brings its own classifier")
+        return _own(name, n_classes)
+    if name not in _NETWORKS:
+        raise InputError(f"no model {name!r}; choose from {', '.join(names())} or package.module:callable")
+    if n_classes < 1 or (in_channels is not None and in_channels < 1):
+        raise InputError(f"a model needs at least one class and one channel, got {n_classes} and {in_channels}")
+    if scale is not None and not cosine:
+        raise InputError(f"scale {scale:g} belongs to a cosine classifier: pass --cosine too")
+    if scale is not None and not 0 < scale < math.inf:
+        raise InputError(f"the scale of a cosine classifier must be positive and finite, got {scale:g}")
+    options: dict[str, Any] = {} if in_channels is None else {"in_channels": in_channels}
+    if cosine:
+        options["scale"] = COSINE_SCALE if scale is None else scale
+    return _NETWORKS[name](n_classes, **options)
+
+
+def _own(name: str, n_classes: int) -> nn.Module:
+    make = resolve(name, "model")
+    try:
+        parameters = set(inspect.signature(make).parameters)
+    except (TypeError, ValueError):  # some callables written in C do not tell
+        parameters = set()
+    try:
+        model = make(**{word: n_classes for word in ("n_classes", "num_classes") if word in parameters})
+    except Exception as error:  # the user's code may raise anything; the traceback stays attached
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"--model {name} fails: {reason}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"--model {name} returned {type(model).__name__}: it must return a torch.nn.Module")
+    return model
+
+
+def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> Tensor:
+    """Take the logits from what a model returned; only shapes are looked at, so this may be traced.
+
+    Args:
+        output: a tensor, or a tuple, list or mapping that holds one, such as (features, logits).
+        n_classes: C.
+        logits_index: position of the logits in the tuple, list or mapping; None to take the only element that
+            is a floating tensor of shape (B, C).
+
+    Returns:
+        The logits, (B, C).
+
+    Raises:
+        InputError: no element fits, or several do and `logits_index` does not say which.
+    """
+    if isinstance(output, Tensor):
+        if logits_index is not None:
+            raise InputError(f"--logits-index {logits_index} was given, but the model returns a single tensor")
+        if not _are_logits(output, n_classes):
+            raise InputError(f"the model returned {_shape(output)}: expected logits (batch, {n_classes})")
+        return output
+    if isinstance(output, Mapping):
+        elements = list(output.values())
+    elif isinstance(output, tuple | list):
+        elements = list(output)
+    else:
+        raise InputError(
+            f"the model returned {_shape(output)}: expected logits (batch, {n_classes}) or a tuple with them"
+        )
+    fitting = [i for i, element in enumerate(elements) if _are_logits(element, n_classes)]
+    if logits_index is None and len(fitting) == 1:
+        return elements[fitting[0]]  # type: ignore[no-any-return]
+    if logits_index in fitting:
+        return elements[logits_index]  # type: ignore[no-any-return]
+    shapes = ", ".join(f"{i}: {_shape(element)}" for i, element in enumerate(elements)) or "nothing"
+    if not fitting:
+        raise InputError(
+            f"the model returned {shapes}: none is logits (batch, {n_classes}), as the data set has classes"
+        )
+    choice = " or ".join(str(i) for i in fitting)
+    given = "" if logits_index is None else f", not {logits_index}"
+    raise InputError(f"the model returned {shapes}: choose the logits with --logits-index {choice}{given}")
+
+
+def _are_logits(element: Any, n_classes: int) -> bool:
+    return (
+        isinstance(element, Tensor)
+        and element.is_floating_point()
+        and element.ndim == 2
+        and element.shape[1] == n_classes
+    )
+
+
+def _shape(element: Any) -> str:
+    return str(tuple(element.shape)) if isinstance(element, Tensor) else type(element).__name__
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was done to names and values of a checkpoint so that it fitted."""
+
+    prefix: str  # stripped from every name, such as "module."
+    notes: tuple[str, ...]  # sentences for the provenance
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
+    """Copy weights into a model, all of them or none.
+
+    Names must match one by one, with four allowances. Leading components that all names share ("module.",
+    "_orig_mod.") are stripped if more names match without. A classifier of another name ("fc" against "linear")
+    is taken if it is all that is left over on both sides. The classifier of a linear layer without bias is
+    transposed for a `NormedLinear`; the reverse is refused, since a linear layer would not normalise.
+    `num_batches_tracked` may be missing: only training with cumulative averages reads it.
+
+    Args:
+        model: the network; its parameters keep their type and device.
+        state: name -> tensor.
+
+    Returns:
+        The prefix that was stripped, and what else was done.
+
+    Raises:
+        InputError: names or shapes do not match; the model is left as it was.
+        NumericalError: a weight is not finite; the model is left as it was.
+    """
+    own = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    prefix = _prefix(state, own)
+    given = {name.removeprefix(prefix): t for name, t in state.items()}
+    head, module = _head(model)
+    notes = [note for note in (_rename(given, own, head), _transpose(given, own, head, module)) if note]
+    missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
+    unexpected = [n for n in given if n not in own]
+    misshapen = [n for n, t in given.items() if n in own and t.shape != own[n].shape]
+    if missing or unexpected or misshapen:
+        listed = [_list("missing", missing), _list("unexpected", unexpected)]
+        listed += [_list("of another shape", [f"{n} {_shape(given[n])}" for n in misshapen])]
+        cause = _cause(given, own, head, module, missing, unexpected)
+        raise InputError(f"the checkpoint does not fit the model: {', '.join(filter(None, listed))}; {cause}")
+    converted = {name: _converted(name, t, own[name].dtype) for name, t in given.items()}
+    changed = {f"{t.dtype} to {own[n].dtype}" for n, t in given.items() if t.is_floating_point()}
+    notes += [f"converted {words}" for words in sorted(changed) if len(set(words.split(" to "))) == 2]
+    model.load_state_dict({**model.state_dict(), **converted})
+    return LoadReport(prefix=prefix, notes=tuple(notes))
+
+
+def _prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Return the leading components common to all names that must go for most names to match."""
+    paths = [name.split(".")[:-1] for name in state]
+    common = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, zip(*paths, strict=False))]
+    prefixes = ["".join(f"{word}." for word in common[:n]) for n in range(len(common) + 1)]
+    return max(prefixes, key=lambda p: sum(name.removeprefix(p) in own for name in state))  # the shortest of equals
+
+
+def _head(model: nn.Module) -> tuple[str, nn.Module | None]:
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear | NormedLinear)]
+    return layers[-1] if layers else ("", None)
+
+
+def _rename(given: dict[str, Tensor], own: Mapping[str, Tensor], head: str) -> str:
+    missing = {n for n in own if n not in given and not n.endswith("num_batches_tracked")}
+    unexpected = [n for n in given if n not in own]
+    modules = {n.rpartition(".")[0] for n in unexpected}
+    fits = {n.rpartition(".")[2] for n in unexpected} <= {"weight", "bias"}
+    if not missing or {n.rpartition(".")[0] for n in missing} != {head} or len(modules) != 1 or not fits:
+        return ""
+    for name in unexpected:
+        given[f"{head}.{name.rpartition('.')[2]}"] = given.pop(name)
+    return f"classifier {modules.pop()!r} of the checkpoint taken as {head!r}"
+
+
+def _transpose(given: dict[str, Tensor], own: Mapping[str, Tensor], head: str, module: nn.Module | None) -> str:
+    name = f"{head}.weight"
+    if not isinstance(module, NormedLinear) or name not in given or f"{head}.bias" in given:
+        return ""
+    if given[name].shape == own[name].shape or given[name].shape != own[name].T.shape:
+        return ""  # of a square weight the shape cannot tell: it is taken as a cosine classifier's
+    given[name] = given[name].T
+    return f"{name} transposed from (classes, features) to (features, classes)"
+
+
+def _list(kind: str, found: list[str]) -> str:
+    if not found:
+        return ""
+    more = ", ..." if len(found) > _SHOWN else ""
+    return f"{len(found)} {kind} ({', '.join(ascii(n)[1:-1] for n in found[:_SHOWN])}{more})"
+
+
+def _cause(
+    given: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    head: str,
+    module: nn.Module | None,
+    missing: list[str],
+    unexpected: list[str],
+) -> str:
+    """Say what most likely went wrong, and what to do."""
+    shortcuts = (".downsample.", ".shortcut.")
+    below = Counter(n[:cut] for n in given for cut in _cuts(n) if n[cut:] in own)
+    part, count = below.most_common(1)[0] if below else ("", 0)
+    if count > sum(n in own for n in given):
+        return (
+            f"{count} of the model's {len(own)} entries stand under {part!r}: add that part to --ckpt-key, "
+            f"as in state_dict.{part.removesuffix('.')}"
+        )
+    if any(word in n for n in unexpected for word in shortcuts):
+        return "it has weights in its shortcuts (option B), this model has none (option A): pass your own --model"
+    if any(word in n for n in missing for word in shortcuts):
+        return "its shortcuts have no weights (option A), this model's have (option B): is this the right --model?"
+    blocks, ours = _blocks(given), _blocks(own)
+    if blocks and ours and blocks != ours:
+        return f"layer1 has {blocks} blocks in the checkpoint, {ours} in the model: is this the right --model?"
+    weight, expected = given.get(f"{head}.weight"), own.get(f"{head}.weight")
+    if weight is not None and expected is not None and weight.ndim == 2:
+        cosine = isinstance(module, NormedLinear)
+        if cosine and f"{head}.bias" in given:
+            return "its classifier has a bias, so it is a plain linear layer: leave out --cosine"
+        n_features, n_classes = expected.shape if cosine else expected.shape[::-1]
+        if (
+            not cosine
+            and f"{head}.bias" not in given
+            and (weight.shape[0] == n_features or weight.shape == expected.shape)
+        ):
+            return "its last layer looks like a cosine classifier, which has no bias: pass --cosine"
+        if weight.shape != expected.shape and n_features in weight.shape:
+            found = weight.shape[1] if weight.shape[0] == n_features else weight.shape[0]
+            return (
+                f"the checkpoint has {found} classes in its last layer, the data set {n_classes}: "
+                "is this the right --dataset?"
+            )
+    first = next((n for n, t in own.items() if t.ndim == 4), "")
+    if first in given and given[first].ndim == 4 and given[first].shape[1] != own[first].shape[1]:
+        return f"its images have {given[first].shape[1]} channels, these {own[first].shape[1]}: is this the right --dataset?"
+    return "is this the right --model?"
+
+
+def _cuts(name: str) -> list[int]:
+    return [i + 1 for i, letter in enumerate(name) if letter == "."]
+
+
+def _blocks(state: Mapping[str, Tensor]) -> int:
+    return len({n.split(".")[1] for n in state if n.startswith("layer1.")})
+
+
+def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if not dtype.is_floating_point:
+        return tensor.to(dtype)
+    if not tensor.is_floating_point():
+        raise InputError(f"{name!r} is {tensor.dtype} in the checkpoint, {dtype} in the model: is it quantised?")
+    result = tensor.to(dtype)
+    n_bad = int((~torch.isfinite(result)).sum())
+    if n_bad:
+        why = f"do not fit {dtype}" if torch.isfinite(tensor).all() else "are not finite: did the training diverge?"
+        raise NumericalError(f"{n_bad} of the {tensor.numel()} values of {name!r} {why}")
+    return result

@@ -1,0 +1,259 @@
+"""Which sample belongs to which part: per class, per group of classes, head and tail, the whole, or anything else.
+
+A partition is an index array over samples, so that no analysis treats one of these as a special case. Additive
+quantities (loss, gradient, trace) satisfy: whole = sum over parts of share times part.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from landscape.errors import DataError, InputError
+
+LEFT_OUT = -1
+"""The entry of `part_of` for a sample that is in no part."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Partition:
+    """Names of P parts and, for each of N samples, the part it is in."""
+
+    names: tuple[str, ...]  # (P,)
+    part_of: np.ndarray  # (N,) int64, LEFT_OUT for a sample in no part
+    classes: tuple[tuple[int, ...], ...] = ()  # (P,) the classes of each part; empty where parts are not classes
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            raise InputError(f"names of parts must differ, got {', '.join(self.names)}")
+        if self.part_of.ndim != 1 or not np.issubdtype(self.part_of.dtype, np.integer):
+            raise InputError(f"part_of must be a vector of integers, got {self.part_of.dtype} {self.part_of.shape}")
+        if self.part_of.size and not LEFT_OUT <= self.part_of.min() <= self.part_of.max() < len(self.names):
+            raise InputError(
+                f"part_of must lie between {LEFT_OUT} and {len(self.names) - 1}, "
+                f"got {self.part_of.min()} to {self.part_of.max()}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of samples in each part, (P,) int64."""
+        inside = self.part_of[self.part_of != LEFT_OUT]
+        return np.bincount(inside, minlength=len(self.names)).astype(np.int64)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Share of each part in the samples that are in some part, (P,)."""
+        counts = self.counts
+        shares: np.ndarray = counts / max(1, counts.sum())
+        return shares
+
+    def indices(self, part: int) -> np.ndarray:
+        """Return the samples of a part, in ascending order.
+
+        Args:
+            part: position of the part.
+
+        Returns:
+            Indices of samples, (n,) int64.
+        """
+        return np.flatnonzero(self.part_of == part)
+
+    @classmethod
+    def whole(cls, n_samples: int) -> "Partition":
+        """Put every sample into one part named "all".
+
+        Args:
+            n_samples: N.
+
+        Returns:
+            A partition with one part.
+        """
+        return cls(names=("all",), part_of=np.zeros(n_samples, dtype=np.int64))
+
+    @classmethod
+    def from_index(cls, part_of: np.ndarray, names: Sequence[str]) -> "Partition":
+        """Take any attribute of the samples as the partition.
+
+        Args:
+            part_of: (N,) integers, -1 for samples that are left out.
+            names: (P,) names of the parts.
+
+        Returns:
+            The partition.
+
+        Raises:
+            InputError: `part_of` is not a vector of integers from -1 to P - 1.
+        """
+        index = cls(names=tuple(names), part_of=np.asarray(part_of))  # checked before it is converted
+        return replace(index, part_of=index.part_of.astype(np.int64))
+
+    @classmethod
+    def by_class(cls, labels: np.ndarray, class_names: Sequence[str]) -> "Partition":
+        """Make each class a part.
+
+        Args:
+            labels: (N,) class of each sample.
+            class_names: (C,) names of the classes.
+
+        Returns:
+            A partition with C parts; classes without samples keep an empty part.
+
+        Raises:
+            DataError: a label is not one of the C classes.
+        """
+        labels = _checked(labels, len(class_names))
+        return cls(names=tuple(class_names), part_of=labels, classes=tuple((c,) for c in range(len(class_names))))
+
+    @classmethod
+    def by_groups(cls, labels: np.ndarray, groups: Mapping[str, Sequence[int]], n_classes: int) -> "Partition":
+        """Make each named group of classes a part; classes in no group are left out.
+
+        Args:
+            labels: (N,) class of each sample.
+            groups: name -> its classes.
+            n_classes: C.
+
+        Returns:
+            A partition with a part for each group.
+
+        Raises:
+            InputError: no group, a group without a class, an unknown class, or a class in two groups.
+        """
+        if not groups:
+            raise InputError("there are no groups")
+        part_of_class = np.full(n_classes, LEFT_OUT, dtype=np.int64)
+        for part, (name, members) in enumerate(groups.items()):
+            if not len(members):
+                raise InputError(f"group {name!r} has no classes")
+            for c in members:
+                if isinstance(c, bool) or not isinstance(c, (int, np.integer)) or not 0 <= c < n_classes:
+                    raise InputError(f"group {name!r}: {c!r} is not a class; classes are 0 to {n_classes - 1}")
+                if part_of_class[c] != LEFT_OUT:
+                    raise InputError(f"class {c} is in two groups or twice in group {name!r}")
+                part_of_class[c] = part
+        classes = tuple(tuple(int(c) for c in members) for members in groups.values())
+        return cls(names=tuple(groups), part_of=part_of_class[_checked(labels, n_classes)], classes=classes)
+
+    @classmethod
+    def by_count(cls, labels: np.ndarray, train_counts: np.ndarray, *, many: int = 100, few: int = 20) -> "Partition":
+        """Group classes by their number of training samples: more than `many`, `few` to `many`, fewer than `few`.
+
+        Args:
+            labels: (N,) class of each sample.
+            train_counts: (C,) training samples of each class, of the training split whichever split is analysed.
+            many: a class with more training samples than this is in "many".
+            few: a class with fewer training samples than this is in "few".
+
+        Returns:
+            A partition with those of the parts many, medium, few that have classes.
+
+        Raises:
+            InputError: `few` is larger than `many` + 1, so that a class could be in both.
+
+        Source: Liu et al. 2019, "Large-scale long-tailed recognition in an open world".
+        """
+        if few > many + 1:
+            raise InputError(f"few ({few}) must not exceed many + 1 ({many + 1})")
+        counts = np.asarray(train_counts)
+        members = {
+            "many": np.flatnonzero(counts > many),
+            "medium": np.flatnonzero((counts <= many) & (counts >= few)),
+            "few": np.flatnonzero(counts < few),
+        }
+        groups = {name: [int(c) for c in found] for name, found in members.items() if len(found)}
+        return cls.by_groups(labels, groups, len(counts))
+
+    @classmethod
+    def head_tail(cls, labels: np.ndarray, train_counts: np.ndarray, *, n_classes: int = 1) -> "Partition":
+        """Oppose the most frequent and the rarest classes; the classes between them are left out.
+
+        Args:
+            labels: (N,) class of each sample.
+            train_counts: (C,) training samples of each class.
+            n_classes: how many classes each end takes; 1 is the choice of the paper's Figure 9.
+
+        Returns:
+            The parts head and tail; of classes with equal counts the lower label is nearer the head.
+
+        Raises:
+            InputError: the two ends would overlap.
+        """
+        order = np.argsort(-np.asarray(train_counts), kind="stable")
+        if not 1 <= n_classes <= len(order) // 2:
+            raise InputError(
+                f"head and tail of {n_classes} classes each need 1 to {len(order) // 2}: there are {len(order)}"
+            )
+        groups = {"head": sorted(order[:n_classes].tolist()), "tail": sorted(order[-n_classes:].tolist())}
+        return cls.by_groups(labels, groups, len(order))
+
+    def select(self, text: str) -> "Partition":
+        """Keep some of the parts; the samples of the others are left out.
+
+        Args:
+            text: names or positions of parts, separated by commas: "head,tail" or "0,9"; a name wins.
+
+        Returns:
+            A partition with the chosen parts, in the order asked for.
+
+        Raises:
+            InputError: a part does not exist or is named twice.
+        """
+        chosen: list[int] = []
+        for word in (w.strip() for w in text.split(",")):
+            if word in self.names:
+                part = self.names.index(word)
+            elif word.isdecimal() and int(word) < len(self.names):
+                part = int(word)
+            else:
+                shown = ", ".join(self.names[:10]) + (", ..." if len(self.names) > 10 else "")
+                raise InputError(f"no part {word!r}; choose from {shown} or 0 to {len(self.names) - 1}")
+            if part in chosen:
+                raise InputError(f"part {word!r} is named twice in {text!r}")
+            chosen.append(part)
+        new = np.full(len(self.names) + 1, LEFT_OUT, dtype=np.int64)  # the last entry serves LEFT_OUT = -1
+        new[chosen] = np.arange(len(chosen))
+        classes = tuple(self.classes[p] for p in chosen) if self.classes else ()
+        return Partition(names=tuple(self.names[p] for p in chosen), part_of=new[self.part_of], classes=classes)
+
+    def coarsen(self, groups: Mapping[str, Sequence[str]]) -> "Partition":
+        """Join parts into larger ones; parts in no group are left out.
+
+        Args:
+            groups: name of the new part -> names of the parts that it joins.
+
+        Returns:
+            A partition with a part for each group.
+
+        Raises:
+            InputError: no group, a group without parts, a part that does not exist, or one that is in two groups.
+        """
+        if not groups:
+            raise InputError("there are no groups")
+        new = np.full(len(self.names) + 1, LEFT_OUT, dtype=np.int64)  # the last entry serves LEFT_OUT = -1
+        for group, (name, members) in enumerate(groups.items()):
+            if not len(members):
+                raise InputError(f"group {name!r} joins no parts")
+            for member in members:
+                if member not in self.names:
+                    raise InputError(f"no part {member!r} to join; there are {', '.join(self.names)}")
+                part = self.names.index(member)
+                if new[part] != LEFT_OUT:
+                    raise InputError(f"part {member!r} is in two groups or twice in group {name!r}")
+                new[part] = group
+        classes: tuple[tuple[int, ...], ...] = ()
+        if self.classes:
+            joined = [[self.names.index(n) for n in members] for members in groups.values()]
+            classes = tuple(tuple(c for p in parts for c in self.classes[p]) for parts in joined)
+        return Partition(names=tuple(groups), part_of=new[self.part_of], classes=classes)
+
+
+def _checked(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"labels must be integers, got {labels.dtype}")
+    if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
+        raise DataError(f"labels must lie between 0 and {n_classes - 1}, got {labels.min()} to {labels.max()}")
+    return labels.astype(np.int64)

@@ -1,0 +1,77 @@
+"""The largest eigenvalue and the trace of each part against its number of training samples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from landscape.errors import InputError
+from landscape.plots import theme
+from landscape.plots.density import MATRICES
+from landscape.results import Spectrum
+
+MOST_NAMES = 12
+_MARKERS = "os"  # a second shape where the ten colours are used up
+
+
+def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
+    """Draw lambda_max, with its residual, and the trace, with its standard error, against the training samples.
+
+    An axis is logarithmic where all its values are positive. Up to 12 parts are named.
+
+    Args:
+        spectrum: the result.
+        parts: names; None for all.
+
+    Returns:
+        A new figure with two axes.
+
+    Raises:
+        InputError: no such part.
+    """
+    chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
+    if not chosen:
+        raise InputError("there is no part to draw")
+    order = sorted(chosen, key=lambda p: -spectrum.train_counts[p])
+    sure = spectrum.converged[order]
+    with theme.theme():
+        fig = theme.figure(8, 3.4)
+        top, trace = fig.subplots(1, 2)
+        _points(top, spectrum, order, spectrum.lambda_max, spectrum.lambda_max_residual, sure)
+        _points(trace, spectrum, order, spectrum.trace, spectrum.trace_stderr, np.full(len(order), True))
+        top.set_ylabel(r"$\lambda_{\max}$ ± residual (units of the loss)")
+        trace.set_ylabel(rf"Tr(${MATRICES.get(spectrum.operator, 'H')}$) ± s.e. (units of the loss)")
+        if not sure.all():
+            top.set_title("hollow: not converged")
+        if len(order) <= MOST_NAMES:
+            handles, _ = trace.get_legend_handles_labels()
+            legend = fig.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
+            for text in legend.get_texts():
+                text.set_parse_math(False)
+    return fig
+
+
+def _points(
+    ax: Axes, spectrum: Spectrum, order: Sequence[int], values: np.ndarray, errors: np.ndarray, sure: np.ndarray
+) -> None:
+    theme.keep_ticks(ax)
+    colours = theme.palette()
+    named = len(order) <= MOST_NAMES
+    for i, p in enumerate(order):
+        colour = colours[i % len(colours)] if named else colours[0]
+        ax.errorbar(
+            spectrum.train_counts[p],
+            values[p],
+            yerr=np.nan_to_num(errors[p]),
+            fmt=_MARKERS[i // len(colours)] if named else _MARKERS[0],
+            markersize=4,
+            color=colour,
+            markerfacecolor=colour if sure[i] else "white",
+            elinewidth=1,
+            capsize=2,
+            label=theme.shorten(spectrum.parts[p], 28),
+        )
+    theme.log_scale(ax.xaxis, spectrum.train_counts[list(order)])
+    theme.log_scale(ax.yaxis, values[list(order)])
+    ax.set_xlabel("training samples of the part")

@@ -1,0 +1,205 @@
+"""How every figure looks, and how it becomes a file. There is no pyplot here: a figure is a value, not a window."""
+
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from landscape.errors import InputError, StoreError
+
+# The dates that would make two files of one figure differ.
+_METADATA: dict[str, dict[str, Any]] = {
+    ".png": {},
+    ".pdf": {"CreationDate": None},
+    ".svg": {"Date": None},
+}
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Set matplotlib's defaults within a `with` block: seaborn's "darkgrid" in the sizes of a paper."""
+    import seaborn  # brings pandas: a second that those who only import this package need not wait
+
+    style = {
+        **seaborn.axes_style("darkgrid"),
+        **seaborn.plotting_context("paper"),
+        "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that a figure is the same everywhere
+        "axes.titlesize": 9,
+        "xtick.bottom": True,
+        "xtick.major.size": 3,
+        "xtick.minor.size": 2,
+        "pdf.fonttype": 42,  # letters stay letters; journals refuse Type 3
+        "svg.hashsalt": "landscape",
+        "savefig.dpi": 200,
+    }
+    with matplotlib.rc_context(style):
+        yield
+
+
+def palette() -> list[str]:
+    """Return ten colours, as hexadecimal text, that readers with colour blindness can tell apart."""
+    import seaborn
+
+    return list(seaborn.color_palette("colorblind").as_hex())
+
+
+def figure(width: float, height: float) -> Figure:
+    """Make an empty figure.
+
+    Args:
+        width: in inches.
+        height: in inches.
+
+    Returns:
+        A figure that belongs to no window and whose layout avoids overlaps.
+    """
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def keep_ticks(ax: Axes) -> None:
+    """Tie ticks and grid to the defaults that hold now; matplotlib makes them late, with those of the moment.
+
+    Args:
+        ax: new axes.
+    """
+    rc = matplotlib.rcParams
+    for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
+        for which in ("major", "minor"):
+            axis.set_tick_params(
+                which=which,
+                length=rc[f"{name}tick.{which}.size"],
+                width=rc[f"{name}tick.{which}.width"],
+                color=rc[f"{name}tick.color"],
+                labelsize=rc[f"{name}tick.labelsize"],
+                labelcolor=rc["text.color"],
+                grid_color=rc["grid.color"],
+                grid_linestyle=rc["grid.linestyle"],
+                grid_linewidth=rc["grid.linewidth"],
+            )
+
+
+def log_scale(axis: Axis, values: np.ndarray) -> None:
+    """Make an axis logarithmic where that says more than a linear one: values that are positive and far apart.
+
+    Args:
+        axis: `ax.xaxis` or `ax.yaxis`.
+        values: what is drawn along it.
+    """
+    if not (values > 0).all() or values.max() < 5 * values.min():
+        axis.set_major_locator(MaxNLocator(4))
+        return
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    # matplotlib labels 2, 3, 4 and 6 times a power of ten where the axis is short, one over the other.
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 50 * values.min() else (1,), numticks=5))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda x, _: decade(x)))
+
+
+def decade(x: float) -> str:
+    """Write the label of a tick, "500", or as a power of ten where that is shorter."""
+    text = f"{x:g}"
+    if "e" not in text:
+        return text.replace("-", "\N{MINUS SIGN}")
+    digits, power = text.split("e")
+    factor = {"1": "", "-1": "-"}.get(digits, rf"{digits}\cdot ")
+    return f"${factor}10^{{{int(power)}}}$"
+
+
+def write(fig: Figure, path: str | Path) -> None:
+    """Write a figure to a file, all of it or nothing; a file of this name is replaced.
+
+    The same figure gives the same bytes: no dates, no random names.
+
+    Args:
+        fig: the figure.
+        path: the file; its suffix .png, .pdf or .svg is its format.
+
+    Raises:
+        InputError: another suffix.
+        StoreError: the file cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _METADATA:
+        raise InputError(f"a figure cannot be written as {str(path)!r}: end the name in .png, .pdf or .svg")
+    try:
+        path = path.resolve() if path.is_symlink() else path
+        aside = path.with_name(f".landscape-{secrets.token_hex(4)}{suffix}")
+        try:
+            with theme(), open(aside, "xb") as file:
+                fig.savefig(file, format=suffix[1:], metadata=_METADATA[suffix])
+            os.replace(aside, path)
+        finally:
+            with suppress(OSError):  # it is gone when all went well, or was never made
+                aside.unlink()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}; choose another --out") from None
+
+
+def number(value: float) -> str:
+    """Write a number with four digits, "38.15"; beyond a million or below a thousandth with three, "2.17e+06".
+
+    Args:
+        value: any number.
+
+    Returns:
+        The text.
+    """
+    return f"{value:.{_decimals(value)}f}" if _plain(value) else f"{value:.3g}"
+
+
+def with_error(value: float, error: float) -> str:
+    """Write a number with its error, "38.15 ± 0.02": at most four digits, and none that the error makes void.
+
+    Args:
+        value: any number.
+        error: at least 0; nan where it is unknown.
+
+    Returns:
+        The text; "± ?" for an unknown error.
+    """
+    if not math.isfinite(error):
+        return f"{number(value)} ± ?"
+    size = value or error  # of a trace of zero the error tells the digits
+    if not _plain(size):
+        return f"{value:.3g} ± {error:.1g}"
+    decimals = _decimals(size)
+    if error > 0:
+        decimals = min(decimals, max(0, 1 - math.floor(math.log10(error))))
+    void = 0 < error < 0.5 * 10**-decimals  # far smaller than the last digit of the value
+    return f"{value:.{decimals}f} ± {f'{error:.0e}' if void else f'{error:.{decimals}f}'}"
+
+
+def _plain(value: float) -> bool:
+    return 1e-3 <= abs(value) < 1e6
+
+
+def _decimals(value: float) -> int:
+    return max(0, 3 - math.floor(math.log10(abs(value))))
+
+
+def shorten(name: str, length: int) -> str:
+    """Cut a name in its middle, since long names differ at either end.
+
+    Args:
+        name: any text; white space becomes single blanks.
+        length: characters that may stay, at least 3.
+
+    Returns:
+        The name on one line, with an ellipsis where something was cut.
+    """
+    name = " ".join(name.split())
+    if len(name) <= length:
+        return name
+    tail = (length - 1) // 2
+    return f"{name[: length - 1 - tail]}…{name[-tail:]}"

@@ -1,0 +1,112 @@
+"""Tiny problems with everything that goes wrong elsewhere: ragged last batches, a class of one sample, and an empty one."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from landscape import datasets
+from landscape.objective import Objective
+
+CLASS_SIZES = (9, 5, 1)  # with batches of 4: 4 + 4 + 1, 4 + 1, 1
+
+
+class Residual(nn.Module):
+    """Convolutions, batch norm, a shortcut, padding of channels, in-place ReLU: what ResNets are made of."""
+
+    def __init__(self, activation, inplace=False, bias=False):
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 3, 3, padding=1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(3)
+        self.conv2 = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=bias)
+        self.bn2 = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 3)
+        self.activation = nn.ReLU(inplace=True) if inplace else activation
+
+    def forward(self, x):
+        x = self.activation(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(x)) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 1))
+        return self.fc(self.activation(y).mean((2, 3)))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
+        self.embed = nn.Embedding(5, 4)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        return self.fc(self.layer(self.embed(tokens)).mean(1))
+
+
+def mlp(activation):
+    return nn.Sequential(nn.Flatten(), nn.Linear(18, 5), activation, nn.Linear(5, 3))
+
+
+def mlp_with_norm():
+    return nn.Sequential(nn.Flatten(), nn.Linear(18, 5), nn.BatchNorm1d(5, affine=False), nn.Tanh(), nn.Linear(5, 3))
+
+
+class Features(nn.Module):
+    """Returns (features, logits)."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(18, 5), nn.Tanh())
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x):
+        features = self.encoder(x)
+        return features, self.fc(features)
+
+
+@dataclass(frozen=True)
+class Case:
+    make: object
+    tokens: bool = False
+    loss: object = "ce"
+
+    def objective(self, *, dtype=torch.float64, batch_size=4, partition="class", seed=0, **options):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(seed)
+            model = self.make()
+            for module in model.modules():
+                if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                    module.running_mean.normal_(0, 0.3)
+                    module.running_var.uniform_(0.5, 2)
+                    if module.affine:
+                        module.weight.data.uniform_(0.5, 1.5)
+                        module.bias.data.normal_(0, 0.3)
+        labels = torch.cat([torch.full((n,), c) for c, n in enumerate(CLASS_SIZES)])
+        labels = labels[torch.randperm(len(labels), generator=generator)]
+        if self.tokens:
+            inputs = torch.randint(0, 5, (len(labels), 3), generator=generator)
+        else:
+            inputs = torch.randn((len(labels), 2, 3, 3), generator=generator, dtype=torch.float64)
+        samples = datasets.from_dataset((inputs, labels), name="case")
+        return Objective.build(
+            model, samples, loss=self.loss, partition=partition, dtype=dtype, batch_size=batch_size, device="cpu", **options
+        )
+
+
+def smoothed(logits, labels):
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+
+
+CASES = {
+    "mlp-tanh": Case(partial(mlp, nn.Tanh())),
+    "mlp-relu": Case(partial(mlp, nn.ReLU())),
+    "mlp-norm": Case(mlp_with_norm),
+    "residual-gelu": Case(partial(Residual, nn.GELU())),
+    "residual-relu": Case(partial(Residual, nn.ReLU(), bias=True)),
+    "residual-inplace": Case(partial(Residual, None, inplace=True)),
+    "features": Case(Features),
+    "attention": Case(Attention, tokens=True),
+    "smoothed": Case(partial(mlp, nn.Softplus()), loss=smoothed),
+    "logit-adjust": Case(partial(mlp, nn.SiLU()), loss="logit-adjust"),
+    "balanced": Case(partial(mlp, nn.SiLU()), loss="balanced"),
+}

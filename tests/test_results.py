@@ -1,0 +1,106 @@
+"""Results: their axes agree, and joining them loses and invents nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from landscape.errors import InputError
+from landscape.results import Spectrum, check_axes, concatenate
+
+LENGTHS = {"probe": 2, "step": 3, "rank": 2, "trace_probe": 4, "vector": 2, "parameter": 5}
+SCALARS = {int: 5, float: 0.25, str: "hessian"}
+
+
+def spectrum(*parts: str, seed: int = 0, lengths: dict[str, int] | None = None, **values) -> Spectrum:
+    """A spectrum with random numbers in every array, whatever the fields are, and the values that are given."""
+    rng = np.random.default_rng([seed, *"".join(parts).encode()])
+    lengths = LENGTHS | {"part": len(parts)} | (lengths or {})
+    numbers = {}
+    for item in dataclasses.fields(Spectrum):
+        axes = item.metadata["axes"]
+        if axes is not None:
+            numbers[item.name] = rng.normal(size=[lengths[axis] for axis in axes])
+        elif item.type in SCALARS:
+            numbers[item.name] = SCALARS[item.type]
+    numbers["parts"] = parts
+    numbers["steps"] = np.full((len(parts), lengths["probe"]), lengths["step"])
+    return Spectrum(**(numbers | values))
+
+
+def test_an_array_that_is_too_short_is_named_with_the_one_that_it_contradicts():
+    with pytest.raises(InputError, match=r"^loss has 3 along 'part', but parts has 2$"):
+        spectrum("a", "b", loss=np.zeros(3))
+
+
+def test_an_array_with_an_axis_too_many_is_refused():
+    with pytest.raises(InputError, match=r"^loss must have axes \('part',\), got shape \(2, 1\)$"):
+        spectrum("a", "b", loss=np.zeros((2, 1)))
+
+
+def test_axes_of_one_name_agree_across_arrays():
+    with pytest.raises(InputError, match="beta has 4 along 'step', but alpha has 3"):
+        spectrum("a", beta=np.zeros((1, 2, 4)))
+
+
+def test_only_an_optional_array_may_be_missing():
+    check_axes(spectrum("a", ritz_vectors=None))
+    with pytest.raises(InputError, match=r"^alpha must have axes"):
+        spectrum("a", alpha=None)
+
+
+def test_a_part_is_found_by_its_name():
+    assert spectrum("a", "b").index("b") == 1
+    with pytest.raises(InputError, match="no part 'c'; there are a, b"):
+        spectrum("a", "b").index("c")
+
+
+def test_joining_keeps_the_order_and_every_number():
+    first, second = spectrum("b"), spectrum("a", "c")
+    joined = concatenate([first, second])
+    assert joined.parts == ("b", "a", "c")
+    for item in dataclasses.fields(Spectrum):
+        if item.metadata["axes"] is not None and item.name != "parts":
+            pieces = [getattr(first, item.name), getattr(second, item.name)]
+            np.testing.assert_array_equal(getattr(joined, item.name), np.concatenate(pieces), item.name)
+
+
+def test_joining_one_result_gives_its_numbers():
+    only = spectrum("a", "b")
+    assert concatenate([only]).alpha.tobytes() == only.alpha.tobytes()
+
+
+def test_shorter_runs_are_filled_up_with_nan_at_their_end():
+    short, long = spectrum("a", lengths={"step": 2}), spectrum("b", lengths={"step": 4})
+    joined = concatenate([short, long])
+    assert joined.alpha.shape == (2, 2, 4)
+    np.testing.assert_array_equal(joined.alpha[0, :, :2], short.alpha[0])
+    assert np.isnan(joined.alpha[0, :, 2:]).all()
+    assert not np.isnan(joined.alpha[1]).any()
+    assert joined.steps.tolist() == [[2, 2], [4, 4]]
+
+
+def test_integers_are_not_filled_up():
+    with pytest.raises(InputError, match="steps has different lengths"):
+        concatenate([spectrum("a"), spectrum("b", lengths={"probe": 3})])
+
+
+def test_results_of_different_settings_do_not_join():
+    with pytest.raises(InputError, match=r"results differ in tol: 0\.25 and others"):
+        concatenate([spectrum("a"), spectrum("b", tol=0.5)])
+
+
+def test_vectors_in_some_results_only_do_not_join():
+    assert concatenate([spectrum("a", ritz_vectors=None), spectrum("b", ritz_vectors=None)]).ritz_vectors is None
+    with pytest.raises(InputError, match="some results have ritz_vectors, others have not"):
+        concatenate([spectrum("a"), spectrum("b", ritz_vectors=None)])
+
+
+def test_the_provenance_is_the_first_ones():
+    joined = concatenate([spectrum("a", provenance={"seed": 1}), spectrum("b", provenance={"seed": 2})])
+    assert joined.provenance == {"seed": 1}
+
+
+def test_nothing_to_join_is_an_error():
+    with pytest.raises(InputError, match="there are no results"):
+        concatenate([])

@@ -1,0 +1,516 @@
+"""The store: a result comes back to the bit, a file is whole or not there, a journal knows what is finished."""
+
+import dataclasses
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from test_results import spectrum
+
+from landscape import store
+from landscape.errors import StoreError
+from landscape.results import Spectrum
+from landscape.store import Journal, is_result, load, save
+
+FINGERPRINT = {"steps": 100, "negative_tol": 1e-5, "sha256 of the checkpoint": "ab12"}
+
+
+def assert_same(found: Spectrum, expected: Spectrum) -> None:
+    for item in dataclasses.fields(expected):
+        a, b = getattr(found, item.name), getattr(expected, item.name)
+        if isinstance(b, np.ndarray):
+            assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()), item.name
+        else:
+            assert a == b, item.name
+
+
+def one_line(caught: pytest.ExceptionInfo) -> str:
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# Files
+
+
+def test_a_result_comes_back_to_the_bit(tmp_path):
+    odd = np.array([np.nan, np.inf, -np.inf, -0.0, 5e-324])
+    odd.view(np.uint64)[0] |= 7  # a nan with a payload
+    result = spectrum(
+        *("airplane", "Ära/日本", "", "tail, few", "e"),
+        loss=odd,
+        accuracy=odd.astype(np.float32),
+        converged=odd > 0,
+        n_samples=np.array([0, 1, 2**62, 3, 4]),
+        provenance={"seed": 3, "command": "hessian --ckpt é.pt", "counts": [5, 2], "resumed": None, "share": np.inf},
+    )
+    save(tmp_path / "out.h5", result)
+    assert_same(load(tmp_path / "out.h5"), result)
+
+
+@pytest.mark.parametrize("parts", [(), ("only",)])
+def test_a_result_without_optional_arrays_comes_back(tmp_path, parts):
+    result = spectrum(*parts, ritz_vectors=None)
+    save(tmp_path / "out.h5", result)
+    assert_same(load(tmp_path / "out.h5"), result)
+
+
+def test_a_file_explains_itself_without_this_package(tmp_path):
+    provenance = {"seed": 3, "dtype": "float32", "amp": False, "counts": [5], "none": None, "big": 2**70, "a\0": 1}
+    save(tmp_path / "out.h5", spectrum("a", "b", provenance=provenance))
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert (file.attrs["format"], file.attrs["kind"], file.attrs["version"]) == ("landscape", "spectrum", 1)
+        assert [dim.label for dim in file["alpha"].dims] == ["part", "probe", "step"]
+        assert file["alpha"].attrs["unit"] == "loss"
+        assert file["alpha"].attrs["description"] == "diagonal of the tridiagonal matrix"
+        assert file["parts"].asstr()[...].tolist() == ["a", "b"]
+        assert file.attrs["operator"] == "hessian"
+        assert json.loads(file.attrs["provenance"]) == provenance
+        assert dict(file["provenance"].attrs) == {"seed": 3, "dtype": "float32", "amp": False}
+
+
+def test_a_provenance_of_numpy_numbers_and_paths_is_kept_as_json(tmp_path):
+    provenance = {"seed": np.int64(3), "counts": np.array([5, 2]), "ckpt": Path("run/last.pt"), "long": "x" * 100_000}
+    save(tmp_path / "out.h5", spectrum("a", provenance=provenance))
+    expected = {"seed": 3, "counts": [5, 2], "ckpt": "run/last.pt", "long": "x" * 100_000}
+    assert load(tmp_path / "out.h5").provenance == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"provenance": {"model": object()}}, "provenance cannot be stored as JSON: it holds <object"),
+        ({"parts": ("a\0b",)}, "parts 'a\\x00b' holds NUL"),
+        ({"operator": "\udcff"}, "operator '\\udcff' holds NUL or half a surrogate pair"),
+        ({"size": 2**70}, "size 1180591620717411303424 cannot be stored"),
+        ({"loss": np.array(["x"])}, "loss is an array of <U1: only numbers and booleans"),
+    ],
+)
+def test_what_the_format_cannot_hold_is_named_and_leaves_no_file(tmp_path, values, message):
+    with pytest.raises(StoreError) as caught:
+        save(tmp_path / "out.h5", spectrum("a", **values))
+    assert one_line(caught).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_is_replaced_only_with_overwrite(tmp_path):
+    path = tmp_path / "out.h5"
+    save(path, spectrum("old"))
+    before = path.read_bytes()
+    with pytest.raises(StoreError) as caught:
+        save(path, spectrum("new"))
+    assert one_line(caught) == f"{path} exists: pass --overwrite to replace it, or choose another --out"
+    assert path.read_bytes() == before
+    save(path, spectrum("new"), overwrite=True)
+    assert load(path).parts == ("new",)
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "out.h5"
+    save(path, spectrum("old"))
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "x")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError) as caught:
+        save(path, spectrum("new"), overwrite=True)
+    cause = "No space left on device; free some space, or choose another --out"
+    assert one_line(caught) == f"{path} cannot be written: {cause}"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
+    assert path.read_bytes() == before
+
+
+FULL = """
+import resource, sys
+from landscape.errors import StoreError
+from landscape.store import save
+from test_results import spectrum
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+try:
+    save(sys.argv[1], spectrum(*"abcdefgh", lengths={"parameter": 700}), overwrite=True)
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_write_that_the_system_cuts_short_is_one_line_and_no_crash(tmp_path):
+    """HDF5's own driver ends the interpreter with a segmentation fault here, after the error was caught."""
+    save(tmp_path / "out.h5", spectrum("old"))
+    found = run_python(FULL, tmp_path / "out.h5")
+    assert found.returncode == 0, found.stderr
+    expected = "out.h5 cannot be written: File too large; check its folder, or choose another --out"
+    assert found.stdout.strip() == f"{tmp_path}/{expected}"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
+    assert load(tmp_path / "out.h5").parts == ("old",)
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(Path(store.__file__).parents[1]), str(Path(__file__).parent)])
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("none/out.h5", "No such file or directory"),
+        ("file/out.h5", "Not a directory"),
+        ("o" * 300, "File name too long"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_said_with_the_cause(tmp_path, name, cause):
+    (tmp_path / "file").touch()
+    for attempt in (save, Journal.open):
+        with pytest.raises(StoreError) as caught:
+            attempt(tmp_path / name, spectrum("a") if attempt is save else FINGERPRINT)
+        remedy = "check its folder, or choose another --out"
+        assert one_line(caught) == f"{tmp_path / name} cannot be written: {cause}; {remedy}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_said(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="cannot be written: Permission denied"):
+        Journal.open(tmp_path / "out.h5", FINGERPRINT)
+    tmp_path.chmod(0o700)
+
+
+def test_a_folder_is_never_replaced_by_a_file(tmp_path):
+    (tmp_path / "out.h5").mkdir()
+    with pytest.raises(StoreError, match=r"out\.h5 is not a file: choose another --out"):
+        save(tmp_path / "out.h5", spectrum("a"), overwrite=True)
+    with pytest.raises(StoreError, match=r"out\.h5 is not a file: choose another --out"):
+        Journal.open(tmp_path / "out.h5", FINGERPRINT, overwrite=True)
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link.h5").symlink_to(tmp_path / "far" / "out.h5")
+    save(tmp_path / "link.h5", spectrum("a"))
+    with Journal.open(tmp_path / "link.h5", FINGERPRINT, overwrite=True) as journal:
+        assert journal.folder == tmp_path / "far" / "out.h5.partial"
+        journal.finish(spectrum("b"))
+    assert (tmp_path / "link.h5").is_symlink()
+    assert load(tmp_path / "far" / "out.h5").parts == ("b",)
+
+
+# What is read
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"^there is no file .*/none\.h5$"):
+        load(tmp_path / "none.h5")
+    with pytest.raises(StoreError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+    assert not is_result(tmp_path / "none.h5")
+
+
+def test_a_file_that_is_not_hdf5_is_told_apart(tmp_path):
+    (tmp_path / "a.h5").write_text("epoch,loss\n")
+    (tmp_path / "empty.h5").touch()
+    for name in ("a.h5", "empty.h5"):
+        with pytest.raises(StoreError, match="is not an HDF5 file"):
+            load(tmp_path / name)
+        assert not is_result(tmp_path / name)
+
+
+def test_files_of_other_programs_are_told_apart(tmp_path):
+    with h5py.File(tmp_path / "keras.h5", "w") as file:
+        file["weights"] = [1.0]
+        file.attrs["format"] = [1, 2]
+    with h5py.File(tmp_path / "surface.h5", "w") as file:
+        file["xcoordinates"] = [-1.0, 1.0]
+    with pytest.raises(StoreError, match=r"keras\.h5 is an HDF5 file of another program"):
+        load(tmp_path / "keras.h5")
+    with pytest.raises(StoreError, match=r"surface\.h5 is a surface of tomgoldstein/loss-landscape"):
+        load(tmp_path / "surface.h5")
+    assert not is_result(tmp_path / "keras.h5")
+
+
+def change(file: h5py.File, what: str) -> None:
+    if what == "missing array":
+        del file["alpha"]
+    elif what == "missing scalar":
+        del file.attrs["tol"]
+    elif what == "misshapen":
+        del file["loss"]
+        file["loss"] = np.zeros(5)
+    elif what == "group":
+        del file["loss"]
+        file.create_group("loss")
+    elif what == "text":
+        del file["loss"]
+        file["loss"] = ["a", "b"]
+    elif what == "numbers":
+        del file["parts"]
+        file["parts"] = [0.0, 1.0]
+    elif what == "scalar":
+        file.attrs["size"] = "large"
+    elif what == "newer":
+        file.attrs["version"] = 2
+    elif what == "kind":
+        file.attrs["kind"] = "torus"
+    elif what == "no version":
+        del file.attrs["version"]
+    elif what == "provenance":
+        file.attrs["provenance"] = "{"
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("missing array", ":/alpha is missing, a spectrum needs it: compute the file again"),
+        ("missing scalar", ":/tol is missing, a spectrum needs it: compute the file again"),
+        ("misshapen", ": loss has 5 along 'part', but parts has 2; compute the file again"),
+        ("group", ":/loss must be a dataset, not a group: compute the file again"),
+        ("text", ":/loss must be an array of numbers, got object (2,): compute it again"),
+        ("numbers", ":/parts must be a list of strings, got float64 (2,): compute it again"),
+        ("scalar", ":/size must be of type int, got 'large': compute the file again"),
+        ("newer", " holds spectrum version 2, this landscape reads up to 1: upgrade"),
+        ("kind", " holds a torus, this landscape reads spectrum: upgrade"),
+        ("no version", " does not say of which kind and version it is: compute it again"),
+        ("provenance", " is damaged (Expecting property name enclosed in double quotes"),
+    ],
+)
+def test_a_file_that_does_not_fit_says_where(tmp_path, what, message):
+    path = tmp_path / "out.h5"
+    save(path, spectrum("a", "b"))
+    with h5py.File(path, "r+") as file:
+        change(file, what)
+    with pytest.raises(StoreError) as caught:
+        load(path)
+    assert one_line(caught).startswith(f"{path}{message}")
+    assert is_result(path)
+
+
+def test_unknown_entries_are_ignored(tmp_path):
+    path = tmp_path / "out.h5"
+    save(path, spectrum("a"))
+    with h5py.File(path, "r+") as file:
+        file["extra"] = [1]
+        file.attrs["extra"] = 1
+        del file["provenance"]  # the group is a courtesy, the attribute counts
+    assert_same(load(path), spectrum("a"))
+
+
+def test_a_file_cut_off_anywhere_is_an_error_in_one_line(tmp_path):
+    path = tmp_path / "out.h5"
+    save(path, spectrum("a"))
+    whole = path.read_bytes()
+    for length in range(8, len(whole), 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(StoreError, match="is damaged") as caught:
+            load(path)
+        one_line(caught)
+
+
+# The journal
+
+
+def test_a_journal_begun_with_the_same_options_goes_on(tmp_path):
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        journal.write("a", spectrum("a"))
+    (tmp_path / "out.h5.partial" / ".landscape-0.tmp").touch()  # a unit that was being written when a kill came
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT | {"steps": np.int64(100)}) as journal:
+        assert list(journal.folder.glob(".landscape-*")) == []
+        assert journal.done() == {"a"}
+        assert_same(journal.read("a"), spectrum("a"))
+
+
+@pytest.mark.parametrize(
+    ("now", "difference"),
+    [
+        (FINGERPRINT | {"steps": 80}, "with --steps 100, now with --steps 80"),
+        (FINGERPRINT | {"negative_tol": 0.1}, "with --negative-tol 1e-05, now with --negative-tol 0.1"),
+        (FINGERPRINT | {"probes": 4}, "without --probes, now with --probes 4"),
+        ({"negative_tol": 1e-5}, "with --steps 100, now without --steps"),
+        (
+            FINGERPRINT | {"sha256 of the checkpoint": "cd"},
+            "with sha256 of the checkpoint ab12, now with sha256 of the checkpoint cd",
+        ),
+    ],
+)
+def test_a_journal_begun_with_other_options_quotes_the_first_that_differs(tmp_path, now, difference):
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        journal.write("a", spectrum("a"))
+    with pytest.raises(StoreError) as caught:
+        Journal.open(tmp_path / "out.h5", now)
+    remedy = "repeat the options, or --overwrite, or another --out"
+    assert one_line(caught) == f"{tmp_path}/out.h5.partial was begun {difference}: {remedy}"
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        assert journal.done() == {"a"}  # the refusal has let go of the folder and removed nothing
+
+
+def test_nan_in_a_fingerprint_is_equal_to_itself(tmp_path):
+    with Journal.open(tmp_path / "out.h5", {"tol": np.nan}) as journal:
+        journal.write("a", spectrum("a"))
+    with Journal.open(tmp_path / "out.h5", {"tol": np.nan}) as journal:
+        assert journal.done() == {"a"}
+
+
+def test_overwrite_begins_anew_and_keeps_the_old_result_until_the_new_is_complete(tmp_path):
+    out = tmp_path / "out.h5"
+    with Journal.open(out, FINGERPRINT) as journal:
+        journal.write("a", spectrum("a"))
+    save(out, spectrum("old"))
+    with Journal.open(out, {"steps": 80}, overwrite=True) as journal:
+        assert journal.done() == set()
+        journal.write("a", spectrum("new"))
+        assert load(out).parts == ("old",)
+        journal.finish(journal.merge(["a"]))
+    assert load(out).parts == ("new",)
+
+
+def test_an_interrupted_overwrite_goes_on_without_overwrite(tmp_path):
+    out = tmp_path / "out.h5"
+    save(out, spectrum("old"))
+    with Journal.open(out, FINGERPRINT, overwrite=True) as journal:
+        journal.write("a", spectrum("a"))
+    with Journal.open(out, FINGERPRINT) as journal:
+        assert journal.done() == {"a"}
+        journal.finish(journal.merge(["a"]))
+    assert load(out).parts == ("a",)
+
+
+def test_an_existing_result_is_refused_before_anything_is_computed(tmp_path):
+    save(tmp_path / "out.h5", spectrum("old"))
+    with pytest.raises(StoreError, match=r"out\.h5 exists: pass --overwrite"):
+        Journal.open(tmp_path / "out.h5", FINGERPRINT)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
+
+
+def test_a_second_process_is_told_who_holds_the_journal(tmp_path):
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT):
+        found = run_python(OPEN, tmp_path / "out.h5")
+    assert f"out.h5.partial is in use by process {os.getpid()} on " in found.stdout
+    assert run_python(OPEN, tmp_path / "out.h5").stdout.strip() == "opened"
+
+
+OPEN = """
+import sys
+from landscape.errors import StoreError
+from landscape.store import Journal
+try:
+    with Journal.open(sys.argv[1], {}):
+        print("opened")
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_other_ranks_join_the_owner_and_write_beside_it(tmp_path):
+    out = tmp_path / "out.h5"
+    with pytest.raises(StoreError, match="was not begun by the first process: do all processes share the folder"):
+        Journal.open(out, FINGERPRINT, owner=False)
+    with Journal.open(out, FINGERPRINT) as owner:
+        with Journal.open(out, FINGERPRINT, owner=False) as other:
+            other.write("b", spectrum("b"))
+            other.finish(spectrum("b"))
+        assert not out.exists()
+        assert owner.done() == {"b"}
+        with pytest.raises(StoreError, match="was begun with --steps 100, now with --steps 80"):
+            Journal.open(out, FINGERPRINT | {"steps": 80}, owner=False)
+
+
+def test_any_name_of_a_unit_is_safe(tmp_path):
+    units = ["a/b", "../../etc", "A/B", "", "日" * 300, "a\0b", "\udcff", "*"]
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        for i, unit in enumerate(units):
+            journal.write(unit, spectrum(str(i)))
+        assert journal.done() == set(units)
+        assert journal.merge(units[::-1]).parts == tuple("76543210")
+        assert {p.parent for p in tmp_path.rglob("*.h5")} == {journal.folder}
+
+
+def test_a_damaged_unit_counts_as_not_done(tmp_path):
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        for unit in "abc":
+            journal.write(unit, spectrum(unit))
+        damaged, empty = sorted(journal.folder.glob("unit-*.h5"))[:2]
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+        empty.write_bytes(b"")
+        (left,) = journal.done()
+        for unit in {"a", "b", "c"} - {left}:
+            journal.write(unit, spectrum(unit))
+        assert journal.done() == {"a", "b", "c"}
+
+
+def test_an_unfinished_unit_cannot_be_merged(tmp_path):
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        journal.write("a", spectrum("a"))
+        with pytest.raises(StoreError, match="does not hold 'b', which is not finished: repeat the command"):
+            journal.merge(["a", "b"])
+
+
+def test_finish_leaves_the_result_alone(tmp_path):
+    (tmp_path / "out.h5.partial").mkdir()
+    (tmp_path / "out.h5.partial" / ".landscape-0.tmp").touch()  # of a run that was killed
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        journal.write("a", spectrum("a"))
+        journal.write("b", spectrum("b"))
+        journal.finish(journal.merge(["b", "a"]))
+    assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
+    assert load(tmp_path / "out.h5").parts == ("b", "a")
+
+
+def test_finish_that_fails_keeps_the_journal(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "x")
+
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        journal.write("a", spectrum("a"))
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match="No space left"):
+            journal.finish(spectrum("a"))
+        monkeypatch.undo()
+    assert not (tmp_path / "out.h5").exists()
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        assert journal.done() == {"a"}
+
+
+def test_a_result_that_appears_during_the_run_is_not_replaced(tmp_path):
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        journal.write("a", spectrum("a"))
+        save(tmp_path / "out.h5", spectrum("other"))
+        with pytest.raises(StoreError, match="appeared during the run: move it away and repeat the command"):
+            journal.finish(spectrum("a"))
+        assert journal.done() == {"a"}
+    assert load(tmp_path / "out.h5").parts == ("other",)
+
+
+def test_a_journal_without_a_finished_unit_leaves_nothing(tmp_path):
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
+    (tmp_path / "out.h5.partial").mkdir()
+    (tmp_path / "out.h5.partial" / "notes.txt").touch()
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT, overwrite=True) as journal:
+        journal.finish(spectrum("a"))
+    assert [p.name for p in (tmp_path / "out.h5.partial").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", None])
+def test_units_whose_options_are_unknown_are_neither_used_nor_removed(tmp_path, damage):
+    with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
+        journal.write("a", spectrum("a"))
+    run = tmp_path / "out.h5.partial" / "run.json"
+    run.unlink() if damage is None else run.write_text(damage)
+    with pytest.raises(StoreError, match=r"run\.json is damaged: pass --overwrite to begin anew"):
+        Journal.open(tmp_path / "out.h5", FINGERPRINT)
+    assert len(list((tmp_path / "out.h5.partial").glob("unit-*.h5"))) == 1
+
+
+def test_a_fingerprint_that_json_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="the fingerprint of the run cannot be stored as JSON: it holds <object"):
+        Journal.open(tmp_path / "out.h5", {"model": object()})
