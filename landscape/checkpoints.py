@@ -6,7 +6,6 @@ containers only; to it we add what training scripts put beside the weights and w
 """
 
 import argparse
-import collections
 import errno
 import hashlib
 import math
@@ -17,7 +16,8 @@ import re
 import secrets
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -36,6 +36,7 @@ _AVERAGED = ("ema", "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_
 _KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "state_dict_best", *_AVERAGED)
 _DECOUPLED = {"feat_model", "classifier"}  # two networks of one model, in the checkpoints of OLTR and decoupling
 
+_PATHLIB = ("pathlib", "pathlib._local")
 _BESIDE = re.compile(r"(.*[_/ ])?(epoch|acc|accuracy|prec|top)[@_]?\d?", re.IGNORECASE)
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number with which torch.save began before torch 1.6
 _SHOWN = 6  # names that a message lists
@@ -81,14 +82,12 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
     except OSError as error:
         raise InputError(f"{path} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
     meta = _meta(content, path)
-    if key is not None:
-        where, state = key, _weights(_walk(content, key, path))
-    else:
-        where, state = _search(content)
+    start = content if key is None else _walk(content, key, path)
+    below, state = _search(start)
     if state is None:
-        place = f"under --ckpt-key {key} of {path}" if key is not None else f"in {path}"
-        shown = _describe(content if key is None else _walk(content, key, path))
-        raise InputError(f"no weights found {place}, which holds {shown}: say where they are with --ckpt-key a.b")
+        place = path if key is None else f"--ckpt-key {key} of {path}"
+        raise InputError(f"no weights in {place}, which holds {_describe(start)}: say where with --ckpt-key a.b")
+    where = ".".join(filter(None, (key, below)))
     found = {**_beside(content), **_beside(meta)}
     return Checkpoint(state, meta, path, sha256, where, found, _notes(content, where))
 
@@ -165,8 +164,8 @@ def _content(file: BinaryIO, path: str, trust: bool) -> Any:
     if head.startswith(b"PK\x03\x04"):
         try:
             names = [pathlib.PurePosixPath(name).name for name in zipfile.ZipFile(file).namelist()]
-        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-            raise InputError(f"{path} is cut short or damaged: its zip directory is missing") from error
+        except Exception as error:  # damaged bytes raise anything
+            raise InputError(f"{path} is cut short or damaged: {_line(error)}") from error
         if "constants.pkl" in names:
             return _scripted(file, path, trust)
         if "data.pkl" not in names:
@@ -216,49 +215,39 @@ def _unpickled(file: BinaryIO, path: str, trust: bool) -> Any:
 
 def _load(file: BinaryIO, *, weights_only: bool) -> Any:
     file.seek(0)
-    with warnings.catch_warnings(), torch.serialization.safe_globals(_inert()):
+    with warnings.catch_warnings(), _inert_allowed():
         warnings.simplefilter("ignore")  # torch warns of other pickle protocols, then reads them or raises
         return torch.load(file, map_location="cpu", weights_only=weights_only)
 
 
-def _inert() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """Return what a pickle may call besides torch's own: it builds values and does nothing else.
+def _inert_allowed() -> AbstractContextManager[None]:
+    """Return a context in which a pickle may call, besides torch's own, what builds values and does nothing else.
 
-    Under both names where numpy 2 or Python 3.13 moved a module, so that a file of either can be read by either.
+    Each under all names that it has had: numpy 2 and Python 3.13 moved modules, and files of either are about.
     """
-    rebuild, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-    core = [(rebuild, "_reconstruct"), (scalar, "scalar")]
-    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSUmM"]  # fixed sizes without references to objects
-    return [
-        np.ndarray,
-        np.dtype,
-        *dtypes,
-        *((function, f"numpy.{c}.multiarray.{name}") for function, name in core for c in ("core", "_core")),
-        argparse.Namespace,
-        # torch fills no defaultdict; its factory, which any call may follow, is not needed to read
-        (_without_factory, "collections.defaultdict"),
-        *(_factory(kind) for kind in (int, float, bool, str, list, tuple, dict)),
-        # a path is text here: a pure one cannot touch the disk, and Windows' exist on Linux
-        *((pathlib.PurePosixPath, f"{m}.{k}PosixPath") for m in ("pathlib", "pathlib._local") for k in ("", "Pure")),
-        *(
-            (pathlib.PureWindowsPath, f"{m}.{k}WindowsPath")
-            for m in ("pathlib", "pathlib._local")
-            for k in ("", "Pure")
-        ),
-    ]
+    numpy_calls: dict[str, Any] = {"_reconstruct": np.empty(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSUmM"]  # fixed sizes, no references to objects
+    named: dict[str, Any] = {
+        **{f"numpy.{core}.multiarray.{n}": f for n, f in numpy_calls.items() for core in ("core", "_core")},
+        # Paths become pure ones, which cannot touch the disk; thus Windows' paths can be read elsewhere, too.
+        **{f"{m}.{n}": pathlib.PurePosixPath for m in _PATHLIB for n in ("PosixPath", "PurePosixPath")},
+        **{f"{m}.{n}": pathlib.PureWindowsPath for m in _PATHLIB for n in ("WindowsPath", "PureWindowsPath")},
+        # torch fills plain dictionaries only. What made the missing items of a defaultdict is not needed to read it.
+        "collections.defaultdict": _plain_dict,
+        **{f"builtins.{kind}": _factory for kind in ("bool", "dict", "float", "int", "list", "str", "tuple")},
+    }
+    allowed: list[Any] = [np.ndarray, np.dtype, *dtypes, argparse.Namespace, *((f, name) for name, f in named.items())]
+    known = torch.serialization.get_safe_globals()  # the caller's own, which must still be there afterwards
+    context: AbstractContextManager[None] = torch.serialization.safe_globals([g for g in allowed if g not in known])
+    return context
 
 
-def _without_factory(*_: Any) -> dict[Any, Any]:
+def _plain_dict(*_: Any) -> dict[Any, Any]:
     return {}
 
 
-def _factory(kind: type) -> tuple[Callable[..., Any], str]:
-    """Give the default factory of a defaultdict a stand-in, which stays uncalled."""
-
-    def stand_in() -> None:
-        return None
-
-    return stand_in, f"builtins.{kind.__name__}"
+def _factory() -> None:
+    """Stand where a type was the default factory of a `defaultdict`; nobody calls it."""
 
 
 def _refused(file: BinaryIO, error: Exception) -> list[str]:
@@ -266,7 +255,7 @@ def _refused(file: BinaryIO, error: Exception) -> list[str]:
     named = set(re.findall(r"GLOBAL (\S+) (?:was not|whose)", str(error)))
     file.seek(0)
     try:
-        with torch.serialization.safe_globals(_inert()):
+        with _inert_allowed():
             named.update(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except (ValueError, pickle.UnpicklingError, EOFError):
         pass  # the old format and other protocols cannot be listed: the one in the message must do
@@ -275,7 +264,8 @@ def _refused(file: BinaryIO, error: Exception) -> list[str]:
 
 
 def _meta(content: Any, path: str) -> dict[str, Any]:
-    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+    stated = content.get("format") if isinstance(content, Mapping) else None
+    if not isinstance(stated, str) or stated != FORMAT:
         return {}
     version, meta = content.get("version"), content.get("meta")
     if isinstance(version, int) and version > VERSION:
@@ -335,7 +325,7 @@ def _describe(value: Any) -> str:
         return f"one {type(value).__name__}"
     if not value:
         return "nothing"
-    shown = [f"{ascii(k)} ({type(v).__name__})" for k, v in list(value.items())[:_SHOWN]]
+    shown = [f"{k!a} ({type(v).__name__})" for k, v in list(value.items())[:_SHOWN]]
     return ", ".join([*shown, *(["..."] if len(value) > _SHOWN else [])])
 
 
@@ -359,9 +349,9 @@ def _notes(content: Any, key: str) -> tuple[str, ...]:
         return ()
     taken = key.split(".")[0]
     others = [n for n in _KEYS if n != taken and n in content and _search(content[n])[1] is not None]
-    averaged = [f"the weights of {key!r} are an average over training steps"] if taken in _AVERAGED else []
-    also = [f"weights taken from {key!r}; {n!r} has others, for --ckpt-key {n}" for n in others]
-    return (*averaged, *also)
+    averaged = [f"the weights of {key!r} are an average over training"] if taken in _AVERAGED else []
+    kinds = {n: "an average over training" if n in _AVERAGED else "others" for n in others}
+    return (*averaged, *(f"weights taken from {key!r}; {n!r} holds {kind}" for n, kind in kinds.items()))
 
 
 def _line(error: Exception) -> str:

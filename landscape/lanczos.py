@@ -49,9 +49,7 @@ class Tridiagonal:
         return torch.as_tensor(coefficients.T.copy(), dtype=rows.dtype, device=rows.device) @ rows
 
 
-def probe(
-    size: int, *, seed: int, number: int, distribution: str = "rademacher", stream: str = "lanczos"
-) -> Tensor:
+def probe(size: int, *, seed: int, number: int, distribution: str = "rademacher", stream: str = "lanczos") -> Tensor:
     """Draw one random vector z with E[z z^T] = I.
 
     It depends on its arguments alone: not on the device, the batch size, or how many were drawn before. All parts

@@ -70,9 +70,7 @@ class Linearized:
 
 def n_bytes(values: Iterable[Any]) -> int:
     """Return the memory that tensors hold, each storage counted once."""
-    storages = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in values if isinstance(t, Tensor)
-    }
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in values if isinstance(t, Tensor)}
     return sum(storages.values())
 
 

@@ -23,7 +23,8 @@ def load_objective(
     model: str | nn.Module | None = None,
     dataset: Any = None,
     data_root: str | None = None,
-    lists: tuple[str, str] | None = None,
+    train_list: str | None = None,
+    test_list: str | None = None,
     image_size: int | None = None,
     split: str = "train",
     imbalance: float | None = None,
@@ -59,7 +60,8 @@ def load_objective(
         dataset: "digits-lt", "cifar10", "cifar100", "image-list", "image-folder", `package.module:callable`, a
             map-style data set of (input, label), or a pair of tensors.
         data_root: folder of the data.
-        lists: training and test list of "image-list".
+        train_list: training list of "image-list", lines of `path label`.
+        test_list: test list of "image-list".
         image_size: side of the images of lists and folders.
         split: "train" or "test".
         imbalance: ratio of the largest to the smallest class; makes the long-tailed subset.
@@ -98,7 +100,8 @@ def load_objective(
     meta: Mapping[str, Any] = {} if found is None else found.meta
     given = {
         "root": data_root,
-        "lists": lists,
+        "train_list": train_list,
+        "test_list": test_list,
         "image_size": image_size,
         "imbalance": imbalance,
         "imbalance_type": imbalance_type,
@@ -128,9 +131,7 @@ def load_objective(
     )
 
 
-def _samples(
-    dataset: Any, split: str, given: dict[str, Any], meta: Mapping[str, Any], ckpt: str | None
-) -> Samples:
+def _samples(dataset: Any, split: str, given: dict[str, Any], meta: Mapping[str, Any], ckpt: str | None) -> Samples:
     if dataset is None and "dataset" not in meta:
         raise InputError(
             f"{ckpt} does not say which data it belongs to: pass --dataset NAME or package.module:callable"
@@ -180,5 +181,3 @@ def _model(
         "checkpoint_found": dict(found.found),
         "method": meta.get("method"),
     }
-
-

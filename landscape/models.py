@@ -7,6 +7,7 @@ literature fit. The ImageNet networks bear torchvision's names.
 
 import inspect
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,19 +141,20 @@ class ImageNetResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        width, n_in = groups * group_width, 64
-        for stage, n_blocks in enumerate((3, 4, 6, 3)):
-            n_out = 256 * 2**stage
-            blocks = []
-            for block in range(n_blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(Bottleneck(n_in, width * 2**stage, n_out, stride, groups))
-                n_in = n_out
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.fc = _classifier(n_in, n_classes, scale)
+        width = groups * group_width
+        self.layer1 = self._stage(3, 64, width, 256, 1, groups)
+        self.layer2 = self._stage(4, 256, 2 * width, 512, 2, groups)
+        self.layer3 = self._stage(6, 512, 4 * width, 1024, 2, groups)
+        self.layer4 = self._stage(3, 1024, 8 * width, 2048, 2, groups)
+        self.fc = _classifier(2048, n_classes, scale)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(n_blocks: int, n_in: int, n_inner: int, n_out: int, stride: int, groups: int) -> nn.Sequential:
+        first = Bottleneck(n_in, n_inner, n_out, stride, groups)
+        return nn.Sequential(first, *(Bottleneck(n_out, n_inner, n_out, 1, groups) for _ in range(n_blocks - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, in_channels, H, W) to logits (B, C)."""
@@ -199,7 +201,7 @@ def build(
         InputError: an unknown name, an option that does not fit, or a user's callable that makes no module.
     """
     if ":" in name:
-        if cosine:
+        if cosine or scale is not None:
             raise InputError(f"--cosine is for the models {', '.join(names())}; {name} brings its own classifier")
         return _own(name, n_classes)
     if name not in _NETWORKS:
@@ -320,21 +322,44 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     own = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
     prefix = _prefix(state, own)
     given = {name.removeprefix(prefix): t for name, t in state.items()}
-    head, module = _head(model)
-    notes = [note for note in (_rename(given, own, head), _transpose(given, own, head, module)) if note]
-    missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
-    unexpected = [n for n in given if n not in own]
+    head = _head(model)
+    notes = [note for note in (_rename(given, own, head), _transpose(given, own, head)) if note]
+    missing, unexpected = _unmatched(given, own)
     misshapen = [n for n, t in given.items() if n in own and t.shape != own[n].shape]
     if missing or unexpected or misshapen:
-        listed = [_list("missing", missing), _list("unexpected", unexpected)]
-        listed += [_list("of another shape", [f"{n} {_shape(given[n])}" for n in misshapen])]
-        cause = _cause(given, own, head, module, missing, unexpected)
+        shapes = [f"{n} {_shape(given[n])} for {_shape(own[n])}" for n in misshapen]
+        listed = (_list("missing", missing), _list("unexpected", unexpected), _list("of another shape", shapes))
+        cause = _cause(given, own, head, missing, unexpected)
         raise InputError(f"the checkpoint does not fit the model: {', '.join(filter(None, listed))}; {cause}")
     converted = {name: _converted(name, t, own[name].dtype) for name, t in given.items()}
-    changed = {f"{t.dtype} to {own[n].dtype}" for n, t in given.items() if t.is_floating_point()}
-    notes += [f"converted {words}" for words in sorted(changed) if len(set(words.split(" to "))) == 2]
+    changes = {(t.dtype, own[n].dtype) for n, t in given.items() if t.dtype != own[n].dtype}
+    notes += sorted(f"weights converted from {old} to {new}" for old, new in changes)
     model.load_state_dict({**model.state_dict(), **converted})
     return LoadReport(prefix=prefix, notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The last layer of a network, as far as it is linear or a cosine classifier."""
+
+    name: str
+    n_features: int
+    n_classes: int
+    cosine: bool
+
+    def key(self, entry: str) -> str:
+        return f"{self.name}.{entry}" if self.name else entry
+
+
+def _head(model: nn.Module) -> _Head | None:
+    head = None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            head = _Head(name, module.in_features, module.out_features, cosine=False)
+        elif isinstance(module, NormedLinear):
+            n_features, n_classes = module.weight.shape
+            head = _Head(name, n_features, n_classes, cosine=True)
+    return head
 
 
 def _prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
@@ -345,29 +370,32 @@ def _prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     return max(prefixes, key=lambda p: sum(name.removeprefix(p) in own for name in state))  # the shortest of equals
 
 
-def _head(model: nn.Module) -> tuple[str, nn.Module | None]:
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear | NormedLinear)]
-    return layers[-1] if layers else ("", None)
+def _unmatched(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
+    return missing, [n for n in given if n not in own]
 
 
-def _rename(given: dict[str, Tensor], own: Mapping[str, Tensor], head: str) -> str:
-    missing = {n for n in own if n not in given and not n.endswith("num_batches_tracked")}
-    unexpected = [n for n in given if n not in own]
-    modules = {n.rpartition(".")[0] for n in unexpected}
-    fits = {n.rpartition(".")[2] for n in unexpected} <= {"weight", "bias"}
-    if not missing or {n.rpartition(".")[0] for n in missing} != {head} or len(modules) != 1 or not fits:
+def _rename(given: dict[str, Tensor], own: Mapping[str, Tensor], head: _Head | None) -> str:
+    """Give the only layer that is left over the name of the only layer that is missing, if that is the head."""
+    missing, unexpected = _unmatched(given, own)
+    layers = {n.rpartition(".")[0] for n in unexpected}
+    if head is None or len(layers) != 1 or {n.rpartition(".")[0] for n in missing} != {head.name}:
         return ""
-    for name in unexpected:
-        given[f"{head}.{name.rpartition('.')[2]}"] = given.pop(name)
-    return f"classifier {modules.pop()!r} of the checkpoint taken as {head!r}"
-
-
-def _transpose(given: dict[str, Tensor], own: Mapping[str, Tensor], head: str, module: nn.Module | None) -> str:
-    name = f"{head}.weight"
-    if not isinstance(module, NormedLinear) or name not in given or f"{head}.bias" in given:
+    names = {n: head.key(n.rpartition(".")[2]) for n in unexpected}
+    if not set(names.values()) <= {head.key("weight"), head.key("bias")} - given.keys():
         return ""
-    if given[name].shape == own[name].shape or given[name].shape != own[name].T.shape:
-        return ""  # of a square weight the shape cannot tell: it is taken as a cosine classifier's
+    for old, new in names.items():
+        given[new] = given.pop(old)
+    return f"classifier {layers.pop()!r} of the checkpoint taken as {head.name!r}"
+
+
+def _transpose(given: dict[str, Tensor], own: Mapping[str, Tensor], head: _Head | None) -> str:
+    if head is None or not head.cosine or head.key("bias") in given:
+        return ""
+    name = head.key("weight")
+    # Of a square weight the shape cannot tell: it is taken as a cosine classifier's.
+    if name not in given or given[name].shape == own[name].shape or given[name].shape != own[name].T.shape:
+        return ""
     given[name] = given[name].T
     return f"{name} transposed from (classes, features) to (features, classes)"
 
@@ -382,67 +410,68 @@ def _list(kind: str, found: list[str]) -> str:
 def _cause(
     given: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
-    head: str,
-    module: nn.Module | None,
+    head: _Head | None,
     missing: list[str],
     unexpected: list[str],
 ) -> str:
     """Say what most likely went wrong, and what to do."""
-    shortcuts = (".downsample.", ".shortcut.")
-    below = Counter(n[:cut] for n in given for cut in _cuts(n) if n[cut:] in own)
+    below = Counter(n[: i + 1] for n in given for i, letter in enumerate(n) if letter == "." and n[i + 1 :] in own)
     part, count = below.most_common(1)[0] if below else ("", 0)
     if count > sum(n in own for n in given):
         return (
-            f"{count} of the model's {len(own)} entries stand under {part!r}: add that part to --ckpt-key, "
+            f"{count} of the model's {len(own)} entries stand under {part!r}: add that to --ckpt-key, "
             f"as in state_dict.{part.removesuffix('.')}"
         )
-    if any(word in n for n in unexpected for word in shortcuts):
-        return "it has weights in its shortcuts (option B), this model has none (option A): pass your own --model"
-    if any(word in n for n in missing for word in shortcuts):
-        return "its shortcuts have no weights (option A), this model's have (option B): is this the right --model?"
-    blocks, ours = _blocks(given), _blocks(own)
-    if blocks and ours and blocks != ours:
-        return f"layer1 has {blocks} blocks in the checkpoint, {ours} in the model: is this the right --model?"
-    weight, expected = given.get(f"{head}.weight"), own.get(f"{head}.weight")
-    if weight is not None and expected is not None and weight.ndim == 2:
-        cosine = isinstance(module, NormedLinear)
-        if cosine and f"{head}.bias" in given:
-            return "its classifier has a bias, so it is a plain linear layer: leave out --cosine"
-        n_features, n_classes = expected.shape if cosine else expected.shape[::-1]
-        if (
-            not cosine
-            and f"{head}.bias" not in given
-            and (weight.shape[0] == n_features or weight.shape == expected.shape)
-        ):
-            return "its last layer looks like a cosine classifier, which has no bias: pass --cosine"
-        if weight.shape != expected.shape and n_features in weight.shape:
-            found = weight.shape[1] if weight.shape[0] == n_features else weight.shape[0]
-            return (
-                f"the checkpoint has {found} classes in its last layer, the data set {n_classes}: "
-                "is this the right --dataset?"
-            )
-    first = next((n for n, t in own.items() if t.ndim == 4), "")
-    if first in given and given[first].ndim == 4 and given[first].shape[1] != own[first].shape[1]:
-        return f"its images have {given[first].shape[1]} channels, these {own[first].shape[1]}: is this the right --dataset?"
-    return "is this the right --model?"
-
-
-def _cuts(name: str) -> list[int]:
-    return [i + 1 for i, letter in enumerate(name) if letter == "."]
+    shortcuts = re.compile(r"\.(downsample|shortcut)\.")
+    if any(map(shortcuts.search, unexpected)):
+        return "it has weights in its shortcuts (option B), the model has none (option A): pass your own --model"
+    if any(map(shortcuts.search, missing)):
+        return "its shortcuts have no weights (option A), the model's have (option B): is this the right --model?"
+    theirs, ours = _blocks(given), _blocks(own)
+    if theirs and ours and theirs != ours:
+        return f"layer1 has {theirs} blocks in the checkpoint, {ours} in the model: is this the right --model?"
+    first = next((n for n, t in own.items() if t.ndim == 4 and n in given and given[n].ndim == 4), None)
+    if first is not None and given[first].shape[1] != own[first].shape[1]:
+        return (
+            f"{first} takes {given[first].shape[1]} channels in the checkpoint, the data set has "
+            f"{own[first].shape[1]}: is this the right --dataset?"
+        )
+    return _cause_in_head(given, head) or "is this the right --model?"
 
 
 def _blocks(state: Mapping[str, Tensor]) -> int:
     return len({n.split(".")[1] for n in state if n.startswith("layer1.")})
 
 
+def _cause_in_head(given: Mapping[str, Tensor], head: _Head | None) -> str:
+    weight = None if head is None else given.get(head.key("weight"))
+    if head is None or weight is None or weight.ndim != 2:
+        return ""
+    has_bias = head.key("bias") in given
+    if head.cosine and has_bias:
+        return "its classifier has a bias, so it is a plain linear layer: leave out --cosine"
+    as_linear, as_cosine = weight.shape[1] == head.n_features, weight.shape[0] == head.n_features
+    if not head.cosine and not has_bias and (as_linear or as_cosine):
+        return "its last layer has no bias and looks like a cosine classifier: pass --cosine"
+    if not as_linear and not as_cosine:
+        return "its last layer takes other features than the model's: is this the right --model?"
+    n_classes = weight.shape[1 if as_cosine and not as_linear else 0]
+    if n_classes == head.n_classes:
+        return ""
+    return (
+        f"the checkpoint has {n_classes} classes in its last layer, the data set {head.n_classes}: "
+        "is this the right --dataset?"
+    )
+
+
 def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not dtype.is_floating_point:
         return tensor.to(dtype)
     if not tensor.is_floating_point():
-        raise InputError(f"{name!r} is {tensor.dtype} in the checkpoint, {dtype} in the model: is it quantised?")
+        raise InputError(f"{name} is {tensor.dtype} in the checkpoint, {dtype} in the model: is it quantised?")
     result = tensor.to(dtype)
     n_bad = int((~torch.isfinite(result)).sum())
     if n_bad:
         why = f"do not fit {dtype}" if torch.isfinite(tensor).all() else "are not finite: did the training diverge?"
-        raise NumericalError(f"{n_bad} of the {tensor.numel()} values of {name!r} {why}")
+        raise NumericalError(f"{n_bad} of the {tensor.numel()} values of {name} {why}")
     return result

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -206,15 +207,9 @@ class Objective:
         """
         return self.loss(self.logits(theta, inputs), labels)
 
-    def evaluate(self) -> Evaluation:
-        """Return loss and accuracy of each part at the model's own parameters.
-
-        Returns:
-            Means over samples.
-
-        Raises:
-            NumericalError: the loss of a part is not finite.
-        """
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """Loss and accuracy of each part at the model's own parameters; NumericalError where a loss is not finite."""
         n_parts = len(self.partition)
         loss, correct = np.zeros(n_parts), np.zeros(n_parts)
         with torch.inference_mode(), differentiable_attention():
@@ -380,7 +375,5 @@ def _check_contract(objective: Objective) -> None:
             "the loss of a sample depends on the other samples of its batch (batch norm without running statistics, "
             "or a contrastive loss): the loss of a part is then not a sum over its samples"
         )
-    if not values.requires_grad or all(
-        g is None for g in torch.autograd.grad(values.sum(), theta, allow_unused=True)
-    ):
+    if not values.requires_grad or all(g is None for g in torch.autograd.grad(values.sum(), theta, allow_unused=True)):
         raise InputError("the loss does not depend on the chosen parameters: no gradient reaches them")

@@ -215,9 +215,7 @@ def _middle(kind: str, value: Tensor, tangent: Tensor) -> Tensor:
     return p * (tangent - (p * tangent).sum(dim=1, keepdim=True))
 
 
-def _reverse(
-    objective: Objective, kind: str, batch: tuple[Tensor, Tensor], tangents: list[Tensors]
-) -> list[Tensors]:
+def _reverse(objective: Objective, kind: str, batch: tuple[Tensor, Tensor], tangents: list[Tensors]) -> list[Tensors]:
     """Return the products of one batch by reverse mode alone; J v is the derivative of u -> J^T u along v."""
     inputs, labels = batch
     theta = tuple(t.detach().requires_grad_() for t in objective.theta)

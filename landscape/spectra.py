@@ -147,7 +147,7 @@ def _run(
     journal: Journal | None,
     progress: jobs.Progress | None,
 ) -> Spectrum:
-    evaluation = objective.evaluate()
+    evaluation = objective.evaluation
     used = objective if options.residual_mass is None else objective.truncated(options.residual_mass)
     provenance = _provenance(objective, options)
     whole: list[Operator] = []  # traced once, when the first unfinished part needs it
@@ -309,7 +309,9 @@ def _trace_samples(samples: list[float], draw: Callable[[int], float], tol: floa
     spread, mean = np.std(pilot, ddof=1), abs(np.mean(pilot))
     needed = MOST_TRACE_PROBES if mean == 0 < spread else int(np.ceil((spread / (tol * mean)) ** 2)) if spread else 0
     if needed > MOST_TRACE_PROBES:
-        log.warning("the trace would need %d probes for a relative error of %g; %d are drawn", needed, tol, MOST_TRACE_PROBES)
+        log.warning(
+            "the trace would need %d probes for a relative error of %g; %d are drawn", needed, tol, MOST_TRACE_PROBES
+        )
     missing = min(needed, MOST_TRACE_PROBES) - len(pilot)
     return pilot + [draw(n) for n in range(drawn, drawn + max(0, missing))]
 

@@ -45,26 +45,24 @@ def spectrum_of(matrices, *, probes=3, steps=20, seed=0, **about):
         mass = quadrature.mean_and_stderr(quadrature.negative_mass(nodes, weights, 1e-3))
         share = quadrature.mean_and_stderr(quadrature.negative_curvature(nodes, weights))
         trace = quadrature.mean_and_stderr(traces[p])
-        rows.append(
-            {
-                "lambda_max": best.values[-1],
-                "lambda_max_residual": best.residuals[-1],
-                "lambda_min": low.values[0],
-                "lambda_min_residual": low.residuals[0],
-                "converged": bool(best.residuals[-1] <= 1e-3 * abs(best.values[-1])),
-                "trace": trace[0],
-                "trace_stderr": trace[1],
-                "negative_mass": mass[0],
-                "negative_mass_stderr": mass[1],
-                "negative_curvature": share[0],
-                "negative_curvature_stderr": share[1],
-                "saddle_ratio": 0.1,
-                "saddle_ratio_stderr": 0.01,
-                "truncation_error": 0.0,
-                "loss": 0.5,
-                "accuracy": 0.75,
-            }
-        )
+        rows.append({
+            "lambda_max": best.values[-1],
+            "lambda_max_residual": best.residuals[-1],
+            "lambda_min": low.values[0],
+            "lambda_min_residual": low.residuals[0],
+            "converged": bool(best.residuals[-1] <= 1e-3 * abs(best.values[-1])),
+            "trace": trace[0],
+            "trace_stderr": trace[1],
+            "negative_mass": mass[0],
+            "negative_mass_stderr": mass[1],
+            "negative_curvature": share[0],
+            "negative_curvature_stderr": share[1],
+            "saddle_ratio": 0.1,
+            "saddle_ratio_stderr": 0.01,
+            "truncation_error": 0.0,
+            "loss": 0.5,
+            "accuracy": 0.75,
+        })
     counts = np.array([max(1, 5000 // (p + 1)) for p in range(len(parts))])
     fields = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     fields |= {

@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import norm
 
 from landscape import quadrature
@@ -25,6 +25,7 @@ FLOOR = 1e-7
 """Where the density's logarithmic axis begins; lower where one eigenvalue's share would be below it."""
 MOST_PANELS = 24
 MOST_POINTS = 8192  # columns of a map
+MOST_LABELS = 120  # rows of a map
 
 MATRICES = {"hessian": "H", "ggn": "G", "fisher": "F", "empirical-fisher": r"\hat{F}"}
 
@@ -215,8 +216,10 @@ def _corner(spectrum: Spectrum, p: int) -> str:
 
 def _title(spectrum: Spectrum, p: int, name_length: int) -> str:
     n, used, trained = (int(v[p]) for v in (spectrum.n_samples, spectrum.n_used, spectrum.train_counts))
-    count = f"n = {n:,}" + (f", {used:,} summed" if used != n else "") + (f", {trained:,} in training" if trained != n else "")
-    return f"{theme.shorten(spectrum.parts[p], name_length)}\n{count}"
+    lines = [theme.shorten(spectrum.parts[p], name_length)]
+    lines.append(f"n = {n:,}" + (f", {trained:,} in training" if trained != n else ""))
+    lines += [f"{used:,} summed over"] if used != n else []
+    return "\n".join(lines)
 
 
 def _labels(view: _View) -> tuple[str, str]:
@@ -235,46 +238,18 @@ def _scale(ax: Axes, view: _View, curves: Sequence[quadrature.Density]) -> None:
 
 
 def _scale_x(ax: Axes, view: _View) -> None:
-    limits = view.limits
     if view.axis == "symlog":
-        ax.set_xscale(
-            "function",
-            functions=(lambda x: quadrature.symlog(x, view.linear), lambda u: quadrature.symlog_inverse(u, view.linear)),
-        )
-        major, minor = _symlog_ticks(view)
-        if len(major) > 2:  # else the axis lies in its linear range, and matplotlib's own ticks serve
-            ax.xaxis.set_major_locator(FixedLocator(major))
-            ax.xaxis.set_minor_locator(FixedLocator(minor))
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: theme.decade(x)))
-            ax.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            ax.xaxis.set_major_locator(MaxNLocator(4))
-    ax.set_xlim(limits)
-
-
-def _symlog_ticks(view: _View) -> tuple[list[float], list[float]]:
-    """Return zero and the powers of ten within the axis: those that have room for a label, and the others."""
-    low, high = view.limits
-    ends = max(abs(low), abs(high), view.linear)
-    powers = [view.linear * 10.0**k for k in range(int(np.log10(ends / view.linear)) + 1)]
-    candidates = [0.0, *(sign * x for x in reversed(powers) for sign in (1, -1))]
-    major: list[float] = []
-    minor: list[float] = []
-    for x in candidates:
-        place = float(quadrature.symlog(np.array(x), view.linear))
-        if not low <= x <= high:
-            continue
-        near = [quadrature.symlog(np.array(m), view.linear) for m in major]
-        crowded = any(abs(place - m) < 0.09 * (view.high - view.low) for m in near)
-        (minor if crowded else major).append(x)
-    return major, minor
+        theme.symlog_scale(ax, *view.limits, view.linear)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=theme.STEPS))
+    ax.set_xlim(view.limits)
 
 
 def _map(spectrum: Spectrum, chosen: Sequence[int], width: str | float, axis: str, linear: float) -> Figure:
     order = sorted(chosen, key=lambda p: -spectrum.train_counts[p])
     curves, view = _broaden(spectrum, order, width, axis, linear, common=True)
     rows = np.arange(len(order))
-    row_height = min(0.16, max(0.105, 3 / len(order))) if len(order) <= 120 else 12.6 / len(order)
+    row_height = min(0.16, max(0.105, 3 / len(order))) if len(order) <= MOST_LABELS else 12.6 / len(order)
     with theme.theme():
         height = row_height * len(order)
         fig = theme.figure(10, 1.4 + height)
@@ -296,15 +271,23 @@ def _map(spectrum: Spectrum, chosen: Sequence[int], width: str | float, axis: st
         x, y = _labels(view)
         image.set_xlabel(x)
         image.grid(visible=False)
-        shown = -(-len(order) // 120)  # one label in so many rows
+        shown = -(-len(order) // MOST_LABELS)  # one label in so many rows
         names = [f"{theme.shorten(spectrum.parts[p], 28)}  {spectrum.train_counts[p]:,}" for p in order]
         size = min(8.0, 0.8 * 72 * row_height * shown)
         image.set_yticks(rows[::shown], labels=names[::shown], fontsize=size, parse_math=False)
         image.set_ylim(len(order) - 0.5, -0.5)
         image.set_title("part and its training samples", loc="left")
-        inch = 1 / height
-        bar = {"location": "top", "shrink": 0.5, "aspect": 30, "fraction": 0.1 * inch, "pad": 0.05 * inch}
-        fig.colorbar(mesh, ax=image, label=y, extend="min", **bar)
+        fig.colorbar(
+            mesh,
+            ax=image,
+            label=y,
+            extend="min",
+            location="top",
+            shrink=0.5,
+            aspect=30,
+            fraction=0.1 / height,  # of the axes' height, which is in inches
+            pad=0.05 / height,
+        )
         _beside(top, rows, spectrum.lambda_max[order], spectrum.lambda_max_residual[order], spectrum.converged[order])
         _beside(trace, rows, spectrum.trace[order], spectrum.trace_stderr[order], np.full(len(order), True))
         hollow = "" if spectrum.converged[order].all() else "\nhollow: not converged"
@@ -316,7 +299,8 @@ def _map(spectrum: Spectrum, chosen: Sequence[int], width: str | float, axis: st
 def _beside(ax: Axes, rows: np.ndarray, values: np.ndarray, errors: np.ndarray, sure: np.ndarray) -> None:
     colour = theme.palette()[3]
     ax.errorbar(values, rows, xerr=np.nan_to_num(errors), fmt="none", ecolor=colour, elinewidth=0.8)
-    ax.scatter(values[sure], rows[sure], s=9, color=colour)
-    ax.scatter(values[~sure], rows[~sure], s=9, facecolor="white", edgecolor=colour, zorder=3)
+    area = 9 if len(rows) <= MOST_LABELS else 2
+    ax.scatter(values[sure], rows[sure], s=area, color=colour)
+    ax.scatter(values[~sure], rows[~sure], s=area, facecolor="white", edgecolor=colour, linewidth=0.8, zorder=3)
     theme.log_scale(ax.xaxis, values)
     ax.tick_params(labelleft=False)

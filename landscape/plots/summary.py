@@ -57,11 +57,13 @@ def _points(
 ) -> None:
     theme.keep_ticks(ax)
     colours = theme.palette()
+    counts = spectrum.train_counts[list(order)]
+    alike = len(order) > 1 and len(set(counts)) == 1  # of a balanced data set: side by side
     named = len(order) <= MOST_NAMES
     for i, p in enumerate(order):
         colour = colours[i % len(colours)] if named else colours[0]
         ax.errorbar(
-            spectrum.train_counts[p],
+            i if alike else counts[i],
             values[p],
             yerr=np.nan_to_num(errors[p]),
             fmt=_MARKERS[i // len(colours)] if named else _MARKERS[0],
@@ -72,6 +74,10 @@ def _points(
             capsize=2,
             label=theme.shorten(spectrum.parts[p], 28),
         )
-    theme.log_scale(ax.xaxis, spectrum.train_counts[list(order)])
     theme.log_scale(ax.yaxis, values[list(order)])
-    ax.set_xlabel("training samples of the part")
+    if alike:
+        ax.set_xticks([])
+        ax.set_xlabel(f"parts, each with {counts[0]:,} training samples")
+    else:
+        theme.log_scale(ax.xaxis, counts)
+        ax.set_xlabel("training samples of the part")

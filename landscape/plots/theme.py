@@ -3,7 +3,7 @@
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from landscape import quadrature
 from landscape.errors import InputError, StoreError
+
+STEPS = (1, 2, 5, 10)
+"""Distances of ticks on linear axes, times a power of ten."""
 
 # The dates that would make two files of one figure differ.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -26,7 +30,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def theme() -> Iterator[None]:
+def theme() -> Generator[None, None, None]:
     """Set matplotlib's defaults within a `with` block: seaborn's "darkgrid" in the sizes of a paper."""
     import seaborn  # brings pandas: a second that those who only import this package need not wait
 
@@ -72,7 +76,7 @@ def keep_ticks(ax: Axes) -> None:
     Args:
         ax: new axes.
     """
-    rc = matplotlib.rcParams
+    rc: Any = matplotlib.rcParams  # whose type knows no composed names
     for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
         for which in ("major", "minor"):
             axis.set_tick_params(
@@ -96,13 +100,44 @@ def log_scale(axis: Axis, values: np.ndarray) -> None:
         values: what is drawn along it.
     """
     if not (values > 0).all() or values.max() < 5 * values.min():
-        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_locator(MaxNLocator(4, steps=STEPS))
         return
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
     # matplotlib labels 2, 3, 4 and 6 times a power of ten where the axis is short, one over the other.
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 50 * values.min() else (1,), numticks=5))
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(FuncFormatter(lambda x, _: decade(x)))
+
+
+def symlog_scale(ax: Axes, low: float, high: float, linear: float) -> None:
+    """Give the x axis the scale of `quadrature.symlog`, with zero and the powers of ten as ticks.
+
+    Args:
+        ax: axes whose x are eigenvalues.
+        low: end of the axis.
+        high: end of the axis.
+        linear: where the scale turns from linear to logarithmic.
+    """
+    ax.set_xscale(
+        "function",
+        functions=(lambda x: quadrature.symlog(x, linear), lambda u: quadrature.symlog_inverse(u, linear)),
+    )
+    end = max(-low, high, linear)
+    powers = [linear * 10.0**k for k in range(int(np.log10(end / linear)) + 1)]
+    ticks = [x for x in (0.0, *(sign * x for x in reversed(powers) for sign in (1, -1))) if low <= x <= high]
+    places = quadrature.symlog(np.array(ticks), linear)
+    room = 0.09 * np.ptp(quadrature.symlog(np.array([low, high]), linear))
+    labelled: list[int] = []
+    for i, place in enumerate(places):  # zero first, then from the ends inwards
+        if all(abs(place - places[j]) >= room for j in labelled):
+            labelled.append(i)
+    if len(labelled) < 3:  # the axis lies in its linear range
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
+        return
+    ax.xaxis.set_major_locator(FixedLocator([ticks[i] for i in labelled]))
+    ax.xaxis.set_minor_locator(FixedLocator([x for i, x in enumerate(ticks) if i not in labelled]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: decade(x)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def decade(x: float) -> str:

@@ -1,0 +1,285 @@
+"""Per-class spectra of a ResNet-20 on CIFAR-10 images, beside PyHessian and curvlinops in the same run.
+
+    python benchmarks/hessian.py --ckpt RESNET20_OR_32 --model resnet20 --data-root DIR
+
+Measures, interleaved by class, medians over classes and rounds:
+  products   one Hessian-vector product of one class (128 images, batches of 128), first call excluded
+  spectra    Lanczos of `--steps` steps with full re-orthogonalisation, all classes
+  three      lambda_max, trace (standard error at most 2 %) and density, against PyHessian's three calls with their
+             defaults: eigenvalues(), trace(), and its density() algorithm with 100 steps, written out below because the
+             released one calls a function that PyTorch no longer has
+  memory     peak resident memory of one class's spectrum, each tool in a process of its own
+
+Without --ckpt the network has random weights, whose curvature is not that of a trained one: use that for products only.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import landscape as ls
+from landscape import lanczos as lanczos_module
+
+ROUND = {"products": 3, "spectra": 1, "three": 1}
+
+
+def main() -> None:
+    """Parse, measure, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt")
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--normalize", default="imagenet")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--per-class", type=int, default=128)
+    parser.add_argument("--classes", default="0,1,2,3,4,5,6,7,8,9")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--what", default="products,spectra,three,memory")
+    parser.add_argument("--residual-mass", type=float)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore")
+    if args.alone:
+        measure_memory(args)
+        return
+    objective = load(args, args.classes)
+    loss, accuracy = objective.evaluation.overall
+    print(f"{args.model}, {len(objective.partition)} classes of {args.per_class}, loss {loss:.3f}, accuracy {accuracy:.3f}, ", end="")
+    print(f"torch {torch.__version__}, {args.threads} threads, {objective.device}")
+    started = time.perf_counter()
+    operator = ls.curvature(objective)
+    print(f"tracing took {time.perf_counter() - started:.1f} s, once for all classes; not in the figures below")
+    for what in args.what.split(","):
+        {"products": products, "spectra": spectra, "three": three, "memory": memory}[what](args, objective, operator)
+
+
+def load(args: argparse.Namespace, classes: str) -> Any:
+    """Return the objective of the chosen classes."""
+    return ls.load_objective(
+        args.ckpt,
+        model=args.model if args.ckpt else built(args.model),
+        dataset="cifar10",
+        data_root=args.data_root,
+        normalize=args.normalize,
+        split=args.split,
+        samples_per_class=args.per_class,
+        partition="class",
+        classes=classes,
+    )
+
+
+def built(name: str) -> nn.Module:
+    """Return a network with random weights, always the same."""
+    from landscape import models
+
+    with torch.random.fork_rng():
+        torch.random.manual_seed(0)
+        return models.build(name, 10)
+
+
+def peers(objective: Any, part: int) -> tuple[nn.Module, list[Any], list[torch.Tensor]]:
+    """Return what the peers need: a model that requires gradients, batches, parameters."""
+    model = objective.model
+    model.requires_grad_(True)
+    return model, list(objective.batches(part)), list(model.parameters())
+
+
+def pyhessian_product(objective: Any, part: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """PyHessian's loader mode, its own code."""
+    from pyhessian import hessian
+
+    model, batches, _ = peers(objective, part)
+    theirs = hessian(model, nn.CrossEntropyLoss(), dataloader=batches, cuda=False)
+    return lambda v: objective.layout.flat(theirs.dataloader_hv_product(objective.layout.tensors(v))[1])
+
+
+def curvlinops_product(objective: Any, part: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Curvlinops' Hessian, its own code."""
+    from curvlinops import HessianLinearOperator
+
+    model, batches, parameters = peers(objective, part)
+    theirs = HessianLinearOperator(model, nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False)
+    return lambda v: theirs @ v
+
+
+def ours_product(operator: Any, part: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Ours, as `landscape hessian` runs it."""
+    restricted = operator.restrict([part])
+    return lambda v: restricted.matvec(v[None, None])[0, 0]
+
+
+def clock(action: Callable[[], Any]) -> tuple[float, Any]:
+    """Return seconds and result."""
+    started = time.perf_counter()
+    result = action()
+    return time.perf_counter() - started, result
+
+
+def report(title: str, seconds: dict[str, list[float]]) -> None:
+    """Print medians and the ratios of same-round pairs."""
+    print(f"\n{title}")
+    for name, values in seconds.items():
+        ratios = [v / o for v, o in zip(values, seconds["landscape"], strict=True)]
+        print(f"  {name:<24}{statistics.median(values):9.3f} s   {statistics.median(ratios):6.2f} x ours   ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def products(args: argparse.Namespace, objective: Any, operator: Any) -> None:
+    """Time single products."""
+    seconds: dict[str, list[float]] = {"landscape": [], "PyHessian, loader": [], "curvlinops": []}
+    v = lanczos_module.probe(objective.layout.size, seed=0, number=0)
+    v /= v.norm()
+    off = []
+    for part in range(len(objective.partition)):
+        makers = (ours_product(operator, part), pyhessian_product(objective, part), curvlinops_product(objective, part))
+        found = [make(v) for make in makers]
+        off += [((found[0] - f).norm() / f.norm()).item() for f in found[1:]]
+        for _ in range(ROUND["products"]):
+            for name, make in zip(seconds, makers, strict=True):
+                seconds[name].append(clock(lambda make=make: make(v))[0])
+    report(f"one product; ours is off by at most {max(off):.1e} of theirs", seconds)
+
+
+def spectra(args: argparse.Namespace, objective: Any, operator: Any) -> None:
+    """Time Lanczos runs of `--steps` steps for every class."""
+    seconds: dict[str, list[float]] = {"landscape": [], "PyHessian, loader": [], "curvlinops": []}
+    tops = []
+    for part in range(len(objective.partition)):
+        found = []
+        for name, make in zip(
+            seconds,
+            (
+                lambda: ours_product(operator, part),
+                lambda: pyhessian_product(objective, part),
+                lambda: curvlinops_product(objective, part),
+            ),
+            strict=True,
+        ):
+            run = lanczos_ours if name == "landscape" else lanczos_by_tensor
+            taken, top = clock(lambda make=make, run=run: run(make(), objective, args.steps))
+            seconds[name].append(taken)
+            found.append(top)
+        tops.append(max(abs(f - found[1]) / abs(found[1]) for f in found))
+    report(f"spectra, {args.steps} steps a class; top Ritz values agree to {max(tops):.1e}", seconds)
+    total = {name: sum(values) for name, values in seconds.items()}
+    print("  all classes: " + ", ".join(f"{n} {t:.1f} s" for n, t in total.items()))
+
+
+def lanczos_ours(product: Callable[[torch.Tensor], torch.Tensor], objective: Any, steps: int) -> float:
+    """Our Lanczos."""
+    z = lanczos_module.probe(objective.layout.size, seed=0, number=0)
+    runs = lanczos_module.lanczos(lambda V: product(V[0, 0])[None, None], z[None, None], steps)
+    nodes, _ = ls.nodes_and_weights(runs.alpha[0], runs.beta[0], runs.steps[0])
+    return float(nodes.max())
+
+
+def lanczos_by_tensor(product: Callable[[torch.Tensor], torch.Tensor], objective: Any, steps: int) -> float:
+    """PyHessian's density(): re-orthogonalised against all earlier vectors, tensor by tensor."""
+    layout = objective.layout
+    z = lanczos_module.probe(layout.size, seed=0, number=0)
+    basis = [[t.clone() for t in layout.tensors(z / z.norm())]]
+    alphas: list[float] = []
+    betas: list[float] = []
+    previous = None
+    for step in range(steps):
+        v = basis[-1]
+        w = [t.clone() for t in layout.tensors(product(layout.flat(v)))]
+        alpha = inner(w, v)
+        alphas.append(alpha)
+        w = [a - alpha * b for a, b in zip(w, v, strict=True)]
+        if previous is not None:
+            w = [a - betas[-1] * b for a, b in zip(w, previous, strict=True)]
+        if step == steps - 1:
+            break
+        betas.append(inner(w, w) ** 0.5)
+        for u in basis:
+            overlap = inner(w, u)
+            w = [a - overlap * b for a, b in zip(w, u, strict=True)]
+        norm = inner(w, w) ** 0.5
+        previous = v
+        basis.append([a / norm for a in w])
+    T = np.diag(alphas) + np.diag(betas, 1) + np.diag(betas, -1)
+    return float(np.linalg.eigvalsh(T)[-1])
+
+
+def inner(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
+    """Inner product of two lists of tensors."""
+    return sum(torch.sum(x * y) for x, y in zip(a, b, strict=True)).item()  # type: ignore[union-attr]
+
+
+def three(args: argparse.Namespace, objective: Any, operator: Any) -> None:
+    """Time lambda_max, trace and density together against PyHessian's three calls."""
+    from pyhessian import hessian
+
+    seconds: dict[str, list[float]] = {"landscape": [], "PyHessian, three calls": []}
+    lines = []
+    for part, name in enumerate(objective.partition.names):
+        alone = load(args, name)
+        restricted = operator.restrict([part])
+
+        def ours(alone: Any = alone, restricted: Any = restricted) -> Any:
+            from landscape import spectra as module
+
+            original = module.curvature
+            module.curvature = lambda *a, **k: restricted if not args.residual_mass else original(*a, **k)
+            try:
+                return ls.spectrum(alone, steps=100, probes=1, trace_tol=0.02, residual_mass=args.residual_mass)
+            finally:
+                module.curvature = original
+
+        taken, found = clock(ours)
+        seconds["landscape"].append(taken)
+        model, batches, _ = peers(objective, part)
+        with torch.random.fork_rng():
+            torch.random.manual_seed(part)
+            theirs = hessian(model, nn.CrossEntropyLoss(), dataloader=batches, cuda=False)
+            first, (values, _) = clock(theirs.eigenvalues)
+            second, samples = clock(theirs.trace)
+        product = pyhessian_product(objective, part)
+        third, _ = clock(lambda product=product: lanczos_by_tensor(product, objective, 100))
+        seconds["PyHessian, three calls"].append(first + second + third)
+        lines.append(
+            f"  {name:<12} ours {found.lambda_max[0]:8.2f}, {found.trace[0]:9.1f} +- {found.trace_stderr[0]:.1f} "
+            f"({100 + len(found.trace_samples[0])} products);  PyHessian {values[0]:8.2f}, {np.mean(samples):9.1f} "
+            f"({len(samples)} probes; {first:.0f} + {second:.0f} + {third:.0f} s)"
+        )
+    report("lambda_max, trace and density; ours with a standard error of the trace of at most 2 %", seconds)
+    print("\n".join(lines))
+
+
+def memory(args: argparse.Namespace, objective: Any, operator: Any) -> None:
+    """Compare peak memory of one class's spectrum, each tool in a process of its own."""
+    print("\npeak resident memory, one class, 100 steps, above that of the loaded objective")
+    found = {}
+    for tool in ("landscape", "pyhessian"):
+        command = [sys.executable, *sys.argv, "--alone", tool]
+        found[tool] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"  {tool:<24}{found[tool]:9.0f} MiB   {found[tool] / found['landscape']:6.2f} x ours")
+
+
+def measure_memory(args: argparse.Namespace) -> None:
+    """Run one tool on the first class and print what its peak adds."""
+    objective = load(args, args.classes.split(",")[0])
+    objective.evaluation
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if args.alone == "landscape":
+        ls.spectrum(objective, steps=100, probes=1)
+    else:
+        lanczos_by_tensor(pyhessian_product(objective, 0), objective, 100)
+    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""`landscape hessian`: a checkpoint goes in, the spectra of its parts come out."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from landscape import distributed, verify
+from landscape.cli.console import Console
+from landscape.cli.options import LOADING, OUTPUT, options
+from landscape.errors import InputError
+from landscape.loading import load_objective
+from landscape.objective import Objective
+from landscape.operators import KINDS
+from landscape.results import Spectrum
+from landscape.spectra import spectrum
+
+SPECTRUM = (
+    click.option("--operator", default="hessian", show_default=True, help=", ".join(KINDS) + "."),
+    click.option(
+        "--steps", default=80, show_default=True, help="Lanczos steps; 40 for a look, 80 to 100 for a figure."
+    ),
+    click.option("--probes", default=4, show_default=True, help="Runs per part; their spread is the error."),
+    click.option("--seed", default=0, show_default=True, help="Of the probes."),
+    click.option("--distribution", default="rademacher", show_default=True, help="rademacher or gaussian probes."),
+    click.option("--top", default=10, show_default=True, help="How many of the largest eigenvalues to list."),
+    click.option("--vectors", default=0, show_default=True, help="How many eigenvectors to keep in the file."),
+    click.option("--tol", type=float, help="Go on until the residual of lambda_max is this share of it."),
+    click.option("--max-steps", type=int, help="Where --tol gives up.  [default: 4 times --steps]"),
+    click.option("--trace-tol", type=float, help="Add probes until the trace's standard error is this share of it."),
+    click.option(
+        "--negative-tol", default=1e-3, show_default=True, help="Share of max |eigenvalue| that is not negative."
+    ),
+    click.option(
+        "--residual-mass", type=float, metavar="SHARE", help="Drop well-fitted samples: 0.9999. Error is stated."
+    ),
+    click.option("--backend", default="auto", show_default=True, help="auto, reverse or linearized."),
+    click.option("--cache", default=2.0, show_default=True, help="GiB to keep between products."),
+    click.option("--verify", "verify_with", metavar="pyhessian", help="Also run PyHessian on each part and compare."),
+)
+
+
+@click.command()
+@options(LOADING, SPECTRUM, OUTPUT)
+def hessian(
+    *,
+    ckpt: str,
+    per_class: bool,
+    partition: str | None,
+    cache: float,
+    verify_with: str | None,
+    out: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Eigenvalue densities of the loss curvature, with lambda_max and trace, per part of the data.
+
+    landscape hessian --ckpt run/last.pt --per-class
+    """
+    if verify_with not in (None, "pyhessian"):
+        raise InputError(f"--verify {verify_with!r} is unknown: there is only pyhessian")
+    if verify_with and given["operator"] != "hessian":
+        raise InputError(f"--verify pyhessian knows no {given['operator']}: leave one of them out")
+    if per_class and partition not in (None, "class"):
+        raise InputError(f"--per-class and --partition {partition} contradict each other: leave one out")
+    if not cache >= 0:
+        raise InputError(f"--cache must not be negative, got {cache:g}")
+    ours = {name: given.pop(name) for name in SPECTRUM_NAMES}
+    distributed.start()
+    try:
+        objective = load_objective(ckpt, partition="class" if per_class else partition or "all", **given)
+        console = Console(quiet=quiet or not distributed.is_main(), json=as_json)
+        _introduce(console, objective)
+        path = Path(out) if out else Path(ckpt).with_suffix(".hessian.h5")
+        with console.progress() as progress:
+            found = spectrum(
+                objective, **ours, cache_bytes=int(cache * 2**30), out=path, overwrite=overwrite, progress=progress
+            )
+        if not distributed.is_main():
+            return
+        _conclude(console, found, path)
+        checks = _verify(console, objective, found) if verify_with else None
+        if as_json:
+            console.json(_document(found, path, checks))
+    finally:
+        distributed.stop()
+
+
+SPECTRUM_NAMES = [
+    "operator", "steps", "probes", "seed", "distribution", "top", "vectors", "tol", "max_steps", "trace_tol",
+    "negative_tol", "residual_mass", "backend",
+]  # fmt: skip
+
+
+def _introduce(console: Console, objective: Objective) -> None:
+    """Say what was loaded and how well it does, so that a wrongly loaded model is seen at once."""
+    samples, source, found = objective.samples, objective.source, objective.evaluation
+    loss, accuracy = found.overall
+    normalised = (
+        ""
+        if samples.mean is None or samples.std is None
+        else f", normalised {_tuple(samples.mean)} / {_tuple(samples.std)}"
+    )
+    console.note(
+        f"{source.get('model')} on {samples.name}, {samples.split} split, {int(found.counts.sum()):,} samples in "
+        f"{len(found.parts)} parts{normalised}"
+    )
+    console.note(f"accuracy {100 * accuracy:.2f} %, mean loss {loss:.4f} ({source['loss']})")
+
+
+def _tuple(values: Any) -> str:
+    return ",".join(f"{v:g}" for v in values)
+
+
+def _conclude(console: Console, found: Spectrum, path: Path) -> None:
+    """Print the table and all that a reader must know of it."""
+    rows = [
+        [
+            part,
+            f"{found.n_samples[p]:,}",
+            f"{found.loss[p]:.4g}",
+            f"{100 * found.accuracy[p]:.1f}",
+            f"{found.lambda_max[p]:.4g}" + ("" if found.converged[p] else " *"),
+            f"{found.lambda_max_residual[p]:.1g}",
+            f"{found.lambda_min[p]:.3g}",
+            f"{found.trace[p]:.4g}",
+            _error(found.trace_stderr[p]),
+            f"{100 * found.negative_curvature[p]:.1f}",
+        ]
+        for p, part in enumerate(found.parts)
+    ]
+    heads = ["part", "samples", "loss", "acc %", "lambda_max", "± residual", "lambda_min", "trace", "± s.e.", "neg. %"]
+    console.table(heads, rows, title=f"{found.operator}, {found.size:,} parameters")
+    for p in np.flatnonzero(~found.converged):
+        console.note(
+            f"* lambda_max of {found.parts[p]} has not converged: residual {found.lambda_max_residual[p]:.2g} of "
+            f"{found.lambda_max[p]:.4g} after {int(found.steps[p].max())} steps; raise --steps or set --tol"
+        )
+    if found.residual_mass < 1:
+        share = found.n_used.sum() / found.n_samples.sum()
+        worst = found.truncation_error.max()
+        console.note(
+            f"{100 * share:.0f} % of the samples hold {found.residual_mass:.4%} of the residual mass; with all of them "
+            f"the checked eigenvalues change by at most {worst:.2g}"
+        )
+    if np.isnan(found.trace_stderr).all():
+        console.note("one probe cannot tell the trace's error: use --probes 2 or --trace-tol 0.02")
+    console.say(f"result: {path}\nfigure: landscape plot {path}")
+
+
+def _error(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.2g}"
+
+
+def _verify(console: Console, objective: Objective, found: Spectrum) -> list[dict[str, Any]]:
+    """Run PyHessian on each part and print both."""
+    checks, rows = [], []
+    for p, part in enumerate(found.parts):
+        theirs = verify.pyhessian(objective, part, seed=found.provenance["options"]["seed"])
+        ours = {"lambda_max": float(found.lambda_max[p]), "trace": float(found.trace[p])}
+        checks.append({"part": part, "ours": ours, "pyhessian": vars(theirs)})
+        error = np.hypot(theirs.trace_stderr, found.trace_stderr[p])
+        rows.append([
+            part,
+            f"{ours['lambda_max']:.5g}",
+            f"{theirs.lambda_max:.5g}",
+            f"{theirs.lambda_max - ours['lambda_max']:+.2g}",
+            f"{ours['trace']:.5g} ± {_error(found.trace_stderr[p])}",
+            f"{theirs.trace:.5g} ± {_error(theirs.trace_stderr)} ({theirs.n_probes} probes)",
+            f"{theirs.trace - ours['trace']:+.2g} ({abs(theirs.trace - ours['trace']) / error:.1f} s.e.)",
+        ])
+    console.table(
+        ["part", "lambda_max", "PyHessian", "difference", "trace", "PyHessian", "difference"],
+        rows,
+        title="PyHessian's own eigenvalues() and trace() on the same samples",
+    )
+    return checks
+
+
+def _document(found: Spectrum, path: Path, checks: list[dict[str, Any]] | None) -> dict[str, Any]:
+    names = ("n_samples", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
+             "lambda_min_residual", "trace", "trace_stderr", "negative_mass", "negative_curvature", "saddle_ratio")  # fmt: skip
+    parts = [{"part": part} | {n: getattr(found, n)[p] for n in names} for p, part in enumerate(found.parts)]
+    return {"result": str(path), "operator": found.operator, "parameters": found.size, "parts": parts, "verify": checks}

@@ -1,0 +1,137 @@
+"""The only place that prints: results to stdout, everything else to stderr."""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import click
+import numpy as np
+import rich.console
+import rich.progress
+import rich.table
+import rich.text
+from rich.logging import RichHandler
+
+Progress: TypeAlias = Callable[[float, int, str], None]
+"""Called with what is done, with the number of all units, and with the unit in work."""
+
+_WIDE = 10_000  # columns of a file or pipe, where a table must not be folded
+_DAY = 86_400.0
+
+
+class Console:
+    """How one command speaks: text, or one JSON document, or not at all."""
+
+    def __init__(self, *, quiet: bool = False, json: bool = False) -> None:
+        """Choose how to speak.
+
+        Args:
+            quiet: print nothing but JSON, if that is asked for, and errors.
+            json: print no text, since stdout holds one JSON document.
+        """
+        self._text = not (quiet or json)
+
+    def say(self, text: str) -> None:
+        """Print a line of the result."""
+        if self._text:
+            click.echo(text)
+
+    def note(self, text: str) -> None:
+        """Print a line that is not part of the result, to stderr."""
+        if self._text:
+            click.echo(text, err=True)
+
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        title: str | None = None,
+        align: str | None = None,
+    ) -> None:
+        """Print a table.
+
+        Args:
+            columns: heads of the columns.
+            rows: as many cells each.
+            title: a line above.
+            align: a letter for each column, "l" or "r"; None for a column of names and then numbers.
+        """
+        if not self._text:
+            return
+        # Text objects, since a name such as "[red]" is no markup.
+        table = rich.table.Table(title=title and rich.text.Text(title), box=rich.box.SIMPLE_HEAD, title_justify="left")
+        for head, side in zip(columns, align or "l" + "r" * (len(columns) - 1), strict=True):
+            table.add_column(rich.text.Text(head), justify="left" if side == "l" else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*map(rich.text.Text, row))
+        out = rich.console.Console(highlight=False)
+        if not out.is_terminal:
+            out = rich.console.Console(highlight=False, width=_WIDE)
+        out.print(table)
+
+    def json(self, value: Any) -> None:
+        """Print a JSON document, whether quiet or not."""
+        click.echo(strict_json(value))
+
+    @contextmanager
+    def progress(self) -> Generator[Progress, None, None]:
+        """Show a bar and the time left on stderr, where that is a terminal.
+
+        Yields:
+            What is to be called with (done, total, text).
+        """
+        err = rich.console.Console(stderr=True)
+        if not (self._text and err.is_terminal):
+            yield lambda done, total, text: None
+            return
+        columns = (
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TimeRemainingColumn(),
+        )
+        # Units take minutes: the speed of the last 30 seconds, which is the default, would be unknown most of the time.
+        with rich.progress.Progress(*columns, console=err, transient=True, speed_estimate_period=_DAY) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+
+
+def error(text: str) -> None:
+    """Print one line to stderr, whatever line breaks the text has."""
+    click.echo(f"landscape: error: {' '.join(text.split())}", err=True)
+
+
+def log_handler() -> logging.Handler:
+    """Return a handler that shows log records on stderr, beside a progress bar if there is one."""
+    err = rich.console.Console(stderr=True)
+    return RichHandler(console=err, show_time=False, show_path=False, markup=False, highlighter=None)
+
+
+def strict_json(value: Any) -> str:
+    """Write any result as JSON that every reader accepts.
+
+    Args:
+        value: mappings, sequences, NumPy arrays and numbers, strings; anything else is written as its text.
+
+    Returns:
+        JSON text in which nan and infinities are null.
+    """
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    return str(value)

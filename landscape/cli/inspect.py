@@ -1,0 +1,127 @@
+"""`landscape info`: what a file holds. For a result nothing of torch is loaded; a checkpoint needs it."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from landscape import store
+from landscape.cli.console import Console
+from landscape.results import Spectrum
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--ckpt-key", help='Where in a checkpoint the weights are, as in "a.b". [default: found]')
+@click.option(
+    "--trust-pickle", is_flag=True, help="Let a checkpoint run code when it is read: only for files you made."
+)
+def info(file: Path, as_json: bool, ckpt_key: str | None, trust_pickle: bool) -> None:
+    """Say what FILE holds, a result or a checkpoint."""
+    console = Console(json=as_json)
+    # A missing file, and HDF5 of others, are best explained by the room that reads results.
+    if store.is_result(file) or file.suffix.lower() in HDF5_SUFFIXES or not file.exists():
+        result = store.load(file)
+        if as_json:
+            console.json(_result(result))
+        else:
+            _show_result(console, file, result)
+        return
+    found = _checkpoint(file, ckpt_key, trust_pickle)
+    if as_json:
+        console.json(found)
+    else:
+        console.say(f"{file}: a checkpoint")
+        _show_mapping(console, found)
+
+
+def _result(result: Spectrum) -> dict[str, Any]:
+    described = [item for item in fields(result) if item.name not in ("parts", "provenance")]
+    return {
+        "kind": result.kind,
+        "version": result.version,
+        "parts": [
+            {"name": name, "n_samples": n, "n_used": used, "train_count": trained}
+            for name, n, used, trained in zip(
+                result.parts, result.n_samples, result.n_used, result.train_counts, strict=True
+            )
+        ],
+        "options": {i.name: getattr(result, i.name) for i in described if i.metadata["axes"] is None},
+        "fields": {
+            i.name: {
+                "axes": i.metadata["axes"],
+                "shape": np.shape(getattr(result, i.name)),
+                "unit": i.metadata["unit"],
+                "doc": i.metadata["doc"],
+            }
+            for i in described
+            if i.metadata["axes"] is not None and getattr(result, i.name) is not None
+        },
+        "provenance": result.provenance,
+    }
+
+
+def _show_result(console: Console, file: Path, result: Spectrum) -> None:
+    found = _result(result)
+    console.say(f"{file}: {found['kind']}, version {found['version']}, {len(found['parts'])} parts")
+    rows = [[p["name"], *(f"{p[key]:,}" for key in ("n_samples", "n_used", "train_count"))] for p in found["parts"]]
+    console.table(["part", "samples", "summed over", "in training"], rows)
+    console.say("options")
+    _show_mapping(console, found["options"])
+    console.say("provenance")
+    _show_mapping(console, found["provenance"])
+    rows = [
+        [name, " x ".join(f"{a} {n:,}" for a, n in zip(f["axes"], f["shape"], strict=True)), f["unit"], f["doc"]]
+        for name, f in found["fields"].items()
+    ]
+    console.table(["field", "axes", "unit", "what it is"], rows, align="llll")
+
+
+def _show_mapping(console: Console, values: Mapping[str, Any], indent: str = "  ") -> None:
+    width = max((len(key) for key in values), default=0)
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            console.say(f"{indent}{key}")
+            _show_mapping(console, value, indent + "  ")
+        else:
+            text = f"{value:,}" if type(value) is int else str(value) if value not in (None, "", [], {}) else "none"
+            console.say(f"{indent}{key:<{width}}  {' '.join(text.split())}")
+
+
+def _checkpoint(file: Path, key: str | None, trust_pickle: bool) -> dict[str, Any]:
+    from landscape import checkpoints  # torch: seconds that a result need not wait for
+
+    found = checkpoints.read(str(file), key=key, trust_pickle=trust_pickle)
+    running = [t.numel() for name, t in found.state.items() if name.endswith(_BUFFERS)]
+    return {
+        "sha256": found.sha256,
+        "weights_at": found.key,
+        "tensors": len(found.state),
+        "numbers": sum(t.numel() for t in found.state.values()),
+        "of_which_batch_norm_statistics": sum(running),
+        "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in found.state.values()}),
+        "prefix": _common_prefix(list(found.state)),
+        "beside_the_weights": dict(found.found),
+        "meta": dict(found.meta),
+        "notes": list(found.notes),
+    }
+
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def _common_prefix(names: list[str]) -> str:
+    """Return the modules that all names begin with, as "module."; a model that was wrapped has one."""
+    heads = [name.split(".")[:-1] for name in names]
+    common = []
+    for level in zip(*heads, strict=False):
+        if len(set(level)) > 1:
+            break
+        common.append(level[0])
+    return "".join(f"{word}." for word in common)

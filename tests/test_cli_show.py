@@ -1,0 +1,473 @@
+"""The command line as its users meet it: what it prints, where, and its exit code."""
+
+import csv
+import dataclasses
+import json
+import logging
+import subprocess
+import sys
+from importlib import metadata
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from synthetic import classes, spectrum_of
+
+from landscape import cli, interop, plots, quadrature, store
+from landscape.cli import inspect, show
+from landscape.cli.console import Console, error, strict_json
+from landscape.errors import DataError
+from landscape.jobs import Interrupted
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line; return its exit code, stdout and the lines of stderr."""
+
+    def run(*words):
+        code = cli.main([str(w) for w in words])
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "spectrum.h5"
+    store.save(path, classes(3, steps=8))
+    return path
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(name, spectrum=None, **changes):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        store.save(path, dataclasses.replace(spectrum or classes(3, steps=8), **changes))
+        return path
+
+    return save
+
+
+# The group and its error boundary.
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Let the command "fail" raise an exception."""
+
+    def arrange(exception):
+        def body():
+            raise exception
+
+        entry = metadata.EntryPoint("fail", "nowhere:command", "landscape.commands")
+        monkeypatch.setattr(cli, "_plugins", lambda: {"fail": entry})
+        monkeypatch.setattr(metadata.EntryPoint, "load", lambda self: click.Command("fail", callback=body))
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("exception", "code", "line"),
+    [
+        (DataError("class 7 has\n no samples"), 2, "landscape: error: class 7 has no samples"),
+        (KeyboardInterrupt(), 130, "landscape: error: interrupted"),
+        (Interrupted("interrupted: 3 of 9"), 130, "landscape: error: interrupted: 3 of 9"),
+        (click.UsageError("no\nsuch thing"), 2, "landscape: error: no such thing"),
+        (MemoryError("12 GiB"), 2, "landscape: error: out of memory: lower --batch-size or --cache"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 2, "landscape: error: out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "landscape: error: out of memory"),
+        (
+            EOFError("ended early"),
+            1,
+            "landscape: error: this is a fault of landscape, not yours: EOFError: ended early",
+        ),
+        (
+            ValueError("a\nb"),
+            1,
+            "landscape: error: this is a fault of landscape, not yours: ValueError: a b; `landscape -v ...` shows",
+        ),
+    ],
+)
+def test_every_error_is_one_line_on_stderr_and_an_exit_code(run, failing, exception, code, line):
+    failing(exception)
+    found, out, err = run("fail")
+    assert (found, out) == (code, "")
+    assert [text for text in err if text] == [err[-1]]  # click ends the line of ^C before it
+    assert err[-1].startswith(line)
+
+
+@pytest.mark.parametrize("words", [["-v", "fail"], ["fail", "-v"], ["fail", "--verbose"]])
+def test_verbose_shows_the_traceback_before_the_line(run, failing, words):
+    failing(ValueError("broken"))
+    code, _, err = run(*words)
+    assert code == 1
+    assert err[0].startswith("Traceback")
+    assert err[-1].startswith("landscape: error:")
+    assert not logging.getLogger("landscape").isEnabledFor(logging.INFO)  # not for the next command
+
+
+def test_verbose_shows_the_log_and_without_it_only_warnings(run, monkeypatch):
+    def body():
+        logging.getLogger("landscape.room").info("a detail")
+        logging.getLogger("landscape.room").warning("a [warning]")
+
+    monkeypatch.setitem(cli.COMMANDS, "log", ("x:y", ""))
+    monkeypatch.setattr(cli, "import_module", lambda name: type("M", (), {"y": click.Command("log", callback=body)}))
+    _, out, err = run("log")
+    assert out == ""
+    assert "a [warning]" in " ".join(err)
+    assert "a detail" not in " ".join(err)
+    assert "a detail" in " ".join(run("log", "-v")[2])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["plto"], "No such command 'plto'"),
+        (["plot"], "Missing argument 'FILE'. See landscape plot -h."),
+        (["plot", "--kind", "pie", "x.h5"], "'pie' is not one of"),
+        (["info", "--colour", "x.h5"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_one_line(run, words, line):
+    code, out, err = run(*words)
+    assert (code, out, len(err)) == (2, "", 1)
+    assert line in err[0]
+
+
+def test_a_reader_that_goes_away_is_no_error(file):
+    script = "import sys; from landscape.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = f"{sys.executable} -c '{script}' info {file} | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert found.returncode in {0, 1}
+    assert found.stderr == ""
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_names_every_command(run, words):
+    code, out, err = run(*words)
+    assert (code, err) == (0, [])
+    for name, (_, line) in cli.COMMANDS.items():
+        assert name in out
+        assert line in out
+
+
+def test_commands_of_other_packages_are_listed_without_being_loaded(run, monkeypatch):
+    entries = {"theirs": metadata.EntryPoint("theirs", "not.installed:command", "landscape.commands")}
+    monkeypatch.setattr(cli, "_plugins", lambda: entries)
+    assert "theirs" in run("-h")[1]
+    code, _, err = run("theirs")
+    assert code == 1
+    assert "ModuleNotFoundError" in err[0]
+
+
+def test_our_commands_win_over_those_of_other_packages(run, monkeypatch):
+    entries = {"plot": metadata.EntryPoint("plot", "not.installed:command", "landscape.commands")}
+    monkeypatch.setattr(cli, "_plugins", lambda: entries)
+    code, out, _ = run("plot", "-h")
+    assert code == 0
+    assert "Draw a figure" in out
+
+
+def test_version(run, monkeypatch):
+    monkeypatch.setattr(metadata, "version", {cli.PACKAGE: "1.2.3"}.__getitem__)
+    assert run("--version") == (0, "landscape 1.2.3\n", [])
+
+
+def test_help_and_what_shows_results_start_without_torch(tmp_path, file):
+    script = (
+        "import sys; from landscape.cli import main\n"
+        "f = sys.argv[1]\n"
+        "for words in (['-h'], ['plot', f], ['compare', f, f], ['export', f, '--to', 'csv'], ['info', f, '--json']):\n"
+        "    assert main(words) == 0, words\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(file)], check=True, stdout=subprocess.DEVNULL)
+
+
+# plot
+
+
+@pytest.mark.parametrize("kind", plots.KIND_FIGURES)
+def test_plot_writes_beside_the_file_and_says_where(run, file, kind):
+    code, out, err = run("plot", file, "--kind", kind)
+    path = file.with_suffix(f".{kind}.png")
+    assert (code, out, err) == (0, f"{path}\n", [])
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_offers_every_kind_of_figure():
+    (kind,) = (p for p in show.plot.params if p.name == "kind")
+    assert list(kind.type.choices) == list(plots.KIND_FIGURES)
+
+
+def test_plot_passes_its_options_on(run, file, tmp_path, monkeypatch):
+    asked = []
+    real = plots.KIND_FIGURES["density"]
+    recorded = {"density": lambda *args, **options: asked.append((args[1], options)) or real(*args, **options)}
+    monkeypatch.setattr(plots, "KIND_FIGURES", recorded)
+    out = tmp_path / "figure.svg"
+    assert run("plot", file, "--parts", "class 2, 0", "--axis", "linear", "--width", "papyan", "-o", out)[0] == 0
+    assert asked == [(["class 2", "class 0"], {"axis": "linear", "width": "papyan"})]
+    assert out.read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["-o", "figure.jpg"], "'figure.jpg': end the name in .png, .pdf or .svg"),
+        (["--parts", "cat"], "--parts: no part 'cat'; choose from class 0, class 1, class 2 or 0 to 2"),
+        (["--parts", "0,class 0"], "'class 0' is named twice in '0,class 0'"),
+        (["--kind", "summary", "--width", "1"], "--width is for --kind density"),
+        (["--width", "wide"], "--width 'wide' is neither a number nor one of"),
+    ],
+)
+def test_plot_refuses_what_does_not_fit(run, file, words, line):
+    code, out, err = run("plot", file, *words)
+    assert (code, out, len(err)) == (2, "", 1)
+    assert line in err[0]
+
+
+def test_a_part_whose_name_has_a_comma_can_be_asked_for():
+    spectrum = dataclasses.replace(classes(2, steps=3), parts=("fox, red", "1"))
+    assert show._select(spectrum, "fox, red") == ["fox, red"]
+    assert show._select(spectrum, "1") == ["1"]  # a name wins over a position
+
+
+@pytest.mark.parametrize("command", ["plot", "compare", "info", "export --to csv"])
+def test_a_missing_file_is_named(run, command):
+    code, _, err = run(*command.split(), "none.h5")
+    assert (code, err) == (2, ["landscape: error: there is no file none.h5"])
+
+
+# compare
+
+
+def test_compare_shows_each_number_with_its_error(run, save):
+    spectrum = classes(1, steps=3)
+    numbers = {
+        "lambda_max": np.array([38.1512]),
+        "lambda_max_residual": np.array([0.42]),
+        "converged": np.array([False]),
+        "trace": np.array([196.49]),
+        "trace_stderr": np.array([2.9]),
+    }
+    other = classes(2, steps=3, probes=1)
+    code, out, err = run("compare", save("ce.h5", spectrum, **numbers), save("sam.h5", other))
+    assert (code, err) == (0, [])
+    head, first, second = (
+        [cell for cell in line.split("  ") if cell]
+        for line in out.splitlines()
+        if line[:2] == "  " and line[2:3].isalpha()
+    )
+    assert [cell.strip() for cell in head] == ["part", "ce", "sam"]
+    assert first[1].strip() == "38.15 ± 0.42* / 196.5 ± 2.9"
+    assert first[2].endswith(" ± ?")
+    assert [cell.strip() for cell in second[:2]] == ["class 1", "-"]
+    assert "* lambda_max has not converged" in out
+    assert "one probe cannot tell" in out
+
+
+def test_compare_is_not_folded_in_a_pipe(run, save):
+    names = [f"a-rather-long-name-of-a-run-{i}.h5" for i in range(9)]
+    _, out, _ = run("compare", *(save(name) for name in names))
+    (head,) = (line for line in out.splitlines() if "name-of-a-run" in line)
+    assert all(name.removesuffix(".h5") in head for name in names)
+
+
+def test_compare_names_columns_by_method_stem_or_path(run, save):
+    def columns(*files):
+        return [c["name"] for c in json.loads(run("compare", *files, "--json")[1])["columns"]]
+
+    ce, sam = (save(f"{m}/s.h5", provenance={"method": m}) for m in ("ce", "sam"))
+    assert columns(ce, sam) == ["ce", "sam"]
+    a, b = save("a.h5"), save("b.h5")
+    assert columns(a, b, ce) == ["a", "b", "s"]
+    assert columns(a, a) == [str(a), str(a)]
+    assert columns(ce, save("other/s.h5")) == [str(ce), str(ce).replace("/ce/", "/other/")]
+
+
+def test_compare_notes_what_else_differs(run, save):
+    base = classes(3, steps=8)
+    a = save("a.h5", base)
+    b = save("b.h5", base, operator="ggn", n_samples=np.array([9, 8, 7]), provenance={"loss": "balanced"})
+    _, out, _ = run("compare", a, b)
+    notes = [line.removeprefix("note: the files differ in ") for line in out.splitlines() if line.startswith("note")]
+    assert notes == [
+        "operator: hessian in a; ggn in b",
+        "loss: ce in a; balanced in b",
+        "params: all trainable in a; unknown in b",
+        "split: train in a; unknown in b",
+        "samples of class 0: 5000 in a; 9 in b (and so in 2 more)",
+    ]
+    assert "note" not in run("compare", a, save("c.h5", base))[1]
+
+
+def test_compare_json_is_strict_and_complete(run, save):
+    file = save("one.h5", classes(2, steps=3, probes=1))
+    code, out, _ = run("compare", file, save("two.h5", classes(1, steps=3)), "--json")
+    found = json.loads(out, parse_constant=pytest.fail)
+    first, second = found["rows"]
+    assert code == 0
+    assert first["values"][0]["trace_stderr"] is None
+    assert first["values"][0]["lambda_max"] == store.load(file).lambda_max[0]
+    assert second["part"] == "class 1"
+    assert second["values"][1] is None
+
+
+def test_compare_latex_escapes_names(run, save):
+    file = save("a_b.h5", classes(1, steps=3), parts=("50% $_\\^~",))
+    code, out, _ = run("compare", file, "--latex")
+    assert code == 0
+    (row,) = (line for line in out.splitlines() if line.startswith("50"))
+    assert row.startswith(r"50\% \$\_\textbackslash{}\textasciicircum{}\textasciitilde{} & ")
+    assert r" $\pm$ " in row
+    assert r"a\_b" in out
+    assert run("compare", file, "--latex", "--json")[0] == 2
+
+
+def test_files_of_different_kinds_are_not_compared(run, monkeypatch):
+    surface = type("Surface", (), {"kind": "surface"})()
+    results = {"a.h5": classes(1, steps=3), "b.h5": surface}
+    monkeypatch.setattr(store, "load", lambda path: results[str(path)])
+    code, _, err = run("compare", *results)
+    assert code == 2
+    assert err == ["landscape: error: only results of one kind can be compared: a.h5 is a spectrum, b.h5 is a surface"]
+
+
+# export
+
+
+def test_export_writes_csv_json_and_pyhessians_lists(run, file):
+    spectrum = store.load(file)
+    for form, suffix in (("csv", ".csv"), ("json", ".json"), ("pyhessian", ".pyhessian.json")):
+        assert run("export", file, "--to", form) == (0, f"{file.with_suffix(suffix)}\n", [])
+    with open(file.with_suffix(".csv"), encoding="utf-8") as text:
+        rows = list(csv.DictReader(text))
+    assert [float(row["trace"]) for row in rows] == spectrum.trace.tolist()
+    assert json.loads(file.with_suffix(".json").read_text())["parts"][2]["part"] == "class 2"
+    lists = json.loads(file.with_suffix(".pyhessian.json").read_text())["class 1"]
+    nodes, weights = interop.from_pyhessian(lists["eigen_list_full"], lists["weight_list_full"])
+    expected = quadrature.nodes_and_weights(spectrum.alpha[1], spectrum.beta[1], spectrum.steps[1])
+    assert np.array_equal(nodes, expected[0])
+    assert np.array_equal(weights, expected[1])
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "pyhessian"])
+def test_export_replaces_a_file_only_when_told(run, file, tmp_path, form):
+    out = tmp_path / "out"
+    out.write_text("mine")
+    code, _, err = run("export", file, "--to", form, "-o", out)
+    assert (code, out.read_text()) == (2, "mine")
+    assert "exists: pass --overwrite" in err[0]
+    assert run("export", file, "--to", form, "-o", out, "--overwrite")[0] == 0
+    assert out.read_text() != "mine"
+    code, _, err = run("export", file, "--to", form, "-o", tmp_path / "none" / "out")
+    assert code == 2
+    assert "cannot be written: No such file" in err[0]
+
+
+# info
+
+
+def test_info_tells_what_a_result_holds(run, file):
+    code, out, err = run("info", file)
+    assert (code, err) == (0, [])
+    assert "spectrum, version 1, 3 parts" in out
+    assert "class 2" in out
+    assert "part 3 x probe 3 x step 8" in out
+    assert "all trainable" in out  # of the provenance
+
+
+def test_info_json_holds_axes_and_units(run, file):
+    found = json.loads(run("info", file, "--json")[1], parse_constant=pytest.fail)
+    assert found["fields"]["alpha"]["axes"] == ["part", "probe", "step"]
+    assert found["fields"]["alpha"]["shape"] == [3, 3, 8]
+    assert found["fields"]["trace"]["unit"] == "loss"
+    assert found["options"]["operator"] == "hessian"
+    assert found["parts"][1] == {"name": "class 1", "n_samples": 2500, "n_used": 2500, "train_count": 2500}
+    assert found["provenance"]["loss"] == "ce"
+
+
+def test_info_tells_what_a_checkpoint_holds(run, tmp_path):
+    import torch
+
+    path = tmp_path / "model.th"
+    state = {"module.fc.weight": torch.zeros(3, 4), "module.bn.running_mean": torch.zeros(5)}
+    torch.save({"state_dict": state, "best_prec1": 92.78}, path)
+    code, out, _ = run("info", path, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["weights_at"], found["prefix"]) == ("state_dict", "module.")
+    assert (found["tensors"], found["numbers"], found["of_which_batch_norm_statistics"]) == (2, 17, 5)
+    assert found["beside_the_weights"] == {"best_prec1": 92.78}
+    assert "92.78" in run("info", path)[1]
+
+
+def test_info_explains_a_file_that_is_neither(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("not a result")
+    (tmp_path / "broken.h5").write_text("not a result either")
+    for name, words in (("notes.txt", "no checkpoint"), ("broken.h5", "not an HDF5 file"), ("none.pt", "no file")):
+        code, _, err = run("info", tmp_path / name)
+        assert (code, len(err)) == (2, 1)
+        assert words in err[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [(["module.a.w", "module.b"], "module."), (["a.w", "a.b"], "a."), (["w"], ""), (["a.x.w", "b.x.w"], "")],
+)
+def test_the_prefix_is_what_all_names_begin_with(names, prefix):
+    assert inspect._common_prefix(names) == prefix
+
+
+# The console.
+
+
+def test_strict_json_has_no_nan_and_no_numpy():
+    value = {"a": np.array([1.0, np.nan]), 2: (np.int64(3), np.bool_(True)), "b": float("inf"), "c": {"d"}}
+    assert json.loads(strict_json(value)) == {"a": [1.0, None], "2": [3, True], "b": None, "c": ["d"]}
+
+
+@pytest.mark.parametrize(("options", "spoken"), [({}, True), ({"quiet": True}, False), ({"json": True}, False)])
+def test_text_is_printed_unless_quiet_or_json(capsys, options, spoken):
+    console = Console(**options)
+    console.say("result")
+    console.note("remark")
+    console.table(["name", "number"], [["[red]", "1"]])
+    out, err = capsys.readouterr()
+    assert ("result" in out) == ("[red]" in out) == ("remark" in err) == spoken
+    console.json([1])
+    assert json.loads(capsys.readouterr().out) == [1]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "options", "shown"), [(True, {}, True), (False, {}, False), (True, {"json": True}, False)]
+)
+def test_progress_is_shown_on_a_terminal_only(capsys, monkeypatch, terminal, options, shown):
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    with Console(**options).progress() as progress:
+        progress(0, 4, "truck [1]")
+        progress(1.5, 4, "frog [2]")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("frog [2]" in err and " 38%" in err) == shown
+    assert shown or err == ""
+
+
+def test_error_is_one_line(capsys):
+    error("a\n  b\tc")
+    assert capsys.readouterr().err == "landscape: error: a b c\n"
+
+
+def test_commands_also_run_inside_clicks_own_runner(file):
+    assert CliRunner().invoke(cli.root, ["info", str(file)]).exit_code == 0
+
+
+def test_a_spectrum_of_zeros_can_be_shown(run, save):
+    file = save("zero.h5", spectrum_of({"zero": np.zeros(5)}, steps=3))
+    assert run("plot", file)[0] == 0
+    assert "0 ± 0" in run("compare", file)[1]
