@@ -319,7 +319,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
         InputError: names or shapes do not match; the model is left as it was.
         NumericalError: a weight is not finite; the model is left as it was.
     """
-    own = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    own: dict[str, Tensor] = model.state_dict()
     prefix = _prefix(state, own)
     given = {name.removeprefix(prefix): t for name, t in state.items()}
     head = _head(model)
@@ -334,7 +334,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     converted = {name: _converted(name, t, own[name].dtype) for name, t in given.items()}
     changes = {(t.dtype, own[n].dtype) for n, t in given.items() if t.dtype != own[n].dtype}
     notes += sorted(f"weights converted from {old} to {new}" for old, new in changes)
-    model.load_state_dict({**model.state_dict(), **converted})
+    model.load_state_dict(converted)
     return LoadReport(prefix=prefix, notes=tuple(notes))
 
 
@@ -390,7 +390,7 @@ def _rename(given: dict[str, Tensor], own: Mapping[str, Tensor], head: _Head | N
 
 
 def _transpose(given: dict[str, Tensor], own: Mapping[str, Tensor], head: _Head | None) -> str:
-    if head is None or not head.cosine or head.key("bias") in given:
+    if head is None or not head.cosine:
         return ""
     name = head.key("weight")
     # Of a square weight the shape cannot tell: it is taken as a cosine classifier's.

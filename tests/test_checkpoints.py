@@ -101,6 +101,7 @@ def test_weights_are_found_in_each_layout_with_what_stands_beside(layout, saved)
     assert_same(found.state, prefixed("module.") if "module." in next(iter(found.state)) else STATE)
     assert (found.key, found.found, found.meta, found.path) == (key, beside, {}, str(path))
     json.dumps(found.found, allow_nan=False)
+    assert found.notes == (("the weights of 'model_ema' are an average over training",) if key == "model_ema" else ())
 
 
 def test_the_two_halves_of_a_decoupled_model_are_joined(saved):
@@ -169,6 +170,7 @@ INERT = {
     "Counter": collections.Counter("aab"),
     "array": np.arange(3),
     "array of text": np.array(["cat", "dog"]),
+    "array of bytes": np.array([b"cat", b"dog"]),
     "strided array": np.arange(6.0).reshape(2, 3)[:, ::2],
     "dtype": np.dtype("float32"),
     "dates": np.array(["2020-01-01"], dtype="datetime64[D]"),
@@ -340,7 +342,12 @@ def test_only_the_weights_themselves_are_written(tmp_path):
     flat = torch.zeros(100_000)
     checkpoints.write(tmp_path / "last.pt", {"w": flat[:10].view(2, 5).requires_grad_()}, {})
     assert (tmp_path / "last.pt").stat().st_size < 10_000
-    assert not checkpoints.read(tmp_path / "last.pt").state["w"].requires_grad
+    assert not torch.load(tmp_path / "last.pt", weights_only=True)["state_dict"]["w"].requires_grad
+
+
+def test_parameters_are_read_as_plain_tensors(saved):
+    path = saved({"state_dict": dict(nn.Linear(2, 3).named_parameters())})
+    assert not any(t.requires_grad for t in checkpoints.read(path).state.values())
 
 
 @pytest.mark.parametrize(

@@ -347,6 +347,13 @@ def test_a_second_classifier_is_not_taken(model):
     assert "2 missing (linear.weight, linear.bias), 3 unexpected (fc.weight, fc.bias, fc_aux.weight);" in message
 
 
+def test_a_classifier_that_is_there_is_not_replaced_by_another(model):
+    state = model.state_dict()
+    state["fc.weight"] = state["linear.weight"]
+    del state["linear.bias"]
+    assert "1 missing (linear.bias), 1 unexpected (fc.weight);" in refusal(model, state)
+
+
 def test_another_number_of_classes_asks_for_the_data_set(model):
     question = "the checkpoint has 64 classes in its last layer, the data set 10: is this the right --dataset?"
     other = models.build("small-resnet", 64)
@@ -381,6 +388,13 @@ def test_a_cosine_classifier_of_rows_is_transposed_and_reported():
     report = models.load_weights(model, {**state, "linear.weight": state["linear.weight"].T.contiguous()})
     assert_holds(model, state)
     assert report.notes == ("linear.weight transposed from (classes, features) to (features, classes)",)
+
+
+def test_a_square_weight_of_a_cosine_classifier_stays_as_it_is():
+    model = models.build("small-resnet", 32, cosine=True)
+    state = other_weights(model)
+    assert models.load_weights(model, state).notes == ()
+    assert_holds(model, state)
 
 
 @pytest.mark.parametrize("word", ["shortcut", "downsample"])
@@ -422,10 +436,11 @@ def test_weights_under_one_of_several_prefixes_are_pointed_out(model):
     assert "stand under 'encoder_q.': add that to --ckpt-key, as in state_dict.encoder_q" in message
 
 
-@pytest.mark.parametrize("state", [{}, {"two\nlines": torch.zeros(1)}])
+@pytest.mark.parametrize("state", [{}, {"a.two\nlines": torch.zeros(1)}])
 def test_nothing_of_the_model_is_refused_in_one_line(state, model):
     message = refusal(model, state)
     assert "missing (conv1.weight, bn1.weight, bn1.bias, ...)" in message
+    assert (r"1 unexpected (a.two\nlines)" in message) == bool(state)
     assert message.endswith("is this the right --model?")
 
 
