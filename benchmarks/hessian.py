@@ -22,6 +22,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,11 @@ def main() -> None:
         measure_memory(args)
         return
     objective = load(args, args.classes)
-    loss, accuracy = objective.evaluation.overall
-    print(f"{args.model}, {len(objective.partition)} classes of {args.per_class}, loss {loss:.3f}, accuracy {accuracy:.3f}, ", end="")
+    _, accuracy = objective.evaluation.overall
+    print(
+        f"{args.model}, {len(objective.partition)} classes of {args.per_class}, accuracy {accuracy:.3f}, ",
+        end="",
+    )
     print(f"torch {torch.__version__}, {args.threads} threads, {objective.device}")
     started = time.perf_counter()
     operator = ls.curvature(objective)
@@ -133,7 +137,8 @@ def report(title: str, seconds: dict[str, list[float]]) -> None:
     print(f"\n{title}")
     for name, values in seconds.items():
         ratios = [v / o for v, o in zip(values, seconds["landscape"], strict=True)]
-        print(f"  {name:<24}{statistics.median(values):9.3f} s   {statistics.median(ratios):6.2f} x ours   ({min(ratios):.2f} to {max(ratios):.2f})")
+        span = f"({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"  {name:<24}{statistics.median(values):9.3f} s   {statistics.median(ratios):6.2f} x ours   {span}")
 
 
 def products(args: argparse.Namespace, objective: Any, operator: Any) -> None:
@@ -158,19 +163,15 @@ def spectra(args: argparse.Namespace, objective: Any, operator: Any) -> None:
     tops = []
     for part in range(len(objective.partition)):
         found = []
-        for name, make in zip(
-            seconds,
-            (
-                lambda: ours_product(operator, part),
-                lambda: pyhessian_product(objective, part),
-                lambda: curvlinops_product(objective, part),
-            ),
-            strict=True,
-        ):
+        makers = (
+            partial(ours_product, operator),
+            *(partial(m, objective) for m in (pyhessian_product, curvlinops_product)),
+        )
+        for name, make in zip(seconds, makers, strict=True):
             run = lanczos_ours if name == "landscape" else lanczos_by_tensor
-            taken, top = clock(lambda make=make, run=run: run(make(), objective, args.steps))
-            seconds[name].append(taken)
-            found.append(top)
+            started = time.perf_counter()
+            found.append(run(make(part), objective, args.steps))
+            seconds[name].append(time.perf_counter() - started)
         tops.append(max(abs(f - found[1]) / abs(found[1]) for f in found))
     report(f"spectra, {args.steps} steps a class; top Ritz values agree to {max(tops):.1e}", seconds)
     total = {name: sum(values) for name, values in seconds.items()}
@@ -272,7 +273,7 @@ def memory(args: argparse.Namespace, objective: Any, operator: Any) -> None:
 def measure_memory(args: argparse.Namespace) -> None:
     """Run one tool on the first class and print what its peak adds."""
     objective = load(args, args.classes.split(",")[0])
-    objective.evaluation
+    _ = objective.evaluation
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if args.alone == "landscape":
         ls.spectrum(objective, steps=100, probes=1)

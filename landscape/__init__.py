@@ -37,7 +37,7 @@ _WHERE = {
     "NumericalError": "landscape.errors",
 }
 
-__all__ = [*sorted(_WHERE), "plots"]
+__all__ = sorted([*_WHERE, "plots"])
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from landscape.results import R, concatenate
 from landscape.store import Journal
 
 Progress: TypeAlias = Callable[[float, int, str], None]
-"""Called with the number of finished units and shares of one, the number of all, and the unit in work ("" at the end)."""
+"""Called with how many units are done, shares included, how many there are, and the one in work ("" at the end)."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -6,7 +6,7 @@ The first runs once, the second once per batch, and only the third runs at every
 (a tangent pass forwards and backwards) instead of the 9 and more of double backward.
 
 While tracing, batch norm in eval mode is folded into the convolution or linear map before it. It is a fixed affine map,
-z -> (z - mean) * gamma / s + beta with s = sqrt(var + eps), so W' = W * gamma / s and b' = (b - mean) * gamma / s + beta
+z -> (z - mean) * gamma / s + beta with s = sqrt(var + eps), so W' = W gamma / s and b' = (b - mean) gamma / s + beta
 give the same function of the same parameters, and the Hessian stays that of W, gamma and beta.
 """
 

@@ -179,5 +179,6 @@ def _model(
         "checkpoint_key": found.key,
         "checkpoint_prefix": report.prefix,
         "checkpoint_found": dict(found.found),
+        "checkpoint_notes": [*found.notes, *report.notes],
         "method": meta.get("method"),
     }

@@ -4,14 +4,14 @@ With l_i the loss of sample i, z_i(theta) its logits, J_i their Jacobian and n t
 
     hessian            H = 1/n sum  d^2 l_i / d theta^2
     ggn                G = 1/n sum  J_i^T (d^2 l_i / d z^2) J_i
-    fisher             F = 1/n sum  J_i^T (diag(p_i) - p_i p_i^T) J_i,  p_i = softmax(z_i): labels as the model draws them
+    fisher             F = 1/n sum  J_i^T (diag(p_i) - p_i p_i^T) J_i,  p_i = softmax(z_i): labels drawn from it
     empirical-fisher   E = 1/n sum  g_i g_i^T,   g_i = d l_i / d theta:  labels as they are
 
 For the cross-entropy G = F. Weight decay adds its multiple of the identity to H, G and F. Sources: Martens 2020, "New
 insights and perspectives on the natural gradient method"; Kunstner et al. 2019 on the empirical Fisher's limits.
 
 Two ways to one product: plain reverse mode (any model; the reference), and a traced, linearised graph whose parts that
-do not depend on the vector are kept (linearize.py). The second is compared with the first on one batch before it is used.
+do not depend on the vector are kept (linearize.py). The second is compared with the first on one batch before use.
 """
 
 import logging
@@ -190,12 +190,14 @@ def _product(objective: Objective, kind: str) -> Callable[[Tensors, Tensor, Tens
         def outputs(t: Tensors) -> Tensor:
             return _outputs(objective, kind, t, inputs, labels)
 
-        value, tangent = jvp(outputs, (theta,), (v,))
-        if kind == "ggn":
-            tangent = jvp(grad(lambda z: objective.loss(z, labels).sum()), (value,), (tangent,))[1]
-        else:
-            tangent = _middle(kind, value, tangent)
-        pulled: Tensors = vjp(outputs, theta)[1](tangent)[0]
+        def summed(z: Tensor) -> Tensor:
+            return objective.loss(z, labels).sum()
+
+        value: Tensor
+        tangent: Tensor
+        value, tangent = jvp(outputs, (theta,), (v,))[:2]
+        middle = jvp(grad(summed), (value,), (tangent,))[1] if kind == "ggn" else _middle(kind, value, tangent)
+        pulled: Tensors = vjp(outputs, theta)[1](middle)[0]
         return pulled
 
     return hessian_product if kind == "hessian" else factored_product
@@ -230,7 +232,7 @@ def _reverse(objective: Objective, kind: str, batch: tuple[Tensor, Tensor], tang
             (tangent,) = _pull(pulled, (probe,), v)
             if kind == "ggn":
                 z = value.detach().requires_grad_()
-                ((tangent,),) = _second(objective.loss(z, labels), (z,), [(tangent,)])
+                tangent = _second(objective.loss(z, labels), (z,), [(tangent,)])[0][0]
             else:
                 tangent = _middle(kind, value.detach(), tangent)
             products.append(_pull(value, theta, tangent))
@@ -301,14 +303,17 @@ def _traced(objective: Objective, kind: str, *, required: bool) -> _Traced | Non
             v = objective.layout.tensors(flat / flat.norm())
             ours = objective.layout.flat(linearized.product(residuals, v))
     except NotTraceableError as error:
-        return _refuse(f"the model cannot be traced ({error})", required)
+        _refuse(f"the model cannot be traced ({error})", required)
+        return None
     except RuntimeError as error:
-        return _refuse(f"the traced product fails ({str(error).splitlines()[0]})", required)
+        _refuse(f"the traced product fails ({str(error).splitlines()[0]})", required)
+        return None
     reference = objective.layout.flat(_reverse(objective, kind, batch, [v])[0])
     error_norm, norm = (ours - reference).norm().item(), reference.norm().item()
     # Rounding of float32 flips the sign of an activation now and then, which is worth 1e-4 of a product.
     if error_norm > (1e-3 if objective.dtype == torch.float32 else 1e-9) * norm:
-        return _refuse(f"the traced product is off by {error_norm:.3g} of {norm:.3g}", required)
+        _refuse(f"the traced product is off by {error_norm:.3g} of {norm:.3g}", required)
+        return None
     return _Traced(linearized, n_bytes(residuals) / len(batch[1]))
 
 

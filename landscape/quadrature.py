@@ -76,7 +76,8 @@ def negative_mass(nodes: np.ndarray, weights: np.ndarray, tol: float) -> np.ndar
         One share per probe, (K,).
     """
     threshold = -tol * np.nanmax(np.abs(nodes), axis=1, keepdims=True)
-    return np.nansum(np.where(nodes < threshold, weights, 0.0), axis=1)
+    mass: np.ndarray = np.nansum(np.where(nodes < threshold, weights, 0.0), axis=1)
+    return mass
 
 
 def negative_curvature(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -91,7 +92,8 @@ def negative_curvature(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     size = np.nansum(weights * np.abs(nodes), axis=1)
     below = np.nansum(weights * np.maximum(-nodes, 0.0), axis=1)
-    return np.divide(below, size, out=np.full(len(size), np.nan), where=size > 0)
+    share: np.ndarray = np.divide(below, size, out=np.full(len(size), np.nan), where=size > 0)
+    return share
 
 
 def mean_and_stderr(samples: np.ndarray) -> tuple[float, float]:
@@ -102,12 +104,14 @@ def mean_and_stderr(samples: np.ndarray) -> tuple[float, float]:
 
 def symlog(x: np.ndarray, linear: float = 1.0) -> np.ndarray:
     """Map x to sign(x) log10(1 + |x| / linear): linear near zero, logarithmic beyond +-`linear`."""
-    return np.sign(x) * np.log10(1 + np.abs(x) / linear)
+    u: np.ndarray = np.sign(x) * np.log10(1 + np.abs(x) / linear)
+    return u
 
 
 def symlog_inverse(u: np.ndarray, linear: float = 1.0) -> np.ndarray:
     """Undo `symlog`."""
-    return np.sign(u) * linear * (10 ** np.abs(u) - 1)
+    x: np.ndarray = np.sign(u) * linear * (10 ** np.abs(u) - 1)
+    return x
 
 
 WIDTHS: Mapping[str, str] = {
@@ -164,14 +168,16 @@ class Density:
     @property
     def mean(self) -> np.ndarray:
         """Mean over the probes, (G,)."""
-        return self.curves.mean(axis=0)
+        mean: np.ndarray = self.curves.mean(axis=0)
+        return mean
 
     @property
     def spread(self) -> np.ndarray:
         """Standard deviation over the probes, (G,); nan for one probe."""
         if len(self.curves) == 1:
             return np.full(self.curves.shape[1], np.nan)
-        return self.curves.std(axis=0, ddof=1)
+        spread: np.ndarray = self.curves.std(axis=0, ddof=1)
+        return spread
 
 
 def density(

@@ -6,8 +6,8 @@ hold nearly all of |H|_F. So they are deflated: with Q the Ritz vectors of *anot
     t(z) = trace(Q^T H Q) + z'^T H z',   z' = z - Q Q^T z
 
 is unbiased whether or not Q has converged and whatever the multiplicities, and its variance is that of the rest of the
-spectrum. Both terms follow from H Q = Q T + beta v e^T without another product. (Hutch++, Meyer et al. 2021; exchangeable
-estimates, Epperly, Tropp and Webber 2024.)
+spectrum. Both terms follow from H Q = Q T + beta v e^T without another product. (Hutch++, Meyer et al. 2021;
+exchangeable estimates, Epperly, Tropp and Webber 2024.)
 """
 
 import logging
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -220,14 +221,23 @@ def _runs(operator: Operator, options: Options, report: Callable[[float], None])
     eps = torch.finfo(operator.dtype).eps
 
     def unconverged(runs: Tridiagonal) -> bool:
-        tops = [quadrature.ritz(a, b, int(m), eps) for a, b, m in zip(runs.alpha[0], runs.beta[0], runs.steps[0])]
+        tops = [
+            quadrature.ritz(a, b, int(m), eps)
+            for a, b, m in zip(runs.alpha[0], runs.beta[0], runs.steps[0], strict=True)
+        ]
         return any(t.residuals[-1] > (options.tol or 0) * abs(t.values[-1]) for t in tops)
 
     # Where all that does not depend on the vector is kept, probes gain nothing from advancing together, and one
     # basis at a time takes less memory.
     block = 1 if operator.cached else options.probes
-    alphas, betas, steps, norms, solved, deflations = [], [], [], [], [], []
+    alphas, betas, steps, norms = [], [], [], []
+    solved: list[Ritz] = []
+    deflations: list[_Deflation] = []
     best, columns, extremes = -1, list[int](), torch.empty(0)
+
+    def advance(begin: int, step: int) -> None:
+        report(min(0.99, (begin + block * step / max(step, options.steps)) / options.probes))
+
     for begin in range(0, options.probes, block):
         numbers = range(begin, min(begin + block, options.probes))
         runs = lanczos(
@@ -236,9 +246,7 @@ def _runs(operator: Operator, options: Options, report: Callable[[float], None])
             options.steps,
             more=unconverged if options.tol is not None else None,
             max_steps=(options.max_steps or 4 * options.steps) if options.tol is not None else None,
-            progress=lambda step, begin=begin: report(
-                min(0.99, (begin + block * step / max(step, options.steps)) / options.probes)
-            ),
+            progress=partial(advance, begin),
         )
         for k in range(len(numbers)):
             taken = int(runs.steps[0, k])
@@ -300,10 +308,8 @@ def _deflation(runs: Tridiagonal, k: int, solved: Ritz) -> _Deflation:
 
 
 def _trace_samples(samples: list[float], draw: Callable[[int], float], tol: float) -> list[float]:
-    """Add samples until their number, fixed by a pilot's spread, suffices for the standard error that is asked.
-
-    Stopping when the running error happens to be small would make it too small on average; Stein's two stages do not.
-    """
+    """Add as many samples as a pilot's spread says that the standard error needs."""
+    # Stopping when the running error happens to be small makes it too small on average; Stein's two stages do not.
     pilot = samples + [draw(n) for n in range(max(0, PILOT - len(samples)))]
     drawn = len(pilot) - len(samples)
     spread, mean = np.std(pilot, ddof=1), abs(np.mean(pilot))

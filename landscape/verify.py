@@ -17,14 +17,14 @@ from landscape.objective import Objective, differentiable_attention
 class PyHessianResult:
     """What PyHessian's eigenvalues() and trace() return for one part, with their defaults."""
 
-    lambda_max: float
+    top: float  # the eigenvalue of largest magnitude, which may be lambda_min
     trace: float  # mean of its probes
     trace_stderr: float  # of that mean; PyHessian itself reports none
     n_probes: int  # it stops when its running mean happens to move by less than 0.1 %
 
 
 def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianResult:
-    """Run PyHessian's top eigenvalue (power iteration) and trace (Hutchinson) on one part.
+    """Run PyHessian's top eigenvalue (by power iteration) and trace (Hutchinson) on one part.
 
     Args:
         objective: model, loss and data in parts; weight decay must be 0, PyHessian knows none.
@@ -58,9 +58,9 @@ def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianRes
         computation = hessian(model, criterion, dataloader=batches, cuda=bool(cuda))
         values, _ = computation.eigenvalues()
         samples = np.array(computation.trace())
-    error = samples.std(ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.nan
+    spread = samples.std(ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.nan
     return PyHessianResult(
-        lambda_max=float(values[0]), trace=float(samples.mean()), trace_stderr=float(error), n_probes=len(samples)
+        top=float(values[0]), trace=float(samples.mean()), trace_stderr=float(spread), n_probes=len(samples)
     )
 
 

@@ -1,4 +1,4 @@
-"""Tiny problems with everything that goes wrong elsewhere: ragged last batches, a class of one sample, and an empty one."""
+"""Tiny problems with what goes wrong elsewhere: ragged last batches, a class of one sample, many kinds of layers."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -89,7 +89,14 @@ class Case:
             inputs = torch.randn((len(labels), 2, 3, 3), generator=generator, dtype=torch.float64)
         samples = datasets.from_dataset((inputs, labels), name="case")
         return Objective.build(
-            model, samples, loss=self.loss, partition=partition, dtype=dtype, batch_size=batch_size, device="cpu", **options
+            model,
+            samples,
+            loss=self.loss,
+            partition=partition,
+            dtype=dtype,
+            batch_size=batch_size,
+            device="cpu",
+            **options,
         )
 
 

@@ -32,7 +32,9 @@ def dense(objective, part, kind="hessian"):
         return g.T @ g / len(y)
     J = jacrev(outputs)(point)  # (n, C, D)
     if kind == "ggn":
-        middle = torch.stack([hessian(lambda a: objective.loss(a[None], t[None])[0])(row) for row, t in zip(z, y)])
+        middle = torch.stack([
+            hessian(lambda a, t=t: objective.loss(a[None], t[None])[0])(row) for row, t in zip(z, y, strict=True)
+        ])
     else:
         p = z.softmax(1)
         middle = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]

@@ -64,7 +64,9 @@ def test_the_true_fisher_is_the_gauss_newton_matrix_of_the_cross_entropy_and_not
     same, other = CASES["mlp-tanh"].objective(), CASES["smoothed"].objective()
     assert relative(columns(curvature(same, "fisher")), columns(curvature(same, "ggn"))) < 1e-12
     assert relative(columns(curvature(same, "fisher")), columns(curvature(same, "empirical-fisher"))) > 0.1
-    assert relative(columns(curvature(other, "fisher")), columns(curvature(other, "ggn"))) < 1e-9  # smoothing is linear in z
+    assert (
+        relative(columns(curvature(other, "fisher")), columns(curvature(other, "ggn"))) < 1e-9
+    )  # smoothing is linear in z
 
 
 @pytest.mark.parametrize("backend", ["reverse", "linearized"])
@@ -157,7 +159,7 @@ class OneDerivative(torch.autograd.Function):
 
 def test_a_loss_without_a_second_derivative_is_refused_in_a_line():
     objective = Case(lambda: mlp(nn.Tanh()), loss=lambda z, y: OneDerivative.apply(z)).objective()
-    with pytest.raises(NumericalError, match="second derivative.*empirical-fisher"):
+    with pytest.raises(NumericalError, match=r"second derivative.*empirical-fisher"):
         curvature(objective).matvec(torch.ones(3, 1, objective.layout.size, dtype=torch.float64))
 
 

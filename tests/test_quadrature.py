@@ -20,7 +20,9 @@ def test_quadrature_is_exact_for_polynomials_up_to_degree_2m_minus_1():
     m = 4  # the first m steps of the same run
     found = quadrature.ritz(alpha[0], beta[0], m)
     for degree in range(2 * m):
-        assert found.weights @ found.values**degree == pytest.approx(np.linalg.matrix_power(full, degree)[0, 0], rel=1e-10)
+        assert found.weights @ found.values**degree == pytest.approx(
+            np.linalg.matrix_power(full, degree)[0, 0], rel=1e-10
+        )
     assert found.weights @ found.values ** (2 * m) != pytest.approx(np.linalg.matrix_power(full, 2 * m)[0, 0], rel=1e-6)
 
 
@@ -56,7 +58,9 @@ def test_pyhessian_width_is_a_variance_and_its_grid_gives_its_curve():
     low, high = nodes.min() - 0.01, nodes.max() + 0.01
     grid = np.linspace(low, high, 10000)
     variance = 1e-5 * max(1, high - low)
-    theirs = (weights[0] * np.exp(-((grid[:, None] - nodes[0]) ** 2) / (2 * variance))).sum(1) / np.sqrt(2 * np.pi * variance)
+    theirs = (weights[0] * np.exp(-((grid[:, None] - nodes[0]) ** 2) / (2 * variance))).sum(1) / np.sqrt(
+        2 * np.pi * variance
+    )
     theirs /= theirs.sum() * (grid[1] - grid[0])
     ours = quadrature.density(nodes, weights, width="pyhessian", grid=grid)
     # Their range includes the margin of 0.01 on each side: 0.02 of about 5 in the variance.
@@ -90,7 +94,12 @@ def test_negative_mass_and_curvature_by_hand():
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"axis": "log"}, "--axis"), ({"width": "wide"}, "--width 'wide'"), ({"width": 0}, "positive"), ({"width": np.nan}, "positive")],
+    [
+        ({"axis": "log"}, "--axis"),
+        ({"width": "wide"}, "--width 'wide'"),
+        ({"width": 0}, "positive"),
+        ({"width": np.nan}, "positive"),
+    ],
 )
 def test_bad_options_are_named(options, words):
     with pytest.raises(InputError, match=words):

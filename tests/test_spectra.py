@@ -48,7 +48,10 @@ def test_density_moments_are_the_moments_of_the_eigenvalues():
 
 
 def test_a_float32_run_gives_the_float64_numbers():
-    both = [ls.spectrum(CASES["residual-gelu"].objective(dtype=d), steps=20, probes=2) for d in (torch.float32, torch.float64)]
+    both = [
+        ls.spectrum(CASES["residual-gelu"].objective(dtype=d), steps=20, probes=2)
+        for d in (torch.float32, torch.float64)
+    ]
     for name in ("lambda_max", "lambda_min", "trace"):
         a, b = (getattr(s, name) for s in both)
         assert np.allclose(a, b, rtol=1e-4, atol=1e-4 * both[1].lambda_max)

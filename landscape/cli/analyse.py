@@ -59,6 +59,9 @@ def hessian(
     """Eigenvalue densities of the loss curvature, with lambda_max and trace, per part of the data.
 
     landscape hessian --ckpt run/last.pt --per-class
+
+    Raises:
+        InputError: options that are unknown or contradict each other.
     """
     if verify_with not in (None, "pyhessian"):
         raise InputError(f"--verify {verify_with!r} is unknown: there is only pyhessian")
@@ -95,15 +98,20 @@ SPECTRUM_NAMES = [
 ]  # fmt: skip
 
 
+DOCUMENT_NAMES = [
+    "n_samples", "n_used", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
+    "lambda_min_residual", "trace", "trace_stderr", "negative_mass", "negative_curvature", "saddle_ratio",
+    "truncation_error",
+]  # fmt: skip
+
+
 def _introduce(console: Console, objective: Objective) -> None:
     """Say what was loaded and how well it does, so that a wrongly loaded model is seen at once."""
     samples, source, found = objective.samples, objective.source, objective.evaluation
     loss, accuracy = found.overall
-    normalised = (
-        ""
-        if samples.mean is None or samples.std is None
-        else f", normalised {_tuple(samples.mean)} / {_tuple(samples.std)}"
-    )
+    normalised = ""
+    if samples.mean is not None and samples.std is not None:
+        normalised = f", normalised {_tuple(samples.mean)} / {_tuple(samples.std)}"
     console.note(
         f"{source.get('model')} on {samples.name}, {samples.split} split, {int(found.counts.sum()):,} samples in "
         f"{len(found.parts)} parts{normalised}"
@@ -160,20 +168,21 @@ def _verify(console: Console, objective: Objective, found: Spectrum) -> list[dic
     checks, rows = [], []
     for p, part in enumerate(found.parts):
         theirs = verify.pyhessian(objective, part, seed=found.provenance["options"]["seed"])
-        ours = {"lambda_max": float(found.lambda_max[p]), "trace": float(found.trace[p])}
+        # Power iteration finds the eigenvalue of largest magnitude, whichever end it is at.
+        ours = {"top": float(max(found.lambda_max[p], found.lambda_min[p], key=abs)), "trace": float(found.trace[p])}
         checks.append({"part": part, "ours": ours, "pyhessian": vars(theirs)})
         error = np.hypot(theirs.trace_stderr, found.trace_stderr[p])
         rows.append([
             part,
-            f"{ours['lambda_max']:.5g}",
-            f"{theirs.lambda_max:.5g}",
-            f"{theirs.lambda_max - ours['lambda_max']:+.2g}",
+            f"{ours['top']:.5g}",
+            f"{theirs.top:.5g}",
+            f"{theirs.top - ours['top']:+.2g}",
             f"{ours['trace']:.5g} ± {_error(found.trace_stderr[p])}",
             f"{theirs.trace:.5g} ± {_error(theirs.trace_stderr)} ({theirs.n_probes} probes)",
             f"{theirs.trace - ours['trace']:+.2g} ({abs(theirs.trace - ours['trace']) / error:.1f} s.e.)",
         ])
     console.table(
-        ["part", "lambda_max", "PyHessian", "difference", "trace", "PyHessian", "difference"],
+        ["part", "top eigenvalue", "PyHessian", "difference", "trace", "PyHessian", "difference"],
         rows,
         title="PyHessian's own eigenvalues() and trace() on the same samples",
     )
@@ -181,7 +190,5 @@ def _verify(console: Console, objective: Objective, found: Spectrum) -> list[dic
 
 
 def _document(found: Spectrum, path: Path, checks: list[dict[str, Any]] | None) -> dict[str, Any]:
-    names = ("n_samples", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
-             "lambda_min_residual", "trace", "trace_stderr", "negative_mass", "negative_curvature", "saddle_ratio")  # fmt: skip
-    parts = [{"part": part} | {n: getattr(found, n)[p] for n in names} for p, part in enumerate(found.parts)]
+    parts = [{"part": part} | {n: getattr(found, n)[p] for n in DOCUMENT_NAMES} for p, part in enumerate(found.parts)]
     return {"result": str(path), "operator": found.operator, "parameters": found.size, "parts": parts, "verify": checks}
