@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from landscape import checkpoints, datasets, models
+from landscape import checkpoints, datasets, models, weights
 from landscape.checkpoints import Checkpoint
 from landscape.datasets import Samples
 from landscape.errors import InputError
@@ -171,7 +171,7 @@ def _model(
         return network, {"model": label, "checkpoint": None}
     if isinstance(name, nn.Module):
         network = copy.deepcopy(network)
-    report = models.load_weights(network, found.state)
+    report = weights.load_weights(network, found.state)
     return network, {
         "model": label,
         "checkpoint": found.path,

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from landscape import models
+from landscape import models, weights
 from landscape.errors import InputError, NumericalError
 from landscape.models import NormedLinear
 
@@ -50,7 +50,7 @@ def refusal(model, state, kind=InputError):
     """The message; checks that the model is as it was."""
     before = copy_of(model)
     with pytest.raises(kind) as caught:
-        models.load_weights(model, state)
+        weights.load_weights(model, state)
     assert "\n" not in str(caught.value)
     assert_holds(model, before)
     return str(caught.value)
@@ -280,28 +280,28 @@ def test_taking_the_logits_can_be_traced():
 )
 def test_weights_fit_under_any_prefix_common_to_all(prefix, model):
     state = other_weights(model)
-    report = models.load_weights(model, {prefix + name: t for name, t in state.items()})
+    report = weights.load_weights(model, {prefix + name: t for name, t in state.items()})
     assert_holds(model, state)
-    assert report == models.LoadReport(prefix=prefix, notes=())
+    assert report == weights.LoadReport(prefix=prefix, notes=())
 
 
 def test_a_prefix_that_is_the_models_own_stays():
     model = nn.Sequential(collections.OrderedDict(module=nn.Linear(2, 3)))
     state = other_weights(model)
-    assert models.load_weights(model, state).prefix == ""
-    assert models.load_weights(model, {f"module.{n}": t for n, t in state.items()}).prefix == "module."
+    assert weights.load_weights(model, state).prefix == ""
+    assert weights.load_weights(model, {f"module.{n}": t for n, t in state.items()}).prefix == "module."
     assert_holds(model, state)
 
 
 def test_a_bare_layer_is_a_model_too():
     model, other = nn.Linear(2, 3), nn.Linear(2, 4)
-    models.load_weights(model, {f"fc.{n}": t for n, t in other_weights(model).items()})
+    weights.load_weights(model, {f"fc.{n}": t for n, t in other_weights(model).items()})
     assert "the checkpoint has 4 classes in its last layer, the data set 3" in refusal(model, other.state_dict())
 
 
 def test_counts_of_batches_may_be_missing(model):
     state = {n: t for n, t in other_weights(model).items() if not n.endswith("num_batches_tracked")}
-    models.load_weights(model, state)
+    weights.load_weights(model, state)
     assert torch.equal(model.bn1.weight, state["bn1.weight"])
     assert model.bn1.num_batches_tracked == 0
 
@@ -309,7 +309,7 @@ def test_counts_of_batches_may_be_missing(model):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_other_precision_are_converted_and_reported(dtype, model):
     state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in other_weights(model).items()}
-    report = models.load_weights(model, state)
+    report = weights.load_weights(model, state)
     assert report.notes == (f"weights converted from {dtype} to torch.float32",)
     assert_holds(model, state)
 
@@ -335,7 +335,7 @@ def test_integers_are_no_weights():
 
 def test_a_classifier_of_another_name_is_taken_and_reported(model):
     state = other_weights(model)
-    report = models.load_weights(model, renamed(state, "linear.", "head.fc."))
+    report = weights.load_weights(model, renamed(state, "linear.", "head.fc."))
     assert_holds(model, state)
     assert report.notes == ("classifier 'head.fc' of the checkpoint taken as 'linear'",)
 
@@ -385,7 +385,7 @@ def test_a_linear_classifier_with_a_bias_is_not_taken_for_a_cosine_classifier(mo
 def test_a_cosine_classifier_of_rows_is_transposed_and_reported():
     model = models.build("small-resnet", 10, cosine=True)
     state = other_weights(model)
-    report = models.load_weights(model, {**state, "linear.weight": state["linear.weight"].T.contiguous()})
+    report = weights.load_weights(model, {**state, "linear.weight": state["linear.weight"].T.contiguous()})
     assert_holds(model, state)
     assert report.notes == ("linear.weight transposed from (classes, features) to (features, classes)",)
 
@@ -393,7 +393,7 @@ def test_a_cosine_classifier_of_rows_is_transposed_and_reported():
 def test_a_square_weight_of_a_cosine_classifier_stays_as_it_is():
     model = models.build("small-resnet", 32, cosine=True)
     state = other_weights(model)
-    assert models.load_weights(model, state).notes == ()
+    assert weights.load_weights(model, state).notes == ()
     assert_holds(model, state)
 
 
@@ -447,7 +447,7 @@ def test_nothing_of_the_model_is_refused_in_one_line(state, model):
 def test_the_checkpoint_is_copied_not_shared(model):
     state = other_weights(model)
     before = {n: t.clone() for n, t in state.items()}
-    models.load_weights(model, state)
+    weights.load_weights(model, state)
     with torch.no_grad():
         model.conv1.weight.zero_()
     assert all(torch.equal(state[n], before[n]) for n in state)
@@ -459,7 +459,7 @@ def test_the_public_resnet32_fits():
         pytest.skip("LANDSCAPE_TEST_DATA is unset: no public checkpoint to load")
     content = torch.load(Path(root) / "checkpoints" / "resnet32-d509ac18.th", weights_only=True, map_location="cpu")
     model = models.build("resnet32", 10)
-    assert models.load_weights(model, content["state_dict"]) == models.LoadReport(prefix="module.", notes=())
+    assert weights.load_weights(model, content["state_dict"]) == weights.LoadReport(prefix="module.", notes=())
     assert torch.equal(model.linear.weight, content["state_dict"]["module.linear.weight"])
     assert "layer1 has 5 blocks in the checkpoint, 3" in refusal(models.build("resnet20", 10), content["state_dict"])
     assert isinstance(models.build("resnet32", 10, cosine=True).linear, NormedLinear)
