@@ -24,7 +24,7 @@ from trainers import loop
 from trainers.loop import History
 
 
-@click.group()
+@click.group(no_args_is_help=False)  # else the one line of its error would be the whole help
 def train() -> None:
     """Train a network and write a checkpoint that every analysis reads without further options."""
 
