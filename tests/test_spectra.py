@@ -18,7 +18,7 @@ def exact_eigenvalues(objective, part):
     return torch.linalg.eigvalsh(dense(objective, part)).numpy()
 
 
-@pytest.mark.parametrize("name", ["mlp-tanh", "residual-relu"])
+@pytest.mark.parametrize("name", ["mlp-tanh", "mlp-norm"])
 def test_as_many_steps_as_parameters_give_the_exact_spectrum(name):
     objective = CASES[name].objective()
     size = objective.layout.size
@@ -36,9 +36,9 @@ def test_as_many_steps_as_parameters_give_the_exact_spectrum(name):
 
 def test_density_moments_are_the_moments_of_the_eigenvalues():
     """Mean over K probes of D * sum w t^p estimates trace(H^p); for signs its variance is at most 2 |H^p|_F^2."""
-    objective = CASES["residual-gelu"].objective(partition="all")
+    objective = CASES["mlp-tanh"].objective(partition="all", batch_size=8)
     exact = exact_eigenvalues(objective, 0)
-    probes = 200
+    probes = 100
     found = ls.spectrum(objective, steps=8, probes=probes)
     nodes, weights = ls.nodes_and_weights(found.alpha[0], found.beta[0], found.steps[0])
     for power in (1, 2, 3, 4):
@@ -78,8 +78,8 @@ def runs_of(values, *, probes, steps, seed, trace_tol=None):
     q, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))
     symmetric = (q * torch.as_tensor(values)) @ q.T
     options = spectra.Options(
-        operator="hessian", steps=steps, probes=probes, seed=seed, distribution="rademacher", top=1, vectors=0, tol=None,
-        max_steps=None, trace_tol=trace_tol, negative_tol=1e-3, residual_mass=None,
+        operator="hessian", steps=steps, probes=probes, seed=seed, distribution="rademacher", top=1, vectors=0,
+        tol=None, max_steps=None, trace_tol=trace_tol, negative_tol=1e-3, residual_mass=None,
     )  # fmt: skip
     return spectra._runs(matrix(symmetric[None]), options, lambda share: None)
 
@@ -163,7 +163,7 @@ def test_a_zero_hessian_has_a_spectrum_of_zeros():
 
 def test_negative_curvature_and_saddle_ratio_agree_with_the_eigenvalues():
     objective = CASES["mlp-tanh"].objective()
-    found = ls.spectrum(objective, steps=objective.layout.size, probes=64)
+    found = ls.spectrum(objective, steps=40, probes=24)
     for part in range(3):
         exact = exact_eigenvalues(objective, part)
         ratio = abs(exact[0] / exact[-1])
@@ -269,8 +269,8 @@ def test_lambda_max_and_trace_match_pyhessian():
     found = ls.spectrum(objective, steps=40, probes=4)
     for p, part in enumerate(found.parts):
         theirs = verify.pyhessian(objective, part, seed=0)
-        # Power iteration stops at a relative change of 1e-3 a step: that is no bound on its error, 2 % is generous.
-        assert theirs.lambda_max == pytest.approx(found.lambda_max[p], rel=0.02)
+        # It finds the largest magnitude and stops at a relative change of 1e-3 a step, which bounds no error.
+        assert theirs.top == pytest.approx(max(found.lambda_max[p], found.lambda_min[p], key=abs), rel=0.02)
         error = np.hypot(theirs.trace_stderr, found.trace_stderr[p])
         assert abs(theirs.trace - found.trace[p]) < 6 * error
 
