@@ -126,6 +126,9 @@ class Objective:
         _refuse_empty(parts, samples)
         varying = layout(model, params)
         own = copy.deepcopy(model).eval().to(place, dtype).requires_grad_(False)
+        fingerprint = samples.fingerprint
+        if samples.inputs is not None:
+            samples = replace(samples, inputs=samples.inputs.to(place))
         tensors: dict[str, Tensor] = {**dict(own.named_parameters()), **dict(own.named_buffers())}
         objective = cls(
             model=own,
@@ -141,7 +144,7 @@ class Objective:
             logits_index=logits_index,
             source={
                 "data": dict(samples.options),
-                "data_sha256": samples.fingerprint,
+                "data_sha256": fingerprint,
                 "split": samples.split,
                 "normalisation": [samples.mean, samples.std],
                 **(source or {}),
@@ -167,18 +170,27 @@ class Objective:
             raise InputError(f"no part {name!r}; there are {', '.join(self.partition.names)}")
         return self.partition.names.index(name)
 
-    def batches(self, part: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the samples of a part in their fixed order.
+    def n_batches(self, part: int) -> int:
+        """Return the number of batches that a part is summed over in."""
+        return -(-len(self.members[part]) // self.batch_size)
+
+    def batch(self, part: int, number: int) -> tuple[Tensor, Tensor]:
+        """Return some samples of a part; batch after batch they are all of it, in a fixed order.
 
         Args:
             part: position of the part.
+            number: which batch.
 
-        Yields:
+        Returns:
             Inputs and labels of at most `batch_size` samples on the device; the last batch may be shorter.
         """
-        index = self.members[part]
-        for begin in range(0, len(index), self.batch_size):
-            yield self.samples.batch(index[begin : begin + self.batch_size], self.device, self.dtype)
+        begin = number * self.batch_size
+        return self.samples.batch(self.members[part][begin : begin + self.batch_size], self.device, self.dtype)
+
+    def batches(self, part: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all batches of a part."""
+        for number in range(self.n_batches(part)):
+            yield self.batch(part, number)
 
     def logits(self, theta: Sequence[Tensor], inputs: Tensor) -> Tensor:
         """Evaluate the model at a point.

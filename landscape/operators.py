@@ -127,11 +127,11 @@ def _operator(
     cache: dict[tuple[int, int], tuple[object, ...]] = {}
     used = 0
 
-    def residuals(part: int, number: int, batch: tuple[Tensor, Tensor], graph: Linearized) -> Sequence[object]:
+    def residuals(part: int, number: int, graph: Linearized) -> Sequence[object]:
         nonlocal used
         if (part, number) in cache:
             return cache[part, number]
-        found = graph.residuals(*batch)
+        found = graph.residuals(*objective.batch(part, number))
         size = n_bytes(found)
         if used + size <= cache_bytes:
             used += size
@@ -147,11 +147,11 @@ def _operator(
         out = torch.zeros_like(V)
         for row, part in enumerate(parts):
             tangents = [layout.tensors(v) for v in V[row]]
-            for number, batch in enumerate(objective.batches(part)):
+            for number in range(objective.n_batches(part)):
                 if traced is None:
-                    products = _reverse(objective, kind, batch, tangents)
+                    products = _reverse(objective, kind, objective.batch(part, number), tangents)
                 else:
-                    kept = residuals(part, number, batch, traced.linearized)
+                    kept = residuals(part, number, traced.linearized)
                     products = [traced.linearized.product(kept, t) for t in tangents]
                 for k, product in enumerate(products):
                     for total, piece in zip(layout.tensors(out[row, k]), product, strict=True):
@@ -293,7 +293,7 @@ def _pull(
 
 def _traced(objective: Objective, kind: str, *, required: bool) -> _Traced | None:
     """Trace the product and compare it with reverse mode on one batch; say why where it cannot be used."""
-    batch = next(objective.batches(0))
+    batch = objective.batch(0, 0)
     try:
         with differentiable_attention():
             linearized = linearize(_product(objective, kind), objective.theta, *batch)
