@@ -302,6 +302,8 @@ def _traced(objective: Objective, kind: str, *, required: bool) -> _Traced | Non
             flat = torch.randn(objective.layout.size, generator=generator).to(objective.device, objective.dtype)
             v = objective.layout.tensors(flat / flat.norm())
             ours = objective.layout.flat(linearized.product(residuals, v))
+            bytes_per_sample = n_bytes(residuals) / len(batch[1])
+            del residuals  # before the graph of the reference takes its own memory
     except NotTraceableError as error:
         _refuse(f"the model cannot be traced ({error})", required)
         return None
@@ -314,7 +316,7 @@ def _traced(objective: Objective, kind: str, *, required: bool) -> _Traced | Non
     if error_norm > (1e-3 if objective.dtype == torch.float32 else 1e-9) * norm:
         _refuse(f"the traced product is off by {error_norm:.3g} of {norm:.3g}", required)
         return None
-    return _Traced(linearized, n_bytes(residuals) / len(batch[1]))
+    return _Traced(linearized, bytes_per_sample)
 
 
 def _refuse(reason: str, required: bool) -> None:

@@ -70,6 +70,7 @@ def test_every_kind_of_matrix_is_the_dense_one(name, kind, backend):
 def test_the_true_fisher_is_the_gauss_newton_matrix_of_the_cross_entropy_and_not_of_another_loss():
     same = CASES["mlp-tanh"].objective()
     squared = Case(lambda: mlp(nn.Tanh()), loss=lambda z, y: z.pow(2).sum(1)).objective()
+
     def of(objective, kind):
         return acting(curvature(objective, kind), probes(objective))
 
