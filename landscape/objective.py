@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from landscape import losses, models
+from landscape import devices, losses, models
 from landscape.datasets import Samples
 from landscape.errors import DataError, InputError, NumericalError
 from landscape.params import Layout, layout
@@ -117,7 +117,7 @@ class Objective:
             DataError: a part without samples.
             NumericalError: the loss is not finite.
         """
-        place = _device(device)
+        place = devices.choose(device)
         if batch_size < 1:
             raise InputError(f"--batch-size must be at least 1, got {batch_size}")
         parts = make_partition(samples, partition, many=many, few=few, ends=ends)
@@ -326,17 +326,6 @@ def differentiable_attention() -> AbstractContextManager[None]:
     """Return a context in which attention uses its plain kernel: the fused ones have no second derivative."""
     context: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
     return context
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _refuse_empty(parts: Partition, samples: Samples) -> None:

@@ -394,6 +394,10 @@ def _check(options: Options, size: int) -> None:
             raise InputError(f"{name} is a share between 0 and 1, got {number:g}")
     if not 0 <= options.negative_tol < 1:
         raise InputError(f"--negative-tol is a share between 0 and 1, got {options.negative_tol:g}")
+    if options.max_steps is not None and (options.tol is None or options.max_steps < options.steps):
+        raise InputError(
+            f"--max-steps {options.max_steps} goes with --tol, and must be at least --steps {options.steps}"
+        )
     if options.vectors > min(options.steps, size):
         raise InputError(
             f"--vectors {options.vectors} asks for more than --steps {options.steps} give of {size} parameters"

@@ -249,6 +249,8 @@ def test_a_nan_in_the_weights_is_named():
         ({"vectors": -1}, "--vectors"),
         ({"vectors": 50, "steps": 10}, "--vectors 50"),
         ({"tol": 0.0}, "--tol"),
+        ({"max_steps": 100}, "--max-steps 100 goes with --tol"),
+        ({"max_steps": 10, "steps": 20, "tol": 0.1}, "--max-steps 10"),
         ({"trace_tol": 2.0}, "--trace-tol"),
         ({"negative_tol": -1.0}, "--negative-tol"),
         ({"seed": -1}, "--seed"),

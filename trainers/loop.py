@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape import losses, models
+from landscape import devices, losses, models
 from landscape.datasets import Samples
 from landscape.errors import DataError, InputError, NumericalError
 
@@ -111,7 +111,7 @@ def train(
         )
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError("the model has no parameters to train: leave requires_grad on")
-    place = _device(device)
+    place = devices.choose(device)
     model.to(place)
     train_samples, test_samples = _moved(train_samples, place), _moved(test_samples, place)
     criterion = losses.build(loss, train_samples.class_counts)
@@ -241,17 +241,6 @@ def _forward(
 def _moved(samples: Samples, device: torch.device) -> Samples:
     """Keep inputs that are in memory on the device: bytes are moved once and become floats there."""
     return samples if samples.inputs is None else dataclasses.replace(samples, inputs=samples.inputs.to(device))
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _check(

@@ -31,7 +31,7 @@ COMMANDS = {
 """Name: where the command is, as module:attribute, and its line in the help."""
 
 PLUGIN_HELP = {
-    "train": "Train a model: cross-entropy, SAM, GSA+GKP and their parts.",
+    "train": "Train a network by cross-entropy, with checkpoints that describe themselves.",
     "demo": "Train and analyse on a small data set that comes with the package.",
 }
 """Lines in the help for entry points that are known; those of others would have to be loaded."""
