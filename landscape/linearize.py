@@ -243,7 +243,12 @@ def _split(traced: fx.GraphModule, theta: tuple[Tensor, ...]) -> Linearized:
 
 
 _ATEN = torch.ops.aten
-_FRESH: tuple[Any, ...] = (_ATEN.convolution.default, _ATEN.add.Tensor, _ATEN.mul.Tensor, _ATEN.threshold_backward.default)
+_FRESH: tuple[Any, ...] = (
+    _ATEN.convolution.default,
+    _ATEN.add.Tensor,
+    _ATEN.mul.Tensor,
+    _ATEN.threshold_backward.default,
+)
 
 
 def _reuse_memory(graph: fx.Graph) -> None:
