@@ -134,6 +134,8 @@ class Journal:
                 with other options.
         """
         path = Path(out)
+        if not path.name or path.is_dir():
+            raise StoreError(f"{out} is a folder, not a result file: name one, as in --out {path / 'result.h5'}")
         now = json.loads(_json(fingerprint, "the fingerprint of the run"))
         with _writing(path):
             path = path.resolve() if path.is_symlink() else path
