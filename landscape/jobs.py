@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, cast
 
 from landscape import distributed
 from landscape.errors import InputError
+from landscape.journal import Journal
 from landscape.results import R, concatenate
-from landscape.store import Journal
 
 Progress: TypeAlias = Callable[[float, int, str], None]
 """Called with how many units are done, shares included, how many there are, and the one in work ("" at the end)."""

@@ -180,12 +180,15 @@ def concatenate(results: Sequence[R]) -> R:
     if not results:
         raise InputError("nothing to join: there are no results")
     first = results[0]
+    for other in results:
+        if type(other) is not type(first):
+            raise InputError(f"a {first.kind} and a {other.kind} do not join: give results of one kind")
     joined: dict[str, Any] = {}
     for item in fields(first):
         values = [getattr(r, item.name) for r in results]
         axes = item.metadata.get("axes")
         if axes is None:
-            if item.name != "provenance" and any(v != values[0] for v in values):
+            if item.name != "provenance" and not all(_same(v, values[0]) for v in values):
                 raise InputError(f"results differ in {item.name}: {values[0]!r} and others")
             joined[item.name] = values[0]
         elif all(v is None for v in values):
@@ -197,6 +200,10 @@ def concatenate(results: Sequence[R]) -> R:
         else:
             joined[item.name] = np.concatenate(_padded(values, item.name))
     return type(first)(**joined)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a == b or (a != a and b != b))  # nan, the one value that differs from itself
 
 
 def _padded(values: list[np.ndarray], name: str) -> list[np.ndarray]:

@@ -27,12 +27,12 @@ from torch import Tensor
 
 from landscape import jobs, quadrature
 from landscape.errors import InputError
+from landscape.journal import Journal
 from landscape.lanczos import Tridiagonal, lanczos, probe
 from landscape.objective import Objective
 from landscape.operators import CACHE_BYTES, Operator, curvature
 from landscape.quadrature import Ritz
 from landscape.results import Spectrum
-from landscape.store import Journal
 
 log = logging.getLogger(__name__)
 

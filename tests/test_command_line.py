@@ -214,7 +214,13 @@ SLOW = [*OWN, "--per-class", "--steps", "6", "--probes", "2", "--samples-per-cla
 def test_an_interrupted_run_goes_on_to_the_same_numbers(here, how):
     assert main([*SLOW, "-q", "--out", "straight.h5"]) == 0
     command = [sys.executable, "-m", "landscape", *SLOW, "-q", "--out", "out.h5"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     folder = here / "out.h5.partial"
     deadline = time.monotonic() + 120
     while len(list(folder.glob("unit-*.h5"))) < 2:

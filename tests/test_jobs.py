@@ -13,7 +13,8 @@ from test_results import spectrum
 
 from landscape import distributed, jobs
 from landscape.errors import InputError, NumericalError, StoreError
-from landscape.store import Journal, load
+from landscape.journal import Journal
+from landscape.store import load
 
 UNITS = ("b", "a", "c/d", "e")
 
@@ -150,7 +151,11 @@ def command(folder: Path, ending: str, **environment: str) -> subprocess.Popen:
     path = os.pathsep.join([str(Path(jobs.__file__).parents[1]), str(Path(__file__).parent)])
     variables = os.environ | {"PYTHONPATH": path} | environment
     arguments = [sys.executable, "-c", COMMAND, str(folder), ending]
-    return subprocess.Popen(arguments, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell starts its background jobs with SIGINT ignored, and children inherit that.
+    return subprocess.Popen(
+        arguments, env=variables, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes
+    )
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:

@@ -90,6 +90,23 @@ def test_results_of_different_settings_do_not_join():
         concatenate([spectrum("a"), spectrum("b", tol=0.5)])
 
 
+def test_a_scalar_without_a_value_agrees_with_itself_only():
+    assert np.isnan(concatenate([spectrum("a", tol=np.nan), spectrum("b", tol=np.nan)]).tol)
+    with pytest.raises(InputError, match="results differ in tol: nan and others"):
+        concatenate([spectrum("a", tol=np.nan), spectrum("b", tol=0.5)])
+
+
+class Torus(Spectrum):
+    kind = "torus"
+
+
+def test_results_of_different_kinds_do_not_join():
+    torus = Torus(**vars(spectrum("b")))
+    with pytest.raises(InputError, match="a spectrum and a torus do not join: give results of one kind"):
+        concatenate([spectrum("a"), torus])
+    assert concatenate([torus, torus]).parts == ("b", "b")
+
+
 def test_vectors_in_some_results_only_do_not_join():
     assert concatenate([spectrum("a", ritz_vectors=None), spectrum("b", ritz_vectors=None)]).ritz_vectors is None
     with pytest.raises(InputError, match="some results have ritz_vectors, others have not"):

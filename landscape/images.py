@@ -1,0 +1,204 @@
+"""Image files: which there are, from lists and folders, and their pixels, decoded when they are asked for.
+
+Shorter side resized to size * 256 / 224, a square of size x size cut from the centre: how ImageNet is evaluated.
+
+A Lanczos run passes over the images of one part hundreds of times, and decoding an image can cost more than the
+network does. So the squares that were used last are kept in memory, up to `KEPT_BYTES` for each data set and process;
+at 224 pixels these are 14,266 images. A larger part is decoded anew in every pass.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from landscape.errors import DataError
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+KEPT_BYTES = 2**31
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageFiles:
+    """A map-style data set of image files; its items are (uint8 (3, size, size), label), not to be changed."""
+
+    root: Path
+    paths: tuple[str, ...]  # (N,) below the root
+    labels: np.ndarray  # (N,) int64
+    size: int  # pixels
+    _kept: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)  # by path; shared with selections
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.__getitems__([i])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
+        wanted = dict.fromkeys(self.paths[i] for i in indices)
+        found = {path: self._kept.pop(path) for path in wanted if path in self._kept}
+        missing = [path for path in wanted if path not in found]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
+            found.update(zip(missing, pool.map(self._decoded, missing), strict=True))
+        self._kept.update(found)  # to the end: in front are those that were not asked for the longest
+        surplus = len(self._kept) - KEPT_BYTES // (3 * self.size**2)
+        for path in list(islice(self._kept, max(0, surplus))):
+            del self._kept[path]
+        return [(found[self.paths[i]], int(self.labels[i])) for i in indices]
+
+    def _decoded(self, path: str) -> torch.Tensor:
+        try:
+            with Image.open(self.root / path) as file:
+                image = file.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"cannot decode {self.root / path}: {error}") from error
+        shorter = round(self.size * 256 / 224)
+        scale = shorter / min(image.size)
+        width, height = (max(shorter, int(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        square = image.crop((left, top, left + self.size, top + self.size))
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+    def select(self, order: np.ndarray) -> "ImageFiles":
+        """Take some of the images, in the order given; what is kept in memory is kept for both."""
+        return replace(self, paths=tuple(self.paths[i] for i in order), labels=self.labels[order])
+
+    def description(self) -> str:
+        """Return paths, sizes of the files and of the square, for a fingerprint; DataError if a file is missing."""
+        try:
+            sizes = [(self.root / path).stat().st_size for path in self.paths]
+        except OSError as error:
+            raise DataError(f"an image of the list cannot be read: {error}; is --data-root right?") from error
+        return repr((self.size, list(zip(self.paths, sizes, strict=True))))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """The images of one split, with their labels."""
+
+    files: ImageFiles
+    class_names: tuple[str, ...]  # (C,)
+    train_counts: np.ndarray  # (C,) int64, training images of each class, whichever split this is
+
+
+def find_lists(
+    root: Path, split: str, train_list: str | os.PathLike[str] | None, test_list: str | os.PathLike[str] | None
+) -> dict[str, Path]:
+    """Find the lists that a split needs: that of the training images, which says what classes there are, and its own.
+
+    Args:
+        root: the folder of the images.
+        split: "train" or "test".
+        train_list: the user's --train-list, below the current folder or else below the root.
+        test_list: the user's --test-list; only the split "test" looks at it.
+
+    Returns:
+        The files, as absolute paths, by the names of these arguments.
+
+    Raises:
+        DataError: a list is not given, or there is no such file.
+    """
+    given = {"train": train_list} if split == "train" else {"train": train_list, "test": test_list}
+    return {f"{of}_list": _found(root, of, path) for of, path in given.items()}
+
+
+def _found(root: Path, split: str, path: str | os.PathLike[str] | None) -> Path:
+    if path is None:
+        raise DataError(f"image-list needs --{split}-list FILE with a line 'path label' for each {split} image")
+    for candidate in (Path(path), root / path):
+        if candidate.is_file():
+            return candidate.absolute()
+    raise DataError(f"--{split}-list {os.fspath(path)} is neither in the current folder nor in {root}")
+
+
+def read_lists(root: Path, split: str, size: int, lists: dict[str, Path]) -> Split:
+    """Read the images of a split from lists.
+
+    Args:
+        root: the folder that the paths in the lists are below.
+        split: "train" or "test".
+        size: pixels of the square.
+        lists: text files with a line `path label` for each image, from `find_lists`. Empty lines do not count.
+
+    Returns:
+        The images, in the order of the list. Classes are named after their numbers.
+
+    Raises:
+        DataError: a line is not of this form, there is none, or a label is no class of the training images.
+    """
+    _, train_labels = _read_list(lists["train_list"])
+    n_classes = int(train_labels.max()) + 1
+    paths, labels = _read_list(lists[f"{split}_list"])
+    for i in np.flatnonzero(labels >= n_classes)[:1]:
+        where = lists[f"{split}_list"]
+        raise DataError(f"{where}: sample {i} has label {labels[i]}, classes are 0 to {n_classes - 1}")
+    return Split(
+        files=ImageFiles(root=root, paths=paths, labels=labels, size=size),
+        class_names=tuple(str(c) for c in range(n_classes)),
+        train_counts=np.bincount(train_labels),
+    )
+
+
+def _read_list(file: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    paths, labels = [], []
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            words = line.rsplit(maxsplit=1)
+            if not words:
+                continue
+            if len(words) != 2 or not words[1].isdecimal():
+                raise DataError(f"{file}, line {number}: expected 'path label', got {line.strip()!r}")
+            paths.append(words[0])
+            labels.append(int(words[1]))
+    if not paths:
+        raise DataError(f"{file} lists no image")
+    return tuple(paths), np.array(labels, dtype=np.int64)
+
+
+def read_folder(root: Path, split: str, size: int) -> Split:
+    """Find the images root/split/CLASS/**/IMAGE.
+
+    Args:
+        root: the folder that holds "train" and the split's folder.
+        split: which folder.
+        size: pixels of the square.
+
+    Returns:
+        The images, sorted by path. Classes are the folders below "train", sorted by name.
+
+    Raises:
+        DataError: there is no such folder, no image in it, or a class that is not among the training images.
+    """
+    train_paths, train_classes = _read_folder(root, "train")
+    paths, classes = (train_paths, train_classes) if split == "train" else _read_folder(root, split)
+    class_names = tuple(sorted(set(train_classes)))
+    label_of = {name: c for c, name in enumerate(class_names)}
+    for name in classes:
+        if name not in label_of:
+            raise DataError(f"{root / split / name}: there is no training class {name!r}")
+    labels, train_labels = (
+        np.array([label_of[name] for name in of], dtype=np.int64) for of in (classes, train_classes)
+    )
+    return Split(
+        files=ImageFiles(root=root, paths=paths, labels=labels, size=size),
+        class_names=class_names,
+        train_counts=np.bincount(train_labels),
+    )
+
+
+def _read_folder(root: Path, split: str) -> tuple[tuple[str, ...], list[str]]:
+    folder = root / split
+    if not folder.is_dir():
+        there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) or "no folders"
+        raise DataError(f"image-folder: {folder} does not exist; {root} holds {there}: see --split, --data-root")
+    files = sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise DataError(f"image-folder: {folder} holds no images; expected {folder}/CLASS/IMAGE.jpg")
+    return tuple(str(p.relative_to(root)) for p in files), [p.relative_to(folder).parts[0] for p in files]

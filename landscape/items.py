@@ -1,0 +1,170 @@
+"""Users' own data read item by item: any map-style data set, into tensors and labels that have been looked at.
+
+Every item must be a pair (input, label) and the same whenever it is read; whatever a user's code hands out or
+raises instead ends in one line.
+"""
+
+import hashlib
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, TensorDataset
+
+from landscape.errors import DataError
+
+IN_MEMORY = 2**30  # bytes; data below this are read once and kept
+FIRST_FEW = 8  # inputs that stand for all, where reading them all would take too long
+
+
+def collect(dataset: Any) -> tuple[torch.Tensor | None, Any | None, np.ndarray]:
+    """Read the labels of a data set, and its inputs where they are few.
+
+    Args:
+        dataset: a map-style data set, a TensorDataset, or a tuple (inputs, labels) of tensors or arrays.
+
+    Returns:
+        The inputs (N, ...) where they fit in memory, otherwise the data set; and the labels (N,) int64.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    if isinstance(dataset, TensorDataset):
+        dataset = dataset.tensors
+    if isinstance(dataset, tuple) and all(isinstance(t, torch.Tensor | np.ndarray) for t in dataset):
+        return _collect_tensors(dataset)
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise DataError(
+            f"{type(dataset).__name__} cannot be read in any order, as the analysis needs: give a map-style data "
+            "set with __len__ and __getitem__ (of a DataLoader its .dataset; of an iterator list(...))"
+        )
+    n = len(dataset)
+    if not n:
+        raise DataError("the data set is empty")
+    first = range(min(FIRST_FEW, n))
+    for i, once, again in zip(first, inputs(dataset, first), inputs(dataset, first), strict=True):
+        if described(once) != described(again):
+            raise DataError(f"sample {i} differs each time it is read: switch the data set's augmentation off")
+    (example,) = inputs(dataset, [0])
+    if n * example.numel() * example.element_size() < IN_MEMORY:
+        pairs = _pairs(dataset, range(n))
+        labels = np.array([_label(label, i) for i, (_, label) in enumerate(pairs)], dtype=np.int64)
+        return stack(range(n), [_tensor(value, i) for i, (value, _) in enumerate(pairs)]), None, labels
+    declared = _declared_labels(dataset)
+    if declared is None:
+        declared = np.array([_label(_pairs(dataset, [i])[0][1], i) for i in range(n)], dtype=np.int64)
+    return None, dataset, declared
+
+
+def inputs(dataset: Any, indices: Sequence[int]) -> list[torch.Tensor]:
+    """Read the inputs of some items, in one go where the data set can.
+
+    Args:
+        dataset: a map-style data set.
+        indices: positions of the items.
+
+    Returns:
+        One tensor for each.
+
+    Raises:
+        DataError: an item cannot be read, is not a pair, or its input is not a tensor or an array of numbers.
+    """
+    return [_tensor(value, i) for i, (value, _) in zip(indices, _pairs(dataset, indices), strict=True)]
+
+
+def stack(indices: Sequence[int], tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack inputs to a batch.
+
+    Args:
+        indices: their positions in the data set, for messages.
+        tensors: B inputs.
+
+    Returns:
+        (B, ...).
+
+    Raises:
+        DataError: they differ in shape or type.
+    """
+    for i, tensor in zip(indices, tensors, strict=True):
+        if tensor.shape != tensors[0].shape or tensor.dtype != tensors[0].dtype:
+            raise DataError(
+                f"inputs must agree in shape and type: sample {indices[0]} is {tensors[0].dtype} "
+                f"{tuple(tensors[0].shape)}, sample {i} is {tensor.dtype} {tuple(tensor.shape)}"
+            )
+    return torch.stack(list(tensors))
+
+
+def described(tensor: torch.Tensor) -> bytes:
+    """Return type, shape and a digest of the content of a tensor, as one string of bytes."""
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return f"{tensor.dtype} {tuple(tensor.shape)}".encode() + hashlib.sha256(content.data).digest()
+
+
+def attribute(dataset: Any, *names: str) -> Any:
+    """Return the first of some attributes that a data set has and that is not None, or else None."""
+    found = (getattr(dataset, name, None) for name in names)
+    return next((value for value in found if value is not None), None)
+
+
+def _collect_tensors(tensors: tuple[Any, ...]) -> tuple[torch.Tensor, None, np.ndarray]:
+    if len(tensors) != 2:
+        raise DataError(f"a data set of tensors has two, inputs and labels; got {len(tensors)}")
+    values, labels = (torch.as_tensor(t).detach() for t in tensors)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        raise DataError(f"labels must be a vector of integers, got {labels.dtype} {tuple(labels.shape)}")
+    if values.ndim == 0 or len(values) != len(labels):
+        raise DataError(f"there are {len(labels)} labels for inputs of shape {tuple(values.shape)}")
+    if not len(labels):
+        raise DataError("the data set is empty")
+    return values, None, labels.cpu().numpy().astype(np.int64)
+
+
+def _declared_labels(dataset: Any) -> np.ndarray | None:
+    """Take `targets` or `labels` of a data set, if that is what its items say."""
+    try:
+        labels = np.array([operator.index(v) for v in attribute(dataset, "targets", "labels")], dtype=np.int64)
+    except TypeError:  # no such attribute, or not integers
+        return None
+    if len(labels) != len(dataset):
+        return None
+    # one item a class: a data set that maps labels on reading does not hand out what it declares
+    _, positions = np.unique(labels, return_index=True)
+    read = [_label(label, i) for i, (_, label) in zip(positions, _pairs(dataset, positions.tolist()), strict=True)]
+    return labels if np.array_equal(read, labels[positions]) else None
+
+
+def _pairs(dataset: Any, indices: Sequence[int]) -> list[tuple[Any, Any]]:
+    fetch = getattr(dataset, "__getitems__", None)
+    try:
+        items = list(fetch(list(indices))) if callable(fetch) else [dataset[i] for i in indices]
+    except DataError:
+        raise
+    except Exception as error:  # the user's code; the traceback stays attached
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"the data set cannot be read: {reason}") from error
+    for i, item in zip(indices, items, strict=True):
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            length = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+            raise DataError(f"sample {i} must be a pair (input, label), got {type(item).__name__}{length}")
+    return items
+
+
+def _tensor(value: Any, i: int) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.tensor(value)
+    raise DataError(
+        f"the input of sample {i} must be a tensor or an array of numbers, got {type(value).__name__}: "
+        "let the data set convert it"
+    )
+
+
+def _label(value: Any, i: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        shown = f"a tensor {tuple(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
+        raise DataError(f"the label of sample {i} must be an integer, got {shown}") from None
