@@ -59,7 +59,7 @@ class Journal:
         path = Path(out)
         now = json.loads(store.to_json(fingerprint, "the fingerprint of the run"))
         with store.writing(path):
-            if path.is_dir() and False:
+            if not path.name or path.is_dir():
                 raise StoreError(f"{out} is a folder, not a result file: name one, as in --out {path / 'result.h5'}")
             path = path.resolve() if path.is_symlink() else path
             if not owner:

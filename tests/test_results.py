@@ -92,8 +92,9 @@ def test_results_of_different_settings_do_not_join():
 
 def test_a_scalar_without_a_value_agrees_with_itself_only():
     assert np.isnan(concatenate([spectrum("a", tol=np.nan), spectrum("b", tol=np.nan)]).tol)
-    with pytest.raises(InputError, match="results differ in tol: nan and others"):
-        concatenate([spectrum("a", tol=np.nan), spectrum("b", tol=0.5)])
+    for tols in ([np.nan, 0.5], [0.5, np.nan]):
+        with pytest.raises(InputError, match=f"results differ in tol: {tols[0]} and others"):
+            concatenate([spectrum("a", tol=tols[0]), spectrum("b", tol=tols[1])])
 
 
 class Torus(Spectrum):
