@@ -5,7 +5,7 @@ the next piece, so that fast and slow ranks end together.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -53,6 +53,18 @@ def barrier() -> None:
     """Wait until every rank is here."""
     if world() > 1:
         dist.barrier()
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> None:
+    """Add a tensor up over all ranks, in place; every rank must call this with the same shape."""
+    if world() > 1:
+        dist.all_reduce(tensor)
+
+
+def broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    """Overwrite tensors by those of rank 0, in place; every rank must call this with the same shapes."""
+    for tensor in tensors if world() > 1 else ():
+        dist.broadcast(tensor, 0)
 
 
 def deal(n: int, folder: Path) -> Iterator[int]:

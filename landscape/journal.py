@@ -13,7 +13,7 @@ import filelock
 
 from landscape import store
 from landscape.errors import StoreError
-from landscape.results import Spectrum, concatenate
+from landscape.results import Result, concatenate
 
 _UNITS = "unit-*.h5"
 
@@ -116,7 +116,7 @@ class Journal:
         """
         return self._path(unit).exists()
 
-    def write(self, unit: str, result: Spectrum) -> None:
+    def write(self, unit: str, result: Result) -> None:
         """Keep the result of a finished unit.
 
         Args:
@@ -130,7 +130,7 @@ class Journal:
         with store.writing(path):
             store.write_result(path, result, unit=unit)
 
-    def read(self, unit: str) -> Spectrum:
+    def read(self, unit: str) -> Result:
         """Read the result of a finished unit.
 
         Args:
@@ -146,7 +146,7 @@ class Journal:
             raise StoreError(f"{self.folder} does not hold {unit!r}, which is not finished: repeat the command")
         return store.read_result(self._path(unit))[0]
 
-    def merge(self, units: Sequence[str]) -> Spectrum:
+    def merge(self, units: Sequence[str]) -> Result:
         """Join the results of finished units.
 
         Args:
@@ -161,7 +161,7 @@ class Journal:
         """
         return concatenate([self.read(unit) for unit in units])
 
-    def finish(self, result: Spectrum) -> None:
+    def finish(self, result: Result) -> None:
         """Write the whole result to OUT, then remove the journal; a rank that is not the owner only closes.
 
         Args:

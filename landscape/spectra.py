@@ -7,7 +7,7 @@ hold nearly all of |H|_F. So they are deflated: with Q the Ritz vectors of *anot
 
 is unbiased whether or not Q has converged and whatever the multiplicities, and its variance is that of the rest of the
 spectrum. Both terms follow from H Q = Q T + beta v e^T without another product. (Hutch++, Meyer et al. 2021;
-exchangeable estimates, Epperly, Tropp and Webber 2024.)
+exchangeable estimates, Epperly, Tropp and Webber 2024.) Where traces.py can do without probes, none is estimated.
 """
 
 import logging
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape import jobs, quadrature
+from landscape import jobs, quadrature, traces
 from landscape.errors import InputError
 from landscape.journal import Journal
 from landscape.lanczos import Tridiagonal, lanczos, probe
@@ -57,6 +57,7 @@ class Options:
     vectors: int
     tol: float | None
     max_steps: int | None
+    trace: str
     trace_tol: float | None
     negative_tol: float
     residual_mass: float | None
@@ -74,6 +75,7 @@ def spectrum(
     vectors: int = 0,
     tol: float | None = None,
     max_steps: int | None = None,
+    trace: str = "auto",
     trace_tol: float | None = None,
     negative_tol: float = 1e-3,
     residual_mass: float | None = None,
@@ -97,6 +99,9 @@ def spectrum(
         tol: go on until the residual of lambda_max is at most this share of it; None takes `steps` and says whether
             1e-3 was reached.
         max_steps: where `tol` gives up; None for 4 times `steps`.
+        trace: "exact", see traces.py: for networks that are piecewise linear in each parameter, and for all with
+            the other matrices; "probes" for an estimate; "auto" for the exact one where it can be had and there
+            are no more classes than Lanczos steps, each of which costs about the same.
         trace_tol: draw trace probes (one product each) until the standard error is at most this share of the trace;
             None takes the Lanczos probes alone.
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
@@ -127,6 +132,7 @@ def spectrum(
         vectors=vectors,
         tol=tol,
         max_steps=max_steps,
+        trace=trace,
         trace_tol=trace_tol,
         negative_tol=negative_tol,
         residual_mass=residual_mass,
@@ -151,13 +157,16 @@ def _run(
     evaluation = objective.evaluation
     used = objective if options.residual_mass is None else objective.truncated(options.residual_mass)
     provenance = _provenance(objective, options)
-    whole: list[Operator] = []  # traced once, when the first unfinished part needs it
+
+    @cache  # traced once, when the first unfinished part needs it
+    def whole() -> tuple[Operator, bool]:
+        return curvature(used, options.operator, backend=backend, cache_bytes=cache_bytes), _exact(used, options)
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
-        if not whole:
-            whole.append(curvature(used, options.operator, backend=backend, cache_bytes=cache_bytes))
+        operator, without_probes = whole()
         part = objective.part(name)
-        found = _runs(whole[0].restrict([part]), options, report)
+        trace = traces.exact(used, options.operator, part) if without_probes else None
+        found = _runs(operator.restrict([part]), options, report, trace)
         check = 0.0
         if len(used.members[part]) < len(objective.members[part]):
             check = _truncation_error(objective, part, options.operator, found)
@@ -193,6 +202,7 @@ class _Runs:
     columns: list[int]  # (r,) positions of the best run's largest Ritz values, descending, and of its smallest
     extremes: Tensor  # (r, D) their Ritz vectors
     trace_samples: np.ndarray  # (J,)
+    trace: float | None  # without probes
 
 
 @dataclass(frozen=True)
@@ -212,7 +222,21 @@ class _Deflation:
         return float(self.values.sum() + quadratic_form - 2 * across.sum() + (self.values * a**2).sum())
 
 
-def _runs(operator: Operator, options: Options, report: Callable[[float], None]) -> _Runs:
+def _exact(objective: Objective, options: Options) -> bool:
+    """Say whether traces are taken without probes; an InputError where they must be and cannot."""
+    n_classes = len(objective.samples.class_names)
+    if options.trace == "probes" or (options.trace == "auto" and n_classes > options.steps * options.probes):
+        return False
+    reason = traces.refusal(objective, options.operator)
+    if reason is None:
+        return True
+    if options.trace == "exact":
+        raise InputError(f"--trace exact cannot be had: {reason}; --trace probes estimates it")
+    log.info("the trace is estimated by probes, because %s", reason)
+    return False
+
+
+def _runs(operator: Operator, options: Options, report: Callable[[float], None], trace: float | None) -> _Runs:
     def draw(number: int, stream: str = "lanczos") -> Tensor:
         return probe(
             operator.size, seed=options.seed, number=number, distribution=options.distribution, stream=stream
@@ -268,7 +292,7 @@ def _runs(operator: Operator, options: Options, report: Callable[[float], None])
 
     forms = [norm * alpha[0] for norm, alpha in zip(norms, alphas, strict=True)]  # z^T H z = |z|^2 alpha_1
     samples = [deflations[0 if k else 1].sample(draw(k), form) for k, form in enumerate(forms) if len(forms) > 1]
-    if options.trace_tol is not None:
+    if options.trace_tol is not None and trace is None:
         samples = _trace_samples(
             samples, lambda n: deflations[0].sample(z := draw(n, "trace"), quadratic_form(z)), options.trace_tol
         )
@@ -283,6 +307,7 @@ def _runs(operator: Operator, options: Options, report: Callable[[float], None])
         columns=columns,
         extremes=extremes,
         trace_samples=np.array(samples or forms),
+        trace=trace,
     )
 
 
@@ -341,7 +366,7 @@ def _summary(found: _Runs, options: Options, *, eps: float, **about: Any) -> Spe
     ratio = quadrature.mean_and_stderr(
         np.divide(ends[:, 0], ends[:, 1], out=np.full(len(ends), np.nan), where=ends[:, 1] > 0)
     )
-    trace = quadrature.mean_and_stderr(found.trace_samples)
+    trace = (found.trace, 0.0) if found.trace is not None else quadrature.mean_and_stderr(found.trace_samples)
     tol = DEFAULT_TOL if options.tol is None else options.tol
 
     def first(values: np.ndarray) -> np.ndarray:
@@ -402,6 +427,8 @@ def _check(options: Options, size: int) -> None:
         raise InputError(
             f"--vectors {options.vectors} asks for more than --steps {options.steps} give of {size} parameters"
         )
+    if options.trace not in ("auto", "exact", "probes"):
+        raise InputError(f"--trace {options.trace!r} is unknown: choose auto, exact or probes")
     if options.distribution not in ("rademacher", "gaussian"):
         raise InputError(f"--distribution {options.distribution!r} is unknown: choose rademacher or gaussian")
 

@@ -33,7 +33,7 @@ import h5py
 import numpy as np
 
 from landscape.errors import InputError, StoreError
-from landscape.results import KINDS, Spectrum
+from landscape.results import KINDS, Result
 
 FORMAT = "landscape"
 """The root attribute `format` of every file of this package."""
@@ -44,7 +44,7 @@ ASIDE = ".landscape-"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
-def save(path: str | Path, result: Spectrum, *, overwrite: bool = False) -> None:
+def save(path: str | Path, result: Result, *, overwrite: bool = False) -> None:
     """Write a result to an HDF5 file, all of it or nothing.
 
     Args:
@@ -61,7 +61,7 @@ def save(path: str | Path, result: Spectrum, *, overwrite: bool = False) -> None
         write_result(path, result)
 
 
-def load(path: str | Path) -> Spectrum:
+def load(path: str | Path) -> Result:
     """Read a result.
 
     Args:
@@ -138,12 +138,12 @@ def write_aside(path: Path, fill: Callable[[BinaryIO], object], *, aside: Path |
     _sync_folder(path.parent)
 
 
-def write_result(path: Path, result: Spectrum, *, unit: str | None = None, aside: Path | None = None) -> None:
+def write_result(path: Path, result: Result, *, unit: str | None = None, aside: Path | None = None) -> None:
     """Write a result by `write_aside`, with the unit of a run that it is of, if it is of one."""
     write_aside(path, lambda file: _fill(file, result, unit), aside=aside)
 
 
-def read_result(path: Path) -> tuple[Spectrum, str | None]:
+def read_result(path: Path) -> tuple[Result, str | None]:
     """Read a result and the unit that `write_result` was given; errors are those of `load`."""
     with _opened(path) as root:
         kind = _known_kind(path, root)
@@ -188,7 +188,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _fill(file: BinaryIO, result: Spectrum, unit: str | None) -> None:
+def _fill(file: BinaryIO, result: Result, unit: str | None) -> None:
     # HDF5 1.8's layout has checksums on its metadata; in the older default a flipped bit can bring a reader down.
     with h5py.File(file, "w", libver=("v108", "v108")) as root:
         root.attrs["format"] = FORMAT
@@ -262,7 +262,7 @@ def _opened(path: Path) -> Generator[h5py.File, None, None]:
         raise StoreError(f"{path} is damaged ({' '.join(str(error).split()):.150}): compute it again") from error
 
 
-def _known_kind(path: Path, root: h5py.File) -> type[Spectrum]:
+def _known_kind(path: Path, root: h5py.File) -> type[Result]:
     if _attribute(root, "format") != FORMAT:
         if "xcoordinates" in root or "train_loss" in root:
             raise StoreError(f"{path} is a surface of tomgoldstein/loss-landscape, not a result of landscape")

@@ -388,7 +388,7 @@ def test_info_json_holds_axes_and_units(run, file):
     assert found["fields"]["alpha"]["shape"] == [3, 3, 8]
     assert found["fields"]["trace"]["unit"] == "loss"
     assert found["options"]["operator"] == "hessian"
-    assert found["parts"][1] == {"name": "class 1", "n_samples": 2500, "n_used": 2500, "train_count": 2500}
+    assert found["parts"][1] == {"name": "class 1", "n_samples": 2500, "n_used": 2500, "train_counts": 2500}
     assert found["provenance"]["loss"] == "ce"
 
 

@@ -79,9 +79,9 @@ def runs_of(values, *, probes, steps, seed, trace_tol=None):
     symmetric = (q * torch.as_tensor(values)) @ q.T
     options = spectra.Options(
         operator="hessian", steps=steps, probes=probes, seed=seed, distribution="rademacher", top=1, vectors=0,
-        tol=None, max_steps=None, trace_tol=trace_tol, negative_tol=1e-3, residual_mass=None,
+        tol=None, max_steps=None, trace="probes", trace_tol=trace_tol, negative_tol=1e-3, residual_mass=None,
     )  # fmt: skip
-    return spectra._runs(matrix(symmetric[None]), options, lambda share: None)
+    return spectra._runs(matrix(symmetric[None]), options, lambda share: None, None)
 
 
 HEAVY = np.concatenate([[100.0, 60, 30, 20, 10, 8, -5], np.linspace(-0.5, 1, 93)])

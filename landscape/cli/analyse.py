@@ -28,6 +28,7 @@ SPECTRUM = (
     click.option("--vectors", default=0, show_default=True, help="How many eigenvectors to keep in the file."),
     click.option("--tol", type=float, help="Go on until the residual of lambda_max is this share of it."),
     click.option("--max-steps", type=int, help="Where --tol gives up.  [default: 4 times --steps]"),
+    click.option("--trace", default="auto", show_default=True, help="exact (for networks of ReLUs), probes, or auto."),
     click.option("--trace-tol", type=float, help="Add probes until the trace's standard error is this share of it."),
     click.option(
         "--negative-tol", default=1e-3, show_default=True, help="Share of max |eigenvalue| that is not negative."
@@ -93,8 +94,8 @@ def hessian(
 
 
 SPECTRUM_NAMES = [
-    "operator", "steps", "probes", "seed", "distribution", "top", "vectors", "tol", "max_steps", "trace_tol",
-    "negative_tol", "residual_mass", "backend",
+    "operator", "steps", "probes", "seed", "distribution", "top", "vectors", "tol", "max_steps", "trace",
+    "trace_tol", "negative_tol", "residual_mass", "backend",
 ]  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
 
 
 def _error(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.2g}"
+    return "-" if np.isnan(value) else f"{value:.2g}" if value else "exact"
 
 
 def _verify(console: Console, objective: Objective, found: Spectrum) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from landscape import store
 from landscape.cli.console import Console
-from landscape.results import Spectrum
+from landscape.results import Result
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
@@ -41,16 +41,21 @@ def info(file: Path, as_json: bool, ckpt_key: str | None, trust_pickle: bool) ->
         _show_mapping(console, found)
 
 
-def _result(result: Spectrum) -> dict[str, Any]:
+_COUNTS = {
+    "spectrum": {"n_samples": "samples", "n_used": "summed over", "train_counts": "in training"},
+    "history": {"train_counts": "trained on", "test_counts": "tested on"},
+}
+"""Which numbers of samples a kind of result has for each part, and how a table calls them."""
+
+
+def _result(result: Result) -> dict[str, Any]:
     described = [item for item in fields(result) if item.name not in ("parts", "provenance")]
     return {
         "kind": result.kind,
         "version": result.version,
         "parts": [
-            {"name": name, "n_samples": n, "n_used": used, "train_count": trained}
-            for name, n, used, trained in zip(
-                result.parts, result.n_samples, result.n_used, result.train_counts, strict=True
-            )
+            {"name": name} | {column: getattr(result, column)[p] for column in _COUNTS[result.kind]}
+            for p, name in enumerate(result.parts)
         ],
         "options": {i.name: getattr(result, i.name) for i in described if i.metadata["axes"] is None},
         "fields": {
@@ -67,11 +72,12 @@ def _result(result: Spectrum) -> dict[str, Any]:
     }
 
 
-def _show_result(console: Console, file: Path, result: Spectrum) -> None:
+def _show_result(console: Console, file: Path, result: Result) -> None:
     found = _result(result)
     console.say(f"{file}: {found['kind']}, version {found['version']}, {len(found['parts'])} parts")
-    rows = [[p["name"], *(f"{p[key]:,}" for key in ("n_samples", "n_used", "train_count"))] for p in found["parts"]]
-    console.table(["part", "samples", "summed over", "in training"], rows)
+    columns = _COUNTS[result.kind]
+    rows = [[p["name"], *(f"{p[key]:,}" for key in columns)] for p in found["parts"]]
+    console.table(["part", *columns.values()], rows)
     console.say("options")
     _show_mapping(console, found["options"])
     console.say("provenance")

@@ -10,7 +10,7 @@ import click
 from landscape import interop, quadrature, store
 from landscape.cli.console import Console, strict_json
 from landscape.errors import InputError, StoreError
-from landscape.results import Spectrum
+from landscape.results import Result, Spectrum
 
 FILE = click.Path(path_type=Path)
 
@@ -19,10 +19,9 @@ FILE = click.Path(path_type=Path)
 @click.argument("file", type=FILE)
 @click.option(
     "--kind",
-    type=click.Choice(["density", "summary"]),
-    default="density",
-    show_default=True,
-    help="density: the spectrum of each part; summary: lambda_max and trace against training samples.",
+    help="Of a spectrum: density (default), the spectrum of each part, or summary, lambda_max and trace against "
+    "training samples. Of a history: training (default), loss and accuracy; quality, of the features; cosines, of "
+    "class and batch gradients.",
 )
 @click.option("-o", "--out", type=FILE, help="Figure to write, .png, .pdf or .svg. [default: FILE.KIND.png]")
 @click.option("--parts", help='Parts to draw, by name or position, as in "head,tail" or "0,9". [default: all]')
@@ -32,17 +31,20 @@ FILE = click.Path(path_type=Path)
     help="Standard deviation of the Gaussians on the axis: a number, or one of "
     f"{', '.join(quadrature.WIDTHS)}. [default: auto]",
 )
-def plot(file: Path, kind: str, out: Path | None, parts: str | None, axis: str | None, width: str | None) -> None:
+def plot(
+    file: Path, kind: str | None, out: Path | None, parts: str | None, axis: str | None, width: str | None
+) -> None:
     """Draw a figure of the result in FILE.
 
     More than 24 densities become a map with a row for each part. A figure of the same name is replaced.
     """
-    spectrum = store.load(file)
+    result = store.load(file)
+    kind = _kind(result, kind)
     options = _density_options(kind, axis, width)
     from landscape import plots  # matplotlib takes its time, which a wrong file or option need not wait for
 
-    chosen = None if parts is None else _select(spectrum, parts)
-    fig = plots.KIND_FIGURES[kind](spectrum, chosen, **options)
+    chosen = None if parts is None else _select(result.parts, parts)
+    fig = plots.KIND_FIGURES[result.kind][kind](result, chosen, **options)
     out = out or file.with_suffix(f".{kind}.png")
     plots.write(fig, out)
     Console().say(str(out))
@@ -94,7 +96,7 @@ def compare(files: tuple[Path, ...], as_json: bool, latex: bool) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def export(file: Path, form: str, out: Path | None, overwrite: bool) -> None:
     """Write the result in FILE in another format."""
-    spectrum = store.load(file)
+    (spectrum,) = _load([file])
     out = out or file.with_suffix(".pyhessian.json" if form == "pyhessian" else f".{form}")
     if form == "csv":
         interop.to_csv(spectrum, out, overwrite=overwrite)
@@ -110,30 +112,42 @@ def _density_options(kind: str, axis: str | None, width: str | None) -> dict[str
     return given
 
 
+FIGURES = {"spectrum": ("density", "summary"), "history": ("training", "quality", "cosines")}
+"""Kinds of figures of each kind of result, the default first; those of `plots.KIND_FIGURES`."""
+
+
+def _kind(result: Result, kind: str | None) -> str:
+    if kind is not None and kind not in FIGURES[result.kind]:
+        raise InputError(f"--kind {kind} is not for a {result.kind}: choose {' or '.join(FIGURES[result.kind])}")
+    return kind or FIGURES[result.kind][0]
+
+
 def _exclude(flags: Mapping[str, bool]) -> None:
     if all(flags.values()):
         raise InputError(f"{' and '.join(flags)} exclude each other: choose one")
 
 
 def _load(files: Sequence[Path]) -> list[Spectrum]:
-    results = [store.load(file) for file in files]
-    if len({type(result) for result in results}) > 1:
-        kinds = ", ".join(f"{file} is a {result.kind}" for file, result in zip(files, results, strict=True))
-        raise InputError(f"only results of one kind can be compared: {kinds}")
-    return results
+    spectra = []
+    for file in files:
+        result = store.load(file)
+        if not isinstance(result, Spectrum):
+            raise InputError(f"{file} is a {result.kind}: give results of landscape hessian")
+        spectra.append(result)
+    return spectra
 
 
-def _select(spectrum: Spectrum, text: str) -> list[str]:
+def _select(parts: Sequence[str], text: str) -> list[str]:
     """Return the names of parts that are asked for by name or position, separated by commas."""
-    if text in spectrum.parts:  # it may have a comma itself
+    if text in parts:  # it may have a comma itself
         return [text]
     chosen = []
     for word in (w.strip() for w in text.split(",")):
-        by_position = word not in spectrum.parts and word.isdecimal() and int(word) < len(spectrum.parts)
-        name = spectrum.parts[int(word)] if by_position else word
-        if name not in spectrum.parts:
-            shown = ", ".join(spectrum.parts[:10]) + (", ..." if len(spectrum.parts) > 10 else "")
-            raise InputError(f"--parts: no part {word!r}; choose from {shown} or 0 to {len(spectrum.parts) - 1}")
+        by_position = word not in parts and word.isdecimal() and int(word) < len(parts)
+        name = parts[int(word)] if by_position else word
+        if name not in parts:
+            shown = ", ".join(parts[:10]) + (", ..." if len(parts) > 10 else "")
+            raise InputError(f"--parts: no part {word!r}; choose from {shown} or 0 to {len(parts) - 1}")
         if name in chosen:
             raise InputError(f"--parts: {word!r} is named twice in {text!r}")
         chosen.append(name)

@@ -201,17 +201,17 @@ def with_error(value: float, error: float) -> str:
         error: at least 0; nan where it is unknown.
 
     Returns:
-        The text; "± ?" for an unknown error.
+        The text; "± ?" for an unknown error, and nothing for none.
     """
     if not math.isfinite(error):
         return f"{number(value)} ± ?"
+    if error == 0:
+        return number(value)
     size = value or error  # of a trace of zero the error tells the digits
     if not _plain(size):
         return f"{value:.3g} ± {error:.1g}"
-    decimals = _decimals(size)
-    if error > 0:
-        decimals = min(decimals, max(0, 1 - math.floor(math.log10(error))))
-    void = 0 < error < 0.5 * 10**-decimals  # far smaller than the last digit of the value
+    decimals = min(_decimals(size), max(0, 1 - math.floor(math.log10(error))))
+    void = error < 0.5 * 10**-decimals  # far smaller than the last digit of the value
     return f"{value:.{decimals}f} ± {f'{error:.0e}' if void else f'{error:.{decimals}f}'}"
 
 

@@ -1,0 +1,165 @@
+"""How a training went: curves over epochs, whole and class by class from the most frequent to the rarest."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from landscape.errors import InputError
+from landscape.plots import theme
+from landscape.results import History
+
+MOST_NAMES = 12
+
+
+def training(history: History, parts: Sequence[str] | None = None) -> Figure:
+    """Draw loss, accuracy and the accuracy of each class over the epochs.
+
+    Args:
+        history: the result.
+        parts: names of classes; None for all.
+
+    Returns:
+        A new figure with three axes.
+
+    Raises:
+        InputError: no such class.
+    """
+    chosen = _chosen(history, parts)
+    with theme.theme():
+        fig = theme.figure(11, 3.4)
+        loss, accuracy, classes = fig.subplots(1, 3)
+        colours = theme.palette()
+        for ax in (loss, accuracy, classes):
+            theme.keep_ticks(ax)
+        for ax, what in ((loss, "loss"), (accuracy, "accuracy")):
+            for colour, split in zip(colours, ("train", "test"), strict=False):
+                _line(ax, history.epoch, getattr(history, f"{split}_{what}"), color=colour, label=split)
+            ax.set_ylabel({"loss": "mean loss", "accuracy": "accuracy"}[what])
+            ax.legend(frameon=False, fontsize="small")
+        _per_class(fig, classes, history, history.test_accuracy_per_class, chosen)
+        classes.set_ylabel("test accuracy of the class")
+        for ax in (accuracy, classes):
+            ax.set_ylim(-0.02, 1.02)
+        _epochs(loss, accuracy, classes)
+        loss.set_title(f"{history.method}: the method's loss in training, cross-entropy in test")
+    return fig
+
+
+def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the feature quality of each class over the epochs, with its two components (the paper's Figure 2).
+
+    Args:
+        history: the result.
+        parts: names of classes; None for all.
+
+    Returns:
+        A new figure with three axes.
+
+    Raises:
+        InputError: no such class, or the run did not measure feature quality.
+    """
+    chosen = _chosen(history, parts)
+    _measured(history, history.quality, "feature quality", "--statistics-every")
+    with theme.theme():
+        fig = theme.figure(11, 3.4)
+        panels = fig.subplots(1, 3)
+        for ax, name, label in (
+            (panels[0], "quality", "feature quality $Q$"),
+            (panels[1], "distance", "distance of the class mean to the nearest other"),
+            (panels[2], "variance", "variance of the features within the class"),
+        ):
+            theme.keep_ticks(ax)
+            values = getattr(history, name)
+            _per_class(fig if ax is panels[2] else None, ax, history, values, chosen)
+            known = values[:, chosen]
+            if name == "variance" and np.isfinite(known).any():
+                theme.log_scale(ax.yaxis, known[np.isfinite(known)])
+            ax.set_ylabel(label)
+        _epochs(*panels)
+        panels[0].set_title(history.method)
+    return fig
+
+
+def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the cosine of class and batch gradients over the epochs (the paper's Figure 6).
+
+    Args:
+        history: the result.
+        parts: names of classes; None for all.
+
+    Returns:
+        A new figure with one axes.
+
+    Raises:
+        InputError: no such class, or the run did not measure the cosines.
+    """
+    chosen = _chosen(history, parts)
+    _measured(history, history.gradient_cosine, "gradient cosines", "--cosines-every")
+    with theme.theme():
+        fig = theme.figure(5.5, 3.8)
+        ax = fig.subplots()
+        theme.keep_ticks(ax)
+        _per_class(fig, ax, history, history.gradient_cosine, chosen)
+        ax.set_ylabel("cosine of class and batch gradient")
+        ax.set_title(history.method)
+        _epochs(ax)
+    return fig
+
+
+def _chosen(history: History, parts: Sequence[str] | None) -> list[int]:
+    names = history.parts if parts is None else parts
+    for name in names:
+        if name not in history.parts:
+            raise InputError(f"no class {name!r}; there are {', '.join(history.parts)}")
+    chosen = [history.parts.index(name) for name in names]
+    if not chosen:
+        raise InputError("there is no class to draw")
+    return sorted(chosen, key=lambda c: -history.train_counts[c])
+
+
+def _measured(history: History, values: np.ndarray, what: str, option: str) -> None:
+    if not np.isfinite(values).any():
+        raise InputError(f"the run of {history.method} did not measure {what}: train with {option}")
+
+
+def _line(ax: Axes, epochs: np.ndarray, values: np.ndarray, **style: object) -> None:
+    known = np.isfinite(values)  # epochs between two measurements are joined by a line
+    marker = "o" if known.sum() < 20 else ""
+    ax.plot(epochs[known], values[known], marker=marker, markersize=3, linewidth=1.2, **style)  # type: ignore[arg-type]
+
+
+def _per_class(fig: Figure | None, ax: Axes, history: History, values: np.ndarray, chosen: Sequence[int]) -> None:
+    """Draw a line for each class, dark for the most frequent; name them beside the figure, or show a bar if many."""
+    shades = colormaps["viridis"](np.linspace(0, 0.92, len(chosen)))
+    for shade, c in zip(shades, chosen, strict=True):
+        label = f"{theme.shorten(history.parts[c], 20)} ({history.train_counts[c]:,})"
+        _line(ax, history.epoch, values[:, c], color=shade, label=label)
+    if fig is None:
+        return
+    if len(chosen) <= MOST_NAMES:
+        handles, _ = ax.get_legend_handles_labels()
+        legend = fig.legend(
+            handles=handles,
+            loc="outside right upper",
+            frameon=False,
+            fontsize="small",
+            title="class (training samples)",
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        return
+    cut = LinearSegmentedColormap.from_list("classes", colormaps["viridis"](np.linspace(0, 0.92, 256)))
+    bar = ScalarMappable(Normalize(1, len(chosen)), cut)
+    fig.colorbar(bar, ax=ax, label="rank of the class by training samples, 1 the most frequent")
+
+
+def _epochs(*panels: Axes) -> None:
+    for ax in panels:
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
