@@ -51,7 +51,7 @@ class Linearized:
             Tensors and integers to hand to `product`.
         """
         with torch.no_grad():
-            found: tuple[Any, ...] = self._residuals(*self.shared, _channels_last(inputs), labels)
+            found: tuple[Any, ...] = self._residuals.forward(*self.shared, _channels_last(inputs), labels)
         return found
 
     def product(self, residuals: Sequence[Any], v: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -65,7 +65,7 @@ class Linearized:
             The product summed over the batch, in tensors of the parameters' shapes.
         """
         with torch.no_grad():
-            found: tuple[Tensor, ...] = self._tangent(*self.shared, *residuals, *v)
+            found: tuple[Tensor, ...] = self._tangent.forward(*self.shared, *residuals, *v)
         return found
 
 
@@ -200,9 +200,17 @@ def _free_batch_size(graph: fx.Graph, size: int, n_theta: int) -> None:
         return multiples[value // size]
 
     for node in list(graph.nodes):
-        if node.op == "call_function" and node not in multiples.values():
+        if node.op == "call_function" and node.target not in _CONSTANTS and node not in multiples.values():
             node.args = fx.node.map_aggregate(node.args, multiple)
             node.kwargs = fx.node.map_aggregate(node.kwargs, multiple)
+
+
+_CONSTANTS = (
+    torch.ops.aten.embedding.default,
+    torch.ops.aten.embedding_dense_backward.default,
+    *(getattr(torch.ops.aten, name).Scalar for name in ("eq", "ne", "lt", "le", "gt", "ge")),
+)
+"""Operations whose integers, such as the number of a padding token, never stand for the batch size."""
 
 
 def _multiply(n: int, factor: int) -> int:
@@ -235,7 +243,7 @@ def _split(traced: fx.GraphModule, theta: tuple[Tensor, ...]) -> Linearized:
         return fx.GraphModule(traced, graph)
 
     with torch.no_grad():
-        values = build(0, placeholders[:n_theta], tuple(shared))(*theta)
+        values = build(0, placeholders[:n_theta], tuple(shared)).forward(*theta)
     tangent = build(2, [*shared, *residuals, *vector], output.args[0])
     _reuse_memory(tangent.graph)
     tangent.recompile()

@@ -1,6 +1,5 @@
 """From a checkpoint to an objective, for Python and the command line: the same call, the same checks."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from landscape import checkpoints, datasets, models, weights
 from landscape.checkpoints import Checkpoint
 from landscape.datasets import Samples
 from landscape.errors import InputError
-from landscape.objective import Loss, Objective
+from landscape.objective import Loss, Objective, copied
 from landscape.partition import Partition
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -169,8 +168,7 @@ def _model(
         label = name
     if found is None:
         return network, {"model": label, "checkpoint": None}
-    if isinstance(name, nn.Module):
-        network = copy.deepcopy(network)
+    network = copied(network)
     report = weights.load_weights(network, found.state)
     return network, {
         "model": label,

@@ -6,9 +6,11 @@ statistics), data come in a fixed order and without augmentation, so L_p is one 
 """
 
 import copy
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
-from landscape import devices, losses, models
+from landscape import devices, items, losses, models
 from landscape.datasets import Samples
-from landscape.errors import DataError, InputError, NumericalError
+from landscape.errors import DataError, InputError, LandscapeError, NumericalError
 from landscape.params import Layout, layout
 from landscape.partition import Partition
 
@@ -69,6 +72,7 @@ class Objective:
     theta: tuple[Tensor, ...] = field(repr=False)
 
     @classmethod
+    @torch.enable_grad()
     def build(
         cls,
         model: nn.Module,
@@ -120,12 +124,15 @@ class Objective:
         place = devices.choose(device)
         if batch_size < 1:
             raise InputError(f"--batch-size must be at least 1, got {batch_size}")
+        if not 0 <= weight_decay < math.inf:
+            raise InputError(f"--weight-decay must be a finite number, at least 0, got {weight_decay:g}")
         parts = make_partition(samples, partition, many=many, few=few, ends=ends)
         if classes is not None:
             parts = parts.select(classes)
         _refuse_empty(parts, samples)
-        varying = layout(model, params)
-        own = copy.deepcopy(model).eval().to(place, dtype).requires_grad_(False)
+        own = copied(model)
+        varying = layout(own, params)
+        own = _converted(own.eval().requires_grad_(False), place, dtype)
         fingerprint = samples.fingerprint
         if samples.inputs is not None:
             samples = replace(samples, inputs=samples.inputs.to(place))
@@ -148,8 +155,10 @@ class Objective:
                 "split": samples.split,
                 "normalisation": [samples.mean, samples.std],
                 **(source or {}),
+                "weights_sha256": _digest(items.described(t) for t in tensors.values()),
                 "loss": loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__),
                 "partition": {n: c for n, c in zip(parts.names, parts.classes, strict=False)} or list(parts.names),
+                "partition_sha256": _digest([parts.part_of.tobytes()]),
                 "params": params or "all trainable",
                 "weight_decay": weight_decay,
             },
@@ -224,11 +233,13 @@ class Objective:
         """Loss and accuracy of each part at the model's own parameters; NumericalError where a loss is not finite."""
         n_parts = len(self.partition)
         loss, correct = np.zeros(n_parts), np.zeros(n_parts)
-        with torch.inference_mode(), differentiable_attention():
+        # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
+        with differentiable_attention(), torch.no_grad():
             for part in range(n_parts):
                 for inputs, labels in self.batches(part):
-                    logits = self.logits(self.theta, inputs)
-                    loss[part] += self.loss(logits, labels).double().sum().item()
+                    with _failures_named(inputs):
+                        logits = self.logits(self.theta, inputs)
+                        loss[part] += self.loss(logits, labels).double().sum().item()
                     correct[part] += (logits.argmax(1) == labels).sum().item()
                 if not np.isfinite(loss[part]):
                     raise NumericalError(
@@ -259,7 +270,7 @@ class Objective:
             raise InputError(f"--residual-mass is defined for the losses {' and '.join(RESIDUAL_LOSSES)} only")
         kept = []
         for part, index in enumerate(self.members):
-            with torch.inference_mode():
+            with torch.no_grad():
                 values = [self.losses(self.theta, x, y).double().cpu() for x, y in self.batches(part)]
             residual = -np.expm1(-torch.cat(values).numpy())
             order = np.argsort(-residual, kind="stable")
@@ -314,7 +325,7 @@ def make_partition(
             f"--partition {spec!r} is unknown: choose all, class, many-medium-few, head-tail or a .json file of groups"
         )
     try:
-        groups = json.loads(path.read_text(encoding="utf-8"))
+        groups = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
     except (OSError, ValueError) as error:
         raise InputError(f"{spec} cannot be read as JSON groups: {error}") from error
     if not isinstance(groups, dict) or not all(isinstance(g, list) for g in groups.values()):
@@ -322,10 +333,93 @@ def make_partition(
     return Partition.by_groups(labels, groups, len(counts))
 
 
-def differentiable_attention() -> AbstractContextManager[None]:
-    """Return a context in which attention uses its plain kernel: the fused ones have no second derivative."""
-    context: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
-    return context
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is there twice")
+    return dict(pairs)
+
+
+@contextmanager
+def differentiable_attention() -> Generator[None, None, None]:
+    """Return a context for second derivatives: gradients are on, attention and weight norm use plain operations."""
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _PlainWeightNorm():
+        yield
+
+
+class _PlainWeightNorm(TorchFunctionMode):
+    """Write weight norm out: PyTorch's own operation has a wrong second derivative (torch 2.13: off by its size)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch._weight_norm:
+            return _weight_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Copy a model, without what DataParallel or torch.compile have put around it.
+
+    Args:
+        model: the caller's, which is not touched.
+
+    Returns:
+        A copy of the network inside.
+
+    Raises:
+        InputError: it cannot be copied, or its weights have no values or no real ones.
+    """
+    while isinstance(inner := _inside(model), nn.Module):
+        model = inner
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module does not let its parameters vary: give the nn.Module it was made of")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise InputError(f"{name} of the model has no shape yet: pass a batch through it once")
+        if tensor.is_meta:
+            raise InputError(f"{name} of the model is on the meta device and has no values: load its weights first")
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise InputError(f"{name} of the model is complex: hold its real and imaginary part as real parameters")
+    # What a forward pass left behind is no leaf, and deepcopy takes leaves only; old weight_norm leaves weights so.
+    left = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
+    try:
+        return copy.deepcopy(model, {id(t): t.detach().clone() for t in left})
+    except Exception as error:  # what a user's model holds may refuse in any way
+        raise InputError(
+            f"the model cannot be copied: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}; "
+            "take out of it what is no part of the network"
+        ) from error
+
+
+def _inside(model: nn.Module) -> Any:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return model.module
+    return getattr(model, "_orig_mod", None)
+
+
+def _converted(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Move a model and take its real numbers to a type, its complex ones to the complex type of that precision."""
+
+    def convert(t: Tensor) -> Tensor:
+        wanted = dtype.to_complex() if t.is_complex() else dtype if t.is_floating_point() else t.dtype
+        return t.to(device, wanted)
+
+    model._apply(convert)  # type: ignore[no-untyped-call]  # as Module.to does, which drops imaginary parts
+    return model
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _refuse_empty(parts: Partition, samples: Samples) -> None:
@@ -339,22 +433,33 @@ def _refuse_empty(parts: Partition, samples: Samples) -> None:
             )
 
 
-def _check_contract(objective: Objective) -> None:
-    """Run a few samples through model and loss, and refuse what cannot be analysed with a line that says why."""
-    index = objective.members[0][: min(4, objective.batch_size + 1)]
-    inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
-    theta = [t.clone().requires_grad_() for t in objective.theta]
+@contextmanager
+def _failures_named(inputs: Tensor) -> Generator[None, None, None]:
+    """Say in one line what the user's model or loss raises."""
     try:
-        with differentiable_attention():
-            logits = objective.logits(theta, inputs)
-            values = objective.loss(logits, labels)
-            again = objective.losses(theta, inputs, labels)
-            single = objective.losses(theta, inputs[:1], labels[:1])
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        yield
+    except (LandscapeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the user's code may raise anything; the traceback stays attached
+        if "allocate memory" in str(error):
+            raise
         first = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"the model or the loss fails on inputs of shape {tuple(inputs.shape)}: {type(error).__name__}: {first}"
         ) from error
+
+
+def _check_contract(objective: Objective) -> None:
+    """Run a few samples through model and loss, and refuse what cannot be analysed with a line that says why."""
+    index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
+    inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
+    theta = [t.clone().requires_grad_() for t in objective.theta]
+
+    def losses_of(some: slice) -> Tensor:
+        with _failures_named(inputs[some]), differentiable_attention():
+            return objective.losses(theta, inputs[some].clone(), labels[some])  # models may overwrite their inputs
+
+    values = losses_of(slice(None))
     if not isinstance(values, Tensor) or values.shape != (len(index),):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InputError(
@@ -366,12 +471,14 @@ def _check_contract(objective: Objective) -> None:
             f"the loss of the first samples is {values.detach().tolist()}: look at the checkpoint's weights, "
             "the normalisation of the data and --dtype"
         )
-    if not torch.equal(values, again):
+    if not torch.equal(values, losses_of(slice(None))):
         raise InputError(
             "the loss differs between two runs on the same samples: is there dropout or noise in eval mode?"
         )
+    # Each sample, not the first alone: a recurrence that takes the batch for time leaves that one as it is.
+    alone = [losses_of(slice(i, i + 1)) for i in range(len(index))]
     spread = 1e-3 * (1 + values.abs().max())
-    if (values[:1] - single).abs().max() > spread:
+    if (values - torch.stack([v.sum() for v in alone])).abs().max() > spread:
         raise InputError(
             "the loss of a sample depends on the other samples of its batch (batch norm without running statistics, "
             "or a contrastive loss): the loss of a part is then not a sum over its samples"

@@ -202,7 +202,8 @@ class Partition:
             InputError: a part does not exist or is named twice.
         """
         chosen: list[int] = []
-        for word in (w.strip() for w in text.split(",")):
+        words = [text] if text in self.names else [w.strip() for w in text.split(",")]  # a name may have commas
+        for word in words:
             if word in self.names:
                 part = self.names.index(word)
             elif word.isdecimal() and int(word) < len(self.names):

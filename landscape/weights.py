@@ -13,6 +13,7 @@ from landscape.errors import InputError, NumericalError
 from landscape.models import NormedLinear
 
 _SHOWN = 3  # names that a message lists of each kind
+_WRAPPER = re.compile(r"(?<=\.)(?:module|_orig_mod)\.")
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ class LoadReport:
 def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     """Copy weights into a model, all of them or none.
 
-    Names must match one by one, with four allowances. Leading components that all names share ("module.",
-    "_orig_mod.") are stripped if more names match without. A classifier of another name ("fc" against "linear")
-    is taken if it is all that is left over on both sides. The classifier of a linear layer without bias is
-    transposed for a `NormedLinear`; the reverse is refused, since a linear layer would not normalise.
+    Names must match one by one, with five allowances. Leading components that all names share ("module.",
+    "_orig_mod.") are stripped if more names match without; these two go in the middle of names as well. A classifier
+    of another name ("fc" against "linear") is taken if it is all that is left over on both sides. The classifier of a
+    linear layer without bias is transposed for a `NormedLinear`; the reverse is refused, since a linear layer would
+    not normalise. A tensor that the model holds under two names may be there under one, as safetensors writes it.
     `num_batches_tracked` may be missing: only training with cumulative averages reads it.
 
     Args:
@@ -45,9 +47,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     """
     own: dict[str, Tensor] = model.state_dict()
     prefix = _prefix(state, own)
-    given = {name.removeprefix(prefix): t for name, t in state.items()}
+    given = _unwrapped({name.removeprefix(prefix): t for name, t in state.items()}, own)
     head = _head(model)
-    notes = [note for note in (_rename(given, own, head), _transpose(given, own, head)) if note]
+    notes = [note for note in (_rename(given, own, head), _transpose(given, own, head), _share(given, own)) if note]
     missing, unexpected = _unmatched(given, own)
     misshapen = [n for n, t in given.items() if n in own and t.shape != own[n].shape]
     if missing or unexpected or misshapen:
@@ -92,6 +94,33 @@ def _prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     common = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, zip(*paths, strict=False))]
     prefixes = ["".join(f"{word}." for word in common[:n]) for n in range(len(common) + 1)]
     return max(prefixes, key=lambda p: sum(name.removeprefix(p) in own for name in state))  # the shortest of equals
+
+
+def _unwrapped(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take out of names what DataParallel and torch.compile put there for a submodule, as in features.module.0."""
+    bare = {n if n in own else _WRAPPER.sub("", n): t for n, t in given.items()}
+    return bare if len(bare) == len(given) else given
+
+
+def _share(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Give a tensor that the model holds under several names to all of them."""
+    names: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, tensor in own.items():
+        if tensor.numel():
+            names.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
+    found = []
+    for group in names.values():
+        first, *others = [n for n in group if n in given] or [""]
+        for name in others:
+            if not torch.equal(given[name], given[first]):
+                raise InputError(
+                    f"{first} and {name} are one tensor in the model, but differ in the checkpoint: "
+                    "is this the right --model?"
+                )
+        absent = [n for n in group if n not in given] if first else []
+        given.update(dict.fromkeys(absent, given[first]) if absent else {})
+        found += [f"{name} taken from {first!r}, with which it is shared" for name in absent]
+    return "; ".join(found)
 
 
 def _unmatched(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:

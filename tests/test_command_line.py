@@ -116,6 +116,11 @@ def test_partitions(here, partition, parts):
     assert ls.load("p.h5").parts == parts
 
 
+@pytest.mark.parametrize("size", ["inf", "1e300", "0"])
+def test_a_cache_may_have_any_size(here, size):
+    assert main([*FOREIGN, "--cache", size, "--out", "a.h5", "-q", *QUICK]) == 0
+
+
 def refused(arguments, capsys, words):
     """Check for one line that says why, exit code 2, and nothing on the disk."""
     before = {p: os.stat(p).st_mtime_ns for p in os.listdir() if p != "__pycache__"}

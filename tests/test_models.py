@@ -465,3 +465,35 @@ def test_the_public_resnet32_fits():
     assert isinstance(models.build("resnet32", 10, cosine=True).linear, NormedLinear)
     question = "the checkpoint has 10 classes in its last layer, the data set 100: is this the right --dataset?"
     assert question in refusal(models.build("resnet32", 100), content["state_dict"])
+
+
+class Two(nn.Module):
+    """Holds one matrix under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.b, self.fc = nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.b.weight = self.features[0].weight
+
+
+@pytest.mark.parametrize("wrapper", ["module", "_orig_mod"])
+def test_a_wrapper_in_the_middle_of_names_is_left_out(wrapper):
+    model = Two()
+    state = {n.replace("features.", f"features.{wrapper}."): t + 1 for n, t in model.state_dict().items()}
+    weights.load_weights(model, state)
+    assert torch.equal(model.features[0].weight, state[f"features.{wrapper}.0.weight"])
+
+
+def test_a_shared_tensor_may_be_there_once():
+    model = Two()
+    state = {n: t + 1 for n, t in model.state_dict().items() if n != "b.weight"}
+    report = weights.load_weights(model, state)
+    assert torch.equal(model.b.weight, state["features.0.weight"])
+    assert report.notes == ("b.weight taken from 'features.0.weight', with which it is shared",)
+
+
+def test_a_shared_tensor_with_two_values_is_refused():
+    model = Two()
+    state = {n: t + (n == "b.weight") for n, t in model.state_dict().items()}
+    with pytest.raises(InputError, match=r"features\.0\.weight and b\.weight are one tensor in the model"):
+        weights.load_weights(model, state)

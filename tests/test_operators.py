@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from landscape import operators
+from landscape import datasets, operators
 from landscape.errors import InputError, NumericalError
-from landscape.linearize import NotTraceableError, linearize, n_bytes
+from landscape.linearize import TRACE_SIZES, NotTraceableError, linearize, n_bytes
+from landscape.objective import Objective
 from landscape.operators import CACHE_BYTES, KINDS, curvature
 from tests.cases import CASES, CLASS_SIZES, Case, Residual, mlp
 from tests.exact import dense, differences
@@ -208,6 +209,92 @@ def test_integers_that_stand_for_the_batch_size_follow_the_batch():
         found = objective.layout.flat(linearized.product(linearized.residuals(*batch), v))
         reference = objective.layout.flat(operators._reverse(objective, "hessian", batch, [v])[0])
         assert relative(found, reference) < 1e-12
+
+
+def weight_normed():
+    return nn.Sequential(
+        nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(18, 5)), nn.Tanh(), nn.Linear(5, 3)
+    )
+
+
+@pytest.mark.parametrize("backend", ["reverse", "linearized"])
+def test_weight_norm_has_the_second_derivative_that_its_gradients_have(backend):
+    """torch._weight_norm has none that is right (torch 2.13), so torch.func.hessian is no witness."""
+    objective = Case(weight_normed).objective()
+    v = probes(objective)[:, 0]
+    v /= v.norm()
+    found = curvature(objective, backend=backend).matvec(v.expand(3, 1, -1))[:, 0]
+    for part in range(3):
+        assert relative(found[part], differences(objective, part, v)) < 1e-8
+
+
+class OneByOne(nn.Module):
+    """Loops over the samples, so that a trace has as many branches as it had samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp(nn.Tanh())
+
+    def forward(self, x):
+        return torch.cat([self.inner(sample[None]) for sample in x])
+
+
+def test_a_trace_that_fits_one_batch_size_only_is_left_aside_in_silence(capfd):
+    objective = Case(OneByOne).objective()
+    found = acting(curvature(objective), probes(objective))
+    assert relative(found[0], dense(objective, 0) @ probes(objective)) < 1e-9
+    assert capfd.readouterr() == ("", "")
+
+
+def objective_of(model, inputs, counts):
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return Objective.build(
+        model, datasets.from_dataset((inputs, labels)), partition="class", dtype=torch.float64, device="cpu"
+    )
+
+
+class FirstFeatures(nn.Module):
+    """Sums as many features as there are samples in a trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 2))
+
+    def forward(self, x):
+        return self.inner(x[:, : TRACE_SIZES[0]].sum(1, keepdim=True))
+
+
+def test_a_first_batch_of_the_traces_size_hides_no_wrong_trace():
+    n = TRACE_SIZES[0]
+    inputs = torch.randn(n + 4, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    objective = objective_of(FirstFeatures(), inputs, [n, 4])
+    found = acting(curvature(objective), probes(objective))
+    for part in range(2):
+        assert relative(found[part], dense(objective, part) @ probes(objective)) < 1e-9
+
+
+class Padded(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.embed = nn.Embedding(25, 4, padding_idx=22 if how == "embedding" else None)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, tokens):
+        h = torch.tanh(self.embed(tokens))
+        return self.fc((h if self.how == "embedding" else h * (tokens != 22)[..., None]).mean(1))
+
+
+@pytest.mark.parametrize("how", ["embedding", "mask"])
+def test_a_padding_token_is_no_batch_size(how):
+    """22 is twice the size of a trace; no sample of the first part, on which the trace is checked, is padded."""
+    tokens = torch.tensor([[1, 2, 3]] * 5 + [[8, 22, 4]] * 4)
+    objective = objective_of(Padded(how), tokens, [5, 4])
+    v = probes(objective)[:, 0]
+    v /= v.norm()
+    found = curvature(objective, backend="linearized").matvec(v.expand(2, 1, -1))[:, 0]
+    for part in range(2):
+        assert relative(found[part], differences(objective, part, v)) < 1e-8
 
 
 def test_batch_norm_is_folded_away_and_few_tensors_are_kept():

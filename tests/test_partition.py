@@ -87,6 +87,10 @@ def test_selection_keeps_the_order_asked_for_and_leaves_the_rest_out():
     assert parts.classes == ((3,), (0,))
 
 
+def test_a_part_whose_name_has_a_comma_is_selected_by_it():
+    assert Partition.by_class(np.array([0, 1]), ("red, round", "blue")).select("red, round").names == ("red, round",)
+
+
 def test_a_selection_of_a_selection_keeps_left_out_samples_out():
     assert Partition.by_class(LABELS, NAMES).select("0,1").select("1").part_of.tolist() == [
         *(-1, -1, -1, 0, -1, -1, 0, -1)

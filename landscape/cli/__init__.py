@@ -166,7 +166,8 @@ def _report(error: BaseException) -> int:
         console.error(error.format_message() + advice)
         return 2
     if _is_out_of_memory(error):
-        console.error(f"out of memory: lower --batch-size or --cache, or take another --device ({text:.200})")
+        advice = "lower --batch-size or --cache or --steps, or take another --device"
+        console.error(f"out of memory: {advice} ({text:.200})")
         return 2
     where = "`landscape -v ...` shows the traceback"
     console.error(f"this is a fault of landscape, not yours: {type(error).__name__}: {text}; {where}")

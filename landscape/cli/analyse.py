@@ -81,7 +81,12 @@ def hessian(
         path = Path(out) if out else Path(ckpt).with_suffix(".hessian.h5")
         with console.progress() as progress:
             found = spectrum(
-                objective, **ours, cache_bytes=int(cache * 2**30), out=path, overwrite=overwrite, progress=progress
+                objective,
+                **ours,
+                cache_bytes=int(min(cache, 2**30) * 2**30),
+                out=path,
+                overwrite=overwrite,
+                progress=progress,
             )
         if not distributed.is_main():
             return

@@ -21,7 +21,11 @@ LOADING = (
     click.option("--data-seed", type=int, help="Of the long tail and of --samples-per-class.  [default: 0]"),
     click.option("--normalize", metavar="TEXT", help="imagenet, none, or m,m,m/s,s,s.  [default: the data set's own]"),
     click.option("--samples-per-class", type=int, metavar="N", help="Take at most N samples of each class."),
-    click.option("--loss", metavar="NAME", help="ce, logit-adjust, balanced, package.module:callable.  [default: ce]"),
+    click.option(
+        "--loss",
+        metavar="NAME",
+        help="ce, focal, ldam, logit-adjust, vs, balanced, package.module:callable.  [default: ce]",
+    ),
     click.option("--per-class", is_flag=True, help="Short for --partition class."),
     click.option(
         "--partition", metavar="NAME", help="all, class, many-medium-few, head-tail, or FILE.json.  [default: all]"
