@@ -4,6 +4,8 @@ The analysis adds these up over any part of the data, so a loss may not average,
 All are smooth in the logits and made of operations that `torch.func` differentiates, twice and under vmap.
 """
 
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,31 +21,39 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 def names() -> tuple[str, ...]:
     """Return the names that `build` knows, besides users' own package.module:callable."""
-    return ("ce", "logit-adjust", "balanced")
+    return tuple(_FACTORIES)
 
 
-def build(name: str, class_counts: np.ndarray) -> Callable[..., Any]:
+def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[..., Any]:
     """Make a loss that gives one value per sample.
 
     Args:
         name: one of `names()`, or package.module:callable, which is taken as it is.
         class_counts: (C,) training samples of each class.
+        options: of the loss, such as tau=1.5; what it does not get has the default of the function that makes it.
 
     Returns:
         A function of logits (B, C) and labels (B,) that returns (B,) values.
 
     Raises:
-        InputError: an unknown name, or a loss that needs training samples of every class where one has none.
+        InputError: an unknown name or option, or a loss that needs training samples of every class where one has none.
     """
     if ":" in name:
+        if options:
+            raise InputError(
+                f"--loss {name} is taken as it is, without options, got {', '.join(options)}: leave them out"
+            )
         return resolve(name, "loss")
-    if name == "ce":
-        return cross_entropy
-    if name == "logit-adjust":
-        return logit_adjusted(class_counts)
-    if name == "balanced":
-        return balanced(class_counts)
-    raise InputError(f"no loss {name!r}; choose from {', '.join(names())} or package.module:callable")
+    if name not in _FACTORIES:
+        raise InputError(f"no loss {name!r}; choose from {', '.join(names())} or package.module:callable")
+    make = _FACTORIES[name]
+    known = list(inspect.signature(make).parameters)
+    arguments = [class_counts] if "class_counts" in known else []
+    for option in options:
+        if option not in known:
+            choice = ", ".join(known[len(arguments) :]) or "none"
+            raise InputError(f"--loss {name} has no option {option}; its options: {choice}")
+    return make(*arguments, **options)
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -59,28 +69,117 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def logit_adjusted(class_counts: np.ndarray) -> Loss:
-    """Make the cross-entropy of logits that are shifted by the log prior: CE(z + tau log pi, y), tau = 1.
+def focal(*, gamma: float = 2.0) -> Loss:
+    """Make the focal loss, which fades out samples that are classified well: -(1 - p_y)^gamma log p_y.
+
+    Args:
+        gamma: at least 0; with 0 it is the cross-entropy. 2 is the authors' choice.
+
+    Returns:
+        The loss of each sample.
+
+    Raises:
+        InputError: gamma is negative or not finite.
+
+    Source: Lin et al. 2017, "Focal loss for dense object detection", equation 4.
+    """
+    _check_not_negative("focal", gamma=gamma)
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        others = logits.masked_fill(_is_own(logits, labels), -math.inf).logsumexp(dim=-1)
+        lead = logits.gather(-1, labels[..., None]).squeeze(-1) - others
+        # p_y = sigmoid(lead): so neither logarithm loses its digits, near 0 or near 1
+        return -torch.exp(gamma * F.logsigmoid(-lead)) * F.logsigmoid(lead)
+
+    return loss
+
+
+def ldam(class_counts: np.ndarray, *, max_margin: float = 0.5, scale: float = 30.0) -> Loss:
+    """Make the cross-entropy of cosine logits with a margin that rare classes get more of: CE(z - s m_y e_y, y).
+
+    m_c = max_margin * n_c^(-1/4) / max_k n_k^(-1/4): the rarest class has the margin max_margin. The logits are
+    those of `models.NormedLinear`, z = s cos, so margins are in units of the cosine. The authors' code multiplies by
+    s in the loss instead.
+
+    Args:
+        class_counts: n, (C,).
+        max_margin: in units of the cosine, at least 0.
+        scale: s, that of the cosine classifier.
+
+    Returns:
+        The loss of each sample.
+
+    Raises:
+        InputError: a class has no training samples, or an option is negative or not finite.
+
+    Source: Cao et al. 2019, "Learning imbalanced datasets with label-distribution-aware margin loss", section 3,
+    and the released kaidic/LDAM-DRW, losses.py.
+    """
+    _check_not_negative("ldam", max_margin=max_margin, scale=scale)
+    counts = _positive(class_counts, "ldam")
+    shift = torch.from_numpy(scale * max_margin * (counts.min() / counts) ** 0.25)
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits - _like(shift, logits) * _is_own(logits, labels), labels)
+
+    return loss
+
+
+def logit_adjusted(class_counts: np.ndarray, *, tau: float = 1.0) -> Loss:
+    """Make the cross-entropy of logits that are shifted by the log prior: CE(z + tau log pi, y).
 
     pi_c = n_c / N is the share of class c in the training data. The shift asks the logits of rare classes for a
     margin, so that z itself estimates class-balanced scores.
 
     Args:
         class_counts: n, (C,).
+        tau: at least 0; class-balanced scores are estimated with 1.
 
     Returns:
         The loss of each sample.
 
     Raises:
-        InputError: a class has no training samples; its log prior is not finite.
+        InputError: a class has no training samples, its log prior is not finite; or tau is negative or not finite.
 
     Source: Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10.
     """
-    counts = _positive(class_counts, "logit-adjust")
-    log_prior = torch.from_numpy(np.log(counts / counts.sum()))
+    _check_not_negative("logit-adjust", tau=tau)
+    shift = torch.from_numpy(tau * _log_prior(class_counts, "logit-adjust"))
 
     def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits + _like(log_prior, logits), labels)
+        return cross_entropy(logits + _like(shift, logits), labels)
+
+    return loss
+
+
+def vector_scaling(class_counts: np.ndarray, *, gamma: float = 0.15, tau: float = 1.25) -> Loss:
+    """Make the cross-entropy of logits that are scaled and shifted class by class: CE(Delta z + iota, y).
+
+    Delta_c = (n_c / n_max)^gamma and iota_c = tau log(n_c / N). The shift acts early; where the training data are
+    fitted perfectly, only the factors move the boundaries between classes. gamma = 0 leaves the logit adjustment.
+
+    Args:
+        class_counts: n, (C,).
+        gamma: at least 0. This default and tau's are those of long-tailed CIFAR-10 (n_max / n_min = 100) in the
+            paper's experiments; the authors tune both for each data set, and their code defaults to 0.3 and 1.
+        tau: at least 0.
+
+    Returns:
+        The loss of each sample.
+
+    Raises:
+        InputError: a class has no training samples, or an option is negative or not finite.
+
+    Source: Kini et al. 2021, "Label-imbalanced and group-sensitive classification under overparameterization",
+    and the released orparask/VS-Loss, class_imbalance/losses.py.
+    """
+    _check_not_negative("vs", gamma=gamma, tau=tau)
+    shift = torch.from_numpy(tau * _log_prior(class_counts, "vs"))
+    counts = _positive(class_counts, "vs")
+    factor = torch.from_numpy((counts / counts.max()) ** gamma)
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(_like(factor, logits) * logits + _like(shift, logits), labels)
 
     return loss
 
@@ -110,6 +209,22 @@ def balanced(class_counts: np.ndarray) -> Loss:
     return loss
 
 
+_FACTORIES: dict[str, Callable[..., Loss]] = {
+    "ce": lambda: cross_entropy,
+    "focal": focal,
+    "ldam": ldam,
+    "logit-adjust": logit_adjusted,
+    "vs": vector_scaling,
+    "balanced": balanced,
+}
+
+
+def _check_not_negative(name: str, **options: float) -> None:
+    for option, value in options.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"{option} of --loss {name} must be a finite number of at least 0, got {value:g}")
+
+
 def _positive(class_counts: np.ndarray, name: str) -> np.ndarray:
     counts = np.asarray(class_counts, dtype=np.float64)
     for c in np.flatnonzero(counts <= 0)[:1]:
@@ -117,7 +232,19 @@ def _positive(class_counts: np.ndarray, name: str) -> np.ndarray:
     return counts
 
 
+def _log_prior(class_counts: np.ndarray, name: str) -> np.ndarray:
+    counts = _positive(class_counts, name)
+    log_prior: np.ndarray = np.log(counts / counts.sum())
+    return log_prior
+
+
+def _is_own(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mark the logit of each sample's label, (B, C)."""
+    return labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)
+
+
 def _like(per_class: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     if logits.shape[-1] != len(per_class):
         raise InputError(f"the model has {logits.shape[-1]} outputs, the data {len(per_class)} classes")
-    return per_class.to(device=logits.device, dtype=logits.dtype)
+    # Copied anew each time: a copy kept from within a transform of torch.func would not outlive it.
+    return per_class.to(device=logits.device, dtype=logits.dtype, non_blocking=True)

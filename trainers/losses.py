@@ -1,0 +1,172 @@
+"""Losses that only training needs: they look at a batch as a whole, which an analysis of parts of the data must not.
+
+Deferred re-weighting (Cao et al. 2019) makes classes weigh by their effective number of samples. Balanced contrastive
+learning (BCL; Zhu et al. 2022) adds, to the logit-adjusted cross-entropy of one view of each sample, a contrastive
+loss of further views, in which all classes take part alike:
+
+    2.0 * CE(z + log pi, y) + 0.6 * L_contrastive
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from landscape.errors import InputError
+
+BCL_WEIGHTS = (2.0, 0.6)
+"""Of the logit-adjusted cross-entropy and of the contrastive loss, as BCL trains on long-tailed CIFAR."""
+
+
+def effective_number_weights(class_counts: np.ndarray, beta: float = 0.9999) -> Tensor:
+    """Weigh classes by the inverse of their effective number of samples: w_c ~ (1 - beta) / (1 - beta^n_c).
+
+    Args:
+        class_counts: n, (C,) training samples of each class.
+        beta: from 0, equal weights, to below 1, towards which the weights go as 1 / n_c.
+
+    Returns:
+        w, (C,) in float64, of sum C.
+
+    Raises:
+        InputError: a class has no training samples, its weight is not finite; or beta is out of its range.
+
+    Source: Cui et al. 2019, "Class-balanced loss based on effective number of samples", equation 2 and section 4.
+    """
+    if not 0 <= beta < 1:
+        raise InputError(f"beta of the effective number of samples must be at least 0 and below 1, got {beta:g}")
+    counts = np.asarray(class_counts, dtype=np.float64)
+    for c in np.flatnonzero(counts <= 0)[:1]:
+        raise InputError(
+            f"--reweight drw needs training samples of every class, class {c} has none; pass --reweight none"
+        )
+    weights = (1 - beta) / (1 - beta**counts)
+    return torch.from_numpy(weights * (len(counts) / weights.sum()))
+
+
+def reweighted(loss: Callable[[Tensor, Tensor], Tensor], weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Weigh a loss by class so that its mean over a batch is the weighted mean: sum_i w_i l_i / sum_i w_i.
+
+    Sample i gets w_i / mean(w) l_i with the mean over the batch at hand, as in the deferred re-weighting of Cao et
+    al. 2019 and in torch's cross-entropy with class weights. Samples so depend on the others of their batch: by
+    itself, a sample has the plain loss.
+
+    Args:
+        loss: logits (B, C), labels (B,) -> (B,).
+        weights: w, (C,), positive.
+
+    Returns:
+        The weighted loss of each sample.
+    """
+
+    def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+        values = loss(logits, labels)
+        w = weights.to(device=values.device, dtype=values.dtype, non_blocking=True)[labels]
+        return w / w.mean() * values
+
+    return weighted
+
+
+class ContrastiveHead(nn.Module):
+    """Two small networks of one form, which put samples and classes on one unit sphere.
+
+    Linear (F, F), batch norm, ReLU, Linear (F, K), then division by the length: one for the features of samples, one
+    for the weight vectors of the classifier, whose images are the classes' prototypes.
+
+    Source: Zhu et al. 2022, section 4.3, and the released FlamieZhu/Balanced-Contrastive-Learning, models/resnext.py.
+    """
+
+    def __init__(self, n_features: int, n_projected: int = 128) -> None:
+        """Draw the weights from torch's global generator.
+
+        Args:
+            n_features: F, inputs of the classifier.
+            n_projected: K, dimensions of the sphere's space.
+        """
+        super().__init__()
+        self.n_features = n_features
+        self.of_samples = _perceptron(n_features, n_projected)
+        self.of_classes = _perceptron(n_features, n_projected)
+
+    def forward(self, features: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Project samples and classes.
+
+        Args:
+            features: of samples, (B, F); B at least 2 in training, for batch norm.
+            class_weights: the classifier's weight vectors, a row for each class, (C, F); C at least 2 likewise.
+
+        Returns:
+            Projections (B, K) and prototypes (C, K), all of length 1.
+
+        Raises:
+            InputError: the shapes do not fit, or batch norm has a single row to normalise.
+        """
+        for what, rows, remedy in (
+            ("features", features, "raise --batch-size"),
+            ("the classifier's weights", class_weights, "choose another --loss for a single class"),
+        ):
+            if rows.ndim != 2 or rows.shape[1] != self.n_features:
+                raise InputError(f"{what} have shape {tuple(rows.shape)}: --loss bcl expects (rows, {self.n_features})")
+            if self.training and len(rows) < 2:
+                raise InputError(f"{what} have {len(rows)} rows, batch norm in --loss bcl needs at least 2: {remedy}")
+        return F.normalize(self.of_samples(features), dim=1), F.normalize(self.of_classes(class_weights), dim=1)
+
+
+def _perceptron(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n_in, n_in), nn.BatchNorm1d(n_in), nn.ReLU(), nn.Linear(n_in, n_out))
+
+
+def balanced_contrastive(projections: Tensor, labels: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Tensor:
+    """Draw a sample's views to those of its class and away from the other classes, which weigh the same.
+
+    For view i of a sample with label y, and B_j all views of the batch with label j, along with the prototype of j:
+
+        L_i = -1 / (|B_y| - 1) sum_{p in B_y, p != i} log( exp(z_i.z_p / t) / S_i )
+        S_i = sum_{j != y} 1 / |B_j| sum_{k in B_j} exp(z_i.z_k / t)
+              + 1 / (|B_y| - 1) sum_{k in B_y, k != i} exp(z_i.z_k / t)
+
+    The anchor i is left out of its own class wherever it is summed or counted, of the numerators as of S_i: |B_y| - 1
+    counts the other views of class y and its prototype. |B_j| of the other classes counts all of their views and the
+    prototype. As each class has its prototype in the batch, none is ever empty. Prototypes are no anchors.
+
+    Args:
+        projections: z of V views of each sample, (V, B, K), of length 1.
+        labels: y, (B,), from 0 to C - 1.
+        prototypes: z of each class, (C, K), of length 1.
+        temperature: t, positive; small values look at the nearest only.
+
+    Returns:
+        The mean of L_i over the views of each sample, (B,).
+
+    Raises:
+        InputError: the shapes do not fit, or the temperature is not positive.
+
+    Source: Zhu et al. 2022, "Balanced contrastive learning for long-tailed visual recognition", section 4; the counts
+    follow the released FlamieZhu/Balanced-Contrastive-Learning, loss/contrastive.py.
+    """
+    if projections.ndim != 3 or labels.shape != projections.shape[1:2] or prototypes.shape[1:] != projections.shape[2:]:
+        raise InputError(
+            f"projections have shape {tuple(projections.shape)}, labels {tuple(labels.shape)} and prototypes "
+            f"{tuple(prototypes.shape)}: expected (V, B, K), (B,) and (C, K)"
+        )
+    if not 0 < temperature < math.inf:
+        raise InputError(f"the temperature of --loss bcl must be positive and finite, got {temperature:g}")
+    n_views, n_samples, _ = projections.shape
+    anchors = projections.flatten(0, 1)  # (A, K), A = V * B
+    others = torch.cat([anchors, prototypes])  # (A + C, K)
+    own = labels.repeat(n_views)
+    every = torch.arange(len(prototypes), device=labels.device)
+    classes = torch.cat([own, every])
+    itself = torch.eye(len(anchors), len(others), dtype=torch.bool, device=labels.device)
+    positive = (own[:, None] == classes) & ~itself
+
+    similarity = anchors @ others.T / temperature  # (A, A + C)
+    size = torch.zeros_like(every).index_add(0, classes, torch.ones_like(classes))  # |B_j|, (C,)
+    size_without = (size[own] - 1).to(similarity)[:, None]  # (A, 1)
+    log_size = torch.where(positive, size_without.log(), size.to(similarity).log()[classes])
+    log_sum = (similarity - log_size).masked_fill(itself, -math.inf).logsumexp(dim=1)
+    attraction = (similarity * positive / size_without).sum(dim=1)
+    return (log_sum - attraction).view(n_views, n_samples).mean(dim=0)
