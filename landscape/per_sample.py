@@ -1,312 +1,503 @@
-"""Gradients of single samples and of groups of samples from one backward pass.
+"""Gradients of groups of samples, and squared gradients of single ones, for the price of one backward pass.
 
-While the network runs, each module that owns parameters is watched: its input x and, on the way back, the gradient d of
-its output. Of these follows the gradient of its parameters for any choice of samples; for a convolution and one sample
-it is d^T x over unfolded patches. Only the gradients of activations go through autograd, so nothing is done twice. It
-holds where samples do not meet: batch norm in eval mode, or with its statistics taken as constants.
+The gradient of a layer's weight is a sum over samples. For a linear layer a -> W a it is sum_i d_i a_iᵀ, where a_i
+entered the layer and d_i is the gradient at what left it. One backward pass that computes gradients at the layers'
+outputs only gives all d_i; the sum may then run over any part of the batch. Seeds 1 / n_g(i) make it the gradient of
+each group's mean loss. In units of a forward pass: forward 1, d_i 1, weights 1, as in an ordinary training step.
+
+Convolutions, linear layers and batch norm are treated so where their parameters are used nowhere else, which the graph
+of the losses tells. All other parameters (other layers, shared or used by name) get a backward pass for each group.
+Samples must not influence each other: batch norm runs in eval mode, or within `batch_statistics_constant`.
+
+Source: Goodfellow 2015, "Efficient per-example gradient computations", for linear layers; Rochette et al. 2019 for
+convolutions.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+import itertools
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.errors import InputError
-
-MOST_NUMBERS = 2**25
-"""Entries of the largest temporary of a squared gradient; more samples are taken in pieces."""
+from landscape.errors import InputError, NumericalError
 
 Losses = Callable[[], Tensor]
-"""Runs the model on a batch; returns one number for each sample, (B,)."""
+"""Runs the model on a batch; returns the loss of each sample, (B,)."""
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_GROUPS = (*_CONVOLUTIONS, nn.Linear, *_NORMS)  # layers whose gradients can be taken over any part of a batch
+_SINGLE = (nn.Conv2d, nn.Linear, *_NORMS)  # and over each sample
+_ENTRIES = 2**25  # numbers that the gradients of single samples may take at a time: 128 MiB in float32
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """What one module saw."""
+def group_gradients(
+    model: nn.Module, losses: Losses, groups: Tensor, n_groups: int, params: Sequence[str] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of each group's mean loss over a batch.
 
-    module: nn.Module
-    name: str
-    parameters: dict[str, Tensor]  # its own trainable ones
-    x: Tensor  # (B, ...)
-    version: int  # of x, which an operation in place would raise
-    statistics: tuple[Tensor, Tensor] | None  # mean and variance by which batch norm divided
-
-
-def group_gradients(model: nn.Module, losses: Losses, groups: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
-    """Return the gradient of each group's mean loss.
+    The mean over rows weighted by the groups' shares of the batch is the batch's gradient.
 
     Args:
-        model: whose trainable parameters count, D in all; it is left as it was.
-        losses: runs it on a batch of B samples that do not influence each other.
-        groups: of each sample, (B,) integers from 0 to n_groups - 1.
+        model: whose parameters it is; its samples do not influence each other.
+        losses: runs the model on the batch, once.
+        groups: of each sample, (B,) integers from 0 to n_groups - 1; on the CPU no GPU has to be waited for.
         n_groups: G.
+        params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
 
     Returns:
-        The losses (B,) without their graph, and the gradients (G, D) in the order of `model.named_parameters()`; zero
-        for a group that the batch has not.
+        The losses without their graph, (B,), and the gradients, (G, D), flat in the order of the parameters. The row of
+        a group that the batch does not have is zero.
 
     Raises:
-        InputError: the model is built so that its gradients cannot be told apart.
+        InputError: batch norm couples the samples, a group or parameter does not exist, or the losses do not fit.
     """
-    counts = torch.bincount(groups, minlength=n_groups)
-    weights = (1 / counts.clamp(min=1).double())[groups]
-    rows: dict[str, Tensor] = {}
-
-    def add(layer: _Layer, d: Tensor) -> None:
-        for name, p in layer.parameters.items():
-            rows[name] = torch.zeros(n_groups, *p.shape, dtype=p.dtype, device=p.device)
-        for g in counts.nonzero().flatten().tolist():
-            here = (groups == g).nonzero().flatten()
-            for name, gradient in _gradients(layer, here, d[here]).items():
-                rows[name][g] = gradient
-
-    values = _backward(model, losses, weights, add)
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    return values, torch.cat([rows[name].reshape(n_groups, -1) for name in names], dim=1)
+    chosen = _chosen(model, params)
+    values, calls = _recorded(model, losses, _GROUPS)
+    return values.detach(), _rows(values, calls, chosen, groups, n_groups)
 
 
-def squared_gradients(model: nn.Module, losses: Losses) -> dict[str, Tensor]:
-    """Return the sum over samples of the squared gradient of each sample's loss.
+def check(model: nn.Module, losses: Losses, *, tolerance: float = 0.02) -> None:
+    """Make sure, on one batch, that the gradients of groups add up to that of the batch, as autograd has it.
+
+    They do not if the samples influence each other, or if the first axis within the network is not the batch.
+    Running statistics of batch norm stay as they are.
 
     Args:
-        model: whose trainable parameters count; it is left as it was.
-        losses: runs it on a batch of B samples that do not influence each other.
+        model: as for `group_gradients`.
+        losses: runs the model on a batch of at least three samples, once.
+        tolerance: of |difference| / |gradient|; room for bfloat16.
+
+    Raises:
+        InputError: the batch is too small, or what `group_gradients` refuses.
+        NumericalError: they do not.
+    """
+    chosen = _chosen(model, None)
+    with kept_statistics(model):
+        values, calls = _recorded(model, losses, _GROUPS)
+    n = len(values)
+    if n < 3:
+        raise InputError(f"gradients of groups are checked on a batch of at least 3 samples, got {n}")
+    groups = (torch.arange(n) >= n // 3).long()  # of different sizes: an error in equal shares would cancel
+    counts = torch.bincount(groups).to(values)
+    whole = torch.autograd.grad(values.mean(), list(chosen.values()), retain_graph=True, materialize_grads=True)
+    expected = torch.cat([g.reshape(-1) for g in whole])
+    found = (counts / n).to(expected) @ _rows(values, calls, chosen, groups, 2)
+    error = float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
+    if not error <= tolerance:
+        raise NumericalError(
+            f"gradients of groups add up to another gradient than the batch's ({error:.1%} off): samples of a batch "
+            "influence each other in this model; use --first-pass exact"
+        )
+
+
+def squared_gradients(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Any, Tensor], Tensor],
+    params: Sequence[str] | None = None,
+) -> Tensor:
+    """Return the sum over samples of each one's squared gradient: N times the diagonal of the empirical Fisher matrix.
+
+    The model runs in eval mode, in which it is left as it was. Memory for gradients of single samples is bounded.
+
+    Args:
+        model: inputs (B, ...) -> outputs.
+        batches: inputs (B, ...) and labels (B,), on the model's device.
+        loss: (outputs, labels) -> (B,), which depends on the parameters through the outputs alone.
+        params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
 
     Returns:
-        For each trainable parameter a tensor of its shape.
+        (D,) float64, in the order of the parameters; each batch is added up in the model's own dtype.
 
     Raises:
-        InputError: the model is built so that its gradients cannot be told apart.
+        InputError: a parameter does not exist, a layer couples samples in eval mode too, or the losses do not fit.
     """
-    sums: dict[str, Tensor] = {}
+    chosen = _chosen(model, params)
+    sizes = [p.numel() for p in chosen.values()]
+    total = torch.zeros(sum(sizes), dtype=torch.float64, device=next(iter(chosen.values())).device)
+    places = dict(zip(chosen, torch.split(total, sizes), strict=True))
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        for inputs, labels in batches:
+            for name, squares in _squared(model, inputs, labels, loss, chosen):
+                places[name] += squares
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+    return total
 
-    def add(layer: _Layer, d: Tensor) -> None:
-        sums.update(_squares(layer, d))
 
-    _backward(model, losses, None, add)
-    return sums
+@contextmanager
+def kept_statistics(model: nn.Module | None) -> Generator[None, None, None]:
+    """Let batch norm normalise by the batch inside the block without counting it in its running statistics.
 
-
-def check(model: nn.Module, losses: Losses) -> None:
-    """Compare the batch's gradient, as it is put together here, with autograd's.
-
-    A parameter that is used past its module, as `F.linear(x, other.weight)` does, is seen by nothing else.
+    The second pass of a step sees the batch at other parameters; its statistics are not those of the model.
 
     Args:
-        model: whose trainable parameters count; it is left as it was.
-        losses: runs it on a batch.
+        model: whose batch norm it is; None does nothing.
 
-    Raises:
-        InputError: the two differ.
+    Yields:
+        Nothing.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    values = losses()
-    expected = torch.autograd.grad(values.mean(), parameters, materialize_grads=True)
-    _, (found,) = group_gradients(model, losses, torch.zeros(len(values), dtype=torch.int64, device=values.device), 1)
-    whole = torch.cat([g.reshape(-1) for g in expected])
-    if (found - whole).norm() > torch.finfo(whole.dtype).eps ** 0.5 * whole.norm():
-        raise InputError("a parameter of the model is used outside of its module: its gradients cannot be told apart")
+    norms = [] if model is None else [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    tracking = [m.track_running_stats for m in norms]
+    buffers = [(m.running_mean, m.running_var) for m in norms]
+    try:
+        for m in norms:
+            if m.training:  # without buffers a layer in training mode normalises by the batch and records nothing
+                m.track_running_stats = False
+                m.running_mean = m.running_var = None
+        yield
+    finally:
+        for m, before, (mean, var) in zip(norms, tracking, buffers, strict=True):
+            m.track_running_stats, m.running_mean, m.running_var = before, mean, var
 
 
 @contextmanager
 def batch_statistics_constant(model: nn.Module) -> Generator[None, None, None]:
-    """Let batch norm in training mode normalise by the batch, but take its mean and variance as constants.
+    """Let batch norm in training mode take its batch's statistics for constants: its samples are then independent.
 
-    The running statistics are updated as ever. Samples are then independent, and gradients those of another function:
-    how the statistics change with the parameters is left out.
+    Outputs and running statistics are those of training; the gradient does not pass through mean and variance.
 
     Args:
         model: whose batch norm it is.
 
     Yields:
         Nothing.
+
+    Raises:
+        InputError: the model has a SyncBatchNorm, whose statistics are not this batch's.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    if any(isinstance(m, nn.SyncBatchNorm) for m in norms):
+        raise InputError("SyncBatchNorm takes statistics over all ranks: build the model with BatchNorm2d")
+    before = [m.__dict__.get("forward") for m in norms]
     try:
         for m in norms:
-            m.forward = _constant_forward(m)  # type: ignore[method-assign, assignment]  # of this one, for a while
+            m.__dict__["forward"] = _Constant(m)
         yield
     finally:
-        for m in norms:
-            del m.forward
+        for m, forward in zip(norms, before, strict=True):
+            m.__dict__.pop("forward", None)
+            if forward is not None:
+                m.__dict__["forward"] = forward
 
 
-def _constant_forward(m: _BatchNorm) -> Callable[[Tensor], Tensor]:
-    usual = type(m).forward
+class _Constant:
+    """Stands in for the forward of one batch norm."""
 
-    def forward(x: Tensor) -> Tensor:
-        if not m.training:
-            return usual(m, x)
+    def __init__(self, module: _BatchNorm) -> None:
+        self._module = module
+        self.statistics: tuple[Tensor, ...] = ()  # of the latest batch: mean and biased variance, (C,)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        m = self._module
+        self.statistics = ()
+        if not _by_batch(m):
+            return type(m).forward(m, x)
+        m._check_input_dim(x)  # type: ignore[no-untyped-call]
+        n = x.numel() // x.shape[1]
+        if n < 2:
+            raise InputError(f"batch norm got one value per channel, shape {tuple(x.shape)}: raise --batch-size")
         with torch.no_grad():
-            usual(m, x)  # for the running statistics
-            mean, var = _moments(x)
-        return F.batch_norm(x, mean, var, m.weight, m.bias, training=False, eps=m.eps)
-
-    return forward
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    axes = [0, *range(2, x.ndim)]
-    var, mean = torch.var_mean(x, axes, correction=0)
-    return mean, var
-
-
-def _backward(
-    model: nn.Module, losses: Losses, weights: Tensor | None, add: Callable[[_Layer, Tensor], None]
-) -> Tensor:
-    """Run forwards and backwards; hand each layer over with the gradient of its output as soon as that is known."""
-    layers: dict[nn.Module, _Layer] = {}
-    done: set[nn.Module] = set()
-    owners = _owners(model)
-    watching = True
-
-    def back(module: nn.Module, d: Tensor) -> None:
-        layer = layers[module]
-        if layer.x._version != layer.version:
-            raise InputError(f"the input of {layer.name} is changed in place: its gradients cannot be told apart")
-        nonlocal watching
-        watching = False  # a layer may be run once more to find its gradients
-        with torch.enable_grad():
-            add(layer, d)
-        watching = True
-        done.add(module)
-
-    def seen(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        if not watching:
-            return None
-        name, parameters = owners[module]
-        if module in layers:
-            raise InputError(f"{name} is used twice in a forward pass: its gradients cannot be told apart")
-        if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not isinstance(output, Tensor):
-            raise InputError(f"{name} does not map one tensor to one: its gradients cannot be told apart")
-        x = inputs[0].detach()
-        statistics = None
-        if isinstance(module, _BatchNorm):
-            own = (module.running_mean, module.running_var)
-            statistics = _moments(x) if module.training or own[0] is None else own
-        layers[module] = _Layer(module, name, parameters, x, x._version, statistics)  # type: ignore[arg-type]
-        if not output.requires_grad:
-            output = output.detach().requires_grad_().clone()  # the graph of activations begins here
-        output.register_hook(lambda d: back(module, d.detach()))
-        return output
-
-    trainable = [p for _, parameters in owners.values() for p in parameters.values()]
-    with ExitStack() as stack:
-        for module in owners:
-            stack.callback(module.register_forward_hook(seen).remove)
-        stack.callback(lambda: [p.requires_grad_(True) for p in trainable])
-        for p in trainable:
-            p.requires_grad_(False)
-        with torch.enable_grad():
-            values = losses()
-        ones = torch.ones_like(values) if weights is None else weights.to(values)
-        if not values.requires_grad:
-            raise InputError("the loss does not depend on the model's parameters through its modules")
-        torch.autograd.backward(values, ones)
-    for module, (name, _) in owners.items():
-        if module not in done:
-            raise InputError(f"no gradient reaches {name}: is it called in the forward pass?")
-    return values.detach()
+            wide = x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+            variance, mean = torch.var_mean(wide, [0, *range(2, x.ndim)], correction=0)
+            if m.training and m.track_running_stats and m.running_mean is not None and m.running_var is not None:
+                rate: Any = m.momentum
+                if m.num_batches_tracked is not None:
+                    m.num_batches_tracked.add_(1)
+                    rate = (1 / m.num_batches_tracked).to(mean) if rate is None else rate
+                m.running_mean.lerp_(mean.to(m.running_mean), rate)
+                m.running_var.lerp_((variance * (n / (n - 1))).to(m.running_var), rate)
+        self.statistics = mean, variance
+        return F.batch_norm(x, mean, variance, m.weight, m.bias, training=False, eps=m.eps)
 
 
-def _owners(model: nn.Module) -> dict[nn.Module, tuple[str, dict[str, Tensor]]]:
-    """Return the modules that own trainable parameters, with their names and these parameters by their full names."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    owners: dict[nn.Module, tuple[str, dict[str, Tensor]]] = {}
-    taken: set[int] = set()
-    for prefix, module in model.named_modules():
-        own = {names[id(p)]: p for p in module._parameters.values() if p is not None and p.requires_grad}
-        for name, p in own.items():
-            if id(p) in taken:
-                raise InputError(f"{name} is shared by two modules: its gradients cannot be told apart")
-            taken.add(id(p))
-        if own:
-            owners[module] = prefix or type(module).__name__, own
-    return owners
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One use of a layer in a forward pass."""
+
+    module: Any
+    inputs: Tensor  # (B, ...)
+    source: Node | None  # where the inputs come from in the graph
+    output: GradientEdge
+    statistics: tuple[Tensor, ...]  # of batch norm: mean and variance, (C,)
 
 
-def _gradients(layer: _Layer, here: Tensor, d: Tensor) -> dict[str, Tensor]:
-    """Return the gradient of a layer's parameters for some samples together."""
-    module, x = layer.module, layer.x[here]
-    local = {name.rpartition(".")[2]: name for name in layer.parameters}
-    found: dict[str, Tensor] = {}
-    with torch.no_grad():
-        if isinstance(module, nn.Conv2d) and _plain_convolution(module):
-            found["weight"] = conv2d_weight(  # type: ignore[no-untyped-call]
-                x, module.weight.shape, d, module.stride, module.padding, module.dilation, module.groups
+@dataclass(frozen=True, eq=False)
+class _Use:
+    """One use of a parameter, seen from the loss."""
+
+    call: _Call
+    d: Tensor  # gradient at the call's output, (B, ...)
+    kind: str  # "weight" or "bias"
+
+
+def _by_batch(module: _BatchNorm) -> bool:
+    return module.training or module.running_mean is None
+
+
+def _chosen(model: nn.Module, params: Sequence[str] | None) -> dict[str, Tensor]:
+    """Return the parameters by name, in the order asked for or else the model's."""
+    trainable: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for name in params or ():
+        if name not in trainable:
+            raise InputError(f"the model has no trainable parameter {name!r}; it has {', '.join(list(trainable)[:6])}")
+    chosen = trainable if params is None else {name: trainable[name] for name in params}
+    if not chosen:
+        raise InputError("there are no parameters to differentiate by: leave requires_grad on, and name at least one")
+    return chosen
+
+
+def _separable(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Say whether a layer is exactly what its type says; a subclass may compute anything."""
+    if type(module) not in kinds or not {name for name, _ in module.named_parameters(recurse=False)} <= {
+        "weight",
+        "bias",
+    }:
+        return False
+    if not isinstance(module.weight, nn.Parameter):  # none, or made of others by a parametrization
+        return False
+    return not isinstance(module, _CONVOLUTIONS) or (
+        module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    )
+
+
+def _recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ...]) -> tuple[Tensor, list[_Call]]:
+    """Run losses() and record the calls of layers of some kinds; (B,) with its graph, and the calls."""
+    for name, m in model.named_modules():
+        if isinstance(m, _BatchNorm) and _by_batch(m) and not isinstance(m.__dict__.get("forward"), _Constant):
+            raise InputError(
+                f"{name or 'the model'} is a batch norm that normalises by its batch, so that samples influence each "
+                "other: call model.eval(), or use batch_statistics_constant(model)"
             )
-            found["bias"] = d.sum((0, 2, 3))
-        elif isinstance(module, nn.Linear):
-            found["weight"] = d.flatten(0, -2).T @ x.flatten(0, -2)
-            found["bias"] = d.flatten(0, -2).sum(0)
-        elif isinstance(module, _BatchNorm):
-            axes = [0, *range(2, d.ndim)]
-            found["weight"], found["bias"] = (d * _normalised(layer, x)).sum(axes), d.sum(axes)
-    if not found:
-        return dict(zip(layer.parameters, _pulled(layer, x, d), strict=True))
-    return {full: found[name] for name, full in local.items()}
+    calls: list[_Call] = []
+
+    def record(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        x = args[0] if len(args) == 1 else None
+        if (
+            not isinstance(x, Tensor)
+            or not output.requires_grad
+            or x.ndim < max(2, module.get_parameter("weight").ndim)
+        ):
+            return  # unbatched, given by keyword, or without a gradient
+        statistics: tuple[Tensor, ...] = ()
+        if isinstance(module, _NORMS):
+            constant = module.__dict__.get("forward")
+            statistics = constant.statistics if isinstance(constant, _Constant) else ()
+            statistics = statistics or (module.get_buffer("running_mean"), module.get_buffer("running_var"))
+        source = get_gradient_edge(x).node if x.requires_grad else None
+        calls.append(_Call(module, x.detach(), source, get_gradient_edge(output), statistics))
+
+    # First of all hooks: the output is the layer's own, whatever others make of it.
+    handles = [m.register_forward_hook(record, prepend=True) for m in model.modules() if _separable(m, kinds)]
+    try:
+        values = losses()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if values.ndim != 1:
+        raise InputError(
+            f'losses() returned shape {tuple(values.shape)}: it must return one value per sample; use reduction="none"'
+        )
+    if not values.requires_grad:
+        raise InputError("losses() returned values without a graph: do not call it under torch.no_grad()")
+    return values, [c for c in calls if len(c.inputs) == len(values)]
 
 
-def _squares(layer: _Layer, d: Tensor) -> dict[str, Tensor]:
-    """Return the sum over samples of the squared gradients of a layer's parameters."""
-    module, x = layer.module, layer.x
-    local = {name.rpartition(".")[2]: name for name in layer.parameters}
-    found: dict[str, Tensor] = {}
-    with torch.no_grad():
-        if isinstance(module, nn.Conv2d) and _plain_convolution(module) and module.groups == 1:
-            found["weight"] = _squared_convolution(module, x, d).view_as(module.weight)
-            found["bias"] = d.sum((2, 3)).square().sum(0)
-        elif isinstance(module, nn.Linear) and d.ndim == 2:
-            found["weight"] = d.square().T @ x.square()
-            found["bias"] = d.square().sum(0)
-        elif isinstance(module, _BatchNorm):
-            space = list(range(2, d.ndim))
-            scaled = d * _normalised(layer, x)
-            found["weight"] = (scaled.sum(space) if space else scaled).square().sum(0)
-            found["bias"] = (d.sum(space) if space else d).square().sum(0)
-    if found:
-        return {full: found[name] for name, full in local.items()}
-
-    def one(x: Tensor, d: Tensor) -> tuple[Tensor, ...]:
-        return _pulled(layer, x[None], d[None])
-
-    return {name: g.square().sum(0) for name, g in zip(layer.parameters, vmap(one, chunk_size=32)(x, d), strict=True)}
+def _used_otherwise(values: Tensor, calls: Iterable[_Call], chosen: dict[str, Tensor]) -> list[str]:
+    """Name the parameters that the losses depend on along a path that does not pass through a recorded call."""
+    leaves = {name: get_gradient_edge(p).node for name, p in chosen.items()}
+    source = {call.output.node: call.source for call in calls}
+    seen: set[Node] = set()
+    ahead: list[Node | None] = [values.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead.extend([source[node]] if node in source else [n for n, _ in node.next_functions])
+    return [name for name, leaf in leaves.items() if leaf in seen]
 
 
-def _squared_convolution(module: nn.Conv2d, x: Tensor, d: Tensor) -> Tensor:
-    """Return the sum over samples of (d_i^T x_i)^2, with x_i unfolded to (patch entries, positions)."""
-    per_sample = x.shape[1] * module.weight[0, 0].numel() * d[0, 0].numel()
-    total = torch.zeros(module.out_channels, module.weight[0].numel(), dtype=x.dtype, device=x.device)
-    for xs, ds in zip(*(torch.split(t, max(1, MOST_NUMBERS // per_sample)) for t in (x, d)), strict=True):
-        patches = F.unfold(xs, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
-        total += torch.bmm(ds.flatten(2), patches.mT).square().sum(0)
+def _at_outputs(values: Tensor, calls: Sequence[_Call], seeds: Tensor, *, keep: bool) -> list[tuple[_Call, Tensor]]:
+    """Go back from the losses; return the gradient at the output of each call that they depend on."""
+    if not calls:
+        return []
+    # Of all backward steps, autograd makes only those that lead to these outputs: no gradients of weights.
+    found = torch.autograd.grad([values], [c.output for c in calls], [seeds], retain_graph=keep, allow_unused=True)
+    return [(call, d) for call, d in zip(calls, found, strict=True) if d is not None]
+
+
+# Groups ---------------------------------------------------------------------------------------------------------------
+
+
+def _rows(values: Tensor, calls: list[_Call], chosen: dict[str, Tensor], groups: Tensor, n_groups: int) -> Tensor:
+    groups = groups.cpu()
+    if groups.shape != values.shape:
+        raise InputError(f"losses() returned {len(values)} values for groups of shape {tuple(groups.shape)}")
+    if int(groups.min()) < 0 or int(groups.max()) >= n_groups:
+        raise InputError(f"groups are 0 to {n_groups - 1}, got {int(groups.min())} to {int(groups.max())}")
+    device = values.device
+    counts = torch.bincount(groups, minlength=n_groups)
+    present = counts.nonzero().flatten().tolist()
+    split = counts[present].tolist()
+    order = groups.argsort(stable=True).to(device, non_blocking=True)
+    member = F.one_hot(groups, n_groups).T.to(device, non_blocking=True)  # (G, B)
+    seeds = (1 / counts[groups].double()).to(device, values.dtype, non_blocking=True)
+
+    example = next(iter(chosen.values()))
+    sizes = [p.numel() for p in chosen.values()]
+    rows = torch.zeros(n_groups, sum(sizes), dtype=example.dtype, device=example.device)
+    places = dict(zip(chosen, torch.split(rows, sizes, dim=1), strict=True))
+    rest = _used_otherwise(values, calls, chosen)
+    own = {id(p): places[name] for name, p in chosen.items() if name not in rest}
+    taken = [c for c in calls if any(id(p) in own for p in c.module.parameters())]
+    for call, d in _at_outputs(values, taken, seeds, keep=bool(rest)):
+        into = {kind: own[id(p)] for kind, p in call.module.named_parameters() if id(p) in own}
+        if isinstance(call.module, _NORMS):
+            for kind, place in into.items():
+                each = _of_norm(call, call.inputs, d, kind)
+                place += member.to(each) @ each
+            continue
+        xs, ds = (torch.split(t.to(d.dtype).index_select(0, order), split) for t in (call.inputs, d))
+        for g, x, d_g in zip(present, xs, ds, strict=True):
+            for kind, gradient in _summed(call.module, x, d_g, into).items():
+                into[kind][g] += gradient.reshape(-1)
+    for g in present if rest else ():
+        seeds_g = seeds * member[g]
+        found = torch.autograd.grad(
+            [values], [chosen[name] for name in rest], [seeds_g], retain_graph=g != present[-1], materialize_grads=True
+        )
+        for name, gradient in zip(rest, found, strict=True):
+            places[name][g] = gradient.reshape(-1)
+    return rows
+
+
+def _summed(module: Any, x: Tensor, d: Tensor, kinds: Iterable[str]) -> dict[str, Tensor]:
+    """Return the gradients of a convolution's or linear layer's parameters, summed over samples."""
+    if isinstance(module, nn.Linear):
+        d = d.reshape(-1, d.shape[-1])
+        return {kind: d.sum(0) if kind == "bias" else d.T @ x.reshape(-1, x.shape[-1]) for kind in kinds}
+    _, weight, bias = torch.ops.aten.convolution_backward(
+        d,
+        x,
+        d.new_empty(1).expand(module.weight.shape),  # only its shape matters
+        [module.out_channels],
+        module.stride,
+        module.padding,
+        module.dilation,
+        False,
+        [0] * len(module.stride),
+        module.groups,
+        (False, "weight" in kinds, "bias" in kinds),
+    )
+    return {kind: weight if kind == "weight" else bias for kind in kinds}
+
+
+def _of_norm(call: _Call, x: Tensor, d: Tensor, kind: str) -> Tensor:
+    """Return the gradient of batch norm's gamma ("weight") or beta by each sample, (B, C)."""
+    beyond = list(range(2, x.ndim))
+    wide: torch.dtype = call.module.weight.dtype
+    if kind == "bias":
+        return d.sum(beyond, dtype=wide) if beyond else d.to(wide)
+    mean, variance = call.statistics
+    product = (x - mean.view(-1, *[1] * len(beyond))) * d
+    scale = torch.rsqrt(variance + call.module.eps)
+    return (product.sum(beyond) if beyond else product) * scale
+
+
+# Single samples -------------------------------------------------------------------------------------------------------
+
+
+def _squared(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    loss: Callable[[Any, Tensor], Tensor],
+    chosen: dict[str, Tensor],
+) -> Generator[tuple[str, Tensor], None, None]:
+    """Yield names of parameters and their squared gradients, flat, summed over the samples of a batch."""
+    values, calls = _recorded(model, lambda: loss(model(inputs), labels), _SINGLE)
+    rest = _used_otherwise(values, calls, chosen)
+    own = {id(p): name for name, p in chosen.items() if name not in rest}
+    taken = [c for c in calls if any(id(p) in own for p in c.module.parameters())]
+    uses: dict[str, list[_Use]] = {}
+    for call, d in _at_outputs(values, taken, torch.ones_like(values), keep=False):
+        for kind, p in call.module.named_parameters():
+            if id(p) in own:
+                uses.setdefault(own[id(p)], []).append(_Use(call, d, kind))
+    for name, found in uses.items():
+        yield name, _squares(found)
+    if rest:
+        yield from _functional(model, rest, inputs, labels, loss)
+
+
+def _squares(uses: Sequence[_Use]) -> Tensor:
+    """Return the sum over samples of one parameter's squared gradient, to which all of its uses contribute."""
+    first = uses[0]
+    if len(uses) == 1 and first.kind == "weight" and isinstance(first.call.module, nn.Linear) and first.d.ndim == 2:
+        return (first.d.square().T @ first.call.inputs.square()).reshape(-1)  # of a product d aᵀ, without making it
+    total = torch.zeros(first.call.module.get_parameter(first.kind).numel(), dtype=first.d.dtype, device=first.d.device)
+    size = max(1, _ENTRIES // max(_entries(use) for use in uses))
+    for start in range(0, len(first.d), size):
+        each = torch.stack([_each(use, slice(start, start + size)) for use in uses]).sum(0)
+        total += each.square().sum(0)
     return total
 
 
-def _pulled(layer: _Layer, x: Tensor, d: Tensor) -> tuple[Tensor, ...]:
-    """Return the gradient of a layer's own parameters by running it again."""
-    names = [name.rpartition(".")[2] for name in layer.parameters]
-
-    def run(values: Sequence[Tensor]) -> Tensor:
-        output: Tensor = functional_call(layer.module, dict(zip(names, values, strict=True)), (x,))
-        return output
-
-    found: tuple[Tensor, ...] = vjp(run, tuple(p.detach() for p in layer.parameters.values()))[1](d)[0]
-    return found
+def _entries(use: _Use) -> int:
+    """Count the numbers that one sample's gradient takes on the way."""
+    own = int(use.call.module.get_parameter(use.kind).numel())
+    if use.kind == "bias" or not isinstance(use.call.module, nn.Conv2d):
+        return own
+    return max(2 * own, use.call.inputs.shape[1] * use.d[0, 0].numel())
 
 
-def _plain_convolution(module: nn.Conv2d) -> bool:
-    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+def _each(use: _Use, piece: slice) -> Tensor:
+    """Return the gradient of a parameter by each sample of a piece, (b, numel)."""
+    m, x, d = use.call.module, use.call.inputs[piece], use.d[piece]
+    if isinstance(m, _NORMS):
+        return _of_norm(use.call, x, d, use.kind)
+    if isinstance(m, nn.Linear):
+        d = d.reshape(len(d), -1, d.shape[-1])
+        return d.sum(1) if use.kind == "bias" else (d.mT @ x.reshape(len(x), -1, x.shape[-1])).flatten(1)
+    if use.kind == "bias":
+        return d.flatten(2).sum(2)
+    # One entry of the kernel after the other: F.unfold does the same at once and takes two to three times as long.
+    (rows, columns), (height, width) = d.shape[2:], m.kernel_size
+    padded = F.pad(x, (m.padding[1], m.padding[1], m.padding[0], m.padding[0]))
+    d = d.reshape(len(d), m.groups, -1, rows * columns)
+    found = []
+    for i, j in itertools.product(range(height), range(width)):
+        top, left = i * m.dilation[0], j * m.dilation[1]
+        bottom, right = top + (rows - 1) * m.stride[0] + 1, left + (columns - 1) * m.stride[1] + 1
+        seen = padded[:, :, top : bottom : m.stride[0], left : right : m.stride[1]]
+        found.append(d @ seen.reshape(len(x), m.groups, -1, rows * columns).mT)
+    return torch.stack(found, dim=-1).flatten(1)
 
 
-def _normalised(layer: _Layer, x: Tensor) -> Tensor:
-    mean, var = (t.view(1, -1, *[1] * (x.ndim - 2)) for t in layer.statistics or ())
-    eps: Any = layer.module.eps
-    return (x - mean) * torch.rsqrt(var + eps)
+def _functional(
+    model: nn.Module, names: Sequence[str], inputs: Tensor, labels: Tensor, loss: Callable[[Any, Tensor], Tensor]
+) -> Generator[tuple[str, Tensor], None, None]:
+    """Do the same for any parameters, by vectorised gradients of the whole model."""
+    chosen = {name: model.get_parameter(name).detach() for name in names}
+
+    def one(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss(functional_call(model, values, (x[None],)), y[None])[0]
+
+    each = vmap(grad(one), in_dims=(None, 0, 0))
+    size = max(1, _ENTRIES // sum(p.numel() for p in chosen.values()))
+    for x, y in zip(torch.split(inputs, size), torch.split(labels, size), strict=True):
+        with torch.no_grad():
+            found: dict[str, Tensor] = each(chosen, x, y)
+        for name, gradients in found.items():
+            yield name, gradients.square().sum(0).reshape(-1)

@@ -9,16 +9,16 @@ Gauss-Newton and Fisher matrices, and of the Hessian of every network that is pi
 (piecewise.py): its logits add nothing to the trace. Random probes would take thousands of products for the same digits.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import hessian, vmap
 
 from landscape import models, per_sample
-from landscape.errors import InputError
+from landscape.errors import LandscapeError
 from landscape.objective import Objective, differentiable_attention
 from landscape.piecewise import linear_in_each_parameter
 
@@ -44,9 +44,11 @@ def refusal(objective: Objective, kind: str) -> str | None:
         if kind == "hessian" and not linear_in_each_parameter(objective.logits, objective.theta, inputs):
             return "the logits are not known to be piecewise linear in each parameter"
         try:
-            per_sample.check(objective.model, lambda: objective.loss(_logits(objective, inputs), labels))
-        except (InputError, RuntimeError) as error:
-            return str(error).splitlines()[0]
+            if len(labels) >= 3:
+                per_sample.check(objective.model, lambda: objective.loss(_logits(objective, inputs), labels))
+            _squares(objective, inputs[:1], labels[:1])
+        except (LandscapeError, RuntimeError) as error:
+            return (str(error).splitlines() or [type(error).__name__])[0]
     return None
 
 
@@ -64,37 +66,42 @@ def exact(objective: Objective, kind: str, part: int) -> float:
     total = 0.0
     with differentiable_attention(), _trainable(objective):
         for inputs, labels in objective.batches(part):
-            for sign, run in _runs(objective, kind, inputs, labels):
-                squares = per_sample.squared_gradients(objective.model, run)
-                total += sign * sum(s.double().sum().item() for s in squares.values())
+            for sign, along in _factors(objective, kind, inputs, labels):
+                total += sign * _squares(objective, inputs, labels if along is None else along)
     decay = 0.0 if kind == "empirical-fisher" else objective.weight_decay * objective.layout.size
     return total / int(objective.counts[part]) + decay
 
 
-def _runs(
-    objective: Objective, kind: str, inputs: Tensor, labels: Tensor
-) -> Generator[tuple[int, Callable[[], Tensor]], None, None]:
-    """Yield signs and functions of the batch whose squared per-sample gradients add up to the trace."""
+@torch.no_grad()
+def _factors(objective: Objective, kind: str, inputs: Tensor, labels: Tensor) -> list[tuple[int, Tensor | None]]:
+    """Return for each k the s_ik of the batch, (B, C), with their sign; None stands for the gradient of the loss."""
     if kind == "empirical-fisher":
-        yield 1, lambda: objective.loss(_logits(objective, inputs), labels)
-        return
-    with torch.no_grad():
-        z = _logits(objective, inputs)
-        if kind == "fisher":
-            p = z.double().softmax(1)
-            middle = torch.diag_embed(p) - p[:, :, None] * p[:, None]
-        else:
-            middle = vmap(hessian(lambda z, y: objective.loss(z[None], y[None])[0]))(z.double(), labels)
+        return [(1, None)]
+    z = _logits(objective, inputs).double()
+    if kind == "fisher":
+        p = z.softmax(1)
+        middle = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    else:
+        middle = vmap(hessian(lambda z, y: objective.loss(z[None], y[None])[0]))(z, labels)
     values, vectors = torch.linalg.eigh(middle)
-    # Each |J^T s|^2 is taken with the sign of its eigenvalue: a user's loss need not be convex in the logits.
+    found: list[tuple[int, Tensor | None]] = []
+    # A user's loss need not be convex in the logits: what an eigenvalue adds has its sign.
     for sign in (1, -1):
         roots = (sign * values).clamp(min=0).sqrt()
         for k in torch.nonzero(roots.amax(0) > 1e-7 * values.abs().max().sqrt()).flatten().tolist():
-            yield sign, partial(_along, objective, inputs, (roots[:, k, None] * vectors[:, :, k]).to(z.dtype))
+            found.append((sign, (roots[:, k, None] * vectors[:, :, k]).to(objective.dtype)))
+    return found
 
 
-def _along(objective: Objective, inputs: Tensor, s: Tensor) -> Tensor:
-    return (_logits(objective, inputs) * s).sum(1)
+def _squares(objective: Objective, inputs: Tensor, along: Tensor) -> float:
+    """Add up the squared gradients of each sample's s^T z, or of its loss where labels are given."""
+
+    def value(outputs: Any, along: Tensor) -> Tensor:
+        logits = models.logits_of(outputs, len(objective.samples.class_names), objective.logits_index)
+        return objective.loss(logits, along) if along.ndim == 1 else (logits * along).sum(1)
+
+    found = per_sample.squared_gradients(objective.model, [(inputs, along)], value, objective.layout.names)
+    return float(found.sum())
 
 
 def _logits(objective: Objective, inputs: Tensor) -> Tensor:

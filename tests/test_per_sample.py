@@ -8,10 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from landscape import models
+from landscape import models, per_sample
 from landscape.errors import InputError, NumericalError
-from trainers import per_sample
-from trainers.passes import kept_statistics
+from landscape.per_sample import kept_statistics
 
 GROUPS = torch.tensor([3, 0, 3, 1, 0, 3, 0])  # unsorted; group 2 is absent
 N, C = len(GROUPS), 3
@@ -184,13 +183,14 @@ def test_one_backward_pass_suffices_where_all_layers_have_a_formula(name, monkey
 
 
 @pytest.mark.parametrize("name", ["cosine", "twice", "tokens"])
-def test_chosen_parameters_come_in_the_models_order_and_frozen_ones_do_not(name):
+def test_chosen_parameters_come_in_the_order_asked_for_and_frozen_ones_do_not(name):
     model, inputs = case(name)
     model.eval()
     frozen, *_, wanted, last = [n for n, p in model.named_parameters() if "unused" not in n]
     model.get_parameter(frozen).requires_grad_(False)
     _, rows = per_sample.group_gradients(model, closure(model, inputs), GROUPS, 4, [last, wanted])
-    same(rows, means(single_gradients(model, inputs, [wanted, last])))
+    expected = [means(single_gradients(model, inputs, [n])) for n in (last, wanted)]
+    same(rows, torch.cat(expected, dim=1))
     _, rows = per_sample.group_gradients(model, closure(model, inputs), GROUPS, 4)
     same(rows, means(single_gradients(model, inputs)))
 
@@ -215,6 +215,36 @@ def test_hooks_of_others_are_seen_and_ours_are_gone():
     _, rows = per_sample.group_gradients(model, closure(model, inputs), GROUPS, 4)
     same(rows, means(single_gradients(model, inputs)))
     assert [len(m._forward_hooks) for m in model] == [1] + [0] * 7
+
+
+class Doubled(nn.Linear):
+    """No linear layer, though it is one by its class."""
+
+    def forward(self, x):
+        return 2 * super().forward(x) + self.bias
+
+
+class Unbatched(nn.Module):
+    """Layers that are given one thing for the whole batch, as long as the batch has samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.line, self.image, self.out = nn.Linear(N, C), nn.Conv2d(N, C, 3), nn.Linear(4, C)
+
+    def forward(self, x):
+        common = self.line(torch.linspace(0, 1, N).double()) + self.image(torch.ones(N, 3, 3).double()).flatten()
+        return self.out(x) * common
+
+
+@pytest.mark.parametrize("make", [lambda: Doubled(4, C), Unbatched])
+def test_layers_that_only_look_as_if_they_had_a_formula_get_their_own_passes(make):
+    inputs = torch.randn(N, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.random.fork_rng():
+        model = make().double()
+    _, rows = per_sample.group_gradients(model, closure(model, inputs), GROUPS, 4)
+    same(rows, means(single_gradients(model, inputs)))
+    found = per_sample.squared_gradients(model, [(inputs, LABELS)], loss_of)
+    same(found, single_gradients(model, inputs).square().sum(0))
 
 
 def test_a_weight_made_by_a_parametrization_is_followed_to_its_parameters():
