@@ -1,0 +1,224 @@
+"""The batches that a model trains on: each in one or several views, augmented and normalised on the device.
+
+Images in memory are moved to the device once, as bytes. Image files are read by worker processes, which hand out what
+is the same every time: the image resized so that its shorter side is size * 256 / 224, and of that the square in the
+middle. The random crops to `size` are made of this square on the device; cut in its middle, it is what the analysis
+sees. All that is random happens in the main process, so nothing depends on the number of workers.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from landscape import items
+from landscape.datasets import Samples
+from landscape.errors import DataError, InputError
+from landscape.images import ImageFiles
+from trainers import augment
+
+
+class Batches:
+    """N training samples, handed out in batches.
+
+    A batch is (views, labels): for each augmentation a tensor (B, ...), and (B,) int64, all on the device. The view
+    "none" is `Samples.batch`, bit for bit.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        views: Sequence[str],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        workers: int = 0,
+    ) -> None:
+        """Move what is in memory to the device.
+
+        Args:
+            samples: what to train on.
+            views: names of `augment.names()`, at least one; other than "none" for bytes of square images only.
+            device: where the batches go.
+            dtype: of floating-point inputs and normalised images.
+            workers: processes that read image files, or users' data that do not fit in memory; 0 reads them here.
+
+        Raises:
+            InputError: no view, an augmentation that does not exist or does not fit the samples, or fewer than no
+                workers.
+            DataError: the first sample cannot be read.
+        """
+        if workers < 0:
+            raise InputError(f"--workers must not be negative, got {workers}")
+        if not views:
+            raise InputError("batches need at least one view, such as none")
+        self.class_counts = samples.class_counts
+        self._device, self._dtype, self._workers = device, dtype, workers
+        self._labels = torch.from_numpy(samples.labels).to(device)
+        self._inputs = None if samples.inputs is None else samples.inputs.to(device)
+        source = samples.dataset
+        self._reader = _Reader(_Squares(source) if isinstance(source, ImageFiles) else source)
+        self._changes = [_change(name, samples) for name in views]
+        self._scale: tuple[Tensor, Tensor] | None = None
+        if samples.mean is not None and samples.std is not None:
+            mean, std = (
+                torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (samples.mean, samples.std)
+            )
+            self._scale = mean, std
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def get(self, indices: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Hand out one batch.
+
+        Args:
+            indices: (B,) positions of the samples.
+
+        Returns:
+            The views, each (B, ...), and the labels (B,) int64.
+
+        Raises:
+            DataError: a sample cannot be read.
+            InputError: the images do not fit an augmentation.
+        """
+        place = indices.to(self._device, non_blocking=True)
+        if self._inputs is not None:
+            inputs = self._inputs.index_select(0, place)
+        else:
+            inputs = self._received(self._reader[indices.tolist()])
+        return self._views(inputs), self._labels.index_select(0, place)
+
+    def epoch(self, pieces: Sequence[Tensor]) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
+        """Hand out batch after batch; files are read ahead by the workers.
+
+        Args:
+            pieces: for each batch the positions of its samples, (B,).
+
+        Yields:
+            The views and the labels, as from `get`, and the positions.
+
+        Raises:
+            DataError: a sample cannot be read.
+            InputError: the images do not fit an augmentation.
+        """
+        if self._inputs is not None:
+            for indices in pieces:
+                yield *self.get(indices), indices
+            return
+        loader: DataLoader[Tensor | DataError] = DataLoader(
+            self._reader,  # type: ignore[arg-type]  # has what a data set has
+            batch_size=None,  # the items are whole batches
+            sampler=[indices.tolist() for indices in pieces],
+            num_workers=self._workers,
+            pin_memory=self._device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw from the global one
+        )
+        for indices, read in zip(pieces, loader, strict=True):
+            labels = self._labels.index_select(0, indices.to(self._device, non_blocking=True))
+            yield self._views(self._received(read)), labels, indices
+
+    def _received(self, read: Tensor | DataError) -> Tensor:
+        if isinstance(read, DataError):
+            raise read
+        return read.to(self._device, non_blocking=True)
+
+    def _views(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        if self._scale is None:
+            inputs = inputs.to(self._dtype) if inputs.is_floating_point() else inputs
+            return (inputs,) * len(self._changes)
+        mean, std = self._scale
+        images = inputs.to(self._dtype).div_(255)
+        return tuple((change(images) - mean).div_(std) for change in self._changes)
+
+
+def split_validation(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+    """Hold out a share of each class.
+
+    Args:
+        samples: a training set.
+        share: of each class, rounded; between 0 and 1. A class of two samples or more gives at least one and keeps at
+            least one; a single sample is trained on.
+        seed: of the draw, at least 0.
+
+    Returns:
+        What is left for training and what is held out, in the order they had; the class counts of both are those of
+        the samples left for training.
+
+    Raises:
+        InputError: the share or the seed does not fit.
+        DataError: no class has two samples.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"--validation must be a share between 0 and 1, got {share}")
+    if seed < 0:
+        raise InputError(f"--data-seed must not be negative, got {seed}")
+    held = []
+    for c in range(len(samples.class_names)):
+        members = np.flatnonzero(samples.labels == c)
+        n = min(max(round(share * len(members)), 1), len(members) - 1)
+        held.append(np.random.default_rng([seed, c]).permutation(members)[: max(n, 0)])
+    chosen = np.sort(np.concatenate(held))
+    if not chosen.size:
+        raise DataError(f"no class of {samples.name} has two samples: there is nothing to hold out")
+    kept = np.setdiff1d(np.arange(len(samples)), chosen)
+    counts = np.bincount(samples.labels[kept], minlength=len(samples.class_names))
+    train, validation = (dataclasses.replace(samples.select(of), class_counts=counts) for of in (kept, chosen))
+    return train, validation
+
+
+def _change(name: str, samples: Samples) -> augment.Augmentation:
+    """Return an augmentation for these samples; without one, inputs may be anything."""
+    if isinstance(samples.dataset, ImageFiles):
+        return augment.build(name, samples.dataset.size)
+    if name == "none":
+        return lambda images: images
+    example = samples.inputs[0] if samples.inputs is not None else items.inputs(samples.dataset, [0])[0]
+    kind, shape = str(example.dtype).removeprefix("torch."), tuple(example.shape)
+    if example.dtype != torch.uint8 or example.ndim != 3 or shape[1] != shape[2]:
+        raise InputError(
+            f"--augment {name} is for square uint8 images (channels, size, size); "
+            f"{samples.name} has {kind} inputs {shape}: use --augment none"
+        )
+    if samples.mean is None:
+        raise InputError(f"--augment {name} of {samples.name} needs --normalize, such as --normalize none")
+    return augment.build(name, shape[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads whole batches. An error is handed out, not raised: from a worker it would come as a page of text."""
+
+    dataset: Any
+
+    def __getitem__(self, order: list[int]) -> Tensor | DataError:
+        try:
+            return items.stack(order, items.inputs(self.dataset, order))
+        except DataError as error:
+            return error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Squares:
+    """The items of `ImageFiles` with a margin around them: the whole shorter side of the resized image."""
+
+    files: ImageFiles
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        path, size = self.files.root / self.files.paths[i], self.files.size
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"cannot decode {path}: {error}") from error
+        shorter = round(size * 256 / 224)
+        scale = shorter / min(image.size)
+        image = image.resize([max(shorter, int(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+        margin = round((shorter - size) / 2)  # as the square is cut again: its middle is that of `ImageFiles`
+        left, top = (round((side - size) / 2) - margin for side in image.size)
+        square = image.crop((left, top, left + shorter, top + shorter))
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous(), int(self.files.labels[i])
