@@ -1,0 +1,325 @@
+"""SAM and GSA against plain transcriptions of their equations, in float64 on a small network with batch norm."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from landscape.errors import InputError
+from trainers.gsa import GSA
+from trainers.passes import kept_statistics
+from trainers.sam import SAM
+
+COUNTS = [40, 12, 1]
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)
+        return nn.Sequential(*layers).double()
+
+
+def batch(n=11):
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(n, 1, 6, 6, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 3, (n,), generator=generator)
+    groups = torch.tensor([0, 1, 0, 2, 0, 0, 1, 0, 0, 1, 0])[:n]
+    return inputs, labels, groups
+
+
+def flat(tensors):
+    return torch.cat([t.detach().reshape(-1) for t in tensors])
+
+
+def gradient(loss, model, **options):
+    return flat(torch.autograd.grad(loss, list(model.parameters()), **options))
+
+
+def shifted(model, by):
+    """A copy of the model at theta + by."""
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        for p, piece in zip(moved.parameters(), by.split([p.numel() for p in moved.parameters()]), strict=True):
+            p.add_(piece.view_as(p))
+    return moved
+
+
+def batch_gradient(model, inputs, labels):
+    return gradient(F.cross_entropy(model(inputs), labels), model)
+
+
+def closure(model, inputs, labels):
+    return lambda: F.cross_entropy(model(inputs), labels, reduction="none")
+
+
+def found_gradient(model):
+    return flat([p.grad for p in model.parameters()])
+
+
+# SAM --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sam_on_a_quadratic_steps_along_the_gradient_at_the_known_worst_point(adaptive):
+    """L = x'Ax / 2: g = Ax, eps = rho g / |g| (adaptive: rho x^2 g / |x g|), and the step is -lr A(x + eps)."""
+    A = torch.diag(torch.tensor([4.0, 1.0], dtype=torch.float64))
+    start = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    x = nn.Parameter(start.clone())
+    SAM([x], torch.optim.SGD, rho=0.1, adaptive=adaptive, lr=0.5).step(lambda: (0.5 * x @ A @ x)[None])
+    g = torch.tensor([4.0, -2.0], dtype=torch.float64)
+    eps = 0.1 * start**2 * g / (start * g).norm() if adaptive else 0.1 * g / math.sqrt(20)
+    torch.testing.assert_close(x.detach(), start - 0.5 * A @ (start + eps), rtol=1e-14, atol=0)
+
+
+def test_sams_first_order_maximum_lies_on_the_sphere_of_radius_rho():
+    model, (inputs, labels, _) = network(), batch()
+    optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.3, lr=0.1)
+    before = flat(model.parameters())
+    closure(model, inputs, labels)().mean().backward()
+    optimizer.first_step()
+    assert (flat(model.parameters()) - before).norm().item() == pytest.approx(0.3, rel=1e-12)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_the_closure_and_the_two_steps_agree_with_the_equations(adaptive):
+    inputs, labels, _ = batch()
+    one, two, plain = network(), network(), network()
+    theta = flat(plain.parameters())
+    g = gradient(F.cross_entropy(plain(inputs), labels), plain)
+    eps = 0.2 * theta**2 * g / (theta * g).norm() if adaptive else 0.2 * g / g.norm()
+    moved = shifted(plain, eps)
+    expected = theta - 0.1 * gradient(F.cross_entropy(moved(inputs), labels), moved)
+
+    SAM(one.parameters(), torch.optim.SGD, rho=0.2, adaptive=adaptive, model=one, lr=0.1).step(
+        closure(one, inputs, labels)
+    )
+    optimizer = SAM(two.parameters(), torch.optim.SGD, rho=0.2, adaptive=adaptive, lr=0.1)
+    F.cross_entropy(two(inputs), labels).backward()
+    optimizer.first_step()
+    with kept_statistics(two):
+        F.cross_entropy(two(inputs), labels).backward()
+    optimizer.second_step()
+    for model in (one, two):
+        torch.testing.assert_close(flat(model.parameters()), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", ["sam", "gsa"])
+def test_batch_norm_counts_the_first_pass_only(method):
+    inputs, labels, groups = batch()
+    model, plain = network(), network()
+    if method == "sam":
+        SAM(model.parameters(), torch.optim.SGD, model=model, lr=0.1).step(closure(model, inputs, labels))
+    else:
+        GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, model=model, lr=0.1).step(
+            closure(model, inputs, labels), groups
+        )
+    plain(inputs)
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(dict(model.named_buffers())[name], buffer, rtol=0, atol=0)
+    assert model[1].track_running_stats
+
+
+def test_a_step_with_no_gradient_stays_finite():
+    x = nn.Parameter(torch.zeros(2))
+    SAM([x], torch.optim.SGD, lr=0.1).step(lambda: (x @ x)[None])
+    assert x.detach().tolist() == [0, 0]
+
+
+def test_parameters_are_given_back_when_the_second_pass_fails():
+    x = nn.Parameter(torch.ones(2))
+    calls = []
+
+    def losses():
+        calls.append(x.detach().clone())
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return (x @ x)[None]
+
+    with pytest.raises(KeyboardInterrupt):
+        SAM([x], torch.optim.SGD, rho=0.5, lr=0.1).step(losses)
+    assert not torch.equal(calls[1], torch.ones(2))
+    assert torch.equal(x.detach(), torch.ones(2))
+
+
+@pytest.mark.parametrize("rho", [-0.1, math.inf, math.nan])
+def test_a_radius_out_of_range_is_refused(rho):
+    with pytest.raises(InputError, match="--rho must be a finite number, at least 0"):
+        SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, rho=rho, lr=0.1)
+
+
+def test_a_second_step_without_a_first_is_refused():
+    with pytest.raises(InputError, match="without first_step"):
+        SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, lr=0.1).second_step()
+
+
+def test_a_mean_in_place_of_losses_is_refused():
+    model, (inputs, labels, groups) = network(), batch()
+
+    def mean():
+        return F.cross_entropy(model(inputs), labels)
+
+    with pytest.raises(InputError, match='one value per sample; use reduction="none"'):
+        GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, lr=0.1).step(mean, groups)
+
+
+# GSA --------------------------------------------------------------------------------------------------------------
+
+
+def transcribed(model, inputs, labels, groups, *, counts=COUNTS, Z=1e-2, per_group=False, projected=False, **options):
+    """Equations 12 to 15, a line each; groups weigh by their share of the batch. Returns the gradient of the step."""
+    theta, d = flat(model.parameters()), sum(p.numel() for p in model.parameters())
+    losses = F.cross_entropy(model(inputs), labels, reduction="none")
+    g = gradient(losses.mean(), model, retain_graph=True)
+    total, joint = torch.zeros_like(theta), torch.zeros_like(theta)
+    for k, n in enumerate(counts):
+        here = groups == k
+        if not here.any():
+            continue
+        share = here.double().mean()
+        g_g = gradient(losses[here].mean(), model, retain_graph=True)
+        h = g_g - (g_g @ g) / (g @ g) * g
+        if projected:
+            h = g_g - h
+        rho = (theta.norm() / (2 * h.norm())).sqrt() * d**-0.25 * max(n - 1, 1) ** -0.25
+        scaled = Z * rho
+        if "clip" in options:
+            scaled = scaled.clamp(*options["clip"])
+        direction = theta**2 * h / (theta * h).norm() if options.get("adaptive") else h / h.norm()
+        eps = scaled * math.sqrt(d) * direction
+        joint += share * eps
+        if per_group:
+            moved = shifted(model, eps)
+            total += share * gradient(F.cross_entropy(moved(inputs), labels, reduction="none")[here].mean(), moved)
+        if options.get("norm_term"):
+            total += share * theta / theta.norm() / (2 * math.sqrt(max(n - 1, 1)) * rho)
+    if not per_group:
+        moved = shifted(model, joint)
+        total += gradient(F.cross_entropy(moved(inputs), labels), moved)
+    return total
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"per_group": True},
+        {"projected": True},
+        {"adaptive": True},
+        {"clip": (2e-3, 3e-3)},
+        {"norm_term": True},
+        {"per_group": True, "norm_term": True, "Z": 0.1},
+    ],
+)
+def test_gsa_agrees_with_a_plain_transcription_of_its_equations(options):
+    inputs, labels, groups = batch()
+    expected = transcribed(network(), inputs, labels, groups, **options)
+    model = network()
+    optimizer = GSA(
+        model.parameters(),
+        torch.optim.SGD,
+        counts=COUNTS,
+        average=0,
+        scale=options.get("Z", 1e-2),
+        perturb="per-group" if options.get("per_group") else "joint",
+        direction="projected" if options.get("projected") else "specific",
+        adaptive=options.get("adaptive", False),
+        clip=options.get("clip"),
+        norm_term=options.get("norm_term", False),
+        model=model,
+        lr=0.1,
+    )
+    before = flat(model.parameters())
+    optimizer.gradients(closure(model, inputs, labels), groups)
+    torch.testing.assert_close(found_gradient(model), expected, rtol=0, atol=1e-12)
+    assert torch.equal(flat(model.parameters()), before)
+    assert (expected - batch_gradient(network(), inputs, labels)).norm() > 1e-5  # the perturbation does something
+
+
+def test_the_average_direction_is_an_exponential_average_of_batch_gradients():
+    model, (inputs, labels, groups) = network(), batch()
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, average=0.75, model=model, lr=0.0)
+    first, second = (batch_gradient(network(), inputs + shift, labels) for shift in (0.0, 1.0))
+    optimizer.step(closure(model, inputs, labels), groups)
+    torch.testing.assert_close(optimizer.average, first, rtol=0, atol=1e-13)
+    optimizer.step(closure(model, inputs + 1.0, labels), groups)
+    torch.testing.assert_close(optimizer.average, 0.75 * first + 0.25 * second, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("perturb", ["joint", "per-group"])
+def test_one_group_has_no_direction_of_its_own_and_leaves_the_batchs_gradient(perturb):
+    """h = g - g: what rounding leaves of it must not be blown up to a perturbation."""
+    model, (inputs, labels, _) = network().float(), batch()
+    inputs = inputs.float()
+    expected = batch_gradient(copy.deepcopy(model), inputs, labels)
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=[53], average=0, perturb=perturb, model=model, lr=0.1)
+    optimizer.gradients(closure(model, inputs, labels), torch.zeros(11, dtype=torch.int64))
+    torch.testing.assert_close(found_gradient(model), expected, rtol=0, atol=1e-6)
+    assert optimizer.radii.radius.tolist() == [0]
+
+
+def test_radii_tell_the_shares_and_lengths_of_the_latest_step():
+    model, (inputs, labels, groups) = network(), batch(3)  # groups 0, 1, 0: the third is absent
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, model=model, lr=0.1)
+    optimizer.step(closure(model, inputs, labels), groups)
+    assert optimizer.radii.share.tolist() == pytest.approx([2 / 3, 1 / 3, 0])
+    assert (optimizer.radii.radius > 0).tolist() == [True, True, False]
+    assert torch.isfinite(found_gradient(model)).all()
+
+
+def test_without_radius_gsa_is_the_base_optimizer():
+    model, plain, (inputs, labels, groups) = network(), network(), batch()
+    GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, scale=0.0, model=model, lr=0.1).step(
+        closure(model, inputs, labels), groups
+    )
+    F.cross_entropy(plain(inputs), labels).backward()
+    torch.optim.SGD(plain.parameters(), lr=0.1).step()
+    torch.testing.assert_close(flat(model.parameters()), flat(plain.parameters()), rtol=0, atol=1e-14)
+
+
+def test_decoupled_gradients_are_exact_where_batch_norm_does_not_couple():
+    inputs, labels, groups = batch()
+    found = []
+    for first_pass in ("exact", "decoupled"):
+        model = network()
+        model[1].eval()
+        options = {"counts": COUNTS, "first_pass": first_pass, "average": 0, "model": model, "lr": 0.1}
+        GSA(model.parameters(), torch.optim.SGD, **options).gradients(closure(model, inputs, labels), groups)
+        found.append(found_gradient(model))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-13)
+
+
+def test_regrouping_changes_the_number_of_groups():
+    model, (inputs, labels, _) = network(), batch()
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=[53], model=model, lr=0.1)
+    optimizer.regroup([50, 3])
+    optimizer.step(closure(model, inputs, labels), (labels == 0).long())
+    assert len(optimizer.radii.share) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": -1.0}, "--radius-scale must be a finite number, at least 0, got -1.0"),
+        ({"direction": "up"}, "--direction must be specific or projected, got 'up'"),
+        ({"average": 1.0}, "--average must be at least 0 and below 1, got 1.0"),
+        ({"perturb": "both"}, "--perturb must be joint or per-group, got 'both'"),
+        ({"first_pass": "fast"}, "--first-pass must be exact or decoupled, got 'fast'"),
+        ({"first_pass": "decoupled"}, "first_pass='decoupled' needs model="),
+        ({"clip": (2.0, 1.0)}, r"--clip must be two numbers in ascending order, got \(2.0, 1.0\)"),
+        ({"counts": [3, 0]}, r"each group needs training samples, got counts \[3, 0\]"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_named_with_its_value(options, message):
+    with pytest.raises(InputError, match=message):
+        GSA([nn.Parameter(torch.ones(1))], torch.optim.SGD, **{"counts": [1], "lr": 0.1} | options)
+
+
+def test_a_group_that_does_not_exist_is_refused():
+    model, (inputs, labels, groups) = network(), batch()
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=[50, 3], model=model, lr=0.1)
+    with pytest.raises(InputError, match="groups are 0 to 1, the batch has group 2"):
+        optimizer.step(closure(model, inputs, labels), groups)

@@ -1,0 +1,251 @@
+"""Grouped sharpness-aware minimisation (GSA): perturb along what each group of classes has of its own.
+
+Equations of "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), for groups g = 1..G with n_g
+training samples, theta of d entries, g_g the gradient of the mean loss over the group's samples in the batch:
+
+    h_g   = g_g - (<g_g, g> / ||g||^2) g                                              (12)
+    rho_g = (||theta|| / (2 ||h_g||))^(1/2) d^(-1/4) (n_g - 1)^(-1/4)                  (13)
+    eps_g = Z sqrt(d) rho_g h_g / ||h_g||                                             (14)
+    loss of the group = L_g(theta + eps_g) + ||theta|| / (2 sqrt(n_g - 1) rho_g)      (15)
+
+The gradients are truly per group: batch norm's statistics couple the samples of a batch, so each group costs a backward
+pass of its own through the one graph of the first forward pass.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape import per_sample
+from landscape.errors import InputError
+from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, kept_statistics, moved, trainable
+from trainers.sam import perturbation
+
+
+@dataclasses.dataclass(frozen=True)
+class Radii:
+    """The numbers of equations 12 to 15 for one batch, (G,) tensors each; zero for a group that has no direction."""
+
+    share: Tensor  # of the batch's samples
+    gradient_norm: Tensor  # ||g_g||
+    specific_norm: Tensor  # ||h_g||
+    rho: Tensor  # rho_g of equation 13
+    radius: Tensor  # ||eps_g|| but for rounding, in units of |theta| if adaptive
+
+
+class GSA(torch.optim.Optimizer):
+    """Any optimizer, made sharpness-aware group by group.
+
+        optimizer = GSA(
+            model.parameters(), torch.optim.SGD, counts=[8000, 3000, 1000, 406], model=model, lr=0.1, momentum=0.9
+        )
+        for inputs, labels in batches:
+            groups = group_of_class[labels]
+            optimizer.step(lambda: F.cross_entropy(model(inputs), labels, reduction="none"), groups)
+
+    What belongs to the base optimizer, such as lr, is in `param_groups`, which schedulers change.
+
+    By default the perturbations of the groups join, weighted by their shares w_g of the batch, and one second pass
+    serves all. With the batch's own gradient as the global direction the weighted h_g cancel,
+    sum_g w_g h_g = g - g = 0, and only their different lengths leave something to perturb along; an average over
+    past steps (`average`) keeps them apart, and estimates the gradient of the whole set better. It is the default.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: type[torch.optim.Optimizer],
+        *,
+        counts: Sequence[int],
+        scale: float = 1e-2,
+        direction: str = "specific",
+        average: float = 0.9,
+        perturb: str = "joint",
+        first_pass: str = "exact",
+        adaptive: bool = False,
+        clip: tuple[float, float] | None = None,
+        norm_term: bool = False,
+        model: nn.Module | None = None,
+        reduce: Reduce = alone,
+        **options: Any,
+    ) -> None:
+        """Wrap an optimizer.
+
+        Args:
+            params: parameters, or groups of them, as every optimizer takes them.
+            base: the optimizer's class.
+            counts: n_g, training samples of each group, (G,). A group of one sample has the radius of one of two,
+                as equation 13 is infinite for it.
+            scale: Z of equation 14.
+            direction: "specific" perturbs along h_g; "projected" along what equation 12 takes away, the ablation of
+                the paper's Table 5.
+            average: decay of the exponential average of batch gradients that is the global direction g; 0 takes the
+                batch's own gradient.
+            perturb: "joint": one second pass at theta + sum_g w_g eps_g; "per-group": one for each group at
+                theta + eps_g, equation 15 to the letter.
+            first_pass: "exact": a backward pass for each group; "decoupled" (needs `model`): batch norm's statistics
+                of the batch count as constants, so that one backward pass gives all groups' gradients.
+            adaptive: scale the perturbation of each parameter by its size, as adaptive SAM does.
+            clip: smallest and largest Z rho_g; the authors' code has 2e-3 and 3e-3.
+            norm_term: add the second term of equation 15, with rho_g as a constant.
+            model: whose batch norm counts the first pass only; None where there is no batch norm.
+            reduce: adds a tensor up over all ranks, in place.
+            options: of the base optimizer.
+
+        Raises:
+            InputError: an option does not fit.
+        """
+        for fits, message in (
+            (0 <= scale < math.inf, f"--radius-scale must be a finite number, at least 0, got {scale}"),
+            (direction in {"specific", "projected"}, f"--direction must be specific or projected, got {direction!r}"),
+            (0 <= average < 1, f"--average must be at least 0 and below 1, got {average}"),
+            (perturb in {"joint", "per-group"}, f"--perturb must be joint or per-group, got {perturb!r}"),
+            (first_pass in {"exact", "decoupled"}, f"--first-pass must be exact or decoupled, got {first_pass!r}"),
+            (first_pass == "exact" or model is not None, "first_pass='decoupled' needs model="),
+            (clip is None or 0 <= clip[0] <= clip[1], f"--clip must be two numbers in ascending order, got {clip}"),
+        ):
+            if not fits:
+                raise InputError(message)
+        self.base = base(params, **options)
+        super().__init__(self.base.param_groups, {})
+        self.param_groups = self.base.param_groups
+        self.average: Tensor | None = None  # the exponential average, (D,); None before the first step
+        self.radii: Radii | None = None  # of the latest step
+        self.perturbation: Tensor | None = None  # sum_g w_g eps_g of the latest step, (D,)
+        self._scale = scale
+        self._direction = direction
+        self._decay = average
+        self._joint = perturb == "joint"
+        self._first_pass = first_pass
+        self._adaptive = adaptive
+        self._clip = clip
+        self._norm_term = norm_term
+        self._model = model
+        self._reduce = reduce
+        self.regroup(counts)
+
+    def regroup(self, counts: Sequence[int]) -> None:
+        """Change the groups from the next step on.
+
+        Args:
+            counts: n_g, training samples of each group, (G,).
+
+        Raises:
+            InputError: there is no group, or one without training samples.
+        """
+        if not len(counts) or min(counts) < 1:
+            raise InputError(f"each group needs training samples, got counts {list(counts)}: choose fewer --groups")
+        place = trainable(self.param_groups)[0].device
+        self._spare = torch.tensor([max(int(n) - 1, 1) for n in counts], dtype=torch.float64, device=place)
+
+    def gradients(self, losses: Losses, groups: Tensor) -> Tensor:
+        """Leave the gradient of equation 15's sum in the parameters' `.grad`; the parameters stay where they are.
+
+        Groups weigh by their share of the batch, so that without perturbation this is the batch's gradient.
+
+        Args:
+            losses: runs the model on the batch; called twice, or 1 + G times with perturb="per-group".
+            groups: of each sample, (B,) integers from 0 to G - 1; on the CPU, where no GPU has to be waited for.
+
+        Returns:
+            The losses of the first pass, (B,), without a graph.
+
+        Raises:
+            InputError: the losses are not one number for each sample, or a group does not exist.
+        """
+        parameters = trainable(self.param_groups)
+        theta = flat(parameters)
+        n_groups = len(self._spare)
+        local = torch.bincount(groups.cpu(), minlength=n_groups)
+        if len(local) > n_groups:
+            raise InputError(f"groups are 0 to {n_groups - 1}, the batch has group {len(local) - 1}")
+        present = local.nonzero().flatten().tolist()
+        counts = local.to(theta)
+        self._reduce(counts)
+        where = groups.to(theta.device)
+
+        values, rows = self._group_gradients(losses, groups.cpu(), present, parameters)
+        self._reduce(rows)
+        share = counts / counts.sum()
+        whole = rows.sum(0) / counts.sum()
+        rows /= counts.clamp(min=1)[:, None]
+        radii, eps = self._perturbations(theta, rows, self._global(whole), share)
+        self.radii, self.perturbation = radii, share @ eps
+
+        sample = 1 / counts.sum()
+        total = torch.zeros_like(theta)
+        if self._joint:
+            with moved(parameters, theta, self.perturbation), kept_statistics(self._model):
+                again = losses()
+                total += gradient(again, sample.expand(again.shape), parameters)
+        else:
+            for g in range(n_groups) if self._reduce is not alone else present:
+                with moved(parameters, theta, eps[g]), kept_statistics(self._model):
+                    again = losses()
+                    total += gradient(again, (where == g) * sample, parameters)
+        self._reduce(total)
+        if self._norm_term:
+            total += self._norm_gradient(theta, radii)
+        hand_over(total, parameters)
+        return values
+
+    def step(self, losses: Losses, groups: Tensor) -> Tensor:  # type: ignore[override]  # a closure of another kind
+        """Make one step; see `gradients`."""
+        values = self.gradients(losses, groups)
+        self.base.step()
+        return values
+
+    def _group_gradients(
+        self, losses: Losses, groups: Tensor, present: list[int], parameters: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses (B,) and the gradients of the groups' SUMS over this rank's samples, (G, D)."""
+        n_groups, size = len(self._spare), sum(p.numel() for p in parameters)
+        device = parameters[0].device
+        if self._first_pass == "decoupled" and self._model is not None:
+            with per_sample.batch_statistics_constant(self._model):
+                values, rows = per_sample.group_gradients(self._model, losses, groups, n_groups)
+            return values, rows.mul_(torch.bincount(groups, minlength=n_groups)[:, None].to(rows))
+        first = losses()
+        rows = torch.zeros(n_groups, size, dtype=parameters[0].dtype, device=device)
+        for g in present:
+            rows[g] = gradient(first, (groups == g).to(first), parameters, keep=g != present[-1])
+        return first.detach(), rows
+
+    def _global(self, whole: Tensor) -> Tensor:
+        if not self._decay:
+            return whole
+        previous = whole if self.average is None else self.average
+        self.average = torch.lerp(whole, previous, self._decay)
+        return self.average
+
+    def _perturbations(self, theta: Tensor, rows: Tensor, whole: Tensor, share: Tensor) -> tuple[Radii, Tensor]:
+        """Return the radii and eps_g, (G, D), by equations 12 to 14."""
+        d = len(theta)
+        norms = rows.norm(dim=1)
+        along = rows @ whole / whole.dot(whole).clamp(min=torch.finfo(whole.dtype).tiny)
+        projected = along[:, None] * whole
+        h = rows - projected if self._direction == "specific" else projected
+        h_norm = h.norm(dim=1)
+        # What rounding leaves of a gradient that lies along g is no direction: with one group it is all there is.
+        real = h_norm > norms * torch.finfo(h.dtype).eps ** 0.5
+        safe = torch.where(real, h_norm, 1.0)
+        rho = (theta.norm() / (2 * safe)).sqrt() * d**-0.25 * self._spare.to(theta) ** -0.25
+        scaled = self._scale * rho
+        if self._clip is not None:
+            scaled = scaled.clamp(*self._clip)
+        radius = scaled * math.sqrt(d)
+        eps = torch.stack([perturbation(theta, row, self._adaptive) for row in h])
+        eps *= torch.where(real, radius, 0.0)[:, None]
+        nothing = torch.zeros_like(h_norm)
+        found = (torch.where(real, value, nothing) for value in (h_norm, rho, radius))
+        return Radii(share, norms, *found), eps
+
+    def _norm_gradient(self, theta: Tensor, radii: Radii) -> Tensor:
+        """Return the gradient of sum_g w_g ||theta|| / (2 sqrt(n_g - 1) rho_g), rho_g held fixed."""
+        slope = radii.share / (2 * self._spare.to(theta).sqrt() * radii.rho)
+        total: Tensor = torch.where(radii.rho > 0, slope, 0.0).sum()
+        return theta.mul(total / theta.norm())

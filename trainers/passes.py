@@ -1,0 +1,92 @@
+"""What steps with several passes over one batch share: gradients as vectors, moved parameters, batch norm.
+
+The contract of every optimizer here: `losses() -> (B,)` runs the model on the batch and returns one loss for each
+sample, without a backward pass. It is called once for each forward pass that the method needs.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.per_sample import Losses, kept_statistics
+
+__all__ = ["Losses", "Reduce", "alone", "flat", "gradient", "hand_over", "kept_statistics", "moved", "put", "trainable"]
+
+Reduce = Callable[[Tensor], None]
+"""Adds a tensor up over all ranks, in place."""
+
+
+def alone(_: Tensor) -> None:
+    """Add up over one rank: nothing to do."""
+
+
+def gradient(losses: Tensor, weights: Tensor, parameters: Sequence[Tensor], *, keep: bool = False) -> Tensor:
+    """Return the gradient of a weighted sum of losses, as one vector.
+
+    Args:
+        losses: (B,), with their graph.
+        weights: (B,).
+        parameters: of D entries together.
+        keep: the graph, for another call.
+
+    Returns:
+        (D,); zero for parameters that the losses do not depend on.
+
+    Raises:
+        InputError: the losses are not one number for each sample.
+    """
+    if losses.shape != weights.shape:
+        raise InputError(
+            f"losses() returned shape {tuple(losses.shape)} for a batch of {len(weights)}: it must return one value "
+            'per sample; use reduction="none"'
+        )
+    found = torch.autograd.grad(losses, parameters, weights.to(losses), retain_graph=keep, allow_unused=True)
+    return flat([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """Join tensors into one vector; it shares no memory with them."""
+    return torch.cat([t.detach().reshape(-1) for t in tensors])
+
+
+def put(vector: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Set parameters, (D,) in all, to the entries of a vector, in place."""
+    pieces = torch.split(vector, [p.numel() for p in parameters])
+    with torch.no_grad():
+        torch._foreach_copy_(
+            [p.data for p in parameters], [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
+        )
+
+
+def hand_over(vector: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Make the entries of a vector (D,) the parameters' gradients, where an optimizer looks for them."""
+    pieces = torch.split(vector, [p.numel() for p in parameters])
+    for piece, p in zip(pieces, parameters, strict=True):
+        p.grad = piece.view_as(p)
+
+
+@contextmanager
+def moved(parameters: Sequence[Tensor], theta: Tensor, by: Tensor) -> Generator[None, None, None]:
+    """Move parameters inside the block; afterwards they are what they were, bit for bit.
+
+    Args:
+        parameters: of D entries together.
+        theta: their values, (D,).
+        by: what is added, (D,).
+
+    Yields:
+        Nothing.
+    """
+    put(theta + by, parameters)
+    try:
+        yield
+    finally:
+        put(theta, parameters)
+
+
+def trainable(groups: Iterable[dict[str, object]]) -> list[Tensor]:
+    """List the parameters of an optimizer's groups that require a gradient."""
+    return [p for group in groups for p in group["params"] if p.requires_grad]  # type: ignore[attr-defined]
