@@ -1,213 +1,203 @@
 """`landscape train` and `landscape demo`: what the entry points of this package add to the command line."""
 
-import csv
-import os
-import platform
-import secrets
 import shlex
 import subprocess
 import sys
-from importlib import metadata
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import numpy as np
-import torch
-from torch import nn
 
-from landscape import checkpoints, datasets, losses, models
+from landscape import distributed
 from landscape.cli.console import Console
-from landscape.datasets import Samples
-from landscape.errors import InputError, StoreError
-from trainers import loop
-from trainers.loop import History
+from landscape.errors import InputError
+from landscape.results import History
+from trainers import methods, run
+from trainers.methods import BENCHMARKS, METHODS, Recipe
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group(no_args_is_help=False)  # else the one line of its error would be the whole help
-def train() -> None:
-    """Train a network and write a checkpoint that every analysis reads without further options."""
+class _Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers separated by commas."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        try:
+            return tuple(self._kind(word) for word in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 160,180", param, ctx)
 
 
-@train.command()
-@click.option("--dataset", required=True, metavar="NAME", help="digits-lt, cifar10, ... or package.module:callable.")
-@click.option("--data-root", metavar="DIR", help="Folder of the data; digits-lt needs none.")
-@click.option("--imbalance", type=float, metavar="R", help="Largest over smallest class: makes the long tail.")
-@click.option("--imbalance-type", default="exp", show_default=True, help="exp or step.")
-@click.option("--data-seed", default=0, show_default=True, help="Of the long tail.")
-@click.option("--normalize", metavar="TEXT", help="imagenet, none, or m,m,m/s,s,s.  [default: the data set's own]")
-@click.option("--model", default="small-resnet", show_default=True, help="resnet32, ... or package.module:callable.")
-@click.option("--epochs", default=200, show_default=True, help="Passes over the training set.")
-@click.option("--batch-size", default=64, show_default=True, help="Samples of one step, at most.")
-@click.option("--lr", default=0.1, show_default=True, help="Learning rate after the warm-up; falls along a cosine.")
-@click.option("--warmup-epochs", default=1, show_default=True, help="Over which the learning rate rises to --lr.")
-@click.option("--momentum", default=0.9, show_default=True, help="Of the gradient.")
-@click.option("--nesterov", is_flag=True, help="Look ahead along the momentum.")
-@click.option("--weight-decay", default=5e-4, show_default=True, help="Of all parameters.")
-@click.option("--seed", default=0, show_default=True, help="Of the first weights and the order of samples.")
-@click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU where there is one]")
+_TYPES: dict[Any, Any] = {
+    tuple[int, ...] | None: _Numbers(int),
+    tuple[float, float] | None: _Numbers(float),
+    str | None: str,
+    int | None: int,
+    float | None: float,
+    bool | None: bool,
+}
+
+
+def _recipe_options(command: F) -> F:
+    """Add an option for each field of a recipe; what is not given stays None."""
+    for item in reversed(fields(Recipe)):
+        name, kind = methods.flag(item.name), _TYPES.get(item.type, item.type)
+        choices, default = item.metadata["choices"], item.default
+        help = item.metadata["help"]
+        if choices:
+            help += f" One of {', '.join(choices)}."
+        if kind is not bool and default not in {None, ""}:
+            help += f"  [default: {default}]"
+        declared = f"{name}/--no-{name[2:]}" if kind is bool else name
+        command = click.option(declared, default=None, type=None if kind is bool else kind, help=help)(command)
+    return command
+
+
+@click.command()
+@click.argument("method", required=False)
+@click.option("--preset", metavar="NAME", help=f"Schedule of a benchmark: {', '.join(BENCHMARKS)}.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="A recipe; options here win.")
 @click.option("-o", "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the run.")
-@click.option("--overwrite", is_flag=True, help="Replace the checkpoint of an earlier run.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier run in the folder, when an epoch of this is done.")
+@click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU where there is one]")
+@click.option("--workers", default=4, show_default=True, help="Processes that read images from files.")
+@click.option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard too.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-def ce(
+@_recipe_options
+def train(
     *,
-    dataset: str,
-    data_root: str | None,
-    imbalance: float | None,
-    imbalance_type: str,
-    data_seed: int,
-    normalize: str | None,
-    model: str,
-    device: str | None,
+    method: str | None,
+    preset: str | None,
+    config: Path | None,
     out: Path,
     overwrite: bool,
+    device: str | None,
+    workers: int,
+    tensorboard: bool,
     quiet: bool,
-    **recipe: Any,
+    **options: Any,
 ) -> None:
-    """Train with plain cross-entropy; write last.pt and history.csv into a folder.
+    """Train a network and write checkpoints that every analysis reads without further options.
 
-    landscape train ce --dataset digits-lt -o runs/ce
+    METHOD is a preset of loss, re-weighting, sharpness and preservation: ce, sam, gsa-gkp, focal, ldam-drw,
+    ldam-drw-sam, bcl, bcl-gsa-gkp, ...; options change its parts. The schedule is that of the data set's benchmark,
+    or of --preset. An interrupted run goes on when the same command is given again.
+
+    landscape train gsa-gkp --dataset cifar10 --data-root DIR --imbalance 100 -o runs/gsa-gkp
     """
-    target = _claimed(out, overwrite)
-    train_samples, test_samples = (
-        datasets.load(
-            dataset,
-            root=data_root,
-            split=split,
-            imbalance=imbalance,
-            imbalance_type=imbalance_type,
-            seed=data_seed,
-            normalize=normalize,
+    given = {name: value for name, value in options.items() if value is not None}
+    recipe = methods.compose(given, method=method, benchmark=preset, config=config)
+    if not overwrite and not (out / "config.toml").exists():
+        run.refuse(out, recipe, overwrite=False)  # before the data are read, which complete the recipe
+    distributed.start()
+    try:
+        console = Console(quiet=quiet or not distributed.is_main())
+        recipe, data = run.load(recipe)
+        this = run.Run(
+            recipe,
+            data,
+            out,
+            method=methods.label(recipe),
+            device=device,
+            workers=workers,
+            overwrite=overwrite,
+            tensorboard=tensorboard,
         )
-        for split in ("train", "test")
-    )
-    network, in_channels = _network(model, train_samples, recipe["seed"])
-    console = Console(quiet=quiet)
-    counts = train_samples.class_counts
-    console.note(
-        f"{model}, {sum(p.numel() for p in network.parameters()):,} parameters, on {train_samples.name}, "
-        f"{len(train_samples):,} samples of {len(counts)} classes with {counts.max()} to {counts.min()} each"
-    )
-    with console.progress() as progress:
-        history = loop.train(network, train_samples, test_samples, device=device, progress=progress, **recipe)
-    _, correct = loop.evaluate(network, train_samples, losses.cross_entropy)
-    train_accuracy, test_accuracy = float(correct.sum() / len(train_samples)), float(history.test_accuracy[-1])
+        try:
+            _introduce(console, this)
+            with console.progress() as progress:
+                history = this.train(progress)
+        finally:
+            this.close()
+        if distributed.is_main():
+            _conclude(console, this, history)
+    finally:
+        distributed.stop()
 
-    _write_history(out / "history.csv", history, train_samples.class_names)
-    meta = {
-        "model": model,
-        "n_classes": len(counts),
-        "in_channels": in_channels,
-        "cosine": False,
-        **_data(train_samples),
-        "method": "ce",
-        "loss": "ce",
-        "epoch": recipe["epochs"],
-        "seed": recipe["seed"],
-        "options": recipe,
-        "device": str(next(network.parameters()).device),
-        "train_accuracy": train_accuracy,
-        "test_accuracy": test_accuracy,
-        "versions": _versions(),
-    }
-    checkpoints.write(target, network.state_dict(), meta)
-    worst = int(np.nanargmin(history.test_accuracy_per_class[-1]))
-    console.say(
-        f"accuracy {100 * train_accuracy:.2f} % train, {100 * test_accuracy:.2f} % test, of the test classes lowest in "
-        f"{train_samples.class_names[worst]}: {100 * history.test_accuracy_per_class[-1, worst]:.2f} %"
+
+def _introduce(console: Console, this: run.Run) -> None:
+    recipe, train_samples = this.recipe, this.data.train
+    counts = train_samples.class_counts
+    size = sum(p.numel() for p in this.trainer.model.parameters())
+    console.note(
+        f"{this.method}: {recipe.model}, {size:,} parameters, on {train_samples.name}, {len(train_samples):,} samples "
+        f"of {len(counts)} classes with {counts.max()} to {counts.min()} each; {recipe.epochs} epochs, augmentation "
+        f"{recipe.augment}, {this.trainer.device}"
     )
-    console.say(f"checkpoint: {target}\nanalysis: landscape hessian --ckpt {shlex.quote(str(target))} --per-class")
+    if this.resumed:
+        console.note(f"{this.out} holds {this.trainer.epoch} epochs of this run: it goes on from there")
+    if not this.features_known:
+        console.note("the model has no linear layer at its end: the history is without feature quality")
+
+
+def _conclude(console: Console, this: run.Run, history: History) -> None:
+    accuracy, *by_count = run.by_frequency(history)
+    shots = ", ".join(
+        f"{name} {100 * value:.2f} %"
+        for name, value in zip(("many", "medium", "few"), by_count, strict=True)
+        if not np.isnan(value)
+    )
+    console.say(f"test accuracy {100 * accuracy:.2f} %: {shots}")
+    last = this.out / "last.pt"
+    console.say(f"checkpoint: {last}\nanalysis: landscape hessian --ckpt {shlex.quote(str(last))} --per-class")
 
 
 @click.command()
 @click.option("-o", "--out", default="demo", show_default=True, metavar="DIR", help="Folder for everything it makes.")
+@click.option("--methods", "names", default="ce,sam,gsa-gkp", show_default=True, help="What is compared.")
 @click.option("--seed", default=0, show_default=True, help="Of the training and of the probes.")
 @click.option("--epochs", default=40, show_default=True, help="Of the training.")
 @click.option("--steps", default=40, show_default=True, help="Lanczos steps of the analysis.")
-def demo(out: str, seed: int, epochs: int, steps: int) -> None:
-    """Train on a small data set that comes with the package, analyse, draw: the commands are shown as they run.
+def demo(out: str, names: str, seed: int, epochs: int, steps: int) -> None:
+    """Train by several methods on a small data set that comes with the package, analyse, compare, draw.
+
+    The commands are shown as they run.
 
     What is in the way of its own files is replaced; all else in the folder stays.
     """
-    checkpoint, result, figure = (shlex.quote(str(Path(out) / name)) for name in ("ce/last.pt", "ce.h5", "ce.png"))
-    run = shlex.quote(str(Path(out) / "ce"))
+    chosen = methods_of(names)
+    folder = {name: shlex.quote(str(Path(out) / name)) for name in chosen}
+    lines = []
+    for name, place in folder.items():
+        lines += [
+            f"train {name} --dataset digits-lt --epochs {epochs} --seed {seed} --out {place} --overwrite",
+            f"hessian --ckpt {place}/last.pt --per-class --steps {steps} --seed {seed} --out {place}.h5 --overwrite",
+            f"plot {place}.h5 --out {place}.png",
+        ]
+    lines.append("compare " + " ".join(f"{place}.h5" for place in folder.values()))
     console = Console()
-    for line in (
-        f"train ce --dataset digits-lt --epochs {epochs} --batch-size 32 --seed {seed} --out {run} --overwrite",
-        f"hessian --ckpt {checkpoint} --per-class --steps {steps} --seed {seed} --out {result} --overwrite",
-        f"plot {result} --out {figure}",
-        f"compare {result}",
-    ):
+    for line in lines:
         console.say(f"$ landscape {line}")
         done = subprocess.run([sys.executable, "-m", "landscape", *shlex.split(line)], check=False)
         if done.returncode:  # the command has said why
             click.get_current_context().exit(done.returncode)
         console.say("")
-    console.say(f"result: {result}\nfigure: {figure}\ncheckpoint: {checkpoint}")
+    for name, place in folder.items():
+        console.say(f"{name}: result {place}.h5, figure {place}.png, checkpoint {place}/last.pt")
 
 
-def _claimed(out: Path, overwrite: bool) -> Path:
-    """Make the folder of a run and return where its checkpoint will be; better an error now than after hours."""
-    target = out / "last.pt"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be the folder of a run: {error.strerror}") from error
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists: pass --overwrite to replace it, or choose another --out")
-    return target
+def methods_of(text: str) -> list[str]:
+    """Return the names of methods in a list with commas.
 
+    Args:
+        text: such as "ce,sam".
 
-def _network(name: str, samples: Samples, seed: int) -> tuple[nn.Module, int | None]:
-    """Build the model for the data, and say how many channels the images have; None if they are no images."""
-    inputs, _ = samples.batch(np.zeros(1, dtype=np.int64))
-    in_channels = inputs.shape[1] if inputs.ndim == 4 else None
-    if in_channels is None and ":" not in name:
-        raise InputError(
-            f"--model {name} is for images (channels, height, width), {samples.name} has inputs "
-            f"{tuple(inputs.shape[1:])}: pass --model package.module:callable"
-        )
-    with loop.seeded(seed, torch.device("cpu")):  # on the CPU, so that every device begins with the same weights
-        return models.build(name, len(samples.class_names), in_channels=in_channels), in_channels
+    Returns:
+        The names, each once.
 
-
-def _data(samples: Samples) -> dict[str, Any]:
-    """Describe the training data so that `datasets.load(**meta["dataset"])` gives the same."""
-    known = samples.mean is not None and samples.std is not None
-    return {
-        "dataset": samples.options,
-        "data_sha256": samples.fingerprint,
-        "normalisation": [samples.mean, samples.std] if known else None,
-        "class_counts": samples.class_counts.tolist(),
-        "class_names": samples.class_names,
-    }
-
-
-def _versions() -> dict[str, str]:
-    packages = {"landscape": "loss-landscape-per-class", "torch": "torch", "numpy": "numpy"}
-    return {name: metadata.version(package) for name, package in packages.items()} | {
-        "python": platform.python_version()
-    }
-
-
-def _write_history(path: Path, history: History, class_names: tuple[str, ...]) -> None:
-    """Write a row for each epoch; the file appears when it is complete."""
-    columns = {
-        "epoch": range(1, len(history.train_loss) + 1),
-        "learning_rate": history.learning_rate,
-        "train_loss": history.train_loss,
-        "train_accuracy": history.train_accuracy,
-        "test_loss": history.test_loss,
-        "test_accuracy": history.test_accuracy,
-    }
-    of_classes = [f"test_accuracy of {name}" for name in class_names]
-    unfinished = path.with_name(f".landscape-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(unfinished, "x", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*columns, *of_classes])
-            writer.writerows(zip(*columns.values(), *history.test_accuracy_per_class.T, strict=True))
-        os.replace(unfinished, path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+    Raises:
+        InputError: there is no such method.
+    """
+    names = list(dict.fromkeys(word.strip() for word in text.split(",")))
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"--methods: no method {name!r}; choose from {', '.join(METHODS)}")
+    return names

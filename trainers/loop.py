@@ -1,220 +1,322 @@
-"""Training, plainly: stochastic gradient descent on the mean of per-sample losses, one loop from top to bottom.
+"""The loop: what one epoch does to a model, whatever the recipe, and everything that must be kept to go on.
 
-The learning rate of step t of T rises linearly over the first W steps, then falls along half a cosine to zero:
-
-    rate(t) = lr * (t + 1) / W                                  for t < W
-    rate(t) = lr / 2 * (1 + cos(pi * (t - W) / (T - W)))        from there on
-
-(Goyal et al. 2017, section 2.2; Loshchilov and Hutter 2017, equation 5 without restarts.) Everything random comes from
-one seed: on a CPU with the same number of threads the same call gives the same weights, bit for bit. There is no
-augmentation.
+Randomness is drawn anew at the start of each epoch from (seed, epoch, rank), so that no generator has to be saved: a
+run that was interrupted goes on from its last epoch as if nothing had happened; on a CPU bit for bit.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape import devices, losses, models
+from landscape import classifiers, distributed, losses, models
 from landscape.datasets import Samples
-from landscape.errors import DataError, InputError, NumericalError
+from landscape.errors import InputError, NumericalError
+from trainers import schedule
+from trainers.batches import Batches
+from trainers.gkp import Penalty
+from trainers.gsa import GSA
+from trainers.losses import BCL_WEIGHTS, ContrastiveHead, balanced_contrastive, effective_number_weights, reweighted
+from trainers.methods import Recipe
+from trainers.passes import alone, flat, trainable
+from trainers.sam import SAM, shares
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(logits (B, C), labels (B,)) -> one value per sample (B,)."""
-
-Progress = Callable[[int, int, str], None]
-"""(epochs done, epochs in all, a line of text) -> None."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class History:
-    """How training went, one row for each of E epochs.
-
-    The training columns are sums over the epoch's steps, so each sample was seen by the weights of its own step, in
-    training mode. The test columns belong to the weights at the end of the epoch, in eval mode.
-    """
-
-    learning_rate: np.ndarray  # (E,) of the epoch's last step
-    train_loss: np.ndarray  # (E,) mean over samples
-    train_accuracy: np.ndarray  # (E,)
-    test_loss: np.ndarray  # (E,) mean over samples
-    test_correct: np.ndarray  # (E, C) int64, test samples of each class that are classified correctly
-    test_counts: np.ndarray  # (C,) int64, test samples of each class
-
-    @property
-    def test_accuracy(self) -> np.ndarray:
-        """Accuracy over all test samples, (E,)."""
-        return np.asarray(self.test_correct.sum(axis=1) / self.test_counts.sum())
-
-    @property
-    def test_accuracy_per_class(self) -> np.ndarray:
-        """Accuracy over the test samples of each class, (E, C); nan for a class that has none."""
-        counts = np.where(self.test_counts > 0, self.test_counts, np.nan)
-        return np.asarray(self.test_correct / counts)
+SHUFFLE, STEPS, FIRST = range(3)  # what a stream of random numbers is for
 
 
-def train(
-    model: nn.Module,
-    train_samples: Samples,
-    test_samples: Samples,
-    *,
-    epochs: int,
-    loss: str = "ce",
-    batch_size: int = 64,
-    lr: float = 0.1,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    weight_decay: float = 5e-4,
-    warmup_epochs: int = 1,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    progress: Progress | None = None,
-) -> History:
-    """Train a model in place.
+class Trainer:
+    """A model under training by a recipe."""
 
-    An epoch is cut into ceil(N / batch_size) batches whose sizes differ by one at most: no sample is dropped, and
-    batch norm never meets a last batch of one.
+    def __init__(self, recipe: Recipe, model: nn.Module, train: Samples, *, device: torch.device, workers: int = 0):
+        """Prepare; nothing is random here but the first weights of bcl's head.
 
-    Args:
-        model: inputs (B, ...) -> logits (B, C). It is moved to the device, trained, and left there in eval mode.
-        train_samples: N samples to learn from.
-        test_samples: samples to report on after each epoch; nothing is chosen by them.
-        epochs: passes over the training samples.
-        loss: a name of `losses.names()` or package.module:callable.
-        batch_size: samples of one step, at most.
-        lr: learning rate at the end of the warm-up; 0.1 suits batches of 64 to 256 of networks with batch norm.
-        momentum: of the gradient, from 0 to below 1.
-        nesterov: look ahead along the momentum.
-        weight_decay: added to the gradient as weight_decay * theta, for all parameters.
-        warmup_epochs: over which the learning rate rises; 5 for deep networks and large batches.
-        seed: of the order of samples and of dropout.
-        device: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
-        progress: is told after each epoch.
+        Args:
+            recipe: what to do; its views are set.
+            model: inputs (B, ...) -> logits (B, C). It is moved to the device and trained.
+            train: the samples to learn from.
+            device: where.
+            workers: processes that read images from files.
 
-    Returns:
-        The history.
+        Raises:
+            InputError: the model, the loss and the data do not fit together.
+        """
+        if not any(p.requires_grad for p in model.parameters()):
+            raise InputError("the model has no parameters to train: leave requires_grad on")
+        self.recipe, self.train, self.device = recipe, train, device
+        self.n_classes = len(train.class_names)
+        self.model = model.to(device)
+        if recipe.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
+        self.epoch = 0  # done
+        self.group_of: Tensor | None = None  # (C,) on the CPU, once there are groups
+        self.penalty: Penalty | None = None
+        self.head: ContrastiveHead | None = None
+        if recipe.loss == "bcl":
+            n_features = classifiers.class_weights(model, self.classifier).shape[1]
+            with seeded(device, recipe.seed, FIRST):
+                self.head = ContrastiveHead(n_features).to(device)
+        if len(train) // math.ceil(len(train) / recipe.batch_size) < distributed.world():
+            raise InputError(
+                f"batches of {recipe.batch_size} do not give each of {distributed.world()} ranks a sample: "
+                "raise --batch-size, or start fewer"
+            )
+        self.batches = Batches(train, recipe.views, device, workers=workers)
+        self._forward: Callable[[Tensor], Any] = torch.compile(model) if recipe.compile else model
+        self._plain = losses.build("logit-adjust" if recipe.loss == "bcl" else recipe.loss, train.class_counts)
+        self._weighted = self._plain
+        if recipe.reweight == "drw":
+            self._weighted = reweighted(self._plain, effective_number_weights(train.class_counts).to(device))
+        self.optimizer = self._optimizer()
+        self._base = self.optimizer.base if isinstance(self.optimizer, SAM | GSA) else self.optimizer
+        self._parameters = trainable(self._base.param_groups)
 
-    Raises:
-        InputError: an option, or the model or loss, does not fit.
-        DataError: the two splits do not have the same classes, or a sample cannot be read.
-        NumericalError: the loss is not finite any more; the model's weights are of no use then.
-    """
-    _check(epochs, batch_size, lr, momentum, nesterov, weight_decay, warmup_epochs, seed)
-    if train_samples.class_names != test_samples.class_names:
-        raise DataError(
-            f"{train_samples.name} has {len(train_samples.class_names)} classes in its train split and "
-            f"{len(test_samples.class_names)} in its test split, or other names: both must have the same"
-        )
-    if not any(p.requires_grad for p in model.parameters()):
-        raise InputError("the model has no parameters to train: leave requires_grad on")
-    place = devices.choose(device)
-    model.to(place)
-    train_samples, test_samples = _moved(train_samples, place), _moved(test_samples, place)
-    criterion = losses.build(loss, train_samples.class_counts)
-    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
-    shuffle = torch.Generator().manual_seed(seed)
-    n_batches = math.ceil(len(train_samples) / batch_size)
-    rates, train_losses, train_accuracies, test_losses, test_correct = [], [], [], [], []
+    @cached_property
+    def classifier(self) -> str:
+        """Name of the model's last linear layer."""
+        return classifiers.find(self.model, self.n_classes)
 
-    with seeded(seed, place):
-        for epoch in range(epochs):
-            model.train()
-            loss_sums, hits = [], []  # stay on the device until the epoch ends: reading a number waits for the GPU
-            order = torch.randperm(len(train_samples), generator=shuffle)
-            for batch, indices in enumerate(order.tensor_split(n_batches)):
-                rate = lr * schedule(epoch * n_batches + batch, epochs * n_batches, warmup_epochs * n_batches)
-                for group in optimizer.param_groups:
+    @cached_property
+    def encoder(self) -> list[str]:
+        """Names of the parameters before the classifier, which GKP preserves."""
+        return classifiers.encoder(self.model, self.classifier)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        r = self.recipe
+        chosen = [p for module in (self.model, self.head) if module for p in module.parameters() if p.requires_grad]
+        options: dict[str, Any] = {
+            "lr": r.lr,
+            "momentum": r.momentum,
+            "nesterov": r.nesterov,
+            "weight_decay": r.weight_decay,
+        }
+        reduce = distributed.all_reduce_sum if distributed.world() > 1 else alone
+        both = self.model if self.head is None else nn.ModuleList([self.model, self.head])
+        if r.sharpness == "sam":
+            return SAM(chosen, torch.optim.SGD, rho=r.rho, adaptive=r.adaptive, model=both, reduce=reduce, **options)
+        if r.sharpness == "gsa":
+            return GSA(
+                chosen,
+                torch.optim.SGD,
+                counts=[len(self.train)],
+                scale=r.radius_scale,
+                direction=r.direction,
+                average=r.average,
+                perturb=r.perturb,
+                first_pass=r.first_pass,
+                adaptive=r.adaptive,
+                clip=r.clip,
+                norm_term=r.norm_term,
+                model=both,
+                reduce=reduce,
+                **options,
+            )
+        return torch.optim.SGD(chosen, **options)
+
+    def regroup(self, group_of: np.ndarray, penalty: Penalty | None) -> None:
+        """Change the groups from the next epoch on.
+
+        Args:
+            group_of: number of each class's group, (C,).
+            penalty: of GKP; None where the recipe has none.
+        """
+        self.group_of = torch.from_numpy(np.asarray(group_of, dtype=np.int64))
+        self.penalty = penalty
+        if isinstance(self.optimizer, GSA):
+            self.optimizer.regroup(np.bincount(group_of, self.train.class_counts).astype(int).tolist())
+
+    def run_epoch(self, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+        """Train for one epoch.
+
+        An epoch is cut into ceil(N / batch_size) batches whose sizes differ by one at most: no sample is dropped, and
+        batch norm never meets a last batch of one.
+
+        Args:
+            progress: is told (batches done, batches in all).
+
+        Returns:
+            learning_rate of the last step, and train_loss and train_accuracy over the samples.
+
+        Raises:
+            NumericalError: the loss is not finite any more; the model's weights are of no use then.
+        """
+        r, size = self.recipe, len(self.train)
+        n_batches = math.ceil(size / r.batch_size)
+        with seeded(torch.device("cpu"), r.seed, SHUFFLE, self.epoch):
+            order = torch.randperm(size)
+        mine = [b.tensor_split(distributed.world())[distributed.rank()] for b in order.tensor_split(n_batches)]
+        self.model.train()
+        if isinstance(self.optimizer, SAM):
+            self.optimizer.rho = schedule.radius(self.epoch, r.epochs, r.rho_schedule, r.rho, r.rho_end or r.rho)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # losses, hits; read when the epoch ends
+        with seeded(self.device, r.seed, STEPS, self.epoch, distributed.rank()):
+            for b, (views, labels, indices) in enumerate(self.batches.epoch(mine)):
+                rate = self._rate(self.epoch * n_batches + b, n_batches)
+                for group in self._base.param_groups:
                     group["lr"] = rate
-                inputs, labels = train_samples.batch(indices, place)
-                values, correct = _forward(model, criterion, inputs, labels, len(train_samples.class_names))
-                optimizer.zero_grad()
-                torch.autograd.backward(values.mean())
-                optimizer.step()
-                loss_sums.append(values.detach().sum())
-                hits.append(correct.sum())
+                values, hits = self.step(views, labels, self.train.labels[indices])
+                sums += torch.stack([values.sum(), hits.sum()])
+                if progress:
+                    progress(b + 1, n_batches)
+        distributed.all_reduce_sum(sums)
+        distributed.broadcast(b for b in self.model.buffers())
+        loss, accuracy = (sums / size).tolist()
+        if not math.isfinite(loss):
+            raise NumericalError(
+                f"the loss is not finite in epoch {self.epoch + 1} of {r.epochs} ({loss:g}): lower --lr, now {r.lr:g}, "
+                f"or raise --warmup-epochs, now {r.warmup_epochs}"
+            )
+        self.epoch += 1
+        return {"learning_rate": rate, "train_loss": loss, "train_accuracy": accuracy}
 
-            rates.append(rate)
-            train_losses.append(float(torch.stack(loss_sums).cpu().double().sum()) / len(train_samples))
-            train_accuracies.append(int(torch.stack(hits).sum()) / len(train_samples))
-            test_loss, right = evaluate(model, test_samples, criterion)
-            test_losses.append(test_loss)
-            test_correct.append(right)
-            if not math.isfinite(train_losses[-1]) or not math.isfinite(test_loss):
-                raise NumericalError(
-                    f"the loss is not finite in epoch {epoch + 1} of {epochs} (train {train_losses[-1]:g}, test "
-                    f"{test_loss:g}): lower --lr, now {lr:g}, or raise --warmup-epochs, now {warmup_epochs}"
-                )
-            if progress:
-                accuracy = right.sum() / len(test_samples)
-                progress(epoch + 1, epochs, f"loss {train_losses[-1]:.3g}, test accuracy {accuracy:.1%}")
+    def _rate(self, step: int, n_batches: int) -> float:
+        r = self.recipe
+        length = r.warmup_epochs * n_batches
+        factor = schedule.warmup(step, length)
+        if r.schedule == "cosine":
+            factor *= schedule.cosine(step, r.epochs * n_batches, length)
+        elif r.schedule == "multistep":
+            factor *= schedule.multistep(step // n_batches, r.milestones or (), r.gamma)
+        return r.lr * factor
 
-    return History(
-        learning_rate=np.array(rates),
-        train_loss=np.array(train_losses),
-        train_accuracy=np.array(train_accuracies),
-        test_loss=np.array(test_losses),
-        test_correct=np.array(test_correct),
-        test_counts=np.bincount(test_samples.labels, minlength=len(test_samples.class_names)),
-    )
+    def step(self, views: tuple[Tensor, ...], labels: Tensor, classes: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Make one step on a batch.
+
+        Args:
+            views: of the samples, (B, ...) each.
+            labels: (B,), on the device.
+            classes: the same labels on the CPU, (B,).
+
+        Returns:
+            The losses of the first pass, and whether it classified each sample correctly, (B,) each.
+        """
+        hits: list[Tensor] = []
+
+        def run() -> Tensor:
+            values, right = self._losses(views, labels)
+            hits.append(right)
+            return values
+
+        self._base.zero_grad()
+        groups = None if self.group_of is None else self.group_of[torch.from_numpy(classes)]
+        if isinstance(self.optimizer, SAM):
+            values = self.optimizer.gradients(run)
+        elif isinstance(self.optimizer, GSA) and groups is not None:
+            values = self.optimizer.gradients(run, groups)
+        else:
+            values = run()
+            reduce = distributed.all_reduce_sum if distributed.world() > 1 else alone
+            torch.autograd.backward(values, shares(values, reduce).to(values))
+            for p in self._parameters if distributed.world() > 1 else ():
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                distributed.all_reduce_sum(p.grad)
+        if self.penalty is not None and groups is not None:
+            self._preserve(self.penalty, groups)
+        self._base.step()
+        return values.detach(), hits[0]
+
+    def _preserve(self, penalty: Penalty, groups: Tensor) -> None:
+        """Mix the gradient of GKP into that of the data: alpha and 1 - alpha, equation 16."""
+        r = self.recipe
+        alpha = schedule.mixing(self.epoch, r.epochs, r.alpha_start, r.alpha_end)
+        counts = torch.bincount(groups, minlength=len(penalty.centres)).to(self.device, torch.float32)
+        distributed.all_reduce_sum(counts)
+        named = dict(self.model.named_parameters())
+        encoder = [named[name] for name in self.encoder]
+        pull = penalty.gradient(flat(encoder), counts / counts.sum())
+        for p in self._parameters:
+            if p.grad is not None:
+                p.grad.mul_(alpha)
+        for p, piece in zip(encoder, torch.split(pull, [p.numel() for p in encoder]), strict=True):
+            piece = piece.view_as(p).mul_(1 - alpha)
+            p.grad = piece if p.grad is None else p.grad.add_(piece)
+
+    def _losses(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each sample with its graph, and whether it is classified correctly, (B,) each."""
+        late = self.recipe.reweight == "drw" and self.epoch >= schedule.deferred(self.recipe.epochs)
+        criterion = self._weighted if late else self._plain
+        inputs = views[0] if self.head is None else torch.cat(views)
+        if self.recipe.channels_last and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            if self.head is None:
+                logits = models.logits_of(self._forward(inputs), self.n_classes).float()
+                contrast = None
+            else:
+                logits, contrast = self._contrast(self.head, inputs, labels)
+        values = criterion(logits, labels)
+        if values.shape != labels.shape:
+            raise InputError(
+                f"loss returned shape {tuple(values.shape)} for a batch of {len(labels)}: it must return one value per "
+                'sample; use reduction="none"'
+            )
+        if contrast is not None:
+            values = BCL_WEIGHTS[0] * values + BCL_WEIGHTS[1] * contrast
+        return values, logits.detach().argmax(dim=1) == labels
+
+    def _contrast(self, head: ContrastiveHead, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first view's logits (B, C) and the contrastive loss of the others, (B,)."""
+        with classifiers.Tap(self.model, self.classifier) as tap:
+            logits = models.logits_of(self._forward(inputs), self.n_classes)
+            features = tap.features
+        n = len(labels)
+        projections, prototypes = head(features[n:], classifiers.class_weights(self.model, self.classifier))
+        contrast = balanced_contrastive(
+            projections.view(-1, n, projections.shape[1]).float(), labels, prototypes.float()
+        )
+        return logits[:n].float(), contrast
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that changes from step to step, by name; what `restore` wants."""
+        found = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        if self.head is not None:
+            found |= {f"head.{name}": t for name, t in self.head.state_dict().items()}
+        for i, p in enumerate(self._parameters):
+            momentum = self._base.state[p].get("momentum_buffer")
+            if momentum is not None:
+                found[f"momentum.{i}"] = momentum
+        if isinstance(self.optimizer, GSA) and self.optimizer.average is not None:
+            found["average"] = self.optimizer.average
+        return found
+
+    def restore(self, epoch: int, state: Mapping[str, Tensor]) -> None:
+        """Go back to where `state` was taken.
+
+        Args:
+            epoch: epochs done then.
+            state: what `state` returned.
+        """
+        self.epoch = epoch
+        self.model.load_state_dict(_below("model.", state))
+        if self.head is not None:
+            self.head.load_state_dict(_below("head.", state))
+        for i, p in enumerate(self._parameters):
+            if f"momentum.{i}" in state:
+                self._base.state[p]["momentum_buffer"] = state[f"momentum.{i}"].to(p)
+        if isinstance(self.optimizer, GSA) and "average" in state:
+            self.optimizer.average = state["average"].to(self.device)
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, samples: Samples, criterion: Loss, *, batch_size: int = 256) -> tuple[float, np.ndarray]:
-    """Measure a model in eval mode, in which it is left.
-
-    Args:
-        model: inputs (B, ...) -> logits (B, C).
-        samples: what to measure it on.
-        criterion: loss of each sample.
-        batch_size: samples of one pass; changes memory, not the result.
-
-    Returns:
-        The mean loss over the samples, and how many of each class are classified correctly, (C,) int64.
-    """
-    model.eval()
-    place = next(model.parameters()).device
-    n_classes = len(samples.class_names)
-    loss_sums, hits = [], []
-    for indices in torch.arange(len(samples)).tensor_split(math.ceil(len(samples) / batch_size)):
-        values, correct = _forward(model, criterion, *samples.batch(indices, place), n_classes)
-        loss_sums.append(values.sum())
-        hits.append(correct)
-    right = torch.cat(hits).cpu().numpy()
-    mean = float(torch.stack(loss_sums).cpu().double().sum()) / len(samples)
-    return mean, np.bincount(samples.labels[right], minlength=n_classes)
-
-
-def schedule(step: int, steps: int, warmup: int) -> float:
-    """Return the learning rate of a step as a share of its largest value.
-
-    Args:
-        step: t, from 0 to steps - 1.
-        steps: T.
-        warmup: W, steps of the linear rise, at most T.
-
-    Returns:
-        The share, above 0 and at most 1.
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    return (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Generator[None, None, None]:
-    """Seed torch's global generators, from which layers are initialised and dropout draws; give them back at the end.
+def seeded(device: torch.device, *entropy: int) -> Generator[None, None, None]:
+    """Seed torch's global generators, from which layers, dropout and augmentation draw; give them back at the end.
 
     Args:
-        seed: at least 0.
         device: whose generator is seeded besides the CPU's.
+        entropy: numbers of at least 0; other numbers give independent streams.
 
     Yields:
         Nothing.
     """
+    seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
         torch.default_generator.manual_seed(seed)
@@ -222,46 +324,3 @@ def seeded(seed: int, device: torch.device) -> Generator[None, None, None]:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)
         yield
-
-
-def _forward(
-    model: nn.Module, criterion: Loss, inputs: Tensor, labels: Tensor, n_classes: int
-) -> tuple[Tensor, Tensor]:
-    """Return the loss of each sample and whether it is classified correctly, (B,) each."""
-    logits = models.logits_of(model(inputs), n_classes)
-    values = criterion(logits, labels)
-    if values.shape != labels.shape:
-        raise InputError(
-            f"loss returned shape {tuple(values.shape)} for a batch of {len(labels)}: it must return one value per "
-            'sample; use reduction="none"'
-        )
-    return values, logits.argmax(dim=1) == labels
-
-
-def _moved(samples: Samples, device: torch.device) -> Samples:
-    """Keep inputs that are in memory on the device: bytes are moved once and become floats there."""
-    return samples if samples.inputs is None else dataclasses.replace(samples, inputs=samples.inputs.to(device))
-
-
-def _check(
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    warmup_epochs: int,
-    seed: int,
-) -> None:
-    for fits, message in (
-        (epochs >= 1, f"--epochs must be at least 1, got {epochs}"),
-        (batch_size >= 1, f"--batch-size must be at least 1, got {batch_size}"),
-        (0 < lr < math.inf, f"--lr must be a positive number, got {lr}"),
-        (0 <= momentum < 1, f"--momentum must be at least 0 and below 1, got {momentum}"),
-        (momentum > 0 or not nesterov, "--nesterov needs a --momentum above 0"),
-        (0 <= weight_decay < math.inf, f"--weight-decay must not be negative, got {weight_decay}"),
-        (0 <= warmup_epochs <= epochs, f"--warmup-epochs must be from 0 to --epochs {epochs}, got {warmup_epochs}"),
-        (seed >= 0, f"--seed must not be negative, got {seed}"),
-    ):
-        if not fits:
-            raise InputError(message)

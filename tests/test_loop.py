@@ -1,0 +1,274 @@
+"""The loop: its steps to the bit, what it draws, and what its errors say."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toys import CPU, blobs, layered, linear, recipe
+
+from landscape import datasets, models
+from landscape.errors import InputError, NumericalError
+from trainers import evaluation, gkp, loop, methods
+from trainers.loop import Trainer
+
+
+def trained(model, **options):
+    chosen = recipe(**options)
+    trainer = Trainer(chosen, model, blobs(), device=CPU)
+    rows = [trainer.run_epoch() for _ in range(chosen.epochs)]
+    return model.state_dict(), rows
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_step_is_the_textbook_step_on_the_mean_loss():
+    """One batch of all samples, twice: velocity v <- mu v + g + wd theta, theta <- theta - rate v, done by hand."""
+    samples, model = blobs(), linear()
+    x, y = samples.inputs.double(), torch.from_numpy(samples.labels)
+    theta = torch.cat([model.weight, model.bias[:, None]], dim=1).detach().double()
+    velocity = torch.zeros_like(theta)
+    for rate in (0.2, 0.1):  # the cosine from 0.2: (1 + cos 0) / 2 = 1, (1 + cos(pi / 2)) / 2 = 1/2
+        residual = torch.softmax(x @ theta[:, :4].T + theta[:, 4], dim=1) - torch.eye(3, dtype=torch.float64)[y]
+        gradient = residual.T @ torch.cat([x, torch.ones(len(x), 1)], dim=1) / len(x)
+        velocity = 0.9 * velocity + gradient + 0.01 * theta
+        theta -= rate * velocity
+    trained(model, batch_size=15, lr=0.2, weight_decay=0.01, warmup_epochs=0)
+    np.testing.assert_allclose(model.weight.detach(), theta[:, :4], rtol=0, atol=2e-6)  # float32 of values below 1
+    np.testing.assert_allclose(model.bias.detach(), theta[:, 4], rtol=0, atol=2e-6)
+
+
+def test_the_rate_of_each_epochs_last_step_is_reported():
+    """15 samples in batches of 5: three steps an epoch; two epochs of warm-up, then (1 + cos(pi k / 3)) / 2 of it."""
+    _, rows = trained(linear(), epochs=3, batch_size=5, lr=0.2, warmup_epochs=2)
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], [0.2 * 3 / 6, 0.2, 0.2 / 4], rtol=1e-12)
+
+
+def test_a_multistep_run_falls_at_its_milestones():
+    _, rows = trained(linear(), epochs=4, schedule="multistep", milestones=(2, 3), warmup_epochs=0)
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], [0.1, 0.1, 0.01, 0.001], rtol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"sharpness": "sam"}, {"sharpness": "gsa"}])
+def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_seed_does_not(options):
+    (first, one), (again, two) = trained(layered(), **options), trained(layered(), **options)
+    assert same(first, again)
+    assert one == two
+    assert not same(first, trained(layered(), seed=1, **options)[0])
+
+
+def test_global_random_state_neither_matters_nor_changes():
+    first, _ = trained(layered())
+    torch.rand(3)
+    before = torch.get_rng_state()
+    again, _ = trained(layered())
+    assert same(first, again)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 14, 1000])  # 15 samples; of batches of 14, one would be left
+def test_every_epoch_sees_each_sample_once_in_batches_that_differ_by_one_at_most(batch_size):
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.seen = linear(), []
+
+        def forward(self, x):
+            self.seen.append(x)
+            return self.inner(x)
+
+    model = Watched()
+    trained(model, batch_size=batch_size)
+    sizes = [len(x) for x in model.seen]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    half = len(sizes) // 2
+    first, second, everything = torch.cat(model.seen[:half]), torch.cat(model.seen[half:]), blobs().inputs
+    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(everything.tolist())
+    assert not torch.equal(first, second)
+
+
+def test_the_losses_and_accuracies_are_those_of_a_model_that_stands_still():
+    """With lr = 1e-30 nothing moves: every epoch shows the first model, whatever the batches."""
+    model, samples = linear(), blobs()
+    with torch.no_grad():
+        logits = model(samples.inputs)
+    labels = torch.from_numpy(samples.labels)
+    _, rows = trained(model, lr=1e-30)
+    expected = nn.functional.cross_entropy(logits, labels).item()
+    np.testing.assert_allclose([row["train_loss"] for row in rows], [expected] * 2, rtol=1e-6)
+    np.testing.assert_allclose([row["train_accuracy"] for row in rows], (logits.argmax(1) == labels).float().mean())
+
+
+def test_separable_classes_are_learnt():
+    model = linear()
+    trained(model, epochs=30, lr=0.5)
+    assert evaluation.evaluate(model, blobs(seed=1)).accuracy == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    with pytest.raises(NumericalError, match=r"not finite in epoch 1 of 2 .*lower --lr, now 1e\+30"):
+        trained(linear(), lr=1e30, warmup_epochs=0)
+
+
+def test_a_model_with_other_classes_than_the_data_is_refused():
+    with pytest.raises(InputError, match=r"returned .*expected logits \(batch, 3\)"):
+        trained(linear(n_classes=4))
+
+
+def test_a_model_that_returns_features_and_logits_is_trained_by_its_logits():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = linear()
+
+        def forward(self, x):
+            return x, self.inner(x)
+
+    pair, plain = Both(), linear()
+    trained(pair)
+    trained(plain)
+    assert same(pair.inner.state_dict(), plain.state_dict())
+
+
+def test_a_model_with_nothing_to_train_is_refused():
+    with pytest.raises(InputError, match="no parameters to train"):
+        trained(linear().requires_grad_(False))
+
+
+def test_a_loss_that_averages_is_refused():
+    with pytest.raises(InputError, match=r'shape \(\) for a batch of 4: .*reduction="none"'):
+        trained(linear(), loss="toys:mean_loss")
+
+
+# The parts of a recipe --------------------------------------------------------------------------------------------
+
+
+def test_deferred_weights_enter_at_80_percent_of_the_run():
+    """Until then the two recipes are one; afterwards they part."""
+    states = []
+    for reweight in ("none", "drw"):
+        trainer = Trainer(recipe(epochs=5, reweight=reweight), layered(), blobs(), device=CPU)
+        states.append([])
+        for _ in range(5):
+            trainer.run_epoch()
+            states[-1].append({name: t.clone() for name, t in trainer.model.state_dict().items()})
+    assert [same(a, b) for a, b in zip(*states, strict=True)] == [True] * 4 + [False]
+
+
+@pytest.mark.parametrize("gsa", [False, True])
+def test_preservation_mixes_the_gradients_of_data_and_penalty_by_alpha(gsa):
+    """One step of plain gradient descent from theta: theta - lr (alpha g + (1 - alpha) g_gkp), g_gkp by autograd."""
+    options = {"epochs": 2, "batch_size": 15, "momentum": 0.0, "weight_decay": 0.0, "warmup_epochs": 0, "gkp": True}
+    options |= {"sharpness": "gsa", "radius_scale": 0.0} if gsa else {}
+    chosen = recipe(model="toys:linear", alpha_start=0.7, alpha_end=0.7, lr=0.1, **options)
+
+    def make():
+        with loop.seeded(CPU, 0):
+            return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    model, samples, generator = make(), blobs(), torch.Generator().manual_seed(0)
+    trainer = Trainer(chosen, model, samples, device=CPU)
+    size = 4 * 8 + 8
+    centres, fisher = (torch.rand((2, size), generator=generator) for _ in range(2))
+    group_of, counts = np.array([0, 1, 1]), np.array([9, 6])
+    trainer.regroup(group_of, gkp.Penalty(centres, fisher, counts, strength=50.0))
+    trainer.run_epoch()
+
+    plain = make()
+    encoder = list(plain[0].parameters())
+    theta = torch.cat([p.reshape(-1) for p in encoder])
+    share = torch.tensor([9 / 15, 6 / 15])
+    pull = sum(
+        share[g] * 50 / 2 * (fisher[j] / counts[j] * (theta - centres[j]) ** 2).sum()
+        for g in range(2)
+        for j in range(2)
+        if j != g
+    )
+    data = nn.functional.cross_entropy(plain(samples.inputs), torch.from_numpy(samples.labels))
+    (0.7 * data + 0.3 * pull).backward()
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.detach(), (q - 0.1 * q.grad).detach(), rtol=0, atol=1e-6)
+
+
+def test_gsa_takes_plain_steps_until_there_are_groups():
+    plain, _ = trained(layered(), epochs=1)
+    found, _ = trained(layered(), epochs=1, sharpness="gsa")
+    assert same(plain, found)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_makes_steps_on_images(name):
+    samples = datasets.load("digits-lt").subsample(3)
+    chosen = methods.compose({"dataset": "digits-lt", "augment": None, "epochs": 2, "batch_size": 10}, method=name)
+    views = "crop,crop,crop" if chosen.loss == "bcl" else "none"
+    chosen = methods.compose({**methods.plain(chosen), "milestones": None, "augment": views})
+    with loop.seeded(CPU, 0):
+        model = models.build("small-resnet", 10, cosine=bool(chosen.cosine))
+    trainer = Trainer(chosen, model, samples, device=CPU)
+    if chosen.grouped:
+        size = sum(dict(model.named_parameters())[n].numel() for n in trainer.encoder)
+        penalty = gkp.Penalty(torch.zeros(2, size), torch.ones(2, size), np.array([15, 15]), strength=1.0)
+        trainer.regroup(np.arange(10) % 2, penalty if chosen.gkp else None)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    for _ in range(2):
+        row = trainer.run_epoch()
+    assert np.isfinite(list(row.values())).all()
+    assert not same(before, model.state_dict())
+
+
+@pytest.mark.parametrize("option", ["bf16", "channels_last"])
+def test_options_of_speed_change_the_numbers_a_little_only(option):
+    samples = datasets.load("digits-lt").subsample(8)
+    losses = []
+    for on in (False, True):
+        with loop.seeded(CPU, 0):
+            model = models.build("small-resnet", 10)
+        chosen = methods.compose({"dataset": "digits-lt", "epochs": 2, "augment": "none", option: on})
+        losses.append(Trainer(chosen, model, samples, device=CPU).run_epoch()["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02 if option == "bf16" else 1e-4)
+
+
+# Evaluation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_evaluation_is_per_class_and_does_not_depend_on_the_batch_size(batch_size):
+    model, samples = layered(), blobs()
+    found = evaluation.evaluate(model, samples, classifier="4", batch_size=batch_size)
+    assert model.training
+    model.eval()
+    with torch.no_grad():
+        features = model[:4](samples.inputs)
+        logits = model[4](features)
+    labels = torch.from_numpy(samples.labels)
+    values = nn.functional.cross_entropy(logits, labels, reduction="none")
+    right = logits.argmax(1) == labels
+    for c in range(3):
+        assert found.loss_per_class[c] == pytest.approx(values[labels == c].mean().item(), rel=1e-6)
+        assert found.accuracy_per_class[c] == right[labels == c].float().mean()
+    assert found.loss == pytest.approx(values.mean().item(), rel=1e-6)
+    torch.testing.assert_close(found.features, features)
+
+
+def test_a_class_without_samples_has_nan():
+    found = evaluation.evaluate(linear(), blobs(n_per_class=(2, 2, 0)))
+    assert np.isnan(found.accuracy_per_class).tolist() == [False, False, True]
+    assert np.isfinite(found.accuracy)
+
+
+def test_cosines_of_class_and_batch_gradients_are_those_of_a_loop():
+    model, samples = layered(), blobs()
+    found = evaluation.gradient_cosines(model, samples, batch_size=15, seed=0)
+    assert model.training
+    model.eval()
+    labels = torch.from_numpy(samples.labels)
+
+    def gradient(mask):
+        loss = nn.functional.cross_entropy(model(samples.inputs[mask]), labels[mask])
+        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+    whole = gradient(labels >= 0)
+    expected = [torch.cosine_similarity(gradient(labels == c), whole, dim=0).item() for c in range(3)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -1,0 +1,140 @@
+"""What a network does on some samples, class by class: loss, accuracy, features, agreement of gradients."""
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape import classifiers, losses, models, per_sample
+from landscape.datasets import Samples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Sums over samples, kept per class; C classes, N samples."""
+
+    loss_sums: np.ndarray  # (C,) of cross-entropies, float64
+    correct: np.ndarray  # (C,) int64
+    counts: np.ndarray  # (C,) int64
+    features: Tensor | None  # (N, F) on the CPU, if asked for
+
+    @property
+    def loss(self) -> float:
+        """Mean over the samples."""
+        return float(self.loss_sums.sum() / self.counts.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the samples."""
+        return float(self.correct.sum() / self.counts.sum())
+
+    @property
+    def loss_per_class(self) -> np.ndarray:
+        """Mean over each class's samples, (C,); nan for a class that has none."""
+        return np.asarray(self.loss_sums / self._known)
+
+    @property
+    def accuracy_per_class(self) -> np.ndarray:
+        """Share of each class's samples, (C,); nan for a class that has none."""
+        return np.asarray(self.correct / self._known)
+
+    @property
+    def _known(self) -> np.ndarray:
+        return np.where(self.counts > 0, self.counts, np.nan)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, samples: Samples, *, classifier: str | None = None, batch_size: int = 256, bf16: bool = False
+) -> Scores:
+    """Measure a model in eval mode, without augmentation; it is left in the mode in which it was.
+
+    Args:
+        model: inputs (B, ...) -> logits (B, C).
+        samples: what to measure it on.
+        classifier: name of the module whose inputs are the features; None leaves these out.
+        batch_size: samples of one pass; changes memory, not the result beyond rounding.
+        bf16: forward passes in bfloat16 where autocast does so.
+
+    Returns:
+        The scores.
+
+    Raises:
+        InputError: the model's outputs do not fit the classes.
+    """
+    place = next(model.parameters()).device
+    n_classes = len(samples.class_names)
+    values, hits, features = [], [], []
+    mode = model.training
+    model.eval()
+    tap = None if classifier is None else classifiers.Tap(model, classifier)
+    try:
+        if tap:
+            tap.__enter__()
+        for indices in torch.arange(len(samples)).tensor_split(math.ceil(len(samples) / batch_size)):
+            inputs, labels = samples.batch(indices, place)
+            with torch.autocast(place.type, torch.bfloat16, enabled=bf16):
+                logits = models.logits_of(model(inputs), n_classes)
+            values.append(losses.cross_entropy(logits.float(), labels))
+            hits.append(logits.argmax(dim=1) == labels)
+            if tap:
+                features.append(tap.features.float().cpu())
+    finally:
+        if tap:
+            tap.__exit__(None, None, None)
+        model.train(mode)
+    right = torch.cat(hits).cpu().numpy()
+    return Scores(
+        loss_sums=np.bincount(samples.labels, torch.cat(values).double().cpu().numpy(), minlength=n_classes),
+        correct=np.bincount(samples.labels[right], minlength=n_classes),
+        counts=np.bincount(samples.labels, minlength=n_classes),
+        features=torch.cat(features) if tap else None,
+    )
+
+
+def gradient_cosines(
+    model: nn.Module, samples: Samples, *, batch_size: int, seed: int, n_batches: int = 8
+) -> np.ndarray:
+    """Measure how far each class's gradient agrees with that of the batch it is in (the paper's Figure 6).
+
+    Batches are drawn at random; gradients are those of the cross-entropy in eval mode, over all trainable parameters.
+
+    Args:
+        model: inputs (B, ...) -> logits (B, C); it is left as it was.
+        samples: to draw from.
+        batch_size: samples of a batch.
+        seed: of the draw.
+        n_batches: at most so many, without repetition.
+
+    Returns:
+        (C,): mean over the batches that have the class of the cosine between the mean gradient of the class's samples
+        and that of the batch; nan for a class that was never drawn.
+    """
+    place = next(model.parameters()).device
+    n_classes = len(samples.class_names)
+    order = np.random.default_rng(seed).permutation(len(samples))
+    batches = np.array_split(order, math.ceil(len(order) / batch_size))[:n_batches]
+    sums, times = np.zeros(n_classes), np.zeros(n_classes)
+    mode = model.training
+    model.eval()
+    try:
+        for indices in batches:
+            inputs, labels = samples.batch(indices, place)
+            present, group = torch.unique(labels, return_inverse=True)
+            counts = torch.bincount(group).double()
+
+            def batch(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
+                return losses.cross_entropy(models.logits_of(model(inputs), n_classes), labels)
+
+            _, rows = per_sample.group_gradients(model, batch, group, len(present))
+            rows = rows.double()
+            whole = (counts / counts.sum()) @ rows
+            cosines = (rows @ whole) / (rows.norm(dim=1) * whole.norm())
+            here = present.cpu().numpy()
+            sums[here] += cosines.cpu().numpy()
+            times[here] += 1
+    finally:
+        model.train(mode)
+    return np.asarray(sums / np.where(times > 0, times, np.nan))

@@ -1,0 +1,89 @@
+"""How numbers change over a run: the learning rate, the share of GSA in the objective, SAM's radius."""
+
+import bisect
+import math
+from collections.abc import Sequence
+
+
+def warmup(step: int, length: int) -> float:
+    """Rise linearly: (t + 1) / W for t < W, then 1 (Goyal et al. 2017, section 2.2).
+
+    Args:
+        step: t, from 0.
+        length: W.
+
+    Returns:
+        A factor of the learning rate, above 0 and at most 1.
+    """
+    return (step + 1) / length if step < length else 1.0
+
+
+def cosine(step: int, steps: int, length: int = 0) -> float:
+    """Fall along half a cosine from 1 to 0 after a warm-up (Loshchilov and Hutter 2017, equation 5, no restarts).
+
+    Args:
+        step: t, from 0 to steps - 1.
+        steps: T.
+        length: W, steps of the warm-up, which is 1 here.
+
+    Returns:
+        (1 + cos(pi (t - W) / (T - W))) / 2 for t >= W.
+    """
+    return (1 + math.cos(math.pi * (step - length) / (steps - length))) / 2 if step >= length else 1.0
+
+
+def multistep(epoch: int, milestones: Sequence[int], gamma: float = 0.1) -> float:
+    """Fall by a factor at each milestone.
+
+    Args:
+        epoch: from 0.
+        milestones: epochs from which on the next factor counts, ascending.
+        gamma: the factor.
+
+    Returns:
+        gamma to the power of the milestones passed.
+    """
+    return gamma ** bisect.bisect_right(milestones, epoch)
+
+
+def mixing(epoch: int, epochs: int, start: float = 0.95, end: float = 0.6) -> float:
+    """Return the share alpha of the sharpness term in the objective, 1 - alpha being that of GKP.
+
+        alpha(t) = end + (start - end) / 2 * (1 + cos(pi t / T))            (S20)
+
+    Args:
+        epoch: t, from 0.
+        epochs: T.
+        start: alpha(0).
+        end: alpha(T).
+
+    Returns:
+        alpha.
+    """
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def radius(epoch: int, epochs: int, kind: str, first: float, last: float) -> float:
+    """Return SAM's radius in an epoch.
+
+    Args:
+        epoch: from 0 to epochs - 1.
+        epochs: of the run.
+        kind: "constant" (first), "linear" (from first in epoch 0 to last in the last one) or "step" (first, and last
+            from 80 % of the run on, where deferred re-weighting begins, as Rangwani et al. 2022 do).
+        first: radius at the start.
+        last: radius at the end.
+
+    Returns:
+        rho.
+    """
+    if kind == "constant":
+        return first
+    if kind == "step":
+        return last if epoch >= deferred(epochs) else first
+    return first + (last - first) * epoch / max(1, epochs - 1)
+
+
+def deferred(epochs: int) -> int:
+    """Return the epoch from which deferred re-weighting holds: 160 of 200, as in Cao et al. 2019."""
+    return math.ceil(0.8 * epochs)
