@@ -191,7 +191,7 @@ def test_help_and_what_shows_results_start_without_torch(tmp_path, file):
 # plot
 
 
-@pytest.mark.parametrize("kind", plots.KIND_FIGURES)
+@pytest.mark.parametrize("kind", plots.KIND_FIGURES["spectrum"])
 def test_plot_writes_beside_the_file_and_says_where(run, file, kind):
     code, out, err = run("plot", file, "--kind", kind)
     path = file.with_suffix(f".{kind}.png")
@@ -200,15 +200,21 @@ def test_plot_writes_beside_the_file_and_says_where(run, file, kind):
 
 
 def test_plot_offers_every_kind_of_figure():
-    (kind,) = (p for p in show.plot.params if p.name == "kind")
-    assert list(kind.type.choices) == list(plots.KIND_FIGURES)
+    assert {kind: list(figures) for kind, figures in show.FIGURES.items()} == {
+        kind: list(figures) for kind, figures in plots.KIND_FIGURES.items()
+    }
+
+
+def test_a_figure_of_another_kind_of_result_is_refused(run, file):
+    code, _, err = run("plot", file, "--kind", "quality")
+    assert (code, err) == (2, ["landscape: error: --kind quality is not for a spectrum: choose density or summary"])
 
 
 def test_plot_passes_its_options_on(run, file, tmp_path, monkeypatch):
     asked = []
-    real = plots.KIND_FIGURES["density"]
+    real = plots.KIND_FIGURES["spectrum"]["density"]
     recorded = {"density": lambda *args, **options: asked.append((args[1], options)) or real(*args, **options)}
-    monkeypatch.setattr(plots, "KIND_FIGURES", recorded)
+    monkeypatch.setattr(plots, "KIND_FIGURES", {"spectrum": recorded})
     out = tmp_path / "figure.svg"
     assert run("plot", file, "--parts", "class 2, 0", "--axis", "linear", "--width", "papyan", "-o", out)[0] == 0
     assert asked == [(["class 2", "class 0"], {"axis": "linear", "width": "papyan"})]
@@ -232,9 +238,9 @@ def test_plot_refuses_what_does_not_fit(run, file, words, line):
 
 
 def test_a_part_whose_name_has_a_comma_can_be_asked_for():
-    spectrum = dataclasses.replace(classes(2, steps=3), parts=("fox, red", "1"))
-    assert show._select(spectrum, "fox, red") == ["fox, red"]
-    assert show._select(spectrum, "1") == ["1"]  # a name wins over a position
+    parts = ("fox, red", "1")
+    assert show._select(parts, "fox, red") == ["fox, red"]
+    assert show._select(parts, "1") == ["1"]  # a name wins over a position
 
 
 @pytest.mark.parametrize("command", ["plot", "compare", "info", "export --to csv"])
@@ -329,13 +335,13 @@ def test_compare_latex_escapes_names(run, save):
     assert run("compare", file, "--latex", "--json")[0] == 2
 
 
-def test_files_of_different_kinds_are_not_compared(run, monkeypatch):
+def test_other_results_than_spectra_are_not_compared(run, monkeypatch):
     surface = type("Surface", (), {"kind": "surface"})()
     results = {"a.h5": classes(1, steps=3), "b.h5": surface}
     monkeypatch.setattr(store, "load", lambda path: results[str(path)])
     code, _, err = run("compare", *results)
     assert code == 2
-    assert err == ["landscape: error: only results of one kind can be compared: a.h5 is a spectrum, b.h5 is a surface"]
+    assert err == ["landscape: error: b.h5 is a surface: give results of landscape hessian"]
 
 
 # export
@@ -470,4 +476,4 @@ def test_commands_also_run_inside_clicks_own_runner(file):
 def test_a_spectrum_of_zeros_can_be_shown(run, save):
     file = save("zero.h5", spectrum_of({"zero": np.zeros(5)}, steps=3))
     assert run("plot", file)[0] == 0
-    assert "0 ± 0" in run("compare", file)[1]
+    assert "0 / 0" in run("compare", file)[1]

@@ -58,7 +58,8 @@ def finish(out, **options):
     """Train a run on the blobs to its end; its history."""
     this = begin(out, **options)
     try:
-        return this.train()
+        this.train()
+        return this.history()
     finally:
         this.close()
 

@@ -114,11 +114,11 @@ def train(
         try:
             _introduce(console, this)
             with console.progress() as progress:
-                history = this.train(progress)
+                this.train(progress)
         finally:
             this.close()
         if distributed.is_main():
-            _conclude(console, this, history)
+            _conclude(console, this, this.history())
     finally:
         distributed.stop()
 

@@ -205,14 +205,11 @@ class Run:
         """Say whether the features are seen, whose quality the history tells."""
         return self._classifier is not None
 
-    def train(self, progress: Progress | None = None) -> History:
+    def train(self, progress: Progress | None = None) -> None:
         """Train to the end of the recipe, writing after each epoch.
 
         Args:
             progress: is told how far it is.
-
-        Returns:
-            The history of the whole run.
 
         Raises:
             NumericalError: the loss is not finite; the checkpoints of the last good epoch are kept.
@@ -248,7 +245,6 @@ class Run:
                 if self._saved
                 else "interrupted before the first epoch was done: nothing is kept"
             ) from stop
-        return self.history()
 
     def close(self) -> None:
         """Give the folder free."""
@@ -258,7 +254,7 @@ class Run:
             self._lock.release()
 
     def history(self) -> History:
-        """Return the history so far."""
+        """Return the history so far, which the first rank keeps."""
         columns = {name: np.array(values) for name, values in self._rows.items()}
         return History(
             parts=self.data.train.class_names,

@@ -14,11 +14,15 @@ from landscape.results import Result, Spectrum
 
 FILE = click.Path(path_type=Path)
 
+FIGURES = {"spectrum": ("density", "summary"), "history": ("training", "quality", "cosines")}
+"""Kinds of figures of each kind of result, the default first; those of `plots.KIND_FIGURES`."""
+
 
 @click.command()
 @click.argument("file", type=FILE)
 @click.option(
     "--kind",
+    type=click.Choice([kind for kinds in FIGURES.values() for kind in kinds]),
     help="Of a spectrum: density (default), the spectrum of each part, or summary, lambda_max and trace against "
     "training samples. Of a history: training (default), loss and accuracy; quality, of the features; cosines, of "
     "class and batch gradients.",
@@ -110,10 +114,6 @@ def _density_options(kind: str, axis: str | None, width: str | None) -> dict[str
     if given and kind != "density":
         raise InputError(f"--{next(iter(given))} is for --kind density; leave it out for --kind {kind}")
     return given
-
-
-FIGURES = {"spectrum": ("density", "summary"), "history": ("training", "quality", "cosines")}
-"""Kinds of figures of each kind of result, the default first; those of `plots.KIND_FIGURES`."""
 
 
 def _kind(result: Result, kind: str | None) -> str:

@@ -1,0 +1,110 @@
+"""Train the paper's rows on CIFAR-10-LT and CIFAR-100-LT, in pieces that may be cut, and print them beside its numbers.
+
+    python benchmarks/paper.py --data-root DIR --out runs --minutes 9
+
+Every call goes on where the last one stopped: a run that the time cuts resumes from its last epoch. After each run of a
+method of the paper's Figure 9 on CIFAR-10-LT the spectra of head and tail class follow. The table is printed
+at the end of each call; each row is one command line, which stands in the run's folder as config.toml.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import landscape as ls
+from trainers.run import by_frequency
+
+METHODS = ("ce", "sam", "gsa-gkp", "ldam-drw-sam", "bcl", "bcl-gsa-gkp")
+FIGURE_9 = ("ce", "sam", "gsa-gkp")
+PAPER = {  # top-1 in percent, last epoch, imbalance 100
+    ("cifar10", "ce"): 70.4,
+    ("cifar10", "ldam-drw-sam"): 81.9,
+    ("cifar10", "bcl"): 84.3,
+    ("cifar10", "bcl-gsa-gkp"): 86.3,
+    ("cifar100", "ce"): 38.3,
+    ("cifar100", "ldam-drw-sam"): 45.4,
+    ("cifar100", "bcl"): 51.9,
+    ("cifar100", "bcl-gsa-gkp"): 53.2,
+}
+SPECTRA = {  # lambda_max and trace of head and tail
+    "ce": ((38.15, 196.49), (74.99, 402.52)),
+    "sam": ((7.42, 36.96), (35.19, 251.15)),
+    "gsa-gkp": ((6.93, 32.32), (30.93, 221.97)),
+}
+
+
+def main() -> None:
+    """Work until the time is up; then print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--datasets", default="cifar10,cifar100")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--imbalance", default="100")
+    parser.add_argument("--options", default="", help="further options of landscape train, in one string")
+    args = parser.parse_args()
+    until = time.monotonic() + 60 * args.minutes
+    rows = [(d, m, s) for s in args.seeds.split(",") for d in args.datasets.split(",") for m in args.methods.split(",")]
+    for dataset, method, seed in rows:
+        folder = args.out / f"{dataset}-{method}-{seed}"
+        words = ["train", method, "--dataset", dataset, "--data-root", args.data_root, "--imbalance", args.imbalance]
+        words += ["--seed", seed, *args.options.split(), "--out", str(folder), "-q"]
+        if not finished(folder) and not run(words, until):
+            break
+        if dataset == "cifar10" and method in FIGURE_9 and not (folder / "ends.h5").exists():
+            ends = ["hessian", "--ckpt", str(folder / "last.pt"), "--data-root", args.data_root, "--partition"]
+            if not run([*ends, "head-tail", "-o", str(folder / "ends.h5"), "-q"], until):
+                break
+    show(args.out, rows)
+
+
+def finished(folder: Path) -> bool:
+    """Say whether a run has all its epochs."""
+    if not (folder / "history.h5").exists():
+        return False
+    history = ls.load(folder / "history.h5")
+    return int(history.epoch[-1]) >= int(history.provenance["recipe"]["epochs"])
+
+
+def run(words: list[str], until: float) -> bool:
+    """Run a command; interrupt it when the time is up, and say whether it was done."""
+    child = subprocess.Popen([sys.executable, "-m", "landscape", *words])
+    try:
+        code = child.wait(timeout=max(1.0, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGINT)
+        child.wait()
+        return False
+    if code:
+        sys.exit(code)
+    return True
+
+
+def show(out: Path, rows: list[tuple[str, str, str]]) -> None:
+    """Print accuracies and, where there are any, spectra beside the paper's."""
+    print(f"{'run':<32}{'epochs':>8}{'minutes':>9}{'all':>8}{'many':>8}{'medium':>8}{'few':>8}{'paper':>8}")
+    for dataset, method, seed in rows:
+        folder = out / f"{dataset}-{method}-{seed}"
+        if not (folder / "history.h5").exists():
+            continue
+        history = ls.load(folder / "history.h5")
+        shares = "".join(f"{100 * a:8.2f}" for a in by_frequency(history))
+        paper = PAPER.get((dataset, method), np.nan)
+        print(f"{folder.name:<32}{history.epoch[-1]:>8}{history.seconds.sum() / 60:>9.1f}{shares}{paper:>8.1f}")
+        if (folder / "ends.h5").exists():
+            found = ls.load(folder / "ends.h5")
+            for p, part in enumerate(found.parts):
+                top, trace = SPECTRA[method][p]
+                print(f"    {part:<12} lambda_max {found.lambda_max[p]:9.2f} (paper {top:6.2f}), ", end="")
+                print(f"trace {found.trace[p]:9.2f} (paper {trace:6.2f})")
+
+
+if __name__ == "__main__":
+    main()
