@@ -55,7 +55,8 @@ def _recipe_options(command: F) -> F:
         if choices:
             help += f" One of {', '.join(choices)}."
         if kind is not bool and default not in {None, ""}:
-            help += f"  [default: {default}]"
+            shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+            help += f"  [default: {shown}]"
         declared = f"{name}/--no-{name[2:]}" if kind is bool else name
         command = click.option(declared, default=None, type=None if kind is bool else kind, help=help)(command)
     return command

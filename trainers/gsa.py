@@ -67,7 +67,7 @@ class GSA(torch.optim.Optimizer):
         perturb: str = "joint",
         first_pass: str = "exact",
         adaptive: bool = False,
-        clip: tuple[float, float] | None = None,
+        clip: tuple[float, float] | None = (0.0, 1e-3),
         norm_term: bool = False,
         model: nn.Module | None = None,
         reduce: Reduce = alone,
@@ -90,7 +90,8 @@ class GSA(torch.optim.Optimizer):
             first_pass: "exact": a backward pass for each group; "decoupled" (needs `model`): batch norm's statistics
                 of the batch count as constants, so that one backward pass gives all groups' gradients.
             adaptive: scale the perturbation of each parameter by its size, as adaptive SAM does.
-            clip: smallest and largest Z rho_g; the authors' code has 2e-3 and 3e-3.
+            clip: smallest and largest Z rho_g; None for equation 13 as it stands, which has no bound when a group is
+                fitted and h_g vanishes. The authors' code has 2e-3 and 3e-3, with adaptive scaling, which shortens.
             norm_term: add the second term of equation 15, with rho_g as a constant.
             model: whose batch norm counts the first pass only; None where there is no batch norm.
             reduce: adds a tensor up over all ranks, in place.

@@ -60,7 +60,7 @@ class Recipe:
     first_pass: str = _option(
         "exact", "GSA: gradients of groups through the batch statistics, or past them.", choices=("exact", "decoupled")
     )
-    clip: tuple[float, float] | None = _option(None, "GSA: smallest and largest Z rho_g.")
+    clip: tuple[float, float] | None = _option((0.0, 1e-3), "GSA: smallest and largest Z rho_g.")
     norm_term: bool = _option(False, "GSA: add the norm term of equation 15.")
 
     preservation: float = _option(100.0, "GKP: lambda.")

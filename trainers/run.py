@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape import checkpoints, datasets, devices, distributed, losses, models, store
+from landscape import checkpoints, datasets, devices, distributed, models, store
 from landscape.datasets import Samples
 from landscape.errors import DataError, InputError, NumericalError, StoreError
 from landscape.results import History
@@ -51,6 +51,17 @@ class Data:
     train: Samples  # of it, what is trained on
     validation: Samples | None
     test: Samples
+
+    def moved(self, device: torch.device) -> "Data":
+        """Keep the inputs that are in memory on a device; `whole` stays where it is."""
+
+        def move(samples: Samples) -> Samples:
+            if samples.inputs is None or device.type == "cpu":
+                return samples
+            return dataclasses.replace(samples, inputs=samples.inputs.to(device))
+
+        validation = None if self.validation is None else move(self.validation)
+        return dataclasses.replace(self, train=move(self.train), validation=validation, test=move(self.test))
 
 
 def load(recipe: Recipe) -> tuple[Recipe, Data]:
@@ -173,9 +184,10 @@ class Run:
             InputError: the recipe does not fit the data or the machine.
             StoreError: the folder holds another or a finished run, is in use, or cannot be written.
         """
-        self.recipe, self.data, self.out, self.method = recipe, data, out, method
-        losses.build("ce" if recipe.loss == "bcl" else recipe.loss, data.train.class_counts)
         place = devices.choose(device)
+        self._writer_class = _tensorboard() if tensorboard and distributed.is_main() else None
+        self.recipe, self.out, self.method = recipe, out, method
+        self.data = data = data.moved(place)
         model, self._in_channels = build(recipe, data.whole)
         self.trainer = Trainer(recipe, model, data.train, device=place, workers=workers)
         self._classifier = self._found_classifier()
@@ -190,7 +202,7 @@ class Run:
         if not overwrite and (out / "state.pt").exists():
             self._go_back()
         self._first = None if self.trainer.epoch or not recipe.snapshot_every else _copied(model)
-        self._writer = _tensorboard(out / "tensorboard") if tensorboard and distributed.is_main() else None
+        self._writer: Any = None  # made after the first epoch, when the folder is this run's
 
     def _found_classifier(self) -> str | None:
         if self.recipe.grouped or self.recipe.loss == "bcl":
@@ -405,7 +417,7 @@ class Run:
         row = {name: values[-1] for name, values in self._rows.items()}
         meta = self._meta(row)
         with store.writing(self.out):
-            text = methods.to_toml({"method": self.method} | methods.plain(r))
+            text = methods.to_toml(methods.plain(r))
             store.write_aside(self.out / "config.toml", lambda file: file.write(text.encode()))
             if r.snapshot_every:
                 (self.out / "snapshots").mkdir(exist_ok=True)
@@ -430,6 +442,8 @@ class Run:
         self._saved = epoch
         for path in groups[:-1]:
             path.unlink(missing_ok=True)
+        if self._writer_class and self._writer is None:
+            self._writer = self._writer_class(str(self.out / "tensorboard"))
         if self._writer:
             for name, value in row.items():
                 if np.ndim(value) == 0 and np.isfinite(value):
@@ -574,9 +588,9 @@ def _copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter

@@ -47,7 +47,7 @@ def training(history: History, parts: Sequence[str] | None = None) -> Figure:
         for ax in (accuracy, classes):
             ax.set_ylim(-0.02, 1.02)
         _epochs(loss, accuracy, classes)
-        loss.set_title(f"{history.method}: the method's loss in training, cross-entropy in test")
+        loss.set_title(f"{history.method}; test: cross-entropy")
     return fig
 
 
@@ -71,8 +71,8 @@ def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
         panels = fig.subplots(1, 3)
         for ax, name, label in (
             (panels[0], "quality", "feature quality $Q$"),
-            (panels[1], "distance", "distance of the class mean to the nearest other"),
-            (panels[2], "variance", "variance of the features within the class"),
+            (panels[1], "distance", "distance to the nearest class mean"),
+            (panels[2], "variance", "variance within the class"),
         ):
             theme.keep_ticks(ax)
             values = getattr(history, name)

@@ -1,0 +1,68 @@
+"""Figures of a training, looked at through the artists they hold."""
+
+import numpy as np
+import pytest
+
+from landscape import plots
+from landscape.errors import InputError
+from landscape.results import History
+
+
+def history(n_classes=3, epochs=4, **changed):
+    rng = np.random.default_rng(0)
+    single = ("seconds", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    per_class = (
+        "test_loss_per_class", "test_accuracy_per_class", "eval_loss_per_class", "eval_accuracy_per_class", "quality",
+        "distance", "variance", "bank_epoch", "group",
+    )  # fmt: skip
+    fields = {name: rng.random(epochs) for name in single} | {
+        name: rng.random((epochs, n_classes)) for name in per_class
+    }
+    fields |= {
+        "parts": tuple(f"class {c}" for c in range(n_classes)),
+        "train_counts": np.arange(n_classes) + 5,  # the last is the most frequent
+        "test_counts": np.full(n_classes, 10),
+        "epoch": np.arange(1, epochs + 1),
+        "validation_accuracy": np.full(epochs, np.nan),
+        "gradient_cosine": np.full((epochs, n_classes), np.nan),
+        "method": "gsa-gkp",
+    }
+    return History(**fields | changed)
+
+
+def test_training_shows_losses_accuracies_and_classes_with_the_most_frequent_first():
+    found = history()
+    fig = plots.training(found)
+    fig.draw_without_rendering()
+    loss, accuracy, classes = fig.axes
+    assert [line.get_label() for line in loss.lines] == ["train", "test"]
+    np.testing.assert_array_equal(accuracy.lines[1].get_ydata(), found.test_accuracy)
+    assert [line.get_label() for line in classes.lines] == ["class 2 (7)", "class 1 (6)", "class 0 (5)"]
+    np.testing.assert_array_equal(classes.lines[0].get_ydata(), found.test_accuracy_per_class[:, 2])
+    assert all(ax.get_xlabel() == "epoch" for ax in fig.axes)
+
+
+def test_epochs_that_measured_nothing_are_bridged():
+    quality = np.full((4, 3), np.nan)
+    quality[[0, 3]] = 1.5
+    fig = plots.quality(history(quality=quality), ["class 1"])
+    (line,) = fig.axes[0].lines
+    assert line.get_xdata().tolist() == [1, 4]
+
+
+def test_many_classes_get_a_bar_of_their_ranks():
+    fig = plots.training(history(n_classes=20))
+    fig.draw_without_rendering()
+    assert fig.axes[-1].get_ylabel() == "rank of the class by training samples, 1 the most frequent"
+
+
+def test_cosines_are_drawn_where_they_were_measured():
+    cosine = np.full((4, 3), 0.3)
+    assert len(plots.cosines(history(gradient_cosine=cosine)).axes[0].lines) == 3
+    with pytest.raises(InputError, match="gsa-gkp did not measure gradient cosines: train with --cosines-every"):
+        plots.cosines(history())
+
+
+def test_a_class_that_does_not_exist_is_named():
+    with pytest.raises(InputError, match="no class 'cat'; there are class 0, class 1, class 2"):
+        plots.quality(history(), ["cat"])
