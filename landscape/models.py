@@ -249,7 +249,10 @@ def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> T
         if logits_index is not None:
             raise InputError(f"--logits-index {logits_index} was given, but the model returns a single tensor")
         if not _are_logits(output, n_classes):
-            raise InputError(f"the model returned {_shape(output)}: expected logits (batch, {n_classes})")
+            raise InputError(
+                f"the model returned {_shape(output)}: expected logits (batch, {n_classes}), one for each class of the "
+                "data; where these lack the last classes, give the data set all names as its `classes`"
+            )
         return output
     if isinstance(output, Mapping):
         elements = list(output.values())

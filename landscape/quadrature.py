@@ -152,6 +152,9 @@ def width_of(name: str | float, low: float, high: float, steps: int) -> float:
         raise InputError(f"--width {name!r} is neither a number nor one of {', '.join(WIDTHS)}") from None
     if not (np.isfinite(width) and width > 0):
         raise InputError(f"--width must be positive, got {name}")
+    span = high - low or max(abs(high), 1.0)
+    if not 1e-6 * span <= width <= 1e3 * span:
+        raise InputError(f"--width {name} shows nothing on an axis of length {span:.3g}: take 1e-6 to 1e3 times that")
     return width
 
 
