@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trainers.gkp import Penalty
 
 from landscape import datasets, models
 from trainers import methods
+from trainers.gkp import Penalty
 from trainers.gsa import GSA
 from trainers.loop import FIRST, Trainer, seeded
 
