@@ -147,8 +147,8 @@ def test_the_map_has_the_frequent_classes_on_top_and_its_numbers_beside():
 
 
 def test_a_width_that_a_map_cannot_show_is_refused():
-    with pytest.raises(InputError, match=r"--width 1e-06 is too narrow for a map of 30 parts: take at least"):
-        plots.densities(classes(30, steps=3), width=1e-6)
+    with pytest.raises(InputError, match=r"--width 0.0001 is too narrow for a map of 30 parts: take at least"):
+        plots.densities(classes(30, steps=3), width=1e-4)
 
 
 @pytest.mark.parametrize("axis", ["linear", "symlog"])
