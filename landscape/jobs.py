@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from landscape import distributed
+from landscape.axes import concatenate
 from landscape.errors import InputError
 from landscape.journal import Journal
-from landscape.results import R, concatenate
+from landscape.results import R
 
 Progress: TypeAlias = Callable[[float, int, str], None]
 """Called with how many units are done, shares included, how many there are, and the one in work ("" at the end)."""

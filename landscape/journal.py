@@ -12,8 +12,9 @@ from typing import Any, Self
 import filelock
 
 from landscape import store
+from landscape.axes import concatenate
 from landscape.errors import StoreError
-from landscape.results import Result, concatenate
+from landscape.results import Result
 
 _UNITS = "unit-*.h5"
 

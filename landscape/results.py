@@ -1,72 +1,19 @@
 """What an analysis leaves: frozen dataclasses of NumPy arrays with named axes and units.
 
-Everything that computes ends here, everything that shows begins here; nothing in this file knows torch. A field
-says its axes and its unit once, in its declaration: validation, the HDF5 labels and `landscape info` read them there.
+Everything that computes ends here, everything that shows begins here; nothing in this file knows torch. It is the
+dictionary of the toolkit: each quantity that a file or a figure holds is named, dimensioned and explained below.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
+from landscape.axes import array, check_axes, scalar
 from landscape.errors import InputError
 
 R = TypeVar("R", bound="Result")
-
-
-def array(*axes: str, unit: str = "", doc: str = "", optional: bool = False) -> Any:
-    """Declare a field that is an array with named axes.
-
-    Args:
-        axes: one name per axis; fields that share a name share that axis' length.
-        unit: the unit of the values, empty for pure numbers.
-        doc: one line for the reader of a file.
-        optional: the field may be None.
-
-    Returns:
-        A dataclass field with this metadata.
-    """
-    metadata = {"axes": axes, "unit": unit, "doc": doc, "optional": optional}
-    return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
-
-
-def scalar(unit: str = "", doc: str = "", **default: Any) -> Any:
-    """Declare a field that is one number or string.
-
-    Args:
-        unit: the unit of the value, empty for pure numbers.
-        doc: one line for the reader of a file.
-        default: `default=` or `default_factory=`, as in `dataclasses.field`.
-
-    Returns:
-        A dataclass field with this metadata.
-    """
-    return field(metadata={"axes": None, "unit": unit, "doc": doc, "optional": False}, **default)
-
-
-def check_axes(result: Any) -> None:
-    """Check that every array has its named axes, and that axes of one name have one length.
-
-    Args:
-        result: an instance of a dataclass whose fields are declared with `array` and `scalar`.
-
-    Raises:
-        InputError: an array has the wrong number of axes, or two arrays disagree on the length of an axis.
-    """
-    lengths: dict[str, tuple[int, str]] = {}
-    for item in fields(result):
-        value = getattr(result, item.name)
-        axes = item.metadata.get("axes")
-        if axes is None or (value is None and item.metadata["optional"]):
-            continue
-        shape = np.shape(value)
-        if len(shape) != len(axes):
-            raise InputError(f"{item.name} must have axes {axes}, got shape {shape}")
-        for axis, length in zip(axes, shape, strict=True):
-            known, owner = lengths.setdefault(axis, (length, item.name))
-            if known != length:
-                raise InputError(f"{item.name} has {length} along {axis!r}, but {owner} has {known}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +26,7 @@ class Spectrum:
 
     kind: ClassVar[str] = "spectrum"
     version: ClassVar[int] = 1
+    along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
@@ -116,6 +64,12 @@ class Spectrum:
     ritz_residuals: np.ndarray = array("part", "rank", unit="loss", doc="their residual bounds")
     ritz_vectors: np.ndarray | None = array(
         "part", "vector", "parameter", doc="unit vectors of the largest Ritz values", optional=True
+    )
+    overlap: np.ndarray | None = array(
+        "part",
+        "part",
+        doc="[a, b]: trace of part b's matrix on part a's Ritz vectors, as a share of that on b's own",
+        optional=True,
     )
 
     alpha: np.ndarray = array("part", "probe", "step", unit="loss", doc="diagonal of the tridiagonal matrix")
@@ -170,6 +124,7 @@ class History:
 
     kind: ClassVar[str] = "history"
     version: ClassVar[int] = 1
+    along: ClassVar[str] = "epoch"
 
     parts: tuple[str, ...] = array("part", doc="names of the classes")
     train_counts: np.ndarray = array("part", unit="samples", doc="samples of the class that were trained on")
@@ -206,63 +161,313 @@ class History:
         check_axes(self)
 
 
-Result: TypeAlias = Spectrum | History
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Points:
+    """Loss and accuracy of every part at some points of parameter space: the raw material of surfaces and paths."""
 
-KINDS: dict[str, type[Result]] = {"spectrum": Spectrum, "history": History}
+    kind: ClassVar[str] = "points"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "point"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
+    point: np.ndarray = array("point", doc="number of the point in the list that was asked for")
+    loss: np.ndarray = array("point", "part", unit="loss", doc="mean loss over the part's samples")
+    accuracy: np.ndarray = array("point", "part", doc="share of the part's samples that are classified correctly")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
 
 
-def concatenate(results: Sequence[R]) -> R:
-    """Join results of one kind along the axis "part".
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plane:
+    """A line or plane through parameter space: theta = origin + sum over axes of coordinate times direction.
 
-    Axes that differ in length (steps, trace probes) are filled up with nan at their end; for integers, where nan
-    does not exist, a difference in length is an error. Scalars must agree; the provenance is the first one's.
-
-    Args:
-        results: at least one result, all of one kind.
-
-    Returns:
-        One result with all the parts, in order.
-
-    Raises:
-        InputError: no results, different kinds, or scalars that disagree.
+    Kept in a file, it lets two networks be compared in the same plane and the same units. Running statistics of batch
+    norm are buffers; they move with the point where their directions are not zero.
     """
-    if not results:
-        raise InputError("nothing to join: there are no results")
-    first = results[0]
-    for other in results:
-        if type(other) is not type(first):
-            raise InputError(f"a {first.kind} and a {other.kind} do not join: give results of one kind")
-    joined: dict[str, Any] = {}
-    for item in fields(first):
-        values = [getattr(r, item.name) for r in results]
-        axes = item.metadata.get("axes")
-        if axes is None:
-            if item.name != "provenance" and not all(_same(v, values[0]) for v in values):
-                raise InputError(f"results differ in {item.name}: {values[0]!r} and others")
-            joined[item.name] = values[0]
-        elif all(v is None for v in values):
-            joined[item.name] = None
-        elif any(v is None for v in values):
-            raise InputError(f"some results have {item.name}, others have not")
-        elif item.name == "parts":
-            joined[item.name] = tuple(name for v in values for name in v)
-        else:
-            joined[item.name] = np.concatenate(_padded(values, item.name))
-    return type(first)(**joined)
+
+    kind: ClassVar[str] = "plane"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "axis"
+
+    axes: tuple[str, ...] = array("axis", doc="what each direction is")
+    directions: np.ndarray = array("axis", "parameter", doc="step of the parameters for one unit of the coordinate")
+    buffer_directions: np.ndarray = array("axis", "buffer", doc="step of the floating-point buffers")
+    origin: np.ndarray = array("parameter", doc="the parameters at coordinates zero")
+    buffer_origin: np.ndarray = array("buffer", doc="the floating-point buffers at coordinates zero")
+    unit_length: np.ndarray = array("axis", doc="Euclidean length of one unit of the coordinate")
+    explained: np.ndarray = array("axis", doc="share of a trajectory's variance along the axis; nan for other axes")
+    tensors: tuple[str, ...] = array("tensor", doc="names of the parameters, in order")
+    sizes: np.ndarray = array("tensor", doc="numbers in each of them")
+    cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
+    normalisation: str = scalar(doc="none, or what the directions were scaled by: filter, layer or weight")
+    ignored: str = scalar(doc="parameters that directions leave alone: none or biasbn")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
 
 
-def _same(a: Any, b: Any) -> bool:
-    return bool(a == b or (a != a and b != b))  # nan, the one value that differs from itself
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Surface:
+    """Loss and accuracy of every part on a line or a grid of points, and at marked points of the same plane.
+
+    On a line there is one y, 0. A point that was left out of an adaptive grid has `computed` false and no value (nan);
+    a nan where `computed` is true is what the network gave.
+    """
+
+    kind: ClassVar[str] = "surface"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "part"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
+
+    xcoordinates: np.ndarray = array("x", doc="coordinates along the first axis, in its units")
+    ycoordinates: np.ndarray = array("y", doc="coordinates along the second axis, in its units; 0 for a line")
+    loss: np.ndarray = array("part", "y", "x", unit="loss", doc="mean loss over the part's samples")
+    accuracy: np.ndarray = array("part", "y", "x", doc="share of the part's samples that are classified correctly")
+    computed: np.ndarray = array("y", "x", doc="true where the point was evaluated")
+
+    centre_loss: np.ndarray = array("part", unit="loss", doc="mean loss at the checkpoint itself")
+    centre_accuracy: np.ndarray = array("part", doc="accuracy at the checkpoint itself")
+    lowest_loss: np.ndarray = array("part", unit="loss", doc="lowest loss of the grid")
+    lowest_position: np.ndarray = array("part", "axis", doc="where it is")
+    doubling_radius: np.ndarray = array(
+        "part", doc="Euclidean distance in the plane at which the loss is twice the centre's; nan if it never is"
+    )
+    worst_rise: np.ndarray = array(
+        "part", unit="loss", doc="largest rise of the loss within `radius` of the centre, in the plane"
+    )
+    barrier: np.ndarray | None = array(
+        "part",
+        unit="loss",
+        doc="largest rise above the straight line between the losses at 0 and 1, on a line between two checkpoints",
+        optional=True,
+    )
+
+    axes: tuple[str, ...] = array("axis", doc="what each direction is")
+    unit_length: np.ndarray = array("axis", doc="Euclidean length of one unit of the coordinate")
+    explained: np.ndarray = array("axis", doc="share of a trajectory's variance along the axis; nan for other axes")
+
+    marks: tuple[str, ...] = array("mark", doc="names of points of interest, such as other checkpoints")
+    mark_position: np.ndarray = array("mark", "axis", doc="their projections on the plane, in coordinates")
+    mark_distance: np.ndarray = array("mark", doc="their Euclidean distance from the plane")
+    mark_loss: np.ndarray = array("mark", "part", unit="loss", doc="loss at the point itself, not at its projection")
+    mark_accuracy: np.ndarray = array("mark", "part", doc="accuracy at the point itself")
+
+    radius: float = scalar(doc="Euclidean radius of worst_rise")
+    cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
+    batch_norm: str = scalar(doc="running statistics at each point: keep, interpolate or reestimate")
+    verdict: str = scalar(doc="what a reader must know before the picture is believed")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+    @property
+    def is_line(self) -> bool:
+        """Say whether there is one direction only."""
+        return len(self.axes) == 1
 
 
-def _padded(values: list[np.ndarray], name: str) -> list[np.ndarray]:
-    shape = np.max([v.shape[1:] for v in values], axis=0) if values[0].ndim > 1 else ()
-    padded = []
-    for value in values:
-        missing = [(0, 0)] + [(0, int(n - m)) for n, m in zip(shape, value.shape[1:], strict=True)]
-        if any(after for _, after in missing):
-            if not np.issubdtype(value.dtype, np.floating):
-                raise InputError(f"{name} has different lengths in different parts")
-            value = np.pad(value, missing, constant_values=np.nan)
-        padded.append(value)
-    return padded
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory(Surface):
+    """A surface under the paths of one or several runs: the marks are their checkpoints, in order."""
+
+    kind: ClassVar[str] = "trajectory"
+    version: ClassVar[int] = 1
+
+    runs: tuple[str, ...] = array("run", doc="names of the runs")
+    mark_run: np.ndarray = array("mark", doc="number of the run that the checkpoint is of")
+    mark_epoch: np.ndarray = array("mark", unit="epochs", doc="its epoch; nan where the checkpoint does not say")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sharpness:
+    """How much the loss of each part rises around a checkpoint, in all of parameter space."""
+
+    kind: ClassVar[str] = "sharpness"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "part"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
+    loss: np.ndarray = array("part", unit="loss", doc="mean loss at the checkpoint")
+    accuracy: np.ndarray = array("part", doc="accuracy at the checkpoint")
+    first_order_rise: np.ndarray = array(
+        "part", unit="loss", doc="rise after one step of length rho along the gradient of the part's loss, as in SAM"
+    )
+    worst_rise: np.ndarray = array(
+        "part", unit="loss", doc="largest rise found within rho by projected gradient ascent: a lower bound"
+    )
+    noise_rise: np.ndarray = array(
+        "part", unit="loss", doc="mean rise under Gaussian noise, in each filter sigma times the filter's length"
+    )
+    noise_rise_stderr: np.ndarray = array("part", unit="loss", doc="its standard error over draws; nan for one")
+    doubling_radius: np.ndarray = array(
+        "part", doc="relative size of filter-normalised noise at which the loss has doubled, median over directions"
+    )
+    doubling_radius_spread: np.ndarray = array("part", doc="half the interquartile range over the directions")
+    rho: float = scalar(doc="Euclidean radius of the ball")
+    adaptive: bool = scalar(doc="the ball is scaled by |theta| per entry, as in adaptive SAM")
+    sigma: float = scalar(doc="size of the noise relative to each filter")
+    draws: int = scalar(doc="number of random directions")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Distances:
+    """How far apart the convergence points of parts are, in each of several runs, and what a point costs the others.
+
+    Points are the convergence points of the parts (the parameters at which a part is served best), then other models
+    such as the final one. Distances are over the parameters named in `parameters`.
+    """
+
+    kind: ClassVar[str] = "distances"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "run"
+
+    runs: tuple[str, ...] = array("run", doc="names of the runs, alike but for their seed")
+    points: tuple[str, ...] = array("point", doc="names of the points")
+    parts: tuple[str, ...] = array("part", doc="names of the parts that losses are of")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
+
+    euclidean: np.ndarray = array("run", "point", "point", doc="Euclidean distance")
+    cosine: np.ndarray = array("run", "point", "point", doc="cosine of the displacements from the start")
+    filter_normalised: np.ndarray = array(
+        "run", "point", "point", doc="root mean square over filters of |a - b| / mean(|a|, |b|) of the filter"
+    )
+    fisher: np.ndarray = array(
+        "run", "point", "point", doc="[a, b]: root of (a - b)^T F_a (a - b), F_a the diagonal Fisher at a of a's part"
+    )
+    barrier: np.ndarray = array(
+        "run",
+        "point",
+        "point",
+        "part",
+        unit="loss",
+        doc="largest rise of the loss above the line between its ends, on the segment of two points",
+    )
+    norm: np.ndarray = array("run", "point", doc="Euclidean length of the point's displacement from the start")
+    point_epoch: np.ndarray = array("run", "point", unit="epochs", doc="mean epoch that the point is of; nan unknown")
+    loss: np.ndarray = array("run", "point", "part", unit="loss", doc="loss of the part at the point")
+    accuracy: np.ndarray = array("run", "point", "part", doc="accuracy of the part at the point")
+
+    epoch: np.ndarray = array("epoch", unit="epochs", doc="epochs of the snapshots along training")
+    along_training: np.ndarray = array("run", "epoch", "point", doc="Euclidean distance of the snapshot to the point")
+
+    source: str = scalar(doc="memory bank or fine-tuning")
+    parameters: str = scalar(doc="which parameters distances are over")
+    size: int = scalar(unit="parameters", doc="how many they are")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gradients:
+    """Gradients of every part's loss at one or several checkpoints, against the whole and each other.
+
+    With g_p the gradient of part p's mean loss and g that of all samples: h_p = g_p - (<g_p, g> / |g|^2) g. Exact over
+    the data, or means over batches as training saw them; then every number has its standard error over batches.
+    """
+
+    kind: ClassVar[str] = "gradients"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "point"
+
+    points: tuple[str, ...] = array("point", doc="names of the checkpoints")
+    epoch: np.ndarray = array("point", unit="epochs", doc="their epochs; nan where a checkpoint does not say")
+    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
+    loss: np.ndarray = array("point", "part", unit="loss", doc="mean loss over the part's samples")
+
+    norm: np.ndarray = array("point", "part", unit="loss", doc="|g_p|")
+    norm_stderr: np.ndarray = array("point", "part", unit="loss", doc="standard error over batches; 0 where exact")
+    whole_norm: np.ndarray = array("point", unit="loss", doc="|g|")
+    cosine: np.ndarray = array("point", "part", doc="cosine of g_p and g")
+    cosine_stderr: np.ndarray = array("point", "part", doc="standard error over batches; 0 where exact")
+    projected: np.ndarray = array("point", "part", unit="loss", doc="<g_p, g> / |g|, the part along g, with its sign")
+    specific: np.ndarray = array("point", "part", unit="loss", doc="|h_p|, the group-specific part (equation 12)")
+    radius: np.ndarray = array("point", "part", doc="rho_p of equation 13; nan for a part of one sample")
+    between: np.ndarray = array("point", "part", "part", doc="cosine of g_p and g_q")
+    between_stderr: np.ndarray = array("point", "part", "part", doc="standard error over batches; 0 where exact")
+    conflict: np.ndarray = array(
+        "point", "part", "part", doc="share of batches with a negative cosine of g_p and g_q; 0 or 1 where exact"
+    )
+    theta_norm: np.ndarray = array("point", doc="Euclidean length of the parameters")
+    batches: np.ndarray = array("point", "part", doc="batches that hold the part; 0 where exact")
+
+    size: int = scalar(unit="parameters", doc="number of parameters")
+    batch_size: int = scalar(unit="samples", doc="samples of a batch; 0 where exact")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """How well the features of each class stand apart, at one or several checkpoints; geometry of the class means.
+
+    mu_c is the mean feature of class c, mu their mean over classes. nan where a class has no or one sample.
+    """
+
+    kind: ClassVar[str] = "features"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "point"
+
+    points: tuple[str, ...] = array("point", doc="names of the checkpoints")
+    epoch: np.ndarray = array("point", unit="epochs", doc="their epochs; nan where a checkpoint does not say")
+    parts: tuple[str, ...] = array("part", doc="names of the classes")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples of the class")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the class")
+    loss: np.ndarray = array("point", "part", unit="loss", doc="mean loss over the class's samples")
+    accuracy: np.ndarray = array("point", "part", doc="share of the class's samples that are classified correctly")
+
+    quality: np.ndarray = array("point", "part", doc="Q = Dis - beta log Var (S19)")
+    quality_inverse: np.ndarray = array("point", "part", doc="-1 / Dis - log Var, the form of the authors' code")
+    distance: np.ndarray = array("point", "part", doc="Dis: distance of mu_c to the nearest other class mean")
+    nearest: np.ndarray = array("point", "part", doc="number of that class; -1 where there is none")
+    variance: np.ndarray = array("point", "part", doc="Var: mean of |a - mu_c|^2 over the class")
+    mean_norm: np.ndarray = array("point", "part", doc="|mu_c - mu|")
+    mean_cosine: np.ndarray = array("point", "part", "part", doc="cosine of mu_c - mu and mu_c' - mu")
+    alignment: np.ndarray = array("point", "part", doc="cosine of mu_c - mu and the classifier's row c (its mean off)")
+    disagreement: np.ndarray = array(
+        "point", "part", doc="share of samples that the nearest class mean and the classifier put in different classes"
+    )
+
+    within_between: np.ndarray = array(
+        "point", doc="NC1: trace(S_W pinv(S_B)) / C, both scatters averaged over classes"
+    )
+    norm_variation: np.ndarray = array("point", doc="NC2: standard deviation of |mu_c - mu| over its mean")
+    angle_deviation: np.ndarray = array("point", doc="NC2: mean over pairs of |cos + 1 / (C - 1)|")
+    duality: np.ndarray = array("point", doc="NC3: |W / |W| - M / |M||, of the centred classifier and class means")
+
+    beta: float = scalar(doc="weight of the variance in S19")
+    n_features: int = scalar(doc="F, numbers in a feature")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+
+Result: TypeAlias = (
+    Spectrum | History | Points | Plane | Surface | Trajectory | Sharpness | Distances | Gradients | Features
+)
+
+KINDS: dict[str, type[Result]] = {
+    kind.kind: kind
+    for kind in (Spectrum, History, Points, Plane, Surface, Trajectory, Sharpness, Distances, Gradients, Features)
+}

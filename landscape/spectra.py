@@ -11,13 +11,9 @@ exchangeable estimates, Epperly, Tropp and Webber 2024.) Where traces.py can do 
 """
 
 import logging
-import platform
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache, partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +27,7 @@ from landscape.journal import Journal
 from landscape.lanczos import Tridiagonal, lanczos, probe
 from landscape.objective import Objective
 from landscape.operators import CACHE_BYTES, Operator, curvature
+from landscape.provenance import fingerprint, provenance
 from landscape.quadrature import Ritz
 from landscape.results import Spectrum
 
@@ -140,7 +137,7 @@ def spectrum(
     _check(options, objective.layout.size)
     if out is None:
         return _run(objective, options, backend, cache_bytes, None, progress)
-    with jobs.open_journal(out, _fingerprint(objective, options), overwrite=overwrite) as journal:
+    with jobs.open_journal(out, fingerprint(objective, vars(options)), overwrite=overwrite) as journal:
         result = _run(objective, options, backend, cache_bytes, journal, progress)
         journal.finish(result)
     return result
@@ -156,7 +153,7 @@ def _run(
 ) -> Spectrum:
     evaluation = objective.evaluation
     used = objective if options.residual_mass is None else objective.truncated(options.residual_mass)
-    provenance = _provenance(objective, options)
+    about = provenance(objective, vars(options))
 
     @cache  # traced once, when the first unfinished part needs it
     def whole() -> tuple[Operator, bool]:
@@ -183,7 +180,7 @@ def _run(
             accuracy=evaluation.accuracy[[part]],
             truncation_error=np.array([check]),
             size=objective.layout.size,
-            provenance=provenance,
+            provenance=about,
         )
 
     return jobs.run(objective.partition.names, compute, journal, progress)
@@ -431,24 +428,3 @@ def _check(options: Options, size: int) -> None:
         raise InputError(f"--trace {options.trace!r} is unknown: choose auto, exact or probes")
     if options.distribution not in ("rademacher", "gaussian"):
         raise InputError(f"--distribution {options.distribution!r} is unknown: choose rademacher or gaussian")
-
-
-def _fingerprint(objective: Objective, options: Options) -> dict[str, Any]:
-    """Return everything that changes the numbers, by the names of the command line's options."""
-    asked = {name.replace("_", "-"): value for name, value in vars(options).items()}
-    return {**asked, "dtype": str(objective.dtype).removeprefix("torch."), **dict(objective.source)}
-
-
-def _provenance(objective: Objective, options: Options) -> dict[str, Any]:
-    versions = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "h5py")}
-    versions |= {"python": platform.python_version(), "landscape": metadata.version("loss-landscape-per-class")}
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": versions,
-        "device": str(objective.device),
-        "dtype": str(objective.dtype).removeprefix("torch."),
-        "batch_size": objective.batch_size,
-        "options": vars(options),
-        **dict(objective.source),
-    }

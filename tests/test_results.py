@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from landscape import store
+from landscape.axes import check_axes, concatenate
 from landscape.errors import InputError
-from landscape.results import Spectrum, check_axes, concatenate
+from landscape.results import KINDS, Points, Spectrum
 
 LENGTHS = {"probe": 2, "step": 3, "rank": 2, "trace_probe": 4, "vector": 2, "parameter": 5}
 SCALARS = {int: 5, float: 0.25, str: "hessian"}
@@ -24,6 +26,7 @@ def spectrum(*parts: str, seed: int = 0, lengths: dict[str, int] | None = None, 
         elif item.type in SCALARS:
             numbers[item.name] = SCALARS[item.type]
     numbers["parts"] = parts
+    numbers["overlap"] = None  # over pairs of parts: of a whole result only
     numbers["steps"] = np.full((len(parts), lengths["probe"]), lengths["step"])
     return Spectrum(**(numbers | values))
 
@@ -60,7 +63,7 @@ def test_joining_keeps_the_order_and_every_number():
     joined = concatenate([first, second])
     assert joined.parts == ("b", "a", "c")
     for item in dataclasses.fields(Spectrum):
-        if item.metadata["axes"] is not None and item.name != "parts":
+        if item.metadata["axes"] is not None and item.name not in ("parts", "overlap"):
             pieces = [getattr(first, item.name), getattr(second, item.name)]
             np.testing.assert_array_equal(getattr(joined, item.name), np.concatenate(pieces), item.name)
 
@@ -122,3 +125,43 @@ def test_the_provenance_is_the_first_ones():
 def test_nothing_to_join_is_an_error():
     with pytest.raises(InputError, match="there are no results"):
         concatenate([])
+
+
+def example(kind, *, n=3, seed=0):
+    """A result of any kind with random numbers; every axis has a length of its own."""
+    rng = np.random.default_rng(seed)
+    lengths: dict[str, int] = {}
+    values = {}
+    for item in dataclasses.fields(kind):
+        axes = item.metadata["axes"]
+        if axes is not None:
+            shape = [lengths.setdefault(axis, n + len(lengths)) for axis in axes]
+            words = item.type == tuple[str, ...]
+            values[item.name] = tuple(f"{item.name} {i}" for i in range(shape[0])) if words else rng.normal(size=shape)
+        elif item.name != "provenance":
+            values[item.name] = {int: 5, float: 0.25, str: "text", bool: True}[item.type]
+    return kind(**values)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_kind_comes_back_from_its_file(kind, tmp_path):
+    result = example(kind)
+    store.save(tmp_path / "r.h5", result)
+    back = store.load(tmp_path / "r.h5")
+    assert type(back) is kind
+    for item in dataclasses.fields(kind):
+        value, found = getattr(result, item.name), getattr(back, item.name)
+        assert type(found) is type(value)
+        np.testing.assert_array_equal(found, value, item.name)
+
+
+def test_arrays_without_the_joined_axis_must_agree():
+    first, other = (example(Points, seed=s) for s in (0, 1))
+    assert concatenate([first, first]).loss.shape == (2 * len(first.point), len(first.parts))
+    with pytest.raises(InputError, match="results differ in n_samples"):
+        concatenate([first, other])
+
+
+def test_an_array_over_pairs_does_not_join():
+    with pytest.raises(InputError, match="overlap is over pairs along 'part' and does not join"):
+        concatenate([spectrum("a", overlap=np.ones((1, 1))), spectrum("b", overlap=np.ones((1, 1)))])

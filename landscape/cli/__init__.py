@@ -23,6 +23,16 @@ LOGS = ("landscape", "trainers")
 
 COMMANDS = {
     "hessian": ("landscape.cli.analyse:hessian", "Spectra of the loss curvature, per part of the data."),
+    "surface1d": (
+        "landscape.cli.surface:surface1d",
+        "Loss and accuracy on a line, per part; barriers between checkpoints.",
+    ),
+    "surface2d": ("landscape.cli.surface:surface2d", "Loss and accuracy on a plane, per part."),
+    "trajectory": ("landscape.cli.trajectory:trajectory", "Paths of training on a plane, with the surface under them."),
+    "distances": ("landscape.cli.distances:distances", "Where parts converge, and how far apart that is."),
+    "gradients": ("landscape.cli.gradients:gradients", "Gradients of parts against the whole and each other."),
+    "features": ("landscape.cli.features:features", "Feature quality and the geometry of class means."),
+    "sharpness": ("landscape.cli.sharpness:sharpness", "Rise of the loss around a checkpoint, per part."),
     "info": ("landscape.cli.inspect:info", "What a result file or a checkpoint holds."),
     "plot": ("landscape.cli.show:plot", "Draw a figure of a result file."),
     "compare": ("landscape.cli.show:compare", "Compare result files, side by side."),

@@ -7,10 +7,10 @@ import click
 import numpy as np
 
 from landscape import distributed, verify
+from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import LOADING, OUTPUT, options
 from landscape.errors import InputError
-from landscape.loading import load_objective
 from landscape.objective import Objective
 from landscape.operators import KINDS
 from landscape.results import Spectrum
@@ -68,17 +68,14 @@ def hessian(
         raise InputError(f"--verify {verify_with!r} is unknown: there is only pyhessian")
     if verify_with and given["operator"] != "hessian":
         raise InputError(f"--verify pyhessian knows no {given['operator']}: leave one of them out")
-    if per_class and partition not in (None, "class"):
-        raise InputError(f"--per-class and --partition {partition} contradict each other: leave one out")
     if not cache >= 0:
         raise InputError(f"--cache must not be negative, got {cache:g}")
     ours = {name: given.pop(name) for name in SPECTRUM_NAMES}
-    distributed.start()
-    try:
-        objective = load_objective(ckpt, partition="class" if per_class else partition or "all", **given)
-        console = Console(quiet=quiet or not distributed.is_main(), json=as_json)
-        _introduce(console, objective)
-        path = Path(out) if out else Path(ckpt).with_suffix(".hessian.h5")
+    with begin(ckpt=ckpt, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
+        objective,
+        console,
+    ):
+        path = result_path(out, ckpt, "hessian")
         with console.progress() as progress:
             found = spectrum(
                 objective,
@@ -94,8 +91,6 @@ def hessian(
         checks = _verify(console, objective, found) if verify_with else None
         if as_json:
             console.json(_document(found, path, checks))
-    finally:
-        distributed.stop()
 
 
 SPECTRUM_NAMES = [
@@ -109,24 +104,6 @@ DOCUMENT_NAMES = [
     "lambda_min_residual", "trace", "trace_stderr", "negative_mass", "negative_curvature", "saddle_ratio",
     "truncation_error",
 ]  # fmt: skip
-
-
-def _introduce(console: Console, objective: Objective) -> None:
-    """Say what was loaded and how well it does, so that a wrongly loaded model is seen at once."""
-    samples, source, found = objective.samples, objective.source, objective.evaluation
-    loss, accuracy = found.overall
-    normalised = ""
-    if samples.mean is not None and samples.std is not None:
-        normalised = f", normalised {_tuple(samples.mean)} / {_tuple(samples.std)}"
-    console.note(
-        f"{source.get('model')} on {samples.name}, {samples.split} split, {int(found.counts.sum()):,} samples in "
-        f"{len(found.parts)} parts{normalised}"
-    )
-    console.note(f"accuracy {100 * accuracy:.2f} %, mean loss {loss:.4f} ({source['loss']})")
-
-
-def _tuple(values: Any) -> str:
-    return ",".join(f"{v:g}" for v in values)
 
 
 def _conclude(console: Console, found: Spectrum, path: Path) -> None:

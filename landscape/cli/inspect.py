@@ -44,6 +44,11 @@ def info(file: Path, as_json: bool, ckpt_key: str | None, trust_pickle: bool) ->
 _COUNTS = {
     "spectrum": {"n_samples": "samples", "n_used": "summed over", "train_counts": "in training"},
     "history": {"train_counts": "trained on", "test_counts": "tested on"},
+    "points": {"n_samples": "samples"},
+    "plane": {},
+} | {
+    kind: {"n_samples": "samples", "train_counts": "in training"}
+    for kind in ("surface", "trajectory", "sharpness", "distances", "gradients", "features")
 }
 """Which numbers of samples a kind of result has for each part, and how a table calls them."""
 
@@ -55,7 +60,7 @@ def _result(result: Result) -> dict[str, Any]:
         "version": result.version,
         "parts": [
             {"name": name} | {column: getattr(result, column)[p] for column in _COUNTS[result.kind]}
-            for p, name in enumerate(result.parts)
+            for p, name in enumerate(getattr(result, "parts", ()))
         ],
         "options": {i.name: getattr(result, i.name) for i in described if i.metadata["axes"] is None},
         "fields": {

@@ -47,7 +47,7 @@ def plot(
     options = _density_options(kind, axis, width)
     from landscape import plots  # matplotlib takes its time, which a wrong file or option need not wait for
 
-    chosen = None if parts is None else _select(result.parts, parts)
+    chosen = None if parts is None else _select(getattr(result, "parts", ()), parts)
     fig = plots.KIND_FIGURES[result.kind][kind](result, chosen, **options)
     out = out or file.with_suffix(f".{kind}.png")
     plots.write(fig, out)

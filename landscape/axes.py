@@ -1,0 +1,135 @@
+"""How a result declares its arrays: each field says its axes and its unit once, in its declaration.
+
+Validation, the dimension labels of HDF5 and `landscape info` read them there. Axes are named; fields that share a name
+share that axis' length, and a matrix over pairs of parts has the axis "part" twice. Results join along the axis that
+their class names as `along`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import field, fields
+from typing import Any, TypeVar
+
+import numpy as np
+
+from landscape.errors import InputError
+
+T = TypeVar("T", bound=Any)
+
+
+def array(*axes: str, unit: str = "", doc: str = "", optional: bool = False) -> Any:
+    """Declare a field that is an array with named axes.
+
+    Args:
+        axes: one name per axis; fields that share a name share that axis' length.
+        unit: the unit of the values, empty for pure numbers.
+        doc: one line for the reader of a file.
+        optional: the field may be None.
+
+    Returns:
+        A dataclass field with this metadata.
+    """
+    metadata = {"axes": axes, "unit": unit, "doc": doc, "optional": optional}
+    return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
+
+
+def scalar(unit: str = "", doc: str = "", **default: Any) -> Any:
+    """Declare a field that is one number or string.
+
+    Args:
+        unit: the unit of the value, empty for pure numbers.
+        doc: one line for the reader of a file.
+        default: `default=` or `default_factory=`, as in `dataclasses.field`.
+
+    Returns:
+        A dataclass field with this metadata.
+    """
+    return field(metadata={"axes": None, "unit": unit, "doc": doc, "optional": False}, **default)
+
+
+def check_axes(result: Any) -> None:
+    """Check that every array has its named axes, and that axes of one name have one length.
+
+    Args:
+        result: an instance of a dataclass whose fields are declared with `array` and `scalar`.
+
+    Raises:
+        InputError: an array has the wrong number of axes, or two arrays disagree on the length of an axis.
+    """
+    lengths: dict[str, tuple[int, str]] = {}
+    for item in fields(result):
+        value = getattr(result, item.name)
+        axes = item.metadata.get("axes")
+        if axes is None or (value is None and item.metadata["optional"]):
+            continue
+        shape = np.shape(value)
+        if len(shape) != len(axes):
+            raise InputError(f"{item.name} must have axes {axes}, got shape {shape}")
+        for axis, length in zip(axes, shape, strict=True):
+            known, owner = lengths.setdefault(axis, (length, item.name))
+            if known != length:
+                raise InputError(f"{item.name} has {length} along {axis!r}, but {owner} has {known}")
+
+
+def concatenate(results: Sequence[T]) -> T:
+    """Join results of one kind along the axis that the kind is made along, such as "part" for a spectrum.
+
+    Axes that differ in length (steps, trace probes) are filled up with nan at their end; for integers, where nan
+    does not exist, a difference in length is an error. Scalars, and arrays without the axis, must agree; the provenance
+    is the first one's.
+
+    Args:
+        results: at least one result, all of one kind.
+
+    Returns:
+        One result with all the parts, in order.
+
+    Raises:
+        InputError: no results, different kinds, values that disagree, or an array over pairs, whose other half is in
+            none of the results.
+    """
+    if not results:
+        raise InputError("nothing to join: there are no results")
+    first = results[0]
+    for other in results:
+        if type(other) is not type(first):
+            raise InputError(f"a {first.kind} and a {other.kind} do not join: give results of one kind")
+    joined: dict[str, Any] = {}
+    for item in fields(first):
+        values = [getattr(r, item.name) for r in results]
+        axes = item.metadata.get("axes")
+        if axes is None or first.along not in axes:
+            if item.name != "provenance" and not all(_same(v, values[0]) for v in values):
+                shown = "" if axes else f": {values[0]!r} and others"
+                raise InputError(f"results differ in {item.name}{shown}")
+            joined[item.name] = values[0]
+        elif all(v is None for v in values):
+            joined[item.name] = None
+        elif any(v is None for v in values):
+            raise InputError(f"some results have {item.name}, others have not")
+        elif len(results) > 1 and axes.count(first.along) > 1:
+            raise InputError(f"{item.name} is over pairs along {first.along!r} and does not join")
+        elif isinstance(values[0], tuple):
+            joined[item.name] = tuple(name for v in values for name in v)
+        else:
+            joined[item.name] = np.concatenate(_padded(values, item.name))
+    whole: T = type(first)(**joined)
+    return whole
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.shape == b.shape and bool(np.all((a == b) | ((a != a) & (b != b))))
+    return bool(a == b or (a != a and b != b))  # nan, the one value that differs from itself
+
+
+def _padded(values: list[np.ndarray], name: str) -> list[np.ndarray]:
+    shape = np.max([v.shape[1:] for v in values], axis=0) if values[0].ndim > 1 else ()
+    padded = []
+    for value in values:
+        missing = [(0, 0)] + [(0, int(n - m)) for n, m in zip(shape, value.shape[1:], strict=True)]
+        if any(after for _, after in missing):
+            if not np.issubdtype(value.dtype, np.floating):
+                raise InputError(f"{name} has different lengths in different parts")
+            value = np.pad(value, missing, constant_values=np.nan)
+        padded.append(value)
+    return padded
