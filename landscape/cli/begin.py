@@ -1,15 +1,21 @@
 """How every analysis of a checkpoint begins: its ranks, its objective, and the line that shows what was loaded."""
 
+import glob
+import math
+import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from landscape import distributed
+from landscape import checkpoints, distributed
 from landscape.cli.console import Console
 from landscape.errors import InputError
 from landscape.loading import load_objective
 from landscape.objective import Objective
+
+_SUFFIXES = {".pt", ".pth", ".th", ".tar", ".safetensors", ".ckpt", ".bin"}
+_MAGIC = re.compile(r"[*?[]")
 
 
 @contextmanager
@@ -72,18 +78,85 @@ def introduce(console: Console, objective: Objective) -> None:
     console.note(f"accuracy {100 * accuracy:.2f} %, mean loss {loss:.4f} ({source['loss']})")
 
 
+def checkpoint_list(text: str, *, ckpt_key: str | None = None, trust_pickle: bool = False) -> list[tuple[Path, float]]:
+    """Find the checkpoints that are meant by one word: a file, a glob of files, or the folder of a run.
+
+    Of a run's folder its snapshots are meant or, where it kept none, `last.pt`; of any other folder all checkpoints in
+    it. An epoch is what the checkpoint says of itself, or else the number in its name: the one after "epoch", or, of
+    several files, the one at the name's end.
+
+    Args:
+        text: --ckpt, as 'runs/ce/last.pt', 'runs/ce/snapshots/*.pt' or 'runs/ce'.
+        ckpt_key: where in the files the weights are, as for `checkpoints.read`.
+        trust_pickle: let the files run code, as for `checkpoints.read`.
+
+    Returns:
+        At least one file with its epoch, nan where that is unknown; by epoch, unknown ones last, then by name.
+
+    Raises:
+        InputError: nothing is found, or a file is no checkpoint.
+    """
+    paths = _checkpoints(text)
+    listed = []
+    for path in paths:
+        stated = checkpoints.read(path, key=ckpt_key, trust_pickle=trust_pickle).found.get("epoch")
+        epoch = _epoch_in_name(path, alone=len(paths) == 1) if stated is None else float(stated)
+        listed.append((path, epoch))
+    return sorted(listed, key=lambda found: (math.isnan(found[1]), 0 if math.isnan(found[1]) else found[1]))
+
+
+def _checkpoints(text: str) -> list[Path]:
+    """Return the files that are meant, in the natural order of their names: 9 before 10."""
+    path = Path(text)
+    if path.is_dir():
+        found = _in_folder(path / "snapshots")
+        found = found or ([path / "last.pt"] if (path / "last.pt").is_file() else _in_folder(path))
+        problem = "is a folder without checkpoints: --ckpt takes a file, a glob, or the folder of a run"
+    elif path.is_file() or not _MAGIC.search(text):  # a name may hold brackets itself
+        return [path]
+    else:
+        found = [p for p in map(Path, glob.glob(text, recursive=True)) if p.is_file()]
+        problem = "matches no file: is the path right, seen from the current folder?"
+    if not found:
+        raise InputError(f"--ckpt {text} {problem}")
+    return sorted(found, key=lambda p: [(int(w), "") if w.isdecimal() else (-1, w) for w in _words(p)])
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return [p for p in folder.glob("*") if p.suffix.lower() in _SUFFIXES and p.is_file() and p.name[0] != "."]
+
+
+def _words(path: Path) -> list[str]:
+    return re.split(r"(\d+)", str(path))
+
+
+def _epoch_in_name(path: Path, *, alone: bool) -> float:
+    """Return the number that a name gives, or nan; of a single file "resnet-32.th" it is no epoch."""
+    stem = path.name.split(".")[0] if path.suffix == ".tar" else path.stem
+    found = re.search(r"epoch[-_=. ]?(\d+)", stem, re.IGNORECASE) or (None if alone else re.search(r"(\d+)$", stem))
+    return float(found[1]) if found else math.nan
+
+
 def result_path(out: str | None, ckpt: str, command: str) -> Path:
     """Return where a result goes: as asked for, or beside the checkpoint.
 
     Args:
         out: --out, or None.
-        ckpt: the checkpoint.
-        command: which analysis, as in last.hessian.h5.
+        ckpt: the checkpoint; a folder or a glob for several, beside which the result is called after the command.
+        command: which analysis, as in last.hessian.h5 or hessian.h5.
 
     Returns:
         The path.
     """
-    return Path(out) if out else Path(ckpt).with_suffix(f".{command}.h5")
+    path = Path(ckpt)
+    if out:
+        return Path(out)
+    if path.is_dir():
+        return path / f"{command}.h5"
+    if not path.is_file() and _MAGIC.search(ckpt):
+        first = next(i for i, part in enumerate(path.parts) if _MAGIC.search(part))
+        return Path(*path.parts[:first]) / f"{command}.h5"
+    return path.with_suffix(f".{command}.h5")
 
 
 def _tuple(values: Sequence[float]) -> str:

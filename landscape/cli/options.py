@@ -47,6 +47,14 @@ LOADING = (
     ),
 )
 
+CHECKPOINTS = click.option(
+    "--ckpt",
+    required=True,
+    metavar="FILES",
+    help="A checkpoint, a glob of several in quotes, or the folder of a run, whose snapshots are meant.",
+)
+"""Takes the place of `LOADING[0]` in a command that looks at several checkpoints; see `begin.checkpoint_list`."""
+
 OUTPUT = (
     click.option("-o", "--out", metavar="FILE.h5", help="Result file.  [default: beside the checkpoint]"),
     click.option("--overwrite", is_flag=True, help="Replace an existing result, begin an unfinished one anew."),
