@@ -1,0 +1,432 @@
+"""From the losses on a line or a grid to what a reader asks: lowest point, sharpness figures, barrier, verdict.
+
+A point with coordinates (x, y) lies x d1 + y d2 away from the centre, so that its distance from it is Euclidean through
+the Gram matrix of the two directions,
+
+    r^2 = (x |d1|)^2 + 2 x y |d1| |d2| cos(d1, d2) + (y |d2|)^2.
+
+Between points the loss is taken to be linear: along a line from point to point, on a grid within the triangles of a
+Delaunay triangulation of the points that were computed, to which the centre is added. So an adaptive grid needs no
+rule of its own. A triangle with a corner that is not finite is a hole and is not bridged. For a smooth loss all numbers
+below are off by the order of the squared grid step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.spatial import Delaunay
+
+from landscape.errors import InputError
+
+_SAME = 1e-9  # of the grid's extent: a point this near to the centre is the centre
+_LOWER = 0.01  # of the centre's loss: a checkpoint is never exactly at the minimum of every part
+_ROUNDING = 1e-5  # of the loss, as sums of float32 values leave it
+_STEPS_ACROSS = 5  # grid steps that show a region's shape
+_GUESSES = 4  # times log C: beyond that a contour plot of cross-entropy is usually cut
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """Where the points of a surface are: coordinates, their units, and which points were computed."""
+
+    xcoordinates: np.ndarray  # (nx,)
+    ycoordinates: np.ndarray  # (ny,); one 0 for a line
+    unit_length: np.ndarray  # (A,) Euclidean length of each direction, A = 1 for a line; nan if unknown
+    cosine: float  # of the two directions; nan for a line
+    computed: np.ndarray  # (ny, nx) bool
+
+    def __post_init__(self) -> None:
+        shape = len(self.ycoordinates), len(self.xcoordinates)
+        if self.computed.shape != shape or self.computed.dtype != bool:
+            raise InputError(f"computed must be booleans {shape}, got {self.computed.dtype} {self.computed.shape}")
+        if self.unit_length.shape not in {(1,), (2,)}:
+            raise InputError(f"unit_length must be of one or two directions, got shape {self.unit_length.shape}")
+        if len(self.unit_length) == 1 and np.any(self.ycoordinates != 0):
+            raise InputError("a line has one y, 0: give unit_length for both directions of a plane")
+        for name in ("xcoordinates", "ycoordinates"):
+            values = getattr(self, name)
+            if not len(values) or not np.isfinite(values).all():
+                raise InputError(f"{name} must be finite numbers, at least one")
+
+    @cached_property
+    def coordinates(self) -> np.ndarray:
+        """Coordinates (x, y) of the points that were computed, row by row, (N, 2)."""
+        y, x = np.nonzero(self.computed)
+        return np.stack([self.xcoordinates[x], self.ycoordinates[y]], axis=1)
+
+    @cached_property
+    def holds_centre(self) -> bool:
+        """Whether the centre lies in the range of both coordinates."""
+        axes = (self.xcoordinates, self.ycoordinates)
+        return all(bool(axis.min() <= 0 <= axis.max()) for axis in axes)
+
+    @cached_property
+    def adds_centre(self) -> bool:
+        """Whether the centre is a vertex of its own: within the range, and none of the computed points."""
+        extent = max(np.ptp(self.xcoordinates), np.ptp(self.ycoordinates))
+        return self.holds_centre and not np.any(np.abs(self.coordinates).max(axis=1, initial=0.0) <= _SAME * extent)
+
+    @cached_property
+    def vertices(self) -> np.ndarray:
+        """Coordinates of the vertices: the computed points, and the centre last where `adds_centre`, (V, 2)."""
+        return np.vstack([self.coordinates, np.zeros((int(self.adds_centre), 2))])
+
+    @cached_property
+    def simplices(self) -> np.ndarray:
+        """Numbers of the vertices of each triangle, (M, 3), or of each segment where all points are on a line, (M, 2).
+
+        The triangles are those of coordinates that are scaled to [0, 1] each, so that units do not make slivers.
+        """
+        low, extent = self.vertices.min(axis=0, initial=np.inf), np.ptp(self.vertices, axis=0)
+        scaled = (self.vertices - low) / np.where(extent > 0, extent, 1.0) if len(self.vertices) else self.vertices
+        if len(scaled) < 2:
+            return np.zeros((0, 2), dtype=np.intp)
+        _, sizes, axes = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
+        if sizes[-1] <= _SAME * sizes[0]:
+            order = np.argsort(scaled @ axes[0])
+            return np.stack([order[:-1], order[1:]], axis=1)
+        triangles: np.ndarray = Delaunay(scaled).simplices
+        return triangles
+
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """Numbers of the two vertices of each edge of the simplices, each edge once, (E, 2)."""
+        ends = self.simplices
+        pairs = ends if ends.shape[1] == 2 else np.concatenate([ends[:, [i, i - 1]] for i in range(3)])
+        low, high = pairs.min(axis=1, initial=len(self.vertices)), pairs.max(axis=1, initial=0)
+        once = np.unique(low.astype(np.int64) * len(self.vertices) + high)
+        return np.stack(np.divmod(once, max(1, len(self.vertices))), axis=1)
+
+    def euclidean(self, coordinates: np.ndarray) -> np.ndarray:
+        """Map coordinates to an orthonormal frame of the plane.
+
+        Args:
+            coordinates: (..., 2).
+
+        Returns:
+            Positions (..., 2) whose Euclidean lengths are those in parameter space; nan if units are unknown.
+        """
+        x, y = coordinates[..., 0], coordinates[..., 1]
+        if len(self.unit_length) == 1:
+            return np.stack([x * self.unit_length[0], np.zeros_like(x)], axis=-1)
+        first, second = self.unit_length
+        along = x * first + y * second * self.cosine
+        return np.stack([along, y * second * np.sqrt(max(0.0, 1 - self.cosine**2))], axis=-1)
+
+    def values(self, loss: np.ndarray, centre_loss: np.ndarray) -> np.ndarray:
+        """Return the losses at the vertices.
+
+        Args:
+            loss: (P, ny, nx).
+            centre_loss: (P,).
+
+        Returns:
+            (P, V).
+        """
+        return np.concatenate([loss[:, self.computed], *[centre_loss[:, None]] * self.adds_centre], axis=1)
+
+
+def lowest(grid: Grid, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the lowest point of each part; of equal ones, such as zeros, that whose coordinates are nearest to 0.
+
+    Args:
+        grid: where the points are.
+        loss: (P, ny, nx); values that are not finite do not count.
+
+    Returns:
+        The loss (P,) and its coordinates (P, A); nan for a part without a finite value.
+    """
+    order = np.argsort((grid.coordinates**2).sum(axis=1), kind="stable")
+    values = loss[:, grid.computed][:, order]
+    finite = np.isfinite(values)
+    found, position = np.full(len(loss), np.nan), np.full((len(loss), len(grid.unit_length)), np.nan)
+    for p in np.flatnonzero(finite.any(axis=1)):
+        best = np.argmin(np.where(finite[p], values[p], np.inf))
+        found[p] = values[p, best]
+        position[p] = grid.coordinates[order[best], : len(grid.unit_length)]
+    return found, position
+
+
+def doubling_radius(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray) -> np.ndarray:
+    """Return the smallest distance from the centre at which each part's loss reaches twice the centre's.
+
+    Args:
+        grid: where the points are.
+        loss: (P, ny, nx).
+        centre_loss: (P,) at the checkpoint itself.
+
+    Returns:
+        Euclidean distances (P,). nan where twice the centre's loss is never reached or is not defined (a centre that is
+        not positive and finite), where the grid does not hold the centre, where the units are unknown, and where a
+        computed point that is nan lies nearer, since what happens there is not known.
+    """
+    radii = np.full(len(loss), np.nan)
+    corners = grid.euclidean(grid.vertices)
+    distance = np.linalg.norm(corners, axis=1)
+    if not grid.holds_centre or not np.isfinite(distance).all():
+        return radii
+    for p, values in enumerate(grid.values(loss, centre_loss)):
+        if not 0 < centre_loss[p] < np.inf:
+            continue
+        twice = 2 * centre_loss[p]
+        ends = _level_segments(corners, values, grid.simplices, twice)
+        nearest = np.concatenate([distance[values >= twice], _distance_of_segments(*ends)]).min(initial=np.inf)
+        if nearest < np.inf and nearest <= distance[np.isnan(values)].min(initial=np.inf):
+            radii[p] = nearest
+    return radii
+
+
+def worst_rise(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray, radius: float) -> np.ndarray:
+    """Return how far the loss of each part rises above the centre's within a distance, in the plane.
+
+    The largest value is looked for at the points within the distance and where the edges between points cross it; it
+    is a lower bound of SAM's worst case, which is over all directions.
+
+    Args:
+        grid: where the points are.
+        loss: (P, ny, nx).
+        centre_loss: (P,) at the checkpoint itself, whose rise is 0.
+        radius: Euclidean distance; what of the disc lies beyond the grid is not looked at.
+
+    Returns:
+        Rises (P,), at least 0; inf where a loss within is. nan where a computed value within is nan, since the largest
+        is not known then, where the centre's loss is, and where the units are unknown.
+    """
+    corners = grid.euclidean(grid.vertices)
+    if not np.isfinite(corners).all():
+        return np.full(len(loss), np.nan)
+    values = grid.values(loss, centre_loss)
+    inside = np.linalg.norm(corners, axis=1) <= radius * (1 + _SAME)
+    largest = values[:, inside].max(axis=1, initial=-np.inf)
+    edges = grid.edges
+    for share, (a, b) in _on_circle(corners[edges[:, 0]], corners[edges[:, 1]], edges, radius):
+        between = (1 - share) * values[:, a] + share * values[:, b]
+        between = np.where(np.isfinite(values[:, a]) & np.isfinite(values[:, b]), between, -np.inf)
+        largest = np.maximum(largest, between.max(axis=1, initial=-np.inf))
+    rise: np.ndarray = np.maximum(largest - centre_loss, 0.0)
+    return rise
+
+
+def barrier(t: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Return the largest rise of the loss above the straight line between its values at t = 0 and t = 1.
+
+        max over t in [0, 1] of L(t) - ((1 - t) L(0) + t L(1))
+
+    0 and 1 are points of the line or are interpolated; to recompute it for a group, give it the group's loss: a
+    barrier is not an average of barriers.
+
+    Args:
+        t: (n,) coordinates of the points that were computed, in any order; 0 is one model, 1 the other.
+        loss: (P, n).
+
+    Returns:
+        Barriers (P,), at least 0; nan if the line does not reach from 0 to 1, or holds a nan between.
+
+    Source: Frankle et al. 2020, "Linear mode connectivity and the lottery ticket hypothesis".
+    """
+    order = np.argsort(t)
+    t, loss = t[order], loss[:, order]
+    if not len(t) or t[0] > _SAME or t[-1] < 1 - _SAME:
+        return np.full(len(loss), np.nan)
+    between = (t >= -_SAME) & (t <= 1 + _SAME)
+    found = np.zeros(len(loss))
+    for p, values in enumerate(loss):
+        first, last = np.interp([0.0, 1.0], t, values)
+        rise = values[between] - ((1 - t[between]) * first + t[between] * last)
+        found[p] = rise.max(initial=0.0)
+    return found
+
+
+def summary(
+    grid: Grid,
+    *,
+    parts: Sequence[str],
+    loss: np.ndarray,
+    centre_loss: np.ndarray,
+    radius: float,
+    batch_norm: str,
+    between: bool = False,
+    n_classes: int | None = None,
+    augmented: bool | None = False,
+) -> dict[str, Any]:
+    """Return the fields of a surface that follow from its losses, by their names in `results.Surface`.
+
+    Args:
+        grid: where the points are.
+        parts: names of the P parts.
+        loss: (P, ny, nx), nan where not computed.
+        centre_loss: (P,) at the checkpoint itself.
+        radius: Euclidean radius of `worst_rise`.
+        batch_norm: what was done with running statistics, for the verdict.
+        between: the line goes from one checkpoint at 0 to another at 1, and has a barrier.
+        n_classes: C, whose log is the cross-entropy of guessing; None if unknown.
+        augmented: whether the data was augmented; None if unknown.
+
+    Returns:
+        `lowest_loss`, `lowest_position`, `doubling_radius`, `worst_rise`, `barrier`, `radius` and `verdict`.
+    """
+    low, position = lowest(grid, loss)
+    radii = doubling_radius(grid, loss, centre_loss)
+    return {
+        "lowest_loss": low,
+        "lowest_position": position,
+        "doubling_radius": radii,
+        "worst_rise": worst_rise(grid, loss, centre_loss, radius),
+        "barrier": barrier(grid.coordinates[:, 0], loss[:, grid.computed]) if between else None,
+        "radius": radius,
+        "verdict": verdict(
+            grid,
+            parts=parts,
+            loss=loss,
+            centre_loss=centre_loss,
+            batch_norm=batch_norm,
+            n_classes=n_classes,
+            augmented=augmented,
+        ),
+    }
+
+
+def verdict(
+    grid: Grid,
+    *,
+    parts: Sequence[str],
+    loss: np.ndarray,
+    centre_loss: np.ndarray,
+    batch_norm: str,
+    n_classes: int | None = None,
+    augmented: bool | None = False,
+) -> str:
+    """Say in one line what a reader must know before the picture is believed.
+
+    Args:
+        grid: where the points are.
+        parts: names of the P parts.
+        loss: (P, ny, nx).
+        centre_loss: (P,).
+        batch_norm: what was done with running statistics; "unknown" for somebody else's file.
+        n_classes: C, whose log is the cross-entropy of guessing; None if unknown, or if the loss is another.
+        augmented: whether the data was augmented; None if unknown.
+
+    Returns:
+        Clauses joined by "; ": first what is wrong with centre, range and values, then how it was computed.
+    """
+    values = loss[:, grid.computed]
+    clauses = [
+        *_about_values(grid, values),
+        *_about_centre(grid, parts, loss, centre_loss),
+        *_about_range(grid, parts, loss, centre_loss, n_classes),
+    ]
+    augmentation = {True: "augmented data", False: "augmentation off", None: "augmentation unknown"}[augmented]
+    return "; ".join([*(clauses or ["no fault seen"]), f"batch norm: {batch_norm}", augmentation])
+
+
+def _about_values(grid: Grid, values: np.ndarray) -> list[str]:
+    clauses = []
+    if not grid.computed.all():
+        clauses.append(f"{grid.computed.mean():.0%} of the points were computed")
+    if values.size and not np.isfinite(values).all():
+        clauses.append(f"{_percent(1 - np.isfinite(values).mean())} of the computed losses are not finite")
+    return clauses
+
+
+def _about_centre(grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray) -> list[str]:
+    if not grid.holds_centre:
+        return ["the checkpoint (0) lies outside the range"]
+    low, position = lowest(grid, loss)
+    drop = centre_loss - low
+    lower = np.flatnonzero(drop > np.maximum(_LOWER * np.abs(centre_loss), 0))
+    if not len(lower):
+        return []
+    worst = lower[np.argmax(drop[lower])]
+    where = ", ".join(f"{c:.3g}" for c in position[worst])
+    return [
+        f"the centre is not the lowest point of {_named(parts, worst, len(lower))}: "
+        f"{drop[worst]:.3g} below its {centre_loss[worst]:.3g} at ({where})"
+    ]
+
+
+def _about_range(
+    grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray, n_classes: int | None
+) -> list[str]:
+    values = loss[:, grid.computed]
+    finite = np.isfinite(values)
+    clauses = []
+    if n_classes is not None and n_classes > 1:
+        high = (values > _GUESSES * np.log(n_classes)).sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
+        wide = np.flatnonzero(high > 0.5)
+        if len(wide):
+            worst = wide[np.argmax(high[wide])]
+            clauses.append(
+                f"range too wide: {high[worst]:.0%} of the points of {_named(parts, worst, len(wide))} have more than "
+                f"{_GUESSES} times the loss of guessing (log {n_classes})"
+            )
+    spread = np.where(finite, values, -np.inf).max(axis=1, initial=-np.inf)
+    spread -= np.where(finite, values, np.inf).min(axis=1, initial=np.inf)
+    if values.shape[1] > 1 and finite.any() and np.all(spread <= _ROUNDING * np.abs(centre_loss)):
+        clauses.append("range too narrow: the loss changes by no more than rounding")
+    steps = [
+        np.median(np.abs(np.diff(np.sort(axis)))) * unit
+        for axis, unit in zip((grid.xcoordinates, grid.ycoordinates), grid.unit_length, strict=False)
+        if len(axis) > 1
+    ]
+    if steps:
+        across = 2 * doubling_radius(grid, loss, centre_loss) / max(steps)
+        coarse = np.flatnonzero(across < _STEPS_ACROSS)
+        if len(coarse):
+            worst = coarse[np.argmin(across[coarse])]
+            clauses.append(
+                f"range too wide or too few points: where the loss is below twice the centre's is {across[worst]:.1f} "
+                f"steps across for {_named(parts, worst, len(coarse))}"
+            )
+    return clauses
+
+
+def _named(parts: Sequence[str], worst: int, how_many: int) -> str:
+    return parts[worst] + (f" (and of {how_many - 1} more)" if how_many > 1 else "")
+
+
+def _percent(share: float) -> str:
+    return "less than 1 %" if share < 0.01 else f"{share:.0%}"
+
+
+def _level_segments(
+    corners: np.ndarray, values: np.ndarray, simplices: np.ndarray, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the pieces of the level line, (S, 2) each; on a line of points a piece is one point."""
+    simplices = simplices[np.isfinite(values[simplices]).all(axis=1)]
+    pairs = [(0, 1)] if simplices.shape[1] == 2 else [(0, 1), (1, 2), (2, 0)]
+    a, b = simplices[:, [i for i, _ in pairs]], simplices[:, [j for _, j in pairs]]
+    crossed = (values[a] < level) != (values[b] < level)
+    a, b = a[crossed], b[crossed]
+    share = ((level - values[a]) / (values[b] - values[a]))[:, None]
+    points = (1 - share) * corners[a] + share * corners[b]
+    if simplices.shape[1] == 2:
+        return points, points
+    return points[::2], points[1::2]  # two of a triangle's three edges are crossed, and stand side by side
+
+
+def _distance_of_segments(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    step = end - start
+    length2 = (step**2).sum(axis=1)
+    nearest = np.divide(-(start * step).sum(axis=1), length2, out=np.zeros(len(step)), where=length2 > 0)
+    distances: np.ndarray = np.linalg.norm(start + np.clip(nearest, 0, 1)[:, None] * step, axis=1)
+    return distances
+
+
+def _on_circle(
+    start: np.ndarray, end: np.ndarray, edges: np.ndarray, radius: float
+) -> list[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+    """Return, for both roots, how far along its edge each crossing of the circle lies, and the edge's two vertices."""
+    step = end - start
+    a, b, c = (step**2).sum(axis=1), (start * step).sum(axis=1), (start**2).sum(axis=1) - radius**2
+    crossing = (a > 0) & (b**2 >= a * c)
+    a, b, c, edges = a[crossing], b[crossing], c[crossing], edges[crossing]
+    found = []
+    for sign in (-1, 1):
+        share = (-b + sign * np.sqrt(b**2 - a * c)) / a
+        on = (share >= 0) & (share <= 1)
+        found.append((share[on], (edges[on, 0], edges[on, 1])))
+    return found
