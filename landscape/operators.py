@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp
 
 from landscape.errors import InputError, NumericalError
-from landscape.linearize import TRACE_SIZES, Linearized, NotTraceableError, linearize, n_bytes
+from landscape.linearize import Linearized, linearize, n_bytes
 from landscape.objective import Objective, differentiable_attention
+from landscape.tracing import TRACE_SIZES, NotTraceableError
 
 log = logging.getLogger(__name__)
 

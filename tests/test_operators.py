@@ -6,9 +6,10 @@ from torch import nn
 
 from landscape import datasets, operators
 from landscape.errors import InputError, NumericalError
-from landscape.linearize import TRACE_SIZES, NotTraceableError, linearize, n_bytes
+from landscape.linearize import linearize, n_bytes
 from landscape.objective import Objective
 from landscape.operators import CACHE_BYTES, KINDS, curvature
+from landscape.tracing import TRACE_SIZES, NotTraceableError
 from tests.cases import CASES, CLASS_SIZES, Case, Residual, mlp
 from tests.exact import dense, differences
 
