@@ -1,4 +1,4 @@
-"""Feature quality, memory bank, groups, convergence points, Fisher information and the penalty of GKP."""
+"""Memory bank, groups, convergence points, Fisher information and the penalty of GKP."""
 
 import copy
 import json
@@ -44,65 +44,6 @@ def in_memory(epochs, vectors):
 
 def encoder_of(model):
     return torch.cat([dict(model.named_parameters())[name].detach().reshape(-1) for name in NAMES])
-
-
-# Quality --------------------------------------------------------------------------------------------------------------
-
-
-def test_quality_of_three_known_clouds():
-    """Means (0, 0), (3, 4) and (3, 0), each with samples 0.5 left and right: Var = 0.25."""
-    centres = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]])
-    features = torch.cat([centres + torch.tensor([d, 0.0]) for d in (-0.5, 0.5)])
-    found = gkp.feature_quality(features, torch.tensor([0, 1, 2] * 2), 3)
-    np.testing.assert_allclose(found.distance, [3, 4, 3], rtol=1e-12)
-    np.testing.assert_allclose(found.variance, [0.25] * 3, rtol=1e-12)
-    np.testing.assert_allclose(found.quality, np.array([3, 4, 3]) - 0.5 * np.log(0.25), rtol=1e-12)
-    inverse = gkp.feature_quality(features, torch.tensor([0, 1, 2] * 2), 3, form="inverse")
-    np.testing.assert_allclose(inverse.quality, -1 / np.array([3, 4, 3]) - np.log(0.25), rtol=1e-12)
-
-
-def test_quality_equals_a_plain_loop_in_float64_over_a_long_tail(monkeypatch):
-    monkeypatch.setattr(gkp, "_PIECE", 24)  # a few samples at a time
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(5), [40, 20, 9, 3, 2])
-    features = (rng.normal(size=(len(labels), 6)) + 100).astype(np.float32)  # far from the origin
-    found = gkp.feature_quality(torch.from_numpy(features), torch.from_numpy(labels), 5, beta=0.7)
-    clouds = [features[labels == c].astype(np.float64) for c in range(5)]
-    for c, cloud in enumerate(clouds):
-        others = [np.linalg.norm(cloud.mean(0) - other.mean(0)) for k, other in enumerate(clouds) if k != c]
-        variance = ((cloud - cloud.mean(0)) ** 2).sum(1).mean()
-        np.testing.assert_allclose(found.quality[c], min(others) - 0.7 * np.log(variance), rtol=1e-10)
-
-
-def test_nearest_means_of_many_classes_equal_all_differences():
-    """More than 25 points far from the origin, where distances by products are lost, and more than one block."""
-    features = torch.randn(1100, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1e5
-    found = gkp.feature_quality(features, torch.arange(1100), 1100)
-    apart = (features[:, None] - features).norm(dim=2).fill_diagonal_(torch.inf).min(1).values
-    np.testing.assert_allclose(found.distance, apart, rtol=1e-8)
-
-
-def test_classes_that_cannot_be_compared_have_no_quality():
-    features = torch.tensor([[0.0, 0], [2, 0], [5, 0], [9, 1], [9, 1]])  # a pair, one sample, none, two equal ones
-    found = gkp.feature_quality(features, torch.tensor([0, 0, 1, 3, 3]), 4)
-    np.testing.assert_array_equal(np.isnan(found.quality), [False, True, True, True])
-    np.testing.assert_array_equal(np.isnan(found.distance), [False, False, True, False])
-    np.testing.assert_allclose(found.variance, [1, np.nan, np.nan, 0])
-    assert found.distance[0] == pytest.approx(4)  # the class of one sample is a neighbour, the empty one is not
-    alone = gkp.feature_quality(features[:2], torch.tensor([2, 2]), 4)
-    assert np.isnan(alone.quality).all()
-
-
-def test_features_that_do_not_fit_are_refused():
-    x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
-    with pytest.raises(InputError, match="--quality-form"):
-        gkp.feature_quality(x, y, 2, form="other")
-    with pytest.raises(InputError, match=r"must be \(N, F\)"):
-        gkp.feature_quality(x, y[:3], 2)
-    with pytest.raises(InputError, match="labels are 0 to 0"):
-        gkp.feature_quality(x, y, 1)
-    with pytest.raises(NumericalError, match="not finite"):
-        gkp.feature_quality(x.index_fill(0, torch.tensor(1), torch.nan), y, 2)
 
 
 # Bank -----------------------------------------------------------------------------------------------------------------

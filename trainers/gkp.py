@@ -2,7 +2,7 @@
 
 Equations of "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), for classes c and groups g:
 
-    Q(c)      = Dis(c) - beta log Var(c)                       quality of a class's features           (S17-S19)
+    Q(c)      = Dis(c) - beta log Var(c)                       `class_means.feature_quality`           (S17-S19)
     theta*_g  = mean over the group's classes of the encoder at the epoch of their best Q              (3)
     L_g       = lambda/2 sum_i sum_{j != g} 1/|G^j| F_{j,i} (theta_i - theta*_{j,i})^2                 (4)
 
@@ -30,93 +30,6 @@ from trainers.passes import flat, put
 _BLOCK = 2**31  # bytes of snapshots that are compared at a time
 _PIECE = 2**20  # entries of a vector that become float64 at a time
 _WEAKEST_EDGE = 1e-6  # an edge of weight zero could cut the graph, whose spectrum then tells components only
-
-# Quality of features --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Quality:
-    """How well the features of each class stand apart; (C,) float64, nan where it is not defined."""
-
-    quality: np.ndarray  # Q
-    distance: np.ndarray  # Dis, in units of the features
-    variance: np.ndarray  # Var, in their square
-
-
-def feature_quality(
-    features: Tensor, labels: Tensor, n_classes: int, beta: float = 0.5, form: str = "paper"
-) -> Quality:
-    """Measure the quality of each class's features.
-
-    With mu_c the mean feature of class c:
-
-        Dis(c) = min over c' != c of |mu_c - mu_c'|        Var(c) = mean over the class of |a - mu_c|^2
-        "paper":   Q(c) = Dis(c) - beta log Var(c)         "inverse": Q(c) = -1 / Dis(c) - log Var(c)
-
-    A class of one sample has no variance, one of equal features has log 0: both have no quality, and are as a class
-    without samples to those who compare. Classes without samples are nobody's neighbour.
-
-    Args:
-        features: a, (N, F), in eval mode without augmentation.
-        labels: (N,) integers.
-        n_classes: C.
-        beta: weight of the variance in the paper's form.
-        form: "paper" (S19) or "inverse", that of the authors' code.
-
-    Returns:
-        Quality, distance and variance; nan where one is not a finite number.
-
-    Raises:
-        InputError: another form, or shapes that do not fit.
-        NumericalError: a feature is not finite.
-
-    Source: the paper's equations S17 to S19.
-    """
-    if form not in {"paper", "inverse"}:
-        raise InputError(f"--quality-form must be paper or inverse, got {form!r}")
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise InputError(f"features {tuple(features.shape)} and labels {tuple(labels.shape)} must be (N, F) and (N,)")
-    labels = labels.to(features.device, torch.int64)
-    counts = torch.bincount(labels, minlength=n_classes).double()
-    if len(counts) != n_classes:
-        raise InputError(f"labels are 0 to {n_classes - 1}, got {len(counts) - 1}")
-    sums = torch.zeros(n_classes, features.shape[1], dtype=torch.float64, device=features.device)
-    squares = torch.zeros(n_classes, dtype=torch.float64, device=features.device)
-    size = max(1, _PIECE // features.shape[1])  # samples that become float64 at a time
-    pieces = list(zip(torch.split(features, size), torch.split(labels, size), strict=True))
-    for some, of in pieces:
-        sums.index_add_(0, of, some.double())
-    if not bool(torch.isfinite(sums).all()):
-        raise NumericalError("features are not finite: training has diverged; lower --lr")
-    means = sums / counts[:, None]
-    for some, of in pieces:
-        squares.index_add_(0, of, (some.double() - means[of]).square().sum(1))
-    variance = torch.where(counts > 1, squares / counts, torch.nan)
-    distance = _nearest(means, counts > 0)
-    separation = distance if form == "paper" else -1 / distance
-    quality = separation - (beta if form == "paper" else 1.0) * variance.log()
-    quality = torch.where(torch.isfinite(quality), quality, torch.nan)
-    return Quality(quality=_numpy(quality), distance=_numpy(distance), variance=_numpy(variance))
-
-
-def _nearest(means: Tensor, present: Tensor) -> Tensor:
-    """Return each present class's distance to the nearest other one, (C,); nan where there is none."""
-    distance = torch.full((len(means),), torch.nan, dtype=means.dtype, device=means.device)
-    index = present.nonzero().flatten()
-    if len(index) < 2:
-        return distance
-    points = means[index] - means[index].mean(0)  # near the origin, distances by products lose less
-    for start in range(0, len(points), 1024):
-        found = torch.cdist(points[start : start + 1024], points)
-        rows = torch.arange(len(found), device=found.device)
-        found[rows, start + rows] = torch.inf
-        distance[index[start : start + 1024]] = found.min(1).values
-    return distance
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return np.asarray(values.cpu().numpy())
-
 
 # The memory bank ------------------------------------------------------------------------------------------------------
 
@@ -165,7 +78,7 @@ class Bank:
 
         Args:
             epoch: of the model, later than those before.
-            quality: (C,), as from `feature_quality`.
+            quality: (C,), as from `class_means.feature_quality`.
             state: the model's `state_dict()`.
             meta: what the checkpoint says of itself; see `checkpoints.write`.
 
@@ -337,7 +250,7 @@ def _products(a: Tensor, b: Tensor) -> np.ndarray:
     total = torch.zeros(len(a), len(b), dtype=torch.float64)
     for x, y in zip(torch.split(a, _PIECE, dim=1), torch.split(b, _PIECE, dim=1), strict=True):
         total += x.double() @ y.double().T
-    return _numpy(total)
+    return np.asarray(total.cpu().numpy())
 
 
 # Convergence points and Fisher information ----------------------------------------------------------------------------

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape import checkpoints, datasets, devices, distributed, models, store
+from landscape import checkpoints, class_means, datasets, devices, distributed, models, store
 from landscape.datasets import Samples
 from landscape.errors import DataError, InputError, NumericalError, StoreError
 from landscape.results import History
@@ -311,7 +311,7 @@ class Run:
             train = evaluation.evaluate(model, self.data.train, classifier=self._classifier, bf16=r.bf16)
             row |= {"eval_loss_per_class": train.loss_per_class, "eval_accuracy_per_class": train.accuracy_per_class}
             if train.features is not None:
-                q = gkp.feature_quality(
+                q = class_means.feature_quality(
                     train.features,
                     torch.from_numpy(self.data.train.labels),
                     len(nothing),
