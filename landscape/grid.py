@@ -189,14 +189,14 @@ def worst_rise(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray, radius: fl
         grid: where the points are.
         loss: (P, ny, nx).
         centre_loss: (P,) at the checkpoint itself, whose rise is 0.
-        radius: Euclidean distance; what of the disc lies beyond the grid is not looked at.
+        radius: Euclidean distance, nan if none is asked for; what of the disc lies beyond the grid is not looked at.
 
     Returns:
         Rises (P,), at least 0; inf where a loss within is. nan where a computed value within is nan, since the largest
-        is not known then, where the centre's loss is, and where the units are unknown.
+        is not known then, where the centre's loss is, and where units or radius are unknown.
     """
     corners = grid.euclidean(grid.vertices)
-    if not np.isfinite(corners).all():
+    if not np.isfinite(corners).all() or not radius >= 0:
         return np.full(len(loss), np.nan)
     values = grid.values(loss, centre_loss)
     inside = np.linalg.norm(corners, axis=1) <= radius * (1 + _SAME)

@@ -1,0 +1,306 @@
+"""Any grouping and any weighting of the classes of a finished surface, without computing again.
+
+A surface that was computed per class holds L_c at every point, and a loss that weighs classes is a mean of these,
+
+    L_group = sum over c in group of w_c L_c / sum over c in group of w_c,
+
+and so is the accuracy. What is not linear (lowest point, doubling radius, worst rise, barrier, verdict) is taken from
+the group's own loss by the functions that the analysis itself uses: a barrier is no average of barriers.
+
+With n_c the samples of class c in the data that was evaluated, and N_c those in the training data, w_c is
+
+    natural    n_c                                  the mean over the evaluated samples
+    balanced   1                                    each class alike
+    training   N_c                                  the training distribution, on whichever split was evaluated
+    drw        N_c (1 - beta) / (1 - beta^N_c)      deferred re-weighting: samples weigh by effective number
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from landscape.errors import InputError
+from landscape.grid import Grid, summary
+from landscape.results import Surface
+
+S = TypeVar("S", bound=Surface)
+
+GROUPS = ("all", "class", "head-tail", "many-medium-few")
+"""Names of groupings; a mapping or a JSON file makes others."""
+
+WEIGHTS = ("natural", "balanced", "training", "drw")
+"""Names of weightings."""
+
+
+def regroup(
+    surface: S,
+    groups: str | Mapping[str, Sequence[int | str]],
+    weights: str | Mapping[str, float] = "natural",
+    *,
+    many: int = 100,
+    few: int = 20,
+    ends: int = 1,
+    beta: float = 0.9999,
+) -> S:
+    """Join the parts of a surface into groups, each with the loss that its weighting gives.
+
+    Args:
+        surface: computed per class, or per anything for groups that are given by names. A trajectory stays one.
+        groups: "all"; "class", which joins nothing; "head-tail"; "many-medium-few"; a file {"name": [class, ...]} that
+            ends in .json; or a mapping of this form. Members are names of parts or numbers of classes, and a part may
+            be in several groups.
+        weights: "natural", "balanced", "training", "drw", or a weight of each part by its name.
+        many: "many" classes have more training samples than this.
+        few: "few" classes have fewer training samples than this.
+        ends: classes in each end of "head-tail", from the most frequent and from the rarest.
+        beta: of the effective number of samples; towards 1 every class weighs alike, as in "balanced".
+
+    Returns:
+        A surface of the same points whose parts are the groups. A part without samples takes part in none.
+
+    Raises:
+        InputError: unknown names, a group without members or weight, or counts that the weighting needs and that
+            the surface does not have.
+
+    Source: Cui et al. 2019, "Class-balanced loss based on effective number of samples"; Cao et al. 2019 for its
+        deferred use; Liu et al. 2019 for many, medium and few.
+    """
+    members = _members(surface, groups, many=many, few=few, ends=ends)
+    weight_of = _weights(surface, weights, beta)
+    shares = _shares(surface, members, weight_of, weights)
+    mixed = {
+        "loss": _mixed(shares, surface.loss, 0),
+        "accuracy": _mixed(shares, surface.accuracy, 0),
+        "centre_loss": _mixed(shares, surface.centre_loss, 0),
+        "centre_accuracy": _mixed(shares, surface.centre_accuracy, 0),
+        "mark_loss": _mixed(shares, surface.mark_loss, 1),
+        "mark_accuracy": _mixed(shares, surface.mark_accuracy, 1),
+    }
+    counts = {
+        name: np.array([getattr(surface, name)[of].sum() for of in members.values()])
+        for name in ("n_samples", "train_counts")
+    }
+    provenance = dict(surface.provenance)
+    follows = summary(
+        grid_of(surface),
+        parts=list(members),
+        loss=mixed["loss"],
+        centre_loss=mixed["centre_loss"],
+        radius=surface.radius,
+        batch_norm=surface.batch_norm,
+        between=surface.barrier is not None,
+        n_classes=provenance.get("n_classes"),
+        augmented=provenance.get("augmented", False),
+    )
+    provenance["regrouped"] = {
+        "groups": {name: [surface.parts[p] for p in of] for name, of in members.items()},
+        "weights": weights if isinstance(weights, str) else dict(weights),
+        **({"beta": beta} if weights == "drw" else {}),
+    }
+    partition = _partition(surface)
+    if partition:
+        provenance["partition"] = {name: [c for p in of for c in partition[p]] for name, of in members.items()}
+    return replace(surface, parts=tuple(members), **counts, **mixed, **follows, provenance=provenance)
+
+
+def grid_of(surface: Surface) -> Grid:
+    """Return where the points of a surface are.
+
+    Args:
+        surface: a surface or trajectory.
+
+    Returns:
+        Its grid.
+    """
+    return Grid(
+        xcoordinates=surface.xcoordinates,
+        ycoordinates=surface.ycoordinates,
+        unit_length=surface.unit_length,
+        cosine=surface.cosine,
+        computed=surface.computed,
+    )
+
+
+def effective_number_weights(train_counts: np.ndarray, beta: float) -> np.ndarray:
+    """Return the weight of one sample of each class, by the inverse of the class's effective number of samples.
+
+    Args:
+        train_counts: N, (C,) training samples of each class.
+        beta: from 0, equal weights of samples, to below 1, where the classes' weights become equal.
+
+    Returns:
+        (1 - beta) / (1 - beta^N_c), (C,); 0 for a class without training samples, which no loss saw.
+
+    Raises:
+        InputError: beta is out of its range.
+
+    Source: Cui et al. 2019, equation 2.
+    """
+    if not 0 <= beta < 1:
+        raise InputError(f"beta of the effective number of samples must be at least 0 and below 1, got {beta:g}")
+    counts = np.asarray(train_counts, dtype=np.float64)
+    effective = (1 - beta**counts) / (1 - beta)
+    weights: np.ndarray = np.divide(1.0, effective, out=np.zeros_like(effective), where=counts > 0)
+    return weights
+
+
+def _members(
+    surface: Surface, groups: str | Mapping[str, Sequence[int | str]], *, many: int, few: int, ends: int
+) -> dict[str, np.ndarray]:
+    """Return the parts of each group as their positions."""
+    everything = np.arange(len(surface.parts))
+    if isinstance(groups, str):
+        if groups == "all":
+            return {"all": everything}
+        if groups == "class":
+            return {name: everything[[p]] for p, name in enumerate(surface.parts)}
+        if groups == "head-tail":
+            return _ends(_class_counts(surface, groups), ends)
+        if groups == "many-medium-few":
+            return _by_count(_class_counts(surface, groups), many, few)
+        groups = _from_file(groups)
+    if not groups:
+        raise InputError("there are no groups")
+    return {name: _positions(surface, name, of) for name, of in groups.items()}
+
+
+def _positions(surface: Surface, name: str, members: Sequence[int | str]) -> np.ndarray:
+    partition = _partition(surface)
+    part_of_class = {tuple(of): p for p, of in enumerate(partition)} if partition else {}
+    found: list[int] = []
+    for member in members:
+        if isinstance(member, str) and member in surface.parts:
+            part = surface.parts.index(member)
+        elif isinstance(member, (int, np.integer)) and not isinstance(member, bool) and (int(member),) in part_of_class:
+            part = part_of_class[int(member),]
+        elif not partition and isinstance(member, (int, np.integer)) and 0 <= member < len(surface.parts):
+            part = int(member)
+        else:
+            shown = ", ".join(surface.parts[:10]) + (", ..." if len(surface.parts) > 10 else "")
+            raise InputError(f"group {name!r}: {member!r} is no part of this surface; there are {shown}")
+        if part in found:
+            raise InputError(f"group {name!r} holds {surface.parts[part]!r} twice")
+        found.append(part)
+    if not found:
+        raise InputError(f"group {name!r} joins no parts")
+    return np.array(found)
+
+
+def _partition(surface: Surface) -> list[list[int]] | None:
+    """Return the classes of each part, or None where the surface does not say."""
+    stated = surface.provenance.get("partition")
+    if not isinstance(stated, Mapping) or any(name not in stated for name in surface.parts):
+        return None
+    return [list(stated[name]) for name in surface.parts]
+
+
+def _class_counts(surface: Surface, groups: str) -> np.ndarray:
+    for name, classes in zip(surface.parts, _partition(surface) or [], strict=False):
+        if len(classes) != 1:
+            raise InputError(f"{groups} groups classes, and {name!r} has {len(classes)}: compute with --per-class")
+    return _known(surface, "train_counts", f"{groups} goes by training samples")
+
+
+def _known(surface: Surface, field: str, why: str) -> np.ndarray:
+    counts = np.asarray(getattr(surface, field), dtype=np.float64)
+    if not np.isfinite(counts).all():
+        raise InputError(f"{why}, which this surface does not tell: name the parts of groups, or take other weights")
+    return counts
+
+
+def _ends(train_counts: np.ndarray, ends: int) -> dict[str, np.ndarray]:
+    if not 1 <= ends <= len(train_counts) // 2:
+        raise InputError(
+            f"head and tail of {ends} classes each need 1 to {len(train_counts) // 2}: there are {len(train_counts)}"
+        )
+    order = np.argsort(-train_counts, kind="stable")
+    return {"head": np.sort(order[:ends]), "tail": np.sort(order[-ends:])}
+
+
+def _by_count(train_counts: np.ndarray, many: int, few: int) -> dict[str, np.ndarray]:
+    if few > many + 1:
+        raise InputError(f"few ({few}) must not exceed many + 1 ({many + 1})")
+    found = {
+        "many": train_counts > many,
+        "medium": (train_counts <= many) & (train_counts >= few),
+        "few": train_counts < few,
+    }
+    return {name: np.flatnonzero(inside) for name, inside in found.items() if inside.any()}
+
+
+def _from_file(name: str) -> dict[str, list[int | str]]:
+    path = Path(name)
+    if path.suffix != ".json":
+        raise InputError(f"groups {name!r} are unknown: choose {', '.join(GROUPS)} or a .json file of groups")
+    try:
+        groups = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} cannot be read as JSON groups: {error}") from error
+    if not isinstance(groups, dict) or not all(isinstance(of, list) for of in groups.values()):
+        raise InputError(f'{name} must hold {{"name": [class, ...]}}')
+    return groups
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is there twice")
+    return dict(pairs)
+
+
+def _weights(surface: Surface, weights: str | Mapping[str, float], beta: float) -> np.ndarray:
+    """Return the weight of each part, (P,); nan where it is unknown."""
+    train_counts = np.asarray(surface.train_counts, dtype=np.float64)
+    if isinstance(weights, Mapping):
+        for name, value in weights.items():
+            if name not in surface.parts:
+                raise InputError(f"weights: there is no part {name!r}; there are {', '.join(surface.parts)}")
+            if not 0 <= value < np.inf:
+                raise InputError(f"the weight of {name!r} must be a finite number, at least 0, got {value}")
+        for name in surface.parts:
+            if name not in weights:
+                raise InputError(f"weights: part {name!r} has none; give 0 to leave it out")
+        return np.array([weights[name] for name in surface.parts], dtype=np.float64)
+    if weights == "natural":
+        return np.asarray(surface.n_samples, dtype=np.float64)
+    if weights == "balanced":
+        return np.ones(len(surface.parts))
+    if weights == "training":
+        return train_counts
+    if weights == "drw":
+        if _partition(surface):
+            train_counts = _class_counts(surface, "drw")
+        return train_counts * effective_number_weights(train_counts, beta)
+    raise InputError(f"weights {weights!r} are unknown: choose {', '.join(WEIGHTS)}")
+
+
+def _shares(
+    surface: Surface, members: Mapping[str, np.ndarray], weight_of: np.ndarray, weights: str | Mapping[str, float]
+) -> list[list[tuple[int, float]]]:
+    """Return, for each group, its parts with their shares, which sum to 1; parts of share 0 are left out."""
+    empty = np.asarray(surface.n_samples) == 0
+    shares = []
+    for name, parts in members.items():
+        inside = np.where(empty[parts], 0.0, weight_of[parts])
+        if len(parts) == 1 and not empty[parts[0]]:
+            inside = np.ones(1)  # a part alone is itself, whatever its weight
+        if np.isnan(inside).any():
+            of = "the samples of each part" if weights == "natural" else "the training samples of each class"
+            raise InputError(f"{weights} weights need {of}, which this surface does not tell: take --weights balanced")
+        if not inside.sum() > 0:
+            what = weights if isinstance(weights, str) else "these"
+            raise InputError(f"group {name!r} has no samples, or {what} weights leave nothing of it")
+        inside = inside / inside.sum()
+        shares.append([(int(p), float(w)) for p, w in zip(parts, inside, strict=True) if w > 0])
+    return shares
+
+
+def _mixed(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the weighted means along the axis of parts; a nan of any part is the group's."""
+    groups = [sum(w * np.take(values, p, axis=axis).astype(np.float64) for p, w in of) for of in shares]
+    return np.stack([np.asarray(group) for group in groups], axis=axis)
