@@ -280,16 +280,86 @@ def test_without_radius_gsa_is_the_base_optimizer():
     torch.testing.assert_close(flat(model.parameters()), flat(plain.parameters()), rtol=0, atol=1e-14)
 
 
-def test_decoupled_gradients_are_exact_where_batch_norm_does_not_couple():
+def all_of(model):
+    return model.parameters()
+
+
+def biases_first(model):
+    named = dict(model.named_parameters())
+    of_bias = [name for name in named if name.endswith("bias")]
+    rest = [name for name in named if name not in of_bias]
+    return [{"params": [named[n] for n in of_bias], "weight_decay": 0}, {"params": [named[n] for n in rest]}]
+
+
+def the_last_layer(model):
+    return model[-1].parameters()
+
+
+@pytest.mark.parametrize("chosen", [all_of, biases_first, the_last_layer])
+def test_decoupled_gradients_are_exact_where_batch_norm_does_not_couple(chosen):
+    """Whatever parameters are trained, in whatever order."""
     inputs, labels, groups = batch()
     found = []
     for first_pass in ("exact", "decoupled"):
         model = network()
         model[1].eval()
         options = {"counts": COUNTS, "first_pass": first_pass, "average": 0, "model": model, "lr": 0.1}
-        GSA(model.parameters(), torch.optim.SGD, **options).gradients(closure(model, inputs, labels), groups)
-        found.append(found_gradient(model))
+        optimizer = GSA(chosen(model), torch.optim.SGD, **options)
+        optimizer.gradients(closure(model, inputs, labels), groups)
+        found.append(flat([p.grad for group in optimizer.param_groups for p in group["params"]]))
+    assert optimizer.perturbation.norm() > 1e-4
     torch.testing.assert_close(*found, rtol=0, atol=1e-13)
+
+
+def test_decoupled_gradients_need_the_model_that_holds_the_parameters():
+    model, (inputs, labels, groups) = network(), batch()
+    options = {"counts": COUNTS, "first_pass": "decoupled", "model": model[:4], "lr": 0.1}
+    with pytest.raises(InputError, match="model= must hold all of the parameters"):
+        GSA(model.parameters(), torch.optim.SGD, **options).step(closure(model, inputs, labels), groups)
+
+
+# As every optimizer -----------------------------------------------------------------------------------------------
+
+
+def made(kind, model):
+    options = {"model": model, "lr": 0.1, "momentum": 0.9}
+    if kind == "gsa":
+        return GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, scale=1.0, clip=None, **options)
+    return SAM(model.parameters(), torch.optim.SGD, **options)
+
+
+def stepped(optimizer, model, times):
+    inputs, labels, groups = batch()
+    for _ in range(times):
+        optimizer.step(closure(model, inputs, labels), *([groups] if isinstance(optimizer, GSA) else []))
+
+
+@pytest.mark.parametrize("kind", ["sam", "gsa"])
+def test_an_optimizer_that_was_kept_and_loaded_goes_on_as_if_nothing_had_happened(kind, tmp_path):
+    """Momentum and average gradient come along, and a scheduler still sets the rate of the base optimizer."""
+    model = network()
+    optimizer = made(kind, model)
+    stepped(optimizer, model, 2)
+    torch.save([model.state_dict(), optimizer.state_dict()], tmp_path / "kept.pt")
+    optimizer.param_groups[0]["lr"] = 0.05
+    stepped(optimizer, model, 2)
+
+    other = shifted(network(), torch.ones(len(flat(model.parameters())), dtype=torch.float64))
+    again = made(kind, other)
+    weights, state = torch.load(tmp_path / "kept.pt")
+    other.load_state_dict(weights)
+    again.load_state_dict(state)
+    again.param_groups[0]["lr"] = 0.05
+    stepped(again, other, 2)
+    assert all(torch.equal(t, other.state_dict()[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["sam", "gsa"])
+def test_parameters_that_are_added_take_the_base_optimizers_options(kind):
+    optimizer = made(kind, network())
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "lr": 0.3})
+    found = optimizer.base.param_groups[1]
+    assert (found["lr"], found["momentum"]) == (0.3, 0.9)
 
 
 def test_regrouping_changes_the_number_of_groups():

@@ -47,7 +47,8 @@ class GSA(torch.optim.Optimizer):
             groups = group_of_class[labels]
             optimizer.step(lambda: F.cross_entropy(model(inputs), labels, reduction="none"), groups)
 
-    What belongs to the base optimizer, such as lr, is in `param_groups`, which schedulers change.
+    What belongs to the base optimizer, such as lr, is in `param_groups`, which schedulers change. `state_dict()` holds
+    the base optimizer's and the average gradient; groups are the caller's to keep.
 
     By default the perturbations of the groups join, weighted by their shares w_g of the batch, and one second pass
     serves all. With the batch's own gradient as the global direction the weighted h_g cancel,
@@ -112,7 +113,7 @@ class GSA(torch.optim.Optimizer):
             if not fits:
                 raise InputError(message)
         self.base = base(params, **options)
-        super().__init__(self.base.param_groups, {})
+        super().__init__(self.base.param_groups, self.base.defaults)
         self.param_groups = self.base.param_groups
         self.average: Tensor | None = None  # the exponential average, (D,); None before the first step
         self.radii: Radii | None = None  # of the latest step
@@ -200,6 +201,17 @@ class GSA(torch.optim.Optimizer):
         self.base.step()
         return values
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` wants: the base optimizer's state and the average gradient."""
+        return {**self.base.state_dict(), "average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+        average = state_dict["average"]
+        self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "average"})
+        self.param_groups = self.base.param_groups  # loading has made them anew
+        self.average = None if average is None else average.to(trainable(self.param_groups)[0])
+
     def _group_gradients(
         self, losses: Losses, groups: Tensor, present: list[int], parameters: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
@@ -207,8 +219,9 @@ class GSA(torch.optim.Optimizer):
         n_groups, size = len(self._spare), sum(p.numel() for p in parameters)
         device = parameters[0].device
         if self._first_pass == "decoupled" and self._model is not None:
+            names = _names(self._model, parameters)
             with per_sample.batch_statistics_constant(self._model):
-                values, rows = per_sample.group_gradients(self._model, losses, groups, n_groups)
+                values, rows = per_sample.group_gradients(self._model, losses, groups, n_groups, names)
             return values, rows.mul_(torch.bincount(groups, minlength=n_groups)[:, None].to(rows))
         first = losses()
         rows = torch.zeros(n_groups, size, dtype=parameters[0].dtype, device=device)
@@ -250,3 +263,11 @@ class GSA(torch.optim.Optimizer):
         slope = radii.share / (2 * self._spare.to(theta).sqrt() * radii.rho)
         total: Tensor = torch.where(radii.rho > 0, slope, 0.0).sum()
         return theta.mul(total / theta.norm())
+
+
+def _names(model: nn.Module, parameters: Sequence[Tensor]) -> list[str]:
+    """Return the names that parameters have in a model, in the order of the parameters, which groups of them change."""
+    known = {id(p): name for name, p in model.named_parameters()}
+    if not all(id(p) in known for p in parameters):
+        raise InputError("first_pass='decoupled' finds gradients by layers: model= must hold all of the parameters")
+    return [known[id(p)] for p in parameters]

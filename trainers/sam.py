@@ -34,7 +34,8 @@ class SAM(torch.optim.Optimizer):
             loss(model(inputs), labels).backward()
         optimizer.second_step()
 
-    The learning rate and what else belongs to the base optimizer is in `param_groups`, which schedulers change.
+    The learning rate and what else belongs to the base optimizer is in `param_groups`, which schedulers change;
+    `state_dict()` is the base optimizer's.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class SAM(torch.optim.Optimizer):
         """
         check_rho(rho)
         self.base = base(params, **options)
-        super().__init__(self.base.param_groups, {})
+        super().__init__(self.base.param_groups, self.base.defaults)
         self.param_groups = self.base.param_groups
         self.rho = rho
         self.adaptive = adaptive
@@ -122,6 +123,15 @@ class SAM(torch.optim.Optimizer):
         self._before = None
         self.base.step()
         self.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` wants; between steps there is nothing but the base optimizer's."""
+        return self.base.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+        self.base.load_state_dict(state_dict)
+        self.param_groups = self.base.param_groups  # loading has made them anew
 
     def _perturbation(self, theta: Tensor, g: Tensor) -> Tensor:
         return perturbation(theta, g, self.adaptive).mul_(self.rho)
