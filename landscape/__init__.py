@@ -24,6 +24,7 @@ _WHERE = {
     "matrix": "landscape.operators",
     "spectrum": "landscape.spectra",
     "Spectrum": "landscape.results",
+    "decompose_gradients": "landscape.gradients",
     "density": "landscape.quadrature",
     "nodes_and_weights": "landscape.quadrature",
     "to_pyhessian": "landscape.interop",

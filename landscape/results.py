@@ -378,8 +378,9 @@ class Distances:
 class Gradients:
     """Gradients of every part's loss at one or several checkpoints, against the whole and each other.
 
-    With g_p the gradient of part p's mean loss and g that of all samples: h_p = g_p - (<g_p, g> / |g|^2) g. Exact over
-    the data, or means over batches as training saw them; then every number has its standard error over batches.
+    With g_p the gradient of part p's mean loss and g that of all samples in parts: h_p = g_p - (<g_p, g> / |g|^2) g.
+    Exact over the data, or means over batches as training saw them, of those that have the part; then every number has
+    its standard error over batches.
     """
 
     kind: ClassVar[str] = "gradients"
@@ -391,16 +392,30 @@ class Gradients:
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
     train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
-    loss: np.ndarray = array("point", "part", unit="loss", doc="mean loss over the part's samples")
+    loss: np.ndarray = array(
+        "point", "part", unit="loss", doc="mean loss over the part's samples, or over those in the batches"
+    )
 
     norm: np.ndarray = array("point", "part", unit="loss", doc="|g_p|")
     norm_stderr: np.ndarray = array("point", "part", unit="loss", doc="standard error over batches; 0 where exact")
     whole_norm: np.ndarray = array("point", unit="loss", doc="|g|")
-    cosine: np.ndarray = array("point", "part", doc="cosine of g_p and g")
+    whole_norm_stderr: np.ndarray = array("point", unit="loss", doc="its standard error over batches")
+    cosine: np.ndarray = array("point", "part", doc="cosine of g_p and g; nan where one of them is zero")
     cosine_stderr: np.ndarray = array("point", "part", doc="standard error over batches; 0 where exact")
     projected: np.ndarray = array("point", "part", unit="loss", doc="<g_p, g> / |g|, the part along g, with its sign")
-    specific: np.ndarray = array("point", "part", unit="loss", doc="|h_p|, the group-specific part (equation 12)")
-    radius: np.ndarray = array("point", "part", doc="rho_p of equation 13; nan for a part of one sample")
+    projected_stderr: np.ndarray = array("point", "part", unit="loss", doc="its standard error over batches")
+    specific: np.ndarray = array(
+        "point", "part", unit="loss", doc="|h_p|, the group-specific part (equation 12); 0 below rounding"
+    )
+    specific_stderr: np.ndarray = array("point", "part", unit="loss", doc="its standard error over batches")
+    radius: np.ndarray = array(
+        "point", "part", doc="rho_p of equation 13; nan for a part of one sample, or where h_p is zero"
+    )
+    radius_stderr: np.ndarray = array("point", "part", doc="its standard error over batches")
+    contribution: np.ndarray = array(
+        "point", "part", doc="share_p <g_p, g> / |g|^2: the part's share of g, which all add up to; 0 in other batches"
+    )
+    contribution_stderr: np.ndarray = array("point", "part", doc="its standard error over batches")
     between: np.ndarray = array("point", "part", "part", doc="cosine of g_p and g_q")
     between_stderr: np.ndarray = array("point", "part", "part", doc="standard error over batches; 0 where exact")
     conflict: np.ndarray = array(

@@ -1,0 +1,354 @@
+"""Gradients of every part's loss at one or several checkpoints: their sizes, their angles, and what is each part's own.
+
+With g_p the gradient of part p's mean loss over its n_p samples, and g = sum over parts of share times g_p:
+
+    h_p   = g_p - (<g_p, g> / |g|^2) g                                     (12) what the part has of its own
+    rho_p = (|theta| / (2 |h_p|))^(1/2) d^(-1/4) (n_p - 1)^(-1/4)          (13) radius of its perturbation
+    c_p   = share_p <g_p, g> / |g|^2                                       share of g, and of SAM's perturbation
+
+Norms, cosines and all of the above follow from inner products: one Gram matrix of the g_p and g, in float64. Gradients
+are exact over the data, or those of mixed batches as training sees them, in which the rare parts are few or absent.
+
+Source: "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), equations 12 and 13, Figures 4 and 6.
+"""
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from landscape import checkpoints as files
+from landscape import gram, jobs, weights
+from landscape.errors import InputError, LandscapeError, NumericalError
+from landscape.gram import Report
+from landscape.objective import Objective
+from landscape.provenance import fingerprint, provenance
+from landscape.results import Gradients
+
+CACHE_BYTES = 2**31
+"""Memory for the gradients of parts that are kept together."""
+
+_WITH_ERRORS = ("norm", "cosine", "projected", "specific", "radius", "contribution", "between", "whole_norm")
+
+File: TypeAlias = str | Path | tuple[str | Path, float]
+
+
+def decompose_gradients(
+    objective: Objective,
+    *,
+    checkpoints: Sequence[File] | None = None,
+    batches: int | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    cache_bytes: int = CACHE_BYTES,
+    ckpt_key: str | None = None,
+    trust_pickle: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: jobs.Progress | None = None,
+) -> Gradients:
+    """Compare the gradients of an objective's parts with that of the whole, and with each other.
+
+    The whole is all samples that are in parts: with `classes` or "head-tail" the others have no gradient here. The
+    model is in eval mode. Gradients are by the parameters of the objective, so that its `params` tells encoder and
+    classifier apart.
+
+    Args:
+        objective: model, loss and data in parts.
+        checkpoints: files whose weights take the place of the model's, one after the other, as the snapshots of a
+            run; or pairs of a file and its epoch, for files that do not say it. None takes the model as it is.
+        batches: None for the exact gradients, one pass over the data for each checkpoint. A number for the means
+            over so many random batches in the data's natural mixture, with standard errors, as in the paper's Figure 6;
+            all checkpoints see the same batches. 50 to 100 for a figure.
+        batch_size: samples of such a batch, that of training for what training saw; at most all samples.
+        seed: of the batches.
+        cache_bytes: memory for gradients that are kept together. Less makes more passes over the data, and changes no
+            result: with room for a k-th of the parts there are (k + 1) / 2.
+        ckpt_key: where in the files of `checkpoints` the weights are; None to find them.
+        trust_pickle: let these files run code when they are read. Only for files that you made.
+        out: result file to write; finished checkpoints are kept beside it until it is complete, and a repeated
+            call with the same options takes them up.
+        overwrite: replace an existing result file.
+        progress: called with (done, total, text).
+
+    Returns:
+        The gradients at all checkpoints, in the order given.
+
+    Raises:
+        InputError: an option out of its range, or a checkpoint that does not fit.
+        NumericalError: a loss or gradient is not finite.
+        StoreError: the result file cannot be written, or an unfinished run beside it had other options.
+    """
+    for name, value, least in (("--batches", batches, 1), ("--samples-per-batch", batch_size, 1), ("--seed", seed, 0)):
+        if value is not None and value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
+    if cache_bytes < 0:
+        raise InputError(f"--cache must not be negative, got {cache_bytes / 2**30:g}")
+    if objective.weight_decay:
+        raise InputError(
+            f"--weight-decay {objective.weight_decay:g} is for curvature: gradients are those of the data, leave it out"
+        )
+    read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
+    points = _points(objective, checkpoints, read)
+    size = min(batch_size, int(objective.counts.sum()))
+    options: dict[str, Any] = {"batches": batches}
+    if batches is not None:
+        options |= {"samples_per_batch": size, "seed": seed}
+    read_from = {p.path: p.sha256 for p in points.values() if p.path is not None}
+    about = provenance(objective, options) | {"checkpoints": read_from}
+
+    def compute(unit: str, report: Report) -> Gradients:
+        point = points[unit]
+        with _named(point.path):
+            here = objective if point.path is None else _at(objective, point, read)
+            if batches is None:
+                found = _exact(here, cache_bytes, report)
+            else:
+                drawn = list(islice(_drawn(here, size, seed), batches))
+                found = _over_batches(here, drawn, cache_bytes, report)
+        counts, classes = objective.samples.class_counts, objective.partition.classes or [()] * len(objective.partition)
+        return Gradients(
+            **{name: np.asarray(value)[None] for name, value in found.items()},
+            points=(point.name,),
+            epoch=np.array([point.epoch]),
+            theta_norm=np.array([_length(here)]),
+            parts=objective.partition.names,
+            n_samples=objective.counts,
+            train_counts=np.array([counts[list(c)].sum() if c else counts.sum() for c in classes]),
+            size=objective.layout.size,
+            batch_size=0 if batches is None else size,
+            provenance=about,
+        )
+
+    if out is None:
+        return jobs.run(list(points), compute, None, progress)
+    begun = fingerprint(objective, options) | {"the weights of": read_from}
+    with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
+        result = jobs.run(list(points), compute, journal, progress)
+        journal.finish(result)
+    return result
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Point:
+    """A checkpoint in work."""
+
+    name: str
+    epoch: float  # nan where it is unknown
+    path: str | None = None  # None for the objective's own model
+    sha256: str = ""
+
+
+def _points(objective: Objective, given: Sequence[File] | None, read: dict[str, Any]) -> dict[str, _Point]:
+    """Read all checkpoints once, so that what does not fit is known before anything is computed."""
+    if given is None:
+        source = objective.source
+        name = Path(source.get("checkpoint") or "model").stem
+        epoch = float(source.get("checkpoint_found", {}).get("epoch", math.nan))
+        return {name: _Point(name=name, epoch=epoch)}
+    if not given:
+        raise InputError("there is no checkpoint: give at least one file")
+    pairs = [f if isinstance(f, tuple) else (f, math.nan) for f in given]
+    paths = [str(path) for path, _ in pairs]
+    stems = [Path(path).stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else paths
+    model = gram.trainable(objective)
+    points: dict[str, _Point] = {}
+    for name, path, (_, epoch) in zip(names, paths, pairs, strict=True):
+        if path in points:
+            raise InputError(f"{path} is given twice: name each checkpoint once")
+        found = files.read(path, **read)
+        with _named(path):
+            weights.load_weights(model, found.state)
+        stated = float(found.found.get("epoch", math.nan)) if math.isnan(epoch) else epoch
+        points[path] = _Point(name=name, epoch=stated, path=path, sha256=found.sha256)
+    return points
+
+
+def _at(objective: Objective, point: _Point, read: dict[str, Any]) -> Objective:
+    """Return the objective with a checkpoint's weights."""
+    found = files.read(str(point.path), **read)
+    if found.sha256 != point.sha256:
+        raise InputError("the file changed during the run: repeat the command when its training has ended")
+    model = gram.trainable(objective)
+    weights.load_weights(model, found.state)
+    return Objective.build(
+        model,
+        objective.samples,
+        loss=objective.loss,
+        partition=objective.partition,
+        device=objective.device,
+        dtype=objective.dtype,
+        batch_size=objective.batch_size,
+        logits_index=objective.logits_index,
+    )
+
+
+@contextmanager
+def _named(path: str | None) -> Generator[None, None, None]:
+    """Say which checkpoint an error is about."""
+    try:
+        yield
+    except LandscapeError as error:
+        if path is None:
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+# Numbers of one checkpoint --------------------------------------------------------------------------------------------
+
+
+def _exact(objective: Objective, cache_bytes: int, report: Report) -> dict[str, Any]:
+    loss, products = gram.exact(objective, cache_bytes, report)
+    _check_finite(objective, range(len(loss)), loss, products)
+    found = _numbers(products, objective.partition.shares, objective)
+    errors = {f"{name}_stderr": np.where(np.isnan(found[name]), np.nan, 0.0) for name in _WITH_ERRORS}
+    return found | errors | {"loss": loss, "batches": np.zeros(len(loss), dtype=np.int64)}
+
+
+def _over_batches(
+    objective: Objective, drawn: Sequence[np.ndarray], cache_bytes: int, report: Report
+) -> dict[str, Any]:
+    """Return means over batches with their standard errors."""
+    n_parts, part_of = len(objective.partition), objective.partition.part_of
+    model = gram.trainable(objective)
+    means = {name: _Mean() for name in (*_WITH_ERRORS, "conflict")}
+    loss = np.zeros(n_parts)
+    seen, batches = (np.zeros(n_parts, dtype=np.int64) for _ in range(2))
+    checked: set[int] = set()
+    for k, index in enumerate(drawn):
+        for chunk in np.split(index, range(objective.batch_size, len(index), objective.batch_size)):
+            if len(chunk) not in checked:
+                gram.check(objective, model, chunk)
+                checked.add(len(chunk))
+        present, groups = np.unique(part_of[index], return_inverse=True)
+        counts = np.bincount(groups)
+        sums, products = gram.of_batch(objective, model, index, groups, cache_bytes)
+        _check_finite(objective, present, sums, products)
+        found = _numbers(products, counts / len(index), objective, present)
+        for name, mean in means.items():
+            mean.add(found[name])
+        loss[present] += sums
+        seen[present] += counts
+        batches[present] += 1
+        report(min(0.99, (k + 1) / len(drawn)))
+    numbers = {name: mean.value for name, mean in means.items()}
+    errors = {f"{name}_stderr": means[name].stderr for name in _WITH_ERRORS}
+    mean_loss = np.divide(loss, seen, out=np.full(n_parts, np.nan), where=seen > 0)
+    return numbers | errors | {"loss": mean_loss, "batches": batches}
+
+
+def _check_finite(
+    objective: Objective, present: Sequence[int] | np.ndarray, loss: np.ndarray, products: np.ndarray
+) -> None:
+    for part, value, square in zip(present, loss, np.diag(products), strict=False):
+        if not np.isfinite(value + square):
+            what = "loss" if not np.isfinite(value) else "gradient"
+            raise NumericalError(
+                f"the {what} of part {objective.partition.names[part]} is not finite: look at the weights, "
+                "the normalisation of the data and --dtype"
+            )
+
+
+def _drawn(objective: Objective, size: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield batches as training draws them: epoch after epoch, each cut so that no sample is left out."""
+    generator = np.random.default_rng(seed)
+    index = np.sort(np.concatenate(objective.members))  # the batches are the same for any partition of these samples
+    while True:
+        yield from np.array_split(generator.permutation(index), -(-len(index) // size))
+
+
+class _Mean:
+    """Mean and standard error of arrays that come one by one, entry by entry where it is not nan (Welford 1962)."""
+
+    def __init__(self) -> None:
+        self._n: Any = 0
+        self._mean: Any = 0.0
+        self._squares: Any = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Count some more."""
+        known = ~np.isnan(values)
+        self._n = self._n + known
+        apart = np.where(known, values - self._mean, 0.0)
+        self._mean = self._mean + apart / np.maximum(self._n, 1)
+        self._squares = self._squares + apart * np.where(known, values - self._mean, 0.0)
+
+    @property
+    def value(self) -> np.ndarray:
+        """The mean; nan where nothing is known."""
+        return np.where(self._n > 0, self._mean, np.nan)
+
+    @property
+    def stderr(self) -> np.ndarray:
+        """Its standard error; nan for fewer than two values."""
+        variance = self._squares / np.maximum(self._n - 1, 1)
+        return np.where(self._n > 1, np.sqrt(variance / np.maximum(self._n, 1)), np.nan)
+
+
+def _numbers(
+    products: np.ndarray, shares: np.ndarray, objective: Objective, present: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Return all numbers of the parts that are present, and nan for the others.
+
+    Args:
+        products: (G + 1, G + 1) of the present parts' gradients and, last, of the whole's.
+        shares: (G,) of the present parts in the whole.
+        objective: of all P parts.
+        present: (G,) their positions among all; None for all.
+
+    Returns:
+        Fields of `Gradients`: (P,), (P, P) or ().
+    """
+    n_parts, size = len(objective.partition), objective.layout.size
+    here = np.arange(n_parts) if present is None else present
+    lengths = np.sqrt(np.diag(products))
+    # Below this share of a gradient's length there is rounding only: of the gradients, and of roots of differences.
+    rounding = max(16 * torch.finfo(objective.dtype).eps, 1e-7)
+    norm, along = lengths[:-1], products[:-1, -1]
+    # Where the gradients of the parts cancel there is no direction to project on.
+    whole = lengths[-1] if lengths[-1] > rounding * (shares @ norm) else 0.0
+    projected = _ratio(along, whole)
+    own = np.sqrt(np.maximum(norm**2 - projected**2, 0))
+    own = np.where(own <= rounding * norm, 0.0, own)
+    spare = objective.counts[here] - 1.0
+    known = {
+        "norm": norm,
+        "cosine": _cosine(along, norm * whole),
+        "projected": projected,
+        "specific": own,
+        "radius": np.sqrt(_ratio(np.full(len(here), _length(objective)), 2 * own * np.sqrt(size * spare))),
+        "contribution": shares * _ratio(projected, whole),
+    }
+    found = {name: np.full(n_parts, np.nan) for name in known}
+    if whole > 0:
+        found["contribution"][:] = 0  # what is absent adds nothing
+    for name, values in known.items():
+        found[name][here] = values
+    between = np.full((n_parts, n_parts), np.nan)
+    between[np.ix_(here, here)] = _cosine(products[:-1, :-1], np.outer(norm, norm))
+    conflict = np.where(np.isnan(between), np.nan, between < 0)
+    return found | {"between": between, "conflict": conflict, "whole_norm": lengths[-1]}
+
+
+def _ratio(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+    """Divide, with nan where the divisor is zero or unknown."""
+    by = np.broadcast_to(b, a.shape)
+    return np.divide(a, by, out=np.full(a.shape, np.nan), where=by > 0)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.clip(_ratio(a, b), -1, 1)  # rounding may go beyond
+
+
+def _length(objective: Objective) -> float:
+    return math.sqrt(sum(float(t.double().square().sum()) for t in objective.theta))
