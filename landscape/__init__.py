@@ -25,6 +25,7 @@ _WHERE = {
     "spectrum": "landscape.spectra",
     "Spectrum": "landscape.results",
     "decompose_gradients": "landscape.gradients",
+    "feature_quality": "landscape.features",
     "density": "landscape.quadrature",
     "nodes_and_weights": "landscape.quadrature",
     "to_pyhessian": "landscape.interop",

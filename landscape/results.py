@@ -436,7 +436,8 @@ class Gradients:
 class Features:
     """How well the features of each class stand apart, at one or several checkpoints; geometry of the class means.
 
-    mu_c is the mean feature of class c, mu their mean over classes. nan where a class has no or one sample.
+    mu_c is the mean feature of class c, mu the mean of these over the classes, of equal weight however many samples they
+    have. nan where a class has no samples, and as the variance and quality of a class that has one.
     """
 
     kind: ClassVar[str] = "features"
@@ -451,7 +452,7 @@ class Features:
     loss: np.ndarray = array("point", "part", unit="loss", doc="mean loss over the class's samples")
     accuracy: np.ndarray = array("point", "part", doc="share of the class's samples that are classified correctly")
 
-    quality: np.ndarray = array("point", "part", doc="Q = Dis - beta log Var (S19)")
+    quality: np.ndarray = array("point", "part", doc="Q = Dis - beta log Var (S19); features have no unit")
     quality_inverse: np.ndarray = array("point", "part", doc="-1 / Dis - log Var, the form of the authors' code")
     distance: np.ndarray = array("point", "part", doc="Dis: distance of mu_c to the nearest other class mean")
     nearest: np.ndarray = array("point", "part", doc="number of that class; -1 where there is none")
@@ -469,6 +470,7 @@ class Features:
     norm_variation: np.ndarray = array("point", doc="NC2: standard deviation of |mu_c - mu| over its mean")
     angle_deviation: np.ndarray = array("point", doc="NC2: mean over pairs of |cos + 1 / (C - 1)|")
     duality: np.ndarray = array("point", doc="NC3: |W / |W| - M / |M||, of the centred classifier and class means")
+    mean_disagreement: np.ndarray = array("point", doc="NC4: mean over classes of the disagreement")
 
     beta: float = scalar(doc="weight of the variance in S19")
     n_features: int = scalar(doc="F, numbers in a feature")
