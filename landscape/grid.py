@@ -66,8 +66,24 @@ class Grid:
     @cached_property
     def adds_centre(self) -> bool:
         """Whether the centre is a vertex of its own: within the range, and none of the computed points."""
-        extent = max(np.ptp(self.xcoordinates), np.ptp(self.ycoordinates))
-        return self.holds_centre and not np.any(np.abs(self.coordinates).max(axis=1, initial=0.0) <= _SAME * extent)
+        near = np.abs(self.coordinates).max(axis=1, initial=0.0) <= _SAME * self._extent
+        return self.holds_centre and not near.any()
+
+    def at_centre(self, values: np.ndarray) -> np.ndarray:
+        """Return what was computed at the centre itself.
+
+        Args:
+            values: (P, ny, nx).
+
+        Returns:
+            (P,), nan where the centre is none of the computed points.
+        """
+        here = np.flatnonzero(np.abs(self.coordinates).max(axis=1, initial=0.0) <= _SAME * self._extent)
+        return values[:, self.computed][:, here[0]] if len(here) else np.full(len(values), np.nan)
+
+    @property
+    def _extent(self) -> float:
+        return float(max(np.ptp(self.xcoordinates), np.ptp(self.ycoordinates)))
 
     @cached_property
     def vertices(self) -> np.ndarray:

@@ -72,7 +72,8 @@ def regroup(
     members = _members(surface, groups, many=many, few=few, ends=ends)
     weight_of = _weights(surface, weights, beta)
     shares = _shares(surface, members, weight_of, weights)
-    mixed = {
+    changes: dict[str, Any] = {
+        "parts": tuple(members),
         "loss": _mixed(shares, surface.loss, 0),
         "accuracy": _mixed(shares, surface.accuracy, 0),
         "centre_loss": _mixed(shares, surface.centre_loss, 0),
@@ -80,16 +81,14 @@ def regroup(
         "mark_loss": _mixed(shares, surface.mark_loss, 1),
         "mark_accuracy": _mixed(shares, surface.mark_accuracy, 1),
     }
-    counts = {
-        name: np.array([getattr(surface, name)[of].sum() for of in members.values()])
-        for name in ("n_samples", "train_counts")
-    }
+    for name in ("n_samples", "train_counts"):
+        changes[name] = np.array([getattr(surface, name)[of].sum() for of in members.values()])
     provenance = dict(surface.provenance)
-    follows = summary(
+    changes |= summary(
         grid_of(surface),
         parts=list(members),
-        loss=mixed["loss"],
-        centre_loss=mixed["centre_loss"],
+        loss=changes["loss"],
+        centre_loss=changes["centre_loss"],
         radius=surface.radius,
         batch_norm=surface.batch_norm,
         between=surface.barrier is not None,
@@ -104,7 +103,7 @@ def regroup(
     partition = _partition(surface)
     if partition:
         provenance["partition"] = {name: [c for p in of for c in partition[p]] for name, of in members.items()}
-    return replace(surface, parts=tuple(members), **counts, **mixed, **follows, provenance=provenance)
+    return replace(surface, **changes, provenance=provenance)
 
 
 def grid_of(surface: Surface) -> Grid:
@@ -275,7 +274,8 @@ def _weights(surface: Surface, weights: str | Mapping[str, float], beta: float) 
     if weights == "drw":
         if _partition(surface):
             train_counts = _class_counts(surface, "drw")
-        return train_counts * effective_number_weights(train_counts, beta)
+        of_classes: np.ndarray = train_counts * effective_number_weights(train_counts, beta)
+        return of_classes
     raise InputError(f"weights {weights!r} are unknown: choose {', '.join(WEIGHTS)}")
 
 
@@ -302,5 +302,7 @@ def _shares(
 
 def _mixed(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray, axis: int) -> np.ndarray:
     """Return the weighted means along the axis of parts; a nan of any part is the group's."""
-    groups = [sum(w * np.take(values, p, axis=axis).astype(np.float64) for p, w in of) for of in shares]
-    return np.stack([np.asarray(group) for group in groups], axis=axis)
+    rows = np.moveaxis(values, axis, 0).astype(np.float64)
+    mixed = [np.sum([w * rows[p] for p, w in of], axis=0) for of in shares]
+    means: np.ndarray = np.moveaxis(np.array(mixed), 0, axis)
+    return means
