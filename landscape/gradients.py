@@ -13,30 +13,26 @@ Source: "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026)
 """
 
 import math
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
-from landscape import checkpoints as files
-from landscape import gram, jobs, weights
-from landscape.errors import InputError, LandscapeError, NumericalError
+from landscape import gram, jobs, snapshots
+from landscape.errors import InputError, NumericalError
 from landscape.gram import Report
 from landscape.objective import Objective
 from landscape.provenance import fingerprint, provenance
 from landscape.results import Gradients
+from landscape.snapshots import File, Snapshot
 
 CACHE_BYTES = 2**31
 """Memory for the gradients of parts that are kept together."""
 
 _WITH_ERRORS = ("norm", "cosine", "projected", "specific", "radius", "contribution", "between", "whole_norm")
-
-File: TypeAlias = str | Path | tuple[str | Path, float]
 
 
 def decompose_gradients(
@@ -95,7 +91,7 @@ def decompose_gradients(
             f"--weight-decay {objective.weight_decay:g} is for curvature: gradients are those of the data, leave it out"
         )
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
-    points = _points(objective, checkpoints, read)
+    points = {s.path or s.name: s for s in snapshots.find(objective, checkpoints, **read)}
     size = min(batch_size, int(objective.counts.sum()))
     options: dict[str, Any] = {"batches": batches}
     if batches is not None:
@@ -105,8 +101,8 @@ def decompose_gradients(
 
     def compute(unit: str, report: Report) -> Gradients:
         point = points[unit]
-        with _named(point.path):
-            here = objective if point.path is None else _at(objective, point, read)
+        with snapshots.named(point.path):
+            here = _at(objective, point, read)
             if batches is None:
                 found = _exact(here, cache_bytes, report)
             else:
@@ -135,54 +131,12 @@ def decompose_gradients(
     return result
 
 
-# Checkpoints ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Point:
-    """A checkpoint in work."""
-
-    name: str
-    epoch: float  # nan where it is unknown
-    path: str | None = None  # None for the objective's own model
-    sha256: str = ""
-
-
-def _points(objective: Objective, given: Sequence[File] | None, read: dict[str, Any]) -> dict[str, _Point]:
-    """Read all checkpoints once, so that what does not fit is known before anything is computed."""
-    if given is None:
-        source = objective.source
-        name = Path(source.get("checkpoint") or "model").stem
-        epoch = float(source.get("checkpoint_found", {}).get("epoch", math.nan))
-        return {name: _Point(name=name, epoch=epoch)}
-    if not given:
-        raise InputError("there is no checkpoint: give at least one file")
-    pairs = [f if isinstance(f, tuple) else (f, math.nan) for f in given]
-    paths = [str(path) for path, _ in pairs]
-    stems = [Path(path).stem for path in paths]
-    names = stems if len(set(stems)) == len(stems) else paths
-    model = gram.trainable(objective)
-    points: dict[str, _Point] = {}
-    for name, path, (_, epoch) in zip(names, paths, pairs, strict=True):
-        if path in points:
-            raise InputError(f"{path} is given twice: name each checkpoint once")
-        found = files.read(path, **read)
-        with _named(path):
-            weights.load_weights(model, found.state)
-        stated = float(found.found.get("epoch", math.nan)) if math.isnan(epoch) else epoch
-        points[path] = _Point(name=name, epoch=stated, path=path, sha256=found.sha256)
-    return points
-
-
-def _at(objective: Objective, point: _Point, read: dict[str, Any]) -> Objective:
+def _at(objective: Objective, snapshot: Snapshot, read: Mapping[str, Any]) -> Objective:
     """Return the objective with a checkpoint's weights."""
-    found = files.read(str(point.path), **read)
-    if found.sha256 != point.sha256:
-        raise InputError("the file changed during the run: repeat the command when its training has ended")
-    model = gram.trainable(objective)
-    weights.load_weights(model, found.state)
+    if snapshot.path is None:
+        return objective
     return Objective.build(
-        model,
+        gram.trainable(snapshots.network(objective, snapshot, **read), objective.layout),
         objective.samples,
         loss=objective.loss,
         partition=objective.partition,
@@ -191,17 +145,6 @@ def _at(objective: Objective, point: _Point, read: dict[str, Any]) -> Objective:
         batch_size=objective.batch_size,
         logits_index=objective.logits_index,
     )
-
-
-@contextmanager
-def _named(path: str | None) -> Generator[None, None, None]:
-    """Say which checkpoint an error is about."""
-    try:
-        yield
-    except LandscapeError as error:
-        if path is None:
-            raise
-        raise type(error)(f"{path}: {error}") from error
 
 
 # Numbers of one checkpoint --------------------------------------------------------------------------------------------
@@ -220,7 +163,7 @@ def _over_batches(
 ) -> dict[str, Any]:
     """Return means over batches with their standard errors."""
     n_parts, part_of = len(objective.partition), objective.partition.part_of
-    model = gram.trainable(objective)
+    model = gram.trainable(objective.model, objective.layout)
     means = {name: _Mean() for name in (*_WITH_ERRORS, "conflict")}
     loss = np.zeros(n_parts)
     seen, batches = (np.zeros(n_parts, dtype=np.int64) for _ in range(2))

@@ -130,19 +130,20 @@ def check(objective: Objective, model: nn.Module, index: np.ndarray) -> None:
         )
 
 
-def trainable(objective: Objective) -> nn.Module:
-    """Return a copy of an objective's model in which the parameters that vary, and no others, require a gradient.
+def trainable(model: nn.Module, layout: Layout) -> nn.Module:
+    """Return a copy of a model in which the parameters that vary, and no others, require a gradient.
 
     Args:
-        objective: whose model it is; it is not touched.
+        model: of an objective; it is not touched.
+        layout: the parameters that vary.
 
     Returns:
-        The copy, in eval mode.
+        The copy.
     """
-    model = copied(objective.model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in objective.layout.names)
-    return model
+    own = copied(model)
+    for name, parameter in own.named_parameters():
+        parameter.requires_grad_(name in layout.names)
+    return own
 
 
 def _summed(objective: Objective, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, Tensor]:
