@@ -7,18 +7,22 @@ answers in complex numbers. Saddle-LongTail saves the same two lists for each cl
 """
 
 import csv
+import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from landscape import store
 from landscape.errors import InputError, StoreError
-from landscape.results import Spectrum
+from landscape.results import Result, Sharpness, Spectrum, Surface
 
+_RAW = frozenset({"parameter", "buffer", "vector", "probe", "step", "trace_probe"})  # axes of what stays in the file
+_SECOND = "_2"
 _ROUNDING = 1e-3  # of float32 weights from a general eigensolver; wrong weights miss by far more
 
 
@@ -91,61 +95,136 @@ def read_saddle_longtail(eigen_npy: str | Path, weights_npy: str | Path) -> tupl
     return from_pyhessian(_read_npy(Path(eigen_npy)), _read_npy(Path(weights_npy)))
 
 
-def to_csv(spectrum: Spectrum, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the numbers of each part as a table: a header of field names, a row for each part.
+def to_csv(result: Result, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write the numbers of a result as one table, under a header.
+
+    A spectrum and sharpness have a row for each part, its columns named as the fields. A surface and a trajectory have
+    a row for each part at each point, grid points first and marks after them. Any other result is in long form, a row
+    for each number: its field, where it is along each of the field's axes (by name, where there are names), its value.
 
     Args:
-        spectrum: the result.
+        result: of any kind. Arrays over parameters, probes or steps stay in the result file.
         path: the file, in UTF-8. Floats keep all their digits; nan and inf are written so.
         overwrite: replace a file of this name.
 
     Raises:
         StoreError: the file exists or cannot be written.
     """
-    rows = _rows(spectrum)
-    try:
-        with open(path, "w" if overwrite else "x", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys() if rows else ["part"])
-            writer.writeheader()
-            writer.writerows(rows)
-    except FileExistsError:
-        raise StoreError(f"{path} exists: pass --overwrite to replace it, or choose another --out") from None
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}; choose another --out") from None
+    columns, rows = _table(result)
+
+    def fill(file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text)
+        writer.writerow(columns)
+        writer.writerows(rows)
+        text.detach()  # which flushes, and leaves the file to its owner
+
+    path = Path(path)
+    with store.writing(path):
+        store.refuse_taken(path, overwrite=overwrite)
+        store.write_aside(path, fill)
 
 
-def to_json(spectrum: Spectrum) -> str:
-    """Write the numbers of each part, and those that hold for all, as JSON.
+def to_json(result: Result) -> str:
+    """Write the numbers of a result as JSON.
 
     Args:
-        spectrum: the result.
+        result: of any kind. Arrays over parameters, probes or steps stay in the result file.
 
     Returns:
-        Strict JSON: an object with `kind`, `version`, the scalars by their field names, and `parts`, a list with
-        an object for each part. JSON has no nan and no inf: both are null.
+        Strict JSON: an object with `kind`, `version`, the scalars by their field names, `parts`, a list with an object
+        for each part, and `arrays`, in which each other array has its `axes` and its `values`, nested in their order.
+        JSON has no nan and no inf: both are null.
     """
-    scalars = {
-        item.name: getattr(spectrum, item.name)
-        for item in fields(spectrum)
-        if item.metadata["axes"] is None and item.name != "provenance"
-    }
-    whole = {"kind": spectrum.kind, "version": spectrum.version} | _finite(scalars)
-    whole["parts"] = [_finite(row) for row in _rows(spectrum)]
+    whole: dict[str, Any] = {"kind": result.kind, "version": result.version}
+    arrays = {}
+    for item in fields(result):
+        axes, value = item.metadata["axes"], getattr(result, item.name)
+        if axes is None and item.name != "provenance":
+            whole[item.name] = _finite(value)
+        elif axes not in {None, ("part",)} and value is not None and _shown(axes):
+            arrays[item.name] = {"axes": axes, "values": _finite(np.asarray(value).tolist())}
+    columns, rows = _by_part(result)
+    whole["parts"] = [_finite(dict(zip(columns, row, strict=True))) for row in rows]
+    whole["arrays"] = arrays
     return json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _rows(spectrum: Spectrum) -> list[dict[str, Any]]:
+def _table(result: Result) -> tuple[list[str], Iterable[Sequence[Any]]]:
+    if isinstance(result, (Spectrum, Sharpness)):
+        return _by_part(result)
+    if isinstance(result, Surface):
+        return ["part", "mark", "x", "y", "loss", "accuracy", "computed", "distance"], _points(result)
+    return _long(result)
+
+
+def _by_part(result: Result) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return the numbers that each part has one of."""
     columns = {
-        item.name: np.asarray(getattr(spectrum, item.name)).tolist()
-        for item in fields(spectrum)
-        if item.metadata["axes"] == ("part",)
+        item.name: np.asarray(getattr(result, item.name)).tolist()
+        for item in fields(result)
+        if item.metadata["axes"] == ("part",) and getattr(result, item.name) is not None
     }
-    columns = {"part": columns.pop("parts")} | columns
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    columns = {"part": columns.pop("parts", [])} | columns
+    return list(columns), list(zip(*columns.values(), strict=True))
 
 
-def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
+def _points(surface: Surface) -> Iterator[Sequence[Any]]:
+    x, y = np.meshgrid(surface.xcoordinates, surface.ycoordinates)
+    position = np.zeros((len(surface.marks), 2))
+    position[:, : surface.mark_position.shape[1]] = surface.mark_position
+    for p, part in enumerate(surface.parts):
+        grid = (x, y, surface.loss[p], surface.accuracy[p], surface.computed)
+        for row in zip(*(values.ravel().tolist() for values in grid), strict=True):
+            yield [part, "", *row, 0.0]
+        marks = (*position.T, surface.mark_loss[:, p], surface.mark_accuracy[:, p])
+        columns = zip(surface.marks, *(values.tolist() for values in marks), surface.mark_distance, strict=True)
+        for name, *numbers, distance in columns:
+            yield [part, name, *numbers, True, distance]
+
+
+def _long(result: Result) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    shown = [
+        (item.name, item.metadata["axes"], np.asarray(getattr(result, item.name)))
+        for item in fields(result)
+        if item.metadata["axes"] and getattr(result, item.name) is not None and _shown(item.metadata["axes"])
+    ]
+    # Along an axis a field of strings, or a field of the axis' own name such as "epoch", tells where one is.
+    labels = {
+        axes[0]: values.tolist()
+        for name, axes, values in shown
+        if len(axes) == 1 and (values.dtype.kind == "U" or name == axes[0])
+    }
+    numbers = [(name, _distinct(axes), values) for name, axes, values in shown if values.dtype.kind != "U"]
+    columns = list(dict.fromkeys(axis for _, axes, _ in numbers for axis in axes))
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for name, axes, values in numbers:
+            flat = values.ravel().tolist()
+            for place, value in zip(np.ndindex(values.shape), flat, strict=True):
+                at = dict(zip(axes, place, strict=True))
+                found = {axis: labels.get(axis.removesuffix(_SECOND), range(i + 1))[i] for axis, i in at.items()}
+                yield [name, *(found.get(axis, "") for axis in columns), value]
+
+    return ["field", *columns, "value"], rows()
+
+
+def _distinct(axes: Sequence[str]) -> list[str]:
+    """Give the second axis of a matrix over pairs a name of its own."""
+    return [axis + (_SECOND if axis in axes[:i] else "") for i, axis in enumerate(axes)]
+
+
+def _shown(axes: Sequence[str]) -> bool:
+    return _RAW.isdisjoint(axes)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null for every number that JSON has not."""
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check(nodes: Sequence[Sequence[float]], weights: Sequence[Sequence[float]]) -> None:
