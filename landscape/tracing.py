@@ -223,7 +223,7 @@ _FRESH: tuple[Any, ...] = (
 
 
 def reuse_memory(graph: fx.Graph) -> None:
-    """Let sums and masks overwrite an operand that nothing else reads.
+    """Let sums, ReLUs and masks overwrite an operand that nothing else reads.
 
     New memory costs more than the sum itself: the system hands it out page by page (measured on a CPU: a product
     with a ResNet-20 is a tenth faster).
@@ -234,6 +234,8 @@ def reuse_memory(graph: fx.Graph) -> None:
                 if _is_spare(mine, node) and isinstance(other, fx.Node):
                     node.target, node.args = _ATEN.add_.Tensor, (mine, other)
                     break
+        elif node.target is _ATEN.relu.default and _is_spare(node.args[0], node):
+            node.target = _ATEN.relu_.default
         elif node.target is _ATEN.threshold_backward.default and _is_spare(node.args[0], node):
             node.target, node.kwargs = _ATEN.threshold_backward.grad_input, {"grad_input": node.args[0]}
 

@@ -1,0 +1,340 @@
+"""`landscape surface1d` and `landscape surface2d`: loss and accuracy of every part around a checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from landscape import datasets, directions, distributed, matching, points, snapshots, store, surfaces
+from landscape.cli.begin import begin, checkpoint_list, result_path
+from landscape.cli.console import Console
+from landscape.cli.options import LOADING, OUTPUT, options
+from landscape.directions import Directions
+from landscape.errors import InputError
+from landscape.objective import Objective
+from landscape.points import BATCH_NORM, Point
+from landscape.results import Plane, Surface
+
+KINDS = ("random", "ckpt", "pca", "eigen", "gradient")
+"""What --directions knows; a file of a stored plane is the other choice."""
+
+SURFACE = (
+    click.option("--x", "x", metavar="MIN:MAX:N", help="Coordinates of the first axis.  [default: -1:1:51]"),
+    click.option(
+        "--directions",
+        "kind",
+        metavar="KIND",
+        help="random, ckpt (towards --ckpt-to), pca (of --trajectory), eigen or gradient (of --of), or the .h5 of "
+        "--save-plane.  [default: random, or what --ckpt-to or --trajectory imply]",
+    ),
+    click.option("--ckpt-to", "ckpt_to", multiple=True, metavar="FILE", help="Another checkpoint of the network."),
+    click.option(
+        "--trajectory", metavar="GLOB", help="Checkpoints of a run: 'RUN/snapshots/*.pt', or the run's folder."
+    ),
+    click.option("--of", "of", metavar="PARTS", help="Whose eigenvectors or gradients: tail, or head,tail for two."),
+    click.option(
+        "--norm", default="filter", show_default=True, help="Of random directions: filter, layer, weight, none."
+    ),
+    click.option("--ignore", default="biasbn", show_default=True, help="By random directions: biasbn or none."),
+    click.option("--orthogonal/--skewed", default=True, help="Take the first direction out of the second, or not."),
+    click.option("--seed", default=0, show_default=True, help="Of random directions and of --bn-samples."),
+    click.option("--plane-origin", is_flag=True, help="With a stored plane: around its origin, not this checkpoint."),
+    click.option("--save-plane", metavar="FILE.h5", help="Keep the directions, to use them for another network."),
+    click.option("--mark", "mark", multiple=True, metavar="FILE", help="A checkpoint to show on the surface."),
+    click.option(
+        "--bn", default="interpolate", show_default=True, help=f"Running statistics: {', '.join(BATCH_NORM)}."
+    ),
+    click.option("--bn-samples", default=2048, show_default=True, help="Training samples of a re-estimation."),
+    click.option("--refine", type=float, metavar="SHARE", help="Only points that interpolation misses by more: 0.01."),
+    click.option("--bf16", is_flag=True, help="Run the network in bfloat16; losses are off by some 0.1 %."),
+    click.option("--radius", default=0.5, show_default=True, help="Euclidean; of the largest rise in the table."),
+)
+
+LINE = (click.option("--match", is_flag=True, help="Permute the other network's channels to fit this one's first."),)
+PLANE = (click.option("--y", "y", metavar="MIN:MAX:N", help="Coordinates of the second axis.  [default: as --x]"),)
+
+_EXTENT = {"ckpt": "-0.5:1.5:61"}
+
+
+@click.command()
+@options(LOADING, SURFACE, LINE, OUTPUT)
+def surface1d(**given: Any) -> None:
+    """Loss and accuracy on a line, for every class at once; the barrier, where the line leads to another checkpoint.
+
+    landscape surface1d --ckpt a/last.pt --ckpt-to b/last.pt
+    """
+    _run("surface1d", 1, **given)
+
+
+@click.command()
+@options(LOADING, SURFACE, PLANE, OUTPUT)
+def surface2d(**given: Any) -> None:
+    """Loss and accuracy on a plane, for every class at once.
+
+    Classes are joined to groups, and weighted, when the file is drawn: landscape plot FILE.h5 --groups head-tail.
+
+    landscape surface2d --ckpt run/last.pt --x=-1:1:21
+    """
+    _run("surface2d", 2, match=False, **given)
+
+
+def parse_range(text: str, name: str) -> np.ndarray:
+    """Return the coordinates that "min:max:n" stands for.
+
+    Args:
+        text: as given.
+        name: of the option.
+
+    Returns:
+        (n,) evenly spaced, ascending.
+
+    Raises:
+        InputError: it has another form, or no points.
+    """
+    words = text.split(":")
+    try:
+        first, last, number = words
+        low, high, n = float(first), float(last), int(number)
+    except ValueError:
+        raise InputError(f"{name}={text} is not of the form MIN:MAX:N, as in {name}=-1:1:51") from None
+    if not (np.isfinite([low, high]).all() and n >= 1):
+        raise InputError(f"{name}={text} needs finite ends and at least one point")
+    if low > high:
+        raise InputError(f"{name}={text} runs backwards: write {name}={words[1]}:{words[0]}:{n}")
+    if (low == high) != (n == 1):
+        raise InputError(f"{name}={text}: one point has equal ends, several have different ones")
+    return np.linspace(low, high, n)
+
+
+def _run(
+    command: str,
+    n_axes: int,
+    *,
+    ckpt: str,
+    per_class: bool,
+    partition: str | None,
+    x: str | None,
+    y: str | None = None,
+    kind: str | None,
+    ckpt_to: tuple[str, ...],
+    trajectory: str | None,
+    of: str | None,
+    norm: str,
+    ignore: str,
+    orthogonal: bool,
+    seed: int,
+    plane_origin: bool,
+    save_plane: str | None,
+    mark: tuple[str, ...],
+    match: bool,
+    bn: str,
+    bn_samples: int,
+    refine: float | None,
+    bf16: bool,
+    radius: float,
+    out: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **loading: Any,
+) -> None:
+    kind = kind or ("ckpt" if ckpt_to else "pca" if trajectory else "random")
+    x = x or _EXTENT.get(kind, "-1:1:51")
+    axes = [parse_range(x, "--x"), parse_range(y or x, "--y")][:n_axes]
+    _refuse(kind, n_axes, ckpt_to=ckpt_to, trajectory=trajectory, of=of, match=match, plane_origin=plane_origin)
+    reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
+    path = result_path(out, ckpt, command)
+    with begin(
+        ckpt=ckpt,
+        per_class=per_class,
+        partition=partition,
+        default="class",
+        quiet=quiet,
+        as_json=as_json,
+        **loading,
+    ) as (objective, console):
+        others = _others(objective, ckpt_to, match=match, console=console, **reading)
+        marks = dict(others) if kind == "ckpt" else {}
+        marks |= _read(objective, mark, **reading)
+        if kind == "random":
+            along = directions.random(objective, n_axes, seed=seed, normalisation=norm, ignored=ignore)
+        elif kind == "ckpt":
+            along = directions.towards(objective, list(others.values()), list(others))
+            if n_axes == 2 and len(others) == 1:
+                along = _with_random(objective, along, seed, norm, ignore)
+        elif kind == "pca":
+            found = snapshots.find(objective, checkpoint_list(trajectory or "", ckpt_key=reading["key"]), **reading)
+            path_points = {s.name: points.of(objective, s, **reading) for s in found}
+            along = directions.principal(objective, list(path_points.values()), n_axes)
+            marks |= path_points
+        elif kind in ("eigen", "gradient"):
+            parts = _parts(objective, of, n_axes, kind)
+            along = (
+                directions.eigen(objective, parts, n_axes, seed=seed)
+                if kind == "eigen"
+                else directions.gradients(objective, parts)
+            )
+        else:
+            along = _stored(objective, kind, n_axes, plane_origin)
+        if orthogonal and kind not in ("random", "pca"):
+            along = along.orthogonalised()
+        if save_plane and distributed.is_main():
+            about = {"made from": ckpt, "directions": kind, "seed": seed}
+            store.save(save_plane, directions.to_plane(objective, along, about), overwrite=overwrite)
+        with console.progress() as progress:
+            result = surfaces.surface(
+                objective,
+                along,
+                *axes,
+                marks=marks,
+                batch_norm=bn,
+                training=_training(objective, bn, loading),
+                training_samples=bn_samples,
+                seed=seed,
+                bf16=bf16,
+                refine=refine,
+                radius=radius,
+                between=n_axes == 1 and kind == "ckpt",
+                out=path,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        if distributed.is_main():
+            conclude(console, result, path)
+            if as_json:
+                console.json(document(result, path))
+
+
+def _refuse(kind: str, n_axes: int, **given: Any) -> None:
+    """Refuse options that would be ignored, and miss those that are needed, before anything is loaded."""
+    stored = kind not in KINDS
+    if stored and not Path(kind).suffix == ".h5":
+        raise InputError(f"--directions {kind!r} is unknown: choose {', '.join(KINDS)} or the .h5 of a stored plane")
+    needs = {"ckpt": "ckpt_to", "pca": "trajectory"}
+    if kind in needs and not given[needs[kind]]:
+        raise InputError(f"--directions {kind} needs --{needs[kind].replace('_', '-')}")
+    belongs = {"ckpt_to": ("ckpt",), "trajectory": ("pca",), "of": ("eigen", "gradient"), "match": ("ckpt",)}
+    for name, kinds in belongs.items():
+        if given[name] and kind not in kinds:
+            raise InputError(f"--{name.replace('_', '-')} goes with --directions {' or '.join(kinds)}, not with {kind}")
+    if given["plane_origin"] and not stored:
+        raise InputError("--plane-origin goes with --directions FILE.h5, the plane of another run")
+    if len(given["ckpt_to"]) > n_axes:
+        raise InputError(
+            f"--ckpt-to is given {len(given['ckpt_to'])} times, a surface{n_axes}d has {n_axes} direction(s)"
+        )
+
+
+def _read(objective: Objective, files: Sequence[str], **reading: Any) -> dict[str, Point]:
+    """Read checkpoints, by names that differ."""
+    if not files:
+        return {}
+    found = snapshots.find(objective, list(files), **reading)
+    return {s.name: points.of(objective, s, **reading) for s in found}
+
+
+def _others(
+    objective: Objective, files: Sequence[str], *, match: bool, console: Console, **reading: Any
+) -> dict[str, Point]:
+    if not match:
+        return _read(objective, files, **reading)
+    (snapshot,) = snapshots.find(objective, list(files), **reading)
+    network = snapshots.network(objective, snapshot, **reading)
+    n_parts = len(objective.partition)
+    inputs = (objective.batch(p, b)[0] for p in range(n_parts) for b in range(objective.n_batches(p)))
+    found = matching.match(objective.model, network, inputs)
+    console.note(
+        f"matching: {found.moved:,} of {found.n_channels:,} channels change places; mean correlation "
+        f"{found.correlation_before:.3f} before, {found.correlation:.3f} after"
+    )
+    network.load_state_dict(found.state)
+    return {f"{snapshot.name} (matched)": points.of_network(objective, network)}
+
+
+def _with_random(objective: Objective, along: Directions, seed: int, norm: str, ignore: str) -> Directions:
+    """Complete one direction to a plane by a random one of its length."""
+    other = directions.random(objective, 1, seed=seed, normalisation=norm, ignored=ignore)
+    return along.joined(other, length=float(along.unit_length[0]))
+
+
+def _parts(objective: Objective, of: str | None, n_axes: int, kind: str) -> list[str]:
+    """Return the parts whose eigenvectors or gradients are meant; by default the largest and the smallest."""
+    names = objective.partition.names
+    if of is not None:
+        return [_named(objective, word.strip()) for word in of.split(",")]
+    if kind == "eigen" or n_axes == 1:
+        raise InputError(f"--directions {kind} needs --of, one of {', '.join(names[:10])}")
+    order = np.argsort(-objective.counts, kind="stable")
+    return [names[order[0]], names[order[-1]]]
+
+
+def _named(objective: Objective, word: str) -> str:
+    names = objective.partition.names
+    if word not in names and word.isdecimal() and int(word) < len(names):
+        return names[int(word)]
+    return names[objective.part(word)]
+
+
+def _stored(objective: Objective, file: str, n_axes: int, plane_origin: bool) -> Directions:
+    plane = store.load(file)
+    if not isinstance(plane, Plane):
+        raise InputError(f"{file} is a {plane.kind}: --directions takes what --save-plane wrote")
+    if len(plane.axes) < n_axes:
+        raise InputError(f"{file} holds a line: a surface2d needs a plane of two directions")
+    return directions.from_plane(objective, plane, own_origin=not plane_origin).first(n_axes)
+
+
+def _training(objective: Objective, bn: str, loading: dict[str, Any]) -> datasets.Samples | None:
+    """Load the training data for a re-estimation where the surface is of other data."""
+    if bn != "reestimate" or objective.samples.split == "train":
+        return None
+    options = dict(objective.samples.options)
+    if not options:
+        raise InputError("--bn reestimate needs training data: pass --split train")
+    return datasets.load(**{**options, "split": "train"})
+
+
+def conclude(console: Console, result: Surface, path: Path) -> None:
+    """Print what the surface says of each part, and its verdict.
+
+    Args:
+        console: where to.
+        result: the surface.
+        path: of its file.
+    """
+    heads = ["part", "samples", "loss", "acc %", "lowest", "at", "doubles at", f"rise within {result.radius:g}"]
+    rows = [
+        [
+            part,
+            f"{result.n_samples[p]:,}",
+            f"{result.centre_loss[p]:.4g}",
+            f"{100 * result.centre_accuracy[p]:.1f}",
+            f"{result.lowest_loss[p]:.4g}",
+            ", ".join(f"{c:.3g}" for c in result.lowest_position[p]),
+            f"{result.doubling_radius[p]:.3g}",
+            f"{result.worst_rise[p]:.3g}",
+        ]
+        for p, part in enumerate(result.parts)
+    ]
+    if result.barrier is not None:
+        heads.append("barrier")
+        rows = [[*row, f"{result.barrier[p]:.4g}"] for p, row in enumerate(rows)]
+    shape = " x ".join(f"{len(c)}" for c in (result.xcoordinates, result.ycoordinates)[: len(result.axes)])
+    done, total = int(result.computed.sum()), result.computed.size
+    some = "" if done == total else f", {done:,} of {total:,} points computed"
+    axes = "; ".join(
+        f"{name}, unit length {length:.3g}" for name, length in zip(result.axes, result.unit_length, strict=True)
+    )
+    console.table(heads, rows, title=f"{shape} points{some}; axes: {axes}")
+    console.say(f"verdict: {result.verdict}")
+    console.say(f"result: {path}\nfigure: landscape plot {path}")
+
+
+def document(result: Surface, path: Path) -> dict[str, Any]:
+    """Return the same as one JSON document."""
+    names = ["n_samples", "centre_loss", "centre_accuracy", "lowest_loss", "lowest_position", "doubling_radius"]
+    names += ["worst_rise"] + (["barrier"] if result.barrier is not None else [])
+    parts = [{"part": part} | {n: getattr(result, n)[p] for n in names} for p, part in enumerate(result.parts)]
+    return {"result": str(path), "verdict": result.verdict, "axes": result.axes, "parts": parts}
