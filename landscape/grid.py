@@ -64,10 +64,15 @@ class Grid:
         return all(bool(axis.min() <= 0 <= axis.max()) for axis in axes)
 
     @cached_property
+    def _here(self) -> np.ndarray:
+        """Which of the computed points is the centre: one number, or none."""
+        extent = max(np.ptp(self.xcoordinates), np.ptp(self.ycoordinates))
+        return np.flatnonzero(np.abs(self.coordinates).max(axis=1, initial=0.0) <= _SAME * extent)[:1]
+
+    @property
     def adds_centre(self) -> bool:
         """Whether the centre is a vertex of its own: within the range, and none of the computed points."""
-        near = np.abs(self.coordinates).max(axis=1, initial=0.0) <= _SAME * self._extent
-        return self.holds_centre and not near.any()
+        return self.holds_centre and not len(self._here)
 
     def at_centre(self, values: np.ndarray) -> np.ndarray:
         """Return what was computed at the centre itself.
@@ -78,12 +83,7 @@ class Grid:
         Returns:
             (P,), nan where the centre is none of the computed points.
         """
-        here = np.flatnonzero(np.abs(self.coordinates).max(axis=1, initial=0.0) <= _SAME * self._extent)
-        return values[:, self.computed][:, here[0]] if len(here) else np.full(len(values), np.nan)
-
-    @property
-    def _extent(self) -> float:
-        return float(max(np.ptp(self.xcoordinates), np.ptp(self.ycoordinates)))
+        return values[:, self.computed][:, self._here[0]] if len(self._here) else np.full(len(values), np.nan)
 
     @cached_property
     def vertices(self) -> np.ndarray:
@@ -94,10 +94,9 @@ class Grid:
     def simplices(self) -> np.ndarray:
         """Numbers of the vertices of each triangle, (M, 3), or of each segment where all points are on a line, (M, 2).
 
-        The triangles are those of coordinates that are scaled to [0, 1] each, so that units do not make slivers.
+        The triangles are those of coordinates in grid steps, so that units and numbers of points do not make slivers.
         """
-        low, extent = self.vertices.min(axis=0, initial=np.inf), np.ptp(self.vertices, axis=0)
-        scaled = (self.vertices - low) / np.where(extent > 0, extent, 1.0) if len(self.vertices) else self.vertices
+        scaled = self.vertices / [_step(self.xcoordinates), _step(self.ycoordinates)]
         if len(scaled) < 2:
             return np.zeros((0, 2), dtype=np.intp)
         _, sizes, axes = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
@@ -285,11 +284,10 @@ def summary(
         `lowest_loss`, `lowest_position`, `doubling_radius`, `worst_rise`, `barrier`, `radius` and `verdict`.
     """
     low, position = lowest(grid, loss)
-    radii = doubling_radius(grid, loss, centre_loss)
     return {
         "lowest_loss": low,
         "lowest_position": position,
-        "doubling_radius": radii,
+        "doubling_radius": doubling_radius(grid, loss, centre_loss),
         "worst_rise": worst_rise(grid, loss, centre_loss, radius),
         "barrier": barrier(grid.coordinates[:, 0], loss[:, grid.computed]) if between else None,
         "radius": radius,
@@ -384,7 +382,7 @@ def _about_range(
     if values.shape[1] > 1 and finite.any() and np.all(spread <= _ROUNDING * np.abs(centre_loss)):
         clauses.append("range too narrow: the loss changes by no more than rounding")
     steps = [
-        np.median(np.abs(np.diff(np.sort(axis)))) * unit
+        _step(axis) * unit
         for axis, unit in zip((grid.xcoordinates, grid.ycoordinates), grid.unit_length, strict=False)
         if len(axis) > 1
     ]
@@ -398,6 +396,12 @@ def _about_range(
                 f"steps across for {_named(parts, worst, len(coarse))}"
             )
     return clauses
+
+
+def _step(axis: np.ndarray) -> float:
+    """Return the usual distance of neighbours along an axis; 1 where there are none."""
+    distances = np.diff(np.unique(axis))
+    return float(np.median(distances)) if len(distances) else 1.0
 
 
 def _named(parts: Sequence[str], worst: int, how_many: int) -> str:
