@@ -340,9 +340,9 @@ def verdict(
 def _about_values(grid: Grid, values: np.ndarray) -> list[str]:
     clauses = []
     if not grid.computed.all():
-        clauses.append(f"{grid.computed.mean():.0%} of the points were computed")
+        clauses.append(f"{100 * grid.computed.mean():.2g} % of the points were computed")
     if values.size and not np.isfinite(values).all():
-        clauses.append(f"{_percent(1 - np.isfinite(values).mean())} of the computed losses are not finite")
+        clauses.append(f"{100 * (1 - np.isfinite(values).mean()):.2g} % of the computed losses are not finite")
     return clauses
 
 
@@ -369,13 +369,14 @@ def _about_range(
     finite = np.isfinite(values)
     clauses = []
     if n_classes is not None and n_classes > 1:
-        high = (values > _GUESSES * np.log(n_classes)).sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
+        numbers = np.maximum((~np.isnan(values)).sum(axis=1), 1)
+        high = (values > _GUESSES * np.log(n_classes)).sum(axis=1) / numbers
         wide = np.flatnonzero(high > 0.5)
         if len(wide):
             worst = wide[np.argmax(high[wide])]
             clauses.append(
-                f"range too wide: {high[worst]:.0%} of the points of {_named(parts, worst, len(wide))} have more than "
-                f"{_GUESSES} times the loss of guessing (log {n_classes})"
+                f"range too wide: {100 * high[worst]:.2g} % of the points of {_named(parts, worst, len(wide))} have "
+                f"more than {_GUESSES} times the loss of guessing (log {n_classes})"
             )
     spread = np.where(finite, values, -np.inf).max(axis=1, initial=-np.inf)
     spread -= np.where(finite, values, np.inf).min(axis=1, initial=np.inf)
@@ -406,10 +407,6 @@ def _step(axis: np.ndarray) -> float:
 
 def _named(parts: Sequence[str], worst: int, how_many: int) -> str:
     return parts[worst] + (f" (and of {how_many - 1} more)" if how_many > 1 else "")
-
-
-def _percent(share: float) -> str:
-    return "less than 1 %" if share < 0.01 else f"{share:.0%}"
 
 
 def _level_segments(

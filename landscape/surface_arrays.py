@@ -23,8 +23,8 @@ from landscape.results import Surface, Trajectory
 CONNECTIVITY = "dnn-mode-connectivity"
 LANDSCAPER = "Landscaper"
 
-RHO = 0.05
-"""Radius of the worst rise where none is asked for, SAM's usual one."""
+RADIUS = 0.5
+"""Euclidean radius of the worst rise where none is asked for, that of this package's own surfaces."""
 
 _SHORT = {"train": "tr", "test": "te"}
 
@@ -42,7 +42,7 @@ def from_arrays(
     unit_length: np.ndarray | None = None,
     cosine: float = float("nan"),
     explained: np.ndarray | None = None,
-    radius: float = RHO,
+    radius: float = RADIUS,
     batch_norm: str = "unknown",
     between: bool = False,
     remark: str = "",
@@ -161,7 +161,7 @@ def axis_names(explained: np.ndarray) -> tuple[str, ...]:
     return ("x", "y")[: len(explained)]
 
 
-def read_npz(path: str | Path, *, radius: float = RHO) -> Surface:
+def read_npz(path: str | Path, *, radius: float = RADIUS) -> Surface:
     """Read a surface or curve of dnn-mode-connectivity or Landscaper, which is known by the names of its arrays.
 
     Args:

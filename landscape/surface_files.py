@@ -27,7 +27,7 @@ from landscape import store
 from landscape.errors import InputError, StoreError
 from landscape.regroup import regroup
 from landscape.results import Plane, Surface, Trajectory
-from landscape.surface_arrays import RHO, axis_names, from_arrays, read_npz, with_paths
+from landscape.surface_arrays import RADIUS, axis_names, from_arrays, read_npz, with_paths
 
 GOLDSTEIN = "tomgoldstein/loss-landscape"
 
@@ -79,7 +79,7 @@ def is_foreign(path: str | Path) -> bool:
     return head.startswith(_ZIP) or (head == _HDF5 and not store.is_result(path))
 
 
-def read(path: str | Path, *, directions: str | Path | None = None, radius: float = RHO) -> Surface:
+def read(path: str | Path, *, directions: str | Path | None = None, radius: float = RADIUS) -> Surface:
     """Read a surface or a curve from the file of another program, which is known by its content.
 
     Args:
@@ -348,7 +348,9 @@ def _refuse_no_surface(path: Path, root: h5py.File, splits: Sequence[str]) -> No
     if "xdirection" in root:
         raise StoreError(f"{path} holds directions of {GOLDSTEIN}, no surface: give the surface file")
     if "proj_xcoord" in root:
-        raise StoreError(f"{path} holds a projected path of {GOLDSTEIN}: give the surface, and this file as --path")
+        raise StoreError(
+            f"{path} holds a projected path of {GOLDSTEIN}: give the surface, and this file as --proj-file"
+        )
     if "xcoordinates" in root:
         held = "Hessian eigenvalues only" if "max_eig" in root else "no train_loss and no test_loss"
         raise StoreError(f"{path} is a file of {GOLDSTEIN} with {held}: nothing to draw as a surface")

@@ -197,7 +197,7 @@ def test_nothing_computed_is_nothing_known():
     assert np.isnan(position).all()
     assert np.isnan(doubling_radius(of, loss, np.ones(2))).all()
     assert (worst_rise(of, loss, np.ones(2), 1.0) == 0).all()
-    assert "0% of the points were computed" in verdict(
+    assert "0 % of the points were computed" in verdict(
         of, parts=["a", "b"], loss=loss, centre_loss=np.ones(2), batch_norm="keep"
     )
 
@@ -290,8 +290,8 @@ def test_holes_points_left_out_and_a_centre_outside_are_told():
     loss = paraboloid(of)
     loss[0, 1, :2] = np.nan
     text = said(of, loss)
-    assert "80% of the points were computed" in text
-    assert "10% of the computed losses are not finite" in text
+    assert "80 % of the points were computed" in text
+    assert "10 % of the computed losses are not finite" in text
     beside = grid([1.0, 2.0], [0.0, 1.0])
     assert said(beside, paraboloid(beside), [0.3]).startswith("the checkpoint (0) lies outside the range")
 
