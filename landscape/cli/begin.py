@@ -72,8 +72,8 @@ def introduce(console: Console, objective: Objective) -> None:
     if samples.mean is not None and samples.std is not None:
         normalised = f", normalised {_tuple(samples.mean)} / {_tuple(samples.std)}"
     console.note(
-        f"{source.get('model')} on {samples.name}, {samples.split} split, {int(found.counts.sum()):,} samples in "
-        f"{len(found.parts)} parts{normalised}"
+        f"{source.get('model')} on {samples.name}, {samples.split} split, {int(found.counts.sum()):,} samples"
+        f"{f' in {len(found.parts)} parts' if len(found.parts) > 1 else ''}{normalised}"
     )
     console.note(f"accuracy {100 * accuracy:.2f} %, mean loss {loss:.4f} ({source['loss']})")
 

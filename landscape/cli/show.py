@@ -14,7 +14,11 @@ from landscape.results import Result, Spectrum
 
 FILE = click.Path(path_type=Path)
 
-FIGURES = {"spectrum": ("density", "summary"), "history": ("training", "quality", "cosines")}
+FIGURES = {
+    "spectrum": ("density", "summary"),
+    "history": ("training", "quality", "cosines"),
+    "features": ("quality", "angles", "collapse"),
+}
 """Kinds of figures of each kind of result, the default first; those of `plots.KIND_FIGURES`."""
 
 
@@ -22,10 +26,11 @@ FIGURES = {"spectrum": ("density", "summary"), "history": ("training", "quality"
 @click.argument("file", type=FILE)
 @click.option(
     "--kind",
-    type=click.Choice([kind for kinds in FIGURES.values() for kind in kinds]),
+    type=click.Choice(list(dict.fromkeys(kind for kinds in FIGURES.values() for kind in kinds))),
     help="Of a spectrum: density (default), the spectrum of each part, or summary, lambda_max and trace against "
     "training samples. Of a history: training (default), loss and accuracy; quality, of the features; cosines, of "
-    "class and batch gradients.",
+    "class and batch gradients. Of features: quality (default), of each class; angles, between class means; "
+    "collapse, the four signs of neural collapse.",
 )
 @click.option("-o", "--out", type=FILE, help="Figure to write, .png, .pdf or .svg. [default: FILE.KIND.png]")
 @click.option("--parts", help='Parts to draw, by name or position, as in "head,tail" or "0,9". [default: all]')

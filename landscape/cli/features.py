@@ -1,0 +1,172 @@
+"""`landscape features`: how far the classes stand apart in the space of features, at one checkpoint or along a run."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from landscape import distributed, store
+from landscape.cli.begin import begin, checkpoint_list, result_path
+from landscape.cli.console import Console
+from landscape.cli.options import CHECKPOINTS, LOADING, OUTPUT, options
+from landscape.errors import InputError, StoreError
+from landscape.features import feature_quality
+from landscape.results import Features, History
+
+FEATURES = (
+    click.option("--beta", default=0.5, show_default=True, help="Weight of the variance in Q = Dis - beta log Var."),
+    click.option("--cache", default=2.0, show_default=True, help="GiB of features to keep; beyond, all runs twice."),
+)
+
+WITHOUT_EFFECT = ("per_class", "partition", "classes", "many", "few", "ends", "params", "weight_decay")
+"""Of the options of `LOADING`: the parts are all classes, and nothing is differentiated."""
+
+COLLAPSE = {
+    "within_between": "NC1",
+    "norm_variation": "NC2 norms",
+    "angle_deviation": "NC2 angles",
+    "duality": "NC3",
+    "mean_disagreement": "NC4",
+}
+"""Fields of `Features` that go to 0 in neural collapse, and how a table calls them."""
+
+PER_CLASS = (
+    "n_samples", "train_counts", "loss", "accuracy", "quality", "quality_inverse", "distance", "nearest", "variance",
+    "mean_norm", "alignment", "disagreement",
+)  # fmt: skip
+
+
+@click.command()
+@options((CHECKPOINTS, *LOADING[1:]), FEATURES, OUTPUT)
+def features(
+    *,
+    ckpt: str,
+    beta: float,
+    cache: float,
+    out: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Feature quality of each class and the geometry of the class means, at one or several checkpoints.
+
+    landscape features --ckpt run/last.pt; landscape features --ckpt run, for its snapshots
+
+    Raises:
+        InputError: options that are unknown or contradict each other.
+    """
+    if not cache >= 0:
+        raise InputError(f"--cache must not be negative, got {cache:g}")
+    read = {name: given[name] for name in ("ckpt_key", "trust_pickle")}
+    found = checkpoint_list(ckpt, **read)
+    last = str(found[-1][0])
+    with begin(ckpt=last, quiet=quiet, as_json=as_json, **given) as (objective, console):
+        path = result_path(out, ckpt, "features")
+        with console.progress() as progress:
+            result = feature_quality(
+                objective,
+                checkpoints=found,
+                beta=beta,
+                cache_bytes=int(min(cache, 2**30) * 2**30),
+                out=path,
+                overwrite=overwrite,
+                progress=progress,
+                **read,
+            )
+        if not distributed.is_main():
+            return
+        _conclude(console, result, path)
+        _mention_history(console, Path(ckpt))
+        if as_json:
+            console.json(_document(result, path))
+
+
+features.params = [p for p in features.params if p.name not in WITHOUT_EFFECT]
+# What goes without saying here may be said all the same, as with the other commands.
+features.params.append(click.Option(["--per-class"], is_flag=True, hidden=True, expose_value=False))
+
+
+def _conclude(console: Console, found: Features, path: Path) -> None:
+    """Print the classes at the last checkpoint, and the collapse at each."""
+    last = len(found.points) - 1
+    rows = [
+        [
+            part,
+            f"{found.n_samples[c]:,}",
+            f"{found.loss[last, c]:.4g}",
+            f"{100 * found.accuracy[last, c]:.1f}",
+            f"{found.quality[last, c]:.3f}",
+            f"{found.quality_inverse[last, c]:.3f}",
+            f"{found.distance[last, c]:.4g}",
+            found.parts[found.nearest[last, c]] if found.nearest[last, c] >= 0 else "-",
+            f"{found.variance[last, c]:.4g}",
+            f"{found.mean_norm[last, c]:.4g}",
+            f"{found.alignment[last, c]:.3f}",
+            f"{100 * found.disagreement[last, c]:.1f}",
+        ]
+        for c, part in enumerate(found.parts)
+    ]
+    heads = [
+        "class", "samples", "loss", "acc %", "Q", "Q inverse", "Dis", "nearest", "Var", "|mu_c - mu|", "cos(mu_c, w_c)",
+        "NCM ≠ net %",
+    ]  # fmt: skip
+    where = f"{_where(found, last)}, {found.n_features:,} features"
+    console.table(heads, rows, title=f"{where}, Q = Dis - {found.beta:g} log Var")
+    _show_collapse(console, found)
+    console.say(f"result: {path}\nfigure: landscape plot {path}")
+
+
+def _show_collapse(console: Console, found: Features) -> None:
+    """Print what goes to 0 as the features collapse, with the quality of the most frequent and the rarest class."""
+    if len(found.points) == 1:
+        numbers = ", ".join(f"{label} {getattr(found, name)[0]:.4g}" for name, label in COLLAPSE.items())
+        console.say(f"neural collapse, where all of these are 0: {numbers}")
+        return
+    order = np.argsort(-found.train_counts, kind="stable")
+    ends = (order[0], order[-1])
+    rows = [
+        [name, _epoch(found.epoch[k])]
+        + [f"{found.quality[k, c]:.3f}" for c in ends]
+        + [f"{getattr(found, field)[k]:.4g}" for field in COLLAPSE]
+        for k, name in enumerate(found.points)
+    ]
+    heads = ["checkpoint", "epoch", *(f"Q of {found.parts[c]}" for c in ends), *COLLAPSE.values()]
+    console.table(heads, rows, title="along the run; in neural collapse all NC are 0")
+
+
+def _where(found: Features, k: int) -> str:
+    return found.points[k] if np.isnan(found.epoch[k]) else f"{found.points[k]} (epoch {_epoch(found.epoch[k])})"
+
+
+def _epoch(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:g}"
+
+
+def _mention_history(console: Console, run: Path) -> None:
+    """Say that a run has measured the quality of its own features, where it has."""
+    file = run / "history.h5"
+    if not file.is_file():
+        return
+    try:
+        history = store.load(file)
+    except StoreError:
+        return  # what else lies in the folder is not what was asked for
+    if isinstance(history, History) and (n := int(np.isfinite(history.quality).any(axis=1).sum())):
+        console.note(f"the run measured it itself after {n} epochs: landscape plot {file} --kind quality")
+
+
+def _document(found: Features, path: Path) -> dict[str, Any]:
+    points = []
+    for k, name in enumerate(found.points):
+        classes = [
+            {"class": part} | {n: _at(getattr(found, n), k, c) for n in PER_CLASS} for c, part in enumerate(found.parts)
+        ]
+        numbers = {n: getattr(found, n)[k] for n in COLLAPSE}
+        points.append({"checkpoint": name, "epoch": found.epoch[k], **numbers, "classes": classes})
+    return {"result": str(path), "beta": found.beta, "features": found.n_features, "checkpoints": points}
+
+
+def _at(values: np.ndarray, point: int, part: int) -> Any:
+    return values[part] if values.ndim == 1 else values[point, part]
