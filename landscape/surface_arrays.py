@@ -191,7 +191,7 @@ def read_npz(path: str | Path, *, radius: float = RADIUS) -> Surface:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:  # it leaves a damaged one open
             members = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise StoreError(f"there is no file {path}") from None
