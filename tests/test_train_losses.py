@@ -99,6 +99,18 @@ def test_by_itself_a_sample_has_the_plain_loss():
     torch.testing.assert_close(weighted(logits, label), losses.cross_entropy(logits, label))
 
 
+def test_ranks_that_share_a_batch_weigh_by_the_mean_over_all_of_it():
+    weights, logits = torch.tensor([0.2, 1.0, 3.0, 7.0]), on_sphere(5, 4)
+    expected = reweighted(losses.cross_entropy, weights)(logits, LABELS)
+    parts = [slice(0, 2), slice(2, 5)]
+    totals = [torch.stack([weights[LABELS[p]].sum(), torch.tensor(float(len(LABELS[p])))]) for p in parts]
+    found = [
+        reweighted(losses.cross_entropy, weights, lambda t, other=other: t.add_(other))(logits[p], LABELS[p])
+        for p, other in zip(parts, reversed(totals), strict=True)
+    ]
+    torch.testing.assert_close(torch.cat(found), expected)
+
+
 # The contrastive loss -------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from landscape.errors import InputError
+from trainers.passes import Reduce, alone
 
 BCL_WEIGHTS = (2.0, 0.6)
 """Of the logit-adjusted cross-entropy and of the contrastive loss, as BCL trains on long-tailed CIFAR."""
@@ -47,7 +48,9 @@ def effective_number_weights(class_counts: np.ndarray, beta: float = 0.9999) -> 
     return torch.from_numpy(weights * (len(counts) / weights.sum()))
 
 
-def reweighted(loss: Callable[[Tensor, Tensor], Tensor], weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def reweighted(
+    loss: Callable[[Tensor, Tensor], Tensor], weights: Tensor, reduce: Reduce = alone
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Weigh a loss by class so that its mean over a batch is the weighted mean: sum_i w_i l_i / sum_i w_i.
 
     Sample i gets w_i / mean(w) l_i with the mean over the batch at hand, as in the deferred re-weighting of Cao et
@@ -57,6 +60,7 @@ def reweighted(loss: Callable[[Tensor, Tensor], Tensor], weights: Tensor) -> Cal
     Args:
         loss: logits (B, C), labels (B,) -> (B,).
         weights: w, (C,), positive.
+        reduce: adds a tensor up over all ranks that share the batch, in place.
 
     Returns:
         The weighted loss of each sample.
@@ -65,7 +69,9 @@ def reweighted(loss: Callable[[Tensor, Tensor], Tensor], weights: Tensor) -> Cal
     def weighted(logits: Tensor, labels: Tensor) -> Tensor:
         values = loss(logits, labels)
         w = weights.to(device=values.device, dtype=values.dtype, non_blocking=True)[labels]
-        return w / w.mean() * values
+        total = torch.stack([w.sum(), torch.full_like(w.sum(), len(w))])
+        reduce(total)
+        return w * (total[1] / total[0]) * values
 
     return weighted
 
