@@ -1,10 +1,12 @@
 """The loop: its steps to the bit, what it draws, and what its errors say."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import CPU, blobs, layered, linear, recipe
+from toys import CPU, batched, blobs, layered, linear, recipe
 
 from landscape import datasets, models
 from landscape.errors import InputError, NumericalError
@@ -80,6 +82,7 @@ def test_every_epoch_sees_each_sample_once_in_batches_that_differ_by_one_at_most
 
     model = Watched()
     trained(model, batch_size=batch_size)
+    del model.seen[0]  # the trial before the first epoch
     sizes = [len(x) for x in model.seen]
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
@@ -138,7 +141,7 @@ def test_a_model_with_nothing_to_train_is_refused():
 
 
 def test_a_loss_that_averages_is_refused():
-    with pytest.raises(InputError, match=r'shape \(\) for a batch of 4: .*reduction="none"'):
+    with pytest.raises(InputError, match=r'shape \(\) for a batch of 3: .*reduction="none"'):
         trained(linear(), loss="toys:mean_loss")
 
 
@@ -228,6 +231,96 @@ def test_options_of_speed_change_the_numbers_a_little_only(option):
         chosen = methods.compose({"dataset": "digits-lt", "epochs": 2, "augment": "none", option: on})
         losses.append(Trainer(chosen, model, samples, device=CPU).run_epoch()["train_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=0.02 if option == "bf16" else 1e-4)
+
+
+@pytest.mark.parametrize("name", ["ce", "sam", "gsa-gkp", "bcl-gsa"])
+def test_a_compiled_model_learns_what_the_plain_one_does(name, monkeypatch):
+    """All of torch.compile but its code generator, which takes a compiler and a quarter of a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    states = []
+    for on in (False, True):
+        plain = methods.plain(methods.compose({"dataset": "toys:vectors"}, method=name))
+        views = "none,none,none" if "bcl" in name else "none"
+        chosen = recipe(**plain | {"model": "toys:batched", "augment": views, "batch_size": 15, "compile": on})
+        trainer = Trainer(chosen, batched(), blobs(), device=CPU)
+        if chosen.grouped:
+            group_of, rows = np.array([0, 1, 1]), torch.ones(2, 4 * 8 + 3 * 8)
+            trainer.regroup(group_of, gkp.Penalty(0 * rows, rows, np.array([9, 6])) if chosen.gkp else None)
+        trainer.run_epoch()
+        states.append(trainer.model.state_dict())
+    for name, t in states[0].items():
+        torch.testing.assert_close(t, states[1][name], rtol=1e-4, atol=1e-5)
+
+
+# What does not fit ------------------------------------------------------------------------------------------------
+
+
+def broken(logits, labels):
+    raise RuntimeError("no\nway")
+
+
+def blind(logits, labels):
+    return nn.functional.cross_entropy(logits.detach(), labels, reduction="none")
+
+
+class Centred(nn.Module):
+    """Subtracts the mean of the batch: its samples influence each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = linear()
+
+    def forward(self, x):
+        logits = self.inner(x)
+        return logits - logits.mean(0)
+
+
+class Narrow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (Narrow, {}, r"fails on inputs of shape \(3, 4\): RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        (layered, {"loss": f"{__name__}:broken"}, r"fails on inputs of shape \(3, 4\): RuntimeError: no$"),
+        (layered, {"loss": f"{__name__}:blind"}, "no gradient reaches them"),
+        (layered, {"batch_size": 1}, r"Expected more than 1 value .*batches of 1 leave .*raise --batch-size"),
+        (layered, {"batch_size": 2}, r"Expected more than 1 value .*batches of 2 leave .*raise --batch-size"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_first_epoch(model, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        Trainer(recipe(**options), model(), blobs(), device=CPU)
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_not_normalised_are_refused_with_the_remedy():
+    samples = datasets.from_dataset((torch.zeros(4, 4, dtype=torch.uint8), torch.tensor([0, 1, 2, 2])))
+    with pytest.raises(InputError, match="these are bytes: pass --normalize"):
+        Trainer(recipe(), linear(), samples, device=CPU)
+
+
+def test_samples_that_influence_each_other_are_refused_where_they_must_not():
+    options = {"sharpness": "gsa", "batch_size": 15}
+    Trainer(recipe(**options), Centred(), blobs(), device=CPU)
+    with pytest.raises(NumericalError, match="influence each other in this model; use --first-pass exact"):
+        Trainer(recipe(first_pass="decoupled", **options), Centred(), blobs(), device=CPU)
+
+
+def test_the_trial_before_the_first_epoch_leaves_no_trace():
+    model = layered()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    state = torch.get_rng_state()
+    Trainer(recipe(), model, blobs(), device=CPU)
+    assert same(before, model.state_dict())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in model.parameters())
 
 
 # Evaluation -------------------------------------------------------------------------------------------------------

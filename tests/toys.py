@@ -30,6 +30,12 @@ def layered():
         return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
 
 
+def batched():
+    """An encoder with batch norm, without dropout, and a classifier."""
+    with seeded(CPU, 0):
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
 def vectors(split):
     """A user's data set, by name."""
     samples = blobs(seed=int(split == "test"))

@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape import classifiers, distributed, losses, models
+from landscape import classifiers, distributed, losses, models, per_sample
 from landscape.datasets import Samples
-from landscape.errors import InputError, NumericalError
+from landscape.errors import InputError, LandscapeError, NumericalError
 from trainers import schedule
 from trainers.batches import Batches
 from trainers.gkp import Penalty
 from trainers.gsa import GSA
 from trainers.losses import BCL_WEIGHTS, ContrastiveHead, balanced_contrastive, effective_number_weights, reweighted
 from trainers.methods import Recipe
-from trainers.passes import alone, flat, trainable
+from trainers.passes import alone, flat, gradient, hand_over, kept_statistics, trainable
 from trainers.sam import SAM, shares
 
-SHUFFLE, STEPS, FIRST = range(3)  # what a stream of random numbers is for
+SHUFFLE, STEPS, FIRST, TRIAL = range(4)  # what a stream of random numbers is for
 
 
 class Trainer:
@@ -43,7 +43,8 @@ class Trainer:
             workers: processes that read images from files.
 
         Raises:
-            InputError: the model, the loss and the data do not fit together.
+            InputError: the model, the loss and the data do not fit together, as a trial with a few samples shows.
+            NumericalError: the samples of a batch influence each other where the recipe says they do not.
         """
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError("the model has no parameters to train: leave requires_grad on")
@@ -60,7 +61,9 @@ class Trainer:
             n_features = classifiers.class_weights(model, self.classifier).shape[1]
             with seeded(device, recipe.seed, FIRST):
                 self.head = ContrastiveHead(n_features).to(device)
-        if len(train) // math.ceil(len(train) / recipe.batch_size) < distributed.world():
+        self._reduce = distributed.all_reduce_sum if distributed.world() > 1 else alone
+        self._smallest = len(train) // math.ceil(len(train) / recipe.batch_size) // distributed.world()
+        if not self._smallest:
             raise InputError(
                 f"batches of {recipe.batch_size} do not give each of {distributed.world()} ranks a sample: "
                 "raise --batch-size, or start fewer"
@@ -70,10 +73,13 @@ class Trainer:
         self._plain = losses.build("logit-adjust" if recipe.loss == "bcl" else recipe.loss, train.class_counts)
         self._weighted = self._plain
         if recipe.reweight == "drw":
-            self._weighted = reweighted(self._plain, effective_number_weights(train.class_counts).to(device))
+            weights = effective_number_weights(train.class_counts).to(device)
+            self._weighted = reweighted(self._plain, weights, self._reduce)
+        self._both = self.model if self.head is None else nn.ModuleList([self.model, self.head])
         self.optimizer = self._optimizer()
         self._base = self.optimizer.base if isinstance(self.optimizer, SAM | GSA) else self.optimizer
         self._parameters = trainable(self._base.param_groups)
+        self._try_out()
 
     @cached_property
     def classifier(self) -> str:
@@ -94,10 +100,9 @@ class Trainer:
             "nesterov": r.nesterov,
             "weight_decay": r.weight_decay,
         }
-        reduce = distributed.all_reduce_sum if distributed.world() > 1 else alone
-        both = self.model if self.head is None else nn.ModuleList([self.model, self.head])
+        options_of_both: dict[str, Any] = {"model": self._both, "reduce": self._reduce, **options}
         if r.sharpness == "sam":
-            return SAM(chosen, torch.optim.SGD, rho=r.rho, adaptive=r.adaptive, model=both, reduce=reduce, **options)
+            return SAM(chosen, torch.optim.SGD, rho=r.rho, adaptive=r.adaptive, **options_of_both)
         if r.sharpness == "gsa":
             return GSA(
                 chosen,
@@ -111,11 +116,44 @@ class Trainer:
                 adaptive=r.adaptive,
                 clip=r.clip,
                 norm_term=r.norm_term,
-                model=both,
-                reduce=reduce,
-                **options,
+                **options_of_both,
             )
         return torch.optim.SGD(chosen, **options)
+
+    def _try_out(self) -> None:
+        """Run a few samples through model and loss, as few as a step may have; nothing of it stays."""
+        r = self.recipe
+        self.model.train()
+        with seeded(self.device, r.seed, TRIAL), kept_statistics(self._both):
+            views, labels = self.batches.get(torch.arange(min(4, self._smallest)))
+            with self._failures_named(views[0]):
+                values, _ = self._losses(views, labels, self.model)
+            if not values.requires_grad:
+                raise InputError("the loss does not depend on the model's parameters: no gradient reaches them")
+            if r.sharpness == "gsa" and r.first_pass == "decoupled":
+                views, labels = self.batches.get(torch.arange(min(32, len(self.train))))
+                with per_sample.batch_statistics_constant(self.model):
+                    per_sample.check(self.model, lambda: self._losses(views, labels, self.model)[0])
+
+    @contextmanager
+    def _failures_named(self, inputs: Tensor) -> Generator[None, None, None]:
+        """Say in one line what the user's model or loss raises."""
+        try:
+            yield
+        except (LandscapeError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the user's code may raise anything; the traceback stays attached
+            if "allocate memory" in str(error):
+                raise
+            remedy = ""
+            if inputs.dtype == torch.uint8:
+                remedy = "; these are bytes: pass --normalize, such as --normalize none"
+            elif self._smallest == 1:
+                remedy = f"; batches of {self.recipe.batch_size} leave a step with one sample: raise --batch-size"
+            raise InputError(
+                f"the model or the loss fails on inputs of shape {tuple(inputs.shape)}: {type(error).__name__}: "
+                f"{(str(error).splitlines() or [''])[0]}{remedy}"
+            ) from error
 
     def regroup(self, group_of: np.ndarray, penalty: Penalty | None) -> None:
         """Change the groups from the next epoch on.
@@ -133,7 +171,7 @@ class Trainer:
         """Train for one epoch.
 
         An epoch is cut into ceil(N / batch_size) batches whose sizes differ by one at most: no sample is dropped, and
-        batch norm never meets a last batch of one.
+        batch norm meets no last batch of one unless batches are of two.
 
         Args:
             progress: is told (batches done, batches in all).
@@ -195,25 +233,26 @@ class Trainer:
             The losses of the first pass, and whether it classified each sample correctly, (B,) each.
         """
         hits: list[Tensor] = []
+        groups = None if self.group_of is None else self.group_of[torch.from_numpy(classes)]
+        by_group = isinstance(self.optimizer, GSA) and groups is not None
 
         def run() -> Tensor:
-            values, right = self._losses(views, labels)
+            # each group goes back through the graph of the first pass, which a compiled one lets happen once only
+            forward = self.model if by_group and not hits else self._forward
+            values, right = self._losses(views, labels, forward)
             hits.append(right)
             return values
 
         self._base.zero_grad()
-        groups = None if self.group_of is None else self.group_of[torch.from_numpy(classes)]
         if isinstance(self.optimizer, SAM):
             values = self.optimizer.gradients(run)
         elif isinstance(self.optimizer, GSA) and groups is not None:
             values = self.optimizer.gradients(run, groups)
         else:
             values = run()
-            reduce = distributed.all_reduce_sum if distributed.world() > 1 else alone
-            torch.autograd.backward(values, shares(values, reduce).to(values))
-            for p in self._parameters if distributed.world() > 1 else ():
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                distributed.all_reduce_sum(p.grad)
+            g = gradient(values, shares(values, self._reduce), self._parameters)
+            self._reduce(g)
+            hand_over(g, self._parameters)
         if self.penalty is not None and groups is not None:
             self._preserve(self.penalty, groups)
         self._base.step()
@@ -235,7 +274,9 @@ class Trainer:
             piece = piece.view_as(p).mul_(1 - alpha)
             p.grad = piece if p.grad is None else p.grad.add_(piece)
 
-    def _losses(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, views: tuple[Tensor, ...], labels: Tensor, forward: Callable[[Tensor], Any]
+    ) -> tuple[Tensor, Tensor]:
         """Return the loss of each sample with its graph, and whether it is classified correctly, (B,) each."""
         late = self.recipe.reweight == "drw" and self.epoch >= schedule.deferred(self.recipe.epochs)
         criterion = self._weighted if late else self._plain
@@ -244,10 +285,10 @@ class Trainer:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
             if self.head is None:
-                logits = models.logits_of(self._forward(inputs), self.n_classes).float()
+                logits = models.logits_of(forward(inputs), self.n_classes).float()
                 contrast = None
             else:
-                logits, contrast = self._contrast(self.head, inputs, labels)
+                logits, contrast = self._contrast(self.head, inputs, labels, forward)
         values = criterion(logits, labels)
         if values.shape != labels.shape:
             raise InputError(
@@ -258,10 +299,12 @@ class Trainer:
             values = BCL_WEIGHTS[0] * values + BCL_WEIGHTS[1] * contrast
         return values, logits.detach().argmax(dim=1) == labels
 
-    def _contrast(self, head: ContrastiveHead, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _contrast(
+        self, head: ContrastiveHead, inputs: Tensor, labels: Tensor, forward: Callable[[Tensor], Any]
+    ) -> tuple[Tensor, Tensor]:
         """Return the first view's logits (B, C) and the contrastive loss of the others, (B,)."""
         with classifiers.Tap(self.model, self.classifier) as tap:
-            logits = models.logits_of(self._forward(inputs), self.n_classes)
+            logits = models.logits_of(forward(inputs), self.n_classes)
             features = tap.features
         n = len(labels)
         projections, prototypes = head(features[n:], classifiers.class_weights(self.model, self.classifier))
