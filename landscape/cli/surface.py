@@ -165,7 +165,10 @@ def _run(
             if n_axes == 2 and len(others) == 1:
                 along = _with_random(objective, along, seed, norm, ignore)
         elif kind == "pca":
-            found = snapshots.find(objective, checkpoint_list(trajectory or "", ckpt_key=reading["key"]), **reading)
+            listed = checkpoint_list(
+                trajectory or "", ckpt_key=reading["key"], trust_pickle=bool(reading["trust_pickle"])
+            )
+            found = snapshots.find(objective, list(listed), **reading)
             path_points = {s.name: points.of(objective, s, **reading) for s in found}
             along = directions.principal(objective, list(path_points.values()), n_axes)
             marks |= path_points
@@ -177,7 +180,7 @@ def _run(
                 else directions.gradients(objective, parts)
             )
         else:
-            along = _stored(objective, kind, n_axes, plane_origin)
+            along = stored_plane(objective, kind, n_axes, own_origin=not plane_origin)
         if orthogonal and kind not in ("random", "pca"):
             along = along.orthogonalised()
         if save_plane and distributed.is_main():
@@ -190,7 +193,7 @@ def _run(
                 *axes,
                 marks=marks,
                 batch_norm=bn,
-                training=_training(objective, bn, loading),
+                training=training_samples(objective, bn),
                 training_samples=bn_samples,
                 seed=seed,
                 bf16=bf16,
@@ -277,17 +280,42 @@ def _named(objective: Objective, word: str) -> str:
     return names[objective.part(word)]
 
 
-def _stored(objective: Objective, file: str, n_axes: int, plane_origin: bool) -> Directions:
+def stored_plane(objective: Objective, file: str, n_axes: int, *, own_origin: bool) -> Directions:
+    """Read a plane that --save-plane kept.
+
+    Args:
+        objective: of a network of the same shape.
+        file: the result file.
+        n_axes: how many of its directions are wanted.
+        own_origin: go from the objective's own weights instead of the plane's origin.
+
+    Returns:
+        The directions.
+
+    Raises:
+        InputError: the file holds something else, or fewer directions.
+    """
     plane = store.load(file)
     if not isinstance(plane, Plane):
-        raise InputError(f"{file} is a {plane.kind}: --directions takes what --save-plane wrote")
+        raise InputError(f"{file} is a {plane.kind}: a plane is what --save-plane wrote")
     if len(plane.axes) < n_axes:
-        raise InputError(f"{file} holds a line: a surface2d needs a plane of two directions")
-    return directions.from_plane(objective, plane, own_origin=not plane_origin).first(n_axes)
+        raise InputError(f"{file} holds a line: a plane has two directions")
+    return directions.from_plane(objective, plane, own_origin=own_origin).first(n_axes)
 
 
-def _training(objective: Objective, bn: str, loading: dict[str, Any]) -> datasets.Samples | None:
-    """Load the training data for a re-estimation where the surface is of other data."""
+def training_samples(objective: Objective, bn: str) -> datasets.Samples | None:
+    """Load the training data for a re-estimation of running statistics, where the surface is of other data.
+
+    Args:
+        objective: of the surface.
+        bn: policy for batch norm.
+
+    Returns:
+        The training data; None where it is not needed or is the objective's own.
+
+    Raises:
+        InputError: it cannot be loaded by name.
+    """
     if bn != "reestimate" or objective.samples.split == "train":
         return None
     options = dict(objective.samples.options)

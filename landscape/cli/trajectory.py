@@ -1,0 +1,198 @@
+"""`landscape trajectory`: paths of training on a plane, with the surface of every part under them."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from landscape import directions, distributed, points, snapshots, store, trajectories
+from landscape.cli.begin import begin, checkpoint_list, result_path
+from landscape.cli.console import Console
+from landscape.cli.options import LOADING, OUTPUT, options
+from landscape.cli.surface import stored_plane, training_samples
+from landscape.errors import InputError
+from landscape.objective import Objective
+from landscape.points import BATCH_NORM
+from landscape.results import Trajectory
+
+TRAJECTORY = (
+    click.option("--also", multiple=True, metavar="GLOB", help="Another run on the same plane: its folder or files."),
+    click.option("--through", multiple=True, metavar="FILE", help="Twice: the plane goes through these checkpoints."),
+    click.option("--plane", metavar="FILE.h5", help="A plane that --save-plane kept, with its origin."),
+    click.option("--save-plane", metavar="FILE.h5", help="Keep the plane, to draw other runs on it."),
+    click.option(
+        "--every", default=1, show_default=True, help="Take one checkpoint in so many; first and last always."
+    ),
+    click.option("--grid", "n", default=21, show_default=True, help="Points of the surface along each axis; 0: none."),
+    click.option("--margin", default=trajectories.MARGIN, show_default=True, help="Beyond the path, of its extent."),
+    click.option("--bn", default="reestimate", show_default=True, help=f"Running statistics: {', '.join(BATCH_NORM)}."),
+    click.option("--bn-samples", default=2048, show_default=True, help="Training samples of a re-estimation."),
+    click.option("--seed", default=0, show_default=True, help="Of --bn-samples."),
+    click.option("--refine", type=float, metavar="SHARE", help="Only points that interpolation misses by more: 0.01."),
+    click.option("--bf16", is_flag=True, help="Run the network in bfloat16; losses are off by some 0.1 %."),
+)
+
+
+@click.command()
+@options(LOADING, TRAJECTORY, OUTPUT)
+def trajectory(
+    *,
+    ckpt: str,
+    per_class: bool,
+    partition: str | None,
+    also: tuple[str, ...],
+    through: tuple[str, ...],
+    plane: str | None,
+    save_plane: str | None,
+    every: int,
+    n: int,
+    margin: float,
+    bn: str,
+    bn_samples: int,
+    seed: int,
+    refine: float | None,
+    bf16: bool,
+    out: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **loading: Any,
+) -> None:
+    """Paths of training on a plane, the loss surface of every class under them, and each checkpoint's true loss.
+
+    The plane goes through the last checkpoint of --ckpt, along principal components, or through two more checkpoints.
+
+    landscape trajectory --ckpt runs/ce --also runs/sam
+
+    Raises:
+        InputError: options that contradict each other, or fewer checkpoints than a plane needs.
+    """
+    if every < 1:
+        raise InputError(f"--every must be at least 1, got {every}")
+    if plane and through:
+        raise InputError("--plane and --through each make the plane: leave one out")
+    if len(through) not in (0, 2):
+        raise InputError(
+            f"--through is given {len(through)} times: two checkpoints and the end of the run make a plane"
+        )
+    reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
+    listed = {
+        word: _thinned(checkpoint_list(word, ckpt_key=reading["key"], trust_pickle=reading["trust_pickle"]), every)
+        for word in (ckpt, *also)
+    }
+    if not through and sum(map(len, listed.values())) < 3:
+        raise InputError(
+            f"{ckpt} is {len(listed[ckpt])} checkpoint(s): a path needs three, as 'RUN/snapshots/*.pt'; "
+            "landscape train writes them with --snapshot-every 1"
+        )
+    last = listed[ckpt][-1][0]
+    path = result_path(out, str(last) if not Path(ckpt).is_dir() else f"{ckpt}/run", "trajectory")
+    with begin(
+        ckpt=str(last),
+        per_class=per_class,
+        partition=partition,
+        default="class",
+        quiet=quiet,
+        as_json=as_json,
+        **loading,
+    ) as (objective, console):
+        runs = trajectories.of_runs([
+            (_run_name(word), _points(objective, files, reading)) for word, files in listed.items()
+        ])
+        anchors = {}
+        if through:
+            found = snapshots.find(objective, list(through), **reading)
+            anchors = {s.name: points.of(objective, s, **reading) for s in found}
+        along = stored_plane(objective, plane, 2, own_origin=False) if plane else None
+        if save_plane and distributed.is_main():
+            every_point = [point for run in runs.values() for point, _ in run.values()]
+            kept = along or (
+                directions.towards(objective, list(anchors.values()), list(anchors)).orthogonalised()
+                if anchors
+                else directions.principal(objective, every_point)
+            )
+            store.save(save_plane, directions.to_plane(objective, kept, {"made from": ckpt}), overwrite=overwrite)
+        with console.progress() as progress:
+            result = trajectories.trajectory(
+                objective,
+                runs,
+                anchors=anchors,
+                plane=along,
+                n=n,
+                margin=margin,
+                batch_norm=bn,
+                training=training_samples(objective, bn),
+                training_samples=bn_samples,
+                seed=seed,
+                refine=refine,
+                bf16=bf16,
+                out=path,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        if distributed.is_main():
+            _conclude(console, result, path)
+            if as_json:
+                console.json(_document(result, path))
+
+
+def _thinned(files: list[tuple[Path, float]], every: int) -> list[tuple[Path, float]]:
+    kept = files[::every]
+    return kept if kept[-1] == files[-1] else [*kept, files[-1]]
+
+
+def _run_name(word: str) -> str:
+    """Return the name of a run's folder, of which the snapshots or a pattern of them may be given."""
+    path = Path(word)
+    parts = [p for p in (path if path.is_dir() else path.parent).parts if p not in ("snapshots", "bank")]
+    return parts[-1] if parts and parts[-1] not in (".", "..", "/") else word
+
+
+def _points(
+    objective: Objective, files: list[tuple[Path, float]], reading: dict[str, Any]
+) -> dict[str, tuple[points.Point, float]]:
+    found = snapshots.find(objective, list(files), **reading)
+    return {s.name: (points.of(objective, s, **reading), s.epoch) for s in found}
+
+
+def _conclude(console: Console, result: Trajectory, path: Path) -> None:
+    shares = result.n_samples / result.n_samples.sum()
+    order = result.train_counts.argsort()
+    head, tail = int(order[-1]), int(order[0])
+    rows = [
+        [
+            name,
+            f"{result.mark_epoch[m]:g}",
+            ", ".join(f"{c:.3g}" for c in result.mark_position[m]),
+            f"{result.mark_distance[m]:.3g}",
+            f"{shares @ result.mark_loss[m]:.4g}",
+            f"{result.mark_loss[m, head]:.4g}",
+            f"{result.mark_loss[m, tail]:.4g}",
+        ]
+        for m, name in enumerate(result.marks)
+    ]
+    heads = ["checkpoint", "epoch", "on the plane", "off it", "loss", f"of {result.parts[head]}"]
+    heads += [f"of {result.parts[tail]}"]
+    title = "; ".join(result.axes)
+    console.table(heads, rows, title=f"axes: {title}")
+    console.say(f"verdict: {result.verdict}\nresult: {path}\nfigure: landscape plot {path}")
+
+
+def _document(result: Trajectory, path: Path) -> dict[str, Any]:
+    marks = [
+        {
+            "name": name,
+            "epoch": result.mark_epoch[m],
+            "position": result.mark_position[m],
+            "distance": result.mark_distance[m],
+            "loss": dict(zip(result.parts, result.mark_loss[m], strict=True)),
+        }
+        for m, name in enumerate(result.marks)
+    ]
+    return {
+        "result": str(path),
+        "axes": result.axes,
+        "explained": result.explained,
+        "verdict": result.verdict,
+        "checkpoints": marks,
+    }
