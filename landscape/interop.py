@@ -189,11 +189,12 @@ def _long(result: Result) -> tuple[list[str], Iterator[Sequence[Any]]]:
         for item in fields(result)
         if item.metadata["axes"] and getattr(result, item.name) is not None and _shown(item.metadata["axes"])
     ]
-    # Along an axis a field of strings, or a field of the axis' own name such as "epoch", tells where one is.
+    # Along an axis a field of strings, or a field of the axis' own name such as "epoch", tells where one is; where two
+    # have one name, their positions do.
     labels = {
         axes[0]: values.tolist()
         for name, axes, values in shown
-        if len(axes) == 1 and (values.dtype.kind == "U" or name == axes[0])
+        if len(axes) == 1 and (values.dtype.kind == "U" or name == axes[0]) and len(set(values.tolist())) == values.size
     }
     numbers = [(name, _distinct(axes), values) for name, axes, values in shown if values.dtype.kind != "U"]
     columns = list(dict.fromkeys(axis for _, axes, _ in numbers for axis in axes))

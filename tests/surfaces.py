@@ -61,9 +61,7 @@ def surface(of, loss, *, centre_loss=None, parts=None, kind=Surface, marks=(), r
         "cosine": of.cosine,
         "batch_norm": "keep",
         "provenance": {"split": "train", "loss": "ce", "partition": {name: [p] for p, name in enumerate(parts)}},
-    } | summary(
-        of, parts=parts, loss=loss, centre_loss=centre_loss, radius=radius, batch_norm="keep", between=between
-    )
+    } | summary(of, parts=parts, loss=loss, centre_loss=centre_loss, radius=radius, batch_norm="keep", between=between)
     if kind is Trajectory:
         fields |= {
             "runs": ("ce", "sam"),

@@ -9,16 +9,22 @@ import sys
 from importlib import metadata
 
 import click
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
+from surfaces import three_classes, three_lines
 from synthetic import classes, spectrum_of
+from test_surface_files import directions, goldstein, plane_npz, tensors_of
 
-from landscape import cli, interop, plots, quadrature, store
+from landscape import cli, interop, plots, quadrature, store, surface_files
 from landscape.cli import inspect, show
 from landscape.cli.console import Console, error, strict_json
 from landscape.errors import DataError
 from landscape.jobs import Interrupted
+from landscape.regroup import regroup
+from landscape.results import Plane, Trajectory
 
 
 @pytest.fixture
@@ -180,12 +186,16 @@ def test_version(run, monkeypatch):
 def test_help_and_what_shows_results_start_without_torch(tmp_path, file):
     script = (
         "import sys; from landscape.cli import main\n"
-        "f = sys.argv[1]\n"
-        "for words in (['-h'], ['plot', f], ['compare', f, f], ['export', f, '--to', 'csv'], ['info', f, '--json']):\n"
+        "f, s = sys.argv[1:]\n"
+        "for words in (['-h'], ['plot', f], ['compare', f, f], ['export', f, '--to', 'csv'], ['info', f, '--json'],\n"
+        "    ['compare', s, s, '--groups', 'head-tail'], *(['export', s, '--to', form] for form in ('vtk', 'npz')),\n"
+        "    ['export', s, '--to', 'goldstein']):\n"
         "    assert main(words) == 0, words\n"
         "assert 'torch' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(file)], check=True, stdout=subprocess.DEVNULL)
+    store.save(tmp_path / "surface.h5", three_classes())
+    command = [sys.executable, "-c", script, str(file), str(tmp_path / "surface.h5")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 # plot
@@ -235,6 +245,103 @@ def test_plot_refuses_what_does_not_fit(run, file, words, line):
     code, out, err = run("plot", file, *words)
     assert (code, out, len(err)) == (2, "", 1)
     assert line in err[0]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The results that figures of surfaces and trajectories are asked for."""
+    asked = []
+
+    def draw(result, parts, **options):
+        asked.append(result)
+        return Figure()
+
+    names = {kind: {"contour": draw} for kind in ("surface", "trajectory")}
+    monkeypatch.setattr(plots, "KIND_FIGURES", names)
+    monkeypatch.setattr(show, "FIGURES", {kind: tuple(figures) for kind, figures in names.items()})
+    return asked
+
+
+def test_a_surface_of_another_program_is_drawn_as_it_is(run, tmp_path, drawn):
+    x, y = np.linspace(-1, 1, 5), np.linspace(-2, 2, 9)
+    named = tmp_path / "net.t7_weights.h5_[-1.0,1.0,5]x[-2.0,2.0,9].h5"
+    goldstein(named, x, y, dir_file="net.t7_weights.h5")
+    for file in (named, plane_npz(tmp_path / "plane.npz")):
+        assert run("plot", file) == (0, f"{file.with_suffix('.contour.png')}\n", [])
+    np.testing.assert_array_equal(drawn[0].loss, surface_files.read(named).loss)
+    assert drawn[1].runs == ("curve", "bend")
+    directions(tmp_path / "d.h5", tensors_of(2.0), tensors_of(0.5, seed=1))
+    with h5py.File(tmp_path / "path_proj_lstsq.h5", "w") as root:
+        root["proj_xcoord"], root["proj_ycoord"] = [0.0, 1.0], [0.0, -1.0]
+    words = ["--dir_file", tmp_path / "d.h5", "--proj-file", tmp_path / "path_proj_lstsq.h5"]
+    assert run("plot", named, *words)[0] == 0
+    np.testing.assert_allclose(drawn[2].unit_length, [2.0, 0.5])
+    np.testing.assert_array_equal(drawn[2].mark_position, [[0, 0], [1, -1]])
+
+
+def test_a_surface_is_drawn_for_any_grouping_and_weighting(run, tmp_path, drawn):
+    path, ours = tmp_path / "s.h5", three_classes(kind=Trajectory, marks=("a", "b"))
+    store.save(path, ours)
+    groups = tmp_path / "groups.json"
+    groups.write_text('{"ends": [0, 2], "all": [0, 1, 2]}')
+    cases = {
+        ("--groups", "head-tail"): ("head-tail", "natural"),
+        ("--weights", "drw"): ("all", "drw"),
+        ("--groups", groups, "--weights", "balanced"): (str(groups), "balanced"),
+        ("--groups", "many-medium-few"): ("many-medium-few", "natural"),
+    }
+    for words, asked in cases.items():
+        assert run("plot", path, *words)[0] == 0
+        assert drawn[-1].parts == regroup(ours, *asked).parts
+        np.testing.assert_array_equal(drawn[-1].loss, regroup(ours, *asked).loss)
+    assert run("plot", path, "--groups", "many-medium-few", "--many", "499", "--few", "51")[0] == 0
+    assert drawn[-1].parts == ("many", "few")
+
+
+def test_what_is_for_surfaces_only_is_refused_elsewhere(run, file, save):
+    surface = save("s.h5", three_classes())
+    for words, line in (
+        (["plot", file, "--groups", "all"], f"--groups is for surfaces and trajectories, {file} is a spectrum"),
+        (["compare", file, "--weights", "drw"], f"--weights is for surfaces and trajectories, {file} is a spectrum"),
+        (
+            ["plot", surface, "--dir-file", file],
+            f"--dir-file is for surfaces of tomgoldstein/loss-landscape, {surface}",
+        ),
+        (["export", surface, "--to", "csv", "--proj-file", file], "--proj-file is for surfaces of tomgoldstein"),
+        (["export", surface, "--to", "csv", "--log"], "--log is for --to vtk; leave it out for --to csv"),
+        (["export", surface, "--to", "npz", "--part", "a"], "--part is for --to vtk; leave it out for --to npz"),
+        (
+            ["export", surface, "--to", "pyhessian"],
+            f"{surface} is a surface; --to pyhessian is for results of landscape",
+        ),
+        (
+            ["export", file, "--to", "vtk"],
+            f"{file} is a spectrum; --to vtk is for results of landscape surface1d, surf",
+        ),
+        (["export", file, "--to", "goldstein"], f"{file} is a spectrum; --to goldstein is for results of"),
+        (["plot", surface, "--groups", "thirds"], "groups 'thirds' are unknown: choose all, class, head-tail"),
+        (["plot", save("p.h5", plane_of_two())], "there is no figure of a plane: choose a file of spectrum"),
+    ):
+        code, out, err = run(*words)
+        assert (code, out, len(err)) == (2, "", 1)
+        assert line in err[0]
+
+
+def plane_of_two():
+    return Plane(
+        axes=("random", "random"),
+        directions=np.eye(2, 3),
+        buffer_directions=np.zeros((2, 0)),
+        origin=np.arange(3.0),
+        buffer_origin=np.zeros(0),
+        unit_length=np.ones(2),
+        explained=np.full(2, np.nan),
+        tensors=("w",),
+        sizes=np.array([3]),
+        cosine=0.0,
+        normalisation="none",
+        ignored="none",
+    )
 
 
 def test_a_part_whose_name_has_a_comma_can_be_asked_for():
@@ -335,13 +442,61 @@ def test_compare_latex_escapes_names(run, save):
     assert run("compare", file, "--latex", "--json")[0] == 2
 
 
-def test_other_results_than_spectra_are_not_compared(run, monkeypatch):
-    surface = type("Surface", (), {"kind": "surface"})()
-    results = {"a.h5": classes(1, steps=3), "b.h5": surface}
-    monkeypatch.setattr(store, "load", lambda path: results[str(path)])
-    code, _, err = run("compare", *results)
-    assert code == 2
-    assert err == ["landscape: error: b.h5 is a surface: give results of landscape hessian"]
+def test_results_of_two_kinds_or_of_a_kind_that_is_not_compared_are_refused(run, save):
+    spectrum, surface, plane = save("a.h5"), save("b.h5", three_classes()), save("c.h5", plane_of_two())
+    for files, line in (
+        ((spectrum, surface), f"{spectrum} is a spectrum, {surface} a surface: compare results of one kind"),
+        ((spectrum, plane), f"{plane} is a plane: give results of landscape hessian, or of surface1d and surface2d"),
+    ):
+        code, out, err = run("compare", *files)
+        assert (code, out, err) == (2, "", [f"landscape: error: {line}"])
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_surfaces_are_compared_by_loss_radius_rise_and_barrier(run, save):
+    ce, sam = (
+        three_lines(provenance={"method": "ce"}),
+        three_lines(provenance={"method": "sam"}, batch_norm="reestimate"),
+    )
+    sam = dataclasses.replace(sam, doubling_radius=np.array([0.5, np.nan, 2.0]))
+    files = save("a.h5", ce), save("b.h5", sam)
+    code, out, err = run("compare", *files)
+    lines = out.splitlines()
+    assert (code, err) == (0, [])
+    assert lines[0].strip() == "loss at the centre / doubling radius / worst rise within 0.5 / barrier"
+    assert cells_of(lines[2]) == ["part", "ce", "sam"]
+    row = next(cells_of(line) for line in lines if "class 1" in line)
+    assert row[2].split(" / ")[1] == "-"
+    assert row[1].split(" / ")[3] == plots.theme.number(ce.barrier[1])
+    assert f"ce: {ce.verdict}" in lines
+    assert "note: the files differ in batch norm: keep in ce; reestimate in sam" in lines
+    found = json.loads(run("compare", *files, "--json")[1], parse_constant=pytest.fail)
+    assert found["kind"] == "surface"
+    assert found["columns"][0]["remark"] == ce.verdict
+    assert found["rows"][1]["values"][1]["doubling_radius"] is None
+    assert found["rows"][2]["values"][0]["barrier"] == ce.barrier[2]
+    assert r"\begin{tabular}" in run("compare", *files, "--latex")[1]
+
+
+def test_surfaces_in_other_planes_or_units_say_so_and_a_plane_has_no_barrier(run, save):
+    a, b = save("a.h5", three_classes()), save("b.h5", three_classes(nx=5, unit_length=np.array([1.0, 2.0])))
+    _, out, _ = run("compare", a, b)
+    assert "barrier" not in out
+    assert "note: the files differ in x: -1:1:9 in a; -1:1:5 in b" in out
+    assert "note: the files differ in unit lengths: 2, 0.5 in a; 1, 2 in b" in out
+
+
+def test_surfaces_are_compared_after_regrouping_and_with_those_of_other_programs(run, save, tmp_path):
+    ours = save("ours.h5", three_classes())
+    _, out, _ = run("compare", ours, "--groups", "head-tail", "--weights", "balanced")
+    assert [cells_of(line)[0] for line in out.splitlines()[5:7]] == ["head", "tail"]
+    theirs = goldstein(tmp_path / "theirs.h5", np.linspace(-1, 1, 5), np.linspace(-1, 1, 5))
+    code, out, _ = run("compare", ours, theirs)
+    assert code == 0
+    assert next(cells_of(line) for line in out.splitlines() if "train" in line)[2] == "0.5000 / - / -"
 
 
 # export
@@ -374,6 +529,50 @@ def test_export_replaces_a_file_only_when_told(run, file, tmp_path, form):
     code, _, err = run("export", file, "--to", form, "-o", tmp_path / "none" / "out")
     assert code == 2
     assert "cannot be written: No such file" in err[0]
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [("csv", ".csv"), ("json", ".json"), ("goldstein", ".goldstein.h5"), ("vtk", ".vts"), ("npz", ".npz")],
+)
+def test_surfaces_go_out_in_every_format_and_never_over_another_file(run, save, form, suffix):
+    path = save("s.h5", three_classes())
+    out = path.with_suffix(suffix)
+    assert run("export", path, "--to", form) == (0, f"{out}\n", [])
+    before = out.read_bytes()
+    code, _, err = run("export", path, "--to", form)
+    assert (code, len(err)) == (2, 1)
+    assert "exists: pass --overwrite" in err[0]
+    assert run("export", path, "--to", form, "--overwrite", "--weights", "balanced")[0] == 0
+    assert out.read_bytes() != before
+
+
+def test_a_surface_of_unequal_sides_is_repaired_by_reading_and_writing_it(run, tmp_path):
+    theirs = goldstein(tmp_path / "theirs.h5", np.linspace(-1, 1, 5), np.linspace(-2, 2, 9))
+    assert run("export", theirs, "--to", "goldstein", "-o", tmp_path / "ours.h5")[0] == 0
+    with h5py.File(tmp_path / "ours.h5") as root:
+        x, y = np.meshgrid(root["xcoordinates"], root["ycoordinates"])
+        np.testing.assert_allclose(root["train_loss"], 0.5 + x**2 + 3 * y**2)
+
+
+def test_the_marks_of_a_trajectory_lie_beside_its_grid_for_vtk(run, save):
+    path = save("s.h5", three_classes(kind=Trajectory, marks=("a", "b")))
+    words = ["--part", "class 2", "--log"]
+    out = path.with_suffix(".vts"), path.with_suffix(".marks.vtp")
+    assert run("export", path, "--to", "vtk", *words) == (0, f"{out[0]}\n{out[1]}\n", [])
+    out[0].unlink()
+    assert "s.marks.vtp exists" in run("export", path, "--to", "vtk")[2][0]
+    assert not out[0].exists()
+
+
+def test_results_without_parts_of_their_own_go_out_as_long_tables(run, save):
+    path = save("p.h5", plane_of_two())
+    assert run("export", path, "--to", "csv")[0] == 0
+    lines = path.with_suffix(".csv").read_text().splitlines()
+    assert lines[:3] == ["field,axis,tensor,value", "unit_length,0,,1.0", "unit_length,1,,1.0"]  # both are "random"
+    assert lines[-1] == "sizes,,w,3"
+    assert run("export", path, "--to", "json")[0] == 0
+    assert "origin" not in json.loads(path.with_suffix(".json").read_text())["arrays"]
 
 
 # info

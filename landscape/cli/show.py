@@ -1,23 +1,24 @@
 """Commands that show results: `plot`, `compare`, `export`. They read files and never torch."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from landscape import interop, quadrature, store
+from landscape import interop, quadrature, store, surface_exports, surface_files
+from landscape.cli import compared
 from landscape.cli.console import Console, strict_json
-from landscape.errors import InputError, StoreError
-from landscape.results import Result, Spectrum
-
-FILE = click.Path(path_type=Path)
+from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result
+from landscape.cli.options import options
+from landscape.errors import InputError
+from landscape.results import Result, Spectrum, Surface
 
 FIGURES = {
     "spectrum": ("density", "summary"),
     "history": ("training", "quality", "cosines"),
     "features": ("quality", "angles", "collapse"),
+    "gradients": ("cosines", "decomposition", "epochs", "norms"),
 }
 """Kinds of figures of each kind of result, the default first; those of `plots.KIND_FIGURES`."""
 
@@ -40,20 +41,28 @@ FIGURES = {
     help="Standard deviation of the Gaussians on the axis: a number, or one of "
     f"{', '.join(quadrature.WIDTHS)}. [default: auto]",
 )
+@options(REGROUP, FOREIGN)
 def plot(
-    file: Path, kind: str | None, out: Path | None, parts: str | None, axis: str | None, width: str | None
+    file: Path,
+    kind: str | None,
+    out: Path | None,
+    parts: str | None,
+    axis: str | None,
+    width: str | None,
+    **opening: Any,
 ) -> None:
-    """Draw a figure of the result in FILE.
+    """Draw a figure of the result in FILE, or of a surface of another program.
 
-    More than 24 densities become a map with a row for each part. A figure of the same name is replaced.
+    More than 24 densities become a map with a row for each part. Surfaces of tomgoldstein/loss-landscape (.h5),
+    dnn-mode-connectivity and Landscaper (.npz) are known by their content. A figure of the same name is replaced.
     """
-    result = store.load(file)
+    result = open_result(file, **opening)
     kind = _kind(result, kind)
-    options = _density_options(kind, axis, width)
+    drawing = _density_options(kind, axis, width)
     from landscape import plots  # matplotlib takes its time, which a wrong file or option need not wait for
 
     chosen = None if parts is None else _select(getattr(result, "parts", ()), parts)
-    fig = plots.KIND_FIGURES[result.kind][kind](result, chosen, **options)
+    fig = plots.KIND_FIGURES[result.kind][kind](result, chosen, **drawing)
     out = out or file.with_suffix(f".{kind}.png")
     plots.write(fig, out)
     Console().say(str(out))
@@ -63,31 +72,38 @@ def plot(
 @click.argument("files", type=FILE, nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--latex", is_flag=True, help="Print a LaTeX table; it needs the package booktabs.")
-def compare(files: tuple[Path, ...], as_json: bool, latex: bool) -> None:
-    """Print lambda_max and trace of each part, one column for each of FILES.
+@options(REGROUP)
+def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any) -> None:
+    """Print the numbers of each part, one column for each of FILES.
 
-    Errors behind ± are residual bounds of lambda_max and standard errors of the trace. Options that differ between
-    the files, and could explain a difference, are named below the table.
+    Of spectra lambda_max and trace: errors behind ± are residual bounds of lambda_max and standard errors of the trace.
+    Of surfaces the loss at the centre, the distance at which it has doubled, its largest rise within a radius, and the
+    barrier on a line between checkpoints; below the table the verdict on each surface. Options that differ between the
+    files, and could explain a difference, are named below the table.
     """
     _exclude({"--json": as_json, "--latex": latex})
-    spectra = _load(files)
-    names = _column_names(files, spectra)
-    parts = list(dict.fromkeys(part for s in spectra for part in s.parts))
-    notes = _differences(names, spectra, parts)
+    results: list[Any] = [open_result(file, **opening) for file in files]
+    how = compared.comparison(files, results)
+    names = compared.column_names(files, results)
+    parts = list(dict.fromkeys(part for r in results for part in r.parts))
+    differing = compared.differences(how, names, results, parts)
     console = Console(json=as_json)
     if as_json:
-        values = [{"part": part, "values": [_numbers(s, part) for s in spectra]} for part in parts]
-        columns = [{"name": n, "file": str(f)} for n, f in zip(names, files, strict=True)]
-        console.json({"kind": spectra[0].kind, "columns": columns, "rows": values, "notes": notes})
+        values = [{"part": p, "values": [compared.numbers(how, r, p) for r in results]} for p in parts]
+        columns = [
+            {"name": n, "file": str(f)} | ({"remark": how.remarks(r)} if how.remarks(r) else {})
+            for n, f, r in zip(names, files, results, strict=True)
+        ]
+        console.json({"kind": results[0].kind, "columns": columns, "rows": values, "notes": differing})
         return
-    cells = [[_cell(s, part) for s in spectra] for part in parts]
-    marks = _footnotes(cells)
+    cells = compared.cells(how, results, parts)
+    title, lines = how.title(results), [*compared.notes(how, names, results, cells), *differing]
     if latex:
-        console.say(_latex(names, parts, cells, [*marks, *notes]))
+        console.say(compared.latex(names, parts, cells, [title.replace("±", "+-"), *lines]))
         return
     rows = [[part, *row] for part, row in zip(parts, cells, strict=True)]
-    console.table(["part", *names], rows, title="lambda_max ± residual / trace ± standard error")
-    for line in [*marks, *notes]:
+    console.table(["part", *names], rows, title=title)
+    for line in lines:
         console.say(line)
 
 
@@ -96,22 +112,67 @@ def compare(files: tuple[Path, ...], as_json: bool, latex: bool) -> None:
 @click.option(
     "--to",
     "form",
-    type=click.Choice(["csv", "json", "pyhessian"]),
+    type=click.Choice(["csv", "json", "pyhessian", "goldstein", "vtk", "npz"]),
     required=True,
-    help="csv, json: the numbers of each part; pyhessian: for each part the two lists that PyHessian's "
-    "density() returns, as JSON.",
+    help="csv: of a spectrum a row for each part, of a surface for each part and point, of another result for each "
+    "number. json: all of these numbers. Of a spectrum, pyhessian: for each part the two lists that PyHessian's "
+    "density() returns, as JSON. Of a surface, goldstein: HDF5 that the plotters of tomgoldstein/loss-landscape read, "
+    "and this command too; vtk: for ParaView, the marks beside it; npz: for NumPy.",
 )
-@click.option("-o", "--out", type=FILE, help="File to write. [default: FILE.csv, FILE.json or FILE.pyhessian.json]")
+@click.option("-o", "--out", type=FILE, help="File to write. [default: FILE with a suffix for the format]")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-def export(file: Path, form: str, out: Path | None, overwrite: bool) -> None:
-    """Write the result in FILE in another format."""
-    (spectrum,) = _load([file])
-    out = out or file.with_suffix(".pyhessian.json" if form == "pyhessian" else f".{form}")
+@click.option("--part", help="Of vtk: the part whose loss is the height. [default: the mean over all samples]")
+@click.option("--log", is_flag=True, help="Of vtk: the height is log10 of the loss.")
+@options(REGROUP, FOREIGN)
+def export(
+    file: Path, form: str, out: Path | None, overwrite: bool, part: str | None, log: bool, **opening: Any
+) -> None:
+    """Write the result in FILE, or the surface of another program, in another format.
+
+    A surface of tomgoldstein/loss-landscape whose sides differ in length has its values in the wrong cells; read and
+    written again by `--to goldstein` it is right.
+    """
+    _refuse_unless_vtk(form, {"--part": part is not None, "--log": log})
+    result = open_result(file, **opening)
+    out = out or file.with_suffix(_SUFFIXES[form])
     if form == "csv":
-        interop.to_csv(spectrum, out, overwrite=overwrite)
+        interop.to_csv(result, out, overwrite=overwrite)
+    elif form == "json":
+        _write(out, interop.to_json(result), overwrite)
+    elif form == "pyhessian":
+        _write(out, _pyhessian(_of(Spectrum, result, file, form, "hessian")), overwrite)
     else:
-        _write(out, interop.to_json(spectrum) if form == "json" else _pyhessian(spectrum), overwrite)
+        surface = _of(Surface, result, file, form, "surface1d, surface2d and trajectory")
+        if form == "vtk":
+            marks = surface_exports.write_vtk(out, surface, part=part, log=log, overwrite=overwrite)
+            Console().say(str(out) if marks is None else f"{out}\n{marks}")
+            return
+        write = surface_exports.write_npz if form == "npz" else surface_files.write_goldstein
+        write(out, surface, overwrite=overwrite)
     Console().say(str(out))
+
+
+_SUFFIXES = {
+    "csv": ".csv",
+    "json": ".json",
+    "pyhessian": ".pyhessian.json",
+    "goldstein": ".goldstein.h5",
+    "vtk": ".vts",
+    "npz": ".npz",
+}
+R = TypeVar("R", bound=Result)
+
+
+def _refuse_unless_vtk(form: str, given: Mapping[str, bool]) -> None:
+    for option, is_given in given.items():
+        if is_given and form != "vtk":
+            raise InputError(f"{option} is for --to vtk; leave it out for --to {form}")
+
+
+def _of(kind: type[R], result: Result, file: Path, form: str, command: str) -> R:
+    if not isinstance(result, kind):
+        raise InputError(f"{file} is a {result.kind}; --to {form} is for results of landscape {command}")
+    return result
 
 
 def _density_options(kind: str, axis: str | None, width: str | None) -> dict[str, str]:
@@ -122,6 +183,8 @@ def _density_options(kind: str, axis: str | None, width: str | None) -> dict[str
 
 
 def _kind(result: Result, kind: str | None) -> str:
+    if result.kind not in FIGURES:
+        raise InputError(f"there is no figure of a {result.kind}: choose a file of {', '.join(FIGURES)}")
     if kind is not None and kind not in FIGURES[result.kind]:
         raise InputError(f"--kind {kind} is not for a {result.kind}: choose {' or '.join(FIGURES[result.kind])}")
     return kind or FIGURES[result.kind][0]
@@ -130,16 +193,6 @@ def _kind(result: Result, kind: str | None) -> str:
 def _exclude(flags: Mapping[str, bool]) -> None:
     if all(flags.values()):
         raise InputError(f"{' and '.join(flags)} exclude each other: choose one")
-
-
-def _load(files: Sequence[Path]) -> list[Spectrum]:
-    spectra = []
-    for file in files:
-        result = store.load(file)
-        if not isinstance(result, Spectrum):
-            raise InputError(f"{file} is a {result.kind}: give results of landscape hessian")
-        spectra.append(result)
-    return spectra
 
 
 def _select(parts: Sequence[str], text: str) -> list[str]:
@@ -159,111 +212,6 @@ def _select(parts: Sequence[str], text: str) -> list[str]:
     return chosen
 
 
-def _column_names(files: Sequence[Path], spectra: Sequence[Spectrum]) -> list[str]:
-    """Return the shortest names that differ: the methods of training, the files' stems, or their paths."""
-    methods = [str(s.provenance.get("method") or "") for s in spectra]
-    stems = [f.stem for f in files]
-    for names in (methods, stems):
-        if all(names) and len(set(names)) == len(names):
-            return names
-    return [str(f) for f in files]
-
-
-def _numbers(spectrum: Spectrum, part: str) -> dict[str, Any] | None:
-    if part not in spectrum.parts:
-        return None
-    p = spectrum.index(part)
-    fields = ("n_samples", "n_used", "lambda_max", "lambda_max_residual", "converged", "trace", "trace_stderr")
-    return {name: getattr(spectrum, name)[p] for name in fields}
-
-
-def _cell(spectrum: Spectrum, part: str) -> str:
-    from landscape.plots.theme import with_error
-
-    if part not in spectrum.parts:
-        return "-"
-    p = spectrum.index(part)
-    top = with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p])
-    mark = "" if spectrum.converged[p] else "*"
-    return f"{top}{mark} / {with_error(spectrum.trace[p], spectrum.trace_stderr[p])}"
-
-
-def _footnotes(cells: Sequence[Sequence[str]]) -> list[str]:
-    text = "".join(cell for row in cells for cell in row)
-    explained = {
-        "*": "* lambda_max has not converged: more --steps, or --tol, at the analysis",
-        "?": "± ? the error is unknown: one probe cannot tell its own spread",
-    }
-    return [line for mark, line in explained.items() if mark in text]
-
-
-def _differences(names: Sequence[str], spectra: Sequence[Spectrum], parts: Sequence[str]) -> list[str]:
-    """Return a line for each thing that makes the numbers of the files differ for other reasons than the model."""
-    looks: dict[str, Callable[[Spectrum], Any]] = {
-        "operator": lambda s: s.operator,
-        "parameters": lambda s: s.size,
-        "residual mass": lambda s: s.residual_mass,
-    }
-    for key in ("loss", "params", "split", "weight_decay", "data_sha256", "normalisation"):
-        looks[key.replace("_", " ")] = lambda s, key=key: _words(s.provenance.get(key))  # type: ignore[misc]
-    notes = []
-    for what, look in looks.items():
-        notes += _difference(what, names, [look(s) for s in spectra])
-    for field, what in (("n_samples", "samples"), ("n_used", "samples summed over")):
-        found = []
-        for part in parts:
-            having = [
-                (n, int(getattr(s, field)[s.index(part)]))
-                for n, s in zip(names, spectra, strict=True)
-                if part in s.parts
-            ]
-            found += _difference(f"{what} of {part}", *zip(*having, strict=True))
-        if found:
-            others = f" (and so in {len(found) - 1} more)" if len(found) > 1 else ""
-            return [*notes, found[0] + others]  # what is summed over differs with the samples
-    return notes
-
-
-def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[str]:
-    """Return one line that says which value is whose, or none if all are alike."""
-    if len(set(values)) <= 1:
-        return []
-    groups: dict[Any, list[str]] = {}
-    for name, value in zip(names, values, strict=True):
-        groups.setdefault(value, []).append(name)
-    return [
-        f"note: the files differ in {what}: "
-        + "; ".join(f"{value} in {', '.join(who)}" for value, who in groups.items())
-    ]
-
-
-def _words(value: Any) -> str:
-    text = value if isinstance(value, str) else "unknown" if value is None else json.dumps(value)
-    return text if len(text) <= 40 else text[:12] + "..."
-
-
-def _latex(names: Sequence[str], parts: Sequence[str], cells: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    lines = [f"% {note}" for note in ["lambda_max +- residual / trace +- standard error", *notes]]
-    lines += [rf"\begin{{tabular}}{{l{'r' * len(names)}}}", r"\toprule"]
-    lines += [" & ".join(["", *map(_tex, names)]) + r" \\", r"\midrule"]
-    for part, row in zip(parts, cells, strict=True):
-        lines.append(" & ".join([_tex(part), *map(_tex, row)]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-
-
-_TEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "*": r"$^*$",
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)
-
-
 def _pyhessian(spectrum: Spectrum) -> str:
     lists = {}
     for p, part in enumerate(spectrum.parts):
@@ -274,10 +222,6 @@ def _pyhessian(spectrum: Spectrum) -> str:
 
 
 def _write(path: Path, text: str, overwrite: bool) -> None:
-    try:
-        with open(path, "w" if overwrite else "x", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except FileExistsError:
-        raise StoreError(f"{path} exists: pass --overwrite to replace it, or choose another --out") from None
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}; choose another --out") from None
+    with store.writing(path):
+        store.refuse_taken(path, overwrite=overwrite)
+        store.write_aside(path, lambda file: file.write(f"{text}\n".encode()))

@@ -1,0 +1,88 @@
+"""How commands that show results open a file: this package's by its kind, another program's surface by its content."""
+
+from pathlib import Path
+
+import click
+
+from landscape import regroup, store, surface_files
+from landscape.errors import InputError
+from landscape.results import Result, Surface
+
+FILE = click.Path(path_type=Path)
+
+REGROUP = (
+    click.option(
+        "--groups",
+        metavar="NAME",
+        help=f"Of a surface: join its classes, without computing again: {', '.join(regroup.GROUPS)} or FILE.json.  "
+        "[default: all, where --weights is given]",
+    ),
+    click.option(
+        "--weights",
+        type=click.Choice(regroup.WEIGHTS),
+        help="What classes weigh in a group: natural, by evaluated samples; balanced, alike; training, by training "
+        "samples; drw, as in deferred re-weighting.  [default: natural]",
+    ),
+    click.option("--many", default=100, show_default=True, help="many: more training samples than this."),
+    click.option("--few", default=20, show_default=True, help="few: fewer training samples than this."),
+    click.option("--ends", default=1, show_default=True, help="Classes in each end of head-tail."),
+)
+
+FOREIGN = (
+    click.option(
+        "--dir-file",
+        "--dir_file",
+        type=FILE,
+        help="Of a surface of tomgoldstein/loss-landscape: its directions, which tell lengths.  [default: the file "
+        "that the surface names, where it lies beside it]",
+    ),
+    click.option("--proj-file", "--proj_file", type=FILE, help="The projected path to lay over such a surface."),
+)
+
+
+def open_result(
+    file: Path,
+    *,
+    groups: str | None = None,
+    weights: str | None = None,
+    many: int = 100,
+    few: int = 20,
+    ends: int = 1,
+    dir_file: Path | None = None,
+    proj_file: Path | None = None,
+) -> Result:
+    """Read a result, or the surface of another program, and regroup it if that is asked for.
+
+    Args:
+        file: the file.
+        groups: as for `regroup.regroup`; None leaves the parts as they are, unless weights are given.
+        weights: likewise.
+        many: likewise.
+        few: likewise.
+        ends: likewise.
+        dir_file: directions of somebody else's surface.
+        proj_file: a path to lay over it.
+
+    Returns:
+        The result.
+
+    Raises:
+        InputError: an option that is not for this file.
+        StoreError: a file cannot be read.
+    """
+    result: Result
+    if surface_files.is_foreign(file):
+        result = surface_files.read(file, directions=dir_file)
+        if proj_file is not None:
+            result = surface_files.with_path(result, proj_file)
+    else:
+        result = store.load(file)
+        for option, value in (("--dir-file", dir_file), ("--proj-file", proj_file)):
+            if value is not None:
+                raise InputError(f"{option} is for surfaces of {surface_files.GOLDSTEIN}, {file} is a {result.kind}")
+    if groups is None and weights is None:
+        return result
+    if not isinstance(result, Surface):
+        option = "--weights" if groups is None else "--groups"
+        raise InputError(f"{option} is for surfaces and trajectories, {file} is a {result.kind}: leave it out")
+    return regroup.regroup(result, groups or "all", weights or "natural", many=many, few=few, ends=ends)
