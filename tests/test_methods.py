@@ -100,16 +100,18 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"seed": -1}, "seeds must not be negative, got -1"),
         ({"loss": "no-such"}, "--loss must be one of ce, focal, ldam, logit-adjust, balanced, vs, bcl, got 'no-such'"),
         ({"schedule": "steps"}, "--schedule must be one of cosine, multistep, constant, got 'steps'"),
+        ({"sharpness": "my.module:sam"}, "--sharpness must be one of none, sam, gsa, got 'my.module:sam'"),
         ({"milestones": (3,)}, "--milestones need --schedule multistep"),
         ({"schedule": "multistep", "milestones": (5, 3)}, "--milestones must be ascending epochs"),
+        ({"schedule": "multistep", "milestones": (5, 40)}, "--milestones (5, 40) lie beyond --epochs 40: choose"),
         ({"rho": -0.1}, "--rho and --rho-end must not be negative"),
         ({"sharpness": "sam", "rho_schedule": "step"}, "--rho-schedule step needs --rho-end"),
         ({"sharpness": "sam", "rho_end": 0.5}, "--rho-schedule constant takes no --rho-end"),
         ({"rho_schedule": "linear", "rho_end": 0.5}, "--rho-schedule needs --sharpness sam"),
         ({"adaptive": True}, "--adaptive needs --sharpness sam or gsa"),
         ({"groups": 0}, "--groups must be at least 1, got 0"),
-        ({"groups": 1, "gkp": True}, "--gkp needs at least 2 --groups"),
         ({"clip": (1.0,)}, "--clip must be two numbers in ascending order"),
+        ({"clip": (0.0, math.inf)}, "--clip must be a finite number, got inf"),
         ({"group_after": 1.0}, "--group-after is a share of the run"),
         ({"gkp": True, "statistics_every": 0}, "--statistics-every must be at least 1"),
         ({"loss": "bcl", "sharpness": "gsa", "first_pass": "decoupled"}, "--first-pass decoupled takes samples one by"),
@@ -123,6 +125,43 @@ def test_an_option_that_does_not_fit_is_named_with_its_value(options, message):
         compose(DIGITS | options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", range(1, 11))
+def test_every_number_of_groups_of_figure_5_is_a_recipe(count):
+    assert compose({**DIGITS, "groups": count}, method="gsa-gkp").groups == count
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "needed"),
+    [
+        ("ce", {"rho": 0.1}, "--sharpness sam"),
+        ("sam", {"radius_scale": 0.1}, "--sharpness gsa"),
+        ("gsa", {"preservation": 10.0}, "--gkp"),
+        ("sam", {"groups": 4}, "--sharpness gsa or --gkp"),
+        ("ce", {"gamma": 0.2}, "--schedule multistep"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused(method, option, needed):
+    recipe = compose(DIGITS | option, method=method)
+    with pytest.raises(InputError, match=f"changes nothing without {needed}: add that, or leave it out"):
+        methods.refuse_idle(recipe, option)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_option_of_a_method_is_welcome(method):
+    recipe = compose(DIGITS | {"schedule": "multistep"}, method=method)
+    idle = []
+    for item in fields(Recipe):
+        try:
+            methods.refuse_idle(recipe, [item.name])
+        except InputError:
+            idle.append(item.name)
+    assert ("rho" in idle) == ("sam" not in method)
+    assert ("clip" in idle) == ("gsa" not in method)
+    assert ("preservation" in idle) == ("gkp" not in method)
+    assert ("groups" in idle) == ("gsa" not in method and "gkp" not in method)
+    assert not {"quality_form", "loss", "epochs", "gamma", "seed"} & set(idle)
 
 
 # Schedules --------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
 
 _TYPES: dict[Any, Any] = {
     tuple[int, ...] | None: _Numbers(int),
-    tuple[float, float] | None: _Numbers(float),
+    tuple[float, float]: _Numbers(float),
     str | None: str,
     int | None: int,
     float | None: float,
@@ -96,6 +96,7 @@ def train(
     """
     given = {name: value for name, value in options.items() if value is not None}
     recipe = methods.compose(given, method=method, benchmark=preset, config=config)
+    methods.refuse_idle(recipe, given)
     if not overwrite and not (out / "config.toml").exists():
         run.refuse(out, recipe, overwrite=False)  # before the data are read, which complete the recipe
     distributed.start()

@@ -7,7 +7,7 @@ names, types and explanations from them.
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Recipe:
     first_pass: str = _option(
         "exact", "GSA: gradients of groups through the batch statistics, or past them.", choices=("exact", "decoupled")
     )
-    clip: tuple[float, float] | None = _option((0.0, 1e-3), "GSA: smallest and largest Z rho_g.")
+    clip: tuple[float, float] = _option((0.0, 1e-3), "GSA: smallest and largest Z rho_g; 0,1e9 leaves it as it is.")
     norm_term: bool = _option(False, "GSA: add the norm term of equation 15.")
 
     preservation: float = _option(100.0, "GKP: lambda.")
@@ -134,6 +134,7 @@ _CIFAR: dict[str, Any] = {
     "warmup_epochs": 5,
     "schedule": "multistep",
     "weight_decay": 5e-4,
+    "cosines_every": 10,
 }
 BENCHMARKS: dict[str, dict[str, Any]] = {
     "digits-lt": {"dataset": "digits-lt", "model": "small-resnet", "epochs": 40, "batch_size": 32},
@@ -235,10 +236,11 @@ def check(recipe: Recipe) -> None:
     """
     for item in fields(recipe):
         value, choices = getattr(recipe, item.name), item.metadata["choices"]
-        if choices and value not in choices and ":" not in str(value):
+        if choices and value not in choices and not (item.name == "loss" and ":" in value):
             raise InputError(f"{flag(item.name)} must be one of {', '.join(choices)}, got {value!r}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{flag(item.name)} must be a finite number, got {value}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"{flag(item.name)} must be a finite number, got {number}")
     r = recipe
     steps = r.milestones or ()
     rules = (
@@ -260,6 +262,7 @@ def check(recipe: Recipe) -> None:
             f"--milestones must be ascending epochs from 1 on, got {steps}",
         ),
         (r.milestones is None or r.schedule == "multistep", "--milestones need --schedule multistep"),
+        (all(m < r.epochs for m in steps), f"--milestones {steps} lie beyond --epochs {r.epochs}: choose earlier ones"),
         (0 < r.gamma <= 1, f"--gamma must be above 0 and at most 1, got {r.gamma}"),
         (r.rho >= 0 and (r.rho_end or 0) >= 0, "--rho and --rho-end must not be negative"),
         (
@@ -269,11 +272,10 @@ def check(recipe: Recipe) -> None:
         (r.sharpness == "sam" or r.rho_schedule == "constant", "--rho-schedule needs --sharpness sam"),
         (r.sharpness != "none" or not r.adaptive, "--adaptive needs --sharpness sam or gsa"),
         (r.groups >= 1, f"--groups must be at least 1, got {r.groups}"),
-        (r.groups >= 2 or not r.gkp, "--gkp needs at least 2 --groups: it keeps what the others have"),
         (0 <= r.average < 1, f"--average must be at least 0 and below 1, got {r.average}"),
         (r.radius_scale >= 0, f"--radius-scale must not be negative, got {r.radius_scale}"),
         (
-            r.clip is None or (len(r.clip) == 2 and 0 <= r.clip[0] <= r.clip[1]),
+            len(r.clip) == 2 and 0 <= r.clip[0] <= r.clip[1],
             f"--clip must be two numbers in ascending order, got {r.clip}",
         ),
         (r.preservation >= 0, f"--preservation must not be negative, got {r.preservation}"),
@@ -312,6 +314,34 @@ def check(recipe: Recipe) -> None:
     for fits, message in rules:
         if not fits:
             raise InputError(message)
+
+
+def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
+    """Raise InputError for the first option that changes nothing, as its part of the recipe is not there.
+
+    Args:
+        recipe: as `compose` made it.
+        given: fields that the user has set.
+
+    Raises:
+        InputError: a field is of a part that the recipe lacks.
+    """
+    r = recipe
+    parts = (
+        (r.sharpness == "sam", "--sharpness sam", "rho rho_schedule rho_end"),
+        (
+            r.sharpness == "gsa",
+            "--sharpness gsa",
+            "radius_scale direction average perturb first_pass clip norm_term",
+        ),
+        (r.gkp, "--gkp", "preservation divide_by fisher_samples alpha_start alpha_end"),
+        (r.grouped, "--sharpness gsa or --gkp", "groups group_after regroup_every centre"),
+        (r.schedule == "multistep", "--schedule multistep", "gamma"),
+    )
+    for there, needed, names in parts:
+        for name in names.split():
+            if name in given and not there:
+                raise InputError(f"{flag(name)} changes nothing without {needed}: add that, or leave it out")
 
 
 def flag(name: str) -> str:
