@@ -286,11 +286,13 @@ def _numbers(
 def _ratio(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
     """Divide, with nan where the divisor is zero or unknown."""
     by = np.broadcast_to(b, a.shape)
-    return np.divide(a, by, out=np.full(a.shape, np.nan), where=by > 0)
+    found: np.ndarray = np.divide(a, by, out=np.full(a.shape, np.nan), where=by > 0)
+    return found
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.clip(_ratio(a, b), -1, 1)  # rounding may go beyond
+    found: np.ndarray = np.clip(_ratio(a, b), -1, 1)  # rounding may go beyond
+    return found
 
 
 def _length(objective: Objective) -> float:

@@ -98,7 +98,7 @@ def of_batch(
             loss += np.bincount(here, values.double().cpu().numpy(), minlength=n_groups) / len(pieces)
             found *= torch.from_numpy(np.bincount(here, minlength=n_groups) / counts).to(found)[:, None]
             rows = found if rows is None else rows.add_(found)
-        for x in () if rows is None else rows.split(max(1, _ENTRIES // (n_groups + 1)), dim=1):
+        for x in () if rows is None else torch.split(rows, max(1, _ENTRIES // (n_groups + 1)), dim=1):
             wide = torch.cat([x.double(), (shares @ x.double())[None]])
             gram += (wide @ wide.T).cpu().numpy()
     return loss, gram
@@ -177,7 +177,7 @@ def _products(a: Tensor, b: Tensor) -> np.ndarray:
     """Return the inner products of rows (A, D) with rows (B, D), (A, B), summed up in float64."""
     columns = max(1, _ENTRIES // max(len(a), len(b)))
     found = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
-    for x, y in zip(a.split(columns, dim=1), b.split(columns, dim=1), strict=True):
+    for x, y in zip(torch.split(a, columns, dim=1), torch.split(b, columns, dim=1), strict=True):
         found += x.double() @ y.double().T
     return found.cpu().numpy()
 

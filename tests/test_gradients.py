@@ -189,19 +189,22 @@ def mlp_of_tanh():
 
 
 @pytest.mark.parametrize("batches", [None, 1])
-def test_gradients_that_cancel_leave_no_direction(batches):
-    """Two opposite classes at a minimum: a model of one logit difference w, its gradients +1/2 and -1/2."""
-    x, y = torch.ones((2, 1), dtype=torch.float64), torch.tensor([0, 1])
-    model = nn.Linear(1, 2, bias=False).double()
+@pytest.mark.parametrize("C", [2, 7])
+def test_gradients_that_cancel_leave_no_direction(batches, C):
+    """One sample x = 1 a class and weights 0: g_c = 1/C - e_c, whose mean is zero, or 1e-17 as 7/7 is rounded."""
+    model = nn.Linear(1, C, bias=False).double()
     nn.init.zeros_(model.weight)
-    objective = Objective.build(model, from_dataset((x, y)), partition="class", dtype=torch.float64)
+    samples = from_dataset((torch.ones((C, 1), dtype=torch.float64), torch.arange(C)))
+    objective = Objective.build(model, samples, partition="class", dtype=torch.float64)
     found = ls.decompose_gradients(objective, batches=batches)
-    assert found.norm[0] == pytest.approx(np.full(2, np.sqrt(0.5)))
+    assert found.norm[0] == pytest.approx(np.full(C, np.sqrt(1 - 1 / C)))
+    assert (found.whole_norm[0] > 0) == (C == 7)
     assert found.whole_norm[0] == pytest.approx(0, abs=1e-15)
     for name in ("cosine", "projected", "specific", "radius", "contribution"):
         assert np.isnan(getattr(found, name)).all(), name
-    assert found.between[0, 0, 1] == pytest.approx(-1)
-    assert found.conflict[0].tolist() == [[0, 1], [1, 0]]
+    others = ~np.eye(C, dtype=bool)
+    assert found.between[0][others] == pytest.approx(np.full(C * (C - 1), -1 / (C - 1)))
+    np.testing.assert_array_equal(found.conflict[0], others)
 
 
 # Batches

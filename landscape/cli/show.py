@@ -31,7 +31,8 @@ FIGURES = {
     help="Of a spectrum: density (default), the spectrum of each part, or summary, lambda_max and trace against "
     "training samples. Of a history: training (default), loss and accuracy; quality, of the features; cosines, of "
     "class and batch gradients. Of features: quality (default), of each class; angles, between class means; "
-    "collapse, the four signs of neural collapse.",
+    "collapse, the four signs of neural collapse. Of gradients: cosines (default), a map of all pairs of parts; "
+    "decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms.",
 )
 @click.option("-o", "--out", type=FILE, help="Figure to write, .png, .pdf or .svg. [default: FILE.KIND.png]")
 @click.option("--parts", help='Parts to draw, by name or position, as in "head,tail" or "0,9". [default: all]')

@@ -6,18 +6,26 @@ from matplotlib.figure import Figure
 
 from landscape.plots.density import densities, density
 from landscape.plots.features import class_angles, class_quality, neural_collapse
+from landscape.plots.gradients import cosine_map, decomposition, gradient_cosines, gradient_epochs, gradient_norms
 from landscape.plots.history import cosines, quality, training
 from landscape.plots.summary import summary
 from landscape.plots.theme import write
 
 __all__ = [
-    "KIND_FIGURES", "class_angles", "class_quality", "cosines", "densities", "density", "neural_collapse", "quality",
-    "summary", "training", "write",
+    "KIND_FIGURES", "class_angles", "class_quality", "cosine_map", "cosines", "decomposition", "densities", "density",
+    "gradient_cosines", "gradient_epochs", "gradient_norms", "neural_collapse", "quality", "summary", "training",
+    "write",
 ]  # fmt: skip
 
 KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
     "spectrum": {"density": densities, "summary": summary},
     "history": {"training": training, "quality": quality, "cosines": cosines},
     "features": {"quality": class_quality, "angles": class_angles, "collapse": neural_collapse},
+    "gradients": {
+        "cosines": cosine_map,
+        "decomposition": decomposition,
+        "epochs": gradient_epochs,
+        "norms": gradient_norms,
+    },
 }
 """What `landscape plot --kind` draws of each kind of result, the default first: (result, parts) -> Figure."""

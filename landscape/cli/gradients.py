@@ -1,0 +1,179 @@
+"""`landscape gradients`: how the gradients of parts agree, at one checkpoint or along a run."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from landscape import distributed
+from landscape.cli.begin import begin, checkpoint_list, result_path
+from landscape.cli.console import Console
+from landscape.cli.options import CHECKPOINTS, LOADING, OUTPUT, options
+from landscape.errors import InputError
+from landscape.gradients import decompose_gradients
+from landscape.objective import Objective
+from landscape.results import Gradients
+
+GRADIENTS = (
+    click.option(
+        "--batches",
+        type=int,
+        metavar="K",
+        help="Means over K random batches, as training sees them.  [default: exact, over all samples]",
+    ),
+    click.option("--samples-per-batch", default=128, show_default=True, help="Of --batches: that of training."),
+    click.option("--seed", default=0, show_default=True, help="Of --batches."),
+    click.option("--cache", default=2.0, show_default=True, help="GiB of gradients to keep; less takes more passes."),
+)
+
+PER_PART = (
+    "loss", "norm", "norm_stderr", "cosine", "cosine_stderr", "projected", "projected_stderr", "specific",
+    "specific_stderr", "radius", "radius_stderr", "contribution", "contribution_stderr", "batches",
+)  # fmt: skip
+PER_POINT = ("epoch", "whole_norm", "whole_norm_stderr", "theta_norm")
+
+
+@click.command()
+@options((CHECKPOINTS, *LOADING[1:]), GRADIENTS, OUTPUT)
+def gradients(
+    *,
+    ckpt: str,
+    batches: int | None,
+    samples_per_batch: int,
+    seed: int,
+    cache: float,
+    out: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Gradients of parts against the whole and each other, at one or several checkpoints.
+
+    landscape gradients --ckpt run/last.pt; landscape gradients --ckpt run --batches 50, for its snapshots
+
+    Raises:
+        InputError: options that are unknown or contradict each other.
+    """
+    if not cache >= 0:
+        raise InputError(f"--cache must not be negative, got {cache:g}")
+    read = {name: given[name] for name in ("ckpt_key", "trust_pickle")}
+    found = checkpoint_list(ckpt, **read)
+    last = str(found[-1][0])
+    with begin(ckpt=last, default="class", quiet=quiet, as_json=as_json, **given) as (objective, console):
+        path = result_path(out, ckpt, "gradients")
+        with console.progress() as progress:
+            result = decompose_gradients(
+                objective,
+                checkpoints=found,
+                batches=batches,
+                batch_size=samples_per_batch,
+                seed=seed,
+                cache_bytes=int(min(cache, 2**30) * 2**30),
+                out=path,
+                overwrite=overwrite,
+                progress=progress,
+                **read,
+            )
+        if not distributed.is_main():
+            return
+        _conclude(console, objective, result, path)
+        if as_json:
+            console.json(_document(result, path))
+
+
+# Weight decay is of the curvature only. Parts there must be, so that there is something to compare.
+gradients.params = [p for p in gradients.params if p.name != "weight_decay"]
+for _option in gradients.params:
+    if isinstance(_option, click.Option) and _option.name == "partition" and _option.help is not None:
+        _option.help = _option.help.replace("[default: all]", "[default: class]")
+
+
+def _conclude(console: Console, objective: Objective, found: Gradients, path: Path) -> None:
+    """Print the parts at the last checkpoint, and the ends' cosines along the run."""
+    last = len(found.points) - 1
+    batches = bool(found.batch_size)
+    rows = []
+    for p, part in enumerate(found.parts):
+        cosine = f"{found.cosine[last, p]:.3f}" + (f" ± {found.cosine_stderr[last, p]:.3f}" if batches else "")
+        numbers = [f"{getattr(found, name)[last, p]:.4g}" for name in ("loss", "norm")]
+        sizes = [f"{getattr(found, name)[last, p]:.3g}" for name in ("projected", "specific", "radius")]
+        share = f"{100 * found.contribution[last, p]:.1f}"
+        seen = [f"{found.batches[last, p]:,}"] if batches else []
+        rows.append([
+            part, f"{found.n_samples[p]:,}", *seen, *numbers, cosine, *sizes, share, _conflicts(found, last, p)
+        ])  # fmt: skip
+    heads = [
+        "part", "samples", *(["in batches"] if batches else []), "loss", "|g_p|", "cos(g_p, g)", "along g", "|h_p|",
+        "rho_p", "% of g", "conflicts",
+    ]  # fmt: skip
+    how = f"means over batches of {found.batch_size:,}" if batches else "exact"
+    whole = f"|g| = {found.whole_norm[last]:.4g}"
+    title = f"{_where(found, last)}, gradients by {found.size:,} parameters, {how}; {whole}"
+    console.table(heads, rows, title=title)
+    left = len(objective.samples) - int(found.n_samples.sum())
+    if left:
+        console.note(f"{left:,} samples are in no part: g, the whole, is that of the {found.n_samples.sum():,} others")
+    if np.isnan(found.cosine[last]).any():
+        console.note("nan: a part that is fitted exactly, or that no batch has, has no gradient to compare")
+    if last:
+        _along(console, found)
+    kind = " --kind epochs" if last else ""
+    console.say(f"result: {path}\nfigure: landscape plot {path}{kind}")
+
+
+def _along(console: Console, found: Gradients) -> None:
+    """Print how the most frequent and the rarest parts agree with the whole, checkpoint by checkpoint."""
+    order = np.argsort(-found.train_counts, kind="stable")
+    ends = list(dict.fromkeys([*order[:2].tolist(), *order[-2:].tolist()]))
+    rows = [
+        [
+            name,
+            "-" if np.isnan(found.epoch[k]) else f"{found.epoch[k]:g}",
+            f"{found.whole_norm[k]:.4g}",
+            *(f"{found.cosine[k, p]:.3f}" for p in ends),
+        ]
+        for k, name in enumerate(found.points)
+    ]
+    console.table(
+        ["checkpoint", "epoch", "|g|", *(f"cos of {found.parts[p]}" for p in ends)],
+        rows,
+        title="along the run: the most frequent and the rarest parts",
+    )
+
+
+def _conflicts(found: Gradients, k: int, p: int) -> str:
+    """Return with how many other parts the gradient conflicts, or in which share of the batches it does."""
+    others = np.delete(found.conflict[k, p], p)
+    known = others[~np.isnan(others)]
+    if not known.size:
+        return "-"
+    return f"{100 * known.mean():.0f} %" if found.batch_size else f"{int(known.sum())} of {known.size}"
+
+
+def _where(found: Gradients, k: int) -> str:
+    return found.points[k] if np.isnan(found.epoch[k]) else f"{found.points[k]} (epoch {found.epoch[k]:g})"
+
+
+def _document(found: Gradients, path: Path) -> dict[str, Any]:
+    points = []
+    for k, name in enumerate(found.points):
+        parts = [
+            {"part": part, "n_samples": found.n_samples[p], "train_counts": found.train_counts[p]}
+            | {field: getattr(found, field)[k, p] for field in PER_PART}
+            for p, part in enumerate(found.parts)
+        ]
+        matrices = {
+            "between": found.between[k],
+            "between_stderr": found.between_stderr[k],
+            "conflict": found.conflict[k],
+        }
+        about = {field: getattr(found, field)[k] for field in PER_POINT}
+        points.append({"checkpoint": name, **about, "parts": parts, **matrices})
+    return {
+        "result": str(path),
+        "parameters": found.size,
+        "samples_per_batch": found.batch_size or None,
+        "checkpoints": points,
+    }
