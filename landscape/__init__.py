@@ -30,6 +30,8 @@ _WHERE = {
     "Surface": "landscape.results",
     "regroup": "landscape.regroup",
     "trajectory": "landscape.trajectories",
+    "convergence_distances": "landscape.distances",
+    "curvature_overlap": "landscape.overlaps",
     "decompose_gradients": "landscape.gradients",
     "feature_quality": "landscape.features",
     "sharpness_figures": "landscape.sharpness",

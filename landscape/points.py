@@ -6,7 +6,8 @@ to its own part, so a per-class surface costs no more than that of the whole. Wh
 computed once for each point (forward.py), normalised inputs are kept.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,6 +81,15 @@ def of_network(objective: Objective, model: nn.Module) -> Point:
         theta=objective.layout.flat([tensors[n].detach() for n in objective.layout.names]),
         buffers=buffers.flat([tensors[n].detach().to(objective.dtype) for n in buffers.names] or [empty]),
     )
+
+
+def digest(some: Iterable[Point]) -> str:
+    """Return a SHA-256 of the vectors of points, for fingerprints."""
+    found = hashlib.sha256()
+    for point in some:
+        for t in (point.theta, point.buffers):
+            found.update(t.detach().cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def gradient(objective: Objective, theta: Tensor, part: int) -> tuple[float, Tensor]:

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -96,6 +96,34 @@ def network(
     model = copy.deepcopy(objective.model)
     weights.load_weights(model, file.state)
     return model
+
+
+def objective_at(
+    objective: Objective, snapshot: Snapshot, *, key: str | None = None, trust_pickle: bool = False
+) -> Objective:
+    """Return an objective of the same data, parts and loss with a checkpoint's weights and running statistics.
+
+    Args:
+        objective: of the network, which is not touched.
+        snapshot: one that `find` returned.
+        key: where in the file the weights are, as for `find`.
+        trust_pickle: let the file run code, as for `find`.
+
+    Returns:
+        The objective at that checkpoint.
+
+    Raises:
+        InputError: the file is not the one any more that `find` read.
+    """
+    model = network(objective, snapshot, key=key, trust_pickle=trust_pickle)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    varying = objective.layout.names
+    return replace(
+        objective,
+        model=model,
+        theta=tuple(tensors[name].detach() for name in varying),
+        _fixed={name: t for name, t in tensors.items() if name not in varying},
+    )
 
 
 @contextmanager

@@ -8,7 +8,6 @@ With refinement a coarse grid comes first. Where the loss at a new point is off 
 than a tolerance, the cells around it are divided again: linear interpolation errs by a quarter at half the distance.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -148,19 +147,14 @@ def asked_for(
     along: Directions, axes: tuple[np.ndarray, np.ndarray], marks: Mapping[str, Point], options: Options
 ) -> dict[str, Any]:
     """Return what the numbers depend on, apart from the objective, as a fingerprint knows it."""
-    tensors = [along.theta, along.buffers, along.origin.theta, along.origin.buffers]
-    for mark in marks.values():
-        tensors += [mark.theta, mark.buffers]
-    digest = hashlib.sha256()
-    for t in tensors:
-        digest.update(t.detach().cpu().numpy().tobytes())
+    vectors = [Point(along.theta, along.buffers), along.origin, *marks.values()]
     about = {"directions": list(along.axes), "norm": along.normalisation, "ignore": along.ignored}
     return {
         **about,
         "x": axes[0].tolist(),
         "y": axes[1].tolist(),
         "marks": list(marks),
-        "vectors_sha256": digest.hexdigest(),
+        "vectors_sha256": points.digest(vectors),
         **vars(options),
     }
 

@@ -1,0 +1,222 @@
+"""`landscape distances`: where parts converge, and how far apart that is."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from landscape import checkpoints, convergence, distributed, points, snapshots
+from landscape.cli.begin import begin, checkpoint_list, result_path
+from landscape.cli.console import Console
+from landscape.cli.options import LOADING, OUTPUT, options
+from landscape.convergence import finetuned, from_bank
+from landscape.distances import Run, convergence_distances
+from landscape.errors import InputError
+from landscape.objective import Objective
+from landscape.points import Point
+from landscape.results import Distances
+
+DISTANCES = (
+    click.option(
+        "--finetune", type=int, metavar="EPOCHS", help="Train on each part alone from --ckpt, so many epochs."
+    ),
+    click.option("--finetune-lr", default=0.01, show_default=True, help="First learning rate of that."),
+    click.option("--only", metavar="PARTS", help="Fine-tune on these parts only: tail, or head,tail."),
+    click.option("--also-run", multiple=True, metavar="DIR", help="A run of another seed; with --finetune, its start."),
+    click.option("--also", multiple=True, metavar="FILE", help="Another model to measure distances to."),
+    click.option("--over", default="encoder", show_default=True, help="Parameters that count: encoder or all."),
+    click.option("--barriers", default=0, show_default=True, help="Points on each segment for loss barriers; 0: none."),
+    click.option("--along", is_flag=True, help="Distances of the run's snapshots to the points, over epochs."),
+    click.option("--points", "points_folder", metavar="DIR", help="Write the points as checkpoints into this folder."),
+    click.option("--seed", default=0, show_default=True, help="Of the order of samples in fine-tuning."),
+)
+
+
+@click.command()
+@options(LOADING, DISTANCES, OUTPUT)
+def distances(
+    *,
+    ckpt: str,
+    per_class: bool,
+    partition: str | None,
+    finetune: int | None,
+    finetune_lr: float,
+    only: str | None,
+    also_run: tuple[str, ...],
+    also: tuple[str, ...],
+    over: str,
+    barriers: int,
+    along: bool,
+    points_folder: str | None,
+    seed: int,
+    out: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **loading: Any,
+) -> None:
+    """Convergence points of classes or groups, and the distances and barriers between them.
+
+    The points come from the memory bank of the run that --ckpt is of (a folder, or a checkpoint in it), or from
+    training on each part alone, from --ckpt. `--partition run` takes the groups that the run itself made.
+
+    landscape distances --ckpt runs/gsa-gkp --partition head-tail
+    landscape distances --ckpt runs/ce/snapshots/epoch-0010.pt --finetune 5 --only head,tail --partition head-tail
+
+    Raises:
+        InputError: options that contradict each other, or no convergence points to be had.
+    """
+    if only is not None and finetune is None:
+        raise InputError("--only goes with --finetune: a memory bank has the points of all parts")
+    if finetune is not None and along:
+        raise InputError("--along goes with a run's memory bank; fine-tuning starts from one checkpoint")
+    reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
+    file, folder = (ckpt, Path(ckpt).parent) if finetune is not None or not Path(ckpt).is_dir() else _of_run(ckpt)
+    chosen: Any = partition
+    if partition == "run":
+        if finetune is not None:
+            raise InputError("--partition run takes the groups of a run's memory bank: leave --finetune out")
+        chosen = convergence.groups_of(folder)
+    path = result_path(out, file, "distances")
+    with begin(
+        ckpt=file,
+        per_class=per_class,
+        partition=chosen,
+        default="class",
+        quiet=quiet,
+        as_json=as_json,
+        **loading,
+    ) as (objective, console):
+        others = {s.name: (points.of(objective, s, **reading), s.epoch) for s in _found(objective, also, reading)}
+        runs = []
+        for word in (ckpt, *also_run):
+            with console.progress() as progress:
+                if finetune is None:
+                    runs.append(_banked(objective, word, others, along, reading))
+                else:
+                    start = objective if word == ckpt else _at(objective, word, reading)
+                    named = _only(objective, only)
+                    tuned = {}
+                    for i, part in enumerate(named):
+                        progress(i, len(named), f"training on {part}")
+                        tuned[part] = (
+                            finetuned(start, part, epochs=finetune, lr=finetune_lr, seed=seed),
+                            float("nan"),
+                        )
+                    begun = points.origin(start)
+                    runs.append(Run(name=_name(word), points={**tuned, "start": (begun, 0.0), **others}, start=begun))
+        if points_folder is not None and distributed.is_main():
+            _write(Path(points_folder), objective, file, runs[0], reading)
+        with console.progress() as progress:
+            result = convergence_distances(
+                objective,
+                runs,
+                source="memory bank"
+                if finetune is None
+                else f"{finetune} epochs on the part alone, lr {finetune_lr:g}",
+                over=over,
+                barrier_points=barriers,
+                out=path,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        if distributed.is_main():
+            _conclude(console, result, path)
+            if as_json:
+                console.json(_document(result, path))
+
+
+def _of_run(folder: str) -> tuple[str, Path]:
+    last = Path(folder) / "last.pt"
+    if not last.is_file():
+        raise InputError(f"{folder} has no last.pt: --ckpt takes a checkpoint or the folder of a run")
+    return str(last), Path(folder)
+
+
+def _found(objective: Objective, files: tuple[str, ...], reading: dict[str, Any]) -> list[snapshots.Snapshot]:
+    return snapshots.find(objective, list(files), **reading) if files else []
+
+
+def _banked(
+    objective: Objective,
+    word: str,
+    others: dict[str, tuple[Point, float]],
+    along: bool,
+    reading: dict[str, Any],
+) -> Run:
+    """Gather a run: points of its memory bank, its final model, its start and its snapshots."""
+    file, folder = (word, Path(word).parent) if not Path(word).is_dir() else _of_run(word)
+    (last,) = _found(objective, (file,), reading)
+    listed = checkpoint_list(str(folder)) if (folder / "snapshots").is_dir() else []
+    if along and len(listed) < 2:
+        raise InputError(f"{folder} has no snapshots for --along: train with --snapshot-every 1")
+    found = snapshots.find(objective, list(listed), **reading) if listed else []
+    first = points.of(objective, found[0], **reading) if found else points.of(objective, last, **reading)
+    return Run(
+        name=_name(str(folder)),
+        points={**from_bank(objective, folder), "final": (points.of(objective, last, **reading), last.epoch), **others},
+        start=first,
+        snapshots=[(points.of(objective, s, **reading), s.epoch) for s in found] if along else [],
+    )
+
+
+def _at(objective: Objective, file: str, reading: dict[str, Any]) -> Objective:
+    """Return the objective with the weights of another start."""
+    (snapshot,) = _found(objective, (file,), reading)
+    return snapshots.objective_at(objective, snapshot, **reading)
+
+
+def _only(objective: Objective, only: str | None) -> list[str]:
+    names = objective.partition.names
+    if only is None:
+        return list(names)
+    words = [word.strip() for word in only.split(",")]
+    return [
+        names[int(w)] if w not in names and w.isdecimal() and int(w) < len(names) else names[objective.part(w)]
+        for w in words
+    ]
+
+
+def _name(word: str) -> str:
+    path = Path(word)
+    return path.name if path.is_dir() else f"{path.parent.name}/{path.stem}".removeprefix("/")
+
+
+def _write(folder: Path, objective: Objective, ckpt: str, run: Run, reading: dict[str, Any]) -> None:
+    """Write points as checkpoints that every analysis reads, by the names of their parts."""
+    meta = dict(checkpoints.read(ckpt, key=reading["key"], trust_pickle=reading["trust_pickle"]).meta)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (point, epoch) in run.points.items():
+        about = {**meta, "epoch": None if np.isnan(epoch) else epoch, "convergence_point": name}
+        safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+        checkpoints.write(folder / f"{safe}.pt", convergence.state_of(objective, point), about)
+
+
+def _conclude(console: Console, result: Distances, path: Path) -> None:
+    """Print the mean over runs of the Euclidean distances, with their spread, and the losses at the points."""
+    several = len(result.runs) > 1
+    mean, spread = result.euclidean.mean(0), result.euclidean.std(0, ddof=1) if several else None
+    rows = [
+        [
+            name,
+            *(f"{mean[i, j]:.3g}" + (f" ± {spread[i, j]:.1g}" if spread is not None else "") for j in range(len(mean))),
+        ]
+        for i, name in enumerate(result.points)
+    ]
+    over = f"{result.parameters} ({result.size:,} parameters)"
+    title = f"Euclidean distance over {over}" + (f", mean ± s.d. of {len(result.runs)} runs" if several else "")
+    if len(result.points) <= 16:
+        console.table(["", *result.points], rows, title=title)
+    loss = result.loss.mean(0)
+    if len(result.parts) <= 16:
+        rows = [[name, *(f"{value:.4g}" for value in loss[i])] for i, name in enumerate(result.points)]
+        console.table(["point", *result.parts], rows, title="loss of each part at each point")
+    console.say(f"points: {result.source}\nresult: {path}\nfigure: landscape plot {path}")
+
+
+def _document(result: Distances, path: Path) -> dict[str, Any]:
+    names = ["euclidean", "cosine", "filter_normalised", "fisher", "loss", "accuracy", "barrier", "point_epoch"]
+    return {"result": str(path), "runs": result.runs, "points": result.points, "parts": result.parts} | {
+        name: getattr(result, name) for name in names
+    }

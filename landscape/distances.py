@@ -1,0 +1,261 @@
+"""How far apart the convergence points of parts are, and what each costs the others.
+
+Between points a and b over the chosen parameters: the Euclidean distance; the cosine of their displacements from the
+start; the filter-normalised distance, the root mean square over filters f of |a_f - b_f| / mean(|a_f|, |b_f|), which
+the scale of a network does not change; and the Fisher-weighted one, sqrt(sum_i F_i (a_i - b_i)^2) with the diagonal of
+a's Fisher information, which counts a parameter as much as a's part needs it. Beside them stand the loss of every part
+at every point, and the barriers on the segments between.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape import classifiers, grid, jobs, models, per_sample, points
+from landscape.directions import filter_axes, filter_norms
+from landscape.errors import InputError
+from landscape.journal import Journal
+from landscape.objective import Objective
+from landscape.points import Evaluator, Point
+from landscape.provenance import fingerprint, provenance
+from landscape.results import Distances
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """What is compared within one run; all runs have points of the same names."""
+
+    name: str
+    points: Mapping[str, tuple[Point, float]]  # convergence points of parts, then other models, each with its epoch
+    start: Point  # where all of them come from
+    snapshots: Sequence[tuple[Point, float]] = field(default=())  # along training, with their epochs
+
+
+def convergence_distances(
+    objective: Objective,
+    runs: Sequence[Run],
+    *,
+    source: str,
+    over: str = "encoder",
+    barrier_points: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: jobs.Progress | None = None,
+) -> Distances:
+    """Compare convergence points.
+
+    Args:
+        objective: model, loss and data in parts; losses are of these.
+        runs: one or several that differ in their seed, whose spread is the uncertainty.
+        source: where the points come from, for the record.
+        over: parameters that distances are over: "encoder", all before the classifier, or "all" of the layout.
+        barrier_points: points between the ends of each segment at which losses are taken for the barrier; 0 for no
+            barriers. Each pair of points costs so many passes over the data.
+        out: result file to write; what is finished is kept beside it until it is complete.
+        overwrite: replace an existing result file.
+        progress: called with (done, total, text).
+
+    Returns:
+        All distances.
+
+    Raises:
+        InputError: no runs, runs with other points or epochs, or options out of their range.
+        StoreError: the result file cannot be written, or an unfinished run beside it had other options.
+    """
+    if barrier_points < 0:
+        raise InputError(f"--barriers must not be negative, got {barrier_points}")
+    if over not in ("encoder", "all"):
+        raise InputError(f"--over {over!r} is unknown: choose encoder or all")
+    _check(runs)
+    asked: dict[str, Any] = {
+        "source": source,
+        "over": over,
+        "barriers": barrier_points,
+        "runs": [run.name for run in runs],
+        "points": list(runs[0].points),
+        "vectors_sha256": points.digest([p for run in runs for p, _ in (*run.points.values(), *run.snapshots)]),
+    }
+    about = provenance(objective, asked)
+    if out is None:
+        return _compute(objective, runs, source, over, barrier_points, about, None, progress)
+    with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
+        result = _compute(objective, runs, source, over, barrier_points, about, journal, progress)
+        journal.finish(result)
+    return result
+
+
+def _check(runs: Sequence[Run]) -> None:
+    if not runs:
+        raise InputError("there is no run to compare points of")
+    names, epochs = list(runs[0].points), [e for _, e in runs[0].snapshots]
+    for run in runs:
+        if list(run.points) != names:
+            raise InputError(
+                f"runs have other points: {', '.join(run.points)} in {run.name}, {', '.join(names)} before"
+            )
+        if not np.array_equal([e for _, e in run.snapshots], epochs, equal_nan=True):
+            raise InputError(f"{run.name} has snapshots of other epochs than {runs[0].name}: train both alike")
+    if len({run.name for run in runs}) < len(runs):
+        raise InputError("two runs have one name: give their folders other names")
+
+
+def _compute(
+    objective: Objective,
+    runs: Sequence[Run],
+    source: str,
+    over: str,
+    barrier_points: int,
+    about: Mapping[str, Any],
+    journal: Journal | None,
+    progress: jobs.Progress | None,
+) -> Distances:
+    names = list(runs[0].points)
+    chosen = _chosen(objective, over)
+    evaluator = Evaluator(objective)
+    parts = objective.partition
+    compute_one = {run.name: run for run in runs}
+
+    def compute(unit: str, report: Callable[[float], None]) -> Distances:
+        run = compute_one[unit]
+        at = [point for point, _ in run.points.values()]
+        pairs = [(i, j) for i in range(len(at)) for j in range(i)] if barrier_points else []
+        total = len(at) + len(pairs) * barrier_points + len(at)
+        done = 0
+
+        def evaluate(point: Point) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal done
+            found = evaluator(point)
+            done += 1
+            report(done / total)
+            return found
+
+        measured = [evaluate(point) for point in at]
+        loss, accuracy = (np.stack([m[k] for m in measured]) for k in range(2))
+        barriers = np.full((len(at), len(at), len(parts)), 0.0 if barrier_points else np.nan)
+        for i, j in pairs:
+            t = np.linspace(0, 1, barrier_points + 2)
+            between = [evaluate(_between(at[i], at[j], s))[0] for s in t[1:-1]]
+            barriers[i, j] = barriers[j, i] = grid.barrier(t, np.stack([loss[i], *between, loss[j]], axis=1))
+        weights = []
+        for name, point in zip(names, at, strict=True):
+            weights.append(_fisher(objective, point, name, chosen))
+            done += 1
+            report(done / total)
+        counts = [objective.samples.class_counts[list(c)].sum() for c in parts.classes]
+        trained = np.array(counts or [objective.samples.class_counts.sum()] * len(parts))
+        return Distances(
+            runs=(run.name,),
+            points=tuple(names),
+            parts=parts.names,
+            n_samples=evaluator.counts,
+            train_counts=trained,
+            barrier=barriers[None],
+            loss=loss[None],
+            accuracy=accuracy[None],
+            point_epoch=np.array([[epoch for _, epoch in run.points.values()]], dtype=np.float64),
+            epoch=np.array([epoch for _, epoch in run.snapshots], dtype=np.float64),
+            source=source,
+            parameters=over,
+            size=int(chosen.mask.sum()),
+            provenance=about,
+            **_matrices(objective, run, at, weights, chosen),
+        )
+
+    return jobs.run(list(compute_one), compute, journal, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    names: tuple[str, ...]
+    mask: Tensor  # (D,) bool
+
+
+def _chosen(objective: Objective, over: str) -> _Chosen:
+    layout, names = objective.layout, set(objective.layout.names)
+    if over == "encoder":
+        model = copy.deepcopy(objective.model).requires_grad_(True)
+        head = classifiers.find(model, len(objective.samples.class_names))
+        names &= set(classifiers.encoder(model, head))
+        if not names:
+            raise InputError(
+                "--over encoder: the chosen parameters hold nothing before the classifier; pass --over all"
+            )
+    flags = [torch.full((size,), name in names) for name, size in zip(layout.names, layout.sizes, strict=True)]
+    return _Chosen(tuple(n for n in layout.names if n in names), torch.cat(flags).to(objective.device))
+
+
+def _between(a: Point, b: Point, t: float) -> Point:
+    return Point(
+        torch.lerp(a.theta.double(), b.theta.double(), t).to(a.theta.dtype),
+        torch.lerp(a.buffers.double(), b.buffers.double(), t).to(a.buffers.dtype),
+    )
+
+
+def _matrices(
+    objective: Objective, run: Run, at: Sequence[Point], weights: Sequence[Tensor], chosen: _Chosen
+) -> dict[str, np.ndarray]:
+    mask = chosen.mask
+    vectors = [p.theta.double()[mask] for p in at]
+    moved = [v - run.start.theta.double()[mask] for v in vectors]
+    norms = np.array([m.norm().item() for m in moved])
+    n = len(at)
+    euclidean, cosine, filters, fisher = (np.zeros((n, n)) for _ in range(4))
+    for i in range(n):
+        for j in range(n):
+            difference = vectors[i] - vectors[j]
+            euclidean[i, j] = difference.norm().item()
+            fisher[i, j] = (weights[i] @ difference.square()).clamp(min=0).sqrt().item()
+            scale = norms[i] * norms[j]
+            cosine[i, j] = (moved[i] @ moved[j]).item() / scale if scale else math.nan
+            filters[i, j] = _filter_distance(objective, at[i].theta, at[j].theta, chosen.names)
+    along = [[(v - point.theta.double()[mask]).norm().item() for v in vectors] for point, _ in run.snapshots]
+    return {
+        "euclidean": euclidean[None],
+        "cosine": np.clip(cosine, -1, 1)[None],
+        "filter_normalised": filters[None],
+        "fisher": fisher[None],
+        "norm": norms[None],
+        "along_training": np.array(along).reshape(1, len(run.snapshots), n),
+    }
+
+
+def _filter_distance(objective: Objective, a: Tensor, b: Tensor, names: Sequence[str]) -> float:
+    """Return the root mean square over filters of |a_f - b_f| / mean(|a_f|, |b_f|); of filters that are zero, 0."""
+    axes, layout, total, count = filter_axes(objective.model), objective.layout, 0.0, 0
+    pairs = zip(layout.names, layout.tensors(a.double()), layout.tensors(b.double()), strict=True)
+    for name, x, y in pairs:
+        if name in names:
+            axis = axes.get(name, 0)
+            apart = filter_norms(x - y, axis)
+            size = (filter_norms(x, axis) + filter_norms(y, axis)) / 2
+            total += torch.where(size > 0, apart / torch.where(size > 0, size, 1.0), 0.0).square().sum().item()
+            count += apart.numel()
+    return math.sqrt(total / count)
+
+
+def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> Tensor:
+    """Return the diagonal of the empirical Fisher at a point, of the part of its name or else of all samples."""
+    model = copy.deepcopy(objective.model).requires_grad_(True)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    buffers = points.buffer_layout(model)
+    with torch.no_grad():
+        for layout, vector in ((objective.layout, point.theta), (buffers, point.buffers)):
+            for key, t in zip(layout.names, layout.tensors(vector), strict=True):
+                tensors[key].copy_(t)
+    known = objective.partition.names
+    own = [known.index(name)] if name in known else range(len(known))
+    batches = (batch for p in own for batch in objective.batches(p))
+    n_classes = len(objective.samples.class_names)
+
+    def loss(outputs: Any, labels: Tensor) -> Tensor:
+        return objective.loss(models.logits_of(outputs, n_classes, objective.logits_index), labels)
+
+    total = per_sample.squared_gradients(model, batches, loss, chosen.names)
+    return total / sum(len(objective.members[p]) for p in own)
