@@ -208,9 +208,9 @@ def _curves(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[i
     for c, colour in ends.items():
         _line(ax, x, values[order, c], color=colour, label=_label(features, c))
     others = [c for c in chosen if c not in ends]
-    for c in others:
-        label_once = ("the other classes" if ends else "all classes") if c == others[0] else None
-        ax.plot(x, values[order, c], color="0.6", linewidth=0.6, zorder=1, label=label_once)
+    if others:
+        lines = ax.plot(x, values[order][:, others], color="0.6", linewidth=0.6, zorder=1)
+        lines[0].set_label("the other classes" if ends else "all classes")
     ax.set_xlabel(label)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
@@ -219,16 +219,13 @@ def _points(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[i
     colours = theme.palette()
     counts = features.train_counts[list(chosen)]
     alike = len(chosen) > 1 and len(set(counts)) == 1  # of a balanced data set: side by side
-    named = len(chosen) <= MOST_NAMES
-    for i, c in enumerate(chosen):
-        ax.plot(
-            i if alike else counts[i],
-            values[c],
-            _MARKERS[i // len(colours) % 2] if named else _MARKERS[0],
-            markersize=4.5 if named else 3,
-            color=colours[i % len(colours)] if named else colours[0],
-            label=_label(features, c) if named else None,
-        )
+    x = np.arange(len(chosen)) if alike else counts
+    if len(chosen) > MOST_NAMES:
+        ax.plot(x, values[list(chosen)], "o", markersize=3, color=colours[0])
+    else:
+        for i, c in enumerate(chosen):
+            style = {"color": colours[i % len(colours)], "label": _label(features, c)}
+            ax.plot(x[i], values[c], _MARKERS[i // len(colours)], markersize=4.5, **style)
     if alike:
         ax.set_xticks([])
         ax.set_xlabel(f"classes, each with {counts[0]:,} training samples")
