@@ -105,7 +105,9 @@ def distances(
                             float("nan"),
                         )
                     begun = points.origin(start)
-                    runs.append(Run(name=_name(word), points={**tuned, "start": (begun, 0.0), **others}, start=begun))
+                    runs.append(
+                        Run(name=_name(word), points={**tuned, "start": (begun, float("nan")), **others}, start=begun)
+                    )
         if points_folder is not None and distributed.is_main():
             _write(Path(points_folder), objective, file, runs[0], reading)
         with console.progress() as progress:

@@ -15,10 +15,12 @@ from landscape.errors import InputError
 from landscape.results import Result, Spectrum, Surface
 
 FIGURES = {
-    "spectrum": ("density", "summary"),
+    "spectrum": ("density", "summary", "overlap", "subspaces"),
     "history": ("training", "quality", "cosines"),
     "features": ("quality", "angles", "collapse"),
     "gradients": ("cosines", "decomposition", "epochs", "norms"),
+    "sharpness": ("rises",),
+    "distances": ("matrix", "losses", "epochs"),
 }
 """Kinds of figures of each kind of result, the default first; those of `plots.KIND_FIGURES`."""
 
@@ -28,11 +30,14 @@ FIGURES = {
 @click.option(
     "--kind",
     type=click.Choice(list(dict.fromkeys(kind for kinds in FIGURES.values() for kind in kinds))),
-    help="Of a spectrum: density (default), the spectrum of each part, or summary, lambda_max and trace against "
-    "training samples. Of a history: training (default), loss and accuracy; quality, of the features; cosines, of "
-    "class and batch gradients. Of features: quality (default), of each class; angles, between class means; "
+    help="Of a spectrum: density (default), the spectrum of each part; summary, lambda_max and trace against "
+    "training samples; of hessian --overlap also overlap, how sharp the sharpest directions of each part are for the "
+    "others, and subspaces, how alike they are. Of a history: training (default), loss and accuracy; quality, of the "
+    "features; cosines, of class and batch gradients. Of features: quality (default), of each class; angles, between class means; "
     "collapse, the four signs of neural collapse. Of gradients: cosines (default), a map of all pairs of parts; "
-    "decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms.",
+    "decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms. Of "
+    "sharpness: rises, of each part against training samples. Of distances: matrix (default), clustered maps of four "
+    "distances; losses, of each part at each point; epochs, from the points along training.",
 )
 @click.option("-o", "--out", type=FILE, help="Figure to write, .png, .pdf or .svg. [default: FILE.KIND.png]")
 @click.option("--parts", help='Parts to draw, by name or position, as in "head,tail" or "0,9". [default: all]')

@@ -5,20 +5,24 @@ from collections.abc import Callable, Mapping
 from matplotlib.figure import Figure
 
 from landscape.plots.density import densities, density
+from landscape.plots.distances import cross_losses, distance_maps, distances_along
 from landscape.plots.features import class_angles, class_quality, neural_collapse
 from landscape.plots.gradients import cosine_map, decomposition, gradient_cosines, gradient_epochs, gradient_norms
 from landscape.plots.history import cosines, quality, training
+from landscape.plots.overlap import overlap_map, subspace_map
+from landscape.plots.sharpness import rises
 from landscape.plots.summary import summary
 from landscape.plots.theme import write
 
 __all__ = [
-    "KIND_FIGURES", "class_angles", "class_quality", "cosine_map", "cosines", "decomposition", "densities", "density",
-    "gradient_cosines", "gradient_epochs", "gradient_norms", "neural_collapse", "quality", "summary", "training",
+    "KIND_FIGURES", "class_angles", "class_quality", "cosine_map", "cosines", "cross_losses", "decomposition",
+    "densities", "density", "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs",
+    "gradient_norms", "neural_collapse", "overlap_map", "quality", "rises", "subspace_map", "summary", "training",
     "write",
 ]  # fmt: skip
 
 KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
-    "spectrum": {"density": densities, "summary": summary},
+    "spectrum": {"density": densities, "summary": summary, "overlap": overlap_map, "subspaces": subspace_map},
     "history": {"training": training, "quality": quality, "cosines": cosines},
     "features": {"quality": class_quality, "angles": class_angles, "collapse": neural_collapse},
     "gradients": {
@@ -27,5 +31,7 @@ KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "epochs": gradient_epochs,
         "norms": gradient_norms,
     },
+    "sharpness": {"rises": rises},
+    "distances": {"matrix": distance_maps, "losses": cross_losses, "epochs": distances_along},
 }
 """What `landscape plot --kind` draws of each kind of result, the default first: (result, parts) -> Figure."""

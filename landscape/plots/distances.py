@@ -1,0 +1,232 @@
+"""Distances between convergence points: clustered maps, what each point costs each part, and curves over training.
+
+Of several runs, maps and curves show the mean; where points are few enough for numbers, the standard deviation over
+runs stands beside it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from landscape.errors import InputError
+from landscape.plots import theme
+from landscape.results import Distances
+
+MOST_NUMBERS = 12
+"""Rows of a map whose cells hold numbers."""
+MOST_NAMES = 60
+MATRICES = {
+    "euclidean": "Euclidean distance",
+    "filter_normalised": "filter-normalised distance",
+    "fisher": "Fisher-weighted distance\n(rows: whose Fisher)",
+    "cosine": "cosine of displacements",
+}
+
+
+def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the four distances as maps whose rows are clustered, so that points that lie together stand together.
+
+    The order is that of average-linkage clustering of the Euclidean distances, the same in all maps.
+
+    Args:
+        distances: the result.
+        parts: the points of these parts only, with all other models; None for all.
+
+    Returns:
+        A new figure.
+
+    Raises:
+        InputError: no such part.
+    """
+    chosen = _points(distances, parts)
+    order = [chosen[i] for i in clustered(distances.euclidean.mean(0)[np.ix_(chosen, chosen)])]
+    names = [_label(distances, i) for i in order]
+    size = max(3.2, min(7.0, 0.42 * len(order) + 1.6))
+    with theme.theme():
+        fig = theme.figure(2 * size, 2 * size * 0.92)
+        for ax, (field, title) in zip(fig.subplots(2, 2).ravel(), MATRICES.items(), strict=True):
+            values = getattr(distances, field)[:, order][:, :, order]
+            mean = values.mean(0)
+            signed = field == "cosine"
+            norm: Normalize = TwoSlopeNorm(0, -1, 1) if signed else Normalize(0, float(np.nanmax(mean)) or 1.0)
+            _map(fig, ax, mean, _spread(values), names, names, norm, "PuOr_r" if signed else "viridis")
+            ax.set_title(title)
+        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+    return fig
+
+
+def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the loss of every part at every point, and the worst barrier that a part meets between two points.
+
+    Args:
+        distances: the result.
+        parts: columns; None for all.
+
+    Returns:
+        A new figure; the second map is there where barriers were computed.
+
+    Raises:
+        InputError: no such part.
+    """
+    columns = _parts(distances, parts)
+    rows = list(range(len(distances.points)))
+    names = [_label(distances, i) for i in rows]
+    heads = [theme.shorten(f"{distances.parts[p]}  {distances.train_counts[p]:,}", 24) for p in columns]
+    barriers = np.isfinite(distances.barrier).any()
+    width = max(4.0, min(9.0, 0.45 * len(columns) + 2.6))
+    with theme.theme():
+        fig = theme.figure(width * (1 + barriers), max(3.2, min(9.0, 0.34 * len(rows) + 1.8)))
+        axes = fig.subplots(1, 1 + barriers, squeeze=False)[0]
+        loss = distances.loss[:, :, columns]
+        mean = loss.mean(0)
+        positive = mean[np.isfinite(mean) & (mean > 0)]
+        low, high = (positive.min(), positive.max()) if len(positive) else (1e-3, 1.0)
+        norm: Normalize = LogNorm(low, high * 1.0001) if high > 10 * low else Normalize(0, high)
+        _map(fig, axes[0], mean, _spread(loss), names, heads, norm, "viridis")
+        axes[0].set_title("loss of the part (column)\nat the point (row)")
+        if barriers:
+            worst = distances.barrier[:, :, :, columns].max(axis=2)
+            _map(
+                fig,
+                axes[1],
+                worst.mean(0),
+                _spread(worst),
+                names,
+                heads,
+                Normalize(0, float(np.nanmax(worst.mean(0))) or 1.0),
+                "viridis",
+            )
+            axes[1].set_title("highest barrier of the part (column)\non the way to any other point")
+        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+    return fig
+
+
+def distances_along(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
+    """Draw how far training is from each convergence point over the epochs, with the spread over runs as a band.
+
+    Args:
+        distances: the result.
+        parts: the points of these parts only, with all other models; None for all.
+
+    Returns:
+        A new figure.
+
+    Raises:
+        InputError: no such part, or the result holds no snapshots along training.
+    """
+    if not len(distances.epoch):
+        raise InputError("the file holds no distances along training: compute it with --along")
+    chosen = _points(distances, parts)
+    counts = [_count(distances, i) for i in chosen]
+    with theme.theme():
+        fig = theme.figure(6.2, 3.8)
+        ax = fig.subplots()
+        theme.keep_ticks(ax)
+        few = len(chosen) <= len(theme.palette())
+        shades = colormaps["viridis"](np.linspace(0.05, 0.9, max(2, len(chosen))))
+        for k, i in enumerate(sorted(chosen, key=lambda i: -counts[chosen.index(i)])):
+            colour = theme.palette()[k] if few else shades[k]
+            values = distances.along_training[:, :, i]
+            label = theme.shorten(distances.points[i], 24) if few or k in (0, len(chosen) - 1) else None
+            ax.plot(distances.epoch, values.mean(0), color=colour, label=label, linewidth=1.2)
+            if len(values) > 1:
+                mean, spread = values.mean(0), values.std(0, ddof=1)
+                ax.fill_between(distances.epoch, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        ax.set_xlabel("epoch")
+        ax.set_ylabel(f"distance to the convergence point\n({distances.parameters}, Euclidean)")
+        ax.set_ylim(bottom=0)
+        legend = fig.legend(loc="outside right upper", frameon=False, fontsize="small")
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+    return fig
+
+
+def clustered(matrix: np.ndarray) -> list[int]:
+    """Return an order in which points that are near each other stand next to each other.
+
+    Args:
+        matrix: (Q, Q) distances.
+
+    Returns:
+        Q positions, by average-linkage clustering; the given order where two points or fewer leave nothing to choose.
+    """
+    if len(matrix) < 3 or not np.isfinite(matrix).all():
+        return list(range(len(matrix)))
+    symmetric = (matrix + matrix.T) / 2
+    np.fill_diagonal(symmetric, 0.0)
+    return [int(i) for i in leaves_list(linkage(squareform(symmetric, checks=False), "average", optimal_ordering=True))]
+
+
+def _map(
+    fig: Figure,
+    ax: Axes,
+    values: np.ndarray,
+    spread: np.ndarray | None,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    norm: Normalize,
+    colours: str,
+) -> None:
+    cmap = colormaps[colours].with_extremes(bad="0.8")
+    image = ax.imshow(np.ma.masked_invalid(values), cmap=cmap, norm=norm, aspect="auto")
+    ax.grid(visible=False)
+    for axis, names, rotation in ((ax.xaxis, columns, 90), (ax.yaxis, rows, 0)):
+        step = -(-len(names) // MOST_NAMES)
+        ticks = list(range(0, len(names), step))
+        axis.set_ticks(ticks, labels=[names[i] for i in ticks], rotation=rotation, parse_math=False)
+        axis.set_tick_params(labelsize=7 if len(names) <= 30 else 5)
+    if max(values.shape) <= MOST_NUMBERS:
+        for i, j in np.ndindex(*values.shape):
+            if not np.isfinite(values[i, j]):
+                continue
+            text = f"{values[i, j]:.3g}" + ("" if spread is None else f"\n±{spread[i, j]:.1g}")
+            bright = np.dot(cmap(norm(values[i, j]))[:3], (0.3, 0.6, 0.1)) > 0.55
+            ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="0.1" if bright else "0.95")
+    fig.colorbar(image, ax=ax, shrink=0.8)
+
+
+def _spread(values: np.ndarray) -> np.ndarray | None:
+    """Return the standard deviation over runs, or None for one run, which has none."""
+    return None if len(values) < 2 else np.asarray(values.std(0, ddof=1))
+
+
+def _points(distances: Distances, parts: Sequence[str] | None) -> list[int]:
+    """Return the points that are drawn: those of the chosen parts, and those that are of no part."""
+    wanted = {distances.parts[p] for p in _parts(distances, parts)}
+    kept = [i for i, name in enumerate(distances.points) if name in wanted or name not in distances.parts]
+    if not kept:
+        raise InputError("there is no point to draw")
+    return kept
+
+
+def _parts(distances: Distances, parts: Sequence[str] | None) -> list[int]:
+    for name in parts or ():
+        if name not in distances.parts:
+            raise InputError(f"no part {name!r}; there are {', '.join(distances.parts[:10])}")
+    return [p for p, name in enumerate(distances.parts) if parts is None or name in parts]
+
+
+def _count(distances: Distances, point: int) -> int:
+    name = distances.points[point]
+    return int(distances.train_counts[distances.parts.index(name)]) if name in distances.parts else -1
+
+
+def _label(distances: Distances, point: int) -> str:
+    """Return the name of a point, with the training samples of its part or the epoch that it is of."""
+    name, count = distances.points[point], _count(distances, point)
+    epoch = distances.point_epoch[:, point].mean()
+    words = [f"{count:,}"] if count >= 0 else []
+    words += [f"epoch {epoch:g}"] if np.isfinite(epoch) else []
+    return theme.shorten(name, 20) + (f"  ({', '.join(words)})" if words else "")
+
+
+def _about(distances: Distances) -> str:
+    runs = "" if len(distances.runs) == 1 else f", mean of {len(distances.runs)} runs"
+    return f"points: {distances.source}; over {distances.size:,} parameters ({distances.parameters}){runs}"
