@@ -1,0 +1,211 @@
+"""How panels stand in a figure as wide as a journal's column or page, with one colour bar and words around them.
+
+All distances are inches: panels are as large as the width allows, and the height follows from what stands in it.
+"""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from landscape.plots import theme
+from landscape.plots.scales import Scale, label
+
+ONE_COLUMN, TWO_COLUMNS = 3.5, 7.16
+"""Widths of figures, those of a journal's columns."""
+LEFT, RIGHT = 0.62, 0.92
+"""Room for the names and numbers of axes, and for a colour bar."""
+
+UNITS = {"loss": "mean loss", "accuracy": "accuracy"}
+
+_HEADING, _SMALL = 9.0, 6.5  # points, of the words above and below the panels
+_NUMBERS = 0.5  # below the lowest panels
+_LINE = 1.3 / 72  # height of a line for each point of its letters
+_COMFORTABLE = 12  # panels; more are drawn small, without numbers on contour lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How large the signs in a panel are."""
+
+    title: float  # points
+    length: int  # characters of a name
+    axes: float  # names of axes, points
+    contours: float  # numbers on contour lines, points; 0 for none
+    marks: float  # of their usual size
+    gap: float  # between columns
+
+
+def columns_of(n: int) -> int:
+    """Return how many of n panels stand side by side."""
+    if n <= 3:
+        return n
+    if n in {5, 6, 9}:
+        return 3
+    return 4 if n <= _COMFORTABLE else min(10, math.isqrt(n - 1) + 1)
+
+
+def sizes(n: int) -> Sizes:
+    """Return the sizes for n panels in a figure."""
+    n_columns = columns_of(n)
+    if n_columns <= 2:
+        return Sizes(title=9, length=40, axes=8.5, contours=6.5, marks=1, gap=0.32)
+    if n_columns == 3:
+        return Sizes(title=8, length=28, axes=7.5, contours=5.5, marks=0.9, gap=0.26)
+    if n <= _COMFORTABLE:
+        return Sizes(title=7, length=22, axes=7, contours=5, marks=0.8, gap=0.24)
+    return Sizes(title=5.5, length=16, axes=6.5, contours=0, marks=0.45, gap=0.12)
+
+
+def small_multiples(
+    n: int, *, heading: str, caption: Sequence[str], aspect: float = 1.0, below: float = 0.0, **projection: Any
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of n panels alike: as wide as a column for one, and as the page for more.
+
+    Args:
+        n: how many.
+        heading: lines above all panels.
+        caption: sentences below them, in small type.
+        aspect: height of a panel over its width.
+        below: to keep free between panels and caption.
+        projection: of the axes, as matplotlib's `add_axes` takes it.
+
+    Returns:
+        The figure and its axes, row by row.
+    """
+    n_columns, size = columns_of(n), sizes(n)
+    width = ONE_COLUMN if n == 1 else TWO_COLUMNS if n_columns <= 4 else 1.05 * n_columns + 1
+    side = (width - LEFT - RIGHT - (n_columns - 1) * size.gap) / n_columns
+    fig, axes = layout(
+        [side * aspect] * -(-n // n_columns),
+        [side] * n_columns,
+        heading=heading,
+        caption=caption,
+        gap=size.gap,
+        above=2 * size.title * _LINE + 0.15,
+        below=below,
+        only=n,
+        **projection,
+    )
+    for ax in axes:
+        ax.tick_params(labelsize=size.axes - 1)
+        ax.xaxis.label.set_size(size.axes)
+        ax.yaxis.label.set_size(size.axes)
+        ax.title.set_size(size.title)
+    return fig, axes
+
+
+def layout(
+    rows: Sequence[float],
+    columns: Sequence[float],
+    *,
+    heading: str,
+    caption: Sequence[str],
+    gap: float = 0.3,
+    above: float = 0.15,
+    below: float = 0.0,
+    right: float | None = None,
+    only: int | None = None,
+    **projection: Any,
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels in rows and columns.
+
+    Args:
+        rows: heights of the panels.
+        columns: widths of the panels.
+        heading: lines above all panels, folded to the width.
+        caption: sentences below them, in small type, folded; empty ones are left out.
+        gap: between columns.
+        above: for what stands above each row.
+        below: to keep free between panels and caption.
+        right: for what stands at the right of the panels; None is enough for a colour bar.
+        only: so many of the panels.
+        projection: of the axes, as matplotlib's `add_axes` takes it.
+
+    Returns:
+        The figure, which has no layout engine, and its axes row by row.
+    """
+    width = LEFT + sum(columns) + (len(columns) - 1) * gap + (RIGHT if right is None else right)
+    head, foot = _folded([heading], width, _HEADING), _folded(caption, width, _SMALL)
+    bottom = len(foot) * _SMALL * _LINE + 0.1 + below + _NUMBERS
+    height = bottom + sum(rows) + len(rows) * above + len(head) * _HEADING * _LINE + 0.1
+    fig = theme.figure(width, height)
+    fig.set_layout_engine("none")
+    axes = []
+    for i in range(len(rows) * len(columns) if only is None else only):
+        row, column = divmod(i, len(columns))
+        x = LEFT + sum(columns[:column]) + column * gap
+        y = bottom + sum(rows[row + 1 :]) + (len(rows) - 1 - row) * above
+        box = x / width, y / height, columns[column] / width, rows[row] / height
+        ax = fig.add_axes(box, **projection)
+        theme.keep_ticks(ax)
+        axes.append(ax)
+    if head:
+        fig.suptitle("\n".join(head), y=1 - 0.06 / height, va="top", fontsize=_HEADING, parse_math=False)
+    if foot:
+        text = "\n".join(foot)
+        place = {"x": 0.06 / width, "y": 0.05 / height, "ha": "left", "va": "bottom"}
+        fig.supxlabel(text, **place, fontsize=_SMALL, color="0.25", linespacing=1.25, parse_math=False)
+    return fig, axes
+
+
+def outer_labels(panels: Sequence[Axes]) -> None:
+    """Leave names and numbers of axes to the left column and the lowest panels; of many to the one in the corner."""
+    n, n_columns = len(panels), columns_of(len(panels))
+    corner = (n - 1) // n_columns * n_columns
+    for i, ax in enumerate(panels):
+        left, low = i % n_columns == 0, i + n_columns >= n
+        if n > _COMFORTABLE:
+            left = low = i == corner
+        ax.tick_params(labelleft=left, labelbottom=low)
+        if not left:
+            ax.set_ylabel("")
+        if not low:
+            ax.set_xlabel("")
+
+
+def colour_bar(fig: Any, mappable: Any, panels: Sequence[Axes], scale: Scale, *, beside: bool = False) -> None:
+    """Draw one colour bar for all panels, labelled with the levels.
+
+    Args:
+        fig: the figure.
+        mappable: what has the colours.
+        panels: at their right.
+        scale: of the panels.
+        beside: take the room from the panels' own, for a figure that was laid out by others.
+    """
+    words = UNITS[scale.what] + (" (logarithmic)" if scale.log else "")
+    how: dict[str, Any] = {"ax": panels, "fraction": 0.08, "pad": 0.03, "aspect": 25}
+    if not beside:
+        width, boxes = fig.get_figwidth(), [ax.get_position(original=True) for ax in panels]
+        low, high = min(b.y0 for b in boxes), max(b.y1 for b in boxes)
+        right = max(b.x1 for b in boxes)
+        how = {"cax": fig.add_axes((right + 0.12 / width, low, 0.13 / width, high - low))}
+    levels, numbers = FixedLocator(scale.ticks().tolist()), FuncFormatter(lambda x, _: label(x))
+    bar = fig.colorbar(mappable, **how, extend=scale.extend, extendfrac=0.03, ticks=levels, format=numbers)
+    bar.set_label(words, size=8)
+    bar.ax.tick_params(labelsize=7, width=0.6, length=2.5)
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.ax.grid(visible=False)
+    bar.outline.set_linewidth(0.5)
+
+
+def legend(ax: Axes, handles: Sequence[Any], title: str | None = None) -> None:
+    """Write a legend at the right of a panel, in which no name is a formula."""
+    found = ax.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=7, title=title
+    )
+    found.get_title().set_fontsize(7.5)
+    for text in found.get_texts():
+        text.set_parse_math(False)
+
+
+def _folded(lines: Sequence[str], width: float, size: float) -> list[str]:
+    """Fold lines to a width in inches, for letters of a size in points."""
+    columns = math.floor((width - 0.1) * 72 / (0.51 * size))
+    return [part for line in lines for one in line.splitlines() for part in textwrap.wrap(one, columns)]
