@@ -71,6 +71,12 @@ class Spectrum:
         doc="[a, b]: trace of part b's matrix on part a's Ritz vectors, as a share of that on b's own",
         optional=True,
     )
+    subspace_overlap: np.ndarray | None = array(
+        "part",
+        "part",
+        doc="mean squared cosine of the principal angles between the spaces of two parts' Ritz vectors",
+        optional=True,
+    )
 
     alpha: np.ndarray = array("part", "probe", "step", unit="loss", doc="diagonal of the tridiagonal matrix")
     beta: np.ndarray = array(
@@ -111,6 +117,31 @@ class Spectrum:
         if part not in self.parts:
             raise InputError(f"no part {part!r}; there are {', '.join(self.parts)}")
         return self.parts.index(part)
+
+    @property
+    def vectors_converged(self) -> np.ndarray:
+        """Whether the residual of each of a part's Ritz vectors is at most `tol` times |lambda_max|, (P,)."""
+        n_vectors = 0 if self.ritz_vectors is None else self.ritz_vectors.shape[1]
+        residuals = np.nan_to_num(self.ritz_residuals[:, :n_vectors])  # of vectors that do not exist
+        sure: np.ndarray = (residuals <= self.tol * np.abs(self.lambda_max)[:, None]).all(axis=1)
+        return sure
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Overlap:
+    """Traces of several parts' matrices on the Ritz vectors of all parts: the raw material of a spectrum's overlap."""
+
+    kind: ClassVar[str] = "overlap"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "matrix"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts that the vectors are of")
+    matrices: tuple[str, ...] = array("matrix", doc="names of the parts that the matrices are of")
+    trace: np.ndarray = array("matrix", "part", unit="loss", doc="trace of the matrix on the part's Ritz vectors")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -310,13 +341,16 @@ class Sharpness:
     )
     noise_rise_stderr: np.ndarray = array("part", unit="loss", doc="its standard error over draws; nan for one")
     doubling_radius: np.ndarray = array(
-        "part", doc="relative size of filter-normalised noise at which the loss has doubled, median over directions"
+        "part",
+        doc="relative size of filter-normalised noise at which the loss has doubled, median over directions; nan "
+        "beyond `limit`, where a loss on the way is nan, and where the loss at the checkpoint is not positive",
     )
     doubling_radius_spread: np.ndarray = array("part", doc="half the interquartile range over the directions")
-    rho: float = scalar(doc="Euclidean radius of the ball")
+    rho: float = scalar(doc="radius of the ball: Euclidean, or relative to each weight where adaptive")
     adaptive: bool = scalar(doc="the ball is scaled by |theta| per entry, as in adaptive SAM")
     sigma: float = scalar(doc="size of the noise relative to each filter")
     draws: int = scalar(doc="number of random directions")
+    limit: float = scalar(doc="largest relative size of noise that was tried for doubling_radius")
     provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -481,10 +515,22 @@ class Features:
 
 
 Result: TypeAlias = (
-    Spectrum | History | Points | Plane | Surface | Trajectory | Sharpness | Distances | Gradients | Features
+    Spectrum | Overlap | History | Points | Plane | Surface | Trajectory | Sharpness | Distances | Gradients | Features
 )
 
 KINDS: dict[str, type[Result]] = {
     kind.kind: kind
-    for kind in (Spectrum, History, Points, Plane, Surface, Trajectory, Sharpness, Distances, Gradients, Features)
+    for kind in (
+        Spectrum,
+        Overlap,
+        History,
+        Points,
+        Plane,
+        Surface,
+        Trajectory,
+        Sharpness,
+        Distances,
+        Gradients,
+        Features,
+    )
 }

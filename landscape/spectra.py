@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape import jobs, quadrature, traces
+from landscape import jobs, overlaps, quadrature, traces
 from landscape.errors import InputError
 from landscape.journal import Journal
 from landscape.lanczos import Tridiagonal, lanczos, probe
@@ -70,6 +70,7 @@ def spectrum(
     distribution: str = "rademacher",
     top: int = 10,
     vectors: int = 0,
+    overlap: bool = False,
     tol: float | None = None,
     max_steps: int | None = None,
     trace: str = "auto",
@@ -91,8 +92,9 @@ def spectrum(
         probes: runs per part; 4 show how much the density owes to the probe, 1 is enough for lambda_max.
         seed: of the probes; the same seed gives the same probes on any device and for any batch size.
         distribution: "rademacher" or "gaussian" probes.
-        top: how many of the largest Ritz values to keep.
-        vectors: how many of the largest Ritz vectors to keep.
+        top: how many of the largest Ritz values to keep, at least.
+        vectors: how many of the largest Ritz vectors to keep, with their values.
+        overlap: also multiply the vectors of each part by the matrices of all parts, see overlaps.py.
         tol: go on until the residual of lambda_max is at most this share of it; None takes `steps` and says whether
             1e-3 was reached.
         max_steps: where `tol` gives up; None for 4 times `steps`.
@@ -135,10 +137,12 @@ def spectrum(
         residual_mass=residual_mass,
     )
     _check(options, objective.layout.size)
+    if overlap:
+        overlaps.refuse(len(objective.partition), vectors)
     if out is None:
-        return _run(objective, options, backend, cache_bytes, None, progress)
+        return _run(objective, options, overlap, backend, cache_bytes, None, progress)
     with jobs.open_journal(out, fingerprint(objective, vars(options)), overwrite=overwrite) as journal:
-        result = _run(objective, options, backend, cache_bytes, journal, progress)
+        result = _run(objective, options, overlap, backend, cache_bytes, journal, progress)
         journal.finish(result)
     return result
 
@@ -146,6 +150,7 @@ def spectrum(
 def _run(
     objective: Objective,
     options: Options,
+    overlap: bool,
     backend: str,
     cache_bytes: int,
     journal: Journal | None,
@@ -183,7 +188,13 @@ def _run(
             provenance=about,
         )
 
-    return jobs.run(objective.partition.names, compute, journal, progress)
+    found = jobs.run(objective.partition.names, compute, journal, progress)
+    if not overlap:
+        return found
+    whole.cache_clear()  # with what it keeps, before the second stage keeps its own
+    return overlaps.curvature_overlap(
+        objective, found, backend=backend, cache_bytes=cache_bytes, journal=journal, progress=progress
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,8 +378,9 @@ def _summary(found: _Runs, options: Options, *, eps: float, **about: Any) -> Spe
     tol = DEFAULT_TOL if options.tol is None else options.tol
 
     def first(values: np.ndarray) -> np.ndarray:
-        kept = values[::-1][: options.top]
-        return np.pad(kept, (0, options.top - len(kept)), constant_values=np.nan)[None]
+        n = max(options.top, options.vectors)
+        kept = values[::-1][:n]
+        return np.pad(kept, (0, n - len(kept)), constant_values=np.nan)[None]
 
     kept_vectors = None
     if options.vectors:

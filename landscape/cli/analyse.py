@@ -26,6 +26,7 @@ SPECTRUM = (
     click.option("--distribution", default="rademacher", show_default=True, help="rademacher or gaussian probes."),
     click.option("--top", default=10, show_default=True, help="How many of the largest eigenvalues to list."),
     click.option("--vectors", default=0, show_default=True, help="How many eigenvectors to keep in the file."),
+    click.option("--overlap", is_flag=True, help="Also: are the directions of these --vectors sharp for other parts?"),
     click.option("--tol", type=float, help="Go on until the residual of lambda_max is this share of it."),
     click.option("--max-steps", type=int, help="Where --tol gives up.  [default: 4 times --steps]"),
     click.option("--trace", default="auto", show_default=True, help="exact (for networks of ReLUs), probes, or auto."),
@@ -94,10 +95,13 @@ def hessian(
 
 
 SPECTRUM_NAMES = [
-    "operator", "steps", "probes", "seed", "distribution", "top", "vectors", "tol", "max_steps", "trace",
+    "operator", "steps", "probes", "seed", "distribution", "top", "vectors", "overlap", "tol", "max_steps", "trace",
     "trace_tol", "negative_tol", "residual_mass", "backend",
 ]  # fmt: skip
 
+
+MOST_COLUMNS = 12
+"""Parts whose overlap is printed as a table."""
 
 DOCUMENT_NAMES = [
     "n_samples", "n_used", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
@@ -139,7 +143,22 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
         )
     if np.isnan(found.trace_stderr).all():
         console.note("one probe cannot tell the trace's error: use --probes 2 or --trace-tol 0.02")
-    console.say(f"result: {path}\nfigure: landscape plot {path}")
+    if found.overlap is not None:
+        _show_overlap(console, found, found.overlap)
+    also = "" if found.overlap is None else " [--kind overlap]"
+    console.say(f"result: {path}\nfigure: landscape plot {path}{also}")
+
+
+def _show_overlap(console: Console, found: Spectrum, overlap: np.ndarray) -> None:
+    """Print the overlap of few parts, and whose directions are not to be relied on."""
+    if len(found.parts) <= MOST_COLUMNS:
+        rows = [[part, *(f"{v:.3f}" for v in overlap[a])] for a, part in enumerate(found.parts)]
+        title = "curvature along the sharpest directions of the row's part, as a share of that on the column's own"
+        console.table(["directions of \\ curvature of", *found.parts], rows, title=title)
+    far = [found.parts[p] for p in np.flatnonzero(~found.vectors_converged)]
+    if far:
+        names = ", ".join(far[:5]) + (f" and {len(far) - 5} more" if len(far) > 5 else "")
+        console.note(f"the directions of {names} have not all converged: raise --steps, or keep fewer --vectors")
 
 
 def _error(value: float) -> str:
@@ -174,4 +193,7 @@ def _verify(console: Console, objective: Objective, found: Spectrum) -> list[dic
 
 def _document(found: Spectrum, path: Path, checks: list[dict[str, Any]] | None) -> dict[str, Any]:
     parts = [{"part": part} | {n: getattr(found, n)[p] for n in DOCUMENT_NAMES} for p, part in enumerate(found.parts)]
-    return {"result": str(path), "operator": found.operator, "parameters": found.size, "parts": parts, "verify": checks}
+    document = {"result": str(path), "operator": found.operator, "parameters": found.size, "parts": parts}
+    if found.overlap is not None:
+        document |= {n: getattr(found, n) for n in ("overlap", "subspace_overlap", "vectors_converged")}
+    return document | {"verify": checks}

@@ -33,10 +33,10 @@ FIGURES = {
     help="Of a spectrum: density (default), the spectrum of each part; summary, lambda_max and trace against "
     "training samples; of hessian --overlap also overlap, how sharp the sharpest directions of each part are for the "
     "others, and subspaces, how alike they are. Of a history: training (default), loss and accuracy; quality, of the "
-    "features; cosines, of class and batch gradients. Of features: quality (default), of each class; angles, between class means; "
-    "collapse, the four signs of neural collapse. Of gradients: cosines (default), a map of all pairs of parts; "
-    "decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms. Of "
-    "sharpness: rises, of each part against training samples. Of distances: matrix (default), clustered maps of four "
+    "features; cosines, of class and batch gradients. Of features: quality (default), of each class; angles, between "
+    "class means; collapse, the four signs of neural collapse. Of gradients: cosines (default), a map of all pairs of "
+    "parts; decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms. "
+    "Of sharpness: rises, of each part against training samples. Of distances: matrix (default), clustered maps of four "
     "distances; losses, of each part at each point; epochs, from the points along training.",
 )
 @click.option("-o", "--out", type=FILE, help="Figure to write, .png, .pdf or .svg. [default: FILE.KIND.png]")

@@ -1,0 +1,146 @@
+"""`landscape sharpness`: how far the loss of each part rises around a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from landscape import distributed
+from landscape.cli.begin import begin, result_path
+from landscape.cli.console import Console
+from landscape.cli.options import LOADING, OUTPUT, options
+from landscape.results import Sharpness
+from landscape.sharpness import sharpness_figures
+
+SHARPNESS = (
+    click.option(
+        "--rho", default=0.05, show_default=True, help="Radius of the ball, Euclidean; with --adaptive 0.5 to 2."
+    ),
+    click.option("--adaptive", is_flag=True, help="Scale the ball by |theta|, as adaptive SAM does."),
+    click.option(
+        "--ascent-steps", default=20, show_default=True, help="Gradient steps of the search for the largest rise."
+    ),
+    click.option("--sigma", default=0.1, show_default=True, help="Size of the noise, relative to each filter."),
+    click.option("--draws", default=8, show_default=True, help="Random directions; their spread is the error."),
+    click.option("--seed", default=0, show_default=True, help="Of the directions."),
+)
+
+WITHOUT_EFFECT = ("weight_decay",)
+"""Of the options of `LOADING`: a rise is that of the loss of the data."""
+
+NAMES = (
+    "n_samples", "train_counts", "loss", "accuracy", "first_order_rise", "worst_rise", "noise_rise",
+    "noise_rise_stderr", "doubling_radius", "doubling_radius_spread",
+)  # fmt: skip
+
+
+@click.command()
+@options(LOADING, SHARPNESS, OUTPUT)
+def sharpness(
+    *,
+    ckpt: str,
+    per_class: bool,
+    partition: str | None,
+    rho: float,
+    adaptive: bool,
+    ascent_steps: int,
+    sigma: float,
+    draws: int,
+    seed: int,
+    out: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Rise of the loss within SAM's ball and under noise, and the noise that doubles it, per part of the data.
+
+    landscape sharpness --ckpt run/last.pt --per-class
+    """
+    with begin(ckpt=ckpt, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
+        objective,
+        console,
+    ):
+        path = result_path(out, ckpt, "sharpness")
+        with console.progress() as progress:
+            found = sharpness_figures(
+                objective,
+                rho=rho,
+                adaptive=adaptive,
+                ascent_steps=ascent_steps,
+                sigma=sigma,
+                draws=draws,
+                seed=seed,
+                out=path,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        if not distributed.is_main():
+            return
+        _conclude(console, found, path)
+        if as_json:
+            console.json(_document(found, path))
+
+
+sharpness.params = [p for p in sharpness.params if p.name not in WITHOUT_EFFECT]
+
+
+def _conclude(console: Console, found: Sharpness, path: Path) -> None:
+    """Print the table and all that a reader must know of it."""
+    rows = [
+        [
+            part,
+            f"{found.n_samples[p]:,}",
+            f"{found.loss[p]:.4g}",
+            f"{100 * found.accuracy[p]:.1f}",
+            _number(found.first_order_rise[p], 4),
+            _number(found.worst_rise[p], 4),
+            _number(found.noise_rise[p], 4),
+            _number(found.noise_rise_stderr[p], 2),
+            _number(found.doubling_radius[p], 3),
+            _number(found.doubling_radius_spread[p], 2),
+        ]
+        for p, part in enumerate(found.parts)
+    ]
+    heads = [
+        "part", "samples", "loss", "acc %", "SAM's step", "worst rise", "noise rise", "± s.e.", "doubling radius",
+        "± spread",
+    ]  # fmt: skip
+    ball = f"within {'adaptive ' if found.adaptive else ''}rho = {found.rho:g}"
+    console.table(heads, rows, title=f"rise of the loss {ball}, and under noise of {found.sigma:g} of each filter")
+    _explain(console, found)
+    console.say(f"result: {path}\nfigure: landscape plot {path}")
+
+
+def _explain(console: Console, found: Sharpness) -> None:
+    """Say why numbers are missing."""
+    lost = np.isnan(found.worst_rise)
+    if lost.any():
+        console.note(f"a loss or gradient within rho is not finite for {_some(found, lost)}: try a smaller --rho")
+    missing = np.isnan(found.doubling_radius)
+    without_loss, beyond = missing & ~(found.loss > 0), missing & (found.loss > 0)
+    if without_loss.any():
+        console.note(f"the loss of {_some(found, without_loss)} is not positive: twice that is no rise")
+    if beyond.any():
+        console.note(
+            f"no doubling radius for {_some(found, beyond)}: on half of the directions the loss does not double up to "
+            f"{found.limit:g} times the filters, or it is nan on the way"
+        )
+    if found.draws == 1:
+        console.note("one draw cannot tell its own spread: use --draws 8")
+
+
+def _some(found: Sharpness, chosen: np.ndarray) -> str:
+    names = [found.parts[p] for p in np.flatnonzero(chosen)]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if np.isnan(value) else f"{value:.{digits}g}"
+
+
+def _document(found: Sharpness, path: Path) -> dict[str, Any]:
+    parts = [{"part": part} | {n: getattr(found, n)[p] for n in NAMES} for p, part in enumerate(found.parts)]
+    about = {name: getattr(found, name) for name in ("rho", "adaptive", "sigma", "draws", "limit")}
+    return {"result": str(path), **about, "parts": parts}

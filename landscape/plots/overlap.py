@@ -1,0 +1,128 @@
+"""Maps of two parts' sharpest directions: the curvature of one along those of the other, and how alike the two are.
+
+Parts stand in the order of their training samples, the most frequent first.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from landscape.errors import InputError
+from landscape.plots import theme
+from landscape.plots.density import MATRICES
+from landscape.results import Spectrum
+
+MOST_NUMBERS = 12  # parts whose numbers are written into the map
+MOST_LABELS = 120  # rows and columns that are labelled one by one
+
+
+def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
+    """Draw what each part's curvature is along the sharpest directions of each other part, as a share of its own.
+
+    A row holds the directions of a part, a column the curvature of one: a red entry in the row of a head class and the
+    column of a tail class says that the head's sharp directions are sharp for the tail. Blue is negative curvature.
+    The scale is that of the pairs; the diagonal, which is 1, is beyond it.
+
+    Args:
+        spectrum: the result, with `overlap`.
+        parts: names; None for all.
+
+    Returns:
+        A new figure with the map and a colour bar.
+
+    Raises:
+        InputError: no such part, or a spectrum that was computed without the overlap.
+    """
+    matrix = MATRICES.get(spectrum.operator, "H")
+    label = rf"$\mathrm{{tr}}(V_a {matrix}_b V_a^T)\,/\,\mathrm{{tr}}(V_b {matrix}_b V_b^T)$"
+    return _map(spectrum, spectrum.overlap, parts, ("sharpest directions of a", "curvature of b"), label, signed=True)
+
+
+def subspace_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
+    """Draw how alike the spaces of two parts' sharpest directions are: the mean squared cosine of principal angles.
+
+    Args:
+        spectrum: the result, with `subspace_overlap`.
+        parts: names; None for all.
+
+    Returns:
+        A new figure with the map and a colour bar.
+
+    Raises:
+        InputError: no such part, or a spectrum that was computed without the overlap.
+    """
+    label = r"$|V_a V_b^T|_F^2\,/\,k$"
+    axes = ("sharpest directions of a", "sharpest directions of b")
+    return _map(spectrum, spectrum.subspace_overlap, parts, axes, label, signed=False)
+
+
+def _map(
+    spectrum: Spectrum,
+    matrix: np.ndarray | None,
+    parts: Sequence[str] | None,
+    axes: tuple[str, str],
+    label: str,
+    *,
+    signed: bool,
+) -> Figure:
+    order = _chosen(spectrum, matrix, parts)
+    values = np.asarray(matrix)[np.ix_(order, order)]
+    pairs = values[~np.eye(len(order), dtype=bool)]
+    largest = float(np.abs(pairs[np.isfinite(pairs)]).max(initial=0.0))
+    limit = max(0.05, math.ceil(20 * min(largest, 1.0)) / 20)
+    few = len(order) <= MOST_NUMBERS
+    size = 0.42 if few else min(0.3, max(0.105, 6 / len(order))) if len(order) <= MOST_LABELS else 12.6 / len(order)
+    colours = colormaps["RdBu_r" if signed else "Reds"].with_extremes(bad="0.6")
+    with theme.theme():
+        side = size * len(order)
+        fig = theme.figure(max(4.4, side + 2.8), max(3.4, side + 1.8))
+        ax = fig.subplots()
+        theme.keep_ticks(ax)
+        norm = Normalize(-limit if signed else 0, limit)
+        places = np.arange(len(order))
+        mesh = ax.pcolormesh(places, places, values, norm=norm, cmap=colours, shading="nearest", rasterized=True)
+        ax.grid(visible=False)
+        for (i, j), value in np.ndenumerate(values) if few else ():
+            light = abs(value) > 0.6 * limit
+            if np.isfinite(value):
+                ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color="w" if light else "k")
+        shown = slice(None, None, -(-len(order) // MOST_LABELS))
+        names = [
+            theme.shorten(spectrum.parts[p], 24) + ("" if sure else " *")
+            for p, sure in zip(order, spectrum.vectors_converged[order], strict=True)
+        ]
+        counted = [f"{name} ({spectrum.train_counts[p]:,})" for name, p in zip(names, order, strict=True)]
+        font = min(8.0, 0.8 * 72 * size * shown.step)
+        ax.set_yticks(places[shown], labels=counted[shown], fontsize=font, parse_math=False)
+        ax.set_xticks(places[shown], labels=names[shown], fontsize=font, rotation=90, parse_math=False)
+        ax.set_ylim(len(order) - 0.5, -0.5)
+        ax.set_ylabel(axes[0])
+        ax.set_xlabel(axes[1])
+        ax.set_title(_about(spectrum, values, order), parse_math=False)
+        fig.colorbar(mesh, ax=ax, label=label, extend="both" if signed else "max", fraction=0.05, pad=0.02)
+    return fig
+
+
+def _chosen(spectrum: Spectrum, matrix: np.ndarray | None, parts: Sequence[str] | None) -> list[int]:
+    if matrix is None:
+        raise InputError(
+            "the overlap of parts was not computed: use landscape hessian --vectors 5 --overlap, or curvature_overlap"
+        )
+    chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
+    if len(chosen) < 2:
+        raise InputError("there is no overlap of fewer than two parts: choose more")
+    return sorted(chosen, key=lambda p: -spectrum.train_counts[p])
+
+
+def _about(spectrum: Spectrum, values: np.ndarray, order: Sequence[int]) -> str:
+    n_vectors = 0 if spectrum.ritz_vectors is None else spectrum.ritz_vectors.shape[1]
+    lines = [f"{n_vectors} direction{'s' * (n_vectors != 1)} of each part; in brackets its training samples"]
+    if not spectrum.vectors_converged[list(order)].all():
+        lines.append("*: directions that have not converged")
+    if np.isnan(values).any():
+        lines.append("grey: no positive curvature to compare with")
+    return "\n".join(lines)
