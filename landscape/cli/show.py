@@ -36,8 +36,8 @@ FIGURES = {
     "features; cosines, of class and batch gradients. Of features: quality (default), of each class; angles, between "
     "class means; collapse, the four signs of neural collapse. Of gradients: cosines (default), a map of all pairs of "
     "parts; decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms. "
-    "Of sharpness: rises, of each part against training samples. Of distances: matrix (default), clustered maps of four "
-    "distances; losses, of each part at each point; epochs, from the points along training.",
+    "Of sharpness: rises, of each part against training samples. Of distances: matrix (default), clustered maps of "
+    "four distances; losses, of each part at each point; epochs, from the points along training.",
 )
 @click.option("-o", "--out", type=FILE, help="Figure to write, .png, .pdf or .svg. [default: FILE.KIND.png]")
 @click.option("--parts", help='Parts to draw, by name or position, as in "head,tail" or "0,9". [default: all]')
