@@ -28,7 +28,6 @@ _WHERE = {
     "surface1d": "landscape.surfaces",
     "surface2d": "landscape.surfaces",
     "Surface": "landscape.results",
-    "regroup": "landscape.regroup",
     "trajectory": "landscape.trajectories",
     "convergence_distances": "landscape.distances",
     "curvature_overlap": "landscape.overlaps",

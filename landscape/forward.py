@@ -130,9 +130,9 @@ def _graphs(
         return logits(state, inputs)
 
     weights, batch = stages(trace(function, state, (inputs,)), (len(state), 1))
-    reuse_memory(batch.graph)
     if fuse and inputs.device.type == "cpu" and inputs.dtype == torch.float32:
         _fuse(batch.graph)
+    reuse_memory(batch.graph)
     batch.recompile()
     return weights, batch
 
@@ -142,7 +142,7 @@ def _fuse(graph: fx.Graph) -> None:
     pointwise = torch.ops.mkldnn._convolution_pointwise.default
     onto = torch.ops.mkldnn._convolution_pointwise_.binary
     for relu in list(graph.nodes):
-        if relu.target not in (_ATEN.relu.default, _ATEN.relu_.default):
+        if relu.target is not _ATEN.relu.default:
             continue
         (made,) = relu.args
         if len(made.users) > 1:
@@ -151,7 +151,7 @@ def _fuse(graph: fx.Graph) -> None:
             with graph.inserting_before(relu):
                 new = graph.call_function(pointwise, (*_geometry(made), "relu", [], ""))
             _replace(relu, new)
-        elif made.target in (_ATEN.add.Tensor, _ATEN.add_.Tensor) and len(made.args) == 2 and not made.kwargs:
+        elif made.target is _ATEN.add.Tensor and len(made.args) == 2 and not made.kwargs:
             pair = _sum_of_convolution(made)
             if pair is not None:
                 convolution, other = pair
@@ -199,7 +199,6 @@ def _last_read(operand: fx.Node, user: fx.Node) -> bool:
 
 _OWN = (
     _ATEN.relu.default,
-    _ATEN.relu_.default,
     _ATEN.convolution.default,
     torch.ops.mkldnn._convolution_pointwise.default,
     torch.ops.mkldnn._convolution_pointwise_.binary,

@@ -56,7 +56,7 @@ def trajectory(
         anchors: one or two checkpoints that the plane goes through beside the origin; None for the principal
             components of all paths.
         plane: a plane that is there already, so that runs of several calls are drawn on the same one.
-        n: points of the grid along each axis, which reaches around all checkpoints; 0 for paths without a surface.
+        n: points of the grid along each axis, which reaches around all checkpoints.
         margin: what the grid reaches beyond them, as a share of their extent.
         batch_norm: running statistics on the grid, as for `surfaces.surface`; checkpoints have their own.
         training: see `surfaces.surface`.
@@ -75,8 +75,8 @@ def trajectory(
         InputError: fewer checkpoints than a plane needs, or options out of their range.
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
-    if n == 1 or n < 0 or not 0 <= margin < math.inf:
-        raise InputError(f"--grid must be 0 or at least 2 and --margin a share, at least 0; got {n} and {margin:g}")
+    if n < 2 or not 0 <= margin < math.inf:
+        raise InputError(f"--grid must be at least 2 and --margin a share, at least 0; got {n} and {margin:g}")
     if plane is not None and anchors:
         raise InputError("a plane is stored, or goes through checkpoints: not both")
     marks = {

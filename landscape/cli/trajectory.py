@@ -23,7 +23,7 @@ TRAJECTORY = (
     click.option(
         "--every", default=1, show_default=True, help="Take one checkpoint in so many; first and last always."
     ),
-    click.option("--grid", "n", default=21, show_default=True, help="Points of the surface along each axis; 0: none."),
+    click.option("--grid", "n", default=21, show_default=True, help="Points of the surface along each axis."),
     click.option("--margin", default=trajectories.MARGIN, show_default=True, help="Beyond the path, of its extent."),
     click.option("--bn", default="reestimate", show_default=True, help=f"Running statistics: {', '.join(BATCH_NORM)}."),
     click.option("--bn-samples", default=2048, show_default=True, help="Training samples of a re-estimation."),
