@@ -49,10 +49,11 @@ def test_documents_name_commands_and_files_that_exist(page):
 
 def test_documents_name_options_that_exist():
     from landscape.cli.analyse import hessian
+    from landscape.cli.gradients import gradients
     from landscape.cli.show import compare, export, plot
     from trainers.commands import demo, train
 
-    commands = [hessian, compare, export, plot, demo, train]
+    commands = [hessian, gradients, compare, export, plot, demo, train]
     known = {o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts)} | {"--no-deps", "--help"}
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
