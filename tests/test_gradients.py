@@ -351,16 +351,17 @@ def weights(objective):
     return {n: t.clone() for n, t in objective.model.state_dict().items()}
 
 
+@pytest.mark.parametrize("params", [None, "4"])
 @pytest.mark.parametrize("options", [{}, {"batches": 3, "batch_size": 6}])
-def test_over_training_each_checkpoint_gives_what_its_weights_give(run, options):
-    objective = CASES["mlp-norm"].objective()
+def test_over_training_each_checkpoint_gives_what_its_weights_give(run, options, params):
+    objective = CASES["mlp-norm"].objective(params=params)
     before = weights(objective)
     found = ls.decompose_gradients(objective, checkpoints=run, **options)
     assert found.points == ("epoch-0", "epoch-1", "epoch-2")
     np.testing.assert_array_equal(found.epoch, [0, np.nan, 20])
     for seed in range(3):
         # The case's data depend on the seed too: the weights of one in the objective of the other.
-        one = CASES["mlp-norm"].objective()
+        one = CASES["mlp-norm"].objective(params=params)
         one.model.load_state_dict(CASES["mlp-norm"].objective(seed=seed).model.state_dict())
         alone = ls.decompose_gradients(one, **options)
         for name in (*NUMBERS, "theta_norm", "loss", "cosine_stderr"):
