@@ -128,10 +128,7 @@ def trace(model: nn.Module, inputs: Tensor, logits: Callable[[Any], Any] | None 
     weights = dict(zip((n for n in module.graph.nodes if n.op == "placeholder"), aliases.values(), strict=False))
     rough, classes = Classes(cautious=False), Classes()
     found = _follow(module.graph, rough, {})
-    fixed = {
-        node: [np.array([rough.fixed(ids[i : i + 1]) for i in range(len(ids))]) for ids in found[node]]
-        for node in weights
-    }
+    fixed = {node: [rough.fixed(ids) for ids in found[node]] for node in weights}
     axes = _follow(module.graph, classes, fixed)
     return Trace(module, names, _groups(classes, axes, weights, _reads(module.graph)), tuple(sorted(classes.held)))
 
@@ -202,7 +199,7 @@ def _follow(graph: fx.Graph, classes: Classes, fixed: Mapping[fx.Node, Sequence[
         elif node.op == "call_function":
             axes[node] = axes[node.args[0]][node.args[1]]
         else:
-            make = still if node is inputs or node.op == "get_attr" or not node.users else classes.new
+            make = still if node is inputs or node.op == "get_attr" else classes.new
             axes[node] = tuple(make(n) for n in node.meta["val"].shape)
             for ids, known in zip(axes[node], fixed.get(node, ()), strict=False):
                 ids[known] = FIXED

@@ -67,7 +67,7 @@ def axes_of(node: fx.Node, known: Mapping[fx.Node, Any], classes: Classes) -> An
         call = {a.name: a.default_value if a.has_default_value() else None for a in arguments}
         call |= {**dict(zip(call, node.args, strict=False)), **node.kwargs}
         result = _RULES[name](classes, fx.map_arg(call, known.__getitem__), shape)
-    elif not classes.cautious or all(classes.fixed(*flat(axes)) for axes in operands):
+    elif not classes.cautious or all(classes.fixed(ids).all() for ids in _flat(operands)):
         result = _still(shape)
     else:
         raise InputError(
@@ -77,9 +77,9 @@ def axes_of(node: fx.Node, known: Mapping[fx.Node, Any], classes: Classes) -> An
     return [result, *_still(shape[1:])] if isinstance(shape, list) and not isinstance(result, list) else result
 
 
-def flat(axes: Any) -> list[np.ndarray]:
+def _flat(axes: Any) -> list[np.ndarray]:
     """Return the axes of one or several tensors in one list."""
-    return [axes] if isinstance(axes, np.ndarray) else [ids for inner in axes for ids in flat(inner)]
+    return [axes] if isinstance(axes, np.ndarray) else [ids for inner in axes for ids in _flat(inner)]
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -168,7 +168,8 @@ def _spatial(classes: Classes, call: Call, shape: Any) -> Axes:
     n = int(re.findall(r"(\d)d", classes.operation)[0])
     x, sizes = call["self"], (shape[0] if isinstance(shape, list) else shape)[-n:]
     mixed = [
-        still(size) if classes.fixed(ids) else classes.unclear(size) for ids, size in zip(x[-n:], sizes, strict=True)
+        still(size) if classes.fixed(ids).all() else classes.unclear(size)
+        for ids, size in zip(x[-n:], sizes, strict=True)
     ]
     classes.hold(*x[-n:])
     return (*x[:-n], *mixed)
@@ -278,7 +279,7 @@ def _pad(classes: Classes, call: Call, shape: Any) -> Axes:
         ids = result[-1 - k]
         kept = ids[max(0, -before) : len(ids) - max(0, -after)]
         n_before, n_after = max(0, before), max(0, after)
-        added = (still if classes.fixed(ids) else classes.new)(n_before + n_after)
+        added = (still if classes.fixed(ids).all() else classes.new)(n_before + n_after)
         result[-1 - k] = np.concatenate([added[:n_before], kept, added[n_before:]])
     return tuple(result)
 

@@ -91,9 +91,9 @@ class Classes:
         """Return the identities of a result that does not follow its operands, which are held."""
         return still(n) if self.cautious else self.new(n)
 
-    def fixed(self, *identities: np.ndarray) -> bool:
-        """Say whether none of them moves."""
-        return all(self.find(i)[0] == FIXED for ids in identities for i in ids.tolist())
+    def fixed(self, ids: np.ndarray) -> np.ndarray:
+        """Say of each identity whether it cannot move."""
+        return np.array([self.find(i)[0] == FIXED for i in ids.tolist()], dtype=bool)
 
     def places(self, ids: np.ndarray, n: int) -> np.ndarray:
         """Give each identity n places, one after the other."""
@@ -104,7 +104,7 @@ class Classes:
         if len(block) == 1:
             return block[0]
         result = np.full([len(ids) for ids in block], FIXED)
-        moving = [d for d, ids in enumerate(block) if not self.fixed(ids)]
+        moving = [d for d, ids in enumerate(block) if not self.fixed(ids).all()]
         if len(moving) > 1:
             self.hold(*block)
             return self.unclear(result.size)

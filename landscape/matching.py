@@ -100,9 +100,9 @@ def match(
     """
     reference, other = channels.copied(reference), channels.copied(other)
     _refuse_different(reference, other)
-    # In-place changes of buffers, if a network makes any, are to change neither the caller's nor each other.
-    states = tuple({n: t.detach().clone() for n, t in _tensors(m).items()} for m in (reference, other))
-    mine, yours = states[0], {n: t.to(states[0][n]) for n, t in states[1].items()}
+    # A run may overwrite buffers, and the result is made of what was given.
+    mine = {name: t.clone() for name, t in _tensors(reference).items()}
+    yours = {name: t.to(mine[name], copy=True) for name, t in _tensors(other).items()}
     inputs = (_fitting(b, mine) for b in batches)
     full = (b for b in inputs if len(b))
     first = next(full, None)
@@ -122,7 +122,7 @@ def match(
         _add(sums, traces[batch.shape], (mine, yours), batch)
     correlations = [_correlation(group, found) for group, found in zip(trace.groups, sums, strict=True)]
     orders = tuple(linear_sum_assignment(r + _STAY * np.eye(len(r)), maximize=True)[1] for r in correlations)
-    state = _permuted(states[1], trace.groups, orders)
+    state = _permuted(_tensors(other), trace.groups, orders)
     _verify(other, state, first[:_CHECKED], logits)
     return Matching(
         state=state,
@@ -155,8 +155,9 @@ class _Sums:
     def correlation(self) -> np.ndarray:
         """Return (C, C) correlations, 0 where a channel is constant."""
         a, b, aa, bb, ab = (total.cpu().numpy() / self._n for total in self._sums)
-        variances = [np.where(s - m**2 > _ROUNDING * s, s - m**2, np.inf) for m, s in ((a, aa), (b, bb))]
-        return (ab - np.outer(a, b)) / np.sqrt(np.outer(*variances))
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found by whoever asks
+            variances = [np.where(s - m**2 > _ROUNDING * s, s - m**2, np.inf) for m, s in ((a, aa), (b, bb))]
+            return (ab - np.outer(a, b)) / np.sqrt(np.outer(*variances))
 
 
 def _places(trace: Trace) -> list[list[tuple[str, int, tuple[int, ...]]]]:
@@ -199,7 +200,7 @@ def _mean(values: Sequence[np.ndarray]) -> float:
 
 
 def _permuted(state: Mapping[str, Tensor], found: Sequence[Group], orders: Sequence[np.ndarray]) -> dict[str, Tensor]:
-    permuted = dict(state)
+    permuted = {name: t.clone() for name, t in state.items()}
     for group, order in zip(found, orders, strict=True):
         for slot in group.slots:
             tensor = permuted[slot.name]
@@ -220,7 +221,7 @@ def _verify(network: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, log
         try:
             network.double()
             before = compute()
-            network.load_state_dict(state, strict=False)
+            network.load_state_dict(state, strict=False)  # a module's extra state is no tensor, and stays
             after = compute()
         except (RuntimeError, TypeError, ValueError) as error:
             raise InputError(

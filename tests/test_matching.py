@@ -1,5 +1,6 @@
 from functools import partial
 from itertools import permutations
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -173,6 +174,21 @@ def test_dead_channels_have_no_correlation_and_keep_their_order():
     assert found.moved == 2
 
 
+def test_of_places_for_dead_channels_each_keeps_its_own():
+    """Channels 0, 1, 2 of the first are 0, 2, 4 of the other; that leaves the places 3 and 4 to the dead 1 and 3."""
+
+    def narrow():
+        return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+    one, two = made(narrow), made(narrow)
+    one[0].weight.data[3:] = 0
+    two[0].weight.data[[1, 3]] = 0
+    two[0].weight.data[[0, 2, 4]] = one[0].weight.data[:3]
+    two[0].bias.data[[0, 2, 4]] = one[0].bias.data[:3]
+    found = matching.match(one, two, [normal(40, 4)])
+    assert found.orders[0].tolist() == [0, 2, 4, 3, 1]
+
+
 def test_one_sample_tells_nothing_of_a_perceptron():
     found = matching.match(made(mlp, seed=1), made(mlp, seed=2), [normal(1, 4)])
     assert (found.moved, found.correlation, found.correlation_before) == (0, 0, 0)
@@ -206,6 +222,22 @@ def test_models_and_inputs_are_left_as_they_were():
     assert equal(two.state_dict(), before[1])
 
 
+def test_a_buffer_that_runs_overwrite_is_handed_on_as_it_was():
+    def counting(net, x):
+        net.calls += 1
+        return net.fc(torch.tanh(net.hidden(x)))
+
+    def counter():
+        net = Net(counting, hidden=nn.Linear(4, 5), fc=nn.Linear(5, 3))
+        net.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        return net
+
+    one, two = made(counter, seed=1), made(counter, seed=2)
+    two.calls.fill_(7)
+    found = matching.match(one, two, normal(9, 4).split(4))
+    assert (found.state["calls"], one.calls, two.calls) == (7, 0, 7)
+
+
 class Pair(nn.Module):
     """Returns (features, logits)."""
 
@@ -224,6 +256,8 @@ def test_features_that_are_returned_move_only_if_the_logits_are_named():
     found = matching.match(one, two, [inputs], logits=partial(models.logits_of, n_classes=3))
     assert found.n_channels == 5
     assert found.moved > 0
+    with pytest.raises(InputError, match=r"none is logits \(batch, 9\)"):
+        matching.match(one, two, [inputs], logits=partial(models.logits_of, n_classes=9))
     expected = two(inputs)["logits"]
     torch.testing.assert_close(copy_of(two, Pair, found.state)(inputs)["logits"], expected, rtol=1e-12, atol=1e-12)
 
@@ -297,10 +331,11 @@ def test_empty_batches_between_others_are_passed_over():
     assert found.correlation == pytest.approx(matching.match(one, two, [inputs]).correlation, abs=1e-12)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["0.weight", "4.bias"])
-def test_a_network_that_diverged_is_refused(name):
+def test_a_network_that_diverged_is_refused(name, value):
     diverged = made(mlp)
-    diverged.state_dict()[name].fill_(float("nan"))
+    diverged.state_dict()[name].fill_(value)
     with pytest.raises(NumericalError, match="not finite"):
         matching.match(made(mlp), diverged, [normal(9, 4)])
 
@@ -315,6 +350,15 @@ def test_a_network_that_hides_what_it_does_is_refused():
     one, two = (made(lambda: Net(transposed, **{k: layer() for k, layer in layers.items()}), seed=s) for s in (1, 2))
     with pytest.raises(InputError, match=r"returns other values .* of .*: it uses its channels in a way"):
         matching.match(one, two, [normal(9, 4)])
+
+
+def test_networks_without_shapes_or_that_refuse_to_be_copied_are_refused():
+    with pytest.raises(InputError, match=r"0\.weight of the network has no shape yet: pass a batch"):
+        matching.match(nn.Sequential(nn.LazyLinear(3)), nn.Sequential(nn.LazyLinear(3)), [normal(9, 4)])
+    holding = made(mlp)
+    holding.lock = Lock()
+    with pytest.raises(InputError, match=r"cannot be copied .*TypeError: cannot pickle .*; leave out --match"):
+        matching.match(made(mlp), holding, [normal(9, 4)])
 
 
 def test_a_network_that_takes_other_ways_for_other_batches_is_refused():
