@@ -9,6 +9,7 @@ import click
 from landscape import interop, quadrature, store, surface_exports, surface_files
 from landscape.cli import compared
 from landscape.cli.console import Console, strict_json
+from landscape.cli.drawing import DRAWING, check_drawing, take_drawing
 from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result
 from landscape.cli.options import options
 from landscape.errors import InputError
@@ -21,6 +22,9 @@ FIGURES = {
     "gradients": ("cosines", "decomposition", "epochs", "norms"),
     "sharpness": ("rises",),
     "distances": ("matrix", "losses", "epochs"),
+    "surface": ("contour", "3d", "heat", "accuracy", "overlay"),
+    "line": ("line",),
+    "trajectory": ("path", "along", "3d", "heat", "accuracy", "overlay"),
 }
 """Kinds of figures of each kind of result, the default first; those of `plots.KIND_FIGURES`."""
 
@@ -37,38 +41,36 @@ FIGURES = {
     "class means; collapse, the four signs of neural collapse. Of gradients: cosines (default), a map of all pairs of "
     "parts; decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms. "
     "Of sharpness: rises, of each part against training samples. Of distances: matrix (default), clustered maps of "
-    "four distances; losses, of each part at each point; epochs, from the points along training.",
+    "four distances; losses, of each part at each point; epochs, from the points along training. Of a surface: contour "
+    "(default), a panel for each part with the same levels; 3d, as heights; heat, the points as they were computed; "
+    "accuracy; overlay, the contours of head and tail on one another; over a line: line. Of a trajectory also path "
+    "(default), the runs over the contours; along, the true losses beside those of the surface.",
 )
 @click.option("-o", "--out", type=FILE, help="Figure to write, .png, .pdf or .svg. [default: FILE.KIND.png]")
 @click.option("--parts", help='Parts to draw, by name or position, as in "head,tail" or "0,9". [default: all]')
-@click.option("--axis", type=click.Choice(quadrature.AXES), help="Axis of the eigenvalues. [default: symlog]")
-@click.option(
-    "--width",
-    help="Standard deviation of the Gaussians on the axis: a number, or one of "
-    f"{', '.join(quadrature.WIDTHS)}. [default: auto]",
-)
-@options(REGROUP, FOREIGN)
+@options(DRAWING, REGROUP, FOREIGN)
 def plot(
     file: Path,
     kind: str | None,
     out: Path | None,
     parts: str | None,
-    axis: str | None,
-    width: str | None,
-    **opening: Any,
+    **given: Any,
 ) -> None:
     """Draw a figure of the result in FILE, or of a surface of another program.
 
-    More than 24 densities become a map with a row for each part. Surfaces of tomgoldstein/loss-landscape (.h5),
+    More than 24 densities become a map with a row for each part; more than 12 classes of a surface are joined into
+    groups, unless --groups or --parts says which to draw. Surfaces of tomgoldstein/loss-landscape (.h5),
     dnn-mode-connectivity and Landscaper (.npz) are known by their content. A figure of the same name is replaced.
     """
-    result = open_result(file, **opening)
-    kind = _kind(result, kind)
-    drawing = _density_options(kind, axis, width)
+    drawing = take_drawing(given)
+    result = open_result(file, **given)
+    drawn_as = _drawn_as(result)
+    kind = _kind(drawn_as, kind)
+    check_drawing(kind, drawing)
     from landscape import plots  # matplotlib takes its time, which a wrong file or option need not wait for
 
     chosen = None if parts is None else _select(getattr(result, "parts", ()), parts)
-    fig = plots.KIND_FIGURES[result.kind][kind](result, chosen, **drawing)
+    fig = plots.KIND_FIGURES[drawn_as][kind](result, chosen, **drawing)
     out = out or file.with_suffix(f".{kind}.png")
     plots.write(fig, out)
     Console().say(str(out))
@@ -181,19 +183,16 @@ def _of(kind: type[R], result: Result, file: Path, form: str, command: str) -> R
     return result
 
 
-def _density_options(kind: str, axis: str | None, width: str | None) -> dict[str, str]:
-    given = {name: value for name, value in (("axis", axis), ("width", width)) if value is not None}
-    if given and kind != "density":
-        raise InputError(f"--{next(iter(given))} is for --kind density; leave it out for --kind {kind}")
-    return given
+def _drawn_as(result: Result) -> str:
+    return "line" if isinstance(result, Surface) and result.is_line else result.kind
 
 
-def _kind(result: Result, kind: str | None) -> str:
-    if result.kind not in FIGURES:
-        raise InputError(f"there is no figure of a {result.kind}: choose a file of {', '.join(FIGURES)}")
-    if kind is not None and kind not in FIGURES[result.kind]:
-        raise InputError(f"--kind {kind} is not for a {result.kind}: choose {' or '.join(FIGURES[result.kind])}")
-    return kind or FIGURES[result.kind][0]
+def _kind(drawn_as: str, kind: str | None) -> str:
+    if drawn_as not in FIGURES:
+        raise InputError(f"there is no figure of a {drawn_as}: choose a file of {', '.join(FIGURES)}")
+    if kind is not None and kind not in FIGURES[drawn_as]:
+        raise InputError(f"--kind {kind} is not for a {drawn_as}: choose {' or '.join(FIGURES[drawn_as])}")
+    return kind or FIGURES[drawn_as][0]
 
 
 def _exclude(flags: Mapping[str, bool]) -> None:

@@ -9,16 +9,22 @@ from landscape.plots.distances import cross_losses, distance_maps, distances_alo
 from landscape.plots.features import class_angles, class_quality, neural_collapse
 from landscape.plots.gradients import cosine_map, decomposition, gradient_cosines, gradient_epochs, gradient_norms
 from landscape.plots.history import cosines, quality, training
+from landscape.plots.lines import surface_lines
 from landscape.plots.overlap import overlap_map, subspace_map
+from landscape.plots.overlays import compare_surfaces, surface_overlay
 from landscape.plots.sharpness import rises
 from landscape.plots.summary import summary
+from landscape.plots.surface import contours, surface, surface_accuracy, surface_heat
+from landscape.plots.surface3d import surface_3d
 from landscape.plots.theme import write
+from landscape.plots.trajectory import trajectory, trajectory_along
 
 __all__ = [
-    "KIND_FIGURES", "class_angles", "class_quality", "cosine_map", "cosines", "cross_losses", "decomposition",
-    "densities", "density", "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs",
-    "gradient_norms", "neural_collapse", "overlap_map", "quality", "rises", "subspace_map", "summary", "training",
-    "write",
+    "KIND_FIGURES", "class_angles", "class_quality", "compare_surfaces", "contours", "cosine_map", "cosines",
+    "cross_losses", "decomposition", "densities", "density", "distance_maps", "distances_along", "gradient_cosines",
+    "gradient_epochs", "gradient_norms", "neural_collapse", "overlap_map", "quality", "rises", "subspace_map",
+    "summary", "surface", "surface_3d", "surface_accuracy", "surface_heat", "surface_lines", "surface_overlay",
+    "training", "trajectory", "trajectory_along", "write",
 ]  # fmt: skip
 
 KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
@@ -33,5 +39,24 @@ KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
     },
     "sharpness": {"rises": rises},
     "distances": {"matrix": distance_maps, "losses": cross_losses, "epochs": distances_along},
+    "surface": {
+        "contour": surface,
+        "3d": surface_3d,
+        "heat": surface_heat,
+        "accuracy": surface_accuracy,
+        "overlay": surface_overlay,
+    },
+    "line": {"line": surface_lines},
+    "trajectory": {
+        "path": trajectory,
+        "along": trajectory_along,
+        "3d": surface_3d,
+        "heat": surface_heat,
+        "accuracy": surface_accuracy,
+        "overlay": surface_overlay,
+    },
 }
-"""What `landscape plot --kind` draws of each kind of result, the default first: (result, parts) -> Figure."""
+"""What `landscape plot --kind` draws of each kind of result, the default first: (result, parts) -> Figure.
+
+A surface over one direction is a "line".
+"""

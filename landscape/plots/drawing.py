@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.contour import ContourSet
 
-from landscape.plots.marks import draw_marks, outside
+from landscape.plots.marks import draw_marks, ends_at_centre, outside
 from landscape.plots.panels import Sizes
 from landscape.plots.planes import holes, label_axes, mesh, place, units
 from landscape.plots.scales import Scale, label
@@ -81,7 +81,7 @@ def signs(
     """
     found = []
     if kind != "heights":
-        found.append("+ checkpoint")
+        found += [] if ends_at_centre(surface) else ["+ checkpoint"]
         if scale.what == "loss":
             found.append("\N{WHITE DOWN-POINTING TRIANGLE} lowest loss")
         if isinstance(surface, Trajectory):

@@ -85,7 +85,7 @@ def surface_lines(
         _marks(axes, surface, euclidean)
         axes[-1].set_xlabel(_x_label(surface, euclidean), parse_math=False)
         if len(drawn) > MOST_PARTS:
-            _ranks(fig, axes, surface, chosen)
+            rank_bar(fig, axes, surface, chosen)
         else:
             panels.legend(axes[0], axes[0].get_legend_handles_labels()[0], "part (training samples)")
     return fig
@@ -173,7 +173,7 @@ def _figure(drawn: Sequence[_Curve], title: str, words: Sequence[str], shared: S
             axes[1].plot(curve.x * curve.unit, curve.accuracy, **style)
         if curve in shown:
             _arrow(axes[0], curve)
-    _loss_axis(axes[0], shared)
+    loss_axis(axes[0], shared)
     if both:
         axes[0].sharex(axes[1])
         axes[0].tick_params(labelbottom=False)
@@ -184,7 +184,13 @@ def _figure(drawn: Sequence[_Curve], title: str, words: Sequence[str], shared: S
     return fig, axes
 
 
-def _loss_axis(ax: Axes, shared: Scale) -> None:
+def loss_axis(ax: Axes, shared: Scale) -> None:
+    """Give the y axis the limits of a scale, and ticks that can be read on it.
+
+    Args:
+        ax: whose y are losses.
+        shared: the scale.
+    """
     if shared.log:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if shared.high < 500 * shared.low else (1,)))
@@ -268,8 +274,15 @@ def _signs(surface: Surface, drawn: Sequence[_Curve], euclidean: bool) -> str:
     return "; ".join(signs)
 
 
-def _ranks(fig: Figure, axes: Sequence[Axes], surface: Surface, chosen: Sequence[int]) -> None:
-    """Draw a colour bar of the parts, labelled with their training samples."""
+def rank_bar(fig: Figure, axes: Sequence[Axes], surface: Surface, chosen: Sequence[int]) -> None:
+    """Draw a colour bar of many parts, labelled with their training samples.
+
+    Args:
+        fig: the figure.
+        axes: beside which, from the upper to the lower.
+        surface: of which the parts are.
+        chosen: their numbers, in the order of the colours.
+    """
     n, width = len(chosen), fig.get_figwidth()
     boxes = [ax.get_position() for ax in axes]
     low = min(b.y0 for b in boxes)

@@ -38,10 +38,11 @@ def draw_marks(
     limits = ax.get_xlim(), ax.get_ylim()
     signs = {"color": "w", "markeredgecolor": "k", "markeredgewidth": 0.8 * size}
     ink = [withStroke(linewidth=2.6 * size, foreground="k")]
-    ax.plot(0, 0, "+", color="w", markersize=8 * size, markeredgewidth=1.4 * size, path_effects=ink, zorder=4)
+    if not ends_at_centre(surface):
+        ax.plot(0, 0, "+", color="w", markersize=8 * size, markeredgewidth=1.4 * size, path_effects=ink, zorder=4)
     if p is not None and np.isfinite(surface.lowest_position[p]).all():
         x, y = place(surface, surface.lowest_position[p], euclidean=euclidean)
-        ax.plot(x, y, "v", markersize=5.5 * size, **signs, zorder=3.9)
+        ax.plot(x, y, "v", markersize=5.5 * size, **signs, zorder=3.9, clip_on=False)  # it may lie on the border
     positions = place(surface, surface.mark_position, euclidean=euclidean)
     on_path = np.zeros(len(positions), dtype=bool)
     if isinstance(surface, Trajectory):
@@ -85,15 +86,25 @@ def draw_paths(ax: Axes, trajectory: Trajectory, positions: np.ndarray, *, size:
     return on_path
 
 
+def ends_at_centre(surface: Surface) -> bool:
+    """Say whether the centre is a checkpoint of a path, which has a sign of its own."""
+    if not isinstance(surface, Trajectory):
+        return False
+    extent = np.ptp(surface.mark_position, axis=0).max() if len(surface.marks) else 0.0
+    return bool((np.abs(surface.mark_position).max(axis=1, initial=0.0) <= 1e-9 * extent).any())
+
+
 def run_colours(trajectory: Trajectory) -> list[str]:
     """Return a colour for each run that is seen on dark and light steps alike."""
     palette = theme.palette()
-    order = (3, 1, 4, 0, 6, 2, 5, 9, 8, 7)
+    order = (3, 4, 9, 1, 6, 5, 0, 2, 8, 7)
     return [palette[order[r % len(order)]] for r in range(len(trajectory.runs))]
 
 
 def outside(surface: Surface) -> int:
     """Count the marks that lie beyond the grid, where no panel shows them."""
+    if not surface.computed.size:
+        return 0
     x, y = surface.mark_position.T
     (left, right), (low, high) = ((v.min(), v.max()) for v in (surface.xcoordinates, surface.ycoordinates))
     return int(((x < left) | (x > right) | (y < low) | (y > high)).sum())

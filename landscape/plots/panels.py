@@ -154,6 +154,32 @@ def layout(
     return fig, axes
 
 
+def add_below(fig: Figure, panels: Sequence[Axes], height: float) -> Axes:
+    """Add an axes as wide as all panels to the room that was kept free below them.
+
+    Args:
+        fig: from `small_multiples`, with `below=room_for(height)`.
+        panels: all of its axes.
+        height: of the axes.
+
+    Returns:
+        The axes.
+    """
+    whole = fig.get_figheight()
+    boxes = [ax.get_position(original=True) for ax in panels]
+    left, right = min(b.x0 for b in boxes), max(b.x1 for b in boxes)
+    low = min(b.y0 for b in boxes) - room_for(height) / whole
+    ax = fig.add_axes((left, low, right - left, height / whole))
+    theme.keep_ticks(ax)
+    ax.tick_params(labelsize=6.5)
+    return ax
+
+
+def room_for(height: float) -> float:
+    """Return what an axes of a height takes below others, with the names of their axes."""
+    return height + _NUMBERS
+
+
 def outer_labels(panels: Sequence[Axes]) -> None:
     """Leave names and numbers of axes to the left column and the lowest panels; of many to the one in the corner."""
     n, n_columns = len(panels), columns_of(len(panels))
@@ -195,11 +221,17 @@ def colour_bar(fig: Any, mappable: Any, panels: Sequence[Axes], scale: Scale, *,
     bar.outline.set_linewidth(0.5)
 
 
-def legend(ax: Axes, handles: Sequence[Any], title: str | None = None) -> None:
-    """Write a legend at the right of a panel, in which no name is a formula."""
-    found = ax.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=7, title=title
-    )
+def legend(ax: Axes, handles: Sequence[Any], title: str | None = None, *, inside: bool = False) -> None:
+    """Write a legend at the right of a panel or in its corner, in which no name is a formula.
+
+    Args:
+        ax: the panel.
+        handles: with labels.
+        title: a line above.
+        inside: in the upper left corner of the panel.
+    """
+    anchor = (0.0, 1.0) if inside else (1.01, 1.02)
+    found = ax.legend(handles=handles, loc="upper left", bbox_to_anchor=anchor, frameon=inside, fontsize=7, title=title)
     found.get_title().set_fontsize(7.5)
     for text in found.get_texts():
         text.set_parse_math(False)

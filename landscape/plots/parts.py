@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from landscape.errors import InputError
 from landscape.plots import theme
 from landscape.regroup import regroup
-from landscape.results import Surface
+from landscape.results import Surface, Trajectory
 
 S = TypeVar("S", bound=Surface)
 
@@ -93,7 +93,8 @@ def heading(surface: Surface, joining: str = "") -> str:
     source = surface.provenance
     data = source.get("data")
     on = f"on {data['name']}" if isinstance(data, dict) and data.get("name") else ""
-    words = [str(w) for w in (source.get("method"), source.get("model"), on) if w]
+    method = None if isinstance(surface, Trajectory) else source.get("method")  # its runs may be of several
+    words = [str(w) for w in (method, source.get("model"), on) if w]
     split = f"{source['split']} samples" if source.get("split") else ""
     regrouped = source.get("regrouped")
     weights = regrouped.get("weights") if isinstance(regrouped, dict) else None

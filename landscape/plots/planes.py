@@ -78,7 +78,16 @@ def filled(surface: Surface, what: str = "loss") -> np.ndarray:
 
 def place(surface: Surface, coordinates: np.ndarray, *, euclidean: bool) -> np.ndarray:
     """Return where coordinates (..., 2) are drawn."""
-    return grid_of(surface).euclidean(coordinates) if euclidean else coordinates
+    if not euclidean:
+        return coordinates
+    frame = Grid(
+        xcoordinates=np.zeros(1),  # of paths without a surface there are none
+        ycoordinates=np.zeros(1),
+        unit_length=surface.unit_length,
+        cosine=surface.cosine,
+        computed=np.zeros((1, 1), dtype=bool),
+    )
+    return frame.euclidean(coordinates)
 
 
 def mesh(surface: Surface, *, euclidean: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +142,8 @@ def axis_labels(surface: Surface, *, euclidean: bool = False) -> list[str]:
     found = []
     for name, share in zip(surface.axes, surface.explained, strict=True):
         short = theme.shorten(name.replace("principal component", "PC"), 26)
-        found.append(short if np.isnan(share) else f"{short} ({100 * share:.1f} %)")
+        said = np.isnan(share) or short.endswith("%)")
+        found.append(short if said else f"{short} ({100 * share:.1f} %)")
     if euclidean and len(found) == 2:
         orthogonal = abs(surface.cosine) < 0.01
         found[0] = f"length along {found[0]}"
