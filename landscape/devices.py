@@ -1,4 +1,14 @@
-"""Which device a computation runs on."""
+"""Which device a computation runs on, and in which precision.
+
+float32 is a promise that PyTorch does not keep by itself: on GPUs of 2020 and later its default rounds the factors of
+convolutions to TF32, with 10 bits after the point instead of 23, and a caller may have asked for less still. Residuals
+p - y are exponentially sensitive to the logits, so that such products are off by per cents.
+"""
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -25,3 +35,70 @@ def choose(name: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
+
+
+@contextmanager
+def full_precision() -> Generator[None, None, None]:
+    """Return a context in which float32 is float32: no TF32, no bfloat16 in its place, no autocast of the caller's.
+
+    These are settings of the whole process. Those of the caller are in force again afterwards.
+    """
+    settings = _settings()
+    before = [setting.read() for setting in settings]
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        try:
+            for setting in settings:
+                if setting.read() not in setting.full:
+                    setting.write(setting.full[0])
+            yield
+        finally:
+            for setting, found in zip(settings, before, strict=True):
+                if setting.inherits and setting.read() != found:
+                    setting.write("none")  # what it inherits is not to become its own
+                if found is not None and setting.read() != found:
+                    setting.write(found)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One of PyTorch's switches for the precision of float32."""
+
+    owner: Any
+    name: str
+    full: tuple[Any, ...]  # its values in full precision
+    inherits: bool = False  # "none" stands for a more general setting
+
+    def read(self) -> Any:
+        """Return its value, or None where PyTorch refuses to tell, since it was set in contradictory ways."""
+        try:
+            return getattr(self.owner, self.name)
+        except RuntimeError:
+            return None
+
+    def write(self, value: Any) -> None:
+        setattr(self.owner, self.name, value)
+
+
+class _Matmul:
+    """The precision of matrix products on all devices, as an attribute like the other settings."""
+
+    @property
+    def precision(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        torch.set_float32_matmul_precision(value)
+
+
+def _settings() -> list[_Setting]:
+    backends: Any = torch.backends
+    found = [_Setting(_Matmul(), "precision", ("highest",)), _Setting(backends.cudnn, "allow_tf32", (False,))]
+    if hasattr(backends, "fp32_precision"):  # since PyTorch 2.9 each kind of operation has its own, too
+        cudnn, mkldnn = backends.cudnn, backends.mkldnn
+        kinds = (backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn)
+        found += [_Setting(kind, "fp32_precision", ("ieee", "none"), inherits=True) for kind in kinds]
+    return found

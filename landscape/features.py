@@ -152,14 +152,13 @@ def _measure(objective: Objective, model: nn.Module, cache_bytes: int, report: R
     found = class_means.geometry(means, scatter, sizes, classifiers.class_weights(model, classifier))
     numbers = {"loss": loss / known, "accuracy": right / known, "disagreement": apart / known}
     numbers |= {"distance": distance, "nearest": nearest, "variance": scatter.variance}
-    numbers["mean_disagreement"] = np.nanmean(numbers["disagreement"])
-    return numbers | vars(found), means.values.shape[1]
+    return numbers | vars(found) | {"mean_disagreement": np.nanmean(apart / known)}, means.values.shape[1]
 
 
 def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> Iterator[_Batch]:
     """Run the network over all samples, whatever parts they are in."""
     n_classes = len(objective.samples.class_names)
-    for index in torch.arange(len(objective.samples)).split(objective.batch_size):
+    for index in torch.split(torch.arange(len(objective.samples)), objective.batch_size):
         inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
         logits = models.logits_of(model(inputs), n_classes, objective.logits_index)
         yield _Batch(

@@ -1,147 +1,24 @@
 """From the losses on a line or a grid to what a reader asks: lowest point, sharpness figures, barrier, verdict.
 
-A point with coordinates (x, y) lies x d1 + y d2 away from the centre, so that its distance from it is Euclidean through
-the Gram matrix of the two directions,
-
-    r^2 = (x |d1|)^2 + 2 x y |d1| |d2| cos(d1, d2) + (y |d2|)^2.
-
-Between points the loss is taken to be linear: along a line from point to point, on a grid within the triangles of a
-Delaunay triangulation of the points that were computed, to which the centre is added. So an adaptive grid needs no
-rule of its own. A triangle with a corner that is not finite is a hole and is not bridged. For a smooth loss all numbers
-below are off by the order of the squared grid step.
+Between points the loss is taken to be linear, along a line and within the triangles of a grid (mesh.py). A triangle
+with a corner that is not finite is a hole and is not bridged. For a smooth loss this errs by the order of the squared
+step; around a minimum that is more than the loss itself within the first step, so what would have to be read off there
+is nan.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.spatial import Delaunay
 
-from landscape.errors import InputError
+from landscape.mesh import SAME, Grid, step_of
 
-_SAME = 1e-9  # of the grid's extent: a point this near to the centre is the centre
+__all__ = ["Grid", "barrier", "doubling_radius", "lowest", "summary", "verdict", "worst_rise"]
+
 _LOWER = 0.01  # of the centre's loss: a checkpoint is never exactly at the minimum of every part
 _ROUNDING = 1e-5  # of the loss, as sums of float32 values leave it
 _STEPS_ACROSS = 5  # grid steps that show a region's shape
 _GUESSES = 4  # times log C: beyond that a contour plot of cross-entropy is usually cut
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Grid:
-    """Where the points of a surface are: coordinates, their units, and which points were computed."""
-
-    xcoordinates: np.ndarray  # (nx,)
-    ycoordinates: np.ndarray  # (ny,); one 0 for a line
-    unit_length: np.ndarray  # (A,) Euclidean length of each direction, A = 1 for a line; nan if unknown
-    cosine: float  # of the two directions; nan for a line
-    computed: np.ndarray  # (ny, nx) bool
-
-    def __post_init__(self) -> None:
-        shape = len(self.ycoordinates), len(self.xcoordinates)
-        if self.computed.shape != shape or self.computed.dtype != bool:
-            raise InputError(f"computed must be booleans {shape}, got {self.computed.dtype} {self.computed.shape}")
-        if self.unit_length.shape not in {(1,), (2,)}:
-            raise InputError(f"unit_length must be of one or two directions, got shape {self.unit_length.shape}")
-        if len(self.unit_length) == 1 and np.any(self.ycoordinates != 0):
-            raise InputError("a line has one y, 0: give unit_length for both directions of a plane")
-        for name in ("xcoordinates", "ycoordinates"):
-            values = getattr(self, name)
-            if not len(values) or not np.isfinite(values).all():
-                raise InputError(f"{name} must be finite numbers, at least one")
-
-    @cached_property
-    def coordinates(self) -> np.ndarray:
-        """Coordinates (x, y) of the points that were computed, row by row, (N, 2)."""
-        y, x = np.nonzero(self.computed)
-        return np.stack([self.xcoordinates[x], self.ycoordinates[y]], axis=1)
-
-    @cached_property
-    def holds_centre(self) -> bool:
-        """Whether the centre lies in the range of both coordinates."""
-        axes = (self.xcoordinates, self.ycoordinates)
-        return all(bool(axis.min() <= 0 <= axis.max()) for axis in axes)
-
-    @cached_property
-    def _here(self) -> np.ndarray:
-        """Which of the computed points is the centre: one number, or none."""
-        extent = max(np.ptp(self.xcoordinates), np.ptp(self.ycoordinates))
-        return np.flatnonzero(np.abs(self.coordinates).max(axis=1, initial=0.0) <= _SAME * extent)[:1]
-
-    @property
-    def adds_centre(self) -> bool:
-        """Whether the centre is a vertex of its own: within the range, and none of the computed points."""
-        return self.holds_centre and not len(self._here)
-
-    def at_centre(self, values: np.ndarray) -> np.ndarray:
-        """Return what was computed at the centre itself.
-
-        Args:
-            values: (P, ny, nx).
-
-        Returns:
-            (P,), nan where the centre is none of the computed points.
-        """
-        return values[:, self.computed][:, self._here[0]] if len(self._here) else np.full(len(values), np.nan)
-
-    @cached_property
-    def vertices(self) -> np.ndarray:
-        """Coordinates of the vertices: the computed points, and the centre last where `adds_centre`, (V, 2)."""
-        return np.vstack([self.coordinates, np.zeros((int(self.adds_centre), 2))])
-
-    @cached_property
-    def simplices(self) -> np.ndarray:
-        """Numbers of the vertices of each triangle, (M, 3), or of each segment where all points are on a line, (M, 2).
-
-        The triangles are those of coordinates in grid steps, so that units and numbers of points do not make slivers.
-        """
-        scaled = self.vertices / [_step(self.xcoordinates), _step(self.ycoordinates)]
-        if len(scaled) < 2:
-            return np.zeros((0, 2), dtype=np.intp)
-        _, sizes, axes = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
-        if sizes[-1] <= _SAME * sizes[0]:
-            order = np.argsort(scaled @ axes[0])
-            return np.stack([order[:-1], order[1:]], axis=1)
-        triangles: np.ndarray = Delaunay(scaled).simplices
-        return triangles
-
-    @cached_property
-    def edges(self) -> np.ndarray:
-        """Numbers of the two vertices of each edge of the simplices, each edge once, (E, 2)."""
-        ends = self.simplices
-        pairs = ends if ends.shape[1] == 2 else np.concatenate([ends[:, [i, i - 1]] for i in range(3)])
-        low, high = pairs.min(axis=1, initial=len(self.vertices)), pairs.max(axis=1, initial=0)
-        once = np.unique(low.astype(np.int64) * len(self.vertices) + high)
-        return np.stack(np.divmod(once, max(1, len(self.vertices))), axis=1)
-
-    def euclidean(self, coordinates: np.ndarray) -> np.ndarray:
-        """Map coordinates to an orthonormal frame of the plane.
-
-        Args:
-            coordinates: (..., 2).
-
-        Returns:
-            Positions (..., 2) whose Euclidean lengths are those in parameter space; nan if units are unknown.
-        """
-        x, y = coordinates[..., 0], coordinates[..., 1]
-        if len(self.unit_length) == 1:
-            return np.stack([x * self.unit_length[0], np.zeros_like(x)], axis=-1)
-        first, second = self.unit_length
-        along = x * first + y * second * self.cosine
-        return np.stack([along, y * second * np.sqrt(max(0.0, 1 - self.cosine**2))], axis=-1)
-
-    def values(self, loss: np.ndarray, centre_loss: np.ndarray) -> np.ndarray:
-        """Return the losses at the vertices.
-
-        Args:
-            loss: (P, ny, nx).
-            centre_loss: (P,).
-
-        Returns:
-            (P, V).
-        """
-        return np.concatenate([loss[:, self.computed], *[centre_loss[:, None]] * self.adds_centre], axis=1)
 
 
 def lowest(grid: Grid, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -174,9 +51,10 @@ def doubling_radius(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray) -> np
         centre_loss: (P,) at the checkpoint itself.
 
     Returns:
-        Euclidean distances (P,). nan where twice the centre's loss is never reached or is not defined (a centre that is
-        not positive and finite), where the grid does not hold the centre, where the units are unknown, and where a
-        computed point that is nan lies nearer, since what happens there is not known.
+        Euclidean distances (P,). nan where twice the centre's loss is never reached; where it is exceeded next to the
+        centre already, so that the grid is too coarse to tell; where a computed point that is nan lies nearer; where it
+        is not defined, as the centre's loss is not positive and finite; and where the grid does not hold the centre, or
+        units are unknown.
     """
     radii = np.full(len(loss), np.nan)
     corners = grid.euclidean(grid.vertices)
@@ -184,9 +62,9 @@ def doubling_radius(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray) -> np
     if not grid.holds_centre or not np.isfinite(distance).all():
         return radii
     for p, values in enumerate(grid.values(loss, centre_loss)):
-        if not 0 < centre_loss[p] < np.inf:
-            continue
         twice = 2 * centre_loss[p]
+        if not 0 < twice < np.inf or np.any(values[grid.around] > twice):
+            continue
         ends = _level_segments(corners, values, grid.simplices, twice)
         nearest = np.concatenate([distance[values >= twice], _distance_of_segments(*ends)]).min(initial=np.inf)
         if nearest < np.inf and nearest <= distance[np.isnan(values)].min(initial=np.inf):
@@ -207,14 +85,16 @@ def worst_rise(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray, radius: fl
         radius: Euclidean distance, nan if none is asked for; what of the disc lies beyond the grid is not looked at.
 
     Returns:
-        Rises (P,), at least 0; inf where a loss within is. nan where a computed value within is nan, since the largest
-        is not known then, where the centre's loss is, and where units or radius are unknown.
+        Rises (P,), at least 0; inf where a loss within is. nan where the points next to the centre are not all within
+        the distance, so that the grid is too coarse to tell; where a computed value within, or the centre's, is nan;
+        and where the grid does not hold the centre, or units or radius are unknown.
     """
     corners = grid.euclidean(grid.vertices)
-    if not np.isfinite(corners).all() or not radius >= 0:
+    distance = np.linalg.norm(corners, axis=1)
+    if not len(grid.around) or not distance[grid.around].max() <= radius * (1 + SAME):
         return np.full(len(loss), np.nan)
     values = grid.values(loss, centre_loss)
-    inside = np.linalg.norm(corners, axis=1) <= radius * (1 + _SAME)
+    inside = distance <= radius * (1 + SAME)
     largest = values[:, inside].max(axis=1, initial=-np.inf)
     edges = grid.edges
     for share, (a, b) in _on_circle(corners[edges[:, 0]], corners[edges[:, 1]], edges, radius):
@@ -244,9 +124,9 @@ def barrier(t: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """
     order = np.argsort(t)
     t, loss = t[order], loss[:, order]
-    if not len(t) or t[0] > _SAME or t[-1] < 1 - _SAME:
+    if not len(t) or t[0] > SAME or t[-1] < 1 - SAME:
         return np.full(len(loss), np.nan)
-    between = (t >= -_SAME) & (t <= 1 + _SAME)
+    between = (t >= -SAME) & (t <= 1 + SAME)
     found = np.zeros(len(loss))
     for p, values in enumerate(loss):
         first, last = np.interp([0.0, 1.0], t, values)
@@ -297,6 +177,7 @@ def summary(
             loss=loss,
             centre_loss=centre_loss,
             batch_norm=batch_norm,
+            radius=radius,
             n_classes=n_classes,
             augmented=augmented,
         ),
@@ -310,6 +191,7 @@ def verdict(
     loss: np.ndarray,
     centre_loss: np.ndarray,
     batch_norm: str,
+    radius: float = float("nan"),
     n_classes: int | None = None,
     augmented: bool | None = False,
 ) -> str:
@@ -321,6 +203,7 @@ def verdict(
         loss: (P, ny, nx).
         centre_loss: (P,).
         batch_norm: what was done with running statistics; "unknown" for somebody else's file.
+        radius: Euclidean radius of `worst_rise`, which must not be below a grid step.
         n_classes: C, whose log is the cross-entropy of guessing; None if unknown, or if the loss is another.
         augmented: whether the data was augmented; None if unknown.
 
@@ -332,6 +215,7 @@ def verdict(
         *_about_values(grid, values),
         *_about_centre(grid, parts, loss, centre_loss),
         *_about_range(grid, parts, loss, centre_loss, n_classes),
+        *_about_steps(grid, parts, loss, centre_loss, radius),
     ]
     augmentation = {True: "augmented data", False: "augmentation off", None: "augmentation unknown"}[augmented]
     return "; ".join([*(clauses or ["no fault seen"]), f"batch norm: {batch_norm}", augmentation])
@@ -382,31 +266,39 @@ def _about_range(
     spread -= np.where(finite, values, np.inf).min(axis=1, initial=np.inf)
     if values.shape[1] > 1 and finite.any() and np.all(spread <= _ROUNDING * np.abs(centre_loss)):
         clauses.append("range too narrow: the loss changes by no more than rounding")
-    steps = [
-        _step(axis) * unit
-        for axis, unit in zip((grid.xcoordinates, grid.ycoordinates), grid.unit_length, strict=False)
-        if len(axis) > 1
-    ]
-    if steps:
-        across = 2 * doubling_radius(grid, loss, centre_loss) / max(steps)
-        coarse = np.flatnonzero(across < _STEPS_ACROSS)
-        if len(coarse):
-            worst = coarse[np.argmin(across[coarse])]
-            clauses.append(
-                f"range too wide or too few points: where the loss is below twice the centre's is {across[worst]:.1f} "
-                f"steps across for {_named(parts, worst, len(coarse))}"
-            )
     return clauses
 
 
-def _step(axis: np.ndarray) -> float:
-    """Return the usual distance of neighbours along an axis; 1 where there are none."""
-    distances = np.diff(np.unique(axis))
-    return float(np.median(distances)) if len(distances) else 1.0
+def _about_steps(
+    grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray, radius: float
+) -> list[str]:
+    """Say what the steps of the grid are too wide for."""
+    beside = np.linalg.norm(grid.euclidean(grid.vertices[grid.around]), axis=1)
+    if not len(beside) or not np.isfinite(beside).all():
+        return []
+    clauses = []
+    twice = 2 * centre_loss
+    jumps = (grid.values(loss, centre_loss)[:, grid.around] > twice[:, None]).any(axis=1) & (twice > 0)
+    if jumps.any():
+        named = _named(parts, int(np.argmax(jumps)), int(jumps.sum()))
+        clauses.append(f"range too wide or too few points: within one step the loss of {named} more than doubles")
+    axes = zip((grid.xcoordinates, grid.ycoordinates), grid.unit_length, strict=False)
+    step = max(step_of(axis) * unit for axis, unit in axes)
+    across = 2 * doubling_radius(grid, loss, centre_loss) / step
+    coarse = np.flatnonzero(across < _STEPS_ACROSS)
+    if len(coarse):
+        worst = coarse[np.argmin(across[coarse])]
+        clauses.append(
+            f"few points: where the loss is below twice the centre's is {across[worst]:.1f} steps across for "
+            f"{_named(parts, worst, len(coarse))}"
+        )
+    if radius < beside.max() * (1 - SAME):
+        clauses.append(f"no worst rise: its radius {radius:.3g} is less than a step, {beside.max():.3g}")
+    return clauses
 
 
 def _named(parts: Sequence[str], worst: int, how_many: int) -> str:
-    return parts[worst] + (f" (and of {how_many - 1} more)" if how_many > 1 else "")
+    return parts[worst] + (f" and {how_many - 1} more" if how_many > 1 else "")
 
 
 def _level_segments(

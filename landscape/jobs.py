@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from landscape import distributed
+from landscape import devices, distributed
 from landscape.axes import concatenate
 from landscape.errors import InputError
 from landscape.journal import Journal
@@ -44,6 +44,7 @@ def open_journal(out: str | Path, fingerprint: Mapping[str, Any], *, overwrite: 
     return Journal.open(out, fingerprint, owner=False)
 
 
+@devices.full_precision()
 def run(
     units: Sequence[str],
     compute: Callable[[str, Callable[[float], None]], R],
@@ -52,7 +53,8 @@ def run(
 ) -> R:
     """Compute the units that are not finished and join them all.
 
-    With several ranks every rank must call this, with the same units; each draws units as it becomes free.
+    With several ranks every rank must call this, with the same units; each draws units as it becomes free. Units are
+    computed in full precision, see `devices.full_precision`.
 
     Args:
         units: at least one name; no two alike.

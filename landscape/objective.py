@@ -270,7 +270,7 @@ class Objective:
             raise InputError(f"--residual-mass is defined for the losses {' and '.join(RESIDUAL_LOSSES)} only")
         kept = []
         for part, index in enumerate(self.members):
-            with torch.no_grad():
+            with differentiable_attention(), torch.no_grad():
                 values = [self.losses(self.theta, x, y).double().cpu() for x, y in self.batches(part)]
             residual = -np.expm1(-torch.cat(values).numpy())
             order = np.argsort(-residual, kind="stable")
@@ -343,8 +343,11 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def differentiable_attention() -> Generator[None, None, None]:
-    """Return a context for second derivatives: gradients are on, attention and weight norm use plain operations."""
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _PlainWeightNorm():
+    """Return a context for second derivatives: gradients are on, attention and weight norm use plain operations.
+
+    And in full precision, see `devices.full_precision`.
+    """
+    with devices.full_precision(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _PlainWeightNorm():
         yield
 
 

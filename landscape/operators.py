@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp
 
+from landscape import devices
 from landscape.errors import InputError, NumericalError
 from landscape.linearize import Linearized, linearize, n_bytes
 from landscape.objective import Objective, differentiable_attention
@@ -139,6 +140,7 @@ def _operator(
             cache[part, number] = found
         return found
 
+    @devices.full_precision()
     def matvec(V: Tensor) -> Tensor:
         if V.ndim != 3 or V.shape[0] != len(parts) or V.shape[2] != layout.size:
             raise InputError(

@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.grid import Grid, summary
+from landscape.grid import summary
+from landscape.mesh import Grid
 from landscape.results import Surface
 
 S = TypeVar("S", bound=Surface)

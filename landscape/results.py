@@ -337,7 +337,7 @@ class Sharpness:
         "part", unit="loss", doc="largest rise found within rho by projected gradient ascent: a lower bound"
     )
     noise_rise: np.ndarray = array(
-        "part", unit="loss", doc="mean rise under Gaussian noise, in each filter sigma times the filter's length"
+        "part", unit="loss", doc="mean rise under Gaussian noise of both signs, in each filter sigma times its length"
     )
     noise_rise_stderr: np.ndarray = array("part", unit="loss", doc="its standard error over draws; nan for one")
     doubling_radius: np.ndarray = array(
@@ -459,7 +459,7 @@ class Gradients:
     batches: np.ndarray = array("point", "part", doc="batches that hold the part; 0 where exact")
 
     size: int = scalar(unit="parameters", doc="number of parameters")
-    batch_size: int = scalar(unit="samples", doc="samples of a batch; 0 where exact")
+    batch_size: int = scalar(unit="samples", doc="samples of a batch at most; 0 where exact")
     provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -470,8 +470,8 @@ class Gradients:
 class Features:
     """How well the features of each class stand apart, at one or several checkpoints; geometry of the class means.
 
-    mu_c is the mean feature of class c, mu the mean of these over the classes, of equal weight however many samples they
-    have. nan where a class has no samples, and as the variance and quality of a class that has one.
+    mu_c is the mean feature of class c, mu the mean of these over the classes, of equal weight however many samples
+    they have. nan where a class has no samples, and as the variance and quality of a class that has one.
     """
 
     kind: ClassVar[str] = "features"

@@ -4,12 +4,13 @@ With L_p the mean loss of part p, g_p its gradient at theta, and T = I, or diag 
 
     first order   L_p(theta + rho T^2 g_p / |T g_p|) - L_p(theta)           one step of SAM
     worst         max over |T^-1 e| <= rho of L_p(theta + e) - L_p(theta)   what that step stands for
-    noise         mean over draws d of L_p(theta + sigma d) - L_p(theta)
+    noise         mean over draws +-d of L_p(theta + sigma d) - L_p(theta)
     doubling      the smallest r with L_p(theta + r d) = 2 L_p(theta), median over the draws
 
 A draw d is a random direction normalised by filter (directions.py): in each filter it has the filter's own length, so
-that sigma and r are relative sizes, and it leaves biases and batch norm alone. The parts share the draws, and a pass
-over the data serves all of them. Running statistics stay those of the checkpoint.
+that sigma and r are relative sizes, and it leaves biases and batch norm alone. Noise is added and taken away: the mean
+is the same, and the slope, which makes most of its error, cancels. The parts share the draws, and a pass over the data
+serves all of them. Running statistics stay those of the checkpoint.
 
 The worst rise is looked for by projected gradient ascent, which ends at a local maximum at best: a lower bound.
 
@@ -230,14 +231,15 @@ def _under_noise(
     journal: Journal | None,
     progress: jobs.Progress | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the losses at the checkpoint, (P,), and with noise of the asked size, (K, P)."""
+    """Return the losses at the checkpoint, (P,), and with noise of the asked size, means over its two signs, (K, P)."""
 
     def point(number: int) -> Point:
-        return draw(number - 1).at(options.sigma) if number else evaluator.centre
+        k, sign = (number - 1) // 2, 2 * (number % 2) - 1
+        return draw(k).at(sign * options.sigma) if number else evaluator.centre
 
-    wanted = range(options.draws + 1)
+    wanted = range(2 * options.draws + 1)
     found = points.evaluate(evaluator, wanted, point, journal=journal, progress=progress, name="noise")
-    return found.loss[0], found.loss[1:]
+    return found.loss[0], found.loss[1:].reshape(options.draws, 2, -1).mean(axis=1)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from landscape.errors import StoreError
-from landscape.grid import Grid, summary
+from landscape.grid import summary
+from landscape.mesh import Grid
 from landscape.results import Surface, Trajectory
 
 CONNECTIVITY = "dnn-mode-connectivity"

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from landscape.grid import Grid, summary
+from landscape.grid import summary
+from landscape.mesh import Grid
 from landscape.results import Surface, Trajectory
 
 UNITS, COSINE = np.array([2.0, 0.5]), 0.6

@@ -45,6 +45,9 @@ def test_the_number_of_a_single_file_is_no_epoch_and_unknown_epochs_come_last(ke
     kept("resnet-32.pt")
     ((_, epoch),) = checkpoint_list("resnet-32.pt")
     assert math.isnan(epoch)
+    for name in ("w10-a.pt", "w9-a.pt"):
+        kept(name)
+    assert [name for name, _ in named("w*.pt")] == ["w9-a.pt", "w10-a.pt"]
     kept("a-final.pt")
     kept("b-2.pt", 2)
     assert [name for name, _ in named("[ab]-*.pt")] == ["b-2.pt", "a-final.pt"]

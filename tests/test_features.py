@@ -153,6 +153,19 @@ def test_what_is_kept_are_the_features_alone_and_the_model_is_left_as_it_was():
     assert all(torch.equal(t, before[name]) for name, t in objective.model.state_dict().items())
 
 
+def test_a_loss_may_have_parameters_of_its_own():
+    scale = nn.Parameter(torch.tensor(3.0))
+    objective = CASES["mlp-relu"].objective()
+    options = {"device": "cpu", "dtype": torch.float64}
+    scaled = Objective.build(
+        objective.model.requires_grad_(),
+        objective.samples,
+        loss=lambda logits, labels: scale * F.cross_entropy(logits, labels, reduction="none"),
+        **options,
+    )
+    np.testing.assert_allclose(ls.feature_quality(scaled).loss, 3 * ls.feature_quality(objective).loss, rtol=1e-10)
+
+
 # Several checkpoints --------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.contour import ContourSet
 
-from landscape.plots.marks import draw_marks, ends_at_centre, outside
+from landscape.plots.marks import MOST_NAMES, draw_marks, ends_at_centre, on_paths, outside
 from landscape.plots.panels import Sizes
 from landscape.plots.planes import holes, label_axes, mesh, place, units
 from landscape.plots.scales import Scale, label
@@ -86,6 +86,9 @@ def signs(
             found.append("\N{WHITE DOWN-POINTING TRIANGLE} lowest loss")
         if isinstance(surface, Trajectory):
             found += ["\N{WHITE CIRCLE} start", "\N{BLACK SQUARE} end of a run"]
+        unnamed = int((~on_paths(surface)).sum())
+        if unnamed > MOST_NAMES:
+            found.append(f"\N{WHITE DIAMOND} {unnamed} other checkpoints")
         far = outside(surface)
         if far:
             found.append(f"{far} of {len(surface.marks)} marks lie outside")
@@ -220,6 +223,6 @@ def _limits(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
 def _edges(axis: np.ndarray) -> np.ndarray:
     """Return the borders of the cells around ascending coordinates, one more than these."""
     if len(axis) == 1:
-        return axis[0] + np.array([-0.5, 0.5])
+        return np.asarray(axis[0] + np.array([-0.5, 0.5]))
     between = (axis[1:] + axis[:-1]) / 2
     return np.array([2 * axis[0] - between[0], *between, 2 * axis[-1] - between[-1]])

@@ -224,8 +224,8 @@ def _points(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[i
         ax.plot(x, values[list(chosen)], "o", markersize=3, color=colours[0])
     else:
         for i, c in enumerate(chosen):
-            style = {"color": colours[i % len(colours)], "label": _label(features, c)}
-            ax.plot(x[i], values[c], _MARKERS[i // len(colours)], markersize=4.5, **style)
+            colour, marker = colours[i % len(colours)], _MARKERS[i // len(colours)]
+            ax.plot(x[i], values[c], marker, markersize=4.5, color=colour, label=_label(features, c))
     if alike:
         ax.set_xticks([])
         ax.set_xlabel(f"classes, each with {counts[0]:,} training samples")
@@ -246,8 +246,7 @@ def _legend(fig: Figure, ax: Axes) -> None:
 
 def _names(ax: Axes, features: Features, chosen: Sequence[int], font: float) -> None:
     """Label the rows and columns of a map, each or as many as can be read."""
-    step = -(-len(chosen) // MOST_LABELS)
-    places = np.arange(0, len(chosen), step)
+    places = range(0, len(chosen), -(-len(chosen) // MOST_LABELS))
     names = [theme.shorten(features.parts[chosen[i]], 20) for i in places]
     counted = [_label(features, chosen[i]) for i in places]
     ax.set_yticks(places, labels=counted, fontsize=max(2.5, font), parse_math=False)

@@ -27,6 +27,7 @@ MOST_MARKS = 6
 """More marks than this are not named."""
 MOST_ARROWS = 3
 """Of more curves than this only the highest barrier has an arrow; the legend tells the others."""
+_ROUNDING = 1e-6  # of the loss
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,13 +38,14 @@ class _Curve:
     unit: float  # how long one unit of the axis is drawn
     loss: np.ndarray
     accuracy: np.ndarray
-    barrier: float  # nan where it is not known
+    barrier: float  # nan where it is not known, 0 below rounding
 
     @property
     def entry(self) -> str:
         """What the legend says."""
-        known = np.isfinite(self.barrier)
-        return self.name + (f"\nbarrier {theme.number(self.barrier) if self.barrier else 0}" if known else "")
+        if np.isnan(self.barrier):
+            return self.name
+        return f"{self.name}\n" + (f"barrier {theme.number(self.barrier)}" if self.barrier else "no barrier")
 
 
 def surface_lines(
@@ -141,13 +143,16 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool) ->
         raise InputError("this surface does not tell the length of its direction: leave --euclidean out")
     known = np.flatnonzero(surface.computed[0])
     known = known[np.argsort(surface.xcoordinates[known])]
+    loss = surface.loss[p, 0, known]
     barrier = np.nan if surface.barrier is None else float(surface.barrier[p])
+    if barrier <= _ROUNDING * np.abs(loss).max():
+        barrier = 0.0
     return _Curve(
         name=name,
         colour=colour,
         x=surface.xcoordinates[known],
         unit=unit,
-        loss=surface.loss[p, 0, known],
+        loss=loss,
         accuracy=surface.accuracy[p, 0, known],
         barrier=barrier,
     )
@@ -156,7 +161,7 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool) ->
 def _figure(drawn: Sequence[_Curve], title: str, words: Sequence[str], shared: Scale) -> tuple[Figure, list[Axes]]:
     """Draw all curves on an axes for the loss and, if any is known, one for the accuracy below."""
     both = any(np.isfinite(curve.accuracy).any() for curve in drawn)
-    fig, axes = panels.layout([2.3, 1.25][: 1 + both], [4.1], heading=title, caption=words, above=0.22, right=1.9)
+    fig, axes = panels.layout([2.3, 1.25][: 1 + both], [4.1], heading=title, caption=words, above=0.22, right=2.05)
     highest = sorted((c for c in drawn if c.barrier > 0), key=lambda c: -c.barrier)
     shown = highest if len(drawn) <= MOST_ARROWS else highest[:1]
     for curve in drawn:
@@ -181,6 +186,11 @@ def _figure(drawn: Sequence[_Curve], title: str, words: Sequence[str], shared: S
         axes[1].set_ylabel("accuracy")
         axes[1].yaxis.set_major_locator(MaxNLocator(4, steps=theme.STEPS))
     axes[-1].xaxis.set_major_locator(MaxNLocator(6, steps=theme.STEPS))
+    for ax in axes:
+        ax.tick_params(labelsize=7.5)
+        ax.xaxis.label.set_fontsize(8.5)
+        ax.yaxis.label.set_fontsize(8.5)
+    fig.align_ylabels(axes)
     return fig, axes
 
 

@@ -1,6 +1,7 @@
 """Points of interest on a plane: the checkpoint, lowest points, other checkpoints by name, and the paths of runs."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def draw_marks(
         names: what marks are called in the figure, by their names; None for their own.
     """
     limits = ax.get_xlim(), ax.get_ylim()
-    signs = {"color": "w", "markeredgecolor": "k", "markeredgewidth": 0.8 * size}
+    signs: dict[str, Any] = {"color": "w", "markeredgecolor": "k", "markeredgewidth": 0.8 * size}
     ink = [withStroke(linewidth=2.6 * size, foreground="k")]
     if not ends_at_centre(surface):
         ax.plot(0, 0, "+", color="w", markersize=8 * size, markeredgewidth=1.4 * size, path_effects=ink, zorder=4)
@@ -44,12 +45,12 @@ def draw_marks(
         x, y = place(surface, surface.lowest_position[p], euclidean=euclidean)
         ax.plot(x, y, "v", markersize=5.5 * size, **signs, zorder=3.9, clip_on=False)  # it may lie on the border
     positions = place(surface, surface.mark_position, euclidean=euclidean)
-    on_path = np.zeros(len(positions), dtype=bool)
     if isinstance(surface, Trajectory):
-        on_path = draw_paths(ax, surface, positions, size=size)
+        draw_paths(ax, surface, positions, size=size)
+    on_path = on_paths(surface)
     single, names = np.flatnonzero(~on_path), names or {}
-    for i in single:
-        ax.plot(*positions[i], "D", markersize=4 * size, **signs, zorder=4)
+    for k in single:
+        ax.plot(*positions[k], "D", markersize=4 * size, **signs, zorder=4)
     for i, name in enumerate(surface.marks):
         if name in names or (not on_path[i] and len(single) <= MOST_NAMES):
             _name(ax, positions[i], names.get(name, name), limits, size)
@@ -57,7 +58,15 @@ def draw_marks(
     ax.set_ylim(limits[1])
 
 
-def draw_paths(ax: Axes, trajectory: Trajectory, positions: np.ndarray, *, size: float = 1.0) -> np.ndarray:
+def on_paths(surface: Surface) -> np.ndarray:
+    """Say which marks are on a path, (M,): those of runs with two checkpoints or more."""
+    if not isinstance(surface, Trajectory):
+        return np.zeros(len(surface.marks), dtype=bool)
+    long = [r for r in range(len(surface.runs)) if (surface.mark_run == r).sum() > 1]
+    return np.isin(surface.mark_run, long)
+
+
+def draw_paths(ax: Axes, trajectory: Trajectory, positions: np.ndarray, *, size: float = 1.0) -> None:
     """Draw the path of each run with a dot for each checkpoint, a ring at its start and a square at its end.
 
     Args:
@@ -65,25 +74,20 @@ def draw_paths(ax: Axes, trajectory: Trajectory, positions: np.ndarray, *, size:
         trajectory: the result.
         positions: of its marks, (M, 2).
         size: of the signs, 1 in a large panel.
-
-    Returns:
-        (M,) whether a mark is on a path; a run of one checkpoint has none.
     """
-    on_path = np.zeros(len(positions), dtype=bool)
+    drawn = on_paths(trajectory)
     for r, colour in enumerate(run_colours(trajectory)):
-        own = trajectory.mark_run == r
-        if own.sum() < 2:
+        own = drawn & (trajectory.mark_run == r)
+        if not own.any():
             continue
-        on_path |= own
         x, y = positions[own].T
         casing = [withStroke(linewidth=3 * size, foreground="w")]
         ax.plot(x, y, color=colour, linewidth=1.5 * size, path_effects=casing, zorder=2.5, label=trajectory.runs[r])
-        dots = {"markersize": 2.6 * size, "markeredgecolor": "w", "markeredgewidth": 0.4 * size}
+        dots: dict[str, Any] = {"markersize": 2.6 * size, "markeredgecolor": "w", "markeredgewidth": 0.4 * size}
         ax.plot(x, y, "o", color=colour, **dots, zorder=2.6)
         for k, sign, face, edge in ((0, "o", "w", colour), (-1, "s", colour, "w")):
-            style = {"color": face, "markeredgecolor": edge, "markeredgewidth": 1.2 * size, "zorder": 3}
+            style: dict[str, Any] = {"color": face, "markeredgecolor": edge, "markeredgewidth": 1.2 * size, "zorder": 3}
             ax.plot(x[k], y[k], sign, markersize=6 * size, **style)
-    return on_path
 
 
 def ends_at_centre(surface: Surface) -> bool:

@@ -1,6 +1,7 @@
 """Surfaces on one another and side by side: several parts in one plane, one part of several networks."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -58,13 +59,13 @@ def surface_overlay(
     shape = planes.aspect(surface) if euclidean else 1.0
     with theme.theme():
         title = "\n".join(filter(None, [heading(surface, joining), "contour lines of the mean loss"]))
-        fig, (ax,) = panels.layout([3.2 * shape], [3.2], heading=title, caption=words, right=1.9)
+        fig, (ax,) = panels.layout([3.2 * shape], [3.2], heading=title, caption=words, right=2.05)
         anywhere = np.where(np.isnan(values).any(axis=0), np.nan, 0.0)
         drawing.draw_holes(ax, surface, anywhere, euclidean=euclidean)
         x, y = planes.mesh(surface, euclidean=euclidean)
         handles = []
         for i, (p, colour) in enumerate(zip(chosen, colours(len(chosen)), strict=True)):
-            style = _STYLES[i % len(_STYLES)]
+            style: Any = _STYLES[i % len(_STYLES)]
             heights = np.ma.masked_invalid(values[i])
             lines = ax.contour(x, y, heights, levels=shared.levels, colors=[colour], linestyles=style, linewidths=1.1)
             ax.clabel(lines, fontsize=6.5, inline_spacing=2, fmt=label)

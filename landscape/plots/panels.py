@@ -4,13 +4,14 @@ All distances are inches: panels are as large as the width allows, and the heigh
 """
 
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from landscape.plots import theme
@@ -18,7 +19,7 @@ from landscape.plots.scales import Scale, label
 
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.16
 """Widths of figures, those of a journal's columns."""
-LEFT, RIGHT = 0.62, 0.92
+LEFT, RIGHT = 0.66, 1.02
 """Room for the names and numbers of axes, and for a colour bar."""
 
 UNITS = {"loss": "mean loss", "accuracy": "accuracy"}
@@ -94,9 +95,9 @@ def small_multiples(
     )
     for ax in axes:
         ax.tick_params(labelsize=size.axes - 1)
-        ax.xaxis.label.set_size(size.axes)
-        ax.yaxis.label.set_size(size.axes)
-        ax.title.set_size(size.title)
+        ax.xaxis.label.set_fontsize(size.axes)
+        ax.yaxis.label.set_fontsize(size.axes)
+        ax.title.set_fontsize(size.title)
     return fig, axes
 
 
@@ -206,15 +207,17 @@ def colour_bar(fig: Any, mappable: Any, panels: Sequence[Axes], scale: Scale, *,
         beside: take the room from the panels' own, for a figure that was laid out by others.
     """
     words = UNITS[scale.what] + (" (logarithmic)" if scale.log else "")
+    most = 11
     how: dict[str, Any] = {"ax": panels, "fraction": 0.08, "pad": 0.03, "aspect": 25}
     if not beside:
         width, boxes = fig.get_figwidth(), [ax.get_position(original=True) for ax in panels]
         low, high = min(b.y0 for b in boxes), max(b.y1 for b in boxes)
         right = max(b.x1 for b in boxes)
+        most = max(3, int((high - low) * fig.get_figheight() / 0.16))
         how = {"cax": fig.add_axes((right + 0.12 / width, low, 0.13 / width, high - low))}
-    levels, numbers = FixedLocator(scale.ticks().tolist()), FuncFormatter(lambda x, _: label(x))
+    levels, numbers = FixedLocator(scale.ticks(most).tolist()), FuncFormatter(lambda x, _: label(x))
     bar = fig.colorbar(mappable, **how, extend=scale.extend, extendfrac=0.03, ticks=levels, format=numbers)
-    bar.set_label(words, size=8)
+    bar.set_label(words, size=8, labelpad=2)
     bar.ax.tick_params(labelsize=7, width=0.6, length=2.5)
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.grid(visible=False)
@@ -239,5 +242,25 @@ def legend(ax: Axes, handles: Sequence[Any], title: str | None = None, *, inside
 
 def _folded(lines: Sequence[str], width: float, size: float) -> list[str]:
     """Fold lines to a width in inches, for letters of a size in points."""
-    columns = math.floor((width - 0.1) * 72 / (0.51 * size))
-    return [part for line in lines for one in line.splitlines() for part in textwrap.wrap(one, columns)]
+    font = FontProperties(size=size)
+    room = 0.96 * (width - 0.1) * 72  # pixels round the widths of letters up
+    text_to_path = TextToPath()
+
+    def length(text: str) -> float:
+        return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+
+    folded = []
+    space = length("n n") - 2 * length("n")
+    for line in (one for several in lines for one in several.splitlines() if one.strip()):
+        words, used = [""], 0.0
+        for word in line.split():
+            most = max(1, int(len(word) * room / max(length(word), 1)))  # letters of a word longer than a line
+            for piece in (word[i : i + most] for i in range(0, len(word), most)):
+                needed = length(piece)
+                if used + needed > room:
+                    words, used = [*words, piece], needed + space
+                else:
+                    words[-1] += f" {piece}" if words[-1] else piece
+                    used += needed + space
+        folded += [word for word in words if word]
+    return folded

@@ -1,7 +1,7 @@
 """Which parts a figure of a surface shows, in which order and colours, and what it says of them in words."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib import colormaps
@@ -50,7 +50,7 @@ def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
     return surface, order, words
 
 
-def colours(n: int) -> list[str | tuple[float, ...]]:
+def colours(n: int) -> list[Any]:
     """Return a colour for each of n parts: hues for a few, for more a sequence from dark, the most frequent, to light.
 
     Args:
@@ -65,7 +65,7 @@ def colours(n: int) -> list[str | tuple[float, ...]]:
     return [tuple(map(float, shade)) for shade in colormaps["viridis"](np.linspace(0, 0.92, n))]
 
 
-def named(surface: Surface, p: int, length: int = 24) -> str:
+def named(surface: Surface, p: int, length: int = 18) -> str:
     """Write the name of a part with its training samples, "few (1,234)"."""
     trained = surface.train_counts[p]
     return theme.shorten(surface.parts[p], length) + (f" ({int(trained):,})" if np.isfinite(trained) else "")

@@ -106,7 +106,7 @@ def mesh(surface: Surface, *, euclidean: bool) -> tuple[np.ndarray, np.ndarray]:
 def aspect(surface: Surface) -> float:
     """Return height over width of the plane in the Euclidean frame, within what a panel can be."""
     x, y = mesh(surface, euclidean=True)
-    return float(np.clip(np.ptp(y) / (np.ptp(x) or 1.0), 0.2, 2.0))
+    return float(np.clip(np.ptp(y) / (np.ptp(x) or 1.0), 0.45, 2.0))
 
 
 def label_axes(ax: Axes, surface: Surface, *, euclidean: bool) -> None:
@@ -144,10 +144,8 @@ def axis_labels(surface: Surface, *, euclidean: bool = False) -> list[str]:
         short = theme.shorten(name.replace("principal component", "PC"), 26)
         said = np.isnan(share) or short.endswith("%)")
         found.append(short if said else f"{short} ({100 * share:.1f} %)")
-    if euclidean and len(found) == 2:
-        orthogonal = abs(surface.cosine) < 0.01
-        found[0] = f"length along {found[0]}"
-        found[1] = f"length along {found[1]}" if orthogonal else "length at right angles to it"
+    if euclidean and len(found) == 2 and abs(surface.cosine) >= 0.01:
+        found = [f"along {found[0]}", "at right angles to it"]
     return found
 
 
@@ -175,11 +173,11 @@ def holes(surface: Surface, values: np.ndarray) -> np.ndarray:
     """
     unknown = np.isnan(values)
     if surface.computed.all() or not (unknown & surface.computed).any():
-        return unknown & surface.computed
+        return np.asarray(unknown & surface.computed)
     grid = grid_of(surface)
     rows, columns = np.nonzero(unknown & ~surface.computed)
     places = np.stack([surface.xcoordinates[columns], surface.ycoordinates[rows]], axis=1)
     inside = np.isfinite(interpolate(grid, np.zeros((1, len(grid.vertices))), places)[0])
-    found = unknown & surface.computed
+    found: np.ndarray = unknown & surface.computed
     found[rows, columns] = inside
     return found

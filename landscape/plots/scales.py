@@ -7,6 +7,7 @@ A scale is logarithmic where the loss spans decades. Levels are round numbers: o
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
@@ -45,7 +46,7 @@ class Scale:
         return float(self.levels[-1])
 
     @property
-    def extend(self) -> str:
+    def extend(self) -> Any:
         """At which ends values are cut off, in matplotlib's words."""
         below, above = self.lowest < self.low, self.highest > self.high
         return "both" if below and above else "min" if below else "max" if above else "neither"
@@ -70,7 +71,7 @@ class Scale:
             found.append(f"clipped: {self.what} below {self.low:.4g} (down to {self.lowest:.3g})")
         return found
 
-    def ticks(self, most: int = 11) -> np.ndarray:
+    def ticks(self, most: int) -> np.ndarray:
         """Return levels for the labels of a colour bar, not more than can be read."""
         every = -(-len(self.levels) // most)
         return self.levels[::every]
@@ -161,14 +162,14 @@ def _nice(low: float, high: float, n: int, log: bool) -> np.ndarray:
         margin = 0.1 * max(abs(low), abs(high)) or 0.1
         low, high = low - margin, high + margin
         log = log and low > 0
-    found = MaxNLocator(n, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    found: Any = MaxNLocator(n, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     if log:
         found = found[found > 0]
         decades = min((_decades(low, high, n, m) for m in _MANTISSAS), key=lambda levels: abs(len(levels) - n))
         if len(decades) >= min(n, 5) - 1:  # less than that within half a decade
             found = decades
     found[0], found[-1] = min(found[0], low), max(found[-1], high)  # ticks may miss the ends by rounding
-    return found
+    return np.asarray(found)
 
 
 def _decades(low: float, high: float, n: int, mantissas: Sequence[float]) -> np.ndarray:

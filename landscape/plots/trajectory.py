@@ -5,6 +5,7 @@ the true losses at the checkpoints beside those that the surface has at their pr
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -118,17 +119,17 @@ def trajectory_along(
     x, label = _course(trajectory, paths)
     words = ["solid: at the checkpoint itself; dashed: the surface at its projection, none outside the grid"]
     words += [*shared.notes, f"Verdict: {trajectory.verdict}"]
-    column = max(1.3, (panels.TWO_COLUMNS - panels.LEFT - 1.9) / len(paths) - 0.15)
+    column = max(1.3, (panels.TWO_COLUMNS - panels.LEFT - 2.05) / len(paths) - 0.15)
     with theme.theme():
         above = heading(trajectory, joining)
         fig, axes = panels.layout(
-            [1.8, 1.15, 0.85], [column] * len(paths), heading=above, caption=words, gap=0.15, above=0.2, right=1.9
+            [1.8, 1.15, 0.85], [column] * len(paths), heading=above, caption=words, gap=0.15, above=0.2, right=2.05
         )
         shades = colours(len(chosen))
         for k, (run, own) in enumerate(paths.items()):
             loss, accuracy, distance = axes[k :: len(paths)]
             for p, colour in zip(chosen, shades, strict=True):
-                style = {"color": colour, "linewidth": 1.3, "markersize": 3.5}
+                style: dict[str, Any] = {"color": colour, "linewidth": 1.3, "markersize": 3.5}
                 loss.plot(x[own], trajectory.mark_loss[own, p], marker=".", **style, label=named(trajectory, p))
                 accuracy.plot(x[own], trajectory.mark_accuracy[own, p], marker=".", **style)
                 loss.plot(x[own], surface["loss"][p, own], linestyle="--", **style | {"linewidth": 0.9})

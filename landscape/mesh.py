@@ -1,0 +1,160 @@
+"""The points of a line or a grid, their distances in parameter space, and the triangles between them.
+
+A point with coordinates (x, y) lies x d1 + y d2 away from the centre, so that its distance from it is Euclidean through
+the Gram matrix of the two directions,
+
+    r^2 = (x |d1|)^2 + 2 x y |d1| |d2| cos(d1, d2) + (y |d2|)^2.
+
+Triangles are those of a Delaunay triangulation of the points that were computed, to which the centre is added; so an
+adaptive grid needs no rule of its own. On a line they are segments from point to point.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.spatial import Delaunay
+
+from landscape.errors import InputError
+
+SAME = 1e-9
+"""Of the grid's extent: a point this near to the centre is the centre."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """Where the points of a surface are: coordinates, their units, and which points were computed."""
+
+    xcoordinates: np.ndarray  # (nx,)
+    ycoordinates: np.ndarray  # (ny,); one 0 for a line
+    unit_length: np.ndarray  # (A,) Euclidean length of each direction, A = 1 for a line; nan if unknown
+    cosine: float  # of the two directions; nan for a line
+    computed: np.ndarray  # (ny, nx) bool
+
+    def __post_init__(self) -> None:
+        shape = len(self.ycoordinates), len(self.xcoordinates)
+        if self.computed.shape != shape or self.computed.dtype != bool:
+            raise InputError(f"computed must be booleans {shape}, got {self.computed.dtype} {self.computed.shape}")
+        if self.unit_length.shape not in {(1,), (2,)}:
+            raise InputError(f"unit_length must be of one or two directions, got shape {self.unit_length.shape}")
+        if len(self.unit_length) == 1 and np.any(self.ycoordinates != 0):
+            raise InputError("a line has one y, 0: give unit_length for both directions of a plane")
+        for name in ("xcoordinates", "ycoordinates"):
+            values = getattr(self, name)
+            if not len(values) or not np.isfinite(values).all():
+                raise InputError(f"{name} must be finite numbers, at least one")
+
+    @cached_property
+    def coordinates(self) -> np.ndarray:
+        """Coordinates (x, y) of the points that were computed, row by row, (N, 2)."""
+        y, x = np.nonzero(self.computed)
+        return np.stack([self.xcoordinates[x], self.ycoordinates[y]], axis=1)
+
+    @cached_property
+    def holds_centre(self) -> bool:
+        """Whether the centre lies in the range of both coordinates."""
+        axes = (self.xcoordinates, self.ycoordinates)
+        return all(bool(axis.min() <= 0 <= axis.max()) for axis in axes)
+
+    @cached_property
+    def _here(self) -> np.ndarray:
+        """Which of the computed points is the centre: one number, or none."""
+        extent = max(np.ptp(self.xcoordinates), np.ptp(self.ycoordinates))
+        return np.flatnonzero(np.abs(self.coordinates).max(axis=1, initial=0.0) <= SAME * extent)[:1]
+
+    @property
+    def adds_centre(self) -> bool:
+        """Whether the centre is a vertex of its own: within the range, and none of the computed points."""
+        return self.holds_centre and not len(self._here)
+
+    @cached_property
+    def around(self) -> np.ndarray:
+        """Numbers of the vertices next to the centre; none where the range does not hold it."""
+        if not self.holds_centre:
+            return np.zeros(0, dtype=np.intp)
+        centre = len(self.coordinates) if self.adds_centre else self._here[0]
+        ends = self.edges[(self.edges == centre).any(axis=1)]
+        beside: np.ndarray = ends[ends != centre]
+        return beside
+
+    def at_centre(self, values: np.ndarray) -> np.ndarray:
+        """Return what was computed at the centre itself.
+
+        Args:
+            values: (P, ny, nx).
+
+        Returns:
+            (P,), nan where the centre is none of the computed points.
+        """
+        return values[:, self.computed][:, self._here[0]] if len(self._here) else np.full(len(values), np.nan)
+
+    @cached_property
+    def vertices(self) -> np.ndarray:
+        """Coordinates of the vertices: the computed points, and the centre last where `adds_centre`, (V, 2)."""
+        return np.vstack([self.coordinates, np.zeros((int(self.adds_centre), 2))])
+
+    @cached_property
+    def simplices(self) -> np.ndarray:
+        """Numbers of the vertices of each triangle, (M, 3), or of each segment where all points are on a line, (M, 2).
+
+        The triangles are those of coordinates in grid steps, so that units and numbers of points do not make slivers.
+        """
+        scaled = self.vertices / [step_of(self.xcoordinates), step_of(self.ycoordinates)]
+        if len(scaled) < 2:
+            return np.zeros((0, 2), dtype=np.intp)
+        _, sizes, axes = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
+        if sizes[-1] <= SAME * sizes[0]:
+            order = np.argsort(scaled @ axes[0])
+            return np.stack([order[:-1], order[1:]], axis=1)
+        triangles: np.ndarray = Delaunay(scaled).simplices
+        return triangles
+
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """Numbers of the two vertices of each edge of the simplices, each edge once, (E, 2)."""
+        ends = self.simplices
+        pairs = ends if ends.shape[1] == 2 else np.concatenate([ends[:, [i, i - 1]] for i in range(3)])
+        low, high = pairs.min(axis=1, initial=len(self.vertices)), pairs.max(axis=1, initial=0)
+        once = np.unique(low.astype(np.int64) * len(self.vertices) + high)
+        return np.stack(np.divmod(once, max(1, len(self.vertices))), axis=1)
+
+    def euclidean(self, coordinates: np.ndarray) -> np.ndarray:
+        """Map coordinates to an orthonormal frame of the plane.
+
+        Args:
+            coordinates: (..., 2).
+
+        Returns:
+            Positions (..., 2) whose Euclidean lengths are those in parameter space; nan if units are unknown.
+        """
+        x, y = coordinates[..., 0], coordinates[..., 1]
+        if len(self.unit_length) == 1:
+            return np.stack([x * self.unit_length[0], np.zeros_like(x)], axis=-1)
+        first, second = self.unit_length
+        along = x * first + y * second * self.cosine
+        return np.stack([along, y * second * np.sqrt(max(0.0, 1 - self.cosine**2))], axis=-1)
+
+    def values(self, loss: np.ndarray, centre_loss: np.ndarray) -> np.ndarray:
+        """Return the losses at the vertices.
+
+        Args:
+            loss: (P, ny, nx).
+            centre_loss: (P,).
+
+        Returns:
+            (P, V).
+        """
+        return np.concatenate([loss[:, self.computed], *[centre_loss[:, None]] * self.adds_centre], axis=1)
+
+
+def step_of(axis: np.ndarray) -> float:
+    """Return the usual distance of neighbours along an axis.
+
+    Args:
+        axis: coordinates, in any order.
+
+    Returns:
+        The median over neighbours; 1 for a single coordinate.
+    """
+    distances = np.diff(np.unique(axis))
+    return float(np.median(distances)) if len(distances) else 1.0
