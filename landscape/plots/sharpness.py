@@ -45,17 +45,18 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
         _points(ball, x, first, None, colours, hollow=True)
         theme.log_scale(ball.yaxis, _known(first, worst))
         kind = "adaptive " if sharpness.adaptive else ""
-        ball.set_ylabel(f"rise within {kind}rho = {sharpness.rho:g} (units of the loss)")
-        ball.set_title("filled: largest found; hollow: one step of SAM")
+        ball.set_ylabel("rise (units of the loss)")
+        ball.set_title(f"within {kind}rho = {sharpness.rho:g}\nfilled: largest found; hollow: one step of SAM")
         _errors(noise, x, sharpness.noise_rise[order], sharpness.noise_rise_stderr[order], colours)
-        noise.set_ylabel(f"rise under noise of {sharpness.sigma:g} of each filter")
-        noise.set_title(f"mean ± s.e. over {sharpness.draws} directions")
+        noise.set_ylabel("rise (units of the loss)")
+        over = f"mean ± s.e. over {sharpness.draws} directions" if sharpness.draws > 1 else "in one direction"
+        noise.set_title(f"under noise of {sharpness.sigma:g} of each filter\n{over}")
         radius, spread = sharpness.doubling_radius[order], sharpness.doubling_radius_spread[order]
         _errors(doubling, x, radius, spread, colours)
-        doubling.set_ylabel("noise relative to filters that doubles the loss")
+        doubling.set_ylabel("noise relative to filters")
         missing = int(np.isnan(radius).sum())
-        beyond = f"\nnot drawn: {missing} without one up to {sharpness.limit:g}" if missing else ""
-        doubling.set_title(f"median ± half the interquartile range{beyond}")
+        beyond = f"\n{missing} of {len(order)} have none up to {sharpness.limit:g}" if missing else ""
+        doubling.set_title(f"noise that doubles the loss\nmedian ± half the interquartile range{beyond}")
         if len(order) <= MOST_NAMES:
             _legend(fig, sharpness, order, colours)
         fig.suptitle(_about(sharpness), fontsize=9, parse_math=False)
