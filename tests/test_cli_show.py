@@ -202,7 +202,8 @@ def test_help_and_what_shows_results_start_without_torch(tmp_path, file):
 
 
 @pytest.mark.parametrize("kind", plots.KIND_FIGURES["spectrum"])
-def test_plot_writes_beside_the_file_and_says_where(run, file, kind):
+def test_plot_writes_beside_the_file_and_says_where(run, save, kind):
+    file = save("spectrum.h5", overlap=np.eye(3), subspace_overlap=np.eye(3))
     code, out, err = run("plot", file, "--kind", kind)
     path = file.with_suffix(f".{kind}.png")
     assert (code, out, err) == (0, f"{path}\n", [])
@@ -217,7 +218,7 @@ def test_plot_offers_every_kind_of_figure():
 
 def test_a_figure_of_another_kind_of_result_is_refused(run, file):
     code, _, err = run("plot", file, "--kind", "quality")
-    assert (code, err) == (2, ["landscape: error: --kind quality is not for a spectrum: choose density or summary"])
+    assert (code, err) == (2, ["landscape: error: --kind quality is not for a spectrum: choose density or summary or overlap or subspaces"])
 
 
 def test_plot_passes_its_options_on(run, file, tmp_path, monkeypatch):
@@ -479,6 +480,8 @@ def test_surfaces_are_compared_by_loss_radius_rise_and_barrier(run, save):
     assert found["rows"][1]["values"][1]["doubling_radius"] is None
     assert found["rows"][2]["values"][0]["barrier"] == ce.barrier[2]
     assert r"\begin{tabular}" in run("compare", *files, "--latex")[1]
+    _, out, _ = run("compare", files[0], save("c.h5", dataclasses.replace(ce, barrier=None)))
+    assert cells_of(next(line for line in out.splitlines() if "class 1" in line))[2].endswith(" / -")
 
 
 def test_surfaces_in_other_planes_or_units_say_so_and_a_plane_has_no_barrier(run, save):

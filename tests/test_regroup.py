@@ -132,6 +132,8 @@ def test_groups_by_name_count_and_end():
     found = regroup(per_class, "many-medium-few", many=499, few=51)
     assert found.parts == ("many", "few")
     assert found.n_samples.tolist() == [9, 6]
+    borders = regroup(per_class, "many-medium-few", many=500, few=5)  # "more than", and "fewer than"
+    assert borders.provenance["regrouped"]["groups"] == {"medium": ["class 0", "class 1", "class 2"]}
     with pytest.raises(InputError, match="head and tail of 2 classes each need 1 to 1: there are 3"):
         regroup(per_class, "head-tail", ends=2)
     with pytest.raises(InputError, match=r"few \(102\) must not exceed many \+ 1 \(101\)"):
