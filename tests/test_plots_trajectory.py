@@ -128,11 +128,11 @@ def test_checkpoints_on_no_path_are_named_and_those_on_one_where_the_reader_asks
 
 
 def test_a_run_of_one_checkpoint_has_no_path_but_a_name():
-    found = path(mark_run=np.array([0, 0, 0, 0, 0, 0, 1]), marks=(*"abcdef", "optimum of the tail"))
+    found = path(mark_run=np.array([0, 0, 0, 0, 0, 0, 1]), marks=(*"abcdef", "best of the tail"))
     ax = plots.trajectory(found, ["class 0"]).axes[0]
     assert list(paths(ax)) == ["ce"]
     assert signs(ax, "D") == [[1, -0.75]]
-    assert "optimum of the tail" in [text.get_text() for text in ax.texts]
+    assert "best of the tail" in [text.get_text() for text in ax.texts]
 
 
 def test_the_checkpoint_has_a_cross_unless_a_path_ends_there():
@@ -145,7 +145,7 @@ def test_the_checkpoint_has_a_cross_unless_a_path_ends_there():
 
 def test_a_path_beyond_the_grid_is_cut_off_and_counted():
     fig = plots.trajectory(path(mark_position=np.array([*A, *B]) * 1.4), ["class 0"])
-    assert "2 of 7 marks lie outside" in below(fig)
+    assert "3 of 7 marks lie outside" in below(fig)
     assert fig.axes[0].get_xlim() == (-2.5, 2)
 
 

@@ -234,7 +234,15 @@ def legend(ax: Axes, handles: Sequence[Any], title: str | None = None, *, inside
         inside: in the upper left corner of the panel.
     """
     anchor = (0.0, 1.0) if inside else (1.01, 1.02)
-    found = ax.legend(handles=handles, loc="upper left", bbox_to_anchor=anchor, frameon=inside, fontsize=7, title=title)
+    found = ax.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=anchor,
+        frameon=inside,
+        fontsize=7,
+        title=title,
+        handlelength=1.4,
+    )
     found.get_title().set_fontsize(7.5)
     for text in found.get_texts():
         text.set_parse_math(False)

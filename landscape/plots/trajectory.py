@@ -217,7 +217,7 @@ def _off_plane(ax: Axes, trajectory: Trajectory) -> None:
 def _run_handles(trajectory: Trajectory) -> list[Line2D]:
     paths = _paths(trajectory)
     return [
-        Line2D([], [], color=colour, linewidth=1.5, marker="o", markersize=3, label=theme.shorten(name, 14))
+        Line2D([], [], color=colour, linewidth=1.5, marker="o", markersize=3, label=theme.shorten(name, 12))
         for name, colour in zip(trajectory.runs, run_colours(trajectory), strict=True)
         if name in paths
     ]
