@@ -25,7 +25,7 @@ COMMANDS = {
     "hessian": ("landscape.cli.analyse:hessian", "Spectra of the loss curvature, per part of the data."),
     "surface1d": (
         "landscape.cli.surface:surface1d",
-        "Loss and accuracy on a line, per part; barriers between checkpoints.",
+        "Loss and accuracy on a line, per part; loss barriers.",
     ),
     "surface2d": ("landscape.cli.surface:surface2d", "Loss and accuracy on a plane, per part."),
     "trajectory": ("landscape.cli.trajectory:trajectory", "Paths of training on a plane, with the surface under them."),
