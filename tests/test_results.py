@@ -26,7 +26,7 @@ def spectrum(*parts: str, seed: int = 0, lengths: dict[str, int] | None = None, 
         elif item.type in SCALARS:
             numbers[item.name] = SCALARS[item.type]
     numbers["parts"] = parts
-    numbers["overlap"] = None  # over pairs of parts: of a whole result only
+    numbers["overlap"] = numbers["subspace_overlap"] = None  # over pairs of parts: of a whole result only
     numbers["steps"] = np.full((len(parts), lengths["probe"]), lengths["step"])
     return Spectrum(**(numbers | values))
 
@@ -63,7 +63,7 @@ def test_joining_keeps_the_order_and_every_number():
     joined = concatenate([first, second])
     assert joined.parts == ("b", "a", "c")
     for item in dataclasses.fields(Spectrum):
-        if item.metadata["axes"] is not None and item.name not in ("parts", "overlap"):
+        if item.metadata["axes"] is not None and item.name not in ("parts", "overlap", "subspace_overlap"):
             pieces = [getattr(first, item.name), getattr(second, item.name)]
             np.testing.assert_array_equal(getattr(joined, item.name), np.concatenate(pieces), item.name)
 
