@@ -113,6 +113,7 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"clip": (1.0,)}, "--clip must be two numbers in ascending order"),
         ({"clip": (0.0, math.inf)}, "--clip must be a finite number, got inf"),
         ({"group_after": 1.0}, "--group-after is a share of the run"),
+        ({"gkp": True, "epochs": 1}, "--epochs 1 with --group-after 0.1 ends before there are groups"),
         ({"gkp": True, "statistics_every": 0}, "--statistics-every must be at least 1"),
         ({"loss": "bcl", "sharpness": "gsa", "first_pass": "decoupled"}, "--first-pass decoupled takes samples one by"),
         ({"loss": "ldam", "cosine": False}, "--loss ldam needs a cosine classifier"),
@@ -188,6 +189,21 @@ def test_the_share_of_the_sharpness_term_falls_from_start_to_end():
 )
 def test_sams_radius_follows_its_schedule(kind, expected):
     assert [schedule.radius(e, 5, kind, 0.1, 0.5) for e in range(5)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "after", "every", "expected"),
+    [
+        (200, 0.1, 0.1, list(range(20, 200, 20))),
+        (10, 0.25, 0.3, [2, 5, 8]),
+        (10, 0.5, 0, [5]),
+        (3, 0.1, 0.1, [1, 2]),
+        (1, 0.0, 0.1, []),
+        (10, 0.97, 0.1, []),
+    ],
+)
+def test_classes_are_grouped_after_a_share_of_the_run_and_again_but_never_at_its_end(epochs, after, every, expected):
+    assert [e for e in range(1, epochs + 1) if schedule.grouping(e, epochs, after, every)] == expected
 
 
 def test_deferred_re_weighting_begins_at_epoch_160_of_200():

@@ -1,6 +1,7 @@
 """A run's folder: what it holds, how it goes on after an interruption, and what it refuses."""
 
 import csv
+import dataclasses
 import errno
 import os
 import signal
@@ -13,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from toys import begin, blobs, finish, recipe
 
-from landscape import checkpoints, datasets, models, store
+from landscape import checkpoints, class_means, datasets, models, store
 from landscape.cli import main
 from landscape.errors import DataError, InputError, NumericalError, StoreError
 from landscape.loading import load_objective
-from trainers import commands, loop, methods, run
+from landscape.results import History
+from trainers import batches, commands, evaluation, loop, methods
 
 GROUPED = {"groups": 2, "epochs": 6, "group_after": 0.4, "regroup_every": 0.3}
 METHODS = {
@@ -198,6 +201,22 @@ def test_an_interruption_before_the_first_epoch_leaves_nothing(tmp_path, monkeyp
     assert files(tmp_path) == []
 
 
+def test_an_interrupted_replacement_goes_on_without_overwrite_as_it_says(tmp_path, monkeypatch):
+    finish(tmp_path, lr=0.2)
+    run_epoch = loop.Trainer.run_epoch
+
+    def cut(self, progress):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return run_epoch(self, progress)
+
+    monkeypatch.setattr(loop.Trainer, "run_epoch", cut)
+    with pytest.raises(KeyboardInterrupt, match="1 of 2 epochs: the same command without --overwrite goes on"):
+        finish(tmp_path, overwrite=True)
+    monkeypatch.undo()
+    assert finish(tmp_path).epoch.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("name", ["last.pt", "history.h5", "state.pt"])
 def test_a_full_disk_loses_the_epoch_only(tmp_path, name, monkeypatch):
     whole = finish(tmp_path / "whole", epochs=4)
@@ -254,54 +273,7 @@ def test_a_killed_process_goes_on(tmp_path, kill):
     assert same(state(tmp_path / "cut", "last.pt"), state(tmp_path / "whole", "last.pt"))
 
 
-def test_a_run_that_was_killed_in_its_first_epoch_begins_anew(tmp_path, monkeypatch):
-    """All is written but the file that makes the epoch count."""
-    write = checkpoints.write
-
-    def killed(path, *rest):
-        if Path(path).name == "state.pt":
-            raise SystemExit
-        write(path, *rest)
-
-    monkeypatch.setattr(checkpoints, "write", killed)
-    with pytest.raises(SystemExit):
-        finish(tmp_path)
-    monkeypatch.undo()
-    assert (tmp_path / "last.pt").exists()
-    with pytest.raises(StoreError, match="now it is"):
-        begin(tmp_path, lr=0.2)
-    assert finish(tmp_path).epoch.tolist() == [1, 2]
-
-
 # What is refused --------------------------------------------------------------------------------------------------
-
-
-def test_other_options_than_the_folders_are_refused_by_name(tmp_path):
-    finish(tmp_path)
-    with pytest.raises(StoreError, match=r"holds a run with --lr 0.1, now it is 0.2: repeat the options, or pass"):
-        begin(tmp_path, lr=0.2)
-
-
-def test_a_finished_run_is_not_repeated_unasked(tmp_path):
-    finish(tmp_path)
-    before = (tmp_path / "last.pt").read_bytes()
-    with pytest.raises(StoreError, match="holds this run, complete: pass --overwrite to repeat it"):
-        begin(tmp_path)
-    assert (tmp_path / "last.pt").read_bytes() == before
-
-
-def test_overwrite_replaces_all_that_the_earlier_run_left_and_nothing_else(tmp_path):
-    finish(tmp_path, snapshot_every=1, validation=0.3, **METHODS["gsa-gkp"])
-    (tmp_path / "notes.txt").write_text("mine")
-    finish(tmp_path, overwrite=True)
-    assert files(tmp_path) == ["config.toml", "history.csv", "history.h5", "last.pt", "notes.txt", "state.pt"]
-
-
-def test_a_checkpoint_of_somebody_else_is_not_replaced_unasked(tmp_path):
-    (tmp_path / "last.pt").write_bytes(b"precious")
-    with pytest.raises(StoreError, match=r"last.pt exists: pass --overwrite to replace it"):
-        begin(tmp_path)
-    assert (tmp_path / "last.pt").read_bytes() == b"precious"
 
 
 def test_a_diverged_run_leaves_the_earlier_one_as_it_was(tmp_path):
@@ -328,14 +300,6 @@ def test_a_run_that_diverges_late_keeps_its_last_good_epoch(tmp_path, monkeypatc
     assert checkpoints.read(tmp_path / "last.pt").meta["epoch"] == 1
 
 
-def test_a_folder_in_use_is_refused(tmp_path):
-    this = begin(tmp_path)
-    with pytest.raises(StoreError, match="is in use by another process"):
-        begin(tmp_path)
-    this.close()
-    begin(tmp_path).close()
-
-
 def test_more_groups_than_classes_are_refused(tmp_path):
     with pytest.raises(InputError, match="--groups 4 are more than the 3 classes of"):
         begin(tmp_path, gkp=True)
@@ -346,6 +310,49 @@ def test_one_group_and_as_many_as_classes_work_with_a_class_of_one_sample(tmp_pa
     history = finish(tmp_path, **{**METHODS["gsa-gkp"], "groups": groups, "epochs": 8, "batch_size": 3})
     assert np.isfinite(history.train_loss).all()
     assert history.group[-1].max() == groups - 1
+
+
+def with_a_gap(split):
+    """The second of three classes has no training samples, the third none that are tested."""
+    samples = blobs((9, 0, 5) if split == "train" else (4, 4, 0), seed=int(split == "test"))
+    pairs = Pairs(zip(samples.inputs, samples.labels.tolist(), strict=True))
+    pairs.classes, pairs.class_counts = ["a", "b", "c"], [9, 0, 5]
+    return pairs
+
+
+def without_the_last(split):
+    pairs = with_a_gap("test")
+    pairs.class_counts = [4, 4, 0]
+    return pairs
+
+
+@pytest.mark.parametrize("dataset", [with_a_gap, without_the_last])
+def test_a_class_without_training_samples_is_trained_around_but_cannot_be_grouped(tmp_path, dataset):
+    options = {"dataset": f"{__name__}:{dataset.__name__}", "model": "toys:smooth"}
+    history = finish(tmp_path / "ce", **options)
+    assert (history.train_counts == 0).sum() == 1
+    right = (
+        history.eval_accuracy_per_class[-1][history.train_counts > 0] @ history.train_counts[history.train_counts > 0]
+    )
+    expected = right / history.train_counts.sum()
+    assert checkpoints.read(tmp_path / "ce" / "last.pt").meta["train_accuracy"] == pytest.approx(expected)
+    with pytest.raises(InputError, match=r"class \d \([bc]\) of .* has no training samples: --sharpness gsa and --gkp"):
+        begin(tmp_path / "gsa", sharpness="gsa", groups=2, **options)
+    assert not (tmp_path / "gsa").exists()
+
+
+def test_fewer_groups_than_asked_for_are_said(tmp_path, monkeypatch, caplog):
+    """Every class is best in the latest epoch: all share one encoder."""
+    rising = iter(range(100))
+    measure = class_means.feature_quality
+
+    def rises(*arguments, **options):
+        return dataclasses.replace(measure(*arguments, **options), quality=np.full(3, float(next(rising))))
+
+    monkeypatch.setattr(class_means, "feature_quality", rises)
+    history = finish(tmp_path, **METHODS["gsa-gkp"])
+    assert (history.group[-1] == 0).all()
+    assert "after epoch 2 the classes fall into 1 of --groups 2" in caplog.messages[0]
 
 
 def test_bcl_needs_images(tmp_path):
@@ -493,7 +500,7 @@ def test_quiet_prints_nothing(tmp_path, capfd):
 
 
 def test_accuracies_by_frequency_weigh_samples():
-    history = run.History(
+    history = History(
         **{name: np.zeros(1) for name in SINGLE},
         **{name: np.zeros((1, 4)) for name in PER_CLASS},
         parts=tuple("abcd"),
@@ -502,7 +509,7 @@ def test_accuracies_by_frequency_weigh_samples():
         test_accuracy_per_class=np.array([[0.5, 1.0, 0.25, np.nan]]),
         method="ce",
     )
-    found = run.by_frequency(history)
+    found = evaluation.by_frequency(history)
     assert found[:3] == pytest.approx([40 / 60, 35 / 40, 0.25])
     assert np.isnan(found[3])
 
@@ -515,6 +522,37 @@ PER_CLASS = (
     "test_loss_per_class", "eval_loss_per_class", "eval_accuracy_per_class", "quality", "distance", "variance",
     "gradient_cosine", "bank_epoch", "group",
 )  # fmt: skip
+
+
+# Image files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["ce", "gsa-gkp"])
+def test_image_files_are_read_by_the_workers_in_training_and_out_of_it(tmp_path, method, monkeypatch):
+    """Training, both evaluations and the Fisher information; the number of workers changes no bit."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 14), ("test", 5)):
+        for i in range(n):
+            folder = tmp_path / "images" / split / "abc"[min(i // 5, 2) if n == 14 else i % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (9 + i, 12, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    asked = []
+    loader = batches.DataLoader
+
+    def watched(*arguments, **options):
+        asked.append(options["num_workers"])
+        return loader(*arguments, **options)
+
+    monkeypatch.setattr(batches, "DataLoader", watched)
+    words = [method, "--dataset", "image-folder", "--data-root", tmp_path / "images", "--image-size", 8, "--model"]
+    words += ["toys:convolutional", "--epochs", 2, "--batch-size", 5, "--seed", 1, "-q"]
+    words += ["--groups", 2] if method == "gsa-gkp" else []
+    for workers in (0, 2):
+        asked.clear()
+        assert command(*words, "--workers", workers, "-o", tmp_path / str(workers)) == 0
+        n_groups = store.load(tmp_path / str(workers) / "history.h5").group[-1].max() + 1 if method == "gsa-gkp" else 0
+        assert asked == [workers] * (2 * 3 + int(n_groups))
+    assert same(state(tmp_path / "0", "last.pt"), state(tmp_path / "2", "last.pt"))
 
 
 # Ranks ------------------------------------------------------------------------------------------------------------

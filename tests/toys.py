@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from landscape import datasets
-from trainers import methods, run
+from trainers import data, methods, run
 from trainers.loop import seeded
 
 CPU = torch.device("cpu")
@@ -42,6 +42,13 @@ def vectors(split):
     return samples.inputs, torch.from_numpy(samples.labels)
 
 
+def convolutional():
+    """For images of three channels and any size."""
+    with seeded(CPU, 0):
+        first = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(*first, nn.Linear(4, 3))
+
+
 def mean_loss(logits, labels):
     """A loss as it must not be."""
     return nn.functional.cross_entropy(logits, labels)
@@ -56,8 +63,8 @@ def recipe(**options):
 def begin(out, **options):
     """A run on the blobs in a folder."""
     about = {name: options.pop(name) for name in ("overwrite", "tensorboard") if name in options}
-    chosen, data = run.load(recipe(**options))
-    return run.Run(chosen, data, out, method=methods.label(chosen), device="cpu", **about)
+    chosen, loaded = data.load(recipe(**options))
+    return run.Run(chosen, loaded, out, method=methods.label(chosen), device="cpu", **about)
 
 
 def finish(out, **options):

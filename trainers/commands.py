@@ -15,7 +15,7 @@ from landscape import distributed
 from landscape.cli.console import Console
 from landscape.errors import InputError
 from landscape.results import History
-from trainers import methods, run
+from trainers import data, evaluation, folder, methods, run
 from trainers.methods import BENCHMARKS, METHODS, Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -98,14 +98,14 @@ def train(
     recipe = methods.compose(given, method=method, benchmark=preset, config=config)
     methods.refuse_idle(recipe, given)
     if not overwrite and not (out / "config.toml").exists():
-        run.refuse(out, recipe, overwrite=False)  # before the data are read, which complete the recipe
+        folder.refuse(out, recipe, overwrite=False)  # before the data are read, which complete the recipe
     distributed.start()
     try:
         console = Console(quiet=quiet or not distributed.is_main())
-        recipe, data = run.load(recipe)
+        recipe, loaded = data.load(recipe)
         this = run.Run(
             recipe,
-            data,
+            loaded,
             out,
             method=methods.label(recipe),
             device=device,
@@ -141,13 +141,16 @@ def _introduce(console: Console, this: run.Run) -> None:
 
 
 def _conclude(console: Console, this: run.Run, history: History) -> None:
-    accuracy, *by_count = run.by_frequency(history)
+    accuracy, *by_count = evaluation.by_frequency(history)
     shots = ", ".join(
         f"{name} {100 * value:.2f} %"
         for name, value in zip(("many", "medium", "few"), by_count, strict=True)
         if not np.isnan(value)
     )
     console.say(f"test accuracy {100 * accuracy:.2f} %: {shots}")
+    if this.recipe.grouped:
+        sizes = np.bincount(history.group[-1].astype(int)).tolist()
+        console.say(f"groups: {len(sizes)}, of {', '.join(map(str, sizes))} classes")
     last = this.out / "last.pt"
     console.say(f"checkpoint: {last}\nanalysis: landscape hessian --ckpt {shlex.quote(str(last))} --per-class")
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from landscape import classifiers, losses, models, per_sample
 from landscape.datasets import Samples
+from landscape.results import History
+from trainers.batches import Batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +49,13 @@ class Scores:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, samples: Samples, *, classifier: str | None = None, batch_size: int = 256, bf16: bool = False
+    model: nn.Module,
+    samples: Samples,
+    *,
+    classifier: str | None = None,
+    batch_size: int = 256,
+    bf16: bool = False,
+    workers: int = 0,
 ) -> Scores:
     """Measure a model in eval mode, without augmentation; it is left in the mode in which it was.
 
@@ -57,12 +65,14 @@ def evaluate(
         classifier: name of the module whose inputs are the features; None leaves these out.
         batch_size: samples of one pass; changes memory, not the result beyond rounding.
         bf16: forward passes in bfloat16 where autocast does so.
+        workers: processes that read images from files.
 
     Returns:
         The scores.
 
     Raises:
         InputError: the model's outputs do not fit the classes.
+        DataError: a sample cannot be read.
     """
     place = next(model.parameters()).device
     n_classes = len(samples.class_names)
@@ -73,8 +83,8 @@ def evaluate(
     try:
         if tap:
             tap.__enter__()
-        for indices in torch.arange(len(samples)).tensor_split(math.ceil(len(samples) / batch_size)):
-            inputs, labels = samples.batch(indices, place)
+        pieces = torch.arange(len(samples)).tensor_split(math.ceil(len(samples) / batch_size))
+        for (inputs,), labels, _ in Batches(samples, ["none"], place, workers=workers).epoch(pieces):
             with torch.autocast(place.type, torch.bfloat16, enabled=bf16):
                 logits = models.logits_of(model(inputs), n_classes)
             values.append(losses.cross_entropy(logits.float(), labels))
@@ -138,3 +148,21 @@ def gradient_cosines(
     finally:
         model.train(mode)
     return np.asarray(sums / np.where(times > 0, times, np.nan))
+
+
+def by_frequency(history: History, *, many: int = 100, few: int = 20) -> tuple[float, float, float, float]:
+    """Return the last epoch's test accuracy over all samples, and over those of many-, medium- and few-shot classes.
+
+    Args:
+        history: of a run.
+        many: classes of more training samples are many-shot.
+        few: classes of fewer training samples are few-shot.
+
+    Returns:
+        Shares of test samples; nan where there is no such class.
+    """
+    counts, n_test = history.train_counts, history.test_counts
+    right = np.nan_to_num(history.test_accuracy_per_class[-1]) * n_test
+    masks = (counts >= 0, counts > many, (counts >= few) & (counts <= many), counts < few)
+    found = [right[m].sum() / n_test[m].sum() if n_test[m].sum() else np.nan for m in masks]
+    return found[0], found[1], found[2], found[3]

@@ -1,299 +1,27 @@
 """Group-wise knowledge preservation (GKP): keep each group of classes near the parameters that served it best.
 
-Equations of "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), for classes c and groups g:
+Equation of "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), for groups g and j:
 
-    Q(c)      = Dis(c) - beta log Var(c)                       `class_means.feature_quality`           (S17-S19)
-    theta*_g  = mean over the group's classes of the encoder at the epoch of their best Q              (3)
-    L_g       = lambda/2 sum_i sum_{j != g} 1/|G^j| F_{j,i} (theta_i - theta*_{j,i})^2                 (4)
+    L_g = lambda/2 sum_i sum_{j != g} 1/|G^j| F_{j,i} (theta_i - theta*_{j,i})^2                       (4)
 
-F_j is the diagonal Fisher information of group j at (theta*_j, current classifier). Only the encoder takes part: all
-trainable parameters before the classifier, E entries in all.
+theta*_j is the convergence point of group j, as `memory` has it, F_j the diagonal Fisher information of the group
+there, with the current classifier. Only the encoder takes part, E entries in all.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.cluster import SpectralClustering
 from torch import Tensor, nn
 
-from landscape import checkpoints, losses, models, store
+from landscape import losses, models
 from landscape.datasets import Samples
-from landscape.errors import DataError, InputError, NumericalError, StoreError
+from landscape.errors import DataError, InputError, NumericalError
 from landscape.per_sample import squared_gradients
-from trainers.passes import flat, put
-
-_BLOCK = 2**31  # bytes of snapshots that are compared at a time
-_PIECE = 2**20  # entries of a vector that become float64 at a time
-_WEAKEST_EDGE = 1e-6  # an edge of weight zero could cut the graph, whose spectrum then tells components only
-
-# The memory bank ------------------------------------------------------------------------------------------------------
-
-
-class Bank:
-    """Which epoch each class's features were best in, and a snapshot of the model for each such epoch.
-
-    Classes share snapshots: a folder `epoch-0012.pt`, ... of plain checkpoints that every analysis reads, instead of C
-    copies of the encoder. There are C + 1 of them at most: what a class has just left is deleted at the next `update`
-    only, so that a run that is cut before it has kept `state()` can still go back to the one before.
-    """
-
-    def __init__(self, folder: Path, n_classes: int) -> None:
-        """Begin empty; nothing is written or deleted yet.
-
-        Args:
-            folder: of the snapshots, and of nothing else.
-            n_classes: C.
-        """
-        self._folder = Path(folder)
-        self._epochs = np.empty(0, dtype=np.int64)
-        self._best = np.full(n_classes, np.nan)
-
-    @property
-    def epochs(self) -> np.ndarray:
-        """The epoch of each class's snapshot, (C,) int64.
-
-        Raises:
-            InputError: nothing was stored yet.
-        """
-        if not self._epochs.size:
-            raise InputError("the memory bank is empty: update it after an epoch first")
-        return self._epochs.copy()
-
-    @property
-    def best(self) -> np.ndarray:
-        """The quality of each class in its epoch, (C,); nan where it had none."""
-        return self._best.copy()
-
-    def update(
-        self, epoch: int, quality: np.ndarray, state: Mapping[str, Tensor], meta: Mapping[str, Any]
-    ) -> np.ndarray:
-        """Store the model for the classes whose features are better than ever; it is written once, or not at all.
-
-        A class without a quality (nan) cannot be compared and takes the newest epoch.
-
-        Args:
-            epoch: of the model, later than those before.
-            quality: (C,), as from `class_means.feature_quality`.
-            state: the model's `state_dict()`.
-            meta: what the checkpoint says of itself; see `checkpoints.write`.
-
-        Returns:
-            The classes that took this epoch.
-
-        Raises:
-            InputError: the epoch or the qualities do not fit.
-            StoreError: the snapshot cannot be written.
-        """
-        quality = np.asarray(quality, dtype=np.float64)
-        if quality.shape != self._best.shape or np.isinf(quality).any():
-            raise InputError(f"quality must be one number for each of {len(self._best)} classes, got {quality}")
-        if self._epochs.size and epoch <= self._epochs.max():
-            raise InputError(f"the memory bank has epoch {self._epochs.max()} already, got epoch {epoch}")
-        self._prune()
-        improved = np.isnan(quality) | np.isnan(self._best) | (quality > self._best)
-        if improved.any():
-            with store.writing(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
-            checkpoints.write(self._path(epoch), state, meta)
-            self._best = np.where(improved, quality, self._best)
-            before = self._epochs if self._epochs.size else epoch  # the first time, all classes take it
-            self._epochs = np.where(improved, epoch, before).astype(np.int64)
-        return np.flatnonzero(improved)
-
-    def read(self, epoch: int, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read the model that was stored after an epoch.
-
-        Args:
-            epoch: one of `epochs`.
-            names: of parameters, E entries in all.
-
-        Returns:
-            These parameters as one vector, (E,), and the whole `state_dict()`, on the CPU.
-
-        Raises:
-            InputError: the snapshot cannot be read, or has no such parameter.
-        """
-        state = checkpoints.read(self._path(epoch)).state
-        for name in names:
-            if name not in state:
-                raise InputError(f"{self._path(epoch)} has no parameter {name}: it is of another model")
-        return flat(state[name] for name in names), state
-
-    def state(self) -> dict[str, Any]:
-        """Return what `restore` wants, as JSON knows it: the epoch and the quality of each class."""
-        best = [None if np.isnan(q) else q for q in self._best.tolist()]
-        return {"epochs": self._epochs.tolist(), "best": best}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to where `state` was taken; snapshots of later epochs do no harm.
-
-        Args:
-            state: what `state` returned.
-
-        Raises:
-            InputError: it is of another number of classes.
-            StoreError: a snapshot is missing.
-        """
-        epochs = np.asarray(state["epochs"], dtype=np.int64)
-        best = np.array([np.nan if q is None else q for q in state["best"]], dtype=np.float64)
-        if best.shape != self._best.shape or epochs.size not in {0, len(best)}:
-            raise InputError(f"the memory bank was kept for {len(best)} classes, now there are {len(self._best)}")
-        for epoch in np.unique(epochs).tolist():
-            if not self._path(epoch).is_file():
-                raise StoreError(f"{self._path(epoch)} is missing, which classes need: start again with --overwrite")
-        self._epochs, self._best = epochs, best
-
-    def _path(self, epoch: int) -> Path:
-        return self._folder / f"epoch-{epoch:04d}.pt"
-
-    def _prune(self) -> None:
-        """Delete the snapshots that no class refers to."""
-        needed = {self._path(epoch).name for epoch in self._epochs.tolist()}
-        with store.writing(self._folder):
-            for path in self._folder.glob("epoch-*.pt"):
-                if path.name not in needed and re.fullmatch(r"epoch-\d{4,}\.pt", path.name):
-                    path.unlink(missing_ok=True)
-
-
-# Groups ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Groups:
-    """A division of C classes into G groups, none of which is empty."""
-
-    group_of: np.ndarray  # (C,) int64, 0 to G - 1
-    n_groups: int  # G
-    similarity: np.ndarray  # (C, C), from 0 to 1
-
-
-def group_classes(bank: Bank, names: Sequence[str], n_groups: int, *, centre: bool = False, seed: int = 0) -> Groups:
-    """Group the classes by the similarity of their stored encoders, by normalised cuts.
-
-    similarity = (1 + cosine) / 2. Groups are numbered by the mean index of their classes.
-
-    Snapshots of one run are all alike. Centring spreads their similarities but hardly changes the groups: on synthetic
-    trajectories through four phases (40 classes, 100 epochs, 2,000 parameters, 20 seeds) raw similarities above 0.999
-    gave the phases back with an adjusted Rand index of 0.78, centred ones from 0.02 on with 0.79 (spread 0.11 each).
-
-    Args:
-        bank: of the classes' snapshots, which are read a few at a time.
-        names: of the encoder's parameters.
-        n_groups: G. Where fewer snapshots are distinct, there are as many groups as these.
-        centre: subtract the classes' mean vector before the cosine is taken.
-        seed: of the k-means step.
-
-    Returns:
-        The groups.
-
-    Raises:
-        InputError: G is below 1 or above the number of classes, or a snapshot does not fit.
-
-    Source: Shi and Malik 2000, "Normalized cuts and image segmentation"; Ng, Jordan and Weiss 2001.
-    """
-    epochs, of_class = np.unique(bank.epochs, return_inverse=True)
-    n_classes = len(of_class)
-    if not 1 <= n_groups <= n_classes:
-        raise InputError(f"--groups must be from 1 to the number of classes, {n_classes}, got {n_groups}")
-    gram = _gram(bank, epochs.tolist(), names)
-    if centre:  # <a - m, b - m> from inner products alone; m weighs a snapshot by its classes
-        share = np.bincount(of_class) / n_classes
-        along = gram @ share
-        gram = gram - along[:, None] - along[None, :] + share @ along
-    norm = np.sqrt(np.clip(np.diag(gram), 0, None))
-    scale = np.outer(norm, norm)
-    cosine = np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0)  # the mean itself has no direction
-    np.fill_diagonal(cosine, 1.0)
-    similarity = ((1 + np.clip(cosine, -1, 1)) / 2)[np.ix_(of_class, of_class)]
-    found = np.zeros(n_classes, dtype=np.int64)
-    if n_groups >= len(epochs):
-        found = of_class
-    elif n_groups > 1:
-        cluster = SpectralClustering(n_groups, affinity="precomputed", assign_labels="kmeans", random_state=seed)
-        found = cluster.fit_predict(np.maximum(similarity, _WEAKEST_EDGE))
-    group_of = _numbered(found)
-    return Groups(group_of=group_of, n_groups=int(group_of.max()) + 1, similarity=similarity)
-
-
-def _numbered(found: np.ndarray) -> np.ndarray:
-    """Number groups by the mean index of their classes, so that equal divisions have equal numbers."""
-    labels = np.unique(found)
-    means = [np.flatnonzero(found == g).mean() for g in labels]
-    firsts = [np.flatnonzero(found == g)[0] for g in labels]
-    place = np.empty(len(labels), dtype=np.int64)
-    place[np.lexsort((firsts, means))] = np.arange(len(labels))
-    return np.asarray(place[np.searchsorted(labels, found)])
-
-
-def _gram(bank: Bank, epochs: list[int], names: Sequence[str]) -> np.ndarray:
-    """Return the inner products of snapshots, (S, S), in float64: cosines within a run differ in late digits."""
-    gram = np.zeros((len(epochs), len(epochs)))
-    start = 0
-    while start < len(epochs):
-        first, _ = bank.read(epochs[start], names)
-        stop = min(len(epochs), start + max(1, _BLOCK // (first.numel() * first.element_size())))
-        block = torch.stack([first, *(bank.read(epoch, names)[0] for epoch in epochs[start + 1 : stop])])
-        gram[start:stop, start:stop] = _products(block, block)
-        for s in range(stop, len(epochs)):
-            gram[start:stop, s] = _products(block, bank.read(epochs[s], names)[0][None])[:, 0]
-            gram[s, start:stop] = gram[start:stop, s]
-        start = stop
-    return gram
-
-
-def _products(a: Tensor, b: Tensor) -> np.ndarray:
-    total = torch.zeros(len(a), len(b), dtype=torch.float64)
-    for x, y in zip(torch.split(a, _PIECE, dim=1), torch.split(b, _PIECE, dim=1), strict=True):
-        total += x.double() @ y.double().T
-    return np.asarray(total.cpu().numpy())
-
-
-# Convergence points and Fisher information ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Centres:
-    """The convergence point of each group, on the CPU."""
-
-    parameters: Tensor  # theta*, (G, E)
-    buffers: list[dict[str, Tensor]]  # batch norm's running statistics, of each group
-
-
-def group_centres(bank: Bank, groups: Groups, names: Sequence[str]) -> Centres:
-    """Average the stored encoders over the classes of each group (equation 3), reading one snapshot at a time.
-
-    Running statistics of batch norm are averaged along: without them the averaged encoder is not evaluated as it is.
-
-    Args:
-        bank: of the classes' snapshots.
-        groups: of the classes.
-        names: of the encoder's parameters.
-
-    Returns:
-        The convergence points, in the dtype of the snapshots.
-
-    Raises:
-        InputError: a snapshot cannot be read or does not fit.
-    """
-    rows, buffers = [], []
-    for g in range(groups.n_groups):
-        epochs, counts = np.unique(bank.epochs[groups.group_of == g], return_counts=True)
-        total: dict[str, Tensor] = {}
-        kinds: dict[str, torch.dtype] = {}
-        for epoch, share in zip(epochs.tolist(), (counts / counts.sum()).tolist(), strict=True):
-            encoder, state = bank.read(epoch, names)
-            statistics = {n: t for n, t in state.items() if n.endswith((".running_mean", ".running_var"))}
-            for name, t in ({"": encoder} | statistics).items():
-                kinds[name] = t.dtype
-                total[name] = total.get(name, 0) + t.double() * share
-        rows.append(total.pop("").to(kinds[""]))
-        buffers.append({name: t.to(kinds[name]) for name, t in total.items()})
-    return Centres(parameters=torch.stack(rows), buffers=buffers)
+from trainers.batches import Batches
+from trainers.memory import Centres, Groups
+from trainers.passes import put
 
 
 def group_fisher(
@@ -307,6 +35,7 @@ def group_fisher(
     max_samples: int | None = None,
     batch_size: int = 256,
     seed: int = 0,
+    workers: int = 0,
 ) -> Tensor:
     """Return the diagonal Fisher information of each group at its convergence point, with the current classifier.
 
@@ -322,6 +51,7 @@ def group_fisher(
         max_samples: draw at most so many samples of a group; None takes all.
         batch_size: samples of one pass; changes memory, not the result beyond rounding.
         seed: of the draw.
+        workers: processes that read images from files.
 
     Returns:
         (G, E), on the model's device.
@@ -338,6 +68,7 @@ def group_fisher(
     statistics = dict(model.named_buffers())
     device, dtype = encoder[0].device, encoder[0].dtype
     of_sample = groups.group_of[samples.labels]
+    reader = Batches(samples, ["none"], device, dtype, workers)
 
     def criterion(outputs: Any, labels: Tensor) -> Tensor:
         return loss(models.logits_of(outputs, len(groups.group_of)), labels)
@@ -355,8 +86,8 @@ def group_fisher(
             with torch.no_grad():
                 for name, t in centres.buffers[g].items():
                     statistics[name].copy_(t)
-            pieces = np.array_split(members, -(-len(members) // batch_size))
-            batches = (samples.batch(piece, device, dtype) for piece in pieces)
+            pieces = torch.from_numpy(members).tensor_split(-(-len(members) // batch_size))
+            batches = ((inputs, labels) for (inputs,), labels, _ in reader.epoch(pieces))
             rows[g] = squared_gradients(model, batches, criterion, names) / len(members)
     finally:
         with torch.no_grad():

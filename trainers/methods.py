@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError
+from trainers.schedule import grouping
 
 
 def _option(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:
@@ -285,6 +286,10 @@ def check(recipe: Recipe) -> None:
         ),
         (0 <= r.group_after < 1, f"--group-after is a share of the run, from 0 to below 1, got {r.group_after}"),
         (0 <= r.regroup_every <= 1, f"--regroup-every is a share of the run, from 0 to 1, got {r.regroup_every}"),
+        (
+            not r.grouped or any(grouping(e, r.epochs, r.group_after, r.regroup_every) for e in range(r.epochs)),
+            f"--epochs {r.epochs} with --group-after {r.group_after} ends before there are groups: raise --epochs",
+        ),
         (
             r.fisher_samples is None or r.fisher_samples >= 1,
             f"--fisher-samples must be at least 1, got {r.fisher_samples}",

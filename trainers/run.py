@@ -12,145 +12,31 @@ All but `state.pt` and `groups-*.pt` are read by every analysis without further 
 """
 
 import csv
-import dataclasses
 import io
+import logging
 import platform
-import shutil
 import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape import checkpoints, class_means, datasets, devices, distributed, models, store
-from landscape.datasets import Samples
-from landscape.errors import DataError, InputError, NumericalError, StoreError
+from landscape import checkpoints, class_means, devices, distributed, store
+from landscape.errors import InputError, NumericalError
 from landscape.results import History
-from trainers import evaluation, gkp, methods
-from trainers.batches import split_validation
-from trainers.loop import FIRST, Trainer, seeded
+from trainers import evaluation, folder, gkp, memory, methods, schedule
+from trainers.data import Data, build
+from trainers.loop import Trainer
 from trainers.methods import Recipe
 
 Progress = Callable[[float, int, str], None]
 """(epochs done, epochs in all, a line of text) -> None."""
 
-OWN = ("config.toml", "last.pt", "best.pt", "snapshots", "bank", "history.csv", "history.h5", "state.pt", "tensorboard")
-COUNTS = ("parts", "train_counts", "test_counts")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Data:
-    """What a run learns from and reports on."""
-
-    whole: Samples  # the training set as it can be loaded again
-    train: Samples  # of it, what is trained on
-    validation: Samples | None
-    test: Samples
-
-    def moved(self, device: torch.device) -> "Data":
-        """Keep the inputs that are in memory on a device; `whole` stays where it is."""
-
-        def move(samples: Samples) -> Samples:
-            if samples.inputs is None or device.type == "cpu":
-                return samples
-            return dataclasses.replace(samples, inputs=samples.inputs.to(device))
-
-        validation = None if self.validation is None else move(self.validation)
-        return dataclasses.replace(self, train=move(self.train), validation=validation, test=move(self.test))
-
-
-def load(recipe: Recipe) -> tuple[Recipe, Data]:
-    """Load the data and decide what a recipe left to them.
-
-    Args:
-        recipe: what to do.
-
-    Returns:
-        The recipe with its views set, and the data.
-
-    Raises:
-        InputError: the recipe does not fit the data.
-        DataError: the data cannot be found or used.
-    """
-    of_images = {name: getattr(recipe, name) for name in ("train_list", "test_list", "image_size")}
-    whole, test = (
-        datasets.load(
-            recipe.dataset,
-            root=recipe.data_root,
-            split=split,
-            imbalance=recipe.imbalance,
-            imbalance_type=recipe.imbalance_type,
-            seed=recipe.data_seed,
-            normalize=recipe.normalize,
-            **of_images,
-        )
-        for split in ("train", "test")
-    )
-    return fitted(recipe, whole, test)
-
-
-def fitted(recipe: Recipe, whole: Samples, test: Samples) -> tuple[Recipe, Data]:
-    """Decide what a recipe left to the data; see `load`."""
-    if whole.class_names != test.class_names:
-        raise DataError(
-            f"{whole.name} has {len(whole.class_names)} classes in its train split and {len(test.class_names)} in its "
-            "test split, or other names: both must have the same"
-        )
-    n_classes = len(whole.class_names)
-    if recipe.grouped and recipe.groups > n_classes:
-        raise InputError(f"--groups {recipe.groups} are more than the {n_classes} classes of {whole.name}: lower it")
-    train, validation = whole, None
-    if recipe.validation:
-        train, validation = split_validation(whole, recipe.validation, recipe.data_seed)
-    return dataclasses.replace(recipe, augment=recipe.augment or _views(recipe, whole)), Data(
-        whole=whole, train=train, validation=validation, test=test
-    )
-
-
-def _views(recipe: Recipe, samples: Samples) -> str:
-    """Choose views by the kind of data: crop and flip for small colour images, and the strong ones for bcl."""
-    n = 3 if recipe.loss == "bcl" else 1
-    inputs, _ = samples.batch(np.zeros(1, dtype=np.int64))
-    if samples.mean is None or inputs.ndim != 4:
-        if n == 3:
-            raise InputError(f"--loss bcl needs three augmented views; {samples.name} has no uint8 images to augment")
-        return "none"
-    if inputs.shape[1] != 3 or inputs.shape[2] != inputs.shape[3]:
-        return "none" if n == 1 else "crop,crop,crop"
-    if samples.inputs is None:
-        return "imagenet" if n == 1 else "imagenet-randaugment,simclr,simclr"
-    return "crop-flip" if n == 1 else "autoaugment,simclr,simclr"
-
-
-def build(recipe: Recipe, samples: Samples) -> tuple[nn.Module, int | None]:
-    """Build the model for the data, and say how many channels the images have; None if they are no images.
-
-    Args:
-        recipe: what to do.
-        samples: of the data.
-
-    Returns:
-        The model with its first weights, which the recipe's seed decides on every device alike, and the channels.
-
-    Raises:
-        InputError: the model does not fit the data.
-    """
-    inputs, _ = samples.batch(np.zeros(1, dtype=np.int64))
-    in_channels = inputs.shape[1] if inputs.ndim == 4 else None
-    if in_channels is None and ":" not in recipe.model:
-        raise InputError(
-            f"--model {recipe.model} is for images (channels, height, width), {samples.name} has inputs "
-            f"{tuple(inputs.shape[1:])}: pass --model package.module:callable"
-        )
-    with seeded(torch.device("cpu"), recipe.seed, FIRST):
-        n_classes = len(samples.class_names)
-        cosine = bool(recipe.cosine) and ":" not in recipe.model
-        return models.build(recipe.model, n_classes, in_channels=in_channels, cosine=cosine), in_channels
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -191,14 +77,17 @@ class Run:
         model, self._in_channels = build(recipe, data.whole)
         self.trainer = Trainer(recipe, model, data.train, device=place, workers=workers)
         self._classifier = self._found_classifier()
-        self._fresh = True
+        self._workers = workers
+        self._overwrite = overwrite
+        self._fresh = True  # nothing is written yet
         self._saved = 0  # epochs done that state.pt holds
+        self._groups: str | None = None  # name of the file of the latest grouping
         self._best = -1.0
         self._rows: dict[str, list[Any]] = {}
         self.resumed = False
-        refuse(out, recipe, overwrite=overwrite)
-        self._lock = _locked(out) if distributed.is_main() else None
-        self._bank = gkp.Bank(out / "bank", len(data.train.class_names))
+        folder.refuse(out, recipe, data.whole.fingerprint, overwrite=overwrite)
+        self._lock = folder.take(out) if distributed.is_main() else None
+        self._bank = memory.Bank(out / "bank", len(data.train.class_names))
         if not overwrite and (out / "state.pt").exists():
             self._go_back()
         self._first = None if self.trainer.epoch or not recipe.snapshot_every else _copied(model)
@@ -211,6 +100,11 @@ class Run:
             return self.trainer.classifier
         except InputError:  # the features are then left out of the history
             return None
+
+    @property
+    def _n_trained(self) -> np.ndarray:
+        """Samples of each class that are trained on, (C,)."""
+        return np.bincount(self.data.train.labels, minlength=len(self.data.train.class_names))
 
     @property
     def features_known(self) -> bool:
@@ -252,8 +146,9 @@ class Run:
                 distributed.barrier()
                 tell(0, 1)
         except KeyboardInterrupt as stop:
+            same = "the same command without --overwrite" if self._overwrite else "the same command"
             raise KeyboardInterrupt(
-                f"interrupted after {self._saved} of {epochs} epochs: the same command goes on from there"
+                f"interrupted after {self._saved} of {epochs} epochs: {same} goes on from there"
                 if self._saved
                 else "interrupted before the first epoch was done: nothing is kept"
             ) from stop
@@ -270,7 +165,7 @@ class Run:
         columns = {name: np.array(values) for name, values in self._rows.items()}
         return History(
             parts=self.data.train.class_names,
-            train_counts=np.bincount(self.data.train.labels, minlength=len(self.data.train.class_names)),
+            train_counts=self._n_trained,
             test_counts=np.bincount(self.data.test.labels, minlength=len(self.data.test.class_names)),
             method=self.method,
             provenance={
@@ -289,7 +184,8 @@ class Run:
         """Measure the model on the test, validation and training samples."""
         r, model, epoch = self.recipe, self.trainer.model, self.trainer.epoch
         nothing = np.full(len(self.data.train.class_names), np.nan)
-        test = evaluation.evaluate(model, self.data.test, bf16=r.bf16)
+        options: dict[str, Any] = {"bf16": r.bf16, "workers": self._workers}
+        test = evaluation.evaluate(model, self.data.test, **options)
         row: dict[str, Any] = {
             "test_loss": test.loss,
             "test_accuracy": test.accuracy,
@@ -303,12 +199,12 @@ class Run:
                 f"--warmup-epochs, now {r.warmup_epochs}"
             )
         if self.data.validation is not None:
-            held_out = evaluation.evaluate(model, self.data.validation, bf16=r.bf16)
+            held_out = evaluation.evaluate(model, self.data.validation, **options)
             row["validation_accuracy"] = float(np.nanmean(held_out.accuracy_per_class))
         names = ("eval_loss_per_class", "eval_accuracy_per_class", "quality", "distance", "variance", "gradient_cosine")
         row |= dict.fromkeys(names, nothing)
         if r.statistics_every and (epoch % r.statistics_every == 0 or epoch in {1, r.epochs}):
-            train = evaluation.evaluate(model, self.data.train, classifier=self._classifier, bf16=r.bf16)
+            train = evaluation.evaluate(model, self.data.train, classifier=self._classifier, **options)
             row |= {"eval_loss_per_class": train.loss_per_class, "eval_accuracy_per_class": train.accuracy_per_class}
             if train.features is not None:
                 q = class_means.feature_quality(
@@ -342,21 +238,25 @@ class Run:
     def _regroup(self) -> None:
         """Group the classes anew where the recipe says so; the first rank does, the others are told."""
         r, epoch = self.recipe, self.trainer.epoch
-        first = max(1, round(r.group_after * r.epochs))
-        every = max(1, round(r.regroup_every * r.epochs)) if r.regroup_every else r.epochs
-        if not r.grouped or epoch < first or (epoch - first) % every or epoch == r.epochs:
+        if not r.grouped or not schedule.grouping(epoch, r.epochs, r.group_after, r.regroup_every):
             return
         found: dict[str, Tensor] = {}
         if distributed.is_main():
-            groups = gkp.group_classes(self._bank, self.trainer.encoder, r.groups, centre=r.centre, seed=r.seed)
+            groups = memory.group_classes(self._bank, self.trainer.encoder, r.groups, centre=r.centre, seed=r.seed)
+            if groups.n_groups < r.groups:
+                log.warning(
+                    f"after epoch {epoch} the classes fall into {groups.n_groups} of --groups {r.groups}: those whose "
+                    "features were best in the same epoch share their encoder, and so their group"
+                )
             found["group_of"] = torch.from_numpy(np.asarray(groups.group_of, dtype=np.int64))
             if r.gkp:
                 found |= self._convergence_points(groups)
-            checkpoints.write(self.out / f"groups-{epoch:04d}.pt", found, {"epoch": epoch})
+            self._groups = f"groups-{epoch:04d}.pt"
+            checkpoints.write(self.out / self._groups, found, {"epoch": epoch})
         self._use(self._told(found))
 
-    def _convergence_points(self, groups: gkp.Groups) -> dict[str, Tensor]:
-        centres = gkp.group_centres(self._bank, groups, self.trainer.encoder)
+    def _convergence_points(self, groups: memory.Groups) -> dict[str, Tensor]:
+        centres = memory.group_centres(self._bank, groups, self.trainer.encoder)
         fisher = gkp.group_fisher(
             self.trainer.model,
             self.data.train,
@@ -365,6 +265,7 @@ class Run:
             self.trainer.encoder,
             max_samples=self.recipe.fisher_samples,
             seed=self.recipe.seed,
+            workers=self._workers,
         )
         return {"centres": centres.parameters.cpu(), "fisher": fisher.cpu()}
 
@@ -372,7 +273,8 @@ class Run:
         """Return what the first rank has found, on every rank."""
         if distributed.world() == 1:
             return found
-        size = sum(dict(self.trainer.model.named_parameters())[n].numel() for n in self.trainer.encoder)
+        named = dict(self.trainer.model.named_parameters())
+        size = sum(named[n].numel() for n in self.trainer.encoder)
         n_groups = torch.zeros((), dtype=torch.int64)
         if distributed.is_main():
             n_groups += int(found["group_of"].max()) + 1
@@ -380,7 +282,8 @@ class Run:
         if not distributed.is_main():
             found = {"group_of": torch.zeros(len(self.data.train.class_names), dtype=torch.int64)}
             if self.recipe.gkp:
-                found |= {name: torch.zeros(int(n_groups), size) for name in ("centres", "fisher")}
+                kind = named[self.trainer.encoder[0]].dtype
+                found |= {name: torch.zeros(int(n_groups), size, dtype=kind) for name in ("centres", "fisher")}
         distributed.broadcast(found[name] for name in sorted(found))
         return found
 
@@ -402,14 +305,9 @@ class Run:
 
     def _clear(self) -> None:
         """Remove what an earlier run left, now that there is something to put in its place."""
-        if not self._fresh:
-            return
-        self._fresh = False
-        for name in OWN:
-            path = self.out / name
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-        for path in self.out.glob("groups-*.pt"):
-            path.unlink()
+        if self._fresh:
+            folder.clear(self.out)
+            self._fresh = False
 
     def _save(self) -> None:
         self._clear()
@@ -435,13 +333,17 @@ class Run:
         store.save(self.out / "history.h5", self.history(), overwrite=True)
         state = self.trainer.state()
         state |= {f"history.{name}": torch.from_numpy(np.array(values)) for name, values in self._rows.items()}
-        groups = sorted(self.out.glob("groups-*.pt"))
-        kept = {"epoch": epoch, "best": self._best, "recipe": methods.plain(r), "bank": self._bank.state()}
-        kept["groups"] = groups[-1].name if groups and self.trainer.group_of is not None else None
+        kept = {
+            "epoch": epoch,
+            "best": self._best,
+            "recipe": methods.plain(r),
+            "data_sha256": self.data.whole.fingerprint,
+            "bank": self._bank.state(),
+            "groups": self._groups,
+        }
         checkpoints.write(self.out / "state.pt", state, kept)
         self._saved = epoch
-        for path in groups[:-1]:
-            path.unlink(missing_ok=True)
+        folder.keep_groups(self.out, self._groups)
         if self._writer_class and self._writer is None:
             self._writer = self._writer_class(str(self.out / "tensorboard"))
         if self._writer:
@@ -462,11 +364,11 @@ class Run:
             if name.startswith("history.")
         }
         self._bank.restore(meta["bank"])
-        if meta["groups"] is not None:
-            self._use(dict(checkpoints.read(self.out / meta["groups"]).state))
-        for path in self.out.glob("groups-*.pt"):  # of an epoch that was cut
-            if path.name != meta["groups"] and distributed.is_main():
-                path.unlink(missing_ok=True)
+        self._groups = meta["groups"]
+        if self._groups is not None:
+            self._use(dict(checkpoints.read(self.out / self._groups).state))
+        if distributed.is_main():
+            folder.keep_groups(self.out, self._groups)  # another one is of an epoch that was cut
         self.resumed = True
 
     def _meta(self, row: dict[str, Any] | None) -> dict[str, Any]:
@@ -475,7 +377,7 @@ class Run:
         known = whole.mean is not None and whole.std is not None
         right = None
         if row is not None and not np.isnan(row["eval_accuracy_per_class"]).all():
-            right = float(np.nansum(row["eval_accuracy_per_class"] * np.bincount(train.labels)) / len(train))
+            right = float(np.nansum(row["eval_accuracy_per_class"] * self._n_trained) / len(train))
         return {
             "model": r.model,
             "n_classes": len(whole.class_names),
@@ -509,59 +411,8 @@ class Run:
         return text.getvalue()
 
     def _line(self) -> str:
-        many = "/".join("-" if np.isnan(a) else f"{a:.0%}" for a in by_frequency(self.history())[1:])
+        many = "/".join("-" if np.isnan(a) else f"{a:.0%}" for a in evaluation.by_frequency(self.history())[1:])
         return f"loss {self._rows['train_loss'][-1]:.3g}, test {self._rows['test_accuracy'][-1]:.1%} ({many})"
-
-
-def by_frequency(history: History, *, many: int = 100, few: int = 20) -> tuple[float, float, float, float]:
-    """Return the last epoch's test accuracy over all samples, and over those of many-, medium- and few-shot classes.
-
-    Args:
-        history: of a run.
-        many: classes of more training samples are many-shot.
-        few: classes of fewer training samples are few-shot.
-
-    Returns:
-        Shares of test samples; nan where there is no such class.
-    """
-    counts, n_test = history.train_counts, history.test_counts
-    right = np.nan_to_num(history.test_accuracy_per_class[-1]) * n_test
-    masks = (counts >= 0, counts > many, (counts >= few) & (counts <= many), counts < few)
-    found = [right[m].sum() / n_test[m].sum() if n_test[m].sum() else np.nan for m in masks]
-    return found[0], found[1], found[2], found[3]
-
-
-def refuse(out: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    """Raise StoreError if a folder cannot take this run: another run's, a finished one's, or no folder.
-
-    Args:
-        out: the folder.
-        recipe: of the run.
-        overwrite: what is there may be replaced.
-
-    Raises:
-        StoreError: it cannot.
-    """
-    if overwrite:
-        return
-    state, config = out / "state.pt", out / "config.toml"
-    done, theirs = 0, None
-    if state.exists():
-        meta = checkpoints.read(state).meta
-        done, theirs = meta["epoch"], meta["recipe"]
-    elif config.exists():  # a run that was killed in its first epoch
-        theirs = methods.plain(methods.compose({}, config=config))
-    elif (out / "last.pt").exists():
-        raise StoreError(f"{out / 'last.pt'} exists: pass --overwrite to replace it, or choose another --out")
-    difference = theirs and methods.first_difference(theirs, methods.plain(recipe))
-    if difference:
-        name, before, now = difference
-        raise StoreError(
-            f"{out} holds a run with {methods.flag(name)} {before}, now it is {now}: repeat the options, or pass "
-            "--overwrite, or choose another --out"
-        )
-    if done >= recipe.epochs:
-        raise StoreError(f"{out} holds this run, complete: pass --overwrite to repeat it, or choose another --out")
 
 
 def versions() -> dict[str, str]:
@@ -570,18 +421,6 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(package) for name, package in packages.items()} | {
         "python": platform.python_version()
     }
-
-
-def _locked(out: Path) -> filelock.BaseFileLock:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(out / ".lock", timeout=0)
-        lock.acquire()
-    except filelock.Timeout:
-        raise StoreError(f"{out} is in use by another process: wait until it ends, or choose another --out") from None
-    except OSError as error:
-        raise StoreError(f"--out {out} cannot be the folder of a run: {error.strerror}") from error
-    return lock
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:

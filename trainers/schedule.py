@@ -1,4 +1,4 @@
-"""How numbers change over a run: the learning rate, the share of GSA in the objective, SAM's radius."""
+"""How things change over a run: the learning rate, the share of GSA in the objective, SAM's radius, the groups."""
 
 import bisect
 import math
@@ -82,6 +82,23 @@ def radius(epoch: int, epochs: int, kind: str, first: float, last: float) -> flo
     if kind == "step":
         return last if epoch >= deferred(epochs) else first
     return first + (last - first) * epoch / max(1, epochs - 1)
+
+
+def grouping(epoch: int, epochs: int, after: float, every: float) -> bool:
+    """Say whether classes are grouped when an epoch is done.
+
+    Args:
+        epoch: done, from 1.
+        epochs: of the run; at its end no group is of use any more.
+        after: share of the run before the first grouping, which is not before the first epoch.
+        every: share of the run between groupings, at least an epoch; 0: there is one only.
+
+    Returns:
+        Whether.
+    """
+    first = max(1, round(after * epochs))
+    apart = max(1, round(every * epochs)) if every else epochs
+    return first <= epoch < epochs and (epoch - first) % apart == 0
 
 
 def deferred(epochs: int) -> int:

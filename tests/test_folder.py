@@ -1,0 +1,162 @@
+"""The folder of a run: what may be put into it, what is refused, what a killed process has left there."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import toys
+from toys import begin, finish
+
+from landscape import checkpoints
+from landscape.errors import StoreError
+from trainers import folder
+
+GROUPED = {"sharpness": "gsa", "gkp": True, "groups": 2, "epochs": 6, "group_after": 0.4, "regroup_every": 0.3}
+
+
+def files(out):
+    return sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and p.name != ".lock")
+
+
+def test_other_options_than_the_folders_are_refused_by_name(tmp_path):
+    finish(tmp_path)
+    with pytest.raises(StoreError, match=r"holds a run with --lr 0.1, now it is 0.2: repeat the options, or pass"):
+        begin(tmp_path, lr=0.2)
+
+
+def test_a_finished_run_is_not_repeated_unasked(tmp_path):
+    finish(tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(StoreError, match="holds this run, complete: pass --overwrite to repeat it"):
+        begin(tmp_path)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_overwrite_replaces_all_that_the_earlier_run_left_and_nothing_else(tmp_path):
+    finish(tmp_path, snapshot_every=1, validation=0.3, **GROUPED)
+    (tmp_path / "notes.txt").write_text("mine")
+    finish(tmp_path, overwrite=True)
+    assert files(tmp_path) == ["config.toml", "history.csv", "history.h5", "last.pt", "notes.txt", "state.pt"]
+
+
+def test_a_checkpoint_of_somebody_else_is_not_replaced_unasked(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"precious")
+    with pytest.raises(StoreError, match=r"last.pt exists: pass --overwrite to replace it"):
+        begin(tmp_path)
+    assert (tmp_path / "last.pt").read_bytes() == b"precious"
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_begins_anew(tmp_path, monkeypatch):
+    """All is written but the file that makes the epoch count."""
+    write = checkpoints.write
+
+    def killed(path, *rest):
+        if Path(path).name == "state.pt":
+            raise SystemExit
+        write(path, *rest)
+
+    monkeypatch.setattr(checkpoints, "write", killed)
+    with pytest.raises(SystemExit):
+        finish(tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "last.pt").exists()
+    with pytest.raises(StoreError, match="now it is"):
+        begin(tmp_path, lr=0.2)
+    assert finish(tmp_path).epoch.tolist() == [1, 2]
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    this = begin(tmp_path)
+    with pytest.raises(StoreError, match="is in use by another process"):
+        begin(tmp_path)
+    this.close()
+    begin(tmp_path).close()
+
+
+def test_a_folder_whose_clearing_was_cut_holds_no_run_that_could_go_on(tmp_path, monkeypatch):
+    finish(tmp_path, snapshot_every=1)
+    unlink = Path.unlink
+
+    def killed(self, **options):
+        if self.name == "history.csv":
+            raise SystemExit
+        unlink(self, **options)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(SystemExit):
+        finish(tmp_path, lr=0.2, overwrite=True)
+    monkeypatch.undo()
+    again = begin(tmp_path, snapshot_every=1)
+    again.close()
+    assert not again.resumed
+
+
+def test_a_run_whose_state_somebody_removed_is_not_repeated_unasked(tmp_path):
+    finish(tmp_path)
+    (tmp_path / "state.pt").unlink()
+    with pytest.raises(StoreError, match=r"holds 2 epochs of a run without its state.pt, it cannot go on: pass --over"):
+        begin(tmp_path)
+
+
+def test_somebody_elses_state_is_refused(tmp_path):
+    torch.save({"optimizer": torch.zeros(1)}, tmp_path / "state.pt")
+    with pytest.raises(StoreError, match=r"state.pt is not the state of a run: pass --overwrite"):
+        begin(tmp_path)
+
+
+def cut_after_one_epoch(out, monkeypatch, **options):
+    with monkeypatch.context() as patch:
+        run_epoch = toys.run.Trainer.run_epoch
+
+        def cut(self, progress):
+            if self.epoch == 1:
+                raise KeyboardInterrupt
+            return run_epoch(self, progress)
+
+        patch.setattr(toys.run.Trainer, "run_epoch", cut)
+        with pytest.raises(KeyboardInterrupt):
+            finish(out, **options)
+
+
+def test_a_run_goes_on_where_its_data_have_been_moved_to(tmp_path, monkeypatch):
+    cut_after_one_epoch(tmp_path, monkeypatch, data_root="here")
+    assert finish(tmp_path, data_root="there").epoch.tolist() == [1, 2]
+    assert checkpoints.read(tmp_path / "state.pt").meta["recipe"]["data_root"] == "there"
+
+
+def test_a_run_does_not_go_on_with_other_data_under_the_same_name(tmp_path, monkeypatch):
+    cut_after_one_epoch(tmp_path, monkeypatch)
+    vectors = toys.vectors
+    monkeypatch.setattr(toys, "vectors", lambda split: (vectors(split)[0] + 1, vectors(split)[1]))
+    with pytest.raises(StoreError, match="holds a run on other data than those that are there now: pass --overwrite"):
+        begin(tmp_path)
+
+
+def test_what_a_killed_process_left_unfinished_goes_unless_it_may_still_be_written(tmp_path):
+    (tmp_path / "bank").mkdir()
+    old, young, other = (tmp_path / p for p in ("bank/.landscape-1.tmp", ".landscape-2.tmp", "bank/mine.tmp"))
+    for file in (old, young, other):
+        file.touch()
+    for file in (old, other):
+        os.utime(file, (time.time() - 3600,) * 2)
+    begin(tmp_path).close()
+    assert files(tmp_path) == [".landscape-2.tmp", "bank/mine.tmp"]
+
+
+def test_files_of_others_that_look_like_groups_stay(tmp_path):
+    (tmp_path / "groups-mine.pt").write_text("mine")
+    finish(tmp_path, **GROUPED)
+    assert [f for f in files(tmp_path) if f.startswith("groups")] == ["groups-0004.pt", "groups-mine.pt"]
+
+
+def test_a_folder_that_cannot_be_cleared_is_said_in_a_line(tmp_path, monkeypatch):
+    finish(tmp_path)
+
+    def fails(self, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", fails)
+    with pytest.raises(StoreError, match="cannot be written: Permission denied"):
+        folder.clear(tmp_path)

@@ -1,0 +1,129 @@
+"""What a run learns from and reports on, and the model for it: all that the data decide of a recipe."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import nn
+
+from landscape import datasets, models
+from landscape.datasets import Samples
+from landscape.errors import DataError, InputError
+from trainers.batches import split_validation
+from trainers.loop import FIRST, seeded
+from trainers.methods import Recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """What a run learns from and reports on."""
+
+    whole: Samples  # the training set as it can be loaded again
+    train: Samples  # of it, what is trained on
+    validation: Samples | None
+    test: Samples
+
+    def moved(self, device: torch.device) -> "Data":
+        """Keep the inputs that are in memory on a device; `whole` stays where it is."""
+
+        def move(samples: Samples) -> Samples:
+            if samples.inputs is None or device.type == "cpu":
+                return samples
+            return dataclasses.replace(samples, inputs=samples.inputs.to(device))
+
+        validation = None if self.validation is None else move(self.validation)
+        return dataclasses.replace(self, train=move(self.train), validation=validation, test=move(self.test))
+
+
+def load(recipe: Recipe) -> tuple[Recipe, Data]:
+    """Load the data and decide what a recipe left to them.
+
+    Args:
+        recipe: what to do.
+
+    Returns:
+        The recipe with its views set, and the data.
+
+    Raises:
+        InputError: the recipe does not fit the data.
+        DataError: the data cannot be found or used.
+    """
+    of_images = {name: getattr(recipe, name) for name in ("train_list", "test_list", "image_size")}
+    whole, test = (
+        datasets.load(
+            recipe.dataset,
+            root=recipe.data_root,
+            split=split,
+            imbalance=recipe.imbalance,
+            imbalance_type=recipe.imbalance_type,
+            seed=recipe.data_seed,
+            normalize=recipe.normalize,
+            **of_images,
+        )
+        for split in ("train", "test")
+    )
+    return fitted(recipe, whole, test)
+
+
+def fitted(recipe: Recipe, whole: Samples, test: Samples) -> tuple[Recipe, Data]:
+    """Decide what a recipe left to the data; see `load`."""
+    if whole.class_names != test.class_names:
+        raise DataError(
+            f"{whole.name} has {len(whole.class_names)} classes in its train split and {len(test.class_names)} in its "
+            "test split, or other names: both must have the same"
+        )
+    n_classes = len(whole.class_names)
+    if recipe.grouped and recipe.groups > n_classes:
+        raise InputError(f"--groups {recipe.groups} are more than the {n_classes} classes of {whole.name}: lower it")
+    train, validation = whole, None
+    if recipe.validation:
+        train, validation = split_validation(whole, recipe.validation, recipe.data_seed)
+    for c in np.flatnonzero(np.bincount(train.labels, minlength=n_classes) == 0) if recipe.grouped else ():
+        raise InputError(
+            f"class {c} ({whole.class_names[c]}) of {whole.name} has no training samples: --sharpness gsa and --gkp "
+            "group classes by their samples; leave the class out"
+        )
+    return dataclasses.replace(recipe, augment=recipe.augment or _views(recipe, whole)), Data(
+        whole=whole, train=train, validation=validation, test=test
+    )
+
+
+def _views(recipe: Recipe, samples: Samples) -> str:
+    """Choose views by the kind of data: crop and flip for small colour images, and the strong ones for bcl."""
+    n = 3 if recipe.loss == "bcl" else 1
+    inputs, _ = samples.batch(np.zeros(1, dtype=np.int64))
+    if samples.mean is None or inputs.ndim != 4:
+        if n == 3:
+            raise InputError(f"--loss bcl needs three augmented views; {samples.name} has no uint8 images to augment")
+        return "none"
+    if inputs.shape[1] != 3 or inputs.shape[2] != inputs.shape[3]:
+        return "none" if n == 1 else "crop,crop,crop"
+    if samples.inputs is None:
+        return "imagenet" if n == 1 else "imagenet-randaugment,simclr,simclr"
+    return "crop-flip" if n == 1 else "autoaugment,simclr,simclr"
+
+
+def build(recipe: Recipe, samples: Samples) -> tuple[nn.Module, int | None]:
+    """Build the model for the data, and say how many channels the images have; None if they are no images.
+
+    Args:
+        recipe: what to do.
+        samples: of the data.
+
+    Returns:
+        The model with its first weights, which the recipe's seed decides on every device alike, and the channels.
+
+    Raises:
+        InputError: the model does not fit the data.
+    """
+    inputs, _ = samples.batch(np.zeros(1, dtype=np.int64))
+    in_channels = inputs.shape[1] if inputs.ndim == 4 else None
+    if in_channels is None and ":" not in recipe.model:
+        raise InputError(
+            f"--model {recipe.model} is for images (channels, height, width), {samples.name} has inputs "
+            f"{tuple(inputs.shape[1:])}: pass --model package.module:callable"
+        )
+    with seeded(torch.device("cpu"), recipe.seed, FIRST):
+        n_classes = len(samples.class_names)
+        cosine = bool(recipe.cosine) and ":" not in recipe.model
+        return models.build(recipe.model, n_classes, in_channels=in_channels, cosine=cosine), in_channels
