@@ -265,7 +265,7 @@ def change(file: h5py.File, what: str) -> None:
         ("numbers", ":/parts must be a list of strings, got float64 (2,): compute it again"),
         ("scalar", ":/size must be of type int, got 'large': compute the file again"),
         ("newer", " holds spectrum version 2, this landscape reads up to 1: upgrade"),
-        ("kind", " holds a torus, this landscape reads spectrum, history, points, "),
+        ("kind", " holds a torus, this landscape reads spectrum, "),
         ("no version", " does not say of which kind and version it is: compute it again"),
         ("provenance", " is damaged (Expecting property name enclosed in double quotes"),
     ],
