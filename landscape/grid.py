@@ -224,9 +224,9 @@ def verdict(
 def _about_values(grid: Grid, values: np.ndarray) -> list[str]:
     clauses = []
     if not grid.computed.all():
-        clauses.append(f"{100 * grid.computed.mean():.2g} % of the points were computed")
+        clauses.append(f"{100 * grid.computed.mean():.3g} % of the points were computed")
     if values.size and not np.isfinite(values).all():
-        clauses.append(f"{100 * (1 - np.isfinite(values).mean()):.2g} % of the computed losses are not finite")
+        clauses.append(f"{100 * (1 - np.isfinite(values).mean()):.3g} % of the computed losses are not finite")
     return clauses
 
 
@@ -259,7 +259,7 @@ def _about_range(
         if len(wide):
             worst = wide[np.argmax(high[wide])]
             clauses.append(
-                f"range too wide: {100 * high[worst]:.2g} % of the points of {_named(parts, worst, len(wide))} have "
+                f"range too wide: {100 * high[worst]:.3g} % of the points of {_named(parts, worst, len(wide))} have "
                 f"more than {_GUESSES} times the loss of guessing (log {n_classes})"
             )
     spread = np.where(finite, values, -np.inf).max(axis=1, initial=-np.inf)
@@ -273,15 +273,15 @@ def _about_steps(
     grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray, radius: float
 ) -> list[str]:
     """Say what the steps of the grid are too wide for."""
-    beside = np.linalg.norm(grid.euclidean(grid.vertices[grid.around]), axis=1)
-    if not len(beside) or not np.isfinite(beside).all():
-        return []
     clauses = []
     twice = 2 * centre_loss
     jumps = (grid.values(loss, centre_loss)[:, grid.around] > twice[:, None]).any(axis=1) & (twice > 0)
     if jumps.any():
         named = _named(parts, int(np.argmax(jumps)), int(jumps.sum()))
-        clauses.append(f"range too wide or too few points: within one step the loss of {named} more than doubles")
+        clauses.append(f"range too wide or too few points: one step takes the loss of {named} beyond its double")
+    beside = np.linalg.norm(grid.euclidean(grid.vertices[grid.around]), axis=1)
+    if not len(beside) or not np.isfinite(beside).all():
+        return clauses
     axes = zip((grid.xcoordinates, grid.ycoordinates), grid.unit_length, strict=False)
     step = max(step_of(axis) * unit for axis, unit in axes)
     across = 2 * doubling_radius(grid, loss, centre_loss) / step

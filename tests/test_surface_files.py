@@ -92,7 +92,7 @@ def test_what_they_had_not_computed_is_left_out_and_no_value(tmp_path):
     assert np.argwhere(~found.computed).tolist() == [[0, 0], [1, 2], [8, 4]]
     np.testing.assert_array_equal(np.isnan(found.loss[0]), ~found.computed)
     np.testing.assert_array_equal(np.isnan(found.accuracy[0]), ~found.computed)
-    assert "93 % of the points were computed" in found.verdict
+    assert "93.3 % of the points were computed" in found.verdict
 
 
 def test_a_split_that_was_never_begun_is_no_part_and_a_loss_of_zero_is_a_loss(tmp_path):

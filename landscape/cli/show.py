@@ -110,7 +110,8 @@ def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any)
         console.say(compared.latex(names, parts, cells, [title.replace("±", "+-"), *lines]))
         return
     rows = [[part, *row] for part, row in zip(parts, cells, strict=True)]
-    console.table(["part", *names], rows, title=title)
+    console.say(title)
+    console.table(["part", *names], rows)
     for line in lines:
         console.say(line)
 
