@@ -218,7 +218,10 @@ def test_plot_offers_every_kind_of_figure():
 
 def test_a_figure_of_another_kind_of_result_is_refused(run, file):
     code, _, err = run("plot", file, "--kind", "quality")
-    assert (code, err) == (2, ["landscape: error: --kind quality is not for a spectrum: choose density or summary or overlap or subspaces"])
+    assert (code, err) == (
+        2,
+        ["landscape: error: --kind quality is not for a spectrum: choose density or summary or overlap or subspaces"],
+    )
 
 
 def test_plot_passes_its_options_on(run, file, tmp_path, monkeypatch):

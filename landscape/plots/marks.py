@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from landscape.plots import theme
@@ -101,8 +102,16 @@ def ends_at_centre(surface: Surface) -> bool:
 def run_colours(trajectory: Trajectory) -> list[str]:
     """Return a colour for each run that is seen on dark and light steps alike."""
     palette = theme.palette()
-    order = (3, 4, 9, 1, 6, 5, 0, 2, 8, 7)
+    order = (4, 1, 9, 3, 6, 5, 0, 2, 8, 7)  # the first are not those of parts
     return [palette[order[r % len(order)]] for r in range(len(trajectory.runs))]
+
+
+def run_handles(trajectory: Trajectory) -> list[Line2D]:
+    """Return what a legend says of the runs that have a path."""
+    numbers = np.unique(trajectory.mark_run[on_paths(trajectory)])
+    shades = run_colours(trajectory)
+    style: dict[str, Any] = {"linewidth": 1.5, "marker": "o", "markersize": 3}
+    return [Line2D([], [], color=shades[r], label=theme.shorten(trajectory.runs[r], 12), **style) for r in numbers]
 
 
 def outside(surface: Surface) -> int:

@@ -10,11 +10,11 @@ from matplotlib.lines import Line2D
 from landscape.errors import InputError
 from landscape.plots import drawing, panels, planes, theme
 from landscape.plots.lines import compare_lines
-from landscape.plots.marks import draw_marks
+from landscape.plots.marks import draw_marks, run_handles
 from landscape.plots.parts import colours, heading, joined, named
 from landscape.plots.scales import label, scale
 from landscape.regroup import regroup
-from landscape.results import Surface
+from landscape.results import Surface, Trajectory
 
 _STYLES = ("-", "--", "-.", ":")  # as many parts are drawn where none is named
 
@@ -70,13 +70,23 @@ def surface_overlay(
             lines = ax.contour(x, y, heights, levels=shared.levels, colors=[colour], linestyles=style, linewidths=1.1)
             ax.clabel(lines, fontsize=6.5, inline_spacing=2, fmt=label)
             lowest = planes.place(surface, surface.lowest_position[p], euclidean=euclidean)
-            ax.plot(*lowest, "v", color=colour, markersize=7, markeredgecolor="k", markeredgewidth=0.7, zorder=4)
+            ax.plot(
+                *lowest,
+                "v",
+                color=colour,
+                markersize=7,
+                markeredgecolor="k",
+                markeredgewidth=0.7,
+                zorder=4,
+                clip_on=False,
+            )
             handles.append(
                 Line2D([], [], color=colour, linestyle=style, marker="v", markersize=5, label=named(surface, p))
             )
         drawing.draw_points(ax, surface, euclidean=euclidean)
         draw_marks(ax, surface, None, euclidean=euclidean)
         planes.label_axes(ax, surface, euclidean=euclidean)
+        handles += run_handles(surface) if isinstance(surface, Trajectory) else []
         panels.legend(ax, handles, "part (training samples)")
     return fig
 

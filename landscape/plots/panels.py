@@ -156,7 +156,7 @@ def layout(
 
 
 def add_below(fig: Figure, panels: Sequence[Axes], height: float) -> Axes:
-    """Add an axes as wide as all panels to the room that was kept free below them.
+    """Add an axes to the room that was kept free below all panels, with more room for a legend at its right.
 
     Args:
         fig: from `small_multiples`, with `below=room_for(height)`.
@@ -166,11 +166,11 @@ def add_below(fig: Figure, panels: Sequence[Axes], height: float) -> Axes:
     Returns:
         The axes.
     """
-    whole = fig.get_figheight()
+    width, whole = fig.get_figwidth(), fig.get_figheight()
     boxes = [ax.get_position(original=True) for ax in panels]
     left, right = min(b.x0 for b in boxes), max(b.x1 for b in boxes)
     low = min(b.y0 for b in boxes) - room_for(height) / whole
-    ax = fig.add_axes((left, low, right - left, height / whole))
+    ax = fig.add_axes((left, low, right - left - 0.3 / width, height / whole))
     theme.keep_ticks(ax)
     ax.tick_params(labelsize=6.5)
     return ax

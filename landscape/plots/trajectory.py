@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape.errors import InputError
 from landscape.plots import drawing, panels, planes, theme
 from landscape.plots.lines import loss_axis, rank_bar
-from landscape.plots.marks import draw_marks, run_colours
+from landscape.plots.marks import draw_marks, run_colours, run_handles
 from landscape.plots.parts import MOST_PARTS, colours, heading, joined, named, title
 from landscape.plots.scales import Scale, scale
 from landscape.regroup import grid_of
@@ -79,7 +79,7 @@ def trajectory(
         if known:
             _off_plane(panels.add_below(fig, axes, _OFF_PLANE), trajectory)
         else:
-            panels.legend(axes[0], _run_handles(trajectory), inside=True)
+            panels.legend(axes[0], run_handles(trajectory), inside=True)
     return fig
 
 
@@ -211,16 +211,7 @@ def _off_plane(ax: Axes, trajectory: Trajectory) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.set_xlabel(label, fontsize=7.5)
     ax.set_ylabel("distance\nfrom the plane", fontsize=7.5)
-    panels.legend(ax, _run_handles(trajectory))
-
-
-def _run_handles(trajectory: Trajectory) -> list[Line2D]:
-    paths = _paths(trajectory)
-    return [
-        Line2D([], [], color=colour, linewidth=1.5, marker="o", markersize=3, label=theme.shorten(name, 12))
-        for name, colour in zip(trajectory.runs, run_colours(trajectory), strict=True)
-        if name in paths
-    ]
+    panels.legend(ax, run_handles(trajectory))
 
 
 def _padded(values: np.ndarray, share: float) -> tuple[float, float]:
@@ -243,5 +234,5 @@ def _bare(trajectory: Trajectory, below: float, euclidean: bool, names: Mapping[
         if below:
             _off_plane(panels.add_below(fig, [ax], _OFF_PLANE), trajectory)
         else:
-            panels.legend(ax, _run_handles(trajectory))
+            panels.legend(ax, run_handles(trajectory))
     return fig
