@@ -220,7 +220,7 @@ def test_a_figure_of_another_kind_of_result_is_refused(run, file):
     code, _, err = run("plot", file, "--kind", "quality")
     assert (code, err) == (
         2,
-        ["landscape: error: --kind quality is not for a spectrum: choose density or summary or overlap or subspaces"],
+        ["landscape: error: --kind quality is not for a spectrum: choose density, summary, overlap, subspaces"],
     )
 
 

@@ -192,7 +192,7 @@ def _kind(drawn_as: str, kind: str | None) -> str:
     if drawn_as not in FIGURES:
         raise InputError(f"there is no figure of a {drawn_as}: choose a file of {', '.join(FIGURES)}")
     if kind is not None and kind not in FIGURES[drawn_as]:
-        raise InputError(f"--kind {kind} is not for a {drawn_as}: choose {' or '.join(FIGURES[drawn_as])}")
+        raise InputError(f"--kind {kind} is not for a {drawn_as}: choose {', '.join(FIGURES[drawn_as])}")
     return kind or FIGURES[drawn_as][0]
 
 
