@@ -298,3 +298,26 @@ def test_plots_leave_matplotlibs_defaults_and_need_neither_torch_nor_pyplot_figu
     )
     folder = str(__file__).rpartition("/")[0]
     subprocess.run([sys.executable, "-c", script, folder], check=True)
+
+
+def test_a_grid_has_a_row_for_each_part_and_one_width_for_all():
+    """The layout of the paper's Figure 9."""
+    spectra = {
+        name: spectrum_of({"head": bulk(top), "tail": bulk(4 * top, seed=1)}, steps=8)
+        for name, top in (("CE", 20.0), ("SAM", 5.0), ("GSA", 4.0))
+    }
+    fig = drawn(plots.density_grid(spectra, ("head", "tail")))
+    assert [ax.get_title().split("\n")[0] for ax in fig.axes] == [
+        f"{name}: {part}" for part in ("head", "tail") for name in spectra
+    ]
+    assert len({ax.get_xlim() for ax in fig.axes}) == len({ax.get_ylim() for ax in fig.axes}) == 1
+    spectrum = spectra["CE"]
+    corner = fig.axes[3].texts[0].get_text()
+    assert f"{spectrum.lambda_max[1]:.2f}" in corner
+    x, y = fig.axes[3].lines[0].get_data()
+    assert trapezoid(y, quadrature.symlog(x)) == pytest.approx(1, rel=0.01)
+    for few, rows in (({}, ("head",)), (spectra, ())):
+        with pytest.raises(InputError, match="needs at least one spectrum and one part"):
+            plots.density_grid(few, rows)
+    with pytest.raises(InputError, match="no part 'x'; there are head, tail"):
+        plots.density_grid(spectra, ("x",))

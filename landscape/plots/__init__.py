@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from matplotlib.figure import Figure
 
-from landscape.plots.density import densities, density
+from landscape.plots.density import densities, density, density_grid
 from landscape.plots.distances import cross_losses, distance_maps, distances_along
 from landscape.plots.features import class_angles, class_quality, neural_collapse
 from landscape.plots.gradients import cosine_map, decomposition, gradient_cosines, gradient_epochs, gradient_norms
@@ -21,10 +21,10 @@ from landscape.plots.trajectory import trajectory, trajectory_along
 
 __all__ = [
     "KIND_FIGURES", "class_angles", "class_quality", "compare_surfaces", "contours", "cosine_map", "cosines",
-    "cross_losses", "decomposition", "densities", "density", "distance_maps", "distances_along", "gradient_cosines",
-    "gradient_epochs", "gradient_norms", "neural_collapse", "overlap_map", "quality", "rises", "subspace_map",
-    "summary", "surface", "surface_3d", "surface_accuracy", "surface_heat", "surface_lines", "surface_overlay",
-    "training", "trajectory", "trajectory_along", "write",
+    "cross_losses", "decomposition", "densities", "density", "density_grid", "distance_maps", "distances_along",
+    "gradient_cosines", "gradient_epochs", "gradient_norms", "neural_collapse", "overlap_map", "quality", "rises",
+    "subspace_map", "summary", "surface", "surface_3d", "surface_accuracy", "surface_heat", "surface_lines",
+    "surface_overlay", "training", "trajectory", "trajectory_along", "write",
 ]  # fmt: skip
 
 KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {

@@ -5,8 +5,8 @@ large ones. Gaussians have one width there, and the curve is the density of s: t
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib import colormaps
@@ -40,6 +40,7 @@ class _View:
     low: float  # ends of the axis, in units of the axis
     high: float
     floor: float  # lowest density that is shown
+    nodes: tuple[float, float]  # smallest and largest node, in units of the axis
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -145,6 +146,58 @@ def densities(
     return fig
 
 
+def density_grid(
+    spectra: Mapping[str, Spectrum],
+    parts: Sequence[str],
+    *,
+    width: str | float = "auto",
+    axis: str = "symlog",
+    linear: float = 1.0,
+) -> Figure:
+    """Draw densities of several checkpoints side by side, a row for each part: the layout of the paper's Figure 9.
+
+    Args:
+        spectra: a column for each, by its name, as {"CE": ..., "CE + SAM": ...}.
+        parts: a row for each, as ("head", "tail"); all spectra must have them.
+        width: as for `density`; a named width follows from the common range of all panels.
+        axis: "symlog" or "linear".
+        linear: as for `density`.
+
+    Returns:
+        A new figure in which all panels have one width and the same axes.
+
+    Raises:
+        InputError: no spectra or parts, a part that a spectrum does not have, or an unknown axis or width.
+    """
+    if not spectra or not parts:
+        raise InputError("a grid of densities needs at least one spectrum and one part")
+    cells = [(part, name, spectrum, spectrum.index(part)) for part in parts for name, spectrum in spectra.items()]
+    ranges = [_broaden(spectrum, [p], "auto", axis, linear)[1] for _, _, spectrum, p in cells]
+    steps = max(spectrum.alpha.shape[2] for spectrum in spectra.values())
+    low, high = min(v.nodes[0] for v in ranges), max(v.nodes[1] for v in ranges)
+    sigma = quadrature.width_of(width, low, high, steps)
+    drawn = [_broaden(spectrum, [p], sigma, axis, linear) for _, _, spectrum, p in cells]
+    view = replace(
+        drawn[0][1],
+        low=min(v.low for _, v in drawn),
+        high=max(v.high for _, v in drawn),
+        floor=min(v.floor for _, v in drawn),
+    )
+    curves = [found[0] for found, _ in drawn]
+    with theme.theme():
+        fig = theme.figure(max(3.4, 2.5 * len(spectra)), 2.3 * len(parts) + 0.7)
+        panels = fig.subplots(len(parts), len(spectra), sharex=True, sharey=True, squeeze=False).ravel()
+        for ax, (_, name, spectrum, p), curve in zip(panels, cells, curves, strict=True):
+            theme.keep_ticks(ax)
+            _draw(ax, spectrum, p, curve, view, name_length=30)
+            ax.set_title(f"{theme.shorten(name, 24)}: {_title(spectrum, p, 30)}", parse_math=False)
+        _scale(panels[0], view, curves)
+        x, y = _labels(view)
+        fig.supxlabel(x, fontsize="medium")
+        fig.supylabel(y, fontsize="medium")
+    return fig
+
+
 def _broaden(
     spectrum: Spectrum, chosen: Sequence[int], width: str | float, axis: str, linear: float, *, common: bool = False
 ) -> tuple[list[quadrature.Density], _View]:
@@ -167,6 +220,7 @@ def _broaden(
         low=low - margin,
         high=high + margin,
         floor=min(FLOOR, 0.1 * one_eigenvalue),
+        nodes=(low, high),
     )
     grid = None
     if common:
