@@ -30,8 +30,9 @@ def test_a_benchmarks_data_bring_its_schedule_along(name):
     assert (recipe.weight_decay, recipe.milestones) == (5e-4, (160, 180))
 
 
-def test_milestones_follow_a_shorter_run():
-    assert compose({"dataset": "cifar10", "epochs": 20}).milestones == (16, 18)
+@pytest.mark.parametrize(("epochs", "milestones"), [(20, (16, 18)), (5, (4,)), (2, ()), (1, ())])
+def test_milestones_follow_a_shorter_run(epochs, milestones):
+    assert compose({"dataset": "cifar10", "epochs": epochs, "warmup_epochs": 0}).milestones == milestones
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -223,7 +223,8 @@ def _named(table: Mapping[str, dict[str, Any]], what: str, name: str | None) -> 
 def _milestones(recipe: Recipe) -> tuple[int, ...] | None:
     if recipe.schedule != "multistep" or recipe.milestones is not None:
         return recipe.milestones
-    return (math.ceil(0.8 * recipe.epochs), math.ceil(0.9 * recipe.epochs))  # 160 and 180 of 200
+    shares = {math.ceil(0.8 * recipe.epochs), math.ceil(0.9 * recipe.epochs)}  # 160 and 180 of 200
+    return tuple(sorted(m for m in shares if m < recipe.epochs))  # of a run of a few epochs, one or none
 
 
 def check(recipe: Recipe) -> None:
