@@ -25,6 +25,9 @@ from landscape.snapshots import File
 CACHE_BYTES = 2**31
 """Memory for features that are kept between the passes."""
 
+MOST_ANGLES = 1000
+"""Classes of which all pairs of angles are kept: of 8,142 they would take half a gigabyte for each checkpoint."""
+
 Report = Callable[[float], None]
 """Told which share of a checkpoint's work is done."""
 
@@ -89,7 +92,7 @@ def feature_quality(
             found, n_features = _measure(objective, snapshots.network(objective, point, **read), cache_bytes, report)
         inverse = class_means.quality(found["distance"], found["variance"], form="inverse")
         return Features(
-            **{name: np.asarray(value)[None] for name, value in found.items()},
+            **{name: None if value is None else np.asarray(value)[None] for name, value in found.items()},
             quality=class_means.quality(found["distance"], found["variance"], beta=beta)[None],
             quality_inverse=inverse[None],
             points=(point.name,),
@@ -150,9 +153,12 @@ def _measure(objective: Objective, model: nn.Module, cache_bytes: int, report: R
     counts = np.bincount(objective.samples.labels, minlength=n_classes)
     known = np.where(counts > 0, counts, np.nan)
     found = class_means.geometry(means, scatter, sizes, classifiers.class_weights(model, classifier))
-    numbers = {"loss": loss / known, "accuracy": right / known, "disagreement": apart / known}
+    numbers: dict[str, Any] = {"loss": loss / known, "accuracy": right / known, "disagreement": apart / known}
     numbers |= {"distance": distance, "nearest": nearest, "variance": scatter.variance}
-    return numbers | vars(found) | {"mean_disagreement": np.nanmean(apart / known)}, means.values.shape[1]
+    numbers |= vars(found) | {"mean_disagreement": np.nanmean(apart / known)}
+    if n_classes > MOST_ANGLES:
+        numbers["mean_cosine"] = None
+    return numbers, means.values.shape[1]
 
 
 def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> Iterator[_Batch]:

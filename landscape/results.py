@@ -492,7 +492,13 @@ class Features:
     nearest: np.ndarray = array("point", "part", doc="number of that class; -1 where there is none")
     variance: np.ndarray = array("point", "part", doc="Var: mean of |a - mu_c|^2 over the class")
     mean_norm: np.ndarray = array("point", "part", doc="|mu_c - mu|")
-    mean_cosine: np.ndarray = array("point", "part", "part", doc="cosine of mu_c - mu and mu_c' - mu")
+    mean_cosine: np.ndarray | None = array(
+        "point",
+        "part",
+        "part",
+        doc="cosine of mu_c - mu and mu_c' - mu; left out beyond 1,000 classes",
+        optional=True,
+    )
     alignment: np.ndarray = array("point", "part", doc="cosine of mu_c - mu and the classifier's row c (its mean off)")
     disagreement: np.ndarray = array(
         "point", "part", doc="share of samples that the nearest class mean and the classifier put in different classes"

@@ -106,6 +106,15 @@ def test_parts_are_the_classes_whatever_the_partition_and_the_parameters():
         np.testing.assert_array_equal(found.quality, expected.quality)
 
 
+def test_the_angles_of_very_many_classes_are_measured_but_not_kept(monkeypatch, tmp_path):
+    expected = ls.feature_quality(CASES["mlp-relu"].objective())
+    monkeypatch.setattr(features, "MOST_ANGLES", 2)
+    found = ls.feature_quality(CASES["mlp-relu"].objective(), out=tmp_path / "f.h5")
+    assert found.mean_cosine is None
+    assert ls.load(tmp_path / "f.h5").mean_cosine is None
+    np.testing.assert_array_equal(found.angle_deviation, expected.angle_deviation)
+
+
 def test_an_empty_class_has_no_numbers_and_a_lonely_one_no_variance():
     inputs = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 3, 0])

@@ -153,6 +153,8 @@ def test_any_number_of_classes_can_be_drawn(n_classes, n_points):
             drawn(figure(found))
     with pytest.raises(InputError, match="no angles between fewer than two classes"):
         plots.class_angles(found, ["class 0"])
+    with pytest.raises(InputError, match=f"the angles between {n_classes} classes were not kept"):
+        plots.class_angles(features(n_classes, n_points, mean_cosine=None))
 
 
 @pytest.mark.parametrize("n_points", [1, 2])

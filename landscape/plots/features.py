@@ -89,9 +89,13 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
         A new figure with a map for each of the checkpoints and a colour bar.
 
     Raises:
-        InputError: no such class, or fewer than two of them.
+        InputError: no such class, fewer than two of them, or so many that their angles were not kept.
     """
     chosen = _chosen(features, parts)
+    if features.mean_cosine is None:
+        raise InputError(
+            f"the angles between {len(features.parts):,} classes were not kept: --kind quality or collapse"
+        )
     if len(chosen) < 2:
         raise InputError("there are no angles between fewer than two classes")
     shown = sorted({0, len(features.points) - 1})
