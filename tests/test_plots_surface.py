@@ -198,15 +198,19 @@ def test_a_hole_of_an_adaptive_grid_is_not_bridged():
     assert heights[6, 3] == pytest.approx((heights[6, 2] + heights[6, 4]) / 2)
 
 
-def test_what_was_not_computed_beyond_all_points_is_neither_filled_nor_a_hole():
+@pytest.mark.parametrize("hole", [False, True])
+def test_what_was_not_computed_beyond_all_points_is_neither_filled_nor_a_hole(hole):
     computed = np.zeros((7, 7), dtype=bool)
     computed[1:4, 1:4] = True
     of = grid(np.linspace(-1, 1, 7), np.linspace(-1, 1, 7), computed=computed)
-    fig = plots.surface(surface(of, paraboloid(of)))
+    loss = paraboloid(of)
+    loss[0, 1, 1] = np.nan if hole else loss[0, 1, 1]
+    fig = plots.surface(surface(of, loss))
     ax = fig.axes[0]
-    assert not [c for c in ax.collections if isinstance(c, PolyCollection)]
+    hatched = [c for c in ax.collections if isinstance(c, PolyCollection)]
+    assert [len(c.get_paths()) for c in hatched] == [4] * hole  # the cells around it
     np.testing.assert_allclose(pixel(ax, 0.8, 0.8), [234, 234, 242])  # the ground of the axes
-    assert "hatched" not in below(fig)
+    assert ("hatched" in below(fig)) == hole
 
 
 def test_the_checkpoint_lowest_points_and_other_checkpoints_are_marked_by_name():
@@ -357,6 +361,15 @@ def test_levels_ascend_and_hold_all_that_is_not_clipped(values, n, log):
         assert found.notes == []
     assert len(found.levels) <= max(2.5 * n, 4)
     assert (found.levels > 0).all() or not log
+
+
+@pytest.mark.parametrize(
+    "values", [(np.nextafter(0.1, 0), np.nextafter(0.7, 1)), (0.1 * (1 - 1e-12), 10 * (1 + 1e-12))]
+)
+def test_a_loss_that_misses_the_last_level_by_rounding_is_not_called_clipped(values):
+    found = scale(np.array(values))
+    assert found.low <= values[0] < values[1] <= found.high
+    assert found.extend == "neither"
 
 
 def test_a_logarithmic_scale_of_zeros_begins_four_decades_below_and_says_so():
