@@ -6,7 +6,7 @@ step; around a minimum that is more than the loss itself within the first step, 
 is nan.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,10 +164,13 @@ def summary(
         `lowest_loss`, `lowest_position`, `doubling_radius`, `worst_rise`, `barrier`, `radius` and `verdict`.
     """
     low, position = lowest(grid, loss)
-    return {
+    found = {
         "lowest_loss": low,
         "lowest_position": position,
         "doubling_radius": doubling_radius(grid, loss, centre_loss),
+    }
+    return {
+        **found,
         "worst_rise": worst_rise(grid, loss, centre_loss, radius),
         "barrier": barrier(grid.coordinates[:, 0], loss[:, grid.computed]) if between else None,
         "radius": radius,
@@ -176,6 +179,7 @@ def summary(
             parts=parts,
             loss=loss,
             centre_loss=centre_loss,
+            found=found,
             batch_norm=batch_norm,
             radius=radius,
             n_classes=n_classes,
@@ -190,6 +194,7 @@ def verdict(
     parts: Sequence[str],
     loss: np.ndarray,
     centre_loss: np.ndarray,
+    found: Mapping[str, np.ndarray],
     batch_norm: str,
     radius: float = float("nan"),
     n_classes: int | None = None,
@@ -202,6 +207,7 @@ def verdict(
         parts: names of the P parts.
         loss: (P, ny, nx).
         centre_loss: (P,).
+        found: `lowest_loss` (P,), `lowest_position` (P, A) and `doubling_radius` (P,).
         batch_norm: what was done with running statistics; "unknown" for somebody else's file.
         radius: Euclidean radius of `worst_rise`, which must not be below a grid step.
         n_classes: C, whose log is the cross-entropy of guessing; None if unknown, or if the loss is another.
@@ -213,9 +219,9 @@ def verdict(
     values = loss[:, grid.computed]
     clauses = [
         *_about_values(grid, values),
-        *_about_centre(grid, parts, loss, centre_loss),
+        *_about_centre(grid, parts, centre_loss, found),
         *_about_range(grid, parts, loss, centre_loss, n_classes),
-        *_about_steps(grid, parts, loss, centre_loss, radius),
+        *_about_steps(grid, parts, loss, centre_loss, found["doubling_radius"], radius),
     ]
     augmentation = {True: "augmented data", False: "augmentation off", None: "augmentation unknown"}[augmented]
     return "; ".join([*(clauses or ["no fault seen"]), f"batch norm: {batch_norm}", augmentation])
@@ -230,16 +236,17 @@ def _about_values(grid: Grid, values: np.ndarray) -> list[str]:
     return clauses
 
 
-def _about_centre(grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray) -> list[str]:
+def _about_centre(
+    grid: Grid, parts: Sequence[str], centre_loss: np.ndarray, found: Mapping[str, np.ndarray]
+) -> list[str]:
     if not grid.holds_centre:
         return ["the checkpoint (0) lies outside the range"]
-    low, position = lowest(grid, loss)
-    drop = centre_loss - low
+    drop = centre_loss - found["lowest_loss"]
     lower = np.flatnonzero(drop > np.maximum(_LOWER * np.abs(centre_loss), 0))
     if not len(lower):
         return []
     worst = lower[np.argmax(drop[lower])]
-    where = ", ".join(f"{c:.3g}" for c in position[worst])
+    where = ", ".join(f"{c:.3g}" for c in found["lowest_position"][worst])
     return [
         f"the centre is not the lowest point of {_named(parts, worst, len(lower))}: "
         f"{drop[worst]:.3g} below its {centre_loss[worst]:.3g} at ({where})"
@@ -270,7 +277,7 @@ def _about_range(
 
 
 def _about_steps(
-    grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray, radius: float
+    grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray, radii: np.ndarray, radius: float
 ) -> list[str]:
     """Say what the steps of the grid are too wide for."""
     clauses = []
@@ -284,7 +291,7 @@ def _about_steps(
         return clauses
     axes = zip((grid.xcoordinates, grid.ycoordinates), grid.unit_length, strict=False)
     step = max(step_of(axis) * unit for axis, unit in axes)
-    across = 2 * doubling_radius(grid, loss, centre_loss) / step
+    across = 2 * radii / step
     coarse = np.flatnonzero(across < _STEPS_ACROSS)
     if len(coarse):
         worst = coarse[np.argmin(across[coarse])]
@@ -305,6 +312,8 @@ def _level_segments(
     corners: np.ndarray, values: np.ndarray, simplices: np.ndarray, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of the pieces of the level line, (S, 2) each; on a line of points a piece is one point."""
+    above = (values >= level)[simplices]
+    simplices = simplices[above.any(axis=1) & ~above.all(axis=1)]
     simplices = simplices[np.isfinite(values[simplices]).all(axis=1)]
     pairs = [(0, 1)] if simplices.shape[1] == 2 else [(0, 1), (1, 2), (2, 0)]
     a, b = simplices[:, [i for i, _ in pairs]], simplices[:, [j for _, j in pairs]]

@@ -5,7 +5,8 @@ the Gram matrix of the two directions,
 
     r^2 = (x |d1|)^2 + 2 x y |d1| |d2| cos(d1, d2) + (y |d2|)^2.
 
-Triangles are those of a Delaunay triangulation of the points that were computed, to which the centre is added; so an
+On a full grid with a point at the centre, each cell is divided into two triangles, along one diagonal and the other in
+turn. Elsewhere triangles are those of a Delaunay triangulation of the points that were computed and the centre; so an
 adaptive grid needs no rule of its own. On a line they are segments from point to point.
 """
 
@@ -99,6 +100,8 @@ class Grid:
 
         The triangles are those of coordinates in grid steps, so that units and numbers of points do not make slivers.
         """
+        if self._is_full:
+            return _halved(*self.computed.shape)
         scaled = self.vertices / [step_of(self.xcoordinates), step_of(self.ycoordinates)]
         if len(scaled) < 2:
             return np.zeros((0, 2), dtype=np.intp)
@@ -108,6 +111,12 @@ class Grid:
             return np.stack([order[:-1], order[1:]], axis=1)
         triangles: np.ndarray = Delaunay(scaled).simplices
         return triangles
+
+    @property
+    def _is_full(self) -> bool:
+        steps = np.diff(self.xcoordinates), np.diff(self.ycoordinates)
+        in_order = all(len(step) and (np.all(step > 0) or np.all(step < 0)) for step in steps)
+        return bool(in_order and self.computed.all() and not self.adds_centre)
 
     @cached_property
     def edges(self) -> np.ndarray:
@@ -158,3 +167,13 @@ def step_of(axis: np.ndarray) -> float:
     """
     distances = np.diff(np.unique(axis))
     return float(np.median(distances)) if len(distances) else 1.0
+
+
+def _halved(ny: int, nx: int) -> np.ndarray:
+    """Return the two triangles of each cell of a full grid, whose points are counted row by row."""
+    number = np.arange(ny * nx).reshape(ny, nx)
+    corners = [c.ravel() for c in (number[:-1, :-1], number[:-1, 1:], number[1:, 1:], number[1:, :-1])]  # in a circle
+    first = (np.add.outer(np.arange(ny - 1), np.arange(nx - 1)) % 2 == 0).ravel()
+    a, b, c, d = (np.where(first, corners[i], corners[i - 3]) for i in range(4))  # the diagonal goes from a to c
+    triangles: np.ndarray = np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
+    return triangles

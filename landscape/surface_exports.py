@@ -33,7 +33,8 @@ def write_vtk(
     Args:
         path: the file; ParaView knows it by the suffix .vts. Marks go to a file .marks.vtp of this name.
         surface: the result, a plane or a line.
-        part: the part whose loss is the height; None for the mean over all samples of all parts, or of the only part.
+        part: the part whose loss is the height; None for the mean over all samples of all parts, or, where samples are
+            not known, for the first part.
         log: the height is log10 of the loss, for surfaces over several orders of magnitude.
         overwrite: replace files of these names.
 
@@ -41,7 +42,7 @@ def write_vtk(
         Where the marks are; None if there are none.
 
     Raises:
-        InputError: there is no such part, or no mean as samples are unknown.
+        InputError: there is no such part.
         StoreError: a file exists or cannot be written.
     """
     path = Path(path)
@@ -84,12 +85,11 @@ def _held(surface: Surface, name: str) -> bool:
 
 def _heights(surface: Surface, part: str | None, log: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the heights of the grid, (ny, nx), and of the marks, (M,)."""
-    if part is None and len(surface.parts) > 1:
-        surface, p = regroup(surface, "all"), 0
-    elif part is None or part in surface.parts:
-        p = 0 if part is None else surface.parts.index(part)
-    else:
+    if part is not None and part not in surface.parts:
         raise InputError(f"no part {part!r}; there are {', '.join(surface.parts)}")
+    if part is None and np.isfinite(surface.n_samples).all():
+        surface = regroup(surface, "all")
+    p = 0 if part is None else surface.parts.index(part)
     found = surface.loss[p], surface.mark_loss[:, p]
     if not log:
         return found

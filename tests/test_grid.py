@@ -5,7 +5,7 @@ import pytest
 from surfaces import COSINE, UNITS, grid, paraboloid, squared_distance
 
 from landscape.errors import InputError
-from landscape.grid import barrier, doubling_radius, lowest, summary, verdict, worst_rise
+from landscape.grid import barrier, doubling_radius, lowest, summary, worst_rise
 
 CENTRE = np.array([0.3])
 
@@ -175,6 +175,22 @@ def test_units_that_differ_a_millionfold_change_no_more_than_the_choice_of_diago
         assert figures(other) == pytest.approx(figures(one), abs=off)
 
 
+def test_a_full_grid_and_its_triangulation_by_delaunay_tile_the_same_rectangle():
+    """Areas sum to that of the rectangle, each cell has one diagonal, and mirror images of a grid give one radius."""
+    of = grid(np.linspace(-1, 1, 5), np.linspace(2, -2, 9))
+    corners = of.vertices[of.simplices]
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    areas = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]) / 2
+    np.testing.assert_allclose(areas, 0.125)
+    assert len(areas) == 2 * 4 * 8
+    assert len(of.edges) == 5 * 8 + 4 * 9 + 4 * 8
+    straight = grid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 9), units=[1, 1], cosine=0.0)
+    x, y = np.meshgrid(straight.xcoordinates, straight.ycoordinates)
+    loss = np.stack([0.3 + sign * 0.1 * x + (x + sign * 0.5 * y) ** 2 for sign in (1, -1)])
+    radii = doubling_radius(straight, loss, np.full(2, 0.3))
+    assert radii[0] == pytest.approx(radii[1], rel=1e-12)
+
+
 def test_reversed_axes_and_parallel_directions_are_a_grid_too():
     of, turned = skewed(9), grid(np.linspace(1, -1, 9), np.linspace(-3, 3, 9))
     np.testing.assert_allclose(
@@ -198,7 +214,7 @@ def test_grids_of_one_point_and_one_row_are_grids(nx, ny):
     expected = {1: np.nan, 2: 2.0, 5: 2.0}[max(nx, ny)]
     assert rise == pytest.approx([expected], nan_ok=True)
     assert lowest(of, loss)[0] == [1.0]
-    assert verdict(of, parts=["a"], loss=loss, centre_loss=np.ones(1), batch_norm="keep")
+    assert said(of, loss, [1.0])
 
 
 def test_nothing_computed_is_nothing_known():
@@ -209,9 +225,7 @@ def test_nothing_computed_is_nothing_known():
     assert np.isnan(position).all()
     assert np.isnan(doubling_radius(of, loss, np.ones(2))).all()
     assert np.isnan(worst_rise(of, loss, np.ones(2), 1.0)).all()
-    assert "0 % of the points were computed" in verdict(
-        of, parts=["a", "b"], loss=loss, centre_loss=np.ones(2), batch_norm="keep"
-    )
+    assert "0 % of the points were computed" in said(of, loss, [1.0, 1.0])
 
 
 # Lowest point.
@@ -264,7 +278,8 @@ def said(of, loss, centre=None, **about):
     loss = np.asarray(loss, dtype=float)
     centre = of.at_centre(loss) if centre is None else np.asarray(centre, dtype=float)
     parts = [f"class {p}" for p in range(len(loss))]
-    return verdict(of, parts=parts, loss=loss, centre_loss=centre, **{"batch_norm": "keep", **about})
+    about = {"batch_norm": "keep", "radius": np.nan} | about
+    return summary(of, parts=parts, loss=loss, centre_loss=centre, **about)["verdict"]
 
 
 def test_a_good_picture_has_no_fault_and_still_says_how_it_was_made():

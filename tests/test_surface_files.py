@@ -584,6 +584,10 @@ def test_the_height_may_be_one_parts_loss(tmp_path):
     surface_exports.write_vtk(tmp_path / "s.vts", ours, part="class 2")
     heights = arrays_of(tmp_path / "s.vts", "Points")[1]["Points"][:, 2]
     np.testing.assert_array_equal(heights, ours.loss[2].ravel())
+    unknown = dataclasses.replace(ours, n_samples=np.full(3, np.nan))
+    surface_exports.write_vtk(tmp_path / "u.vts", unknown)
+    heights = arrays_of(tmp_path / "u.vts", "Points")[1]["Points"][:, 2]
+    np.testing.assert_array_equal(heights, ours.loss[0].ravel())
     with pytest.raises(InputError, match="no part 'cat'; there are class 0, class 1, class 2"):
         surface_exports.write_vtk(tmp_path / "t.vts", ours, part="cat")
 

@@ -130,7 +130,9 @@ def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any)
 )
 @click.option("-o", "--out", type=FILE, help="File to write. [default: FILE with a suffix for the format]")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-@click.option("--part", help="Of vtk: the part whose loss is the height. [default: the mean over all samples]")
+@click.option(
+    "--part", help="Of vtk: the part whose loss is the height. [default: the mean over all samples, if known]"
+)
 @click.option("--log", is_flag=True, help="Of vtk: the height is log10 of the loss.")
 @options(REGROUP, FOREIGN)
 def export(
