@@ -53,3 +53,10 @@ def test_documents_name_options_that_exist():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
         assert used <= known, (page.name, used - known)
+
+
+@pytest.mark.parametrize("name", root.list_commands(None))
+def test_help_is_for_users(name):
+    command = root.get_command(None, name)
+    assert command.help
+    assert "Raises:" not in command.help

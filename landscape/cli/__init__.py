@@ -63,6 +63,7 @@ class Commands(click.Group):
             command = plugins[cmd_name].load()
         else:
             return None
+        command.help = (command.help or "").split("\n\nRaises:")[0]  # for readers of the code
         if not any("-v" in p.opts for p in command.params):
             command.params.append(_verbose_option())
         return command
