@@ -22,7 +22,7 @@ from landscape import classifiers, grid, jobs, models, per_sample, points
 from landscape.directions import filter_axes, filter_norms
 from landscape.errors import InputError
 from landscape.journal import Journal
-from landscape.objective import Objective
+from landscape.objective import Objective, differentiable_attention
 from landscape.points import Evaluator, Point
 from landscape.provenance import fingerprint, provenance
 from landscape.results import Distances
@@ -257,5 +257,6 @@ def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> T
     def loss(outputs: Any, labels: Tensor) -> Tensor:
         return objective.loss(models.logits_of(outputs, n_classes, objective.logits_index), labels)
 
-    total = per_sample.squared_gradients(model, batches, loss, chosen.names)
+    with differentiable_attention():
+        total = per_sample.squared_gradients(model, batches, loss, chosen.names)
     return total / sum(len(objective.members[p]) for p in own)
