@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from scipy.integrate import trapezoid
 from synthetic import bulk, classes, spectrum_of
 
@@ -321,3 +322,21 @@ def test_a_grid_has_a_row_for_each_part_and_one_width_for_all():
             plots.density_grid(few, rows)
     with pytest.raises(InputError, match="no part 'x'; there are head, tail"):
         plots.density_grid(spectra, ("x",))
+
+
+def test_a_style_holds_within_its_block_and_on_the_written_ground(tmp_path):
+    spectrum = classes(2, steps=5)
+    plain = plots.density(spectrum, "class 0")
+    with plots.styled("talk", dark=True):
+        ax = plots.density(spectrum, "class 0")
+        plots.write(ax.figure, tmp_path / "dark.png")
+    assert ax.title.get_fontsize() == pytest.approx(1.25 * plain.title.get_fontsize())
+    assert plots.density(spectrum, "class 0").title.get_fontsize() == plain.title.get_fontsize()
+    assert imread(tmp_path / "dark.png")[0, 0, :3].max() < 0.2
+    plots.write(plain.figure, tmp_path / "light.png")
+    assert imread(tmp_path / "light.png")[0, 0, :3].min() > 0.9
+    with (
+        pytest.raises(InputError, match="--style 'poster' is unknown: choose paper, talk, web"),
+        plots.styled("poster"),
+    ):
+        pass

@@ -48,12 +48,16 @@ FIGURES = {
 )
 @click.option("-o", "--out", type=FILE, help="Figure to write, .png, .pdf or .svg. [default: FILE.KIND.png]")
 @click.option("--parts", help='Parts to draw, by name or position, as in "head,tail" or "0,9". [default: all]')
+@click.option("--style", default="paper", show_default=True, help="Sizes of letters and lines: paper, talk or web.")
+@click.option("--dark", is_flag=True, help="Light letters on a dark ground.")
 @options(DRAWING, REGROUP, FOREIGN)
 def plot(
     file: Path,
     kind: str | None,
     out: Path | None,
     parts: str | None,
+    style: str,
+    dark: bool,
     **given: Any,
 ) -> None:
     """Draw a figure of the result in FILE, or of a surface of another program.
@@ -70,9 +74,9 @@ def plot(
     from landscape import plots  # matplotlib takes its time, which a wrong file or option need not wait for
 
     chosen = None if parts is None else _select(getattr(result, "parts", ()), parts)
-    fig = plots.KIND_FIGURES[drawn_as][kind](result, chosen, **drawing)
     out = out or file.with_suffix(f".{kind}.png")
-    plots.write(fig, out)
+    with plots.styled(style, dark=dark):
+        plots.write(plots.KIND_FIGURES[drawn_as][kind](result, chosen, **drawing), out)
     Console().say(str(out))
 
 

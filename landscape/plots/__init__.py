@@ -16,15 +16,15 @@ from landscape.plots.sharpness import rises
 from landscape.plots.summary import summary
 from landscape.plots.surface import contours, surface, surface_accuracy, surface_heat
 from landscape.plots.surface3d import surface_3d
-from landscape.plots.theme import write
+from landscape.plots.theme import styled, write
 from landscape.plots.trajectory import trajectory, trajectory_along
 
 __all__ = [
     "KIND_FIGURES", "class_angles", "class_quality", "compare_surfaces", "contours", "cosine_map", "cosines",
     "cross_losses", "decomposition", "densities", "density", "density_grid", "distance_maps", "distances_along",
     "gradient_cosines", "gradient_epochs", "gradient_norms", "neural_collapse", "overlap_map", "quality", "rises",
-    "subspace_map", "summary", "surface", "surface_3d", "surface_accuracy", "surface_heat", "surface_lines",
-    "surface_overlay", "training", "trajectory", "trajectory_along", "write",
+    "styled", "subspace_map", "summary", "surface", "surface_3d", "surface_accuracy", "surface_heat",
+    "surface_lines", "surface_overlay", "training", "trajectory", "trajectory_along", "write",
 ]  # fmt: skip
 
 KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {

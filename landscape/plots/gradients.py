@@ -258,7 +258,7 @@ def _how(gradients: Gradients) -> str:
 
 def _colours() -> dict[str, str]:
     palette = theme.palette()
-    return {"norm": "0.15", "projected": palette[0], "specific": palette[3]}
+    return {"norm": palette[7], "projected": palette[0], "specific": palette[3]}
 
 
 def _plane(ax: Axes, gradients: Gradients, k: int, p: int) -> None:

@@ -151,7 +151,7 @@ def layout(
     if foot:
         text = "\n".join(foot)
         place = {"x": 0.06 / width, "y": 0.05 / height, "ha": "left", "va": "bottom"}
-        fig.supxlabel(text, **place, fontsize=_SMALL, color="0.25", linespacing=1.25, parse_math=False)
+        fig.supxlabel(text, **place, fontsize=_SMALL, alpha=0.75, linespacing=1.25, parse_math=False)
     return fig, axes
 
 

@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,56 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+STYLES = {"paper": 1.0, "talk": 1.25, "web": 1.1}
+"""What a figure is for, and how large its letters and lines are beside those of a paper's."""
+
+_chosen: ContextVar[tuple[str, bool]] = ContextVar("style", default=("paper", False))
+
+_DARK = {
+    "figure.facecolor": "#14161a",
+    "savefig.facecolor": "#14161a",
+    "axes.facecolor": "#23262d",
+    "axes.edgecolor": "#23262d",
+    "grid.color": "#14161a",
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), "#e4e6eb"),
+}
+
+
+@contextmanager
+def styled(style: str = "paper", *, dark: bool = False) -> Generator[None, None, None]:
+    """Choose how the figures that are drawn and written within a `with` block look.
+
+    Args:
+        style: "paper", "talk" or "web".
+        dark: light letters on a dark ground.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: an unknown style.
+    """
+    if style not in STYLES:
+        raise InputError(f"--style {style!r} is unknown: choose {', '.join(STYLES)}")
+    token = _chosen.set((style, dark))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
 @contextmanager
 def theme() -> Generator[None, None, None]:
-    """Set matplotlib's defaults within a `with` block: seaborn's "darkgrid" in the sizes of a paper."""
+    """Set matplotlib's defaults within a `with` block: seaborn's "darkgrid" in the sizes that `styled` chose."""
     import seaborn  # brings pandas: a second that those who only import this package need not wait
 
+    name, dark = _chosen.get()
     style = {
         **seaborn.axes_style("darkgrid"),
-        **seaborn.plotting_context("paper"),
+        **seaborn.plotting_context("paper", font_scale=STYLES[name]),
+        **(_DARK if dark else {}),
         "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that a figure is the same everywhere
-        "axes.titlesize": 9,
+        "axes.titlesize": 9 * STYLES[name],
         "xtick.bottom": True,
         "xtick.major.size": 3,
         "xtick.minor.size": 2,
