@@ -138,6 +138,9 @@ def test_euclidean_panels_are_to_scale_and_others_say_how_long_a_unit_is():
     assert "lengths of the directions are unknown" in below(plots.surface(unknown))
     with pytest.raises(InputError, match="leave --euclidean out"):
         plots.surface(unknown, euclidean=True)
+    for flat in ({"cosine": -1.0}, {"unit_length": np.array([1.0, 0])}):
+        with pytest.raises(InputError, match="parallel or one has no length: leave --euclidean out"):
+            plots.surface(dataclasses.replace(found, **flat), euclidean=True)
 
 
 def test_a_hole_is_hatched_and_not_filled():
@@ -356,7 +359,7 @@ def test_levels_ascend_and_hold_all_that_is_not_clipped(values, n, log):
     assert len(found.levels) >= 2
     assert (np.diff(found.levels) > 0).all()
     assert found.high >= values[1]
-    if not log or values[0] > 1e-4 * values[1]:
+    if not log or values[0] > 1e-4 * min(1, values[1]):
         assert found.low <= values[0]
         assert found.notes == []
     assert len(found.levels) <= max(2.5 * n, 4)
@@ -372,12 +375,19 @@ def test_a_loss_that_misses_the_last_level_by_rounding_is_not_called_clipped(val
     assert found.extend == "neither"
 
 
-def test_a_logarithmic_scale_of_zeros_begins_four_decades_below_and_says_so():
-    found = scale(np.array([0.0, 1e-12, 0.3, 20]))
+@pytest.mark.parametrize(
+    ("values", "low"),
+    [([0, 1e-12, 0.3, 20], 1e-4), ([0, 1e-9, 1e-3], 1e-7), ([2e-5, 3e8], 1e-4), ([0.004, 3e8], 0.004)],
+)
+def test_a_logarithmic_scale_of_zeros_begins_where_losses_are_nothing_and_says_so(values, low):
+    """Below 1e-4, and 1e-4 of the highest; a loss that explodes elsewhere hides none at the minimum."""
+    found = scale(np.array(values))
     assert found.log
-    assert 0.5e-3 <= found.low <= 2e-3
-    assert found.extend == "min"
-    assert found.notes == [f"clipped: loss below {found.low:.4g} (down to 0)"]
+    assert 0.1 * low <= found.low <= low
+    assert found.low > 0
+    assert (found.extend, len(found.notes)) == (("min", 1) if found.low > values[0] else ("neither", 0))
+    if found.notes:
+        assert found.notes == [f"clipped: loss below {found.low:.4g} (down to {values[0]:.3g})"]
 
 
 def test_clipping_is_stated_and_seen():
@@ -502,6 +512,7 @@ def test_heights_end_at_zmax_which_is_stated():
     assert max(heights(ax)[..., 2].max() for ax in fig.axes[:3]) == 3
     assert f"cut off: loss above 3 is the grey plateau (up to {found.loss.max():.3g})" in below(fig)
     assert "cut off" not in below(plots.surface_3d(found, zmax=1000))
+    assert fig.axes[-1].get_ylim()[1] == 3  # colours end there, too
     with pytest.raises(InputError, match=r"--zmax 0\.01 leaves nothing: the lowest loss is 0\.1"):
         plots.surface_3d(found, zmax=0.01)
 
@@ -800,7 +811,8 @@ def test_plot_groups_by_a_file(plot, tmp_path, monkeypatch):
         (["--kind", "heat", "--levels", "5"], "--levels is for --kind contour, accuracy, overlay, path; leave it out"),
         (["--kind", "accuracy", "--linear"], "--linear is for --kind contour, 3d, heat"),
         (["--kind", "3d", "--zmax", "0.0001"], "--zmax 0.0001 leaves nothing"),
-        (["--kind", "path"], "--kind path is not for a surface: choose contour or 3d"),
+        (["--kind", "3d", "--zmax", "nan"], "--zmax nan leaves nothing"),
+        (["--kind", "path"], "--kind path is not for a surface: choose contour, 3d"),
         (["--width", "1"], "--width is for --kind density"),
         (["-o", "figure.gif"], "end the name in .png, .pdf or .svg"),
     ],

@@ -276,7 +276,7 @@ def test_the_default_figure_of_a_trajectory_is_its_path(tmp_path, capsys):
     [
         (["--kind", "along", "--levels", "5"], "--levels is for --kind contour, accuracy, overlay, path; leave it out"),
         (["--kind", "along", "--euclidean"], "--euclidean is for --kind contour"),
-        (["--kind", "contour"], "--kind contour is not for a trajectory: choose path or along"),
+        (["--kind", "contour"], "--kind contour is not for a trajectory: choose path, along"),
         (["--vmin", "9", "--vmax", "1"], "--vmin 9 leaves nothing"),
         (["--zmax", "1"], "--zmax is for --kind 3d; leave it out for --kind path"),
     ],

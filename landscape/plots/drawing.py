@@ -13,6 +13,7 @@ from landscape.plots.marks import MOST_NAMES, draw_marks, ends_at_centre, on_pat
 from landscape.plots.panels import Sizes
 from landscape.plots.planes import holes, label_axes, mesh, place, units
 from landscape.plots.scales import Scale, label
+from landscape.regroup import grid_of
 from landscape.results import Surface, Trajectory
 
 COLOURS = {"loss": "viridis", "accuracy": "cividis"}
@@ -81,7 +82,7 @@ def signs(
     """
     found = []
     if kind != "heights":
-        found += [] if ends_at_centre(surface) else ["+ checkpoint"]
+        found += ["+ checkpoint"] if grid_of(surface).holds_centre and not ends_at_centre(surface) else []
         if scale.what == "loss":
             found.append("\N{WHITE DOWN-POINTING TRIANGLE} lowest loss")
         if isinstance(surface, Trajectory):

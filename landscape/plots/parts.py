@@ -72,11 +72,11 @@ def named(surface: Surface, p: int, length: int = 18) -> str:
 
 
 def title(surface: Surface, p: int, length: int) -> str:
-    """Write the title of a part's panel: its name, and below its samples."""
+    """Write the title of a part's panel: its name in so many letters, and below it its samples."""
     n, trained = surface.n_samples[p], surface.train_counts[p]
     counts = [f"n = {int(n):,}"] if np.isfinite(n) else []
     if np.isfinite(trained) and trained != n:
-        counts.append(f"{int(trained):,} in training")
+        counts.append(f"{int(trained):,} in training" if length > 22 else f"train {int(trained):,}")
     return "\n".join([theme.shorten(surface.parts[p], length), ", ".join(counts)]).rstrip()
 
 

@@ -94,10 +94,12 @@ def mesh(surface: Surface, *, euclidean: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return where the points of the grid are drawn, two arrays (ny, nx).
 
     Raises:
-        InputError: Euclidean lengths are asked for and unknown.
+        InputError: Euclidean lengths are asked for and unknown, or the directions span no plane.
     """
     if euclidean and not (np.isfinite(surface.unit_length).all() and np.isfinite(surface.cosine)):
         raise InputError("this surface does not tell the lengths of its directions: leave --euclidean out")
+    if euclidean and not surface.unit_length.prod() * (1 - surface.cosine**2) > 0:
+        raise InputError("the two directions are parallel or one has no length: leave --euclidean out")
     corners = np.stack(np.meshgrid(surface.xcoordinates, surface.ycoordinates), axis=-1)
     x, y = np.moveaxis(place(surface, corners, euclidean=euclidean), -1, 0)
     return x, y

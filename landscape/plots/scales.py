@@ -18,8 +18,8 @@ from landscape.errors import InputError
 LEVELS = 10
 SPANS = 30.0
 """From this ratio of the highest and the lowest loss on a scale is logarithmic."""
-RANGE = 1e-4
-"""A logarithmic scale that nobody cuts begins at this share of its end: what is lower looks like zero anyway."""
+ALIKE = 1e-4
+"""A logarithmic scale tells no losses apart that are below this, and below this share of the highest."""
 MOST_LEVELS = 60
 
 _MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
@@ -120,7 +120,7 @@ def scale(
     if log and vmin is not None and vmin <= 0:
         raise InputError(f"--vmin {vmin:g}: a logarithmic scale begins above zero; give a positive one, or --linear")
     high = highest if vmax is None else vmax
-    low = vmin if vmin is not None else max(lowest, RANGE * high) if log else lowest
+    low = vmin if vmin is not None else max(lowest, min(ALIKE, ALIKE * high)) if log else lowest
     for option, bound in (("--vmin", vmin), ("--vmax", vmax)):
         if bound is not None and not low < high:
             raise InputError(f"{option} {bound:g} leaves nothing: the {what} is between {lowest:.4g} and {highest:.4g}")

@@ -58,16 +58,17 @@ def surface_3d(
     planes.check_plane(surface)
     surface, chosen, joining = joined(surface, parts)
     values = planes.filled(surface)[chosen]
-    shared = scale(values, log=log, vmin=vmin, vmax=vmax)
-    if zmax is not None and not shared.lowest < zmax:
-        raise InputError(f"--zmax {zmax:g} leaves nothing: the lowest loss is {shared.lowest:.4g}")
-    cut = zmax is not None and shared.highest > zmax
-    top = min(shared.highest, np.inf if zmax is None else zmax)
+    top = np.inf if zmax is None else zmax
+    lowest, highest = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
+    if highest >= lowest > top or np.isnan(top):
+        raise InputError(f"--zmax {top:g} leaves nothing: the lowest loss is {lowest:.4g}")
+    shared = scale(np.minimum(values, top), log=log, vmin=vmin, vmax=vmax)
+    cut, top = int(highest > top), min(highest, top)
     size = panels.sizes(len(chosen))
     names = planes.axis_labels(surface, euclidean=euclidean)
     roomy = panels.columns_of(len(chosen)) <= 2
     words = drawing.caption(surface, values, shared, euclidean=euclidean, kind="heights")
-    words[1:1] = [f"cut off: loss above {top:.4g} is the grey plateau (up to {shared.highest:.3g})"] * cut
+    words[1:1] = [f"cut off: loss above {top:.4g} is the grey plateau (up to {highest:.3g})"] * cut
     words[:0] = [] if roomy else [f"x: {names[0]}; y: {names[1]}"]
     with theme.theme():
         fig, axes = panels.small_multiples(
