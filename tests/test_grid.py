@@ -96,6 +96,10 @@ def test_an_adaptive_grid_differs_from_the_full_one_by_its_own_step():
 def test_a_loss_that_cannot_double_has_no_radius(centre):
     of = skewed(5)
     assert np.isnan(doubling_radius(of, paraboloid(of), np.array([centre])))
+    plain = grid(np.linspace(-3, 3, 7), units=[1.0])
+    level = np.where(np.abs(plain.xcoordinates) > 1.5, 1.0, 0.0)[None, None]  # flat around the centre
+    assert np.isnan(doubling_radius(plain, level, np.array([centre])))
+    assert "beyond its double" not in said(plain, np.abs(plain.xcoordinates)[None, None], [centre])
 
 
 def test_a_radius_is_unknown_where_the_loss_never_doubles_or_the_units_are_unknown_or_the_centre_is_outside():
@@ -164,15 +168,37 @@ def test_the_radius_of_a_rise_may_be_anything():
         assert np.isnan(worst_rise(of, loss, np.full(1, centre), radius))
     longer = grid([-1.0, 0.0, 1.0, 2.0], units=[2.0])
     assert worst_rise(longer, np.array([[[1.0, 1.0, 2.0, 6.0]]]), np.ones(1), 3.0) == pytest.approx([3.0])
+    left = grid([-2.0, -1.0, 0.0, 1.0], units=[2.0])
+    assert worst_rise(left, np.array([[[6.0, 2.0, 1.0, 1.0]]]), np.ones(1), 3.0) == pytest.approx([3.0])
 
 
-def test_units_that_differ_a_millionfold_change_no_more_than_the_choice_of_diagonals():
-    """The same paraboloid, its second coordinate in other units; either diagonal is off by h^2 / 4 at most."""
+def test_the_longer_of_two_steps_counts():
+    """Steps of 1 and 3: within 2 of the centre there are points of one axis only."""
+    of = grid([-2, -1, 0, 1, 2], [-6, -3, 0, 3, 6], units=[1, 1], cosine=0.0)
+    assert np.isnan(worst_rise(of, paraboloid(of), CENTRE, 2.0))
+    assert worst_rise(of, paraboloid(of), CENTRE, np.sqrt(10)) == pytest.approx([10.0], abs=10 / 4)
+    assert "no worst rise: its radius 2 is less than a step, 3" in said(of, paraboloid(of), radius=2.0)
+
+
+def test_units_that_differ_a_millionfold_change_nothing():
+    """The same paraboloid, its second coordinate in other units."""
     one = skewed(21)
     other = grid(one.xcoordinates, one.ycoordinates * 1e6, units=UNITS * [1, 1e-6])
-    loss, off = paraboloid(one), np.sum((np.array([0.1, 0.3]) * UNITS) ** 2) / 2
-    for figures in (lambda of: doubling_radius(of, loss, CENTRE), lambda of: worst_rise(of, loss, CENTRE, 0.4)):
-        assert figures(other) == pytest.approx(figures(one), abs=off)
+    loss = paraboloid(one)
+    assert doubling_radius(other, loss, CENTRE) == pytest.approx(doubling_radius(one, loss, CENTRE), rel=1e-9)
+    assert worst_rise(other, loss, CENTRE, 0.6) == pytest.approx(worst_rise(one, loss, CENTRE, 0.6), rel=1e-9)
+
+
+def test_points_of_a_line_may_come_in_any_order():
+    x = np.linspace(-1, 1, 21)
+    order = np.random.default_rng(0).permutation(21)
+    sorted_, shuffled = grid(x), grid(x[order])
+    for figure in (
+        lambda of: doubling_radius(of, paraboloid(of), CENTRE),
+        lambda of: worst_rise(of, paraboloid(of), CENTRE, 0.7),
+    ):
+        assert np.isfinite(figure(sorted_)).all()
+        np.testing.assert_allclose(figure(shuffled), figure(sorted_), rtol=1e-12)
 
 
 def test_a_full_grid_and_its_triangulation_by_delaunay_tile_the_same_rectangle():
@@ -306,6 +332,9 @@ def test_ranges_that_are_too_wide_or_too_narrow_or_too_coarse_are_called_so():
     assert said(wide, paraboloid(wide), n_classes=10).startswith("range too wide: ")
     assert "more than 4 times the loss of guessing (log 10)" in said(wide, paraboloid(wide), n_classes=10)
     assert "guessing" not in said(wide, paraboloid(wide))
+    broken = np.where(paraboloid(wide) > 10, np.inf, 0.3)
+    share = 100 * np.isinf(broken).mean()
+    assert f"range too wide: {share:.3g} % of the points" in said(wide, broken, n_classes=10)
     assert "too few points: one step takes the loss of class 0 beyond its double" in said(wide, paraboloid(wide))
     unknown = grid(wide.xcoordinates, wide.ycoordinates, units=[np.nan, np.nan], cosine=np.nan)
     assert "one step takes the loss of class 0 beyond" in said(unknown, paraboloid(wide))
