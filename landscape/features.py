@@ -91,8 +91,11 @@ def feature_quality(
         with snapshots.named(point.path):
             found, n_features = _measure(objective, snapshots.network(objective, point, **read), cache_bytes, report)
         inverse = class_means.quality(found["distance"], found["variance"], form="inverse")
+        measured: dict[str, Any] = {
+            name: None if value is None else np.asarray(value)[None] for name, value in found.items()
+        }
         return Features(
-            **{name: None if value is None else np.asarray(value)[None] for name, value in found.items()},
+            **measured,
             quality=class_means.quality(found["distance"], found["variance"], beta=beta)[None],
             quality_inverse=inverse[None],
             points=(point.name,),

@@ -55,7 +55,7 @@ class Forward:
         batch = self._graphs[1]
 
         def logits(inputs: Tensor) -> Tensor:
-            found: list[Tensor] = batch.forward(*fixed, channels_last(_cast(inputs, self._dtype)))
+            found: list[Tensor] = batch.forward(*fixed, _cast(inputs, self._dtype))
             return found[0].to(given[0].dtype)
 
         return logits

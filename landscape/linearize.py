@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from landscape.tracing import channels_last, reuse_memory, stages, trace
+from landscape.tracing import reuse_memory, stages, trace
 
 Product = Callable[[tuple[Tensor, ...], Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 """(theta, inputs, labels, v) -> the product summed over the batch, in tensors of the parameters' shapes."""
@@ -41,7 +41,7 @@ class Linearized:
             Tensors and integers to hand to `product`.
         """
         with torch.no_grad():
-            found: tuple[Any, ...] = self._residuals.forward(*self.shared, channels_last(inputs), labels)
+            found: tuple[Any, ...] = self._residuals.forward(*self.shared, inputs, labels)
         return found
 
     def product(self, residuals: Sequence[Any], v: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -124,7 +124,8 @@ def _run(objective: Objective, options: Options, journal: Journal | None, progre
         for k in range(options.draws) if centre[p] > 0 else ():
             report(0.5 + k / (2 * options.draws))
             radii[k] = _crossing(_along(objective, p, draw(k)), brackets[k][p], 2 * centre[p])
-        rise = quadrature.mean_and_stderr(noisy[:, p] - centre[p])
+        with np.errstate(invalid="ignore"):  # of infinite rises the mean is infinite, the error nan
+            rise = quadrature.mean_and_stderr(noisy[:, p] - centre[p])
         radius, spread = _median(radii)
         return Sharpness(
             parts=(objective.partition.names[p],),

@@ -7,7 +7,9 @@ b' = (b - mean) gamma / s + beta give the same function of the same parameters a
 """
 
 import operator
+import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,6 +31,8 @@ def trace(
 ) -> fx.GraphModule:
     """Bring a function into a graph that fits batches of any size.
 
+    Images are laid out as convolutions like it, by the graph itself, unless the function needs them as they are.
+
     Args:
         function: takes the state, the tensors of the batch, and the rest.
         state: tensors that do not depend on the batch.
@@ -39,12 +43,28 @@ def trace(
         The graph; its placeholders are the tensors among its arguments, in order.
 
     Raises:
-        NotTraceableError: the model has control flow that depends on data, an operation that cannot be traced, or
-            in-place changes that cannot be undone.
+        NotTraceableError: the model has control flow or shapes that depend on data, an operation that cannot be
+            traced, or in-place changes that cannot be undone.
     """
     size = _trace_size(state, batch[0])
     repeat = torch.arange(size, device=batch[0].device) % len(batch[0])
-    example = (state, channels_last(batch[0][repeat]), *(t[repeat] for t in batch[1:]), *rest)
+    example = (state, *(t[repeat] for t in batch), *rest)
+
+    def laid_out(state: tuple[Tensor, ...], inputs: Tensor, *others: Any) -> Any:
+        return function(state, channels_last(inputs), *others)
+
+    if batch[0].ndim != 4:
+        traced = _graph(function, example)
+    else:
+        try:
+            traced = _graph(laid_out, example)
+        except NotTraceableError:  # `x.view(len(x), -1)` behind a convolution, for one, knows the plain layout only
+            traced = _graph(function, example)
+    _free_batch_size(traced.graph, size, n_state=len(state))
+    return traced
+
+
+def _graph(function: Callable[..., Any], example: tuple[Any, ...]) -> fx.GraphModule:
     try:
         with _FoldBatchNorm():
             traced = make_fx(function)(*example)
@@ -57,7 +77,9 @@ def trace(
         raise NotTraceableError("it changes tensors in place")
     _drop_aliases(traced.graph)
     traced.graph.eliminate_dead_code()
-    _free_batch_size(traced.graph, size, n_state=len(state))
+    for node in traced.graph.nodes:
+        if _has_shape_of_data(node):
+            raise NotTraceableError(f"the shape of what {node.target} returns depends on data")
     return traced
 
 
@@ -173,6 +195,17 @@ def _mutates(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
+def _has_shape_of_data(node: fx.Node) -> bool:
+    """Say whether the shape of a result depends on values, so that numbers in the graph may fit one batch only."""
+    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
+        return False
+    if node.target is not _ATEN.index.Tensor:
+        return True
+    # An index of integers has a shape of its own; a mask leaves as many entries as it has true ones.
+    indices = [n.meta["tensor_meta"] for n in node.all_input_nodes[1:]]
+    return any(i.dtype in (torch.bool, torch.uint8) for i in indices)
+
+
 def _drop_aliases(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.target in (torch.ops.aten.alias.default, torch.ops.aten.detach.default):
@@ -180,7 +213,7 @@ def _drop_aliases(graph: fx.Graph) -> None:
 
 
 def _free_batch_size(graph: fx.Graph, size: int, n_state: int) -> None:
-    """Replace every integer argument that is a multiple of the traced batch size by that multiple of the actual one."""
+    """Replace every size that is a multiple of the traced batch size by that multiple of the actual one."""
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     inputs = placeholders[n_state]
     with graph.inserting_after(placeholders[-1]):
@@ -196,17 +229,25 @@ def _free_batch_size(graph: fx.Graph, size: int, n_state: int) -> None:
         return multiples[value // size]
 
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target not in _CONSTANTS and node not in multiples.values():
-            node.args = fx.node.map_aggregate(node.args, multiple)
-            node.kwargs = fx.node.map_aggregate(node.kwargs, multiple)
+        if isinstance(node.target, torch._ops.OpOverload) and node is not actual:
+            sizes = _sizes(node.target)
+            node.args = tuple(
+                fx.node.map_aggregate(value, multiple) if argument.name in sizes else value
+                for argument, value in zip(node.target._schema.arguments, node.args, strict=False)
+            )
+            node.kwargs = {
+                name: fx.node.map_aggregate(value, multiple) if name in sizes else value
+                for name, value in node.kwargs.items()
+            }
 
 
-_CONSTANTS = (
-    torch.ops.aten.embedding.default,
-    torch.ops.aten.embedding_dense_backward.default,
-    *(getattr(torch.ops.aten, name).Scalar for name in ("eq", "ne", "lt", "le", "gt", "ge")),
-)
-"""Operations whose integers, such as the number of a padding token, never stand for the batch size."""
+@cache
+def _sizes(target: torch._ops.OpOverload) -> frozenset[str]:
+    """Name the arguments of an operation that can be a number of samples: not factors, bounds, axes or windows."""
+    if target.overloadpacket is _ATEN.arange:
+        return frozenset({"start", "end"})
+    # The schema's text alone tells a size, SymInt, from other integers.
+    return frozenset(re.findall(r"SymInt[\[\]?\d]* (\w+)", str(target._schema))) - {"padding_idx"}
 
 
 def _multiply(n: int, factor: int) -> int:

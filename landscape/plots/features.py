@@ -127,6 +127,7 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
             ax.set_title(_point(features, k) if len(shown) > 1 else "", parse_math=False)
         bar = fig.colorbar(mesh, ax=panels, label="cosine of the centred class means", aspect=30, pad=0.02)
         bar.ax.axhline(widest, color="k", linewidth=0.8)
+        bar.ax.set_ylim(max(-1, widest - limit), min(1, widest + limit))  # white is not in the middle of all cosines
         bar.ax.set_title(f"white: {widest:.3g}", fontsize=7)
         fig.suptitle(_about(features), fontsize=9, parse_math=False)
     return fig
