@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection, QuadMesh
+from matplotlib.colors import to_rgb
 from matplotlib.contour import ContourSet
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from surfaces import COSINE, UNITS, grid, paraboloid, squared_distance, surface, three_classes, three_lines
@@ -642,6 +643,16 @@ def test_of_many_curves_only_the_highest_barrier_has_an_arrow():
     ax = plots.surface_lines(found).axes[0]
     (arrow,) = [text for text in ax.texts if getattr(text, "arrow_patch", None)]
     assert arrow.xy[1] - arrow.xyann[1] == pytest.approx(found.barrier.max())
+
+
+def test_what_has_no_colour_is_seen_on_dark_ground_too():
+    with theme.styled(dark=True):
+        ax = plots.surface_lines(three_lines()).axes[0]
+    arrow = next(text.arrow_patch for text in ax.texts if getattr(text, "arrow_patch", None))
+    assert np.mean(arrow.get_edgecolor()[:3]) > 0.8
+    assert np.mean(ax.get_facecolor()[:3]) < 0.2
+    checkpoint = next(line for line in ax.lines if line.get_linestyle() == "--")
+    assert np.mean(to_rgb(checkpoint.get_color())) > 0.8
 
 
 def test_ends_of_a_line_have_names_and_further_marks_are_counted():

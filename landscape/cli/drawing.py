@@ -25,7 +25,7 @@ DRAWING = (
     click.option(
         "--vmax", type=float, help="Of a surface: highest loss that is told apart; what is higher is clipped."
     ),
-    click.option("--levels", type=int, metavar="N", help="Of contours: about so many levels. [default: 10]"),
+    click.option("--levels", type=int, metavar="N", help="Of contours: about so many levels. [default: 12]"),
     click.option("--zmax", type=float, help="Of --kind 3d: loss at which the surface is cut off."),
     click.option(
         "--euclidean",

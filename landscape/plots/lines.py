@@ -222,9 +222,9 @@ def _arrow(ax: Axes, curve: _Curve) -> None:
     top = int(np.nanargmax(loss - chord))
     t = np.linspace(0, 1, 101)  # on a logarithmic axis it is no straight line
     ax.plot(t * curve.unit, (1 - t) * first + t * last, color=curve.colour, linewidth=0.9, linestyle=":")
-    style = {"arrowstyle": "<->", "color": "0.2", "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 7}
+    style = {"arrowstyle": "<->", "color": panels.ink(), "shrinkA": 0, "shrinkB": 0, "linewidth": 0.9}
     place = x[top] * curve.unit
-    ax.annotate("", (place, loss[top]), (place, chord[top]), arrowprops=style, zorder=4)
+    ax.annotate("", (place, loss[top]), (place, chord[top]), arrowprops=style | {"mutation_scale": 7}, zorder=4)
     ax.annotate(
         theme.number(curve.barrier),
         (place, (loss[top] + chord[top]) / 2),
@@ -232,7 +232,7 @@ def _arrow(ax: Axes, curve: _Curve) -> None:
         textcoords="offset points",
         va="center",
         fontsize=7,
-        path_effects=[withStroke(linewidth=1.6, foreground="w")],
+        path_effects=[withStroke(linewidth=1.6, foreground=panels.ground())],
         zorder=4,
     )
 
@@ -248,7 +248,7 @@ def _marks(axes: Sequence[Axes], surface: Surface, euclidean: bool, *, others: b
     for ax in axes:
         limits = ax.get_xlim()
         for x in found.values():
-            ax.axvline(x * unit, color="0.35", linewidth=0.7, linestyle="--", zorder=1)
+            ax.axvline(x * unit, color=panels.ink(), alpha=0.7, linewidth=0.7, linestyle="--", zorder=1)
         ax.set_xlim(limits)
     if len(found) > MOST_MARKS:
         found = {"checkpoint": 0.0}

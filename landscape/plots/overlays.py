@@ -86,6 +86,9 @@ def surface_overlay(
         drawing.draw_points(ax, surface, euclidean=euclidean)
         draw_marks(ax, surface, None, euclidean=euclidean)
         planes.label_axes(ax, surface, euclidean=euclidean)
+        ax.tick_params(labelsize=7.5)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.label.set_fontsize(8.5)
         handles += run_handles(surface) if isinstance(surface, Trajectory) else []
         panels.legend(ax, handles, "part (training samples)")
     return fig

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -40,6 +41,16 @@ class Sizes:
     contours: float  # numbers on contour lines, points; 0 for none
     marks: float  # of their usual size
     gap: float  # between columns
+
+
+def ink() -> str:
+    """Return the colour of letters, which is that of what is drawn in no colour."""
+    return str(rcParams["text.color"])
+
+
+def ground() -> str:
+    """Return the colour behind what is drawn in an axes."""
+    return str(rcParams["axes.facecolor"])
 
 
 def columns_of(n: int) -> int:

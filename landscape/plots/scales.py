@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
 
-LEVELS = 10
+LEVELS = 12
 SPANS = 30.0
 """From this ratio of the highest and the lowest loss on a scale is logarithmic."""
 ALIKE = 1e-4
@@ -90,7 +90,7 @@ def scale(
 
     Args:
         values: any shape; those that are not finite do not count.
-        levels: about how many, or which; None for about ten.
+        levels: about how many, or which; None for about twelve.
         log: None is logarithmic where the values span decades.
         vmin: lowest level; None for what the values need.
         vmax: highest level.

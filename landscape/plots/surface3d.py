@@ -140,6 +140,6 @@ def _frame(
         ax.zaxis.set_major_locator(MaxNLocator(4, steps=theme.STEPS))
         ax.zaxis.set_major_formatter(FuncFormatter(lambda z, _: label(z)))
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
-        axis.set_pane_color((0.95, 0.95, 0.97, 1.0))
+        axis.set_pane_color(panels.ground())
         axis.set_tick_params(labelsize=size.axes - 2, pad=-2)
         axis.labelpad = -5

@@ -135,7 +135,7 @@ def trajectory_along(
                 loss.plot(x[own], surface["loss"][p, own], linestyle="--", **style | {"linewidth": 0.9})
                 accuracy.plot(x[own], surface["accuracy"][p, own], linestyle="--", **style | {"linewidth": 0.9})
             distance.plot(
-                x[own], trajectory.mark_distance[own], color="0.25", linewidth=1.2, marker=".", markersize=3.5
+                x[own], trajectory.mark_distance[own], color=panels.ink(), linewidth=1.2, marker=".", markersize=3.5
             )
             loss.set_title(theme.shorten(run, 30), parse_math=False)
             _scales(loss, accuracy, distance, trajectory, shared)
