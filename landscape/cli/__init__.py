@@ -6,6 +6,7 @@ commands come from the entry-point group "landscape.commands"; a name of this pa
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Generator, Sequence
@@ -36,6 +37,7 @@ COMMANDS = {
     "info": ("landscape.cli.inspect:info", "What a result file or a checkpoint holds."),
     "plot": ("landscape.cli.show:plot", "Draw a figure of a result file."),
     "compare": ("landscape.cli.show:compare", "Compare result files, side by side."),
+    "report": ("landscape.cli.report:report", "Results of any kinds as one page to read and to turn."),
     "export": ("landscape.cli.show:export", "Write a result file in another format."),
 }
 """Name: where the command is, as module:attribute, and its line in the help."""
@@ -63,7 +65,7 @@ class Commands(click.Group):
             command = plugins[cmd_name].load()
         else:
             return None
-        command.help = (command.help or "").split("\n\nRaises:")[0]  # for readers of the code
+        command.help = re.split(r"\n\s*Raises:", command.help or "")[0]  # the rest is for readers of the code
         if not any("-v" in p.opts for p in command.params):
             command.params.append(_verbose_option())
         return command

@@ -1,0 +1,179 @@
+"""What the page's script draws: the quadratures of spectra, and surfaces as heights, as JSON.
+
+Nodes and weights are given with nine digits and losses with six, more than a picture tells apart; the files have all.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from landscape import quadrature
+from landscape.errors import InputError
+from landscape.plots import planes, theme
+from landscape.plots.density import FLOOR, MATRICES
+from landscape.plots.parts import joined, named
+from landscape.plots.scales import Scale, label, scale
+from landscape.report.rows import Column, Row
+from landscape.report.sources import Source, kind_of
+from landscape.results import Spectrum, Surface, Trajectory
+
+_DIGITS = {"spectrum": 9, "surface": 6}
+
+
+def frequency(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, Any]:
+    """Return every measure of every part beside its number of training samples.
+
+    Args:
+        rows: of the summary.
+        columns: of the summary.
+
+    Returns:
+        The measures that some part has as a number, and the rows with those.
+    """
+    measures = [column for column in columns if not column.count]
+    points: list[dict[str, Any]] = []
+    for row in rows:
+        values = {
+            column.key: [_plain(row.cells[column.key].value), _plain(row.cells[column.key].error)]
+            for column in measures
+            if column.key in row.cells
+        }
+        trained = row.cells["trained"].value
+        points.append({"model": row.model, "part": row.part, "trained": _plain(trained), "values": values})
+    drawn = [c for c in measures if any(p["values"].get(c.key, [None])[0] is not None for p in points)]
+    first = next((c.key for c in drawn if c.key in _FIRST), drawn[0].key if drawn else None)
+    return {"measures": [{"key": c.key, "name": c.heading} for c in drawn], "first": first, "points": points}
+
+
+_FIRST = ("lambda_max", "doubling_radius", "ball_rise", "gradient", "quality")
+"""Measures that are shown before the reader chooses, where they are known."""
+
+
+def densities(sources: Sequence[Source]) -> dict[str, Any] | None:
+    """Return the quadratures of all spectra.
+
+    Args:
+        sources: the results.
+
+    Returns:
+        None without spectra; else the nodes and weights of each probe, part by part, and what the axes need: the ends
+        of the nodes, and the lowest density that is worth showing.
+    """
+    spectra = [(s.model, s.result) for s in sources if isinstance(s.result, Spectrum)]
+    if not spectra:
+        return None
+    curves = [_quadratures(model, spectrum) for model, spectrum in spectra]
+    return {
+        "spectra": curves,
+        "parts": list(dict.fromkeys(part for _, spectrum in spectra for part in spectrum.parts)),
+        "floor": FLOOR,
+        "size": max(spectrum.size for _, spectrum in spectra),
+    }
+
+
+def _quadratures(model: str, spectrum: Spectrum) -> dict[str, Any]:
+    parts = {}
+    for p, part in enumerate(spectrum.parts):
+        nodes, weights = quadrature.nodes_and_weights(spectrum.alpha[p], spectrum.beta[p], spectrum.steps[p])
+        top = theme.with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p])
+        trace = theme.with_error(spectrum.trace[p], spectrum.trace_stderr[p])
+        parts[part] = {
+            "nodes": [_rounded(row[:m], "spectrum") for row, m in zip(nodes, spectrum.steps[p], strict=True)],
+            "weights": [_rounded(row[:m], "spectrum") for row, m in zip(weights, spectrum.steps[p], strict=True)],
+            "samples": int(spectrum.n_samples[p]),
+            "words": f"lambda_max {top}" + ("" if spectrum.converged[p] else ", not converged") + f", trace {trace}",
+        }
+    return {"model": model, "matrix": MATRICES.get(spectrum.operator, "H"), "parts": parts}
+
+
+def surfaces(sources: Sequence[Source]) -> dict[str, Any] | None:
+    """Return the planes, as they are drawn in three dimensions, with one scale for all.
+
+    More than twelve parts are joined, as in the figures beside them. Points between those of an adaptive grid are
+    interpolated; a loss that is not finite is a hole.
+
+    Args:
+        sources: the results.
+
+    Returns:
+        None without planes that have a finite loss.
+    """
+    found = []
+    for source in sources:
+        if isinstance(source.result, Surface) and drawable(source):
+            surface, chosen, joining = joined(source.result, None)
+            found.append((source, surface, chosen, joining, planes.filled(surface)[chosen]))
+    if not found:
+        return None
+    shared = scale(np.concatenate([values.ravel() for *_, values in found]))
+    return {"surfaces": [_heights(*one) for one in found], "scale": _scale(shared)}
+
+
+def drawable(source: Source) -> bool:
+    """Say whether a result is a plane of which there is a surface to turn."""
+    surface = source.result
+    if not isinstance(surface, Surface) or kind_of(surface) == "line" or not np.isfinite(surface.loss).any():
+        return False
+    try:
+        planes.check_plane(surface)
+    except InputError:
+        return False
+    return True
+
+
+def _heights(
+    source: Source, surface: Surface, chosen: Sequence[int], joining: str, values: np.ndarray
+) -> dict[str, Any]:
+    return {
+        "name": f"{source.model} ({surface.kind})",
+        "parts": [named(surface, p, 40) for p in chosen],
+        "joining": joining,
+        "x": _rounded(surface.xcoordinates, "surface"),
+        "y": _rounded(surface.ycoordinates, "surface"),
+        "axes": planes.axis_labels(surface),
+        "units": planes.units(surface),
+        "loss": [[_rounded(row, "surface") for row in heights] for heights in values],
+        "marks": _marks(surface, chosen),
+        "verdict": surface.verdict,
+    }
+
+
+def _marks(surface: Surface, chosen: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the marks, run by run, at their true losses."""
+    on = np.full(len(surface.marks), -1)
+    runs: tuple[str, ...] = ()
+    if isinstance(surface, Trajectory):
+        on, runs = surface.mark_run, surface.runs
+    found = []
+    for run in dict.fromkeys(on.tolist()):
+        own = np.flatnonzero(on == run)
+        found.append({
+            "name": runs[run] if run >= 0 else "marked points",
+            "path": run >= 0,
+            "names": [surface.marks[i] for i in own],
+            "x": _rounded(surface.mark_position[own, 0], "surface"),
+            "y": _rounded(surface.mark_position[own, 1], "surface"),
+            "loss": [_rounded(surface.mark_loss[own, p], "surface") for p in chosen],
+        })
+    return found
+
+
+def _scale(shared: Scale) -> dict[str, Any]:
+    ticks = shared.ticks(8)
+    return {
+        "log": shared.log,
+        "low": shared.low,
+        "high": shared.high,
+        "ticks": [{"value": float(tick), "text": label(tick)} for tick in ticks],
+    }
+
+
+def _rounded(values: np.ndarray, kind: str) -> list[float | None]:
+    digits = _DIGITS[kind]
+    return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _plain(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

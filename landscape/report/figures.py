@@ -1,0 +1,136 @@
+"""The figures of `landscape plot` as pictures inside the page, with what they show in words, and maps in numbers."""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from landscape.errors import InputError
+from landscape.plots import KIND_FIGURES, theme
+from landscape.plots.distances import MATRICES
+from landscape.report.sources import kind_of
+from landscape.results import Distances, Features, Gradients, Result, Spectrum
+
+MOST_NUMBERS = 20
+"""Rows of a map that is repeated in numbers."""
+
+_DPI, _SHOWN_DPI = 200, 120  # pixels of a picture and of the page for an inch of the figure
+
+SHOWN: Mapping[str, Mapping[str, str]] = {
+    "spectrum": {
+        "density": "Eigenvalue density of each part, with the same axes and width",
+        "overlap": "How sharp the sharpest directions of each part are for the others",
+        "subspaces": "How alike the sharpest directions of the parts are",
+    },
+    "surface": {
+        "contour": "Contours of the loss over the plane, a panel for each part with the same levels",
+        "accuracy": "Contours of the accuracy over the plane, a panel for each part",
+    },
+    "line": {"line": "Loss and accuracy of each part along the line"},
+    "trajectory": {
+        "path": "Paths of training over the contours of the loss, and their distance from the plane",
+        "along": "True loss and accuracy along each path, beside those of the surface at its projections",
+    },
+    "sharpness": {"rises": "Rise of the loss of each part within a ball and under noise, against training samples"},
+    "distances": {
+        "matrix": "Four distances between the points as maps, points that lie together side by side",
+        "losses": "Loss of each part at each point",
+        "epochs": "Distance of training to each point, over the epochs",
+    },
+    "gradients": {
+        "cosines": "Cosines between the gradients of all pairs of parts, and with the whole gradient",
+        "decomposition": "Gradient of each part, along the whole gradient and off it",
+        "norms": "Length and share of the gradient of each part, against training samples",
+        "epochs": "Agreement of the gradient of each part with the whole, over the epochs",
+    },
+    "features": {
+        "quality": "Quality of the features of each class",
+        "angles": "Angles between the class means of the features",
+        "collapse": "Four signs of neural collapse",
+    },
+    "history": {
+        "training": "Loss and accuracy over the epochs, of all samples and of each class",
+        "quality": "Quality of the features of each class, over the epochs",
+        "cosines": "Cosine of the gradients of class and batch, over the epochs",
+    },
+}
+"""Figures of each kind of result, by their names in `plots.KIND_FIGURES`, and what they show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure in the page."""
+
+    uri: str
+    words: str  # what it shows
+    width: int  # in pixels of the page
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """A map in numbers."""
+
+    title: str
+    names: tuple[str, ...]  # of rows and columns
+    cells: list[list[str]]
+
+
+def pictures(result: Result) -> tuple[list[Picture], list[str]]:
+    """Draw the figures of a result.
+
+    Args:
+        result: of a kind in `sources.KINDS`.
+
+    Returns:
+        The pictures, and a sentence for each figure that this result has not got, with the reason.
+    """
+    kind = kind_of(result)
+    drawn, missing = [], []
+    for name, words in SHOWN[kind].items():
+        try:
+            figure = KIND_FIGURES[kind][name](result, None)
+        except InputError as error:
+            missing.append(f"{words}: {error}")
+            continue
+        content = io.BytesIO()
+        with theme.theme():
+            # Half as large as PNG, and as true.
+            figure.savefig(content, format="webp", dpi=_DPI, pil_kwargs={"lossless": True})
+        width, height = (round(inches * _SHOWN_DPI) for inches in figure.get_size_inches())
+        uri = f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+        drawn.append(Picture(uri=uri, words=words, width=width, height=height))
+    return drawn, missing
+
+
+def matrices(result: Any) -> list[Matrix]:
+    """Return the maps of a result in numbers: over runs their mean, over checkpoints the last.
+
+    Args:
+        result: of any kind.
+
+    Returns:
+        None of more than `MOST_NUMBERS` rows.
+    """
+    maps: dict[str, np.ndarray | None] = {}
+    if isinstance(result, Distances):
+        maps = {title.replace("\n", " "): getattr(result, name).mean(axis=0) for name, title in MATRICES.items()}
+    elif isinstance(result, Gradients):
+        maps = {"cosine of the gradients": result.between[-1]}
+    elif isinstance(result, Features) and result.mean_cosine is not None:
+        maps = {"cosine of the class means": result.mean_cosine[-1]}
+    elif isinstance(result, Spectrum):
+        maps = {"overlap (rows: whose directions, columns: whose matrix)": result.overlap}
+    names = result.points if isinstance(result, Distances) else result.parts
+    return [
+        Matrix(title=title, names=names, cells=_written(values))
+        for title, values in maps.items()
+        if values is not None and len(names) <= MOST_NUMBERS
+    ]
+
+
+def _written(values: np.ndarray) -> list[list[str]]:
+    return [[f"{value:.3g}".replace("-", "\N{MINUS SIGN}") for value in row] for row in values.tolist()]

@@ -1,0 +1,111 @@
+"""The results in a report: from which file each is, which of them describe the same checkpoint, and what it is called.
+
+Results describe the same checkpoint where the weights, the data, the split and the loss agree; their numbers then stand
+in one row. Two results of one kind never share a row.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from landscape.errors import InputError, StoreError
+from landscape.results import History, Result
+
+KINDS = ("spectrum", "surface", "trajectory", "sharpness", "distances", "gradients", "features", "history")
+"""Kinds of results that a report shows."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A result, its file, and the model that it is of."""
+
+    file: str
+    sha256: str  # of the file
+    result: Result
+    model: str  # a name that results of the same checkpoint share, and no others
+    fresh: bool  # the first of this model
+
+
+def open_sources(results: Mapping[Path, Result]) -> list[Source]:
+    """Find out which results are of the same checkpoint, and name the models.
+
+    Args:
+        results: by their files.
+
+    Returns:
+        As many sources, in the same order.
+
+    Raises:
+        InputError: a result of a kind that is not shown.
+        StoreError: a file cannot be read.
+    """
+    seen: Counter[Hashable] = Counter()
+    models: list[tuple[Hashable, int]] = []
+    for file, result in results.items():
+        if result.kind not in KINDS:
+            known = ", ".join(KINDS)
+            raise InputError(f"{file} is a {result.kind}, which a report does not show: give files of {known}")
+        checkpoint = _checkpoint(file, result)
+        models.append((checkpoint, seen[checkpoint, result.kind]))
+        seen[checkpoint, result.kind] += 1
+    firsts: dict[tuple[Hashable, int], tuple[Path, Result]] = {}
+    for model, entry in zip(models, results.items(), strict=True):
+        firsts.setdefault(model, entry)
+    names = dict(zip(firsts, _names(list(firsts.values())), strict=True))
+    return [
+        Source(
+            file=str(file),
+            sha256=_sha256(file),
+            result=result,
+            model=names[model],
+            fresh=firsts[model][0] == file,
+        )
+        for model, (file, result) in zip(models, results.items(), strict=True)
+    ]
+
+
+def _checkpoint(file: Path, result: Result) -> Hashable:
+    """Return what tells the checkpoint, and what was evaluated on it, from others; the file where that is unknown."""
+    about = result.provenance
+    sha256 = about.get("checkpoint_sha256")
+    several = about.get("checkpoints")
+    if isinstance(several, Mapping) and several:
+        sha256 = list(several.values())[-1]  # of gradients and features at several checkpoints the last is shown
+    if not isinstance(sha256, str):
+        return str(file)
+    return sha256, *(str(about.get(key)) for key in ("data_sha256", "split", "loss"))
+
+
+def _names(firsts: Sequence[tuple[Path, Result]]) -> list[str]:
+    """Return the shortest names that differ: methods, the checkpoints' last two names, files' stems, or their paths."""
+    stems = [file.stem for file, _ in firsts]
+    for of in (_method, _checkpoint_name):
+        names = [of(result) or stem for (_, result), stem in zip(firsts, stems, strict=True)]
+        if len(set(names)) == len(names):
+            return names
+    return stems if len(set(stems)) == len(stems) else [str(file) for file, _ in firsts]
+
+
+def _method(result: Result) -> str:
+    return result.method if isinstance(result, History) else str(result.provenance.get("method") or "")
+
+
+def _checkpoint_name(result: Result) -> str:
+    path = Path(str(result.provenance.get("checkpoint") or ""))
+    return "/".join((*path.parts[-2:-1], path.stem)) if path.name else ""
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with open(file, "rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def kind_of(result: Any) -> str:
+    """Return the kind of result; a surface over one direction is a "line"."""
+    return "line" if result.kind == "surface" and result.is_line else str(result.kind)

@@ -1,0 +1,86 @@
+"""One small result of each kind that a report shows, of one checkpoint or of several."""
+
+import dataclasses
+
+import numpy as np
+from surfaces import grid, paraboloid, surface, three_classes, three_lines
+from synthetic import classes
+from test_plots_features import features
+from test_plots_gradients import THREE, gradients
+from test_plots_history import history
+
+from landscape.results import Distances, Sharpness, Trajectory
+
+PARTS = ("class 0", "class 1", "class 2")
+
+
+def of_checkpoint(result, name="a", **about):
+    """The result as one of the checkpoint `name`, with that name as its method."""
+    made = {"checkpoint_sha256": name * 64, "checkpoint": f"runs/{name}/last.pt", "method": name, "split": "train"}
+    return dataclasses.replace(result, provenance={**result.provenance, **made, "loss": "ce", **about})
+
+
+def spectrum(n=3, **options):
+    found = classes(n, steps=12, **options)
+    counts = np.array([500, 50, 5, *range(4, 4 - n + 3, -1)][:n]) if n > 3 else np.array([500, 50, 5][:n])
+    return dataclasses.replace(found, train_counts=counts, n_samples=np.array([9, 5, 1, *[1] * n][:n]))
+
+
+def trajectory():
+    of = grid(np.linspace(-1, 1, 5), np.linspace(-2, 2, 5))
+    loss = np.concatenate([paraboloid(of, 0.1 * (p + 1), p + 1.0) for p in range(3)])
+    return surface(of, loss, kind=Trajectory, marks=("ce-1", "sam-1", "ce-2", "sam-2"))
+
+
+def sharpness(parts=PARTS, **changed):
+    n = len(parts)
+    grows = np.linspace(0.1, 1.0, n)
+    fields = {name: grows * k for k, name in enumerate(
+        ("loss", "accuracy", "first_order_rise", "worst_rise", "noise_rise", "noise_rise_stderr", "doubling_radius"), 1
+    )}  # fmt: skip
+    fields |= {"parts": parts, "doubling_radius_spread": 0.1 * grows, "accuracy": grows}
+    fields |= {"n_samples": np.array([9, 5, 1])[:n], "train_counts": np.array([500, 50, 5])[:n]}
+    fields |= {"rho": 0.05, "adaptive": False, "sigma": 0.1, "draws": 4, "limit": 2.0}
+    return Sharpness(**fields | changed)
+
+
+def distances(runs=2):
+    rng = np.random.default_rng(0)
+    points, parts = ("class 0", "class 2", "last"), PARTS
+    n, m = len(points), len(parts)
+    square = {name: rng.random((runs, n, n)) for name in ("euclidean", "cosine", "filter_normalised", "fisher")}
+    square["euclidean"] = square["euclidean"] + square["euclidean"].swapaxes(1, 2)
+    square["euclidean"][:, range(n), range(n)] = 0
+    return Distances(
+        runs=tuple(f"seed {k}" for k in range(runs)),
+        points=points,
+        parts=parts,
+        n_samples=np.array([9, 5, 1]),
+        train_counts=np.array([500, 50, 5]),
+        **square,
+        barrier=np.full((runs, n, n, m), np.nan),
+        norm=rng.random((runs, n)),
+        point_epoch=np.full((runs, n), np.nan),
+        loss=rng.random((runs, n, m)),
+        accuracy=rng.random((runs, n, m)),
+        epoch=np.arange(3.0),
+        along_training=rng.random((runs, 3, n)),
+        source="memory bank",
+        parameters="encoder",
+        size=10,
+    )
+
+
+def all_kinds():
+    """A result of each kind by the name of its file; those of checkpoint a share their rows."""
+    return {
+        "spectrum.h5": of_checkpoint(spectrum()),
+        "sharpness.h5": of_checkpoint(sharpness()),
+        "surface.h5": of_checkpoint(three_classes(5, 5)),
+        "line.h5": of_checkpoint(three_lines(), "b"),
+        "path.h5": of_checkpoint(trajectory(), "c"),
+        "distances.h5": of_checkpoint(distances(), "d"),
+        "gradients.h5": of_checkpoint(gradients(THREE, [500, 50, 5]), "e"),
+        "features.h5": of_checkpoint(features(3), "f"),
+        "history.h5": history(),
+    }
