@@ -9,7 +9,7 @@ BIN = .venv/bin
 	$(BIN)/pip install --quiet --no-deps --requirement tests/peers.txt
 	touch $@
 
-.PHONY: install demo test lint benchmark clean
+.PHONY: install demo test lint figures notebooks benchmark clean
 install: .venv/installed
 
 demo: .venv/installed
@@ -23,6 +23,12 @@ lint: .venv/installed
 
 test: lint
 	$(BIN)/pytest -n 2
+
+figures: .venv/installed
+	$(BIN)/python figures/make.py
+
+notebooks: .venv/installed
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/hessian.py $(ARGS)
