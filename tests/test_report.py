@@ -149,6 +149,19 @@ def test_two_spectra_of_one_checkpoint_and_other_data_have_rows_of_their_own(sou
     assert "trace" not in found["s", "test", "class 0"]
 
 
+def test_a_line_shares_the_rows_of_a_plane_and_the_plane_of_a_path_does_not(sources, no_figures):
+    radii = dict(zip(("p.h5", "l.h5", "t.h5"), np.arange(9.0).reshape(3, 3), strict=True))
+    made = dict(zip(radii, (three_classes(5, 5), three_lines(), trajectory()), strict=True))
+    results = {name: of_checkpoint(dataclasses.replace(r, doubling_radius=radii[name])) for name, r in made.items()}
+    found = Page(page(sources(results))).table()
+    assert len(found) == 6
+    row = found["p", "train", "class 2"]
+    assert row["barrier"][0] == results["l.h5"].barrier[2]
+    assert row["doubling radius in the plane"] == (2.0, "2.000")
+    assert row["doubling radius on the line"] == (5.0, "5.000")
+    assert found["t", "train", "class 2"]["doubling radius in the plane"] == (8.0, "8.000")
+
+
 def test_what_a_number_does_not_tell_is_said(sources, no_figures):
     one = dataclasses.replace(spectrum(probes=1), converged=np.array([True, False, True]))
     plane = three_classes(5, 5, doubling_radius=np.array([np.nan, 1.0, 2.0]), train_counts=np.full(3, np.nan))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from landscape.plots import theme
-from landscape.report.sources import Source
+from landscape.report.sources import Source, kind_of
 from landscape.results import KINDS, Distances, Result, Spectrum
 
 
@@ -40,7 +40,7 @@ def _everywhere(name: str, *kinds: str) -> dict[str, tuple[str, str | None]]:
     return {kind: (name, None) for kind in kinds}
 
 
-_PARTS = ("spectrum", "surface", "trajectory", "sharpness", "distances", "gradients", "features")
+_PARTS = ("spectrum", "line", "surface", "trajectory", "sharpness", "distances", "gradients", "features")
 _PLANE = ("surface", "trajectory")
 
 COLUMNS = (
@@ -62,14 +62,14 @@ COLUMNS = (
         key="loss",
         heading="loss",
         of=_everywhere("loss", "spectrum", "sharpness", "features")
-        | _everywhere("centre_loss", *_PLANE)
+        | _everywhere("centre_loss", "line", *_PLANE)
         | _everywhere("test_loss_per_class", "history"),
     ),
     Column(
         key="accuracy",
         heading="accuracy",
         of=_everywhere("accuracy", "spectrum", "sharpness", "features")
-        | _everywhere("centre_accuracy", *_PLANE)
+        | _everywhere("centre_accuracy", "line", *_PLANE)
         | _everywhere("test_accuracy_per_class", "history"),
         share=True,
     ),
@@ -88,8 +88,15 @@ COLUMNS = (
         of=_everywhere("doubling_radius", *_PLANE),
         missing="none",
     ),
+    Column(
+        key="doubling_on_line",
+        heading="doubling radius on the line",
+        of=_everywhere("doubling_radius", "line"),
+        missing="none",
+    ),
     Column(key="plane_rise", heading="worst rise in the plane", of=_everywhere("worst_rise", *_PLANE)),
-    Column(key="barrier", heading="barrier", of=_everywhere("barrier", *_PLANE)),
+    Column(key="line_rise", heading="worst rise on the line", of=_everywhere("worst_rise", "line")),
+    Column(key="barrier", heading="barrier", of=_everywhere("barrier", "line")),
     Column(key="ball_rise", heading="worst rise in the ball", of=_everywhere("worst_rise", "sharpness")),
     Column(key="noise_rise", heading="rise under noise", of={"sharpness": ("noise_rise", "noise_rise_stderr")}),
     Column(
@@ -139,7 +146,7 @@ def rows_of(sources: Sequence[Source]) -> list[Row]:
     for source in sources:
         result: Any = source.result
         split = "test" if result.kind == "history" else str(result.provenance.get("split") or "unknown")
-        numbers = {c.key: _values(result, c) for c in COLUMNS if result.kind in c.of}
+        numbers = {c.key: _values(result, c) for c in COLUMNS if kind_of(result) in c.of}
         for p, part in enumerate(result.parts):
             # A class and a group may share a name, but not the number of samples too.
             key = part, float(numbers["samples"][0][p])
@@ -162,7 +169,7 @@ _NOTHING = (None, None)
 
 def _values(result: Result, column: Column) -> Any:
     """Return the values of all parts and their errors, or None for what this result was made without."""
-    name, error = column.of[result.kind]
+    name, error = column.of[kind_of(result)]
     if isinstance(result, Distances) and name == "norm":
         return _ways(result)
     if getattr(result, name) is None:
@@ -203,5 +210,5 @@ def _text(column: Column, value: float, error: float | None) -> str:
 
 
 def _metadata(kind: str, name: str) -> Mapping[str, Any]:
-    declared = KINDS[kind].__dataclass_fields__
+    declared = KINDS["surface" if kind == "line" else kind].__dataclass_fields__
     return declared[name].metadata

@@ -1,7 +1,7 @@
 """The results in a report: from which file each is, which of them describe the same checkpoint, and what it is called.
 
 Results describe the same checkpoint where the weights, the data, the split and the loss agree; their numbers then stand
-in one row. Two results of one kind never share a row.
+in one row. Two results of one kind never share a row, nor do a plane and the plane of a path.
 """
 
 import hashlib
@@ -26,7 +26,6 @@ class Source:
     sha256: str  # of the file
     result: Result
     model: str  # a name that results of the same checkpoint share, and no others
-    fresh: bool  # the first of this model
 
 
 def open_sources(results: Mapping[Path, Result]) -> list[Source]:
@@ -49,8 +48,9 @@ def open_sources(results: Mapping[Path, Result]) -> list[Source]:
             known = ", ".join(KINDS)
             raise InputError(f"{file} is a {result.kind}, which a report does not show: give files of {known}")
         checkpoint = _checkpoint(file, result)
-        models.append((checkpoint, seen[checkpoint, result.kind]))
-        seen[checkpoint, result.kind] += 1
+        kind = "surface" if result.kind == "trajectory" else kind_of(result)
+        models.append((checkpoint, seen[checkpoint, kind]))
+        seen[checkpoint, kind] += 1
     firsts: dict[tuple[Hashable, int], tuple[Path, Result]] = {}
     for model, entry in zip(models, results.items(), strict=True):
         firsts.setdefault(model, entry)
@@ -61,10 +61,14 @@ def open_sources(results: Mapping[Path, Result]) -> list[Source]:
             sha256=_sha256(file),
             result=result,
             model=names[model],
-            fresh=firsts[model][0] == file,
         )
         for model, (file, result) in zip(models, results.items(), strict=True)
     ]
+
+
+def kind_of(result: Any) -> str:
+    """Return the kind of result; a surface over one direction is a "line"."""
+    return "line" if result.kind == "surface" and result.is_line else str(result.kind)
 
 
 def _checkpoint(file: Path, result: Result) -> Hashable:
@@ -104,8 +108,3 @@ def _sha256(file: Path) -> str:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror}") from None
-
-
-def kind_of(result: Any) -> str:
-    """Return the kind of result; a surface over one direction is a "line"."""
-    return "line" if result.kind == "surface" and result.is_line else str(result.kind)

@@ -44,8 +44,11 @@ function drawFrequency() {
   const parts = [...new Set(shown.map((p) => p.part))];
   const where = (p) => (counted ? p.trained : parts.indexOf(p.part));
   const xs = shown.map(where);
+  const [fewest, most] = [Math.min(...xs), Math.max(...xs)];
+  const spread = 0.08 * (most - fewest);
+  const counts = "training samples of the part";
   const x = counted
-    ? logAxis(Math.min(...xs) / 1.25, Math.max(...xs) * 1.25, "training samples of the part")
+    ? most >= 5 * fewest ? logAxis(fewest / 1.25, most * 1.25, counts) : linearAxis(fewest - spread, most + spread, counts)
     : { ...linearAxis(-0.5, parts.length - 0.5, "parts, in the order of the table"), ticks: [] };
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const margin = 0.12 * (high - low || Math.abs(high) || 1);
@@ -170,6 +173,7 @@ function drawSurface(view) {
     tickvals: scale.ticks.map(({ value }) => height(value)),
     ticktext: scale.ticks.map(({ text }) => text),
   };
+  const [low, high] = [height(scale.low), height(scale.high)];
   const ink = getComputedStyle(document.body).color;
   const loss = found.loss[p];
   const relief = {
@@ -180,8 +184,8 @@ function drawSurface(view) {
     text: loss.map((row) => row.map((v) => (v === null ? "" : `loss ${short(v)}`))),
     hoverinfo: "x+y+text",
     colorscale: "Viridis",
-    cmin: height(scale.low),
-    cmax: height(scale.high),
+    cmin: low,
+    cmax: high,
     colorbar: { ...ticks, title: { text: "mean loss" }, len: 0.8, thickness: 12 },
     contours: { z: { show: true, usecolormap: true, project: { z: true } } },
   };
@@ -202,12 +206,13 @@ function drawSurface(view) {
     margin: { l: 0, r: 0, t: 0, b: 0 },
     paper_bgcolor: "#0000",
     font: { color: ink },
+    modebar: { bgcolor: "#0000", color: ink },
     showlegend: marks.length > 0,
     legend: { x: 0, y: 1 },
     scene: {
       xaxis: axis(found.axes[0]),
       yaxis: axis(found.axes[1]),
-      zaxis: { ...axis("loss"), ...ticks },
+      zaxis: { ...axis(""), ...ticks, range: [low - 0.15 * (high - low), high] }, // with room for the contours below
       aspectmode: "manual",
       aspectratio: { x: 1, y: 1, z: 0.8 },
       camera: camera(),
