@@ -119,8 +119,9 @@ def _chosen(spectrum: Spectrum, matrix: np.ndarray | None, parts: Sequence[str] 
 
 
 def _about(spectrum: Spectrum, values: np.ndarray, order: Sequence[int]) -> str:
-    n_vectors = 0 if spectrum.ritz_vectors is None else spectrum.ritz_vectors.shape[1]
-    lines = [f"{n_vectors} direction{'s' * (n_vectors != 1)} of each part; in brackets its training samples"]
+    k = None if spectrum.ritz_vectors is None else spectrum.ritz_vectors.shape[1]  # a file may have been made smaller
+    directions = "sharpest directions" if k is None else f"{k} direction{'s' * (k != 1)}"
+    lines = [f"{directions} of each part; in brackets its training samples"]
     if not spectrum.vectors_converged[list(order)].all():
         lines.append("*: directions that have not converged")
     if np.isnan(values).any():
