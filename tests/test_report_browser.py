@@ -33,7 +33,7 @@ def opened(tmp_path, monkeypatch):
             for name, result in results.items():
                 store.save(tmp_path / name, result)
             made = {tmp_path / name: result for name, result in results.items()}
-            (tmp_path / "report.html").write_text(page(open_sources(made)))
+            (tmp_path / "report.html").write_text(page(open_sources(made)), encoding="utf-8")
             driver.get((tmp_path / "report.html").as_uri())
             return driver
 

@@ -146,7 +146,7 @@ function drawDensity() {
 
 // Surfaces: one or two views with one eye and one scale.
 
-const EYE = { azimuth: -58, elevation: 32, distance: 2.4 };
+const EYE = { azimuth: -58, elevation: 32, distance: 2.7 };
 const asText = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;"); // plotly reads markup
 
 function camera() {
@@ -201,7 +201,7 @@ function drawSurface(view) {
     marker: { size: 4, symbol: ["circle", "square", "diamond", "cross"][i % 4] },
     line: { width: 5 },
   }));
-  const axis = (name) => ({ title: { text: asText(name) }, color: ink, gridcolor: "#8888", backgroundcolor: "#0000" });
+  const axis = (name) => ({ title: { text: asText(name) }, color: ink, gridcolor: "#9aa4af", backgroundcolor: "#0000" });
   const layout = {
     margin: { l: 0, r: 0, t: 0, b: 0 },
     paper_bgcolor: "#0000",
