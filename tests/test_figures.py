@@ -1,0 +1,23 @@
+"""The gallery is what the committed result files give."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.slow
+def test_the_gallery_rebuilds_to_the_same_pixels():
+    done = subprocess.run(
+        [sys.executable, "figures/make.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_result_files_of_the_gallery_are_small():
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "figures" / "data").glob("*.h5")}
+    assert sizes
+    assert max(sizes.values()) < 500_000, sizes
