@@ -20,6 +20,7 @@ from results_of_all_kinds import all_kinds, distances, of_checkpoint, sharpness,
 from surfaces import three_classes, three_lines
 from synthetic import bulk, spectrum_of
 from test_plots_features import features
+from test_plots_history import history
 
 from landscape import cli, quadrature, store
 from landscape.report import curves, figures, open_sources, page
@@ -160,6 +161,23 @@ def test_a_line_shares_the_rows_of_a_plane_and_the_plane_of_a_path_does_not(sour
     assert row["doubling radius in the plane"] == (2.0, "2.000")
     assert row["doubling radius on the line"] == (5.0, "5.000")
     assert found["t", "train", "class 2"]["doubling radius in the plane"] == (8.0, "8.000")
+
+
+def test_models_have_the_shortest_names_that_differ(tmp_path):
+    def names(results):
+        for name, result in results.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            store.save(tmp_path / name, result, overwrite=True)
+        return [source.model for source in open_sources({tmp_path / name: r for name, r in results.items()})]
+
+    ce, sam = of_checkpoint(spectrum(), "ce"), of_checkpoint(spectrum(), "sam")
+    assert names({"x.h5": ce, "y.h5": sam}) == ["ce", "sam"]
+    again = of_checkpoint(spectrum(), "c2", method="ce")
+    assert names({"x.h5": ce, "y.h5": again}) == ["ce/last", "c2/last"]
+    runs = {"x.h5": ce, "y.h5": again, "one/history.h5": history(), "two/history.h5": history()}
+    assert names(runs) == ["ce/last", "c2/last", "one/history", "two/history"]
+    assert names({"x.h5": ce, "y.h5": ce}) == ["x", "y"]
+    assert names({"x.h5": sharpness(), "y.h5": spectrum()}) == ["x", "y"]  # of which nothing is known
 
 
 def test_what_a_number_does_not_tell_is_said(sources, no_figures):

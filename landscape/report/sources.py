@@ -84,13 +84,15 @@ def _checkpoint(file: Path, result: Result) -> Hashable:
 
 
 def _names(firsts: Sequence[tuple[Path, Result]]) -> list[str]:
-    """Return the shortest names that differ: methods, the checkpoints' last two names, files' stems, or their paths."""
-    stems = [file.stem for file, _ in firsts]
+    """Return the shortest names that differ: methods, checkpoints, or files; a file's where the other is not known."""
+    files = [file.stem for file, _ in firsts]
+    if len(set(files)) < len(files):
+        files = [_tail(file) for file, _ in firsts]
     for of in (_method, _checkpoint_name):
-        names = [of(result) or stem for (_, result), stem in zip(firsts, stems, strict=True)]
+        names = [of(result) or file for (_, result), file in zip(firsts, files, strict=True)]
         if len(set(names)) == len(names):
             return names
-    return stems if len(set(stems)) == len(stems) else [str(file) for file, _ in firsts]
+    return files if len(set(files)) == len(files) else [str(file) for file, _ in firsts]
 
 
 def _method(result: Result) -> str:
@@ -98,8 +100,12 @@ def _method(result: Result) -> str:
 
 
 def _checkpoint_name(result: Result) -> str:
-    path = Path(str(result.provenance.get("checkpoint") or ""))
-    return "/".join((*path.parts[-2:-1], path.stem)) if path.name else ""
+    return _tail(Path(str(result.provenance.get("checkpoint") or "")))
+
+
+def _tail(path: Path) -> str:
+    """Return the folder and the stem, as in "ce/last"."""
+    return "/".join(word for word in (path.parent.name, path.stem) if word)
 
 
 def _sha256(file: Path) -> str:
