@@ -345,7 +345,9 @@ class Sharpness:
         doc="relative size of filter-normalised noise at which the loss has doubled, median over directions; nan "
         "beyond `limit`, where a loss on the way is nan, and where the loss at the checkpoint is not positive",
     )
-    doubling_radius_spread: np.ndarray = array("part", doc="half the interquartile range over the directions")
+    doubling_radius_spread: np.ndarray = array(
+        "part", doc="half the interquartile range over the directions; nan for one, and where it ends beyond `limit`"
+    )
     rho: float = scalar(doc="radius of the ball: Euclidean, or relative to each weight where adaptive")
     adaptive: bool = scalar(doc="the ball is scaled by |theta| per entry, as in adaptive SAM")
     sigma: float = scalar(doc="size of the noise relative to each filter")

@@ -216,6 +216,23 @@ def test_a_loss_that_is_not_finite_nearby_stays_so_and_leaves_other_parts_alone(
     assert np.isfinite(near.noise_rise).all()
 
 
+@pytest.mark.parametrize(
+    ("rises", "largest"),
+    [([1, 2, math.nan, 5], math.nan), ([1, 2, math.inf], math.inf), ([1, 3, 2, 4], 4), ([-1, -2, -3, -4], 0)],
+)
+def test_the_ascent_keeps_the_largest_rise_and_does_not_know_it_past_a_nan(rises, largest):
+    left = iter(rises)
+
+    def at(u):
+        rise = float(next(left))
+        return rise, torch.full_like(u, math.nan if math.isinf(rise) else 1)
+
+    options = sharpness.Options(rho=1.0, adaptive=False, ascent_steps=3, sigma=0.1, draws=1, seed=0)
+    found = sharpness._ascend(at, torch.tensor([0.0, 1.0]), options, lambda share: None)
+    assert found[0] == rises[0]
+    np.testing.assert_equal(found[1], largest)
+
+
 def test_a_gradient_that_is_not_finite_makes_the_rises_of_its_part_unknown():
     """The root of a square has no derivative at zero, and PyTorch says nan."""
     x = torch.tensor([[1.0, 1, 0, 0], [2, 1, 0, 0]], dtype=torch.float64)
@@ -400,6 +417,21 @@ def test_the_document_holds_every_number_and_null_where_there_is_none(here, caps
     assert document["parts"][1]["doubling_radius"] is None
     assert document["parts"][0]["noise_rise_stderr"] is None
     assert document["parts"][0]["worst_rise"] == ls.load("a.h5").worst_rise[0]
+
+
+def test_two_files_are_compared_and_what_differs_beside_the_network_is_told(here, capsys):
+    assert main([*COMMAND, "-o", "a.h5", "-q", "--draws", "2"]) == 0
+    assert main([*COMMAND, "-o", "b.h5", "-q", "--draws", "1", "--rho", "0.1", "--ascent-steps", "3"]) == 0
+    assert main(["compare", "a.h5", "b.h5"]) == 0
+    out = capsys.readouterr().out
+    assert "rise under noise of 0.1 ± standard error" in out
+    assert "± ? the error is unknown: one draw" in out
+    for line in ("rho: 0.05 in a; 0.1 in b", "draws: 2 in a; 1 in b", "ascent steps: 20 in a; 3 in b"):
+        assert f"note: the files differ in {line}" in out
+    assert main(["compare", "a.h5", "a.h5", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["rows"][2]["values"][0]["worst_rise"] == ls.load("a.h5").worst_rise[2]
+    assert not document["notes"]
 
 
 @pytest.mark.parametrize(

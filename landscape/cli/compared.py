@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError
-from landscape.results import Result, Spectrum, Surface
+from landscape.results import Result, Sharpness, Spectrum, Surface
 
 SHARED = ("loss", "params", "split", "weight_decay", "data_sha256", "normalisation")
 """Entries of provenance that make numbers differ for other reasons than the model."""
@@ -44,7 +44,9 @@ def comparison(files: Sequence[Path], results: Sequence[Result]) -> Comparison:
     kinds = [Surface.kind if isinstance(r, Surface) else r.kind for r in results]
     for file, kind in zip(files, kinds, strict=True):
         if kind not in KINDS:
-            raise InputError(f"{file} is a {kind}: give results of landscape hessian, or of surface1d and surface2d")
+            raise InputError(
+                f"{file} is a {kind}: give results of landscape hessian, of sharpness, or of surface1d and surface2d"
+            )
         if kind != kinds[0]:
             raise InputError(f"{files[0]} is a {kinds[0]}, {file} a {kind}: compare results of one kind")
     return KINDS[kinds[0]]
@@ -140,6 +142,22 @@ def _surface_title(surfaces: Sequence[Surface]) -> str:
     return f"loss at the centre / doubling radius / worst rise{within}{barrier}"
 
 
+def _sharpness_cell(sharpness: Sharpness, p: int, barrier: bool) -> str:
+    from landscape.plots.theme import number, with_error
+
+    values = [sharpness.loss[p], sharpness.worst_rise[p], sharpness.doubling_radius[p]]
+    loss, worst, radius = ("-" if math.isnan(value) else number(value) for value in values)
+    noise = with_error(sharpness.noise_rise[p], sharpness.noise_rise_stderr[p])
+    return f"{loss} / {worst} / {noise} / {radius}"
+
+
+def _sharpness_title(found: Sequence[Sharpness]) -> str:
+    balls, noises = {(s.rho, s.adaptive) for s in found}, {s.sigma for s in found}
+    rho = f" within {'adaptive ' * found[0].adaptive}rho {found[0].rho:g}" if len(balls) == 1 else ""
+    sigma = f" of {found[0].sigma:g}" if len(noises) == 1 else ""
+    return f"loss / worst rise{rho} / rise under noise{sigma} ± standard error / doubling radius"
+
+
 def _range(coordinates: Any) -> str:
     return f"{coordinates[0]:g}:{coordinates[-1]:g}:{len(coordinates)}"
 
@@ -160,6 +178,31 @@ KINDS: Mapping[str, Comparison] = {
             "?": "± ? the error is unknown: one probe cannot tell its own spread",
         },
         remarks=lambda spectrum: "",
+    ),
+    "sharpness": Comparison(
+        title=_sharpness_title,
+        numbers=(
+            "n_samples",
+            "loss",
+            "accuracy",
+            "first_order_rise",
+            "worst_rise",
+            "noise_rise",
+            "noise_rise_stderr",
+            "doubling_radius",
+            "doubling_radius_spread",
+        ),
+        cell=_sharpness_cell,
+        looks={
+            "rho": lambda s: f"{s.rho:g}",
+            "the ball": lambda s: "adaptive" if s.adaptive else "Euclidean",
+            "sigma": lambda s: f"{s.sigma:g}",
+            "draws": lambda s: s.draws,
+            "ascent steps": lambda s: _words(s.provenance.get("options", {}).get("ascent_steps")),
+        },
+        counts={"n_samples": "samples"},
+        marks={"?": "± ? the error is unknown: one draw cannot tell its own spread"},
+        remarks=lambda sharpness: "",
     ),
     "surface": Comparison(
         title=_surface_title,

@@ -89,9 +89,10 @@ def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any)
     """Print the numbers of each part, one column for each of FILES.
 
     Of spectra lambda_max and trace: errors behind ± are residual bounds of lambda_max and standard errors of the trace.
-    Of surfaces the loss at the centre, the distance at which it has doubled, its largest rise within a radius, and the
-    barrier on a line between checkpoints; below the table the verdict on each surface. Options that differ between the
-    files, and could explain a difference, are named below the table.
+    Of sharpness the loss, its rises within rho and under noise, and the noise that doubles it. Of surfaces the loss at
+    the centre, the distance at which it has doubled, its largest rise within a radius, and the barrier on a line
+    between checkpoints; below the table the verdict on each surface. Options that differ between the files, and could
+    explain a difference, are named below the table.
     """
     _exclude({"--json": as_json, "--latex": latex})
     results: list[Any] = [open_result(file, **opening) for file in files]
