@@ -200,7 +200,7 @@ def test_an_interrupted_surface_resumes_and_gives_the_same(tmp_path, monkeypatch
     for item in dataclasses.fields(back):
         if item.name != "provenance":
             np.testing.assert_array_equal(getattr(back, item.name), getattr(found, item.name), item.name)
-    assert back.provenance["vectors_sha256"]
+    assert back.provenance["options"]["vectors_sha256"]
 
 
 @pytest.mark.parametrize(
