@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from landscape import equivariance
 from landscape.errors import InputError, LandscapeError
 from landscape.identities import FIXED, Classes, still
+from landscape.tracing import graph_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def trace(model: nn.Module, inputs: Tensor, logits: Callable[[Any], Any] | None 
 
     try:
         with torch.no_grad():
-            module = make_fx(function)(tensors, inputs.clone())
+            module = graph_of(function, tensors, inputs.clone())
     except LandscapeError:
         raise
     except Exception as error:  # what a user's model may raise when it is traced is anything

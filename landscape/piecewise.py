@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+
+from landscape.tracing import graph_of
 
 _ATEN = torch.ops.aten
 
@@ -63,7 +64,7 @@ def linear_in_each_parameter(
     """
     try:
         # A plain function of two arguments: the tracer counts those of methods and defaults wrongly.
-        traced = make_fx(lambda theta, inputs: function(theta, inputs))(tuple(theta), inputs)
+        traced = graph_of(lambda theta, inputs: function(theta, inputs), tuple(theta), inputs)
     except Exception:  # a user's model may raise anything when it is traced
         return False
     graph = traced.graph

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -64,12 +66,28 @@ def trace(
     return traced
 
 
+def graph_of(function: Callable[..., Any], *example: Any) -> fx.GraphModule:
+    """Record the operations that torch executes.
+
+    Args:
+        function: of tensors, in tuples and lists too.
+        example: its arguments.
+
+    Returns:
+        The graph; its placeholders are the tensors among the arguments, in order.
+    """
+    # Each result is described by a fake tensor. Without a mode that all share, each would make its own and keep the
+    # whole call stack in it, which is half the time of a trace.
+    with tracing(TracingContext(FakeTensorMode())):
+        traced: fx.GraphModule = make_fx(function)(*example)
+    return traced
+
+
 def _graph(function: Callable[..., Any], example: tuple[Any, ...]) -> fx.GraphModule:
     try:
         with _FoldBatchNorm():
-            traced = make_fx(function)(*example)
-            if any(_mutates(node) for node in traced.graph.nodes):
-                traced = make_fx(torch.func.functionalize(function))(*example)
+            # Nearly all products change tensors in place, the derivative of the cross-entropy for one.
+            traced = graph_of(torch.func.functionalize(function), *example)
     except Exception as error:
         # A user's model may raise anything when it is traced; the plain function does not need the trace.
         raise NotTraceableError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
