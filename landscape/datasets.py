@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -398,10 +399,10 @@ def _known(split: str) -> str:
 
 
 def _digits(split: str) -> Samples:
-    from sklearn.datasets import load_digits  # takes a second, and nothing else here needs it
-
-    bunch = load_digits()
-    labels = bunch.target.astype(np.int64)
+    # The file that sklearn.datasets.load_digits reads, in a twentieth of the time that the import of that takes.
+    file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(file), delimiter=",")
+    labels = table[:, -1].astype(np.int64)
     smallest = np.bincount(labels).min()  # 174: with as many of every class, the formula fits from any seed on
     order = np.random.default_rng(0).permutation(len(labels))
     rank = np.empty(len(labels), dtype=np.int64)
@@ -409,7 +410,7 @@ def _digits(split: str) -> Samples:
         members = order[labels[order] == c]
         rank[members] = np.arange(len(members))
     inside = rank < DIGITS_TEST if split == "test" else (rank >= DIGITS_TEST) & (rank < smallest)
-    scans = np.round(bunch.images[inside] * (255 / 16)).astype(np.uint8)  # from levels 0 to 16
+    scans = np.round(table[inside, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # from levels 0 to 16
     return Samples(
         name="digits-lt",
         split=split,

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.cluster import SpectralClustering
 from torch import Tensor
 
 from landscape import checkpoints, store
@@ -212,6 +211,8 @@ def group_classes(bank: Bank, names: Sequence[str], n_groups: int, *, centre: bo
     if n_groups >= len(epochs):
         found = of_class
     elif n_groups > 1:
+        from sklearn.cluster import SpectralClustering  # takes a second or two, and most runs have no groups
+
         cluster = SpectralClustering(n_groups, affinity="precomputed", assign_labels="kmeans", random_state=seed)
         found = cluster.fit_predict(np.maximum(similarity, _WEAKEST_EDGE))
     group_of = _numbered(found)

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import norm
 
 from landscape import quadrature
 from landscape.errors import InputError
@@ -212,7 +211,7 @@ def _broaden(
     low, high = float(centres.min()), float(centres.max())
     sigma = quadrature.width_of(width, low, high, spectrum.alpha.shape[2])
     margin = max(6 * sigma, 0.05 * (high - low))
-    one_eigenvalue = float(norm.pdf(0)) / (sigma * spectrum.size)
+    one_eigenvalue = 1 / (math.sqrt(2 * math.pi) * sigma * spectrum.size)
     view = _View(
         axis=axis,
         linear=linear,
