@@ -9,7 +9,7 @@ BIN = .venv/bin
 	$(BIN)/pip install --quiet --no-deps --requirement tests/peers.txt
 	touch $@
 
-.PHONY: install demo test lint figures notebooks benchmark clean
+.PHONY: install demo test lint figures notebooks reference benchmark clean
 install: .venv/installed
 
 demo: .venv/installed
@@ -29,6 +29,9 @@ figures: .venv/installed
 
 notebooks: .venv/installed
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+reference: .venv/installed
+	$(BIN)/python docs/make_reference.py
 
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/hessian.py $(ARGS)
