@@ -230,7 +230,8 @@ def density(
 
 def _gaussian(z: np.ndarray) -> np.ndarray:
     # scipy.stats has it, and takes longer to import than all else that reads and shows results.
-    return np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    density: np.ndarray = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    return density
 
 
 def _grid(centres: np.ndarray, sigma: float, low: float, high: float) -> np.ndarray:
