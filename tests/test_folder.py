@@ -10,7 +10,7 @@ import toys
 from toys import begin, finish
 
 from landscape import checkpoints
-from landscape.errors import StoreError
+from landscape.errors import NumericalError, StoreError
 from trainers import folder
 
 GROUPED = {"sharpness": "gsa", "gkp": True, "groups": 2, "epochs": 6, "group_after": 0.4, "regroup_every": 0.3}
@@ -136,13 +136,13 @@ def test_a_run_does_not_go_on_with_other_data_under_the_same_name(tmp_path, monk
 
 def test_what_a_killed_process_left_unfinished_goes_unless_it_may_still_be_written(tmp_path):
     (tmp_path / "bank").mkdir()
-    old, young, other = (tmp_path / p for p in ("bank/.landscape-1.tmp", ".landscape-2.tmp", "bank/mine.tmp"))
+    old, young, other = (tmp_path / p for p in ("bank/.landscape-1.tmp", ".landscape-2.tmp", "mine.tmp"))
     for file in (old, young, other):
         file.touch()
     for file in (old, other):
         os.utime(file, (time.time() - 3600,) * 2)
     begin(tmp_path).close()
-    assert files(tmp_path) == [".landscape-2.tmp", "bank/mine.tmp"]
+    assert files(tmp_path) == [".landscape-2.tmp", "mine.tmp"]
 
 
 def test_files_of_others_that_look_like_groups_stay(tmp_path):
@@ -160,3 +160,74 @@ def test_a_folder_that_cannot_be_cleared_is_said_in_a_line(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "unlink", fails)
     with pytest.raises(StoreError, match="cannot be written: Permission denied"):
         folder.clear(tmp_path)
+
+
+# Files of others ------------------------------------------------------------------------------------------------------
+
+INSIDE = {"snapshots": "thesis.pth", "bank": "accounts.txt", "tensorboard": "mine.log"}
+
+
+def put(out, name):
+    """Something under a name of the run's own, in a folder where that is one."""
+    path = out / name / INSIDE[name] if name in INSIDE else out / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("precious")
+    return path
+
+
+@pytest.mark.parametrize("name", [*folder.OWN, "groups-0002.pt"])
+def test_no_file_that_a_run_would_replace_is_replaced_unasked(tmp_path, name):
+    path = put(tmp_path, name)
+    with pytest.raises(StoreError, match=rf"{name}\b.*[:;] pass --overwrite"):
+        finish(tmp_path, snapshot_every=1, **GROUPED)
+    assert path.read_text() == "precious"
+
+
+def test_overwrite_replaces_by_name_and_never_a_folder_with_files_of_others(tmp_path):
+    finish(tmp_path, snapshot_every=1, **GROUPED)
+    kept = [put(tmp_path, name) for name in INSIDE]
+    events = tmp_path / "tensorboard" / "events.out.tfevents.1.host.1.0"
+    events.touch()
+    finish(tmp_path, overwrite=True)
+    assert [path.read_text() for path in kept] == ["precious"] * 3
+    assert files(tmp_path / "snapshots") == ["thesis.pth"]
+    assert files(tmp_path / "bank") == ["accounts.txt"]
+    assert not events.exists()
+
+
+def test_a_recipe_written_by_hand_does_not_make_a_folder_a_runs(tmp_path):
+    (tmp_path / "config.toml").write_text('method = "sam"\n')
+    with pytest.raises(StoreError, match=r"config.toml exists, and no run has left it: pass --overwrite"):
+        begin(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_checkpoint_that_the_run_of_the_recipe_did_not_leave_stays(tmp_path, name):
+    finish(tmp_path)
+    (tmp_path / "state.pt").unlink()
+    (tmp_path / "last.pt").unlink()
+    torch.save({"w": torch.zeros(2)}, tmp_path / name)
+    with pytest.raises(StoreError, match=rf"{name} exists, and the run of .* has not left it: pass --overwrite"):
+        begin(tmp_path)
+
+
+def test_a_run_that_was_killed_while_it_stored_its_first_models_begins_anew(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise SystemExit
+
+    monkeypatch.setattr(toys.run.memory.Bank, "update", killed)
+    with pytest.raises(SystemExit):
+        finish(tmp_path, **GROUPED)
+    monkeypatch.undo()
+    put(tmp_path, "bank").rename(tmp_path / "bank" / "epoch-0001.pt")
+    assert len(finish(tmp_path, **GROUPED).epoch) == 6
+
+
+def test_a_folder_that_was_made_for_a_run_without_an_epoch_goes_again(tmp_path):
+    with pytest.raises(NumericalError):
+        finish(tmp_path / "runs" / "bad", lr=1e30, warmup_epochs=0)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(NumericalError):
+        finish(tmp_path / "mine", lr=1e30, warmup_epochs=0)
+    assert (tmp_path / "mine").exists()

@@ -473,6 +473,13 @@ def test_a_wrong_option_ends_in_one_line_and_no_folder(words, message, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_without_a_name_is_refused_which_would_be_the_current_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert digits("") == 2
+    assert "the name of the folder is empty: pass a name, or . for the folder where you are" in capsys.readouterr().err
+    assert files(tmp_path) == []
+
+
 def test_a_finished_run_is_refused_before_anything_is_read(tmp_path, capsys):
     (tmp_path / "last.pt").write_bytes(b"precious")
     assert command("ce", "--dataset", "no-such-data", "-o", tmp_path) == 2

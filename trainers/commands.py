@@ -36,6 +36,17 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is not a list of numbers such as 160,180", param, ctx)
 
 
+class _Folder(click.ParamType[Path]):
+    """A folder with a name: nothing, as of a variable that is not set, would be the one where the command runs."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not str(value).strip():
+            self.fail("the name of the folder is empty: pass a name, or . for the folder where you are", param, ctx)
+        return Path(value)
+
+
 _TYPES: dict[Any, Any] = {
     tuple[int, ...] | None: _Numbers(int),
     tuple[float, float]: _Numbers(float),
@@ -66,7 +77,7 @@ def _recipe_options(command: F) -> F:
 @click.argument("method", required=False)
 @click.option("--preset", metavar="NAME", help=f"Schedule of a benchmark: {', '.join(BENCHMARKS)}.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="A recipe; options here win.")
-@click.option("-o", "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("-o", "--out", required=True, metavar="DIR", type=_Folder(), help="Folder of the run.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier run in the folder, when an epoch of this is done.")
 @click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU where there is one]")
 @click.option("--workers", default=4, show_default=True, help="Processes that read images from files.")

@@ -4,19 +4,26 @@ The file `state.pt` decides what the folder holds: an epoch counts when it says 
 that could go on. It is therefore written last and removed first.
 """
 
+import contextlib
 import re
-import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from landscape import checkpoints, store
-from landscape.errors import StoreError
+from landscape.errors import InputError, StoreError
 from trainers import methods
 from trainers.methods import Recipe
 
-OWN = ("state.pt", "config.toml", "last.pt", "best.pt", "snapshots", "bank", "history.csv", "history.h5", "tensorboard")
+OWN = ("state.pt", "last.pt", "best.pt", "snapshots", "bank", "history.csv", "history.h5", "tensorboard", "config.toml")
+"""What a run puts into its folder. The first is removed first and the last, which tells whose the rest is, last."""
+
+_EPOCH = r"epoch-\d{4,}\.pt"
+_INSIDE = {"snapshots": _EPOCH, "bank": _EPOCH, "tensorboard": r"events\.out\.tfevents\..+"}
+_GROUPS = r"groups-\d{4,}\.pt"
 PLACES = ("data_root", "train_list", "test_list")
 """Fields of a recipe that say where the data lie; what they are is told by their fingerprint."""
 
@@ -37,21 +44,18 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
     """
     if overwrite:
         return
-    state, config, last = out / "state.pt", out / "config.toml", out / "last.pt"
+    state, config = out / "state.pt", out / "config.toml"
     remedy = "pass --overwrite to replace it, or choose another --out"
     done, theirs, data = 0, None, fingerprint
     if state.exists():
-        meta = checkpoints.read(state).meta
+        meta = _meta(state, remedy)
         if not {"epoch", "recipe", "data_sha256"} <= meta.keys():
             raise StoreError(f"{state} is not the state of a run: {remedy}")
         done, theirs, data = meta["epoch"], meta["recipe"], meta["data_sha256"]
-    elif config.exists():  # a run that was killed in its first epoch, or one whose state somebody has removed
-        theirs = methods.plain(methods.compose({}, config=config))
-        epochs = checkpoints.read(last).meta.get("epoch", 0) if last.exists() else 0
-        if epochs > 1:
-            raise StoreError(f"{out} holds {epochs} epochs of a run without its state.pt, it cannot go on: {remedy}")
-    elif last.exists():
-        raise StoreError(f"{last} exists: {remedy}")
+    else:
+        theirs = _begun(out, remedy) if config.exists() else None
+        for path in () if theirs else _taken(out):
+            raise StoreError(f"{path} exists: {remedy}")
     ours = methods.plain(recipe)
     difference = theirs and methods.first_difference(*({**r, **dict.fromkeys(PLACES)} for r in (theirs, ours)))
     if difference:
@@ -66,34 +70,83 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
         raise StoreError(f"{out} holds this run, complete: pass --overwrite to repeat it, or choose another --out")
 
 
-def take(out: Path) -> filelock.BaseFileLock:
-    """Make a folder, keep other processes out of it, and remove files that a killed one left unfinished.
-
-    Args:
-        out: the folder.
-
-    Returns:
-        The lock, to be released.
-
-    Raises:
-        StoreError: the folder is in use, or it cannot be made.
-    """
+def _begun(out: Path, remedy: str) -> dict[str, Any]:
+    """Return the recipe of a run that was killed in its first epoch; what it left may be replaced, nothing else may."""
+    config = out / "config.toml"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(out / ".lock", timeout=0)
-        lock.acquire()
-        for path in (p for place in (".", "snapshots", "bank") for p in (out / place).glob(f"{store.ASIDE}*.tmp")):
-            if time.time() - path.stat().st_mtime > _STALE:  # younger ones may be of an analysis that writes here
-                path.unlink(missing_ok=True)
-    except filelock.Timeout:
-        raise StoreError(f"{out} is in use by another process: wait until it ends, or choose another --out") from None
-    except OSError as error:
-        raise StoreError(f"--out {out} cannot be the folder of a run: {error.strerror}") from error
-    return lock
+        recipe = methods.plain(methods.compose({}, config=config))
+    except InputError:
+        recipe = {}
+    if config.read_bytes() != methods.to_toml(recipe).encode():
+        raise StoreError(f"{config} exists, and no run has left it: {remedy}")
+    for path in (p for name in ("last.pt", "best.pt") if (p := out / name).exists()):
+        meta = _meta(path, remedy)
+        if meta.get("options") != recipe:
+            raise StoreError(f"{path} exists, and the run of {config} has not left it: {remedy}")
+        if meta["epoch"] > 1:
+            raise StoreError(
+                f"{out} holds {meta['epoch']} epochs of a run without its state.pt, it cannot go on: {remedy}"
+            )
+    return recipe
+
+
+def _taken(out: Path) -> Iterator[Path]:
+    """List what is in the way: a run's names, and in its folders anything but files that a killed process left."""
+    for name in OWN:
+        path = out / name
+        unfinished = path.is_dir() and all(p.match(f"{store.ASIDE}*.tmp") for p in path.iterdir())
+        if (path.exists() or path.is_symlink()) and not unfinished:
+            yield path
+    yield from _matching(out, _GROUPS)
+
+
+def _meta(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        return checkpoints.read(path).meta
+    except InputError as error:
+        raise StoreError(f"{error}; {remedy}") from error
+
+
+class Hold:
+    """A folder that other processes are kept out of."""
+
+    def __init__(self, out: Path) -> None:
+        """Make the folder, lock it, and remove files that a killed process left unfinished.
+
+        Args:
+            out: the folder.
+
+        Raises:
+            StoreError: the folder is in use, or it cannot be made.
+        """
+        self._out = out
+        self._made = [path for path in (out, *out.parents) if not path.exists()]
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(out / ".lock", timeout=0)
+            self._lock.acquire()
+            for path in (p for place in (".", "snapshots", "bank") for p in (out / place).glob(f"{store.ASIDE}*.tmp")):
+                if time.time() - path.stat().st_mtime > _STALE:  # younger ones may be of an analysis that writes here
+                    path.unlink(missing_ok=True)
+        except filelock.Timeout:
+            raise StoreError(
+                f"{out} is in use by another process: wait until it ends, or choose another --out"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"--out {out} cannot be the folder of a run: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Give the folder free; one that was made for this run and has nothing in it goes again."""
+        if self._made and [path.name for path in self._out.iterdir()] == [".lock"]:
+            with contextlib.suppress(OSError):  # somebody has put something there by now: it stays
+                (self._out / ".lock").unlink()
+                for path in self._made:
+                    path.rmdir()
+        self._lock.release()
 
 
 def clear(out: Path) -> None:
-    """Remove what an earlier run left, and nothing else.
+    """Remove what an earlier run left, file by file and by its names, so that nothing else goes with it.
 
     Args:
         out: the folder.
@@ -104,7 +157,13 @@ def clear(out: Path) -> None:
     with store.writing(out):
         for name in OWN:
             path = out / name
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            if name not in _INSIDE:
+                path.unlink(missing_ok=True)
+                continue
+            for file in _matching(path, _INSIDE[name]):
+                file.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+                path.rmdir()
     keep_groups(out, None)
 
 
@@ -119,6 +178,11 @@ def keep_groups(out: Path, name: str | None) -> None:
         StoreError: a file cannot be removed.
     """
     with store.writing(out):
-        for path in out.glob("groups-*.pt"):
-            if path.name != name and re.fullmatch(r"groups-\d{4,}\.pt", path.name):
+        for path in _matching(out, _GROUPS):
+            if path.name != name:
                 path.unlink(missing_ok=True)
+
+
+def _matching(place: Path, pattern: str) -> list[Path]:
+    """List the files of a folder, if there is one, whose names are a run's."""
+    return sorted(p for p in place.iterdir() if re.fullmatch(pattern, p.name)) if place.is_dir() else []

@@ -84,14 +84,18 @@ class Run:
         self._groups: str | None = None  # name of the file of the latest grouping
         self._best = -1.0
         self._rows: dict[str, list[Any]] = {}
+        self._writer: Any = None  # made after the first epoch, when the folder is this run's
         self.resumed = False
         folder.refuse(out, recipe, data.whole.fingerprint, overwrite=overwrite)
-        self._lock = folder.take(out) if distributed.is_main() else None
+        self._lock = folder.Hold(out) if distributed.is_main() else None
         self._bank = memory.Bank(out / "bank", len(data.train.class_names))
         if not overwrite and (out / "state.pt").exists():
-            self._go_back()
+            try:
+                self._go_back()
+            except BaseException:
+                self.close()
+                raise
         self._first = None if self.trainer.epoch or not recipe.snapshot_every else _copied(model)
-        self._writer: Any = None  # made after the first epoch, when the folder is this run's
 
     def _found_classifier(self) -> str | None:
         if self.recipe.grouped or self.recipe.loss == "bcl":
@@ -304,19 +308,24 @@ class Run:
     # Files ------------------------------------------------------------------------------------------------------
 
     def _clear(self) -> None:
-        """Remove what an earlier run left, now that there is something to put in its place."""
+        """Remove what an earlier run left, now that there is something to put in its place, and say whose that is."""
         if self._fresh:
             folder.clear(self.out)
+            self._write_recipe()
             self._fresh = False
+
+    def _write_recipe(self) -> None:
+        text = methods.to_toml(methods.plain(self.recipe))
+        with store.writing(self.out):
+            store.write_aside(self.out / "config.toml", lambda file: file.write(text.encode()))
 
     def _save(self) -> None:
         self._clear()
         r, epoch, model = self.recipe, self.trainer.epoch, self.trainer.model
         row = {name: values[-1] for name, values in self._rows.items()}
         meta = self._meta(row)
+        self._write_recipe()  # the place of the data may be another one now
         with store.writing(self.out):
-            text = methods.to_toml(methods.plain(r))
-            store.write_aside(self.out / "config.toml", lambda file: file.write(text.encode()))
             if r.snapshot_every:
                 (self.out / "snapshots").mkdir(exist_ok=True)
             table = self._table().encode()
