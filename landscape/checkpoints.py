@@ -115,7 +115,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Tensor], meta: Mappi
     try:
         try:
             with open(unfinished, "x+b") as file:
-                torch.save(content, file)
+                _Watched(file).save(content)
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut may leave the new name without the new content
             os.replace(unfinished, target)
@@ -124,7 +124,32 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Tensor], meta: Mappi
             raise
     except OSError as error:
         cause = os.strerror(error.errno) if error.errno else str(error)
-        raise StoreError(f"checkpoint {os.fspath(path)} cannot be written: {cause}") from error
+        remedy = "free some space" if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} else "check its folder"
+        raise StoreError(f"checkpoint {os.fspath(path)} cannot be written: {cause}; {remedy}") from error
+
+
+class _Watched:
+    """A file that keeps the error of its writing, as torch raises another one over it while it closes its archive."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+        self.flush = file.flush
+
+    def write(self, piece: Any) -> int:
+        try:
+            return self._file.write(piece)
+        except OSError as error:
+            self._error = error
+            raise
+
+    def save(self, content: Any) -> None:
+        try:
+            torch.save(content, self)  # type: ignore[arg-type]  # of a file it takes `write` and `flush`
+        except RuntimeError:
+            if self._error is None:
+                raise
+            raise self._error from None
 
 
 def _compact(tensor: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 import pickle
+import resource
+import signal
 import warnings
 from pathlib import Path
 
@@ -374,6 +376,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match=r"last.pt cannot be written: No space left on device"):
         checkpoints.write(path, EMA, {"epoch": 2})
+    assert checkpoints.read(path).meta == {"epoch": 1}
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_disk_that_fills_while_tensors_are_written_is_said_with_its_remedy(tmp_path, monkeypatch):
+    """A limit on the size of files does what a full disk does: a write in the middle of the archive fails."""
+    path = tmp_path / "last.pt"
+    checkpoints.write(path, STATE, {"epoch": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        with pytest.raises(StoreError, match=r"last.pt cannot be written: File too large; free some space"):
+            checkpoints.write(path, {f"{i}.weight": torch.zeros(2**14) for i in range(4)}, {"epoch": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
     assert checkpoints.read(path).meta == {"epoch": 1}
     assert os.listdir(tmp_path) == ["last.pt"]
 
