@@ -166,6 +166,17 @@ def test_one_group_and_one_snapshot_work(centre):
         assert np.isfinite(found.similarity).all()
 
 
+def test_any_seed_of_a_run_is_one_of_the_groups():
+    """scikit-learn takes 32 bits, a run any number from 0 on."""
+    vectors = {e: torch.randn(4, generator=torch.Generator().manual_seed(e)) for e in range(4)}
+    found = memory.group_classes(in_memory([0, 1, 2, 3], vectors), [], 2, seed=2**40 + 3)
+    assert found.n_groups == 2
+    assert (
+        found.group_of.tolist()
+        == memory.group_classes(in_memory([0, 1, 2, 3], vectors), [], 2, seed=3).group_of.tolist()
+    )
+
+
 @pytest.mark.parametrize("n_groups", [0, 4])
 def test_another_number_of_groups_is_refused(n_groups):
     with pytest.raises(InputError, match="--groups must be from 1 to the number of classes, 3"):

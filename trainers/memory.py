@@ -213,7 +213,8 @@ def group_classes(bank: Bank, names: Sequence[str], n_groups: int, *, centre: bo
     elif n_groups > 1:
         from sklearn.cluster import SpectralClustering  # takes a second or two, and most runs have no groups
 
-        cluster = SpectralClustering(n_groups, affinity="precomputed", assign_labels="kmeans", random_state=seed)
+        start = seed % 2**32  # scikit-learn takes no larger one
+        cluster = SpectralClustering(n_groups, affinity="precomputed", assign_labels="kmeans", random_state=start)
         found = cluster.fit_predict(np.maximum(similarity, _WEAKEST_EDGE))
     group_of = _numbered(found)
     return Groups(group_of=group_of, n_groups=int(group_of.max()) + 1, similarity=similarity)
