@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import CPU, batched, blobs, layered, linear, recipe
+from toys import CPU, batched, blobs, layered, linear, recipe, smooth
 
 from landscape import datasets, models
 from landscape.errors import InputError, NumericalError
@@ -365,3 +365,26 @@ def test_cosines_of_class_and_batch_gradients_are_those_of_a_loop():
     whole = gradient(labels >= 0)
     expected = [torch.cosine_similarity(gradient(labels == c), whole, dim=0).item() for c in range(3)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_batch_in_which_a_classs_gradient_is_zero_does_not_spoil_the_cosine_of_the_others():
+    """One sample a batch: its gradient is the batch's, but for samples that are fitted beyond float32."""
+    model = linear()
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3, 4))
+    inputs = torch.tensor([[1000.0, 0, 0, 0], [1, 0, 0, 0], [0, 1000, 0, 0], [0, 0, 1, 0]])
+    samples = datasets.from_dataset((inputs, torch.tensor([0, 0, 1, 2])), name="fitted", split="train")
+    found = evaluation.gradient_cosines(model, samples, batch_size=1, seed=0)
+    np.testing.assert_allclose(found, [1, np.nan, 1], rtol=1e-6)
+    with torch.no_grad():
+        model.bias.fill_(np.nan)
+    assert np.isnan(evaluation.gradient_cosines(model, samples, batch_size=1, seed=0)).all()
+
+
+@pytest.mark.parametrize("options", [{"sharpness": "gsa", "groups": 2}, {"sharpness": "gsa", "gkp": True, "groups": 2}])
+def test_a_step_of_one_sample_is_grouped_as_any_other(options):
+    """15 samples in batches of two: the last step has one."""
+    trainer = Trainer(recipe(batch_size=2, epochs=10, **options), smooth(), blobs(), device=CPU)
+    zero = torch.zeros(2, sum(p.numel() for n, p in trainer.model.named_parameters() if n in trainer.encoder))
+    trainer.regroup(np.array([0, 1, 1]), gkp.Penalty(zero, zero, np.array([9, 6])) if "gkp" in options else None)
+    assert np.isfinite(trainer.run_epoch()["train_loss"])

@@ -120,7 +120,7 @@ def gradient_cosines(
 
     Returns:
         (C,): mean over the batches that have the class of the cosine between the mean gradient of the class's samples
-        and that of the batch; nan for a class that was never drawn.
+        and that of the batch; batches in which one of them is zero are left out. nan for a class that has none left.
     """
     place = next(model.parameters()).device
     n_classes = len(samples.class_names)
@@ -141,9 +141,10 @@ def gradient_cosines(
             _, rows = per_sample.group_gradients(model, batch, group, len(present))
             rows = rows.double()
             whole = (counts / counts.sum()) @ rows
-            cosines = (rows @ whole) / (rows.norm(dim=1) * whole.norm())
-            here = present.cpu().numpy()
-            sums[here] += cosines.cpu().numpy()
+            lengths = rows.norm(dim=1) * whole.norm()
+            defined = lengths != 0  # a gradient of zero has no direction
+            here = present[defined].cpu().numpy()
+            sums[here] += ((rows @ whole)[defined] / lengths[defined]).cpu().numpy()
             times[here] += 1
     finally:
         model.train(mode)

@@ -196,7 +196,7 @@ class Trainer:
                 rate = self._rate(self.epoch * n_batches + b, n_batches)
                 for group in self._base.param_groups:
                     group["lr"] = rate
-                values, hits = self.step(views, labels, self.train.labels[indices])
+                values, hits = self.step(views, labels, self.train.labels[indices.numpy()])
                 sums += torch.stack([values.sum(), hits.sum()])
                 if progress:
                     progress(b + 1, n_batches)
