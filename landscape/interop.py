@@ -121,7 +121,7 @@ def to_csv(result: Result, path: str | Path, *, overwrite: bool = False) -> None
 
     path = Path(path)
     with store.writing(path):
-        store.refuse_taken(path, overwrite=overwrite)
+        store.refuse_taken(path, overwrite=overwrite, signature=b"")
         store.write_aside(path, fill)
 
 

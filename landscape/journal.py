@@ -79,7 +79,7 @@ class Journal:
     def _begin(self, fingerprint: dict[str, Any], *, overwrite: bool) -> None:
         begun = _read_run(self.folder) if self._unit_files() and not overwrite else None
         self._replaces = overwrite or (begun is not None and begun["replaces"])
-        store.refuse_taken(self.out, overwrite=self._replaces)
+        store.refuse_taken(self.out, overwrite=self._replaces, signature=store.SIGNATURE)
         if begun is not None:
             _compare(self.folder, begun["fingerprint"], fingerprint)
         else:

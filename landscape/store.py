@@ -41,7 +41,8 @@ FORMAT = "landscape"
 ASIDE = ".landscape-"
 """How the names of unfinished files begin."""
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""How HDF5 files begin."""
 
 
 def save(path: str | Path, result: Result, *, overwrite: bool = False) -> None:
@@ -57,7 +58,7 @@ def save(path: str | Path, result: Result, *, overwrite: bool = False) -> None:
     """
     path = Path(path)
     with writing(path):
-        refuse_taken(path, overwrite=overwrite)
+        refuse_taken(path, overwrite=overwrite, signature=SIGNATURE)
         write_result(path, result)
 
 
@@ -103,12 +104,30 @@ def writing(path: Path) -> Generator[None, None, None]:
         raise StoreError(f"{path} cannot be written: {cause}; {remedy}, or choose another --out") from error
 
 
-def refuse_taken(path: Path, *, overwrite: bool) -> None:
-    """Raise StoreError if there is a file, unless it may be overwritten, or something that is not a file."""
-    if path.exists() and not overwrite:
+def refuse_taken(path: Path, *, overwrite: bool, signature: bytes | None = None) -> None:
+    """Raise StoreError if a file must not be written here.
+
+    Args:
+        path: the file.
+        overwrite: a file that is there may be replaced, if it is of the kind that is to be written.
+        signature: how files of that kind begin, b"" for text; None does not look.
+
+    Raises:
+        StoreError: there is a file and no leave to replace it, a file of another kind (a slip of --out must not cost
+            a checkpoint), or something that is not a file.
+    """
+    if not path.exists():
+        return
+    if not overwrite:
         raise StoreError(f"{path} exists: pass --overwrite to replace it, or choose another --out")
-    if path.exists() and not path.is_file():  # root's rename would even replace a device
+    if not path.is_file():  # root's rename would even replace a device
         raise StoreError(f"{path} is not a file: choose another --out")
+    if signature is None or not path.stat().st_size:
+        return
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not head.startswith(signature) or (not signature and b"\0" in head):
+        raise StoreError(f"{path} is a file of another kind and is kept: choose another --out, or remove it")
 
 
 def write_aside(path: Path, fill: Callable[[BinaryIO], object], *, aside: Path | None = None) -> None:
@@ -250,7 +269,7 @@ def _jsonable(value: Any) -> Any:
 def _opened(path: Path) -> Generator[h5py.File, None, None]:
     try:
         with open(path, "rb") as file:
-            if file.read(len(_SIGNATURE)) != _SIGNATURE:
+            if file.read(len(SIGNATURE)) != SIGNATURE:
                 raise StoreError(f"{path} is not an HDF5 file: results are, and end in .h5")
             with h5py.File(file, "r") as root:
                 yield root

@@ -49,7 +49,7 @@ def write_vtk(
     heights, mark_heights = _heights(surface, part, log)
     marks = path.with_suffix(".marks.vtp") if surface.marks else None
     for target in filter(None, (path, marks)):
-        store.refuse_taken(target, overwrite=overwrite)
+        store.refuse_taken(target, overwrite=overwrite, signature=b"<")
     with store.writing(path):
         store.write_aside(path, lambda file: _grid(file, surface, heights))
         if marks is not None:
@@ -75,7 +75,7 @@ def write_npz(path: str | Path, surface: Surface, *, overwrite: bool = False) ->
     arrays["provenance"] = np.asarray(store.to_json(dict(surface.provenance), "provenance"))
     arrays["kind"], arrays["version"] = np.asarray(surface.kind), np.asarray(surface.version)
     with store.writing(path):
-        store.refuse_taken(path, overwrite=overwrite)
+        store.refuse_taken(path, overwrite=overwrite, signature=b"PK")
         store.write_aside(path, lambda file: np.savez_compressed(file, **arrays))
 
 

@@ -289,7 +289,7 @@ def write_goldstein(path: str | Path, surface: Surface, *, overwrite: bool = Fal
                 shutil.copyfileobj(written, file)
 
     with store.writing(path):
-        store.refuse_taken(path, overwrite=overwrite)
+        store.refuse_taken(path, overwrite=overwrite, signature=store.SIGNATURE)
         store.write_aside(path, fill)
 
 

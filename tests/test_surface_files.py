@@ -511,15 +511,26 @@ WRITERS = {
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_file_is_replaced_only_when_told_and_never_half_written(tmp_path, write):
     path = tmp_path / "out"
-    path.write_text("mine")
+    write(path, three_classes())
+    first = path.read_bytes()
+    path.write_bytes(first + b" ")
     with pytest.raises(StoreError, match="exists: pass --overwrite"):
         write(path, three_classes())
-    assert path.read_text() == "mine"
+    assert path.read_bytes() == first + b" "
     write(path, three_classes(), overwrite=True)
-    assert path.read_bytes()[:4] != b"mine"
+    assert not path.read_bytes().endswith(b" ")
     with pytest.raises(StoreError, match="cannot be written: No such file or directory"):
         write(tmp_path / "none" / "out", three_classes())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_file_of_another_kind_is_kept_even_when_told_to_replace(tmp_path, write):
+    path = tmp_path / "thesis"
+    path.write_bytes(b"my work\0")
+    with pytest.raises(StoreError, match="thesis is a file of another kind and is kept: choose another --out"):
+        write(path, three_classes(), overwrite=True)
+    assert path.read_bytes() == b"my work\0"
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)

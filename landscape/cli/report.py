@@ -27,13 +27,13 @@ def report(files: tuple[Path, ...], out: Path, title: str, overwrite: bool) -> N
     """
     _check(files, out)
     with store.writing(out):
-        store.refuse_taken(out, overwrite=overwrite)
+        store.refuse_taken(out, overwrite=overwrite, signature=b"")
     results = {file: open_result(file) for file in files}
     from landscape.report import open_sources, page  # matplotlib takes its time, which a wrong file need not wait for
 
     content = page(open_sources(results), title).encode()
     with store.writing(out):
-        store.refuse_taken(out, overwrite=overwrite)
+        store.refuse_taken(out, overwrite=overwrite, signature=b"")
         store.write_aside(out, lambda file: file.write(content))
     Console().say(f"{out}  ({len(content) / 1e6:.1f} MB)")
 

@@ -236,5 +236,5 @@ def _pyhessian(spectrum: Spectrum) -> str:
 
 def _write(path: Path, text: str, overwrite: bool) -> None:
     with store.writing(path):
-        store.refuse_taken(path, overwrite=overwrite)
+        store.refuse_taken(path, overwrite=overwrite, signature=b"")
         store.write_aside(path, lambda file: file.write(f"{text}\n".encode()))
