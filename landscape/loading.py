@@ -154,6 +154,7 @@ def _model(
     cosine: bool,
 ) -> tuple[nn.Module, dict[str, Any]]:
     n_classes = len(samples.class_names)
+    notes: list[str] = []
     name = model if model is not None else meta.get("model")
     if name is None:
         path = "there is no checkpoint" if found is None else f"{found.path} does not say which model it is of"
@@ -162,8 +163,15 @@ def _model(
         network, label = name, type(name).__qualname__
     else:
         in_channels = samples.inputs.shape[1] if samples.inputs is not None and samples.inputs.ndim == 4 else None
+        shortcut = None if found is None else models.convolved_shortcut(name, found.state)
+        notes = [f"shortcuts are convolutions, called {shortcut!r} (option B)"] if shortcut else []
         network = models.build(
-            name, n_classes, in_channels=in_channels, cosine=cosine or bool(meta.get("cosine")), scale=meta.get("scale")
+            name,
+            n_classes,
+            in_channels=in_channels,
+            cosine=cosine or bool(meta.get("cosine")),
+            scale=meta.get("scale"),
+            shortcut=shortcut,
         )
         label = name
     if found is None:
@@ -177,6 +185,6 @@ def _model(
         "checkpoint_key": found.key,
         "checkpoint_prefix": report.prefix,
         "checkpoint_found": dict(found.found),
-        "checkpoint_notes": [*found.notes, *report.notes],
+        "checkpoint_notes": [*found.notes, *notes, *report.notes],
         "method": meta.get("method"),
     }

@@ -2,12 +2,14 @@
 
 The CIFAR networks have 6n + 2 layers and shortcuts without parameters (He et al. 2016, "Deep residual learning",
 section 4.2, option A), named so that the public weights of akamaster/pytorch_resnet_cifar10 and of the long-tailed
-literature fit. The ImageNet networks bear torchvision's names.
+literature fit; those of other repositories whose shortcuts are convolutions (option B) too. The ImageNet networks bear
+torchvision's names.
 """
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -42,9 +44,9 @@ class NormedLinear(nn.Module):
 
 
 class CifarBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut that subsamples and pads channels with zeros."""
+    """Two 3x3 convolutions beside a shortcut that subsamples and pads channels with zeros, or convolves where named."""
 
-    def __init__(self, n_in: int, n_out: int, stride: int):
+    def __init__(self, n_in: int, n_out: int, stride: int, shortcut: str | None = None):
         super().__init__()
         self.stride = stride
         self.padding = ((n_out - n_in) // 2, n_out - n_in - (n_out - n_in) // 2)
@@ -52,11 +54,17 @@ class CifarBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(n_out)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(n_out)
+        self.shortcut_name = shortcut if stride > 1 or n_in != n_out else None
+        if self.shortcut_name is not None:
+            convolution = nn.Conv2d(n_in, n_out, 1, stride, bias=False)
+            self.add_module(self.shortcut_name, nn.Sequential(convolution, nn.BatchNorm2d(n_out)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, n_in, H, W) to (B, n_out, H / stride, W / stride)."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.stride > 1 or any(self.padding):
+        if self.shortcut_name is not None:
+            x = self.get_submodule(self.shortcut_name)(x)
+        elif self.stride > 1 or any(self.padding):
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.padding))
         return F.relu(x + y)
 
@@ -72,23 +80,23 @@ class CifarResNet(nn.Module):
         widths: tuple[int, int, int] = (16, 32, 64),
         in_channels: int = 3,
         scale: float | None = None,
+        shortcut: str | None = None,
     ):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
-        self.layer1 = self._stage(n_blocks, widths[0], widths[0], stride=1)
-        self.layer2 = self._stage(n_blocks, widths[0], widths[1], stride=2)
-        self.layer3 = self._stage(n_blocks, widths[1], widths[2], stride=2)
+        self.layer1 = self._stage(n_blocks, widths[0], widths[0], 1, shortcut)
+        self.layer2 = self._stage(n_blocks, widths[0], widths[1], 2, shortcut)
+        self.layer3 = self._stage(n_blocks, widths[1], widths[2], 2, shortcut)
         self.linear = _classifier(widths[2], n_classes, scale)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
 
     @staticmethod
-    def _stage(n_blocks: int, n_in: int, n_out: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(
-            CifarBlock(n_in, n_out, stride), *(CifarBlock(n_out, n_out, 1) for _ in range(n_blocks - 1))
-        )
+    def _stage(n_blocks: int, n_in: int, n_out: int, stride: int, shortcut: str | None) -> nn.Sequential:
+        first = CifarBlock(n_in, n_out, stride, shortcut)
+        return nn.Sequential(first, *(CifarBlock(n_out, n_out, 1) for _ in range(n_blocks - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, in_channels, H, W) to logits (B, C)."""
@@ -176,8 +184,30 @@ def names() -> tuple[str, ...]:
     return tuple(_NETWORKS)
 
 
+def convolved_shortcut(name: str, state: Iterable[str]) -> str | None:
+    """Find out whether weights for a CIFAR network have convolutions in their shortcuts (option B).
+
+    Args:
+        name: of the network.
+        state: names of the entries of its state_dict, with any prefix.
+
+    Returns:
+        What blocks call the shortcut, as "downsample"; None for shortcuts without parameters and for other networks.
+    """
+    if not isinstance(network := _NETWORKS.get(name), partial) or network.func is not CifarResNet:
+        return None
+    found = (re.search(r"(?:^|\.)layer2\.0\.(downsample|shortcut)\.0\.weight$", entry) for entry in state)
+    return next((match[1] for match in found if match), None)
+
+
 def build(
-    name: str, n_classes: int, *, in_channels: int | None = None, cosine: bool = False, scale: float | None = None
+    name: str,
+    n_classes: int,
+    *,
+    in_channels: int | None = None,
+    cosine: bool = False,
+    scale: float | None = None,
+    shortcut: str | None = None,
 ) -> nn.Module:
     """Make a network with random weights, drawn from torch's global generator.
 
@@ -189,6 +219,8 @@ def build(
             user's callable is not told.
         cosine: end with a `NormedLinear` instead of a linear layer.
         scale: of the cosine classifier; None for `COSINE_SCALE`.
+        shortcut: of a CIFAR network: what blocks call a shortcut that is a convolution, see `convolved_shortcut`; None
+            for shortcuts without parameters.
 
     Returns:
         The network, in training mode.
@@ -211,6 +243,8 @@ def build(
     options: dict[str, Any] = {} if in_channels is None else {"in_channels": in_channels}
     if cosine:
         options["scale"] = COSINE_SCALE if scale is None else scale
+    if shortcut is not None:
+        options["shortcut"] = shortcut
     return _NETWORKS[name](n_classes, **options)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import landscape as ls
 from landscape import models, weights
 from landscape.errors import InputError, NumericalError
 from landscape.models import NormedLinear
@@ -402,6 +403,29 @@ def test_shortcuts_with_weights_do_not_fit_a_model_without(word, model):
     state = {**model.state_dict(), f"layer2.0.{word}.0.weight": torch.zeros(16, 8, 1, 1)}
     message = refusal(model, state)
     assert f"1 unexpected (layer2.0.{word}.0.weight); it has weights in its shortcuts (option B)" in message
+
+
+@pytest.mark.parametrize("word", ["shortcut", "downsample"])
+def test_weights_with_convolutions_in_the_shortcuts_find_a_network_that_has_them(word, tmp_path):
+    theirs = models.build("resnet20", 10, shortcut=word)
+    state = {f"module.{n}": t for n, t in theirs.state_dict().items()}
+    torch.save(state, tmp_path / "theirs.pt")
+    images, labels = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    data = torch.utils.data.TensorDataset(images, labels)
+    data.classes = list("abcdefghij")
+    objective = ls.load_objective(str(tmp_path / "theirs.pt"), model="resnet20", dataset=data)
+    loss = torch.nn.functional.cross_entropy(theirs.eval()(images), labels)
+    assert objective.evaluation.overall[0] == pytest.approx(loss.item(), rel=1e-5)
+    assert objective.source["checkpoint_notes"][0] == f"shortcuts are convolutions, called '{word}' (option B)"
+
+
+def test_a_convolved_shortcut_is_the_projection_of_the_paper():
+    block = models.build("resnet20", 10, shortcut="downsample").eval().layer2[0]
+    x = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    inner = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu()))
+    convolution, norm = block.downsample
+    projected = norm(torch.einsum("bchw,oc->bohw", x[:, :, ::2, ::2], convolution.weight[..., 0, 0]))
+    torch.testing.assert_close(block(x), (inner + projected).relu())
 
 
 def test_shortcuts_without_weights_do_not_fit_a_model_with(model):

@@ -75,6 +75,8 @@ def introduce(console: Console, objective: Objective) -> None:
         f"{source.get('model')} on {samples.name}, {samples.split} split, {int(found.counts.sum()):,} samples"
         f"{f' in {len(found.parts)} parts' if len(found.parts) > 1 else ''}{normalised}"
     )
+    for note in source.get("checkpoint_notes", ()):
+        console.note(f"weights: {note}")
     console.note(f"accuracy {100 * accuracy:.2f} %, mean loss {loss:.4f} ({source['loss']})")
 
 
