@@ -205,6 +205,8 @@ def load(
     """
     if name == "digits-lt" and imbalance is None:
         imbalance = DIGITS_IMBALANCE
+    if imbalance is None and imbalance_type != "exp":
+        raise InputError(f"--imbalance-type {imbalance_type} shapes the tail of --imbalance: pass that too")
     of_images = {"image_size": image_size, "train_list": train_list, "test_list": test_list}
     takes = {"image-list": tuple(of_images), "image-folder": ("image_size",)}.get(name, ())
     for option, value in of_images.items():
@@ -356,7 +358,7 @@ def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Sa
 def _draw(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
     """Draw up to wanted[c] samples of each class c; their positions, ascending."""
     if seed < 0:
-        raise InputError(f"--seed must not be negative, got {seed}")
+        raise InputError(f"--data-seed must not be negative, got {seed}")
     drawn = [
         # a generator a class and the head of a permutation: draws of different sizes are nested
         np.random.default_rng([seed, c]).permutation(np.flatnonzero(labels == c))[:n]

@@ -59,6 +59,25 @@ class Options:
     negative_tol: float
     residual_mass: float | None
 
+    def __post_init__(self) -> None:
+        """Raise InputError for a value out of its range, as far as that does not depend on the objective."""
+        at_least = {"--steps": (self.steps, 1), "--probes": (self.probes, 1), "--top": (self.top, 1)}
+        at_least |= {"--vectors": (self.vectors, 0), "--seed": (self.seed, 0)}
+        for name, (value, least) in at_least.items():
+            if value < least:
+                raise InputError(f"{name} must be at least {least}, got {value}")
+        for name, number in {"--tol": self.tol, "--trace-tol": self.trace_tol}.items():
+            if number is not None and not 0 < number < 1:
+                raise InputError(f"{name} is a share between 0 and 1, got {number:g}")
+        if not 0 <= self.negative_tol < 1:
+            raise InputError(f"--negative-tol is a share between 0 and 1, got {self.negative_tol:g}")
+        if self.max_steps is not None and (self.tol is None or self.max_steps < self.steps):
+            raise InputError(f"--max-steps {self.max_steps} goes with --tol, and must be at least --steps {self.steps}")
+        if self.trace not in ("auto", "exact", "probes"):
+            raise InputError(f"--trace {self.trace!r} is unknown: choose auto, exact or probes")
+        if self.distribution not in ("rademacher", "gaussian"):
+            raise InputError(f"--distribution {self.distribution!r} is unknown: choose rademacher or gaussian")
+
 
 def spectrum(
     objective: Objective,
@@ -136,7 +155,10 @@ def spectrum(
         negative_tol=negative_tol,
         residual_mass=residual_mass,
     )
-    _check(options, objective.layout.size)
+    if vectors > min(steps, objective.layout.size):
+        raise InputError(
+            f"--vectors {vectors} asks for more than --steps {steps} give of {objective.layout.size} parameters"
+        )
     if overlap:
         overlaps.refuse(len(objective.partition), vectors)
     if out is None:
@@ -415,28 +437,3 @@ def _summary(found: _Runs, options: Options, *, eps: float, **about: Any) -> Spe
         residual_mass=options.residual_mass or 1.0,
         **about,
     )
-
-
-def _check(options: Options, size: int) -> None:
-    at_least = {"--steps": (options.steps, 1), "--probes": (options.probes, 1), "--top": (options.top, 1)}
-    at_least |= {"--vectors": (options.vectors, 0), "--seed": (options.seed, 0)}
-    for name, (value, least) in at_least.items():
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, got {value}")
-    for name, number in {"--tol": options.tol, "--trace-tol": options.trace_tol}.items():
-        if number is not None and not 0 < number < 1:
-            raise InputError(f"{name} is a share between 0 and 1, got {number:g}")
-    if not 0 <= options.negative_tol < 1:
-        raise InputError(f"--negative-tol is a share between 0 and 1, got {options.negative_tol:g}")
-    if options.max_steps is not None and (options.tol is None or options.max_steps < options.steps):
-        raise InputError(
-            f"--max-steps {options.max_steps} goes with --tol, and must be at least --steps {options.steps}"
-        )
-    if options.vectors > min(options.steps, size):
-        raise InputError(
-            f"--vectors {options.vectors} asks for more than --steps {options.steps} give of {size} parameters"
-        )
-    if options.trace not in ("auto", "exact", "probes"):
-        raise InputError(f"--trace {options.trace!r} is unknown: choose auto, exact or probes")
-    if options.distribution not in ("rademacher", "gaussian"):
-        raise InputError(f"--distribution {options.distribution!r} is unknown: choose rademacher or gaussian")

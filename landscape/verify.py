@@ -3,6 +3,7 @@
 import copy
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -23,6 +24,23 @@ class PyHessianResult:
     n_probes: int  # it stops when its running mean happens to move by less than 0.1 %
 
 
+def refuse(weight_decay: float) -> None:
+    """Raise InputError where PyHessian could not be run at the end: it is not installed, or knows no such loss.
+
+    Args:
+        weight_decay: of the objective.
+
+    Raises:
+        InputError: it could not.
+    """
+    try:
+        import_module("pyhessian")
+    except ImportError as error:
+        raise InputError(f"--verify pyhessian needs the package pyhessian: {error}") from error
+    if weight_decay:
+        raise InputError("--verify pyhessian cannot be used with --weight-decay: PyHessian knows none")
+
+
 def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianResult:
     """Run PyHessian's top eigenvalue (by power iteration) and trace (Hutchinson) on one part.
 
@@ -37,12 +55,9 @@ def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianRes
     Raises:
         InputError: there is no such part, pyhessian is not installed, or the objective has weight decay.
     """
-    try:
-        from pyhessian import hessian
-    except ImportError as error:
-        raise InputError(f"--verify pyhessian needs the package pyhessian: {error}") from error
-    if objective.weight_decay:
-        raise InputError("--verify pyhessian cannot be used with --weight-decay: PyHessian knows none")
+    refuse(objective.weight_decay)
+    from pyhessian import hessian
+
     batches = list(objective.batches(objective.part(part)))
     model = _Logits(copy.deepcopy(objective.model), len(objective.samples.class_names), objective.logits_index)
     for name, parameter in model.inner.named_parameters():

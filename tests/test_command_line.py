@@ -172,6 +172,8 @@ OWN = ["hessian", "--ckpt", "own.pt"]
         ([*OWN, "--batch-size", "0"], "--batch-size"),
         ([*OWN, "--per-class", "--partition", "all"], "--per-class"),
         ([*OWN, "--verify", "pyhessian", "--operator", "ggn"], "--verify"),
+        ([*OWN, "--verify", "pyhessian", "--weight-decay", "0.1"], "PyHessian knows none"),
+        ([*OWN, "--out", "own.pt", "--overwrite"], "own.pt is a file of another kind and is kept"),
         ([*OWN, "--out", "absent/out.h5"], "absent"),
         ([*OWN, "--out", "."], "."),
         ([*OWN, "--steps", "many"], "many"),
@@ -180,6 +182,20 @@ OWN = ["hessian", "--ckpt", "own.pt"]
 )  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(here, capsys, arguments, words):
     refused(arguments, capsys, words)
+
+
+@pytest.mark.parametrize("option", [["--probes", "0"], ["--verify", "pyhessian", "--weight-decay", "0.1"]])
+def test_what_can_be_refused_at_once_is_refused_before_the_data_are_read(here, capsys, option):
+    assert main([*OWN, *option]) == 2
+    assert "accuracy" not in capsys.readouterr().err
+
+
+def test_it_is_said_which_entries_of_a_checkpoint_were_taken(here, capsys):
+    model = models.build("small-resnet", 10, in_channels=1)
+    torch.save({n.replace("linear.", "fc."): t for n, t in model.state_dict().items()}, "fc.pt")
+    words = ["--model", "small-resnet", "--dataset", "digits-lt", "--device", "cpu", *QUICK]
+    assert main(["hessian", "--ckpt", "fc.pt", *words]) == 0
+    assert "weights: classifier 'fc' of the checkpoint taken as 'linear'" in capsys.readouterr().err
 
 
 def test_an_existing_result_is_kept_unless_told(here, capsys):

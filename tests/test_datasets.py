@@ -190,7 +190,7 @@ def test_subsamples_differ_by_seed():
         (lambda s: s.select([-1]), InputError, "asked for -1 to -1"),
         (lambda s: s.select([]), DataError, r"no sample of dataset \(train\) is selected"),
         (lambda s: s.subsample(0), InputError, "at least 1, got 0"),
-        (lambda s: s.subsample(1, seed=-1), InputError, "--seed must not be negative, got -1"),
+        (lambda s: s.subsample(1, seed=-1), InputError, "--data-seed must not be negative, got -1"),
     ],
 )
 def test_a_selection_that_cannot_be_made_is_refused(colours, make, error, message):
@@ -280,7 +280,8 @@ def test_an_error_in_a_users_callable_is_quoted(own):
         ("digits-lt", {"image_size": 32}, "--image-size 32 does not apply to digits-lt"),
         ("image-folder", {"train_list": "x"}, "--train-list x does not apply to image-folder"),
         ("digits-lt", {"imbalance_type": "cliff"}, "must be exp or step, got 'cliff'"),
-        ("digits-lt", {"seed": -1}, "--seed must not be negative, got -1"),
+        ("cifar10", {"root": "here", "imbalance_type": "step"}, "--imbalance-type step shapes the tail of --imbalance"),
+        ("digits-lt", {"seed": -1}, "--data-seed must not be negative, got -1"),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused(name, options, message):

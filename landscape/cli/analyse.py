@@ -1,5 +1,6 @@
 """`landscape hessian`: a checkpoint goes in, the spectra of its parts come out."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from landscape.errors import InputError
 from landscape.objective import Objective
 from landscape.operators import KINDS
 from landscape.results import Spectrum
-from landscape.spectra import spectrum
+from landscape.spectra import Options, spectrum
 
 SPECTRUM = (
     click.option("--operator", default="hessian", show_default=True, help=", ".join(KINDS) + "."),
@@ -69,9 +70,12 @@ def hessian(
         raise InputError(f"--verify {verify_with!r} is unknown: there is only pyhessian")
     if verify_with and given["operator"] != "hessian":
         raise InputError(f"--verify pyhessian knows no {given['operator']}: leave one of them out")
+    if verify_with:
+        verify.refuse(given["weight_decay"])
     if not cache >= 0:
         raise InputError(f"--cache must not be negative, got {cache:g}")
     ours = {name: given.pop(name) for name in SPECTRUM_NAMES}
+    Options(**{item.name: ours[item.name] for item in fields(Options)})  # refused before anything is loaded
     with begin(ckpt=ckpt, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
         objective,
         console,
@@ -105,8 +109,8 @@ MOST_COLUMNS = 12
 
 DOCUMENT_NAMES = [
     "n_samples", "n_used", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
-    "lambda_min_residual", "trace", "trace_stderr", "negative_mass", "negative_curvature", "saddle_ratio",
-    "truncation_error",
+    "lambda_min_residual", "trace", "trace_stderr", "negative_mass", "negative_mass_stderr", "negative_curvature",
+    "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr", "truncation_error",
 ]  # fmt: skip
 
 
@@ -123,7 +127,7 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
             f"{found.lambda_min[p]:.3g}",
             f"{found.trace[p]:.4g}",
             _error(found.trace_stderr[p]),
-            f"{100 * found.negative_curvature[p]:.1f}",
+            _percent(found.negative_curvature[p], found.negative_curvature_stderr[p]),
         ]
         for p, part in enumerate(found.parts)
     ]
@@ -159,6 +163,10 @@ def _show_overlap(console: Console, found: Spectrum, overlap: np.ndarray) -> Non
     if far:
         names = ", ".join(far[:5]) + (f" and {len(far) - 5} more" if len(far) > 5 else "")
         console.note(f"the directions of {names} have not all converged: raise --steps, or keep fewer --vectors")
+
+
+def _percent(share: float, error: float) -> str:
+    return f"{100 * share:.1f}" + ("" if np.isnan(error) else f" ± {100 * error:.1g}")
 
 
 def _error(value: float) -> str:
