@@ -231,7 +231,22 @@ class Objective:
     @cached_property
     def evaluation(self) -> Evaluation:
         """Loss and accuracy of each part at the model's own parameters; NumericalError where a loss is not finite."""
+        return self.evaluate()
+
+    def evaluate(self, progress: Callable[[float, int, str], None] | None = None) -> Evaluation:
+        """Compute `evaluation`, which keeps it.
+
+        Args:
+            progress: called with (samples done, all samples, text).
+
+        Returns:
+            Loss and accuracy of each part.
+
+        Raises:
+            NumericalError: a loss is not finite.
+        """
         n_parts = len(self.partition)
+        done, total = 0, sum(len(m) for m in self.members)
         loss, correct = np.zeros(n_parts), np.zeros(n_parts)
         # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
         with differentiable_attention(), torch.no_grad():
@@ -241,13 +256,18 @@ class Objective:
                         logits = self.logits(self.theta, inputs)
                         loss[part] += self.loss(logits, labels).double().sum().item()
                     correct[part] += (logits.argmax(1) == labels).sum().item()
+                    done += len(labels)
+                    if progress is not None:
+                        progress(done, total, "loss and accuracy")
                 if not np.isfinite(loss[part]):
                     raise NumericalError(
                         f"the loss of part {self.partition.names[part]} is {loss[part]}: look at the checkpoint's "
                         "weights, the normalisation of the data and --dtype"
                     )
         counts = np.array([len(m) for m in self.members])
-        return Evaluation(parts=self.partition.names, counts=counts, loss=loss / counts, accuracy=correct / counts)
+        found = Evaluation(parts=self.partition.names, counts=counts, loss=loss / counts, accuracy=correct / counts)
+        self.__dict__["evaluation"] = found  # where cached_property looks; the class itself is frozen
+        return found
 
     def truncated(self, mass: float) -> "Objective":
         """Keep only the samples that hold a given share of each part's residual mass.

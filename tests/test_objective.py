@@ -203,6 +203,18 @@ class Caches(Keeps):
         return self.inner[-1](h * self.mask)
 
 
+def test_an_evaluation_reports_each_sample_once_and_is_kept():
+    objective = Case(lambda: mlp(nn.Tanh())).objective(batch_size=4)
+    reports = []
+    found = objective.evaluate(lambda done, total, text: reports.append((done, total)))
+    total = sum(len(m) for m in objective.members)
+    assert reports[-1] == (total, total)
+    assert [b[0] - a[0] for a, b in zip([(0, 0), *reports], reports, strict=False)] == [
+        len(labels) for part in range(len(objective.partition)) for _, labels in objective.batches(part)
+    ]
+    assert objective.evaluation is found
+
+
 def test_a_model_may_keep_tensors_from_the_evaluation():
     objective = Case(Caches).objective()
     assert np.isfinite(objective.evaluation.loss).all()  # ends with the one sample of the last part

@@ -176,8 +176,12 @@ def _error(value: float) -> str:
 def _verify(console: Console, objective: Objective, found: Spectrum) -> list[dict[str, Any]]:
     """Run PyHessian on each part and print both."""
     checks, rows = [], []
-    for p, part in enumerate(found.parts):
-        theirs = verify.pyhessian(objective, part, seed=found.provenance["options"]["seed"])
+    theirs_of = []
+    with console.progress() as progress:
+        for p, part in enumerate(found.parts):
+            progress(p, len(found.parts), f"PyHessian on {part}")
+            theirs_of.append(verify.pyhessian(objective, part, seed=found.provenance["options"]["seed"]))
+    for p, (part, theirs) in enumerate(zip(found.parts, theirs_of, strict=True)):
         # Power iteration finds the eigenvalue of largest magnitude, whichever end it is at.
         ours = {"top": float(max(found.lambda_max[p], found.lambda_min[p], key=abs)), "trace": float(found.trace[p])}
         checks.append({"part": part, "ours": ours, "pyhessian": vars(theirs)})

@@ -66,7 +66,9 @@ def introduce(console: Console, objective: Objective) -> None:
         console: where to.
         objective: what was loaded.
     """
-    samples, source, found = objective.samples, objective.source, objective.evaluation
+    samples, source = objective.samples, objective.source
+    with console.progress() as progress:
+        found = objective.evaluate(progress)
     loss, accuracy = found.overall
     normalised = ""
     if samples.mean is not None and samples.std is not None:
