@@ -106,28 +106,71 @@ def test_somebody_elses_state_is_refused(tmp_path):
         begin(tmp_path)
 
 
-def cut_after_one_epoch(out, monkeypatch, **options):
+def edit_state(out, change):
+    """Change what the state of a run holds."""
+    found = checkpoints.read(out / "state.pt")
+    state, meta = dict(found.state), dict(found.meta)
+    change(state, meta)
+    checkpoints.write(out / "state.pt", state, meta)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state, meta: meta.pop("bank"), r"state.pt is of an older version, which did not keep bank"),
+        (lambda state, meta: state.pop("history.quality"), r"of an older version, which did not keep quality"),
+        (lambda state, meta: state.pop("model.0.bias"), r"state.pt does not fit the model as it is now: "),
+        (lambda state, meta: meta["recipe"].update(fancy=3), r"a run of another version, with --fancy, unknown here"),
+    ],
+)
+def test_a_state_of_another_version_is_refused_with_what_it_lacks_and_a_remedy(tmp_path, change, message, monkeypatch):
+    cut(tmp_path, monkeypatch)
+    edit_state(tmp_path, change)
+    with pytest.raises(StoreError, match=rf"{message}.*pass --overwrite") as error:
+        begin(tmp_path)
+    assert "\n" not in str(error.value)
+    finish(tmp_path, overwrite=True)  # the folder is free
+
+
+def test_options_that_an_older_version_did_not_know_were_as_they_are_by_default(tmp_path, monkeypatch):
+    cut(tmp_path, monkeypatch)
+    edit_state(tmp_path, lambda state, meta: meta["recipe"].pop("drw_start"))
+    with pytest.raises(StoreError, match=r"holds a run with --drw-start 0.8, now it is 0.5"):
+        begin(tmp_path, drw_start=0.5)
+    assert finish(tmp_path).epoch.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:500]), Path.unlink])
+@pytest.mark.parametrize("name", ["state.pt", "groups-0002.pt"])
+def test_what_is_damaged_or_missing_names_the_remedy(tmp_path, name, damage, monkeypatch):
+    cut(tmp_path, monkeypatch, after=3, **GROUPED)
+    damage(tmp_path / name)
+    with pytest.raises(StoreError, match=rf"{name.split('.')[0]}.*pass --overwrite"):
+        begin(tmp_path, **GROUPED)
+
+
+def cut(out, monkeypatch, after=1, **options):
     with monkeypatch.context() as patch:
         run_epoch = toys.run.Trainer.run_epoch
 
-        def cut(self, progress):
-            if self.epoch == 1:
+        def stopped(self, progress):
+            if self.epoch == after:
                 raise KeyboardInterrupt
             return run_epoch(self, progress)
 
-        patch.setattr(toys.run.Trainer, "run_epoch", cut)
+        patch.setattr(toys.run.Trainer, "run_epoch", stopped)
         with pytest.raises(KeyboardInterrupt):
             finish(out, **options)
 
 
 def test_a_run_goes_on_where_its_data_have_been_moved_to(tmp_path, monkeypatch):
-    cut_after_one_epoch(tmp_path, monkeypatch, data_root="here")
+    cut(tmp_path, monkeypatch, data_root="here")
     assert finish(tmp_path, data_root="there").epoch.tolist() == [1, 2]
     assert checkpoints.read(tmp_path / "state.pt").meta["recipe"]["data_root"] == "there"
 
 
 def test_a_run_does_not_go_on_with_other_data_under_the_same_name(tmp_path, monkeypatch):
-    cut_after_one_epoch(tmp_path, monkeypatch)
+    cut(tmp_path, monkeypatch)
     vectors = toys.vectors
     monkeypatch.setattr(toys, "vectors", lambda split: (vectors(split)[0] + 1, vectors(split)[1]))
     with pytest.raises(StoreError, match="holds a run on other data than those that are there now: pass --overwrite"):

@@ -10,7 +10,7 @@ from toys import CPU, batched, blobs, layered, linear, recipe, smooth
 
 from landscape import datasets, models
 from landscape.errors import InputError, NumericalError
-from trainers import evaluation, gkp, loop, methods
+from trainers import evaluation, gkp, loop, methods, recipes
 from trainers.loop import Trainer
 
 
@@ -115,6 +115,30 @@ def test_a_loss_that_is_not_finite_stops_the_training():
         trained(linear(), lr=1e30, warmup_epochs=0)
 
 
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"sharpness": "sam", "rho": 1e30}, r"or --rho, now 1e\+30,"),
+        ({"sharpness": "gsa"}, "or --radius-scale, now 0.01"),
+    ],
+)
+def test_what_diverges_by_its_radius_is_told_to_lower_it(options, remedy):
+    trainer = Trainer(recipe(**options), layered(), blobs(), device=CPU)
+    if options["sharpness"] == "gsa":
+        trainer.model[0].weight.data[0, 0] = np.nan
+    with pytest.raises(NumericalError, match=rf"lower --lr, now 0.1, {remedy}"):
+        trainer.run_epoch()
+
+
+def undefined(logits, labels):
+    return nn.functional.cross_entropy(logits, labels, reduction="none") * np.nan
+
+
+def test_a_loss_that_is_not_finite_from_the_start_is_no_matter_of_the_learning_rate():
+    with pytest.raises(NumericalError, match=r"not finite before the first step \(nan\): look at the data, the loss"):
+        Trainer(recipe(loss=f"{__name__}:undefined"), linear(), blobs(), device=CPU)
+
+
 def test_a_model_with_other_classes_than_the_data_is_refused():
     with pytest.raises(InputError, match=r"returned .*expected logits \(batch, 3\)"):
         trained(linear(n_classes=4))
@@ -206,7 +230,7 @@ def test_every_method_makes_steps_on_images(name):
     samples = datasets.load("digits-lt").subsample(3)
     chosen = methods.compose({"dataset": "digits-lt", "augment": None, "epochs": 2, "batch_size": 10}, method=name)
     views = "crop,crop,crop" if chosen.loss == "bcl" else "none"
-    chosen = methods.compose({**methods.plain(chosen), "milestones": None, "augment": views})
+    chosen = methods.compose({**recipes.plain(chosen), "milestones": None, "augment": views})
     with loop.seeded(CPU, 0):
         model = models.build("small-resnet", 10, cosine=bool(chosen.cosine))
     trainer = Trainer(chosen, model, samples, device=CPU)
@@ -219,6 +243,54 @@ def test_every_method_makes_steps_on_images(name):
         row = trainer.run_epoch()
     assert np.isfinite(list(row.values())).all()
     assert not same(before, model.state_dict())
+
+
+def still(model, samples=None, **options):
+    """The losses of epochs in which nothing moves."""
+    chosen = recipe(lr=1e-30, batch_size=15, **options)
+    trainer = Trainer(chosen, model, blobs() if samples is None else samples, device=CPU)
+    return [trainer.run_epoch()["train_loss"] for _ in range(chosen.epochs)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "neutral"),
+    [("focal", "gamma=0"), ("ldam", "max_margin=0"), ("logit-adjust", "tau=0"), ("vs", "gamma=0,tau=0")],
+)
+def test_options_of_a_loss_reach_it(loss, neutral):
+    """With these it is the cross-entropy, without them it is not."""
+    plain = still(linear())
+    assert still(linear(), loss=loss, loss_options=neutral) == pytest.approx(plain, rel=1e-6)
+    assert still(linear(), loss=loss) != pytest.approx(plain, rel=1e-3)
+
+
+def test_the_weights_and_the_temperature_of_bcl_are_options():
+    """Its first part alone is the cross-entropy; the second, when nothing is near or far, log C for each view."""
+    views = {"loss": "bcl", "augment": "none,none,none", "epochs": 1}
+    first = "ce_weight=1,contrast_weight=0,tau=0"
+    assert still(batched(), loss_options=first, **views) == pytest.approx(still(batched(), epochs=1), rel=1e-5)
+    second = "ce_weight=0,contrast_weight=2,temperature=1e6"
+    assert still(batched(), loss_options=second, **views) == pytest.approx([2 * np.log(3)], rel=1e-4)
+
+
+def test_deferred_re_weighting_begins_and_weighs_as_its_options_say():
+    """w = (1 - beta) / (1 - beta^n) for 9, 5 and 1 samples, from half of the run on."""
+    model, samples = linear(), blobs()
+    labels = torch.from_numpy(samples.labels)
+    with torch.no_grad():
+        values = nn.functional.cross_entropy(model(samples.inputs), labels, reduction="none").double()
+    w = (1 - 0.5) / (1 - 0.5 ** torch.tensor([9.0, 5, 1], dtype=torch.float64))[labels]
+    found = still(model, reweight="drw", drw_start=0.5, drw_beta=0.5, epochs=4)
+    plain, weighted = values.mean().item(), ((w * values).sum() / w.sum()).item()
+    np.testing.assert_allclose(found, [plain, plain, weighted, weighted], rtol=1e-6)
+
+
+def test_a_radius_of_sam_that_falls_to_zero_does():
+    trainer = Trainer(
+        recipe(sharpness="sam", rho_schedule="linear", rho_end=0.0, epochs=2), linear(), blobs(), device=CPU
+    )
+    trainer.run_epoch()
+    trainer.run_epoch()
+    assert trainer.optimizer.rho == 0
 
 
 @pytest.mark.parametrize("option", ["bf16", "channels_last"])
@@ -239,9 +311,9 @@ def test_a_compiled_model_learns_what_the_plain_one_does(name, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     states = []
     for on in (False, True):
-        plain = methods.plain(methods.compose({"dataset": "toys:vectors"}, method=name))
+        plain = recipes.plain(methods.compose({"dataset": "toys:vectors", "model": "toys:batched"}, method=name))
         views = "none,none,none" if "bcl" in name else "none"
-        chosen = recipe(**plain | {"model": "toys:batched", "augment": views, "batch_size": 15, "compile": on})
+        chosen = recipe(**plain | {"augment": views, "batch_size": 15, "compile": on})
         trainer = Trainer(chosen, batched(), blobs(), device=CPU)
         if chosen.grouped:
             group_of, rows = np.array([0, 1, 1]), torch.ones(2, 4 * 8 + 3 * 8)

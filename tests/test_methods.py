@@ -6,19 +6,58 @@ from dataclasses import fields
 import pytest
 
 from landscape.errors import InputError
-from trainers import methods, schedule
-from trainers.methods import METHODS, Recipe, compose
+from trainers import methods, recipes, rules, schedule
+from trainers.methods import METHODS, compose
+from trainers.recipes import Recipe
 
 DIGITS = {"dataset": "digits-lt"}
 
 
-def test_options_win_over_the_file_the_file_over_the_method_and_the_method_over_the_benchmark(tmp_path):
+def test_options_win_over_the_file_and_in_it_fields_over_the_method_and_this_over_the_benchmark(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text('method = "gsa-gkp"\nbenchmark = "imagenet-lt"\ngroups = 5\nlr = 0.3\n')
     recipe = compose({"lr": 0.2}, config=file)
     assert (recipe.dataset, recipe.epochs, recipe.sharpness) == ("image-list", 90, "gsa")  # benchmark, method
     assert (recipe.groups, recipe.lr) == (5, 0.2)  # 6 in the benchmark, 0.3 in the file
-    assert compose({}, config=file, method="sam").sharpness == "sam"
+    typed = compose({"lr": 0.2}, config=file, method="sam", benchmark="cifar10-lt")
+    assert (typed.sharpness, typed.gkp, typed.dataset, typed.epochs) == ("sam", False, "cifar10", 200)
+    assert (typed.groups, typed.lr) == (5, 0.2)
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    """The configuration that a run leaves in its folder, all of it decided."""
+
+    def write(**options):
+        file = tmp_path / "config.toml"
+        file.write_text(recipes.to_toml(recipes.plain(compose(DIGITS | {"augment": "none"} | options))))
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_typed_wins_over_the_one_of_a_runs_file(name, run_of):
+    """As a run by that method would be, but for what the file sets beyond the parts of a method."""
+    sam = {"sharpness": "sam", "rho_schedule": "step", "rho_end": 0.5, "adaptive": True, "lr": 0.03, "loss": "focal"}
+    found = compose({}, method=name, config=run_of(**sam, loss_options="gamma=1"))
+    assert methods.label(found) == name
+    kept = found.sharpness == "sam"
+    options = {"lr": 0.03, **({n: sam[n] for n in ("rho_schedule", "rho_end", "adaptive")} if kept else {})}
+    options |= {"augment": "none", "loss_options": "gamma=1"} if found.loss == "focal" else {}
+    assert found == compose(DIGITS | options, method=name)
+
+
+def test_a_method_typed_keeps_what_the_file_has_for_the_same_loss(run_of):
+    found = compose({}, method="ldam-drw-sam", config=run_of(loss="ldam", loss_options="max_margin=0.3"))
+    assert (found.loss_options, found.cosine, found.augment) == ("max_margin=0.3", True, "none")
+
+
+def test_a_preset_typed_wins_over_a_runs_file_and_options_over_it(run_of):
+    file = run_of(schedule="multistep", epochs=10, lr=0.03, weight_decay=1e-3)
+    found = compose({"weight_decay": 1e-2}, benchmark="cifar10-lt", config=file)
+    assert (found.dataset, found.epochs, found.lr, found.weight_decay) == ("cifar10", 200, 0.15, 1e-2)
+    assert found.milestones == (160, 180)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -45,6 +84,12 @@ def test_parts_that_are_no_preset_are_named_by_what_they_are():
     assert methods.label(recipe) == "focal+drw+gkp"
 
 
+def test_a_users_own_model_brings_its_own_classifier():
+    assert compose({**DIGITS, "loss": "ldam", "model": "my:model"}).cosine is False
+    with pytest.raises(InputError, match=r"--cosine is for the models of this package, my:model brings its own"):
+        compose({**DIGITS, "cosine": True, "model": "my:model"})
+
+
 @pytest.mark.parametrize(("loss", "cosine"), [("ce", False), ("ldam", True), ("bcl", True)])
 def test_the_losses_of_angles_bring_a_cosine_classifier(loss, cosine):
     assert compose({**DIGITS, "loss": loss}).cosine is cosine
@@ -53,7 +98,7 @@ def test_the_losses_of_angles_bring_a_cosine_classifier(loss, cosine):
 def test_a_recipe_survives_its_file(tmp_path):
     file = tmp_path / "config.toml"
     recipe = compose({**DIGITS, "clip": (2e-3, 3e-3), "data_root": 'a "b" \\c\u00e9', "lr": 1e-05}, method="gsa-gkp")
-    file.write_text(methods.to_toml({"method": "gsa-gkp"} | methods.plain(recipe)))
+    file.write_text(recipes.to_toml({"method": "gsa-gkp"} | recipes.plain(recipe)))
     assert compose({}, config=file) == recipe
 
 
@@ -70,6 +115,10 @@ def test_every_field_has_an_explanation():
         ("milestones = [1, 2.5]", "milestones must be int, got 2.5"),
         ("epoch = 3", "there is no option 'epoch'; similar: epochs"),
         ('method = "sgd"', "no method 'sgd'; choose from ce, sam, gsa-gkp"),
+        ("method = 3", "method must be str, got 3"),
+        ('device = "cpu"', "no option 'device' in a recipe, whose numbers it does not change: pass --device on the"),
+        ('preset = "cifar10-lt"', "there is no option 'preset' in a file: it is called benchmark there"),
+        ("zzz = 1", "there is no option 'zzz'; landscape train -h lists them all"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_its_name_and_the_cause(text, message, tmp_path):
@@ -119,6 +168,17 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"loss": "bcl", "sharpness": "gsa", "first_pass": "decoupled"}, "--first-pass decoupled takes samples one by"),
         ({"loss": "ldam", "cosine": False}, "--loss ldam needs a cosine classifier"),
         ({"augment": "crop,crop"}, "--augment crop,crop names 2 views, --loss ce takes 1"),
+        ({"drw_start": 1.0}, "--drw-start is a share of the run, from 0 to below 1, got 1.0"),
+        ({"drw_beta": 1.0}, "--drw-beta must be at least 0 and below 1, got 1.0"),
+        ({"loss_options": "tau=1"}, "--loss ce has no option tau; its options: none"),
+        ({"loss": "vs", "loss_options": "gamma=0.3,beta=1"}, "--loss vs has no option beta; its options: gamma, tau"),
+        ({"loss": "focal", "loss_options": "gamma"}, "--loss-options must be such as gamma=0.3,tau=1, got 'gamma'"),
+        ({"loss": "focal", "loss_options": "gamma=1,gamma=2"}, "--loss-options name gamma twice"),
+        ({"loss": "focal", "loss_options": "gamma=-1"}, "gamma of --loss focal must be a finite number of at least 0"),
+        ({"loss": "ldam", "loss_options": "scale=10"}, "--loss-options scale=10 is not that of the classifier of"),
+        ({"loss": "bcl", "loss_options": "t=1"}, "no option t; its options: ce_weight, contrast_weight, temperature"),
+        ({"loss": "bcl", "loss_options": "temperature=0"}, "temperature of --loss bcl must be finite and positive"),
+        ({"loss": "my:loss", "loss_options": "t=1"}, "--loss my:loss is taken as it is, without options, got t"),
         ({"validation": 1.0}, "--validation must be at least 0 and below 1, got 1.0"),
     ],
 )
@@ -142,12 +202,14 @@ def test_every_number_of_groups_of_figure_5_is_a_recipe(count):
         ("gsa", {"preservation": 10.0}, "--gkp"),
         ("sam", {"groups": 4}, "--sharpness gsa or --gkp"),
         ("ce", {"gamma": 0.2}, "--schedule multistep"),
+        ("ce", {"drw_beta": 0.9}, "--reweight drw"),
+        ("sam", {"drw_start": 0.5}, "--reweight drw or --rho-schedule step"),
     ],
 )
 def test_an_option_that_changes_nothing_is_refused(method, option, needed):
     recipe = compose(DIGITS | option, method=method)
     with pytest.raises(InputError, match=f"changes nothing without {needed}: add that, or leave it out"):
-        methods.refuse_idle(recipe, option)
+        rules.refuse_idle(recipe, option)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -156,7 +218,7 @@ def test_every_option_of_a_method_is_welcome(method):
     idle = []
     for item in fields(Recipe):
         try:
-            methods.refuse_idle(recipe, [item.name])
+            rules.refuse_idle(recipe, [item.name])
         except InputError:
             idle.append(item.name)
     assert ("rho" in idle) == ("sam" not in method)
@@ -209,3 +271,5 @@ def test_classes_are_grouped_after_a_share_of_the_run_and_again_but_never_at_its
 
 def test_deferred_re_weighting_begins_at_epoch_160_of_200():
     assert schedule.deferred(200) == 160
+    assert [schedule.deferred(20, start) for start in (0.0, 0.55, 0.51)] == [0, 11, 11]
+    assert [schedule.radius(e, 4, "step", 0.1, 0.5, 0.5) for e in range(4)] == [0.1, 0.1, 0.5, 0.5]

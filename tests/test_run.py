@@ -22,7 +22,7 @@ from landscape.cli import main
 from landscape.errors import DataError, InputError, NumericalError, StoreError
 from landscape.loading import load_objective
 from landscape.results import History
-from trainers import batches, commands, evaluation, loop, methods
+from trainers import batches, commands, evaluation, loop, methods, recipes
 
 GROUPED = {"groups": 2, "epochs": 6, "group_after": 0.4, "regroup_every": 0.3}
 METHODS = {
@@ -64,7 +64,7 @@ def test_a_plain_run_leaves_a_checkpoint_a_history_and_what_it_needs_to_go_on(tm
     assert stored.epoch.tolist() == [1, 2]
     np.testing.assert_array_equal(stored.test_loss, history.test_loss)
     assert stored.train_counts.tolist() == [9, 5, 1]
-    assert stored.provenance["recipe"] == methods.plain(recipe())
+    assert stored.provenance["recipe"] == recipes.plain(recipe())
 
 
 def test_the_configuration_that_is_left_repeats_the_run(tmp_path):
@@ -370,6 +370,33 @@ def renamed(split):
 
 class Pairs(list):
     """A data set that may bear names."""
+
+
+def with_a_hole(split):
+    samples = blobs()
+    if split == "test":
+        samples.inputs[3, 1] = float("nan")
+    return samples.inputs, torch.from_numpy(samples.labels)
+
+
+def test_inputs_that_are_not_finite_are_named(tmp_path):
+    with pytest.raises(
+        DataError, match=r"1 of 15 samples of .* \(test\) hold what is not finite, first sample 3: leave"
+    ):
+        begin(tmp_path, dataset=f"{__name__}:with_a_hole")
+
+
+def of_angles():
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), models.NormedLinear(8, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"), [("toys:layered", 1), (f"{__name__}:bare", 1), (f"{__name__}:of_angles", 0)]
+)
+def test_margins_between_angles_on_logits_that_may_be_none_are_said(tmp_path, model, said, caplog):
+    begin(tmp_path, loss="ldam", model=model).close()
+    found = [m for m in caplog.messages if "--loss ldam expects logits that are scaled cosines" in m]
+    assert len(found) == said
 
 
 def test_splits_with_other_classes_are_refused(tmp_path):

@@ -12,7 +12,7 @@ from landscape import losses
 from landscape.errors import InputError
 from trainers.loop import seeded
 from trainers.losses import (
-    BCL_WEIGHTS,
+    BCL,
     ContrastiveHead,
     balanced_contrastive,
     effective_number_weights,
@@ -240,7 +240,7 @@ def test_a_step_on_few_classes_has_finite_gradients_everywhere(n_classes):
     projections, prototypes = module(features, classifier.weight)
     plain = losses.build("logit-adjust", np.array([2] * n_classes))(classifier(features[:3]), labels)
     contrast = balanced_contrastive(projections.view(2, 3, 5), labels, prototypes)
-    (BCL_WEIGHTS[0] * plain + BCL_WEIGHTS[1] * contrast).mean().backward()
+    (BCL().ce_weight * plain + BCL().contrast_weight * contrast).mean().backward()
     gradients = [features.grad, classifier.weight.grad, *(p.grad for p in module.parameters())]
     assert all(g.isfinite().all() for g in gradients)
     assert prototypes.shape == (n_classes, 5)

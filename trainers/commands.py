@@ -15,8 +15,9 @@ from landscape import distributed
 from landscape.cli.console import Console
 from landscape.errors import InputError
 from landscape.results import History
-from trainers import data, evaluation, folder, methods, run
-from trainers.methods import BENCHMARKS, METHODS, Recipe
+from trainers import data, evaluation, folder, methods, recipes, rules, run
+from trainers.methods import BENCHMARKS, METHODS
+from trainers.recipes import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,7 +61,7 @@ _TYPES: dict[Any, Any] = {
 def _recipe_options(command: F) -> F:
     """Add an option for each field of a recipe; what is not given stays None."""
     for item in reversed(fields(Recipe)):
-        name, kind = methods.flag(item.name), _TYPES.get(item.type, item.type)
+        name, kind = recipes.flag(item.name), _TYPES.get(item.type, item.type)
         choices, default = item.metadata["choices"], item.default
         help = item.metadata["help"]
         if choices:
@@ -107,7 +108,7 @@ def train(
     """
     given = {name: value for name, value in options.items() if value is not None}
     recipe = methods.compose(given, method=method, benchmark=preset, config=config)
-    methods.refuse_idle(recipe, given)
+    rules.refuse_idle(recipe, given)
     if not overwrite and not (out / "config.toml").exists():
         folder.refuse(out, recipe, overwrite=False)  # before the data are read, which complete the recipe
     distributed.start()

@@ -11,7 +11,7 @@ from landscape.datasets import Samples
 from landscape.errors import DataError, InputError
 from trainers.batches import split_validation
 from trainers.loop import FIRST, seeded
-from trainers.methods import Recipe
+from trainers.recipes import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +46,7 @@ def load(recipe: Recipe) -> tuple[Recipe, Data]:
 
     Raises:
         InputError: the recipe does not fit the data.
-        DataError: the data cannot be found or used.
+        DataError: the data cannot be found or used, or hold what is not finite.
     """
     of_images = {name: getattr(recipe, name) for name in ("train_list", "test_list", "image_size")}
     whole, test = (
@@ -72,6 +72,8 @@ def fitted(recipe: Recipe, whole: Samples, test: Samples) -> tuple[Recipe, Data]
             f"{whole.name} has {len(whole.class_names)} classes in its train split and {len(test.class_names)} in its "
             "test split, or other names: both must have the same"
         )
+    for samples in (whole, test):
+        _refuse_not_finite(samples)
     n_classes = len(whole.class_names)
     if recipe.grouped and recipe.groups > n_classes:
         raise InputError(f"--groups {recipe.groups} are more than the {n_classes} classes of {whole.name}: lower it")
@@ -86,6 +88,18 @@ def fitted(recipe: Recipe, whole: Samples, test: Samples) -> tuple[Recipe, Data]
     return dataclasses.replace(recipe, augment=recipe.augment or _views(recipe, whole)), Data(
         whole=whole, train=train, validation=validation, test=test
     )
+
+
+def _refuse_not_finite(samples: Samples) -> None:
+    if samples.inputs is None or not samples.inputs.is_floating_point():
+        return
+    finite = samples.inputs.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        bad = (~finite).nonzero().flatten()
+        raise DataError(
+            f"{len(bad)} of {len(finite)} samples of {samples.name} ({samples.split}) hold what is not finite, first "
+            f"sample {int(bad[0])}: leave them out or mend them"
+        )
 
 
 def _views(recipe: Recipe, samples: Samples) -> str:
@@ -125,5 +139,5 @@ def build(recipe: Recipe, samples: Samples) -> tuple[nn.Module, int | None]:
         )
     with seeded(torch.device("cpu"), recipe.seed, FIRST):
         n_classes = len(samples.class_names)
-        cosine = bool(recipe.cosine) and ":" not in recipe.model
-        return models.build(recipe.model, n_classes, in_channels=in_channels, cosine=cosine), in_channels
+        model = models.build(recipe.model, n_classes, in_channels=in_channels, cosine=bool(recipe.cosine))
+        return model, in_channels

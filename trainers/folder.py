@@ -15,8 +15,8 @@ import filelock
 
 from landscape import checkpoints, store
 from landscape.errors import InputError, StoreError
-from trainers import methods
-from trainers.methods import Recipe
+from trainers import methods, recipes
+from trainers.recipes import Recipe
 
 OWN = ("state.pt", "last.pt", "best.pt", "snapshots", "bank", "history.csv", "history.h5", "tensorboard", "config.toml")
 """What a run puts into its folder. The first is removed first and the last, which tells whose the rest is, last."""
@@ -56,12 +56,19 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
         theirs = _begun(out, remedy) if config.exists() else None
         for path in () if theirs else _taken(out):
             raise StoreError(f"{path} exists: {remedy}")
-    ours = methods.plain(recipe)
-    difference = theirs and methods.first_difference(*({**r, **dict.fromkeys(PLACES)} for r in (theirs, ours)))
+    unknown = [name for name in theirs or () if name not in Recipe.__dataclass_fields__]
+    if unknown:
+        raise StoreError(
+            f"{out} holds a run of another version, with {recipes.flag(unknown[0])}, unknown here: {remedy}"
+        )
+    if theirs:  # what an older version did not know was as it is by default
+        theirs = recipes.plain(Recipe()) | theirs
+        both = ({**r, **dict.fromkeys(PLACES)} for r in (theirs, recipes.plain(recipe)))
+    difference = recipes.first_difference(*both) if theirs else None
     if difference:
         name, before, now = difference
         raise StoreError(
-            f"{out} holds a run with {methods.flag(name)} {before}, now it is {now}: repeat the options, or pass "
+            f"{out} holds a run with {recipes.flag(name)} {before}, now it is {now}: repeat the options, or pass "
             "--overwrite, or choose another --out"
         )
     if fingerprint and data != fingerprint:
@@ -74,10 +81,10 @@ def _begun(out: Path, remedy: str) -> dict[str, Any]:
     """Return the recipe of a run that was killed in its first epoch; what it left may be replaced, nothing else may."""
     config = out / "config.toml"
     try:
-        recipe = methods.plain(methods.compose({}, config=config))
+        recipe = recipes.plain(methods.compose({}, config=config))
     except InputError:
         recipe = {}
-    if config.read_bytes() != methods.to_toml(recipe).encode():
+    if config.read_bytes() != recipes.to_toml(recipe).encode():
         raise StoreError(f"{config} exists, and no run has left it: {remedy}")
     for path in (p for name in ("last.pt", "best.pt") if (p := out / name).exists()):
         meta = _meta(path, remedy)

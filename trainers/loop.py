@@ -21,9 +21,17 @@ from trainers import schedule
 from trainers.batches import Batches
 from trainers.gkp import Penalty
 from trainers.gsa import GSA
-from trainers.losses import BCL_WEIGHTS, ContrastiveHead, balanced_contrastive, effective_number_weights, reweighted
-from trainers.methods import Recipe
+from trainers.losses import (
+    BCL,
+    ContrastiveHead,
+    balanced_contrastive,
+    bcl_of,
+    effective_number_weights,
+    options_of,
+    reweighted,
+)
 from trainers.passes import alone, flat, gradient, hand_over, kept_statistics, trainable
+from trainers.recipes import Recipe
 from trainers.sam import SAM, shares
 
 SHUFFLE, STEPS, FIRST, TRIAL = range(4)  # what a stream of random numbers is for
@@ -44,7 +52,8 @@ class Trainer:
 
         Raises:
             InputError: the model, the loss and the data do not fit together, as a trial with a few samples shows.
-            NumericalError: the samples of a batch influence each other where the recipe says they do not.
+            NumericalError: the loss is not finite, or the samples of a batch influence each other where the recipe
+                says they do not.
         """
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError("the model has no parameters to train: leave requires_grad on")
@@ -70,10 +79,11 @@ class Trainer:
             )
         self.batches = Batches(train, recipe.views, device, workers=workers)
         self._forward: Callable[[Tensor], Any] = torch.compile(model) if recipe.compile else model
-        self._plain = losses.build("logit-adjust" if recipe.loss == "bcl" else recipe.loss, train.class_counts)
+        self._bcl = BCL()
+        self._plain = self._loss()
         self._weighted = self._plain
         if recipe.reweight == "drw":
-            weights = effective_number_weights(train.class_counts).to(device)
+            weights = effective_number_weights(train.class_counts, recipe.drw_beta).to(device)
             self._weighted = reweighted(self._plain, weights, self._reduce)
         self._both = self.model if self.head is None else nn.ModuleList([self.model, self.head])
         self.optimizer = self._optimizer()
@@ -90,6 +100,13 @@ class Trainer:
     def encoder(self) -> list[str]:
         """Names of the parameters before the classifier, which GKP preserves."""
         return classifiers.encoder(self.model, self.classifier)
+
+    def _loss(self) -> losses.Loss:
+        options = options_of(self.recipe.loss_options)
+        if self.recipe.loss != "bcl":
+            return losses.build(self.recipe.loss, self.train.class_counts, **options)
+        self._bcl = bcl_of(options)
+        return losses.build("logit-adjust", self.train.class_counts, tau=self._bcl.tau)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         r = self.recipe
@@ -128,6 +145,12 @@ class Trainer:
             views, labels = self.batches.get(torch.arange(min(4, self._smallest)))
             with self._failures_named(views[0]):
                 values, _ = self._losses(views, labels, self.model)
+            if not bool(values.isfinite().all()):
+                found = values.detach().mean().item()
+                raise NumericalError(
+                    f"the loss is not finite before the first step ({found:g}): look at the data, the loss and the "
+                    "model's first weights"
+                )
             if not values.requires_grad:
                 raise InputError("the loss does not depend on the model's parameters: no gradient reaches them")
             if r.sharpness == "gsa" and r.first_pass == "decoupled":
@@ -189,7 +212,9 @@ class Trainer:
         mine = [b.tensor_split(distributed.world())[distributed.rank()] for b in order.tensor_split(n_batches)]
         self.model.train()
         if isinstance(self.optimizer, SAM):
-            self.optimizer.rho = schedule.radius(self.epoch, r.epochs, r.rho_schedule, r.rho, r.rho_end or r.rho)
+            self.optimizer.rho = schedule.radius(
+                self.epoch, r.epochs, r.rho_schedule, r.rho, r.rho if r.rho_end is None else r.rho_end, r.drw_start
+            )
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # losses, hits; read when the epoch ends
         with seeded(self.device, r.seed, STEPS, self.epoch, distributed.rank()):
             for b, (views, labels, indices) in enumerate(self.batches.epoch(mine)):
@@ -205,11 +230,16 @@ class Trainer:
         loss, accuracy = (sums / size).tolist()
         if not math.isfinite(loss):
             raise NumericalError(
-                f"the loss is not finite in epoch {self.epoch + 1} of {r.epochs} ({loss:g}): lower --lr, now {r.lr:g}, "
-                f"or raise --warmup-epochs, now {r.warmup_epochs}"
+                f"the loss is not finite in epoch {self.epoch + 1} of {r.epochs} ({loss:g}): {self.remedy()}"
             )
         self.epoch += 1
         return {"learning_rate": rate, "train_loss": loss, "train_accuracy": accuracy}
+
+    def remedy(self) -> str:
+        """Say what may keep the loss finite."""
+        r = self.recipe
+        radius = {"sam": f", or --rho, now {r.rho:g}", "gsa": f", or --radius-scale, now {r.radius_scale:g}"}
+        return f"lower --lr, now {r.lr:g}{radius.get(r.sharpness, '')}, or raise --warmup-epochs, now {r.warmup_epochs}"
 
     def _rate(self, step: int, n_batches: int) -> float:
         r = self.recipe
@@ -278,7 +308,9 @@ class Trainer:
         self, views: tuple[Tensor, ...], labels: Tensor, forward: Callable[[Tensor], Any]
     ) -> tuple[Tensor, Tensor]:
         """Return the loss of each sample with its graph, and whether it is classified correctly, (B,) each."""
-        late = self.recipe.reweight == "drw" and self.epoch >= schedule.deferred(self.recipe.epochs)
+        late = self.recipe.reweight == "drw" and self.epoch >= schedule.deferred(
+            self.recipe.epochs, self.recipe.drw_start
+        )
         criterion = self._weighted if late else self._plain
         inputs = views[0] if self.head is None else torch.cat(views)
         if self.recipe.channels_last and inputs.ndim == 4:
@@ -296,7 +328,7 @@ class Trainer:
                 'sample; use reduction="none"'
             )
         if contrast is not None:
-            values = BCL_WEIGHTS[0] * values + BCL_WEIGHTS[1] * contrast
+            values = self._bcl.ce_weight * values + self._bcl.contrast_weight * contrast
         return values, logits.detach().argmax(dim=1) == labels
 
     def _contrast(
@@ -309,7 +341,7 @@ class Trainer:
         n = len(labels)
         projections, prototypes = head(features[n:], classifiers.class_weights(self.model, self.classifier))
         contrast = balanced_contrastive(
-            projections.view(-1, n, projections.shape[1]).float(), labels, prototypes.float()
+            projections.view(-1, n, projections.shape[1]).float(), labels, prototypes.float(), self._bcl.temperature
         )
         return logits[:n].float(), contrast
 

@@ -7,8 +7,9 @@ loss of further views, in which all classes take part alike:
     2.0 * CE(z + log pi, y) + 0.6 * L_contrastive
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -18,8 +19,69 @@ from torch.nn import functional as F
 from landscape.errors import InputError
 from trainers.passes import Reduce, alone
 
-BCL_WEIGHTS = (2.0, 0.6)
-"""Of the logit-adjusted cross-entropy and of the contrastive loss, as BCL trains on long-tailed CIFAR."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BCL:
+    """What balanced contrastive learning leaves open; the defaults are those for long-tailed CIFAR.
+
+    Raises:
+        InputError: a weight or tau is negative, or the temperature is not positive.
+    """
+
+    ce_weight: float = 2.0  # of the logit-adjusted cross-entropy
+    contrast_weight: float = 0.6  # of the contrastive loss
+    temperature: float = 0.1  # of the contrastive loss
+    tau: float = 1.0  # of the logit adjustment
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            least = "positive" if name == "temperature" else "at least 0"
+            if not 0 <= value < math.inf or (value == 0 and name == "temperature"):
+                raise InputError(f"{name} of --loss bcl must be finite and {least}, got {value:g}")
+
+
+def options_of(text: str | None) -> dict[str, float]:
+    """Read options of a loss.
+
+    Args:
+        text: such as "gamma=0.3,tau=1"; None has none.
+
+    Returns:
+        Their values by name.
+
+    Raises:
+        InputError: the text is no list of names and numbers, or names one twice.
+    """
+    found: dict[str, float] = {}
+    for word in text.split(",") if text else ():
+        name, _, value = word.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            raise InputError(f"--loss-options must be such as gamma=0.3,tau=1, got {text!r}") from None
+        if name.strip() in found:
+            raise InputError(f"--loss-options name {name.strip()} twice: {text!r}")
+        found[name.strip()] = number
+    return found
+
+
+def bcl_of(options: Mapping[str, float]) -> BCL:
+    """Make the options of bcl.
+
+    Args:
+        options: by name, such as {"temperature": 0.07}.
+
+    Returns:
+        These, and the defaults of all others.
+
+    Raises:
+        InputError: there is no such option, or a value is out of its range.
+    """
+    names = [item.name for item in dataclasses.fields(BCL)]
+    for name in options:
+        if name not in names:
+            raise InputError(f"--loss bcl has no option {name}; its options: {', '.join(names)}")
+    return BCL(**options)
 
 
 def effective_number_weights(class_counts: np.ndarray, beta: float = 0.9999) -> Tensor:

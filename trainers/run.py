@@ -11,27 +11,24 @@
 All but `state.pt` and `groups-*.pt` are read by every analysis without further options.
 """
 
-import csv
-import io
 import logging
-import platform
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from landscape import checkpoints, class_means, devices, distributed, store
-from landscape.errors import InputError, NumericalError
+from landscape.errors import InputError, LandscapeError, NumericalError, StoreError
+from landscape.models import NormedLinear
 from landscape.results import History
-from trainers import evaluation, folder, gkp, memory, methods, schedule
+from trainers import evaluation, folder, gkp, memory, recipes, records, schedule
 from trainers.data import Data, build
 from trainers.loop import Trainer
-from trainers.methods import Recipe
+from trainers.recipes import Recipe
 
 Progress = Callable[[float, int, str], None]
 """(epochs done, epochs in all, a line of text) -> None."""
@@ -71,12 +68,13 @@ class Run:
             StoreError: the folder holds another or a finished run, is in use, or cannot be written.
         """
         place = devices.choose(device)
-        self._writer_class = _tensorboard() if tensorboard and distributed.is_main() else None
+        self._writer_class = records.tensorboard_writer() if tensorboard and distributed.is_main() else None
         self.recipe, self.out, self.method = recipe, out, method
         self.data = data = data.moved(place)
         model, self._in_channels = build(recipe, data.whole)
         self.trainer = Trainer(recipe, model, data.train, device=place, workers=workers)
         self._classifier = self._found_classifier()
+        self._warn_of_logits()
         self._workers = workers
         self._overwrite = overwrite
         self._fresh = True  # nothing is written yet
@@ -95,7 +93,7 @@ class Run:
             except BaseException:
                 self.close()
                 raise
-        self._first = None if self.trainer.epoch or not recipe.snapshot_every else _copied(model)
+        self._first = None if self.trainer.epoch or not recipe.snapshot_every else records.copied(model)
 
     def _found_classifier(self) -> str | None:
         if self.recipe.grouped or self.recipe.loss == "bcl":
@@ -104,6 +102,16 @@ class Run:
             return self.trainer.classifier
         except InputError:  # the features are then left out of the history
             return None
+
+    def _warn_of_logits(self) -> None:
+        """Say that margins between angles are for logits that are cosines, which a user's own model may well have."""
+        name, model = self._classifier, self.trainer.model
+        cosine = name is not None and isinstance(model.get_submodule(name), NormedLinear)
+        if self.recipe.loss in {"ldam", "bcl"} and not cosine and distributed.is_main():
+            log.warning(
+                f"--loss {self.recipe.loss} expects logits that are scaled cosines, and {self.recipe.model} does not "
+                "end in landscape.models.NormedLinear, which makes them: see that its own classifier does"
+            )
 
     @property
     def _n_trained(self) -> np.ndarray:
@@ -173,11 +181,11 @@ class Run:
             test_counts=np.bincount(self.data.test.labels, minlength=len(self.data.test.class_names)),
             method=self.method,
             provenance={
-                "recipe": methods.plain(self.recipe),
+                "recipe": recipes.plain(self.recipe),
                 "data_sha256": self.data.whole.fingerprint,
                 "device": str(self.trainer.device),
                 "ranks": distributed.world(),
-                "versions": versions(),
+                "versions": records.versions(),
             },
             **columns,
         )
@@ -199,8 +207,7 @@ class Run:
         }
         if not np.isfinite(test.loss):
             raise NumericalError(
-                f"the test loss is not finite after epoch {epoch} of {r.epochs}: lower --lr, now {r.lr:g}, or raise "
-                f"--warmup-epochs, now {r.warmup_epochs}"
+                f"the test loss is not finite after epoch {epoch} of {r.epochs}: {self.trainer.remedy()}"
             )
         if self.data.validation is not None:
             held_out = evaluation.evaluate(model, self.data.validation, **options)
@@ -315,7 +322,7 @@ class Run:
             self._fresh = False
 
     def _write_recipe(self) -> None:
-        text = methods.to_toml(methods.plain(self.recipe))
+        text = recipes.to_toml(recipes.plain(self.recipe))
         with store.writing(self.out):
             store.write_aside(self.out / "config.toml", lambda file: file.write(text.encode()))
 
@@ -328,7 +335,7 @@ class Run:
         with store.writing(self.out):
             if r.snapshot_every:
                 (self.out / "snapshots").mkdir(exist_ok=True)
-            table = self._table().encode()
+            table = records.table(self._rows, self.data.test.class_names).encode()
             store.write_aside(self.out / "history.csv", lambda file: file.write(table))
         if self._first is not None:
             checkpoints.write(self.out / "snapshots" / "epoch-0000.pt", self._first, self._meta(None))
@@ -345,7 +352,7 @@ class Run:
         kept = {
             "epoch": epoch,
             "best": self._best,
-            "recipe": methods.plain(r),
+            "recipe": recipes.plain(r),
             "data_sha256": self.data.whole.fingerprint,
             "bank": self._bank.state(),
             "groups": self._groups,
@@ -361,21 +368,33 @@ class Run:
                     self._writer.add_scalar(name, value, epoch)
 
     def _go_back(self) -> None:
-        found = checkpoints.read(self.out / "state.pt")
-        meta = found.meta
-        self.trainer.restore(meta["epoch"], found.state)
-        self._saved = meta["epoch"]
-        self._best = meta["best"]
+        file = self.out / "state.pt"
+        remedy = "pass --overwrite to begin anew, or choose another --out"
+        try:
+            found = checkpoints.read(file)
+            meta = found.meta
+            self._rows = {
+                name.removeprefix("history."): list(t.numpy())
+                for name, t in found.state.items()
+                if name.startswith("history.")
+            }
+            lacking = [name for name in ("best", "bank", "groups") if name not in meta]
+            lacking += [name for name in records.columns() if name not in self._rows]
+            if lacking:
+                raise StoreError(f"{file} is of an older version, which did not keep {lacking[0]}")
+            self.trainer.restore(meta["epoch"], found.state)
+            self._saved, self._best, self._groups = meta["epoch"], meta["best"], meta["groups"]
+            self._bank.restore(meta["bank"])
+            if self._groups is not None:
+                file = self.out / self._groups
+                self._use(dict(checkpoints.read(file).state))
+        except LandscapeError as error:
+            raise StoreError(f"{error}; {remedy}") from error
+        except (RuntimeError, KeyError) as error:  # names or shapes: the code of the model may have changed
+            raise StoreError(
+                f"{file} does not fit the model as it is now: {str(error).splitlines()[0]} {remedy}"
+            ) from error
         self._fresh = False
-        self._rows = {
-            name.removeprefix("history."): list(t.numpy())
-            for name, t in found.state.items()
-            if name.startswith("history.")
-        }
-        self._bank.restore(meta["bank"])
-        self._groups = meta["groups"]
-        if self._groups is not None:
-            self._use(dict(checkpoints.read(self.out / self._groups).state))
         if distributed.is_main():
             folder.keep_groups(self.out, self._groups)  # another one is of an epoch that was cut
         self.resumed = True
@@ -391,7 +410,7 @@ class Run:
             "model": r.model,
             "n_classes": len(whole.class_names),
             "in_channels": self._in_channels,
-            "cosine": bool(r.cosine) and ":" not in r.model,
+            "cosine": bool(r.cosine),
             "dataset": whole.options,
             "data_sha256": whole.fingerprint,
             "normalisation": [whole.mean, whole.std] if known else None,
@@ -401,44 +420,13 @@ class Run:
             "loss": r.loss,
             "epoch": 0 if row is None else self.trainer.epoch,
             "seed": r.seed,
-            "options": methods.plain(r),
+            "options": recipes.plain(r),
             "device": str(self.trainer.device),
             "train_accuracy": right,
             "test_accuracy": None if row is None else row["test_accuracy"],
-            "versions": versions(),
+            "versions": records.versions(),
         }
-
-    def _table(self) -> str:
-        """Return the history as CSV: a row for each epoch, a column for each class's test accuracy."""
-        text = io.StringIO()
-        single = [name for name, values in self._rows.items() if np.ndim(values[0]) == 0]
-        single.sort(key=lambda name: name != "epoch")
-        accuracies = np.array(self._rows["test_accuracy_per_class"])
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*single, *(f"test_accuracy of {name}" for name in self.data.test.class_names)])
-        writer.writerows(zip(*(self._rows[name] for name in single), *accuracies.T, strict=True))
-        return text.getvalue()
 
     def _line(self) -> str:
         many = "/".join("-" if np.isnan(a) else f"{a:.0%}" for a in evaluation.by_frequency(self.history())[1:])
         return f"loss {self._rows['train_loss'][-1]:.3g}, test {self._rows['test_accuracy'][-1]:.1%} ({many})"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what makes the numbers."""
-    packages = {"landscape": "loss-landscape-per-class", "torch": "torch", "numpy": "numpy"}
-    return {name: metadata.version(package) for name, package in packages.items()} | {
-        "python": platform.python_version()
-    }
-
-
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
-
-
-def _tensorboard() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
-    return SummaryWriter

@@ -63,16 +63,17 @@ def mixing(epoch: int, epochs: int, start: float = 0.95, end: float = 0.6) -> fl
     return end + (start - end) / 2 * (1 + math.cos(math.pi * epoch / epochs))
 
 
-def radius(epoch: int, epochs: int, kind: str, first: float, last: float) -> float:
+def radius(epoch: int, epochs: int, kind: str, first: float, last: float, late: float = 0.8) -> float:
     """Return SAM's radius in an epoch.
 
     Args:
         epoch: from 0 to epochs - 1.
         epochs: of the run.
         kind: "constant" (first), "linear" (from first in epoch 0 to last in the last one) or "step" (first, and last
-            from 80 % of the run on, where deferred re-weighting begins, as Rangwani et al. 2022 do).
+            from where deferred re-weighting begins, as Rangwani et al. 2022 do).
         first: radius at the start.
         last: radius at the end.
+        late: share of the run before a step.
 
     Returns:
         rho.
@@ -80,7 +81,7 @@ def radius(epoch: int, epochs: int, kind: str, first: float, last: float) -> flo
     if kind == "constant":
         return first
     if kind == "step":
-        return last if epoch >= deferred(epochs) else first
+        return last if epoch >= deferred(epochs, late) else first
     return first + (last - first) * epoch / max(1, epochs - 1)
 
 
@@ -101,6 +102,14 @@ def grouping(epoch: int, epochs: int, after: float, every: float) -> bool:
     return first <= epoch < epochs and (epoch - first) % apart == 0
 
 
-def deferred(epochs: int) -> int:
-    """Return the epoch from which deferred re-weighting holds: 160 of 200, as in Cao et al. 2019."""
-    return math.ceil(0.8 * epochs)
+def deferred(epochs: int, start: float = 0.8) -> int:
+    """Return the epoch from which deferred re-weighting holds: 160 of 200, as in Cao et al. 2019.
+
+    Args:
+        epochs: of the run.
+        start: share of the run before it.
+
+    Returns:
+        The first epoch, from 0.
+    """
+    return math.ceil(start * epochs - 1e-9)  # 0.55 * 20 is above 11 by rounding

@@ -43,7 +43,7 @@ COMMANDS = {
 """Name: where the command is, as module:attribute, and its line in the help."""
 
 PLUGIN_HELP = {
-    "train": "Train a network by cross-entropy, with checkpoints that describe themselves.",
+    "train": "Train a network by ce, sam, gsa-gkp, ... into checkpoints that describe themselves.",
     "demo": "Train and analyse on a small data set that comes with the package.",
 }
 """Lines in the help for entry points that are known; those of others would have to be loaded."""

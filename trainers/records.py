@@ -1,0 +1,66 @@
+"""What a run writes down of itself besides its checkpoints: the history as a table, versions, scalars."""
+
+import csv
+import io
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from landscape.errors import InputError
+from landscape.results import History
+
+
+def columns() -> list[str]:
+    """List what a history has a row of for each epoch."""
+    return [item.name for item in fields(History) if (item.metadata["axes"] or ("",))[0] == History.along]
+
+
+def table(rows: Mapping[str, Sequence[Any]], class_names: Sequence[str]) -> str:
+    """Return a history as CSV: a row for each epoch, a column for each class's test accuracy.
+
+    Args:
+        rows: for each column its values, epoch after epoch.
+        class_names: of the test samples, (C,).
+
+    Returns:
+        The text.
+    """
+    text = io.StringIO()
+    single = [name for name, values in rows.items() if np.ndim(values[0]) == 0]
+    single.sort(key=lambda name: name != "epoch")
+    accuracies = np.array(rows["test_accuracy_per_class"])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*single, *(f"test_accuracy of {name}" for name in class_names)])
+    writer.writerows(zip(*(rows[name] for name in single), *accuracies.T, strict=True))
+    return text.getvalue()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what makes the numbers."""
+    packages = {"landscape": "loss-landscape-per-class", "torch": "torch", "numpy": "numpy"}
+    return {name: metadata.version(package) for name, package in packages.items()} | {
+        "python": platform.python_version()
+    }
+
+
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's state_dict as it is now, on the CPU."""
+    return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+
+
+def tensorboard_writer() -> Any:
+    """Return the class that writes scalars for TensorBoard.
+
+    Raises:
+        InputError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+    return SummaryWriter

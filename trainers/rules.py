@@ -1,0 +1,160 @@
+"""Which recipes can be: ranges of fields, and fields that need or exclude each other."""
+
+import math
+from collections.abc import Collection
+from dataclasses import fields
+
+import numpy as np
+
+from landscape.errors import InputError
+from landscape.losses import build
+from landscape.models import COSINE_SCALE
+from trainers import losses
+from trainers.recipes import Recipe, flag
+from trainers.schedule import grouping
+
+
+def check(recipe: Recipe) -> None:
+    """Raise InputError for the first field that does not fit, whatever the data are.
+
+    Args:
+        recipe: all fields set.
+
+    Raises:
+        InputError: a value out of its range, or two that exclude each other.
+    """
+    for item in fields(recipe):
+        value, choices = getattr(recipe, item.name), item.metadata["choices"]
+        if choices and value not in choices and not (item.name == "loss" and ":" in value):
+            raise InputError(f"{flag(item.name)} must be one of {', '.join(choices)}, got {value!r}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"{flag(item.name)} must be a finite number, got {number}")
+    r = recipe
+    steps = r.milestones or ()
+    own = ":" in r.model
+    rules = (
+        (bool(r.dataset), "there is no data: pass --dataset NAME or --preset NAME"),
+        (0 <= r.validation < 1, f"--validation must be at least 0 and below 1, got {r.validation}"),
+        (r.epochs >= 1, f"--epochs must be at least 1, got {r.epochs}"),
+        (r.batch_size >= 1, f"--batch-size must be at least 1, got {r.batch_size}"),
+        (r.lr > 0, f"--lr must be a positive number, got {r.lr}"),
+        (0 <= r.momentum < 1, f"--momentum must be at least 0 and below 1, got {r.momentum}"),
+        (r.momentum > 0 or not r.nesterov, "--nesterov needs a --momentum above 0"),
+        (r.weight_decay >= 0, f"--weight-decay must not be negative, got {r.weight_decay}"),
+        (
+            0 <= r.warmup_epochs <= r.epochs,
+            f"--warmup-epochs must be from 0 to --epochs {r.epochs}, got {r.warmup_epochs}",
+        ),
+        (r.seed >= 0 and r.data_seed >= 0, f"seeds must not be negative, got {min(r.seed, r.data_seed)}"),
+        (
+            all(m >= 1 for m in steps) and sorted(set(steps)) == list(steps),
+            f"--milestones must be ascending epochs from 1 on, got {steps}",
+        ),
+        (r.milestones is None or r.schedule == "multistep", "--milestones need --schedule multistep"),
+        (all(m < r.epochs for m in steps), f"--milestones {steps} lie beyond --epochs {r.epochs}: choose earlier ones"),
+        (0 < r.gamma <= 1, f"--gamma must be above 0 and at most 1, got {r.gamma}"),
+        (r.rho >= 0 and (r.rho_end or 0) >= 0, "--rho and --rho-end must not be negative"),
+        (
+            (r.rho_end is None) == (r.rho_schedule == "constant"),
+            f"--rho-schedule {r.rho_schedule} {'needs' if r.rho_end is None else 'takes no'} --rho-end",
+        ),
+        (r.sharpness == "sam" or r.rho_schedule == "constant", "--rho-schedule needs --sharpness sam"),
+        (r.sharpness != "none" or not r.adaptive, "--adaptive needs --sharpness sam or gsa"),
+        (r.groups >= 1, f"--groups must be at least 1, got {r.groups}"),
+        (0 <= r.average < 1, f"--average must be at least 0 and below 1, got {r.average}"),
+        (r.radius_scale >= 0, f"--radius-scale must not be negative, got {r.radius_scale}"),
+        (
+            len(r.clip) == 2 and 0 <= r.clip[0] <= r.clip[1],
+            f"--clip must be two numbers in ascending order, got {r.clip}",
+        ),
+        (r.preservation >= 0, f"--preservation must not be negative, got {r.preservation}"),
+        (
+            0 <= r.alpha_end <= 1 and 0 <= r.alpha_start <= 1,
+            f"--alpha-start and --alpha-end must be from 0 to 1, got {r.alpha_start} and {r.alpha_end}",
+        ),
+        (0 <= r.group_after < 1, f"--group-after is a share of the run, from 0 to below 1, got {r.group_after}"),
+        (0 <= r.regroup_every <= 1, f"--regroup-every is a share of the run, from 0 to 1, got {r.regroup_every}"),
+        (
+            not r.grouped or any(grouping(e, r.epochs, r.group_after, r.regroup_every) for e in range(r.epochs)),
+            f"--epochs {r.epochs} with --group-after {r.group_after} ends before there are groups: raise --epochs",
+        ),
+        (
+            r.fisher_samples is None or r.fisher_samples >= 1,
+            f"--fisher-samples must be at least 1, got {r.fisher_samples}",
+        ),
+        (
+            min(r.snapshot_every, r.statistics_every, r.cosines_every) >= 0,
+            "--snapshot-every, --statistics-every and --cosines-every must not be negative",
+        ),
+        (
+            r.statistics_every >= 1 or not r.grouped,
+            "groups are made by the classes' feature quality: --statistics-every must be at least 1",
+        ),
+        (
+            r.loss != "bcl" or r.first_pass == "exact",
+            "--first-pass decoupled takes samples one by one, which the contrastive loss of bcl couples: use exact",
+        ),
+        (
+            not r.compile or r.first_pass == "exact",
+            "--compile may not see what --first-pass decoupled changes in batch norm: leave one out",
+        ),
+        (
+            r.cosine is True or r.loss not in {"ldam", "bcl"} or own,
+            f"--loss {r.loss} needs a cosine classifier: --cosine",
+        ),
+        (
+            not r.cosine or not own,
+            f"--cosine is for the models of this package, {r.model} brings its own classifier: leave it out, and end "
+            "the model with landscape.models.NormedLinear(features, classes)",
+        ),
+        (0 <= r.drw_start < 1, f"--drw-start is a share of the run, from 0 to below 1, got {r.drw_start}"),
+        (0 <= r.drw_beta < 1, f"--drw-beta must be at least 0 and below 1, got {r.drw_beta}"),
+        (
+            not r.augment or len(r.views) == (3 if r.loss == "bcl" else 1),
+            f"--augment {r.augment} names {len(r.views)} views, --loss {r.loss} takes {3 if r.loss == 'bcl' else 1}",
+        ),
+    )
+    for fits, message in rules:
+        if not fits:
+            raise InputError(message)
+    options = losses.options_of(r.loss_options)
+    if r.loss == "bcl":
+        losses.bcl_of(options)
+    elif options:
+        build(r.loss, np.ones(2), **options)
+    if r.loss == "ldam" and not own and options.get("scale", COSINE_SCALE) != COSINE_SCALE:
+        raise InputError(
+            f"--loss-options scale={options['scale']:g} is not that of the classifier of {r.model}, {COSINE_SCALE:g}: "
+            "leave it out, or choose max_margin"
+        )
+
+
+def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
+    """Raise InputError for the first option that changes nothing, as its part of the recipe is not there.
+
+    Args:
+        recipe: as `compose` made it.
+        given: fields that the user has set.
+
+    Raises:
+        InputError: a field is of a part that the recipe lacks.
+    """
+    r = recipe
+    parts = (
+        (r.sharpness == "sam", "--sharpness sam", "rho rho_schedule rho_end"),
+        (
+            r.sharpness == "gsa",
+            "--sharpness gsa",
+            "radius_scale direction average perturb first_pass clip norm_term",
+        ),
+        (r.gkp, "--gkp", "preservation divide_by fisher_samples alpha_start alpha_end"),
+        (r.grouped, "--sharpness gsa or --gkp", "groups group_after regroup_every centre"),
+        (r.reweight == "drw", "--reweight drw", "drw_beta"),
+        (r.reweight == "drw" or r.rho_schedule == "step", "--reweight drw or --rho-schedule step", "drw_start"),
+        (r.schedule == "multistep", "--schedule multistep", "gamma"),
+    )
+    for there, needed, names in parts:
+        for name in names.split():
+            if name in given and not there:
+                raise InputError(f"{flag(name)} changes nothing without {needed}: add that, or leave it out")
