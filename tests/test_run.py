@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +31,8 @@ METHODS = {
     "gsa-gkp": {"sharpness": "gsa", "gkp": True, **GROUPED},
     "drw": {"reweight": "drw"},
 }
+HERE = Path(__file__).parent
+WITH_TOYS = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]), "OMP_NUM_THREADS": "1"}
 
 
 def same(a, b):
@@ -239,34 +241,45 @@ def test_a_full_disk_loses_the_epoch_only(tmp_path, name, monkeypatch):
     assert same(state(tmp_path / "cut", "last.pt"), state(tmp_path / "whole", "last.pt"))
 
 
-@pytest.mark.slow  # a process that imports torch, twice
+HALTING = """
+import sys, time
+from landscape.cli import main
+from trainers import loop
+
+run_epoch = loop.Trainer.run_epoch
+
+def halting(self, progress):
+    if self.epoch == 3:
+        print("three epochs are done", flush=True)
+        time.sleep(300)
+    return run_epoch(self, progress)
+
+loop.Trainer.run_epoch = halting
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_process_goes_on(tmp_path, kill):
     words = [
-        "train",
-        "gsa-gkp",
-        "--dataset",
-        "digits-lt",
-        "--epochs",
-        "12",
-        "--groups",
-        "2",
-        "-o",
+        "train", "gsa-gkp", "--dataset", "toys:vectors", "--model", "toys:layered", "--epochs", "6", "--groups", "2",
+        "--group-after", "0.4", "--batch-size", "4", "--augment", "none", "--device", "cpu", "-o",
         str(tmp_path / "cut"),
-    ]
+    ]  # fmt: skip
     started = subprocess.Popen(
-        [sys.executable, "-m", "landscape", *words],
+        [sys.executable, "-c", HALTING, *words],
+        env=WITH_TOYS,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    until = time.monotonic() + 120
-    while time.monotonic() < until and not (tmp_path / "cut" / "state.pt").exists():
-        time.sleep(0.02)
+    said = started.stdout.readline()
     started.send_signal(kill)
     _, error = started.communicate(timeout=60)
+    assert said == "three epochs are done\n", error
     assert started.returncode == (130 if kill == signal.SIGINT else -9)
-    assert kill != signal.SIGINT or "interrupted after" in error.splitlines()[-1]
+    assert kill != signal.SIGINT or "interrupted after 3 of 6 epochs" in error.splitlines()[-1]
     assert main([*words, "-q"]) == 0
     words[-1] = str(tmp_path / "whole")
     assert main([*words, "-q"]) == 0
@@ -602,10 +615,9 @@ def test_two_ranks_do_what_one_does(tmp_path, method):
     ]  # fmt: skip
     assert main([*words, str(tmp_path / "one")]) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    here = Path(__file__).parent
     done = subprocess.run(
         [*torchrun, "landscape", *words, str(tmp_path / "two")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "OMP_NUM_THREADS": "1"},
+        env=WITH_TOYS,
         capture_output=True,
         text=True,
         timeout=120,
@@ -620,13 +632,19 @@ def test_two_ranks_do_what_one_does(tmp_path, method):
 # The demo ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # processes, each of which imports what it needs
-def test_the_demo_leaves_a_result_and_a_figure_of_each_method_in_place_of_older_ones(tmp_path):
+def test_the_demo_leaves_a_result_and_a_figure_of_each_method_in_place_of_older_ones(tmp_path, monkeypatch):
+    """Its commands run within this process here; that each has its own is what the next test is about."""
+
+    def run(words, *, check):
+        assert words[:3] == [sys.executable, "-m", "landscape"]
+        return subprocess.CompletedProcess(words, main(words[3:]))
+
+    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(run=run))
     folder = tmp_path / "my demo"
     (folder / "ce").mkdir(parents=True)
-    made = [folder / name for name in ("ce/last.pt", "ce.h5", "ce.png")]
-    for file in made:
-        file.write_bytes(b"old")
+    older = {"ce/last.pt": b"old", "ce.h5": b"\x89HDF\r\n\x1a\nold", "ce.png": b"\x89PNG\r\n\x1a\nold"}
+    for name, content in older.items():
+        (folder / name).write_bytes(content)
     found = CliRunner().invoke(
         commands.demo, ["--out", str(folder), "--epochs", "1", "--steps", "2", "--methods", "ce,sam"]
     )
@@ -634,7 +652,7 @@ def test_the_demo_leaves_a_result_and_a_figure_of_each_method_in_place_of_older_
     assert found.output.count("$ landscape") == 7
     assert store.load(folder / "ce.h5").parts == tuple("0123456789")
     assert store.load(folder / "sam.h5").provenance["method"] == "sam"
-    assert all(file.read_bytes() != b"old" for file in made)
+    assert all((folder / name).read_bytes() != content for name, content in older.items())
 
 
 def test_the_demo_stops_where_a_command_fails_and_passes_its_exit_code_on(tmp_path):
