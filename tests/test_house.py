@@ -49,9 +49,10 @@ def test_documents_name_commands_and_files_that_exist(page):
 
 def test_documents_name_options_that_exist():
     commands = [root.get_command(None, name) for name in root.list_commands(None)]
-    known = {o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts)} | {"--no-deps", "--help"}
+    known = {o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts)}
+    known |= {"--help", "--no-deps", "--nproc-per-node"}  # of pip and of torchrun
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        used = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text()))
+        used = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", page.read_text()))
         assert used <= known, (page.name, used - known)
 
 
