@@ -266,6 +266,13 @@ def test_a_run_that_was_killed_while_it_stored_its_first_models_begins_anew(tmp_
     assert len(finish(tmp_path, **GROUPED).epoch) == 6
 
 
+def test_a_folder_that_somebody_removes_meanwhile_is_no_matter_at_the_end(tmp_path):
+    this = begin(tmp_path / "run")
+    (tmp_path / "run" / ".lock").unlink()
+    (tmp_path / "run").rmdir()
+    this.close()
+
+
 def test_a_folder_that_was_made_for_a_run_without_an_epoch_goes_again(tmp_path):
     with pytest.raises(NumericalError):
         finish(tmp_path / "runs" / "bad", lr=1e30, warmup_epochs=0)

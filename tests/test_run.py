@@ -399,6 +399,19 @@ def test_inputs_that_are_not_finite_are_named(tmp_path):
         begin(tmp_path, dataset=f"{__name__}:with_a_hole")
 
 
+def numbers(split):
+    """Inputs of no axis but that of the samples."""
+    return blobs().inputs[:, 0], torch.from_numpy(blobs().labels)
+
+
+def test_inputs_that_are_single_numbers_are_looked_through_too(tmp_path):
+    begin(tmp_path, dataset=f"{__name__}:numbers", model=f"{__name__}:of_numbers").close()
+
+
+def of_numbers():
+    return torch.nn.Sequential(torch.nn.Unflatten(0, (-1, 1)), torch.nn.Linear(1, 3))
+
+
 def of_angles():
     return torch.nn.Sequential(torch.nn.Linear(4, 8), models.NormedLinear(8, 3))
 

@@ -93,7 +93,7 @@ def fitted(recipe: Recipe, whole: Samples, test: Samples) -> tuple[Recipe, Data]
 def _refuse_not_finite(samples: Samples) -> None:
     if samples.inputs is None or not samples.inputs.is_floating_point():
         return
-    finite = samples.inputs.isfinite().flatten(1).all(dim=1)
+    finite = samples.inputs.isfinite().reshape(len(samples), -1).all(dim=1)
     if not finite.all():
         bad = (~finite).nonzero().flatten()
         raise DataError(

@@ -144,8 +144,8 @@ class Hold:
 
     def release(self) -> None:
         """Give the folder free; one that was made for this run and has nothing in it goes again."""
-        if self._made and [path.name for path in self._out.iterdir()] == [".lock"]:
-            with contextlib.suppress(OSError):  # somebody has put something there by now: it stays
+        with contextlib.suppress(OSError):  # it is gone, or somebody has put something there by now, which stays
+            if self._made and [path.name for path in self._out.iterdir()] == [".lock"]:
                 (self._out / ".lock").unlink()
                 for path in self._made:
                     path.rmdir()
