@@ -210,7 +210,9 @@ class _Constant:
             raise InputError(f"batch norm got one value per channel, shape {tuple(x.shape)}: raise --batch-size")
         with torch.no_grad():
             wide = x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
-            variance, mean = torch.var_mean(wide, [0, *range(2, x.ndim)], correction=0)
+            # on a CPU twice as fast as torch.var_mean, which is a sixth of the pass
+            _, mean, inverse = torch.native_batch_norm(wide, None, None, None, None, True, 0.0, 0.0)
+            variance = torch.where(inverse > 0, inverse**-2, 0.0)  # torch has 0 for the inverse of 0
             if m.training and m.track_running_stats and m.running_mean is not None and m.running_var is not None:
                 rate: Any = m.momentum
                 if m.num_batches_tracked is not None:

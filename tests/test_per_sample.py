@@ -423,3 +423,16 @@ def test_squared_gradients_of_chosen_parameters_leave_the_others_out():
     names = [n for n, _ in model.named_parameters() if not n.startswith("linear.")]
     found = per_sample.squared_gradients(model, [(inputs, LABELS)], loss_of, names)
     same(found, single_gradients(model.eval(), inputs, names).square().sum(0))
+
+
+def test_a_channel_that_never_changes_has_the_statistics_of_batch_norm():
+    """As after a unit that is never active: its variance is zero, and so is what batch norm makes of it."""
+    x = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = 2.0
+    plain, constant = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    expected = plain(x)
+    with per_sample.batch_statistics_constant(constant):
+        found = constant(x)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(constant.running_mean, plain.running_mean)
+    torch.testing.assert_close(constant.running_var, plain.running_var)
