@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 # Tests run side by side, and their networks are tiny: threads that wait for each other cost five times what they gain.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes long, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +26,12 @@ def cifar_root(tmp_path_factory) -> Path:
     if source is None:
         pytest.skip("LANDSCAPE_TEST_DATA is unset: no real CIFAR-10 to read")
     data = Path(source) / "data"
-    root = tmp_path_factory.mktemp("cifar")
-    command = [sys.executable, str(data / "unpack.py"), str(data / "cifar10-lt-r100.zip"), str(root)]
-    subprocess.run(command, check=True, capture_output=True)
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cifar"
+    with FileLock(f"{root}.lock"):  # the first worker unpacks for all
+        if not root.exists():
+            aside = tmp_path_factory.mktemp("cifar-aside")
+            command = [sys.executable, str(data / "unpack.py"), str(data / "cifar10-lt-r100.zip"), str(aside)]
+            subprocess.run(command, check=True, capture_output=True)
+            aside.rename(root)
     return root

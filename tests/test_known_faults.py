@@ -34,10 +34,11 @@ def test_a_short_last_batch_weighs_what_its_samples_weigh():
 def test_eigenvalues_do_not_grow_with_the_number_of_batches():
     """tomgoldstein/loss-landscape sums the Hessians of batch means and never divides."""
     model, data = regression_of_the_fault()
-    tops = [
-        ls.spectrum(ls.load_objective(model=model, dataset=data, batch_size=b, device="cpu"), probes=1).lambda_max[0]
+    found = [
+        ls.spectrum(ls.load_objective(model=model, dataset=data, batch_size=b, device="cpu"), probes=1, steps=20)
         for b in (100, 10, 1)
     ]
+    tops = [spectrum.lambda_max[0] for spectrum in found]
     assert np.allclose(tops, tops[0], rtol=1e-5)
 
 
