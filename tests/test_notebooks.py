@@ -18,6 +18,15 @@ NAMES = [
     "05_groups_and_radius", "06_your_own_model",
 ]  # fmt: skip
 NUMBER = r"([-+]?\d+\.\d+(?:e[-+]\d+)?)"
+AS_WRITTEN = "03_feature_quality"
+SMALLER = """
+from landscape.cli import main
+
+def run(*words):
+    small = {"--steps": "8", "--grid": "5"}
+    words = [small.get(str(before), str(word)) for before, word in zip((None, *words), words)]
+    assert main(words) == 0
+"""
 
 
 def figures(notebook):
@@ -29,6 +38,10 @@ def figures(notebook):
             if png:
                 found.append(matplotlib.image.imread(io.BytesIO(base64.b64decode(png)), format="png"))
     return found
+
+
+def first_code(notebook):
+    return next(k for k, cell in enumerate(notebook.cells) if cell["cell_type"] == "code")
 
 
 def printed(notebook):
@@ -54,6 +67,13 @@ def test_what_is_stored_was_executed_and_shows_figures(name):
     check(notebook)
 
 
+@pytest.mark.parametrize("name", NAMES[:-1])
+def test_commands_are_started_alike_in_all_notebooks(name):
+    """So that the one that is run as it is written speaks for the others."""
+    first, other = (nbformat.read(FOLDER / f"{n}.ipynb", 4) for n in (AS_WRITTEN, name))
+    assert other.cells[first_code(other)].source == first.cells[first_code(first)].source
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NAMES)
@@ -63,6 +83,8 @@ def test_it_runs_on_a_small_setting_and_shows_what_the_files_hold(name, tmp_path
     monkeypatch.setenv("SEEDS", "1")
     monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
+    if name != AS_WRITTEN:
+        notebook.cells.insert(first_code(notebook) + 1, nbformat.v4.new_code_cell(SMALLER))
     NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     check(notebook)
     text = printed(notebook)
