@@ -98,6 +98,14 @@ def test_it_runs_on_a_small_setting_and_shows_what_the_files_hold(name, tmp_path
             assert float(top) == pytest.approx(spectrum.lambda_max[p], abs=6e-4)
             assert float(trace) == pytest.approx(spectrum.trace[p], abs=6e-4)
             assert float(loss) == pytest.approx(spectrum.loss[p], abs=6e-5)
+        rows = re.findall(r"^(head|tail) +(CE.*?) +([\d.]+) / ([\d.]+) .* ([\d.]+)$", text, re.M)
+        assert len(rows) == 6
+        for part, method, top, trace, loss in rows:
+            spectrum = ls.load(FOLDER.parent / "figures" / "data" / f"cifar10.{methods[method]}.ends.h5")
+            p = spectrum.index(part)
+            assert float(top) == pytest.approx(spectrum.lambda_max[p], abs=0.06)
+            assert float(trace) == pytest.approx(spectrum.trace[p], abs=0.06)
+            assert float(loss) == pytest.approx(spectrum.loss[p], abs=6e-5)
     if name.startswith("03"):
         features = ls.load(tmp_path / "runs" / "ce.features.h5")
         rows = re.findall(rf"^(\d+): +(\d+) training samples, Q = {NUMBER}", text, re.M)
