@@ -59,7 +59,7 @@ def axes_of(objective, *rows):
 def test_a_quadratic_gives_the_exact_paraboloid_and_its_figures():
     objective = quadratic()
     rows = np.array([[1.0, 0, 0], [1.0, 2.0, 0]])  # skewed, and not of unit length
-    x, y = np.linspace(-1, 1, 81), np.linspace(-0.5, 0.5, 61)
+    x, y = np.linspace(-1, 1, 51), np.linspace(-0.5, 0.5, 41)
     found = ls.surface(objective, axes_of(objective, *rows.tolist()), x, y, radius=0.4)
     for p in range(2):
         theta = x[None, :, None] * rows[0] + y[:, None, None] * rows[1]
