@@ -83,6 +83,9 @@ def test_planes_of_many_kinds_and_one_plane_for_two_networks(here):
     ]
     for i, kind in enumerate(kinds):
         assert main(["surface2d", "--ckpt", "last.pt", *kind, *base, "-o", str(here / f"{i}.h5")]) == 0, kind
+    refused = ["surface2d", "--ckpt", "last.pt", *base, "--bn", "freeze", "--save-plane", str(here / "none.h5")]
+    assert main([*refused, "-o", str(here / "none.result.h5")]) == 2
+    assert not (here / "none.h5").exists()
     words = ["surface2d", "--ckpt", "other.pt", "--directions", plane, *base]
     assert main([*words, "-o", str(here / "a.h5")]) == 0
     assert main([*words, "--plane-origin", "-o", str(here / "b.h5")]) == 0
@@ -111,6 +114,12 @@ def test_distances_after_training_on_parts_alone(here, capsys):
     found = ls.load(out)
     assert found.points == ("head", "tail", "start", "other")
     assert "Euclidean distance" in capsys.readouterr().out
+    before = (points / "head.pt").read_bytes()
+    assert main([*words, "--points", str(points), "-o", str(here / "again.h5"), *FEW]) == 2
+    assert "holds checkpoints: choose another folder, or pass --overwrite" in capsys.readouterr().err
+    assert (points / "head.pt").read_bytes() == before
+    assert main([*words, "--points", out, "-o", str(here / "again.h5"), *FEW]) == 2
+    assert "is a file: name a folder" in capsys.readouterr().err
     # The points are checkpoints, which span a plane.
     plane = ["--ckpt-to", str(points / "head.pt"), "--ckpt-to", str(points / "tail.pt"), "--x=0:1:2"]
     assert main(["surface2d", "--ckpt", "last.pt", *plane, "-q", "-o", str(here / "p.h5"), *FEW]) == 0
@@ -123,6 +132,8 @@ def test_distances_after_training_on_parts_alone(here, capsys):
     [
         (["surface1d", "--ckpt", "last.pt", "--x=1:-1:5"], "--x=1:-1:5 runs backwards: write --x=-1:1:5"),
         (["surface1d", "--ckpt", "last.pt", "--x=0:1"], "is not of the form MIN:MAX:N"),
+        (["surface1d", "--ckpt", "last.pt", "--weight-decay", "0.1"], "No such option '--weight-decay'"),
+        (["trajectory", "--ckpt", ".", "--weight-decay", "0.1"], "No such option '--weight-decay'"),
         (["surface1d", "--ckpt", "last.pt", "--x=0:1:1"], "one point has equal ends"),
         (["surface1d", "--ckpt", "last.pt", "--x=0:1:0"], "needs finite ends and at least one point"),
         (["surface2d", "--ckpt", "last.pt", "--directions", "ckpt"], "--directions ckpt needs --ckpt-to"),

@@ -9,10 +9,10 @@ import numpy as np
 from landscape import checkpoints, convergence, distributed, points, snapshots
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, options
+from landscape.cli.options import LOADING, OUTPUT, of_the_data, options
 from landscape.convergence import finetuned, from_bank
 from landscape.distances import Run, convergence_distances
-from landscape.errors import InputError
+from landscape.errors import InputError, StoreError
 from landscape.objective import Objective
 from landscape.points import Point
 from landscape.results import Distances
@@ -79,6 +79,8 @@ def distances(
             raise InputError("--partition run takes the groups of a run's memory bank: leave --finetune out")
         chosen = convergence.groups_of(folder)
     path = result_path(out, file, "distances")
+    if points_folder is not None:
+        _refuse_taken(Path(points_folder), overwrite=overwrite)
     with begin(
         ckpt=file,
         per_class=per_class,
@@ -108,8 +110,6 @@ def distances(
                     runs.append(
                         Run(name=_name(word), points={**tuned, "start": (begun, float("nan")), **others}, start=begun)
                     )
-        if points_folder is not None and distributed.is_main():
-            _write(Path(points_folder), objective, file, runs[0], reading)
         with console.progress() as progress:
             result = convergence_distances(
                 objective,
@@ -124,9 +124,14 @@ def distances(
                 progress=progress,
             )
         if distributed.is_main():
+            if points_folder is not None:
+                _write(Path(points_folder), objective, file, runs[0], reading)
             _conclude(console, result, path)
             if as_json:
                 console.json(_document(result, path))
+
+
+of_the_data(distances)
 
 
 def _of_run(folder: str) -> tuple[str, Path]:
@@ -183,6 +188,14 @@ def _only(objective: Objective, only: str | None) -> list[str]:
 def _name(word: str) -> str:
     path = Path(word)
     return path.name if path.is_dir() else f"{path.parent.name}/{path.stem}".removeprefix("/")
+
+
+def _refuse_taken(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder in which points could take the place of other checkpoints."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--points {folder} is a file: name a folder, which is made if there is none")
+    if folder.is_dir() and any(folder.glob("*.pt")) and not overwrite:
+        raise StoreError(f"--points {folder} holds checkpoints: choose another folder, or pass --overwrite")
 
 
 def _write(folder: Path, objective: Objective, ckpt: str, run: Run, reading: dict[str, Any]) -> None:

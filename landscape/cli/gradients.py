@@ -9,7 +9,7 @@ import numpy as np
 from landscape import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import CHECKPOINTS, LOADING, OUTPUT, options
+from landscape.cli.options import CHECKPOINTS, LOADING, OUTPUT, of_the_data, options
 from landscape.errors import InputError
 from landscape.gradients import decompose_gradients
 from landscape.objective import Objective
@@ -83,11 +83,7 @@ def gradients(
             console.json(_document(result, path))
 
 
-# Weight decay is of the curvature only. Parts there must be, so that there is something to compare.
-gradients.params = [p for p in gradients.params if p.name != "weight_decay"]
-for _option in gradients.params:
-    if isinstance(_option, click.Option) and _option.name == "partition" and _option.help is not None:
-        _option.help = _option.help.replace("[default: all]", "[default: class]")
+of_the_data(gradients)
 
 
 def _conclude(console: Console, objective: Objective, found: Gradients, path: Path) -> None:

@@ -63,6 +63,19 @@ OUTPUT = (
 )
 
 
+def of_the_data(command: click.Command, *, by_class: bool = True) -> None:
+    """Fit the options of `LOADING` to a command whose numbers are those of the data alone.
+
+    Args:
+        command: loses --weight-decay, which is of the curvature only.
+        by_class: its parts are the classes where no --partition is given.
+    """
+    command.params = [p for p in command.params if p.name != "weight_decay"]
+    for option in command.params:
+        if by_class and isinstance(option, click.Option) and option.name == "partition" and option.help is not None:
+            option.help = option.help.replace("[default: all]", "[default: class]")
+
+
 def options(*groups: tuple[Callable[[F], F], ...]) -> Callable[[F], F]:
     """Return a decorator that adds groups of options to a command, in their order.
 

@@ -9,7 +9,7 @@ import numpy as np
 from landscape import distributed
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, options
+from landscape.cli.options import LOADING, OUTPUT, of_the_data, options
 from landscape.results import Sharpness
 from landscape.sharpness import sharpness_figures
 
@@ -25,9 +25,6 @@ SHARPNESS = (
     click.option("--draws", default=8, show_default=True, help="Random directions; their spread is the error."),
     click.option("--seed", default=0, show_default=True, help="Of the directions."),
 )
-
-WITHOUT_EFFECT = ("weight_decay",)
-"""Of the options of `LOADING`: a rise is that of the loss of the data."""
 
 NAMES = (
     "n_samples", "train_counts", "loss", "accuracy", "first_order_rise", "worst_rise", "noise_rise",
@@ -83,7 +80,7 @@ def sharpness(
             console.json(_document(found, path))
 
 
-sharpness.params = [p for p in sharpness.params if p.name not in WITHOUT_EFFECT]
+of_the_data(sharpness, by_class=False)
 
 
 def _conclude(console: Console, found: Sharpness, path: Path) -> None:

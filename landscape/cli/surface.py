@@ -10,7 +10,7 @@ import numpy as np
 from landscape import datasets, directions, distributed, matching, points, snapshots, store, surfaces
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, options
+from landscape.cli.options import LOADING, OUTPUT, of_the_data, options
 from landscape.directions import Directions
 from landscape.errors import InputError
 from landscape.objective import Objective
@@ -80,6 +80,10 @@ def surface2d(**given: Any) -> None:
     _run("surface2d", 2, match=False, **given)
 
 
+for _command in (surface1d, surface2d):
+    of_the_data(_command)
+
+
 def parse_range(text: str, name: str) -> np.ndarray:
     """Return the coordinates that "min:max:n" stands for.
 
@@ -146,6 +150,8 @@ def _run(
     _refuse(kind, n_axes, ckpt_to=ckpt_to, trajectory=trajectory, of=of, match=match, plane_origin=plane_origin)
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
     path = result_path(out, ckpt, command)
+    if save_plane:
+        store.refuse_taken(Path(save_plane), overwrite=overwrite, signature=store.SIGNATURE)
     with begin(
         ckpt=ckpt,
         per_class=per_class,
@@ -183,9 +189,6 @@ def _run(
             along = stored_plane(objective, kind, n_axes, own_origin=not plane_origin)
         if orthogonal and kind not in ("random", "pca"):
             along = along.orthogonalised()
-        if save_plane and distributed.is_main():
-            about = {"made from": ckpt, "directions": kind, "seed": seed}
-            store.save(save_plane, directions.to_plane(objective, along, about), overwrite=overwrite)
         with console.progress() as progress:
             result = surfaces.surface(
                 objective,
@@ -204,6 +207,9 @@ def _run(
                 overwrite=overwrite,
                 progress=progress,
             )
+        if save_plane and distributed.is_main():
+            about = {"made from": ckpt, "directions": kind, "seed": seed}
+            store.save(save_plane, directions.to_plane(objective, along, about), overwrite=overwrite)
         if distributed.is_main():
             conclude(console, result, path)
             if as_json:

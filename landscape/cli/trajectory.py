@@ -8,7 +8,7 @@ import click
 from landscape import directions, distributed, points, snapshots, store, trajectories
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, options
+from landscape.cli.options import LOADING, OUTPUT, of_the_data, options
 from landscape.cli.surface import stored_plane, training_samples
 from landscape.errors import InputError
 from landscape.objective import Objective
@@ -87,6 +87,8 @@ def trajectory(
         )
     last = listed[ckpt][-1][0]
     path = result_path(out, str(last) if not Path(ckpt).is_dir() else f"{ckpt}/run", "trajectory")
+    if save_plane:
+        store.refuse_taken(Path(save_plane), overwrite=overwrite, signature=store.SIGNATURE)
     with begin(
         ckpt=str(last),
         per_class=per_class,
@@ -104,14 +106,6 @@ def trajectory(
             found = snapshots.find(objective, list(through), **reading)
             anchors = {s.name: points.of(objective, s, **reading) for s in found}
         along = stored_plane(objective, plane, 2, own_origin=False) if plane else None
-        if save_plane and distributed.is_main():
-            every_point = [point for run in runs.values() for point, _ in run.values()]
-            kept = along or (
-                directions.towards(objective, list(anchors.values()), list(anchors)).orthogonalised()
-                if anchors
-                else directions.principal(objective, every_point)
-            )
-            store.save(save_plane, directions.to_plane(objective, kept, {"made from": ckpt}), overwrite=overwrite)
         with console.progress() as progress:
             result = trajectories.trajectory(
                 objective,
@@ -130,10 +124,21 @@ def trajectory(
                 overwrite=overwrite,
                 progress=progress,
             )
+        if save_plane and distributed.is_main():
+            every_point = [point for run in runs.values() for point, _ in run.values()]
+            kept = along or (
+                directions.towards(objective, list(anchors.values()), list(anchors)).orthogonalised()
+                if anchors
+                else directions.principal(objective, every_point)
+            )
+            store.save(save_plane, directions.to_plane(objective, kept, {"made from": ckpt}), overwrite=overwrite)
         if distributed.is_main():
             _conclude(console, result, path)
             if as_json:
                 console.json(_document(result, path))
+
+
+of_the_data(trajectory)
 
 
 def _thinned(files: list[tuple[Path, float]], every: int) -> list[tuple[Path, float]]:
