@@ -841,3 +841,15 @@ def test_figures_are_the_same_bytes_each_time(tmp_path):
     for name in ("a", "b"):
         plots.write(plots.surface(found), tmp_path / f"{name}.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_a_loss_of_zero_is_drawn_in_the_lowest_colour_and_is_no_hole():
+    loss = np.geomspace(1e-3, 10, 25).reshape(1, 5, 5)
+    loss[0, 2, 2] = 0
+    found = surface(grid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5)), loss)
+    (cells,) = [c for c in plots.surface_heat(found).axes[0].collections if isinstance(c, QuadMesh)]
+    assert not np.ma.getmaskarray(cells.get_array()).any()
+    figure = plots.surface_3d(found)
+    FigureCanvasAgg(figure).draw()
+    (relief,) = [c for c in figure.axes[0].collections if isinstance(c, Poly3DCollection)]
+    assert (relief.get_facecolor()[:, 3] == 1).all()

@@ -50,6 +50,13 @@ FIGURES = {
 @click.option("--parts", help='Parts to draw, by name or position, as in "head,tail" or "0,9". [default: all]')
 @click.option("--style", default="paper", show_default=True, help="Sizes of letters and lines: paper, talk or web.")
 @click.option("--dark", is_flag=True, help="Light letters on a dark ground.")
+@click.option(
+    "--columns",
+    type=int,
+    metavar="1|2",
+    help="Width of a paper: 3.25 in for one column or 6.875 in for two, with letters of 6 to 9 pt and fewer panels in "
+    "a row. LaTeX includes the figure as it is, without width=. [default: as wide as the figure likes]",
+)
 @options(DRAWING, REGROUP, FOREIGN)
 def plot(
     file: Path,
@@ -58,6 +65,7 @@ def plot(
     parts: str | None,
     style: str,
     dark: bool,
+    columns: int | None,
     **given: Any,
 ) -> None:
     """Draw a figure of the result in FILE, or of a surface of another program.
@@ -75,7 +83,7 @@ def plot(
 
     chosen = None if parts is None else _select(getattr(result, "parts", ()), parts)
     out = out or file.with_suffix(f".{kind}.png")
-    with plots.styled(style, dark=dark):
+    with plots.styled(style, dark=dark, columns=columns):
         plots.write(plots.KIND_FIGURES[drawn_as][kind](result, chosen, **drawing), out)
     Console().say(str(out))
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape import quadrature
 from landscape.errors import InputError
-from landscape.plots import theme
+from landscape.plots import grids, theme
 from landscape.results import Spectrum
 
 FLOOR = 1e-7
@@ -110,7 +110,8 @@ def densities(
         axis: "symlog" or "linear".
         linear: as for `density`.
         columns: panels in a row. None chooses, and draws more than 24 parts as a map: a row for each, the one with
-            most training samples on top, colour for the density, and beside it lambda_max and the trace.
+            most training samples on top, colour for the density, and beside it lambda_max and the trace. On a page
+            that `styled` chose a map begins at as many parts as have no room for panels.
 
     Returns:
         A new figure.
@@ -123,22 +124,17 @@ def densities(
         raise InputError("there is no part to draw")
     if columns is not None and columns < 1:
         raise InputError(f"columns must be at least 1, got {columns}")
-    if columns is None and len(chosen) > MOST_PANELS:
+    if columns is None and len(chosen) > grids.most_panels(MOST_PANELS):
         return _map(spectrum, chosen, width, axis, linear)
     curves, view = _broaden(spectrum, chosen, width, axis, linear)
     n_columns = min(len(chosen), columns or max(3, math.isqrt(len(chosen) - 1) + 1))
     n_rows = -(-len(chosen) // n_columns)
     with theme.theme():
-        fig = theme.figure(max(5.0, 2.6 * n_columns), max(3.6, 2.3 * n_rows + 0.5))
-        panels = fig.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for ax, p, curve in zip(panels, chosen, curves, strict=False):
-            theme.keep_ticks(ax)
+        size = max(5.0, 2.6 * n_columns), max(3.6, 2.3 * n_rows + 0.5)
+        fig, panels, n_columns = grids.grid(len(chosen), n_columns, *size, sharex=True, sharey=True)
+        for ax, p, curve in zip(panels, chosen, curves, strict=True):
             _draw(ax, spectrum, p, curve, view, name_length=56 if n_columns == 1 else 30)
         _scale(panels[0], view, curves)
-        for ax in panels[len(chosen) :]:
-            ax.remove()
-        for ax in panels[: len(chosen)][-n_columns:]:  # also where the row below is not full
-            ax.tick_params(labelbottom=True)
         x, y = _labels(view)
         fig.supxlabel(x, fontsize="medium")
         fig.supylabel(y, fontsize="medium")
@@ -154,6 +150,8 @@ def density_grid(
     linear: float = 1.0,
 ) -> Figure:
     """Draw densities of several checkpoints side by side, a row for each part: the layout of the paper's Figure 9.
+
+    On a page that is too narrow for all checkpoints, but not for all parts, rows and columns change places.
 
     Args:
         spectra: a column for each, by its name, as {"CE": ..., "CE + SAM": ...}.
@@ -171,6 +169,9 @@ def density_grid(
     if not spectra or not parts:
         raise InputError("a grid of densities needs at least one spectrum and one part")
     cells = [(part, name, spectrum, spectrum.index(part)) for part in parts for name, spectrum in spectra.items()]
+    turned = len(spectra) > grids.most_columns() >= len(parts)
+    if turned:
+        cells = [cell for name in spectra for cell in cells if cell[1] == name]
     ranges = [_broaden(spectrum, [p], "auto", axis, linear)[1] for _, _, spectrum, p in cells]
     steps = max(spectrum.alpha.shape[2] for spectrum in spectra.values())
     low, high = min(v.nodes[0] for v in ranges), max(v.nodes[1] for v in ranges)
@@ -184,10 +185,10 @@ def density_grid(
     )
     curves = [found[0] for found, _ in drawn]
     with theme.theme():
-        fig = theme.figure(max(3.4, 2.5 * len(spectra)), 2.3 * len(parts) + 0.7)
-        panels = fig.subplots(len(parts), len(spectra), sharex=True, sharey=True, squeeze=False).ravel()
+        n_columns = len(parts) if turned else len(spectra)
+        size = max(3.4, 2.5 * len(spectra)), 2.3 * len(parts) + 0.7
+        fig, panels, _ = grids.grid(len(cells), n_columns, *size, sharex=True, sharey=True)
         for ax, (_, name, spectrum, p), curve in zip(panels, cells, curves, strict=True):
-            theme.keep_ticks(ax)
             _draw(ax, spectrum, p, curve, view, name_length=30)
             ax.set_title(f"{theme.shorten(name, 24)}: {_title(spectrum, p, 30)}", parse_math=False)
         _scale(panels[0], view, curves)
@@ -305,7 +306,8 @@ def _map(spectrum: Spectrum, chosen: Sequence[int], width: str | float, axis: st
     row_height = min(0.16, max(0.105, 3 / len(order))) if len(order) <= MOST_LABELS else 12.6 / len(order)
     with theme.theme():
         height = row_height * len(order)
-        fig = theme.figure(10, 1.4 + height)
+        room = min(height, theme.LONGEST_MAP)
+        fig = theme.figure(10, 1.4 + height, theme.Room(least=room, most=room))
         image, top, trace = fig.subplots(1, 3, sharey=True, width_ratios=[5, 1.3, 1.3])
         for ax in (image, top, trace):
             theme.keep_ticks(ax)

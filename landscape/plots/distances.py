@@ -15,7 +15,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from landscape.errors import InputError
-from landscape.plots import theme
+from landscape.plots import grids, theme
 from landscape.results import Distances
 
 MOST_NUMBERS = 12
@@ -49,8 +49,9 @@ def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> F
     names = [_label(distances, i) for i in order]
     size = max(3.2, min(7.0, 0.42 * len(order) + 1.6))
     with theme.theme():
-        fig = theme.figure(2 * size, 2 * size * 0.92)
-        for ax, (field, title) in zip(fig.subplots(2, 2).ravel(), MATRICES.items(), strict=True):
+        inches = 2 * size, 2 * size * 0.92
+        fig, panels, _ = grids.grid(4, 2, *inches, ratio=1.0, **grids.shared("x", "y"))
+        for ax, (field, title) in zip(panels, MATRICES.items(), strict=True):
             values = getattr(distances, field)[:, order][:, :, order]
             mean = values.mean(0)
             signed = field == "cosine"
@@ -81,8 +82,9 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     barriers = np.isfinite(distances.barrier).any()
     width = max(4.0, min(9.0, 0.45 * len(columns) + 2.6))
     with theme.theme():
-        fig = theme.figure(width * (1 + barriers), max(3.2, min(9.0, 0.34 * len(rows) + 1.8)))
-        axes = fig.subplots(1, 1 + barriers, squeeze=False)[0]
+        inches = width * (1 + barriers), max(3.2, min(9.0, 0.34 * len(rows) + 1.8))
+        n = 1 + int(barriers)
+        fig, axes, _ = grids.grid(n, n, *inches, least=grids.LEAST_MAP, **grids.shared("y"))
         loss = distances.loss[:, :, columns]
         mean = loss.mean(0)
         positive = mean[np.isfinite(mean) & (mean > 0)]
@@ -125,9 +127,7 @@ def distances_along(distances: Distances, parts: Sequence[str] | None = None) ->
     chosen = _points(distances, parts)
     counts = [_count(distances, i) for i in chosen]
     with theme.theme():
-        fig = theme.figure(6.2, 3.8)
-        ax = fig.subplots()
-        theme.keep_ticks(ax)
+        fig, (ax,), _ = grids.grid(1, 1, 6.2, 3.8)
         few = len(chosen) <= len(theme.palette())
         shades = colormaps["viridis"](np.linspace(0.05, 0.9, max(2, len(chosen))))
         for k, i in enumerate(sorted(chosen, key=lambda i: -counts[chosen.index(i)])):
@@ -141,9 +141,7 @@ def distances_along(distances: Distances, parts: Sequence[str] | None = None) ->
         ax.set_xlabel("epoch")
         ax.set_ylabel(f"distance to the convergence point\n({distances.parameters}, Euclidean)")
         ax.set_ylim(bottom=0)
-        legend = fig.legend(loc="outside right upper", frameon=False, fontsize="small")
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        grids.legend(fig, ax.get_legend_handles_labels()[0])
         fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
     return fig
 
@@ -189,7 +187,7 @@ def _map(
             text = f"{values[i, j]:.3g}" + ("" if spread is None else f"\n±{spread[i, j]:.1g}")
             bright = np.dot(cmap(norm(values[i, j]))[:3], (0.3, 0.6, 0.1)) > 0.55
             ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="0.1" if bright else "0.95")
-    fig.colorbar(image, ax=ax, shrink=0.8)
+    fig.colorbar(image, ax=ax, shrink=0.8, **grids.bar_place())
 
 
 def _spread(values: np.ndarray) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
-from landscape.plots import theme
+from landscape.plots import grids, theme
 from landscape.results import Features
 
 MOST_NAMES = 12  # classes that are named one by one
@@ -55,10 +55,8 @@ def class_quality(features: Features, parts: Sequence[str] | None = None) -> Fig
     """
     chosen = _chosen(features, parts)
     with theme.theme():
-        fig = theme.figure(12.6, 3.2)
-        panels = fig.subplots(1, 4)
+        fig, panels, _ = grids.grid(4, 4, 12.6, 3.2)
         for ax, (name, label) in zip(panels, _QUALITY, strict=True):
-            theme.keep_ticks(ax)
             values = getattr(features, name)
             if len(features.points) > 1:
                 _curves(ax, features, values, chosen)
@@ -107,10 +105,9 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
     size = 0.36 if few else max(0.09, 4.5 / len(chosen))  # inches of one class
     with theme.theme():
         side = size * min(len(chosen), MOST_LABELS)
-        fig = theme.figure(max(3.4, side + 0.6) * len(shown) + 2.0, max(3.2, side + 1.4))
-        panels = fig.subplots(1, len(shown), sharey=True, squeeze=False).ravel()
+        inches = max(3.4, side + 0.6) * len(shown) + 2.0, max(3.2, side + 1.4)
+        fig, panels, _ = grids.grid(len(shown), len(shown), *inches, least=grids.LEAST_MAP, ratio=1.0, sharey=True)
         for ax, k, values in zip(panels, shown, maps, strict=True):
-            theme.keep_ticks(ax)
             mesh = ax.imshow(
                 values,
                 norm=Normalize(widest - limit, widest + limit),
@@ -125,9 +122,11 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
                     ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6, color="w" if light else "k")
             _names(ax, features, chosen, font=min(8.0, 0.8 * 72 * size))
             ax.set_title(_point(features, k) if len(shown) > 1 else "", parse_math=False)
-        bar = fig.colorbar(mesh, ax=panels, label="cosine of the centred class means", aspect=30, pad=0.02)
-        bar.ax.axhline(widest, color="k", linewidth=0.8)
-        bar.ax.set_ylim(max(-1, widest - limit), min(1, widest + limit))  # white is not in the middle of all cosines
+        place = grids.bar_place()
+        bar = fig.colorbar(mesh, ax=panels, label="cosine of the centred class means", aspect=30, pad=0.02, **place)
+        (bar.ax.axvline if place else bar.ax.axhline)(widest, color="k", linewidth=0.8)
+        ends = bar.ax.set_xlim if place else bar.ax.set_ylim
+        ends(max(-1, widest - limit), min(1, widest + limit))  # white is not in the middle of all cosines
         bar.ax.set_title(f"white: {widest:.3g}", fontsize=7)
         fig.suptitle(_about(features), fontsize=9, parse_math=False)
     return fig
@@ -148,14 +147,11 @@ def neural_collapse(features: Features, parts: Sequence[str] | None = None) -> F
     """
     chosen = _chosen(features, parts)
     with theme.theme():
-        fig = theme.figure(12.6, 3.2 if len(features.points) > 1 else 3.5)
-        panels = fig.subplots(1, 4)
-        for ax in panels:
-            theme.keep_ticks(ax)
+        fig, panels, _ = grids.grid(4, 4, 12.6, 3.2 if len(features.points) > 1 else 3.5)
         if len(features.points) > 1:
-            _collapse_curves(panels, features)
+            _collapse_curves(list(panels), features)
         else:
-            _collapse_bars(panels, features, chosen)
+            _collapse_bars(list(panels), features, chosen)
         fig.suptitle(_about(features), fontsize=9, parse_math=False)
     return fig
 
@@ -240,13 +236,9 @@ def _points(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[i
 
 
 def _legend(fig: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    if not handles:
-        return
-    title = "class (training samples)"
-    legend = fig.legend(handles, labels, loc="outside right upper", frameon=False, fontsize="small", title=title)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    handles, _ = ax.get_legend_handles_labels()
+    if handles:
+        grids.legend(fig, handles, "class (training samples)")
 
 
 def _names(ax: Axes, features: Features, chosen: Sequence[int], font: float) -> None:

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
-from landscape.plots import theme
+from landscape.plots import grids, theme
 from landscape.results import Gradients
 
 MOST_NUMBERS = 12  # parts whose cosines are written into the map
@@ -53,7 +53,8 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
     size = 0.42 if few else min(0.3, max(0.105, 6 / len(chosen))) if len(chosen) <= MOST_LABELS else 12.6 / len(chosen)
     with theme.theme():
         side = size * len(chosen)
-        fig = theme.figure(max(4.2, side + 2.6 + size), max(3.2, side + 1.6))
+        room = theme.Room(ratio=1.0, most=min(side, theme.LONGEST_MAP))
+        fig = theme.figure(max(4.2, side + 2.6 + size), max(3.2, side + 1.6), room)
         strip, image = fig.subplots(1, 2, sharey=True, width_ratios=[1, max(3, len(chosen))])
         for ax, values in ((strip, whole), (image, between)):
             theme.keep_ticks(ax)
@@ -76,7 +77,8 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
         image.tick_params(labelleft=False)
         unknown = ";\ngrey: no gradient" if np.isnan(between).any() else ""
         image.set_title(f"{_about(gradients, k)}{unknown}", parse_math=False)
-        fig.colorbar(mesh, ax=image, label="cosine of the gradients", extend="max", fraction=0.05, pad=0.02)
+        about: dict[str, Any] = {"label": "cosine of the gradients", "extend": "max", "fraction": 0.05, "pad": 0.02}
+        fig.colorbar(mesh, ax=image, **about, **grids.bar_place())
     return fig
 
 
@@ -102,13 +104,10 @@ def decomposition(gradients: Gradients, parts: Sequence[str] | None = None, *, p
     n_columns = min(len(chosen), max(3, math.isqrt(len(chosen) - 1) + 1))
     n_rows = -(-len(chosen) // n_columns)
     with theme.theme():
-        fig = theme.figure(max(4.5, 2.1 * n_columns), 2.45 * n_rows + (0.7 if n_columns > 2 else 1.2))
-        panels = fig.subplots(n_rows, n_columns, squeeze=False).ravel()
-        for ax, p in zip(panels, chosen, strict=False):
-            theme.keep_ticks(ax)
+        inches = max(4.5, 2.1 * n_columns), 2.45 * n_rows + (0.7 if n_columns > 2 else 1.2)
+        fig, panels, n_columns = grids.grid(len(chosen), n_columns, *inches, ratio=1.0)
+        for ax, p in zip(panels, chosen, strict=True):
             _plane(ax, gradients, k, p)
-        for ax in panels[len(chosen) :]:
-            ax.remove()
         colours = _colours()
         handles = [
             Line2D([], [], color=colours["norm"], label="$g_p$, gradient of the part"),
@@ -140,8 +139,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
     x = np.arange(len(chosen)) if alike else counts
     colours = _colours()
     with theme.theme():
-        fig = theme.figure(8.6, 3.6)
-        sizes, shares = fig.subplots(1, 2)
+        fig, (sizes, shares), _ = grids.grid(2, 2, 8.6, 3.6)
         drawn = []
         for beside, (name, label, marker) in enumerate((
             ("projected", "along $g$ (hollow: against it)", "^"),
@@ -166,7 +164,6 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
         _marks(shares, x, contribution, error, np.full(len(x), False), "o", colours["norm"], "share of the gradient")
         shares.set_ylabel("share of the whole")
         for ax in (sizes, shares):
-            theme.keep_ticks(ax)
             ax.legend(frameon=False, fontsize="small")
             if alike:
                 ax.set_xticks([])
@@ -210,20 +207,14 @@ def gradient_cosines(results: Mapping[str, Gradients], parts: Sequence[str] | No
     if not results:
         raise InputError("there is no run to draw")
     with theme.theme():
-        fig = theme.figure(max(5.5, 3.4 * len(results) + 1.6), 3.8)
-        panels = fig.subplots(1, len(results), sharey=True, squeeze=False).ravel()
+        n = len(results)
+        fig, panels, _ = grids.grid(n, n, max(5.5, 3.4 * n + 1.6), 3.8, sharey=True)
         for ax, (name, gradients) in zip(panels, results.items(), strict=True):
-            theme.keep_ticks(ax)
             _course(ax, gradients, parts)
             ax.set_title("\n".join(filter(None, [name, _how(gradients)])), parse_math=False)
         panels[0].set_ylabel("cosine of the part's and the whole gradient")
         labelled = {h.get_label(): h for ax in panels for h in ax.get_legend_handles_labels()[0]}
-        title = "part (training samples)"
-        legend = fig.legend(
-            handles=list(labelled.values()), loc="outside right upper", frameon=False, fontsize="small", title=title
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        grids.legend(fig, list(labelled.values()), "part (training samples)")
     return fig
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
-from landscape.plots import theme
+from landscape.plots import grids, theme
 from landscape.results import History
 
 MOST_NAMES = 12
@@ -32,11 +32,8 @@ def training(history: History, parts: Sequence[str] | None = None) -> Figure:
     """
     chosen = _chosen(history, parts)
     with theme.theme():
-        fig = theme.figure(11, 3.4)
-        loss, accuracy, classes = fig.subplots(1, 3)
+        fig, (loss, accuracy, classes), _ = grids.grid(3, 3, 11, 3.4)
         colours = theme.palette()
-        for ax in (loss, accuracy, classes):
-            theme.keep_ticks(ax)
         for ax, what in ((loss, "loss"), (accuracy, "accuracy")):
             for colour, split in zip(colours, ("train", "test"), strict=False):
                 _line(ax, history.epoch, getattr(history, f"{split}_{what}"), color=colour, label=split)
@@ -67,14 +64,12 @@ def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
     chosen = _chosen(history, parts)
     _measured(history, history.quality, "feature quality", "--statistics-every")
     with theme.theme():
-        fig = theme.figure(11, 3.4)
-        panels = fig.subplots(1, 3)
+        fig, panels, _ = grids.grid(3, 3, 11, 3.4)
         for ax, name, label in (
             (panels[0], "quality", "feature quality $Q$"),
             (panels[1], "distance", "distance to the nearest class mean"),
             (panels[2], "variance", "variance within the class"),
         ):
-            theme.keep_ticks(ax)
             values = getattr(history, name)
             _per_class(fig if ax is panels[2] else None, ax, history, values, chosen)
             known = values[:, chosen]
@@ -102,9 +97,7 @@ def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
     chosen = _chosen(history, parts)
     _measured(history, history.gradient_cosine, "gradient cosines", "--cosines-every")
     with theme.theme():
-        fig = theme.figure(5.5, 3.8)
-        ax = fig.subplots()
-        theme.keep_ticks(ax)
+        fig, (ax,), _ = grids.grid(1, 1, 5.5, 3.8)
         _per_class(fig, ax, history, history.gradient_cosine, chosen)
         ax.set_ylabel("cosine of class and batch gradient")
         ax.set_title(history.method)
@@ -144,19 +137,12 @@ def _per_class(fig: Figure | None, ax: Axes, history: History, values: np.ndarra
         return
     if len(chosen) <= MOST_NAMES:
         handles, _ = ax.get_legend_handles_labels()
-        legend = fig.legend(
-            handles=handles,
-            loc="outside right upper",
-            frameon=False,
-            fontsize="small",
-            title="class (training samples)",
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        grids.legend(fig, handles, "class (training samples)")
         return
     cut = LinearSegmentedColormap.from_list("classes", colormaps["viridis"](np.linspace(0, 0.92, 256)))
     bar = ScalarMappable(Normalize(1, len(chosen)), cut)
-    fig.colorbar(bar, ax=ax, label="rank of the class by training samples, 1 the most frequent")
+    label = "rank of the class by training samples, 1 the most frequent"
+    fig.colorbar(bar, ax=ax, label=label, **grids.bar_place())
 
 
 def _epochs(*panels: Axes) -> None:

@@ -289,21 +289,27 @@ def rank_bar(fig: Figure, axes: Sequence[Axes], surface: Surface, chosen: Sequen
 
     Args:
         fig: the figure.
-        axes: beside which, from the upper to the lower.
+        axes: beside which, from the upper to the lower; in one column below them.
         surface: of which the parts are.
         chosen: their numbers, in the order of the colours.
     """
     n, width = len(chosen), fig.get_figwidth()
-    boxes = [ax.get_position() for ax in axes]
-    low = min(b.y0 for b in boxes)
-    bar_axes = fig.add_axes((boxes[0].x1 + 0.15 / width, low, 0.13 / width, boxes[0].y1 - low))
+    below = theme.is_narrow()
+    if below:
+        bar_axes = panels.bar_axes_below(fig, axes)
+    else:
+        boxes = [ax.get_position() for ax in axes]
+        low = min(b.y0 for b in boxes)
+        bar_axes = fig.add_axes((boxes[0].x1 + 0.15 / width, low, 0.13 / width, boxes[0].y1 - low))
     shades = ListedColormap(colormaps["viridis"](np.linspace(0, 0.92, n)))
-    bar = fig.colorbar(ScalarMappable(BoundaryNorm(np.arange(n + 1) - 0.5, n), shades), cax=bar_axes)
-    places = np.unique(np.linspace(0, n - 1, min(n, 8)).round().astype(int))
+    mappable = ScalarMappable(BoundaryNorm(np.arange(n + 1) - 0.5, n), shades)
+    bar = fig.colorbar(mappable, cax=bar_axes, orientation="horizontal" if below else "vertical")
+    axis = bar_axes.xaxis if below else bar_axes.yaxis
+    places = np.unique(np.linspace(0, n - 1, 3 if below else min(n, 8)).round().astype(int))
     names = [named(surface, chosen[i], 16) for i in places]
-    bar_axes.set_yticks(places, labels=names, fontsize=7, parse_math=False)
-    bar_axes.yaxis.set_minor_locator(MaxNLocator(1))
-    bar_axes.invert_yaxis()
+    axis.set_ticks(places, labels=names, fontsize=7, parse_math=False)
+    axis.set_minor_locator(MaxNLocator(1))
+    axis.set_inverted(not below)
     bar_axes.grid(visible=False)
     bar_axes.set_title("part (training samples)", fontsize=7, loc="left")
     bar.outline.set_linewidth(0.5)

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError
-from landscape.plots import theme
+from landscape.plots import grids, theme
 from landscape.plots.density import MATRICES
 from landscape.results import Spectrum
 
@@ -79,7 +79,8 @@ def _map(
     colours = colormaps["RdBu_r" if signed else "Reds"].with_extremes(bad="0.6")
     with theme.theme():
         side = size * len(order)
-        fig = theme.figure(max(4.4, side + 2.8), max(3.4, side + 1.8))
+        room = theme.Room(ratio=1.0, most=min(side, theme.LONGEST_MAP))
+        fig = theme.figure(max(4.4, side + 2.8), max(3.4, side + 1.8), room)
         ax = fig.subplots()
         theme.keep_ticks(ax)
         norm = Normalize(-limit if signed else 0, limit)
@@ -103,7 +104,8 @@ def _map(
         ax.set_ylabel(axes[0])
         ax.set_xlabel(axes[1])
         ax.set_title(_about(spectrum, values, order), parse_math=False)
-        fig.colorbar(mesh, ax=ax, label=label, extend="both" if signed else "max", fraction=0.05, pad=0.02)
+        extend = "both" if signed else "max"
+        fig.colorbar(mesh, ax=ax, label=label, extend=extend, fraction=0.05, pad=0.02, **grids.bar_place())
     return fig
 
 

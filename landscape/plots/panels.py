@@ -1,6 +1,7 @@
 """How panels stand in a figure as wide as a journal's column or page, with one colour bar and words around them.
 
-All distances are inches: panels are as large as the width allows, and the height follows from what stands in it.
+All distances are inches: panels are as large as the width allows, and the height follows from what stands in it. In a
+figure one column wide, bars and legends go below the panels.
 """
 
 import math
@@ -11,17 +12,18 @@ from typing import Any
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from landscape.plots import theme
+from landscape.plots import grids, theme
+from landscape.plots.fitting import folded
 from landscape.plots.scales import Scale, label
 
-ONE_COLUMN, TWO_COLUMNS = 3.5, 7.16
-"""Widths of figures, those of a journal's columns."""
+ONE_PANEL, SEVERAL = 3.5, 7.16
+"""Widths of figures where none was chosen, those of a journal's columns."""
 LEFT, RIGHT = 0.66, 1.02
 """Room for the names and numbers of axes, and for a colour bar."""
+EDGE = 0.12
+"""Room at the right where nothing stands there."""
 
 UNITS = {"loss": "mean loss", "accuracy": "accuracy"}
 
@@ -29,6 +31,10 @@ _HEADING, _SMALL = 9.0, 6.5  # points, of the words above and below the panels
 _NUMBERS = 0.5  # below the lowest panels
 _LINE = 1.3 / 72  # height of a line for each point of its letters
 _COMFORTABLE = 12  # panels; more are drawn small, without numbers on contour lines
+_LEAST, _MOST = 1.15, 2.6  # side of a panel on a page
+_TALL = 6.5  # of all panels on a page; where they would be taller, more of them stand side by side
+_GAP = 0.22  # between panels on a page
+_BAR = 0.5  # height of a colour bar below, with its numbers and its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,33 @@ def ground() -> str:
 
 def columns_of(n: int) -> int:
     """Return how many of n panels stand side by side."""
+    free = _free_columns(n)
+    if theme.page() is None:
+        return free
+    n_columns = most_columns(free)
+    while n_columns < free and -(-n // n_columns) * (side(n_columns) + 0.35) > _TALL:
+        n_columns += 1
+    return n_columns
+
+
+def most_columns(n: int, right: float = RIGHT) -> int:
+    """Return how many of n panels fit side by side, with room for something at the right of them."""
+    page = theme.page()
+    return n if page is None else min(n, int((page - sum(margins(right))) / _LEAST))
+
+
+def margins(right: float = RIGHT) -> tuple[float, float]:
+    """Return what is kept free at the left and at the right of panels, where in one column nothing stands."""
+    return LEFT, EDGE if theme.is_narrow() else right
+
+
+def side(n_columns: int) -> float:
+    """Return the width of panels that stand side by side on a page."""
+    gaps = (n_columns - 1) * _GAP
+    return min(_MOST, ((theme.page() or SEVERAL) - sum(margins()) - gaps) / n_columns)
+
+
+def _free_columns(n: int) -> int:
     if n <= 3:
         return n
     if n in {5, 6, 9}:
@@ -65,6 +98,12 @@ def columns_of(n: int) -> int:
 def sizes(n: int) -> Sizes:
     """Return the sizes for n panels in a figure."""
     n_columns = columns_of(n)
+    if theme.page() is not None:
+        if side(n_columns) >= 1.8:
+            return Sizes(title=8, length=34, axes=7.5, contours=6, marks=0.9, gap=_GAP)
+        if side(n_columns) >= 1:
+            return Sizes(title=7, length=22, axes=7, contours=6 if side(n_columns) >= 1.3 else 0, marks=0.7, gap=_GAP)
+        return Sizes(title=6, length=14, axes=6.5, contours=0, marks=0.5, gap=_GAP)
     if n_columns <= 2:
         return Sizes(title=9, length=40, axes=8.5, contours=6.5, marks=1, gap=0.32)
     if n_columns == 3:
@@ -91,21 +130,22 @@ def small_multiples(
         The figure and its axes, row by row.
     """
     n_columns, size = columns_of(n), sizes(n)
-    width = ONE_COLUMN if n == 1 else TWO_COLUMNS if n_columns <= 4 else 1.05 * n_columns + 1
-    side = (width - LEFT - RIGHT - (n_columns - 1) * size.gap) / n_columns
+    width = ONE_PANEL if n == 1 else SEVERAL if n_columns <= 4 else 1.05 * n_columns + 1
+    free = (width - LEFT - RIGHT - (n_columns - 1) * size.gap) / n_columns
+    wide = free if theme.page() is None else side(n_columns)
     fig, axes = layout(
-        [side * aspect] * -(-n // n_columns),
-        [side] * n_columns,
+        [wide * aspect] * -(-n // n_columns),
+        [wide] * n_columns,
         heading=heading,
         caption=caption,
         gap=size.gap,
-        above=2 * size.title * _LINE + 0.15,
+        above=2 * size.title * _LINE + (0.15 if theme.page() is None else 0.2),
         below=below,
         only=n,
         **projection,
     )
     for ax in axes:
-        ax.tick_params(labelsize=size.axes - 1)
+        ax.tick_params(labelsize=size.axes - 1)  # of a page no smaller than `fitting` has them
         ax.xaxis.label.set_fontsize(size.axes)
         ax.yaxis.label.set_fontsize(size.axes)
         ax.title.set_fontsize(size.title)
@@ -119,13 +159,13 @@ def layout(
     heading: str,
     caption: Sequence[str],
     gap: float = 0.3,
-    above: float = 0.15,
+    above: float | Sequence[float] = 0.15,
     below: float = 0.0,
     right: float | None = None,
     only: int | None = None,
     **projection: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure of panels in rows and columns.
+    """Make a figure of panels in rows and columns; on a page that is too narrow for them, with all alike made smaller.
 
     Args:
         rows: heights of the panels.
@@ -133,7 +173,7 @@ def layout(
         heading: lines above all panels, folded to the width.
         caption: sentences below them, in small type, folded; empty ones are left out.
         gap: between columns.
-        above: for what stands above each row.
+        above: for what stands above each row, or above one after the other.
         below: to keep free between panels and caption.
         right: for what stands at the right of the panels; None is enough for a colour bar.
         only: so many of the panels.
@@ -142,17 +182,26 @@ def layout(
     Returns:
         The figure, which has no layout engine, and its axes row by row.
     """
-    width = LEFT + sum(columns) + (len(columns) - 1) * gap + (RIGHT if right is None else right)
-    head, foot = _folded([heading], width, _HEADING), _folded(caption, width, _SMALL)
+    left, right = margins(RIGHT if right is None else right)
+    gaps = (len(columns) - 1) * gap
+    page = theme.page()
+    scale = 1.0 if page is None else min(1.0, (page - left - right - gaps) / sum(columns))
+    rows, columns = [scale * row for row in rows], [scale * column for column in columns]
+    width = left + sum(columns) + gaps + right
+    if page is not None:
+        left, width = left + (page - width) / 2, page
+    above = [above] * len(rows) if isinstance(above, int | float) else list(above)
+    head, foot = folded([heading], width, _HEADING), folded(caption, width, _SMALL)
     bottom = len(foot) * _SMALL * _LINE + 0.1 + below + _NUMBERS
-    height = bottom + sum(rows) + len(rows) * above + len(head) * _HEADING * _LINE + 0.1
+    height = bottom + sum(rows) + sum(above) + len(head) * _HEADING * _LINE + 0.1
     fig = theme.figure(width, height)
     fig.set_layout_engine("none")
+    fig.set_figheight(height)
     axes = []
     for i in range(len(rows) * len(columns) if only is None else only):
         row, column = divmod(i, len(columns))
-        x = LEFT + sum(columns[:column]) + column * gap
-        y = bottom + sum(rows[row + 1 :]) + (len(rows) - 1 - row) * above
+        x = left + sum(columns[:column]) + column * gap
+        y = bottom + sum(rows[row + 1 :]) + sum(above[row + 1 :])
         box = x / width, y / height, columns[column] / width, rows[row] / height
         ax = fig.add_axes(box, **projection)
         theme.keep_ticks(ax)
@@ -180,7 +229,7 @@ def add_below(fig: Figure, panels: Sequence[Axes], height: float) -> Axes:
     width, whole = fig.get_figwidth(), fig.get_figheight()
     boxes = [ax.get_position(original=True) for ax in panels]
     left, right = min(b.x0 for b in boxes), max(b.x1 for b in boxes)
-    low = min(b.y0 for b in boxes) - room_for(height) / whole
+    low = min(ax.get_position(original=True).y0 for ax in fig.axes) - room_for(height) / whole
     ax = fig.add_axes((left, low, right - left - 0.3 / width, height / whole))
     theme.keep_ticks(ax)
     ax.tick_params(labelsize=6.5)
@@ -220,7 +269,9 @@ def colour_bar(fig: Any, mappable: Any, panels: Sequence[Axes], scale: Scale, *,
     words = UNITS[scale.what] + (" (logarithmic)" if scale.log else "")
     most = 11
     how: dict[str, Any] = {"ax": panels, "fraction": 0.08, "pad": 0.03, "aspect": 25}
-    if not beside:
+    if theme.is_narrow() and not beside:
+        how = {"cax": bar_axes_below(fig, panels), "orientation": "horizontal"}
+    elif not beside:
         width, boxes = fig.get_figwidth(), [ax.get_position(original=True) for ax in panels]
         low, high = min(b.y0 for b in boxes), max(b.y1 for b in boxes)
         right = max(b.x1 for b in boxes)
@@ -230,13 +281,13 @@ def colour_bar(fig: Any, mappable: Any, panels: Sequence[Axes], scale: Scale, *,
     bar = fig.colorbar(mappable, **how, extend=scale.extend, extendfrac=0.03, ticks=levels, format=numbers)
     bar.set_label(words, size=8, labelpad=2)
     bar.ax.tick_params(labelsize=7, width=0.6, length=2.5)
-    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.long_axis.set_minor_locator(NullLocator())
     bar.ax.grid(visible=False)
     bar.outline.set_linewidth(0.5)
 
 
 def legend(ax: Axes, handles: Sequence[Any], title: str | None = None, *, inside: bool = False) -> None:
-    """Write a legend at the right of a panel or in its corner, in which no name is a formula.
+    """Write a legend at the right of a panel or in its corner, in one column below all; in it no name is a formula.
 
     Args:
         ax: the panel.
@@ -244,42 +295,45 @@ def legend(ax: Axes, handles: Sequence[Any], title: str | None = None, *, inside
         title: a line above.
         inside: in the upper left corner of the panel.
     """
-    anchor = (0.0, 1.0) if inside else (1.01, 1.02)
-    found = ax.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=anchor,
-        frameon=inside,
-        fontsize=7,
-        title=title,
-        handlelength=1.4,
-    )
+    style: dict[str, Any] = {"bbox_to_anchor": (0.0, 1.0) if inside else (1.01, 1.02), "frameon": inside}
+    if theme.is_narrow():
+        style = {"frameon": False, "ncols": grids.columns_of_legend(handles)}
+    found = ax.legend(handles=handles, loc="upper left", fontsize=7, title=title, handlelength=1.4, **style)
     found.get_title().set_fontsize(7.5)
     for text in found.get_texts():
         text.set_parse_math(False)
+    if theme.is_narrow():
+        fig: Any = ax.figure
+        middle = room_below(fig, found.get_window_extent().height / fig.dpi + 0.05)
+        found.set_loc("upper center")
+        found.set_bbox_to_anchor((0.5, middle), fig.transFigure)
 
 
-def _folded(lines: Sequence[str], width: float, size: float) -> list[str]:
-    """Fold lines to a width in inches, for letters of a size in points."""
-    font = FontProperties(size=size)
-    room = 0.96 * (width - 0.1) * 72  # pixels round the widths of letters up
-    text_to_path = TextToPath()
+def room_below(fig: Figure, height: float) -> float:
+    """Make a figure higher, for something below all its axes and the names and numbers of these.
 
-    def length(text: str) -> float:
-        return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+    Args:
+        fig: from `layout`.
+        height: of the room, in inches.
 
-    folded = []
-    space = length("n n") - 2 * length("n")
-    for line in (one for several in lines for one in several.splitlines() if one.strip()):
-        words, used = [""], 0.0
-        for word in line.split():
-            most = max(1, int(len(word) * room / max(length(word), 1)))  # letters of a word longer than a line
-            for piece in (word[i : i + most] for i in range(0, len(word), most)):
-                needed = length(piece)
-                if used + needed > room:
-                    words, used = [*words, piece], needed + space
-                else:
-                    words[-1] += f" {piece}" if words[-1] else piece
-                    used += needed + space
-        folded += [word for word in words if word]
-    return folded
+    Returns:
+        The upper end of the room as a share of the figure's height.
+    """
+    old = fig.get_figheight()
+    new = old + height
+    fig.set_figheight(new)
+    for ax in fig.axes:
+        box = ax.get_position(original=True)
+        ax.set_position((box.x0, (box.y0 * old + height) / new, box.width, box.height * old / new))
+    for text in fig.texts:
+        x, y = text.get_position()
+        text.set_position((x, (y * old + (height if y > 0.5 else 0)) / new))
+    return float(min(ax.get_position(original=True).y0 for ax in fig.axes)) - _NUMBERS / new
+
+
+def bar_axes_below(fig: Figure, panels: Sequence[Axes]) -> Axes:
+    """Add an axes for a horizontal colour bar below panels, as wide as these."""
+    top, height = room_below(fig, _BAR), fig.get_figheight()
+    boxes = [ax.get_position(original=True) for ax in panels]
+    left, right = min(b.x0 for b in boxes), max(b.x1 for b in boxes)
+    return fig.add_axes((left, top - 0.1 / height, right - left, 0.1 / height))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from landscape.errors import InputError
-from landscape.plots import theme
+from landscape.plots import grids, theme
 from landscape.results import Sharpness
 
 MOST_NAMES = 12
@@ -34,8 +34,7 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
     """
     order = _chosen(sharpness, parts)
     with theme.theme():
-        fig = theme.figure(11.4, 3.5)
-        ball, noise, doubling = fig.subplots(1, 3)
+        fig, (ball, noise, doubling), _ = grids.grid(3, 3, 11.4, 3.5)
         x = _positions(sharpness, order, (ball, noise, doubling))
         colours = _colours(len(order))
         first, worst = sharpness.first_order_rise[order], sharpness.worst_rise[order]
@@ -78,7 +77,6 @@ def _positions(sharpness: Sharpness, order: Sequence[int], panels: Sequence[Axes
     counts: np.ndarray = sharpness.train_counts[list(order)]
     alike = len(order) > 1 and len(set(counts)) == 1
     for ax in panels:
-        theme.keep_ticks(ax)
         if alike:
             ax.set_xticks([])
             ax.set_xlabel(f"parts, each with {counts[0]:,} training samples")
@@ -145,10 +143,7 @@ def _legend(fig: Figure, sharpness: Sharpness, order: Sequence[int], colours: Se
         )
         for i, (p, colour) in enumerate(zip(order, colours, strict=True))
     ]
-    title = "part (training samples)"
-    legend = fig.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small", title=title)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    grids.legend(fig, handles, "part (training samples)")
 
 
 def _about(sharpness: Sharpness) -> str:

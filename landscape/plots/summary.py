@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError
-from landscape.plots import theme
+from landscape.plots import grids, theme
 from landscape.plots.density import MATRICES
 from landscape.results import Spectrum
 
@@ -36,8 +36,7 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     order = sorted(chosen, key=lambda p: -spectrum.train_counts[p])
     sure = spectrum.converged[order]
     with theme.theme():
-        fig = theme.figure(8, 3.4)
-        top, trace = fig.subplots(1, 2)
+        fig, (top, trace), _ = grids.grid(2, 2, 8, 3.4)
         _points(top, spectrum, order, spectrum.lambda_max, spectrum.lambda_max_residual, sure)
         _points(trace, spectrum, order, spectrum.trace, spectrum.trace_stderr, np.full(len(order), True))
         top.set_ylabel(r"$\lambda_{\max}$ ± residual (units of the loss)")
@@ -46,16 +45,13 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
             top.set_title("hollow: not converged")
         if len(order) <= MOST_NAMES:
             handles, _ = trace.get_legend_handles_labels()
-            legend = fig.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
-            for text in legend.get_texts():
-                text.set_parse_math(False)
+            grids.legend(fig, handles)
     return fig
 
 
 def _points(
     ax: Axes, spectrum: Spectrum, order: Sequence[int], values: np.ndarray, errors: np.ndarray, sure: np.ndarray
 ) -> None:
-    theme.keep_ticks(ax)
     colours = theme.palette()
     counts = spectrum.train_counts[list(order)]
     alike = len(order) > 1 and len(set(counts)) == 1  # of a balanced data set: side by side

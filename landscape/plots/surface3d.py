@@ -66,7 +66,11 @@ def surface_3d(
     cut, top = int(highest > top), min(highest, top)
     size = panels.sizes(len(chosen))
     names = planes.axis_labels(surface, euclidean=euclidean)
-    roomy = panels.columns_of(len(chosen)) <= 2
+    cramped = theme.page() is not None and not size.contours
+    roomy = panels.columns_of(len(chosen)) <= 2 and not cramped
+    zoom = 0.92 if roomy else 1.02
+    if theme.page() is not None and not cramped:
+        zoom = 0.75  # of panels that are small beside their letters
     words = drawing.caption(surface, values, shared, euclidean=euclidean, kind="heights")
     words[1:1] = [f"cut off: loss above {top:.4g} is the grey plateau (up to {highest:.3g})"] * cut
     words[:0] = [] if roomy else [f"x: {names[0]}; y: {names[1]}"]
@@ -84,7 +88,9 @@ def surface_3d(
             _relief(ax, x, y, heights, shared, top)
             _frame(ax, x, y, shared, top, names if roomy else ("x", "y"), size)
             depth: Any = ax  # matplotlib's types do not tell Axes3D
-            depth.set_box_aspect((*sides, 0.8 * max(sides)), zoom=0.92 if roomy else 1.02)
+            depth.set_box_aspect((*sides, 0.8 * max(sides)), zoom=zoom)
+            if cramped:  # the colours tell the heights
+                ax.tick_params(labelbottom=False, labelleft=False)
             depth.view_init(elev=elevation, azim=azimuth)
             ax.set_title(title(surface, p, size.length), parse_math=False)
         panels.colour_bar(fig, ScalarMappable(shared.continuous, drawing.COLOURS["loss"]), axes, shared)
@@ -102,7 +108,7 @@ def _relief(ax: Any, x: np.ndarray, y: np.ndarray, values: np.ndarray, shared: S
     quads = np.stack([corners[:-1, :-1], corners[:-1, 1:], corners[1:, 1:], corners[1:, :-1]], axis=-2)
     known = np.isfinite(quads).all(axis=(-1, -2))
     of_cells = np.stack([values[:-1, :-1], values[:-1, 1:], values[1:, 1:], values[1:, :-1]], axis=-1)[known]
-    paint = colormaps[drawing.COLOURS["loss"]](shared.continuous(of_cells.mean(axis=-1)))
+    paint = colormaps[drawing.COLOURS["loss"]](shared.continuous(np.maximum(of_cells.mean(axis=-1), shared.low)))
     paint[of_cells.min(axis=-1) > top] = _PLATEAU
     light = LightSource(azdeg=225, altdeg=55)
     ax.add_collection3d(

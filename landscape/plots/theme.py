@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,16 @@ _METADATA: dict[str, dict[str, Any]] = {
 STYLES = {"paper": 1.0, "talk": 1.25, "web": 1.1}
 """What a figure is for, and how large its letters and lines are beside those of a paper's."""
 
-_chosen: ContextVar[tuple[str, bool]] = ContextVar("style", default=("paper", False))
+ONE_COLUMN, TWO_COLUMNS = 3.25, 6.875
+"""Inches: width of a column and of the text in CVPR's style, so that LaTeX includes a figure at scale 1."""
+
+HIGHEST, LONGEST_MAP = 8.8, 6.4
+"""Inches: height of a figure, which fits that style's pages, and of a map of many rows."""
+
+_WIDTHS = {None: None, 1: ONE_COLUMN, 2: TWO_COLUMNS}
+
+_chosen: ContextVar[tuple[str, bool, int | None]] = ContextVar("style", default=("paper", False, None))
+_made: ContextVar[list[tuple[Figure, "Room"]] | None] = ContextVar("made", default=None)
 
 _DARK = {
     "figure.facecolor": "#14161a",
@@ -45,23 +55,50 @@ _DARK = {
 }
 
 
+_PRINTED = {
+    "font.size": 8,
+    "figure.titlesize": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "legend.title_fontsize": 7,
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 6.5),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How high the panels of a figure shall be, in inches, where its width is that of a page."""
+
+    rows: int = 1  # of panels
+    ratio: float = 0.75  # of height and width
+    least: float = 1.0
+    most: float = 2.3
+
+
 @contextmanager
-def styled(style: str = "paper", *, dark: bool = False) -> Generator[None, None, None]:
+def styled(style: str = "paper", *, dark: bool = False, columns: int | None = None) -> Generator[None, None, None]:
     """Choose how the figures that are drawn and written within a `with` block look.
 
     Args:
         style: "paper", "talk" or "web".
         dark: light letters on a dark ground.
+        columns: 1 or 2 for figures as wide as one or both columns of a paper, `ONE_COLUMN` and `TWO_COLUMNS`, with
+            letters of 6 to 9 points and fewer panels in a row; None for as much room as each figure likes best.
+            Figures on axes of your own keep their size.
 
     Yields:
         Nothing.
 
     Raises:
-        InputError: an unknown style.
+        InputError: an unknown style or number of columns, or columns of something that is no paper.
     """
     if style not in STYLES:
         raise InputError(f"--style {style!r} is unknown: choose {', '.join(STYLES)}")
-    token = _chosen.set((style, dark))
+    if columns not in _WIDTHS:
+        raise InputError(f"--columns must be 1 or 2, got {columns!r}")
+    if columns is not None and style != "paper":
+        raise InputError(f"--columns {columns} sets sizes for a paper: leave out either it or --style {style}")
+    token = _chosen.set((style, dark, columns))
     try:
         yield
     finally:
@@ -70,10 +107,15 @@ def styled(style: str = "paper", *, dark: bool = False) -> Generator[None, None,
 
 @contextmanager
 def theme() -> Generator[None, None, None]:
-    """Set matplotlib's defaults within a `with` block: seaborn's "darkgrid" in the sizes that `styled` chose."""
+    """Set matplotlib's defaults within a `with` block: seaborn's "darkgrid" in the sizes that `styled` chose.
+
+    At its end the figures that were made in it are fitted to the columns that `styled` chose, if it did.
+    """
     import seaborn  # brings pandas: a second that those who only import this package need not wait
 
-    name, dark = _chosen.get()
+    from landscape.plots import fitting  # which needs this module
+
+    name, dark, columns = _chosen.get()
     style = {
         **seaborn.axes_style("darkgrid"),
         **seaborn.plotting_context("paper", font_scale=STYLES[name]),
@@ -86,9 +128,27 @@ def theme() -> Generator[None, None, None]:
         "pdf.fonttype": 42,  # letters stay letters; journals refuse Type 3
         "svg.hashsalt": "landscape",
         "savefig.dpi": 200,
+        **(_PRINTED if columns else {}),
     }
-    with matplotlib.rc_context(style):
-        yield
+    made: list[tuple[Figure, Room]] = []
+    token = _made.set(made)
+    try:
+        with matplotlib.rc_context(style):
+            yield
+            for fig, room in made:
+                fitting.fit(fig, room)
+    finally:
+        _made.reset(token)
+
+
+def page() -> float | None:
+    """Return the width in inches that figures must have, None where it is theirs to choose."""
+    return _WIDTHS[_chosen.get()[2]]
+
+
+def is_narrow() -> bool:
+    """Say whether figures are one column wide, so that legends and colour bars go below the panels."""
+    return page() == ONE_COLUMN
 
 
 def palette() -> list[str]:
@@ -98,17 +158,23 @@ def palette() -> list[str]:
     return list(seaborn.color_palette("colorblind").as_hex())
 
 
-def figure(width: float, height: float) -> Figure:
+def figure(width: float, height: float, room: Room | None = None) -> Figure:
     """Make an empty figure.
 
     Args:
-        width: in inches.
-        height: in inches.
+        width: in inches, unless `styled` chose columns.
+        height: in inches; with columns that which the panels need, once `fitting.fit` has measured them.
+        room: what the panels need; None for panels a quarter wider than high.
 
     Returns:
         A figure that belongs to no window and whose layout avoids overlaps.
     """
-    return Figure(figsize=(width, height), layout="constrained")
+    wide = page()
+    fig = Figure(figsize=(width, height) if wide is None else (wide, HIGHEST), layout="constrained")
+    made = _made.get()
+    if wide is not None and made is not None:
+        made.append((fig, room or Room()))
+    return fig
 
 
 def keep_ticks(ax: Axes) -> None:

@@ -119,15 +119,24 @@ def trajectory_along(
     x, label = _course(trajectory, paths)
     words = ["solid: at the checkpoint itself; dashed: the surface at its projection, none outside the grid"]
     words += [*shared.notes, f"Verdict: {trajectory.verdict}"]
-    column = max(1.3, (panels.TWO_COLUMNS - panels.LEFT - 2.05) / len(paths) - 0.15)
+    column = max(1.3, (panels.SEVERAL - panels.LEFT - 2.05) / len(paths) - 0.15)
+    n_columns = panels.most_columns(len(paths), 2.05)  # of runs, the others of which stand below
+    n_rows = -(-len(paths) // n_columns)
     with theme.theme():
         above = heading(trajectory, joining)
         fig, axes = panels.layout(
-            [1.8, 1.15, 0.85], [column] * len(paths), heading=above, caption=words, gap=0.15, above=0.2, right=2.05
+            [1.8, 1.15, 0.85] * n_rows,
+            [column] * n_columns,
+            heading=above,
+            caption=words,
+            gap=0.15,
+            above=[0.2, 0.2, 0.2, *[0.65, 0.2, 0.2] * (n_rows - 1)],
+            right=2.05,
         )
         shades = colours(len(chosen))
         for k, (run, own) in enumerate(paths.items()):
-            loss, accuracy, distance = axes[k :: len(paths)]
+            row, place = divmod(k, n_columns)
+            loss, accuracy, distance = axes[3 * n_columns * row + place :: n_columns][:3]
             for p, colour in zip(chosen, shades, strict=True):
                 style: dict[str, Any] = {"color": colour, "linewidth": 1.3, "markersize": 3.5}
                 loss.plot(x[own], trajectory.mark_loss[own, p], marker=".", **style, label=named(trajectory, p))
@@ -142,11 +151,14 @@ def trajectory_along(
             for ax in (loss, accuracy, distance):
                 ax.set_xlim(_padded(x[marks], 0.03))
                 ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-                ax.tick_params(labelleft=k == 0, labelbottom=ax is distance, labelsize=7.5)
-                ax.yaxis.label.set(visible=k == 0, size=8.5)
+                ax.tick_params(labelleft=place == 0, labelbottom=ax is distance, labelsize=7.5)
+                ax.yaxis.label.set(visible=place == 0, size=8.5)
             distance.set_xlabel(label, fontsize=8.5)
+        for ax in axes:
+            if not ax.lines:  # of the last row
+                ax.remove()
         fig.align_ylabels(axes)
-        beside = axes[len(paths) - 1 :: len(paths)]
+        beside = axes[n_columns - 1 : 3 * n_columns : n_columns]
         if len(chosen) > MOST_PARTS:
             rank_bar(fig, beside, trajectory, chosen)
         else:
