@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import eigsh
 from scipy.stats import binom, t
 from torch import nn
 
@@ -279,6 +280,22 @@ def test_lambda_max_and_trace_match_pyhessian():
         assert theirs.top == pytest.approx(max(found.lambda_max[p], found.lambda_min[p], key=abs), rel=0.02)
         error = np.hypot(theirs.trace_stderr, found.trace_stderr[p])
         assert abs(theirs.trace - found.trace[p]) < 6 * error
+
+
+def test_lambda_max_and_trace_match_curvlinops_with_scipys_solver():
+    curvlinops = pytest.importorskip("curvlinops", reason="curvlinops is not installed: see README, peers")
+    objective = CASES["mlp-tanh"].objective(partition="all")
+    found = ls.spectrum(objective, steps=60, probes=2, trace_tol=0.02)
+    parameters = list(objective.model.parameters())
+    for p in parameters:
+        p.requires_grad_(True)
+    theirs = curvlinops.HessianLinearOperator(
+        objective.model, nn.CrossEntropyLoss(), parameters, list(objective.batches(0)), check_deterministic=False
+    )
+    top = eigsh(theirs.to_scipy(), k=1, which="LA", return_eigenvectors=False)[0]
+    assert found.lambda_max[0] == pytest.approx(top, rel=1e-6)
+    trace = (theirs @ torch.eye(objective.layout.size, dtype=torch.float64)).trace().item()
+    assert abs(found.trace[0] - trace) < max(6 * found.trace_stderr[0], 1e-9 * abs(trace))
 
 
 def test_quadrature_in_pyhessians_form_has_its_types():
