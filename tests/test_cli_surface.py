@@ -133,6 +133,7 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["surface1d", "--ckpt", "last.pt", "--x=1:-1:5"], "--x=1:-1:5 runs backwards: write --x=-1:1:5"),
         (["surface1d", "--ckpt", "last.pt", "--x=0:1"], "is not of the form MIN:MAX:N"),
         (["surface1d", "--ckpt", "last.pt", "--weight-decay", "0.1"], "No such option '--weight-decay'"),
+        (["trajectory", "--ckpt", ".", "--also", "."], "--also . is a run that is given already"),
         (["trajectory", "--ckpt", ".", "--weight-decay", "0.1"], "No such option '--weight-decay'"),
         (["surface1d", "--ckpt", "last.pt", "--x=0:1:1"], "one point has equal ends"),
         (["surface1d", "--ckpt", "last.pt", "--x=0:1:0"], "needs finite ends and at least one point"),

@@ -75,6 +75,10 @@ def trajectory(
         raise InputError(
             f"--through is given {len(through)} times: two checkpoints and the end of the run make a plane"
         )
+    resolved = [Path(word).resolve() for word in (ckpt, *also)]
+    twice = next((word for i, word in enumerate(also) if resolved[i + 1] in resolved[: i + 1]), None)
+    if twice is not None:
+        raise InputError(f"--also {twice} is a run that is given already: name each once")
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
     listed = {
         word: _thinned(checkpoint_list(word, ckpt_key=reading["key"], trust_pickle=reading["trust_pickle"]), every)

@@ -33,7 +33,7 @@ _COLLAPSE = (
         {"norm_variation": "norms: spread over mean", "angle_deviation": r"angles: |cos + 1 / ($C-$1)|"},
     ),
     ("NC3: classifier against class means", {"duality": ""}),
-    ("NC4: share not of the nearest class mean", {"mean_disagreement": ""}),
+    ("NC4: share not of the nearest mean", {"mean_disagreement": ""}),
 )
 
 
