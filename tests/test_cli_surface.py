@@ -71,6 +71,20 @@ def test_a_line_to_another_checkpoint_states_the_barrier(here, capsys):
     assert "matching:" in capsys.readouterr().err
 
 
+def test_nothing_lies_between_a_network_and_its_permuted_copy_after_matching(here, capsys):
+    state = dict(checkpoints.read("last.pt").state)
+    order = torch.arange(len(state["layer1.0.conv1.weight"])).flip(0)
+    for name in ("conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"):
+        state[f"layer1.0.{name}"] = state[f"layer1.0.{name}"][order]
+    state["layer1.0.conv2.weight"] = state["layer1.0.conv2.weight"][:, order]
+    torch.save(state, here / "copy.pt")
+    words = ["surface1d", "--ckpt", "last.pt", "--ckpt-to", str(here / "copy.pt"), "--x=0:1:3", "--bn", "keep", *FEW]
+    assert main([*words, "-o", str(here / "before.h5")]) == 0
+    assert (ls.load(here / "before.h5").barrier > 1e-3).any()
+    assert main([*words, "--match", "-o", str(here / "after.h5")]) == 2
+    assert "after --match nothing lies between them, and every barrier is 0" in capsys.readouterr().err
+
+
 def test_planes_of_many_kinds_and_one_plane_for_two_networks(here):
     plane = str(here / "plane.h5")
     base = ["--x=-0.1:0.1:2", "-q", "--partition", "head-tail", *FEW]

@@ -259,7 +259,13 @@ def _others(
         f"{found.correlation_before:.3f} before, {found.correlation:.3f} after"
     )
     network.load_state_dict(found.state)
-    return {f"{snapshot.name} (matched)": points.of_network(objective, network)}
+    matched = points.of_network(objective, network)
+    if matched.theta.equal(points.origin(objective).theta):
+        raise InputError(
+            f"{files[0]} is this very network with its channels in another order: after --match nothing lies between "
+            "them, and every barrier is 0"
+        )
+    return {f"{snapshot.name} (matched)": matched}
 
 
 def _with_random(objective: Objective, along: Directions, seed: int, norm: str, ignore: str) -> Directions:
