@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from ranks import variables
 from test_results import spectrum
 
 from landscape import distributed, jobs
@@ -189,11 +189,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
 
 
 def ranks(folder: Path, ending: str) -> list[tuple[int, str, str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
-    processes = [command(folder, ending, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
+    processes = [command(folder, ending, **own) for own in variables()]
     return [finish(process) for process in processes]
 
 
