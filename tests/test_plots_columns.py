@@ -18,7 +18,7 @@ from test_plots_features import features
 from test_plots_gradients import THREE, gradients, many
 from test_plots_history import history
 
-from landscape import plots
+from landscape import cli, plots, store
 from landscape.errors import InputError
 from landscape.plots import fitting, grids, theme
 
@@ -197,6 +197,35 @@ def test_a_page_of_a_file_is_as_wide_as_the_columns(tmp_path):
         (box,) = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+) ", (tmp_path / "a.pdf").read_bytes())
         assert box.decode() == f"{72 * width:g}"
         assert imread(tmp_path / "a.png").shape[1] == 200 * width
+
+
+def test_the_command_line_writes_columns_and_refuses_what_is_no_paper(tmp_path, capsys):
+    file, picture = tmp_path / "a.h5", tmp_path / "a.png"
+    store.save(file, results()["sharpness"])
+    for words in (["--columns", "1", "--style", "talk"], ["--columns", "3"]):
+        assert cli.main(["plot", str(file), "-o", str(picture), *words]) == 2
+        assert "--columns" in capsys.readouterr().err
+        assert not picture.exists()
+    assert cli.main(["plot", str(file), "-o", str(picture), "--columns", "1", "--dark"]) == 0
+    assert imread(picture).shape[1] == 650
+
+
+def test_labels_that_touch_are_left_out_evenly_whatever_letters_they_have():
+    spectrum = dataclasses.replace(classes(60, steps=8, probes=1), parts=tuple(f"{'gay'[c % 3]}{c}" for c in range(60)))
+    with plots.styled(columns=1):
+        fig = plots.densities(spectrum)
+    kept = [tick.get_loc() for tick in fitting.labelled(fig.axes[0].yaxis)]
+    assert len(set(np.diff(kept))) == 1
+
+
+def test_letters_become_smaller_before_a_word_is_torn():
+    fig = theme.figure(0.75, 2)
+    text = fig.suptitle("unfathomable", fontsize=9)
+    with theme.theme():
+        fig.subplots()
+        fitting.fit(fig, theme.Room())
+    assert text.get_text() == "unfathomable"
+    assert 6 <= text.get_fontsize() < 9
 
 
 def test_ticks_whose_labels_touch_are_left_out_evenly_and_zero_stays():

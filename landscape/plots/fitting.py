@@ -78,13 +78,13 @@ def folded(lines: Sequence[str], width: float, size: float, *, math: bool = Fals
     Returns:
         The lines, none wider than that, unless a formula is.
     """
-    room = 0.96 * (width - 0.1) * 72  # pixels round the widths of letters up
+    room = _room(width)
     length = _ruler(size, math=math)
     found = []
     space = length("n n") - 2 * length("n")
     for line in (one for several in lines for one in several.splitlines() if one.strip()):
         words, used = [""], 0.0
-        for word in re.findall(r"(?:\$[^$]*\$|\S)+", line) if math else line.split():
+        for word in _words(line, math=math):
             whole = math and "$" in word
             most = max(1, int(len(word) * room / max(length(word), 1)))  # letters of a word longer than a line
             for piece in [word] if whole else (word[i : i + most] for i in range(0, len(word), most)):
@@ -96,6 +96,15 @@ def folded(lines: Sequence[str], width: float, size: float, *, math: bool = Fals
                     used += needed + space
         found += [word for word in words if word]
     return found
+
+
+def _room(width: float) -> float:
+    """Return how many points of a width in inches letters may take: pixels round their widths up."""
+    return 0.96 * (width - 0.1) * 72
+
+
+def _words(text: str, *, math: bool) -> list[str]:
+    return re.findall(r"(?:\$[^$]*\$|\S)+", text) if math else text.split()
 
 
 def width_of(text: str, size: float) -> float:
@@ -157,9 +166,14 @@ def _fold_labels(ax: Axes, others: Sequence[Axes], unfolded: dict[Text, str]) ->
 
 
 def _fold(text: Text, width: float, unfolded: dict[Text, str]) -> None:
-    """Fold a text as it was before it was folded at all."""
-    whole = unfolded.setdefault(text, text.get_text())
-    lines = "\n".join(folded([whole], width, float(text.get_fontsize()), math=bool(text.get_parse_math())))
+    """Fold a text as it was before it was folded at all; rather than to tear a word, make its letters smaller."""
+    whole, size, math = unfolded.setdefault(text, text.get_text()), text.get_fontsize(), bool(text.get_parse_math())
+    room = width + 0.06  # of less than which `folded` makes use
+    longest = max(map(_ruler(size, math=math), _words(whole, math=math)), default=0.0)
+    most = _room(room)
+    if longest > max(0.0, most):
+        text.set_fontsize(max(SMALLEST, size * most / longest))
+    lines = "\n".join(folded([whole], room, float(text.get_fontsize()), math=math))
     if lines != text.get_text():
         text.set_text(lines)
 
@@ -213,14 +227,15 @@ def _thin(axis: Axis) -> None:
     if not touch(boxes):
         return
     places = [float(tick.get_loc()) for tick in ticks]
-    axis.set_major_locator(FixedLocator([places[i] for i in _kept(places, boxes)]))
+    gaps = np.abs(np.diff(axis.get_transform().transform(np.array(places))))
+    kept = _kept(places, boxes, even=bool(np.ptp(gaps) < 0.1 * gaps.max()))
+    axis.set_major_locator(FixedLocator([places[i] for i in kept]))
 
 
-def _kept(places: Sequence[float], boxes: Sequence[Bbox]) -> list[int]:
+def _kept(places: Sequence[float], boxes: Sequence[Bbox], *, even: bool) -> list[int]:
     """Choose every second or third tick, with zero among them; of uneven ones zero, and what fits from the ends on."""
     n, first = len(places), places.index(0) if 0 in places else 0
-    gaps = np.abs(np.diff([b.x0 + b.x1 + b.y0 + b.y1 for b in boxes]))
-    if np.ptp(gaps) < 0.2 * gaps.max():
+    if even:
         steps = ([i for i in range(n) if (i - first) % step == 0] for step in range(2, n + 1))
         return next(kept for kept in steps if not touch([boxes[i] for i in kept]))
     kept: list[int] = []
