@@ -22,7 +22,7 @@ lint: .venv/installed
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 figures: .venv/installed
 	$(BIN)/python figures/make.py

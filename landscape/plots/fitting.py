@@ -167,7 +167,8 @@ def _fold_labels(ax: Axes, others: Sequence[Axes], unfolded: dict[Text, str]) ->
 
 def _fold(text: Text, width: float, unfolded: dict[Text, str]) -> None:
     """Fold a text as it was before it was folded at all; rather than to tear a word, make its letters smaller."""
-    whole, size, math = unfolded.setdefault(text, text.get_text()), text.get_fontsize(), bool(text.get_parse_math())
+    whole = unfolded.setdefault(text, text.get_text())
+    size, math = float(text.get_fontsize()), bool(text.get_parse_math())
     room = width + 0.06  # of less than which `folded` makes use
     longest = max(map(_ruler(size, math=math), _words(whole, math=math)), default=0.0)
     most = _room(room)
