@@ -123,6 +123,7 @@ OTHERS = {
     "one density": lambda: plots.density(classes(1)),
     "grid": lambda: plots.density_grid(SPECTRA, ("class 0", "class 1")),
     "cosines of many": lambda: plots.cosine_map(many(30)),
+    "angles of many": lambda: plots.class_angles(features(100)),
     "contours": lambda: plots.contours(three_classes(5, 5), "class 0"),
     "surfaces side by side": lambda: plots.compare_surfaces(dict.fromkeys("abc", three_classes(5, 5)), "class 0"),
     "runs side by side": lambda: plots.gradient_cosines(dict.fromkeys("abc", results()["gradients"])),
@@ -140,6 +141,16 @@ def test_more_parts_than_a_page_has_room_for_become_a_map():
         assert len(plots.densities(spectrum).axes) == 4  # the map, its bar, lambda_max and the trace
     with plots.styled(columns=2):
         assert len(plots.densities(spectrum).axes) == 13
+
+
+def test_figures_are_as_high_as_their_panels_need():
+    for columns, highest in ((1, 4.0), (2, 2.5)):
+        with plots.styled(columns=columns):
+            fig = plots.training(results()["history"])
+        fig.draw_without_rendering()
+        box = fig.axes[0].get_window_extent()
+        assert 0.95 <= box.height / fig.dpi <= box.width / fig.dpi
+        assert fig.get_figheight() < highest
 
 
 def test_methods_become_rows_where_they_have_no_room_side_by_side():
@@ -216,6 +227,16 @@ def test_labels_that_touch_are_left_out_evenly_whatever_letters_they_have():
         fig = plots.densities(spectrum)
     kept = [tick.get_loc() for tick in fitting.labelled(fig.axes[0].yaxis)]
     assert len(set(np.diff(kept))) == 1
+
+
+def test_names_leave_room_for_what_they_name_and_keep_their_ends():
+    fig, _ = rendered(OTHERS["map"], 1)
+    image = fig.axes[0]
+    assert image.get_window_extent().width > fig.bbox.width / 3
+    first = fitting.labelled(image.yaxis)[0].label1.get_text()
+    assert first.startswith("an")
+    assert "…" in first
+    assert first.endswith("5,000")
 
 
 def test_letters_become_smaller_before_a_word_is_torn():
