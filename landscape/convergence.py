@@ -6,7 +6,7 @@ Landscape Geometry", CVPR 2026). Or the network is trained further on a part alo
 keeps the start's running statistics, so that the point belongs to one fixed function L_p.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from landscape.errors import InputError, NumericalError, StoreError
 from landscape.objective import Objective, differentiable_attention
 from landscape.points import Point
 from landscape.results import History
+
+_NOISE = 1e-3  # what the loss of a part that was fitted before may rise by in steps over its batches
 
 
 def from_bank(objective: Objective, run: str | Path) -> dict[str, tuple[Point, float]]:
@@ -136,7 +138,7 @@ def finetuned(
 
     Raises:
         InputError: a number out of its range.
-        NumericalError: the loss or a weight is not finite any more.
+        NumericalError: the loss or a weight is not finite any more, or the loss is higher than before.
     """
     if epochs < 1 or batch_size < 1:
         raise InputError(f"--finetune and its batches must be at least 1, got {epochs} and {batch_size}")
@@ -144,6 +146,7 @@ def finetuned(
         raise InputError(f"--finetune-lr must be positive and the momentum a share, got {lr:g} and {momentum:g}")
     p = objective.part(part)
     members = objective.members[p]
+    begun = _mean_loss(objective, p, objective.theta)
     theta = points.origin(objective).theta.clone()
     velocity = torch.zeros_like(theta)
     rng = np.random.default_rng([seed, p])
@@ -165,7 +168,19 @@ def finetuned(
             if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(theta).all()):
                 raise NumericalError(f"fine-tuning on {part} diverged at step {step + 1}: lower --finetune-lr {lr:g}")
             report((step + 1) / total)
+    ended = _mean_loss(objective, p, objective.layout.tensors(theta))
+    if not ended <= begun + _NOISE * max(1.0, begun):
+        raise NumericalError(
+            f"fine-tuning on {part} ends at a loss of {ended:.3g}, above the {begun:.3g} it began with: lower "
+            f"--finetune-lr {lr:g}"
+        )
     return Point(theta.detach(), points.origin(objective).buffers)
+
+
+def _mean_loss(objective: Objective, part: int, theta: Sequence[Tensor]) -> float:
+    with differentiable_attention(), torch.no_grad():
+        total = sum(objective.losses(theta, x, y).double().sum().item() for x, y in objective.batches(part))
+    return total / len(objective.members[part])
 
 
 def state_of(objective: Objective, point: Point) -> Mapping[str, Tensor]:

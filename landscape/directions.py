@@ -214,7 +214,8 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
 
     Args:
         objective: of the network.
-        parts: one name for the first n eigenvectors of its Hessian, or n names for the first of each.
+        parts: one name for the first n eigenvectors of its Hessian, or n names for the first of each; of parts, or of
+            groups that `Objective.alone` knows.
         n: how many directions.
         seed: of the Lanczos probe, which also fixes the signs.
         steps: Lanczos steps before convergence is looked at.
@@ -228,11 +229,10 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
     """
     if len(parts) not in (1, n):
         raise InputError(f"--of must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
-    whole = curvature(objective, "hessian")
     eps = torch.finfo(objective.dtype).eps
     rows, names = [], []
     for part in parts:
-        operator, wanted = whole.restrict([objective.part(part)]), n if len(parts) == 1 else 1
+        operator, wanted = curvature(objective.alone(part), "hessian"), n if len(parts) == 1 else 1
         z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
 
         def unconverged(run: Any, wanted: int = wanted) -> bool:
@@ -254,7 +254,7 @@ def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
 
     Args:
         objective: of the network.
-        parts: a name for each direction.
+        parts: a name for each direction, as for `eigen`.
 
     Returns:
         The directions.
@@ -265,7 +265,7 @@ def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
     rows = []
     theta = points.origin(objective).theta
     for part in parts:
-        _, g = points.gradient(objective, theta, objective.part(part))
+        _, g = points.gradient(objective.alone(part), theta, 0)
         if not g.any():
             raise InputError(f"the gradient of {part} is zero: it has no direction")
         rows.append(-g.double() / g.double().norm())

@@ -3,8 +3,9 @@
 Between points a and b over the chosen parameters: the Euclidean distance; the cosine of their displacements from the
 start; the filter-normalised distance, the root mean square over filters f of |a_f - b_f| / mean(|a_f|, |b_f|), which
 the scale of a network does not change; and the Fisher-weighted one, sqrt(sum_i F_i (a_i - b_i)^2) with the diagonal of
-a's Fisher information, which counts a parameter as much as a's part needs it. Beside them stand the loss of every part
-at every point, and the barriers on the segments between.
+a's Fisher information, which counts a parameter as much as a's part needs it. If asked, (b - a)^T H_a (b - a) / 2, the
+rise that the Hessian of a's part predicts: it has the unit of the loss, and may be negative. Beside them stand the loss
+of every part at every point, and the barriers on the segments between.
 """
 
 import copy
@@ -18,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape import classifiers, grid, jobs, models, per_sample, points
+from landscape import classifiers, grid, jobs, models, operators, per_sample, points
+from landscape.datasets import Samples
 from landscape.directions import filter_axes, filter_norms
 from landscape.errors import InputError
 from landscape.journal import Journal
@@ -26,6 +28,9 @@ from landscape.objective import Objective, differentiable_attention
 from landscape.points import Evaluator, Point
 from landscape.provenance import fingerprint, provenance
 from landscape.results import Distances
+
+OVER = ("encoder", "all")
+"""Parameters that distances are over."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +50,11 @@ def convergence_distances(
     source: str,
     over: str = "encoder",
     barrier_points: int = 0,
+    batch_norm: str = "interpolate",
+    training: Samples | None = None,
+    training_samples: int = 2048,
+    seed: int = 0,
+    curvature: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: jobs.Progress | None = None,
@@ -58,6 +68,12 @@ def convergence_distances(
         over: parameters that distances are over: "encoder", all before the classifier, or "all" of the layout.
         barrier_points: points between the ends of each segment at which losses are taken for the barrier; 0 for no
             barriers. Each pair of points costs so many passes over the data.
+        batch_norm: running statistics on these segments and, for barriers alone, at their ends; as for
+            `surfaces.surface`.
+        training: what statistics are re-estimated on; None takes the objective's own data.
+        training_samples: at most so many of them.
+        seed: of the draw of these.
+        curvature: also take each point's Hessian along the ways to all others: as many products as there are points.
         out: result file to write; what is finished is kept beside it until it is complete.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
@@ -71,24 +87,44 @@ def convergence_distances(
     """
     if barrier_points < 0:
         raise InputError(f"--barriers must not be negative, got {barrier_points}")
-    if over not in ("encoder", "all"):
-        raise InputError(f"--over {over!r} is unknown: choose encoder or all")
+    if over not in OVER:
+        raise InputError(f"--over {over!r} is unknown: choose {' or '.join(OVER)}")
     _check(runs)
     asked: dict[str, Any] = {
         "source": source,
         "over": over,
         "barriers": barrier_points,
+        "batch_norm": batch_norm,
+        "training_samples": training_samples,
+        "seed": seed,
+        "curvature": curvature,
         "runs": [run.name for run in runs],
         "points": list(runs[0].points),
         "vectors_sha256": points.digest([p for run in runs for p, _ in (*run.points.values(), *run.snapshots)]),
     }
-    about = provenance(objective, asked)
+    evaluator = Evaluator(
+        objective, batch_norm=batch_norm, training=training, training_samples=training_samples, seed=seed
+    )
+    given = _Given(objective, evaluator, source, over, barrier_points, curvature, provenance(objective, asked))
     if out is None:
-        return _compute(objective, runs, source, over, barrier_points, about, None, progress)
+        return _compute(given, runs, None, progress)
     with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
-        result = _compute(objective, runs, source, over, barrier_points, about, journal, progress)
+        result = _compute(given, runs, journal, progress)
         journal.finish(result)
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What is the same for all runs."""
+
+    objective: Objective
+    evaluator: Evaluator
+    source: str
+    over: str
+    barrier_points: int
+    curvature: bool
+    about: Mapping[str, Any]
 
 
 def _check(runs: Sequence[Run]) -> None:
@@ -106,19 +142,10 @@ def _check(runs: Sequence[Run]) -> None:
         raise InputError("two runs have one name: give their folders other names")
 
 
-def _compute(
-    objective: Objective,
-    runs: Sequence[Run],
-    source: str,
-    over: str,
-    barrier_points: int,
-    about: Mapping[str, Any],
-    journal: Journal | None,
-    progress: jobs.Progress | None,
-) -> Distances:
+def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progress: jobs.Progress | None) -> Distances:
     names = list(runs[0].points)
-    chosen = _chosen(objective, over)
-    evaluator = Evaluator(objective)
+    objective, evaluator, barrier_points = given.objective, given.evaluator, given.barrier_points
+    chosen = _chosen(objective, given.over)
     parts = objective.partition
     compute_one = {run.name: run for run in runs}
 
@@ -126,28 +153,35 @@ def _compute(
         run = compute_one[unit]
         at = [point for point, _ in run.points.values()]
         pairs = [(i, j) for i in range(len(at)) for j in range(i)] if barrier_points else []
-        total = len(at) + len(pairs) * barrier_points + len(at)
+        moved = bool(pairs) and evaluator.batch_norm != "interpolate"  # so that statistics at the ends are not theirs
+        total = len(at) * (2 + moved + given.curvature) + len(pairs) * barrier_points
         done = 0
 
-        def evaluate(point: Point) -> tuple[np.ndarray, np.ndarray]:
+        def advance() -> None:
             nonlocal done
-            found = evaluator(point)
             done += 1
             report(done / total)
+
+        def evaluate(point: Point, *, as_it_is: bool = False) -> tuple[np.ndarray, np.ndarray]:
+            found = evaluator(point, as_it_is=as_it_is)
+            advance()
             return found
 
-        measured = [evaluate(point) for point in at]
+        measured = [evaluate(point, as_it_is=True) for point in at]
         loss, accuracy = (np.stack([m[k] for m in measured]) for k in range(2))
+        ends = np.stack([evaluate(point)[0] for point in at]) if moved else loss
         barriers = np.full((len(at), len(at), len(parts)), 0.0 if barrier_points else np.nan)
         for i, j in pairs:
             t = np.linspace(0, 1, barrier_points + 2)
             between = [evaluate(_between(at[i], at[j], s))[0] for s in t[1:-1]]
-            barriers[i, j] = barriers[j, i] = grid.barrier(t, np.stack([loss[i], *between, loss[j]], axis=1))
-        weights = []
+            barriers[i, j] = barriers[j, i] = grid.barrier(t, np.stack([ends[i], *between, ends[j]], axis=1))
+        weights, rises = [], []
         for name, point in zip(names, at, strict=True):
             weights.append(_fisher(objective, point, name, chosen))
-            done += 1
-            report(done / total)
+            advance()
+            if given.curvature:
+                rises.append(_hessian_rises(objective, point, name, at, chosen))
+                advance()
         counts = [objective.samples.class_counts[list(c)].sum() for c in parts.classes]
         trained = np.array(counts or [objective.samples.class_counts.sum()] * len(parts))
         return Distances(
@@ -161,10 +195,11 @@ def _compute(
             accuracy=accuracy[None],
             point_epoch=np.array([[epoch for _, epoch in run.points.values()]], dtype=np.float64),
             epoch=np.array([epoch for _, epoch in run.snapshots], dtype=np.float64),
-            source=source,
-            parameters=over,
+            source=given.source,
+            parameters=given.over,
             size=int(chosen.mask.sum()),
-            provenance=about,
+            hessian_rise=np.stack(rises)[None] if rises else None,
+            provenance=given.about,
             **_matrices(objective, run, at, weights, chosen),
         )
 
@@ -240,17 +275,31 @@ def _filter_distance(objective: Objective, a: Tensor, b: Tensor, names: Sequence
     return math.sqrt(total / count)
 
 
+def _parts_of(objective: Objective, name: str) -> list[int]:
+    """Return the part that a point is of, or all parts for a point of none."""
+    known = objective.partition.names
+    return [known.index(name)] if name in known else list(range(len(known)))
+
+
+def _hessian_rises(
+    objective: Objective, point: Point, name: str, others: Sequence[Point], chosen: _Chosen
+) -> np.ndarray:
+    """Return half the quadratic form of the Hessian at a point, of its part's mean loss, on the ways to others."""
+    own = _parts_of(objective, name)
+    here = points.objective_at(objective, point)
+    operator = operators.curvature(here, "hessian").restrict(own)
+    ways = torch.stack([(other.theta - point.theta) * chosen.mask for other in others]).to(operator.dtype)
+    products = operator.matvec(ways.expand(len(own), -1, -1))
+    forms = torch.linalg.vecdot(products.double(), ways.double().expand_as(products)).cpu().numpy()  # (own, others)
+    counts = objective.counts[own]
+    rises: np.ndarray = counts @ forms / counts.sum() / 2
+    return rises
+
+
 def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> Tensor:
     """Return the diagonal of the empirical Fisher at a point, of the part of its name or else of all samples."""
-    model = copy.deepcopy(objective.model).requires_grad_(True)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    buffers = points.buffer_layout(model)
-    with torch.no_grad():
-        for layout, vector in ((objective.layout, point.theta), (buffers, point.buffers)):
-            for key, t in zip(layout.names, layout.tensors(vector), strict=True):
-                tensors[key].copy_(t)
-    known = objective.partition.names
-    own = [known.index(name)] if name in known else range(len(known))
+    model = points.network_at(objective, point).requires_grad_(True)
+    own = _parts_of(objective, name)
     batches = (batch for p in own for batch in objective.batches(p))
     n_classes = len(objective.samples.class_names)
 

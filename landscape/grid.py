@@ -6,6 +6,7 @@ step; around a minimum that is more than the loss itself within the first step, 
 is nan.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = ["Grid", "barrier", "doubling_radius", "lowest", "summary", "verdict",
 _LOWER = 0.01  # of the centre's loss: a checkpoint is never exactly at the minimum of every part
 _ROUNDING = 1e-5  # of the loss, as sums of float32 values leave it
 _STEPS_ACROSS = 5  # grid steps that show a region's shape
+_OFF = 0.1  # of a part's largest loss at a mark
 _GUESSES = 4  # times log C: beyond that a contour plot of cross-entropy is usually cut
 
 
@@ -105,6 +107,12 @@ def worst_rise(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray, radius: fl
     return rise
 
 
+def reach(grid: Grid) -> float:
+    """Return the Euclidean distance of the farthest of the points next to the centre; nan where that is unknown."""
+    distances = np.linalg.norm(grid.euclidean(grid.vertices[grid.around]), axis=1)
+    return float(distances.max()) if len(distances) else math.nan
+
+
 def barrier(t: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """Return the largest rise of the loss above the straight line between its values at t = 0 and t = 1.
 
@@ -141,8 +149,11 @@ def summary(
     parts: Sequence[str],
     loss: np.ndarray,
     centre_loss: np.ndarray,
-    radius: float,
+    radius: float | None,
     batch_norm: str,
+    marks: Sequence[str] = (),
+    mark_loss: np.ndarray | None = None,
+    mark_policy_loss: np.ndarray | None = None,
     between: bool = False,
     n_classes: int | None = None,
     augmented: bool | None = False,
@@ -154,8 +165,11 @@ def summary(
         parts: names of the P parts.
         loss: (P, ny, nx), nan where not computed.
         centre_loss: (P,) at the checkpoint itself.
-        radius: Euclidean radius of `worst_rise`.
+        radius: Euclidean radius of `worst_rise`; None takes the smallest that the grid can tell of, its `reach`.
         batch_norm: what was done with running statistics, for the verdict.
+        marks: names of the M marks.
+        mark_loss: (M, P) at the marks themselves.
+        mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
         between: the line goes from one checkpoint at 0 to another at 1, and has a barrier.
         n_classes: C, whose log is the cross-entropy of guessing; None if unknown.
         augmented: whether the data was augmented; None if unknown.
@@ -164,6 +178,7 @@ def summary(
         `lowest_loss`, `lowest_position`, `doubling_radius`, `worst_rise`, `barrier`, `radius` and `verdict`.
     """
     low, position = lowest(grid, loss)
+    radius = reach(grid) if radius is None else radius
     found = {
         "lowest_loss": low,
         "lowest_position": position,
@@ -181,6 +196,9 @@ def summary(
             centre_loss=centre_loss,
             found=found,
             batch_norm=batch_norm,
+            marks=marks,
+            mark_loss=mark_loss,
+            mark_policy_loss=mark_policy_loss,
             radius=radius,
             n_classes=n_classes,
             augmented=augmented,
@@ -196,6 +214,9 @@ def verdict(
     centre_loss: np.ndarray,
     found: Mapping[str, np.ndarray],
     batch_norm: str,
+    marks: Sequence[str] = (),
+    mark_loss: np.ndarray | None = None,
+    mark_policy_loss: np.ndarray | None = None,
     radius: float = float("nan"),
     n_classes: int | None = None,
     augmented: bool | None = False,
@@ -209,6 +230,9 @@ def verdict(
         centre_loss: (P,).
         found: `lowest_loss` (P,), `lowest_position` (P, A) and `doubling_radius` (P,).
         batch_norm: what was done with running statistics; "unknown" for somebody else's file.
+        marks: names of the M marks.
+        mark_loss: (M, P) at the marks themselves.
+        mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
         radius: Euclidean radius of `worst_rise`, which must not be below a grid step.
         n_classes: C, whose log is the cross-entropy of guessing; None if unknown, or if the loss is another.
         augmented: whether the data was augmented; None if unknown.
@@ -222,6 +246,7 @@ def verdict(
         *_about_centre(grid, parts, centre_loss, found),
         *_about_range(grid, parts, loss, centre_loss, n_classes),
         *_about_steps(grid, parts, loss, centre_loss, found["doubling_radius"], radius),
+        *_about_marks(parts, marks, mark_loss, mark_policy_loss),
     ]
     augmentation = {True: "augmented data", False: "augmentation off", None: "augmentation unknown"}[augmented]
     return "; ".join([*(clauses or ["no fault seen"]), f"batch norm: {batch_norm}", augmentation])
@@ -249,7 +274,7 @@ def _about_centre(
     where = ", ".join(f"{c:.3g}" for c in found["lowest_position"][worst])
     return [
         f"the centre is not the lowest point of {_named(parts, worst, len(lower))}: "
-        f"{drop[worst]:.3g} below its {centre_loss[worst]:.3g} at ({where})"
+        f"the loss falls from {centre_loss[worst]:.3g} to {found['lowest_loss'][worst]:.3g} at ({where})"
     ]
 
 
@@ -304,8 +329,27 @@ def _about_steps(
     return clauses
 
 
+def _about_marks(
+    parts: Sequence[str], marks: Sequence[str], loss: np.ndarray | None, policy: np.ndarray | None
+) -> list[str]:
+    """Say where running statistics alone set a mark apart from the surface."""
+    if loss is None or policy is None:
+        return []
+    size = np.where(np.isfinite(loss), np.abs(loss), 0.0).max(axis=0, initial=0.0)
+    off = np.divide(np.abs(policy - loss), size, out=np.zeros_like(loss), where=size > 0)
+    off[np.isnan(off)] = 0.0
+    if not (off > _OFF).any():
+        return []
+    m, p = (int(i) for i in np.unravel_index(np.argmax(off), off.shape))
+    return [
+        f"running statistics of its own set {_named(marks, m, int((off > _OFF).any(axis=1).sum()))} apart: the loss of "
+        f"{parts[p]} is {loss[m, p]:.3g} there, and {policy[m, p]:.3g} with those of the surface"
+    ]
+
+
 def _named(parts: Sequence[str], worst: int, how_many: int) -> str:
-    return parts[worst] + (f" and {how_many - 1} more" if how_many > 1 else "")
+    more = "" if how_many < 2 else " and another" if how_many == 2 else f" and {how_many - 1} others"
+    return parts[worst] + more
 
 
 def _level_segments(

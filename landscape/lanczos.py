@@ -20,6 +20,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 
+DISTRIBUTIONS = ("rademacher", "gaussian")
 BREAKDOWN = 100.0
 """A remainder below this many units of rounding of |A| is noise: the Krylov space is invariant and the run ends."""
 
@@ -76,7 +77,7 @@ def probe(size: int, *, seed: int, number: int, distribution: str = "rademacher"
         return torch.randint(0, 2, (size,), generator=generator, dtype=torch.float32) * 2 - 1
     if distribution == "gaussian":
         return torch.randn(size, generator=generator, dtype=torch.float32)
-    raise InputError(f"--distribution {distribution!r} is unknown: choose rademacher or gaussian")
+    raise InputError(f"--distribution {distribution!r} is unknown: choose {' or '.join(DISTRIBUTIONS)}")
 
 
 def lanczos(

@@ -35,6 +35,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 RESIDUAL_LOSSES = ("ce", "logit-adjust")
 """Losses of the form -log p(label), for which 1 - exp(-loss) is the residual mass of a sample."""
 
+GROUPS = {"all": "all", "head": "head-tail", "tail": "head-tail"} | dict.fromkeys(
+    ("many", "medium", "few"), "many-medium-few"
+)
+"""Groups of classes that have a name of their own, and the partition that each is a part of."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
@@ -68,6 +73,7 @@ class Objective:
     weight_decay: float  # adds weight_decay / 2 * |theta|^2 to every part's loss, in curvature only
     logits_index: int | None
     source: Mapping[str, Any]  # what makes the numbers: checkpoint, data, loss, partition
+    thresholds: Mapping[str, int]  # many, few and ends, which the names of groups go by
     _fixed: dict[str, Tensor] = field(repr=False)  # parameters and buffers that do not vary
     theta: tuple[Tensor, ...] = field(repr=False)
 
@@ -149,6 +155,7 @@ class Objective:
             batch_size=batch_size,
             weight_decay=weight_decay,
             logits_index=logits_index,
+            thresholds={"many": many, "few": few, "ends": ends},
             source={
                 "data": dict(samples.options),
                 "data_sha256": fingerprint,
@@ -178,6 +185,30 @@ class Objective:
         if name not in self.partition.names:
             raise InputError(f"no part {name!r}; there are {', '.join(self.partition.names)}")
         return self.partition.names.index(name)
+
+    def alone(self, name: str) -> "Objective":
+        """Return the objective of one part, or of a group that need not be a part.
+
+        Args:
+            name: of a part, or "all", "head", "tail", "many", "medium" or "few" of all the data.
+
+        Returns:
+            An objective with this one part.
+
+        Raises:
+            InputError: there is neither a part nor a group of this name.
+            DataError: the group has no samples.
+        """
+        own = name in self.partition.names
+        if not own and name not in GROUPS:
+            shown = ", ".join(self.partition.names[:10]) + (", ..." if len(self.partition) > 10 else "")
+            raise InputError(f"no part {name!r}; there are {shown}, and the groups {', '.join(GROUPS)}")
+        found = self.partition if own else make_partition(self.samples, GROUPS[name], **self.thresholds)
+        if name not in found.names:
+            raise InputError(f"no class is among the {name}: --many and --few say which are")
+        one = found.coarsen({name: [name]})
+        _refuse_empty(one, self.samples)
+        return replace(self, partition=one, members=(self.members[self.part(name)] if own else one.indices(0),))
 
     def n_batches(self, part: int) -> int:
         """Return the number of batches that a part is summed over in."""

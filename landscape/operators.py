@@ -31,6 +31,7 @@ from landscape.tracing import TRACE_SIZES, NotTraceableError
 log = logging.getLogger(__name__)
 
 KINDS = ("hessian", "ggn", "fisher", "empirical-fisher")
+BACKENDS = ("auto", "reverse", "linearized")
 CACHE_BYTES = 2 * 2**30
 """Default memory for what is kept between products."""
 
@@ -95,8 +96,8 @@ def curvature(
     """
     if kind not in KINDS:
         raise InputError(f"--operator {kind!r} is unknown: choose {', '.join(KINDS)}")
-    if backend not in ("auto", "reverse", "linearized"):
-        raise InputError(f"--backend {backend!r} is unknown: choose auto, reverse or linearized")
+    if backend not in BACKENDS:
+        raise InputError(f"--backend {backend!r} is unknown: choose {', '.join(BACKENDS)}")
     traced = None if backend == "reverse" else _traced(objective, kind, required=backend == "linearized")
     return _operator(objective, kind, tuple(range(len(objective.partition))), traced, cache_bytes)
 

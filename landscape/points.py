@@ -7,7 +7,7 @@ computed once for each point (forward.py), normalised inputs are kept.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,11 +26,12 @@ from landscape.params import Layout
 from landscape.results import Points
 from landscape.snapshots import Snapshot
 
-BATCH_NORM = ("interpolate", "keep", "reestimate")
-"""What the running statistics do at a point: move with it, stay the centre's, or are measured anew on training data."""
+BATCH_NORM = ("interpolate", "keep", "reestimate", "per-part", "batch")
+"""What batch norm does at a point: its running statistics move with it, stay the centre's, are measured anew on
+training data, or for each part on its own training data; or each batch is normalised by itself, as in training."""
 
-REESTIMATE_BATCH = 256
-"""Samples of one batch in a re-estimation, which depends on it as training does; `batch_size` has no say."""
+NORM_BATCH = 256
+"""Samples of one batch where statistics depend on it, as they do in training; `batch_size` has no say there."""
 INPUT_BYTES = 2**30
 """Normalised inputs that are kept between points; what is beyond is made anew for each."""
 
@@ -81,6 +82,18 @@ def of_network(objective: Objective, model: nn.Module) -> Point:
         theta=objective.layout.flat([tensors[n].detach() for n in objective.layout.names]),
         buffers=buffers.flat([tensors[n].detach().to(objective.dtype) for n in buffers.names] or [empty]),
     )
+
+
+def network_at(objective: Objective, point: Point) -> nn.Module:
+    """Return a copy of an objective's network with the weights and running statistics of a point."""
+    model = copied(objective.model)
+    _set(model, objective.layout, point)
+    return model
+
+
+def objective_at(objective: Objective, point: Point) -> Objective:
+    """Return an objective of the same data, parts and loss at a point."""
+    return snapshots.of_network(objective, network_at(objective, point))
 
 
 def digest(some: Iterable[Point]) -> str:
@@ -134,10 +147,11 @@ class Evaluator:
             objective: model, loss and data in parts.
             bf16: run the network in bfloat16; see `forward.forward`.
             plain: leave out the traced pass.
-            batch_norm: "interpolate", "keep" or "reestimate".
-            training: what running statistics are measured on, with "reestimate"; None takes the objective's data.
-            training_samples: at most so many of them, drawn with `seed`.
-            seed: of that draw.
+            batch_norm: one of `BATCH_NORM`.
+            training: what running statistics are measured on, with "reestimate" and "per-part"; None takes the
+                objective's data.
+            training_samples: at most so many of them, or of each part, drawn with `seed`.
+            seed: of that draw, and of the order of the samples with "batch".
 
         Raises:
             InputError: an unknown policy for batch norm, one without batch norm to apply it to, or bfloat16 for a
@@ -153,15 +167,24 @@ class Evaluator:
         sizes = [len(m) for m in objective.members]
         self.counts = np.array(sizes)
         self._part = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(objective.device)
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._bytes = 0
         self._names = (*objective.layout.names, *self._buffers.names)
-        self._reestimation = (
-            _Reestimation(objective, training or objective.samples, training_samples, seed)
-            if batch_norm == "reestimate"
-            else None
-        )
-        inputs = self._batch(0)[0][:8]
+        everything = (0, len(self._order))
+        self._passes: list[tuple[_Reestimation | None, tuple[int, int]]] = [(None, everything)]
+        if batch_norm in ("reestimate", "per-part"):
+            samples = training or objective.samples
+            drawn = np.random.default_rng(seed).permutation(len(samples))
+            if batch_norm == "reestimate":
+                self._passes = [(_Reestimation(objective, samples, drawn[:training_samples]), everything)]
+            else:
+                ends = np.cumsum(sizes).tolist()
+                self._passes = [
+                    (_Reestimation(objective, samples, own[:training_samples]), (end - size, end))
+                    for own, size, end in zip(_of_parts(objective, samples, drawn), sizes, ends, strict=True)
+                ]
+        self._by_batch = _ByBatch(objective, self._order, seed) if batch_norm == "batch" else None
+        inputs = self._batch(0, len(self._order))[0][:8]
         with differentiable_attention(), torch.no_grad():
             self._forward = (
                 Forward(self._logits, None, objective.dtype)
@@ -177,7 +200,7 @@ class Evaluator:
     @property
     def batches(self) -> int:
         """Number of batches in a pass."""
-        return -(-len(self._order) // self.objective.batch_size)
+        return sum(-(-(end - begin) // self.objective.batch_size) for _, (begin, end) in self._passes)
 
     def __call__(
         self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
@@ -193,28 +216,38 @@ class Evaluator:
             Mean loss and accuracy of each part, (P,) and (P,). A loss that is not finite stays so; a sample whose
             logits are nan is not classified correctly.
         """
-        objective = self.objective
-        if as_it_is:
-            pass
-        elif self._reestimation is not None:
-            point = self._reestimation(point)
-        elif self.batch_norm == "keep":
-            point = Point(point.theta, self.centre.buffers)
+        objective, done = self.objective, 0
         loss = torch.zeros(len(self.counts), dtype=torch.float64, device=objective.device)
         correct = torch.zeros_like(loss)
+
+        def add(logits: Tensor, labels: Tensor, part: Tensor) -> None:
+            nonlocal done
+            top = logits.max(1)
+            loss.index_add_(0, part, objective.loss(logits, labels).double())
+            correct.index_add_(0, part, ((top.indices == labels) & ~top.values.isnan()).double())
+            done += len(labels)
+            if report is not None:
+                report(done / len(self._order))
+
         with differentiable_attention(), torch.no_grad():
-            logits_of = self._forward.at(self._state(point))
-            for number in range(self.batches):
-                inputs, labels = self._batch(number)
-                begin = number * objective.batch_size
-                part = self._part[begin : begin + len(labels)]
-                logits = logits_of(inputs)
-                top = logits.max(1)
-                loss.index_add_(0, part, objective.loss(logits, labels).double())
-                correct.index_add_(0, part, ((top.indices == labels) & ~top.values.isnan()).double())
-                if report is not None:
-                    report((number + 1) / self.batches)
+            if self._by_batch is not None and not as_it_is:
+                for logits, labels, where in self._by_batch(point):
+                    add(logits, labels, self._part[where])
+            else:
+                for reestimation, (begin, end) in [(None, (0, len(self._order)))] if as_it_is else self._passes:
+                    logits_of = self._forward.at(self._state(self._moved(point, reestimation, as_it_is)))
+                    for first in range(begin, end, objective.batch_size):
+                        inputs, labels = self._batch(first, end)
+                        add(logits_of(inputs), labels, self._part[first : first + len(labels)])
         return loss.cpu().numpy() / self.counts, correct.cpu().numpy() / self.counts
+
+    def _moved(self, point: Point, reestimation: "_Reestimation | None", as_it_is: bool) -> Point:
+        """Return a point with the running statistics that the policy for batch norm gives it."""
+        if as_it_is:
+            return point
+        if reestimation is not None:
+            return reestimation(point)
+        return Point(point.theta, self.centre.buffers) if self.batch_norm == "keep" else point
 
     def _state(self, point: Point) -> list[Tensor]:
         return [*self.objective.layout.tensors(point.theta), *self._buffers.tensors(point.buffers)]
@@ -224,16 +257,17 @@ class Evaluator:
         output = functional_call(self.objective.model, varying, (inputs,))
         return models.logits_of(output, len(self.objective.samples.class_names), self.objective.logits_index)
 
-    def _batch(self, number: int) -> tuple[Tensor, Tensor]:
-        if number in self._kept:
-            return self._kept[number]
-        objective, begin = self.objective, number * self.objective.batch_size
-        some = self._order[begin : begin + objective.batch_size]
+    def _batch(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        objective = self.objective
+        end = min(end, begin + objective.batch_size)
+        if (begin, end) in self._kept:
+            return self._kept[begin, end]
+        some = self._order[begin:end]
         batch = objective.samples.batch(some, objective.device, objective.dtype)
         size = batch[0].numel() * batch[0].element_size()
         if self._bytes + size <= INPUT_BYTES:
             self._bytes += size
-            self._kept[number] = batch
+            self._kept[begin, end] = batch
         return batch
 
 
@@ -244,39 +278,82 @@ class _Reestimation:
     normalises by its batch: what a long training at this point with an ever slower average would arrive at.
     """
 
-    def __init__(self, objective: Objective, samples: Samples, most: int, seed: int) -> None:
+    def __init__(self, objective: Objective, samples: Samples, drawn: np.ndarray) -> None:
         self._objective, self._samples = objective, samples
-        self._model = copied(objective.model)
-        self._norms = [
-            m for m in self._model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
-        ]
-        if not self._norms:
-            raise InputError("--bn reestimate: the model has no batch norm with running statistics; leave it out")
-        if most < 2:
-            raise InputError(f"--bn-samples must be at least 2, got {most}")
-        order = np.random.default_rng(seed).permutation(len(samples))[:most]
-        self._pieces = np.array_split(order, max(1, -(-len(order) // REESTIMATE_BATCH)))
-        for m in self._norms:
-            m.train()
+        self._model, self._norms = _training_norms(objective)
+        if not len(drawn):
+            raise InputError("running statistics take training samples, and a part has none: leave it out by --classes")
+        self._pieces = _pieces(drawn)
 
     @torch.no_grad()
     def __call__(self, point: Point) -> Point:
         objective, buffers = self._objective, buffer_layout(self._model)
-        named = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
-        for names, tensors in (
-            (objective.layout.names, objective.layout.tensors(point.theta)),
-            (buffers.names, buffers.tensors(point.buffers)),
-        ):
-            for name, t in zip(names, tensors, strict=True):
-                named[name].copy_(t)
+        _set(self._model, objective.layout, point)
         seen = 0
         with differentiable_attention(), torch.no_grad():
             for piece in self._pieces:
                 seen += len(piece)
                 for m in self._norms:
                     m.momentum = len(piece) / seen
-                self._model(self._samples.batch(piece, objective.device, objective.dtype)[0])
+                try:
+                    self._model(self._samples.batch(piece, objective.device, objective.dtype)[0])
+                except ValueError as error:  # one value per channel has no variance
+                    raise InputError(f"running statistics cannot be had of {len(piece)} sample(s): {error}") from None
+        named = dict(self._model.named_buffers())
         return Point(point.theta, buffers.flat([named[n] for n in buffers.names]))
+
+
+class _ByBatch:
+    """Passes in which batch norm normalises every batch by itself, in mixed batches as training has them."""
+
+    def __init__(self, objective: Objective, order: np.ndarray, seed: int) -> None:
+        self._objective, self._order = objective, order
+        self._model, norms = _training_norms(objective)
+        for m in norms:
+            m.momentum = 0.0  # running statistics are neither used nor changed
+        self._pieces = _pieces(np.random.default_rng(seed).permutation(len(order)))
+
+    def __call__(self, point: Point) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """Yield logits and labels of each batch, and where its samples stand in the order."""
+        objective, samples = self._objective, self._objective.samples
+        _set(self._model, objective.layout, point)
+        for piece in self._pieces:
+            inputs, labels = samples.batch(self._order[piece], objective.device, objective.dtype)
+            output = self._model(inputs)
+            yield models.logits_of(output, len(samples.class_names), objective.logits_index), labels, piece
+
+
+def _training_norms(objective: Objective) -> tuple[nn.Module, list[nn.modules.batchnorm._BatchNorm]]:
+    """Return a copy of the network in which batch norm alone is in training mode, and its layers."""
+    model = copied(objective.model)
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        raise InputError("the model has no batch norm with running statistics: leave --bn out")
+    for m in norms:
+        m.train()
+    return model, norms
+
+
+def _set(model: nn.Module, layout: Layout, point: Point) -> None:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for vectors, values in ((layout, point.theta), (buffer_layout(model), point.buffers)):
+            for name, t in zip(vectors.names, vectors.tensors(values), strict=True):
+                tensors[name].copy_(t)
+
+
+def _pieces(order: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(order, max(1, -(-len(order) // NORM_BATCH)))
+
+
+def _of_parts(objective: Objective, samples: Samples, drawn: np.ndarray) -> list[np.ndarray]:
+    """Return the training samples of each part, in the order of a draw."""
+    parts = objective.partition
+    if parts.classes:
+        return [drawn[np.isin(samples.labels[drawn], classes)] for classes in parts.classes]
+    if samples is not objective.samples:
+        raise InputError("--bn per-part needs parts that are classes or groups of them, or --split train")
+    return [drawn[parts.part_of[drawn] == p] for p in range(len(parts))]
 
 
 def evaluate(

@@ -82,6 +82,8 @@ def regroup(
         "mark_loss": _mixed(shares, surface.mark_loss, 1),
         "mark_accuracy": _mixed(shares, surface.mark_accuracy, 1),
     }
+    if surface.mark_policy_loss is not None:
+        changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
     for name in ("n_samples", "train_counts"):
         changes[name] = np.array([getattr(surface, name)[of].sum() for of in members.values()])
     provenance = dict(surface.provenance)
@@ -92,6 +94,9 @@ def regroup(
         centre_loss=changes["centre_loss"],
         radius=surface.radius,
         batch_norm=surface.batch_norm,
+        marks=surface.marks,
+        mark_loss=changes["mark_loss"],
+        mark_policy_loss=changes.get("mark_policy_loss"),
         between=surface.barrier is not None,
         n_classes=provenance.get("n_classes"),
         augmented=provenance.get("augmented", False),

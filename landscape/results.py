@@ -77,6 +77,21 @@ class Spectrum:
         doc="mean squared cosine of the principal angles between the spaces of two parts' Ritz vectors",
         optional=True,
     )
+    principal_angles: np.ndarray | None = array(
+        "part",
+        "part",
+        "angle",
+        unit="degrees",
+        doc="angles between these spaces, ascending; nan beyond the vectors that both parts have",
+        optional=True,
+    )
+    gradient_curvature: np.ndarray | None = array(
+        "part",
+        "part",
+        unit="loss",
+        doc="[a, b]: part b's matrix along the normalised gradient of part a's loss; nan where that is zero",
+        optional=True,
+    )
 
     alpha: np.ndarray = array("part", "probe", "step", unit="loss", doc="diagonal of the tridiagonal matrix")
     beta: np.ndarray = array(
@@ -129,7 +144,7 @@ class Spectrum:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overlap:
-    """Traces of several parts' matrices on the Ritz vectors of all parts: the raw material of a spectrum's overlap."""
+    """Several parts' matrices on the Ritz vectors and gradients of all parts: what a spectrum's overlap is made of."""
 
     kind: ClassVar[str] = "overlap"
     version: ClassVar[int] = 1
@@ -138,6 +153,7 @@ class Overlap:
     parts: tuple[str, ...] = array("part", doc="names of the parts that the vectors are of")
     matrices: tuple[str, ...] = array("matrix", doc="names of the parts that the matrices are of")
     trace: np.ndarray = array("matrix", "part", unit="loss", doc="trace of the matrix on the part's Ritz vectors")
+    along_gradient: np.ndarray = array("matrix", "part", unit="loss", doc="the matrix along the part's gradient")
     provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -289,6 +305,13 @@ class Surface:
     mark_distance: np.ndarray = array("mark", doc="their Euclidean distance from the plane")
     mark_loss: np.ndarray = array("mark", "part", unit="loss", doc="loss at the point itself, not at its projection")
     mark_accuracy: np.ndarray = array("mark", "part", doc="accuracy at the point itself")
+    mark_policy_loss: np.ndarray | None = array(
+        "mark",
+        "part",
+        unit="loss",
+        doc="loss at the point itself with running statistics as on the surface, where these are not its own",
+        optional=True,
+    )
 
     radius: float = scalar(doc="Euclidean radius of worst_rise")
     cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
@@ -391,7 +414,15 @@ class Distances:
         "point",
         "part",
         unit="loss",
-        doc="largest rise of the loss above the line between its ends, on the segment of two points",
+        doc="largest rise of the loss above the line between its ends, on the segment of two points; nan if not asked",
+    )
+    hessian_rise: np.ndarray | None = array(
+        "run",
+        "point",
+        "point",
+        unit="loss",
+        doc="[a, b]: (b - a)^T H_a (b - a) / 2, H_a the Hessian at a of a's part: the rise that it predicts towards b",
+        optional=True,
     )
     norm: np.ndarray = array("run", "point", doc="Euclidean length of the point's displacement from the start")
     point_epoch: np.ndarray = array("run", "point", unit="epochs", doc="mean epoch that the point is of; nan unknown")
@@ -456,6 +487,41 @@ class Gradients:
     between_stderr: np.ndarray = array("point", "part", "part", doc="standard error over batches; 0 where exact")
     conflict: np.ndarray = array(
         "point", "part", "part", doc="share of batches with a negative cosine of g_p and g_q; 0 or 1 where exact"
+    )
+    layers: tuple[str, ...] | None = array(
+        "layer", doc="modules that hold the parameters, in the network's order", optional=True
+    )
+    layer_whole_norm: np.ndarray | None = array(
+        "point", "layer", unit="loss", doc="|g| within the layer", optional=True
+    )
+    layer_whole_norm_stderr: np.ndarray | None = array(
+        "point", "layer", unit="loss", doc="its standard error over batches", optional=True
+    )
+    layer_norm: np.ndarray | None = array(
+        "point", "layer", "part", unit="loss", doc="|g_p| within the layer", optional=True
+    )
+    layer_norm_stderr: np.ndarray | None = array(
+        "point", "layer", "part", unit="loss", doc="its standard error over batches", optional=True
+    )
+    layer_cosine: np.ndarray | None = array(
+        "point",
+        "layer",
+        "part",
+        doc="cosine of g_p and g within the layer; nan where one of them is zero",
+        optional=True,
+    )
+    layer_cosine_stderr: np.ndarray | None = array(
+        "point", "layer", "part", doc="its standard error over batches", optional=True
+    )
+    layer_contribution: np.ndarray | None = array(
+        "point",
+        "layer",
+        "part",
+        doc="share_p <g_p, g> / |g|^2 within the layer, which adds up to 1 there",
+        optional=True,
+    )
+    layer_contribution_stderr: np.ndarray | None = array(
+        "point", "layer", "part", doc="its standard error over batches", optional=True
     )
     theta_norm: np.ndarray = array("point", doc="Euclidean length of the parameters")
     batches: np.ndarray = array("point", "part", doc="batches that hold the part; 0 where exact")

@@ -115,7 +115,19 @@ def objective_at(
     Raises:
         InputError: the file is not the one any more that `find` read.
     """
-    model = network(objective, snapshot, key=key, trust_pickle=trust_pickle)
+    return of_network(objective, network(objective, snapshot, key=key, trust_pickle=trust_pickle))
+
+
+def of_network(objective: Objective, model: nn.Module) -> Objective:
+    """Return an objective of the same data, parts and loss with another network of its kind.
+
+    Args:
+        objective: not touched.
+        model: in eval mode, on the objective's device and in its dtype.
+
+    Returns:
+        The objective of that network.
+    """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     varying = objective.layout.names
     return replace(

@@ -24,7 +24,7 @@ from torch import Tensor
 from landscape import jobs, overlaps, quadrature, traces
 from landscape.errors import InputError
 from landscape.journal import Journal
-from landscape.lanczos import Tridiagonal, lanczos, probe
+from landscape.lanczos import DISTRIBUTIONS, Tridiagonal, lanczos, probe
 from landscape.objective import Objective
 from landscape.operators import CACHE_BYTES, Operator, curvature
 from landscape.provenance import fingerprint, provenance
@@ -33,6 +33,7 @@ from landscape.results import Spectrum
 
 log = logging.getLogger(__name__)
 
+TRACES = ("auto", "exact", "probes")
 DEFLATED = 24
 """Ritz vectors that are taken out of the trace estimate, at most."""
 PILOT = 6
@@ -73,10 +74,10 @@ class Options:
             raise InputError(f"--negative-tol is a share between 0 and 1, got {self.negative_tol:g}")
         if self.max_steps is not None and (self.tol is None or self.max_steps < self.steps):
             raise InputError(f"--max-steps {self.max_steps} goes with --tol, and must be at least --steps {self.steps}")
-        if self.trace not in ("auto", "exact", "probes"):
-            raise InputError(f"--trace {self.trace!r} is unknown: choose auto, exact or probes")
-        if self.distribution not in ("rademacher", "gaussian"):
-            raise InputError(f"--distribution {self.distribution!r} is unknown: choose rademacher or gaussian")
+        if self.trace not in TRACES:
+            raise InputError(f"--trace {self.trace!r} is unknown: choose {', '.join(TRACES)}")
+        if self.distribution not in DISTRIBUTIONS:
+            raise InputError(f"--distribution {self.distribution!r} is unknown: choose {' or '.join(DISTRIBUTIONS)}")
 
 
 def spectrum(

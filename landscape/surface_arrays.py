@@ -24,9 +24,6 @@ from landscape.results import Surface, Trajectory
 CONNECTIVITY = "dnn-mode-connectivity"
 LANDSCAPER = "Landscaper"
 
-RADIUS = 0.5
-"""Euclidean radius of the worst rise where none is asked for, that of this package's own surfaces."""
-
 _SHORT = {"train": "tr", "test": "te"}
 
 
@@ -43,7 +40,7 @@ def from_arrays(
     unit_length: np.ndarray | None = None,
     cosine: float = float("nan"),
     explained: np.ndarray | None = None,
-    radius: float = RADIUS,
+    radius: float | None = None,
     batch_norm: str = "unknown",
     between: bool = False,
     remark: str = "",
@@ -62,7 +59,7 @@ def from_arrays(
         unit_length: Euclidean length of each direction; None is unknown, and so are radius and rise then.
         cosine: of the two directions.
         explained: share of a trajectory's variance along each direction.
-        radius: Euclidean radius of the worst rise.
+        radius: Euclidean radius of the worst rise, as for `grid.summary`.
         batch_norm: keep, interpolate, reestimate or unknown.
         between: the line goes from one network at 0 to another at 1, and has a barrier.
         remark: what else a reader must know, for the verdict.
@@ -162,7 +159,7 @@ def axis_names(explained: np.ndarray) -> tuple[str, ...]:
     return ("x", "y")[: len(explained)]
 
 
-def read_npz(path: str | Path, *, radius: float = RADIUS) -> Surface:
+def read_npz(path: str | Path, *, radius: float | None = None) -> Surface:
     """Read a surface or curve of dnn-mode-connectivity or Landscaper, which is known by the names of its arrays.
 
     Args:
@@ -203,7 +200,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     return {name: array.astype(np.float64) for name, array in arrays.items() if array.dtype.kind in "iuf"}
 
 
-def _plane(path: Path, arrays: Mapping[str, np.ndarray], radius: float) -> Trajectory:
+def _plane(path: Path, arrays: Mapping[str, np.ndarray], radius: float | None) -> Trajectory:
     """Take the plane of a curve; its grid is in Euclidean lengths along two orthonormal directions."""
     shape = len(arrays["alphas"]), len(arrays["betas"])
     grid = arrays["grid"]

@@ -27,7 +27,7 @@ from landscape import store
 from landscape.errors import InputError, StoreError
 from landscape.regroup import regroup
 from landscape.results import Plane, Surface, Trajectory
-from landscape.surface_arrays import RADIUS, axis_names, from_arrays, read_npz, with_paths
+from landscape.surface_arrays import axis_names, from_arrays, read_npz, with_paths
 
 GOLDSTEIN = "tomgoldstein/loss-landscape"
 
@@ -79,7 +79,7 @@ def is_foreign(path: str | Path) -> bool:
     return head.startswith(_ZIP) or (head == _HDF5 and not store.is_result(path))
 
 
-def read(path: str | Path, *, directions: str | Path | None = None, radius: float = RADIUS) -> Surface:
+def read(path: str | Path, *, directions: str | Path | None = None, radius: float | None = None) -> Surface:
     """Read a surface or a curve from the file of another program, which is known by its content.
 
     Args:
@@ -308,7 +308,7 @@ def _their_arrays(surface: Surface) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _goldstein(path: Path, directions: str | Path | None, radius: float) -> Surface:
+def _goldstein(path: Path, directions: str | Path | None, radius: float | None) -> Surface:
     with _opened(path) as root:
         splits = [split for split in _SPLITS if f"{split}_loss" in root]
         _refuse_no_surface(path, root, splits)

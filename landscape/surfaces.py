@@ -39,7 +39,7 @@ class Options:
     seed: int = 0
     bf16: bool = False
     refine: float | None = None
-    radius: float = 0.5
+    radius: float | None = None
     between: bool = False
 
 
@@ -56,7 +56,7 @@ def surface(
     seed: int = 0,
     bf16: bool = False,
     refine: float | None = None,
-    radius: float = 0.5,
+    radius: float | None = None,
     between: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -78,7 +78,8 @@ def surface(
         bf16: run the network in bfloat16; losses are off by some 1e-3 of themselves.
         refine: compute only so many points that linear interpolation of the mean loss, over samples and over parts,
             is about this share of it off, as 0.01; None computes all.
-        radius: Euclidean radius in the plane within which `worst_rise` looks for the largest loss.
+        radius: Euclidean radius in the plane within which `worst_rise` looks for the largest loss; None takes that of
+            the points next to the centre.
         between: the line leads from one checkpoint at 0 to another at 1: state the barrier between them.
         out: result file to write; finished blocks of points are kept beside it until it is complete.
         overwrite: replace an existing result file.
@@ -138,7 +139,7 @@ def coordinates(
             raise InputError(f"--{name} must be finite numbers that ascend, at least one")
     if options.refine is not None and not 0 < options.refine < 1:
         raise InputError(f"--refine is a share of the loss between 0 and 1, got {options.refine:g}")
-    if not 0 < options.radius < np.inf:
+    if options.radius is not None and not 0 < options.radius < np.inf:
         raise InputError(f"--radius must be a positive number, got {options.radius:g}")
     return axes
 
@@ -195,6 +196,16 @@ def compute(
         name="marks",
         as_it_is=True,
     )
+    policy = None
+    if marks and options.batch_norm != "interpolate" and len(along.origin.buffers):
+        policy = points.evaluate(
+            evaluator,
+            range(len(marks)),
+            itself[1:].__getitem__,
+            journal=journal,
+            progress=progress,
+            name="marks as on the surface",
+        ).loss
     n_parts = len(objective.partition)
     loss, accuracy = (np.full((n_parts, len(y), len(x)), np.nan) for _ in range(2))
     computed = np.zeros((len(y), len(x)), dtype=bool)
@@ -224,6 +235,9 @@ def compute(
         centre_loss=true.loss[0],
         radius=options.radius,
         batch_norm=options.batch_norm,
+        marks=tuple(marks),
+        mark_loss=true.loss[1:],
+        mark_policy_loss=policy,
         between=options.between,
         n_classes=len(samples.class_names),
     )
@@ -248,6 +262,7 @@ def compute(
         "mark_distance": np.array([distance for _, distance in placed]),
         "mark_loss": true.loss[1:],
         "mark_accuracy": true.accuracy[1:],
+        "mark_policy_loss": policy,
         "batch_norm": options.batch_norm,
         "provenance": {**about, "fast_pass": evaluator.traced},
         **found,

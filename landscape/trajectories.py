@@ -92,9 +92,7 @@ def trajectory(
     else:
         along = plane or directions.principal(objective, list(marks.values()))
     named = {**marks, **{name: point for name, point in (anchors or {}).items() if name not in marks}}
-    options = Options(
-        batch_norm=batch_norm, training_samples=training_samples, seed=seed, bf16=bf16, refine=refine, radius=1.0
-    )
+    options = Options(batch_norm=batch_norm, training_samples=training_samples, seed=seed, bf16=bf16, refine=refine)
     positions = np.array([along.project(point)[0] for point in named.values()] + [np.zeros(2)])
     axes = _around(positions[:, 0], n, margin), _around(positions[:, 1], n, margin)
     asked = surfaces.asked_for(along, axes, named, options) | {"runs": list(paths), "margin": margin}

@@ -118,14 +118,21 @@ def test_a_trajectory_of_two_runs_and_a_plane_through_checkpoints(here, capsys):
     through = ["--through", "other.pt", "--through", "snapshots/epoch-0000.pt", "-o", str(here / "u.h5"), "--json"]
     assert main([*words, *through]) == 0
     capsys.readouterr()
-    assert ls.load(here / "u.h5").mark_distance[0] == pytest.approx(0, abs=1e-3)
+    chosen = ls.load(here / "u.h5")
+    assert chosen.mark_distance[0] == pytest.approx(0, abs=1e-3)
+    assert (found.batch_norm, chosen.batch_norm) == ("reestimate", "interpolate")
+    assert found.mark_policy_loss.shape == (4, 2)
+    assert main(["plot", out, "--kind", "along"]) == 0
 
 
 def test_distances_after_training_on_parts_alone(here, capsys):
     out, points = str(here / "d.h5"), here / "points"
     words = ["distances", "--ckpt", "last.pt", "--finetune", "1", "--partition", "head-tail", "--also", "other.pt"]
-    assert main([*words, "--points", str(points), "--barriers", "1", "-o", out, *FEW]) == 0
+    more = ["--barriers", "1", "--bn", "keep", "--curvature"]
+    assert main([*words, "--points", str(points), *more, "-o", out, *FEW]) == 0
     found = ls.load(out)
+    assert np.isfinite(found.barrier).all()
+    assert np.isfinite(found.hessian_rise).all()
     assert found.points == ("head", "tail", "start", "other")
     assert "Euclidean distance" in capsys.readouterr().out
     before = (points / "head.pt").read_bytes()
@@ -157,17 +164,17 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "wide.pt"], "does not fit the model"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "last.pt"], "has the same parameters as the checkpoint"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "notes.txt"], "notes.txt"),
-        (["surface2d", "--ckpt", "last.pt", "--bn", "freeze"], "--bn 'freeze' is unknown"),
-        (["surface2d", "--ckpt", "last.pt", "--norm", "filters"], "--norm 'filters' is unknown"),
+        (["surface2d", "--ckpt", "last.pt", "--bn", "freeze"], "'--bn': 'freeze' is not one of 'interpolate'"),
+        (["surface2d", "--ckpt", "last.pt", "--norm", "filters"], "'--norm': 'filters' is not one of"),
         (["surface2d", "--ckpt", "last.pt", "--directions", "gone.h5"], "there is no file gone.h5"),
         (["trajectory", "--ckpt", "last.pt"], "a path needs three"),
         (["trajectory", "--ckpt", ".", "--through", "other.pt"], "--through is given 1 times"),
-        (["trajectory", "--ckpt", ".", "--grid", "1"], "--grid must be at least 2"),
+        (["trajectory", "--ckpt", ".", "--grid", "1"], "'--grid': 1 is not in the range x>=2"),
         (["trajectory", "--ckpt", "nowhere/*.pt"], "matches no file"),
         (["distances", "--ckpt", "last.pt"], "is not the folder of a run"),
         (["distances", "--ckpt", "last.pt", "--only", "0"], "--only goes with --finetune"),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--only", "x"], "no part 'x'"),
-        (["distances", "--ckpt", "last.pt", "--finetune", "1", "--over", "x"], "--over 'x' is unknown"),
+        (["distances", "--ckpt", "last.pt", "--finetune", "1", "--over", "x"], "'--over': 'x' is not one of"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(here, words, message, capsys):

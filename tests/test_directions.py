@@ -162,6 +162,21 @@ def test_eigenvectors_are_those_of_the_dense_hessian():
         directions.eigen(objective, ["0", "1", "2"], 2)
 
 
+def test_groups_that_are_no_parts_have_directions_too():
+    by_class = CASES["mlp-tanh"].objective()
+    grouped = CASES["mlp-tanh"].objective(partition="head-tail")
+    for make in (lambda o, names: directions.eigen(o, names, 2), directions.gradients):
+        found = make(by_class, ["tail", "0"])
+        torch.testing.assert_close(found.theta[0], make(grouped, ["tail", "head"]).theta[0])
+        assert "of tail" in found.axes[0]
+    whole = CASES["mlp-tanh"].objective(partition="all")
+    torch.testing.assert_close(directions.gradients(grouped, ["all"]).theta, directions.gradients(whole, ["all"]).theta)
+    with pytest.raises(InputError, match="no part 'x'; there are 0, 1, 2, and the groups all, head, tail, many"):
+        directions.gradients(by_class, ["x"])
+    with pytest.raises(InputError, match="no class is among the many: --many and --few say which are"):
+        directions.gradients(by_class, ["many"])
+
+
 def test_descent_is_against_the_gradient():
     objective = CASES["mlp-tanh"].objective()
     found = directions.gradients(objective, ["2"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES
+from exact import dense
 from torch import nn
 
 import landscape as ls
@@ -106,15 +107,46 @@ def test_losses_and_barriers_are_those_of_the_segments():
     at = [p for p, _ in run.points.values()]
     np.testing.assert_allclose(found.loss[0, 1], evaluator(at[1])[0], rtol=1e-12)
     t = np.linspace(0, 1, 5)
-    line = np.stack([
-        evaluator(Point(torch.lerp(at[0].theta, at[1].theta, s), torch.lerp(at[0].buffers, at[1].buffers, s)))[0]
-        for s in t
-    ])
-    expected = np.maximum(line - ((1 - t)[:, None] * line[0] + t[:, None] * line[-1]), 0).max(0)
-    np.testing.assert_allclose(found.barrier[0, 0, 1], expected, atol=1e-10)
-    np.testing.assert_array_equal(found.barrier[0, 1, 0], found.barrier[0, 0, 1])
-    assert (found.barrier[0, [0, 1, 2], [0, 1, 2]] == 0).all()  # of a point with itself
+    expected = np.zeros_like(found.barrier[0])
+    for i, a in enumerate(at):
+        for j, b in enumerate(at):
+            between = [Point(torch.lerp(a.theta, b.theta, s), torch.lerp(a.buffers, b.buffers, s)) for s in t]
+            line = np.stack([evaluator(point)[0] for point in between])
+            expected[i, j] = np.maximum(line - ((1 - t)[:, None] * line[0] + t[:, None] * line[-1]), 0).max(0)
+    np.testing.assert_allclose(found.barrier[0], expected, atol=1e-10)
     assert np.isnan(ls.convergence_distances(objective, [run], source="test").barrier).all()
+
+
+def test_barriers_follow_the_policy_for_batch_norm():
+    objective = CASES["residual-relu"].objective()
+    run = run_of(objective)
+    found = ls.convergence_distances(objective, [run], source="test", barrier_points=1, batch_norm="reestimate", seed=5)
+    evaluator = points.Evaluator(objective, batch_norm="reestimate", seed=5)
+    a, b = (p for p, _ in list(run.points.values())[:2])
+    ends, middle = (evaluator(p)[0] for p in (a, b)), Point(torch.lerp(a.theta, b.theta, 0.5), a.buffers)
+    np.testing.assert_allclose(
+        found.barrier[0, 0, 1], np.maximum(evaluator(middle)[0] - np.mean(list(ends), 0), 0), atol=1e-10
+    )
+    itself = ls.convergence_distances(objective, [run], source="test", barrier_points=1)
+    np.testing.assert_array_equal(found.loss, itself.loss)  # at the points as they are
+    assert not np.allclose(found.barrier, itself.barrier)
+
+
+def test_predicted_rises_are_those_of_the_dense_hessian():
+    objective = CASES["residual-relu"].objective()
+    run = run_of(objective)
+    found = ls.convergence_distances(objective, [run], source="test", over="all", curvature=True)
+    at = [p for p, _ in run.points.values()]
+    for i, own in enumerate(([0], [2], [0, 1, 2])):  # points of parts 0 and 2, and one of no part
+        here = points.objective_at(objective, at[i])
+        share = objective.counts[own] / objective.counts[own].sum()
+        H = sum(s * dense(here, p) for s, p in zip(share, own, strict=True))
+        for j, other in enumerate(at):
+            way = other.theta - at[i].theta
+            assert found.hessian_rise[0, i, j] == pytest.approx((way @ H @ way).item() / 2, rel=1e-8, abs=1e-12)
+    assert ls.convergence_distances(objective, [run], source="test").hessian_rise is None
+    encoder = ls.convergence_distances(objective, [run], source="test", curvature=True)
+    assert not np.allclose(encoder.hessian_rise, found.hessian_rise)
 
 
 def test_runs_of_several_seeds_stand_side_by_side(tmp_path):
@@ -216,6 +248,9 @@ def test_training_that_cannot_be_is_refused():
     objective = CASES["residual-relu"].objective()
     with pytest.raises(NumericalError, match="fine-tuning on 0 diverged at step"):
         convergence.finetuned(objective, "0", epochs=50, lr=1e200)
+    mixed = CASES["residual-relu"].objective(partition={"both": [0, 1]})
+    with pytest.raises(NumericalError, match=r"fine-tuning on both ends at a loss of .* above the 1.1.* it began with"):
+        convergence.finetuned(mixed, "both", epochs=1, lr=100.0, batch_size=4)
     with pytest.raises(InputError, match="must be at least 1, got 0"):
         convergence.finetuned(objective, "0", epochs=0)
     with pytest.raises(InputError, match="--finetune-lr must be positive"):

@@ -321,7 +321,7 @@ def test_a_lower_point_is_named_with_its_place_and_its_depth():
     loss = np.concatenate([paraboloid(of), paraboloid(of), paraboloid(of)])
     loss[1, 12, 15], loss[2, 0, 0] = 0.2, 0.29
     assert said(of, loss).startswith(
-        "the centre is not the lowest point of class 1 and 1 more: 0.1 below its 0.3 at (0.5, 0.6);"
+        "the centre is not the lowest point of class 1 and another: the loss falls from 0.3 to 0.2 at (0.5, 0.6);"
     )
     loss[1, 12, 15] = loss[2, 0, 0] = 0.2995  # within a hundredth of the centre's
     assert said(of, loss).startswith("no fault")

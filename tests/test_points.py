@@ -11,6 +11,7 @@ from torch import nn
 from landscape import checkpoints, datasets, journal, points, snapshots
 from landscape.errors import InputError
 from landscape.objective import Objective
+from landscape.partition import Partition
 from landscape.points import Evaluator, Point
 
 
@@ -112,7 +113,9 @@ def test_reestimated_statistics_are_those_of_the_samples():
         model, datasets.from_dataset((inputs, labels)), partition="class", dtype=torch.float64, device="cpu"
     )
     evaluator = Evaluator(objective, batch_norm="reestimate", training_samples=600)
-    found = evaluator._reestimation(points.origin(objective))
+    (reestimation, _), *others = evaluator._passes
+    assert not others
+    found = reestimation(points.origin(objective))
     hidden = model[0](inputs).detach()
     layout = points.buffer_layout(model)
     mean, variance = layout.tensors(found.buffers)
@@ -123,11 +126,65 @@ def test_reestimated_statistics_are_those_of_the_samples():
     torch.testing.assert_close(variance, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("partition", ["class", {"a": [2], "b": [0, 1]}, "all"])
+def test_each_part_may_have_statistics_of_its_own(partition):
+    objective = CASES["residual-relu"].objective(partition=partition)
+    point = moved(objective)
+    loss, accuracy = Evaluator(objective, batch_norm="per-part")(point)
+    for p, name in enumerate(objective.partition.names):
+        own = objective.alone(name)
+        rows = own.samples.batch(own.members[0], own.device, own.dtype)
+        model = points.network_at(own, point)
+        with torch.no_grad():  # all samples of a part are one batch here, whose statistics normalise it
+            for m in model.modules():
+                m.train(isinstance(m, nn.BatchNorm2d))
+                m.momentum = 1.0
+            model(rows[0])
+            logits = model.eval()(rows[0])
+        assert loss[p] == pytest.approx(nn.functional.cross_entropy(logits, rows[1]).item(), rel=1e-9)
+        assert accuracy[p] == pytest.approx((logits.argmax(1) == rows[1]).double().mean().item())
+    shared = Evaluator(objective, batch_norm="reestimate")(point)[0]
+    assert np.allclose(loss, shared) == (partition == "all")
+
+
+def test_batches_may_be_normalised_by_themselves(monkeypatch):
+    objective = CASES["residual-relu"].objective()
+    monkeypatch.setattr(points, "NORM_BATCH", 9)
+    point, order = moved(objective), np.concatenate(objective.members)
+    loss, _ = Evaluator(objective, batch_norm="batch", seed=3)(point)
+    model = points.network_at(objective, point)
+    for m in model.modules():
+        m.train(isinstance(m, nn.BatchNorm2d))
+    shuffled = order[np.random.default_rng(3).permutation(len(order))]
+    sums = np.zeros(3)
+    with torch.no_grad():
+        for piece in np.array_split(shuffled, -(-len(order) // 9)):
+            x, y = objective.samples.batch(piece, objective.device, objective.dtype)
+            np.add.at(sums, y.numpy(), nn.functional.cross_entropy(model(x), y, reduction="none").numpy())
+    np.testing.assert_allclose(loss, sums / objective.counts, rtol=1e-12)
+    for size in (2, 5):
+        other = CASES["residual-relu"].objective(batch_size=size)
+        np.testing.assert_array_equal(Evaluator(other, batch_norm="batch", seed=3)(point)[0], loss)
+    as_it_is = Evaluator(objective, batch_norm="batch")(point, as_it_is=True)[0]
+    np.testing.assert_array_equal(as_it_is, Evaluator(objective)(point)[0])
+
+
+def test_statistics_of_parts_need_training_samples_by_classes():
+    objective = CASES["residual-relu"].objective()
+    parts = Partition.from_index(objective.partition.part_of, ("a", "b", "c"))
+    objective = CASES["residual-relu"].objective(partition=parts)
+    Evaluator(objective, batch_norm="per-part")
+    with pytest.raises(InputError, match="--bn per-part needs parts that are classes"):
+        Evaluator(objective, batch_norm="per-part", training=CASES["residual-relu"].objective().samples)
+
+
 def test_reestimation_needs_batch_norm_and_samples():
     with pytest.raises(InputError, match="the model has no batch norm with running statistics"):
         Evaluator(CASES["mlp-tanh"].objective(), batch_norm="reestimate")
-    with pytest.raises(InputError, match="--bn-samples must be at least 2, got 1"):
-        Evaluator(CASES["residual-relu"].objective(), batch_norm="reestimate", training_samples=1)
+    one_value = CASES["mlp-norm"].objective()
+    for policy in ("reestimate", "per-part"):
+        with pytest.raises(InputError, match="cannot be had of 1 sample"):
+            Evaluator(one_value, batch_norm=policy, training_samples=1)(points.origin(one_value))
     with pytest.raises(InputError, match="--bn 'frozen' is unknown: choose interpolate, keep, reestimate"):
         Evaluator(CASES["mlp-tanh"].objective(), batch_norm="frozen")
 

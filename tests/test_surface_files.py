@@ -620,6 +620,7 @@ def test_the_marks_of_a_trajectory_are_a_line_for_each_run_at_their_own_losses(t
 
 def test_an_archive_holds_every_field_and_needs_no_pickle(tmp_path):
     ours = three_lines(5, kind=Trajectory, marks=("a",))
+    ours = dataclasses.replace(ours, mark_policy_loss=2 * ours.mark_loss)
     surface_exports.write_npz(tmp_path / "s.npz", ours)
     with np.load(tmp_path / "s.npz", allow_pickle=False) as archive:
         for item in dataclasses.fields(ours):

@@ -13,6 +13,7 @@ from landscape import datasets, directions, points, surfaces
 from landscape.directions import Directions
 from landscape.errors import InputError, StoreError
 from landscape.objective import Objective
+from landscape.points import BATCH_NORM
 from landscape.regroup import regroup
 
 
@@ -129,16 +130,45 @@ def test_statistics_of_batch_norm_follow_the_policy():
     objective, other = (CASES["residual-relu"].objective(seed=s) for s in (0, 1))
     along = directions.towards(objective, [points.origin(other)], ["other"])
     losses = {
-        bn: ls.surface(objective, along, [0.0, 1.0], batch_norm=bn, training_samples=15).loss[:, 0]
-        for bn in ("interpolate", "keep", "reestimate")
+        bn: ls.surface(objective, along, [0.0, 1.0], batch_norm=bn, training_samples=15).loss[:, 0] for bn in BATCH_NORM
     }
     np.testing.assert_allclose(losses["keep"][:, 0], objective.evaluation.loss, rtol=1e-12)
     assert not np.allclose(losses["keep"][:, 1], losses["interpolate"][:, 1])
-    assert not np.allclose(losses["reestimate"][:, 0], losses["keep"][:, 0])
+    for bn in ("reestimate", "per-part", "batch"):
+        assert not np.allclose(losses[bn][:, 0], losses["keep"][:, 0])
     found = ls.surface(objective, along, [0.0, 1.0], batch_norm="reestimate", training_samples=15)
     np.testing.assert_allclose(found.centre_loss, objective.evaluation.loss, rtol=1e-12)  # the checkpoint as it is
     assert found.batch_norm == "reestimate"
     assert "batch norm: reestimate" in found.verdict
+
+
+def test_marks_have_their_losses_by_the_policy_of_the_surface_too():
+    objective, other = (CASES["residual-relu"].objective(seed=s) for s in (0, 1))
+    end = points.origin(other)
+    along, marks = directions.towards(objective, [end], ["other"]), {"other": end}
+    found = ls.surface(objective, along, [0.0, 1.0], marks=marks, batch_norm="keep")
+    np.testing.assert_allclose(found.mark_loss[0], points.Evaluator(objective)(end)[0], rtol=1e-12)
+    np.testing.assert_allclose(found.mark_policy_loss[0], found.loss[:, 0, 1], rtol=1e-12)
+    assert "running statistics of its own set other apart: the loss of" in found.verdict
+    halves = regroup(found, {"a": [0, 1], "b": [2]})
+    shares = found.n_samples[:2] / found.n_samples[:2].sum()
+    assert halves.mark_policy_loss[0, 0] == pytest.approx(shares @ found.mark_policy_loss[0, :2])
+    assert "running statistics of its own set other apart" in halves.verdict
+    same = ls.surface(objective, along, [0.0, 1.0], marks=marks)
+    assert same.mark_policy_loss is None
+    assert "running statistics of its own" not in same.verdict
+
+
+def test_the_rise_is_looked_for_as_near_as_the_grid_can_tell():
+    objective = CASES["mlp-tanh"].objective()
+    plane = directions.random(objective, 2)
+    found = ls.surface(objective, plane, np.linspace(-1, 1, 5), np.linspace(-1, 1, 5))
+    gram = np.array([[1, plane.cosine], [plane.cosine, 1]]) * np.outer(plane.unit_length, plane.unit_length)
+    corners = [np.array(c) for c in ((0.5, 0), (0, 0.5), (0.5, 0.5), (-0.5, 0.5))]
+    assert found.radius == pytest.approx(max(np.sqrt(c @ gram @ c) for c in corners))
+    assert np.isfinite(found.worst_rise).all()
+    nearest = found.loss[:, 1:4, 1:4].reshape(3, -1).max(1) - found.centre_loss
+    assert (found.worst_rise >= nearest - 1e-12).all()
 
 
 def test_a_nan_is_kept_where_it_is():

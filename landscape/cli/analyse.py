@@ -10,27 +10,40 @@ import numpy as np
 from landscape import distributed, verify
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, options
+from landscape.cli.options import LOADING, OUTPUT, SIZE, options
 from landscape.errors import InputError
+from landscape.lanczos import DISTRIBUTIONS
 from landscape.objective import Objective
-from landscape.operators import KINDS
+from landscape.operators import BACKENDS, KINDS
 from landscape.results import Spectrum
-from landscape.spectra import Options, spectrum
+from landscape.spectra import TRACES, Options, spectrum
 
 SPECTRUM = (
-    click.option("--operator", default="hessian", show_default=True, help=", ".join(KINDS) + "."),
+    click.option("--operator", type=click.Choice(KINDS), default="hessian", show_default=True, help="Whose spectrum."),
     click.option(
         "--steps", default=80, show_default=True, help="Lanczos steps; 40 for a look, 80 to 100 for a figure."
     ),
     click.option("--probes", default=4, show_default=True, help="Runs per part; their spread is the error."),
     click.option("--seed", default=0, show_default=True, help="Of the probes."),
-    click.option("--distribution", default="rademacher", show_default=True, help="rademacher or gaussian probes."),
+    click.option(
+        "--distribution",
+        type=click.Choice(DISTRIBUTIONS),
+        default="rademacher",
+        show_default=True,
+        help="Of the probes.",
+    ),
     click.option("--top", default=10, show_default=True, help="How many of the largest eigenvalues to list."),
     click.option("--vectors", default=0, show_default=True, help="How many eigenvectors to keep in the file."),
     click.option("--overlap", is_flag=True, help="Also: are the directions of these --vectors sharp for other parts?"),
     click.option("--tol", type=float, help="Go on until the residual of lambda_max is this share of it."),
     click.option("--max-steps", type=int, help="Where --tol gives up.  [default: 4 times --steps]"),
-    click.option("--trace", default="auto", show_default=True, help="exact (for networks of ReLUs), probes, or auto."),
+    click.option(
+        "--trace",
+        type=click.Choice(TRACES),
+        default="auto",
+        show_default=True,
+        help="exact is for networks of ReLUs, auto takes it where it can be had.",
+    ),
     click.option("--trace-tol", type=float, help="Add probes until the trace's standard error is this share of it."),
     click.option(
         "--negative-tol", default=1e-3, show_default=True, help="Share of max |eigenvalue| that is not negative."
@@ -38,9 +51,14 @@ SPECTRUM = (
     click.option(
         "--residual-mass", type=float, metavar="SHARE", help="Drop well-fitted samples: 0.9999. Error is stated."
     ),
-    click.option("--backend", default="auto", show_default=True, help="auto, reverse or linearized."),
-    click.option("--cache", default=2.0, show_default=True, help="GiB to keep between products."),
-    click.option("--verify", "verify_with", metavar="pyhessian", help="Also run PyHessian on each part and compare."),
+    click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Of the products."),
+    click.option("--cache", type=SIZE, default=2.0, show_default=True, help="GiB to keep between products."),
+    click.option(
+        "--verify",
+        "verify_with",
+        type=click.Choice(["pyhessian"]),
+        help="Also run PyHessian on each part and compare.",
+    ),
 )
 
 
@@ -66,14 +84,10 @@ def hessian(
     Raises:
         InputError: options that are unknown or contradict each other.
     """
-    if verify_with not in (None, "pyhessian"):
-        raise InputError(f"--verify {verify_with!r} is unknown: there is only pyhessian")
     if verify_with and given["operator"] != "hessian":
         raise InputError(f"--verify pyhessian knows no {given['operator']}: leave one of them out")
     if verify_with:
         verify.refuse(given["weight_decay"])
-    if not cache >= 0:
-        raise InputError(f"--cache must not be negative, got {cache:g}")
     ours = {name: given.pop(name) for name in SPECTRUM_NAMES}
     Options(**{item.name: ours[item.name] for item in fields(Options)})  # refused before anything is loaded
     with begin(ckpt=ckpt, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
@@ -106,6 +120,8 @@ SPECTRUM_NAMES = [
 
 MOST_COLUMNS = 12
 """Parts whose overlap is printed as a table."""
+OVERLAP_TITLE = "curvature along the sharpest directions of the row's part, as a share of that on the column's own"
+GRADIENT_TITLE = "curvature along the gradient of the row's part, in units of the column's lambda_max"
 
 DOCUMENT_NAMES = [
     "n_samples", "n_used", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
@@ -148,17 +164,20 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
     if np.isnan(found.trace_stderr).all():
         console.note("one probe cannot tell the trace's error: use --probes 2 or --trace-tol 0.02")
     if found.overlap is not None:
-        _show_overlap(console, found, found.overlap)
+        _show_overlap(console, found)
     also = "" if found.overlap is None else " [--kind overlap]"
     console.say(f"result: {path}\nfigure: landscape plot {path}{also}")
 
 
-def _show_overlap(console: Console, found: Spectrum, overlap: np.ndarray) -> None:
+def _show_overlap(console: Console, found: Spectrum) -> None:
     """Print the overlap of few parts, and whose directions are not to be relied on."""
-    if len(found.parts) <= MOST_COLUMNS:
-        rows = [[part, *(f"{v:.3f}" for v in overlap[a])] for a, part in enumerate(found.parts)]
-        title = "curvature along the sharpest directions of the row's part, as a share of that on the column's own"
-        console.table(["directions of \\ curvature of", *found.parts], rows, title=title)
+    for values, form, of, title in (
+        (found.overlap, ".3f", "directions", OVERLAP_TITLE),
+        (found.gradient_curvature, ".3g", "gradient", GRADIENT_TITLE),
+    ):
+        if values is not None and len(found.parts) <= MOST_COLUMNS:
+            rows = [[part, *(format(v, form) for v in values[a])] for a, part in enumerate(found.parts)]
+            console.table([f"{of} of \\ curvature of", *found.parts], rows, title=title)
     far = [found.parts[p] for p in np.flatnonzero(~found.vectors_converged)]
     if far:
         names = ", ".join(far[:5]) + (f" and {len(far) - 5} more" if len(far) > 5 else "")
@@ -207,5 +226,6 @@ def _document(found: Spectrum, path: Path, checks: list[dict[str, Any]] | None) 
     parts = [{"part": part} | {n: getattr(found, n)[p] for n in DOCUMENT_NAMES} for p, part in enumerate(found.parts)]
     document = {"result": str(path), "operator": found.operator, "parameters": found.size, "parts": parts}
     if found.overlap is not None:
-        document |= {n: getattr(found, n) for n in ("overlap", "subspace_overlap", "vectors_converged")}
+        names = ("overlap", "subspace_overlap", "principal_angles", "gradient_curvature", "vectors_converged")
+        document |= {name: getattr(found, name) for name in names}
     return document | {"verify": checks}

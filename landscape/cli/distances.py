@@ -9,27 +9,53 @@ import numpy as np
 from landscape import checkpoints, convergence, distributed, points, snapshots
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, of_the_data, options
+from landscape.cli.options import COUNT, LOADING, OUTPUT, POSITIVE, SEED, of_the_data, options
+from landscape.cli.surface import BN_SAMPLES, training_samples
 from landscape.convergence import finetuned, from_bank
-from landscape.distances import Run, convergence_distances
+from landscape.distances import OVER, Run, convergence_distances
 from landscape.errors import InputError, StoreError
 from landscape.objective import Objective
-from landscape.points import Point
+from landscape.points import BATCH_NORM, Point
 from landscape.results import Distances
 
 DISTANCES = (
     click.option(
-        "--finetune", type=int, metavar="EPOCHS", help="Train on each part alone from --ckpt, so many epochs."
+        "--finetune", type=COUNT, metavar="EPOCHS", help="Train on each part alone from --ckpt, so many epochs."
     ),
-    click.option("--finetune-lr", default=0.01, show_default=True, help="First learning rate of that."),
+    click.option("--finetune-lr", type=POSITIVE, default=0.01, show_default=True, help="First learning rate of that."),
     click.option("--only", metavar="PARTS", help="Fine-tune on these parts only: tail, or head,tail."),
     click.option("--also-run", multiple=True, metavar="DIR", help="A run of another seed; with --finetune, its start."),
     click.option("--also", multiple=True, metavar="FILE", help="Another model to measure distances to."),
-    click.option("--over", default="encoder", show_default=True, help="Parameters that count: encoder or all."),
-    click.option("--barriers", default=0, show_default=True, help="Points on each segment for loss barriers; 0: none."),
+    click.option(
+        "--over", type=click.Choice(OVER), default="encoder", show_default=True, help="Parameters that count."
+    ),
+    click.option(
+        "--barriers",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Points on each segment for loss barriers; 0: none.",
+    ),
+    click.option(
+        "--bn",
+        type=click.Choice(BATCH_NORM),
+        default="interpolate",
+        show_default=True,
+        help="Running statistics on these segments.",
+    ),
+    BN_SAMPLES,
+    click.option(
+        "--curvature", is_flag=True, help="Also the rise that each point's Hessian predicts on the way to the others."
+    ),
     click.option("--along", is_flag=True, help="Distances of the run's snapshots to the points, over epochs."),
     click.option("--points", "points_folder", metavar="DIR", help="Write the points as checkpoints into this folder."),
-    click.option("--seed", default=0, show_default=True, help="Of the order of samples in fine-tuning."),
+    click.option(
+        "--seed",
+        type=SEED,
+        default=0,
+        show_default=True,
+        help="Of the order of samples in fine-tuning, and of --bn-samples.",
+    ),
 )
 
 
@@ -47,6 +73,9 @@ def distances(
     also: tuple[str, ...],
     over: str,
     barriers: int,
+    bn: str,
+    bn_samples: int,
+    curvature: bool,
     along: bool,
     points_folder: str | None,
     seed: int,
@@ -71,6 +100,8 @@ def distances(
         raise InputError("--only goes with --finetune: a memory bank has the points of all parts")
     if finetune is not None and along:
         raise InputError("--along goes with a run's memory bank; fine-tuning starts from one checkpoint")
+    if bn != "interpolate" and not barriers:
+        raise InputError(f"--bn {bn} is of the segments of --barriers: pass --barriers 9, or leave it out")
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
     file, folder = (ckpt, Path(ckpt).parent) if finetune is not None or not Path(ckpt).is_dir() else _of_run(ckpt)
     chosen: Any = partition
@@ -119,6 +150,11 @@ def distances(
                 else f"{finetune} epochs on the part alone, lr {finetune_lr:g}",
                 over=over,
                 barrier_points=barriers,
+                batch_norm=bn,
+                training=training_samples(objective, bn),
+                training_samples=bn_samples,
+                seed=seed,
+                curvature=curvature,
                 out=path,
                 overwrite=overwrite,
                 progress=progress,
@@ -231,7 +267,17 @@ def _conclude(console: Console, result: Distances, path: Path) -> None:
 
 
 def _document(result: Distances, path: Path) -> dict[str, Any]:
-    names = ["euclidean", "cosine", "filter_normalised", "fisher", "loss", "accuracy", "barrier", "point_epoch"]
+    names = [
+        "euclidean",
+        "cosine",
+        "filter_normalised",
+        "fisher",
+        "loss",
+        "accuracy",
+        "barrier",
+        "point_epoch",
+        "hessian_rise",
+    ]
     return {"result": str(path), "runs": result.runs, "points": result.points, "parts": result.parts} | {
         name: getattr(result, name) for name in names
     }

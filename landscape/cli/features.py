@@ -9,14 +9,18 @@ import numpy as np
 from landscape import distributed, store
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import CHECKPOINTS, LOADING, OUTPUT, options
-from landscape.errors import InputError, StoreError
+from landscape.cli.options import CHECKPOINTS, LOADING, OUTPUT, SIZE, options
+from landscape.errors import StoreError
 from landscape.features import feature_quality
 from landscape.results import Features, History
 
 FEATURES = (
-    click.option("--beta", default=0.5, show_default=True, help="Weight of the variance in Q = Dis - beta log Var."),
-    click.option("--cache", default=2.0, show_default=True, help="GiB of features to keep; beyond, all runs twice."),
+    click.option(
+        "--beta", type=SIZE, default=0.5, show_default=True, help="Weight of the variance in Q = Dis - beta log Var."
+    ),
+    click.option(
+        "--cache", type=SIZE, default=2.0, show_default=True, help="GiB of features to keep; beyond, all runs twice."
+    ),
 )
 
 WITHOUT_EFFECT = ("per_class", "partition", "classes", "many", "few", "ends", "params", "weight_decay")
@@ -57,8 +61,6 @@ def features(
     Raises:
         InputError: options that are unknown or contradict each other.
     """
-    if not cache >= 0:
-        raise InputError(f"--cache must not be negative, got {cache:g}")
     read = {name: given[name] for name in ("ckpt_key", "trust_pickle")}
     found = checkpoint_list(ckpt, **read)
     last = str(found[-1][0])

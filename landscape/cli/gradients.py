@@ -9,8 +9,7 @@ import numpy as np
 from landscape import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import CHECKPOINTS, LOADING, OUTPUT, of_the_data, options
-from landscape.errors import InputError
+from landscape.cli.options import CHECKPOINTS, COUNT, LOADING, OUTPUT, SEED, SIZE, of_the_data, options
 from landscape.gradients import decompose_gradients
 from landscape.objective import Objective
 from landscape.results import Gradients
@@ -18,13 +17,21 @@ from landscape.results import Gradients
 GRADIENTS = (
     click.option(
         "--batches",
-        type=int,
+        type=COUNT,
         metavar="K",
         help="Means over K random batches, as training sees them.  [default: exact, over all samples]",
     ),
-    click.option("--samples-per-batch", default=128, show_default=True, help="Of --batches: that of training."),
-    click.option("--seed", default=0, show_default=True, help="Of --batches."),
-    click.option("--cache", default=2.0, show_default=True, help="GiB of gradients to keep; less takes more passes."),
+    click.option(
+        "--samples-per-batch", type=COUNT, default=128, show_default=True, help="Of --batches: that of training."
+    ),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Of --batches."),
+    click.option(
+        "--cache",
+        type=SIZE,
+        default=2.0,
+        show_default=True,
+        help="GiB of gradients to keep; less takes more passes.",
+    ),
 )
 
 PER_PART = (
@@ -32,6 +39,12 @@ PER_PART = (
     "specific_stderr", "radius", "radius_stderr", "contribution", "contribution_stderr", "batches",
 )  # fmt: skip
 PER_POINT = ("epoch", "whole_norm", "whole_norm_stderr", "theta_norm")
+PER_LAYER = tuple(
+    f"layer_{name}{error}" for name in ("whole_norm", "norm", "cosine", "contribution") for error in ("", "_stderr")
+)
+
+MOST_LAYERS = 24
+"""Layers that are printed as a table."""
 
 
 @click.command()
@@ -52,12 +65,7 @@ def gradients(
     """Gradients of parts against the whole and each other, at one or several checkpoints.
 
     landscape gradients --ckpt run/last.pt; landscape gradients --ckpt run --batches 50, for its snapshots
-
-    Raises:
-        InputError: options that are unknown or contradict each other.
     """
-    if not cache >= 0:
-        raise InputError(f"--cache must not be negative, got {cache:g}")
     read = {name: given[name] for name in ("ckpt_key", "trust_pickle")}
     found = checkpoint_list(ckpt, **read)
     last = str(found[-1][0])
@@ -113,16 +121,39 @@ def _conclude(console: Console, objective: Objective, found: Gradients, path: Pa
         console.note(f"{left:,} samples are in no part: g, the whole, is that of the {found.n_samples.sum():,} others")
     if np.isnan(found.cosine[last]).any():
         console.note("nan: a part that is fitted exactly, or that no batch has, has no gradient to compare")
+    _by_layer(console, found, path)
     if last:
         _along(console, found)
     kind = " --kind epochs" if last else ""
     console.say(f"result: {path}\nfigure: landscape plot {path}{kind}")
 
 
+def _by_layer(console: Console, found: Gradients, path: Path) -> None:
+    """Print how the most frequent and the rarest parts share the gradient of each layer, at the last checkpoint."""
+    layers, whole, contribution = found.layers, found.layer_whole_norm, found.layer_contribution
+    if layers is None or whole is None or contribution is None or len(layers) == 1:
+        return
+    if len(layers) > MOST_LAYERS:
+        console.say(f"{len(layers)} layers: landscape plot {path} --kind layers")
+        return
+    ends = _ends(found)
+    rows = [
+        [name, f"{size:.4g}", *(f"{100 * share[p]:.1f}" for p in ends)]
+        for name, size, share in zip(layers, whole[-1], contribution[-1], strict=True)
+    ]
+    heads = ["layer", "|g|", *(f"% from {found.parts[p]}" for p in ends)]
+    console.table(heads, rows, title="g by layers: the most frequent and the rarest parts")
+
+
+def _ends(found: Gradients) -> list[int]:
+    """Return the two most frequent and the two rarest parts."""
+    order = np.argsort(-found.train_counts, kind="stable")
+    return list(dict.fromkeys([*order[:2].tolist(), *order[-2:].tolist()]))
+
+
 def _along(console: Console, found: Gradients) -> None:
     """Print how the most frequent and the rarest parts agree with the whole, checkpoint by checkpoint."""
-    order = np.argsort(-found.train_counts, kind="stable")
-    ends = list(dict.fromkeys([*order[:2].tolist(), *order[-2:].tolist()]))
+    ends = _ends(found)
     rows = [
         [
             name,
@@ -164,12 +195,13 @@ def _document(found: Gradients, path: Path) -> dict[str, Any]:
             "between": found.between[k],
             "between_stderr": found.between_stderr[k],
             "conflict": found.conflict[k],
-        }
+        } | {field: getattr(found, field)[k] for field in PER_LAYER}
         about = {field: getattr(found, field)[k] for field in PER_POINT}
         points.append({"checkpoint": name, **about, "parts": parts, **matrices})
     return {
         "result": str(path),
         "parameters": found.size,
         "samples_per_batch": found.batch_size or None,
+        "layers": found.layers,
         "checkpoints": points,
     }

@@ -1,11 +1,26 @@
 """Options that every analysis of a checkpoint shares, in the order in which `--help` lists them."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+COUNT, SEED = click.IntRange(min=1), click.IntRange(min=0)
+
+
+class _Number(click.FloatRange):
+    """A range of numbers that nan is not in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take a number, or fail as click does."""
+        number = super().convert(value, param, ctx)
+        return self.fail("nan is not a number.", param, ctx) if math.isnan(number) else number
+
+
+POSITIVE, SIZE, SHARE = _Number(min=0, min_open=True), _Number(min=0), _Number(0, 1, min_open=True, max_open=True)
 
 LOADING = (
     click.option("--ckpt", required=True, metavar="FILE", help="The checkpoint: .pt, .pth, .th, .tar, .safetensors."),

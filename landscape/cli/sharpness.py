@@ -9,21 +9,33 @@ import numpy as np
 from landscape import distributed
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, of_the_data, options
+from landscape.cli.options import COUNT, LOADING, OUTPUT, POSITIVE, SEED, of_the_data, options
 from landscape.results import Sharpness
 from landscape.sharpness import sharpness_figures
 
 SHARPNESS = (
     click.option(
-        "--rho", default=0.05, show_default=True, help="Radius of the ball, Euclidean; with --adaptive 0.5 to 2."
+        "--rho",
+        type=POSITIVE,
+        default=0.05,
+        show_default=True,
+        help="Radius of the ball, Euclidean; with --adaptive 0.5 to 2.",
     ),
     click.option("--adaptive", is_flag=True, help="Scale the ball by |theta|, as adaptive SAM does."),
     click.option(
-        "--ascent-steps", default=20, show_default=True, help="Gradient steps of the search for the largest rise."
+        "--ascent-steps",
+        type=COUNT,
+        default=20,
+        show_default=True,
+        help="Gradient steps of the search for the largest rise.",
     ),
-    click.option("--sigma", default=0.1, show_default=True, help="Size of the noise, relative to each filter."),
-    click.option("--draws", default=8, show_default=True, help="Random directions; their spread is the error."),
-    click.option("--seed", default=0, show_default=True, help="Of the directions."),
+    click.option(
+        "--sigma", type=POSITIVE, default=0.1, show_default=True, help="Size of the noise, relative to each filter."
+    ),
+    click.option(
+        "--draws", type=COUNT, default=8, show_default=True, help="Random directions; their spread is the error."
+    ),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Of the directions."),
 )
 
 NAMES = (

@@ -1,5 +1,6 @@
 """`landscape surface1d` and `landscape surface2d`: loss and accuracy of every part around a checkpoint."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,29 @@ import numpy as np
 from landscape import datasets, directions, distributed, matching, points, snapshots, store, surfaces
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, of_the_data, options
+from landscape.cli.options import LOADING, OUTPUT, POSITIVE, SEED, SHARE, of_the_data, options
 from landscape.directions import Directions
 from landscape.errors import InputError
-from landscape.objective import Objective
+from landscape.objective import GROUPS, Objective
 from landscape.points import BATCH_NORM, Point
 from landscape.results import Plane, Surface
 
 KINDS = ("random", "ckpt", "pca", "eigen", "gradient")
 """What --directions knows; a file of a stored plane is the other choice."""
+
+BN_SAMPLES = click.option(
+    "--bn-samples",
+    type=click.IntRange(min=2),
+    default=2048,
+    show_default=True,
+    help="Training samples of a re-estimation.",
+)
+REFINE = click.option(
+    "--refine",
+    type=SHARE,
+    metavar="SHARE",
+    help="Only points that interpolation misses by more: 0.01.",
+)
 
 SURFACE = (
     click.option("--x", "x", metavar="MIN:MAX:N", help="Coordinates of the first axis.  [default: -1:1:51]"),
@@ -33,23 +48,41 @@ SURFACE = (
     click.option(
         "--trajectory", metavar="GLOB", help="Checkpoints of a run: 'RUN/snapshots/*.pt', or the run's folder."
     ),
-    click.option("--of", "of", metavar="PARTS", help="Whose eigenvectors or gradients: tail, or head,tail for two."),
+    click.option("--of", "of", metavar="PARTS", help="Whose eigenvectors or gradients, as tail; head,tail for two."),
     click.option(
-        "--norm", default="filter", show_default=True, help="Of random directions: filter, layer, weight, none."
+        "--norm",
+        type=click.Choice(directions.NORMALISATIONS),
+        default="filter",
+        show_default=True,
+        help="Of random directions.",
     ),
-    click.option("--ignore", default="biasbn", show_default=True, help="By random directions: biasbn or none."),
+    click.option(
+        "--ignore",
+        type=click.Choice(directions.IGNORED),
+        default="biasbn",
+        show_default=True,
+        help="By random directions.",
+    ),
     click.option("--orthogonal/--skewed", default=True, help="Take the first direction out of the second, or not."),
-    click.option("--seed", default=0, show_default=True, help="Of random directions and of --bn-samples."),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Of random directions and of --bn-samples."),
     click.option("--plane-origin", is_flag=True, help="With a stored plane: around its origin, not this checkpoint."),
     click.option("--save-plane", metavar="FILE.h5", help="Keep the directions, to use them for another network."),
     click.option("--mark", "mark", multiple=True, metavar="FILE", help="A checkpoint to show on the surface."),
     click.option(
-        "--bn", default="interpolate", show_default=True, help=f"Running statistics: {', '.join(BATCH_NORM)}."
+        "--bn",
+        type=click.Choice(BATCH_NORM),
+        default="interpolate",
+        show_default=True,
+        help="Running statistics at each point.",
     ),
-    click.option("--bn-samples", default=2048, show_default=True, help="Training samples of a re-estimation."),
-    click.option("--refine", type=float, metavar="SHARE", help="Only points that interpolation misses by more: 0.01."),
+    BN_SAMPLES,
+    REFINE,
     click.option("--bf16", is_flag=True, help="Run the network in bfloat16; losses are off by some 0.1 %."),
-    click.option("--radius", default=0.5, show_default=True, help="Euclidean; of the largest rise in the table."),
+    click.option(
+        "--radius",
+        type=POSITIVE,
+        help="Euclidean; of the largest rise in the table.  [default: the points next to the centre]",
+    ),
 )
 
 LINE = (click.option("--match", is_flag=True, help="Permute the other network's channels to fit this one's first."),)
@@ -137,7 +170,7 @@ def _run(
     bn_samples: int,
     refine: float | None,
     bf16: bool,
-    radius: float,
+    radius: float | None,
     out: str | None,
     overwrite: bool,
     as_json: bool,
@@ -280,16 +313,14 @@ def _parts(objective: Objective, of: str | None, n_axes: int, kind: str) -> list
     if of is not None:
         return [_named(objective, word.strip()) for word in of.split(",")]
     if kind == "eigen" or n_axes == 1:
-        raise InputError(f"--directions {kind} needs --of, one of {', '.join(names[:10])}")
+        raise InputError(f"--directions {kind} needs --of: one of {', '.join(names[:10])}, or of {', '.join(GROUPS)}")
     order = np.argsort(-objective.counts, kind="stable")
     return [names[order[0]], names[order[-1]]]
 
 
 def _named(objective: Objective, word: str) -> str:
     names = objective.partition.names
-    if word not in names and word.isdecimal() and int(word) < len(names):
-        return names[int(word)]
-    return names[objective.part(word)]
+    return names[int(word)] if word not in names and word.isdecimal() and int(word) < len(names) else word
 
 
 def stored_plane(objective: Objective, file: str, n_axes: int, *, own_origin: bool) -> Directions:
@@ -328,11 +359,11 @@ def training_samples(objective: Objective, bn: str) -> datasets.Samples | None:
     Raises:
         InputError: it cannot be loaded by name.
     """
-    if bn != "reestimate" or objective.samples.split == "train":
+    if bn not in ("reestimate", "per-part") or objective.samples.split == "train":
         return None
     options = dict(objective.samples.options)
     if not options:
-        raise InputError("--bn reestimate needs training data: pass --split train")
+        raise InputError(f"--bn {bn} needs training data: pass --split train")
     return datasets.load(**{**options, "split": "train"})
 
 
@@ -344,7 +375,7 @@ def conclude(console: Console, result: Surface, path: Path) -> None:
         result: the surface.
         path: of its file.
     """
-    heads = ["part", "samples", "loss", "acc %", "lowest", "at", "doubles at", f"rise within {result.radius:g}"]
+    heads = ["part", "samples", "loss", "acc %", "lowest", "at", "doubles at", f"rise within {result.radius:.3g}"]
     rows = [
         [
             part,
@@ -353,14 +384,14 @@ def conclude(console: Console, result: Surface, path: Path) -> None:
             f"{100 * result.centre_accuracy[p]:.1f}",
             f"{result.lowest_loss[p]:.4g}",
             ", ".join(f"{c:.3g}" for c in result.lowest_position[p]),
-            f"{result.doubling_radius[p]:.3g}",
-            f"{result.worst_rise[p]:.3g}",
+            _known(result.doubling_radius[p]),
+            _known(result.worst_rise[p]),
         ]
         for p, part in enumerate(result.parts)
     ]
     if result.barrier is not None:
         heads.append("barrier")
-        rows = [[*row, f"{result.barrier[p]:.4g}"] for p, row in enumerate(rows)]
+        rows = [[*row, _known(result.barrier[p])] for p, row in enumerate(rows)]
     shape = " x ".join(f"{len(c)}" for c in (result.xcoordinates, result.ycoordinates)[: len(result.axes)])
     done, total = int(result.computed.sum()), result.computed.size
     some = "" if done == total else f", {done:,} of {total:,} points computed"
@@ -370,6 +401,10 @@ def conclude(console: Console, result: Surface, path: Path) -> None:
     console.table(heads, rows, title=f"{shape} points{some}; axes: {axes}")
     console.say(f"verdict: {result.verdict}")
     console.say(f"result: {path}\nfigure: landscape plot {path}")
+
+
+def _known(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
 
 
 def document(result: Surface, path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import click
 from landscape import directions, distributed, points, snapshots, store, trajectories
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, of_the_data, options
-from landscape.cli.surface import stored_plane, training_samples
+from landscape.cli.options import COUNT, LOADING, OUTPUT, SEED, SIZE, of_the_data, options
+from landscape.cli.surface import BN_SAMPLES, REFINE, stored_plane, training_samples
 from landscape.errors import InputError
 from landscape.objective import Objective
 from landscape.points import BATCH_NORM
@@ -21,14 +21,35 @@ TRAJECTORY = (
     click.option("--plane", metavar="FILE.h5", help="A plane that --save-plane kept, with its origin."),
     click.option("--save-plane", metavar="FILE.h5", help="Keep the plane, to draw other runs on it."),
     click.option(
-        "--every", default=1, show_default=True, help="Take one checkpoint in so many; first and last always."
+        "--every",
+        type=COUNT,
+        default=1,
+        show_default=True,
+        help="Take one checkpoint in so many; first and last always.",
     ),
-    click.option("--grid", "n", default=21, show_default=True, help="Points of the surface along each axis."),
-    click.option("--margin", default=trajectories.MARGIN, show_default=True, help="Beyond the path, of its extent."),
-    click.option("--bn", default="reestimate", show_default=True, help=f"Running statistics: {', '.join(BATCH_NORM)}."),
-    click.option("--bn-samples", default=2048, show_default=True, help="Training samples of a re-estimation."),
-    click.option("--seed", default=0, show_default=True, help="Of --bn-samples."),
-    click.option("--refine", type=float, metavar="SHARE", help="Only points that interpolation misses by more: 0.01."),
+    click.option(
+        "--grid",
+        "n",
+        type=click.IntRange(min=2),
+        default=21,
+        show_default=True,
+        help="Points of the surface along each axis.",
+    ),
+    click.option(
+        "--margin",
+        type=SIZE,
+        default=trajectories.MARGIN,
+        show_default=True,
+        help="Beyond the path, of its extent.",
+    ),
+    click.option(
+        "--bn",
+        type=click.Choice(BATCH_NORM),
+        help="Running statistics on the plane.  [default: interpolate on a plane through checkpoints, else reestimate]",
+    ),
+    BN_SAMPLES,
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Of --bn-samples."),
+    REFINE,
     click.option("--bf16", is_flag=True, help="Run the network in bfloat16; losses are off by some 0.1 %."),
 )
 
@@ -47,7 +68,7 @@ def trajectory(
     every: int,
     n: int,
     margin: float,
-    bn: str,
+    bn: str | None,
     bn_samples: int,
     seed: int,
     refine: float | None,
@@ -67,8 +88,6 @@ def trajectory(
     Raises:
         InputError: options that contradict each other, or fewer checkpoints than a plane needs.
     """
-    if every < 1:
-        raise InputError(f"--every must be at least 1, got {every}")
     if plane and through:
         raise InputError("--plane and --through each make the plane: leave one out")
     if len(through) not in (0, 2):
@@ -110,6 +129,8 @@ def trajectory(
             found = snapshots.find(objective, list(through), **reading)
             anchors = {s.name: points.of(objective, s, **reading) for s in found}
         along = stored_plane(objective, plane, 2, own_origin=False) if plane else None
+        moves = bool(anchors) or (along is not None and bool(along.buffers.any()))
+        policy = bn or ("interpolate" if moves or not points.buffer_layout(objective.model).names else "reestimate")
         with console.progress() as progress:
             result = trajectories.trajectory(
                 objective,
@@ -118,8 +139,8 @@ def trajectory(
                 plane=along,
                 n=n,
                 margin=margin,
-                batch_norm=bn,
-                training=training_samples(objective, bn),
+                batch_norm=policy,
+                training=training_samples(objective, policy),
                 training_samples=bn_samples,
                 seed=seed,
                 refine=refine,

@@ -93,7 +93,8 @@ def trajectory_along(
 ) -> Figure:
     """Draw true loss and accuracy of each part along each run, and dashed what the surface has at the projections.
 
-    Where solid and dashed lines part, contours mislead; the distance from the plane below tells why.
+    Where solid and dashed lines part, contours mislead; the distance from the plane below tells why. Where the surface
+    has other running statistics than the checkpoints, a dotted line has the loss of these with those of the surface.
 
     Args:
         trajectory: the result.
@@ -117,7 +118,9 @@ def trajectory_along(
     drawn = np.concatenate([trajectory.mark_loss[marks][:, chosen].ravel(), surface["loss"][chosen][:, marks].ravel()])
     shared = scale(drawn, log=log, vmin=vmin, vmax=vmax)
     x, label = _course(trajectory, paths)
-    words = ["solid: at the checkpoint itself; dashed: the surface at its projection, none outside the grid"]
+    policy = trajectory.mark_policy_loss
+    dotted = "" if policy is None else " dotted: with the running statistics of the surface;"
+    words = [f"solid: at the checkpoint itself;{dotted} dashed: the surface at its projection, none outside the grid"]
     words += [*shared.notes, f"Verdict: {trajectory.verdict}"]
     column = max(1.3, (panels.SEVERAL - panels.LEFT - 2.05) / len(paths) - 0.15)
     n_columns = panels.most_columns(len(paths), 2.05)  # of runs, the others of which stand below
@@ -142,6 +145,8 @@ def trajectory_along(
                 loss.plot(x[own], trajectory.mark_loss[own, p], marker=".", **style, label=named(trajectory, p))
                 accuracy.plot(x[own], trajectory.mark_accuracy[own, p], marker=".", **style)
                 loss.plot(x[own], surface["loss"][p, own], linestyle="--", **style | {"linewidth": 0.9})
+                if policy is not None:
+                    loss.plot(x[own], policy[own, p], linestyle=":", **style | {"linewidth": 1.1})
                 accuracy.plot(x[own], surface["accuracy"][p, own], linestyle="--", **style | {"linewidth": 0.9})
             distance.plot(
                 x[own], trajectory.mark_distance[own], color=panels.ink(), linewidth=1.2, marker=".", markersize=3.5
