@@ -6,8 +6,9 @@ With g_p the gradient of part p's mean loss over its n_p samples, and g = sum ov
     rho_p = (|theta| / (2 |h_p|))^(1/2) d^(-1/4) (n_p - 1)^(-1/4)          (13) radius of its perturbation
     c_p   = share_p <g_p, g> / |g|^2                                       share of g, and of SAM's perturbation
 
-Norms, cosines and all of the above follow from inner products: one Gram matrix of the g_p and g, in float64. Gradients
-are exact over the data, or those of mixed batches as training sees them, in which the rare parts are few or absent.
+Norms, cosines and all of the above follow from inner products: one Gram matrix of the g_p and g, in float64. What of
+it is owed to each layer gives norm, cosine and c_p within the layer. Gradients are exact over the data, or those of
+mixed batches as training sees them, in which the rare parts are few or absent.
 
 Source: "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), equations 12 and 13, Figures 4 and 6.
 """
@@ -23,7 +24,7 @@ import torch
 
 from landscape import gram, jobs, snapshots
 from landscape.errors import InputError, NumericalError
-from landscape.gram import Report
+from landscape.gram import Products, Report
 from landscape.objective import Objective
 from landscape.provenance import fingerprint, provenance
 from landscape.results import Gradients
@@ -32,7 +33,10 @@ from landscape.snapshots import File, Snapshot
 CACHE_BYTES = 2**31
 """Memory for the gradients of parts that are kept together."""
 
-_WITH_ERRORS = ("norm", "cosine", "projected", "specific", "radius", "contribution", "between", "whole_norm")
+_OF_LAYERS = ("layer_norm", "layer_cosine", "layer_contribution", "layer_whole_norm")
+_WITH_ERRORS = (
+    "norm", "cosine", "projected", "specific", "radius", "contribution", "between", "whole_norm", *_OF_LAYERS,
+)  # fmt: skip
 
 
 def decompose_gradients(
@@ -115,6 +119,7 @@ def decompose_gradients(
             epoch=np.array([point.epoch]),
             theta_norm=np.array([_length(here)]),
             parts=objective.partition.names,
+            layers=tuple(objective.layout.layers),
             n_samples=objective.counts,
             train_counts=np.array([counts[list(c)].sum() if c else counts.sum() for c in classes]),
             size=objective.layout.size,
@@ -152,7 +157,7 @@ def _at(objective: Objective, snapshot: Snapshot, read: Mapping[str, Any]) -> Ob
 
 def _exact(objective: Objective, cache_bytes: int, report: Report) -> dict[str, Any]:
     loss, products = gram.exact(objective, cache_bytes, report)
-    _check_finite(objective, range(len(loss)), loss, products)
+    _check_finite(objective, range(len(loss)), loss, products.matrix)
     found = _numbers(products, objective.partition.shares, objective)
     errors = {f"{name}_stderr": np.where(np.isnan(found[name]), np.nan, 0.0) for name in _WITH_ERRORS}
     return found | errors | {"loss": loss, "batches": np.zeros(len(loss), dtype=np.int64)}
@@ -176,7 +181,7 @@ def _over_batches(
         present, groups = np.unique(part_of[index], return_inverse=True)
         counts = np.bincount(groups)
         sums, products = gram.of_batch(objective, model, index, groups, cache_bytes)
-        _check_finite(objective, present, sums, products)
+        _check_finite(objective, present, sums, products.matrix)
         found = _numbers(products, counts / len(index), objective, present)
         for name, mean in means.items():
             mean.add(found[name])
@@ -239,51 +244,75 @@ class _Mean:
 
 
 def _numbers(
-    products: np.ndarray, shares: np.ndarray, objective: Objective, present: np.ndarray | None = None
+    products: Products, shares: np.ndarray, objective: Objective, present: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Return all numbers of the parts that are present, and nan for the others.
 
     Args:
-        products: (G + 1, G + 1) of the present parts' gradients and, last, of the whole's.
+        products: of the present parts' gradients and, last, of the whole's.
         shares: (G,) of the present parts in the whole.
         objective: of all P parts.
         present: (G,) their positions among all; None for all.
 
     Returns:
-        Fields of `Gradients`: (P,), (P, P) or ().
+        Fields of `Gradients`: (P,), (P, P), (L, P), (L,) or ().
     """
     n_parts, size = len(objective.partition), objective.layout.size
     here = np.arange(n_parts) if present is None else present
-    lengths = np.sqrt(np.diag(products))
     # Below this share of a gradient's length there is rounding only: of the gradients, and of roots of differences.
     rounding = max(16 * torch.finfo(objective.dtype).eps, 1e-7)
-    norm, along = lengths[:-1], products[:-1, -1]
-    # Where the gradients of the parts cancel there is no direction to project on.
-    whole = lengths[-1] if lengths[-1] > rounding * (shares @ norm) else 0.0
-    projected = _ratio(along, whole)
-    own = np.sqrt(np.maximum(norm**2 - projected**2, 0))
+    known = _against_whole(np.diag(products.matrix), products.matrix[:, -1], shares, rounding)
+    norm = known["norm"]
+    own = np.sqrt(np.maximum(norm**2 - known["projected"] ** 2, 0))
     own = np.where(own <= rounding * norm, 0.0, own)
     spare = objective.counts[here] - 1.0
-    known = {
-        "norm": norm,
-        "cosine": _cosine(along, norm * whole),
-        "projected": projected,
+    known |= {
         "specific": own,
         "radius": np.sqrt(_ratio(np.full(len(here), _length(objective)), 2 * own * np.sqrt(size * spare))),
+    }
+    of_layers = _against_whole(products.squares, products.along, shares, rounding)
+    known |= {name: of_layers[name.removeprefix("layer_")] for name in _OF_LAYERS}
+    found = {name: known.pop(name) for name in ("whole_norm", "layer_whole_norm")}
+    for name, values in known.items():
+        found[name] = np.full((*values.shape[:-1], n_parts), np.nan)
+        if name.endswith("contribution"):
+            found[name][np.isfinite(values).all(axis=-1)] = 0  # what is absent adds nothing
+        found[name][..., here] = values
+    between = np.full((n_parts, n_parts), np.nan)
+    between[np.ix_(here, here)] = _cosine(products.matrix[:-1, :-1], np.outer(norm, norm))
+    conflict = np.where(np.isnan(between), np.nan, between < 0)
+    return found | {"between": between, "conflict": conflict}
+
+
+def _against_whole(
+    squares: np.ndarray, along: np.ndarray, shares: np.ndarray, rounding: float
+) -> dict[str, np.ndarray]:
+    """Return what follows from <g_p, g_p> and <g_p, g>, of all parameters or of each layer's.
+
+    Args:
+        squares: (..., G + 1), the last of the whole.
+        along: (..., G + 1).
+        shares: (G,) of the parts in the whole.
+        rounding: share of a gradient's length below which there is nothing else.
+
+    Returns:
+        Fields of `Gradients`: (..., G) or, of the whole, (...).
+    """
+    lengths = np.sqrt(squares)
+    norm = lengths[..., :-1]
+    # Where the gradients of the parts cancel there is no direction to project on.
+    whole = np.where(lengths[..., -1] > rounding * (norm @ shares), lengths[..., -1], 0.0)[..., None]
+    projected = _ratio(along[..., :-1], whole)
+    return {
+        "norm": norm,
+        "whole_norm": lengths[..., -1],
+        "cosine": _cosine(along[..., :-1], norm * whole),
+        "projected": projected,
         "contribution": shares * _ratio(projected, whole),
     }
-    found = {name: np.full(n_parts, np.nan) for name in known}
-    if whole > 0:
-        found["contribution"][:] = 0  # what is absent adds nothing
-    for name, values in known.items():
-        found[name][here] = values
-    between = np.full((n_parts, n_parts), np.nan)
-    between[np.ix_(here, here)] = _cosine(products[:-1, :-1], np.outer(norm, norm))
-    conflict = np.where(np.isnan(between), np.nan, between < 0)
-    return found | {"between": between, "conflict": conflict, "whole_norm": lengths[-1]}
 
 
-def _ratio(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Divide, with nan where the divisor is zero or unknown."""
     by = np.broadcast_to(b, a.shape)
     found: np.ndarray = np.divide(a, by, out=np.full(a.shape, np.nan), where=by > 0)

@@ -1,10 +1,11 @@
 """Inner products of the gradients of parts: one small matrix holds all that is said of their sizes and angles.
 
 Row and column p belong to g_p, the gradient of part p's mean loss; the last ones to g = sum over parts of share times
-g_p. The gradients are rows of D numbers that come and go; their products are summed up in float64.
+g_p. The gradients are rows of D numbers that come and go; their products are summed up in float64, layer by layer.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -24,7 +25,16 @@ _ENTRIES = 2**22  # numbers that are taken to float64 at a time: 32 MiB
 _ADD_UP = 0.02  # how far gradients of groups may be from adding up, relative to their sizes; room for float32
 
 
-def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True, kw_only=True)
+class Products:
+    """Inner products of the gradients of G parts, and last of the whole's g, by all parameters and by each layer's."""
+
+    matrix: np.ndarray  # (G + 1, G + 1)
+    squares: np.ndarray  # (L, G + 1) <g_p, g_p> within the layer; these add up to the matrix's diagonal
+    along: np.ndarray  # (L, G + 1) <g_p, g> within the layer; these add up to its last column
+
+
+def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.ndarray, Products]:
     """Return each part's mean loss and the inner products of the gradients over all samples.
 
     Each batch of a part takes one backward pass. Where the gradients of all parts do not fit, those of a block of parts
@@ -36,7 +46,7 @@ def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.nd
         report: told the share of the samples that is done.
 
     Returns:
-        Losses (P,) and products (P + 1, P + 1), the last of the whole.
+        Losses (P,) and products.
     """
     counts, shares, n_parts = objective.counts, objective.partition.shares, len(objective.partition)
     size = objective.layout.size
@@ -44,6 +54,7 @@ def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.nd
     kept = torch.empty(held, size, dtype=objective.dtype, device=objective.device)
     whole = torch.zeros(size, dtype=torch.float64, device=objective.device)
     loss, gram = np.zeros(n_parts), np.zeros((n_parts + 1, n_parts + 1))
+    squares, along = np.zeros((2, len(objective.layout.layers), n_parts + 1))
     starts = range(0, n_parts, held)
     done, total = 0, sum(int(counts[start:].sum()) for start in starts)
     for start in starts:
@@ -61,15 +72,17 @@ def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.nd
                 gram[start:stop, p] = _products(rows, row[None])[:, 0]
             done += int(counts[p])
             report(min(0.99, done / total))
-        gram[start:stop, start:stop] = _products(rows, rows)
-        gram[start:stop, -1] = _products(rows, whole[None])[:, 0]
-    gram[-1, -1] = float(whole.dot(whole))
-    return loss, np.triu(gram) + np.triu(gram, 1).T
+        found = _with_whole(rows, whole, objective.layout, objective.layout.names)
+        here = [*range(start, stop), n_parts]
+        gram[np.ix_(here, here)] = found.matrix
+        squares[:, here], along[:, here] = found.squares, found.along
+    matrix = np.triu(gram) + np.triu(gram, 1).T
+    return loss, Products(matrix=matrix, squares=squares, along=along)
 
 
 def of_batch(
     objective: Objective, model: nn.Module, index: np.ndarray, groups: np.ndarray, cache_bytes: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Products]:
     """Return the summed loss of each group of a batch and the inner products of the groups' gradients.
 
     All gradients come from one backward pass, or from one for each piece of the parameters by which they fit.
@@ -82,26 +95,27 @@ def of_batch(
         cache_bytes: for the gradients; those by one parameter tensor are not divided.
 
     Returns:
-        Sums of the losses (G,) and products (G + 1, G + 1), the last of the batch.
+        Sums of the losses (G,) and products, the last of the batch.
     """
     counts = np.bincount(groups)
     shares = torch.from_numpy(counts / counts.sum()).to(objective.device)
     n_groups = len(counts)
-    loss, gram = np.zeros(n_groups), np.zeros((n_groups + 1, n_groups + 1))
+    loss, found = np.zeros(n_groups), list[Products]()
     cuts = range(objective.batch_size, len(index), objective.batch_size)
     chunks = list(zip(np.split(index, cuts), np.split(groups, cuts), strict=True))
     pieces = _pieces(objective.layout, n_groups * objective.dtype.itemsize, cache_bytes)
     for names in pieces:
         rows = None
         for samples, here in chunks:
-            values, found = _of_groups(objective, model, samples, here, n_groups, names)
+            values, means = _of_groups(objective, model, samples, here, n_groups, names)
             loss += np.bincount(here, values.double().cpu().numpy(), minlength=n_groups) / len(pieces)
-            found *= torch.from_numpy(np.bincount(here, minlength=n_groups) / counts).to(found)[:, None]
-            rows = found if rows is None else rows.add_(found)
-        for x in () if rows is None else torch.split(rows, max(1, _ENTRIES // (n_groups + 1)), dim=1):
-            wide = torch.cat([x.double(), (shares @ x.double())[None]])
-            gram += (wide @ wide.T).cpu().numpy()
-    return loss, gram
+            means *= torch.from_numpy(np.bincount(here, minlength=n_groups) / counts).to(means)[:, None]
+            rows = means if rows is None else rows.add_(means)
+        if rows is not None:
+            whole = torch.cat([shares @ x.double() for x in torch.split(rows, _columns(n_groups), dim=1)])
+            found.append(_with_whole(rows, whole, objective.layout, names))
+    sums = {name: sum(getattr(one, name) for one in found) for name in ("matrix", "squares", "along")}
+    return loss, Products(**sums)
 
 
 def check(objective: Objective, model: nn.Module, index: np.ndarray) -> None:
@@ -128,6 +142,21 @@ def check(objective: Objective, model: nn.Module, index: np.ndarray) -> None:
             f"gradients of groups of {n} samples do not add up to that of all: within the model an axis that is not "
             "the batch has as many entries; choose another --batch-size or --samples-per-batch"
         )
+
+
+def direction(objective: Objective, part: int) -> Tensor:
+    """Return the normalised gradient of a part's loss.
+
+    Args:
+        objective: model, loss and data in parts.
+        part: position of the part.
+
+    Returns:
+        (D,) of the objective's dtype; zeros where the gradient is zero.
+    """
+    gradient = _summed(objective, objective.batches(part))[1]
+    length = gradient.norm()
+    return (gradient / length if length > 0 else gradient).to(objective.dtype)
 
 
 def trainable(model: nn.Module, layout: Layout) -> nn.Module:
@@ -175,11 +204,34 @@ def _of_groups(
 
 def _products(a: Tensor, b: Tensor) -> np.ndarray:
     """Return the inner products of rows (A, D) with rows (B, D), (A, B), summed up in float64."""
-    columns = max(1, _ENTRIES // max(len(a), len(b)))
+    columns = _columns(max(len(a), len(b)))
     found = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
     for x, y in zip(torch.split(a, columns, dim=1), torch.split(b, columns, dim=1), strict=True):
         found += x.double() @ y.double().T
     return found.cpu().numpy()
+
+
+def _with_whole(rows: Tensor, whole: Tensor, layout: Layout, names: Sequence[str]) -> Products:
+    """Return the products of rows (G, d) and of the whole (d,) by the parameters of these names, of d numbers."""
+    size_of = dict(zip(layout.names, layout.sizes, strict=True))
+    layer_of = {name: layer for layer, own in enumerate(layout.layers.values()) for name in own}
+    wide_rows = len(rows) + 1
+    matrix = torch.zeros(wide_rows, wide_rows, dtype=torch.float64, device=rows.device)
+    squares, along = torch.zeros(2, len(layout.layers), wide_rows, dtype=torch.float64, device=rows.device)
+    sizes = [size_of[name] for name in names]
+    for name, own, g in zip(names, torch.split(rows, sizes, dim=1), torch.split(whole, sizes), strict=True):
+        for x, y in zip(*(torch.split(t, _columns(wide_rows), dim=-1) for t in (own, g)), strict=True):
+            wide = torch.cat([x.double(), y[None]])
+            found = wide @ wide.T
+            matrix += found
+            squares[layer_of[name]] += found.diagonal()
+            along[layer_of[name]] += found[:, -1]
+    return Products(matrix=matrix.cpu().numpy(), squares=squares.cpu().numpy(), along=along.cpu().numpy())
+
+
+def _columns(n_rows: int) -> int:
+    """Return how many columns of so many rows are taken to float64 at a time."""
+    return max(1, _ENTRIES // n_rows)
 
 
 def _pieces(layout: Layout, entry_bytes: int, cache_bytes: int) -> list[list[str]]:

@@ -1,16 +1,18 @@
-"""Curvature overlap of parts: are the sharp directions of one part sharp for another?
+"""Curvature overlap of parts: are the sharp directions of one part, or its gradient, sharp for another?
 
-With V_a the stored Ritz vectors of part a's matrix (orthonormal rows, of its largest Ritz values; spectra.py) and H_b
-the matrix of part b over all of its samples,
+With V_a the stored Ritz vectors of part a's matrix (orthonormal rows, of its largest Ritz values; spectra.py), u_a the
+normalised gradient of a's loss, and H_b the matrix of part b over all of its samples,
 
-    overlap[a, b]          = tr(V_a H_b V_a^T) / tr(V_b H_b V_b^T)      curvature of b along a's sharpest directions
-    subspace_overlap[a, b] = |V_a V_b^T|_F^2 / min(k_a, k_b)            mean squared cosine of the principal angles
+    overlap[a, b]            = tr(V_a H_b V_a^T) / tr(V_b H_b V_b^T)    curvature of b along a's sharpest directions
+    gradient_curvature[a, b] = u_a^T H_b u_a                            curvature of b along a's steepest direction
+    principal_angles[a, b]   = theta_1 <= theta_2 <= ...                between the spaces of V_a and V_b
+    subspace_overlap[a, b]   = |V_a V_b^T|_F^2 / min(k_a, k_b)          mean of cos^2 theta_i
 
-Both are 1 for a part with itself. The first says what it costs b to move where a is sharp, as a share of what its own
-sharpest directions cost. No k orthonormal vectors give more than the k largest eigenvalues (Fan 1949), so it exceeds 1
-only where b's vectors have not converged, or miss copies of a multiple eigenvalue. It is not symmetric: directions of a
-may hurt b, but not the other way round. The second knows directions only, and not how much the loss bends along them
-(Bjorck and Golub 1973).
+The first and the last are 1 for a part with itself. The first says what it costs b to move where a is sharp, as a share
+of what its own sharpest directions cost. No k orthonormal vectors give more than the k largest eigenvalues (Fan 1949),
+so it exceeds 1 only where b's vectors have not converged, or miss copies of a multiple eigenvalue. It is not symmetric:
+directions of a may hurt b, but not the other way round. The angles know directions only, and not how much the loss
+bends along them (Bjorck and Golub 1973; small ones from their sines: Knyazev and Argentati 2002).
 """
 
 from collections.abc import Callable
@@ -19,8 +21,9 @@ from functools import cache
 
 import numpy as np
 import torch
+from scipy.linalg import subspace_angles
 
-from landscape import jobs
+from landscape import gram, jobs
 from landscape.errors import InputError
 from landscape.journal import Journal
 from landscape.objective import Objective
@@ -40,10 +43,10 @@ def curvature_overlap(
     journal: Journal | None = None,
     progress: jobs.Progress | None = None,
 ) -> Spectrum:
-    """Multiply the stored vectors of every part by the matrices of all parts.
+    """Multiply the stored vectors and the gradient of every part by the matrices of all parts.
 
-    That is as many products with each part's matrix as there are stored vectors of all parts together: far fewer than
-    the spectrum took.
+    That is as many products with each part's matrix as there are stored vectors and gradients of all parts together:
+    far fewer than the spectrum took.
 
     Args:
         objective: model, loss and data in parts that the spectrum was computed from.
@@ -54,7 +57,8 @@ def curvature_overlap(
         progress: called with (done, total, text).
 
     Returns:
-        The spectrum with `overlap` and `subspace_overlap`. A share of a trace that is not positive is nan.
+        The spectrum with `overlap`, `subspace_overlap`, `principal_angles` and `gradient_curvature`. A share of a
+        trace that is not positive is nan. Gradients are those of the data's loss, without weight decay.
 
     Raises:
         InputError: a spectrum without vectors, of one part, or of another objective.
@@ -69,20 +73,38 @@ def curvature_overlap(
     def whole() -> Operator:
         return curvature(objective, spectrum.operator, backend=backend, cache_bytes=cache_bytes)
 
+    @cache
+    def steepest() -> list[np.ndarray]:
+        return [gram.direction(objective, part).cpu().numpy() for part in range(len(vectors))]
+
     def compute(unit: str, report: Callable[[float], None]) -> Overlap:
         b = units[unit]
-        operator, traces = whole().restrict([b]), []
-        for a, rows in enumerate(vectors):
+        operator, traces, along = whole().restrict([b]), [], []
+        for a, (rows, u) in enumerate(zip(vectors, steepest(), strict=True)):
             report(a / len(vectors))
-            V = torch.as_tensor(rows, dtype=operator.dtype, device=operator.device)
+            V = torch.as_tensor(np.vstack([rows, u]), dtype=operator.dtype, device=operator.device)
             products = operator.matvec(V[None])[0]
-            traces.append(torch.linalg.vecdot(products.double(), V.double()).sum().item())
-        return Overlap(parts=spectrum.parts, matrices=(spectrum.parts[b],), trace=np.array([traces]))
+            forms = torch.linalg.vecdot(products.double(), V.double())
+            traces.append(forms[:-1].sum().item())
+            along.append(forms[-1].item() if u.any() else np.nan)
+        return Overlap(
+            parts=spectrum.parts,
+            matrices=(spectrum.parts[b],),
+            trace=np.array([traces]),
+            along_gradient=np.array([along]),
+        )
 
-    trace = jobs.run(list(units), compute, journal, progress).trace.T  # (a, b)
+    found = jobs.run(list(units), compute, journal, progress)
+    trace = found.trace.T  # (a, b)
     own = np.diag(trace)
-    share = np.divide(trace, own, out=np.full_like(trace, np.nan), where=own > 0)
-    return replace(spectrum, overlap=share, subspace_overlap=_subspace_overlap(vectors))
+    angles = _principal_angles(vectors)
+    return replace(
+        spectrum,
+        overlap=np.divide(trace, own, out=np.full_like(trace, np.nan), where=own > 0),
+        subspace_overlap=np.nanmean(np.cos(angles) ** 2, axis=2),
+        principal_angles=np.degrees(angles),
+        gradient_curvature=found.along_gradient.T,
+    )
 
 
 def refuse(n_parts: int, n_vectors: int) -> None:
@@ -107,12 +129,17 @@ def _known(vectors: np.ndarray) -> np.ndarray:
     return known
 
 
-def _subspace_overlap(vectors: list[np.ndarray]) -> np.ndarray:
-    found = np.empty((len(vectors), len(vectors)))
-    for a, V in enumerate(vectors):
-        for b, W in enumerate(vectors[: a + 1]):
-            # Squared singular values of V W^T, whose sum is that of all squared entries.
-            found[a, b] = found[b, a] = np.square(V @ W.T).sum() / min(len(V), len(W))
+def _principal_angles(vectors: list[np.ndarray]) -> np.ndarray:
+    """Return the angles in radians, ascending, (P, P, k); nan where a part has fewer vectors."""
+    n_parts, k = len(vectors), max(map(len, vectors))
+    found = np.full((n_parts, n_parts, k), np.nan)
+    # All vectors in a basis of the space that they span: as many coordinates as there are vectors, not parameters.
+    coordinates = np.linalg.qr(np.concatenate(vectors).T, mode="r")
+    spaces = np.split(coordinates, np.cumsum([len(V) for V in vectors])[:-1], axis=1)
+    for a, V in enumerate(spaces):
+        for b, W in enumerate(spaces[: a + 1]):
+            angles = subspace_angles(V, W)[::-1]
+            found[a, b, : len(angles)] = found[b, a, : len(angles)] = angles
     return found
 
 

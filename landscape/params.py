@@ -27,6 +27,14 @@ class Layout:
         """D, the length of a flat vector."""
         return sum(self.sizes)
 
+    @property
+    def layers(self) -> dict[str, list[str]]:
+        """Names of the tensors of each module that holds some; a tensor that the model itself holds stands alone."""
+        found: dict[str, list[str]] = {}
+        for name in self.names:
+            found.setdefault(name.rpartition(".")[0] or name, []).append(name)
+        return found
+
     def tensors(self, vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Cut a flat vector (D,) into tensors of the parameters' shapes, as views."""
         pieces = torch.split(vector, self.sizes)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 import h5py
 import numpy as np
@@ -179,7 +179,7 @@ def read_result(path: Path) -> tuple[Result, str | None]:
             elif item.metadata["axes"] is None:
                 values[item.name] = _scalar(root, item.name, item.type, where)
             else:
-                values[item.name] = _array(root[item.name], item.type == tuple[str, ...], where)
+                values[item.name] = _array(root[item.name], tuple[str, ...] in (item.type, *get_args(item.type)), where)
         unit = json.loads(root.attrs["journal_unit"]) if "journal_unit" in root.attrs else None
     try:
         return kind(**values), unit

@@ -15,7 +15,10 @@ from landscape.objective import Objective
 from tests.cases import CASES, CLASS_SIZES, Case, mlp
 from tests.exact import flat_function
 
-NUMBERS = ("norm", "cosine", "projected", "specific", "radius", "contribution", "between", "conflict", "whole_norm")
+LAYERS = ("layer_norm", "layer_cosine", "layer_contribution", "layer_whole_norm")
+NUMBERS = (
+    "norm", "cosine", "projected", "specific", "radius", "contribution", "between", "conflict", "whole_norm", *LAYERS,
+)  # fmt: skip
 SHARES = np.array(CLASS_SIZES) / sum(CLASS_SIZES)
 
 
@@ -25,9 +28,21 @@ def of_parts(objective):
     return np.stack([torch.func.grad(loss)(point).numpy() for loss, point in found])
 
 
-def numbers(rows, shares, counts, theta_norm):
+def layers_of(objective):
+    """Where the parameters that each module itself holds stand in a flat vector."""
+    layout, found = objective.layout, {}
+    place = dict(zip(layout.names, np.split(np.arange(layout.size), np.cumsum(layout.sizes)[:-1]), strict=True))
+    for name, module in objective.model.named_modules():
+        own = [place[n] for k, _ in module.named_parameters(recurse=False) if (n := f"{name}.{k}".lstrip(".")) in place]
+        if own:
+            found[name] = np.concatenate(own)
+    return found
+
+
+def numbers(rows, shares, counts, theta_norm, layers):
     """What the result claims, from the vectors themselves, as equations 12 and 13 are written."""
     g = shares @ rows
+    parts = [(rows[:, at], g[at]) for at in layers.values()]
     d = len(g)
     h = np.stack([row - (row @ g) / (g @ g) * g for row in rows])
     sizes = [np.linalg.norm(row) for row in rows]
@@ -48,6 +63,10 @@ def numbers(rows, shares, counts, theta_norm):
         "between": between,
         "conflict": between < 0,
         "whole_norm": np.linalg.norm(g),
+        "layer_norm": [np.linalg.norm(own, axis=1) for own, _ in parts],
+        "layer_cosine": [own @ h / (np.linalg.norm(own, axis=1) * np.linalg.norm(h)) for own, h in parts],
+        "layer_contribution": [shares * (own @ h) / (h @ h) for own, h in parts],
+        "layer_whole_norm": [np.linalg.norm(h) for _, h in parts],
     }
 
 
@@ -80,7 +99,8 @@ def softmax_classifier(C=4, F=3, n_per_class=(5, 3, 2, 1)):
 def test_a_softmax_classifier_has_the_gradients_of_the_closed_form():
     objective, rows, counts, length = softmax_classifier()
     found = ls.decompose_gradients(objective)
-    agree(found, numbers(rows, counts / counts.sum(), counts, length))
+    agree(found, numbers(rows, counts / counts.sum(), counts, length, {"weight": np.arange(12)}))
+    assert found.layers == ("weight",)  # the model itself holds it
     assert found.theta_norm[0] == pytest.approx(length)
     assert found.size == 12
     assert np.isnan(found.radius[0, 3])  # one sample
@@ -92,7 +112,9 @@ def test_all_numbers_are_those_of_the_vectors_themselves(name):
     rows = of_parts(objective)
     length = float(torch.cat([t.reshape(-1) for t in objective.theta]).norm())
     found = ls.decompose_gradients(objective)
-    agree(found, numbers(rows, SHARES, np.array(CLASS_SIZES), length))
+    layers = layers_of(objective)
+    agree(found, numbers(rows, SHARES, np.array(CLASS_SIZES), length, layers))
+    assert found.layers == tuple(layers)
     assert found.loss[0] == pytest.approx(objective.evaluation.loss)
     for field in dataclasses.fields(found):
         if field.name.endswith("_stderr"):
@@ -121,6 +143,22 @@ def test_the_whole_is_the_share_weighted_sum_of_the_parts():
     # Shared norms: |sum of share_p g_p|^2 from the cosines between the parts alone.
     weights = SHARES * parts.norm[0]
     assert weights @ parts.between[0] @ weights == pytest.approx(parts.whole_norm[0] ** 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"batches": 1, "batch_size": 6}])
+def test_layers_add_up_to_the_whole(options):
+    found = ls.decompose_gradients(CASES["residual-gelu"].objective(), **options)
+    known = found.norm[0] > 0  # in the batch
+    squares, products = found.layer_whole_norm**2, found.layer_contribution * found.layer_whole_norm[..., None] ** 2
+    for value, expected in (
+        ((found.layer_norm**2).sum(axis=1)[:, known], found.norm[:, known] ** 2),
+        (squares.sum(axis=1), found.whole_norm**2),
+        (products.sum(axis=1), found.contribution * found.whole_norm**2),
+        ((found.layer_cosine * found.layer_norm * found.layer_whole_norm[..., None]).sum(axis=1)[:, known],
+         (found.projected * found.whole_norm)[:, known]),
+        (found.layer_contribution.sum(axis=2), np.ones((1, 5))),
+    ):  # fmt: skip
+        np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
 
 
 def test_samples_in_no_part_are_not_in_the_whole():
@@ -161,7 +199,9 @@ def test_parameters_are_those_that_were_chosen():
     last = sum(t.numel() for n, t in zip(whole.layout.names, whole.theta, strict=True) if n.startswith("3."))
     assert found.size == last
     length = float(torch.cat([t.reshape(-1) for t in whole.theta])[-last:].norm())
-    agree(found, numbers(of_parts(whole)[:, -last:], SHARES, np.array(CLASS_SIZES), length))
+    layers = {"3": np.arange(last)}
+    agree(found, numbers(of_parts(whole)[:, -last:], SHARES, np.array(CLASS_SIZES), length, layers))
+    assert found.layers == ("3",)
     both = [ls.decompose_gradients(CASES["mlp-tanh"].objective(params="3"), **o) for o in ({}, {"batches": 1})]
     agree(both[1], {name: getattr(both[0], name)[0] for name in NUMBERS})
 
@@ -246,6 +286,7 @@ def test_numbers_over_batches_are_means_over_those_that_have_the_part(size):
         state = dict(zip(layout.names, layout.tensors(theta), strict=True))
         return objective.loss(torch.func.functional_call(model, state, (x[index],)), y[index]).mean()
 
+    layers = layers_of(objective)
     values = {name: [] for name in NUMBERS}
     losses = {p: [] for p in range(3)}
     for index in drawn(3, 10, size):
@@ -253,21 +294,20 @@ def test_numbers_over_batches_are_means_over_those_that_have_the_part(size):
         rows = np.stack([torch.func.grad(loss)(point, index[part_of[index] == p]).numpy() for p in present])
         shares = np.array([(part_of[index] == p).mean() for p in present])
         with np.errstate(divide="ignore"):
-            one = numbers(rows, shares, objective.counts[present], float(point.norm()))
+            one = numbers(rows, shares, objective.counts[present], float(point.norm()), layers)
         for p in present:
             losses[p] += [float(loss(point, [i])) for i in index[part_of[index] == p]]
         alone = np.isclose(one["cosine"], 1)  # a batch of one part: nothing is left of h, and of its radius
         one["radius"] = np.where(alone, np.nan, one["radius"])
         one["specific"] = np.where(alone, 0, one["specific"])
         for name in NUMBERS:
-            empty = np.full(
-                (3, 3) if name in {"between", "conflict"} else (3,), 0.0 if name == "contribution" else np.nan
-            )
-            if empty.ndim == 2:
+            rows_of = {"between": (3,), "conflict": (3,)}.get(name, (len(layers),) if name in LAYERS else ())
+            empty = np.full((*rows_of, 3), 0.0 if name.endswith("contribution") else np.nan)
+            if name in {"between", "conflict"}:
                 empty[np.ix_(present, present)] = one[name]
-            elif name != "whole_norm":
-                empty[present] = one[name]
-            values[name].append(one[name] if name == "whole_norm" else empty)
+            elif not name.endswith("whole_norm"):
+                empty[..., present] = one[name]
+            values[name].append(one[name] if name.endswith("whole_norm") else empty)
     for name, each in values.items():
         each = np.array(each, dtype=float)
         n = np.isfinite(each).sum(axis=0)

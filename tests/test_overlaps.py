@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, CLASS_SIZES
-from exact import dense
+from exact import dense, flat_function
+from scipy.linalg import subspace_angles
 from torch import nn
 
 import landscape as ls
@@ -20,11 +21,21 @@ from landscape.partition import Partition
 REVERSE = {"steps": 30, "probes": 1, "trace": "probes", "backend": "reverse"}  # without the time to trace a network
 
 
-def by_dense_matrices(objective, vectors, kind="hessian"):
+def matrices_of(objective, kind="hessian"):
+    return [dense(objective, b, kind).numpy() for b in range(len(objective.partition))]
+
+
+def by_dense_matrices(matrices, vectors):
     """The overlap written out with the (D, D) matrices of all parts."""
-    matrices = [dense(objective, b, kind).numpy() for b in range(len(vectors))]
     found = np.array([[sum(v @ H @ v for v in V if np.isfinite(v).all()) for H in matrices] for V in vectors])
     return found / np.diag(found)
+
+
+def along_gradients(matrices, objective):
+    """The same for the gradient of each part, by autograd on all of its samples at once."""
+    found = [flat_function(objective, p)[1:3] for p in range(len(matrices))]
+    rows = [torch.func.grad(loss)(point).numpy() for loss, point in found]
+    return np.array([[g @ H @ g / (g @ g) for H in matrices] for g in rows])
 
 
 @pytest.mark.parametrize(
@@ -40,11 +51,13 @@ def test_overlap_agrees_with_dense_matrices(name, kind, backend):
     objective = CASES[name].objective()
     spectrum = ls.spectrum(objective, operator=kind, vectors=3, **REVERSE)
     found = ls.curvature_overlap(objective, spectrum, backend=backend)
-    np.testing.assert_allclose(
-        found.overlap, by_dense_matrices(objective, spectrum.ritz_vectors, kind), rtol=1e-8, atol=1e-10
-    )
+    matrices = matrices_of(objective, kind)
+    np.testing.assert_allclose(found.overlap, by_dense_matrices(matrices, spectrum.ritz_vectors), rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(np.diag(found.overlap), 1, rtol=1e-12)
-    assert np.abs(found.overlap - found.overlap.T).max() > 0.01  # not symmetric: rows and columns are told apart
+    along = along_gradients(matrices, objective)
+    np.testing.assert_allclose(found.gradient_curvature, along, rtol=1e-8, atol=1e-10 * np.abs(along).max())
+    for matrix in (found.overlap, found.gradient_curvature):
+        assert np.abs(matrix - matrix.T).max() > 0.01  # not symmetric: rows and columns are told apart
 
 
 def test_converged_vectors_hold_the_largest_traces():
@@ -70,6 +83,22 @@ def test_principal_angles_are_those_of_the_singular_values():
             Q, R = (np.linalg.qr(found.ritz_vectors[p].T)[0] for p in (a, b))
             cosines = np.linalg.svd(Q.T @ R, compute_uv=False)
             assert found.subspace_overlap[a, b] == pytest.approx((cosines**2).mean(), rel=1e-9, abs=1e-12)
+            degrees = np.degrees(subspace_angles(*(found.ritz_vectors[p].T for p in (a, b)))[::-1])
+            np.testing.assert_allclose(found.principal_angles[a, b], degrees, atol=1e-10)
+
+
+def test_angles_of_any_size_are_those_that_the_spaces_were_turned_by():
+    """Planes of axes 1 and 2, turned towards axes 3 and 4; and another of three axes, of which one is common."""
+    turned = np.array([1e-9, 0.7])
+    tilted = np.zeros((2, 6))
+    tilted[[0, 1], [0, 1]], tilted[[0, 1], [2, 3]] = np.cos(turned), np.sin(turned)
+    mixed = np.array([[0.6, 0.8], [-0.8, 0.6]]) @ tilted  # the same plane by other vectors
+    found = overlaps._principal_angles([np.eye(6)[:2], mixed, np.eye(6)[[1, 4, 5]]])
+    np.testing.assert_allclose(found[0, 1], [*turned, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(found[0, 2], [0, np.pi / 2, np.nan], atol=1e-15)
+    np.testing.assert_allclose(found[1, 2], [0.7, np.pi / 2, np.nan], rtol=1e-12)
+    np.testing.assert_array_equal(found, found.swapaxes(0, 1))
+    np.testing.assert_allclose(found[[0, 1], [0, 1], :2], 0, atol=1e-15)
 
 
 def test_parts_with_the_same_samples_overlap_wholly():
@@ -83,6 +112,8 @@ def test_parts_with_the_same_samples_overlap_wholly():
     found = ls.spectrum(objective, vectors=3, overlap=True, **REVERSE)
     for matrix in (found.overlap, found.subspace_overlap):
         np.testing.assert_allclose(matrix, np.ones((2, 2)), rtol=1e-9)
+    np.testing.assert_allclose(found.principal_angles, np.zeros((2, 2, 3)), atol=1e-5)
+    np.testing.assert_allclose(found.gradient_curvature, found.gradient_curvature[0, 0], rtol=1e-9)
 
 
 def axes(rows, labels, loss):
@@ -103,6 +134,7 @@ def test_directions_of_one_part_may_be_sharp_for_another_and_not_the_other_way_r
     found = ls.spectrum(objective, vectors=1, overlap=True, **REVERSE)
     np.testing.assert_allclose(found.overlap, [[1, 1 / 9], [0, 1]], atol=1e-12)
     np.testing.assert_allclose(found.subspace_overlap, np.eye(2), atol=1e-12)
+    np.testing.assert_allclose(found.principal_angles[:, :, 0], [[0, 90], [90, 0]], atol=1e-5)
 
 
 def test_a_part_without_positive_curvature_has_no_share():
@@ -114,6 +146,18 @@ def test_a_part_without_positive_curvature_has_no_share():
     assert found.overlap[0, 0] == pytest.approx(1)
     assert found.overlap[1, 0] == pytest.approx(0, abs=1e-9)
     assert np.isnan(found.overlap[:, 1]).all()
+
+
+def test_a_part_without_a_gradient_has_no_direction_but_may_bend_along_others():
+    """The loss of the second class is lowest at these weights, and has the curvature x x^T."""
+
+    def lowest_for_the_second(logits, labels):
+        return torch.where(labels == 0, logits[:, 0] ** 2, 0.5 * (logits[:, 0] - logits[:, 0].detach()) ** 2)
+
+    objective = axes([[1.0, 0, 0, 0], [1.0, 2, 0, 0]], [0, 1], lowest_for_the_second)
+    found = ls.spectrum(objective, vectors=1, overlap=True, **REVERSE).gradient_curvature
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[0], [2, 1], rtol=1e-9)  # along the first axis
 
 
 def test_negative_curvature_along_anothers_directions_has_its_sign():
@@ -132,9 +176,11 @@ def test_a_part_with_fewer_vectors_than_asked_for_uses_those_it_has():
     assert np.isnan(found.ritz_vectors[0, 2]).all()
     assert np.isfinite(found.ritz_vectors[1]).all()
     assert found.ritz_residuals.shape == (2, 10)
-    np.testing.assert_allclose(found.overlap, by_dense_matrices(objective, found.ritz_vectors), atol=1e-10)
+    np.testing.assert_allclose(found.overlap, by_dense_matrices(matrices_of(objective), found.ritz_vectors), atol=1e-10)
     V, W = found.ritz_vectors[0, :2], found.ritz_vectors[1]
     assert found.subspace_overlap[0, 1] == pytest.approx(((V @ W.T) ** 2).sum() / 2)
+    assert np.isnan(found.principal_angles[0]).tolist() == [[False, False, True]] * 2
+    assert np.isfinite(found.principal_angles[1, 1]).all()
     assert found.vectors_converged.all()
 
 
@@ -153,14 +199,17 @@ def test_matrices_are_those_of_all_samples_whatever_the_vectors_were_found_with(
     objective = CASES["mlp-tanh"].objective()
     found = ls.spectrum(objective, vectors=2, residual_mass=0.8, overlap=True, **REVERSE)
     assert (found.n_used < found.n_samples).any()
-    np.testing.assert_allclose(found.overlap, by_dense_matrices(objective, found.ritz_vectors), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(
+        found.overlap, by_dense_matrices(matrices_of(objective), found.ritz_vectors), rtol=1e-8, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_batch_size_changes_nothing(batch_size):
     spectrum = ls.spectrum(CASES["mlp-tanh"].objective(), vectors=2, overlap=True, **REVERSE)
     found = ls.curvature_overlap(CASES["mlp-tanh"].objective(batch_size=batch_size), spectrum, backend="reverse")
-    np.testing.assert_allclose(found.overlap, spectrum.overlap, rtol=1e-9, atol=1e-12)
+    for name in ("overlap", "gradient_curvature"):
+        np.testing.assert_allclose(getattr(found, name), getattr(spectrum, name), rtol=1e-9, atol=1e-12)
 
 
 def test_float32_gives_the_float64_numbers():
@@ -170,6 +219,7 @@ def test_float32_gives_the_float64_numbers():
     ]
     np.testing.assert_allclose(both[0].overlap, both[1].overlap, atol=1e-3)
     np.testing.assert_allclose(both[0].subspace_overlap, both[1].subspace_overlap, atol=1e-3)
+    np.testing.assert_allclose(both[0].gradient_curvature, both[1].gradient_curvature, rtol=1e-4, atol=1e-5)
 
 
 # Files and refusals ---------------------------------------------------------------------------------------------------
@@ -210,7 +260,7 @@ def test_the_second_stage_is_resumed_and_may_be_asked_for_later(tmp_path, monkey
     found = ls.spectrum(objective, **options, overlap=True, out=out)
     assert (len(calls), made) == (4, [[0], [1], [1], [2]])
     for result in (found, ls.load(out)):
-        for name in ("overlap", "subspace_overlap", "ritz_vectors"):
+        for name in ("overlap", "subspace_overlap", "principal_angles", "gradient_curvature", "ritz_vectors"):
             np.testing.assert_array_equal(getattr(result, name), getattr(expected, name))
 
 

@@ -1,6 +1,7 @@
 """Results: their axes agree, and joining them loses and invents nothing."""
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from landscape.axes import check_axes, concatenate
 from landscape.errors import InputError
 from landscape.results import KINDS, Points, Spectrum
 
-LENGTHS = {"probe": 2, "step": 3, "rank": 2, "trace_probe": 4, "vector": 2, "parameter": 5}
+LENGTHS = {"probe": 2, "step": 3, "rank": 2, "trace_probe": 4, "vector": 2, "angle": 2, "parameter": 5}
+PAIRS = ("overlap", "subspace_overlap", "principal_angles", "gradient_curvature")  # of a whole result only
 SCALARS = {int: 5, float: 0.25, str: "hessian"}
 
 
@@ -26,7 +28,7 @@ def spectrum(*parts: str, seed: int = 0, lengths: dict[str, int] | None = None, 
         elif item.type in SCALARS:
             numbers[item.name] = SCALARS[item.type]
     numbers["parts"] = parts
-    numbers["overlap"] = numbers["subspace_overlap"] = None  # over pairs of parts: of a whole result only
+    numbers |= dict.fromkeys(PAIRS)
     numbers["steps"] = np.full((len(parts), lengths["probe"]), lengths["step"])
     return Spectrum(**(numbers | values))
 
@@ -63,7 +65,7 @@ def test_joining_keeps_the_order_and_every_number():
     joined = concatenate([first, second])
     assert joined.parts == ("b", "a", "c")
     for item in dataclasses.fields(Spectrum):
-        if item.metadata["axes"] is not None and item.name not in ("parts", "overlap", "subspace_overlap"):
+        if item.metadata["axes"] is not None and item.name not in ("parts", *PAIRS):
             pieces = [getattr(first, item.name), getattr(second, item.name)]
             np.testing.assert_array_equal(getattr(joined, item.name), np.concatenate(pieces), item.name)
 
@@ -136,7 +138,7 @@ def example(kind, *, n=3, seed=0):
         axes = item.metadata["axes"]
         if axes is not None:
             shape = [lengths.setdefault(axis, n + len(lengths)) for axis in axes]
-            words = item.type == tuple[str, ...]
+            words = tuple[str, ...] in (item.type, *get_args(item.type))
             values[item.name] = tuple(f"{item.name} {i}" for i in range(shape[0])) if words else rng.normal(size=shape)
         elif item.name != "provenance":
             values[item.name] = {int: 5, float: 0.25, str: "text", bool: True}[item.type]

@@ -121,7 +121,7 @@ SPECTRUM_NAMES = [
 MOST_COLUMNS = 12
 """Parts whose overlap is printed as a table."""
 OVERLAP_TITLE = "curvature along the sharpest directions of the row's part, as a share of that on the column's own"
-GRADIENT_TITLE = "curvature along the gradient of the row's part, in units of the column's lambda_max"
+GRADIENT_TITLE = "curvature along the gradient of the row's part, of which the column's lambda_max is the most"
 
 DOCUMENT_NAMES = [
     "n_samples", "n_used", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
