@@ -41,6 +41,23 @@ def find(model: nn.Module, n_classes: int) -> str:
     return fitting[-1]
 
 
+def described(model: nn.Module, n_classes: int) -> str | None:
+    """Say what kind of classifier a network has, for those who compare it with another one.
+
+    Args:
+        model: any network.
+        n_classes: C.
+
+    Returns:
+        "linear", or "cosine, scale 30"; None where none is found.
+    """
+    try:
+        module = model.get_submodule(find(model, n_classes))
+    except InputError:
+        return None
+    return f"cosine, scale {module.scale:g}" if isinstance(module, NormedLinear) else "linear"
+
+
 def encoder(model: nn.Module, classifier: str) -> list[str]:
     """Name the trainable parameters before the classifier.
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from landscape import checkpoints, datasets, models, weights
+from landscape import checkpoints, classifiers, datasets, models, weights
 from landscape.checkpoints import Checkpoint
 from landscape.datasets import Samples
 from landscape.errors import InputError
@@ -175,11 +175,12 @@ def _model(
         )
         label = name
     if found is None:
-        return network, {"model": label, "checkpoint": None}
+        return network, {"model": label, "classifier": classifiers.described(network, n_classes), "checkpoint": None}
     network = copied(network)
     report = weights.load_weights(network, found.state)
     return network, {
         "model": label,
+        "classifier": classifiers.described(network, n_classes),
         "checkpoint": found.path,
         "checkpoint_sha256": found.sha256,
         "checkpoint_key": found.key,

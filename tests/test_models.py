@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import landscape as ls
-from landscape import models, weights
+from landscape import classifiers, models, weights
 from landscape.errors import InputError, NumericalError
 from landscape.models import NormedLinear
 
@@ -417,6 +417,20 @@ def test_weights_with_convolutions_in_the_shortcuts_find_a_network_that_has_them
     loss = torch.nn.functional.cross_entropy(theirs.eval()(images), labels)
     assert objective.evaluation.overall[0] == pytest.approx(loss.item(), rel=1e-5)
     assert objective.source["checkpoint_notes"][0] == f"shortcuts are convolutions, called '{word}' (option B)"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({}, "linear"), ({"cosine": True}, "cosine, scale 30"), ({"cosine": True, "scale": 16.0}, "cosine, scale 16")],
+)
+def test_an_objective_tells_its_classifier(options, words, tmp_path):
+    model = models.build("small-resnet", 3, in_channels=2, **options)
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    data = torch.utils.data.TensorDataset(torch.zeros(3, 2, 4, 4), torch.arange(3))
+    for ckpt in (None, str(tmp_path / "w.pt")):
+        assert ls.load_objective(ckpt, model=model, dataset=data).source["classifier"] == words
+    encoder = nn.Sequential(model.conv1, nn.AdaptiveAvgPool2d(1), nn.Flatten())  # 8 features, and no layer of 8 outputs
+    assert classifiers.described(encoder, 8) is None
 
 
 def test_a_convolved_shortcut_is_the_projection_of_the_paper():
