@@ -388,6 +388,18 @@ def test_compare_shows_each_number_with_its_error(run, save):
     assert "one probe cannot tell" in out
 
 
+def test_compare_says_that_curvature_grows_with_the_scale_of_a_cosine_classifier(run, save):
+    heads = {"a": "linear", "b": "cosine, scale 30", "c": None, "d": "cosine, scale 30"}
+    files = {n: save(f"{n}.h5", provenance={"method": n, "classifier": head}) for n, head in heads.items()}
+    _, out, _ = run("compare", *files.values())
+    (line,) = [line for line in out.splitlines() if "classifier" in line]
+    assert "differ in classifier: linear in a; cosine, scale 30 in b, d; curvature grows with the scale" in line
+    assert "the Gauss-Newton matrix by s squared: compare shapes, and ratios" in line
+    assert line in json.loads(run("compare", *files.values(), "--json")[1])["notes"]
+    for pair in ("bd", "ac"):  # alike, or one that does not say
+        assert "classifier" not in run("compare", *(files[n] for n in pair))[1]
+
+
 def test_compare_is_not_folded_in_a_pipe(run, save):
     names = [f"a-rather-long-name-of-a-run-{i}.h5" for i in range(9)]
     _, out, _ = run("compare", *(save(name) for name in names))

@@ -93,6 +93,7 @@ def differences(how: Comparison, names: Sequence[str], results: Sequence[Any], p
     lines = []
     for what, look in looks.items():
         lines += _difference(what, names, [look(r) for r in results])
+    lines += _classifiers(names, results)
     for field, what in how.counts.items():
         found = []
         for part in parts:
@@ -246,6 +247,16 @@ def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[
     return [
         f"note: the files differ in {what}: "
         + "; ".join(f"{value} in {', '.join(who)}" for value, who in groups.items())
+    ]
+
+
+def _classifiers(names: Sequence[str], results: Sequence[Any]) -> list[str]:
+    """Return one line where classifiers differ, among the files that say theirs: one that is linear, or a scale."""
+    known = [(n, c) for n, r in zip(names, results, strict=True) if (c := r.provenance.get("classifier")) is not None]
+    return [
+        f"{line}; curvature grows with the scale s of cosine logits, the Gauss-Newton matrix by s squared: compare "
+        "shapes, and ratios between parts of one file, not sizes"
+        for line in _difference("classifier", [n for n, _ in known], [c for _, c in known])
     ]
 
 
