@@ -12,10 +12,13 @@ import click
 import h5py
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 from surfaces import three_classes, three_lines
 from synthetic import classes, spectrum_of
+from test_plots_features import features
+from test_plots_history import history
 from test_surface_files import directions, goldstein, plane_npz, tensors_of
 
 from landscape import cli, interop, plots, quadrature, store, surface_files
@@ -133,7 +136,7 @@ def test_verbose_shows_the_log_and_without_it_only_warnings(run, monkeypatch):
     ("words", "line"),
     [
         (["plto"], "No such command 'plto'"),
-        (["plot"], "Missing argument 'FILE'. See landscape plot -h."),
+        (["plot"], "Missing argument 'FILES...'. See landscape plot -h."),
         (["plot", "--kind", "pie", "x.h5"], "'pie' is not one of"),
         (["info", "--colour", "x.h5"], "No such option"),
     ],
@@ -302,6 +305,97 @@ def test_a_surface_is_drawn_for_any_grouping_and_weighting(run, tmp_path, drawn)
     assert drawn[-1].parts == ("many", "few")
 
 
+def test_the_kind_of_figure_of_several_files_is_one_that_there_is():
+    assert set(show.SEVERAL) == set(plots.SEVERAL_FIGURES)
+    assert all(kind in plots.KIND_FIGURES[of] for of, kind in show.SEVERAL.items())
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """What figures of several results are asked for: names, parts, options; nothing is drawn."""
+    asked = []
+
+    def draw(results, parts, **options):
+        asked.append((results, parts, options))
+        return Figure()
+
+    monkeypatch.setattr(plots, "SEVERAL_FIGURES", dict.fromkeys(plots.SEVERAL_FIGURES, draw))
+    return asked
+
+
+def test_several_files_become_one_figure_of_the_parts_that_all_have(run, save, tmp_path, monkeypatch, together):
+    monkeypatch.chdir(tmp_path)
+    two, three = (classes(n, steps=8) for n in (2, 3))
+    a, b = (save(f"{m}.h5", s, provenance={"method": m}) for m, s in (("ce", two), ("sam", three)))
+    assert run("plot", a, b) == (0, "density.png\n", [])
+    assert run("plot", a, b, "--parts", "1", "--names", "CE, CE + SAM", "-o", "9.pdf", "--limits=-100:1e2") == (
+        0,
+        "9.pdf\n",
+        [],
+    )
+    planes = [save(f"{name}/plane.h5", three_classes()) for name in "xy"]
+    assert run("plot", *planes, "--groups", "head-tail", "--vmin", "0.1")[:2] == (0, "contour.png\n")
+    lines = [save(f"{name}/line.h5", three_lines()) for name in "xy"]
+    assert run("plot", *lines, "--linear")[:2] == (0, "line.png\n")
+    assert run("plot", *lines, "--groups", "all")[0] == 0
+    runs = [save(f"{name}/f.h5", features(3, 2)) for name in "xy"]
+    assert run("plot", *runs)[:2] == (0, "quality.png\n")
+    assert [(list(results), parts, options) for results, parts, options in together] == [
+        (["ce", "sam"], ["class 0", "class 1"], {}),
+        (["CE", "CE + SAM"], ["class 1"], {"limits": (-100, 100)}),
+        ([str(p) for p in planes], ["head", "tail"], {"vmin": 0.1}),
+        ([str(p) for p in lines], None, {"log": False}),  # the mean over all samples
+        ([str(p) for p in lines], ["all"], {}),
+        ([str(p) for p in runs], None, {}),
+    ]
+    np.testing.assert_array_equal(together[0][0]["sam"].alpha, three.alpha)
+
+
+@pytest.mark.parametrize("made", [lambda: classes(2, steps=8), lambda: three_classes(5, 5)])
+def test_several_files_are_drawn(run, save, tmp_path, made):
+    files = [save(f"{name}.h5", made()) for name in ("one", "two")]
+    assert run("plot", *files, "-o", tmp_path / "both.png")[0] == 0
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_files_that_are_no_figure_are_refused_in_one_line(run, save, together):
+    a, b, plane, line_of = save("a.h5"), save("b.h5"), save("p.h5", three_classes()), save("l.h5", three_lines())
+    nine = [save(f"{k}.h5") for k in range(9)]
+    other = save("o.h5", parts=("x", "y", "z"))
+    for words, line in (
+        ([a, plane], f"{a} is a spectrum, {plane} a surface: draw files of one kind together"),
+        ([plane, line_of], f"{plane} is a surface, {line_of} a line: draw files of one kind together"),
+        ([a, b, a], f"{a} is given twice: name each file once"),
+        ([a, b, "--kind", "summary"], "--kind summary is of one file: draw them one by one, or all of them by --kind"),
+        ([save("h.h5", history()), save("i.h5", history())], "there is no figure of several files that are a history"),
+        ([a, other], "the files have no part in common: analyse them with one --partition, or join by --groups"),
+        ([a, b, "--parts", "cat"], "--parts: no part 'cat'; choose from class 0, class 1, class 2 or 0 to 2"),
+        (nine, "27 panels are too many for a figure: choose by --parts class 0,class 2"),
+        ([a, b, "--names", "one"], "--names 'one': give 2 names that differ, with commas between them"),
+        ([a, b, "--names", "one,one"], "--names 'one,one': give 2 names that differ"),
+        ([a, "--names", "one"], "--names is for several files: leave it out for one"),
+        ([a, b, "--levels", "5"], "--levels is for --kind contour"),
+        ([plane, "--limits=0:1"], "--limits is for --kind density; leave it out for --kind contour"),
+        ([a, "--limits=1"], "'1' is not of the form MIN:MAX, as in --limits=-100:100"),
+        ([a, "--limits=2:1"], "the axis of the eigenvalues cannot go from 2 to 1"),
+    ):
+        code, out, err = run("plot", *words)
+        assert (code, out, len(err)) == (2, "", 1), words
+        assert line in err[0]
+    assert not together
+
+
+@pytest.mark.parametrize("command", ["plot", "compare", "report", "export --to csv"])
+def test_a_checkpoint_is_called_one_and_a_result_is_read_whatever_it_is_called(run, save, tmp_path, command):
+    path = tmp_path / "last.pt"
+    torch.save({"w": torch.zeros(2)}, path)
+    code, out, (line,) = run(*command.split(), path)
+    assert (code, out) == (2, "")
+    assert f"{path} is a checkpoint, no result: landscape info {path} says what it holds" in line
+    assert f"landscape hessian --ckpt {path} --per-class" in line
+    assert run("compare", save("result.pt"))[0] == 0
+
+
 def test_what_is_for_surfaces_only_is_refused_elsewhere(run, file, save):
     surface = save("s.h5", three_classes())
     for words, line in (
@@ -386,18 +480,6 @@ def test_compare_shows_each_number_with_its_error(run, save):
     assert [cell.strip() for cell in second[:2]] == ["class 1", "-"]
     assert "* lambda_max has not converged" in out
     assert "one probe cannot tell" in out
-
-
-def test_compare_says_that_curvature_grows_with_the_scale_of_a_cosine_classifier(run, save):
-    heads = {"a": "linear", "b": "cosine, scale 30", "c": None, "d": "cosine, scale 30"}
-    files = {n: save(f"{n}.h5", provenance={"method": n, "classifier": head}) for n, head in heads.items()}
-    _, out, _ = run("compare", *files.values())
-    (line,) = [line for line in out.splitlines() if "classifier" in line]
-    assert "differ in classifier: linear in a; cosine, scale 30 in b, d; curvature grows with the scale" in line
-    assert "the Gauss-Newton matrix by s squared: compare shapes, and ratios" in line
-    assert line in json.loads(run("compare", *files.values(), "--json")[1])["notes"]
-    for pair in ("bd", "ac"):  # alike, or one that does not say
-        assert "classifier" not in run("compare", *(files[n] for n in pair))[1]
 
 
 def test_compare_is_not_folded_in_a_pipe(run, save):

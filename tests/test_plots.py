@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+import seaborn
+from matplotlib import rcParams
 from matplotlib.image import imread
 from scipy.integrate import trapezoid
 from synthetic import bulk, classes, spectrum_of
@@ -135,7 +137,7 @@ def test_the_map_has_the_frequent_classes_on_top_and_its_numbers_beside():
     image, top, _, _ = fig.axes
     order = np.argsort(-counts)
     labels = [text.get_text() for text in image.get_yticklabels()]
-    assert labels == [f"class {p}  {counts[p]}" for p in order]
+    assert labels == [f"class {p} ({counts[p]})" for p in order]
     assert image.get_ylim() == (29.5, -0.5)
     (mesh,) = image.collections
     values = mesh.get_array().reshape(30, -1)
@@ -322,6 +324,46 @@ def test_a_grid_has_a_row_for_each_part_and_one_width_for_all():
             plots.density_grid(few, rows)
     with pytest.raises(InputError, match="no part 'x'; there are head, tail"):
         plots.density_grid(spectra, ("x",))
+
+
+def test_limits_are_the_ends_of_the_axis_and_what_lies_beyond_is_said():
+    spectrum = spectrum_of({"head": bulk(20.0), "tail": bulk(80.0, seed=1)}, steps=8)
+    free = drawn(plots.density_grid({"CE": spectrum}, ("head", "tail")))
+    within = drawn(plots.density_grid({"CE": spectrum}, ("head", "tail"), limits=(-100, 100)))
+    assert [ax.get_xlim() for ax in within.axes] == [pytest.approx((-100, 100))] * 2
+    for ax, other in zip(within.axes, free.axes, strict=True):  # nothing else changes
+        np.testing.assert_array_equal(ax.lines[0].get_data(), other.lines[0].get_data())
+        assert ax.get_ylim() == other.get_ylim()
+    assert "beyond" not in within.get_supxlabel()
+    for fig in (
+        plots.density_grid({"CE": spectrum}, ("head", "tail"), limits=(-100, 40)),
+        plots.densities(spectrum, limits=(-100, 40)),
+    ):
+        assert f"beyond the axis: up to {theme.number(spectrum.lambda_max[1])}" in fig.get_supxlabel()
+    linear = plots.density(spectrum, "head", axis="linear", limits=(0.5, 10))
+    assert linear.get_xlim() == pytest.approx((0.5, 10))
+    nodes = quadrature.nodes_and_weights(spectrum.alpha[0], spectrum.beta[0], spectrum.steps[0])[0]
+    ends = [theme.number(value) for value in (np.nanmin(nodes), np.nanmax(nodes))]
+    assert linear.get_xlabel().endswith(f"beyond the axis: down to {ends[0]} and up to {ends[1]}")
+    image = plots.densities(classes(30, steps=6), limits=(-10, 2000)).axes[0]
+    assert image.get_xlim() == pytest.approx((-10, 2000))
+    for limits in ((1, 1), (2, 1), (0, np.inf), (np.nan, 1)):
+        with pytest.raises(InputError, match="the axis of the eigenvalues cannot go from"):
+            plots.density(spectrum, "head", limits=limits)
+
+
+def test_all_colours_of_curves_are_seen_on_dark_ground_and_those_on_light_ground_stay():
+    light = theme.palette()
+    with plots.styled(dark=True), theme.theme():
+        ground = rcParams["axes.facecolor"]
+        dark = theme.palette()
+        for colour in (*dark, *theme.shades(100), theme.muted()):
+            assert theme.contrast(colour, ground) >= 3
+    assert theme.contrast("white", "black") == pytest.approx(21)  # the guidelines' own examples
+    assert theme.contrast("#767676", "white") == pytest.approx(4.54, abs=0.005)
+    assert light == theme.palette() == list(seaborn.color_palette("colorblind").as_hex())
+    kept = [a for a, b in zip(light, dark, strict=True) if a == b]
+    assert 5 <= len(kept) < 10  # only those that need it
 
 
 def test_a_style_holds_within_its_block_and_on_the_written_ground(tmp_path):

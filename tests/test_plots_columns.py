@@ -125,7 +125,7 @@ OTHERS = {
     "cosines of many": lambda: plots.cosine_map(many(30)),
     "angles of many": lambda: plots.class_angles(features(100)),
     "contours": lambda: plots.contours(three_classes(5, 5), "class 0"),
-    "surfaces side by side": lambda: plots.compare_surfaces(dict.fromkeys("abc", three_classes(5, 5)), "class 0"),
+    "surfaces side by side": lambda: plots.compare_surfaces(dict.fromkeys("abc", three_classes(5, 5)), ["class 0"]),
     "runs side by side": lambda: plots.gradient_cosines(dict.fromkeys("abc", results()["gradients"])),
 }
 
@@ -236,7 +236,7 @@ def test_names_leave_room_for_what_they_name_and_keep_their_ends():
     first = fitting.labelled(image.yaxis)[0].label1.get_text()
     assert first.startswith("an")
     assert "…" in first
-    assert first.endswith("5,000")
+    assert first.endswith("(5,000)")
 
 
 def test_letters_become_smaller_before_a_word_is_torn():

@@ -94,6 +94,26 @@ def test_classes_of_equal_size_stand_side_by_side_and_none_stands_out():
     assert legend(fig) == ["all classes"]
 
 
+def test_runs_side_by_side_share_one_scale_and_name_both_ends():
+    results = {"CE": features(4, 3), "CE + $x": features(4, 2, quality=np.full((2, 4), 7.0))}
+    fig = drawn(plots.compare_quality(results))
+    assert [ax.get_title() for ax in fig.axes] == list(results)
+    assert fig.axes[0].get_ylim() == fig.axes[1].get_ylim()
+    head, tail = coloured(fig.axes[0])
+    np.testing.assert_array_equal(head.get_ydata(), results["CE"].quality[:, 3])
+    np.testing.assert_array_equal(tail.get_ydata(), results["CE"].quality[:, 0])
+    assert legend(fig) == ["class 3 (8)", "class 0 (5)", "the other classes"]
+    fig = plots.compare_quality(results, ["class 1"], form="inverse")
+    np.testing.assert_array_equal(fig.axes[0].lines[0].get_ydata(), results["CE"].quality_inverse[:, 1])
+    for refused, words in (
+        (lambda: plots.compare_quality({}), "there is no run to draw"),
+        (lambda: plots.compare_quality({"a": features()}), "a: one checkpoint has no course"),
+        (lambda: plots.compare_quality(results, form="s19"), "quality 's19' is unknown: choose paper or inverse"),
+    ):
+        with pytest.raises(InputError, match=words):
+            refused()
+
+
 def test_angles_are_sorted_by_frequency_and_white_where_all_are_widest():
     found = features()
     fig = plots.class_angles(found)

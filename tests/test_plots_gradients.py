@@ -76,7 +76,7 @@ def test_the_map_puts_the_most_frequent_part_first_and_zero_in_the_middle_of_its
     order = [1, 2, 0]
     np.testing.assert_array_equal(values(image), found.between[0][np.ix_(order, order)])
     np.testing.assert_array_equal(values(strip)[:, 0], found.cosine[0][order])
-    assert [t.get_text() for t in strip.get_yticklabels()] == ["class 1  20", "class 2  10", "class 0  5"]
+    assert [t.get_text() for t in strip.get_yticklabels()] == ["class 1 (20)", "class 2 (10)", "class 0 (5)"]
     assert [t.get_text() for t in image.get_xticklabels()] == ["class 1", "class 2", "class 0"]
     for ax in (strip, image):
         norm = ax.collections[0].norm

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.colors import to_rgb
@@ -15,6 +16,7 @@ from surfaces import COSINE, UNITS, grid, paraboloid, squared_distance, surface,
 from landscape import cli, plots, store
 from landscape.errors import InputError
 from landscape.plots import scales, theme
+from landscape.plots.fitting import labelled, touch
 from landscape.plots.parts import joined
 from landscape.plots.planes import filled
 from landscape.plots.scales import scale
@@ -278,6 +280,24 @@ def test_contours_draws_on_the_axes_it_is_given_and_one_part_needs_no_name():
         plots.contours(found, "class 0", what="error")
 
 
+def test_names_of_marks_that_lie_together_do_not_cover_each_other():
+    places = np.array([[0.1, 0.1], [0.12, 0.11], [0.9, 0.98], [0.88, 0.97], [-0.98, -0.9], [-0.97, -0.88]])
+    names = tuple(f"checkpoint {k}" for k in range(len(places)))
+    of = grid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5))
+    found = dataclasses.replace(surface(of, paraboloid(of), marks=names), mark_position=places)
+    for n in (1, 4):
+        fig = plots.surface(dataclasses.replace(many(n), **{f: getattr(found, f) for f in ("marks", "mark_position")},
+                            mark_distance=found.mark_distance, mark_loss=np.ones((6, n)),
+                            mark_accuracy=np.ones((6, n))))  # fmt: skip
+        FigureCanvasAgg(fig).draw()
+        ax = fig.axes[0]
+        texts = [text for text in ax.texts if text.get_text() in names]
+        assert len(texts) == 6
+        boxes = [text.get_window_extent() for text in texts]
+        assert not touch(boxes)
+        assert all(ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 for box in boxes)
+
+
 def test_contours_call_marks_as_the_reader_is_told_to():
     ax = plots.contours(three_classes(marks=("a", "b")), "class 0", names={"a": "θ(t₀)"})
     texts = {text.get_text() for text in ax.texts}
@@ -412,7 +432,7 @@ def test_clipping_is_stated_and_seen():
         ({"levels": [1.0, np.nan]}, "levels must be at least two finite numbers that ascend"),
         ({"vmin": np.nan}, "--vmin must be a finite number, got nan"),
         ({"vmax": np.inf}, "--vmax must be a finite number, got inf"),
-        ({"vmin": 3.0, "vmax": 2.0}, "--vmin 3 leaves nothing: the loss is between 1 and 50"),
+        ({"vmin": 3.0, "vmax": 2.0}, "--vmin 3 is not below --vmax 2: the first is the lower end"),
         ({"vmax": 0.5, "log": False}, "--vmax 0.5 leaves nothing: the loss is between 1 and 50"),
         ({"vmin": 0.0}, "--vmin 0: a logarithmic scale begins above zero; give a positive one, or --linear"),
     ],
@@ -507,6 +527,27 @@ def test_heights_are_the_losses_and_their_logarithms():
     assert [scales.label(10**z) for z in places] == ticks
 
 
+def test_colours_of_heights_are_those_of_the_bar_and_no_light_falls_on_them():
+    found = three_classes(7, 7)
+    fig = plots.surface_3d(found, ["class 1"])
+    loss, shared = found.loss[1], scale(found.loss[1])
+    of_cells = (loss[:-1, :-1] + loss[:-1, 1:] + loss[1:, 1:] + loss[1:, :-1]) / 4
+    (relief,) = [c for c in fig.axes[0].collections if isinstance(c, Poly3DCollection)]
+    fig.draw_without_rendering()
+    painted = {tuple(colour) for colour in relief.get_facecolor().round(6)}
+    assert painted == {tuple(c) for c in colormaps["viridis"](shared.continuous(of_cells)).reshape(-1, 4).round(6)}
+
+
+def test_numbers_of_two_axes_do_not_meet_in_the_corner():
+    for n in (1, 3):
+        fig = plots.surface_3d(many(n))
+        FigureCanvasAgg(fig).draw()
+        ax = fig.axes[0]
+        boxes = [t.label1.get_window_extent() for axis in (ax.xaxis, ax.yaxis, ax.zaxis) for t in labelled(axis)]
+        assert len(boxes) >= 6
+        assert not touch(boxes)
+
+
 def test_heights_end_at_zmax_which_is_stated():
     found = three_classes()
     fig = plots.surface_3d(found, log=False, zmax=3)
@@ -552,7 +593,7 @@ def test_an_overlay_of_many_parts_is_of_the_most_frequent_and_the_rarest():
 
 def test_compared_surfaces_share_levels_and_each_has_its_verdict():
     flat, steep = many(3), dataclasses.replace(many(3), verdict="another", loss=many(3).loss * 4)
-    fig = plots.compare_surfaces({"ce": flat, "sam $": steep}, "class 1")
+    fig = plots.compare_surfaces({"ce": flat, "sam $": steep}, ["class 1"])
     left, right, _ = fig.axes
     np.testing.assert_array_equal(fills(left).levels, fills(right).levels)
     assert fills(left).levels[-1] >= steep.loss[1].max()
@@ -574,18 +615,40 @@ def test_compared_surfaces_without_a_part_are_means_over_all_samples():
 def test_compared_surfaces_to_scale_have_the_same_axes():
     wide = surface(grid([-3.0, 0, 3], [-1.0, 0, 1]), paraboloid(grid([-3.0, 0, 3], [-1.0, 0, 1])))
     narrow = surface(grid([-1.0, 0, 1], [-1.0, 0, 1]), paraboloid(grid([-1.0, 0, 1], [-1.0, 0, 1])))
-    fig = plots.compare_surfaces({"wide": wide, "narrow": narrow}, "class 0", euclidean=True)
+    fig = plots.compare_surfaces({"wide": wide, "narrow": narrow}, ["class 0"], euclidean=True)
     assert fig.axes[0].get_xlim() == fig.axes[1].get_xlim() == pytest.approx((-6.3, 6.3))
     assert fig.axes[0].get_ylim() == fig.axes[1].get_ylim()
+
+
+def test_of_several_parts_each_surface_has_a_row_and_all_share_levels():
+    flat, steep = many(3), dataclasses.replace(many(3), loss=many(3).loss * 4)
+    fig = plots.compare_surfaces({"ce": flat, "sam": steep}, ["class 2", "class 0"])
+    *panels, _ = fig.axes
+    counts = {p: f"{p} ({int(flat.train_counts[flat.parts.index(p)]):,})" for p in flat.parts}
+    assert [ax.get_title() for ax in panels] == [
+        f"{name}\n{counts[part]}" for name in ("ce", "sam") for part in ("class 2", "class 0")
+    ]
+    x, y = np.array([ax.get_position().min for ax in panels]).round(6).reshape(2, 2, 2).transpose(2, 0, 1)
+    assert (np.ptp(x, axis=0) == 0).all()
+    assert (np.ptp(y, axis=1) == 0).all()
+    assert x[0, 0] < x[0, 1]
+    assert y[0, 0] > y[1, 0]
+    for ax in panels[1:]:
+        np.testing.assert_array_equal(fills(ax).levels, fills(panels[0]).levels)
+    assert [bool(ax.get_xlabel()) for ax in panels] == [False, False, True, True]
+    assert below(fig).count("Verdict") == 2
+    assert inside(fig)
 
 
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(InputError, match="there is no surface"):
         plots.compare_surfaces({})
     with pytest.raises(InputError, match="ce has no part 'cat'; it has class 0"):
-        plots.compare_surfaces({"ce": three_classes()}, "cat")
+        plots.compare_surfaces({"ce": three_classes()}, ["cat"])
     with pytest.raises(InputError, match="lines and planes cannot be compared"):
-        plots.compare_surfaces({"a": three_classes(), "b": three_lines()}, "class 0")
+        plots.compare_surfaces({"a": three_classes(), "b": three_lines()}, ["class 0"])
+    with pytest.raises(InputError, match="lines are compared one part at a time, these are 2: name one"):
+        plots.compare_surfaces({"a": three_lines()}, ["class 0", "class 1"])
     with pytest.raises(InputError, match="this surface is a line"):
         plots.surface(three_lines())
     with pytest.raises(InputError, match="this surface is a plane"):
@@ -726,13 +789,13 @@ def test_many_lines_become_groups_and_as_classes_get_a_bar_with_their_training_s
     assert (labels[0], labels[-1]) == ("class 0 (500)", "class 99 (5)")
     assert inside(fig)
     shades = [line.get_color() for line in curves(fig.axes[0]).values()]
-    brightness = [np.dot(shade[:3], (0.2, 0.7, 0.1)) for shade in shades]
+    brightness = [np.dot(to_rgb(shade), (0.2, 0.7, 0.1)) for shade in shades]
     assert (np.diff(brightness) > 0).all()  # from dark, the most frequent, to light, in grey too
 
 
 def test_compared_lines_are_on_one_axes():
     found, other = three_lines(), three_lines(axes=("another",))
-    fig = plots.compare_surfaces({"ce": found, "sam": other}, "class 2")
+    fig = plots.compare_surfaces({"ce": found, "sam": other}, ["class 2"])
     assert list(curves(fig.axes[0])) == [f"ce\nbarrier {theme.number(found.barrier[2])}",
                                          f"sam\nbarrier {theme.number(found.barrier[2])}"]  # fmt: skip
     assert fig.axes[1].get_xlabel() == "coordinate"
@@ -816,7 +879,7 @@ def test_plot_groups_by_a_file(plot, tmp_path, monkeypatch):
         (["--levels", "many"], "Invalid value for '--levels'"),
         (["--vmin", "nan"], "--vmin must be a finite number, got nan"),
         (["--vmin", "-1", "--log"], "--vmin -1: a logarithmic scale begins above zero"),
-        (["--vmin", "2", "--vmax", "1"], "--vmin 2 leaves nothing"),
+        (["--vmin", "2", "--vmax", "1"], "--vmin 2 is not below --vmax 1: the first is the lower end"),
         (["--vmax", "0.01", "--linear"], "--vmax 0.01 leaves nothing"),
         (["--zmax", "3"], "--zmax is for --kind 3d; leave it out for --kind contour"),
         (["--kind", "heat", "--levels", "5"], "--levels is for --kind contour, accuracy, overlay, path; leave it out"),

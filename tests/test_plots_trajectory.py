@@ -248,7 +248,7 @@ def test_what_has_no_path_or_no_part_is_refused():
     for figure in (plots.trajectory, plots.trajectory_along):
         with pytest.raises(InputError, match="no part 'cat'; there are class 0"):
             figure(path(), ["cat"])
-        with pytest.raises(InputError, match="--vmin 5 leaves nothing"):
+        with pytest.raises(InputError, match="--vmin 5 is not below --vmax 4"):
             figure(path(), vmin=5, vmax=4)
 
 
@@ -277,7 +277,7 @@ def test_the_default_figure_of_a_trajectory_is_its_path(tmp_path, capsys):
         (["--kind", "along", "--levels", "5"], "--levels is for --kind contour, accuracy, overlay, path; leave it out"),
         (["--kind", "along", "--euclidean"], "--euclidean is for --kind contour"),
         (["--kind", "contour"], "--kind contour is not for a trajectory: choose path, along"),
-        (["--vmin", "9", "--vmax", "1"], "--vmin 9 leaves nothing"),
+        (["--vmin", "9", "--vmax", "1"], "--vmin 9 is not below --vmax 1"),
         (["--zmax", "1"], "--zmax is for --kind 3d; leave it out for --kind path"),
     ],
 )

@@ -8,12 +8,31 @@ import click
 from landscape import quadrature
 from landscape.errors import InputError
 
+
+def _ends(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    """Take two numbers from "MIN:MAX"."""
+    if value is None:
+        return None
+    try:
+        low, high = (float(word) for word in value.split(":"))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not of the form MIN:MAX, as in --limits=-100:100", ctx, param) from None
+    return low, high
+
+
 DRAWING = (
     click.option("--axis", type=click.Choice(quadrature.AXES), help="Axis of the eigenvalues. [default: symlog]"),
     click.option(
         "--width",
         help="Standard deviation of the Gaussians on the axis: a number, or one of "
         f"{', '.join(quadrature.WIDTHS)}. [default: auto]",
+    ),
+    click.option(
+        "--limits",
+        metavar="MIN:MAX",
+        callback=_ends,
+        help="Of a density: eigenvalues at the ends of the axis; --limits=-100:100 in the paper's Figure 9. "
+        "[default: where they end]",
     ),
     click.option(
         "--log/--linear",
@@ -41,6 +60,7 @@ _LOSSES = ("contour", "3d", "heat", "overlay", "line", "path", "along")
 _KINDS = {
     "axis": ("density",),
     "width": ("density",),
+    "limits": ("density",),
     "log": _LOSSES,
     "vmin": (*_LOSSES, "accuracy"),
     "vmax": (*_LOSSES, "accuracy"),

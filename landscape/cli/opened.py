@@ -1,5 +1,6 @@
 """How commands that show results open a file: this package's by its kind, another program's surface by its content."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -9,6 +10,9 @@ from landscape.errors import InputError
 from landscape.results import Result, Surface
 
 FILE = click.Path(path_type=Path)
+
+CHECKPOINTS = (".pt", ".pth", ".th", ".tar", ".ckpt", ".safetensors")
+"""How the names of checkpoints end."""
 
 REGROUP = (
     click.option(
@@ -40,6 +44,21 @@ FOREIGN = (
 )
 
 
+def refuse_twice(files: Sequence[Path]) -> None:
+    """Refuse a file that is named more than once.
+
+    Args:
+        files: as given.
+
+    Raises:
+        InputError: there is one.
+    """
+    resolved = [file.resolve() for file in files]
+    twice = next((file for i, file in enumerate(files) if resolved[i] in resolved[:i]), None)
+    if twice is not None:
+        raise InputError(f"{twice} is given twice: name each file once")
+
+
 def open_result(
     file: Path,
     *,
@@ -67,10 +86,15 @@ def open_result(
         The result.
 
     Raises:
-        InputError: an option that is not for this file.
+        InputError: an option that is not for this file, or a checkpoint.
         StoreError: a file cannot be read.
     """
     result: Result
+    if file.suffix.lower() in CHECKPOINTS and file.is_file() and not store.is_result(file):
+        raise InputError(
+            f"{file} is a checkpoint, no result: landscape info {file} says what it holds, and landscape hessian "
+            f"--ckpt {file} --per-class analyses it into a result"
+        )
     if surface_files.is_foreign(file):
         result = surface_files.read(file, directions=dir_file)
         if proj_file is not None:

@@ -7,7 +7,7 @@ import click
 
 from landscape import store
 from landscape.cli.console import Console
-from landscape.cli.opened import FILE, open_result
+from landscape.cli.opened import FILE, open_result, refuse_twice
 from landscape.errors import InputError
 
 _SUFFIXES = (".html", ".htm")
@@ -41,7 +41,4 @@ def report(files: tuple[Path, ...], out: Path, title: str, overwrite: bool) -> N
 def _check(files: Sequence[Path], out: Path) -> None:
     if out.suffix.lower() not in _SUFFIXES:
         raise InputError(f"a report cannot be written as {str(out)!r}: end the name in .html")
-    resolved = [file.resolve() for file in files]
-    twice = next((file for i, file in enumerate(files) if resolved[i] in resolved[:i]), None)
-    if twice is not None:
-        raise InputError(f"{twice} is given twice: name each file once")
+    refuse_twice(files)

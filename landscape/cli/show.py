@@ -10,7 +10,7 @@ from landscape import interop, quadrature, store, surface_exports, surface_files
 from landscape.cli import compared
 from landscape.cli.console import Console, strict_json
 from landscape.cli.drawing import DRAWING, check_drawing, take_drawing
-from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result
+from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twice
 from landscape.cli.options import options
 from landscape.errors import InputError
 from landscape.results import Result, Spectrum, Surface
@@ -28,9 +28,21 @@ FIGURES = {
 }
 """Kinds of figures of each kind of result, the default first; those of `plots.KIND_FIGURES`."""
 
+SEVERAL = {
+    "spectrum": "density",
+    "features": "quality",
+    "gradients": "epochs",
+    "surface": "contour",
+    "line": "line",
+}
+"""The kind of figure that several results of one kind have; those of `plots.SEVERAL_FIGURES`."""
+
+MOST_PANELS = 24
+"""Of a figure of several results."""
+
 
 @click.command()
-@click.argument("file", type=FILE)
+@click.argument("files", type=FILE, nargs=-1, required=True)
 @click.option(
     "--kind",
     type=click.Choice(list(dict.fromkeys(kind for kinds in FIGURES.values() for kind in kinds))),
@@ -46,8 +58,17 @@ FIGURES = {
     "accuracy; overlay, the contours of head and tail on one another; over a line: line. Of a trajectory also path "
     "(default), the runs over the contours; along, the true losses beside those of the surface.",
 )
-@click.option("-o", "--out", type=FILE, help="Figure to write, .png, .pdf or .svg. [default: FILE.KIND.png]")
+@click.option(
+    "-o",
+    "--out",
+    type=FILE,
+    help="Figure to write, .png, .pdf or .svg. [default: FILE.KIND.png; of several files KIND.png]",
+)
 @click.option("--parts", help='Parts to draw, by name or position, as in "head,tail" or "0,9". [default: all]')
+@click.option(
+    "--names",
+    help='What several files are called: "CE,CE + SAM". [default: their methods of training, or their names]',
+)
 @click.option("--style", default="paper", show_default=True, help="Sizes of letters and lines: paper, talk or web.")
 @click.option("--dark", is_flag=True, help="Light letters on a dark ground.")
 @click.option(
@@ -59,32 +80,44 @@ FIGURES = {
 )
 @options(DRAWING, REGROUP, FOREIGN)
 def plot(
-    file: Path,
+    files: tuple[Path, ...],
     kind: str | None,
     out: Path | None,
     parts: str | None,
+    names: str | None,
     style: str,
     dark: bool,
     columns: int | None,
     **given: Any,
 ) -> None:
-    """Draw a figure of the result in FILE, or of a surface of another program.
+    """Draw a figure of the result in a file, or of a surface of another program; of several files one on shared axes.
+
+    Of several spectra a column for each, with a row for each part; of several surfaces a row for each, with a column
+    for each part and the same levels and colours; lines on the same axes; quality of features, and agreement of
+    gradients, over the epochs of several runs side by side.
 
     More than 24 densities become a map with a row for each part; more than 12 classes of a surface are joined into
     groups, unless --groups or --parts says which to draw. Surfaces of tomgoldstein/loss-landscape (.h5),
     dnn-mode-connectivity and Landscaper (.npz) are known by their content. A figure of the same name is replaced.
     """
     drawing = take_drawing(given)
-    result = open_result(file, **given)
-    drawn_as = _drawn_as(result)
-    kind = _kind(drawn_as, kind)
+    refuse_twice(files)
+    results = [open_result(file, **given) for file in files]
+    several = len(results) > 1
+    drawn_as = _drawn_as(files, results)
+    kind = _kind_of_several(drawn_as, kind) if several else _kind(drawn_as, kind)
     check_drawing(kind, drawing)
+    called = _names(names, files, results)
+    chosen = _parts_of_several(drawn_as, results, parts) if several else _parts(results[0], parts)
     from landscape import plots  # matplotlib takes its time, which a wrong file or option need not wait for
 
-    chosen = None if parts is None else _select(getattr(result, "parts", ()), parts)
-    out = out or file.with_suffix(f".{kind}.png")
+    out = out or (Path(f"{kind}.png") if several else files[0].with_suffix(f".{kind}.png"))
     with plots.styled(style, dark=dark, columns=columns):
-        plots.write(plots.KIND_FIGURES[drawn_as][kind](result, chosen, **drawing), out)
+        if several:
+            fig = plots.SEVERAL_FIGURES[drawn_as](dict(zip(called, results, strict=True)), chosen, **drawing)
+        else:
+            fig = plots.KIND_FIGURES[drawn_as][kind](results[0], chosen, **drawing)
+        plots.write(fig, out)
     Console().say(str(out))
 
 
@@ -199,8 +232,13 @@ def _of(kind: type[R], result: Result, file: Path, form: str, command: str) -> R
     return result
 
 
-def _drawn_as(result: Result) -> str:
-    return "line" if isinstance(result, Surface) and result.is_line else result.kind
+def _drawn_as(files: Sequence[Path], results: Sequence[Result]) -> str:
+    """Return what all results are drawn as."""
+    kinds = ["line" if isinstance(r, Surface) and r.is_line else r.kind for r in results]
+    for file, kind in zip(files, kinds, strict=True):
+        if kind != kinds[0]:
+            raise InputError(f"{files[0]} is a {kinds[0]}, {file} a {kind}: draw files of one kind together")
+    return kinds[0]
 
 
 def _kind(drawn_as: str, kind: str | None) -> str:
@@ -209,6 +247,49 @@ def _kind(drawn_as: str, kind: str | None) -> str:
     if kind is not None and kind not in FIGURES[drawn_as]:
         raise InputError(f"--kind {kind} is not for a {drawn_as}: choose {', '.join(FIGURES[drawn_as])}")
     return kind or FIGURES[drawn_as][0]
+
+
+def _kind_of_several(drawn_as: str, kind: str | None) -> str:
+    if drawn_as not in SEVERAL:
+        raise InputError(f"there is no figure of several files that are a {drawn_as}: draw them one by one")
+    only = SEVERAL[drawn_as]
+    if kind not in (None, only):
+        raise InputError(f"--kind {kind} is of one file: draw them one by one, or all of them by --kind {only}")
+    return only
+
+
+def _parts(result: Any, text: str | None) -> list[str] | None:
+    return None if text is None else _select(getattr(result, "parts", ()), text)
+
+
+def _parts_of_several(drawn_as: str, results: Sequence[Any], text: str | None) -> list[str] | None:
+    """Return the parts that are asked for, or all that the results have in common; None leaves it to the figure."""
+    common = [part for part in results[0].parts if all(part in r.parts for r in results)]
+    if text is not None:
+        return _select(common, text)
+    if drawn_as in ("features", "gradients"):
+        return None
+    if not common:
+        raise InputError("the files have no part in common: analyse them with one --partition, or join by --groups")
+    if drawn_as == "line":
+        return common if len(common) == 1 else None
+    panels = len(common) * len(results)
+    if panels > MOST_PANELS:
+        join = ", or join them by --groups head-tail" if drawn_as == "surface" else ""
+        raise InputError(f"{panels} panels are too many for a figure: choose by --parts {common[0]},{common[-1]}{join}")
+    return common
+
+
+def _names(text: str | None, files: Sequence[Path], results: Sequence[Any]) -> list[str]:
+    """Return what the files are called."""
+    if text is None:
+        return compared.column_names(files, results)
+    if len(files) == 1:
+        raise InputError("--names is for several files: leave it out for one")
+    names = [word.strip() for word in text.split(",")]
+    if len(names) != len(files) or len(set(names)) < len(names) or not all(names):
+        raise InputError(f"--names {text!r}: give {len(files)} names that differ, with commas between them")
+    return names
 
 
 def _exclude(flags: Mapping[str, bool]) -> None:

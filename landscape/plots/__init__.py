@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 
 from landscape.plots.density import densities, density, density_grid
 from landscape.plots.distances import cross_losses, distance_maps, distances_along
-from landscape.plots.features import class_angles, class_quality, neural_collapse
+from landscape.plots.features import class_angles, class_quality, compare_quality, neural_collapse
 from landscape.plots.gradients import cosine_map, decomposition, gradient_cosines, gradient_epochs, gradient_norms
-from landscape.plots.history import cosines, quality, training
+from landscape.plots.history import cosines, quality, sweep, training
 from landscape.plots.lines import surface_lines
 from landscape.plots.overlap import overlap_map, subspace_map
 from landscape.plots.overlays import compare_surfaces, surface_overlay
@@ -20,11 +20,12 @@ from landscape.plots.theme import styled, write
 from landscape.plots.trajectory import trajectory, trajectory_along
 
 __all__ = [
-    "KIND_FIGURES", "class_angles", "class_quality", "compare_surfaces", "contours", "cosine_map", "cosines",
-    "cross_losses", "decomposition", "densities", "density", "density_grid", "distance_maps", "distances_along",
-    "gradient_cosines", "gradient_epochs", "gradient_norms", "neural_collapse", "overlap_map", "quality", "rises",
-    "styled", "subspace_map", "summary", "surface", "surface_3d", "surface_accuracy", "surface_heat",
-    "surface_lines", "surface_overlay", "training", "trajectory", "trajectory_along", "write",
+    "KIND_FIGURES", "SEVERAL_FIGURES", "class_angles", "class_quality", "compare_quality", "compare_surfaces",
+    "contours", "cosine_map", "cosines", "cross_losses", "decomposition", "densities", "density", "density_grid",
+    "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs", "gradient_norms", "neural_collapse",
+    "overlap_map", "quality", "rises", "styled", "subspace_map", "summary", "surface", "surface_3d",
+    "surface_accuracy", "surface_heat", "surface_lines", "surface_overlay", "sweep", "training", "trajectory",
+    "trajectory_along", "write",
 ]  # fmt: skip
 
 KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
@@ -60,3 +61,12 @@ KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
 
 A surface over one direction is a "line".
 """
+
+SEVERAL_FIGURES: Mapping[str, Callable[..., Figure]] = {
+    "spectrum": density_grid,
+    "features": compare_quality,
+    "gradients": gradient_cosines,
+    "surface": compare_surfaces,
+    "line": compare_surfaces,
+}
+"""What `landscape plot` draws of several results of one kind, by their names: (results, parts) -> Figure."""

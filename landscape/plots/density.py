@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape import quadrature
 from landscape.errors import InputError
 from landscape.plots import grids, theme
+from landscape.plots.panels import ground
 from landscape.results import Spectrum
 
 FLOOR = 1e-7
@@ -56,6 +57,7 @@ def density(
     width: str | float = "auto",
     axis: str = "symlog",
     linear: float = 1.0,
+    limits: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the spectral density of one part: the mean over the probes, and a band of one standard deviation.
@@ -67,19 +69,20 @@ def density(
             that are compared need one width.
         axis: "symlog" or "linear".
         linear: eigenvalue below which the symlog axis is about linear, in units of the loss.
+        limits: eigenvalues at the ends of the axis; None for where they end. What lies beyond is said below the axis.
         ax: where to draw; None makes a figure of its own.
 
     Returns:
         The axes, with logarithmic y.
 
     Raises:
-        InputError: no such part, several where none was named, or an unknown axis or width.
+        InputError: no such part, several where none was named, an unknown axis or width, or limits without a range.
     """
     if part is None and len(spectrum.parts) != 1:
         shown = ", ".join(spectrum.parts[:10]) + (", ..." if len(spectrum.parts) > 10 else "")
         raise InputError(f"there are {len(spectrum.parts)} parts: name one of {shown}, or draw all by densities()")
     p = 0 if part is None else spectrum.index(part)
-    curves, view = _broaden(spectrum, [p], width, axis, linear)
+    curves, view = _broaden(spectrum, [p], width, axis, linear, limits)
     with theme.theme():
         if ax is None:
             ax = theme.figure(5.5, 3.8).subplots()
@@ -99,6 +102,7 @@ def densities(
     width: str | float = "auto",
     axis: str = "symlog",
     linear: float = 1.0,
+    limits: tuple[float, float] | None = None,
     columns: int | None = None,
 ) -> Figure:
     """Draw the spectral densities of several parts with one width and the same axes.
@@ -109,6 +113,7 @@ def densities(
         width: as for `density`; a named width follows from the common range of the parts.
         axis: "symlog" or "linear".
         linear: as for `density`.
+        limits: as for `density`.
         columns: panels in a row. None chooses, and draws more than 24 parts as a map: a row for each, the one with
             most training samples on top, colour for the density, and beside it lambda_max and the trace. On a page
             that `styled` chose a map begins at as many parts as have no room for panels.
@@ -117,7 +122,8 @@ def densities(
         A new figure.
 
     Raises:
-        InputError: no such part, an unknown axis or width, no columns, or a width too narrow for a map.
+        InputError: no such part, an unknown axis or width, limits without a range, no columns, or a width too narrow
+            for a map.
     """
     chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
     if not chosen:
@@ -125,8 +131,8 @@ def densities(
     if columns is not None and columns < 1:
         raise InputError(f"columns must be at least 1, got {columns}")
     if columns is None and len(chosen) > grids.most_panels(MOST_PANELS):
-        return _map(spectrum, chosen, width, axis, linear)
-    curves, view = _broaden(spectrum, chosen, width, axis, linear)
+        return _map(spectrum, chosen, width, axis, linear, limits)
+    curves, view = _broaden(spectrum, chosen, width, axis, linear, limits)
     n_columns = min(len(chosen), columns or max(3, math.isqrt(len(chosen) - 1) + 1))
     n_rows = -(-len(chosen) // n_columns)
     with theme.theme():
@@ -148,10 +154,12 @@ def density_grid(
     width: str | float = "auto",
     axis: str = "symlog",
     linear: float = 1.0,
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw densities of several checkpoints side by side, a row for each part: the layout of the paper's Figure 9.
 
-    On a page that is too narrow for all checkpoints, but not for all parts, rows and columns change places.
+    The paper's axis is that of `limits=(-100, 100)`. On a page that is too narrow for all checkpoints, but not for all
+    parts, rows and columns change places.
 
     Args:
         spectra: a column for each, by its name, as {"CE": ..., "CE + SAM": ...}.
@@ -159,12 +167,14 @@ def density_grid(
         width: as for `density`; a named width follows from the common range of all panels.
         axis: "symlog" or "linear".
         linear: as for `density`.
+        limits: as for `density`.
 
     Returns:
         A new figure in which all panels have one width and the same axes.
 
     Raises:
-        InputError: no spectra or parts, a part that a spectrum does not have, or an unknown axis or width.
+        InputError: no spectra or parts, a part that a spectrum does not have, an unknown axis or width, or limits
+            without a range.
     """
     if not spectra or not parts:
         raise InputError("a grid of densities needs at least one spectrum and one part")
@@ -176,12 +186,13 @@ def density_grid(
     steps = max(spectrum.alpha.shape[2] for spectrum in spectra.values())
     low, high = min(v.nodes[0] for v in ranges), max(v.nodes[1] for v in ranges)
     sigma = quadrature.width_of(width, low, high, steps)
-    drawn = [_broaden(spectrum, [p], sigma, axis, linear) for _, _, spectrum, p in cells]
+    drawn = [_broaden(spectrum, [p], sigma, axis, linear, limits) for _, _, spectrum, p in cells]
     view = replace(
         drawn[0][1],
         low=min(v.low for _, v in drawn),
         high=max(v.high for _, v in drawn),
         floor=min(v.floor for _, v in drawn),
+        nodes=(low, high),
     )
     curves = [found[0] for found, _ in drawn]
     with theme.theme():
@@ -199,7 +210,14 @@ def density_grid(
 
 
 def _broaden(
-    spectrum: Spectrum, chosen: Sequence[int], width: str | float, axis: str, linear: float, *, common: bool = False
+    spectrum: Spectrum,
+    chosen: Sequence[int],
+    width: str | float,
+    axis: str,
+    linear: float,
+    limits: tuple[float, float] | None = None,
+    *,
+    common: bool = False,
 ) -> tuple[list[quadrature.Density], _View]:
     """Return the densities of some parts at one width; `common`: on the same points, evenly spaced on the axis."""
     if axis not in quadrature.AXES:
@@ -212,13 +230,14 @@ def _broaden(
     low, high = float(centres.min()), float(centres.max())
     sigma = quadrature.width_of(width, low, high, spectrum.alpha.shape[2])
     margin = max(6 * sigma, 0.05 * (high - low))
+    ends = (low - margin, high + margin) if limits is None else _ends(limits, axis, linear)
     one_eigenvalue = 1 / (math.sqrt(2 * math.pi) * sigma * spectrum.size)
     view = _View(
         axis=axis,
         linear=linear,
         width=sigma,
-        low=low - margin,
-        high=high + margin,
+        low=ends[0],
+        high=ends[1],
         floor=min(FLOOR, 0.1 * one_eigenvalue),
         nodes=(low, high),
     )
@@ -234,6 +253,15 @@ def _broaden(
         grid = np.linspace(view.low, view.high, n_points)
         grid = quadrature.symlog_inverse(grid, linear) if axis == "symlog" else grid
     return [quadrature.density(n, w, width=sigma, axis=axis, grid=grid, linear=linear) for n, w in found], view
+
+
+def _ends(limits: tuple[float, float], axis: str, linear: float) -> tuple[float, float]:
+    """Return limits in units of the axis."""
+    low, high = limits
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"the axis of the eigenvalues cannot go from {low:g} to {high:g}")
+    low, high = quadrature.symlog(np.array(limits), linear) if axis == "symlog" else limits
+    return float(low), float(high)
 
 
 def _draw(ax: Axes, spectrum: Spectrum, p: int, curve: quadrature.Density, view: _View, *, name_length: int) -> None:
@@ -278,10 +306,21 @@ def _title(spectrum: Spectrum, p: int, name_length: int) -> str:
 
 def _labels(view: _View) -> tuple[str, str]:
     eigenvalue = r"eigenvalue $\lambda$ (units of the loss)"
+    beyond = _beyond(view)
     if view.axis == "linear":
-        return eigenvalue, r"density per unit of $\lambda$"
+        return eigenvalue + beyond, r"density per unit of $\lambda$"
     share = r"|\lambda|" if view.linear == 1 else rf"|\lambda| / {view.linear:g}"
-    return rf"{eigenvalue} on $s = \mathrm{{sign}}(\lambda)\,\log_{{10}}(1 + {share})$", r"density per unit of $s$"
+    scale = rf" on $s = \mathrm{{sign}}(\lambda)\,\log_{{10}}(1 + {share})$"
+    return eigenvalue + scale + beyond, r"density per unit of $s$"
+
+
+def _beyond(view: _View) -> str:
+    """Say which eigenvalues lie beyond the axis."""
+    ends = np.array(view.nodes)
+    low, high = quadrature.symlog_inverse(ends, view.linear) if view.axis == "symlog" else ends
+    found = [f"down to {theme.number(low)}"] * (view.nodes[0] < view.low)
+    found += [f"up to {theme.number(high)}"] * (view.nodes[1] > view.high)
+    return "\nbeyond the axis: " + " and ".join(found) if found else ""
 
 
 def _scale(ax: Axes, view: _View, curves: Sequence[quadrature.Density]) -> None:
@@ -299,9 +338,16 @@ def _scale_x(ax: Axes, view: _View) -> None:
     ax.set_xlim(view.limits)
 
 
-def _map(spectrum: Spectrum, chosen: Sequence[int], width: str | float, axis: str, linear: float) -> Figure:
+def _map(
+    spectrum: Spectrum,
+    chosen: Sequence[int],
+    width: str | float,
+    axis: str,
+    linear: float,
+    limits: tuple[float, float] | None,
+) -> Figure:
     order = sorted(chosen, key=lambda p: -spectrum.train_counts[p])
-    curves, view = _broaden(spectrum, order, width, axis, linear, common=True)
+    curves, view = _broaden(spectrum, order, width, axis, linear, limits, common=True)
     rows = np.arange(len(order))
     row_height = min(0.16, max(0.105, 3 / len(order))) if len(order) <= MOST_LABELS else 12.6 / len(order)
     with theme.theme():
@@ -327,11 +373,11 @@ def _map(spectrum: Spectrum, chosen: Sequence[int], width: str | float, axis: st
         image.set_xlabel(x)
         image.grid(visible=False)
         shown = -(-len(order) // MOST_LABELS)  # one label in so many rows
-        names = [f"{theme.shorten(spectrum.parts[p], 28)}  {spectrum.train_counts[p]:,}" for p in order]
+        names = [f"{theme.shorten(spectrum.parts[p], 28)} ({spectrum.train_counts[p]:,})" for p in order]
         size = min(8.0, 0.8 * 72 * row_height * shown)
         image.set_yticks(rows[::shown], labels=names[::shown], fontsize=size, parse_math=False)
         image.set_ylim(len(order) - 0.5, -0.5)
-        image.set_title("part and its training samples", loc="left")
+        image.set_title("part (training samples)", loc="left")
         fig.colorbar(
             mesh,
             ax=image,
@@ -356,6 +402,6 @@ def _beside(ax: Axes, rows: np.ndarray, values: np.ndarray, errors: np.ndarray, 
     ax.errorbar(values, rows, xerr=np.nan_to_num(errors), fmt="none", ecolor=colour, elinewidth=0.8)
     area = 9 if len(rows) <= MOST_LABELS else 2
     ax.scatter(values[sure], rows[sure], s=area, color=colour)
-    ax.scatter(values[~sure], rows[~sure], s=area, facecolor="white", edgecolor=colour, linewidth=0.8, zorder=3)
+    ax.scatter(values[~sure], rows[~sure], s=area, facecolor=ground(), edgecolor=colour, linewidth=0.8, zorder=3)
     theme.log_scale(ax.xaxis, values)
     ax.tick_params(labelleft=False)

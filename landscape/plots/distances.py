@@ -27,12 +27,15 @@ MATRICES = {
     "fisher": "Fisher-weighted distance\n(rows: whose Fisher)",
     "cosine": "cosine of displacements",
 }
+_BARS = {"fisher": "share of the row's largest", "cosine": "cosine"}
+_STYLES = ("-", "--", "-.", ":")  # so that curves are seen which lie on one another
 
 
 def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw the four distances as maps whose rows are clustered, so that points that lie together stand together.
 
-    The order is that of average-linkage clustering of the Euclidean distances, the same in all maps.
+    The order is that of average-linkage clustering of the Euclidean distances, the same in all maps. Fisher-weighted
+    distances compare within a row, so that colours are shares of the row's largest there; the numbers are distances.
 
     Args:
         distances: the result.
@@ -55,8 +58,10 @@ def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> F
             values = getattr(distances, field)[:, order][:, :, order]
             mean = values.mean(0)
             signed = field == "cosine"
-            norm: Normalize = TwoSlopeNorm(0, -1, 1) if signed else Normalize(0, float(np.nanmax(mean)) or 1.0)
-            _map(fig, ax, mean, _spread(values), names, names, norm, "PuOr_r" if signed else "viridis")
+            shades = _of_rows(mean) if field == "fisher" else mean
+            norm: Normalize = TwoSlopeNorm(0, -1, 1) if signed else _from_zero(shades)
+            colours, label = "PuOr_r" if signed else "viridis", _BARS.get(field, "distance")
+            _map(fig, ax, mean, _spread(values), names, names, norm, label, colours=colours, shades=shades)
             ax.set_title(title)
         fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
     return fig
@@ -78,7 +83,7 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     columns = _parts(distances, parts)
     rows = list(range(len(distances.points)))
     names = [_label(distances, i) for i in rows]
-    heads = [theme.shorten(f"{distances.parts[p]}  {distances.train_counts[p]:,}", 24) for p in columns]
+    heads = [f"{theme.shorten(distances.parts[p], 20)} ({distances.train_counts[p]:,})" for p in columns]
     barriers = np.isfinite(distances.barrier).any()
     width = max(4.0, min(9.0, 0.45 * len(columns) + 2.6))
     with theme.theme():
@@ -90,20 +95,12 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
         positive = mean[np.isfinite(mean) & (mean > 0)]
         low, high = (positive.min(), positive.max()) if len(positive) else (1e-3, 1.0)
         norm: Normalize = LogNorm(low, high * 1.0001) if high > 10 * low else Normalize(0, high)
-        _map(fig, axes[0], mean, _spread(loss), names, heads, norm, "viridis")
+        _map(fig, axes[0], mean, _spread(loss), names, heads, norm, "mean loss")
         axes[0].set_title("loss of the part (column)\nat the point (row)")
         if barriers:
             worst = distances.barrier[:, :, :, columns].max(axis=2)
-            _map(
-                fig,
-                axes[1],
-                worst.mean(0),
-                _spread(worst),
-                names,
-                heads,
-                Normalize(0, float(np.nanmax(worst.mean(0))) or 1.0),
-                "viridis",
-            )
+            mean = worst.mean(0)
+            _map(fig, axes[1], mean, _spread(worst), names, heads, _from_zero(mean), "rise of the loss")
             axes[1].set_title("highest barrier of the part (column)\non the way to any other point")
         fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
     return fig
@@ -129,12 +126,13 @@ def distances_along(distances: Distances, parts: Sequence[str] | None = None) ->
     with theme.theme():
         fig, (ax,), _ = grids.grid(1, 1, 6.2, 3.8)
         few = len(chosen) <= len(theme.palette())
-        shades = colormaps["viridis"](np.linspace(0.05, 0.9, max(2, len(chosen))))
+        shades = theme.shades(len(chosen))
         for k, i in enumerate(sorted(chosen, key=lambda i: -counts[chosen.index(i)])):
             colour = theme.palette()[k] if few else shades[k]
             values = distances.along_training[:, :, i]
             label = theme.shorten(distances.points[i], 24) if few or k in (0, len(chosen) - 1) else None
-            ax.plot(distances.epoch, values.mean(0), color=colour, label=label, linewidth=1.2)
+            style = _STYLES[k % len(_STYLES)] if few else "-"
+            ax.plot(distances.epoch, values.mean(0), style, color=colour, label=label, linewidth=1.2)
             if len(values) > 1:
                 mean, spread = values.mean(0), values.std(0, ddof=1)
                 ax.fill_between(distances.epoch, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
@@ -170,10 +168,15 @@ def _map(
     rows: Sequence[str],
     columns: Sequence[str],
     norm: Normalize,
-    colours: str,
+    label: str,
+    *,
+    colours: str = "viridis",
+    shades: np.ndarray | None = None,
 ) -> None:
+    """Draw a map with its colour bar; `shades`: what the colours tell, where that is not the values themselves."""
+    shades = values if shades is None else shades
     cmap = colormaps[colours].with_extremes(bad="0.8")
-    image = ax.imshow(np.ma.masked_invalid(values), cmap=cmap, norm=norm, aspect="auto")
+    image = ax.imshow(np.ma.masked_invalid(shades), cmap=cmap, norm=norm, aspect="auto")
     ax.grid(visible=False)
     for axis, names, rotation in ((ax.xaxis, columns, 90), (ax.yaxis, rows, 0)):
         step = -(-len(names) // MOST_NAMES)
@@ -185,9 +188,20 @@ def _map(
             if not np.isfinite(values[i, j]):
                 continue
             text = f"{values[i, j]:.3g}" + ("" if spread is None else f"\n±{spread[i, j]:.1g}")
-            bright = np.dot(cmap(norm(values[i, j]))[:3], (0.3, 0.6, 0.1)) > 0.55
+            bright = np.dot(cmap(norm(shades[i, j]))[:3], (0.3, 0.6, 0.1)) > 0.55
             ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="0.1" if bright else "0.95")
-    fig.colorbar(image, ax=ax, shrink=0.8, **grids.bar_place())
+    fig.colorbar(image, ax=ax, shrink=0.8, label=label, **grids.bar_place())
+
+
+def _from_zero(values: np.ndarray) -> Normalize:
+    return Normalize(0, float(np.nanmax(values, initial=0.0)) or 1.0)
+
+
+def _of_rows(values: np.ndarray) -> np.ndarray:
+    """Return values as shares of the largest in their row; rows of zeros and unknown ones stay."""
+    largest = np.nan_to_num(values).max(axis=1, keepdims=True)
+    shares: np.ndarray = np.divide(values, largest, out=values.copy(), where=largest > 0)
+    return shares
 
 
 def _spread(values: np.ndarray) -> np.ndarray | None:
@@ -222,7 +236,7 @@ def _label(distances: Distances, point: int) -> str:
     epoch = distances.point_epoch[:, point].mean()
     words = [f"{count:,}"] if count >= 0 else []
     words += [f"epoch {epoch:g}"] if np.isfinite(epoch) else []
-    return theme.shorten(name, 20) + (f"  ({', '.join(words)})" if words else "")
+    return theme.shorten(name, 20) + (f" ({', '.join(words)})" if words else "")
 
 
 def _about(distances: Distances) -> str:

@@ -3,7 +3,7 @@
 Classes stand in the order of their training samples, the most frequent first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
 from landscape.plots import grids, theme
+from landscape.plots.panels import ink
 from landscape.results import Features
 
 MOST_NAMES = 12  # classes that are named one by one
@@ -26,6 +27,7 @@ _QUALITY = (
     ("distance", "Dis: distance to the nearest class mean"),
     ("variance", "Var: variance within the class"),
 )
+_FORMS = {"paper": "quality", "inverse": "quality_inverse"}
 _COLLAPSE = (
     ("NC1: within over between classes", {"within_between": ""}),
     (
@@ -70,6 +72,43 @@ def class_quality(features: Features, parts: Sequence[str] | None = None) -> Fig
             ax.set_title(label.format(beta=features.beta) + missing)
         _legend(fig, panels[0])
         fig.suptitle(_about(features), fontsize=9, parse_math=False)
+    return fig
+
+
+def compare_quality(
+    results: Mapping[str, Features], parts: Sequence[str] | None = None, *, form: str = "paper"
+) -> Figure:
+    """Draw the feature quality of several runs side by side, on one scale (the paper's Figure 2).
+
+    Args:
+        results: name of the run, for its title -> its features at several checkpoints.
+        parts: names of classes, which each run must have; None for all.
+        form: "paper", Dis - beta log Var, or "inverse", -1 / Dis - log Var.
+
+    Returns:
+        A new figure with an axes for each run.
+
+    Raises:
+        InputError: no runs, no such class, fewer than two checkpoints, or an unknown form.
+    """
+    if not results:
+        raise InputError("there is no run to draw")
+    if form not in _FORMS:
+        raise InputError(f"quality {form!r} is unknown: choose {' or '.join(_FORMS)}")
+    for name, features in results.items():
+        if len(features.points) < 2:
+            raise InputError(f"{name}: one checkpoint has no course: give --ckpt the folder of a run, or a glob")
+    field = _FORMS[form]
+    with theme.theme():
+        n = len(results)
+        fig, axes, _ = grids.grid(n, n, max(5.5, 3.4 * n + 1.6), 3.4, sharey=True)
+        for ax, (name, features) in zip(axes, results.items(), strict=True):
+            _curves(ax, features, getattr(features, field), _chosen(features, parts))
+            ax.set_title(name, parse_math=False)
+        beta = next(iter(results.values())).beta
+        axes[0].set_ylabel("feature quality\n" + dict(_QUALITY)[field].format(beta=beta))
+        labelled = {h.get_label(): h for ax in axes for h in ax.get_legend_handles_labels()[0]}
+        grids.legend(fig, list(labelled.values()), "class (training samples)")
     return fig
 
 
@@ -210,7 +249,7 @@ def _curves(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[i
         _line(ax, x, values[order, c], color=colour, label=_label(features, c))
     others = [c for c in chosen if c not in ends]
     if others:
-        lines = ax.plot(x, values[order][:, others], color="0.6", linewidth=0.6, zorder=1)
+        lines = ax.plot(x, values[order][:, others], color=theme.muted(), linewidth=0.6, zorder=1)
         lines[0].set_label("the other classes" if ends else "all classes")
     ax.set_xlabel(label)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -289,7 +328,7 @@ def _collapse_bars(panels: Sequence[Axes], features: Features, chosen: Sequence[
     for ax, (values, label, title, collapsed) in zip(panels, drawn, strict=True):
         shown = values[list(chosen)]
         ax.bar(np.arange(len(chosen)), shown, width=0.75 if named else 1.0, linewidth=0, color=theme.palette()[0])
-        ax.axhline(collapsed, color="0.2", linewidth=0.9, linestyle="--")
+        ax.axhline(collapsed, color=ink(), linewidth=0.9, linestyle="--")
         if not (shown < 0).any():
             ax.set_ylim(0, max(0.05, collapsed * 1.1, 1.05 * np.nanmax(shown, initial=0)))
         ax.set_ylabel(label)

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
 from landscape.plots import grids, theme
+from landscape.plots.panels import ground
 from landscape.results import Gradients
 
 MOST_NUMBERS = 12  # parts whose cosines are written into the map
@@ -67,7 +68,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
                 ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color=shade)
         shown = slice(None, None, -(-len(chosen) // MOST_LABELS))
         names = [theme.shorten(gradients.parts[p], 24) for p in chosen]
-        counted = [f"{name}  {gradients.train_counts[p]:,}" for name, p in zip(names, chosen, strict=True)]
+        counted = [f"{name} ({gradients.train_counts[p]:,})" for name, p in zip(names, chosen, strict=True)]
         font = min(8.0, 0.8 * 72 * size * shown.step)
         places = np.arange(len(chosen))[shown]
         strip.set_yticks(places, labels=counted[shown], fontsize=font, parse_math=False)
@@ -158,8 +159,8 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
         if values.size:
             theme.log_scale(sizes.yaxis, values)
         share = gradients.n_samples[chosen] / gradients.n_samples.sum()
-        shares.axhline(0, color="0.6", linewidth=0.8)
-        _marks(shares, x, share, np.zeros(len(x)), np.full(len(x), True), "D", "0.4", "share of the samples")
+        shares.axhline(0, color=theme.muted(), linewidth=0.8)
+        _marks(shares, x, share, np.zeros(len(x)), np.full(len(x), True), "D", theme.muted(), "share of the samples")
         contribution, error = gradients.contribution[k][chosen], gradients.contribution_stderr[k][chosen]
         _marks(shares, x, contribution, error, np.full(len(x), False), "o", colours["norm"], "share of the gradient")
         shares.set_ylabel("share of the whole")
@@ -273,8 +274,10 @@ def _plane(ax: Axes, gradients: Gradients, k: int, p: int) -> None:
     half = 0.75 * max(abs(along), own)
     ax.set_xlim(along / 2 - half, along / 2 + half)
     ax.set_ylim(own / 2 - half, own / 2 + half)
-    ax.axhline(0, color="0.5", linewidth=0.8, linestyle="--")
-    ax.annotate("$g$", (1, 0), (-2, 2), ax.get_yaxis_transform(), "offset points", ha="right", va="bottom", color="0.4")
+    ax.axhline(0, color=theme.muted(), linewidth=0.8, linestyle="--")
+    ax.annotate(
+        "$g$", (1, 0), (-2, 2), ax.get_yaxis_transform(), "offset points", ha="right", va="bottom", color=theme.muted()
+    )
     colours = _colours()
     for start, end, kind in (
         ((0, 0), (along, 0), "projected"),
@@ -306,7 +309,7 @@ def _marks(
         ax.errorbar(x, values, yerr=errors, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
     filled = not hollow.all()
     ax.scatter(x[~hollow], values[~hollow], s=22, marker=marker, color=colour, label=label if filled else None)
-    style: dict[str, Any] = {"facecolor": "white", "edgecolor": colour, "linewidth": 1, "zorder": 3}
+    style: dict[str, Any] = {"facecolor": ground(), "edgecolor": colour, "linewidth": 1, "zorder": 3}
     ax.scatter(x[hollow], values[hollow], s=22, marker=marker, label=None if filled else label, **style)
 
 
@@ -323,13 +326,11 @@ def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None
     highlighted = chosen if parts is not None else ends
     palette = theme.palette()
     of_ends = [palette[0], palette[9], palette[1], palette[3]]
-    shades = (
-        of_ends if len(highlighted) == len(of_ends) else colormaps["viridis"](np.linspace(0, 0.92, len(highlighted)))
-    )
+    shades = of_ends if len(highlighted) == len(of_ends) else theme.shades(len(highlighted))
     for p in chosen:
         cosine, error = gradients.cosine[order, p], np.nan_to_num(gradients.cosine_stderr[order, p])
         if p not in highlighted:
-            ax.plot(x[order], cosine, color="0.6", linewidth=0.7, zorder=1)
+            ax.plot(x[order], cosine, color=theme.muted(), linewidth=0.7, zorder=1)
             continue
         tail = gradients.train_counts[p] < gradients.train_counts[chosen].mean()
         ax.errorbar(
@@ -344,6 +345,6 @@ def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None
             capsize=2,
             label=f"{theme.shorten(gradients.parts[p], 20)} ({gradients.train_counts[p]:,})",
         )
-    ax.axhline(0, color="0.6", linewidth=0.8)
+    ax.axhline(0, color=theme.muted(), linewidth=0.8)
     ax.set_xlabel("epoch" if known else "checkpoint, in order")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -1,17 +1,17 @@
 """How a training went: curves over epochs, whole and class by class from the most frequent to the rarest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
 from landscape.plots import grids, theme
+from landscape.plots.scales import spans_decades
 from landscape.results import History
 
 MOST_NAMES = 12
@@ -105,6 +105,49 @@ def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
+def sweep(settings: Mapping[str, Mapping[float, Sequence[History]]]) -> Figure:
+    """Draw the final test accuracy against an option of the training (the paper's Figures 5, 7 and 8).
+
+    Args:
+        settings: name of the option -> its value -> the runs with it, alike but for their seed.
+
+    Returns:
+        A new figure with an axes for each option: the mean over seeds, and a band of one sample standard deviation
+        where there are several.
+
+    Raises:
+        InputError: no option, or a value without runs.
+    """
+    if not settings or not all(runs for values in settings.values() for runs in (values, *values.values())):
+        raise InputError("a sweep needs an option, values of it, and a run for each value")
+    with theme.theme():
+        n = len(settings)
+        fig, panels, _ = grids.grid(n, n, max(4.5, 3.6 * n), 3.4, sharey=True)
+        for ax, (name, values) in zip(panels, settings.items(), strict=True):
+            x = np.array(sorted(values))
+            found = [np.array([100 * run.test_accuracy[-1] for run in values[v]]) for v in x]
+            mean = np.array([v.mean() for v in found])
+            spread = np.array([v.std(ddof=1) if len(v) > 1 else 0.0 for v in found])
+            colour = theme.palette()[0]
+            ax.plot(x, mean, marker="o", markersize=4, linewidth=1.2, color=colour)
+            ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.3, linewidth=0)
+            if spans_decades(x):
+                theme.log_scale(ax.xaxis, x)
+            else:
+                ax.set_xticks(x, labels=[f"{value:g}" for value in x])
+            ax.set_xlabel(name, parse_math=False)
+            ax.set_title(_seeds(found))
+        panels[0].set_ylabel("test accuracy after the last epoch (%)")
+    return fig
+
+
+def _seeds(found: Sequence[np.ndarray]) -> str:
+    few, many = (of(len(v) for v in found) for of in (min, max))
+    if many == 1:
+        return "one seed"
+    return f"band: standard deviation of {few if few == many else f'{few} to {many}'} seeds"
+
+
 def _chosen(history: History, parts: Sequence[str] | None) -> list[int]:
     names = history.parts if parts is None else parts
     for name in names:
@@ -129,7 +172,7 @@ def _line(ax: Axes, epochs: np.ndarray, values: np.ndarray, **style: object) -> 
 
 def _per_class(fig: Figure | None, ax: Axes, history: History, values: np.ndarray, chosen: Sequence[int]) -> None:
     """Draw a line for each class, dark for the most frequent; name them beside the figure, or show a bar if many."""
-    shades = colormaps["viridis"](np.linspace(0, 0.92, len(chosen)))
+    shades = theme.shades(len(chosen))
     for shade, c in zip(shades, chosen, strict=True):
         label = f"{theme.shorten(history.parts[c], 20)} ({history.train_counts[c]:,})"
         _line(ax, history.epoch, values[:, c], color=shade, label=label)
@@ -139,8 +182,7 @@ def _per_class(fig: Figure | None, ax: Axes, history: History, values: np.ndarra
         handles, _ = ax.get_legend_handles_labels()
         grids.legend(fig, handles, "class (training samples)")
         return
-    cut = LinearSegmentedColormap.from_list("classes", colormaps["viridis"](np.linspace(0, 0.92, 256)))
-    bar = ScalarMappable(Normalize(1, len(chosen)), cut)
+    bar = ScalarMappable(Normalize(1, len(chosen)), ListedColormap(theme.shades(256)))
     label = "rank of the class by training samples, 1 the most frequent"
     fig.colorbar(bar, ax=ax, label=label, **grids.bar_place())
 

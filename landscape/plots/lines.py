@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -301,7 +300,7 @@ def rank_bar(fig: Figure, axes: Sequence[Axes], surface: Surface, chosen: Sequen
         boxes = [ax.get_position() for ax in axes]
         low = min(b.y0 for b in boxes)
         bar_axes = fig.add_axes((boxes[0].x1 + 0.15 / width, low, 0.13 / width, boxes[0].y1 - low))
-    shades = ListedColormap(colormaps["viridis"](np.linspace(0, 0.92, n)))
+    shades = ListedColormap(theme.shades(n))
     mappable = ScalarMappable(BoundaryNorm(np.arange(n + 1) - 0.5, n), shades)
     bar = fig.colorbar(mappable, cax=bar_axes, orientation="horizontal" if below else "vertical")
     axis = bar_axes.xaxis if below else bar_axes.yaxis

@@ -1,20 +1,23 @@
 """Points of interest on a plane: the checkpoint, lowest points, other checkpoints by name, and the paths of runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 
 from landscape.plots import theme
+from landscape.plots.fitting import width_of
 from landscape.plots.planes import place
 from landscape.results import Surface, Trajectory
 
 MOST_NAMES = 12
 """More marks than this that are on no path are not named."""
 
+_OFFSET, _REACH = 5, 3  # points, from a mark to its name and to its own border
 _HALO = withStroke(linewidth=1.6, foreground="w")
 
 
@@ -52,11 +55,10 @@ def draw_marks(
     single, names = np.flatnonzero(~on_path), names or {}
     for k in single:
         ax.plot(*positions[k], "D", markersize=4 * size, **signs, zorder=4)
-    for i, name in enumerate(surface.marks):
-        if name in names or (not on_path[i] and len(single) <= MOST_NAMES):
-            _name(ax, positions[i], names.get(name, name), limits, size)
     ax.set_xlim(limits[0])
     ax.set_ylim(limits[1])
+    named = [i for i, m in enumerate(surface.marks) if m in names or (not on_path[i] and len(single) <= MOST_NAMES)]
+    _write_names(ax, positions[named], [names.get(surface.marks[i], surface.marks[i]) for i in named], size)
 
 
 def on_paths(surface: Surface) -> np.ndarray:
@@ -123,24 +125,45 @@ def outside(surface: Surface) -> int:
     return int(((x < left) | (x > right) | (y < low) | (y > high)).sum())
 
 
-def _name(
-    ax: Axes, position: np.ndarray, name: str, limits: tuple[tuple[float, float], tuple[float, float]], size: float
-) -> None:
-    (left, right), (low, high) = limits
-    x, y = position
-    if not (min(left, right) <= x <= max(left, right) and min(low, high) <= y <= max(low, high)):
-        return
-    at_right, at_top = (x - left) / (right - left) > 0.6, (y - low) / (high - low) > 0.9
-    ax.annotate(
-        theme.shorten(name, 18),
-        (x, y),
-        (-5 if at_right else 5, -5 if at_top else 5),
-        textcoords="offset points",
-        ha="right" if at_right else "left",
-        va="top" if at_top else "bottom",
-        fontsize=max(4.5, 7 * size),
-        color="k",
-        path_effects=[_HALO],
-        parse_math=False,
-        zorder=5,
-    )
+def _write_names(ax: Axes, positions: np.ndarray, names: Sequence[str], size: float) -> None:
+    """Write the names of marks within the axes, each at the first place beside its mark where it covers nothing."""
+    figure: Any = ax.figure  # matplotlib's types also allow a part of a figure, which has no size
+    inches = np.array([ax.get_position().width, ax.get_position().height]) * figure.get_size_inches()
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    shares = (positions - (left, low)) / (right - left, high - low)
+    seen = np.flatnonzero(((shares >= 0) & (shares <= 1)).all(axis=1)).tolist()
+    font = max(4.5, 7 * size)
+    taken = [_box(shares[i] * inches - _REACH / 72, np.full(2, 2 * _REACH / 72), 1, 1) for i in seen]
+    for i in seen:
+        text = theme.shorten(names[i], 18)
+        extent = np.array([width_of(text, font), 1.2 * font / 72])
+        across, up = -1 if shares[i, 0] > 0.6 else 1, -1 if shares[i, 1] > 0.9 else 1
+        corners = [(across, up), (across, -up), (-across, up), (-across, -up)]
+        offsets = [(_OFFSET * a, (_OFFSET + lines * 1.3 * font) * b) for lines in range(3) for a, b in corners]
+        boxes = [_box(shares[i] * inches + np.array(o) / 72, extent, *np.sign(o)) for o in offsets]
+        free = [k for k, b in enumerate(boxes) if _within(b, inches) and not any(b.overlaps(t) for t in taken)]
+        chosen = free[0] if free else 0
+        taken.append(boxes[chosen])
+        ax.annotate(
+            text,
+            positions[i],
+            offsets[chosen],
+            textcoords="offset points",
+            ha="left" if offsets[chosen][0] > 0 else "right",
+            va="bottom" if offsets[chosen][1] > 0 else "top",
+            fontsize=font,
+            color="k",
+            path_effects=[_HALO],
+            parse_math=False,
+            zorder=5,
+        )
+
+
+def _box(corner: np.ndarray, extent: np.ndarray, across: float, up: float) -> Bbox:
+    """Return the box that goes from a corner into a direction, in inches of the axes."""
+    other = corner + extent * (across, up)
+    return Bbox([np.minimum(corner, other), np.maximum(corner, other)])
+
+
+def _within(box: Bbox, inches: np.ndarray) -> bool:
+    return bool(min(box.x0, box.y0) >= 0 and box.x1 <= inches[0] and box.y1 <= inches[1])

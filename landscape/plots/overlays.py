@@ -1,4 +1,4 @@
-"""Surfaces on one another and side by side: several parts in one plane, one part of several networks."""
+"""Surfaces on one another and side by side: several parts in one plane, the same parts of several networks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,7 +96,7 @@ def surface_overlay(
 
 def compare_surfaces(
     surfaces: Mapping[str, Surface],
-    part: str | None = None,
+    parts: Sequence[str] | None = None,
     *,
     levels: int | Sequence[float] | None = None,
     log: bool | None = None,
@@ -104,11 +104,13 @@ def compare_surfaces(
     vmax: float | None = None,
     euclidean: bool = False,
 ) -> Figure:
-    """Draw one part of several surfaces side by side with the same levels, or of several lines on the same axes.
+    """Draw the same parts of several surfaces with the same levels, or one part of several lines on the same axes.
+
+    One part of several surfaces stands side by side; of several parts each surface has a row.
 
     Args:
         surfaces: name, such as the method -> its surface; all over planes, or all over lines.
-        part: which all of them have; None for the mean over all samples.
+        parts: names, which all of them have; None for the mean over all samples.
         levels: about how many, or which; of planes.
         log: None for logarithmic levels where the loss spans decades.
         vmin: lowest level.
@@ -119,47 +121,60 @@ def compare_surfaces(
         A new figure.
 
     Raises:
-        InputError: no surface, lines among planes, one that lacks the part, or options that leave nothing to draw.
+        InputError: no surface, lines among planes, several parts of lines, a surface that lacks a part, or options
+            that leave nothing to draw.
     """
-    if not surfaces:
+    if not surfaces or not (parts is None or len(parts)):
         raise InputError("there is no surface to draw")
-    drawn = {name: found if part is not None else regroup(found, "all") for name, found in surfaces.items()}
+    drawn = {name: found if parts is not None else regroup(found, "all") for name, found in surfaces.items()}
     for name, found in drawn.items():
-        if part is not None and part not in found.parts:
-            raise InputError(f"{name} has no part {part!r}; it has {', '.join(found.parts[:10])}")
-    one_part = {name: (found, 0 if part is None else found.parts.index(part)) for name, found in drawn.items()}
+        for part in parts or ():
+            if part not in found.parts:
+                raise InputError(f"{name} has no part {part!r}; it has {', '.join(found.parts[:10])}")
     are_lines = {found.is_line for found in drawn.values()}
     if len(are_lines) > 1:
         raise InputError("lines and planes cannot be compared: give surfaces of one kind")
-    title = f"{theme.shorten(part or 'all samples', 60)}, "
+    one = "all samples" if parts is None else parts[0] if len(parts) == 1 else ""
+    title = f"{theme.shorten(one, 60)}, " * bool(one)
     if are_lines == {True}:
-        return compare_lines(one_part, f"{title}on one scale", log=log, vmin=vmin, vmax=vmax, euclidean=euclidean)
+        if not one:
+            raise InputError(f"lines are compared one part at a time, these are {len(parts or ())}: name one")
+        of_one = {name: (found, 0 if parts is None else found.parts.index(one)) for name, found in drawn.items()}
+        return compare_lines(of_one, f"{title}on one scale", log=log, vmin=vmin, vmax=vmax, euclidean=euclidean)
     for found in drawn.values():
         planes.check_plane(found)
-    values = {name: planes.filled(found)[p] for name, (found, p) in one_part.items()}
+    chosen = {name: [found.parts.index(p) for p in parts or found.parts] for name, found in drawn.items()}
+    values = {name: planes.filled(found)[chosen[name]] for name, found in drawn.items()}
     together = np.concatenate([v.ravel() for v in values.values()])
     shared = scale(together, levels=levels, log=log, vmin=vmin, vmax=vmax)
     signs: dict[str, None] = {}
     verdicts = []
-    for name, (found, _) in one_part.items():
+    for name, found in drawn.items():
         signs |= drawing.signs(found, values[name], shared, euclidean=euclidean)
         lengths = "" if euclidean else f"{planes.units(found)}. "
         verdicts.append(f"{theme.shorten(name, 40)}: {lengths}Verdict: {found.verdict}")
     words = ["; ".join(signs), *shared.notes, *verdicts]
     directions = {tuple(planes.axis_labels(found, euclidean=euclidean)) for found in drawn.values()}
     shape = max(planes.aspect(found) for found in drawn.values()) if euclidean else 1.0
-    size = panels.sizes(len(drawn))
+    cells = [
+        (name, found, p, of_part)
+        for name, found in drawn.items()
+        for p, of_part in zip(chosen[name], values[name], strict=True)
+    ]
+    n_columns = None if one else len(parts or ())
+    size = panels.sizes(len(cells), n_columns)
     with theme.theme():
         fig, axes = panels.small_multiples(
-            len(drawn), heading=f"{title}the same levels for all", caption=words, aspect=shape
+            len(cells), heading=f"{title}the same levels for all", caption=words, aspect=shape, n_columns=n_columns
         )
-        for ax, (name, (found, p)) in zip(axes, one_part.items(), strict=True):
-            fill = drawing.panel(ax, found, p, values[name], shared, euclidean=euclidean, size=size)
-            ax.set_title(theme.shorten(name, size.length), parse_math=False)
+        for ax, (name, found, p, of_part) in zip(axes, cells, strict=True):
+            fill = drawing.panel(ax, found, p, of_part, shared, euclidean=euclidean, size=size)
+            below = "" if one else f"\n{named(found, p, size.length)}"
+            ax.set_title(theme.shorten(name, size.length) + below, parse_math=False)
             if len(directions) > 1:
                 ax.set_xlabel("first direction")
                 ax.set_ylabel("second direction")
-        panels.outer_labels(axes)
+        panels.outer_labels(axes, n_columns)
         if euclidean:
             x, y = (np.array([getattr(ax, f"get_{axis}lim")() for ax in axes]) for axis in "xy")
             for ax in axes:

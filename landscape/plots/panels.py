@@ -59,8 +59,10 @@ def ground() -> str:
     return str(rcParams["axes.facecolor"])
 
 
-def columns_of(n: int) -> int:
-    """Return how many of n panels stand side by side."""
+def columns_of(n: int, wanted: int | None = None) -> int:
+    """Return how many of n panels stand side by side: those that are wanted, if any, where a page has room for them."""
+    if wanted is not None and most_columns(wanted) == wanted:
+        return wanted
     free = _free_columns(n)
     if theme.page() is None:
         return free
@@ -95,9 +97,9 @@ def _free_columns(n: int) -> int:
     return 4 if n <= _COMFORTABLE else min(10, math.isqrt(n - 1) + 1)
 
 
-def sizes(n: int) -> Sizes:
-    """Return the sizes for n panels in a figure."""
-    n_columns = columns_of(n)
+def sizes(n: int, wanted: int | None = None) -> Sizes:
+    """Return the sizes for n panels in a figure; arguments as of `columns_of`."""
+    n_columns = columns_of(n, wanted)
     if theme.page() is not None:
         if side(n_columns) >= 1.8:
             return Sizes(title=8, length=34, axes=7.5, contours=6, marks=0.9, gap=_GAP)
@@ -114,7 +116,14 @@ def sizes(n: int) -> Sizes:
 
 
 def small_multiples(
-    n: int, *, heading: str, caption: Sequence[str], aspect: float = 1.0, below: float = 0.0, **projection: Any
+    n: int,
+    *,
+    heading: str,
+    caption: Sequence[str],
+    aspect: float = 1.0,
+    below: float = 0.0,
+    n_columns: int | None = None,
+    **projection: Any,
 ) -> tuple[Figure, list[Axes]]:
     """Make a figure of n panels alike: as wide as a column for one, and as the page for more.
 
@@ -124,12 +133,13 @@ def small_multiples(
         caption: sentences below them, in small type.
         aspect: height of a panel over its width.
         below: to keep free between panels and caption.
+        n_columns: panels in a row, where a page has room for them; None for what suits so many.
         projection: of the axes, as matplotlib's `add_axes` takes it.
 
     Returns:
         The figure and its axes, row by row.
     """
-    n_columns, size = columns_of(n), sizes(n)
+    size, n_columns = sizes(n, n_columns), columns_of(n, n_columns)
     width = ONE_PANEL if n == 1 else SEVERAL if n_columns <= 4 else 1.05 * n_columns + 1
     free = (width - LEFT - RIGHT - (n_columns - 1) * size.gap) / n_columns
     wide = free if theme.page() is None else side(n_columns)
@@ -241,9 +251,14 @@ def room_for(height: float) -> float:
     return height + _NUMBERS
 
 
-def outer_labels(panels: Sequence[Axes]) -> None:
-    """Leave names and numbers of axes to the left column and the lowest panels; of many to the one in the corner."""
-    n, n_columns = len(panels), columns_of(len(panels))
+def outer_labels(panels: Sequence[Axes], wanted: int | None = None) -> None:
+    """Leave names and numbers of axes to the left column and the lowest panels; of many to the one in the corner.
+
+    Args:
+        panels: row by row.
+        wanted: panels in a row, as for `columns_of`.
+    """
+    n, n_columns = len(panels), columns_of(len(panels), wanted)
     corner = (n - 1) // n_columns * n_columns
     for i, ax in enumerate(panels):
         left, low = i % n_columns == 0, i + n_columns >= n

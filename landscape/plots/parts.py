@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from matplotlib import colormaps
 
 from landscape.errors import InputError
 from landscape.plots import theme
@@ -62,7 +61,7 @@ def colours(n: int) -> list[Any]:
     if n <= MOST_HUES:
         palette = theme.palette()
         return [palette[i] for i in (0, 3, 2, 1, 4, 5)[:n]]
-    return [tuple(map(float, shade)) for shade in colormaps["viridis"](np.linspace(0, 0.92, n))]
+    return list(theme.shades(n))
 
 
 def named(surface: Surface, p: int, length: int = 18) -> str:

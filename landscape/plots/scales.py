@@ -116,6 +116,8 @@ def scale(
         return Scale(what=what, log=bool(log), levels=given, lowest=lowest, highest=highest)
     if levels is not None and not 2 <= levels <= MOST_LEVELS:
         raise InputError(f"--levels must be 2 to {MOST_LEVELS}, got {levels}")
+    if vmin is not None and vmax is not None and vmin >= vmax:
+        raise InputError(f"--vmin {vmin:g} is not below --vmax {vmax:g}: the first is the lower end")
     log = spans_decades(finite) if log is None else log
     if log and vmin is not None and vmin <= 0:
         raise InputError(f"--vmin {vmin:g}: a logarithmic scale begins above zero; give a positive one, or --linear")

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 
 from landscape.errors import InputError
 from landscape.plots import grids, theme
+from landscape.plots.panels import ground
 from landscape.results import Sharpness
 
 MOST_NAMES = 12
@@ -112,7 +113,7 @@ def _points(
             fmt=_marker(i, len(colours)),
             markersize=4.5 if len(colours) <= MOST_NAMES else 3,
             color=colour,
-            markerfacecolor="white" if hollow else colour,
+            markerfacecolor=ground() if hollow else colour,
             elinewidth=1,
             capsize=2,
         )

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError
 from landscape.plots import grids, theme
 from landscape.plots.density import MATRICES
+from landscape.plots.panels import ground
 from landscape.results import Spectrum
 
 MOST_NAMES = 12
@@ -65,7 +66,7 @@ def _points(
             fmt=_MARKERS[i // len(colours)] if named else _MARKERS[0],
             markersize=4,
             color=colour,
-            markerfacecolor=colour if sure[i] else "white",
+            markerfacecolor=colour if sure[i] else ground(),
             elinewidth=1,
             capsize=2,
             label=theme.shorten(spectrum.parts[p], 28),

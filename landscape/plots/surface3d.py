@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
@@ -22,6 +21,8 @@ from landscape.plots.scales import Scale, label, scale
 from landscape.results import Surface
 
 _PLATEAU = (0.75, 0.75, 0.75, 1.0)
+_CORNER = 0.08  # of an axis, without ticks at either end
+_APART = 0.15  # of the axis of heights, between ticks
 
 
 def surface_3d(
@@ -110,17 +111,35 @@ def _relief(ax: Any, x: np.ndarray, y: np.ndarray, values: np.ndarray, shared: S
     of_cells = np.stack([values[:-1, :-1], values[:-1, 1:], values[1:, 1:], values[1:, :-1]], axis=-1)[known]
     paint = colormaps[drawing.COLOURS["loss"]](shared.continuous(np.maximum(of_cells.mean(axis=-1), shared.low)))
     paint[of_cells.min(axis=-1) > top] = _PLATEAU
-    light = LightSource(azdeg=225, altdeg=55)
-    ax.add_collection3d(
-        Poly3DCollection(quads[known], facecolors=paint, edgecolors=(0, 0, 0, 0.25), linewidths=0.2, shade=True,
-                         lightsource=light)
-    )  # fmt: skip
+    edges = np.where(_luminous(paint)[:, None], (0.0, 0.0, 0.0, 0.35), (1.0, 1.0, 1.0, 0.35))
+    ax.add_collection3d(Poly3DCollection(quads[known], facecolors=paint, edgecolors=edges, linewidths=0.3))
     inside = np.ma.masked_invalid(np.where(values <= top, values, np.nan))
     floor = _floor(shared, top)
     levels = shared.levels[shared.levels <= top]
     if len(levels) > 1 and inside.count():
         ax.contour(x, y, inside, levels=levels, norm=shared.steps, cmap=drawing.COLOURS["loss"], offset=floor,
                    linewidths=0.7)  # fmt: skip
+
+
+def _luminous(paint: np.ndarray) -> np.ndarray:
+    """Say which colours are light, so that the edges of cells, which show the shape, are seen on them."""
+    return np.asarray(paint[:, :3] @ (0.2, 0.7, 0.1) > 0.45)
+
+
+def _inner(low: float, high: float) -> FixedLocator:
+    """Return ticks that stay away from the corners, where the numbers of two axes would meet."""
+    margin = _CORNER * (high - low)
+    ticks = MaxNLocator(5, steps=theme.STEPS).tick_values(low, high)
+    return FixedLocator([float(tick) for tick in ticks if low + margin <= tick <= high - margin])
+
+
+def _apart(places: Sequence[float], extent: float) -> list[float]:
+    """Leave out ticks whose numbers would touch those of the one before, on an axis so long."""
+    kept: list[float] = []
+    for place in places:
+        if not kept or place - kept[-1] >= _APART * extent:
+            kept.append(place)
+    return kept
 
 
 def _floor(shared: Scale, top: float) -> float:
@@ -134,18 +153,19 @@ def _frame(
     ax.set_xlim(x.min(), x.max())
     ax.set_ylim(y.min(), y.max())
     ax.set_zlim(_floor(shared, top), float(_height(top, shared)))
-    for axis, name in zip((ax.xaxis, ax.yaxis), names, strict=True):
+    for axis, name, along in zip((ax.xaxis, ax.yaxis), names, (x, y), strict=True):
         axis.set_label_text(name, fontsize=size.axes - 1, parse_math=False)
-        axis.set_major_locator(MaxNLocator(3, steps=theme.STEPS))
+        axis.set_major_locator(_inner(along.min(), along.max()))
     ax.patch.set_visible(False)
     if shared.log:
         ticks = shared.ticks(6)
-        ax.zaxis.set_major_locator(FixedLocator(np.log10(ticks[(ticks >= shared.low) & (ticks <= top)]).tolist()))
+        places = np.log10(ticks[(ticks >= shared.low) & (ticks <= top)]).tolist()
+        ax.zaxis.set_major_locator(FixedLocator(_apart(places, _height(top, shared) - _floor(shared, top))))
         ax.zaxis.set_major_formatter(FuncFormatter(lambda z, _: label(10**z)))
     else:
         ax.zaxis.set_major_locator(MaxNLocator(4, steps=theme.STEPS))
         ax.zaxis.set_major_formatter(FuncFormatter(lambda z, _: label(z)))
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.set_pane_color(panels.ground())
-        axis.set_tick_params(labelsize=size.axes - 2, pad=-2)
+        axis.set_tick_params(labelsize=size.axes - 2, pad=2 if axis is ax.zaxis else -2)
         axis.labelpad = -5

@@ -12,8 +12,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -39,6 +41,9 @@ ONE_COLUMN, TWO_COLUMNS = 3.25, 6.875
 
 HIGHEST, LONGEST_MAP = 8.8, 6.4
 """Inches: height of a figure, which fits that style's pages, and of a map of many rows."""
+
+LEAST_CONTRAST = 4.0
+"""Of the ten colours against a dark ground; 3 is what guidelines ask for."""
 
 _WIDTHS = {None: None, 1: ONE_COLUMN, 2: TWO_COLUMNS}
 
@@ -152,10 +157,65 @@ def is_narrow() -> bool:
 
 
 def palette() -> list[str]:
-    """Return ten colours, as hexadecimal text, that readers with colour blindness can tell apart."""
+    """Return ten colours, as hexadecimal text, that readers with colour blindness can tell apart.
+
+    On a dark ground those that would be lost in it are lighter.
+    """
     import seaborn
 
-    return list(seaborn.color_palette("colorblind").as_hex())
+    return [_lightened(shade) for shade in seaborn.color_palette("colorblind").as_hex()]
+
+
+def shades(n: int) -> list[str]:
+    """Return n colours that tell a rank: from dark to light, on a dark ground from one that is seen on it.
+
+    Args:
+        n: how many, for the most frequent part first.
+
+    Returns:
+        Hexadecimal text.
+    """
+    first, last = (0.42, 1.0) if _is_dark() else (0.0, 0.92)
+    return [to_hex(shade) for shade in colormaps["viridis"](np.linspace(first, last, n))]
+
+
+def contrast(colour: Any, ground: Any) -> float:
+    """Return how far two colours are apart in lightness, 1 to 21.
+
+    Args:
+        colour: as matplotlib takes it.
+        ground: likewise.
+
+    Returns:
+        The contrast ratio; 3 is the least for lines and signs that have to be seen.
+
+    Source: Web Content Accessibility Guidelines 2.2, success criterion 1.4.11.
+    """
+    low, high = sorted(_luminance(c) for c in (colour, ground))
+    return (high + 0.05) / (low + 0.05)
+
+
+def muted() -> str:
+    """Return the colour of lines that stand behind others."""
+    return "0.5" if _is_dark() else "0.6"
+
+
+def _is_dark() -> bool:
+    return _chosen.get()[1]
+
+
+def _luminance(colour: Any) -> float:
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+def _lightened(colour: str) -> str:
+    """Mix a colour with white until it is seen on the dark ground, if that was chosen."""
+    if not _is_dark():
+        return colour
+    mixed = (np.array(to_rgb(colour)) * (1 - share) + share for share in np.linspace(0, 1, 41))
+    return next(to_hex(found) for found in mixed if contrast(found, _DARK["axes.facecolor"]) >= LEAST_CONTRAST)
 
 
 def figure(width: float, height: float, room: Room | None = None) -> Figure:
