@@ -44,7 +44,13 @@ def test_a_checkpoint_gives_a_table_of_its_classes_a_file_and_figures(here, caps
     assert f"{found.cosine[0, 3]:.3f}" in line
     assert f"{found.specific[0, 3]:.3g}" in line
     assert line.split()[-4:] == [f"{100 * found.contribution[0, 3]:.1f}", str(conflicts), "of", "9"]
-    for kind in ("cosines", "decomposition", "norms"):
+    table = out[out.index("g by layers") :].splitlines()
+    assert " ".join(table[2].split()) == "layer |g| % from 0 % from 1 % from 8 % from 9"
+    shares = [f"{100 * found.layer_contribution[0, -1, p]:.1f}" for p in (0, 1, 8, 9)]
+    assert next(line for line in table if "linear" in line).split() == [
+        "linear", f"{found.layer_whole_norm[0, -1]:.4g}", *shares
+    ]  # fmt: skip
+    for kind in ("cosines", "decomposition", "norms", "layers"):
         assert main(["plot", "run/last.gradients.h5", "--kind", kind, "--parts", "0,9"]) == 0
         assert (here / "run" / f"last.gradients.{kind}.png").stat().st_size > 10_000
     assert main(["info", "run/last.gradients.h5"]) == 0
@@ -96,6 +102,9 @@ def test_json_is_one_document_with_the_numbers_of_the_file(here, capsys):
     assert [c["epoch"] for c in document["checkpoints"]] == [0, 2, 10]
     last = document["checkpoints"][2]
     assert last["between"] == found.between[2].tolist()
+    assert document["layers"] == ["linear"]
+    assert last["layer_contribution"] == found.layer_contribution[2].tolist()
+    assert last["layer_norm_stderr"] == [[0, 0]]
     assert [p["norm"] for p in last["parts"]] == found.norm[2].tolist()
     assert [p["n_samples"] for p in last["parts"]] == [4, 4]
     assert last["parts"][0]["cosine_stderr"] == 0

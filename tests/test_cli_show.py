@@ -206,7 +206,7 @@ def test_help_and_what_shows_results_start_without_torch(tmp_path, file):
 
 @pytest.mark.parametrize("kind", plots.KIND_FIGURES["spectrum"])
 def test_plot_writes_beside_the_file_and_says_where(run, save, kind):
-    file = save("spectrum.h5", overlap=np.eye(3), subspace_overlap=np.eye(3))
+    file = save("spectrum.h5", **dict.fromkeys(("overlap", "subspace_overlap", "gradient_curvature"), np.eye(3)))
     code, out, err = run("plot", file, "--kind", kind)
     path = file.with_suffix(f".{kind}.png")
     assert (code, out, err) == (0, f"{path}\n", [])
@@ -221,10 +221,8 @@ def test_plot_offers_every_kind_of_figure():
 
 def test_a_figure_of_another_kind_of_result_is_refused(run, file):
     code, _, err = run("plot", file, "--kind", "quality")
-    assert (code, err) == (
-        2,
-        ["landscape: error: --kind quality is not for a spectrum: choose density, summary, overlap, subspaces"],
-    )
+    line = "--kind quality is not for a spectrum: choose density, summary, overlap, gradients, subspaces"
+    assert (code, err) == (2, [f"landscape: error: {line}"])
 
 
 def test_plot_passes_its_options_on(run, file, tmp_path, monkeypatch):
@@ -480,6 +478,18 @@ def test_compare_shows_each_number_with_its_error(run, save):
     assert [cell.strip() for cell in second[:2]] == ["class 1", "-"]
     assert "* lambda_max has not converged" in out
     assert "one probe cannot tell" in out
+
+
+def test_compare_says_that_curvature_grows_with_the_scale_of_a_cosine_classifier(run, save):
+    heads = {"a": "linear", "b": "cosine, scale 30", "c": None, "d": "cosine, scale 30"}
+    files = {n: save(f"{n}.h5", provenance={"method": n, "classifier": head}) for n, head in heads.items()}
+    _, out, _ = run("compare", *files.values())
+    (line,) = [line for line in out.splitlines() if "classifier" in line]
+    assert "differ in classifier: linear in a; cosine, scale 30 in b, d; curvature grows with the scale" in line
+    assert "the Gauss-Newton matrix by s squared: compare shapes, and ratios" in line
+    assert line in json.loads(run("compare", *files.values(), "--json")[1])["notes"]
+    for pair in ("bd", "ac"):  # alike, or one that does not say
+        assert "classifier" not in run("compare", *(files[n] for n in pair))[1]
 
 
 def test_compare_is_not_folded_in_a_pipe(run, save):

@@ -329,9 +329,12 @@ def test_the_command_prints_the_overlap_and_keeps_it(here, capsys):
     assert rows[0].split()[-3:] == ["0", "1", "2"]
     printed = [[float(v) for v in row.split()[1:]] for row in rows[2:5]]
     np.testing.assert_allclose(printed, found.overlap, atol=6e-4)
+    rows = out[out.index("gradient of \\ curvature") :].splitlines()
+    printed = [[float(v) for v in row.split()[1:]] for row in rows[2:5]]
+    np.testing.assert_allclose(printed, found.gradient_curvature, rtol=6e-3)
     assert "converged" not in err
     assert "landscape plot net.hessian.h5 [--kind overlap]" in out
-    for kind in ("overlap", "subspaces"):
+    for kind in ("overlap", "gradients", "subspaces"):
         assert main(["plot", "net.hessian.h5", "--kind", kind]) == 0
         assert (here / f"net.hessian.{kind}.png").stat().st_size > 10_000
     assert main(["export", "net.hessian.h5", "--to", "json"]) == 0
@@ -345,7 +348,9 @@ def test_the_document_holds_the_overlap_and_the_note_says_what_has_not_converged
     assert "the directions of 0, 1, 2 have not all converged: raise --steps" in capsys.readouterr().err
     assert main([*COMMAND, *options, "-o", "b.h5", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    np.testing.assert_allclose(document["overlap"], ls.load("b.h5").overlap)
+    found = ls.load("b.h5")
+    for name in ("overlap", "principal_angles", "gradient_curvature"):
+        np.testing.assert_allclose(document[name], getattr(found, name))
     assert document["vectors_converged"] == [False] * 3
     assert main([*COMMAND, "-o", "c.h5", "--json", "--steps", "2"]) == 0
     assert "overlap" not in json.loads(capsys.readouterr().out)

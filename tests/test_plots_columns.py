@@ -31,7 +31,8 @@ def results():
     """Results of all kinds."""
     rng = np.random.default_rng(0)
     made = {name.removesuffix(".h5"): result for name, result in all_kinds().items()}
-    square = {"overlap": rng.random((3, 3)) - 0.3, "subspace_overlap": rng.random((3, 3))}
+    square = {name: rng.random((3, 3)) - 0.3 for name in ("overlap", "gradient_curvature")}
+    square |= {"subspace_overlap": rng.random((3, 3)), "principal_angles": 90 * rng.random((3, 3, 2))}
     made["spectrum"] = dataclasses.replace(made["spectrum"], **square)
     made["history"] = history(10, gradient_cosine=rng.random((4, 10)), parts=LONG)
     made["gradients"] = gradients(THREE, [500, 50, 5], epochs=(0, 5, 10))

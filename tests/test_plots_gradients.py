@@ -13,7 +13,7 @@ from landscape.results import Gradients
 
 
 def gradients(rows, counts, *, epochs=(3.0,), stderr=0.0, batch_size=0, **changed):
-    """The result of vectors g_p, (P, D), that are the same at each epoch but for a factor."""
+    """The result of vectors g_p, (P, D), the same at each epoch, by a network whose first layer has one parameter."""
     rows, counts = np.asarray(rows, dtype=float), np.asarray(counts)
     shares = counts / counts.sum()
     g = shares @ rows
@@ -33,11 +33,21 @@ def gradients(rows, counts, *, epochs=(3.0,), stderr=0.0, batch_size=0, **change
         "between": between,
     }
     fields = {name: np.stack([value] * n_points) for name, value in one.items()}
-    fields |= {f"{n}_stderr": np.full(fields[n].shape, stderr) for n in one if n != "loss"}
+    inside = [(rows[:, at], g[at]) for at in (slice(1), slice(1, None))]
+    with np.errstate(invalid="ignore"):
+        of_layers = {
+            "norm": [np.linalg.norm(own, axis=1) for own, _ in inside],
+            "cosine": [own @ h / np.linalg.norm(own, axis=1) / np.linalg.norm(h) for own, h in inside],
+            "contribution": [shares * (own @ h) / (h @ h) for own, h in inside],
+            "whole_norm": [np.linalg.norm(h) for _, h in inside],
+        }
+    fields |= {f"layer_{name}": np.stack([value] * n_points) for name, value in of_layers.items()}
+    fields |= {f"{n}_stderr": np.full(fields[n].shape, stderr) for n in fields if n != "loss"}
     fields |= {
         "points": tuple(f"epoch-{e:g}" for e in epochs),
         "epoch": np.array(epochs, dtype=float),
         "parts": tuple(f"class {p}" for p in range(n_parts)),
+        "layers": ("conv", "fc"),
         "n_samples": counts,
         "train_counts": counts,
         "whole_norm": np.full(n_points, np.linalg.norm(g)),
@@ -117,6 +127,56 @@ def test_names_of_parts_do_not_run_into_each_other(n):
     boxes = [label.get_window_extent() for label in strip.get_yticklabels()]
     for above, below in itertools.pairwise(boxes):
         assert above.y0 >= below.y1 - 0.25 * above.height  # a line's box has room above its letters
+
+
+def test_layers_stand_in_the_order_of_the_network_and_parts_in_that_of_their_samples():
+    found = gradients(THREE, [5, 20, 10])
+    shares, cosines, *_ = drawn(plots.gradient_layers(found)).axes
+    for ax, field in ((shares, found.layer_contribution), (cosines, found.layer_cosine)):
+        np.testing.assert_array_equal(values(ax), field[0][:, [1, 2, 0]])
+        assert ax.get_ylim() == (1.5, -0.5)  # the first layer above
+        assert [t.get_text() for t in ax.get_xticklabels()] == ["class 1 (20)", "class 2 (10)", "class 0 (5)"]
+        assert ax.collections[0].norm.vmin == -ax.collections[0].norm.vmax
+    whole = found.layer_whole_norm[0] ** 2 / found.whole_norm[0] ** 2
+    assert [t.get_text() for t in shares.get_yticklabels()] == [
+        f"conv ({100 * whole[0]:.0f} %)", f"fc ({100 * whole[1]:.0f} %)"
+    ]  # fmt: skip
+    assert {t.get_text() for t in shares.texts} == {f"{v:.2f}" for v in found.layer_contribution[0].ravel()}
+
+
+def test_a_share_beyond_one_is_beyond_the_scale_and_a_part_without_a_gradient_a_hole():
+    found = gradients([[-1.0, 1], [1.01, 1], [0, 0]], [5, 5, 5])  # parts that cancel, and one without a gradient
+    assert abs(found.layer_contribution).max() > 10
+    fig = drawn(plots.gradient_layers(found))
+    assert fig.axes[0].collections[0].norm.vmax == 1
+    assert np.isnan(np.ma.filled(values(fig.axes[1]), np.nan)[:, 2]).all()
+    assert "grey: no gradient" in fig.get_suptitle()
+
+
+@pytest.mark.parametrize(("n_layers", "n_parts"), [(1, 1), (70, 100), (300, 3)])
+def test_names_of_many_layers_and_parts_do_not_run_into_each_other(n_layers, n_parts):
+    found = many(n_parts)
+    layered = {
+        f.name: np.repeat(getattr(found, f.name)[:, :1], n_layers, axis=1)
+        for f in dataclasses.fields(found)
+        if f.name.startswith("layer_")
+    }
+    named = tuple(f"layer{k}.{k}.conv" for k in range(n_layers))
+    ax, *_ = drawn(plots.gradient_layers(dataclasses.replace(found, layers=named, **layered))).axes
+    for axis in (ax.xaxis, ax.yaxis):
+        boxes = sorted((box.x0, box.x1) if axis is ax.xaxis else (box.y0, box.y1) for box in (
+            label.get_window_extent() for label in axis.get_ticklabels()
+        ))  # fmt: skip
+        assert len(boxes) >= min(len(found.parts) if axis is ax.xaxis else n_layers, 25)
+        for before, after in itertools.pairwise(boxes):
+            assert after[0] >= before[1] - 0.25 * (before[1] - before[0])  # a line's box has room above its letters
+
+
+def test_a_file_without_layers_says_how_to_get_them():
+    found = gradients(THREE, [5, 20, 10])
+    without = {f.name: None for f in dataclasses.fields(found) if f.name.startswith("layer")}
+    with pytest.raises(InputError, match="compute it again by landscape gradients"):
+        plots.gradient_layers(dataclasses.replace(found, **without))
 
 
 def arrows(ax):

@@ -204,7 +204,7 @@ def test_every_kind_has_its_figures(sources, quick_pictures):
     drawn = {i["alt"].split(":")[0] for i in pictures}
     possible = {words for of_kind in figures.SHOWN.values() for words in of_kind.values()}
     left_out = {
-        figures.SHOWN["spectrum"]["overlap"], figures.SHOWN["spectrum"]["subspaces"],
+        *(figures.SHOWN["spectrum"][kind] for kind in ("overlap", "gradients", "subspaces")),
         figures.SHOWN["gradients"]["epochs"], figures.SHOWN["history"]["cosines"],
     }  # fmt: skip
     assert possible - drawn == left_out

@@ -16,10 +16,10 @@ from landscape.errors import InputError
 from landscape.results import Result, Spectrum, Surface
 
 FIGURES = {
-    "spectrum": ("density", "summary", "overlap", "subspaces"),
+    "spectrum": ("density", "summary", "overlap", "gradients", "subspaces"),
     "history": ("training", "quality", "cosines"),
     "features": ("quality", "angles", "collapse"),
-    "gradients": ("cosines", "decomposition", "epochs", "norms"),
+    "gradients": ("cosines", "decomposition", "epochs", "norms", "layers"),
     "sharpness": ("rises",),
     "distances": ("matrix", "losses", "epochs"),
     "surface": ("contour", "3d", "heat", "accuracy", "overlay"),
@@ -48,10 +48,12 @@ MOST_PANELS = 24
     type=click.Choice(list(dict.fromkeys(kind for kinds in FIGURES.values() for kind in kinds))),
     help="Of a spectrum: density (default), the spectrum of each part; summary, lambda_max and trace against "
     "training samples; of hessian --overlap also overlap, how sharp the sharpest directions of each part are for the "
-    "others, and subspaces, how alike they are. Of a history: training (default), loss and accuracy; quality, of the "
+    "others, gradients, how sharp their gradients are, and subspaces, how alike the directions are. "
+    "Of a history: training (default), loss and accuracy; quality, of the "
     "features; cosines, of class and batch gradients. Of features: quality (default), of each class; angles, between "
     "class means; collapse, the four signs of neural collapse. Of gradients: cosines (default), a map of all pairs of "
-    "parts; decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms. "
+    "parts; decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms; "
+    "layers, shares and cosines of each layer. "
     "Of sharpness: rises, of each part against training samples. Of distances: matrix (default), clustered maps of "
     "four distances; losses, of each part at each point; epochs, from the points along training. Of a surface: contour "
     "(default), a panel for each part with the same levels; 3d, as heights; heat, the points as they were computed; "

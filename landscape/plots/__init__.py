@@ -7,10 +7,17 @@ from matplotlib.figure import Figure
 from landscape.plots.density import densities, density, density_grid
 from landscape.plots.distances import cross_losses, distance_maps, distances_along
 from landscape.plots.features import class_angles, class_quality, compare_quality, neural_collapse
-from landscape.plots.gradients import cosine_map, decomposition, gradient_cosines, gradient_epochs, gradient_norms
+from landscape.plots.gradients import (
+    cosine_map,
+    decomposition,
+    gradient_cosines,
+    gradient_epochs,
+    gradient_layers,
+    gradient_norms,
+)
 from landscape.plots.history import cosines, quality, sweep, training
 from landscape.plots.lines import surface_lines
-from landscape.plots.overlap import overlap_map, subspace_map
+from landscape.plots.overlap import gradient_map, overlap_map, subspace_map
 from landscape.plots.overlays import compare_surfaces, surface_overlay
 from landscape.plots.sharpness import rises
 from landscape.plots.summary import summary
@@ -22,14 +29,21 @@ from landscape.plots.trajectory import trajectory, trajectory_along
 __all__ = [
     "KIND_FIGURES", "SEVERAL_FIGURES", "class_angles", "class_quality", "compare_quality", "compare_surfaces",
     "contours", "cosine_map", "cosines", "cross_losses", "decomposition", "densities", "density", "density_grid",
-    "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs", "gradient_norms", "neural_collapse",
+    "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs", "gradient_layers",
+    "gradient_map", "gradient_norms", "neural_collapse",
     "overlap_map", "quality", "rises", "styled", "subspace_map", "summary", "surface", "surface_3d",
     "surface_accuracy", "surface_heat", "surface_lines", "surface_overlay", "sweep", "training", "trajectory",
     "trajectory_along", "write",
 ]  # fmt: skip
 
 KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
-    "spectrum": {"density": densities, "summary": summary, "overlap": overlap_map, "subspaces": subspace_map},
+    "spectrum": {
+        "density": densities,
+        "summary": summary,
+        "overlap": overlap_map,
+        "gradients": gradient_map,
+        "subspaces": subspace_map,
+    },
     "history": {"training": training, "quality": quality, "cosines": cosines},
     "features": {"quality": class_quality, "angles": class_angles, "collapse": neural_collapse},
     "gradients": {
@@ -37,6 +51,7 @@ KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "decomposition": decomposition,
         "epochs": gradient_epochs,
         "norms": gradient_norms,
+        "layers": gradient_layers,
     },
     "sharpness": {"rises": rises},
     "distances": {"matrix": distance_maps, "losses": cross_losses, "epochs": distances_along},

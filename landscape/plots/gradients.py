@@ -176,6 +176,68 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
     return fig
 
 
+def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
+    """Draw how the parts share the gradient of each layer, and how they agree with it: two maps of layers and parts.
+
+    Layers stand in the order of the network. The shares of a layer add up to 1 over all parts: one beyond 1 says that
+    others pull against it there.
+
+    Args:
+        gradients: the result.
+        parts: names; None for all.
+        point: name of the checkpoint; None for the last.
+
+    Returns:
+        A new figure with two maps, each with a colour bar.
+
+    Raises:
+        InputError: no such part or checkpoint, or a result without numbers of layers.
+    """
+    chosen, k = _chosen(gradients, parts), _point(gradients, point)
+    layers, whole, cosine = gradients.layers, gradients.layer_whole_norm, gradients.layer_cosine
+    if layers is None or whole is None or cosine is None:
+        raise InputError("the file says nothing of single layers: compute it again by landscape gradients")
+    names, brackets = [theme.shorten(name, 28) for name in layers], "the part's training samples"
+    if not theme.is_narrow():
+        squares = whole[k] ** 2
+        shares = 100 * squares / (squares.sum() or 1)
+        names = [f"{name} ({share:.0f} %)" for name, share in zip(names, shares, strict=True)]
+        brackets = f"the layer's share of |g|² and {brackets}"
+    heads = [f"{theme.shorten(gradients.parts[p], 24)} ({gradients.train_counts[p]:,})" for p in chosen]
+    wide, high = min(5.0, max(1.2, 0.42 * len(heads))), min(9.0, max(1.2, 0.2 * len(names)))
+    few = max(len(heads), len(names) / 2) <= MOST_NUMBERS
+    with theme.theme():
+        n_columns = min(2, grids.most_columns(grids.LEAST_MAP))
+        n_rows = 2 // n_columns
+        on_page = min(theme.LONGEST_MAP / (1.0 if n_rows == 1 else 2.2), max(1.2, 0.12 * len(names)))
+        fig = theme.figure(2 * wide + 4.2, high + 2, theme.Room(rows=n_rows, least=on_page, most=on_page))
+        axes = fig.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for ax, field, what in zip(axes, ("contribution", "cosine"), ("share of $g$", "cosine with $g$"), strict=True):
+            theme.keep_ticks(ax)
+            values = getattr(gradients, f"layer_{field}")[k][:, chosen]
+            largest = np.abs(np.nan_to_num(values)).max()
+            limit = min(1.0, max(0.1, math.ceil(10 * largest) / 10))
+            norm, colours = Normalize(-limit, limit), colormaps["RdBu_r"].with_extremes(bad="0.6")
+            rows, columns = (np.arange(n + 1) - 0.5 for n in values.shape)
+            mesh = ax.pcolormesh(columns, rows, values, norm=norm, cmap=colours, rasterized=True)
+            ax.grid(visible=False)
+            ax.set_title(f"{what} within the layer")
+            extend = "both" if largest > limit else "neither"
+            fig.colorbar(mesh, ax=ax, extend=extend, fraction=0.05, pad=0.02, **grids.bar_place())
+            for (i, j), value in np.ndenumerate(values) if few else ():
+                shade = "w" if abs(value) > 0.6 * limit else "k"
+                text = "" if np.isnan(value) else f"{value:z.2f}"
+                ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color=shade)
+            ax.tick_params("x", rotation=90)
+            for axis, labels, inches in ((ax.xaxis, heads, wide), (ax.yaxis, names, high)):
+                step = math.ceil(0.12 * len(labels) / inches)
+                axis.set_ticks(range(0, len(labels), step), labels=labels[::step], fontsize=7, parse_math=False)
+        axes[0].set_ylim(len(names) - 0.5, -0.5)
+        unknown = "; grey: no gradient" if np.isnan(cosine[k][:, chosen]).any() else ""
+        fig.suptitle(f"{_about(gradients, k)}; in brackets {brackets}{unknown}", fontsize=9, parse_math=False)
+    return fig
+
+
 def gradient_epochs(gradients: Gradients, parts: Sequence[str] | None = None) -> Figure:
     """Draw the cosine of each part's gradient and the whole gradient over the epochs (the paper's Figure 6).
 

@@ -1,4 +1,4 @@
-"""Maps of two parts' sharpest directions: the curvature of one along those of the other, and how alike the two are.
+"""Maps of pairs of parts: the curvature of one along sharpest directions or gradient of the other, and their angles.
 
 Parts stand in the order of their training samples, the most frequent first.
 """
@@ -39,11 +39,38 @@ def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figur
     """
     matrix = MATRICES.get(spectrum.operator, "H")
     label = rf"$\mathrm{{tr}}(V_a {matrix}_b V_a^T)\,/\,\mathrm{{tr}}(V_b {matrix}_b V_b^T)$"
-    return _map(spectrum, spectrum.overlap, parts, ("sharpest directions of a", "curvature of b"), label, signed=True)
+    return _map(spectrum, spectrum.overlap, parts, ("sharpest directions of a", "curvature of b"), label)
+
+
+def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
+    """Draw what each part's curvature is along the gradient of each other part, as a share of its largest eigenvalue.
+
+    A row holds the gradient of a part, a column the curvature of one: a red entry in the row of a head class and the
+    column of a tail class says that a step along the head's gradient bends the tail's loss. Blue is negative curvature.
+    The scale is that of the pairs.
+
+    Args:
+        spectrum: the result, with `gradient_curvature`.
+        parts: names; None for all.
+
+    Returns:
+        A new figure with the map and a colour bar.
+
+    Raises:
+        InputError: no such part, or a spectrum that was computed without the overlap.
+    """
+    matrix, share = MATRICES.get(spectrum.operator, "H"), None
+    if spectrum.gradient_curvature is not None:
+        most = np.broadcast_to(spectrum.lambda_max, spectrum.gradient_curvature.shape)
+        share = np.divide(spectrum.gradient_curvature, most, out=np.full(most.shape, np.nan), where=most > 0)
+    label = rf"$u_a^T {matrix}_b u_a\,/\,\lambda_{{\max}}({matrix}_b)$"
+    return _map(spectrum, share, parts, ("gradient of a", "curvature of b"), label, of_vectors=False)
 
 
 def subspace_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw how alike the spaces of two parts' sharpest directions are: the mean squared cosine of principal angles.
+
+    Where there is room for numbers, the smallest of the angles stands below.
 
     Args:
         spectrum: the result, with `subspace_overlap`.
@@ -57,7 +84,8 @@ def subspace_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figu
     """
     label = r"$|V_a V_b^T|_F^2\,/\,k$"
     axes = ("sharpest directions of a", "sharpest directions of b")
-    return _map(spectrum, spectrum.subspace_overlap, parts, axes, label, signed=False)
+    angles = None if spectrum.principal_angles is None else spectrum.principal_angles[:, :, 0]
+    return _map(spectrum, spectrum.subspace_overlap, parts, axes, label, signed=False, angles=angles)
 
 
 def _map(
@@ -67,8 +95,11 @@ def _map(
     axes: tuple[str, str],
     label: str,
     *,
-    signed: bool,
+    signed: bool = True,
+    of_vectors: bool = True,
+    angles: np.ndarray | None = None,
 ) -> Figure:
+    """Draw a map of pairs, with angles below the numbers; the scale is that of different parts."""
     order = _chosen(spectrum, matrix, parts)
     values = np.asarray(matrix)[np.ix_(order, order)]
     pairs = values[~np.eye(len(order), dtype=bool)]
@@ -90,10 +121,12 @@ def _map(
         for (i, j), value in np.ndenumerate(values) if few else ():
             light = abs(value) > 0.6 * limit
             if np.isfinite(value):
-                ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color="w" if light else "k")
+                below = "" if angles is None else f"\n{angles[order[i], order[j]]:.0f}°"
+                text = f"{value:.2f}{below}"
+                ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="w" if light else "k")
         shown = slice(None, None, -(-len(order) // MOST_LABELS))
         names = [
-            theme.shorten(spectrum.parts[p], 24) + ("" if sure else " *")
+            theme.shorten(spectrum.parts[p], 24) + (" *" if of_vectors and not sure else "")
             for p, sure in zip(order, spectrum.vectors_converged[order], strict=True)
         ]
         counted = [f"{name} ({spectrum.train_counts[p]:,})" for name, p in zip(names, order, strict=True)]
@@ -103,7 +136,7 @@ def _map(
         ax.set_ylim(len(order) - 0.5, -0.5)
         ax.set_ylabel(axes[0])
         ax.set_xlabel(axes[1])
-        ax.set_title(_about(spectrum, values, order), parse_math=False)
+        ax.set_title(_about(spectrum, values, order, of_vectors, few and angles is not None), parse_math=False)
         extend = "both" if signed else "max"
         fig.colorbar(mesh, ax=ax, label=label, extend=extend, fraction=0.05, pad=0.02, **grids.bar_place())
     return fig
@@ -120,12 +153,14 @@ def _chosen(spectrum: Spectrum, matrix: np.ndarray | None, parts: Sequence[str] 
     return sorted(chosen, key=lambda p: -spectrum.train_counts[p])
 
 
-def _about(spectrum: Spectrum, values: np.ndarray, order: Sequence[int]) -> str:
+def _about(spectrum: Spectrum, values: np.ndarray, order: Sequence[int], of_vectors: bool, angles: bool) -> str:
     k = None if spectrum.ritz_vectors is None else spectrum.ritz_vectors.shape[1]  # a file may have been made smaller
     directions = "sharpest directions" if k is None else f"{k} direction{'s' * (k != 1)}"
-    lines = [f"{directions} of each part; in brackets its training samples"]
-    if not spectrum.vectors_converged[list(order)].all():
+    lines = [f"{directions if of_vectors else 'gradient'} of each part; in brackets its training samples"]
+    if angles:
+        lines.append("below: the smallest angle between the two spaces")
+    if of_vectors and not spectrum.vectors_converged[list(order)].all():
         lines.append("*: directions that have not converged")
     if np.isnan(values).any():
-        lines.append("grey: no positive curvature to compare with")
+        lines.append("grey: no positive curvature to compare with" + ("" if of_vectors else ", or no gradient"))
     return "\n".join(lines)

@@ -23,6 +23,7 @@ SHOWN: Mapping[str, Mapping[str, str]] = {
     "spectrum": {
         "density": "Eigenvalue density of each part, with the same axes and width",
         "overlap": "How sharp the sharpest directions of each part are for the others",
+        "gradients": "How sharp the gradient of each part is for the others",
         "subspaces": "How alike the sharpest directions of the parts are",
     },
     "surface": {
@@ -44,6 +45,7 @@ SHOWN: Mapping[str, Mapping[str, str]] = {
         "cosines": "Cosines between the gradients of all pairs of parts, and with the whole gradient",
         "decomposition": "Gradient of each part, along the whole gradient and off it",
         "norms": "Length and share of the gradient of each part, against training samples",
+        "layers": "Shares of the parts in the gradient of each layer, and their cosines with it",
         "epochs": "Agreement of the gradient of each part with the whole, over the epochs",
     },
     "features": {
@@ -123,7 +125,10 @@ def matrices(result: Any) -> list[Matrix]:
     elif isinstance(result, Features) and result.mean_cosine is not None:
         maps = {"cosine of the class means": result.mean_cosine[-1]}
     elif isinstance(result, Spectrum):
-        maps = {"overlap (rows: whose directions, columns: whose matrix)": result.overlap}
+        maps = {
+            "overlap (rows: whose directions, columns: whose matrix)": result.overlap,
+            "curvature along gradients (rows: whose gradient, columns: whose matrix)": result.gradient_curvature,
+        }
     names = result.points if isinstance(result, Distances) else result.parts
     return [
         Matrix(title=title, names=names, cells=_written(values))
