@@ -100,7 +100,8 @@ def worst_rise(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray, radius: fl
     largest = values[:, inside].max(axis=1, initial=-np.inf)
     edges = grid.edges
     for share, (a, b) in _on_circle(corners[edges[:, 0]], corners[edges[:, 1]], edges, radius):
-        between = (1 - share) * values[:, a] + share * values[:, b]
+        with np.errstate(invalid="ignore"):  # of an infinite loss, which the next line leaves out
+            between = (1 - share) * values[:, a] + share * values[:, b]
         between = np.where(np.isfinite(values[:, a]) & np.isfinite(values[:, b]), between, -np.inf)
         largest = np.maximum(largest, between.max(axis=1, initial=-np.inf))
     rise: np.ndarray = np.maximum(largest - centre_loss, 0.0)

@@ -20,18 +20,33 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def cifar_root(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory):
+    """Make a folder once for all workers: give it a name, and a function that fills an empty folder."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name, fill) -> Path:
+        folder = shared / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                aside = tmp_path_factory.mktemp(name)
+                fill(aside)
+                aside.rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def cifar_root(made_once) -> Path:
     """A data root with the real CIFAR-10: the long-tailed training images (ratio 100), all test images."""
     source = os.environ.get("LANDSCAPE_TEST_DATA")
     if source is None:
         pytest.skip("LANDSCAPE_TEST_DATA is unset: no real CIFAR-10 to read")
     data = Path(source) / "data"
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cifar"
-    with FileLock(f"{root}.lock"):  # the first worker unpacks for all
-        if not root.exists():
-            aside = tmp_path_factory.mktemp("cifar-aside")
-            command = [sys.executable, str(data / "unpack.py"), str(data / "cifar10-lt-r100.zip"), str(aside)]
-            subprocess.run(command, check=True, capture_output=True)
-            aside.rename(root)
-    return root
+
+    def unpack(folder):
+        command = [sys.executable, str(data / "unpack.py"), str(data / "cifar10-lt-r100.zip"), str(folder)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    return made_once("cifar", unpack)
