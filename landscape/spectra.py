@@ -114,7 +114,7 @@ def spectrum(
         distribution: "rademacher" or "gaussian" probes.
         top: how many of the largest Ritz values to keep, at least.
         vectors: how many of the largest Ritz vectors to keep, with their values.
-        overlap: also multiply the vectors of each part by the matrices of all parts, see overlaps.py.
+        overlap: also multiply vectors and gradient of each part by the matrices of all parts, see overlaps.py.
         tol: go on until the residual of lambda_max is at most this share of it; None takes `steps` and says whether
             1e-3 was reached.
         max_steps: where `tol` gives up; None for 4 times `steps`.

@@ -34,7 +34,11 @@ SPECTRUM = (
     ),
     click.option("--top", default=10, show_default=True, help="How many of the largest eigenvalues to list."),
     click.option("--vectors", default=0, show_default=True, help="How many eigenvectors to keep in the file."),
-    click.option("--overlap", is_flag=True, help="Also: are the directions of these --vectors sharp for other parts?"),
+    click.option(
+        "--overlap",
+        is_flag=True,
+        help="Also: are the directions of these --vectors, and the gradients, sharp for other parts?",
+    ),
     click.option("--tol", type=float, help="Go on until the residual of lambda_max is this share of it."),
     click.option("--max-steps", type=int, help="Where --tol gives up.  [default: 4 times --steps]"),
     click.option(
