@@ -19,7 +19,7 @@ import numpy as np
 
 from landscape import store
 from landscape.errors import InputError, StoreError
-from landscape.results import Result, Sharpness, Spectrum, Surface
+from landscape.results import Result, Sharpness, Spectrum, Surface, Traces
 
 _RAW = frozenset({"parameter", "buffer", "vector", "probe", "step", "trace_probe"})  # axes of what stays in the file
 _SECOND = "_2"
@@ -151,7 +151,7 @@ def to_json(result: Result) -> str:
 
 
 def _table(result: Result) -> tuple[list[str], Iterable[Sequence[Any]]]:
-    if isinstance(result, (Spectrum, Sharpness)):
+    if isinstance(result, (Spectrum, Traces, Sharpness)):
         return _by_part(result)
     if isinstance(result, Surface):
         return ["part", "mark", "x", "y", "loss", "accuracy", "computed", "distance"], _points(result)

@@ -143,6 +143,29 @@ class Spectrum:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Traces:
+    """Traces of groups of a spectrum's parts, from those of the parts: what is linear in the loss."""
+
+    kind: ClassVar[str] = "traces"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "part"
+
+    parts: tuple[str, ...] = array("part", doc="names of the groups")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the group")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the group's classes")
+    loss: np.ndarray = array("part", unit="loss", doc="weighted mean loss")
+    accuracy: np.ndarray = array("part", doc="weighted mean accuracy")
+    trace: np.ndarray = array("part", unit="loss", doc="trace of the matrix of this loss")
+    trace_stderr: np.ndarray = array("part", unit="loss", doc="its standard error at most")
+    size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
+    operator: str = scalar(doc="hessian, ggn, fisher or empirical-fisher")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Overlap:
     """Several parts' matrices on the Ritz vectors and gradients of all parts: what a spectrum's overlap is made of."""
 
@@ -589,13 +612,25 @@ class Features:
 
 
 Result: TypeAlias = (
-    Spectrum | Overlap | History | Points | Plane | Surface | Trajectory | Sharpness | Distances | Gradients | Features
+    Spectrum
+    | Traces
+    | Overlap
+    | History
+    | Points
+    | Plane
+    | Surface
+    | Trajectory
+    | Sharpness
+    | Distances
+    | Gradients
+    | Features
 )
 
 KINDS: dict[str, type[Result]] = {
     kind.kind: kind
     for kind in (
         Spectrum,
+        Traces,
         Overlap,
         History,
         Points,

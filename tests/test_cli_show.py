@@ -397,8 +397,8 @@ def test_a_checkpoint_is_called_one_and_a_result_is_read_whatever_it_is_called(r
 def test_what_is_for_surfaces_only_is_refused_elsewhere(run, file, save):
     surface = save("s.h5", three_classes())
     for words, line in (
-        (["plot", file, "--groups", "all"], f"--groups is for surfaces and trajectories, {file} is a spectrum"),
-        (["compare", file, "--weights", "drw"], f"--weights is for surfaces and trajectories, {file} is a spectrum"),
+        (["plot", file, "--groups", "all"], "--groups and --weights of spectra are for landscape compare"),
+        (["compare", file, "--weights", "drv"], "weights 'drv' are unknown: choose natural, balanced, training, drw"),
         (
             ["plot", surface, "--dir-file", file],
             f"--dir-file is for surfaces of tomgoldstein/loss-landscape, {surface}",
@@ -478,6 +478,22 @@ def test_compare_shows_each_number_with_its_error(run, save):
     assert [cell.strip() for cell in second[:2]] == ["class 1", "-"]
     assert "* lambda_max has not converged" in out
     assert "one probe cannot tell" in out
+
+
+def test_compare_joins_the_traces_of_spectra_by_groups_and_weights(run, save, tmp_path):
+    spectrum = classes(3, steps=3)
+    trace = {"trace": np.array([1.0, 2.0, 6.0]), "trace_stderr": np.array([0.1, 0.2, 0.3])}
+    file = save("s.h5", spectrum, **trace)
+    (tmp_path / "w.json").write_text('{"class 0": 1, "class 1": 1, "class 2": 0}')
+    for weights, expected in (("balanced", "3.00 ± 0.20"), (str(tmp_path / "w.json"), "1.50 ± 0.15")):
+        code, out, err = run("compare", file, file, "--weights", weights)
+        assert (code, err) == (0, [])
+        assert "trace of the weighted loss ± standard error at most" in out
+        assert out.count(expected) == 2
+    found = json.loads(run("compare", file, file, "--groups", "head-tail", "--json")[1])
+    assert [row["part"] for row in found["rows"]] == ["head", "tail"]
+    assert run("export", file, "--to", "csv", "--weights", "balanced", "-o", tmp_path / "t.csv")[0] == 0
+    assert (tmp_path / "t.csv").read_text().splitlines()[1].startswith("all,")
 
 
 def test_compare_says_that_curvature_grows_with_the_scale_of_a_cosine_classifier(run, save):

@@ -7,6 +7,7 @@ import pytest
 from results_of_all_kinds import distances
 
 from landscape import plots
+from landscape.errors import InputError
 
 LINE = np.abs(np.subtract.outer(np.arange(3.0), np.arange(3.0)))
 
@@ -28,7 +29,8 @@ def test_a_row_of_fisher_weighted_distances_has_colours_of_its_own_and_its_numbe
     order = np.ix_(*[plots.distances.clustered(LINE)] * 2)
     np.testing.assert_allclose(image.get_array(), np.array([[0, 0.5, 1], [1, 0, 0.5], [0, 0, 0]])[order])
     assert image.get_clim() == (0, 1)
-    assert [text.get_text() for text in image.axes.texts] == [f"{v:.3g}" for v in np.array(matrix)[order].ravel()]
+    written = ["0", "0.3", "0.6", "4e-9", "0", "2e-9", "0", "0", "0"]
+    assert [text.get_text() for text in image.axes.texts] == np.array(written).reshape(3, 3)[order].ravel().tolist()
     np.testing.assert_allclose(images(fig)["Euclidean distance"].get_array(), LINE)
 
 
@@ -62,3 +64,47 @@ def test_rows_without_a_distance_are_drawn(value):
     fig = plots.distance_maps(of_fisher(np.full((3, 3), value)))
     fig.draw_without_rendering()
     assert np.ma.getmaskarray(images(fig)["Fisher-weighted distance"].get_array()).all() == np.isnan(value)
+
+
+def test_a_plane_of_points_keeps_distances_that_a_plane_can_have():
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(6, 2)) * [3, 1]
+    between = np.linalg.norm(places[:, None] - places, axis=-1)
+    found, shares = plots.distances.scaled(between)
+    np.testing.assert_allclose(np.linalg.norm(found[:, None] - found, axis=-1), between, atol=1e-12)
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0] > shares[1]
+    in_three = rng.normal(size=(6, 3))
+    in_three -= in_three.mean(0)
+    squares = np.linalg.svd(in_three, compute_uv=False) ** 2  # principal components, another way to the same plane
+    _, shares = plots.distances.scaled(np.linalg.norm(in_three[:, None] - in_three, axis=-1))
+    np.testing.assert_allclose(shares, squares[:2] / squares.sum())
+
+
+def test_points_in_one_place_are_rings_around_each_other():
+    matrix = np.array([[[0.0, 0.0, 5.0], [0.0, 0.0, 5.0], [5.0, 5.0, 0.0]]])
+    fig = plots.point_map(dataclasses.replace(distances(runs=1), euclidean=matrix))
+    first, second, third = fig.axes[0].lines
+    assert second.get_markersize() > first.get_markersize() == third.get_markersize()
+    assert second.get_markerfacecolor() == "none"
+    assert np.abs(first.get_xdata()[0] - third.get_xdata()[0]) == pytest.approx(5)
+
+
+def test_barriers_between_all_points_and_predicted_rises_have_maps():
+    found = distances()
+    with pytest.raises(InputError, match="neither barriers nor predicted rises"):
+        plots.barrier_maps(dataclasses.replace(found, barrier=found.barrier * np.nan))
+    barrier = np.arange(54.0).reshape(2, 3, 3, 3)
+    rise = np.array([[[0, -1, 2], [3, 0, 4], [5, 6, 0]]] * 2, dtype=float)
+    fig = plots.barrier_maps(dataclasses.replace(found, barrier=barrier, hessian_rise=rise))
+    order = np.ix_(*[plots.distances.clustered(found.euclidean.mean(0))] * 2)
+    maps = {ax.get_title(): ax.images[0] for ax in fig.axes if ax.images}
+    assert len(maps) == 4
+    for title, image in maps.items():
+        values = (
+            rise
+            if "Hessian" in title
+            else barrier[..., found.parts.index(title.removeprefix("barrier of ").rsplit(" (", 1)[0])]
+        )
+        np.testing.assert_allclose(image.get_array(), values.mean(0)[order])
+    assert len({image.get_clim() for title, image in maps.items() if "barrier" in title}) == 1

@@ -5,12 +5,15 @@ import json
 
 import numpy as np
 import pytest
+from cases import CASES
+from exact import dense
 from surfaces import grid, paraboloid, surface, three_classes, three_lines
 
 from landscape.errors import InputError
 from landscape.grid import barrier, summary
-from landscape.regroup import grid_of, regroup
+from landscape.regroup import grid_of, regroup, regroup_traces
 from landscape.results import Trajectory
+from landscape.spectra import spectrum
 from trainers import losses
 
 COUNTS = np.array([9.0, 5.0, 1.0])  # samples of the fixtures' classes
@@ -35,6 +38,39 @@ def test_natural_weights_give_the_mean_over_samples():
     np.testing.assert_allclose(whole.centre_loss[0], np.concatenate(samples)[:, 0, 0].mean(), rtol=1e-14)
     assert whole.parts == ("all",)
     assert (whole.n_samples[0], whole.train_counts[0]) == (15, 555)
+
+
+def test_the_trace_of_a_weighted_loss_is_that_of_its_own_hessian(tmp_path):
+    """Against the dense Hessian of the weighted loss."""
+    objective = CASES["mlp-relu"].objective()
+    found = spectrum(objective, steps=3, probes=1, trace="exact")
+    weights = {"0": 1.0, "1": 0.0, "2": 3.0}
+    (tmp_path / "w.json").write_text(json.dumps(weights))
+    H = [dense(objective, p) for p in range(3)]
+    n = objective.counts
+    expected = {
+        "natural": sum(n[p] * H[p] for p in range(3)) / n.sum(),
+        "balanced": sum(H) / 3,
+        str(tmp_path / "w.json"): (H[0] + 3 * H[2]) / 4,
+    }
+    for name, matrix in expected.items():
+        mixed = regroup_traces(found, "all", name)
+        assert mixed.trace[0] == pytest.approx(matrix.trace().item(), rel=1e-9)
+        assert mixed.trace_stderr[0] == 0
+    assert mixed.provenance["regrouped"]["weights"] == weights
+    ends = regroup_traces(found, {"rest": [1, 2], "first": ["0"]})
+    rest = (n[1] * H[1] + n[2] * H[2]) / (n[1] + n[2])
+    np.testing.assert_allclose(ends.trace, [rest.trace().item(), H[0].trace().item()], rtol=1e-9)
+    assert ends.n_samples.tolist() == [n[1] + n[2], n[0]]
+
+
+def test_the_error_of_a_mixed_trace_is_at_most_that_of_errors_that_go_together():
+    objective = CASES["mlp-tanh"].objective()
+    found = spectrum(objective, steps=4, probes=5, trace="probes")
+    mixed = regroup_traces(found, "all", "balanced")
+    assert mixed.trace_stderr[0] == pytest.approx(found.trace_stderr.mean())
+    together = found.trace_samples.mean(0)  # the parts share their probes
+    assert together.std(ddof=1) / np.sqrt(np.isfinite(together).sum()) <= mixed.trace_stderr[0] * (1 + 1e-9)
 
 
 def drw(train_counts, beta):
@@ -152,9 +188,7 @@ def test_a_part_may_be_in_several_groups_and_members_are_names_or_classes(tmp_pa
         np.testing.assert_allclose(found.loss[2], per_class.loss[[0, 2]].mean(axis=0), rtol=1e-14)
         assert found.provenance["partition"] == {"all": [7, 3, 5], "tail": [5], "mixed": [7, 5]}
         assert found.provenance["regrouped"]["groups"]["mixed"] == ["class 0", "class 2"]
-    with pytest.raises(
-        InputError, match="group 'x': 0 is no part of this surface; there are class 0, class 1, class 2"
-    ):
+    with pytest.raises(InputError, match="group 'x': 0 is no part here; there are class 0, class 1, class 2"):
         regroup(per_class, {"x": [0]})  # a position, where numbers are those of classes
     unsaid = three_classes(provenance={})
     np.testing.assert_array_equal(regroup(unsaid, {"x": [1]}).loss[0], unsaid.loss[1])
@@ -207,11 +241,11 @@ def test_counts_that_are_unknown_are_asked_for_only_where_they_matter():
     unknown = three_classes(n_samples=np.full(3, np.nan), train_counts=np.full(3, np.nan))
     np.testing.assert_allclose(regroup(unknown, "all", "balanced").loss[0], unknown.loss.mean(axis=0), rtol=1e-14)
     np.testing.assert_array_equal(regroup(unknown, {"one": ["class 1"]}).loss[0], unknown.loss[1])
-    with pytest.raises(InputError, match="natural weights need the samples of each part, which this surface does not"):
+    with pytest.raises(InputError, match="natural weights need the samples of each part, which the file does not"):
         regroup(unknown, "all")
     with pytest.raises(InputError, match="training weights need the training samples of each class"):
         regroup(unknown, "all", "training")
-    with pytest.raises(InputError, match="many-medium-few goes by training samples, which this surface does not tell"):
+    with pytest.raises(InputError, match="many-medium-few goes by training samples, which the file does not tell"):
         regroup(unknown, "many-medium-few")
 
 
@@ -224,12 +258,29 @@ def test_what_goes_by_class_refuses_parts_of_several_classes():
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "must hold an object, with the weights by name"),
+        ('{"class 0": "1"}', "must hold {"),
+        ('{"class 0": true}', "must hold {"),
+        ('{"class 0": 1, "class 0": 2}', "'class 0' is there twice"),
+        ('{"class 0": 1}', "weights: part 'class 1' has none; give 0 to leave it out"),
+    ],
+)
+def test_a_file_of_weights_that_is_none_is_refused(tmp_path, text, message):
+    (tmp_path / "w.json").write_text(text)
+    with pytest.raises(InputError) as refused:
+        regroup(three_classes(), "all", str(tmp_path / "w.json"))
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("groups", "weights", "line"),
     [
         ("thirds", "natural", "groups 'thirds' are unknown: choose all, class, head-tail, many-medium-few or a .json"),
         ({}, "natural", "there are no groups"),
         ({"x": []}, "natural", "group 'x' joins no parts"),
-        ({"x": ["cat"]}, "natural", "group 'x': 'cat' is no part of this surface"),
+        ({"x": ["cat"]}, "natural", "group 'x': 'cat' is no part here"),
         ({"x": [True]}, "natural", "group 'x': True is no part"),
         ({"x": [-1]}, "natural", "group 'x': -1 is no part"),
         ({"x": [1, "class 1"]}, "natural", "group 'x' holds 'class 1' twice"),

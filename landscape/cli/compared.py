@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError
-from landscape.results import Result, Sharpness, Spectrum, Surface
+from landscape.results import Result, Sharpness, Spectrum, Surface, Traces
 
 SHARED = ("loss", "params", "split", "weight_decay", "data_sha256", "normalisation")
 """Entries of provenance that make numbers differ for other reasons than the model."""
@@ -127,6 +127,12 @@ def _spectrum_cell(spectrum: Spectrum, p: int, barrier: bool) -> str:
     return f"{top}{mark} / {with_error(spectrum.trace[p], spectrum.trace_stderr[p])}"
 
 
+def _traces_cell(traces: Traces, p: int, barrier: bool) -> str:
+    from landscape.plots.theme import with_error
+
+    return with_error(traces.trace[p], traces.trace_stderr[p])
+
+
 def _surface_cell(surface: Surface, p: int, barrier: bool) -> str:
     from landscape.plots.theme import number
 
@@ -138,7 +144,7 @@ def _surface_cell(surface: Surface, p: int, barrier: bool) -> str:
 
 def _surface_title(surfaces: Sequence[Surface]) -> str:
     radii = {s.radius for s in surfaces if not math.isnan(s.radius)}
-    within = f" within {radii.pop():g}" if len(radii) == 1 else ""
+    within = f" within {radii.pop():.4g}" if len(radii) == 1 else ""
     barrier = " / barrier" if any(s.barrier is not None for s in surfaces) else ""
     return f"loss at the centre / doubling radius / worst rise{within}{barrier}"
 
@@ -179,6 +185,15 @@ KINDS: Mapping[str, Comparison] = {
             "?": "± ? the error is unknown: one probe cannot tell its own spread",
         },
         remarks=lambda spectrum: "",
+    ),
+    "traces": Comparison(
+        title=lambda traces: "trace of the weighted loss ± standard error at most",
+        numbers=("n_samples", "loss", "accuracy", "trace", "trace_stderr"),
+        cell=_traces_cell,
+        looks={"operator": lambda t: t.operator, "parameters": lambda t: t.size},
+        counts={"n_samples": "samples"},
+        marks={"?": "± ? the error is unknown: one probe cannot tell its own spread"},
+        remarks=lambda traces: "",
     ),
     "sharpness": Comparison(
         title=_sharpness_title,
@@ -222,7 +237,7 @@ KINDS: Mapping[str, Comparison] = {
             "x": lambda s: _range(s.xcoordinates),
             "y": lambda s: _range(s.ycoordinates),
             "unit lengths": lambda s: ", ".join(f"{u:.4g}" for u in s.unit_length),
-            "radius of the worst rise": lambda s: f"{s.radius:g}",
+            "radius of the worst rise": lambda s: f"{s.radius:.4g}",
             "batch norm": lambda s: s.batch_norm,
         },
         counts={"n_samples": "samples"},

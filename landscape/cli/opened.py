@@ -7,7 +7,7 @@ import click
 
 from landscape import regroup, store, surface_files
 from landscape.errors import InputError
-from landscape.results import Result, Surface
+from landscape.results import Result, Spectrum, Surface
 
 FILE = click.Path(path_type=Path)
 
@@ -18,14 +18,14 @@ REGROUP = (
     click.option(
         "--groups",
         metavar="NAME",
-        help=f"Of a surface: join its classes, without computing again: {', '.join(regroup.GROUPS)} or FILE.json.  "
-        "[default: all, where --weights is given]",
+        help="Of a surface, or of the traces of a spectrum: join the classes, without computing again: "
+        f"{', '.join(regroup.GROUPS)} or FILE.json.  [default: all, where --weights is given]",
     ),
     click.option(
         "--weights",
-        type=click.Choice(regroup.WEIGHTS),
+        metavar="NAME",
         help="What classes weigh in a group: natural, by evaluated samples; balanced, alike; training, by training "
-        "samples; drw, as in deferred re-weighting.  [default: natural]",
+        'samples; drw, as in deferred re-weighting; or FILE.json of {"class": weight}.  [default: natural]',
     ),
     click.option("--many", default=100, show_default=True, help="many: more training samples than this."),
     click.option("--few", default=20, show_default=True, help="few: fewer training samples than this."),
@@ -106,7 +106,10 @@ def open_result(
                 raise InputError(f"{option} is for surfaces of {surface_files.GOLDSTEIN}, {file} is a {result.kind}")
     if groups is None and weights is None:
         return result
+    chosen = groups or "all", weights or "natural"
+    if isinstance(result, Spectrum):
+        return regroup.regroup_traces(result, *chosen, many=many, few=few, ends=ends)
     if not isinstance(result, Surface):
         option = "--weights" if groups is None else "--groups"
-        raise InputError(f"{option} is for surfaces and trajectories, {file} is a {result.kind}: leave it out")
-    return regroup.regroup(result, groups or "all", weights or "natural", many=many, few=few, ends=ends)
+        raise InputError(f"{option} is for surfaces and spectra, {file} is a {result.kind}: leave it out")
+    return regroup.regroup(result, *chosen, many=many, few=few, ends=ends)

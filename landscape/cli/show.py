@@ -13,7 +13,7 @@ from landscape.cli.drawing import DRAWING, check_drawing, take_drawing
 from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twice
 from landscape.cli.options import options
 from landscape.errors import InputError
-from landscape.results import Result, Spectrum, Surface
+from landscape.results import Result, Spectrum, Surface, Traces
 
 FIGURES = {
     "spectrum": ("density", "summary", "overlap", "gradients", "subspaces"),
@@ -21,7 +21,7 @@ FIGURES = {
     "features": ("quality", "angles", "collapse"),
     "gradients": ("cosines", "decomposition", "epochs", "norms", "layers"),
     "sharpness": ("rises",),
-    "distances": ("matrix", "losses", "epochs"),
+    "distances": ("matrix", "map", "losses", "barriers", "epochs"),
     "surface": ("contour", "3d", "heat", "accuracy", "overlay"),
     "line": ("line",),
     "trajectory": ("path", "along", "3d", "heat", "accuracy", "overlay"),
@@ -55,10 +55,11 @@ MOST_PANELS = 24
     "parts; decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms; "
     "layers, shares and cosines of each layer. "
     "Of sharpness: rises, of each part against training samples. Of distances: matrix (default), clustered maps of "
-    "four distances; losses, of each part at each point; epochs, from the points along training. Of a surface: contour "
-    "(default), a panel for each part with the same levels; 3d, as heights; heat, the points as they were computed; "
-    "accuracy; overlay, the contours of head and tail on one another; over a line: line. Of a trajectory also path "
-    "(default), the runs over the contours; along, the true losses beside those of the surface.",
+    "four distances; map, the points laid out on a plane; losses, of each part at each point; barriers, between all "
+    "pairs of points, with the rises that Hessians predict; epochs, from the points along training. Of a surface: "
+    "contour (default), a panel for each part with the same levels; 3d, as heights; heat, the points as they were "
+    "computed; accuracy; overlay, the contours of head and tail on one another; over a line: line. Of a trajectory "
+    "also path (default), the runs over the contours; along, the true losses beside those of the surface.",
 )
 @click.option(
     "-o",
@@ -132,6 +133,7 @@ def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any)
     """Print the numbers of each part, one column for each of FILES.
 
     Of spectra lambda_max and trace: errors behind ± are residual bounds of lambda_max and standard errors of the trace.
+    Of spectra with --groups or --weights the trace of the weighted loss, which is linear in the parts.
     Of sharpness the loss, its rises within rho and under noise, and the noise that doubles it. Of surfaces the loss at
     the centre, the distance at which it has doubled, its largest rise within a radius, and the barrier on a line
     between checkpoints; below the table the verdict on each surface. Options that differ between the files, and could
@@ -238,6 +240,8 @@ def _drawn_as(files: Sequence[Path], results: Sequence[Result]) -> str:
     """Return what all results are drawn as."""
     kinds = ["line" if isinstance(r, Surface) and r.is_line else r.kind for r in results]
     for file, kind in zip(files, kinds, strict=True):
+        if kind == Traces.kind:
+            raise InputError("--groups and --weights of spectra are for landscape compare: only traces can be joined")
         if kind != kinds[0]:
             raise InputError(f"{files[0]} is a {kinds[0]}, {file} a {kind}: draw files of one kind together")
     return kinds[0]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from matplotlib.figure import Figure
 
 from landscape.plots.density import densities, density, density_grid
-from landscape.plots.distances import cross_losses, distance_maps, distances_along
+from landscape.plots.distances import barrier_maps, cross_losses, distance_maps, distances_along, point_map
 from landscape.plots.features import class_angles, class_quality, compare_quality, neural_collapse
 from landscape.plots.gradients import (
     cosine_map,
@@ -27,13 +27,12 @@ from landscape.plots.theme import styled, write
 from landscape.plots.trajectory import trajectory, trajectory_along
 
 __all__ = [
-    "KIND_FIGURES", "SEVERAL_FIGURES", "class_angles", "class_quality", "compare_quality", "compare_surfaces",
-    "contours", "cosine_map", "cosines", "cross_losses", "decomposition", "densities", "density", "density_grid",
-    "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs", "gradient_layers",
-    "gradient_map", "gradient_norms", "neural_collapse",
-    "overlap_map", "quality", "rises", "styled", "subspace_map", "summary", "surface", "surface_3d",
-    "surface_accuracy", "surface_heat", "surface_lines", "surface_overlay", "sweep", "training", "trajectory",
-    "trajectory_along", "write",
+    "KIND_FIGURES", "SEVERAL_FIGURES", "barrier_maps", "class_angles", "class_quality", "compare_quality",
+    "compare_surfaces", "contours", "cosine_map", "cosines", "cross_losses", "decomposition", "densities",
+    "density", "density_grid", "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs",
+    "gradient_layers", "gradient_map", "gradient_norms", "neural_collapse", "overlap_map", "point_map", "quality",
+    "rises", "styled", "subspace_map", "summary", "surface", "surface_3d", "surface_accuracy", "surface_heat",
+    "surface_lines", "surface_overlay", "sweep", "training", "trajectory", "trajectory_along", "write",
 ]  # fmt: skip
 
 KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
@@ -54,7 +53,13 @@ KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "layers": gradient_layers,
     },
     "sharpness": {"rises": rises},
-    "distances": {"matrix": distance_maps, "losses": cross_losses, "epochs": distances_along},
+    "distances": {
+        "matrix": distance_maps,
+        "map": point_map,
+        "losses": cross_losses,
+        "barriers": barrier_maps,
+        "epochs": distances_along,
+    },
     "surface": {
         "contour": surface,
         "3d": surface_3d,

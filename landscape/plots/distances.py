@@ -5,12 +5,14 @@ runs stands beside it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
+from matplotlib.colors import LogNorm, Normalize, SymLogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
@@ -106,6 +108,128 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     return fig
 
 
+def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
+    """Draw for each part the barriers between all pairs of points, and the rises that the points' Hessians predict.
+
+    Args:
+        distances: the result.
+        parts: whose barriers; None for all, of which the first twelve are drawn, by training samples.
+
+    Returns:
+        A new figure; a panel for each part, with one scale, and the last for the predicted rises where there are any.
+
+    Raises:
+        InputError: no such part, or neither barriers nor rises were computed.
+    """
+    chosen = sorted(_parts(distances, parts), key=lambda p: -distances.train_counts[p])[:MOST_NUMBERS]
+    barriers, rises = np.isfinite(distances.barrier).any(), distances.hessian_rise
+    if not barriers and rises is None:
+        raise InputError(
+            "the file holds neither barriers nor predicted rises: compute it with --barriers or --curvature"
+        )
+    order = clustered(distances.euclidean.mean(0))
+    names = [_label(distances, i) for i in order]
+    maps: list[tuple[str, np.ndarray, Normalize, str, str]] = []
+    if barriers:
+        shared = _from_zero(distances.barrier[..., chosen].mean(0))
+        for p in chosen:
+            title = f"barrier of {theme.shorten(distances.parts[p], 20)} ({distances.train_counts[p]:,})"
+            maps.append((title, distances.barrier[..., p], shared, "rise of the loss", "viridis"))
+    if rises is not None:
+        most = float(np.abs(rises.mean(0)).max()) or 1.0
+        norm: Normalize = SymLogNorm(most / 100, vmin=-most, vmax=most)
+        title = "rise that the Hessian of the row's part\npredicts towards the column"
+        maps.append((title, rises, norm, "rise of the loss", "PuOr_r"))
+    side, n_columns = max(3.2, min(6.0, 0.42 * len(order) + 1.6)), min(len(maps), 3)
+    with theme.theme():
+        inches = n_columns * side, -(-len(maps) // n_columns) * side * 0.92
+        asked = {"least": grids.LEAST_MAP, "ratio": 1.0, **grids.shared("x", "y")}
+        fig, axes, _ = grids.grid(len(maps), n_columns, *inches, **asked)
+        for ax, (title, values, norm, label, colours) in zip(axes, maps, strict=False):
+            values = values[:, order][:, :, order]
+            _map(fig, ax, values.mean(0), _spread(values), names, names, norm, label, colours=colours)
+            ax.set_title(title, parse_math=False)
+        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+    return fig
+
+
+def point_map(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
+    """Lay the points out on a plane so that their distances there are nearly the Euclidean ones.
+
+    Points in one place are rings around each other.
+
+    Classical scaling (Torgerson 1952): the two leading eigenvectors of the doubly centred squared distances. The share
+    of these that the plane holds stands at its axes; points near each other on it may be far apart in what it lacks.
+
+    Args:
+        distances: the result; of several runs the mean distance is taken.
+        parts: the points of these parts only, with all other models; None for all.
+
+    Returns:
+        A new figure.
+
+    Raises:
+        InputError: no such part, or fewer than three points.
+    """
+    chosen = _points(distances, parts)
+    if len(chosen) < 3:
+        raise InputError("a map of points needs three of them")
+    places, shares = scaled(distances.euclidean.mean(0)[np.ix_(chosen, chosen)])
+    by_count = sorted(
+        (i for i in chosen if distances.points[i] in distances.parts), key=lambda i: -_count(distances, i)
+    )
+    with theme.theme():
+        fig, (ax,), _ = grids.grid(1, 1, 6.6, 4.8, ratio=1.0)
+        few = len(by_count) <= len(theme.palette())
+        colours = dict(zip(by_count, theme.palette() if few else theme.shades(len(by_count)), strict=False))
+        near = 0.02 * np.ptp(places, axis=0).max()
+        for k, (i, place) in enumerate(zip(chosen, places, strict=True)):
+            sign, colour = ("o", colours[i]) if i in colours else ("D", theme.muted())
+            below = int((np.linalg.norm(places[:k] - place, axis=1) <= near).sum())  # rings around those drawn already
+            face = "none" if below else colour
+            size = 6 + 3.5 * below
+            label = _label(distances, i)
+            ax.plot(*place, sign, color=colour, markerfacecolor=face, markersize=size, markeredgewidth=1.5, label=label)
+        ax.margins(0.12)
+        ax.set_aspect("equal", adjustable="datalim")
+        for k, name in enumerate("xy"):
+            ax.set(**{f"{name}label": f"Euclidean distance ({100 * shares[k]:.3g} % of the squares)"})
+        handles = ax.get_legend_handles_labels()[0]
+        grids.legend(fig, [Line2D([], [], **_sign(h)) for h in handles])
+        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+    return fig
+
+
+def _sign(line: Line2D) -> dict[str, Any]:
+    """Return how a legend shows a point, whatever the size of its ring."""
+    face = line.get_markerfacecolor()
+    return {
+        "linestyle": "none",
+        "marker": line.get_marker(),
+        "color": line.get_color(),
+        "markerfacecolor": face,
+        "markersize": 6,
+        "label": line.get_label(),
+    }
+
+
+def scaled(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return places on a plane whose distances are those of a matrix as nearly as two axes allow.
+
+    Args:
+        matrix: (Q, Q) distances.
+
+    Returns:
+        The places, (Q, 2), centred, and the share of the squared distances that each axis holds, (2,).
+    """
+    centring = np.eye(len(matrix)) - 1 / len(matrix)
+    values, vectors = np.linalg.eigh(-centring @ matrix**2 @ centring / 2)
+    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    places = vectors[:, :2] * np.sqrt(values[:2])
+    places *= np.where(places[np.abs(places).argmax(0), (0, 1)] < 0, -1.0, 1.0)
+    return places, values[:2] / (values.sum() or 1.0)
+
+
 def distances_along(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw how far training is from each convergence point over the epochs, with the spread over runs as a band.
 
@@ -187,10 +311,19 @@ def _map(
         for i, j in np.ndindex(*values.shape):
             if not np.isfinite(values[i, j]):
                 continue
-            text = f"{values[i, j]:.3g}" + ("" if spread is None else f"\n±{spread[i, j]:.1g}")
+            text = _short(float(values[i, j]), 3) + ("" if spread is None else f"\n±{_short(float(spread[i, j]), 1)}")
             bright = np.dot(cmap(norm(shades[i, j]))[:3], (0.3, 0.6, 0.1)) > 0.55
             ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="0.1" if bright else "0.95")
     fig.colorbar(image, ax=ax, shrink=0.8, label=label, **grids.bar_place())
+
+
+def _short(value: float, digits: int) -> str:
+    """Write a number for a cell of a map, "0.0851" or "8.1e-5"."""
+    text = f"{value:.{digits}g}"
+    if "e" not in text:
+        return text
+    factor, power = f"{value:.{min(digits, 2)}g}".split("e")
+    return f"{factor}e{int(power)}"
 
 
 def _from_zero(values: np.ndarray) -> Normalize:
