@@ -2,12 +2,13 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 import landscape as ls
-from landscape import checkpoints, datasets, models
+from landscape import checkpoints, datasets, directions, models
 from landscape.cli import main
 from landscape.cli.surface import parse_range
 from landscape.errors import InputError
@@ -106,6 +107,21 @@ def test_planes_of_many_kinds_and_one_plane_for_two_networks(here):
     there, own = ls.load(here / "b.h5"), ls.load(here / "4.h5")
     np.testing.assert_allclose(there.loss, own.loss, rtol=1e-5)
     np.testing.assert_allclose(there.unit_length, own.unit_length)
+
+
+def test_a_direction_file_of_goldsteins_spans_the_same_plane(here):
+    objective = ls.load_objective("last.pt", samples_per_class=3)
+    axes = directions.random(objective, 2, seed=4)
+    with h5py.File(here / "last_weights.h5", "w") as file:
+        for name, flat in zip(("xdirection", "ydirection"), axes.theta, strict=True):
+            for i, tensor in enumerate(objective.layout.tensors(flat)):
+                file[f"{name}/{i}"] = tensor.numpy()
+    words = ["surface2d", "--ckpt", "last.pt", "--x=-1:1:3", "--skewed", "-q", *FEW]
+    assert main([*words, "--directions", str(here / "last_weights.h5"), "-o", str(here / "theirs.h5")]) == 0
+    assert main([*words, "--seed", "4", "-o", str(here / "ours.h5")]) == 0
+    theirs, ours = ls.load(here / "theirs.h5"), ls.load(here / "ours.h5")
+    np.testing.assert_allclose(theirs.loss, ours.loss, rtol=1e-5)
+    np.testing.assert_allclose(theirs.unit_length, ours.unit_length)
 
 
 def test_a_trajectory_of_two_runs_and_a_plane_through_checkpoints(here, capsys):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape import datasets, directions, distributed, matching, points, snapshots, store, surfaces
+from landscape import datasets, directions, distributed, matching, points, snapshots, store, surface_files, surfaces
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import LOADING, OUTPUT, POSITIVE, SEED, SHARE, of_the_data, options
@@ -42,7 +42,7 @@ SURFACE = (
         "kind",
         metavar="KIND",
         help="random, ckpt (towards --ckpt-to), pca (of --trajectory), eigen or gradient (of --of), or the .h5 of "
-        "--save-plane.  [default: random, or what --ckpt-to or --trajectory imply]",
+        "--save-plane or of tomgoldstein/loss-landscape.  [default: random, or what --ckpt-to or --trajectory imply]",
     ),
     click.option("--ckpt-to", "ckpt_to", multiple=True, metavar="FILE", help="Another checkpoint of the network."),
     click.option(
@@ -324,13 +324,13 @@ def _named(objective: Objective, word: str) -> str:
 
 
 def stored_plane(objective: Objective, file: str, n_axes: int, *, own_origin: bool) -> Directions:
-    """Read a plane that --save-plane kept.
+    """Read a plane that --save-plane kept, or the directions of tomgoldstein/loss-landscape.
 
     Args:
         objective: of a network of the same shape.
         file: the result file.
         n_axes: how many of its directions are wanted.
-        own_origin: go from the objective's own weights instead of the plane's origin.
+        own_origin: go from the objective's own weights instead of the plane's origin; directions have no other.
 
     Returns:
         The directions.
@@ -338,12 +338,19 @@ def stored_plane(objective: Objective, file: str, n_axes: int, *, own_origin: bo
     Raises:
         InputError: the file holds something else, or fewer directions.
     """
-    plane = store.load(file)
+    plane = _foreign_plane(objective, file) if surface_files.is_foreign(file) else store.load(file)
     if not isinstance(plane, Plane):
         raise InputError(f"{file} is a {plane.kind}: a plane is what --save-plane wrote")
     if len(plane.axes) < n_axes:
         raise InputError(f"{file} holds a line: a plane has two directions")
     return directions.from_plane(objective, plane, own_origin=own_origin).first(n_axes)
+
+
+def _foreign_plane(objective: Objective, file: str) -> Plane:
+    model, names = objective.model, (objective.layout.names, points.buffer_layout(objective.model).names)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    parameters, buffers = ({name: tensors[name].detach().cpu().numpy() for name in some} for some in names)
+    return surface_files.read_plane(file, parameters, buffers, list(model.state_dict()))
 
 
 def training_samples(objective: Objective, bn: str) -> datasets.Samples | None:
