@@ -185,6 +185,7 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["surface2d", "--ckpt", "last.pt", "--directions", "gone.h5"], "there is no file gone.h5"),
         (["trajectory", "--ckpt", "last.pt"], "a path needs three"),
         (["trajectory", "--ckpt", ".", "--through", "other.pt"], "--through is given 1 times"),
+        (["trajectory", "--ckpt", ".", "--every", "9"], "--every 9 leaves 2 checkpoints: a path needs three"),
         (["trajectory", "--ckpt", ".", "--grid", "1"], "'--grid': 1 is not in the range x>=2"),
         (["trajectory", "--ckpt", "nowhere/*.pt"], "matches no file"),
         (["distances", "--ckpt", "last.pt"], "is not the folder of a run"),

@@ -99,10 +99,13 @@ def trajectory(
     if twice is not None:
         raise InputError(f"--also {twice} is a run that is given already: name each once")
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
-    listed = {
-        word: _thinned(checkpoint_list(word, ckpt_key=reading["key"], trust_pickle=reading["trust_pickle"]), every)
+    found = {
+        word: checkpoint_list(word, ckpt_key=reading["key"], trust_pickle=reading["trust_pickle"])
         for word in (ckpt, *also)
     }
+    listed = {word: _thinned(files, every) for word, files in found.items()}
+    if not through and sum(map(len, listed.values())) < 3 <= sum(map(len, found.values())):
+        raise InputError(f"--every {every} leaves {sum(map(len, listed.values()))} checkpoints: a path needs three")
     if not through and sum(map(len, listed.values())) < 3:
         raise InputError(
             f"{ckpt} is {len(listed[ckpt])} checkpoint(s): a path needs three, as 'RUN/snapshots/*.pt'; "
