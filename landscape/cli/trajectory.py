@@ -99,12 +99,12 @@ def trajectory(
     if twice is not None:
         raise InputError(f"--also {twice} is a run that is given already: name each once")
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
-    found = {
+    all_of = {
         word: checkpoint_list(word, ckpt_key=reading["key"], trust_pickle=reading["trust_pickle"])
         for word in (ckpt, *also)
     }
-    listed = {word: _thinned(files, every) for word, files in found.items()}
-    if not through and sum(map(len, listed.values())) < 3 <= sum(map(len, found.values())):
+    listed = {word: _thinned(files, every) for word, files in all_of.items()}
+    if not through and sum(map(len, listed.values())) < 3 <= sum(map(len, all_of.values())):
         raise InputError(f"--every {every} leaves {sum(map(len, listed.values()))} checkpoints: a path needs three")
     if not through and sum(map(len, listed.values())) < 3:
         raise InputError(
