@@ -332,6 +332,10 @@ def test_the_command_prints_the_overlap_and_keeps_it(here, capsys):
     rows = out[out.index("gradient of \\ curvature") :].splitlines()
     printed = [[float(v) for v in row.split()[1:]] for row in rows[2:5]]
     np.testing.assert_allclose(printed, found.gradient_curvature, rtol=6e-3)
+    rows = out[out.index("directions of \\ directions of") :].splitlines()
+    printed = [[float(v) for v in row.split()[1:]] for row in rows[2:5]]
+    np.testing.assert_allclose(printed, found.principal_angles[:, :, 0], atol=0.06)
+    assert found.provenance["classifier"] == "linear"
     assert "converged" not in err
     assert "landscape plot net.hessian.h5 [--kind overlap]" in out
     for kind in ("overlap", "gradients", "subspaces"):

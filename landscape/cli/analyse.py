@@ -125,6 +125,7 @@ SPECTRUM_NAMES = [
 MOST_COLUMNS = 12
 """Parts whose overlap is printed as a table."""
 OVERLAP_TITLE = "curvature along the sharpest directions of the row's part, as a share of that on the column's own"
+ANGLE_TITLE = "smallest angle between the spaces of two parts' sharpest directions, in degrees"
 GRADIENT_TITLE = "curvature along the gradient of the row's part, of which the column's lambda_max is the most"
 
 DOCUMENT_NAMES = [
@@ -175,13 +176,15 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
 
 def _show_overlap(console: Console, found: Spectrum) -> None:
     """Print the overlap of few parts, and whose directions are not to be relied on."""
-    for values, form, of, title in (
-        (found.overlap, ".3f", "directions", OVERLAP_TITLE),
-        (found.gradient_curvature, ".3g", "gradient", GRADIENT_TITLE),
+    angles = None if found.principal_angles is None else found.principal_angles[:, :, 0]
+    for values, form, pair, title in (
+        (found.overlap, ".3f", "directions of \\ curvature of", OVERLAP_TITLE),
+        (found.gradient_curvature, ".3g", "gradient of \\ curvature of", GRADIENT_TITLE),
+        (angles, ".1f", "directions of \\ directions of", ANGLE_TITLE),
     ):
         if values is not None and len(found.parts) <= MOST_COLUMNS:
             rows = [[part, *(format(v, form) for v in values[a])] for a, part in enumerate(found.parts)]
-            console.table([f"{of} of \\ curvature of", *found.parts], rows, title=title)
+            console.table([pair, *found.parts], rows, title=title)
     far = [found.parts[p] for p in np.flatnonzero(~found.vectors_converged)]
     if far:
         names = ", ".join(far[:5]) + (f" and {len(far) - 5} more" if len(far) > 5 else "")
