@@ -198,15 +198,15 @@ def test_it_is_said_which_entries_of_a_checkpoint_were_taken(here, capsys):
 
 
 def test_an_existing_result_is_kept_unless_told(here, capsys):
-    assert main([*OWN, "-q", "--out", "out.h5", *QUICK]) == 0
-    refused([*OWN, "--out", "out.h5", *QUICK], capsys, "--overwrite")
-    assert main([*OWN, "-q", "--out", "out.h5", "--overwrite", *QUICK]) == 0
+    assert main([*FOREIGN, "-q", "--out", "out.h5", *QUICK]) == 0
+    refused([*FOREIGN, "--out", "out.h5", *QUICK], capsys, "--overwrite")
+    assert main([*FOREIGN, "-q", "--out", "out.h5", "--overwrite", *QUICK]) == 0
 
 
 def test_a_result_of_another_schema_is_refused(here, capsys):
     import h5py
 
-    assert main([*OWN, "-q", "--out", "out.h5", *QUICK]) == 0
+    assert main([*FOREIGN, "-q", "--out", "out.h5", *QUICK]) == 0
     with h5py.File("out.h5", "r+") as file:
         file.attrs["version"] = 99
     for command in ("plot", "info", "compare"):
@@ -214,7 +214,7 @@ def test_a_result_of_another_schema_is_refused(here, capsys):
 
 
 def test_a_full_disk_is_said_in_a_line_and_keeps_what_was_there(here, capsys, monkeypatch):
-    assert main([*OWN, "-q", "--out", "out.h5", *QUICK]) == 0
+    assert main([*FOREIGN, "-q", "--out", "out.h5", *QUICK]) == 0
     before = (here / "out.h5").read_bytes()
 
     def full(descriptor):
@@ -222,12 +222,13 @@ def test_a_full_disk_is_said_in_a_line_and_keeps_what_was_there(here, capsys, mo
 
     monkeypatch.setattr(os, "fsync", full)
     capsys.readouterr()
-    assert main([*OWN, "--out", "out.h5", "--overwrite", *QUICK]) == 2
+    assert main([*FOREIGN, "--out", "out.h5", "--overwrite", *QUICK]) == 2
     assert "No space left" in capsys.readouterr().err.splitlines()[-1]
     assert (here / "out.h5").read_bytes() == before
 
 
 PARTS = [*FOREIGN, "--per-class", "--steps", "6", "--probes", "2", "--device", "cpu"]
+PARTS += ["--backend", "reverse", "--trace", "probes"]  # to begin at once: other processes do not trace the network
 HALTING = """
 import sys, time
 from landscape import spectra
