@@ -37,9 +37,25 @@ def ends(data: str) -> Figure:
     return ls.plots.density_grid(spectra, ("head", "tail"))
 
 
+def plane() -> Figure:
+    """Figure 1: the losses of the tail and of all classes on the plane of three checkpoints, with both ends."""
+    found = ls.load(DATA / "digits.figure1.h5")
+    rarest = found.parts[int(found.train_counts.argmin())]
+    names = {"ce/epoch-0020": "CE", "gsa-gkp/epoch-0020": "CE + GSA + GKP", "epoch-0000": "start", "tail": "tail alone"}
+    return ls.plots.trajectory(regroup(found, {"tail": [rarest], "full": found.parts}), ["tail", "full"], names=names)
+
+
+def qualities() -> Figure:
+    """Figure 2: feature quality over the epochs of two methods."""
+    methods = {name: METHODS[name] for name in ("CE", "CE + GSA + GKP")}
+    return ls.plots.compare_quality({n: ls.load(DATA / f"digits.{m}.features.h5") for n, m in methods.items()})
+
+
 def figures() -> Iterator[tuple[str, Callable[[], Figure]]]:
     """Yield the name of each figure and what draws it."""
     plots = ls.plots
+    yield "figure1-digits", plane
+    yield "figure2-digits", qualities
     yield "figure9-digits", lambda: ends("digits")
     if (DATA / "cifar10.gsa-gkp.ends.h5").exists():
         yield "figure9-cifar10", lambda: ends("cifar10")

@@ -343,7 +343,7 @@ def test_limits_are_the_ends_of_the_axis_and_what_lies_beyond_is_said():
     linear = plots.density(spectrum, "head", axis="linear", limits=(0.5, 10))
     assert linear.get_xlim() == pytest.approx((0.5, 10))
     nodes = quadrature.nodes_and_weights(spectrum.alpha[0], spectrum.beta[0], spectrum.steps[0])[0]
-    ends = [theme.number(value) for value in (np.nanmin(nodes), np.nanmax(nodes))]
+    ends = [theme.number(value).replace("-", "\N{MINUS SIGN}") for value in (np.nanmin(nodes), np.nanmax(nodes))]
     assert linear.get_xlabel().endswith(f"beyond the axis: down to {ends[0]} and up to {ends[1]}")
     image = plots.densities(classes(30, steps=6), limits=(-10, 2000)).axes[0]
     assert image.get_xlim() == pytest.approx((-10, 2000))

@@ -231,13 +231,15 @@ def test_labels_that_touch_are_left_out_evenly_whatever_letters_they_have():
 
 
 def test_names_leave_room_for_what_they_name_and_keep_their_ends():
-    fig, _ = rendered(OTHERS["map"], 1)
-    image = fig.axes[0]
-    assert image.get_window_extent().width > fig.bbox.width / 3
-    first = fitting.labelled(image.yaxis)[0].label1.get_text()
-    assert first.startswith("an")
-    assert "…" in first
-    assert first.endswith("(5,000)")
+    several = {"parts": LONG * 10, "train_counts": np.linspace(5000, 5, 100).astype(int)}
+    for draw in (OTHERS["map"], lambda: plots.class_angles(dataclasses.replace(features(100), **several))):
+        fig, _ = rendered(draw, 1)
+        image = fig.axes[0]
+        assert image.get_window_extent().width > 0.4 * fig.bbox.width
+        first = fitting.labelled(image.yaxis)[0].label1.get_text()
+        assert first.startswith("an")
+        assert first.count("…") == 1
+        assert first.endswith("(5,000)")
 
 
 def test_letters_become_smaller_before_a_word_is_torn():

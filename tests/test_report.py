@@ -425,3 +425,13 @@ def test_what_cannot_be_shown_is_refused_in_one_line(run, tmp_path, monkeypatch,
 def test_a_report_needs_no_torch():
     program = "import sys, landscape.report, landscape.cli.report; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.slow
+def test_a_page_of_a_typical_run_is_small_enough_to_be_mailed():
+    """Spectra, a surface, paths, distances, gradients and features of a small data set, all figures drawn."""
+    kinds = ("ce.classes", "ce.ends", "ce.surface", "paths", "points", "ce.early", "ce.features")
+    files = [Path(__file__).resolve().parent.parent / "figures" / "data" / f"digits.{kind}.h5" for kind in kinds]
+    text = page(open_sources({file: store.load(file) for file in files}))
+    assert len(Page(text).all("img")) >= 12
+    assert len(text.encode()) < 10e6

@@ -320,7 +320,7 @@ def _beyond(view: _View) -> str:
     low, high = quadrature.symlog_inverse(ends, view.linear) if view.axis == "symlog" else ends
     found = [f"down to {theme.number(low)}"] * (view.nodes[0] < view.low)
     found += [f"up to {theme.number(high)}"] * (view.nodes[1] > view.high)
-    return "\nbeyond the axis: " + " and ".join(found) if found else ""
+    return ("\nbeyond the axis: " + " and ".join(found)).replace("-", "\N{MINUS SIGN}") if found else ""
 
 
 def _scale(ax: Axes, view: _View, curves: Sequence[quadrature.Density]) -> None:
@@ -354,7 +354,8 @@ def _map(
         height = row_height * len(order)
         room = min(height, theme.LONGEST_MAP)
         fig = theme.figure(10, 1.4 + height, theme.Room(least=room, most=room))
-        image, top, trace = fig.subplots(1, 3, sharey=True, width_ratios=[5, 1.3, 1.3])
+        ratios = [6, 1.1, 1.1] if theme.is_narrow() else [5, 1.3, 1.3]
+        image, top, trace = fig.subplots(1, 3, sharey=True, width_ratios=ratios)
         for ax in (image, top, trace):
             theme.keep_ticks(ax)
         values = np.stack([c.mean for c in curves])
@@ -377,7 +378,7 @@ def _map(
         size = min(8.0, 0.8 * 72 * row_height * shown)
         image.set_yticks(rows[::shown], labels=names[::shown], fontsize=size, parse_math=False)
         image.set_ylim(len(order) - 0.5, -0.5)
-        image.set_title("part (training samples)", loc="left")
+        image.text(0, 1.005, "part (training samples)  ", transform=image.transAxes, ha="right", fontsize=size)
         fig.colorbar(
             mesh,
             ax=image,
@@ -385,14 +386,14 @@ def _map(
             extend="min",
             location="top",
             shrink=0.5,
-            aspect=30,
+            aspect=12 if theme.is_narrow() else 30,
             fraction=0.1 / height,  # of the axes' height, which is in inches
             pad=0.05 / height,
         )
         _beside(top, rows, spectrum.lambda_max[order], spectrum.lambda_max_residual[order], spectrum.converged[order])
         _beside(trace, rows, spectrum.trace[order], spectrum.trace_stderr[order], np.full(len(order), True))
         hollow = "" if spectrum.converged[order].all() else "\nhollow: not converged"
-        top.set_xlabel(r"$\lambda_{\max}$ ± residual" + hollow)
+        top.set_xlabel(rf"$\lambda_{{\max}}$ ± {'error' if theme.is_narrow() else 'residual'}" + hollow)
         trace.set_xlabel(rf"Tr(${MATRICES.get(spectrum.operator, 'H')}$) ± s.e.")
     return fig
 

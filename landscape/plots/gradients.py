@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
 from landscape.plots import grids, theme
-from landscape.plots.panels import ground
+from landscape.plots.panels import ground, ink
 from landscape.results import Gradients
 
 MOST_NUMBERS = 12  # parts whose cosines are written into the map
@@ -160,7 +160,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
             theme.log_scale(sizes.yaxis, values)
         share = gradients.n_samples[chosen] / gradients.n_samples.sum()
         shares.axhline(0, color=theme.muted(), linewidth=0.8)
-        _marks(shares, x, share, np.zeros(len(x)), np.full(len(x), True), "D", theme.muted(), "share of the samples")
+        _marks(shares, x, share, np.zeros(len(x)), np.full(len(x), True), "D", ink(), "share of the samples")
         contribution, error = gradients.contribution[k][chosen], gradients.contribution_stderr[k][chosen]
         _marks(shares, x, contribution, error, np.full(len(x), False), "o", colours["norm"], "share of the gradient")
         shares.set_ylabel("share of the whole")
@@ -337,9 +337,7 @@ def _plane(ax: Axes, gradients: Gradients, k: int, p: int) -> None:
     ax.set_xlim(along / 2 - half, along / 2 + half)
     ax.set_ylim(own / 2 - half, own / 2 + half)
     ax.axhline(0, color=theme.muted(), linewidth=0.8, linestyle="--")
-    ax.annotate(
-        "$g$", (1, 0), (-2, 2), ax.get_yaxis_transform(), "offset points", ha="right", va="bottom", color=theme.muted()
-    )
+    ax.annotate("$g$", (1, 0), (-2, 2), ax.get_yaxis_transform(), "offset points", ha="right", va="bottom", alpha=0.7)
     colours = _colours()
     for start, end, kind in (
         ((0, 0), (along, 0), "projected"),

@@ -404,4 +404,4 @@ def shorten(name: str, length: int) -> str:
     if len(name) <= length:
         return name
     tail = (length - 1) // 2
-    return f"{name[: length - 1 - tail]}…{name[-tail:]}"
+    return f"{name[: length - 1 - tail]}…{name[-tail:]}".replace("……", "…")
