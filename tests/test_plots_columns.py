@@ -127,6 +127,11 @@ OTHERS = {
     "angles of many": lambda: plots.class_angles(features(100)),
     "contours": lambda: plots.contours(three_classes(5, 5), "class 0"),
     "surfaces side by side": lambda: plots.compare_surfaces(dict.fromkeys("abc", three_classes(5, 5)), ["class 0"]),
+    "parts of several surfaces": lambda: plots.compare_surfaces(
+        dict.fromkeys("ab", three_classes(5, 5)), ["class 0", "class 2"]
+    ),
+    "qualities side by side": lambda: plots.compare_quality(dict.fromkeys("ab", results()["features"])),
+    "sweep": lambda: plots.sweep({"groups G": {g: [history()] for g in range(1, 11)}, "Z": {1e-4: [history()]}}),
     "runs side by side": lambda: plots.gradient_cosines(dict.fromkeys("abc", results()["gradients"])),
 }
 

@@ -899,6 +899,14 @@ def test_plot_refuses_what_makes_no_figure(plot, tmp_path, words, line):
     assert [path.name for path in tmp_path.iterdir()] == ["result.h5"]
 
 
+@pytest.mark.parametrize("kind", [kind for kind in plots.KIND_FIGURES["surface"] if kind != "heat"])
+def test_a_surface_of_one_row_is_refused_in_one_line_that_names_what_draws_it(plot, kind):
+    of = grid(np.linspace(-1, 1, 5), [0.0])
+    code, out, err = plot(surface(of, paraboloid(of)), "--kind", kind)
+    line = "contours need points that span a plane, this grid of 5 x 1 does not: take --kind heat"
+    assert (code, out, err) == (2, "", [f"landscape: error: {line}"])
+
+
 def test_figures_are_the_same_bytes_each_time(tmp_path):
     found = with_hole()
     for name in ("a", "b"):
