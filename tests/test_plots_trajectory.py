@@ -125,6 +125,9 @@ def test_checkpoints_on_no_path_are_named_and_those_on_one_where_the_reader_asks
     places = {text.get_text(): tuple(text.xy) for text in ax.texts if hasattr(text, "xy")}
     assert (places["θ(t₀)"], places["θ(t₁)"], places["u"]) == ((-2, 1), (1, 1), (-1, -0.9))
     assert "ce/1" not in places
+    through = dataclasses.replace(found, axes=("towards t", "towards ce/1"), explained=np.full(2, np.nan))
+    ax = plots.trajectory(through, ["class 0"], names=named).axes[0]
+    assert [ax.get_xlabel(), ax.get_ylabel()] == ["towards θ(t₁)", "towards ce/1"]
 
 
 def test_a_run_of_one_checkpoint_has_no_path_but_a_name():

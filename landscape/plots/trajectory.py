@@ -5,6 +5,7 @@ the true losses at the checkpoints beside those that the surface has at their pr
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def trajectory(
     Raises:
         InputError: no such part, a line, or options that leave nothing to draw.
     """
-    trajectory, chosen, joining = joined(trajectory, parts)
+    trajectory, chosen, joining = joined(_called(trajectory, names or {}), parts)
     known = bool(np.isfinite(trajectory.mark_distance).any())
     below = panels.room_for(_OFF_PLANE) if known else 0.0
     if not trajectory.computed.any():
@@ -170,6 +171,12 @@ def trajectory_along(
             handles = [Line2D([], [], color=c, label=named(trajectory, p)) for p, c in zip(chosen, shades, strict=True)]
             panels.legend(beside[0], handles, "part (training samples)")
     return fig
+
+
+def _called(trajectory: Trajectory, names: Mapping[str, str]) -> Trajectory:
+    """Let axes that lead towards a checkpoint call it as the figure does."""
+    towards = {f"towards {name}": f"towards {called}" for name, called in names.items()}
+    return replace(trajectory, axes=tuple(towards.get(axis, axis) for axis in trajectory.axes))
 
 
 def _paths(trajectory: Trajectory) -> dict[str, np.ndarray]:
