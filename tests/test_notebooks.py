@@ -1,18 +1,22 @@
 """The notebooks: they run from a fresh folder, show figures, and their numbers are those of the result files."""
 
+import asyncio
 import base64
 import io
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib.image
 import nbformat
 import numpy as np
 import pytest
+from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import landscape as ls
+from landscape.cli import main
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = [
@@ -21,13 +25,19 @@ NAMES = [
 ]  # fmt: skip
 NUMBER = r"([-+]?\d+\.\d+(?:e[-+]\d+)?)"
 METHODS = {"CE": "ce", "CE + SAM": "sam", "CE + GSA + GKP": "gsa-gkp"}
+FRESH = """
+%reset -f
+import os
+os.chdir({folder!r})
+os.environ.update(EPOCHS="2", SEEDS="1", RUNS="runs")
+"""
 SMALLER = """
 from landscape.cli import main
 
 def run(*words):
-    small = {"--steps": "8", "--grid": "5"}
+    small = {"--steps": "8", "--grid": "5", "--finetune": "4"}
     words = [small.get(str(before), str(word)) for before, word in zip((None, *words), words)]
-    assert main(words) == 0
+    assert main([word.replace("0.5:15", "0.5:5") for word in words]) == 0
 """
 
 
@@ -88,17 +98,40 @@ def test_commands_are_started_alike_in_all_notebooks_and_as_in_a_shell(tmp_path,
     assert (tmp_path / "runs" / "ce" / "last.pt").exists()
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all notebooks of a worker: most take less time than a kernel that imports torch."""
+    manager = AsyncKernelManager(kernel_name="python3")
+    yield manager
+    asyncio.run(manager.shutdown_kernel(now=True))
+
+
+@pytest.fixture(scope="module")
+def trained(made_once):
+    """The folder of the networks that the notebooks share."""
+
+    def train(folder):
+        for method in METHODS.values():
+            words = ["train", method, "--dataset", "digits-lt", "--epochs", "2", "--snapshot-every", "2", "-q"]
+            assert main([*words, "-o", str(folder / method)]) == 0
+
+    return made_once("notebooks", train)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore")  # of the machinery that runs notebooks
-def test_it_runs_on_a_small_setting_and_shows_what_the_files_hold(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("EPOCHS", "2")
-    monkeypatch.setenv("SEEDS", "1")
-    monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
+def test_it_runs_on_a_small_setting_and_shows_what_the_files_hold(name, kernel, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "runs")
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
     notebook.cells.insert(first_code(notebook) + 1, nbformat.v4.new_code_cell(SMALLER))
-    NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(FRESH.format(folder=str(tmp_path))))
+    client = NotebookClient(notebook, km=kernel, timeout=500)
+    try:
+        client.execute()
+    finally:
+        client.kc.stop_channels()
     check(notebook)
     text = printed(notebook)
     if name.startswith("01"):
