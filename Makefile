@@ -5,8 +5,9 @@ BIN = .venv/bin
 .venv/installed: pyproject.toml constraints.txt tests/peers.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("landscape needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --no-deps --requirement tests/peers.txt
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --no-deps --requirement tests/peers.txt
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # on all cores, as pip does not; some packages hold other Pythons' files
 	touch $@
 
 .PHONY: install demo test lint figures notebooks reference benchmark clean
