@@ -872,7 +872,10 @@ def test_plot_groups_by_a_file(plot, tmp_path, monkeypatch):
     [
         (["--groups", "heads"], "groups 'heads' are unknown"),
         (["--groups", "none.json"], "none.json cannot be read as JSON groups"),
-        (["--weights", "heavy"], "Invalid value for '--weights'"),
+        (
+            ["--weights", "heavy"],
+            "weights 'heavy' are unknown: choose natural, balanced, training, drw or a .json file",
+        ),
         (["--parts", "cat"], "--parts: no part 'cat'"),
         (["--groups", "all", "--parts", "class 0"], "--parts: no part 'class 0'; choose from all"),
         (["--levels", "1"], "--levels must be 2 to 60, got 1"),
