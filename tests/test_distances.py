@@ -152,7 +152,7 @@ def test_predicted_rises_are_those_of_the_dense_hessian():
 def test_runs_of_several_seeds_stand_side_by_side(tmp_path):
     objective = CASES["residual-relu"].objective()
     runs = [run_of(objective, "seed 0"), run_of(objective, "seed 1", seeds=(3, 4))]
-    found = ls.convergence_distances(objective, runs, source="test", out=tmp_path / "d.h5")
+    found = ls.convergence_distances(objective, runs, source="test", barrier_points=1, out=tmp_path / "d.h5")
     assert found.runs == ("seed 0", "seed 1")
     alone = ls.convergence_distances(objective, runs[1:], source="test")
     np.testing.assert_array_equal(found.euclidean[1], alone.euclidean[0])

@@ -137,7 +137,7 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
             maps.append((title, distances.barrier[..., p], shared, "rise of the loss", "viridis"))
     if rises is not None:
         most = float(np.abs(rises.mean(0)).max()) or 1.0
-        norm: Normalize = SymLogNorm(most / 100, vmin=-most, vmax=most)
+        norm: Normalize = SymLogNorm(most / 10, vmin=-most, vmax=most)
         title = "rise that the Hessian of the row's part\npredicts towards the column"
         maps.append((title, rises, norm, "rise of the loss", "PuOr_r"))
     side, n_columns = max(3.2, min(6.0, 0.42 * len(order) + 1.6)), min(len(maps), 3)
@@ -196,7 +196,7 @@ def point_map(distances: Distances, parts: Sequence[str] | None = None) -> Figur
             ax.set(**{f"{name}label": f"Euclidean distance ({100 * shares[k]:.3g} % of the squares)"})
         handles = ax.get_legend_handles_labels()[0]
         grids.legend(fig, [Line2D([], [], **_sign(h)) for h in handles])
-        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+        fig.suptitle(_about(distances).replace("; over", ";\nover"), fontsize="medium", parse_math=False)
     return fig
 
 
@@ -264,7 +264,7 @@ def distances_along(distances: Distances, parts: Sequence[str] | None = None) ->
         ax.set_ylabel(f"distance to the convergence point\n({distances.parameters}, Euclidean)")
         ax.set_ylim(bottom=0)
         grids.legend(fig, ax.get_legend_handles_labels()[0])
-        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+        fig.suptitle(_about(distances).replace("; over", ";\nover"), fontsize="medium", parse_math=False)
     return fig
 
 
@@ -307,23 +307,25 @@ def _map(
         ticks = list(range(0, len(names), step))
         axis.set_ticks(ticks, labels=[names[i] for i in ticks], rotation=rotation, parse_math=False)
         axis.set_tick_params(labelsize=7 if len(names) <= 30 else 5)
+    longest = 7 if max(values.shape) <= 6 else 6  # letters of a number
     if max(values.shape) <= MOST_NUMBERS:
         for i, j in np.ndindex(*values.shape):
             if not np.isfinite(values[i, j]):
                 continue
-            text = _short(float(values[i, j]), 3) + ("" if spread is None else f"\n±{_short(float(spread[i, j]), 1)}")
+            text = _short(float(values[i, j]), 3, longest)
+            text += "" if spread is None else f"\n±{_short(float(spread[i, j]), 1, longest)}"
             bright = np.dot(cmap(norm(shades[i, j]))[:3], (0.3, 0.6, 0.1)) > 0.55
             ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="0.1" if bright else "0.95")
     fig.colorbar(image, ax=ax, shrink=0.8, label=label, **grids.bar_place())
 
 
-def _short(value: float, digits: int) -> str:
+def _short(value: float, digits: int, longest: int) -> str:
     """Write a number for a cell of a map, "0.0851" or "8.1e-5"."""
     text = f"{value:.{digits}g}"
-    if "e" not in text:
+    if "e" not in text and len(text) <= longest:
         return text
-    factor, power = f"{value:.{min(digits, 2)}g}".split("e")
-    return f"{factor}e{int(power)}"
+    factor, power = f"{value:.{min(digits, 2) - 1}e}".split("e")
+    return f"{factor.removesuffix('.0')}e{int(power)}"
 
 
 def _from_zero(values: np.ndarray) -> Normalize:
