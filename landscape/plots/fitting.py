@@ -99,7 +99,7 @@ def folded(lines: Sequence[str], width: float, size: float, *, math: bool = Fals
 
 
 def _room(width: float) -> float:
-    """Return how many points of a width in inches letters may take: pixels round their widths up, of small ones more."""
+    """Return how many points of a width in inches letters may take: pixels round their widths up, small ones most."""
     share = 0.95 if theme.page() is None else 0.93
     return share * (width - 0.1) * 72
 
