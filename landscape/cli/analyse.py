@@ -217,7 +217,7 @@ def _verify(console: Console, objective: Objective, found: Spectrum) -> list[dic
             f"{ours['top']:.5g}",
             f"{theirs.top:.5g}",
             f"{theirs.top - ours['top']:+.2g}",
-            f"{ours['trace']:.5g} ± {_error(found.trace_stderr[p])}",
+            f"{ours['trace']:.5g} " + ("exact" if found.trace_stderr[p] == 0 else f"± {_error(found.trace_stderr[p])}"),
             f"{theirs.trace:.5g} ± {_error(theirs.trace_stderr)} ({theirs.n_probes} probes)",
             f"{theirs.trace - ours['trace']:+.2g} ({abs(theirs.trace - ours['trace']) / error:.1f} s.e.)",
         ])
