@@ -5,7 +5,7 @@
 The plain loop sets the parameters of a point by load_state_dict and evaluates a loader of batches of 128 normalised
 images in eval mode without gradients, one loss for all classes. Ours gives the loss and accuracy of every class. Both
 see the same images in memory; rounds are interleaved, medians of same-round ratios are printed. `--refine` also counts
-what an adaptive grid saves, and how far linear interpolation of its points is off at those that it left out.
+what an adaptive grid saves, and how far the interpolation of its points is off at those that it left out.
 """
 
 import argparse
@@ -15,14 +15,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.interpolate import LinearNDInterpolator
 from torch import nn
 from torch.nn import functional as F
 
 import landscape as ls
-from landscape import directions, models
+from landscape import directions, grid, models
 from landscape.errors import InputError
 from landscape.points import Evaluator, Point
+from landscape.regroup import grid_of
 
 
 def main() -> None:
@@ -127,11 +127,9 @@ def refinement(objective: ls.Objective, n: int, tol: float) -> None:
     axis = np.linspace(-1, 1, n)
     found = ls.surface(objective, along, axis, axis, refine=tol)
     exact = ls.surface(objective, along, axis, axis)
-    mean = np.tensordot(objective.partition.shares, exact.loss, 1)
-    x, y = np.meshgrid(axis, axis)
-    known = found.computed
-    filled = LinearNDInterpolator((x[known], y[known]), mean[known])(x, y)
-    off = np.abs(filled[~known] / mean[~known] - 1)
+    known, shares = found.computed, objective.partition.shares
+    filled = grid.filled(grid_of(found), found.loss, found.centre_loss)
+    off = np.abs(np.tensordot(shares, filled, 1)[~known] / np.tensordot(shares, exact.loss, 1)[~known] - 1)
     print(f"refinement {tol:g}: {known.sum():,} of {known.size:,} points, {known.size / known.sum():.1f} times fewer;")
     print(
         f"the others off by {np.median(off):.2%} (median), {np.quantile(off, 0.95):.2%} (95 %), {off.max():.2%} (most)"

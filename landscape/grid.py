@@ -8,11 +8,13 @@ is nan.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.interpolate import LinearNDInterpolator
 
-from landscape.mesh import SAME, Grid, step_of
+from landscape.mesh import SAME, Grid, smooth, step_of
 
 __all__ = ["Grid", "barrier", "doubling_radius", "lowest", "summary", "verdict", "worst_rise"]
 
@@ -108,6 +110,54 @@ def worst_rise(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray, radius: fl
     return rise
 
 
+def interpolate(grid: Grid, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Interpolate linearly within the triangles of the computed points.
+
+    Args:
+        grid: where the points are; not on a line.
+        values: (P, V) at its vertices; what is not finite is a hole.
+        positions: (N, 2) coordinates.
+
+    Returns:
+        (P, N), nan outside the triangles and in those with a corner that is not finite, unless it has no weight.
+    """
+    finite = np.isfinite(values)
+    both = np.concatenate([np.where(finite, values, 0.0), finite])
+    found = LinearNDInterpolator(grid.vertices, both.T, rescale=True)(positions).T
+    height, share = np.split(found, 2)
+    filled: np.ndarray = np.where(share > 1 - 1e-9, height, np.nan)
+    return filled
+
+
+def filled(grid: Grid, values: np.ndarray, centre: np.ndarray, *, cubic: bool = True) -> np.ndarray:
+    """Return values at all points of a grid, interpolated where none was computed.
+
+    Args:
+        grid: where the points are; the computed ones not on a line.
+        values: (P, ny, nx).
+        centre: (P,) at the checkpoint itself.
+        cubic: interpolate by `mesh.smooth` where none of a part's values is negative, otherwise linearly.
+
+    Returns:
+        (P, ny, nx), nan where values are not finite, in the triangles around these, and beyond the computed points.
+    """
+    found = np.where(np.isfinite(values), values, np.nan)
+    rows, columns = np.nonzero(~grid.computed)
+    if not len(rows):
+        return found
+    places = np.stack([grid.xcoordinates[columns], grid.ycoordinates[rows]], axis=1)
+    heights = grid.values(found, centre)
+    between = interpolate(grid, heights, places)
+    steps = step_of(grid.xcoordinates), step_of(grid.ycoordinates)
+    for p, known in enumerate(heights if cubic else ()):
+        finite = np.isfinite(known)
+        if finite.sum() > 3 and (known[finite] >= 0).all():
+            curved = smooth(grid.vertices[finite] / steps, known[finite][None], places / steps)[0]
+            between[p] = np.where(np.isnan(between[p]) | np.isnan(curved), between[p], curved)
+    found[:, rows, columns] = between
+    return found
+
+
 def reach(grid: Grid) -> float:
     """Return the Euclidean distance of the farthest of the points next to the centre; nan where that is unknown."""
     distances = np.linalg.norm(grid.euclidean(grid.vertices[grid.around]), axis=1)
@@ -179,21 +229,26 @@ def summary(
         `lowest_loss`, `lowest_position`, `doubling_radius`, `worst_rise`, `barrier`, `radius` and `verdict`.
     """
     low, position = lowest(grid, loss)
-    radius = reach(grid) if radius is None else radius
+    whole, heights = grid, loss
+    if not grid.computed.all() and grid.simplices.shape[1] == 3:
+        heights = np.where(grid.computed, loss, filled(grid, loss, centre_loss))
+        whole = replace(grid, computed=grid.computed | np.isfinite(heights).all(axis=0))
+    radius = reach(whole) if radius is None else radius
     found = {
         "lowest_loss": low,
         "lowest_position": position,
-        "doubling_radius": doubling_radius(grid, loss, centre_loss),
+        "doubling_radius": doubling_radius(whole, heights, centre_loss),
     }
     return {
         **found,
-        "worst_rise": worst_rise(grid, loss, centre_loss, radius),
+        "worst_rise": worst_rise(whole, heights, centre_loss, radius),
         "barrier": barrier(grid.coordinates[:, 0], loss[:, grid.computed]) if between else None,
         "radius": radius,
         "verdict": verdict(
-            grid,
+            whole,
             parts=parts,
-            loss=loss,
+            loss=heights,
+            computed=grid.computed,
             centre_loss=centre_loss,
             found=found,
             batch_norm=batch_norm,
@@ -212,6 +267,7 @@ def verdict(
     *,
     parts: Sequence[str],
     loss: np.ndarray,
+    computed: np.ndarray | None = None,
     centre_loss: np.ndarray,
     found: Mapping[str, np.ndarray],
     batch_norm: str,
@@ -228,6 +284,7 @@ def verdict(
         grid: where the points are.
         parts: names of the P parts.
         loss: (P, ny, nx).
+        computed: (ny, nx), which of the grid's points the network was evaluated at; None for all of them.
         centre_loss: (P,).
         found: `lowest_loss` (P,), `lowest_position` (P, A) and `doubling_radius` (P,).
         batch_norm: what was done with running statistics; "unknown" for somebody else's file.
@@ -241,9 +298,9 @@ def verdict(
     Returns:
         Clauses joined by "; ": first what is wrong with centre, range and values, then how it was computed.
     """
-    values = loss[:, grid.computed]
+    computed = grid.computed if computed is None else computed
     clauses = [
-        *_about_values(grid, values),
+        *_about_values(computed, loss[:, computed]),
         *_about_centre(grid, parts, centre_loss, found),
         *_about_range(grid, parts, loss, centre_loss, n_classes),
         *_about_steps(grid, parts, loss, centre_loss, found["doubling_radius"], radius),
@@ -253,10 +310,10 @@ def verdict(
     return "; ".join([*(clauses or ["no fault seen"]), f"batch norm: {batch_norm}", augmentation])
 
 
-def _about_values(grid: Grid, values: np.ndarray) -> list[str]:
+def _about_values(computed: np.ndarray, values: np.ndarray) -> list[str]:
     clauses = []
-    if not grid.computed.all():
-        clauses.append(f"{100 * grid.computed.mean():.3g} % of the points were computed")
+    if not computed.all():
+        clauses.append(f"{100 * computed.mean():.3g} % of the points were computed")
     if values.size and not np.isfinite(values).all():
         clauses.append(f"{100 * (1 - np.isfinite(values).mean()):.3g} % of the computed losses are not finite")
     return clauses

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.interpolate import CloughTocher2DInterpolator
 from scipy.spatial import Delaunay
 
 from landscape.errors import InputError
@@ -167,6 +168,29 @@ def step_of(axis: np.ndarray) -> float:
     """
     distances = np.diff(np.unique(axis))
     return float(np.median(distances)) if len(distances) else 1.0
+
+
+def smooth(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Interpolate values between points that span a plane: piecewise cubic in the logarithm, without kinks.
+
+    Around a minimum a loss spans decades, which straight lines follow by far smaller steps only. A row with zeros is
+    raised by its smallest positive value before, and lowered after.
+
+    Args:
+        known: (N, 2) places, in steps of the grid.
+        values: (K, N), finite and not negative.
+        wanted: (M, 2) places.
+
+    Returns:
+        (K, M); nan outside the hull of the known places.
+
+    Source: Clough and Tocher 1965, as SciPy has it.
+    """
+    smallest = np.where(values > 0, values, np.inf).min(axis=1, keepdims=True)
+    raised = np.where((values == 0).any(axis=1, keepdims=True), np.where(np.isfinite(smallest), smallest, 1.0), 0.0)
+    heights = CloughTocher2DInterpolator(known, np.log(values + raised).T)(wanted).T
+    found: np.ndarray = np.maximum(np.exp(heights) - raised, 0.0)
+    return found
 
 
 def _halved(ny: int, nx: int) -> np.ndarray:

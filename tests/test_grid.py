@@ -6,6 +6,7 @@ from surfaces import COSINE, UNITS, grid, paraboloid, squared_distance
 
 from landscape.errors import InputError
 from landscape.grid import barrier, doubling_radius, lowest, summary, worst_rise
+from landscape.mesh import smooth
 
 CENTRE = np.array([0.3])
 
@@ -279,6 +280,22 @@ def test_the_barrier_is_the_rise_above_the_straight_line_between_0_and_1():
     np.testing.assert_allclose(barrier(t, loss), [1, 0, 0, 0], atol=1e-12)
     shuffled = np.random.default_rng(0).permutation(len(t))
     np.testing.assert_allclose(barrier(t[shuffled], loss[:, shuffled]), barrier(t, loss), rtol=1e-12)
+
+
+def test_losses_of_a_plane_are_interpolated_smoothly_over_decades_and_zeros():
+    x = np.linspace(-1, 1, 9)
+    places = np.array([(a, b) for a in range(9) for b in range(9)], dtype=float)
+    wanted = places[:-9] + np.array([0.5, 0.0])
+    steep = np.exp(6 * np.add.outer(x**2, x**2).ravel())
+    between = np.exp(6 * ((x[:-1] + 0.125)[:, None] ** 2 + x**2).ravel())
+    zeros = np.where(steep > 50, steep, 0.0)
+    found = smooth(places, np.stack([steep, zeros]), wanted)
+    inside = np.abs(wanted - 4).max(axis=1) < 3
+    np.testing.assert_allclose(found[0, inside], between[inside], rtol=0.02)  # straight lines are off by up to 100 %
+    assert (found[1] >= 0).all()
+    at_zero = smooth(places, zeros[None], places)[0]
+    np.testing.assert_allclose(at_zero, zeros, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(smooth(places, np.zeros((1, 81)), wanted), 0)
 
 
 def test_ends_that_are_no_points_are_interpolated():

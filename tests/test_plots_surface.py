@@ -169,16 +169,19 @@ def test_an_infinite_loss_is_a_hole_too():
     assert "hatched: not finite" in below(fig)
 
 
-def test_points_that_were_not_computed_are_interpolated_linearly_and_the_others_are_dots():
-    """Interpolation is exact for a loss that is a plane."""
+def test_points_that_were_not_computed_are_interpolated_and_the_others_are_dots():
+    """Interpolation is exact for planes: of the logarithm of a loss, an accuracy, a loss that may be negative."""
     computed = np.zeros((9, 9), dtype=bool)
     computed[::4, ::4] = computed[4:, 4:] = True
     of = grid(np.linspace(-1, 1, 9), np.linspace(0, 4, 9), computed=computed)
     x, y = np.meshgrid(of.xcoordinates, of.ycoordinates)
     plane = (2 + 0.5 * x + 0.25 * y)[None]
-    found = surface(of, plane, centre_loss=np.array([2.0]))
+    found = surface(of, np.exp(plane), centre_loss=np.exp([2.0]), accuracy=plane / 4)
     assert np.isnan(found.loss[0][~computed]).all()
-    np.testing.assert_allclose(filled(found), plane, rtol=1e-12)
+    np.testing.assert_allclose(filled(found), np.exp(plane), rtol=1e-5)  # slopes are found by iteration
+    np.testing.assert_allclose(filled(found, "accuracy")[:, ~computed], plane[:, ~computed] / 4, rtol=1e-12)
+    negative = surface(of, plane - 3, centre_loss=np.array([-1.0]))
+    np.testing.assert_allclose(filled(negative), plane - 3, rtol=1e-12)
     fig = plots.surface(found)
     dots = next(line for line in fig.axes[0].lines if line.get_label() == "computed")
     drawn = set(zip(*dots.get_data(), strict=True))
@@ -191,15 +194,16 @@ def test_a_hole_of_an_adaptive_grid_is_not_bridged():
     computed = np.zeros((9, 9), dtype=bool)
     computed[::2, ::2] = True
     of = grid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 9), computed=computed)
-    loss = paraboloid(of)
-    loss[0, 6, 6] = np.nan
-    heights = filled(surface(of, loss))[0]
-    around = np.isnan(heights[5:8, 5:8])
-    assert around.sum() >= 5  # itself and all beside it; of the corners those whose edge is to it
-    assert around[[0, 1, 1, 2], [1, 0, 2, 1]].all()
-    elsewhere = np.ones((9, 9), dtype=bool)
-    elsewhere[5:8, 5:8] = False
-    assert np.isfinite(heights[elsewhere]).all()
+    for below in (0.0, 10.0):  # cubic, and linear where a loss is negative
+        loss = paraboloid(of) - below
+        loss[0, 6, 6] = np.nan
+        heights = filled(surface(of, loss))[0]
+        around = np.isnan(heights[5:8, 5:8])
+        assert around.sum() >= 5  # itself and all beside it; of the corners those whose edge is to it
+        assert around[[0, 1, 1, 2], [1, 0, 2, 1]].all()
+        elsewhere = np.ones((9, 9), dtype=bool)
+        elsewhere[5:8, 5:8] = False
+        assert np.isfinite(heights[elsewhere]).all()
     # on an edge between two known points the third corner of its triangle has no weight
     assert heights[6, 3] == pytest.approx((heights[6, 2] + heights[6, 4]) / 2)
 

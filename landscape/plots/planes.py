@@ -1,17 +1,17 @@
 """The plane under a figure: what lies between the points that were computed, and where a position is drawn.
 
-What was not computed is interpolated linearly within the triangles of the points that were; a hole, where the network's
-loss is not finite, is never bridged. Positions are coordinates, or Euclidean in an orthonormal frame of the plane, in
+What was not computed is interpolated between the points that were; a hole, where the network's loss is not finite, is
+never bridged. Positions are coordinates, or Euclidean in an orthonormal frame of the plane, in
 which the grid of two directions that are not orthogonal is a parallelogram.
 """
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from scipy.interpolate import LinearNDInterpolator
 
+from landscape import grid
 from landscape.errors import InputError
-from landscape.grid import Grid
+from landscape.grid import Grid, interpolate
 from landscape.plots import theme
 from landscape.regroup import grid_of
 from landscape.results import Surface
@@ -36,27 +36,8 @@ def check_plane(surface: Surface, *, cells: bool = False) -> None:
         raise InputError(f"contours need points that span a plane, this grid of {nx} x {ny} does not: take --kind heat")
 
 
-def interpolate(grid: Grid, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Interpolate linearly within the triangles of the computed points.
-
-    Args:
-        grid: where the points are; not on a line.
-        values: (P, V) at its vertices; what is not finite is a hole.
-        positions: (N, 2) coordinates.
-
-    Returns:
-        (P, N), nan outside the triangles and in those with a corner that is not finite, unless it has no weight.
-    """
-    finite = np.isfinite(values)
-    both = np.concatenate([np.where(finite, values, 0.0), finite])
-    found = LinearNDInterpolator(grid.vertices, both.T, rescale=True)(positions).T
-    height, share = np.split(found, 2)
-    filled: np.ndarray = np.where(share > 1 - 1e-9, height, np.nan)
-    return filled
-
-
 def filled(surface: Surface, what: str = "loss") -> np.ndarray:
-    """Return values at all points of the grid, interpolated where none was computed.
+    """Return values at all points of the grid, interpolated where none was computed; see `grid.filled`.
 
     Args:
         surface: a plane.
@@ -66,14 +47,7 @@ def filled(surface: Surface, what: str = "loss") -> np.ndarray:
         (P, ny, nx), nan in holes and beyond the computed points.
     """
     values, centre = getattr(surface, what), getattr(surface, f"centre_{what}")
-    values = np.where(np.isfinite(values), values, np.nan)
-    missing = ~surface.computed
-    if missing.any():
-        grid = grid_of(surface)
-        rows, columns = np.nonzero(missing)
-        places = np.stack([surface.xcoordinates[columns], surface.ycoordinates[rows]], axis=1)
-        values[:, rows, columns] = interpolate(grid, grid.values(values, centre), places)
-    return values
+    return grid.filled(grid_of(surface), values, centre, cubic=what == "loss")
 
 
 def place(surface: Surface, coordinates: np.ndarray, *, euclidean: bool) -> np.ndarray:

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
+from landscape.grid import interpolate
 from landscape.plots import drawing, panels, planes, theme
 from landscape.plots.lines import loss_axis, rank_bar
 from landscape.plots.marks import draw_marks, run_colours, run_handles
@@ -205,7 +206,7 @@ def _at_projections(trajectory: Trajectory, what: str) -> np.ndarray:
     if grid.simplices.shape[1] < 3:
         return nothing
     values = grid.values(getattr(trajectory, what), getattr(trajectory, f"centre_{what}"))
-    return planes.interpolate(grid, values, trajectory.mark_position)
+    return interpolate(grid, values, trajectory.mark_position)
 
 
 def _scales(loss: Axes, accuracy: Axes, distance: Axes, trajectory: Trajectory, shared: Scale) -> None:
