@@ -169,6 +169,13 @@ def test_an_infinite_loss_is_a_hole_too():
     assert "hatched: not finite" in below(fig)
 
 
+def test_a_loss_near_the_largest_number_has_levels():
+    of = grid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5))
+    loss = paraboloid(of)
+    loss[0, 4, 4] = 1e307
+    plots.surface(surface(of, loss)).draw_without_rendering()
+
+
 def test_points_that_were_not_computed_are_interpolated_and_the_others_are_dots():
     """Interpolation is exact for planes: of the logarithm of a loss, an accuracy, a loss that may be negative."""
     computed = np.zeros((9, 9), dtype=bool)

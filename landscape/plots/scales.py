@@ -5,6 +5,7 @@ A scale is logarithmic where the loss spans decades. Levels are round numbers: o
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -177,7 +178,7 @@ def _nice(low: float, high: float, n: int, log: bool) -> np.ndarray:
 def _decades(low: float, high: float, n: int, mantissas: Sequence[float]) -> np.ndarray:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, round((last - first) / n)) if len(mantissas) == 1 else 1
-    exponents = range(first, last + every, every)
+    exponents = range(first, min(last + every, sys.float_info.max_10_exp), every)  # beyond is no number
     found = np.array([m * 10.0**k for k in exponents for m in mantissas])
     begin = np.searchsorted(found, low * (1 + 1e-9), side="right") - 1
     end = np.searchsorted(found, high * (1 - 1e-9), side="left")
