@@ -30,7 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt")
     parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--data-root")
     parser.add_argument("--split", default="test")
     parser.add_argument("--normalize", default="imagenet")
     parser.add_argument("--per-class", type=int, default=102)
@@ -44,7 +45,7 @@ def main() -> None:
     objective = ls.load_objective(
         args.ckpt,
         model=args.model if args.ckpt else models.build(args.model, 10),
-        dataset="cifar10",
+        dataset=args.dataset,
         data_root=args.data_root,
         split=args.split,
         normalize=args.normalize,

@@ -186,11 +186,24 @@ def smooth(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndar
 
     Source: Clough and Tocher 1965, as SciPy has it.
     """
-    smallest = np.where(values > 0, values, np.inf).min(axis=1, keepdims=True)
-    raised = np.where((values == 0).any(axis=1, keepdims=True), np.where(np.isfinite(smallest), smallest, 1.0), 0.0)
+    raised = floor_of(values)
     heights = CloughTocher2DInterpolator(known, np.log(values + raised).T)(wanted).T
     found: np.ndarray = np.maximum(np.exp(heights) - raised, 0.0)
     return found
+
+
+def floor_of(values: np.ndarray) -> np.ndarray:
+    """Return what is added to each row with zeros before its logarithm is taken: its smallest positive value.
+
+    Args:
+        values: (K, N), not negative.
+
+    Returns:
+        (K, 1), 0 for rows without zeros and 1 for those of zeros only.
+    """
+    smallest = np.where(values > 0, values, np.inf).min(axis=1, keepdims=True)
+    floor: np.ndarray = np.where(np.isfinite(smallest), smallest, 1.0)
+    return np.where((values == 0).any(axis=1, keepdims=True), floor, 0.0)
 
 
 def _halved(ny: int, nx: int) -> np.ndarray:

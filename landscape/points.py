@@ -197,11 +197,6 @@ class Evaluator:
         """Say whether the fast pass is used."""
         return self._forward.traced
 
-    @property
-    def batches(self) -> int:
-        """Number of batches in a pass."""
-        return sum(-(-(end - begin) // self.objective.batch_size) for _, (begin, end) in self._passes)
-
     def __call__(
         self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:

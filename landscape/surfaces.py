@@ -22,7 +22,7 @@ from landscape.datasets import Samples
 from landscape.directions import Directions
 from landscape.errors import InputError
 from landscape.journal import Journal
-from landscape.mesh import smooth
+from landscape.mesh import floor_of, smooth
 from landscape.objective import Objective
 from landscape.points import Evaluator, Point
 from landscape.provenance import fingerprint, provenance
@@ -334,14 +334,16 @@ def _fill_missing(
 def _misses(mean: np.ndarray, known: np.ndarray, new: np.ndarray) -> np.ndarray | None:
     """Return by what share of itself each new mean is off the interpolation of the known ones, (W, ny, nx), else 0.
 
-    None where cubic interpolation does not apply: to lines, and to means that are negative.
+    Where some are zero, the smallest of the others is added to the divisor. None where cubic interpolation does not
+    apply: to lines, and to means that are negative.
     """
     used = known & np.isfinite(mean).all(axis=0)
     if min(known.shape) < 2 or used.sum() < 4 or (mean[:, used] < 0).any():
         return None
-    off = np.zeros_like(mean)
-    expected = smooth(np.argwhere(used), mean[:, used], np.argwhere(new))
-    off[:, new] = np.abs(expected / mean[:, new] - 1)
+    off, found = np.zeros_like(mean), mean[:, new]
+    miss = np.abs(smooth(np.argwhere(used), mean[:, used], np.argwhere(new)) - found)
+    size = found + floor_of(mean[:, used])
+    off[:, new] = np.divide(miss, size, out=np.full_like(found, np.inf), where=np.isfinite(found) & (size > 0))
     return off
 
 

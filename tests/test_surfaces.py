@@ -207,6 +207,24 @@ def test_refinement_computes_fewer_points_and_the_rest_by_interpolation(shape):
         assert found.radius == pytest.approx(exact.radius)
 
 
+def test_refinement_goes_along_the_border_of_a_hole_and_leaves_flat_ground_alone():
+    y, x = np.mgrid[-1:1:33j, -1:1:33j]
+    exact = np.maximum(x, 0.0) ** 4  # the left half is zero
+    exact[(x > 0) & (y > 0)] = np.nan
+    loss, computed = np.full((1, 33, 33), np.nan), np.zeros((33, 33), dtype=bool)
+
+    def fill(numbers, name):
+        at = np.unravel_index(numbers, exact.shape)
+        loss[0][at], computed[at] = exact[at], True
+
+    surfaces._refined(fill, loss, computed, 0.01, np.ones((1, 1)))
+    assert computed[16:, 16:18].all()  # the last points before the hole, and the first in it
+    assert computed[16:18, 16:].all()
+    assert computed[25:, 25:].sum() == 4  # of 64: within the hole every fourth of a row and of a column
+    assert computed[:, :8].mean() < 0.2
+    assert not np.isnan(loss[0, computed & ~np.isnan(exact)]).any()
+
+
 def test_an_interrupted_surface_resumes_and_gives_the_same(tmp_path, monkeypatch):
     objective = CASES["residual-relu"].objective()
     expected = ls.surface2d(objective, n=5, refine=0.05)
