@@ -32,7 +32,7 @@ from scipy.stats import wasserstein_distance
 from torch import nn
 
 import landscape as ls
-from landscape import lanczos as lanczos_module
+from landscape.curvature import lanczos as lanczos_module
 
 ROUND = {"products": 3, "spectra": 1, "three": 1}
 
@@ -90,7 +90,7 @@ def load(args: argparse.Namespace, classes: str) -> Any:
 
 def built(name: str) -> nn.Module:
     """Return a network with random weights, always the same."""
-    from landscape import models
+    from landscape.networks import models
 
     with torch.random.fork_rng():
         torch.random.manual_seed(0)
@@ -234,7 +234,7 @@ def three(args: argparse.Namespace, objective: Any, operator: Any) -> None:
         restricted = operator.restrict([part])
 
         def ours(alone: Any = alone, restricted: Any = restricted) -> Any:
-            from landscape import spectra as module
+            from landscape.analyses import spectra as module
 
             original = module.curvature
             module.curvature = lambda *a, **k: restricted if not args.residual_mass else original(*a, **k)

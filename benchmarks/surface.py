@@ -19,10 +19,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import landscape as ls
-from landscape import directions, grid, models
+from landscape.analyses import directions
 from landscape.errors import InputError
-from landscape.points import Evaluator, Point
-from landscape.regroup import grid_of
+from landscape.networks import models
+from landscape.objective.points import Evaluator, Point
+from landscape.results import grid
+from landscape.results.regroup import grid_of
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from landscape import datasets, models
+from landscape.data import datasets
+from landscape.networks import models
 from trainers import methods
 from trainers.gkp import Penalty
 from trainers.gsa import GSA

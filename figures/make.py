@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import landscape as ls
-from landscape.regroup import regroup
+from landscape.results.regroup import regroup
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from landscape import datasets
-from landscape.objective import Objective
+from landscape.data import datasets
+from landscape.objective.objective import Objective
 
 CLASS_SIZES = (9, 5, 1)  # with batches of 4: 4 + 4 + 1, 4 + 1, 1
 

@@ -3,11 +3,9 @@
 import dataclasses
 
 import numpy as np
+from made import THREE, features, gradients, history
 from surfaces import grid, paraboloid, surface, three_classes, three_lines
 from synthetic import classes
-from test_plots_features import features
-from test_plots_gradients import THREE, gradients
-from test_plots_history import history
 
 from landscape.results import Distances, Sharpness, Trajectory
 

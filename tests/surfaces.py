@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from landscape.grid import summary
-from landscape.mesh import Grid
 from landscape.results import Surface, Trajectory
+from landscape.results.grid import summary
+from landscape.results.mesh import Grid
 
 UNITS, COSINE = np.array([2.0, 0.5]), 0.6
 

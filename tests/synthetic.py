@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from landscape import quadrature
-from landscape.results import Spectrum
+from landscape.results import Spectrum, quadrature
 
 
 def lanczos(eigenvalues, probe, m):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from landscape import datasets
+from landscape.data import datasets
 from trainers import data, methods, run
 from trainers.loop import seeded
 

@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from landscape import items
-from landscape.datasets import Samples
+from landscape.data import items
+from landscape.data.datasets import Samples
+from landscape.data.images import ImageFiles
 from landscape.errors import DataError, InputError
-from landscape.images import ImageFiles
 from trainers import augment
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-from landscape import distributed
+from landscape.autodiff import distributed
 from landscape.cli.console import Console
 from landscape.errors import InputError
 from landscape.results import History

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from landscape import datasets, models
-from landscape.datasets import Samples
+from landscape.data import datasets
+from landscape.data.datasets import Samples
 from landscape.errors import DataError, InputError
+from landscape.networks import models
 from trainers.batches import split_validation
 from trainers.loop import FIRST, seeded
 from trainers.recipes import Recipe

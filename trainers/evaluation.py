@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape import classifiers, losses, models, per_sample
-from landscape.datasets import Samples
+from landscape.autodiff import per_sample
+from landscape.data.datasets import Samples
+from landscape.networks import classifiers, losses, models
 from landscape.results import History
 from trainers.batches import Batches
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import filelock
 
-from landscape import checkpoints, store
 from landscape.errors import InputError, StoreError
+from landscape.networks import checkpoints
+from landscape.results import store
 from trainers import methods, recipes
 from trainers.recipes import Recipe
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape import losses, models
-from landscape.datasets import Samples
+from landscape.autodiff.per_sample import squared_gradients
+from landscape.data.datasets import Samples
 from landscape.errors import DataError, InputError, NumericalError
-from landscape.per_sample import squared_gradients
+from landscape.networks import losses, models
 from trainers.batches import Batches
 from trainers.memory import Centres, Groups
 from trainers.passes import put

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape import per_sample
+from landscape.autodiff import per_sample
 from landscape.errors import InputError
 from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, kept_statistics, moved, trainable
 from trainers.sam import perturbation

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape import classifiers, distributed, losses, models, per_sample
-from landscape.datasets import Samples
+from landscape.autodiff import distributed, per_sample
+from landscape.data.datasets import Samples
 from landscape.errors import InputError, LandscapeError, NumericalError
+from landscape.networks import classifiers, losses, models
 from trainers import schedule
 from trainers.batches import Batches
 from trainers.gkp import Penalty

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape import checkpoints, store
 from landscape.errors import InputError, StoreError
+from landscape.networks import checkpoints
+from landscape.results import store
 from trainers.passes import flat
 
 _BLOCK = 2**31  # bytes of snapshots that are compared at a time

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from landscape.autodiff.per_sample import Losses, kept_statistics
 from landscape.errors import InputError
-from landscape.per_sample import Losses, kept_statistics
 
 __all__ = ["Losses", "Reduce", "alone", "flat", "gradient", "hand_over", "kept_statistics", "moved", "put", "trainable"]
 

@@ -7,8 +7,8 @@ from dataclasses import fields
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.losses import build
-from landscape.models import COSINE_SCALE
+from landscape.networks.losses import build
+from landscape.networks.models import COSINE_SCALE
 from trainers import losses
 from trainers.recipes import Recipe, flag
 from trainers.schedule import grouping

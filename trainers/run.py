@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape import checkpoints, class_means, devices, distributed, store
+from landscape.autodiff import devices, distributed
 from landscape.errors import InputError, LandscapeError, NumericalError, StoreError
-from landscape.models import NormedLinear
-from landscape.results import History
+from landscape.networks import checkpoints, class_means
+from landscape.networks.models import NormedLinear
+from landscape.results import History, store
 from trainers import evaluation, folder, gkp, memory, recipes, records, schedule
 from trainers.data import Data, build
 from trainers.loop import Trainer

@@ -7,16 +7,17 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape import distributed, verify
+from landscape.analyses.spectra import TRACES, Options, spectrum
+from landscape.autodiff import distributed
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import LOADING, OUTPUT, SIZE, options
+from landscape.curvature import verify
+from landscape.curvature.lanczos import DISTRIBUTIONS
+from landscape.curvature.operators import BACKENDS, KINDS
 from landscape.errors import InputError
-from landscape.lanczos import DISTRIBUTIONS
-from landscape.objective import Objective
-from landscape.operators import BACKENDS, KINDS
+from landscape.objective.objective import Objective
 from landscape.results import Spectrum
-from landscape.spectra import TRACES, Options, spectrum
 
 SPECTRUM = (
     click.option("--operator", type=click.Choice(KINDS), default="hessian", show_default=True, help="Whose spectrum."),

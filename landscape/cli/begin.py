@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from landscape import checkpoints, distributed
+from landscape.autodiff import distributed
 from landscape.cli.console import Console
 from landscape.errors import InputError
-from landscape.loading import load_objective
-from landscape.objective import Objective
+from landscape.networks import checkpoints
+from landscape.objective.loading import load_objective
+from landscape.objective.objective import Objective
 
 _SUFFIXES = {".pt", ".pth", ".th", ".tar", ".safetensors", ".ckpt", ".bin"}
 _MAGIC = re.compile(r"[*?[]")

@@ -120,7 +120,7 @@ def latex(names: Sequence[str], parts: Sequence[str], rows: Sequence[Sequence[st
 
 
 def _spectrum_cell(spectrum: Spectrum, p: int, barrier: bool) -> str:
-    from landscape.plots.theme import with_error
+    from landscape.plots.layout.theme import with_error
 
     top = with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p])
     mark = "" if spectrum.converged[p] else "*"
@@ -128,13 +128,13 @@ def _spectrum_cell(spectrum: Spectrum, p: int, barrier: bool) -> str:
 
 
 def _traces_cell(traces: Traces, p: int, barrier: bool) -> str:
-    from landscape.plots.theme import with_error
+    from landscape.plots.layout.theme import with_error
 
     return with_error(traces.trace[p], traces.trace_stderr[p])
 
 
 def _surface_cell(surface: Surface, p: int, barrier: bool) -> str:
-    from landscape.plots.theme import number
+    from landscape.plots.layout.theme import number
 
     values = [surface.centre_loss[p], surface.doubling_radius[p], surface.worst_rise[p]]
     if barrier:
@@ -150,7 +150,7 @@ def _surface_title(surfaces: Sequence[Surface]) -> str:
 
 
 def _sharpness_cell(sharpness: Sharpness, p: int, barrier: bool) -> str:
-    from landscape.plots.theme import number, with_error
+    from landscape.plots.layout.theme import number, with_error
 
     values = [sharpness.loss[p], sharpness.worst_rise[p], sharpness.doubling_radius[p]]
     loss, worst, radius = ("-" if math.isnan(value) else number(value) for value in values)

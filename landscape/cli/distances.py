@@ -6,16 +6,19 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape import checkpoints, convergence, distributed, points, snapshots
+from landscape.analyses import convergence
+from landscape.analyses.convergence import finetuned, from_bank
+from landscape.analyses.distances import OVER, Run, convergence_distances
+from landscape.autodiff import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, LOADING, OUTPUT, POSITIVE, SEED, of_the_data, options
 from landscape.cli.surface import BN_SAMPLES, training_samples
-from landscape.convergence import finetuned, from_bank
-from landscape.distances import OVER, Run, convergence_distances
 from landscape.errors import InputError, StoreError
-from landscape.objective import Objective
-from landscape.points import BATCH_NORM, Point
+from landscape.networks import checkpoints
+from landscape.objective import points, snapshots
+from landscape.objective.objective import Objective
+from landscape.objective.points import BATCH_NORM, Point
 from landscape.results import Distances
 
 DISTANCES = (

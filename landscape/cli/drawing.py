@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from landscape import quadrature
 from landscape.errors import InputError
+from landscape.results import quadrature
 
 
 def _ends(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:

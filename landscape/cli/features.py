@@ -6,13 +6,13 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape import distributed, store
+from landscape.analyses.features import feature_quality
+from landscape.autodiff import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import CHECKPOINTS, LOADING, OUTPUT, SIZE, options
 from landscape.errors import StoreError
-from landscape.features import feature_quality
-from landscape.results import Features, History
+from landscape.results import Features, History, store
 
 FEATURES = (
     click.option(

@@ -6,12 +6,12 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape import distributed
+from landscape.analyses.gradients import decompose_gradients
+from landscape.autodiff import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import CHECKPOINTS, COUNT, LOADING, OUTPUT, SEED, SIZE, of_the_data, options
-from landscape.gradients import decompose_gradients
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 from landscape.results import Gradients
 
 GRADIENTS = (

@@ -8,9 +8,8 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape import store
 from landscape.cli.console import Console
-from landscape.results import Result
+from landscape.results import Result, store
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
@@ -106,7 +105,7 @@ def _show_mapping(console: Console, values: Mapping[str, Any], indent: str = "  
 
 
 def _checkpoint(file: Path, key: str | None, trust_pickle: bool) -> dict[str, Any]:
-    from landscape import checkpoints  # torch: seconds that a result need not wait for
+    from landscape.networks import checkpoints  # torch: seconds that a result need not wait for
 
     found = checkpoints.read(str(file), key=key, trust_pickle=trust_pickle)
     running = [t.numel() for name, t in found.state.items() if name.endswith(_BUFFERS)]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from landscape import regroup, store, surface_files
 from landscape.errors import InputError
-from landscape.results import Result, Spectrum, Surface
+from landscape.results import Result, Spectrum, Surface, regroup, store
+from landscape.results.foreign import surface_files
 
 FILE = click.Path(path_type=Path)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from landscape import store
 from landscape.cli.console import Console
 from landscape.cli.opened import FILE, open_result, refuse_twice
 from landscape.errors import InputError
+from landscape.results import store
 
 _SUFFIXES = (".html", ".htm")
 

@@ -6,12 +6,12 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape import distributed
+from landscape.analyses.sharpness import sharpness_figures
+from landscape.autodiff import distributed
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, LOADING, OUTPUT, POSITIVE, SEED, of_the_data, options
 from landscape.results import Sharpness
-from landscape.sharpness import sharpness_figures
 
 SHARPNESS = (
     click.option(

@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 
 import click
 
-from landscape import interop, quadrature, store, surface_exports, surface_files
 from landscape.cli import compared
 from landscape.cli.console import Console, strict_json
 from landscape.cli.drawing import DRAWING, check_drawing, take_drawing
 from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twice
 from landscape.cli.options import options
 from landscape.errors import InputError
-from landscape.results import Result, Spectrum, Surface, Traces
+from landscape.results import Result, Spectrum, Surface, Traces, quadrature, store
+from landscape.results.foreign import interop, surface_exports, surface_files
 
 FIGURES = {
     "spectrum": ("density", "summary", "overlap", "gradients", "subspaces"),

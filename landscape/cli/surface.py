@@ -8,15 +8,20 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape import datasets, directions, distributed, matching, points, snapshots, store, surface_files, surfaces
+from landscape.analyses import directions, surfaces
+from landscape.analyses.directions import Directions
+from landscape.autodiff import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import LOADING, OUTPUT, POSITIVE, SEED, SHARE, of_the_data, options
-from landscape.directions import Directions
+from landscape.data import datasets
 from landscape.errors import InputError
-from landscape.objective import GROUPS, Objective
-from landscape.points import BATCH_NORM, Point
-from landscape.results import Plane, Surface
+from landscape.networks.matching import matching
+from landscape.objective import points, snapshots
+from landscape.objective.objective import GROUPS, Objective
+from landscape.objective.points import BATCH_NORM, Point
+from landscape.results import Plane, Surface, store
+from landscape.results.foreign import surface_files
 
 KINDS = ("random", "ckpt", "pca", "eigen", "gradient")
 """What --directions knows; a file of a stored plane is the other choice."""

@@ -5,15 +5,17 @@ from typing import Any
 
 import click
 
-from landscape import directions, distributed, points, snapshots, store, trajectories
+from landscape.analyses import directions, trajectories
+from landscape.autodiff import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, LOADING, OUTPUT, SEED, SIZE, of_the_data, options
 from landscape.cli.surface import BN_SAMPLES, REFINE, stored_plane, training_samples
 from landscape.errors import InputError
-from landscape.objective import Objective
-from landscape.points import BATCH_NORM
-from landscape.results import Trajectory
+from landscape.objective import points, snapshots
+from landscape.objective.objective import Objective
+from landscape.objective.points import BATCH_NORM
+from landscape.results import Trajectory, store
 
 TRAJECTORY = (
     click.option("--also", multiple=True, metavar="GLOB", help="Another run on the same plane: its folder or files."),

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 
 from matplotlib.figure import Figure
 
-from landscape.plots.density import densities, density, density_grid
-from landscape.plots.distances import barrier_maps, cross_losses, distance_maps, distances_along, point_map
-from landscape.plots.features import class_angles, class_quality, compare_quality, neural_collapse
-from landscape.plots.gradients import (
+from landscape.plots.figures.density import densities, density, density_grid
+from landscape.plots.figures.distances import barrier_maps, cross_losses, distance_maps, distances_along, point_map
+from landscape.plots.figures.features import class_angles, class_quality, compare_quality, neural_collapse
+from landscape.plots.figures.gradients import (
     cosine_map,
     decomposition,
     gradient_cosines,
@@ -15,16 +15,16 @@ from landscape.plots.gradients import (
     gradient_layers,
     gradient_norms,
 )
-from landscape.plots.history import cosines, quality, sweep, training
-from landscape.plots.lines import surface_lines
-from landscape.plots.overlap import gradient_map, overlap_map, subspace_map
-from landscape.plots.overlays import compare_surfaces, surface_overlay
-from landscape.plots.sharpness import rises
-from landscape.plots.summary import summary
-from landscape.plots.surface import contours, surface, surface_accuracy, surface_heat
-from landscape.plots.surface3d import surface_3d
-from landscape.plots.theme import styled, write
-from landscape.plots.trajectory import trajectory, trajectory_along
+from landscape.plots.figures.history import cosines, quality, sweep, training
+from landscape.plots.figures.lines import surface_lines
+from landscape.plots.figures.overlap import gradient_map, overlap_map, subspace_map
+from landscape.plots.figures.overlays import compare_surfaces, surface_overlay
+from landscape.plots.figures.sharpness import rises
+from landscape.plots.figures.summary import summary
+from landscape.plots.figures.surface import contours, surface, surface_accuracy, surface_heat
+from landscape.plots.figures.surface3d import surface_3d
+from landscape.plots.figures.trajectory import trajectory, trajectory_along
+from landscape.plots.layout.theme import styled, write
 
 __all__ = [
     "KIND_FIGURES", "SEVERAL_FIGURES", "barrier_maps", "class_angles", "class_quality", "compare_quality",

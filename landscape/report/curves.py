@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from landscape import quadrature
 from landscape.errors import InputError
-from landscape.plots import planes, theme
-from landscape.plots.density import FLOOR, MATRICES
-from landscape.plots.parts import joined, named
-from landscape.plots.scales import Scale, label, scale
+from landscape.plots.figures.density import FLOOR, MATRICES
+from landscape.plots.layout import planes, theme
+from landscape.plots.layout.parts import joined, named
+from landscape.plots.layout.scales import Scale, label, scale
 from landscape.report.rows import Column, Row
 from landscape.report.sources import Source, kind_of
-from landscape.results import Spectrum, Surface, Trajectory
+from landscape.results import Spectrum, Surface, Trajectory, quadrature
 
 _DIGITS = {"spectrum": 9, "surface": 6}
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.plots import KIND_FIGURES, theme
-from landscape.plots.distances import MATRICES
+from landscape.plots import KIND_FIGURES
+from landscape.plots.figures.distances import MATRICES
+from landscape.plots.layout import theme
 from landscape.report.sources import kind_of
 from landscape.results import Distances, Features, Gradients, Result, Spectrum
 

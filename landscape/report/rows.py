@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape.plots import theme
+from landscape.plots.layout import theme
 from landscape.report.sources import Source, kind_of
 from landscape.results import KINDS, Distances, Result, Spectrum
 

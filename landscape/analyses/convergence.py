@@ -1,0 +1,194 @@
+"""Convergence points: the parameters at which a class, or a group of classes, is served best.
+
+Two sources. A run of group-wise knowledge preservation keeps, for each class, the model of the epoch in which its
+features were best; a group's point is the mean of its classes' (equation 3 of "Reframing Long-Tailed Learning via Loss
+Landscape Geometry", CVPR 2026). Or the network is trained further on a part alone, from a common start; batch norm
+keeps the start's running statistics, so that the point belongs to one fixed function L_p.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError, NumericalError, StoreError
+from landscape.objective import points, snapshots
+from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.points import Point
+from landscape.results import History, store
+
+_NOISE = 1e-3  # what the loss of a part that was fitted before may rise by in steps over its batches
+
+
+def from_bank(objective: Objective, run: str | Path) -> dict[str, tuple[Point, float]]:
+    """Take each part's convergence point from the memory bank of a run.
+
+    Args:
+        objective: of the network; its parts are classes or groups of classes.
+        run: folder that `landscape train` wrote with --gkp or --sharpness gsa.
+
+    Returns:
+        For each part the mean of its classes' models, running statistics included, and of their epochs.
+
+    Raises:
+        InputError: the folder holds no memory bank, or one of another network, or the parts are not of classes.
+    """
+    run = Path(run)
+    epochs = bank_epochs(run)
+    classes = objective.partition.classes
+    if not classes and len(objective.partition) > 1:
+        raise InputError("the memory bank is of classes: take parts that are classes or groups of them")
+    classes = classes or (tuple(range(len(epochs))),)
+    if max(max(c) for c in classes) >= len(epochs):
+        raise InputError(f"{run} is of {len(epochs)} classes, the data has more: is this the right run?")
+    wanted = sorted({int(epochs[c]) for part in classes for c in part})
+    files = {epoch: run / "bank" / f"epoch-{epoch:04d}.pt" for epoch in wanted}
+    for file in files.values():
+        if not file.is_file():
+            raise InputError(f"{file} is missing, which the history of {run} names: is the folder complete?")
+    found = snapshots.find(objective, list(files.values()))
+    of_epoch = dict(zip(wanted, (points.of(objective, s) for s in found), strict=True))
+    result = {}
+    for name, part in zip(objective.partition.names, classes, strict=True):
+        stored = [of_epoch[int(epochs[c])] for c in part]
+        mean = Point(
+            torch.stack([p.theta.double() for p in stored]).mean(0).to(stored[0].theta.dtype),
+            torch.stack([p.buffers.double() for p in stored]).mean(0).to(stored[0].buffers.dtype),
+        )
+        result[name] = mean, float(np.mean([epochs[c] for c in part]))
+    return result
+
+
+def bank_epochs(run: Path) -> np.ndarray:
+    """Read which epoch each class's snapshot in a run's memory bank is of.
+
+    Args:
+        run: its folder.
+
+    Returns:
+        (C,).
+
+    Raises:
+        InputError: the run kept no memory bank.
+    """
+    epochs: np.ndarray = _history(run).bank_epoch[-1]
+    if not np.isfinite(epochs).all():
+        raise InputError(f"{run} kept no memory bank: train with gsa-gkp, --gkp or --sharpness gsa, or use --finetune")
+    return epochs
+
+
+def groups_of(run: Path) -> dict[str, list[int]]:
+    """Read the groups that a run made of its classes.
+
+    Args:
+        run: its folder.
+
+    Returns:
+        Classes by the names of groups, as a partition takes them.
+
+    Raises:
+        InputError: the run made no groups.
+    """
+    history = _history(run)
+    group = history.group[-1]
+    if not np.isfinite(group).all():
+        raise InputError(f"{run} has no groups of classes: train with gsa-gkp, --gkp or --sharpness gsa")
+    return {f"group {g + 1}": np.flatnonzero(group == g).tolist() for g in sorted(set(group.astype(int).tolist()))}
+
+
+def _history(run: Path) -> History:
+    try:
+        history = store.load(run / "history.h5")
+    except StoreError as error:
+        raise InputError(f"{run} is not the folder of a run: {error}") from error
+    if not isinstance(history, History) or not len(history.epoch):
+        raise InputError(f"{run / 'history.h5'} is not the history of a run")
+    return history
+
+
+def finetuned(
+    objective: Objective,
+    part: str,
+    *,
+    epochs: int,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    batch_size: int = 128,
+    seed: int = 0,
+    report: Callable[[float], None] = lambda share: None,
+) -> Point:
+    """Train the objective's network on one part alone, from its own weights.
+
+    Stochastic gradient descent on L_p in eval mode, with a cosine schedule, in the order that the seed gives.
+
+    Args:
+        objective: the start; its layout says which parameters move.
+        part: name of the part.
+        epochs: passes over the part's samples.
+        lr: first learning rate, which falls to 0.
+        momentum: of the steps.
+        batch_size: samples of a step.
+        seed: of the order of the samples.
+        report: told the share of the steps that is done.
+
+    Returns:
+        Where it ends; running statistics are the start's.
+
+    Raises:
+        InputError: a number out of its range.
+        NumericalError: the loss or a weight is not finite any more, or the loss is higher than before.
+    """
+    if epochs < 1 or batch_size < 1:
+        raise InputError(f"--finetune and its batches must be at least 1, got {epochs} and {batch_size}")
+    if not (0 < lr < np.inf and 0 <= momentum < 1):
+        raise InputError(f"--finetune-lr must be positive and the momentum a share, got {lr:g} and {momentum:g}")
+    p = objective.part(part)
+    members = objective.members[p]
+    begun = _mean_loss(objective, p, objective.theta)
+    theta = points.origin(objective).theta.clone()
+    velocity = torch.zeros_like(theta)
+    rng = np.random.default_rng([seed, p])
+    per_epoch = -(-len(members) // batch_size)
+    total = epochs * per_epoch
+    for epoch in range(epochs):
+        order = rng.permutation(members)
+        for i in range(per_epoch):
+            step = epoch * per_epoch + i
+            inputs, labels = objective.samples.batch(
+                order[i * batch_size : (i + 1) * batch_size], objective.device, objective.dtype
+            )
+            leaf = theta.detach().requires_grad_()
+            with differentiable_attention():
+                loss = objective.losses(objective.layout.tensors(leaf), inputs, labels).mean()
+                (g,) = torch.autograd.grad(loss, leaf)
+            velocity = momentum * velocity + g
+            theta = theta - lr * 0.5 * (1 + np.cos(np.pi * step / total)) * velocity
+            if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(theta).all()):
+                raise NumericalError(f"fine-tuning on {part} diverged at step {step + 1}: lower --finetune-lr {lr:g}")
+            report((step + 1) / total)
+    ended = _mean_loss(objective, p, objective.layout.tensors(theta))
+    if not ended <= begun + _NOISE * max(1.0, begun):
+        raise NumericalError(
+            f"fine-tuning on {part} ends at a loss of {ended:.3g}, above the {begun:.3g} it began with: lower "
+            f"--finetune-lr {lr:g}"
+        )
+    return Point(theta.detach(), points.origin(objective).buffers)
+
+
+def _mean_loss(objective: Objective, part: int, theta: Sequence[Tensor]) -> float:
+    with differentiable_attention(), torch.no_grad():
+        total = sum(objective.losses(theta, x, y).double().sum().item() for x, y in objective.batches(part))
+    return total / len(objective.members[part])
+
+
+def state_of(objective: Objective, point: Point) -> Mapping[str, Tensor]:
+    """Return the whole state_dict of a point, as a checkpoint holds it."""
+    state = {name: t.clone() for name, t in objective.model.state_dict().items()}
+    buffers = points.buffer_layout(objective.model)
+    for layout, vector in ((objective.layout, point.theta), (buffers, point.buffers)):
+        for name, t in zip(layout.names, layout.tensors(vector), strict=True):
+            if name in state:  # buffers that are not persistent are in no checkpoint
+                state[name] = t.clone()
+    return state

@@ -1,0 +1,420 @@
+"""Directions to walk along from a checkpoint, and the planes that they span.
+
+Random directions are Gaussian and normalised by filter, as in Li et al. 2018, "Visualizing the loss landscape of neural
+nets": each filter of the direction is given the length of the network's own filter, so that curves of two networks
+compare in spite of the scale invariance of ReLU and batch norm. Biases and the parameters of batch norm are left alone.
+A filter is a slice of a weight that makes one output; a parameter with one axis is all filters of one number.
+
+All vectors are float64, so that one whole step towards another checkpoint arrives at its very weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.curvature.lanczos import lanczos, probe
+from landscape.curvature.operators import curvature
+from landscape.errors import InputError
+from landscape.networks.models import NormedLinear
+from landscape.objective import points
+from landscape.objective.objective import Objective
+from landscape.objective.points import Point
+from landscape.results import Plane, quadrature
+
+NORMALISATIONS = ("filter", "layer", "weight", "none")
+IGNORED = ("biasbn", "none")
+_EIGEN_TOL = 1e-3
+_DISTINCT = 1e-6  # of a direction's length: what is left after the first is taken out of it must be longer
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Directions:
+    """One or two directions from an origin."""
+
+    axes: tuple[str, ...]  # (A,) what each is
+    origin: Point
+    theta: Tensor  # (A, D) float64
+    buffers: Tensor  # (A, B) float64
+    explained: tuple[float, ...] = ()  # (A,) share of a trajectory's variance; empty for other directions
+    normalisation: str = "none"
+    ignored: str = "none"
+
+    def at(self, *coordinates: float) -> Point:
+        """Return the point at some coordinates, one for each direction, in the origin's dtype."""
+        theta, buffers = self.origin.theta.double(), self.origin.buffers.double()
+        for c, d, b in zip(coordinates, self.theta, self.buffers, strict=True):
+            theta, buffers = theta + c * d, buffers + c * b
+        return Point(theta.to(self.origin.theta.dtype), buffers.to(self.origin.buffers.dtype))
+
+    @property
+    def unit_length(self) -> np.ndarray:
+        """Euclidean length of each direction, (A,)."""
+        return np.asarray(self.theta.norm(dim=1).cpu().numpy())
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the angle between the two directions; nan for one."""
+        if len(self.axes) == 1:
+            return float("nan")
+        return float(self.theta[0] @ self.theta[1] / (self.theta[0].norm() * self.theta[1].norm()))
+
+    def project(self, point: Point) -> tuple[np.ndarray, float]:
+        """Return the coordinates (A,) of the nearest point of the plane, and the Euclidean distance from it."""
+        away = point.theta.double() - self.origin.theta.double()
+        gram = self.theta @ self.theta.T
+        coordinates = torch.linalg.solve(gram, self.theta @ away)
+        distance = (away - coordinates @ self.theta).norm().item()
+        return np.asarray(coordinates.cpu().numpy()), distance
+
+    def first(self, n: int) -> "Directions":
+        """Return the first n directions."""
+        return replace(
+            self, axes=self.axes[:n], theta=self.theta[:n], buffers=self.buffers[:n], explained=self.explained[:n]
+        )
+
+    def joined(self, other: "Directions", *, length: float) -> "Directions":
+        """Add another direction, scaled to a Euclidean length.
+
+        Args:
+            other: one direction from the same origin.
+            length: that it gets.
+
+        Returns:
+            The plane of both.
+        """
+        scale = length / float(other.unit_length[0])
+        return replace(
+            self,
+            axes=(*self.axes, *other.axes),
+            theta=torch.cat([self.theta, scale * other.theta]),
+            buffers=torch.cat([self.buffers, scale * other.buffers]),
+            normalisation=other.normalisation,
+            ignored=other.ignored,
+        )
+
+    def orthogonalised(self) -> "Directions":
+        """Take the first direction out of the second, whose coordinate keeps its meaning; one direction stays as it is.
+
+        Returns:
+            Directions that span the same plane.
+
+        Raises:
+            InputError: the directions are parallel.
+        """
+        if len(self.axes) == 1:
+            return self
+        first, second = self.theta
+        share = (first @ second) / (first @ first)
+        rest = second - share * first
+        if rest.norm() <= _DISTINCT * second.norm():
+            raise InputError(f"{self.axes[0]} and {self.axes[1]} are parallel: they span a line, not a plane")
+        buffers = torch.stack([self.buffers[0], self.buffers[1] - share * self.buffers[0]])
+        return replace(self, theta=torch.stack([first, rest]), buffers=buffers)
+
+
+def random(
+    objective: Objective, n: int, *, seed: int = 0, normalisation: str = "filter", ignored: str = "biasbn"
+) -> Directions:
+    """Draw Gaussian directions.
+
+    They depend on the seed and the network's shape alone, not on its weights, its device or what was drawn before; then
+    they are scaled to the network.
+
+    Args:
+        objective: of the network.
+        n: how many, one or two.
+        seed: of the draw.
+        normalisation: "filter", "layer", "weight" or "none".
+        ignored: "biasbn" for parameters with one axis, or "none".
+
+    Returns:
+        The directions from the objective's own weights.
+
+    Raises:
+        InputError: an unknown normalisation, or nothing is left to vary.
+    """
+    drawn = [
+        probe(objective.layout.size, seed=seed, number=k, distribution="gaussian", stream="direction") for k in range(n)
+    ]
+    raw = _from(objective, torch.stack(drawn), [f"random {k + 1} (seed {seed})" for k in range(n)])
+    return normalised(objective, raw, normalisation, ignored)
+
+
+def towards(objective: Objective, others: Sequence[Point], names: Sequence[str]) -> Directions:
+    """Take the ways to one or two other checkpoints; one unit of the coordinate is the whole way.
+
+    Running statistics of batch norm go along, so that the end is the other network itself.
+
+    Args:
+        objective: of the network.
+        others: where to.
+        names: of the checkpoints.
+
+    Returns:
+        The directions from the objective's own weights.
+
+    Raises:
+        InputError: a checkpoint is the origin itself.
+    """
+    start = points.origin(objective)
+    theta = torch.stack([p.theta.double() - start.theta.double() for p in others])
+    for name, direction in zip(names, theta, strict=True):
+        if not direction.any():
+            raise InputError(f"{name} has the same parameters as the checkpoint: there is no direction towards it")
+    return Directions(
+        axes=tuple(f"towards {name}" for name in names),
+        origin=start,
+        theta=theta,
+        buffers=torch.stack([p.buffers.double() - start.buffers.double() for p in others]),
+    )
+
+
+def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Directions:
+    """Take the principal components of a trajectory's differences from the objective's own weights.
+
+    The components are those of the centred differences, of unit length and sorted by variance; signs are such that
+    the first checkpoint does not have a negative coordinate.
+
+    Args:
+        objective: at the point that the plane goes through, usually the end of the training.
+        path: the checkpoints of one or several runs.
+        n: how many components.
+
+    Returns:
+        The directions, with the share of the variance that each explains.
+
+    Raises:
+        InputError: fewer checkpoints, or fewer that differ, than components need.
+
+    Source: Li et al. 2018, section 7.
+    """
+    start = points.origin(objective)
+    if len(path) <= n:
+        raise InputError(f"{n} principal components need at least {n + 1} checkpoints, got {len(path)}")
+    rows = torch.stack([p.theta.double() - start.theta.double() for p in path])  # (T, D)
+    centred = rows - rows.mean(0)
+    values, vectors = torch.linalg.eigh(centred @ centred.T)  # (T, T): D is far larger than T
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    if not values[n - 1] > _DISTINCT**2 * values.sum():
+        raise InputError(f"the checkpoints lie on less than {n} dimensions: fewer than {n + 1} of them differ")
+    components = (vectors[:, :n] / values[:n].sqrt()).T @ centred
+    components /= components.norm(dim=1, keepdim=True)
+    components *= torch.where(components @ rows[0] < 0, -1.0, 1.0)[:, None]
+    shares = (values[:n] / values.sum()).tolist()
+    found = _from(objective, components, [f"PC {k + 1} ({100 * share:.1f} %)" for k, share in enumerate(shares)])
+    return replace(found, explained=tuple(shares))
+
+
+def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, steps: int = 30) -> Directions:
+    """Take eigenvectors of the Hessian's largest eigenvalues, of unit length.
+
+    Args:
+        objective: of the network.
+        parts: one name for the first n eigenvectors of its Hessian, or n names for the first of each; of parts, or of
+            groups that `Objective.alone` knows.
+        n: how many directions.
+        seed: of the Lanczos probe, which also fixes the signs.
+        steps: Lanczos steps before convergence is looked at.
+
+    Returns:
+        The directions; two of different parts are in general not orthogonal.
+
+    Raises:
+        InputError: no such part, or another number of parts than 1 or n.
+        NumericalError: a product is not finite, or the loss has no second derivative.
+    """
+    if len(parts) not in (1, n):
+        raise InputError(f"--of must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
+    eps = torch.finfo(objective.dtype).eps
+    rows, names = [], []
+    for part in parts:
+        operator, wanted = curvature(objective.alone(part), "hessian"), n if len(parts) == 1 else 1
+        z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
+
+        def unconverged(run: Any, wanted: int = wanted) -> bool:
+            found = quadrature.ritz(run.alpha[0, 0], run.beta[0, 0], int(run.steps[0, 0]), eps)
+            return bool((found.residuals[-wanted:] > _EIGEN_TOL * abs(found.values[-1])).any())
+
+        run = lanczos(operator.matvec, z[None, None], steps, more=unconverged, max_steps=8 * steps)
+        solved = quadrature.ritz(run.alpha[0, 0], run.beta[0, 0], int(run.steps[0, 0]), eps)
+        if len(solved.values) < wanted:
+            raise InputError(f"the Hessian of {part} has fewer than {wanted} distinct eigenvalues: take another --of")
+        for k in range(wanted):
+            rows.append(run.ritz_vectors(0, 0, solved.vectors[:, [-1 - k]])[0])
+            names.append(f"eigenvector {k + 1} of {part} ({solved.values[-1 - k]:.4g})")
+    return _from(objective, torch.stack(rows), names)
+
+
+def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
+    """Take the directions of steepest descent of parts' losses, of unit length.
+
+    Args:
+        objective: of the network.
+        parts: a name for each direction, as for `eigen`.
+
+    Returns:
+        The directions.
+
+    Raises:
+        InputError: no such part, or its gradient is zero.
+    """
+    rows = []
+    theta = points.origin(objective).theta
+    for part in parts:
+        _, g = points.gradient(objective.alone(part), theta, 0)
+        if not g.any():
+            raise InputError(f"the gradient of {part} is zero: it has no direction")
+        rows.append(-g.double() / g.double().norm())
+    return _from(objective, torch.stack(rows), [f"descent of {part}" for part in parts])
+
+
+def normalised(objective: Objective, found: Directions, normalisation: str, ignored: str) -> Directions:
+    """Scale directions to the network's own filters, layers or weights.
+
+    Args:
+        objective: of the network.
+        found: any directions.
+        normalisation: "filter": each filter gets the length of the network's; "layer": each tensor; "weight": each
+            number gets the size of the network's; "none".
+        ignored: "biasbn" sets parameters with one axis to zero, "none" does not.
+
+    Returns:
+        Scaled directions; their running statistics do not move.
+
+    Raises:
+        InputError: an unknown name, or nothing is left to vary.
+    """
+    if normalisation not in NORMALISATIONS:
+        raise InputError(f"--norm {normalisation!r} is unknown: choose {', '.join(NORMALISATIONS)}")
+    if ignored not in IGNORED:
+        raise InputError(f"--ignore {ignored!r} is unknown: choose {', '.join(IGNORED)}")
+    layout, axis_of = objective.layout, filter_axes(objective.model)
+    weights = layout.tensors(found.origin.theta.double())
+    rows = []
+    for direction in found.theta:
+        scaled = []
+        for name, d, w in zip(layout.names, layout.tensors(direction), weights, strict=True):
+            if ignored == "biasbn" and w.ndim <= 1:
+                scaled.append(torch.zeros_like(d))
+            else:
+                scaled.append(_scaled(d, w, normalisation, axis_of.get(name, 0)))
+        rows.append(layout.flat(scaled))
+    theta = torch.stack(rows)
+    for axis, row in zip(found.axes, theta, strict=True):
+        if not row.any():
+            what = "--ignore biasbn leaves nothing to vary" if ignored == "biasbn" else "all weights are zero"
+            raise InputError(f"{axis} has length zero: {what} among the chosen parameters")
+    return replace(
+        found, theta=theta, buffers=torch.zeros_like(found.buffers), normalisation=normalisation, ignored=ignored
+    )
+
+
+def filter_axes(model: nn.Module) -> dict[str, int]:
+    """Return the names of weights whose filters are not along the first axis, with the axis that they are along."""
+    kinds = (NormedLinear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    found = {f"{name}.weight": 1 for name, m in model.named_modules() if name and isinstance(m, kinds)}
+    return found | ({"weight": 1} if isinstance(model, kinds) else {})
+
+
+def filter_norms(tensor: Tensor, axis: int) -> Tensor:
+    """Return the length of each filter, in a shape that divides the tensor; of one axis, each number's size."""
+    if tensor.ndim <= 1:
+        return tensor.abs()
+    others = [a for a in range(tensor.ndim) if a != axis]
+    return tensor.square().sum(others, keepdim=True).sqrt()
+
+
+def _scaled(d: Tensor, w: Tensor, normalisation: str, axis: int) -> Tensor:
+    if normalisation == "none":
+        return d
+    if normalisation == "layer":
+        ours, theirs = d.norm(), w.norm()
+    elif normalisation == "weight":
+        ours, theirs = d.abs(), w.abs()
+    else:
+        ours, theirs = filter_norms(d, axis), filter_norms(w, axis)
+    return torch.where(ours > 0, d * (theirs / torch.where(ours > 0, ours, 1.0)), 0.0)
+
+
+def _from(objective: Objective, rows: Tensor, axes: Sequence[str]) -> Directions:
+    start = points.origin(objective)
+    theta = rows.to(objective.device, torch.float64)
+    return Directions(
+        axes=tuple(axes),
+        origin=start,
+        theta=theta,
+        buffers=torch.zeros(len(rows), len(start.buffers), dtype=torch.float64, device=theta.device),
+    )
+
+
+def to_plane(objective: Objective, found: Directions, provenance: Mapping[str, Any]) -> Plane:
+    """Return directions as a result, to be kept in a file and used for another network.
+
+    Args:
+        objective: of the network.
+        found: the directions.
+        provenance: how they were made.
+
+    Returns:
+        The plane, in float64.
+    """
+    return Plane(
+        axes=found.axes,
+        directions=found.theta.cpu().numpy(),
+        buffer_directions=found.buffers.cpu().numpy(),
+        origin=found.origin.theta.double().cpu().numpy(),
+        buffer_origin=found.origin.buffers.double().cpu().numpy(),
+        unit_length=found.unit_length,
+        explained=np.array(found.explained or [np.nan] * len(found.axes)),
+        tensors=objective.layout.names,
+        sizes=np.array(objective.layout.sizes),
+        cosine=found.cosine,
+        normalisation=found.normalisation,
+        ignored=found.ignored,
+        provenance=dict(provenance),
+    )
+
+
+def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -> Directions:
+    """Take the directions of a stored plane.
+
+    Args:
+        objective: of a network of the same shape.
+        plane: what `to_plane` returned, for this network or another.
+        own_origin: go from the objective's own weights; otherwise from the plane's origin, so that the very same
+            points are evaluated.
+
+    Returns:
+        The directions, in the plane's units.
+
+    Raises:
+        InputError: the plane is of a network with other parameters.
+    """
+    if plane.tensors != objective.layout.names or plane.sizes.tolist() != objective.layout.sizes:
+        raise InputError(
+            f"the plane is of {int(plane.sizes.sum()):,} parameters in {len(plane.tensors)} tensors, from "
+            f"{plane.tensors[0]}; the network varies {objective.layout.size:,} in {len(objective.layout.names)}, from "
+            f"{objective.layout.names[0]}: the same --model and --params are needed"
+        )
+    start = points.origin(objective)
+    if plane.buffer_origin.shape != tuple(start.buffers.shape):
+        raise InputError("the plane is of a network with other running statistics: the same --model is needed")
+
+    def to(values: np.ndarray) -> Tensor:
+        return torch.as_tensor(values, device=objective.device)
+
+    if not own_origin:
+        start = Point(to(plane.origin).to(start.theta.dtype), to(plane.buffer_origin).to(start.buffers.dtype))
+    return Directions(
+        axes=plane.axes,
+        origin=start,
+        theta=to(plane.directions).double(),
+        buffers=to(plane.buffer_directions).double(),
+        explained=tuple(plane.explained.tolist()) if np.isfinite(plane.explained).all() else (),
+        normalisation=plane.normalisation,
+        ignored=plane.ignored,
+    )

@@ -1,0 +1,314 @@
+"""How far apart the convergence points of parts are, and what each costs the others.
+
+Between points a and b over the chosen parameters: the Euclidean distance; the cosine of their displacements from the
+start; the filter-normalised distance, the root mean square over filters f of |a_f - b_f| / mean(|a_f|, |b_f|), which
+the scale of a network does not change; and the Fisher-weighted one, sqrt(sum_i F_i (a_i - b_i)^2) with the diagonal of
+a's Fisher information, which counts a parameter as much as a's part needs it. If asked, (b - a)^T H_a (b - a) / 2, the
+rise that the Hessian of a's part predicts: it has the unit of the loss, and may be negative. Beside them stand the loss
+of every part at every point, and the barriers on the segments between.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.analyses.directions import filter_axes, filter_norms
+from landscape.autodiff import per_sample
+from landscape.curvature import operators
+from landscape.data.datasets import Samples
+from landscape.errors import InputError
+from landscape.networks import classifiers, models
+from landscape.objective import jobs, points
+from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.points import Evaluator, Point
+from landscape.objective.provenance import fingerprint, provenance
+from landscape.results import Distances, grid
+from landscape.results.journal import Journal
+
+OVER = ("encoder", "all")
+"""Parameters that distances are over."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """What is compared within one run; all runs have points of the same names."""
+
+    name: str
+    points: Mapping[str, tuple[Point, float]]  # convergence points of parts, then other models, each with its epoch
+    start: Point  # where all of them come from
+    snapshots: Sequence[tuple[Point, float]] = field(default=())  # along training, with their epochs
+
+
+def convergence_distances(
+    objective: Objective,
+    runs: Sequence[Run],
+    *,
+    source: str,
+    over: str = "encoder",
+    barrier_points: int = 0,
+    batch_norm: str = "interpolate",
+    training: Samples | None = None,
+    training_samples: int = 2048,
+    seed: int = 0,
+    curvature: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: jobs.Progress | None = None,
+) -> Distances:
+    """Compare convergence points.
+
+    Args:
+        objective: model, loss and data in parts; losses are of these.
+        runs: one or several that differ in their seed, whose spread is the uncertainty.
+        source: where the points come from, for the record.
+        over: parameters that distances are over: "encoder", all before the classifier, or "all" of the layout.
+        barrier_points: points between the ends of each segment at which losses are taken for the barrier; 0 for no
+            barriers. Each pair of points costs so many passes over the data.
+        batch_norm: running statistics on these segments and, for barriers alone, at their ends; as for
+            `surfaces.surface`.
+        training: what statistics are re-estimated on; None takes the objective's own data.
+        training_samples: at most so many of them.
+        seed: of the draw of these.
+        curvature: also take each point's Hessian along the ways to all others: as many products as there are points.
+        out: result file to write; what is finished is kept beside it until it is complete.
+        overwrite: replace an existing result file.
+        progress: called with (done, total, text).
+
+    Returns:
+        All distances.
+
+    Raises:
+        InputError: no runs, runs with other points or epochs, or options out of their range.
+        StoreError: the result file cannot be written, or an unfinished run beside it had other options.
+    """
+    if barrier_points < 0:
+        raise InputError(f"--barriers must not be negative, got {barrier_points}")
+    if over not in OVER:
+        raise InputError(f"--over {over!r} is unknown: choose {' or '.join(OVER)}")
+    _check(runs)
+    asked: dict[str, Any] = {
+        "source": source,
+        "over": over,
+        "barriers": barrier_points,
+        "batch_norm": batch_norm,
+        "training_samples": training_samples,
+        "seed": seed,
+        "curvature": curvature,
+        "runs": [run.name for run in runs],
+        "points": list(runs[0].points),
+        "vectors_sha256": points.digest([p for run in runs for p, _ in (*run.points.values(), *run.snapshots)]),
+    }
+    evaluator = Evaluator(
+        objective, batch_norm=batch_norm, training=training, training_samples=training_samples, seed=seed
+    )
+    given = _Given(objective, evaluator, source, over, barrier_points, curvature, provenance(objective, asked))
+    if out is None:
+        return _compute(given, runs, None, progress)
+    with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
+        result = _compute(given, runs, journal, progress)
+        journal.finish(result)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What is the same for all runs."""
+
+    objective: Objective
+    evaluator: Evaluator
+    source: str
+    over: str
+    barrier_points: int
+    curvature: bool
+    about: Mapping[str, Any]
+
+
+def _check(runs: Sequence[Run]) -> None:
+    if not runs:
+        raise InputError("there is no run to compare points of")
+    names, epochs = list(runs[0].points), [e for _, e in runs[0].snapshots]
+    for run in runs:
+        if list(run.points) != names:
+            raise InputError(
+                f"runs have other points: {', '.join(run.points)} in {run.name}, {', '.join(names)} before"
+            )
+        if not np.array_equal([e for _, e in run.snapshots], epochs, equal_nan=True):
+            raise InputError(f"{run.name} has snapshots of other epochs than {runs[0].name}: train both alike")
+    if len({run.name for run in runs}) < len(runs):
+        raise InputError("two runs have one name: give their folders other names")
+
+
+def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progress: jobs.Progress | None) -> Distances:
+    names = list(runs[0].points)
+    objective, evaluator, barrier_points = given.objective, given.evaluator, given.barrier_points
+    chosen = _chosen(objective, given.over)
+    parts = objective.partition
+    compute_one = {run.name: run for run in runs}
+
+    def compute(unit: str, report: Callable[[float], None]) -> Distances:
+        run = compute_one[unit]
+        at = [point for point, _ in run.points.values()]
+        pairs = [(i, j) for i in range(len(at)) for j in range(i)] if barrier_points else []
+        moved = bool(pairs) and evaluator.batch_norm != "interpolate"  # so that statistics at the ends are not theirs
+        total = len(at) * (2 + moved + given.curvature) + len(pairs) * barrier_points
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            report(done / total)
+
+        def evaluate(point: Point, *, as_it_is: bool = False) -> tuple[np.ndarray, np.ndarray]:
+            found = evaluator(point, as_it_is=as_it_is)
+            advance()
+            return found
+
+        measured = [evaluate(point, as_it_is=True) for point in at]
+        loss, accuracy = (np.stack([m[k] for m in measured]) for k in range(2))
+        ends = np.stack([evaluate(point)[0] for point in at]) if moved else loss
+        barriers = np.full((len(at), len(at), len(parts)), 0.0 if barrier_points else np.nan)
+        for i, j in pairs:
+            t = np.linspace(0, 1, barrier_points + 2)
+            between = [evaluate(_between(at[i], at[j], s))[0] for s in t[1:-1]]
+            barriers[i, j] = barriers[j, i] = grid.barrier(t, np.stack([ends[i], *between, ends[j]], axis=1))
+        weights, rises = [], []
+        for name, point in zip(names, at, strict=True):
+            weights.append(_fisher(objective, point, name, chosen))
+            advance()
+            if given.curvature:
+                rises.append(_hessian_rises(objective, point, name, at, chosen))
+                advance()
+        counts = [objective.samples.class_counts[list(c)].sum() for c in parts.classes]
+        trained = np.array(counts or [objective.samples.class_counts.sum()] * len(parts))
+        return Distances(
+            runs=(run.name,),
+            points=tuple(names),
+            parts=parts.names,
+            n_samples=evaluator.counts,
+            train_counts=trained,
+            barrier=barriers[None],
+            loss=loss[None],
+            accuracy=accuracy[None],
+            point_epoch=np.array([[epoch for _, epoch in run.points.values()]], dtype=np.float64),
+            epoch=np.array([epoch for _, epoch in run.snapshots], dtype=np.float64),
+            source=given.source,
+            parameters=given.over,
+            size=int(chosen.mask.sum()),
+            hessian_rise=np.stack(rises)[None] if rises else None,
+            provenance=given.about,
+            **_matrices(objective, run, at, weights, chosen),
+        )
+
+    return jobs.run(list(compute_one), compute, journal, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    names: tuple[str, ...]
+    mask: Tensor  # (D,) bool
+
+
+def _chosen(objective: Objective, over: str) -> _Chosen:
+    layout, names = objective.layout, set(objective.layout.names)
+    if over == "encoder":
+        model = copy.deepcopy(objective.model).requires_grad_(True)
+        head = classifiers.find(model, len(objective.samples.class_names))
+        names &= set(classifiers.encoder(model, head))
+        if not names:
+            raise InputError(
+                "--over encoder: the chosen parameters hold nothing before the classifier; pass --over all"
+            )
+    flags = [torch.full((size,), name in names) for name, size in zip(layout.names, layout.sizes, strict=True)]
+    return _Chosen(tuple(n for n in layout.names if n in names), torch.cat(flags).to(objective.device))
+
+
+def _between(a: Point, b: Point, t: float) -> Point:
+    return Point(
+        torch.lerp(a.theta.double(), b.theta.double(), t).to(a.theta.dtype),
+        torch.lerp(a.buffers.double(), b.buffers.double(), t).to(a.buffers.dtype),
+    )
+
+
+def _matrices(
+    objective: Objective, run: Run, at: Sequence[Point], weights: Sequence[Tensor], chosen: _Chosen
+) -> dict[str, np.ndarray]:
+    mask = chosen.mask
+    vectors = [p.theta.double()[mask] for p in at]
+    moved = [v - run.start.theta.double()[mask] for v in vectors]
+    norms = np.array([m.norm().item() for m in moved])
+    n = len(at)
+    euclidean, cosine, filters, fisher = (np.zeros((n, n)) for _ in range(4))
+    for i in range(n):
+        for j in range(n):
+            difference = vectors[i] - vectors[j]
+            euclidean[i, j] = difference.norm().item()
+            fisher[i, j] = (weights[i] @ difference.square()).clamp(min=0).sqrt().item()
+            scale = norms[i] * norms[j]
+            cosine[i, j] = (moved[i] @ moved[j]).item() / scale if scale else math.nan
+            filters[i, j] = _filter_distance(objective, at[i].theta, at[j].theta, chosen.names)
+    along = [[(v - point.theta.double()[mask]).norm().item() for v in vectors] for point, _ in run.snapshots]
+    return {
+        "euclidean": euclidean[None],
+        "cosine": np.clip(cosine, -1, 1)[None],
+        "filter_normalised": filters[None],
+        "fisher": fisher[None],
+        "norm": norms[None],
+        "along_training": np.array(along).reshape(1, len(run.snapshots), n),
+    }
+
+
+def _filter_distance(objective: Objective, a: Tensor, b: Tensor, names: Sequence[str]) -> float:
+    """Return the root mean square over filters of |a_f - b_f| / mean(|a_f|, |b_f|); of filters that are zero, 0."""
+    axes, layout, total, count = filter_axes(objective.model), objective.layout, 0.0, 0
+    pairs = zip(layout.names, layout.tensors(a.double()), layout.tensors(b.double()), strict=True)
+    for name, x, y in pairs:
+        if name in names:
+            axis = axes.get(name, 0)
+            apart = filter_norms(x - y, axis)
+            size = (filter_norms(x, axis) + filter_norms(y, axis)) / 2
+            total += torch.where(size > 0, apart / torch.where(size > 0, size, 1.0), 0.0).square().sum().item()
+            count += apart.numel()
+    return math.sqrt(total / count)
+
+
+def _parts_of(objective: Objective, name: str) -> list[int]:
+    """Return the part that a point is of, or all parts for a point of none."""
+    known = objective.partition.names
+    return [known.index(name)] if name in known else list(range(len(known)))
+
+
+def _hessian_rises(
+    objective: Objective, point: Point, name: str, others: Sequence[Point], chosen: _Chosen
+) -> np.ndarray:
+    """Return half the quadratic form of the Hessian at a point, of its part's mean loss, on the ways to others."""
+    own = _parts_of(objective, name)
+    here = points.objective_at(objective, point)
+    operator = operators.curvature(here, "hessian").restrict(own)
+    ways = torch.stack([(other.theta - point.theta) * chosen.mask for other in others]).to(operator.dtype)
+    products = operator.matvec(ways.expand(len(own), -1, -1))
+    forms = torch.linalg.vecdot(products.double(), ways.double().expand_as(products)).cpu().numpy()  # (own, others)
+    counts = objective.counts[own]
+    rises: np.ndarray = counts @ forms / counts.sum() / 2
+    return rises
+
+
+def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> Tensor:
+    """Return the diagonal of the empirical Fisher at a point, of the part of its name or else of all samples."""
+    model = points.network_at(objective, point).requires_grad_(True)
+    own = _parts_of(objective, name)
+    batches = (batch for p in own for batch in objective.batches(p))
+    n_classes = len(objective.samples.class_names)
+
+    def loss(outputs: Any, labels: Tensor) -> Tensor:
+        return objective.loss(models.logits_of(outputs, n_classes, objective.logits_index), labels)
+
+    with differentiable_attention():
+        total = per_sample.squared_gradients(model, batches, loss, chosen.names)
+    return total / sum(len(objective.members[p]) for p in own)

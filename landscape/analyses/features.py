@@ -1,0 +1,184 @@
+"""What a network's features say of each class: how far it stands apart, and how its mean lies among the others'.
+
+A pass over the data takes the sums of each class's features, a second one the scatter about their means; formulas are
+those of class_means.py. Features stay in memory between the passes where they fit; where they do not, the network runs
+twice, so that memory does not grow with the data. At several checkpoints of a run the numbers are curves over epochs.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import InputError
+from landscape.networks import class_means, classifiers, models
+from landscape.objective import jobs, snapshots
+from landscape.objective.objective import Objective
+from landscape.objective.provenance import fingerprint, provenance
+from landscape.objective.snapshots import File
+from landscape.results import Features
+
+CACHE_BYTES = 2**31
+"""Memory for features that are kept between the passes."""
+
+MOST_ANGLES = 1000
+"""Classes of which all pairs of angles are kept: of 8,142 they would take half a gigabyte for each checkpoint."""
+
+Report = Callable[[float], None]
+"""Told which share of a checkpoint's work is done."""
+
+
+def feature_quality(
+    objective: Objective,
+    *,
+    checkpoints: Sequence[File] | None = None,
+    beta: float = 0.5,
+    cache_bytes: int = CACHE_BYTES,
+    ckpt_key: str | None = None,
+    trust_pickle: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: jobs.Progress | None = None,
+) -> Features:
+    """Measure feature quality and the geometry of the class means, at one or several checkpoints.
+
+    The parts are always the classes, and all samples count: a class's quality depends on where the others lie. The
+    model is in eval mode, without augmentation. On the training split these are the features by which GKP fills its
+    memory bank; those of test samples tell how much of it holds for new images.
+
+    Args:
+        objective: model and data; its partition and its choice of parameters play no part.
+        checkpoints: files whose weights take the place of the model's, one after the other, as the snapshots of a
+            run; or pairs of a file and its epoch, for files that do not say it. None takes the model as it is.
+        beta: weight of the variance in Q = Dis - beta log Var.
+        cache_bytes: memory for features that are kept between the two passes; the network runs again where they do not
+            fit. It changes no result.
+        ckpt_key: where in the files of `checkpoints` the weights are; None to find them.
+        trust_pickle: let these files run code when they are read. Only for files that you made.
+        out: result file to write; finished checkpoints are kept beside it until it is complete, and a repeated
+            call with the same options takes them up.
+        overwrite: replace an existing result file.
+        progress: called with (done, total, text).
+
+    Returns:
+        Quality and geometry at all checkpoints, in the order given.
+
+    Raises:
+        InputError: an option out of its range, a checkpoint that does not fit, or a model without a linear layer with
+            an output for each class.
+        NumericalError: a feature is not finite.
+        StoreError: the result file cannot be written, or an unfinished run beside it had other options.
+
+    Source: equations S17 to S19 of "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026); Papyan,
+    Han and Donoho 2020.
+    """
+    if not 0 <= beta < math.inf:
+        raise InputError(f"--beta must be a finite number, at least 0, got {beta:g}")
+    if cache_bytes < 0:
+        raise InputError(f"--cache must not be negative, got {cache_bytes / 2**30:g}")
+    read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
+    points = {s.path or s.name: s for s in snapshots.find(objective, checkpoints, **read)}
+    options = {"beta": beta}
+    weights_of = {s.path: s.sha256 for s in points.values() if s.path is not None}
+    about = provenance(objective, options) | {"checkpoints": weights_of}
+
+    def compute(unit: str, report: Report) -> Features:
+        point = points[unit]
+        with snapshots.named(point.path):
+            found, n_features = _measure(objective, snapshots.network(objective, point, **read), cache_bytes, report)
+        inverse = class_means.quality(found["distance"], found["variance"], form="inverse")
+        measured: dict[str, Any] = {
+            name: None if value is None else np.asarray(value)[None] for name, value in found.items()
+        }
+        return Features(
+            **measured,
+            quality=class_means.quality(found["distance"], found["variance"], beta=beta)[None],
+            quality_inverse=inverse[None],
+            points=(point.name,),
+            epoch=np.array([point.epoch]),
+            parts=objective.samples.class_names,
+            n_samples=np.bincount(objective.samples.labels, minlength=len(inverse)),
+            train_counts=objective.samples.class_counts,
+            beta=float(beta),
+            n_features=n_features,
+            provenance=about,
+        )
+
+    if out is None:
+        return jobs.run(list(points), compute, None, progress)
+    begun = fingerprint(objective, options) | {"the weights of": weights_of}
+    with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
+        result = jobs.run(list(points), compute, journal, progress)
+        journal.finish(result)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Batch:
+    """What the network makes of some samples."""
+
+    features: Tensor  # (B, F)
+    labels: Tensor  # (B,)
+    predicted: Tensor  # (B,) classes
+    loss: Tensor  # (B,)
+
+
+@torch.no_grad()
+def _measure(objective: Objective, model: nn.Module, cache_bytes: int, report: Report) -> tuple[dict[str, Any], int]:
+    """Return the numbers of one checkpoint by the names of `Features`, and the number of features."""
+    n_samples, n_classes = len(objective.samples), len(objective.samples.class_names)
+    n_batches = -(-n_samples // objective.batch_size)
+    classifier = classifiers.find(model, n_classes)
+    sums = class_means.Sums(n_classes)
+    loss, right, apart = (np.zeros(n_classes) for _ in range(3))
+    kept: list[_Batch] = []
+    with classifiers.Tap(model, classifier) as tap:
+        for k, batch in enumerate(_batches(objective, model, tap)):
+            keep = batch.features[0].nbytes * n_samples <= cache_bytes
+            if keep:
+                kept.append(batch)
+            sums.add(batch.features, batch.labels)
+            _count(loss, batch.labels, batch.loss)
+            _count(right, batch.labels, batch.predicted == batch.labels)
+            report((0.9 if keep else 0.5) * (k + 1) / n_batches)
+        means = sums.means()
+        directions, sizes = means.between()
+        scatter = class_means.Scatter(means, directions)
+        for k, batch in enumerate(kept or _batches(objective, model, tap)):
+            scatter.add(batch.features, batch.labels)
+            _count(apart, batch.labels, means.classify(batch.features) != batch.predicted)
+            report(0.99 - (0.09 if kept else 0.49) * (1 - (k + 1) / n_batches))
+    distance, nearest = means.nearest()
+    counts = np.bincount(objective.samples.labels, minlength=n_classes)
+    known = np.where(counts > 0, counts, np.nan)
+    found = class_means.geometry(means, scatter, sizes, classifiers.class_weights(model, classifier))
+    numbers: dict[str, Any] = {"loss": loss / known, "accuracy": right / known, "disagreement": apart / known}
+    numbers |= {"distance": distance, "nearest": nearest, "variance": scatter.variance}
+    numbers |= vars(found) | {"mean_disagreement": np.nanmean(apart / known)}
+    if n_classes > MOST_ANGLES:
+        numbers["mean_cosine"] = None
+    return numbers, means.values.shape[1]
+
+
+def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> Iterator[_Batch]:
+    """Run the network over all samples, whatever parts they are in."""
+    n_classes = len(objective.samples.class_names)
+    for index in torch.split(torch.arange(len(objective.samples)), objective.batch_size):
+        inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
+        logits = models.logits_of(model(inputs), n_classes, objective.logits_index)
+        yield _Batch(
+            features=tap.features.clone(),  # it may be a view that keeps all activations in memory
+            labels=labels,
+            predicted=logits.argmax(1),
+            loss=objective.loss(logits, labels),
+        )
+
+
+def _count(totals: np.ndarray, labels: Tensor, values: Tensor) -> None:
+    """Add the samples' values to the totals of their classes."""
+    totals += np.bincount(labels.cpu().numpy(), values.double().cpu().numpy(), minlength=len(totals))

@@ -1,0 +1,329 @@
+"""Gradients of every part's loss at one or several checkpoints: their sizes, their angles, and what is each part's own.
+
+With g_p the gradient of part p's mean loss over its n_p samples, and g = sum over parts of share times g_p:
+
+    h_p   = g_p - (<g_p, g> / |g|^2) g                                     (12) what the part has of its own
+    rho_p = (|theta| / (2 |h_p|))^(1/2) d^(-1/4) (n_p - 1)^(-1/4)          (13) radius of its perturbation
+    c_p   = share_p <g_p, g> / |g|^2                                       share of g, and of SAM's perturbation
+
+Norms, cosines and all of the above follow from inner products: one Gram matrix of the g_p and g, in float64. What of
+it is owed to each layer gives norm, cosine and c_p within the layer. Gradients are exact over the data, or those of
+mixed batches as training sees them, in which the rare parts are few or absent.
+
+Source: "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), equations 12 and 13, Figures 4 and 6.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from landscape.curvature import gram
+from landscape.curvature.gram import Products, Report
+from landscape.errors import InputError, NumericalError
+from landscape.objective import jobs, snapshots
+from landscape.objective.objective import Objective
+from landscape.objective.provenance import fingerprint, provenance
+from landscape.objective.snapshots import File, Snapshot
+from landscape.results import Gradients
+
+CACHE_BYTES = 2**31
+"""Memory for the gradients of parts that are kept together."""
+
+_OF_LAYERS = ("layer_norm", "layer_cosine", "layer_contribution", "layer_whole_norm")
+_WITH_ERRORS = (
+    "norm", "cosine", "projected", "specific", "radius", "contribution", "between", "whole_norm", *_OF_LAYERS,
+)  # fmt: skip
+
+
+def decompose_gradients(
+    objective: Objective,
+    *,
+    checkpoints: Sequence[File] | None = None,
+    batches: int | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    cache_bytes: int = CACHE_BYTES,
+    ckpt_key: str | None = None,
+    trust_pickle: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: jobs.Progress | None = None,
+) -> Gradients:
+    """Compare the gradients of an objective's parts with that of the whole, and with each other.
+
+    The whole is all samples that are in parts: with `classes` or "head-tail" the others have no gradient here. The
+    model is in eval mode. Gradients are by the parameters of the objective, so that its `params` tells encoder and
+    classifier apart.
+
+    Args:
+        objective: model, loss and data in parts.
+        checkpoints: files whose weights take the place of the model's, one after the other, as the snapshots of a
+            run; or pairs of a file and its epoch, for files that do not say it. None takes the model as it is.
+        batches: None for the exact gradients, one pass over the data for each checkpoint. A number for the means
+            over so many random batches in the data's natural mixture, with standard errors, as in the paper's Figure 6;
+            all checkpoints see the same batches. 50 to 100 for a figure.
+        batch_size: samples of such a batch, that of training for what training saw; at most all samples.
+        seed: of the batches.
+        cache_bytes: memory for gradients that are kept together. Less makes more passes over the data, and changes no
+            result: with room for a k-th of the parts there are (k + 1) / 2.
+        ckpt_key: where in the files of `checkpoints` the weights are; None to find them.
+        trust_pickle: let these files run code when they are read. Only for files that you made.
+        out: result file to write; finished checkpoints are kept beside it until it is complete, and a repeated
+            call with the same options takes them up.
+        overwrite: replace an existing result file.
+        progress: called with (done, total, text).
+
+    Returns:
+        The gradients at all checkpoints, in the order given.
+
+    Raises:
+        InputError: an option out of its range, or a checkpoint that does not fit.
+        NumericalError: a loss or gradient is not finite.
+        StoreError: the result file cannot be written, or an unfinished run beside it had other options.
+    """
+    for name, value, least in (("--batches", batches, 1), ("--samples-per-batch", batch_size, 1), ("--seed", seed, 0)):
+        if value is not None and value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
+    if cache_bytes < 0:
+        raise InputError(f"--cache must not be negative, got {cache_bytes / 2**30:g}")
+    if objective.weight_decay:
+        raise InputError(
+            f"--weight-decay {objective.weight_decay:g} is for curvature: gradients are those of the data, leave it out"
+        )
+    read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
+    points = {s.path or s.name: s for s in snapshots.find(objective, checkpoints, **read)}
+    size = min(batch_size, int(objective.counts.sum()))
+    options: dict[str, Any] = {"batches": batches}
+    if batches is not None:
+        options |= {"samples_per_batch": size, "seed": seed}
+    read_from = {p.path: p.sha256 for p in points.values() if p.path is not None}
+    about = provenance(objective, options) | {"checkpoints": read_from}
+
+    def compute(unit: str, report: Report) -> Gradients:
+        point = points[unit]
+        with snapshots.named(point.path):
+            here = _at(objective, point, read)
+            if batches is None:
+                found = _exact(here, cache_bytes, report)
+            else:
+                drawn = list(islice(_drawn(here, size, seed), batches))
+                found = _over_batches(here, drawn, cache_bytes, report)
+        counts, classes = objective.samples.class_counts, objective.partition.classes or [()] * len(objective.partition)
+        return Gradients(
+            **{name: np.asarray(value)[None] for name, value in found.items()},
+            points=(point.name,),
+            epoch=np.array([point.epoch]),
+            theta_norm=np.array([_length(here)]),
+            parts=objective.partition.names,
+            layers=tuple(objective.layout.layers),
+            n_samples=objective.counts,
+            train_counts=np.array([counts[list(c)].sum() if c else counts.sum() for c in classes]),
+            size=objective.layout.size,
+            batch_size=0 if batches is None else size,
+            provenance=about,
+        )
+
+    if out is None:
+        return jobs.run(list(points), compute, None, progress)
+    begun = fingerprint(objective, options) | {"the weights of": read_from}
+    with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
+        result = jobs.run(list(points), compute, journal, progress)
+        journal.finish(result)
+    return result
+
+
+def _at(objective: Objective, snapshot: Snapshot, read: Mapping[str, Any]) -> Objective:
+    """Return the objective with a checkpoint's weights."""
+    if snapshot.path is None:
+        return objective
+    return Objective.build(
+        gram.trainable(snapshots.network(objective, snapshot, **read), objective.layout),
+        objective.samples,
+        loss=objective.loss,
+        partition=objective.partition,
+        device=objective.device,
+        dtype=objective.dtype,
+        batch_size=objective.batch_size,
+        logits_index=objective.logits_index,
+    )
+
+
+# Numbers of one checkpoint --------------------------------------------------------------------------------------------
+
+
+def _exact(objective: Objective, cache_bytes: int, report: Report) -> dict[str, Any]:
+    loss, products = gram.exact(objective, cache_bytes, report)
+    _check_finite(objective, range(len(loss)), loss, products.matrix)
+    found = _numbers(products, objective.partition.shares, objective)
+    errors = {f"{name}_stderr": np.where(np.isnan(found[name]), np.nan, 0.0) for name in _WITH_ERRORS}
+    return found | errors | {"loss": loss, "batches": np.zeros(len(loss), dtype=np.int64)}
+
+
+def _over_batches(
+    objective: Objective, drawn: Sequence[np.ndarray], cache_bytes: int, report: Report
+) -> dict[str, Any]:
+    """Return means over batches with their standard errors."""
+    n_parts, part_of = len(objective.partition), objective.partition.part_of
+    model = gram.trainable(objective.model, objective.layout)
+    means = {name: _Mean() for name in (*_WITH_ERRORS, "conflict")}
+    loss = np.zeros(n_parts)
+    seen, batches = (np.zeros(n_parts, dtype=np.int64) for _ in range(2))
+    checked: set[int] = set()
+    for k, index in enumerate(drawn):
+        for chunk in np.split(index, range(objective.batch_size, len(index), objective.batch_size)):
+            if len(chunk) not in checked:
+                gram.check(objective, model, chunk)
+                checked.add(len(chunk))
+        present, groups = np.unique(part_of[index], return_inverse=True)
+        counts = np.bincount(groups)
+        sums, products = gram.of_batch(objective, model, index, groups, cache_bytes)
+        _check_finite(objective, present, sums, products.matrix)
+        found = _numbers(products, counts / len(index), objective, present)
+        for name, mean in means.items():
+            mean.add(found[name])
+        loss[present] += sums
+        seen[present] += counts
+        batches[present] += 1
+        report(min(0.99, (k + 1) / len(drawn)))
+    numbers = {name: mean.value for name, mean in means.items()}
+    errors = {f"{name}_stderr": means[name].stderr for name in _WITH_ERRORS}
+    mean_loss = np.divide(loss, seen, out=np.full(n_parts, np.nan), where=seen > 0)
+    return numbers | errors | {"loss": mean_loss, "batches": batches}
+
+
+def _check_finite(
+    objective: Objective, present: Sequence[int] | np.ndarray, loss: np.ndarray, products: np.ndarray
+) -> None:
+    for part, value, square in zip(present, loss, np.diag(products), strict=False):
+        if not np.isfinite(value + square):
+            what = "loss" if not np.isfinite(value) else "gradient"
+            raise NumericalError(
+                f"the {what} of part {objective.partition.names[part]} is not finite: look at the weights, "
+                "the normalisation of the data and --dtype"
+            )
+
+
+def _drawn(objective: Objective, size: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield batches as training draws them: epoch after epoch, each cut so that no sample is left out."""
+    generator = np.random.default_rng(seed)
+    index = np.sort(np.concatenate(objective.members))  # the batches are the same for any partition of these samples
+    while True:
+        yield from np.array_split(generator.permutation(index), -(-len(index) // size))
+
+
+class _Mean:
+    """Mean and standard error of arrays that come one by one, entry by entry where it is not nan (Welford 1962)."""
+
+    def __init__(self) -> None:
+        self._n: Any = 0
+        self._mean: Any = 0.0
+        self._squares: Any = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Count some more."""
+        known = ~np.isnan(values)
+        self._n = self._n + known
+        apart = np.where(known, values - self._mean, 0.0)
+        self._mean = self._mean + apart / np.maximum(self._n, 1)
+        self._squares = self._squares + apart * np.where(known, values - self._mean, 0.0)
+
+    @property
+    def value(self) -> np.ndarray:
+        """The mean; nan where nothing is known."""
+        return np.where(self._n > 0, self._mean, np.nan)
+
+    @property
+    def stderr(self) -> np.ndarray:
+        """Its standard error; nan for fewer than two values."""
+        variance = self._squares / np.maximum(self._n - 1, 1)
+        return np.where(self._n > 1, np.sqrt(variance / np.maximum(self._n, 1)), np.nan)
+
+
+def _numbers(
+    products: Products, shares: np.ndarray, objective: Objective, present: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Return all numbers of the parts that are present, and nan for the others.
+
+    Args:
+        products: of the present parts' gradients and, last, of the whole's.
+        shares: (G,) of the present parts in the whole.
+        objective: of all P parts.
+        present: (G,) their positions among all; None for all.
+
+    Returns:
+        Fields of `Gradients`: (P,), (P, P), (L, P), (L,) or ().
+    """
+    n_parts, size = len(objective.partition), objective.layout.size
+    here = np.arange(n_parts) if present is None else present
+    # Below this share of a gradient's length there is rounding only: of the gradients, and of roots of differences.
+    rounding = max(16 * torch.finfo(objective.dtype).eps, 1e-7)
+    known = _against_whole(np.diag(products.matrix), products.matrix[:, -1], shares, rounding)
+    norm = known["norm"]
+    own = np.sqrt(np.maximum(norm**2 - known["projected"] ** 2, 0))
+    own = np.where(own <= rounding * norm, 0.0, own)
+    spare = objective.counts[here] - 1.0
+    known |= {
+        "specific": own,
+        "radius": np.sqrt(_ratio(np.full(len(here), _length(objective)), 2 * own * np.sqrt(size * spare))),
+    }
+    of_layers = _against_whole(products.squares, products.along, shares, rounding)
+    known |= {name: of_layers[name.removeprefix("layer_")] for name in _OF_LAYERS}
+    found = {name: known.pop(name) for name in ("whole_norm", "layer_whole_norm")}
+    for name, values in known.items():
+        found[name] = np.full((*values.shape[:-1], n_parts), np.nan)
+        if name.endswith("contribution"):
+            found[name][np.isfinite(values).all(axis=-1)] = 0  # what is absent adds nothing
+        found[name][..., here] = values
+    between = np.full((n_parts, n_parts), np.nan)
+    between[np.ix_(here, here)] = _cosine(products.matrix[:-1, :-1], np.outer(norm, norm))
+    conflict = np.where(np.isnan(between), np.nan, between < 0)
+    return found | {"between": between, "conflict": conflict}
+
+
+def _against_whole(
+    squares: np.ndarray, along: np.ndarray, shares: np.ndarray, rounding: float
+) -> dict[str, np.ndarray]:
+    """Return what follows from <g_p, g_p> and <g_p, g>, of all parameters or of each layer's.
+
+    Args:
+        squares: (..., G + 1), the last of the whole.
+        along: (..., G + 1).
+        shares: (G,) of the parts in the whole.
+        rounding: share of a gradient's length below which there is nothing else.
+
+    Returns:
+        Fields of `Gradients`: (..., G) or, of the whole, (...).
+    """
+    lengths = np.sqrt(squares)
+    norm = lengths[..., :-1]
+    # Where the gradients of the parts cancel there is no direction to project on.
+    whole = np.where(lengths[..., -1] > rounding * (norm @ shares), lengths[..., -1], 0.0)[..., None]
+    projected = _ratio(along[..., :-1], whole)
+    return {
+        "norm": norm,
+        "whole_norm": lengths[..., -1],
+        "cosine": _cosine(along[..., :-1], norm * whole),
+        "projected": projected,
+        "contribution": shares * _ratio(projected, whole),
+    }
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Divide, with nan where the divisor is zero or unknown."""
+    by = np.broadcast_to(b, a.shape)
+    found: np.ndarray = np.divide(a, by, out=np.full(a.shape, np.nan), where=by > 0)
+    return found
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.clip(_ratio(a, b), -1, 1)  # rounding may go beyond
+    return found
+
+
+def _length(objective: Objective) -> float:
+    return math.sqrt(sum(float(t.double().square().sum()) for t in objective.theta))

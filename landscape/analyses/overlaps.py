@@ -1,0 +1,159 @@
+"""Curvature overlap of parts: are the sharp directions of one part, or its gradient, sharp for another?
+
+With V_a the stored Ritz vectors of part a's matrix (orthonormal rows, of its largest Ritz values; spectra.py), u_a the
+normalised gradient of a's loss, and H_b the matrix of part b over all of its samples,
+
+    overlap[a, b]            = tr(V_a H_b V_a^T) / tr(V_b H_b V_b^T)    curvature of b along a's sharpest directions
+    gradient_curvature[a, b] = u_a^T H_b u_a                            curvature of b along a's steepest direction
+    principal_angles[a, b]   = theta_1 <= theta_2 <= ...                between the spaces of V_a and V_b
+    subspace_overlap[a, b]   = |V_a V_b^T|_F^2 / min(k_a, k_b)          mean of cos^2 theta_i
+
+The first and the last are 1 for a part with itself. The first says what it costs b to move where a is sharp, as a share
+of what its own sharpest directions cost. No k orthonormal vectors give more than the k largest eigenvalues (Fan 1949),
+so it exceeds 1 only where b's vectors have not converged, or miss copies of a multiple eigenvalue. It is not symmetric:
+directions of a may hurt b, but not the other way round. The angles know directions only, and not how much the loss
+bends along them (Bjorck and Golub 1973; small ones from their sines: Knyazev and Argentati 2002).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import torch
+from scipy.linalg import subspace_angles
+
+from landscape.curvature import gram
+from landscape.curvature.operators import CACHE_BYTES, Operator, curvature
+from landscape.errors import InputError
+from landscape.objective import jobs
+from landscape.objective.objective import Objective
+from landscape.results import Overlap, Spectrum
+from landscape.results.journal import Journal
+
+SAME = ("weights_sha256", "data_sha256", "partition_sha256", "loss", "params", "weight_decay")
+"""Entries of provenance that must agree between the vectors and the matrices."""
+
+
+def curvature_overlap(
+    objective: Objective,
+    spectrum: Spectrum,
+    *,
+    backend: str = "auto",
+    cache_bytes: int = CACHE_BYTES,
+    journal: Journal | None = None,
+    progress: jobs.Progress | None = None,
+) -> Spectrum:
+    """Multiply the stored vectors and the gradient of every part by the matrices of all parts.
+
+    That is as many products with each part's matrix as there are stored vectors and gradients of all parts together:
+    far fewer than the spectrum took.
+
+    Args:
+        objective: model, loss and data in parts that the spectrum was computed from.
+        spectrum: with `ritz_vectors`. Of a part with fewer vectors than others those that it has are used.
+        backend: as for `operators.curvature`.
+        cache_bytes: memory for what is kept between products.
+        journal: keeps what is finished; see `jobs.run`.
+        progress: called with (done, total, text).
+
+    Returns:
+        The spectrum with `overlap`, `subspace_overlap`, `principal_angles` and `gradient_curvature`. A share of a
+        trace that is not positive is nan. Gradients are those of the data's loss, without weight decay.
+
+    Raises:
+        InputError: a spectrum without vectors, of one part, or of another objective.
+        NumericalError: a product is not finite.
+    """
+    refuse(len(spectrum.parts), 0 if spectrum.ritz_vectors is None else spectrum.ritz_vectors.shape[1])
+    _check(objective, spectrum)
+    vectors = [_known(v) for v in np.asarray(spectrum.ritz_vectors)]
+    units = {f"directions along the curvature of {name}": b for b, name in enumerate(spectrum.parts)}
+
+    @cache  # traced once, when the first unfinished part needs it
+    def whole() -> Operator:
+        return curvature(objective, spectrum.operator, backend=backend, cache_bytes=cache_bytes)
+
+    @cache
+    def steepest() -> list[np.ndarray]:
+        return [gram.direction(objective, part).cpu().numpy() for part in range(len(vectors))]
+
+    def compute(unit: str, report: Callable[[float], None]) -> Overlap:
+        b = units[unit]
+        operator, traces, along = whole().restrict([b]), [], []
+        for a, (rows, u) in enumerate(zip(vectors, steepest(), strict=True)):
+            report(a / len(vectors))
+            V = torch.as_tensor(np.vstack([rows, u]), dtype=operator.dtype, device=operator.device)
+            products = operator.matvec(V[None])[0]
+            forms = torch.linalg.vecdot(products.double(), V.double())
+            traces.append(forms[:-1].sum().item())
+            along.append(forms[-1].item() if u.any() else np.nan)
+        return Overlap(
+            parts=spectrum.parts,
+            matrices=(spectrum.parts[b],),
+            trace=np.array([traces]),
+            along_gradient=np.array([along]),
+        )
+
+    found = jobs.run(list(units), compute, journal, progress)
+    trace = found.trace.T  # (a, b)
+    own = np.diag(trace)
+    angles = _principal_angles(vectors)
+    return replace(
+        spectrum,
+        overlap=np.divide(trace, own, out=np.full_like(trace, np.nan), where=own > 0),
+        subspace_overlap=np.nanmean(np.cos(angles) ** 2, axis=2),
+        principal_angles=np.degrees(angles),
+        gradient_curvature=found.along_gradient.T,
+    )
+
+
+def refuse(n_parts: int, n_vectors: int) -> None:
+    """Refuse to compare nothing.
+
+    Args:
+        n_parts: number of parts.
+        n_vectors: number of vectors that are kept of each.
+
+    Raises:
+        InputError: there are no vectors, or fewer than two parts.
+    """
+    if n_vectors < 1:
+        raise InputError("--overlap needs the eigenvectors of each part: keep some, as with --vectors 5")
+    if n_parts < 2:
+        raise InputError("--overlap compares parts, and there is one: divide the data by --per-class or --partition")
+
+
+def _known(vectors: np.ndarray) -> np.ndarray:
+    """Return the vectors that exist: a part whose matrix has few distinct eigenvalues has fewer than were asked for."""
+    known: np.ndarray = vectors[np.isfinite(vectors).all(axis=1)]
+    return known
+
+
+def _principal_angles(vectors: list[np.ndarray]) -> np.ndarray:
+    """Return the angles in radians, ascending, (P, P, k); nan where a part has fewer vectors."""
+    n_parts, k = len(vectors), max(map(len, vectors))
+    found = np.full((n_parts, n_parts, k), np.nan)
+    # All vectors in a basis of the space that they span: as many coordinates as there are vectors, not parameters.
+    coordinates = np.linalg.qr(np.concatenate(vectors).T, mode="r")
+    spaces = np.split(coordinates, np.cumsum([len(V) for V in vectors])[:-1], axis=1)
+    for a, V in enumerate(spaces):
+        for b, W in enumerate(spaces[: a + 1]):
+            angles = subspace_angles(V, W)[::-1]
+            found[a, b, : len(angles)] = found[b, a, : len(angles)] = angles
+    return found
+
+
+def _check(objective: Objective, spectrum: Spectrum) -> None:
+    if spectrum.parts != objective.partition.names or spectrum.size != objective.layout.size:
+        raise InputError(
+            f"the vectors are of {spectrum.size:,} parameters in parts {', '.join(spectrum.parts)}; the objective has "
+            f"{objective.layout.size:,} and {', '.join(objective.partition.names)}: load it as that of the spectrum"
+        )
+    for key in SAME:
+        stored, now = spectrum.provenance.get(key), objective.source.get(key)
+        if stored is not None and stored != now:
+            raise InputError(
+                f"the vectors are of another {key.replace('_', ' ')}, {stored!s:.12} in place of {now!s:.12}: load the "
+                "objective as that of the spectrum"
+            )

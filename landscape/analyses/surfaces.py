@@ -1,0 +1,375 @@
+"""Loss and accuracy of every part on a line or a plane through parameter space.
+
+L_p(x, y) = L_p(theta + x d1 + y d2) for all parts p at once, in one pass over the data for each point. What is stored
+is per part, so that any grouping or weighting of the classes is drawn afterwards (regroup.py); the directions'
+Euclidean lengths and angle are stored with them, so that paths and distances are to scale.
+
+With refinement a coarse grid comes first. Where the loss at a new point is off what is interpolated from the points
+before it by more than a tolerance, the cells around it are divided again: at half the distance cubic interpolation
+(`mesh.smooth`) errs by an eighth or less, linear by a quarter.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landscape.analyses import directions
+from landscape.analyses.directions import Directions
+from landscape.data.datasets import Samples
+from landscape.errors import InputError
+from landscape.objective import jobs, points
+from landscape.objective.objective import Objective
+from landscape.objective.points import Evaluator, Point
+from landscape.objective.provenance import fingerprint, provenance
+from landscape.results import Surface, grid
+from landscape.results.journal import Journal
+from landscape.results.mesh import floor_of, smooth
+
+COARSEST = 8
+"""Grid steps between the points of the first pass with refinement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What determines the numbers of a surface, apart from the objective and the directions."""
+
+    batch_norm: str = "interpolate"
+    training_samples: int = 2048
+    seed: int = 0
+    bf16: bool = False
+    refine: float | None = None
+    radius: float | None = None
+    between: bool = False
+
+
+def surface(
+    objective: Objective,
+    along: Directions,
+    x: np.ndarray | Sequence[float],
+    y: np.ndarray | Sequence[float] | None = None,
+    *,
+    marks: Mapping[str, Point] | None = None,
+    batch_norm: str = "interpolate",
+    training: Samples | None = None,
+    training_samples: int = 2048,
+    seed: int = 0,
+    bf16: bool = False,
+    refine: float | None = None,
+    radius: float | None = None,
+    between: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: jobs.Progress | None = None,
+) -> Surface:
+    """Evaluate every part on a line or a grid.
+
+    Args:
+        objective: model, loss and data in parts; per class is the finest, and costs no more.
+        along: one direction for a line, two for a plane.
+        x: coordinates along the first, ascending, in units of the direction.
+        y: coordinates along the second; None for a line.
+        marks: other checkpoints to show, evaluated where they are.
+        batch_norm: "interpolate": running statistics move with the point, where the directions know how (towards
+            another checkpoint); "keep": those of the origin everywhere; "reestimate": measured at each point.
+        training: what statistics are re-estimated on; None takes the objective's own data.
+        training_samples: at most so many of them.
+        seed: of the draw of these.
+        bf16: run the network in bfloat16; losses are off by some 1e-3 of themselves.
+        refine: compute only so many points that interpolation of the mean loss, over samples and over parts, is about
+            this share of it off, as 0.01; None computes all.
+        radius: Euclidean radius in the plane within which `worst_rise` looks for the largest loss; None takes that of
+            the points next to the centre.
+        between: the line leads from one checkpoint at 0 to another at 1: state the barrier between them.
+        out: result file to write; finished blocks of points are kept beside it until it is complete.
+        overwrite: replace an existing result file.
+        progress: called with (done, total, text).
+
+    Returns:
+        The surface of all parts.
+
+    Raises:
+        InputError: coordinates or options out of their range.
+        StoreError: the result file cannot be written, or an unfinished run beside it had other options.
+    """
+    options = Options(
+        batch_norm=batch_norm,
+        training_samples=training_samples,
+        seed=seed,
+        bf16=bf16,
+        refine=refine,
+        radius=radius,
+        between=between,
+    )
+    axes = coordinates(along, x, y, options)
+    asked = asked_for(along, axes, marks or {}, options)
+    if out is None:
+        return Surface(**compute(objective, along, axes, marks or {}, options, training, None, progress))
+    with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
+        result = Surface(**compute(objective, along, axes, marks or {}, options, training, journal, progress))
+        journal.finish(result)
+    return result
+
+
+def surface1d(objective: Objective, along: Directions | None = None, n: int = 51, **options: Any) -> Surface:
+    """Evaluate every part on a line from -1 to 1: `surface` with its defaults; a random direction if none is given."""
+    line = along or directions.random(objective, 1)
+    return surface(objective, line, np.linspace(-1, 1, n), **options)
+
+
+def surface2d(objective: Objective, along: Directions | None = None, n: int = 51, **options: Any) -> Surface:
+    """Evaluate every part on n x n points from -1 to 1: `surface` with its defaults; random directions if none."""
+    plane = along or directions.random(objective, 2)
+    return surface(objective, plane, np.linspace(-1, 1, n), np.linspace(-1, 1, n), **options)
+
+
+def coordinates(
+    along: Directions, x: np.ndarray | Sequence[float], y: np.ndarray | Sequence[float] | None, options: Options
+) -> tuple[np.ndarray, np.ndarray]:
+    """Check coordinates and options; return both axes, the second of a line being 0 alone.
+
+    Raises:
+        InputError: they do not fit the directions, or are out of range.
+    """  # ruff: ignore[docstring-missing-returns]
+    axes = np.asarray(x, dtype=np.float64), np.zeros(1) if y is None else np.asarray(y, dtype=np.float64)
+    if len(along.axes) != (1 if y is None else 2):
+        raise InputError(f"a surface over {len(along.axes)} direction(s) needs as many lists of coordinates")
+    for name, values in zip("xy", axes, strict=True):
+        if values.ndim != 1 or not len(values) or not np.isfinite(values).all() or (np.diff(values) <= 0).any():
+            raise InputError(f"--{name} must be finite numbers that ascend, at least one")
+    if options.refine is not None and not 0 < options.refine < 1:
+        raise InputError(f"--refine is a share of the loss between 0 and 1, got {options.refine:g}")
+    if options.radius is not None and not 0 < options.radius < np.inf:
+        raise InputError(f"--radius must be a positive number, got {options.radius:g}")
+    return axes
+
+
+def asked_for(
+    along: Directions, axes: tuple[np.ndarray, np.ndarray], marks: Mapping[str, Point], options: Options
+) -> dict[str, Any]:
+    """Return what the numbers depend on, apart from the objective, as a fingerprint knows it."""
+    vectors = [Point(along.theta, along.buffers), along.origin, *marks.values()]
+    about = {"directions": list(along.axes), "norm": along.normalisation, "ignore": along.ignored}
+    return {
+        **about,
+        "x": axes[0].tolist(),
+        "y": axes[1].tolist(),
+        "marks": list(marks),
+        "vectors_sha256": points.digest(vectors),
+        **vars(options),
+    }
+
+
+def compute(
+    objective: Objective,
+    along: Directions,
+    axes: tuple[np.ndarray, np.ndarray],
+    marks: Mapping[str, Point],
+    options: Options,
+    training: Samples | None,
+    journal: Journal | None,
+    progress: jobs.Progress | None,
+) -> dict[str, Any]:
+    """Return the fields of a `Surface`; see `surface`."""
+    evaluator = Evaluator(
+        objective,
+        bf16=options.bf16,
+        batch_norm=options.batch_norm,
+        training=training,
+        training_samples=options.training_samples,
+        seed=options.seed,
+    )
+    x, y = axes
+    is_line = len(along.axes) == 1
+
+    def on_plane(number: int) -> Point:
+        row, column = divmod(number, len(x))
+        return along.at(x[column]) if is_line else along.at(x[column], y[row])
+
+    itself = [along.origin, *marks.values()]
+    true = points.evaluate(
+        evaluator,
+        range(len(itself)),
+        itself.__getitem__,
+        journal=journal,
+        progress=progress,
+        name="marks",
+        as_it_is=True,
+    )
+    policy = None
+    if marks and options.batch_norm != "interpolate" and len(along.origin.buffers):
+        policy = points.evaluate(
+            evaluator,
+            range(len(marks)),
+            itself[1:].__getitem__,
+            journal=journal,
+            progress=progress,
+            name="marks as on the surface",
+        ).loss
+    n_parts = len(objective.partition)
+    loss, accuracy = (np.full((n_parts, len(y), len(x)), np.nan) for _ in range(2))
+    computed = np.zeros((len(y), len(x)), dtype=bool)
+
+    def fill(numbers: Sequence[int], name: str) -> None:
+        found = points.evaluate(evaluator, numbers, on_plane, journal=journal, progress=progress, name=name)
+        rows, columns = np.divmod(found.point, len(x))
+        loss[:, rows, columns], accuracy[:, rows, columns] = found.loss.T, found.accuracy.T
+        computed[rows, columns] = True
+
+    if options.refine is None:
+        fill(range(len(x) * len(y)), "points")
+    else:
+        shares = objective.partition.shares
+        _refined(fill, loss, computed, options.refine, np.stack([shares, np.full(n_parts, 1 / n_parts)]))
+
+    placed = [along.project(mark) for mark in marks.values()]
+    where = grid.Grid(
+        xcoordinates=x, ycoordinates=y, unit_length=along.unit_length, cosine=along.cosine, computed=computed
+    )
+    samples, classes = objective.samples, objective.partition.classes
+    trained = [samples.class_counts[list(c)].sum() for c in classes] or [samples.class_counts.sum()] * n_parts
+    found = grid.summary(
+        where,
+        parts=objective.partition.names,
+        loss=loss,
+        centre_loss=true.loss[0],
+        radius=options.radius,
+        batch_norm=options.batch_norm,
+        marks=tuple(marks),
+        mark_loss=true.loss[1:],
+        mark_policy_loss=policy,
+        between=options.between,
+        n_classes=len(samples.class_names),
+    )
+    about = provenance(objective, asked_for(along, axes, marks, options))
+    return {
+        "parts": objective.partition.names,
+        "n_samples": evaluator.counts,
+        "train_counts": np.array(trained),
+        "xcoordinates": x,
+        "ycoordinates": y,
+        "loss": loss,
+        "accuracy": accuracy,
+        "computed": computed,
+        "centre_loss": true.loss[0],
+        "centre_accuracy": true.accuracy[0],
+        "axes": along.axes,
+        "unit_length": along.unit_length,
+        "explained": np.array(along.explained or [np.nan] * len(along.axes)),
+        "cosine": along.cosine,
+        "marks": tuple(marks),
+        "mark_position": np.array([position for position, _ in placed]).reshape(len(marks), len(along.axes)),
+        "mark_distance": np.array([distance for _, distance in placed]),
+        "mark_loss": true.loss[1:],
+        "mark_accuracy": true.accuracy[1:],
+        "mark_policy_loss": policy,
+        "batch_norm": options.batch_norm,
+        "provenance": {**about, "fast_pass": evaluator.traced},
+        **found,
+    }
+
+
+def _refined(
+    fill: Callable[[Sequence[int], str], None],
+    loss: np.ndarray,
+    computed: np.ndarray,
+    tol: float,
+    weights: np.ndarray,
+) -> None:
+    """Compute a coarse grid, then what interpolation does not give to a share of the loss.
+
+    `fill` computes points by their numbers and enters them into `loss` (P, ny, nx) and `computed` (ny, nx); `weights`
+    (W, P) make the means that count.
+    """
+    ny, nx = computed.shape
+    step = COARSEST
+    while step > 1 and step >= max(nx, ny):
+        step //= 2
+    cells = _cells(_every(ny, step), _every(nx, step))
+    _fill_missing(fill, computed, product(_every(ny, step), _every(nx, step)), f"every {step}")
+    while step > 1 and cells:
+        step //= 2
+        rows, columns = _every(ny, step), _every(nx, step)
+        wanted = [p for cell in cells for p in _inside(cell, rows, columns)]
+        before = computed.copy()
+        _fill_missing(fill, computed, wanted, f"every {step}")
+        mean = np.tensordot(weights, loss, 1)
+        off = _misses(mean, before, computed & ~before)
+        if off is None:
+            divided = [cell for cell in cells if _bends(mean, cell, rows, columns, 4 * tol)]
+        else:
+            divided = [cell for cell in cells if _is_off(mean, off, cell, 8 * tol)]
+        cells = [
+            small
+            for r0, r1, c0, c1 in divided
+            for small in _cells([r for r in rows if r0 <= r <= r1], [c for c in columns if c0 <= c <= c1])
+        ]
+
+
+def _every(n: int, step: int) -> list[int]:
+    return sorted({*range(0, n, step), n - 1})
+
+
+def _cells(rows: Sequence[int], columns: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """Return the cells between neighbours; an axis of one point has one cell without extent."""
+    spans = [list(pairwise(axis)) or [(axis[0], axis[0])] for axis in (rows, columns)]
+    return [(*r, *c) for r, c in product(*spans)]
+
+
+def _inside(cell: tuple[int, int, int, int], rows: Sequence[int], columns: Sequence[int]) -> Iterable[tuple[int, int]]:
+    r0, r1, c0, c1 = cell
+    return product([r for r in rows if r0 <= r <= r1], [c for c in columns if c0 <= c <= c1])
+
+
+def _fill_missing(
+    fill: Callable[[Sequence[int], str], None], computed: np.ndarray, wanted: Iterable[tuple[int, int]], name: str
+) -> None:
+    numbers = sorted({r * computed.shape[1] + c for r, c in wanted if not computed[r, c]})
+    if numbers:
+        fill(numbers, name)
+
+
+def _misses(mean: np.ndarray, known: np.ndarray, new: np.ndarray) -> np.ndarray | None:
+    """Return by what share of itself each new mean is off the interpolation of the known ones, (W, ny, nx), else 0.
+
+    Where some are zero, the smallest of the others is added to the divisor. None where cubic interpolation does not
+    apply: to lines, and to means that are negative.
+    """
+    used = known & np.isfinite(mean).all(axis=0)
+    if min(known.shape) < 2 or used.sum() < 4 or (mean[:, used] < 0).any():
+        return None
+    off, found = np.zeros_like(mean), mean[:, new]
+    miss = np.abs(smooth(np.argwhere(used), mean[:, used], np.argwhere(new)) - found)
+    size = found + floor_of(mean[:, used])
+    off[:, new] = np.divide(miss, size, out=np.full_like(found, np.inf), where=np.isfinite(found) & (size > 0))
+    return off
+
+
+def _is_off(mean: np.ndarray, off: np.ndarray, cell: tuple[int, int, int, int], tol: float) -> bool:
+    """Say whether a mean in a cell is off by more than a share of itself, or the border of a hole runs through it."""
+    r0, r1, c0, c1 = cell
+    corners = np.isfinite(mean[:, [r0, r0, r1, r1], [c0, c1, c0, c1]])
+    if not corners.all():
+        return bool(corners.any())
+    return not (off[:, r0 : r1 + 1, c0 : c1 + 1] <= tol).all()
+
+
+def _bends(
+    mean: np.ndarray, cell: tuple[int, int, int, int], rows: Sequence[int], columns: Sequence[int], tol: float
+) -> bool:
+    """Say whether a mean inside a cell is off the interpolation of its corners by more than a share of itself."""
+    # Corners that are not finite have no interpolation; where only some are, the border runs through the cell.
+    r0, r1, c0, c1 = cell
+    corners = mean[:, [r0, r0, r1, r1], [c0, c1, c0, c1]]
+    if not np.isfinite(corners).all():
+        return bool(np.isfinite(corners).any())
+    for r, c in _inside(cell, rows, columns):
+        v = (r - r0) / (r1 - r0) if r1 > r0 else 0.0
+        u = (c - c0) / (c1 - c0) if c1 > c0 else 0.0
+        expected = corners @ np.array([(1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u])
+        if not (np.abs(mean[:, r, c] - expected) <= tol * np.abs(mean[:, r, c])).all():
+            return True
+    return False

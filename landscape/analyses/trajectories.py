@@ -1,0 +1,141 @@
+"""Paths of training on a plane, with the surface of every part under them.
+
+The plane goes through an origin, the last checkpoint of the first run unless told otherwise, along the principal
+components of all checkpoints' differences from it, or through chosen checkpoints as in Figure 1 of the paper: the
+start, an optimum of the tail, an optimum of all. A path in D dimensions is not in its plane: beside each projected
+checkpoint stand its true losses and its distance from the plane, since the contour below it can mislead.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landscape.analyses import directions, surfaces
+from landscape.analyses.directions import Directions
+from landscape.analyses.surfaces import Options
+from landscape.data.datasets import Samples
+from landscape.errors import InputError
+from landscape.objective import jobs
+from landscape.objective.objective import Objective
+from landscape.objective.points import Point
+from landscape.objective.provenance import fingerprint
+from landscape.results import Trajectory
+
+MARGIN = 0.2
+"""What the grid reaches beyond the path, as a share of the path's extent along each axis."""
+
+Checkpoints = Mapping[str, tuple[Point, float]]
+"""Checkpoints of one run, in order: name -> the point and its epoch, nan where it is unknown."""
+
+
+def trajectory(
+    objective: Objective,
+    paths: Mapping[str, Checkpoints],
+    *,
+    anchors: Mapping[str, Point] | None = None,
+    plane: Directions | None = None,
+    n: int = 21,
+    margin: float = MARGIN,
+    batch_norm: str = "interpolate",
+    training: Samples | None = None,
+    training_samples: int = 2048,
+    seed: int = 0,
+    bf16: bool = False,
+    refine: float | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: jobs.Progress | None = None,
+) -> Trajectory:
+    """Project the checkpoints of one or several runs on one plane, and evaluate the plane under them.
+
+    Args:
+        objective: model, loss and data in parts, at the origin of the plane.
+        paths: the runs.
+        anchors: one or two checkpoints that the plane goes through beside the origin; None for the principal
+            components of all paths.
+        plane: a plane that is there already, so that runs of several calls are drawn on the same one.
+        n: points of the grid along each axis, which reaches around all checkpoints.
+        margin: what the grid reaches beyond them, as a share of their extent.
+        batch_norm: running statistics on the grid, as for `surfaces.surface`; checkpoints have their own.
+        training: see `surfaces.surface`.
+        training_samples: see `surfaces.surface`.
+        seed: of the draw of training samples.
+        bf16: see `surfaces.surface`.
+        refine: see `surfaces.surface`.
+        out: result file to write; what is finished is kept beside it until it is complete.
+        overwrite: replace an existing result file.
+        progress: called with (done, total, text).
+
+    Returns:
+        Paths, true losses, and the surface.
+
+    Raises:
+        InputError: fewer checkpoints than a plane needs, or options out of their range.
+        StoreError: the result file cannot be written, or an unfinished run beside it had other options.
+    """
+    if n < 2 or not 0 <= margin < math.inf:
+        raise InputError(f"--grid must be at least 2 and --margin a share, at least 0; got {n} and {margin:g}")
+    if plane is not None and anchors:
+        raise InputError("a plane is stored, or goes through checkpoints: not both")
+    marks = {
+        (name if len(paths) == 1 else f"{run}/{name}"): point
+        for run, path in paths.items()
+        for name, (point, _) in path.items()
+    }
+    if anchors:
+        along = directions.towards(objective, list(anchors.values()), list(anchors))
+        if len(along.axes) < 2:
+            raise InputError("a plane through checkpoints needs two beside the origin: give --through twice")
+        along = along.orthogonalised()
+    else:
+        along = plane or directions.principal(objective, list(marks.values()))
+    named = {**marks, **{name: point for name, point in (anchors or {}).items() if name not in marks}}
+    options = Options(batch_norm=batch_norm, training_samples=training_samples, seed=seed, bf16=bf16, refine=refine)
+    positions = np.array([along.project(point)[0] for point in named.values()] + [np.zeros(2)])
+    axes = _around(positions[:, 0], n, margin), _around(positions[:, 1], n, margin)
+    asked = surfaces.asked_for(along, axes, named, options) | {"runs": list(paths), "margin": margin}
+    runs = [r for r, path in enumerate(paths.values()) for _ in path]
+    epochs = [epoch for path in paths.values() for _, epoch in path.values()]
+    extra = len(named) - len(marks)
+    about: dict[str, Any] = {
+        "runs": tuple(paths),
+        "mark_run": np.array(runs + [-1] * extra),
+        "mark_epoch": np.array([*epochs, *[np.nan] * extra], dtype=np.float64),
+    }
+    if out is None:
+        found = surfaces.compute(objective, along, axes, named, options, training, None, progress)
+        return Trajectory(**found, **about)
+    with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
+        found = surfaces.compute(objective, along, axes, named, options, training, journal, progress)
+        result = Trajectory(**found, **about)
+        journal.finish(result)
+    return result
+
+
+def _around(positions: np.ndarray, n: int, margin: float) -> np.ndarray:
+    """Return n coordinates that reach around positions."""
+    low, high = positions.min(), positions.max()
+    beyond = margin * ((high - low) or 1.0)
+    return np.linspace(low - beyond, high + beyond, n)
+
+
+def of_runs(found: Sequence[tuple[str, Checkpoints]]) -> dict[str, Checkpoints]:
+    """Join runs under names that differ.
+
+    Args:
+        found: name and path of each run, in order.
+
+    Returns:
+        The runs.
+
+    Raises:
+        InputError: two runs have one name.
+    """
+    names = [name for name, _ in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two runs are called {name!r}: give their folders other names")
+    return dict(found)

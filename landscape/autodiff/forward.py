@@ -1,0 +1,219 @@
+"""A network's forward pass, with everything that depends on its weights alone taken out of the loop over batches.
+
+The pass is traced once as a function of (parameters and running statistics, inputs) and divided in two (tracing.py):
+what depends on the weights alone, such as batch norm folded into convolutions, is computed once for each point of
+parameter space; what is left runs for each batch. Memory is reused in place, and on a CPU a convolution takes the sum
+and the ReLU behind it along (oneDNN's fused operations, through an interface of PyTorch that is not public: where it is
+missing or disagrees, the separate operations run).
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from landscape.autodiff.tracing import NotTraceableError, channels_last, reuse_memory, stages, trace
+from landscape.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Logits = Callable[[tuple[Tensor, ...], Tensor], Tensor]
+"""(tensors of the state, inputs (B, ...)) -> logits (B, C)."""
+
+_ATEN = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward pass for many batches at each of many points."""
+
+    _logits: Logits
+    _graphs: tuple[fx.GraphModule, fx.GraphModule] | None  # of the weights, of a batch; None: not traced
+    _dtype: torch.dtype  # of what runs for each batch
+
+    @property
+    def traced(self) -> bool:
+        """Say whether this is the fast pass, or the plain one."""
+        return self._graphs is not None
+
+    def at(self, state: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        """Fix the weights.
+
+        Args:
+            state: tensors in the order that `forward` was given them in.
+
+        Returns:
+            A function of inputs (B, ...) that returns logits (B, C).
+        """
+        given = tuple(state)
+        if self._graphs is None:
+            return lambda inputs: self._logits(given, inputs)
+        fixed = [_convolved(_cast(t, self._dtype)) for t in self._graphs[0].forward(*given)]
+        batch = self._graphs[1]
+
+        def logits(inputs: Tensor) -> Tensor:
+            found: list[Tensor] = batch.forward(*fixed, _cast(inputs, self._dtype))
+            return found[0].to(given[0].dtype)
+
+        return logits
+
+
+@torch.no_grad()
+def forward(logits: Logits, state: Sequence[Tensor], inputs: Tensor, *, bf16: bool = False) -> Forward:
+    """Prepare the forward pass of a network.
+
+    Args:
+        logits: the network in eval mode, as a function of its state.
+        state: its parameters and floating-point buffers at some point.
+        inputs: (B, ...) an example, by which the traced pass is checked against the plain one.
+        bf16: run batches in bfloat16. The weights are folded in their own precision before. Opt-in: on a CPU with
+            native bfloat16 it is twice as fast, and losses are off by some 1e-3 of themselves.
+
+    Returns:
+        The pass. Where the network cannot be traced, or the traced pass disagrees, it is the plain one.
+
+    Raises:
+        InputError: bfloat16 for a network that cannot be traced.
+    """
+    given = tuple(state)
+    expected = logits(given, inputs)
+    reason = "its inputs are not floating-point numbers" if bf16 and not inputs.is_floating_point() else ""
+    for fuse in (True, False) if not reason else ():
+        try:
+            found = Forward(logits, _graphs(logits, given, inputs, fuse=fuse), given[0].dtype)
+            if not _agree(found.at(given)(inputs), expected, given[0].dtype):
+                reason = "the traced pass gives other logits"
+                continue
+            if not bf16:
+                return found
+            short = Forward(logits, found._graphs, torch.bfloat16)
+            if _agree(short.at(given)(inputs), expected, torch.bfloat16):
+                return short
+            reason = "logits in bfloat16 are far off"
+        except NotTraceableError as error:
+            reason = str(error)
+            break
+        except Exception as error:  # an operation that does not exist here, or a trace that fits no other batch size
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if bf16:
+        raise InputError(f"--bf16 cannot be used here ({reason}): leave it out")
+    log.info("the plain forward pass is used, because %s", reason)
+    return Forward(logits, None, given[0].dtype)
+
+
+_TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-4, torch.float64: 1e-9}
+"""Of logits, relative to the largest: what rounding does to deep networks, and no more."""
+
+
+def _agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    if found.shape != expected.shape:
+        return False
+    scale = 1 + expected.abs().max()
+    return bool((found - expected).abs().max() <= _TOLERANCE[dtype] * scale)
+
+
+def _cast(t: Any, dtype: torch.dtype) -> Any:
+    return t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t
+
+
+def _convolved(t: Any) -> Any:
+    return channels_last(t) if isinstance(t, Tensor) else t
+
+
+def _graphs(
+    logits: Logits, state: tuple[Tensor, ...], inputs: Tensor, *, fuse: bool
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    def function(state: tuple[Tensor, ...], inputs: Tensor) -> Tensor:  # a method has one argument too many for fx
+        return logits(state, inputs)
+
+    weights, batch = stages(trace(function, state, (inputs,)), (len(state), 1))
+    if fuse and inputs.device.type == "cpu" and inputs.dtype == torch.float32:
+        _fuse(batch.graph)
+    reuse_memory(batch.graph)
+    batch.recompile()
+    return weights, batch
+
+
+def _fuse(graph: fx.Graph) -> None:
+    """Let a convolution do the ReLU, or the sum and the ReLU, that alone take its result."""
+    pointwise = torch.ops.mkldnn._convolution_pointwise.default
+    onto = torch.ops.mkldnn._convolution_pointwise_.binary
+    for relu in list(graph.nodes):
+        if relu.target is not _ATEN.relu.default:
+            continue
+        (made,) = relu.args
+        if len(made.users) > 1:
+            continue
+        if _is_convolution(made):
+            with graph.inserting_before(relu):
+                new = graph.call_function(pointwise, (*_geometry(made), "relu", [], ""))
+            _replace(relu, new)
+        elif made.target is _ATEN.add.Tensor and len(made.args) == 2 and not made.kwargs:
+            pair = _sum_of_convolution(made)
+            if pair is not None:
+                convolution, other = pair
+                with graph.inserting_before(relu):
+                    new = graph.call_function(onto, (other, *_geometry(convolution), "add", 1.0, "relu", [], ""))
+                _replace(relu, new)
+    graph.eliminate_dead_code()
+
+
+def _is_convolution(node: Any) -> bool:
+    return (
+        isinstance(node, fx.Node)
+        and node.target is _ATEN.convolution.default
+        and len(node.users) == 1
+        and node.args[6] is False  # not transposed
+        and len(node.args[3]) == 2  # type: ignore[arg-type]  # stride
+    )
+
+
+def _geometry(node: fx.Node) -> tuple[Any, ...]:
+    x, weight, bias, stride, padding, dilation, _, _, groups = node.args
+    return x, weight, bias, padding, stride, dilation, groups
+
+
+def _sum_of_convolution(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """Return the convolution of a sum and the operand that may be overwritten by it."""
+    for convolution, other in (node.args, node.args[::-1]):
+        if (
+            _is_convolution(convolution)
+            and isinstance(other, fx.Node)
+            and other.op == "call_function"
+            and _last_read(other, node)
+            and _shape(other) == _shape(convolution)
+        ):
+            return convolution, other  # type: ignore[return-value]  # _is_convolution has looked
+    return None
+
+
+def _last_read(operand: fx.Node, user: fx.Node) -> bool:
+    """Say whether nothing reads a tensor, or a view of it, after a node."""
+    own = operand.target in _OWN
+    order = {node: i for i, node in enumerate(user.graph.nodes)}
+    return own and all(order[u] <= order[user] and u.target in (*_READS, user.target) for u in operand.users)
+
+
+_OWN = (
+    _ATEN.relu.default,
+    _ATEN.convolution.default,
+    torch.ops.mkldnn._convolution_pointwise.default,
+    torch.ops.mkldnn._convolution_pointwise_.binary,
+    _ATEN.constant_pad_nd.default,
+)
+"""Operations whose result has memory that nothing else uses."""
+_READS = (_ATEN.convolution.default, torch.ops.mkldnn._convolution_pointwise.default)
+"""Operations that read an operand and keep no view of it."""
+
+
+def _shape(node: Any) -> Any:
+    meta = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
+    return None if meta is None else (meta.shape, meta.dtype)
+
+
+def _replace(old: fx.Node, new: fx.Node) -> None:
+    new.meta = dict(old.meta)
+    old.replace_all_uses_with(new)

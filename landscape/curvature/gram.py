@@ -1,0 +1,247 @@
+"""Inner products of the gradients of parts: one small matrix holds all that is said of their sizes and angles.
+
+Row and column p belong to g_p, the gradient of part p's mean loss; the last ones to g = sum over parts of share times
+g_p. The gradients are rows of D numbers that come and go; their products are summed up in float64, layer by layer.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.autodiff.per_sample import group_gradients
+from landscape.errors import NumericalError
+from landscape.networks import models
+from landscape.networks.params import Layout
+from landscape.objective.objective import Objective, copied, differentiable_attention
+
+Report: TypeAlias = Callable[[float], None]
+"""Is told the share that is done."""
+
+_ENTRIES = 2**22  # numbers that are taken to float64 at a time: 32 MiB
+_ADD_UP = 0.02  # how far gradients of groups may be from adding up, relative to their sizes; room for float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Products:
+    """Inner products of the gradients of G parts, and last of the whole's g, by all parameters and by each layer's."""
+
+    matrix: np.ndarray  # (G + 1, G + 1)
+    squares: np.ndarray  # (L, G + 1) <g_p, g_p> within the layer; these add up to the matrix's diagonal
+    along: np.ndarray  # (L, G + 1) <g_p, g> within the layer; these add up to its last column
+
+
+def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.ndarray, Products]:
+    """Return each part's mean loss and the inner products of the gradients over all samples.
+
+    Each batch of a part takes one backward pass. Where the gradients of all parts do not fit, those of a block of parts
+    are kept and the later ones computed again beside it: with room for a k-th of the parts, (k + 1) / 2 passes.
+
+    Args:
+        objective: model, loss and data in P parts.
+        cache_bytes: for the gradients that are kept; at least one always is.
+        report: told the share of the samples that is done.
+
+    Returns:
+        Losses (P,) and products.
+    """
+    counts, shares, n_parts = objective.counts, objective.partition.shares, len(objective.partition)
+    size = objective.layout.size
+    held = min(n_parts, max(1, cache_bytes // (size * objective.dtype.itemsize)))
+    kept = torch.empty(held, size, dtype=objective.dtype, device=objective.device)
+    whole = torch.zeros(size, dtype=torch.float64, device=objective.device)
+    loss, gram = np.zeros(n_parts), np.zeros((n_parts + 1, n_parts + 1))
+    squares, along = np.zeros((2, len(objective.layout.layers), n_parts + 1))
+    starts = range(0, n_parts, held)
+    done, total = 0, sum(int(counts[start:].sum()) for start in starts)
+    for start in starts:
+        stop = min(start + held, n_parts)
+        rows = kept[: stop - start]
+        for p in range(start, n_parts):
+            summed, gradient = _summed(objective, objective.batches(p))
+            row = (gradient / counts[p]).to(objective.dtype)
+            if start == 0:
+                loss[p] = summed / counts[p]
+                whole += shares[p] * row.double()
+            if p < stop:
+                rows[p - start] = row
+            else:
+                gram[start:stop, p] = _products(rows, row[None])[:, 0]
+            done += int(counts[p])
+            report(min(0.99, done / total))
+        found = _with_whole(rows, whole, objective.layout, objective.layout.names)
+        here = [*range(start, stop), n_parts]
+        gram[np.ix_(here, here)] = found.matrix
+        squares[:, here], along[:, here] = found.squares, found.along
+    matrix = np.triu(gram) + np.triu(gram, 1).T
+    return loss, Products(matrix=matrix, squares=squares, along=along)
+
+
+def of_batch(
+    objective: Objective, model: nn.Module, index: np.ndarray, groups: np.ndarray, cache_bytes: int
+) -> tuple[np.ndarray, Products]:
+    """Return the summed loss of each group of a batch and the inner products of the groups' gradients.
+
+    All gradients come from one backward pass, or from one for each piece of the parameters by which they fit.
+
+    Args:
+        objective: loss, data, and how many samples at a time.
+        model: what `trainable` returned for it.
+        index: (B,) positions of the samples.
+        groups: (B,) group of each, 0 to G - 1, each of which has a sample.
+        cache_bytes: for the gradients; those by one parameter tensor are not divided.
+
+    Returns:
+        Sums of the losses (G,) and products, the last of the batch.
+    """
+    counts = np.bincount(groups)
+    shares = torch.from_numpy(counts / counts.sum()).to(objective.device)
+    n_groups = len(counts)
+    loss, found = np.zeros(n_groups), list[Products]()
+    cuts = range(objective.batch_size, len(index), objective.batch_size)
+    chunks = list(zip(np.split(index, cuts), np.split(groups, cuts), strict=True))
+    pieces = _pieces(objective.layout, n_groups * objective.dtype.itemsize, cache_bytes)
+    for names in pieces:
+        rows = None
+        for samples, here in chunks:
+            values, means = _of_groups(objective, model, samples, here, n_groups, names)
+            loss += np.bincount(here, values.double().cpu().numpy(), minlength=n_groups) / len(pieces)
+            means *= torch.from_numpy(np.bincount(here, minlength=n_groups) / counts).to(means)[:, None]
+            rows = means if rows is None else rows.add_(means)
+        if rows is not None:
+            whole = torch.cat([shares @ x.double() for x in torch.split(rows, _columns(n_groups), dim=1)])
+            found.append(_with_whole(rows, whole, objective.layout, names))
+    sums = {name: sum(getattr(one, name) for one in found) for name in ("matrix", "squares", "along")}
+    return loss, Products(**sums)
+
+
+def check(objective: Objective, model: nn.Module, index: np.ndarray) -> None:
+    """Make sure on some samples that the gradients of groups add up to autograd's.
+
+    They do not where the first axis within the model is not the batch and happens to be as long.
+
+    Args:
+        objective: loss and data.
+        model: what `trainable` returned for it.
+        index: (B,) positions of the samples.
+
+    Raises:
+        NumericalError: they do not.
+    """
+    n = len(index)
+    groups = (np.arange(n) >= n // 3).astype(np.int64)  # of different sizes: an error in equal shares would cancel
+    _, rows = _of_groups(objective, model, index, groups, 2, objective.layout.names)
+    sizes = torch.from_numpy(np.bincount(groups, minlength=2)).to(rows)
+    expected = _summed(objective, [objective.samples.batch(index, objective.device, objective.dtype)])[1]
+    # Gradients that are not finite pass: they add up to nothing, and whoever uses them says which they are.
+    if float((sizes @ rows - expected).norm()) > _ADD_UP * float(sizes @ rows.norm(dim=1)):
+        raise NumericalError(
+            f"gradients of groups of {n} samples do not add up to that of all: within the model an axis that is not "
+            "the batch has as many entries; choose another --batch-size or --samples-per-batch"
+        )
+
+
+def direction(objective: Objective, part: int) -> Tensor:
+    """Return the normalised gradient of a part's loss.
+
+    Args:
+        objective: model, loss and data in parts.
+        part: position of the part.
+
+    Returns:
+        (D,) of the objective's dtype; zeros where the gradient is zero.
+    """
+    gradient = _summed(objective, objective.batches(part))[1]
+    length = gradient.norm()
+    return (gradient / length if length > 0 else gradient).to(objective.dtype)
+
+
+def trainable(model: nn.Module, layout: Layout) -> nn.Module:
+    """Return a copy of a model in which the parameters that vary, and no others, require a gradient.
+
+    Args:
+        model: of an objective; it is not touched.
+        layout: the parameters that vary.
+
+    Returns:
+        The copy.
+    """
+    own = copied(model)
+    for name, parameter in own.named_parameters():
+        parameter.requires_grad_(name in layout.names)
+    return own
+
+
+def _summed(objective: Objective, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, Tensor]:
+    """Return the sum of the losses over some samples and its gradient, (D,) float64."""
+    theta = [t.detach().requires_grad_() for t in objective.theta]
+    loss, total = 0.0, torch.zeros(objective.layout.size, dtype=torch.float64, device=objective.device)
+    for inputs, labels in batches:
+        with differentiable_attention():
+            value = objective.losses(theta, inputs, labels).double().sum()
+            found = torch.autograd.grad(value, theta, materialize_grads=True)
+        loss += value.item()
+        total += objective.layout.flat(found)
+    return loss, total
+
+
+def _of_groups(
+    objective: Objective, model: nn.Module, index: np.ndarray, groups: np.ndarray, n_groups: int, names: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Return the losses of some samples, (B,), and the gradients of their groups' means, (G, D)."""
+    inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
+    n_classes = len(objective.samples.class_names)
+
+    def losses() -> Tensor:
+        return objective.loss(models.logits_of(model(inputs), n_classes, objective.logits_index), labels)
+
+    with differentiable_attention():
+        return group_gradients(model, losses, torch.from_numpy(groups), n_groups, names)
+
+
+def _products(a: Tensor, b: Tensor) -> np.ndarray:
+    """Return the inner products of rows (A, D) with rows (B, D), (A, B), summed up in float64."""
+    columns = _columns(max(len(a), len(b)))
+    found = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+    for x, y in zip(torch.split(a, columns, dim=1), torch.split(b, columns, dim=1), strict=True):
+        found += x.double() @ y.double().T
+    return found.cpu().numpy()
+
+
+def _with_whole(rows: Tensor, whole: Tensor, layout: Layout, names: Sequence[str]) -> Products:
+    """Return the products of rows (G, d) and of the whole (d,) by the parameters of these names, of d numbers."""
+    size_of = dict(zip(layout.names, layout.sizes, strict=True))
+    layer_of = {name: layer for layer, own in enumerate(layout.layers.values()) for name in own}
+    wide_rows = len(rows) + 1
+    matrix = torch.zeros(wide_rows, wide_rows, dtype=torch.float64, device=rows.device)
+    squares, along = torch.zeros(2, len(layout.layers), wide_rows, dtype=torch.float64, device=rows.device)
+    sizes = [size_of[name] for name in names]
+    for name, own, g in zip(names, torch.split(rows, sizes, dim=1), torch.split(whole, sizes), strict=True):
+        for x, y in zip(*(torch.split(t, _columns(wide_rows), dim=-1) for t in (own, g)), strict=True):
+            wide = torch.cat([x.double(), y[None]])
+            found = wide @ wide.T
+            matrix += found
+            squares[layer_of[name]] += found.diagonal()
+            along[layer_of[name]] += found[:, -1]
+    return Products(matrix=matrix.cpu().numpy(), squares=squares.cpu().numpy(), along=along.cpu().numpy())
+
+
+def _columns(n_rows: int) -> int:
+    """Return how many columns of so many rows are taken to float64 at a time."""
+    return max(1, _ENTRIES // n_rows)
+
+
+def _pieces(layout: Layout, entry_bytes: int, cache_bytes: int) -> list[list[str]]:
+    """Divide the parameters into pieces that fit, of one tensor at least, where each entry takes so many bytes."""
+    pieces: list[list[str]] = []
+    room = 0
+    for name, size in zip(layout.names, layout.sizes, strict=True):
+        if not pieces or size * entry_bytes > room:
+            pieces.append([])
+            room = cache_bytes
+        pieces[-1].append(name)
+        room -= size * entry_bytes
+    return pieces

@@ -1,0 +1,92 @@
+"""The same part and data through PyHessian's own code, to compare with ours."""
+
+import copy
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import InputError
+from landscape.networks import models
+from landscape.objective.objective import Objective, differentiable_attention
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyHessianResult:
+    """What PyHessian's eigenvalues() and trace() return for one part, with their defaults."""
+
+    top: float  # the eigenvalue of largest magnitude, which may be lambda_min
+    trace: float  # mean of its probes
+    trace_stderr: float  # of that mean; PyHessian itself reports none
+    n_probes: int  # it stops when its running mean happens to move by less than 0.1 %
+
+
+def refuse(weight_decay: float) -> None:
+    """Raise InputError where PyHessian could not be run at the end: it is not installed, or knows no such loss.
+
+    Args:
+        weight_decay: of the objective.
+
+    Raises:
+        InputError: it could not.
+    """
+    try:
+        import_module("pyhessian")
+    except ImportError as error:
+        raise InputError(f"--verify pyhessian needs the package pyhessian: {error}") from error
+    if weight_decay:
+        raise InputError("--verify pyhessian cannot be used with --weight-decay: PyHessian knows none")
+
+
+def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianResult:
+    """Run PyHessian's top eigenvalue (by power iteration) and trace (Hutchinson) on one part.
+
+    Args:
+        objective: model, loss and data in parts; weight decay must be 0, PyHessian knows none.
+        part: name of the part.
+        seed: of torch's global generator, which PyHessian draws from; the generator is restored afterwards.
+
+    Returns:
+        Its numbers.
+
+    Raises:
+        InputError: there is no such part, pyhessian is not installed, or the objective has weight decay.
+    """
+    refuse(objective.weight_decay)
+    from pyhessian import hessian
+
+    batches = list(objective.batches(objective.part(part)))
+    model = _Logits(copy.deepcopy(objective.model), len(objective.samples.class_names), objective.logits_index)
+    for name, parameter in model.inner.named_parameters():
+        parameter.requires_grad_(name in objective.layout.names)
+
+    def criterion(logits: Tensor, labels: Tensor) -> Tensor:
+        return objective.loss(logits, labels).mean()
+
+    cuda = [objective.device] if objective.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), warnings.catch_warnings(), differentiable_attention():
+        warnings.simplefilter("ignore")  # it makes reference cycles by backward(create_graph=True), and torch says so
+        torch.random.manual_seed(seed)
+        computation = hessian(model, criterion, dataloader=batches, cuda=bool(cuda))
+        values, _ = computation.eigenvalues()
+        samples = np.array(computation.trace())
+    spread = samples.std(ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.nan
+    return PyHessianResult(
+        top=float(values[0]), trace=float(samples.mean()), trace_stderr=float(spread), n_probes=len(samples)
+    )
+
+
+class _Logits(nn.Module):
+    """A model that returns its logits alone, as PyHessian expects."""
+
+    def __init__(self, inner: nn.Module, n_classes: int, index: int | None) -> None:
+        super().__init__()
+        self.inner = inner
+        self._n_classes = n_classes
+        self._index = index
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return models.logits_of(self.inner(inputs), self._n_classes, self._index)

@@ -1,0 +1,503 @@
+"""Samples in a fixed order with their labels: built-in data sets, files of images, and users' own data.
+
+The analysis needs a loss that is one fixed function of the parameters, so nothing here is random at reading
+time: no augmentation, no shuffling. Images stay bytes in memory and become floats where they are used,
+
+    float = (byte / 255 - mean) / std        per channel.
+
+Long-tailed training sets follow Cao et al. 2019 (LDAM): class k of C keeps int(n_max * r^(-k / (C - 1))) of
+its samples, r = n_max / n_min. Nothing is ever downloaded.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import math
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Subset
+
+from landscape.callables import resolve
+from landscape.data import cifar, images, items
+from landscape.errors import DataError, InputError
+
+Stats = tuple[float, ...]
+
+IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Cao et al. 2019 (LDAM-DRW) normalise both CIFAR sets so, and the papers that compare with it do the same.
+CIFAR: tuple[Stats, Stats] = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+DIGITS: tuple[Stats, Stats] = (0.3053,), (0.3759,)  # over all 1,797 images
+DIGITS_IMBALANCE = 20.0
+DIGITS_TEST = 50  # test images of each class
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """N labelled samples in a fixed order; either `inputs` or `dataset` holds them.
+
+    `options` load the set again with `load(**options)`; what `select` left out is known to the fingerprint only.
+    """
+
+    name: str
+    split: str
+    inputs: torch.Tensor | None  # (N, ...) in memory; images are uint8 (N, channels, height, width)
+    dataset: Any | None  # map-style, items (input, label), for what does not fit in memory
+    labels: np.ndarray  # (N,) int64
+    class_names: tuple[str, ...]  # (C,)
+    class_counts: np.ndarray  # (C,) int64, TRAINING samples of each class, whichever split this is
+    mean: Stats | None = None  # per channel, for uint8 images; None hands the inputs out as they are
+    std: Stats | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the inputs, labels and normalisation.
+
+        In memory, the inputs' bytes count; of image files their paths below the root, sizes and the crop; of
+        users' data that do not fit in memory the first eight inputs, as reading them all would take too long.
+        """
+        digest = hashlib.sha256(repr((self.mean, self.std)).encode())
+        digest.update(np.ascontiguousarray(self.labels).data)
+        if self.inputs is not None:
+            digest.update(items.described(self.inputs))
+        elif isinstance(self.dataset, images.ImageFiles):
+            digest.update(self.dataset.description().encode())
+        else:
+            for value in items.inputs(self.dataset, range(min(items.FIRST_FEW, len(self)))):
+                digest.update(items.described(value))
+        return digest.hexdigest()
+
+    def batch(
+        self,
+        indices: np.ndarray | torch.Tensor,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hand out some samples, normalised, on a device.
+
+        Args:
+            indices: (B,) positions of the samples.
+            device: where the tensors go; None leaves the inputs where they are, the labels with them.
+            dtype: of floating-point inputs and normalised images; integers, as tokens are, keep their own.
+
+        Returns:
+            Inputs (B, ...) and labels (B,) int64.
+
+        Raises:
+            DataError: a sample cannot be read, or its shape differs from the others'.
+        """
+        order = _positions(indices)
+        if self.inputs is not None:
+            inputs = self.inputs.index_select(0, torch.from_numpy(order).to(self.inputs.device))
+        else:
+            inputs = items.stack(order.tolist(), items.inputs(self.dataset, order.tolist()))
+        inputs = inputs.to(device)
+        if self.mean is not None and self.std is not None:
+            shape = (-1, *[1] * (inputs.ndim - 2))
+            mean = torch.tensor(self.mean, dtype=dtype, device=inputs.device).view(shape)
+            std = torch.tensor(self.std, dtype=dtype, device=inputs.device).view(shape)
+            inputs = inputs.to(dtype).div_(255).sub_(mean).div_(std)
+        elif inputs.is_floating_point():
+            inputs = inputs.to(dtype)
+        return inputs, torch.from_numpy(self.labels[order]).to(inputs.device)
+
+    def select(self, indices: np.ndarray | torch.Tensor | Sequence[int]) -> "Samples":
+        """Take some of the samples, in the order given; the classes and their training counts stay.
+
+        Args:
+            indices: positions of the samples.
+
+        Returns:
+            Samples that share no memory with these, except for files.
+
+        Raises:
+            InputError: a position does not exist.
+            DataError: nothing is selected.
+        """
+        order = _positions(indices)
+        if not order.size:
+            raise DataError(f"no sample of {self.name} ({self.split}) is selected")
+        if order.min() < 0 or order.max() >= len(self):
+            raise InputError(f"samples are 0 to {len(self) - 1}, asked for {order.min()} to {order.max()}")
+        inputs, dataset = self.inputs, self.dataset
+        if inputs is not None:
+            inputs = inputs.index_select(0, torch.from_numpy(order).to(inputs.device))
+        elif isinstance(dataset, images.ImageFiles):
+            dataset = dataset.select(order)
+        else:
+            dataset = Subset(dataset, order.tolist())  # type: ignore[arg-type]  # a list will do as well
+        return dataclasses.replace(self, inputs=inputs, dataset=dataset, labels=self.labels[order])
+
+    def subsample(self, per_class: int, seed: int = 0) -> "Samples":
+        """Draw at most `per_class` samples of each class; smaller classes keep all of theirs.
+
+        Args:
+            per_class: at least 1. A larger number with the same seed draws a superset.
+            seed: of the draw.
+
+        Returns:
+            The samples drawn, in the order they had.
+
+        Raises:
+            InputError: `per_class` is below 1 or the seed is negative.
+        """
+        if per_class < 1:
+            raise InputError(f"--samples-per-class must be at least 1, got {per_class}")
+        wanted = np.full(len(self.class_names), per_class)
+        return self.select(_draw(self.labels, wanted, seed))
+
+
+def _positions(indices: np.ndarray | torch.Tensor | Sequence[int]) -> np.ndarray:
+    return np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices, dtype=np.int64)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that `load` knows, besides users' own package.module:callable."""
+    return ("digits-lt", *cifar.LAYOUTS, "image-list", "image-folder")
+
+
+def load(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    imbalance: float | None = None,
+    imbalance_type: str = "exp",
+    seed: int = 0,
+    normalize: str | None = None,
+    image_size: int | None = None,
+    train_list: str | os.PathLike[str] | None = None,
+    test_list: str | os.PathLike[str] | None = None,
+) -> Samples:
+    """Load one split of a data set.
+
+    Args:
+        name: one of `names()`, or package.module:callable. The callable returns a map-style data set; where it
+            has an argument `split`, it is called with it, and a split other than "train" takes its training
+            counts from the data's `class_counts` or else from the split "train".
+        root: folder of the data. cifar10 and cifar100 want the official python batches or their .tar.gz in it.
+        split: "train" or "test"; for image-folder any folder below the root, for users' data what they know.
+        imbalance: n_max / n_min of the training set, 100 and 0.01 meaning the same; None changes nothing, except
+            that digits-lt has 20. Test samples are never left out.
+        imbalance_type: "exp", or "step" for two levels.
+        seed: of the samples that the long-tailed training set keeps.
+        normalize: "imagenet", "none" (byte / 255 only) or "m,m,m/s,s,s"; None is the data set's own.
+        image_size: for image-list and image-folder, pixels of the square that is cut out; None is 224.
+        train_list: for image-list, a file with a line `path label` for each training image, paths below root.
+        test_list: the same for the test images.
+
+    Returns:
+        The samples.
+
+    Raises:
+        InputError: an option that does not fit.
+        DataError: files or samples that are missing or cannot be used.
+    """
+    if name == "digits-lt" and imbalance is None:
+        imbalance = DIGITS_IMBALANCE
+    if imbalance is None and imbalance_type != "exp":
+        raise InputError(f"--imbalance-type {imbalance_type} shapes the tail of --imbalance: pass that too")
+    of_images = {"image_size": image_size, "train_list": train_list, "test_list": test_list}
+    takes = {"image-list": tuple(of_images), "image-folder": ("image_size",)}.get(name, ())
+    for option, value in of_images.items():
+        if value is not None and option not in takes:
+            raise InputError(f"--{option.replace('_', '-')} {value} does not apply to {name}: leave it out")
+    if ":" in name:
+        samples = _own(name, split)
+    elif name not in names():
+        raise InputError(f"no data set {name!r}; choose from {', '.join(names())} or package.module:callable")
+    elif name == "digits-lt":
+        samples = _digits(_known(split))
+    elif name in cifar.LAYOUTS:
+        samples = _cifar(name, _folder(name, root, cifar.LAYOUTS[name].folder), _known(split))
+    else:
+        folder = _folder(name, root, "the images")
+        size = 224 if image_size is None else image_size
+        if size < 1:
+            raise InputError(f"--image-size must be at least 1 pixel, got {size}")
+        lists = images.find_lists(folder, _known(split), train_list, test_list) if name == "image-list" else {}
+        samples = _images(name, folder, split, size, lists)
+    options = dict(samples.options)
+    if normalize is not None:
+        options["normalize"] = normalize
+        samples = _normalised(samples, normalize)
+    if imbalance is not None:
+        options |= {"imbalance": _ratio(imbalance), "imbalance_type": imbalance_type, "seed": seed}
+        samples = _long_tailed(samples, imbalance, imbalance_type, seed)
+    return dataclasses.replace(samples, options=options)
+
+
+def from_dataset(
+    dataset: Any,
+    *,
+    name: str = "dataset",
+    split: str = "train",
+    class_names: Sequence[str] | None = None,
+    class_counts: Sequence[int] | np.ndarray | None = None,
+) -> Samples:
+    """Take a user's own data, unchanged.
+
+    Data below 1 GiB are read once and kept in memory. Of larger ones only the labels are: from `dataset.targets`
+    or `dataset.labels` where these agree with the items, otherwise by reading every item once.
+
+    Args:
+        dataset: a map-style data set of items (input, label), a TensorDataset, or a tuple (inputs, labels) of
+            tensors. Inputs are tensors or arrays of one shape; integers, as tokens are, stay integers.
+        name: for messages and results.
+        split: for messages and results.
+        class_names: (C,); None takes `dataset.classes` or `dataset.class_names`, or else "0", "1", ...
+        class_counts: (C,) training samples of each class; None takes `dataset.class_counts`, or else counts
+            these labels, which is right for the training split only.
+
+    Returns:
+        The samples.
+
+    Raises:
+        DataError: no samples, no random access, random items, an item that is not a pair, an input that is not
+            a tensor or array, or a label that is not an integer from 0 to C - 1.
+    """
+    inputs, lazy, labels = items.collect(dataset)
+    found = class_names if class_names is not None else items.attribute(dataset, "classes", "class_names")
+    counts = class_counts if class_counts is not None else items.attribute(dataset, "class_counts")
+    n_classes = int(labels.max()) + 1
+    if counts is not None:
+        counts = np.asarray(counts)
+        if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min(initial=0) < 0:
+            raise DataError(f"class_counts of {name} must be one count per class, got {counts.tolist()}")
+        n_classes = len(counts)
+    if found is not None:
+        if isinstance(found, str) or not isinstance(found, Iterable):
+            raise DataError(f"classes of {name} must be a list of names, got {found!r}")
+        found = tuple(str(n) for n in found)
+        if counts is not None and len(found) != n_classes:
+            raise DataError(f"{name} has {len(found)} class names but {n_classes} class counts")
+        n_classes = len(found)
+    for i in np.flatnonzero((labels < 0) | (labels >= n_classes))[:1]:
+        raise DataError(f"{name}: sample {i} has label {labels[i]}, classes are 0 to {n_classes - 1}")
+    if counts is None:
+        counts = np.bincount(labels, minlength=n_classes)
+    return Samples(
+        name=name,
+        split=split,
+        inputs=inputs,
+        dataset=lazy,
+        labels=labels,
+        class_names=found if found is not None else tuple(str(c) for c in range(n_classes)),
+        class_counts=counts.astype(np.int64),
+        options={"name": name, "split": split},
+    )
+
+
+def long_tailed_counts(n_max: int, n_classes: int, imbalance: float, kind: str = "exp") -> np.ndarray:
+    """Number of samples that each class of a long-tailed training set keeps.
+
+    "exp": n_k = int(n_max * r^(-k / (C - 1))); "step": n_max in the first C // 2 classes, int(n_max / r) after.
+
+    Args:
+        n_max: samples of class 0.
+        n_classes: C.
+        imbalance: r = n_max / n_min, or its inverse.
+        kind: "exp" or "step".
+
+    Returns:
+        Counts, (C,) int64.
+
+    Raises:
+        InputError: a ratio that is not a positive number, or an unknown kind.
+
+    Source: Cao et al. 2019, "Learning imbalanced datasets with label-distribution-aware margin loss"; Buda et
+    al. 2018 for the steps.
+    """
+    if kind == "exp":
+        exponent = np.arange(n_classes) / max(1, n_classes - 1)
+    elif kind == "step":
+        exponent = (np.arange(n_classes) >= n_classes // 2).astype(float)
+    else:
+        raise InputError(f"--imbalance-type must be exp or step, got {kind!r}")
+    exact = n_max * _ratio(imbalance) ** -exponent
+    return np.floor(exact * (1 + 1e-12)).astype(np.int64)  # 4900 / 49 must not become 99 for a lost last bit
+
+
+def _ratio(imbalance: float) -> float:
+    if not (math.isfinite(imbalance) and imbalance > 0):
+        raise InputError(f"--imbalance must be a positive number, such as 100 or 0.01, got {imbalance}")
+    return float(imbalance) if imbalance >= 1 else 1 / imbalance
+
+
+def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Samples:
+    if samples.split == "train":  # the data may be fewer than those that their owner trained on
+        available = np.bincount(samples.labels, minlength=len(samples.class_names))
+    else:
+        available = samples.class_counts
+    wanted = long_tailed_counts(int(available.max()), len(available), imbalance, kind)
+    for c in np.flatnonzero(wanted == 0)[:1]:
+        raise InputError(
+            f"--imbalance {imbalance} leaves class {c} ({samples.class_names[c]}) no sample: "
+            f"the largest class has {available.max()}; choose a ratio below that"
+        )
+    for c in np.flatnonzero(available < wanted)[:1]:
+        raise DataError(
+            f"class {c} ({samples.class_names[c]}) has {available[c]} training samples, --imbalance {imbalance} "
+            f"wants {wanted[c]}: drop --imbalance if {samples.name} is long-tailed already"
+        )
+    if samples.split == "train":
+        samples = samples.select(_draw(samples.labels, wanted, seed))
+    return dataclasses.replace(samples, class_counts=wanted)
+
+
+def _draw(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+    """Draw up to wanted[c] samples of each class c; their positions, ascending."""
+    if seed < 0:
+        raise InputError(f"--data-seed must not be negative, got {seed}")
+    drawn = [
+        # a generator a class and the head of a permutation: draws of different sizes are nested
+        np.random.default_rng([seed, c]).permutation(np.flatnonzero(labels == c))[:n]
+        for c, n in enumerate(wanted)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+def _normalised(samples: Samples, text: str) -> Samples:
+    first, _ = dataclasses.replace(samples, mean=None, std=None).batch(np.zeros(1, dtype=np.int64))
+    if first.dtype != torch.uint8 or first.ndim != 4:
+        raise InputError(
+            f"--normalize {text} is for uint8 images (channels, height, width); "
+            f"{samples.name} has {str(first.dtype).removeprefix('torch.')} inputs {tuple(first.shape[1:])}"
+        )
+    channels = first.shape[1]
+    if text == "none":
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    elif text == "imagenet":
+        mean, std = IMAGENET
+    else:
+        try:
+            mean, std = (tuple(float(word) for word in part.split(",")) for part in text.split("/"))
+        except ValueError:
+            raise InputError(f"--normalize must be imagenet, none or m,m,m/s,s,s; got {text!r}") from None
+    if not len(mean) == len(std) == channels:
+        raise InputError(f"--normalize {text}: {samples.name} has {channels} channels, and so many means and stds")
+    if not all(math.isfinite(v) for v in mean + std) or min(std) <= 0:
+        raise InputError(f"--normalize {text}: means must be finite and standard deviations positive")
+    return dataclasses.replace(samples, mean=mean, std=std)
+
+
+def _known(split: str) -> str:
+    if split not in {"train", "test"}:
+        raise InputError(f"--split must be train or test, got {split!r}")
+    return split
+
+
+# Digits ----------------------------------------------------------------------------------------------------------
+
+
+def _digits(split: str) -> Samples:
+    # The file that sklearn.datasets.load_digits reads, in a twentieth of the time that the import of that takes.
+    file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(file), delimiter=",")
+    labels = table[:, -1].astype(np.int64)
+    smallest = np.bincount(labels).min()  # 174: with as many of every class, the formula fits from any seed on
+    order = np.random.default_rng(0).permutation(len(labels))
+    rank = np.empty(len(labels), dtype=np.int64)
+    for c in range(10):
+        members = order[labels[order] == c]
+        rank[members] = np.arange(len(members))
+    inside = rank < DIGITS_TEST if split == "test" else (rank >= DIGITS_TEST) & (rank < smallest)
+    scans = np.round(table[inside, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # from levels 0 to 16
+    return Samples(
+        name="digits-lt",
+        split=split,
+        inputs=torch.from_numpy(scans)[:, None],
+        dataset=None,
+        labels=labels[inside],
+        class_names=tuple(str(c) for c in range(10)),
+        class_counts=np.full(10, smallest - DIGITS_TEST),
+        mean=DIGITS[0],
+        std=DIGITS[1],
+        options={"name": "digits-lt", "split": split},
+    )
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+
+def _folder(name: str, root: str | os.PathLike[str] | None, held: str) -> Path:
+    if root is None:
+        raise DataError(f"{name} needs --data-root DIR, the folder that holds {held} (nothing is downloaded)")
+    if not Path(root).is_dir():
+        raise DataError(f"{name}: --data-root {os.fspath(root)} is not a folder")
+    return Path(root)
+
+
+def _cifar(name: str, root: Path, split: str) -> Samples:
+    found = cifar.read(name, root, split)
+    return Samples(
+        name=name,
+        split=split,
+        inputs=torch.from_numpy(found.pixels),
+        dataset=None,
+        labels=found.labels,
+        class_names=found.class_names,
+        class_counts=found.train_counts,
+        mean=CIFAR[0],
+        std=CIFAR[1],
+        options={"name": name, "split": split, "root": os.path.abspath(root)},
+    )
+
+
+def _images(name: str, root: Path, split: str, size: int, lists: dict[str, Path]) -> Samples:
+    found = images.read_lists(root, split, size, lists) if lists else images.read_folder(root, split, size)
+    return Samples(
+        name=name,
+        split=split,
+        inputs=None,
+        dataset=found.files,
+        labels=found.files.labels,
+        class_names=found.class_names,
+        class_counts=found.train_counts,
+        mean=IMAGENET[0],
+        std=IMAGENET[1],
+        options={
+            "name": name,
+            "split": split,
+            "root": os.path.abspath(root),
+            "image_size": size,
+            **{option: str(file) for option, file in lists.items()},
+        },
+    )
+
+
+# Users' own ------------------------------------------------------------------------------------------------------
+
+
+def _own(name: str, split: str) -> Samples:
+    build = resolve(name, "dataset")
+    try:
+        parameters = list(inspect.signature(build).parameters.values())
+    except ValueError:  # some callables written in C do not tell
+        parameters = []
+    takes_split = any(p.name == "split" or p.kind is p.VAR_KEYWORD for p in parameters)
+    if split != "train" and not takes_split:
+        raise InputError(f"--split {split}: {name} has no argument 'split'; give it one, or leave out --split")
+
+    def built(of: str) -> Any:
+        try:
+            return build(split=of) if takes_split else build()
+        except Exception as error:  # the user's code; the traceback stays attached
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"--dataset {name} failed with {reason}") from error
+
+    dataset = built(split)
+    if split == "train" or items.attribute(dataset, "class_counts") is not None:
+        return from_dataset(dataset, name=name, split=split)
+    train = from_dataset(built("train"), name=name)
+    return from_dataset(dataset, name=name, split=split, class_names=train.class_names, class_counts=train.class_counts)

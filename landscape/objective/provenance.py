@@ -1,0 +1,49 @@
+"""How, when and from what a result was computed: what is stored with it, and what an unfinished run is known by."""
+
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from landscape.objective.objective import Objective
+
+
+def fingerprint(objective: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that changes the numbers of an analysis, by the names of the command line's options.
+
+    Args:
+        objective: model, loss and data.
+        options: of the analysis; those that change no number are left out by the caller.
+
+    Returns:
+        What `jobs.open_journal` compares before it continues a run.
+    """
+    asked = {name.replace("_", "-"): value for name, value in options.items()}
+    return {**asked, "dtype": str(objective.dtype).removeprefix("torch."), **dict(objective.source)}
+
+
+def provenance(objective: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a reader needs to compute a result again.
+
+    Args:
+        objective: model, loss and data.
+        options: of the analysis.
+
+    Returns:
+        Strings, numbers, lists and mappings, as JSON knows them.
+    """
+    versions = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "h5py")}
+    versions |= {"python": platform.python_version(), "landscape": metadata.version("loss-landscape-per-class")}
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": versions,
+        "device": str(objective.device),
+        "dtype": str(objective.dtype).removeprefix("torch."),
+        "batch_size": objective.batch_size,
+        "options": dict(options),
+        **dict(objective.source),
+    }

@@ -1,0 +1,159 @@
+"""Several checkpoints of one network, as a run leaves them: which they are, and the network at each of them."""
+
+import copy
+import math
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import nn
+
+from landscape.errors import InputError, LandscapeError
+from landscape.networks import checkpoints, weights
+from landscape.objective.objective import Objective
+
+File: TypeAlias = str | Path | tuple[str | Path, float]
+"""A checkpoint, or a checkpoint and its epoch where the file does not say it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One of the checkpoints."""
+
+    name: str  # short, and unlike the others
+    epoch: float  # nan where it is unknown
+    path: str | None = None  # None for the objective's own model
+    sha256: str = ""
+
+
+def find(
+    objective: Objective, files: Sequence[File] | None, *, key: str | None = None, trust_pickle: bool = False
+) -> list[Snapshot]:
+    """Read all checkpoints once, so that what does not fit is known before anything is computed.
+
+    Args:
+        objective: of the network.
+        files: the checkpoints; None for the objective's own model alone.
+        key: where in the files the weights are, as for `checkpoints.read`.
+        trust_pickle: let the files run code, as for `checkpoints.read`.
+
+    Returns:
+        The checkpoints in the order given; names are those of the files without folder and suffix where these differ.
+
+    Raises:
+        InputError: there is none, one is given twice, or one cannot be read or does not fit the network.
+        NumericalError: a weight is not finite.
+    """
+    if files is None:
+        source = objective.source
+        epoch = (source.get("checkpoint_found") or {}).get("epoch", math.nan)
+        return [Snapshot(name=Path(source.get("checkpoint") or "model").stem, epoch=float(epoch))]
+    if not files:
+        raise InputError("there is no checkpoint: give at least one file")
+    pairs = [(str(f[0]), float(f[1])) if isinstance(f, tuple) else (str(f), math.nan) for f in files]
+    paths = [path for path, _ in pairs]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise InputError(f"{path} is given twice: name each checkpoint once")
+    stems = [Path(path).stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else paths
+    model, found = copy.deepcopy(objective.model), []
+    for name, (path, epoch) in zip(names, pairs, strict=True):
+        file = checkpoints.read(path, key=key, trust_pickle=trust_pickle)
+        with named(path):
+            weights.load_weights(model, file.state)
+        stated = float(file.found.get("epoch", math.nan)) if math.isnan(epoch) else epoch
+        found.append(Snapshot(name=name, epoch=stated, path=path, sha256=file.sha256))
+    return found
+
+
+def network(
+    objective: Objective, snapshot: Snapshot, *, key: str | None = None, trust_pickle: bool = False
+) -> nn.Module:
+    """Return the objective's network with a checkpoint's weights, in eval mode.
+
+    Args:
+        objective: of the network, which is not touched.
+        snapshot: one that `find` returned.
+        key: where in the file the weights are, as for `find`.
+        trust_pickle: let the file run code, as for `find`.
+
+    Returns:
+        A copy; for the objective's own model that model itself.
+
+    Raises:
+        InputError: the file is not the one any more that `find` read.
+    """
+    if snapshot.path is None:
+        return objective.model
+    file = checkpoints.read(snapshot.path, key=key, trust_pickle=trust_pickle)
+    if file.sha256 != snapshot.sha256:
+        raise InputError(
+            f"{snapshot.path} changed during the run: repeat the command when the training that writes it has ended"
+        )
+    model = copy.deepcopy(objective.model)
+    weights.load_weights(model, file.state)
+    return model
+
+
+def objective_at(
+    objective: Objective, snapshot: Snapshot, *, key: str | None = None, trust_pickle: bool = False
+) -> Objective:
+    """Return an objective of the same data, parts and loss with a checkpoint's weights and running statistics.
+
+    Args:
+        objective: of the network, which is not touched.
+        snapshot: one that `find` returned.
+        key: where in the file the weights are, as for `find`.
+        trust_pickle: let the file run code, as for `find`.
+
+    Returns:
+        The objective at that checkpoint.
+
+    Raises:
+        InputError: the file is not the one any more that `find` read.
+    """
+    return of_network(objective, network(objective, snapshot, key=key, trust_pickle=trust_pickle))
+
+
+def of_network(objective: Objective, model: nn.Module) -> Objective:
+    """Return an objective of the same data, parts and loss with another network of its kind.
+
+    Args:
+        objective: not touched.
+        model: in eval mode, on the objective's device and in its dtype.
+
+    Returns:
+        The objective of that network.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    varying = objective.layout.names
+    return replace(
+        objective,
+        model=model,
+        theta=tuple(tensors[name].detach() for name in varying),
+        _fixed={name: t for name, t in tensors.items() if name not in varying},
+    )
+
+
+@contextmanager
+def named(path: str | None) -> Generator[None, None, None]:
+    """Say which checkpoint an error is about.
+
+    Args:
+        path: of the checkpoint; None for the objective's own model, of which the user knows.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        LandscapeError: what was raised within, of the same kind, with the path before its words.
+    """
+    try:
+        yield
+    except LandscapeError as error:
+        if path is None or str(error).startswith(path):
+            raise
+        raise type(error)(f"{path}: {error}") from error

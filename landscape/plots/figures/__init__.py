@@ -1,0 +1,1 @@
+"""What draws a result: one file for each kind of figure."""

@@ -1,0 +1,407 @@
+"""Spectral densities: one part on its own axes, several as panels, many as a map with a row for each part.
+
+On the "symlog" axis a position is s = sign(x) log10(1 + |x|), linear for small eigenvalues x and logarithmic for
+large ones. Gaussians have one width there, and the curve is the density of s: the area under it is one on either axis.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from landscape.errors import InputError
+from landscape.plots.layout import grids, theme
+from landscape.plots.layout.panels import ground
+from landscape.results import Spectrum, quadrature
+
+FLOOR = 1e-7
+"""Where the density's logarithmic axis begins; lower where one eigenvalue's share would be below it."""
+MOST_PANELS = 24
+MOST_POINTS = 8192  # columns of a map
+MOST_LABELS = 120  # rows of a map
+
+MATRICES = {"hessian": "H", "ggn": "G", "fisher": "F", "empirical-fisher": r"\hat{F}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """What panels share."""
+
+    axis: str
+    linear: float  # scale of the symlog axis
+    width: float  # of the Gaussians, in units of the axis
+    low: float  # ends of the axis, in units of the axis
+    high: float
+    floor: float  # lowest density that is shown
+    nodes: tuple[float, float]  # smallest and largest node, in units of the axis
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the axis as eigenvalues."""
+        ends = np.array([self.low, self.high])
+        low, high = quadrature.symlog_inverse(ends, self.linear) if self.axis == "symlog" else ends
+        return float(low), float(high)
+
+
+def density(
+    spectrum: Spectrum,
+    part: str | None = None,
+    *,
+    width: str | float = "auto",
+    axis: str = "symlog",
+    linear: float = 1.0,
+    limits: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the spectral density of one part: the mean over the probes, and a band of one standard deviation.
+
+    Args:
+        spectrum: the result.
+        part: its name; None for the only one there is.
+        width: standard deviation of the Gaussians in units of the axis, or a name of `quadrature.WIDTHS`. Densities
+            that are compared need one width.
+        axis: "symlog" or "linear".
+        linear: eigenvalue below which the symlog axis is about linear, in units of the loss.
+        limits: eigenvalues at the ends of the axis; None for where they end. What lies beyond is said below the axis.
+        ax: where to draw; None makes a figure of its own.
+
+    Returns:
+        The axes, with logarithmic y.
+
+    Raises:
+        InputError: no such part, several where none was named, an unknown axis or width, or limits without a range.
+    """
+    if part is None and len(spectrum.parts) != 1:
+        shown = ", ".join(spectrum.parts[:10]) + (", ..." if len(spectrum.parts) > 10 else "")
+        raise InputError(f"there are {len(spectrum.parts)} parts: name one of {shown}, or draw all by densities()")
+    p = 0 if part is None else spectrum.index(part)
+    curves, view = _broaden(spectrum, [p], width, axis, linear, limits)
+    with theme.theme():
+        if ax is None:
+            ax = theme.figure(5.5, 3.8).subplots()
+            theme.keep_ticks(ax)
+        _draw(ax, spectrum, p, curves[0], view, name_length=56)
+        _scale(ax, view, curves)
+        x, y = _labels(view)
+        ax.set_xlabel(x)
+        ax.set_ylabel(y)
+    return ax
+
+
+def densities(
+    spectrum: Spectrum,
+    parts: Sequence[str] | None = None,
+    *,
+    width: str | float = "auto",
+    axis: str = "symlog",
+    linear: float = 1.0,
+    limits: tuple[float, float] | None = None,
+    columns: int | None = None,
+) -> Figure:
+    """Draw the spectral densities of several parts with one width and the same axes.
+
+    Args:
+        spectrum: the result.
+        parts: names, in the order of the panels; None for all.
+        width: as for `density`; a named width follows from the common range of the parts.
+        axis: "symlog" or "linear".
+        linear: as for `density`.
+        limits: as for `density`.
+        columns: panels in a row. None chooses, and draws more than 24 parts as a map: a row for each, the one with
+            most training samples on top, colour for the density, and beside it lambda_max and the trace. On a page
+            that `styled` chose a map begins at as many parts as have no room for panels.
+
+    Returns:
+        A new figure.
+
+    Raises:
+        InputError: no such part, an unknown axis or width, limits without a range, no columns, or a width too narrow
+            for a map.
+    """
+    chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
+    if not chosen:
+        raise InputError("there is no part to draw")
+    if columns is not None and columns < 1:
+        raise InputError(f"columns must be at least 1, got {columns}")
+    if columns is None and len(chosen) > grids.most_panels(MOST_PANELS):
+        return _map(spectrum, chosen, width, axis, linear, limits)
+    curves, view = _broaden(spectrum, chosen, width, axis, linear, limits)
+    n_columns = min(len(chosen), columns or max(3, math.isqrt(len(chosen) - 1) + 1))
+    n_rows = -(-len(chosen) // n_columns)
+    with theme.theme():
+        size = max(5.0, 2.6 * n_columns), max(3.6, 2.3 * n_rows + 0.5)
+        fig, panels, n_columns = grids.grid(len(chosen), n_columns, *size, sharex=True, sharey=True)
+        for ax, p, curve in zip(panels, chosen, curves, strict=True):
+            _draw(ax, spectrum, p, curve, view, name_length=56 if n_columns == 1 else 30)
+        _scale(panels[0], view, curves)
+        x, y = _labels(view)
+        fig.supxlabel(x, fontsize="medium")
+        fig.supylabel(y, fontsize="medium")
+    return fig
+
+
+def density_grid(
+    spectra: Mapping[str, Spectrum],
+    parts: Sequence[str],
+    *,
+    width: str | float = "auto",
+    axis: str = "symlog",
+    linear: float = 1.0,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw densities of several checkpoints side by side, a row for each part: the layout of the paper's Figure 9.
+
+    The paper's axis is that of `limits=(-100, 100)`. On a page that is too narrow for all checkpoints, but not for all
+    parts, rows and columns change places.
+
+    Args:
+        spectra: a column for each, by its name, as {"CE": ..., "CE + SAM": ...}.
+        parts: a row for each, as ("head", "tail"); all spectra must have them.
+        width: as for `density`; a named width follows from the common range of all panels.
+        axis: "symlog" or "linear".
+        linear: as for `density`.
+        limits: as for `density`.
+
+    Returns:
+        A new figure in which all panels have one width and the same axes.
+
+    Raises:
+        InputError: no spectra or parts, a part that a spectrum does not have, an unknown axis or width, or limits
+            without a range.
+    """
+    if not spectra or not parts:
+        raise InputError("a grid of densities needs at least one spectrum and one part")
+    cells = [(part, name, spectrum, spectrum.index(part)) for part in parts for name, spectrum in spectra.items()]
+    turned = len(spectra) > grids.most_columns() >= len(parts)
+    if turned:
+        cells = [cell for name in spectra for cell in cells if cell[1] == name]
+    ranges = [_broaden(spectrum, [p], "auto", axis, linear)[1] for _, _, spectrum, p in cells]
+    steps = max(spectrum.alpha.shape[2] for spectrum in spectra.values())
+    low, high = min(v.nodes[0] for v in ranges), max(v.nodes[1] for v in ranges)
+    sigma = quadrature.width_of(width, low, high, steps)
+    drawn = [_broaden(spectrum, [p], sigma, axis, linear, limits) for _, _, spectrum, p in cells]
+    view = replace(
+        drawn[0][1],
+        low=min(v.low for _, v in drawn),
+        high=max(v.high for _, v in drawn),
+        floor=min(v.floor for _, v in drawn),
+        nodes=(low, high),
+    )
+    curves = [found[0] for found, _ in drawn]
+    with theme.theme():
+        n_columns = len(parts) if turned else len(spectra)
+        size = max(3.4, 2.5 * len(spectra)), 2.3 * len(parts) + 0.7
+        fig, panels, _ = grids.grid(len(cells), n_columns, *size, sharex=True, sharey=True)
+        for ax, (_, name, spectrum, p), curve in zip(panels, cells, curves, strict=True):
+            _draw(ax, spectrum, p, curve, view, name_length=30)
+            ax.set_title(f"{theme.shorten(name, 24)}: {_title(spectrum, p, 30)}", parse_math=False)
+        _scale(panels[0], view, curves)
+        x, y = _labels(view)
+        fig.supxlabel(x, fontsize="medium")
+        fig.supylabel(y, fontsize="medium")
+    return fig
+
+
+def _broaden(
+    spectrum: Spectrum,
+    chosen: Sequence[int],
+    width: str | float,
+    axis: str,
+    linear: float,
+    limits: tuple[float, float] | None = None,
+    *,
+    common: bool = False,
+) -> tuple[list[quadrature.Density], _View]:
+    """Return the densities of some parts at one width; `common`: on the same points, evenly spaced on the axis."""
+    if axis not in quadrature.AXES:
+        raise InputError(f"--axis {axis!r} is unknown: choose linear or symlog")
+    if not linear > 0:
+        raise InputError(f"the linear range of the symlog axis must be positive, got {linear}")
+    found = [quadrature.nodes_and_weights(spectrum.alpha[p], spectrum.beta[p], spectrum.steps[p]) for p in chosen]
+    nodes = np.concatenate([n[np.isfinite(n)] for n, _ in found])
+    centres = quadrature.symlog(nodes, linear) if axis == "symlog" else nodes
+    low, high = float(centres.min()), float(centres.max())
+    sigma = quadrature.width_of(width, low, high, spectrum.alpha.shape[2])
+    margin = max(6 * sigma, 0.05 * (high - low))
+    ends = (low - margin, high + margin) if limits is None else _ends(limits, axis, linear)
+    one_eigenvalue = 1 / (math.sqrt(2 * math.pi) * sigma * spectrum.size)
+    view = _View(
+        axis=axis,
+        linear=linear,
+        width=sigma,
+        low=ends[0],
+        high=ends[1],
+        floor=min(FLOOR, 0.1 * one_eigenvalue),
+        nodes=(low, high),
+    )
+    grid = None
+    if common:
+        n_points = max(512, math.ceil((view.high - view.low) / (sigma / 4)))
+        if n_points > MOST_POINTS:
+            least = (view.high - view.low) * 4 / MOST_POINTS
+            raise InputError(
+                f"--width {sigma:.3g} is too narrow for a map of {len(chosen)} parts: "
+                f"take at least {least:.1g}, or at most {MOST_PANELS} parts"
+            )
+        grid = np.linspace(view.low, view.high, n_points)
+        grid = quadrature.symlog_inverse(grid, linear) if axis == "symlog" else grid
+    return [quadrature.density(n, w, width=sigma, axis=axis, grid=grid, linear=linear) for n, w in found], view
+
+
+def _ends(limits: tuple[float, float], axis: str, linear: float) -> tuple[float, float]:
+    """Return limits in units of the axis."""
+    low, high = limits
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"the axis of the eigenvalues cannot go from {low:g} to {high:g}")
+    low, high = quadrature.symlog(np.array(limits), linear) if axis == "symlog" else limits
+    return float(low), float(high)
+
+
+def _draw(ax: Axes, spectrum: Spectrum, p: int, curve: quadrature.Density, view: _View, *, name_length: int) -> None:
+    colour = theme.palette()[0]
+    mean, spread = curve.mean, curve.spread
+    if len(curve.curves) > 1:
+        lower = np.maximum(mean - spread, view.floor)  # a logarithmic axis has no place for less
+        upper = np.maximum(mean + spread, view.floor)
+        ax.fill_between(curve.eigenvalues, lower, upper, color=colour, alpha=0.3, linewidth=0)
+    ax.plot(curve.eigenvalues, mean, color=colour, linewidth=0.8)
+    ax.text(
+        0.98,
+        0.97,
+        _corner(spectrum, p),
+        transform=ax.transAxes,
+        ha="right",
+        va="top",
+        fontsize="small",
+        linespacing=1.3,
+    )
+    # A dollar sign in the name of a class must not begin a formula.
+    ax.set_title(_title(spectrum, p, name_length), parse_math=False)
+
+
+def _corner(spectrum: Spectrum, p: int) -> str:
+    matrix = MATRICES.get(spectrum.operator, "H")
+    if spectrum.converged[p]:
+        top = theme.number(spectrum.lambda_max[p])
+    else:
+        top = theme.with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p]) + ", not converged"
+    trace = theme.with_error(spectrum.trace[p], spectrum.trace_stderr[p])
+    return rf"$\lambda_{{\max}}$ = {top}" + "\n" + rf"Tr(${matrix}$) = {trace}"
+
+
+def _title(spectrum: Spectrum, p: int, name_length: int) -> str:
+    n, used, trained = (int(v[p]) for v in (spectrum.n_samples, spectrum.n_used, spectrum.train_counts))
+    lines = [theme.shorten(spectrum.parts[p], name_length)]
+    lines.append(f"n = {n:,}" + (f", {trained:,} in training" if trained != n else ""))
+    lines += [f"{used:,} summed over"] if used != n else []
+    return "\n".join(lines)
+
+
+def _labels(view: _View) -> tuple[str, str]:
+    eigenvalue = r"eigenvalue $\lambda$ (units of the loss)"
+    beyond = _beyond(view)
+    if view.axis == "linear":
+        return eigenvalue + beyond, r"density per unit of $\lambda$"
+    share = r"|\lambda|" if view.linear == 1 else rf"|\lambda| / {view.linear:g}"
+    scale = rf" on $s = \mathrm{{sign}}(\lambda)\,\log_{{10}}(1 + {share})$"
+    return eigenvalue + scale + beyond, r"density per unit of $s$"
+
+
+def _beyond(view: _View) -> str:
+    """Say which eigenvalues lie beyond the axis."""
+    ends = np.array(view.nodes)
+    low, high = quadrature.symlog_inverse(ends, view.linear) if view.axis == "symlog" else ends
+    found = [f"down to {theme.number(low)}"] * (view.nodes[0] < view.low)
+    found += [f"up to {theme.number(high)}"] * (view.nodes[1] > view.high)
+    return ("\nbeyond the axis: " + " and ".join(found)).replace("-", "\N{MINUS SIGN}") if found else ""
+
+
+def _scale(ax: Axes, view: _View, curves: Sequence[quadrature.Density]) -> None:
+    _scale_x(ax, view)
+    peak = max(float((c.mean + np.nan_to_num(c.spread)).max()) for c in curves)
+    ax.set_yscale("log")
+    ax.set_ylim(view.floor, peak * (peak / view.floor) ** 0.4)  # room for the corner's text
+
+
+def _scale_x(ax: Axes, view: _View) -> None:
+    if view.axis == "symlog":
+        theme.symlog_scale(ax, *view.limits, view.linear)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=theme.STEPS))
+    ax.set_xlim(view.limits)
+
+
+def _map(
+    spectrum: Spectrum,
+    chosen: Sequence[int],
+    width: str | float,
+    axis: str,
+    linear: float,
+    limits: tuple[float, float] | None,
+) -> Figure:
+    order = sorted(chosen, key=lambda p: -spectrum.train_counts[p])
+    curves, view = _broaden(spectrum, order, width, axis, linear, limits, common=True)
+    rows = np.arange(len(order))
+    row_height = min(0.16, max(0.105, 3 / len(order))) if len(order) <= MOST_LABELS else 12.6 / len(order)
+    with theme.theme():
+        height = row_height * len(order)
+        room = min(height, theme.LONGEST_MAP)
+        fig = theme.figure(10, 1.4 + height, theme.Room(least=room, most=room))
+        ratios = [6, 1.1, 1.1] if theme.is_narrow() else [5, 1.3, 1.3]
+        image, top, trace = fig.subplots(1, 3, sharey=True, width_ratios=ratios)
+        for ax in (image, top, trace):
+            theme.keep_ticks(ax)
+        values = np.stack([c.mean for c in curves])
+        colours = colormaps["viridis"]
+        mesh = image.pcolormesh(
+            curves[0].eigenvalues,
+            rows,
+            values,
+            norm=LogNorm(view.floor, values.max()),
+            cmap=colours.with_extremes(bad=colours(0), under=colours(0)),  # a density of zero is below the floor
+            shading="nearest",
+            rasterized=True,
+        )
+        _scale_x(image, view)
+        x, y = _labels(view)
+        image.set_xlabel(x)
+        image.grid(visible=False)
+        shown = -(-len(order) // MOST_LABELS)  # one label in so many rows
+        names = [f"{theme.shorten(spectrum.parts[p], 28)} ({spectrum.train_counts[p]:,})" for p in order]
+        size = min(8.0, 0.8 * 72 * row_height * shown)
+        image.set_yticks(rows[::shown], labels=names[::shown], fontsize=size, parse_math=False)
+        image.set_ylim(len(order) - 0.5, -0.5)
+        image.text(0, 1.005, "part (training samples)  ", transform=image.transAxes, ha="right", fontsize=size)
+        fig.colorbar(
+            mesh,
+            ax=image,
+            label=y,
+            extend="min",
+            location="top",
+            shrink=0.5,
+            aspect=12 if theme.is_narrow() else 30,
+            fraction=0.1 / height,  # of the axes' height, which is in inches
+            pad=0.05 / height,
+        )
+        _beside(top, rows, spectrum.lambda_max[order], spectrum.lambda_max_residual[order], spectrum.converged[order])
+        _beside(trace, rows, spectrum.trace[order], spectrum.trace_stderr[order], np.full(len(order), True))
+        hollow = "" if spectrum.converged[order].all() else "\nhollow: not converged"
+        top.set_xlabel(rf"$\lambda_{{\max}}$ ± {'error' if theme.is_narrow() else 'residual'}" + hollow)
+        trace.set_xlabel(rf"Tr(${MATRICES.get(spectrum.operator, 'H')}$) ± s.e.")
+    return fig
+
+
+def _beside(ax: Axes, rows: np.ndarray, values: np.ndarray, errors: np.ndarray, sure: np.ndarray) -> None:
+    colour = theme.palette()[3]
+    ax.errorbar(values, rows, xerr=np.nan_to_num(errors), fmt="none", ecolor=colour, elinewidth=0.8)
+    area = 9 if len(rows) <= MOST_LABELS else 2
+    ax.scatter(values[sure], rows[sure], s=area, color=colour)
+    ax.scatter(values[~sure], rows[~sure], s=area, facecolor=ground(), edgecolor=colour, linewidth=0.8, zorder=3)
+    theme.log_scale(ax.xaxis, values)
+    ax.tick_params(labelleft=False)

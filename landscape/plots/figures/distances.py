@@ -1,0 +1,379 @@
+"""Distances between convergence points: clustered maps, what each point costs each part, and curves over training.
+
+Of several runs, maps and curves show the mean; where points are few enough for numbers, the standard deviation over
+runs stands beside it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize, SymLogNorm, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from landscape.errors import InputError
+from landscape.plots.layout import grids, theme
+from landscape.results import Distances
+
+MOST_NUMBERS = 12
+"""Rows of a map whose cells hold numbers."""
+MOST_NAMES = 60
+MATRICES = {
+    "euclidean": "Euclidean distance",
+    "filter_normalised": "filter-normalised distance",
+    "fisher": "Fisher-weighted distance\n(rows: whose Fisher)",
+    "cosine": "cosine of displacements",
+}
+_BARS = {"fisher": "share of the row's largest", "cosine": "cosine"}
+_STYLES = ("-", "--", "-.", ":")  # so that curves are seen which lie on one another
+
+
+def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the four distances as maps whose rows are clustered, so that points that lie together stand together.
+
+    The order is that of average-linkage clustering of the Euclidean distances, the same in all maps. Fisher-weighted
+    distances compare within a row, so that colours are shares of the row's largest there; the numbers are distances.
+
+    Args:
+        distances: the result.
+        parts: the points of these parts only, with all other models; None for all.
+
+    Returns:
+        A new figure.
+
+    Raises:
+        InputError: no such part.
+    """
+    chosen = _points(distances, parts)
+    order = [chosen[i] for i in clustered(distances.euclidean.mean(0)[np.ix_(chosen, chosen)])]
+    names = [_label(distances, i) for i in order]
+    size = max(3.2, min(7.0, 0.42 * len(order) + 1.6))
+    with theme.theme():
+        inches = 2 * size, 2 * size * 0.92
+        fig, panels, _ = grids.grid(4, 2, *inches, ratio=1.0, **grids.shared("x", "y"))
+        for ax, (field, title) in zip(panels, MATRICES.items(), strict=True):
+            values = getattr(distances, field)[:, order][:, :, order]
+            mean = values.mean(0)
+            signed = field == "cosine"
+            shades = _of_rows(mean) if field == "fisher" else mean
+            norm: Normalize = TwoSlopeNorm(0, -1, 1) if signed else _from_zero(shades)
+            colours, label = "PuOr_r" if signed else "viridis", _BARS.get(field, "distance")
+            _map(fig, ax, mean, _spread(values), names, names, norm, label, colours=colours, shades=shades)
+            ax.set_title(title)
+        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+    return fig
+
+
+def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the loss of every part at every point, and the worst barrier that a part meets between two points.
+
+    Args:
+        distances: the result.
+        parts: columns; None for all.
+
+    Returns:
+        A new figure; the second map is there where barriers were computed.
+
+    Raises:
+        InputError: no such part.
+    """
+    columns = _parts(distances, parts)
+    rows = list(range(len(distances.points)))
+    names = [_label(distances, i) for i in rows]
+    heads = [f"{theme.shorten(distances.parts[p], 20)} ({distances.train_counts[p]:,})" for p in columns]
+    barriers = np.isfinite(distances.barrier).any()
+    width = max(4.0, min(9.0, 0.45 * len(columns) + 2.6))
+    with theme.theme():
+        inches = width * (1 + barriers), max(3.2, min(9.0, 0.34 * len(rows) + 1.8))
+        n = 1 + int(barriers)
+        fig, axes, _ = grids.grid(n, n, *inches, least=grids.LEAST_MAP, **grids.shared("y"))
+        loss = distances.loss[:, :, columns]
+        mean = loss.mean(0)
+        positive = mean[np.isfinite(mean) & (mean > 0)]
+        low, high = (positive.min(), positive.max()) if len(positive) else (1e-3, 1.0)
+        norm: Normalize = LogNorm(low, high * 1.0001) if high > 10 * low else Normalize(0, high)
+        _map(fig, axes[0], mean, _spread(loss), names, heads, norm, "mean loss")
+        axes[0].set_title("loss of the part (column)\nat the point (row)")
+        if barriers:
+            worst = distances.barrier[:, :, :, columns].max(axis=2)
+            mean = worst.mean(0)
+            _map(fig, axes[1], mean, _spread(worst), names, heads, _from_zero(mean), "rise of the loss")
+            axes[1].set_title("highest barrier of the part (column)\non the way to any other point")
+        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+    return fig
+
+
+def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
+    """Draw for each part the barriers between all pairs of points, and the rises that the points' Hessians predict.
+
+    Args:
+        distances: the result.
+        parts: whose barriers; None for all, of which the first twelve are drawn, by training samples.
+
+    Returns:
+        A new figure; a panel for each part, with one scale, and the last for the predicted rises where there are any.
+
+    Raises:
+        InputError: no such part, or neither barriers nor rises were computed.
+    """
+    chosen = sorted(_parts(distances, parts), key=lambda p: -distances.train_counts[p])[:MOST_NUMBERS]
+    barriers, rises = np.isfinite(distances.barrier).any(), distances.hessian_rise
+    if not barriers and rises is None:
+        raise InputError(
+            "the file holds neither barriers nor predicted rises: compute it with --barriers or --curvature"
+        )
+    order = clustered(distances.euclidean.mean(0))
+    names = [_label(distances, i) for i in order]
+    maps: list[tuple[str, np.ndarray, Normalize, str, str]] = []
+    if barriers:
+        shared = _from_zero(distances.barrier[..., chosen].mean(0))
+        for p in chosen:
+            title = f"barrier of {theme.shorten(distances.parts[p], 20)} ({distances.train_counts[p]:,})"
+            maps.append((title, distances.barrier[..., p], shared, "rise of the loss", "viridis"))
+    if rises is not None:
+        most = float(np.abs(rises.mean(0)).max()) or 1.0
+        norm: Normalize = SymLogNorm(most / 10, vmin=-most, vmax=most)
+        title = "rise that the Hessian of the row's part\npredicts towards the column"
+        maps.append((title, rises, norm, "rise of the loss", "PuOr_r"))
+    side, n_columns = max(3.2, min(6.0, 0.42 * len(order) + 1.6)), min(len(maps), 3)
+    with theme.theme():
+        inches = n_columns * side, -(-len(maps) // n_columns) * side * 0.92
+        asked = {"least": grids.LEAST_MAP, "ratio": 1.0, **grids.shared("x", "y")}
+        fig, axes, _ = grids.grid(len(maps), n_columns, *inches, **asked)
+        for ax, (title, values, norm, label, colours) in zip(axes, maps, strict=False):
+            values = values[:, order][:, :, order]
+            _map(fig, ax, values.mean(0), _spread(values), names, names, norm, label, colours=colours)
+            ax.set_title(title, parse_math=False)
+        fig.suptitle(_about(distances), fontsize="medium", parse_math=False)
+    return fig
+
+
+def point_map(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
+    """Lay the points out on a plane so that their distances there are nearly the Euclidean ones.
+
+    Points in one place are rings around each other.
+
+    Classical scaling (Torgerson 1952): the two leading eigenvectors of the doubly centred squared distances. The share
+    of these that the plane holds stands at its axes; points near each other on it may be far apart in what it lacks.
+
+    Args:
+        distances: the result; of several runs the mean distance is taken.
+        parts: the points of these parts only, with all other models; None for all.
+
+    Returns:
+        A new figure.
+
+    Raises:
+        InputError: no such part, or fewer than three points.
+    """
+    chosen = _points(distances, parts)
+    if len(chosen) < 3:
+        raise InputError("a map of points needs three of them")
+    places, shares = scaled(distances.euclidean.mean(0)[np.ix_(chosen, chosen)])
+    by_count = sorted(
+        (i for i in chosen if distances.points[i] in distances.parts), key=lambda i: -_count(distances, i)
+    )
+    with theme.theme():
+        fig, (ax,), _ = grids.grid(1, 1, 6.6, 4.8, ratio=1.0)
+        few = len(by_count) <= len(theme.palette())
+        colours = dict(zip(by_count, theme.palette() if few else theme.shades(len(by_count)), strict=False))
+        near = 0.02 * np.ptp(places, axis=0).max()
+        for k, (i, place) in enumerate(zip(chosen, places, strict=True)):
+            sign, colour = ("o", colours[i]) if i in colours else ("D", theme.muted())
+            below = int((np.linalg.norm(places[:k] - place, axis=1) <= near).sum())  # rings around those drawn already
+            face = "none" if below else colour
+            size = 6 + 3.5 * below
+            label = _label(distances, i)
+            ax.plot(*place, sign, color=colour, markerfacecolor=face, markersize=size, markeredgewidth=1.5, label=label)
+        ax.margins(0.12)
+        ax.set_aspect("equal", adjustable="datalim")
+        for k, name in enumerate("xy"):
+            ax.set(**{f"{name}label": f"Euclidean distance ({100 * shares[k]:.3g} % of the squares)"})
+        handles = ax.get_legend_handles_labels()[0]
+        grids.legend(fig, [Line2D([], [], **_sign(h)) for h in handles])
+        fig.suptitle(_about(distances).replace("; over", ";\nover"), fontsize="medium", parse_math=False)
+    return fig
+
+
+def _sign(line: Line2D) -> dict[str, Any]:
+    """Return how a legend shows a point, whatever the size of its ring."""
+    face = line.get_markerfacecolor()
+    return {
+        "linestyle": "none",
+        "marker": line.get_marker(),
+        "color": line.get_color(),
+        "markerfacecolor": face,
+        "markersize": 6,
+        "label": line.get_label(),
+    }
+
+
+def scaled(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return places on a plane whose distances are those of a matrix as nearly as two axes allow.
+
+    Args:
+        matrix: (Q, Q) distances.
+
+    Returns:
+        The places, (Q, 2), centred, and the share of the squared distances that each axis holds, (2,).
+    """
+    centring = np.eye(len(matrix)) - 1 / len(matrix)
+    values, vectors = np.linalg.eigh(-centring @ matrix**2 @ centring / 2)
+    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    places = vectors[:, :2] * np.sqrt(values[:2])
+    places *= np.where(places[np.abs(places).argmax(0), (0, 1)] < 0, -1.0, 1.0)
+    return places, values[:2] / (values.sum() or 1.0)
+
+
+def distances_along(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
+    """Draw how far training is from each convergence point over the epochs, with the spread over runs as a band.
+
+    Args:
+        distances: the result.
+        parts: the points of these parts only, with all other models; None for all.
+
+    Returns:
+        A new figure.
+
+    Raises:
+        InputError: no such part, or the result holds no snapshots along training.
+    """
+    if not len(distances.epoch):
+        raise InputError("the file holds no distances along training: compute it with --along")
+    chosen = _points(distances, parts)
+    counts = [_count(distances, i) for i in chosen]
+    with theme.theme():
+        fig, (ax,), _ = grids.grid(1, 1, 6.2, 3.8)
+        few = len(chosen) <= len(theme.palette())
+        shades = theme.shades(len(chosen))
+        for k, i in enumerate(sorted(chosen, key=lambda i: -counts[chosen.index(i)])):
+            colour = theme.palette()[k] if few else shades[k]
+            values = distances.along_training[:, :, i]
+            label = theme.shorten(distances.points[i], 24) if few or k in (0, len(chosen) - 1) else None
+            style = _STYLES[k % len(_STYLES)] if few else "-"
+            ax.plot(distances.epoch, values.mean(0), style, color=colour, label=label, linewidth=1.2)
+            if len(values) > 1:
+                mean, spread = values.mean(0), values.std(0, ddof=1)
+                ax.fill_between(distances.epoch, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        ax.set_xlabel("epoch")
+        ax.set_ylabel(f"distance to the convergence point\n({distances.parameters}, Euclidean)")
+        ax.set_ylim(bottom=0)
+        grids.legend(fig, ax.get_legend_handles_labels()[0])
+        fig.suptitle(_about(distances).replace("; over", ";\nover"), fontsize="medium", parse_math=False)
+    return fig
+
+
+def clustered(matrix: np.ndarray) -> list[int]:
+    """Return an order in which points that are near each other stand next to each other.
+
+    Args:
+        matrix: (Q, Q) distances.
+
+    Returns:
+        Q positions, by average-linkage clustering; the given order where two points or fewer leave nothing to choose.
+    """
+    if len(matrix) < 3 or not np.isfinite(matrix).all():
+        return list(range(len(matrix)))
+    symmetric = (matrix + matrix.T) / 2
+    np.fill_diagonal(symmetric, 0.0)
+    return [int(i) for i in leaves_list(linkage(squareform(symmetric, checks=False), "average", optimal_ordering=True))]
+
+
+def _map(
+    fig: Figure,
+    ax: Axes,
+    values: np.ndarray,
+    spread: np.ndarray | None,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    norm: Normalize,
+    label: str,
+    *,
+    colours: str = "viridis",
+    shades: np.ndarray | None = None,
+) -> None:
+    """Draw a map with its colour bar; `shades`: what the colours tell, where that is not the values themselves."""
+    shades = values if shades is None else shades
+    cmap = colormaps[colours].with_extremes(bad="0.8")
+    image = ax.imshow(np.ma.masked_invalid(shades), cmap=cmap, norm=norm, aspect="auto")
+    ax.grid(visible=False)
+    for axis, names, rotation in ((ax.xaxis, columns, 90), (ax.yaxis, rows, 0)):
+        step = -(-len(names) // MOST_NAMES)
+        ticks = list(range(0, len(names), step))
+        axis.set_ticks(ticks, labels=[names[i] for i in ticks], rotation=rotation, parse_math=False)
+        axis.set_tick_params(labelsize=7 if len(names) <= 30 else 5)
+    longest = 7 if max(values.shape) <= 6 else 6  # letters of a number
+    if max(values.shape) <= MOST_NUMBERS:
+        for i, j in np.ndindex(*values.shape):
+            if not np.isfinite(values[i, j]):
+                continue
+            text = _short(float(values[i, j]), 3, longest)
+            text += "" if spread is None else f"\n±{_short(float(spread[i, j]), 1, longest)}"
+            bright = np.dot(cmap(norm(shades[i, j]))[:3], (0.3, 0.6, 0.1)) > 0.55
+            ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="0.1" if bright else "0.95")
+    fig.colorbar(image, ax=ax, shrink=0.8, label=label, **grids.bar_place())
+
+
+def _short(value: float, digits: int, longest: int) -> str:
+    """Write a number for a cell of a map, "0.0851" or "8.1e-5"."""
+    text = f"{value:.{digits}g}"
+    if "e" not in text and len(text) <= longest:
+        return text
+    factor, power = f"{value:.{min(digits, 2) - 1}e}".split("e")
+    return f"{factor.removesuffix('.0')}e{int(power)}"
+
+
+def _from_zero(values: np.ndarray) -> Normalize:
+    return Normalize(0, float(np.nanmax(values, initial=0.0)) or 1.0)
+
+
+def _of_rows(values: np.ndarray) -> np.ndarray:
+    """Return values as shares of the largest in their row; rows of zeros and unknown ones stay."""
+    largest = np.nan_to_num(values).max(axis=1, keepdims=True)
+    shares: np.ndarray = np.divide(values, largest, out=values.copy(), where=largest > 0)
+    return shares
+
+
+def _spread(values: np.ndarray) -> np.ndarray | None:
+    """Return the standard deviation over runs, or None for one run, which has none."""
+    return None if len(values) < 2 else np.asarray(values.std(0, ddof=1))
+
+
+def _points(distances: Distances, parts: Sequence[str] | None) -> list[int]:
+    """Return the points that are drawn: those of the chosen parts, and those that are of no part."""
+    wanted = {distances.parts[p] for p in _parts(distances, parts)}
+    kept = [i for i, name in enumerate(distances.points) if name in wanted or name not in distances.parts]
+    if not kept:
+        raise InputError("there is no point to draw")
+    return kept
+
+
+def _parts(distances: Distances, parts: Sequence[str] | None) -> list[int]:
+    for name in parts or ():
+        if name not in distances.parts:
+            raise InputError(f"no part {name!r}; there are {', '.join(distances.parts[:10])}")
+    return [p for p, name in enumerate(distances.parts) if parts is None or name in parts]
+
+
+def _count(distances: Distances, point: int) -> int:
+    name = distances.points[point]
+    return int(distances.train_counts[distances.parts.index(name)]) if name in distances.parts else -1
+
+
+def _label(distances: Distances, point: int) -> str:
+    """Return the name of a point, with the training samples of its part or the epoch that it is of."""
+    name, count = distances.points[point], _count(distances, point)
+    epoch = distances.point_epoch[:, point].mean()
+    words = [f"{count:,}"] if count >= 0 else []
+    words += [f"epoch {epoch:g}"] if np.isfinite(epoch) else []
+    return theme.shorten(name, 20) + (f" ({', '.join(words)})" if words else "")
+
+
+def _about(distances: Distances) -> str:
+    runs = "" if len(distances.runs) == 1 else f", mean of {len(distances.runs)} runs"
+    return f"points: {distances.source}; over {distances.size:,} parameters ({distances.parameters}){runs}"

@@ -1,0 +1,342 @@
+"""Features class by class: their quality, the angles between class means, and how far they have collapsed.
+
+Classes stand in the order of their training samples, the most frequent first.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from landscape.errors import InputError
+from landscape.plots.layout import grids, theme
+from landscape.plots.layout.panels import ink
+from landscape.results import Features
+
+MOST_NAMES = 12  # classes that are named one by one
+MOST_LABELS = 120  # rows and columns of a map that are labelled
+_MARKERS = "os"  # a second shape where the ten colours are used up
+
+_QUALITY = (
+    ("quality", r"$Q$ = Dis $-$ {beta:g} log Var"),
+    ("quality_inverse", r"$-$1 / Dis $-$ log Var"),
+    ("distance", "Dis: distance to the nearest class mean"),
+    ("variance", "Var: variance within the class"),
+)
+_FORMS = {"paper": "quality", "inverse": "quality_inverse"}
+_COLLAPSE = (
+    ("NC1: within over between classes", {"within_between": ""}),
+    (
+        "NC2: class means of equal norms and angles",
+        {"norm_variation": "norms: spread over mean", "angle_deviation": r"angles: |cos + 1 / ($C-$1)|"},
+    ),
+    ("NC3: classifier against class means", {"duality": ""}),
+    ("NC4: share not of the nearest mean", {"mean_disagreement": ""}),
+)
+
+
+def class_quality(features: Features, parts: Sequence[str] | None = None) -> Figure:
+    """Draw feature quality, in both forms, and its two components (the paper's Figure 2).
+
+    Of several checkpoints curves over the epochs, in which the most frequent and the rarest class stand out; of one,
+    points against the training samples.
+
+    Args:
+        features: the result.
+        parts: names of classes; None for all.
+
+    Returns:
+        A new figure with four axes.
+
+    Raises:
+        InputError: no such class.
+    """
+    chosen = _chosen(features, parts)
+    with theme.theme():
+        fig, panels, _ = grids.grid(4, 4, 12.6, 3.2)
+        for ax, (name, label) in zip(panels, _QUALITY, strict=True):
+            values = getattr(features, name)
+            if len(features.points) > 1:
+                _curves(ax, features, values, chosen)
+            else:
+                _points(ax, features, values[0], chosen)
+            known = values[:, chosen][np.isfinite(values[:, chosen])]
+            if name == "variance" and known.size:
+                theme.log_scale(ax.yaxis, known)
+            unknown = int(np.isnan(values[-1, chosen]).sum())
+            missing = f"\nunknown for {unknown} of {len(chosen)} classes" if unknown else ""
+            ax.set_title(label.format(beta=features.beta) + missing)
+        _legend(fig, panels[0])
+        fig.suptitle(_about(features), fontsize=9, parse_math=False)
+    return fig
+
+
+def compare_quality(
+    results: Mapping[str, Features], parts: Sequence[str] | None = None, *, form: str = "paper"
+) -> Figure:
+    """Draw the feature quality of several runs side by side, on one scale (the paper's Figure 2).
+
+    Args:
+        results: name of the run, for its title -> its features at several checkpoints.
+        parts: names of classes, which each run must have; None for all.
+        form: "paper", Dis - beta log Var, or "inverse", -1 / Dis - log Var.
+
+    Returns:
+        A new figure with an axes for each run.
+
+    Raises:
+        InputError: no runs, no such class, fewer than two checkpoints, or an unknown form.
+    """
+    if not results:
+        raise InputError("there is no run to draw")
+    if form not in _FORMS:
+        raise InputError(f"quality {form!r} is unknown: choose {' or '.join(_FORMS)}")
+    for name, features in results.items():
+        if len(features.points) < 2:
+            raise InputError(f"{name}: one checkpoint has no course: give --ckpt the folder of a run, or a glob")
+    field = _FORMS[form]
+    with theme.theme():
+        n = len(results)
+        fig, axes, _ = grids.grid(n, n, max(5.5, 3.4 * n + 1.6), 3.4, sharey=True)
+        for ax, (name, features) in zip(axes, results.items(), strict=True):
+            _curves(ax, features, getattr(features, field), _chosen(features, parts))
+            ax.set_title(name, parse_math=False)
+        beta = next(iter(results.values())).beta
+        axes[0].set_ylabel("feature quality\n" + dict(_QUALITY)[field].format(beta=beta))
+        labelled = {h.get_label(): h for ax in axes for h in ax.get_legend_handles_labels()[0]}
+        grids.legend(fig, list(labelled.values()), "class (training samples)")
+    return fig
+
+
+def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the cosines between centred class means as a map; of several checkpoints those of the first and the last.
+
+    White is the angle of neural collapse, -1 / (C - 1), as wide as all pairs can be at once. Classes of red pairs lie
+    closer to each other, of blue ones further apart. The scale is that of the pair that is furthest from white.
+
+    Args:
+        features: the result.
+        parts: names of classes; None for all.
+
+    Returns:
+        A new figure with a map for each of the checkpoints and a colour bar.
+
+    Raises:
+        InputError: no such class, fewer than two of them, or so many that their angles were not kept.
+    """
+    chosen = _chosen(features, parts)
+    if features.mean_cosine is None:
+        raise InputError(
+            f"the angles between {len(features.parts):,} classes were not kept: --kind quality or collapse"
+        )
+    if len(chosen) < 2:
+        raise InputError("there are no angles between fewer than two classes")
+    shown = sorted({0, len(features.points) - 1})
+    maps = features.mean_cosine[shown][:, chosen][:, :, chosen]
+    maps[:, np.arange(len(chosen)), np.arange(len(chosen))] = np.nan  # a class with itself
+    widest = -1 / max(1, int((features.n_samples > 0).sum()) - 1)
+    limit = max(0.05, float(np.nanmax(np.abs(maps - widest), initial=0)))
+    few = len(chosen) <= MOST_NAMES
+    size = 0.36 if few else max(0.09, 4.5 / len(chosen))  # inches of one class
+    with theme.theme():
+        side = size * min(len(chosen), MOST_LABELS)
+        inches = max(3.4, side + 0.6) * len(shown) + 2.0, max(3.2, side + 1.4)
+        fig, panels, _ = grids.grid(len(shown), len(shown), *inches, least=grids.LEAST_MAP, ratio=1.0, sharey=True)
+        for ax, k, values in zip(panels, shown, maps, strict=True):
+            mesh = ax.imshow(
+                values,
+                norm=Normalize(widest - limit, widest + limit),
+                cmap=colormaps["RdBu_r"].with_extremes(bad="0.75"),
+                interpolation="none",
+                aspect="auto",
+            )
+            ax.grid(visible=False)
+            for (i, j), value in np.ndenumerate(values) if few else ():
+                light = abs(value - widest) > 0.6 * limit
+                if np.isfinite(value):
+                    ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6, color="w" if light else "k")
+            _names(ax, features, chosen, font=min(8.0, 0.8 * 72 * size))
+            ax.set_title(_point(features, k) if len(shown) > 1 else "", parse_math=False)
+        place = grids.bar_place()
+        bar = fig.colorbar(mesh, ax=panels, label="cosine of the centred class means", aspect=30, pad=0.02, **place)
+        (bar.ax.axvline if place else bar.ax.axhline)(widest, color="k", linewidth=0.8)
+        ends = bar.ax.set_xlim if place else bar.ax.set_ylim
+        ends(max(-1, widest - limit), min(1, widest + limit))  # white is not in the middle of all cosines
+        bar.ax.set_title(f"white: {widest:.3g}", fontsize=7)
+        fig.suptitle(_about(features), fontsize=9, parse_math=False)
+    return fig
+
+
+def neural_collapse(features: Features, parts: Sequence[str] | None = None) -> Figure:
+    """Draw NC1 to NC4: over the epochs, or of one checkpoint what each class adds to them.
+
+    Args:
+        features: the result.
+        parts: names of the classes that are drawn for one checkpoint, None for all. Numbers are those of all classes.
+
+    Returns:
+        A new figure with four axes.
+
+    Raises:
+        InputError: no such class.
+    """
+    chosen = _chosen(features, parts)
+    with theme.theme():
+        fig, panels, _ = grids.grid(4, 4, 12.6, 3.2 if len(features.points) > 1 else 3.5)
+        if len(features.points) > 1:
+            _collapse_curves(list(panels), features)
+        else:
+            _collapse_bars(list(panels), features, chosen)
+        fig.suptitle(_about(features), fontsize=9, parse_math=False)
+    return fig
+
+
+def _chosen(features: Features, parts: Sequence[str] | None) -> list[int]:
+    names = features.parts if parts is None else parts
+    for name in names:
+        if name not in features.parts:
+            raise InputError(f"no class {name!r}; there are {', '.join(features.parts)}")
+    if not len(names):
+        raise InputError("there is no class to draw")
+    return sorted((features.parts.index(name) for name in names), key=lambda c: -features.train_counts[c])
+
+
+def _about(features: Features) -> str:
+    about = features.provenance
+    network = " ".join(str(about[key]) for key in ("method", "model") if about.get(key))
+    data = about.get("data") or {}
+    samples = f"features of {about.get('split')} samples of {data.get('name')}" if data else ""
+    return ", ".join(filter(None, [network, samples, _point(features, 0) if len(features.points) == 1 else ""]))
+
+
+def _point(features: Features, k: int) -> str:
+    epoch = "" if np.isnan(features.epoch[k]) else f", epoch {features.epoch[k]:g}"
+    return f"{theme.shorten(features.points[k], 32)}{epoch}"
+
+
+def _label(features: Features, c: int) -> str:
+    return f"{theme.shorten(features.parts[c], 20)} ({features.train_counts[c]:,})"
+
+
+def _course(features: Features) -> tuple[np.ndarray, np.ndarray, str]:
+    """Return the order of the checkpoints, their places on the x axis, and what these are."""
+    known = np.isfinite(features.epoch).all() and len(set(features.epoch.tolist())) == len(features.epoch)
+    x = features.epoch if known else np.arange(len(features.points), dtype=float)
+    order = np.argsort(x)
+    return order, x[order], "epoch" if known else "checkpoint, in order"
+
+
+def _line(ax: Axes, x: np.ndarray, values: np.ndarray, **style: object) -> None:
+    marker = "o" if len(x) < 20 else ""
+    ax.plot(x, values, marker=marker, markersize=2.5, linewidth=1.4, **style)  # type: ignore[arg-type]
+
+
+def _curves(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[int]) -> None:
+    """Draw a line for each class, with the most frequent and the rarest in colour."""
+    order, x, label = _course(features)
+    colours = theme.palette()
+    measured = [c for c in chosen if np.isfinite(features.quality[:, c]).any()]
+    ends = {}
+    if len(measured) > 2 and len(set(features.train_counts[measured])) > 1:
+        ends = {measured[0]: colours[0], measured[-1]: colours[3]}
+    if not ends and len(chosen) <= MOST_NAMES:  # of a balanced data set none stands out
+        ends = {c: colours[i % len(colours)] for i, c in enumerate(chosen)}
+    for c, colour in ends.items():
+        _line(ax, x, values[order, c], color=colour, label=_label(features, c))
+    others = [c for c in chosen if c not in ends]
+    if others:
+        lines = ax.plot(x, values[order][:, others], color=theme.muted(), linewidth=0.6, zorder=1)
+        lines[0].set_label("the other classes" if ends else "all classes")
+    ax.set_xlabel(label)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _points(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[int]) -> None:
+    colours = theme.palette()
+    counts = features.train_counts[list(chosen)]
+    alike = len(chosen) > 1 and len(set(counts)) == 1  # of a balanced data set: side by side
+    x = np.arange(len(chosen)) if alike else counts
+    if len(chosen) > MOST_NAMES:
+        ax.plot(x, values[list(chosen)], "o", markersize=3, color=colours[0])
+    else:
+        for i, c in enumerate(chosen):
+            colour, marker = colours[i % len(colours)], _MARKERS[i // len(colours)]
+            ax.plot(x[i], values[c], marker, markersize=4.5, color=colour, label=_label(features, c))
+    if alike:
+        ax.set_xticks([])
+        ax.set_xlabel(f"classes, each with {counts[0]:,} training samples")
+    else:
+        theme.log_scale(ax.xaxis, counts)
+        ax.set_xlabel("training samples of the class")
+
+
+def _legend(fig: Figure, ax: Axes) -> None:
+    handles, _ = ax.get_legend_handles_labels()
+    if handles:
+        grids.legend(fig, handles, "class (training samples)")
+
+
+def _names(ax: Axes, features: Features, chosen: Sequence[int], font: float) -> None:
+    """Label the rows and columns of a map, each or as many as can be read."""
+    places = range(0, len(chosen), -(-len(chosen) // MOST_LABELS))
+    names = [theme.shorten(features.parts[chosen[i]], 20) for i in places]
+    counted = [_label(features, chosen[i]) for i in places]
+    ax.set_yticks(places, labels=counted, fontsize=max(2.5, font), parse_math=False)
+    ax.set_xticks(places, labels=names, fontsize=max(2.5, font), rotation=90, parse_math=False)
+
+
+def _collapse_curves(panels: Sequence[Axes], features: Features) -> None:
+    order, x, label = _course(features)
+    for ax, (title, lines) in zip(panels, _COLLAPSE, strict=True):
+        for colour, (name, text) in zip(theme.palette(), lines.items(), strict=False):
+            _line(ax, x, getattr(features, name)[order], color=colour, label=text)
+        values = np.concatenate([getattr(features, name) for name in lines])
+        known = values[np.isfinite(values)]
+        if "within_between" in lines and known.size:
+            theme.log_scale(ax.yaxis, known)
+        if ax.get_yscale() == "linear":
+            ax.set_ylim(0, max(0.05, 1.05 * known.max(initial=0)))
+        if len(lines) > 1:
+            ax.legend(frameon=False, fontsize="small")
+        ax.set_title(title)
+        ax.set_xlabel(label)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _collapse_bars(panels: Sequence[Axes], features: Features, chosen: Sequence[int]) -> None:
+    """Draw, class by class, what would be 0, 1, 1 and 0 if all had collapsed."""
+    norms = features.mean_norm[0]
+    known = norms[np.isfinite(norms)]
+    square, mean = (known @ known / len(known), known.mean()) if known.size else (np.nan, np.nan)
+    number = {name: theme.number(float(getattr(features, name)[0])) for _, lines in _COLLAPSE for name in lines}
+    drawn = (
+        (features.variance[0] / square, r"Var over mean $|\mu_c - \mu|^2$", "NC1 = {within_between}", 0),
+        (
+            norms / mean,
+            r"$|\mu_c - \mu|$ over its mean",
+            "NC2 = {norm_variation} (norms), {angle_deviation} (angles)",
+            1,
+        ),
+        (features.alignment[0], r"cosine of $\mu_c - \mu$ and $w_c$", "NC3 = {duality}", 1),
+        (features.disagreement[0], "share not of the nearest mean", "NC4 = {mean_disagreement}", 0),
+    )
+    named = len(chosen) <= MOST_NAMES
+    for ax, (values, label, title, collapsed) in zip(panels, drawn, strict=True):
+        shown = values[list(chosen)]
+        ax.bar(np.arange(len(chosen)), shown, width=0.75 if named else 1.0, linewidth=0, color=theme.palette()[0])
+        ax.axhline(collapsed, color=ink(), linewidth=0.9, linestyle="--")
+        if not (shown < 0).any():
+            ax.set_ylim(0, max(0.05, collapsed * 1.1, 1.05 * np.nanmax(shown, initial=0)))
+        ax.set_ylabel(label)
+        ax.set_title(title.format(**number))
+        ax.yaxis.set_major_locator(MaxNLocator(5, steps=theme.STEPS))
+        ax.grid(visible=False, axis="x")
+        if named:
+            labels = [_label(features, c) for c in chosen]
+            ax.set_xticks(np.arange(len(chosen)), labels=labels, rotation=90, fontsize=7, parse_math=False)
+        else:
+            ax.set_xlabel("rank of the class by training samples")

@@ -1,0 +1,193 @@
+"""How a training went: curves over epochs, whole and class by class from the most frequent to the rarest."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from landscape.errors import InputError
+from landscape.plots.layout import grids, theme
+from landscape.plots.layout.scales import spans_decades
+from landscape.results import History
+
+MOST_NAMES = 12
+
+
+def training(history: History, parts: Sequence[str] | None = None) -> Figure:
+    """Draw loss, accuracy and the accuracy of each class over the epochs.
+
+    Args:
+        history: the result.
+        parts: names of classes; None for all.
+
+    Returns:
+        A new figure with three axes.
+
+    Raises:
+        InputError: no such class.
+    """
+    chosen = _chosen(history, parts)
+    with theme.theme():
+        fig, (loss, accuracy, classes), _ = grids.grid(3, 3, 11, 3.4)
+        colours = theme.palette()
+        for ax, what in ((loss, "loss"), (accuracy, "accuracy")):
+            for colour, split in zip(colours, ("train", "test"), strict=False):
+                _line(ax, history.epoch, getattr(history, f"{split}_{what}"), color=colour, label=split)
+            ax.set_ylabel({"loss": "mean loss", "accuracy": "accuracy"}[what])
+            ax.legend(frameon=False, fontsize="small")
+        _per_class(fig, classes, history, history.test_accuracy_per_class, chosen)
+        classes.set_ylabel("test accuracy of the class")
+        for ax in (accuracy, classes):
+            ax.set_ylim(-0.02, 1.02)
+        _epochs(loss, accuracy, classes)
+        loss.set_title(f"{history.method}; test: cross-entropy")
+    return fig
+
+
+def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the feature quality of each class over the epochs, with its two components (the paper's Figure 2).
+
+    Args:
+        history: the result.
+        parts: names of classes; None for all.
+
+    Returns:
+        A new figure with three axes.
+
+    Raises:
+        InputError: no such class, or the run did not measure feature quality.
+    """
+    chosen = _chosen(history, parts)
+    _measured(history, history.quality, "feature quality", "--statistics-every")
+    with theme.theme():
+        fig, panels, _ = grids.grid(3, 3, 11, 3.4)
+        for ax, name, label in (
+            (panels[0], "quality", "feature quality $Q$"),
+            (panels[1], "distance", "distance to the nearest class mean"),
+            (panels[2], "variance", "variance within the class"),
+        ):
+            values = getattr(history, name)
+            _per_class(fig if ax is panels[2] else None, ax, history, values, chosen)
+            known = values[:, chosen]
+            if name == "variance" and np.isfinite(known).any():
+                theme.log_scale(ax.yaxis, known[np.isfinite(known)])
+            ax.set_ylabel(label)
+        _epochs(*panels)
+        panels[0].set_title(history.method)
+    return fig
+
+
+def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the cosine of class and batch gradients over the epochs (the paper's Figure 6).
+
+    Args:
+        history: the result.
+        parts: names of classes; None for all.
+
+    Returns:
+        A new figure with one axes.
+
+    Raises:
+        InputError: no such class, or the run did not measure the cosines.
+    """
+    chosen = _chosen(history, parts)
+    _measured(history, history.gradient_cosine, "gradient cosines", "--cosines-every")
+    with theme.theme():
+        fig, (ax,), _ = grids.grid(1, 1, 5.5, 3.8)
+        _per_class(fig, ax, history, history.gradient_cosine, chosen)
+        ax.set_ylabel("cosine of class and batch gradient")
+        ax.set_title(history.method)
+        _epochs(ax)
+    return fig
+
+
+def sweep(settings: Mapping[str, Mapping[float, Sequence[History]]]) -> Figure:
+    """Draw the final test accuracy against an option of the training (the paper's Figures 5, 7 and 8).
+
+    Args:
+        settings: name of the option -> its value -> the runs with it, alike but for their seed.
+
+    Returns:
+        A new figure with an axes for each option: the mean over seeds, and a band of one sample standard deviation
+        where there are several.
+
+    Raises:
+        InputError: no option, or a value without runs.
+    """
+    if not settings or not all(runs for values in settings.values() for runs in (values, *values.values())):
+        raise InputError("a sweep needs an option, values of it, and a run for each value")
+    with theme.theme():
+        n = len(settings)
+        fig, panels, _ = grids.grid(n, n, max(4.5, 3.6 * n), 3.4, sharey=True)
+        for ax, (name, values) in zip(panels, settings.items(), strict=True):
+            x = np.array(sorted(values))
+            found = [np.array([100 * run.test_accuracy[-1] for run in values[v]]) for v in x]
+            mean = np.array([v.mean() for v in found])
+            spread = np.array([v.std(ddof=1) if len(v) > 1 else 0.0 for v in found])
+            colour = theme.palette()[0]
+            ax.plot(x, mean, marker="o", markersize=4, linewidth=1.2, color=colour)
+            ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.3, linewidth=0)
+            if spans_decades(x):
+                theme.log_scale(ax.xaxis, x)
+            else:
+                ax.set_xticks(x, labels=[f"{value:g}" for value in x])
+            ax.set_xlabel(name, parse_math=False)
+            ax.set_title(_seeds(found))
+        panels[0].set_ylabel("test accuracy after the last epoch (%)")
+    return fig
+
+
+def _seeds(found: Sequence[np.ndarray]) -> str:
+    few, many = (of(len(v) for v in found) for of in (min, max))
+    if many == 1:
+        return "one seed"
+    return f"band: standard deviation of {few if few == many else f'{few} to {many}'} seeds"
+
+
+def _chosen(history: History, parts: Sequence[str] | None) -> list[int]:
+    names = history.parts if parts is None else parts
+    for name in names:
+        if name not in history.parts:
+            raise InputError(f"no class {name!r}; there are {', '.join(history.parts)}")
+    chosen = [history.parts.index(name) for name in names]
+    if not chosen:
+        raise InputError("there is no class to draw")
+    return sorted(chosen, key=lambda c: -history.train_counts[c])
+
+
+def _measured(history: History, values: np.ndarray, what: str, option: str) -> None:
+    if not np.isfinite(values).any():
+        raise InputError(f"the run of {history.method} did not measure {what}: train with {option}")
+
+
+def _line(ax: Axes, epochs: np.ndarray, values: np.ndarray, **style: object) -> None:
+    known = np.isfinite(values)  # epochs between two measurements are joined by a line
+    marker = "o" if known.sum() < 20 else ""
+    ax.plot(epochs[known], values[known], marker=marker, markersize=3, linewidth=1.2, **style)  # type: ignore[arg-type]
+
+
+def _per_class(fig: Figure | None, ax: Axes, history: History, values: np.ndarray, chosen: Sequence[int]) -> None:
+    """Draw a line for each class, dark for the most frequent; name them beside the figure, or show a bar if many."""
+    shades = theme.shades(len(chosen))
+    for shade, c in zip(shades, chosen, strict=True):
+        label = f"{theme.shorten(history.parts[c], 20)} ({history.train_counts[c]:,})"
+        _line(ax, history.epoch, values[:, c], color=shade, label=label)
+    if fig is None:
+        return
+    if len(chosen) <= MOST_NAMES:
+        handles, _ = ax.get_legend_handles_labels()
+        grids.legend(fig, handles, "class (training samples)")
+        return
+    bar = ScalarMappable(Normalize(1, len(chosen)), ListedColormap(theme.shades(256)))
+    label = "rank of the class by training samples, 1 the most frequent"
+    fig.colorbar(bar, ax=ax, label=label, **grids.bar_place())
+
+
+def _epochs(*panels: Axes) -> None:
+    for ax in panels:
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -1,0 +1,314 @@
+"""Loss and accuracy along a line, a curve for each part or for each network, with barriers where there are any.
+
+A barrier is an arrow from the straight line between the losses at 0 and 1 to the curve, as long as the barrier.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from landscape.errors import InputError
+from landscape.plots.layout import panels, theme
+from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named
+from landscape.plots.layout.planes import axis_labels, units
+from landscape.plots.layout.scales import Scale, label, scale
+from landscape.results import Surface
+
+MOST_MARKS = 6
+"""More marks than this are not named."""
+MOST_ARROWS = 3
+"""Of more curves than this only the highest barrier has an arrow; the legend tells the others."""
+_ROUNDING = 1e-6  # of the loss
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Curve:
+    name: str
+    colour: Any
+    x: np.ndarray  # (n,) ascending, coordinates of what was computed
+    unit: float  # how long one unit of the axis is drawn
+    loss: np.ndarray
+    accuracy: np.ndarray
+    barrier: float  # nan where it is not known, 0 below rounding
+
+    @property
+    def entry(self) -> str:
+        """What the legend says."""
+        if np.isnan(self.barrier):
+            return self.name
+        return f"{self.name}\n" + (f"barrier {theme.number(self.barrier)}" if self.barrier else "no barrier")
+
+
+def surface_lines(
+    surface: Surface,
+    parts: Sequence[str] | None = None,
+    *,
+    log: bool | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    euclidean: bool = False,
+) -> Figure:
+    """Draw loss and accuracy along a line, a curve for each part.
+
+    Args:
+        surface: the result, over a line.
+        parts: names; None for all, of which more than twelve are joined into groups.
+        log: None for a logarithmic axis where the loss spans decades.
+        vmin: lower end of the loss axis.
+        vmax: upper end of the loss axis.
+        euclidean: x is the length of the way in parameter space.
+
+    Returns:
+        A new figure with two axes, one where no accuracy is known, and a colour bar for more than twelve parts.
+
+    Raises:
+        InputError: no such part, a plane, or options that leave nothing to draw.
+    """
+    if not surface.is_line:
+        raise InputError("this surface is a plane: draw it by surface(), on the command line --kind contour")
+    surface, chosen, joining = joined(surface, parts)
+    drawn = [
+        _curve(surface, p, named(surface, p), colour, euclidean)
+        for p, colour in zip(chosen, colours(len(chosen)), strict=True)
+    ]
+    shared = scale(np.concatenate([curve.loss for curve in drawn]), log=log, vmin=vmin, vmax=vmax)
+    words = [_signs(surface, drawn, euclidean), *shared.notes, f"Verdict: {surface.verdict}"]
+    with theme.theme():
+        fig, axes = _figure(drawn, heading(surface, joining), words, shared)
+        _marks(axes, surface, euclidean)
+        axes[-1].set_xlabel(_x_label(surface, euclidean), parse_math=False)
+        if len(drawn) > MOST_PARTS:
+            rank_bar(fig, axes, surface, chosen)
+        else:
+            panels.legend(axes[0], axes[0].get_legend_handles_labels()[0], "part (training samples)")
+    return fig
+
+
+def compare_lines(
+    surfaces: Mapping[str, tuple[Surface, int]],
+    title: str,
+    *,
+    log: bool | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    euclidean: bool = False,
+) -> Figure:
+    """Draw one part of several lines on the same axes.
+
+    Args:
+        surfaces: name -> surface over a line, and number of its part.
+        title: of the figure.
+        log: None for a logarithmic axis where the loss spans decades.
+        vmin: lower end of the loss axis.
+        vmax: upper end of the loss axis.
+        euclidean: x is the length of the way in parameter space.
+
+    Returns:
+        A new figure.
+
+    Raises:
+        InputError: options that leave nothing to draw.
+    """
+    shades = colours(len(surfaces))
+    drawn = [
+        _curve(found, p, theme.shorten(name, 28), colour, euclidean)
+        for (name, (found, p)), colour in zip(surfaces.items(), shades, strict=True)
+    ]
+    shared = scale(np.concatenate([curve.loss for curve in drawn]), log=log, vmin=vmin, vmax=vmax)
+    words = list(shared.notes)
+    for curve, (found, _) in zip(drawn, surfaces.values(), strict=True):
+        words.append(f"{curve.name}: {_signs(found, [curve], euclidean)}. Verdict: {found.verdict}")
+    first, _ = next(iter(surfaces.values()))
+    labels = dict.fromkeys(_x_label(found, euclidean) for found, _ in surfaces.values())
+    with theme.theme():
+        fig, axes = _figure(drawn, title, words, shared)
+        _marks(axes, first, euclidean, others=False)
+        axes[-1].set_xlabel(next(iter(labels)) if len(labels) == 1 else "coordinate", parse_math=False)
+        panels.legend(axes[0], axes[0].get_legend_handles_labels()[0])
+    return fig
+
+
+def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool) -> _Curve:
+    unit = float(surface.unit_length[0]) if euclidean else 1.0
+    if not np.isfinite(unit):
+        raise InputError("this surface does not tell the length of its direction: leave --euclidean out")
+    known = np.flatnonzero(surface.computed[0])
+    known = known[np.argsort(surface.xcoordinates[known])]
+    loss = surface.loss[p, 0, known]
+    barrier = np.nan if surface.barrier is None else float(surface.barrier[p])
+    if barrier <= _ROUNDING * np.abs(loss).max():
+        barrier = 0.0
+    return _Curve(
+        name=name,
+        colour=colour,
+        x=surface.xcoordinates[known],
+        unit=unit,
+        loss=loss,
+        accuracy=surface.accuracy[p, 0, known],
+        barrier=barrier,
+    )
+
+
+def _figure(drawn: Sequence[_Curve], title: str, words: Sequence[str], shared: Scale) -> tuple[Figure, list[Axes]]:
+    """Draw all curves on an axes for the loss and, if any is known, one for the accuracy below."""
+    both = any(np.isfinite(curve.accuracy).any() for curve in drawn)
+    fig, axes = panels.layout([2.3, 1.25][: 1 + both], [4.1], heading=title, caption=words, above=0.22, right=2.05)
+    highest = sorted((c for c in drawn if c.barrier > 0), key=lambda c: -c.barrier)
+    shown = highest if len(drawn) <= MOST_ARROWS else highest[:1]
+    for curve in drawn:
+        style: dict[str, Any] = {"color": curve.colour, "linewidth": 1.3, "markersize": 4}
+        style["marker"] = "." if len(curve.x) <= 31 else ""
+        axes[0].plot(curve.x * curve.unit, curve.loss, label=curve.entry, **style)
+        holes = ~np.isfinite(curve.loss)
+        floor = np.full(int(holes.sum()), 0.03)
+        axes[0].plot(
+            curve.x[holes] * curve.unit, floor, "x", color=curve.colour, markersize=4,
+            transform=axes[0].get_xaxis_transform(),
+        )  # fmt: skip
+        if both:
+            axes[1].plot(curve.x * curve.unit, curve.accuracy, **style)
+        if curve in shown:
+            _arrow(axes[0], curve)
+    loss_axis(axes[0], shared)
+    if both:
+        axes[0].sharex(axes[1])
+        axes[0].tick_params(labelbottom=False)
+        axes[1].set_ylim(-0.03, 1.03)
+        axes[1].set_ylabel("accuracy")
+        axes[1].yaxis.set_major_locator(MaxNLocator(4, steps=theme.STEPS))
+    axes[-1].xaxis.set_major_locator(MaxNLocator(6, steps=theme.STEPS))
+    for ax in axes:
+        ax.tick_params(labelsize=7.5)
+        ax.xaxis.label.set_fontsize(8.5)
+        ax.yaxis.label.set_fontsize(8.5)
+    fig.align_ylabels(axes)
+    return fig, axes
+
+
+def loss_axis(ax: Axes, shared: Scale) -> None:
+    """Give the y axis the limits of a scale, and ticks that can be read on it.
+
+    Args:
+        ax: whose y are losses.
+        shared: the scale.
+    """
+    if shared.log:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if shared.high < 500 * shared.low else (1,)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda x, _: theme.decade(x)))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator(5, steps=theme.STEPS))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda x, _: label(x)))
+    ax.set_ylim(shared.low, shared.high)
+    ax.set_ylabel("mean loss")
+
+
+def _arrow(ax: Axes, curve: _Curve) -> None:
+    """Draw the straight line between the ends, and an arrow from it to the curve where this is highest above it."""
+    first, last = np.interp([0.0, 1.0], curve.x, curve.loss)
+    between = (curve.x >= -1e-9) & (curve.x <= 1 + 1e-9)
+    x, loss = curve.x[between], curve.loss[between]
+    chord = (1 - x) * first + x * last
+    top = int(np.nanargmax(loss - chord))
+    t = np.linspace(0, 1, 101)  # on a logarithmic axis it is no straight line
+    ax.plot(t * curve.unit, (1 - t) * first + t * last, color=curve.colour, linewidth=0.9, linestyle=":")
+    style = {"arrowstyle": "<->", "color": panels.ink(), "shrinkA": 0, "shrinkB": 0, "linewidth": 0.9}
+    place = x[top] * curve.unit
+    ax.annotate("", (place, loss[top]), (place, chord[top]), arrowprops=style | {"mutation_scale": 7}, zorder=4)
+    ax.annotate(
+        theme.number(curve.barrier),
+        (place, (loss[top] + chord[top]) / 2),
+        (4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=7,
+        path_effects=[withStroke(linewidth=1.6, foreground=panels.ground())],
+        zorder=4,
+    )
+
+
+def _marks(axes: Sequence[Axes], surface: Surface, euclidean: bool, *, others: bool = True) -> None:
+    """Draw a line at the checkpoint and at each other point of interest, with its name on top."""
+    unit = surface.unit_length[0] if euclidean else 1.0
+    found = {"checkpoint": 0.0}
+    if others:
+        found |= dict(zip(surface.marks, surface.mark_position[:, 0], strict=True))
+    elif surface.barrier is not None:
+        found["the other end"] = 1.0
+    for ax in axes:
+        limits = ax.get_xlim()
+        for x in found.values():
+            ax.axvline(x * unit, color=panels.ink(), alpha=0.7, linewidth=0.7, linestyle="--", zorder=1)
+        ax.set_xlim(limits)
+    if len(found) > MOST_MARKS:
+        found = {"checkpoint": 0.0}
+    top = axes[0]
+    low, high = top.get_xlim()
+    for name, x in found.items():
+        share = (x * unit - low) / (high - low)
+        if 0 <= share <= 1:
+            at = "left" if share < 0.15 else "right" if share > 0.85 else "center"
+            top.text(
+                x * unit, 1.02, theme.shorten(name, 20), transform=top.get_xaxis_transform(), ha=at, va="bottom",
+                fontsize=7, parse_math=False,
+            )  # fmt: skip
+
+
+def _x_label(surface: Surface, euclidean: bool) -> str:
+    (name,) = axis_labels(surface)
+    return f"length along {name}" if euclidean else name
+
+
+def _signs(surface: Surface, drawn: Sequence[_Curve], euclidean: bool) -> str:
+    signs = []
+    if any(curve.barrier > 0 for curve in drawn):
+        signs.append("dotted: the straight line between the losses at 0 and 1; arrow: barrier")
+    if any(not np.isfinite(curve.loss).all() for curve in drawn):
+        signs.append("\N{MULTIPLICATION SIGN} not finite")
+    n, of = int(surface.computed.sum()), surface.computed.size
+    if n < of:
+        signs.append(f"{n:,} of {of:,} points computed")
+    if len(surface.marks) >= MOST_MARKS:
+        signs.append(f"{len(surface.marks)} marks without names")
+    signs.append("lengths are to scale" if euclidean else units(surface))
+    return "; ".join(signs)
+
+
+def rank_bar(fig: Figure, axes: Sequence[Axes], surface: Surface, chosen: Sequence[int]) -> None:
+    """Draw a colour bar of many parts, labelled with their training samples.
+
+    Args:
+        fig: the figure.
+        axes: beside which, from the upper to the lower; in one column below them.
+        surface: of which the parts are.
+        chosen: their numbers, in the order of the colours.
+    """
+    n, width = len(chosen), fig.get_figwidth()
+    below = theme.is_narrow()
+    if below:
+        bar_axes = panels.bar_axes_below(fig, axes)
+    else:
+        boxes = [ax.get_position() for ax in axes]
+        low = min(b.y0 for b in boxes)
+        bar_axes = fig.add_axes((boxes[0].x1 + 0.15 / width, low, 0.13 / width, boxes[0].y1 - low))
+    shades = ListedColormap(theme.shades(n))
+    mappable = ScalarMappable(BoundaryNorm(np.arange(n + 1) - 0.5, n), shades)
+    bar = fig.colorbar(mappable, cax=bar_axes, orientation="horizontal" if below else "vertical")
+    axis = bar_axes.xaxis if below else bar_axes.yaxis
+    places = np.unique(np.linspace(0, n - 1, 3 if below else min(n, 8)).round().astype(int))
+    names = [named(surface, chosen[i], 16) for i in places]
+    axis.set_ticks(places, labels=names, fontsize=7, parse_math=False)
+    axis.set_minor_locator(MaxNLocator(1))
+    axis.set_inverted(not below)
+    bar_axes.grid(visible=False)
+    bar_axes.set_title("part (training samples)", fontsize=7, loc="left")
+    bar.outline.set_linewidth(0.5)

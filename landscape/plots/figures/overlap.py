@@ -1,0 +1,166 @@
+"""Maps of pairs of parts: the curvature of one along sharpest directions or gradient of the other, and their angles.
+
+Parts stand in the order of their training samples, the most frequent first.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from landscape.errors import InputError
+from landscape.plots.figures.density import MATRICES
+from landscape.plots.layout import grids, theme
+from landscape.results import Spectrum
+
+MOST_NUMBERS = 12  # parts whose numbers are written into the map
+MOST_LABELS = 120  # rows and columns that are labelled one by one
+
+
+def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
+    """Draw what each part's curvature is along the sharpest directions of each other part, as a share of its own.
+
+    A row holds the directions of a part, a column the curvature of one: a red entry in the row of a head class and the
+    column of a tail class says that the head's sharp directions are sharp for the tail. Blue is negative curvature.
+    The scale is that of the pairs; the diagonal, which is 1, is beyond it.
+
+    Args:
+        spectrum: the result, with `overlap`.
+        parts: names; None for all.
+
+    Returns:
+        A new figure with the map and a colour bar.
+
+    Raises:
+        InputError: no such part, or a spectrum that was computed without the overlap.
+    """
+    matrix = MATRICES.get(spectrum.operator, "H")
+    label = rf"$\mathrm{{tr}}(V_a {matrix}_b V_a^T)\,/\,\mathrm{{tr}}(V_b {matrix}_b V_b^T)$"
+    return _map(spectrum, spectrum.overlap, parts, ("sharpest directions of a", "curvature of b"), label)
+
+
+def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
+    """Draw what each part's curvature is along the gradient of each other part, as a share of its largest eigenvalue.
+
+    A row holds the gradient of a part, a column the curvature of one: a red entry in the row of a head class and the
+    column of a tail class says that a step along the head's gradient bends the tail's loss. Blue is negative curvature.
+    The scale is that of the pairs.
+
+    Args:
+        spectrum: the result, with `gradient_curvature`.
+        parts: names; None for all.
+
+    Returns:
+        A new figure with the map and a colour bar.
+
+    Raises:
+        InputError: no such part, or a spectrum that was computed without the overlap.
+    """
+    matrix, share = MATRICES.get(spectrum.operator, "H"), None
+    if spectrum.gradient_curvature is not None:
+        most = np.broadcast_to(spectrum.lambda_max, spectrum.gradient_curvature.shape)
+        share = np.divide(spectrum.gradient_curvature, most, out=np.full(most.shape, np.nan), where=most > 0)
+    label = rf"$u_a^T {matrix}_b u_a\,/\,\lambda_{{\max}}({matrix}_b)$"
+    return _map(spectrum, share, parts, ("gradient of a", "curvature of b"), label, of_vectors=False)
+
+
+def subspace_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
+    """Draw how alike the spaces of two parts' sharpest directions are: the mean squared cosine of principal angles.
+
+    Where there is room for numbers, the smallest of the angles stands below.
+
+    Args:
+        spectrum: the result, with `subspace_overlap`.
+        parts: names; None for all.
+
+    Returns:
+        A new figure with the map and a colour bar.
+
+    Raises:
+        InputError: no such part, or a spectrum that was computed without the overlap.
+    """
+    label = r"$|V_a V_b^T|_F^2\,/\,k$"
+    axes = ("sharpest directions of a", "sharpest directions of b")
+    angles = None if spectrum.principal_angles is None else spectrum.principal_angles[:, :, 0]
+    return _map(spectrum, spectrum.subspace_overlap, parts, axes, label, signed=False, angles=angles)
+
+
+def _map(
+    spectrum: Spectrum,
+    matrix: np.ndarray | None,
+    parts: Sequence[str] | None,
+    axes: tuple[str, str],
+    label: str,
+    *,
+    signed: bool = True,
+    of_vectors: bool = True,
+    angles: np.ndarray | None = None,
+) -> Figure:
+    """Draw a map of pairs, with angles below the numbers; the scale is that of different parts."""
+    order = _chosen(spectrum, matrix, parts)
+    values = np.asarray(matrix)[np.ix_(order, order)]
+    pairs = values[~np.eye(len(order), dtype=bool)]
+    largest = float(np.abs(pairs[np.isfinite(pairs)]).max(initial=0.0))
+    limit = max(0.05, math.ceil(20 * min(largest, 1.0)) / 20)
+    few = len(order) <= MOST_NUMBERS
+    size = 0.42 if few else min(0.3, max(0.105, 6 / len(order))) if len(order) <= MOST_LABELS else 12.6 / len(order)
+    colours = colormaps["RdBu_r" if signed else "Reds"].with_extremes(bad="0.6")
+    with theme.theme():
+        side = size * len(order)
+        room = theme.Room(ratio=1.0, most=min(side, theme.LONGEST_MAP))
+        fig = theme.figure(max(4.4, side + 2.8), max(3.4, side + 1.8), room)
+        ax = fig.subplots()
+        theme.keep_ticks(ax)
+        norm = Normalize(-limit if signed else 0, limit)
+        places = np.arange(len(order))
+        mesh = ax.pcolormesh(places, places, values, norm=norm, cmap=colours, shading="nearest", rasterized=True)
+        ax.grid(visible=False)
+        for (i, j), value in np.ndenumerate(values) if few else ():
+            light = abs(value) > 0.6 * limit
+            if np.isfinite(value):
+                below = "" if angles is None else f"\n{angles[order[i], order[j]]:.0f}°"
+                text = f"{value:.2f}{below}"
+                ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="w" if light else "k")
+        shown = slice(None, None, -(-len(order) // MOST_LABELS))
+        names = [
+            theme.shorten(spectrum.parts[p], 24) + (" *" if of_vectors and not sure else "")
+            for p, sure in zip(order, spectrum.vectors_converged[order], strict=True)
+        ]
+        counted = [f"{name} ({spectrum.train_counts[p]:,})" for name, p in zip(names, order, strict=True)]
+        font = min(8.0, 0.8 * 72 * size * shown.step)
+        ax.set_yticks(places[shown], labels=counted[shown], fontsize=font, parse_math=False)
+        ax.set_xticks(places[shown], labels=names[shown], fontsize=font, rotation=90, parse_math=False)
+        ax.set_ylim(len(order) - 0.5, -0.5)
+        ax.set_ylabel(axes[0])
+        ax.set_xlabel(axes[1])
+        ax.set_title(_about(spectrum, values, order, of_vectors, few and angles is not None), parse_math=False)
+        extend = "both" if signed else "max"
+        fig.colorbar(mesh, ax=ax, label=label, extend=extend, fraction=0.05, pad=0.02, **grids.bar_place())
+    return fig
+
+
+def _chosen(spectrum: Spectrum, matrix: np.ndarray | None, parts: Sequence[str] | None) -> list[int]:
+    if matrix is None:
+        raise InputError(
+            "the overlap of parts was not computed: use landscape hessian --vectors 5 --overlap, or curvature_overlap"
+        )
+    chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
+    if len(chosen) < 2:
+        raise InputError("there is no overlap of fewer than two parts: choose more")
+    return sorted(chosen, key=lambda p: -spectrum.train_counts[p])
+
+
+def _about(spectrum: Spectrum, values: np.ndarray, order: Sequence[int], of_vectors: bool, angles: bool) -> str:
+    k = None if spectrum.ritz_vectors is None else spectrum.ritz_vectors.shape[1]  # a file may have been made smaller
+    directions = "sharpest directions" if k is None else f"{k} direction{'s' * (k != 1)}"
+    lines = [f"{directions if of_vectors else 'gradient'} of each part; in brackets its training samples"]
+    if angles:
+        lines.append("below: the smallest angle between the two spaces")
+    if of_vectors and not spectrum.vectors_converged[list(order)].all():
+        lines.append("*: directions that have not converged")
+    if np.isnan(values).any():
+        lines.append("grey: no positive curvature to compare with" + ("" if of_vectors else ", or no gradient"))
+    return "\n".join(lines)

@@ -1,0 +1,154 @@
+"""How far the loss of each part rises around a checkpoint, against its number of training samples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from landscape.errors import InputError
+from landscape.plots.layout import grids, theme
+from landscape.plots.layout.panels import ground
+from landscape.results import Sharpness
+
+MOST_NAMES = 12
+_MARKERS = "os"  # a second shape where the ten colours are used up
+
+
+def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the rise within the ball, the rise under noise and the noise that doubles the loss.
+
+    In the first panel a line leads from the rise of SAM's step (hollow) to the largest that was found (filled); in the
+    others lines are standard errors and spreads over the random directions. An axis is logarithmic where all its
+    values are positive. Up to 12 parts are named.
+
+    Args:
+        sharpness: the result.
+        parts: names; None for all.
+
+    Returns:
+        A new figure with three axes.
+
+    Raises:
+        InputError: no such part.
+    """
+    order = _chosen(sharpness, parts)
+    with theme.theme():
+        fig, (ball, noise, doubling), _ = grids.grid(3, 3, 11.4, 3.5)
+        x = _positions(sharpness, order, (ball, noise, doubling))
+        colours = _colours(len(order))
+        first, worst = sharpness.first_order_rise[order], sharpness.worst_rise[order]
+        for i in range(len(order)):
+            ball.plot([x[i]] * 2, [first[i], worst[i]], color=colours[i], linewidth=1)
+        _points(ball, x, worst, None, colours)
+        _points(ball, x, first, None, colours, hollow=True)
+        theme.log_scale(ball.yaxis, _known(first, worst))
+        kind = "adaptive " if sharpness.adaptive else ""
+        ball.set_ylabel("rise (units of the loss)")
+        ball.set_title(f"within {kind}rho = {sharpness.rho:g}\nfilled: largest found; hollow: one step of SAM")
+        _errors(noise, x, sharpness.noise_rise[order], sharpness.noise_rise_stderr[order], colours)
+        noise.set_ylabel("rise (units of the loss)")
+        over = f"mean ± s.e. over {sharpness.draws} directions" if sharpness.draws > 1 else "in one direction"
+        noise.set_title(f"under noise of {sharpness.sigma:g} of each filter\n{over}")
+        radius, spread = sharpness.doubling_radius[order], sharpness.doubling_radius_spread[order]
+        _errors(doubling, x, radius, spread, colours)
+        doubling.set_ylabel("noise relative to filters")
+        missing = int(np.isnan(radius).sum())
+        beyond = f"\n{missing} of {len(order)} have none up to {sharpness.limit:g}" if missing else ""
+        doubling.set_title(f"noise that doubles the loss\nmedian ± half the interquartile range{beyond}")
+        if len(order) <= MOST_NAMES:
+            _legend(fig, sharpness, order, colours)
+        fig.suptitle(_about(sharpness), fontsize=9, parse_math=False)
+    return fig
+
+
+def _chosen(sharpness: Sharpness, parts: Sequence[str] | None) -> list[int]:
+    names = sharpness.parts if parts is None else parts
+    for name in names:
+        if name not in sharpness.parts:
+            raise InputError(f"no part {name!r}; there are {', '.join(sharpness.parts)}")
+    if not len(names):
+        raise InputError("there is no part to draw")
+    return sorted((sharpness.parts.index(name) for name in names), key=lambda p: -sharpness.train_counts[p])
+
+
+def _positions(sharpness: Sharpness, order: Sequence[int], panels: Sequence[Axes]) -> np.ndarray:
+    """Return where each part stands, and make the x axes: by training samples, or side by side where all are alike."""
+    counts: np.ndarray = sharpness.train_counts[list(order)]
+    alike = len(order) > 1 and len(set(counts)) == 1
+    for ax in panels:
+        if alike:
+            ax.set_xticks([])
+            ax.set_xlabel(f"parts, each with {counts[0]:,} training samples")
+        else:
+            theme.log_scale(ax.xaxis, counts)
+            ax.set_xlabel("training samples of the part")
+    return np.arange(len(order)) if alike else counts
+
+
+def _colours(n: int) -> list[str]:
+    palette = theme.palette()
+    return [palette[i % len(palette)] for i in range(n)] if n <= MOST_NAMES else [palette[0]] * n
+
+
+def _marker(i: int, n: int) -> str:
+    return _MARKERS[i // len(theme.palette())] if n <= MOST_NAMES else _MARKERS[0]
+
+
+def _points(
+    ax: Axes,
+    x: np.ndarray,
+    values: np.ndarray,
+    errors: np.ndarray | None,
+    colours: Sequence[str],
+    *,
+    hollow: bool = False,
+) -> None:
+    for i, colour in enumerate(colours):
+        ax.errorbar(
+            x[i],
+            values[i],
+            yerr=None if errors is None else np.nan_to_num(errors[i]),
+            fmt=_marker(i, len(colours)),
+            markersize=4.5 if len(colours) <= MOST_NAMES else 3,
+            color=colour,
+            markerfacecolor=ground() if hollow else colour,
+            elinewidth=1,
+            capsize=2,
+        )
+
+
+def _errors(ax: Axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, colours: Sequence[str]) -> None:
+    _points(ax, x, values, errors, colours)
+    # An error that reaches zero has no end on a logarithmic axis.
+    theme.log_scale(ax.yaxis, _known(values - np.nan_to_num(errors), values))
+
+
+def _known(*values: np.ndarray) -> np.ndarray:
+    """Return the values that have a place on an axis; of none, one that any axis takes."""
+    joined = np.concatenate(values)
+    return joined[np.isfinite(joined)] if np.isfinite(joined).any() else np.ones(1)
+
+
+def _legend(fig: Figure, sharpness: Sharpness, order: Sequence[int], colours: Sequence[str]) -> None:
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker=_marker(i, len(order)),
+            markersize=4.5,
+            linestyle="",
+            label=f"{theme.shorten(sharpness.parts[p], 20)} ({sharpness.train_counts[p]:,})",
+        )
+        for i, (p, colour) in enumerate(zip(order, colours, strict=True))
+    ]
+    grids.legend(fig, handles, "part (training samples)")
+
+
+def _about(sharpness: Sharpness) -> str:
+    source = sharpness.provenance
+    data = (source.get("data") or {}).get("name")
+    run = " ".join(str(word) for word in (source.get("method"), source.get("model")) if word)
+    return f"{run}{' on ' if run else ''}{data}, {source.get('split')} samples" if data else run

@@ -1,0 +1,1 @@
+"""What lays figures out: theme, grids of panels, scales, marks, names that fit."""

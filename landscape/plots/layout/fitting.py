@@ -1,0 +1,292 @@
+"""How a figure is fitted to a paper's columns: letters that can be read, lines that end where they must, height.
+
+What is too long is folded, ticks whose labels would touch are left out, and the height follows from the panels. All of
+it is measured on the figure as it is drawn, so that a kind of figure needs no rules of its own.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis, Tick
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.image import AxesImage
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
+from matplotlib.text import Annotation, Text
+from matplotlib.textpath import TextToPath
+from matplotlib.ticker import FixedLocator
+from matplotlib.transforms import Bbox, ScaledTranslation
+
+from landscape.plots.layout import theme
+
+SMALLEST, LARGEST = 6.0, 9.0
+"""Points, of letters; indices of formulas are smaller, as in the text of a paper."""
+NAMES = 0.3
+"""Of the page's width, what names of rows and columns may take."""
+
+_HANDLE = 0.4  # inches in a legend beside its letters
+_ROUNDS = 2  # a fold changes the layout, and the layout the fold
+
+
+def fit(fig: Figure, room: theme.Room) -> None:
+    """Fit a figure whose width is that of a page.
+
+    Args:
+        fig: all of it is drawn.
+        room: how high its panels shall be; where the figure has no layout engine they stay as they are.
+    """
+    _limit_letters(fig)
+    every = [axis for ax in fig.axes for axis in axes_of(ax)]
+    for axis in every:
+        _shorten_names(axis, NAMES * fig.get_figwidth())
+    inside = []
+    if isinstance(fig.get_layout_engine(), ConstrainedLayoutEngine):  # elsewhere legends were given their places
+        inside = [(ax, found) for ax in fig.axes if (found := ax.get_legend()) is not None and ax.axison]
+    for _, legend in inside:
+        legend.set_in_layout(False)
+    unfolded: dict[Text, str] = {}
+    for _ in range(_ROUNDS):
+        _lay_out(fig, room)
+        for axis in every:
+            _thin(axis)
+        for ax in fig.axes:
+            _fold_labels(ax, fig.axes, unfolded)
+        for text in fig.texts:
+            _fold(text, fig.get_size_inches()[1 if text.get_rotation() else 0], unfolded)
+        for ax, legend in inside:
+            _place_legend(ax, legend, _across(ax, fig.axes), unfolded)
+    _lay_out(fig, room)
+    for ax in fig.axes:
+        _drop_numbers(ax)
+
+
+def folded(lines: Sequence[str], width: float, size: float, *, math: bool = False) -> list[str]:
+    """Fold lines between words.
+
+    Args:
+        lines: each may itself be several; empty ones are left out.
+        width: in inches.
+        size: of the letters in points.
+        math: what stands between dollar signs is a formula, which is not torn apart.
+
+    Returns:
+        The lines, none wider than that, unless a formula is.
+    """
+    room = _room(width)
+    length = _ruler(size, math=math)
+    found = []
+    space = length("n n") - 2 * length("n")
+    for line in (one for several in lines for one in several.splitlines() if one.strip()):
+        words, used = [""], 0.0
+        for word in _words(line, math=math):
+            whole = math and "$" in word
+            most = max(1, int(len(word) * room / max(length(word), 1)))  # letters of a word longer than a line
+            for piece in [word] if whole else (word[i : i + most] for i in range(0, len(word), most)):
+                needed = length(piece)
+                if used + needed > room:
+                    words, used = [*words, piece], needed + space
+                else:
+                    words[-1] += f" {piece}" if words[-1] else piece
+                    used += needed + space
+        found += [word for word in words if word]
+    return found
+
+
+def _room(width: float) -> float:
+    """Return how many points of a width in inches letters may take: pixels round their widths up, small ones most."""
+    share = 0.95 if theme.page() is None else 0.93
+    return share * (width - 0.1) * 72
+
+
+def _words(text: str, *, math: bool) -> list[str]:
+    return re.findall(r"(?:\$[^$]*\$|\S)+", text) if math else text.split()
+
+
+def width_of(text: str, size: float) -> float:
+    """Return how wide the longest line of a text is, in inches, in letters of a size in points."""
+    return max(map(_ruler(size), text.splitlines() or [""])) / 72
+
+
+def _limit_letters(fig: Figure) -> None:
+    for ax in fig.axes:
+        for axis in axes_of(ax):
+            size = axis.get_tick_params().get("labelsize")  # of ticks that are yet to come
+            if isinstance(size, int | float) and size < SMALLEST:
+                axis.set_tick_params(labelsize=SMALLEST)
+    for text in fig.findobj(Text):
+        text.set_fontsize(float(np.clip(text.get_fontsize(), SMALLEST, LARGEST)))
+
+
+def _shorten_names(axis: Axis, width: float) -> None:
+    """Cut the middle out of names at ticks that are longer than a width in inches."""
+    ticks = [tick for tick in labelled(axis) if not tick.label1.get_parse_math()]  # numbers may be formulas
+    names = [tick.label1.get_text() for tick in ticks]
+    if not names:
+        return
+    length = _ruler(float(ticks[0].label1.get_fontsize()))
+    longest = max(map(length, names))
+    if longest > 72 * width:
+        letters = max(3, int(max(map(len, names)) * 72 * width / longest))
+        axis.set_ticks([tick.get_loc() for tick in ticks], labels=[theme.shorten(name, letters) for name in names])
+
+
+def _lay_out(fig: Figure, room: theme.Room) -> None:
+    """Bring the layout up to date, and make the figure as high as its largest axes then needs it."""
+    engine = fig.get_layout_engine()
+    if not isinstance(engine, ConstrainedLayoutEngine):
+        if any(ax.name == "3d" for ax in fig.axes):
+            fig.draw_without_rendering()
+            return
+        for ax in fig.axes:
+            ax.apply_aspect()
+        return
+    engine.execute(fig)
+    width, height = fig.get_size_inches()
+    box = max((ax.get_position(original=True) for ax in fig.axes), key=lambda b: b.width * b.height)
+    wanted = float(np.clip(room.ratio * box.width * width, room.least, room.most))
+    beside = max((legend.get_window_extent().height / fig.dpi + 0.1 for legend in fig.legends), default=0.0)
+    fig.set_figheight(min(theme.HIGHEST, max(beside, height + room.rows * (wanted - box.height * height))))
+
+
+def _fold_labels(ax: Axes, others: Sequence[Axes], unfolded: dict[Text, str]) -> None:
+    """Fold the title and the names of axes where they would reach those of the next panel, or leave the page."""
+    if ax.name == "3d":  # whose names stand askew
+        return
+    own, boxes = _inches(ax), [_inches(other) for other in others if other is not ax]
+    above = [(b.y0, b.y1) for b in boxes if b.x0 < own.x1 and b.x1 > own.x0]
+    upright = _between((own.y0, own.y1), above, _size(ax)[1])
+    across = _across(ax, others)
+    for text, width in ((ax.title, across), (ax.xaxis.label, across), (ax.yaxis.label, upright)):
+        _fold(text, width, unfolded)
+
+
+def _fold(text: Text, width: float, unfolded: dict[Text, str]) -> None:
+    """Fold a text as it was before it was folded at all; rather than to tear a word, make its letters smaller."""
+    whole = unfolded.setdefault(text, text.get_text())
+    size, math = float(text.get_fontsize()), bool(text.get_parse_math())
+    room = width + 0.06  # of less than which `folded` makes use
+    longest = max(map(_ruler(size, math=math), _words(whole, math=math)), default=0.0)
+    most = _room(room)
+    if longest > max(0.0, most):
+        text.set_fontsize(max(SMALLEST, size * most / longest))
+    lines = "\n".join(folded([whole], room, float(text.get_fontsize()), math=math))
+    if lines != text.get_text():
+        text.set_text(lines)
+
+
+def _place_legend(ax: Axes, legend: Legend, across: float, unfolded: dict[Text, str]) -> None:
+    """Move a legend that would fill its axes below the name of the x axis, and fold what it says."""
+    drawn, own = legend.get_window_extent(), ax.get_window_extent()
+    if not legend.get_in_layout() and drawn.width < 0.7 * own.width and drawn.height < 0.5 * own.height:
+        return
+    dpi = ax.figure.dpi
+    for text in legend.get_texts():
+        _fold(text, across - _HANDLE, unfolded)
+    names: Any = ax.xaxis.get_tightbbox()  # None only for an axis that is hidden
+    below = (names.y0 - own.y0) / dpi
+    legend.set_loc("upper center")
+    legend.set_bbox_to_anchor((0.5, 0.0), ax.transAxes + ScaledTranslation(0, below, ax.figure.dpi_scale_trans))
+    legend.set_in_layout(True)
+
+
+def _across(ax: Axes, others: Sequence[Axes]) -> float:
+    """Return how wide in inches a text may be that stands in the middle above or below an axes."""
+    own, boxes = _inches(ax), [_inches(other) for other in others if other is not ax]
+    beside = [(b.x0, b.x1) for b in boxes if b.y0 < own.y1 and b.y1 > own.y0]
+    return _between((own.x0, own.x1), beside, _size(ax)[0])
+
+
+def _between(own: tuple[float, float], others: Sequence[tuple[float, float]], end: float) -> float:
+    """Return how long a text in the middle of an axes may be: as far as half way to its neighbours."""
+    low = max(((own[0] + high) / 2 for _, high in others if high <= own[0]), default=0.0)
+    high = min(((own[1] + low) / 2 for low, _ in others if low >= own[1]), default=end)
+    middle = (own[0] + own[1]) / 2
+    return 2 * min(middle - low, high - middle)
+
+
+def _size(ax: Axes) -> tuple[float, float]:
+    figure: Any = ax.figure  # matplotlib's types also allow a part of a figure, which has no size
+    width, height = figure.get_size_inches()
+    return float(width), float(height)
+
+
+def _inches(ax: Axes) -> Bbox:
+    width, height = _size(ax)
+    box = ax.get_position()
+    return Bbox([[box.x0 * width, box.y0 * height], [box.x1 * width, box.y1 * height]])
+
+
+def _thin(axis: Axis) -> None:
+    """Leave ticks out until no two labels of an axis touch."""
+    ticks = labelled(axis)
+    boxes = [tick.label1.get_window_extent() for tick in ticks]
+    if not touch(boxes):
+        return
+    places = [float(tick.get_loc()) for tick in ticks]
+    gaps = np.abs(np.diff(axis.get_transform().transform(np.array(places))))
+    kept = _kept(places, boxes, even=bool(np.ptp(gaps) < 0.1 * gaps.max()))
+    axis.set_major_locator(FixedLocator([places[i] for i in kept]))
+
+
+def _kept(places: Sequence[float], boxes: Sequence[Bbox], *, even: bool) -> list[int]:
+    """Choose every second or third tick, with zero among them; of uneven ones zero, and what fits from the ends on."""
+    n, first = len(places), places.index(0) if 0 in places else 0
+    if even:
+        steps = ([i for i in range(n) if (i - first) % step == 0] for step in range(2, n + 1))
+        return next(kept for kept in steps if not touch([boxes[i] for i in kept]))
+    kept: list[int] = []
+    for i in [first, *(i for pair in zip(range(n - 1, -1, -1), range(n), strict=True) for i in pair)]:
+        if i not in kept and not touch([boxes[j] for j in sorted([*kept, i])]):
+            kept.append(i)
+    return sorted(kept)
+
+
+def _drop_numbers(ax: Axes) -> None:
+    """Remove the numbers in the cells of a map where they would touch each other; the colours stay."""
+    if not any(isinstance(artist, AxesImage | QuadMesh) for artist in ax.get_children()):
+        return
+    numbers = [text for text in ax.texts if text.get_transform() is ax.transData and not isinstance(text, Annotation)]
+    if touch([text.get_window_extent() for text in numbers]):
+        for text in numbers:
+            text.remove()
+
+
+def axes_of(ax: Any) -> list[Axis]:
+    """Return the two or three axis objects of an axes."""
+    return [ax.xaxis, ax.yaxis, *([ax.zaxis] if ax.name == "3d" else [])]
+
+
+def labelled(axis: Axis) -> list[Tick]:
+    """Return the ticks that are seen and have a label."""
+    if axis.axes.name != "3d":  # where labels are put in their places by drawing
+        axis.get_majorticklabels()  # brings the ticks up to date
+    low, high = sorted(axis.get_view_interval())
+    beyond = 1e-9 * (high - low)
+    return [
+        tick
+        for tick in axis.get_major_ticks()
+        if tick.label1.get_visible() and tick.label1.get_text() and low - beyond <= tick.get_loc() <= high + beyond
+    ]
+
+
+def touch(boxes: Sequence[Bbox]) -> bool:
+    """Say whether two of some boxes in pixels have less than a pixel between them."""
+    x0, y0, x1, y1 = np.array([b.extents for b in boxes]).reshape(-1, 4).T
+    over = (x0[:, None] < x1 + 1) & (x0 < x1[:, None] + 1) & (y0[:, None] < y1 + 1) & (y0 < y1[:, None] + 1)
+    return bool(over.sum() > len(boxes))
+
+
+def _ruler(size: float, *, math: bool = False) -> Callable[[str], float]:
+    """Return what measures a text in letters of a size, in points."""
+    return lambda text: _length(text, size, math and "$" in text)
+
+
+@lru_cache(maxsize=4096)
+def _length(text: str, size: float, formula: bool) -> float:
+    return float(TextToPath().get_text_width_height_descent(text, FontProperties(size=size), ismath=formula)[0])

@@ -1,0 +1,117 @@
+"""Which parts a figure of a surface shows, in which order and colours, and what it says of them in words."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from landscape.errors import InputError
+from landscape.plots.layout import theme
+from landscape.results import Surface, Trajectory
+from landscape.results.regroup import regroup
+
+S = TypeVar("S", bound=Surface)
+
+MOST_PARTS = 12
+"""More parts than this are joined into groups, unless they are asked for."""
+_COUNTS = {"many": "many (over 100 training samples each)", "few": "few (under 20)"}
+MOST_HUES = 6  # of more parts the colour tells the rank
+
+
+def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
+    """Choose what is drawn: the parts asked for, all of them, or groups of them where all would be a wall.
+
+    Args:
+        surface: the result.
+        parts: names in the order of the drawing; None for all, from the most frequent to the rarest. More than twelve
+            that were not grouped before become many, medium and few, or the whole, the most frequent and the rarest.
+
+    Returns:
+        The surface that has these parts, their numbers, and what was joined, in words.
+
+    Raises:
+        InputError: no such part.
+    """
+    if parts is not None:
+        for name in parts:
+            if name not in surface.parts:
+                shown = ", ".join(surface.parts[:10]) + (", ..." if len(surface.parts) > 10 else "")
+                raise InputError(f"no part {name!r}; there are {shown}")
+        if not len(parts):
+            raise InputError("there is no part to draw")
+        return surface, [surface.parts.index(name) for name in parts], ""
+    words = ""
+    if len(surface.parts) > MOST_PARTS and "regrouped" not in surface.provenance:
+        n = len(surface.parts)
+        surface = _groups(surface)
+        words = f"{n} parts joined: " + ", ".join(_COUNTS.get(name, name) for name in surface.parts)
+    order = sorted(range(len(surface.parts)), key=lambda p: -np.nan_to_num(float(surface.train_counts[p])))
+    return surface, order, words
+
+
+def colours(n: int) -> list[Any]:
+    """Return a colour for each of n parts: hues for a few, for more a sequence from dark, the most frequent, to light.
+
+    Args:
+        n: how many.
+
+    Returns:
+        As many colours.
+    """
+    if n <= MOST_HUES:
+        palette = theme.palette()
+        return [palette[i] for i in (0, 3, 2, 1, 4, 5)[:n]]
+    return list(theme.shades(n))
+
+
+def named(surface: Surface, p: int, length: int = 18) -> str:
+    """Write the name of a part with its training samples, "few (1,234)"."""
+    trained = surface.train_counts[p]
+    return theme.shorten(surface.parts[p], length) + (f" ({int(trained):,})" if np.isfinite(trained) else "")
+
+
+def title(surface: Surface, p: int, length: int) -> str:
+    """Write the title of a part's panel: its name in so many letters, and below it its samples."""
+    n, trained = surface.n_samples[p], surface.train_counts[p]
+    counts = [f"n = {int(n):,}"] if np.isfinite(n) else []
+    if np.isfinite(trained) and trained != n:
+        counts.append(f"{int(trained):,} in training" if length > 22 else f"train {int(trained):,}")
+    return "\n".join([theme.shorten(surface.parts[p], length), ", ".join(counts)]).rstrip()
+
+
+def heading(surface: Surface, joining: str = "") -> str:
+    """Write the title of a figure: network, data, and how classes were joined.
+
+    Args:
+        surface: the result.
+        joining: what `joined` says.
+
+    Returns:
+        A line or two, or nothing.
+    """
+    source = surface.provenance
+    data = source.get("data")
+    on = f"on {data['name']}" if isinstance(data, dict) and data.get("name") else ""
+    method = None if isinstance(surface, Trajectory) else source.get("method")  # its runs may be of several
+    words = [str(w) for w in (method, source.get("model"), on) if w]
+    split = f"{source['split']} samples" if source.get("split") else ""
+    regrouped = source.get("regrouped")
+    weights = regrouped.get("weights") if isinstance(regrouped, dict) else None
+    weighted = "" if weights in {None, "natural"} else f"{weights if isinstance(weights, str) else 'given'} weights"
+    first = theme.shorten(", ".join(w for w in (" ".join(words), split) if w), 80)
+    return "\n".join(w for w in (first, ", ".join(w for w in (joining, weighted) if w)) if w)
+
+
+def _groups(surface: S) -> S:
+    try:
+        groups = regroup(surface, "many-medium-few")
+        if len(groups.parts) > 1:
+            return groups
+    except InputError:
+        pass  # the parts are no classes, or their training samples are not known
+    counts = np.where(surface.n_samples > 0, surface.train_counts, np.nan)
+    members = {"all": list(surface.parts)}
+    if np.isfinite(counts).any() and np.nanmax(counts) > np.nanmin(counts):
+        for which, p in (("most frequent", np.nanargmax(counts)), ("rarest", np.nanargmin(counts))):
+            members[f"{which}: {surface.parts[p]}"] = [surface.parts[p]]
+    return regroup(surface, members)

@@ -1,0 +1,407 @@
+"""How every figure looks, and how it becomes a file. There is no pyplot here: a figure is a value, not a window."""
+
+import math
+import os
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from landscape.errors import InputError, StoreError
+from landscape.results import quadrature
+
+STEPS = (1, 2, 5, 10)
+"""Distances of ticks on linear axes, times a power of ten."""
+
+# The dates that would make two files of one figure differ.
+_METADATA: dict[str, dict[str, Any]] = {
+    ".png": {},
+    ".pdf": {"CreationDate": None},
+    ".svg": {"Date": None},
+}
+
+
+STYLES = {"paper": 1.0, "talk": 1.25, "web": 1.1}
+"""What a figure is for, and how large its letters and lines are beside those of a paper's."""
+
+ONE_COLUMN, TWO_COLUMNS = 3.25, 6.875
+"""Inches: width of a column and of the text in CVPR's style, so that LaTeX includes a figure at scale 1."""
+
+HIGHEST, LONGEST_MAP = 8.8, 6.4
+"""Inches: height of a figure, which fits that style's pages, and of a map of many rows."""
+
+LEAST_CONTRAST = 4.0
+"""Of the ten colours against a dark ground; 3 is what guidelines ask for."""
+
+_WIDTHS = {None: None, 1: ONE_COLUMN, 2: TWO_COLUMNS}
+
+_chosen: ContextVar[tuple[str, bool, int | None]] = ContextVar("style", default=("paper", False, None))
+_made: ContextVar[list[tuple[Figure, "Room"]] | None] = ContextVar("made", default=None)
+
+_DARK = {
+    "figure.facecolor": "#14161a",
+    "savefig.facecolor": "#14161a",
+    "axes.facecolor": "#23262d",
+    "axes.edgecolor": "#23262d",
+    "grid.color": "#14161a",
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), "#e4e6eb"),
+}
+
+
+_PRINTED = {
+    "font.size": 8,
+    "figure.titlesize": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "legend.title_fontsize": 7,
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 6.5),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How high the panels of a figure shall be, in inches, where its width is that of a page."""
+
+    rows: int = 1  # of panels
+    ratio: float = 0.75  # of height and width
+    least: float = 1.0
+    most: float = 2.3
+
+
+@contextmanager
+def styled(style: str = "paper", *, dark: bool = False, columns: int | None = None) -> Generator[None, None, None]:
+    """Choose how the figures that are drawn and written within a `with` block look.
+
+    Args:
+        style: "paper", "talk" or "web".
+        dark: light letters on a dark ground.
+        columns: 1 or 2 for figures as wide as one or both columns of a paper, `ONE_COLUMN` and `TWO_COLUMNS`, with
+            letters of 6 to 9 points and fewer panels in a row; None for as much room as each figure likes best.
+            Figures on axes of your own keep their size.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: an unknown style or number of columns, or columns of something that is no paper.
+    """
+    if style not in STYLES:
+        raise InputError(f"--style {style!r} is unknown: choose {', '.join(STYLES)}")
+    if columns not in _WIDTHS:
+        raise InputError(f"--columns must be 1 or 2, got {columns!r}")
+    if columns is not None and style != "paper":
+        raise InputError(f"--columns {columns} sets sizes for a paper: leave out either it or --style {style}")
+    token = _chosen.set((style, dark, columns))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+@contextmanager
+def theme() -> Generator[None, None, None]:
+    """Set matplotlib's defaults within a `with` block: seaborn's "darkgrid" in the sizes that `styled` chose.
+
+    At its end the figures that were made in it are fitted to the columns that `styled` chose, if it did.
+    """
+    import seaborn  # brings pandas: a second that those who only import this package need not wait
+
+    from landscape.plots.layout import fitting  # which needs this module
+
+    name, dark, columns = _chosen.get()
+    style = {
+        **seaborn.axes_style("darkgrid"),
+        **seaborn.plotting_context("paper", font_scale=STYLES[name]),
+        **(_DARK if dark else {}),
+        "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that a figure is the same everywhere
+        "axes.titlesize": 9 * STYLES[name],
+        "xtick.bottom": True,
+        "xtick.major.size": 3,
+        "xtick.minor.size": 2,
+        "pdf.fonttype": 42,  # letters stay letters; journals refuse Type 3
+        "svg.hashsalt": "landscape",
+        "savefig.dpi": 200,
+        **(_PRINTED if columns else {}),
+    }
+    made: list[tuple[Figure, Room]] = []
+    token = _made.set(made)
+    try:
+        with matplotlib.rc_context(style):
+            yield
+            for fig, room in made:
+                fitting.fit(fig, room)
+    finally:
+        _made.reset(token)
+
+
+def page() -> float | None:
+    """Return the width in inches that figures must have, None where it is theirs to choose."""
+    return _WIDTHS[_chosen.get()[2]]
+
+
+def is_narrow() -> bool:
+    """Say whether figures are one column wide, so that legends and colour bars go below the panels."""
+    return page() == ONE_COLUMN
+
+
+def palette() -> list[str]:
+    """Return ten colours, as hexadecimal text, that readers with colour blindness can tell apart.
+
+    On a dark ground those that would be lost in it are lighter.
+    """
+    import seaborn
+
+    return [_lightened(shade) for shade in seaborn.color_palette("colorblind").as_hex()]
+
+
+def shades(n: int) -> list[str]:
+    """Return n colours that tell a rank: from dark to light, on a dark ground from one that is seen on it.
+
+    Args:
+        n: how many, for the most frequent part first.
+
+    Returns:
+        Hexadecimal text.
+    """
+    first, last = (0.42, 1.0) if _is_dark() else (0.0, 0.92)
+    return [to_hex(shade) for shade in colormaps["viridis"](np.linspace(first, last, n))]
+
+
+def contrast(colour: Any, ground: Any) -> float:
+    """Return how far two colours are apart in lightness, 1 to 21.
+
+    Args:
+        colour: as matplotlib takes it.
+        ground: likewise.
+
+    Returns:
+        The contrast ratio; 3 is the least for lines and signs that have to be seen.
+
+    Source: Web Content Accessibility Guidelines 2.2, success criterion 1.4.11.
+    """
+    low, high = sorted(_luminance(c) for c in (colour, ground))
+    return (high + 0.05) / (low + 0.05)
+
+
+def muted() -> str:
+    """Return the colour of lines that stand behind others."""
+    return "0.5" if _is_dark() else "0.6"
+
+
+def _is_dark() -> bool:
+    return _chosen.get()[1]
+
+
+def _luminance(colour: Any) -> float:
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+def _lightened(colour: str) -> str:
+    """Mix a colour with white until it is seen on the dark ground, if that was chosen."""
+    if not _is_dark():
+        return colour
+    mixed = (np.array(to_rgb(colour)) * (1 - share) + share for share in np.linspace(0, 1, 41))
+    return next(to_hex(found) for found in mixed if contrast(found, _DARK["axes.facecolor"]) >= LEAST_CONTRAST)
+
+
+def figure(width: float, height: float, room: Room | None = None) -> Figure:
+    """Make an empty figure.
+
+    Args:
+        width: in inches, unless `styled` chose columns.
+        height: in inches; with columns that which the panels need, once `fitting.fit` has measured them.
+        room: what the panels need; None for panels a quarter wider than high.
+
+    Returns:
+        A figure that belongs to no window and whose layout avoids overlaps.
+    """
+    wide = page()
+    fig = Figure(figsize=(width, height) if wide is None else (wide, HIGHEST), layout="constrained")
+    made = _made.get()
+    if wide is not None and made is not None:
+        made.append((fig, room or Room()))
+    return fig
+
+
+def keep_ticks(ax: Axes) -> None:
+    """Tie ticks and grid to the defaults that hold now; matplotlib makes them late, with those of the moment.
+
+    Args:
+        ax: new axes.
+    """
+    rc: Any = matplotlib.rcParams  # whose type knows no composed names
+    for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
+        for which in ("major", "minor"):
+            axis.set_tick_params(
+                which=which,
+                length=rc[f"{name}tick.{which}.size"],
+                width=rc[f"{name}tick.{which}.width"],
+                color=rc[f"{name}tick.color"],
+                labelsize=rc[f"{name}tick.labelsize"],
+                labelcolor=rc["text.color"],
+                grid_color=rc["grid.color"],
+                grid_linestyle=rc["grid.linestyle"],
+                grid_linewidth=rc["grid.linewidth"],
+            )
+
+
+def log_scale(axis: Axis, values: np.ndarray) -> None:
+    """Make an axis logarithmic where that says more than a linear one: values that are positive and far apart.
+
+    Args:
+        axis: `ax.xaxis` or `ax.yaxis`.
+        values: what is drawn along it.
+    """
+    if not (values > 0).all() or values.max() < 5 * values.min():
+        axis.set_major_locator(MaxNLocator(4, steps=STEPS))
+        return
+    (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
+    # matplotlib labels 2, 3, 4 and 6 times a power of ten where the axis is short, one over the other.
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 50 * values.min() else (1,), numticks=5))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda x, _: decade(x)))
+
+
+def symlog_scale(ax: Axes, low: float, high: float, linear: float) -> None:
+    """Give the x axis the scale of `quadrature.symlog`, with zero and the powers of ten as ticks.
+
+    Args:
+        ax: axes whose x are eigenvalues.
+        low: end of the axis.
+        high: end of the axis.
+        linear: where the scale turns from linear to logarithmic.
+    """
+    ax.set_xscale(
+        "function",
+        functions=(lambda x: quadrature.symlog(x, linear), lambda u: quadrature.symlog_inverse(u, linear)),
+    )
+    end = max(-low, high, linear)
+    powers = [linear * 10.0**k for k in range(int(np.log10(end / linear)) + 1)]
+    ticks = [x for x in (0.0, *(sign * x for x in reversed(powers) for sign in (1, -1))) if low <= x <= high]
+    places = quadrature.symlog(np.array(ticks), linear)
+    room = 0.09 * np.ptp(quadrature.symlog(np.array([low, high]), linear))
+    labelled: list[int] = []
+    for i, place in enumerate(places):  # zero first, then from the ends inwards
+        if all(abs(place - places[j]) >= room for j in labelled):
+            labelled.append(i)
+    if len(labelled) < 3:  # the axis lies in its linear range
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
+        return
+    ax.xaxis.set_major_locator(FixedLocator([ticks[i] for i in labelled]))
+    ax.xaxis.set_minor_locator(FixedLocator([x for i, x in enumerate(ticks) if i not in labelled]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: decade(x)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def decade(x: float) -> str:
+    """Write the label of a tick, "500", or as a power of ten where that is shorter."""
+    text = f"{x:g}"
+    if "e" not in text:
+        return text.replace("-", "\N{MINUS SIGN}")
+    digits, power = text.split("e")
+    factor = {"1": "", "-1": "-"}.get(digits, rf"{digits}\cdot ")
+    return f"${factor}10^{{{int(power)}}}$"
+
+
+def write(fig: Figure, path: str | Path) -> None:
+    """Write a figure to a file, all of it or nothing; a file of this name is replaced.
+
+    The same figure gives the same bytes: no dates, no random names.
+
+    Args:
+        fig: the figure.
+        path: the file; its suffix .png, .pdf or .svg is its format.
+
+    Raises:
+        InputError: another suffix.
+        StoreError: the file cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _METADATA:
+        raise InputError(f"a figure cannot be written as {str(path)!r}: end the name in .png, .pdf or .svg")
+    try:
+        path = path.resolve() if path.is_symlink() else path
+        aside = path.with_name(f".landscape-{secrets.token_hex(4)}{suffix}")
+        try:
+            with theme(), open(aside, "xb") as file:
+                fig.savefig(file, format=suffix[1:], metadata=_METADATA[suffix])
+            os.replace(aside, path)
+        finally:
+            with suppress(OSError):  # it is gone when all went well, or was never made
+                aside.unlink()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}; choose another --out") from None
+
+
+def number(value: float) -> str:
+    """Write a number with four digits, "38.15"; beyond a million or below a thousandth with three, "2.17e+06".
+
+    Args:
+        value: any number.
+
+    Returns:
+        The text.
+    """
+    return f"{value:.{_decimals(value)}f}" if _plain(value) else f"{value:.3g}"
+
+
+def with_error(value: float, error: float) -> str:
+    """Write a number with its error, "38.15 ± 0.02": at most four digits, and none that the error makes void.
+
+    Args:
+        value: any number.
+        error: at least 0; nan where it is unknown.
+
+    Returns:
+        The text; "± ?" for an unknown error, and nothing for none.
+    """
+    if not math.isfinite(error):
+        return f"{number(value)} ± ?"
+    if error == 0:
+        return number(value)
+    size = value or error  # of a trace of zero the error tells the digits
+    if not _plain(size):
+        return f"{value:.3g} ± {error:.1g}"
+    decimals = min(_decimals(size), max(0, 1 - math.floor(math.log10(error))))
+    void = error < 0.5 * 10**-decimals  # far smaller than the last digit of the value
+    return f"{value:.{decimals}f} ± {f'{error:.0e}' if void else f'{error:.{decimals}f}'}"
+
+
+def _plain(value: float) -> bool:
+    return 1e-3 <= abs(value) < 1e6
+
+
+def _decimals(value: float) -> int:
+    return max(0, 3 - math.floor(math.log10(abs(value))))
+
+
+def shorten(name: str, length: int) -> str:
+    """Cut a name in its middle, since long names differ at either end.
+
+    Args:
+        name: any text; white space becomes single blanks.
+        length: characters that may stay, at least 3.
+
+    Returns:
+        The name on one line, with an ellipsis where something was cut.
+    """
+    name = " ".join(name.split())
+    if len(name) <= length:
+        return name
+    tail = (length - 1) // 2
+    return f"{name[: length - 1 - tail]}…{name[-tail:]}".replace("……", "…")

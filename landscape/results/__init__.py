@@ -1,0 +1,57 @@
+"""What an analysis leaves, and all that needs no torch: the room on which files, figures and tables stand.
+
+`axes` says how a result declares its arrays; `spectrum`, `surface`, `sharpness`, `distances`, `gradients`, `features`
+and `history` are the kinds of results, frozen dataclasses of NumPy arrays with named axes and units: the dictionary of
+the toolkit. `store` and `journal` keep them in HDF5; `quadrature`, `grid`, `mesh` and `regroup` take numbers from
+them; `foreign/` reads and writes other programs' files. It imports no other room. Begin with `axes`, then `spectrum`.
+"""
+
+from typing import TypeAlias, TypeVar
+
+from landscape.results.distances import Distances
+from landscape.results.features import Features
+from landscape.results.gradients import Gradients
+from landscape.results.history import History
+from landscape.results.sharpness import Sharpness
+from landscape.results.spectrum import Overlap, Spectrum, Traces
+from landscape.results.surface import Plane, Points, Surface, Trajectory
+
+__all__ = [
+    "KINDS", "Distances", "Features", "Gradients", "History", "Overlap", "Plane", "Points", "R", "Result", "Sharpness",
+    "Spectrum", "Surface", "Traces", "Trajectory",
+]  # fmt: skip
+
+R = TypeVar("R", bound="Result")
+
+Result: TypeAlias = (
+    Spectrum
+    | Traces
+    | Overlap
+    | History
+    | Points
+    | Plane
+    | Surface
+    | Trajectory
+    | Sharpness
+    | Distances
+    | Gradients
+    | Features
+)
+
+KINDS: dict[str, type[Result]] = {
+    kind.kind: kind
+    for kind in (
+        Spectrum,
+        Traces,
+        Overlap,
+        History,
+        Points,
+        Plane,
+        Surface,
+        Trajectory,
+        Sharpness,
+        Distances,
+        Gradients,
+        Features,
+    )
+}

@@ -1,0 +1,68 @@
+"""Where parts of the data converge, and how far apart these points are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from landscape.results.axes import array, check_axes, scalar
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Distances:
+    """How far apart the convergence points of parts are, in each of several runs, and what a point costs the others.
+
+    Points are the convergence points of the parts (the parameters at which a part is served best), then other models
+    such as the final one. Distances are over the parameters named in `parameters`.
+    """
+
+    kind: ClassVar[str] = "distances"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "run"
+
+    runs: tuple[str, ...] = array("run", doc="names of the runs, alike but for their seed")
+    points: tuple[str, ...] = array("point", doc="names of the points")
+    parts: tuple[str, ...] = array("part", doc="names of the parts that losses are of")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
+
+    euclidean: np.ndarray = array("run", "point", "point", doc="Euclidean distance")
+    cosine: np.ndarray = array("run", "point", "point", doc="cosine of the displacements from the start")
+    filter_normalised: np.ndarray = array(
+        "run", "point", "point", doc="root mean square over filters of |a - b| / mean(|a|, |b|) of the filter"
+    )
+    fisher: np.ndarray = array(
+        "run", "point", "point", doc="[a, b]: root of (a - b)^T F_a (a - b), F_a the diagonal Fisher at a of a's part"
+    )
+    barrier: np.ndarray = array(
+        "run",
+        "point",
+        "point",
+        "part",
+        unit="loss",
+        doc="largest rise of the loss above the line between its ends, on the segment of two points; nan if not asked",
+    )
+    hessian_rise: np.ndarray | None = array(
+        "run",
+        "point",
+        "point",
+        unit="loss",
+        doc="[a, b]: (b - a)^T H_a (b - a) / 2, H_a the Hessian at a of a's part: the rise that it predicts towards b",
+        optional=True,
+    )
+    norm: np.ndarray = array("run", "point", doc="Euclidean length of the point's displacement from the start")
+    point_epoch: np.ndarray = array("run", "point", unit="epochs", doc="mean epoch that the point is of; nan unknown")
+    loss: np.ndarray = array("run", "point", "part", unit="loss", doc="loss of the part at the point")
+    accuracy: np.ndarray = array("run", "point", "part", doc="accuracy of the part at the point")
+
+    epoch: np.ndarray = array("epoch", unit="epochs", doc="epochs of the snapshots along training")
+    along_training: np.ndarray = array("run", "epoch", "point", doc="Euclidean distance of the snapshot to the point")
+
+    source: str = scalar(doc="memory bank or fine-tuning")
+    parameters: str = scalar(doc="which parameters distances are over")
+    size: int = scalar(unit="parameters", doc="how many they are")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)

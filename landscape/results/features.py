@@ -1,0 +1,63 @@
+"""Feature quality and the geometry of class means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from landscape.results.axes import array, check_axes, scalar
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """How well the features of each class stand apart, at one or several checkpoints; geometry of the class means.
+
+    mu_c is the mean feature of class c, mu the mean of these over the classes, of equal weight however many samples
+    they have. nan where a class has no samples, and as the variance and quality of a class that has one.
+    """
+
+    kind: ClassVar[str] = "features"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "point"
+
+    points: tuple[str, ...] = array("point", doc="names of the checkpoints")
+    epoch: np.ndarray = array("point", unit="epochs", doc="their epochs; nan where a checkpoint does not say")
+    parts: tuple[str, ...] = array("part", doc="names of the classes")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples of the class")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the class")
+    loss: np.ndarray = array("point", "part", unit="loss", doc="mean loss over the class's samples")
+    accuracy: np.ndarray = array("point", "part", doc="share of the class's samples that are classified correctly")
+
+    quality: np.ndarray = array("point", "part", doc="Q = Dis - beta log Var (S19); features have no unit")
+    quality_inverse: np.ndarray = array("point", "part", doc="-1 / Dis - log Var, the form of the authors' code")
+    distance: np.ndarray = array("point", "part", doc="Dis: distance of mu_c to the nearest other class mean")
+    nearest: np.ndarray = array("point", "part", doc="number of that class; -1 where there is none")
+    variance: np.ndarray = array("point", "part", doc="Var: mean of |a - mu_c|^2 over the class")
+    mean_norm: np.ndarray = array("point", "part", doc="|mu_c - mu|")
+    mean_cosine: np.ndarray | None = array(
+        "point",
+        "part",
+        "part",
+        doc="cosine of mu_c - mu and mu_c' - mu; left out beyond 1,000 classes",
+        optional=True,
+    )
+    alignment: np.ndarray = array("point", "part", doc="cosine of mu_c - mu and the classifier's row c (its mean off)")
+    disagreement: np.ndarray = array(
+        "point", "part", doc="share of samples that the nearest class mean and the classifier put in different classes"
+    )
+
+    within_between: np.ndarray = array(
+        "point", doc="NC1: trace(S_W pinv(S_B)) / C, both scatters averaged over classes"
+    )
+    norm_variation: np.ndarray = array("point", doc="NC2: standard deviation of |mu_c - mu| over its mean")
+    angle_deviation: np.ndarray = array("point", doc="NC2: mean over pairs of |cos + 1 / (C - 1)|")
+    duality: np.ndarray = array("point", doc="NC3: |W / |W| - M / |M||, of the centred classifier and class means")
+    mean_disagreement: np.ndarray = array("point", doc="NC4: mean over classes of the disagreement")
+
+    beta: float = scalar(doc="weight of the variance in S19")
+    n_features: int = scalar(doc="F, numbers in a feature")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)

@@ -1,0 +1,1 @@
+"""Other programs' files: tomgoldstein/loss-landscape, mode connectivity, Landscaper, PyHessian, VTK, CSV, JSON."""

@@ -1,0 +1,264 @@
+"""Other people's formats: PyHessian's lists, Saddle-LongTail's arrays, and tables for any program (CSV, JSON).
+
+PyHessian's `density()` returns two lists with one list for each probe: the eigenvalues of the tridiagonal matrix
+and the squared first components of its eigenvectors, in no order. They are the nodes and weights of the quadrature,
+and the weights of a probe sum to 1. It takes the eigenvectors of a symmetric matrix by `torch.linalg.eig`, which
+answers in complex numbers. Saddle-LongTail saves the same two lists for each class as NumPy arrays.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from landscape.errors import InputError, StoreError
+from landscape.results import Result, Sharpness, Spectrum, Surface, Traces, store
+
+_RAW = frozenset({"parameter", "buffer", "vector", "probe", "step", "trace_probe"})  # axes of what stays in the file
+_SECOND = "_2"
+_ROUNDING = 1e-3  # of float32 weights from a general eigensolver; wrong weights miss by far more
+
+
+def to_pyhessian(
+    nodes: np.ndarray, weights: np.ndarray, steps: np.ndarray
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Give one part's quadrature the form that PyHessian's `density()` returns.
+
+    Args:
+        nodes: (K, m) in units of the loss; those of probe k are the first `steps[k]`.
+        weights: (K, m), which sum to 1 for each probe.
+        steps: (K,) Lanczos steps of each probe. PyHessian's own plot asks for equal ones.
+
+    Returns:
+        `eigen_list_full` and `weight_list_full`: for each probe a list of floats.
+
+    Raises:
+        InputError: shapes that do not fit, nodes that are not finite, or weights that do not sum to 1.
+    """
+    if nodes.ndim != 2 or weights.shape != nodes.shape or steps.shape != nodes.shape[:1]:
+        raise InputError(
+            f"nodes and weights must have axes (probe, step) and steps (probe), "
+            f"got shapes {nodes.shape}, {weights.shape} and {steps.shape}"
+        )
+    eigen_list_full = [row[:m].tolist() for row, m in zip(nodes, steps, strict=True)]
+    weight_list_full = [row[:m].tolist() for row, m in zip(weights, steps, strict=True)]
+    _check(eigen_list_full, weight_list_full)
+    return eigen_list_full, weight_list_full
+
+
+def from_pyhessian(
+    eigenvalues: Sequence[Sequence[complex]] | np.ndarray, weights: Sequence[Sequence[complex]] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take what PyHessian's `density()` returned.
+
+    Args:
+        eigenvalues: for each of K probes its eigenvalues, real or complex with imaginary parts near 0.
+        weights: for each probe as many weights.
+
+    Returns:
+        Nodes and weights, (K, m) float64 in the order given; nan beyond the end of a probe with fewer than m.
+
+    Raises:
+        InputError: not one list for each probe, lengths that differ between the two, imaginary parts that are not
+            rounding, numbers that are not finite, or weights that do not sum to 1.
+    """
+    nodes_rows, weight_rows = _real_rows(eigenvalues, "eigenvalues"), _real_rows(weights, "weights")
+    _check(nodes_rows, weight_rows)
+    shape = len(nodes_rows), max(map(len, nodes_rows))
+    found_nodes, found_weights = np.full(shape, np.nan), np.full(shape, np.nan)
+    for k, (row, shares) in enumerate(zip(nodes_rows, weight_rows, strict=True)):
+        found_nodes[k, : len(row)], found_weights[k, : len(row)] = row, shares
+    return found_nodes, found_weights
+
+
+def read_saddle_longtail(eigen_npy: str | Path, weights_npy: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the density of one class as Saddle-LongTail saves it.
+
+    Args:
+        eigen_npy: the file `<class>_density_eigen.npy`, (K, m) for K probes.
+        weights_npy: the file `<class>_density_weights.npy` of the same class.
+
+    Returns:
+        Nodes and weights, (K, m) float64.
+
+    Raises:
+        StoreError: a file is missing or not an array of numbers.
+        InputError: the arrays are not nodes and weights, as for `from_pyhessian`.
+    """
+    return from_pyhessian(_read_npy(Path(eigen_npy)), _read_npy(Path(weights_npy)))
+
+
+def to_csv(result: Result, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write the numbers of a result as one table, under a header.
+
+    A spectrum and sharpness have a row for each part, its columns named as the fields. A surface and a trajectory have
+    a row for each part at each point, grid points first and marks after them. Any other result is in long form, a row
+    for each number: its field, where it is along each of the field's axes (by name, where there are names), its value.
+
+    Args:
+        result: of any kind. Arrays over parameters, probes or steps stay in the result file.
+        path: the file, in UTF-8. Floats keep all their digits; nan and inf are written so.
+        overwrite: replace a file of this name.
+
+    Raises:
+        StoreError: the file exists or cannot be written.
+    """
+    columns, rows = _table(result)
+
+    def fill(file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text)
+        writer.writerow(columns)
+        writer.writerows(rows)
+        text.detach()  # which flushes, and leaves the file to its owner
+
+    path = Path(path)
+    with store.writing(path):
+        store.refuse_taken(path, overwrite=overwrite, signature=b"")
+        store.write_aside(path, fill)
+
+
+def to_json(result: Result) -> str:
+    """Write the numbers of a result as JSON.
+
+    Args:
+        result: of any kind. Arrays over parameters, probes or steps stay in the result file.
+
+    Returns:
+        Strict JSON: an object with `kind`, `version`, the scalars by their field names, `parts`, a list with an object
+        for each part, and `arrays`, in which each other array has its `axes` and its `values`, nested in their order.
+        JSON has no nan and no inf: both are null.
+    """
+    whole: dict[str, Any] = {"kind": result.kind, "version": result.version}
+    arrays = {}
+    for item in fields(result):
+        axes, value = item.metadata["axes"], getattr(result, item.name)
+        if axes is None and item.name != "provenance":
+            whole[item.name] = _finite(value)
+        elif axes not in {None, ("part",)} and value is not None and _shown(axes):
+            arrays[item.name] = {"axes": axes, "values": _finite(np.asarray(value).tolist())}
+    columns, rows = _by_part(result)
+    whole["parts"] = [_finite(dict(zip(columns, row, strict=True))) for row in rows]
+    whole["arrays"] = arrays
+    return json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _table(result: Result) -> tuple[list[str], Iterable[Sequence[Any]]]:
+    if isinstance(result, (Spectrum, Traces, Sharpness)):
+        return _by_part(result)
+    if isinstance(result, Surface):
+        return ["part", "mark", "x", "y", "loss", "accuracy", "computed", "distance"], _points(result)
+    return _long(result)
+
+
+def _by_part(result: Result) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return the numbers that each part has one of."""
+    columns = {
+        item.name: np.asarray(getattr(result, item.name)).tolist()
+        for item in fields(result)
+        if item.metadata["axes"] == ("part",) and getattr(result, item.name) is not None
+    }
+    columns = {"part": columns.pop("parts", [])} | columns
+    return list(columns), list(zip(*columns.values(), strict=True))
+
+
+def _points(surface: Surface) -> Iterator[Sequence[Any]]:
+    x, y = np.meshgrid(surface.xcoordinates, surface.ycoordinates)
+    position = np.zeros((len(surface.marks), 2))
+    position[:, : surface.mark_position.shape[1]] = surface.mark_position
+    for p, part in enumerate(surface.parts):
+        grid = (x, y, surface.loss[p], surface.accuracy[p], surface.computed)
+        for row in zip(*(values.ravel().tolist() for values in grid), strict=True):
+            yield [part, "", *row, 0.0]
+        marks = (*position.T, surface.mark_loss[:, p], surface.mark_accuracy[:, p])
+        columns = zip(surface.marks, *(values.tolist() for values in marks), surface.mark_distance, strict=True)
+        for name, *numbers, distance in columns:
+            yield [part, name, *numbers, True, distance]
+
+
+def _long(result: Result) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    shown = [
+        (item.name, item.metadata["axes"], np.asarray(getattr(result, item.name)))
+        for item in fields(result)
+        if item.metadata["axes"] and getattr(result, item.name) is not None and _shown(item.metadata["axes"])
+    ]
+    # Along an axis a field of strings, or a field of the axis' own name such as "epoch", tells where one is; where two
+    # have one name, their positions do.
+    labels = {
+        axes[0]: values.tolist()
+        for name, axes, values in shown
+        if len(axes) == 1 and (values.dtype.kind == "U" or name == axes[0]) and len(set(values.tolist())) == values.size
+    }
+    numbers = [(name, _distinct(axes), values) for name, axes, values in shown if values.dtype.kind != "U"]
+    columns = list(dict.fromkeys(axis for _, axes, _ in numbers for axis in axes))
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for name, axes, values in numbers:
+            flat = values.ravel().tolist()
+            for place, value in zip(np.ndindex(values.shape), flat, strict=True):
+                at = dict(zip(axes, place, strict=True))
+                found = {axis: labels.get(axis.removesuffix(_SECOND), range(i + 1))[i] for axis, i in at.items()}
+                yield [name, *(found.get(axis, "") for axis in columns), value]
+
+    return ["field", *columns, "value"], rows()
+
+
+def _distinct(axes: Sequence[str]) -> list[str]:
+    """Give the second axis of a matrix over pairs a name of its own."""
+    return [axis + (_SECOND if axis in axes[:i] else "") for i, axis in enumerate(axes)]
+
+
+def _shown(axes: Sequence[str]) -> bool:
+    return _RAW.isdisjoint(axes)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null for every number that JSON has not."""
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check(nodes: Sequence[Sequence[float]], weights: Sequence[Sequence[float]]) -> None:
+    if len(nodes) != len(weights) or not nodes:
+        raise InputError(f"there are eigenvalues of {len(nodes)} probes and weights of {len(weights)}")
+    for k, (row, shares) in enumerate(zip(nodes, weights, strict=True)):
+        if len(row) != len(shares) or not len(row):
+            raise InputError(f"probe {k} has {len(row)} eigenvalues and {len(shares)} weights")
+        if not np.isfinite(row).all():
+            raise InputError(f"probe {k} has an eigenvalue that is not finite")
+        if not abs(sum(shares) - 1) <= _ROUNDING:
+            raise InputError(f"the weights of probe {k} sum to {sum(shares):.6g}, they must sum to 1")
+
+
+def _real_rows(rows: Sequence[Sequence[complex]] | np.ndarray, name: str) -> list[list[float]]:
+    found = []
+    for k, row in enumerate(rows):
+        values = np.asarray(row)
+        if values.ndim != 1 or values.dtype.kind not in "iufc":
+            raise InputError(
+                f"{name} must be one list of numbers for each probe, got {values.dtype} {values.shape} at probe {k}"
+            )
+        if values.dtype.kind == "c" and not np.abs(values.imag).max(initial=0.0) <= _ROUNDING * np.abs(values).max():
+            raise InputError(f"{name} of probe {k} have imaginary parts up to {np.abs(values.imag).max():.3g}")
+        found.append(values.real.astype(np.float64).tolist())
+    return found
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise StoreError(f"there is no file {path}") from None
+    except (OSError, ValueError) as error:
+        cause = " ".join(str(error).split())
+        raise StoreError(f"{path} cannot be read as a NumPy array of numbers ({cause:.100})") from None

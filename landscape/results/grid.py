@@ -1,0 +1,452 @@
+"""From the losses on a line or a grid to what a reader asks: lowest point, sharpness figures, barrier, verdict.
+
+Between points the loss is taken to be linear, along a line and within the triangles of a grid (mesh.py). A triangle
+with a corner that is not finite is a hole and is not bridged. For a smooth loss this errs by the order of the squared
+step; around a minimum that is more than the loss itself within the first step, so what would have to be read off there
+is nan.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy.interpolate import LinearNDInterpolator
+
+from landscape.results.mesh import SAME, Grid, smooth, step_of
+
+__all__ = ["Grid", "barrier", "doubling_radius", "lowest", "summary", "verdict", "worst_rise"]
+
+_LOWER = 0.01  # of the centre's loss: a checkpoint is never exactly at the minimum of every part
+_ROUNDING = 1e-5  # of the loss, as sums of float32 values leave it
+_STEPS_ACROSS = 5  # grid steps that show a region's shape
+_OFF = 0.1  # of a part's largest loss at a mark
+_GUESSES = 4  # times log C: beyond that a contour plot of cross-entropy is usually cut
+
+
+def lowest(grid: Grid, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the lowest point of each part; of equal ones, such as zeros, that whose coordinates are nearest to 0.
+
+    Args:
+        grid: where the points are.
+        loss: (P, ny, nx); values that are not finite do not count.
+
+    Returns:
+        The loss (P,) and its coordinates (P, A); nan for a part without a finite value.
+    """
+    order = np.argsort((grid.coordinates**2).sum(axis=1), kind="stable")
+    values = loss[:, grid.computed][:, order]
+    finite = np.isfinite(values)
+    found, position = np.full(len(loss), np.nan), np.full((len(loss), len(grid.unit_length)), np.nan)
+    for p in np.flatnonzero(finite.any(axis=1)):
+        best = np.argmin(np.where(finite[p], values[p], np.inf))
+        found[p] = values[p, best]
+        position[p] = grid.coordinates[order[best], : len(grid.unit_length)]
+    return found, position
+
+
+def doubling_radius(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray) -> np.ndarray:
+    """Return the smallest distance from the centre at which each part's loss reaches twice the centre's.
+
+    Args:
+        grid: where the points are.
+        loss: (P, ny, nx).
+        centre_loss: (P,) at the checkpoint itself.
+
+    Returns:
+        Euclidean distances (P,). nan where twice the centre's loss is never reached; where it is exceeded next to the
+        centre already, so that the grid is too coarse to tell; where a computed point that is nan lies nearer; where it
+        is not defined, as the centre's loss is not positive and finite; and where the grid does not hold the centre, or
+        units are unknown.
+    """
+    radii = np.full(len(loss), np.nan)
+    corners = grid.euclidean(grid.vertices)
+    distance = np.linalg.norm(corners, axis=1)
+    if not grid.holds_centre or not np.isfinite(distance).all():
+        return radii
+    for p, values in enumerate(grid.values(loss, centre_loss)):
+        twice = 2 * centre_loss[p]
+        if not 0 < twice < np.inf or np.any(values[grid.around] > twice):
+            continue
+        ends = _level_segments(corners, values, grid.simplices, twice)
+        nearest = np.concatenate([distance[values >= twice], _distance_of_segments(*ends)]).min(initial=np.inf)
+        if nearest < np.inf and nearest <= distance[np.isnan(values)].min(initial=np.inf):
+            radii[p] = nearest
+    return radii
+
+
+def worst_rise(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray, radius: float) -> np.ndarray:
+    """Return how far the loss of each part rises above the centre's within a distance, in the plane.
+
+    The largest value is looked for at the points within the distance and where the edges between points cross it; it
+    is a lower bound of SAM's worst case, which is over all directions.
+
+    Args:
+        grid: where the points are.
+        loss: (P, ny, nx).
+        centre_loss: (P,) at the checkpoint itself, whose rise is 0.
+        radius: Euclidean distance, nan if none is asked for; what of the disc lies beyond the grid is not looked at.
+
+    Returns:
+        Rises (P,), at least 0; inf where a loss within is. nan where the points next to the centre are not all within
+        the distance, so that the grid is too coarse to tell; where a computed value within, or the centre's, is nan;
+        and where the grid does not hold the centre, or units or radius are unknown.
+    """
+    corners = grid.euclidean(grid.vertices)
+    distance = np.linalg.norm(corners, axis=1)
+    if not len(grid.around) or not distance[grid.around].max() <= radius * (1 + SAME):
+        return np.full(len(loss), np.nan)
+    values = grid.values(loss, centre_loss)
+    inside = distance <= radius * (1 + SAME)
+    largest = values[:, inside].max(axis=1, initial=-np.inf)
+    edges = grid.edges
+    for share, (a, b) in _on_circle(corners[edges[:, 0]], corners[edges[:, 1]], edges, radius):
+        with np.errstate(invalid="ignore"):  # of an infinite loss, which the next line leaves out
+            between = (1 - share) * values[:, a] + share * values[:, b]
+        between = np.where(np.isfinite(values[:, a]) & np.isfinite(values[:, b]), between, -np.inf)
+        largest = np.maximum(largest, between.max(axis=1, initial=-np.inf))
+    rise: np.ndarray = np.maximum(largest - centre_loss, 0.0)
+    return rise
+
+
+def interpolate(grid: Grid, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Interpolate linearly within the triangles of the computed points.
+
+    Args:
+        grid: where the points are; not on a line.
+        values: (P, V) at its vertices; what is not finite is a hole.
+        positions: (N, 2) coordinates.
+
+    Returns:
+        (P, N), nan outside the triangles and in those with a corner that is not finite, unless it has no weight.
+    """
+    finite = np.isfinite(values)
+    both = np.concatenate([np.where(finite, values, 0.0), finite])
+    found = LinearNDInterpolator(grid.vertices, both.T, rescale=True)(positions).T
+    height, share = np.split(found, 2)
+    filled: np.ndarray = np.where(share > 1 - 1e-9, height, np.nan)
+    return filled
+
+
+def filled(grid: Grid, values: np.ndarray, centre: np.ndarray, *, cubic: bool = True) -> np.ndarray:
+    """Return values at all points of a grid, interpolated where none was computed.
+
+    Args:
+        grid: where the points are; the computed ones not on a line.
+        values: (P, ny, nx).
+        centre: (P,) at the checkpoint itself.
+        cubic: interpolate by `mesh.smooth` where none of a part's values is negative, otherwise linearly.
+
+    Returns:
+        (P, ny, nx), nan where values are not finite, in the triangles around these, and beyond the computed points.
+    """
+    found = np.where(np.isfinite(values), values, np.nan)
+    rows, columns = np.nonzero(~grid.computed)
+    if not len(rows):
+        return found
+    places = np.stack([grid.xcoordinates[columns], grid.ycoordinates[rows]], axis=1)
+    heights = grid.values(found, centre)
+    between = interpolate(grid, heights, places)
+    steps = step_of(grid.xcoordinates), step_of(grid.ycoordinates)
+    for p, known in enumerate(heights if cubic else ()):
+        finite = np.isfinite(known)
+        if finite.sum() > 3 and (known[finite] >= 0).all():
+            curved = smooth(grid.vertices[finite] / steps, known[finite][None], places / steps)[0]
+            between[p] = np.where(np.isnan(between[p]) | np.isnan(curved), between[p], curved)
+    found[:, rows, columns] = between
+    return found
+
+
+def reach(grid: Grid) -> float:
+    """Return the Euclidean distance of the farthest of the points next to the centre; nan where that is unknown."""
+    distances = np.linalg.norm(grid.euclidean(grid.vertices[grid.around]), axis=1)
+    return float(distances.max()) if len(distances) else math.nan
+
+
+def barrier(t: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Return the largest rise of the loss above the straight line between its values at t = 0 and t = 1.
+
+        max over t in [0, 1] of L(t) - ((1 - t) L(0) + t L(1))
+
+    0 and 1 are points of the line or are interpolated; to recompute it for a group, give it the group's loss: a
+    barrier is not an average of barriers.
+
+    Args:
+        t: (n,) coordinates of the points that were computed, in any order; 0 is one model, 1 the other.
+        loss: (P, n).
+
+    Returns:
+        Barriers (P,), at least 0; nan if the line does not reach from 0 to 1, or holds a nan between.
+
+    Source: Frankle et al. 2020, "Linear mode connectivity and the lottery ticket hypothesis".
+    """
+    order = np.argsort(t)
+    t, loss = t[order], loss[:, order]
+    if not len(t) or t[0] > SAME or t[-1] < 1 - SAME:
+        return np.full(len(loss), np.nan)
+    between = (t >= -SAME) & (t <= 1 + SAME)
+    found = np.zeros(len(loss))
+    for p, values in enumerate(loss):
+        first, last = np.interp([0.0, 1.0], t, values)
+        rise = values[between] - ((1 - t[between]) * first + t[between] * last)
+        found[p] = rise.max(initial=0.0)
+    return found
+
+
+def summary(
+    grid: Grid,
+    *,
+    parts: Sequence[str],
+    loss: np.ndarray,
+    centre_loss: np.ndarray,
+    radius: float | None,
+    batch_norm: str,
+    marks: Sequence[str] = (),
+    mark_loss: np.ndarray | None = None,
+    mark_policy_loss: np.ndarray | None = None,
+    between: bool = False,
+    n_classes: int | None = None,
+    augmented: bool | None = False,
+) -> dict[str, Any]:
+    """Return the fields of a surface that follow from its losses, by their names in `results.Surface`.
+
+    Args:
+        grid: where the points are.
+        parts: names of the P parts.
+        loss: (P, ny, nx), nan where not computed.
+        centre_loss: (P,) at the checkpoint itself.
+        radius: Euclidean radius of `worst_rise`; None takes the smallest that the grid can tell of, its `reach`.
+        batch_norm: what was done with running statistics, for the verdict.
+        marks: names of the M marks.
+        mark_loss: (M, P) at the marks themselves.
+        mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
+        between: the line goes from one checkpoint at 0 to another at 1, and has a barrier.
+        n_classes: C, whose log is the cross-entropy of guessing; None if unknown.
+        augmented: whether the data was augmented; None if unknown.
+
+    Returns:
+        `lowest_loss`, `lowest_position`, `doubling_radius`, `worst_rise`, `barrier`, `radius` and `verdict`.
+    """
+    low, position = lowest(grid, loss)
+    whole, heights = grid, loss
+    if not grid.computed.all() and grid.simplices.shape[1] == 3:
+        heights = np.where(grid.computed, loss, filled(grid, loss, centre_loss))
+        whole = replace(grid, computed=grid.computed | np.isfinite(heights).all(axis=0))
+    radius = reach(whole) if radius is None else radius
+    found = {
+        "lowest_loss": low,
+        "lowest_position": position,
+        "doubling_radius": doubling_radius(whole, heights, centre_loss),
+    }
+    return {
+        **found,
+        "worst_rise": worst_rise(whole, heights, centre_loss, radius),
+        "barrier": barrier(grid.coordinates[:, 0], loss[:, grid.computed]) if between else None,
+        "radius": radius,
+        "verdict": verdict(
+            whole,
+            parts=parts,
+            loss=heights,
+            computed=grid.computed,
+            centre_loss=centre_loss,
+            found=found,
+            batch_norm=batch_norm,
+            marks=marks,
+            mark_loss=mark_loss,
+            mark_policy_loss=mark_policy_loss,
+            radius=radius,
+            n_classes=n_classes,
+            augmented=augmented,
+        ),
+    }
+
+
+def verdict(
+    grid: Grid,
+    *,
+    parts: Sequence[str],
+    loss: np.ndarray,
+    computed: np.ndarray | None = None,
+    centre_loss: np.ndarray,
+    found: Mapping[str, np.ndarray],
+    batch_norm: str,
+    marks: Sequence[str] = (),
+    mark_loss: np.ndarray | None = None,
+    mark_policy_loss: np.ndarray | None = None,
+    radius: float = float("nan"),
+    n_classes: int | None = None,
+    augmented: bool | None = False,
+) -> str:
+    """Say in one line what a reader must know before the picture is believed.
+
+    Args:
+        grid: where the points are.
+        parts: names of the P parts.
+        loss: (P, ny, nx).
+        computed: (ny, nx), which of the grid's points the network was evaluated at; None for all of them.
+        centre_loss: (P,).
+        found: `lowest_loss` (P,), `lowest_position` (P, A) and `doubling_radius` (P,).
+        batch_norm: what was done with running statistics; "unknown" for somebody else's file.
+        marks: names of the M marks.
+        mark_loss: (M, P) at the marks themselves.
+        mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
+        radius: Euclidean radius of `worst_rise`, which must not be below a grid step.
+        n_classes: C, whose log is the cross-entropy of guessing; None if unknown, or if the loss is another.
+        augmented: whether the data was augmented; None if unknown.
+
+    Returns:
+        Clauses joined by "; ": first what is wrong with centre, range and values, then how it was computed.
+    """
+    computed = grid.computed if computed is None else computed
+    clauses = [
+        *_about_values(computed, loss[:, computed]),
+        *_about_centre(grid, parts, centre_loss, found),
+        *_about_range(grid, parts, loss, centre_loss, n_classes),
+        *_about_steps(grid, parts, loss, centre_loss, found["doubling_radius"], radius),
+        *_about_marks(parts, marks, mark_loss, mark_policy_loss),
+    ]
+    augmentation = {True: "augmented data", False: "augmentation off", None: "augmentation unknown"}[augmented]
+    return "; ".join([*(clauses or ["no fault seen"]), f"batch norm: {batch_norm}", augmentation])
+
+
+def _about_values(computed: np.ndarray, values: np.ndarray) -> list[str]:
+    clauses = []
+    if not computed.all():
+        clauses.append(f"{100 * computed.mean():.3g} % of the points were computed")
+    if values.size and not np.isfinite(values).all():
+        clauses.append(f"{100 * (1 - np.isfinite(values).mean()):.3g} % of the computed losses are not finite")
+    return clauses
+
+
+def _about_centre(
+    grid: Grid, parts: Sequence[str], centre_loss: np.ndarray, found: Mapping[str, np.ndarray]
+) -> list[str]:
+    if not grid.holds_centre:
+        return ["the checkpoint (0) lies outside the range"]
+    drop = centre_loss - found["lowest_loss"]
+    lower = np.flatnonzero(drop > np.maximum(_LOWER * np.abs(centre_loss), 0))
+    if not len(lower):
+        return []
+    worst = lower[np.argmax(drop[lower])]
+    where = ", ".join(f"{c:.3g}" for c in found["lowest_position"][worst])
+    return [
+        f"the centre is not the lowest point of {_named(parts, worst, len(lower))}: "
+        f"the loss falls from {centre_loss[worst]:.3g} to {found['lowest_loss'][worst]:.3g} at ({where})"
+    ]
+
+
+def _about_range(
+    grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray, n_classes: int | None
+) -> list[str]:
+    values = loss[:, grid.computed]
+    finite = np.isfinite(values)
+    clauses = []
+    if n_classes is not None and n_classes > 1:
+        numbers = np.maximum((~np.isnan(values)).sum(axis=1), 1)
+        high = (values > _GUESSES * np.log(n_classes)).sum(axis=1) / numbers
+        wide = np.flatnonzero(high > 0.5)
+        if len(wide):
+            worst = wide[np.argmax(high[wide])]
+            clauses.append(
+                f"range too wide: {100 * high[worst]:.3g} % of the points of {_named(parts, worst, len(wide))} have "
+                f"more than {_GUESSES} times the loss of guessing (log {n_classes})"
+            )
+    spread = np.where(finite, values, -np.inf).max(axis=1, initial=-np.inf)
+    spread -= np.where(finite, values, np.inf).min(axis=1, initial=np.inf)
+    if values.shape[1] > 1 and finite.any() and np.all(spread <= _ROUNDING * np.abs(centre_loss)):
+        clauses.append("range too narrow: the loss changes by no more than rounding")
+    return clauses
+
+
+def _about_steps(
+    grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray, radii: np.ndarray, radius: float
+) -> list[str]:
+    """Say what the steps of the grid are too wide for."""
+    clauses = []
+    twice = 2 * centre_loss
+    jumps = (grid.values(loss, centre_loss)[:, grid.around] > twice[:, None]).any(axis=1) & (twice > 0)
+    if jumps.any():
+        named = _named(parts, int(np.argmax(jumps)), int(jumps.sum()))
+        clauses.append(f"range too wide or too few points: one step takes the loss of {named} beyond its double")
+    beside = np.linalg.norm(grid.euclidean(grid.vertices[grid.around]), axis=1)
+    if not len(beside) or not np.isfinite(beside).all():
+        return clauses
+    axes = zip((grid.xcoordinates, grid.ycoordinates), grid.unit_length, strict=False)
+    step = max(step_of(axis) * unit for axis, unit in axes)
+    across = 2 * radii / step
+    coarse = np.flatnonzero(across < _STEPS_ACROSS)
+    if len(coarse):
+        worst = coarse[np.argmin(across[coarse])]
+        clauses.append(
+            f"few points: where the loss is below twice the centre's is {across[worst]:.1f} steps across for "
+            f"{_named(parts, worst, len(coarse))}"
+        )
+    if radius < beside.max() * (1 - SAME):
+        clauses.append(f"no worst rise: its radius {radius:.3g} is less than a step, {beside.max():.3g}")
+    return clauses
+
+
+def _about_marks(
+    parts: Sequence[str], marks: Sequence[str], loss: np.ndarray | None, policy: np.ndarray | None
+) -> list[str]:
+    """Say where running statistics alone set a mark apart from the surface."""
+    if loss is None or policy is None:
+        return []
+    size = np.where(np.isfinite(loss), np.abs(loss), 0.0).max(axis=0, initial=0.0)
+    off = np.divide(np.abs(policy - loss), size, out=np.zeros_like(loss), where=size > 0)
+    off[np.isnan(off)] = 0.0
+    if not (off > _OFF).any():
+        return []
+    m, p = (int(i) for i in np.unravel_index(np.argmax(off), off.shape))
+    return [
+        f"running statistics of its own set {_named(marks, m, int((off > _OFF).any(axis=1).sum()))} apart: the loss of "
+        f"{parts[p]} is {loss[m, p]:.3g} there, and {policy[m, p]:.3g} with those of the surface"
+    ]
+
+
+def _named(parts: Sequence[str], worst: int, how_many: int) -> str:
+    more = "" if how_many < 2 else " and another" if how_many == 2 else f" and {how_many - 1} others"
+    return parts[worst] + more
+
+
+def _level_segments(
+    corners: np.ndarray, values: np.ndarray, simplices: np.ndarray, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the pieces of the level line, (S, 2) each; on a line of points a piece is one point."""
+    above = (values >= level)[simplices]
+    simplices = simplices[above.any(axis=1) & ~above.all(axis=1)]
+    simplices = simplices[np.isfinite(values[simplices]).all(axis=1)]
+    pairs = [(0, 1)] if simplices.shape[1] == 2 else [(0, 1), (1, 2), (2, 0)]
+    a, b = simplices[:, [i for i, _ in pairs]], simplices[:, [j for _, j in pairs]]
+    crossed = (values[a] < level) != (values[b] < level)
+    a, b = a[crossed], b[crossed]
+    share = ((level - values[a]) / (values[b] - values[a]))[:, None]
+    points = (1 - share) * corners[a] + share * corners[b]
+    if simplices.shape[1] == 2:
+        return points, points
+    return points[::2], points[1::2]  # two of a triangle's three edges are crossed, and stand side by side
+
+
+def _distance_of_segments(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    step = end - start
+    length2 = (step**2).sum(axis=1)
+    nearest = np.divide(-(start * step).sum(axis=1), length2, out=np.zeros(len(step)), where=length2 > 0)
+    distances: np.ndarray = np.linalg.norm(start + np.clip(nearest, 0, 1)[:, None] * step, axis=1)
+    return distances
+
+
+def _on_circle(
+    start: np.ndarray, end: np.ndarray, edges: np.ndarray, radius: float
+) -> list[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+    """Return, for both roots, how far along its edge each crossing of the circle lies, and the edge's two vertices."""
+    step = end - start
+    a, b, c = (step**2).sum(axis=1), (start * step).sum(axis=1), (start**2).sum(axis=1) - radius**2
+    crossing = (a > 0) & (b**2 >= a * c)
+    a, b, c, edges = a[crossing], b[crossing], c[crossing], edges[crossing]
+    found = []
+    for sign in (-1, 1):
+        share = (-b + sign * np.sqrt(b**2 - a * c)) / a
+        on = (share >= 0) & (share <= 1)
+        found.append((share[on], (edges[on, 0], edges[on, 1])))
+    return found

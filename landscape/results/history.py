@@ -1,0 +1,57 @@
+"""How a training went, epoch by epoch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from landscape.results.axes import array, check_axes, scalar
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class History:
+    """How a training went, a row for each finished epoch; nan where an epoch did not measure something.
+
+    `train_loss` and `train_accuracy` are summed over the epoch's steps: each sample was seen by the weights of its own
+    step, augmented and in training mode. All else belongs to the weights at the end of the epoch, in eval mode and
+    without augmentation.
+    """
+
+    kind: ClassVar[str] = "history"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "epoch"
+
+    parts: tuple[str, ...] = array("part", doc="names of the classes")
+    train_counts: np.ndarray = array("part", unit="samples", doc="samples of the class that were trained on")
+    test_counts: np.ndarray = array("part", unit="samples", doc="test samples of the class")
+
+    epoch: np.ndarray = array("epoch", unit="epochs", doc="epochs done, from 1")
+    seconds: np.ndarray = array("epoch", unit="s", doc="wall time of the epoch with its evaluation")
+    learning_rate: np.ndarray = array("epoch", doc="of the epoch's last step")
+    train_loss: np.ndarray = array("epoch", unit="loss", doc="mean of the method's loss over the training samples")
+    train_accuracy: np.ndarray = array("epoch", doc="share of the training samples classified correctly")
+    test_loss: np.ndarray = array("epoch", unit="loss", doc="mean cross-entropy over the test samples")
+    test_accuracy: np.ndarray = array("epoch", doc="share of the test samples classified correctly")
+    validation_accuracy: np.ndarray = array(
+        "epoch", doc="mean over classes of the accuracy on held-out training samples"
+    )
+
+    test_loss_per_class: np.ndarray = array("epoch", "part", unit="loss", doc="mean cross-entropy on test samples")
+    test_accuracy_per_class: np.ndarray = array("epoch", "part", doc="accuracy on the class's test samples")
+    eval_loss_per_class: np.ndarray = array("epoch", "part", unit="loss", doc="mean cross-entropy on training samples")
+    eval_accuracy_per_class: np.ndarray = array("epoch", "part", doc="accuracy on the class's training samples")
+    quality: np.ndarray = array("epoch", "part", doc="feature quality Q on the training samples")
+    distance: np.ndarray = array("epoch", "part", doc="distance of the class mean to the nearest other, Dis")
+    variance: np.ndarray = array("epoch", "part", doc="mean squared distance of features to their class mean, Var")
+    gradient_cosine: np.ndarray = array("epoch", "part", doc="cosine of class and batch gradient, mean over batches")
+    bank_epoch: np.ndarray = array(
+        "epoch", "part", unit="epochs", doc="epoch of the class's snapshot in the memory bank"
+    )
+    group: np.ndarray = array("epoch", "part", doc="number of the class's group")
+
+    method: str = scalar(doc="name of the recipe")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)

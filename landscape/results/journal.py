@@ -1,0 +1,253 @@
+"""The journal of an unfinished run: what is finished is kept, so that only the rest is computed again."""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import filelock
+
+from landscape.errors import StoreError
+from landscape.results import Result, store
+from landscape.results.axes import concatenate
+
+_UNITS = "unit-*.h5"
+
+
+class Journal:
+    """The finished units of a run whose result is not complete: a folder OUT.partial beside the file OUT.
+
+    It holds `run.json`, the fingerprint of the run, and one result file for each finished unit. It begins with
+    `open`; a `with` block lets go of the folder at its end and leaves it for the next attempt; `finish` turns it
+    into OUT.
+    """
+
+    def __init__(self, out: Path, lock: filelock.BaseFileLock | None) -> None:
+        self.out = out
+        self.folder = _folder(out)
+        self._lock = lock  # None on a rank that is not the owner, and after `close`
+        self._replaces = False
+
+    @classmethod
+    def open(
+        cls, out: str | Path, fingerprint: Mapping[str, Any], *, overwrite: bool = False, owner: bool = True
+    ) -> "Journal":
+        """Begin a run, or continue it if its journal was begun with the same fingerprint.
+
+        What could keep OUT from being written is found out here, before anything is computed. A journal that was
+        begun with `overwrite` remembers this leave: to continue it, `overwrite` is left out.
+
+        Args:
+            out: the file that the result will go to.
+            fingerprint: everything that changes the numbers, as JSON can hold it; not device or batch size. A key
+                that is a Python name is quoted in errors as an option: "negative_tol" is --negative-tol.
+            overwrite: begin anew, whatever the journal holds, and replace OUT when the new result is complete.
+            owner: this process holds the folder against others. Of several ranks one is the owner and opens
+                first; the others join with `owner=False`, where `overwrite` has no effect.
+
+        Returns:
+            The open journal.
+
+        Raises:
+            StoreError: OUT exists or cannot be written, another process works on it, or the journal was begun
+                with other options.
+        """
+        path = Path(out)
+        now = json.loads(store.to_json(fingerprint, "the fingerprint of the run"))
+        with store.writing(path):
+            if not path.name or path.is_dir():
+                raise StoreError(f"{out} is a folder, not a result file: name one, as in --out {path / 'result.h5'}")
+            path = path.resolve() if path.is_symlink() else path
+            if not owner:
+                journal = cls(path, None)
+                journal._join(now)
+                return journal
+            _folder(path).mkdir(exist_ok=True)
+            journal = cls(path, _locked(_folder(path)))
+            try:
+                journal._begin(now, overwrite=overwrite)
+            except BaseException:
+                journal.close()
+                raise
+            return journal
+
+    def _begin(self, fingerprint: dict[str, Any], *, overwrite: bool) -> None:
+        begun = _read_run(self.folder) if self._unit_files() and not overwrite else None
+        self._replaces = overwrite or (begun is not None and begun["replaces"])
+        store.refuse_taken(self.out, overwrite=self._replaces, signature=store.SIGNATURE)
+        if begun is not None:
+            _compare(self.folder, begun["fingerprint"], fingerprint)
+        else:
+            self._clear(_UNITS)
+            text = json.dumps({"replaces": overwrite, "fingerprint": fingerprint}, indent=1)
+            store.write_aside(self.folder / "run.json", lambda file: file.write(text.encode()))
+        self._clear(f"{store.ASIDE}*")
+        (self.folder / "owner").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+
+    def _join(self, fingerprint: dict[str, Any]) -> None:
+        if not (self.folder / "run.json").exists():
+            raise StoreError(f"{self.folder} was not begun by the first process: do all processes share the folder?")
+        _compare(self.folder, _read_run(self.folder)["fingerprint"], fingerprint)
+
+    def done(self) -> set[str]:
+        """Name the finished units.
+
+        Returns:
+            The units whose files can be read to their end; a damaged file counts as none.
+        """
+        finished = set()
+        for path in self._unit_files():
+            with suppress(StoreError):
+                finished.add(store.read_result(path)[1])
+        return {unit for unit in finished if unit is not None}
+
+    def has(self, unit: str) -> bool:
+        """Say whether there is a file for a unit, without reading it.
+
+        Args:
+            unit: any string.
+
+        Returns:
+            True if the unit was written.
+        """
+        return self._path(unit).exists()
+
+    def write(self, unit: str, result: Result) -> None:
+        """Keep the result of a finished unit.
+
+        Args:
+            unit: any string that tells the unit from the others, with slashes if need be.
+            result: what the unit adds to the whole.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        path = self._path(unit)
+        with store.writing(path):
+            store.write_result(path, result, unit=unit)
+
+    def read(self, unit: str) -> Result:
+        """Read the result of a finished unit.
+
+        Args:
+            unit: the string that it was written under.
+
+        Returns:
+            The result that was written.
+
+        Raises:
+            StoreError: the unit is not finished, or its file cannot be read.
+        """
+        if not self.has(unit):
+            raise StoreError(f"{self.folder} does not hold {unit!r}, which is not finished: repeat the command")
+        return store.read_result(self._path(unit))[0]
+
+    def merge(self, units: Sequence[str]) -> Result:
+        """Join the results of finished units.
+
+        Args:
+            units: at least one finished unit, in the order that their parts shall have.
+
+        Returns:
+            One result with the parts of all.
+
+        Raises:
+            StoreError: a unit is not finished, or its file cannot be read.
+            InputError: the results do not fit together.
+        """
+        return concatenate([self.read(unit) for unit in units])
+
+    def finish(self, result: Result) -> None:
+        """Write the whole result to OUT, then remove the journal; a rank that is not the owner only closes.
+
+        Args:
+            result: the complete result.
+
+        Raises:
+            StoreError: it cannot be written; the journal is kept.
+        """
+        if self._lock is not None:
+            with store.writing(self.out):
+                if self.out.exists() and not self._replaces:
+                    raise StoreError(f"{self.out} appeared during the run: move it away and repeat the command")
+                store.write_result(self.out, result, aside=self.folder)
+            with suppress(OSError):
+                self._clear(_UNITS)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the folder; one without a finished unit is removed."""
+        if self._lock is None:
+            return
+        with suppress(OSError):  # nothing of value is at stake: what cannot be removed is left lying
+            self._clear("owner")
+            if not self._unit_files():
+                for pattern in ("run.json", f"{store.ASIDE}*", "lock"):
+                    self._clear(pattern)
+                self.folder.rmdir()
+        self._lock.release()
+        self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _path(self, unit: str) -> Path:
+        # Names of classes hold slashes or differ in case only: a digest is a safe name on every file system.
+        digest = hashlib.sha256(unit.encode("utf-8", "surrogatepass")).hexdigest()
+        return self.folder / _UNITS.replace("*", digest[:32])
+
+    def _unit_files(self) -> list[Path]:
+        return sorted(self.folder.glob(_UNITS))
+
+    def _clear(self, pattern: str) -> None:
+        for path in self.folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
+
+
+def _locked(folder: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        owner = folder / "owner"
+        who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+        raise StoreError(f"{folder} is in use by {who}: wait until it ends, or choose another --out") from None
+    return lock
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return {"replaces": bool(run["replaces"]), "fingerprint": dict(run["fingerprint"])}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        raise StoreError(f"{path} is damaged: pass --overwrite to begin anew, or choose another --out") from None
+
+
+def _compare(folder: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
+    for key in begun | now:
+        # As text, so that nan is equal to itself.
+        if key not in begun or key not in now or json.dumps(begun[key]) != json.dumps(now[key]):
+            raise StoreError(
+                f"{folder} was begun {_option(begun, key)}, now {_option(now, key)}: "
+                f"repeat the options, or --overwrite, or another --out"
+            )
+
+
+def _option(fingerprint: dict[str, Any], key: str) -> str:
+    name = f"--{key.replace('_', '-')}" if key.isidentifier() else key
+    if key not in fingerprint:
+        return f"without {name}"
+    value = fingerprint[key]
+    return f"with {name} {value if isinstance(value, str) else json.dumps(value):.80}"

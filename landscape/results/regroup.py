@@ -1,0 +1,391 @@
+"""Any grouping and any weighting of the classes of a finished surface or spectrum, without computing again.
+
+A surface that was computed per class holds L_c at every point, and a loss that weighs classes is a mean of these,
+
+    L_group = sum over c in group of w_c L_c / sum over c in group of w_c,
+
+and so are the accuracy and the trace of the Hessian; its eigenvalues and their density are not. What else is not linear
+(lowest point, doubling radius, worst rise, barrier, verdict) is taken from the group's own loss by the functions that
+the analysis itself uses: a barrier is no average of barriers.
+
+With n_c the samples of class c in the data that was evaluated, and N_c those in the training data, w_c is
+
+    natural    n_c                                  the mean over the evaluated samples
+    balanced   1                                    each class alike
+    training   N_c                                  the training distribution, on whichever split was evaluated
+    drw        N_c (1 - beta) / (1 - beta^N_c)      deferred re-weighting: samples weigh by effective number
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from landscape.errors import InputError
+from landscape.results import Spectrum, Surface, Traces
+from landscape.results.grid import summary
+from landscape.results.mesh import Grid
+
+S = TypeVar("S", bound=Surface)
+
+GROUPS = ("all", "class", "head-tail", "many-medium-few")
+"""Names of groupings; a mapping or a JSON file makes others."""
+
+WEIGHTS = ("natural", "balanced", "training", "drw")
+"""Names of weightings; a mapping or a JSON file makes others."""
+
+
+def regroup(
+    surface: S,
+    groups: str | Mapping[str, Sequence[int | str]],
+    weights: str | Mapping[str, float] = "natural",
+    *,
+    many: int = 100,
+    few: int = 20,
+    ends: int = 1,
+    beta: float = 0.9999,
+) -> S:
+    """Join the parts of a surface into groups, each with the loss that its weighting gives.
+
+    Args:
+        surface: computed per class, or per anything for groups that are given by names. A trajectory stays one.
+        groups: "all"; "class", which joins nothing; "head-tail"; "many-medium-few"; a file {"name": [class, ...]} that
+            ends in .json; or a mapping of this form. Members are names of parts or numbers of classes, and a part may
+            be in several groups.
+        weights: "natural", "balanced", "training", "drw", a weight of each part by its name, or a .json file of that.
+        many: "many" classes have more training samples than this.
+        few: "few" classes have fewer training samples than this.
+        ends: classes in each end of "head-tail", from the most frequent and from the rarest.
+        beta: of the effective number of samples; towards 1 every class weighs alike, as in "balanced".
+
+    Returns:
+        A surface of the same points whose parts are the groups. A part without samples takes part in none.
+
+    Raises:
+        InputError: unknown names, a group without members or weight, or counts that the weighting needs and that
+            the surface does not have.
+
+    Source: Cui et al. 2019, "Class-balanced loss based on effective number of samples"; Cao et al. 2019 for its
+        deferred use; Liu et al. 2019 for many, medium and few.
+    """
+    weights = _from_weights_file(weights)
+    members = _members(surface, groups, many=many, few=few, ends=ends)
+    shares = _shares(surface, members, weights, beta)
+    changes: dict[str, Any] = {
+        "parts": tuple(members),
+        "loss": _mixed(shares, surface.loss, 0),
+        "accuracy": _mixed(shares, surface.accuracy, 0),
+        "centre_loss": _mixed(shares, surface.centre_loss, 0),
+        "centre_accuracy": _mixed(shares, surface.centre_accuracy, 0),
+        "mark_loss": _mixed(shares, surface.mark_loss, 1),
+        "mark_accuracy": _mixed(shares, surface.mark_accuracy, 1),
+    }
+    if surface.mark_policy_loss is not None:
+        changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
+    changes |= _counted(surface, members)
+    provenance = _provenance(surface, members, weights, beta)
+    changes |= summary(
+        grid_of(surface),
+        parts=list(members),
+        loss=changes["loss"],
+        centre_loss=changes["centre_loss"],
+        radius=surface.radius,
+        batch_norm=surface.batch_norm,
+        marks=surface.marks,
+        mark_loss=changes["mark_loss"],
+        mark_policy_loss=changes.get("mark_policy_loss"),
+        between=surface.barrier is not None,
+        n_classes=provenance.get("n_classes"),
+        augmented=provenance.get("augmented", False),
+    )
+    return replace(surface, **changes, provenance=provenance)
+
+
+def regroup_traces(
+    spectrum: Spectrum,
+    groups: str | Mapping[str, Sequence[int | str]],
+    weights: str | Mapping[str, float] = "natural",
+    *,
+    many: int = 100,
+    few: int = 20,
+    ends: int = 1,
+    beta: float = 0.9999,
+) -> Traces:
+    """Return what of a spectrum is linear in the loss for groups of its parts: the trace, with loss and accuracy.
+
+    Args:
+        spectrum: of any operator; the trace of a weighted loss is the weighted mean of the parts' traces.
+        groups: as for `regroup`.
+        weights: as for `regroup`.
+        many: as for `regroup`.
+        few: as for `regroup`.
+        ends: as for `regroup`.
+        beta: as for `regroup`.
+
+    Returns:
+        The numbers of each group. Standard errors are upper bounds, as those of the parts may go together: the parts
+        share their probes.
+
+    Raises:
+        InputError: as for `regroup`.
+    """
+    weights = _from_weights_file(weights)
+    members = _members(spectrum, groups, many=many, few=few, ends=ends)
+    shares = _shares(spectrum, members, weights, beta)
+    return Traces(
+        parts=tuple(members),
+        **_counted(spectrum, members),
+        loss=_mixed(shares, spectrum.loss, 0),
+        accuracy=_mixed(shares, spectrum.accuracy, 0),
+        trace=_mixed(shares, spectrum.trace, 0),
+        trace_stderr=_mixed(shares, spectrum.trace_stderr, 0),
+        size=spectrum.size,
+        operator=spectrum.operator,
+        provenance=_provenance(spectrum, members, weights, beta),
+    )
+
+
+def _counted(result: Surface | Spectrum, members: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        name: np.array([getattr(result, name)[of].sum() for of in members.values()])
+        for name in ("n_samples", "train_counts")
+    }
+
+
+def _provenance(
+    result: Surface | Spectrum,
+    members: Mapping[str, np.ndarray],
+    weights: str | Mapping[str, float],
+    beta: float,
+) -> dict[str, Any]:
+    provenance = dict(result.provenance)
+    provenance["regrouped"] = {
+        "groups": {name: [result.parts[p] for p in of] for name, of in members.items()},
+        "weights": weights if isinstance(weights, str) else dict(weights),
+        **({"beta": beta} if weights == "drw" else {}),
+    }
+    partition = _partition(result)
+    if partition:
+        provenance["partition"] = {name: [c for p in of for c in partition[p]] for name, of in members.items()}
+    return provenance
+
+
+def grid_of(surface: Surface) -> Grid:
+    """Return where the points of a surface are.
+
+    Args:
+        surface: a surface or trajectory.
+
+    Returns:
+        Its grid.
+    """
+    return Grid(
+        xcoordinates=surface.xcoordinates,
+        ycoordinates=surface.ycoordinates,
+        unit_length=surface.unit_length,
+        cosine=surface.cosine,
+        computed=surface.computed,
+    )
+
+
+def effective_number_weights(train_counts: np.ndarray, beta: float) -> np.ndarray:
+    """Return the weight of one sample of each class, by the inverse of the class's effective number of samples.
+
+    Args:
+        train_counts: N, (C,) training samples of each class.
+        beta: from 0, equal weights of samples, to below 1, where the classes' weights become equal.
+
+    Returns:
+        (1 - beta) / (1 - beta^N_c), (C,); 0 for a class without training samples, which no loss saw.
+
+    Raises:
+        InputError: beta is out of its range.
+
+    Source: Cui et al. 2019, equation 2.
+    """
+    if not 0 <= beta < 1:
+        raise InputError(f"beta of the effective number of samples must be at least 0 and below 1, got {beta:g}")
+    counts = np.asarray(train_counts, dtype=np.float64)
+    effective = (1 - beta**counts) / (1 - beta)
+    weights: np.ndarray = np.divide(1.0, effective, out=np.zeros_like(effective), where=counts > 0)
+    return weights
+
+
+def _members(
+    result: Surface | Spectrum, groups: str | Mapping[str, Sequence[int | str]], *, many: int, few: int, ends: int
+) -> dict[str, np.ndarray]:
+    """Return the parts of each group as their positions."""
+    everything = np.arange(len(result.parts))
+    if isinstance(groups, str):
+        if groups == "all":
+            return {"all": everything}
+        if groups == "class":
+            return {name: everything[[p]] for p, name in enumerate(result.parts)}
+        if groups == "head-tail":
+            return _ends(_class_counts(result, groups), ends)
+        if groups == "many-medium-few":
+            return _by_count(_class_counts(result, groups), many, few)
+        groups = _from_file(groups)
+    if not groups:
+        raise InputError("there are no groups")
+    return {name: _positions(result, name, of) for name, of in groups.items()}
+
+
+def _positions(result: Surface | Spectrum, name: str, members: Sequence[int | str]) -> np.ndarray:
+    partition = _partition(result)
+    part_of_class = {tuple(of): p for p, of in enumerate(partition)} if partition else {}
+    found: list[int] = []
+    for member in members:
+        if isinstance(member, str) and member in result.parts:
+            part = result.parts.index(member)
+        elif isinstance(member, (int, np.integer)) and not isinstance(member, bool) and (int(member),) in part_of_class:
+            part = part_of_class[int(member),]
+        elif not partition and isinstance(member, (int, np.integer)) and 0 <= member < len(result.parts):
+            part = int(member)
+        else:
+            shown = ", ".join(result.parts[:10]) + (", ..." if len(result.parts) > 10 else "")
+            raise InputError(f"group {name!r}: {member!r} is no part here; there are {shown}")
+        if part in found:
+            raise InputError(f"group {name!r} holds {result.parts[part]!r} twice")
+        found.append(part)
+    if not found:
+        raise InputError(f"group {name!r} joins no parts")
+    return np.array(found)
+
+
+def _partition(result: Surface | Spectrum) -> list[list[int]] | None:
+    """Return the classes of each part, or None where that is not said."""
+    stated = result.provenance.get("partition")
+    if not isinstance(stated, Mapping) or any(name not in stated for name in result.parts):
+        return None
+    return [list(stated[name]) for name in result.parts]
+
+
+def _class_counts(result: Surface | Spectrum, groups: str) -> np.ndarray:
+    for name, classes in zip(result.parts, _partition(result) or [], strict=False):
+        if len(classes) != 1:
+            raise InputError(f"{groups} groups classes, and {name!r} has {len(classes)}: compute with --per-class")
+    return _known(result, "train_counts", f"{groups} goes by training samples")
+
+
+def _known(result: Surface | Spectrum, field: str, why: str) -> np.ndarray:
+    counts = np.asarray(getattr(result, field), dtype=np.float64)
+    if not np.isfinite(counts).all():
+        raise InputError(f"{why}, which the file does not tell: name the parts of groups, or take other weights")
+    return counts
+
+
+def _ends(train_counts: np.ndarray, ends: int) -> dict[str, np.ndarray]:
+    if not 1 <= ends <= len(train_counts) // 2:
+        raise InputError(
+            f"head and tail of {ends} classes each need 1 to {len(train_counts) // 2}: there are {len(train_counts)}"
+        )
+    order = np.argsort(-train_counts, kind="stable")
+    return {"head": np.sort(order[:ends]), "tail": np.sort(order[-ends:])}
+
+
+def _by_count(train_counts: np.ndarray, many: int, few: int) -> dict[str, np.ndarray]:
+    if few > many + 1:
+        raise InputError(f"few ({few}) must not exceed many + 1 ({many + 1})")
+    found = {
+        "many": train_counts > many,
+        "medium": (train_counts <= many) & (train_counts >= few),
+        "few": train_counts < few,
+    }
+    return {name: np.flatnonzero(inside) for name, inside in found.items() if inside.any()}
+
+
+def _from_file(name: str) -> dict[str, list[int | str]]:
+    if not name.endswith(".json"):
+        raise InputError(f"groups {name!r} are unknown: choose {', '.join(GROUPS)} or a .json file of groups")
+    groups = _read(name, "groups")
+    if not all(isinstance(of, list) for of in groups.values()):
+        raise InputError(f'{name} must hold {{"name": [class, ...]}}')
+    return groups
+
+
+def _from_weights_file(weights: str | Mapping[str, float]) -> str | Mapping[str, float]:
+    if not isinstance(weights, str) or not weights.endswith(".json"):
+        return weights
+    found = _read(weights, "weights")
+    if not all(isinstance(w, (int, float)) and not isinstance(w, bool) for w in found.values()):
+        raise InputError(f'{weights} must hold {{"name": weight}}, the weight of each part')
+    return found
+
+
+def _read(name: str, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(Path(name).read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} cannot be read as JSON {what}: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{name} must hold an object, with the {what} by name")
+    return found
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is there twice")
+    return dict(pairs)
+
+
+def _weights(result: Surface | Spectrum, weights: str | Mapping[str, float], beta: float) -> np.ndarray:
+    """Return the weight of each part, (P,); nan where it is unknown."""
+    train_counts = np.asarray(result.train_counts, dtype=np.float64)
+    if isinstance(weights, Mapping):
+        for name, value in weights.items():
+            if name not in result.parts:
+                raise InputError(f"weights: there is no part {name!r}; there are {', '.join(result.parts)}")
+            if not 0 <= value < np.inf:
+                raise InputError(f"the weight of {name!r} must be a finite number, at least 0, got {value}")
+        for name in result.parts:
+            if name not in weights:
+                raise InputError(f"weights: part {name!r} has none; give 0 to leave it out")
+        return np.array([weights[name] for name in result.parts], dtype=np.float64)
+    if weights == "natural":
+        return np.asarray(result.n_samples, dtype=np.float64)
+    if weights == "balanced":
+        return np.ones(len(result.parts))
+    if weights == "training":
+        return train_counts
+    if weights == "drw":
+        if _partition(result):
+            train_counts = _class_counts(result, "drw")
+        of_classes: np.ndarray = train_counts * effective_number_weights(train_counts, beta)
+        return of_classes
+    raise InputError(f"weights {weights!r} are unknown: choose {', '.join(WEIGHTS)} or a .json file")
+
+
+def _shares(
+    result: Surface | Spectrum, members: Mapping[str, np.ndarray], weights: str | Mapping[str, float], beta: float
+) -> list[list[tuple[int, float]]]:
+    """Return, for each group, its parts with their shares, which sum to 1; parts of share 0 are left out."""
+    weight_of = _weights(result, weights, beta)
+    empty = np.asarray(result.n_samples) == 0
+    shares = []
+    for name, parts in members.items():
+        inside = np.where(empty[parts], 0.0, weight_of[parts])
+        if len(parts) == 1 and not empty[parts[0]]:
+            inside = np.ones(1)  # a part alone is itself, whatever its weight
+        if np.isnan(inside).any():
+            of = "the samples of each part" if weights == "natural" else "the training samples of each class"
+            raise InputError(f"{weights} weights need {of}, which the file does not tell: take --weights balanced")
+        if not inside.sum() > 0:
+            what = weights if isinstance(weights, str) else "these"
+            raise InputError(f"group {name!r} has no samples, or {what} weights leave nothing of it")
+        inside = inside / inside.sum()
+        shares.append([(int(p), float(w)) for p, w in zip(parts, inside, strict=True) if w > 0])
+    return shares
+
+
+def _mixed(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the weighted means along the axis of parts; a nan of any part is the group's."""
+    rows = np.moveaxis(values, axis, 0).astype(np.float64)
+    mixed = [np.sum([w * rows[p] for p, w in of], axis=0) for of in shares]
+    means: np.ndarray = np.moveaxis(np.array(mixed), 0, axis)
+    return means

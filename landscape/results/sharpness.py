@@ -1,0 +1,51 @@
+"""Rise of the loss around a checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from landscape.results.axes import array, check_axes, scalar
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sharpness:
+    """How much the loss of each part rises around a checkpoint, in all of parameter space."""
+
+    kind: ClassVar[str] = "sharpness"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "part"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
+    loss: np.ndarray = array("part", unit="loss", doc="mean loss at the checkpoint")
+    accuracy: np.ndarray = array("part", doc="accuracy at the checkpoint")
+    first_order_rise: np.ndarray = array(
+        "part", unit="loss", doc="rise after one step of length rho along the gradient of the part's loss, as in SAM"
+    )
+    worst_rise: np.ndarray = array(
+        "part", unit="loss", doc="largest rise found within rho by projected gradient ascent: a lower bound"
+    )
+    noise_rise: np.ndarray = array(
+        "part", unit="loss", doc="mean rise under Gaussian noise of both signs, in each filter sigma times its length"
+    )
+    noise_rise_stderr: np.ndarray = array("part", unit="loss", doc="its standard error over draws; nan for one")
+    doubling_radius: np.ndarray = array(
+        "part",
+        doc="relative size of filter-normalised noise at which the loss has doubled, median over directions; nan "
+        "beyond `limit`, where a loss on the way is nan, and where the loss at the checkpoint is not positive",
+    )
+    doubling_radius_spread: np.ndarray = array(
+        "part", doc="half the interquartile range over the directions; nan for one, and where it ends beyond `limit`"
+    )
+    rho: float = scalar(doc="radius of the ball: Euclidean, or relative to each weight where adaptive")
+    adaptive: bool = scalar(doc="the ball is scaled by |theta| per entry, as in adaptive SAM")
+    sigma: float = scalar(doc="size of the noise relative to each filter")
+    draws: int = scalar(doc="number of random directions")
+    limit: float = scalar(doc="largest relative size of noise that was tried for doubling_radius")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)

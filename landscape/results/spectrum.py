@@ -1,0 +1,177 @@
+"""Spectra of curvature matrices, and what follows from those of a part: traces of groups, overlaps of parts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from landscape.errors import InputError
+from landscape.results.axes import array, check_axes, scalar
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spectrum:
+    """Lanczos coefficients of each part's curvature matrix, and the numbers that follow from them.
+
+    Row k of part p is one Lanczos run of `steps[p, k]` products from probe k; coefficients beyond that many
+    steps do not exist and are nan. Eigenvalues are in units of the loss (parameters have none).
+    """
+
+    kind: ClassVar[str] = "spectrum"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "part"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
+    n_used: np.ndarray = array("part", unit="samples", doc="samples summed over; fewer with --residual-mass")
+    loss: np.ndarray = array("part", unit="loss", doc="mean loss over the part's samples")
+    accuracy: np.ndarray = array("part", doc="share of the part's samples that are classified correctly")
+
+    lambda_max: np.ndarray = array("part", unit="loss", doc="largest Ritz value over the probes")
+    lambda_max_residual: np.ndarray = array(
+        "part", unit="loss", doc="an eigenvalue lies within this distance of lambda_max"
+    )
+    lambda_min: np.ndarray = array("part", unit="loss", doc="smallest Ritz value over the probes")
+    lambda_min_residual: np.ndarray = array(
+        "part", unit="loss", doc="an eigenvalue lies within this distance of lambda_min"
+    )
+    converged: np.ndarray = array("part", doc="lambda_max_residual is at most tol times |lambda_max|")
+    trace: np.ndarray = array("part", unit="loss", doc="trace")
+    trace_stderr: np.ndarray = array("part", unit="loss", doc="its standard error over probes; nan for one, 0 if exact")
+    negative_mass: np.ndarray = array(
+        "part", doc="share of the eigenvalues below -negative_tol * max |eigenvalue|, mean over probes"
+    )
+    negative_mass_stderr: np.ndarray = array("part", doc="its standard error over probes; nan for one probe")
+    negative_curvature: np.ndarray = array(
+        "part", doc="sum of |eigenvalue| over the negative ones, as a share of the sum over all, mean over probes"
+    )
+    negative_curvature_stderr: np.ndarray = array("part", doc="its standard error over probes; nan for one probe")
+    saddle_ratio: np.ndarray = array("part", doc="|lambda_min / lambda_max|, mean over probes")
+    saddle_ratio_stderr: np.ndarray = array("part", doc="its standard error over probes; nan for one probe")
+
+    truncation_error: np.ndarray = array(
+        "part", unit="loss", doc="largest change of a checked Ritz value when all samples are used; 0 if all were"
+    )
+    ritz_values: np.ndarray = array("part", "rank", unit="loss", doc="largest Ritz values, descending")
+    ritz_residuals: np.ndarray = array("part", "rank", unit="loss", doc="their residual bounds")
+    ritz_vectors: np.ndarray | None = array(
+        "part", "vector", "parameter", doc="unit vectors of the largest Ritz values", optional=True
+    )
+    overlap: np.ndarray | None = array(
+        "part",
+        "part",
+        doc="[a, b]: trace of part b's matrix on part a's Ritz vectors, as a share of that on b's own",
+        optional=True,
+    )
+    subspace_overlap: np.ndarray | None = array(
+        "part",
+        "part",
+        doc="mean squared cosine of the principal angles between the spaces of two parts' Ritz vectors",
+        optional=True,
+    )
+    principal_angles: np.ndarray | None = array(
+        "part",
+        "part",
+        "angle",
+        unit="degrees",
+        doc="angles between these spaces, ascending; nan beyond the vectors that both parts have",
+        optional=True,
+    )
+    gradient_curvature: np.ndarray | None = array(
+        "part",
+        "part",
+        unit="loss",
+        doc="[a, b]: part b's matrix along the normalised gradient of part a's loss; nan where that is zero",
+        optional=True,
+    )
+
+    alpha: np.ndarray = array("part", "probe", "step", unit="loss", doc="diagonal of the tridiagonal matrix")
+    beta: np.ndarray = array(
+        "part",
+        "probe",
+        "step",
+        unit="loss",
+        doc="off-diagonal; entry j couples steps j and j + 1, the last is left over",
+    )
+    steps: np.ndarray = array("part", "probe", unit="products", doc="Lanczos steps of the run")
+    probe_norm2: np.ndarray = array("part", "probe", doc="squared length of the probe before it was normalised")
+    trace_samples: np.ndarray = array(
+        "part", "trace_probe", unit="loss", doc="one deflated estimate of the trace a probe; nan where not drawn"
+    )
+
+    size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
+    operator: str = scalar(doc="hessian, ggn, fisher or empirical-fisher")
+    tol: float = scalar(doc="relative residual at which lambda_max counts as converged")
+    negative_tol: float = scalar(doc="eigenvalues above -negative_tol * max |eigenvalue| do not count as negative")
+    residual_mass: float = scalar(doc="share of the residual mass that was kept; 1 if nothing was left out")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+    def index(self, part: str) -> int:
+        """Return the position of a part by its name.
+
+        Args:
+            part: one of `parts`.
+
+        Returns:
+            Its index along the axis "part".
+
+        Raises:
+            InputError: there is no such part.
+        """
+        if part not in self.parts:
+            raise InputError(f"no part {part!r}; there are {', '.join(self.parts)}")
+        return self.parts.index(part)
+
+    @property
+    def vectors_converged(self) -> np.ndarray:
+        """Whether the residual of each of a part's Ritz vectors is at most `tol` times |lambda_max|, (P,)."""
+        n_vectors = 0 if self.ritz_vectors is None else self.ritz_vectors.shape[1]
+        residuals = np.nan_to_num(self.ritz_residuals[:, :n_vectors])  # of vectors that do not exist
+        sure: np.ndarray = (residuals <= self.tol * np.abs(self.lambda_max)[:, None]).all(axis=1)
+        return sure
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Traces:
+    """Traces of groups of a spectrum's parts, from those of the parts: what is linear in the loss."""
+
+    kind: ClassVar[str] = "traces"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "part"
+
+    parts: tuple[str, ...] = array("part", doc="names of the groups")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the group")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the group's classes")
+    loss: np.ndarray = array("part", unit="loss", doc="weighted mean loss")
+    accuracy: np.ndarray = array("part", doc="weighted mean accuracy")
+    trace: np.ndarray = array("part", unit="loss", doc="trace of the matrix of this loss")
+    trace_stderr: np.ndarray = array("part", unit="loss", doc="its standard error at most")
+    size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
+    operator: str = scalar(doc="hessian, ggn, fisher or empirical-fisher")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Overlap:
+    """Several parts' matrices on the Ritz vectors and gradients of all parts: what a spectrum's overlap is made of."""
+
+    kind: ClassVar[str] = "overlap"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "matrix"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts that the vectors are of")
+    matrices: tuple[str, ...] = array("matrix", doc="names of the parts that the matrices are of")
+    trace: np.ndarray = array("matrix", "part", unit="loss", doc="trace of the matrix on the part's Ritz vectors")
+    along_gradient: np.ndarray = array("matrix", "part", unit="loss", doc="the matrix along the part's gradient")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)

@@ -1,0 +1,141 @@
+"""Losses at points of parameter space: a list of points, a line, a plane, paths of training on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from landscape.results.axes import array, check_axes, scalar
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Points:
+    """Loss and accuracy of every part at some points of parameter space: the raw material of surfaces and paths."""
+
+    kind: ClassVar[str] = "points"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "point"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
+    point: np.ndarray = array("point", doc="number of the point in the list that was asked for")
+    loss: np.ndarray = array("point", "part", unit="loss", doc="mean loss over the part's samples")
+    accuracy: np.ndarray = array("point", "part", doc="share of the part's samples that are classified correctly")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plane:
+    """A line or plane through parameter space: theta = origin + sum over axes of coordinate times direction.
+
+    Kept in a file, it lets two networks be compared in the same plane and the same units. Running statistics of batch
+    norm are buffers; they move with the point where their directions are not zero.
+    """
+
+    kind: ClassVar[str] = "plane"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "axis"
+
+    axes: tuple[str, ...] = array("axis", doc="what each direction is")
+    directions: np.ndarray = array("axis", "parameter", doc="step of the parameters for one unit of the coordinate")
+    buffer_directions: np.ndarray = array("axis", "buffer", doc="step of the floating-point buffers")
+    origin: np.ndarray = array("parameter", doc="the parameters at coordinates zero")
+    buffer_origin: np.ndarray = array("buffer", doc="the floating-point buffers at coordinates zero")
+    unit_length: np.ndarray = array("axis", doc="Euclidean length of one unit of the coordinate")
+    explained: np.ndarray = array("axis", doc="share of a trajectory's variance along the axis; nan for other axes")
+    tensors: tuple[str, ...] = array("tensor", doc="names of the parameters, in order")
+    sizes: np.ndarray = array("tensor", doc="numbers in each of them")
+    cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
+    normalisation: str = scalar(doc="none, or what the directions were scaled by: filter, layer or weight")
+    ignored: str = scalar(doc="parameters that directions leave alone: none or biasbn")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Surface:
+    """Loss and accuracy of every part on a line or a grid of points, and at marked points of the same plane.
+
+    On a line there is one y, 0. A point that was left out of an adaptive grid has `computed` false and no value (nan);
+    a nan where `computed` is true is what the network gave.
+    """
+
+    kind: ClassVar[str] = "surface"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "part"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
+
+    xcoordinates: np.ndarray = array("x", doc="coordinates along the first axis, in its units")
+    ycoordinates: np.ndarray = array("y", doc="coordinates along the second axis, in its units; 0 for a line")
+    loss: np.ndarray = array("part", "y", "x", unit="loss", doc="mean loss over the part's samples")
+    accuracy: np.ndarray = array("part", "y", "x", doc="share of the part's samples that are classified correctly")
+    computed: np.ndarray = array("y", "x", doc="true where the point was evaluated")
+
+    centre_loss: np.ndarray = array("part", unit="loss", doc="mean loss at the checkpoint itself")
+    centre_accuracy: np.ndarray = array("part", doc="accuracy at the checkpoint itself")
+    lowest_loss: np.ndarray = array("part", unit="loss", doc="lowest loss of the grid")
+    lowest_position: np.ndarray = array("part", "axis", doc="where it is")
+    doubling_radius: np.ndarray = array(
+        "part", doc="Euclidean distance in the plane at which the loss is twice the centre's; nan if it never is"
+    )
+    worst_rise: np.ndarray = array(
+        "part", unit="loss", doc="largest rise of the loss within `radius` of the centre, in the plane"
+    )
+    barrier: np.ndarray | None = array(
+        "part",
+        unit="loss",
+        doc="largest rise above the straight line between the losses at 0 and 1, on a line between two checkpoints",
+        optional=True,
+    )
+
+    axes: tuple[str, ...] = array("axis", doc="what each direction is")
+    unit_length: np.ndarray = array("axis", doc="Euclidean length of one unit of the coordinate")
+    explained: np.ndarray = array("axis", doc="share of a trajectory's variance along the axis; nan for other axes")
+
+    marks: tuple[str, ...] = array("mark", doc="names of points of interest, such as other checkpoints")
+    mark_position: np.ndarray = array("mark", "axis", doc="their projections on the plane, in coordinates")
+    mark_distance: np.ndarray = array("mark", doc="their Euclidean distance from the plane")
+    mark_loss: np.ndarray = array("mark", "part", unit="loss", doc="loss at the point itself, not at its projection")
+    mark_accuracy: np.ndarray = array("mark", "part", doc="accuracy at the point itself")
+    mark_policy_loss: np.ndarray | None = array(
+        "mark",
+        "part",
+        unit="loss",
+        doc="loss at the point itself with running statistics as on the surface, where these are not its own",
+        optional=True,
+    )
+
+    radius: float = scalar(doc="Euclidean radius of worst_rise")
+    cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
+    batch_norm: str = scalar(doc="running statistics at each point: keep, interpolate or reestimate")
+    verdict: str = scalar(doc="what a reader must know before the picture is believed")
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+    @property
+    def is_line(self) -> bool:
+        """Say whether there is one direction only."""
+        return len(self.axes) == 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory(Surface):
+    """A surface under the paths of one or several runs: the marks are their checkpoints, in order."""
+
+    kind: ClassVar[str] = "trajectory"
+    version: ClassVar[int] = 1
+
+    runs: tuple[str, ...] = array("run", doc="names of the runs")
+    mark_run: np.ndarray = array("mark", doc="number of the run that the checkpoint is of")
+    mark_epoch: np.ndarray = array("mark", unit="epochs", doc="its epoch; nan where the checkpoint does not say")

@@ -1,0 +1,325 @@
+"""Convergence points and the distances between them, against closed forms and loops."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES
+from exact import dense
+from torch import nn
+
+import landscape as ls
+from landscape import plots
+from landscape.analyses import convergence
+from landscape.analyses.distances import Run
+from landscape.data import datasets
+from landscape.errors import InputError, NumericalError
+from landscape.networks import checkpoints
+from landscape.objective import points
+from landscape.objective.objective import Objective
+from landscape.objective.points import Point
+from landscape.results import History, store
+
+
+def run_of(objective, name="run", seeds=(1, 2)):
+    others = [points.origin(CASES["residual-relu"].objective(seed=s)) for s in seeds]
+    start = points.origin(objective)
+    snapshots = [
+        (Point(torch.lerp(start.theta, others[0].theta, t), start.buffers), e) for e, t in ((0.0, 0.0), (5.0, 0.5))
+    ]
+    named = {"0": (others[0], 3.0), "2": (others[1], 7.0), "final": (start, np.nan)}
+    return Run(
+        name=name, points=named, start=points.origin(CASES["residual-relu"].objective(seed=9)), snapshots=snapshots
+    )
+
+
+def test_distances_and_cosines_are_those_of_the_vectors():
+    objective = CASES["residual-relu"].objective()
+    run = run_of(objective)
+    found = ls.convergence_distances(objective, [run], source="test", over="all")
+    vectors = np.stack([p.theta.numpy() for p, _ in run.points.values()])
+    moved = vectors - run.start.theta.numpy()
+    for i in range(3):
+        for j in range(3):
+            assert found.euclidean[0, i, j] == pytest.approx(np.linalg.norm(vectors[i] - vectors[j]), abs=1e-12)
+            cosine = moved[i] @ moved[j] / np.linalg.norm(moved[i]) / np.linalg.norm(moved[j])
+            assert found.cosine[0, i, j] == pytest.approx(cosine, abs=1e-12)
+    np.testing.assert_allclose(found.norm[0], np.linalg.norm(moved, axis=1))
+    half = np.linalg.norm(vectors[0] - (vectors[0] + vectors[2]) / 2)
+    assert found.along_training[0, 1, 0] == pytest.approx(half)
+    assert found.along_training[0, 0, 2] == pytest.approx(0, abs=1e-12)
+    assert found.size == objective.layout.size
+    assert found.point_epoch[0, :2].tolist() == [3, 7]
+
+
+def test_the_encoder_is_all_before_the_classifier():
+    objective = CASES["residual-relu"].objective()
+    found = ls.convergence_distances(objective, [run_of(objective)], source="test")
+    sizes = dict(zip(objective.layout.names, objective.layout.sizes, strict=True))
+    assert found.size == objective.layout.size - sizes["fc.weight"] - sizes["fc.bias"]
+    keep = np.concatenate([np.full(n, not name.startswith("fc")) for name, n in sizes.items()])
+    a, b = (p.theta.numpy()[keep] for p, _ in list(run_of(objective).points.values())[:2])
+    assert found.euclidean[0, 0, 1] == pytest.approx(np.linalg.norm(a - b))
+
+
+def test_filter_normalised_distances_do_not_see_the_scale_of_a_network():
+    objective = CASES["mlp-relu"].objective()
+    a, b = (points.origin(CASES["mlp-relu"].objective(seed=s)) for s in (1, 2))
+    scaled = [Point(7 * p.theta, p.buffers) for p in (a, b)]
+    found = [
+        ls.convergence_distances(
+            objective, [Run(name="r", points={"a": (x, 0.0), "b": (y, 0.0)}, start=a)], source="test", over="all"
+        ).filter_normalised[0, 0, 1]
+        for x, y in ((a, b), scaled)
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    layout, values = objective.layout, []
+    for x, y in zip(layout.tensors(a.theta), layout.tensors(b.theta), strict=True):
+        rows = (x.reshape(len(x), -1), y.reshape(len(y), -1))
+        apart = (rows[0] - rows[1]).norm(dim=1)
+        values += (2 * apart / (rows[0].norm(dim=1) + rows[1].norm(dim=1))).tolist()
+    assert found[0] == pytest.approx(np.sqrt(np.mean(np.square(values))), rel=1e-12)
+
+
+def test_fisher_weights_are_squared_gradients_of_the_parts_own_samples():
+    objective = CASES["residual-relu"].objective()
+    run = run_of(objective)
+    found = ls.convergence_distances(objective, [run], source="test", over="all")
+    (a, _), (b, _) = list(run.points.values())[:2]
+    part = objective.part("0")
+    weights = torch.zeros_like(a.theta)
+    buffers = points.buffer_layout(objective.model)
+    fixed = dict(objective._fixed) | dict(zip(buffers.names, buffers.tensors(a.buffers), strict=True))
+    at = dataclasses.replace(objective, _fixed=fixed)
+    for i in objective.members[part]:
+        inputs, labels = objective.samples.batch(np.array([i]), objective.device, objective.dtype)
+        leaf = a.theta.clone().requires_grad_()
+        (g,) = torch.autograd.grad(at.losses(at.layout.tensors(leaf), inputs, labels).sum(), leaf)
+        weights += g.square() / len(objective.members[part])
+    expected = (weights @ (a.theta - b.theta).square()).sqrt().item()
+    assert found.fisher[0, 0, 1] == pytest.approx(expected, rel=1e-8)
+    assert found.fisher[0, 0, 1] != pytest.approx(found.fisher[0, 1, 0], rel=1e-3)  # each has a Fisher of its own
+
+
+def test_losses_and_barriers_are_those_of_the_segments():
+    objective = CASES["residual-relu"].objective()
+    run = run_of(objective)
+    found = ls.convergence_distances(objective, [run], source="test", barrier_points=3)
+    evaluator = points.Evaluator(objective)
+    at = [p for p, _ in run.points.values()]
+    np.testing.assert_allclose(found.loss[0, 1], evaluator(at[1])[0], rtol=1e-12)
+    t = np.linspace(0, 1, 5)
+    expected = np.zeros_like(found.barrier[0])
+    for i, a in enumerate(at):
+        for j, b in enumerate(at):
+            between = [Point(torch.lerp(a.theta, b.theta, s), torch.lerp(a.buffers, b.buffers, s)) for s in t]
+            line = np.stack([evaluator(point)[0] for point in between])
+            expected[i, j] = np.maximum(line - ((1 - t)[:, None] * line[0] + t[:, None] * line[-1]), 0).max(0)
+    np.testing.assert_allclose(found.barrier[0], expected, atol=1e-10)
+    assert np.isnan(ls.convergence_distances(objective, [run], source="test").barrier).all()
+
+
+def test_barriers_follow_the_policy_for_batch_norm():
+    objective = CASES["residual-relu"].objective()
+    run = run_of(objective)
+    found = ls.convergence_distances(objective, [run], source="test", barrier_points=1, batch_norm="reestimate", seed=5)
+    evaluator = points.Evaluator(objective, batch_norm="reestimate", seed=5)
+    a, b = (p for p, _ in list(run.points.values())[:2])
+    ends, middle = (evaluator(p)[0] for p in (a, b)), Point(torch.lerp(a.theta, b.theta, 0.5), a.buffers)
+    np.testing.assert_allclose(
+        found.barrier[0, 0, 1], np.maximum(evaluator(middle)[0] - np.mean(list(ends), 0), 0), atol=1e-10
+    )
+    itself = ls.convergence_distances(objective, [run], source="test", barrier_points=1)
+    np.testing.assert_array_equal(found.loss, itself.loss)  # at the points as they are
+    assert not np.allclose(found.barrier, itself.barrier)
+
+
+def test_predicted_rises_are_those_of_the_dense_hessian():
+    objective = CASES["residual-relu"].objective()
+    run = run_of(objective)
+    found = ls.convergence_distances(objective, [run], source="test", over="all", curvature=True)
+    at = [p for p, _ in run.points.values()]
+    for i, own in enumerate(([0], [2], [0, 1, 2])):  # points of parts 0 and 2, and one of no part
+        here = points.objective_at(objective, at[i])
+        share = objective.counts[own] / objective.counts[own].sum()
+        H = sum(s * dense(here, p) for s, p in zip(share, own, strict=True))
+        for j, other in enumerate(at):
+            way = other.theta - at[i].theta
+            assert found.hessian_rise[0, i, j] == pytest.approx((way @ H @ way).item() / 2, rel=1e-8, abs=1e-12)
+    assert ls.convergence_distances(objective, [run], source="test").hessian_rise is None
+    encoder = ls.convergence_distances(objective, [run], source="test", curvature=True)
+    assert not np.allclose(encoder.hessian_rise, found.hessian_rise)
+
+
+def test_runs_of_several_seeds_stand_side_by_side(tmp_path):
+    objective = CASES["residual-relu"].objective()
+    runs = [run_of(objective, "seed 0"), run_of(objective, "seed 1", seeds=(3, 4))]
+    found = ls.convergence_distances(objective, runs, source="test", barrier_points=1, out=tmp_path / "d.h5")
+    assert found.runs == ("seed 0", "seed 1")
+    alone = ls.convergence_distances(objective, runs[1:], source="test")
+    np.testing.assert_array_equal(found.euclidean[1], alone.euclidean[0])
+    back = ls.load(tmp_path / "d.h5")
+    np.testing.assert_array_equal(back.fisher, found.fisher)
+    for kind, figure in plots.KIND_FIGURES["distances"].items():
+        fig = figure(back)
+        fig.draw_without_rendering()
+        assert fig.axes, kind
+    text = [t.get_text() for t in plots.distance_maps(back).axes[0].texts]
+    order = plots.distances.clustered(back.euclidean.mean(0))
+    mean, spread = back.euclidean.mean(0), back.euclidean.std(0, ddof=1)
+    i, j = order[0], order[1]
+    assert text[1] == f"{mean[i, j]:.3g}\n±{spread[i, j]:.1g}"
+    with pytest.raises(InputError, match="no part 'x'; there are 0, 1, 2"):
+        plots.cross_losses(back, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"points": {"1": None}}, "runs have other points: 1 in b, 0, 2, final before"),
+        ({"snapshots": ()}, "b has snapshots of other epochs than a"),
+        ({"name": "a"}, "two runs have one name"),
+    ],
+)
+def test_runs_that_do_not_compare_are_refused(change, message):
+    objective = CASES["residual-relu"].objective()
+    runs = [run_of(objective, "a"), dataclasses.replace(run_of(objective, "b"), **change)]
+    with pytest.raises(InputError, match=message):
+        ls.convergence_distances(objective, runs, source="test")
+
+
+def test_bad_options_are_refused():
+    objective = CASES["residual-relu"].objective()
+    for options, message in (
+        ({"barrier_points": -1}, "--barriers must not be negative, got -1"),
+        ({"over": "decoder"}, "--over 'decoder' is unknown: choose encoder or all"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ls.convergence_distances(objective, [run_of(objective)], source="test", **options)
+    with pytest.raises(InputError, match="there is no run"):
+        ls.convergence_distances(objective, [], source="test")
+
+
+def test_points_that_lie_together_stand_together():
+    places = np.array([0.0, 10.0, 0.1, 10.1, 0.2])
+    order = plots.distances.clustered(np.abs(places[:, None] - places))
+    near = [place < 5 for place in places[order]]
+    assert near in ([True] * 3 + [False] * 2, [False] * 2 + [True] * 3)
+
+
+# Convergence points ---------------------------------------------------------------------------------------------------
+
+
+def _target(logits, labels):
+    return torch.where(labels == 0, 1.0, -2.0)
+
+
+def test_training_on_a_part_alone_arrives_at_its_optimum():
+    """Logit of the label to a constant by a linear map of constant inputs: the optimum is known."""
+    inputs = torch.ones(30, 2, dtype=torch.float64)
+    labels = (torch.arange(30) >= 20).long()
+    model = nn.Linear(2, 2, bias=False)
+
+    def loss(logits, labels):
+        return (logits[torch.arange(len(labels)), labels] - _target(logits, labels)).square()
+
+    objective = Objective.build(
+        model, datasets.from_dataset((inputs, labels)), loss=loss, partition="class", dtype=torch.float64, device="cpu"
+    )
+    point = convergence.finetuned(objective, "1", epochs=200, lr=0.1, batch_size=4)
+    weight = point.theta.view(2, 2)
+    assert weight[1].sum().item() == pytest.approx(-2, abs=1e-6)
+    torch.testing.assert_close(weight[0], model.weight[0].detach().double())  # no sample of this part pulls at it
+    again = convergence.finetuned(objective, "1", epochs=200, lr=0.1, batch_size=4)
+    assert torch.equal(point.theta, again.theta)
+    other = convergence.finetuned(objective, "1", epochs=2, lr=0.1, batch_size=4, seed=1)
+    assert not torch.equal(point.theta, other.theta)
+
+
+def test_training_lowers_the_parts_own_loss_and_leaves_the_model():
+    objective = CASES["residual-relu"].objective()
+    before = {n: t.clone() for n, t in objective.model.state_dict().items()}
+    point = convergence.finetuned(objective, "2", epochs=20, lr=0.05)
+    loss = points.Evaluator(objective)(point)[0]
+    assert loss[2] < 0.5 * objective.evaluation.loss[2]
+    assert all(torch.equal(t, before[n]) for n, t in objective.model.state_dict().items())
+    assert torch.equal(point.buffers, points.origin(objective).buffers)
+
+
+def test_training_that_cannot_be_is_refused():
+    objective = CASES["residual-relu"].objective()
+    with pytest.raises(NumericalError, match="fine-tuning on 0 diverged at step"):
+        convergence.finetuned(objective, "0", epochs=50, lr=1e200)
+    mixed = CASES["residual-relu"].objective(partition={"both": [0, 1]})
+    with pytest.raises(NumericalError, match=r"fine-tuning on both ends at a loss of .* above the 1.1.* it began with"):
+        convergence.finetuned(mixed, "both", epochs=1, lr=100.0, batch_size=4)
+    with pytest.raises(InputError, match="must be at least 1, got 0"):
+        convergence.finetuned(objective, "0", epochs=0)
+    with pytest.raises(InputError, match="--finetune-lr must be positive"):
+        convergence.finetuned(objective, "0", epochs=1, lr=0)
+
+
+@pytest.fixture
+def banked(tmp_path):
+    """The folder of a run with a memory bank of three classes, as `landscape train` leaves it."""
+    from made import example
+
+    states = {e: CASES["residual-relu"].objective(seed=e) for e in (1, 4)}
+    (tmp_path / "bank").mkdir()
+    for epoch, objective in states.items():
+        checkpoints.write(
+            tmp_path / "bank" / f"epoch-{epoch:04d}.pt", objective.model.state_dict(), {"model": "m", "epoch": epoch}
+        )
+    history = example(History, n=3)
+    n = len(history.epoch)
+    history = dataclasses.replace(
+        history,
+        parts=("0", "1", "2"),
+        bank_epoch=np.tile([1.0, 4.0, 4.0], (n, 1)),
+        group=np.tile([0.0, 1.0, 1.0], (n, 1)),
+    )
+    store.save(tmp_path / "history.h5", history)
+    return SimpleNamespace(folder=tmp_path, states=states, history=history)
+
+
+def test_a_groups_point_is_the_mean_of_its_classes(banked):
+    case = CASES["residual-relu"]
+    found = convergence.from_bank(case.objective(partition={"early": [0], "late": [1, 2]}), banked.folder)
+    first, second = (points.origin(o) for o in banked.states.values())
+    assert torch.equal(found["early"][0].theta, first.theta)
+    assert torch.equal(found["late"][0].theta, second.theta)
+    found = convergence.from_bank(case.objective(partition={"mixed": [0, 1, 2]}), banked.folder)
+    torch.testing.assert_close(found["mixed"][0].theta, (first.theta + 2 * second.theta) / 3)
+    torch.testing.assert_close(found["mixed"][0].buffers, (first.buffers + 2 * second.buffers) / 3)
+    assert found["mixed"][1] == pytest.approx(3)
+    assert convergence.groups_of(banked.folder) == {"group 1": [0], "group 2": [1, 2]}
+    whole = convergence.from_bank(case.objective(partition="all"), banked.folder)
+    torch.testing.assert_close(whole["all"][0].theta, found["mixed"][0].theta)
+
+
+def test_runs_without_a_memory_bank_say_so(banked, tmp_path):
+    objective = CASES["residual-relu"].objective()
+    with pytest.raises(InputError, match="is not the folder of a run: there is no file"):
+        convergence.from_bank(objective, tmp_path / "bank")
+    (banked.folder / "bank" / "epoch-0004.pt").unlink()
+    with pytest.raises(InputError, match=r"epoch-0004.pt is missing, which the history of"):
+        convergence.from_bank(objective, banked.folder)
+    without = dataclasses.replace(
+        banked.history, bank_epoch=banked.history.bank_epoch * np.nan, group=banked.history.group * np.nan
+    )
+    store.save(banked.folder / "history.h5", without, overwrite=True)
+    with pytest.raises(InputError, match="kept no memory bank: train with gsa-gkp"):
+        convergence.from_bank(objective, banked.folder)
+    with pytest.raises(InputError, match="has no groups of classes"):
+        convergence.groups_of(banked.folder)
+
+
+def test_a_point_as_a_checkpoint_is_the_point(tmp_path):
+    objective, other = (CASES["residual-relu"].objective(seed=s) for s in (0, 1))
+    point = points.origin(other)
+    state = convergence.state_of(objective, point)
+    assert state.keys() == objective.model.state_dict().keys()
+    for name, t in other.model.state_dict().items():
+        assert torch.equal(state[name], t), name

@@ -1,0 +1,299 @@
+"""Spectra of small networks against their exact eigenvalues, and each stated error against what it claims."""
+
+import numpy as np
+import pytest
+import torch
+from lanczos_runs import runs_on
+from scipy.sparse.linalg import eigsh
+from scipy.stats import binom, t
+from torch import nn
+
+import landscape as ls
+from landscape.analyses import spectra
+from landscape.errors import InputError, NumericalError, StoreError
+from tests.cases import CASES, Case, mlp
+from tests.exact import dense
+
+
+def exact_eigenvalues(objective, part):
+    return torch.linalg.eigvalsh(dense(objective, part)).numpy()
+
+
+@pytest.mark.parametrize("name", ["mlp-tanh", "mlp-norm"])
+def test_as_many_steps_as_parameters_give_the_exact_spectrum(name):
+    objective = CASES[name].objective()
+    size = objective.layout.size
+    found = ls.spectrum(objective, steps=size, probes=2, top=5)
+    for part in range(3):
+        exact = exact_eigenvalues(objective, part)
+        scale = np.abs(exact).max()
+        assert np.allclose(found.ritz_values[part], exact[::-1][:5], atol=1e-9 * scale)
+        assert found.lambda_min[part] == pytest.approx(exact[0], abs=1e-9 * scale)
+        nodes, weights = ls.nodes_and_weights(found.alpha[part], found.beta[part], found.steps[part])
+        # Every node with weight is an eigenvalue, whatever the multiplicities.
+        seen = nodes[weights > 1e-8]
+        assert np.abs(seen[:, None] - exact).min(axis=1).max() < 1e-7 * scale
+
+
+def test_density_moments_are_the_moments_of_the_eigenvalues():
+    """Mean over K probes of D * sum w t^p estimates trace(H^p); for signs its variance is at most 2 |H^p|_F^2."""
+    objective = CASES["mlp-tanh"].objective(partition="all", batch_size=8)
+    exact = exact_eigenvalues(objective, 0)
+    probes = 100
+    found = ls.spectrum(objective, steps=8, probes=probes)
+    nodes, weights = ls.nodes_and_weights(found.alpha[0], found.beta[0], found.steps[0])
+    for power in (1, 2, 3, 4):
+        estimate = found.size * (weights * nodes**power).sum(axis=1).mean()
+        error = np.sqrt(2 * (exact ** (2 * power)).sum() / probes)
+        assert abs(estimate - (exact**power).sum()) < 5 * error
+
+
+def test_a_float32_run_gives_the_float64_numbers():
+    both = [
+        ls.spectrum(CASES["residual-gelu"].objective(dtype=d), steps=20, probes=2)
+        for d in (torch.float32, torch.float64)
+    ]
+    for name in ("lambda_max", "lambda_min", "trace"):
+        a, b = (getattr(s, name) for s in both)
+        assert np.allclose(a, b, rtol=1e-4, atol=1e-4 * both[1].lambda_max)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 7}, {"batch_size": 1000}])
+def test_numbers_do_not_depend_on_the_batch_size(options):
+    reference = ls.spectrum(CASES["mlp-tanh"].objective(), steps=15, probes=2)
+    found = ls.spectrum(CASES["mlp-tanh"].objective(**options), steps=15, probes=2)
+    assert np.allclose(found.alpha, reference.alpha, rtol=1e-9, atol=1e-12, equal_nan=True)
+    assert np.allclose(found.trace_samples, reference.trace_samples, rtol=1e-9)
+
+
+def test_blocks_in_lock_step_give_what_single_probes_give():
+    objective = CASES["residual-relu"].objective()
+    alone = ls.spectrum(objective, steps=12, probes=3, vectors=2)
+    together = ls.spectrum(objective, steps=12, probes=3, vectors=2, cache_bytes=0)
+    for name in ("alpha", "beta", "trace_samples", "ritz_vectors"):
+        assert np.allclose(getattr(alone, name), getattr(together, name), rtol=1e-7, atol=1e-9)
+
+
+def runs_of(values, **options):
+    generator = torch.Generator().manual_seed(7)
+    q, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))
+    return runs_on((q * torch.as_tensor(values)) @ q.T, **options)
+
+
+HEAVY = np.concatenate([[100.0, 60, 30, 20, 10, 8, -5], np.linspace(-0.5, 1, 93)])
+MULTIPLE = np.concatenate([[50.0] * 6, [20.0] * 3, np.linspace(-0.5, 1, 91)])
+
+
+@pytest.mark.parametrize("values", [HEAVY, MULTIPLE], ids=["simple", "multiple"])
+@pytest.mark.parametrize(("probes", "trace_tol"), [(2, None), (4, None), (1, 0.05)])
+def test_the_trace_misses_by_its_own_error_as_seldom_as_it_says(values, probes, trace_tol):
+    """150 seeds; the estimate over its standard error is Student's t, nearly: beyond its 1 % quantile in 1 % of runs.
+
+    The few estimates share deflations, so twice that share is allowed, and as many as happen once in a million runs.
+    """
+    exact, misses, n_seeds = values.sum(), 0, 150
+    for seed in range(n_seeds):
+        found = runs_of(values, probes=probes, steps=30, seed=seed, trace_tol=trace_tol).trace_samples
+        error = found.std(ddof=1) / np.sqrt(len(found))
+        # Stein: the spread of the pilot alone decides how many are drawn, so its degrees of freedom count.
+        freedom = min(len(found), spectra.PILOT) - 1
+        misses += abs(found.mean() - exact) > t.ppf(0.995, freedom) * error
+    assert misses <= binom.ppf(1 - 1e-6, n_seeds, 0.02)
+
+
+def test_the_trace_is_unbiased_where_eigenvalues_are_multiple():
+    """Ritz vectors of a probe's own run would count each multiple eigenvalue once: 70 instead of 360."""
+    samples = np.stack([runs_of(MULTIPLE, probes=4, steps=30, seed=s).trace_samples for s in range(100)])
+    assert (abs(samples.mean(axis=0) - MULTIPLE.sum()) < 5 * samples.std(axis=0) / 10).all()  # 100 independent runs
+
+
+def test_deflation_reduces_the_spread_of_the_trace():
+    """Plain estimates spread by up to sqrt(2) |H|_F = 173; without the seven large values that is 7."""
+    plain = np.sqrt(2 * (HEAVY**2).sum())
+    samples = np.concatenate([runs_of(HEAVY, probes=4, steps=30, seed=s).trace_samples for s in range(30)])
+    assert samples.std() < 0.1 * plain
+
+
+def test_lambda_max_lies_within_its_residual_of_an_eigenvalue_in_every_run():
+    exact = np.sort(HEAVY)
+    for seed in range(100):
+        runs = runs_of(HEAVY, probes=1, steps=6, seed=seed)
+        top = runs.ritz[0]
+        assert np.abs(exact - top.values[-1]).min() <= top.residuals[-1]
+
+
+def test_tol_goes_on_until_lambda_max_has_converged():
+    objective = CASES["residual-gelu"].objective()
+    short = ls.spectrum(objective, steps=3, probes=1)
+    assert not short.converged.all()
+    longer = ls.spectrum(objective, steps=3, probes=1, tol=1e-6, max_steps=60)
+    assert longer.converged.all()
+    assert (longer.lambda_max_residual <= 1e-6 * longer.lambda_max).all()
+    for part in range(3):
+        assert longer.lambda_max[part] == pytest.approx(exact_eigenvalues(objective, part)[-1], rel=1e-6)
+    given_up = ls.spectrum(objective, steps=2, probes=1, tol=1e-12, max_steps=4)
+    assert given_up.steps.max() == 4
+    assert not given_up.converged.all()
+
+
+def test_ritz_vectors_are_unit_eigenvectors():
+    objective = CASES["mlp-tanh"].objective()
+    found = ls.spectrum(objective, steps=60, probes=1, vectors=3)
+    for part in range(3):
+        V = torch.as_tensor(found.ritz_vectors[part])
+        H = dense(objective, part)
+        assert torch.allclose(V @ V.T, torch.eye(3, dtype=torch.float64), atol=1e-9)
+        residual = (H @ V.T - V.T * torch.as_tensor(found.ritz_values[part, :3])).norm(dim=0)
+        assert (residual.numpy() <= found.ritz_residuals[part, :3] + 1e-9).all()
+
+
+def test_a_zero_hessian_has_a_spectrum_of_zeros():
+    linear = Case(lambda: nn.Sequential(nn.Flatten(), nn.Linear(18, 3)), loss=lambda z, y: z[torch.arange(len(y)), y])
+    found = ls.spectrum(linear.objective(), steps=10, probes=2, trace_tol=0.02)
+    for name in ("lambda_max", "lambda_min", "trace", "trace_stderr", "negative_mass"):
+        assert (getattr(found, name) == 0).all(), name
+    assert found.converged.all()
+    assert found.steps.max() == 1
+    assert np.isnan(found.saddle_ratio).all()
+
+
+def test_negative_curvature_and_saddle_ratio_agree_with_the_eigenvalues():
+    objective = CASES["mlp-tanh"].objective()
+    found = ls.spectrum(objective, steps=40, probes=12)
+    for part in range(3):
+        exact = exact_eigenvalues(objective, part)
+        ratio = abs(exact[0] / exact[-1])
+        assert found.saddle_ratio[part] == pytest.approx(ratio, rel=1e-6)
+        share = -exact[exact < 0].sum() / np.abs(exact).sum()
+        assert abs(found.negative_curvature[part] - share) < 5 * found.negative_curvature_stderr[part] + 0.02
+        mass = (exact < -1e-3 * np.abs(exact).max()).mean()
+        assert abs(found.negative_mass[part] - mass) < 5 * found.negative_mass_stderr[part] + 1e-9
+
+
+def test_residual_mass_states_its_own_error():
+    objective = CASES["mlp-tanh"].objective()
+    whole = ls.spectrum(objective, steps=60, probes=1)
+    cut = ls.spectrum(objective, steps=60, probes=1, residual_mass=0.9)
+    assert cut.n_used[0] < cut.n_samples[0]
+    assert (cut.n_used >= 1).all()
+    assert cut.truncation_error[0] > 0
+    # The Rayleigh quotient of the cut's top vector under the whole matrix bounds lambda_max from below.
+    assert (whole.lambda_max >= cut.lambda_max - cut.truncation_error - 1e-12).all()
+    nothing_cut = ls.spectrum(objective, steps=60, probes=1, residual_mass=1.0)
+    assert np.allclose(nothing_cut.lambda_max, whole.lambda_max, rtol=1e-12)
+    assert (nothing_cut.truncation_error == 0).all()
+
+
+def test_residual_mass_of_another_loss_is_refused():
+    with pytest.raises(InputError, match="--residual-mass is defined for"):
+        ls.spectrum(CASES["smoothed"].objective(), residual_mass=0.99)
+
+
+def test_a_result_file_is_resumed_part_by_part(tmp_path, monkeypatch):
+    objective = CASES["mlp-tanh"].objective()
+    reference = ls.spectrum(objective, steps=10, probes=2)
+    out = tmp_path / "out.h5"
+    real, calls = spectra._runs, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(spectra, "_runs", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="1 of 3"):
+        ls.spectrum(objective, steps=10, probes=2, out=out)
+    assert not out.exists()
+    with pytest.raises(StoreError, match="--steps 10, now"):
+        ls.spectrum(objective, steps=11, probes=2, out=out)
+    found = ls.spectrum(objective, steps=10, probes=2, out=out)
+    assert len(calls) == 4  # the second part again, and the third
+    for s in (found, ls.load(out)):
+        assert np.array_equal(s.alpha, reference.alpha)
+        assert np.array_equal(s.trace_samples, reference.trace_samples)
+        assert s.parts == reference.parts
+
+
+def test_provenance_says_how_to_do_it_again(tmp_path):
+    ls.spectrum(CASES["mlp-tanh"].objective(), steps=5, probes=1, seed=3, out=tmp_path / "a.h5")
+    found = ls.load(tmp_path / "a.h5").provenance
+    assert found["options"]["seed"] == 3
+    assert found["options"]["steps"] == 5
+    assert len(found["data_sha256"]) == 64
+    assert {"torch", "numpy", "python", "landscape"} <= set(found["versions"])
+    assert found["dtype"] == "float64"
+    assert found["loss"] == "ce"
+
+
+def test_a_nan_in_the_weights_is_named():
+    def broken():
+        model = mlp(nn.Tanh())
+        model[1].weight.data[0, 0] = np.nan
+        return model
+
+    with pytest.raises(NumericalError, match="loss of the first samples"):
+        Case(broken).objective()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps": 0}, "--steps must be at least 1"),
+        ({"probes": 0}, "--probes"),
+        ({"top": 0}, "--top"),
+        ({"vectors": -1}, "--vectors"),
+        ({"vectors": 50, "steps": 10}, "--vectors 50"),
+        ({"tol": 0.0}, "--tol"),
+        ({"max_steps": 100}, "--max-steps 100 goes with --tol"),
+        ({"max_steps": 10, "steps": 20, "tol": 0.1}, "--max-steps 10"),
+        ({"trace_tol": 2.0}, "--trace-tol"),
+        ({"negative_tol": -1.0}, "--negative-tol"),
+        ({"seed": -1}, "--seed"),
+        ({"distribution": "cauchy"}, "--distribution"),
+        ({"operator": "laplacian"}, "--operator"),
+        ({"residual_mass": 0.0}, "--residual-mass"),
+    ],
+)
+def test_options_out_of_range_are_named(options, words):
+    with pytest.raises(InputError, match=words):
+        ls.spectrum(CASES["mlp-tanh"].objective(), **options)
+
+
+def test_lambda_max_and_trace_match_pyhessian():
+    from landscape.curvature import verify
+
+    objective = CASES["residual-gelu"].objective(dtype=torch.float32)
+    found = ls.spectrum(objective, steps=40, probes=4)
+    for p in (0, 2):
+        theirs = verify.pyhessian(objective, found.parts[p], seed=0)
+        # It finds the largest magnitude and stops at a relative change of 1e-3 a step, which bounds no error.
+        assert theirs.top == pytest.approx(max(found.lambda_max[p], found.lambda_min[p], key=abs), rel=0.02)
+        error = np.hypot(theirs.trace_stderr, found.trace_stderr[p])
+        assert abs(theirs.trace - found.trace[p]) < 6 * error
+
+
+def test_lambda_max_and_trace_match_curvlinops_with_scipys_solver():
+    curvlinops = pytest.importorskip("curvlinops", reason="curvlinops is not installed: see README, peers")
+    objective = CASES["mlp-tanh"].objective(partition="all")
+    found = ls.spectrum(objective, steps=60, probes=2, trace_tol=0.02)
+    parameters = list(objective.model.parameters())
+    for p in parameters:
+        p.requires_grad_(True)
+    theirs = curvlinops.HessianLinearOperator(
+        objective.model, nn.CrossEntropyLoss(), parameters, list(objective.batches(0)), check_deterministic=False
+    )
+    top = eigsh(theirs.to_scipy(), k=1, which="LA", return_eigenvectors=False)[0]
+    assert found.lambda_max[0] == pytest.approx(top, rel=1e-6)
+    trace = (theirs @ torch.eye(objective.layout.size, dtype=torch.float64)).trace().item()
+    assert abs(found.trace[0] - trace) < max(6 * found.trace_stderr[0], 1e-9 * abs(trace))
+
+
+def test_quadrature_in_pyhessians_form_has_its_types():
+    found = ls.spectrum(CASES["mlp-tanh"].objective(), steps=7, probes=2)
+    eigenvalues, weights = ls.to_pyhessian(
+        *ls.nodes_and_weights(found.alpha[0], found.beta[0], found.steps[0]), found.steps[0]
+    )
+    assert [len(e) for e in eigenvalues] == [7, 7]
+    assert all(type(x) is float for x in eigenvalues[0] + weights[0])
+    assert sum(weights[1]) == pytest.approx(1)

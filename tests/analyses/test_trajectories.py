@@ -1,0 +1,100 @@
+"""Paths on a plane: projections, true losses, several runs, chosen checkpoints."""
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES
+
+import landscape as ls
+from landscape.analyses import directions
+from landscape.errors import InputError
+from landscape.objective import points
+from landscape.objective.points import Point
+
+
+def path_of(objective, seed, n=4):
+    """Checkpoints that come nearer and nearer to the objective's own weights."""
+    centre = points.origin(objective)
+    generator = torch.Generator().manual_seed(seed)
+    step = torch.randn(len(centre.theta), 2, generator=generator, dtype=torch.float64)
+    return {
+        f"epoch-{k}": (
+            Point(
+                centre.theta + step @ torch.tensor([(n - 1 - k) / n, 0.2 * k * (n - 1 - k)]).double(), centre.buffers
+            ),
+            float(k),
+        )
+        for k in range(n)
+    }
+
+
+def test_losses_are_those_of_the_checkpoints_and_not_of_their_shadows():
+    objective = CASES["residual-relu"].objective()
+    paths = {"a": path_of(objective, 0), "b": path_of(objective, 1)}
+    found = ls.trajectory(objective, paths, n=5)
+    assert found.runs == ("a", "b")
+    assert found.marks[:2] == ("a/epoch-0", "a/epoch-1")
+    assert found.mark_run.tolist() == [0] * 4 + [1] * 4
+    assert found.mark_epoch.tolist() == [0, 1, 2, 3] * 2
+    evaluator = points.Evaluator(objective)
+    everything = [point for path in paths.values() for point, _ in path.values()]
+    plane = directions.principal(objective, everything)
+    np.testing.assert_allclose(found.explained, plane.explained)
+    for m, point in enumerate(everything):
+        np.testing.assert_allclose(found.mark_loss[m], evaluator(point)[0], rtol=1e-12)
+        coordinates, distance = plane.project(point)
+        np.testing.assert_allclose(found.mark_position[m], coordinates, atol=1e-9)
+        assert found.mark_distance[m] == pytest.approx(distance, abs=1e-9)
+        away = (point.theta - points.origin(objective).theta).norm().item()
+        assert np.hypot(np.linalg.norm(coordinates), distance) == pytest.approx(away, abs=1e-9)
+    assert found.mark_distance.max() > 0.1  # four dimensions do not fit two
+    for k, axis in enumerate((found.xcoordinates, found.ycoordinates)):
+        assert axis[0] < found.mark_position[:, k].min() <= found.mark_position[:, k].max() < axis[-1]
+
+
+def test_a_path_in_a_plane_has_the_losses_of_the_surface_under_it():
+    objective = CASES["mlp-tanh"].objective()
+    path = path_of(objective, 0)  # two dimensions and the centre itself
+    found = ls.trajectory(objective, {"run": path}, n=3)
+    assert found.mark_distance.max() < 1e-9
+    assert found.explained.sum() == pytest.approx(1)
+    assert found.marks == tuple(path)
+    along = directions.principal(objective, [p for p, _ in path.values()])
+    evaluator = points.Evaluator(objective)
+    for m in range(4):
+        np.testing.assert_allclose(found.mark_loss[m], evaluator(along.at(*found.mark_position[m]))[0], rtol=1e-9)
+
+
+def test_a_plane_through_chosen_checkpoints_holds_them():
+    """Figure 1: start, an optimum of the tail, an optimum of all."""
+    objective, tail = (CASES["residual-relu"].objective(seed=s) for s in (0, 1))
+    path = path_of(objective, 0)
+    anchors = {"start": path["epoch-0"][0], "tail": points.origin(tail)}
+    found = ls.trajectory(objective, {"run": path}, anchors=anchors, n=3)
+    assert found.marks[-2:] == ("start", "tail")
+    assert found.mark_run.tolist() == [0, 0, 0, 0, -1, -1]
+    assert np.isnan(found.mark_epoch[-2:]).all()
+    np.testing.assert_allclose(found.mark_distance[[0, -2, -1]], 0, atol=1e-9)
+    assert abs(found.cosine) < 1e-12
+    expected, _ = points.Evaluator(objective)(points.origin(tail))
+    np.testing.assert_allclose(found.mark_loss[-1], expected, rtol=1e-12)
+
+
+def test_without_a_grid_there_is_the_path_alone(tmp_path):
+    objective = CASES["mlp-tanh"].objective()
+    with pytest.raises(InputError, match="--grid must be at least 2"):
+        ls.trajectory(objective, {"run": path_of(objective, 0)}, n=1)
+    found = ls.trajectory(objective, {"run": path_of(objective, 0)}, n=2, out=tmp_path / "t.h5")
+    back = ls.load(tmp_path / "t.h5")
+    assert type(back).__name__ == "Trajectory"
+    np.testing.assert_array_equal(back.loss, found.loss)
+    assert back.loss.shape == (3, 2, 2)
+
+
+def test_one_checkpoint_is_no_path():
+    objective = CASES["mlp-tanh"].objective()
+    one = dict([next(iter(path_of(objective, 0).items()))])
+    with pytest.raises(InputError, match="2 principal components need at least 3 checkpoints, got 1"):
+        ls.trajectory(objective, {"run": one})
+    with pytest.raises(InputError, match="needs two beside the origin"):
+        ls.trajectory(objective, {"run": one}, anchors={"a": one["epoch-0"][0]})

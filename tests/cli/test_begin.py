@@ -1,0 +1,92 @@
+"""Which checkpoints one word of the command line means, in which order, and where the result goes."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from landscape.cli.begin import checkpoint_list, result_path
+from landscape.errors import InputError
+from landscape.networks import checkpoints
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Writes a checkpoint by its name below an empty current folder; `epoch` is what it says of itself."""
+    monkeypatch.chdir(tmp_path)
+
+    def keep(name, epoch=None):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.write(name, {"weight": torch.ones(2)}, {} if epoch is None else {"epoch": epoch})
+
+    return keep
+
+
+def named(text):
+    return [(str(path), epoch) for path, epoch in checkpoint_list(text)]
+
+
+def test_what_a_checkpoint_says_of_itself_wins_over_its_name(kept):
+    for name, epoch in (("run/epoch-0003.pt", 1), ("run/epoch-0001.pt", 2), ("run/first.pt", 0)):
+        kept(name, epoch)
+    assert named("run/*.pt") == [("run/first.pt", 0), ("run/epoch-0003.pt", 1), ("run/epoch-0001.pt", 2)]
+
+
+def test_numbers_in_names_are_epochs_in_their_natural_order(kept):
+    for name in ("net-10.pt", "net-9.pt", "net-100.pt"):
+        kept(name)
+    assert named("net-*.pt") == [("net-9.pt", 9), ("net-10.pt", 10), ("net-100.pt", 100)]
+    torch.save({"weight": torch.ones(2)}, "model_epoch7_acc76.pth.tar")
+    assert named("model_epoch7_acc76.pth.tar") == [("model_epoch7_acc76.pth.tar", 7)]
+
+
+def test_the_number_of_a_single_file_is_no_epoch_and_unknown_epochs_come_last(kept):
+    kept("resnet-32.pt")
+    ((_, epoch),) = checkpoint_list("resnet-32.pt")
+    assert math.isnan(epoch)
+    for name in ("w10-a.pt", "w9-a.pt"):
+        kept(name)
+    assert [name for name, _ in named("w*.pt")] == ["w9-a.pt", "w10-a.pt"]
+    kept("a-final.pt")
+    kept("b-2.pt", 2)
+    assert [name for name, _ in named("[ab]-*.pt")] == ["b-2.pt", "a-final.pt"]
+
+
+def test_the_folder_of_a_run_means_its_snapshots_or_else_its_last_checkpoint(kept):
+    kept("run/last.pt", 2)
+    kept("run/state.pt", 2)
+    assert named("run") == [("run/last.pt", 2)]
+    for epoch in range(3):
+        kept(f"run/snapshots/epoch-{epoch:04d}.pt", epoch)
+    Path("run/snapshots/.landscape-1.pt").write_text("a file in work")
+    expected = [(f"run/snapshots/epoch-{epoch:04d}.pt", epoch) for epoch in range(3)]
+    assert named("run") == named("run/snapshots") == named("run/**/epoch-*.pt") == expected
+
+
+def test_a_name_with_brackets_is_a_name_first(kept):
+    kept("net[1].pt", 5)
+    assert named("net[1].pt") == [("net[1].pt", 5)]
+    assert result_path(None, "net[1].pt", "features") == Path("net[1].features.h5")
+
+
+def test_what_matches_nothing_is_refused_in_one_line(kept, tmp_path):
+    with pytest.raises(InputError, match=r"--ckpt run/\*\.pt matches no file"):
+        checkpoint_list("run/*.pt")
+    with pytest.raises(InputError, match=r"absent\.pt cannot be read: No such file"):
+        checkpoint_list("absent.pt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty is a folder without checkpoints"):
+        checkpoint_list("empty")
+    (tmp_path / "empty" / "notes.pt").write_text("not a checkpoint")
+    with pytest.raises(InputError, match=r"notes\.pt is no checkpoint"):
+        checkpoint_list("empty")
+
+
+def test_a_result_lies_beside_what_it_is_of(kept):
+    kept("run/last.pt", 2)
+    assert result_path(None, "run/last.pt", "features") == Path("run/last.features.h5")
+    assert result_path(None, "run", "features") == Path("run/features.h5")
+    assert result_path(None, "run/snap*/*.pt", "features") == Path("run/features.h5")
+    assert result_path(None, "*.pt", "features") == Path("features.h5")
+    assert result_path("x.h5", "run", "features") == Path("x.h5")

@@ -1,0 +1,150 @@
+"""`landscape gradients` from end to end: a checkpoint or a run goes in, a table, a file and figures come out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import landscape as ls
+from landscape.cli import main
+from landscape.data import datasets
+from landscape.networks import checkpoints, models
+from landscape.results import store
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A user's folder: the snapshots of a run on digits-lt, and its last checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "snapshots").mkdir(parents=True)
+    meta = {"model": "small-resnet", "n_classes": 10, "dataset": datasets.load("digits-lt").options, "method": "ce"}
+    with torch.random.fork_rng():
+        for epoch in (0, 2, 10):
+            torch.default_generator.manual_seed(epoch)
+            state = models.build("small-resnet", 10, in_channels=1).state_dict()
+            checkpoints.write(f"run/snapshots/epoch-{epoch:04d}.pt", state, meta | {"epoch": epoch})
+    checkpoints.write("run/last.pt", state, meta | {"epoch": 10})
+    return tmp_path
+
+
+QUICK = ["--samples-per-class", "4"]
+
+
+def test_a_checkpoint_gives_a_table_of_its_classes_a_file_and_figures(here, capsys):
+    assert main(["gradients", "--ckpt", "run/last.pt", *QUICK]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("small-resnet on digits-lt, train split, 40 samples in 10 parts")
+    assert "last (epoch 10), gradients by 19,074 parameters, exact; |g| = " in out
+    assert "figure: landscape plot run/last.gradients.h5\n" in out
+    found = ls.load("run/last.gradients.h5")
+    assert found.parts == tuple("0123456789")
+    expected = ls.decompose_gradients(ls.load_objective("run/last.pt", partition="class", samples_per_class=4))
+    np.testing.assert_array_equal(found.between, expected.between)
+    line = next(line for line in out.splitlines() if line.startswith("  3 "))
+    conflicts = int(found.conflict[0, 3].sum())
+    assert f"{found.cosine[0, 3]:.3f}" in line
+    assert f"{found.specific[0, 3]:.3g}" in line
+    assert line.split()[-4:] == [f"{100 * found.contribution[0, 3]:.1f}", str(conflicts), "of", "9"]
+    table = out[out.index("g by layers") :].splitlines()
+    assert " ".join(table[2].split()) == "layer |g| % from 0 % from 1 % from 8 % from 9"
+    shares = [f"{100 * found.layer_contribution[0, -1, p]:.1f}" for p in (0, 1, 8, 9)]
+    assert next(line for line in table if "linear" in line).split() == [
+        "linear", f"{found.layer_whole_norm[0, -1]:.4g}", *shares
+    ]  # fmt: skip
+    for kind in ("cosines", "decomposition", "norms", "layers"):
+        assert main(["plot", "run/last.gradients.h5", "--kind", kind, "--parts", "0,9"]) == 0
+        assert (here / "run" / f"last.gradients.{kind}.png").stat().st_size > 10_000
+    assert main(["info", "run/last.gradients.h5"]) == 0
+    assert main(["plot", "run/last.gradients.h5", "--kind", "epochs"]) == 2
+    assert "one checkpoint has no course: give --ckpt the folder of a run" in capsys.readouterr().err
+
+
+def test_a_run_gives_its_course_in_batches(here, capsys):
+    words = [
+        "gradients",
+        "--ckpt",
+        "run",
+        "--partition",
+        "many-medium-few",
+        "--batches",
+        "3",
+        "--samples-per-batch",
+        "20",
+    ]
+    assert main([*words, "--seed", "5", *QUICK]) == 0
+    out, err = capsys.readouterr()
+    assert "40 samples in 3 parts" in err
+    found = ls.load("run/gradients.h5")
+    assert found.points == ("epoch-0000", "epoch-0002", "epoch-0010")
+    assert found.epoch.tolist() == [0, 2, 10]
+    assert found.batch_size == 20
+    assert (found.cosine_stderr > 0).all()
+    assert found.provenance["options"] == {"batches": 3, "samples_per_batch": 20, "seed": 5}
+    assert "means over batches of 20" in out
+    assert f"{found.cosine[2, 0]:.3f} ± {found.cosine_stderr[2, 0]:.3f}" in out
+    course = out[out.index("along the run") :]
+    assert [line.split()[1] for line in course.splitlines() if line.startswith("  epoch-")] == ["0", "2", "10"]
+    assert main(["plot", "run/gradients.h5", "--kind", "epochs"]) == 0
+    assert (here / "run" / "gradients.epochs.png").stat().st_size > 10_000
+    assert main([*words, "--seed", "5", *QUICK]) == 2  # the file is there
+    assert "run/gradients.h5 exists" in capsys.readouterr().err
+
+
+def test_json_is_one_document_with_the_numbers_of_the_file(here, capsys):
+    words = ["gradients", "--ckpt", "run/snapshots/*.pt", "--classes", "0,9", *QUICK, "--json", "-o", "x.h5"]
+    assert main([*words, "--params", "linear"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    document = json.loads(out)
+    found = store.load("x.h5")
+    assert document["result"] == "x.h5"
+    assert document["parameters"] == found.size == 32 * 10 + 10
+    assert document["samples_per_batch"] is None
+    assert [c["epoch"] for c in document["checkpoints"]] == [0, 2, 10]
+    last = document["checkpoints"][2]
+    assert last["between"] == found.between[2].tolist()
+    assert document["layers"] == ["linear"]
+    assert last["layer_contribution"] == found.layer_contribution[2].tolist()
+    assert last["layer_norm_stderr"] == [[0, 0]]
+    assert [p["norm"] for p in last["parts"]] == found.norm[2].tolist()
+    assert [p["n_samples"] for p in last["parts"]] == [4, 4]
+    assert last["parts"][0]["cosine_stderr"] == 0
+
+
+def test_samples_in_no_part_are_mentioned(here, capsys):
+    assert main(["gradients", "--ckpt", "run/last.pt", "--partition", "head-tail"]) == 0
+    err = capsys.readouterr().err
+    assert "287 samples are in no part: g, the whole, is that of the 130 others" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--ckpt", "absent"], "absent cannot be read: No such file"),
+        (["--ckpt", "run/*.bin"], "--ckpt run/*.bin matches no file"),
+        (["--ckpt", "run", "--batches", "0"], "'--batches': 0 is not in the range x>=1"),
+        (["--ckpt", "run", "--batches", "2", "--samples-per-batch", "0"], "'--samples-per-batch': 0 is not in"),
+        (["--ckpt", "run", "--cache", "-1"], "'--cache': -1.0 is not in the range x>=0"),
+        (["--ckpt", "run", "--cache", "nan"], "'--cache': nan is not a number"),
+        (["--ckpt", "run", "--weight-decay", "1"], "No such option '--weight-decay'"),
+        (["--ckpt", "run", "--per-class", "--partition", "all"], "contradict each other"),
+        (["--ckpt", "run", "--params", "head"], "--params 'head' fits no trainable parameter"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_leaves_nothing(here, capsys, words, line):
+    before = sorted(here.rglob("*"))
+    assert main(["gradients", *words, *QUICK]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert line in err.splitlines()[-1]
+    assert sorted(here.rglob("*")) == before
+
+
+def test_help_says_what_holds_for_this_command(capsys):
+    assert main(["gradients", "-h"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "or FILE.json. [default: class]" in words
+    assert "--weight-decay" not in words
+    assert main(["hessian", "-h"]) == 0
+    assert "or FILE.json. [default: all]" in " ".join(capsys.readouterr().out.split())

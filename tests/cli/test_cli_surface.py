@@ -1,0 +1,212 @@
+"""`landscape surface1d`, `surface2d`, `trajectory` and `distances` from end to end, good words and bad."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import landscape as ls
+from landscape.analyses import directions
+from landscape.cli import main
+from landscape.cli.surface import parse_range
+from landscape.data import datasets
+from landscape.errors import InputError
+from landscape.networks import checkpoints, models
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Checkpoints of a small network on digits: four of a path, another network, and one of another shape."""
+    folder = tmp_path_factory.mktemp("path")
+    samples = datasets.load("digits-lt")
+    meta = {"model": "small-resnet", "n_classes": 10, "dataset": samples.options, "method": "ce"}
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        one, two = (models.build("small-resnet", 10, in_channels=1) for _ in range(2))
+        wide = models.build("resnet20", 10)
+        (folder / "snapshots").mkdir()
+        for epoch in range(4):
+            checkpoints.write(folder / "snapshots" / f"epoch-{epoch:04d}.pt", one.state_dict(), meta | {"epoch": epoch})
+            with torch.no_grad():
+                for p in one.parameters():
+                    p += 0.02 * torch.randn(p.shape)
+        checkpoints.write(folder / "last.pt", one.state_dict(), meta)
+        checkpoints.write(folder / "other.pt", two.state_dict(), meta)
+        torch.save({"state_dict": wide.state_dict()}, folder / "wide.pt")
+    (folder / "notes.txt").write_text("no checkpoint")
+    return folder
+
+
+@pytest.fixture
+def here(files, monkeypatch, tmp_path):
+    monkeypatch.chdir(files)
+    return tmp_path
+
+
+FEW = ["--samples-per-class", "3"]
+
+
+def test_a_checkpoint_of_our_own_needs_no_other_option(here, capsys):
+    out = str(here / "s.h5")
+    assert main(["surface2d", "--ckpt", "last.pt", "--x=-1:1:3", "--y=0:1:2", "-o", out, *FEW]) == 0
+    text, _ = capsys.readouterr()
+    assert "verdict:" in text
+    found = ls.load(out)
+    assert found.loss.shape == (10, 2, 3)
+    objective = ls.load_objective("last.pt", partition="class", samples_per_class=3)
+    np.testing.assert_allclose(found.loss[:, 0, 1], objective.evaluation.loss, rtol=1e-5)
+    assert found.provenance["options"]["directions"] == ["random 1 (seed 0)", "random 2 (seed 0)"]
+    for command in (["info", out], ["plot", out, "--groups", "head-tail"], ["export", out, "--to", "vtk"]):
+        assert main(command) == 0
+
+
+def test_a_line_to_another_checkpoint_states_the_barrier(here, capsys):
+    out = str(here / "b.h5")
+    words = ["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--x=0:1:5", "-o", out, "--json", *FEW]
+    assert main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    found = ls.load(out)
+    assert [p["barrier"] for p in document["parts"]] == pytest.approx(found.barrier.tolist())
+    assert found.marks == ("other",)
+    assert main([*words[:5], "--x=0:1:3", "--match", "-o", str(here / "m.h5"), *FEW]) == 0
+    assert "matching:" in capsys.readouterr().err
+
+
+def test_nothing_lies_between_a_network_and_its_permuted_copy_after_matching(here, capsys):
+    state = dict(checkpoints.read("last.pt").state)
+    order = torch.arange(len(state["layer1.0.conv1.weight"])).flip(0)
+    for name in ("conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"):
+        state[f"layer1.0.{name}"] = state[f"layer1.0.{name}"][order]
+    state["layer1.0.conv2.weight"] = state["layer1.0.conv2.weight"][:, order]
+    torch.save(state, here / "copy.pt")
+    words = ["surface1d", "--ckpt", "last.pt", "--ckpt-to", str(here / "copy.pt"), "--x=0:1:3", "--bn", "keep", *FEW]
+    assert main([*words, "-o", str(here / "before.h5")]) == 0
+    assert (ls.load(here / "before.h5").barrier > 1e-3).any()
+    assert main([*words, "--match", "-o", str(here / "after.h5")]) == 2
+    assert "after --match nothing lies between them, and every barrier is 0" in capsys.readouterr().err
+
+
+def test_planes_of_many_kinds_and_one_plane_for_two_networks(here):
+    plane = str(here / "plane.h5")
+    base = ["--x=-0.1:0.1:2", "-q", "--partition", "head-tail", *FEW]
+    kinds = [
+        ["--trajectory", "snapshots"],
+        ["--ckpt-to", "other.pt"],
+        ["--ckpt-to", "other.pt", "--ckpt-to", "snapshots/epoch-0000.pt"],
+        ["--directions", "gradient", "--of", "head,tail"],
+        ["--directions", "eigen", "--of", "tail", "--save-plane", plane],
+    ]
+    for i, kind in enumerate(kinds):
+        assert main(["surface2d", "--ckpt", "last.pt", *kind, *base, "-o", str(here / f"{i}.h5")]) == 0, kind
+    refused = ["surface2d", "--ckpt", "last.pt", *base, "--bn", "freeze", "--save-plane", str(here / "none.h5")]
+    assert main([*refused, "-o", str(here / "none.result.h5")]) == 2
+    assert not (here / "none.h5").exists()
+    words = ["surface2d", "--ckpt", "other.pt", "--directions", plane, *base]
+    assert main([*words, "-o", str(here / "a.h5")]) == 0
+    assert main([*words, "--plane-origin", "-o", str(here / "b.h5")]) == 0
+    there, own = ls.load(here / "b.h5"), ls.load(here / "4.h5")
+    np.testing.assert_allclose(there.loss, own.loss, rtol=1e-5)
+    np.testing.assert_allclose(there.unit_length, own.unit_length)
+
+
+def test_a_direction_file_of_goldsteins_spans_the_same_plane(here):
+    objective = ls.load_objective("last.pt", samples_per_class=3)
+    axes = directions.random(objective, 2, seed=4)
+    with h5py.File(here / "last_weights.h5", "w") as file:
+        for name, flat in zip(("xdirection", "ydirection"), axes.theta, strict=True):
+            for i, tensor in enumerate(objective.layout.tensors(flat)):
+                file[f"{name}/{i}"] = tensor.numpy()
+    words = ["surface2d", "--ckpt", "last.pt", "--x=-1:1:3", "--skewed", "-q", *FEW]
+    assert main([*words, "--directions", str(here / "last_weights.h5"), "-o", str(here / "theirs.h5")]) == 0
+    assert main([*words, "--seed", "4", "-o", str(here / "ours.h5")]) == 0
+    theirs, ours = ls.load(here / "theirs.h5"), ls.load(here / "ours.h5")
+    np.testing.assert_allclose(theirs.loss, ours.loss, rtol=1e-5)
+    np.testing.assert_allclose(theirs.unit_length, ours.unit_length)
+
+
+def test_a_trajectory_of_two_runs_and_a_plane_through_checkpoints(here, capsys):
+    out = str(here / "t.h5")
+    words = ["trajectory", "--ckpt", ".", "--grid", "2", "--bn-samples", "16", "--partition", "head-tail", *FEW]
+    assert main([*words, "-o", out]) == 0
+    found = ls.load(out)
+    assert found.mark_epoch.tolist() == [0, 1, 2, 3]
+    assert main(["plot", out]) == 0
+    through = ["--through", "other.pt", "--through", "snapshots/epoch-0000.pt", "-o", str(here / "u.h5"), "--json"]
+    assert main([*words, *through]) == 0
+    capsys.readouterr()
+    chosen = ls.load(here / "u.h5")
+    assert chosen.mark_distance[0] == pytest.approx(0, abs=1e-3)
+    assert (found.batch_norm, chosen.batch_norm) == ("reestimate", "interpolate")
+    assert found.mark_policy_loss.shape == (4, 2)
+    assert main(["plot", out, "--kind", "along"]) == 0
+
+
+def test_distances_after_training_on_parts_alone(here, capsys):
+    out, points = str(here / "d.h5"), here / "points"
+    words = ["distances", "--ckpt", "last.pt", "--finetune", "1", "--partition", "head-tail", "--also", "other.pt"]
+    more = ["--barriers", "1", "--bn", "keep", "--curvature"]
+    assert main([*words, "--points", str(points), *more, "-o", out, *FEW]) == 0
+    found = ls.load(out)
+    assert np.isfinite(found.barrier).all()
+    assert np.isfinite(found.hessian_rise).all()
+    assert found.points == ("head", "tail", "start", "other")
+    assert "Euclidean distance" in capsys.readouterr().out
+    before = (points / "head.pt").read_bytes()
+    assert main([*words, "--points", str(points), "-o", str(here / "again.h5"), *FEW]) == 2
+    assert "holds checkpoints: choose another folder, or pass --overwrite" in capsys.readouterr().err
+    assert (points / "head.pt").read_bytes() == before
+    assert main([*words, "--points", out, "-o", str(here / "again.h5"), *FEW]) == 2
+    assert "is a file: name a folder" in capsys.readouterr().err
+    # The points are checkpoints, which span a plane.
+    plane = ["--ckpt-to", str(points / "head.pt"), "--ckpt-to", str(points / "tail.pt"), "--x=0:1:2"]
+    assert main(["surface2d", "--ckpt", "last.pt", *plane, "-q", "-o", str(here / "p.h5"), *FEW]) == 0
+    surface = ls.load(here / "p.h5")
+    assert surface.marks == ("head", "tail")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["surface1d", "--ckpt", "last.pt", "--x=1:-1:5"], "--x=1:-1:5 runs backwards: write --x=-1:1:5"),
+        (["surface1d", "--ckpt", "last.pt", "--x=0:1"], "is not of the form MIN:MAX:N"),
+        (["surface1d", "--ckpt", "last.pt", "--weight-decay", "0.1"], "No such option '--weight-decay'"),
+        (["trajectory", "--ckpt", ".", "--also", "."], "--also . is a run that is given already"),
+        (["trajectory", "--ckpt", ".", "--weight-decay", "0.1"], "No such option '--weight-decay'"),
+        (["surface1d", "--ckpt", "last.pt", "--x=0:1:1"], "one point has equal ends"),
+        (["surface1d", "--ckpt", "last.pt", "--x=0:1:0"], "needs finite ends and at least one point"),
+        (["surface2d", "--ckpt", "last.pt", "--directions", "ckpt"], "--directions ckpt needs --ckpt-to"),
+        (["surface2d", "--ckpt", "last.pt", "--directions", "sideways"], "'sideways' is unknown: choose random"),
+        (["surface2d", "--ckpt", "last.pt", "--of", "0"], "--of goes with --directions eigen or gradient"),
+        (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "wide.pt"], "does not fit the model"),
+        (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "last.pt"], "has the same parameters as the checkpoint"),
+        (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "notes.txt"], "notes.txt"),
+        (["surface2d", "--ckpt", "last.pt", "--bn", "freeze"], "'--bn': 'freeze' is not one of 'interpolate'"),
+        (["surface2d", "--ckpt", "last.pt", "--norm", "filters"], "'--norm': 'filters' is not one of"),
+        (["surface2d", "--ckpt", "last.pt", "--directions", "gone.h5"], "there is no file gone.h5"),
+        (["trajectory", "--ckpt", "last.pt"], "a path needs three"),
+        (["trajectory", "--ckpt", ".", "--through", "other.pt"], "--through is given 1 times"),
+        (["trajectory", "--ckpt", ".", "--every", "9"], "--every 9 leaves 2 checkpoints: a path needs three"),
+        (["trajectory", "--ckpt", ".", "--grid", "1"], "'--grid': 1 is not in the range x>=2"),
+        (["trajectory", "--ckpt", "nowhere/*.pt"], "matches no file"),
+        (["distances", "--ckpt", "last.pt"], "is not the folder of a run"),
+        (["distances", "--ckpt", "last.pt", "--only", "0"], "--only goes with --finetune"),
+        (["distances", "--ckpt", "last.pt", "--finetune", "1", "--only", "x"], "no part 'x'"),
+        (["distances", "--ckpt", "last.pt", "--finetune", "1", "--over", "x"], "'--over': 'x' is not one of"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(here, words, message, capsys):
+    out = here / "out.h5"
+    assert main([*words, "-o", str(out), *FEW]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("landscape: error: ")
+    assert message in error
+    assert list(here.iterdir()) == []
+
+
+def test_ranges_are_evenly_spaced():
+    np.testing.assert_array_equal(parse_range("-1:1:5", "--x"), [-1, -0.5, 0, 0.5, 1])
+    assert parse_range("0:0:1", "--x").tolist() == [0]
+    with pytest.raises(InputError, match="needs finite ends"):
+        parse_range("0:inf:3", "--x")

@@ -1,0 +1,155 @@
+"""Traces without probes, against dense matrices."""
+
+from functools import partial
+
+import pytest
+import torch
+from cases import CASES, Case, Residual, mlp
+from exact import dense
+from torch import nn
+from torch.func import functional_call
+
+import landscape as ls
+from landscape.autodiff import piecewise
+from landscape.curvature import traces
+from landscape.errors import InputError
+from landscape.networks import models
+
+RELU = ("mlp-relu", "residual-relu", "residual-inplace")
+KINDS = ("ggn", "fisher", "empirical-fisher")
+
+
+def concave(logits, labels):
+    """A loss whose curvature in the logits has both signs."""
+    return torch.sin(3 * logits).sum(1) + logits[:, 0] * logits[:, 1] + 0.0 * labels
+
+
+@pytest.mark.parametrize("name", RELU)
+@pytest.mark.parametrize("loss", ["ce", "logit-adjust", concave])
+def test_the_hessians_trace_of_a_network_of_relus_is_exact(name, loss):
+    objective = Case(CASES[name].make, loss=loss).objective(weight_decay=0.01)
+    assert traces.refusal(objective, "hessian") is None
+    for part in range(3):
+        expected = dense(objective, part).trace() + 0.01 * objective.layout.size
+        assert traces.exact(objective, "hessian", part) == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["mlp-tanh", "residual-gelu", "residual-inplace", "features", "balanced"])
+def test_the_other_matrices_have_exact_traces_for_any_activation(name, kind):
+    objective = CASES[name].objective()
+    assert traces.refusal(objective, kind) is None
+    for part in range(3):
+        expected = dense(objective, part, kind).trace().item()
+        assert traces.exact(objective, kind, part) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mlp-tanh", "residual-gelu", "attention", "mlp-norm"])
+def test_a_network_with_smooth_activations_is_not_taken_for_piecewise_linear(name):
+    objective = CASES[name].objective()
+    assert "not known to be piecewise linear" in traces.refusal(objective, "hessian")
+
+
+def test_chosen_parameters_alone_count_and_stay_without_gradients():
+    objective = CASES["residual-relu"].objective(params="conv2,fc.bias")
+    expected = dense(objective, 0).trace().item()
+    assert traces.exact(objective, "hessian", 0) == pytest.approx(expected, rel=1e-9)
+    assert not any(p.requires_grad for p in objective.model.parameters())
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.out = nn.Linear(18, 18), nn.Linear(18, 3)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.inner(torch.relu(self.inner(x.flatten(1))))))
+
+
+class Squares(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(18, 3)
+
+    def forward(self, x):
+        z = self.out(x.flatten(1))
+        return z * z
+
+
+class Divides(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(18, 3)
+
+    def forward(self, x):
+        return x.flatten(1)[:, :3] / (2 + self.out.bias) + self.out(x.flatten(1))
+
+
+NETWORKS = [
+    (partial(mlp, nn.ReLU()), True),
+    (partial(mlp, nn.LeakyReLU()), True),
+    (partial(Residual, nn.Hardtanh()), True),
+    (lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()), True),
+    (Shared, False),
+    (Squares, False),
+    (Divides, False),
+    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(18, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 3)), False),
+]
+
+
+@pytest.mark.parametrize(("make", "expected"), NETWORKS)
+def test_what_counts_as_piecewise_linear_has_logits_without_second_derivatives_on_the_diagonal(make, expected):
+    """The diagonal itself, by second differences along each parameter, is zero where the answer is yes."""
+    model = make().double().eval()
+    names = [n for n, _ in model.named_parameters()]
+    theta = [p.detach() for p in model.parameters()]
+    x = torch.randn(3, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+    def logits(theta, x):
+        return functional_call(model, dict(zip(names, theta, strict=True)), (x,))
+
+    assert piecewise.linear_in_each_parameter(logits, theta, x) is expected
+    worst = 0.0
+    for k, t in enumerate(theta):
+        for i in range(t.numel()):
+            step = torch.zeros_like(t).reshape(-1)
+            step[i] = 1e-4
+            ends = [logits([*theta[:k], t + s * step.view_as(t), *theta[k + 1 :]], x) for s in (1, 0, -1)]
+            worst = max(worst, ((ends[0] - 2 * ends[1] + ends[2]) / 1e-8).abs().max().item())
+    assert (worst < 1e-4) is expected
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet50", "small-resnet"])
+def test_the_networks_of_the_toolkit_are_piecewise_linear_without_the_cosine_classifier(name):
+    for cosine in (False, True):
+        model = models.build(name, 4, in_channels=3, cosine=cosine).eval()
+        names = [n for n, _ in model.named_parameters()]
+
+        def logits(theta, x, model=model, names=names):
+            return functional_call(model, dict(zip(names, theta, strict=True)), (x,))
+
+        theta = [p.detach() for p in model.parameters()]
+        assert piecewise.linear_in_each_parameter(logits, theta, torch.randn(2, 3, 32, 32)) is not cosine
+
+
+def test_a_spectrum_takes_the_exact_trace_where_it_can_and_says_so():
+    objective = CASES["residual-relu"].objective()
+    found = ls.spectrum(objective, steps=8, probes=2, trace_tol=0.01)
+    for part in range(3):
+        assert found.trace[part] == pytest.approx(dense(objective, part).trace().item(), rel=1e-9)
+    assert found.trace_stderr.tolist() == [0, 0, 0]
+    assert found.trace_samples.shape[1] == 2  # none was drawn for the trace alone
+    estimated = ls.spectrum(objective, steps=8, probes=2, trace="probes")
+    assert (estimated.trace_stderr > 0).all()
+
+
+def test_many_classes_and_few_steps_leave_the_trace_to_the_probes():
+    found = ls.spectrum(CASES["residual-relu"].objective(), steps=1, probes=2)
+    assert (found.trace_stderr > 0).any()
+
+
+def test_an_exact_trace_that_cannot_be_had_is_refused():
+    with pytest.raises(InputError, match="--trace exact cannot be had: the logits are not known to be piecewise"):
+        ls.spectrum(CASES["mlp-tanh"].objective(), steps=4, trace="exact")
+    with pytest.raises(InputError, match="--trace 'often' is unknown: choose auto, exact, probes"):
+        ls.spectrum(CASES["mlp-tanh"].objective(), steps=4, trace="often")

@@ -1,0 +1,289 @@
+"""Samples: long tails follow the formula, batches hold what was asked for, options load the same again."""
+
+import numpy as np
+import pytest
+import torch
+
+from landscape.data import datasets
+from landscape.data.datasets import from_dataset, load, long_tailed_counts
+from landscape.errors import DataError, InputError
+
+PAPER_COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+
+
+# Long tails -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ratio", [100, 0.01])
+def test_the_formula_gives_the_counts_of_the_literature_for_cifar10(ratio):
+    assert long_tailed_counts(5000, 10, ratio).tolist() == PAPER_COUNTS
+
+
+def test_the_formula_gives_10847_samples_for_cifar100():
+    counts = long_tailed_counts(500, 100, 100)
+    assert counts.sum() == 10847
+    assert (counts[0], counts[-1]) == (500, 5)
+
+
+def test_whole_numbers_do_not_lose_one_to_rounding():
+    """In floating point 4900 * (1 / 49) is 99.99999999999999."""
+    assert [int(long_tailed_counts(100 * r, 2, r)[1]) for r in range(2, 500)] == [100] * 498
+
+
+def test_steps_halve_the_classes():
+    assert long_tailed_counts(100, 5, 10, "step").tolist() == [100, 100, 10, 10, 10]
+
+
+def test_one_class_keeps_all():
+    assert long_tailed_counts(7, 1, 10).tolist() == [7]
+
+
+@pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
+def test_a_ratio_that_is_no_positive_number_is_refused(ratio):
+    with pytest.raises(InputError, match="--imbalance must be a positive number"):
+        long_tailed_counts(10, 2, ratio)
+
+
+def test_an_unknown_kind_of_tail_is_refused():
+    with pytest.raises(InputError, match="must be exp or step, got 'linear'"):
+        long_tailed_counts(10, 2, 10, "linear")
+
+
+# Digits ---------------------------------------------------------------------------------------------------------
+
+
+def test_digits_train_on_a_long_tail_of_20_and_test_on_balanced_classes():
+    train, test = load("digits-lt"), load("digits-lt", split="test")
+    assert np.bincount(train.labels).tolist() == long_tailed_counts(124, 10, 20).tolist()
+    assert np.bincount(test.labels).tolist() == [50] * 10
+    assert test.class_counts.tolist() == train.class_counts.tolist() == np.bincount(train.labels).tolist()
+    assert train.inputs.shape[1:] == (1, 8, 8)
+
+
+def test_digits_for_training_and_testing_share_no_image():
+    from sklearn.datasets import load_digits
+
+    everything = load("digits-lt", imbalance=1), load("digits-lt", split="test")
+    rows = [tuple(image.flatten().tolist()) for samples in everything for image in samples.inputs]
+    scans = [tuple(np.round(image.ravel() * 255 / 16).astype(int).tolist()) for image in load_digits().images]
+    assert len(rows) == 10 * 174
+    assert len(set(rows)) == len(rows)
+    assert set(rows) <= set(scans)
+
+
+def test_the_statistics_of_the_digits_are_those_of_all_images():
+    from sklearn.datasets import load_digits
+
+    pixels = np.round(load_digits().images * 255 / 16) / 255
+    np.testing.assert_allclose(
+        [pixels.mean(), pixels.std()], [datasets.DIGITS[0][0], datasets.DIGITS[1][0]], rtol=0, atol=5e-5
+    )
+
+
+def test_a_ratio_that_empties_a_class_is_refused():
+    with pytest.raises(InputError, match=r"--imbalance 500 leaves class 7 \(7\) no sample: the largest class has 124"):
+        load("digits-lt", imbalance=500)
+
+
+def test_options_load_the_same_samples_again():
+    first = load("digits-lt", imbalance=0.1, imbalance_type="step", seed=3, normalize="none")
+    again = load(**first.options)
+    assert again.fingerprint == first.fingerprint
+    assert again.options == first.options
+    assert first.options["imbalance"] == 10
+
+
+def test_the_seed_decides_which_samples_stay():
+    assert load("digits-lt", seed=1).fingerprint != load("digits-lt", seed=2).fingerprint
+    assert load("digits-lt", seed=1, split="test").fingerprint == load("digits-lt", seed=2, split="test").fingerprint
+
+
+def test_a_longer_tail_is_a_subset_of_a_shorter_one():
+    rows = [{tuple(i.flatten().tolist()) for i in load("digits-lt", imbalance=r).inputs} for r in (50, 10)]
+    assert rows[0] < rows[1]
+
+
+# Batches, selections, fingerprints ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def colours():
+    """Six uint8 images of two channels, three classes."""
+    inputs = torch.arange(6 * 2 * 3 * 3, dtype=torch.uint8).view(6, 2, 3, 3)
+    return from_dataset((inputs, torch.tensor([2, 0, 1, 0, 0, 1])), class_names=["a", "b", "c"])
+
+
+def test_a_batch_is_normalised_per_channel_and_in_the_order_asked_for(colours):
+    samples = datasets._normalised(colours, "0.5,0.25/0.1,0.2")
+    inputs, labels = samples.batch(np.array([4, 0]), dtype=torch.float64)
+    raw = colours.inputs.numpy()[[4, 0]] / 255
+    expected = (raw - np.array([0.5, 0.25]).reshape(2, 1, 1)) / np.array([0.1, 0.2]).reshape(2, 1, 1)
+    np.testing.assert_allclose(inputs.numpy(), expected, rtol=1e-14)
+    assert inputs.dtype == torch.float64
+    assert labels.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("index", [np.array([5, 1]), torch.tensor([5, 1])], ids=["array", "tensor"])
+def test_a_batch_leaves_the_samples_as_they_were(colours, index):
+    before = colours.inputs.clone()
+    datasets._normalised(colours, "none").batch(index)
+    assert torch.equal(colours.inputs, before)
+
+
+def test_bytes_without_normalisation_stay_bytes(colours):
+    assert colours.batch(np.array([0]))[0].dtype == torch.uint8
+
+
+def test_normalisation_none_divides_by_255(colours):
+    inputs, _ = datasets._normalised(colours, "none").batch(np.array([5]))
+    torch.testing.assert_close(inputs[0], colours.inputs[5] / 255)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("imagnet", "must be imagenet, none or m,m,m/s,s,s; got 'imagnet'"),
+        ("0.5,0.5/0.1,x", "must be imagenet, none or"),
+        ("1,1/1,1/1,1", "must be imagenet, none or"),
+        ("0.5/0.1", "dataset has 2 channels"),
+        ("imagenet", "dataset has 2 channels"),
+        ("0.5,0.5/0.1,0", "standard deviations positive"),
+        ("0.5,nan/0.1,0.1", "means must be finite"),
+    ],
+)
+def test_a_normalisation_that_does_not_fit_is_refused(colours, text, message):
+    with pytest.raises(InputError, match=message):
+        datasets._normalised(colours, text)
+
+
+def test_floats_are_not_normalised():
+    samples = from_dataset((torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])))
+    with pytest.raises(InputError, match=r"is for uint8 images .*has float32 inputs \(3, 2, 2\)"):
+        datasets._normalised(samples, "imagenet")
+
+
+def test_a_selection_keeps_classes_and_training_counts(colours):
+    chosen = colours.select([2, 1])
+    assert torch.equal(chosen.inputs, colours.inputs[[2, 1]])
+    assert chosen.labels.tolist() == [1, 0]
+    assert chosen.class_names == ("a", "b", "c")
+    assert chosen.class_counts.tolist() == [3, 2, 1]
+
+
+def test_a_subsample_has_at_most_n_of_a_class_in_the_order_they_had(colours):
+    chosen = colours.subsample(2, seed=0)
+    assert np.bincount(chosen.labels).tolist() == [2, 2, 1]
+    positions = [int(image[0, 0, 0]) for image in chosen.inputs]
+    assert positions == sorted(positions)
+    assert chosen.fingerprint == colours.subsample(2, seed=0).fingerprint
+
+
+def test_subsamples_differ_by_seed():
+    samples = from_dataset((torch.arange(100.0), torch.zeros(100, dtype=torch.int64)))
+    assert samples.subsample(10, seed=0).fingerprint != samples.subsample(10, seed=1).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda s: s.select([0, 6]), InputError, "samples are 0 to 5, asked for 0 to 6"),
+        (lambda s: s.select([-1]), InputError, "asked for -1 to -1"),
+        (lambda s: s.select([]), DataError, r"no sample of dataset \(train\) is selected"),
+        (lambda s: s.subsample(0), InputError, "at least 1, got 0"),
+        (lambda s: s.subsample(1, seed=-1), InputError, "--data-seed must not be negative, got -1"),
+    ],
+)
+def test_a_selection_that_cannot_be_made_is_refused(colours, make, error, message):
+    with pytest.raises(error, match=message):
+        make(colours)
+
+
+def test_the_fingerprint_changes_with_pixels_labels_order_and_normalisation(colours):
+    pixels = colours.inputs.clone()
+    pixels[3, 1, 2, 2] += 1
+    changed = [
+        colours,
+        from_dataset((pixels, torch.from_numpy(colours.labels))),
+        from_dataset((colours.inputs, torch.tensor([2, 0, 1, 0, 0, 2]))),
+        colours.select([1, 0, 2, 3, 4, 5]),
+        colours.select([0, 1, 2, 3, 4]),
+        datasets._normalised(colours, "none"),
+        from_dataset((colours.inputs.reshape(6, 3, 2, 3), torch.from_numpy(colours.labels))),
+    ]
+    assert len({samples.fingerprint for samples in changed}) == len(changed)
+    assert colours.select(range(6)).fingerprint == colours.fingerprint
+
+
+# Users' own -----------------------------------------------------------------------------------------------------
+
+
+OWN = """
+import torch
+from torch.utils.data import TensorDataset
+
+def images(n):
+    return torch.arange(n * 12, dtype=torch.uint8).view(n, 3, 2, 2)
+
+def splits(split):
+    if split == "train":
+        return TensorDataset(images(5), torch.tensor([0, 0, 0, 1, 2]))
+    return TensorDataset(images(2), torch.tensor([1, 0]))
+
+def single():
+    return splits("train")
+
+def broken(split):
+    raise ValueError("no\\n" + split)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_data.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_data"
+
+
+def test_a_users_callable_is_asked_for_the_split(own):
+    test = load(f"{own}:splits", split="test")
+    assert test.labels.tolist() == [1, 0]
+    assert test.class_counts.tolist() == [3, 1, 1]
+    assert load(f"{own}:splits").labels.tolist() == load(f"{own}:single").labels.tolist() == [0, 0, 0, 1, 2]
+
+
+def test_a_users_images_take_normalisation_and_a_long_tail(own):
+    samples = load(f"{own}:splits", normalize="imagenet", imbalance=3)
+    assert samples.labels.tolist() == [0, 0, 0, 1, 2]
+    assert samples.batch(np.array([0]))[0].dtype == torch.float32
+    assert load(**samples.options).fingerprint == samples.fingerprint
+
+
+def test_a_users_callable_without_splits_has_no_test_split(own):
+    with pytest.raises(InputError, match="--split test: own_data:single has no argument 'split'"):
+        load(f"{own}:single", split="test")
+
+
+def test_an_error_in_a_users_callable_is_quoted(own):
+    with pytest.raises(InputError, match="--dataset own_data:broken failed with ValueError: no train"):
+        load(f"{own}:broken")
+
+
+# Options --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mnist", {}, "no data set 'mnist'; choose from digits-lt, cifar10"),
+        ("digits-lt", {"split": "val"}, "--split must be train or test, got 'val'"),
+        ("digits-lt", {"image_size": 32}, "--image-size 32 does not apply to digits-lt"),
+        ("image-folder", {"train_list": "x"}, "--train-list x does not apply to image-folder"),
+        ("digits-lt", {"imbalance_type": "cliff"}, "must be exp or step, got 'cliff'"),
+        ("cifar10", {"root": "here", "imbalance_type": "step"}, "--imbalance-type step shapes the tail of --imbalance"),
+        ("digits-lt", {"seed": -1}, "--data-seed must not be negative, got -1"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        load(name, **options)

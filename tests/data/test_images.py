@@ -1,0 +1,172 @@
+"""Image files: lists and folders hold the same, a square from the centre is what the network sees."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from landscape.data import images
+from landscape.data.datasets import load
+from landscape.errors import DataError, InputError
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three training and two test images of two classes, of different sizes and modes."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "train/cat/a.png": (30, 20, 3),
+        "train/cat/b.jpg": (20, 30, 3),
+        "train/dog/c.JPEG": (16, 16),
+        "test/dog/d.png": (8, 64, 4),
+        "test/cat/e.png": (16, 16, 3),
+        "train/cat/notes.txt": None,
+    }
+    for path, shape in shapes.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        if shape is None:
+            (tmp_path / path).write_text("not an image")
+        else:
+            Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / path)
+    (tmp_path / "train.txt").write_text("train/cat/a.png 0\ntrain/cat/b.jpg 0\n\ntrain/dog/c.JPEG 1\n")
+    (tmp_path / "test.txt").write_text("test/dog/d.png 1\ntest/cat/e.png 0\n")
+    return tmp_path
+
+
+def test_a_folder_and_its_list_hold_the_same_images(pictures):
+    listed = load("image-list", root=pictures, train_list="train.txt", image_size=14)
+    folder = load("image-folder", root=pictures, image_size=14)
+    index = np.arange(3)
+    assert torch.equal(listed.batch(index)[0], folder.batch(index)[0])
+    assert listed.labels.tolist() == folder.labels.tolist() == [0, 0, 1]
+    assert folder.class_names == ("cat", "dog")
+    assert listed.fingerprint == folder.fingerprint
+
+
+def test_images_are_squares_from_the_centre_with_imagenet_statistics(pictures):
+    """A 16 x 16 image at size 14 is not resized (14 * 256 / 224 = 16) and loses a pixel on each side."""
+    samples = load("image-folder", root=pictures, split="test", image_size=14)
+    found, labels = samples.batch(np.array([0]), dtype=torch.float64)
+    pixels = np.asarray(Image.open(pictures / "test/cat/e.png"))[1:-1, 1:-1] / 255
+    expected = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(found[0].numpy(), expected.transpose(2, 0, 1), rtol=1e-12)
+    assert labels.tolist() == [0]
+
+
+@pytest.mark.parametrize("shape", [(16, 32, 3), (32, 16, 3)], ids=["wide", "tall"])
+def test_the_square_lies_in_the_middle_of_the_longer_side(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "train" / "a" / "x.png")
+    image, _ = load("image-folder", root=tmp_path, image_size=14).dataset[0]
+    top, left = (shape[0] - 14) // 2, (shape[1] - 14) // 2
+    np.testing.assert_array_equal(image.numpy().transpose(1, 2, 0), pixels[top : top + 14, left : left + 14])
+
+
+def test_every_shape_and_mode_becomes_an_rgb_square(pictures):
+    samples = load("image-folder", root=pictures, split="test")
+    assert samples.batch(np.array([1, 0]))[0].shape == (2, 3, 224, 224)
+
+
+def test_the_test_list_counts_the_training_list(pictures):
+    samples = load("image-list", root=pictures, split="test", train_list="train.txt", test_list="test.txt")
+    assert samples.labels.tolist() == [1, 0]
+    assert samples.class_counts.tolist() == [2, 1]
+    again = load(**samples.options)
+    assert again.fingerprint == samples.fingerprint
+
+
+def test_a_selection_of_files_has_its_own_fingerprint(pictures):
+    samples = load("image-folder", root=pictures, image_size=14)
+    chosen = samples.select([2, 0])
+    assert torch.equal(chosen.batch(np.array([0, 1]))[0], samples.batch(np.array([2, 0]))[0])
+    assert chosen.fingerprint != samples.fingerprint
+    assert load("image-folder", root=pictures, image_size=15).fingerprint != samples.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, DataError, "image-list needs --train-list FILE with a line 'path label'"),
+        ({"train_list": "none.txt"}, DataError, "--train-list none.txt is neither in the current folder nor in"),
+        ({"train_list": "train.txt", "split": "test"}, DataError, "image-list needs --test-list"),
+        ({"train_list": "train.txt", "split": "val"}, InputError, "--split must be train or test, got 'val'"),
+        ({"train_list": "train.txt", "image_size": 0}, InputError, "--image-size must be at least 1 pixel, got 0"),
+        ({"train_list": "bad.txt"}, DataError, r"bad.txt, line 2: expected 'path label', got 'x.png dog'"),
+        ({"train_list": "empty.txt"}, DataError, "empty.txt lists no image"),
+        (
+            {"train_list": "train.txt", "test_list": "other.txt", "split": "test"},
+            DataError,
+            "other.txt: sample 0 has label 7, classes are 0 to 1",
+        ),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(pictures, options, error, message):
+    (pictures / "bad.txt").write_text("a.png 0\nx.png dog\n")
+    (pictures / "empty.txt").write_text("\n")
+    (pictures / "other.txt").write_text("a.png 7\n")
+    with pytest.raises(error, match=message):
+        load("image-list", root=pictures, **options)
+
+
+def test_a_folder_that_is_not_there_names_those_that_are(pictures):
+    with pytest.raises(DataError, match=r"val does not exist; .* holds test, train"):
+        load("image-folder", root=pictures, split="val")
+    (pictures / "val").mkdir()
+    with pytest.raises(DataError, match=r"val holds no images; expected .*/val/CLASS/IMAGE.jpg"):
+        load("image-folder", root=pictures, split="val")
+    (pictures / "val" / "fox").mkdir()
+    Image.new("RGB", (4, 4)).save(pictures / "val" / "fox" / "x.png")
+    with pytest.raises(DataError, match="there is no training class 'fox'"):
+        load("image-folder", root=pictures, split="val")
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that are opened from now on; the threads of a batch open them in any order."""
+    names = []
+    opened = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: names.append(path.name) or opened(path))
+    return names
+
+
+def test_an_image_is_decoded_once(pictures, decoded):
+    samples = load("image-folder", root=pictures, image_size=14)
+    first, _ = samples.batch(np.array([0, 1]))
+    again, _ = samples.batch(np.array([1, 2, 0, 0]))
+    assert sorted(decoded) == ["a.png", "b.jpg", "c.JPEG"]
+    assert torch.equal(again[[3, 0]], first)
+    chosen, labels = samples.select([2, 0]).batch(np.array([0, 1]))
+    assert len(decoded) == 3
+    assert torch.equal(chosen, again[[1, 2]])
+    assert labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("n_kept", "opened_again"), [(0, ["a.png", "b.jpg", "c.JPEG"]), (1, ["a.png", "b.jpg"])])
+def test_images_beyond_the_byte_budget_are_decoded_again(pictures, decoded, monkeypatch, n_kept, opened_again):
+    monkeypatch.setattr(images, "KEPT_BYTES", n_kept * 3 * 14 * 14)
+    samples = load("image-folder", root=pictures, image_size=14)
+    first, _ = samples.batch(np.arange(3))
+    decoded.clear()
+    again, _ = samples.batch(np.array([2, 1, 0]))
+    assert sorted(decoded) == opened_again
+    assert torch.equal(again.flip(0), first)
+
+
+def test_a_part_within_the_budget_is_kept_whichever_came_before_it(pictures, decoded, monkeypatch):
+    monkeypatch.setattr(images, "KEPT_BYTES", 2 * 3 * 14 * 14)
+    samples = load("image-folder", root=pictures, image_size=14)
+    for part in ([0, 1, 2], [0, 1], [0, 1]):
+        decoded.clear()
+        samples.batch(np.array(part))
+    assert decoded == []
+
+
+def test_an_image_that_cannot_be_read_is_named(pictures):
+    samples = load("image-folder", root=pictures)
+    (pictures / "train/cat/a.png").write_bytes(b"not a png")
+    with pytest.raises(DataError, match=r"cannot decode .*/train/cat/a.png"):
+        samples.batch(np.array([0]))
+    (pictures / "train/cat/a.png").unlink()
+    with pytest.raises(DataError, match=r"a.png.*is --data-root right"):
+        _ = samples.fingerprint

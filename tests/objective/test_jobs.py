@@ -1,0 +1,229 @@
+"""The loop: finished units are not computed again, whatever ended the run; ranks share units without overlap."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from made import spectrum
+from ranks import variables
+
+from landscape.autodiff import distributed
+from landscape.errors import InputError, NumericalError, StoreError
+from landscape.objective import jobs
+from landscape.results.journal import Journal
+from landscape.results.store import load
+
+UNITS = ("b", "a", "c/d", "e")
+
+
+class Compute:
+    """Computes units and remembers which; fails at one of them."""
+
+    def __init__(self, fail_at: str | None = None, error: type[BaseException] = NumericalError) -> None:
+        self.asked: list[str] = []
+        self.fail_at = fail_at
+        self.error = error
+
+    def __call__(self, unit, report):
+        self.asked.append(unit)
+        if unit == self.fail_at:
+            raise self.error(f"{unit} has no loss")
+        return spectrum(unit)
+
+
+def test_all_units_are_joined_in_their_order(tmp_path):
+    with Journal.open(tmp_path / "out.h5", {}) as journal:
+        joined = jobs.run(UNITS, Compute(), journal)
+    assert joined.parts == UNITS
+    assert joined.alpha.tobytes() == jobs.run(UNITS, Compute()).alpha.tobytes()
+
+
+def test_finished_units_are_not_computed_again(tmp_path):
+    with Journal.open(tmp_path / "out.h5", {}) as journal:
+        journal.write("a", spectrum("a", seed=7))
+        compute = Compute()
+        joined = jobs.run(UNITS, compute, journal)
+    assert compute.asked == ["b", "c/d", "e"]
+    assert joined.parts == UNITS
+    assert joined.alpha[1].tobytes() == spectrum("a", seed=7).alpha[0].tobytes()
+
+
+def test_progress_counts_units_that_were_finished_before(tmp_path):
+    told = []
+    with Journal.open(tmp_path / "out.h5", {}) as journal:
+        journal.write("a", spectrum("a"))
+        jobs.run(UNITS, Compute(), journal, lambda *step: told.append(step))
+    assert told == [(1, 4, "b"), (2, 4, "c/d"), (3, 4, "e"), (4, 4, "")]
+
+
+def test_progress_without_a_journal_counts_from_zero():
+    told = []
+    jobs.run(("a", "b"), Compute(), progress=lambda *step: told.append(step))
+    assert told == [(0, 2, "a"), (1, 2, "b"), (2, 2, "")]
+
+
+def test_an_error_in_a_unit_leaves_those_before_it_safe(tmp_path):
+    with (
+        Journal.open(tmp_path / "out.h5", {}) as journal,
+        pytest.raises(NumericalError, match="c/d has no loss"),
+    ):
+        jobs.run(UNITS, Compute(fail_at="c/d"), journal)
+    with Journal.open(tmp_path / "out.h5", {}) as journal:
+        assert journal.done() == {"b", "a"}
+
+
+def test_an_interrupt_says_what_is_kept_and_how_to_go_on(tmp_path):
+    with Journal.open(tmp_path / "out.h5", {}) as journal:
+        journal.write("e", spectrum("e"))
+        with pytest.raises(jobs.Interrupted) as caught:
+            jobs.run(UNITS, Compute("a", KeyboardInterrupt), journal)
+    expected = "2 of 4 units are finished; repeat the command, without --overwrite, to go on from there"
+    assert str(caught.value) == f"interrupted: {expected}"
+
+
+def test_an_interrupt_with_nothing_finished_promises_nothing(tmp_path):
+    with Journal.open(tmp_path / "out.h5", {}) as journal, pytest.raises(jobs.Interrupted) as caught:
+        jobs.run(UNITS, Compute("b", KeyboardInterrupt), journal)
+    assert str(caught.value) == "interrupted: 0 of 4 units are finished; nothing is kept"
+    with pytest.raises(jobs.Interrupted) as caught:
+        jobs.run(UNITS, Compute("a", KeyboardInterrupt))
+    assert str(caught.value) == "interrupted: 1 of 4 units were finished; nothing is kept"
+
+
+@pytest.mark.parametrize(("units", "found"), [((), "none"), (("a", "b", "a"), "'a', 'b', 'a'")])
+def test_units_must_differ(units, found):
+    with pytest.raises(InputError, match=f"units that all differ, got {found}$"):
+        jobs.run(units, Compute())
+
+
+def test_alone_there_is_one_rank_and_it_draws_everything(tmp_path):
+    distributed.start()
+    distributed.barrier()
+    assert (distributed.rank(), distributed.world(), distributed.is_main()) == (0, 1, True)
+    assert list(distributed.deal(3, tmp_path)) == [0, 1, 2]
+    distributed.stop()
+
+
+# Other processes. Each runs this command: four units, "out" as its folder; what it computes goes into a log.
+
+COMMAND = """
+import os, signal, sys, time
+from landscape import distributed, jobs
+from made import spectrum
+
+folder, ending = sys.argv[1:]
+
+def compute(unit, report):
+    with open(f"{folder}/log", "a") as log:
+        log.write(f"{distributed.rank()} {unit}\\n")
+    if unit == "c/d" and ending == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if unit == "c/d" and ending == "wait":
+        print("waiting", flush=True)
+        time.sleep(60)
+    if unit == "b" and ending == "share":  # the rank that draws the first unit does so until the others are done
+        while sum(1 for _ in open(f"{folder}/log")) < 4:
+            time.sleep(0.01)
+    return spectrum(unit)
+
+def merge_late(journal, units):
+    time.sleep(0.3)
+    return merge(journal, units)
+
+distributed.start()
+if not distributed.is_main():  # the owner must not remove the journal before the others have read it
+    merge, jobs.Journal.merge = jobs.Journal.merge, merge_late
+with jobs.open_journal(f"{folder}/out.h5", {"steps": 3}) as journal:
+    try:
+        result = jobs.run(["b", "a", "c/d", "e"], compute, journal)
+    except KeyboardInterrupt as error:
+        sys.exit(str(error))
+    journal.finish(result)
+print(",".join(result.parts))
+distributed.stop()
+"""
+
+
+def command(folder: Path, ending: str, **environment: str) -> subprocess.Popen:
+    path = os.pathsep.join([str(Path(jobs.__file__).parents[2]), str(Path(__file__).parents[1])])
+    variables = os.environ | {"PYTHONPATH": path} | environment
+    arguments = [sys.executable, "-c", COMMAND, str(folder), ending]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell starts its background jobs with SIGINT ignored, and children inherit that.
+    return subprocess.Popen(
+        arguments, env=variables, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, output.strip(), errors.strip()
+
+
+def assert_goes_on_with_the_third_unit(folder: Path) -> None:
+    compute = Compute()
+    with jobs.open_journal(folder / "out.h5", {"steps": 3}) as journal:
+        journal.finish(jobs.run(UNITS, compute, journal))
+    assert compute.asked == ["c/d", "e"]
+    assert load(folder / "out.h5").parts == UNITS
+    assert not (folder / "out.h5.partial").exists()
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    code, _, _ = finish(command(tmp_path, "kill"))
+    assert code == -signal.SIGKILL
+    assert_goes_on_with_the_third_unit(tmp_path)
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path):
+    process = command(tmp_path, "wait")
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    code, _, errors = finish(process)
+    expected = "2 of 4 units are finished; repeat the command, without --overwrite, to go on from there"
+    assert (code, errors) == (1, f"interrupted: {expected}")
+    assert_goes_on_with_the_third_unit(tmp_path)
+
+
+def ranks(folder: Path, ending: str) -> list[tuple[int, str, str]]:
+    processes = [command(folder, ending, **own) for own in variables()]
+    return [finish(process) for process in processes]
+
+
+def test_two_ranks_compute_each_unit_once_and_the_free_one_takes_more(tmp_path):
+    for code, output, errors in ranks(tmp_path, "share"):
+        assert (code, output) == (0, "b,a,c/d,e"), errors
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert sorted(unit for _, unit in lines) == sorted(UNITS)
+    (slow,) = [rank for rank, unit in lines if unit == "b"]
+    assert [unit for rank, unit in lines if rank == slow] == ["b"]
+    assert load(tmp_path / "out.h5").parts == UNITS
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "out.h5"]
+
+
+def test_all_ranks_end_when_the_main_one_cannot_open_the_journal(tmp_path):
+    (tmp_path / "out.h5").touch()
+    for code, _, errors in ranks(tmp_path, "share"):
+        assert code == 1
+        assert StoreError.__name__ in errors.splitlines()[-1], errors
+    assert not (tmp_path / "log").exists()
+
+
+def test_the_count_of_a_killed_run_does_not_leave_units_out(tmp_path, monkeypatch):
+    counter = tmp_path / ".landscape-next"
+    killed = dist.FileStore(str(counter), 2)
+    killed.add("next", 3)
+    assert counter.stat().st_size > 0
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
+    assert list(distributed.deal(4, tmp_path)) == [0, 1, 2, 3]
+
+
+def test_several_ranks_need_a_journal(monkeypatch):
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    with pytest.raises(InputError, match="2 processes share their work through a journal: give --out"):
+        jobs.run(UNITS, Compute())

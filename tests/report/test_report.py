@@ -1,0 +1,436 @@
+"""The page that `landscape report` writes: what it says, what it never does, and what it refuses."""
+
+import base64
+import dataclasses
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made import features, history
+from matplotlib.figure import Figure
+from PIL import Image
+from results_of_all_kinds import all_kinds, distances, of_checkpoint, sharpness, spectrum, trajectory
+from surfaces import three_classes, three_lines
+from synthetic import bulk, spectrum_of
+
+from landscape import cli
+from landscape.report import curves, figures, open_sources, page
+from landscape.report.rows import COLUMNS
+from landscape.results import Plane, quadrature, store
+
+NAME = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """The elements of a page with their attributes, the text of some, and the rows of the summary."""
+
+    VOID = ("meta", "link", "img", "input", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.rows, self.texts = [], [], [], {}
+        self.feed(text)
+        self.close()
+        assert self.open == []  # every element is closed
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append((tag, dict(attrs).get("id")))
+        if ("table", "summary-table") in self.open:
+            if tag == "tr":
+                self.rows.append([])
+            elif tag in {"td", "th"}:
+                self.rows[-1].append([None, ""])
+            elif tag == "data":
+                self.rows[-1][-1][0] = float(dict(attrs)["value"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        if self.open:
+            tag = self.open[-1][0]
+            self.texts[tag] = [*self.texts.get(tag, []), data]
+        if ("table", "summary-table") in self.open and {"td", "th"} & {tag for tag, _ in self.open}:
+            self.rows[-1][-1][1] += data
+
+    def table(self):
+        """The summary: (model, split, part) -> heading -> (value, text), empty cells left out."""
+        heads, *rows = self.rows
+        heads = [text for _, text in heads]
+        return {
+            tuple(text for _, text in row[:3]): {
+                h: tuple(c) for h, c in zip(heads[3:], row[3:], strict=True) if c[0] is not None
+            }
+            for row in rows
+        }
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Save results by the names of their files, and open them as sources of a report."""
+
+    def make(results):
+        for name, result in results.items():
+            store.save(tmp_path / name, result)
+        return open_sources({tmp_path / name: store.load(tmp_path / name) for name in results})
+
+    return make
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line; return its exit code, stdout and the lines of stderr."""
+
+    def run(*words):
+        code = cli.main(list(words))
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Draw nothing, which takes its time."""
+    monkeypatch.setattr(figures, "pictures", lambda result: ([], []))
+
+
+def test_the_table_has_the_numbers_of_the_files(sources, no_figures):
+    results = all_kinds()
+    found = Page(page(sources(results))).table()
+    headings = {c.key: c.heading for c in COLUMNS}
+    spectrum, sharp, plane = (results[f"{name}.h5"] for name in ("spectrum", "sharpness", "surface"))
+    expected = {
+        "trained": spectrum.train_counts, "samples": spectrum.n_samples, "loss": spectrum.loss,
+        "accuracy": spectrum.accuracy, "lambda_max": spectrum.lambda_max, "lambda_min": spectrum.lambda_min,
+        "trace": spectrum.trace, "negative": spectrum.negative_curvature, "doubling_radius": plane.doubling_radius,
+        "plane_rise": plane.worst_rise, "ball_rise": sharp.worst_rise, "noise_rise": sharp.noise_rise,
+        "doubling_noise": sharp.doubling_radius,
+    }  # fmt: skip
+    for p, part in enumerate(spectrum.parts):
+        row = found["a", "train", part]  # of three files, which are of one checkpoint
+        assert row.keys() == {headings[key] for key in expected}
+        for key, values in expected.items():
+            np.testing.assert_equal(row[headings[key]][0], float(values[p]))  # to the bit; nan where there is none
+        assert found["b", "train", part]["barrier"][0] == results["line.h5"].barrier[p]
+        assert found["c", "train", part]["loss"][0] == results["path.h5"].centre_loss[p]
+        assert found["e", "train", part]["gradient norm"][0] == results["gradients.h5"].norm[-1, p]
+        assert found["f", "train", part]["feature quality"][0] == results["features.h5"].quality[-1, p]
+        assert found["gsa-gkp", "test", part]["accuracy"][0] == results["history.h5"].test_accuracy_per_class[-1, p]
+    way = headings["way"]
+    assert found["d", "train", "class 2"][way][0] == results["distances.h5"].norm[:, 1].mean()
+    assert np.isnan(found["d", "train", "class 1"][way][0])  # it has no convergence point
+    assert len(found) == 7 * 3
+
+
+def test_two_spectra_of_one_checkpoint_and_other_data_have_rows_of_their_own(sources, no_figures):
+    one = of_checkpoint(spectrum())
+    other = of_checkpoint(dataclasses.replace(spectrum(2), operator="ggn"))
+    elsewhere = of_checkpoint(sharpness(), split="test")
+    found = Page(page(sources({"h.h5": one, "g.h5": other, "s.h5": elsewhere}))).table()
+    assert [(model, part) for model, _, part in found] == [
+        *(("h", f"class {p}") for p in range(3)),
+        *(("g", f"class {p}") for p in range(2)),
+        *(("s", f"class {p}") for p in range(3)),
+    ]
+    assert "trace" not in found["s", "test", "class 0"]
+
+
+def test_a_line_shares_the_rows_of_a_plane_and_the_plane_of_a_path_does_not(sources, no_figures):
+    radii = dict(zip(("p.h5", "l.h5", "t.h5"), np.arange(9.0).reshape(3, 3), strict=True))
+    made = dict(zip(radii, (three_classes(5, 5), three_lines(), trajectory()), strict=True))
+    results = {name: of_checkpoint(dataclasses.replace(r, doubling_radius=radii[name])) for name, r in made.items()}
+    found = Page(page(sources(results))).table()
+    assert len(found) == 6
+    row = found["p", "train", "class 2"]
+    assert row["barrier"][0] == results["l.h5"].barrier[2]
+    assert row["doubling radius in the plane"] == (2.0, "2.000")
+    assert row["doubling radius on the line"] == (5.0, "5.000")
+    assert found["t", "train", "class 2"]["doubling radius in the plane"] == (8.0, "8.000")
+
+
+def test_models_have_the_shortest_names_that_differ(tmp_path):
+    def names(results):
+        for name, result in results.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            store.save(tmp_path / name, result, overwrite=True)
+        return [source.model for source in open_sources({tmp_path / name: r for name, r in results.items()})]
+
+    ce, sam = of_checkpoint(spectrum(), "ce"), of_checkpoint(spectrum(), "sam")
+    assert names({"x.h5": ce, "y.h5": sam}) == ["ce", "sam"]
+    again = of_checkpoint(spectrum(), "c2", method="ce")
+    assert names({"x.h5": ce, "y.h5": again}) == ["ce/last", "c2/last"]
+    runs = {"x.h5": ce, "y.h5": again, "one/history.h5": history(), "two/history.h5": history()}
+    assert names(runs) == ["ce/last", "c2/last", "one/history", "two/history"]
+    assert names({"x.h5": ce, "y.h5": ce}) == ["x", "y"]
+    assert names({"x.h5": sharpness(), "y.h5": spectrum()}) == ["x", "y"]  # of which nothing is known
+
+
+def test_what_a_number_does_not_tell_is_said(sources, no_figures):
+    one = dataclasses.replace(spectrum(probes=1), converged=np.array([True, False, True]))
+    plane = three_classes(5, 5, doubling_radius=np.array([np.nan, 1.0, 2.0]), train_counts=np.full(3, np.nan))
+    found = Page(page(sources({"a.h5": of_checkpoint(one), "b.h5": of_checkpoint(plane, "b")}))).table()
+    assert [found["a", "train", f"class {p}"]["lambda_max"][1].endswith("*") for p in range(3)] == [False, True, False]
+    assert found["a", "train", "class 0"]["trace"][1].endswith("± ?")
+    row = found["b", "train", "class 0"]
+    assert row["doubling radius in the plane"][1] == "none"
+    assert row["training samples"][1] == "unknown"
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch):
+    """Draw figures, but do not turn them into pixels."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **how: file.write(b"a picture"))
+
+
+def test_every_kind_has_its_figures(sources, quick_pictures):
+    text = page(sources(all_kinds()), "All kinds")
+    found = Page(text)
+    pictures = found.all("img")
+    drawn = {i["alt"].split(":")[0] for i in pictures}
+    possible = {words for of_kind in figures.SHOWN.values() for words in of_kind.values()}
+    left_out = {
+        *(figures.SHOWN["spectrum"][kind] for kind in ("overlap", "gradients", "subspaces")),
+        figures.SHOWN["gradients"]["epochs"], figures.SHOWN["history"]["cosines"],
+    }  # fmt: skip
+    assert possible - drawn == left_out
+    assert "gsa-gkp did not measure gradient cosines" in "".join(found.texts["li"])  # and says why
+    assert len(text.encode()) < 5.5e6  # of which plotly has 4.8
+    assert {tag for tag, _ in found.elements} >= {"header", "nav", "main", "footer", "h1", "h2", "h3"}
+    ids = [attrs["id"] for _, attrs in found.elements if "id" in attrs]
+    assert len(set(ids)) == len(ids)
+    assert {a["href"][1:] for a in found.all("a")} <= set(ids)
+    assert found.all("html") == [{"lang": "en"}]
+    assert "Euclidean distance" in "".join(found.texts["caption"])  # the maps in numbers
+
+
+def test_a_picture_is_a_small_webp_of_the_size_that_it_says(sources):
+    (source,) = sources({"a.h5": trajectory()})
+    picture = figures.pictures(source.result)[0][0]
+    kind, content = picture.uri.split(";base64,")
+    assert kind == "data:image/webp"
+    image = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert image.width / image.height == pytest.approx(picture.width / picture.height, rel=0.01)
+    assert len(content) < 2e5  # so that with plotly 25 of them fit in ten million
+
+
+def test_a_page_asks_nothing_of_a_network(sources, no_figures):
+    text = page(sources({"a.h5": spectrum(), "b.h5": three_classes(5, 5)}))
+    found = Page(text)
+    for tag, attrs in found.elements:
+        for name in {"src", "href", "srcset", "action", "data", "poster"} & set(attrs):
+            assert attrs[name].startswith(("#", "data:")), (tag, attrs)
+    (policy,) = [m["content"] for m in found.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+    (style,) = found.texts["style"]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_a_class_may_be_called_what_it_likes(sources, no_figures):
+    parts = (NAME, "{{ 7 * 7 }}", "a & b </script>")
+    results = {
+        "s.h5": of_checkpoint(dataclasses.replace(spectrum(), parts=parts), NAME[:4]),
+        "p.h5": of_checkpoint(three_classes(5, 5, parts=parts, verdict=NAME)),
+        "d.h5": of_checkpoint(dataclasses.replace(distances(), points=parts)),
+    }
+    text = page(sources(results), NAME)
+    found = Page(text)
+    assert [part for _, _, part in found.table()][:3] == list(parts)
+    assert found.texts["h1"] == [NAME]
+    scripts = [attrs for attrs in found.all("script")]
+    assert scripts == [{"type": "application/json", "id": "data"}, {}, {}, {}, {}]  # plotly's and three of ours
+    data = json.loads(found.texts["script"][0])
+    assert data["densities"]["parts"] == list(parts)
+    assert NAME not in text
+
+
+def test_the_same_files_give_the_same_page(sources, quick_pictures):
+    made = sources({"a.h5": sharpness()})
+    assert page(made) == page(made)
+
+
+def test_provenance_is_there_in_full(sources, no_figures):
+    options = {"seed": 3, "radii": [0.1, 0.2], "nothing": None, "empty": {}}
+    (source,) = made = sources({"a.h5": of_checkpoint(sharpness(), options=options)})
+    found = Page(page(made))
+    terms = found.texts["dt"]
+    assert {"SHA-256 of the file", "rho", "checkpoint_sha256", "options", "seed", "radii", "nothing"} <= set(terms)
+    values = "\n".join(found.texts["dd"])
+    assert source.sha256 in values
+    assert "[0.1, 0.2]" in values
+    assert values.count("none") == 2
+
+
+def test_the_script_gets_the_losses_of_planes_with_holes_and_of_no_others(sources):
+    plane = three_classes(5, 5)
+    loss = plane.loss.copy()
+    loss[1, 2, 3], loss[1, 0, 0] = np.inf, np.nan
+    made = sources({
+        "a.h5": dataclasses.replace(plane, loss=loss),
+        "b.h5": three_lines(),
+        "c.h5": dataclasses.replace(plane, loss=np.full((3, 5, 5), np.nan)),
+        "d.h5": trajectory(),
+    })
+    found = curves.surfaces(made)
+    assert [s["name"] for s in found["surfaces"]] == ["a (surface)", "d (trajectory)"]
+    first, second = found["surfaces"]
+    assert first["loss"][1][2][3] is None
+    assert first["loss"][1][0][0] is None
+    np.testing.assert_allclose(first["loss"][2], plane.loss[2], rtol=1e-5)
+    assert [m["names"] for m in second["marks"]] == [["ce-1", "ce-2"], ["sam-1", "sam-2"]]
+    assert second["marks"][0]["path"]
+    lowest = min(np.nanmin(loss), made[3].result.loss.min())
+    assert found["scale"]["low"] <= lowest
+
+
+def test_many_parts_of_a_plane_are_joined(sources):
+    from surfaces import grid, paraboloid, surface
+
+    of = grid(np.linspace(-1, 1, 3), np.linspace(-1, 1, 3))
+    loss = np.concatenate([paraboloid(of, 1.0, p + 1.0) for p in range(30)])
+    counts = np.arange(30) * 10 + 1
+    found = curves.surfaces(sources({"a.h5": surface(of, loss, n_samples=counts, train_counts=counts)}))["surfaces"][0]
+    assert [name.split(" (")[0] for name in found["parts"]] == ["many", "medium", "few"]
+    assert "30 parts joined" in found["joining"]
+
+
+@pytest.mark.parametrize("axis", quadrature.AXES)
+@pytest.mark.parametrize("width", [1e-3, 0.02, 0.5])
+def test_the_page_broadens_as_the_package_does(sources, axis, width):
+    """Nodes in the page have nine digits: of the range R they miss by 5e-10 R, a share of a width of 1e-3 R or more.
+
+    Ten widths away a Gaussian then misses by 10 * 5e-7 of itself.
+    """
+    if shutil.which("node") is None:
+        pytest.skip("no node here to run the page's script: apt-get install nodejs")
+    matrices = {"bulk": bulk(40.0), "few": np.repeat([-1.0, 0.0, 3.0], [2, 195, 3])}
+    found = spectrum_of(matrices, probes=3, steps=15)  # of "few" a run has 3 steps
+    data = curves.densities(sources({"a.h5": found}))
+    script = (resources.files("landscape.report") / "page" / "density.js").read_text()
+    nodes = [quadrature.nodes_and_weights(found.alpha[p], found.beta[p], found.steps[p]) for p in range(2)]
+    places = np.concatenate([quadrature.symlog(n) if axis == "symlog" else n for n, _ in nodes])
+    low, high = float(np.nanmin(places)), float(np.nanmax(places))
+    sigma = width * (high - low)
+    call = f"""
+        const parts = {json.dumps(data["spectra"][0]["parts"])};
+        const made = Object.values(parts).map((p) => density(p, {sigma!r}, "{axis}", 1, [{low!r}, {high!r}]));
+        const plain = ({{ positions, mean, spread }}) => [positions, mean, spread].map((a) => Array.from(a));
+        console.log(JSON.stringify(made.map(plain)));
+    """
+    words = ["node", "-e", script + call]
+    printed = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    for (positions, mean, spread), (n, w) in zip(printed, nodes, strict=True):
+        positions = np.array(positions)
+        assert (np.diff(positions) > 0).all()
+        grid = quadrature.symlog_inverse(positions) if axis == "symlog" else positions
+        expected = quadrature.density(n, w, width=sigma, axis=axis, grid=grid)
+        peak = expected.mean.max()
+        np.testing.assert_allclose(mean, expected.mean, rtol=1e-5, atol=1e-12 * peak)
+        np.testing.assert_allclose(spread, expected.spread, rtol=1e-5, atol=1e-7 * peak)
+        assert np.trapezoid(mean, positions) == pytest.approx(1, abs=1e-6)
+
+
+def test_one_probe_has_no_spread(sources):
+    if shutil.which("node") is None:
+        pytest.skip("no node here to run the page's script: apt-get install nodejs")
+    script = (resources.files("landscape.report") / "page" / "density.js").read_text()
+    call = (
+        'console.log(density({nodes: [[0, 1]], weights: [[0.5, 0.5]]}, 0.1, "linear", 1, [0, 1]).spread.every(isNaN))'
+    )
+    assert subprocess.run(["node", "-e", script + call], check=True, capture_output=True, text=True).stdout == "true\n"
+
+
+# The command.
+
+
+def test_the_command_writes_a_page(run, tmp_path, monkeypatch, no_figures):
+    monkeypatch.chdir(tmp_path)
+    store.save("a.h5", sharpness())
+    code, out, err = run("report", "a.h5", "--title", "Mine")
+    assert (code, err) == (0, [])
+    assert re.fullmatch(r"report\.html  \(0\.\d MB\)\n", out)
+    assert Path("report.html").read_text().startswith("<!DOCTYPE html>\n")
+    assert "<h1>Mine</h1>" in Path("report.html").read_text()
+    code, _, (line,) = run("report", "a.h5")
+    assert code == 2
+    assert "report.html exists: pass --overwrite" in line
+    assert run("report", "a.h5", "--overwrite")[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "report.html"]
+
+
+def test_without_plotly_there_are_pages_of_everything_else(run, tmp_path, monkeypatch, no_figures):
+    monkeypatch.chdir(tmp_path)
+    for name in ("plotly", "plotly.offline"):
+        monkeypatch.setitem(sys.modules, name, None)
+    store.save("plane.h5", three_classes(5, 5))
+    store.save("line.h5", three_lines())
+    store.save("spectrum.h5", spectrum())
+    code, out, (line,) = run("report", "spectrum.h5", "plane.h5")
+    assert (code, out) == (2, "")
+    assert "surfaces that turn need plotly: run pip install 'plotly>=5'" in line
+    assert not Path("report.html").exists()
+    assert run("report", "spectrum.h5", "line.h5")[0] == 0
+
+
+def a_plane():
+    return Plane(
+        axes=("x",), directions=np.ones((1, 2)), buffer_directions=np.ones((1, 0)), origin=np.ones(2),
+        buffer_origin=np.ones(0), unit_length=np.ones(1), explained=np.full(1, np.nan), tensors=("w",),
+        sizes=np.array([2]), cosine=np.nan, normalisation="none", ignored="none",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["absent.h5"], "there is no file absent.h5"),
+        (["notes.h5"], "notes.h5 is not an HDF5 file"),
+        (["plane.h5"], "plane.h5 is a plane, which a report does not show: give files of spectrum, surface,"),
+        (["good.h5", "good.h5"], "good.h5 is given twice"),
+        (["good.h5", "./good.h5"], "good.h5 is given twice"),
+        (["good.h5", "-o", "good.h5"], "a report cannot be written as 'good.h5': end the name in .html"),
+        (["good.h5", "-o", "nowhere/x.html"], "nowhere/x.html cannot be written: No such file or directory"),
+        (["good.h5", "-o", "folder.html", "--overwrite"], "folder.html is not a file"),
+        ([], "Missing argument 'FILES...'"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_in_one_line(run, tmp_path, monkeypatch, no_figures, words, line):
+    monkeypatch.chdir(tmp_path)
+    store.save("good.h5", features(3))
+    store.save("plane.h5", a_plane())
+    Path("notes.h5").write_text("notes")
+    Path("folder.html").mkdir()
+    code, out, err = run("report", *words)
+    assert (code, out, len(err)) == (2, "", 1)
+    assert line in err[0]
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".h5"]
+
+
+def test_a_report_needs_no_torch():
+    program = "import sys, landscape.report, landscape.cli.report; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.slow
+def test_a_page_of_a_typical_run_is_small_enough_to_be_mailed():
+    """Spectra, a surface, paths, distances, gradients and features of a small data set, all figures drawn."""
+    kinds = ("ce.classes", "ce.ends", "ce.surface", "paths", "points", "ce.early", "ce.features")
+    files = [Path(__file__).resolve().parents[2] / "figures" / "data" / f"digits.{kind}.h5" for kind in kinds]
+    text = page(open_sources({file: store.load(file) for file in files}))
+    assert len(Page(text).all("img")) >= 12
+    assert len(text.encode()) < 10e6

@@ -1,0 +1,131 @@
+"""Results: their axes agree, and joining them loses and invents nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from made import PAIRS, example, spectrum
+
+from landscape.errors import InputError
+from landscape.results import KINDS, Points, Spectrum, store
+from landscape.results.axes import check_axes, concatenate
+
+
+def test_an_array_that_is_too_short_is_named_with_the_one_that_it_contradicts():
+    with pytest.raises(InputError, match=r"^loss has 3 along 'part', but parts has 2$"):
+        spectrum("a", "b", loss=np.zeros(3))
+
+
+def test_an_array_with_an_axis_too_many_is_refused():
+    with pytest.raises(InputError, match=r"^loss must have axes \('part',\), got shape \(2, 1\)$"):
+        spectrum("a", "b", loss=np.zeros((2, 1)))
+
+
+def test_axes_of_one_name_agree_across_arrays():
+    with pytest.raises(InputError, match="beta has 4 along 'step', but alpha has 3"):
+        spectrum("a", beta=np.zeros((1, 2, 4)))
+
+
+def test_only_an_optional_array_may_be_missing():
+    check_axes(spectrum("a", ritz_vectors=None))
+    with pytest.raises(InputError, match=r"^alpha must have axes"):
+        spectrum("a", alpha=None)
+
+
+def test_a_part_is_found_by_its_name():
+    assert spectrum("a", "b").index("b") == 1
+    with pytest.raises(InputError, match="no part 'c'; there are a, b"):
+        spectrum("a", "b").index("c")
+
+
+def test_joining_keeps_the_order_and_every_number():
+    first, second = spectrum("b"), spectrum("a", "c")
+    joined = concatenate([first, second])
+    assert joined.parts == ("b", "a", "c")
+    for item in dataclasses.fields(Spectrum):
+        if item.metadata["axes"] is not None and item.name not in ("parts", *PAIRS):
+            pieces = [getattr(first, item.name), getattr(second, item.name)]
+            np.testing.assert_array_equal(getattr(joined, item.name), np.concatenate(pieces), item.name)
+
+
+def test_joining_one_result_gives_its_numbers():
+    only = spectrum("a", "b")
+    assert concatenate([only]).alpha.tobytes() == only.alpha.tobytes()
+
+
+def test_shorter_runs_are_filled_up_with_nan_at_their_end():
+    short, long = spectrum("a", lengths={"step": 2}), spectrum("b", lengths={"step": 4})
+    joined = concatenate([short, long])
+    assert joined.alpha.shape == (2, 2, 4)
+    np.testing.assert_array_equal(joined.alpha[0, :, :2], short.alpha[0])
+    assert np.isnan(joined.alpha[0, :, 2:]).all()
+    assert not np.isnan(joined.alpha[1]).any()
+    assert joined.steps.tolist() == [[2, 2], [4, 4]]
+
+
+def test_integers_are_not_filled_up():
+    with pytest.raises(InputError, match="steps has different lengths"):
+        concatenate([spectrum("a"), spectrum("b", lengths={"probe": 3})])
+
+
+def test_results_of_different_settings_do_not_join():
+    with pytest.raises(InputError, match=r"results differ in tol: 0\.25 and others"):
+        concatenate([spectrum("a"), spectrum("b", tol=0.5)])
+
+
+def test_a_scalar_without_a_value_agrees_with_itself_only():
+    assert np.isnan(concatenate([spectrum("a", tol=np.nan), spectrum("b", tol=np.nan)]).tol)
+    for tols in ([np.nan, 0.5], [0.5, np.nan]):
+        with pytest.raises(InputError, match=f"results differ in tol: {tols[0]} and others"):
+            concatenate([spectrum("a", tol=tols[0]), spectrum("b", tol=tols[1])])
+
+
+class Torus(Spectrum):
+    kind = "torus"
+
+
+def test_results_of_different_kinds_do_not_join():
+    torus = Torus(**vars(spectrum("b")))
+    with pytest.raises(InputError, match="a spectrum and a torus do not join: give results of one kind"):
+        concatenate([spectrum("a"), torus])
+    assert concatenate([torus, torus]).parts == ("b", "b")
+
+
+def test_vectors_in_some_results_only_do_not_join():
+    assert concatenate([spectrum("a", ritz_vectors=None), spectrum("b", ritz_vectors=None)]).ritz_vectors is None
+    with pytest.raises(InputError, match="some results have ritz_vectors, others have not"):
+        concatenate([spectrum("a"), spectrum("b", ritz_vectors=None)])
+
+
+def test_the_provenance_is_the_first_ones():
+    joined = concatenate([spectrum("a", provenance={"seed": 1}), spectrum("b", provenance={"seed": 2})])
+    assert joined.provenance == {"seed": 1}
+
+
+def test_nothing_to_join_is_an_error():
+    with pytest.raises(InputError, match="there are no results"):
+        concatenate([])
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_kind_comes_back_from_its_file(kind, tmp_path):
+    result = example(kind)
+    store.save(tmp_path / "r.h5", result)
+    back = store.load(tmp_path / "r.h5")
+    assert type(back) is kind
+    for item in dataclasses.fields(kind):
+        value, found = getattr(result, item.name), getattr(back, item.name)
+        assert type(found) is type(value)
+        np.testing.assert_array_equal(found, value, item.name)
+
+
+def test_arrays_without_the_joined_axis_must_agree():
+    first, other = (example(Points, seed=s) for s in (0, 1))
+    assert concatenate([first, first]).loss.shape == (2 * len(first.point), len(first.parts))
+    with pytest.raises(InputError, match="results differ in n_samples"):
+        concatenate([first, other])
+
+
+def test_an_array_over_pairs_does_not_join():
+    with pytest.raises(InputError, match="overlap is over pairs along 'part' and does not join"):
+        concatenate([spectrum("a", overlap=np.ones((1, 1))), spectrum("b", overlap=np.ones((1, 1)))])

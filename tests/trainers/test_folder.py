@@ -1,0 +1,283 @@
+"""The folder of a run: what may be put into it, what is refused, what a killed process has left there."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import toys
+from toys import begin, finish
+
+from landscape.errors import NumericalError, StoreError
+from landscape.networks import checkpoints
+from trainers import folder
+
+GROUPED = {"sharpness": "gsa", "gkp": True, "groups": 2, "epochs": 6, "group_after": 0.4, "regroup_every": 0.3}
+
+
+def files(out):
+    return sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and p.name != ".lock")
+
+
+def test_other_options_than_the_folders_are_refused_by_name(tmp_path):
+    finish(tmp_path)
+    with pytest.raises(StoreError, match=r"holds a run with --lr 0.1, now it is 0.2: repeat the options, or pass"):
+        begin(tmp_path, lr=0.2)
+
+
+def test_a_finished_run_is_not_repeated_unasked(tmp_path):
+    finish(tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(StoreError, match="holds this run, complete: pass --overwrite to repeat it"):
+        begin(tmp_path)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_overwrite_replaces_all_that_the_earlier_run_left_and_nothing_else(tmp_path):
+    finish(tmp_path, snapshot_every=1, validation=0.3, **GROUPED)
+    (tmp_path / "notes.txt").write_text("mine")
+    finish(tmp_path, overwrite=True)
+    assert files(tmp_path) == ["config.toml", "history.csv", "history.h5", "last.pt", "notes.txt", "state.pt"]
+
+
+def test_a_checkpoint_of_somebody_else_is_not_replaced_unasked(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"precious")
+    with pytest.raises(StoreError, match=r"last.pt exists: pass --overwrite to replace it"):
+        begin(tmp_path)
+    assert (tmp_path / "last.pt").read_bytes() == b"precious"
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_begins_anew(tmp_path, monkeypatch):
+    """All is written but the file that makes the epoch count."""
+    write = checkpoints.write
+
+    def killed(path, *rest):
+        if Path(path).name == "state.pt":
+            raise SystemExit
+        write(path, *rest)
+
+    monkeypatch.setattr(checkpoints, "write", killed)
+    with pytest.raises(SystemExit):
+        finish(tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "last.pt").exists()
+    with pytest.raises(StoreError, match="now it is"):
+        begin(tmp_path, lr=0.2)
+    assert finish(tmp_path).epoch.tolist() == [1, 2]
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    this = begin(tmp_path)
+    with pytest.raises(StoreError, match="is in use by another process"):
+        begin(tmp_path)
+    this.close()
+    begin(tmp_path).close()
+
+
+def test_a_folder_whose_clearing_was_cut_holds_no_run_that_could_go_on(tmp_path, monkeypatch):
+    finish(tmp_path, snapshot_every=1)
+    unlink = Path.unlink
+
+    def killed(self, **options):
+        if self.name == "history.csv":
+            raise SystemExit
+        unlink(self, **options)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(SystemExit):
+        finish(tmp_path, lr=0.2, overwrite=True)
+    monkeypatch.undo()
+    again = begin(tmp_path, snapshot_every=1)
+    again.close()
+    assert not again.resumed
+
+
+def test_a_run_whose_state_somebody_removed_is_not_repeated_unasked(tmp_path):
+    finish(tmp_path)
+    (tmp_path / "state.pt").unlink()
+    with pytest.raises(StoreError, match=r"holds 2 epochs of a run without its state.pt, it cannot go on: pass --over"):
+        begin(tmp_path)
+
+
+def test_somebody_elses_state_is_refused(tmp_path):
+    torch.save({"optimizer": torch.zeros(1)}, tmp_path / "state.pt")
+    with pytest.raises(StoreError, match=r"state.pt is not the state of a run: pass --overwrite"):
+        begin(tmp_path)
+
+
+def edit_state(out, change):
+    """Change what the state of a run holds."""
+    found = checkpoints.read(out / "state.pt")
+    state, meta = dict(found.state), dict(found.meta)
+    change(state, meta)
+    checkpoints.write(out / "state.pt", state, meta)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state, meta: meta.pop("bank"), r"state.pt is of an older version, which did not keep bank"),
+        (lambda state, meta: state.pop("history.quality"), r"of an older version, which did not keep quality"),
+        (lambda state, meta: state.pop("model.0.bias"), r"state.pt does not fit the model as it is now: "),
+        (lambda state, meta: meta["recipe"].update(fancy=3), r"a run of another version, with --fancy, unknown here"),
+    ],
+)
+def test_a_state_of_another_version_is_refused_with_what_it_lacks_and_a_remedy(tmp_path, change, message, monkeypatch):
+    cut(tmp_path, monkeypatch)
+    edit_state(tmp_path, change)
+    with pytest.raises(StoreError, match=rf"{message}.*pass --overwrite") as error:
+        begin(tmp_path)
+    assert "\n" not in str(error.value)
+    finish(tmp_path, overwrite=True)  # the folder is free
+
+
+def test_options_that_an_older_version_did_not_know_were_as_they_are_by_default(tmp_path, monkeypatch):
+    cut(tmp_path, monkeypatch)
+    edit_state(tmp_path, lambda state, meta: meta["recipe"].pop("drw_start"))
+    with pytest.raises(StoreError, match=r"holds a run with --drw-start 0.8, now it is 0.5"):
+        begin(tmp_path, drw_start=0.5)
+    assert finish(tmp_path).epoch.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:500]), Path.unlink])
+@pytest.mark.parametrize("name", ["state.pt", "groups-0002.pt"])
+def test_what_is_damaged_or_missing_names_the_remedy(tmp_path, name, damage, monkeypatch):
+    cut(tmp_path, monkeypatch, after=3, **GROUPED)
+    damage(tmp_path / name)
+    with pytest.raises(StoreError, match=rf"{name.split('.')[0]}.*pass --overwrite"):
+        begin(tmp_path, **GROUPED)
+
+
+def cut(out, monkeypatch, after=1, **options):
+    with monkeypatch.context() as patch:
+        run_epoch = toys.run.Trainer.run_epoch
+
+        def stopped(self, progress):
+            if self.epoch == after:
+                raise KeyboardInterrupt
+            return run_epoch(self, progress)
+
+        patch.setattr(toys.run.Trainer, "run_epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            finish(out, **options)
+
+
+def test_a_run_goes_on_where_its_data_have_been_moved_to(tmp_path, monkeypatch):
+    cut(tmp_path, monkeypatch, data_root="here")
+    assert finish(tmp_path, data_root="there").epoch.tolist() == [1, 2]
+    assert checkpoints.read(tmp_path / "state.pt").meta["recipe"]["data_root"] == "there"
+
+
+def test_a_run_does_not_go_on_with_other_data_under_the_same_name(tmp_path, monkeypatch):
+    cut(tmp_path, monkeypatch)
+    vectors = toys.vectors
+    monkeypatch.setattr(toys, "vectors", lambda split: (vectors(split)[0] + 1, vectors(split)[1]))
+    with pytest.raises(StoreError, match="holds a run on other data than those that are there now: pass --overwrite"):
+        begin(tmp_path)
+
+
+def test_what_a_killed_process_left_unfinished_goes_unless_it_may_still_be_written(tmp_path):
+    (tmp_path / "bank").mkdir()
+    old, young, other = (tmp_path / p for p in ("bank/.landscape-1.tmp", ".landscape-2.tmp", "mine.tmp"))
+    for file in (old, young, other):
+        file.touch()
+    for file in (old, other):
+        os.utime(file, (time.time() - 3600,) * 2)
+    begin(tmp_path).close()
+    assert files(tmp_path) == [".landscape-2.tmp", "mine.tmp"]
+
+
+def test_files_of_others_that_look_like_groups_stay(tmp_path):
+    (tmp_path / "groups-mine.pt").write_text("mine")
+    finish(tmp_path, **GROUPED)
+    assert [f for f in files(tmp_path) if f.startswith("groups")] == ["groups-0004.pt", "groups-mine.pt"]
+
+
+def test_a_folder_that_cannot_be_cleared_is_said_in_a_line(tmp_path, monkeypatch):
+    finish(tmp_path)
+
+    def fails(self, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", fails)
+    with pytest.raises(StoreError, match="cannot be written: Permission denied"):
+        folder.clear(tmp_path)
+
+
+# Files of others ------------------------------------------------------------------------------------------------------
+
+INSIDE = {"snapshots": "thesis.pth", "bank": "accounts.txt", "tensorboard": "mine.log"}
+
+
+def put(out, name):
+    """Something under a name of the run's own, in a folder where that is one."""
+    path = out / name / INSIDE[name] if name in INSIDE else out / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("precious")
+    return path
+
+
+@pytest.mark.parametrize("name", [*folder.OWN, "groups-0002.pt"])
+def test_no_file_that_a_run_would_replace_is_replaced_unasked(tmp_path, name):
+    path = put(tmp_path, name)
+    with pytest.raises(StoreError, match=rf"{name}\b.*[:;] pass --overwrite"):
+        finish(tmp_path, snapshot_every=1, **GROUPED)
+    assert path.read_text() == "precious"
+
+
+def test_overwrite_replaces_by_name_and_never_a_folder_with_files_of_others(tmp_path):
+    finish(tmp_path, snapshot_every=1, **GROUPED)
+    kept = [put(tmp_path, name) for name in INSIDE]
+    events = tmp_path / "tensorboard" / "events.out.tfevents.1.host.1.0"
+    events.touch()
+    finish(tmp_path, overwrite=True)
+    assert [path.read_text() for path in kept] == ["precious"] * 3
+    assert files(tmp_path / "snapshots") == ["thesis.pth"]
+    assert files(tmp_path / "bank") == ["accounts.txt"]
+    assert not events.exists()
+
+
+def test_a_recipe_written_by_hand_does_not_make_a_folder_a_runs(tmp_path):
+    (tmp_path / "config.toml").write_text('method = "sam"\n')
+    with pytest.raises(StoreError, match=r"config.toml exists, and no run has left it: pass --overwrite"):
+        begin(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_checkpoint_that_the_run_of_the_recipe_did_not_leave_stays(tmp_path, name):
+    finish(tmp_path)
+    (tmp_path / "state.pt").unlink()
+    (tmp_path / "last.pt").unlink()
+    torch.save({"w": torch.zeros(2)}, tmp_path / name)
+    with pytest.raises(StoreError, match=rf"{name} exists, and the run of .* has not left it: pass --overwrite"):
+        begin(tmp_path)
+
+
+def test_a_run_that_was_killed_while_it_stored_its_first_models_begins_anew(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise SystemExit
+
+    monkeypatch.setattr(toys.run.memory.Bank, "update", killed)
+    with pytest.raises(SystemExit):
+        finish(tmp_path, **GROUPED)
+    monkeypatch.undo()
+    put(tmp_path, "bank").rename(tmp_path / "bank" / "epoch-0001.pt")
+    assert len(finish(tmp_path, **GROUPED).epoch) == 6
+
+
+def test_a_folder_that_somebody_removes_meanwhile_is_no_matter_at_the_end(tmp_path):
+    this = begin(tmp_path / "run")
+    (tmp_path / "run" / ".lock").unlink()
+    (tmp_path / "run").rmdir()
+    this.close()
+
+
+def test_a_folder_that_was_made_for_a_run_without_an_epoch_goes_again(tmp_path):
+    with pytest.raises(NumericalError):
+        finish(tmp_path / "runs" / "bad", lr=1e30, warmup_epochs=0)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(NumericalError):
+        finish(tmp_path / "mine", lr=1e30, warmup_epochs=0)
+    assert (tmp_path / "mine").exists()
