@@ -17,7 +17,7 @@ _WHERE = {
     "Objective": "landscape.objective.objective",
     "Partition": "landscape.data.partition",
     "Samples": "landscape.data.datasets",
-    "curvature": "landscape.curvature.operators",
+    "operator": "landscape.curvature.operators",
     "hessian": "landscape.curvature.operators",
     "ggn": "landscape.curvature.operators",
     "fisher": "landscape.curvature.operators",

@@ -11,6 +11,7 @@ from exact import dense
 from torch import nn
 
 import landscape as ls
+from landscape.plots.figures import distances as distances_figures
 from landscape import plots
 from landscape.analyses import convergence
 from landscape.analyses.distances import Run
@@ -167,7 +168,7 @@ def test_runs_of_several_seeds_stand_side_by_side(tmp_path):
         fig.draw_without_rendering()
         assert fig.axes, kind
     text = [t.get_text() for t in plots.distance_maps(back).axes[0].texts]
-    order = plots.distances.clustered(back.euclidean.mean(0))
+    order = distances_figures.clustered(back.euclidean.mean(0))
     mean, spread = back.euclidean.mean(0), back.euclidean.std(0, ddof=1)
     i, j = order[0], order[1]
     assert text[1] == f"{mean[i, j]:.3g}\n±{spread[i, j]:.1g}"
@@ -204,7 +205,7 @@ def test_bad_options_are_refused():
 
 def test_points_that_lie_together_stand_together():
     places = np.array([0.0, 10.0, 0.1, 10.1, 0.2])
-    order = plots.distances.clustered(np.abs(places[:, None] - places))
+    order = distances_figures.clustered(np.abs(places[:, None] - places))
     near = [place < 5 for place in places[order]]
     assert near in ([True] * 3 + [False] * 2, [False] * 2 + [True] * 3)
 

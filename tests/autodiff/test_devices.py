@@ -3,14 +3,14 @@
 import pytest
 import torch
 from cases import CASES
-from landscape.objective.objective.objective import Objective, differentiable_attention
+from landscape.objective.objective import Objective, differentiable_attention
 
 from landscape.analyses import spectra as spectra_module
 from landscape.autodiff import devices
 from landscape.curvature.operators import curvature
 from landscape.data import datasets
 from landscape.errors import InputError
-from landscape.objective.objective import jobs
+from landscape.objective import jobs
 
 CUDNN, MKLDNN = torch.backends.cudnn, torch.backends.mkldnn
 KINDS = {

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from surfaces import three_classes, three_lines
 from synthetic import classes, spectrum_of
 
+from landscape.plots.layout import theme
 from landscape import cli, plots
 from landscape.cli import inspect, show
 from landscape.cli.console import Console, error, strict_json
@@ -595,7 +596,7 @@ def test_surfaces_are_compared_by_loss_radius_rise_and_barrier(run, save):
     assert cells_of(lines[2]) == ["part", "ce", "sam"]
     row = next(cells_of(line) for line in lines if "class 1" in line)
     assert row[2].split(" / ")[1] == "-"
-    assert row[1].split(" / ")[3] == plots.theme.number(ce.barrier[1])
+    assert row[1].split(" / ")[3] == theme.number(ce.barrier[1])
     assert f"ce: {ce.verdict}" in lines
     assert "note: the files differ in batch norm: keep in ce; reestimate in sam" in lines
     found = json.loads(run("compare", *files, "--json")[1], parse_constant=pytest.fail)

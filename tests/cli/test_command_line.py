@@ -233,7 +233,7 @@ PARTS = [*FOREIGN, "--per-class", "--steps", "6", "--probes", "2", "--device", "
 PARTS += ["--backend", "reverse", "--trace", "probes"]  # to begin at once: other processes do not trace the network
 HALTING = """
 import sys, time
-from landscape import spectra
+from landscape.analyses import spectra
 from landscape.cli import main
 
 real, calls = spectra._runs, []

@@ -112,7 +112,8 @@ def test_alone_there_is_one_rank_and_it_draws_everything(tmp_path):
 
 COMMAND = """
 import os, signal, sys, time
-from landscape import distributed, jobs
+from landscape.autodiff import distributed
+from landscape.objective import jobs
 from made import spectrum
 
 folder, ending = sys.argv[1:]

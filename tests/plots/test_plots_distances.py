@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from results_of_all_kinds import distances
 
+from landscape.plots.figures import distances as distances_figures
 from landscape import plots
 from landscape.errors import InputError
 
@@ -26,7 +27,7 @@ def test_a_row_of_fisher_weighted_distances_has_colours_of_its_own_and_its_numbe
     matrix = [[0, 0.3, 0.6], [4e-9, 0, 2e-9], [0, 0, 0]]
     fig = plots.distance_maps(of_fisher(matrix))
     image = images(fig)["Fisher-weighted distance"]
-    order = np.ix_(*[plots.distances.clustered(LINE)] * 2)
+    order = np.ix_(*[distances_figures.clustered(LINE)] * 2)
     np.testing.assert_allclose(image.get_array(), np.array([[0, 0.5, 1], [1, 0, 0.5], [0, 0, 0]])[order])
     assert image.get_clim() == (0, 1)
     written = ["0", "0.3", "0.6", "4e-9", "0", "2e-9", "0", "0", "0"]
@@ -70,14 +71,14 @@ def test_a_plane_of_points_keeps_distances_that_a_plane_can_have():
     rng = np.random.default_rng(0)
     places = rng.normal(size=(6, 2)) * [3, 1]
     between = np.linalg.norm(places[:, None] - places, axis=-1)
-    found, shares = plots.distances.scaled(between)
+    found, shares = distances_figures.scaled(between)
     np.testing.assert_allclose(np.linalg.norm(found[:, None] - found, axis=-1), between, atol=1e-12)
     assert shares.sum() == pytest.approx(1)
     assert shares[0] > shares[1]
     in_three = rng.normal(size=(6, 3))
     in_three -= in_three.mean(0)
     squares = np.linalg.svd(in_three, compute_uv=False) ** 2  # principal components, another way to the same plane
-    _, shares = plots.distances.scaled(np.linalg.norm(in_three[:, None] - in_three, axis=-1))
+    _, shares = distances_figures.scaled(np.linalg.norm(in_three[:, None] - in_three, axis=-1))
     np.testing.assert_allclose(shares, squares[:2] / squares.sum())
 
 
@@ -97,7 +98,7 @@ def test_barriers_between_all_points_and_predicted_rises_have_maps():
     barrier = np.arange(54.0).reshape(2, 3, 3, 3)
     rise = np.array([[[0, -1, 2], [3, 0, 4], [5, 6, 0]]] * 2, dtype=float)
     fig = plots.barrier_maps(dataclasses.replace(found, barrier=barrier, hessian_rise=rise))
-    order = np.ix_(*[plots.distances.clustered(found.euclidean.mean(0))] * 2)
+    order = np.ix_(*[distances_figures.clustered(found.euclidean.mean(0))] * 2)
     maps = {ax.get_title(): ax.images[0] for ax in fig.axes if ax.images}
     assert len(maps) == 4
     for title, image in maps.items():

@@ -149,7 +149,7 @@ def test_a_second_process_is_told_who_holds_the_journal(tmp_path):
 OPEN = """
 import sys
 from landscape.errors import StoreError
-from landscape.journal import Journal
+from landscape.results.journal import Journal
 try:
     with Journal.open(sys.argv[1], {}):
         print("opened")

@@ -107,7 +107,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(tmp_path, mon
 FULL = """
 import resource, sys
 from landscape.errors import StoreError
-from landscape.store import save
+from landscape.results.store import save
 from made import spectrum
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 try:
