@@ -67,7 +67,7 @@ def main() -> None:
     )
     print(f"torch {torch.__version__}, {args.threads} threads, {objective.device}")
     started = time.perf_counter()
-    operator = ls.curvature(objective)
+    operator = ls.curvature_operator(objective)
     print(f"tracing took {time.perf_counter() - started:.1f} s, once for all classes; not in the figures below")
     for what in args.what.split(","):
         {"products": products, "spectra": spectra, "three": three, "memory": memory}[what](args, objective, operator)
@@ -234,7 +234,7 @@ def three(args: argparse.Namespace, objective: Any, operator: Any) -> None:
         restricted = operator.restrict([part])
 
         def ours(alone: Any = alone, restricted: Any = restricted) -> Any:
-            from landscape.analyses import spectra as module
+            from landscape.analyses import spectrum as module
 
             original = module.curvature
             module.curvature = lambda *a, **k: restricted if not args.residual_mass else original(*a, **k)

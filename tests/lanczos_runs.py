@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from landscape.analyses import spectra
+from landscape.analyses import spectrum as spectra
 from landscape.curvature.operators import matrix
 
 

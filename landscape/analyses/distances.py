@@ -46,7 +46,7 @@ class Run:
     snapshots: Sequence[tuple[Point, float]] = field(default=())  # along training, with their epochs
 
 
-def convergence_distances(
+def distances(
     objective: Objective,
     runs: Sequence[Run],
     *,
@@ -72,7 +72,7 @@ def convergence_distances(
         barrier_points: points between the ends of each segment at which losses are taken for the barrier; 0 for no
             barriers. Each pair of points costs so many passes over the data.
         batch_norm: running statistics on these segments and, for barriers alone, at their ends; as for
-            `surfaces.surface`.
+            `surface.surface`.
         training: what statistics are re-estimated on; None takes the objective's own data.
         training_samples: at most so many of them.
         seed: of the draw of these.
@@ -290,7 +290,7 @@ def _hessian_rises(
     """Return half the quadratic form of the Hessian at a point, of its part's mean loss, on the ways to others."""
     own = _parts_of(objective, name)
     here = points.objective_at(objective, point)
-    operator = operators.curvature(here, "hessian").restrict(own)
+    operator = operators.curvature_operator(here, "hessian").restrict(own)
     ways = torch.stack([(other.theta - point.theta) * chosen.mask for other in others]).to(operator.dtype)
     products = operator.matvec(ways.expand(len(own), -1, -1))
     forms = torch.linalg.vecdot(products.double(), ways.double().expand_as(products)).cpu().numpy()  # (own, others)

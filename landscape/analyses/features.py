@@ -33,7 +33,7 @@ Report = Callable[[float], None]
 """Told which share of a checkpoint's work is done."""
 
 
-def feature_quality(
+def features(
     objective: Objective,
     *,
     checkpoints: Sequence[File] | None = None,

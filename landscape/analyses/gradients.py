@@ -40,7 +40,7 @@ _WITH_ERRORS = (
 )  # fmt: skip
 
 
-def decompose_gradients(
+def gradients(
     objective: Objective,
     *,
     checkpoints: Sequence[File] | None = None,

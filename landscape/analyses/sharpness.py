@@ -59,7 +59,7 @@ class Options:
     seed: int
 
 
-def sharpness_figures(
+def sharpness(
     objective: Objective,
     *,
     rho: float = 0.05,

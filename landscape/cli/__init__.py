@@ -23,7 +23,7 @@ LOGS = ("landscape", "trainers")
 """Loggers of which -v shows more."""
 
 COMMANDS = {
-    "hessian": ("landscape.cli.analyse:hessian", "Spectra of the loss curvature, per part of the data."),
+    "hessian": ("landscape.cli.hessian:hessian", "Spectra of the loss curvature, per part of the data."),
     "surface1d": (
         "landscape.cli.surface:surface1d",
         "Loss and accuracy on a line, per part; loss barriers.",

@@ -7,8 +7,9 @@ import click
 import numpy as np
 
 from landscape.analyses import convergence
+from landscape.analyses import distances as analysis
 from landscape.analyses.convergence import finetuned, from_bank
-from landscape.analyses.distances import OVER, Run, convergence_distances
+from landscape.analyses.distances import OVER, Run
 from landscape.autodiff import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
@@ -145,7 +146,7 @@ def distances(
                         Run(name=_name(word), points={**tuned, "start": (begun, float("nan")), **others}, start=begun)
                     )
         with console.progress() as progress:
-            result = convergence_distances(
+            result = analysis.distances(
                 objective,
                 runs,
                 source="memory bank"

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape.analyses.features import feature_quality
+from landscape.analyses import features as analysis
 from landscape.autodiff import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
@@ -67,7 +67,7 @@ def features(
     with begin(ckpt=last, quiet=quiet, as_json=as_json, **given) as (objective, console):
         path = result_path(out, ckpt, "features")
         with console.progress() as progress:
-            result = feature_quality(
+            result = analysis.features(
                 objective,
                 checkpoints=found,
                 beta=beta,

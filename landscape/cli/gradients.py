@@ -6,7 +6,7 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape.analyses.gradients import decompose_gradients
+from landscape.analyses import gradients as analysis
 from landscape.autodiff import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
@@ -72,7 +72,7 @@ def gradients(
     with begin(ckpt=last, default="class", quiet=quiet, as_json=as_json, **given) as (objective, console):
         path = result_path(out, ckpt, "gradients")
         with console.progress() as progress:
-            result = decompose_gradients(
+            result = analysis.gradients(
                 objective,
                 checkpoints=found,
                 batches=batches,

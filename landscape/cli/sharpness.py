@@ -6,7 +6,7 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape.analyses.sharpness import sharpness_figures
+from landscape.analyses import sharpness as analysis
 from landscape.autodiff import distributed
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
@@ -73,7 +73,7 @@ def sharpness(
     ):
         path = result_path(out, ckpt, "sharpness")
         with console.progress() as progress:
-            found = sharpness_figures(
+            found = analysis.sharpness(
                 objective,
                 rho=rho,
                 adaptive=adaptive,

@@ -8,7 +8,8 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape.analyses import directions, surfaces
+from landscape.analyses import directions
+from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions
 from landscape.autodiff import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path

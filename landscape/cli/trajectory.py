@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from landscape.analyses import directions, trajectories
+from landscape.analyses import directions
+from landscape.analyses import trajectory as trajectories
 from landscape.autodiff import distributed
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console

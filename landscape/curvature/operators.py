@@ -75,7 +75,7 @@ def matrix(matrices: Tensor) -> Operator:
     )
 
 
-def curvature(
+def curvature_operator(
     objective: Objective, kind: str = "hessian", *, backend: str = "auto", cache_bytes: int = CACHE_BYTES
 ) -> Operator:
     """Return one of the matrices above for every part of an objective.
@@ -103,18 +103,18 @@ def curvature(
 
 
 def hessian(objective: Objective) -> Operator:
-    """Return the Hessian of each part's mean loss, as `curvature(objective, "hessian")`."""
-    return curvature(objective, "hessian")
+    """Return the Hessian of each part's mean loss, as `curvature_operator(objective, "hessian")`."""
+    return curvature_operator(objective, "hessian")
 
 
 def ggn(objective: Objective) -> Operator:
-    """Return the generalised Gauss-Newton matrix of each part, as `curvature(objective, "ggn")`."""
-    return curvature(objective, "ggn")
+    """Return the generalised Gauss-Newton matrix of each part, as `curvature_operator(objective, "ggn")`."""
+    return curvature_operator(objective, "ggn")
 
 
 def fisher(objective: Objective, *, empirical: bool = False) -> Operator:
     """Return the Fisher matrix of each part, with labels drawn from the model or as they are (`empirical`)."""
-    return curvature(objective, "empirical-fisher" if empirical else "fisher")
+    return curvature_operator(objective, "empirical-fisher" if empirical else "fisher")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def exact(objective: Objective, kind: str, part: int) -> float:
 
     Args:
         objective: model, loss and data in parts, for which `refusal` returns None.
-        kind: as in `operators.curvature`.
+        kind: as in `operators.curvature_operator`.
         part: position of the part.
 
     Returns:

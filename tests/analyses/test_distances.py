@@ -11,7 +11,6 @@ from exact import dense
 from torch import nn
 
 import landscape as ls
-from landscape.plots.figures import distances as distances_figures
 from landscape import plots
 from landscape.analyses import convergence
 from landscape.analyses.distances import Run
@@ -21,6 +20,7 @@ from landscape.networks import checkpoints
 from landscape.objective import points
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
+from landscape.plots.figures import distances as distances_figures
 from landscape.results import History, store
 
 
@@ -39,7 +39,7 @@ def run_of(objective, name="run", seeds=(1, 2)):
 def test_distances_and_cosines_are_those_of_the_vectors():
     objective = CASES["residual-relu"].objective()
     run = run_of(objective)
-    found = ls.convergence_distances(objective, [run], source="test", over="all")
+    found = ls.distances(objective, [run], source="test", over="all")
     vectors = np.stack([p.theta.numpy() for p, _ in run.points.values()])
     moved = vectors - run.start.theta.numpy()
     for i in range(3):
@@ -57,7 +57,7 @@ def test_distances_and_cosines_are_those_of_the_vectors():
 
 def test_the_encoder_is_all_before_the_classifier():
     objective = CASES["residual-relu"].objective()
-    found = ls.convergence_distances(objective, [run_of(objective)], source="test")
+    found = ls.distances(objective, [run_of(objective)], source="test")
     sizes = dict(zip(objective.layout.names, objective.layout.sizes, strict=True))
     assert found.size == objective.layout.size - sizes["fc.weight"] - sizes["fc.bias"]
     keep = np.concatenate([np.full(n, not name.startswith("fc")) for name, n in sizes.items()])
@@ -70,7 +70,7 @@ def test_filter_normalised_distances_do_not_see_the_scale_of_a_network():
     a, b = (points.origin(CASES["mlp-relu"].objective(seed=s)) for s in (1, 2))
     scaled = [Point(7 * p.theta, p.buffers) for p in (a, b)]
     found = [
-        ls.convergence_distances(
+        ls.distances(
             objective, [Run(name="r", points={"a": (x, 0.0), "b": (y, 0.0)}, start=a)], source="test", over="all"
         ).filter_normalised[0, 0, 1]
         for x, y in ((a, b), scaled)
@@ -87,7 +87,7 @@ def test_filter_normalised_distances_do_not_see_the_scale_of_a_network():
 def test_fisher_weights_are_squared_gradients_of_the_parts_own_samples():
     objective = CASES["residual-relu"].objective()
     run = run_of(objective)
-    found = ls.convergence_distances(objective, [run], source="test", over="all")
+    found = ls.distances(objective, [run], source="test", over="all")
     (a, _), (b, _) = list(run.points.values())[:2]
     part = objective.part("0")
     weights = torch.zeros_like(a.theta)
@@ -107,7 +107,7 @@ def test_fisher_weights_are_squared_gradients_of_the_parts_own_samples():
 def test_losses_and_barriers_are_those_of_the_segments():
     objective = CASES["residual-relu"].objective()
     run = run_of(objective)
-    found = ls.convergence_distances(objective, [run], source="test", barrier_points=3)
+    found = ls.distances(objective, [run], source="test", barrier_points=3)
     evaluator = points.Evaluator(objective)
     at = [p for p, _ in run.points.values()]
     np.testing.assert_allclose(found.loss[0, 1], evaluator(at[1])[0], rtol=1e-12)
@@ -119,20 +119,20 @@ def test_losses_and_barriers_are_those_of_the_segments():
             line = np.stack([evaluator(point)[0] for point in between])
             expected[i, j] = np.maximum(line - ((1 - t)[:, None] * line[0] + t[:, None] * line[-1]), 0).max(0)
     np.testing.assert_allclose(found.barrier[0], expected, atol=1e-10)
-    assert np.isnan(ls.convergence_distances(objective, [run], source="test").barrier).all()
+    assert np.isnan(ls.distances(objective, [run], source="test").barrier).all()
 
 
 def test_barriers_follow_the_policy_for_batch_norm():
     objective = CASES["residual-relu"].objective()
     run = run_of(objective)
-    found = ls.convergence_distances(objective, [run], source="test", barrier_points=1, batch_norm="reestimate", seed=5)
+    found = ls.distances(objective, [run], source="test", barrier_points=1, batch_norm="reestimate", seed=5)
     evaluator = points.Evaluator(objective, batch_norm="reestimate", seed=5)
     a, b = (p for p, _ in list(run.points.values())[:2])
     ends, middle = (evaluator(p)[0] for p in (a, b)), Point(torch.lerp(a.theta, b.theta, 0.5), a.buffers)
     np.testing.assert_allclose(
         found.barrier[0, 0, 1], np.maximum(evaluator(middle)[0] - np.mean(list(ends), 0), 0), atol=1e-10
     )
-    itself = ls.convergence_distances(objective, [run], source="test", barrier_points=1)
+    itself = ls.distances(objective, [run], source="test", barrier_points=1)
     np.testing.assert_array_equal(found.loss, itself.loss)  # at the points as they are
     assert not np.allclose(found.barrier, itself.barrier)
 
@@ -140,7 +140,7 @@ def test_barriers_follow_the_policy_for_batch_norm():
 def test_predicted_rises_are_those_of_the_dense_hessian():
     objective = CASES["residual-relu"].objective()
     run = run_of(objective)
-    found = ls.convergence_distances(objective, [run], source="test", over="all", curvature=True)
+    found = ls.distances(objective, [run], source="test", over="all", curvature=True)
     at = [p for p, _ in run.points.values()]
     for i, own in enumerate(([0], [2], [0, 1, 2])):  # points of parts 0 and 2, and one of no part
         here = points.objective_at(objective, at[i])
@@ -149,17 +149,17 @@ def test_predicted_rises_are_those_of_the_dense_hessian():
         for j, other in enumerate(at):
             way = other.theta - at[i].theta
             assert found.hessian_rise[0, i, j] == pytest.approx((way @ H @ way).item() / 2, rel=1e-8, abs=1e-12)
-    assert ls.convergence_distances(objective, [run], source="test").hessian_rise is None
-    encoder = ls.convergence_distances(objective, [run], source="test", curvature=True)
+    assert ls.distances(objective, [run], source="test").hessian_rise is None
+    encoder = ls.distances(objective, [run], source="test", curvature=True)
     assert not np.allclose(encoder.hessian_rise, found.hessian_rise)
 
 
 def test_runs_of_several_seeds_stand_side_by_side(tmp_path):
     objective = CASES["residual-relu"].objective()
     runs = [run_of(objective, "seed 0"), run_of(objective, "seed 1", seeds=(3, 4))]
-    found = ls.convergence_distances(objective, runs, source="test", barrier_points=1, out=tmp_path / "d.h5")
+    found = ls.distances(objective, runs, source="test", barrier_points=1, out=tmp_path / "d.h5")
     assert found.runs == ("seed 0", "seed 1")
-    alone = ls.convergence_distances(objective, runs[1:], source="test")
+    alone = ls.distances(objective, runs[1:], source="test")
     np.testing.assert_array_equal(found.euclidean[1], alone.euclidean[0])
     back = ls.load(tmp_path / "d.h5")
     np.testing.assert_array_equal(back.fisher, found.fisher)
@@ -188,7 +188,7 @@ def test_runs_that_do_not_compare_are_refused(change, message):
     objective = CASES["residual-relu"].objective()
     runs = [run_of(objective, "a"), dataclasses.replace(run_of(objective, "b"), **change)]
     with pytest.raises(InputError, match=message):
-        ls.convergence_distances(objective, runs, source="test")
+        ls.distances(objective, runs, source="test")
 
 
 def test_bad_options_are_refused():
@@ -198,9 +198,9 @@ def test_bad_options_are_refused():
         ({"over": "decoder"}, "--over 'decoder' is unknown: choose encoder or all"),
     ):
         with pytest.raises(InputError, match=message):
-            ls.convergence_distances(objective, [run_of(objective)], source="test", **options)
+            ls.distances(objective, [run_of(objective)], source="test", **options)
     with pytest.raises(InputError, match="there is no run"):
-        ls.convergence_distances(objective, [], source="test")
+        ls.distances(objective, [], source="test")
 
 
 def test_points_that_lie_together_stand_together():

@@ -49,7 +49,7 @@ def changed(objective, seed):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_number_equals_a_loop_over_the_classifiers_inputs(name):
     objective = CASES[name].objective()
-    found = ls.feature_quality(objective, beta=0.7)
+    found = ls.features(objective, beta=0.7)
     a, labels, logits, weight = encoded(objective)
     clouds = [a[labels == c] for c in range(3)]
     mu = np.array([cloud.mean(0) for cloud in clouds])
@@ -83,8 +83,8 @@ def test_every_number_equals_a_loop_over_the_classifiers_inputs(name):
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])
 @pytest.mark.parametrize("cache_bytes", [0, 2**20])
 def test_batches_and_memory_change_no_number(batch_size, cache_bytes):
-    expected = ls.feature_quality(CASES["residual-relu"].objective())
-    found = ls.feature_quality(CASES["residual-relu"].objective(batch_size=batch_size), cache_bytes=cache_bytes)
+    expected = ls.features(CASES["residual-relu"].objective())
+    found = ls.features(CASES["residual-relu"].objective(batch_size=batch_size), cache_bytes=cache_bytes)
     for name in ("quality", "loss", "accuracy", "mean_cosine", "within_between", "disagreement", "duality"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-8, err_msg=name)
 
@@ -95,24 +95,24 @@ def test_features_that_do_not_fit_the_memory_are_made_twice_and_not_kept(monkeyp
     run = features._batches
     monkeypatch.setattr(features, "_batches", lambda *given: passes.append(1) or run(*given))
     needed = len(objective.samples) * 5 * 8  # F = 5 in float64
-    ls.feature_quality(objective, cache_bytes=needed)
+    ls.features(objective, cache_bytes=needed)
     assert len(passes) == 1
-    ls.feature_quality(objective, cache_bytes=needed - 1)
+    ls.features(objective, cache_bytes=needed - 1)
     assert len(passes) == 3
 
 
 def test_parts_are_the_classes_whatever_the_partition_and_the_parameters():
-    expected = ls.feature_quality(CASES["mlp-relu"].objective())
+    expected = ls.features(CASES["mlp-relu"].objective())
     for options in ({"partition": "all"}, {"partition": "head-tail"}, {"classes": "0"}, {"params": "1.weight"}):
-        found = ls.feature_quality(CASES["mlp-relu"].objective(**options))
+        found = ls.features(CASES["mlp-relu"].objective(**options))
         assert found.parts == ("0", "1", "2")
         np.testing.assert_array_equal(found.quality, expected.quality)
 
 
 def test_the_angles_of_very_many_classes_are_measured_but_not_kept(monkeypatch, tmp_path):
-    expected = ls.feature_quality(CASES["mlp-relu"].objective())
+    expected = ls.features(CASES["mlp-relu"].objective())
     monkeypatch.setattr(features, "MOST_ANGLES", 2)
-    found = ls.feature_quality(CASES["mlp-relu"].objective(), out=tmp_path / "f.h5")
+    found = ls.features(CASES["mlp-relu"].objective(), out=tmp_path / "f.h5")
     assert found.mean_cosine is None
     assert ls.load(tmp_path / "f.h5").mean_cosine is None
     np.testing.assert_array_equal(found.angle_deviation, expected.angle_deviation)
@@ -122,7 +122,7 @@ def test_an_empty_class_has_no_numbers_and_a_lonely_one_no_variance():
     inputs = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 3, 0])
     samples = datasets.from_dataset((inputs, labels), class_counts=[4, 4, 7, 1], split="test")
-    found = ls.feature_quality(Objective.build(nn.Linear(4, 4), samples, device="cpu"))
+    found = ls.features(Objective.build(nn.Linear(4, 4), samples, device="cpu"))
     assert found.n_samples.tolist() == [4, 4, 0, 1]
     assert found.train_counts.tolist() == [4, 4, 7, 1]
     for name in ("loss", "accuracy", "distance", "mean_norm", "alignment", "disagreement"):
@@ -136,7 +136,7 @@ def test_an_empty_class_has_no_numbers_and_a_lonely_one_no_variance():
 
 def test_one_class_has_no_geometry():
     samples = datasets.from_dataset((torch.randn(5, 4), torch.zeros(5, dtype=torch.int64)), class_counts=[5, 3])
-    found = ls.feature_quality(Objective.build(nn.Linear(4, 2), samples, device="cpu"))
+    found = ls.features(Objective.build(nn.Linear(4, 2), samples, device="cpu"))
     assert np.isnan([found.within_between[0], found.duality[0], found.quality[0, 0], found.mean_norm[0, 0]]).all()
     assert np.isfinite([found.variance[0, 0], found.loss[0, 0], found.disagreement[0, 0]]).all()
 
@@ -159,7 +159,7 @@ def test_what_is_kept_are_the_features_alone_and_the_model_is_left_as_it_was():
             assert batch.features.untyped_storage().nbytes() == batch.features.nbytes
     before = copy.deepcopy(objective.model.state_dict())
     assert torch.is_grad_enabled()
-    ls.feature_quality(objective)
+    ls.features(objective)
     assert torch.is_grad_enabled()
     assert not objective.model.fc._forward_pre_hooks
     assert all(torch.equal(t, before[name]) for name, t in objective.model.state_dict().items())
@@ -175,7 +175,7 @@ def test_a_loss_may_have_parameters_of_its_own():
         loss=lambda logits, labels: scale * F.cross_entropy(logits, labels, reduction="none"),
         **options,
     )
-    np.testing.assert_allclose(ls.feature_quality(scaled).loss, 3 * ls.feature_quality(objective).loss, rtol=1e-10)
+    np.testing.assert_allclose(ls.features(scaled).loss, 3 * ls.features(objective).loss, rtol=1e-10)
 
 
 # Several checkpoints --------------------------------------------------------------------------------------------------
@@ -193,26 +193,24 @@ def kept(tmp_path):
 
 def test_at_each_checkpoint_the_numbers_are_those_of_its_own_weights(kept):
     objective, files = kept
-    found = ls.feature_quality(objective, checkpoints=files)
+    found = ls.features(objective, checkpoints=files)
     assert found.points == ("epoch-0", "epoch-1", "epoch-2")
     np.testing.assert_array_equal(found.epoch, [0, 10, np.nan])
     for k, file in enumerate(files):
         model = copy.deepcopy(objective.model).requires_grad_()
         model.load_state_dict(checkpoints.read(file).state)
-        alone = ls.feature_quality(
-            Objective.build(model, objective.samples, dtype=torch.float64, batch_size=4, device="cpu")
-        )
+        alone = ls.features(Objective.build(model, objective.samples, dtype=torch.float64, batch_size=4, device="cpu"))
         for name in ("quality", "variance", "accuracy", "mean_cosine", "duality", "within_between"):
             np.testing.assert_array_equal(getattr(found, name)[k], getattr(alone, name)[0], err_msg=name)
     assert len(set(found.within_between)) == 3
     assert set(found.provenance["checkpoints"]) == {str(file) for file in files}
-    named = ls.feature_quality(objective, checkpoints=[(files[2], 20.0)])
+    named = ls.features(objective, checkpoints=[(files[2], 20.0)])
     assert named.epoch.tolist() == [20]
 
 
 def test_an_interrupted_run_goes_on_with_what_is_missing(kept, tmp_path, monkeypatch):
     objective, files = kept
-    expected = ls.feature_quality(objective, checkpoints=files)
+    expected = ls.features(objective, checkpoints=files)
     measure, calls = features._measure, []
 
     def interrupted(*given):
@@ -224,10 +222,10 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(kept, tmp_path, monkeyp
     monkeypatch.setattr(features, "_measure", interrupted)
     out = tmp_path / "f.h5"
     with pytest.raises(jobs.Interrupted, match="1 of 3 units are finished"):
-        ls.feature_quality(objective, checkpoints=files, out=out)
+        ls.features(objective, checkpoints=files, out=out)
     with pytest.raises(StoreError, match=r"with --beta 0\.5, now with --beta 0\.6"):
-        ls.feature_quality(objective, checkpoints=files, out=out, beta=0.6)
-    found = ls.feature_quality(objective, checkpoints=files, out=out)
+        ls.features(objective, checkpoints=files, out=out, beta=0.6)
+    found = ls.features(objective, checkpoints=files, out=out)
     assert len(calls) == 4
     stored = ls.load(out)
     for name in ("quality", "mean_cosine", "duality", "nearest", "epoch"):
@@ -245,10 +243,10 @@ def test_a_run_goes_on_with_the_same_weights_only(kept, tmp_path, monkeypatch):
 
     monkeypatch.setattr(features, "_measure", broken)
     with pytest.raises(ZeroDivisionError):
-        ls.feature_quality(objective, checkpoints=files, out=tmp_path / "f.h5")
+        ls.features(objective, checkpoints=files, out=tmp_path / "f.h5")
     checkpoints.write(files[2], changed(objective, 7), {})
     with pytest.raises(StoreError, match=r"f\.h5\.partial was begun with the weights of"):
-        ls.feature_quality(objective, checkpoints=files, out=tmp_path / "f.h5")
+        ls.features(objective, checkpoints=files, out=tmp_path / "f.h5")
 
 
 def test_a_file_that_changes_while_others_are_measured_is_refused(kept, monkeypatch):
@@ -261,31 +259,31 @@ def test_a_file_that_changes_while_others_are_measured_is_refused(kept, monkeypa
 
     monkeypatch.setattr(features, "_measure", rewritten)
     with pytest.raises(InputError, match=r"epoch-1\.pt changed during the run"):
-        ls.feature_quality(objective, checkpoints=files)
+        ls.features(objective, checkpoints=files)
 
 
 def test_checkpoints_that_do_not_fit_are_named(kept, tmp_path):
     objective, files = kept
     with pytest.raises(InputError, match="there is no checkpoint"):
-        ls.feature_quality(objective, checkpoints=[])
+        ls.features(objective, checkpoints=[])
     with pytest.raises(InputError, match=r"epoch-0\.pt is given twice"):
-        ls.feature_quality(objective, checkpoints=[files[0], files[0]])
+        ls.features(objective, checkpoints=[files[0], files[0]])
     other = tmp_path / "other.pt"
     checkpoints.write(other, nn.Linear(4, 3).state_dict(), {})
     with pytest.raises(InputError, match=r"other\.pt: the checkpoint does not fit the model"):
-        ls.feature_quality(objective, checkpoints=[*files, other])
+        ls.features(objective, checkpoints=[*files, other])
     huge = changed(objective, 0) | {"bn1.weight": torch.full((3,), 1e300, dtype=torch.float64)}
     huge |= {"bn1.running_var": torch.full((3,), 1e-300, dtype=torch.float64)}
     huge |= {"conv2.weight": 1e10 * huge["conv2.weight"]}
     checkpoints.write(other, huge, {})
     with pytest.raises(NumericalError, match=r"other\.pt: features are not finite"):
-        ls.feature_quality(objective, checkpoints=[files[0], other])
+        ls.features(objective, checkpoints=[files[0], other])
 
 
 @pytest.mark.parametrize("options", [{"beta": -1.0}, {"beta": math.nan}, {"beta": math.inf}, {"cache_bytes": -1}])
 def test_options_out_of_their_range_are_refused(options):
     with pytest.raises(InputError, match=r"--(beta must be a finite number|cache must not be negative)"):
-        ls.feature_quality(CASES["mlp-relu"].objective(), **options)
+        ls.features(CASES["mlp-relu"].objective(), **options)
 
 
 def test_a_model_without_a_classifier_is_refused():
@@ -294,4 +292,4 @@ def test_a_model_without_a_classifier_is_refused():
     )
     objective = Objective.build(model, CASES["mlp-relu"].objective().samples, device="cpu")
     with pytest.raises(InputError, match="no linear layer with 3 outputs"):
-        ls.feature_quality(objective)
+        ls.features(objective)

@@ -100,7 +100,7 @@ def softmax_classifier(C=4, F=3, n_per_class=(5, 3, 2, 1)):
 
 def test_a_softmax_classifier_has_the_gradients_of_the_closed_form():
     objective, rows, counts, length = softmax_classifier()
-    found = ls.decompose_gradients(objective)
+    found = ls.gradients(objective)
     agree(found, numbers(rows, counts / counts.sum(), counts, length, {"weight": np.arange(12)}))
     assert found.layers == ("weight",)  # the model itself holds it
     assert found.theta_norm[0] == pytest.approx(length)
@@ -113,7 +113,7 @@ def test_all_numbers_are_those_of_the_vectors_themselves(name):
     objective = CASES[name].objective()
     rows = of_parts(objective)
     length = float(torch.cat([t.reshape(-1) for t in objective.theta]).norm())
-    found = ls.decompose_gradients(objective)
+    found = ls.gradients(objective)
     layers = layers_of(objective)
     agree(found, numbers(rows, SHARES, np.array(CLASS_SIZES), length, layers))
     assert found.layers == tuple(layers)
@@ -127,7 +127,7 @@ def test_all_numbers_are_those_of_the_vectors_themselves(name):
 
 def test_the_group_specific_part_is_orthogonal_and_the_two_make_up_the_gradient():
     objective = CASES["residual-relu"].objective()
-    found = ls.decompose_gradients(objective)
+    found = ls.gradients(objective)
     assert np.allclose(found.projected**2 + found.specific**2, found.norm**2, rtol=1e-12)
     rows = of_parts(objective)
     g = SHARES @ rows
@@ -137,8 +137,8 @@ def test_the_group_specific_part_is_orthogonal_and_the_two_make_up_the_gradient(
 
 
 def test_the_whole_is_the_share_weighted_sum_of_the_parts():
-    parts = ls.decompose_gradients(CASES["mlp-tanh"].objective())
-    whole = ls.decompose_gradients(CASES["mlp-tanh"].objective(partition="all"))
+    parts = ls.gradients(CASES["mlp-tanh"].objective())
+    whole = ls.gradients(CASES["mlp-tanh"].objective(partition="all"))
     assert whole.norm[0, 0] == pytest.approx(parts.whole_norm[0], rel=1e-12)
     assert SHARES @ parts.projected[0] == pytest.approx(parts.whole_norm[0], rel=1e-12)
     assert parts.contribution.sum() == pytest.approx(1, rel=1e-12)
@@ -149,7 +149,7 @@ def test_the_whole_is_the_share_weighted_sum_of_the_parts():
 
 @pytest.mark.parametrize("options", [{}, {"batches": 1, "batch_size": 6}])
 def test_layers_add_up_to_the_whole(options):
-    found = ls.decompose_gradients(CASES["residual-gelu"].objective(), **options)
+    found = ls.gradients(CASES["residual-gelu"].objective(), **options)
     known = found.norm[0] > 0  # in the batch
     squares, products = found.layer_whole_norm**2, found.layer_contribution * found.layer_whole_norm[..., None] ** 2
     for value, expected in (
@@ -164,7 +164,7 @@ def test_layers_add_up_to_the_whole(options):
 
 
 def test_samples_in_no_part_are_not_in_the_whole():
-    two = ls.decompose_gradients(CASES["mlp-tanh"].objective(classes="2,0"))
+    two = ls.gradients(CASES["mlp-tanh"].objective(classes="2,0"))
     rows = of_parts(CASES["mlp-tanh"].objective())[[2, 0]]
     assert two.whole_norm[0] == pytest.approx(np.linalg.norm(np.array([0.1, 0.9]) @ rows), rel=1e-9)
     assert two.n_samples.tolist() == [1, 9]
@@ -172,7 +172,7 @@ def test_samples_in_no_part_are_not_in_the_whole():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_one_part_has_nothing_of_its_own(dtype):
-    found = ls.decompose_gradients(CASES["mlp-tanh"].objective(partition="all", dtype=dtype))
+    found = ls.gradients(CASES["mlp-tanh"].objective(partition="all", dtype=dtype))
     assert found.specific[0, 0] == 0
     assert np.isnan(found.radius[0, 0])
     assert found.cosine[0, 0] == pytest.approx(1, abs=1e-12)
@@ -180,31 +180,31 @@ def test_one_part_has_nothing_of_its_own(dtype):
 
 
 def test_float32_agrees_with_float64_and_the_batch_size_changes_nothing():
-    reference = ls.decompose_gradients(CASES["residual-gelu"].objective())
+    reference = ls.gradients(CASES["residual-gelu"].objective())
     expected = {name: getattr(reference, name)[0] for name in NUMBERS}
     for size in (1, 7, 1000):
-        agree(ls.decompose_gradients(CASES["residual-gelu"].objective(batch_size=size)), expected)
-    agree(ls.decompose_gradients(CASES["residual-gelu"].objective(dtype=torch.float32)), expected, rel=1e-4)
+        agree(ls.gradients(CASES["residual-gelu"].objective(batch_size=size)), expected)
+    agree(ls.gradients(CASES["residual-gelu"].objective(dtype=torch.float32)), expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("rows_that_fit", [0, 1, 2])
 def test_gradients_that_do_not_fit_together_give_the_same(rows_that_fit):
     objective = CASES["residual-gelu"].objective()
-    reference = ls.decompose_gradients(objective)
-    found = ls.decompose_gradients(objective, cache_bytes=rows_that_fit * 8 * objective.layout.size)
+    reference = ls.gradients(objective)
+    found = ls.gradients(objective, cache_bytes=rows_that_fit * 8 * objective.layout.size)
     agree(found, {name: getattr(reference, name)[0] for name in NUMBERS}, rel=1e-9)
 
 
 def test_parameters_are_those_that_were_chosen():
     whole = CASES["mlp-tanh"].objective()
-    found = ls.decompose_gradients(CASES["mlp-tanh"].objective(params="3"))
+    found = ls.gradients(CASES["mlp-tanh"].objective(params="3"))
     last = sum(t.numel() for n, t in zip(whole.layout.names, whole.theta, strict=True) if n.startswith("3."))
     assert found.size == last
     length = float(torch.cat([t.reshape(-1) for t in whole.theta])[-last:].norm())
     layers = {"3": np.arange(last)}
     agree(found, numbers(of_parts(whole)[:, -last:], SHARES, np.array(CLASS_SIZES), length, layers))
     assert found.layers == ("3",)
-    both = [ls.decompose_gradients(CASES["mlp-tanh"].objective(params="3"), **o) for o in ({}, {"batches": 1})]
+    both = [ls.gradients(CASES["mlp-tanh"].objective(params="3"), **o) for o in ({}, {"batches": 1})]
     agree(both[1], {name: getattr(both[0], name)[0] for name in NUMBERS})
 
 
@@ -214,7 +214,7 @@ def no_loss_for_the_last(logits, labels):
 
 @pytest.mark.parametrize("batches", [None, 1])
 def test_a_gradient_of_zero_has_no_cosine(batches):
-    found = ls.decompose_gradients(Case(mlp_of_tanh, loss=no_loss_for_the_last).objective(), batches=batches)
+    found = ls.gradients(Case(mlp_of_tanh, loss=no_loss_for_the_last).objective(), batches=batches)
     assert found.norm[0].tolist()[2] == found.specific[0, 2] == found.projected[0, 2] == 0
     for name in ("cosine", "cosine_stderr", "radius"):
         assert np.isnan(getattr(found, name)[0, 2]), name
@@ -238,7 +238,7 @@ def test_gradients_that_cancel_leave_no_direction(batches, C):
     nn.init.zeros_(model.weight)
     samples = from_dataset((torch.ones((C, 1), dtype=torch.float64), torch.arange(C)))
     objective = Objective.build(model, samples, partition="class", dtype=torch.float64)
-    found = ls.decompose_gradients(objective, batches=batches)
+    found = ls.gradients(objective, batches=batches)
     assert found.norm[0] == pytest.approx(np.full(C, np.sqrt(1 - 1 / C)))
     assert (found.whole_norm[0] > 0) == (C == 7)
     assert found.whole_norm[0] == pytest.approx(0, abs=1e-15)
@@ -257,8 +257,8 @@ def test_gradients_that_cancel_leave_no_direction(batches, C):
 def test_one_batch_of_all_samples_gives_the_exact_numbers(name, options):
     options = dict(options)
     objective = CASES[name].objective(batch_size=options.pop("batch_size"))
-    exact = ls.decompose_gradients(objective)
-    found = ls.decompose_gradients(objective, batches=1, batch_size=15, **options)
+    exact = ls.gradients(objective)
+    found = ls.gradients(objective, batches=1, batch_size=15, **options)
     agree(found, {n: getattr(exact, n)[0] for n in NUMBERS})
     assert found.loss == pytest.approx(exact.loss)
     assert found.batches.tolist() == [[1, 1, 1]]
@@ -279,7 +279,7 @@ def drawn(seed, n_batches, size):
 @pytest.mark.parametrize("size", [2, 6])
 def test_numbers_over_batches_are_means_over_those_that_have_the_part(size):
     objective = CASES["mlp-tanh"].objective(partition=ls.Partition.from_index(part_of := parts_of(), ("a", "b", "c")))
-    found = ls.decompose_gradients(objective, batches=10, batch_size=size, seed=3)
+    found = ls.gradients(objective, batches=10, batch_size=size, seed=3)
     _, _, point, _ = flat_function(objective, 0)
     x, y = objective.samples.batch(np.arange(15), "cpu", torch.float64)
     layout, model = objective.layout, objective.model
@@ -330,7 +330,7 @@ def parts_of():
 
 def test_the_same_seed_draws_the_same_batches_and_another_does_not():
     objective = CASES["mlp-tanh"].objective()
-    a, b, c = (ls.decompose_gradients(objective, batches=4, batch_size=3, seed=s).norm for s in (0, 0, 1))
+    a, b, c = (ls.gradients(objective, batches=4, batch_size=3, seed=s).norm for s in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c, equal_nan=True)
 
@@ -339,16 +339,14 @@ def test_a_part_that_no_batch_has_is_unknown():
     """The class of one sample is in one of the five batches of an epoch: some first batch lacks it."""
     objective = CASES["mlp-tanh"].objective()
     found = next(
-        f
-        for s in range(20)
-        if (f := ls.decompose_gradients(objective, batches=2, batch_size=3, seed=s)).batches[0, 2] == 0
+        f for s in range(20) if (f := ls.gradients(objective, batches=2, batch_size=3, seed=s)).batches[0, 2] == 0
     )
     for name in ("norm", "cosine", "cosine_stderr", "specific", "loss"):
         assert np.isnan(getattr(found, name)[0, 2]), name
     assert np.isnan(found.between[0, 2]).all()
     assert found.contribution[0, 2] == 0  # what is absent adds nothing to the batch's gradient
     assert found.contribution.sum() == pytest.approx(1)
-    everyone = ls.decompose_gradients(objective, batches=5, batch_size=3)
+    everyone = ls.gradients(objective, batches=5, batch_size=3)
     assert everyone.batches[0, 2] == 1
     assert everyone.n_samples.tolist() == list(CLASS_SIZES)
 
@@ -368,9 +366,9 @@ class TimeFirst(nn.Module):
 def test_an_axis_that_passes_for_the_batch_is_noticed():
     objective = Case(TimeFirst).objective(batch_size=9)
     with pytest.raises(NumericalError, match=r"of 9 samples do not add up.*choose another --batch-size"):
-        ls.decompose_gradients(objective, batches=1, batch_size=15)
-    exact = ls.decompose_gradients(objective)
-    found = ls.decompose_gradients(Case(TimeFirst).objective(batch_size=8), batches=1, batch_size=15)
+        ls.gradients(objective, batches=1, batch_size=15)
+    exact = ls.gradients(objective)
+    found = ls.gradients(Case(TimeFirst).objective(batch_size=8), batches=1, batch_size=15)
     agree(found, {n: getattr(exact, n)[0] for n in NUMBERS})
 
 
@@ -398,14 +396,14 @@ def weights(objective):
 def test_over_training_each_checkpoint_gives_what_its_weights_give(run, options, params):
     objective = CASES["mlp-norm"].objective(params=params)
     before = weights(objective)
-    found = ls.decompose_gradients(objective, checkpoints=run, **options)
+    found = ls.gradients(objective, checkpoints=run, **options)
     assert found.points == ("epoch-0", "epoch-1", "epoch-2")
     np.testing.assert_array_equal(found.epoch, [0, np.nan, 20])
     for seed in range(3):
         # The case's data depend on the seed too: the weights of one in the objective of the other.
         one = CASES["mlp-norm"].objective(params=params)
         one.model.load_state_dict(CASES["mlp-norm"].objective(seed=seed).model.state_dict())
-        alone = ls.decompose_gradients(one, **options)
+        alone = ls.gradients(one, **options)
         for name in (*NUMBERS, "theta_norm", "loss", "cosine_stderr"):
             np.testing.assert_array_equal(getattr(found, name)[seed], getattr(alone, name)[0], err_msg=name)
     for name, tensor in objective.model.state_dict().items():
@@ -413,7 +411,7 @@ def test_over_training_each_checkpoint_gives_what_its_weights_give(run, options,
 
 
 def test_an_epoch_can_be_given_and_wins(run):
-    found = ls.decompose_gradients(CASES["mlp-norm"].objective(), checkpoints=[(run[1], 5), (run[2], 6.0)])
+    found = ls.gradients(CASES["mlp-norm"].objective(), checkpoints=[(run[1], 5), (run[2], 6.0)])
     assert found.epoch.tolist() == [5, 6]
 
 
@@ -421,7 +419,7 @@ def test_runs_of_the_same_file_names_are_told_apart(run, tmp_path):
     other = tmp_path / "other" / "epoch-0.pt"
     other.parent.mkdir()
     other.write_bytes(run[0].read_bytes())
-    found = ls.decompose_gradients(CASES["mlp-norm"].objective(), checkpoints=[run[0], other])
+    found = ls.gradients(CASES["mlp-norm"].objective(), checkpoints=[run[0], other])
     assert found.points == (str(run[0]), str(other))
     np.testing.assert_array_equal(found.norm[0], found.norm[1])
 
@@ -429,7 +427,7 @@ def test_runs_of_the_same_file_names_are_told_apart(run, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"batches": 2}])
 def test_an_interrupted_run_goes_on_where_it_was(run, tmp_path, monkeypatch, options):
     objective = CASES["mlp-norm"].objective()
-    reference = ls.decompose_gradients(objective, checkpoints=run, **options)
+    reference = ls.gradients(objective, checkpoints=run, **options)
     out = tmp_path / "out.h5"
     real, calls = gradients._at, []
 
@@ -441,13 +439,13 @@ def test_an_interrupted_run_goes_on_where_it_was(run, tmp_path, monkeypatch, opt
 
     monkeypatch.setattr(gradients, "_at", interrupted)
     with pytest.raises(KeyboardInterrupt, match="1 of 3"):
-        ls.decompose_gradients(objective, checkpoints=run, out=out, **options)
+        ls.gradients(objective, checkpoints=run, out=out, **options)
     assert not out.exists()
     with pytest.raises(StoreError, match=r"was begun with --batches .*, now with --batches 7"):
-        ls.decompose_gradients(objective, checkpoints=run, out=out, batches=7)
+        ls.gradients(objective, checkpoints=run, out=out, batches=7)
     with pytest.raises(StoreError, match="was begun with the weights of"):
-        ls.decompose_gradients(objective, checkpoints=run[:2], out=out, **options)
-    found = ls.decompose_gradients(objective, checkpoints=run, out=out, **options)
+        ls.gradients(objective, checkpoints=run[:2], out=out, **options)
+    found = ls.gradients(objective, checkpoints=run, out=out, **options)
     assert len(calls) == 4  # the second checkpoint again, and the third
     for result in (found, ls.load(out)):
         for field in dataclasses.fields(result):
@@ -457,12 +455,12 @@ def test_an_interrupted_run_goes_on_where_it_was(run, tmp_path, monkeypatch, opt
     assert list(told["checkpoints"]) == [str(p) for p in run]
     assert told["options"]["batches"] == options.get("batches")
     with pytest.raises(StoreError, match="exists"):
-        ls.decompose_gradients(objective, checkpoints=run, out=out, **options)
+        ls.gradients(objective, checkpoints=run, out=out, **options)
 
 
 def test_progress_ends_with_all_that_there_is(run):
     told = []
-    ls.decompose_gradients(CASES["mlp-norm"].objective(), checkpoints=run[:2], progress=lambda *a: told.append(a))
+    ls.gradients(CASES["mlp-norm"].objective(), checkpoints=run[:2], progress=lambda *a: told.append(a))
     assert told[0] == (0, 2, str(run[0]))
     assert told[-1] == (2, 2, "")
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
@@ -472,7 +470,7 @@ def test_a_checkpoint_that_does_not_fit_is_named_before_anything_is_computed(run
     checkpoints.write(tmp_path / "other.pt", CASES["mlp-tanh"].objective().model.state_dict(), {})
     told = []
     with pytest.raises(InputError, match=r"other\.pt: the checkpoint does not fit the model"):
-        ls.decompose_gradients(
+        ls.gradients(
             CASES["mlp-norm"].objective(),
             checkpoints=[run[0], tmp_path / "other.pt"],
             progress=lambda *a: told.append(a),
@@ -485,14 +483,14 @@ def test_a_checkpoint_that_changes_meanwhile_is_named(run):
         run[1].write_bytes(run[0].read_bytes())
 
     with pytest.raises(InputError, match=r"epoch-1\.pt changed during the run"):
-        ls.decompose_gradients(CASES["mlp-norm"].objective(), checkpoints=run, progress=change)
+        ls.gradients(CASES["mlp-norm"].objective(), checkpoints=run, progress=change)
 
 
 def test_a_checkpoint_with_nan_is_named(run, tmp_path):
     state = CASES["mlp-norm"].objective().model.state_dict()
     checkpoints.write(run[1], state | {"1.weight": state["1.weight"] * np.nan}, {})
     with pytest.raises(NumericalError, match=r"epoch-1\.pt: 90 of the 90 values of 1\.weight are not finite"):
-        ls.decompose_gradients(CASES["mlp-norm"].objective(), checkpoints=run)
+        ls.gradients(CASES["mlp-norm"].objective(), checkpoints=run)
 
 
 class Overflowing(torch.autograd.Function):
@@ -516,7 +514,7 @@ def infinite_for_the_last(logits, labels):
 def test_a_gradient_that_is_not_finite_is_refused(batches):
     objective = Case(mlp_of_tanh, loss=infinite_for_the_last).objective()
     with pytest.raises(NumericalError, match="the gradient of part"):
-        ls.decompose_gradients(objective, batches=batches)
+        ls.gradients(objective, batches=batches)
 
 
 @pytest.mark.parametrize(
@@ -532,17 +530,17 @@ def test_a_gradient_that_is_not_finite_is_refused(batches):
 )
 def test_options_out_of_range_are_named(options, words):
     with pytest.raises(InputError, match=words):
-        ls.decompose_gradients(CASES["mlp-tanh"].objective(), **options)
+        ls.gradients(CASES["mlp-tanh"].objective(), **options)
 
 
 def test_a_checkpoint_that_is_given_twice_is_named(run):
     with pytest.raises(InputError, match=r"epoch-0\.pt is given twice"):
-        ls.decompose_gradients(CASES["mlp-norm"].objective(), checkpoints=[run[0], run[0]])
+        ls.gradients(CASES["mlp-norm"].objective(), checkpoints=[run[0], run[0]])
 
 
 def test_weight_decay_is_refused_as_it_is_in_curvature_only():
     with pytest.raises(InputError, match=r"--weight-decay 0\.01 is for curvature"):
-        ls.decompose_gradients(CASES["mlp-tanh"].objective(weight_decay=0.01))
+        ls.gradients(CASES["mlp-tanh"].objective(weight_decay=0.01))
 
 
 def test_the_model_that_gradients_are_taken_of_is_a_copy():

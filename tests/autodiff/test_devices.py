@@ -3,14 +3,14 @@
 import pytest
 import torch
 from cases import CASES
-from landscape.objective.objective import Objective, differentiable_attention
 
-from landscape.analyses import spectra as spectra_module
+from landscape.analyses import spectrum as spectra_module
 from landscape.autodiff import devices
-from landscape.curvature.operators import curvature
+from landscape.curvature.operators import curvature_operator
 from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.objective import jobs
+from landscape.objective.objective import Objective, differentiable_attention
 
 CUDNN, MKLDNN = torch.backends.cudnn, torch.backends.mkldnn
 KINDS = {
@@ -151,7 +151,7 @@ def test_whatever_an_analysis_runs_is_in_full_precision():
     inputs = torch.randn(11, 6, generator=torch.Generator().manual_seed(0))
     samples = datasets.from_dataset((inputs, torch.tensor([0] * 6 + [1] * 4 + [2])))
     objective = Objective.build(Watching(), samples, partition="class", device="cpu")
-    operator = curvature(objective, backend="reverse")
+    operator = curvature_operator(objective, backend="reverse")
     operator.matvec(torch.ones(3, 1, operator.size))
     spectra_module.spectrum(objective, steps=3, probes=2)
     objective.truncated(0.9)
@@ -162,7 +162,7 @@ def test_whatever_an_analysis_runs_is_in_full_precision():
 
 def test_traced_products_units_and_derivatives_run_in_full_precision(monkeypatch):
     objective = CASES["mlp-tanh"].objective(dtype=torch.float32)
-    operator, seen = curvature(objective, backend="linearized"), []
+    operator, seen = curvature_operator(objective, backend="linearized"), []
     monkeypatch.setattr(
         "landscape.autodiff.linearize.Linearized.product",
         lambda self, kept, v: seen.append(is_full()) or tuple(torch.ones_like(t) for t in v),

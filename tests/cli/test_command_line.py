@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import landscape as ls
-from landscape.analyses import spectra
+from landscape.analyses import spectrum as spectra
 from landscape.cli import main
 from landscape.data import datasets
 from landscape.networks import checkpoints, models
@@ -233,7 +233,7 @@ PARTS = [*FOREIGN, "--per-class", "--steps", "6", "--probes", "2", "--device", "
 PARTS += ["--backend", "reverse", "--trace", "probes"]  # to begin at once: other processes do not trace the network
 HALTING = """
 import sys, time
-from landscape.analyses import spectra
+from landscape.analyses import spectrum as spectra
 from landscape.cli import main
 
 real, calls = spectra._runs, []

@@ -9,7 +9,7 @@ from torch import nn
 from landscape.autodiff.linearize import linearize, n_bytes
 from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
 from landscape.curvature import operators
-from landscape.curvature.operators import CACHE_BYTES, KINDS, curvature
+from landscape.curvature.operators import CACHE_BYTES, KINDS, curvature_operator
 from landscape.data import datasets
 from landscape.errors import InputError, NumericalError
 from landscape.objective.objective import Objective
@@ -41,7 +41,7 @@ def exact(name, part, kind="hessian"):
 def test_class_hessians_are_the_dense_ones(name, backend):
     objective = CASES[name].objective()
     V = probes(objective)
-    found = acting(curvature(objective, backend=backend), V)
+    found = acting(curvature_operator(objective, backend=backend), V)
     for part in range(3):
         assert relative(found[part], exact(name, part) @ V) < 1e-9
 
@@ -52,7 +52,7 @@ def test_products_of_a_transformer_are_differences_of_its_gradients(backend):
     objective = CASES["attention"].objective()
     v = torch.randn(objective.layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     v /= v.norm()
-    found = curvature(objective, backend=backend).matvec(v.expand(3, 1, -1))[:, 0]
+    found = curvature_operator(objective, backend=backend).matvec(v.expand(3, 1, -1))[:, 0]
     for part in range(3):
         assert relative(found[part], differences(objective, part, v)) < 1e-8
 
@@ -62,7 +62,7 @@ def test_products_of_a_transformer_are_differences_of_its_gradients(backend):
 def test_float32_products_are_the_dense_ones_to_1e_4(name, backend):
     objective = CASES[name].objective(dtype=torch.float32)
     V = probes(objective)
-    found = acting(curvature(objective, backend=backend), V)[0]
+    found = acting(curvature_operator(objective, backend=backend), V)[0]
     assert relative(found.double(), exact(name, 0) @ V) < 1e-4
 
 
@@ -72,7 +72,7 @@ def test_float32_products_are_the_dense_ones_to_1e_4(name, backend):
 def test_every_other_kind_of_matrix_is_the_dense_one(name, kind, backend):
     objective = CASES[name].objective()
     V = probes(objective)
-    found = acting(curvature(objective, kind, backend=backend), V)
+    found = acting(curvature_operator(objective, kind, backend=backend), V)
     for part in range(3):
         assert relative(found[part], exact(name, part, kind) @ V) < 1e-9
 
@@ -82,7 +82,7 @@ def test_the_true_fisher_is_the_gauss_newton_matrix_of_the_cross_entropy_and_not
     squared = Case(lambda: mlp(nn.Tanh()), loss=lambda z, y: z.pow(2).sum(1)).objective()
 
     def of(objective, kind):
-        return acting(curvature(objective, kind), probes(objective))
+        return acting(curvature_operator(objective, kind), probes(objective))
 
     assert relative(of(same, "fisher"), of(same, "ggn")) < 1e-12
     assert relative(of(same, "fisher"), of(same, "empirical-fisher")) > 0.1
@@ -92,7 +92,7 @@ def test_the_true_fisher_is_the_gauss_newton_matrix_of_the_cross_entropy_and_not
 @cache
 def products_of_the_whole():
     whole = CASES["residual-relu"].objective(batch_size=4, partition="all")
-    return acting(curvature(whole), probes(whole))[0]
+    return acting(curvature_operator(whole), probes(whole))[0]
 
 
 @pytest.mark.parametrize("backend", ["reverse", "linearized"])
@@ -100,13 +100,13 @@ def products_of_the_whole():
 def test_class_matrices_weighted_by_share_sum_to_the_whole(batch_size, backend):
     by_class = CASES["residual-relu"].objective(batch_size=batch_size)
     shares = torch.as_tensor(by_class.partition.shares)
-    summed = (shares[:, None, None] * acting(curvature(by_class, backend=backend), probes(by_class))).sum(0)
+    summed = (shares[:, None, None] * acting(curvature_operator(by_class, backend=backend), probes(by_class))).sum(0)
     assert relative(summed, products_of_the_whole()) < 1e-12
     assert by_class.counts.tolist() == list(CLASS_SIZES)
 
 
 def test_a_block_is_its_vectors_one_by_one_and_parts_are_independent():
-    operator = curvature(CASES["residual-gelu"].objective())
+    operator = curvature_operator(CASES["residual-gelu"].objective())
     V = torch.randn(3, 4, operator.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     block = operator.matvec(V)
     for part in range(3):
@@ -118,9 +118,9 @@ def test_a_block_is_its_vectors_one_by_one_and_parts_are_independent():
 def test_products_do_not_depend_on_what_fits_the_cache():
     objective = CASES["residual-relu"].objective()
     V = torch.randn(3, 2, objective.layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    kept = curvature(objective)
-    one_batch = curvature(objective, cache_bytes=40_000)
-    nothing = curvature(objective, cache_bytes=0)
+    kept = curvature_operator(objective)
+    one_batch = curvature_operator(objective, cache_bytes=40_000)
+    nothing = curvature_operator(objective, cache_bytes=0)
     assert (kept.cached, nothing.cached) == (True, False)
     expected = kept.matvec(V)
     for operator in (kept, one_batch, nothing):
@@ -136,13 +136,13 @@ def test_a_subset_of_parameters_is_a_block_of_the_whole_matrix():
     V = probes(some)
     exact = dense(whole, 0)[positions][:, positions] @ V
     for backend in ("reverse", "linearized"):
-        assert relative(acting(curvature(some, backend=backend), V)[0], exact) < 1e-9
+        assert relative(acting(curvature_operator(some, backend=backend), V)[0], exact) < 1e-9
 
 
 def test_weight_decay_adds_its_multiple_of_the_identity():
     plain, decayed = CASES["mlp-tanh"].objective(), CASES["mlp-tanh"].objective(weight_decay=0.25)
     V = probes(plain)
-    difference = acting(curvature(decayed), V) - acting(curvature(plain), V)
+    difference = acting(curvature_operator(decayed), V) - acting(curvature_operator(plain), V)
     assert torch.allclose(difference, 0.25 * V.expand_as(difference), atol=1e-12)
 
 
@@ -156,7 +156,7 @@ def test_the_callers_model_is_given_back_as_it_was():
     mode = model.training
     objective = case.objective(seed=1)
     before = {k: v.clone() for k, v in model.state_dict().items()}  # the case sets running statistics first
-    curvature(objective).matvec(torch.ones(3, 1, objective.layout.size, dtype=torch.float64))
+    curvature_operator(objective).matvec(torch.ones(3, 1, objective.layout.size, dtype=torch.float64))
     assert model.training is mode
     assert flags == {n: p.requires_grad for n, p in model.named_parameters()}
     assert "fc.weight" not in objective.layout.names
@@ -168,7 +168,7 @@ def test_a_zero_hessian_is_a_matrix_of_zeros():
     linear = Case(lambda: nn.Sequential(nn.Flatten(), nn.Linear(18, 3)), loss=lambda z, y: z[torch.arange(len(y)), y])
     for backend in ("reverse", "linearized"):
         objective = linear.objective()
-        assert acting(curvature(objective, backend=backend), probes(objective)).abs().max() == 0
+        assert acting(curvature_operator(objective, backend=backend), probes(objective)).abs().max() == 0
 
 
 class OneDerivative(torch.autograd.Function):
@@ -187,7 +187,7 @@ class OneDerivative(torch.autograd.Function):
 def test_a_loss_without_a_second_derivative_is_refused_in_a_line():
     objective = Case(lambda: mlp(nn.Tanh()), loss=lambda z, y: OneDerivative.apply(z)).objective()
     with pytest.raises(NumericalError, match=r"second derivative.*empirical-fisher"):
-        curvature(objective).matvec(torch.ones(3, 1, objective.layout.size, dtype=torch.float64))
+        curvature_operator(objective).matvec(torch.ones(3, 1, objective.layout.size, dtype=torch.float64))
 
 
 class Branches(nn.Module):
@@ -205,11 +205,11 @@ class Branches(nn.Module):
 def test_a_model_that_cannot_be_traced_falls_back_and_says_so(caplog):
     objective = Case(Branches).objective()
     with caplog.at_level("INFO"):
-        found = acting(curvature(objective), probes(objective))
+        found = acting(curvature_operator(objective), probes(objective))
     assert "reverse mode is used" in caplog.text
     assert relative(found[0], dense(objective, 0) @ probes(objective)) < 1e-9
     with pytest.raises(InputError, match="--backend linearized cannot be used"):
-        curvature(objective, backend="linearized")
+        curvature_operator(objective, backend="linearized")
 
 
 def test_integers_that_stand_for_the_batch_size_follow_the_batch():
@@ -236,7 +236,7 @@ def test_weight_norm_has_the_second_derivative_that_its_gradients_have(backend):
     objective = Case(weight_normed).objective()
     v = probes(objective)[:, 0]
     v /= v.norm()
-    found = curvature(objective, backend=backend).matvec(v.expand(3, 1, -1))[:, 0]
+    found = curvature_operator(objective, backend=backend).matvec(v.expand(3, 1, -1))[:, 0]
     for part in range(3):
         assert relative(found[part], differences(objective, part, v)) < 1e-8
 
@@ -254,7 +254,7 @@ class OneByOne(nn.Module):
 
 def test_a_trace_that_fits_one_batch_size_only_is_left_aside_in_silence(capfd):
     objective = Case(OneByOne).objective()
-    found = acting(curvature(objective), probes(objective))
+    found = acting(curvature_operator(objective), probes(objective))
     assert relative(found[0], dense(objective, 0) @ probes(objective)) < 1e-9
     assert capfd.readouterr() == ("", "")
 
@@ -281,7 +281,7 @@ def test_a_first_batch_of_the_traces_size_hides_no_wrong_trace():
     n = TRACE_SIZES[0]
     inputs = torch.randn(n + 4, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     objective = objective_of(FirstFeatures(), inputs, [n, 4])
-    found = acting(curvature(objective), probes(objective))
+    found = acting(curvature_operator(objective), probes(objective))
     for part in range(2):
         assert relative(found[part], dense(objective, part) @ probes(objective)) < 1e-9
 
@@ -305,7 +305,7 @@ def test_a_padding_token_is_no_batch_size(how):
     objective = objective_of(Padded(how), tokens, [5, 4])
     v = probes(objective)[:, 0]
     v /= v.norm()
-    found = curvature(objective, backend="linearized").matvec(v.expand(2, 1, -1))[:, 0]
+    found = curvature_operator(objective, backend="linearized").matvec(v.expand(2, 1, -1))[:, 0]
     for part in range(2):
         assert relative(found[part], differences(objective, part, v)) < 1e-8
 
@@ -329,9 +329,9 @@ def test_a_dimension_for_every_trace_size_is_refused():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda o: curvature(o, "laplacian"), "--operator"),
-        (lambda o: curvature(o, backend="magic"), "--backend"),
-        (lambda o: curvature(o).matvec(torch.zeros(3, 1, 5)), "vectors must have shape"),
+        (lambda o: curvature_operator(o, "laplacian"), "--operator"),
+        (lambda o: curvature_operator(o, backend="magic"), "--backend"),
+        (lambda o: curvature_operator(o).matvec(torch.zeros(3, 1, 5)), "vectors must have shape"),
         (lambda o: operators.matrix(torch.zeros(3, 4)), "matrices must have shape"),
     ],
 )
@@ -356,5 +356,5 @@ def test_products_match_curvlinops(kind):
         check_deterministic=False,
     )
     v = torch.randn(objective.layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ours = curvature(objective, kind).matvec(v[None, None])[0, 0]
+    ours = curvature_operator(objective, kind).matvec(v[None, None])[0, 0]
     assert relative(ours, theirs @ v) < 1e-9

@@ -9,11 +9,11 @@ import tarfile
 import numpy as np
 import pytest
 
-PAPER_COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]  # section 7 of the paper
-
 from landscape.data.cifar import LAYOUTS
 from landscape.data.datasets import load
 from landscape.errors import DataError
+
+PAPER_COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]  # section 7 of the paper
 
 
 def python2_pickle(content):

@@ -219,7 +219,7 @@ def test_a_model_may_keep_tensors_from_the_evaluation():
     objective = Case(Caches).objective()
     assert np.isfinite(objective.evaluation.loss).all()  # ends with the one sample of the last part
     v = tangent(objective)
-    found = ls.curvature(objective, backend="reverse").restrict([2]).matvec(v[None, None])[0, 0]
+    found = ls.curvature_operator(objective, backend="reverse").restrict([2]).matvec(v[None, None])[0, 0]
     exact = differences(objective, 2, v)
     assert (found - exact).norm() < 1e-8 * exact.norm()
 

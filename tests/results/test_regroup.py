@@ -9,7 +9,7 @@ from cases import CASES
 from exact import dense
 from surfaces import grid, paraboloid, surface, three_classes, three_lines
 
-from landscape.analyses.spectra import spectrum
+from landscape.analyses.spectrum import spectrum
 from landscape.errors import InputError
 from landscape.results import Trajectory
 from landscape.results.grid import barrier, summary

@@ -145,7 +145,7 @@ def _map(
 def _chosen(spectrum: Spectrum, matrix: np.ndarray | None, parts: Sequence[str] | None) -> list[int]:
     if matrix is None:
         raise InputError(
-            "the overlap of parts was not computed: use landscape hessian --vectors 5 --overlap, or curvature_overlap"
+            "the overlap of parts was not computed: use landscape hessian --vectors 5 --overlap, or overlap"
         )
     chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
     if len(chosen) < 2:

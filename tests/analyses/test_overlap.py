@@ -12,7 +12,8 @@ from scipy.linalg import subspace_angles
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import overlaps, spectra
+from landscape.analyses import overlap as overlaps
+from landscape.analyses import spectrum as spectra
 from landscape.cli import main
 from landscape.curvature import operators
 from landscape.data import datasets
@@ -54,7 +55,7 @@ def along_gradients(matrices, objective):
 def test_overlap_agrees_with_dense_matrices(name, kind, backend):
     objective = CASES[name].objective()
     spectrum = ls.spectrum(objective, operator=kind, vectors=3, **REVERSE)
-    found = ls.curvature_overlap(objective, spectrum, backend=backend)
+    found = ls.overlap(objective, spectrum, backend=backend)
     matrices = matrices_of(objective, kind)
     np.testing.assert_allclose(found.overlap, by_dense_matrices(matrices, spectrum.ritz_vectors), rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(np.diag(found.overlap), 1, rtol=1e-12)
@@ -211,7 +212,7 @@ def test_matrices_are_those_of_all_samples_whatever_the_vectors_were_found_with(
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_batch_size_changes_nothing(batch_size):
     spectrum = ls.spectrum(CASES["mlp-tanh"].objective(), vectors=2, overlap=True, **REVERSE)
-    found = ls.curvature_overlap(CASES["mlp-tanh"].objective(batch_size=batch_size), spectrum, backend="reverse")
+    found = ls.overlap(CASES["mlp-tanh"].objective(batch_size=batch_size), spectrum, backend="reverse")
     for name in ("overlap", "gradient_curvature"):
         np.testing.assert_allclose(getattr(found, name), getattr(spectrum, name), rtol=1e-9, atol=1e-12)
 
@@ -233,7 +234,7 @@ def test_the_second_stage_is_resumed_and_may_be_asked_for_later(tmp_path, monkey
     objective, out = CASES["mlp-tanh"].objective(), tmp_path / "o.h5"
     options = REVERSE | {"vectors": 2}
     expected = ls.spectrum(objective, **options, overlap=True)
-    runs, curvature, calls, made = spectra._runs, operators.curvature, [], []
+    runs, make_operator, calls, made = spectra._runs, operators.curvature_operator, [], []
 
     def stopping(*given):
         calls.append(1)
@@ -254,7 +255,7 @@ def test_the_second_stage_is_resumed_and_may_be_asked_for_later(tmp_path, monkey
             return self.whole.restrict(parts)
 
     monkeypatch.setattr(spectra, "_runs", stopping)
-    monkeypatch.setattr(overlaps, "curvature", lambda *given, **named: Stopped(curvature(*given, **named)))
+    monkeypatch.setattr(overlaps, "curvature_operator", lambda *given, **named: Stopped(make_operator(*given, **named)))
     with pytest.raises(jobs.Interrupted, match="2 of 3 units"):
         ls.spectrum(objective, **options, out=out)
     with pytest.raises(jobs.Interrupted, match="1 of 3 units"):
@@ -273,7 +274,7 @@ def test_stored_vectors_serve_later(tmp_path):
     ls.spectrum(objective, vectors=2, out=tmp_path / "v.h5", **REVERSE)
     stored = ls.load(tmp_path / "v.h5")
     assert stored.overlap is None
-    found = ls.curvature_overlap(objective, stored, backend="reverse")
+    found = ls.overlap(objective, stored, backend="reverse")
     assert found.overlap.shape == (3, 3)
     assert found.alpha is stored.alpha
 
@@ -282,13 +283,13 @@ def test_vectors_of_another_objective_are_refused():
     case = CASES["mlp-tanh"]
     found = ls.spectrum(case.objective(), vectors=1, **REVERSE)
     with pytest.raises(InputError, match="the vectors are of another weights sha256"):
-        ls.curvature_overlap(case.objective(seed=1), found)
+        ls.overlap(case.objective(seed=1), found)
     with pytest.raises(InputError, match=r"the vectors are of another weight decay, 0\.0 in place of 0\.1"):
-        ls.curvature_overlap(case.objective(weight_decay=0.1), found)
+        ls.overlap(case.objective(weight_decay=0.1), found)
     with pytest.raises(InputError, match="of 113 parameters in parts 0, 1, 2; the objective has 113 and 0, 1"):
-        ls.curvature_overlap(case.objective(classes="0,1"), found)
+        ls.overlap(case.objective(classes="0,1"), found)
     with pytest.raises(InputError, match="the objective has 95 and 0, 1, 2"):
-        ls.curvature_overlap(case.objective(params="1"), found)
+        ls.overlap(case.objective(params="1"), found)
 
 
 def test_nothing_to_compare_is_refused_before_anything_is_computed(monkeypatch):

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.analyses import overlaps
+from landscape.analyses import overlap as overlaps
 from landscape.curvature import traces
 from landscape.curvature.lanczos import DISTRIBUTIONS, Tridiagonal, lanczos, probe
-from landscape.curvature.operators import CACHE_BYTES, Operator, curvature
+from landscape.curvature.operators import CACHE_BYTES, Operator, curvature_operator
 from landscape.errors import InputError
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
@@ -116,7 +116,7 @@ def spectrum(
         distribution: "rademacher" or "gaussian" probes.
         top: how many of the largest Ritz values to keep, at least.
         vectors: how many of the largest Ritz vectors to keep, with their values.
-        overlap: also multiply vectors and gradient of each part by the matrices of all parts, see overlaps.py.
+        overlap: also multiply vectors and gradient of each part by the matrices of all parts, see overlap.py.
         tol: go on until the residual of lambda_max is at most this share of it; None takes `steps` and says whether
             1e-3 was reached.
         max_steps: where `tol` gives up; None for 4 times `steps`.
@@ -128,7 +128,7 @@ def spectrum(
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
         residual_mass: keep only the samples that hold this share of each part's residual mass, as 0.9999; the
             error is measured on the final Ritz vectors with all samples. None keeps all.
-        backend: "auto", "reverse" or "linearized", see `operators.curvature`.
+        backend: "auto", "reverse" or "linearized", see `operators.curvature_operator`.
         cache_bytes: memory for what is kept between products.
         out: result file to write; finished parts are kept beside it until it is complete, and a repeated call with
             the same options takes them up.
@@ -187,7 +187,9 @@ def _run(
 
     @cache  # traced once, when the first unfinished part needs it
     def whole() -> tuple[Operator, bool]:
-        return curvature(used, options.operator, backend=backend, cache_bytes=cache_bytes), _exact(used, options)
+        return curvature_operator(used, options.operator, backend=backend, cache_bytes=cache_bytes), _exact(
+            used, options
+        )
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
         operator, without_probes = whole()
@@ -217,7 +219,7 @@ def _run(
     if not overlap:
         return found
     whole.cache_clear()  # with what it keeps, before the second stage keeps its own
-    return overlaps.curvature_overlap(
+    return overlaps.overlap(
         objective, found, backend=backend, cache_bytes=cache_bytes, journal=journal, progress=progress
     )
 
@@ -382,7 +384,7 @@ def _trace_samples(samples: list[float], draw: Callable[[int], float], tol: floa
 
 def _truncation_error(objective: Objective, part: int, kind: str, found: _Runs) -> float:
     """Return the largest change of a checked Ritz value's Rayleigh quotient when all samples are used."""
-    exact = curvature(objective, kind, backend="reverse").restrict([part])
+    exact = curvature_operator(objective, kind, backend="reverse").restrict([part])
     products = exact.matvec(found.extremes[None])[0]
     quotients = torch.linalg.vecdot(products.double(), found.extremes.double()).cpu().numpy()
     return float(np.abs(quotients - found.ritz[found.best].values[found.columns]).max())

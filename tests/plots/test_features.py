@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from made import features
 
-from landscape.plots.layout import theme
 from landscape import plots
 from landscape.errors import InputError
+from landscape.plots.layout import theme
 
 
 def drawn(fig):

@@ -9,7 +9,7 @@ from scipy.stats import binom, t
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import spectra
+from landscape.analyses import spectrum as spectra
 from landscape.errors import InputError, NumericalError, StoreError
 from tests.cases import CASES, Case, mlp
 from tests.exact import dense

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from landscape.analyses import directions, surfaces
+from landscape.analyses import directions
+from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions
-from landscape.analyses.surfaces import Options
+from landscape.analyses.surface import Options
 from landscape.data.datasets import Samples
 from landscape.errors import InputError
 from landscape.objective import jobs
@@ -59,12 +60,12 @@ def trajectory(
         plane: a plane that is there already, so that runs of several calls are drawn on the same one.
         n: points of the grid along each axis, which reaches around all checkpoints.
         margin: what the grid reaches beyond them, as a share of their extent.
-        batch_norm: running statistics on the grid, as for `surfaces.surface`; checkpoints have their own.
-        training: see `surfaces.surface`.
-        training_samples: see `surfaces.surface`.
+        batch_norm: running statistics on the grid, as for `surface.surface`; checkpoints have their own.
+        training: see `surface.surface`.
+        training_samples: see `surface.surface`.
         seed: of the draw of training samples.
-        bf16: see `surfaces.surface`.
-        refine: see `surfaces.surface`.
+        bf16: see `surface.surface`.
+        refine: see `surface.surface`.
         out: result file to write; what is finished is kept beside it until it is complete.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).

@@ -9,7 +9,8 @@ from cases import CASES, CLASS_SIZES
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import directions, surfaces
+from landscape.analyses import directions
+from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions
 from landscape.data import datasets
 from landscape.errors import InputError, StoreError

@@ -1,6 +1,6 @@
 """Curvature overlap of parts: are the sharp directions of one part, or its gradient, sharp for another?
 
-With V_a the stored Ritz vectors of part a's matrix (orthonormal rows, of its largest Ritz values; spectra.py), u_a the
+With V_a the stored Ritz vectors of part a's matrix (orthonormal rows, of its largest Ritz values; spectrum.py), u_a the
 normalised gradient of a's loss, and H_b the matrix of part b over all of its samples,
 
     overlap[a, b]            = tr(V_a H_b V_a^T) / tr(V_b H_b V_b^T)    curvature of b along a's sharpest directions
@@ -24,7 +24,7 @@ import torch
 from scipy.linalg import subspace_angles
 
 from landscape.curvature import gram
-from landscape.curvature.operators import CACHE_BYTES, Operator, curvature
+from landscape.curvature.operators import CACHE_BYTES, Operator, curvature_operator
 from landscape.errors import InputError
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
@@ -35,7 +35,7 @@ SAME = ("weights_sha256", "data_sha256", "partition_sha256", "loss", "params", "
 """Entries of provenance that must agree between the vectors and the matrices."""
 
 
-def curvature_overlap(
+def overlap(
     objective: Objective,
     spectrum: Spectrum,
     *,
@@ -52,7 +52,7 @@ def curvature_overlap(
     Args:
         objective: model, loss and data in parts that the spectrum was computed from.
         spectrum: with `ritz_vectors`. Of a part with fewer vectors than others those that it has are used.
-        backend: as for `operators.curvature`.
+        backend: as for `operators.curvature_operator`.
         cache_bytes: memory for what is kept between products.
         journal: keeps what is finished; see `jobs.run`.
         progress: called with (done, total, text).
@@ -72,7 +72,7 @@ def curvature_overlap(
 
     @cache  # traced once, when the first unfinished part needs it
     def whole() -> Operator:
-        return curvature(objective, spectrum.operator, backend=backend, cache_bytes=cache_bytes)
+        return curvature_operator(objective, spectrum.operator, backend=backend, cache_bytes=cache_bytes)
 
     @cache
     def steepest() -> list[np.ndarray]:

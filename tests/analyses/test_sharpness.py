@@ -64,9 +64,7 @@ def trust_region(g, H, rho):
 @pytest.mark.parametrize(("adaptive", "rho"), [(False, 0.05), (False, 2.0), (True, 0.5)])
 def test_rises_within_a_ball_of_a_quadratic_are_those_of_its_trust_region(adaptive, rho):
     objective = quadratic(batch_size=16)
-    found, short = (
-        ls.sharpness_figures(objective, rho=rho, adaptive=adaptive, ascent_steps=n, draws=1) for n in (100, 20)
-    )
+    found, short = (ls.sharpness(objective, rho=rho, adaptive=adaptive, ascent_steps=n, draws=1) for n in (100, 20))
     T = np.abs(objective.model.weight.detach().numpy()).ravel() if adaptive else np.ones(12)
     for part in range(3):
         _, g, H = expansion(objective, part)
@@ -85,13 +83,13 @@ def drawn(objective, n, seed=0):
 
 def test_the_rise_under_noise_of_a_quadratic_is_half_its_curvature_along_the_draws():
     objective = quadratic()
-    found = ls.sharpness_figures(objective, sigma=0.3, draws=5, seed=7)
+    found = ls.sharpness(objective, sigma=0.3, draws=5, seed=7)
     for part in range(3):
         H = expansion(objective, part)[2]
         rises = 0.5 * 0.3**2 * np.einsum("ki,ij,kj->k", *(d := drawn(objective, 5, 7),), H, d)
         assert found.noise_rise[part] == pytest.approx(rises.mean(), rel=1e-9)
         assert found.noise_rise_stderr[part] == pytest.approx(rises.std(ddof=1) / math.sqrt(5), rel=1e-8)
-    assert np.isnan(ls.sharpness_figures(objective, draws=1).noise_rise_stderr).all()
+    assert np.isnan(ls.sharpness(objective, draws=1).noise_rise_stderr).all()
 
 
 def test_noise_has_in_each_filter_the_size_that_is_asked_for():
@@ -107,7 +105,7 @@ def test_noise_has_in_each_filter_the_size_that_is_asked_for():
 def test_the_doubling_radius_of_a_quadratic_is_a_root_of_its_parabola():
     """From a bracket of a factor 2, halved 6 times, the last stretch of a parabola is straight to 1e-4 of itself."""
     objective = quadratic()
-    found = ls.sharpness_figures(objective, draws=8)
+    found = ls.sharpness(objective, draws=8)
     for part in range(3):
         loss, g, H = expansion(objective, part)
         radii = []
@@ -130,7 +128,7 @@ def test_a_tiny_loss_doubles_under_tiny_noise(offset):
     (d,) = drawn(objective, 1)
     slope, bend = g @ d, 0.5 * d @ H @ d
     expected = (-slope + math.sqrt(slope**2 + 4 * bend * loss)) / (2 * bend)
-    found = ls.sharpness_figures(objective, draws=1)
+    found = ls.sharpness(objective, draws=1)
     assert found.doubling_radius[0] == pytest.approx(expected, rel=1e-3)
     assert np.isnan(found.doubling_radius_spread[0])
     assert (expected < sharpness._RUNGS[0]) == (offset < 1e-4)
@@ -148,8 +146,8 @@ def test_a_loss_that_never_doubles_has_no_radius_and_costs_the_others_theirs_not
     inputs = torch.randn(6, 4, generator=generator, dtype=torch.float64)
     labels = torch.tensor([0, 0, 1, 1, 1, 2])
     weight = torch.randn(3, 4, generator=generator, dtype=torch.float64)
-    found = ls.sharpness_figures(linear(inputs, labels, weight, bounded))
-    alone = ls.sharpness_figures(linear(inputs, labels, weight, bounded, classes="0"))
+    found = ls.sharpness(linear(inputs, labels, weight, bounded))
+    alone = ls.sharpness(linear(inputs, labels, weight, bounded, classes="0"))
     assert np.isnan(found.doubling_radius).tolist() == [False, True, True]
     assert found.doubling_radius[0] == pytest.approx(alone.doubling_radius[0], rel=1e-12)
     assert found.limit == sharpness.LIMIT
@@ -172,7 +170,7 @@ def test_without_a_gradient_sam_does_not_move_but_the_largest_rise_is_found():
     x = torch.tensor([[1.0, -2.0, 0.5, 1.0]], dtype=torch.float64)
     weight = torch.zeros(3, 4, dtype=torch.float64)
     weight[0, 0] = 1
-    found = ls.sharpness_figures(linear(x, torch.tensor([0]), weight, classes="0"), rho=0.1, draws=2)
+    found = ls.sharpness(linear(x, torch.tensor([0]), weight, classes="0"), rho=0.1, draws=2)
     assert found.first_order_rise[0] == 0
     assert found.worst_rise[0] == pytest.approx(0.5 * 6.25 * 0.01, rel=1e-9)
     assert found.loss[0] == 0
@@ -187,13 +185,13 @@ def test_at_a_saddle_the_rise_is_that_of_its_positive_curvature_and_at_a_maximum
     def saddle(logits, labels):
         return 1 + (1 - 2 * labels) * logits[:, 0] ** 2
 
-    whole = ls.sharpness_figures(linear(x, torch.tensor([0, 1]), weight, saddle, partition="all"), rho=0.1, draws=1)
+    whole = ls.sharpness(linear(x, torch.tensor([0, 1]), weight, saddle, partition="all"), rho=0.1, draws=1)
     assert whole.first_order_rise[0] == 0
     assert whole.worst_rise[0] == pytest.approx(9 * 0.01 / 2, rel=1e-6)
     parts = linear(x, torch.tensor([0, 1]), weight, saddle, classes="0,1")
-    found = ls.sharpness_figures(parts, rho=0.1, draws=1).worst_rise
+    found = ls.sharpness(parts, rho=0.1, draws=1).worst_rise
     np.testing.assert_allclose(found, [9 * 0.01, 0], rtol=1e-6, atol=1e-15)
-    assert ls.sharpness_figures(parts, rho=0.1, draws=1, ascent_steps=0).worst_rise[1] == 0  # the centre's own
+    assert ls.sharpness(parts, rho=0.1, draws=1, ascent_steps=0).worst_rise[1] == 0  # the centre's own
 
 
 def broken(value, label=0):
@@ -209,12 +207,12 @@ def test_a_loss_that_is_not_finite_nearby_stays_so_and_leaves_other_parts_alone(
     x = torch.ones(2, 4, dtype=torch.float64)
     weight = torch.full((3, 4), 0.4, dtype=torch.float64)  # logits of 1.6
     objective = linear(x, torch.tensor([0, 1]), weight, broken(value), classes="0,1")
-    found = ls.sharpness_figures(objective, rho=2.0, sigma=1.5)
+    found = ls.sharpness(objective, rho=2.0, sigma=1.5)
     for rise in (found.first_order_rise, found.worst_rise, found.noise_rise):
         assert np.array_equal(rise[0], value, equal_nan=True)
         assert 0 < rise[1] < math.inf
     assert np.isnan(found.doubling_radius[0]) == math.isnan(value)
-    near = ls.sharpness_figures(objective, rho=0.01, sigma=0.01)
+    near = ls.sharpness(objective, rho=0.01, sigma=0.01)
     np.testing.assert_allclose(near.worst_rise[0], near.worst_rise[1], rtol=1e-9)
     assert np.isfinite(near.noise_rise).all()
 
@@ -245,7 +243,7 @@ def test_a_gradient_that_is_not_finite_makes_the_rises_of_its_part_unknown():
     def root(logits, labels):
         return 1 + torch.where(labels == 0, logits.square().sum(1).sqrt(), (logits - 1).square().sum(1))
 
-    found = ls.sharpness_figures(linear(x, torch.tensor([0, 1]), weight, root, classes="0,1"), draws=2)
+    found = ls.sharpness(linear(x, torch.tensor([0, 1]), weight, root, classes="0,1"), draws=2)
     assert np.isnan([found.first_order_rise[0], found.worst_rise[0]]).all()
     assert np.isfinite([found.first_order_rise[1], found.worst_rise[1], *found.noise_rise]).all()
 
@@ -266,16 +264,16 @@ def assert_same(found, expected, **tolerance):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_batch_size_and_what_is_kept_change_nothing(batch_size, monkeypatch):
-    expected = ls.sharpness_figures(CASES["mlp-tanh"].objective(), **QUICK)
+    expected = ls.sharpness(CASES["mlp-tanh"].objective(), **QUICK)
     monkeypatch.setattr(sharpness, "_KEPT_BYTES", 0)
-    assert_same(ls.sharpness_figures(CASES["mlp-tanh"].objective(batch_size=batch_size), **QUICK), expected, rtol=1e-8)
+    assert_same(ls.sharpness(CASES["mlp-tanh"].objective(batch_size=batch_size), **QUICK), expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["residual-relu", "attention"])
 def test_the_largest_rise_is_at_least_that_of_sams_step_and_the_network_is_left_as_it_was(name):
     objective = CASES[name].objective()
     before = {k: t.clone() for k, t in objective.model.state_dict().items()}
-    none, found = (ls.sharpness_figures(objective, draws=1, ascent_steps=n) for n in (0, 4))
+    none, found = (ls.sharpness(objective, draws=1, ascent_steps=n) for n in (0, 4))
     np.testing.assert_array_equal(none.worst_rise, none.first_order_rise)
     np.testing.assert_array_equal(found.first_order_rise, none.first_order_rise)
     assert (found.worst_rise > found.first_order_rise).all()
@@ -296,7 +294,7 @@ def test_rescaling_the_layers_of_a_relu_network_changes_no_adaptive_rise():
             model.requires_grad_(), plain.samples, partition="class", dtype=torch.float64, device="cpu"
         )
         rises.append([
-            ls.sharpness_figures(again, rho=rho, adaptive=adaptive, draws=1).worst_rise
+            ls.sharpness(again, rho=rho, adaptive=adaptive, draws=1).worst_rise
             for rho, adaptive in ((0.3, True), (0.3, False))
         ])
     np.testing.assert_allclose(rises[0][0], rises[1][0], rtol=1e-8)
@@ -305,7 +303,7 @@ def test_rescaling_the_layers_of_a_relu_network_changes_no_adaptive_rise():
 
 def test_float32_gives_the_float64_numbers():
     single, double = (
-        ls.sharpness_figures(CASES["mlp-tanh"].objective(dtype=d), **QUICK) for d in (torch.float32, torch.float64)
+        ls.sharpness(CASES["mlp-tanh"].objective(dtype=d), **QUICK) for d in (torch.float32, torch.float64)
     )
     assert_same(single, double, rtol=1e-3, atol=1e-5)
 
@@ -315,7 +313,7 @@ def test_float32_gives_the_float64_numbers():
 
 def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
     objective, out = CASES["mlp-tanh"].objective(), tmp_path / "s.h5"
-    expected = ls.sharpness_figures(objective, **QUICK)
+    expected = ls.sharpness(objective, **QUICK)
     evaluate, within = points.Evaluator.__call__, sharpness._within_ball
     passes, parts = [], []
 
@@ -335,12 +333,12 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(sharpness, "_within_ball", stopping)
     for _ in range(2):
         with pytest.raises(jobs.Interrupted):
-            ls.sharpness_figures(objective, **QUICK, out=out)
+            ls.sharpness(objective, **QUICK, out=out)
     assert len(parts) == 2
     with pytest.raises(StoreError, match=r"with --rho 0\.05, now with --rho 0\.1"):
-        ls.sharpness_figures(objective, **QUICK, rho=0.1, out=out)
+        ls.sharpness(objective, **QUICK, rho=0.1, out=out)
     before = len(passes)
-    found = ls.sharpness_figures(objective, **QUICK, out=out)
+    found = ls.sharpness(objective, **QUICK, out=out)
     assert (len(passes), len(parts)) == (before, 4)  # the points are kept, and the first part
     for result in (found, ls.load(out)):
         for name in NUMBERS:
@@ -362,15 +360,15 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
 )
 def test_options_out_of_range_are_named(options, words):
     with pytest.raises(InputError, match=words):
-        ls.sharpness_figures(quadratic(), **options)
+        ls.sharpness(quadratic(), **options)
 
 
 def test_what_has_no_sharpness_is_refused():
     with pytest.raises(InputError, match=r"--weight-decay 0\.1 is for curvature"):
-        ls.sharpness_figures(quadratic(weight_decay=0.1))
+        ls.sharpness(quadratic(weight_decay=0.1))
     biases = CASES["residual-relu"].objective(params="bn1,*.bias")
     with pytest.raises(InputError, match=r"--params bn1,\*\.bias takes biases and batch norm only"):
-        ls.sharpness_figures(biases)
+        ls.sharpness(biases)
 
 
 @pytest.fixture

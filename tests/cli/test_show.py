@@ -20,12 +20,12 @@ from matplotlib.figure import Figure
 from surfaces import three_classes, three_lines
 from synthetic import classes, spectrum_of
 
-from landscape.plots.layout import theme
 from landscape import cli, plots
 from landscape.cli import inspect, show
 from landscape.cli.console import Console, error, strict_json
 from landscape.errors import DataError
 from landscape.objective.jobs import Interrupted
+from landscape.plots.layout import theme
 from landscape.results import Plane, Trajectory, quadrature, store
 from landscape.results.foreign import interop, surface_files
 from landscape.results.regroup import regroup

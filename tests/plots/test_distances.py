@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from results_of_all_kinds import distances
 
-from landscape.plots.figures import distances as distances_figures
 from landscape import plots
 from landscape.errors import InputError
+from landscape.plots.figures import distances as distances_figures
 
 LINE = np.abs(np.subtract.outer(np.arange(3.0), np.arange(3.0)))
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape.analyses.spectra import TRACES, Options, spectrum
+from landscape.analyses.spectrum import TRACES, Options, spectrum
 from landscape.autodiff import distributed
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console

@@ -39,7 +39,7 @@ def test_a_checkpoint_gives_a_table_of_its_classes_a_file_and_figures(here, caps
     assert "figure: landscape plot run/last.gradients.h5\n" in out
     found = ls.load("run/last.gradients.h5")
     assert found.parts == tuple("0123456789")
-    expected = ls.decompose_gradients(ls.load_objective("run/last.pt", partition="class", samples_per_class=4))
+    expected = ls.gradients(ls.load_objective("run/last.pt", partition="class", samples_per_class=4))
     np.testing.assert_array_equal(found.between, expected.between)
     line = next(line for line in out.splitlines() if line.startswith("  3 "))
     conflicts = int(found.conflict[0, 3].sum())
