@@ -153,10 +153,10 @@ def gradient_cosines(
 
 
 def by_frequency(history: History, *, many: int = 100, few: int = 20) -> tuple[float, float, float, float]:
-    """Return the last epoch's test accuracy over all samples, and over those of many-, medium- and few-shot classes.
+    """Return the test accuracy over all samples, and over those of many-, medium- and few-shot classes.
 
     Args:
-        history: of a run.
+        history: of a run, whose last measured epoch counts.
         many: classes of more training samples are many-shot.
         few: classes of fewer training samples are few-shot.
 
@@ -164,7 +164,8 @@ def by_frequency(history: History, *, many: int = 100, few: int = 20) -> tuple[f
         Shares of test samples; nan where there is no such class.
     """
     counts, n_test = history.train_counts, history.test_counts
-    right = np.nan_to_num(history.test_accuracy_per_class[-1]) * n_test
+    last = np.flatnonzero(np.isfinite(history.test_accuracy))[-1]  # the first epoch is always measured
+    right = np.nan_to_num(history.test_accuracy_per_class[last]) * n_test
     masks = (counts >= 0, counts > many, (counts >= few) & (counts <= many), counts < few)
     found = [right[m].sum() / n_test[m].sum() if n_test[m].sum() else np.nan for m in masks]
     return found[0], found[1], found[2], found[3]

@@ -83,6 +83,7 @@ def check(recipe: Recipe) -> None:
             r.fisher_samples is None or r.fisher_samples >= 1,
             f"--fisher-samples must be at least 1, got {r.fisher_samples}",
         ),
+        (r.evaluate_every >= 1, f"--evaluate-every must be at least 1, got {r.evaluate_every}"),
         (
             min(r.snapshot_every, r.statistics_every, r.cosines_every) >= 0,
             "--snapshot-every, --statistics-every and --cosines-every must not be negative",

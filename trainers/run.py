@@ -194,25 +194,16 @@ class Run:
     # What one epoch adds ----------------------------------------------------------------------------------------
 
     def _measured(self) -> dict[str, Any]:
-        """Measure the model on the test, validation and training samples."""
+        """Measure the model on the test, validation and training samples, each as often as the recipe says."""
         r, model, epoch = self.recipe, self.trainer.model, self.trainer.epoch
         nothing = np.full(len(self.data.train.class_names), np.nan)
         options: dict[str, Any] = {"bf16": r.bf16, "workers": self._workers}
-        test = evaluation.evaluate(model, self.data.test, **options)
-        row: dict[str, Any] = {
-            "test_loss": test.loss,
-            "test_accuracy": test.accuracy,
-            "test_loss_per_class": test.loss_per_class,
-            "test_accuracy_per_class": test.accuracy_per_class,
-            "validation_accuracy": np.nan,
-        }
-        if not np.isfinite(test.loss):
-            raise NumericalError(
-                f"the test loss is not finite after epoch {epoch} of {r.epochs}: {self.trainer.remedy()}"
-            )
-        if self.data.validation is not None:
-            held_out = evaluation.evaluate(model, self.data.validation, **options)
-            row["validation_accuracy"] = float(np.nanmean(held_out.accuracy_per_class))
+        row: dict[str, Any] = dict.fromkeys(("test_loss", "test_accuracy", "validation_accuracy"), np.nan)
+        row |= dict.fromkeys(("test_loss_per_class", "test_accuracy_per_class"), nothing)
+        if epoch % r.evaluate_every == 0 or epoch in {1, r.epochs}:
+            row |= self._tested(options)
+        elif not all(p.isfinite().all() for p in model.parameters()):
+            raise NumericalError(f"weights are not finite after epoch {epoch} of {r.epochs}: {self.trainer.remedy()}")
         names = ("eval_loss_per_class", "eval_accuracy_per_class", "quality", "distance", "variance", "gradient_cosine")
         row |= dict.fromkeys(names, nothing)
         if r.statistics_every and (epoch % r.statistics_every == 0 or epoch in {1, r.epochs}):
@@ -231,6 +222,26 @@ class Run:
             row["gradient_cosine"] = evaluation.gradient_cosines(
                 model, self.data.train, batch_size=r.batch_size, seed=r.seed
             )
+        return row
+
+    def _tested(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Measure the model on samples that it does not learn from."""
+        model = self.trainer.model
+        test = evaluation.evaluate(model, self.data.test, **options)
+        if not np.isfinite(test.loss):
+            raise NumericalError(
+                f"the test loss is not finite after epoch {self.trainer.epoch} of {self.recipe.epochs}: "
+                f"{self.trainer.remedy()}"
+            )
+        row: dict[str, Any] = {
+            "test_loss": test.loss,
+            "test_accuracy": test.accuracy,
+            "test_loss_per_class": test.loss_per_class,
+            "test_accuracy_per_class": test.accuracy_per_class,
+        }
+        if self.data.validation is not None:
+            held_out = evaluation.evaluate(model, self.data.validation, **options)
+            row["validation_accuracy"] = float(np.nanmean(held_out.accuracy_per_class))
         return row
 
     def _banked(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -424,10 +435,11 @@ class Run:
             "options": recipes.plain(r),
             "device": str(self.trainer.device),
             "train_accuracy": right,
-            "test_accuracy": None if row is None else row["test_accuracy"],
+            "test_accuracy": None if row is None or np.isnan(row["test_accuracy"]) else row["test_accuracy"],
             "versions": records.versions(),
         }
 
     def _line(self) -> str:
-        many = "/".join("-" if np.isnan(a) else f"{a:.0%}" for a in evaluation.by_frequency(self.history())[1:])
-        return f"loss {self._rows['train_loss'][-1]:.3g}, test {self._rows['test_accuracy'][-1]:.1%} ({many})"
+        accuracy, *by_count = evaluation.by_frequency(self.history())
+        many = "/".join("-" if np.isnan(a) else f"{a:.0%}" for a in by_count)
+        return f"loss {self._rows['train_loss'][-1]:.3g}, test {accuracy:.1%} ({many})"

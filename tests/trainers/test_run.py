@@ -133,6 +133,32 @@ def test_statistics_come_as_often_as_asked(tmp_path):
     assert measured(history.gradient_cosine) == [1, 3]
 
 
+def test_test_samples_are_measured_as_often_as_asked_and_in_the_last_epoch(tmp_path):
+    every = finish(tmp_path / "1", epochs=5, validation=0.4)
+    third = finish(tmp_path / "3", epochs=5, validation=0.4, evaluate_every=3)
+    assert measured(third.test_accuracy_per_class) == [1, 3, 5]
+    for name in ("test_loss", "test_accuracy", "validation_accuracy"):
+        np.testing.assert_array_equal(getattr(third, name)[[0, 2, 4]], getattr(every, name)[[0, 2, 4]])
+        assert np.isnan(getattr(third, name)[[1, 3]]).all()
+    np.testing.assert_array_equal(third.train_loss, every.train_loss)  # the training is the same
+
+
+def test_weights_that_are_not_finite_are_found_in_an_epoch_that_measures_nothing(tmp_path, monkeypatch):
+    run_epoch = loop.Trainer.run_epoch
+
+    def ruined(self, progress):
+        row = run_epoch(self, progress)
+        if self.epoch == 2:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+        return row
+
+    monkeypatch.setattr(loop.Trainer, "run_epoch", ruined)
+    with pytest.raises(NumericalError, match="weights are not finite after epoch 2 of 5"):
+        finish(tmp_path, epochs=5, evaluate_every=5, statistics_every=0)
+    assert checkpoints.read(tmp_path / "last.pt").meta["epoch"] == 1
+
+
 def test_groups_and_memory_bank_are_in_the_history(tmp_path):
     history = finish(tmp_path, **METHODS["gsa-gkp"])
     assert np.isnan(history.group[0]).all()  # the first grouping is after epoch 2
