@@ -20,15 +20,16 @@ from landscape.data.datasets import Samples
 from landscape.errors import DataError, InputError, NumericalError
 from landscape.networks import losses, models
 from trainers.batches import Batches
-from trainers.memory import Centres, Groups
+from trainers.memory import Groups
 from trainers.passes import put
+from trainers.settled import settled_statistics
 
 
 def group_fisher(
     model: nn.Module,
     samples: Samples,
     groups: Groups,
-    centres: Centres,
+    centres: Tensor,
     names: Sequence[str],
     *,
     loss: Callable[[Tensor, Tensor], Tensor] = losses.cross_entropy,
@@ -39,13 +40,14 @@ def group_fisher(
 ) -> Tensor:
     """Return the diagonal Fisher information of each group at its convergence point, with the current classifier.
 
-    It is the mean over the group's samples of the squared gradient of each sample's loss, in eval mode.
+    It is the mean over the group's samples of the squared gradient of each sample's loss, in eval mode, with running
+    statistics of batch norm measured at the convergence point: an average of networks has others than they had.
 
     Args:
         model: inputs -> logits; it is given back as it was, bit for bit.
         samples: the training set.
         groups: of the classes.
-        centres: the convergence points.
+        centres: the convergence points, (G, E).
         names: of the encoder's parameters.
         loss: (logits (B, C), labels (B,)) -> (B,).
         max_samples: draw at most so many samples of a group; None takes all.
@@ -65,7 +67,6 @@ def group_fisher(
         raise InputError(f"--fisher-samples and batches must be at least 1, got {max_samples} and {batch_size}")
     named = dict(model.named_parameters())
     encoder = [named[name] for name in names]
-    statistics = dict(model.named_buffers())
     device, dtype = encoder[0].device, encoder[0].dtype
     of_sample = groups.group_of[samples.labels]
     reader = Batches(samples, ["none"], device, dtype, workers)
@@ -82,13 +83,11 @@ def group_fisher(
                 raise DataError(f"group {g} has no samples of {samples.name} ({samples.split}): choose fewer --groups")
             if max_samples is not None and len(members) > max_samples:
                 members = np.sort(np.random.default_rng([seed, g]).permutation(members)[:max_samples])
-            put(centres.parameters[g].to(device, dtype), encoder)
-            with torch.no_grad():
-                for name, t in centres.buffers[g].items():
-                    statistics[name].copy_(t)
+            put(centres[g].to(device, dtype), encoder)
             pieces = torch.from_numpy(members).tensor_split(-(-len(members) // batch_size))
             batches = ((inputs, labels) for (inputs,), labels, _ in reader.epoch(pieces))
-            rows[g] = squared_gradients(model, batches, criterion, names) / len(members)
+            with settled_statistics(model, samples, seed=seed, workers=workers):
+                rows[g] = squared_gradients(model, batches, criterion, names) / len(members)
     finally:
         with torch.no_grad():
             for name, t in model.state_dict().items():

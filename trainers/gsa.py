@@ -35,6 +35,7 @@ class Radii:
     specific_norm: Tensor  # ||h_g||
     rho: Tensor  # rho_g of equation 13
     radius: Tensor  # ||eps_g|| but for rounding, in units of |theta| if adaptive
+    clipped: Tensor  # 1 where Z rho_g was beyond a bound, which then is the radius whatever n_g is
 
 
 class GSA(torch.optim.Optimizer):
@@ -162,15 +163,16 @@ class GSA(torch.optim.Optimizer):
         parameters = trainable(self.param_groups)
         theta = flat(parameters)
         n_groups = len(self._spare)
-        local = torch.bincount(groups.cpu(), minlength=n_groups)
+        groups = groups.cpu()
+        local = torch.bincount(groups, minlength=n_groups)
         if len(local) > n_groups:
             raise InputError(f"groups are 0 to {n_groups - 1}, the batch has group {len(local) - 1}")
         present = local.nonzero().flatten().tolist()
-        counts = local.to(theta)
+        counts = local.to(theta.device, theta.dtype, non_blocking=True)
         self._reduce(counts)
-        where = groups.to(theta.device)
+        where = groups.to(theta.device, non_blocking=True)
 
-        values, rows = self._group_gradients(losses, groups.cpu(), present, parameters)
+        values, rows = self._group_gradients(losses, groups, where, present, parameters)
         self._reduce(rows)
         share = counts / counts.sum()
         whole = rows.sum(0) / counts.sum()
@@ -213,20 +215,32 @@ class GSA(torch.optim.Optimizer):
         self.average = None if average is None else average.to(trainable(self.param_groups)[0])
 
     def _group_gradients(
-        self, losses: Losses, groups: Tensor, present: list[int], parameters: list[Tensor]
+        self, losses: Losses, groups: Tensor, where: Tensor, present: list[int], parameters: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return the losses (B,) and the gradients of the groups' SUMS over this rank's samples, (G, D)."""
+        """Return the losses (B,) and the gradients of the groups' SUMS over this rank's samples, (G, D).
+
+        Args:
+            losses: runs the model.
+            groups: of each sample, (B,), on the CPU.
+            where: the same on the device.
+            present: the groups that this rank's samples have.
+            parameters: of D entries together.
+
+        Returns:
+            Losses and gradients.
+        """
         n_groups, size = len(self._spare), sum(p.numel() for p in parameters)
         device = parameters[0].device
         if self._first_pass == "decoupled" and self._model is not None:
             names = _names(self._model, parameters)
             with per_sample.batch_statistics_constant(self._model):
                 values, rows = per_sample.group_gradients(self._model, losses, groups, n_groups, names)
-            return values, rows.mul_(torch.bincount(groups, minlength=n_groups)[:, None].to(rows))
+            sizes = torch.bincount(groups, minlength=n_groups)[:, None]
+            return values, rows.mul_(sizes.to(rows.device, rows.dtype, non_blocking=True))
         first = losses()
         rows = torch.zeros(n_groups, size, dtype=parameters[0].dtype, device=device)
         for g in present:
-            rows[g] = gradient(first, (groups == g).to(first), parameters, keep=g != present[-1])
+            rows[g] = gradient(first, (where == g).to(first), parameters, keep=g != present[-1])
         return first.detach(), rows
 
     def _global(self, whole: Tensor) -> Tensor:
@@ -248,14 +262,13 @@ class GSA(torch.optim.Optimizer):
         real = h_norm > norms * torch.finfo(h.dtype).eps ** 0.5
         safe = torch.where(real, h_norm, 1.0)
         rho = (theta.norm() / (2 * safe)).sqrt() * d**-0.25 * self._spare.to(theta) ** -0.25
-        scaled = self._scale * rho
-        if self._clip is not None:
-            scaled = scaled.clamp(*self._clip)
+        wanted = self._scale * rho
+        scaled = wanted if self._clip is None else wanted.clamp(*self._clip)
         radius = scaled * math.sqrt(d)
         eps = torch.stack([perturbation(theta, row, self._adaptive) for row in h])
         eps *= torch.where(real, radius, 0.0)[:, None]
         nothing = torch.zeros_like(h_norm)
-        found = (torch.where(real, value, nothing) for value in (h_norm, rho, radius))
+        found = (torch.where(real, value, nothing) for value in (h_norm, rho, radius, (scaled != wanted).to(h)))
         return Radii(share, norms, *found), eps
 
     def _norm_gradient(self, theta: Tensor, radii: Radii) -> Tensor:

@@ -90,6 +90,8 @@ class Trainer:
         self.optimizer = self._optimizer()
         self._base = self.optimizer.base if isinstance(self.optimizer, SAM | GSA) else self.optimizer
         self._parameters = trainable(self._base.param_groups)
+        # sums over an epoch's steps, read when it ends: share of GKP's pull, steps with it; clipped radii, radii
+        self._effect = torch.zeros(4, dtype=torch.float64, device=device)
         self._try_out()
 
     @cached_property
@@ -201,7 +203,8 @@ class Trainer:
             progress: is told (batches done, batches in all).
 
         Returns:
-            learning_rate of the last step, and train_loss and train_accuracy over the samples.
+            learning_rate of the last step; train_loss and train_accuracy over the samples; pull_share and
+            clipped_share over the steps, nan where there is no pull or no radius.
 
         Raises:
             NumericalError: the loss is not finite any more; the model's weights are of no use then.
@@ -234,7 +237,15 @@ class Trainer:
                 f"the loss is not finite in epoch {self.epoch + 1} of {r.epochs} ({loss:g}): {self.remedy()}"
             )
         self.epoch += 1
-        return {"learning_rate": rate, "train_loss": loss, "train_accuracy": accuracy}
+        pull, steps, clipped, radii = self._effect.tolist()
+        self._effect.zero_()
+        return {
+            "learning_rate": rate,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "pull_share": pull / steps if steps else math.nan,
+            "clipped_share": clipped / radii if radii else math.nan,
+        }
 
     def remedy(self) -> str:
         """Say what may keep the loss finite."""
@@ -279,6 +290,9 @@ class Trainer:
             values = self.optimizer.gradients(run)
         elif isinstance(self.optimizer, GSA) and groups is not None:
             values = self.optimizer.gradients(run, groups)
+            radii = self.optimizer.radii
+            if radii is not None:
+                self._effect[2:] += torch.stack([radii.clipped.sum(), (radii.radius > 0).sum()])
         else:
             values = run()
             g = gradient(values, shares(values, self._reduce), self._parameters)
@@ -290,19 +304,24 @@ class Trainer:
         return values.detach(), hits[0]
 
     def _preserve(self, penalty: Penalty, groups: Tensor) -> None:
-        """Mix the gradient of GKP into that of the data: alpha and 1 - alpha, equation 16."""
+        """Mix the gradient of GKP into that of the data, alpha and 1 - alpha of equation 16, and note its share."""
         r = self.recipe
         alpha = schedule.mixing(self.epoch, r.epochs, r.alpha_start, r.alpha_end)
-        counts = torch.bincount(groups, minlength=len(penalty.centres)).to(self.device, torch.float32)
+        counts = torch.bincount(groups, minlength=len(penalty.centres)).to(
+            self.device, torch.float32, non_blocking=True
+        )
         distributed.all_reduce_sum(counts)
         named = dict(self.model.named_parameters())
         encoder = [named[name] for name in self.encoder]
-        pull = penalty.gradient(flat(encoder), counts / counts.sum())
+        pull = penalty.gradient(flat(encoder), counts / counts.sum()).mul_(1 - alpha)
         for p in self._parameters:
             if p.grad is not None:
                 p.grad.mul_(alpha)
+        data = torch.stack([p.grad.norm() for p in self._parameters if p.grad is not None]).norm()
+        self._effect[0] += torch.nan_to_num(pull.norm() / (pull.norm() + data))
+        self._effect[1] += 1
         for p, piece in zip(encoder, torch.split(pull, [p.numel() for p in encoder]), strict=True):
-            piece = piece.view_as(p).mul_(1 - alpha)
+            piece = piece.view_as(p)
             p.grad = piece if p.grad is None else p.grad.add_(piece)
 
     def _losses(

@@ -58,9 +58,14 @@ class Bank:
         Raises:
             InputError: nothing was stored yet.
         """
-        if not self._epochs.size:
+        if self.empty:
             raise InputError("the memory bank is empty: update it after an epoch first")
         return self._epochs.copy()
+
+    @property
+    def empty(self) -> bool:
+        """Say whether nothing was stored yet."""
+        return not self._epochs.size
 
     @property
     def best(self) -> np.ndarray:
@@ -257,18 +262,8 @@ def _products(a: Tensor, b: Tensor) -> np.ndarray:
 # Convergence points ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Centres:
-    """The convergence point of each group, on the CPU."""
-
-    parameters: Tensor  # theta*, (G, E)
-    buffers: list[dict[str, Tensor]]  # batch norm's running statistics, of each group
-
-
-def group_centres(bank: Bank, groups: Groups, names: Sequence[str]) -> Centres:
+def group_centres(bank: Bank, groups: Groups, names: Sequence[str]) -> Tensor:
     """Average the stored encoders over the classes of each group (equation 3), reading one snapshot at a time.
-
-    Running statistics of batch norm are averaged along: without them the averaged encoder is not evaluated as it is.
 
     Args:
         bank: of the classes' snapshots.
@@ -276,22 +271,18 @@ def group_centres(bank: Bank, groups: Groups, names: Sequence[str]) -> Centres:
         names: of the encoder's parameters.
 
     Returns:
-        The convergence points, in the dtype of the snapshots.
+        The convergence points theta*, (G, E), in the dtype of the snapshots, on the CPU. The averaged network has
+        running statistics of its own, which nothing here knows: see `settled`.
 
     Raises:
         InputError: a snapshot cannot be read or does not fit.
     """
-    rows, buffers = [], []
+    rows = []
     for g in range(groups.n_groups):
         epochs, counts = np.unique(bank.epochs[groups.group_of == g], return_counts=True)
-        total: dict[str, Tensor] = {}
-        kinds: dict[str, torch.dtype] = {}
-        for epoch, share in zip(epochs.tolist(), (counts / counts.sum()).tolist(), strict=True):
-            encoder, state = bank.read(epoch, names)
-            statistics = {n: t for n, t in state.items() if n.endswith((".running_mean", ".running_var"))}
-            for name, t in ({"": encoder} | statistics).items():
-                kinds[name] = t.dtype
-                total[name] = total.get(name, 0) + t.double() * share
-        rows.append(total.pop("").to(kinds[""]))
-        buffers.append({name: t.to(kinds[name]) for name, t in total.items()})
-    return Centres(parameters=torch.stack(rows), buffers=buffers)
+        total, kind = torch.zeros((), dtype=torch.float64), torch.float64
+        for epoch, count in zip(epochs.tolist(), counts.tolist(), strict=True):
+            encoder, _ = bank.read(epoch, names)
+            total, kind = total + encoder.double() * (count / counts.sum()), encoder.dtype
+        rows.append(total.to(kind))
+    return torch.stack(rows)

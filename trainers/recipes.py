@@ -98,9 +98,7 @@ class Recipe:
     channels_last: bool = _option(False, "Images and filters in channels-last order.")
 
     snapshot_every: int = _option(0, "Epochs between the snapshots of the trajectory; 0: none.")
-    evaluate_every: int = _option(
-        1, "Epochs between measurements on test samples; first and last are measured."
-    )
+    evaluate_every: int = _option(1, "Epochs between measurements on test samples; first and last are measured.")
     statistics_every: int = _option(1, "Epochs between the class statistics of the training set; 0: never.")
     cosines_every: int = _option(0, "Epochs between the cosines of class and batch gradients; 0: never.")
 

@@ -1,7 +1,7 @@
 """Which recipes can be: ranges of fields, and fields that need or exclude each other."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import fields
 
 import numpy as np
@@ -11,7 +11,7 @@ from landscape.networks.losses import build
 from landscape.networks.models import COSINE_SCALE
 from trainers import losses
 from trainers.recipes import Recipe, flag
-from trainers.schedule import grouping
+from trainers.schedule import filled, grouping
 
 
 def check(recipe: Recipe) -> None:
@@ -76,8 +76,9 @@ def check(recipe: Recipe) -> None:
         (0 <= r.group_after < 1, f"--group-after is a share of the run, from 0 to below 1, got {r.group_after}"),
         (0 <= r.regroup_every <= 1, f"--regroup-every is a share of the run, from 0 to 1, got {r.regroup_every}"),
         (
-            not r.grouped or any(grouping(e, r.epochs, r.group_after, r.regroup_every) for e in range(r.epochs)),
-            f"--epochs {r.epochs} with --group-after {r.group_after} ends before there are groups: raise --epochs",
+            not r.grouped or r.statistics_every < 1 or any(map(groups_after(r), range(r.epochs))),
+            f"--epochs {r.epochs} with --group-after {r.group_after} ends before there are groups, as the memory bank "
+            f"needs {max(2, r.groups)} epochs after the warm-up of {r.warmup_epochs}: raise --epochs",
         ),
         (
             r.fisher_samples is None or r.fisher_samples >= 1,
@@ -129,6 +130,22 @@ def check(recipe: Recipe) -> None:
             f"--loss-options scale={options['scale']:g} is not that of the classifier of {r.model}, {COSINE_SCALE:g}: "
             "leave it out, or choose max_margin"
         )
+
+
+def groups_after(recipe: Recipe) -> Callable[[int], bool]:
+    """Return what says of each epoch whether classes are grouped after it.
+
+    The bank must have had as many epochs as there shall be groups, and two at least: one can only give one group.
+
+    Args:
+        recipe: of a run with groups.
+
+    Returns:
+        Epoch, from 1 -> whether.
+    """
+    r = recipe
+    ready = filled(max(2, r.groups), r.warmup_epochs, r.statistics_every)
+    return lambda epoch: grouping(epoch, r.epochs, r.group_after, r.regroup_every, ready)
 
 
 def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:

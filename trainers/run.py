@@ -26,10 +26,11 @@ from landscape.errors import InputError, LandscapeError, NumericalError, StoreEr
 from landscape.networks import checkpoints, class_means
 from landscape.networks.models import NormedLinear
 from landscape.results import History, store
-from trainers import evaluation, folder, gkp, memory, recipes, records, schedule
+from trainers import evaluation, folder, gkp, memory, recipes, records, rules, schedule
 from trainers.data import Data, build
 from trainers.loop import Trainer
 from trainers.recipes import Recipe
+from trainers.settled import settled_statistics
 
 Progress = Callable[[float, int, str], None]
 """(epochs done, epochs in all, a line of text) -> None."""
@@ -147,7 +148,6 @@ class Run:
                 row = self.trainer.run_epoch(tell)
                 if distributed.is_main():
                     row |= self._measured()
-                    row |= self._banked(row)
                 self._regroup()
                 if distributed.is_main():
                     row |= self._grouped() | {"epoch": self.trainer.epoch, "seconds": time.perf_counter() - started}
@@ -207,17 +207,10 @@ class Run:
         names = ("eval_loss_per_class", "eval_accuracy_per_class", "quality", "distance", "variance", "gradient_cosine")
         row |= dict.fromkeys(names, nothing)
         if r.statistics_every and (epoch % r.statistics_every == 0 or epoch in {1, r.epochs}):
-            train = evaluation.evaluate(model, self.data.train, classifier=self._classifier, **options)
+            train = evaluation.evaluate(model, self.data.train, **options)
             row |= {"eval_loss_per_class": train.loss_per_class, "eval_accuracy_per_class": train.accuracy_per_class}
-            if train.features is not None:
-                q = class_means.feature_quality(
-                    train.features,
-                    torch.from_numpy(self.data.train.labels),
-                    len(nothing),
-                    beta=r.quality_beta,
-                    form=r.quality_form,
-                )
-                row |= {"quality": q.quality, "distance": q.distance, "variance": q.variance}
+            if self._classifier is not None:
+                row |= self._quality(options)
         if r.cosines_every and (epoch % r.cosines_every == 0 or epoch == 1):
             row["gradient_cosine"] = evaluation.gradient_cosines(
                 model, self.data.train, batch_size=r.batch_size, seed=r.seed
@@ -244,24 +237,38 @@ class Run:
             row["validation_accuracy"] = float(np.nanmean(held_out.accuracy_per_class))
         return row
 
-    def _banked(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Keep the model for the classes whose features are better than ever."""
-        nothing = np.full(len(self.data.train.class_names), np.nan)
-        if not self.recipe.grouped or np.isnan(row["eval_loss_per_class"]).all():
-            return {"bank_epoch": nothing}
-        self._clear()
-        self._bank.update(self.trainer.epoch, row["quality"], self.trainer.model.state_dict(), self._meta(row))
-        return {"bank_epoch": self._bank.epochs.astype(float)}
+    def _quality(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Measure the features with settled statistics; keep the network for the classes that have never had better."""
+        r, train, model = self.recipe, self.data.train, self.trainer.model
+        with settled_statistics(model, train, seed=r.seed, **options):
+            scores = evaluation.evaluate(model, train, classifier=self._classifier, **options)
+            if scores.features is None:
+                return {}
+            labels, n_classes = torch.from_numpy(train.labels), len(train.class_names)
+            q = class_means.feature_quality(
+                scores.features, labels, n_classes, beta=r.quality_beta, form=r.quality_form
+            )
+            if r.grouped and schedule.banking(self.trainer.epoch, r.warmup_epochs, r.statistics_every):
+                self._clear()
+                known = {"eval_accuracy_per_class": scores.accuracy_per_class, "test_accuracy": np.nan}
+                self._bank.update(self.trainer.epoch, q.quality, model.state_dict(), self._meta(known))
+        return {"quality": q.quality, "distance": q.distance, "variance": q.variance}
 
     def _grouped(self) -> dict[str, Any]:
-        group_of = self.trainer.group_of
-        nothing = np.full(len(self.data.train.class_names), np.nan)
-        return {"group": nothing if group_of is None else group_of.numpy().astype(float)}
+        """Say which epochs the bank holds, and which groups there are."""
+        nothing, group_of = np.full(len(self.data.train.class_names), np.nan), self.trainer.group_of
+        banked = None if self._bank.empty else self._bank.epochs
+        return {
+            "bank_epoch": nothing if banked is None else banked.astype(float),
+            "n_banked": np.nan if banked is None else float(len(np.unique(banked))),
+            "group": nothing if group_of is None else group_of.numpy().astype(float),
+            "n_groups": np.nan if group_of is None else float(group_of.max() + 1),
+        }
 
     def _regroup(self) -> None:
         """Group the classes anew where the recipe says so; the first rank does, the others are told."""
         r, epoch = self.recipe, self.trainer.epoch
-        if not r.grouped or not schedule.grouping(epoch, r.epochs, r.group_after, r.regroup_every):
+        if not r.grouped or not rules.groups_after(r)(epoch):
             return
         found: dict[str, Tensor] = {}
         if distributed.is_main():
@@ -290,7 +297,7 @@ class Run:
             seed=self.recipe.seed,
             workers=self._workers,
         )
-        return {"centres": centres.parameters.cpu(), "fisher": fisher.cpu()}
+        return {"centres": centres, "fisher": fisher.cpu()}
 
     def _told(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what the first rank has found, on every rank."""

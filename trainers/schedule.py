@@ -85,19 +85,39 @@ def radius(epoch: int, epochs: int, kind: str, first: float, last: float, late: 
     return first + (last - first) * epoch / max(1, epochs - 1)
 
 
-def grouping(epoch: int, epochs: int, after: float, every: float) -> bool:
+def banking(epoch: int, warmup: int, every: int) -> bool:
+    """Say whether the memory bank takes the model of an epoch: from the end of the warm-up on.
+
+    Args:
+        epoch: done, from 1.
+        warmup: epochs of the learning rate's warm-up, in which features say little of the network to come.
+        every: epochs between the class statistics of the training set.
+
+    Returns:
+        Whether.
+    """
+    return epoch > warmup and epoch % every == 0
+
+
+def filled(n: int, warmup: int, every: int) -> int:
+    """Return the epoch after which n epochs have come to the memory bank; for the arguments see `banking`."""
+    return (warmup // every + n) * every
+
+
+def grouping(epoch: int, epochs: int, after: float, every: float, ready: int = 1) -> bool:
     """Say whether classes are grouped when an epoch is done.
 
     Args:
         epoch: done, from 1.
         epochs: of the run; at its end no group is of use any more.
-        after: share of the run before the first grouping, which is not before the first epoch.
+        after: share of the run before the first grouping.
         every: share of the run between groupings, at least an epoch; 0: there is one only.
+        ready: epoch before which there is no grouping, whatever `after` says: see `filled`.
 
     Returns:
         Whether.
     """
-    first = max(1, round(after * epochs))
+    first = max(ready, round(after * epochs))
     apart = max(1, round(every * epochs)) if every else epochs
     return first <= epoch < epochs and (epoch - first) % apart == 0
 

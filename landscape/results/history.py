@@ -13,6 +13,8 @@ from landscape.results.axes import array, check_axes, scalar
 class History:
     """How a training went, a row for each finished epoch; nan where an epoch did not measure something.
 
+    Feature quality is that of the network with batch norm's statistics measured anew, as the memory bank keeps it.
+
     `train_loss` and `train_accuracy` are summed over the epoch's steps: each sample was seen by the weights of its own
     step, augmented and in training mode. All else belongs to the weights at the end of the epoch, in eval mode and
     without augmentation.
@@ -49,6 +51,15 @@ class History:
         "epoch", "part", unit="epochs", doc="epoch of the class's snapshot in the memory bank"
     )
     group: np.ndarray = array("epoch", "part", doc="number of the class's group")
+
+    n_banked: np.ndarray | None = array("epoch", unit="epochs", doc="distinct epochs in the memory bank", optional=True)
+    n_groups: np.ndarray | None = array("epoch", doc="groups of classes after the epoch", optional=True)
+    pull_share: np.ndarray | None = array(
+        "epoch", doc="|pull of GKP| / (|pull of GKP| + |gradient of the data|), mean over steps", optional=True
+    )
+    clipped_share: np.ndarray | None = array(
+        "epoch", doc="share of GSA's radii that a bound of --clip has set", optional=True
+    )
 
     method: str = scalar(doc="name of the recipe")
     provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)

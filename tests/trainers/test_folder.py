@@ -14,6 +14,7 @@ from landscape.networks import checkpoints
 from trainers import folder
 
 GROUPED = {"sharpness": "gsa", "gkp": True, "groups": 2, "epochs": 6, "group_after": 0.4, "regroup_every": 0.3}
+GROUPED |= {"warmup_epochs": 0}  # the bank fills from the first epoch on
 
 
 def files(out):

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from landscape.data import datasets
 from landscape.errors import DataError, InputError, NumericalError
 from trainers import gkp, memory
+from trainers.passes import put
+from trainers.settled import settled_statistics
 
 # Fisher information ---------------------------------------------------------------------------------------------------
 
@@ -33,6 +35,8 @@ def test_fisher_is_the_mean_of_squared_gradients_of_single_samples_at_the_centre
     found = gkp.group_fisher(model, samples, groups, centres, NAMES, batch_size=batch_size)
     for g, epoch in ((0, 1), (1, 2)):
         there = network(epoch).eval()
+        hidden = there[0](inputs)  # batch norm by the statistics of all training samples, in one batch
+        there[1].running_mean, there[1].running_var = hidden.mean(0).detach(), hidden.var(0).detach()
         there[3].load_state_dict(model[3].state_dict())  # the current classifier
         rows = []
         for i in np.flatnonzero(groups.group_of[labels.numpy()] == g):
@@ -47,14 +51,18 @@ def test_fisher_is_the_mean_of_squared_gradients_of_single_samples_at_the_centre
 
 def test_fisher_of_drawn_samples_is_that_of_some_of_the_group_and_repeats(tmp_path):
     bank, groups = filled(tmp_path, [[1, 1, 1, 1]]), divided(0, 1, 1, 1)
-    centres, (samples, _, labels) = memory.group_centres(bank, groups, NAMES), points()
+    centres, (samples, inputs, labels) = memory.group_centres(bank, groups, NAMES), points()
     model = network(1)
     drawn = gkp.group_fisher(model, samples, groups, centres, NAMES, max_samples=1, seed=5)
     again = gkp.group_fisher(model, samples, groups, centres, NAMES, max_samples=1, seed=5)
     assert torch.equal(drawn, again)
-    single = [
-        gkp.group_fisher(model, samples.select([i]), divided(0, 0, 0, 0), centres, NAMES)[0] for i in range(len(labels))
-    ]
+    single = []
+    put(centres[0], [dict(model.named_parameters())[name] for name in NAMES])  # both groups have the one epoch
+    with settled_statistics(model.eval(), samples):
+        for x, y in zip(inputs, labels, strict=True):
+            loss = F.cross_entropy(model(x[None]), y[None])
+            grads = torch.autograd.grad(loss, [dict(model.named_parameters())[name] for name in NAMES])
+            single.append(torch.cat([g.reshape(-1) for g in grads]).square())
     for g in (0, 1):
         fitting = [i for i, row in enumerate(single) if torch.allclose(row, drawn[g], rtol=1e-10, atol=0)]
         assert len(fitting) == 1
@@ -73,7 +81,7 @@ def test_fisher_that_cannot_be_is_refused_and_the_model_comes_back(tmp_path):
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     with pytest.raises(InputError, match="--fisher-samples"):
         gkp.group_fisher(model, samples, groups, centres, NAMES, max_samples=0)
-    centres.parameters[0, 0] = torch.nan
+    centres[0, 0] = torch.nan
     with pytest.raises(NumericalError, match="not finite"):
         gkp.group_fisher(model, points()[0], groups, centres, NAMES)
 

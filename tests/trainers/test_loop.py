@@ -22,6 +22,9 @@ def trained(model, **options):
     return model.state_dict(), rows
 
 
+GSA = {"sharpness": "gsa", "groups": 2, "epochs": 4}  # the shortest run that comes to groups
+
+
 def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
@@ -53,7 +56,7 @@ def test_a_multistep_run_falls_at_its_milestones():
     np.testing.assert_allclose([row["learning_rate"] for row in rows], [0.1, 0.1, 0.01, 0.001], rtol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"sharpness": "sam"}, {"sharpness": "gsa"}])
+@pytest.mark.parametrize("options", [{}, {"sharpness": "sam"}, GSA])
 def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_seed_does_not(options):
     (first, one), (again, two) = trained(layered(), **options), trained(layered(), **options)
     assert same(first, again)
@@ -120,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_the_training():
     ("options", "remedy"),
     [
         ({"sharpness": "sam", "rho": 1e30}, r"or --rho, now 1e\+30,"),
-        ({"sharpness": "gsa"}, "or --radius-scale, now 0.01"),
+        (GSA, "or --radius-scale, now 0.01"),
     ],
 )
 def test_what_diverges_by_its_radius_is_told_to_lower_it(options, remedy):
@@ -188,7 +191,8 @@ def test_deferred_weights_enter_at_80_percent_of_the_run():
 @pytest.mark.parametrize("gsa", [False, True])
 def test_preservation_mixes_the_gradients_of_data_and_penalty_by_alpha(gsa):
     """One step of plain gradient descent from theta: theta - lr (alpha g + (1 - alpha) g_gkp), g_gkp by autograd."""
-    options = {"epochs": 2, "batch_size": 15, "momentum": 0.0, "weight_decay": 0.0, "warmup_epochs": 0, "gkp": True}
+    options = {"epochs": 3, "batch_size": 15, "momentum": 0.0, "weight_decay": 0.0, "warmup_epochs": 0, "gkp": True}
+    options |= {"groups": 2}
     options |= {"sharpness": "gsa", "radius_scale": 0.0} if gsa else {}
     chosen = recipe(model="toys:linear", alpha_start=0.7, alpha_end=0.7, lr=0.1, **options)
 
@@ -202,7 +206,7 @@ def test_preservation_mixes_the_gradients_of_data_and_penalty_by_alpha(gsa):
     centres, fisher = (torch.rand((2, size), generator=generator) for _ in range(2))
     group_of, counts = np.array([0, 1, 1]), np.array([9, 6])
     trainer.regroup(group_of, gkp.Penalty(centres, fisher, counts, strength=50.0))
-    trainer.run_epoch()
+    row = trainer.run_epoch()
 
     plain = make()
     encoder = list(plain[0].parameters())
@@ -215,21 +219,28 @@ def test_preservation_mixes_the_gradients_of_data_and_penalty_by_alpha(gsa):
         if j != g
     )
     data = nn.functional.cross_entropy(plain(samples.inputs), torch.from_numpy(samples.labels))
+    pulls = torch.autograd.grad(0.3 * pull, encoder, retain_graph=True)
+    lengths = [
+        float(torch.cat([g.reshape(-1) for g in gradients]).norm())
+        for gradients in (pulls, torch.autograd.grad(0.7 * data, plain.parameters(), retain_graph=True))
+    ]
+    assert row["pull_share"] == pytest.approx(lengths[0] / sum(lengths), rel=1e-5)
     (0.7 * data + 0.3 * pull).backward()
     for p, q in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(p.detach(), (q - 0.1 * q.grad).detach(), rtol=0, atol=1e-6)
 
 
 def test_gsa_takes_plain_steps_until_there_are_groups():
-    plain, _ = trained(layered())
-    found, _ = trained(layered(), sharpness="gsa")
+    plain, _ = trained(layered(), epochs=4)
+    found, _ = trained(layered(), **GSA)
     assert same(plain, found)
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_makes_steps_on_images(name):
     samples = datasets.load("digits-lt").subsample(3)
-    chosen = methods.compose({"dataset": "digits-lt", "augment": None, "epochs": 2, "batch_size": 10}, method=name)
+    short = {"dataset": "digits-lt", "augment": None, "epochs": 4, "groups": 2, "batch_size": 10}
+    chosen = methods.compose(short, method=name)
     views = "crop,crop,crop" if chosen.loss == "bcl" else "none"
     chosen = methods.compose({**recipes.plain(chosen), "milestones": None, "augment": views})
     with loop.seeded(CPU, 0):
@@ -242,7 +253,9 @@ def test_every_method_makes_steps_on_images(name):
     before = {name: t.clone() for name, t in model.state_dict().items()}
     for _ in range(2):
         row = trainer.run_epoch()
-    assert np.isfinite(list(row.values())).all()
+    assert np.isfinite([row["train_loss"], row["learning_rate"]]).all()
+    assert np.isfinite(row["pull_share"]) == chosen.gkp
+    assert np.isfinite(row["clipped_share"]) == (chosen.sharpness == "gsa")
     assert not same(before, model.state_dict())
 
 
@@ -312,7 +325,8 @@ def test_a_compiled_model_learns_what_the_plain_one_does(name, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     states = []
     for on in (False, True):
-        plain = recipes.plain(methods.compose({"dataset": "toys:vectors", "model": "toys:batched"}, method=name))
+        short = {"dataset": "toys:vectors", "model": "toys:batched", "groups": 2, "epochs": 4}
+        plain = recipes.plain(methods.compose(short, method=name))
         views = "none,none,none" if "bcl" in name else "none"
         chosen = recipe(**plain | {"augment": views, "batch_size": 15, "compile": on})
         trainer = Trainer(chosen, batched(), blobs(), device=CPU)
@@ -380,7 +394,7 @@ def test_bytes_that_are_not_normalised_are_refused_with_the_remedy():
 
 
 def test_samples_that_influence_each_other_are_refused_where_they_must_not():
-    options = {"sharpness": "gsa", "batch_size": 15}
+    options = {**GSA, "batch_size": 15}
     Trainer(recipe(**options), Centred(), blobs(), device=CPU)
     with pytest.raises(NumericalError, match="influence each other in this model; use --first-pass exact"):
         Trainer(recipe(first_pass="decoupled", **options), Centred(), blobs(), device=CPU)

@@ -186,14 +186,10 @@ def test_another_number_of_groups_is_refused(n_groups):
 # Convergence points ---------------------------------------------------------------------------------------------------
 
 
-def test_centres_are_means_over_classes_of_encoder_and_running_statistics(tmp_path):
+def test_centres_are_means_over_classes_of_their_encoders(tmp_path):
     bank = filled(tmp_path, [[1, 1, 1, 1], [0, 2, 0, 2], [0, 0, 0, 3]])
     assert bank.epochs.tolist() == [1, 2, 1, 3]
     found = memory.group_centres(bank, divided(0, 0, 0, 1), NAMES)
     one, two, three = (network(e) for e in (1, 2, 3))
     expected = torch.stack([(2 * encoder_of(one) + encoder_of(two)) / 3, encoder_of(three)])
-    torch.testing.assert_close(found.parameters, expected, rtol=1e-14, atol=1e-14)
-    assert found.buffers[0].keys() == {"1.running_mean", "1.running_var"}
-    mean = (2 * one[1].running_mean + two[1].running_mean) / 3
-    torch.testing.assert_close(found.buffers[0]["1.running_mean"], mean, rtol=1e-14, atol=1e-14)
-    assert torch.equal(found.buffers[1]["1.running_var"], three[1].running_var)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)

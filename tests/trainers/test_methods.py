@@ -163,7 +163,8 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"clip": (1.0,)}, "--clip must be two numbers in ascending order"),
         ({"clip": (0.0, math.inf)}, "--clip must be a finite number, got inf"),
         ({"group_after": 1.0}, "--group-after is a share of the run"),
-        ({"gkp": True, "epochs": 1}, "--epochs 1 with --group-after 0.1 ends before there are groups"),
+        ({"gkp": True, "epochs": 5}, "--epochs 5 with --group-after 0.1 ends before there are groups"),
+        ({"gkp": True, "epochs": 3, "groups": 1}, "as the memory bank needs 2 epochs after the warm-up of 1: raise"),
         ({"gkp": True, "statistics_every": 0}, "--statistics-every must be at least 1"),
         ({"loss": "bcl", "sharpness": "gsa", "first_pass": "decoupled"}, "--first-pass decoupled takes samples one by"),
         ({"loss": "ldam", "cosine": False}, "--loss ldam needs a cosine classifier"),
@@ -267,6 +268,18 @@ def test_sams_radius_follows_its_schedule(kind, expected):
 )
 def test_classes_are_grouped_after_a_share_of_the_run_and_again_but_never_at_its_end(epochs, after, every, expected):
     assert [e for e in range(1, epochs + 1) if schedule.grouping(e, epochs, after, every)] == expected
+
+
+@pytest.mark.parametrize(
+    ("n", "warmup", "every", "banked"),
+    [(4, 1, 1, [2, 3, 4, 5]), (2, 5, 2, [6, 8]), (1, 5, 5, [10]), (3, 0, 1, [1, 2, 3]), (2, 3, 2, [4, 6])],
+)
+def test_the_bank_fills_from_the_end_of_the_warm_up_on(n, warmup, every, banked):
+    assert [e for e in range(1, banked[-1] + 1) if schedule.banking(e, warmup, every)] == banked
+    assert schedule.filled(n, warmup, every) == banked[-1]
+    assert [e for e in range(1, 40) if schedule.grouping(e, 40, 0.0, 0, schedule.filled(n, warmup, every))] == [
+        banked[-1]
+    ]
 
 
 def test_deferred_re_weighting_begins_at_epoch_160_of_200():

@@ -26,7 +26,7 @@ from landscape.objective.loading import load_objective
 from landscape.results import History, store
 from trainers import batches, commands, evaluation, loop, methods, recipes
 
-GROUPED = {"groups": 2, "epochs": 6, "group_after": 0.4, "regroup_every": 0.3}
+GROUPED = {"groups": 2, "epochs": 6, "group_after": 0.4, "regroup_every": 0.3, "warmup_epochs": 0}
 METHODS = {
     "ce": {},
     "sam": {"sharpness": "sam"},
@@ -163,10 +163,38 @@ def test_groups_and_memory_bank_are_in_the_history(tmp_path):
     history = finish(tmp_path, **METHODS["gsa-gkp"])
     assert np.isnan(history.group[0]).all()  # the first grouping is after epoch 2
     assert set(history.group[1].tolist()) <= {0.0, 1.0}
+    assert history.n_groups[1:].tolist() == (history.group[1:].max(axis=1) + 1).tolist()
+    assert history.n_banked.tolist() == [len(set(row)) for row in history.bank_epoch.tolist()]
+    assert np.isnan(history.pull_share[:2]).all()
+    assert np.isfinite(history.pull_share[2:]).all()
+    assert ((history.clipped_share[2:] >= 0) & (history.clipped_share[2:] <= 1)).all()
     assert (history.bank_epoch <= history.epoch[:, None]).all()
     kept = {int(Path(f).stem.split("-")[1]) for f in files(tmp_path / "bank")}
     assert kept >= set(history.bank_epoch[-1].astype(int))  # what was left last goes at the next update
     assert len(kept) <= 3 + 1
+
+
+def test_the_bank_takes_no_epoch_of_the_warm_up(tmp_path):
+    history = finish(tmp_path, **{**METHODS["gsa-gkp"], "epochs": 8, "warmup_epochs": 3})
+    assert np.isnan(history.bank_epoch[:3]).all()
+    assert (history.bank_epoch[3:] >= 4).all()
+    assert np.isnan(history.group[3]).all()
+    assert np.isfinite(history.group[4]).all()  # two epochs are banked
+
+
+def test_what_is_banked_has_the_running_statistics_of_its_weights(tmp_path):
+    """They are those of all training samples in one batch, as plain PyTorch has them; the run's own are not."""
+    finish(tmp_path, model="toys:batched", **METHODS["gsa-gkp"], snapshot_every=1)
+    samples = blobs()
+    for path in (tmp_path / "bank").iterdir():
+        model = batched()
+        model.load_state_dict(state(tmp_path / "bank", path.name))
+        hidden = model[0](samples.inputs)
+        torch.testing.assert_close(model[1].running_mean, hidden.mean(0), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(model[1].running_var, hidden.var(0), rtol=1e-5, atol=1e-6)
+        own = state(tmp_path / "snapshots", path.name)
+        assert torch.equal(own["0.weight"], model[0].weight)
+        assert not torch.allclose(own["1.running_var"], model[1].running_var, rtol=0.01)
 
 
 def test_without_a_linear_layer_at_the_end_the_history_has_no_feature_quality(tmp_path):
@@ -343,11 +371,18 @@ def test_a_run_that_diverges_late_keeps_its_last_good_epoch(tmp_path, monkeypatc
 
 def test_more_groups_than_classes_are_refused(tmp_path):
     with pytest.raises(InputError, match="--groups 4 are more than the 3 classes of"):
-        begin(tmp_path, gkp=True)
+        begin(tmp_path, gkp=True, epochs=8)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_one_group_and_as_many_as_classes_work_with_a_class_of_one_sample(tmp_path, groups):
+def test_one_group_and_as_many_as_classes_work_with_a_class_of_one_sample(tmp_path, groups, monkeypatch):
+    """Class c is best in epoch c."""
+    measure, best = class_means.feature_quality, iter(np.eye(8, 3))
+
+    def peaks(*arguments, **options):
+        return dataclasses.replace(measure(*arguments, **options), quality=next(best))
+
+    monkeypatch.setattr(class_means, "feature_quality", peaks)
     history = finish(tmp_path, **{**METHODS["gsa-gkp"], "groups": groups, "epochs": 8, "batch_size": 3})
     assert np.isfinite(history.train_loss).all()
     assert history.group[-1].max() == groups - 1
@@ -378,7 +413,7 @@ def test_a_class_without_training_samples_is_trained_around_but_cannot_be_groupe
     expected = right / history.train_counts.sum()
     assert checkpoints.read(tmp_path / "ce" / "last.pt").meta["train_accuracy"] == pytest.approx(expected)
     with pytest.raises(InputError, match=r"class \d \([bc]\) of .* has no training samples: --sharpness gsa and --gkp"):
-        begin(tmp_path / "gsa", sharpness="gsa", groups=2, **options)
+        begin(tmp_path / "gsa", sharpness="gsa", groups=2, epochs=6, **options)
     assert not (tmp_path / "gsa").exists()
 
 
@@ -393,6 +428,9 @@ def test_fewer_groups_than_asked_for_are_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(class_means, "feature_quality", rises)
     history = finish(tmp_path, **METHODS["gsa-gkp"])
     assert (history.group[-1] == 0).all()
+    assert history.n_banked.tolist() == [1] * 6
+    assert history.n_groups[1:].tolist() == [1] * 5
+    assert history.pull_share[2:].tolist() == [0] * 4
     assert "after epoch 2 the classes fall into 1 of --groups 2" in caplog.messages[0]
 
 
@@ -609,7 +647,7 @@ PER_CLASS = (
 
 @pytest.mark.parametrize("method", ["ce", "gsa-gkp"])
 def test_image_files_are_read_by_the_workers_in_training_and_out_of_it(tmp_path, method, monkeypatch):
-    """Training, both evaluations and the Fisher information; the number of workers changes no bit."""
+    """Training, evaluations, settled statistics and Fisher information; the number of workers changes no bit."""
     rng = np.random.default_rng(0)
     for split, n in (("train", 14), ("test", 5)):
         for i in range(n):
@@ -625,13 +663,14 @@ def test_image_files_are_read_by_the_workers_in_training_and_out_of_it(tmp_path,
 
     monkeypatch.setattr(batches, "DataLoader", watched)
     words = [method, "--dataset", "image-folder", "--data-root", tmp_path / "images", "--image-size", 8, "--model"]
-    words += ["toys:convolutional", "--epochs", 2, "--batch-size", 5, "--seed", 1, "-q"]
+    words += ["toys:convolutional", "--epochs", 3, "--warmup-epochs", 0, "--batch-size", 5, "--seed", 1, "-q"]
     words += ["--groups", 2] if method == "gsa-gkp" else []
     for workers in (0, 2):
         asked.clear()
         assert command(*words, "--workers", workers, "-o", tmp_path / str(workers)) == 0
-        n_groups = store.load(tmp_path / str(workers) / "history.h5").group[-1].max() + 1 if method == "gsa-gkp" else 0
-        assert asked == [workers] * (2 * 3 + int(n_groups))
+        history = store.load(tmp_path / str(workers) / "history.h5")
+        of_groups = 2 * int(history.n_groups[-1]) if method == "gsa-gkp" else 0  # statistics, squared gradients
+        assert asked == [workers] * (3 * 5 + of_groups)
     assert same(state(tmp_path / "0", "last.pt"), state(tmp_path / "2", "last.pt"))
 
 
