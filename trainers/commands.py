@@ -163,6 +163,8 @@ def _conclude(console: Console, this: run.Run, history: History) -> None:
     if this.recipe.grouped:
         sizes = np.bincount(history.group[-1].astype(int)).tolist()
         console.say(f"groups: {len(sizes)}, of {', '.join(map(str, sizes))} classes")
+    for sentence in history.idle:
+        console.say(f"attention: {sentence}")
     last = this.out / "last.pt"
     console.say(f"checkpoint: {last}\nanalysis: landscape hessian --ckpt {shlex.quote(str(last))} --per-class")
 

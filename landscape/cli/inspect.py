@@ -86,6 +86,8 @@ def _show_result(console: Console, file: Path, result: Result) -> None:
     _show_mapping(console, found["options"])
     console.say("provenance")
     _show_mapping(console, found["provenance"])
+    for sentence in getattr(result, "idle", ()):
+        console.say(f"attention: {sentence}")
     rows = [
         [name, " x ".join(f"{a} {n:,}" for a, n in zip(f["axes"], f["shape"], strict=True)), f["unit"], f["doc"]]
         for name, f in found["fields"].items()

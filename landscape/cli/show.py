@@ -17,7 +17,7 @@ from landscape.results.foreign import interop, surface_exports, surface_files
 
 FIGURES = {
     "spectrum": ("density", "summary", "overlap", "gradients", "subspaces"),
-    "history": ("training", "quality", "cosines"),
+    "history": ("training", "quality", "cosines", "bank"),
     "features": ("quality", "angles", "collapse"),
     "gradients": ("cosines", "decomposition", "epochs", "norms", "layers"),
     "sharpness": ("rises",),
@@ -50,10 +50,10 @@ MOST_PANELS = 24
     "training samples; of hessian --overlap also overlap, how sharp the sharpest directions of each part are for the "
     "others, gradients, how sharp their gradients are, and subspaces, how alike the directions are. "
     "Of a history: training (default), loss and accuracy; quality, of the "
-    "features; cosines, of class and batch gradients. Of features: quality (default), of each class; angles, between "
-    "class means; collapse, the four signs of neural collapse. Of gradients: cosines (default), a map of all pairs of "
-    "parts; decomposition, along the whole gradient and off it; epochs, agreement with the whole along a run; norms; "
-    "layers, shares and cosines of each layer. "
+    "features; cosines, of class and batch gradients; bank, what GKP and GSA did. Of features: quality (default), of "
+    "each class; angles, between class means; collapse, the four signs of neural collapse. Of gradients: cosines "
+    "(default), a map of all pairs of parts; decomposition, along the whole gradient and off it; epochs, agreement "
+    "with the whole along a run; norms; layers, shares and cosines of each layer. "
     "Of sharpness: rises, of each part against training samples. Of distances: matrix (default), clustered maps of "
     "four distances; map, the points laid out on a plane; losses, of each part at each point; barriers, between all "
     "pairs of points, with the rises that Hessians predict; epochs, from the points along training. Of a surface: "

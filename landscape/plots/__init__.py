@@ -15,7 +15,7 @@ from landscape.plots.figures.gradients import (
     gradient_layers,
     gradient_norms,
 )
-from landscape.plots.figures.history import cosines, quality, sweep, training
+from landscape.plots.figures.history import bank, cosines, quality, sweep, training
 from landscape.plots.figures.lines import surface_lines
 from landscape.plots.figures.overlap import gradient_map, overlap_map, subspace_map
 from landscape.plots.figures.overlays import compare_surfaces, surface_overlay
@@ -27,7 +27,7 @@ from landscape.plots.figures.trajectory import trajectory, trajectory_along
 from landscape.plots.layout.theme import styled, write
 
 __all__ = [
-    "KIND_FIGURES", "SEVERAL_FIGURES", "barrier_maps", "class_angles", "class_quality", "compare_quality",
+    "KIND_FIGURES", "SEVERAL_FIGURES", "bank", "barrier_maps", "class_angles", "class_quality", "compare_quality",
     "compare_surfaces", "contours", "cosine_map", "cosines", "cross_losses", "decomposition", "densities",
     "density", "density_grid", "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs",
     "gradient_layers", "gradient_map", "gradient_norms", "neural_collapse", "overlap_map", "point_map", "quality",
@@ -43,7 +43,7 @@ KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "gradients": gradient_map,
         "subspaces": subspace_map,
     },
-    "history": {"training": training, "quality": quality, "cosines": cosines},
+    "history": {"training": training, "quality": quality, "cosines": cosines, "bank": bank},
     "features": {"quality": class_quality, "angles": class_angles, "collapse": neural_collapse},
     "gradients": {
         "cosines": cosine_map,

@@ -66,3 +66,22 @@ class History:
 
     def __post_init__(self) -> None:
         check_axes(self)
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Parts of GSA and GKP that did nothing in this run, a sentence each; a run without groups has none."""
+        recipe = self.provenance.get("recipe", {})
+        gsa, gkp = recipe.get("sharpness") == "gsa", bool(recipe.get("gkp"))
+        if not (gsa or gkp) or self.n_groups is None or not len(self.n_groups):
+            return ()
+        found = []
+        if not self.n_groups[-1] > 1:
+            found.append(
+                "all classes are in one group at the end: GSA has no direction of a group's own, and GKP no other "
+                "group to preserve"
+            )
+        if gkp and self.pull_share is not None and not np.nansum(self.pull_share) > 0:
+            found.append("GKP did nothing: the share of its pull in the gradient was 0 in all epochs")
+        if gsa and self.clipped_share is not None and np.nanmin(self.clipped_share, initial=np.inf) == 1:
+            found.append("--clip set the radii of GSA in all epochs: equation 13 decided none of them")
+        return tuple(found)

@@ -65,6 +65,51 @@ def test_cosines_are_drawn_where_they_were_measured():
         plots.cosines(history())
 
 
+def test_the_bank_shows_best_epochs_numbers_and_shares():
+    numbers = {
+        "n_banked": np.array([np.nan, 1, 2, 3]),
+        "n_groups": np.array([np.nan, np.nan, 2, 2]),
+        "pull_share": np.array([np.nan, np.nan, np.nan, 0.25]),
+        "clipped_share": np.full(4, np.nan),
+    }
+    epochs = np.array([[np.nan] * 3, [2, 2, 2], [3, 2, 2], [3, 4, 2]])
+    fig = plots.bank(history(bank_epoch=epochs, **numbers), ["class 0", "class 1"])
+    best, counts, shares = fig.axes
+    assert [line.get_ydata().tolist() for line in best.lines] == [[2, 2, 4], [2, 3, 3]]
+    assert {line.get_label(): line.get_ydata().tolist() for line in counts.lines} == {
+        "epochs in the bank": [1, 2, 3],
+        "groups": [2, 2],
+    }
+    assert [line.get_label() for line in shares.lines] == ["pull of GKP"]
+    with pytest.raises(InputError, match="did not measure a memory bank: train with --gkp or --sharpness gsa"):
+        plots.bank(history(bank_epoch=epochs * np.nan, **numbers))
+    with pytest.raises(InputError, match="of an older version, which did not count groups"):
+        plots.bank(history(bank_epoch=epochs))
+
+
+IDLE = {
+    "n_groups": np.array([np.nan, 2, 2, 2]),
+    "pull_share": np.array([np.nan, np.nan, 0, 0.1]),
+    "clipped_share": np.array([np.nan, np.nan, 1, 0.9]),
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, []),
+        ({"n_groups": np.array([np.nan, 2, 1, 1])}, ["all classes are in one group"]),
+        ({"pull_share": np.array([np.nan, np.nan, 0, 0])}, ["GKP did nothing"]),
+        ({"clipped_share": np.array([np.nan, np.nan, 1, 1])}, ["--clip set the radii of GSA in all epochs"]),
+    ],
+)
+def test_a_run_in_which_a_part_did_nothing_says_so(changed, said):
+    recipe = {"recipe": {"sharpness": "gsa", "gkp": True}}
+    found = history(**IDLE | changed, provenance=recipe).idle
+    assert [text[: len(start)] for text, start in zip(found, said, strict=True)] == said
+    assert history(**IDLE | changed, provenance={"recipe": {"sharpness": "sam", "gkp": False}}).idle == ()
+
+
 def test_a_class_that_does_not_exist_is_named():
     with pytest.raises(InputError, match="no class 'cat'; there are class 0, class 1, class 2"):
         plots.quality(history(), ["cat"])

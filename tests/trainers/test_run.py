@@ -434,6 +434,17 @@ def test_fewer_groups_than_asked_for_are_said(tmp_path, monkeypatch, caplog):
     assert "after epoch 2 the classes fall into 1 of --groups 2" in caplog.messages[0]
 
 
+def test_a_run_whose_gkp_did_nothing_says_so_at_its_end_and_in_info(tmp_path, capsys):
+    words = ["train", "gsa-gkp", "--dataset", "toys:vectors", "--model", "toys:layered", "--groups", "1", "--augment"]
+    words += ["none", "--epochs", "5", "--batch-size", "4", "--device", "cpu", "-o", str(tmp_path)]
+    assert main(words) == 0
+    ended = capsys.readouterr().out
+    assert main(["info", str(tmp_path / "history.h5")]) == 0
+    for text in (ended, capsys.readouterr().out):
+        assert "attention: all classes are in one group at the end" in text
+        assert "attention: GKP did nothing: the share of its pull in the gradient was 0 in all epochs" in text
+
+
 def test_bcl_needs_images(tmp_path):
     with pytest.raises(InputError, match="has no uint8 images to augment"):
         begin(tmp_path, loss="bcl", augment=None)

@@ -105,6 +105,49 @@ def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
+def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
+    """Draw what GSA and GKP did over the epochs: the memory bank, the groups made of it, and their share of the steps.
+
+    Args:
+        history: the result.
+        parts: names of classes; None for all.
+
+    Returns:
+        A new figure with three axes: the epoch in which each class had its best features; how many epochs the bank
+        holds, and how many groups there are; the share of GKP's pull in the gradient, and of GSA's radii that a bound
+        of --clip has set.
+
+    Raises:
+        InputError: no such class, or the run kept no memory bank, or did not write down what this shows.
+    """
+    chosen = _chosen(history, parts)
+    _measured(history, history.bank_epoch, "a memory bank", "--gkp or --sharpness gsa")
+    numbers = (history.n_banked, history.n_groups, history.pull_share, history.clipped_share)
+    if any(values is None for values in numbers):
+        raise InputError("the history is of an older version, which did not count groups: train again")
+    with theme.theme():
+        fig, (epochs, counts, shares), _ = grids.grid(3, 3, 11, 3.4)
+        _per_class(fig, epochs, history, history.bank_epoch, chosen)
+        epochs.set_ylabel("epoch of the class's best features")
+        labels = ("epochs in the bank", "groups", "pull of GKP", "clipped radii of GSA")
+        places = (counts, counts, shares, shares)
+        colours = [*theme.palette()[:2]] * 2
+        for ax, values, label, colour in zip(places, numbers, labels, colours, strict=True):
+            if values is not None and np.isfinite(values).any():
+                _line(ax, history.epoch, values, color=colour, label=label)
+        counts.set_ylabel("number")
+        counts.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        counts.set_ylim(bottom=0)
+        shares.set_ylabel("share")
+        shares.set_ylim(-0.02, 1.02)
+        for ax in (counts, shares):
+            if ax.lines:
+                ax.legend(frameon=False, fontsize="small")
+        _epochs(epochs, counts, shares)
+        epochs.set_title(history.method)
+    return fig
+
+
 def sweep(settings: Mapping[str, Mapping[float, Sequence[History]]]) -> Figure:
     """Draw the final test accuracy against an option of the training (the paper's Figures 5, 7 and 8).
 
