@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff.per_sample import squared_gradients
+from landscape.autodiff.single_samples import squared_gradients
 from landscape.data.datasets import Samples
 from landscape.errors import DataError, InputError, NumericalError
 from landscape.networks import losses, models

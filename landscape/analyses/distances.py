@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from landscape.analyses.directions import filter_axes, filter_norms
-from landscape.autodiff import per_sample
+from landscape.autodiff import single_samples
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
 from landscape.errors import InputError
@@ -310,5 +310,5 @@ def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> T
         return objective.loss(models.logits_of(outputs, n_classes, objective.logits_index), labels)
 
     with differentiable_attention():
-        total = per_sample.squared_gradients(model, batches, loss, chosen.names)
+        total = single_samples.squared_gradients(model, batches, loss, chosen.names)
     return total / sum(len(objective.members[p]) for p in own)

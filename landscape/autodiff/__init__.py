@@ -1,7 +1,7 @@
 """All that leans on the inside of PyTorch: traced graphs, linearised products, gradients per sample, devices, ranks.
 
 `tracing` turns a function into a graph of tensor operations; `linearize` and `forward` split it by what depends on
-the vector or the point; `piecewise` tells where a network is piecewise linear; `per_sample` gives gradients sample by
-sample; `devices` and `distributed` set precision and know the processes. It imports no other room. Begin with
-`tracing`.
+the vector or the point; `piecewise` tells where a network is piecewise linear; `per_sample` gives gradients of groups
+of samples and `single_samples` those of each; `devices` and `distributed` set precision and know the processes. It
+imports no other room. Begin with `tracing`.
 """

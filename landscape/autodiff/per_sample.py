@@ -1,4 +1,4 @@
-"""Gradients of groups of samples, and squared gradients of single ones, for the price of one backward pass.
+"""Gradients of groups of samples for the price of one backward pass.
 
 The gradient of a layer's weight is a sum over samples. For a linear layer a -> W a it is sum_i d_i a_iᵀ, where a_i
 entered the layer and d_i is the gradient at what left it. One backward pass that computes gradients at the layers'
@@ -13,7 +13,6 @@ Source: Goodfellow 2015, "Efficient per-example gradient computations", for line
 convolutions.
 """
 
-import itertools
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
-from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -32,10 +30,8 @@ Losses = Callable[[], Tensor]
 """Runs the model on a batch; returns the loss of each sample, (B,)."""
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_GROUPS = (*_CONVOLUTIONS, nn.Linear, *_NORMS)  # layers whose gradients can be taken over any part of a batch
-_SINGLE = (nn.Conv2d, nn.Linear, *_NORMS)  # and over each sample
-_ENTRIES = 2**25  # numbers that the gradients of single samples may take at a time: 128 MiB in float32
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_GROUPS = (*_CONVOLUTIONS, nn.Linear, *NORMS)  # layers whose gradients can be taken over any part of a batch
 
 
 def group_gradients(
@@ -59,8 +55,8 @@ def group_gradients(
     Raises:
         InputError: batch norm couples the samples, a group or parameter does not exist, or the losses do not fit.
     """
-    chosen = _chosen(model, params)
-    values, calls = _recorded(model, losses, _GROUPS)
+    chosen = parameters_of(model, params)
+    values, calls = recorded(model, losses, _GROUPS)
     return values.detach(), _rows(values, calls, chosen, groups, n_groups)
 
 
@@ -79,9 +75,9 @@ def check(model: nn.Module, losses: Losses, *, tolerance: float = 0.02) -> None:
         InputError: the batch is too small, or what `group_gradients` refuses.
         NumericalError: they do not.
     """
-    chosen = _chosen(model, None)
+    chosen = parameters_of(model, None)
     with kept_statistics(model):
-        values, calls = _recorded(model, losses, _GROUPS)
+        values, calls = recorded(model, losses, _GROUPS)
     n = len(values)
     if n < 3:
         raise InputError(f"gradients of groups are checked on a batch of at least 3 samples, got {n}")
@@ -96,44 +92,6 @@ def check(model: nn.Module, losses: Losses, *, tolerance: float = 0.02) -> None:
             f"gradients of groups add up to another gradient than the batch's ({error:.1%} off): samples of a batch "
             "influence each other in this model; use --first-pass exact"
         )
-
-
-def squared_gradients(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Any, Tensor], Tensor],
-    params: Sequence[str] | None = None,
-) -> Tensor:
-    """Return the sum over samples of each one's squared gradient: N times the diagonal of the empirical Fisher matrix.
-
-    The model runs in eval mode, in which it is left as it was. Memory for gradients of single samples is bounded.
-
-    Args:
-        model: inputs (B, ...) -> outputs.
-        batches: inputs (B, ...) and labels (B,), on the model's device.
-        loss: (outputs, labels) -> (B,), which depends on the parameters through the outputs alone.
-        params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
-
-    Returns:
-        (D,) float64, in the order of the parameters; each batch is added up in the model's own dtype.
-
-    Raises:
-        InputError: a parameter does not exist, a layer couples samples in eval mode too, or the losses do not fit.
-    """
-    chosen = _chosen(model, params)
-    sizes = [p.numel() for p in chosen.values()]
-    total = torch.zeros(sum(sizes), dtype=torch.float64, device=next(iter(chosen.values())).device)
-    places = dict(zip(chosen, torch.split(total, sizes), strict=True))
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        for inputs, labels in batches:
-            for name, squares in _squared(model, inputs, labels, loss, chosen):
-                places[name] += squares
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
-    return total
 
 
 @contextmanager
@@ -225,7 +183,7 @@ class _Constant:
 
 
 @dataclass(frozen=True, eq=False)
-class _Call:
+class Call:
     """One use of a layer in a forward pass."""
 
     module: Any
@@ -235,21 +193,23 @@ class _Call:
     statistics: tuple[Tensor, ...]  # of batch norm: mean and variance, (C,)
 
 
-@dataclass(frozen=True, eq=False)
-class _Use:
-    """One use of a parameter, seen from the loss."""
-
-    call: _Call
-    d: Tensor  # gradient at the call's output, (B, ...)
-    kind: str  # "weight" or "bias"
-
-
 def _by_batch(module: _BatchNorm) -> bool:
     return module.training or module.running_mean is None
 
 
-def _chosen(model: nn.Module, params: Sequence[str] | None) -> dict[str, Tensor]:
-    """Return the parameters by name, in the order asked for or else the model's."""
+def parameters_of(model: nn.Module, params: Sequence[str] | None) -> dict[str, Tensor]:
+    """Return the parameters to differentiate by.
+
+    Args:
+        model: whose they are.
+        params: their names; None for all trainable ones.
+
+    Returns:
+        The parameters by name, in the order asked for or else the model's.
+
+    Raises:
+        InputError: a parameter does not exist, or there are none.
+    """
     trainable: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for name in params or ():
         if name not in trainable:
@@ -274,15 +234,27 @@ def _separable(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     )
 
 
-def _recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ...]) -> tuple[Tensor, list[_Call]]:
-    """Run losses() and record the calls of layers of some kinds; (B,) with its graph, and the calls."""
+def recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ...]) -> tuple[Tensor, list[Call]]:
+    """Run the model and record the calls of layers of some kinds.
+
+    Args:
+        model: whose calls they are; its samples do not influence each other.
+        losses: runs the model on a batch, once, and returns one value or one row of values for each sample.
+        kinds: types of layers.
+
+    Returns:
+        The values with their graph, (B,) or (B, C), and the calls.
+
+    Raises:
+        InputError: batch norm couples the samples, or the values are not one or one row per sample.
+    """
     for name, m in model.named_modules():
         if isinstance(m, _BatchNorm) and _by_batch(m) and not isinstance(m.__dict__.get("forward"), _Constant):
             raise InputError(
                 f"{name or 'the model'} is a batch norm that normalises by its batch, so that samples influence each "
                 "other: call model.eval(), or use batch_statistics_constant(model)"
             )
-    calls: list[_Call] = []
+    calls: list[Call] = []
 
     def record(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         x = args[0] if len(args) == 1 else None
@@ -293,12 +265,12 @@ def _recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ..
         ):
             return  # unbatched, given by keyword, or without a gradient
         statistics: tuple[Tensor, ...] = ()
-        if isinstance(module, _NORMS):
+        if isinstance(module, NORMS):
             constant = module.__dict__.get("forward")
             statistics = constant.statistics if isinstance(constant, _Constant) else ()
             statistics = statistics or (module.get_buffer("running_mean"), module.get_buffer("running_var"))
         source = get_gradient_edge(x).node if x.requires_grad else None
-        calls.append(_Call(module, x.detach(), source, get_gradient_edge(output), statistics))
+        calls.append(Call(module, x.detach(), source, get_gradient_edge(output), statistics))
 
     # First of all hooks: the output is the layer's own, whatever others make of it.
     handles = [m.register_forward_hook(record, prepend=True) for m in model.modules() if _separable(m, kinds)]
@@ -307,7 +279,7 @@ def _recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ..
     finally:
         for handle in handles:
             handle.remove()
-    if values.ndim != 1:
+    if values.ndim not in {1, 2}:
         raise InputError(
             f'losses() returned shape {tuple(values.shape)}: it must return one value per sample; use reduction="none"'
         )
@@ -316,8 +288,17 @@ def _recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ..
     return values, [c for c in calls if len(c.inputs) == len(values)]
 
 
-def _used_otherwise(values: Tensor, calls: Iterable[_Call], chosen: dict[str, Tensor]) -> list[str]:
-    """Name the parameters that the losses depend on along a path that does not pass through a recorded call."""
+def used_otherwise(values: Tensor, calls: Iterable[Call], chosen: dict[str, Tensor]) -> list[str]:
+    """Name the parameters that the values depend on along a path that does not pass through a recorded call.
+
+    Args:
+        values: with their graph.
+        calls: the recorded calls.
+        chosen: parameters by name.
+
+    Returns:
+        Names of those that the calls alone do not account for.
+    """
     leaves = {name: get_gradient_edge(p).node for name, p in chosen.items()}
     source = {call.output.node: call.source for call in calls}
     seen: set[Node] = set()
@@ -330,8 +311,18 @@ def _used_otherwise(values: Tensor, calls: Iterable[_Call], chosen: dict[str, Te
     return [name for name, leaf in leaves.items() if leaf in seen]
 
 
-def _at_outputs(values: Tensor, calls: Sequence[_Call], seeds: Tensor, *, keep: bool) -> list[tuple[_Call, Tensor]]:
-    """Go back from the losses; return the gradient at the output of each call that they depend on."""
+def at_outputs(values: Tensor, calls: Sequence[Call], seeds: Tensor, *, keep: bool) -> list[tuple[Call, Tensor]]:
+    """Go back from the values to the outputs of the recorded calls.
+
+    Args:
+        values: with their graph.
+        calls: the recorded calls.
+        seeds: what each value is multiplied by, of their shape.
+        keep: the graph, for another pass.
+
+    Returns:
+        The calls that the values depend on, with the gradient at the output of each.
+    """
     if not calls:
         return []
     # Of all backward steps, autograd makes only those that lead to these outputs: no gradients of weights.
@@ -342,8 +333,12 @@ def _at_outputs(values: Tensor, calls: Sequence[_Call], seeds: Tensor, *, keep: 
 # Groups ---------------------------------------------------------------------------------------------------------------
 
 
-def _rows(values: Tensor, calls: list[_Call], chosen: dict[str, Tensor], groups: Tensor, n_groups: int) -> Tensor:
+def _rows(values: Tensor, calls: list[Call], chosen: dict[str, Tensor], groups: Tensor, n_groups: int) -> Tensor:
     groups = groups.cpu()
+    if values.ndim != 1:
+        raise InputError(
+            f'losses() returned shape {tuple(values.shape)}: it must return one value per sample; use reduction="none"'
+        )
     if groups.shape != values.shape:
         raise InputError(f"losses() returned {len(values)} values for groups of shape {tuple(groups.shape)}")
     if int(groups.min()) < 0 or int(groups.max()) >= n_groups:
@@ -360,14 +355,14 @@ def _rows(values: Tensor, calls: list[_Call], chosen: dict[str, Tensor], groups:
     sizes = [p.numel() for p in chosen.values()]
     rows = torch.zeros(n_groups, sum(sizes), dtype=example.dtype, device=example.device)
     places = dict(zip(chosen, torch.split(rows, sizes, dim=1), strict=True))
-    rest = _used_otherwise(values, calls, chosen)
+    rest = used_otherwise(values, calls, chosen)
     own = {id(p): places[name] for name, p in chosen.items() if name not in rest}
     taken = [c for c in calls if any(id(p) in own for p in c.module.parameters())]
-    for call, d in _at_outputs(values, taken, seeds, keep=bool(rest)):
+    for call, d in at_outputs(values, taken, seeds, keep=bool(rest)):
         into = {kind: own[id(p)] for kind, p in call.module.named_parameters() if id(p) in own}
-        if isinstance(call.module, _NORMS):
+        if isinstance(call.module, NORMS):
             for kind, place in into.items():
-                each = _of_norm(call, call.inputs, d, kind)
+                each = of_norm(call, call.inputs, d, kind)
                 place += member.to(each) @ each
             continue
         xs, ds = (torch.split(t.to(d.dtype).index_select(0, order), split) for t in (call.inputs, d))
@@ -405,8 +400,18 @@ def _summed(module: Any, x: Tensor, d: Tensor, kinds: Iterable[str]) -> dict[str
     return {kind: weight if kind == "weight" else bias for kind in kinds}
 
 
-def _of_norm(call: _Call, x: Tensor, d: Tensor, kind: str) -> Tensor:
-    """Return the gradient of batch norm's gamma ("weight") or beta by each sample, (B, C)."""
+def of_norm(call: Call, x: Tensor, d: Tensor, kind: str) -> Tensor:
+    """Return the gradient of batch norm's gamma or beta by each sample.
+
+    Args:
+        call: of a batch norm.
+        x: what entered it, (B, C, ...).
+        d: gradient at what left it, (B, C, ...).
+        kind: "weight" for gamma, "bias" for beta.
+
+    Returns:
+        Gradients, (B, C).
+    """
     beyond = list(range(2, x.ndim))
     wide: torch.dtype = call.module.weight.dtype
     if kind == "bias":
@@ -415,91 +420,3 @@ def _of_norm(call: _Call, x: Tensor, d: Tensor, kind: str) -> Tensor:
     product = (x - mean.view(-1, *[1] * len(beyond))) * d
     scale = torch.rsqrt(variance + call.module.eps)
     return (product.sum(beyond) if beyond else product) * scale
-
-
-# Single samples -------------------------------------------------------------------------------------------------------
-
-
-def _squared(
-    model: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
-    loss: Callable[[Any, Tensor], Tensor],
-    chosen: dict[str, Tensor],
-) -> Generator[tuple[str, Tensor], None, None]:
-    """Yield names of parameters and their squared gradients, flat, summed over the samples of a batch."""
-    values, calls = _recorded(model, lambda: loss(model(inputs), labels), _SINGLE)
-    rest = _used_otherwise(values, calls, chosen)
-    own = {id(p): name for name, p in chosen.items() if name not in rest}
-    taken = [c for c in calls if any(id(p) in own for p in c.module.parameters())]
-    uses: dict[str, list[_Use]] = {}
-    for call, d in _at_outputs(values, taken, torch.ones_like(values), keep=False):
-        for kind, p in call.module.named_parameters():
-            if id(p) in own:
-                uses.setdefault(own[id(p)], []).append(_Use(call, d, kind))
-    for name, found in uses.items():
-        yield name, _squares(found)
-    if rest:
-        yield from _functional(model, rest, inputs, labels, loss)
-
-
-def _squares(uses: Sequence[_Use]) -> Tensor:
-    """Return the sum over samples of one parameter's squared gradient, to which all of its uses contribute."""
-    first = uses[0]
-    if len(uses) == 1 and first.kind == "weight" and isinstance(first.call.module, nn.Linear) and first.d.ndim == 2:
-        return (first.d.square().T @ first.call.inputs.square()).reshape(-1)  # of a product d aᵀ, without making it
-    total = torch.zeros(first.call.module.get_parameter(first.kind).numel(), dtype=first.d.dtype, device=first.d.device)
-    size = max(1, _ENTRIES // max(_entries(use) for use in uses))
-    for start in range(0, len(first.d), size):
-        each = torch.stack([_each(use, slice(start, start + size)) for use in uses]).sum(0)
-        total += each.square().sum(0)
-    return total
-
-
-def _entries(use: _Use) -> int:
-    """Count the numbers that one sample's gradient takes on the way."""
-    own = int(use.call.module.get_parameter(use.kind).numel())
-    if use.kind == "bias" or not isinstance(use.call.module, nn.Conv2d):
-        return own
-    return max(2 * own, use.call.inputs.shape[1] * use.d[0, 0].numel())
-
-
-def _each(use: _Use, piece: slice) -> Tensor:
-    """Return the gradient of a parameter by each sample of a piece, (b, numel)."""
-    m, x, d = use.call.module, use.call.inputs[piece], use.d[piece]
-    if isinstance(m, _NORMS):
-        return _of_norm(use.call, x, d, use.kind)
-    if isinstance(m, nn.Linear):
-        d = d.reshape(len(d), -1, d.shape[-1])
-        return d.sum(1) if use.kind == "bias" else (d.mT @ x.reshape(len(x), -1, x.shape[-1])).flatten(1)
-    if use.kind == "bias":
-        return d.flatten(2).sum(2)
-    # One entry of the kernel after the other: F.unfold does the same at once and takes two to three times as long.
-    (rows, columns), (height, width) = d.shape[2:], m.kernel_size
-    padded = F.pad(x, (m.padding[1], m.padding[1], m.padding[0], m.padding[0]))
-    d = d.reshape(len(d), m.groups, -1, rows * columns)
-    found = []
-    for i, j in itertools.product(range(height), range(width)):
-        top, left = i * m.dilation[0], j * m.dilation[1]
-        bottom, right = top + (rows - 1) * m.stride[0] + 1, left + (columns - 1) * m.stride[1] + 1
-        seen = padded[:, :, top : bottom : m.stride[0], left : right : m.stride[1]]
-        found.append(d @ seen.reshape(len(x), m.groups, -1, rows * columns).mT)
-    return torch.stack(found, dim=-1).flatten(1)
-
-
-def _functional(
-    model: nn.Module, names: Sequence[str], inputs: Tensor, labels: Tensor, loss: Callable[[Any, Tensor], Tensor]
-) -> Generator[tuple[str, Tensor], None, None]:
-    """Do the same for any parameters, by vectorised gradients of the whole model."""
-    chosen = {name: model.get_parameter(name).detach() for name in names}
-
-    def one(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(model, values, (x[None],)), y[None])[0]
-
-    each = vmap(grad(one), in_dims=(None, 0, 0))
-    size = max(1, _ENTRIES // sum(p.numel() for p in chosen.values()))
-    for x, y in zip(torch.split(inputs, size), torch.split(labels, size), strict=True):
-        with torch.no_grad():
-            found: dict[str, Tensor] = each(chosen, x, y)
-        for name, gradients in found.items():
-            yield name, gradients.square().sum(0).reshape(-1)

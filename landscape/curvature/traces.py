@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.func import hessian, vmap
 
-from landscape.autodiff import per_sample
+from landscape.autodiff import per_sample, single_samples
 from landscape.autodiff.piecewise import linear_in_each_parameter
 from landscape.errors import LandscapeError
 from landscape.networks import models
@@ -101,7 +101,7 @@ def _squares(objective: Objective, inputs: Tensor, along: Tensor) -> float:
         logits = models.logits_of(outputs, len(objective.samples.class_names), objective.logits_index)
         return objective.loss(logits, along) if along.ndim == 1 else (logits * along).sum(1)
 
-    found = per_sample.squared_gradients(objective.model, [(inputs, along)], value, objective.layout.names)
+    found = single_samples.squared_gradients(objective.model, [(inputs, along)], value, objective.layout.names)
     return float(found.sum())
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from landscape.autodiff import per_sample
+from landscape.autodiff import per_sample, single_samples
 from landscape.autodiff.per_sample import kept_statistics
 from landscape.errors import InputError, NumericalError
 from landscape.networks import models
@@ -244,7 +244,7 @@ def test_layers_that_only_look_as_if_they_had_a_formula_get_their_own_passes(mak
         model = make().double()
     _, rows = per_sample.group_gradients(model, closure(model, inputs), GROUPS, 4)
     same(rows, means(single_gradients(model, inputs)))
-    found = per_sample.squared_gradients(model, [(inputs, LABELS)], loss_of)
+    found = single_samples.squared_gradients(model, [(inputs, LABELS)], loss_of)
     same(found, single_gradients(model, inputs).square().sum(0))
 
 
@@ -406,14 +406,14 @@ def loss_of(logits, labels):
 @pytest.mark.parametrize("entries", [1, 2**25])  # one sample at a time, and all at once
 @pytest.mark.parametrize("name", CASES)
 def test_squared_gradients_equal_a_loop_over_samples(name, entries, monkeypatch):
-    monkeypatch.setattr(per_sample, "_ENTRIES", entries)
+    monkeypatch.setattr(single_samples, "_ENTRIES", entries)
     model, inputs = case(name)
     model.train()
     if name == "small-resnet":
         model.bn1.eval()  # a mode of its own, which must survive
     modes = [m.training for m in model.modules()]
     batches = [(inputs[:4], LABELS[:4]), (inputs[4:], LABELS[4:])]
-    found = per_sample.squared_gradients(model, batches, loss_of)
+    found = single_samples.squared_gradients(model, batches, loss_of)
     assert [m.training for m in model.modules()] == modes
     assert found.dtype == torch.float64
     same(found, single_gradients(model.eval(), inputs).square().sum(0))
@@ -422,8 +422,32 @@ def test_squared_gradients_equal_a_loop_over_samples(name, entries, monkeypatch)
 def test_squared_gradients_of_chosen_parameters_leave_the_others_out():
     model, inputs = case("cosine")
     names = [n for n, _ in model.named_parameters() if not n.startswith("linear.")]
-    found = per_sample.squared_gradients(model, [(inputs, LABELS)], loss_of, names)
+    found = single_samples.squared_gradients(model, [(inputs, LABELS)], loss_of, names)
     same(found, single_gradients(model.eval(), inputs, names).square().sum(0))
+
+
+@pytest.mark.parametrize("entries", [1, 2**25])
+@pytest.mark.parametrize("name", CASES)
+def test_rows_of_any_combination_of_logits_equal_a_loop_over_samples(name, entries, monkeypatch):
+    """Several combinations from one forward pass, one of them zero for some samples."""
+    monkeypatch.setattr(single_samples, "_ENTRIES", entries)
+    model, inputs = case(name)
+    model.eval()
+    params = list(model.parameters())
+    z = model(inputs)
+    all_seeds = torch.randn(2, *z.shape, generator=torch.Generator().manual_seed(1), dtype=z.dtype)
+    all_seeds[1, ::2] = 0
+    found = single_samples.record(model, inputs, LABELS, lambda outputs, _: outputs)
+    for seeds, keep in zip(all_seeds, (True, False), strict=True):
+        expected = torch.stack([
+            torch.cat([
+                g.reshape(-1)
+                for g in torch.autograd.grad((z[i] * seeds[i]).sum(), params, retain_graph=True, materialize_grads=True)
+            ])
+            for i in range(N)
+        ])
+        same(found.square_norms(seeds, keep=True), expected.square().sum(1))
+        same(found.rows(seeds, keep=keep), expected)
 
 
 def test_a_channel_that_never_changes_has_the_statistics_of_batch_norm():

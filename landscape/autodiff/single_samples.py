@@ -1,0 +1,229 @@
+"""Gradients of single samples, layer by layer, of any combination of the model's outputs.
+
+Row i of a batch is the gradient of sum_c s_ic f_c(theta, x_i) with respect to the parameters. One forward pass and one
+backward pass to the layers' outputs give what is needed for all samples; per_sample.py tells how. Layers without a
+formula, and parameters that are shared or used by name, take vectorised gradients of the whole model.
+"""
+
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from landscape.autodiff.per_sample import NORMS, Call, at_outputs, of_norm, parameters_of, recorded, used_otherwise
+
+Read: TypeAlias = Callable[[Any, Tensor], Tensor]
+"""(outputs of the model, labels (B,)) -> one value per sample, (B,), or several, (B, C)."""
+
+_SINGLE = (nn.Conv2d, nn.Linear, *NORMS)  # layers with a formula for each sample
+_ENTRIES = 2**25  # numbers that the gradients of single samples may take at a time: 128 MiB in float32
+
+
+@dataclass(frozen=True, eq=False)
+class _Use:
+    """One use of a parameter, seen from the values."""
+
+    call: Call
+    d: Tensor  # gradient at the call's output, (B, ...)
+    kind: str  # "weight" or "bias"
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """One forward pass of a batch, from which gradients of single samples follow. Made by `record`."""
+
+    values: Tensor  # (B,) or (B, C), with their graph
+    _model: nn.Module
+    _inputs: Tensor
+    _labels: Tensor
+    _read: Read
+    _chosen: dict[str, Tensor]
+    _calls: list[Call]
+    _rest: list[str]  # parameters that the calls do not account for
+
+    def rows(self, seeds: Tensor, *, keep: bool = False) -> Tensor:
+        """Return the gradient of each sample's combination of values.
+
+        Args:
+            seeds: s, of the shape of `values`.
+            keep: the graph, for another pass.
+
+        Returns:
+            (B, D), in the order of the parameters.
+        """
+        sizes = {name: p.numel() for name, p in self._chosen.items()}
+        example = next(iter(self._chosen.values()))
+        found = torch.zeros(len(self.values), sum(sizes.values()), dtype=example.dtype, device=example.device)
+        places = dict(zip(sizes, torch.split(found, list(sizes.values()), dim=1), strict=True))
+        for name, piece, each in self._pieces(seeds, keep):
+            places[name][piece] = each
+        return found
+
+    def square_norms(self, seeds: Tensor, *, keep: bool = False) -> Tensor:
+        """Return the squared length of the gradient of each sample's combination of values.
+
+        Args:
+            seeds: s, of the shape of `values`.
+            keep: the graph, for another pass.
+
+        Returns:
+            (B,) float64; each parameter's share is added up in the model's own dtype.
+        """
+        found = torch.zeros(len(self.values), dtype=torch.float64, device=self.values.device)
+        for _, piece, each in self._pieces(seeds, keep):
+            found[piece] += torch.linalg.vecdot(each, each)
+        return found
+
+    def squares(self, seeds: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield names of parameters and their squared gradients, (numel,), summed over the samples of the batch."""
+        for name, uses in self._uses(seeds, keep=False).items():
+            first = uses[0]
+            if len(uses) == 1 and first.kind == "weight" and first.d.ndim == 2 and _is_linear(first):
+                yield name, (first.d.square().T @ first.call.inputs.square()).reshape(-1)  # without making d aᵀ
+            else:
+                yield from ((name, each.square().sum(0)) for _, each in _by_pieces(uses))
+        yield from ((name, each.square().sum(0)) for name, _, each in self._functional(seeds))
+
+    def _pieces(self, seeds: Tensor, keep: bool) -> Generator[tuple[str, slice, Tensor], None, None]:
+        """Yield a parameter's name, some samples, and their gradients with respect to it, (b, numel)."""
+        for name, uses in self._uses(seeds, keep=keep).items():
+            yield from ((name, piece, each) for piece, each in _by_pieces(uses))
+        yield from self._functional(seeds)
+
+    def _uses(self, seeds: Tensor, *, keep: bool) -> dict[str, list[_Use]]:
+        own = {id(p): name for name, p in self._chosen.items() if name not in self._rest}
+        taken = [c for c in self._calls if any(id(p) in own for p in c.module.parameters())]
+        uses: dict[str, list[_Use]] = {}
+        for call, d in at_outputs(self.values, taken, seeds, keep=keep):
+            for kind, p in call.module.named_parameters():
+                if id(p) in own:
+                    uses.setdefault(own[id(p)], []).append(_Use(call, d, kind))
+        return uses
+
+    def _functional(self, seeds: Tensor) -> Generator[tuple[str, slice, Tensor], None, None]:
+        """Do the same for the other parameters, by vectorised gradients of the whole model."""
+        if not self._rest:
+            return
+        chosen = {name: self._model.get_parameter(name).detach() for name in self._rest}
+
+        def one(values: dict[str, Tensor], x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
+            return (self._read(functional_call(self._model, values, (x[None],)), y[None])[0] * seed).sum()
+
+        each = vmap(grad(one), in_dims=(None, 0, 0, 0))
+        size = max(1, _ENTRIES // sum(p.numel() for p in chosen.values()))
+        for start in range(0, len(self._inputs), size):
+            piece = slice(start, start + size)
+            with torch.no_grad():
+                found: dict[str, Tensor] = each(chosen, self._inputs[piece], self._labels[piece], seeds[piece])
+            for name, gradients in found.items():
+                yield name, piece, gradients.flatten(1)
+
+
+def record(
+    model: nn.Module, inputs: Tensor, labels: Tensor, read: Read, params: Sequence[str] | None = None
+) -> Recorded:
+    """Run a model on a batch and keep what the gradients of its samples need.
+
+    Args:
+        model: inputs (B, ...) -> outputs, in eval mode; the parameters require a gradient.
+        inputs: (B, ...), on the model's device.
+        labels: (B,), for `read`.
+        read: values of each sample, which depend on the parameters through the outputs alone.
+        params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
+
+    Returns:
+        The forward pass.
+
+    Raises:
+        InputError: a parameter does not exist, a layer couples samples in eval mode too, or the values do not fit.
+    """
+    chosen = parameters_of(model, params)
+    values, calls = recorded(model, lambda: read(model(inputs), labels), _SINGLE)
+    return Recorded(values, model, inputs, labels, read, chosen, calls, used_otherwise(values, calls, chosen))
+
+
+def squared_gradients(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Read, params: Sequence[str] | None = None
+) -> Tensor:
+    """Return the sum over samples of each one's squared gradient: N times the diagonal of the empirical Fisher matrix.
+
+    The model runs in eval mode, in which it is left as it was. Memory for gradients of single samples is bounded.
+
+    Args:
+        model: inputs (B, ...) -> outputs.
+        batches: inputs (B, ...) and labels (B,), on the model's device.
+        loss: (outputs, labels) -> (B,), which depends on the parameters through the outputs alone.
+        params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
+
+    Returns:
+        (D,) float64, in the order of the parameters; each batch is added up in the model's own dtype.
+
+    Raises:
+        InputError: a parameter does not exist, a layer couples samples in eval mode too, or the losses do not fit.
+    """
+    chosen = parameters_of(model, params)
+    sizes = [p.numel() for p in chosen.values()]
+    total = torch.zeros(sum(sizes), dtype=torch.float64, device=next(iter(chosen.values())).device)
+    places = dict(zip(chosen, torch.split(total, sizes), strict=True))
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        for inputs, labels in batches:
+            found = record(model, inputs, labels, loss, params)
+            for name, squares in found.squares(torch.ones_like(found.values)):
+                places[name] += squares
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+    return total
+
+
+def _is_linear(use: _Use) -> bool:
+    return isinstance(use.call.module, nn.Linear)
+
+
+def _by_pieces(uses: Sequence[_Use]) -> Generator[tuple[slice, Tensor], None, None]:
+    """Yield some samples and their gradients of one parameter, to which all of its uses contribute, (b, numel)."""
+    size = max(1, _ENTRIES // max(_entries(use) for use in uses))
+    for start in range(0, len(uses[0].d), size):
+        piece = slice(start, start + size)
+        each = _each(uses[0], piece)
+        for use in uses[1:]:
+            each = each + _each(use, piece)
+        yield piece, each
+
+
+def _entries(use: _Use) -> int:
+    """Count the numbers that one sample's gradient takes on the way."""
+    own = int(use.call.module.get_parameter(use.kind).numel())
+    if use.kind == "bias" or not isinstance(use.call.module, nn.Conv2d):
+        return own
+    return max(2 * own, use.call.inputs.shape[1] * use.d[0, 0].numel())
+
+
+def _each(use: _Use, piece: slice) -> Tensor:
+    """Return the gradient of a parameter by each sample of a piece, (b, numel)."""
+    m, x, d = use.call.module, use.call.inputs[piece], use.d[piece]
+    if isinstance(m, NORMS):
+        return of_norm(use.call, x, d, use.kind)
+    if isinstance(m, nn.Linear):
+        d = d.reshape(len(d), -1, d.shape[-1])
+        return d.sum(1) if use.kind == "bias" else (d.mT @ x.reshape(len(x), -1, x.shape[-1])).flatten(1)
+    if use.kind == "bias":
+        return d.flatten(2).sum(2)
+    # One entry of the kernel after the other: F.unfold does the same at once and takes two to three times as long.
+    (rows, columns), (height, width) = d.shape[2:], m.kernel_size
+    padded = F.pad(x, (m.padding[1], m.padding[1], m.padding[0], m.padding[0]))
+    d = d.reshape(len(d), m.groups, -1, rows * columns)
+    found = []
+    for i, j in itertools.product(range(height), range(width)):
+        top, left = i * m.dilation[0], j * m.dilation[1]
+        bottom, right = top + (rows - 1) * m.stride[0] + 1, left + (columns - 1) * m.stride[1] + 1
+        seen = padded[:, :, top : bottom : m.stride[0], left : right : m.stride[1]]
+        found.append(d @ seen.reshape(len(x), m.groups, -1, rows * columns).mT)
+    return torch.stack(found, dim=-1).flatten(1)
