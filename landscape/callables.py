@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from landscape.errors import InputError
+from landscape.errors import InputError, one_line
 
 
 def resolve(spec: str, what: str) -> Callable[..., Any]:
@@ -31,8 +31,7 @@ def resolve(spec: str, what: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:  # the user's module may raise anything; the traceback stays attached
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"--{what} {spec}: cannot import {module_name} from {here}: {reason}") from error
+        raise InputError(f"--{what} {spec}: cannot import {module_name} from {here}: {one_line(error)}") from error
     for name in path.split("."):
         if not hasattr(found, name):
             raise InputError(f"--{what} {spec}: {getattr(found, '__name__', module_name)} has no {name!r}")

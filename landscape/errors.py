@@ -23,3 +23,9 @@ class StoreError(LandscapeError):
 
 class NumericalError(LandscapeError):
     """A value that is not finite, or a quantity that is not defined for this model and loss."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the kind and the words of an error of other code, on one line of at most some 200 letters."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}{'...' if len(words) > 200 else ''}".removesuffix(": ")

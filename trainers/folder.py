@@ -15,7 +15,7 @@ import filelock
 
 from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
-from landscape.results import store
+from landscape.results import disk
 from trainers import methods, recipes
 from trainers.recipes import Recipe
 
@@ -102,7 +102,7 @@ def _taken(out: Path) -> Iterator[Path]:
     """List what is in the way: a run's names, and in its folders anything but files that a killed process left."""
     for name in OWN:
         path = out / name
-        unfinished = path.is_dir() and all(p.match(f"{store.ASIDE}*.tmp") for p in path.iterdir())
+        unfinished = path.is_dir() and all(p.match(f"{disk.ASIDE}*.tmp") for p in path.iterdir())
         if (path.exists() or path.is_symlink()) and not unfinished:
             yield path
     yield from _matching(out, _GROUPS)
@@ -133,7 +133,7 @@ class Hold:
             out.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(out / ".lock", timeout=0)
             self._lock.acquire()
-            for path in (p for place in (".", "snapshots", "bank") for p in (out / place).glob(f"{store.ASIDE}*.tmp")):
+            for path in (p for place in (".", "snapshots", "bank") for p in (out / place).glob(f"{disk.ASIDE}*.tmp")):
                 if time.time() - path.stat().st_mtime > _STALE:  # younger ones may be of an analysis that writes here
                     path.unlink(missing_ok=True)
         except filelock.Timeout:
@@ -162,7 +162,7 @@ def clear(out: Path) -> None:
     Raises:
         StoreError: something cannot be removed.
     """
-    with store.writing(out):
+    with disk.writing(out):
         for name in OWN:
             path = out / name
             if name not in _INSIDE:
@@ -185,7 +185,7 @@ def keep_groups(out: Path, name: str | None) -> None:
     Raises:
         StoreError: a file cannot be removed.
     """
-    with store.writing(out):
+    with disk.writing(out):
         for path in _matching(out, _GROUPS):
             if path.name != name:
                 path.unlink(missing_ok=True)

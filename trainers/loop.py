@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from landscape.autodiff import distributed, per_sample
 from landscape.data.datasets import Samples
-from landscape.errors import InputError, LandscapeError, NumericalError
+from landscape.errors import InputError, NumericalError
 from landscape.networks import classifiers, losses, models
+from landscape.networks.models import failures_named
 from trainers import schedule
 from trainers.batches import Batches
 from trainers.gkp import Penalty
@@ -146,7 +147,7 @@ class Trainer:
         self.model.train()
         with seeded(self.device, r.seed, TRIAL), kept_statistics(self._both):
             views, labels = self.batches.get(torch.arange(min(4, self._smallest)))
-            with self._failures_named(views[0]):
+            with failures_named(views[0], self._remedy(views[0])):
                 values, _ = self._losses(views, labels, self.model)
             if not bool(values.isfinite().all()):
                 found = values.detach().mean().item()
@@ -161,25 +162,13 @@ class Trainer:
                 with per_sample.batch_statistics_constant(self.model):
                     per_sample.check(self.model, lambda: self._losses(views, labels, self.model)[0])
 
-    @contextmanager
-    def _failures_named(self, inputs: Tensor) -> Generator[None, None, None]:
-        """Say in one line what the user's model or loss raises."""
-        try:
-            yield
-        except (LandscapeError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # the user's code may raise anything; the traceback stays attached
-            if "allocate memory" in str(error):
-                raise
-            remedy = ""
-            if inputs.dtype == torch.uint8:
-                remedy = "; these are bytes: pass --normalize, such as --normalize none"
-            elif self._smallest == 1:
-                remedy = f"; batches of {self.recipe.batch_size} leave a step with one sample: raise --batch-size"
-            raise InputError(
-                f"the model or the loss fails on inputs of shape {tuple(inputs.shape)}: {type(error).__name__}: "
-                f"{(str(error).splitlines() or [''])[0]}{remedy}"
-            ) from error
+    def _remedy(self, inputs: Tensor) -> str:
+        """Say what may help where the model or the loss fails at once."""
+        if inputs.dtype == torch.uint8:
+            return "; these are bytes: pass --normalize, such as --normalize none"
+        if self._smallest == 1:
+            return f"; batches of {self.recipe.batch_size} leave a step with one sample: raise --batch-size"
+        return ""
 
     def regroup(self, group_of: np.ndarray, penalty: Penalty | None) -> None:
         """Change the groups from the next epoch on.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
-from landscape.results import store
+from landscape.results import disk
 from trainers.passes import flat
 
 _BLOCK = 2**31  # bytes of snapshots that are compared at a time
@@ -100,7 +100,7 @@ class Bank:
         self._prune()
         improved = np.isnan(quality) | np.isnan(self._best) | (quality > self._best)
         if improved.any():
-            with store.writing(self._folder):
+            with disk.writing(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
             checkpoints.write(self._path(epoch), state, meta)
             self._best = np.where(improved, quality, self._best)
@@ -157,7 +157,7 @@ class Bank:
     def _prune(self) -> None:
         """Delete the snapshots that no class refers to."""
         needed = {self._path(epoch).name for epoch in self._epochs.tolist()}
-        with store.writing(self._folder):
+        with disk.writing(self._folder):
             for path in self._folder.glob("epoch-*.pt"):
                 if path.name not in needed and re.fullmatch(r"epoch-\d{4,}\.pt", path.name):
                     path.unlink(missing_ok=True)

@@ -4,13 +4,13 @@ The command line, the file `config.toml` and the checkpoints take their names, t
 """
 
 import json
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError
+from landscape.results import disk
 
 _ELSEWHERE = ("out", "overwrite", "device", "workers", "tensorboard", "quiet", "config")
 """Options of the command that are none of a recipe."""
@@ -149,12 +149,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or holds what a recipe has not.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} is not TOML: {error}") from error
+    values = disk.read_toml(path, InputError)
     known = {item.name: item.type for item in fields(Recipe)} | dict.fromkeys(("method", "benchmark"), str)
     for name, value in values.items():
         if name not in known:

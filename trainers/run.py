@@ -25,7 +25,7 @@ from landscape.autodiff import devices, distributed
 from landscape.errors import InputError, LandscapeError, NumericalError, StoreError
 from landscape.networks import checkpoints, class_means
 from landscape.networks.models import NormedLinear
-from landscape.results import History, store
+from landscape.results import History, disk, store
 from trainers import evaluation, folder, gkp, memory, recipes, records, rules, schedule
 from trainers.data import Data, build
 from trainers.loop import Trainer
@@ -342,8 +342,8 @@ class Run:
 
     def _write_recipe(self) -> None:
         text = recipes.to_toml(recipes.plain(self.recipe))
-        with store.writing(self.out):
-            store.write_aside(self.out / "config.toml", lambda file: file.write(text.encode()))
+        with disk.writing(self.out):
+            disk.write_aside(self.out / "config.toml", lambda file: file.write(text.encode()))
 
     def _save(self) -> None:
         self._clear()
@@ -351,11 +351,11 @@ class Run:
         row = {name: values[-1] for name, values in self._rows.items()}
         meta = self._meta(row)
         self._write_recipe()  # the place of the data may be another one now
-        with store.writing(self.out):
+        with disk.writing(self.out):
             if r.snapshot_every:
                 (self.out / "snapshots").mkdir(exist_ok=True)
             table = records.table(self._rows, self.data.test.class_names).encode()
-            store.write_aside(self.out / "history.csv", lambda file: file.write(table))
+            disk.write_aside(self.out / "history.csv", lambda file: file.write(table))
         if self._first is not None:
             checkpoints.write(self.out / "snapshots" / "epoch-0000.pt", self._first, self._meta(None))
             self._first = None

@@ -8,7 +8,7 @@ import click
 from landscape.cli.console import Console
 from landscape.cli.opened import FILE, open_result, refuse_twice
 from landscape.errors import InputError
-from landscape.results import store
+from landscape.results import disk
 
 _SUFFIXES = (".html", ".htm")
 
@@ -26,15 +26,15 @@ def report(files: tuple[Path, ...], out: Path, title: str, overwrite: bool) -> N
     share their rows in the table. Files of surface2d and trajectory need plotly.
     """
     _check(files, out)
-    with store.writing(out):
-        store.refuse_taken(out, overwrite=overwrite, signature=b"")
+    with disk.writing(out):
+        disk.refuse_taken(out, overwrite=overwrite, signature=b"")
     results = {file: open_result(file) for file in files}
     from landscape.report import open_sources, page  # matplotlib takes its time, which a wrong file need not wait for
 
     content = page(open_sources(results), title).encode()
-    with store.writing(out):
-        store.refuse_taken(out, overwrite=overwrite, signature=b"")
-        store.write_aside(out, lambda file: file.write(content))
+    with disk.writing(out):
+        disk.refuse_taken(out, overwrite=overwrite, signature=b"")
+        disk.write_aside(out, lambda file: file.write(content))
     Console().say(f"{out}  ({len(content) / 1e6:.1f} MB)")
 
 

@@ -12,7 +12,7 @@ from landscape.cli.drawing import DRAWING, check_drawing, take_drawing
 from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twice
 from landscape.cli.options import options
 from landscape.errors import InputError
-from landscape.results import Result, Spectrum, Surface, Traces, quadrature, store
+from landscape.results import Result, Spectrum, Surface, Traces, disk, quadrature
 from landscape.results.foreign import interop, surface_exports, surface_files
 
 FIGURES = {
@@ -330,6 +330,6 @@ def _pyhessian(spectrum: Spectrum) -> str:
 
 
 def _write(path: Path, text: str, overwrite: bool) -> None:
-    with store.writing(path):
-        store.refuse_taken(path, overwrite=overwrite, signature=b"")
-        store.write_aside(path, lambda file: file.write(f"{text}\n".encode()))
+    with disk.writing(path):
+        disk.refuse_taken(path, overwrite=overwrite, signature=b"")
+        disk.write_aside(path, lambda file: file.write(f"{text}\n".encode()))

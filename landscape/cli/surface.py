@@ -21,7 +21,7 @@ from landscape.networks.matching import matching
 from landscape.objective import points, snapshots
 from landscape.objective.objective import GROUPS, Objective
 from landscape.objective.points import BATCH_NORM, Point
-from landscape.results import Plane, Surface, store
+from landscape.results import Plane, Surface, disk, hdf5, store
 from landscape.results.foreign import surface_files
 
 KINDS = ("random", "ckpt", "pca", "eigen", "gradient")
@@ -190,7 +190,7 @@ def _run(
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
     path = result_path(out, ckpt, command)
     if save_plane:
-        store.refuse_taken(Path(save_plane), overwrite=overwrite, signature=store.SIGNATURE)
+        disk.refuse_taken(Path(save_plane), overwrite=overwrite, signature=hdf5.SIGNATURE)
     with begin(
         ckpt=ckpt,
         per_class=per_class,

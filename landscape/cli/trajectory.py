@@ -16,7 +16,7 @@ from landscape.errors import InputError
 from landscape.objective import points, snapshots
 from landscape.objective.objective import Objective
 from landscape.objective.points import BATCH_NORM
-from landscape.results import Trajectory, store
+from landscape.results import Trajectory, disk, hdf5, store
 
 TRAJECTORY = (
     click.option("--also", multiple=True, metavar="GLOB", help="Another run on the same plane: its folder or files."),
@@ -117,7 +117,7 @@ def trajectory(
     last = listed[ckpt][-1][0]
     path = result_path(out, str(last) if not Path(ckpt).is_dir() else f"{ckpt}/run", "trajectory")
     if save_plane:
-        store.refuse_taken(Path(save_plane), overwrite=overwrite, signature=store.SIGNATURE)
+        disk.refuse_taken(Path(save_plane), overwrite=overwrite, signature=hdf5.SIGNATURE)
     with begin(
         ckpt=str(last),
         per_class=per_class,

@@ -26,7 +26,7 @@ from torch.utils.data import Subset
 
 from landscape.callables import resolve
 from landscape.data import cifar, images, items
-from landscape.errors import DataError, InputError
+from landscape.errors import DataError, InputError, one_line
 
 Stats = tuple[float, ...]
 
@@ -493,8 +493,7 @@ def _own(name: str, split: str) -> Samples:
         try:
             return build(split=of) if takes_split else build()
         except Exception as error:  # the user's code; the traceback stays attached
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"--dataset {name} failed with {reason}") from error
+            raise InputError(f"--dataset {name} failed with {one_line(error)}") from error
 
     dataset = built(split)
     if split == "train" or items.attribute(dataset, "class_counts") is not None:

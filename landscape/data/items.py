@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, TensorDataset
 
-from landscape.errors import DataError
+from landscape.errors import DataError, one_line
 
 IN_MEMORY = 2**30  # bytes; data below this are read once and kept
 FIRST_FEW = 8  # inputs that stand for all, where reading them all would take too long
@@ -142,8 +142,7 @@ def _pairs(dataset: Any, indices: Sequence[int]) -> list[tuple[Any, Any]]:
     except DataError:
         raise
     except Exception as error:  # the user's code; the traceback stays attached
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"the data set cannot be read: {reason}") from error
+        raise DataError(f"the data set cannot be read: {one_line(error)}") from error
     for i, item in zip(indices, items, strict=True):
         if not isinstance(item, tuple | list) or len(item) != 2:
             length = f" of {len(item)}" if isinstance(item, tuple | list) else ""

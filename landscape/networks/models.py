@@ -9,7 +9,8 @@ torchvision's names.
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from landscape.callables import resolve
-from landscape.errors import InputError
+from landscape.errors import InputError, LandscapeError, one_line
 
 COSINE_SCALE = 30.0
 """Factor of cosine logits where none is given: the s of Cao et al. 2019, "Learning imbalanced datasets with
@@ -257,11 +258,25 @@ def _own(name: str, n_classes: int) -> nn.Module:
     try:
         model = make(**{word: n_classes for word in ("n_classes", "num_classes") if word in parameters})
     except Exception as error:  # the user's code may raise anything; the traceback stays attached
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"--model {name} fails: {reason}") from error
+        raise InputError(f"--model {name} fails: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"--model {name} returned {type(model).__name__}: it must return a torch.nn.Module")
     return model
+
+
+@contextmanager
+def failures_named(inputs: Tensor, remedy: str = "") -> Generator[None, None, None]:
+    """Say in one line what the user's model or loss raises inside the block; `remedy` may end the line."""
+    try:
+        yield
+    except (LandscapeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the user's code may raise anything; the traceback stays attached
+        if "allocate memory" in str(error):
+            raise
+        raise InputError(
+            f"the model or the loss fails on inputs of shape {tuple(inputs.shape)}: {one_line(error)}{remedy}"
+        ) from error
 
 
 def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> Tensor:

@@ -7,7 +7,6 @@ statistics), data come in a fixed order and without augmentation, so L_p is one 
 
 import copy
 import hashlib
-import json
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,9 +26,11 @@ from landscape.autodiff import devices
 from landscape.data import items
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
-from landscape.errors import DataError, InputError, LandscapeError, NumericalError
+from landscape.errors import DataError, InputError, NumericalError
 from landscape.networks import losses, models
+from landscape.networks.models import failures_named
 from landscape.networks.params import Layout, layout
+from landscape.results import disk
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B, C), labels (B,)) -> one value per sample (B,)."""
@@ -285,7 +286,7 @@ class Objective:
         with differentiable_attention(), torch.no_grad():
             for part in range(n_parts):
                 for inputs, labels in self.batches(part):
-                    with _failures_named(inputs):
+                    with failures_named(inputs):
                         logits = self.logits(self.theta, inputs)
                         loss[part] += self.loss(logits, labels).double().sum().item()
                     correct[part] += (logits.argmax(1) == labels).sum().item()
@@ -377,21 +378,10 @@ def make_partition(
         raise InputError(
             f"--partition {spec!r} is unknown: choose all, class, many-medium-few, head-tail or a .json file of groups"
         )
-    try:
-        groups = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{spec} cannot be read as JSON groups: {error}") from error
+    groups = disk.read_json(path, InputError)
     if not isinstance(groups, dict) or not all(isinstance(g, list) for g in groups.values()):
         raise InputError(f'{spec} must hold {{"name": [class, ...]}}')
     return Partition.by_groups(labels, groups, len(counts))
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name!r} is there twice")
-    return dict(pairs)
 
 
 @contextmanager
@@ -489,22 +479,6 @@ def _refuse_empty(parts: Partition, samples: Samples) -> None:
             )
 
 
-@contextmanager
-def _failures_named(inputs: Tensor) -> Generator[None, None, None]:
-    """Say in one line what the user's model or loss raises."""
-    try:
-        yield
-    except (LandscapeError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # the user's code may raise anything; the traceback stays attached
-        if "allocate memory" in str(error):
-            raise
-        first = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            f"the model or the loss fails on inputs of shape {tuple(inputs.shape)}: {type(error).__name__}: {first}"
-        ) from error
-
-
 def _check_contract(objective: Objective) -> None:
     """Run a few samples through model and loss, and refuse what cannot be analysed with a line that says why."""
     index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
@@ -512,7 +486,7 @@ def _check_contract(objective: Objective) -> None:
     theta = [t.clone().requires_grad_() for t in objective.theta]
 
     def losses_of(some: slice) -> Tensor:
-        with _failures_named(inputs[some]), differentiable_attention():
+        with failures_named(inputs[some]), differentiable_attention():
             return objective.losses(theta, inputs[some].clone(), labels[some])  # models may overwrite their inputs
 
     values = losses_of(slice(None))

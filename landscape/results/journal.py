@@ -12,7 +12,7 @@ from typing import Any, Self
 import filelock
 
 from landscape.errors import StoreError
-from landscape.results import Result, store
+from landscape.results import Result, disk, hdf5, store
 from landscape.results.axes import concatenate
 
 _UNITS = "unit-*.h5"
@@ -58,7 +58,7 @@ class Journal:
         """
         path = Path(out)
         now = json.loads(store.to_json(fingerprint, "the fingerprint of the run"))
-        with store.writing(path):
+        with disk.writing(path):
             if not path.name or path.is_dir():
                 raise StoreError(f"{out} is a folder, not a result file: name one, as in --out {path / 'result.h5'}")
             path = path.resolve() if path.is_symlink() else path
@@ -78,14 +78,14 @@ class Journal:
     def _begin(self, fingerprint: dict[str, Any], *, overwrite: bool) -> None:
         begun = _read_run(self.folder) if self._unit_files() and not overwrite else None
         self._replaces = overwrite or (begun is not None and begun["replaces"])
-        store.refuse_taken(self.out, overwrite=self._replaces, signature=store.SIGNATURE)
+        disk.refuse_taken(self.out, overwrite=self._replaces, signature=hdf5.SIGNATURE)
         if begun is not None:
             _compare(self.folder, begun["fingerprint"], fingerprint)
         else:
             self._clear(_UNITS)
             text = json.dumps({"replaces": overwrite, "fingerprint": fingerprint}, indent=1)
-            store.write_aside(self.folder / "run.json", lambda file: file.write(text.encode()))
-        self._clear(f"{store.ASIDE}*")
+            disk.write_aside(self.folder / "run.json", lambda file: file.write(text.encode()))
+        self._clear(f"{disk.ASIDE}*")
         (self.folder / "owner").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
     def _join(self, fingerprint: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ class Journal:
             StoreError: it cannot be written.
         """
         path = self._path(unit)
-        with store.writing(path):
+        with disk.writing(path):
             store.write_result(path, result, unit=unit)
 
     def read(self, unit: str) -> Result:
@@ -171,7 +171,7 @@ class Journal:
             StoreError: it cannot be written; the journal is kept.
         """
         if self._lock is not None:
-            with store.writing(self.out):
+            with disk.writing(self.out):
                 if self.out.exists() and not self._replaces:
                     raise StoreError(f"{self.out} appeared during the run: move it away and repeat the command")
                 store.write_result(self.out, result, aside=self.folder)
@@ -186,7 +186,7 @@ class Journal:
         with suppress(OSError):  # nothing of value is at stake: what cannot be removed is left lying
             self._clear("owner")
             if not self._unit_files():
-                for pattern in ("run.json", f"{store.ASIDE}*", "lock"):
+                for pattern in ("run.json", f"{disk.ASIDE}*", "lock"):
                     self._clear(pattern)
                 self.folder.rmdir()
         self._lock.release()

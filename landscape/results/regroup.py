@@ -16,16 +16,14 @@ With n_c the samples of class c in the data that was evaluated, and N_c those in
     drw        N_c (1 - beta) / (1 - beta^N_c)      deferred re-weighting: samples weigh by effective number
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.results import Spectrum, Surface, Traces
+from landscape.results import Spectrum, Surface, Traces, disk
 from landscape.results.grid import summary
 from landscape.results.mesh import Grid
 
@@ -317,21 +315,10 @@ def _from_weights_file(weights: str | Mapping[str, float]) -> str | Mapping[str,
 
 
 def _read(name: str, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(Path(name).read_text(encoding="utf-8"), object_pairs_hook=_distinct)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name} cannot be read as JSON {what}: {error}") from error
+    found = disk.read_json(name, InputError)
     if not isinstance(found, dict):
         raise InputError(f"{name} must hold an object, with the {what} by name")
     return found
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name!r} is there twice")
-    return dict(pairs)
 
 
 def _weights(result: Surface | Spectrum, weights: str | Mapping[str, float], beta: float) -> np.ndarray:

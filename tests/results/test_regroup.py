@@ -301,7 +301,7 @@ def test_what_does_not_fit_is_refused_in_one_line(groups, weights, line):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("{", "cannot be read as JSON groups"),
+        ("{", "cannot be read as JSON"),
         ("[1]", "must hold"),
         ('{"a": 1}', "must hold"),
         ('{"a": [0], "a": [1]}', "'a' is there twice"),
@@ -312,5 +312,5 @@ def test_files_of_groups_that_cannot_be_used_are_refused(tmp_path, text, line):
     path.write_text(text)
     with pytest.raises(InputError, match=line):
         regroup(three_classes(), str(path))
-    with pytest.raises(InputError, match="cannot be read as JSON groups"):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
         regroup(three_classes(), str(tmp_path / "none.json"))

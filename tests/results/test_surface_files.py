@@ -14,7 +14,7 @@ from foreign_files import directions, goldstein, plane_npz, tensors_of
 from surfaces import UNITS, grid, paraboloid, squared_distance, surface, three_classes, three_lines
 
 from landscape.errors import InputError, StoreError
-from landscape.results import Distances, Surface, Trajectory, store
+from landscape.results import Distances, Surface, Trajectory, disk, store
 from landscape.results.foreign import interop, surface_exports, surface_files
 from landscape.results.foreign.surface_arrays import read_npz
 from landscape.results.regroup import regroup
@@ -474,7 +474,7 @@ def test_a_folder_that_is_read_only_is_named(tmp_path, monkeypatch, write):
     def refuse(path, mode="r"):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(store, "open", refuse, raising=False)  # root writes into any folder
+    monkeypatch.setattr(disk, "open", refuse, raising=False)  # root writes into any folder
     with pytest.raises(StoreError, match=r"out cannot be written: Permission denied; check its folder"):
         write(tmp_path / "out", surface(grid(X), np.ones((1, 1, 5))))
     assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,8 @@
 """How every figure looks, and how it becomes a file. There is no pyplot here: a figure is a value, not a window."""
 
 import math
-import os
-import secrets
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from landscape.errors import InputError, StoreError
-from landscape.results import quadrature
+from landscape.errors import InputError
+from landscape.results import disk, quadrature
 
 STEPS = (1, 2, 5, 10)
 """Distances of ticks on linear axes, times a power of ten."""
@@ -334,18 +332,8 @@ def write(fig: Figure, path: str | Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in _METADATA:
         raise InputError(f"a figure cannot be written as {str(path)!r}: end the name in .png, .pdf or .svg")
-    try:
-        path = path.resolve() if path.is_symlink() else path
-        aside = path.with_name(f".landscape-{secrets.token_hex(4)}{suffix}")
-        try:
-            with theme(), open(aside, "xb") as file:
-                fig.savefig(file, format=suffix[1:], metadata=_METADATA[suffix])
-            os.replace(aside, path)
-        finally:
-            with suppress(OSError):  # it is gone when all went well, or was never made
-                aside.unlink()
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}; choose another --out") from None
+    with disk.writing(path), theme():
+        disk.write_aside(path, lambda file: fig.savefig(file, format=suffix[1:], metadata=_METADATA[suffix]))
 
 
 def number(value: float) -> str:

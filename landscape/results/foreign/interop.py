@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from landscape.errors import InputError, StoreError
-from landscape.results import Result, Sharpness, Spectrum, Surface, Traces, store
+from landscape.errors import InputError, StoreError, one_line
+from landscape.results import Result, Sharpness, Spectrum, Surface, Traces, disk
 
 _RAW = frozenset({"parameter", "buffer", "vector", "probe", "step", "trace_probe"})  # axes of what stays in the file
 _SECOND = "_2"
@@ -119,9 +119,9 @@ def to_csv(result: Result, path: str | Path, *, overwrite: bool = False) -> None
         text.detach()  # which flushes, and leaves the file to its owner
 
     path = Path(path)
-    with store.writing(path):
-        store.refuse_taken(path, overwrite=overwrite, signature=b"")
-        store.write_aside(path, fill)
+    with disk.writing(path):
+        disk.refuse_taken(path, overwrite=overwrite, signature=b"")
+        disk.write_aside(path, fill)
 
 
 def to_json(result: Result) -> str:
@@ -260,5 +260,4 @@ def _read_npy(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise StoreError(f"there is no file {path}") from None
     except (OSError, ValueError) as error:
-        cause = " ".join(str(error).split())
-        raise StoreError(f"{path} cannot be read as a NumPy array of numbers ({cause:.100})") from None
+        raise StoreError(f"{path} cannot be read as a NumPy array of numbers ({one_line(error)})") from None

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape.errors import StoreError
+from landscape.errors import StoreError, one_line
 from landscape.results import Surface, Trajectory
 from landscape.results.grid import summary
 from landscape.results.mesh import Grid
@@ -194,8 +194,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise StoreError(f"there is no file {path}") from None
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
-        cause = " ".join(str(error).split())
-        raise StoreError(f"{path} cannot be read as an archive of NumPy arrays ({cause:.120})") from None
+        raise StoreError(f"{path} cannot be read as an archive of NumPy arrays ({one_line(error)})") from None
     arrays = {name: member for name, member in members.items() if isinstance(member, np.ndarray)}
     return {name: array.astype(np.float64) for name, array in arrays.items() if array.dtype.kind in "iuf"}
 

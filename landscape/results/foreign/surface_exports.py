@@ -17,7 +17,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.results import Surface, Trajectory, store
+from landscape.results import Surface, Trajectory, disk, store
 from landscape.results.regroup import regroup
 
 _HIDDEN = 2  # of vtkGhostType: this point is not drawn, nor are the cells around it
@@ -48,11 +48,11 @@ def write_vtk(
     heights, mark_heights = _heights(surface, part, log)
     marks = path.with_suffix(".marks.vtp") if surface.marks else None
     for target in filter(None, (path, marks)):
-        store.refuse_taken(target, overwrite=overwrite, signature=b"<")
-    with store.writing(path):
-        store.write_aside(path, lambda file: _grid(file, surface, heights))
+        disk.refuse_taken(target, overwrite=overwrite, signature=b"<")
+    with disk.writing(path):
+        disk.write_aside(path, lambda file: _grid(file, surface, heights))
         if marks is not None:
-            store.write_aside(marks, lambda file: _polylines(file, surface, mark_heights))
+            disk.write_aside(marks, lambda file: _polylines(file, surface, mark_heights))
     return marks
 
 
@@ -73,9 +73,9 @@ def write_npz(path: str | Path, surface: Surface, *, overwrite: bool = False) ->
     }
     arrays["provenance"] = np.asarray(store.to_json(dict(surface.provenance), "provenance"))
     arrays["kind"], arrays["version"] = np.asarray(surface.kind), np.asarray(surface.version)
-    with store.writing(path):
-        store.refuse_taken(path, overwrite=overwrite, signature=b"PK")
-        store.write_aside(path, lambda file: np.savez_compressed(file, **arrays))
+    with disk.writing(path):
+        disk.refuse_taken(path, overwrite=overwrite, signature=b"PK")
+        disk.write_aside(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def _held(surface: Surface, name: str) -> bool:

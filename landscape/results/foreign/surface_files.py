@@ -13,8 +13,7 @@ what a file does not tell.
 
 import re
 import shutil
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,13 +23,13 @@ import h5py
 import numpy as np
 
 from landscape.errors import InputError, StoreError
-from landscape.results import Plane, Surface, Trajectory, store
+from landscape.results import Plane, Surface, Trajectory, disk, hdf5, store
 from landscape.results.foreign.surface_arrays import axis_names, from_arrays, read_npz, with_paths
 from landscape.results.regroup import regroup
 
 GOLDSTEIN = "tomgoldstein/loss-landscape"
 
-_HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
+_ZIP = b"PK\x03\x04"
 _SPLITS = ("train", "test")
 
 
@@ -72,10 +71,10 @@ def is_foreign(path: str | Path) -> bool:
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(len(_HDF5))
+            head = file.read(len(hdf5.SIGNATURE))
     except OSError:
         return False
-    return head.startswith(_ZIP) or (head == _HDF5 and not store.is_result(path))
+    return head.startswith(_ZIP) or (head == hdf5.SIGNATURE and not store.is_result(path))
 
 
 def read(path: str | Path, *, directions: str | Path | None = None, radius: float | None = None) -> Surface:
@@ -96,12 +95,12 @@ def read(path: str | Path, *, directions: str | Path | None = None, radius: floa
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            head = file.read(len(_HDF5))
+            head = file.read(len(hdf5.SIGNATURE))
     except FileNotFoundError:
         raise StoreError(f"there is no file {path}") from None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
-    if head == _HDF5:
+    if head == hdf5.SIGNATURE:
         return _goldstein(path, directions, radius)
     if head.startswith(_ZIP):
         return read_npz(path, radius=radius)
@@ -124,7 +123,7 @@ def read_eigenvalues(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         StoreError: the file is missing, damaged, or has no eigenvalues.
     """
     path = Path(path)
-    with _opened(path) as root:
+    with hdf5.opened(path) as root:
         x, y = _coordinates(path, root)
         ny = 1 if y is None else len(y)
         low, high = (_values(path, root, name, ny, len(x)) for name in ("min_eig", "max_eig"))
@@ -145,7 +144,7 @@ def read_directions(path: str | Path) -> Directions:
         StoreError: the file is missing, damaged, or holds no directions.
     """
     path = Path(path)
-    with _opened(path) as root:
+    with hdf5.opened(path) as root:
         names = [name for name in ("xdirection", "ydirection") if name in root]
         if not names or names[0] != "xdirection":
             raise StoreError(f"{path} has no group xdirection: it is no direction file of {GOLDSTEIN}")
@@ -236,7 +235,7 @@ def with_path(surface: Surface, path: str | Path) -> Trajectory:
     path = Path(path)
     if surface.is_line:
         raise InputError(f"{path} is a path in a plane, the surface is a line")
-    with _opened(path) as root:
+    with hdf5.opened(path) as root:
         if "proj_xcoord" not in root or "proj_ycoord" not in root:
             raise StoreError(f"{path} has no proj_xcoord and proj_ycoord: it is no projected path of {GOLDSTEIN}")
         along = [_numbers(path, root, name).ravel() for name in ("proj_xcoord", "proj_ycoord")]
@@ -287,9 +286,9 @@ def write_goldstein(path: str | Path, surface: Surface, *, overwrite: bool = Fal
             with open(unfinished, "rb") as written:
                 shutil.copyfileobj(written, file)
 
-    with store.writing(path):
-        store.refuse_taken(path, overwrite=overwrite, signature=store.SIGNATURE)
-        store.write_aside(path, fill)
+    with disk.writing(path):
+        disk.refuse_taken(path, overwrite=overwrite, signature=hdf5.SIGNATURE)
+        disk.write_aside(path, fill)
 
 
 def _their_arrays(surface: Surface) -> dict[str, np.ndarray]:
@@ -308,15 +307,14 @@ def _their_arrays(surface: Surface) -> dict[str, np.ndarray]:
 
 
 def _goldstein(path: Path, directions: str | Path | None, radius: float | None) -> Surface:
-    with _opened(path) as root:
+    with hdf5.opened(path) as root:
         splits = [split for split in _SPLITS if f"{split}_loss" in root]
         _refuse_no_surface(path, root, splits)
         x, y = _coordinates(path, root)
         shape = (1 if y is None else len(y)), len(x)
         loss = {s: _values(path, root, f"{s}_loss", *shape) for s in splits}
         percent = {s: _values(path, root, f"{s}_acc", *shape) for s in splits if f"{s}_acc" in root}
-        dir_file = root["dir_file"][()] if "dir_file" in root else b""
-    dir_file = dir_file.decode("utf-8", "replace") if isinstance(dir_file, bytes) else str(dir_file)
+        dir_file = hdf5.text(root, "dir_file", path) if "dir_file" in root else ""
     splits = [s for s in splits if (loss[s] != -1).any()] or splits[:1]  # one that was never begun is none
     computed = np.logical_and.reduce([loss[s] != -1 for s in splits])
     percents = [percent.get(s, np.full(shape, -1.0)) for s in splits]
@@ -384,30 +382,15 @@ def _values(path: Path, root: h5py.File, name: str, ny: int, nx: int) -> np.ndar
 
 
 def _numbers(path: Path, root: Any, name: str) -> np.ndarray:
-    data = root.get(name)
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf":
-        raise StoreError(f"{path}: {name} must be an array of numbers")
-    return np.asarray(data[()], dtype=np.float64)
+    values = hdf5.numbers(root, name, path)
+    if values.dtype.kind == "c":
+        raise StoreError(f"{path}:/{name} must be an array of real numbers")
+    return values.astype(np.float64)
 
 
 def _tensors(path: Path, root: h5py.File, name: str) -> tuple[np.ndarray, ...]:
-    group = root[name]
-    if not isinstance(group, h5py.Group) or not len(group):
-        raise StoreError(f"{path}: {name} must be a group of arrays")
+    group = hdf5.group(root, name, path)
     return tuple(_numbers(path, group, str(i)) for i in range(len(group)))
-
-
-@contextmanager
-def _opened(path: Path) -> Generator[h5py.File, None, None]:
-    try:
-        with open(path, "rb") as file, h5py.File(file, "r") as root:
-            yield root
-    except FileNotFoundError:
-        raise StoreError(f"there is no file {path}") from None
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises on damaged files
-        raise StoreError(f"{path} cannot be read as HDF5 ({' '.join(str(error).split()):.120})") from error
 
 
 def _flat(values: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,0 +1,130 @@
+"""HDF5 files opened for reading, with nothing taken on trust.
+
+An HDF5 file may claim arrays that it does not hold (chunks never written, or compressed to nothing), repeat one long
+text a million times by reference, and take bytes from other files of the reader's machine (external storage, external
+links, virtual datasets). Sizes go through `disk.claim` before they are read; what points out of the file is refused.
+"""
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from landscape.errors import StoreError, one_line
+from landscape.results import disk
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""How HDF5 files begin."""
+
+_BLOCK = 64  # texts that are read at once
+
+
+@contextmanager
+def opened(path: Path) -> Generator[h5py.File, None, None]:
+    """Return a context with the root of a file, in which whatever h5py raises becomes a StoreError with the path."""
+    with _file(path) as file:
+        try:
+            if file.read(len(SIGNATURE)) != SIGNATURE:
+                raise StoreError(f"{path} is not an HDF5 file: results are, and end in .h5")
+            with h5py.File(file, "r") as root:
+                yield root
+        except disk.ClaimError as error:
+            raise StoreError(f"{path}: {error}") from None
+        # What h5py raises on damaged files.
+        except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
+            raise StoreError(f"{path} is damaged ({one_line(error)}): get or compute it again") from error
+
+
+def _file(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise StoreError(f"there is no file {path}") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def attribute(place: Any, name: str) -> Any:
+    """Return the attribute of a group if it is there and is one value, or else None."""
+    if name not in place.attrs or place.attrs.get_id(name).shape != ():
+        return None
+    value = place.attrs[name]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def numbers(group: Any, name: str, path: Path) -> np.ndarray:
+    """Read an array of numbers or booleans from a group.
+
+    Args:
+        group: an open group.
+        name: of the dataset.
+        path: of the file, for messages.
+
+    Returns:
+        The array, as it is stored.
+
+    Raises:
+        StoreError: it is no such array, or it points to another file.
+        ClaimError: it claims more than the file can hold.
+    """
+    data = _dataset(group, name, path)
+    if data.dtype.kind not in "biufc":
+        raise StoreError(f"{path}:/{name} must be an array of numbers, got {data.dtype} {data.shape}")
+    return np.asarray(data[()])
+
+
+def texts(group: Any, name: str, path: Path) -> tuple[str, ...]:
+    """Read a list of texts from a group; arguments and errors are those of `numbers`."""
+    data = _dataset(group, name, path)
+    if not h5py.check_string_dtype(data.dtype) or data.ndim != 1:
+        raise StoreError(f"{path}:/{name} must be a list of strings, got {data.dtype} {data.shape}")
+    found: list[str] = []
+    letters = 0
+    for start in range(0, len(data), _BLOCK):  # each entry is a reference, and many may share one long text
+        block = data.asstr()[start : start + _BLOCK]
+        letters += sum(map(len, block))
+        disk.claim(letters, f"the list {name}", held=_size(data))
+        found += map(str, block)
+    return tuple(found)
+
+
+def text(group: Any, name: str, path: Path) -> str:
+    """Read one text from a group; arguments and errors are those of `numbers`."""
+    data = _dataset(group, name, path)
+    if not h5py.check_string_dtype(data.dtype) or data.shape != ():
+        raise StoreError(f"{path}:/{name} must be a string, got {data.dtype} {data.shape}")
+    found = data[()]
+    return found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
+
+
+def group(root: Any, name: str, path: Path) -> h5py.Group:
+    """Return a group that has entries; arguments and errors are those of `numbers`."""
+    found = root[name] if isinstance(root.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(found, h5py.Group) or not len(found):
+        raise StoreError(f"{path}: {name} must be a group of arrays")
+    return found
+
+
+def _dataset(group: Any, name: str, path: Path) -> h5py.Dataset:
+    where = f"{path}:/{name}"
+    link = group.get(name, getlink=True)
+    data = group[name] if isinstance(link, h5py.HardLink) else None
+    if isinstance(link, h5py.ExternalLink) or (isinstance(data, h5py.Dataset) and (data.external or data.is_virtual)):
+        raise StoreError(f"{where} lies in another file of this machine, and is not read: ask for a whole file")
+    if not isinstance(data, h5py.Dataset):
+        raise StoreError(f"{where} must be a dataset: get or compute the file again")
+    if data.shape is None:
+        raise StoreError(f"{where} is empty, without a shape")
+    held = min(data.id.get_storage_size(), _size(data))
+    for shape in (data.shape, data.chunks or ()):  # one chunk is unpacked at a time, and may be larger than the array
+        disk.claim(math.prod(shape) * data.dtype.itemsize, f"the array {name}", held=held)
+    return data
+
+
+def _size(data: h5py.Dataset) -> int:
+    size: int = data.file.id.get_filesize()
+    return size
