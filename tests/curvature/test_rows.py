@@ -1,0 +1,144 @@
+"""Rows of the Gauss-Newton and Fisher matrices, against dense matrices in float64."""
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES, CLASS_SIZES, Case, mlp, smoothed
+from exact import dense
+from torch import nn
+
+from landscape.curvature import rows
+from landscape.objective.objective import differentiable_attention
+
+EPS = 2.0**-52
+
+
+def concave(logits, labels):
+    """A loss whose curvature in the logits has both signs."""
+    return torch.sin(3 * logits).sum(1) + logits[:, 0] * logits[:, 1] + 0.0 * labels
+
+
+def squared(logits, labels):
+    return (logits - torch.eye(3, dtype=logits.dtype)[labels]).square().sum(1)
+
+
+def kept(objective, kind, part, tol):
+    known = rows.lengths(objective, kind, part)
+    found = rows.rows(objective, kind, part, known, tol)
+    gram = rows.products(found.vectors, found.vectors)
+    return known, found, rows.eigen(gram, found.sign, found.weights)
+
+
+def spectrum(values, size):
+    """All eigenvalues, with the zeros, descending."""
+    return np.sort(np.append(values, np.zeros(max(0, size - len(values)))))[::-1][:size]
+
+
+@pytest.mark.parametrize("kind", rows.KINDS)
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_all_rows_together_are_the_matrix(name, kind):
+    objective = CASES[name].objective()
+    for part in range(3):
+        with differentiable_attention():
+            matrix = dense(objective, part, kind)
+        expected = torch.linalg.eigvalsh(matrix).numpy()[::-1]
+        known, found, solved = kept(objective, kind, part, 0.0)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(spectrum(solved.values, len(matrix)), expected, atol=1e-12 * scale)
+        assert known.weights @ known.traces == pytest.approx(matrix.trace().item(), rel=1e-12)
+        assert (found.tau_plus, found.tau_minus) == (0, 0)
+        large = np.flatnonzero(np.abs(solved.values) > 1e-6 * scale)
+        v = solved.combinations[:, large].T @ found.vectors.numpy()
+        np.testing.assert_allclose(v @ v.T, np.eye(len(large)), atol=1e-9)  # rounding times 1e6, the least kept
+        np.testing.assert_allclose(v @ matrix.numpy(), v * solved.values[large, None], atol=1e-11 * scale)
+
+
+@pytest.mark.parametrize("loss", ["ce", "focal", smoothed, squared, concave])
+@pytest.mark.parametrize("tol", [0.5, 0.1, 1e-2, 1e-4])
+def test_no_eigenvalue_is_farther_off_than_what_is_left_out(loss, tol):
+    for seed in range(2):
+        objective = Case(lambda: mlp(nn.Tanh()), loss=loss).objective(seed=seed)
+        for part in range(3):
+            matrix = dense(objective, part, "ggn")
+            expected = torch.linalg.eigvalsh(matrix).numpy()[::-1]
+            known, found, solved = kept(objective, "ggn", part, tol)
+            off = expected - spectrum(solved.values, len(matrix))
+            slack = 1e-13 * np.abs(expected).max()
+            assert -found.tau_minus - slack <= off.min()
+            assert off.max() <= found.tau_plus + slack
+            assert found.tau_plus + found.tau_minus <= tol * np.abs(known.squares).sum() / len(known.squares)
+            # What is left out and what is kept add up: the bound is no wider than it must be.
+            assert off.sum() == pytest.approx(found.tau_plus - found.tau_minus, abs=1e-12 * np.abs(expected).sum())
+
+
+def test_fewest_rows_are_kept_whose_rest_is_within_the_tolerance():
+    known = rows.Lengths(
+        squares=np.array([[8.0, -1.0], [0.5, 0.25], [0.25, 0.0]]),
+        uncertainty=np.zeros(3),
+        weights=np.array([0.5, 0.25, 0.25]),
+        logits=torch.zeros(3, 2),
+        labels=torch.zeros(3),
+    )  # weighted: 4, 0.5, 0.125, 0.0625, 0.0625, 0; in all 4.75
+    for tol, pairs in {
+        0.5: [(0, 0)],
+        0.158: [(0, 0)],  # 0.75 of 4.75
+        0.157: [(0, 0), (0, 1)],
+        0.0: [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)],
+    }.items():
+        sample, row = known.longest(tol)
+        assert list(zip(sample, row, strict=True)) == pairs
+
+
+def test_each_samples_trace_is_that_of_its_own_matrix():
+    objective = CASES["residual-relu"].objective()
+    known = rows.lengths(objective, "ggn", 0)
+    for i, index in enumerate(objective.members[0]):
+        x, _ = objective.samples.batch(np.array([index]), objective.device, objective.dtype)
+
+        def logits(theta, x=x):
+            return objective.logits(theta, x)[0]
+
+        p = logits(objective.theta).softmax(0)
+        assert known.uncertainty[i] == pytest.approx((1 - p.square().sum()).item(), rel=1e-12)
+        J = torch.cat([t.flatten(1) for t in torch.func.jacrev(logits)(objective.theta)], 1)
+        expected = torch.einsum("cd,ce,ed->", J, torch.diag(p) - torch.outer(p, p), J)
+        assert known.traces[i] == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_equal_eigenvalues_in_the_logits_do_not_mix_up_rows(batch_size):
+    """At p = 1/3 two eigenvalues are equal and their vectors arbitrary: lengths and rows must be of the same ones."""
+    objective = CASES["mlp-tanh"].objective(batch_size=batch_size)
+    for t in objective.theta[-2:]:
+        t.zero_()
+    with torch.no_grad():
+        for t in objective.theta[-2:-1]:
+            t.copy_(1e-12 * torch.randn(t.shape, generator=torch.Generator().manual_seed(0), dtype=t.dtype))
+    for tol in (0.5, 0.1):
+        known, found, solved = kept(objective, "ggn", 0, tol)
+        assert solved.values.sum() + found.tau_plus == pytest.approx(known.weights @ known.traces, rel=1e-12)
+
+
+def test_float32_rows_are_right_to_its_rounding_and_leave_the_model_as_it_was():
+    objective = CASES["residual-relu"].objective(dtype=torch.float32)
+    expected = torch.linalg.eigvalsh(dense(CASES["residual-relu"].objective(), 0, "ggn")).numpy()[::-1]
+    _, found, solved = kept(objective, "ggn", 0, 0.0)
+    assert found.vectors.dtype == torch.float32
+    np.testing.assert_allclose(spectrum(solved.values, len(expected)), expected, atol=10 * 2.0**-23 * expected[0])
+    assert not any(p.requires_grad for p in objective.model.parameters())
+
+
+def test_a_fitted_samples_curvature_keeps_its_digits():
+    """1 - p is 1e-14 here: taken as a difference it would have two digits left."""
+    z = torch.tensor([[32.0, 0.0, -1.0]], dtype=torch.float64)
+    middle = rows.between_jacobians(nn.functional.cross_entropy, "fisher", z, torch.tensor([0]))[0]
+    others = np.exp(-32.0) + np.exp(-33.0)
+    p = np.array([1.0, np.exp(-32.0), np.exp(-33.0)]) / (1 + others)
+    expected = np.diag([p[0] * (p[1] + p[2]), p[1] * (p[0] + p[2]), p[2] * (p[0] + p[1])])
+    expected = expected - (np.outer(p, p) - np.diag(p * p))
+    np.testing.assert_allclose(middle, expected, rtol=1e-14)
+
+
+def test_sizes_of_the_parts_are_those_of_the_cases():
+    objective = CASES["mlp-tanh"].objective()
+    assert [len(rows.lengths(objective, "ggn", p).squares) for p in range(3)] == list(CLASS_SIZES)
