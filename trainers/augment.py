@@ -26,7 +26,7 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 """Changes images (B, 3, size, size) by signed strengths (B,) from -1 to 1, which stay on the CPU."""
 
 _ANY_CHANNELS = ("none", "crop", "crop-flip")
-_COLOURED = ("autoaugment", "simclr", "imagenet", "imagenet-randaugment")
+_COLOURED = ("autoaugment", "simclr", "imagenet", "imagenet-randaugment", "simclr-imagenet")
 
 # Cubuk et al. 2019, "AutoAugment", appendix: the 25 policies found on CIFAR-10, each two operations with their
 # probabilities and magnitudes from 0 to 9.
@@ -74,7 +74,8 @@ def build(name: str, size: int) -> Augmentation:
     policy for CIFAR-10 of Cubuk et al. 2019 and a black square of size // 2 (DeVries and Taylor 2017), "simclr" a
     resized crop of 20 to 100 % of the area, mirroring, colour jitter and grey: the views of BCL (Zhu et al. 2022) on
     CIFAR. "imagenet" is a resized crop of 8 to 100 %, mirroring and colour jitter, "imagenet-randaugment" the same with
-    two operations of RandAugment (Cubuk et al. 2020) at full magnitude, as BCL has it on ImageNet-LT.
+    two operations of RandAugment (Cubuk et al. 2020) at full magnitude, as BCL has it on ImageNet-LT, and
+    "simclr-imagenet" is simclr with crops of 8 to 100 %, its other views there.
 
     Resized crops are bilinear, without the smoothing that strong reduction would need: images should not be much larger
     than `size`.
@@ -127,10 +128,12 @@ def _steps(name: str, size: int) -> Sequence[Augmentation]:
 
     flip = RandomHorizontalFlip(p=0.5)
     jitter = ColorJitter(0.4, 0.4, 0.4)
+    colours = ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), RandomGrayscale(p=0.2)
     recipes: dict[str, Sequence[Augmentation]] = {
         "crop-flip": (crop, flip),
         "autoaugment": (crop, flip, _auto_augment, functools.partial(_cutout, side=size // 2)),
-        "simclr": (resized(0.2), flip, ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), RandomGrayscale(p=0.2)),
+        "simclr": (resized(0.2), flip, *colours),
+        "simclr-imagenet": (resized(0.08), flip, *colours),
         "imagenet": (resized(0.08), flip, jitter),
         "imagenet-randaugment": (resized(0.08), flip, jitter, _rand_augment),
     }

@@ -114,7 +114,7 @@ def _views(recipe: Recipe, samples: Samples) -> str:
     if inputs.shape[1] != 3 or inputs.shape[2] != inputs.shape[3]:
         return "none" if n == 1 else "crop,crop,crop"
     if samples.inputs is None:
-        return "imagenet" if n == 1 else "imagenet-randaugment,simclr,simclr"
+        return "imagenet" if n == 1 else "imagenet-randaugment,simclr-imagenet,simclr-imagenet"
     return "crop-flip" if n == 1 else "autoaugment,simclr,simclr"
 
 

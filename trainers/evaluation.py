@@ -91,7 +91,7 @@ def evaluate(
             values.append(losses.cross_entropy(logits.float(), labels))
             hits.append(logits.argmax(dim=1) == labels)
             if tap:
-                features.append(tap.features.float().cpu())
+                features.append(tap.features.float())
     finally:
         if tap:
             tap.__exit__(None, None, None)
@@ -101,7 +101,7 @@ def evaluate(
         loss_sums=np.bincount(samples.labels, torch.cat(values).double().cpu().numpy(), minlength=n_classes),
         correct=np.bincount(samples.labels[right], minlength=n_classes),
         counts=np.bincount(samples.labels, minlength=n_classes),
-        features=torch.cat(features) if tap else None,
+        features=torch.cat(features).cpu() if tap else None,
     )
 
 

@@ -25,6 +25,9 @@ from landscape.errors import InputError
 from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, kept_statistics, moved, trainable
 from trainers.sam import perturbation
 
+DIRECTIONS = ("specific", "projected", "difference")
+FIRST_PASSES = ("exact", "decoupled", "shared")
+
 
 @dataclasses.dataclass(frozen=True)
 class Radii:
@@ -84,13 +87,14 @@ class GSA(torch.optim.Optimizer):
                 as equation 13 is infinite for it.
             scale: Z of equation 14.
             direction: "specific" perturbs along h_g; "projected" along what equation 12 takes away, the ablation of
-                the paper's Table 5.
+                the paper's Table 5; "difference" along g_g - g without a projection, as the authors' code does.
             average: decay of the exponential average of batch gradients that is the global direction g; 0 takes the
                 batch's own gradient.
             perturb: "joint": one second pass at theta + sum_g w_g eps_g; "per-group": one for each group at
                 theta + eps_g, equation 15 to the letter.
             first_pass: "exact": a backward pass for each group; "decoupled" (needs `model`): batch norm's statistics
-                of the batch count as constants, so that one backward pass gives all groups' gradients.
+                of the batch count as constants, so that one backward pass gives all groups' gradients; "shared": one
+                backward pass, and the batch's gradient stands for every group's, as in the authors' code.
             adaptive: scale the perturbation of each parameter by its size, as adaptive SAM does.
             clip: smallest and largest Z rho_g; None for equation 13 as it stands, which has no bound when a group is
                 fitted and h_g vanishes. The authors' code has 2e-3 and 3e-3, with adaptive scaling, which shortens.
@@ -104,11 +108,11 @@ class GSA(torch.optim.Optimizer):
         """
         for fits, message in (
             (0 <= scale < math.inf, f"--radius-scale must be a finite number, at least 0, got {scale}"),
-            (direction in {"specific", "projected"}, f"--direction must be specific or projected, got {direction!r}"),
+            (direction in DIRECTIONS, f"--direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}"),
             (0 <= average < 1, f"--average must be at least 0 and below 1, got {average}"),
             (perturb in {"joint", "per-group"}, f"--perturb must be joint or per-group, got {perturb!r}"),
-            (first_pass in {"exact", "decoupled"}, f"--first-pass must be exact or decoupled, got {first_pass!r}"),
-            (first_pass == "exact" or model is not None, "first_pass='decoupled' needs model="),
+            (first_pass in FIRST_PASSES, f"--first-pass must be one of {', '.join(FIRST_PASSES)}, got {first_pass!r}"),
+            (first_pass != "decoupled" or model is not None, "first_pass='decoupled' needs model="),
             (clip is None or 0 <= clip[0] <= clip[1], f"--clip must be two numbers in ascending order, got {clip}"),
         ):
             if not fits:
@@ -239,6 +243,10 @@ class GSA(torch.optim.Optimizer):
             return values, rows.mul_(sizes.to(rows.device, rows.dtype, non_blocking=True))
         first = losses()
         rows = torch.zeros(n_groups, size, dtype=parameters[0].dtype, device=device)
+        if self._first_pass == "shared":
+            local = torch.bincount(groups, minlength=n_groups).to(device, first.dtype, non_blocking=True)
+            mean = gradient(first, torch.full_like(first, 1 / len(first)), parameters)
+            return first.detach(), local[:, None] * mean
         for g in present:
             rows[g] = gradient(first, (where == g).to(first), parameters, keep=g != present[-1])
         return first.detach(), rows
@@ -254,9 +262,12 @@ class GSA(torch.optim.Optimizer):
         """Return the radii and eps_g, (G, D), by equations 12 to 14."""
         d = len(theta)
         norms = rows.norm(dim=1)
-        along = rows @ whole / whole.dot(whole).clamp(min=torch.finfo(whole.dtype).tiny)
-        projected = along[:, None] * whole
-        h = rows - projected if self._direction == "specific" else projected
+        if self._direction == "difference":
+            h = rows - whole
+        else:
+            along = rows @ whole / whole.dot(whole).clamp(min=torch.finfo(whole.dtype).tiny)
+            projected = along[:, None] * whole
+            h = rows - projected if self._direction == "specific" else projected
         h_norm = h.norm(dim=1)
         # What rounding leaves of a gradient that lies along g is no direction: with one group it is all there is.
         real = h_norm > norms * torch.finfo(h.dtype).eps ** 0.5

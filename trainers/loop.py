@@ -5,7 +5,7 @@ run that was interrupted goes on from its last epoch as if nothing had happened;
 """
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -68,11 +68,14 @@ class Trainer:
         self.group_of: Tensor | None = None  # (C,) on the CPU, once there are groups
         self.penalty: Penalty | None = None
         self.head: ContrastiveHead | None = None
+        self._bcl = bcl_of(options_of(recipe.loss_options)) if recipe.loss == "bcl" else BCL()
         if recipe.loss == "bcl":
             n_features = classifiers.class_weights(model, self.classifier).shape[1]
             with seeded(device, recipe.seed, FIRST):
-                self.head = ContrastiveHead(n_features).to(device)
+                self.head = ContrastiveHead(n_features, int(self._bcl.hidden), int(self._bcl.projected)).to(device)
         self._reduce = distributed.all_reduce_sum if distributed.world() > 1 else alone
+        if recipe.drop_last and len(train) < recipe.batch_size:
+            raise InputError(f"--drop-last leaves no batch of --batch-size {recipe.batch_size}: {len(train)} samples")
         self._smallest = len(train) // math.ceil(len(train) / recipe.batch_size) // distributed.world()
         if not self._smallest:
             raise InputError(
@@ -81,12 +84,11 @@ class Trainer:
             )
         self.batches = Batches(train, recipe.views, device, workers=workers)
         self._forward: Callable[[Tensor], Any] = torch.compile(model) if recipe.compile else model
-        self._bcl = BCL()
-        self._plain = self._loss()
-        self._weighted = self._plain
+        self.criterion = self._loss()
+        self._weighted = self.criterion
         if recipe.reweight == "drw":
             weights = effective_number_weights(train.class_counts, recipe.drw_beta).to(device)
-            self._weighted = reweighted(self._plain, weights, self._reduce)
+            self._weighted = reweighted(self.criterion, weights, self._reduce)
         self._both = self.model if self.head is None else nn.ModuleList([self.model, self.head])
         self.optimizer = self._optimizer()
         self._base = self.optimizer.base if isinstance(self.optimizer, SAM | GSA) else self.optimizer
@@ -106,11 +108,9 @@ class Trainer:
         return classifiers.encoder(self.model, self.classifier)
 
     def _loss(self) -> losses.Loss:
-        options = options_of(self.recipe.loss_options)
-        if self.recipe.loss != "bcl":
-            return losses.build(self.recipe.loss, self.train.class_counts, **options)
-        self._bcl = bcl_of(options)
-        return losses.build("logit-adjust", self.train.class_counts, tau=self._bcl.tau)
+        if self.recipe.loss == "bcl":
+            return losses.build("logit-adjust", self.train.class_counts, tau=self._bcl.tau)
+        return losses.build(self.recipe.loss, self.train.class_counts, **options_of(self.recipe.loss_options))
 
     def _optimizer(self) -> torch.optim.Optimizer:
         r = self.recipe
@@ -186,7 +186,8 @@ class Trainer:
         """Train for one epoch.
 
         An epoch is cut into ceil(N / batch_size) batches whose sizes differ by one at most: no sample is dropped, and
-        batch norm meets no last batch of one unless batches are of two.
+        batch norm meets no last batch of one unless batches are of two. With drop_last all batches are full, and the
+        samples that are left over wait for another epoch's order.
 
         Args:
             progress: is told (batches done, batches in all).
@@ -199,9 +200,10 @@ class Trainer:
             NumericalError: the loss is not finite any more; the model's weights are of no use then.
         """
         r, size = self.recipe, len(self.train)
-        n_batches = math.ceil(size / r.batch_size)
+        n_batches = size // r.batch_size if r.drop_last else math.ceil(size / r.batch_size)
         with seeded(torch.device("cpu"), r.seed, SHUFFLE, self.epoch):
             order = torch.randperm(size)
+        order = order[: n_batches * r.batch_size] if r.drop_last else order
         mine = [b.tensor_split(distributed.world())[distributed.rank()] for b in order.tensor_split(n_batches)]
         self.model.train()
         if isinstance(self.optimizer, SAM):
@@ -220,7 +222,7 @@ class Trainer:
                     progress(b + 1, n_batches)
         distributed.all_reduce_sum(sums)
         distributed.broadcast(b for b in self.model.buffers())
-        loss, accuracy = (sums / size).tolist()
+        loss, accuracy = (sums / len(order)).tolist()
         if not math.isfinite(loss):
             raise NumericalError(
                 f"the loss is not finite in epoch {self.epoch + 1} of {r.epochs} ({loss:g}): {self.remedy()}"
@@ -245,7 +247,8 @@ class Trainer:
     def _rate(self, step: int, n_batches: int) -> float:
         r = self.recipe
         length = r.warmup_epochs * n_batches
-        factor = schedule.warmup(step, length)
+        risen = step if r.warmup_by == "step" else (step // n_batches + 1) * n_batches - 1  # the epoch's last step's
+        factor = schedule.warmup(risen, length)
         if r.schedule == "cosine":
             factor *= schedule.cosine(step, r.epochs * n_batches, length)
         elif r.schedule == "multistep":
@@ -302,7 +305,7 @@ class Trainer:
         distributed.all_reduce_sum(counts)
         named = dict(self.model.named_parameters())
         encoder = [named[name] for name in self.encoder]
-        pull = penalty.gradient(flat(encoder), counts / counts.sum()).mul_(1 - alpha)
+        pull = penalty.gradient(self._place(encoder), counts / counts.sum()).mul_(1 - alpha)
         for p in self._parameters:
             if p.grad is not None:
                 p.grad.mul_(alpha)
@@ -313,6 +316,15 @@ class Trainer:
             piece = piece.view_as(p)
             p.grad = piece if p.grad is None else p.grad.add_(piece)
 
+    def _place(self, encoder: Sequence[Tensor]) -> Tensor:
+        """Return where GKP's pull is taken: at theta, or at GSA's perturbed theta, as the released code has it."""
+        theta = flat(encoder)
+        if self.recipe.pull_at == "theta" or not isinstance(self.optimizer, GSA) or self.optimizer.perturbation is None:
+            return theta
+        pieces = torch.split(self.optimizer.perturbation, [p.numel() for p in self._parameters])
+        moved_by = {id(p): piece for p, piece in zip(self._parameters, pieces, strict=True)}
+        return theta + torch.cat([moved_by[id(p)] for p in encoder])
+
     def _losses(
         self, views: tuple[Tensor, ...], labels: Tensor, forward: Callable[[Tensor], Any]
     ) -> tuple[Tensor, Tensor]:
@@ -320,7 +332,7 @@ class Trainer:
         late = self.recipe.reweight == "drw" and self.epoch >= schedule.deferred(
             self.recipe.epochs, self.recipe.drw_start
         )
-        criterion = self._weighted if late else self._plain
+        criterion = self._weighted if late else self.criterion
         inputs = views[0] if self.head is None else torch.cat(views)
         if self.recipe.channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -343,15 +355,17 @@ class Trainer:
     def _contrast(
         self, head: ContrastiveHead, inputs: Tensor, labels: Tensor, forward: Callable[[Tensor], Any]
     ) -> tuple[Tensor, Tensor]:
-        """Return the first view's logits (B, C) and the contrastive loss of the others, (B,)."""
+        """Return the first view's logits (B, C) and the contrastive loss of the others, (B,).
+
+        The head projects all views, as in the released code: its batch norm sees the first one too.
+        """
         with classifiers.Tap(self.model, self.classifier) as tap:
             logits = models.logits_of(forward(inputs), self.n_classes)
             features = tap.features
         n = len(labels)
-        projections, prototypes = head(features[n:], classifiers.class_weights(self.model, self.classifier))
-        contrast = balanced_contrastive(
-            projections.view(-1, n, projections.shape[1]).float(), labels, prototypes.float(), self._bcl.temperature
-        )
+        projections, prototypes = head(features, classifiers.class_weights(self.model, self.classifier))
+        others = projections[n:].view(-1, n, projections.shape[1]).float()
+        contrast = balanced_contrastive(others, labels, prototypes.float(), self._bcl.temperature)
         return logits[:n].float(), contrast
 
     def state(self) -> dict[str, Tensor]:

@@ -25,19 +25,23 @@ class BCL:
     """What balanced contrastive learning leaves open; the defaults are those for long-tailed CIFAR.
 
     Raises:
-        InputError: a weight or tau is negative, or the temperature is not positive.
+        InputError: a weight or tau is negative, the temperature or a width is not positive, or a width not whole.
     """
 
     ce_weight: float = 2.0  # of the logit-adjusted cross-entropy
     contrast_weight: float = 0.6  # of the contrastive loss
     temperature: float = 0.1  # of the contrastive loss
     tau: float = 1.0  # of the logit adjustment
+    hidden: float = 512  # width of the projection head within
+    projected: float = 128  # dimensions of what it returns
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            least = "positive" if name == "temperature" else "at least 0"
-            if not 0 <= value < math.inf or (value == 0 and name == "temperature"):
+            least = "at least 0" if name in {"ce_weight", "contrast_weight", "tau"} else "positive"
+            if not 0 <= value < math.inf or (value == 0 and least == "positive"):
                 raise InputError(f"{name} of --loss bcl must be finite and {least}, got {value:g}")
+            if name in {"hidden", "projected"} and value != int(value):
+                raise InputError(f"{name} of --loss bcl must be a whole number, got {value:g}")
 
 
 def options_of(text: str | None) -> dict[str, float]:
@@ -141,23 +145,26 @@ def reweighted(
 class ContrastiveHead(nn.Module):
     """Two small networks of one form, which put samples and classes on one unit sphere.
 
-    Linear (F, F), batch norm, ReLU, Linear (F, K), then division by the length: one for the features of samples, one
-    for the weight vectors of the classifier, whose images are the classes' prototypes.
+    Linear (F, H), batch norm, ReLU, Linear (H, K), then division by the length: one for the features of samples, one
+    for the weight vectors of the classifier, whose images are the classes' prototypes. Weights are drawn as He et al.
+    2015 do for a ReLU.
 
-    Source: Zhu et al. 2022, section 4.3, and the released FlamieZhu/Balanced-Contrastive-Learning, models/resnext.py.
+    Source: Zhu et al. 2022, section 4.3; widths and first weights are those of the released
+    ChenShengHan100/gkp-gsa for CIFAR, and of FlamieZhu/Balanced-Contrastive-Learning for larger images.
     """
 
-    def __init__(self, n_features: int, n_projected: int = 128) -> None:
+    def __init__(self, n_features: int, n_hidden: int = 512, n_projected: int = 128) -> None:
         """Draw the weights from torch's global generator.
 
         Args:
             n_features: F, inputs of the classifier.
+            n_hidden: H, width within.
             n_projected: K, dimensions of the sphere's space.
         """
         super().__init__()
         self.n_features = n_features
-        self.of_samples = _perceptron(n_features, n_projected)
-        self.of_classes = _perceptron(n_features, n_projected)
+        self.of_samples = _perceptron(n_features, n_hidden, n_projected)
+        self.of_classes = _perceptron(n_features, n_hidden, n_projected)
 
     def forward(self, features: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Project samples and classes.
@@ -183,8 +190,11 @@ class ContrastiveHead(nn.Module):
         return F.normalize(self.of_samples(features), dim=1), F.normalize(self.of_classes(class_weights), dim=1)
 
 
-def _perceptron(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n_in, n_in), nn.BatchNorm1d(n_in), nn.ReLU(), nn.Linear(n_in, n_out))
+def _perceptron(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
+    first, last = nn.Linear(n_in, n_hidden), nn.Linear(n_hidden, n_out)
+    for linear in (first, last):
+        nn.init.kaiming_normal_(linear.weight)
+    return nn.Sequential(first, nn.BatchNorm1d(n_hidden), nn.ReLU(), last)
 
 
 def balanced_contrastive(projections: Tensor, labels: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Tensor:

@@ -63,14 +63,27 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
 """Schedules of the paper's four benchmarks (section S7) and of the data that come with the package. The paper gives no
 batch size for the two sets of large images; 256 is that of the learning rates' origin."""
 
+_RADII = {
+    ("cifar10", "ce"): 0.1,
+    ("cifar100", "ce"): 0.2,
+    ("cifar10", "ldam"): 0.8,
+    ("cifar100", "ldam"): 0.8,
+}
+"""SAM's radius by data and loss where it is not given: Rangwani et al. 2022, "Escaping saddle points for effective
+generalization on class-imbalanced data", of CE+SAM and LDAM-DRW+SAM. All else has 0.05, that of Foret et al. 2021."""
+
+_BCL_OF_LARGE_IMAGES = "ce_weight=1,contrast_weight=0.35,temperature=0.07,hidden=2048,projected=1024"
+"""The options of bcl on ImageNet-LT and iNaturalist: Zhu et al. 2022, and their released code."""
+
 _PLAIN: dict[str, Any] = {name: getattr(Recipe(), name) for name in ("loss", "reweight", "sharpness", "gkp")}
 _FOLLOWERS = {
     "loss": {"cosine", "augment", "loss_options"},
-    "sharpness": {"rho_schedule", "rho_end", "adaptive", "first_pass"},
+    "sharpness": {"rho", "rho_schedule", "rho_end", "adaptive", "first_pass"},
     "epochs": {"milestones"},
 }
 """Fields that a file has decided for its own loss, sharpness and length, and that fit no others."""
 
+LARGE_IMAGES = ("image-list", "image-folder")
 _OF_DATASET = {"digits-lt": "digits-lt", "cifar10": "cifar10-lt", "cifar100": "cifar100-lt"}
 
 
@@ -103,9 +116,13 @@ def compose(
     for name, followers in _FOLLOWERS.items():
         if name in chosen and chosen[name] != parts.get(name):
             parts = {field: value for field, value in parts.items() if field not in followers}
-    recipe = replace(Recipe(), **{**parts, **chosen, **given})
+    named = {**parts, **chosen, **given}
+    recipe = replace(Recipe(), **named)
+    large = recipe.loss == "bcl" and recipe.dataset in LARGE_IMAGES
     recipe = replace(
         recipe,
+        rho=named.get("rho", _RADII.get((recipe.dataset, recipe.loss), Recipe().rho)),
+        loss_options=named.get("loss_options") or (_BCL_OF_LARGE_IMAGES if large else None),
         cosine=recipe.loss in {"ldam", "bcl"} and ":" not in recipe.model if recipe.cosine is None else recipe.cosine,
         milestones=_milestones(recipe),
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from landscape.errors import InputError
 from landscape.results import disk
+from trainers.gsa import DIRECTIONS, FIRST_PASSES
 
 _ELSEWHERE = ("out", "overwrite", "device", "workers", "tensorboard", "quiet", "config")
 """Options of the command that are none of a recipe."""
@@ -49,24 +50,28 @@ class Recipe:
     sharpness: str = _option("none", "Perturbation of each step.", choices=("none", "sam", "gsa"))
     gkp: bool = _option(False, "Keep the groups' convergence points.")
 
-    rho: float = _option(0.05, "SAM: radius.")
+    rho: float = _option(0.05, "SAM: radius.  [default: that of the row's source]")
     rho_schedule: str = _option("constant", "SAM: radius over the run.", choices=("constant", "linear", "step"))
     rho_end: float | None = _option(None, "SAM: radius at the end of a linear or step schedule.")
     adaptive: bool = _option(False, "SAM and GSA: scale the perturbation of each parameter by its size.")
 
     groups: int = _option(4, "GSA and GKP: G, groups of classes.")
     radius_scale: float = _option(1e-2, "GSA: Z, the scale of the radii.")
-    direction: str = _option("specific", "GSA: part of the group's gradient.", choices=("specific", "projected"))
+    direction: str = _option("specific", "GSA: part of the group's gradient.", choices=DIRECTIONS)
     average: float = _option(0.9, "GSA: decay of the average gradient that is projected off; 0: the batch's.")
     perturb: str = _option("joint", "GSA: one second pass or one a group.", choices=("joint", "per-group"))
     first_pass: str = _option(
-        "exact", "GSA: gradients of groups through the batch statistics, or past them.", choices=("exact", "decoupled")
+        "exact",
+        "GSA: gradients of groups through the batch statistics, past them, or one for all.",
+        choices=FIRST_PASSES,
     )
     clip: tuple[float, float] = _option((0.0, 1e-3), "GSA: smallest and largest Z rho_g; 0,1e9 leaves it as it is.")
     norm_term: bool = _option(False, "GSA: add the norm term of equation 15.")
 
     preservation: float = _option(100.0, "GKP: lambda.")
     divide_by: str = _option("samples", "GKP: what |G^j| counts.", choices=("samples", "classes"))
+    pull_at: str = _option("theta", "GKP: where its gradient is taken, with GSA.", choices=("theta", "perturbed"))
+    fisher_loss: str = _option("run", "GKP: the loss of the Fisher information.", choices=("run", "ce"))
     fisher_samples: int | None = _option(
         None, "GKP: at most so many samples of a group for its Fisher.  [default: all]"
     )
@@ -88,6 +93,8 @@ class Recipe:
     )
     gamma: float = _option(0.1, "Factor at each milestone.")
     warmup_epochs: int = _option(1, "Over which the learning rate rises to --lr.")
+    warmup_by: str = _option("step", "The warm-up rises with each step or epoch.", choices=("step", "epoch"))
+    drop_last: bool = _option(False, "Leave out an epoch's last batch where it is not full.")
     momentum: float = _option(0.9, "Of the gradient.")
     nesterov: bool = _option(False, "Look ahead along the momentum.")
     weight_decay: float = _option(5e-4, "Of all parameters.")

@@ -94,11 +94,11 @@ def check(recipe: Recipe) -> None:
             "groups are made by the classes' feature quality: --statistics-every must be at least 1",
         ),
         (
-            r.loss != "bcl" or r.first_pass == "exact",
+            r.loss != "bcl" or r.first_pass != "decoupled",
             "--first-pass decoupled takes samples one by one, which the contrastive loss of bcl couples: use exact",
         ),
         (
-            not r.compile or r.first_pass == "exact",
+            not r.compile or r.first_pass != "decoupled",
             "--compile may not see what --first-pass decoupled changes in batch norm: leave one out",
         ),
         (
@@ -109,6 +109,10 @@ def check(recipe: Recipe) -> None:
             not r.cosine or not own,
             f"--cosine is for the models of this package, {r.model} brings its own classifier: leave it out, and end "
             "the model with landscape.models.NormedLinear(features, classes)",
+        ),
+        (
+            r.pull_at == "theta" or (r.sharpness == "gsa" and r.perturb == "joint"),
+            "--pull-at perturbed needs --sharpness gsa and --perturb joint: there is no one perturbation else",
         ),
         (0 <= r.drw_start < 1, f"--drw-start is a share of the run, from 0 to below 1, got {r.drw_start}"),
         (0 <= r.drw_beta < 1, f"--drw-beta must be at least 0 and below 1, got {r.drw_beta}"),
@@ -166,7 +170,7 @@ def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
             "--sharpness gsa",
             "radius_scale direction average perturb first_pass clip norm_term",
         ),
-        (r.gkp, "--gkp", "preservation divide_by fisher_samples alpha_start alpha_end"),
+        (r.gkp, "--gkp", "preservation divide_by pull_at fisher_loss fisher_samples alpha_start alpha_end"),
         (r.grouped, "--sharpness gsa or --gkp", "groups group_after regroup_every centre"),
         (r.reweight == "drw", "--reweight drw", "drw_beta"),
         (r.reweight == "drw" or r.rho_schedule == "step", "--reweight drw or --rho-schedule step", "drw_start"),

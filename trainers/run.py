@@ -23,7 +23,7 @@ from torch import Tensor
 
 from landscape.autodiff import devices, distributed
 from landscape.errors import InputError, LandscapeError, NumericalError, StoreError
-from landscape.networks import checkpoints, class_means
+from landscape.networks import checkpoints, class_means, losses
 from landscape.networks.models import NormedLinear
 from landscape.results import History, disk, store
 from trainers import evaluation, folder, gkp, memory, recipes, records, rules, schedule
@@ -293,6 +293,7 @@ class Run:
             groups,
             centres,
             self.trainer.encoder,
+            loss=self.trainer.criterion if self.recipe.fisher_loss == "run" else losses.cross_entropy,
             max_samples=self.recipe.fisher_samples,
             seed=self.recipe.seed,
             workers=self._workers,

@@ -18,14 +18,18 @@ _PATIENCE = timedelta(days=7)  # one rank may wait at a barrier for hours while 
 def start() -> None:
     """Join the other ranks if torchrun started this process; otherwise, or if already joined, do nothing.
 
-    With GPUs each rank is given its own as the current device. The ranks talk over gloo there as well: they only
-    wait for each other, no tensor travels.
+    With GPUs each rank is given its own as the current device, and tensors on them travel by nccl; what lies on the
+    host travels by gloo, and so does all where ranks share a GPU, which nccl does not allow.
     """
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or _joined():
         return
+    backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    dist.init_process_group("gloo", timeout=_PATIENCE)
+        gpus = torch.cuda.device_count()
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        if int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])) <= gpus and dist.is_nccl_available():
+            backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=_PATIENCE)
 
 
 def stop() -> None:

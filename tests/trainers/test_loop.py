@@ -108,6 +108,39 @@ def test_the_losses_and_accuracies_are_those_of_a_model_that_stands_still():
     np.testing.assert_allclose([row["train_accuracy"] for row in rows], (logits.argmax(1) == labels).float().mean())
 
 
+def test_a_warm_up_by_epochs_has_one_rate_in_each():
+    """15 samples in batches of 5: of two epochs of warm-up each has its last step's rate, from the first step on."""
+    trainer = Trainer(
+        recipe(epochs=4, batch_size=5, lr=0.2, warmup_epochs=2, warmup_by="epoch"), linear(), blobs(), device=CPU
+    )
+    rates = []
+    step = trainer.step
+    trainer.step = lambda *given: (rates.append(trainer._base.param_groups[0]["lr"]), step(*given))[1]
+    for _ in range(2):
+        trainer.run_epoch()
+    np.testing.assert_allclose(rates, [0.1] * 3 + [0.2] * 3, rtol=1e-12)
+
+
+def test_without_the_last_batch_all_are_full_and_losses_are_means_over_what_was_seen():
+    """15 samples in batches of 4: twelve are seen, by a model that stands still."""
+    model = linear()
+    trainer = Trainer(recipe(lr=1e-30, drop_last=True), model, blobs(), device=CPU)
+    seen, step = [], trainer.step
+
+    def watched(views, labels, classes):
+        seen.append((views[0], labels))
+        return step(views, labels, classes)
+
+    trainer.step = watched
+    row = trainer.run_epoch()
+    assert [len(labels) for _, labels in seen] == [4, 4, 4]
+    inputs, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    with torch.no_grad():
+        assert row["train_loss"] == pytest.approx(nn.functional.cross_entropy(model(inputs), labels).item(), rel=1e-6)
+    with pytest.raises(InputError, match="--drop-last leaves no batch of --batch-size 16: 15 samples"):
+        Trainer(recipe(drop_last=True, batch_size=16), linear(), blobs(), device=CPU)
+
+
 def test_separable_classes_are_learnt():
     model = linear()
     trained(model, epochs=30, lr=0.5)
@@ -230,6 +263,27 @@ def test_preservation_mixes_the_gradients_of_data_and_penalty_by_alpha(gsa):
         torch.testing.assert_close(p.detach(), (q - 0.1 * q.grad).detach(), rtol=0, atol=1e-6)
 
 
+def test_the_pull_at_the_perturbed_weights_is_that_of_theta_plus_epsilon():
+    """One plain step: theta - lr (alpha g + (1 - alpha) g_gkp(theta + eps)), eps as GSA says it was."""
+    options = {**GSA, "gkp": True, "momentum": 0.0, "weight_decay": 0.0, "warmup_epochs": 0, "batch_size": 15}
+    ends, eps = [], []
+    for place in ("theta", "perturbed"):
+        with loop.seeded(CPU, 0):
+            model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        chosen = recipe(model="toys:smooth", alpha_start=0.5, alpha_end=0.5, pull_at=place, **options)
+        trainer = Trainer(chosen, model, blobs(), device=CPU)
+        fisher = torch.ones(2, 40)
+        trainer.regroup(np.array([0, 1, 1]), gkp.Penalty(0 * fisher, fisher, np.array([9, 6]), strength=1.0))
+        trainer.run_epoch()
+        ends.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
+        eps.append(trainer.optimizer.perturbation[:40])
+    torch.testing.assert_close(*eps)
+    weight = (1 - 9 / 15) / 9 + (1 - 6 / 15) / 6  # of sum_j (1 - w_j) / |G_j|
+    moved_by = torch.cat([-0.1 * 0.5 * weight * eps[0], torch.zeros(27)])
+    assert moved_by.abs().max() > 1e-6
+    torch.testing.assert_close(ends[1] - ends[0], moved_by, rtol=0, atol=1e-7)
+
+
 def test_gsa_takes_plain_steps_until_there_are_groups():
     plain, _ = trained(layered(), epochs=4)
     found, _ = trained(layered(), **GSA)
@@ -284,6 +338,25 @@ def test_the_weights_and_the_temperature_of_bcl_are_options():
     assert still(batched(), loss_options=first, **views) == pytest.approx(still(batched(), epochs=1), rel=1e-5)
     second = "ce_weight=0,contrast_weight=2,temperature=1e6"
     assert still(batched(), loss_options=second, **views) == pytest.approx([2 * np.log(3)], rel=1e-4)
+
+
+def test_the_head_is_the_authors_and_projects_all_three_views():
+    trainer = Trainer(
+        recipe(loss="bcl", augment="none,none,none", batch_size=15, model="toys:batched"),
+        batched(),
+        blobs(),
+        device=CPU,
+    )
+    shapes = [tuple(layer.weight.shape) for layer in trainer.head.of_samples if isinstance(layer, nn.Linear)]
+    assert shapes == [(512, 8), (128, 512)]  # of 8 features
+    assert trainer.head.of_samples[0].weight.std().item() == pytest.approx((2 / 8) ** 0.5, rel=0.05)  # 4,096 draws
+    rows = []
+    trainer.head.of_samples.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    trainer.run_epoch()
+    assert rows == [3 * 15]
+    narrow = recipe(loss="bcl", augment="none,none,none", loss_options="hidden=6,projected=5", model="toys:batched")
+    shapes = [p.shape for p in Trainer(narrow, batched(), blobs(), device=CPU).head.of_classes.parameters()]
+    assert shapes == [(6, 8), (6,), (6,), (6,), (5, 6), (5,)]
 
 
 def test_deferred_re_weighting_begins_and_weighs_as_its_options_say():

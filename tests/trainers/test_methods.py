@@ -74,6 +74,33 @@ def test_milestones_follow_a_shorter_run(epochs, milestones):
     assert compose({"dataset": "cifar10", "epochs": epochs, "warmup_epochs": 0}).milestones == milestones
 
 
+@pytest.mark.parametrize(
+    ("dataset", "method", "rho"),
+    [
+        ("cifar10", "sam", 0.1),
+        ("cifar100", "sam", 0.2),
+        ("cifar10", "ldam-drw-sam", 0.8),
+        ("cifar100", "ldam-drw-sam", 0.8),
+        ("digits-lt", "sam", 0.05),
+    ],
+)
+def test_sams_radius_is_that_of_the_rows_source(dataset, method, rho, tmp_path):
+    found = compose({"dataset": dataset}, method=method)
+    assert found.rho == rho
+    assert compose({"dataset": dataset, "rho": 7}, method=method).rho == 7
+    file = tmp_path / "ce.toml"  # on all that a run of ce had, which had no use for a radius
+    file.write_text(recipes.to_toml(recipes.plain(compose({"dataset": dataset}, method="ce"))))
+    assert compose({}, method="sam", config=file).rho == compose({"dataset": dataset}, method="sam").rho
+
+
+def test_bcl_on_large_images_has_the_numbers_of_its_source():
+    large = compose({}, method="bcl", benchmark="imagenet-lt")
+    assert large.loss_options == "ce_weight=1,contrast_weight=0.35,temperature=0.07,hidden=2048,projected=1024"
+    assert compose({"loss_options": "tau=2"}, method="bcl", benchmark="imagenet-lt").loss_options == "tau=2"
+    assert compose({"dataset": "cifar10"}, method="bcl").loss_options is None
+    assert compose({}, method="ce", benchmark="imagenet-lt").loss_options is None
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_a_recipe_that_knows_its_name(name):
     assert methods.label(compose(DIGITS, method=name)) == name
@@ -178,6 +205,9 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"loss": "focal", "loss_options": "gamma=-1"}, "gamma of --loss focal must be a finite number of at least 0"),
         ({"loss": "ldam", "loss_options": "scale=10"}, "--loss-options scale=10 is not that of the classifier of"),
         ({"loss": "bcl", "loss_options": "t=1"}, "no option t; its options: ce_weight, contrast_weight, temperature"),
+        ({"loss": "bcl", "loss_options": "hidden=0"}, "hidden of --loss bcl must be finite and positive, got 0"),
+        ({"loss": "bcl", "loss_options": "hidden=1.5"}, "hidden of --loss bcl must be a whole number, got 1.5"),
+        ({"sharpness": "sam", "gkp": True, "pull_at": "perturbed"}, "--pull-at perturbed needs --sharpness gsa and"),
         ({"loss": "bcl", "loss_options": "temperature=0"}, "temperature of --loss bcl must be finite and positive"),
         ({"loss": "my:loss", "loss_options": "t=1"}, "--loss my:loss is taken as it is, without options, got t"),
         ({"validation": 1.0}, "--validation must be at least 0 and below 1, got 1.0"),

@@ -24,7 +24,7 @@ from landscape.errors import DataError, InputError, NumericalError, StoreError
 from landscape.networks import checkpoints, class_means, models
 from landscape.objective.loading import load_objective
 from landscape.results import History, store
-from trainers import batches, commands, evaluation, loop, methods, recipes
+from trainers import batches, commands, evaluation, gkp, loop, methods, recipes
 
 GROUPED = {"groups": 2, "epochs": 6, "group_after": 0.4, "regroup_every": 0.3, "warmup_epochs": 0}
 METHODS = {
@@ -415,6 +415,24 @@ def test_a_class_without_training_samples_is_trained_around_but_cannot_be_groupe
     with pytest.raises(InputError, match=r"class \d \([bc]\) of .* has no training samples: --sharpness gsa and --gkp"):
         begin(tmp_path / "gsa", sharpness="gsa", groups=2, epochs=6, **options)
     assert not (tmp_path / "gsa").exists()
+
+
+@pytest.mark.parametrize(("fisher_loss", "tau"), [("run", 1.0), ("ce", 0.0)])
+def test_the_fisher_information_is_of_the_loss_of_the_run(tmp_path, fisher_loss, tau, monkeypatch):
+    """Logit adjustment: the logits plus tau times the logarithm of each class's share."""
+    taken = []
+    measure = gkp.group_fisher
+
+    def watched(*arguments, **options):
+        taken.append(options["loss"])
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(gkp, "group_fisher", watched)
+    finish(tmp_path, loss="logit-adjust", fisher_loss=fisher_loss, **METHODS["gsa-gkp"])
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 2])
+    shares = torch.tensor([9.0, 5, 1]) / 15
+    expected = torch.nn.functional.cross_entropy(logits + tau * shares.log(), labels, reduction="none")
+    torch.testing.assert_close(taken[-1](logits, labels), expected)
 
 
 def test_fewer_groups_than_asked_for_are_said(tmp_path, monkeypatch, caplog):

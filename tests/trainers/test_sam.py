@@ -184,6 +184,8 @@ def transcribed(model, inputs, labels, groups, *, counts=COUNTS, Z=1e-2, per_gro
         h = g_g - (g_g @ g) / (g @ g) * g
         if projected:
             h = g_g - h
+        if options.get("released"):  # the batch's gradient for every group, less its average: here another vector
+            h = g - options["released"] * g
         rho = (theta.norm() / (2 * h.norm())).sqrt() * d**-0.25 * max(n - 1, 1) ** -0.25
         scaled = Z * rho
         if "clip" in options:
@@ -259,6 +261,37 @@ def test_one_group_has_no_direction_of_its_own_and_leaves_the_batchs_gradient(pe
     optimizer.gradients(closure(model, inputs, labels), torch.zeros(11, dtype=torch.int64))
     torch.testing.assert_close(found_gradient(model), expected, rtol=0, atol=1e-6)
     assert optimizer.radii.radius.tolist() == [0]
+
+
+def test_the_released_codes_direction_is_the_batchs_gradient_less_its_average():
+    """Every group has it: after a step at the same place the average is g, so after one of 2 g it is 3/2 g at 1/2."""
+    model, (inputs, labels, groups) = network(), batch()
+    options = {"counts": COUNTS, "direction": "difference", "first_pass": "shared", "clip": None, "model": model}
+    optimizer = GSA(model.parameters(), torch.optim.SGD, average=0.5, lr=0.0, **options)
+    optimizer.average = 2 * batch_gradient(network(), inputs, labels)
+    passes = []
+
+    def counted():
+        passes.append(1)
+        return closure(model, inputs, labels)()
+
+    optimizer.gradients(counted, groups)
+    expected = transcribed(network(), inputs, labels, groups, released=1.5)
+    torch.testing.assert_close(found_gradient(model), expected, rtol=0, atol=1e-12)
+    assert len(passes) == 2
+    assert (optimizer.perturbation @ batch_gradient(network(), inputs, labels)) < 0  # g - 3/2 g
+
+
+@pytest.mark.parametrize(("bound", "clipped"), [(0.0, [0, 0, 0]), (1e6, [1, 1, 1]), (None, [0, 0, 0])])
+def test_a_radius_that_a_bound_has_set_is_counted(bound, clipped):
+    model, (inputs, labels, groups) = network(), batch()
+    clip = None if bound is None else (bound, 1e9)
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, clip=clip, average=0, model=model, lr=0.1)
+    optimizer.gradients(closure(model, inputs, labels), groups)
+    assert optimizer.radii.clipped.tolist() == clipped
+    d = len(flat(model.parameters()))
+    expected = (1e-2 * optimizer.radii.rho).clamp(min=bound or 0.0) * math.sqrt(d)
+    torch.testing.assert_close(optimizer.radii.radius, expected, rtol=1e-12, atol=0)
 
 
 def test_radii_tell_the_shares_and_lengths_of_the_latest_step():
@@ -374,10 +407,10 @@ def test_regrouping_changes_the_number_of_groups():
     ("options", "message"),
     [
         ({"scale": -1.0}, "--radius-scale must be a finite number, at least 0, got -1.0"),
-        ({"direction": "up"}, "--direction must be specific or projected, got 'up'"),
+        ({"direction": "up"}, "--direction must be one of specific, projected, difference, got 'up'"),
         ({"average": 1.0}, "--average must be at least 0 and below 1, got 1.0"),
         ({"perturb": "both"}, "--perturb must be joint or per-group, got 'both'"),
-        ({"first_pass": "fast"}, "--first-pass must be exact or decoupled, got 'fast'"),
+        ({"first_pass": "fast"}, "--first-pass must be one of exact, decoupled, shared, got 'fast'"),
         ({"first_pass": "decoupled"}, "first_pass='decoupled' needs model="),
         ({"clip": (2.0, 1.0)}, r"--clip must be two numbers in ascending order, got \(2.0, 1.0\)"),
         ({"counts": [3, 0]}, r"each group needs training samples, got counts \[3, 0\]"),

@@ -29,7 +29,7 @@ def on_sphere(*shape, seed=0, dtype=torch.float64):
 
 def head(n_features=6, n_projected=5):
     with seeded(CPU, 0):
-        return ContrastiveHead(n_features, n_projected)
+        return ContrastiveHead(n_features, 7, n_projected)
 
 
 def by_the_equation(projections, labels, prototypes, temperature):

@@ -1,0 +1,118 @@
+"""Accuracy and sharpness of CE, SAM, GSA, GKP and GSA+GKP over several seeds, with paired differences from CE.
+
+    python benchmarks/ablation.py --out runs/ablation --table figures/data/ablation-digits-lt.csv
+    python benchmarks/ablation.py --part 0.1 --data-root DIR --out runs/part --table figures/data/ablation-cifar.csv
+
+The first line trains on digits-lt. The second draws a part of each class of CIFAR-10-LT, two images at least, and
+trains a ResNet-20 on it. Runs that are done are not repeated, and one that was cut goes on. Sharpness is that of the
+training loss of the most frequent and of the rarest class at the end. The same seed gives the same first weights and
+the same order of samples to all methods, so differences are taken run by run.
+"""
+
+import argparse
+import csv
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import landscape as ls
+from landscape.cli import main as landscape
+from landscape.data import datasets
+from trainers.evaluation import by_frequency
+
+METHODS = ("ce", "sam", "gsa", "gkp", "gsa-gkp")
+COLUMNS = (
+    "accuracy", "many", "medium", "few", "train_accuracy", "head_lambda_max", "head_trace", "tail_lambda_max",
+    "tail_trace", "pull_share", "clipped_share", "n_groups",
+)  # fmt: skip
+DIGITS = ["--dataset", "digits-lt", "--epochs", "40"]
+CIFAR = [
+    "--dataset", "ablation:part", "--model", "resnet20", "--normalize", "0.4914,0.4822,0.4465/0.2023,0.1994,0.2010",
+    "--augment", "crop-flip", "--epochs", "40", "--batch-size", "64", "--bf16", "--channels-last", "--evaluate-every",
+    "10",
+]  # fmt: skip
+
+
+def part(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a part of each class of CIFAR-10-LT, the data set of the second line above, and all test images."""
+    whole = datasets.load("cifar10", root=os.environ["ABLATION_ROOT"], split=split)
+    share = float(os.environ["ABLATION_PART"]) if split == "train" else 1.0
+    rng, kept = np.random.default_rng(0), []
+    for c in range(len(whole.class_names)):
+        members = np.flatnonzero(whole.labels == c)
+        kept.append(rng.permutation(members)[: max(2, round(share * len(members)))])
+    chosen = np.sort(np.concatenate(kept))
+    return whole.inputs[torch.from_numpy(chosen)], torch.from_numpy(whole.labels[chosen])
+
+
+def main() -> None:
+    """Train what is not trained, measure what is not measured, write the table, print the differences."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--part", type=float, default=0.0, help="of CIFAR-10-LT; 0: digits-lt")
+    parser.add_argument("--data-root", default="")
+    parser.add_argument("--options", default="", help="further options of landscape train, in one string")
+    args = parser.parse_args()
+    os.environ |= {"ABLATION_ROOT": args.data_root, "ABLATION_PART": str(args.part)}
+    words = [*(CIFAR if args.part else DIGITS), *args.options.split()]
+    rows = []
+    for seed in range(args.seeds):
+        for method in args.methods.split(","):
+            rows.append({
+                "method": method,
+                "seed": seed,
+                **measured(args.out / f"{method}-{seed}", method, seed, words),
+            })
+            args.table.parent.mkdir(parents=True, exist_ok=True)
+            with open(args.table, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+    show(rows)
+
+
+def measured(folder: Path, method: str, seed: int, words: list[str]) -> dict[str, float]:
+    """Return the numbers of one run, which is trained or analysed first where it is not yet."""
+    ends = folder / "ends.h5"
+    if not ends.exists():
+        history = ls.load(folder / "history.h5") if (folder / "history.h5").exists() else None
+        if history is None or history.epoch[-1] < history.provenance["recipe"]["epochs"]:
+            code = landscape(["train", method, *words, "--seed", str(seed), "--device", "cpu", "-q", "-o", str(folder)])
+            sys.exit(code) if code else None
+        about = ["--partition", "head-tail", "--steps", "40", "--probes", "4", "--device", "cpu", "-q"]
+        code = landscape(["hessian", "--ckpt", str(folder / "last.pt"), *about, "-o", str(ends)])
+        sys.exit(code) if code else None
+    history, found = ls.load(folder / "history.h5"), ls.load(ends)
+    right = np.nansum(history.eval_accuracy_per_class[-1] * history.train_counts) / history.train_counts.sum()
+    shares = [np.nan if v is None else v[-1] for v in (history.pull_share, history.clipped_share, history.n_groups)]
+    sharpness = [found.lambda_max[0], found.trace[0], found.lambda_max[1], found.trace[1]]
+    values = [*by_frequency(history), right, *sharpness, *shares]
+    return {name: float(value) for name, value in zip(COLUMNS, values, strict=True)}
+
+
+def show(rows: list[dict[str, float]]) -> None:
+    """Print means over seeds, and differences from CE with their standard errors."""
+    seeds = sorted({row["seed"] for row in rows})
+    found = {(row["method"], row["seed"]): row for row in rows}
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    print("| |" + "|".join(COLUMNS) + "|\n|" + "---|" * (len(COLUMNS) + 1))
+    for method in names:
+        means = [np.mean([found[method, s][c] for s in seeds]) for c in COLUMNS]
+        print(f"| `{method}` |" + "|".join(f" {m:.4g} " for m in means) + "|")
+    for method in names[1:]:
+        cells = []
+        for c in COLUMNS:
+            d = np.array([found[method, s][c] - found[names[0], s][c] for s in seeds])
+            error = d.std(ddof=1) / np.sqrt(len(d)) if len(d) > 1 else np.nan
+            cells.append(f" {d.mean():+.3g} ± {error:.2g} ")
+        print(f"| `{method}` - `{names[0]}` |" + "|".join(cells) + "|")
+
+
+if __name__ == "__main__":
+    main()
