@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from landscape.errors import InputError, one_line
+from landscape.errors import InputError, arg, one_line
 
 
 def resolve(spec: str, what: str) -> Callable[..., Any]:
@@ -14,7 +14,7 @@ def resolve(spec: str, what: str) -> Callable[..., Any]:
 
     Args:
         spec: "package.module:callable"; the part behind the colon may have dots.
-        what: the option that the name stands for, such as "model", for messages.
+        what: the argument that the name stands for, such as "model", for messages.
 
     Returns:
         The callable.
@@ -24,7 +24,7 @@ def resolve(spec: str, what: str) -> Callable[..., Any]:
     """
     module_name, _, path = spec.partition(":")
     if not all(word.isidentifier() for text in (module_name, path) for word in text.split(".")):
-        raise InputError(f"--{what} {spec!r} is not of the form package.module:callable")
+        raise InputError(f"{arg(what, spec)} is not of the form package.module:callable")
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)  # as `python -m` does; console scripts leave the current folder out
@@ -34,8 +34,8 @@ def resolve(spec: str, what: str) -> Callable[..., Any]:
         raise InputError(f"--{what} {spec}: cannot import {module_name} from {here}: {one_line(error)}") from error
     for name in path.split("."):
         if not hasattr(found, name):
-            raise InputError(f"--{what} {spec}: {getattr(found, '__name__', module_name)} has no {name!r}")
+            raise InputError(f"{arg(what, spec)}: {getattr(found, '__name__', module_name)} has no {name!r}")
         found = getattr(found, name)
     if not callable(found):
-        raise InputError(f"--{what} {spec} is not a callable but {type(found).__name__}")
+        raise InputError(f"{arg(what, spec)} is not a callable but {type(found).__name__}")
     return found  # type: ignore[no-any-return]  # callable() does not tell mypy the arguments

@@ -2,7 +2,22 @@
 
 The command line turns a `LandscapeError` into one line on stderr and exit code 2. Any other exception is a
 fault of this package and is reported as such.
+
+A message names an argument by `arg`: who calls a function reads `steps=0`, who types a command reads `--steps 0`. The
+command line says once, by `named_by`, how its options are written; nobody else asks who is reading.
 """
+
+import difflib
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from os import PathLike, fspath
+from typing import Any, TypeAlias
+
+Naming: TypeAlias = Callable[..., str]
+"""Called with an argument's name and, if its value is to be named too, with that."""
+
+_naming: ContextVar[Naming | None] = ContextVar("naming", default=None)
 
 
 class LandscapeError(Exception):
@@ -29,3 +44,95 @@ def one_line(error: BaseException) -> str:
     """Return the kind and the words of an error of other code, on one line of at most some 200 letters."""
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:200]}{'...' if len(words) > 200 else ''}".removesuffix(": ")
+
+
+def arg(name: str, *value: object) -> str:
+    """Name an argument as the reader of a message gave it.
+
+    Args:
+        name: the argument's name in the library.
+        value: its value, if that is to be named too.
+
+    Returns:
+        `steps` or `steps=0`; on the command line `--steps` or `--steps 0`.
+    """
+    naming = _naming.get()
+    if naming is not None:
+        return naming(name, *value)
+    return f"{name}={literal(value[0])}" if value else name
+
+
+def said(library: str, command_line: str) -> str:
+    """Choose between two wordings, for what has no name in common.
+
+    Args:
+        library: what a caller of functions reads, such as "surface()".
+        command_line: what a user of commands reads, such as "--kind contour".
+
+    Returns:
+        One of the two.
+    """
+    return library if _naming.get() is None else command_line
+
+
+@contextmanager
+def named_by(naming: Naming) -> Generator[None, None, None]:
+    """Let `arg` name arguments by another rule, as long as the block runs.
+
+    Args:
+        naming: called as `arg` is.
+
+    Yields:
+        Nothing.
+    """
+    token = _naming.set(naming)
+    try:
+        yield
+    finally:
+        _naming.reset(token)
+
+
+def literal(value: Any) -> str:
+    """Write a value as one would in Python.
+
+    Args:
+        value: any value; an array's number is written as a plain one, a callable by its name.
+
+    Returns:
+        Its text.
+    """
+    if isinstance(value, PathLike):
+        return repr(fspath(value))
+    if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return getattr(value, "__name__", None) or repr(value)
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a value that is none of an argument's choices.
+
+    Args:
+        name: the argument's name.
+        value: what was given.
+        choices: what there is.
+
+    Raises:
+        InputError: the value is not there; the message suggests the choice that is nearest in its letters.
+    """
+    known = list(choices)
+    if value not in known:
+        raise InputError(f"{arg(name, value)} is unknown: {nearest(value, known)}choose {', '.join(known)}")
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """Suggest a name for one that does not exist.
+
+    Args:
+        word: what was given.
+        known: the names that there are.
+
+    Returns:
+        "did you mean hessian? ", or nothing where no name is near.
+    """
+    found = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"did you mean {found[0]}? " if found else ""

@@ -28,14 +28,14 @@ def test_a_callable_of_the_current_folder_is_found():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("users_code", "--model 'users_code' is not of the form package.module:callable"),
+        ("users_code", "model='users_code' is not of the form package.module:callable"),
         (":small", "is not of the form"),
         ("./users_code.py:Nets", "is not of the form"),
         ("users_cod:Nets", "cannot import users_cod from .*: ModuleNotFoundError: No module named 'users_cod'"),
         ("users_broken:net", "cannot import users_broken from .*: RuntimeError: two lines"),
         ("users_code:large", "users_code has no 'large'"),
         ("users_code:Nets.large", "Nets has no 'large'"),
-        ("users_code:width", "--model users_code:width is not a callable but int"),
+        ("users_code:width", "model='users_code:width' is not a callable but int"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_refused_in_one_line(spec, message):

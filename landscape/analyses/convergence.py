@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError, NumericalError, StoreError
+from landscape.errors import InputError, NumericalError, StoreError, arg, said
 from landscape.objective import points, snapshots
 from landscape.objective.objective import Objective, differentiable_attention
 from landscape.objective.points import Point
@@ -27,7 +27,7 @@ def from_bank(objective: Objective, run: str | Path) -> dict[str, tuple[Point, f
 
     Args:
         objective: of the network; its parts are classes or groups of classes.
-        run: folder that `landscape train` wrote with --gkp or --sharpness gsa.
+        run: folder that `landscape train` wrote with `gkp` or `sharpness="gsa"`.
 
     Returns:
         For each part the mean of its classes' models, running statistics included, and of their epochs.
@@ -75,7 +75,10 @@ def bank_epochs(run: Path) -> np.ndarray:
     """
     epochs: np.ndarray = _history(run).bank_epoch[-1]
     if not np.isfinite(epochs).all():
-        raise InputError(f"{run} kept no memory bank: train with gsa-gkp, --gkp or --sharpness gsa, or use --finetune")
+        raise InputError(
+            f"{run} kept no memory bank: train with gsa-gkp, {arg('gkp', True)} or {arg('sharpness', 'gsa')}, or "
+            f"use {said('finetuned()', '--finetune')}"
+        )
     return epochs
 
 
@@ -94,7 +97,9 @@ def groups_of(run: Path) -> dict[str, list[int]]:
     history = _history(run)
     group = history.group[-1]
     if not np.isfinite(group).all():
-        raise InputError(f"{run} has no groups of classes: train with gsa-gkp, --gkp or --sharpness gsa")
+        raise InputError(
+            f"{run} has no groups of classes: train with gsa-gkp, {arg('gkp', True)} or {arg('sharpness', 'gsa')}"
+        )
     return {f"group {g + 1}": np.flatnonzero(group == g).tolist() for g in sorted(set(group.astype(int).tolist()))}
 
 
@@ -141,9 +146,9 @@ def finetuned(
         NumericalError: the loss or a weight is not finite any more, or the loss is higher than before.
     """
     if epochs < 1 or batch_size < 1:
-        raise InputError(f"--finetune and its batches must be at least 1, got {epochs} and {batch_size}")
+        raise InputError(f"{arg('epochs')} and its batches must be at least 1, got {epochs} and {batch_size}")
     if not (0 < lr < np.inf and 0 <= momentum < 1):
-        raise InputError(f"--finetune-lr must be positive and the momentum a share, got {lr:g} and {momentum:g}")
+        raise InputError(f"{arg('lr')} must be positive and the momentum a share, got {lr:g} and {momentum:g}")
     p = objective.part(part)
     members = objective.members[p]
     begun = _mean_loss(objective, p, objective.theta)
@@ -166,13 +171,13 @@ def finetuned(
             velocity = momentum * velocity + g
             theta = theta - lr * 0.5 * (1 + np.cos(np.pi * step / total)) * velocity
             if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(theta).all()):
-                raise NumericalError(f"fine-tuning on {part} diverged at step {step + 1}: lower --finetune-lr {lr:g}")
+                raise NumericalError(f"fine-tuning on {part} diverged at step {step + 1}: lower {arg('lr', lr)}")
             report((step + 1) / total)
     ended = _mean_loss(objective, p, objective.layout.tensors(theta))
     if not ended <= begun + _NOISE * max(1.0, begun):
         raise NumericalError(
             f"fine-tuning on {part} ends at a loss of {ended:.3g}, above the {begun:.3g} it began with: lower "
-            f"--finetune-lr {lr:g}"
+            f"{arg('lr', lr)}"
         )
     return Point(theta.detach(), points.origin(objective).buffers)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from landscape.curvature.lanczos import lanczos, probe
 from landscape.curvature.operators import curvature_operator
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, check_choice
 from landscape.networks.models import NormedLinear
 from landscape.objective import points
 from landscape.objective.objective import Objective
@@ -228,7 +228,7 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
         NumericalError: a product is not finite, or the loss has no second derivative.
     """
     if len(parts) not in (1, n):
-        raise InputError(f"--of must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
+        raise InputError(f"{arg('of')} must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
     eps = torch.finfo(objective.dtype).eps
     rows, names = [], []
     for part in parts:
@@ -242,7 +242,9 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
         run = lanczos(operator.matvec, z[None, None], steps, more=unconverged, max_steps=8 * steps)
         solved = quadrature.ritz(run.alpha[0, 0], run.beta[0, 0], int(run.steps[0, 0]), eps)
         if len(solved.values) < wanted:
-            raise InputError(f"the Hessian of {part} has fewer than {wanted} distinct eigenvalues: take another --of")
+            raise InputError(
+                f"the Hessian of {part} has fewer than {wanted} distinct eigenvalues: take another {arg('of')}"
+            )
         for k in range(wanted):
             rows.append(run.ritz_vectors(0, 0, solved.vectors[:, [-1 - k]])[0])
             names.append(f"eigenvector {k + 1} of {part} ({solved.values[-1 - k]:.4g})")
@@ -288,10 +290,8 @@ def normalised(objective: Objective, found: Directions, normalisation: str, igno
     Raises:
         InputError: an unknown name, or nothing is left to vary.
     """
-    if normalisation not in NORMALISATIONS:
-        raise InputError(f"--norm {normalisation!r} is unknown: choose {', '.join(NORMALISATIONS)}")
-    if ignored not in IGNORED:
-        raise InputError(f"--ignore {ignored!r} is unknown: choose {', '.join(IGNORED)}")
+    check_choice("normalisation", normalisation, NORMALISATIONS)
+    check_choice("ignored", ignored, IGNORED)
     layout, axis_of = objective.layout, filter_axes(objective.model)
     weights = layout.tensors(found.origin.theta.double())
     rows = []
@@ -306,7 +306,9 @@ def normalised(objective: Objective, found: Directions, normalisation: str, igno
     theta = torch.stack(rows)
     for axis, row in zip(found.axes, theta, strict=True):
         if not row.any():
-            what = "--ignore biasbn leaves nothing to vary" if ignored == "biasbn" else "all weights are zero"
+            what = (
+                f"{arg('ignored', 'biasbn')} leaves nothing to vary" if ignored == "biasbn" else "all weights are zero"
+            )
             raise InputError(f"{axis} has length zero: {what} among the chosen parameters")
     return replace(
         found, theta=theta, buffers=torch.zeros_like(found.buffers), normalisation=normalisation, ignored=ignored
@@ -398,11 +400,11 @@ def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -
         raise InputError(
             f"the plane is of {int(plane.sizes.sum()):,} parameters in {len(plane.tensors)} tensors, from "
             f"{plane.tensors[0]}; the network varies {objective.layout.size:,} in {len(objective.layout.names)}, from "
-            f"{objective.layout.names[0]}: the same --model and --params are needed"
+            f"{objective.layout.names[0]}: the same {arg('model')} and {arg('params')} are needed"
         )
     start = points.origin(objective)
     if plane.buffer_origin.shape != tuple(start.buffers.shape):
-        raise InputError("the plane is of a network with other running statistics: the same --model is needed")
+        raise InputError(f"the plane is of a network with other running statistics: the same {arg('model')} is needed")
 
     def to(values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, device=objective.device)

@@ -23,7 +23,7 @@ from landscape.analyses.directions import filter_axes, filter_norms
 from landscape.autodiff import single_samples
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, check_choice
 from landscape.networks import classifiers, models
 from landscape.objective import jobs, points
 from landscape.objective.objective import Objective, differentiable_attention
@@ -89,9 +89,8 @@ def distances(
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
     if barrier_points < 0:
-        raise InputError(f"--barriers must not be negative, got {barrier_points}")
-    if over not in OVER:
-        raise InputError(f"--over {over!r} is unknown: choose {' or '.join(OVER)}")
+        raise InputError(f"{arg('barrier_points')} must not be negative, got {barrier_points}")
+    check_choice("over", over, OVER)
     _check(runs)
     asked: dict[str, Any] = {
         "source": source,
@@ -223,7 +222,8 @@ def _chosen(objective: Objective, over: str) -> _Chosen:
         names &= set(classifiers.encoder(model, head))
         if not names:
             raise InputError(
-                "--over encoder: the chosen parameters hold nothing before the classifier; pass --over all"
+                f"{arg('over', 'encoder')}: the chosen parameters hold nothing before the classifier; pass "
+                f"{arg('over', 'all')}"
             )
     flags = [torch.full((size,), name in names) for name, size in zip(layout.names, layout.sizes, strict=True)]
     return _Chosen(tuple(n for n in layout.names if n in names), torch.cat(flags).to(objective.device))

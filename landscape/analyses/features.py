@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.networks import class_means, classifiers, models
 from landscape.objective import jobs, snapshots
 from landscape.objective.objective import Objective
@@ -78,9 +78,9 @@ def features(
     Han and Donoho 2020.
     """
     if not 0 <= beta < math.inf:
-        raise InputError(f"--beta must be a finite number, at least 0, got {beta:g}")
+        raise InputError(f"{arg('beta')} must be a finite number, at least 0, got {beta:g}")
     if cache_bytes < 0:
-        raise InputError(f"--cache must not be negative, got {cache_bytes / 2**30:g}")
+        raise InputError(f"{arg('cache_bytes')} must not be negative, got {cache_bytes / 2**30:g} GiB")
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
     points = {s.path or s.name: s for s in snapshots.find(objective, checkpoints, **read)}
     options = {"beta": beta}

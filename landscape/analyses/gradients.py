@@ -24,7 +24,7 @@ import torch
 
 from landscape.curvature import gram
 from landscape.curvature.gram import Products, Report
-from landscape.errors import InputError, NumericalError
+from landscape.errors import InputError, NumericalError, arg
 from landscape.objective import jobs, snapshots
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import fingerprint, provenance
@@ -45,7 +45,7 @@ def gradients(
     *,
     checkpoints: Sequence[File] | None = None,
     batches: int | None = None,
-    batch_size: int = 128,
+    samples_per_batch: int = 128,
     seed: int = 0,
     cache_bytes: int = CACHE_BYTES,
     ckpt_key: str | None = None,
@@ -67,7 +67,7 @@ def gradients(
         batches: None for the exact gradients, one pass over the data for each checkpoint. A number for the means
             over so many random batches in the data's natural mixture, with standard errors, as in the paper's Figure 6;
             all checkpoints see the same batches. 50 to 100 for a figure.
-        batch_size: samples of such a batch, that of training for what training saw; at most all samples.
+        samples_per_batch: samples of such a batch, that of training for what training saw; at most all samples.
         seed: of the batches.
         cache_bytes: memory for gradients that are kept together. Less makes more passes over the data, and changes no
             result: with room for a k-th of the parts there are (k + 1) / 2.
@@ -86,18 +86,19 @@ def gradients(
         NumericalError: a loss or gradient is not finite.
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
-    for name, value, least in (("--batches", batches, 1), ("--samples-per-batch", batch_size, 1), ("--seed", seed, 0)):
+    for name, value, least in (("batches", batches, 1), ("samples_per_batch", samples_per_batch, 1), ("seed", seed, 0)):
         if value is not None and value < least:
-            raise InputError(f"{name} must be at least {least}, got {value}")
+            raise InputError(f"{arg(name)} must be at least {least}, got {value}")
     if cache_bytes < 0:
-        raise InputError(f"--cache must not be negative, got {cache_bytes / 2**30:g}")
+        raise InputError(f"{arg('cache_bytes')} must not be negative, got {cache_bytes / 2**30:g} GiB")
     if objective.weight_decay:
         raise InputError(
-            f"--weight-decay {objective.weight_decay:g} is for curvature: gradients are those of the data, leave it out"
+            f"{arg('weight_decay', objective.weight_decay)} is for curvature: gradients are those of the data, "
+            "leave it out"
         )
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
     points = {s.path or s.name: s for s in snapshots.find(objective, checkpoints, **read)}
-    size = min(batch_size, int(objective.counts.sum()))
+    size = min(samples_per_batch, int(objective.counts.sum()))
     options: dict[str, Any] = {"batches": batches}
     if batches is not None:
         options |= {"samples_per_batch": size, "seed": seed}
@@ -204,7 +205,7 @@ def _check_finite(
             what = "loss" if not np.isfinite(value) else "gradient"
             raise NumericalError(
                 f"the {what} of part {objective.partition.names[part]} is not finite: look at the weights, "
-                "the normalisation of the data and --dtype"
+                f"the normalisation of the data and {arg('dtype')}"
             )
 
 

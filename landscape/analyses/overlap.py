@@ -25,7 +25,7 @@ from scipy.linalg import subspace_angles
 
 from landscape.curvature import gram
 from landscape.curvature.operators import CACHE_BYTES, Operator, curvature_operator
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
 from landscape.results import Overlap, Spectrum
@@ -119,9 +119,14 @@ def refuse(n_parts: int, n_vectors: int) -> None:
         InputError: there are no vectors, or fewer than two parts.
     """
     if n_vectors < 1:
-        raise InputError("--overlap needs the eigenvectors of each part: keep some, as with --vectors 5")
+        raise InputError(
+            f"{arg('overlap', True)} needs the eigenvectors of each part: keep some, as with {arg('vectors', 5)}"
+        )
     if n_parts < 2:
-        raise InputError("--overlap compares parts, and there is one: divide the data by --per-class or --partition")
+        raise InputError(
+            f"{arg('overlap', True)} compares parts, and there is one: divide the data by "
+            f"{arg('partition', 'class')} or another {arg('partition')}"
+        )
 
 
 def _known(vectors: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ from torch import Tensor
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
 from landscape.curvature.lanczos import probe
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.objective import jobs, points
 from landscape.objective.objective import Objective, differentiable_attention
 from landscape.objective.points import Evaluator, Point
@@ -349,22 +349,23 @@ def _median(radii: np.ndarray) -> tuple[float, float]:
 
 
 def _check(objective: Objective, options: Options) -> None:
-    for name, size in (("--rho", options.rho), ("--sigma", options.sigma)):
+    for name, size in (("rho", options.rho), ("sigma", options.sigma)):
         if not 0 < size < math.inf:
-            raise InputError(f"{name} must be a positive number, got {size:g}")
+            raise InputError(f"{arg(name)} must be a positive number, got {size:g}")
     for name, number, least in (
-        ("--ascent-steps", options.ascent_steps, 0),
-        ("--draws", options.draws, 1),
-        ("--seed", options.seed, 0),
+        ("ascent_steps", options.ascent_steps, 0),
+        ("draws", options.draws, 1),
+        ("seed", options.seed, 0),
     ):
         if number < least:
-            raise InputError(f"{name} must be at least {least}, got {number}")
+            raise InputError(f"{arg(name)} must be at least {least}, got {number}")
     if objective.weight_decay:
         raise InputError(
-            f"--weight-decay {objective.weight_decay:g} is for curvature: rises are those of the data, leave it out"
+            f"{arg('weight_decay', objective.weight_decay)} is for curvature: rises are those of the data, leave it out"
         )
     if all(len(shape) < 2 for shape in objective.layout.shapes):
         raise InputError(
-            f"--params {objective.source['params']} takes biases and batch norm only: noise is relative to filters, of "
+            f"{arg('params', objective.source['params'])} takes biases and batch norm only: noise is relative to "
+            "filters, of "
             "which there is none; choose a weight too"
         )

@@ -25,7 +25,7 @@ from landscape.analyses import overlap as overlaps
 from landscape.curvature import traces
 from landscape.curvature.lanczos import DISTRIBUTIONS, Tridiagonal, lanczos, probe
 from landscape.curvature.operators import CACHE_BYTES, Operator, curvature_operator
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, check_choice
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import fingerprint, provenance
@@ -64,22 +64,23 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise InputError for a value out of its range, as far as that does not depend on the objective."""
-        at_least = {"--steps": (self.steps, 1), "--probes": (self.probes, 1), "--top": (self.top, 1)}
-        at_least |= {"--vectors": (self.vectors, 0), "--seed": (self.seed, 0)}
+        at_least = {"steps": (self.steps, 1), "probes": (self.probes, 1), "top": (self.top, 1)}
+        at_least |= {"vectors": (self.vectors, 0), "seed": (self.seed, 0)}
         for name, (value, least) in at_least.items():
             if value < least:
-                raise InputError(f"{name} must be at least {least}, got {value}")
-        for name, number in {"--tol": self.tol, "--trace-tol": self.trace_tol}.items():
+                raise InputError(f"{arg(name)} must be at least {least}, got {value}")
+        for name, number in {"tol": self.tol, "trace_tol": self.trace_tol}.items():
             if number is not None and not 0 < number < 1:
-                raise InputError(f"{name} is a share between 0 and 1, got {number:g}")
+                raise InputError(f"{arg(name)} is a share between 0 and 1, got {number:g}")
         if not 0 <= self.negative_tol < 1:
-            raise InputError(f"--negative-tol is a share between 0 and 1, got {self.negative_tol:g}")
+            raise InputError(f"{arg('negative_tol')} is a share between 0 and 1, got {self.negative_tol:g}")
         if self.max_steps is not None and (self.tol is None or self.max_steps < self.steps):
-            raise InputError(f"--max-steps {self.max_steps} goes with --tol, and must be at least --steps {self.steps}")
-        if self.trace not in TRACES:
-            raise InputError(f"--trace {self.trace!r} is unknown: choose {', '.join(TRACES)}")
-        if self.distribution not in DISTRIBUTIONS:
-            raise InputError(f"--distribution {self.distribution!r} is unknown: choose {' or '.join(DISTRIBUTIONS)}")
+            raise InputError(
+                f"{arg('max_steps', self.max_steps)} goes with {arg('tol')}, and must be at least "
+                f"{arg('steps', self.steps)}"
+            )
+        check_choice("trace", self.trace, TRACES)
+        check_choice("distribution", self.distribution, DISTRIBUTIONS)
 
 
 def spectrum(
@@ -160,7 +161,8 @@ def spectrum(
     )
     if vectors > min(steps, objective.layout.size):
         raise InputError(
-            f"--vectors {vectors} asks for more than --steps {steps} give of {objective.layout.size} parameters"
+            f"{arg('vectors', vectors)} asks for more than {arg('steps', steps)} give of {objective.layout.size} "
+            "parameters"
         )
     if overlap:
         overlaps.refuse(len(objective.partition), vectors)
@@ -266,7 +268,7 @@ def _exact(objective: Objective, options: Options) -> bool:
     if reason is None:
         return True
     if options.trace == "exact":
-        raise InputError(f"--trace exact cannot be had: {reason}; --trace probes estimates it")
+        raise InputError(f"{arg('trace', 'exact')} cannot be had: {reason}; {arg('trace', 'probes')} estimates it")
     log.info("the trace is estimated by probes, because %s", reason)
     return False
 

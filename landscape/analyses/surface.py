@@ -20,7 +20,7 @@ import numpy as np
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
 from landscape.data.datasets import Samples
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.objective import jobs, points
 from landscape.objective.objective import Objective
 from landscape.objective.points import Evaluator, Point
@@ -139,11 +139,11 @@ def coordinates(
         raise InputError(f"a surface over {len(along.axes)} direction(s) needs as many lists of coordinates")
     for name, values in zip("xy", axes, strict=True):
         if values.ndim != 1 or not len(values) or not np.isfinite(values).all() or (np.diff(values) <= 0).any():
-            raise InputError(f"--{name} must be finite numbers that ascend, at least one")
+            raise InputError(f"{arg(name)} must be finite numbers that ascend, at least one")
     if options.refine is not None and not 0 < options.refine < 1:
-        raise InputError(f"--refine is a share of the loss between 0 and 1, got {options.refine:g}")
+        raise InputError(f"{arg('refine')} is a share of the loss between 0 and 1, got {options.refine:g}")
     if options.radius is not None and not 0 < options.radius < np.inf:
-        raise InputError(f"--radius must be a positive number, got {options.radius:g}")
+        raise InputError(f"{arg('radius')} must be a positive number, got {options.radius:g}")
     return axes
 
 

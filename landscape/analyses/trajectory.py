@@ -18,7 +18,7 @@ from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions
 from landscape.analyses.surface import Options
 from landscape.data.datasets import Samples
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -78,7 +78,9 @@ def trajectory(
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
     if n < 2 or not 0 <= margin < math.inf:
-        raise InputError(f"--grid must be at least 2 and --margin a share, at least 0; got {n} and {margin:g}")
+        raise InputError(
+            f"{arg('n')} must be at least 2 and {arg('margin')} a share, at least 0; got {n} and {margin:g}"
+        )
     if plane is not None and anchors:
         raise InputError("a plane is stored, or goes through checkpoints: not both")
     marks = {
@@ -89,7 +91,7 @@ def trajectory(
     if anchors:
         along = directions.towards(objective, list(anchors.values()), list(anchors))
         if len(along.axes) < 2:
-            raise InputError("a plane through checkpoints needs two beside the origin: give --through twice")
+            raise InputError(f"a plane through checkpoints needs two beside the origin: give two {arg('anchors')}")
         along = along.orthogonalised()
     else:
         along = plane or directions.principal(objective, list(marks.values()))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from landscape.autodiff.tracing import NotTraceableError, channels_last, reuse_memory, stages, trace
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def forward(logits: Logits, state: Sequence[Tensor], inputs: Tensor, *, bf16: bo
         except Exception as error:  # an operation that does not exist here, or a trace that fits no other batch size
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if bf16:
-        raise InputError(f"--bf16 cannot be used here ({reason}): leave it out")
+        raise InputError(f"{arg('bf16', True)} cannot be used here ({reason}): leave it out")
     log.info("the plain forward pass is used, because %s", reason)
     return Forward(logits, None, given[0].dtype)
 

@@ -24,7 +24,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.errors import InputError, NumericalError
+from landscape.errors import InputError, NumericalError, arg
 
 Losses = Callable[[], Tensor]
 """Runs the model on a batch; returns the loss of each sample, (B,)."""
@@ -90,7 +90,7 @@ def check(model: nn.Module, losses: Losses, *, tolerance: float = 0.02) -> None:
     if not error <= tolerance:
         raise NumericalError(
             f"gradients of groups add up to another gradient than the batch's ({error:.1%} off): samples of a batch "
-            "influence each other in this model; use --first-pass exact"
+            f"influence each other in this model; use {arg('first_pass', 'exact')}"
         )
 
 
@@ -165,7 +165,7 @@ class _Constant:
         m._check_input_dim(x)  # type: ignore[no-untyped-call]
         n = x.numel() // x.shape[1]
         if n < 2:
-            raise InputError(f"batch norm got one value per channel, shape {tuple(x.shape)}: raise --batch-size")
+            raise InputError(f"batch norm got one value per channel, shape {tuple(x.shape)}: raise {arg('batch_size')}")
         with torch.no_grad():
             wide = x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
             # on a CPU twice as fast as torch.var_mean, which is a sixth of the pass

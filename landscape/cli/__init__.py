@@ -15,8 +15,8 @@ from importlib import import_module, metadata
 
 import click
 
-from landscape.cli import console
-from landscape.errors import LandscapeError
+from landscape.cli import console, naming
+from landscape.errors import LandscapeError, named_by
 
 PACKAGE = "loss-landscape-per-class"
 LOGS = ("landscape", "trainers")
@@ -146,7 +146,7 @@ def main(args: Sequence[str] | None = None) -> int:
         mend; 130 when interrupted.
     """
     words = list(sys.argv[1:] if args is None else args)
-    with _logging():
+    with _logging(), named_by(naming.as_option):
         try:
             code = root.main(words or ["--help"], prog_name="landscape", standalone_mode=False)
             sys.stdout.flush()

@@ -76,7 +76,7 @@ def gradients(
                 objective,
                 checkpoints=found,
                 batches=batches,
-                batch_size=samples_per_batch,
+                samples_per_batch=samples_per_batch,
                 seed=seed,
                 cache_bytes=int(min(cache, 2**30) * 2**30),
                 out=path,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff.per_sample import group_gradients
-from landscape.errors import NumericalError
+from landscape.errors import NumericalError, arg
 from landscape.networks import models
 from landscape.networks.params import Layout
 from landscape.objective.objective import Objective, copied, differentiable_attention
@@ -140,7 +140,7 @@ def check(objective: Objective, model: nn.Module, index: np.ndarray) -> None:
     if float((sizes @ rows - expected).norm()) > _ADD_UP * float(sizes @ rows.norm(dim=1)):
         raise NumericalError(
             f"gradients of groups of {n} samples do not add up to that of all: within the model an axis that is not "
-            "the batch has as many entries; choose another --batch-size or --samples-per-batch"
+            f"the batch has as many entries; choose another {arg('batch_size')} or {arg('samples_per_batch')}"
         )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, check_choice
 
 DISTRIBUTIONS = ("rademacher", "gaussian")
 BREAKDOWN = 100.0
@@ -70,14 +70,13 @@ def probe(size: int, *, seed: int, number: int, distribution: str = "rademacher"
         InputError: an unknown distribution or a negative seed.
     """
     if seed < 0:
-        raise InputError(f"--seed must not be negative, got {seed}")
+        raise InputError(f"{arg('seed')} must not be negative, got {seed}")
+    check_choice("distribution", distribution, DISTRIBUTIONS)
     state = np.random.SeedSequence([seed, number, zlib.crc32(stream.encode())]).generate_state(2, np.uint32)
     generator = torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
     if distribution == "rademacher":
         return torch.randint(0, 2, (size,), generator=generator, dtype=torch.float32) * 2 - 1
-    if distribution == "gaussian":
-        return torch.randn(size, generator=generator, dtype=torch.float32)
-    raise InputError(f"--distribution {distribution!r} is unknown: choose {' or '.join(DISTRIBUTIONS)}")
+    return torch.randn(size, generator=generator, dtype=torch.float32)
 
 
 def lanczos(
@@ -110,7 +109,7 @@ def lanczos(
     """
     n_parts, n_probes, size = probes.shape
     if steps < 1:
-        raise InputError(f"--steps must be at least 1, got {steps}")
+        raise InputError(f"{arg('steps')} must be at least 1, got {steps}")
     limit = min(size, max(steps, max_steps or steps))
     rows = n_parts * n_probes
     eps = torch.finfo(probes.dtype).eps

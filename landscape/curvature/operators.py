@@ -25,7 +25,7 @@ from torch.func import grad, jvp, vjp
 from landscape.autodiff import devices
 from landscape.autodiff.linearize import Linearized, linearize, n_bytes
 from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
-from landscape.errors import InputError, NumericalError
+from landscape.errors import InputError, NumericalError, arg, check_choice
 from landscape.objective.objective import Objective, differentiable_attention
 
 log = logging.getLogger(__name__)
@@ -94,10 +94,8 @@ def curvature_operator(
         InputError: an unknown kind or backend, or "linearized" for a model that cannot be traced.
         NumericalError: the loss has no second derivative, or a product is not finite.
     """
-    if kind not in KINDS:
-        raise InputError(f"--operator {kind!r} is unknown: choose {', '.join(KINDS)}")
-    if backend not in BACKENDS:
-        raise InputError(f"--backend {backend!r} is unknown: choose {', '.join(BACKENDS)}")
+    check_choice("operator", kind, KINDS)
+    check_choice("backend", backend, BACKENDS)
     traced = None if backend == "reverse" else _traced(objective, kind, required=backend == "linearized")
     return _operator(objective, kind, tuple(range(len(objective.partition))), traced, cache_bytes)
 
@@ -163,7 +161,7 @@ def _operator(
             out[row] /= int(objective.counts[part])
         if not torch.isfinite(out).all():
             names = ", ".join(objective.partition.names[p] for p in parts)
-            raise NumericalError(f"a product with the {kind} of {names} is not finite: try --dtype float64")
+            raise NumericalError(f"a product with the {kind} of {names} is not finite: try {arg('dtype', 'float64')}")
         if objective.weight_decay and kind != "empirical-fisher":
             out += objective.weight_decay * V
         return out
@@ -262,7 +260,7 @@ def _refuse_lost_derivatives(slopes: Tensors) -> None:
         if node.name().endswith("Error"):  # DelayedError, as PyTorch names it in a graph
             raise NumericalError(
                 "the model or the loss uses an autograd.Function marked once_differentiable: it has no second "
-                "derivative; --operator empirical-fisher needs only the first"
+                f"derivative; {arg('operator', 'empirical-fisher')} needs only the first"
             )
         new = {n for n, _ in node.next_functions if n is not None} - seen
         seen |= new
@@ -290,7 +288,7 @@ def _pull(
     except RuntimeError as error:
         raise NumericalError(
             "the model or the loss has no second derivative that PyTorch knows: "
-            f"{str(error).splitlines()[0]}; --operator empirical-fisher needs only the first"
+            f"{str(error).splitlines()[0]}; {arg('operator', 'empirical-fisher')} needs only the first"
         ) from error
     return found
 
@@ -327,5 +325,7 @@ def _traced(objective: Objective, kind: str, *, required: bool) -> _Traced | Non
 
 def _refuse(reason: str, required: bool) -> None:
     if required:
-        raise InputError(f"--backend linearized cannot be used: {reason}; leave it out for plain reverse mode")
+        raise InputError(
+            f"{arg('backend', 'linearized')} cannot be used: {reason}; leave it out for plain reverse mode"
+        )
     log.info("plain reverse mode is used, because %s", reason)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, said
 from landscape.networks import models
 from landscape.objective.objective import Objective, differentiable_attention
 
@@ -36,9 +36,11 @@ def refuse(weight_decay: float) -> None:
     try:
         import_module("pyhessian")
     except ImportError as error:
-        raise InputError(f"--verify pyhessian needs the package pyhessian: {error}") from error
+        raise InputError(f"{said('PyHessian', '--verify pyhessian')} needs the package pyhessian: {error}") from error
     if weight_decay:
-        raise InputError("--verify pyhessian cannot be used with --weight-decay: PyHessian knows none")
+        raise InputError(
+            f"{said('PyHessian', '--verify pyhessian')} cannot be used with {arg('weight_decay')}: PyHessian knows none"
+        )
 
 
 def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianResult:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape.errors import DataError
+from landscape.errors import DataError, arg
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def _files(name: str, root: Path, wanted: set[str]) -> dict[str, bytes]:
             return {f: (folder / f).read_bytes() for f in wanted}
     if not (root / layout.archive).is_file():
         raise DataError(
-            f"{name}: neither {layout.folder}/{layout.meta} nor {layout.archive} is in {root}; pass the "
-            f"--data-root DIR that holds {layout.folder} (nothing is downloaded)"
+            f"{name}: neither {layout.folder}/{layout.meta} nor {layout.archive} is in {root}; pass "
+            f"{arg('data_root')}, the folder that holds {layout.folder} (nothing is downloaded)"
         )
     return _archived(name, root / layout.archive, wanted)
 

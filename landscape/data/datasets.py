@@ -26,7 +26,7 @@ from torch.utils.data import Subset
 
 from landscape.callables import resolve
 from landscape.data import cifar, images, items
-from landscape.errors import DataError, InputError, one_line
+from landscape.errors import DataError, InputError, arg, one_line
 
 Stats = tuple[float, ...]
 
@@ -152,7 +152,7 @@ class Samples:
             InputError: `per_class` is below 1 or the seed is negative.
         """
         if per_class < 1:
-            raise InputError(f"--samples-per-class must be at least 1, got {per_class}")
+            raise InputError(f"{arg('samples_per_class')} must be at least 1, got {per_class}")
         wanted = np.full(len(self.class_names), per_class)
         return self.select(_draw(self.labels, wanted, seed))
 
@@ -206,12 +206,14 @@ def load(
     if name == "digits-lt" and imbalance is None:
         imbalance = DIGITS_IMBALANCE
     if imbalance is None and imbalance_type != "exp":
-        raise InputError(f"--imbalance-type {imbalance_type} shapes the tail of --imbalance: pass that too")
+        raise InputError(
+            f"{arg('imbalance_type', imbalance_type)} shapes the tail of {arg('imbalance')}: pass that too"
+        )
     of_images = {"image_size": image_size, "train_list": train_list, "test_list": test_list}
     takes = {"image-list": tuple(of_images), "image-folder": ("image_size",)}.get(name, ())
     for option, value in of_images.items():
         if value is not None and option not in takes:
-            raise InputError(f"--{option.replace('_', '-')} {value} does not apply to {name}: leave it out")
+            raise InputError(f"{arg(option, value)} does not apply to {name}: leave it out")
     if ":" in name:
         samples = _own(name, split)
     elif name not in names():
@@ -224,7 +226,7 @@ def load(
         folder = _folder(name, root, "the images")
         size = 224 if image_size is None else image_size
         if size < 1:
-            raise InputError(f"--image-size must be at least 1 pixel, got {size}")
+            raise InputError(f"{arg('image_size')} must be at least 1 pixel, got {size}")
         lists = images.find_lists(folder, _known(split), train_list, test_list) if name == "image-list" else {}
         samples = _images(name, folder, split, size, lists)
     options = dict(samples.options)
@@ -323,14 +325,14 @@ def long_tailed_counts(n_max: int, n_classes: int, imbalance: float, kind: str =
     elif kind == "step":
         exponent = (np.arange(n_classes) >= n_classes // 2).astype(float)
     else:
-        raise InputError(f"--imbalance-type must be exp or step, got {kind!r}")
+        raise InputError(f"{arg('imbalance_type')} must be exp or step, got {kind!r}")
     exact = n_max * _ratio(imbalance) ** -exponent
     return np.floor(exact * (1 + 1e-12)).astype(np.int64)  # 4900 / 49 must not become 99 for a lost last bit
 
 
 def _ratio(imbalance: float) -> float:
     if not (math.isfinite(imbalance) and imbalance > 0):
-        raise InputError(f"--imbalance must be a positive number, such as 100 or 0.01, got {imbalance}")
+        raise InputError(f"{arg('imbalance')} must be a positive number, such as 100 or 0.01, got {imbalance}")
     return float(imbalance) if imbalance >= 1 else 1 / imbalance
 
 
@@ -342,13 +344,13 @@ def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Sa
     wanted = long_tailed_counts(int(available.max()), len(available), imbalance, kind)
     for c in np.flatnonzero(wanted == 0)[:1]:
         raise InputError(
-            f"--imbalance {imbalance} leaves class {c} ({samples.class_names[c]}) no sample: "
+            f"{arg('imbalance', imbalance)} leaves class {c} ({samples.class_names[c]}) no sample: "
             f"the largest class has {available.max()}; choose a ratio below that"
         )
     for c in np.flatnonzero(available < wanted)[:1]:
         raise DataError(
-            f"class {c} ({samples.class_names[c]}) has {available[c]} training samples, --imbalance {imbalance} "
-            f"wants {wanted[c]}: drop --imbalance if {samples.name} is long-tailed already"
+            f"class {c} ({samples.class_names[c]}) has {available[c]} training samples, {arg('imbalance', imbalance)} "
+            f"wants {wanted[c]}: drop {arg('imbalance')} if {samples.name} is long-tailed already"
         )
     if samples.split == "train":
         samples = samples.select(_draw(samples.labels, wanted, seed))
@@ -358,7 +360,7 @@ def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Sa
 def _draw(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
     """Draw up to wanted[c] samples of each class c; their positions, ascending."""
     if seed < 0:
-        raise InputError(f"--data-seed must not be negative, got {seed}")
+        raise InputError(f"{arg('data_seed')} must not be negative, got {seed}")
     drawn = [
         # a generator a class and the head of a permutation: draws of different sizes are nested
         np.random.default_rng([seed, c]).permutation(np.flatnonzero(labels == c))[:n]
@@ -371,7 +373,7 @@ def _normalised(samples: Samples, text: str) -> Samples:
     first, _ = dataclasses.replace(samples, mean=None, std=None).batch(np.zeros(1, dtype=np.int64))
     if first.dtype != torch.uint8 or first.ndim != 4:
         raise InputError(
-            f"--normalize {text} is for uint8 images (channels, height, width); "
+            f"{arg('normalize', text)} is for uint8 images (channels, height, width); "
             f"{samples.name} has {str(first.dtype).removeprefix('torch.')} inputs {tuple(first.shape[1:])}"
         )
     channels = first.shape[1]
@@ -383,17 +385,19 @@ def _normalised(samples: Samples, text: str) -> Samples:
         try:
             mean, std = (tuple(float(word) for word in part.split(",")) for part in text.split("/"))
         except ValueError:
-            raise InputError(f"--normalize must be imagenet, none or m,m,m/s,s,s; got {text!r}") from None
+            raise InputError(f"{arg('normalize')} must be imagenet, none or m,m,m/s,s,s; got {text!r}") from None
     if not len(mean) == len(std) == channels:
-        raise InputError(f"--normalize {text}: {samples.name} has {channels} channels, and so many means and stds")
+        raise InputError(
+            f"{arg('normalize', text)}: {samples.name} has {channels} channels, and so many means and stds"
+        )
     if not all(math.isfinite(v) for v in mean + std) or min(std) <= 0:
-        raise InputError(f"--normalize {text}: means must be finite and standard deviations positive")
+        raise InputError(f"{arg('normalize', text)}: means must be finite and standard deviations positive")
     return dataclasses.replace(samples, mean=mean, std=std)
 
 
 def _known(split: str) -> str:
     if split not in {"train", "test"}:
-        raise InputError(f"--split must be train or test, got {split!r}")
+        raise InputError(f"{arg('split')} must be train or test, got {split!r}")
     return split
 
 
@@ -432,9 +436,9 @@ def _digits(split: str) -> Samples:
 
 def _folder(name: str, root: str | os.PathLike[str] | None, held: str) -> Path:
     if root is None:
-        raise DataError(f"{name} needs --data-root DIR, the folder that holds {held} (nothing is downloaded)")
+        raise DataError(f"{name} needs {arg('data_root')}, the folder that holds {held} (nothing is downloaded)")
     if not Path(root).is_dir():
-        raise DataError(f"{name}: --data-root {os.fspath(root)} is not a folder")
+        raise DataError(f"{name}: {arg('data_root', os.fspath(root))} is not a folder")
     return Path(root)
 
 
@@ -487,13 +491,15 @@ def _own(name: str, split: str) -> Samples:
         parameters = []
     takes_split = any(p.name == "split" or p.kind is p.VAR_KEYWORD for p in parameters)
     if split != "train" and not takes_split:
-        raise InputError(f"--split {split}: {name} has no argument 'split'; give it one, or leave out --split")
+        raise InputError(
+            f"{arg('split', split)}: {name} has no argument 'split'; give it one, or leave out {arg('split')}"
+        )
 
     def built(of: str) -> Any:
         try:
             return build(split=of) if takes_split else build()
         except Exception as error:  # the user's code; the traceback stays attached
-            raise InputError(f"--dataset {name} failed with {one_line(error)}") from error
+            raise InputError(f"{arg('dataset', name)} failed with {one_line(error)}") from error
 
     dataset = built(split)
     if split == "train" or items.attribute(dataset, "class_counts") is not None:

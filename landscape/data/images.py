@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from landscape.errors import DataError
+from landscape.errors import DataError, arg
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 KEPT_BYTES = 2**31
@@ -75,7 +75,7 @@ class ImageFiles:
         try:
             sizes = [(self.root / path).stat().st_size for path in self.paths]
         except OSError as error:
-            raise DataError(f"an image of the list cannot be read: {error}; is --data-root right?") from error
+            raise DataError(f"an image of the list cannot be read: {error}; is {arg('data_root')} right?") from error
         return repr((self.size, list(zip(self.paths, sizes, strict=True))))
 
 
@@ -96,8 +96,8 @@ def find_lists(
     Args:
         root: the folder of the images.
         split: "train" or "test".
-        train_list: the user's --train-list, below the current folder or else below the root.
-        test_list: the user's --test-list; only the split "test" looks at it.
+        train_list: the user's, below the current folder or else below the root.
+        test_list: the user's; only the split "test" looks at it.
 
     Returns:
         The files, as absolute paths, by the names of these arguments.
@@ -111,11 +111,13 @@ def find_lists(
 
 def _found(root: Path, split: str, path: str | os.PathLike[str] | None) -> Path:
     if path is None:
-        raise DataError(f"image-list needs --{split}-list FILE with a line 'path label' for each {split} image")
+        raise DataError(
+            f"image-list needs {arg(f'{split}_list')}, a file with a line 'path label' for each {split} image"
+        )
     for candidate in (Path(path), root / path):
         if candidate.is_file():
             return candidate.absolute()
-    raise DataError(f"--{split}-list {os.fspath(path)} is neither in the current folder nor in {root}")
+    raise DataError(f"{arg(f'{split}_list', path)} is neither in the current folder nor in {root}")
 
 
 def read_lists(root: Path, split: str, size: int, lists: dict[str, Path]) -> Split:
@@ -197,7 +199,9 @@ def _read_folder(root: Path, split: str) -> tuple[tuple[str, ...], list[str]]:
     folder = root / split
     if not folder.is_dir():
         there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) or "no folders"
-        raise DataError(f"image-folder: {folder} does not exist; {root} holds {there}: see --split, --data-root")
+        raise DataError(
+            f"image-folder: {folder} does not exist; {root} holds {there}: see {arg('split')}, {arg('data_root')}"
+        )
     files = sorted(p for p in folder.glob("*/**/*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise DataError(f"image-folder: {folder} holds no images; expected {folder}/CLASS/IMAGE.jpg")

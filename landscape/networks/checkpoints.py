@@ -27,7 +27,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from landscape.errors import InputError, StoreError
+from landscape.errors import InputError, StoreError, arg
 
 FORMAT = "landscape-checkpoint"
 VERSION = 1
@@ -78,15 +78,17 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
             file.seek(0)
             content = _content(file, path, trust_pickle)
     except IsADirectoryError:
-        raise InputError(f"{path} is a folder: --ckpt takes a file in it") from None
+        raise InputError(f"{path} is a folder: {arg('ckpt')} takes a file in it") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
     meta = _meta(content, path)
     start = content if key is None else _walk(content, key, path)
     below, state = _search(start)
     if state is None:
-        place = path if key is None else f"--ckpt-key {key} of {path}"
-        raise InputError(f"no weights in {place}, which holds {_describe(start)}: say where with --ckpt-key a.b")
+        place = path if key is None else f"{arg('ckpt_key', key)} of {path}"
+        raise InputError(
+            f"no weights in {place}, which holds {_describe(start)}: say where with {arg('ckpt_key', 'a.b')}"
+        )
     where = ".".join(filter(None, (key, below)))
     found = {**_beside(content), **_beside(meta)}
     return Checkpoint(state, meta, path, sha256, where, found, _notes(content, where))
@@ -180,7 +182,9 @@ def _content(file: BinaryIO, path: str, trust: bool) -> Any:
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{path} is a Git LFS pointer, not the weights: fetch them with git lfs pull")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        raise InputError(f"{path} is a result file (HDF5), not a checkpoint: --ckpt takes the weights of a network")
+        raise InputError(
+            f"{path} is a result file (HDF5), not a checkpoint: {arg('ckpt')} takes the weights of a network"
+        )
     if path.endswith(".safetensors"):
         try:
             return safetensors.torch.load_file(path)
@@ -194,7 +198,7 @@ def _content(file: BinaryIO, path: str, trust: bool) -> Any:
         if "constants.pkl" in names:
             return _scripted(file, path, trust)
         if "data.pkl" not in names:
-            raise InputError(f"{path} is a zip archive, but not of torch.save: --ckpt takes a checkpoint")
+            raise InputError(f"{path} is a zip archive, but not of torch.save: {arg('ckpt')} takes a checkpoint")
     elif _LEGACY_MAGIC not in head:
         raise InputError(f"{path} is no checkpoint: torch.save and safetensors begin otherwise than {head[:12]!r}")
     return _unpickled(file, path, trust)
@@ -204,7 +208,7 @@ def _scripted(file: BinaryIO, path: str, trust: bool) -> Any:
     if not trust:
         raise InputError(
             f"{path} is a TorchScript archive, which holds code beside its weights: if you trust its maker, "
-            "add --trust-pickle"
+            f"add {arg('trust_pickle', True)}"
         )
     file.seek(0)
     with warnings.catch_warnings():
@@ -224,7 +228,8 @@ def _unpickled(file: BinaryIO, path: str, trust: bool) -> Any:
             refused = _refused(file, error)
             reason = f"it calls {', '.join(refused)}" if refused else "its pickle does more than hold tensors"
             raise InputError(
-                f"{path} may run code when it is read: {reason}; if you trust its maker, add --trust-pickle"
+                f"{path} may run code when it is read: {reason}; if you trust its maker, add "
+                f"{arg('trust_pickle', True)}"
             ) from error
     except Exception as error:  # damaged bytes raise anything, from EOFError to KeyError
         raise InputError(f"{path} is cut short or damaged: {_line(error)}") from error
@@ -333,13 +338,15 @@ def _walk(content: Any, key: str, path: str) -> Any:
     value, rest = content, key
     while rest:
         if not isinstance(value, Mapping):
-            raise InputError(f"--ckpt-key {key} leads nowhere in {path}: before {rest!r} stands {_describe(value)}")
+            raise InputError(
+                f"{arg('ckpt_key', key)} leads nowhere in {path}: before {rest!r} stands {_describe(value)}"
+            )
         heads = [rest[:i] for i in range(len(rest), 0, -1) if i == len(rest) or rest[i] == "."]
         head = next((h for h in heads if h in value), None)
         if head is None:
             below = {k.removeprefix(f"{rest}."): v for k, v in value.items() if str(k).startswith(f"{rest}.")}
             if not below:
-                raise InputError(f"--ckpt-key {key} leads nowhere in {path}: no {rest!r} in {_describe(value)}")
+                raise InputError(f"{arg('ckpt_key', key)} leads nowhere in {path}: no {rest!r} in {_describe(value)}")
             return below
         value, rest = value[head], rest[len(head) + 1 :]
     return value

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError, NumericalError
+from landscape.errors import InputError, NumericalError, arg
 
 FORMS = ("paper", "inverse")
 _PIECE = 2**20  # entries of features that become float64 at a time
@@ -68,7 +68,7 @@ def feature_quality(
     Source: the paper's equations S17 to S19.
     """
     if form not in FORMS:
-        raise InputError(f"--quality-form must be {' or '.join(FORMS)}, got {form!r}")
+        raise InputError(f"{arg('quality_form')} must be {' or '.join(FORMS)}, got {form!r}")
     sums = Sums(n_classes)
     sums.add(features, labels)
     found = sums.means()

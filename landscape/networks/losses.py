@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from landscape.callables import resolve
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -41,7 +41,7 @@ def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[...
     if ":" in name:
         if options:
             raise InputError(
-                f"--loss {name} is taken as it is, without options, got {', '.join(options)}: leave them out"
+                f"{arg('loss', name)} is taken as it is, without options, got {', '.join(options)}: leave them out"
             )
         return resolve(name, "loss")
     if name not in _FACTORIES:
@@ -52,7 +52,7 @@ def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[...
     for option in options:
         if option not in known:
             choice = ", ".join(known[len(arguments) :]) or "none"
-            raise InputError(f"--loss {name} has no option {option}; its options: {choice}")
+            raise InputError(f"{arg('loss', name)} has no option {option}; its options: {choice}")
     return make(*arguments, **options)
 
 
@@ -222,13 +222,15 @@ _FACTORIES: dict[str, Callable[..., Loss]] = {
 def _check_not_negative(name: str, **options: float) -> None:
     for option, value in options.items():
         if not 0 <= value < math.inf:
-            raise InputError(f"{option} of --loss {name} must be a finite number of at least 0, got {value:g}")
+            raise InputError(f"{option} of {arg('loss', name)} must be a finite number of at least 0, got {value:g}")
 
 
 def _positive(class_counts: np.ndarray, name: str) -> np.ndarray:
     counts = np.asarray(class_counts, dtype=np.float64)
     for c in np.flatnonzero(counts <= 0)[:1]:
-        raise InputError(f"--loss {name} needs training samples of every class, class {c} has none; try --loss ce")
+        raise InputError(
+            f"{arg('loss', name)} needs training samples of every class, class {c} has none; try {arg('loss', 'ce')}"
+        )
     return counts
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from landscape.callables import resolve
-from landscape.errors import InputError, LandscapeError, one_line
+from landscape.errors import InputError, LandscapeError, arg, one_line
 
 COSINE_SCALE = 30.0
 """Factor of cosine logits where none is given: the s of Cao et al. 2019, "Learning imbalanced datasets with
@@ -231,14 +231,16 @@ def build(
     """
     if ":" in name:
         if cosine or scale is not None:
-            raise InputError(f"--cosine is for the models {', '.join(names())}; {name} brings its own classifier")
+            raise InputError(
+                f"{arg('cosine', True)} is for the models {', '.join(names())}; {name} brings its own classifier"
+            )
         return _own(name, n_classes)
     if name not in _NETWORKS:
         raise InputError(f"no model {name!r}; choose from {', '.join(names())} or package.module:callable")
     if n_classes < 1 or (in_channels is not None and in_channels < 1):
         raise InputError(f"a model needs at least one class and one channel, got {n_classes} and {in_channels}")
     if scale is not None and not cosine:
-        raise InputError(f"scale {scale:g} belongs to a cosine classifier: pass --cosine too")
+        raise InputError(f"scale {scale:g} belongs to a cosine classifier: pass {arg('cosine', True)} too")
     if scale is not None and not 0 < scale < math.inf:
         raise InputError(f"the scale of a cosine classifier must be positive and finite, got {scale:g}")
     options: dict[str, Any] = {} if in_channels is None else {"in_channels": in_channels}
@@ -258,9 +260,9 @@ def _own(name: str, n_classes: int) -> nn.Module:
     try:
         model = make(**{word: n_classes for word in ("n_classes", "num_classes") if word in parameters})
     except Exception as error:  # the user's code may raise anything; the traceback stays attached
-        raise InputError(f"--model {name} fails: {one_line(error)}") from error
+        raise InputError(f"{arg('model', name)} fails: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
-        raise InputError(f"--model {name} returned {type(model).__name__}: it must return a torch.nn.Module")
+        raise InputError(f"{arg('model', name)} returned {type(model).__name__}: it must return a torch.nn.Module")
     return model
 
 
@@ -296,7 +298,7 @@ def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> T
     """
     if isinstance(output, Tensor):
         if logits_index is not None:
-            raise InputError(f"--logits-index {logits_index} was given, but the model returns a single tensor")
+            raise InputError(f"{arg('logits_index', logits_index)} was given, but the model returns a single tensor")
         if not _are_logits(output, n_classes):
             raise InputError(
                 f"the model returned {_shape(output)}: expected logits (batch, {n_classes}), one for each class of the "
@@ -323,7 +325,7 @@ def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> T
         )
     choice = " or ".join(str(i) for i in fitting)
     given = "" if logits_index is None else f", not {logits_index}"
-    raise InputError(f"the model returned {shapes}: choose the logits with --logits-index {choice}{given}")
+    raise InputError(f"the model returned {shapes}: choose the logits by {arg('logits_index')}, {choice}{given}")
 
 
 def _are_logits(element: Any, n_classes: int) -> bool:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def layout(model: nn.Module, globs: str | None = None) -> Layout:
             found = {n for n in trainable if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")}
             if not found:
                 shown = ", ".join(list(trainable)[:6])
-                raise InputError(f"--params {pattern!r} fits no trainable parameter; the first are {shown}")
+                raise InputError(f"{arg('params', pattern)} fits no trainable parameter; the first are {shown}")
             chosen |= found
     names = tuple(n for n in trainable if n in chosen)
     return Layout(names=names, shapes=tuple(trainable[n].shape for n in names))

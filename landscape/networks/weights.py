@@ -9,7 +9,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
-from landscape.errors import InputError, NumericalError
+from landscape.errors import InputError, NumericalError, arg
 from landscape.networks.models import NormedLinear
 
 _SHOWN = 3  # names that a message lists of each kind
@@ -115,7 +115,7 @@ def _share(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> str:
             if not torch.equal(given[name], given[first]):
                 raise InputError(
                     f"{first} and {name} are one tensor in the model, but differ in the checkpoint: "
-                    "is this the right --model?"
+                    f"is this the right {arg('model')}?"
                 )
         absent = [n for n in group if n not in given] if first else []
         given.update(dict.fromkeys(absent, given[first]) if absent else {})
@@ -172,24 +172,28 @@ def _cause(
     part, count = below.most_common(1)[0] if below else ("", 0)
     if count > sum(n in own for n in given):
         return (
-            f"{count} of the model's {len(own)} entries stand under {part!r}: add that to --ckpt-key, "
+            f"{count} of the model's {len(own)} entries stand under {part!r}: add that to {arg('ckpt_key')}, "
             f"as in state_dict.{part.removesuffix('.')}"
         )
     shortcuts = re.compile(r"\.(downsample|shortcut)\.")
     if any(map(shortcuts.search, unexpected)):
-        return "it has weights in its shortcuts (option B), the model has none (option A): pass your own --model"
+        return (
+            f"it has weights in its shortcuts (option B), the model has none (option A): pass your own {arg('model')}"
+        )
     if any(map(shortcuts.search, missing)):
-        return "its shortcuts have no weights (option A), the model's have (option B): is this the right --model?"
+        return (
+            f"its shortcuts have no weights (option A), the model's have (option B): is this the right {arg('model')}?"
+        )
     theirs, ours = _blocks(given), _blocks(own)
     if theirs and ours and theirs != ours:
-        return f"layer1 has {theirs} blocks in the checkpoint, {ours} in the model: is this the right --model?"
+        return f"layer1 has {theirs} blocks in the checkpoint, {ours} in the model: is this the right {arg('model')}?"
     first = next((n for n, t in own.items() if t.ndim == 4 and n in given and given[n].ndim == 4), None)
     if first is not None and given[first].shape[1] != own[first].shape[1]:
         return (
             f"{first} takes {given[first].shape[1]} channels in the checkpoint, the data set has "
-            f"{own[first].shape[1]}: is this the right --dataset?"
+            f"{own[first].shape[1]}: is this the right {arg('dataset')}?"
         )
-    return _cause_in_head(given, head) or "is this the right --model?"
+    return _cause_in_head(given, head) or f"is this the right {arg('model')}?"
 
 
 def _blocks(state: Mapping[str, Tensor]) -> int:
@@ -202,18 +206,18 @@ def _cause_in_head(given: Mapping[str, Tensor], head: _Head | None) -> str:
         return ""
     has_bias = head.key("bias") in given
     if head.cosine and has_bias:
-        return "its classifier has a bias, so it is a plain linear layer: leave out --cosine"
+        return f"its classifier has a bias, so it is a plain linear layer: leave out {arg('cosine', True)}"
     as_linear, as_cosine = weight.shape[1] == head.n_features, weight.shape[0] == head.n_features
     if not head.cosine and not has_bias and (as_linear or as_cosine):
-        return "its last layer has no bias and looks like a cosine classifier: pass --cosine"
+        return f"its last layer has no bias and looks like a cosine classifier: pass {arg('cosine', True)}"
     if not as_linear and not as_cosine:
-        return "its last layer takes other features than the model's: is this the right --model?"
+        return f"its last layer takes other features than the model's: is this the right {arg('model')}?"
     n_classes = weight.shape[1 if as_cosine and not as_linear else 0]
     if n_classes == head.n_classes:
         return ""
     return (
         f"the checkpoint has {n_classes} classes in its last layer, the data set {head.n_classes}: "
-        "is this the right --dataset?"
+        f"is this the right {arg('dataset')}?"
     )
 
 

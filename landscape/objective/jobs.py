@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from landscape.autodiff import devices, distributed
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.results import R
 from landscape.results.axes import concatenate
 from landscape.results.journal import Journal
@@ -89,7 +89,9 @@ def run(
         distributed.barrier()  # the owner may now finish the journal: no rank reads it any more
     except KeyboardInterrupt as error:
         kept = len(journal.done().intersection(units))
-        advice = "repeat the command, without --overwrite, to go on from there" if kept else "nothing is kept"
+        advice = (
+            f"repeat the command, without {arg('overwrite', True)}, to go on from there" if kept else "nothing is kept"
+        )
         raise Interrupted(f"interrupted: {kept} of {len(units)} units are finished; {advice}") from error
     return result
 
@@ -98,7 +100,7 @@ def _run_alone(
     units: Sequence[str], compute: Callable[[str, Callable[[float], None]], R], progress: Progress | None
 ) -> R:
     if distributed.world() > 1:
-        raise InputError(f"{distributed.world()} processes share their work through a journal: give --out")
+        raise InputError(f"{distributed.world()} processes share their work through a journal: give {arg('out')}")
     results: list[R] = []
     for i, unit in enumerate(units):
         try:

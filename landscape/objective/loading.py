@@ -9,7 +9,7 @@ from torch import nn
 from landscape.data import datasets
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, check_choice
 from landscape.networks import checkpoints, classifiers, models, weights
 from landscape.networks.checkpoints import Checkpoint
 from landscape.objective.objective import Loss, Objective, copied
@@ -92,10 +92,9 @@ def load_objective(
         InputError: something is missing or does not fit.
         DataError: the data cannot be found or used.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"--dtype {dtype!r} is unknown: choose {' or '.join(DTYPES)}")
+    check_choice("dtype", dtype, DTYPES)
     if samples_per_class is not None and samples_per_class < 1:
-        raise InputError(f"--samples-per-class must be at least 1, got {samples_per_class}")
+        raise InputError(f"{arg('samples_per_class')} must be at least 1, got {samples_per_class}")
     found = None if ckpt is None else checkpoints.read(ckpt, key=ckpt_key, trust_pickle=trust_pickle)
     meta: Mapping[str, Any] = {} if found is None else found.meta
     given = {
@@ -134,9 +133,9 @@ def load_objective(
 def _samples(dataset: Any, split: str, given: dict[str, Any], meta: Mapping[str, Any], ckpt: str | None) -> Samples:
     if dataset is None and "dataset" not in meta:
         raise InputError(
-            f"{ckpt} does not say which data it belongs to: pass --dataset NAME or package.module:callable"
+            f"{ckpt} does not say which data it belongs to: pass {arg('dataset')}, a name or package.module:callable"
             if ckpt
-            else "there is no data: pass dataset="
+            else f"there is no data: pass {arg('dataset')}"
         )
     if isinstance(dataset, Samples):
         return dataset
@@ -159,7 +158,7 @@ def _model(
     name = model if model is not None else meta.get("model")
     if name is None:
         path = "there is no checkpoint" if found is None else f"{found.path} does not say which model it is of"
-        raise InputError(f"{path}: pass --model, one of {', '.join(models.names())} or package.module:callable")
+        raise InputError(f"{path}: pass {arg('model')}, one of {', '.join(models.names())} or package.module:callable")
     if isinstance(name, nn.Module):
         network, label = name, type(name).__qualname__
     else:

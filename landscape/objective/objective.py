@@ -26,7 +26,7 @@ from landscape.autodiff import devices
 from landscape.data import items
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
-from landscape.errors import DataError, InputError, NumericalError
+from landscape.errors import DataError, InputError, NumericalError, arg
 from landscape.networks import losses, models
 from landscape.networks.models import failures_named
 from landscape.networks.params import Layout, layout
@@ -132,9 +132,9 @@ class Objective:
         """
         place = devices.choose(device)
         if batch_size < 1:
-            raise InputError(f"--batch-size must be at least 1, got {batch_size}")
+            raise InputError(f"{arg('batch_size')} must be at least 1, got {batch_size}")
         if not 0 <= weight_decay < math.inf:
-            raise InputError(f"--weight-decay must be a finite number, at least 0, got {weight_decay:g}")
+            raise InputError(f"{arg('weight_decay')} must be a finite number, at least 0, got {weight_decay:g}")
         parts = make_partition(samples, partition, many=many, few=few, ends=ends)
         if classes is not None:
             parts = parts.select(classes)
@@ -208,7 +208,7 @@ class Objective:
             raise InputError(f"no part {name!r}; there are {shown}, and the groups {', '.join(GROUPS)}")
         found = self.partition if own else make_partition(self.samples, GROUPS[name], **self.thresholds)
         if name not in found.names:
-            raise InputError(f"no class is among the {name}: --many and --few say which are")
+            raise InputError(f"no class is among the {name}: {arg('many')} and {arg('few')} say which are")
         one = found.coarsen({name: [name]})
         _refuse_empty(one, self.samples)
         return replace(self, partition=one, members=(self.members[self.part(name)] if own else one.indices(0),))
@@ -296,7 +296,7 @@ class Objective:
                 if not np.isfinite(loss[part]):
                     raise NumericalError(
                         f"the loss of part {self.partition.names[part]} is {loss[part]}: look at the checkpoint's "
-                        "weights, the normalisation of the data and --dtype"
+                        f"weights, the normalisation of the data and {arg('dtype')}"
                     )
         counts = np.array([len(m) for m in self.members])
         found = Evaluation(parts=self.partition.names, counts=counts, loss=loss / counts, accuracy=correct / counts)
@@ -319,9 +319,9 @@ class Objective:
             InputError: the share is out of range, or the loss is not of the form -log p(true class).
         """
         if not 0 < mass <= 1:
-            raise InputError(f"--residual-mass must lie in (0, 1], got {mass:g}")
+            raise InputError(f"{arg('residual_mass')} must lie in (0, 1], got {mass:g}")
         if self.source["loss"] not in RESIDUAL_LOSSES:
-            raise InputError(f"--residual-mass is defined for the losses {' and '.join(RESIDUAL_LOSSES)} only")
+            raise InputError(f"{arg('residual_mass')} is defined for the losses {' and '.join(RESIDUAL_LOSSES)} only")
         kept = []
         for part, index in enumerate(self.members):
             with differentiable_attention(), torch.no_grad():
@@ -376,7 +376,8 @@ def make_partition(
     path = Path(spec)
     if path.suffix != ".json":
         raise InputError(
-            f"--partition {spec!r} is unknown: choose all, class, many-medium-few, head-tail or a .json file of groups"
+            f"{arg('partition', spec)} is unknown: choose all, class, many-medium-few, head-tail or a .json file "
+            "of groups"
         )
     groups = disk.read_json(path, InputError)
     if not isinstance(groups, dict) or not all(isinstance(g, list) for g in groups.values()):
@@ -475,7 +476,7 @@ def _refuse_empty(parts: Partition, samples: Samples) -> None:
             other = "test" if samples.split == "train" else "train"
             raise DataError(
                 f"part {name} has no samples in the {samples.split} split of {samples.name}; "
-                f"choose others with --classes or pass --split {other}"
+                f"choose others with {arg('classes')} or pass {arg('split', other)}"
             )
 
 
@@ -499,7 +500,7 @@ def _check_contract(objective: Objective) -> None:
     if not torch.isfinite(values).all():
         raise NumericalError(
             f"the loss of the first samples is {values.detach().tolist()}: look at the checkpoint's weights, "
-            "the normalisation of the data and --dtype"
+            f"the normalisation of the data and {arg('dtype')}"
         )
     if not torch.equal(values, losses_of(slice(None))):
         raise InputError(

@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from landscape.autodiff.forward import Forward, forward
 from landscape.data.datasets import Samples
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, check_choice
 from landscape.networks import models
 from landscape.networks.params import Layout
 from landscape.objective import jobs, snapshots
@@ -158,8 +158,7 @@ class Evaluator:
             InputError: an unknown policy for batch norm, one without batch norm to apply it to, or bfloat16 for a
                 network that cannot be traced.
         """
-        if batch_norm not in BATCH_NORM:
-            raise InputError(f"--bn {batch_norm!r} is unknown: choose {', '.join(BATCH_NORM)}")
+        check_choice("batch_norm", batch_norm, BATCH_NORM)
         self.objective = objective
         self.batch_norm = batch_norm
         self.centre = origin(objective)
@@ -278,7 +277,9 @@ class _Reestimation:
         self._objective, self._samples = objective, samples
         self._model, self._norms = _training_norms(objective)
         if not len(drawn):
-            raise InputError("running statistics take training samples, and a part has none: leave it out by --classes")
+            raise InputError(
+                f"running statistics take training samples, and a part has none: leave it out by {arg('classes')}"
+            )
         self._pieces = _pieces(drawn)
 
     @torch.no_grad()
@@ -324,7 +325,7 @@ def _training_norms(objective: Objective) -> tuple[nn.Module, list[nn.modules.ba
     model = copied(objective.model)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
-        raise InputError("the model has no batch norm with running statistics: leave --bn out")
+        raise InputError(f"the model has no batch norm with running statistics: leave {arg('batch_norm')} out")
     for m in norms:
         m.train()
     return model, norms
@@ -348,7 +349,10 @@ def _of_parts(objective: Objective, samples: Samples, drawn: np.ndarray) -> list
     if parts.classes:
         return [drawn[np.isin(samples.labels[drawn], classes)] for classes in parts.classes]
     if samples is not objective.samples:
-        raise InputError("--bn per-part needs parts that are classes or groups of them, or --split train")
+        raise InputError(
+            f"{arg('batch_norm', 'per-part')} needs parts that are classes or groups of them, or "
+            f"{arg('split', 'train')}"
+        )
     return [drawn[parts.part_of[drawn] == p] for p in range(len(parts))]
 
 

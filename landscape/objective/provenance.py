@@ -12,7 +12,7 @@ from landscape.objective.objective import Objective
 
 
 def fingerprint(objective: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything that changes the numbers of an analysis, by the names of the command line's options.
+    """Return everything that changes the numbers of an analysis, by the names of arguments.
 
     Args:
         objective: model, loss and data.
@@ -21,8 +21,7 @@ def fingerprint(objective: Objective, options: Mapping[str, Any]) -> dict[str, A
     Returns:
         What `jobs.open_journal` compares before it continues a run.
     """
-    asked = {name.replace("_", "-"): value for name, value in options.items()}
-    return {**asked, "dtype": str(objective.dtype).removeprefix("torch."), **dict(objective.source)}
+    return {**options, "dtype": str(objective.dtype).removeprefix("torch."), **dict(objective.source)}
 
 
 def provenance(objective: Objective, options: Mapping[str, Any]) -> dict[str, Any]:

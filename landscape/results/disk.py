@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from landscape.errors import LandscapeError, StoreError
+from landscape.errors import LandscapeError, StoreError, arg
 
 ASIDE = ".landscape-"
 """How the names of unfinished files begin."""
@@ -207,7 +207,7 @@ def writing(path: Path) -> Generator[None, None, None]:
         cause = os.strerror(error.errno) if error.errno else str(error)
         full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
         remedy = "free some space" if full else "check its folder"
-        raise StoreError(f"{path} cannot be written: {cause}; {remedy}, or choose another --out") from error
+        raise StoreError(f"{path} cannot be written: {cause}; {remedy}, or choose another file") from error
 
 
 def refuse_taken(path: Path, *, overwrite: bool, signature: bytes | None = None) -> None:
@@ -219,7 +219,7 @@ def refuse_taken(path: Path, *, overwrite: bool, signature: bytes | None = None)
         signature: how files of that kind begin, b"" for text; None does not look.
 
     Raises:
-        StoreError: there is a file and no leave to replace it, a file of another kind (a slip of --out must not cost
+        StoreError: there is a file and no leave to replace it, a file of another kind (a slip must not cost
             a checkpoint), or something that is not a file.
         OSError: what the system says, as of links in a loop.
     """
@@ -228,15 +228,15 @@ def refuse_taken(path: Path, *, overwrite: bool, signature: bytes | None = None)
     except FileNotFoundError:
         return
     if not overwrite:
-        raise StoreError(f"{path} exists: pass --overwrite to replace it, or choose another --out")
+        raise StoreError(f"{path} exists: pass {arg('overwrite', True)} to replace it, or choose another file")
     if not path.is_file():  # root's rename would even replace a device
-        raise StoreError(f"{path} is not a file: choose another --out")
+        raise StoreError(f"{path} is not a file: choose another file")
     if signature is None or not path.stat().st_size:
         return
     with open(path, "rb") as file:
         head = file.read(512)
     if not head.startswith(signature) or (not signature and b"\0" in head):
-        raise StoreError(f"{path} is a file of another kind and is kept: choose another --out, or remove it")
+        raise StoreError(f"{path} is a file of another kind and is kept: choose another file, or remove it")
 
 
 def write_aside(path: Path, fill: Callable[[BinaryIO], object], *, aside: Path | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from landscape.errors import arg
 from landscape.results.axes import array, check_axes, scalar
 
 
@@ -58,7 +59,7 @@ class History:
         "epoch", doc="|pull of GKP| / (|pull of GKP| + |gradient of the data|), mean over steps", optional=True
     )
     clipped_share: np.ndarray | None = array(
-        "epoch", doc="share of GSA's radii that a bound of --clip has set", optional=True
+        "epoch", doc="share of GSA's radii that a bound of clip has set", optional=True
     )
 
     method: str = scalar(doc="name of the recipe")
@@ -83,5 +84,5 @@ class History:
         if gkp and self.pull_share is not None and not np.nansum(self.pull_share) > 0:
             found.append("GKP did nothing: the share of its pull in the gradient was 0 in all epochs")
         if gsa and self.clipped_share is not None and np.nanmin(self.clipped_share, initial=np.inf) == 1:
-            found.append("--clip set the radii of GSA in all epochs: equation 13 decided none of them")
+            found.append(f"{arg('clip')} set the radii of GSA in all epochs: equation 13 decided none of them")
         return tuple(found)

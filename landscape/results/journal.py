@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import filelock
 
-from landscape.errors import StoreError
+from landscape.errors import StoreError, arg
 from landscape.results import Result, disk, hdf5, store
 from landscape.results.axes import concatenate
 
@@ -44,7 +44,7 @@ class Journal:
         Args:
             out: the file that the result will go to.
             fingerprint: everything that changes the numbers, as JSON can hold it; not device or batch size. A key
-                that is a Python name is quoted in errors as an option: "negative_tol" is --negative-tol.
+                that is a Python name is named in errors as an argument.
             overwrite: begin anew, whatever the journal holds, and replace OUT when the new result is complete.
             owner: this process holds the folder against others. Of several ranks one is the owner and opens
                 first; the others join with `owner=False`, where `overwrite` has no effect.
@@ -60,7 +60,9 @@ class Journal:
         now = json.loads(store.to_json(fingerprint, "the fingerprint of the run"))
         with disk.writing(path):
             if not path.name or path.is_dir():
-                raise StoreError(f"{out} is a folder, not a result file: name one, as in --out {path / 'result.h5'}")
+                raise StoreError(
+                    f"{out} is a folder, not a result file: name one, as in {arg('out', path / 'result.h5')}"
+                )
             path = path.resolve() if path.is_symlink() else path
             if not owner:
                 journal = cls(path, None)
@@ -222,7 +224,7 @@ def _locked(folder: Path) -> filelock.BaseFileLock:
     except filelock.Timeout:
         owner = folder / "owner"
         who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-        raise StoreError(f"{folder} is in use by {who}: wait until it ends, or choose another --out") from None
+        raise StoreError(f"{folder} is in use by {who}: wait until it ends, or choose another file") from None
     return lock
 
 
@@ -232,7 +234,9 @@ def _read_run(folder: Path) -> dict[str, Any]:
         run = json.loads(path.read_text(encoding="utf-8"))
         return {"replaces": bool(run["replaces"]), "fingerprint": dict(run["fingerprint"])}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        raise StoreError(f"{path} is damaged: pass --overwrite to begin anew, or choose another --out") from None
+        raise StoreError(
+            f"{path} is damaged: pass {arg('overwrite', True)} to begin anew, or choose another file"
+        ) from None
 
 
 def _compare(folder: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
@@ -241,13 +245,12 @@ def _compare(folder: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
         if key not in begun or key not in now or json.dumps(begun[key]) != json.dumps(now[key]):
             raise StoreError(
                 f"{folder} was begun {_option(begun, key)}, now {_option(now, key)}: "
-                f"repeat the options, or --overwrite, or another --out"
+                f"repeat that, or pass {arg('overwrite', True)}, or choose another file"
             )
 
 
 def _option(fingerprint: dict[str, Any], key: str) -> str:
-    name = f"--{key.replace('_', '-')}" if key.isidentifier() else key
     if key not in fingerprint:
-        return f"without {name}"
+        return f"without {arg(key)}"
     value = fingerprint[key]
-    return f"with {name} {value if isinstance(value, str) else json.dumps(value):.80}"
+    return f"with {arg(key, value) if key.isidentifier() else f'{key} {value}':.80}"

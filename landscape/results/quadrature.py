@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, check_choice
 
 AXES = ("linear", "symlog")
 
@@ -148,12 +148,14 @@ def width_of(name: str | float, low: float, high: float, steps: int) -> float:
     try:
         width = float(name)
     except ValueError:
-        raise InputError(f"--width {name!r} is neither a number nor one of {', '.join(WIDTHS)}") from None
+        raise InputError(f"{arg('width', name)} is neither a number nor one of {', '.join(WIDTHS)}") from None
     if not (np.isfinite(width) and width > 0):
-        raise InputError(f"--width must be positive, got {name}")
+        raise InputError(f"{arg('width')} must be positive, got {name}")
     span = high - low or max(abs(high), 1.0)
     if not 1e-6 * span <= width <= 1e3 * span:
-        raise InputError(f"--width {name} shows nothing on an axis of length {span:.3g}: take 1e-6 to 1e3 times that")
+        raise InputError(
+            f"{arg('width', name)} shows nothing on an axis of length {span:.3g}: take 1e-6 to 1e3 times that"
+        )
     return width
 
 
@@ -209,8 +211,7 @@ def density(
 
     Source: Lin, Saad and Yang 2016; Ghorbani et al. 2019; the axis is ours.
     """
-    if axis not in AXES:
-        raise InputError(f"--axis {axis!r} is unknown: choose linear or symlog")
+    check_choice("axis", axis, AXES)
     centres = symlog(nodes, linear) if axis == "symlog" else nodes
     low, high = float(np.nanmin(centres)), float(np.nanmax(centres))
     steps = nodes.shape[1]

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.results import Spectrum, Surface, Traces, disk
 from landscape.results.grid import summary
 from landscape.results.mesh import Grid
@@ -265,7 +265,9 @@ def _partition(result: Surface | Spectrum) -> list[list[int]] | None:
 def _class_counts(result: Surface | Spectrum, groups: str) -> np.ndarray:
     for name, classes in zip(result.parts, _partition(result) or [], strict=False):
         if len(classes) != 1:
-            raise InputError(f"{groups} groups classes, and {name!r} has {len(classes)}: compute with --per-class")
+            raise InputError(
+                f"{groups} groups classes, and {name!r} has {len(classes)}: compute with {arg('partition', 'class')}"
+            )
     return _known(result, "train_counts", f"{groups} goes by training samples")
 
 
@@ -361,7 +363,9 @@ def _shares(
             inside = np.ones(1)  # a part alone is itself, whatever its weight
         if np.isnan(inside).any():
             of = "the samples of each part" if weights == "natural" else "the training samples of each class"
-            raise InputError(f"{weights} weights need {of}, which the file does not tell: take --weights balanced")
+            raise InputError(
+                f"{weights} weights need {of}, which the file does not tell: take {arg('weights', 'balanced')}"
+            )
         if not inside.sum() > 0:
             what = weights if isinstance(weights, str) else "these"
             raise InputError(f"group {name!r} has no samples, or {what} weights leave nothing of it")

@@ -25,7 +25,7 @@ class Spectrum:
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
     train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
-    n_used: np.ndarray = array("part", unit="samples", doc="samples summed over; fewer with --residual-mass")
+    n_used: np.ndarray = array("part", unit="samples", doc="samples summed over; fewer with residual_mass")
     loss: np.ndarray = array("part", unit="loss", doc="mean loss over the part's samples")
     accuracy: np.ndarray = array("part", doc="share of the part's samples that are classified correctly")
 

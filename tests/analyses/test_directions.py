@@ -161,7 +161,7 @@ def test_eigenvectors_are_those_of_the_dense_hessian():
     each = directions.eigen(objective, ["0", "1"], 2)
     other = torch.linalg.eigh(dense(objective, 1))[1][:, -1]
     assert abs(each.theta[1] @ other).item() == pytest.approx(1, abs=1e-5)
-    with pytest.raises(InputError, match="--of must name 1 or 2 parts for 2 eigenvectors, got 3"):
+    with pytest.raises(InputError, match="of must name 1 or 2 parts for 2 eigenvectors, got 3"):
         directions.eigen(objective, ["0", "1", "2"], 2)
 
 
@@ -176,7 +176,7 @@ def test_groups_that_are_no_parts_have_directions_too():
     torch.testing.assert_close(directions.gradients(grouped, ["all"]).theta, directions.gradients(whole, ["all"]).theta)
     with pytest.raises(InputError, match="no part 'x'; there are 0, 1, 2, and the groups all, head, tail, many"):
         directions.gradients(by_class, ["x"])
-    with pytest.raises(InputError, match="no class is among the many: --many and --few say which are"):
+    with pytest.raises(InputError, match="no class is among the many: many and few say which are"):
         directions.gradients(by_class, ["many"])
 
 
@@ -196,15 +196,18 @@ def test_a_stored_plane_is_the_same_plane_for_another_network():
     there = directions.from_plane(other, plane, own_origin=False)
     assert torch.equal(there.origin.theta, points.origin(objective).theta)
     assert again.first(1).axes == again.axes[:1]
-    with pytest.raises(InputError, match="the same --model and --params are needed"):
+    with pytest.raises(InputError, match="the same model and params are needed"):
         directions.from_plane(CASES["mlp-tanh"].objective(), plane)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"normalisation": "filters"}, "--norm 'filters' is unknown: choose filter, layer, weight, none"),
-        ({"ignored": "bias"}, "--ignore 'bias' is unknown: choose biasbn, none"),
+        (
+            {"normalisation": "filters"},
+            r"normalisation='filters' is unknown: did you mean filter\? choose filter, layer, weight, none",
+        ),
+        ({"ignored": "bias"}, r"ignored='bias' is unknown: did you mean biasbn\? choose biasbn, none"),
     ],
 )
 def test_unknown_conventions_are_refused(options, message):
@@ -214,6 +217,6 @@ def test_unknown_conventions_are_refused(options, message):
 
 def test_nothing_to_vary_is_refused():
     objective = CASES["mlp-tanh"].objective(params="1.bias")
-    with pytest.raises(InputError, match="--ignore biasbn leaves nothing to vary"):
+    with pytest.raises(InputError, match="ignored='biasbn' leaves nothing to vary"):
         directions.random(objective, 1)
     assert directions.random(objective, 1, ignored="none").theta.any()

@@ -194,8 +194,8 @@ def test_runs_that_do_not_compare_are_refused(change, message):
 def test_bad_options_are_refused():
     objective = CASES["residual-relu"].objective()
     for options, message in (
-        ({"barrier_points": -1}, "--barriers must not be negative, got -1"),
-        ({"over": "decoder"}, "--over 'decoder' is unknown: choose encoder or all"),
+        ({"barrier_points": -1}, "barrier_points must not be negative, got -1"),
+        ({"over": "decoder"}, r"over='decoder' is unknown: did you mean encoder\? choose encoder, all"),
     ):
         with pytest.raises(InputError, match=message):
             ls.distances(objective, [run_of(objective)], source="test", **options)
@@ -258,7 +258,7 @@ def test_training_that_cannot_be_is_refused():
         convergence.finetuned(mixed, "both", epochs=1, lr=100.0, batch_size=4)
     with pytest.raises(InputError, match="must be at least 1, got 0"):
         convergence.finetuned(objective, "0", epochs=0)
-    with pytest.raises(InputError, match="--finetune-lr must be positive"):
+    with pytest.raises(InputError, match="lr must be positive"):
         convergence.finetuned(objective, "0", epochs=1, lr=0)
 
 

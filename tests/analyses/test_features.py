@@ -223,7 +223,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(kept, tmp_path, monkeyp
     out = tmp_path / "f.h5"
     with pytest.raises(jobs.Interrupted, match="1 of 3 units are finished"):
         ls.features(objective, checkpoints=files, out=out)
-    with pytest.raises(StoreError, match=r"with --beta 0\.5, now with --beta 0\.6"):
+    with pytest.raises(StoreError, match=r"with beta=0\.5, now with beta=0\.6"):
         ls.features(objective, checkpoints=files, out=out, beta=0.6)
     found = ls.features(objective, checkpoints=files, out=out)
     assert len(calls) == 4

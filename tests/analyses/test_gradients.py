@@ -147,7 +147,7 @@ def test_the_whole_is_the_share_weighted_sum_of_the_parts():
     assert weights @ parts.between[0] @ weights == pytest.approx(parts.whole_norm[0] ** 2, rel=1e-9)
 
 
-@pytest.mark.parametrize("options", [{}, {"batches": 1, "batch_size": 6}])
+@pytest.mark.parametrize("options", [{}, {"batches": 1, "samples_per_batch": 6}])
 def test_layers_add_up_to_the_whole(options):
     found = ls.gradients(CASES["residual-gelu"].objective(), **options)
     known = found.norm[0] > 0  # in the batch
@@ -258,7 +258,7 @@ def test_one_batch_of_all_samples_gives_the_exact_numbers(name, options):
     options = dict(options)
     objective = CASES[name].objective(batch_size=options.pop("batch_size"))
     exact = ls.gradients(objective)
-    found = ls.gradients(objective, batches=1, batch_size=15, **options)
+    found = ls.gradients(objective, batches=1, samples_per_batch=15, **options)
     agree(found, {n: getattr(exact, n)[0] for n in NUMBERS})
     assert found.loss == pytest.approx(exact.loss)
     assert found.batches.tolist() == [[1, 1, 1]]
@@ -279,7 +279,7 @@ def drawn(seed, n_batches, size):
 @pytest.mark.parametrize("size", [2, 6])
 def test_numbers_over_batches_are_means_over_those_that_have_the_part(size):
     objective = CASES["mlp-tanh"].objective(partition=ls.Partition.from_index(part_of := parts_of(), ("a", "b", "c")))
-    found = ls.gradients(objective, batches=10, batch_size=size, seed=3)
+    found = ls.gradients(objective, batches=10, samples_per_batch=size, seed=3)
     _, _, point, _ = flat_function(objective, 0)
     x, y = objective.samples.batch(np.arange(15), "cpu", torch.float64)
     layout, model = objective.layout, objective.model
@@ -330,7 +330,7 @@ def parts_of():
 
 def test_the_same_seed_draws_the_same_batches_and_another_does_not():
     objective = CASES["mlp-tanh"].objective()
-    a, b, c = (ls.gradients(objective, batches=4, batch_size=3, seed=s).norm for s in (0, 0, 1))
+    a, b, c = (ls.gradients(objective, batches=4, samples_per_batch=3, seed=s).norm for s in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c, equal_nan=True)
 
@@ -339,14 +339,16 @@ def test_a_part_that_no_batch_has_is_unknown():
     """The class of one sample is in one of the five batches of an epoch: some first batch lacks it."""
     objective = CASES["mlp-tanh"].objective()
     found = next(
-        f for s in range(20) if (f := ls.gradients(objective, batches=2, batch_size=3, seed=s)).batches[0, 2] == 0
+        f
+        for s in range(20)
+        if (f := ls.gradients(objective, batches=2, samples_per_batch=3, seed=s)).batches[0, 2] == 0
     )
     for name in ("norm", "cosine", "cosine_stderr", "specific", "loss"):
         assert np.isnan(getattr(found, name)[0, 2]), name
     assert np.isnan(found.between[0, 2]).all()
     assert found.contribution[0, 2] == 0  # what is absent adds nothing to the batch's gradient
     assert found.contribution.sum() == pytest.approx(1)
-    everyone = ls.gradients(objective, batches=5, batch_size=3)
+    everyone = ls.gradients(objective, batches=5, samples_per_batch=3)
     assert everyone.batches[0, 2] == 1
     assert everyone.n_samples.tolist() == list(CLASS_SIZES)
 
@@ -365,10 +367,10 @@ class TimeFirst(nn.Module):
 
 def test_an_axis_that_passes_for_the_batch_is_noticed():
     objective = Case(TimeFirst).objective(batch_size=9)
-    with pytest.raises(NumericalError, match=r"of 9 samples do not add up.*choose another --batch-size"):
-        ls.gradients(objective, batches=1, batch_size=15)
+    with pytest.raises(NumericalError, match=r"of 9 samples do not add up.*choose another batch_size"):
+        ls.gradients(objective, batches=1, samples_per_batch=15)
     exact = ls.gradients(objective)
-    found = ls.gradients(Case(TimeFirst).objective(batch_size=8), batches=1, batch_size=15)
+    found = ls.gradients(Case(TimeFirst).objective(batch_size=8), batches=1, samples_per_batch=15)
     agree(found, {n: getattr(exact, n)[0] for n in NUMBERS})
 
 
@@ -392,7 +394,7 @@ def weights(objective):
 
 
 @pytest.mark.parametrize("params", [None, "4"])
-@pytest.mark.parametrize("options", [{}, {"batches": 3, "batch_size": 6}])
+@pytest.mark.parametrize("options", [{}, {"batches": 3, "samples_per_batch": 6}])
 def test_over_training_each_checkpoint_gives_what_its_weights_give(run, options, params):
     objective = CASES["mlp-norm"].objective(params=params)
     before = weights(objective)
@@ -441,7 +443,7 @@ def test_an_interrupted_run_goes_on_where_it_was(run, tmp_path, monkeypatch, opt
     with pytest.raises(KeyboardInterrupt, match="1 of 3"):
         ls.gradients(objective, checkpoints=run, out=out, **options)
     assert not out.exists()
-    with pytest.raises(StoreError, match=r"was begun with --batches .*, now with --batches 7"):
+    with pytest.raises(StoreError, match=r"was begun (with batches=2|with batches=None), now with batches=7"):
         ls.gradients(objective, checkpoints=run, out=out, batches=7)
     with pytest.raises(StoreError, match="was begun with the weights of"):
         ls.gradients(objective, checkpoints=run[:2], out=out, **options)
@@ -520,10 +522,10 @@ def test_a_gradient_that_is_not_finite_is_refused(batches):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batches": 0}, "--batches must be at least 1, got 0"),
-        ({"batches": 2, "batch_size": 0}, "--samples-per-batch must be at least 1"),
-        ({"batches": 2, "seed": -1}, "--seed must be at least 0"),
-        ({"cache_bytes": -1}, "--cache must not be negative"),
+        ({"batches": 0}, "batches must be at least 1, got 0"),
+        ({"batches": 2, "samples_per_batch": 0}, "samples_per_batch must be at least 1"),
+        ({"batches": 2, "seed": -1}, "seed must be at least 0"),
+        ({"cache_bytes": -1}, "cache_bytes must not be negative"),
         ({"checkpoints": []}, "there is no checkpoint"),
         ({"checkpoints": ["absent.pt"]}, "absent.pt cannot be read"),
     ],
@@ -539,7 +541,7 @@ def test_a_checkpoint_that_is_given_twice_is_named(run):
 
 
 def test_weight_decay_is_refused_as_it_is_in_curvature_only():
-    with pytest.raises(InputError, match=r"--weight-decay 0\.01 is for curvature"):
+    with pytest.raises(InputError, match=r"weight_decay=0\.01 is for curvature"):
         ls.gradients(CASES["mlp-tanh"].objective(weight_decay=0.01))
 
 

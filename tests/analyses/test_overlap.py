@@ -260,7 +260,7 @@ def test_the_second_stage_is_resumed_and_may_be_asked_for_later(tmp_path, monkey
         ls.spectrum(objective, **options, out=out)
     with pytest.raises(jobs.Interrupted, match="1 of 3 units"):
         ls.spectrum(objective, **options, overlap=True, out=out)
-    with pytest.raises(StoreError, match="with --vectors 2, now with --vectors 3"):
+    with pytest.raises(StoreError, match="with vectors=2, now with vectors=3"):
         ls.spectrum(objective, **options | {"vectors": 3}, overlap=True, out=out)
     found = ls.spectrum(objective, **options, overlap=True, out=out)
     assert (len(calls), made) == (4, [[0], [1], [1], [2]])
@@ -295,9 +295,9 @@ def test_vectors_of_another_objective_are_refused():
 def test_nothing_to_compare_is_refused_before_anything_is_computed(monkeypatch):
     monkeypatch.setattr(spectra, "_runs", lambda *given: pytest.fail("computed"))
     case = CASES["mlp-tanh"]
-    with pytest.raises(InputError, match="--overlap needs the eigenvectors of each part"):
+    with pytest.raises(InputError, match="overlap=True needs the eigenvectors of each part"):
         ls.spectrum(case.objective(), overlap=True)
-    with pytest.raises(InputError, match="--overlap compares parts, and there is one"):
+    with pytest.raises(InputError, match="overlap=True compares parts, and there is one"):
         ls.spectrum(case.objective(partition="all"), vectors=2, overlap=True)
 
 
@@ -379,4 +379,4 @@ def test_nothing_to_compare_is_one_line_and_leaves_nothing(here, capsys, options
 def test_a_figure_of_an_overlap_that_was_not_computed_is_refused(here, capsys):
     assert main([*COMMAND, "--per-class", "--steps", "2", "-q"]) == 0
     assert main(["plot", "net.hessian.h5", "--kind", "overlap"]) == 2
-    assert "use landscape hessian --vectors 5 --overlap" in capsys.readouterr().err
+    assert "compute the spectrum with --vectors 5 and --overlap" in capsys.readouterr().err

@@ -244,7 +244,7 @@ def test_an_interrupted_surface_resumes_and_gives_the_same(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         ls.surface2d(objective, n=5, refine=0.05, out=tmp_path / "s.h5")
     assert not (tmp_path / "s.h5").exists()
-    with pytest.raises(StoreError, match=r"was begun with --refine 0.05, now with --refine 0.1"):
+    with pytest.raises(StoreError, match=r"was begun with refine=0.05, now with refine=0.1"):
         ls.surface2d(objective, n=5, refine=0.1, out=tmp_path / "s.h5")
     found = ls.surface2d(objective, n=5, refine=0.05, out=tmp_path / "s.h5")
     np.testing.assert_array_equal(found.loss, expected.loss)
@@ -258,13 +258,13 @@ def test_an_interrupted_surface_resumes_and_gives_the_same(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("x", "y", "options", "message"),
     [
-        ([1.0, 0.0], [0.0], {}, "--x must be finite numbers that ascend"),
-        ([0.0, np.nan], [0.0], {}, "--x must be finite numbers that ascend"),
-        ([], [0.0], {}, "--x must be finite numbers that ascend"),
+        ([1.0, 0.0], [0.0], {}, "x must be finite numbers that ascend"),
+        ([0.0, np.nan], [0.0], {}, "x must be finite numbers that ascend"),
+        ([], [0.0], {}, "x must be finite numbers that ascend"),
         ([0.0], None, {}, r"a surface over 2 direction\(s\) needs as many lists"),
-        ([0.0], [0.0], {"refine": 2.0}, "--refine is a share of the loss between 0 and 1, got 2"),
-        ([0.0], [0.0], {"radius": -1.0}, "--radius must be a positive number, got -1"),
-        ([0.0], [0.0], {"batch_norm": "train"}, "--bn 'train' is unknown"),
+        ([0.0], [0.0], {"refine": 2.0}, "refine is a share of the loss between 0 and 1, got 2"),
+        ([0.0], [0.0], {"radius": -1.0}, "radius must be a positive number, got -1"),
+        ([0.0], [0.0], {"batch_norm": "train"}, "batch_norm='train' is unknown"),
     ],
 )
 def test_bad_coordinates_and_options_are_refused(x, y, options, message, tmp_path):

@@ -82,7 +82,7 @@ def test_a_plane_through_chosen_checkpoints_holds_them():
 
 def test_without_a_grid_there_is_the_path_alone(tmp_path):
     objective = CASES["mlp-tanh"].objective()
-    with pytest.raises(InputError, match="--grid must be at least 2"):
+    with pytest.raises(InputError, match="n must be at least 2"):
         ls.trajectory(objective, {"run": path_of(objective, 0)}, n=1)
     found = ls.trajectory(objective, {"run": path_of(objective, 0)}, n=2, out=tmp_path / "t.h5")
     back = ls.load(tmp_path / "t.h5")

@@ -107,7 +107,7 @@ def test_a_model_that_cannot_be_traced_runs_plainly_but_not_in_bfloat16():
     fast = forward(logits, state, x)
     assert not fast.traced
     torch.testing.assert_close(fast.at(state)(-x), model(-x))
-    with pytest.raises(InputError, match="--bf16 cannot be used here"):
+    with pytest.raises(InputError, match="bf16=True cannot be used here"):
         forward(logits, state, x, bf16=True)
 
 

@@ -135,9 +135,9 @@ def test_probes_are_isotropic(distribution):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: run(torch.eye(3), 0), "--steps"),
-        (lambda: probe(3, seed=0, number=0, distribution="cauchy"), "rademacher or gaussian"),
-        (lambda: probe(3, seed=-1, number=0), "--seed"),
+        (lambda: run(torch.eye(3), 0), "steps"),
+        (lambda: probe(3, seed=0, number=0, distribution="cauchy"), "choose rademacher, gaussian"),
+        (lambda: probe(3, seed=-1, number=0), "seed"),
         (lambda: lanczos(lambda V: V, torch.zeros(1, 1, 3), 2), "length zero"),
     ],
 )

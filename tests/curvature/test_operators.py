@@ -208,7 +208,7 @@ def test_a_model_that_cannot_be_traced_falls_back_and_says_so(caplog):
         found = acting(curvature_operator(objective), probes(objective))
     assert "reverse mode is used" in caplog.text
     assert relative(found[0], dense(objective, 0) @ probes(objective)) < 1e-9
-    with pytest.raises(InputError, match="--backend linearized cannot be used"):
+    with pytest.raises(InputError, match="backend='linearized' cannot be used"):
         curvature_operator(objective, backend="linearized")
 
 
@@ -329,8 +329,8 @@ def test_a_dimension_for_every_trace_size_is_refused():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda o: curvature_operator(o, "laplacian"), "--operator"),
-        (lambda o: curvature_operator(o, backend="magic"), "--backend"),
+        (lambda o: curvature_operator(o, "laplacian"), "operator"),
+        (lambda o: curvature_operator(o, backend="magic"), "backend"),
         (lambda o: curvature_operator(o).matvec(torch.zeros(3, 1, 5)), "vectors must have shape"),
         (lambda o: operators.matrix(torch.zeros(3, 4)), "matrices must have shape"),
     ],

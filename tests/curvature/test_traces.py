@@ -149,7 +149,7 @@ def test_many_classes_and_few_steps_leave_the_trace_to_the_probes():
 
 
 def test_an_exact_trace_that_cannot_be_had_is_refused():
-    with pytest.raises(InputError, match="--trace exact cannot be had: the logits are not known to be piecewise"):
+    with pytest.raises(InputError, match="trace='exact' cannot be had: the logits are not known to be piecewise"):
         ls.spectrum(CASES["mlp-tanh"].objective(), steps=4, trace="exact")
-    with pytest.raises(InputError, match="--trace 'often' is unknown: choose auto, exact, probes"):
+    with pytest.raises(InputError, match="trace='often' is unknown: choose auto, exact, probes"):
         ls.spectrum(CASES["mlp-tanh"].objective(), steps=4, trace="often")

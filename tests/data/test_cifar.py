@@ -155,9 +155,9 @@ def test_a_broken_archive_is_refused(tmp_path):
 
 
 def test_missing_data_are_looked_for_by_name_and_place(tmp_path):
-    with pytest.raises(DataError, match="cifar10 needs --data-root DIR, the folder that holds cifar-10-batches-py"):
+    with pytest.raises(DataError, match="cifar10 needs data_root, the folder that holds cifar-10-batches-py"):
         load("cifar10")
-    with pytest.raises(DataError, match=r"--data-root .*/none is not a folder"):
+    with pytest.raises(DataError, match=r"data_root='.*/none' is not a folder"):
         load("cifar10", root=tmp_path / "none")
     with pytest.raises(DataError, match=rf"neither cifar-10-batches-py/batches.meta nor cifar-10-.* is in {tmp_path}"):
         load("cifar10", root=tmp_path)
@@ -179,7 +179,7 @@ def test_data_that_have_the_long_tail_asked_for_pass_unchanged(write):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_too_few_samples_for_a_long_tail_name_class_and_counts(write, split):
     root = write("cifar10", cifar_files("cifar10", counts=(6, 3)))
-    message = r"class 1 \(dog\) has 3 training samples, --imbalance 1.5 wants 4: drop --imbalance"
+    message = r"class 1 \(dog\) has 3 training samples, imbalance=1.5 wants 4: drop imbalance"
     with pytest.raises(DataError, match=message):
         load("cifar10", root=root, imbalance=1.5, split=split)
 

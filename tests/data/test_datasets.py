@@ -40,7 +40,7 @@ def test_one_class_keeps_all():
 
 @pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
 def test_a_ratio_that_is_no_positive_number_is_refused(ratio):
-    with pytest.raises(InputError, match="--imbalance must be a positive number"):
+    with pytest.raises(InputError, match="imbalance must be a positive number"):
         long_tailed_counts(10, 2, ratio)
 
 
@@ -81,7 +81,7 @@ def test_the_statistics_of_the_digits_are_those_of_all_images():
 
 
 def test_a_ratio_that_empties_a_class_is_refused():
-    with pytest.raises(InputError, match=r"--imbalance 500 leaves class 7 \(7\) no sample: the largest class has 124"):
+    with pytest.raises(InputError, match=r"imbalance=500 leaves class 7 \(7\) no sample: the largest class has 124"):
         load("digits-lt", imbalance=500)
 
 
@@ -190,7 +190,7 @@ def test_subsamples_differ_by_seed():
         (lambda s: s.select([-1]), InputError, "asked for -1 to -1"),
         (lambda s: s.select([]), DataError, r"no sample of dataset \(train\) is selected"),
         (lambda s: s.subsample(0), InputError, "at least 1, got 0"),
-        (lambda s: s.subsample(1, seed=-1), InputError, "--data-seed must not be negative, got -1"),
+        (lambda s: s.subsample(1, seed=-1), InputError, "data_seed must not be negative, got -1"),
     ],
 )
 def test_a_selection_that_cannot_be_made_is_refused(colours, make, error, message):
@@ -260,12 +260,12 @@ def test_a_users_images_take_normalisation_and_a_long_tail(own):
 
 
 def test_a_users_callable_without_splits_has_no_test_split(own):
-    with pytest.raises(InputError, match="--split test: own_data:single has no argument 'split'"):
+    with pytest.raises(InputError, match="split='test': own_data:single has no argument 'split'"):
         load(f"{own}:single", split="test")
 
 
 def test_an_error_in_a_users_callable_is_quoted(own):
-    with pytest.raises(InputError, match="--dataset own_data:broken failed with ValueError: no train"):
+    with pytest.raises(InputError, match="dataset='own_data:broken' failed with ValueError: no train"):
         load(f"{own}:broken")
 
 
@@ -276,12 +276,12 @@ def test_an_error_in_a_users_callable_is_quoted(own):
     ("name", "options", "message"),
     [
         ("mnist", {}, "no data set 'mnist'; choose from digits-lt, cifar10"),
-        ("digits-lt", {"split": "val"}, "--split must be train or test, got 'val'"),
-        ("digits-lt", {"image_size": 32}, "--image-size 32 does not apply to digits-lt"),
-        ("image-folder", {"train_list": "x"}, "--train-list x does not apply to image-folder"),
+        ("digits-lt", {"split": "val"}, "split must be train or test, got 'val'"),
+        ("digits-lt", {"image_size": 32}, "image_size=32 does not apply to digits-lt"),
+        ("image-folder", {"train_list": "x"}, "train_list='x' does not apply to image-folder"),
         ("digits-lt", {"imbalance_type": "cliff"}, "must be exp or step, got 'cliff'"),
-        ("cifar10", {"root": "here", "imbalance_type": "step"}, "--imbalance-type step shapes the tail of --imbalance"),
-        ("digits-lt", {"seed": -1}, "--data-seed must not be negative, got -1"),
+        ("cifar10", {"root": "here", "imbalance_type": "step"}, "imbalance_type='step' shapes the tail of imbalance"),
+        ("digits-lt", {"seed": -1}, "data_seed must not be negative, got -1"),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused(name, options, message):

@@ -87,11 +87,11 @@ def test_a_selection_of_files_has_its_own_fingerprint(pictures):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, DataError, "image-list needs --train-list FILE with a line 'path label'"),
-        ({"train_list": "none.txt"}, DataError, "--train-list none.txt is neither in the current folder nor in"),
-        ({"train_list": "train.txt", "split": "test"}, DataError, "image-list needs --test-list"),
-        ({"train_list": "train.txt", "split": "val"}, InputError, "--split must be train or test, got 'val'"),
-        ({"train_list": "train.txt", "image_size": 0}, InputError, "--image-size must be at least 1 pixel, got 0"),
+        ({}, DataError, "image-list needs train_list, a file with a line 'path label'"),
+        ({"train_list": "none.txt"}, DataError, "train_list='none.txt' is neither in the current folder nor in"),
+        ({"train_list": "train.txt", "split": "test"}, DataError, "image-list needs test_list"),
+        ({"train_list": "train.txt", "split": "val"}, InputError, "split must be train or test, got 'val'"),
+        ({"train_list": "train.txt", "image_size": 0}, InputError, "image_size must be at least 1 pixel, got 0"),
         ({"train_list": "bad.txt"}, DataError, r"bad.txt, line 2: expected 'path label', got 'x.png dog'"),
         ({"train_list": "empty.txt"}, DataError, "empty.txt lists no image"),
         (
@@ -168,5 +168,5 @@ def test_an_image_that_cannot_be_read_is_named(pictures):
     with pytest.raises(DataError, match=r"cannot decode .*/train/cat/a.png"):
         samples.batch(np.array([0]))
     (pictures / "train/cat/a.png").unlink()
-    with pytest.raises(DataError, match=r"a.png.*is --data-root right"):
+    with pytest.raises(DataError, match=r"a.png.*is data_root right"):
         _ = samples.fingerprint

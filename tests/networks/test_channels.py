@@ -307,10 +307,10 @@ def test_a_tensor_with_two_names_follows_under_both():
     [
         (
             lambda net, x: net.head(F.pixel_shuffle(net.conv(x), 2).repeat(1, 4, 1, 1)),
-            "uses the operation 'pixel_shuffle', .*--match",
+            "uses the operation 'pixel_shuffle', .*match",
         ),
         (lambda net, x: net.head(net.conv(x).sort(1).values), "uses the operation 'sort'"),
-        (lambda net, x: net.head(net.conv(x)) if x.mean() > 0 else x, "cannot be traced .*; leave out --match"),
+        (lambda net, x: net.head(net.conv(x)) if x.mean() > 0 else x, "cannot be traced .*; leave out match"),
         (lambda net, x: "logits", "returned str, expected a tensor"),
     ],
 )

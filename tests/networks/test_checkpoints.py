@@ -139,7 +139,7 @@ def test_a_key_may_go_into_nested_mappings_and_prefixes(saved):
     [
         ("states", r"leads nowhere in .*: no 'states' in 'state_dict' \(dict\), 'epoch' \(int\)"),
         ("epoch.x", "leads nowhere in .*: before 'x' stands one int"),
-        ("epoch", "no weights in --ckpt-key epoch of .*, which holds one int"),
+        ("epoch", "no weights in ckpt_key='epoch' of .*, which holds one int"),
     ],
 )
 def test_a_key_that_leads_nowhere_says_what_is_there(key, message, saved):
@@ -159,7 +159,7 @@ def test_a_key_that_leads_nowhere_says_what_is_there(key, message, saved):
     ],
 )
 def test_a_file_without_weights_says_what_it_holds(content, shown, saved):
-    assert f"which holds {shown}: say where with --ckpt-key" in refusal(saved(content))
+    assert f"which holds {shown}: say where with ckpt_key" in refusal(saved(content))
 
 
 INERT = {
@@ -209,7 +209,7 @@ def test_names_of_other_versions_and_systems_are_read_too(old, new, tmp_path):
 
 def test_what_is_unknown_is_refused_by_name(saved):
     message = refusal(saved({"state_dict": STATE, "extra": Unknown()}))
-    assert f"it calls {__name__}.Unknown; if you trust its maker, add --trust-pickle" in message
+    assert f"it calls {__name__}.Unknown; if you trust its maker, add trust_pickle=True" in message
 
 
 def test_all_refused_names_of_a_zip_file_are_listed(tmp_path):

@@ -91,7 +91,7 @@ def test_classes_that_cannot_be_compared_have_no_quality():
 
 def test_features_that_do_not_fit_are_refused():
     x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
-    with pytest.raises(InputError, match="--quality-form"):
+    with pytest.raises(InputError, match="quality_form"):
         class_means.feature_quality(x, y, 2, form="other")
     with pytest.raises(InputError, match=r"must be \(N, F\)"):
         class_means.feature_quality(x, y[:3], 2)

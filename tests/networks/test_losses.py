@@ -210,7 +210,7 @@ def test_the_loss_has_the_type_of_the_logits(name, logits):
 
 @pytest.mark.parametrize("name", ["ldam", "logit-adjust", "vs", "balanced"])
 def test_a_class_without_training_samples_is_named(name):
-    with pytest.raises(InputError, match=f"--loss {name} needs .* class 1 has none"):
+    with pytest.raises(InputError, match=f"loss='{name}' needs .* class 1 has none"):
         losses.build(name, np.array([5, 0, 3]))
 
 
@@ -235,7 +235,7 @@ def test_an_unknown_loss_is_refused_with_the_choices():
     ],
 )
 def test_an_option_of_another_loss_is_refused(name, option, choice):
-    with pytest.raises(InputError, match=f"--loss {name} has no option {option}; its options: {choice}$"):
+    with pytest.raises(InputError, match=f"loss='{name}' has no option {option}; its options: {choice}$"):
         losses.build(name, COUNTS, **{option: 1.0})
 
 
@@ -253,7 +253,7 @@ def test_an_option_of_another_loss_is_refused(name, option, choice):
 )
 def test_an_option_out_of_its_range_is_refused(name, option, value):
     with pytest.raises(
-        InputError, match=f"{option} of --loss {name} must be a finite number of at least 0, got {value}"
+        InputError, match=f"{option} of loss='{name}' must be a finite number of at least 0, got {value}"
     ):
         losses.build(name, COUNTS, **{option: value})
 

@@ -300,7 +300,7 @@ def test_shared_parameters_move_together_and_must_be_shared_by_both():
     apart = made(lambda: nn.Sequential(*(nn.Linear(a, b) for a, b in ((4, 5), (5, 5), (5, 5), (5, 3)))))
     alike = nn.Sequential(*(nn.Linear(a, b) for a, b in ((4, 5), (5, 5), (5, 5), (5, 3)))).double()
     alike[2].weight = alike[1].weight
-    with pytest.raises(InputError, match="share parameters differently; leave out --match"):
+    with pytest.raises(InputError, match="share parameters differently; leave out match"):
         matching.match(apart, alike, [normal(3, 4)])
 
 
@@ -318,7 +318,7 @@ def test_networks_of_different_architecture_are_refused():
         ([], DataError, "no samples to match channels on"),
         ([normal(0, 4)], DataError, "no samples to match channels on"),
         ([(normal(2, 4), torch.zeros(2))], InputError, "one tensor each, not on tuple"),
-        ([normal(2, 3)], InputError, "cannot be traced .*; leave out --match"),
+        ([normal(2, 3)], InputError, "cannot be traced .*; leave out match"),
     ],
 )
 def test_batches_that_do_not_fit_are_refused(batches, kind, message):
@@ -358,7 +358,7 @@ def test_networks_without_shapes_or_that_refuse_to_be_copied_are_refused():
         matching.match(nn.Sequential(nn.LazyLinear(3)), nn.Sequential(nn.LazyLinear(3)), [normal(9, 4)])
     holding = made(mlp)
     holding.lock = Lock()
-    with pytest.raises(InputError, match=r"cannot be copied .*TypeError: cannot pickle .*; leave out --match"):
+    with pytest.raises(InputError, match=r"cannot be copied .*TypeError: cannot pickle .*; leave out match"):
         matching.match(made(mlp), holding, [normal(9, 4)])
 
 
@@ -376,7 +376,7 @@ def test_a_network_that_cannot_run_in_float64_is_refused():
         return net.fc(net.hidden(x.float()))
 
     model = made(lambda: Net(narrow, hidden=nn.Linear(4, 5), fc=nn.Linear(5, 3))).float()
-    with pytest.raises(InputError, match=r"does not run in float64, .*; leave out --match"):
+    with pytest.raises(InputError, match=r"does not run in float64, .*; leave out match"):
         matching.match(model, model, [normal(9, 4)])
 
 

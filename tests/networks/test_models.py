@@ -174,9 +174,9 @@ def test_the_hessian_product_of_a_network_with_a_cosine_head_exists():
         (("resnet18", 10), "no model 'resnet18'; choose from small-resnet, resnet20, .* or package.module:callable"),
         (("resnet20", 0), "at least one class and one channel, got 0 and None"),
         (("resnet20", 10, 0), "at least one class and one channel, got 10 and 0"),
-        (("resnet20", 10, 3, False, 16.0), "scale 16 belongs to a cosine classifier: pass --cosine"),
+        (("resnet20", 10, 3, False, 16.0), "scale 16 belongs to a cosine classifier: pass cosine=True"),
         (("resnet20", 10, 3, True, float("inf")), "must be positive and finite, got inf"),
-        (("nets:small", 10, 3, True), "--cosine is for the models .*; nets:small brings its own classifier"),
+        (("nets:small", 10, 3, True), "cosine=True is for the models .*; nets:small brings its own classifier"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments, message):
@@ -214,9 +214,9 @@ def test_a_users_model_is_told_the_number_of_classes_if_it_asks(name, n_out):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("greedy", r"--model users_nets:greedy fails: TypeError: greedy\(\) missing 1 required .* 'width'"),
-        ("broken", "--model users_nets:broken fails: RuntimeError: two lines$"),
-        ("text", "--model users_nets:text returned str: it must return a torch.nn.Module"),
+        ("greedy", r"model='users_nets:greedy' fails: TypeError: greedy\(\) missing 1 required .* 'width'"),
+        ("broken", "model='users_nets:broken' fails: RuntimeError: two lines$"),
+        ("text", "model='users_nets:text' returned str: it must return a torch.nn.Module"),
         ("absent", "users_nets has no 'absent'"),
     ],
 )
@@ -253,10 +253,10 @@ def test_logits_are_found_in_what_a_model_returns(output, index):
     [
         (FEATURES, None, r"returned \(4, 8\): expected logits \(batch, 5\)"),
         (LOGITS[0], None, r"returned \(5,\): expected logits"),
-        (LOGITS, 0, "--logits-index 0 was given, but the model returns a single tensor"),
-        ((torch.zeros(4, 5), LOGITS), None, r"0: \(4, 5\), 1: \(4, 5\): choose the logits with --logits-index 0 or 1"),
-        ((FEATURES, LOGITS), 0, r"choose the logits with --logits-index 1, not 0"),
-        ((FEATURES, LOGITS), 2, r"choose the logits with --logits-index 1, not 2"),
+        (LOGITS, 0, "logits_index=0 was given, but the model returns a single tensor"),
+        ((torch.zeros(4, 5), LOGITS), None, r"0: \(4, 5\), 1: \(4, 5\): choose the logits by logits_index, 0 or 1"),
+        ((FEATURES, LOGITS), 0, r"choose the logits by logits_index, 1, not 0"),
+        ((FEATURES, LOGITS), 2, r"choose the logits by logits_index, 1, not 2"),
         ((FEATURES, None), None, r"0: \(4, 8\), 1: NoneType: none is logits \(batch, 5\)"),
         ((FEATURES, None), 0, "none is logits"),
         ((), None, "returned nothing: none is logits"),
@@ -356,7 +356,7 @@ def test_a_classifier_that_is_there_is_not_replaced_by_another(model):
 
 
 def test_another_number_of_classes_asks_for_the_data_set(model):
-    question = "the checkpoint has 64 classes in its last layer, the data set 10: is this the right --dataset?"
+    question = "the checkpoint has 64 classes in its last layer, the data set 10: is this the right dataset?"
     other = models.build("small-resnet", 64)
     assert question in refusal(model, other.state_dict())
     assert question in refusal(model, renamed(other.state_dict(), "linear.", "fc."))
@@ -374,13 +374,13 @@ def test_misshapen_weights_are_listed_with_both_shapes(model):
 def test_a_cosine_classifier_is_not_taken_for_a_linear_layer(n_classes):
     state = models.build("small-resnet", n_classes, cosine=True).state_dict()
     for plain in (models.build("small-resnet", 10), models.build("small-resnet", 32)):
-        assert "looks like a cosine classifier: pass --cosine" in refusal(plain, renamed(state, "linear.", "fc."))
+        assert "looks like a cosine classifier: pass cosine=True" in refusal(plain, renamed(state, "linear.", "fc."))
 
 
 def test_a_linear_classifier_with_a_bias_is_not_taken_for_a_cosine_classifier(model):
     cosine = models.build("small-resnet", 10, cosine=True)
-    assert "a plain linear layer: leave out --cosine" in refusal(cosine, model.state_dict())
-    assert "a plain linear layer: leave out --cosine" in refusal(cosine, renamed(model.state_dict(), "linear", "fc"))
+    assert "a plain linear layer: leave out cosine=True" in refusal(cosine, model.state_dict())
+    assert "a plain linear layer: leave out cosine=True" in refusal(cosine, renamed(model.state_dict(), "linear", "fc"))
 
 
 def test_a_cosine_classifier_of_rows_is_transposed_and_reported():
@@ -450,19 +450,17 @@ def test_shortcuts_without_weights_do_not_fit_a_model_with(model):
 
 def test_another_depth_asks_for_the_model():
     message = refusal(models.build("resnet20", 10), models.build("resnet32", 10).state_dict())
-    assert "layer1 has 5 blocks in the checkpoint, 3 in the model: is this the right --model?" in message
+    assert "layer1 has 5 blocks in the checkpoint, 3 in the model: is this the right model?" in message
     assert "72 unexpected (layer1.3.conv1.weight, layer1.3.bn1.weight, layer1.3.bn1.bias, ...);" in message
 
 
 def test_other_channels_ask_for_the_data_set(model):
     message = refusal(model, models.build("small-resnet", 10, in_channels=3).state_dict())
-    assert (
-        "conv1.weight takes 3 channels in the checkpoint, the data set has 1: is this the right --dataset?" in message
-    )
+    assert "conv1.weight takes 3 channels in the checkpoint, the data set has 1: is this the right dataset?" in message
 
 
 def test_another_width_asks_for_the_model(model):
-    assert "other features than the model's: is this the right --model?" in refusal(
+    assert "other features than the model's: is this the right model?" in refusal(
         model, {**model.state_dict(), "linear.weight": torch.zeros(10, 64)}
     )
 
@@ -471,7 +469,7 @@ def test_weights_under_one_of_several_prefixes_are_pointed_out(model):
     state = {f"{half}.{n}": t for half in ("encoder_q", "encoder_k") for n, t in model.state_dict().items()}
     message = refusal(model, {**state, "queue": torch.zeros(3)})
     assert f"{len(model.state_dict())} of the model's" in message
-    assert "stand under 'encoder_q.': add that to --ckpt-key, as in state_dict.encoder_q" in message
+    assert "stand under 'encoder_q.': add that to ckpt_key, as in state_dict.encoder_q" in message
 
 
 @pytest.mark.parametrize("state", [{}, {"a.two\nlines": torch.zeros(1)}])
@@ -479,7 +477,7 @@ def test_nothing_of_the_model_is_refused_in_one_line(state, model):
     message = refusal(model, state)
     assert "missing (conv1.weight, bn1.weight, bn1.bias, ...)" in message
     assert (r"1 unexpected (a.two\nlines)" in message) == bool(state)
-    assert message.endswith("is this the right --model?")
+    assert message.endswith("is this the right model?")
 
 
 def test_the_checkpoint_is_copied_not_shared(model):
@@ -501,7 +499,7 @@ def test_the_public_resnet32_fits():
     assert torch.equal(model.linear.weight, content["state_dict"]["module.linear.weight"])
     assert "layer1 has 5 blocks in the checkpoint, 3" in refusal(models.build("resnet20", 10), content["state_dict"])
     assert isinstance(models.build("resnet32", 10, cosine=True).linear, NormedLinear)
-    question = "the checkpoint has 10 classes in its last layer, the data set 100: is this the right --dataset?"
+    question = "the checkpoint has 10 classes in its last layer, the data set 100: is this the right dataset?"
     assert question in refusal(models.build("resnet32", 100), content["state_dict"])
 
 

@@ -81,7 +81,7 @@ def test_an_interrupt_says_what_is_kept_and_how_to_go_on(tmp_path):
         journal.write("e", spectrum("e"))
         with pytest.raises(jobs.Interrupted) as caught:
             jobs.run(UNITS, Compute("a", KeyboardInterrupt), journal)
-    expected = "2 of 4 units are finished; repeat the command, without --overwrite, to go on from there"
+    expected = "2 of 4 units are finished; repeat the command, without overwrite=True, to go on from there"
     assert str(caught.value) == f"interrupted: {expected}"
 
 
@@ -185,7 +185,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
     code, _, errors = finish(process)
-    expected = "2 of 4 units are finished; repeat the command, without --overwrite, to go on from there"
+    expected = "2 of 4 units are finished; repeat the command, without overwrite=True, to go on from there"
     assert (code, errors) == (1, f"interrupted: {expected}")
     assert_goes_on_with_the_third_unit(tmp_path)
 
@@ -226,5 +226,5 @@ def test_the_count_of_a_killed_run_does_not_leave_units_out(tmp_path, monkeypatc
 
 def test_several_ranks_need_a_journal(monkeypatch):
     monkeypatch.setattr(distributed, "world", lambda: 2)
-    with pytest.raises(InputError, match="2 processes share their work through a journal: give --out"):
+    with pytest.raises(InputError, match="2 processes share their work through a journal: give out"):
         jobs.run(UNITS, Compute())

@@ -233,7 +233,7 @@ def test_a_caller_may_have_switched_gradients_off():
 
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
 def test_a_weight_decay_that_is_none_is_refused(value):
-    with pytest.raises(InputError, match="--weight-decay"):
+    with pytest.raises(InputError, match="weight_decay"):
         Case(lambda: mlp(nn.Tanh())).objective(weight_decay=value)
 
 

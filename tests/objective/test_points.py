@@ -177,7 +177,7 @@ def test_statistics_of_parts_need_training_samples_by_classes():
     parts = Partition.from_index(objective.partition.part_of, ("a", "b", "c"))
     objective = CASES["residual-relu"].objective(partition=parts)
     Evaluator(objective, batch_norm="per-part")
-    with pytest.raises(InputError, match="--bn per-part needs parts that are classes"):
+    with pytest.raises(InputError, match="batch_norm='per-part' needs parts that are classes"):
         Evaluator(objective, batch_norm="per-part", training=CASES["residual-relu"].objective().samples)
 
 
@@ -188,7 +188,7 @@ def test_reestimation_needs_batch_norm_and_samples():
     for policy in ("reestimate", "per-part"):
         with pytest.raises(InputError, match="cannot be had of 1 sample"):
             Evaluator(one_value, batch_norm=policy, training_samples=1)(points.origin(one_value))
-    with pytest.raises(InputError, match="--bn 'frozen' is unknown: choose interpolate, keep, reestimate"):
+    with pytest.raises(InputError, match="batch_norm='frozen' is unknown: choose interpolate, keep, reestimate"):
         Evaluator(CASES["mlp-tanh"].objective(), batch_norm="frozen")
 
 

@@ -196,10 +196,10 @@ def test_axes_of_the_callers_own_keep_their_figure_and_its_letters():
 
 def test_columns_are_for_papers_and_there_are_one_or_two():
     for style in ("talk", "web"):
-        refused = pytest.raises(InputError, match=f"--columns 1 sets sizes for a paper.*--style {style}")
+        refused = pytest.raises(InputError, match=f"columns=1 sets sizes for a paper.*style='{style}'")
         with refused, plots.styled(style, columns=1):
             pass
-    with pytest.raises(InputError, match="--columns must be 1 or 2, got 3"), plots.styled(columns=3):
+    with pytest.raises(InputError, match="columns must be 1 or 2, got 3"), plots.styled(columns=3):
         pass
     assert theme.page() is None
 

@@ -61,7 +61,7 @@ def test_many_classes_get_a_bar_of_their_ranks():
 def test_cosines_are_drawn_where_they_were_measured():
     cosine = np.full((4, 3), 0.3)
     assert len(plots.cosines(history(gradient_cosine=cosine)).axes[0].lines) == 3
-    with pytest.raises(InputError, match="gsa-gkp did not measure gradient cosines: train with --cosines-every"):
+    with pytest.raises(InputError, match="gsa-gkp did not measure gradient cosines: train with cosines_every"):
         plots.cosines(history())
 
 

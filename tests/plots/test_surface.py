@@ -118,10 +118,10 @@ def test_euclidean_panels_are_to_scale_and_others_say_how_long_a_unit_is():
     assert "one unit is 2 long in x, 0.5 in y, the angle between them is 53°" in below(plots.surface(found))
     unknown = dataclasses.replace(found, unit_length=np.full(2, np.nan), cosine=np.nan)
     assert "lengths of the directions are unknown" in below(plots.surface(unknown))
-    with pytest.raises(InputError, match="leave --euclidean out"):
+    with pytest.raises(InputError, match="leave euclidean out"):
         plots.surface(unknown, euclidean=True)
     for flat in ({"cosine": -1.0}, {"unit_length": np.array([1.0, 0])}):
-        with pytest.raises(InputError, match="parallel or one has no length: leave --euclidean out"):
+        with pytest.raises(InputError, match="parallel or one has no length: leave euclidean out"):
             plots.surface(dataclasses.replace(found, **flat), euclidean=True)
 
 
@@ -415,16 +415,16 @@ def test_clipping_is_stated_and_seen():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"levels": 1}, "--levels must be 2 to 60, got 1"),
-        ({"levels": 1000}, "--levels must be 2 to 60, got 1000"),
+        ({"levels": 1}, "levels must be 2 to 60, got 1"),
+        ({"levels": 1000}, "levels must be 2 to 60, got 1000"),
         ({"levels": [1.0]}, "levels must be at least two finite numbers that ascend"),
         ({"levels": [1.0, 1.0]}, "levels must be at least two finite numbers that ascend"),
         ({"levels": [1.0, np.nan]}, "levels must be at least two finite numbers that ascend"),
-        ({"vmin": np.nan}, "--vmin must be a finite number, got nan"),
-        ({"vmax": np.inf}, "--vmax must be a finite number, got inf"),
-        ({"vmin": 3.0, "vmax": 2.0}, "--vmin 3 is not below --vmax 2: the first is the lower end"),
-        ({"vmax": 0.5, "log": False}, "--vmax 0.5 leaves nothing: the loss is between 1 and 50"),
-        ({"vmin": 0.0}, "--vmin 0: a logarithmic scale begins above zero; give a positive one, or --linear"),
+        ({"vmin": np.nan}, "vmin must be a finite number, got nan"),
+        ({"vmax": np.inf}, "vmax must be a finite number, got inf"),
+        ({"vmin": 3.0, "vmax": 2.0}, "vmin=3.0 is not below vmax=2.0: the first is the lower end"),
+        ({"vmax": 0.5, "log": False}, "vmax=0.5 leaves nothing: the loss is between 1 and 50"),
+        ({"vmin": 0.0}, "vmin=0.0: a logarithmic scale begins above zero; give a positive one, or log=False"),
     ],
 )
 def test_options_that_leave_nothing_are_refused(options, message):
@@ -436,7 +436,7 @@ def test_options_that_leave_nothing_are_refused(options, message):
 def test_losses_that_no_scale_can_show_are_refused():
     with pytest.raises(InputError, match="there is no finite loss to draw"):
         scale(np.array([np.nan, np.inf]))
-    with pytest.raises(InputError, match="--log: the loss is -1 at its lowest"):
+    with pytest.raises(InputError, match="log=True: the loss is -1 at its lowest"):
         scale(np.array([-1.0, 2]), log=True)
     assert not scale(np.array([-1.0, 200])).log
 
@@ -483,7 +483,9 @@ def test_a_grid_of_one_point_is_a_cell_and_has_no_contours():
     for narrow in (found, row, surface(diagonal, paraboloid(diagonal))):
         plots.surface_heat(narrow)
         for figure in (plots.surface, plots.surface_3d, plots.surface_accuracy):
-            with pytest.raises(InputError, match=r"contours need points that span a plane, .* take --kind heat"):
+            with pytest.raises(
+                InputError, match=r"contours need points that span a plane, .* draw it by surface_heat\(\)"
+            ):
                 figure(narrow)
 
 
@@ -545,7 +547,7 @@ def test_heights_end_at_zmax_which_is_stated():
     assert f"cut off: loss above 3 is the grey plateau (up to {found.loss.max():.3g})" in below(fig)
     assert "cut off" not in below(plots.surface_3d(found, zmax=1000))
     assert fig.axes[-1].get_ylim()[1] == 3  # colours end there, too
-    with pytest.raises(InputError, match=r"--zmax 0\.01 leaves nothing: the lowest loss is 0\.1"):
+    with pytest.raises(InputError, match=r"zmax=0\.01 leaves nothing: the lowest loss is 0\.1"):
         plots.surface_3d(found, zmax=0.01)
 
 
@@ -755,7 +757,7 @@ def test_a_line_of_one_point_and_one_without_accuracies_are_drawn():
     fig = plots.surface_lines(foreign)
     assert len(fig.axes) == 1
     assert "lengths of the directions are unknown" in below(fig)
-    with pytest.raises(InputError, match="leave --euclidean out"):
+    with pytest.raises(InputError, match="leave euclidean out"):
         plots.surface_lines(foreign, euclidean=True)
 
 
@@ -896,7 +898,7 @@ def test_plot_refuses_what_makes_no_figure(plot, tmp_path, words, line):
 def test_a_surface_of_one_row_is_refused_in_one_line_that_names_what_draws_it(plot, kind):
     of = grid(np.linspace(-1, 1, 5), [0.0])
     code, out, err = plot(surface(of, paraboloid(of)), "--kind", kind)
-    line = "contours need points that span a plane, this grid of 5 x 1 does not: take --kind heat"
+    line = "contours need points that span a plane, this grid of 5 x 1 does not: draw it by --kind heat"
     assert (code, out, err) == (2, "", [f"landscape: error: {line}"])
 
 

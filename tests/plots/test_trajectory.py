@@ -251,7 +251,7 @@ def test_what_has_no_path_or_no_part_is_refused():
     for figure in (plots.trajectory, plots.trajectory_along):
         with pytest.raises(InputError, match="no part 'cat'; there are class 0"):
             figure(path(), ["cat"])
-        with pytest.raises(InputError, match="--vmin 5 is not below --vmax 4"):
+        with pytest.raises(InputError, match="vmin=5 is not below vmax=4"):
             figure(path(), vmin=5, vmax=4)
 
 

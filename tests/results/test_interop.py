@@ -115,12 +115,12 @@ def test_the_table_has_a_row_for_each_part_and_all_digits(tmp_path):
 def test_a_table_is_replaced_only_with_overwrite(tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("mine")
-    with pytest.raises(StoreError, match=r"out\.csv exists: pass --overwrite"):
+    with pytest.raises(StoreError, match=r"out\.csv exists: pass overwrite=True"):
         to_csv(spectrum("a"), path)
     assert path.read_text() == "mine"
     to_csv(spectrum("a"), path, overwrite=True)
     assert path.read_text().startswith("part,")
-    with pytest.raises(StoreError, match=r"cannot be written: No such file or directory; .*choose another --out"):
+    with pytest.raises(StoreError, match=r"cannot be written: No such file or directory; .*choose another file"):
         to_csv(spectrum("a"), tmp_path / "none" / "out.csv")
 
 

@@ -27,7 +27,7 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_computed(tmp_
     (tmp_path / "file").touch()
     with pytest.raises(StoreError) as caught:
         Journal.open(tmp_path / name, FINGERPRINT)
-    remedy = "check its folder, or choose another --out"
+    remedy = "check its folder, or choose another file"
     assert one_line(caught) == f"{tmp_path / name} cannot be written: {cause}; {remedy}"
 
 
@@ -46,13 +46,13 @@ def test_a_folder_is_no_place_for_a_result(tmp_path, monkeypatch, name):
     with pytest.raises(StoreError) as caught:
         Journal.open(name, FINGERPRINT, overwrite=True)
     file = os.path.join("" if name == "." else name, "result.h5")
-    assert one_line(caught) == f"{name} is a folder, not a result file: name one, as in --out {file}"
+    assert one_line(caught) == f"{name} is a folder, not a result file: name one, as in out='{file}'"
     assert [p.name for p in tmp_path.rglob("*")] == ["out.h5"]
 
 
 def test_what_is_neither_file_nor_folder_is_never_replaced(tmp_path):
     os.mkfifo(tmp_path / "out.h5")
-    with pytest.raises(StoreError, match=r"out\.h5 is not a file: choose another --out"):
+    with pytest.raises(StoreError, match=r"out\.h5 is not a file: choose another file"):
         Journal.open(tmp_path / "out.h5", FINGERPRINT, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
 
@@ -80,10 +80,10 @@ def test_a_journal_begun_with_the_same_options_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("now", "difference"),
     [
-        (FINGERPRINT | {"steps": 80}, "with --steps 100, now with --steps 80"),
-        (FINGERPRINT | {"negative_tol": 0.1}, "with --negative-tol 1e-05, now with --negative-tol 0.1"),
-        (FINGERPRINT | {"probes": 4}, "without --probes, now with --probes 4"),
-        ({"negative_tol": 1e-5}, "with --steps 100, now without --steps"),
+        (FINGERPRINT | {"steps": 80}, "with steps=100, now with steps=80"),
+        (FINGERPRINT | {"negative_tol": 0.1}, "with negative_tol=1e-05, now with negative_tol=0.1"),
+        (FINGERPRINT | {"probes": 4}, "without probes, now with probes=4"),
+        ({"negative_tol": 1e-5}, "with steps=100, now without steps"),
         (
             FINGERPRINT | {"sha256 of the checkpoint": "cd"},
             "with sha256 of the checkpoint ab12, now with sha256 of the checkpoint cd",
@@ -95,7 +95,7 @@ def test_a_journal_begun_with_other_options_quotes_the_first_that_differs(tmp_pa
         journal.write("a", spectrum("a"))
     with pytest.raises(StoreError) as caught:
         Journal.open(tmp_path / "out.h5", now)
-    remedy = "repeat the options, or --overwrite, or another --out"
+    remedy = "repeat that, or pass overwrite=True, or choose another file"
     assert one_line(caught) == f"{tmp_path}/out.h5.partial was begun {difference}: {remedy}"
     with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
         assert journal.done() == {"a"}  # the refusal has let go of the folder and removed nothing
@@ -134,7 +134,7 @@ def test_an_interrupted_overwrite_goes_on_without_overwrite(tmp_path):
 
 def test_an_existing_result_is_refused_before_anything_is_computed(tmp_path):
     save(tmp_path / "out.h5", spectrum("old"))
-    with pytest.raises(StoreError, match=r"out\.h5 exists: pass --overwrite"):
+    with pytest.raises(StoreError, match=r"out\.h5 exists: pass overwrite=True"):
         Journal.open(tmp_path / "out.h5", FINGERPRINT)
     assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
 
@@ -168,7 +168,7 @@ def test_other_ranks_join_the_owner_and_write_beside_it(tmp_path):
             other.finish(spectrum("b"))
         assert not out.exists()
         assert owner.done() == {"b"}
-        with pytest.raises(StoreError, match="was begun with --steps 100, now with --steps 80"):
+        with pytest.raises(StoreError, match="was begun with steps=100, now with steps=80"):
             Journal.open(out, FINGERPRINT | {"steps": 80}, owner=False)
 
 
@@ -258,7 +258,7 @@ def test_units_whose_options_are_unknown_are_neither_used_nor_removed(tmp_path, 
         journal.write("a", spectrum("a"))
     run = tmp_path / "out.h5.partial" / "run.json"
     run.unlink() if damage is None else run.write_text(damage)
-    with pytest.raises(StoreError, match=r"run\.json is damaged: pass --overwrite to begin anew"):
+    with pytest.raises(StoreError, match=r"run\.json is damaged: pass overwrite=True to begin anew"):
         Journal.open(tmp_path / "out.h5", FINGERPRINT)
     assert len(list((tmp_path / "out.h5.partial").glob("unit-*.h5"))) == 1
 

@@ -95,8 +95,8 @@ def test_negative_mass_and_curvature_by_hand():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"axis": "log"}, "--axis"),
-        ({"width": "wide"}, "--width 'wide'"),
+        ({"axis": "log"}, "axis"),
+        ({"width": "wide"}, "width='wide'"),
         ({"width": 0}, "positive"),
         ({"width": np.nan}, "positive"),
     ],

@@ -253,7 +253,7 @@ def test_what_goes_by_class_refuses_parts_of_several_classes():
     groups = regroup(three_classes(), {"a": [0, 1], "b": [2]})
     assert regroup(groups, "all").loss == pytest.approx(regroup(three_classes(), "all").loss)
     for call in (lambda: regroup(groups, "many-medium-few"), lambda: regroup(groups, "all", "drw")):
-        with pytest.raises(InputError, match="groups classes, and 'a' has 2: compute with --per-class"):
+        with pytest.raises(InputError, match="groups classes, and 'a' has 2: compute with partition='class'"):
             call()
 
 

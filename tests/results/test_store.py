@@ -81,7 +81,7 @@ def test_an_existing_file_is_replaced_only_with_overwrite(tmp_path):
     before = path.read_bytes()
     with pytest.raises(StoreError) as caught:
         save(path, spectrum("new"))
-    assert one_line(caught) == f"{path} exists: pass --overwrite to replace it, or choose another --out"
+    assert one_line(caught) == f"{path} exists: pass overwrite=True to replace it, or choose another file"
     assert path.read_bytes() == before
     save(path, spectrum("new"), overwrite=True)
     assert load(path).parts == ("new",)
@@ -98,7 +98,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(tmp_path, mon
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError) as caught:
         save(path, spectrum("new"), overwrite=True)
-    cause = "No space left on device; free some space, or choose another --out"
+    cause = "No space left on device; free some space, or choose another file"
     assert one_line(caught) == f"{path} cannot be written: {cause}"
     assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
     assert path.read_bytes() == before
@@ -122,7 +122,7 @@ def test_a_write_that_the_system_cuts_short_is_one_line_and_no_crash(tmp_path):
     save(tmp_path / "out.h5", spectrum("old"))
     found = run_python(FULL, tmp_path / "out.h5")
     assert found.returncode == 0, found.stderr
-    expected = "out.h5 cannot be written: File too large; free some space, or choose another --out"
+    expected = "out.h5 cannot be written: File too large; free some space, or choose another file"
     assert found.stdout.strip() == f"{tmp_path}/{expected}"
     assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
     assert load(tmp_path / "out.h5").parts == ("old",)
@@ -140,7 +140,7 @@ def test_a_place_that_cannot_be_written_is_said_with_the_cause(tmp_path, name, c
     (tmp_path / "file").touch()
     with pytest.raises(StoreError) as caught:
         save(tmp_path / name, spectrum("a"))
-    remedy = "check its folder, or choose another --out"
+    remedy = "check its folder, or choose another file"
     assert one_line(caught) == f"{tmp_path / name} cannot be written: {cause}; {remedy}"
 
 
@@ -154,7 +154,7 @@ def test_a_folder_without_permission_is_said(tmp_path):
 
 def test_a_folder_is_never_replaced_by_a_file(tmp_path):
     (tmp_path / "out.h5").mkdir()
-    with pytest.raises(StoreError, match=r"out\.h5 is not a file: choose another --out"):
+    with pytest.raises(StoreError, match=r"out\.h5 is not a file: choose another file"):
         save(tmp_path / "out.h5", spectrum("a"), overwrite=True)
 
 

@@ -194,7 +194,7 @@ def test_a_path_in_their_lengths_is_laid_in_the_surfaces_coordinates(tmp_path):
         assert found.runs == (name.removesuffix(".h5"),)
         assert np.isnan(found.mark_loss).all()
         store.save(tmp_path / f"{name}.result.h5", found)
-    with pytest.raises(StoreError, match=r"holds a projected path .* give the surface, and this file as --proj-file"):
+    with pytest.raises(StoreError, match=r"holds a projected path .* give the surface, and this file to with_path\(\)"):
         surface_files.read(tmp_path / "d.h5_proj_cos.h5")
     with pytest.raises(StoreError, match="holds directions of tomgoldstein/loss-landscape, no surface"):
         surface_files.read(tmp_path / "d.h5")
@@ -450,7 +450,7 @@ def test_a_file_is_replaced_only_when_told_and_never_half_written(tmp_path, writ
     write(path, three_classes())
     first = path.read_bytes()
     path.write_bytes(first + b" ")
-    with pytest.raises(StoreError, match="exists: pass --overwrite"):
+    with pytest.raises(StoreError, match="exists: pass overwrite=True"):
         write(path, three_classes())
     assert path.read_bytes() == first + b" "
     write(path, three_classes(), overwrite=True)
@@ -464,7 +464,7 @@ def test_a_file_is_replaced_only_when_told_and_never_half_written(tmp_path, writ
 def test_a_file_of_another_kind_is_kept_even_when_told_to_replace(tmp_path, write):
     path = tmp_path / "thesis"
     path.write_bytes(b"my work\0")
-    with pytest.raises(StoreError, match="thesis is a file of another kind and is kept: choose another --out"):
+    with pytest.raises(StoreError, match="thesis is a file of another kind and is kept: choose another file"):
         write(path, three_classes(), overwrite=True)
     assert path.read_bytes() == b"my work\0"
 

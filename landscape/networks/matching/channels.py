@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from landscape.autodiff.tracing import graph_of
-from landscape.errors import InputError, LandscapeError
+from landscape.errors import InputError, LandscapeError, arg
 from landscape.networks.matching import equivariance
 from landscape.networks.matching.identities import FIXED, Classes, still
 
@@ -123,7 +123,7 @@ def trace(model: nn.Module, inputs: Tensor, logits: Callable[[Any], Any] | None 
         raise
     except Exception as error:  # what a user's model may raise when it is traced is anything
         raise InputError(
-            f"the network cannot be traced to match its channels: {reason(error)}; leave out --match"
+            f"the network cannot be traced to match its channels: {reason(error)}; leave out {arg('match')}"
         ) from error
     weights = dict(zip((n for n in module.graph.nodes if n.op == "placeholder"), aliases.values(), strict=False))
     rough, classes = Classes(cautious=False), Classes()
@@ -152,7 +152,7 @@ def copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).eval()
     except Exception as error:  # what a user's model holds may refuse in any way
         raise InputError(
-            f"the network cannot be copied to match its channels: {reason(error)}; leave out --match"
+            f"the network cannot be copied to match its channels: {reason(error)}; leave out {arg('match')}"
         ) from error
 
 
@@ -177,7 +177,7 @@ def outputs(output: Any) -> list[Tensor]:
         elif isinstance(element, Mapping | tuple | list):
             waiting[:0] = element.values() if isinstance(element, Mapping) else element
     if not found:
-        raise InputError(f"the network returned {type(output).__name__}, expected a tensor: leave out --match")
+        raise InputError(f"the network returned {type(output).__name__}, expected a tensor: leave out {arg('match')}")
     return found
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.networks.matching.identities import Axes, Classes, still
 
 Call = Mapping[str, Any]
@@ -72,7 +72,7 @@ def axes_of(node: fx.Node, known: Mapping[fx.Node, Any], classes: Classes) -> An
     else:
         raise InputError(
             f"the channels cannot be matched: the network uses the operation {name!r}, and what it does to channels is "
-            "not known; leave out --match"
+            f"not known; leave out {arg('match')}"
         )
     return [result, *_still(shape[1:])] if isinstance(shape, list) and not isinstance(result, list) else result
 

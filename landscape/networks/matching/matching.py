@@ -23,7 +23,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from landscape.errors import DataError, InputError, NumericalError
+from landscape.errors import DataError, InputError, NumericalError, arg
 from landscape.networks.matching import channels
 from landscape.networks.matching.channels import Group, Slot, Trace
 
@@ -117,7 +117,7 @@ def match(
             if _places(traces[batch.shape]) != _places(trace):
                 raise InputError(
                     f"the network treats inputs {tuple(batch.shape)} otherwise than {tuple(first.shape)}, so its "
-                    "channels cannot be matched on both; leave out --match"
+                    f"channels cannot be matched on both; leave out {arg('match')}"
                 )
         _add(sums, traces[batch.shape], (mine, yours), batch)
     correlations = [_correlation(group, found) for group, found in zip(trace.groups, sums, strict=True)]
@@ -226,7 +226,7 @@ def _verify(network: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, log
         except (RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"the network does not run in float64, so a matching cannot be checked ({channels.reason(error)}); "
-                "leave out --match"
+                f"leave out {arg('match')}"
             ) from error
     for old, new in zip(before, after, strict=True):
         if not old.isfinite().all():
@@ -235,7 +235,7 @@ def _verify(network: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, log
         if change > _TOLERANCE * scale:
             raise InputError(
                 f"the network with permuted channels returns other values (by {change:.1e} of {scale:.1e}): it "
-                "uses its channels in a way that its operations do not show; leave out --match"
+                f"uses its channels in a way that its operations do not show; leave out {arg('match')}"
             )
 
 
@@ -249,7 +249,7 @@ def _fitting(inputs: Any, state: Mapping[str, Any]) -> Tensor:
         raise InputError(f"channels are matched on batches of inputs, one tensor each, not on {type(inputs).__name__}")
     weights = [t for t in state.values() if isinstance(t, Tensor) and t.is_floating_point()]
     if not weights:
-        raise InputError("the network has no weights, so there are no channels to match; leave out --match")
+        raise InputError(f"the network has no weights, so there are no channels to match; leave out {arg('match')}")
     return inputs.to(weights[0].device, weights[0].dtype if inputs.is_floating_point() else inputs.dtype)
 
 
@@ -260,11 +260,11 @@ def _refuse_different(reference: nn.Module, other: nn.Module) -> None:
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"the networks are not of one architecture: {name} is {shapes[0]} in the first and {shapes[1]} in the "
-                "second; leave out --match"
+                f"second; leave out {arg('match')}"
             )
     if _shared(reference) != _shared(other):
         raise InputError(
-            "the networks are not of one architecture: they share parameters differently; leave out --match"
+            f"the networks are not of one architecture: they share parameters differently; leave out {arg('match')}"
         )
 
 

@@ -15,7 +15,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, check_choice
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ground
 from landscape.results import Spectrum, quadrature
@@ -219,8 +219,7 @@ def _broaden(
     common: bool = False,
 ) -> tuple[list[quadrature.Density], _View]:
     """Return the densities of some parts at one width; `common`: on the same points, evenly spaced on the axis."""
-    if axis not in quadrature.AXES:
-        raise InputError(f"--axis {axis!r} is unknown: choose linear or symlog")
+    check_choice("axis", axis, quadrature.AXES)
     if not linear > 0:
         raise InputError(f"the linear range of the symlog axis must be positive, got {linear}")
     found = [quadrature.nodes_and_weights(spectrum.alpha[p], spectrum.beta[p], spectrum.steps[p]) for p in chosen]
@@ -246,7 +245,7 @@ def _broaden(
         if n_points > MOST_POINTS:
             least = (view.high - view.low) * 4 / MOST_POINTS
             raise InputError(
-                f"--width {sigma:.3g} is too narrow for a map of {len(chosen)} parts: "
+                f"{arg('width', float(f'{sigma:.3g}'))} is too narrow for a map of {len(chosen)} parts: "
                 f"take at least {least:.1g}, or at most {MOST_PANELS} parts"
             )
         grid = np.linspace(view.low, view.high, n_points)

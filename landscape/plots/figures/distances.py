@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.plots.layout import grids, theme
 from landscape.results import Distances
 
@@ -125,7 +125,8 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     barriers, rises = np.isfinite(distances.barrier).any(), distances.hessian_rise
     if not barriers and rises is None:
         raise InputError(
-            "the file holds neither barriers nor predicted rises: compute it with --barriers or --curvature"
+            f"the file holds neither barriers nor predicted rises: compute it with {arg('barrier_points')} or "
+            f"{arg('curvature')}"
         )
     order = clustered(distances.euclidean.mean(0))
     names = [_label(distances, i) for i in order]
@@ -244,7 +245,7 @@ def distances_along(distances: Distances, parts: Sequence[str] | None = None) ->
         InputError: no such part, or the result holds no snapshots along training.
     """
     if not len(distances.epoch):
-        raise InputError("the file holds no distances along training: compute it with --along")
+        raise InputError(f"the file holds no distances along training: compute it with {arg('along')}")
     chosen = _points(distances, parts)
     counts = [_count(distances, i) for i in chosen]
     with theme.theme():

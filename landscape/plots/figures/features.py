@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from landscape.errors import InputError
+from landscape.errors import InputError, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ink
 from landscape.results import Features
@@ -97,7 +97,10 @@ def compare_quality(
         raise InputError(f"quality {form!r} is unknown: choose {' or '.join(_FORMS)}")
     for name, features in results.items():
         if len(features.points) < 2:
-            raise InputError(f"{name}: one checkpoint has no course: give --ckpt the folder of a run, or a glob")
+            raise InputError(
+                f"{name}: one checkpoint has no course: analyse "
+                f"{said('several checkpoints', 'by --ckpt the folder of a run, or a glob')}"
+            )
     field = _FORMS[form]
     with theme.theme():
         n = len(results)
@@ -131,7 +134,8 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
     chosen = _chosen(features, parts)
     if features.mean_cosine is None:
         raise InputError(
-            f"the angles between {len(features.parts):,} classes were not kept: --kind quality or collapse"
+            f"the angles between {len(features.parts):,} classes were not kept: draw "
+            f"{said('class_quality() or neural_collapse()', '--kind quality or collapse')}"
         )
     if len(chosen) < 2:
         raise InputError("there are no angles between fewer than two classes")

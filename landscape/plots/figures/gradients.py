@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from landscape.errors import InputError
+from landscape.errors import InputError, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ground, ink
 from landscape.results import Gradients
@@ -375,7 +375,10 @@ def _marks(
 
 def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None:
     if len(gradients.points) < 2:
-        raise InputError("one checkpoint has no course: give --ckpt the folder of a run, or a glob")
+        raise InputError(
+            "one checkpoint has no course: analyse "
+            f"{said('several checkpoints', 'by --ckpt the folder of a run, or a glob')}"
+        )
     chosen = _chosen(gradients, parts)
     known = np.isfinite(gradients.epoch).all()
     x = gradients.epoch if known else np.arange(len(gradients.points))

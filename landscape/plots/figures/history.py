@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.scales import spans_decades
 from landscape.results import History
@@ -62,7 +62,7 @@ def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
         InputError: no such class, or the run did not measure feature quality.
     """
     chosen = _chosen(history, parts)
-    _measured(history, history.quality, "feature quality", "--statistics-every")
+    _measured(history, history.quality, "feature quality", "statistics_every")
     with theme.theme():
         fig, panels, _ = grids.grid(3, 3, 11, 3.4)
         for ax, name, label in (
@@ -95,7 +95,7 @@ def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
         InputError: no such class, or the run did not measure the cosines.
     """
     chosen = _chosen(history, parts)
-    _measured(history, history.gradient_cosine, "gradient cosines", "--cosines-every")
+    _measured(history, history.gradient_cosine, "gradient cosines", "cosines_every")
     with theme.theme():
         fig, (ax,), _ = grids.grid(1, 1, 5.5, 3.8)
         _per_class(fig, ax, history, history.gradient_cosine, chosen)
@@ -115,13 +115,13 @@ def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
     Returns:
         A new figure with three axes: the epoch in which each class had its best features; how many epochs the bank
         holds, and how many groups there are; the share of GKP's pull in the gradient, and of GSA's radii that a bound
-        of --clip has set.
+        of `clip` has set.
 
     Raises:
         InputError: no such class, or the run kept no memory bank, or did not write down what this shows.
     """
     chosen = _chosen(history, parts)
-    _measured(history, history.bank_epoch, "a memory bank", "--gkp or --sharpness gsa")
+    _measured(history, history.bank_epoch, "a memory bank", f"{arg('gkp')} or {arg('sharpness', 'gsa')}")
     numbers = (history.n_banked, history.n_groups, history.pull_share, history.clipped_share)
     if any(values is None for values in numbers):
         raise InputError("the history is of an older version, which did not count groups: train again")
@@ -202,9 +202,9 @@ def _chosen(history: History, parts: Sequence[str] | None) -> list[int]:
     return sorted(chosen, key=lambda c: -history.train_counts[c])
 
 
-def _measured(history: History, values: np.ndarray, what: str, option: str) -> None:
+def _measured(history: History, values: np.ndarray, what: str, name: str) -> None:
     if not np.isfinite(values).any():
-        raise InputError(f"the run of {history.method} did not measure {what}: train with {option}")
+        raise InputError(f"the run of {history.method} did not measure {what}: train with {arg(name)}")
 
 
 def _line(ax: Axes, epochs: np.ndarray, values: np.ndarray, **style: object) -> None:

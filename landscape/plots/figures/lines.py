@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, said
 from landscape.plots.layout import panels, theme
 from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named
 from landscape.plots.layout.planes import axis_labels, units
@@ -73,7 +73,7 @@ def surface_lines(
         InputError: no such part, a plane, or options that leave nothing to draw.
     """
     if not surface.is_line:
-        raise InputError("this surface is a plane: draw it by surface(), on the command line --kind contour")
+        raise InputError(f"this surface is a plane: draw it by {said('surface()', '--kind contour')}")
     surface, chosen, joining = joined(surface, parts)
     drawn = [
         _curve(surface, p, named(surface, p), colour, euclidean)
@@ -139,7 +139,7 @@ def compare_lines(
 def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool) -> _Curve:
     unit = float(surface.unit_length[0]) if euclidean else 1.0
     if not np.isfinite(unit):
-        raise InputError("this surface does not tell the length of its direction: leave --euclidean out")
+        raise InputError(f"this surface does not tell the length of its direction: leave {arg('euclidean')} out")
     known = np.flatnonzero(surface.computed[0])
     known = known[np.argsort(surface.xcoordinates[known])]
     loss = surface.loss[p, 0, known]

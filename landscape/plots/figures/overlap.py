@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.plots.figures.density import MATRICES
 from landscape.plots.layout import grids, theme
 from landscape.results import Spectrum
@@ -145,7 +145,8 @@ def _map(
 def _chosen(spectrum: Spectrum, matrix: np.ndarray | None, parts: Sequence[str] | None) -> list[int]:
     if matrix is None:
         raise InputError(
-            "the overlap of parts was not computed: use landscape hessian --vectors 5 --overlap, or overlap"
+            f"the overlap of parts was not computed: compute the spectrum with {arg('vectors', 5)} and "
+            f"{arg('overlap', True)}"
         )
     chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
     if len(chosen) < 2:

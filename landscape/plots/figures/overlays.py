@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.plots.figures.lines import compare_lines
 from landscape.plots.layout import drawing, panels, planes, theme
 from landscape.plots.layout.marks import draw_marks, run_handles
@@ -49,7 +49,10 @@ def surface_overlay(
     planes.check_plane(surface)
     surface, chosen, joining = joined(surface, parts)
     if len(chosen) < 2:
-        raise InputError("an overlay needs two parts or more: name them by --parts, or compute with --per-class")
+        raise InputError(
+            f"an overlay needs two parts or more: name them by {arg('parts')}, or compute with "
+            f"{arg('partition', 'class')}"
+        )
     if parts is None and len(chosen) > len(_STYLES):
         joining = f"of {len(chosen)} parts the most frequent and the rarest"
         chosen = [chosen[0], chosen[-1]]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.plots.layout import drawing, panels, planes, theme
 from landscape.plots.layout.parts import heading, joined, title
 from landscape.plots.layout.scales import Scale, label, scale
@@ -62,7 +62,7 @@ def surface_3d(
     top = np.inf if zmax is None else zmax
     lowest, highest = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
     if highest >= lowest > top or np.isnan(top):
-        raise InputError(f"--zmax {top:g} leaves nothing: the lowest loss is {lowest:.4g}")
+        raise InputError(f"{arg('zmax', top)} leaves nothing: the lowest loss is {lowest:.4g}")
     shared = scale(np.minimum(values, top), log=log, vmin=vmin, vmax=vmax)
     cut, top = int(highest > top), min(highest, top)
     size = panels.sizes(len(chosen))

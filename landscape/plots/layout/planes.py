@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, said
 from landscape.plots.layout import theme
 from landscape.results import Surface, grid
 from landscape.results.grid import Grid, interpolate
@@ -27,12 +27,15 @@ def check_plane(surface: Surface, *, cells: bool = False) -> None:
         InputError: a line, or for contours fewer than 2 x 2 points, or computed points that all lie on a line.
     """
     if surface.is_line:
-        raise InputError("this surface is a line: draw it by surface_lines(), on the command line --kind line")
+        raise InputError(f"this surface is a line: draw it by {said('surface_lines()', '--kind line')}")
     ny, nx = surface.computed.shape
     if cells:
         return
     if min(ny, nx) < 2 or grid_of(surface).simplices.shape[1] < 3:
-        raise InputError(f"contours need points that span a plane, this grid of {nx} x {ny} does not: take --kind heat")
+        raise InputError(
+            f"contours need points that span a plane, this grid of {nx} x {ny} does not: draw it by "
+            f"{said('surface_heat()', '--kind heat')}"
+        )
 
 
 def filled(surface: Surface, what: str = "loss") -> np.ndarray:
@@ -70,9 +73,9 @@ def mesh(surface: Surface, *, euclidean: bool) -> tuple[np.ndarray, np.ndarray]:
         InputError: Euclidean lengths are asked for and unknown, or the directions span no plane.
     """
     if euclidean and not (np.isfinite(surface.unit_length).all() and np.isfinite(surface.cosine)):
-        raise InputError("this surface does not tell the lengths of its directions: leave --euclidean out")
+        raise InputError(f"this surface does not tell the lengths of its directions: leave {arg('euclidean')} out")
     if euclidean and not surface.unit_length.prod() * (1 - surface.cosine**2) > 0:
-        raise InputError("the two directions are parallel or one has no length: leave --euclidean out")
+        raise InputError(f"the two directions are parallel or one has no length: leave {arg('euclidean')} out")
     corners = np.stack(np.meshgrid(surface.xcoordinates, surface.ycoordinates), axis=-1)
     x, y = np.moveaxis(place(surface, corners, euclidean=euclidean), -1, 0)
     return x, y

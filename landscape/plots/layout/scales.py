@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 
 LEVELS = 12
 SPANS = 30.0
@@ -107,26 +107,30 @@ def scale(
     if not finite.size:
         raise InputError(f"there is no finite {what} to draw")
     lowest, highest = float(finite.min()), float(finite.max())
-    for name, bound in (("--vmin", vmin), ("--vmax", vmax)):
+    for name, bound in (("vmin", vmin), ("vmax", vmax)):
         if bound is not None and not math.isfinite(bound):
-            raise InputError(f"{name} must be a finite number, got {bound}")
+            raise InputError(f"{arg(name)} must be a finite number, got {bound}")
     if log and (lowest < 0 or highest <= 0):
-        raise InputError(f"--log: the {what} is {lowest:.4g} at its lowest, and a logarithm needs positive numbers")
+        raise InputError(
+            f"{arg('log', True)}: the {what} is {lowest:.4g} at its lowest, and a logarithm needs positive numbers"
+        )
     if not isinstance(levels, int | None):
         given = _given(levels)
         return Scale(what=what, log=bool(log), levels=given, lowest=lowest, highest=highest)
     if levels is not None and not 2 <= levels <= MOST_LEVELS:
-        raise InputError(f"--levels must be 2 to {MOST_LEVELS}, got {levels}")
+        raise InputError(f"{arg('levels')} must be 2 to {MOST_LEVELS}, got {levels}")
     if vmin is not None and vmax is not None and vmin >= vmax:
-        raise InputError(f"--vmin {vmin:g} is not below --vmax {vmax:g}: the first is the lower end")
+        raise InputError(f"{arg('vmin', vmin)} is not below {arg('vmax', vmax)}: the first is the lower end")
     log = spans_decades(finite) if log is None else log
     if log and vmin is not None and vmin <= 0:
-        raise InputError(f"--vmin {vmin:g}: a logarithmic scale begins above zero; give a positive one, or --linear")
+        raise InputError(
+            f"{arg('vmin', vmin)}: a logarithmic scale begins above zero; give a positive one, or {arg('log', False)}"
+        )
     high = highest if vmax is None else vmax
     low = vmin if vmin is not None else max(lowest, min(ALIKE, ALIKE * high)) if log else lowest
-    for option, bound in (("--vmin", vmin), ("--vmax", vmax)):
+    for name, bound in (("vmin", vmin), ("vmax", vmax)):
         if bound is not None and not low < high:
-            raise InputError(f"{option} {bound:g} leaves nothing: the {what} is between {lowest:.4g} and {highest:.4g}")
+            raise InputError(f"{arg(name, bound)} leaves nothing: the {what} is between {lowest:.4g} and {highest:.4g}")
     chosen = _nice(low, high, levels or LEVELS, log)
     if vmin is not None:
         chosen = np.array([vmin, *chosen[chosen > vmin]])

@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, check_choice
 from landscape.results import disk, quadrature
 
 STEPS = (1, 2, 5, 10)
@@ -95,12 +95,13 @@ def styled(style: str = "paper", *, dark: bool = False, columns: int | None = No
     Raises:
         InputError: an unknown style or number of columns, or columns of something that is no paper.
     """
-    if style not in STYLES:
-        raise InputError(f"--style {style!r} is unknown: choose {', '.join(STYLES)}")
+    check_choice("style", style, STYLES)
     if columns not in _WIDTHS:
-        raise InputError(f"--columns must be 1 or 2, got {columns!r}")
+        raise InputError(f"{arg('columns')} must be 1 or 2, got {columns!r}")
     if columns is not None and style != "paper":
-        raise InputError(f"--columns {columns} sets sizes for a paper: leave out either it or --style {style}")
+        raise InputError(
+            f"{arg('columns', columns)} sets sizes for a paper: leave out either it or {arg('style', style)}"
+        )
     token = _chosen.set((style, dark, columns))
     try:
         yield

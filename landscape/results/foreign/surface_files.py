@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from landscape.errors import InputError, StoreError
+from landscape.errors import InputError, StoreError, said
 from landscape.results import Plane, Surface, Trajectory, disk, hdf5, store
 from landscape.results.foreign.surface_arrays import axis_names, from_arrays, read_npz, with_paths
 from landscape.results.regroup import regroup
@@ -346,7 +346,8 @@ def _refuse_no_surface(path: Path, root: h5py.File, splits: Sequence[str]) -> No
         raise StoreError(f"{path} holds directions of {GOLDSTEIN}, no surface: give the surface file")
     if "proj_xcoord" in root:
         raise StoreError(
-            f"{path} holds a projected path of {GOLDSTEIN}: give the surface, and this file as --proj-file"
+            f"{path} holds a projected path of {GOLDSTEIN}: give the surface, and this file "
+            f"{said('to with_path()', 'as --proj-file')}"
         )
     if "xcoordinates" in root:
         held = "Hessian eigenvalues only" if "max_eig" in root else "no train_loss and no test_loss"

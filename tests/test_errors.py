@@ -1,0 +1,91 @@
+"""Messages name arguments to who calls a function, and options to who types a command."""
+
+import ast
+from pathlib import Path
+
+import click
+import pytest
+
+import landscape as ls
+from landscape.cli import main, naming, root
+from landscape.curvature.lanczos import probe
+from landscape.errors import InputError, arg, check_choice, named_by, said
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def names_in_messages():
+    """The literal names that the code passes to `arg` and `check_choice`."""
+    found = set()
+    for path in [*ROOT.glob("landscape/**/*.py"), *ROOT.glob("trainers/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"arg", "check_choice"}:
+                name = node.args[0]
+                found |= {name.value} if isinstance(name, ast.Constant) else set()
+    return found
+
+
+def options():
+    commands = [root.get_command(None, name) for name in root.list_commands(None)]
+    return {p.name for command in commands for p in command.params if isinstance(p, click.Option)}
+
+
+def test_every_argument_that_a_message_names_is_an_option_of_some_command():
+    names = names_in_messages()
+    assert names > {"steps", "dtype", "batch_norm"}
+    assert {name for name in names if naming.OTHERWISE.get(name, name) not in options()} == set()
+    assert set(naming.OTHERWISE) <= names
+
+
+def test_a_function_speaks_of_arguments_and_a_command_of_its_options(tmp_path, capsys):
+    with pytest.raises(InputError, match=r"^seed must not be negative, got -1$"):
+        probe(3, seed=-1, number=0)
+    with pytest.raises(ls.StoreError, match=r"exists: pass overwrite=True to replace it"):
+        ls.save(Path(__file__), None)
+    assert main(["surface1d", "--ckpt", "a.pt", "--model", "nothing", "-o", str(tmp_path / "a.h5")]) == 2
+    assert main(["train", "ce", "--dataset", "digits-lt", "--normalize", "some", "-o", str(tmp_path / "run")]) == 2
+    assert "--normalize must be imagenet, none or m,m,m/s,s,s" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"^seed must"):  # the command is over
+        probe(3, seed=-1, number=0)
+
+
+@click.command()
+@click.option("--bn")
+@click.option("--steps")
+@click.option("-o", "--out")
+@click.option("--log/--linear")
+@click.option("--what", "hidden_name")
+def command(**options):
+    raise InputError(
+        " ".join([
+            arg("batch_norm", "keep"), arg("steps", 3), arg("out", Path("a b")), arg("log", False), arg("log", True),
+            arg("hidden_name"), arg("tol", 1.0), arg("milestones", (2, 4)), arg("trust_pickle", True), said("a", "b"),
+        ])
+    )  # fmt: skip
+
+
+def test_options_are_written_as_the_command_declares_them():
+    with named_by(naming.as_option), pytest.raises(InputError) as caught:
+        command.main([], standalone_mode=False)
+    assert str(caught.value) == (
+        "--bn keep --steps 3 --out 'a b' --linear --log --what --tol 1 --milestones 2,4 --trust-pickle b"
+    )
+
+
+def test_arguments_are_written_as_in_python():
+    class Shown:
+        ndim = 0
+
+        def item(self):
+            return 0.5
+
+    written = [arg("steps"), arg("dtype", "float64"), arg("out", Path("a b")), arg("tol", Shown()), arg("loss", arg)]
+    assert written == ["steps", "dtype='float64'", "out='a b'", "tol=0.5", "loss=arg"]
+    assert said("a", "b") == "a"
+
+
+@pytest.mark.parametrize(("value", "hint"), [("hesian", "did you mean hessian? "), ("K-FAC", ""), (3, ""), ([1], "")])
+def test_a_choice_that_does_not_exist_is_refused_with_the_nearest(value, hint):
+    with pytest.raises(InputError) as caught:
+        check_choice("operator", value, ("hessian", "ggn"))
+    assert str(caught.value) == f"operator={value!r} is unknown: {hint}choose hessian, ggn"
