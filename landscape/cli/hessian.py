@@ -13,14 +13,21 @@ from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import LOADING, OUTPUT, SIZE, options
 from landscape.curvature import verify
+from landscape.curvature.kinds import HESSIAN, KINDS
 from landscape.curvature.lanczos import DISTRIBUTIONS
-from landscape.curvature.operators import BACKENDS, KINDS
+from landscape.curvature.operators import BACKENDS
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Spectrum
 
 SPECTRUM = (
-    click.option("--operator", type=click.Choice(KINDS), default="hessian", show_default=True, help="Whose spectrum."),
+    click.option(
+        "--operator",
+        type=click.Choice(list(KINDS)),
+        default=HESSIAN.name,
+        show_default=True,
+        help="Matrix: " + "; ".join(f"{kind.name}, {kind.about}" for kind in KINDS.values()) + ".",
+    ),
     click.option(
         "--steps", default=80, show_default=True, help="Lanczos steps; 40 for a look, 80 to 100 for a figure."
     ),
@@ -89,7 +96,7 @@ def hessian(
     Raises:
         InputError: options that are unknown or contradict each other.
     """
-    if verify_with and given["operator"] != "hessian":
+    if verify_with and given["operator"] != HESSIAN.name:
         raise InputError(f"--verify pyhessian knows no {given['operator']}: leave one of them out")
     if verify_with:
         verify.refuse(given["weight_decay"])
