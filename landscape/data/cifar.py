@@ -1,20 +1,21 @@
 """The official python version of CIFAR-10 and CIFAR-100, read as arrays from its folder or its archive.
 
-Its files are pickles, and a pickle can run any code when it is read. These are read by an unpickler that knows
-arrays of bytes, lists, numbers and strings; a file that asks for anything else is refused.
+Its files are pickles, which `results.pickles` reads without running them: of an array it hands out shape, type and
+bytes. The archive's members are counted against its size before they are unpacked.
 """
 
 import io
-import pickle
+import math
 import tarfile
-from collections.abc import Callable
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from landscape.errors import DataError, arg
+from landscape.errors import DataError, arg, one_line
+from landscape.results import disk, pickles
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,13 @@ def read(name: str, root: Path, split: str) -> Split:
     files = _files(name, root, {layout.meta, *layout.train, *parts})
     batches = {file: _unpickled(file, content) for file, content in files.items()}
     class_names = tuple(
-        n.decode() if isinstance(n, bytes) else str(n)
-        for n in _entry(layout.meta, batches[layout.meta], layout.class_names, list)
+        _class_name(layout.meta, n) for n in _entry(layout.meta, batches[layout.meta], layout.class_names, list)
     )
     labels = {
         file: _labels(f"{name}: {file}", _entry(file, batches[file], layout.labels, list), len(class_names))
         for file in dict.fromkeys((*layout.train, *parts))
     }
-    pixels = {file: _entry(file, batches[file], "data", _PickledArray).value for file in parts}
+    pixels = {file: _pixels(file, _entry(file, batches[file], "data", pickles.Foreign)) for file in parts}
     for file, of_file in pixels.items():
         if of_file.shape != (len(labels[file]), 3072):
             raise DataError(f"{name}: {file} has {len(labels[file])} labels but pixels of shape {of_file.shape}")
@@ -101,12 +101,24 @@ def read(name: str, root: Path, split: str) -> Split:
     )
 
 
+def _class_name(file: str, name: Any) -> str:
+    try:
+        text = name.decode() if isinstance(name, bytes) else name
+    except UnicodeDecodeError:
+        text = None
+    if not isinstance(text, str):
+        raise DataError(f"{file}: a class name is no text in UTF-8; unpack the archive again")
+    disk.check_name(text, f"{file}: the class name", DataError)
+    return text
+
+
 def _labels(where: str, values: list[Any], n_classes: int) -> np.ndarray:
-    if not values or not all(isinstance(v, int) for v in values):
+    if not values or not all(type(v) is int for v in values):
         raise DataError(f"{where}: the labels are not a list of integers; unpack the archive again")
     for i, value in enumerate(values):
         if not 0 <= value < n_classes:
-            raise DataError(f"{where}: sample {i} has label {value}, classes are 0 to {n_classes - 1}")
+            shown = value if abs(value) < 2**63 else "beyond 64 bits"
+            raise DataError(f"{where}: sample {i} has label {shown}, classes are 0 to {n_classes - 1}")
     return np.array(values, dtype=np.int64)
 
 
@@ -129,15 +141,19 @@ def _files(name: str, root: Path, wanted: set[str]) -> dict[str, bytes]:
 def _archived(name: str, archive: Path, wanted: set[str]) -> dict[str, bytes]:
     folder = LAYOUTS[name].folder
     found: dict[str, bytes] = {}
+    held, claimed = archive.stat().st_size, 0
     try:
         with tarfile.open(archive) as members:
             for member in members:  # in the archive's order: going back in a .gz means to unpack it anew
+                claimed += member.size
+                disk.claim(claimed, f"member {member.name!a:.60}", held=held)
                 inside, _, file = member.name.removeprefix("./").rpartition("/")
-                content = members.extractfile(member) if inside == folder and file in wanted else None
-                if content is not None:
-                    found[file] = content.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{name}: cannot read {archive}: {error}; fetch it again") from error
+                if inside != folder or file not in wanted or not member.isreg() or member.issparse():
+                    continue
+                content = members.extractfile(member)
+                found[file] = content.read() if content else b""
+    except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
+        raise DataError(f"{name}: cannot read {archive}: {one_line(error)}; it is damaged, fetch it again") from error
     if missing := sorted(wanted - set(found)):
         raise DataError(f"{name}: {archive} lacks {folder}/{', '.join(missing)}; fetch it again")
     return found
@@ -150,55 +166,22 @@ def _entry(file: str, batch: Any, key: str, kind: type) -> Any:
     return value
 
 
-class _PickledArray:
-    """Stands in for an array while a batch is unpickled; only bytes get through."""
-
-    value: np.ndarray = np.empty(0, dtype=np.uint8)
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, state: tuple[int, tuple[int, ...], "_PickledType", bool, bytes]) -> None:
-        _, shape, dtype, fortran, content = state
-        if not isinstance(dtype, _PickledType):
-            raise pickle.UnpicklingError("an array without a type")
-        flat = np.frombuffer(bytearray(content), dtype=np.uint8)
-        self.value = flat.reshape(shape, order="F" if fortran else "C")
-
-
-class _PickledType:
-    """Stands in for the type of an array, which must be uint8."""
-
-    def __init__(self, name: str | bytes, *_: Any) -> None:
-        if name not in {"u1", b"u1"}:
-            raise pickle.UnpicklingError(f"pixels must be uint8, got {name!r}")
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-
-def _latin1(text: str, _: str) -> bytes:
-    return text.encode("latin1")  # the way in which Python 3 writes bytes to a pickle of protocol 2
-
-
-_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy", "ndarray"): _PickledArray,
-    ("numpy", "dtype"): _PickledType,
-    ("_codecs", "encode"): _latin1,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR batch does")
-        return _KNOWN[module, name]
+def _pixels(file: str, array: pickles.Foreign) -> np.ndarray:
+    """Take the bytes of an array as numpy pickles it: a version, the shape, the type, the order of axes, the bytes."""
+    state = array.state if isinstance(array.state, tuple) and len(array.state) == 5 else (None,) * 5
+    _, shape, kind, fortran, content = state
+    content = content.encode("latin1") if isinstance(content, str) else content  # by Python 2
+    if not isinstance(kind, pickles.Foreign) or kind.arguments[:1] not in (("u1",), (b"u1",)):
+        raise DataError(f"{file} is no CIFAR batch: pixels must be uint8; unpack the archive again")
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 4:
+        raise DataError(f"{file} is no CIFAR batch: its pixels have no shape; unpack the archive again")
+    if not isinstance(content, bytes) or len(content) != math.prod(shape):
+        raise DataError(f"{file} is no CIFAR batch: its pixels are cut short; unpack the archive again")
+    return np.frombuffer(bytearray(content), dtype=np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
 def _unpickled(file: str, content: bytes) -> Any:
     try:
-        return _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a broken pickle can raise anything
+        return pickles.load(io.BytesIO(content))
+    except ValueError as error:
         raise DataError(f"{file} is no CIFAR batch: {error}; unpack the archive again") from error

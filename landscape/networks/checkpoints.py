@@ -1,24 +1,21 @@
 """Checkpoints of any layout, read without running what they hold; and our own, which describe themselves.
 
-A checkpoint is a pickle, and a pickle may call any function. torch's restricted reader builds tensors and plain
-containers only; to it we add what training scripts put beside the weights and what cannot act: numpy numbers,
-`argparse.Namespace`, `defaultdict`, paths. Everything else is refused by name unless the caller trusts the file.
+A checkpoint is a pickle, and a pickle may call any function. `torch_files` reads the weights and passes over objects of
+other packages (fastai's learners, mmengine's and Hydra's configurations, whole modules) without importing them. Only
+where weights cannot be found so, and the caller trusts the file, torch's own reader runs what it holds.
 """
 
-import argparse
 import errno
 import hashlib
 import math
 import os
 import pathlib
-import pickle
 import re
-import secrets
 import warnings
 import zipfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,7 +24,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from landscape.errors import InputError, StoreError, arg
+from landscape.errors import InputError, arg, one_line
+from landscape.networks import checkpoint_folders, torch_files
+from landscape.results import disk, pickles
 
 FORMAT = "landscape-checkpoint"
 VERSION = 1
@@ -36,10 +35,12 @@ _AVERAGED = ("ema", "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_
 _KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "state_dict_best", *_AVERAGED)
 _DECOUPLED = {"feat_model", "classifier"}  # two networks of one model, in the checkpoints of OLTR and decoupling
 
-_PATHLIB = ("pathlib", "pathlib._local")
 _BESIDE = re.compile(r"(.*[_/ ])?(epoch|acc|accuracy|prec|top)[@_]?\d?", re.IGNORECASE)
-_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number with which torch.save began before torch 1.6
+_OF_MODULES = {"_parameters", "_buffers", "_modules"}  # attributes that every module has
+_SAFETENSORS = ".safetensors"
 _SHOWN = 6  # names that a message lists
+_DEEPEST_MODULE = 100  # modules in modules
+_LARGEST = 2**63  # of a number beside the weights
 
 
 @dataclass(frozen=True)
@@ -72,23 +73,26 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
             found in it.
     """
     path = os.fspath(path)
+    if os.path.isdir(path):
+        raise InputError(checkpoint_folders.described(path))
     try:
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             content = _content(file, path, trust_pickle)
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder: {arg('ckpt')} takes a file in it") from None
+            start, below, state = _weights_in(content, key, path)
+            if state is None and trust_pickle and not path.endswith(_SAFETENSORS):
+                content = _trusted(file, path)
+                start, below, state = _weights_in(content, key, path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
     meta = _meta(content, path)
-    start = content if key is None else _walk(content, key, path)
-    below, state = _search(start)
     if state is None:
         place = path if key is None else f"{arg('ckpt_key', key)} of {path}"
-        raise InputError(
-            f"no weights in {place}, which holds {_describe(start)}: say where with {arg('ckpt_key', 'a.b')}"
-        )
+        advice = f"say where with {arg('ckpt_key', 'a.b')}"
+        if any(isinstance(v, pickles.Foreign) for v in (start, *_entries(start).values())):
+            advice += f", or, if they are made by code and you trust its maker, add {arg('trust_pickle', True)}"
+        raise InputError(f"no weights in {place}, which holds {_describe(start)}: {advice}")
     where = ".".join(filter(None, (key, below)))
     found = {**_beside(content), **_beside(meta)}
     return Checkpoint(state, meta, path, sha256, where, found, _notes(content, where))
@@ -112,22 +116,9 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Tensor], meta: Mappi
         "state_dict": {name: _compact(tensor) for name, tensor in state.items()},
         "meta": _plain(meta, "meta"),
     }
-    target = os.path.realpath(path)
-    unfinished = os.path.join(os.path.dirname(target), f".landscape-{secrets.token_hex(8)}.tmp")
-    try:
-        try:
-            with open(unfinished, "x+b") as file:
-                _Watched(file).save(content)
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave the new name without the new content
-            os.replace(unfinished, target)
-        except BaseException:
-            pathlib.Path(unfinished).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        cause = os.strerror(error.errno) if error.errno else str(error)
-        remedy = "free some space" if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} else "check its folder"
-        raise StoreError(f"checkpoint {os.fspath(path)} cannot be written: {cause}; {remedy}") from error
+    target = pathlib.Path(path)
+    with disk.writing(target):
+        disk.write_aside(target, lambda file: _Watched(file).save(content))
 
 
 class _Watched:
@@ -185,23 +176,26 @@ def _content(file: BinaryIO, path: str, trust: bool) -> Any:
         raise InputError(
             f"{path} is a result file (HDF5), not a checkpoint: {arg('ckpt')} takes the weights of a network"
         )
-    if path.endswith(".safetensors"):
+    if path.endswith(_SAFETENSORS):
         try:
             return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, ValueError) as error:
-            raise InputError(f"{path} is cut short, damaged or no safetensors file: {_line(error)}") from error
-    if head.startswith(b"PK\x03\x04"):
-        try:
-            names = [pathlib.PurePosixPath(name).name for name in zipfile.ZipFile(file).namelist()]
-        except Exception as error:  # damaged bytes raise anything
-            raise InputError(f"{path} is cut short or damaged: {_line(error)}") from error
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise InputError(f"{path} is cut short, damaged or no safetensors file: {one_line(error)}") from error
+    try:
+        if torch_files.LEGACY_HEAD in head:
+            return torch_files.read_legacy(file)
+        if not head.startswith(b"PK\x03\x04"):
+            raise InputError(f"{path} is no checkpoint: torch.save and safetensors begin otherwise than {head[:12]!r}")
+        names = [pathlib.PurePosixPath(name).name for name in zipfile.ZipFile(file).namelist()]
         if "constants.pkl" in names:
             return _scripted(file, path, trust)
         if "data.pkl" not in names:
             raise InputError(f"{path} is a zip archive, but not of torch.save: {arg('ckpt')} takes a checkpoint")
-    elif _LEGACY_MAGIC not in head:
-        raise InputError(f"{path} is no checkpoint: torch.save and safetensors begin otherwise than {head[:12]!r}")
-    return _unpickled(file, path, trust)
+        return torch_files.read_zip(file)
+    except (ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        if trust and isinstance(error, pickles.PickleError):
+            return _trusted(file, path)
+        raise InputError(f"{path} is cut short or damaged: {one_line(error)}") from error
 
 
 def _scripted(file: BinaryIO, path: str, trust: bool) -> Any:
@@ -216,81 +210,22 @@ def _scripted(file: BinaryIO, path: str, trust: bool) -> Any:
         try:
             return torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
         except Exception as error:  # the file may hold anything; the traceback stays attached
-            raise InputError(f"{path} cannot be read as TorchScript: {_line(error)}") from error
+            raise InputError(f"{path} cannot be read as TorchScript: {one_line(error)}") from error
 
 
-def _unpickled(file: BinaryIO, path: str, trust: bool) -> Any:
-    """Read with torch's restricted reader, and with the full one only if that one refused and the file is trusted."""
+def _trusted(file: BinaryIO, path: str) -> Any:
+    """Let torch build the objects of the file, which runs what it holds."""
+    file.seek(0)
     try:
-        return _load(file, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not trust:
-            refused = _refused(file, error)
-            reason = f"it calls {', '.join(refused)}" if refused else "its pickle does more than hold tensors"
-            raise InputError(
-                f"{path} may run code when it is read: {reason}; if you trust its maker, add "
-                f"{arg('trust_pickle', True)}"
-            ) from error
-    except Exception as error:  # damaged bytes raise anything, from EOFError to KeyError
-        raise InputError(f"{path} is cut short or damaged: {_line(error)}") from error
-    try:
-        return _load(file, weights_only=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of other pickle protocols, then reads them or raises
+            return torch.load(file, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         raise InputError(
-            f"{path} needs code that cannot be imported ({_line(error)}): put its folder on PYTHONPATH"
+            f"{path} needs code that cannot be imported ({one_line(error)}): put its folder on PYTHONPATH"
         ) from error
     except Exception as error:  # a pickle runs its maker's code
-        raise InputError(f"{path} cannot be read: {_line(error)}") from error
-
-
-def _load(file: BinaryIO, *, weights_only: bool) -> Any:
-    file.seek(0)
-    with warnings.catch_warnings(), _inert_allowed():
-        warnings.simplefilter("ignore")  # torch warns of other pickle protocols, then reads them or raises
-        return torch.load(file, map_location="cpu", weights_only=weights_only)
-
-
-def _inert_allowed() -> AbstractContextManager[None]:
-    """Return a context in which a pickle may call, besides torch's own, what builds values and does nothing else.
-
-    Each under all names that it has had: numpy 2 and Python 3.13 moved modules, and files of either are about.
-    """
-    numpy_calls: dict[str, Any] = {"_reconstruct": np.empty(0).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
-    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSUmM"]  # fixed sizes, no references to objects
-    named: dict[str, Any] = {
-        **{f"numpy.{core}.multiarray.{n}": f for n, f in numpy_calls.items() for core in ("core", "_core")},
-        # Paths become pure ones, which cannot touch the disk; thus Windows' paths can be read elsewhere, too.
-        **{f"{m}.{n}": pathlib.PurePosixPath for m in _PATHLIB for n in ("PosixPath", "PurePosixPath")},
-        **{f"{m}.{n}": pathlib.PureWindowsPath for m in _PATHLIB for n in ("WindowsPath", "PureWindowsPath")},
-        # torch fills plain dictionaries only. What made the missing items of a defaultdict is not needed to read it.
-        "collections.defaultdict": _plain_dict,
-        **{f"builtins.{kind}": _factory for kind in ("bool", "dict", "float", "int", "list", "str", "tuple")},
-    }
-    allowed: list[Any] = [np.ndarray, np.dtype, *dtypes, argparse.Namespace, *((f, name) for name, f in named.items())]
-    known = torch.serialization.get_safe_globals()  # the caller's own, which must still be there afterwards
-    context: AbstractContextManager[None] = torch.serialization.safe_globals([g for g in allowed if g not in known])
-    return context
-
-
-def _plain_dict(*_: Any) -> dict[Any, Any]:
-    return {}
-
-
-def _factory() -> None:
-    """Stand where a type was the default factory of a `defaultdict`; nobody calls it."""
-
-
-def _refused(file: BinaryIO, error: Exception) -> list[str]:
-    """Name the functions and classes for which the restricted reader has refused a file."""
-    named = set(re.findall(r"GLOBAL (\S+) (?:was not|whose)", str(error)))
-    file.seek(0)
-    try:
-        with _inert_allowed():
-            named.update(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    except (ValueError, pickle.UnpicklingError, EOFError):
-        pass  # the old format and other protocols cannot be listed: the one in the message must do
-    shown = [ascii(name)[1:-1] for name in sorted(named)]
-    return [*shown[:_SHOWN], *(["..."] if len(shown) > _SHOWN else [])]
+        raise InputError(f"{path} is cut short or damaged: {one_line(error)}") from error
 
 
 def _meta(content: Any, path: str) -> dict[str, Any]:
@@ -308,83 +243,122 @@ def _meta(content: Any, path: str) -> dict[str, Any]:
     return meta
 
 
+def _weights_in(content: Any, key: str | None, path: str) -> tuple[Any, str, dict[str, Tensor] | None]:
+    """Return where the search began, what it went through, and the weights if it found any."""
+    start = content if key is None else _walk(content, key, path)
+    return start, *_search(start)
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    """Return what stands under names in a value: entries of a mapping or a sequence, attributes of an object."""
+    if isinstance(value, Mapping):
+        return {str(k): v for k, v in value.items() if isinstance(k, str) or (type(k) is int and abs(k) < _LARGEST)}
+    if isinstance(value, list | tuple):
+        return {str(i): v for i, v in enumerate(value)}
+    if isinstance(value, pickles.Foreign):
+        return _entries(value.items or (value.state if isinstance(value.state, dict) else value.elements))
+    return {}
+
+
 def _weights(value: Any) -> dict[str, Tensor] | None:
     """Return name -> tensor if the value is that, a module, or the two halves of a decoupled model."""
     if isinstance(value, nn.Module):
         return _weights(value.state_dict())
-    if not isinstance(value, Mapping) or not value or not all(isinstance(k, str) for k in value):
+    if isinstance(value, pickles.Foreign) and isinstance(value.state, dict) and value.state.keys() >= _OF_MODULES:
+        return _weights(_of_module(value, ""))
+    if not isinstance(value, Mapping | pickles.Foreign):
         return None
-    if set(value) == _DECOUPLED:
-        halves = [_weights(value[name]) for name in sorted(_DECOUPLED, reverse=True)]
+    entries = {k: v for k, v in _entries(value).items() if not k.endswith("_extra_state")}
+    if set(entries) == _DECOUPLED:
+        halves = [_weights(entries[name]) for name in sorted(_DECOUPLED, reverse=True)]
         if halves[0] and halves[1] and not halves[0].keys() & halves[1].keys():
             return halves[0] | halves[1]
         return None
-    if not all(isinstance(t, Tensor) for t in value.values()):
+    if not entries or not all(isinstance(t, Tensor) for t in entries.values()):
         return None
-    return {k: t.detach() for k, t in value.items()}
+    return {k: t.detach() for k, t in entries.items()}
+
+
+def _of_module(module: Any, prefix: str, depth: int = 0) -> dict[str, Any]:
+    """Return the state of a module that was saved whole, as its `state_dict` would, without its code."""
+    state = module.state if isinstance(module, pickles.Foreign) and isinstance(module.state, dict) else {}
+    if depth > _DEEPEST_MODULE or not state.keys() >= _OF_MODULES:
+        return {prefix: module}  # no tensor: the whole is refused
+    own = {**_entries(state["_parameters"]), **_entries(state["_buffers"])}
+    passing = state.get("_non_persistent_buffers_set")
+    own = {n: t for n, t in own.items() if t is not None and not (isinstance(passing, set) and n in passing)}
+    found = {f"{prefix}{name}": tensor for name, tensor in own.items()}
+    for name, child in _entries(state["_modules"]).items():
+        if child is not None:
+            found |= _of_module(child, f"{prefix}{name}.", depth + 1)
+    return found
 
 
 def _search(content: Any) -> tuple[str, dict[str, Tensor] | None]:
     """Look for weights under the usual names, then in the names below them, then in the whole."""
-    if isinstance(content, Mapping):
-        for name in (name for name in _KEYS if name in content):
-            below, state = _search(content[name])
-            if state is not None:
-                return ".".join(filter(None, (name, below))), state
+    entries = _entries(content)
+    if isinstance(content, list | tuple):
+        holding = {name: found for name, value in entries.items() if (found := _search(value))[1] is not None}
+        if len(holding) == 1:  # as of `torch.save((model.state_dict(), epoch), path)`
+            [(name, (below, state))] = holding.items()
+            return ".".join(filter(None, (name, below))), state
+        return "", None
+    for name in (name for name in _KEYS if name in entries):
+        below, state = _search(entries[name])
+        if state is not None:
+            return ".".join(filter(None, (name, below))), state
     return "", _weights(content)
 
 
 def _walk(content: Any, key: str, path: str) -> Any:
     value, rest = content, key
     while rest:
-        if not isinstance(value, Mapping):
+        entries = _entries(value)
+        if not entries:
             raise InputError(
                 f"{arg('ckpt_key', key)} leads nowhere in {path}: before {rest!r} stands {_describe(value)}"
             )
         heads = [rest[:i] for i in range(len(rest), 0, -1) if i == len(rest) or rest[i] == "."]
-        head = next((h for h in heads if h in value), None)
+        head = next((h for h in heads if h in entries), None)
         if head is None:
-            below = {k.removeprefix(f"{rest}."): v for k, v in value.items() if str(k).startswith(f"{rest}.")}
+            whole = _weights(value) or entries
+            below = {k.removeprefix(f"{rest}."): v for k, v in whole.items() if k.startswith(f"{rest}.")}
             if not below:
                 raise InputError(f"{arg('ckpt_key', key)} leads nowhere in {path}: no {rest!r} in {_describe(value)}")
             return below
-        value, rest = value[head], rest[len(head) + 1 :]
+        value, rest = entries[head], rest[len(head) + 1 :]
     return value
 
 
 def _describe(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return f"one {type(value).__name__}"
-    if not value:
-        return "nothing"
-    shown = [f"{k!a} ({type(v).__name__})" for k, v in list(value.items())[:_SHOWN]]
-    return ", ".join([*shown, *(["..."] if len(value) > _SHOWN else [])])
+    entries = _entries(value)
+    if not entries:
+        return "nothing" if isinstance(value, Mapping | list | tuple) else f"one {_kind(value)}"
+    shown = [f"{k[:60]!a} ({_kind(v)})" for k, v in islice(entries.items(), _SHOWN)]
+    return ", ".join([*shown, *(["..."] if len(entries) > _SHOWN else [])])
+
+
+def _kind(value: Any) -> str:
+    return ascii(value.name)[1:-1] if isinstance(value, pickles.Foreign | pickles.Global) else type(value).__name__
 
 
 def _beside(content: Any) -> dict[str, Any]:
-    if not isinstance(content, Mapping):
-        return {}
-    numbers = {k: _number(v) for k, v in content.items() if isinstance(k, str) and _BESIDE.fullmatch(k)}
+    numbers = {k: _number(v) for k, v in _entries(content).items() if _BESIDE.fullmatch(k)}
     return {k: v for k, v in numbers.items() if v is not None}
 
 
 def _number(value: Any) -> int | float | None:
-    if isinstance(value, Tensor | np.generic | np.ndarray):
-        if math.prod(value.shape) != 1:
-            return None
-        value = value.item()
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 else None
+    if isinstance(value, np.generic | np.ndarray):  # of a file that was trusted
+        value = value.item() if value.size == 1 else None
+    return value if isinstance(value, int | float) and abs(value) < _LARGEST and math.isfinite(value) else None
 
 
 def _notes(content: Any, key: str) -> tuple[str, ...]:
-    if not isinstance(content, Mapping):
-        return ()
+    entries = _entries(content)
     taken = key.split(".")[0]
-    others = [n for n in _KEYS if n != taken and n in content and _search(content[n])[1] is not None]
+    others = [n for n in _KEYS if n != taken and n in entries and _search(entries[n])[1] is not None]
     averaged = [f"the weights of {key!r} are an average over training"] if taken in _AVERAGED else []
     kinds = {n: "an average over training" if n in _AVERAGED else "others" for n in others}
     return (*averaged, *(f"weights taken from {key!r}; {n!r} holds {kind}" for n, kind in kinds.items()))
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
