@@ -10,160 +10,37 @@ its samples, r = n_max / n_min. Nothing is ever downloaded.
 """
 
 import dataclasses
-import hashlib
 import inspect
 import math
 import os
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Subset
 
 from landscape.callables import resolve
 from landscape.data import cifar, images, items
-from landscape.errors import DataError, InputError, arg, one_line
-
-Stats = tuple[float, ...]
+from landscape.data.samples import Samples as Samples
+from landscape.data.samples import Stats, draw
+from landscape.errors import DataError, InputError, arg, nearest, one_line
 
 IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Cao et al. 2019 (LDAM-DRW) normalise both CIFAR sets so, and the papers that compare with it do the same.
 CIFAR: tuple[Stats, Stats] = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 DIGITS: tuple[Stats, Stats] = (0.3053,), (0.3759,)  # over all 1,797 images
+IMBALANCE = ("exp", "step")
+"""Shapes of the long tail."""
 DIGITS_IMBALANCE = 20.0
 DIGITS_TEST = 50  # test images of each class
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Samples:
-    """N labelled samples in a fixed order; either `inputs` or `dataset` holds them.
-
-    `options` load the set again with `load(**options)`; what `select` left out is known to the fingerprint only.
-    """
-
-    name: str
-    split: str
-    inputs: torch.Tensor | None  # (N, ...) in memory; images are uint8 (N, channels, height, width)
-    dataset: Any | None  # map-style, items (input, label), for what does not fit in memory
-    labels: np.ndarray  # (N,) int64
-    class_names: tuple[str, ...]  # (C,)
-    class_counts: np.ndarray  # (C,) int64, TRAINING samples of each class, whichever split this is
-    mean: Stats | None = None  # per channel, for uint8 images; None hands the inputs out as they are
-    std: Stats | None = None
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the inputs, labels and normalisation.
-
-        In memory, the inputs' bytes count; of image files their paths below the root, sizes and the crop; of
-        users' data that do not fit in memory the first eight inputs, as reading them all would take too long.
-        """
-        digest = hashlib.sha256(repr((self.mean, self.std)).encode())
-        digest.update(np.ascontiguousarray(self.labels).data)
-        if self.inputs is not None:
-            digest.update(items.described(self.inputs))
-        elif isinstance(self.dataset, images.ImageFiles):
-            digest.update(self.dataset.description().encode())
-        else:
-            for value in items.inputs(self.dataset, range(min(items.FIRST_FEW, len(self)))):
-                digest.update(items.described(value))
-        return digest.hexdigest()
-
-    def batch(
-        self,
-        indices: np.ndarray | torch.Tensor,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hand out some samples, normalised, on a device.
-
-        Args:
-            indices: (B,) positions of the samples.
-            device: where the tensors go; None leaves the inputs where they are, the labels with them.
-            dtype: of floating-point inputs and normalised images; integers, as tokens are, keep their own.
-
-        Returns:
-            Inputs (B, ...) and labels (B,) int64.
-
-        Raises:
-            DataError: a sample cannot be read, or its shape differs from the others'.
-        """
-        order = _positions(indices)
-        if self.inputs is not None:
-            inputs = self.inputs.index_select(0, torch.from_numpy(order).to(self.inputs.device))
-        else:
-            inputs = items.stack(order.tolist(), items.inputs(self.dataset, order.tolist()))
-        inputs = inputs.to(device)
-        if self.mean is not None and self.std is not None:
-            shape = (-1, *[1] * (inputs.ndim - 2))
-            mean = torch.tensor(self.mean, dtype=dtype, device=inputs.device).view(shape)
-            std = torch.tensor(self.std, dtype=dtype, device=inputs.device).view(shape)
-            inputs = inputs.to(dtype).div_(255).sub_(mean).div_(std)
-        elif inputs.is_floating_point():
-            inputs = inputs.to(dtype)
-        return inputs, torch.from_numpy(self.labels[order]).to(inputs.device)
-
-    def select(self, indices: np.ndarray | torch.Tensor | Sequence[int]) -> "Samples":
-        """Take some of the samples, in the order given; the classes and their training counts stay.
-
-        Args:
-            indices: positions of the samples.
-
-        Returns:
-            Samples that share no memory with these, except for files.
-
-        Raises:
-            InputError: a position does not exist.
-            DataError: nothing is selected.
-        """
-        order = _positions(indices)
-        if not order.size:
-            raise DataError(f"no sample of {self.name} ({self.split}) is selected")
-        if order.min() < 0 or order.max() >= len(self):
-            raise InputError(f"samples are 0 to {len(self) - 1}, asked for {order.min()} to {order.max()}")
-        inputs, dataset = self.inputs, self.dataset
-        if inputs is not None:
-            inputs = inputs.index_select(0, torch.from_numpy(order).to(inputs.device))
-        elif isinstance(dataset, images.ImageFiles):
-            dataset = dataset.select(order)
-        else:
-            dataset = Subset(dataset, order.tolist())  # type: ignore[arg-type]  # a list will do as well
-        return dataclasses.replace(self, inputs=inputs, dataset=dataset, labels=self.labels[order])
-
-    def subsample(self, per_class: int, seed: int = 0) -> "Samples":
-        """Draw at most `per_class` samples of each class; smaller classes keep all of theirs.
-
-        Args:
-            per_class: at least 1. A larger number with the same seed draws a superset.
-            seed: of the draw.
-
-        Returns:
-            The samples drawn, in the order they had.
-
-        Raises:
-            InputError: `per_class` is below 1 or the seed is negative.
-        """
-        if per_class < 1:
-            raise InputError(f"{arg('samples_per_class')} must be at least 1, got {per_class}")
-        wanted = np.full(len(self.class_names), per_class)
-        return self.select(_draw(self.labels, wanted, seed))
-
-
-def _positions(indices: np.ndarray | torch.Tensor | Sequence[int]) -> np.ndarray:
-    return np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices, dtype=np.int64)
-
-
 def names() -> tuple[str, ...]:
     """Return the names that `load` knows, besides users' own package.module:callable."""
-    return ("digits-lt", *cifar.LAYOUTS, "image-list", "image-folder")
+    return tuple(DATASETS)
 
 
 def load(
@@ -203,32 +80,23 @@ def load(
         InputError: an option that does not fit.
         DataError: files or samples that are missing or cannot be used.
     """
-    if name == "digits-lt" and imbalance is None:
-        imbalance = DIGITS_IMBALANCE
+    given = {"root": root, "image_size": image_size, "train_list": train_list, "test_list": test_list}
+    if ":" in name:
+        source = Source(read=partial(_own, name))
+    elif name in DATASETS:
+        source = DATASETS[name]
+    else:
+        near = nearest(name, DATASETS)
+        raise InputError(f"no data set {name!r}; {near}choose from {', '.join(DATASETS)} or package.module:callable")
+    imbalance = source.imbalance if imbalance is None else imbalance
     if imbalance is None and imbalance_type != "exp":
         raise InputError(
             f"{arg('imbalance_type', imbalance_type)} shapes the tail of {arg('imbalance')}: pass that too"
         )
-    of_images = {"image_size": image_size, "train_list": train_list, "test_list": test_list}
-    takes = {"image-list": tuple(of_images), "image-folder": ("image_size",)}.get(name, ())
-    for option, value in of_images.items():
-        if value is not None and option not in takes:
+    for option, value in given.items():
+        if value is not None and option not in (*source.takes, "root"):
             raise InputError(f"{arg(option, value)} does not apply to {name}: leave it out")
-    if ":" in name:
-        samples = _own(name, split)
-    elif name not in names():
-        raise InputError(f"no data set {name!r}; choose from {', '.join(names())} or package.module:callable")
-    elif name == "digits-lt":
-        samples = _digits(_known(split))
-    elif name in cifar.LAYOUTS:
-        samples = _cifar(name, _folder(name, root, cifar.LAYOUTS[name].folder), _known(split))
-    else:
-        folder = _folder(name, root, "the images")
-        size = 224 if image_size is None else image_size
-        if size < 1:
-            raise InputError(f"{arg('image_size')} must be at least 1 pixel, got {size}")
-        lists = images.find_lists(folder, _known(split), train_list, test_list) if name == "image-list" else {}
-        samples = _images(name, folder, split, size, lists)
+    samples = source.read(split, **{option: given[option] for option in source.takes})
     options = dict(samples.options)
     if normalize is not None:
         options["normalize"] = normalize
@@ -325,7 +193,7 @@ def long_tailed_counts(n_max: int, n_classes: int, imbalance: float, kind: str =
     elif kind == "step":
         exponent = (np.arange(n_classes) >= n_classes // 2).astype(float)
     else:
-        raise InputError(f"{arg('imbalance_type')} must be exp or step, got {kind!r}")
+        raise InputError(f"{arg('imbalance_type')} must be {' or '.join(IMBALANCE)}, got {kind!r}")
     exact = n_max * _ratio(imbalance) ** -exponent
     return np.floor(exact * (1 + 1e-12)).astype(np.int64)  # 4900 / 49 must not become 99 for a lost last bit
 
@@ -353,20 +221,8 @@ def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Sa
             f"wants {wanted[c]}: drop {arg('imbalance')} if {samples.name} is long-tailed already"
         )
     if samples.split == "train":
-        samples = samples.select(_draw(samples.labels, wanted, seed))
+        samples = samples.select(draw(samples.labels, wanted, seed))
     return dataclasses.replace(samples, class_counts=wanted)
-
-
-def _draw(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
-    """Draw up to wanted[c] samples of each class c; their positions, ascending."""
-    if seed < 0:
-        raise InputError(f"{arg('data_seed')} must not be negative, got {seed}")
-    drawn = [
-        # a generator a class and the head of a permutation: draws of different sizes are nested
-        np.random.default_rng([seed, c]).permutation(np.flatnonzero(labels == c))[:n]
-        for c, n in enumerate(wanted)
-    ]
-    return np.sort(np.concatenate(drawn))
 
 
 def _normalised(samples: Samples, text: str) -> Samples:
@@ -405,6 +261,7 @@ def _known(split: str) -> str:
 
 
 def _digits(split: str) -> Samples:
+    split = _known(split)
     # The file that sklearn.datasets.load_digits reads, in a twentieth of the time that the import of that takes.
     file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(file), delimiter=",")
@@ -442,8 +299,9 @@ def _folder(name: str, root: str | os.PathLike[str] | None, held: str) -> Path:
     return Path(root)
 
 
-def _cifar(name: str, root: Path, split: str) -> Samples:
-    found = cifar.read(name, root, split)
+def _cifar(name: str, split: str, root: str | os.PathLike[str] | None) -> Samples:
+    folder = _folder(name, root, cifar.LAYOUTS[name].folder)
+    found = cifar.read(name, folder, _known(split))
     return Samples(
         name=name,
         split=split,
@@ -454,12 +312,24 @@ def _cifar(name: str, root: Path, split: str) -> Samples:
         class_counts=found.train_counts,
         mean=CIFAR[0],
         std=CIFAR[1],
-        options={"name": name, "split": split, "root": os.path.abspath(root)},
+        options={"name": name, "split": split, "root": os.path.abspath(folder)},
     )
 
 
-def _images(name: str, root: Path, split: str, size: int, lists: dict[str, Path]) -> Samples:
-    found = images.read_lists(root, split, size, lists) if lists else images.read_folder(root, split, size)
+def _images(
+    name: str,
+    split: str,
+    root: str | os.PathLike[str] | None,
+    image_size: int | None,
+    train_list: str | os.PathLike[str] | None = None,
+    test_list: str | os.PathLike[str] | None = None,
+) -> Samples:
+    folder = _folder(name, root, "the images")
+    size = 224 if image_size is None else image_size
+    if size < 1:
+        raise InputError(f"{arg('image_size')} must be at least 1 pixel, got {size}")
+    lists = images.find_lists(folder, _known(split), train_list, test_list) if name == "image-list" else {}
+    found = images.read_lists(folder, split, size, lists) if lists else images.read_folder(folder, split, size)
     return Samples(
         name=name,
         split=split,
@@ -473,11 +343,29 @@ def _images(name: str, root: Path, split: str, size: int, lists: dict[str, Path]
         options={
             "name": name,
             "split": split,
-            "root": os.path.abspath(root),
+            "root": os.path.abspath(folder),
             "image_size": size,
             **{option: str(file) for option, file in lists.items()},
         },
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set that `load` knows by name."""
+
+    read: Callable[..., Samples]  # of the split and of the options that it takes
+    takes: tuple[str, ...] = ()  # options of `load` that it is called with, by name
+    imbalance: float | None = None  # of the training set where `load` is not told one
+
+
+DATASETS: dict[str, Source] = {
+    "digits-lt": Source(read=_digits, imbalance=DIGITS_IMBALANCE),
+    **{name: Source(read=partial(_cifar, name), takes=("root",)) for name in cifar.LAYOUTS},
+    "image-list": Source(read=partial(_images, "image-list"), takes=("root", "image_size", "train_list", "test_list")),
+    "image-folder": Source(read=partial(_images, "image-folder"), takes=("root", "image_size")),
+}
+"""The data sets by name; help and errors read the names here."""
 
 
 # Users' own ------------------------------------------------------------------------------------------------------

@@ -14,14 +14,14 @@ import torch
 from torch.nn import functional as F
 
 from landscape.callables import resolve
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, arg, nearest
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def names() -> tuple[str, ...]:
     """Return the names that `build` knows, besides users' own package.module:callable."""
-    return tuple(_FACTORIES)
+    return tuple(LOSSES)
 
 
 def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[..., Any]:
@@ -44,9 +44,10 @@ def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[...
                 f"{arg('loss', name)} is taken as it is, without options, got {', '.join(options)}: leave them out"
             )
         return resolve(name, "loss")
-    if name not in _FACTORIES:
-        raise InputError(f"no loss {name!r}; choose from {', '.join(names())} or package.module:callable")
-    make = _FACTORIES[name]
+    if name not in LOSSES:
+        near = nearest(name, LOSSES)
+        raise InputError(f"no loss {name!r}; {near}choose from {', '.join(LOSSES)} or package.module:callable")
+    make = LOSSES[name]
     known = list(inspect.signature(make).parameters)
     arguments = [class_counts] if "class_counts" in known else []
     for option in options:
@@ -67,6 +68,11 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         Losses, (B,), in nats.
     """
     return F.cross_entropy(logits, labels, reduction="none")
+
+
+def plain() -> Loss:
+    """Make the cross-entropy, -log softmax(z)_y."""
+    return cross_entropy
 
 
 def focal(*, gamma: float = 2.0) -> Loss:
@@ -209,14 +215,16 @@ def balanced(class_counts: np.ndarray) -> Loss:
     return loss
 
 
-_FACTORIES: dict[str, Callable[..., Loss]] = {
-    "ce": lambda: cross_entropy,
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "ce": plain,
     "focal": focal,
     "ldam": ldam,
     "logit-adjust": logit_adjusted,
     "vs": vector_scaling,
     "balanced": balanced,
 }
+"""Each loss's name, and the function that makes it: of the class counts, if it has an argument `class_counts`, and of
+its options. Help, errors and the reference read the names here and the first sentence of each function."""
 
 
 def _check_not_negative(name: str, **options: float) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from landscape.callables import resolve
-from landscape.errors import InputError, LandscapeError, arg, one_line
+from landscape.errors import InputError, LandscapeError, arg, nearest, one_line
 
 COSINE_SCALE = 30.0
 """Factor of cosine logits where none is given: the s of Cao et al. 2019, "Learning imbalanced datasets with
@@ -172,7 +172,7 @@ def _classifier(n_features: int, n_classes: int, scale: float | None) -> nn.Modu
     return nn.Linear(n_features, n_classes) if scale is None else NormedLinear(n_features, n_classes, scale)
 
 
-_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small-resnet": partial(CifarResNet, n_blocks=1, widths=(8, 16, 32), in_channels=1),  # 19,074 for ten classes
     **{f"resnet{6 * n + 2}": partial(CifarResNet, n_blocks=n) for n in (3, 5, 7, 9, 18)},
     "resnet50": ImageNetResNet,
@@ -182,7 +182,7 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 def names() -> tuple[str, ...]:
     """Return the names that `build` knows, besides users' own package.module:callable."""
-    return tuple(_NETWORKS)
+    return tuple(NETWORKS)
 
 
 def convolved_shortcut(name: str, state: Iterable[str]) -> str | None:
@@ -195,7 +195,7 @@ def convolved_shortcut(name: str, state: Iterable[str]) -> str | None:
     Returns:
         What blocks call the shortcut, as "downsample"; None for shortcuts without parameters and for other networks.
     """
-    if not isinstance(network := _NETWORKS.get(name), partial) or network.func is not CifarResNet:
+    if not isinstance(network := NETWORKS.get(name), partial) or network.func is not CifarResNet:
         return None
     found = (re.search(r"(?:^|\.)layer2\.0\.(downsample|shortcut)\.0\.weight$", entry) for entry in state)
     return next((match[1] for match in found if match), None)
@@ -235,8 +235,9 @@ def build(
                 f"{arg('cosine', True)} is for the models {', '.join(names())}; {name} brings its own classifier"
             )
         return _own(name, n_classes)
-    if name not in _NETWORKS:
-        raise InputError(f"no model {name!r}; choose from {', '.join(names())} or package.module:callable")
+    if name not in NETWORKS:
+        near = nearest(name, NETWORKS)
+        raise InputError(f"no model {name!r}; {near}choose from {', '.join(NETWORKS)} or package.module:callable")
     if n_classes < 1 or (in_channels is not None and in_channels < 1):
         raise InputError(f"a model needs at least one class and one channel, got {n_classes} and {in_channels}")
     if scale is not None and not cosine:
@@ -248,7 +249,7 @@ def build(
         options["scale"] = COSINE_SCALE if scale is None else scale
     if shortcut is not None:
         options["shortcut"] = shortcut
-    return _NETWORKS[name](n_classes, **options)
+    return NETWORKS[name](n_classes, **options)
 
 
 def _own(name: str, n_classes: int) -> nn.Module:

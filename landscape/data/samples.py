@@ -1,0 +1,152 @@
+"""N labelled samples in a fixed order, in memory or behind a data set that reads them one by one."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Subset
+
+from landscape.data import images, items
+from landscape.errors import DataError, InputError, arg
+
+Stats = tuple[float, ...]
+"""Mean or standard deviation of each channel."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """N labelled samples in a fixed order; either `inputs` or `dataset` holds them.
+
+    `options` load the set again with `load(**options)`; what `select` left out is known to the fingerprint only.
+    """
+
+    name: str
+    split: str
+    inputs: torch.Tensor | None  # (N, ...) in memory; images are uint8 (N, channels, height, width)
+    dataset: Any | None  # map-style, items (input, label), for what does not fit in memory
+    labels: np.ndarray  # (N,) int64
+    class_names: tuple[str, ...]  # (C,)
+    class_counts: np.ndarray  # (C,) int64, TRAINING samples of each class, whichever split this is
+    mean: Stats | None = None  # per channel, for uint8 images; None hands the inputs out as they are
+    std: Stats | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the inputs, labels and normalisation.
+
+        In memory, the inputs' bytes count; of image files their paths below the root, sizes and the crop; of
+        users' data that do not fit in memory the first eight inputs, as reading them all would take too long.
+        """
+        digest = hashlib.sha256(repr((self.mean, self.std)).encode())
+        digest.update(np.ascontiguousarray(self.labels).data)
+        if self.inputs is not None:
+            digest.update(items.described(self.inputs))
+        elif isinstance(self.dataset, images.ImageFiles):
+            digest.update(self.dataset.description().encode())
+        else:
+            for value in items.inputs(self.dataset, range(min(items.FIRST_FEW, len(self)))):
+                digest.update(items.described(value))
+        return digest.hexdigest()
+
+    def batch(
+        self,
+        indices: np.ndarray | torch.Tensor,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hand out some samples, normalised, on a device.
+
+        Args:
+            indices: (B,) positions of the samples.
+            device: where the tensors go; None leaves the inputs where they are, the labels with them.
+            dtype: of floating-point inputs and normalised images; integers, as tokens are, keep their own.
+
+        Returns:
+            Inputs (B, ...) and labels (B,) int64.
+
+        Raises:
+            DataError: a sample cannot be read, or its shape differs from the others'.
+        """
+        order = _positions(indices)
+        if self.inputs is not None:
+            inputs = self.inputs.index_select(0, torch.from_numpy(order).to(self.inputs.device))
+        else:
+            inputs = items.stack(order.tolist(), items.inputs(self.dataset, order.tolist()))
+        inputs = inputs.to(device)
+        if self.mean is not None and self.std is not None:
+            shape = (-1, *[1] * (inputs.ndim - 2))
+            mean = torch.tensor(self.mean, dtype=dtype, device=inputs.device).view(shape)
+            std = torch.tensor(self.std, dtype=dtype, device=inputs.device).view(shape)
+            inputs = inputs.to(dtype).div_(255).sub_(mean).div_(std)
+        elif inputs.is_floating_point():
+            inputs = inputs.to(dtype)
+        return inputs, torch.from_numpy(self.labels[order]).to(inputs.device)
+
+    def select(self, indices: np.ndarray | torch.Tensor | Sequence[int]) -> "Samples":
+        """Take some of the samples, in the order given; the classes and their training counts stay.
+
+        Args:
+            indices: positions of the samples.
+
+        Returns:
+            Samples that share no memory with these, except for files.
+
+        Raises:
+            InputError: a position does not exist.
+            DataError: nothing is selected.
+        """
+        order = _positions(indices)
+        if not order.size:
+            raise DataError(f"no sample of {self.name} ({self.split}) is selected")
+        if order.min() < 0 or order.max() >= len(self):
+            raise InputError(f"samples are 0 to {len(self) - 1}, asked for {order.min()} to {order.max()}")
+        inputs, dataset = self.inputs, self.dataset
+        if inputs is not None:
+            inputs = inputs.index_select(0, torch.from_numpy(order).to(inputs.device))
+        elif isinstance(dataset, images.ImageFiles):
+            dataset = dataset.select(order)
+        else:
+            dataset = Subset(dataset, order.tolist())  # type: ignore[arg-type]  # a list will do as well
+        return dataclasses.replace(self, inputs=inputs, dataset=dataset, labels=self.labels[order])
+
+    def subsample(self, per_class: int, seed: int = 0) -> "Samples":
+        """Draw at most `per_class` samples of each class; smaller classes keep all of theirs.
+
+        Args:
+            per_class: at least 1. A larger number with the same seed draws a superset.
+            seed: of the draw.
+
+        Returns:
+            The samples drawn, in the order they had.
+
+        Raises:
+            InputError: `per_class` is below 1 or the seed is negative.
+        """
+        if per_class < 1:
+            raise InputError(f"{arg('samples_per_class')} must be at least 1, got {per_class}")
+        wanted = np.full(len(self.class_names), per_class)
+        return self.select(draw(self.labels, wanted, seed))
+
+
+def _positions(indices: np.ndarray | torch.Tensor | Sequence[int]) -> np.ndarray:
+    return np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices, dtype=np.int64)
+
+
+def draw(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+    """Return the positions, in ascending order, of up to wanted[c] samples drawn of each class c."""
+    if seed < 0:
+        raise InputError(f"{arg('data_seed')} must not be negative, got {seed}")
+    drawn = [
+        # a generator a class and the head of a permutation: draws of different sizes are nested
+        np.random.default_rng([seed, c]).permutation(np.flatnonzero(labels == c))[:n]
+        for c, n in enumerate(wanted)
+    ]
+    return np.sort(np.concatenate(drawn))
