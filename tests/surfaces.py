@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from landscape.results import Surface, Trajectory
+from landscape.results import Plane, Surface, Trajectory
 from landscape.results.grid import summary
 from landscape.results.mesh import Grid
 
@@ -85,3 +85,20 @@ def three_lines(n=41, **about):
     t = of.xcoordinates
     bump = np.stack([0 * t, np.exp(-(((t - 0.3) / 0.1) ** 2)), 2 * np.exp(-(((t - 0.7) / 0.1) ** 2))])
     return surface(of, (1 + 0.5 * t + bump)[:, None], between=True, **about)
+
+
+def plane_of_two():
+    return Plane(
+        axes=("random", "random"),
+        directions=np.eye(2, 3),
+        buffer_directions=np.zeros((2, 0)),
+        origin=np.arange(3.0),
+        buffer_origin=np.zeros(0),
+        unit_length=np.ones(2),
+        explained=np.full(2, np.nan),
+        tensors=("w",),
+        sizes=np.array([3]),
+        cosine=0.0,
+        normalisation="none",
+        ignored="none",
+    )

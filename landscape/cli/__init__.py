@@ -6,7 +6,6 @@ commands come from the entry-point group "landscape.commands"; a name of this pa
 
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Generator, Sequence
@@ -14,42 +13,51 @@ from contextlib import contextmanager
 from importlib import import_module, metadata
 
 import click
+import cloup
 
 from landscape.cli import console, naming
-from landscape.errors import LandscapeError, named_by
+from landscape.errors import LandscapeError, named_by, nearest
 
 PACKAGE = "loss-landscape-per-class"
 LOGS = ("landscape", "trainers")
 """Loggers of which -v shows more."""
 
 COMMANDS = {
-    "hessian": ("landscape.cli.hessian:hessian", "Spectra of the loss curvature, per part of the data."),
-    "surface1d": (
-        "landscape.cli.surface:surface1d",
-        "Loss and accuracy on a line, per part; loss barriers.",
-    ),
-    "surface2d": ("landscape.cli.surface:surface2d", "Loss and accuracy on a plane, per part."),
-    "trajectory": ("landscape.cli.trajectory:trajectory", "Paths of training on a plane, with the surface under them."),
-    "distances": ("landscape.cli.distances:distances", "Where parts converge, and how far apart that is."),
-    "gradients": ("landscape.cli.gradients:gradients", "Gradients of parts against the whole and each other."),
-    "features": ("landscape.cli.features:features", "Feature quality and the geometry of class means."),
-    "sharpness": ("landscape.cli.sharpness:sharpness", "Rise of the loss around a checkpoint, per part."),
-    "info": ("landscape.cli.inspect:info", "What a result file or a checkpoint holds."),
-    "plot": ("landscape.cli.show:plot", "Draw a figure of a result file."),
-    "compare": ("landscape.cli.show:compare", "Compare result files, side by side."),
-    "report": ("landscape.cli.report:report", "Results of any kinds as one page to read and to turn."),
-    "export": ("landscape.cli.show:export", "Write a result file in another format."),
+    "hessian": "Compute spectra of the loss curvature, for each part of the data.",
+    "surface1d": "Compute loss and accuracy on a line, and loss barriers.",
+    "surface2d": "Compute loss and accuracy on a plane.",
+    "trajectory": "Draw paths of training on a plane, over the loss surface.",
+    "distances": "Measure where parts converge, and how far apart that is.",
+    "gradients": "Compare the gradients of parts with the whole and each other.",
+    "features": "Measure feature quality and neural collapse.",
+    "sharpness": "Measure how much the loss rises around a checkpoint.",
+    "plot": "Draw a figure of a result file.",
+    "compare": "Print the numbers of several result files side by side.",
+    "report": "Write one HTML page of many results.",
+    "export": "Write a result file in another format.",
+    "info": "Print what a result file or a checkpoint holds.",
 }
-"""Name: where the command is, as module:attribute, and its line in the help."""
+"""Name of each command, which is that of its module and function, and its line in the help."""
+
+MODULES = {"surface1d": "surface", "surface2d": "surface"}
+"""Modules that do not bear the name of their command."""
 
 PLUGIN_HELP = {
-    "train": "Train a network by ce, sam, gsa-gkp, ... into checkpoints that describe themselves.",
+    "train": "Train a network; analyses read its checkpoints without further options.",
     "demo": "Train and analyse on a small data set that comes with the package.",
 }
 """Lines in the help for entry points that are known; those of others would have to be loaded."""
 
+_SECTIONS = {
+    "Analyse a checkpoint": (
+        "hessian", "surface1d", "surface2d", "trajectory", "distances", "gradients", "features", "sharpness",
+    ),
+    "Show results": ("plot", "compare", "report", "export", "info"),
+}  # fmt: skip
+_OTHERS = "Train, and commands of other packages"
 
-class Commands(click.Group):
+
+class Commands(cloup.Group):
     """A group that knows its commands by name and loads the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -59,24 +67,34 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load a command, or return None if there is none of this name."""
         if cmd_name in COMMANDS:
-            module, attribute = COMMANDS[cmd_name][0].split(":")
-            command: click.Command = getattr(import_module(module), attribute)
+            module = import_module(f"landscape.cli.{MODULES.get(cmd_name, cmd_name)}")
+            command: click.Command = getattr(module, cmd_name)
         elif cmd_name in (plugins := _plugins()):
             command = plugins[cmd_name].load()
         else:
             return None
-        command.help = re.split(r"\n\s*Raises:", command.help or "")[0]  # the rest is for readers of the code
         if not any("-v" in p.opts for p in command.params):
-            command.params.append(_verbose_option())
+            command.params.append(verbose := _verbose_option())
+            if isinstance(command, cloup.Command):
+                command.ungrouped_options.append(verbose)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is called, or suggest one of a similar name."""
+        if not args[0].startswith("-") and args[0] not in (names := self.list_commands(ctx)):
+            meant = nearest(args[0], names).rstrip()
+            raise click.UsageError(f"No such command {args[0]!r}{f'; {meant}' if meant else '.'}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands' lines without loading any of them."""
-        lines = {
-            name: COMMANDS[name][1] if name in COMMANDS else _plugin_help(name) for name in self.list_commands(ctx)
-        }
-        with formatter.section("Commands"):
-            formatter.write_dl(list(lines.items()))
+        shown = {name for names in _SECTIONS.values() for name in names}
+        others = tuple(name for name in self.list_commands(ctx) if name not in shown)
+        for heading, names in {**_SECTIONS, _OTHERS: others}.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, COMMANDS.get(name) or _plugin_help(name)) for name in names])
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command; what it returns is of no concern to the shell."""
@@ -107,7 +125,7 @@ def _verbose_option() -> click.Option:
         is_flag=True,
         expose_value=False,
         callback=_be_verbose,
-        help="Log what is done; show tracebacks.",
+        help="Log each step, and show the traceback of an error.",
     )
 
 
@@ -119,8 +137,9 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 
 root = Commands(
     "landscape",
-    help="The geometry of a neural network's loss, per class and per group of classes.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Measure the geometry of a neural network's loss, for each class and group of classes.",
+    epilog="\b\nExamples:\n  landscape demo\n  landscape hessian --ckpt run/last.pt --per-class",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     params=[
         _verbose_option(),
         click.Option(

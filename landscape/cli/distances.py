@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 import numpy as np
 
 from landscape.analyses import convergence
@@ -11,60 +12,94 @@ from landscape.analyses import distances as analysis
 from landscape.analyses.convergence import finetuned, from_bank
 from landscape.analyses.distances import OVER, Run
 from landscape.autodiff import distributed
+from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, LOADING, OUTPUT, POSITIVE, SEED, of_the_data, options
-from landscape.cli.surface import BN_SAMPLES, training_samples
+from landscape.cli.options import COUNT, POSITIVE, SEED, Choice, command, option
+from landscape.cli.surface import BN_SAMPLES, batch_norm, training_samples
 from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
 from landscape.objective import points, snapshots
 from landscape.objective.objective import Objective
-from landscape.objective.points import BATCH_NORM, Point
+from landscape.objective.points import Point
 from landscape.results import Distances
 
-DISTANCES = (
-    click.option(
-        "--finetune", type=COUNT, metavar="EPOCHS", help="Train on each part alone from --ckpt, so many epochs."
+DISTANCES = cloup.option_group(
+    "Convergence points",
+    option(
+        "--finetune",
+        type=COUNT,
+        metavar="EPOCHS",
+        help="Train on each part alone, from --ckpt on, for this many epochs.",
+        show_default="the run's memory bank",
     ),
-    click.option("--finetune-lr", type=POSITIVE, default=0.01, show_default=True, help="First learning rate of that."),
-    click.option("--only", metavar="PARTS", help="Fine-tune on these parts only: tail, or head,tail."),
-    click.option("--also-run", multiple=True, metavar="DIR", help="A run of another seed; with --finetune, its start."),
-    click.option("--also", multiple=True, metavar="FILE", help="Another model to measure distances to."),
-    click.option(
-        "--over", type=click.Choice(OVER), default="encoder", show_default=True, help="Parameters that count."
-    ),
-    click.option(
-        "--barriers",
-        type=click.IntRange(min=0),
-        default=0,
+    option(
+        "--finetune-lr",
+        type=POSITIVE,
+        default=0.01,
         show_default=True,
-        help="Points on each segment for loss barriers; 0: none.",
+        metavar="LR",
+        help="Start that training with this learning rate.",
     ),
-    click.option(
-        "--bn",
-        type=click.Choice(BATCH_NORM),
-        default="interpolate",
-        show_default=True,
-        help="Running statistics on these segments.",
+    option("--only", metavar="PARTS", help="Train on these parts only: tail, or head,tail."),
+    option(
+        "--also-run",
+        multiple=True,
+        metavar="DIR",
+        help="Measure a run of another seed too. With --finetune, give the checkpoint to start from.",
     ),
-    BN_SAMPLES,
-    click.option(
-        "--curvature", is_flag=True, help="Also the rise that each point's Hessian predicts on the way to the others."
-    ),
-    click.option("--along", is_flag=True, help="Distances of the run's snapshots to the points, over epochs."),
-    click.option("--points", "points_folder", metavar="DIR", help="Write the points as checkpoints into this folder."),
-    click.option(
+    option("--also", multiple=True, metavar="FILE", help="Measure the distances to this checkpoint too."),
+    option(
         "--seed",
         type=SEED,
         default=0,
         show_default=True,
-        help="Of the order of samples in fine-tuning, and of --bn-samples.",
+        metavar="N",
+        help="Seed the order of samples in --finetune, and --bn-samples.",
     ),
+)
+MEASURES = cloup.option_group(
+    "Distances and barriers",
+    option(
+        "--over",
+        type=Choice(OVER),
+        default="encoder",
+        show_default=True,
+        help="Measure distances over these parameters.",
+    ),
+    option(
+        "--barriers",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Find loss barriers by N points between each two convergence points.",
+    ),
+    option(
+        "--curvature",
+        is_flag=True,
+        help="Compute the rise that the Hessian at each point predicts on the way to the others.",
+    ),
+    option(
+        "--along", is_flag=True, help="Measure the distances of the run's snapshots to the points, over the epochs."
+    ),
+)
+POINTS = option(
+    "--points", "points_folder", metavar="DIR", help="Write the convergence points as checkpoints into this folder."
 )
 
 
-@click.command()
-@options(LOADING, DISTANCES, OUTPUT)
+@command(
+    "landscape distances --ckpt runs/gsa-gkp --partition head-tail",
+    "landscape distances --ckpt runs/ce/snapshots/epoch-0010.pt --finetune 5 --only head,tail --partition head-tail",
+)
+@checkpoint()
+@samples()
+@parts(default="class")
+@DISTANCES
+@MEASURES
+@numbers(batch_norm("interpolate"), BN_SAMPLES)
+@output(POINTS)
 def distances(
     *,
     ckpt: str,
@@ -89,13 +124,11 @@ def distances(
     quiet: bool,
     **loading: Any,
 ) -> None:
-    """Convergence points of classes or groups, and the distances and barriers between them.
+    """Measure the distances and loss barriers between the weights that parts of the data converge to.
 
-    The points come from the memory bank of the run that --ckpt is of (a folder, or a checkpoint in it), or from
-    training on each part alone, from --ckpt. `--partition run` takes the groups that the run itself made.
-
-    landscape distances --ckpt runs/gsa-gkp --partition head-tail
-    landscape distances --ckpt runs/ce/snapshots/epoch-0010.pt --finetune 5 --only head,tail --partition head-tail
+    A convergence point of a part is the weights that training on this part alone leads to. The points are read from
+    the memory bank of a run of landscape train (--ckpt is its folder, or a checkpoint in it), or made by --finetune.
+    --partition run takes the groups of classes that the run itself made.
 
     Raises:
         InputError: options that contradict each other, or no convergence points to be had.
@@ -169,9 +202,6 @@ def distances(
             _conclude(console, result, path)
             if as_json:
                 console.json(_document(result, path))
-
-
-of_the_data(distances)
 
 
 def _of_run(folder: str) -> tuple[str, Path]:

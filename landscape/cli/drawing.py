@@ -1,10 +1,14 @@
-"""Options of `landscape plot` that only some kinds of figures have."""
+"""Options of `landscape plot` that only some kinds of figures have: those that the figure's function takes."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
+import cloup
 
+from landscape import plots
+from landscape.cli.options import Choice, Decorator, listed, option
 from landscape.errors import InputError
 from landscape.results import quadrature
 
@@ -20,54 +24,51 @@ def _ends(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     return low, high
 
 
-DRAWING = (
-    click.option("--axis", type=click.Choice(quadrature.AXES), help="Axis of the eigenvalues. [default: symlog]"),
-    click.option(
-        "--width",
-        help="Standard deviation of the Gaussians on the axis: a number, or one of "
-        f"{', '.join(quadrature.WIDTHS)}. [default: auto]",
+_OPTIONS: dict[str, Decorator[Any]] = {
+    "axis": option(
+        "--axis",
+        type=Choice(quadrature.AXES),
+        help="Scale the axis of the eigenvalues linearly, or logarithmically away from zero.",
+        show_default="symlog",
     ),
-    click.option(
+    "width": option(
+        "--width",
+        metavar="WIDTH",
+        help="Smooth a density by Gaussians of this standard deviation on the axis: "
+        f"{listed(quadrature.WIDTHS, 'a number')}.",
+        show_default="auto",
+    ),
+    "limits": option(
         "--limits",
         metavar="MIN:MAX",
         callback=_ends,
-        help="Of a density: eigenvalues at the ends of the axis; --limits=-100:100 in the paper's Figure 9. "
-        "[default: where they end]",
+        help="Draw eigenvalues from MIN to MAX, such as --limits=-100:100 in the paper's Figure 9.",
+        show_default="all",
     ),
-    click.option(
+    "log": option(
         "--log/--linear",
         "log",
         default=None,
-        help="Of a surface: scale of the loss. [default: logarithmic where the loss spans decades]",
+        help="Draw the loss on a logarithmic or a linear scale.",
+        show_default="logarithmic where the loss spans decades",
     ),
-    click.option("--vmin", type=float, help="Of a surface: lowest loss that is told apart; what is lower is clipped."),
-    click.option(
-        "--vmax", type=float, help="Of a surface: highest loss that is told apart; what is higher is clipped."
-    ),
-    click.option("--levels", type=int, metavar="N", help="Of contours: about so many levels. [default: 12]"),
-    click.option("--zmax", type=float, help="Of --kind 3d: loss at which the surface is cut off."),
-    click.option(
+    "vmin": option("--vmin", type=float, metavar="LOSS", help="Draw lower losses like this one."),
+    "vmax": option("--vmax", type=float, metavar="LOSS", help="Draw higher losses like this one."),
+    "levels": option("--levels", type=int, metavar="N", help="Draw about N levels of contours.", show_default="12"),
+    "zmax": option("--zmax", type=float, metavar="LOSS", help="Cut a surface in three dimensions off at this loss."),
+    "euclidean": option(
         "--euclidean",
         is_flag=True,
         default=None,
-        help="Of a surface: draw lengths to scale, as they are in parameter space, and not coordinates.",
+        help="Draw distances in parameter space to scale, instead of coordinates.",
     ),
-)
-"""Those that are not given are None."""
-
-_CONTOURS = ("contour", "accuracy", "overlay", "path")
-_LOSSES = ("contour", "3d", "heat", "overlay", "line", "path", "along")
-_KINDS = {
-    "axis": ("density",),
-    "width": ("density",),
-    "limits": ("density",),
-    "log": _LOSSES,
-    "vmin": (*_LOSSES, "accuracy"),
-    "vmax": (*_LOSSES, "accuracy"),
-    "levels": _CONTOURS,
-    "zmax": ("3d",),
-    "euclidean": ("contour", "3d", "heat", "accuracy", "overlay", "line", "path"),
 }
+DRAWING = cloup.option_group(
+    "Kinds of figures",
+    *_OPTIONS.values(),
+    help="Options that only some kinds have; another kind refuses them.",
+)
+"""Those that are not given are None. Each has the name of an argument of figure functions."""
 
 
 def take_drawing(given: dict[str, Any]) -> dict[str, Any]:
@@ -79,14 +80,15 @@ def take_drawing(given: dict[str, Any]) -> dict[str, Any]:
     Returns:
         Those that were given, by their names.
     """
-    taken = {name: given.pop(name) for name in _KINDS}
+    taken = {name: given.pop(name) for name in _OPTIONS}
     return {name: value for name, value in taken.items() if value is not None}
 
 
-def check_drawing(kind: str, drawing: Mapping[str, Any]) -> None:
+def check_drawing(drawn_as: str, kind: str, drawing: Mapping[str, Any]) -> None:
     """Refuse options that a kind of figure does not have.
 
     Args:
+        drawn_as: the kind of result.
         kind: of figure.
         drawing: from `take_drawing`.
 
@@ -94,7 +96,13 @@ def check_drawing(kind: str, drawing: Mapping[str, Any]) -> None:
         InputError: the kind does not have one of them.
     """
     for name, value in drawing.items():
-        if kind not in _KINDS[name]:
+        if not _takes(plots.KIND_FIGURES[drawn_as][kind], name):
+            every = (item for figures in plots.KIND_FIGURES.values() for item in figures.items())
+            kinds = dict.fromkeys(known for known, figure in every if _takes(figure, name))
             option = "--linear" if name == "log" and not value else f"--{name}"
-            kinds = ", ".join(_KINDS[name])
-            raise InputError(f"{option} is for --kind {kinds}; leave it out for --kind {kind}")
+            raise InputError(f"{option} is for --kind {', '.join(kinds)}; leave it out for --kind {kind}")
+
+
+def _takes(figure: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(figure).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)

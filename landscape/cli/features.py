@@ -3,28 +3,31 @@
 from pathlib import Path
 from typing import Any
 
-import click
+import cloup
 import numpy as np
 
 from landscape.analyses import features as analysis
 from landscape.autodiff import distributed
+from landscape.cli.analysis import checkpoint, numbers, output, samples
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import CHECKPOINTS, LOADING, OUTPUT, SIZE, options
+from landscape.cli.options import SIZE, command, option
 from landscape.errors import StoreError
 from landscape.results import Features, History, store
 
-FEATURES = (
-    click.option(
-        "--beta", type=SIZE, default=0.5, show_default=True, help="Weight of the variance in Q = Dis - beta log Var."
+FEATURES = cloup.option_group(
+    "Features",
+    option(
+        "--beta",
+        type=SIZE,
+        metavar="X",
+        default=0.5,
+        show_default=True,
+        help="Weigh the variance by this in Q = Dis - beta log Var.",
     ),
-    click.option(
-        "--cache", type=SIZE, default=2.0, show_default=True, help="GiB of features to keep; beyond, all runs twice."
-    ),
+    # Here the parts are always the classes; the option may be given all the same, as with the other commands.
+    option("--per-class", is_flag=True, hidden=True, expose_value=False),
 )
-
-WITHOUT_EFFECT = ("per_class", "partition", "classes", "many", "few", "ends", "params", "weight_decay")
-"""Of the options of `LOADING`: the parts are all classes, and nothing is differentiated."""
 
 COLLAPSE = {
     "within_between": "NC1",
@@ -41,8 +44,15 @@ PER_CLASS = (
 )  # fmt: skip
 
 
-@click.command()
-@options((CHECKPOINTS, *LOADING[1:]), FEATURES, OUTPUT)
+@command(
+    "landscape features --ckpt run/last.pt",
+    "landscape features --ckpt run --split test",
+)
+@checkpoint(several=True, parameters=False)
+@samples()
+@FEATURES
+@numbers(cache="features; beyond that the data are read twice")
+@output()
 def features(
     *,
     ckpt: str,
@@ -54,9 +64,9 @@ def features(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Feature quality of each class and the geometry of the class means, at one or several checkpoints.
+    """Measure how well the features separate each class, and how far the network is from neural collapse.
 
-    landscape features --ckpt run/last.pt; landscape features --ckpt run, for its snapshots
+    Features are the inputs of the last linear layer. Given the folder of a run, the command measures each snapshot.
 
     Raises:
         InputError: options that are unknown or contradict each other.
@@ -83,11 +93,6 @@ def features(
         _mention_history(console, Path(ckpt))
         if as_json:
             console.json(_document(result, path))
-
-
-features.params = [p for p in features.params if p.name not in WITHOUT_EFFECT]
-# What goes without saying here may be said all the same, as with the other commands.
-features.params.append(click.Option(["--per-class"], is_flag=True, hidden=True, expose_value=False))
 
 
 def _conclude(console: Console, found: Features, path: Path) -> None:

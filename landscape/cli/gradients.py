@@ -3,35 +3,36 @@
 from pathlib import Path
 from typing import Any
 
-import click
+import cloup
 import numpy as np
 
 from landscape.analyses import gradients as analysis
 from landscape.autodiff import distributed
+from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import CHECKPOINTS, COUNT, LOADING, OUTPUT, SEED, SIZE, of_the_data, options
+from landscape.cli.options import COUNT, SEED, command, option
 from landscape.objective.objective import Objective
 from landscape.results import Gradients
 
-GRADIENTS = (
-    click.option(
+GRADIENTS = cloup.option_group(
+    "Gradients",
+    option(
         "--batches",
         type=COUNT,
         metavar="K",
-        help="Means over K random batches, as training sees them.  [default: exact, over all samples]",
+        help="Average over K random batches, as training sees them.",
+        show_default="exact gradients over all samples",
     ),
-    click.option(
-        "--samples-per-batch", type=COUNT, default=128, show_default=True, help="Of --batches: that of training."
-    ),
-    click.option("--seed", type=SEED, default=0, show_default=True, help="Of --batches."),
-    click.option(
-        "--cache",
-        type=SIZE,
-        default=2.0,
+    option(
+        "--samples-per-batch",
+        type=COUNT,
+        default=128,
         show_default=True,
-        help="GiB of gradients to keep; less takes more passes.",
+        metavar="N",
+        help="Draw N samples for each of the --batches, as many as in training.",
     ),
+    option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the draw of the --batches."),
 )
 
 PER_PART = (
@@ -47,8 +48,16 @@ MOST_LAYERS = 24
 """Layers that are printed as a table."""
 
 
-@click.command()
-@options((CHECKPOINTS, *LOADING[1:]), GRADIENTS, OUTPUT)
+@command(
+    "landscape gradients --ckpt run/last.pt",
+    "landscape gradients --ckpt run --partition head-tail --batches 50",
+)
+@checkpoint(several=True)
+@samples()
+@parts(default="class")
+@GRADIENTS
+@numbers(cache="gradients; less takes more passes over the data")
+@output()
 def gradients(
     *,
     ckpt: str,
@@ -62,9 +71,10 @@ def gradients(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Gradients of parts against the whole and each other, at one or several checkpoints.
+    """Compare the gradient of each part with the whole gradient and with those of the other parts.
 
-    landscape gradients --ckpt run/last.pt; landscape gradients --ckpt run --batches 50, for its snapshots
+    The command prints norms, cosines and conflicts, and stores them for each layer too. Given the folder of a run, it
+    measures each snapshot.
     """
     read = {name: given[name] for name in ("ckpt_key", "trust_pickle")}
     found = checkpoint_list(ckpt, **read)
@@ -89,9 +99,6 @@ def gradients(
         _conclude(console, objective, result, path)
         if as_json:
             console.json(_document(result, path))
-
-
-of_the_data(gradients)
 
 
 def _conclude(console: Console, objective: Objective, found: Gradients, path: Path) -> None:

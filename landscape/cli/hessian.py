@@ -4,78 +4,131 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import click
+import cloup
 import numpy as np
 
 from landscape.analyses.spectrum import TRACES, Options, spectrum
 from landscape.autodiff import distributed
+from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, SIZE, options
+from landscape.cli.options import Choice, command, option
 from landscape.curvature import verify
-from landscape.curvature.kinds import HESSIAN, KINDS
 from landscape.curvature.lanczos import DISTRIBUTIONS
-from landscape.curvature.operators import BACKENDS
+from landscape.curvature.operators import BACKENDS, KINDS
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Spectrum
 
-SPECTRUM = (
-    click.option(
+SPECTRUM = cloup.option_group(
+    "Spectrum",
+    option(
         "--operator",
-        type=click.Choice(list(KINDS)),
-        default=HESSIAN.name,
+        type=Choice(KINDS),
+        default="hessian",
         show_default=True,
-        help="Matrix: " + "; ".join(f"{kind.name}, {kind.about}" for kind in KINDS.values()) + ".",
+        help="Choose the matrix whose eigenvalues are computed.",
     ),
-    click.option(
-        "--steps", default=80, show_default=True, help="Lanczos steps; 40 for a look, 80 to 100 for a figure."
+    option(
+        "--steps",
+        default=80,
+        show_default=True,
+        metavar="M",
+        help="Take M Lanczos steps: 40 for a first look, 80 to 100 for a figure.",
     ),
-    click.option("--probes", default=4, show_default=True, help="Runs per part; their spread is the error."),
-    click.option("--seed", default=0, show_default=True, help="Of the probes."),
-    click.option(
+    option(
+        "--probes",
+        default=4,
+        show_default=True,
+        metavar="K",
+        help="Start from K random vectors in each part. Error bars are the spread between them.",
+    ),
+    option("--seed", default=0, show_default=True, metavar="N", help="Seed the random vectors."),
+    option(
         "--distribution",
-        type=click.Choice(DISTRIBUTIONS),
+        type=Choice(DISTRIBUTIONS),
         default="rademacher",
         show_default=True,
-        help="Of the probes.",
+        help="Draw the random vectors from this distribution.",
     ),
-    click.option("--top", default=10, show_default=True, help="How many of the largest eigenvalues to list."),
-    click.option("--vectors", default=0, show_default=True, help="How many eigenvectors to keep in the file."),
-    click.option(
+    option(
+        "--top",
+        default=10,
+        show_default=True,
+        metavar="K",
+        help="Store the K largest eigenvalues and the smallest one.",
+    ),
+    option(
+        "--vectors",
+        default=0,
+        show_default=True,
+        metavar="K",
+        help="Store the eigenvectors of the K largest eigenvalues.",
+    ),
+    option(
         "--overlap",
         is_flag=True,
-        help="Also: are the directions of these --vectors, and the gradients, sharp for other parts?",
+        help="Measure the curvature of every part along the --vectors and the gradient of every other part.",
     ),
-    click.option("--tol", type=float, help="Go on until the residual of lambda_max is this share of it."),
-    click.option("--max-steps", type=int, help="Where --tol gives up.  [default: 4 times --steps]"),
-    click.option(
+    option(
+        "--tol",
+        type=float,
+        metavar="SHARE",
+        help="Take more steps until the residual of lambda_max is at most this share of it, such as 1e-4.",
+    ),
+    option("--max-steps", type=int, metavar="M", help="Stop --tol after M steps.", show_default="4 times --steps"),
+    option(
         "--trace",
-        type=click.Choice(TRACES),
+        type=Choice(TRACES),
         default="auto",
         show_default=True,
-        help="exact is for networks of ReLUs, auto takes it where it can be had.",
+        help="Compute the trace exactly (networks of ReLUs only), or estimate it from probes.",
     ),
-    click.option("--trace-tol", type=float, help="Add probes until the trace's standard error is this share of it."),
-    click.option(
-        "--negative-tol", default=1e-3, show_default=True, help="Share of max |eigenvalue| that is not negative."
+    option(
+        "--trace-tol",
+        type=float,
+        metavar="SHARE",
+        help="Add probes until the standard error of the trace is at most this share of it, such as 0.02.",
     ),
-    click.option(
-        "--residual-mass", type=float, metavar="SHARE", help="Drop well-fitted samples: 0.9999. Error is stated."
+    option(
+        "--negative-tol",
+        default=1e-3,
+        show_default=True,
+        metavar="SHARE",
+        help="Count eigenvalues as zero up to this share of the largest |eigenvalue|, where negative ones are summed.",
     ),
-    click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Of the products."),
-    click.option("--cache", type=SIZE, default=2.0, show_default=True, help="GiB to keep between products."),
-    click.option(
-        "--verify",
-        "verify_with",
-        type=click.Choice(["pyhessian"]),
-        help="Also run PyHessian on each part and compare.",
+    option(
+        "--residual-mass",
+        type=float,
+        metavar="SHARE",
+        help="Keep only the samples that hold this share of all residuals, such as 0.9999, and state the error.",
     ),
+)
+BACKEND = option(
+    "--backend",
+    type=Choice(BACKENDS),
+    default="auto",
+    show_default=True,
+    help="Choose how products with the matrix are computed. auto takes the faster one that gives the right product.",
+)
+VERIFY = option(
+    "--verify",
+    "verify_with",
+    type=Choice(["pyhessian"]),
+    help="Run this package on each part too, and print both results.",
 )
 
 
-@click.command()
-@options(LOADING, SPECTRUM, OUTPUT)
+@command(
+    "landscape hessian --ckpt run/last.pt --per-class",
+    "landscape hessian --ckpt run/last.pt --partition head-tail --steps 100 --vectors 5 --overlap",
+)
+@checkpoint()
+@samples()
+@parts()
+@SPECTRUM
+@numbers(BACKEND, weight_decay=True, cache="values that do not change from one product to the next")
+@output(VERIFY)
 def hessian(
     *,
     ckpt: str,
@@ -89,14 +142,14 @@ def hessian(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Eigenvalue densities of the loss curvature, with lambda_max and trace, per part of the data.
+    """Compute the eigenvalue density, the largest eigenvalue and the trace of each part's Hessian.
 
-    landscape hessian --ckpt run/last.pt --per-class
+    Each number has its error. The result is one HDF5 file, which landscape plot, compare, report and export read.
 
     Raises:
         InputError: options that are unknown or contradict each other.
     """
-    if verify_with and given["operator"] != HESSIAN.name:
+    if verify_with and given["operator"] != "hessian":
         raise InputError(f"--verify pyhessian knows no {given['operator']}: leave one of them out")
     if verify_with:
         verify.refuse(given["weight_decay"])

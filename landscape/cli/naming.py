@@ -15,7 +15,6 @@ OTHERWISE = {
     "ignored": "ignore",
     "lr": "finetune_lr",
     "normalisation": "norm",
-    "scale": "radius_scale",
 }
 """Arguments of the library whose option has another name."""
 

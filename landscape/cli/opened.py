@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import cloup
 
+from landscape.cli.options import BY_COUNT, listed, option
 from landscape.errors import InputError
 from landscape.results import Result, Spectrum, Surface, regroup, store
 from landscape.results.foreign import surface_files
@@ -14,33 +16,36 @@ FILE = click.Path(path_type=Path)
 CHECKPOINTS = (".pt", ".pth", ".th", ".tar", ".ckpt", ".safetensors")
 """How the names of checkpoints end."""
 
-REGROUP = (
-    click.option(
+REGROUP = cloup.option_group(
+    "Groups of classes",
+    option(
         "--groups",
         metavar="NAME",
-        help="Of a surface, or of the traces of a spectrum: join the classes, without computing again: "
-        f"{', '.join(regroup.GROUPS)} or FILE.json.  [default: all, where --weights is given]",
+        help=f"Join the classes into {listed(regroup.GROUPS)}, or by a JSON file {{name: [class, ...]}}.",
+        show_default="as stored; all with --weights",
     ),
-    click.option(
+    option(
         "--weights",
         metavar="NAME",
-        help="What classes weigh in a group: natural, by evaluated samples; balanced, alike; training, by training "
-        'samples; drw, as in deferred re-weighting; or FILE.json of {"class": weight}.  [default: natural]',
+        help="Weigh the classes of a group by evaluated samples (natural), alike (balanced), by training samples "
+        "(training), by the effective number of samples (drw), or by a JSON file {class: weight}.",
+        show_default="natural",
     ),
-    click.option("--many", default=100, show_default=True, help="many: more training samples than this."),
-    click.option("--few", default=20, show_default=True, help="few: fewer training samples than this."),
-    click.option("--ends", default=1, show_default=True, help="Classes in each end of head-tail."),
+    *BY_COUNT,
+    help="Surfaces, and the traces of spectra, are joined without computing again.",
 )
 
-FOREIGN = (
-    click.option(
+FOREIGN = cloup.option_group(
+    "Surfaces of tomgoldstein/loss-landscape",
+    option(
         "--dir-file",
         "--dir_file",
         type=FILE,
-        help="Of a surface of tomgoldstein/loss-landscape: its directions, which tell lengths.  [default: the file "
-        "that the surface names, where it lies beside it]",
+        metavar="FILE",
+        help="Read the lengths of the directions from this file.",
+        show_default="the file that the surface names",
     ),
-    click.option("--proj-file", "--proj_file", type=FILE, help="The projected path to lay over such a surface."),
+    option("--proj-file", "--proj_file", type=FILE, metavar="FILE", help="Draw this projected path on the surface."),
 )
 
 

@@ -1,14 +1,86 @@
-"""Options that every analysis of a checkpoint shares, in the order in which `--help` lists them."""
+"""How a command is declared: its help, kinds of values, and options that all sorts of commands share.
 
+Names that can be chosen are read from the registry that defines them; no list of names is typed here.
+"""
+
+import inspect
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias, TypeVar
 
 import click
+import cloup
+
+from landscape.errors import nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
+Decorator: TypeAlias = Callable[[F], F]
 
-COUNT, SEED = click.IntRange(min=1), click.IntRange(min=0)
+OWN = "package.module:callable"
+"""How a user names a function of their own."""
+
+
+def command(*examples: str, kind: type[cloup.Command] = cloup.Command) -> Callable[[Callable[..., Any]], cloup.Command]:
+    """Return a decorator that makes a command of a function; its docstring, up to "Raises:", is the help.
+
+    Args:
+        examples: command lines that end the help.
+        kind: class of the command.
+
+    Returns:
+        The decorator.
+    """
+
+    def make(function: Callable[..., Any]) -> cloup.Command:
+        text = inspect.cleandoc(function.__doc__ or "").partition("\n\nRaises:")[0]
+        epilog = "\n".join(["\b", "Examples:", *(f"  {example}" for example in examples)])
+        return cloup.command(cls=kind, help=text, epilog=epilog)(function)
+
+    return make
+
+
+class _Option(cloup.Option):
+    """An option that may say in words what happens where it is not given."""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Return what stands in brackets behind the help, words without the parentheses that click adds."""
+        extra = super().get_help_extra(ctx)
+        if isinstance(self.show_default, str):
+            extra["default"] = self.show_default
+        return extra
+
+
+def option(*names: str, **attributes: Any) -> Decorator[Any]:
+    """Declare an option, as `click.option` does.
+
+    Args:
+        names: as "-o", "--out"; the last may be the argument's.
+        attributes: as click takes them; `show_default` may be words that say what happens where it is not given.
+
+    Returns:
+        The decorator.
+    """
+    decorator: Decorator[Any] = cloup.option(*names, cls=_Option, **attributes)
+    return decorator
+
+
+def listed(names: Iterable[str], *more: str) -> str:
+    """Return names as a list in a sentence: "a, b or c"."""
+    *first, last = [*names, *more]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+class Choice(click.Choice[str]):
+    """A choice among names that suggests the nearest one for a name that is not among them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take a name, or fail as click does, with a suggestion."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if near := nearest(value, map(str, self.choices)):
+                self.fail(f"{error.message} {near}".rstrip(), param, ctx)
+            raise
 
 
 class _Number(click.FloatRange):
@@ -20,90 +92,45 @@ class _Number(click.FloatRange):
         return self.fail("nan is not a number.", param, ctx) if math.isnan(number) else number
 
 
+COUNT, SEED = click.IntRange(min=1), click.IntRange(min=0)
 POSITIVE, SIZE, SHARE = _Number(min=0, min_open=True), _Number(min=0), _Number(0, 1, min_open=True, max_open=True)
 
-LOADING = (
-    click.option("--ckpt", required=True, metavar="FILE", help="The checkpoint: .pt, .pth, .th, .tar, .safetensors."),
-    click.option("--model", metavar="NAME", help="resnet32, resnet50, ... or package.module:callable."),
-    click.option("--dataset", metavar="NAME", help="cifar10, digits-lt, image-list, ... or package.module:callable."),
-    click.option("--data-root", metavar="DIR", help="Folder of the data."),
-    click.option("--train-list", metavar="FILE", help="Of image-list: lines of `path label`."),
-    click.option("--test-list", metavar="FILE", help="Of image-list: lines of `path label`."),
-    click.option("--image-size", type=int, help="Side of the images of lists and folders.  [default: 224]"),
-    click.option("--split", default="train", show_default=True, help="train or test."),
-    click.option("--imbalance", type=float, metavar="R", help="Largest over smallest class: makes the long tail."),
-    click.option("--imbalance-type", help="exp or step.  [default: exp]"),
-    click.option("--data-seed", type=int, help="Of the long tail and of --samples-per-class.  [default: 0]"),
-    click.option("--normalize", metavar="TEXT", help="imagenet, none, or m,m,m/s,s,s.  [default: the data set's own]"),
-    click.option("--samples-per-class", type=int, metavar="N", help="Take at most N samples of each class."),
-    click.option(
-        "--loss",
-        metavar="NAME",
-        help="ce, focal, ldam, logit-adjust, vs, balanced, package.module:callable.  [default: ce]",
+READING = (
+    option(
+        "--ckpt-key", metavar="A.B", help="Read the weights at this key of the checkpoint.", show_default="searched for"
     ),
-    click.option("--per-class", is_flag=True, help="Short for --partition class."),
-    click.option(
-        "--partition", metavar="NAME", help="all, class, many-medium-few, head-tail, or FILE.json.  [default: all]"
-    ),
-    click.option("--classes", metavar="LIST", help="Only these parts: 0,9 or head,tail."),
-    click.option("--many", default=100, show_default=True, help="many: more training samples than this."),
-    click.option("--few", default=20, show_default=True, help="few: fewer training samples than this."),
-    click.option("--ends", default=1, show_default=True, help="Classes in each end of head-tail."),
-    click.option("--params", metavar="GLOBS", help="Only these parameters: encoder, layer3.*,fc.weight."),
-    click.option("--weight-decay", default=0.0, show_default=True, help="Adds its multiple of the identity."),
-    click.option("--logits-index", type=int, help="Which of a model's outputs are the logits."),
-    click.option("--cosine", is_flag=True, help="The classifier is cosine-normalised."),
-    click.option("--ckpt-key", metavar="A.B", help="Where in the file the weights are."),
-    click.option("--trust-pickle", is_flag=True, help="Let the checkpoint run code. Only for files that you made."),
-    click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU where there is one]"),
-    click.option("--dtype", default="float32", show_default=True, help="float32 or float64."),
-    click.option(
-        "--batch-size", default=128, show_default=True, help="Speed and memory only; no number depends on it."
+    option(
+        "--trust-pickle",
+        is_flag=True,
+        help="Let the checkpoint run code while it is read. Use it only for files that you made.",
     ),
 )
+"""How a checkpoint is read."""
 
-CHECKPOINTS = click.option(
-    "--ckpt",
-    required=True,
-    metavar="FILES",
-    help="A checkpoint, a glob of several in quotes, or the folder of a run, whose snapshots are meant.",
+JSON = option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+OVERWRITE = option("--overwrite", is_flag=True, help="Replace an existing file.")
+
+BY_COUNT = (
+    option(
+        "--many",
+        default=100,
+        show_default=True,
+        metavar="N",
+        help="Call classes with more than N training samples 'many'.",
+    ),
+    option(
+        "--few",
+        default=20,
+        show_default=True,
+        metavar="N",
+        help="Call classes with fewer than N training samples 'few'.",
+    ),
+    option(
+        "--ends",
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Put the N most frequent classes into 'head', and the N rarest into 'tail'.",
+    ),
 )
-"""Takes the place of `LOADING[0]` in a command that looks at several checkpoints; see `begin.checkpoint_list`."""
-
-OUTPUT = (
-    click.option("-o", "--out", metavar="FILE.h5", help="Result file.  [default: beside the checkpoint]"),
-    click.option("--overwrite", is_flag=True, help="Replace an existing result, begin an unfinished one anew."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-)
-
-
-def of_the_data(command: click.Command, *, by_class: bool = True) -> None:
-    """Fit the options of `LOADING` to a command whose numbers are those of the data alone.
-
-    Args:
-        command: loses --weight-decay, which is of the curvature only.
-        by_class: its parts are the classes where no --partition is given.
-    """
-    command.params = [p for p in command.params if p.name != "weight_decay"]
-    for option in command.params:
-        if by_class and isinstance(option, click.Option) and option.name == "partition" and option.help is not None:
-            option.help = option.help.replace("[default: all]", "[default: class]")
-
-
-def options(*groups: tuple[Callable[[F], F], ...]) -> Callable[[F], F]:
-    """Return a decorator that adds groups of options to a command, in their order.
-
-    Args:
-        groups: tuples of click options.
-
-    Returns:
-        The decorator.
-    """
-
-    def add(command: F) -> F:
-        for option in reversed([o for group in groups for o in group]):
-            command = option(command)
-        return command
-
-    return add
+"""How classes are put into groups by their numbers of training samples."""

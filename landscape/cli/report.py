@@ -1,29 +1,44 @@
-"""`landscape report`: results of any kinds as one page, for reading and passing on. It reads files and never torch."""
+"""`landscape report`: one HTML page of many results. It reads files and never torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
+import cloup
 
 from landscape.cli.console import Console
 from landscape.cli.opened import FILE, open_result, refuse_twice
+from landscape.cli.options import OVERWRITE, command, option
 from landscape.errors import InputError
 from landscape.results import disk
 
 _SUFFIXES = (".html", ".htm")
 
 
-@click.command()
-@click.argument("files", type=FILE, nargs=-1, required=True)
-@click.option("-o", "--out", type=FILE, default=Path("report.html"), show_default=True, help="Page to write, .html.")
-@click.option("--title", default="Loss landscape", show_default=True, help="Heading of the page.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@command(
+    "landscape report runs/*/*.h5",
+    "landscape report ce.h5 sam.h5 --title 'CE and SAM' -o ce-sam.html",
+)
+@cloup.argument("files", type=FILE, nargs=-1, required=True, help="Result files of any kinds.")
+@cloup.option_group(
+    "Output",
+    option(
+        "-o",
+        "--out",
+        type=FILE,
+        metavar="FILE.html",
+        default=Path("report.html"),
+        show_default=True,
+        help="Write the page to this file.",
+    ),
+    option("--title", default="Loss landscape", show_default=True, metavar="TEXT", help="Give the page this title."),
+    OVERWRITE,
+)
 def report(files: tuple[Path, ...], out: Path, title: str, overwrite: bool) -> None:
-    """Write the results in FILES as one page that a browser opens without a network.
+    """Write one HTML page with the tables and figures of many results.
 
-    A table of all parts, measures against frequency, densities whose part and width are chosen in the page, surfaces
-    that turn, the figures of `landscape plot`, and how each file was made. Files of the same checkpoint, data and loss
-    share their rows in the table. Files of surface2d and trajectory need plotly.
+    The page opens in any browser without a network. Tables can be sorted, surfaces turned, and the part and width of
+    densities chosen. The page states how each file was made. Files of the same checkpoint, data and loss share their
+    rows in the table. Results of surface2d and trajectory need plotly.
     """
     _check(files, out)
     with disk.writing(out):

@@ -3,39 +3,53 @@
 from pathlib import Path
 from typing import Any
 
-import click
+import cloup
 import numpy as np
 
 from landscape.analyses import sharpness as analysis
 from landscape.autodiff import distributed
+from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, LOADING, OUTPUT, POSITIVE, SEED, of_the_data, options
+from landscape.cli.options import COUNT, POSITIVE, SEED, command, option
 from landscape.results import Sharpness
 
-SHARPNESS = (
-    click.option(
+SHARPNESS = cloup.option_group(
+    "Sharpness",
+    option(
         "--rho",
         type=POSITIVE,
+        metavar="RADIUS",
         default=0.05,
         show_default=True,
-        help="Radius of the ball, Euclidean; with --adaptive 0.5 to 2.",
+        help="Search for the largest rise within this Euclidean radius. With --adaptive, 0.5 to 2 are usual.",
     ),
-    click.option("--adaptive", is_flag=True, help="Scale the ball by |theta|, as adaptive SAM does."),
-    click.option(
+    option("--adaptive", is_flag=True, help="Scale the ball by |theta| in each coordinate, as adaptive SAM does."),
+    option(
         "--ascent-steps",
         type=COUNT,
         default=20,
         show_default=True,
-        help="Gradient steps of the search for the largest rise.",
+        metavar="N",
+        help="Take N gradient steps in the search for the largest rise.",
     ),
-    click.option(
-        "--sigma", type=POSITIVE, default=0.1, show_default=True, help="Size of the noise, relative to each filter."
+    option(
+        "--sigma",
+        type=POSITIVE,
+        metavar="SHARE",
+        default=0.1,
+        show_default=True,
+        help="Add noise of this size, as a share of each filter's norm.",
     ),
-    click.option(
-        "--draws", type=COUNT, default=8, show_default=True, help="Random directions; their spread is the error."
+    option(
+        "--draws",
+        type=COUNT,
+        default=8,
+        show_default=True,
+        metavar="K",
+        help="Draw K random directions. Error bars are the spread between them.",
     ),
-    click.option("--seed", type=SEED, default=0, show_default=True, help="Of the directions."),
+    option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the random directions."),
 )
 
 NAMES = (
@@ -44,8 +58,16 @@ NAMES = (
 )  # fmt: skip
 
 
-@click.command()
-@options(LOADING, SHARPNESS, OUTPUT)
+@command(
+    "landscape sharpness --ckpt run/last.pt --per-class",
+    "landscape sharpness --ckpt run/last.pt --partition head-tail --rho 1 --adaptive",
+)
+@checkpoint()
+@samples()
+@parts()
+@SHARPNESS
+@numbers()
+@output()
 def sharpness(
     *,
     ckpt: str,
@@ -63,9 +85,9 @@ def sharpness(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Rise of the loss within SAM's ball and under noise, and the noise that doubles it, per part of the data.
+    """Measure how much the loss of each part rises around a checkpoint.
 
-    landscape sharpness --ckpt run/last.pt --per-class
+    Three measures: the largest rise within a ball, the mean rise under noise, and the noise that doubles the loss.
     """
     with begin(ckpt=ckpt, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
         objective,
@@ -90,9 +112,6 @@ def sharpness(
         _conclude(console, found, path)
         if as_json:
             console.json(_document(found, path))
-
-
-of_the_data(sharpness, by_class=False)
 
 
 def _conclude(console: Console, found: Sharpness, path: Path) -> None:

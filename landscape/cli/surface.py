@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 import numpy as np
 
 from landscape.analyses import directions
 from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions
 from landscape.autodiff import distributed
+from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import LOADING, OUTPUT, POSITIVE, SEED, SHARE, of_the_data, options
+from landscape.cli.options import POSITIVE, SEED, SHARE, Choice, Decorator, command, listed, option
 from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.networks.matching import matching
@@ -27,100 +29,167 @@ from landscape.results.foreign import surface_files
 KINDS = ("random", "ckpt", "pca", "eigen", "gradient")
 """What --directions knows; a file of a stored plane is the other choice."""
 
-BN_SAMPLES = click.option(
+BN_SAMPLES = option(
     "--bn-samples",
     type=click.IntRange(min=2),
     default=2048,
     show_default=True,
-    help="Training samples of a re-estimation.",
+    metavar="N",
+    help="Estimate batch norm's statistics anew from N training samples, where --bn asks for that.",
 )
-REFINE = click.option(
+REFINE = option(
     "--refine",
     type=SHARE,
     metavar="SHARE",
-    help="Only points that interpolation misses by more: 0.01.",
+    help="Skip points that interpolation predicts to within this share of the loss, such as 0.01.",
 )
+BF16 = option("--bf16", is_flag=True, help="Run the network in bfloat16. Losses change by about 0.1 %.")
 
-SURFACE = (
-    click.option("--x", "x", metavar="MIN:MAX:N", help="Coordinates of the first axis.  [default: -1:1:51]"),
-    click.option(
-        "--directions",
-        "kind",
-        metavar="KIND",
-        help="random, ckpt (towards --ckpt-to), pca (of --trajectory), eigen or gradient (of --of), or the .h5 of "
-        "--save-plane or of tomgoldstein/loss-landscape.  [default: random, or what --ckpt-to or --trajectory imply]",
-    ),
-    click.option("--ckpt-to", "ckpt_to", multiple=True, metavar="FILE", help="Another checkpoint of the network."),
-    click.option(
-        "--trajectory", metavar="GLOB", help="Checkpoints of a run: 'RUN/snapshots/*.pt', or the run's folder."
-    ),
-    click.option("--of", "of", metavar="PARTS", help="Whose eigenvectors or gradients, as tail; head,tail for two."),
-    click.option(
-        "--norm",
-        type=click.Choice(directions.NORMALISATIONS),
-        default="filter",
-        show_default=True,
-        help="Of random directions.",
-    ),
-    click.option(
-        "--ignore",
-        type=click.Choice(directions.IGNORED),
-        default="biasbn",
-        show_default=True,
-        help="By random directions.",
-    ),
-    click.option("--orthogonal/--skewed", default=True, help="Take the first direction out of the second, or not."),
-    click.option("--seed", type=SEED, default=0, show_default=True, help="Of random directions and of --bn-samples."),
-    click.option("--plane-origin", is_flag=True, help="With a stored plane: around its origin, not this checkpoint."),
-    click.option("--save-plane", metavar="FILE.h5", help="Keep the directions, to use them for another network."),
-    click.option("--mark", "mark", multiple=True, metavar="FILE", help="A checkpoint to show on the surface."),
-    click.option(
+
+def batch_norm(default: str | None, shown: str | bool = True) -> Decorator[Any]:
+    """Return the option that says which running statistics batch norm uses away from the checkpoint.
+
+    Args:
+        default: the policy where none is given.
+        shown: what the help says of it.
+    """
+    return option(
         "--bn",
-        type=click.Choice(BATCH_NORM),
-        default="interpolate",
-        show_default=True,
-        help="Running statistics at each point.",
-    ),
+        type=Choice(BATCH_NORM),
+        default=default,
+        show_default=shown,
+        help="Choose the running statistics of batch norm at each point.",
+    )
+
+
+def _axes(n_axes: int) -> Decorator[Any]:
+    """Return the options of the line or plane."""
+    second = option(
+        "--y", metavar="MIN:MAX:N", help="Place N points between MIN and MAX on the second axis.", show_default="as --x"
+    )
+    match = option(
+        "--match",
+        is_flag=True,
+        help="Reorder the channels of the --ckpt-to network first, so that they fit this one's.",
+    )
+    return cloup.option_group(
+        "Line" if n_axes == 1 else "Plane",
+        option(
+            "--x",
+            metavar="MIN:MAX:N",
+            help="Place N points between MIN and MAX on the first axis, in units of the direction.",
+            show_default="-1:1:51",
+        ),
+        *([second] if n_axes > 1 else []),
+        option(
+            "--directions",
+            "kind",
+            metavar="KIND",
+            help=f"Choose the directions: {listed(KINDS)}, or the .h5 file of --save-plane or of "
+            f"{surface_files.GOLDSTEIN}.",
+            show_default="random, or what --ckpt-to or --trajectory imply",
+        ),
+        option("--ckpt-to", multiple=True, metavar="FILE", help="Go towards this checkpoint (ckpt)."),
+        option(
+            "--trajectory",
+            metavar="FILES",
+            help="Take the principal components of these checkpoints (pca): 'run/snapshots/*.pt', or a run's folder.",
+        ),
+        option(
+            "--of",
+            metavar="PARTS",
+            help="Take the sharpest directions (eigen) or the gradients (gradient) of these parts: tail, or head,tail.",
+        ),
+        option(
+            "--norm",
+            type=Choice(directions.NORMALISATIONS),
+            default="filter",
+            show_default=True,
+            help="Give random directions the norms of the weights, by filter, by layer or by weight.",
+        ),
+        option(
+            "--ignore",
+            type=Choice(directions.IGNORED),
+            default="biasbn",
+            show_default=True,
+            help="Keep these parameters fixed along random directions: biases and those of batch norm, or none.",
+        ),
+        option(
+            "--orthogonal/--skewed",
+            default=True,
+            show_default=True,
+            help="Make the second direction orthogonal to the first, or leave the angle between them as it is.",
+        ),
+        *([match] if n_axes == 1 else []),
+        option(
+            "--plane-origin",
+            is_flag=True,
+            help="Centre a stored plane at its own origin instead of at this checkpoint.",
+        ),
+        option("--save-plane", metavar="FILE.h5", help="Store the directions, to use them for another network."),
+        option("--mark", multiple=True, metavar="FILE", help="Show this checkpoint on the surface too."),
+        option(
+            "--seed",
+            type=SEED,
+            default=0,
+            show_default=True,
+            metavar="N",
+            help="Seed random directions and --bn-samples.",
+        ),
+    )
+
+
+_NUMBERS = (
+    batch_norm("interpolate"),
     BN_SAMPLES,
     REFINE,
-    click.option("--bf16", is_flag=True, help="Run the network in bfloat16; losses are off by some 0.1 %."),
-    click.option(
+    BF16,
+    option(
         "--radius",
         type=POSITIVE,
-        help="Euclidean; of the largest rise in the table.  [default: the points next to the centre]",
+        metavar="RADIUS",
+        help="State the largest rise of the loss within this Euclidean distance.",
+        show_default="the nearest points",
     ),
 )
-
-LINE = (click.option("--match", is_flag=True, help="Permute the other network's channels to fit this one's first."),)
-PLANE = (click.option("--y", "y", metavar="MIN:MAX:N", help="Coordinates of the second axis.  [default: as --x]"),)
 
 _EXTENT = {"ckpt": "-0.5:1.5:61"}
 
 
-@click.command()
-@options(LOADING, SURFACE, LINE, OUTPUT)
+@command(
+    "landscape surface1d --ckpt run/last.pt --x=-1:1:51",
+    "landscape surface1d --ckpt a/last.pt --ckpt-to b/last.pt",
+)
+@checkpoint()
+@samples()
+@parts(default="class")
+@_axes(1)
+@numbers(*_NUMBERS)
+@output()
 def surface1d(**given: Any) -> None:
-    """Loss and accuracy on a line, for every class at once; the barrier, where the line leads to another checkpoint.
+    """Compute the loss and the accuracy of each part on a line through a checkpoint.
 
-    landscape surface1d --ckpt a/last.pt --ckpt-to b/last.pt
+    On a line to another checkpoint (--ckpt-to), the command states the loss barrier between the two.
     """
     _run("surface1d", 1, **given)
 
 
-@click.command()
-@options(LOADING, SURFACE, PLANE, OUTPUT)
+@command(
+    "landscape surface2d --ckpt run/last.pt --x=-1:1:21",
+    "landscape surface2d --ckpt run/last.pt --directions eigen --of head,tail",
+)
+@checkpoint()
+@samples()
+@parts(default="class")
+@_axes(2)
+@numbers(*_NUMBERS)
+@output()
 def surface2d(**given: Any) -> None:
-    """Loss and accuracy on a plane, for every class at once.
+    """Compute the loss and the accuracy of each part on a plane through a checkpoint.
 
-    Classes are joined to groups, and weighted, when the file is drawn: landscape plot FILE.h5 --groups head-tail.
-
-    landscape surface2d --ckpt run/last.pt --x=-1:1:21
+    Classes can be joined into groups, and weighted, when the file is drawn: landscape plot FILE.h5 --groups head-tail.
     """
     _run("surface2d", 2, match=False, **given)
-
-
-for _command in (surface1d, surface2d):
-    of_the_data(_command)
 
 
 def parse_range(text: str, name: str) -> np.ndarray:

@@ -4,61 +4,71 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
 from landscape.analyses import directions
 from landscape.analyses import trajectory as trajectories
 from landscape.autodiff import distributed
+from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, LOADING, OUTPUT, SEED, SIZE, of_the_data, options
-from landscape.cli.surface import BN_SAMPLES, REFINE, stored_plane, training_samples
+from landscape.cli.options import COUNT, SEED, SIZE, command, option
+from landscape.cli.surface import BF16, BN_SAMPLES, REFINE, batch_norm, stored_plane, training_samples
 from landscape.errors import InputError
 from landscape.objective import points, snapshots
 from landscape.objective.objective import Objective
-from landscape.objective.points import BATCH_NORM
 from landscape.results import Trajectory, disk, hdf5, store
 
-TRAJECTORY = (
-    click.option("--also", multiple=True, metavar="GLOB", help="Another run on the same plane: its folder or files."),
-    click.option("--through", multiple=True, metavar="FILE", help="Twice: the plane goes through these checkpoints."),
-    click.option("--plane", metavar="FILE.h5", help="A plane that --save-plane kept, with its origin."),
-    click.option("--save-plane", metavar="FILE.h5", help="Keep the plane, to draw other runs on it."),
-    click.option(
+TRAJECTORY = cloup.option_group(
+    "Paths and plane",
+    option("--also", multiple=True, metavar="FILES", help="Draw another run on the same plane: its folder or files."),
+    option(
+        "--through",
+        multiple=True,
+        metavar="FILE",
+        help="Lay the plane through this checkpoint. Give the option twice: the end of the run is the third point.",
+    ),
+    option("--plane", metavar="FILE.h5", help="Use a plane that --save-plane stored, with its origin."),
+    option("--save-plane", metavar="FILE.h5", help="Store the plane, to draw other runs on it."),
+    option(
         "--every",
         type=COUNT,
         default=1,
         show_default=True,
-        help="Take one checkpoint in so many; first and last always.",
+        metavar="N",
+        help="Use every N-th checkpoint, and always the first and the last.",
     ),
-    click.option(
+    option(
         "--grid",
         "n",
         type=click.IntRange(min=2),
         default=21,
         show_default=True,
-        help="Points of the surface along each axis.",
+        metavar="N",
+        help="Compute the surface at N points along each axis.",
     ),
-    click.option(
+    option(
         "--margin",
         type=SIZE,
         default=trajectories.MARGIN,
         show_default=True,
-        help="Beyond the path, of its extent.",
+        metavar="SHARE",
+        help="Extend the surface beyond the paths by this share of their extent.",
     ),
-    click.option(
-        "--bn",
-        type=click.Choice(BATCH_NORM),
-        help="Running statistics on the plane.  [default: interpolate on a plane through checkpoints, else reestimate]",
-    ),
-    BN_SAMPLES,
-    click.option("--seed", type=SEED, default=0, show_default=True, help="Of --bn-samples."),
-    REFINE,
-    click.option("--bf16", is_flag=True, help="Run the network in bfloat16; losses are off by some 0.1 %."),
+    option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the draw of --bn-samples."),
 )
 
 
-@click.command()
-@options(LOADING, TRAJECTORY, OUTPUT)
+@command(
+    "landscape trajectory --ckpt runs/ce",
+    "landscape trajectory --ckpt runs/ce --also runs/sam --partition head-tail",
+)
+@checkpoint(several=True)
+@samples()
+@parts(default="class")
+@TRAJECTORY
+@numbers(batch_norm(None, "interpolate on a plane through checkpoints, else reestimate"), BN_SAMPLES, REFINE, BF16)
+@output()
 def trajectory(
     *,
     ckpt: str,
@@ -82,11 +92,10 @@ def trajectory(
     quiet: bool,
     **loading: Any,
 ) -> None:
-    """Paths of training on a plane, the loss surface of every class under them, and each checkpoint's true loss.
+    """Draw paths of training on a plane, over the loss surface of each part, with the true loss of each checkpoint.
 
-    The plane goes through the last checkpoint of --ckpt, along principal components, or through two more checkpoints.
-
-    landscape trajectory --ckpt runs/ce --also runs/sam
+    The plane contains the last checkpoint of --ckpt. It follows the two main principal components of the paths, or
+    contains two more checkpoints (--through).
 
     Raises:
         InputError: options that contradict each other, or fewer checkpoints than a plane needs.
@@ -167,9 +176,6 @@ def trajectory(
             _conclude(console, result, path)
             if as_json:
                 console.json(_document(result, path))
-
-
-of_the_data(trajectory)
 
 
 def _thinned(files: list[tuple[Path, float]], every: int) -> list[tuple[Path, float]]:

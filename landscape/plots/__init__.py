@@ -79,14 +79,15 @@ KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
 }
 """What `landscape plot --kind` draws of each kind of result, the default first: (result, parts) -> Figure.
 
-A surface over one direction is a "line".
+The help is made of the names here and the first sentence of each function; a function has the options of
+`landscape plot` whose names are among its arguments. A surface over one direction is a "line".
 """
 
-SEVERAL_FIGURES: Mapping[str, Callable[..., Figure]] = {
-    "spectrum": density_grid,
-    "features": compare_quality,
-    "gradients": gradient_cosines,
-    "surface": compare_surfaces,
-    "line": compare_surfaces,
+SEVERAL_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
+    "spectrum": {"density": density_grid},
+    "features": {"quality": compare_quality},
+    "gradients": {"epochs": gradient_cosines},
+    "surface": {"contour": compare_surfaces},
+    "line": {"line": compare_surfaces},
 }
 """What `landscape plot` draws of several results of one kind, by their names: (results, parts) -> Figure."""

@@ -139,12 +139,3 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(here, capsys, words, line)
     assert out == ""
     assert line in err.splitlines()[-1]
     assert sorted(here.rglob("*")) == before
-
-
-def test_help_says_what_holds_for_this_command(capsys):
-    assert main(["gradients", "-h"]) == 0
-    words = " ".join(capsys.readouterr().out.split())
-    assert "or FILE.json. [default: class]" in words
-    assert "--weight-decay" not in words
-    assert main(["hessian", "-h"]) == 0
-    assert "or FILE.json. [default: all]" in " ".join(capsys.readouterr().out.split())

@@ -6,23 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 import numpy as np
 
 from landscape.cli.console import Console
+from landscape.cli.options import JSON, READING, command
 from landscape.results import Result, store
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--ckpt-key", help='Where in a checkpoint the weights are, as in "a.b". [default: found]')
-@click.option(
-    "--trust-pickle", is_flag=True, help="Let a checkpoint run code when it is read: only for files you made."
-)
+@command("landscape info run/last.hessian.h5", "landscape info downloaded.pth --json")
+@cloup.argument("file", type=click.Path(path_type=Path), help="A result file or a checkpoint.")
+@cloup.option_group("Checkpoint", *READING)
+@cloup.option_group("Output", JSON)
 def info(file: Path, as_json: bool, ckpt_key: str | None, trust_pickle: bool) -> None:
-    """Say what FILE holds, a result or a checkpoint."""
+    """Print what a file holds: the parts, options, origin and fields of a result, or the weights of a checkpoint."""
     console = Console(json=as_json)
     # A missing file, and HDF5 of others, are best explained by the room that reads results.
     if store.is_result(file) or file.suffix.lower() in HDF5_SUFFIXES or not file.exists():

@@ -1,0 +1,204 @@
+"""Options that analyses of a checkpoint share, under the headings of their help.
+
+What can be chosen is read from the registries of networks, data sets, losses and partitions.
+"""
+
+from typing import Any
+
+import cloup
+
+from landscape.cli.options import BY_COUNT, JSON, OWN, READING, SIZE, Choice, Decorator, listed, option
+from landscape.data import datasets
+from landscape.networks import losses, models
+from landscape.objective import loading
+from landscape.results import regroup
+
+PART = "A part is a set of samples with numbers of its own: a class, a group of classes, or all samples."
+
+
+def checkpoint(*, several: bool = False, parameters: bool = True) -> Decorator[Any]:
+    """Return the options of the checkpoint and its model.
+
+    Args:
+        several: the command takes the checkpoints of a run; see `begin.checkpoint_list`.
+        parameters: the command differentiates, by parameters that can be chosen.
+    """
+    one = "Analyse this checkpoint: a .pt, .pth, .th, .tar or .safetensors file."
+    more = (
+        "Analyse these checkpoints: a file, a pattern in quotes such as 'run/snapshots/*.pt', or the folder of a run."
+    )
+    chosen = option("--params", metavar="GLOBS", help="Use only these parameters: encoder, or layer3.*,fc.weight.")
+    return cloup.option_group(
+        "Checkpoint and model",
+        option("--ckpt", required=True, metavar="FILES" if several else "FILE", help=more if several else one),
+        *READING,
+        option(
+            "--model",
+            metavar="NAME",
+            help=f"Build this network: {listed(models.names(), OWN)}.",
+            show_default="the checkpoint's own",
+        ),
+        option("--cosine", is_flag=True, help="Give the network a cosine-normalised classifier."),
+        option(
+            "--logits-index",
+            type=int,
+            metavar="N",
+            help="Take output N of the network as its logits, where it returns several.",
+        ),
+        *([chosen] if parameters else []),
+    )
+
+
+def samples() -> Decorator[Any]:
+    """Return the options of the data."""
+    return cloup.option_group(
+        "Data",
+        option(
+            "--dataset",
+            metavar="NAME",
+            help=f"Load this data set: {listed(datasets.names(), OWN)}.",
+            show_default="the checkpoint's own",
+        ),
+        option("--data-root", metavar="DIR", help="Read the data from this folder. Nothing is downloaded."),
+        option("--train-list", metavar="FILE", help="Read the training images from lines `path label` (image-list)."),
+        option("--test-list", metavar="FILE", help="Read the test images from lines `path label` (image-list)."),
+        option(
+            "--image-size",
+            type=int,
+            metavar="PIXELS",
+            help="Cut images of lists and folders to squares of this side.",
+            show_default="224",
+        ),
+        option("--split", default="train", show_default=True, metavar="NAME", help="Use the split train or test."),
+        option(
+            "--imbalance",
+            type=float,
+            metavar="R",
+            help="Make a long tail: the largest training class is R times the smallest.",
+        ),
+        option(
+            "--imbalance-type",
+            metavar="NAME",
+            help=f"Choose the shape of the long tail: {listed(datasets.IMBALANCE)}.",
+            show_default="exp",
+        ),
+        option(
+            "--data-seed",
+            type=int,
+            metavar="N",
+            help="Seed the choice of samples for --imbalance and --samples-per-class.",
+            show_default="0",
+        ),
+        option(
+            "--normalize",
+            metavar="TEXT",
+            help="Normalise images by imagenet, none, or mean,.../std,... per channel.",
+            show_default="the data set's own",
+        ),
+        option(
+            "--samples-per-class",
+            type=int,
+            metavar="N",
+            help="Use at most N samples of each class, drawn by --data-seed.",
+        ),
+    )
+
+
+def parts(*, default: str = "all") -> Decorator[Any]:
+    """Return the options that divide the data into parts.
+
+    Args:
+        default: the partition where none is given.
+    """
+    return cloup.option_group(
+        "Parts",
+        option(
+            "--partition",
+            metavar="NAME",
+            help=f'Divide the data into {listed(regroup.GROUPS)}, or by a JSON file {{"name": [class, ...]}}.',
+            show_default=default,
+        ),
+        option("--per-class", is_flag=True, help="Make each class a part; short for --partition class."),
+        option("--classes", metavar="LIST", help="Keep only these parts, by name or position: head,tail or 0,9."),
+        *BY_COUNT,
+        help=PART,
+    )
+
+
+def numbers(*more: Decorator[Any], weight_decay: bool = False, cache: str = "") -> Decorator[Any]:
+    """Return the options that say what is computed of each sample, and how.
+
+    Args:
+        more: options of the command's own.
+        weight_decay: the command can add a multiple of the identity.
+        cache: what the command keeps in memory up to a limit; empty for one that has none.
+    """
+    limit = option(
+        "--cache",
+        type=SIZE,
+        default=2.0,
+        show_default=True,
+        metavar="GIB",
+        help=f"Keep up to this many GiB of {cache}.",
+    )
+
+    decay = option(
+        "--weight-decay",
+        default=0.0,
+        show_default=True,
+        metavar="X",
+        help="Add X times the identity, the Hessian of X / 2 |theta|^2, to the matrix.",
+    )
+    return cloup.option_group(
+        "Numbers",
+        option(
+            "--loss",
+            metavar="NAME",
+            help=f"Measure this loss: {listed(losses.names(), OWN)}.",
+            show_default="ce",
+        ),
+        *([decay] if weight_decay else []),
+        *more,
+        *([limit] if cache else []),
+        option(
+            "--dtype",
+            type=Choice(tuple(loading.DTYPES)),
+            default="float32",
+            show_default=True,
+            help="Compute in this precision.",
+        ),
+        option(
+            "--device", metavar="NAME", help="Compute on cpu, cuda or cuda:1.", show_default="a GPU where there is one"
+        ),
+        option(
+            "--batch-size",
+            default=128,
+            show_default=True,
+            metavar="N",
+            help="Pass N samples at a time. It changes speed and memory, and no number beyond rounding.",
+        ),
+    )
+
+
+def output(*more: Decorator[Any]) -> Decorator[Any]:
+    """Return the options of what is written and printed.
+
+    Args:
+        more: options of the command's own.
+    """
+    return cloup.option_group(
+        "Output",
+        option(
+            "-o",
+            "--out",
+            metavar="FILE.h5",
+            help="Write the result to this file.",
+            show_default="beside the checkpoint",
+        ),
+        option(
+            "--overwrite", is_flag=True, help="Replace an existing result, and begin an unfinished one from the start."
+        ),
+        *more,
+        JSON,
+        option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    )

@@ -1,0 +1,62 @@
+"""`landscape compare`: the numbers of several result files side by side. It reads files and never torch."""
+
+from pathlib import Path
+from typing import Any
+
+import cloup
+
+from landscape.cli import compared
+from landscape.cli.console import Console
+from landscape.cli.opened import FILE, REGROUP, open_result
+from landscape.cli.options import JSON, command, option
+from landscape.errors import InputError
+
+
+@command(
+    "landscape compare runs/ce/last.hessian.h5 runs/sam/last.hessian.h5",
+    "landscape compare ce.surface2d.h5 sam.surface2d.h5 --groups head-tail --latex",
+)
+@cloup.argument("files", type=FILE, nargs=-1, required=True, help="Result files of one kind.")
+@REGROUP
+@cloup.option_group(
+    "Output",
+    JSON,
+    option("--latex", is_flag=True, help="Print a LaTeX table; it needs the package booktabs."),
+)
+def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any) -> None:
+    """Print the numbers of each part, with a column for each file.
+
+    Spectra: lambda_max with its residual, and the trace with its standard error; with --groups or --weights only the
+    trace. Sharpness: the loss, its rise within rho and under noise, and the noise that doubles it. Surfaces: the loss
+    at the centre, the distance at which it doubles, its largest rise within a radius, and the barrier on a line between
+    checkpoints. Lines below the table name what differs between the files besides the model.
+
+    Raises:
+        InputError: files that cannot be compared, or --json and --latex together.
+    """
+    if as_json and latex:
+        raise InputError("--json and --latex exclude each other: choose one")
+    results: list[Any] = [open_result(file, **opening) for file in files]
+    how = compared.comparison(files, results)
+    names = compared.column_names(files, results)
+    parts = list(dict.fromkeys(part for r in results for part in r.parts))
+    differing = compared.differences(how, names, results, parts)
+    console = Console(json=as_json)
+    if as_json:
+        values = [{"part": p, "values": [compared.numbers(how, r, p) for r in results]} for p in parts]
+        columns = [
+            {"name": n, "file": str(f)} | ({"remark": how.remarks(r)} if how.remarks(r) else {})
+            for n, f, r in zip(names, files, results, strict=True)
+        ]
+        console.json({"kind": results[0].kind, "columns": columns, "rows": values, "notes": differing})
+        return
+    cells = compared.cells(how, results, parts)
+    title, lines = how.title(results), [*compared.notes(how, names, results, cells), *differing]
+    if latex:
+        console.say(compared.latex(names, parts, cells, [title.replace("±", "+-"), *lines]))
+        return
+    rows = [[part, *row] for part, row in zip(parts, cells, strict=True)]
+    console.say(title)
+    console.table(["part", *names], rows)
+    for line in lines:
+        console.say(line)

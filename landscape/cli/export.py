@@ -1,0 +1,121 @@
+"""`landscape export`: a result in the formats of other programs. It reads files and never torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cloup
+
+from landscape.cli.console import Console, strict_json
+from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result
+from landscape.cli.options import OVERWRITE, Choice, command, option
+from landscape.errors import InputError
+from landscape.results import Result, Spectrum, Surface, disk, quadrature
+from landscape.results.foreign import interop, surface_exports, surface_files
+
+_SUFFIXES = {
+    "csv": ".csv",
+    "json": ".json",
+    "pyhessian": ".pyhessian.json",
+    "goldstein": ".goldstein.h5",
+    "vtk": ".vts",
+    "npz": ".npz",
+}
+"""How the files of each format end."""
+
+
+@command(
+    "landscape export run/last.hessian.h5 --to csv",
+    "landscape export run/last.surface2d.h5 --to vtk --part truck --log",
+)
+@cloup.argument("file", type=FILE, help="A result file, or a surface of another program.")
+@cloup.option_group(
+    "Format",
+    option(
+        "--to",
+        "form",
+        type=Choice(list(_SUFFIXES)),
+        required=True,
+        help="Write this format. csv: a table with a row for each part (spectra), for each part and point (surfaces), "
+        "or for each number. json: every number. pyhessian: for each part of a spectrum the two lists of PyHessian's "
+        "density(). goldstein: the HDF5 surface of tomgoldstein/loss-landscape. vtk: a surface for ParaView. npz: a "
+        "surface for NumPy.",
+    ),
+    option(
+        "--part",
+        metavar="NAME",
+        help="Use the loss of this part as the height (vtk).",
+        show_default="the mean over all samples",
+    ),
+    option("--log", is_flag=True, help="Use log10 of the loss as the height (vtk)."),
+)
+@REGROUP
+@FOREIGN
+@cloup.option_group(
+    "Output",
+    option(
+        "-o",
+        "--out",
+        type=FILE,
+        metavar="FILE",
+        help="Write to this file.",
+        show_default="FILE with the format's suffix",
+    ),
+    OVERWRITE,
+)
+def export(
+    file: Path, form: str, out: Path | None, overwrite: bool, part: str | None, log: bool, **opening: Any
+) -> None:
+    """Write a result file, or a surface of another program, in another format.
+
+    A surface of tomgoldstein/loss-landscape whose sides differ in length has its values in the wrong cells. This
+    command reads them rightly: --to goldstein mends such a file.
+    """
+    _refuse_unless_vtk(form, {"--part": part is not None, "--log": log})
+    result = open_result(file, **opening)
+    out = out or file.with_suffix(_SUFFIXES[form])
+    if form == "csv":
+        interop.to_csv(result, out, overwrite=overwrite)
+    elif form == "json":
+        _write(out, interop.to_json(result), overwrite)
+    elif form == "pyhessian":
+        _write(out, _pyhessian(_of(Spectrum, result, file, form, "hessian")), overwrite)
+    else:
+        surface = _of(Surface, result, file, form, "surface1d, surface2d and trajectory")
+        if form == "vtk":
+            marks = surface_exports.write_vtk(out, surface, part=part, log=log, overwrite=overwrite)
+            Console().say(str(out) if marks is None else f"{out}\n{marks}")
+            return
+        write = surface_exports.write_npz if form == "npz" else surface_files.write_goldstein
+        write(out, surface, overwrite=overwrite)
+    Console().say(str(out))
+
+
+R = TypeVar("R", bound=Result)
+
+
+def _refuse_unless_vtk(form: str, given: Mapping[str, bool]) -> None:
+    for name, is_given in given.items():
+        if is_given and form != "vtk":
+            raise InputError(f"{name} is for --to vtk; leave it out for --to {form}")
+
+
+def _of(kind: type[R], result: Result, file: Path, form: str, command: str) -> R:
+    if not isinstance(result, kind):
+        raise InputError(f"{file} is a {result.kind}; --to {form} is for results of landscape {command}")
+    return result
+
+
+def _pyhessian(spectrum: Spectrum) -> str:
+    lists = {}
+    for p, part in enumerate(spectrum.parts):
+        nodes, weights = quadrature.nodes_and_weights(spectrum.alpha[p], spectrum.beta[p], spectrum.steps[p])
+        eigen, weight = interop.to_pyhessian(nodes, weights, spectrum.steps[p])
+        lists[part] = {"eigen_list_full": eigen, "weight_list_full": weight}
+    return strict_json(lists)
+
+
+def _write(path: Path, text: str, overwrite: bool) -> None:
+    with disk.writing(path):
+        disk.refuse_taken(path, overwrite=overwrite, signature=b"")
+        disk.write_aside(path, lambda file: file.write(f"{text}\n".encode()))

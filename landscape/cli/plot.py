@@ -1,0 +1,206 @@
+"""`landscape plot`: a result file becomes a figure. It reads files and never torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import cloup
+
+from landscape import plots
+from landscape.cli import compared
+from landscape.cli.console import Console
+from landscape.cli.drawing import DRAWING, check_drawing, take_drawing
+from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twice
+from landscape.cli.options import Choice, command, listed, option
+from landscape.errors import InputError
+from landscape.plots.layout.theme import STYLES
+from landscape.results import Result, Surface, Traces
+
+MOST_PANELS = 24
+"""Of a figure of several results."""
+
+
+class _Plot(cloup.Command):
+    """A command whose help ends with a table of the figures of each kind of result."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table, then the examples."""
+        rows = [("RESULT      KIND", "FIGURE; the first kind of each result is the default")]
+        for result, figures in plots.KIND_FIGURES.items():
+            for kind, figure in figures.items():
+                first = " ".join((figure.__doc__ or "").split("\n\n")[0].split())
+                several = " Takes several files." if kind in plots.SEVERAL_FIGURES.get(result, ()) else ""
+                rows.append((f"{result:<12}{kind}", first + several))
+        with formatter.section("Figures that --kind names"):
+            formatter.write_dl(rows)
+        super().format_epilog(ctx, formatter)
+
+
+@command(
+    "landscape plot run/last.hessian.h5 --parts head,tail",
+    "landscape plot ce.h5 sam.h5 --names 'CE,CE + SAM' --columns 2 -o figure9.pdf",
+    kind=_Plot,
+)
+@cloup.argument("files", type=FILE, nargs=-1, required=True, help="Result files, or surfaces of other programs.")
+@cloup.option_group(
+    "Figure",
+    option(
+        "--kind",
+        type=Choice(list(dict.fromkeys(kind for kinds in plots.KIND_FIGURES.values() for kind in kinds))),
+        metavar="KIND",
+        help="Draw this kind of figure; the table below lists them.",
+        show_default="the first of the result",
+    ),
+    option(
+        "--parts", metavar="LIST", help="Draw these parts, by name or position: head,tail or 0,9.", show_default="all"
+    ),
+    option(
+        "--names",
+        metavar="LIST",
+        help="Call several files so: 'CE,CE + SAM'.",
+        show_default="their training methods, or the files' names",
+    ),
+    option(
+        "--style", type=Choice(STYLES), default="paper", show_default=True, help="Size letters and lines for this use."
+    ),
+    option("--dark", is_flag=True, help="Draw light letters on a dark background."),
+    option(
+        "--columns",
+        type=int,
+        metavar="1|2",
+        help="Make the figure one (3.25 in) or two columns (6.875 in) of a paper wide, with letters of 6 to 9 pt; "
+        "include it in LaTeX without width=.",
+        show_default="as wide as the figure needs",
+    ),
+    option(
+        "-o",
+        "--out",
+        type=FILE,
+        metavar="FILE",
+        help="Write the figure to this .png, .pdf or .svg file. A file of that name is replaced.",
+        show_default="FILE.KIND.png; KIND.png for several files",
+    ),
+)
+@DRAWING
+@REGROUP
+@FOREIGN
+def plot(
+    files: tuple[Path, ...],
+    kind: str | None,
+    out: Path | None,
+    parts: str | None,
+    names: str | None,
+    style: str,
+    dark: bool,
+    columns: int | None,
+    **given: Any,
+) -> None:
+    """Draw a figure of a result file, or one figure of several files on shared axes.
+
+    Several spectra: a row for each part and a column for each file. Several surfaces: a column for each part and a row
+    for each file, with the same levels and colours. Several lines: one pair of axes.
+
+    More than 24 densities are drawn as a map with a row for each part. More than 12 classes of a surface are joined
+    into groups, unless --groups or --parts says what to draw. Surfaces of tomgoldstein/loss-landscape (.h5),
+    dnn-mode-connectivity and Landscaper (.npz) are recognised by their content.
+    """
+    drawing = take_drawing(given)
+    refuse_twice(files)
+    results = [open_result(file, **given) for file in files]
+    several = len(results) > 1
+    drawn_as = _drawn_as(files, results)
+    kind = _kind_of_several(drawn_as, kind) if several else _kind(drawn_as, kind)
+    check_drawing(drawn_as, kind, drawing)
+    called = _names(names, files, results)
+    chosen = _parts_of_several(drawn_as, results, parts) if several else _parts(results[0], parts)
+    out = out or (Path(f"{kind}.png") if several else files[0].with_suffix(f".{kind}.png"))
+    with plots.styled(style, dark=dark, columns=columns):
+        if several:
+            fig = plots.SEVERAL_FIGURES[drawn_as][kind](dict(zip(called, results, strict=True)), chosen, **drawing)
+        else:
+            fig = plots.KIND_FIGURES[drawn_as][kind](results[0], chosen, **drawing)
+        plots.write(fig, out)
+    Console().say(str(out))
+
+
+def _drawn_as(files: Sequence[Path], results: Sequence[Result]) -> str:
+    """Return what all results are drawn as."""
+    kinds = ["line" if isinstance(r, Surface) and r.is_line else r.kind for r in results]
+    for file, kind in zip(files, kinds, strict=True):
+        if kind == Traces.kind:
+            raise InputError("--groups and --weights of spectra are for landscape compare: only traces can be joined")
+        if kind != kinds[0]:
+            raise InputError(f"{files[0]} is a {kinds[0]}, {file} a {kind}: draw files of one kind together")
+    return kinds[0]
+
+
+def _kind(drawn_as: str, kind: str | None) -> str:
+    if drawn_as not in plots.KIND_FIGURES:
+        raise InputError(f"there is no figure of a {drawn_as}: choose a file of {listed(plots.KIND_FIGURES)}")
+    figures = plots.KIND_FIGURES[drawn_as]
+    if kind is not None and kind not in figures:
+        raise InputError(f"--kind {kind} is not for a {drawn_as}: choose {listed(figures)}")
+    return kind or next(iter(figures))
+
+
+def _kind_of_several(drawn_as: str, kind: str | None) -> str:
+    figures = plots.SEVERAL_FIGURES.get(drawn_as)
+    if figures is None:
+        raise InputError(f"there is no figure of several files of a {drawn_as}: draw them one by one")
+    if kind is not None and kind not in figures:
+        raise InputError(
+            f"--kind {kind} is of one file: draw them one by one, or all of them by --kind {listed(figures)}"
+        )
+    return kind or next(iter(figures))
+
+
+def _parts(result: Any, text: str | None) -> list[str] | None:
+    return None if text is None else _select(getattr(result, "parts", ()), text)
+
+
+def _parts_of_several(drawn_as: str, results: Sequence[Any], text: str | None) -> list[str] | None:
+    """Return the parts that are asked for, or all that the results have in common; None leaves it to the figure."""
+    common = [part for part in results[0].parts if all(part in r.parts for r in results)]
+    if text is not None:
+        return _select(common, text)
+    if drawn_as in ("features", "gradients"):
+        return None
+    if not common:
+        raise InputError("the files have no part in common: analyse them with one --partition, or join by --groups")
+    if drawn_as == "line":
+        return common if len(common) == 1 else None
+    panels = len(common) * len(results)
+    if panels > MOST_PANELS:
+        join = ", or join them by --groups head-tail" if drawn_as == "surface" else ""
+        raise InputError(f"{panels} panels are too many for a figure: choose by --parts {common[0]},{common[-1]}{join}")
+    return common
+
+
+def _names(text: str | None, files: Sequence[Path], results: Sequence[Any]) -> list[str]:
+    """Return what the files are called."""
+    if text is None:
+        return compared.column_names(files, results)
+    if len(files) == 1:
+        raise InputError("--names is for several files: leave it out for one")
+    names = [word.strip() for word in text.split(",")]
+    if len(names) != len(files) or len(set(names)) < len(names) or not all(names):
+        raise InputError(f"--names {text!r}: give {len(files)} names that differ, with commas between them")
+    return names
+
+
+def _select(parts: Sequence[str], text: str) -> list[str]:
+    """Return the names of parts that are asked for by name or position, separated by commas."""
+    if text in parts:  # it may have a comma itself
+        return [text]
+    chosen = []
+    for word in (w.strip() for w in text.split(",")):
+        by_position = word not in parts and word.isdecimal() and int(word) < len(parts)
+        name = parts[int(word)] if by_position else word
+        if name not in parts:
+            shown = ", ".join(parts[:10]) + (", ..." if len(parts) > 10 else "")
+            raise InputError(f"--parts: no part {word!r}; choose from {shown} or 0 to {len(parts) - 1}")
+        if name in chosen:
+            raise InputError(f"--parts: {word!r} is named twice in {text!r}")
+        chosen.append(name)
+    return chosen

@@ -1,0 +1,39 @@
+"""Fixtures of the command line's tests: how a command is run, and files for it to read."""
+
+import dataclasses
+
+import pytest
+from synthetic import classes
+
+from landscape import cli
+from landscape.results import store
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line; return its exit code, stdout and the lines of stderr."""
+
+    def run(*words):
+        code = cli.main([str(w) for w in words])
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "spectrum.h5"
+    store.save(path, classes(3, steps=8))
+    return path
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(name, spectrum=None, **changes):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        store.save(path, dataclasses.replace(spectrum or classes(3, steps=8), **changes))
+        return path
+
+    return save

@@ -1,0 +1,184 @@
+"""`landscape compare`: the numbers of several files side by side."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from foreign_files import goldstein
+from surfaces import plane_of_two, three_classes, three_lines
+from synthetic import classes
+
+from landscape.plots.layout import theme
+from landscape.results import store
+
+
+def test_compare_shows_each_number_with_its_error(run, save):
+    spectrum = classes(1, steps=3)
+    numbers = {
+        "lambda_max": np.array([38.1512]),
+        "lambda_max_residual": np.array([0.42]),
+        "converged": np.array([False]),
+        "trace": np.array([196.49]),
+        "trace_stderr": np.array([2.9]),
+    }
+    other = classes(2, steps=3, probes=1)
+    code, out, err = run("compare", save("ce.h5", spectrum, **numbers), save("sam.h5", other))
+    assert (code, err) == (0, [])
+    head, first, second = (
+        [cell for cell in line.split("  ") if cell]
+        for line in out.splitlines()
+        if line[:2] == "  " and line[2:3].isalpha()
+    )
+    assert [cell.strip() for cell in head] == ["part", "ce", "sam"]
+    assert first[1].strip() == "38.15 ± 0.42* / 196.5 ± 2.9"
+    assert first[2].endswith(" ± ?")
+    assert [cell.strip() for cell in second[:2]] == ["class 1", "-"]
+    assert "* lambda_max has not converged" in out
+    assert "one probe cannot tell" in out
+
+
+def test_compare_joins_the_traces_of_spectra_by_groups_and_weights(run, save, tmp_path):
+    spectrum = classes(3, steps=3)
+    trace = {"trace": np.array([1.0, 2.0, 6.0]), "trace_stderr": np.array([0.1, 0.2, 0.3])}
+    file = save("s.h5", spectrum, **trace)
+    (tmp_path / "w.json").write_text('{"class 0": 1, "class 1": 1, "class 2": 0}')
+    for weights, expected in (("balanced", "3.00 ± 0.20"), (str(tmp_path / "w.json"), "1.50 ± 0.15")):
+        code, out, err = run("compare", file, file, "--weights", weights)
+        assert (code, err) == (0, [])
+        assert "trace of the weighted loss ± standard error at most" in out
+        assert out.count(expected) == 2
+    found = json.loads(run("compare", file, file, "--groups", "head-tail", "--json")[1])
+    assert [row["part"] for row in found["rows"]] == ["head", "tail"]
+    assert run("export", file, "--to", "csv", "--weights", "balanced", "-o", tmp_path / "t.csv")[0] == 0
+    assert (tmp_path / "t.csv").read_text().splitlines()[1].startswith("all,")
+
+
+def test_compare_says_that_curvature_grows_with_the_scale_of_a_cosine_classifier(run, save):
+    heads = {"a": "linear", "b": "cosine, scale 30", "c": None, "d": "cosine, scale 30"}
+    files = {n: save(f"{n}.h5", provenance={"method": n, "classifier": head}) for n, head in heads.items()}
+    _, out, _ = run("compare", *files.values())
+    (line,) = [line for line in out.splitlines() if "classifier" in line]
+    assert "differ in classifier: linear in a; cosine, scale 30 in b, d; curvature grows with the scale" in line
+    assert "the Gauss-Newton matrix by s squared: compare shapes, and ratios" in line
+    assert line in json.loads(run("compare", *files.values(), "--json")[1])["notes"]
+    for pair in ("bd", "ac"):  # alike, or one that does not say
+        assert "classifier" not in run("compare", *(files[n] for n in pair))[1]
+
+
+def test_compare_is_not_folded_in_a_pipe(run, save):
+    names = [f"a-rather-long-name-of-a-run-{i}.h5" for i in range(9)]
+    _, out, _ = run("compare", *(save(name) for name in names))
+    (head,) = (line for line in out.splitlines() if "name-of-a-run" in line)
+    assert all(name.removesuffix(".h5") in head for name in names)
+
+
+def test_compare_names_columns_by_method_stem_or_path(run, save):
+    def columns(*files):
+        return [c["name"] for c in json.loads(run("compare", *files, "--json")[1])["columns"]]
+
+    ce, sam = (save(f"{m}/s.h5", provenance={"method": m}) for m in ("ce", "sam"))
+    assert columns(ce, sam) == ["ce", "sam"]
+    a, b = save("a.h5"), save("b.h5")
+    assert columns(a, b, ce) == ["a", "b", "s"]
+    assert columns(a, a) == [str(a), str(a)]
+    assert columns(ce, save("other/s.h5")) == [str(ce), str(ce).replace("/ce/", "/other/")]
+
+
+def test_compare_notes_what_else_differs(run, save):
+    base = classes(3, steps=8)
+    a = save("a.h5", base)
+    b = save("b.h5", base, operator="ggn", n_samples=np.array([9, 8, 7]), provenance={"loss": "balanced"})
+    _, out, _ = run("compare", a, b)
+    notes = [line.removeprefix("note: the files differ in ") for line in out.splitlines() if line.startswith("note")]
+    assert notes == [
+        "operator: hessian in a; ggn in b",
+        "loss: ce in a; balanced in b",
+        "params: all trainable in a; unknown in b",
+        "split: train in a; unknown in b",
+        "samples of class 0: 5000 in a; 9 in b (and so in 2 more)",
+    ]
+    assert "note" not in run("compare", a, save("c.h5", base))[1]
+
+
+def test_compare_json_is_strict_and_complete(run, save):
+    file = save("one.h5", classes(2, steps=3, probes=1))
+    code, out, _ = run("compare", file, save("two.h5", classes(1, steps=3)), "--json")
+    found = json.loads(out, parse_constant=pytest.fail)
+    first, second = found["rows"]
+    assert code == 0
+    assert first["values"][0]["trace_stderr"] is None
+    assert first["values"][0]["lambda_max"] == store.load(file).lambda_max[0]
+    assert second["part"] == "class 1"
+    assert second["values"][1] is None
+
+
+def test_compare_latex_escapes_names(run, save):
+    file = save("a_b.h5", classes(1, steps=3), parts=("50% $_\\^~",))
+    code, out, _ = run("compare", file, "--latex")
+    assert code == 0
+    (row,) = (line for line in out.splitlines() if line.startswith("50"))
+    assert row.startswith(r"50\% \$\_\textbackslash{}\textasciicircum{}\textasciitilde{} & ")
+    assert r" $\pm$ " in row
+    assert r"a\_b" in out
+    assert run("compare", file, "--latex", "--json")[0] == 2
+
+
+def test_results_of_two_kinds_or_of_a_kind_that_is_not_compared_are_refused(run, save):
+    spectrum, surface, plane = save("a.h5"), save("b.h5", three_classes()), save("c.h5", plane_of_two())
+    for files, line in (
+        ((spectrum, surface), f"{spectrum} is a spectrum, {surface} a surface: compare results of one kind"),
+        ((spectrum, plane), f"{plane} is a plane: give results of landscape hessian, of sharpness, "),
+    ):
+        code, out, err = run("compare", *files)
+        assert (code, out, len(err)) == (2, "", 1)
+        assert err[0].startswith(f"landscape: error: {line}")
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_surfaces_are_compared_by_loss_radius_rise_and_barrier(run, save):
+    ce, sam = (
+        three_lines(provenance={"method": "ce"}),
+        three_lines(provenance={"method": "sam"}, batch_norm="reestimate"),
+    )
+    sam = dataclasses.replace(sam, doubling_radius=np.array([0.5, np.nan, 2.0]))
+    files = save("a.h5", ce), save("b.h5", sam)
+    code, out, err = run("compare", *files)
+    lines = out.splitlines()
+    assert (code, err) == (0, [])
+    assert lines[0].strip() == "loss at the centre / doubling radius / worst rise within 0.5 / barrier"
+    assert cells_of(lines[2]) == ["part", "ce", "sam"]
+    row = next(cells_of(line) for line in lines if "class 1" in line)
+    assert row[2].split(" / ")[1] == "-"
+    assert row[1].split(" / ")[3] == theme.number(ce.barrier[1])
+    assert f"ce: {ce.verdict}" in lines
+    assert "note: the files differ in batch norm: keep in ce; reestimate in sam" in lines
+    found = json.loads(run("compare", *files, "--json")[1], parse_constant=pytest.fail)
+    assert found["kind"] == "surface"
+    assert found["columns"][0]["remark"] == ce.verdict
+    assert found["rows"][1]["values"][1]["doubling_radius"] is None
+    assert found["rows"][2]["values"][0]["barrier"] == ce.barrier[2]
+    assert r"\begin{tabular}" in run("compare", *files, "--latex")[1]
+    _, out, _ = run("compare", files[0], save("c.h5", dataclasses.replace(ce, barrier=None)))
+    assert cells_of(next(line for line in out.splitlines() if "class 1" in line))[2].endswith(" / -")
+
+
+def test_surfaces_in_other_planes_or_units_say_so_and_a_plane_has_no_barrier(run, save):
+    a, b = save("a.h5", three_classes()), save("b.h5", three_classes(nx=5, unit_length=np.array([1.0, 2.0])))
+    _, out, _ = run("compare", a, b)
+    assert "barrier" not in out
+    assert "note: the files differ in x: -1:1:9 in a; -1:1:5 in b" in out
+    assert "note: the files differ in unit lengths: 2, 0.5 in a; 1, 2 in b" in out
+
+
+def test_surfaces_are_compared_after_regrouping_and_with_those_of_other_programs(run, save, tmp_path):
+    ours = save("ours.h5", three_classes())
+    _, out, _ = run("compare", ours, "--groups", "head-tail", "--weights", "balanced")
+    assert [cells_of(line)[0] for line in out.splitlines()[4:6]] == ["head", "tail"]
+    theirs = goldstein(tmp_path / "theirs.h5", np.linspace(-1, 1, 5), np.linspace(-1, 1, 5))
+    code, out, _ = run("compare", ours, theirs)
+    assert code == 0
+    assert next(cells_of(line) for line in out.splitlines() if "train" in line)[2] == "0.5000 / - / -"

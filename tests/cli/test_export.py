@@ -1,0 +1,86 @@
+"""`landscape export`: results in the formats of other programs."""
+
+import csv
+import json
+
+import h5py
+import numpy as np
+import pytest
+from foreign_files import goldstein
+from surfaces import plane_of_two, three_classes
+
+from landscape.results import Trajectory, quadrature, store
+from landscape.results.foreign import interop
+
+
+def test_export_writes_csv_json_and_pyhessians_lists(run, file):
+    spectrum = store.load(file)
+    for form, suffix in (("csv", ".csv"), ("json", ".json"), ("pyhessian", ".pyhessian.json")):
+        assert run("export", file, "--to", form) == (0, f"{file.with_suffix(suffix)}\n", [])
+    with open(file.with_suffix(".csv"), encoding="utf-8") as text:
+        rows = list(csv.DictReader(text))
+    assert [float(row["trace"]) for row in rows] == spectrum.trace.tolist()
+    assert json.loads(file.with_suffix(".json").read_text())["parts"][2]["part"] == "class 2"
+    lists = json.loads(file.with_suffix(".pyhessian.json").read_text())["class 1"]
+    nodes, weights = interop.from_pyhessian(lists["eigen_list_full"], lists["weight_list_full"])
+    expected = quadrature.nodes_and_weights(spectrum.alpha[1], spectrum.beta[1], spectrum.steps[1])
+    assert np.array_equal(nodes, expected[0])
+    assert np.array_equal(weights, expected[1])
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "pyhessian"])
+def test_export_replaces_a_file_only_when_told(run, file, tmp_path, form):
+    out = tmp_path / "out"
+    out.write_text("mine")
+    code, _, err = run("export", file, "--to", form, "-o", out)
+    assert (code, out.read_text()) == (2, "mine")
+    assert "exists: pass --overwrite" in err[0]
+    assert run("export", file, "--to", form, "-o", out, "--overwrite")[0] == 0
+    assert out.read_text() != "mine"
+    code, _, err = run("export", file, "--to", form, "-o", tmp_path / "none" / "out")
+    assert code == 2
+    assert "cannot be written: No such file" in err[0]
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [("csv", ".csv"), ("json", ".json"), ("goldstein", ".goldstein.h5"), ("vtk", ".vts"), ("npz", ".npz")],
+)
+def test_surfaces_go_out_in_every_format_and_never_over_another_file(run, save, form, suffix):
+    path = save("s.h5", three_classes())
+    out = path.with_suffix(suffix)
+    assert run("export", path, "--to", form) == (0, f"{out}\n", [])
+    before = out.read_bytes()
+    code, _, err = run("export", path, "--to", form)
+    assert (code, len(err)) == (2, 1)
+    assert "exists: pass --overwrite" in err[0]
+    assert run("export", path, "--to", form, "--overwrite", "--weights", "balanced")[0] == 0
+    assert out.read_bytes() != before
+
+
+def test_a_surface_of_unequal_sides_is_repaired_by_reading_and_writing_it(run, tmp_path):
+    theirs = goldstein(tmp_path / "theirs.h5", np.linspace(-1, 1, 5), np.linspace(-2, 2, 9))
+    assert run("export", theirs, "--to", "goldstein", "-o", tmp_path / "ours.h5")[0] == 0
+    with h5py.File(tmp_path / "ours.h5") as root:
+        x, y = np.meshgrid(root["xcoordinates"], root["ycoordinates"])
+        np.testing.assert_allclose(root["train_loss"], 0.5 + x**2 + 3 * y**2)
+
+
+def test_the_marks_of_a_trajectory_lie_beside_its_grid_for_vtk(run, save):
+    path = save("s.h5", three_classes(kind=Trajectory, marks=("a", "b")))
+    words = ["--part", "class 2", "--log"]
+    out = path.with_suffix(".vts"), path.with_suffix(".marks.vtp")
+    assert run("export", path, "--to", "vtk", *words) == (0, f"{out[0]}\n{out[1]}\n", [])
+    out[0].unlink()
+    assert "s.marks.vtp exists" in run("export", path, "--to", "vtk")[2][0]
+    assert not out[0].exists()
+
+
+def test_results_without_parts_of_their_own_go_out_as_long_tables(run, save):
+    path = save("p.h5", plane_of_two())
+    assert run("export", path, "--to", "csv")[0] == 0
+    lines = path.with_suffix(".csv").read_text().splitlines()
+    assert lines[:3] == ["field,axis,tensor,value", "unit_length,0,,1.0", "unit_length,1,,1.0"]  # both are "random"
+    assert lines[-1] == "sizes,,w,3"
+    assert run("export", path, "--to", "json")[0] == 0
+    assert "origin" not in json.loads(path.with_suffix(".json").read_text())["arrays"]

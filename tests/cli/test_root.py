@@ -1,0 +1,154 @@
+"""The command line as its users meet it: help, exit codes, and errors in one line on stderr."""
+
+import logging
+import subprocess
+import sys
+from importlib import metadata
+
+import click
+import pytest
+from surfaces import three_classes
+
+from landscape import cli
+from landscape.errors import DataError
+from landscape.objective.jobs import Interrupted
+from landscape.results import store
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Let the command "fail" raise an exception."""
+
+    def arrange(exception):
+        def body():
+            raise exception
+
+        entry = metadata.EntryPoint("fail", "nowhere:command", "landscape.commands")
+        monkeypatch.setattr(cli, "_plugins", lambda: {"fail": entry})
+        monkeypatch.setattr(metadata.EntryPoint, "load", lambda self: click.Command("fail", callback=body))
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("exception", "code", "line"),
+    [
+        (DataError("class 7 has\n no samples"), 2, "landscape: error: class 7 has no samples"),
+        (KeyboardInterrupt(), 130, "landscape: error: interrupted"),
+        (Interrupted("interrupted: 3 of 9"), 130, "landscape: error: interrupted: 3 of 9"),
+        (click.UsageError("no\nsuch thing"), 2, "landscape: error: no such thing"),
+        (MemoryError("12 GiB"), 2, "landscape: error: out of memory: lower --batch-size or --cache"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 2, "landscape: error: out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "landscape: error: out of memory"),
+        (
+            EOFError("ended early"),
+            1,
+            "landscape: error: this is a fault of landscape, not yours: EOFError: ended early",
+        ),
+        (
+            ValueError("a\nb"),
+            1,
+            "landscape: error: this is a fault of landscape, not yours: ValueError: a b; `landscape -v ...` shows",
+        ),
+    ],
+)
+def test_every_error_is_one_line_on_stderr_and_an_exit_code(run, failing, exception, code, line):
+    failing(exception)
+    found, out, err = run("fail")
+    assert (found, out) == (code, "")
+    assert [text for text in err if text] == [err[-1]]  # click ends the line of ^C before it
+    assert err[-1].startswith(line)
+
+
+@pytest.mark.parametrize("words", [["-v", "fail"], ["fail", "-v"], ["fail", "--verbose"]])
+def test_verbose_shows_the_traceback_before_the_line(run, failing, words):
+    failing(ValueError("broken"))
+    code, _, err = run(*words)
+    assert code == 1
+    assert err[0].startswith("Traceback")
+    assert err[-1].startswith("landscape: error:")
+    assert not logging.getLogger("landscape").isEnabledFor(logging.INFO)  # not for the next command
+
+
+def test_verbose_shows_the_log_and_without_it_only_warnings(run, monkeypatch):
+    def body():
+        logging.getLogger("landscape.room").info("a detail")
+        logging.getLogger("landscape.room").warning("a [warning]")
+
+    monkeypatch.setitem(cli.COMMANDS, "log", "")
+    monkeypatch.setattr(cli, "import_module", lambda name: type("M", (), {"log": click.Command("log", callback=body)}))
+    _, out, err = run("log")
+    assert out == ""
+    assert "a [warning]" in " ".join(err)
+    assert "a detail" not in " ".join(err)
+    assert "a detail" in " ".join(run("log", "-v")[2])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["plto"], "No such command 'plto'; did you mean plot?"),
+        (["hesian"], "did you mean hessian?"),
+        (["xyzzy"], "No such command 'xyzzy'. See landscape -h."),
+        (["plot"], "Missing argument 'FILES...'. See landscape plot -h."),
+        (["plot", "--kind", "pie", "x.h5"], "'pie' is not one of"),
+        (["plot", "--kind", "contuor", "x.h5"], "did you mean contour?"),
+        (["info", "--colour", "x.h5"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_one_line(run, words, line):
+    code, out, err = run(*words)
+    assert (code, out, len(err)) == (2, "", 1)
+    assert line in err[0]
+
+
+def test_a_reader_that_goes_away_is_no_error(file):
+    script = "import sys; from landscape.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = f"{sys.executable} -c '{script}' info {file} | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert found.returncode in {0, 1}
+    assert found.stderr == ""
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_is_shown_however_it_is_asked_for(run, words):
+    code, out, err = run(*words)
+    assert (code, err) == (0, [])
+    assert all(name in out for name in cli.COMMANDS)
+
+
+def test_commands_of_other_packages_are_listed_without_being_loaded(run, monkeypatch):
+    entries = {"theirs": metadata.EntryPoint("theirs", "not.installed:command", "landscape.commands")}
+    monkeypatch.setattr(cli, "_plugins", lambda: entries)
+    assert "theirs" in run("-h")[1]
+    code, _, err = run("theirs")
+    assert code == 1
+    assert "ModuleNotFoundError" in err[0]
+
+
+def test_our_commands_win_over_those_of_other_packages(run, monkeypatch):
+    entries = {"plot": metadata.EntryPoint("plot", "not.installed:command", "landscape.commands")}
+    monkeypatch.setattr(cli, "_plugins", lambda: entries)
+    code, out, _ = run("plot", "-h")
+    assert code == 0
+    assert "Draw a figure" in out
+
+
+def test_version(run, monkeypatch):
+    monkeypatch.setattr(metadata, "version", {cli.PACKAGE: "1.2.3"}.__getitem__)
+    assert run("--version") == (0, "landscape 1.2.3\n", [])
+
+
+def test_help_and_what_shows_results_start_without_torch(tmp_path, file):
+    script = (
+        "import sys; from landscape.cli import main\n"
+        "f, s = sys.argv[1:]\n"
+        "for words in (['-h'], ['plot', f], ['compare', f, f], ['export', f, '--to', 'csv'], ['info', f, '--json'],\n"
+        "    ['compare', s, s, '--groups', 'head-tail'], *(['export', s, '--to', form] for form in ('vtk', 'npz')),\n"
+        "    ['export', s, '--to', 'goldstein']):\n"
+        "    assert main(words) == 0, words\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    store.save(tmp_path / "surface.h5", three_classes())
+    command = [sys.executable, "-c", script, str(file), str(tmp_path / "surface.h5")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

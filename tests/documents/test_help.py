@@ -1,0 +1,109 @@
+"""What `-h` prints of each command, compared with tests/golden; names come from registries, and nowhere else.
+
+`python tests/documents/test_help.py` writes the golden files anew, to be read before they are committed.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from landscape import cli
+from landscape.cli import root
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+COMMANDS = ["", *root.list_commands(None)]
+
+
+def page(name):
+    """The help of a command, or of the whole program, for a terminal of 100 columns."""
+    words = [name, "-h"] if name else ["-h"]
+    return CliRunner().invoke(root, words, prog_name="landscape", terminal_width=100).output
+
+
+def golden(name):
+    return GOLDEN / f"{name or 'landscape'}.txt"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_is_the_golden_one(name):
+    assert page(name) == golden(name).read_text(encoding="utf-8"), (
+        f"run python {Path(__file__).name} and read the change"
+    )
+
+
+def test_every_golden_file_is_of_a_command():
+    assert {file.stem for file in GOLDEN.glob("*.txt")} == {name or "landscape" for name in COMMANDS}
+
+
+@pytest.mark.parametrize("name", ["", *cli.COMMANDS])
+def test_every_option_is_explained_in_a_sentence(name):
+    command = root.get_command(None, name) if name else root
+    for param in command.params:
+        if getattr(param, "hidden", False):
+            continue
+        help = param.help
+        assert help, param.name
+        assert help.endswith("."), help
+        assert help[0].isupper() or help.split(":")[0] in command.params, help
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_help_ends_with_two_examples_that_parse_as_this_command(name):
+    examples = re.findall(rf"^  (landscape {name} .*)$", page(name).partition("Examples:")[2], flags=re.MULTILINE)
+    assert len(examples) == 2
+
+
+# Registries ---------------------------------------------------------------------------------------------------------
+
+TOY_LOSS = """
+from landscape.networks import losses
+losses.LOSSES["toyloss"] = lambda: losses.cross_entropy
+"""
+TOY_DATA = """
+from landscape.data import datasets
+datasets.DATASETS["toydata"] = datasets.Source(read=None)
+"""
+TOY_NETWORK = """
+from landscape.networks import models
+models.NETWORKS["toynetwork"] = None
+"""
+TOY_FIGURE = """
+from landscape import plots
+def toy(spectrum, parts=None, *, vmin=None):
+    '''Draw a toy.'''
+plots.KIND_FIGURES["spectrum"]["toyfigure"] = toy
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "command", "wrong"),
+    [
+        (TOY_LOSS, "toyloss", "hessian", "losses.build('toylos', [1])"),
+        (TOY_DATA, "toydata", "sharpness", "datasets.load('toydat')"),
+        (TOY_NETWORK, "toynetwork", "surface2d", "models.build('toynetwor', 2)"),
+        (TOY_FIGURE, "toyfigure", "plot", None),
+    ],
+)
+def test_a_name_is_typed_once_in_its_registry(program, name, command, wrong):
+    """In a process of its own: the help is made when the command is loaded."""
+    ask = f"try:\n    {wrong}\nexcept InputError as error:\n    print(error)\n" if wrong else ""
+    code = (
+        f"from landscape.errors import InputError\n{program}\n{ask}\n"
+        f"import sys\nfrom landscape.cli import main\nsys.exit(main(['{command}', '-h']))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    error, _, help = out.rpartition("Usage:")
+    assert name in help
+    assert not wrong or f"did you mean {name}?" in error
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for name in COMMANDS:
+        golden(name).write_text(page(name), encoding="utf-8")
+        os.write(1, f"{golden(name)}\n".encode())
