@@ -64,19 +64,31 @@ class Recorded:
             places[name][piece] = each
         return found
 
-    def square_norms(self, seeds: Tensor, *, keep: bool = False) -> Tensor:
-        """Return the squared length of the gradient of each sample's combination of values.
+    def square_norms(self, seeds: Tensor) -> Tensor:
+        """Return the squared lengths of the gradients of several combinations of each sample's values.
+
+        What a layer was given is laid out once for all combinations. Memory for K gradients at all layers' outputs of
+        the batch is needed.
 
         Args:
-            seeds: s, of the shape of `values`.
-            keep: the graph, for another pass.
+            seeds: (K, ...), each of the shape of `values`.
 
         Returns:
-            (B,) float64; each parameter's share is added up in the model's own dtype.
+            (K, B) float64; each parameter's share is added up in the model's own dtype.
         """
-        found = torch.zeros(len(self.values), dtype=torch.float64, device=self.values.device)
-        for _, piece, each in self._pieces(seeds, keep):
-            found[piece] += torch.linalg.vecdot(each, each)
+        found = torch.zeros(seeds.shape[:2], dtype=torch.float64, device=self.values.device)
+        uses = [self._uses(seed, keep=k + 1 < len(seeds)) for k, seed in enumerate(seeds)]
+        for name, first in list(uses[0].items()):
+            of_each = [use.pop(name) for use in uses]  # popped, so that memory is given back as it goes
+            if len(first) == 1 and first[0].kind == "weight" and isinstance(first[0].call.module, nn.Conv2d):
+                found += _square_norms_of_convolution(first[0].call, torch.stack([u[0].d for u in of_each], 1)).T
+                continue
+            for k, own in enumerate(of_each):
+                for piece, each in _by_pieces(own):
+                    found[k, piece] += torch.linalg.vecdot(each, each)
+        for k, seed in enumerate(seeds):
+            for _, piece, each in self._functional(seed):
+                found[k, piece] += torch.linalg.vecdot(each, each)
         return found
 
     def squares(self, seeds: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -196,6 +208,23 @@ def _by_pieces(uses: Sequence[_Use]) -> Generator[tuple[slice, Tensor], None, No
         for use in uses[1:]:
             each = each + _each(use, piece)
         yield piece, each
+
+
+def _square_norms_of_convolution(call: Call, d: Tensor) -> Tensor:
+    """Return the squared lengths of each sample's K gradients of a kernel, (B, K), from d (B, K, C, rows, columns)."""
+    m, (n, n_seeds) = call.module, d.shape[:2]
+    # (B, groups, channels of a group times kernel, positions) and (B, groups, K times channels of a group, positions)
+    seen = F.unfold(call.inputs.to(d.dtype), m.kernel_size, m.dilation, m.padding, m.stride)
+    seen = seen.reshape(n, m.groups, -1, seen.shape[-1])
+    d = d.reshape(n, n_seeds, m.groups, -1, seen.shape[-1]).transpose(1, 2)
+    size = max(1, _ENTRIES // (d[0, :, :, :, 0].numel() * seen.shape[2]))
+    found = []
+    for start in range(0, n, size):
+        piece = slice(start, start + size)
+        each = d[piece].flatten(2, 3) @ seen[piece].mT
+        each = each.reshape(len(each), m.groups, n_seeds, -1)
+        found.append(torch.linalg.vector_norm(each, dim=(1, 3)).square())
+    return torch.cat(found)
 
 
 def _entries(use: _Use) -> int:

@@ -17,8 +17,7 @@ lengths hold every statistic over samples, see results/inference.py. Sources: Ho
 (Weyl); Dangel et al. 2022, "ViViT"; Papyan 2020 on the rows of the cross-entropy.
 """
 
-import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -36,6 +35,7 @@ from landscape.objective.objective import Objective, differentiable_attention
 KINDS = ("ggn", "fisher", "empirical-fisher")
 """Matrices that have rows. Those of the empirical Fisher are the gradients of the losses."""
 
+_CHUNK = 32  # samples
 _COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64
 
 Report: TypeAlias = Callable[[float], None]
@@ -108,29 +108,29 @@ def lengths(objective: Objective, kind: str, part: int, report: Report | None = 
     Returns:
         The lengths.
     """
+    members = objective.members[part]
     squares, uncertainty, logits, labels_of = [], [], [], []
     with differentiable_attention(), trainable(objective):
-        for number in range(objective.n_batches(part)):
-            inputs, labels = objective.batch(part, number)
+        for chunk in _chunks(objective, len(members)):
+            inputs, labels = objective.samples.batch(members[chunk], objective.device, objective.dtype)
             run = recorded(objective, kind, inputs, labels)
             z = run.values.detach().double().cpu()
             signs, seeds, middle = _factors(objective, kind, z, labels.cpu())
             found = torch.zeros(signs.shape, dtype=torch.float64)
-            used = torch.nonzero(signs.abs().amax(0)).flatten().tolist()
-            for k in used:
-                along = seeds[:, k].reshape(run.values.shape).to(run.values)
-                found[:, k] = run.square_norms(along, keep=k != used[-1]).cpu()
+            used = signs.abs().amax(0) > 0
+            if used.any():
+                along = seeds[:, used].transpose(0, 1).reshape(-1, *run.values.shape)
+                found[:, used] = run.square_norms(along.to(run.values)).T.cpu()
             squares.append(signs * found)
             uncertainty.append(middle)
             logits.append(z)
             labels_of.append(labels.cpu())
             if report is not None:
-                report((number + 1) / objective.n_batches(part))
-    n = len(objective.members[part])
+                report(min(chunk.stop, len(members)) / len(members))
     return Lengths(
         squares=torch.cat(squares).numpy(),
         uncertainty=torch.cat(uncertainty).numpy(),
-        weights=np.full(n, 1 / n),
+        weights=np.full(len(members), 1 / len(members)),
         logits=torch.cat(logits),
         labels=torch.cat(labels_of),
     )
@@ -152,20 +152,21 @@ def rows(objective: Objective, kind: str, part: int, known: Lengths, tol: float)
     sample, row = known.longest(tol)
     left_out = known.weights[:, None] * known.squares
     left_out[sample, row] = 0
+    seeds = known.logits.new_empty(len(sample), known.logits[0].numel())
+    for chunk in _chunks(objective, len(known.squares)):
+        # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
+        of_chunk = _factors(objective, kind, known.logits[chunk], known.labels[chunk])[1]
+        own = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
+        seeds[own] = of_chunk[sample[own] - chunk.start, row[own]]
     example = objective.theta[0]
     vectors = torch.empty(len(sample), objective.layout.size, dtype=example.dtype, device=example.device)
+    members = objective.members[part]
     with differentiable_attention(), trainable(objective):
-        for number, here in _by_batch(objective, part, sample):
-            inputs, labels = objective.batch(part, number)
-            begin = number * objective.batch_size
-            # The same batch as in `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
-            batch = slice(begin, begin + len(labels))
-            seeds = _factors(objective, kind, known.logits[batch], known.labels[batch])[1]
-            own = torch.from_numpy(sample[here] - begin)
-            along = seeds[own, torch.from_numpy(row[here])]
-            at = own.to(inputs.device)
-            run = recorded(objective, kind, inputs[at], labels[at])
-            vectors[here] = run.rows(along.reshape(run.values.shape).to(run.values))
+        for start in range(0, len(sample), objective.batch_size):
+            here = slice(start, start + objective.batch_size)
+            inputs, labels = objective.samples.batch(members[sample[here]], objective.device, objective.dtype)
+            run = recorded(objective, kind, inputs, labels)
+            vectors[here] = run.rows(seeds[here].reshape(run.values.shape).to(run.values))
     return Rows(
         vectors=vectors,
         sample=sample,
@@ -242,13 +243,10 @@ def trainable(objective: Objective) -> Generator[None, None, None]:
             p.requires_grad_(False)
 
 
-def _by_batch(objective: Objective, part: int, sample: np.ndarray) -> Iterator[tuple[int, slice]]:
-    """Yield batches of a part and slices of the rows that belong to them, as many as the batch has room for."""
-    size = objective.batch_size
-    edges = np.searchsorted(sample, np.arange(objective.n_batches(part) + 1) * size)
-    for number, (first, last) in enumerate(itertools.pairwise(edges)):
-        for start in range(int(first), int(last), size):
-            yield number, slice(start, min(start + size, int(last)))
+def _chunks(objective: Objective, n: int) -> list[slice]:
+    """Divide n samples into pieces, of which the gradients of all classes at all layers' outputs are kept at a time."""
+    size = min(objective.batch_size, _CHUNK)
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def recorded(objective: Objective, kind: str, inputs: Tensor, labels: Tensor) -> Recorded:
