@@ -275,7 +275,7 @@ def _factors(objective: Objective, kind: str, z: Tensor, labels: Tensor) -> tupl
     """Return signs (B, R) and sqrt|mu_ik| u_ik (B, R, C) by descending |mu|, and the traces of M_i, (B,)."""
     if kind == "empirical-fisher":
         ones = torch.ones(len(z), 1, dtype=torch.float64)
-        return ones, ones, torch.full((len(z),), torch.nan, dtype=torch.float64)
+        return ones, ones[:, :, None], torch.full((len(z),), torch.nan, dtype=torch.float64)
     # A user's loss may hold tensors of the objective's device; Apple's has no float64.
     device = torch.device("cpu") if objective.device.type == "mps" else objective.device
     middle = between_jacobians(objective.loss, kind, z.to(device), labels.to(device)).cpu()
