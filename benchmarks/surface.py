@@ -22,7 +22,8 @@ import landscape as ls
 from landscape.analyses import directions
 from landscape.errors import InputError
 from landscape.networks import models
-from landscape.objective.points import Evaluator, Point
+from landscape.objective.evaluator import Evaluator
+from landscape.objective.points import Point
 from landscape.results import grid
 from landscape.results.regroup import grid_of
 

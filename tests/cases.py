@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape.data import datasets
+from landscape.objective import points
 from landscape.objective.objective import Objective
+from landscape.objective.points import Point
 
 CLASS_SIZES = (9, 5, 1)  # with batches of 4: 4 + 4 + 1, 4 + 1, 1
 
@@ -117,3 +119,11 @@ CASES = {
     "logit-adjust": Case(partial(mlp, nn.SiLU()), loss="logit-adjust"),
     "balanced": Case(partial(mlp, nn.SiLU()), loss="balanced"),
 }
+
+
+def moved(objective, seed=0):
+    """A point beside an objective's own weights."""
+    centre = points.origin(objective)
+    generator = torch.Generator().manual_seed(seed)
+    step = torch.randn(len(centre.theta), generator=generator, dtype=torch.float64)
+    return Point(centre.theta + 0.1 * step.to(centre.theta), centre.buffers * 1.1)

@@ -5,7 +5,8 @@ nets": each filter of the direction is given the length of the network's own fil
 compare in spite of the scale invariance of ReLU and batch norm. Biases and the parameters of batch norm are left alone.
 A filter is a slice of a weight that makes one output; a parameter with one axis is all filters of one number.
 
-All vectors are float64, so that one whole step towards another checkpoint arrives at its very weights.
+All vectors are float64, so that one whole step towards another checkpoint arrives at its very weights. Steps of running
+statistics are kept twice, straight and with variances by their logarithm (points.py); both add up like all others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,16 +40,32 @@ class Directions:
     origin: Point
     theta: Tensor  # (A, D) float64
     buffers: Tensor  # (A, B) float64
+    log_buffers: Tensor  # (A, B) float64, the same as `points.log_step` returns them
+    eps: Tensor  # (B,) float64 of `points.variance_eps`
     explained: tuple[float, ...] = ()  # (A,) share of a trajectory's variance; empty for other directions
     normalisation: str = "none"
     ignored: str = "none"
 
-    def at(self, *coordinates: float) -> Point:
-        """Return the point at some coordinates, one for each direction, in the origin's dtype."""
-        theta, buffers = self.origin.theta.double(), self.origin.buffers.double()
-        for c, d, b in zip(coordinates, self.theta, self.buffers, strict=True):
-            theta, buffers = theta + c * d, buffers + c * b
-        return Point(theta.to(self.origin.theta.dtype), buffers.to(self.origin.buffers.dtype))
+    def at(self, *coordinates: float, log: bool = True) -> Point:
+        """Return the point at some coordinates, one for each direction, in the origin's dtype.
+
+        Args:
+            coordinates: of the point.
+            log: let variances move by their logarithm.
+
+        Returns:
+            The point.
+        """
+        theta = self.origin.theta.double()
+        for c, d in zip(coordinates, self.theta, strict=True):
+            theta = theta + c * d
+        return Point(theta.to(self.origin.theta.dtype), self.buffers_at(*coordinates, log=log))
+
+    def buffers_at(self, *coordinates: float, log: bool = True) -> Tensor:
+        """Return the buffers at some coordinates, (B,), as `at` does."""
+        start, steps = self.origin.buffers, self.log_buffers if log else self.buffers
+        step = sum((c * b for c, b in zip(coordinates, steps, strict=True)), torch.zeros_like(self.eps))
+        return points.at_log_step(self.eps, start, step) if log else (start.double() + step).to(start.dtype)
 
     @property
     def unit_length(self) -> np.ndarray:
@@ -73,7 +90,12 @@ class Directions:
     def first(self, n: int) -> "Directions":
         """Return the first n directions."""
         return replace(
-            self, axes=self.axes[:n], theta=self.theta[:n], buffers=self.buffers[:n], explained=self.explained[:n]
+            self,
+            axes=self.axes[:n],
+            theta=self.theta[:n],
+            buffers=self.buffers[:n],
+            log_buffers=self.log_buffers[:n],
+            explained=self.explained[:n],
         )
 
     def joined(self, other: "Directions", *, length: float) -> "Directions":
@@ -92,6 +114,7 @@ class Directions:
             axes=(*self.axes, *other.axes),
             theta=torch.cat([self.theta, scale * other.theta]),
             buffers=torch.cat([self.buffers, scale * other.buffers]),
+            log_buffers=torch.cat([self.log_buffers, scale * other.log_buffers]),
             normalisation=other.normalisation,
             ignored=other.ignored,
         )
@@ -112,8 +135,8 @@ class Directions:
         rest = second - share * first
         if rest.norm() <= _DISTINCT * second.norm():
             raise InputError(f"{self.axes[0]} and {self.axes[1]} are parallel: they span a line, not a plane")
-        buffers = torch.stack([self.buffers[0], self.buffers[1] - share * self.buffers[0]])
-        return replace(self, theta=torch.stack([first, rest]), buffers=buffers)
+        straight, by_log = (torch.stack([b[0], b[1] - share * b[0]]) for b in (self.buffers, self.log_buffers))
+        return replace(self, theta=torch.stack([first, rest]), buffers=straight, log_buffers=by_log)
 
 
 def random(
@@ -140,7 +163,7 @@ def random(
     drawn = [
         probe(objective.layout.size, seed=seed, number=k, distribution="gaussian", stream="direction") for k in range(n)
     ]
-    raw = _from(objective, torch.stack(drawn), [f"random {k + 1} (seed {seed})" for k in range(n)])
+    raw = of_vectors(objective, torch.stack(drawn), [f"random {k + 1} (seed {seed})" for k in range(n)])
     return normalised(objective, raw, normalisation, ignored)
 
 
@@ -160,7 +183,7 @@ def towards(objective: Objective, others: Sequence[Point], names: Sequence[str])
     Raises:
         InputError: a checkpoint is the origin itself.
     """
-    start = points.origin(objective)
+    start, eps = points.origin(objective), points.variance_eps(objective.model).to(objective.device)
     theta = torch.stack([p.theta.double() - start.theta.double() for p in others])
     for name, direction in zip(names, theta, strict=True):
         if not direction.any():
@@ -170,6 +193,8 @@ def towards(objective: Objective, others: Sequence[Point], names: Sequence[str])
         origin=start,
         theta=theta,
         buffers=torch.stack([p.buffers.double() - start.buffers.double() for p in others]),
+        log_buffers=torch.stack([points.log_step(eps, start.buffers, p.buffers) for p in others]),
+        eps=eps,
     )
 
 
@@ -205,7 +230,7 @@ def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Direct
     components /= components.norm(dim=1, keepdim=True)
     components *= torch.where(components @ rows[0] < 0, -1.0, 1.0)[:, None]
     shares = (values[:n] / values.sum()).tolist()
-    found = _from(objective, components, [f"PC {k + 1} ({100 * share:.1f} %)" for k, share in enumerate(shares)])
+    found = of_vectors(objective, components, [f"PC {k + 1} ({100 * share:.1f} %)" for k, share in enumerate(shares)])
     return replace(found, explained=tuple(shares))
 
 
@@ -248,7 +273,7 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
         for k in range(wanted):
             rows.append(run.ritz_vectors(0, 0, solved.vectors[:, [-1 - k]])[0])
             names.append(f"eigenvector {k + 1} of {part} ({solved.values[-1 - k]:.4g})")
-    return _from(objective, torch.stack(rows), names)
+    return of_vectors(objective, torch.stack(rows), names)
 
 
 def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
@@ -271,7 +296,7 @@ def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
         if not g.any():
             raise InputError(f"the gradient of {part} is zero: it has no direction")
         rows.append(-g.double() / g.double().norm())
-    return _from(objective, torch.stack(rows), [f"descent of {part}" for part in parts])
+    return of_vectors(objective, torch.stack(rows), [f"descent of {part}" for part in parts])
 
 
 def normalised(objective: Objective, found: Directions, normalisation: str, ignored: str) -> Directions:
@@ -310,9 +335,8 @@ def normalised(objective: Objective, found: Directions, normalisation: str, igno
                 f"{arg('ignored', 'biasbn')} leaves nothing to vary" if ignored == "biasbn" else "all weights are zero"
             )
             raise InputError(f"{axis} has length zero: {what} among the chosen parameters")
-    return replace(
-        found, theta=theta, buffers=torch.zeros_like(found.buffers), normalisation=normalisation, ignored=ignored
-    )
+    still = torch.zeros_like(found.buffers)
+    return replace(found, theta=theta, buffers=still, log_buffers=still, normalisation=normalisation, ignored=ignored)
 
 
 def filter_axes(model: nn.Module) -> dict[str, int]:
@@ -342,14 +366,27 @@ def _scaled(d: Tensor, w: Tensor, normalisation: str, axis: int) -> Tensor:
     return torch.where(ours > 0, d * (theirs / torch.where(ours > 0, ours, 1.0)), 0.0)
 
 
-def _from(objective: Objective, rows: Tensor, axes: Sequence[str]) -> Directions:
+def of_vectors(objective: Objective, rows: Tensor, axes: Sequence[str]) -> Directions:
+    """Take any vectors as directions from an objective's own weights; running statistics do not move.
+
+    Args:
+        objective: of the network.
+        rows: (A, D).
+        axes: what each is.
+
+    Returns:
+        The directions.
+    """
     start = points.origin(objective)
     theta = rows.to(objective.device, torch.float64)
+    still = torch.zeros(len(rows), len(start.buffers), dtype=torch.float64, device=theta.device)
     return Directions(
         axes=tuple(axes),
         origin=start,
         theta=theta,
-        buffers=torch.zeros(len(rows), len(start.buffers), dtype=torch.float64, device=theta.device),
+        buffers=still,
+        log_buffers=still,
+        eps=points.variance_eps(objective.model).to(theta.device),
     )
 
 
@@ -368,6 +405,7 @@ def to_plane(objective: Objective, found: Directions, provenance: Mapping[str, A
         axes=found.axes,
         directions=found.theta.cpu().numpy(),
         buffer_directions=found.buffers.cpu().numpy(),
+        buffer_log_directions=found.log_buffers.cpu().numpy(),
         origin=found.origin.theta.double().cpu().numpy(),
         buffer_origin=found.origin.buffers.double().cpu().numpy(),
         unit_length=found.unit_length,
@@ -411,11 +449,16 @@ def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -
 
     if not own_origin:
         start = Point(to(plane.origin).to(start.theta.dtype), to(plane.buffer_origin).to(start.buffers.dtype))
+    eps, straight = points.variance_eps(objective.model).to(objective.device), to(plane.buffer_directions).double()
+    # Of another program's plane: the same network at 1 on each axis.
+    by_log = torch.stack([points.log_step(eps, start.buffers, start.buffers.double() + step) for step in straight])
     return Directions(
         axes=plane.axes,
         origin=start,
         theta=to(plane.directions).double(),
-        buffers=to(plane.buffer_directions).double(),
+        buffers=straight,
+        log_buffers=to(plane.buffer_log_directions).double() if plane.buffer_log_directions is not None else by_log,
+        eps=eps,
         explained=tuple(plane.explained.tolist()) if np.isfinite(plane.explained).all() else (),
         normalisation=plane.normalisation,
         ignored=plane.ignored,

@@ -26,8 +26,10 @@ from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import classifiers, models
 from landscape.objective import jobs, points
+from landscape.objective.batch_norm import DEFAULT, POLICIES
+from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective, differentiable_attention
-from landscape.objective.points import Evaluator, Point
+from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint, provenance
 from landscape.results import Distances, grid
 from landscape.results.journal import Journal
@@ -53,7 +55,7 @@ def distances(
     source: str,
     over: str = "encoder",
     barrier_points: int = 0,
-    batch_norm: str = "interpolate",
+    batch_norm: str = DEFAULT,
     training: Samples | None = None,
     training_samples: int = 2048,
     seed: int = 0,
@@ -155,7 +157,10 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
         run = compute_one[unit]
         at = [point for point, _ in run.points.values()]
         pairs = [(i, j) for i in range(len(at)) for j in range(i)] if barrier_points else []
-        moved = bool(pairs) and evaluator.batch_norm != "interpolate"  # so that statistics at the ends are not theirs
+        moved = (
+            bool(pairs) and not POLICIES[evaluator.batch_norm].moves
+        )  # so that statistics at the ends are not theirs
+        log = evaluator.batch_norm != "interpolate"
         total = len(at) * (2 + moved + given.curvature) + len(pairs) * barrier_points
         done = 0
 
@@ -175,7 +180,7 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
         barriers = np.full((len(at), len(at), len(parts)), 0.0 if barrier_points else np.nan)
         for i, j in pairs:
             t = np.linspace(0, 1, barrier_points + 2)
-            between = [evaluate(_between(at[i], at[j], s))[0] for s in t[1:-1]]
+            between = [evaluate(points.between(objective, at[i], at[j], s, log=log))[0] for s in t[1:-1]]
             barriers[i, j] = barriers[j, i] = grid.barrier(t, np.stack([ends[i], *between, ends[j]], axis=1))
         weights, rises = [], []
         for name, point in zip(names, at, strict=True):
@@ -227,13 +232,6 @@ def _chosen(objective: Objective, over: str) -> _Chosen:
             )
     flags = [torch.full((size,), name in names) for name, size in zip(layout.names, layout.sizes, strict=True)]
     return _Chosen(tuple(n for n in layout.names if n in names), torch.cat(flags).to(objective.device))
-
-
-def _between(a: Point, b: Point, t: float) -> Point:
-    return Point(
-        torch.lerp(a.theta.double(), b.theta.double(), t).to(a.theta.dtype),
-        torch.lerp(a.buffers.double(), b.buffers.double(), t).to(a.buffers.dtype),
-    )
 
 
 def _matrices(

@@ -33,8 +33,9 @@ from landscape.analyses.directions import Directions
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, points
+from landscape.objective.evaluator import Evaluator, evaluate
 from landscape.objective.objective import Objective, differentiable_attention
-from landscape.objective.points import Evaluator, Point
+from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint, provenance
 from landscape.results import Sharpness, quadrature
 from landscape.results.journal import Journal
@@ -210,17 +211,11 @@ def _ascend(
 
 def _drawer(objective: Objective, seed: int) -> Callable[[int], Directions]:
     """Return a function that makes one of the random directions, each depending on its number and the seed alone."""
-    origin = points.origin(objective)
 
     @lru_cache(maxsize=max(1, _KEPT_BYTES // (8 * objective.layout.size)))
     def draw(number: int) -> Directions:
         raw = probe(objective.layout.size, seed=seed, number=number, distribution="gaussian", stream="direction")
-        found = Directions(
-            axes=(f"random {number + 1} (seed {seed})",),
-            origin=origin,
-            theta=raw[None].to(objective.device, torch.float64),
-            buffers=torch.zeros(1, len(origin.buffers), dtype=torch.float64, device=objective.device),
-        )
+        found = directions.of_vectors(objective, raw[None], [f"random {number + 1} (seed {seed})"])
         return directions.normalised(objective, found, "filter", "biasbn")
 
     return draw
@@ -240,7 +235,7 @@ def _under_noise(
         return draw(k).at(sign * options.sigma) if number else evaluator.centre
 
     wanted = range(2 * options.draws + 1)
-    found = points.evaluate(evaluator, wanted, point, journal=journal, progress=progress, name="noise")
+    found = evaluate(evaluator, wanted, point, journal=journal, progress=progress, name="noise")
     return found.loss[0], found.loss[1:].reshape(options.draws, 2, -1).mean(axis=1)
 
 
@@ -274,7 +269,7 @@ def _brackets(
     losses: dict[int, np.ndarray] = {}
 
     def fill(rung: int) -> np.ndarray:
-        found = points.evaluate(
+        found = evaluate(
             evaluator,
             range(rung * draws, (rung + 1) * draws),
             lambda number: draw(number % draws).at(_RUNGS[number // draws]),

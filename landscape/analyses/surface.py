@@ -22,8 +22,10 @@ from landscape.analyses.directions import Directions
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, points
+from landscape.objective.batch_norm import DEFAULT, POLICIES
+from landscape.objective.evaluator import Evaluator, evaluate
 from landscape.objective.objective import Objective
-from landscape.objective.points import Evaluator, Point
+from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint, provenance
 from landscape.results import Surface, grid
 from landscape.results.journal import Journal
@@ -37,7 +39,7 @@ COARSEST = 8
 class Options:
     """What determines the numbers of a surface, apart from the objective and the directions."""
 
-    batch_norm: str = "interpolate"
+    batch_norm: str = DEFAULT
     training_samples: int = 2048
     seed: int = 0
     bf16: bool = False
@@ -53,7 +55,7 @@ def surface(
     y: np.ndarray | Sequence[float] | None = None,
     *,
     marks: Mapping[str, Point] | None = None,
-    batch_norm: str = "interpolate",
+    batch_norm: str = DEFAULT,
     training: Samples | None = None,
     training_samples: int = 2048,
     seed: int = 0,
@@ -73,8 +75,10 @@ def surface(
         x: coordinates along the first, ascending, in units of the direction.
         y: coordinates along the second; None for a line.
         marks: other checkpoints to show, evaluated where they are.
-        batch_norm: "interpolate": running statistics move with the point, where the directions know how (towards
-            another checkpoint); "keep": those of the origin everywhere; "reestimate": measured at each point.
+        batch_norm: what running statistics do, one of `batch_norm.POLICIES`: "log-interpolate": they move with the
+            point towards another checkpoint, variances by their logarithm; "interpolate": all in a straight line, on
+            which variances may end below zero and there is no loss; "keep": those of the origin everywhere;
+            "reestimate": measured at each point.
         training: what statistics are re-estimated on; None takes the objective's own data.
         training_samples: at most so many of them.
         seed: of the draw of these.
@@ -185,12 +189,14 @@ def compute(
     x, y = axes
     is_line = len(along.axes) == 1
 
+    log = options.batch_norm != "interpolate"
+
     def on_plane(number: int) -> Point:
         row, column = divmod(number, len(x))
-        return along.at(x[column]) if is_line else along.at(x[column], y[row])
+        return along.at(x[column], log=log) if is_line else along.at(x[column], y[row], log=log)
 
     itself = [along.origin, *marks.values()]
-    true = points.evaluate(
+    true = evaluate(
         evaluator,
         range(len(itself)),
         itself.__getitem__,
@@ -200,8 +206,8 @@ def compute(
         as_it_is=True,
     )
     policy = None
-    if marks and options.batch_norm != "interpolate" and len(along.origin.buffers):
-        policy = points.evaluate(
+    if marks and not POLICIES[options.batch_norm].moves and len(along.origin.buffers):
+        policy = evaluate(
             evaluator,
             range(len(marks)),
             itself[1:].__getitem__,
@@ -214,7 +220,7 @@ def compute(
     computed = np.zeros((len(y), len(x)), dtype=bool)
 
     def fill(numbers: Sequence[int], name: str) -> None:
-        found = points.evaluate(evaluator, numbers, on_plane, journal=journal, progress=progress, name=name)
+        found = evaluate(evaluator, numbers, on_plane, journal=journal, progress=progress, name=name)
         rows, columns = np.divmod(found.point, len(x))
         loss[:, rows, columns], accuracy[:, rows, columns] = found.loss.T, found.accuracy.T
         computed[rows, columns] = True
@@ -231,18 +237,21 @@ def compute(
     )
     samples, classes = objective.samples, objective.partition.classes
     trained = [samples.class_counts[list(c)].sum() for c in classes] or [samples.class_counts.sum()] * n_parts
+    invalid = _invalid_variances(along, evaluator, axes, computed)
+    guessing = len(samples.class_names) if objective.source["loss"] == "ce" else None
     found = grid.summary(
         where,
         parts=objective.partition.names,
         loss=loss,
         centre_loss=true.loss[0],
+        variance_invalid=invalid,
         radius=options.radius,
         batch_norm=options.batch_norm,
         marks=tuple(marks),
         mark_loss=true.loss[1:],
         mark_policy_loss=policy,
         between=options.between,
-        n_classes=len(samples.class_names),
+        n_classes=guessing,
     )
     about = provenance(objective, asked_for(along, axes, marks, options))
     return {
@@ -254,6 +263,7 @@ def compute(
         "loss": loss,
         "accuracy": accuracy,
         "computed": computed,
+        "variance_invalid": invalid,
         "centre_loss": true.loss[0],
         "centre_accuracy": true.accuracy[0],
         "axes": along.axes,
@@ -267,9 +277,25 @@ def compute(
         "mark_accuracy": true.accuracy[1:],
         "mark_policy_loss": policy,
         "batch_norm": options.batch_norm,
-        "provenance": {**about, "fast_pass": evaluator.traced},
+        "provenance": {**about, "n_classes": guessing, "fast_pass": evaluator.traced},
         **found,
     }
+
+
+def _invalid_variances(
+    along: Directions, evaluator: Evaluator, axes: tuple[np.ndarray, np.ndarray], computed: np.ndarray
+) -> np.ndarray:
+    """Say at which points a running variance is none, (ny, nx); measured ones always are."""
+    invalid, (x, y) = np.zeros_like(computed), axes
+    eps = points.variance_eps(evaluator.objective.model).to(along.eps.device)
+    for row, column in np.argwhere(computed):
+        at = (x[column],) if len(along.axes) == 1 else (x[column], y[row])
+        if POLICIES[evaluator.batch_norm].moves:
+            found = along.buffers_at(*at, log=evaluator.batch_norm != "interpolate")
+            invalid[row, column] = not points.variances_valid(eps, found)
+        elif evaluator.batch_norm == "keep":
+            invalid[row, column] = not points.variances_valid(eps, evaluator.centre.buffers)
+    return invalid
 
 
 def _refined(

@@ -20,6 +20,7 @@ from landscape.analyses.surface import Options
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
 from landscape.objective import jobs
+from landscape.objective.batch_norm import DEFAULT
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint
@@ -40,7 +41,7 @@ def trajectory(
     plane: Directions | None = None,
     n: int = 21,
     margin: float = MARGIN,
-    batch_norm: str = "interpolate",
+    batch_norm: str = DEFAULT,
     training: Samples | None = None,
     training_samples: int = 2048,
     seed: int = 0,

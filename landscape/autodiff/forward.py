@@ -2,9 +2,12 @@
 
 The pass is traced once as a function of (parameters and running statistics, inputs) and divided in two (tracing.py):
 what depends on the weights alone, such as batch norm folded into convolutions, is computed once for each point of
-parameter space; what is left runs for each batch. Memory is reused in place, and on a CPU a convolution takes the sum
-and the ReLU behind it along (oneDNN's fused operations, through an interface of PyTorch that is not public: where it is
+parameter space; what is left runs for each batch. Memory is reused in place, and on a CPU a convolution takes the ReLU
+or the sum behind it along (oneDNN's fused operations, through an interface of PyTorch that is not public: where it is
 missing or disagrees, the separate operations run).
+
+oneDNN's own ReLU makes 0 of nan, and a network that has no value would get one. Its leaky ReLU keeps nan, and with a
+slope of 1e-30 is a ReLU to all digits of float32. Behind a sum it has the former only: there the ReLU runs separately.
 """
 
 import logging
@@ -46,12 +49,16 @@ class Forward:
             state: tensors in the order that `forward` was given them in.
 
         Returns:
-            A function of inputs (B, ...) that returns logits (B, C).
+            A function of inputs (B, ...) that returns logits (B, C); the plain one where a weight, or what follows
+            from the weights alone, is not finite.
         """
         given = tuple(state)
         if self._graphs is None:
             return lambda inputs: self._logits(given, inputs)
-        fixed = [_convolved(_cast(t, self._dtype)) for t in self._graphs[0].forward(*given)]
+        folded = self._graphs[0].forward(*given)
+        if not all(bool(t.isfinite().all()) for t in (*given, *folded) if isinstance(t, Tensor)):
+            return lambda inputs: self._logits(given, inputs)  # what becomes of inf depends on the order of operations
+        fixed = [_convolved(_cast(t, self._dtype)) for t in folded]
         batch = self._graphs[1]
 
         def logits(inputs: Tensor) -> Tensor:
@@ -87,6 +94,9 @@ def forward(logits: Logits, state: Sequence[Tensor], inputs: Tensor, *, bf16: bo
             if not _agree(found.at(given)(inputs), expected, given[0].dtype):
                 reason = "the traced pass gives other logits"
                 continue
+            if not _keeps_holes(found, given, inputs):
+                reason = "the traced pass gives logits where the plain one has nan"
+                continue
             if not bf16:
                 return found
             short = Forward(logits, found._graphs, torch.bfloat16)
@@ -115,6 +125,14 @@ def _agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     return bool((found - expected).abs().max() <= _TOLERANCE[dtype] * scale)
 
 
+def _keeps_holes(found: Forward, state: tuple[Tensor, ...], inputs: Tensor) -> bool:
+    """Say whether inputs that are nan give logits that are nan wherever the plain pass has nan."""
+    if not inputs.is_floating_point():
+        return True
+    holes = torch.full_like(inputs, torch.nan)
+    return bool((found.at(state)(holes).isnan() | ~found._logits(state, holes).isnan()).all())
+
+
 def _cast(t: Any, dtype: torch.dtype) -> Any:
     return t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t
 
@@ -137,8 +155,12 @@ def _graphs(
     return weights, batch
 
 
+_SLOPE = 1e-30
+"""Of the leaky ReLU that stands for a ReLU: what it leaves of a negative number is lost in the next sum."""
+
+
 def _fuse(graph: fx.Graph) -> None:
-    """Let a convolution do the ReLU, or the sum and the ReLU, that alone take its result."""
+    """Let a convolution do the ReLU, or the sum before a ReLU, that alone takes its result."""
     pointwise = torch.ops.mkldnn._convolution_pointwise.default
     onto = torch.ops.mkldnn._convolution_pointwise_.binary
     for relu in list(graph.nodes):
@@ -149,15 +171,16 @@ def _fuse(graph: fx.Graph) -> None:
             continue
         if _is_convolution(made):
             with graph.inserting_before(relu):
-                new = graph.call_function(pointwise, (*_geometry(made), "relu", [], ""))
+                new = graph.call_function(pointwise, (*_geometry(made), "leaky_relu", [_SLOPE], ""))
             _replace(relu, new)
         elif made.target is _ATEN.add.Tensor and len(made.args) == 2 and not made.kwargs:
             pair = _sum_of_convolution(made)
             if pair is not None:
                 convolution, other = pair
-                with graph.inserting_before(relu):
-                    new = graph.call_function(onto, (other, *_geometry(convolution), "add", 1.0, "relu", [], ""))
-                _replace(relu, new)
+                with graph.inserting_before(made):
+                    new = graph.call_function(onto, (other, *_geometry(convolution), "add", 1.0, None, [], ""))
+                _replace(made, new)
+                relu.target = _ATEN.relu_.default
     graph.eliminate_dead_code()
 
 
@@ -199,6 +222,7 @@ def _last_read(operand: fx.Node, user: fx.Node) -> bool:
 
 _OWN = (
     _ATEN.relu.default,
+    _ATEN.relu_.default,  # of a sum that nothing else reads
     _ATEN.convolution.default,
     torch.ops.mkldnn._convolution_pointwise.default,
     torch.ops.mkldnn._convolution_pointwise_.binary,

@@ -20,6 +20,7 @@ from landscape.cli.surface import BN_SAMPLES, batch_norm, training_samples
 from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
 from landscape.objective import points, snapshots
+from landscape.objective.batch_norm import DEFAULT
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.results import Distances
@@ -98,7 +99,7 @@ POINTS = option(
 @parts(default="class")
 @DISTANCES
 @MEASURES
-@numbers(batch_norm("interpolate"), BN_SAMPLES)
+@numbers(batch_norm("distances"), BN_SAMPLES)
 @output(POINTS)
 def distances(
     *,
@@ -137,7 +138,7 @@ def distances(
         raise InputError("--only goes with --finetune: a memory bank has the points of all parts")
     if finetune is not None and along:
         raise InputError("--along goes with a run's memory bank; fine-tuning starts from one checkpoint")
-    if bn != "interpolate" and not barriers:
+    if bn != DEFAULT and not barriers:
         raise InputError(f"--bn {bn} is of the segments of --barriers: pass --barriers 9, or leave it out")
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
     file, folder = (ckpt, Path(ckpt).parent) if finetune is not None or not Path(ckpt).is_dir() else _of_run(ckpt)

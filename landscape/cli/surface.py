@@ -21,8 +21,9 @@ from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.networks.matching import matching
 from landscape.objective import points, snapshots
+from landscape.objective.batch_norm import DEFAULT, POLICIES, policies
 from landscape.objective.objective import GROUPS, Objective
-from landscape.objective.points import BATCH_NORM, Point
+from landscape.objective.points import Point
 from landscape.results import Plane, Surface, disk, hdf5, store
 from landscape.results.foreign import surface_files
 
@@ -46,19 +47,22 @@ REFINE = option(
 BF16 = option("--bf16", is_flag=True, help="Run the network in bfloat16. Losses change by about 0.1 %.")
 
 
-def batch_norm(default: str | None, shown: str | bool = True) -> Decorator[Any]:
+def batch_norm(command: str, default: str | None = DEFAULT, shown: str | bool = True) -> Decorator[Any]:
     """Return the option that says which running statistics batch norm uses away from the checkpoint.
 
     Args:
+        command: whose option it is.
         default: the policy where none is given.
         shown: what the help says of it.
     """
+    known = policies(command)
+    told = "; ".join(f"{name}: {policy.does}" for name, policy in known.items())
     return option(
         "--bn",
-        type=Choice(BATCH_NORM),
+        type=Choice(tuple(known)),
         default=default,
         show_default=shown,
-        help="Choose the running statistics of batch norm at each point.",
+        help=f"Choose the running statistics of batch norm at each point. {told}.",
     )
 
 
@@ -140,7 +144,7 @@ def _axes(n_axes: int) -> Decorator[Any]:
 
 
 _NUMBERS = (
-    batch_norm("interpolate"),
+    batch_norm("surface2d"),
     BN_SAMPLES,
     REFINE,
     BF16,
@@ -441,7 +445,7 @@ def training_samples(objective: Objective, bn: str) -> datasets.Samples | None:
     Raises:
         InputError: it cannot be loaded by name.
     """
-    if bn not in ("reestimate", "per-part") or objective.samples.split == "train":
+    if not POLICIES[bn].trains or objective.samples.split == "train":
         return None
     options = dict(objective.samples.options)
     if not options:

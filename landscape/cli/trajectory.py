@@ -16,6 +16,7 @@ from landscape.cli.options import COUNT, SEED, SIZE, command, option
 from landscape.cli.surface import BF16, BN_SAMPLES, REFINE, batch_norm, stored_plane, training_samples
 from landscape.errors import InputError
 from landscape.objective import points, snapshots
+from landscape.objective.batch_norm import DEFAULT
 from landscape.objective.objective import Objective
 from landscape.results import Trajectory, disk, hdf5, store
 
@@ -67,7 +68,12 @@ TRAJECTORY = cloup.option_group(
 @samples()
 @parts(default="class")
 @TRAJECTORY
-@numbers(batch_norm(None, "interpolate on a plane through checkpoints, else reestimate"), BN_SAMPLES, REFINE, BF16)
+@numbers(
+    batch_norm("trajectory", None, f"{DEFAULT} on a plane through checkpoints, else reestimate"),
+    BN_SAMPLES,
+    REFINE,
+    BF16,
+)
 @output()
 def trajectory(
     *,
@@ -145,7 +151,7 @@ def trajectory(
             anchors = {s.name: points.of(objective, s, **reading) for s in found}
         along = stored_plane(objective, plane, 2, own_origin=False) if plane else None
         moves = bool(anchors) or (along is not None and bool(along.buffers.any()))
-        policy = bn or ("interpolate" if moves or not points.buffer_layout(objective.model).names else "reestimate")
+        policy = bn or (DEFAULT if moves or not points.buffer_layout(objective.model).names else "reestimate")
         with console.progress() as progress:
             result = trajectories.trajectory(
                 objective,

@@ -208,6 +208,7 @@ def summary(
     between: bool = False,
     n_classes: int | None = None,
     augmented: bool | None = False,
+    variance_invalid: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a surface that follow from its losses, by their names in `results.Surface`.
 
@@ -222,8 +223,9 @@ def summary(
         mark_loss: (M, P) at the marks themselves.
         mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
         between: the line goes from one checkpoint at 0 to another at 1, and has a barrier.
-        n_classes: C, whose log is the cross-entropy of guessing; None if unknown.
+        n_classes: C, whose log is the cross-entropy of guessing; None if unknown, or if the loss is another.
         augmented: whether the data was augmented; None if unknown.
+        variance_invalid: (ny, nx), true where a running variance is below zero or not finite; None if unknown.
 
     Returns:
         `lowest_loss`, `lowest_position`, `doubling_radius`, `worst_rise`, `barrier`, `radius` and `verdict`.
@@ -258,6 +260,7 @@ def summary(
             radius=radius,
             n_classes=n_classes,
             augmented=augmented,
+            variance_invalid=variance_invalid,
         ),
     }
 
@@ -277,6 +280,7 @@ def verdict(
     radius: float = float("nan"),
     n_classes: int | None = None,
     augmented: bool | None = False,
+    variance_invalid: np.ndarray | None = None,
 ) -> str:
     """Say in one line what a reader must know before the picture is believed.
 
@@ -294,13 +298,14 @@ def verdict(
         radius: Euclidean radius of `worst_rise`, which must not be below a grid step.
         n_classes: C, whose log is the cross-entropy of guessing; None if unknown, or if the loss is another.
         augmented: whether the data was augmented; None if unknown.
+        variance_invalid: (ny, nx), true where a running variance is below zero or not finite; None if unknown.
 
     Returns:
         Clauses joined by "; ": first what is wrong with centre, range and values, then how it was computed.
     """
     computed = grid.computed if computed is None else computed
     clauses = [
-        *_about_values(computed, loss[:, computed]),
+        *_about_values(computed, loss[:, computed], variance_invalid),
         *_about_centre(grid, parts, centre_loss, found),
         *_about_range(grid, parts, loss, centre_loss, n_classes),
         *_about_steps(grid, parts, loss, centre_loss, found["doubling_radius"], radius),
@@ -310,8 +315,11 @@ def verdict(
     return "; ".join([*(clauses or ["no fault seen"]), f"batch norm: {batch_norm}", augmentation])
 
 
-def _about_values(computed: np.ndarray, values: np.ndarray) -> list[str]:
+def _about_values(computed: np.ndarray, values: np.ndarray, variance_invalid: np.ndarray | None) -> list[str]:
     clauses = []
+    if variance_invalid is not None and variance_invalid.any():
+        share = 100 * variance_invalid[computed].mean()
+        clauses.append(f"running variances are below zero or not finite at {share:.3g} % of the points")
     if not computed.all():
         clauses.append(f"{100 * computed.mean():.3g} % of the points were computed")
     if values.size and not np.isfinite(values).all():

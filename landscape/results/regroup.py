@@ -98,6 +98,7 @@ def regroup(
         between=surface.barrier is not None,
         n_classes=provenance.get("n_classes"),
         augmented=provenance.get("augmented", False),
+        variance_invalid=surface.variance_invalid,
     )
     return replace(surface, **changes, provenance=provenance)
 

@@ -43,6 +43,12 @@ class Plane:
     axes: tuple[str, ...] = array("axis", doc="what each direction is")
     directions: np.ndarray = array("axis", "parameter", doc="step of the parameters for one unit of the coordinate")
     buffer_directions: np.ndarray = array("axis", "buffer", doc="step of the floating-point buffers")
+    buffer_log_directions: np.ndarray | None = array(
+        "axis",
+        "buffer",
+        doc="the same, where log(v + eps) moves in place of a running variance v of batch norm",
+        optional=True,
+    )
     origin: np.ndarray = array("parameter", doc="the parameters at coordinates zero")
     buffer_origin: np.ndarray = array("buffer", doc="the floating-point buffers at coordinates zero")
     unit_length: np.ndarray = array("axis", doc="Euclidean length of one unit of the coordinate")
@@ -79,6 +85,9 @@ class Surface:
     loss: np.ndarray = array("part", "y", "x", unit="loss", doc="mean loss over the part's samples")
     accuracy: np.ndarray = array("part", "y", "x", doc="share of the part's samples that are classified correctly")
     computed: np.ndarray = array("y", "x", doc="true where the point was evaluated")
+    variance_invalid: np.ndarray | None = array(
+        "y", "x", doc="true where a running variance is below zero or not a finite number", optional=True
+    )
 
     centre_loss: np.ndarray = array("part", unit="loss", doc="mean loss at the checkpoint itself")
     centre_accuracy: np.ndarray = array("part", doc="accuracy at the checkpoint itself")
@@ -116,7 +125,7 @@ class Surface:
 
     radius: float = scalar(doc="Euclidean radius of worst_rise")
     cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
-    batch_norm: str = scalar(doc="running statistics at each point: keep, interpolate or reestimate")
+    batch_norm: str = scalar(doc="running statistics at each point, as --bn names it")
     verdict: str = scalar(doc="what a reader must know before the picture is believed")
     provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
 

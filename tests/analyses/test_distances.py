@@ -18,6 +18,7 @@ from landscape.data import datasets
 from landscape.errors import InputError, NumericalError
 from landscape.networks import checkpoints
 from landscape.objective import points
+from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.plots.figures import distances as distances_figures
@@ -104,18 +105,32 @@ def test_fisher_weights_are_squared_gradients_of_the_parts_own_samples():
     assert found.fisher[0, 0, 1] != pytest.approx(found.fisher[0, 1, 0], rel=1e-3)  # each has a Fisher of its own
 
 
-def test_losses_and_barriers_are_those_of_the_segments():
+@pytest.mark.parametrize("batch_norm", ["log-interpolate", "interpolate"])
+def test_losses_and_barriers_are_those_of_the_segments(batch_norm):
     objective = CASES["residual-relu"].objective()
     run = run_of(objective)
-    found = ls.distances(objective, [run], source="test", barrier_points=3)
-    evaluator = points.Evaluator(objective)
+    found = ls.distances(objective, [run], source="test", barrier_points=3, batch_norm=batch_norm)
+    evaluator = Evaluator(objective)
     at = [p for p, _ in run.points.values()]
     np.testing.assert_allclose(found.loss[0, 1], evaluator(at[1])[0], rtol=1e-12)
     t = np.linspace(0, 1, 5)
+    layout = points.buffer_layout(objective.model)
+    variance = torch.cat([
+        torch.full((n,), name.endswith("running_var") and batch_norm == "log-interpolate")
+        for name, n in zip(layout.names, layout.sizes, strict=True)
+    ])
+
+    def power(v, w, s):
+        return (v + 1e-5) ** (1 - s) * (w + 1e-5) ** s - 1e-5
+
     expected = np.zeros_like(found.barrier[0])
     for i, a in enumerate(at):
         for j, b in enumerate(at):
-            between = [Point(torch.lerp(a.theta, b.theta, s), torch.lerp(a.buffers, b.buffers, s)) for s in t]
+            between = [
+                Point(torch.lerp(a.theta, b.theta, s), torch.where(variance, power(v, w, s), torch.lerp(v, w, s)))
+                for v, w in [(a.buffers, b.buffers)]
+                for s in t
+            ]
             line = np.stack([evaluator(point)[0] for point in between])
             expected[i, j] = np.maximum(line - ((1 - t)[:, None] * line[0] + t[:, None] * line[-1]), 0).max(0)
     np.testing.assert_allclose(found.barrier[0], expected, atol=1e-10)
@@ -126,7 +141,7 @@ def test_barriers_follow_the_policy_for_batch_norm():
     objective = CASES["residual-relu"].objective()
     run = run_of(objective)
     found = ls.distances(objective, [run], source="test", barrier_points=1, batch_norm="reestimate", seed=5)
-    evaluator = points.Evaluator(objective, batch_norm="reestimate", seed=5)
+    evaluator = Evaluator(objective, batch_norm="reestimate", seed=5)
     a, b = (p for p, _ in list(run.points.values())[:2])
     ends, middle = (evaluator(p)[0] for p in (a, b)), Point(torch.lerp(a.theta, b.theta, 0.5), a.buffers)
     np.testing.assert_allclose(
@@ -243,7 +258,7 @@ def test_training_lowers_the_parts_own_loss_and_leaves_the_model():
     objective = CASES["residual-relu"].objective()
     before = {n: t.clone() for n, t in objective.model.state_dict().items()}
     point = convergence.finetuned(objective, "2", epochs=20, lr=0.05)
-    loss = points.Evaluator(objective)(point)[0]
+    loss = Evaluator(objective)(point)[0]
     assert loss[2] < 0.5 * objective.evaluation.loss[2]
     assert all(torch.equal(t, before[n]) for n, t in objective.model.state_dict().items())
     assert torch.equal(point.buffers, points.origin(objective).buffers)

@@ -18,6 +18,7 @@ from landscape.data import datasets
 from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
 from landscape.objective import jobs, points
+from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 
 
@@ -314,7 +315,7 @@ def test_float32_gives_the_float64_numbers():
 def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
     objective, out = CASES["mlp-tanh"].objective(), tmp_path / "s.h5"
     expected = ls.sharpness(objective, **QUICK)
-    evaluate, within = points.Evaluator.__call__, sharpness._within_ball
+    evaluate, within = Evaluator.__call__, sharpness._within_ball
     passes, parts = [], []
 
     def counted(self, *given, **options):
@@ -329,7 +330,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return within(*given)
 
-    monkeypatch.setattr(points.Evaluator, "__call__", counted)
+    monkeypatch.setattr(Evaluator, "__call__", counted)
     monkeypatch.setattr(sharpness, "_within_ball", stopping)
     for _ in range(2):
         with pytest.raises(jobs.Interrupted):

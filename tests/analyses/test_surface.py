@@ -11,12 +11,12 @@ from torch import nn
 import landscape as ls
 from landscape.analyses import directions
 from landscape.analyses import surface as surfaces
-from landscape.analyses.directions import Directions
 from landscape.data import datasets
 from landscape.errors import InputError, StoreError
 from landscape.objective import points
+from landscape.objective.batch_norm import POLICIES
+from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
-from landscape.objective.points import BATCH_NORM
 from landscape.results import grid
 from landscape.results.regroup import grid_of, regroup
 
@@ -51,14 +51,8 @@ def quadratic():
 
 
 def axes_of(objective, *rows):
-    start = points.origin(objective)
-    theta = torch.tensor(rows, dtype=torch.float64)
-    return Directions(
-        axes=tuple(f"d{k}" for k in range(len(rows))),
-        origin=start,
-        theta=theta,
-        buffers=torch.zeros(len(rows), 0, dtype=torch.float64),
-    )
+    names = [f"d{k}" for k in range(len(rows))]
+    return directions.of_vectors(objective, torch.tensor(rows, dtype=torch.float64), names)
 
 
 def test_a_quadratic_gives_the_exact_paraboloid_and_its_figures():
@@ -134,10 +128,12 @@ def test_statistics_of_batch_norm_follow_the_policy():
     objective, other = (CASES["residual-relu"].objective(seed=s) for s in (0, 1))
     along = directions.towards(objective, [points.origin(other)], ["other"])
     losses = {
-        bn: ls.surface(objective, along, [0.0, 1.0], batch_norm=bn, training_samples=15).loss[:, 0] for bn in BATCH_NORM
+        bn: ls.surface(objective, along, [0.0, 1.0], batch_norm=bn, training_samples=15).loss[:, 0] for bn in POLICIES
     }
     np.testing.assert_allclose(losses["keep"][:, 0], objective.evaluation.loss, rtol=1e-12)
-    assert not np.allclose(losses["keep"][:, 1], losses["interpolate"][:, 1])
+    for bn in ("interpolate", "log-interpolate"):
+        np.testing.assert_allclose(losses[bn][:, 1], Evaluator(objective)(points.origin(other))[0], rtol=1e-12)
+        assert not np.allclose(losses["keep"][:, 1], losses[bn][:, 1])
     for bn in ("reestimate", "per-part", "batch"):
         assert not np.allclose(losses[bn][:, 0], losses["keep"][:, 0])
     found = ls.surface(objective, along, [0.0, 1.0], batch_norm="reestimate", training_samples=15)
@@ -146,12 +142,59 @@ def test_statistics_of_batch_norm_follow_the_policy():
     assert "batch norm: reestimate" in found.verdict
 
 
+def with_variances(values, dtype):
+    objective = CASES["residual-relu"].objective(dtype=dtype)
+    with torch.no_grad():
+        for name, buffer in objective.model.named_buffers():
+            if name.endswith("running_var"):
+                buffer.fill_(values)
+    return objective
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float64"])
+def test_a_line_beyond_a_checkpoint_has_holes_where_variances_end_below_zero_and_by_logarithm_none(kind):
+    """From 0.3 to 1 the variance is 0.3 + 0.7 t: below zero left of -3/7, where its root is no number."""
+    dtype = torch.float64 if kind == "float64" else torch.float32
+    objective, other = with_variances(0.3, dtype), with_variances(1.0, dtype)
+    with torch.no_grad():
+        other.theta[0].mul_(1.01)  # the line has a length
+    t = np.linspace(-1, 1.5, 11)
+    along = directions.towards(objective, [points.origin(other)], ["other"])
+    straight = ls.surface(objective, along, t, batch_norm="interpolate", bf16=kind == "bfloat16")
+    holes = t < -3 / 7
+    assert np.isnan(straight.loss[:, 0, holes]).all()
+    assert np.isfinite(straight.loss[:, 0, ~holes]).all()
+    np.testing.assert_array_equal(straight.variance_invalid[0], holes)
+    assert "running variances are below zero or not finite at 27.3 % of the points" in straight.verdict
+    assert "running variances are below zero" in regroup(straight, "all").verdict
+    found = ls.surface(objective, along, t, bf16=kind == "bfloat16")
+    assert np.isfinite(found.loss).all()
+    assert not found.variance_invalid.any()
+    assert "variances" not in found.verdict
+    np.testing.assert_allclose(found.loss[..., [4, 8]], straight.loss[..., [4, 8]], rtol=1e-5)  # at 0 and 1
+
+
+def test_a_plane_of_another_program_moves_statistics_as_it_does():
+    """Its file has straight steps only; where they lead variances below zero there is no loss, and that is said."""
+    objective, other = with_variances(0.3, torch.float64), with_variances(1.0, torch.float64)
+    with torch.no_grad():
+        other.theta[0].mul_(1.01)
+    along = directions.towards(objective, [points.origin(other)], ["other"])
+    plane = directions.to_plane(objective, along, {})
+    kept = directions.from_plane(objective, plane)
+    theirs = directions.from_plane(objective, dataclasses.replace(plane, buffer_log_directions=None))
+    for t in (-1.0, -0.5, 0.5, 2.0):
+        for found in (kept, theirs):
+            assert torch.equal(found.at(t).buffers, along.at(t).buffers)
+            assert torch.equal(found.at(t, log=False).buffers, along.at(t, log=False).buffers)
+
+
 def test_marks_have_their_losses_by_the_policy_of_the_surface_too():
     objective, other = (CASES["residual-relu"].objective(seed=s) for s in (0, 1))
     end = points.origin(other)
     along, marks = directions.towards(objective, [end], ["other"]), {"other": end}
     found = ls.surface(objective, along, [0.0, 1.0], marks=marks, batch_norm="keep")
-    np.testing.assert_allclose(found.mark_loss[0], points.Evaluator(objective)(end)[0], rtol=1e-12)
+    np.testing.assert_allclose(found.mark_loss[0], Evaluator(objective)(end)[0], rtol=1e-12)
     np.testing.assert_allclose(found.mark_policy_loss[0], found.loss[:, 0, 1], rtol=1e-12)
     assert "running statistics of its own set other apart: the loss of" in found.verdict
     halves = regroup(found, {"a": [0, 1], "b": [2]})
@@ -176,10 +219,10 @@ def test_the_rise_is_looked_for_as_near_as_the_grid_can_tell():
 
 
 def test_a_nan_is_kept_where_it_is():
-    """A variance that extrapolates below zero has no loss; elsewhere such values became means."""
+    """A variance that a straight line leads below zero has no loss."""
     objective, other = (CASES["residual-relu"].objective(seed=s) for s in (0, 1))
     along = directions.towards(objective, [points.origin(other)], ["other"])
-    found = ls.surface(objective, along, [-60.0, 0.0, 1.0])
+    found = ls.surface(objective, along, [-60.0, 0.0, 1.0], batch_norm="interpolate")
     assert np.isnan(found.loss[:, 0, 0]).all()
     assert (found.accuracy[:, 0, 0] == 0).all()
     assert found.computed.all()
@@ -232,7 +275,7 @@ def test_refinement_goes_along_the_border_of_a_hole_and_leaves_flat_ground_alone
 def test_an_interrupted_surface_resumes_and_gives_the_same(tmp_path, monkeypatch):
     objective = CASES["residual-relu"].objective()
     expected = ls.surface2d(objective, n=5, refine=0.05)
-    real, calls = points.Evaluator.__call__, []
+    real, calls = Evaluator.__call__, []
 
     def failing(self, *args, **options):
         calls.append(1)
@@ -240,7 +283,7 @@ def test_an_interrupted_surface_resumes_and_gives_the_same(tmp_path, monkeypatch
             raise KeyboardInterrupt
         return real(self, *args, **options)
 
-    monkeypatch.setattr(points.Evaluator, "__call__", failing)
+    monkeypatch.setattr(Evaluator, "__call__", failing)
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         ls.surface2d(objective, n=5, refine=0.05, out=tmp_path / "s.h5")
     assert not (tmp_path / "s.h5").exists()
@@ -279,7 +322,7 @@ def test_the_origin_of_a_stored_plane_is_the_centre():
     plane = directions.to_plane(objective, directions.random(objective, 1), {})
     there = directions.from_plane(other, plane, own_origin=False)
     found = ls.surface(other, there, [0.0], marks={"here": points.origin(other)})
-    expected, _ = points.Evaluator(other)(points.origin(objective))
+    expected, _ = Evaluator(other)(points.origin(objective))
     np.testing.assert_allclose(found.loss[:, 0, 0], expected, rtol=1e-12)
     np.testing.assert_allclose(found.centre_loss, expected, rtol=1e-12)
     np.testing.assert_allclose(found.mark_loss[0], other.evaluation.loss, rtol=1e-12)

@@ -9,6 +9,7 @@ import landscape as ls
 from landscape.analyses import directions
 from landscape.errors import InputError
 from landscape.objective import points
+from landscape.objective.evaluator import Evaluator
 from landscape.objective.points import Point
 
 
@@ -36,7 +37,7 @@ def test_losses_are_those_of_the_checkpoints_and_not_of_their_shadows():
     assert found.marks[:2] == ("a/epoch-0", "a/epoch-1")
     assert found.mark_run.tolist() == [0] * 4 + [1] * 4
     assert found.mark_epoch.tolist() == [0, 1, 2, 3] * 2
-    evaluator = points.Evaluator(objective)
+    evaluator = Evaluator(objective)
     everything = [point for path in paths.values() for point, _ in path.values()]
     plane = directions.principal(objective, everything)
     np.testing.assert_allclose(found.explained, plane.explained)
@@ -60,7 +61,7 @@ def test_a_path_in_a_plane_has_the_losses_of_the_surface_under_it():
     assert found.explained.sum() == pytest.approx(1)
     assert found.marks == tuple(path)
     along = directions.principal(objective, [p for p, _ in path.values()])
-    evaluator = points.Evaluator(objective)
+    evaluator = Evaluator(objective)
     for m in range(4):
         np.testing.assert_allclose(found.mark_loss[m], evaluator(along.at(*found.mark_position[m]))[0], rtol=1e-9)
 
@@ -76,7 +77,7 @@ def test_a_plane_through_chosen_checkpoints_holds_them():
     assert np.isnan(found.mark_epoch[-2:]).all()
     np.testing.assert_allclose(found.mark_distance[[0, -2, -1]], 0, atol=1e-9)
     assert abs(found.cosine) < 1e-12
-    expected, _ = points.Evaluator(objective)(points.origin(tail))
+    expected, _ = Evaluator(objective)(points.origin(tail))
     np.testing.assert_allclose(found.mark_loss[-1], expected, rtol=1e-12)
 
 

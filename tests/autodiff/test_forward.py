@@ -10,10 +10,11 @@ from landscape.autodiff.forward import Forward, forward
 from landscape.errors import InputError
 from landscape.networks import models
 from landscape.objective import points
+from landscape.objective.evaluator import Evaluator
 
 
 def prepared(objective, **options):
-    evaluator = points.Evaluator(objective, plain=True)
+    evaluator = Evaluator(objective, plain=True)
     state = evaluator._state(evaluator.centre)
     return evaluator._logits, state, forward(evaluator._logits, state, objective.batch(0, 0)[0], **options)
 
@@ -84,8 +85,74 @@ def test_a_resnet_is_traced_with_its_convolutions_fused():
     fast = forward(logits, state, x)
     targets = [str(n.target) for n in fast._graphs[1].graph.nodes if n.op == "call_function"]
     assert not [t for t in targets if "batch_norm" in t]
-    assert not [t for t in targets if t.startswith("aten.relu")]  # each runs within a convolution
+    assert targets.count("mkldnn._convolution_pointwise.default") == 10  # with their ReLU: the first, nine of blocks
+    assert (
+        targets.count("mkldnn._convolution_pointwise_.binary") == 9
+    )  # with the sum, behind which a ReLU runs in place
+    assert [t for t in targets if t.startswith("aten.relu")] == ["aten.relu_.default"] * 9
     torch.testing.assert_close(fast.at(state)(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def broken_states(objective, **options):
+    """Yield the traced and the plain pass with a state or inputs of which one number is not finite."""
+    logits, state, fast = prepared(objective, **options)
+    assert fast.traced
+    inputs = torch.cat([x for p in range(3) for x, _ in objective.batches(p)])
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        for i, t in enumerate(state):
+            broken = t.clone()
+            broken.view(-1)[-1] = bad
+            yield fast, logits, (*state[:i], broken, *state[i + 1 :]), inputs
+        some = inputs.clone()
+        some[2].view(-1)[0] = bad
+        yield fast, logits, state, some
+    buffers = points.buffer_layout(objective.model).names
+    negative = [n.endswith("running_var") for n in (*objective.layout.names, *buffers)]
+    yield fast, logits, tuple(t - 4 * n for t, n in zip(state, negative, strict=True)), inputs
+
+
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if not case.tokens])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float64"])
+def test_what_is_no_number_stays_none(name, kind):
+    """Logits are nan where the plain pass has nan, for every weight, statistic and input that is not finite."""
+    objective = CASES[name].objective(dtype=torch.float64 if kind == "float64" else torch.float32)
+    seen = 0
+    for fast, logits, state, inputs in broken_states(objective, bf16=kind == "bfloat16"):
+        expected, found = logits(state, inputs), fast.at(state)(inputs)
+        assert bool((found.isnan() | ~expected.isnan()).all())
+        finite = expected.isfinite().all(1)
+        if kind != "bfloat16":
+            tol = 1e-5 if kind == "float32" else 1e-12
+            torch.testing.assert_close(found[finite], expected[finite], rtol=tol, atol=tol)
+        seen += int(expected.isnan().any())
+    assert seen >= 3
+
+
+def test_activations_that_overflow_do_not_come_back_as_numbers():
+    """Finite weights and inputs, a convolution beyond the range of float32: the next one has inf - inf."""
+    encoder = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.ReLU())
+    model = nn.Sequential(encoder, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).requires_grad_(False)
+    names = [n for n, _ in model.named_parameters()]
+
+    def logits(state, inputs):
+        return torch.func.functional_call(model, dict(zip(names, state, strict=True)), (inputs,))
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 1, 6, 6, generator=generator)
+    state = tuple(torch.randn(p.shape, generator=generator) for p in model.parameters())
+    fast = forward(logits, state, x)
+    assert "mkldnn._convolution_pointwise.default" in {str(n.target) for n in fast._graphs[1].graph.nodes}
+    large = (state[0] * 1e38, state[1] * 100, *state[2:])
+    assert torch.isnan(logits(large, x)).all()
+    assert torch.isnan(fast.at(large)(x)).all()
+
+
+def test_a_fused_operation_that_makes_numbers_of_nan_is_left_out(monkeypatch):
+    """As oneDNN's own ReLU does, for which it takes a leaky one without a slope."""
+    monkeypatch.setattr("landscape.autodiff.forward._SLOPE", 0.0)
+    _, _, fast = prepared(CASES["residual-relu"].objective(dtype=torch.float32))
+    assert fast.traced
+    assert "mkldnn" not in fast._graphs[1].code
 
 
 class Branching(nn.Module):

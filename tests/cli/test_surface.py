@@ -138,7 +138,7 @@ def test_a_trajectory_of_two_runs_and_a_plane_through_checkpoints(here, capsys):
     capsys.readouterr()
     chosen = ls.load(here / "u.h5")
     assert chosen.mark_distance[0] == pytest.approx(0, abs=1e-3)
-    assert (found.batch_norm, chosen.batch_norm) == ("reestimate", "interpolate")
+    assert (found.batch_norm, chosen.batch_norm) == ("reestimate", "log-interpolate")
     assert found.mark_policy_loss.shape == (4, 2)
     assert main(["plot", out, "--kind", "along"]) == 0
 
@@ -182,7 +182,7 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "wide.pt"], "does not fit the model"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "last.pt"], "has the same parameters as the checkpoint"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "notes.txt"], "notes.txt"),
-        (["surface2d", "--ckpt", "last.pt", "--bn", "freeze"], "'--bn': 'freeze' is not one of 'interpolate'"),
+        (["surface2d", "--ckpt", "last.pt", "--bn", "freeze"], "'--bn': 'freeze' is not one of 'log-interpolate'"),
         (["surface2d", "--ckpt", "last.pt", "--norm", "filters"], "'--norm': 'filters' is not one of"),
         (["surface2d", "--ckpt", "last.pt", "--directions", "gone.h5"], "there is no file gone.h5"),
         (["trajectory", "--ckpt", "last.pt"], "a path needs three"),

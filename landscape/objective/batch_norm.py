@@ -1,0 +1,155 @@
+"""What batch norm does at a point of parameter space: the policies for its statistics, and those that measure them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from landscape.data.datasets import Samples
+from landscape.errors import InputError, arg, check_choice
+from landscape.networks import models
+from landscape.objective.objective import Objective, copied, differentiable_attention
+from landscape.objective.points import Point, buffer_layout, set_point
+
+NORM_BATCH = 256
+"""Samples of one batch where statistics depend on it, as they do in training; `batch_size` has no say there."""
+
+SURFACES = ("surface1d", "surface2d", "trajectory", "distances")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """One of the things that batch norm may do."""
+
+    does: str  # what its running statistics are at a point
+    commands: tuple[str, ...] = SURFACES  # that take it as --bn
+    moves: bool = False  # whether they are at each checkpoint its own, and move in between
+    trains: bool = False  # whether they are measured on training data
+
+
+POLICIES = {
+    "log-interpolate": Policy(
+        does="they move with the weights towards other checkpoints, variances by their logarithm", moves=True
+    ),
+    "interpolate": Policy(
+        does="the same in a straight line, which leads variances below zero beyond the checkpoints: no loss there",
+        moves=True,
+    ),
+    "keep": Policy(does="they stay those of the checkpoint", commands=(*SURFACES, "sharpness")),
+    "reestimate": Policy(does="they are measured on training samples at each point", trains=True),
+    "per-part": Policy(does="the same for each part, on its own training samples", trains=True),
+    "batch": Policy(does="those of each batch of 256 samples, as in training"),
+}
+
+
+DEFAULT = "log-interpolate"
+"""On planes between checkpoints it is nearer to measured statistics than the straight line (docs/surfaces.md)."""
+
+
+def policies(command: str) -> dict[str, Policy]:
+    """Return the policies that a command takes."""
+    return {name: policy for name, policy in POLICIES.items() if command in policy.commands}
+
+
+def check(name: str, command: str = "surface2d") -> Policy:
+    """Return a policy by its name.
+
+    Raises:
+        InputError: the command takes none of this name.
+    """
+    check_choice("batch_norm", name, tuple(policies(command)))
+    return POLICIES[name]
+
+
+class Reestimation:
+    """Running statistics of batch norm measured on training data, at any point.
+
+    Means and variances of batches are averaged with the weights of their samples, in one pass in which batch norm
+    normalises by its batch: what a long training at this point with an ever slower average would arrive at. Where the
+    network uses a layer several times, each use counts, as in `torch.optim.swa_utils.update_bn`.
+    """
+
+    def __init__(self, objective: Objective, samples: Samples, drawn: np.ndarray) -> None:
+        self._objective, self._samples = objective, samples
+        self._model, self._norms = _training_norms(objective)
+        if not len(drawn):
+            raise InputError(
+                f"running statistics take training samples, and a part has none: leave it out by {arg('classes')}"
+            )
+        self._pieces = _pieces(drawn)
+        self._seen = dict.fromkeys(self._norms, 0)  # samples, those of several uses several times
+        for norm in self._norms:
+            norm.register_forward_pre_hook(self._weigh)
+
+    def _weigh(self, norm: Any, args: tuple[Any, ...]) -> None:
+        self._seen[norm] += len(args[0])
+        norm.momentum = len(args[0]) / self._seen[norm]
+
+    @torch.no_grad()
+    def __call__(self, point: Point) -> Point:
+        """Return a point with the statistics that are measured there."""
+        objective, buffers = self._objective, buffer_layout(self._model)
+        set_point(self._model, objective.layout, point)
+        for norm in self._norms:
+            norm.reset_running_stats()
+            self._seen[norm] = 0
+        with differentiable_attention(), torch.no_grad():
+            for piece in self._pieces:
+                try:
+                    self._model(self._samples.batch(piece, objective.device, objective.dtype)[0])
+                except ValueError as error:  # one value per channel has no variance
+                    raise InputError(f"running statistics cannot be had of {len(piece)} sample(s): {error}") from None
+        named = dict(self._model.named_buffers())
+        return Point(point.theta, buffers.flat([named[n] for n in buffers.names]))
+
+
+class ByBatch:
+    """Passes in which batch norm normalises every batch by itself, in mixed batches as training has them."""
+
+    def __init__(self, objective: Objective, order: np.ndarray, seed: int) -> None:
+        self._objective, self._order = objective, order
+        self._model, norms = _training_norms(objective)
+        for m in norms:
+            m.momentum = 0.0  # running statistics are neither used nor changed
+        self._pieces = _pieces(np.random.default_rng(seed).permutation(len(order)))
+
+    def __call__(self, point: Point) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """Yield logits and labels of each batch, and where its samples stand in the order."""
+        objective, samples = self._objective, self._objective.samples
+        set_point(self._model, objective.layout, point)
+        for piece in self._pieces:
+            inputs, labels = samples.batch(self._order[piece], objective.device, objective.dtype)
+            output = self._model(inputs)
+            yield models.logits_of(output, len(samples.class_names), objective.logits_index), labels, piece
+
+
+def _training_norms(objective: Objective) -> tuple[nn.Module, list[_BatchNorm]]:
+    """Return a copy of the network in which batch norm alone is in training mode, and its layers."""
+    model = copied(objective.model)
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        raise InputError(f"the model has no batch norm with running statistics: leave {arg('batch_norm')} out")
+    for m in norms:
+        m.train()
+    return model, norms
+
+
+def _pieces(order: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(order, max(1, -(-len(order) // NORM_BATCH)))
+
+
+def of_parts(objective: Objective, samples: Samples, drawn: np.ndarray) -> list[np.ndarray]:
+    """Return the training samples of each part, in the order of a draw."""
+    parts = objective.partition
+    if parts.classes:
+        return [drawn[np.isin(samples.labels[drawn], classes)] for classes in parts.classes]
+    if samples is not objective.samples:
+        raise InputError(
+            f"{arg('batch_norm', 'per-part')} needs parts that are classes or groups of them, or "
+            f"{arg('split', 'train')}"
+        )
+    return [drawn[parts.part_of[drawn] == p] for p in range(len(parts))]

@@ -1,0 +1,217 @@
+"""The loss and accuracy of every part at any point of parameter space, from one pass over the data.
+
+A pass mixes the samples of all parts in its batches and adds each sample's loss to its own part, so a per-class surface
+costs no more than that of the whole. What depends on the weights alone is computed once for each point (forward.py),
+normalised inputs are kept.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from landscape.autodiff.forward import Forward, forward
+from landscape.data.datasets import Samples
+from landscape.networks import models
+from landscape.objective import batch_norm as norms
+from landscape.objective import jobs
+from landscape.objective.batch_norm import ByBatch, Reestimation, of_parts
+from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.points import Point, buffer_layout, origin
+from landscape.results import Points
+from landscape.results.journal import Journal
+
+INPUT_BYTES = 2**30
+"""Normalised inputs that are kept between points; what is beyond is made anew for each."""
+
+
+class Evaluator:
+    """Loss and accuracy of every part of an objective at any point."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        bf16: bool = False,
+        plain: bool = False,
+        batch_norm: str = norms.DEFAULT,
+        training: Samples | None = None,
+        training_samples: int = 2048,
+        seed: int = 0,
+    ) -> None:
+        """Prepare a pass.
+
+        Args:
+            objective: model, loss and data in parts.
+            bf16: run the network in bfloat16; see `forward.forward`.
+            plain: leave out the traced pass.
+            batch_norm: one of `batch_norm.POLICIES`.
+            training: what running statistics are measured on, with "reestimate" and "per-part"; None takes the
+                objective's data.
+            training_samples: at most so many of them, or of each part, drawn with `seed`.
+            seed: of that draw, and of the order of the samples with "batch".
+
+        Raises:
+            InputError: an unknown policy for batch norm, one without batch norm to apply it to, or bfloat16 for a
+                network that cannot be traced.
+        """
+        measured = norms.check(batch_norm).trains
+        self.objective = objective
+        self.batch_norm = batch_norm
+        self.centre = origin(objective)
+        self._buffers = buffer_layout(objective.model)
+        self._order = np.concatenate(objective.members)
+        sizes = [len(m) for m in objective.members]
+        self.counts = np.array(sizes)
+        self._part = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(objective.device)
+        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._bytes = 0
+        self._names = (*objective.layout.names, *self._buffers.names)
+        everything = (0, len(self._order))
+        self._passes: list[tuple[Reestimation | None, tuple[int, int]]] = [(None, everything)]
+        if measured:
+            samples = training or objective.samples
+            drawn = np.random.default_rng(seed).permutation(len(samples))
+            if batch_norm == "reestimate":
+                self._passes = [(Reestimation(objective, samples, drawn[:training_samples]), everything)]
+            else:
+                ends = np.cumsum(sizes).tolist()
+                self._passes = [
+                    (Reestimation(objective, samples, own[:training_samples]), (end - size, end))
+                    for own, size, end in zip(of_parts(objective, samples, drawn), sizes, ends, strict=True)
+                ]
+        self._by_batch = ByBatch(objective, self._order, seed) if batch_norm == "batch" else None
+        inputs = self._batch(0, len(self._order))[0][:8]
+        with differentiable_attention(), torch.no_grad():
+            self._forward = (
+                Forward(self._logits, None, objective.dtype)
+                if plain
+                else forward(self._logits, self._state(self.centre), inputs, bf16=bf16)
+            )
+
+    @property
+    def traced(self) -> bool:
+        """Say whether the fast pass is used."""
+        return self._forward.traced
+
+    def __call__(
+        self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Evaluate a point.
+
+        Args:
+            point: the weights.
+            report: called with the share of the pass that is done.
+            as_it_is: take the point's own running statistics, whatever the policy for batch norm.
+
+        Returns:
+            Mean loss and accuracy of each part, (P,) and (P,). A loss that is not finite stays so; a sample whose
+            logits are nan is not classified correctly.
+        """
+        objective, done = self.objective, 0
+        loss = torch.zeros(len(self.counts), dtype=torch.float64, device=objective.device)
+        correct = torch.zeros_like(loss)
+
+        def add(logits: Tensor, labels: Tensor, part: Tensor) -> None:
+            nonlocal done
+            top = logits.max(1)
+            loss.index_add_(0, part, objective.loss(logits, labels).double())
+            correct.index_add_(0, part, ((top.indices == labels) & ~top.values.isnan()).double())
+            done += len(labels)
+            if report is not None:
+                report(done / len(self._order))
+
+        with differentiable_attention(), torch.no_grad():
+            if self._by_batch is not None and not as_it_is:
+                for logits, labels, where in self._by_batch(point):
+                    add(logits, labels, self._part[where])
+            else:
+                for reestimation, (begin, end) in [(None, (0, len(self._order)))] if as_it_is else self._passes:
+                    logits_of = self._forward.at(self._state(self._moved(point, reestimation, as_it_is)))
+                    for first in range(begin, end, objective.batch_size):
+                        inputs, labels = self._batch(first, end)
+                        add(logits_of(inputs), labels, self._part[first : first + len(labels)])
+        return loss.cpu().numpy() / self.counts, correct.cpu().numpy() / self.counts
+
+    def _moved(self, point: Point, reestimation: Reestimation | None, as_it_is: bool) -> Point:
+        """Return a point with the running statistics that the policy for batch norm gives it."""
+        if as_it_is:
+            return point
+        if reestimation is not None:
+            return reestimation(point)
+        return Point(point.theta, self.centre.buffers) if self.batch_norm == "keep" else point
+
+    def _state(self, point: Point) -> list[Tensor]:
+        return [*self.objective.layout.tensors(point.theta), *self._buffers.tensors(point.buffers)]
+
+    def _logits(self, state: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        varying = dict(zip(self._names, state, strict=True))
+        output = functional_call(self.objective.model, varying, (inputs,))
+        return models.logits_of(output, len(self.objective.samples.class_names), self.objective.logits_index)
+
+    def _batch(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        objective = self.objective
+        end = min(end, begin + objective.batch_size)
+        if (begin, end) in self._kept:
+            return self._kept[begin, end]
+        some = self._order[begin:end]
+        batch = objective.samples.batch(some, objective.device, objective.dtype)
+        size = batch[0].numel() * batch[0].element_size()
+        if self._bytes + size <= INPUT_BYTES:
+            self._bytes += size
+            self._kept[begin, end] = batch
+        return batch
+
+
+def evaluate(
+    evaluator: Evaluator,
+    points: Sequence[int],
+    point_of: Callable[[int], Point],
+    *,
+    journal: Journal | None = None,
+    progress: jobs.Progress | None = None,
+    name: str = "points",
+    block: int = 8,
+    as_it_is: bool = False,
+) -> Points:
+    """Evaluate a list of points by the one loop: resumable, with progress, dealt to ranks.
+
+    Args:
+        evaluator: of the parts.
+        points: numbers of the points, no two alike.
+        point_of: makes the point of a number; it must depend on the number alone.
+        journal: keeps finished blocks; see `jobs.run`.
+        progress: see `jobs.run`.
+        name: tells the blocks of this list from those of others in the same journal.
+        block: points of one unit of work.
+        as_it_is: take each point's own running statistics, whatever the policy for batch norm.
+
+    Returns:
+        Loss and accuracy of each part at each point, in the order of `points`.
+    """
+    blocks = {
+        f"{name} {some[0]} to {some[-1]}": some
+        for some in (list(points[i : i + block]) for i in range(0, len(points), block))
+    }
+
+    def compute(unit: str, report: Callable[[float], None]) -> Points:
+        some, found = blocks[unit], []
+        for i, number in enumerate(some):
+            advance = partial(_advance, report, i, len(some))
+            found.append(evaluator(point_of(number), advance, as_it_is=as_it_is))
+        return Points(
+            parts=evaluator.objective.partition.names,
+            n_samples=evaluator.counts,
+            point=np.array(some),
+            loss=np.stack([loss for loss, _ in found]),
+            accuracy=np.stack([accuracy for _, accuracy in found]),
+        )
+
+    return jobs.run(list(blocks), compute, journal, progress)
+
+
+def _advance(report: Callable[[float], None], done: int, total: int, share: float) -> None:
+    report((done + share) / total)
