@@ -4,15 +4,17 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import cloup
 import numpy as np
 
 from landscape.autodiff import distributed
 from landscape.cli.console import Console
+from landscape.cli.options import Choice, Decorator, command, listed, option
 from landscape.errors import InputError
 from landscape.results import History
 from trainers import data, evaluation, folder, methods, recipes, rules, run
@@ -56,35 +58,69 @@ _TYPES: dict[Any, Any] = {
     float | None: float,
     bool | None: bool,
 }
+_METAVARS = {int: "N", float: "X", _TYPES[tuple[int, ...] | None]: "N,N", _TYPES[tuple[float, float]]: "X,X"}
+"""How the help writes values."""
 
 
 def _recipe_options(command: F) -> F:
-    """Add an option for each field of a recipe; what is not given stays None."""
-    for item in reversed(fields(Recipe)):
-        name, kind = recipes.flag(item.name), _TYPES.get(item.type, item.type)
-        choices, default = item.metadata["choices"], item.default
-        help = item.metadata["help"]
-        if choices:
-            help += f" One of {', '.join(choices)}."
-        if kind is not bool and default not in {None, ""}:
-            shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-            help += f"  [default: {shown}]"
-        declared = f"{name}/--no-{name[2:]}" if kind is bool else name
-        command = click.option(declared, default=None, type=None if kind is bool else kind, help=help)(command)
+    """Add an option for each field of a recipe, under its heading; what is not given stays None."""
+    headings: dict[str, list[Decorator[Any]]] = {}
+    for item in fields(Recipe):
+        if item.name in recipes.HEADINGS:
+            headings[recipes.HEADINGS[item.name]] = under = []
+        under.append(_recipe_option(item))
+    for heading, under in reversed(headings.items()):
+        command = cloup.option_group(heading, *under)(command)
     return command
 
 
-@click.command()
-@click.argument("method", required=False)
-@click.option("--preset", metavar="NAME", help=f"Schedule of a benchmark: {', '.join(BENCHMARKS)}.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="A recipe; options here win.")
-@click.option("-o", "--out", required=True, metavar="DIR", type=_Folder(), help="Folder of the run.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier run in the folder, when an epoch of this is done.")
-@click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU where there is one]")
-@click.option("--workers", default=4, show_default=True, help="Processes that read images from files.")
-@click.option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard too.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+def _recipe_option(item: Field[Any]) -> Decorator[Any]:
+    name, kind = recipes.flag(item.name), _TYPES.get(item.type, item.type)
+    choices, default = item.metadata["choices"], item.default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    shown = item.metadata["otherwise"] or ("" if kind is bool or default in {None, ""} else shown)
+    return option(
+        f"{name}/--no-{name[2:]}" if kind is bool else name,
+        default=None,
+        type=None if kind is bool else Choice(choices) if choices else kind,
+        metavar=None if choices or kind is bool else _METAVARS.get(kind, "TEXT"),
+        help=item.metadata["help"],
+        show_default=shown or False,
+    )
+
+
+@command(
+    "landscape train ce --dataset digits-lt -o runs/ce",
+    "landscape train gsa-gkp --dataset cifar10 --data-root DIR --imbalance 100 -o runs/gsa-gkp",
+)
+@cloup.argument("method", required=False, help=f"A preset of loss, re-weighting, sharpness and GKP: {listed(METHODS)}.")
+@cloup.option_group(
+    "Recipe",
+    option(
+        "--preset",
+        metavar="NAME",
+        help=f"Use the schedule of this benchmark: {listed(BENCHMARKS)}.",
+        show_default="that of the data set",
+    ),
+    option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE.toml",
+        help="Read options from this file. Options given here win.",
+    ),
+)
 @_recipe_options
+@cloup.option_group(
+    "Run",
+    option("-o", "--out", required=True, metavar="DIR", type=_Folder(), help="Write the run into this folder."),
+    option(
+        "--overwrite", is_flag=True, help="Replace an earlier run in the folder, once an epoch of this one is done."
+    ),
+    option("--device", metavar="NAME", help="Train on cpu, cuda or cuda:1.", show_default="a GPU where there is one"),
+    option("--workers", default=4, show_default=True, metavar="N", help="Read image files by N processes."),
+    option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard too."),
+    option("-q", "--quiet", is_flag=True, help="Print errors only."),
+)
 def train(
     *,
     method: str | None,
@@ -100,11 +136,8 @@ def train(
 ) -> None:
     """Train a network and write checkpoints that every analysis reads without further options.
 
-    METHOD is a preset of loss, re-weighting, sharpness and preservation: ce, sam, gsa-gkp, focal, ldam-drw,
-    ldam-drw-sam, bcl, bcl-gsa-gkp, ...; options change its parts. The schedule is that of the data set's benchmark,
-    or of --preset. An interrupted run goes on when the same command is given again.
-
-    landscape train gsa-gkp --dataset cifar10 --data-root DIR --imbalance 100 -o runs/gsa-gkp
+    Options change the parts of METHOD. The schedule is that of the data set's benchmark, or of --preset. An interrupted
+    run continues when the same command is given again.
     """
     given = {name: value for name, value in options.items() if value is not None}
     recipe = methods.compose(given, method=method, benchmark=preset, config=config)
@@ -169,18 +202,21 @@ def _conclude(console: Console, this: run.Run, history: History) -> None:
     console.say(f"checkpoint: {last}\nanalysis: landscape hessian --ckpt {shlex.quote(str(last))} --per-class")
 
 
-@click.command()
-@click.option("-o", "--out", default="demo", show_default=True, metavar="DIR", help="Folder for everything it makes.")
-@click.option("--methods", "names", default="ce,sam,gsa-gkp", show_default=True, help="What is compared.")
-@click.option("--seed", default=0, show_default=True, help="Of the training and of the probes.")
-@click.option("--epochs", default=40, show_default=True, help="Of the training.")
-@click.option("--steps", default=40, show_default=True, help="Lanczos steps of the analysis.")
+@command("landscape demo", "landscape demo --methods ce,sam --epochs 10 -o quick")
+@cloup.option_group(
+    "Demo",
+    option("-o", "--out", default="demo", show_default=True, metavar="DIR", help="Write everything into this folder."),
+    option(
+        "--methods", "names", default="ce,sam,gsa-gkp", show_default=True, metavar="LIST", help="Compare these methods."
+    ),
+    option("--seed", default=0, show_default=True, metavar="N", help="Seed the training and the probes."),
+    option("--epochs", default=40, show_default=True, metavar="N", help="Train for N epochs."),
+    option("--steps", default=40, show_default=True, metavar="M", help="Take M Lanczos steps in the analysis."),
+)
 def demo(out: str, names: str, seed: int, epochs: int, steps: int) -> None:
-    """Train by several methods on a small data set that comes with the package, analyse, compare, draw.
+    """Train by several methods on a small data set that comes with the package, then analyse, compare and draw.
 
-    The commands are shown as they run.
-
-    What is in the way of its own files is replaced; all else in the folder stays.
+    Each command is printed before it runs. Files of an earlier demo in the folder are replaced; all others stay.
     """
     chosen = methods_of(names)
     folder = {name: shlex.quote(str(Path(out) / name)) for name in chosen}

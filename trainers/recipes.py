@@ -9,105 +9,153 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from landscape.data import datasets
 from landscape.errors import InputError
+from landscape.networks import losses, models
 from landscape.results import disk
 from trainers.gsa import DIRECTIONS, FIRST_PASSES
+
+HEADINGS = {
+    "dataset": "Data",
+    "model": "Network",
+    "loss": "Loss and method",
+    "rho": "SAM",
+    "groups": "Groups of classes, GSA and GKP",
+    "quality_form": "Feature quality",
+    "epochs": "Schedule",
+    "bf16": "Speed",
+    "snapshot_every": "Measurements",
+}
+"""The first field under each heading of the help."""
 
 _ELSEWHERE = ("out", "overwrite", "device", "workers", "tensorboard", "quiet", "config")
 """Options of the command that are none of a recipe."""
 
 
-def _option(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _option(default: Any, help: str, *, choices: tuple[str, ...] = (), otherwise: str = "") -> Any:
+    """Declare a field, its help, its choices, and in words what happens where it is None."""
+    return field(default=default, metadata={"help": help, "choices": choices, "otherwise": otherwise})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that changes the numbers of a run. None stands for what the data or another field decides."""
 
-    dataset: str = _option("", "digits-lt, cifar10, cifar100, image-list, ... or package.module:callable.")
-    data_root: str | None = _option(None, "Folder of the data; digits-lt needs none.")
-    train_list: str | None = _option(None, "Of image-list: lines of `path label`.")
-    test_list: str | None = _option(None, "Of image-list: lines of `path label`.")
-    image_size: int | None = _option(None, "Side of the images of lists and folders.  [default: 224]")
-    imbalance: float | None = _option(None, "Largest over smallest class: makes the long tail.")
-    imbalance_type: str = _option("exp", "Shape of the long tail.", choices=("exp", "step"))
-    data_seed: int = _option(0, "Of the long tail and of --validation.")
-    normalize: str | None = _option(None, "imagenet, none, or m,m,m/s,s,s.  [default: the data set's own]")
-    validation: float = _option(0.0, "Share of each class's training samples held out, by which best.pt is chosen.")
-    augment: str | None = _option(None, "Views of a sample, such as crop-flip.  [default: by data and loss]")
-
-    model: str = _option("small-resnet", "resnet32, ... or package.module:callable.")
-    cosine: bool | None = _option(None, "A cosine-normalised classifier.  [default: with ldam and bcl]")
-
-    loss: str = _option(
-        "ce", "What is minimised.", choices=("ce", "focal", "ldam", "logit-adjust", "balanced", "vs", "bcl")
+    dataset: str = _option("", f"Train on this data set: {', '.join(datasets.names())} or package.module:callable.")
+    data_root: str | None = _option(None, "Read the data from this folder; digits-lt needs none.")
+    train_list: str | None = _option(None, "Read the training images from lines `path label` (image-list).")
+    test_list: str | None = _option(None, "Read the test images from lines `path label` (image-list).")
+    image_size: int | None = _option(None, "Cut images of lists and folders to squares of this side.", otherwise="224")
+    imbalance: float | None = _option(None, "Make a long tail: the largest class is this many times the smallest.")
+    imbalance_type: str = _option("exp", "Choose the shape of the long tail.", choices=datasets.IMBALANCE)
+    data_seed: int = _option(0, "Seed the choice of samples for --imbalance and --validation.")
+    normalize: str | None = _option(
+        None, "Normalise images by imagenet, none, or mean,.../std,...", otherwise="the data set's own"
     )
-    loss_options: str | None = _option(None, "Of the loss, such as gamma=0.3,tau=1.  [default: the loss's own]")
-    reweight: str = _option("none", "drw: late in the run, classes weigh by effective number.", choices=("none", "drw"))
-    drw_start: float = _option(0.8, "DRW, and SAM's step schedule: share of the run after which it begins.")
-    drw_beta: float = _option(0.9999, "DRW: beta of the effective number of samples.")
-    sharpness: str = _option("none", "Perturbation of each step.", choices=("none", "sam", "gsa"))
-    gkp: bool = _option(False, "Keep the groups' convergence points.")
+    validation: float = _option(0.0, "Hold out this share of each class's training samples, to choose best.pt by them.")
+    augment: str | None = _option(
+        None, "Choose how samples are augmented, such as crop-flip.", otherwise="by data and loss"
+    )
 
-    rho: float = _option(0.05, "SAM: radius.  [default: that of the row's source]")
-    rho_schedule: str = _option("constant", "SAM: radius over the run.", choices=("constant", "linear", "step"))
-    rho_end: float | None = _option(None, "SAM: radius at the end of a linear or step schedule.")
-    adaptive: bool = _option(False, "SAM and GSA: scale the perturbation of each parameter by its size.")
+    model: str = _option("small-resnet", f"Train this network: {', '.join(models.names())} or package.module:callable.")
+    cosine: bool | None = _option(
+        None, "Give the network a cosine-normalised classifier.", otherwise="with ldam and bcl"
+    )
 
-    groups: int = _option(4, "GSA and GKP: G, groups of classes.")
-    radius_scale: float = _option(1e-2, "GSA: Z, the scale of the radii.")
-    direction: str = _option("specific", "GSA: part of the group's gradient.", choices=DIRECTIONS)
-    average: float = _option(0.9, "GSA: decay of the average gradient that is projected off; 0: the batch's.")
-    perturb: str = _option("joint", "GSA: one second pass or one a group.", choices=("joint", "per-group"))
+    loss: str = _option("ce", "Minimise this loss.", choices=(*losses.names(), "bcl"))
+    loss_options: str | None = _option(
+        None, "Set options of the loss, such as gamma=0.3,tau=1.", otherwise="the loss's own"
+    )
+    reweight: str = _option(
+        "none", "Weigh classes by their effective number of samples, late in the run.", choices=("none", "drw")
+    )
+    drw_start: float = _option(0.8, "Begin DRW, and the step schedule of SAM's radius, after this share of the run.")
+    drw_beta: float = _option(0.9999, "Set beta of the effective number of samples (DRW).")
+    sharpness: str = _option(
+        "none", "Choose how the weights are perturbed in each step.", choices=("none", "sam", "gsa")
+    )
+    gkp: bool = _option(False, "Keep the weights near the groups' convergence points.")
+
+    rho: float = _option(
+        0.05, "Perturb the weights within this radius (SAM).", otherwise="that of the method's paper, or 0.05"
+    )
+    rho_schedule: str = _option(
+        "constant", "Choose how SAM's radius changes over the run.", choices=("constant", "linear", "step")
+    )
+    rho_end: float | None = _option(None, "End a linear or step schedule with this radius (SAM).")
+    adaptive: bool = _option(False, "Scale the perturbation of each parameter by its size (SAM and GSA).")
+
+    groups: int = _option(4, "Make this many groups of classes: the paper's G.")
+    radius_scale: float = _option(1e-2, "Scale the groups' radii by this: the paper's Z (GSA).")
+    direction: str = _option("specific", "Perturb along this part of a group's gradient (GSA).", choices=DIRECTIONS)
+    average: float = _option(
+        0.9, "Set the decay of the average gradient that is projected off; 0 takes the batch's own (GSA)."
+    )
+    perturb: str = _option(
+        "joint", "Take one second pass for all groups, or one for each (GSA).", choices=("joint", "per-group")
+    )
     first_pass: str = _option(
         "exact",
-        "GSA: gradients of groups through the batch statistics, past them, or one for all.",
+        "Take the groups' gradients through the batch statistics, past them, or one for all (GSA).",
         choices=FIRST_PASSES,
     )
-    clip: tuple[float, float] = _option((0.0, 1e-3), "GSA: smallest and largest Z rho_g; 0,1e9 leaves it as it is.")
-    norm_term: bool = _option(False, "GSA: add the norm term of equation 15.")
+    clip: tuple[float, float] = _option(
+        (0.0, 1e-3), "Keep Z rho_g between these two numbers; 0,1e9 leaves it as it is (GSA)."
+    )
+    norm_term: bool = _option(False, "Add the norm term of equation 15 (GSA).")
 
-    preservation: float = _option(100.0, "GKP: lambda.")
-    divide_by: str = _option("samples", "GKP: what |G^j| counts.", choices=("samples", "classes"))
-    pull_at: str = _option("theta", "GKP: where its gradient is taken, with GSA.", choices=("theta", "perturbed"))
-    fisher_loss: str = _option("run", "GKP: the loss of the Fisher information.", choices=("run", "ce"))
+    preservation: float = _option(100.0, "Weigh the preservation term by this: the paper's lambda (GKP).")
+    divide_by: str = _option(
+        "samples", "Choose what |G^j|, the size of a group, counts (GKP).", choices=("samples", "classes")
+    )
+    pull_at: str = _option(
+        "theta",
+        "Take the gradient of the preservation term at these weights, with GSA (GKP).",
+        choices=("theta", "perturbed"),
+    )
+    fisher_loss: str = _option("run", "Take the Fisher information of this loss (GKP).", choices=("run", "ce"))
     fisher_samples: int | None = _option(
-        None, "GKP: at most so many samples of a group for its Fisher.  [default: all]"
+        None, "Use at most this many samples of a group for its Fisher information (GKP).", otherwise="all"
     )
-    alpha_start: float = _option(0.95, "GKP: weight of the data term at the start.")
-    alpha_end: float = _option(0.6, "GKP: weight of the data term at the end.")
+    alpha_start: float = _option(0.95, "Weigh the data term by this at the start (GKP).")
+    alpha_end: float = _option(0.6, "Weigh the data term by this at the end (GKP).")
 
-    group_after: float = _option(0.1, "GSA and GKP: share of the run before the first grouping.")
-    regroup_every: float = _option(0.1, "GSA and GKP: share of the run between groupings; 0: never again.")
-    centre: bool = _option(False, "GSA and GKP: centre the classes' parameters before comparing them.")
-    quality_form: str = _option("paper", "Feature quality: S19, or the released code's.", choices=("paper", "inverse"))
-    quality_beta: float = _option(0.5, "Feature quality: weight of the variance in S19.")
+    group_after: float = _option(0.1, "Group the classes first after this share of the run.")
+    regroup_every: float = _option(0.1, "Group the classes again after each such share of the run; 0 never does.")
+    centre: bool = _option(False, "Centre the classes' parameters before they are compared.")
+    quality_form: str = _option(
+        "paper", "Define feature quality by equation S19, or as the released code does.", choices=("paper", "inverse")
+    )
+    quality_beta: float = _option(0.5, "Weigh the variance by this in S19.")
 
-    epochs: int = _option(200, "Passes over the training set.")
-    batch_size: int = _option(64, "Samples of one step, at most, over all ranks.")
-    lr: float = _option(0.1, "Learning rate after the warm-up.")
-    schedule: str = _option("cosine", "Fall of the learning rate.", choices=("cosine", "multistep", "constant"))
+    epochs: int = _option(200, "Pass over the training set this many times.")
+    batch_size: int = _option(64, "Use at most this many samples in a step, over all processes.")
+    lr: float = _option(0.1, "Set the learning rate after the warm-up.")
+    schedule: str = _option(
+        "cosine", "Choose how the learning rate falls.", choices=("cosine", "multistep", "constant")
+    )
     milestones: tuple[int, ...] | None = _option(
-        None, "Epochs of a multistep schedule.  [default: 80 and 90 % of the run]"
+        None, "Lower the learning rate after these epochs (multistep).", otherwise="80 and 90 % of the run"
     )
-    gamma: float = _option(0.1, "Factor at each milestone.")
-    warmup_epochs: int = _option(1, "Over which the learning rate rises to --lr.")
-    warmup_by: str = _option("step", "The warm-up rises with each step or epoch.", choices=("step", "epoch"))
-    drop_last: bool = _option(False, "Leave out an epoch's last batch where it is not full.")
-    momentum: float = _option(0.9, "Of the gradient.")
-    nesterov: bool = _option(False, "Look ahead along the momentum.")
-    weight_decay: float = _option(5e-4, "Of all parameters.")
-    seed: int = _option(0, "Of the first weights, the order of samples and their augmentation.")
+    gamma: float = _option(0.1, "Multiply the learning rate by this at each milestone.")
+    warmup_epochs: int = _option(1, "Raise the learning rate to --lr over this many epochs.")
+    warmup_by: str = _option(
+        "step", "Raise the learning rate after each step or each epoch of the warm-up.", choices=("step", "epoch")
+    )
+    drop_last: bool = _option(False, "Leave out the last batch of an epoch where it is not full.")
+    momentum: float = _option(0.9, "Set the momentum of the gradient.")
+    nesterov: bool = _option(False, "Look ahead along the momentum, as Nesterov does.")
+    weight_decay: float = _option(5e-4, "Decay all parameters by this.")
+    seed: int = _option(0, "Seed the first weights, the order of samples and their augmentation.")
 
-    bf16: bool = _option(False, "Forward passes in bfloat16 where torch's autocast does so.")
+    bf16: bool = _option(False, "Run the forward passes in bfloat16 where torch's autocast does.")
     compile: bool = _option(False, "Compile the model with torch.compile.")
-    channels_last: bool = _option(False, "Images and filters in channels-last order.")
+    channels_last: bool = _option(False, "Store images and filters in channels-last order.")
 
-    snapshot_every: int = _option(0, "Epochs between the snapshots of the trajectory; 0: none.")
-    evaluate_every: int = _option(1, "Epochs between measurements on test samples; first and last are measured.")
-    statistics_every: int = _option(1, "Epochs between the class statistics of the training set; 0: never.")
-    cosines_every: int = _option(0, "Epochs between the cosines of class and batch gradients; 0: never.")
+    snapshot_every: int = _option(0, "Keep a snapshot every N epochs; 0 keeps none.")
+    evaluate_every: int = _option(1, "Measure on the test samples every N epochs, and after the first and the last.")
+    statistics_every: int = _option(1, "Measure the features of the training set every N epochs; 0 never does.")
+    cosines_every: int = _option(0, "Measure the cosines of class and batch gradients every N epochs; 0 never does.")
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class _Plot(cloup.Command):
     option(
         "--names",
         metavar="LIST",
-        help="Call several files so: 'CE,CE + SAM'.",
+        help="Name the files in the figure: 'CE,CE + SAM'.",
         show_default="their training methods, or the files' names",
     ),
     option(
