@@ -13,7 +13,7 @@ another such matrix where a loss is not convex in the logits), so that by Weyl's
     lambda_j(kept) - tau_minus <= lambda_j(G) <= lambda_j(kept) + tau_plus
 
 with tau the traces of what is left out. Rounding of float32 adds some 10 units of it times |G|. The same K and the
-lengths hold every statistic over samples, see results/inference.py. Sources: Horn and Johnson 2013, theorem 4.3.1
+lengths hold every statistic over samples, see results/gram.py. Sources: Horn and Johnson 2013, theorem 4.3.1
 (Weyl); Dangel et al. 2022, "ViViT"; Papyan 2020 on the rows of the cross-entropy.
 """
 
@@ -31,6 +31,7 @@ from landscape.autodiff import single_samples
 from landscape.autodiff.single_samples import Recorded
 from landscape.networks import losses, models
 from landscape.objective.objective import Objective, differentiable_attention
+from landscape.results.gram import Gram
 
 KINDS = ("ggn", "fisher", "empirical-fisher")
 """Matrices that have rows. Those of the empirical Fisher are the gradients of the losses."""
@@ -83,17 +84,14 @@ class Rows:
     vectors: Tensor  # (m, D) a_ik, without weights and signs
     sample: np.ndarray  # (m,) position of each row's sample in the part
     sign: np.ndarray  # (m,) 1 or -1
-    weights: np.ndarray  # (m,) of each row's sample
+    n: int  # samples of the part
     tau_plus: float  # trace of the left-out rows with a positive sign
     tau_minus: float  # and minus that of the others
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Eigen:
-    """Eigenvalues of sum_j sign_j w_j a_j a_j^T other than the zeros beyond its rank."""
-
-    values: np.ndarray  # (m,) descending
-    combinations: np.ndarray  # (m, m) column r: coefficients of sum_j c_jr a_j, the unit eigenvector of value r
+    @property
+    def gram(self) -> Gram:
+        """The inner products of the rows."""
+        return Gram(products=products(self.vectors, self.vectors), sign=self.sign, sample=self.sample, n=self.n)
 
 
 def lengths(objective: Objective, kind: str, part: int, report: Report | None = None) -> Lengths:
@@ -171,7 +169,7 @@ def rows(objective: Objective, kind: str, part: int, known: Lengths, tol: float)
         vectors=vectors,
         sample=sample,
         sign=np.sign(known.squares[sample, row]),
-        weights=known.weights[sample],
+        n=len(known.weights),
         tau_plus=float(np.maximum(left_out, 0).sum()),
         tau_minus=float(np.maximum(-left_out, 0).sum()),
     )
@@ -191,36 +189,6 @@ def products(a: Tensor, b: Tensor) -> np.ndarray:
     for x, y in zip(torch.split(a, _COLUMNS, dim=1), torch.split(b, _COLUMNS, dim=1), strict=True):
         found += x @ y.T
     return found.cpu().numpy()
-
-
-def eigen(gram: np.ndarray, sign: np.ndarray, weights: np.ndarray) -> Eigen:
-    """Return eigenvalues and eigenvectors of the kept part of the matrix from the inner products of its rows.
-
-    With K = B B^T for the weighted rows B, and S the signs, those of B^T S B. Where all signs are positive they are
-    those of K. Else K = C C^T by its own eigenvectors, and the nonzero eigenvalues of B^T S B are those of C^T S C.
-
-    Args:
-        gram: (m, m) inner products of the rows without weights.
-        sign: (m,) 1 or -1.
-        weights: (m,) of each row.
-
-    Returns:
-        Eigenvalues, descending, and the combinations of rows without weights that make the unit eigenvectors; these are
-        zero for eigenvalues that are rounding.
-    """
-    roots = np.sqrt(weights)
-    kappa, basis = np.linalg.eigh(roots[:, None] * gram * roots)
-    order = np.argsort(-kappa)
-    kappa, basis = np.maximum(kappa[order], 0), basis[:, order]
-    # Rows that depend on each other leave eigenvalues of K that are rounding; their vectors are not to be had.
-    sure = kappa > len(kappa) * np.finfo(np.float64).eps * kappa.max(initial=0)
-    inverse = np.divide(1, np.sqrt(kappa), out=np.zeros_like(kappa), where=sure)
-    values, turned = kappa, basis * inverse
-    if (sign < 0).any():
-        half = basis * np.sqrt(kappa)
-        found, vectors = np.linalg.eigh(half.T @ (sign[:, None] * half))
-        values, turned = found[::-1], turned @ vectors[:, ::-1]
-    return Eigen(values=values, combinations=roots[:, None] * turned)
 
 
 @contextmanager

@@ -25,8 +25,7 @@ def squared(logits, labels):
 def kept(objective, kind, part, tol):
     known = rows.lengths(objective, kind, part)
     found = rows.rows(objective, kind, part, known, tol)
-    gram = rows.products(found.vectors, found.vectors)
-    return known, found, rows.eigen(gram, found.sign, found.weights)
+    return known, found, found.gram.eigen(known.weights)
 
 
 def spectrum(values, size):

@@ -1,0 +1,110 @@
+"""What the inner products of rows tell: eigenvalues, curvature sample by sample, and any re-weighting of the samples.
+
+The rows a_j of curvature/rows.py belong to n samples, and G = sum_j sign_j w_s(j) a_j a_j^T for weights w of the
+samples. With the products a_i . a_j at hand, other weights (a sub-sample, a bootstrap draw, all but a fold) are an
+eigenvalue problem of as many rows as have a weight.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Eigen:
+    """Eigenvalues of sum_j sign_j w_j a_j a_j^T other than the zeros beyond its rank."""
+
+    values: np.ndarray  # (m,) descending
+    combinations: np.ndarray  # (m, m) column r: coefficients of sum_j c_jr a_j, the unit eigenvector of value r
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gram:
+    """Inner products of m rows that belong to n samples."""
+
+    products: np.ndarray  # (m, m) a_i . a_j, without weights and signs
+    sign: np.ndarray  # (m,) 1 or -1
+    sample: np.ndarray  # (m,) 0 to n - 1
+    n: int
+
+    def eigen(self, weights: np.ndarray) -> Eigen:
+        """Return eigenvalues and eigenvectors for weights of the samples.
+
+        With K = B B^T for the weighted rows B, and S the signs, they are those of B^T S B. Where all signs are positive
+        its nonzero eigenvalues are those of K. Else K = C C^T by its own eigenvectors, and they are those of C^T S C.
+
+        Args:
+            weights: (n,), not negative.
+
+        Returns:
+            As many eigenvalues as rows, descending. Combinations are zero for eigenvalues that are rounding.
+        """
+        roots = np.sqrt(weights)[self.sample]
+        kappa, basis = np.linalg.eigh(roots[:, None] * self.products * roots)
+        kappa, basis = np.maximum(kappa[::-1], 0), basis[:, ::-1]
+        # Rows that depend on each other leave eigenvalues of K that are rounding; their vectors are not to be had.
+        sure = kappa > len(kappa) * np.finfo(np.float64).eps * kappa.max(initial=0)
+        inverse = np.divide(1, np.sqrt(kappa), out=np.zeros_like(kappa), where=sure)
+        values, turned = kappa, basis * inverse
+        if (self.sign < 0).any():
+            half = basis * np.sqrt(kappa)
+            found, vectors = np.linalg.eigh(half.T @ (self.sign[:, None] * half))
+            values, turned = found[::-1], turned @ vectors[:, ::-1]
+        return Eigen(values=values, combinations=roots[:, None] * turned)
+
+    def top(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the largest eigenvalue for weights of the samples, and its vector.
+
+        Args:
+            weights: (n,), not negative.
+
+        Returns:
+            The eigenvalue, at least 0 as the rank is below the number of parameters, and the combination of rows, (m,).
+        """
+        own = np.flatnonzero(weights[self.sample] > 0)
+        combination = np.zeros(len(self.sample))
+        if not len(own):
+            return 0.0, combination
+        found = self.restricted(own).eigen(weights)
+        combination[own] = found.combinations[:, 0]
+        return max(0.0, float(found.values[0])), combination
+
+    def curvatures(self, combination: np.ndarray) -> np.ndarray:
+        """Return v^T J_i^T M_i J_i v of each sample, for a vector v that is a combination of the rows.
+
+        Args:
+            combination: (m,).
+
+        Returns:
+            (n,); their weighted sum is v^T G v.
+        """
+        along = self.products @ combination
+        return np.bincount(self.sample, self.sign * along**2, minlength=self.n)
+
+    def restricted(self, rows: np.ndarray) -> "Gram":
+        """Return the products of some of the rows; the samples stay."""
+        products = self.products[np.ix_(rows, rows)]
+        return Gram(products=products, sign=self.sign[rows], sample=self.sample[rows], n=self.n)
+
+    def crossfitted(self, weights: np.ndarray, *, folds: int = 5, seed: int = 0) -> np.ndarray:
+        """Return each sample's curvature along the sharpest direction of the other folds' samples.
+
+        That direction knows nothing of the sample, so that the expectation of the mean is at most the class's own
+        lambda_max, as that of the largest eigenvalue of any samples is at least.
+
+        Args:
+            weights: (n,) of the samples.
+            folds: into how many the samples are divided at random; with fewer samples, one in each.
+            seed: of the division.
+
+        Returns:
+            (n,); nan for fewer than two samples.
+        """
+        found = np.full(self.n, np.nan)
+        if self.n < 2:
+            return found
+        fold = np.random.default_rng(seed).permutation(self.n) % min(folds, self.n)
+        for f in range(fold.max() + 1):
+            _, combination = self.top(np.where(fold == f, 0.0, weights))
+            found[fold == f] = self.curvatures(combination)[fold == f]
+        return found

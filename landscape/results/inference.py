@@ -1,0 +1,197 @@
+"""What another draw of the samples would change: standard errors, intervals, and tests at equal numbers of samples.
+
+A number of a part is a weighted sum over its samples, sum_i w_i y_i. Where m samples were drawn, sample i c_i times,
+each draw has the value x = m w_i y_i / c_i, the number is the mean of these, and they are independent (Hansen and
+Hurwitz 1943). Where all samples of a part count alike, w_i = 1/n and c_i = 1, x is y.
+
+The values of a fitted network are skewed: few samples hold most of the curvature. Which interval holds then was
+measured (docs/uncertainty.md): bootstrap-t for means; for lambda_max, which is biased upwards, the bracket of the
+cross-fitted and the plug-in value, each widened by its own error. Percentiles of bootstrap draws do not hold for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from landscape.errors import InputError
+
+LEAST = 10
+"""Samples below which no interval is given: none that was tried holds what it promises."""
+
+POWERS = (1.5, 2.0, 3.0)
+"""True ratios for which the power of a test is stated."""
+
+
+def draws(values: np.ndarray, weights: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """Return the value of each draw, whose mean is the weighted sum of the values.
+
+    Args:
+        values: y, (n,) of the different samples.
+        weights: w, (n,).
+        counts: c, (n,), how often each was drawn; None for once.
+
+    Returns:
+        x, (m,), with m the sum of the counts.
+    """
+    often = np.ones(len(values), dtype=np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
+    found: np.ndarray = np.repeat(often.sum() * weights * values / often, often)
+    return found
+
+
+def stderr(x: np.ndarray) -> float:
+    """Return the standard error of a mean of independent values; nan for one, which cannot tell its own spread."""
+    return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
+
+
+def ratio(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return the ratio of two means over the same draws, and its standard error.
+
+    Args:
+        x: (m,).
+        y: (m,), with a positive mean.
+
+    Returns:
+        Ratio and standard error, by linearisation: that of the mean of (x - r y) / mean(y). nan where y is zero.
+    """
+    below = float(y.mean())
+    if not below > 0:
+        return float("nan"), float("nan")
+    value = float(x.mean()) / below
+    return value, stderr((x - value * y) / below)
+
+
+def interval(x: np.ndarray, *, level: float = 0.9, repetitions: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Return an interval for the mean of independent, possibly skewed values, by the bootstrap of Student's t.
+
+    Args:
+        x: (m,).
+        level: how often it is to hold.
+        repetitions: bootstrap draws.
+        seed: of these.
+
+    Returns:
+        Lower and upper end; nan for fewer than `LEAST` values.
+
+    Source: Efron and Tibshirani 1993, section 12.5.
+    """
+    if len(x) < LEAST:
+        return float("nan"), float("nan")
+    own = stderr(x)
+    if own == 0:
+        return float(x.mean()), float(x.mean())
+    again = x[np.random.default_rng(seed).integers(len(x), size=(repetitions, len(x)))]
+    errors = again.std(axis=1, ddof=1) / np.sqrt(len(x))
+    # A draw of one value alone has no error: it stands for a deviation beyond all others.
+    far = np.sign(again.mean(axis=1) - x.mean()) * np.inf
+    t = np.divide(again.mean(axis=1) - x.mean(), errors, out=far, where=errors > 0)
+    low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], method="higher")
+    return float(x.mean() - high * own), float(x.mean() - low * own)
+
+
+def bracket(
+    value: float, error: float, crossfit: float, crossfit_error: float, n: int, *, level: float = 0.9
+) -> tuple[float, float]:
+    """Return an interval for a class's lambda_max, from below by the cross-fitted value and from above by the plug-in.
+
+    Args:
+        value: lambda_max of the samples; its expectation is at least the class's.
+        error: its standard error over samples.
+        crossfit: curvature on held-out samples; its expectation is at most the class's lambda_max.
+        crossfit_error: its standard error over samples.
+        n: samples.
+        level: how often it is to hold.
+
+    Returns:
+        Lower end, at least 0, and upper end, each widened by Student's t times its error; nan for fewer than `LEAST`
+        samples.
+    """
+    if n < LEAST:
+        return float("nan"), float("nan")
+    t = float(stdtrit(n - 1, (1 + level) / 2))
+    return max(0.0, crossfit - t * crossfit_error), value + t * error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """A part's number beside those of as many samples drawn from it and another part together."""
+
+    value: float  # of the smaller part
+    low: float  # 5 % quantile of the pool's draws
+    median: float
+    high: float  # 95 % quantile
+    p: float  # two-sided
+    resolution: float  # the smallest p that this many draws can give
+    power: tuple[float, ...]  # how often true ratios of `POWERS` are found at the level
+
+
+def matched(
+    statistic: Callable[[np.ndarray], float],
+    value: float,
+    size: int,
+    pool: np.ndarray,
+    *,
+    level: float = 0.05,
+    repetitions: int = 1000,
+    seed: int = 0,
+) -> Matched:
+    """Test a part's number against draws of as many samples from the pool of two parts.
+
+    Drawn from the larger part alone, the test would take its own scatter for none and reject too often, unless that
+    part is some 20 times larger.
+
+    Args:
+        statistic: weights of the pool's samples, (n,), that add up to 1 -> the number.
+        value: the smaller part's number.
+        size: samples of the smaller part.
+        pool: (n,) chances of being drawn, that add up to 1; equal ones are drawn without replacement.
+        level: at which the power is stated.
+        repetitions: draws.
+        seed: of these.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        InputError: the pool has fewer samples than are to be drawn.
+    """
+    n = len(pool)
+    equal = bool(np.ptp(pool) <= 1e-9 * pool.max())
+    if equal and size > n:
+        raise InputError(f"{size} samples cannot be drawn from a pool of {n}")
+    random = np.random.default_rng(seed)
+    null = np.empty(repetitions)
+    for r in range(repetitions):
+        chosen = random.choice(n, size, replace=not equal, p=None if equal else pool)
+        null[r] = statistic(np.bincount(chosen, minlength=n) / size)
+    tail = min((null >= value).sum(), (null <= value).sum())
+    low, high = np.quantile(null, [level / 2, 1 - level / 2])
+    found = np.quantile(null, [0.05, 0.5, 0.95])
+    return Matched(
+        value=value,
+        low=float(found[0]),
+        median=float(found[1]),
+        high=float(found[2]),
+        p=min(1.0, 2 * (1 + int(tail)) / (1 + repetitions)),
+        resolution=2 / (1 + repetitions),
+        power=tuple(float(np.mean((r * null > high) | (r * null < low))) for r in POWERS),
+    )
+
+
+def adjusted(p: np.ndarray) -> np.ndarray:
+    """Return p values of several tests that may be read side by side.
+
+    Args:
+        p: (k,); nan for a test that was not made.
+
+    Returns:
+        (k,): below 0.05 for any true null hypothesis in at most 5 % of cases.
+
+    Source: Holm 1979.
+    """
+    found = np.full(len(p), np.nan)
+    made = np.flatnonzero(np.isfinite(p))
+    order = made[np.argsort(p[made])]
+    found[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return found

@@ -1,0 +1,115 @@
+"""Errors, intervals and tests over samples, where the truth is known."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom, kstest
+
+from landscape.errors import InputError
+from landscape.results import inference
+
+
+def test_a_plain_mean_has_its_plain_standard_error():
+    y = np.array([1.0, 2.0, 4.0, 9.0])
+    x = inference.draws(y, np.full(4, 0.25))
+    np.testing.assert_array_equal(x, y)
+    assert inference.stderr(x) == pytest.approx(np.std(y, ddof=1) / 2)
+    assert np.isnan(inference.stderr(y[:1]))
+
+
+def test_weighted_draws_are_unbiased_and_know_their_error():
+    """Hansen-Hurwitz over 2,000 draws of 20 from a skewed population: mean and spread are as stated."""
+    rng = np.random.default_rng(0)
+    y = rng.lognormal(sigma=2, size=300)
+    chance = y * rng.lognormal(sigma=0.3, size=300)
+    chance /= chance.sum()
+    means, errors = [], []
+    for _ in range(2000):
+        drawn, often = np.unique(rng.choice(300, 20, p=chance), return_counts=True)
+        weights = often / (20 * 300 * chance[drawn])
+        x = inference.draws(y[drawn], weights, often)
+        assert len(x) == 20
+        assert x.mean() == pytest.approx(weights @ y[drawn], rel=1e-12)
+        means.append(x.mean())
+        errors.append(inference.stderr(x))
+    spread = np.std(means)
+    assert abs(np.mean(means) - y.mean()) < 4 * spread / np.sqrt(2000)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(spread, rel=0.1)
+    assert spread < 0.2 * y.std() / np.sqrt(20)  # what the weights are for
+
+
+def test_a_ratio_of_means_has_the_spread_of_its_draws():
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(1000):
+        y = rng.lognormal(sigma=0.5, size=50)
+        found.append(inference.ratio(y * rng.lognormal(sigma=0.2, size=50), y))
+    values, errors = np.array(found).T
+    assert np.mean(errors) == pytest.approx(values.std(), rel=0.15)
+    assert all(np.isnan(inference.ratio(np.ones(3), np.zeros(3))))
+
+
+def test_bootstrap_t_covers_better_than_students_t_where_values_are_skewed():
+    """Log-normal, n = 20, nominal 90 %: Student's t covers some 80 %."""
+    rng = np.random.default_rng(2)
+    truth, n, runs = np.exp(0.5), 20, 400
+    hits = {"t": 0, "bootstrap-t": 0}
+    for seed in range(runs):
+        x = rng.lognormal(size=n)
+        low, high = inference.interval(x, repetitions=400, seed=seed)
+        hits["bootstrap-t"] += low <= truth <= high
+        hits["t"] += abs(x.mean() - truth) <= 1.729 * inference.stderr(x)
+    assert hits["bootstrap-t"] > hits["t"]
+    assert hits["bootstrap-t"] >= binom.ppf(1e-3, runs, 0.86)
+
+
+def test_equal_values_have_an_interval_of_no_width_and_few_values_none():
+    assert inference.interval(np.full(12, 3.0)) == (3.0, 3.0)
+    assert all(np.isnan(inference.interval(np.arange(9.0))))
+    assert all(np.isnan(inference.bracket(2, 0.1, 1, 0.1, 9)))
+
+
+def test_the_bracket_widens_both_ends_by_students_t():
+    low, high = inference.bracket(2.0, 0.1, 1.0, 0.2, 21)
+    assert (low, high) == pytest.approx((1 - 1.7247 * 0.2, 2 + 1.7247 * 0.1), rel=1e-4)
+    assert inference.bracket(2.0, 0.1, 0.1, 0.2, 21)[0] == 0
+
+
+@pytest.mark.parametrize("larger", [20, 200])
+def test_p_is_uniform_where_both_parts_are_of_one_population(larger):
+    rng = np.random.default_rng(larger)
+    found = []
+    for seed in range(300):
+        y = rng.lognormal(sigma=1.5, size=20 + larger)
+        result = inference.matched(
+            lambda w, y=y: float(w @ y), y[:20].mean(), 20, np.full(len(y), 1 / len(y)), repetitions=99, seed=seed
+        )
+        found.append(result.p)
+    # p takes steps of 0.02, within which it is spread evenly
+    assert kstest(np.array(found) - 0.02 * rng.random(300), "uniform").pvalue > 1e-3
+
+
+def test_a_large_difference_is_found_and_the_power_says_how_often_it_would_be():
+    rng = np.random.default_rng(0)
+    y = rng.normal(10, 1, size=220)
+    even = np.full(220, 1 / 220)
+    result = inference.matched(lambda w: float(w @ y), 20.0, 20, even)
+    assert (result.p, result.resolution) == pytest.approx((2 / 1001, 2 / 1001))
+    assert result.low < 10 < result.high
+    assert result.power == (1.0, 1.0, 1.0)
+    noisy = rng.lognormal(sigma=2, size=220)
+    weak = inference.matched(lambda w: float(w @ noisy), float(noisy.mean()), 5, even)
+    assert weak.p > 0.1
+    assert weak.power[0] <= weak.power[1] <= weak.power[2] < 0.6
+    with pytest.raises(InputError, match="pool of 220"):
+        inference.matched(lambda w: 0.0, 0.0, 221, even)
+
+
+def test_a_weighted_pool_is_drawn_by_its_weights():
+    y = np.array([0.0, 1.0])
+    result = inference.matched(lambda w: float(w @ y), 0.9, 1000, np.array([0.1, 0.9]))
+    assert result.median == pytest.approx(0.9, abs=0.01)
+
+
+def test_holms_p_values_are_those_of_his_rule():
+    p = np.array([0.01, 0.04, np.nan, 0.03, 0.5])
+    np.testing.assert_allclose(inference.adjusted(p), [0.04, 0.09, np.nan, 0.09, 0.5])
