@@ -10,6 +10,7 @@ from typing import Any
 
 from landscape.errors import InputError
 from landscape.results import Result, Sharpness, Spectrum, Surface, Traces
+from landscape.results.written import number, with_error
 
 SHARED = ("loss", "params", "split", "weight_decay", "data_sha256", "normalisation")
 """Entries of provenance that make numbers differ for other reasons than the model."""
@@ -120,22 +121,16 @@ def latex(names: Sequence[str], parts: Sequence[str], rows: Sequence[Sequence[st
 
 
 def _spectrum_cell(spectrum: Spectrum, p: int, barrier: bool) -> str:
-    from landscape.plots.layout.theme import with_error
-
     top = with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p])
     mark = "" if spectrum.converged[p] else "*"
     return f"{top}{mark} / {with_error(spectrum.trace[p], spectrum.trace_stderr[p])}"
 
 
 def _traces_cell(traces: Traces, p: int, barrier: bool) -> str:
-    from landscape.plots.layout.theme import with_error
-
     return with_error(traces.trace[p], traces.trace_stderr[p])
 
 
 def _surface_cell(surface: Surface, p: int, barrier: bool) -> str:
-    from landscape.plots.layout.theme import number
-
     values = [surface.centre_loss[p], surface.doubling_radius[p], surface.worst_rise[p]]
     if barrier:
         values.append(math.nan if surface.barrier is None else surface.barrier[p])
@@ -150,8 +145,6 @@ def _surface_title(surfaces: Sequence[Surface]) -> str:
 
 
 def _sharpness_cell(sharpness: Sharpness, p: int, barrier: bool) -> str:
-    from landscape.plots.layout.theme import number, with_error
-
     values = [sharpness.loss[p], sharpness.worst_rise[p], sharpness.doubling_radius[p]]
     loss, worst, radius = ("-" if math.isnan(value) else number(value) for value in values)
     noise = with_error(sharpness.noise_rise[p], sharpness.noise_rise_stderr[p])

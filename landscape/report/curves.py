@@ -11,12 +11,12 @@ import numpy as np
 
 from landscape.errors import InputError
 from landscape.plots.figures.density import FLOOR, MATRICES
-from landscape.plots.layout import planes, theme
+from landscape.plots.layout import planes
 from landscape.plots.layout.parts import joined, named
 from landscape.plots.layout.scales import Scale, label, scale
 from landscape.report.rows import Column, Row
 from landscape.report.sources import Source, kind_of
-from landscape.results import Spectrum, Surface, Trajectory, quadrature
+from landscape.results import Spectrum, Surface, Trajectory, quadrature, written
 
 _DIGITS = {"spectrum": 9, "surface": 6}
 
@@ -76,8 +76,8 @@ def _quadratures(model: str, spectrum: Spectrum) -> dict[str, Any]:
     parts = {}
     for p, part in enumerate(spectrum.parts):
         nodes, weights = quadrature.nodes_and_weights(spectrum.alpha[p], spectrum.beta[p], spectrum.steps[p])
-        top = theme.with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p])
-        trace = theme.with_error(spectrum.trace[p], spectrum.trace_stderr[p])
+        top = written.with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p])
+        trace = written.with_error(spectrum.trace[p], spectrum.trace_stderr[p])
         parts[part] = {
             "nodes": [_rounded(row[:m], "spectrum") for row, m in zip(nodes, spectrum.steps[p], strict=True)],
             "weights": [_rounded(row[:m], "spectrum") for row, m in zip(weights, spectrum.steps[p], strict=True)],

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from landscape.plots.layout import theme
 from landscape.report.sources import Source, kind_of
-from landscape.results import KINDS, Distances, Result, Spectrum
+from landscape.results import KINDS, Distances, Result, Spectrum, written
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -204,7 +203,7 @@ def _text(column: Column, value: float, error: float | None) -> str:
     if column.count:
         return f"{int(value):,}"
     if not column.share:
-        return theme.number(value) if error is None else theme.with_error(value, error)
+        return written.number(value) if error is None else written.with_error(value, error)
     known = error is not None and math.isfinite(error) and error > 0
     return f"{100 * value:.1f}" + (f" ± {100 * error:.1g} %" if known and error is not None else " %")
 

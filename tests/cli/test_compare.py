@@ -9,8 +9,7 @@ from foreign_files import goldstein
 from surfaces import plane_of_two, three_classes, three_lines
 from synthetic import classes
 
-from landscape.plots.layout import theme
-from landscape.results import store
+from landscape.results import store, written
 
 
 def test_compare_shows_each_number_with_its_error(run, save):
@@ -153,7 +152,7 @@ def test_surfaces_are_compared_by_loss_radius_rise_and_barrier(run, save):
     assert cells_of(lines[2]) == ["part", "ce", "sam"]
     row = next(cells_of(line) for line in lines if "class 1" in line)
     assert row[2].split(" / ")[1] == "-"
-    assert row[1].split(" / ")[3] == theme.number(ce.barrier[1])
+    assert row[1].split(" / ")[3] == written.number(ce.barrier[1])
     assert f"ce: {ce.verdict}" in lines
     assert "note: the files differ in batch norm: keep in ce; reestimate in sam" in lines
     found = json.loads(run("compare", *files, "--json")[1], parse_constant=pytest.fail)

@@ -18,7 +18,7 @@ from synthetic import classes
 
 from landscape import cli, plots
 from landscape.errors import InputError
-from landscape.plots.layout import fitting, grids, theme
+from landscape.plots.layout import fitting, grids, paper, theme
 from landscape.results import store
 
 WIDTHS = {1: 3.25, 2: 6.875}
@@ -201,7 +201,7 @@ def test_columns_are_for_papers_and_there_are_one_or_two():
             pass
     with pytest.raises(InputError, match="columns must be 1 or 2, got 3"), plots.styled(columns=3):
         pass
-    assert theme.page() is None
+    assert paper.page() is None
 
 
 def test_a_page_of_a_file_is_as_wide_as_the_columns(tmp_path):
@@ -251,7 +251,7 @@ def test_letters_become_smaller_before_a_word_is_torn():
     text = fig.suptitle("unfathomable", fontsize=9)
     with theme.theme():
         fig.subplots()
-        fitting.fit(fig, theme.Room())
+        fitting.fit(fig, paper.Room())
     assert text.get_text() == "unfathomable"
     assert 6 <= text.get_fontsize() < 9
 
@@ -263,7 +263,7 @@ def test_ticks_whose_labels_touch_are_left_out_evenly_and_zero_stays():
     ax.figure.draw_without_rendering()
     assert overlapping([tick.label1 for tick in fitting.labelled(ax.xaxis)])
     with theme.theme():
-        fitting.fit(ax.figure, theme.Room())
+        fitting.fit(ax.figure, paper.Room())
     kept = [tick.get_loc() for tick in fitting.labelled(ax.xaxis)]
     assert 0 in kept
     assert len(set(np.diff(kept))) <= 1

@@ -6,7 +6,7 @@ from made import features
 
 from landscape import plots
 from landscape.errors import InputError
-from landscape.plots.layout import theme
+from landscape.results import written
 
 
 def drawn(fig):
@@ -137,7 +137,7 @@ def test_collapse_along_a_run_and_class_by_class():
     np.testing.assert_allclose(heights[2], found.alignment[0, order])
     np.testing.assert_allclose(heights[3], found.disagreement[0, order])
     assert [ax.get_title()[:3] for ax in fig.axes] == ["NC1", "NC2", "NC3", "NC4"]
-    assert theme.number(found.duality[0]) in fig.axes[2].get_title()
+    assert written.number(found.duality[0]) in fig.axes[2].get_title()
     against = plots.neural_collapse(features(alignment=np.full((1, 4), -0.5))).axes[2]
     assert [bar.get_height() for bar in against.patches] == [-0.5] * 4
     assert against.get_ylim()[0] < -0.5

@@ -18,7 +18,7 @@ from landscape import plots
 from landscape.errors import InputError, StoreError
 from landscape.plots.figures.density import FLOOR
 from landscape.plots.layout import theme
-from landscape.results import quadrature
+from landscape.results import quadrature, written
 
 
 def curve(ax):
@@ -281,13 +281,13 @@ def test_where_a_figure_cannot_go_is_said(tmp_path):
     ],
 )
 def test_numbers_are_written_with_the_digits_their_errors_leave(value, error, text):
-    assert theme.with_error(value, error) == text
+    assert written.with_error(value, error) == text
 
 
 def test_names_are_cut_in_the_middle():
-    assert theme.shorten("short\nname", 10) == "short name"
-    assert theme.shorten("abcdefghijkl", 7) == "abc…jkl"
-    assert len(theme.shorten("x" * 99, 28)) == 28
+    assert written.shorten("short\nname", 10) == "short name"
+    assert written.shorten("abcdefghijkl", 7) == "abc…jkl"
+    assert len(written.shorten("x" * 99, 28)) == 28
 
 
 def test_plots_leave_matplotlibs_defaults_and_need_neither_torch_nor_pyplot_figures():
@@ -341,11 +341,11 @@ def test_limits_are_the_ends_of_the_axis_and_what_lies_beyond_is_said():
         plots.density_grid({"CE": spectrum}, ("head", "tail"), limits=(-100, 40)),
         plots.densities(spectrum, limits=(-100, 40)),
     ):
-        assert f"beyond the axis: up to {theme.number(spectrum.lambda_max[1])}" in fig.get_supxlabel()
+        assert f"beyond the axis: up to {written.number(spectrum.lambda_max[1])}" in fig.get_supxlabel()
     linear = plots.density(spectrum, "head", axis="linear", limits=(0.5, 10))
     assert linear.get_xlim() == pytest.approx((0.5, 10))
     nodes = quadrature.nodes_and_weights(spectrum.alpha[0], spectrum.beta[0], spectrum.steps[0])[0]
-    ends = [theme.number(value).replace("-", "\N{MINUS SIGN}") for value in (np.nanmin(nodes), np.nanmax(nodes))]
+    ends = [written.number(value).replace("-", "\N{MINUS SIGN}") for value in (np.nanmin(nodes), np.nanmax(nodes))]
     assert linear.get_xlabel().endswith(f"beyond the axis: down to {ends[0]} and up to {ends[1]}")
     image = plots.densities(classes(30, steps=6), limits=(-10, 2000)).axes[0]
     assert image.get_xlim() == pytest.approx((-10, 2000))

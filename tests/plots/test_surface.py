@@ -21,7 +21,7 @@ from landscape.plots.layout.fitting import labelled, touch
 from landscape.plots.layout.parts import joined
 from landscape.plots.layout.planes import filled
 from landscape.plots.layout.scales import scale
-from landscape.results import store
+from landscape.results import store, written
 from landscape.results.regroup import regroup
 
 
@@ -682,7 +682,7 @@ def test_the_arrow_of_a_barrier_is_as_long_as_the_barrier(log, euclidean):
         assert top - bottom == pytest.approx(found.barrier[p])
         assert top == pytest.approx(np.interp(x / unit, found.xcoordinates, found.loss[p, 0]))
         assert x / unit == pytest.approx({1: 0.3, 2: 0.7}[p], abs=0.03)
-    assert {theme.number(b) for b in found.barrier[1:]} <= {text.get_text() for text in ax.texts}
+    assert {written.number(b) for b in found.barrier[1:]} <= {text.get_text() for text in ax.texts}
     chords = [line for line in ax.lines if line.get_linestyle() == ":"]
     np.testing.assert_allclose([c.get_ydata()[[0, -1]] for c in chords], [[1, 1.5], [1, 1.5]], atol=1e-3)
 
@@ -788,8 +788,8 @@ def test_many_lines_become_groups_and_as_classes_get_a_bar_with_their_training_s
 def test_compared_lines_are_on_one_axes():
     found, other = three_lines(), three_lines(axes=("another",))
     fig = plots.compare_surfaces({"ce": found, "sam": other}, ["class 2"])
-    assert list(curves(fig.axes[0])) == [f"ce\nbarrier {theme.number(found.barrier[2])}",
-                                         f"sam\nbarrier {theme.number(found.barrier[2])}"]  # fmt: skip
+    assert list(curves(fig.axes[0])) == [f"ce\nbarrier {written.number(found.barrier[2])}",
+                                         f"sam\nbarrier {written.number(found.barrier[2])}"]  # fmt: skip
     assert fig.axes[1].get_xlabel() == "coordinate"
     assert below(fig).count("Verdict") == 2
 

@@ -175,7 +175,7 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"weight_decay": -1.0}, "--weight-decay must not be negative, got -1.0"),
         ({"warmup_epochs": 41}, "--warmup-epochs must be from 0 to --epochs 40, got 41"),
         ({"seed": -1}, "seeds must not be negative, got -1"),
-        ({"loss": "no-such"}, "--loss must be one of ce, focal, ldam, logit-adjust, balanced, vs, bcl, got 'no-such'"),
+        ({"loss": "no-such"}, "--loss must be one of ce, focal, ldam, logit-adjust, vs, balanced, bcl, got 'no-such'"),
         ({"schedule": "steps"}, "--schedule must be one of cosine, multistep, constant, got 'steps'"),
         ({"sharpness": "my.module:sam"}, "--sharpness must be one of none, sam, gsa, got 'my.module:sam'"),
         ({"milestones": (3,)}, "--milestones need --schedule multistep"),

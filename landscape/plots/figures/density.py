@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, arg, check_choice
-from landscape.plots.layout import grids, theme
+from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.panels import ground
-from landscape.results import Spectrum, quadrature
+from landscape.results import Spectrum, quadrature, written
 
 FLOOR = 1e-7
 """Where the density's logarithmic axis begins; lower where one eigenvalue's share would be below it."""
@@ -200,7 +200,7 @@ def density_grid(
         fig, panels, _ = grids.grid(len(cells), n_columns, *size, sharex=True, sharey=True)
         for ax, (_, name, spectrum, p), curve in zip(panels, cells, curves, strict=True):
             _draw(ax, spectrum, p, curve, view, name_length=30)
-            ax.set_title(f"{theme.shorten(name, 24)}: {_title(spectrum, p, 30)}", parse_math=False)
+            ax.set_title(f"{written.shorten(name, 24)}: {_title(spectrum, p, 30)}", parse_math=False)
         _scale(panels[0], view, curves)
         x, y = _labels(view)
         fig.supxlabel(x, fontsize="medium")
@@ -287,16 +287,16 @@ def _draw(ax: Axes, spectrum: Spectrum, p: int, curve: quadrature.Density, view:
 def _corner(spectrum: Spectrum, p: int) -> str:
     matrix = MATRICES.get(spectrum.operator, "H")
     if spectrum.converged[p]:
-        top = theme.number(spectrum.lambda_max[p])
+        top = written.number(spectrum.lambda_max[p])
     else:
-        top = theme.with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p]) + ", not converged"
-    trace = theme.with_error(spectrum.trace[p], spectrum.trace_stderr[p])
+        top = written.with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p]) + ", not converged"
+    trace = written.with_error(spectrum.trace[p], spectrum.trace_stderr[p])
     return rf"$\lambda_{{\max}}$ = {top}" + "\n" + rf"Tr(${matrix}$) = {trace}"
 
 
 def _title(spectrum: Spectrum, p: int, name_length: int) -> str:
     n, used, trained = (int(v[p]) for v in (spectrum.n_samples, spectrum.n_used, spectrum.train_counts))
-    lines = [theme.shorten(spectrum.parts[p], name_length)]
+    lines = [written.shorten(spectrum.parts[p], name_length)]
     lines.append(f"n = {n:,}" + (f", {trained:,} in training" if trained != n else ""))
     lines += [f"{used:,} summed over"] if used != n else []
     return "\n".join(lines)
@@ -316,8 +316,8 @@ def _beyond(view: _View) -> str:
     """Say which eigenvalues lie beyond the axis."""
     ends = np.array(view.nodes)
     low, high = quadrature.symlog_inverse(ends, view.linear) if view.axis == "symlog" else ends
-    found = [f"down to {theme.number(low)}"] * (view.nodes[0] < view.low)
-    found += [f"up to {theme.number(high)}"] * (view.nodes[1] > view.high)
+    found = [f"down to {written.number(low)}"] * (view.nodes[0] < view.low)
+    found += [f"up to {written.number(high)}"] * (view.nodes[1] > view.high)
     return ("\nbeyond the axis: " + " and ".join(found)).replace("-", "\N{MINUS SIGN}") if found else ""
 
 
@@ -350,9 +350,9 @@ def _map(
     row_height = min(0.16, max(0.105, 3 / len(order))) if len(order) <= MOST_LABELS else 12.6 / len(order)
     with theme.theme():
         height = row_height * len(order)
-        room = min(height, theme.LONGEST_MAP)
-        fig = theme.figure(10, 1.4 + height, theme.Room(least=room, most=room))
-        ratios = [6, 1.1, 1.1] if theme.is_narrow() else [5, 1.3, 1.3]
+        room = min(height, paper.LONGEST_MAP)
+        fig = theme.figure(10, 1.4 + height, paper.Room(least=room, most=room))
+        ratios = [6, 1.1, 1.1] if paper.is_narrow() else [5, 1.3, 1.3]
         image, top, trace = fig.subplots(1, 3, sharey=True, width_ratios=ratios)
         for ax in (image, top, trace):
             theme.keep_ticks(ax)
@@ -372,7 +372,7 @@ def _map(
         image.set_xlabel(x)
         image.grid(visible=False)
         shown = -(-len(order) // MOST_LABELS)  # one label in so many rows
-        names = [f"{theme.shorten(spectrum.parts[p], 28)} ({spectrum.train_counts[p]:,})" for p in order]
+        names = [f"{written.shorten(spectrum.parts[p], 28)} ({spectrum.train_counts[p]:,})" for p in order]
         size = min(8.0, 0.8 * 72 * row_height * shown)
         image.set_yticks(rows[::shown], labels=names[::shown], fontsize=size, parse_math=False)
         image.set_ylim(len(order) - 0.5, -0.5)
@@ -384,14 +384,14 @@ def _map(
             extend="min",
             location="top",
             shrink=0.5,
-            aspect=12 if theme.is_narrow() else 30,
+            aspect=12 if paper.is_narrow() else 30,
             fraction=0.1 / height,  # of the axes' height, which is in inches
             pad=0.05 / height,
         )
         _beside(top, rows, spectrum.lambda_max[order], spectrum.lambda_max_residual[order], spectrum.converged[order])
         _beside(trace, rows, spectrum.trace[order], spectrum.trace_stderr[order], np.full(len(order), True))
         hollow = "" if spectrum.converged[order].all() else "\nhollow: not converged"
-        top.set_xlabel(rf"$\lambda_{{\max}}$ ± {'error' if theme.is_narrow() else 'residual'}" + hollow)
+        top.set_xlabel(rf"$\lambda_{{\max}}$ ± {'error' if paper.is_narrow() else 'residual'}" + hollow)
         trace.set_xlabel(rf"Tr(${MATRICES.get(spectrum.operator, 'H')}$) ± s.e.")
     return fig
 

@@ -18,7 +18,7 @@ from scipy.spatial.distance import squareform
 
 from landscape.errors import InputError, arg
 from landscape.plots.layout import grids, theme
-from landscape.results import Distances
+from landscape.results import Distances, written
 
 MOST_NUMBERS = 12
 """Rows of a map whose cells hold numbers."""
@@ -85,7 +85,7 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     columns = _parts(distances, parts)
     rows = list(range(len(distances.points)))
     names = [_label(distances, i) for i in rows]
-    heads = [f"{theme.shorten(distances.parts[p], 20)} ({distances.train_counts[p]:,})" for p in columns]
+    heads = [f"{written.shorten(distances.parts[p], 20)} ({distances.train_counts[p]:,})" for p in columns]
     barriers = np.isfinite(distances.barrier).any()
     width = max(4.0, min(9.0, 0.45 * len(columns) + 2.6))
     with theme.theme():
@@ -134,7 +134,7 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     if barriers:
         shared = _from_zero(distances.barrier[..., chosen].mean(0))
         for p in chosen:
-            title = f"barrier of {theme.shorten(distances.parts[p], 20)} ({distances.train_counts[p]:,})"
+            title = f"barrier of {written.shorten(distances.parts[p], 20)} ({distances.train_counts[p]:,})"
             maps.append((title, distances.barrier[..., p], shared, "rise of the loss", "viridis"))
     if rises is not None:
         most = float(np.abs(rises.mean(0)).max()) or 1.0
@@ -255,7 +255,7 @@ def distances_along(distances: Distances, parts: Sequence[str] | None = None) ->
         for k, i in enumerate(sorted(chosen, key=lambda i: -counts[chosen.index(i)])):
             colour = theme.palette()[k] if few else shades[k]
             values = distances.along_training[:, :, i]
-            label = theme.shorten(distances.points[i], 24) if few or k in (0, len(chosen) - 1) else None
+            label = written.shorten(distances.points[i], 24) if few or k in (0, len(chosen) - 1) else None
             style = _STYLES[k % len(_STYLES)] if few else "-"
             ax.plot(distances.epoch, values.mean(0), style, color=colour, label=label, linewidth=1.2)
             if len(values) > 1:
@@ -372,7 +372,7 @@ def _label(distances: Distances, point: int) -> str:
     epoch = distances.point_epoch[:, point].mean()
     words = [f"{count:,}"] if count >= 0 else []
     words += [f"epoch {epoch:g}"] if np.isfinite(epoch) else []
-    return theme.shorten(name, 20) + (f" ({', '.join(words)})" if words else "")
+    return written.shorten(name, 20) + (f" ({', '.join(words)})" if words else "")
 
 
 def _about(distances: Distances) -> str:

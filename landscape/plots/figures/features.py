@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape.errors import InputError, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ink
-from landscape.results import Features
+from landscape.results import Features, written
 
 MOST_NAMES = 12  # classes that are named one by one
 MOST_LABELS = 120  # rows and columns of a map that are labelled
@@ -219,11 +219,11 @@ def _about(features: Features) -> str:
 
 def _point(features: Features, k: int) -> str:
     epoch = "" if np.isnan(features.epoch[k]) else f", epoch {features.epoch[k]:g}"
-    return f"{theme.shorten(features.points[k], 32)}{epoch}"
+    return f"{written.shorten(features.points[k], 32)}{epoch}"
 
 
 def _label(features: Features, c: int) -> str:
-    return f"{theme.shorten(features.parts[c], 20)} ({features.train_counts[c]:,})"
+    return f"{written.shorten(features.parts[c], 20)} ({features.train_counts[c]:,})"
 
 
 def _course(features: Features) -> tuple[np.ndarray, np.ndarray, str]:
@@ -287,7 +287,7 @@ def _legend(fig: Figure, ax: Axes) -> None:
 def _names(ax: Axes, features: Features, chosen: Sequence[int], font: float) -> None:
     """Label the rows and columns of a map, each or as many as can be read."""
     places = range(0, len(chosen), -(-len(chosen) // MOST_LABELS))
-    names = [theme.shorten(features.parts[chosen[i]], 20) for i in places]
+    names = [written.shorten(features.parts[chosen[i]], 20) for i in places]
     counted = [_label(features, chosen[i]) for i in places]
     ax.set_yticks(places, labels=counted, fontsize=max(2.5, font), parse_math=False)
     ax.set_xticks(places, labels=names, fontsize=max(2.5, font), rotation=90, parse_math=False)
@@ -316,7 +316,7 @@ def _collapse_bars(panels: Sequence[Axes], features: Features, chosen: Sequence[
     norms = features.mean_norm[0]
     known = norms[np.isfinite(norms)]
     square, mean = (known @ known / len(known), known.mean()) if known.size else (np.nan, np.nan)
-    number = {name: theme.number(float(getattr(features, name)[0])) for _, lines in _COLLAPSE for name in lines}
+    number = {name: written.number(float(getattr(features, name)[0])) for _, lines in _COLLAPSE for name in lines}
     drawn = (
         (features.variance[0] / square, r"Var over mean $|\mu_c - \mu|^2$", "NC1 = {within_between}", 0),
         (

@@ -16,9 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, said
-from landscape.plots.layout import grids, theme
+from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.panels import ground, ink
-from landscape.results import Gradients
+from landscape.results import Gradients, written
 
 MOST_NUMBERS = 12  # parts whose cosines are written into the map
 MOST_LABELS = 120  # rows and columns that are labelled one by one
@@ -54,7 +54,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
     size = 0.42 if few else min(0.3, max(0.105, 6 / len(chosen))) if len(chosen) <= MOST_LABELS else 12.6 / len(chosen)
     with theme.theme():
         side = size * len(chosen)
-        room = theme.Room(ratio=1.0, most=min(side, theme.LONGEST_MAP))
+        room = paper.Room(ratio=1.0, most=min(side, paper.LONGEST_MAP))
         fig = theme.figure(max(4.2, side + 2.6 + size), max(3.2, side + 1.6), room)
         strip, image = fig.subplots(1, 2, sharey=True, width_ratios=[1, max(3, len(chosen))])
         for ax, values in ((strip, whole), (image, between)):
@@ -67,7 +67,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
                 text = "" if np.isnan(value) else f"{value:.2f}"
                 ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color=shade)
         shown = slice(None, None, -(-len(chosen) // MOST_LABELS))
-        names = [theme.shorten(gradients.parts[p], 24) for p in chosen]
+        names = [written.shorten(gradients.parts[p], 24) for p in chosen]
         counted = [f"{name} ({gradients.train_counts[p]:,})" for name, p in zip(names, chosen, strict=True)]
         font = min(8.0, 0.8 * 72 * size * shown.step)
         places = np.arange(len(chosen))[shown]
@@ -197,20 +197,20 @@ def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *,
     layers, whole, cosine = gradients.layers, gradients.layer_whole_norm, gradients.layer_cosine
     if layers is None or whole is None or cosine is None:
         raise InputError("the file says nothing of single layers: compute it again by landscape gradients")
-    names, brackets = [theme.shorten(name, 28) for name in layers], "the part's training samples"
-    if not theme.is_narrow():
+    names, brackets = [written.shorten(name, 28) for name in layers], "the part's training samples"
+    if not paper.is_narrow():
         squares = whole[k] ** 2
         shares = 100 * squares / (squares.sum() or 1)
         names = [f"{name} ({share:.0f} %)" for name, share in zip(names, shares, strict=True)]
         brackets = f"the layer's share of |g|² and {brackets}"
-    heads = [f"{theme.shorten(gradients.parts[p], 24)} ({gradients.train_counts[p]:,})" for p in chosen]
+    heads = [f"{written.shorten(gradients.parts[p], 24)} ({gradients.train_counts[p]:,})" for p in chosen]
     wide, high = min(5.0, max(1.2, 0.42 * len(heads))), min(9.0, max(1.2, 0.2 * len(names)))
     few = max(len(heads), len(names) / 2) <= MOST_NUMBERS
     with theme.theme():
         n_columns = min(2, grids.most_columns(grids.LEAST_MAP))
         n_rows = 2 // n_columns
-        on_page = min(theme.LONGEST_MAP / (1.0 if n_rows == 1 else 2.2), max(1.2, 0.12 * len(names)))
-        fig = theme.figure(2 * wide + 4.2, high + 2, theme.Room(rows=n_rows, least=on_page, most=on_page))
+        on_page = min(paper.LONGEST_MAP / (1.0 if n_rows == 1 else 2.2), max(1.2, 0.12 * len(names)))
+        fig = theme.figure(2 * wide + 4.2, high + 2, paper.Room(rows=n_rows, least=on_page, most=on_page))
         axes = fig.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
         for ax, field, what in zip(axes, ("contribution", "cosine"), ("share of $g$", "cosine with $g$"), strict=True):
             theme.keep_ticks(ax)
@@ -301,7 +301,7 @@ def _point(gradients: Gradients, name: str | None) -> int:
 
 def _about(gradients: Gradients, k: int) -> str:
     epoch = "" if np.isnan(gradients.epoch[k]) else f", epoch {gradients.epoch[k]:g}"
-    return f"{theme.shorten(gradients.points[k], 40)}{epoch}; {_how(gradients)}"
+    return f"{written.shorten(gradients.points[k], 40)}{epoch}; {_how(gradients)}"
 
 
 def _how(gradients: Gradients) -> str:
@@ -317,7 +317,7 @@ def _colours() -> dict[str, str]:
 
 def _plane(ax: Axes, gradients: Gradients, k: int, p: int) -> None:
     along, own, size = (float(getattr(gradients, f)[k, p]) for f in ("projected", "specific", "norm"))
-    name = theme.shorten(gradients.parts[p], 24)
+    name = written.shorten(gradients.parts[p], 24)
     ax.set_box_aspect(1)
     ax.set_title(name, parse_math=False, pad=16)
     numbers: dict[str, Any] = {
@@ -406,7 +406,7 @@ def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None
             linewidth=1.2,
             elinewidth=1,
             capsize=2,
-            label=f"{theme.shorten(gradients.parts[p], 20)} ({gradients.train_counts[p]:,})",
+            label=f"{written.shorten(gradients.parts[p], 20)} ({gradients.train_counts[p]:,})",
         )
     ax.axhline(0, color=theme.muted(), linewidth=0.8)
     ax.set_xlabel("epoch" if known else "checkpoint, in order")

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape.errors import InputError, arg
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.scales import spans_decades
-from landscape.results import History
+from landscape.results import History, written
 
 MOST_NAMES = 12
 
@@ -217,7 +217,7 @@ def _per_class(fig: Figure | None, ax: Axes, history: History, values: np.ndarra
     """Draw a line for each class, dark for the most frequent; name them beside the figure, or show a bar if many."""
     shades = theme.shades(len(chosen))
     for shade, c in zip(shades, chosen, strict=True):
-        label = f"{theme.shorten(history.parts[c], 20)} ({history.train_counts[c]:,})"
+        label = f"{written.shorten(history.parts[c], 20)} ({history.train_counts[c]:,})"
         _line(ax, history.epoch, values[:, c], color=shade, label=label)
     if fig is None:
         return

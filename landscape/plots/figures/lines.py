@@ -16,11 +16,11 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from landscape.errors import InputError, arg, said
-from landscape.plots.layout import panels, theme
+from landscape.plots.layout import panels, paper, theme
 from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named
 from landscape.plots.layout.planes import axis_labels, units
 from landscape.plots.layout.scales import Scale, label, scale
-from landscape.results import Surface
+from landscape.results import Surface, written
 
 MOST_MARKS = 6
 """More marks than this are not named."""
@@ -44,7 +44,7 @@ class _Curve:
         """What the legend says."""
         if np.isnan(self.barrier):
             return self.name
-        return f"{self.name}\n" + (f"barrier {theme.number(self.barrier)}" if self.barrier else "no barrier")
+        return f"{self.name}\n" + (f"barrier {written.number(self.barrier)}" if self.barrier else "no barrier")
 
 
 def surface_lines(
@@ -119,7 +119,7 @@ def compare_lines(
     """
     shades = colours(len(surfaces))
     drawn = [
-        _curve(found, p, theme.shorten(name, 28), colour, euclidean)
+        _curve(found, p, written.shorten(name, 28), colour, euclidean)
         for (name, (found, p)), colour in zip(surfaces.items(), shades, strict=True)
     ]
     shared = scale(np.concatenate([curve.loss for curve in drawn]), log=log, vmin=vmin, vmax=vmax)
@@ -225,7 +225,7 @@ def _arrow(ax: Axes, curve: _Curve) -> None:
     place = x[top] * curve.unit
     ax.annotate("", (place, loss[top]), (place, chord[top]), arrowprops=style | {"mutation_scale": 7}, zorder=4)
     ax.annotate(
-        theme.number(curve.barrier),
+        written.number(curve.barrier),
         (place, (loss[top] + chord[top]) / 2),
         (4, 0),
         textcoords="offset points",
@@ -258,7 +258,7 @@ def _marks(axes: Sequence[Axes], surface: Surface, euclidean: bool, *, others: b
         if 0 <= share <= 1:
             at = "left" if share < 0.15 else "right" if share > 0.85 else "center"
             top.text(
-                x * unit, 1.02, theme.shorten(name, 20), transform=top.get_xaxis_transform(), ha=at, va="bottom",
+                x * unit, 1.02, written.shorten(name, 20), transform=top.get_xaxis_transform(), ha=at, va="bottom",
                 fontsize=7, parse_math=False,
             )  # fmt: skip
 
@@ -293,7 +293,7 @@ def rank_bar(fig: Figure, axes: Sequence[Axes], surface: Surface, chosen: Sequen
         chosen: their numbers, in the order of the colours.
     """
     n, width = len(chosen), fig.get_figwidth()
-    below = theme.is_narrow()
+    below = paper.is_narrow()
     if below:
         bar_axes = panels.bar_axes_below(fig, axes)
     else:

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from landscape.errors import InputError, arg
 from landscape.plots.figures.density import MATRICES
-from landscape.plots.layout import grids, theme
-from landscape.results import Spectrum
+from landscape.plots.layout import grids, paper, theme
+from landscape.results import Spectrum, written
 
 MOST_NUMBERS = 12  # parts whose numbers are written into the map
 MOST_LABELS = 120  # rows and columns that are labelled one by one
@@ -110,7 +110,7 @@ def _map(
     colours = colormaps["RdBu_r" if signed else "Reds"].with_extremes(bad="0.6")
     with theme.theme():
         side = size * len(order)
-        room = theme.Room(ratio=1.0, most=min(side, theme.LONGEST_MAP))
+        room = paper.Room(ratio=1.0, most=min(side, paper.LONGEST_MAP))
         fig = theme.figure(max(4.4, side + 2.8), max(3.4, side + 1.8), room)
         ax = fig.subplots()
         theme.keep_ticks(ax)
@@ -126,7 +126,7 @@ def _map(
                 ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="w" if light else "k")
         shown = slice(None, None, -(-len(order) // MOST_LABELS))
         names = [
-            theme.shorten(spectrum.parts[p], 24) + (" *" if of_vectors and not sure else "")
+            written.shorten(spectrum.parts[p], 24) + (" *" if of_vectors and not sure else "")
             for p, sure in zip(order, spectrum.vectors_converged[order], strict=True)
         ]
         counted = [f"{name} ({spectrum.train_counts[p]:,})" for name, p in zip(names, order, strict=True)]

@@ -13,7 +13,7 @@ from landscape.plots.layout import drawing, panels, planes, theme
 from landscape.plots.layout.marks import draw_marks, run_handles
 from landscape.plots.layout.parts import colours, heading, joined, named
 from landscape.plots.layout.scales import label, scale
-from landscape.results import Surface, Trajectory
+from landscape.results import Surface, Trajectory, written
 from landscape.results.regroup import regroup
 
 _STYLES = ("-", "--", "-.", ":")  # as many parts are drawn where none is named
@@ -138,7 +138,7 @@ def compare_surfaces(
     if len(are_lines) > 1:
         raise InputError("lines and planes cannot be compared: give surfaces of one kind")
     one = "all samples" if parts is None else parts[0] if len(parts) == 1 else ""
-    title = f"{theme.shorten(one, 60)}, " * bool(one)
+    title = f"{written.shorten(one, 60)}, " * bool(one)
     if are_lines == {True}:
         if not one:
             raise InputError(f"lines are compared one part at a time, these are {len(parts or ())}: name one")
@@ -155,7 +155,7 @@ def compare_surfaces(
     for name, found in drawn.items():
         signs |= drawing.signs(found, values[name], shared, euclidean=euclidean)
         lengths = "" if euclidean else f"{planes.units(found)}. "
-        verdicts.append(f"{theme.shorten(name, 40)}: {lengths}Verdict: {found.verdict}")
+        verdicts.append(f"{written.shorten(name, 40)}: {lengths}Verdict: {found.verdict}")
     words = ["; ".join(signs), *shared.notes, *verdicts]
     directions = {tuple(planes.axis_labels(found, euclidean=euclidean)) for found in drawn.values()}
     shape = max(planes.aspect(found) for found in drawn.values()) if euclidean else 1.0
@@ -173,7 +173,7 @@ def compare_surfaces(
         for ax, (name, found, p, of_part) in zip(axes, cells, strict=True):
             fill = drawing.panel(ax, found, p, of_part, shared, euclidean=euclidean, size=size)
             below = "" if one else f"\n{named(found, p, size.length)}"
-            ax.set_title(theme.shorten(name, size.length) + below, parse_math=False)
+            ax.set_title(written.shorten(name, size.length) + below, parse_math=False)
             if len(directions) > 1:
                 ax.set_xlabel("first direction")
                 ax.set_ylabel("second direction")

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from landscape.errors import InputError
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ground
-from landscape.results import Sharpness
+from landscape.results import Sharpness, written
 
 MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
@@ -140,7 +140,7 @@ def _legend(fig: Figure, sharpness: Sharpness, order: Sequence[int], colours: Se
             marker=_marker(i, len(order)),
             markersize=4.5,
             linestyle="",
-            label=f"{theme.shorten(sharpness.parts[p], 20)} ({sharpness.train_counts[p]:,})",
+            label=f"{written.shorten(sharpness.parts[p], 20)} ({sharpness.train_counts[p]:,})",
         )
         for i, (p, colour) in enumerate(zip(order, colours, strict=True))
     ]

@@ -10,7 +10,7 @@ from landscape.errors import InputError
 from landscape.plots.figures.density import MATRICES
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ground
-from landscape.results import Spectrum
+from landscape.results import Spectrum, written
 
 MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
@@ -69,7 +69,7 @@ def _points(
             markerfacecolor=colour if sure[i] else ground(),
             elinewidth=1,
             capsize=2,
-            label=theme.shorten(spectrum.parts[p], 28),
+            label=written.shorten(spectrum.parts[p], 28),
         )
     theme.log_scale(ax.yaxis, values[list(order)])
     if alike:

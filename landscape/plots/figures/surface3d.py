@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from landscape.errors import InputError, arg
-from landscape.plots.layout import drawing, panels, planes, theme
+from landscape.plots.layout import drawing, panels, paper, planes, theme
 from landscape.plots.layout.parts import heading, joined, title
 from landscape.plots.layout.scales import Scale, label, scale
 from landscape.results import Surface
@@ -67,10 +67,10 @@ def surface_3d(
     cut, top = int(highest > top), min(highest, top)
     size = panels.sizes(len(chosen))
     names = planes.axis_labels(surface, euclidean=euclidean)
-    cramped = theme.page() is not None and not size.contours
+    cramped = paper.page() is not None and not size.contours
     roomy = panels.columns_of(len(chosen)) <= 2 and not cramped
     zoom = 0.92 if roomy else 1.02
-    if theme.page() is not None and not cramped:
+    if paper.page() is not None and not cramped:
         zoom = 0.75  # of panels that are small beside their letters
     words = drawing.caption(surface, values, shared, euclidean=euclidean, kind="heights")
     words[1:1] = [f"cut off: loss above {top:.4g} is the grey plateau (up to {highest:.3g})"] * cut

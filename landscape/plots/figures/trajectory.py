@@ -20,7 +20,7 @@ from landscape.plots.layout import drawing, panels, planes, theme
 from landscape.plots.layout.marks import draw_marks, run_colours, run_handles
 from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, title
 from landscape.plots.layout.scales import Scale, scale
-from landscape.results import Trajectory
+from landscape.results import Trajectory, written
 from landscape.results.grid import interpolate
 from landscape.results.regroup import grid_of
 
@@ -153,7 +153,7 @@ def trajectory_along(
             distance.plot(
                 x[own], trajectory.mark_distance[own], color=panels.ink(), linewidth=1.2, marker=".", markersize=3.5
             )
-            loss.set_title(theme.shorten(run, 30), parse_math=False)
+            loss.set_title(written.shorten(run, 30), parse_math=False)
             _scales(loss, accuracy, distance, trajectory, shared)
             for ax in (loss, accuracy, distance):
                 ax.set_xlim(_padded(x[marks], 0.03))

@@ -23,7 +23,8 @@ from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import Bbox, ScaledTranslation
 
-from landscape.plots.layout import theme
+from landscape.plots.layout import paper
+from landscape.results import written
 
 SMALLEST, LARGEST = 6.0, 9.0
 """Points, of letters; indices of formulas are smaller, as in the text of a paper."""
@@ -34,7 +35,7 @@ _HANDLE = 0.4  # inches in a legend beside its letters
 _ROUNDS = 2  # a fold changes the layout, and the layout the fold
 
 
-def fit(fig: Figure, room: theme.Room) -> None:
+def fit(fig: Figure, room: paper.Room) -> None:
     """Fit a figure whose width is that of a page.
 
     Args:
@@ -100,7 +101,7 @@ def folded(lines: Sequence[str], width: float, size: float, *, math: bool = Fals
 
 def _room(width: float) -> float:
     """Return how many points of a width in inches letters may take: pixels round their widths up, small ones most."""
-    share = 0.95 if theme.page() is None else 0.93
+    share = 0.95 if paper.page() is None else 0.93
     return share * (width - 0.1) * 72
 
 
@@ -133,10 +134,10 @@ def _shorten_names(axis: Axis, width: float) -> None:
     longest = max(map(length, names))
     if longest > 72 * width:
         letters = max(3, int(max(map(len, names)) * 72 * width / longest))
-        axis.set_ticks([tick.get_loc() for tick in ticks], labels=[theme.shorten(name, letters) for name in names])
+        axis.set_ticks([tick.get_loc() for tick in ticks], labels=[written.shorten(name, letters) for name in names])
 
 
-def _lay_out(fig: Figure, room: theme.Room) -> None:
+def _lay_out(fig: Figure, room: paper.Room) -> None:
     """Bring the layout up to date, and make the figure as high as its largest axes then needs it."""
     engine = fig.get_layout_engine()
     if not isinstance(engine, ConstrainedLayoutEngine):
@@ -151,7 +152,7 @@ def _lay_out(fig: Figure, room: theme.Room) -> None:
     box = max((ax.get_position(original=True) for ax in fig.axes), key=lambda b: b.width * b.height)
     wanted = float(np.clip(room.ratio * box.width * width, room.least, room.most))
     beside = max((legend.get_window_extent().height / fig.dpi + 0.1 for legend in fig.legends), default=0.0)
-    fig.set_figheight(min(theme.HIGHEST, max(beside, height + room.rows * (wanted - box.height * height))))
+    fig.set_figheight(min(paper.HIGHEST, max(beside, height + room.rows * (wanted - box.height * height))))
 
 
 def _fold_labels(ax: Axes, others: Sequence[Axes], unfolded: dict[Text, str]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.plots.layout import fitting, theme
+from landscape.plots.layout import fitting, paper, theme
 
 LEAST = 1.4
 """Inches: narrowest panel that can be read, with its labels."""
@@ -47,14 +47,14 @@ def grid(
     Returns:
         The figure, its axes row by row, and how many stand in a row.
     """
-    page = theme.page()
+    page = paper.page()
     if page is not None:
         n_columns = min(n_columns, most_columns(least))
         n_columns = math.ceil(n / math.ceil(n / n_columns))  # rows of like lengths
     n_rows = -(-n // n_columns)
-    fig = theme.figure(width, height, theme.Room(rows=n_rows, ratio=ratio))
+    fig = theme.figure(width, height, paper.Room(rows=n_rows, ratio=ratio))
     axes = fig.subplots(n_rows, n_columns, squeeze=False, **subplots).ravel()
-    free = 1 if theme.is_narrow() and len(axes) > n else 0  # place for a legend
+    free = 1 if paper.is_narrow() and len(axes) > n else 0  # place for a legend
     for ax in axes[n : n + free]:
         ax.set_axis_off()
     for ax in axes[n + free :]:
@@ -69,13 +69,13 @@ def grid(
 
 def most_columns(least: float = LEAST) -> int:
     """Return how many panels of a width in inches stand side by side; without a page more than there ever are."""
-    page = theme.page()
+    page = paper.page()
     return sys.maxsize if page is None else int(page / least)
 
 
 def most_panels(free: int) -> int:
     """Return how many panels a figure may have: so many, or what the page has room for."""
-    return free if theme.page() is None else min(free, most_columns() * int(theme.HIGHEST / _ROW))
+    return free if paper.page() is None else min(free, most_columns() * int(paper.HIGHEST / _ROW))
 
 
 def legend(fig: Figure, handles: Sequence[Any], title: str | None = None) -> None:
@@ -88,7 +88,7 @@ def legend(fig: Figure, handles: Sequence[Any], title: str | None = None) -> Non
     """
     style: dict[str, Any] = {"loc": "outside right upper", "fontsize": "small"}
     owner: Figure | Axes = fig
-    if theme.is_narrow():
+    if paper.is_narrow():
         style = {"loc": "outside lower center", "ncols": columns_of_legend(handles)}
         empty = [ax for ax in fig.axes if not ax.axison]
         if empty and style["ncols"] > 1 and len(handles) <= _MOST_ENTRIES:
@@ -101,14 +101,14 @@ def legend(fig: Figure, handles: Sequence[Any], title: str | None = None) -> Non
 def columns_of_legend(handles: Sequence[Any]) -> int:
     """Return in how many columns a legend's entries fit on the page."""
     widest = max((fitting.width_of(str(h.get_label()), 6.5) for h in handles), default=0.0) + _ENTRY
-    return max(1, min(len(handles), int((theme.page() or 0.0) / widest)))
+    return max(1, min(len(handles), int((paper.page() or 0.0) / widest)))
 
 
 def shared(*axes: str) -> dict[str, bool]:
     """Let panels share axes on a page, as `Figure.subplots` takes it; where there is room each has its own names."""
-    return {} if theme.page() is None else {f"share{axis}": True for axis in axes}
+    return {} if paper.page() is None else {f"share{axis}": True for axis in axes}
 
 
 def bar_place() -> dict[str, Any]:
     """Return where a colour bar stands, as `Figure.colorbar` takes it: at the right, or below in one column."""
-    return {"location": "bottom"} if theme.is_narrow() else {}
+    return {"location": "bottom"} if paper.is_narrow() else {}

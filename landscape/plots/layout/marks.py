@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 from landscape.plots.layout import theme
 from landscape.plots.layout.fitting import width_of
 from landscape.plots.layout.planes import place
-from landscape.results import Surface, Trajectory
+from landscape.results import Surface, Trajectory, written
 
 MOST_NAMES = 12
 """More marks than this that are on no path are not named."""
@@ -113,7 +113,7 @@ def run_handles(trajectory: Trajectory) -> list[Line2D]:
     numbers = np.unique(trajectory.mark_run[on_paths(trajectory)])
     shades = run_colours(trajectory)
     style: dict[str, Any] = {"linewidth": 1.5, "marker": "o", "markersize": 3}
-    return [Line2D([], [], color=shades[r], label=theme.shorten(trajectory.runs[r], 12), **style) for r in numbers]
+    return [Line2D([], [], color=shades[r], label=written.shorten(trajectory.runs[r], 12), **style) for r in numbers]
 
 
 def outside(surface: Surface) -> int:
@@ -135,7 +135,7 @@ def _write_names(ax: Axes, positions: np.ndarray, names: Sequence[str], size: fl
     font = max(4.5, 7 * size)
     taken = [_box(shares[i] * inches - _REACH / 72, np.full(2, 2 * _REACH / 72), 1, 1) for i in seen]
     for i in seen:
-        text = theme.shorten(names[i], 18)
+        text = written.shorten(names[i], 18)
         extent = np.array([width_of(text, font), 1.2 * font / 72])
         across, up = -1 if shares[i, 0] > 0.6 else 1, -1 if shares[i, 1] > 0.9 else 1
         corners = [(across, up), (across, -up), (-across, up), (-across, -up)]

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from landscape.plots.layout import grids, theme
+from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.fitting import folded
 from landscape.plots.layout.scales import Scale, label
 
@@ -64,7 +64,7 @@ def columns_of(n: int, wanted: int | None = None) -> int:
     if wanted is not None and most_columns(wanted) == wanted:
         return wanted
     free = _free_columns(n)
-    if theme.page() is None:
+    if paper.page() is None:
         return free
     n_columns = most_columns(free)
     while n_columns < free and -(-n // n_columns) * (side(n_columns) + 0.35) > _TALL:
@@ -74,19 +74,19 @@ def columns_of(n: int, wanted: int | None = None) -> int:
 
 def most_columns(n: int, right: float = RIGHT) -> int:
     """Return how many of n panels fit side by side, with room for something at the right of them."""
-    page = theme.page()
+    page = paper.page()
     return n if page is None else min(n, int((page - sum(margins(right))) / _LEAST))
 
 
 def margins(right: float = RIGHT) -> tuple[float, float]:
     """Return what is kept free at the left and at the right of panels, where in one column nothing stands."""
-    return LEFT, EDGE if theme.is_narrow() else right
+    return LEFT, EDGE if paper.is_narrow() else right
 
 
 def side(n_columns: int) -> float:
     """Return the width of panels that stand side by side on a page."""
     gaps = (n_columns - 1) * _GAP
-    return min(_MOST, ((theme.page() or SEVERAL) - sum(margins()) - gaps) / n_columns)
+    return min(_MOST, ((paper.page() or SEVERAL) - sum(margins()) - gaps) / n_columns)
 
 
 def _free_columns(n: int) -> int:
@@ -100,7 +100,7 @@ def _free_columns(n: int) -> int:
 def sizes(n: int, wanted: int | None = None) -> Sizes:
     """Return the sizes for n panels in a figure; arguments as of `columns_of`."""
     n_columns = columns_of(n, wanted)
-    if theme.page() is not None:
+    if paper.page() is not None:
         if side(n_columns) >= 1.8:
             return Sizes(title=8, length=34, axes=7.5, contours=6, marks=0.9, gap=_GAP)
         if side(n_columns) >= 1:
@@ -142,14 +142,14 @@ def small_multiples(
     size, n_columns = sizes(n, n_columns), columns_of(n, n_columns)
     width = ONE_PANEL if n == 1 else SEVERAL if n_columns <= 4 else 1.05 * n_columns + 1
     free = (width - LEFT - RIGHT - (n_columns - 1) * size.gap) / n_columns
-    wide = free if theme.page() is None else side(n_columns)
+    wide = free if paper.page() is None else side(n_columns)
     fig, axes = layout(
         [wide * aspect] * -(-n // n_columns),
         [wide] * n_columns,
         heading=heading,
         caption=caption,
         gap=size.gap,
-        above=2 * size.title * _LINE + (0.15 if theme.page() is None else 0.2),
+        above=2 * size.title * _LINE + (0.15 if paper.page() is None else 0.2),
         below=below,
         only=n,
         **projection,
@@ -194,7 +194,7 @@ def layout(
     """
     left, right = margins(RIGHT if right is None else right)
     gaps = (len(columns) - 1) * gap
-    page = theme.page()
+    page = paper.page()
     scale = 1.0 if page is None else min(1.0, (page - left - right - gaps) / sum(columns))
     rows, columns = [scale * row for row in rows], [scale * column for column in columns]
     width = left + sum(columns) + gaps + right
@@ -284,7 +284,7 @@ def colour_bar(fig: Any, mappable: Any, panels: Sequence[Axes], scale: Scale, *,
     words = UNITS[scale.what] + (" (logarithmic)" if scale.log else "")
     most = 11
     how: dict[str, Any] = {"ax": panels, "fraction": 0.08, "pad": 0.03, "aspect": 25}
-    if theme.is_narrow() and not beside:
+    if paper.is_narrow() and not beside:
         how = {"cax": bar_axes_below(fig, panels), "orientation": "horizontal"}
     elif not beside:
         width, boxes = fig.get_figwidth(), [ax.get_position(original=True) for ax in panels]
@@ -311,13 +311,13 @@ def legend(ax: Axes, handles: Sequence[Any], title: str | None = None, *, inside
         inside: in the upper left corner of the panel.
     """
     style: dict[str, Any] = {"bbox_to_anchor": (0.0, 1.0) if inside else (1.01, 1.02), "frameon": inside}
-    if theme.is_narrow():
+    if paper.is_narrow():
         style = {"frameon": False, "ncols": grids.columns_of_legend(handles)}
     found = ax.legend(handles=handles, loc="upper left", fontsize=7, title=title, handlelength=1.4, **style)
     found.get_title().set_fontsize(7.5)
     for text in found.get_texts():
         text.set_parse_math(False)
-    if theme.is_narrow():
+    if paper.is_narrow():
         fig: Any = ax.figure
         middle = room_below(fig, found.get_window_extent().height / fig.dpi + 0.05)
         found.set_loc("upper center")

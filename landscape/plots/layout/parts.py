@@ -7,7 +7,7 @@ import numpy as np
 
 from landscape.errors import InputError
 from landscape.plots.layout import theme
-from landscape.results import Surface, Trajectory
+from landscape.results import Surface, Trajectory, written
 from landscape.results.regroup import regroup
 
 S = TypeVar("S", bound=Surface)
@@ -67,7 +67,7 @@ def colours(n: int) -> list[Any]:
 def named(surface: Surface, p: int, length: int = 18) -> str:
     """Write the name of a part with its training samples, "few (1,234)"."""
     trained = surface.train_counts[p]
-    return theme.shorten(surface.parts[p], length) + (f" ({int(trained):,})" if np.isfinite(trained) else "")
+    return written.shorten(surface.parts[p], length) + (f" ({int(trained):,})" if np.isfinite(trained) else "")
 
 
 def title(surface: Surface, p: int, length: int) -> str:
@@ -76,7 +76,7 @@ def title(surface: Surface, p: int, length: int) -> str:
     counts = [f"n = {int(n):,}"] if np.isfinite(n) else []
     if np.isfinite(trained) and trained != n:
         counts.append(f"{int(trained):,} in training" if length > 22 else f"train {int(trained):,}")
-    return "\n".join([theme.shorten(surface.parts[p], length), ", ".join(counts)]).rstrip()
+    return "\n".join([written.shorten(surface.parts[p], length), ", ".join(counts)]).rstrip()
 
 
 def heading(surface: Surface, joining: str = "") -> str:
@@ -98,7 +98,7 @@ def heading(surface: Surface, joining: str = "") -> str:
     regrouped = source.get("regrouped")
     weights = regrouped.get("weights") if isinstance(regrouped, dict) else None
     weighted = "" if weights in {None, "natural"} else f"{weights if isinstance(weights, str) else 'given'} weights"
-    first = theme.shorten(", ".join(w for w in (" ".join(words), split) if w), 80)
+    first = written.shorten(", ".join(w for w in (" ".join(words), split) if w), 80)
     return "\n".join(w for w in (first, ", ".join(w for w in (joining, weighted) if w)) if w)
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, arg, said
 from landscape.plots.layout import theme
-from landscape.results import Surface, grid
+from landscape.results import Surface, grid, written
 from landscape.results.grid import Grid, interpolate
 from landscape.results.regroup import grid_of
 
@@ -119,7 +119,7 @@ def axis_labels(surface: Surface, *, euclidean: bool = False) -> list[str]:
     """
     found = []
     for name, share in zip(surface.axes, surface.explained, strict=True):
-        short = theme.shorten(name.replace("principal component", "PC"), 26)
+        short = written.shorten(name.replace("principal component", "PC"), 26)
         said = np.isnan(share) or short.endswith("%)")
         found.append(short if said else f"{short} ({100 * share:.1f} %)")
     if euclidean and len(found) == 2 and abs(surface.cosine) >= 0.01:

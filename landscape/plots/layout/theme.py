@@ -1,10 +1,8 @@
 """How every figure looks, and how it becomes a file. There is no pyplot here: a figure is a value, not a window."""
 
-import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from landscape.errors import InputError, arg, check_choice
+from landscape.plots.layout import fitting, paper
 from landscape.results import disk, quadrature
 
 STEPS = (1, 2, 5, 10)
@@ -34,19 +33,11 @@ _METADATA: dict[str, dict[str, Any]] = {
 STYLES = {"paper": 1.0, "talk": 1.25, "web": 1.1}
 """What a figure is for, and how large its letters and lines are beside those of a paper's."""
 
-ONE_COLUMN, TWO_COLUMNS = 3.25, 6.875
-"""Inches: width of a column and of the text in CVPR's style, so that LaTeX includes a figure at scale 1."""
-
-HIGHEST, LONGEST_MAP = 8.8, 6.4
-"""Inches: height of a figure, which fits that style's pages, and of a map of many rows."""
-
 LEAST_CONTRAST = 4.0
 """Of the ten colours against a dark ground; 3 is what guidelines ask for."""
 
-_WIDTHS = {None: None, 1: ONE_COLUMN, 2: TWO_COLUMNS}
-
-_chosen: ContextVar[tuple[str, bool, int | None]] = ContextVar("style", default=("paper", False, None))
-_made: ContextVar[list[tuple[Figure, "Room"]] | None] = ContextVar("made", default=None)
+_chosen: ContextVar[tuple[str, bool]] = ContextVar("style", default=("paper", False))
+_made: ContextVar[list[tuple[Figure, paper.Room]] | None] = ContextVar("made", default=None)
 
 _DARK = {
     "figure.facecolor": "#14161a",
@@ -68,16 +59,6 @@ _PRINTED = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Room:
-    """How high the panels of a figure shall be, in inches, where its width is that of a page."""
-
-    rows: int = 1  # of panels
-    ratio: float = 0.75  # of height and width
-    least: float = 1.0
-    most: float = 2.3
-
-
 @contextmanager
 def styled(style: str = "paper", *, dark: bool = False, columns: int | None = None) -> Generator[None, None, None]:
     """Choose how the figures that are drawn and written within a `with` block look.
@@ -85,8 +66,8 @@ def styled(style: str = "paper", *, dark: bool = False, columns: int | None = No
     Args:
         style: "paper", "talk" or "web".
         dark: light letters on a dark ground.
-        columns: 1 or 2 for figures as wide as one or both columns of a paper, `ONE_COLUMN` and `TWO_COLUMNS`, with
-            letters of 6 to 9 points and fewer panels in a row; None for as much room as each figure likes best.
+        columns: 1 or 2 for figures as wide as one or both columns of a paper, `paper.WIDTHS`, with letters of 6 to 9
+            points and fewer panels in a row; None for as much room as each figure likes best.
             Figures on axes of your own keep their size.
 
     Yields:
@@ -96,17 +77,18 @@ def styled(style: str = "paper", *, dark: bool = False, columns: int | None = No
         InputError: an unknown style or number of columns, or columns of something that is no paper.
     """
     check_choice("style", style, STYLES)
-    if columns not in _WIDTHS:
+    if columns not in paper.WIDTHS:
         raise InputError(f"{arg('columns')} must be 1 or 2, got {columns!r}")
     if columns is not None and style != "paper":
         raise InputError(
             f"{arg('columns', columns)} sets sizes for a paper: leave out either it or {arg('style', style)}"
         )
-    token = _chosen.set((style, dark, columns))
+    token, columns_token = _chosen.set((style, dark)), paper.chosen.set(columns)
     try:
         yield
     finally:
         _chosen.reset(token)
+        paper.chosen.reset(columns_token)
 
 
 @contextmanager
@@ -117,9 +99,7 @@ def theme() -> Generator[None, None, None]:
     """
     import seaborn  # brings pandas: a second that those who only import this package need not wait
 
-    from landscape.plots.layout import fitting  # which needs this module
-
-    name, dark, columns = _chosen.get()
+    name, dark = _chosen.get()
     style = {
         **seaborn.axes_style("darkgrid"),
         **seaborn.plotting_context("paper", font_scale=STYLES[name]),
@@ -132,9 +112,9 @@ def theme() -> Generator[None, None, None]:
         "pdf.fonttype": 42,  # letters stay letters; journals refuse Type 3
         "svg.hashsalt": "landscape",
         "savefig.dpi": 200,
-        **(_PRINTED if columns else {}),
+        **(_PRINTED if paper.page() else {}),
     }
-    made: list[tuple[Figure, Room]] = []
+    made: list[tuple[Figure, paper.Room]] = []
     token = _made.set(made)
     try:
         with matplotlib.rc_context(style):
@@ -143,16 +123,6 @@ def theme() -> Generator[None, None, None]:
                 fitting.fit(fig, room)
     finally:
         _made.reset(token)
-
-
-def page() -> float | None:
-    """Return the width in inches that figures must have, None where it is theirs to choose."""
-    return _WIDTHS[_chosen.get()[2]]
-
-
-def is_narrow() -> bool:
-    """Say whether figures are one column wide, so that legends and colour bars go below the panels."""
-    return page() == ONE_COLUMN
 
 
 def palette() -> list[str]:
@@ -217,7 +187,7 @@ def _lightened(colour: str) -> str:
     return next(to_hex(found) for found in mixed if contrast(found, _DARK["axes.facecolor"]) >= LEAST_CONTRAST)
 
 
-def figure(width: float, height: float, room: Room | None = None) -> Figure:
+def figure(width: float, height: float, room: paper.Room | None = None) -> Figure:
     """Make an empty figure.
 
     Args:
@@ -228,11 +198,11 @@ def figure(width: float, height: float, room: Room | None = None) -> Figure:
     Returns:
         A figure that belongs to no window and whose layout avoids overlaps.
     """
-    wide = page()
-    fig = Figure(figsize=(width, height) if wide is None else (wide, HIGHEST), layout="constrained")
+    wide = paper.page()
+    fig = Figure(figsize=(width, height) if wide is None else (wide, paper.HIGHEST), layout="constrained")
     made = _made.get()
     if wide is not None and made is not None:
-        made.append((fig, room or Room()))
+        made.append((fig, room or paper.Room()))
     return fig
 
 
@@ -335,62 +305,3 @@ def write(fig: Figure, path: str | Path) -> None:
         raise InputError(f"a figure cannot be written as {str(path)!r}: end the name in .png, .pdf or .svg")
     with disk.writing(path), theme():
         disk.write_aside(path, lambda file: fig.savefig(file, format=suffix[1:], metadata=_METADATA[suffix]))
-
-
-def number(value: float) -> str:
-    """Write a number with four digits, "38.15"; beyond a million or below a thousandth with three, "2.17e+06".
-
-    Args:
-        value: any number.
-
-    Returns:
-        The text.
-    """
-    return f"{value:.{_decimals(value)}f}" if _plain(value) else f"{value:.3g}"
-
-
-def with_error(value: float, error: float) -> str:
-    """Write a number with its error, "38.15 ± 0.02": at most four digits, and none that the error makes void.
-
-    Args:
-        value: any number.
-        error: at least 0; nan where it is unknown.
-
-    Returns:
-        The text; "± ?" for an unknown error, and nothing for none.
-    """
-    if not math.isfinite(error):
-        return f"{number(value)} ± ?"
-    if error == 0:
-        return number(value)
-    size = value or error  # of a trace of zero the error tells the digits
-    if not _plain(size):
-        return f"{value:.3g} ± {error:.1g}"
-    decimals = min(_decimals(size), max(0, 1 - math.floor(math.log10(error))))
-    void = error < 0.5 * 10**-decimals  # far smaller than the last digit of the value
-    return f"{value:.{decimals}f} ± {f'{error:.0e}' if void else f'{error:.{decimals}f}'}"
-
-
-def _plain(value: float) -> bool:
-    return 1e-3 <= abs(value) < 1e6
-
-
-def _decimals(value: float) -> int:
-    return max(0, 3 - math.floor(math.log10(abs(value))))
-
-
-def shorten(name: str, length: int) -> str:
-    """Cut a name in its middle, since long names differ at either end.
-
-    Args:
-        name: any text; white space becomes single blanks.
-        length: characters that may stay, at least 3.
-
-    Returns:
-        The name on one line, with an ellipsis where something was cut.
-    """
-    name = " ".join(name.split())
-    if len(name) <= length:
-        return name
-    tail = (length - 1) // 2
-    return f"{name[: length - 1 - tail]}…{name[-tail:]}".replace("……", "…")

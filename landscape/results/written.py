@@ -1,0 +1,62 @@
+"""How numbers and names are written where there is little room: with the digits that their errors leave."""
+
+import math
+
+
+def number(value: float) -> str:
+    """Write a number with four digits, "38.15"; beyond a million or below a thousandth with three, "2.17e+06".
+
+    Args:
+        value: any number.
+
+    Returns:
+        The text.
+    """
+    return f"{value:.{_decimals(value)}f}" if _plain(value) else f"{value:.3g}"
+
+
+def with_error(value: float, error: float) -> str:
+    """Write a number with its error, "38.15 ± 0.02": at most four digits, and none that the error makes void.
+
+    Args:
+        value: any number.
+        error: at least 0; nan where it is unknown.
+
+    Returns:
+        The text; "± ?" for an unknown error, and nothing for none.
+    """
+    if not math.isfinite(error):
+        return f"{number(value)} ± ?"
+    if error == 0:
+        return number(value)
+    size = value or error  # of a trace of zero the error tells the digits
+    if not _plain(size):
+        return f"{value:.3g} ± {error:.1g}"
+    decimals = min(_decimals(size), max(0, 1 - math.floor(math.log10(error))))
+    void = error < 0.5 * 10**-decimals  # far smaller than the last digit of the value
+    return f"{value:.{decimals}f} ± {f'{error:.0e}' if void else f'{error:.{decimals}f}'}"
+
+
+def _plain(value: float) -> bool:
+    return 1e-3 <= abs(value) < 1e6
+
+
+def _decimals(value: float) -> int:
+    return max(0, 3 - math.floor(math.log10(abs(value))))
+
+
+def shorten(name: str, length: int) -> str:
+    """Cut a name in its middle, since long names differ at either end.
+
+    Args:
+        name: any text; white space becomes single blanks.
+        length: characters that may stay, at least 3.
+
+    Returns:
+        The name on one line, with an ellipsis where something was cut.
+    """
+    name = " ".join(name.split())
+    if len(name) <= length:
+        return name
+    tail = (length - 1) // 2
+    return f"{name[: length - 1 - tail]}…{name[-tail:]}".replace("……", "…")
