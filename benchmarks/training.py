@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from landscape.data import datasets
 from landscape.networks import models
 from trainers import methods
-from trainers.gkp import Penalty
+from trainers.gkp import GKP
 from trainers.gsa import GSA
 from trainers.loop import FIRST, Trainer, seeded
 
@@ -85,7 +85,7 @@ def make(
         size = sum(dict(model.named_parameters())[n].numel() for n in trainer.encoder)
         tensors = (torch.rand(4, size, device=device) for _ in range(2))
         counts = np.bincount(group_of, samples.class_counts)
-        trainer.regroup(group_of, Penalty(*tensors, counts, strength=100.0) if recipe.gkp else None)
+        trainer.regroup(group_of, GKP(*tensors, counts, strength=100.0) if recipe.gkp else None)
     return trainer
 
 

@@ -20,6 +20,7 @@ from landscape.results import History
 from trainers import data, evaluation, folder, methods, recipes, rules, run
 from trainers.methods import BENCHMARKS, METHODS
 from trainers.recipes import Recipe
+from trainers.variants import VARIANTS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,6 +104,13 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
         show_default="that of the data set",
     ),
     option(
+        "--as",
+        "variant",
+        type=Choice(tuple(VARIANTS)),
+        help="Follow the choices of the paper to the letter, of its released code, or of the row's own source.",
+        show_default="those of docs/training.md",
+    ),
+    option(
         "--config",
         type=click.Path(path_type=Path),
         metavar="FILE.toml",
@@ -125,6 +133,7 @@ def train(
     *,
     method: str | None,
     preset: str | None,
+    variant: str | None,
     config: Path | None,
     out: Path,
     overwrite: bool,
@@ -140,7 +149,7 @@ def train(
     run continues when the same command is given again.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    recipe = methods.compose(given, method=method, benchmark=preset, config=config)
+    recipe = methods.compose(given, method=method, benchmark=preset, config=config, variant=variant)
     rules.refuse_idle(recipe, given)
     if not overwrite and not (out / "config.toml").exists():
         folder.refuse(out, recipe, overwrite=False)  # before the data are read, which complete the recipe

@@ -118,12 +118,13 @@ def _views(recipe: Recipe, samples: Samples) -> str:
     return "crop-flip" if n == 1 else "autoaugment,simclr,simclr"
 
 
-def build(recipe: Recipe, samples: Samples) -> tuple[nn.Module, int | None]:
+def build(recipe: Recipe, samples: Samples, own: nn.Module | None = None) -> tuple[nn.Module, int | None]:
     """Build the model for the data, and say how many channels the images have; None if they are no images.
 
     Args:
         recipe: what to do.
         samples: of the data.
+        own: a model to take instead.
 
     Returns:
         The model with its first weights, which the recipe's seed decides on every device alike, and the channels.
@@ -133,6 +134,8 @@ def build(recipe: Recipe, samples: Samples) -> tuple[nn.Module, int | None]:
     """
     inputs, _ = samples.batch(np.zeros(1, dtype=np.int64))
     in_channels = inputs.shape[1] if inputs.ndim == 4 else None
+    if own is not None:
+        return own, in_channels
     if in_channels is None and ":" not in recipe.model:
         raise InputError(
             f"--model {recipe.model} is for images (channels, height, width), {samples.name} has inputs "

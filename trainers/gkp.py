@@ -97,7 +97,7 @@ def group_fisher(
     return rows
 
 
-class Penalty:
+class GKP:
     """The loss of GKP, added up over groups weighted by their shares w of the batch, and its gradient.
 
     In sum_g w_g L_g, group j stands in the loss of all groups but its own, which have the share 1 - w_j:
@@ -105,7 +105,16 @@ class Penalty:
         lambda/2 sum_j c_j sum_i F_{j,i} (theta_i - theta*_{j,i})^2,   c_j = (1 - w_j) / |G^j|
     """
 
-    def __init__(self, centres: Tensor, fisher: Tensor, counts: np.ndarray, *, strength: float = 100.0) -> None:
+    def __init__(
+        self,
+        centres: Tensor,
+        fisher: Tensor,
+        counts: np.ndarray,
+        *,
+        strength: float = 100.0,
+        group_of: np.ndarray | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
         """Keep what does not change between groupings.
 
         Args:
@@ -113,6 +122,8 @@ class Penalty:
             fisher: F, (G, E).
             counts: |G^j|, (G,): training samples of each group, or its classes.
             strength: lambda.
+            group_of: number of each class's group, (C,), for a call with labels.
+            names: of the parameters that are preserved, E entries in all, for a call with a model.
 
         Raises:
             InputError: shapes do not fit, a group counts nothing, or lambda is negative.
@@ -124,8 +135,29 @@ class Penalty:
             raise InputError(f"each group must count something, got {np.asarray(counts).tolist()}: lower --groups")
         if not 0 <= strength < np.inf:
             raise InputError(f"--preservation must be a finite number, at least 0, got {strength}")
-        self.centres, self.fisher = centres, fisher
+        self.centres, self.fisher, self.names = centres, fisher, tuple(names)
+        self.group_of = None if group_of is None else torch.from_numpy(np.asarray(group_of, dtype=np.int64))
         self._scale = strength / torch.as_tensor(np.asarray(counts, dtype=np.float64)).to(centres)
+
+    def __call__(self, model: nn.Module, labels: Tensor) -> Tensor:
+        """Return the loss of a batch, for a training loop that adds it to its own.
+
+        Args:
+            model: whose parameters are preserved.
+            labels: of the batch, (B,); on the CPU no GPU has to be waited for.
+
+        Returns:
+            A scalar; gradients flow through it to the parameters.
+
+        Raises:
+            InputError: groups or names were not given.
+        """
+        if self.group_of is None or not self.names:
+            raise InputError("a call with a model needs GKP(..., group_of=, names=), as Memory.regroup makes it")
+        shares = torch.bincount(self.group_of[labels.cpu()], minlength=len(self.centres)) / len(labels)
+        named = dict(model.named_parameters())
+        theta = torch.cat([named[name].reshape(-1) for name in self.names])
+        return self.value(theta, shares.to(theta.device, theta.dtype, non_blocking=True))
 
     def value(self, theta: Tensor, shares: Tensor) -> Tensor:
         """Return the loss.

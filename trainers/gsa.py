@@ -41,6 +41,24 @@ class Radii:
     clipped: Tensor  # 1 where Z rho_g was beyond a bound, which then is the radius whatever n_g is
 
 
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """Samples of a batch that the model runs on at a time."""
+
+    losses: Losses
+    groups: Tensor  # of each sample, on the CPU
+    where: Tensor  # the same on the device
+
+
+def _pieces(losses: Losses | Sequence[Losses], groups: Tensor | Sequence[Tensor], device: torch.device) -> list[_Piece]:
+    if callable(losses) and isinstance(groups, Tensor):
+        losses, groups = [losses], [groups]
+    if callable(losses) or isinstance(groups, Tensor) or not 0 < len(losses) == len(groups):
+        raise InputError("a batch in pieces needs a list of losses, and of groups one for each")
+    on_host = [g.cpu() for g in groups]
+    return [_Piece(f, g, g.to(device, non_blocking=True)) for f, g in zip(losses, on_host, strict=True)]
+
+
 class GSA(torch.optim.Optimizer):
     """Any optimizer, made sharpness-aware group by group.
 
@@ -149,14 +167,17 @@ class GSA(torch.optim.Optimizer):
         place = trainable(self.param_groups)[0].device
         self._spare = torch.tensor([max(int(n) - 1, 1) for n in counts], dtype=torch.float64, device=place)
 
-    def gradients(self, losses: Losses, groups: Tensor) -> Tensor:
+    def gradients(self, losses: Losses | Sequence[Losses], groups: Tensor | Sequence[Tensor]) -> Tensor:
         """Leave the gradient of equation 15's sum in the parameters' `.grad`; the parameters stay where they are.
 
         Groups weigh by their share of the batch, so that without perturbation this is the batch's gradient.
 
         Args:
-            losses: runs the model on the batch; called twice, or 1 + G times with perturb="per-group".
-            groups: of each sample, (B,) integers from 0 to G - 1; on the CPU, where no GPU has to be waited for.
+            losses: runs the model on the batch; called twice, or 1 + G times with perturb="per-group". A batch that
+                does not fit in memory at once is given in pieces, as a list of such functions; batch norm takes the
+                statistics of each piece.
+            groups: of each sample, (B,) integers from 0 to G - 1; on the CPU, where no GPU has to be waited for. Of a
+                batch in pieces a list, one for each.
 
         Returns:
             The losses of the first pass, (B,), without a graph.
@@ -167,18 +188,20 @@ class GSA(torch.optim.Optimizer):
         parameters = trainable(self.param_groups)
         theta = flat(parameters)
         n_groups = len(self._spare)
-        groups = groups.cpu()
-        local = torch.bincount(groups, minlength=n_groups)
+        pieces = _pieces(losses, groups, theta.device)
+        local = torch.bincount(torch.cat([piece.groups for piece in pieces]), minlength=n_groups)
         if len(local) > n_groups:
             raise InputError(f"groups are 0 to {n_groups - 1}, the batch has group {len(local) - 1}")
         present = local.nonzero().flatten().tolist()
         counts = local.to(theta.device, theta.dtype, non_blocking=True)
         self._reduce(counts)
-        where = groups.to(theta.device, non_blocking=True)
 
-        values, rows = self._group_gradients(losses, groups, where, present, parameters)
+        rows = torch.zeros(n_groups, len(theta), dtype=theta.dtype, device=theta.device)
+        values = torch.cat([self._add_group_gradients(piece, rows, parameters) for piece in pieces])
         self._reduce(rows)
         share = counts / counts.sum()
+        if self._first_pass == "shared":
+            rows = share[:, None] * rows[0]
         whole = rows.sum(0) / counts.sum()
         rows /= counts.clamp(min=1)[:, None]
         radii, eps = self._perturbations(theta, rows, self._global(whole), share)
@@ -188,22 +211,24 @@ class GSA(torch.optim.Optimizer):
         total = torch.zeros_like(theta)
         if self._joint:
             with moved(parameters, theta, self.perturbation), kept_statistics(self._model):
-                again = losses()
-                total += gradient(again, sample.expand(again.shape), parameters)
+                for piece in pieces:
+                    total += gradient(piece.losses(), sample.expand(piece.where.shape), parameters)
         else:
             for g in range(n_groups) if self._reduce is not alone else present:
                 with moved(parameters, theta, eps[g]), kept_statistics(self._model):
-                    again = losses()
-                    total += gradient(again, (where == g) * sample, parameters)
+                    for piece in pieces:
+                        total += gradient(piece.losses(), (piece.where == g) * sample, parameters)
         self._reduce(total)
         if self._norm_term:
             total += self._norm_gradient(theta, radii)
         hand_over(total, parameters)
         return values
 
-    def step(self, losses: Losses, groups: Tensor) -> Tensor:  # type: ignore[override]  # a closure of another kind
-        """Make one step; see `gradients`."""
-        values = self.gradients(losses, groups)
+    def step(  # type: ignore[override]  # a closure of another kind
+        self, closure: Losses | Sequence[Losses], groups: Tensor | Sequence[Tensor]
+    ) -> Tensor:
+        """Make one step; see `gradients`, whose `losses` are called as every optimizer calls them here."""
+        values = self.gradients(closure, groups)
         self.base.step()
         return values
 
@@ -218,38 +243,29 @@ class GSA(torch.optim.Optimizer):
         self.param_groups = self.base.param_groups  # loading has made them anew
         self.average = None if average is None else average.to(trainable(self.param_groups)[0])
 
-    def _group_gradients(
-        self, losses: Losses, groups: Tensor, where: Tensor, present: list[int], parameters: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the losses (B,) and the gradients of the groups' SUMS over this rank's samples, (G, D).
+    def _add_group_gradients(self, piece: _Piece, rows: Tensor, parameters: list[Tensor]) -> Tensor:
+        """Add the gradients of the groups' SUMS over a piece's samples to (G, D); return the losses, (B,).
 
-        Args:
-            losses: runs the model.
-            groups: of each sample, (B,), on the CPU.
-            where: the same on the device.
-            present: the groups that this rank's samples have.
-            parameters: of D entries together.
+        Of a first pass that all groups share, the sum over all samples is added to the first row.
 
         Returns:
-            Losses and gradients.
+            The losses, without their graph.
         """
-        n_groups, size = len(self._spare), sum(p.numel() for p in parameters)
-        device = parameters[0].device
+        sizes = torch.bincount(piece.groups, minlength=len(rows))
+        present = sizes.nonzero().flatten().tolist()
         if self._first_pass == "decoupled" and self._model is not None:
             names = _names(self._model, parameters)
             with per_sample.batch_statistics_constant(self._model):
-                values, rows = per_sample.group_gradients(self._model, losses, groups, n_groups, names)
-            sizes = torch.bincount(groups, minlength=n_groups)[:, None]
-            return values, rows.mul_(sizes.to(rows.device, rows.dtype, non_blocking=True))
-        first = losses()
-        rows = torch.zeros(n_groups, size, dtype=parameters[0].dtype, device=device)
+                values, means = per_sample.group_gradients(self._model, piece.losses, piece.groups, len(rows), names)
+            rows += means.mul_(sizes.to(rows.device, rows.dtype, non_blocking=True)[:, None])
+            return values
+        values = piece.losses()
         if self._first_pass == "shared":
-            local = torch.bincount(groups, minlength=n_groups).to(device, first.dtype, non_blocking=True)
-            mean = gradient(first, torch.full_like(first, 1 / len(first)), parameters)
-            return first.detach(), local[:, None] * mean
+            rows[0] += gradient(values, torch.ones_like(piece.where, dtype=values.dtype), parameters)
+            return values.detach()
         for g in present:
-            rows[g] = gradient(first, (where == g).to(first), parameters, keep=g != present[-1])
-        return first.detach(), rows
+            rows[g] += gradient(values, (piece.where == g).to(values), parameters, keep=g != present[-1])
+        return values.detach()
 
     def _global(self, whole: Tensor) -> Tensor:
         if not self._decay:

@@ -21,7 +21,7 @@ from landscape.networks import classifiers, losses, models
 from landscape.networks.models import failures_named
 from trainers import schedule
 from trainers.batches import Batches
-from trainers.gkp import Penalty
+from trainers.gkp import GKP
 from trainers.gsa import GSA
 from trainers.losses import (
     BCL,
@@ -66,7 +66,7 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
         self.epoch = 0  # done
         self.group_of: Tensor | None = None  # (C,) on the CPU, once there are groups
-        self.penalty: Penalty | None = None
+        self.penalty: GKP | None = None
         self.head: ContrastiveHead | None = None
         self._bcl = bcl_of(options_of(recipe.loss_options)) if recipe.loss == "bcl" else BCL()
         if recipe.loss == "bcl":
@@ -170,7 +170,7 @@ class Trainer:
             return f"; batches of {self.recipe.batch_size} leave a step with one sample: raise --batch-size"
         return ""
 
-    def regroup(self, group_of: np.ndarray, penalty: Penalty | None) -> None:
+    def regroup(self, group_of: np.ndarray, penalty: GKP | None) -> None:
         """Change the groups from the next epoch on.
 
         Args:
@@ -295,7 +295,7 @@ class Trainer:
         self._base.step()
         return values.detach(), hits[0]
 
-    def _preserve(self, penalty: Penalty, groups: Tensor) -> None:
+    def _preserve(self, penalty: GKP, groups: Tensor) -> None:
         """Mix the gradient of GKP into that of the data, alpha and 1 - alpha of equation 16, and note its share."""
         r = self.recipe
         alpha = schedule.mixing(self.epoch, r.epochs, r.alpha_start, r.alpha_end)

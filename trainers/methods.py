@@ -1,5 +1,6 @@
 """Recipes by name: methods of independent parts (loss, re-weighting, sharpness, preservation), and benchmarks."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,7 +9,8 @@ from typing import Any
 
 from landscape.errors import InputError
 from trainers.recipes import Recipe, read
-from trainers.rules import check
+from trainers.rules import check, refuse_idle
+from trainers.variants import fields_of
 
 METHODS: dict[str, dict[str, Any]] = {
     "ce": {},
@@ -84,23 +86,32 @@ _FOLLOWERS = {
 """Fields that a file has decided for its own loss, sharpness and length, and that fit no others."""
 
 LARGE_IMAGES = ("image-list", "image-folder")
+OWN = "samples of your own"
+"""The data set of a recipe that names none."""
+
 _OF_DATASET = {"digits-lt": "digits-lt", "cifar10": "cifar10-lt", "cifar100": "cifar100-lt"}
 
 
 def compose(
-    given: Mapping[str, Any], *, method: str | None = None, benchmark: str | None = None, config: Path | None = None
+    given: Mapping[str, Any],
+    *,
+    method: str | None = None,
+    benchmark: str | None = None,
+    config: Path | None = None,
+    variant: str | None = None,
 ) -> Recipe:
     """Put a recipe together; what comes later in this list wins.
 
     The benchmark that the data or the file name, the method that the file names, the file's fields, `benchmark`,
-    `method`, `given`. A method sets its four parts, a benchmark its fields, and what the file had to go with others of
-    these is left open again.
+    `method`, `variant`, `given`. A method sets its four parts, a benchmark its fields, and what the file had to go with
+    others of these is left open again.
 
     Args:
         given: fields of `Recipe`.
         method: a name of `METHODS`.
         benchmark: a name of `BENCHMARKS`; None takes the one that the data set belongs to, if any.
         config: a TOML file of fields of `Recipe`; it may also name a `method` and a `benchmark`.
+        variant: a name of `variants.VARIANTS`.
 
     Returns:
         The recipe, checked as far as it can be without the data.
@@ -116,18 +127,69 @@ def compose(
     for name, followers in _FOLLOWERS.items():
         if name in chosen and chosen[name] != parts.get(name):
             parts = {field: value for field, value in parts.items() if field not in followers}
-    named = {**parts, **chosen, **given}
-    recipe = replace(Recipe(), **named)
+    recipe = replace(Recipe(), **{**parts, **chosen, **given})
+    named = {**parts, **chosen, **fields_of(variant, recipe), **given}
+    recipe = replace(recipe, **named)
     large = recipe.loss == "bcl" and recipe.dataset in LARGE_IMAGES
     recipe = replace(
         recipe,
         rho=named.get("rho", _RADII.get((recipe.dataset, recipe.loss), Recipe().rho)),
         loss_options=named.get("loss_options") or (_BCL_OF_LARGE_IMAGES if large else None),
-        cosine=recipe.loss in {"ldam", "bcl"} and ":" not in recipe.model if recipe.cosine is None else recipe.cosine,
+        cosine=_cosine(recipe.loss, recipe.model) if recipe.cosine is None else recipe.cosine,
         milestones=_milestones(recipe),
     )
     check(recipe)
     return recipe
+
+
+def recipe(method: str, *, preset: str | None = None, variant: str | None = None, **fields: Any) -> Recipe:
+    """Return the recipe of a method, as `landscape train` would put it together.
+
+        recipe("gsa-gkp", dataset="digits-lt", epochs=20, seed=1)
+
+    Args:
+        method: a name of `METHODS`.
+        preset: a name of `BENCHMARKS`; None takes that of the data set, if it has one.
+        variant: "paper", "released" or "source": whose choices are followed; see `variants`.
+        fields: of `Recipe`, named as the options of `landscape train` with _ in place of -.
+
+    Returns:
+        The recipe. Without a data set it is for `train` with samples of your own.
+
+    Raises:
+        InputError: an unknown name, or values that do not fit together.
+    """
+    known = [item.name for item in dataclasses.fields(Recipe)]
+    for name in fields:
+        if name not in known:
+            raise InputError(f"a recipe has no field {name!r}; it has {', '.join(known)}")
+    made = compose(
+        {"dataset": OWN, **fields} if preset is None else fields, method=method, benchmark=preset, variant=variant
+    )
+    refuse_idle(made, fields)
+    return made
+
+
+def changed(recipe: Recipe, *, model: str) -> Recipe:
+    """Return a recipe for another model; a classifier that was left to the model is decided anew.
+
+    Args:
+        recipe: of another model.
+        model: name of this one.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        InputError: the model does not go with it.
+    """
+    made = replace(recipe, model=model, cosine=_cosine(recipe.loss, model))
+    check(made)
+    return made
+
+
+def _cosine(loss: str, model: str) -> bool:
+    return loss in {"ldam", "bcl"} and ":" not in model
 
 
 def label(recipe: Recipe) -> str:

@@ -19,18 +19,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from landscape.autodiff import devices, distributed
 from landscape.errors import InputError, LandscapeError, NumericalError, StoreError
-from landscape.networks import checkpoints, class_means, losses
+from landscape.networks import checkpoints, losses
+from landscape.networks.class_means import Quality
 from landscape.networks.models import NormedLinear
 from landscape.results import History, disk, store
 from trainers import evaluation, folder, gkp, memory, recipes, records, rules, schedule
 from trainers.data import Data, build
+from trainers.evaluation import Scores
 from trainers.loop import Trainer
+from trainers.preserve import settled_quality
 from trainers.recipes import Recipe
-from trainers.settled import settled_statistics
 
 Progress = Callable[[float, int, str], None]
 """(epochs done, epochs in all, a line of text) -> None."""
@@ -48,6 +50,7 @@ class Run:
         out: Path,
         *,
         method: str,
+        model: nn.Module | None = None,
         device: str | torch.device | None = None,
         workers: int = 0,
         overwrite: bool = False,
@@ -60,6 +63,7 @@ class Run:
             data: as `load` gave them.
             out: the folder.
             method: a name for the recipe.
+            model: to train; None builds the recipe's.
             device: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
             workers: processes that read images from files.
             overwrite: replace a run in the folder, when this one's first epoch is done.
@@ -73,7 +77,7 @@ class Run:
         self._writer_class = records.tensorboard_writer() if tensorboard and distributed.is_main() else None
         self.recipe, self.out, self.method = recipe, out, method
         self.data = data = data.moved(place)
-        model, self._in_channels = build(recipe, data.whole)
+        model, self._in_channels = build(recipe, data.whole, model)
         self.trainer = Trainer(recipe, model, data.train, device=place, workers=workers)
         self._classifier = self._found_classifier()
         self._warn_of_logits()
@@ -210,7 +214,7 @@ class Run:
             train = evaluation.evaluate(model, self.data.train, **options)
             row |= {"eval_loss_per_class": train.loss_per_class, "eval_accuracy_per_class": train.accuracy_per_class}
             if self._classifier is not None:
-                row |= self._quality(options)
+                row |= self._quality(self._classifier, options)
         if r.cosines_every and (epoch % r.cosines_every == 0 or epoch == 1):
             row["gradient_cosine"] = evaluation.gradient_cosines(
                 model, self.data.train, batch_size=r.batch_size, seed=r.seed
@@ -237,21 +241,18 @@ class Run:
             row["validation_accuracy"] = float(np.nanmean(held_out.accuracy_per_class))
         return row
 
-    def _quality(self, options: dict[str, Any]) -> dict[str, Any]:
+    def _quality(self, classifier: str, options: dict[str, Any]) -> dict[str, Any]:
         """Measure the features with settled statistics; keep the network for the classes that have never had better."""
-        r, train, model = self.recipe, self.data.train, self.trainer.model
-        with settled_statistics(model, train, seed=r.seed, **options):
-            scores = evaluation.evaluate(model, train, classifier=self._classifier, **options)
-            if scores.features is None:
-                return {}
-            labels, n_classes = torch.from_numpy(train.labels), len(train.class_names)
-            q = class_means.feature_quality(
-                scores.features, labels, n_classes, beta=r.quality_beta, form=r.quality_form
-            )
-            if r.grouped and schedule.banking(self.trainer.epoch, r.warmup_epochs, r.statistics_every):
+        r, epoch, model = self.recipe, self.trainer.epoch, self.trainer.model
+
+        def keep(scores: Scores, quality: Quality) -> None:
+            if r.grouped and schedule.banking(epoch, r.warmup_epochs, r.statistics_every):
                 self._clear()
                 known = {"eval_accuracy_per_class": scores.accuracy_per_class, "test_accuracy": np.nan}
-                self._bank.update(self.trainer.epoch, q.quality, model.state_dict(), self._meta(known))
+                self._bank.update(epoch, quality.quality, model.state_dict(), self._meta(known))
+
+        form: dict[str, Any] = {"beta": r.quality_beta, "form": r.quality_form, "seed": r.seed}
+        q = settled_quality(model, self.data.train, classifier, keep=keep, **form, **options)
         return {"quality": q.quality, "distance": q.distance, "variance": q.variance}
 
     def _grouped(self) -> dict[str, Any]:
@@ -324,7 +325,7 @@ class Run:
         penalty = None
         if self.recipe.gkp:
             counts = self.data.train.class_counts if self.recipe.divide_by == "samples" else np.ones(len(group_of))
-            penalty = gkp.Penalty(
+            penalty = gkp.GKP(
                 found["centres"].to(self.trainer.device),
                 found["fisher"].to(self.trainer.device),
                 np.bincount(group_of, counts),

@@ -34,6 +34,8 @@ class SAM(torch.optim.Optimizer):
             loss(model(inputs), labels).backward()
         optimizer.second_step()
 
+    which also serves where gradients are added up over the pieces of a batch, in both passes.
+
     The learning rate and what else belongs to the base optimizer is in `param_groups`, which schedulers change;
     `state_dict()` is the base optimizer's.
     """
@@ -97,9 +99,9 @@ class SAM(torch.optim.Optimizer):
         hand_over(g, parameters)
         return first.detach()
 
-    def step(self, losses: Losses) -> Tensor:  # type: ignore[override]  # a closure of another kind
-        """Make one step; see `gradients`."""
-        values = self.gradients(losses)
+    def step(self, closure: Losses) -> Tensor:  # type: ignore[override]  # a closure of another kind
+        """Make one step; see `gradients`, whose `losses` are called as every optimizer calls them here."""
+        values = self.gradients(closure)
         self.base.step()
         return values
 

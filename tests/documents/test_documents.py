@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 import landscape as ls
 from landscape.cli import COMMANDS, PLUGIN_HELP, main, root
+from landscape.data import datasets
 from landscape.networks import checkpoints, models
 from trainers import methods
 
@@ -314,16 +315,21 @@ def test_pyhessians_plotting_is_served():
     assert all(sum(w) == pytest.approx(1) for w in weights)
 
 
-def test_the_optimizer_of_the_training_page_steps():
-    (block,) = python_of("docs/training.md")
+def test_the_loops_of_the_training_page_step(here):
+    """All blocks in their order; each moves the network but the last, which has two optimizers."""
+    first, *loops = python_of("docs/training.md")
+    exec(compile(smaller(first.text), first.page, "exec"), {})
     model = models.build("small-resnet", 10)
-    before = [p.detach().clone() for p in model.parameters()]
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(9, 1, 8, 8, generator=generator), torch.arange(9)
     names = {"torch": torch, "F": F, "model": model, "batches": [batch, batch]}
+    names["training_set"] = datasets.load("digits-lt").subsample(3)
     names["group_of_class"] = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3, 3, 3])
-    exec(compile(block.text, block.page, "exec"), names)
-    assert any(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    for block in loops:
+        before = [p.detach().clone() for p in model.parameters()]
+        exec(compile(block.text, block.page, "exec"), names)
+        assert any(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True)), block.text
+    assert names["memory"].gkp is not None
 
 
 def test_the_report_pages_python_writes_a_page(here):

@@ -86,7 +86,7 @@ def test_fisher_that_cannot_be_is_refused_and_the_model_comes_back(tmp_path):
         gkp.group_fisher(model, points()[0], groups, centres, NAMES)
 
 
-# Penalty --------------------------------------------------------------------------------------------------------------
+# GKP --------------------------------------------------------------------------------------------------------------
 
 
 def penalty(n_groups, dtype=torch.float64):
@@ -94,7 +94,7 @@ def penalty(n_groups, dtype=torch.float64):
     centres, theta, other = (torch.randn(n_groups, 6, generator=generator, dtype=dtype) for _ in range(3))
     counts = np.array([50, 9, 2, 1])[:n_groups]
     shares = torch.rand(n_groups, generator=generator, dtype=dtype)
-    return gkp.Penalty(centres, other.square(), counts, strength=10.0), theta[0], shares / shares.sum(), counts
+    return gkp.GKP(centres, other.square(), counts, strength=10.0), theta[0], shares / shares.sum(), counts
 
 
 @pytest.mark.parametrize("n_groups", [1, 2, 4])
@@ -135,6 +135,6 @@ def test_a_penalty_that_does_not_fit_is_refused():
         ((rows, rows, np.array([4, 0])), r"got \[4, 0\]"),
     ):
         with pytest.raises(InputError, match=message):
-            gkp.Penalty(*arguments)
+            gkp.GKP(*arguments)
     with pytest.raises(InputError, match="--preservation"):
-        gkp.Penalty(rows, rows, np.ones(2), strength=-1.0)
+        gkp.GKP(rows, rows, np.ones(2), strength=-1.0)

@@ -65,7 +65,7 @@ def test_no_step_waits_for_the_gpu(options, monkeypatch):
         rows = torch.empty(
             2, sum(dict(trainer.model.named_parameters())[n].numel() for n in trainer.encoder), device=META
         )
-        penalty = gkp.Penalty(rows, rows, np.bincount(group_of, samples.class_counts)) if chosen.gkp else None
+        penalty = gkp.GKP(rows, rows, np.bincount(group_of, samples.class_counts)) if chosen.gkp else None
         trainer.regroup(group_of, penalty)
     places = torch.arange(12)
     views, labels = trainer.batches.get(places)

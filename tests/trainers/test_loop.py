@@ -238,7 +238,7 @@ def test_preservation_mixes_the_gradients_of_data_and_penalty_by_alpha(gsa):
     size = 4 * 8 + 8
     centres, fisher = (torch.rand((2, size), generator=generator) for _ in range(2))
     group_of, counts = np.array([0, 1, 1]), np.array([9, 6])
-    trainer.regroup(group_of, gkp.Penalty(centres, fisher, counts, strength=50.0))
+    trainer.regroup(group_of, gkp.GKP(centres, fisher, counts, strength=50.0))
     row = trainer.run_epoch()
 
     plain = make()
@@ -273,7 +273,7 @@ def test_the_pull_at_the_perturbed_weights_is_that_of_theta_plus_epsilon():
         chosen = recipe(model="toys:smooth", alpha_start=0.5, alpha_end=0.5, pull_at=place, **options)
         trainer = Trainer(chosen, model, blobs(), device=CPU)
         fisher = torch.ones(2, 40)
-        trainer.regroup(np.array([0, 1, 1]), gkp.Penalty(0 * fisher, fisher, np.array([9, 6]), strength=1.0))
+        trainer.regroup(np.array([0, 1, 1]), gkp.GKP(0 * fisher, fisher, np.array([9, 6]), strength=1.0))
         trainer.run_epoch()
         ends.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
         eps.append(trainer.optimizer.perturbation[:40])
@@ -302,7 +302,7 @@ def test_every_method_makes_steps_on_images(name):
     trainer = Trainer(chosen, model, samples, device=CPU)
     if chosen.grouped:
         size = sum(dict(model.named_parameters())[n].numel() for n in trainer.encoder)
-        penalty = gkp.Penalty(torch.zeros(2, size), torch.ones(2, size), np.array([15, 15]), strength=1.0)
+        penalty = gkp.GKP(torch.zeros(2, size), torch.ones(2, size), np.array([15, 15]), strength=1.0)
         trainer.regroup(np.arange(10) % 2, penalty if chosen.gkp else None)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     for _ in range(2):
@@ -405,7 +405,7 @@ def test_a_compiled_model_learns_what_the_plain_one_does(name, monkeypatch):
         trainer = Trainer(chosen, batched(), blobs(), device=CPU)
         if chosen.grouped:
             group_of, rows = np.array([0, 1, 1]), torch.ones(2, 4 * 8 + 3 * 8)
-            trainer.regroup(group_of, gkp.Penalty(0 * rows, rows, np.array([9, 6])) if chosen.gkp else None)
+            trainer.regroup(group_of, gkp.GKP(0 * rows, rows, np.array([9, 6])) if chosen.gkp else None)
         trainer.run_epoch()
         states.append(trainer.model.state_dict())
     for name, t in states[0].items():
@@ -546,5 +546,5 @@ def test_a_step_of_one_sample_is_grouped_as_any_other(options):
     """15 samples in batches of two: the last step has one."""
     trainer = Trainer(recipe(batch_size=2, epochs=10, **options), smooth(), blobs(), device=CPU)
     zero = torch.zeros(2, sum(p.numel() for n, p in trainer.model.named_parameters() if n in trainer.encoder))
-    trainer.regroup(np.array([0, 1, 1]), gkp.Penalty(zero, zero, np.array([9, 6])) if "gkp" in options else None)
+    trainer.regroup(np.array([0, 1, 1]), gkp.GKP(zero, zero, np.array([9, 6])) if "gkp" in options else None)
     assert np.isfinite(trainer.run_epoch()["train_loss"])

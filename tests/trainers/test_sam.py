@@ -1,6 +1,7 @@
 """SAM and GSA against plain transcriptions of their equations, in float64 on a small network with batch norm."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -342,6 +343,44 @@ def test_decoupled_gradients_are_exact_where_batch_norm_does_not_couple(chosen):
         found.append(flat([p.grad for group in optimizer.param_groups for p in group["params"]]))
     assert optimizer.perturbation.norm() > 1e-4
     torch.testing.assert_close(*found, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"perturb": "per-group"}, {"first_pass": "decoupled"}, {"first_pass": "shared"}]
+)
+def test_a_batch_in_pieces_is_the_batch(options):
+    """Where samples do not meet in batch norm; the pieces are uneven, and the second lacks a group."""
+    inputs, labels, groups = batch()
+    found = []
+    for cuts in ([0, 11], [0, 4, 5, 11]):
+        model = network()
+        model[1].eval()
+        optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, average=0, model=model, lr=0.1, **options)
+        pieces = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+        losses = [closure(model, inputs[p], labels[p]) for p in pieces]
+        values = optimizer.gradients(losses, [groups[p] for p in pieces])
+        found.append(torch.cat([values, found_gradient(model)]))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-12)
+    if options.get("first_pass") != "shared":
+        assert (found_gradient(model) - batch_gradient(copy.deepcopy(model), inputs, labels)).norm() > 1e-5
+
+
+def test_pieces_that_do_not_pair_are_refused():
+    model, (inputs, labels, groups) = network(), batch()
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, model=model, lr=0.1)
+    one = closure(model, inputs, labels)
+    for losses, of in ((one, [groups]), ([one], groups), ([one, one], [groups]), ([], [])):
+        with pytest.raises(InputError, match="a batch in pieces needs a list of losses, and of groups one for each"):
+            optimizer.gradients(losses, of)
+
+
+@pytest.mark.parametrize("kind", ["sam", "gsa"])
+def test_steps_take_their_arguments_by_the_names_that_lightning_gives_them(kind):
+    model, other, (inputs, labels, groups) = network(), network(), batch()
+    more = {"groups": groups} if kind == "gsa" else {}
+    made(kind, model).step(closure=closure(model, inputs, labels), **more)
+    made(kind, other).step(closure(other, inputs, labels), *more.values())
+    assert torch.equal(flat(model.parameters()), flat(other.parameters()))
 
 
 def test_decoupled_gradients_need_the_model_that_holds_the_parameters():
