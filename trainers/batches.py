@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from landscape.data import items
 from landscape.data.datasets import Samples
-from landscape.data.images import ImageFiles
+from landscape.data.images import ImageFiles, resized
 from landscape.errors import DataError, InputError
 from trainers import augment
 
@@ -210,14 +209,8 @@ class _Squares:
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         path, size = self.files.root / self.files.paths[i], self.files.size
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot decode {path}: {error}") from error
-        shorter = round(size * 256 / 224)
-        scale = shorter / min(image.size)
-        image = image.resize([max(shorter, int(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+        image = resized(path, size)
+        shorter = min(image.size)
         margin = round((shorter - size) / 2)  # as the square is cut again: its middle is that of `ImageFiles`
         left, top = (round((side - size) / 2) - margin for side in image.size)
         square = image.crop((left, top, left + shorter, top + shorter))

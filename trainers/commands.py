@@ -189,7 +189,9 @@ def _introduce(console: Console, this: run.Run) -> None:
         f"{recipe.augment}, {this.trainer.device}"
     )
     if this.resumed:
-        console.note(f"{this.out} holds {this.trainer.epoch} epochs of this run: it goes on from there")
+        done = this.trainer.epoch >= recipe.epochs
+        rest = "it is complete, nothing is left to do" if done else "it goes on from there"
+        console.note(f"{this.out} holds {this.trainer.epoch} epochs of this run: {rest}")
     if not this.features_known:
         console.note("the model has no linear layer at its end: the history is without feature quality")
 

@@ -6,7 +6,6 @@ that could go on. It is therefore written last and removed first.
 
 import contextlib
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,9 @@ _GROUPS = r"groups-\d{4,}\.pt"
 PLACES = ("data_root", "train_list", "test_list")
 """Fields of a recipe that say where the data lie; what they are is told by their fingerprint."""
 
-_STALE = 600  # seconds; no file takes so long to write
-
 
 def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwrite: bool) -> None:
-    """Raise StoreError if a folder cannot take this run: another run's, a finished one's, or no folder.
+    """Raise StoreError if a folder cannot take this run: it holds another one, or is no folder.
 
     Args:
         out: the folder.
@@ -47,12 +44,12 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
         return
     state, config = out / "state.pt", out / "config.toml"
     remedy = "pass --overwrite to replace it, or choose another --out"
-    done, theirs, data = 0, None, fingerprint
+    theirs, data = None, fingerprint
     if state.exists():
         meta = _meta(state, remedy)
         if not {"epoch", "recipe", "data_sha256"} <= meta.keys():
             raise StoreError(f"{state} is not the state of a run: {remedy}")
-        done, theirs, data = meta["epoch"], meta["recipe"], meta["data_sha256"]
+        theirs, data = meta["recipe"], meta["data_sha256"]
     else:
         theirs = _begun(out, remedy) if config.exists() else None
         for path in () if theirs else _taken(out):
@@ -74,8 +71,6 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
         )
     if fingerprint and data != fingerprint:
         raise StoreError(f"{out} holds a run on other data than those that are there now: {remedy}")
-    if done >= recipe.epochs:
-        raise StoreError(f"{out} holds this run, complete: pass --overwrite to repeat it, or choose another --out")
 
 
 def _begun(out: Path, remedy: str) -> dict[str, Any]:
@@ -133,9 +128,8 @@ class Hold:
             out.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(out / ".lock", timeout=0)
             self._lock.acquire()
-            for path in (p for place in (".", "snapshots", "bank") for p in (out / place).glob(f"{disk.ASIDE}*.tmp")):
-                if time.time() - path.stat().st_mtime > _STALE:  # younger ones may be of an analysis that writes here
-                    path.unlink(missing_ok=True)
+            for place in (out, out / "snapshots", out / "bank"):
+                disk.clear_unfinished(place)
         except filelock.Timeout:
             raise StoreError(
                 f"{out} is in use by another process: wait until it ends, or choose another --out"

@@ -71,7 +71,7 @@ class Run:
 
         Raises:
             InputError: the recipe does not fit the data or the machine.
-            StoreError: the folder holds another or a finished run, is in use, or cannot be written.
+            StoreError: the folder holds another run, is in use, or cannot be written.
         """
         place = devices.choose(device)
         self._writer_class = records.tensorboard_writer() if tensorboard and distributed.is_main() else None

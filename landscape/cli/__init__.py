@@ -197,6 +197,10 @@ def _report(error: BaseException) -> int:
         advice = f" See {context.command_path} -h." if context else ""
         console.error(error.format_message() + advice)
         return 2
+    if isinstance(error, OSError) and error.errno:
+        place = "standard output" if _is_stdout_lost() else error.filename or "a file"
+        console.error(f"{place} cannot be read or written: {os.strerror(error.errno)}")
+        return 2
     if _is_out_of_memory(error):
         advice = "lower --batch-size or --cache or --steps, or take another --device"
         console.error(f"out of memory: {advice} ({text:.200})")
@@ -224,6 +228,16 @@ def _logging() -> Generator[None, None, None]:
         logging.getLogger().removeHandler(handler)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def _is_stdout_lost() -> bool:
+    """Say whether what was printed cannot be written, as on a full disk; it is given up then."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _let_go_of_stdout()
+        return True
+    return False
 
 
 def _let_go_of_stdout() -> None:

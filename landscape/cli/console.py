@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import click
@@ -102,7 +102,8 @@ class Console:
 
 def error(text: str) -> None:
     """Print one line to stderr, whatever line breaks the text has."""
-    click.echo(f"landscape: error: {' '.join(text.split())}", err=True)
+    with suppress(OSError):  # the disk behind stderr may be full; the exit code remains
+        click.echo(f"landscape: error: {' '.join(text.split())}", err=True)
 
 
 def log_handler() -> logging.Handler:

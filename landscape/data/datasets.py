@@ -27,6 +27,7 @@ from landscape.data import cifar, images, items
 from landscape.data.samples import Samples as Samples
 from landscape.data.samples import Stats, draw
 from landscape.errors import DataError, InputError, arg, nearest, one_line
+from landscape.results import disk
 
 IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Cao et al. 2019 (LDAM-DRW) normalise both CIFAR sets so, and the papers that compare with it do the same.
@@ -139,7 +140,8 @@ def from_dataset(
     inputs, lazy, labels = items.collect(dataset)
     found = class_names if class_names is not None else items.attribute(dataset, "classes", "class_names")
     counts = class_counts if class_counts is not None else items.attribute(dataset, "class_counts")
-    n_classes = int(labels.max()) + 1
+    if counts is None and found is None:
+        n_classes = items.count_classes(labels, name)
     if counts is not None:
         counts = np.asarray(counts)
         if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min(initial=0) < 0:
@@ -149,6 +151,8 @@ def from_dataset(
         if isinstance(found, str) or not isinstance(found, Iterable):
             raise DataError(f"classes of {name} must be a list of names, got {found!r}")
         found = tuple(str(n) for n in found)
+        for class_name in found:
+            disk.check_name(class_name, f"{name}: the class name", DataError)
         if counts is not None and len(found) != n_classes:
             raise DataError(f"{name} has {len(found)} class names but {n_classes} class counts")
         n_classes = len(found)

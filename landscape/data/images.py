@@ -7,7 +7,11 @@ network does. So the squares that were used last are kept in memory, up to `KEPT
 at 224 pixels these are 14,266 images. A larger part is decoded anew in every pass.
 """
 
+import io
+import math
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -18,10 +22,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from landscape.errors import DataError, arg
+from landscape.data import items
+from landscape.errors import DataError, arg, one_line
+from landscape.results import disk
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 KEPT_BYTES = 2**31
+
+_DIGITS = 18  # of a label in 64 bits
+
+LARGEST = 2**28
+"""Bytes that one decoded image may take, at four for each pixel; several are decoded at once."""
+
+_DAMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError,
+    struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+"""What Pillow raises on damaged files."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,16 +70,8 @@ class ImageFiles:
         return [(found[self.paths[i]], int(self.labels[i])) for i in indices]
 
     def _decoded(self, path: str) -> torch.Tensor:
-        try:
-            with Image.open(self.root / path) as file:
-                image = file.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot decode {self.root / path}: {error}") from error
-        shorter = round(self.size * 256 / 224)
-        scale = shorter / min(image.size)
-        width, height = (max(shorter, int(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        image = resized(self.root / path, self.size)
+        left, top = (round((side - self.size) / 2) for side in image.size)
         square = image.crop((left, top, left + self.size, top + self.size))
         return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
@@ -77,6 +86,32 @@ class ImageFiles:
         except OSError as error:
             raise DataError(f"an image of the list cannot be read: {error}; is {arg('data_root')} right?") from error
         return repr((self.size, list(zip(self.paths, sizes, strict=True))))
+
+
+def resized(path: Path, size: int) -> Image.Image:
+    """Decode an image file, with its shorter side resized to size * 256 / 224.
+
+    Args:
+        path: the file.
+        size: pixels of the square that will be cut out.
+
+    Returns:
+        The image, in RGB.
+
+    Raises:
+        DataError: the file cannot be decoded, or the image takes too much memory for what is wanted of it.
+    """
+    try:
+        with Image.open(path) as file:
+            disk.claim(4 * math.prod(file.size), "the image", budget=LARGEST)
+            shorter = round(size * 256 / 224)
+            scale = shorter / min(file.size)
+            width, height = (max(shorter, int(side * scale)) for side in file.size)
+            # Of a thin image the longer side becomes far longer than the square that is cut out.
+            disk.claim(3 * width * height, f"the image at {width} x {height} pixels", held=3 * math.prod(file.size))
+            return file.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    except _DAMAGE as error:
+        raise DataError(f"cannot decode {path}: {one_line(error)}") from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +171,7 @@ def read_lists(root: Path, split: str, size: int, lists: dict[str, Path]) -> Spl
         DataError: a line is not of this form, there is none, or a label is no class of the training images.
     """
     _, train_labels = _read_list(lists["train_list"])
-    n_classes = int(train_labels.max()) + 1
+    n_classes = items.count_classes(train_labels, str(lists["train_list"]))
     paths, labels = _read_list(lists[f"{split}_list"])
     for i in np.flatnonzero(labels >= n_classes)[:1]:
         where = lists[f"{split}_list"]
@@ -150,15 +185,14 @@ def read_lists(root: Path, split: str, size: int, lists: dict[str, Path]) -> Spl
 
 def _read_list(file: Path) -> tuple[tuple[str, ...], np.ndarray]:
     paths, labels = [], []
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            words = line.rsplit(maxsplit=1)
-            if not words:
-                continue
-            if len(words) != 2 or not words[1].isdecimal():
-                raise DataError(f"{file}, line {number}: expected 'path label', got {line.strip()!r}")
-            paths.append(words[0])
-            labels.append(int(words[1]))
+    for number, line in enumerate(io.StringIO(disk.read_text(file, DataError), newline=None), start=1):
+        words = line.rsplit(maxsplit=1)
+        if not words:
+            continue
+        if len(words) != 2 or not words[1].isdecimal() or len(words[1]) > _DIGITS:
+            raise DataError(f"{file}, line {number}: expected 'path label', got {line.strip()[:100]!r}")
+        paths.append(words[0])
+        labels.append(int(words[1]))
     if not paths:
         raise DataError(f"{file} lists no image")
     return tuple(paths), np.array(labels, dtype=np.int64)

@@ -14,8 +14,10 @@ import torch
 from torch.utils.data import IterableDataset, TensorDataset
 
 from landscape.errors import DataError, one_line
+from landscape.results import disk
 
 IN_MEMORY = 2**30  # bytes; data below this are read once and kept
+_EACH_CLASS = 256  # bytes that a class takes: its name, its counts
 FIRST_FEW = 8  # inputs that stand for all, where reading them all would take too long
 
 
@@ -56,6 +58,30 @@ def collect(dataset: Any) -> tuple[torch.Tensor | None, Any | None, np.ndarray]:
     if declared is None:
         declared = np.array([_label(_pairs(dataset, [i])[0][1], i) for i in range(n)], dtype=np.int64)
     return None, dataset, declared
+
+
+def count_classes(labels: np.ndarray, where: str) -> int:
+    """Return the number of classes that labels ask for, where nothing else says how many there are.
+
+    Args:
+        labels: (N,) int64, N > 0.
+        where: the data, for messages.
+
+    Returns:
+        The largest label + 1.
+
+    Raises:
+        DataError: so many classes cannot be meant: an identifier stands in place of a class, for example.
+    """
+    largest = int(labels.max())
+    try:
+        disk.claim(_EACH_CLASS * (largest + 1), f"label {largest}", held=labels.nbytes)
+    except disk.ClaimError:
+        raise DataError(
+            f"{where}: sample {int(labels.argmax())} has label {largest}, of {len(labels)} samples in all: labels must "
+            "count the classes from 0"
+        ) from None
+    return largest + 1
 
 
 def inputs(dataset: Any, indices: Sequence[int]) -> list[torch.Tensor]:
@@ -125,7 +151,7 @@ def _declared_labels(dataset: Any) -> np.ndarray | None:
     """Take `targets` or `labels` of a data set, if that is what its items say."""
     try:
         labels = np.array([operator.index(v) for v in attribute(dataset, "targets", "labels")], dtype=np.int64)
-    except TypeError:  # no such attribute, or not integers
+    except (TypeError, OverflowError):  # no such attribute, or not integers of 64 bits
         return None
     if len(labels) != len(dataset):
         return None
@@ -163,7 +189,10 @@ def _tensor(value: Any, i: int) -> torch.Tensor:
 
 def _label(value: Any, i: int) -> int:
     try:
-        return operator.index(value)
+        label = operator.index(value)
+        if abs(label) >= 2**63:
+            raise DataError(f"the label of sample {i} is beyond 64 bits: labels must count the classes from 0")
+        return label
     except TypeError:
         shown = f"a tensor {tuple(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
         raise DataError(f"the label of sample {i} must be an integer, got {shown}") from None

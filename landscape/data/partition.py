@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from landscape.errors import DataError, InputError
+from landscape.results import disk
 
 LEFT_OUT = -1
 """The entry of `part_of` for a sample that is in no part."""
@@ -24,6 +25,8 @@ class Partition:
     classes: tuple[tuple[int, ...], ...] = ()  # (P,) the classes of each part; empty where parts are not classes
 
     def __post_init__(self) -> None:
+        for name in self.names:
+            disk.check_name(name, "the name of a part", InputError)
         if len(set(self.names)) != len(self.names):
             raise InputError(f"names of parts must differ, got {', '.join(self.names)}")
         if self.part_of.ndim != 1 or not np.issubdtype(self.part_of.dtype, np.integer):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from landscape.errors import InputError, NumericalError, arg
 from landscape.networks.models import NormedLinear
 
+_EXTRAS = {"n_averaged", "total_ops", "total_params"}  # counters of AveragedModel and thop among the weights
 _SHOWN = 3  # names that a message lists of each kind
 _WRAPPER = re.compile(r"(?<=\.)(?:module|_orig_mod)\.")
 
@@ -24,19 +25,21 @@ class LoadReport:
     notes: tuple[str, ...]  # sentences for the provenance
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, key: str = "") -> LoadReport:
     """Copy weights into a model, all of them or none.
 
-    Names must match one by one, with five allowances. Leading components that all names share ("module.",
+    Names must match one by one, with six allowances. Leading components that all names share ("module.",
     "_orig_mod.") are stripped if more names match without; these two go in the middle of names as well. A classifier
     of another name ("fc" against "linear") is taken if it is all that is left over on both sides. The classifier of a
     linear layer without bias is transposed for a `NormedLinear`; the reverse is refused, since a linear layer would
     not normalise. A tensor that the model holds under two names may be there under one, as safetensors writes it.
-    `num_batches_tracked` may be missing: only training with cumulative averages reads it.
+    `num_batches_tracked` may be missing: only training with cumulative averages reads it. Counters that programs leave
+    among the weights, such as `n_averaged` of an averaged model, are ignored.
 
     Args:
         model: the network; its parameters keep their type and device.
         state: name -> tensor.
+        key: where in its file they were, for messages.
 
     Returns:
         The prefix that was stripped, and what else was done.
@@ -46,16 +49,21 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
         NumericalError: a weight is not finite; the model is left as it was.
     """
     own: dict[str, Tensor] = model.state_dict()
+    known = {name.rpartition(".")[2] for name in own}
+    extras = {name for name in state if name.rpartition(".")[2] in _EXTRAS - known}
+    state = {name: t for name, t in state.items() if name not in extras}
     prefix = _prefix(state, own)
     given = _unwrapped({name.removeprefix(prefix): t for name, t in state.items()}, own)
     head = _head(model)
-    notes = [note for note in (_rename(given, own, head), _transpose(given, own, head), _share(given, own)) if note]
+    ignored = f"{_list('ignored, which are no weights', sorted(extras))}" if extras else ""
+    changes_of_names = (_rename(given, own, head), _transpose(given, own, head), _share(given, own))
+    notes = [note for note in (ignored, *changes_of_names) if note]
     missing, unexpected = _unmatched(given, own)
     misshapen = [n for n, t in given.items() if n in own and t.shape != own[n].shape]
     if missing or unexpected or misshapen:
         shapes = [f"{n} {tuple(given[n].shape)} for {tuple(own[n].shape)}" for n in misshapen]
         listed = (_list("missing", missing), _list("unexpected", unexpected), _list("of another shape", shapes))
-        cause = _cause(given, own, head, missing, unexpected)
+        cause = _cause(given, own, head, missing, unexpected, f"{key}.{prefix}".removeprefix("."))
         raise InputError(f"the checkpoint does not fit the model: {', '.join(filter(None, listed))}; {cause}")
     converted = {name: _converted(name, t, own[name].dtype) for name, t in given.items()}
     changes = {(t.dtype, own[n].dtype) for n, t in given.items() if t.dtype != own[n].dtype}
@@ -166,14 +174,15 @@ def _cause(
     head: _Head | None,
     missing: list[str],
     unexpected: list[str],
+    where: str,
 ) -> str:
-    """Say what most likely went wrong, and what to do."""
+    """Say what most likely went wrong, and what to do; the names of the weights begin behind `where`."""
     below = Counter(n[: i + 1] for n in given for i, letter in enumerate(n) if letter == "." and n[i + 1 :] in own)
     part, count = below.most_common(1)[0] if below else ("", 0)
     if count > sum(n in own for n in given):
         return (
-            f"{count} of the model's {len(own)} entries stand under {part!r}: add that to {arg('ckpt_key')}, "
-            f"as in state_dict.{part.removesuffix('.')}"
+            f"{count} of the model's {len(own)} entries stand under {part!r}: pass "
+            f"{arg('ckpt_key', f'{where}{part}'.removesuffix('.'))}"
         )
     shortcuts = re.compile(r"\.(downsample|shortcut)\.")
     if any(map(shortcuts.search, unexpected)):

@@ -177,7 +177,7 @@ def _model(
     if found is None:
         return network, {"model": label, "classifier": classifiers.described(network, n_classes), "checkpoint": None}
     network = copied(network)
-    report = weights.load_weights(network, found.state)
+    report = weights.load_weights(network, found.state, key=found.key)
     return network, {
         "model": label,
         "classifier": classifiers.described(network, n_classes),

@@ -63,7 +63,7 @@ def find(
     for name, (path, epoch) in zip(names, pairs, strict=True):
         file = checkpoints.read(path, key=key, trust_pickle=trust_pickle)
         with named(path):
-            weights.load_weights(model, file.state)
+            weights.load_weights(model, file.state, key=file.key)
         stated = float(file.found.get("epoch", math.nan)) if math.isnan(epoch) else epoch
         found.append(Snapshot(name=name, epoch=stated, path=path, sha256=file.sha256))
     return found
@@ -94,7 +94,7 @@ def network(
             f"{snapshot.path} changed during the run: repeat the command when the training that writes it has ended"
         )
     model = copy.deepcopy(objective.model)
-    weights.load_weights(model, file.state)
+    weights.load_weights(model, file.state, key=file.key)
     return model
 
 

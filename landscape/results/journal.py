@@ -63,7 +63,7 @@ class Journal:
                 raise StoreError(
                     f"{out} is a folder, not a result file: name one, as in {arg('out', path / 'result.h5')}"
                 )
-            path = path.resolve() if path.is_symlink() else path
+            path = Path(os.path.realpath(path)) if path.is_symlink() else path
             if not owner:
                 journal = cls(path, None)
                 journal._join(now)

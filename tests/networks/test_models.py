@@ -469,7 +469,17 @@ def test_weights_under_one_of_several_prefixes_are_pointed_out(model):
     state = {f"{half}.{n}": t for half in ("encoder_q", "encoder_k") for n, t in model.state_dict().items()}
     message = refusal(model, {**state, "queue": torch.zeros(3)})
     assert f"{len(model.state_dict())} of the model's" in message
-    assert "stand under 'encoder_q.': add that to ckpt_key, as in state_dict.encoder_q" in message
+    assert "stand under 'encoder_q.': pass ckpt_key='encoder_q'" in message
+    below = {f"module.{name}": tensor for name, tensor in state.items()}
+    with pytest.raises(InputError, match=r"pass ckpt_key='net\.module.encoder_q'"):
+        weights.load_weights(model, below, key="net")
+
+
+def test_an_averaged_models_counter_is_ignored_and_noted(model):
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    report = weights.load_weights(model, {**averaged.state_dict(), "module.linear.total_ops": torch.zeros(1)})
+    assert report.prefix == "module."
+    assert report.notes == ("2 ignored, which are no weights (module.linear.total_ops, n_averaged)",)
 
 
 @pytest.mark.parametrize("state", [{}, {"a.two\nlines": torch.zeros(1)}])

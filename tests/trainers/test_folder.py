@@ -1,7 +1,6 @@
 """The folder of a run: what may be put into it, what is refused, what a killed process has left there."""
 
-import os
-import time
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -27,12 +26,13 @@ def test_other_options_than_the_folders_are_refused_by_name(tmp_path):
         begin(tmp_path, lr=0.2)
 
 
-def test_a_finished_run_is_not_repeated_unasked(tmp_path):
-    finish(tmp_path)
-    before = (tmp_path / "last.pt").read_bytes()
-    with pytest.raises(StoreError, match="holds this run, complete: pass --overwrite to repeat it"):
-        begin(tmp_path)
-    assert (tmp_path / "last.pt").read_bytes() == before
+def test_a_finished_run_that_is_begun_again_has_nothing_to_do(tmp_path):
+    history = finish(tmp_path, snapshot_every=1)
+    before = {name: ((tmp_path / name).read_bytes(), (tmp_path / name).stat().st_mtime_ns) for name in files(tmp_path)}
+    again = finish(tmp_path, snapshot_every=1)
+    assert again.epoch.tolist() == history.epoch.tolist()
+    for name, (content, written) in before.items():
+        assert ((tmp_path / name).read_bytes(), (tmp_path / name).stat().st_mtime_ns) == (content, written)
 
 
 def test_overwrite_replaces_all_that_the_earlier_run_left_and_nothing_else(tmp_path):
@@ -178,15 +178,16 @@ def test_a_run_does_not_go_on_with_other_data_under_the_same_name(tmp_path, monk
         begin(tmp_path)
 
 
-def test_what_a_killed_process_left_unfinished_goes_unless_it_may_still_be_written(tmp_path):
+def test_what_a_killed_process_left_unfinished_goes_unless_it_is_still_written(tmp_path):
     (tmp_path / "bank").mkdir()
-    old, young, other = (tmp_path / p for p in ("bank/.landscape-1.tmp", ".landscape-2.tmp", "mine.tmp"))
-    for file in (old, young, other):
-        file.touch()
-    for file in (old, other):
-        os.utime(file, (time.time() - 3600,) * 2)
+    for name in ("bank/.landscape-1.tmp", ".landscape-2.tmp", "mine.tmp"):
+        (tmp_path / name).write_bytes(b"begun")
+    with open(tmp_path / ".landscape-2.tmp", "rb") as written:
+        fcntl.flock(written, fcntl.LOCK_EX)
+        begin(tmp_path).close()
+        assert files(tmp_path) == [".landscape-2.tmp", "mine.tmp"]
     begin(tmp_path).close()
-    assert files(tmp_path) == [".landscape-2.tmp", "mine.tmp"]
+    assert files(tmp_path) == ["mine.tmp"]
 
 
 def test_files_of_others_that_look_like_groups_stay(tmp_path):
