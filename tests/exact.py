@@ -26,6 +26,8 @@ def dense(objective, part, kind="hessian"):
     outputs, loss, point, y = flat_function(objective, part)
     if kind == "hessian":
         return hessian(loss)(point)
+    if kind == "residual":
+        return dense(objective, part, "hessian") - dense(objective, part, "ggn")
     z = outputs(point)
     if kind == "empirical-fisher":
         g = jacrev(lambda t: objective.loss(outputs(t), y))(point)

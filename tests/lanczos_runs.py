@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from landscape.analyses import spectrum as spectra
-from landscape.curvature.operators import matrix
+from landscape.curvature.matrices import matrix
 
 
 def runs_on(symmetric, *, probes, steps, seed, trace_tol=None):

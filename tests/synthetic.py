@@ -78,6 +78,7 @@ def spectrum_of(matrices, *, probes=3, steps=20, seed=0, **about):
         "trace_samples": traces,
         "size": size,
         "operator": "hessian",
+        "symbol": "H",
         "tol": 1e-3,
         "negative_tol": 1e-3,
         "residual_mass": 1.0,

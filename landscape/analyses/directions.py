@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.curvature.lanczos import lanczos, probe
-from landscape.curvature.operators import curvature_operator
+from landscape.curvature.operators import hessian
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks.models import NormedLinear
 from landscape.objective import points
@@ -257,7 +257,7 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
     eps = torch.finfo(objective.dtype).eps
     rows, names = [], []
     for part in parts:
-        operator, wanted = curvature_operator(objective.alone(part), "hessian"), n if len(parts) == 1 else 1
+        operator, wanted = hessian(objective.alone(part)), n if len(parts) == 1 else 1
         z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
 
         def unconverged(run: Any, wanted: int = wanted) -> bool:

@@ -288,7 +288,7 @@ def _hessian_rises(
     """Return half the quadratic form of the Hessian at a point, of its part's mean loss, on the ways to others."""
     own = _parts_of(objective, name)
     here = points.objective_at(objective, point)
-    operator = operators.curvature_operator(here, "hessian").restrict(own)
+    operator = operators.hessian(here).restrict(own)
     ways = torch.stack([(other.theta - point.theta) * chosen.mask for other in others]).to(operator.dtype)
     products = operator.matvec(ways.expand(len(own), -1, -1))
     forms = torch.linalg.vecdot(products.double(), ways.double().expand_as(products)).cpu().numpy()  # (own, others)

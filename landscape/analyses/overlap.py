@@ -24,7 +24,9 @@ import torch
 from scipy.linalg import subspace_angles
 
 from landscape.curvature import gram
-from landscape.curvature.operators import CACHE_BYTES, Operator, curvature_operator
+from landscape.curvature.algebra import Operator
+from landscape.curvature.kinds import find
+from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator
 from landscape.errors import InputError, arg
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
@@ -39,7 +41,7 @@ def overlap(
     objective: Objective,
     spectrum: Spectrum,
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
     cache_bytes: int = CACHE_BYTES,
     journal: Journal | None = None,
     progress: jobs.Progress | None = None,
@@ -72,7 +74,7 @@ def overlap(
 
     @cache  # traced once, when the first unfinished part needs it
     def whole() -> Operator:
-        return curvature_operator(objective, spectrum.operator, backend=backend, cache_bytes=cache_bytes)
+        return curvature_operator(objective, find(spectrum.operator), backend=backend, cache_bytes=cache_bytes)
 
     @cache
     def steepest() -> list[np.ndarray]:

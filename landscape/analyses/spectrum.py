@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from landscape.analyses import overlap as overlaps
-from landscape.curvature import traces
+from landscape.curvature.algebra import Operator
+from landscape.curvature.kinds import find
 from landscape.curvature.lanczos import DISTRIBUTIONS, Tridiagonal, lanczos, probe
-from landscape.curvature.operators import CACHE_BYTES, Operator, curvature_operator
+from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator
 from landscape.errors import InputError, arg, check_choice
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
@@ -79,6 +80,7 @@ class Options:
                 f"{arg('max_steps', self.max_steps)} goes with {arg('tol')}, and must be at least "
                 f"{arg('steps', self.steps)}"
             )
+        find(self.operator)
         check_choice("trace", self.trace, TRACES)
         check_choice("distribution", self.distribution, DISTRIBUTIONS)
 
@@ -100,7 +102,7 @@ def spectrum(
     trace_tol: float | None = None,
     negative_tol: float = 1e-3,
     residual_mass: float | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
     cache_bytes: int = CACHE_BYTES,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -110,7 +112,7 @@ def spectrum(
 
     Args:
         objective: model, loss and data in parts.
-        operator: "hessian", "ggn", "fisher" or "empirical-fisher".
+        operator: "hessian", "ggn", "residual", "fisher" or "empirical-fisher", see curvature/kinds.py.
         steps: Lanczos steps per probe; 40 for a look, 80 to 100 for a figure. lambda_max converges long before.
         probes: runs per part; 4 show how much the density owes to the probe, 1 is enough for lambda_max.
         seed: of the probes; the same seed gives the same probes on any device and for any batch size.
@@ -178,7 +180,7 @@ def _run(
     objective: Objective,
     options: Options,
     overlap: bool,
-    backend: str,
+    backend: Backend,
     cache_bytes: int,
     journal: Journal | None,
     progress: jobs.Progress | None,
@@ -189,14 +191,13 @@ def _run(
 
     @cache  # traced once, when the first unfinished part needs it
     def whole() -> tuple[Operator, bool]:
-        return curvature_operator(used, options.operator, backend=backend, cache_bytes=cache_bytes), _exact(
-            used, options
-        )
+        operator = curvature_operator(used, find(options.operator), backend=backend, cache_bytes=cache_bytes)
+        return operator, _exact(operator, len(used.samples.class_names), options)
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
         operator, without_probes = whole()
         part = objective.part(name)
-        trace = traces.exact(used, options.operator, part) if without_probes else None
+        trace = operator.exact.trace(name) if without_probes else None
         found = _runs(operator.restrict([part]), options, report, trace)
         check = 0.0
         if len(used.members[part]) < len(objective.members[part]):
@@ -259,12 +260,11 @@ class _Deflation:
         return float(self.values.sum() + quadratic_form - 2 * across.sum() + (self.values * a**2).sum())
 
 
-def _exact(objective: Objective, options: Options) -> bool:
+def _exact(operator: Operator, n_classes: int, options: Options) -> bool:
     """Say whether traces are taken without probes; an InputError where they must be and cannot."""
-    n_classes = len(objective.samples.class_names)
     if options.trace == "probes" or (options.trace == "auto" and n_classes > options.steps * options.probes):
         return False
-    reason = traces.refusal(objective, options.operator)
+    reason = operator.exact.refusal()
     if reason is None:
         return True
     if options.trace == "exact":
@@ -386,7 +386,7 @@ def _trace_samples(samples: list[float], draw: Callable[[int], float], tol: floa
 
 def _truncation_error(objective: Objective, part: int, kind: str, found: _Runs) -> float:
     """Return the largest change of a checked Ritz value's Rayleigh quotient when all samples are used."""
-    exact = curvature_operator(objective, kind, backend="reverse").restrict([part])
+    exact = curvature_operator(objective, find(kind), backend="reverse").restrict([part])
     products = exact.matvec(found.extremes[None])[0]
     quotients = torch.linalg.vecdot(products.double(), found.extremes.double()).cpu().numpy()
     return float(np.abs(quotients - found.ritz[found.best].values[found.columns]).max())
@@ -439,6 +439,7 @@ def _summary(found: _Runs, options: Options, *, eps: float, **about: Any) -> Spe
         probe_norm2=found.norm2[None],
         trace_samples=found.trace_samples[None],
         operator=options.operator,
+        symbol=find(options.operator).symbol,
         tol=tol,
         negative_tol=options.negative_tol,
         residual_mass=options.residual_mass or 1.0,

@@ -14,8 +14,9 @@ from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import Choice, command, option
 from landscape.curvature import verify
+from landscape.curvature.kinds import HESSIAN, KINDS
 from landscape.curvature.lanczos import DISTRIBUTIONS
-from landscape.curvature.operators import BACKENDS, KINDS
+from landscape.curvature.operators import BACKENDS
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Spectrum
@@ -24,10 +25,10 @@ SPECTRUM = cloup.option_group(
     "Spectrum",
     option(
         "--operator",
-        type=Choice(KINDS),
-        default="hessian",
+        type=Choice(list(KINDS)),
+        default=HESSIAN.name,
         show_default=True,
-        help="Choose the matrix whose eigenvalues are computed.",
+        help="Choose the matrix: " + "; ".join(f"{kind.name}, {kind.about}" for kind in KINDS.values()) + ".",
     ),
     option(
         "--steps",
@@ -149,7 +150,7 @@ def hessian(
     Raises:
         InputError: options that are unknown or contradict each other.
     """
-    if verify_with and given["operator"] != "hessian":
+    if verify_with and given["operator"] != HESSIAN.name:
         raise InputError(f"--verify pyhessian knows no {given['operator']}: leave one of them out")
     if verify_with:
         verify.refuse(given["weight_decay"])

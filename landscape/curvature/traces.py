@@ -1,24 +1,25 @@
-"""Traces without random probes, where the structure of the matrix allows it.
+"""Traces and diagonals without random probes, where the structure of the matrix allows it.
 
 With S_i S_i^T = M_i the matrix between the Jacobians of sample i's logits (d^2 l / d z^2, or diag(p) - p p^T),
 
-    tr(1/n sum_i J_i^T M_i J_i) = 1/n sum_i sum_k |J_i^T s_ik|^2,
+    diag(1/n sum_i J_i^T M_i J_i) = 1/n sum_i sum_k (J_i^T s_ik)^2,
 
-a sum of squared norms of per-sample gradients: as many backward passes as there are classes. That is the trace of the
-Gauss-Newton and Fisher matrices, and of the Hessian of every network that is piecewise linear in each of its parameters
-(piecewise.py): its logits add nothing to the trace. Random probes would take thousands of products for the same digits.
+a sum of squares of per-sample gradients, entry by entry: as many backward passes as there are classes. That is the
+diagonal of the Gauss-Newton and Fisher matrices, and of the Hessian of every network that is piecewise linear in each
+of its parameters (piecewise.py): the second derivatives of its logits have no diagonal. The trace is the diagonal's
+sum. Random probes would take thousands of products for the same digits.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import hessian, vmap
 
 from landscape.autodiff import per_sample, single_samples
 from landscape.autodiff.piecewise import linear_in_each_parameter
+from landscape.curvature.kinds import Functions, Kind
 from landscape.errors import LandscapeError
 from landscape.networks import models
 from landscape.objective.objective import Objective, differentiable_attention
@@ -27,22 +28,22 @@ MOST_CLASSES = 512
 """Beyond that, the matrices between the Jacobians take more memory than they are worth."""
 
 
-def refusal(objective: Objective, kind: str) -> str | None:
-    """Say why a trace cannot be had without probes.
+def refusal(objective: Objective, kind: Kind) -> str | None:
+    """Say why trace and diagonal cannot be had without probes.
 
     Args:
         objective: model, loss and data in parts.
-        kind: "hessian", "ggn", "fisher" or "empirical-fisher".
+        kind: of matrix.
 
     Returns:
-        The reason, or None if `exact` will work.
+        The reason, or None if `trace` and `diagonal` will work.
     """
     n_classes = len(objective.samples.class_names)
-    if kind != "empirical-fisher" and n_classes > MOST_CLASSES:
+    if kind.decomposes and n_classes > MOST_CLASSES:
         return f"{n_classes} classes are more than {MOST_CLASSES}"
     inputs, labels = objective.batch(0, 0)
     with differentiable_attention(), _trainable(objective):
-        if kind == "hessian" and not linear_in_each_parameter(objective.logits, objective.theta, inputs):
+        if kind.bends and not linear_in_each_parameter(objective.logits, objective.theta, inputs):
             return "the logits are not known to be piecewise linear in each parameter"
         try:
             if len(labels) >= 3:
@@ -53,56 +54,58 @@ def refusal(objective: Objective, kind: str) -> str | None:
     return None
 
 
-def exact(objective: Objective, kind: str, part: int) -> float:
+def trace(objective: Objective, kind: Kind, part: int) -> float:
     """Return the trace of a part's matrix, up to rounding.
 
     Args:
         objective: model, loss and data in parts, for which `refusal` returns None.
-        kind: as in `operators.curvature_operator`.
+        kind: of matrix.
         part: position of the part.
 
     Returns:
         The trace, with that of the weight decay.
     """
     total = 0.0
-    with differentiable_attention(), _trainable(objective):
-        for inputs, labels in objective.batches(part):
-            for sign, along in _factors(objective, kind, inputs, labels):
-                total += sign * _squares(objective, inputs, labels if along is None else along)
-    decay = 0.0 if kind == "empirical-fisher" else objective.weight_decay * objective.layout.size
+    for sign, squares in _terms(objective, kind, part):
+        total += sign * float(squares.sum())
+    decay = objective.weight_decay * objective.layout.size if kind.decays else 0.0
     return total / int(objective.counts[part]) + decay
 
 
-@torch.no_grad()
-def _factors(objective: Objective, kind: str, inputs: Tensor, labels: Tensor) -> list[tuple[int, Tensor | None]]:
-    """Return for each k the s_ik of the batch, (B, C), with their sign; None stands for the gradient of the loss."""
-    if kind == "empirical-fisher":
-        return [(1, None)]
-    z = _logits(objective, inputs).double()
-    if kind == "fisher":
-        p = z.softmax(1)
-        middle = torch.diag_embed(p) - p[:, :, None] * p[:, None]
-    else:
-        middle = vmap(hessian(lambda z, y: objective.loss(z[None], y[None])[0]))(z, labels)
-    values, vectors = torch.linalg.eigh(middle)
-    found: list[tuple[int, Tensor | None]] = []
-    # A user's loss need not be convex in the logits: what an eigenvalue adds has its sign.
-    for sign in (1, -1):
-        roots = (sign * values).clamp(min=0).sqrt()
-        for k in torch.nonzero(roots.amax(0) > 1e-7 * values.abs().max().sqrt()).flatten().tolist():
-            found.append((sign, (roots[:, k, None] * vectors[:, :, k]).to(objective.dtype)))
-    return found
+def diagonal(objective: Objective, kind: Kind, part: int) -> Tensor:
+    """Return the diagonal of a part's matrix, up to rounding.
+
+    Args:
+        objective: as for `trace`.
+        kind: of matrix.
+        part: position of the part.
+
+    Returns:
+        (D,) float64, with the weight decay.
+    """
+    total = torch.zeros(objective.layout.size, dtype=torch.float64, device=objective.device)
+    for sign, squares in _terms(objective, kind, part):
+        total += sign * squares
+    return total / int(objective.counts[part]) + (objective.weight_decay if kind.decays else 0.0)
 
 
-def _squares(objective: Objective, inputs: Tensor, along: Tensor) -> float:
-    """Add up the squared gradients of each sample's s^T z, or of its loss where labels are given."""
+def _terms(objective: Objective, kind: Kind, part: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield signs and vectors (D,) whose sum is the diagonal of the part's sum over samples."""
+    functions = Functions(logits=objective.logits, loss=objective.loss)
+    with differentiable_attention(), _trainable(objective):
+        for inputs, labels in objective.batches(part):
+            for sign, along in kind.factors(functions, objective.theta, inputs, labels):
+                yield sign, _squares(objective, inputs, labels if along is None else along)
+
+
+def _squares(objective: Objective, inputs: Tensor, along: Tensor) -> Tensor:
+    """Add up the squared gradients of each sample's s^T z, or of its loss where labels are given; (D,) float64."""
 
     def value(outputs: Any, along: Tensor) -> Tensor:
         logits = models.logits_of(outputs, len(objective.samples.class_names), objective.logits_index)
         return objective.loss(logits, along) if along.ndim == 1 else (logits * along).sum(1)
 
-    found = single_samples.squared_gradients(objective.model, [(inputs, along)], value, objective.layout.names)
-    return float(found.sum())
+    return single_samples.squared_gradients(objective.model, [(inputs, along)], value, objective.layout.names)
 
 
 def _logits(objective: Objective, inputs: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.plots.figures.density import FLOOR, MATRICES
+from landscape.plots.figures.density import FLOOR, matrix
 from landscape.plots.layout import planes
 from landscape.plots.layout.parts import joined, named
 from landscape.plots.layout.scales import Scale, label, scale
@@ -84,7 +84,7 @@ def _quadratures(model: str, spectrum: Spectrum) -> dict[str, Any]:
             "samples": int(spectrum.n_samples[p]),
             "words": f"lambda_max {top}" + ("" if spectrum.converged[p] else ", not converged") + f", trace {trace}",
         }
-    return {"model": model, "matrix": MATRICES.get(spectrum.operator, "H"), "parts": parts}
+    return {"model": model, "matrix": matrix(spectrum), "parts": parts}
 
 
 def surfaces(sources: Sequence[Source]) -> dict[str, Any] | None:

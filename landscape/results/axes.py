@@ -38,12 +38,12 @@ def scalar(unit: str = "", doc: str = "", **default: Any) -> Any:
     Args:
         unit: the unit of the value, empty for pure numbers.
         doc: one line for the reader of a file.
-        default: `default=` or `default_factory=`, as in `dataclasses.field`.
+        default: `default=` or `default_factory=`, as in `dataclasses.field`. A file may lack a field with a `default`.
 
     Returns:
         A dataclass field with this metadata.
     """
-    return field(metadata={"axes": None, "unit": unit, "doc": doc, "optional": False}, **default)
+    return field(metadata={"axes": None, "unit": unit, "doc": doc, "optional": "default" in default}, **default)
 
 
 def check_axes(result: Any) -> None:

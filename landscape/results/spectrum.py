@@ -102,7 +102,8 @@ class Spectrum:
     )
 
     size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
-    operator: str = scalar(doc="hessian, ggn, fisher or empirical-fisher")
+    operator: str = scalar(doc="which matrix: hessian, ggn, residual, fisher, empirical-fisher, or a name of its own")
+    symbol: str = scalar(doc="of the matrix in figures, as mathtext", default="A")
     tol: float = scalar(doc="relative residual at which lambda_max counts as converged")
     negative_tol: float = scalar(doc="eigenvalues above -negative_tol * max |eigenvalue| do not count as negative")
     residual_mass: float = scalar(doc="share of the residual mass that was kept; 1 if nothing was left out")
@@ -152,7 +153,7 @@ class Traces:
     trace: np.ndarray = array("part", unit="loss", doc="trace of the matrix of this loss")
     trace_stderr: np.ndarray = array("part", unit="loss", doc="its standard error at most")
     size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
-    operator: str = scalar(doc="hessian, ggn, fisher or empirical-fisher")
+    operator: str = scalar(doc="which matrix, as in the spectrum")
     provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -8,8 +8,9 @@ from torch import nn
 
 from landscape.autodiff.linearize import linearize, n_bytes
 from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
-from landscape.curvature import operators
-from landscape.curvature.operators import CACHE_BYTES, KINDS, curvature_operator
+from landscape.curvature import products
+from landscape.curvature.kinds import KINDS
+from landscape.curvature.operators import CACHE_BYTES, curvature_operator, problem_of
 from landscape.data import datasets
 from landscape.errors import InputError, NumericalError
 from landscape.objective.objective import Objective
@@ -215,12 +216,13 @@ def test_a_model_that_cannot_be_traced_falls_back_and_says_so(caplog):
 def test_integers_that_stand_for_the_batch_size_follow_the_batch():
     """One trace serves batches of 4, of 1 and of 9."""
     objective = CASES["residual-gelu"].objective(batch_size=9)
-    linearized = linearize(operators._product(objective, "hessian"), objective.theta, *next(objective.batches(0)))
+    problem, kind = problem_of(objective), KINDS["hessian"]
+    linearized = products.by_trace(problem, kind, next(objective.batches(0)))
     v = objective.layout.tensors(torch.randn(objective.layout.size, dtype=torch.float64))
     for part in range(3):
         batch = next(objective.batches(part))
         found = objective.layout.flat(linearized.product(linearized.residuals(*batch), v))
-        reference = objective.layout.flat(operators._reverse(objective, "hessian", batch, [v])[0])
+        reference = objective.layout.flat(products.by_reverse(problem, kind, batch, [v])[0])
         assert relative(found, reference) < 1e-12
 
 
@@ -313,7 +315,7 @@ def test_a_padding_token_is_no_batch_size(how):
 def test_batch_norm_is_folded_away_and_few_tensors_are_kept():
     objective = CASES["residual-relu"].objective(dtype=torch.float32)
     batch = next(objective.batches(0))
-    linearized = linearize(operators._product(objective, "hessian"), objective.theta, *batch)
+    linearized = products.by_trace(problem_of(objective), KINDS["hessian"], batch)
     code = linearized._residuals.code + linearized._tangent.code
     assert "batch_norm" not in code
     assert n_bytes(linearized.residuals(*batch)) <= CACHE_BYTES
@@ -330,9 +332,9 @@ def test_a_dimension_for_every_trace_size_is_refused():
     ("call", "words"),
     [
         (lambda o: curvature_operator(o, "laplacian"), "operator"),
+        (lambda o: curvature_operator(o, "hesian"), "did you mean hessian"),
         (lambda o: curvature_operator(o, backend="magic"), "backend"),
         (lambda o: curvature_operator(o).matvec(torch.zeros(3, 1, 5)), "vectors must have shape"),
-        (lambda o: operators.matrix(torch.zeros(3, 4)), "matrices must have shape"),
     ],
 )
 def test_bad_input_is_named(call, words):

@@ -12,11 +12,12 @@ from torch.func import functional_call
 import landscape as ls
 from landscape.autodiff import piecewise
 from landscape.curvature import traces
+from landscape.curvature.kinds import KINDS
 from landscape.errors import InputError
 from landscape.networks import models
 
 RELU = ("mlp-relu", "residual-relu", "residual-inplace")
-KINDS = ("ggn", "fisher", "empirical-fisher")
+FIRST = ("ggn", "fisher", "empirical-fisher")
 
 
 def concave(logits, labels):
@@ -28,32 +29,32 @@ def concave(logits, labels):
 @pytest.mark.parametrize("loss", ["ce", "logit-adjust", concave])
 def test_the_hessians_trace_of_a_network_of_relus_is_exact(name, loss):
     objective = Case(CASES[name].make, loss=loss).objective(weight_decay=0.01)
-    assert traces.refusal(objective, "hessian") is None
+    assert traces.refusal(objective, KINDS["hessian"]) is None
     for part in range(3):
         expected = dense(objective, part).trace() + 0.01 * objective.layout.size
-        assert traces.exact(objective, "hessian", part) == pytest.approx(expected.item(), rel=1e-9)
+        assert traces.trace(objective, KINDS["hessian"], part) == pytest.approx(expected.item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FIRST)
 @pytest.mark.parametrize("name", ["mlp-tanh", "residual-gelu", "residual-inplace", "features", "balanced"])
 def test_the_other_matrices_have_exact_traces_for_any_activation(name, kind):
     objective = CASES[name].objective()
-    assert traces.refusal(objective, kind) is None
+    assert traces.refusal(objective, KINDS[kind]) is None
     for part in range(3):
         expected = dense(objective, part, kind).trace().item()
-        assert traces.exact(objective, kind, part) == pytest.approx(expected, rel=1e-9)
+        assert traces.trace(objective, KINDS[kind], part) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["mlp-tanh", "residual-gelu", "attention", "mlp-norm"])
 def test_a_network_with_smooth_activations_is_not_taken_for_piecewise_linear(name):
     objective = CASES[name].objective()
-    assert "not known to be piecewise linear" in traces.refusal(objective, "hessian")
+    assert "not known to be piecewise linear" in traces.refusal(objective, KINDS["hessian"])
 
 
 def test_chosen_parameters_alone_count_and_stay_without_gradients():
     objective = CASES["residual-relu"].objective(params="conv2,fc.bias")
     expected = dense(objective, 0).trace().item()
-    assert traces.exact(objective, "hessian", 0) == pytest.approx(expected, rel=1e-9)
+    assert traces.trace(objective, KINDS["hessian"], 0) == pytest.approx(expected, rel=1e-9)
     assert not any(p.requires_grad for p in objective.model.parameters())
 
 

@@ -84,7 +84,7 @@ def test_the_corner_says_when_lambda_max_has_not_converged():
     first = corner(plots.density(spectrum, "class 0"))
     assert first.startswith("$\\lambda_{\\max}$ = 2.000\nTr($H$) = ")
     unsure = dataclasses.replace(
-        spectrum, converged=np.array([False, True]), lambda_max_residual=np.array([0.03, 0]), operator="ggn"
+        spectrum, converged=np.array([False, True]), lambda_max_residual=np.array([0.03, 0]), operator="ggn", symbol="G"
     )
     text = corner(plots.density(unsure, "class 0"))
     assert "2.000 ± 0.030, not converged" in text

@@ -5,6 +5,7 @@ large ones. Gaussians have one width there, and the curve is the density of s: t
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,7 +27,7 @@ MOST_PANELS = 24
 MOST_POINTS = 8192  # columns of a map
 MOST_LABELS = 120  # rows of a map
 
-MATRICES = {"hessian": "H", "ggn": "G", "fisher": "F", "empirical-fisher": r"\hat{F}"}
+_SYMBOL = re.compile(r"([A-Za-z0-9 +().-]|\\hat\{[A-Z]\})+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,12 @@ class _View:
         ends = np.array([self.low, self.high])
         low, high = quadrature.symlog_inverse(ends, self.linear) if self.axis == "symlog" else ends
         return float(low), float(high)
+
+
+def matrix(spectrum: Spectrum) -> str:
+    """Return the symbol of the matrix for a formula: a sum in brackets, and A for what is no formula."""
+    symbol = spectrum.symbol if _SYMBOL.fullmatch(spectrum.symbol) else "A"
+    return f"({symbol})" if " " in symbol else symbol
 
 
 def density(
@@ -285,13 +292,12 @@ def _draw(ax: Axes, spectrum: Spectrum, p: int, curve: quadrature.Density, view:
 
 
 def _corner(spectrum: Spectrum, p: int) -> str:
-    matrix = MATRICES.get(spectrum.operator, "H")
     if spectrum.converged[p]:
         top = written.number(spectrum.lambda_max[p])
     else:
         top = written.with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p]) + ", not converged"
     trace = written.with_error(spectrum.trace[p], spectrum.trace_stderr[p])
-    return rf"$\lambda_{{\max}}$ = {top}" + "\n" + rf"Tr(${matrix}$) = {trace}"
+    return rf"$\lambda_{{\max}}$ = {top}" + "\n" + rf"Tr(${matrix(spectrum)}$) = {trace}"
 
 
 def _title(spectrum: Spectrum, p: int, name_length: int) -> str:
@@ -392,7 +398,7 @@ def _map(
         _beside(trace, rows, spectrum.trace[order], spectrum.trace_stderr[order], np.full(len(order), True))
         hollow = "" if spectrum.converged[order].all() else "\nhollow: not converged"
         top.set_xlabel(rf"$\lambda_{{\max}}$ ± {'error' if paper.is_narrow() else 'residual'}" + hollow)
-        trace.set_xlabel(rf"Tr(${MATRICES.get(spectrum.operator, 'H')}$) ± s.e.")
+        trace.set_xlabel(rf"Tr(${matrix(spectrum)}$) ± s.e.")
     return fig
 
 

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError, arg
-from landscape.plots.figures.density import MATRICES
+from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, paper, theme
 from landscape.results import Spectrum, written
 
@@ -37,8 +37,8 @@ def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figur
     Raises:
         InputError: no such part, or a spectrum that was computed without the overlap.
     """
-    matrix = MATRICES.get(spectrum.operator, "H")
-    label = rf"$\mathrm{{tr}}(V_a {matrix}_b V_a^T)\,/\,\mathrm{{tr}}(V_b {matrix}_b V_b^T)$"
+    symbol = matrix(spectrum)
+    label = rf"$\mathrm{{tr}}(V_a {symbol}_b V_a^T)\,/\,\mathrm{{tr}}(V_b {symbol}_b V_b^T)$"
     return _map(spectrum, spectrum.overlap, parts, ("sharpest directions of a", "curvature of b"), label)
 
 
@@ -59,11 +59,11 @@ def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figu
     Raises:
         InputError: no such part, or a spectrum that was computed without the overlap.
     """
-    matrix, share = MATRICES.get(spectrum.operator, "H"), None
+    symbol, share = matrix(spectrum), None
     if spectrum.gradient_curvature is not None:
         most = np.broadcast_to(spectrum.lambda_max, spectrum.gradient_curvature.shape)
         share = np.divide(spectrum.gradient_curvature, most, out=np.full(most.shape, np.nan), where=most > 0)
-    label = rf"$u_a^T {matrix}_b u_a\,/\,\lambda_{{\max}}({matrix}_b)$"
+    label = rf"$u_a^T {symbol}_b u_a\,/\,\lambda_{{\max}}({symbol}_b)$"
     return _map(spectrum, share, parts, ("gradient of a", "curvature of b"), label, of_vectors=False)
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError
-from landscape.plots.figures.density import MATRICES
+from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ground
 from landscape.results import Spectrum, written
@@ -41,7 +41,7 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
         _points(top, spectrum, order, spectrum.lambda_max, spectrum.lambda_max_residual, sure)
         _points(trace, spectrum, order, spectrum.trace, spectrum.trace_stderr, np.full(len(order), True))
         top.set_ylabel(r"$\lambda_{\max}$ ± residual (units of the loss)")
-        trace.set_ylabel(rf"Tr(${MATRICES.get(spectrum.operator, 'H')}$) ± s.e. (units of the loss)")
+        trace.set_ylabel(rf"Tr(${matrix(spectrum)}$) ± s.e. (units of the loss)")
         if not sure.all():
             top.set_title("hollow: not converged")
         if len(order) <= MOST_NAMES:

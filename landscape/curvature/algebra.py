@@ -1,0 +1,224 @@
+"""Operators: symmetric matrices that are known by their products, one for each part, and that add up and multiply.
+
+    H, G = ls.hessian(objective), ls.ggn(objective)      one matrix for each part: shape (P, D, D)
+    H["truck"]                                           the matrix of one part: shape (D, D)
+    H["truck"] @ v                                       (D,) -> (D,), (D, K) -> (D, K)
+    H @ V                                                (P, D) -> (P, D), (P, D, K) -> (P, D, K); (D,) for all parts
+    H - G, 2 * H + 0.1 * G, -H                           operators again
+    H["truck"].to_scipy()                                for scipy.sparse.linalg
+    H.trace(), H.diagonal(), H.top(5)                    exact where it can be had, or with an error
+
+An operator of one part is one matrix, whether it was made so or chosen by its name. `matvec` is what algorithms use:
+it takes a block of vectors for each part, whatever the number of parts.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.objective.objective import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact:
+    """Trace and diagonal of each part's matrix without probes, or why they cannot be had."""
+
+    refusal: Callable[[], str | None]
+    trace: Callable[[str], float]  # of a part, by its name
+    diagonal: Callable[[str], Tensor]  # (D,) float64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Operator:
+    """A symmetric matrix for each of P parts, known by its products with blocks of vectors."""
+
+    matvec: Callable[[Tensor], Tensor]  # (P, K, D) -> (P, K, D)
+    parts: tuple[str, ...]
+    size: int  # D
+    dtype: torch.dtype
+    device: torch.device
+    restrict: Callable[[Sequence[int]], "Operator"]  # the same matrices for some of the parts
+    exact: Exact
+    cached: bool = True  # a product costs the same alone as in a block, since all that can be kept is kept
+    name: str = "matrix"  # in tables and files
+    symbol: str = "A"  # in figures
+    terms: tuple[tuple[float, "Operator"], ...] = ()  # of a sum: factors and operators that are none
+    objective: Objective | None = None  # that the matrices are of, if of one: its data and losses go with a spectrum
+    source: Mapping[str, Any] | None = None  # all that makes the numbers; None where that is not known
+
+    # NumPy leaves `array * operator` and `number * operator` to us, and does not take the operator apart.
+    __array_ufunc__ = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(D, D) for one part, (P, D, D) for several."""
+        square = (self.size, self.size)
+        return square if len(self.parts) == 1 else (len(self.parts), *square)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.parts[:3]) + (", ..." if len(self.parts) > 3 else "")
+        return f"<{self.name} of {shown}: {self.shape}, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
+
+    def __getitem__(self, parts: str | Sequence[str]) -> "Operator":
+        """Return the matrix of one part by its name, or those of several."""
+        names = [parts] if isinstance(parts, str) else list(parts)
+        for name in names:
+            if name not in self.parts:
+                raise InputError(f"no part {name!r}; there are {', '.join(self.parts)}")
+        return self.restrict([self.parts.index(name) for name in names])
+
+    @overload
+    def __matmul__(self, vectors: Tensor) -> Tensor: ...
+
+    @overload
+    def __matmul__(self, vectors: NDArray[Any]) -> NDArray[Any]: ...
+
+    def __matmul__(self, vectors: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
+        """Multiply by vectors in columns, as in the head of this file; a tensor gives a tensor, an array an array.
+
+        Args:
+            vectors: (D,) or (D, K) for one part; (P, D) or (P, D, K) for several, or (D,) for the same one in all.
+
+        Returns:
+            The products in the same shape, (P, D) for a vector for all parts, computed in the operator's dtype.
+
+        Raises:
+            InputError: another shape, or numbers that are not real.
+            NumericalError: a product is not finite.
+        """
+        given = _tensor(vectors)
+        block = self._block(given)
+        found = self.matvec(block.to(self.device, self.dtype))
+        single = given.ndim == 1 or (given.ndim == 2 and len(self.parts) > 1)
+        found = found[:, 0] if single else found.mT
+        found = (found[0] if given.ndim < 3 and len(self.parts) == 1 else found).to(given.device)
+        return found if isinstance(vectors, Tensor) else found.numpy()
+
+    def _block(self, given: Tensor) -> Tensor:
+        """Return vectors as (P, K, D)."""
+        n_parts, size = len(self.parts), self.size
+        if given.ndim == 1 and given.shape == (size,):
+            return given.expand(n_parts, 1, size)
+        if given.ndim == 2 and n_parts == 1 and given.shape[0] == size:
+            return given.T[None]
+        if given.ndim == 2 and n_parts > 1 and given.shape == (n_parts, size):
+            return given[:, None]
+        if given.ndim == 3 and given.shape[:2] == (n_parts, size):
+            return given.mT
+        shapes = f"({size},) or ({size}, K)" if n_parts == 1 else f"({n_parts}, {size}) or ({n_parts}, {size}, K)"
+        turned = given.ndim == 2 and n_parts == 1 and given.shape[1] == size
+        advice = "vectors stand in columns: transpose them" if turned else f"choose a part, as in H[{self.parts[0]!r}]"
+        raise InputError(
+            f"vectors for an operator of shape {self.shape} must have shape {shapes}, got {tuple(given.shape)}"
+            + (f"; {advice}" if turned or n_parts > 1 else "")
+        )
+
+    def __add__(self, other: "Operator") -> "Operator":
+        return _combined((1.0, self), (1.0, other)) if isinstance(other, Operator) else NotImplemented
+
+    def __sub__(self, other: "Operator") -> "Operator":
+        return _combined((1.0, self), (-1.0, other)) if isinstance(other, Operator) else NotImplemented
+
+    def __mul__(self, factor: float) -> "Operator":
+        if not isinstance(factor, (int, float, np.integer, np.floating)) or isinstance(factor, bool):
+            return NotImplemented
+        if not math.isfinite(factor):
+            raise InputError(f"an operator cannot be multiplied by {factor}")
+        return _combined((float(factor), self))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "Operator":
+        if divisor == 0:
+            raise InputError("an operator cannot be divided by 0")
+        return self * (1 / divisor)
+
+    def __neg__(self) -> "Operator":
+        return _combined((-1.0, self))
+
+    def to_scipy(self) -> LinearOperator:
+        """Return the matrix of the only part as a SciPy operator, for `scipy.sparse.linalg`.
+
+        Returns:
+            A LinearOperator (D, D) of the same dtype.
+
+        Raises:
+            InputError: there are several parts.
+        """
+        if len(self.parts) > 1:
+            raise InputError(
+                f"SciPy takes one matrix, these are {len(self.parts)}: choose a part, as in H[{self.parts[0]!r}]"
+            )
+
+        def columns(vectors: NDArray[Any]) -> NDArray[Any]:
+            return self @ vectors
+
+        def one(vector: NDArray[Any]) -> NDArray[Any]:
+            return self @ vector.reshape(-1)  # SciPy gives (D,) or (D, 1)
+
+        dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator(self.shape, matvec=one, rmatvec=one, matmat=columns, rmatmat=columns, dtype=dtype)
+
+
+def _tensor(vectors: Tensor | NDArray[Any]) -> Tensor:
+    try:
+        found = vectors if isinstance(vectors, Tensor) else torch.from_numpy(np.ascontiguousarray(vectors))
+    except TypeError as error:
+        raise InputError(f"vectors must be a tensor or an array of numbers, got {type(vectors).__name__}") from error
+    if found.is_complex():
+        raise InputError("vectors must be real: multiply real and imaginary part one by one")
+    return found
+
+
+def _combined(*terms: tuple[float, Operator]) -> Operator:
+    """Return the sum of operators, each times its factor; a sum among them is taken apart."""
+    terms = tuple((outer * inner, one) for outer, given in terms for inner, one in given.terms or ((1.0, given),))
+    first = terms[0][1]
+    for _, other in terms[1:]:
+        for what in ("parts", "size", "dtype", "device"):
+            ours, theirs = getattr(first, what), getattr(other, what)
+            if ours != theirs:
+                raise InputError(f"operators of different {what} do not add up: {ours} and {theirs}")
+
+    def total(of: Callable[[Operator], Any]) -> Any:
+        return sum((factor * of(operator) for factor, operator in terms[1:]), start=terms[0][0] * of(first))
+
+    objectives = {id(operator.objective): operator.objective for _, operator in terms}
+    return Operator(
+        matvec=lambda V: total(lambda operator: operator.matvec(V)),
+        parts=first.parts,
+        size=first.size,
+        dtype=first.dtype,
+        device=first.device,
+        restrict=lambda parts: _combined(*((factor, operator.restrict(parts)) for factor, operator in terms)),
+        exact=Exact(
+            refusal=lambda: next(filter(None, (operator.exact.refusal() for _, operator in terms)), None),
+            trace=lambda part: float(total(lambda operator: operator.exact.trace(part))),
+            diagonal=lambda part: total(lambda operator: operator.exact.diagonal(part)),
+        ),
+        cached=all(operator.cached for _, operator in terms),
+        terms=terms,
+        name=_written([(factor, operator.name) for factor, operator in terms]),
+        symbol=_written([(factor, operator.symbol) for factor, operator in terms]),
+        objective=first.objective if len(objectives) == 1 else None,
+        source=None
+        if any(operator.source is None for _, operator in terms)
+        else {"sum": [[factor, operator.source] for factor, operator in terms]},
+    )
+
+
+def _written(terms: Sequence[tuple[float, str]]) -> str:
+    """Write a sum, such as "2 H - G"."""
+    text = ""
+    for factor, name in terms:
+        sign = ("-" if factor < 0 else "") if not text else (" - " if factor < 0 else " + ")
+        text += sign + ("" if abs(factor) == 1 else f"{abs(factor):g} ") + name
+    return text

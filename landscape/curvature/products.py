@@ -1,0 +1,206 @@
+"""Products of a sum over samples with vectors: batch after batch, in the fastest way that is right.
+
+Two ways to the product of one batch: backward passes alone (any model; the reference), and a traced, linearised graph
+whose parts that do not depend on the vector are kept (linearize.py). The second is compared with the first on one batch
+before use.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from landscape.autodiff import devices
+from landscape.autodiff.linearize import Linearized, linearize, n_bytes
+from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
+from landscape.curvature.kinds import Batch, Functions, Kind, Tensors
+from landscape.errors import InputError, NumericalError, arg
+from landscape.networks.params import Layout
+from landscape.objective.objective import differentiable_attention
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The samples that a part's matrix is a sum over."""
+
+    name: str
+    batch: Callable[[int], Batch]  # the batch of a number, always the same
+    n_batches: int
+    n_summed: int  # samples in all batches
+    divisor: int  # samples of the part, whether or not all are summed over
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """All that a curvature matrix depends on, as values."""
+
+    functions: Functions
+    theta: Tensors
+    layout: Layout
+    parts: tuple[Part, ...]
+    weight_decay: float
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced product, and the memory that it keeps for each sample."""
+
+    linearized: Linearized
+    bytes_per_sample: float
+
+
+class Products:
+    """Products with a kind of matrix, for each part of a problem; what does not depend on the vector may be kept."""
+
+    def __init__(self, problem: Problem, kind: Kind, traced: Traced | None, cache_bytes: int) -> None:
+        self.problem, self.kind = problem, kind
+        self._traced, self._cache_bytes = traced, cache_bytes
+        self._cache: dict[tuple[int, int], tuple[object, ...]] = {}
+        self._used = 0
+
+    def restrict(self, parts: Sequence[int]) -> "Products":
+        """Return the products of some of the parts, with memory of their own."""
+        some = replace(self.problem, parts=tuple(self.problem.parts[p] for p in parts))
+        return Products(some, self.kind, self._traced, self._cache_bytes)
+
+    @property
+    def cached(self) -> bool:
+        """Whether all that can be kept is kept, so that a product costs the same alone as in a block."""
+        n_samples = sum(part.n_summed for part in self.problem.parts)
+        return self._traced is not None and self._traced.bytes_per_sample * n_samples <= self._cache_bytes
+
+    @devices.full_precision()
+    def __call__(self, V: Tensor) -> Tensor:
+        """Multiply each part's matrix by its vectors.
+
+        Args:
+            V: (P, K, D).
+
+        Returns:
+            The products, (P, K, D).
+
+        Raises:
+            InputError: vectors of another shape.
+            NumericalError: a product is not finite.
+        """
+        problem, layout = self.problem, self.problem.layout
+        if V.ndim != 3 or V.shape[0] != len(problem.parts) or V.shape[2] != layout.size:
+            raise InputError(
+                f"vectors must have shape (parts, block, parameters) = ({len(problem.parts)}, K, {layout.size}), "
+                f"got {tuple(V.shape)}"
+            )
+        out = torch.zeros_like(V)
+        for row, part in enumerate(problem.parts):
+            tangents = [layout.tensors(v) for v in V[row]]
+            for number in range(part.n_batches):
+                for k, product in enumerate(self._of_batch(row, number, tangents)):
+                    for total, piece in zip(layout.tensors(out[row, k]), product, strict=True):
+                        total += piece
+            out[row] /= part.divisor
+        if not torch.isfinite(out).all():
+            names = ", ".join(part.name for part in problem.parts)
+            raise NumericalError(
+                f"a product with the {self.kind.name} of {names} is not finite: try {arg('dtype', 'float64')}"
+            )
+        if problem.weight_decay and self.kind.decays:
+            out += problem.weight_decay * V
+        return out
+
+    def _of_batch(self, row: int, number: int, tangents: list[Tensors]) -> list[Tensors]:
+        if self._traced is None:
+            return by_reverse(self.problem, self.kind, self.problem.parts[row].batch(number), tangents)
+        kept = self._residuals(row, number, self._traced.linearized)
+        return [self._traced.linearized.product(kept, t) for t in tangents]
+
+    def _residuals(self, row: int, number: int, graph: Linearized) -> tuple[object, ...]:
+        if (row, number) in self._cache:
+            return self._cache[row, number]
+        found = graph.residuals(*self.problem.parts[row].batch(number))
+        size = n_bytes(found)
+        if self._used + size <= self._cache_bytes:
+            self._used += size
+            self._cache[row, number] = found
+        return found
+
+
+def by_reverse(problem: Problem, kind: Kind, batch: Batch, vs: list[Tensors]) -> list[Tensors]:
+    """Multiply the sum over one batch by vectors, by backward passes alone.
+
+    Args:
+        problem: functions and point.
+        kind: of matrix.
+        batch: inputs and labels.
+        vs: vectors in tensors of the parameters' shapes.
+
+    Returns:
+        A product for each vector.
+    """
+    theta = tuple(t.detach().requires_grad_() for t in problem.theta)
+    with differentiable_attention():
+        return kind.reverse(problem.functions, theta, batch, vs)
+
+
+def by_trace(problem: Problem, kind: Kind, batch: Batch) -> Linearized:
+    """Trace the product of a batch and split it by what it depends on, see `linearize`."""
+
+    def product(theta: Tensors, inputs: Tensor, labels: Tensor, v: Tensors) -> Tensors:
+        return kind.forward(problem.functions, theta, (inputs, labels), v)
+
+    return linearize(product, problem.theta, *batch)
+
+
+def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | None:
+    """Trace the product and compare it with reverse mode on one batch; say why where it cannot be used.
+
+    Args:
+        problem: functions, point and data.
+        kind: of matrix.
+        required: where it cannot be used, raise an error in place of taking reverse mode.
+
+    Returns:
+        The trace, or None for reverse mode.
+
+    Raises:
+        InputError: it cannot be used and is required.
+    """
+    layout = problem.layout
+    batch = problem.parts[0].batch(0)
+    if len(batch[1]) in TRACE_SIZES:  # what a trace takes for constant shows at another size only
+        batch = (batch[0][:-1], batch[1][:-1])
+    try:
+        with differentiable_attention():
+            linearized = by_trace(problem, kind, batch)
+            residuals = linearized.residuals(*batch)
+            generator = torch.Generator().manual_seed(0)
+            flat = torch.randn(layout.size, generator=generator).to(problem.device, problem.dtype)
+            v = layout.tensors(flat / flat.norm())
+            ours = layout.flat(linearized.product(residuals, v))
+            bytes_per_sample = n_bytes(residuals) / len(batch[1])
+            del residuals  # before the graph of the reference takes its own memory
+    except NotTraceableError as error:
+        _refuse(f"the model cannot be traced ({error})", required)
+        return None
+    except Exception as error:  # a trace that fits no other batch size may fail in any way
+        _refuse(f"the traced product fails ({(str(error).splitlines() or [''])[0]})", required)
+        return None
+    reference = layout.flat(by_reverse(problem, kind, batch, [v])[0])
+    error_norm, norm = (ours - reference).norm().item(), reference.norm().item()
+    # Rounding of float32 flips the sign of an activation now and then, which is worth 1e-4 of a product.
+    if error_norm > (1e-3 if problem.dtype == torch.float32 else 1e-9) * norm:
+        _refuse(f"the traced product is off by {error_norm:.3g} of {norm:.3g}", required)
+        return None
+    return Traced(linearized, bytes_per_sample)
+
+
+def _refuse(reason: str, required: bool) -> None:
+    if required:
+        raise InputError(
+            f"{arg('backend', 'linearized')} cannot be used: {reason}; leave it out for plain reverse mode"
+        )
+    log.info("plain reverse mode is used, because %s", reason)

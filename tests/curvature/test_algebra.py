@@ -1,0 +1,151 @@
+"""Operators as values: vectors of every shape, sums, parts and SciPy, against dense matrices."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse.linalg import eigsh
+
+import landscape as ls
+from landscape.curvature.kinds import KINDS, KindName
+from landscape.errors import InputError
+from tests.cases import CASES
+from tests.exact import dense
+
+NAMES = ("0", "1", "2")
+
+
+@pytest.fixture(scope="module")
+def objective():
+    return CASES["residual-gelu"].objective()
+
+
+@pytest.fixture(scope="module")
+def hessian(objective):
+    return ls.curvature_operator(objective, backend="reverse")
+
+
+@pytest.fixture(scope="module")
+def exact(objective):
+    return torch.stack([dense(objective, part) for part in range(3)])
+
+
+def vectors(*shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def close(found, expected):
+    return np.linalg.norm(np.asarray(found) - np.asarray(expected)) < 1e-9 * np.linalg.norm(np.asarray(expected))
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.clone, torch.Tensor.numpy], ids=["tensor", "array"])
+def test_vectors_for_all_parts_keep_their_shape_and_their_type(hessian, exact, form):
+    size = hessian.size
+    assert hessian.shape == (3, size, size)
+    for shape, expected in (
+        ((size,), "pij,j->pi"),
+        ((3, size), "pij,pj->pi"),
+        ((3, size, 2), "pij,pjk->pik"),
+    ):
+        V = vectors(*shape)
+        found = hessian @ form(V)
+        assert type(found) is type(form(V))
+        assert close(found, torch.einsum(expected, exact, V))
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.clone, torch.Tensor.numpy], ids=["tensor", "array"])
+def test_one_part_is_one_matrix(hessian, exact, form):
+    size = hessian.size
+    part = hessian["1"]
+    assert part.shape == (size, size)
+    assert part.parts == ("1",)
+    for shape in ((size,), (size, 3), (1, size, 3)):
+        V = vectors(*shape)
+        found = part @ form(V)
+        assert type(found) is type(form(V))
+        assert close(found, exact[1] @ V)
+
+
+def test_several_names_choose_several_parts_in_their_order(hessian, exact):
+    V = vectors(2, hessian.size)
+    found = hessian[["2", "0"]] @ V
+    assert close(found, torch.einsum("pij,pj->pi", exact[[2, 0]], V))
+
+
+def test_vectors_of_another_dtype_are_taken_and_products_are_in_the_operators(hessian):
+    single = ls.curvature_operator(CASES["residual-gelu"].objective(dtype=torch.float32), backend="reverse")
+    assert (single["0"] @ np.ones(single.size)).dtype == np.float32
+    assert (hessian["0"] @ np.ones(single.size, dtype=int)).dtype == np.float64
+
+
+def test_sums_and_multiples_are_those_of_the_matrices(objective, hessian, exact):
+    gauss_newton = ls.curvature_operator(objective, "ggn", backend="reverse")
+    G = torch.stack([dense(objective, part, "ggn") for part in range(3)])
+    V = vectors(3, hessian.size)
+    for found, matrices in (
+        (hessian + gauss_newton, exact + G),
+        (hessian - gauss_newton, exact - G),
+        (2 * hessian - gauss_newton * 0.5, 2 * exact - 0.5 * G),
+        (-(hessian - gauss_newton) / 4, (G - exact) / 4),
+        (np.float64(3) * hessian, 3 * exact),
+    ):
+        expected = torch.einsum("pij,pj->pi", matrices, V)
+        assert close(found @ V, expected)
+        assert close(found["1"] @ V[1], expected[1])
+
+
+def test_sums_are_called_by_what_they_are(objective, hessian):
+    difference = 2 * hessian - ls.curvature_operator(objective, "ggn", backend="reverse")
+    assert (difference.name, difference.symbol) == ("2 hessian - ggn", "2 H - G")
+    assert (3 * -difference).symbol == "-6 H + 3 G"
+    assert difference.objective is objective
+    assert repr(difference["1"]).startswith("<2 hessian - ggn of 1: (")
+
+
+@pytest.mark.parametrize("backend", ["reverse", "linearized"])
+@pytest.mark.parametrize("name", ["residual-gelu", "smoothed", "features"])
+def test_gauss_newton_and_residual_add_up_to_the_hessian(name, backend):
+    """With weight decay, which is in the Hessian and in Gauss-Newton, and not in what they differ by."""
+    objective = CASES[name].objective(weight_decay=0.3)
+    H, G, R = (ls.curvature_operator(objective, kind, backend=backend) for kind in ("hessian", "ggn", "residual"))
+    V = vectors(3, H.size, 4)
+    assert close((G + R) @ V, H @ V)
+    for p, part in enumerate(NAMES):
+        assert close(R[part] @ V[p], dense(objective, p, "residual") @ V[p])
+
+
+def test_scipy_finds_the_eigenvalues(hessian, exact):
+    for p, part in enumerate(NAMES):
+        operator = hessian[part].to_scipy()
+        assert operator.dtype == np.float64
+        found = eigsh(operator, k=3, which="LA", return_eigenvectors=False)
+        assert np.allclose(np.sort(found), torch.linalg.eigvalsh(exact[p])[-3:], rtol=1e-7)
+        assert close(operator @ np.ones((hessian.size, 2)), exact[p].sum(1)[:, None].expand(-1, 2))
+
+
+def test_every_kind_has_a_name_that_types_know_and_a_symbol_of_its_own():
+    assert get_args(KindName) == tuple(KINDS)
+    assert len({kind.symbol for kind in KINDS.values()}) == len(KINDS)
+
+
+def test_wrong_vectors_are_refused_with_the_shapes_that_fit(hessian):
+    size = hessian.size
+    for call, words in (
+        (lambda: hessian @ vectors(size, 3), rf"must have shape \(3, {size}\) or .*got \({size}, 3\); choose a part"),
+        (lambda: hessian["0"] @ vectors(3, size), rf"must have shape \({size},\) or .*transpose them"),
+        (lambda: hessian["0"] @ vectors(size + 1), rf"got \({size + 1},\)$"),
+        (lambda: hessian @ np.ones(size, dtype=complex), "must be real"),
+        (lambda: hessian @ np.array(["a"] * size), "array of numbers"),
+        (lambda: hessian["3"], "no part '3'; there are 0, 1, 2"),
+        (lambda: hessian.to_scipy(), r"choose a part, as in H\['0'\]"),
+        (lambda: hessian + hessian["0"], "different parts"),
+        (lambda: hessian["0"] + ls.matrix(np.eye(3), parts=["0"]), "different size"),
+        (lambda: float("nan") * hessian, "multiplied by nan"),
+        (lambda: hessian / 0, "divided by 0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
+    for call in (lambda: hessian + 1, lambda: "2" * hessian, lambda: True * hessian, lambda: np.eye(3) * hessian):
+        with pytest.raises(TypeError):
+            call()
