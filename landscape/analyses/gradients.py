@@ -174,15 +174,16 @@ def _over_batches(
     means = {name: _Mean() for name in (*_WITH_ERRORS, "conflict")}
     loss = np.zeros(n_parts)
     seen, batches = (np.zeros(n_parts, dtype=np.int64) for _ in range(2))
+    first = gram.batch_first(objective, model)
     checked: set[int] = set()
     for k, index in enumerate(drawn):
         for chunk in np.split(index, range(objective.batch_size, len(index), objective.batch_size)):
             if len(chunk) not in checked:
-                gram.check(objective, model, chunk)
+                gram.check(objective, model, chunk, first)
                 checked.add(len(chunk))
         present, groups = np.unique(part_of[index], return_inverse=True)
         counts = np.bincount(groups)
-        sums, products = gram.of_batch(objective, model, index, groups, cache_bytes)
+        sums, products = gram.of_batch(objective, model, index, groups, cache_bytes, first)
         _check_finite(objective, present, sums, products.matrix)
         found = _numbers(products, counts / len(index), objective, present)
         for name, mean in means.items():

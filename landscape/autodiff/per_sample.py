@@ -6,16 +6,19 @@ outputs only gives all d_i; the sum may then run over any part of the batch. See
 each group's mean loss. In units of a forward pass: forward 1, d_i 1, weights 1, as in an ordinary training step.
 
 Convolutions, linear layers and batch norm are treated so where their parameters are used nowhere else, which the graph
-of the losses tells. All other parameters (other layers, shared or used by name) get a backward pass for each group.
+of the losses tells, and where their inputs have the batch along the first axis. Another axis may be as long as the
+batch by chance (`batch_first` looks at two sizes). All other parameters (other layers,
+shared or used by name) get a backward pass for each group.
 Samples must not influence each other: batch norm runs in eval mode, or within `batch_statistics_constant`.
 
 Source: Goodfellow 2015, "Efficient per-example gradient computations", for linear layers; Rochette et al. 2019 for
 convolutions.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +38,13 @@ _GROUPS = (*_CONVOLUTIONS, nn.Linear, *NORMS)  # layers whose gradients can be t
 
 
 def group_gradients(
-    model: nn.Module, losses: Losses, groups: Tensor, n_groups: int, params: Sequence[str] | None = None
+    model: nn.Module,
+    losses: Losses,
+    groups: Tensor,
+    n_groups: int,
+    params: Sequence[str] | None = None,
+    *,
+    first: Collection[nn.Module] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of each group's mean loss over a batch.
 
@@ -47,6 +56,8 @@ def group_gradients(
         groups: of each sample, (B,) integers from 0 to n_groups - 1; on the CPU no GPU has to be waited for.
         n_groups: G.
         params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
+        first: layers with the batch along their first axis, as `batch_first` finds them; None takes all that are as
+            long as the batch there, which `check` then has to confirm.
 
     Returns:
         The losses without their graph, (B,), and the gradients, (G, D), flat in the order of the parameters. The row of
@@ -56,7 +67,7 @@ def group_gradients(
         InputError: batch norm couples the samples, a group or parameter does not exist, or the losses do not fit.
     """
     chosen = parameters_of(model, params)
-    values, calls = recorded(model, losses, _GROUPS)
+    values, calls = recorded(model, losses, _GROUPS, first)
     return values.detach(), _rows(values, calls, chosen, groups, n_groups)
 
 
@@ -234,13 +245,45 @@ def _separable(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     )
 
 
-def recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ...]) -> tuple[Tensor, list[Call]]:
-    """Run the model and record the calls of layers of some kinds.
+def batch_first(
+    model: nn.Module, losses: Callable[[int], Tensor], kinds: tuple[type[nn.Module], ...] = _GROUPS
+) -> frozenset[nn.Module]:
+    """Find the layers that have the batch along the first axis of their inputs, in its own order, whatever its size.
+
+    Args:
+        model: as for `group_gradients`.
+        losses: runs the model on the first so many of three samples that differ, once, and returns a value or a row of
+            them for each.
+        kinds: types of layers.
+
+    Returns:
+        The layers; one that is not used in these batches is none of them.
+    """
+    two, three = (_recorded(model, partial(losses, n), kinds)[1] for n in (2, 3))
+    if [c.module for c in two] != [c.module for c in three]:
+        return frozenset()
+    pairs = list(zip(two, three, strict=True))
+    other = {
+        a.module
+        for a, b in pairs
+        if (len(a.inputs), len(b.inputs)) != (2, 3) or not torch.allclose(a.inputs, b.inputs[:2], rtol=0.01, atol=1e-4)
+    }
+    return frozenset({call.module for call in two} - other)
+
+
+def recorded(
+    model: nn.Module,
+    losses: Losses,
+    kinds: tuple[type[nn.Module], ...],
+    first: Collection[nn.Module] | None = None,
+) -> tuple[Tensor, list[Call]]:
+    """Run the model and record the calls of layers of some kinds that have the batch along their first axis.
 
     Args:
         model: whose calls they are; its samples do not influence each other.
         losses: runs the model on a batch, once, and returns one value or one row of values for each sample.
         kinds: types of layers.
+        first: as for `group_gradients`.
 
     Returns:
         The values with their graph, (B,) or (B, C), and the calls.
@@ -248,6 +291,11 @@ def recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ...
     Raises:
         InputError: batch norm couples the samples, or the values are not one or one row per sample.
     """
+    values, calls = _recorded(model, losses, kinds)
+    return values, [c for c in calls if len(c.inputs) == len(values) and (first is None or c.module in first)]
+
+
+def _recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ...]) -> tuple[Tensor, list[Call]]:
     for name, m in model.named_modules():
         if isinstance(m, _BatchNorm) and _by_batch(m) and not isinstance(m.__dict__.get("forward"), _Constant):
             raise InputError(
@@ -285,7 +333,7 @@ def recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ...
         )
     if not values.requires_grad:
         raise InputError("losses() returned values without a graph: do not call it under torch.no_grad()")
-    return values, [c for c in calls if len(c.inputs) == len(values)]
+    return values, calls
 
 
 def used_otherwise(values: Tensor, calls: Iterable[Call], chosen: dict[str, Tensor]) -> list[str]:

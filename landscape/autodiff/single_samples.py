@@ -6,7 +6,8 @@ formula, and parameters that are shared or used by name, take vectorised gradien
 """
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,7 +16,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from landscape.autodiff import per_sample
 from landscape.autodiff.per_sample import NORMS, Call, at_outputs, of_norm, parameters_of, recorded, used_otherwise
+from landscape.errors import one_line
+
+log = logging.getLogger(__name__)
 
 Read: TypeAlias = Callable[[Any, Tensor], Tensor]
 """(outputs of the model, labels (B,)) -> one value per sample, (B,), or several, (B, C)."""
@@ -131,13 +136,33 @@ class Recorded:
         for start in range(0, len(self._inputs), size):
             piece = slice(start, start + size)
             with torch.no_grad():
-                found: dict[str, Tensor] = each(chosen, self._inputs[piece], self._labels[piece], seeds[piece])
+                try:
+                    found: dict[str, Tensor] = each(chosen, self._inputs[piece], self._labels[piece], seeds[piece])
+                except Exception as error:  # recurrent layers and others that vmap has no rule for
+                    log.info("gradients of samples are taken one by one, because %s", one_line(error))
+                    found = self._one_by_one(piece, seeds)
             for name, gradients in found.items():
                 yield name, piece, gradients.flatten(1)
 
+    @torch.enable_grad()
+    def _one_by_one(self, piece: slice, seeds: Tensor) -> dict[str, Tensor]:
+        """Return the gradients of some samples by each of the other parameters, by a backward pass for each sample."""
+        chosen = [self._model.get_parameter(name) for name in self._rest]
+        rows = []
+        for x, y, seed in zip(self._inputs[piece], self._labels[piece], seeds[piece], strict=True):
+            value = (self._read(self._model(x[None]), y[None])[0] * seed).sum()
+            rows.append(torch.autograd.grad(value, chosen, materialize_grads=True))
+        return dict(zip(self._rest, map(torch.stack, zip(*rows, strict=True)), strict=True))
+
 
 def record(
-    model: nn.Module, inputs: Tensor, labels: Tensor, read: Read, params: Sequence[str] | None = None
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    read: Read,
+    params: Sequence[str] | None = None,
+    *,
+    first: Collection[nn.Module] | None = None,
 ) -> Recorded:
     """Run a model on a batch and keep what the gradients of its samples need.
 
@@ -147,6 +172,7 @@ def record(
         labels: (B,), for `read`.
         read: values of each sample, which depend on the parameters through the outputs alone.
         params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
+        first: layers with the batch along their first axis, as `batch_first` returns them; None finds them anew.
 
     Returns:
         The forward pass.
@@ -155,8 +181,19 @@ def record(
         InputError: a parameter does not exist, a layer couples samples in eval mode too, or the values do not fit.
     """
     chosen = parameters_of(model, params)
-    values, calls = recorded(model, lambda: read(model(inputs), labels), _SINGLE)
+    first = batch_first(model, inputs, labels, read) if first is None else first
+    values, calls = recorded(model, lambda: read(model(inputs), labels), _SINGLE, first)
     return Recorded(values, model, inputs, labels, read, chosen, calls, used_otherwise(values, calls, chosen))
+
+
+def batch_first(model: nn.Module, inputs: Tensor, labels: Tensor, read: Read) -> frozenset[nn.Module]:
+    """Find the layers that have the batch along the first axis of their inputs; arguments as for `record`."""
+
+    def values(n: int) -> Tensor:
+        some = torch.arange(n, device=inputs.device) % len(inputs)
+        return read(model(inputs[some]), labels[some])
+
+    return per_sample.batch_first(model, values, _SINGLE)
 
 
 def squared_gradients(
@@ -185,8 +222,14 @@ def squared_gradients(
     modes = {m: m.training for m in model.modules()}
     model.eval()
     try:
+        first: dict[torch.Size, frozenset[nn.Module]] = {}
         for inputs, labels in batches:
-            found = record(model, inputs, labels, loss, params)
+            layers = first.get(inputs.shape[1:])
+            if layers is None:
+                layers = batch_first(model, inputs, labels, loss)
+                if len(inputs) > 2:  # samples that differ show the order too
+                    first[inputs.shape[1:]] = layers
+            found = record(model, inputs, labels, loss, params, first=layers)
             for name, squares in found.squares(torch.ones_like(found.values)):
                 places[name] += squares
     finally:

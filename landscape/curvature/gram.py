@@ -4,14 +4,16 @@ Row and column p belong to g_p, the gradient of part p's mean loss; the last one
 g_p. The gradients are rows of D numbers that come and go; their products are summed up in float64, layer by layer.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.autodiff import per_sample
 from landscape.autodiff.per_sample import group_gradients
 from landscape.errors import NumericalError, arg
 from landscape.networks import models
@@ -81,7 +83,12 @@ def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.nd
 
 
 def of_batch(
-    objective: Objective, model: nn.Module, index: np.ndarray, groups: np.ndarray, cache_bytes: int
+    objective: Objective,
+    model: nn.Module,
+    index: np.ndarray,
+    groups: np.ndarray,
+    cache_bytes: int,
+    first: Collection[nn.Module],
 ) -> tuple[np.ndarray, Products]:
     """Return the summed loss of each group of a batch and the inner products of the groups' gradients.
 
@@ -93,6 +100,7 @@ def of_batch(
         index: (B,) positions of the samples.
         groups: (B,) group of each, 0 to G - 1, each of which has a sample.
         cache_bytes: for the gradients; those by one parameter tensor are not divided.
+        first: what `batch_first` returned for it.
 
     Returns:
         Sums of the losses (G,) and products, the last of the batch.
@@ -107,7 +115,7 @@ def of_batch(
     for names in pieces:
         rows = None
         for samples, here in chunks:
-            values, means = _of_groups(objective, model, samples, here, n_groups, names)
+            values, means = _of_groups(objective, model, samples, here, n_groups, names, first)
             loss += np.bincount(here, values.double().cpu().numpy(), minlength=n_groups) / len(pieces)
             means *= torch.from_numpy(np.bincount(here, minlength=n_groups) / counts).to(means)[:, None]
             rows = means if rows is None else rows.add_(means)
@@ -118,29 +126,50 @@ def of_batch(
     return loss, Products(**sums)
 
 
-def check(objective: Objective, model: nn.Module, index: np.ndarray) -> None:
+def batch_first(objective: Objective, model: nn.Module) -> frozenset[nn.Module]:
+    """Find the layers that have the batch along the first axis of their inputs.
+
+    Args:
+        objective: loss and data.
+        model: what `trainable` returned for it.
+
+    Returns:
+        The layers.
+    """
+
+    def values(n: int) -> Tensor:
+        index = np.resize(np.concatenate(objective.members), n)
+        inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
+        return _losses(objective, model, inputs, labels)
+
+    with differentiable_attention():
+        return per_sample.batch_first(model, values)
+
+
+def check(objective: Objective, model: nn.Module, index: np.ndarray, first: Collection[nn.Module]) -> None:
     """Make sure on some samples that the gradients of groups add up to autograd's.
 
-    They do not where the first axis within the model is not the batch and happens to be as long.
+    They do not where samples influence each other, or where a layer has them in another order.
 
     Args:
         objective: loss and data.
         model: what `trainable` returned for it.
         index: (B,) positions of the samples.
+        first: what `batch_first` returned for it.
 
     Raises:
         NumericalError: they do not.
     """
     n = len(index)
     groups = (np.arange(n) >= n // 3).astype(np.int64)  # of different sizes: an error in equal shares would cancel
-    _, rows = _of_groups(objective, model, index, groups, 2, objective.layout.names)
+    _, rows = _of_groups(objective, model, index, groups, 2, objective.layout.names, first)
     sizes = torch.from_numpy(np.bincount(groups, minlength=2)).to(rows)
     expected = _summed(objective, [objective.samples.batch(index, objective.device, objective.dtype)])[1]
     # Gradients that are not finite pass: they add up to nothing, and whoever uses them says which they are.
     if float((sizes @ rows - expected).norm()) > _ADD_UP * float(sizes @ rows.norm(dim=1)):
         raise NumericalError(
-            f"gradients of groups of {n} samples do not add up to that of all: within the model an axis that is not "
-            f"the batch has as many entries; choose another {arg('batch_size')} or {arg('samples_per_batch')}"
+            f"gradients of groups of {n} samples do not add up to that of all: samples of a batch influence each other "
+            f"in this model; leave {arg('batches')} out, which takes each part by itself"
         )
 
 
@@ -189,17 +218,24 @@ def _summed(objective: Objective, batches: Iterable[tuple[Tensor, Tensor]]) -> t
 
 
 def _of_groups(
-    objective: Objective, model: nn.Module, index: np.ndarray, groups: np.ndarray, n_groups: int, names: Sequence[str]
+    objective: Objective,
+    model: nn.Module,
+    index: np.ndarray,
+    groups: np.ndarray,
+    n_groups: int,
+    names: Sequence[str],
+    first: Collection[nn.Module],
 ) -> tuple[Tensor, Tensor]:
     """Return the losses of some samples, (B,), and the gradients of their groups' means, (G, D)."""
     inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
-    n_classes = len(objective.samples.class_names)
-
-    def losses() -> Tensor:
-        return objective.loss(models.logits_of(model(inputs), n_classes, objective.logits_index), labels)
-
+    losses = partial(_losses, objective, model, inputs, labels)
     with differentiable_attention():
-        return group_gradients(model, losses, torch.from_numpy(groups), n_groups, names)
+        return group_gradients(model, losses, torch.from_numpy(groups), n_groups, names, first=first)
+
+
+def _losses(objective: Objective, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    n_classes = len(objective.samples.class_names)
+    return objective.loss(models.logits_of(model(inputs), n_classes, objective.logits_index), labels)
 
 
 def _products(a: Tensor, b: Tensor) -> np.ndarray:

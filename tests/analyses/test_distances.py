@@ -1,6 +1,7 @@
 """Convergence points and the distances between them, against closed forms and loops."""
 
 import dataclasses
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -103,6 +104,68 @@ def test_fisher_weights_are_squared_gradients_of_the_parts_own_samples():
     expected = (weights @ (a.theta - b.theta).square()).sqrt().item()
     assert found.fisher[0, 0, 1] == pytest.approx(expected, rel=1e-8)
     assert found.fisher[0, 0, 1] != pytest.approx(found.fisher[0, 1, 0], rel=1e-3)  # each has a Fisher of its own
+
+
+class Tokens(nn.Module):
+    """Eight tokens of four numbers, of which a layer gets the first axis for the second."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.order = order
+        self.inner, self.fc = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        if self.order == "tokens first":
+            return self.fc(torch.tanh(self.inner(x.transpose(0, 1))).sum(0))
+        if self.order == "reversed":
+            return self.fc(torch.tanh(self.inner(x.flip(0))).flip(0).sum(1))
+        shared = torch.tanh(self.inner(x)).sum(1) + torch.tanh(self.inner(x.flip(0))).flip(0).sum(1)
+        return self.fc(shared)
+
+
+class Recurrence(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.rnn, self.fc = (
+            getattr(nn, kind)(4, 5, num_layers=2, batch_first=True, bidirectional=True),
+            nn.Linear(10, 3),
+        )
+
+    def forward(self, x):
+        return self.fc(self.rnn(x)[0][:, -1])
+
+
+MODELS = {order: partial(Tokens, order) for order in ("tokens first", "reversed", "shared")}
+MODELS |= {kind: partial(Recurrence, kind) for kind in ("LSTM", "GRU", "RNN")}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_fishers_do_not_depend_on_the_batch_size_nor_on_the_layout_of_a_layer(make, dtype):
+    """Against a backward pass for each sample; eight tokens, so that a batch of eight has as many."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(19, 8, 4, generator=generator), torch.arange(19) % 3
+    torch.manual_seed(0)
+    model, found = make(), []
+    for batch_size in (2, 4, 7, 8, 19):
+        objective = Objective.build(
+            model, datasets.from_dataset(data), partition="all", dtype=dtype, device="cpu", batch_size=batch_size
+        )
+        start = points.origin(objective)
+        moved = Point(start.theta + 0.1, start.buffers)
+        run = Run(name="r", points={"all": (start, 0.0), "other": (moved, 1.0)}, start=start)
+        found.append(ls.distances(objective, [run], source="test", over="all").fisher[0, 0, 1])
+    total = 0.0
+    for x, y in zip(*objective.batch(0, 0), strict=True):
+        leaves = [t.clone().requires_grad_() for t in objective.theta]
+        total += (
+            objective.layout
+            .flat(torch.autograd.grad(objective.losses(leaves, x[None], y[None]).sum(), leaves))
+            .double()
+            .square()
+        )
+    expected = (total @ (moved.theta - start.theta).double().square() / 19).sqrt().item()
+    np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == torch.float32 else 1e-10)
 
 
 @pytest.mark.parametrize("batch_norm", ["log-interpolate", "interpolate"])

@@ -365,13 +365,47 @@ class TimeFirst(nn.Module):
         return self.out(torch.tanh(self.inner(steps)).sum(0))
 
 
-def test_an_axis_that_passes_for_the_batch_is_noticed():
-    objective = Case(TimeFirst).objective(batch_size=9)
-    with pytest.raises(NumericalError, match=r"of 9 samples do not add up.*choose another batch_size"):
-        ls.gradients(objective, batches=1, samples_per_batch=15)
+@pytest.mark.parametrize("batch_size", [2, 3, 8, 9, 15])
+def test_an_axis_as_long_as_the_batch_does_not_pass_for_it(batch_size):
+    objective = Case(TimeFirst).objective(batch_size=batch_size)  # its layer has an axis of nine
     exact = ls.gradients(objective)
-    found = ls.gradients(Case(TimeFirst).objective(batch_size=8), batches=1, samples_per_batch=15)
+    found = ls.gradients(objective, batches=1, samples_per_batch=15)
     agree(found, {n: getattr(exact, n)[0] for n in NUMBERS})
+
+
+class Reversed(nn.Module):
+    """The samples change places within the model, which no size of an axis tells."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.out = nn.Linear(18, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.inner(x.flatten(1).flip(0))).flip(0))
+
+
+def test_samples_that_change_places_are_told_apart():
+    objective = Case(Reversed).objective(batch_size=15)
+    exact = ls.gradients(objective)
+    agree(ls.gradients(objective, batches=1, samples_per_batch=15), {n: getattr(exact, n)[0] for n in NUMBERS})
+
+
+class Coupled(nn.Module):
+    """Samples lose the mean of their batch, which no layer shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.out = nn.Linear(18, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.inner(x.flatten(1)))
+        return self.out(x - x.mean(0) * (len(x) > 4))
+
+
+def test_samples_that_influence_each_other_are_noticed():
+    objective = Case(Coupled).objective(batch_size=4)  # of few samples each is by itself
+    with pytest.raises(NumericalError, match=r"of 15 samples do not add up.*leave batches out"):
+        ls.gradients(dataclasses.replace(objective, batch_size=15), batches=1, samples_per_batch=15)
 
 
 # Checkpoints
