@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 
 Augmentation = Callable[[Tensor], Tensor]
 """(B, channels, H, W) in [0, 1] -> (B, channels, size, size) in [0, 1], of the same type."""
@@ -92,7 +92,7 @@ def build(name: str, size: int) -> Augmentation:
         InputError: there is no such augmentation, or the size is below 1.
     """
     if name not in names():
-        raise InputError(f"no augmentation {name!r} for --augment; choose from {', '.join(names())}")
+        raise InputError(f"no augmentation {name!r} for {arg('augment')}; choose from {', '.join(names())}")
     if size < 1:
         raise InputError(f"images must have at least 1 pixel a side, got size {size}")
     steps = _steps(name, size)
@@ -101,7 +101,7 @@ def build(name: str, size: int) -> Augmentation:
         channels, height, width = images.shape[1:]
         if name in _COLOURED and channels != 3:
             raise InputError(
-                f"--augment {name} changes colours and needs 3 channels, got {channels}: "
+                f"{arg('augment', name)} changes colours and needs 3 channels, got {channels}: "
                 f"choose from {', '.join(_ANY_CHANNELS)}"
             )
         if min(height, width) < size:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from landscape.data import items
 from landscape.data.datasets import Samples
 from landscape.data.images import ImageFiles, resized
-from landscape.errors import DataError, InputError
+from landscape.errors import DataError, InputError, arg
 from trainers import augment
 
 
@@ -52,7 +52,7 @@ class Batches:
             DataError: the first sample cannot be read.
         """
         if workers < 0:
-            raise InputError(f"--workers must not be negative, got {workers}")
+            raise InputError(f"{arg('workers')} must not be negative, got {workers}")
         if not views:
             raise InputError("batches need at least one view, such as none")
         self.class_counts = samples.class_counts
@@ -153,9 +153,9 @@ def split_validation(samples: Samples, share: float, seed: int) -> tuple[Samples
         DataError: no class has two samples.
     """
     if not 0 < share < 1:
-        raise InputError(f"--validation must be a share between 0 and 1, got {share}")
+        raise InputError(f"{arg('validation')} must be a share between 0 and 1, got {share}")
     if seed < 0:
-        raise InputError(f"--data-seed must not be negative, got {seed}")
+        raise InputError(f"{arg('data_seed')} must not be negative, got {seed}")
     held = []
     for c in range(len(samples.class_names)):
         members = np.flatnonzero(samples.labels == c)
@@ -180,11 +180,13 @@ def _change(name: str, samples: Samples) -> augment.Augmentation:
     kind, shape = str(example.dtype).removeprefix("torch."), tuple(example.shape)
     if example.dtype != torch.uint8 or example.ndim != 3 or shape[1] != shape[2]:
         raise InputError(
-            f"--augment {name} is for square uint8 images (channels, size, size); "
-            f"{samples.name} has {kind} inputs {shape}: use --augment none"
+            f"{arg('augment', name)} is for square uint8 images (channels, size, size); "
+            f"{samples.name} has {kind} inputs {shape}: use {arg('augment', 'none')}"
         )
     if samples.mean is None:
-        raise InputError(f"--augment {name} of {samples.name} needs --normalize, such as --normalize none")
+        raise InputError(
+            f"{arg('augment', name)} of {samples.name} needs {arg('normalize')}, such as {arg('normalize', 'none')}"
+        )
     return augment.build(name, shape[1])
 
 

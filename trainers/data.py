@@ -8,7 +8,7 @@ from torch import nn
 
 from landscape.data import datasets
 from landscape.data.datasets import Samples
-from landscape.errors import DataError, InputError
+from landscape.errors import DataError, InputError, arg
 from landscape.networks import models
 from trainers.batches import split_validation
 from trainers.loop import FIRST, seeded
@@ -77,13 +77,16 @@ def fitted(recipe: Recipe, whole: Samples, test: Samples) -> tuple[Recipe, Data]
         _refuse_not_finite(samples)
     n_classes = len(whole.class_names)
     if recipe.grouped and recipe.groups > n_classes:
-        raise InputError(f"--groups {recipe.groups} are more than the {n_classes} classes of {whole.name}: lower it")
+        raise InputError(
+            f"{arg('groups', recipe.groups)} are more than the {n_classes} classes of {whole.name}: lower it"
+        )
     train, validation = whole, None
     if recipe.validation:
         train, validation = split_validation(whole, recipe.validation, recipe.data_seed)
     for c in np.flatnonzero(np.bincount(train.labels, minlength=n_classes) == 0) if recipe.grouped else ():
         raise InputError(
-            f"class {c} ({whole.class_names[c]}) of {whole.name} has no training samples: --sharpness gsa and --gkp "
+            f"class {c} ({whole.class_names[c]}) of {whole.name} has no training samples: "
+            f"{arg('sharpness', 'gsa')} and {arg('gkp', True)} "
             "group classes by their samples; leave the class out"
         )
     return dataclasses.replace(recipe, augment=recipe.augment or _views(recipe, whole)), Data(
@@ -109,7 +112,9 @@ def _views(recipe: Recipe, samples: Samples) -> str:
     inputs, _ = samples.batch(np.zeros(1, dtype=np.int64))
     if samples.mean is None or inputs.ndim != 4:
         if n == 3:
-            raise InputError(f"--loss bcl needs three augmented views; {samples.name} has no uint8 images to augment")
+            raise InputError(
+                f"{arg('loss', 'bcl')} needs three augmented views; {samples.name} has no uint8 images to augment"
+            )
         return "none"
     if inputs.shape[1] != 3 or inputs.shape[2] != inputs.shape[3]:
         return "none" if n == 1 else "crop,crop,crop"
@@ -138,8 +143,8 @@ def build(recipe: Recipe, samples: Samples, own: nn.Module | None = None) -> tup
         return own, in_channels
     if in_channels is None and ":" not in recipe.model:
         raise InputError(
-            f"--model {recipe.model} is for images (channels, height, width), {samples.name} has inputs "
-            f"{tuple(inputs.shape[1:])}: pass --model package.module:callable"
+            f"{arg('model', recipe.model)} is for images (channels, height, width), {samples.name} has inputs "
+            f"{tuple(inputs.shape[1:])}: pass {arg('model', 'package.module:callable')}"
         )
     with seeded(torch.device("cpu"), recipe.seed, FIRST):
         n_classes = len(samples.class_names)

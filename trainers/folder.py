@@ -12,7 +12,7 @@ from typing import Any
 
 import filelock
 
-from landscape.errors import InputError, StoreError
+from landscape.errors import InputError, StoreError, arg
 from landscape.networks import checkpoints
 from landscape.results import disk
 from trainers import methods, recipes
@@ -43,7 +43,7 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
     if overwrite:
         return
     state, config = out / "state.pt", out / "config.toml"
-    remedy = "pass --overwrite to replace it, or choose another --out"
+    remedy = f"pass {arg('overwrite', True)} to replace it, or choose another folder"
     theirs, data = None, fingerprint
     if state.exists():
         meta = _meta(state, remedy)
@@ -56,9 +56,7 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
             raise StoreError(f"{path} exists: {remedy}")
     unknown = [name for name in theirs or () if name not in Recipe.__dataclass_fields__]
     if unknown:
-        raise StoreError(
-            f"{out} holds a run of another version, with {recipes.flag(unknown[0])}, unknown here: {remedy}"
-        )
+        raise StoreError(f"{out} holds a run of another version, with {arg(unknown[0])}, unknown here: {remedy}")
     if theirs:  # what an older version did not know was as it is by default
         theirs = recipes.plain(Recipe()) | theirs
         both = ({**r, **dict.fromkeys(PLACES)} for r in (theirs, recipes.plain(recipe)))
@@ -66,8 +64,8 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
     if difference:
         name, before, now = difference
         raise StoreError(
-            f"{out} holds a run with {recipes.flag(name)} {before}, now it is {now}: repeat the options, or pass "
-            "--overwrite, or choose another --out"
+            f"{out} holds a run with {arg(name, before)}, now it is {now}: repeat the options, or pass "
+            f"{arg('overwrite', True)}, or choose another folder"
         )
     if fingerprint and data != fingerprint:
         raise StoreError(f"{out} holds a run on other data than those that are there now: {remedy}")
@@ -132,10 +130,10 @@ class Hold:
                 disk.clear_unfinished(place)
         except filelock.Timeout:
             raise StoreError(
-                f"{out} is in use by another process: wait until it ends, or choose another --out"
+                f"{out} is in use by another process: wait until it ends, or choose another folder"
             ) from None
         except OSError as error:
-            raise StoreError(f"--out {out} cannot be the folder of a run: {error.strerror}") from error
+            raise StoreError(f"{arg('out', out)} cannot be the folder of a run: {error.strerror}") from error
 
     def release(self) -> None:
         """Give the folder free; one that was made for this run and has nothing in it goes again."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from landscape.autodiff.single_samples import squared_gradients
 from landscape.data.datasets import Samples
-from landscape.errors import DataError, InputError, NumericalError
+from landscape.errors import DataError, InputError, NumericalError, arg
 from landscape.networks import losses, models
 from trainers.batches import Batches
 from trainers.memory import Groups
@@ -64,7 +64,7 @@ def group_fisher(
         NumericalError: a squared gradient is not finite.
     """
     if batch_size < 1 or (max_samples is not None and max_samples < 1):
-        raise InputError(f"--fisher-samples and batches must be at least 1, got {max_samples} and {batch_size}")
+        raise InputError(f"{arg('fisher_samples')} and batches must be at least 1, got {max_samples} and {batch_size}")
     named = dict(model.named_parameters())
     encoder = [named[name] for name in names]
     device, dtype = encoder[0].device, encoder[0].dtype
@@ -80,7 +80,9 @@ def group_fisher(
         for g in range(groups.n_groups):
             members = np.flatnonzero(of_sample == g)
             if not members.size:
-                raise DataError(f"group {g} has no samples of {samples.name} ({samples.split}): choose fewer --groups")
+                raise DataError(
+                    f"group {g} has no samples of {samples.name} ({samples.split}): choose fewer {arg('groups')}"
+                )
             if max_samples is not None and len(members) > max_samples:
                 members = np.sort(np.random.default_rng([seed, g]).permutation(members)[:max_samples])
             put(centres[g].to(device, dtype), encoder)
@@ -93,7 +95,9 @@ def group_fisher(
             for name, t in model.state_dict().items():
                 t.copy_(before[name])
     if not bool(torch.isfinite(rows).all()):
-        raise NumericalError("the Fisher information is not finite at the groups' convergence points: lower --lr")
+        raise NumericalError(
+            f"the Fisher information is not finite at the groups' convergence points: lower {arg('lr')}"
+        )
     return rows
 
 
@@ -132,9 +136,11 @@ class GKP:
             found = f"{tuple(centres.shape)}, {tuple(fisher.shape)} and {np.shape(counts)}"
             raise InputError(f"centres, fisher and counts must be (G, E), (G, E) and (G,), got {found}")
         if np.min(counts) <= 0:
-            raise InputError(f"each group must count something, got {np.asarray(counts).tolist()}: lower --groups")
+            raise InputError(
+                f"each group must count something, got {np.asarray(counts).tolist()}: lower {arg('groups')}"
+            )
         if not 0 <= strength < np.inf:
-            raise InputError(f"--preservation must be a finite number, at least 0, got {strength}")
+            raise InputError(f"{arg('preservation')} must be a finite number, at least 0, got {strength}")
         self.centres, self.fisher, self.names = centres, fisher, tuple(names)
         self.group_of = None if group_of is None else torch.from_numpy(np.asarray(group_of, dtype=np.int64))
         self._scale = strength / torch.as_tensor(np.asarray(counts, dtype=np.float64)).to(centres)

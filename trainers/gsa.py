@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, kept_statistics, moved, trainable
 from trainers.sam import perturbation
 
@@ -125,13 +125,19 @@ class GSA(torch.optim.Optimizer):
             InputError: an option does not fit.
         """
         for fits, message in (
-            (0 <= scale < math.inf, f"--radius-scale must be a finite number, at least 0, got {scale}"),
-            (direction in DIRECTIONS, f"--direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}"),
-            (0 <= average < 1, f"--average must be at least 0 and below 1, got {average}"),
-            (perturb in {"joint", "per-group"}, f"--perturb must be joint or per-group, got {perturb!r}"),
-            (first_pass in FIRST_PASSES, f"--first-pass must be one of {', '.join(FIRST_PASSES)}, got {first_pass!r}"),
+            (0 <= scale < math.inf, f"{arg('scale')} must be a finite number, at least 0, got {scale}"),
+            (direction in DIRECTIONS, f"{arg('direction')} must be one of {', '.join(DIRECTIONS)}, got {direction!r}"),
+            (0 <= average < 1, f"{arg('average')} must be at least 0 and below 1, got {average}"),
+            (perturb in {"joint", "per-group"}, f"{arg('perturb')} must be joint or per-group, got {perturb!r}"),
+            (
+                first_pass in FIRST_PASSES,
+                f"{arg('first_pass')} must be one of {', '.join(FIRST_PASSES)}, got {first_pass!r}",
+            ),
             (first_pass != "decoupled" or model is not None, "first_pass='decoupled' needs model="),
-            (clip is None or 0 <= clip[0] <= clip[1], f"--clip must be two numbers in ascending order, got {clip}"),
+            (
+                clip is None or 0 <= clip[0] <= clip[1],
+                f"{arg('clip')} must be two numbers in ascending order, got {clip}",
+            ),
         ):
             if not fits:
                 raise InputError(message)
@@ -163,7 +169,9 @@ class GSA(torch.optim.Optimizer):
             InputError: there is no group, or one without training samples.
         """
         if not len(counts) or min(counts) < 1:
-            raise InputError(f"each group needs training samples, got counts {list(counts)}: choose fewer --groups")
+            raise InputError(
+                f"each group needs training samples, got counts {list(counts)}: choose fewer {arg('groups')}"
+            )
         place = trainable(self.param_groups)[0].device
         self._spare = torch.tensor([max(int(n) - 1, 1) for n in counts], dtype=torch.float64, device=place)
 

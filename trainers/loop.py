@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from landscape.autodiff import distributed, per_sample
 from landscape.data.datasets import Samples
-from landscape.errors import InputError, NumericalError
+from landscape.errors import InputError, NumericalError, arg
 from landscape.networks import classifiers, losses, models
 from landscape.networks.models import failures_named
 from trainers import schedule
@@ -75,12 +75,15 @@ class Trainer:
                 self.head = ContrastiveHead(n_features, int(self._bcl.hidden), int(self._bcl.projected)).to(device)
         self._reduce = distributed.all_reduce_sum if distributed.world() > 1 else alone
         if recipe.drop_last and len(train) < recipe.batch_size:
-            raise InputError(f"--drop-last leaves no batch of --batch-size {recipe.batch_size}: {len(train)} samples")
+            raise InputError(
+                f"{arg('drop_last', True)} leaves no batch of {arg('batch_size', recipe.batch_size)}: {len(train)} "
+                "samples"
+            )
         self._smallest = len(train) // math.ceil(len(train) / recipe.batch_size) // distributed.world()
         if not self._smallest:
             raise InputError(
                 f"batches of {recipe.batch_size} do not give each of {distributed.world()} ranks a sample: "
-                "raise --batch-size, or start fewer"
+                f"raise {arg('batch_size')}, or start fewer"
             )
         self.batches = Batches(train, recipe.views, device, workers=workers)
         self._forward: Callable[[Tensor], Any] = torch.compile(model) if recipe.compile else model
@@ -165,9 +168,9 @@ class Trainer:
     def _remedy(self, inputs: Tensor) -> str:
         """Say what may help where the model or the loss fails at once."""
         if inputs.dtype == torch.uint8:
-            return "; these are bytes: pass --normalize, such as --normalize none"
+            return f"; these are bytes: pass {arg('normalize')}, such as {arg('normalize', 'none')}"
         if self._smallest == 1:
-            return f"; batches of {self.recipe.batch_size} leave a step with one sample: raise --batch-size"
+            return f"; batches of {self.recipe.batch_size} leave a step with one sample: raise {arg('batch_size')}"
         return ""
 
     def regroup(self, group_of: np.ndarray, penalty: GKP | None) -> None:
@@ -241,8 +244,14 @@ class Trainer:
     def remedy(self) -> str:
         """Say what may keep the loss finite."""
         r = self.recipe
-        radius = {"sam": f", or --rho, now {r.rho:g}", "gsa": f", or --radius-scale, now {r.radius_scale:g}"}
-        return f"lower --lr, now {r.lr:g}{radius.get(r.sharpness, '')}, or raise --warmup-epochs, now {r.warmup_epochs}"
+        radius = {
+            "sam": f", or {arg('rho')}, now {r.rho:g}",
+            "gsa": f", or {arg('radius_scale')}, now {r.radius_scale:g}",
+        }
+        return (
+            f"lower {arg('lr')}, now {r.lr:g}{radius.get(r.sharpness, '')}, or raise {arg('warmup_epochs')}, "
+            f"now {r.warmup_epochs}"
+        )
 
     def _rate(self, step: int, n_batches: int) -> float:
         r = self.recipe

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from trainers.passes import Reduce, alone
 
 
@@ -39,9 +39,9 @@ class BCL:
         for name, value in dataclasses.asdict(self).items():
             least = "at least 0" if name in {"ce_weight", "contrast_weight", "tau"} else "positive"
             if not 0 <= value < math.inf or (value == 0 and least == "positive"):
-                raise InputError(f"{name} of --loss bcl must be finite and {least}, got {value:g}")
+                raise InputError(f"{name} of {arg('loss', 'bcl')} must be finite and {least}, got {value:g}")
             if name in {"hidden", "projected"} and value != int(value):
-                raise InputError(f"{name} of --loss bcl must be a whole number, got {value:g}")
+                raise InputError(f"{name} of {arg('loss', 'bcl')} must be a whole number, got {value:g}")
 
 
 def options_of(text: str | None) -> dict[str, float]:
@@ -62,9 +62,9 @@ def options_of(text: str | None) -> dict[str, float]:
         try:
             number = float(value)
         except ValueError:
-            raise InputError(f"--loss-options must be such as gamma=0.3,tau=1, got {text!r}") from None
+            raise InputError(f"{arg('loss_options')} must be such as gamma=0.3,tau=1, got {text!r}") from None
         if name.strip() in found:
-            raise InputError(f"--loss-options name {name.strip()} twice: {text!r}")
+            raise InputError(f"{arg('loss_options')} name {name.strip()} twice: {text!r}")
         found[name.strip()] = number
     return found
 
@@ -84,7 +84,7 @@ def bcl_of(options: Mapping[str, float]) -> BCL:
     names = [item.name for item in dataclasses.fields(BCL)]
     for name in options:
         if name not in names:
-            raise InputError(f"--loss bcl has no option {name}; its options: {', '.join(names)}")
+            raise InputError(f"{arg('loss', 'bcl')} has no option {name}; its options: {', '.join(names)}")
     return BCL(**options)
 
 
@@ -108,7 +108,8 @@ def effective_number_weights(class_counts: np.ndarray, beta: float = 0.9999) -> 
     counts = np.asarray(class_counts, dtype=np.float64)
     for c in np.flatnonzero(counts <= 0)[:1]:
         raise InputError(
-            f"--reweight drw needs training samples of every class, class {c} has none; pass --reweight none"
+            f"{arg('reweight', 'drw')} needs training samples of every class, class {c} has none; pass "
+            f"{arg('reweight', 'none')}"
         )
     weights = (1 - beta) / (1 - beta**counts)
     return torch.from_numpy(weights * (len(counts) / weights.sum()))
@@ -180,13 +181,17 @@ class ContrastiveHead(nn.Module):
             InputError: the shapes do not fit, or batch norm has a single row to normalise.
         """
         for what, rows, remedy in (
-            ("features", features, "raise --batch-size"),
-            ("the classifier's weights", class_weights, "choose another --loss for a single class"),
+            ("features", features, f"raise {arg('batch_size')}"),
+            ("the classifier's weights", class_weights, f"choose another {arg('loss')} for a single class"),
         ):
             if rows.ndim != 2 or rows.shape[1] != self.n_features:
-                raise InputError(f"{what} have shape {tuple(rows.shape)}: --loss bcl expects (rows, {self.n_features})")
+                raise InputError(
+                    f"{what} have shape {tuple(rows.shape)}: {arg('loss', 'bcl')} expects (rows, {self.n_features})"
+                )
             if self.training and len(rows) < 2:
-                raise InputError(f"{what} have {len(rows)} rows, batch norm in --loss bcl needs at least 2: {remedy}")
+                raise InputError(
+                    f"{what} have {len(rows)} rows, batch norm in {arg('loss', 'bcl')} needs at least 2: {remedy}"
+                )
         return F.normalize(self.of_samples(features), dim=1), F.normalize(self.of_classes(class_weights), dim=1)
 
 
@@ -231,7 +236,7 @@ def balanced_contrastive(projections: Tensor, labels: Tensor, prototypes: Tensor
             f"{tuple(prototypes.shape)}: expected (V, B, K), (B,) and (C, K)"
         )
     if not 0 < temperature < math.inf:
-        raise InputError(f"the temperature of --loss bcl must be positive and finite, got {temperature:g}")
+        raise InputError(f"the temperature of {arg('loss', 'bcl')} must be positive and finite, got {temperature:g}")
     n_views, n_samples, _ = projections.shape
     anchors = projections.flatten(0, 1)  # (A, K), A = V * B
     others = torch.cat([anchors, prototypes])  # (A + C, K)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError, StoreError
+from landscape.errors import InputError, StoreError, arg
 from landscape.networks import checkpoints
 from landscape.results import disk
 from trainers.passes import flat
@@ -148,7 +148,9 @@ class Bank:
             raise InputError(f"the memory bank was kept for {len(best)} classes, now there are {len(self._best)}")
         for epoch in np.unique(epochs).tolist():
             if not self._path(epoch).is_file():
-                raise StoreError(f"{self._path(epoch)} is missing, which classes need: start again with --overwrite")
+                raise StoreError(
+                    f"{self._path(epoch)} is missing, which classes need: start again with {arg('overwrite', True)}"
+                )
         self._epochs, self._best = epochs, best
 
     def _path(self, epoch: int) -> Path:
@@ -202,7 +204,7 @@ def group_classes(bank: Bank, names: Sequence[str], n_groups: int, *, centre: bo
     epochs, of_class = np.unique(bank.epochs, return_inverse=True)
     n_classes = len(of_class)
     if not 1 <= n_groups <= n_classes:
-        raise InputError(f"--groups must be from 1 to the number of classes, {n_classes}, got {n_groups}")
+        raise InputError(f"{arg('groups')} must be from 1 to the number of classes, {n_classes}, got {n_groups}")
     gram = _gram(bank, epochs.tolist(), names)
     if centre:  # <a - m, b - m> from inner products alone; m weighs a snapshot by its classes
         share = np.bincount(of_class) / n_classes

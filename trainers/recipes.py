@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape.data import datasets
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.networks import losses, models
 from landscape.results import disk
 from trainers.gsa import DIRECTIONS, FIRST_PASSES
@@ -208,8 +208,8 @@ def read(path: Path) -> dict[str, Any]:
     known = {item.name: item.type for item in fields(Recipe)} | dict.fromkeys(("method", "benchmark"), str)
     for name, value in values.items():
         if name not in known:
-            raise InputError(f"--config {path}: there is no option {name!r}{_instead(name, known)}")
-        values[name] = _typed(f"--config {path}: {name}", value, known[name])
+            raise InputError(f"{arg('config', path)}: there is no option {name!r}{_instead(name, known)}")
+        values[name] = _typed(f"{arg('config', path)}: {name}", value, known[name])
     return values
 
 

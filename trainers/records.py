@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.results import History
 
 
@@ -62,5 +62,7 @@ def tensorboard_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+        raise InputError(
+            f"{arg('tensorboard', True)} needs the package tensorboard: pip install tensorboard"
+        ) from error
     return SummaryWriter

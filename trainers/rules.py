@@ -6,11 +6,11 @@ from dataclasses import fields
 
 import numpy as np
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.networks.losses import build
 from landscape.networks.models import COSINE_SCALE
 from trainers import losses
-from trainers.recipes import Recipe, flag
+from trainers.recipes import Recipe
 from trainers.schedule import filled, grouping
 
 
@@ -26,99 +26,114 @@ def check(recipe: Recipe) -> None:
     for item in fields(recipe):
         value, choices = getattr(recipe, item.name), item.metadata["choices"]
         if choices and value not in choices and not (item.name == "loss" and ":" in value):
-            raise InputError(f"{flag(item.name)} must be one of {', '.join(choices)}, got {value!r}")
+            raise InputError(f"{arg(item.name)} must be one of {', '.join(choices)}, got {value!r}")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
-                raise InputError(f"{flag(item.name)} must be a finite number, got {number}")
+                raise InputError(f"{arg(item.name)} must be a finite number, got {number}")
     r = recipe
     steps = r.milestones or ()
     own = ":" in r.model
     rules = (
-        (bool(r.dataset), "there is no data: pass --dataset NAME or --preset NAME"),
-        (0 <= r.validation < 1, f"--validation must be at least 0 and below 1, got {r.validation}"),
-        (r.epochs >= 1, f"--epochs must be at least 1, got {r.epochs}"),
-        (r.batch_size >= 1, f"--batch-size must be at least 1, got {r.batch_size}"),
-        (r.lr > 0, f"--lr must be a positive number, got {r.lr}"),
-        (0 <= r.momentum < 1, f"--momentum must be at least 0 and below 1, got {r.momentum}"),
-        (r.momentum > 0 or not r.nesterov, "--nesterov needs a --momentum above 0"),
-        (r.weight_decay >= 0, f"--weight-decay must not be negative, got {r.weight_decay}"),
+        (bool(r.dataset), f"there is no data: pass {arg('dataset')} or {arg('preset')}"),
+        (0 <= r.validation < 1, f"{arg('validation')} must be at least 0 and below 1, got {r.validation}"),
+        (r.epochs >= 1, f"{arg('epochs')} must be at least 1, got {r.epochs}"),
+        (r.batch_size >= 1, f"{arg('batch_size')} must be at least 1, got {r.batch_size}"),
+        (r.lr > 0, f"{arg('lr')} must be a positive number, got {r.lr}"),
+        (0 <= r.momentum < 1, f"{arg('momentum')} must be at least 0 and below 1, got {r.momentum}"),
+        (r.momentum > 0 or not r.nesterov, f"{arg('nesterov', True)} needs a {arg('momentum')} above 0"),
+        (r.weight_decay >= 0, f"{arg('weight_decay')} must not be negative, got {r.weight_decay}"),
         (
             0 <= r.warmup_epochs <= r.epochs,
-            f"--warmup-epochs must be from 0 to --epochs {r.epochs}, got {r.warmup_epochs}",
+            f"{arg('warmup_epochs')} must be from 0 to {arg('epochs', r.epochs)}, got {r.warmup_epochs}",
         ),
         (r.seed >= 0 and r.data_seed >= 0, f"seeds must not be negative, got {min(r.seed, r.data_seed)}"),
         (
             all(m >= 1 for m in steps) and sorted(set(steps)) == list(steps),
-            f"--milestones must be ascending epochs from 1 on, got {steps}",
+            f"{arg('milestones')} must be ascending epochs from 1 on, got {steps}",
         ),
-        (r.milestones is None or r.schedule == "multistep", "--milestones need --schedule multistep"),
-        (all(m < r.epochs for m in steps), f"--milestones {steps} lie beyond --epochs {r.epochs}: choose earlier ones"),
-        (0 < r.gamma <= 1, f"--gamma must be above 0 and at most 1, got {r.gamma}"),
-        (r.rho >= 0 and (r.rho_end or 0) >= 0, "--rho and --rho-end must not be negative"),
+        (r.milestones is None or r.schedule == "multistep", f"{arg('milestones')} need {arg('schedule', 'multistep')}"),
+        (
+            all(m < r.epochs for m in steps),
+            f"{arg('milestones', steps)} lie beyond {arg('epochs', r.epochs)}: choose earlier ones",
+        ),
+        (0 < r.gamma <= 1, f"{arg('gamma')} must be above 0 and at most 1, got {r.gamma}"),
+        (r.rho >= 0 and (r.rho_end or 0) >= 0, f"{arg('rho')} and {arg('rho_end')} must not be negative"),
         (
             (r.rho_end is None) == (r.rho_schedule == "constant"),
-            f"--rho-schedule {r.rho_schedule} {'needs' if r.rho_end is None else 'takes no'} --rho-end",
+            f"{arg('rho_schedule', r.rho_schedule)} {'needs' if r.rho_end is None else 'takes no'} {arg('rho_end')}",
         ),
-        (r.sharpness == "sam" or r.rho_schedule == "constant", "--rho-schedule needs --sharpness sam"),
-        (r.sharpness != "none" or not r.adaptive, "--adaptive needs --sharpness sam or gsa"),
-        (r.groups >= 1, f"--groups must be at least 1, got {r.groups}"),
-        (0 <= r.average < 1, f"--average must be at least 0 and below 1, got {r.average}"),
-        (r.radius_scale >= 0, f"--radius-scale must not be negative, got {r.radius_scale}"),
+        (
+            r.sharpness == "sam" or r.rho_schedule == "constant",
+            f"{arg('rho_schedule')} needs {arg('sharpness', 'sam')}",
+        ),
+        (r.sharpness != "none" or not r.adaptive, f"{arg('adaptive', True)} needs {arg('sharpness', 'sam')} or gsa"),
+        (r.groups >= 1, f"{arg('groups')} must be at least 1, got {r.groups}"),
+        (0 <= r.average < 1, f"{arg('average')} must be at least 0 and below 1, got {r.average}"),
+        (r.radius_scale >= 0, f"{arg('radius_scale')} must not be negative, got {r.radius_scale}"),
         (
             len(r.clip) == 2 and 0 <= r.clip[0] <= r.clip[1],
-            f"--clip must be two numbers in ascending order, got {r.clip}",
+            f"{arg('clip')} must be two numbers in ascending order, got {r.clip}",
         ),
-        (r.preservation >= 0, f"--preservation must not be negative, got {r.preservation}"),
+        (r.preservation >= 0, f"{arg('preservation')} must not be negative, got {r.preservation}"),
         (
             0 <= r.alpha_end <= 1 and 0 <= r.alpha_start <= 1,
-            f"--alpha-start and --alpha-end must be from 0 to 1, got {r.alpha_start} and {r.alpha_end}",
+            f"{arg('alpha_start')} and {arg('alpha_end')} must be from 0 to 1, got {r.alpha_start} and {r.alpha_end}",
         ),
-        (0 <= r.group_after < 1, f"--group-after is a share of the run, from 0 to below 1, got {r.group_after}"),
-        (0 <= r.regroup_every <= 1, f"--regroup-every is a share of the run, from 0 to 1, got {r.regroup_every}"),
+        (0 <= r.group_after < 1, f"{arg('group_after')} is a share of the run, from 0 to below 1, got {r.group_after}"),
+        (
+            0 <= r.regroup_every <= 1,
+            f"{arg('regroup_every')} is a share of the run, from 0 to 1, got {r.regroup_every}",
+        ),
         (
             not r.grouped or r.statistics_every < 1 or any(map(groups_after(r), range(r.epochs))),
-            f"--epochs {r.epochs} with --group-after {r.group_after} ends before there are groups, as the memory bank "
-            f"needs {max(2, r.groups)} epochs after the warm-up of {r.warmup_epochs}: raise --epochs",
+            f"{arg('epochs', r.epochs)} with {arg('group_after', r.group_after)} ends before there are groups, as "
+            "the memory bank "
+            f"needs {max(2, r.groups)} epochs after the warm-up of {r.warmup_epochs}: raise {arg('epochs')}",
         ),
         (
             r.fisher_samples is None or r.fisher_samples >= 1,
-            f"--fisher-samples must be at least 1, got {r.fisher_samples}",
+            f"{arg('fisher_samples')} must be at least 1, got {r.fisher_samples}",
         ),
-        (r.evaluate_every >= 1, f"--evaluate-every must be at least 1, got {r.evaluate_every}"),
+        (r.evaluate_every >= 1, f"{arg('evaluate_every')} must be at least 1, got {r.evaluate_every}"),
         (
             min(r.snapshot_every, r.statistics_every, r.cosines_every) >= 0,
-            "--snapshot-every, --statistics-every and --cosines-every must not be negative",
+            f"{arg('snapshot_every')}, {arg('statistics_every')} and {arg('cosines_every')} must not be negative",
         ),
         (
             r.statistics_every >= 1 or not r.grouped,
-            "groups are made by the classes' feature quality: --statistics-every must be at least 1",
+            f"groups are made by the classes' feature quality: {arg('statistics_every')} must be at least 1",
         ),
         (
             r.loss != "bcl" or r.first_pass != "decoupled",
-            "--first-pass decoupled takes samples one by one, which the contrastive loss of bcl couples: use exact",
+            f"{arg('first_pass', 'decoupled')} takes samples one by one, which the contrastive loss of bcl "
+            "couples: use exact",
         ),
         (
             not r.compile or r.first_pass != "decoupled",
-            "--compile may not see what --first-pass decoupled changes in batch norm: leave one out",
+            f"{arg('compile', True)} may not see what {arg('first_pass', 'decoupled')} changes in batch norm: "
+            "leave one out",
         ),
         (
             r.cosine is True or r.loss not in {"ldam", "bcl"} or own,
-            f"--loss {r.loss} needs a cosine classifier: --cosine",
+            f"{arg('loss', r.loss)} needs a cosine classifier: {arg('cosine', True)}",
         ),
         (
             not r.cosine or not own,
-            f"--cosine is for the models of this package, {r.model} brings its own classifier: leave it out, and end "
+            f"{arg('cosine', True)} is for the models of this package, {r.model} brings its own classifier: leave "
+            "it out, and end "
             "the model with landscape.models.NormedLinear(features, classes)",
         ),
         (
             r.pull_at == "theta" or (r.sharpness == "gsa" and r.perturb == "joint"),
-            "--pull-at perturbed needs --sharpness gsa and --perturb joint: there is no one perturbation else",
+            f"{arg('pull_at', 'perturbed')} needs {arg('sharpness', 'gsa')} and {arg('perturb', 'joint')}: there "
+            "is no one perturbation else",
         ),
-        (0 <= r.drw_start < 1, f"--drw-start is a share of the run, from 0 to below 1, got {r.drw_start}"),
-        (0 <= r.drw_beta < 1, f"--drw-beta must be at least 0 and below 1, got {r.drw_beta}"),
+        (0 <= r.drw_start < 1, f"{arg('drw_start')} is a share of the run, from 0 to below 1, got {r.drw_start}"),
+        (0 <= r.drw_beta < 1, f"{arg('drw_beta')} must be at least 0 and below 1, got {r.drw_beta}"),
         (
             not r.augment or len(r.views) == (3 if r.loss == "bcl" else 1),
-            f"--augment {r.augment} names {len(r.views)} views, --loss {r.loss} takes {3 if r.loss == 'bcl' else 1}",
+            f"{arg('augment', r.augment)} names {len(r.views)} views, {arg('loss', r.loss)} takes "
+            f"{3 if r.loss == 'bcl' else 1}",
         ),
     )
     for fits, message in rules:
@@ -131,7 +146,8 @@ def check(recipe: Recipe) -> None:
         build(r.loss, np.ones(2), **options)
     if r.loss == "ldam" and not own and options.get("scale", COSINE_SCALE) != COSINE_SCALE:
         raise InputError(
-            f"--loss-options scale={options['scale']:g} is not that of the classifier of {r.model}, {COSINE_SCALE:g}: "
+            f"scale={options['scale']:g} of {arg('loss_options')} is not that of the classifier of {r.model}, "
+            f"{COSINE_SCALE:g}: "
             "leave it out, or choose max_margin"
         )
 
@@ -164,19 +180,23 @@ def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
     """
     r = recipe
     parts = (
-        (r.sharpness == "sam", "--sharpness sam", "rho rho_schedule rho_end"),
+        (r.sharpness == "sam", arg("sharpness", "sam"), "rho rho_schedule rho_end"),
         (
             r.sharpness == "gsa",
-            "--sharpness gsa",
+            arg("sharpness", "gsa"),
             "radius_scale direction average perturb first_pass clip norm_term",
         ),
-        (r.gkp, "--gkp", "preservation divide_by pull_at fisher_loss fisher_samples alpha_start alpha_end"),
-        (r.grouped, "--sharpness gsa or --gkp", "groups group_after regroup_every centre"),
-        (r.reweight == "drw", "--reweight drw", "drw_beta"),
-        (r.reweight == "drw" or r.rho_schedule == "step", "--reweight drw or --rho-schedule step", "drw_start"),
-        (r.schedule == "multistep", "--schedule multistep", "gamma"),
+        (r.gkp, arg("gkp", True), "preservation divide_by pull_at fisher_loss fisher_samples alpha_start alpha_end"),
+        (r.grouped, f"{arg('sharpness', 'gsa')} or {arg('gkp', True)}", "groups group_after regroup_every centre"),
+        (r.reweight == "drw", arg("reweight", "drw"), "drw_beta"),
+        (
+            r.reweight == "drw" or r.rho_schedule == "step",
+            f"{arg('reweight', 'drw')} or {arg('rho_schedule', 'step')}",
+            "drw_start",
+        ),
+        (r.schedule == "multistep", arg("schedule", "multistep"), "gamma"),
     )
     for there, needed, names in parts:
         for name in names.split():
             if name in given and not there:
-                raise InputError(f"{flag(name)} changes nothing without {needed}: add that, or leave it out")
+                raise InputError(f"{arg(name)} changes nothing without {needed}: add that, or leave it out")

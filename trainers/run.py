@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import devices, distributed
-from landscape.errors import InputError, LandscapeError, NumericalError, StoreError
+from landscape.errors import InputError, LandscapeError, NumericalError, StoreError, arg
 from landscape.networks import checkpoints, losses
 from landscape.networks.class_means import Quality
 from landscape.networks.models import NormedLinear
@@ -115,7 +115,8 @@ class Run:
         cosine = name is not None and isinstance(model.get_submodule(name), NormedLinear)
         if self.recipe.loss in {"ldam", "bcl"} and not cosine and distributed.is_main():
             log.warning(
-                f"--loss {self.recipe.loss} expects logits that are scaled cosines, and {self.recipe.model} does not "
+                f"{arg('loss', self.recipe.loss)} expects logits that are scaled cosines, and {self.recipe.model} "
+                "does not "
                 "end in landscape.models.NormedLinear, which makes them: see that its own classifier does"
             )
 
@@ -163,7 +164,7 @@ class Run:
                 distributed.barrier()
                 tell(0, 1)
         except KeyboardInterrupt as stop:
-            same = "the same command without --overwrite" if self._overwrite else "the same command"
+            same = f"the same command without {arg('overwrite', True)}" if self._overwrite else "the same command"
             raise KeyboardInterrupt(
                 f"interrupted after {self._saved} of {epochs} epochs: {same} goes on from there"
                 if self._saved
@@ -276,7 +277,8 @@ class Run:
             groups = memory.group_classes(self._bank, self.trainer.encoder, r.groups, centre=r.centre, seed=r.seed)
             if groups.n_groups < r.groups:
                 log.warning(
-                    f"after epoch {epoch} the classes fall into {groups.n_groups} of --groups {r.groups}: those whose "
+                    f"after epoch {epoch} the classes fall into {groups.n_groups} of {arg('groups', r.groups)}: "
+                    "those whose "
                     "features were best in the same epoch share their encoder, and so their group"
                 )
             found["group_of"] = torch.from_numpy(np.asarray(groups.group_of, dtype=np.int64))
@@ -390,7 +392,7 @@ class Run:
 
     def _go_back(self) -> None:
         file = self.out / "state.pt"
-        remedy = "pass --overwrite to begin anew, or choose another --out"
+        remedy = f"pass {arg('overwrite', True)} to begin anew, or choose another folder"
         try:
             found = checkpoints.read(file)
             meta = found.meta

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, kept_statistics, moved, put, trainable
 
 
@@ -166,4 +166,4 @@ def shares(losses: Tensor, reduce: Reduce) -> Tensor:
 def check_rho(rho: float) -> None:
     """Raise InputError if a radius is not a finite number from 0 on."""
     if not 0 <= rho < math.inf:
-        raise InputError(f"--rho must be a finite number, at least 0, got {rho}")
+        raise InputError(f"{arg('rho')} must be a finite number, at least 0, got {rho}")

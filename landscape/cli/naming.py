@@ -15,6 +15,7 @@ OTHERWISE = {
     "ignored": "ignore",
     "lr": "finetune_lr",
     "normalisation": "norm",
+    "scale": "radius_scale",
 }
 """Arguments of the library whose option has another name."""
 

@@ -272,7 +272,7 @@ def test_a_fifth_of_simclr_is_grey():
 
 @pytest.mark.parametrize("name", COLOURED)
 def test_colours_need_three_channels(name):
-    with pytest.raises(InputError, match=f"--augment {name} changes colours and needs 3 channels, got 1: choose"):
+    with pytest.raises(InputError, match=f"augment='{name}' changes colours and needs 3 channels, got 1: choose"):
         augment.build(name, 8)(images_of(2, 8, channels=1))
 
 

@@ -139,7 +139,7 @@ def test_inputs_of_any_kind_are_handed_out_as_the_analysis_does(inputs, dtype):
     expected, _ = samples.batch(torch.tensor([4, 1]), dtype=dtype)
     assert found.dtype == expected.dtype
     assert torch.equal(found, expected)
-    with pytest.raises(InputError, match=r"--augment crop is for square uint8 images .* use --augment none"):
+    with pytest.raises(InputError, match=r"augment='crop' is for square uint8 images .* use augment='none'"):
         Batches(samples, ["none", "crop"], CPU)
 
 
@@ -169,7 +169,7 @@ def test_users_data_that_do_not_fit_in_memory_are_read_by_the_workers(pictures, 
     monkeypatch.setattr(items, "IN_MEMORY", 0)
     samples = from_dataset(Users(pictures.inputs))
     assert samples.inputs is None
-    with pytest.raises(InputError, match="--augment crop of dataset needs --normalize"):
+    with pytest.raises(InputError, match="augment='crop' of dataset needs normalize"):
         Batches(samples, ["crop"], CPU)
     samples = dataclasses.replace(samples, mean=CIFAR[0], std=CIFAR[1])
     for (plain, cropped), labels, indices in Batches(samples, ["none", "crop"], CPU, workers=workers).epoch(

@@ -100,7 +100,7 @@ def test_what_does_not_fit_the_bank_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"epoch-0001.pt has no parameter 9.weight"):
         bank.read(1, ["9.weight"])
     (tmp_path / "epoch-0001.pt").unlink()
-    with pytest.raises(StoreError, match=r"epoch-0001.pt is missing.*--overwrite"):
+    with pytest.raises(StoreError, match=r"epoch-0001.pt is missing.*overwrite=True"):
         memory.Bank(tmp_path, 2).restore(bank.state())
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be written"):
@@ -179,7 +179,7 @@ def test_any_seed_of_a_run_is_one_of_the_groups():
 
 @pytest.mark.parametrize("n_groups", [0, 4])
 def test_another_number_of_groups_is_refused(n_groups):
-    with pytest.raises(InputError, match="--groups must be from 1 to the number of classes, 3"):
+    with pytest.raises(InputError, match="groups must be from 1 to the number of classes, 3"):
         memory.group_classes(in_memory([0, 1, 2], {}), [], n_groups)
 
 

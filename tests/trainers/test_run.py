@@ -269,7 +269,7 @@ def test_an_interrupted_replacement_goes_on_without_overwrite_as_it_says(tmp_pat
         return run_epoch(self, progress)
 
     monkeypatch.setattr(loop.Trainer, "run_epoch", cut)
-    with pytest.raises(KeyboardInterrupt, match="1 of 2 epochs: the same command without --overwrite goes on"):
+    with pytest.raises(KeyboardInterrupt, match="1 of 2 epochs: the same command without overwrite=True goes on"):
         finish(tmp_path, overwrite=True)
     monkeypatch.undo()
     assert finish(tmp_path).epoch.tolist() == [1, 2]
@@ -370,7 +370,7 @@ def test_a_run_that_diverges_late_keeps_its_last_good_epoch(tmp_path, monkeypatc
 
 
 def test_more_groups_than_classes_are_refused(tmp_path):
-    with pytest.raises(InputError, match="--groups 4 are more than the 3 classes of"):
+    with pytest.raises(InputError, match="groups=4 are more than the 3 classes of"):
         begin(tmp_path, gkp=True, epochs=8)
 
 
@@ -412,7 +412,9 @@ def test_a_class_without_training_samples_is_trained_around_but_cannot_be_groupe
     )
     expected = right / history.train_counts.sum()
     assert checkpoints.read(tmp_path / "ce" / "last.pt").meta["train_accuracy"] == pytest.approx(expected)
-    with pytest.raises(InputError, match=r"class \d \([bc]\) of .* has no training samples: --sharpness gsa and --gkp"):
+    with pytest.raises(
+        InputError, match=r"class \d \([bc]\) of .* has no training samples: sharpness='gsa' and gkp=True"
+    ):
         begin(tmp_path / "gsa", sharpness="gsa", groups=2, epochs=6, **options)
     assert not (tmp_path / "gsa").exists()
 
@@ -449,7 +451,7 @@ def test_fewer_groups_than_asked_for_are_said(tmp_path, monkeypatch, caplog):
     assert history.n_banked.tolist() == [1] * 6
     assert history.n_groups[1:].tolist() == [1] * 5
     assert history.pull_share[2:].tolist() == [0] * 4
-    assert "after epoch 2 the classes fall into 1 of --groups 2" in caplog.messages[0]
+    assert "after epoch 2 the classes fall into 1 of groups=2" in caplog.messages[0]
 
 
 def test_a_run_whose_gkp_did_nothing_says_so_at_its_end_and_in_info(tmp_path, capsys):
@@ -516,7 +518,7 @@ def of_angles():
 )
 def test_margins_between_angles_on_logits_that_may_be_none_are_said(tmp_path, model, said, caplog):
     begin(tmp_path, loss="ldam", model=model).close()
-    found = [m for m in caplog.messages if "--loss ldam expects logits that are scaled cosines" in m]
+    found = [m for m in caplog.messages if "loss='ldam' expects logits that are scaled cosines" in m]
     assert len(found) == said
 
 
@@ -527,7 +529,7 @@ def test_splits_with_other_classes_are_refused(tmp_path):
 
 def test_tensorboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match="--tensorboard needs the package tensorboard: pip install tensorboard"):
+    with pytest.raises(InputError, match="tensorboard=True needs the package tensorboard: pip install tensorboard"):
         begin(tmp_path, tensorboard=True)
 
 
@@ -592,7 +594,7 @@ def test_a_training_by_hand_gives_the_commands_weights(run_folder):
     ("words", "message"),
     [
         (["--dataset", "digits"], "no data set 'digits'"),
-        ([], "there is no data: pass --dataset NAME or --preset NAME"),
+        ([], "there is no data: pass --dataset or --preset"),
         (["sgd", "--dataset", "digits-lt"], "no method 'sgd'; choose from ce, sam, gsa-gkp"),
         (["--preset", "mnist"], "no preset 'mnist'; choose from digits-lt, cifar10-lt"),
         (["--dataset", "digits-lt", "--model", "resnet33"], "no model 'resnet33'"),

@@ -148,7 +148,7 @@ def test_parameters_are_given_back_when_the_second_pass_fails():
 
 @pytest.mark.parametrize("rho", [-0.1, math.inf, math.nan])
 def test_a_radius_out_of_range_is_refused(rho):
-    with pytest.raises(InputError, match="--rho must be a finite number, at least 0"):
+    with pytest.raises(InputError, match="rho must be a finite number, at least 0"):
         SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, rho=rho, lr=0.1)
 
 
@@ -445,13 +445,13 @@ def test_regrouping_changes_the_number_of_groups():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": -1.0}, "--radius-scale must be a finite number, at least 0, got -1.0"),
-        ({"direction": "up"}, "--direction must be one of specific, projected, difference, got 'up'"),
-        ({"average": 1.0}, "--average must be at least 0 and below 1, got 1.0"),
-        ({"perturb": "both"}, "--perturb must be joint or per-group, got 'both'"),
-        ({"first_pass": "fast"}, "--first-pass must be one of exact, decoupled, shared, got 'fast'"),
+        ({"scale": -1.0}, "scale must be a finite number, at least 0, got -1.0"),
+        ({"direction": "up"}, "direction must be one of specific, projected, difference, got 'up'"),
+        ({"average": 1.0}, "average must be at least 0 and below 1, got 1.0"),
+        ({"perturb": "both"}, "perturb must be joint or per-group, got 'both'"),
+        ({"first_pass": "fast"}, "first_pass must be one of exact, decoupled, shared, got 'fast'"),
         ({"first_pass": "decoupled"}, "first_pass='decoupled' needs model="),
-        ({"clip": (2.0, 1.0)}, r"--clip must be two numbers in ascending order, got \(2.0, 1.0\)"),
+        ({"clip": (2.0, 1.0)}, r"clip must be two numbers in ascending order, got \(2.0, 1.0\)"),
         ({"counts": [3, 0]}, r"each group needs training samples, got counts \[3, 0\]"),
     ],
 )

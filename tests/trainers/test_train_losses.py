@@ -74,7 +74,7 @@ def test_a_million_samples_weigh_1_minus_beta():
 
 
 def test_a_class_without_samples_has_no_weight():
-    with pytest.raises(InputError, match=r"--reweight drw needs .* class 1 has none"):
+    with pytest.raises(InputError, match=r"reweight='drw' needs .* class 1 has none"):
         effective_number_weights(np.array([3, 0, 0]))
 
 
