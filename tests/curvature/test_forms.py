@@ -1,0 +1,69 @@
+"""Quadratic forms of single samples, against dense matrices of single samples."""
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES
+from exact import dense, differences
+
+from landscape.curvature import forms
+from landscape.curvature.kinds import KINDS
+from landscape.errors import InputError
+from landscape.objective.objective import differentiable_attention
+
+
+def vector(objective, seed=0):
+    return torch.randn(objective.layout.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn", "fisher", "empirical-fisher"])
+@pytest.mark.parametrize("name", ["mlp-tanh", "residual-gelu", "residual-inplace", "features", "attention", "smoothed"])
+def test_the_mean_over_samples_is_that_of_the_matrix(name, kind):
+    objective = CASES[name].objective()
+    v = vector(objective)
+    for part in range(3):
+        found = forms.quadratic_forms(objective, kind, objective.members[part], v)
+        assert found.shape == objective.members[part].shape
+        with differentiable_attention():
+            # torch.func's own Hessian of attention is wrong
+            by_differences = (name, kind) == ("attention", "hessian")
+            product = differences(objective, part, v) if by_differences else dense(objective, part, kind) @ v
+        assert found.mean() == pytest.approx((v @ product).item(), rel=1e-6 if by_differences else 1e-10)
+
+
+@pytest.mark.parametrize("name", ["mlp-tanh", "residual-inplace", "attention"])
+def test_each_samples_form_is_the_second_derivative_of_its_own_loss(name):
+    objective = CASES[name].objective()
+    index = objective.members[0]
+    v = vector(objective)
+    found = forms.quadratic_forms(objective, "hessian", index, v)
+    for i, one in enumerate(index):
+        alone = forms.quadratic_forms(objective, "hessian", np.array([one]), v)
+        assert found[i] == pytest.approx(alone[0], rel=1e-10)
+    parts = sum(forms.quadratic_forms(objective, kind, index, v) for kind in ("ggn", "residual"))
+    np.testing.assert_allclose(parts, found, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["mlp-tanh", "residual-inplace", "attention", "balanced"])
+def test_backward_passes_alone_give_the_same(name, monkeypatch):
+    objective = CASES[name].objective()
+    v = vector(objective)
+    expected = forms.quadratic_forms(objective, "hessian", objective.members[0], v)
+
+    forward = forms._slope
+
+    def refuse(*_):
+        raise NotImplementedError("no forward derivative")
+
+    for slope in (refuse, lambda *given: 1.001 * forward(*given)):  # none, and a wrong one
+        monkeypatch.setattr(forms, "_slope", slope)
+        found = forms.quadratic_forms(objective, "hessian", objective.members[0], v)
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_every_matrix_of_the_toolkit_has_forms_and_another_is_refused():
+    objective = CASES["mlp-tanh"].objective()
+    for kind in KINDS:
+        assert forms.quadratic_forms(objective, kind, np.empty(0, int), vector(objective)).shape == (0,)
+    with pytest.raises(InputError, match="kfac"):
+        forms.quadratic_forms(objective, "kfac", np.empty(0, int), vector(objective))
