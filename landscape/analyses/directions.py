@@ -3,7 +3,7 @@
 Random directions are Gaussian and normalised by filter, as in Li et al. 2018, "Visualizing the loss landscape of neural
 nets": each filter of the direction is given the length of the network's own filter, so that curves of two networks
 compare in spite of the scale invariance of ReLU and batch norm. Biases and the parameters of batch norm are left alone.
-A filter is a slice of a weight that makes one output; a parameter with one axis is all filters of one number.
+What a filter is, networks/filters.py says; a parameter with one axis is all filters of one number.
 
 All vectors are float64, so that one whole step towards another checkpoint arrives at its very weights. Steps of running
 statistics are kept twice, straight and with variances by their logarithm (points.py); both add up like all others.
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from landscape.curvature.lanczos import lanczos, probe
 from landscape.curvature.operators import hessian
 from landscape.errors import InputError, arg, check_choice
-from landscape.networks.models import NormedLinear
+from landscape.networks import filters
 from landscape.objective import points
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -317,7 +317,7 @@ def normalised(objective: Objective, found: Directions, normalisation: str, igno
     """
     check_choice("normalisation", normalisation, NORMALISATIONS)
     check_choice("ignored", ignored, IGNORED)
-    layout, axis_of = objective.layout, filter_axes(objective.model)
+    layout, groups = objective.layout, filters.groups(objective.model)
     weights = layout.tensors(found.origin.theta.double())
     rows = []
     for direction in found.theta:
@@ -326,7 +326,7 @@ def normalised(objective: Objective, found: Directions, normalisation: str, igno
             if ignored == "biasbn" and w.ndim <= 1:
                 scaled.append(torch.zeros_like(d))
             else:
-                scaled.append(_scaled(d, w, normalisation, axis_of.get(name, 0)))
+                scaled.append(_scaled(d, w, normalisation, name, groups))
         rows.append(layout.flat(scaled))
     theta = torch.stack(rows)
     for axis, row in zip(found.axes, theta, strict=True):
@@ -339,22 +339,7 @@ def normalised(objective: Objective, found: Directions, normalisation: str, igno
     return replace(found, theta=theta, buffers=still, log_buffers=still, normalisation=normalisation, ignored=ignored)
 
 
-def filter_axes(model: nn.Module) -> dict[str, int]:
-    """Return the names of weights whose filters are not along the first axis, with the axis that they are along."""
-    kinds = (NormedLinear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    found = {f"{name}.weight": 1 for name, m in model.named_modules() if name and isinstance(m, kinds)}
-    return found | ({"weight": 1} if isinstance(model, kinds) else {})
-
-
-def filter_norms(tensor: Tensor, axis: int) -> Tensor:
-    """Return the length of each filter, in a shape that divides the tensor; of one axis, each number's size."""
-    if tensor.ndim <= 1:
-        return tensor.abs()
-    others = [a for a in range(tensor.ndim) if a != axis]
-    return tensor.square().sum(others, keepdim=True).sqrt()
-
-
-def _scaled(d: Tensor, w: Tensor, normalisation: str, axis: int) -> Tensor:
+def _scaled(d: Tensor, w: Tensor, normalisation: str, name: str, groups: Mapping[str, int]) -> Tensor:
     if normalisation == "none":
         return d
     if normalisation == "layer":
@@ -362,7 +347,14 @@ def _scaled(d: Tensor, w: Tensor, normalisation: str, axis: int) -> Tensor:
     elif normalisation == "weight":
         ours, theirs = d.abs(), w.abs()
     else:
-        ours, theirs = filter_norms(d, axis), filter_norms(w, axis)
+        each = filters.rows(d, name, groups)
+        lengths, wanted = (x.norm(dim=1, keepdim=True) for x in (each, filters.rows(w, name, groups)))
+        return filters.from_rows(_times(each, lengths, wanted), d.shape, name, groups)
+    return _times(d, ours, theirs)
+
+
+def _times(d: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
+    """Give what is as long as ours the length of theirs; zero stays zero."""
     return torch.where(ours > 0, d * (theirs / torch.where(ours > 0, ours, 1.0)), 0.0)
 
 

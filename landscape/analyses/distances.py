@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.analyses.directions import filter_axes, filter_norms
 from landscape.autodiff import single_samples
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
-from landscape.networks import classifiers, models
+from landscape.networks import classifiers, filters, models
 from landscape.objective import jobs, points
 from landscape.objective.batch_norm import DEFAULT, POLICIES
 from landscape.objective.evaluator import Evaluator
@@ -264,13 +263,12 @@ def _matrices(
 
 def _filter_distance(objective: Objective, a: Tensor, b: Tensor, names: Sequence[str]) -> float:
     """Return the root mean square over filters of |a_f - b_f| / mean(|a_f|, |b_f|); of filters that are zero, 0."""
-    axes, layout, total, count = filter_axes(objective.model), objective.layout, 0.0, 0
+    groups, layout, total, count = filters.groups(objective.model), objective.layout, 0.0, 0
     pairs = zip(layout.names, layout.tensors(a.double()), layout.tensors(b.double()), strict=True)
     for name, x, y in pairs:
         if name in names:
-            axis = axes.get(name, 0)
-            apart = filter_norms(x - y, axis)
-            size = (filter_norms(x, axis) + filter_norms(y, axis)) / 2
+            apart, first, second = (filters.rows(t, name, groups).norm(dim=1) for t in (x - y, x, y))
+            size = (first + second) / 2
             total += torch.where(size > 0, apart / torch.where(size > 0, size, 1.0), 0.0).square().sum().item()
             count += apart.numel()
     return math.sqrt(total / count)

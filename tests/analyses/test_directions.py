@@ -11,7 +11,7 @@ from torch import nn
 from landscape.analyses import directions
 from landscape.data import datasets
 from landscape.errors import InputError
-from landscape.networks import models
+from landscape.networks import filters, models
 from landscape.objective import points
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -44,7 +44,7 @@ def test_a_cosine_classifiers_filters_are_its_columns():
     objective = Objective.build(model, datasets.from_dataset(data), device="cpu")
     row = tensors(objective, directions.random(objective, 1).theta[0])
     torch.testing.assert_close(row["1.weight"].norm(dim=0), model[1].weight.detach().double().norm(dim=0))
-    assert directions.filter_axes(model) == {"1.weight": 1}
+    assert filters.groups(model) == {"1.weight": 1}
 
 
 @pytest.mark.parametrize("normalisation", ["layer", "weight", "none"])
