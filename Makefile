@@ -10,7 +10,7 @@ BIN = .venv/bin
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # on all cores, as pip does not; some packages hold other Pythons' files
 	touch $@
 
-.PHONY: install demo test lint figures notebooks reference benchmark clean
+.PHONY: install demo test lint docs figures notebooks benchmark clean
 install: .venv/installed
 
 demo: .venv/installed
@@ -22,7 +22,10 @@ lint: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test: lint docs
 	$(BIN)/pytest -n 2 --dist worksteal
 
 figures: .venv/installed
@@ -30,9 +33,6 @@ figures: .venv/installed
 
 notebooks: .venv/installed
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
-
-reference: .venv/installed
-	$(BIN)/python docs/make_reference.py
 
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/hessian.py $(ARGS)

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from landscape.cli import root
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 COMMANDS = ["", *root.list_commands(None)]
 
@@ -53,7 +54,7 @@ def test_every_option_is_explained_in_a_sentence(name):
 
 @pytest.mark.parametrize("name", root.list_commands(None))
 def test_help_ends_with_two_examples_that_parse_as_this_command(name):
-    examples = re.findall(rf"^  (landscape {name} .*)$", page(name).partition("Examples:")[2], flags=re.MULTILINE)
+    examples = re.findall(rf"^  (landscape {name}\b.*)$", page(name).partition("Examples:")[2], flags=re.MULTILINE)
     assert len(examples) == 2
 
 
@@ -69,7 +70,7 @@ datasets.DATASETS["toydata"] = datasets.Source(read=None)
 """
 TOY_NETWORK = """
 from landscape.networks import models
-models.NETWORKS["toynetwork"] = None
+models.NETWORKS["toynetwork"] = models.CifarResNet
 """
 TOY_FIGURE = """
 from landscape import plots
@@ -93,11 +94,15 @@ def test_a_name_is_typed_once_in_its_registry(program, name, command, wrong):
     ask = f"try:\n    {wrong}\nexcept InputError as error:\n    print(error)\n" if wrong else ""
     code = (
         f"from landscape.errors import InputError\n{program}\n{ask}\n"
-        f"import sys\nfrom landscape.cli import main\nsys.exit(main(['{command}', '-h']))"
+        "import runpy, sys\nfrom landscape.cli import main\n"
+        f"print(*runpy.run_path({str(DOCS / 'generated.py')!r})['names']())\n"
+        f"sys.exit(main(['{command}', '-h']))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    error, _, help = out.rpartition("Usage:")
+    before, _, help = out.rpartition("Usage:")
+    error, _, page = before.partition("# Names that can be chosen")
     assert name in help
+    assert f"`{name}`" in page
     assert not wrong or f"did you mean {name}?" in error
 
 
