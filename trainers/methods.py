@@ -138,6 +138,8 @@ def compose(
         cosine=_cosine(recipe.loss, recipe.model) if recipe.cosine is None else recipe.cosine,
         milestones=_milestones(recipe),
     )
+    if "warmup_epochs" not in given:
+        recipe = replace(recipe, warmup_epochs=min(recipe.warmup_epochs, recipe.epochs))  # a short run is one all along
     check(recipe)
     return recipe
 

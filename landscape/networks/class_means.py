@@ -7,7 +7,9 @@ however long the tail), two passes over the features give
     S_W    = mean over classes of the covariance of the class's features
     S_B    = mean over classes of (mu_c - mu)(mu_c - mu)^T
 
-and the four signs of neural collapse: NC1 = trace(S_W pinv(S_B)) / C goes to 0; NC2, the mu_c - mu have equal norms
+and the four signs of neural collapse: NC1 = trace(S_W pinv(S_B)) / C goes to 0, where S_W, S_B, their mu and C are of
+the same classes, those of at least two samples: one sample has no scatter, and 0 in its place would pass for collapse;
+NC2, the mu_c - mu have equal norms
 and cosines of -1 / (C - 1); NC3, the classifier's rows lie along them; NC4, it takes the nearest class mean.
 Second moments are sums of squares about the means, never E[a^2] - E[a]^2, whose digits cancel.
 
@@ -216,12 +218,16 @@ class Means:
         return self.present[apart.argmin(1)]
 
     def between(self) -> tuple[Tensor, Tensor]:
-        """Return the directions in which class means differ, and how much they do.
+        """Return the directions in which the means of classes of at least two samples differ, and how much they do.
 
         Returns:
-            Orthonormal v_k, (F, K), and positive s_k, (K,), such that S_B = sum of s_k^2 v_k v_k^T / C.
+            Orthonormal v_k, (F, K), and positive s_k, (K,), such that the S_B of these classes is
+            sum of s_k^2 v_k v_k^T / C.
         """
-        centred = self.centred
+        centred = self.values[self.counts > 1]
+        if len(centred) < 2:
+            return self.values.new_zeros(self.values.shape[1], 0), self.values.new_zeros(0)
+        centred = centred - centred.mean(0)
         _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)
         # C means about their own mean leave one direction empty at least; what rounding puts there would be divided by.
         least = max(self.rounding, torch.finfo(torch.float64).eps * max(centred.shape) * float(sizes.max()))
@@ -285,7 +291,7 @@ class Geometry:
     mean_norm: np.ndarray  # |mu_c - mu|, (C,)
     mean_cosine: np.ndarray  # of mu_c - mu and mu_c' - mu, (C, C)
     alignment: np.ndarray  # cosine of mu_c - mu and row c of the centred classifier, (C,)
-    within_between: float  # NC1
+    within_between: float  # NC1, of the classes of at least two samples
     norm_variation: float  # NC2, equal norms
     angle_deviation: float  # NC2, equal angles, as wide as they can be
     duality: float  # NC3

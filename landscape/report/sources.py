@@ -1,7 +1,8 @@
 """The results in a report: from which file each is, which of them describe the same checkpoint, and what it is called.
 
-Results describe the same checkpoint where the weights, the data, the split and the loss agree; their numbers then stand
-in one row. Two results of one kind never share a row, nor do a plane and the plane of a path.
+Results describe the same checkpoint where the weights, the parameters that vary, the data, the split, the loss and the
+weights of its classes agree; their numbers then stand in one row. Two results of one kind never share a row, nor do a
+plane and the plane of a path.
 """
 
 import hashlib
@@ -16,6 +17,10 @@ from landscape.results import History, Result
 
 KINDS = ("spectrum", "surface", "trajectory", "sharpness", "distances", "gradients", "features", "history")
 """Kinds of results that a report shows."""
+
+
+EVERYTHING = "all trainable"
+"""What a result's `params` says where no block of parameters was chosen."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +85,10 @@ def _checkpoint(file: Path, result: Result) -> Hashable:
         sha256 = list(several.values())[-1]  # of gradients and features at several checkpoints the last is shown
     if not isinstance(sha256, str):
         return str(file)
-    return sha256, *(str(about.get(key)) for key in ("data_sha256", "split", "loss"))
+    regrouped = about.get("regrouped")
+    weights = regrouped.get("weights") if isinstance(regrouped, Mapping) else None
+    block = about.get("params") or EVERYTHING
+    return sha256, str(block), str(weights), *(str(about.get(key)) for key in ("data_sha256", "split", "loss"))
 
 
 def _names(firsts: Sequence[tuple[Path, Result]]) -> list[str]:

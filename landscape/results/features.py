@@ -48,7 +48,7 @@ class Features:
     )
 
     within_between: np.ndarray = array(
-        "point", doc="NC1: trace(S_W pinv(S_B)) / C, both scatters averaged over classes"
+        "point", doc="NC1: trace(S_W pinv(S_B)) / C, both scatters averaged over the classes of at least two samples"
     )
     norm_variation: np.ndarray = array("point", doc="NC2: standard deviation of |mu_c - mu| over its mean")
     angle_deviation: np.ndarray = array("point", doc="NC2: mean over pairs of |cos + 1 / (C - 1)|")

@@ -72,7 +72,8 @@ def test_every_number_equals_a_loop_over_the_classifiers_inputs(name):
     assert found.mean_disagreement[0] == pytest.approx(found.disagreement[0].mean())
     centred, rows = mu - mu.mean(0), weight - weight.mean(0)
     within = np.mean([np.cov(cloud.T, bias=True) for cloud in clouds[:2]], axis=0)
-    expected = np.trace(within @ np.linalg.pinv(centred.T @ centred / 3, rcond=1e-10)) / 3
+    several = mu[:2] - mu[:2].mean(0)
+    expected = np.trace(within @ np.linalg.pinv(several.T @ several / 2, rcond=1e-10)) / 2
     assert found.within_between[0] == pytest.approx(expected, rel=1e-8)
     duality = np.linalg.norm(rows / np.linalg.norm(rows) - centred / np.linalg.norm(centred))
     assert found.duality[0] == pytest.approx(duality, rel=1e-10)

@@ -147,8 +147,12 @@ def test_all_numbers_equal_dense_float64_loops_whatever_the_batches(batch, n_fea
     mu = np.array([g.mean(0) for g in groups])
     centred = mu - mu.mean(0)
     within = np.mean([np.cov(g.T, bias=True) for g in groups if len(g) > 1], axis=0)
-    between = centred.T @ centred / 4
-    assert found.within_between == pytest.approx(np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / 4, rel=1e-9)
+    several = mu[:3] - mu[:3].mean(0)  # the class of one sample has no scatter, within or between
+    between = several.T @ several / 3
+    assert found.within_between == pytest.approx(np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / 3, rel=1e-9)
+    kept = labels != 3
+    without, _, _ = measured(features[kept], labels[kept], classifier[:3])
+    assert found.within_between == pytest.approx(without.within_between, rel=1e-10)
     norms = np.linalg.norm(centred, axis=1)
     assert found.norm_variation == pytest.approx(norms.std() / norms.mean(), rel=1e-10)
     cosines = [centred[a] @ centred[b] / norms[a] / norms[b] for a in range(4) for b in range(4)]
@@ -206,6 +210,8 @@ def test_what_is_not_defined_is_nan():
     assert means.nearest()[1].tolist() == [-1, -1, -1]
     single, _, scatter = measured(x[:3], np.arange(3), np.eye(3))  # one sample each: means, but no scatter
     assert np.isnan(single.within_between)
+    pair, _, _ = measured(x, np.array([0, 0, 0, 1, 2]), np.eye(3))  # one class with a scatter, and none to be between
+    assert np.isnan(pair.within_between)
     assert np.isnan(scatter.variance).all()
     assert np.isfinite([single.norm_variation, single.angle_deviation, single.duality]).all()
 

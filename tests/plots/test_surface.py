@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,6 +242,8 @@ def test_the_verdict_stands_below_and_network_data_and_weights_above():
     assert f"Verdict: {found.verdict}" in below(fig)
     assert above(fig) == "sam resnet32 on cifar10, test samples"
     assert above(plots.surface(regroup(found, "all", "balanced"))).endswith("test samples balanced weights")
+    own = dict(zip(found.parts, (1.0, 2.0, 3.0), strict=True))
+    assert above(plots.surface(regroup(found, "all", own))).endswith("test samples given weights")
 
 
 def test_long_names_and_dollar_signs_break_nothing():
@@ -812,8 +815,13 @@ def plot(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", plots.KIND_FIGURES["surface"])
-@pytest.mark.parametrize("words", [(), ("--groups", "head-tail", "--weights", "balanced")])
-def test_plot_draws_each_kind_of_a_surface(plot, tmp_path, kind, words):
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--groups", "head-tail", "--weights", "balanced"), ("--groups", "head-tail", "--weights", "own.json")],
+)
+def test_plot_draws_each_kind_of_a_surface(plot, tmp_path, kind, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own.json").write_text('{"class 0": 1, "class 1": 2, "class 2": 0.5}')
     code, out, err = plot(three_classes(), "--kind", kind, *words)
     assert (code, err) == (0, [])
     assert out == str(tmp_path / f"result.{kind}.png")

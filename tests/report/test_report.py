@@ -25,6 +25,7 @@ from landscape import cli
 from landscape.report import curves, figures, open_sources, page
 from landscape.report.rows import COLUMNS
 from landscape.results import Plane, quadrature, store
+from landscape.results.regroup import regroup
 
 NAME = "<script>alert(1)</script>"
 
@@ -353,6 +354,33 @@ def test_one_probe_has_no_spread(sources):
         'console.log(density({nodes: [[0, 1]], weights: [[0.5, 0.5]]}, 0.1, "linear", 1, [0, 1]).spread.every(isNaN))'
     )
     assert subprocess.run(["node", "-e", script + call], check=True, capture_output=True, text=True).stdout == "true\n"
+
+
+def test_a_surface_with_weights_of_ones_own_has_its_figures(sources, quick_pictures):
+    """And rows of its own: its losses are those of other mixtures of the classes."""
+    found = of_checkpoint(three_classes(5, 5))
+    own = regroup(found, "class", dict(zip(found.parts, (1.0, 2.0, 3.0), strict=True)))
+    whole = regroup(found, "all", dict(zip(found.parts, (1.0, 2.0, 3.0), strict=True)))
+    made = sources({"own.h5": own, "natural.h5": regroup(found, "all"), "own-all.h5": whole})
+    rows = Page(page(made)).table()
+    assert rows["natural", "train", "all"]["loss"][0] != rows["own-all", "train", "all"]["loss"][0]
+
+
+@pytest.mark.parametrize("other", [{"params": "3.*"}, {"loss": "focal"}, {"data_sha256": "b"}, {"split": "test"}])
+def test_numbers_of_another_block_loss_or_data_stand_in_rows_of_their_own(sources, no_figures, other):
+    """Under the name of their own first file: a row that mixes them has a number that nobody computed."""
+
+    def made(result, **about):
+        found = of_checkpoint(result)
+        return dataclasses.replace(found, provenance={**found.provenance, "params": "all trainable", **about})
+
+    whole, block, ball = made(spectrum()), made(spectrum(), **other), made(sharpness(), **other)
+    found = Page(page(sources({"whole.h5": whole, "block.h5": block, "ball.h5": ball}))).table()
+    rises = {name for (name, *_), cells in found.items() if "worst rise in the ball" in cells}
+    assert rises == {"block"}
+    alone = Page(page(sources({"w.h5": whole, "b.h5": ball}))).table()
+    assert {name for (name, *_), cells in alone.items() if "worst rise in the ball" in cells} == {"b"}
+    assert {name for (name, *_), cells in alone.items() if "trace" in cells} == {"w"}
 
 
 # The command.

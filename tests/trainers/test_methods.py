@@ -74,6 +74,14 @@ def test_milestones_follow_a_shorter_run(epochs, milestones):
     assert compose({"dataset": "cifar10", "epochs": epochs, "warmup_epochs": 0}).milestones == milestones
 
 
+@pytest.mark.parametrize(("epochs", "warmup"), [(200, 5), (5, 5), (2, 2), (1, 1)])
+def test_a_warm_up_that_nobody_asked_for_is_no_longer_than_the_run(epochs, warmup):
+    assert compose({"dataset": "cifar10", "epochs": epochs}).warmup_epochs == warmup
+    if epochs < 5:
+        with pytest.raises(InputError, match=f"warmup_epochs must be from 0 to epochs={epochs}, got 5"):
+            compose({"dataset": "cifar10", "epochs": epochs, "warmup_epochs": 5})
+
+
 @pytest.mark.parametrize(
     ("dataset", "method", "rho"),
     [

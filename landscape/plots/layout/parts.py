@@ -97,7 +97,7 @@ def heading(surface: Surface, joining: str = "") -> str:
     split = f"{source['split']} samples" if source.get("split") else ""
     regrouped = source.get("regrouped")
     weights = regrouped.get("weights") if isinstance(regrouped, dict) else None
-    weighted = "" if weights in {None, "natural"} else f"{weights if isinstance(weights, str) else 'given'} weights"
+    weighted = "" if weights in (None, "natural") else f"{weights if isinstance(weights, str) else 'given'} weights"
     first = written.shorten(", ".join(w for w in (" ".join(words), split) if w), 80)
     return "\n".join(w for w in (first, ", ".join(w for w in (joining, weighted) if w)) if w)
 
