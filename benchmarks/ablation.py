@@ -98,9 +98,9 @@ def measured(folder: Path, method: str, seed: int, words: list[str]) -> dict[str
 
 def show(rows: list[dict[str, float]]) -> None:
     """Print means over seeds, and differences from CE with their standard errors."""
-    seeds = sorted({row["seed"] for row in rows})
     found = {(row["method"], row["seed"]): row for row in rows}
     names = list(dict.fromkeys(row["method"] for row in rows))
+    seeds = [s for s in sorted({row["seed"] for row in rows}) if all((name, s) in found for name in names)]
     print("| |" + "|".join(COLUMNS) + "|\n|" + "---|" * (len(COLUMNS) + 1))
     for method in names:
         means = [np.mean([found[method, s][c] for s in seeds]) for c in COLUMNS]

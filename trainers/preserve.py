@@ -121,7 +121,8 @@ class Memory:
         self.classifier = classifiers.find(model, n_classes)
         self._names = classifiers.encoder(model, self.classifier)
         self._model, self._samples, self._n_groups = model, samples, n_groups
-        self._loss, self._strength, self._max_samples = loss, strength, max_samples
+        self.loss = loss
+        self._strength, self._max_samples = strength, max_samples
         self._quality: dict[str, Any] = {"form": form, "beta": beta, "seed": seed}
         self._seed, self._banked = seed, 0
         if folder is None:
@@ -177,7 +178,7 @@ class Memory:
             groups,
             centres,
             self._names,
-            loss=self._loss,
+            loss=self.loss,
             max_samples=self._max_samples,
             seed=self._seed,
         )

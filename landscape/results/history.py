@@ -9,6 +9,9 @@ import numpy as np
 from landscape.errors import arg
 from landscape.results.axes import array, check_axes, scalar
 
+LITTLE = 0.01
+"""Share of the gradient below which GKP's pull is said to be small."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class History:
@@ -81,8 +84,11 @@ class History:
                 "all classes are in one group at the end: GSA has no direction of a group's own, and GKP no other "
                 "group to preserve"
             )
-        if gkp and self.pull_share is not None and not np.nansum(self.pull_share) > 0:
+        most = 1.0 if self.pull_share is None else float(np.nanmax(self.pull_share, initial=0.0))
+        if gkp and most == 0:
             found.append("GKP did nothing: the share of its pull in the gradient was 0 in all epochs")
+        elif gkp and most < LITTLE:
+            found.append(f"GKP did little: the share of its pull in the gradient was {100 * most:.2g} % at most")
         if gsa and self.clipped_share is not None and np.nanmin(self.clipped_share, initial=np.inf) == 1:
             found.append(f"{arg('clip')} set the radii of GSA in all epochs: equation 13 decided none of them")
         return tuple(found)

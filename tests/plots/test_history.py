@@ -81,7 +81,7 @@ def test_the_bank_shows_best_epochs_numbers_and_shares():
         "groups": [2, 2],
     }
     assert [line.get_label() for line in shares.lines] == ["pull of GKP"]
-    with pytest.raises(InputError, match="did not measure a memory bank: train with --gkp or --sharpness gsa"):
+    with pytest.raises(InputError, match="did not measure a memory bank: train with gkp or sharpness='gsa'"):
         plots.bank(history(bank_epoch=epochs * np.nan, **numbers))
     with pytest.raises(InputError, match="of an older version, which did not count groups"):
         plots.bank(history(bank_epoch=epochs))
@@ -100,7 +100,11 @@ IDLE = {
         ({}, []),
         ({"n_groups": np.array([np.nan, 2, 1, 1])}, ["all classes are in one group"]),
         ({"pull_share": np.array([np.nan, np.nan, 0, 0])}, ["GKP did nothing"]),
-        ({"clipped_share": np.array([np.nan, np.nan, 1, 1])}, ["--clip set the radii of GSA in all epochs"]),
+        (
+            {"pull_share": np.array([np.nan, np.nan, 0, 0.004])},
+            ["GKP did little: the share of its pull"],
+        ),
+        ({"clipped_share": np.array([np.nan, np.nan, 1, 1])}, ["clip set the radii of GSA in all epochs"]),
     ],
 )
 def test_a_run_in_which_a_part_did_nothing_says_so(changed, said):
