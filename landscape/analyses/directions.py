@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.curvature.lanczos import lanczos, probe
+from landscape.curvature.lanczos import lanczos, probe, unconverged
 from landscape.curvature.operators import hessian
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import filters
 from landscape.objective import points
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
-from landscape.results import Plane, quadrature
+from landscape.results import Plane
 
 NORMALISATIONS = ("filter", "layer", "weight", "none")
 IGNORED = ("biasbn", "none")
@@ -254,18 +254,13 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
     """
     if len(parts) not in (1, n):
         raise InputError(f"{arg('of')} must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
-    eps = torch.finfo(objective.dtype).eps
     rows, names = [], []
     for part in parts:
         operator, wanted = hessian(objective.alone(part)), n if len(parts) == 1 else 1
         z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
-
-        def unconverged(run: Any, wanted: int = wanted) -> bool:
-            found = quadrature.ritz(run.alpha[0, 0], run.beta[0, 0], int(run.steps[0, 0]), eps)
-            return bool((found.residuals[-wanted:] > _EIGEN_TOL * abs(found.values[-1])).any())
-
-        run = lanczos(operator.matvec, z[None, None], steps, more=unconverged, max_steps=8 * steps)
-        solved = quadrature.ritz(run.alpha[0, 0], run.beta[0, 0], int(run.steps[0, 0]), eps)
+        more = unconverged(_EIGEN_TOL, wanted)
+        run = lanczos(operator.matvec, z[None, None], steps, more=more, max_steps=8 * steps)
+        solved = run.solved(0, 0)
         if len(solved.values) < wanted:
             raise InputError(
                 f"the Hessian of {part} has fewer than {wanted} distinct eigenvalues: take another {arg('of')}"

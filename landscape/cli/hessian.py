@@ -228,8 +228,6 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
             f"{100 * share:.0f} % of the samples hold {found.residual_mass:.4%} of the residual mass; with all of them "
             f"the checked eigenvalues change by at most {worst:.2g}"
         )
-    if np.isnan(found.trace_stderr).all():
-        console.note("one probe cannot tell the trace's error: use --probes 2 or --trace-tol 0.02")
     if found.overlap is not None:
         _show_overlap(console, found)
     also = "" if found.overlap is None else " [--kind overlap]"

@@ -78,7 +78,8 @@ def _result(result: Result) -> dict[str, Any]:
 def _show_result(console: Console, file: Path, result: Result) -> None:
     found = _result(result)
     console.say(f"{file}: {found['kind']}, version {found['version']}, {len(found['parts'])} parts")
-    columns = _COUNTS[result.kind]
+    unknown = [key for key in _COUNTS[result.kind] if all(np.isnan(p[key]) for p in found["parts"])]
+    columns = {key: title for key, title in _COUNTS[result.kind].items() if key not in unknown}
     rows = [[p["name"], *(f"{p[key]:,}" for key in columns)] for p in found["parts"]]
     console.table(["part", *columns.values()], rows)
     console.say("options")

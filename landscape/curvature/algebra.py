@@ -31,6 +31,7 @@ from landscape.objective.objective import Objective
 class Exact:
     """Trace and diagonal of each part's matrix without probes, or why they cannot be had."""
 
+    cost: int  # about as many products
     refusal: Callable[[], str | None]
     trace: Callable[[str], float]  # of a part, by its name
     diagonal: Callable[[str], Tensor]  # (D,) float64
@@ -52,7 +53,7 @@ class Operator:
     symbol: str = "A"  # in figures
     terms: tuple[tuple[float, "Operator"], ...] = ()  # of a sum: factors and operators that are none
     objective: Objective | None = None  # that the matrices are of, if of one: its data and losses go with a spectrum
-    source: Mapping[str, Any] | None = None  # all that makes the numbers; None where that is not known
+    source: Callable[[], Mapping[str, Any] | None] = lambda: None  # all that makes the numbers, if that is known
 
     # NumPy leaves `array * operator` and `number * operator` to us, and does not take the operator apart.
     __array_ufunc__ = None
@@ -191,6 +192,11 @@ def _combined(*terms: tuple[float, Operator]) -> Operator:
     def total(of: Callable[[Operator], Any]) -> Any:
         return sum((factor * of(operator) for factor, operator in terms[1:]), start=terms[0][0] * of(first))
 
+    def source() -> Mapping[str, Any] | None:
+        sources = [operator.source() for _, operator in terms]
+        known = all(one is not None for one in sources)
+        return {"sum": [[factor, one] for (factor, _), one in zip(terms, sources, strict=True)]} if known else None
+
     objectives = {id(operator.objective): operator.objective for _, operator in terms}
     return Operator(
         matvec=lambda V: total(lambda operator: operator.matvec(V)),
@@ -200,6 +206,7 @@ def _combined(*terms: tuple[float, Operator]) -> Operator:
         device=first.device,
         restrict=lambda parts: _combined(*((factor, operator.restrict(parts)) for factor, operator in terms)),
         exact=Exact(
+            cost=sum(operator.exact.cost for _, operator in terms),
             refusal=lambda: next(filter(None, (operator.exact.refusal() for _, operator in terms)), None),
             trace=lambda part: float(total(lambda operator: operator.exact.trace(part))),
             diagonal=lambda part: total(lambda operator: operator.exact.diagonal(part)),
@@ -209,9 +216,7 @@ def _combined(*terms: tuple[float, Operator]) -> Operator:
         name=_written([(factor, operator.name) for factor, operator in terms]),
         symbol=_written([(factor, operator.symbol) for factor, operator in terms]),
         objective=first.objective if len(objectives) == 1 else None,
-        source=None
-        if any(operator.source is None for _, operator in terms)
-        else {"sum": [[factor, operator.source] for factor, operator in terms]},
+        source=source,
     )
 
 

@@ -13,14 +13,18 @@ section 6.9), by two matrix products on one flat basis.
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.errors import InputError, arg, check_choice
+from landscape.results import quadrature
+from landscape.results.quadrature import Ritz
 
-DISTRIBUTIONS = ("rademacher", "gaussian")
+Distribution: TypeAlias = Literal["rademacher", "gaussian"]
+DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 BREAKDOWN = 100.0
 """A remainder below this many units of rounding of |A| is noise: the Krylov space is invariant and the run ends."""
 
@@ -34,6 +38,11 @@ class Tridiagonal:
     steps: np.ndarray  # (P, K) int64
     norm2: np.ndarray  # (P, K) squared length of each probe
     basis: Tensor  # (P, K, m + 1, D), orthonormal rows; the row `steps` is v_{m+1}, zero where beta is rounding
+
+    def solved(self, part: int, probe: int) -> Ritz:
+        """Return the Ritz values of one run, with residual bounds that know the rounding of the basis' dtype."""
+        eps = torch.finfo(self.basis.dtype).eps
+        return quadrature.ritz(self.alpha[part, probe], self.beta[part, probe], int(self.steps[part, probe]), eps)
 
     def ritz_vectors(self, part: int, probe: int, coefficients: np.ndarray) -> Tensor:
         """Combine the basis into Ritz vectors.
@@ -50,7 +59,27 @@ class Tridiagonal:
         return torch.as_tensor(coefficients.T.copy(), dtype=rows.dtype, device=rows.device) @ rows
 
 
-def probe(size: int, *, seed: int, number: int, distribution: str = "rademacher", stream: str = "lanczos") -> Tensor:
+def unconverged(tol: float, n: int = 1) -> Callable[[Tridiagonal], bool]:
+    """Return the rule by which `lanczos` goes on until the largest Ritz values have converged, for its `more`.
+
+    Args:
+        tol: the largest residual bound that ends a run, as a share of |lambda_max|.
+        n: how many of the largest values are looked at.
+
+    Returns:
+        A function that is True while a run has a larger residual among these.
+    """
+
+    def more(runs: Tridiagonal) -> bool:
+        found = [runs.solved(p, k) for p, k in np.ndindex(runs.steps.shape)]
+        return any(bool((r.residuals[-n:] > tol * abs(r.values[-1])).any()) for r in found)
+
+    return more
+
+
+def probe(
+    size: int, *, seed: int, number: int, distribution: Distribution = "rademacher", stream: str = "lanczos"
+) -> Tensor:
     """Draw one random vector z with E[z z^T] = I.
 
     It depends on its arguments alone: not on the device, the batch size, or how many were drawn before. All parts

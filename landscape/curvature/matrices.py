@@ -3,6 +3,7 @@
 What the rest of the toolkit does with an operator (quadrature, error bars, figures, files) then works for them too.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
@@ -97,10 +98,12 @@ def _of_dense(matrices: Tensor, parts: tuple[str, ...], name: str, symbol: str) 
         device=matrices.device,
         restrict=lambda some: _of_dense(matrices[list(some)], tuple(parts[p] for p in some), name, symbol),
         exact=Exact(
+            cost=0,
             refusal=lambda: None,
             trace=lambda part: float(diagonals[part].sum()),
             diagonal=lambda part: diagonals[part],
         ),
+        source=lambda: {"matrix_sha256": hashlib.sha256(matrices.cpu().numpy().tobytes()).hexdigest()},
         name=name,
         symbol=symbol,
     )
@@ -157,7 +160,7 @@ def _of_product(subject: Any, part: str, name: str, symbol: str) -> Operator:
         dtype=dtype,
         device=device,
         restrict=lambda parts: operator,
-        exact=Exact(refusal=lambda: unknown, trace=unavailable, diagonal=unavailable),
+        exact=Exact(cost=0, refusal=lambda: unknown, trace=unavailable, diagonal=unavailable),
         name=name,
         symbol=symbol,
     )
@@ -199,6 +202,10 @@ def _joined(operators: Sequence[Operator]) -> Operator:
     def refusal() -> str | None:
         return next(filter(None, (operator.exact.refusal() for operator in operators)), None)
 
+    def source() -> Mapping[str, Any] | None:
+        sources = {part: operator.source() for part, operator in by_part.items()}
+        return None if None in sources.values() else sources
+
     return Operator(
         matvec=lambda V: torch.cat([operator.matvec(v[None]) for operator, v in zip(operators, V, strict=True)]),
         parts=tuple(by_part),
@@ -207,6 +214,7 @@ def _joined(operators: Sequence[Operator]) -> Operator:
         device=first.device,
         restrict=lambda some: _joined([operators[p] for p in some]),
         exact=Exact(
+            cost=sum(operator.exact.cost for operator in operators),
             refusal=refusal,
             trace=lambda part: by_part[part].exact.trace(part),
             diagonal=lambda part: by_part[part].exact.diagonal(part),
@@ -214,4 +222,5 @@ def _joined(operators: Sequence[Operator]) -> Operator:
         cached=all(operator.cached for operator in operators),
         name=first.name,
         symbol=first.symbol,
+        source=source,
     )

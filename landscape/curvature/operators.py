@@ -48,6 +48,7 @@ def curvature_operator(
     traced = None if backend == "reverse" else checked_trace(problem, found, required=backend == "linearized")
     refusal = cache(partial(traces.refusal, objective, found))
     exact = Exact(
+        cost=len(objective.samples.class_names) if found.decomposes else 1,
         refusal=refusal,
         trace=lambda part: traces.trace(objective, found, objective.part(part)),
         diagonal=lambda part: traces.diagonal(objective, found, objective.part(part)),
@@ -66,7 +67,7 @@ def curvature_operator(
             name=found.name,
             symbol=found.symbol,
             objective=objective,
-            source={"operator": found.name, **objective.source},
+            source=lambda: {"operator": found.name, **objective.source},
         )
 
     return of(Products(problem, found, traced, cache_bytes))

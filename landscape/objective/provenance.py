@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from landscape.objective.objective import Objective
 
 
@@ -34,15 +36,31 @@ def provenance(objective: Objective, options: Mapping[str, Any]) -> dict[str, An
     Returns:
         Strings, numbers, lists and mappings, as JSON knows them.
     """
+    return {
+        **about_run(options, objective.device, objective.dtype),
+        "batch_size": objective.batch_size,
+        **dict(objective.source),
+    }
+
+
+def about_run(options: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what is to be said of a run, whatever it was of.
+
+    Args:
+        options: of the analysis.
+        device: where it was computed.
+        dtype: in which numbers.
+
+    Returns:
+        As `provenance`, without what it was computed from.
+    """
     versions = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "h5py")}
     versions |= {"python": platform.python_version(), "landscape": metadata.version("loss-landscape-per-class")}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": versions,
-        "device": str(objective.device),
-        "dtype": str(objective.dtype).removeprefix("torch."),
-        "batch_size": objective.batch_size,
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
         "options": dict(options),
-        **dict(objective.source),
     }

@@ -81,7 +81,7 @@ def _quadratures(model: str, spectrum: Spectrum) -> dict[str, Any]:
         parts[part] = {
             "nodes": [_rounded(row[:m], "spectrum") for row, m in zip(nodes, spectrum.steps[p], strict=True)],
             "weights": [_rounded(row[:m], "spectrum") for row, m in zip(weights, spectrum.steps[p], strict=True)],
-            "samples": int(spectrum.n_samples[p]),
+            "samples": int(spectrum.n_samples[p]) if np.isfinite(spectrum.n_samples[p]) else None,
             "words": f"lambda_max {top}" + ("" if spectrum.converged[p] else ", not converged") + f", trace {trace}",
         }
     return {"model": model, "matrix": matrix(spectrum), "parts": parts}

@@ -23,11 +23,11 @@ class Spectrum:
     along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
-    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
-    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
-    n_used: np.ndarray = array("part", unit="samples", doc="samples summed over; fewer with residual_mass")
-    loss: np.ndarray = array("part", unit="loss", doc="mean loss over the part's samples")
-    accuracy: np.ndarray = array("part", doc="share of the part's samples that are classified correctly")
+    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part; nan for a matrix without data")
+    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of its classes; nan without data")
+    n_used: np.ndarray = array("part", unit="samples", doc="samples summed over; nan without data")
+    loss: np.ndarray = array("part", unit="loss", doc="mean loss over the part's samples; nan without data")
+    accuracy: np.ndarray = array("part", doc="share of the samples that are classified correctly; nan without data")
 
     lambda_max: np.ndarray = array("part", unit="loss", doc="largest Ritz value over the probes")
     lambda_max_residual: np.ndarray = array(
@@ -39,7 +39,9 @@ class Spectrum:
     )
     converged: np.ndarray = array("part", doc="lambda_max_residual is at most tol times |lambda_max|")
     trace: np.ndarray = array("part", unit="loss", doc="trace")
-    trace_stderr: np.ndarray = array("part", unit="loss", doc="its standard error over probes; nan for one, 0 if exact")
+    trace_stderr: np.ndarray = array(
+        "part", unit="loss", doc="its standard error, a bound on that for fewer than six estimates; 0 if exact"
+    )
     negative_mass: np.ndarray = array(
         "part", doc="share of the eigenvalues below -negative_tol * max |eigenvalue|, mean over probes"
     )

@@ -13,9 +13,8 @@ from torch import nn
 
 import landscape as ls
 from landscape.analyses import overlap as overlaps
-from landscape.analyses import spectrum as spectra
 from landscape.cli import main
-from landscape.curvature import operators
+from landscape.curvature import operators, probing
 from landscape.data import datasets
 from landscape.data.partition import Partition
 from landscape.errors import InputError, StoreError
@@ -234,13 +233,13 @@ def test_the_second_stage_is_resumed_and_may_be_asked_for_later(tmp_path, monkey
     objective, out = CASES["mlp-tanh"].objective(), tmp_path / "o.h5"
     options = REVERSE | {"vectors": 2}
     expected = ls.spectrum(objective, **options, overlap=True)
-    runs, make_operator, calls, made = spectra._runs, operators.curvature_operator, [], []
+    runs, make_operator, calls, made = probing.run, operators.curvature_operator, [], []
 
-    def stopping(*given):
+    def stopping(*given, **named):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return runs(*given)
+        return runs(*given, **named)
 
     class Stopped:
         """Products of the second stage, of which the second part's are interrupted."""
@@ -254,7 +253,7 @@ def test_the_second_stage_is_resumed_and_may_be_asked_for_later(tmp_path, monkey
                 raise KeyboardInterrupt
             return self.whole.restrict(parts)
 
-    monkeypatch.setattr(spectra, "_runs", stopping)
+    monkeypatch.setattr(probing, "run", stopping)
     monkeypatch.setattr(overlaps, "curvature_operator", lambda *given, **named: Stopped(make_operator(*given, **named)))
     with pytest.raises(jobs.Interrupted, match="2 of 3 units"):
         ls.spectrum(objective, **options, out=out)
@@ -293,7 +292,7 @@ def test_vectors_of_another_objective_are_refused():
 
 
 def test_nothing_to_compare_is_refused_before_anything_is_computed(monkeypatch):
-    monkeypatch.setattr(spectra, "_runs", lambda *given: pytest.fail("computed"))
+    monkeypatch.setattr(probing, "run", lambda *given, **named: pytest.fail("computed"))
     case = CASES["mlp-tanh"]
     with pytest.raises(InputError, match="overlap=True needs the eigenvectors of each part"):
         ls.spectrum(case.objective(), overlap=True)

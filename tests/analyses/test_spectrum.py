@@ -9,7 +9,7 @@ from scipy.stats import binom, t
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import spectrum as spectra
+from landscape.curvature import probing
 from landscape.errors import InputError, NumericalError, StoreError
 from tests.cases import CASES, Case, mlp
 from tests.exact import dense
@@ -96,7 +96,7 @@ def test_the_trace_misses_by_its_own_error_as_seldom_as_it_says(values, probes, 
         found = runs_of(values, probes=probes, steps=30, seed=seed, trace_tol=trace_tol).trace_samples
         error = found.std(ddof=1) / np.sqrt(len(found))
         # Stein: the spread of the pilot alone decides how many are drawn, so its degrees of freedom count.
-        freedom = min(len(found), spectra.PILOT) - 1
+        freedom = min(len(found), probing.PILOT) - 1
         misses += abs(found.mean() - exact) > t.ppf(0.995, freedom) * error
     assert misses <= binom.ppf(1 - 1e-6, n_seeds, 0.02)
 
@@ -193,15 +193,15 @@ def test_a_result_file_is_resumed_part_by_part(tmp_path, monkeypatch):
     objective = CASES["mlp-tanh"].objective()
     reference = ls.spectrum(objective, steps=10, probes=2)
     out = tmp_path / "out.h5"
-    real, calls = spectra._runs, []
+    real, calls = probing.run, []
 
-    def interrupted(*args):
+    def interrupted(*args, **named):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(*args, **named)
 
-    monkeypatch.setattr(spectra, "_runs", interrupted)
+    monkeypatch.setattr(probing, "run", interrupted)
     with pytest.raises(KeyboardInterrupt, match="1 of 3"):
         ls.spectrum(objective, steps=10, probes=2, out=out)
     assert not out.exists()

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import landscape as ls
-from landscape.analyses import spectrum as spectra
 from landscape.cli import main
+from landscape.curvature import probing
 from landscape.data import datasets
 from landscape.networks import checkpoints, models
 
@@ -233,19 +233,19 @@ PARTS = [*FOREIGN, "--per-class", "--steps", "6", "--probes", "2", "--device", "
 PARTS += ["--backend", "reverse", "--trace", "probes"]  # to begin at once: other processes do not trace the network
 HALTING = """
 import sys, time
-from landscape.analyses import spectrum as spectra
 from landscape.cli import main
+from landscape.curvature import probing
 
-real, calls = spectra._runs, []
+real, calls = probing.run, []
 
-def halting(*arguments):
+def halting(*arguments, **named):
     calls.append(1)
     if len(calls) == 3:
         print("two parts are done", flush=True)
         time.sleep(300)
-    return real(*arguments)
+    return real(*arguments, **named)
 
-spectra._runs = halting
+probing.run = halting
 sys.exit(main())
 """
 
@@ -307,15 +307,15 @@ def test_the_public_resnet32_is_read_right(cifar_root):
 
 def test_the_journal_is_resumed_within_one_process_bit_by_bit(here, monkeypatch):
     assert main([*PARTS, "-q", "--out", "straight.h5"]) == 0
-    real, calls = spectra._runs, []
+    real, calls = probing.run, []
 
-    def stopping(*arguments):
+    def stopping(*arguments, **named):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **named)
 
-    monkeypatch.setattr(spectra, "_runs", stopping)
+    monkeypatch.setattr(probing, "run", stopping)
     assert main([*PARTS, "-q", "--out", "out.h5"]) == 130
     assert main([*PARTS, "-q", "--out", "out.h5"]) == 0
     straight, resumed = ls.load("straight.h5"), ls.load("out.h5")

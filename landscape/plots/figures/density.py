@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape.errors import InputError, arg, check_choice
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.panels import ground
+from landscape.plots.layout.parts import by_count, named
 from landscape.results import Spectrum, quadrature, written
 
 FLOOR = 1e-7
@@ -301,10 +302,11 @@ def _corner(spectrum: Spectrum, p: int) -> str:
 
 
 def _title(spectrum: Spectrum, p: int, name_length: int) -> str:
-    n, used, trained = (int(v[p]) for v in (spectrum.n_samples, spectrum.n_used, spectrum.train_counts))
+    n, used, trained = (float(v[p]) for v in (spectrum.n_samples, spectrum.n_used, spectrum.train_counts))
     lines = [written.shorten(spectrum.parts[p], name_length)]
-    lines.append(f"n = {n:,}" + (f", {trained:,} in training" if trained != n else ""))
-    lines += [f"{used:,} summed over"] if used != n else []
+    if np.isfinite(n):  # a matrix without data has no samples
+        lines.append(f"n = {n:,.0f}" + (f", {trained:,.0f} in training" if trained != n else ""))
+        lines += [f"{used:,.0f} summed over"] if used != n else []
     return "\n".join(lines)
 
 
@@ -350,7 +352,7 @@ def _map(
     linear: float,
     limits: tuple[float, float] | None,
 ) -> Figure:
-    order = sorted(chosen, key=lambda p: -spectrum.train_counts[p])
+    order = by_count(spectrum, chosen)
     curves, view = _broaden(spectrum, order, width, axis, linear, limits, common=True)
     rows = np.arange(len(order))
     row_height = min(0.16, max(0.105, 3 / len(order))) if len(order) <= MOST_LABELS else 12.6 / len(order)
@@ -378,7 +380,7 @@ def _map(
         image.set_xlabel(x)
         image.grid(visible=False)
         shown = -(-len(order) // MOST_LABELS)  # one label in so many rows
-        names = [f"{written.shorten(spectrum.parts[p], 28)} ({spectrum.train_counts[p]:,})" for p in order]
+        names = [named(spectrum, p, 28) for p in order]
         size = min(8.0, 0.8 * 72 * row_height * shown)
         image.set_yticks(rows[::shown], labels=names[::shown], fontsize=size, parse_math=False)
         image.set_ylim(len(order) - 0.5, -0.5)

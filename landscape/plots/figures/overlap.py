@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError, arg
 from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, paper, theme
+from landscape.plots.layout.parts import by_count, named
 from landscape.results import Spectrum, written
 
 MOST_NUMBERS = 12  # parts whose numbers are written into the map
@@ -125,11 +126,9 @@ def _map(
                 text = f"{value:.2f}{below}"
                 ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="w" if light else "k")
         shown = slice(None, None, -(-len(order) // MOST_LABELS))
-        names = [
-            written.shorten(spectrum.parts[p], 24) + (" *" if of_vectors and not sure else "")
-            for p, sure in zip(order, spectrum.vectors_converged[order], strict=True)
-        ]
-        counted = [f"{name} ({spectrum.train_counts[p]:,})" for name, p in zip(names, order, strict=True)]
+        starred = [" *" if of_vectors and not sure else "" for sure in spectrum.vectors_converged[order]]
+        names = [written.shorten(spectrum.parts[p], 24) + star for p, star in zip(order, starred, strict=True)]
+        counted = [named(spectrum, p, 24) + star for p, star in zip(order, starred, strict=True)]
         font = min(8.0, 0.8 * 72 * size * shown.step)
         ax.set_yticks(places[shown], labels=counted[shown], fontsize=font, parse_math=False)
         ax.set_xticks(places[shown], labels=names[shown], fontsize=font, rotation=90, parse_math=False)
@@ -151,7 +150,7 @@ def _chosen(spectrum: Spectrum, matrix: np.ndarray | None, parts: Sequence[str] 
     chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
     if len(chosen) < 2:
         raise InputError("there is no overlap of fewer than two parts: choose more")
-    return sorted(chosen, key=lambda p: -spectrum.train_counts[p])
+    return by_count(spectrum, chosen)
 
 
 def _about(spectrum: Spectrum, values: np.ndarray, order: Sequence[int], of_vectors: bool, angles: bool) -> str:

@@ -10,6 +10,7 @@ from landscape.errors import InputError
 from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ground
+from landscape.plots.layout.parts import by_count
 from landscape.results import Spectrum, written
 
 MOST_NAMES = 12
@@ -34,7 +35,7 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
     if not chosen:
         raise InputError("there is no part to draw")
-    order = sorted(chosen, key=lambda p: -spectrum.train_counts[p])
+    order = by_count(spectrum, chosen)
     sure = spectrum.converged[order]
     with theme.theme():
         fig, (top, trace), _ = grids.grid(2, 2, 8, 3.4)
@@ -55,7 +56,8 @@ def _points(
 ) -> None:
     colours = theme.palette()
     counts = spectrum.train_counts[list(order)]
-    alike = len(order) > 1 and len(set(counts)) == 1  # of a balanced data set: side by side
+    known = bool(np.isfinite(counts).all())
+    alike = not known or (len(order) > 1 and len(set(counts)) == 1)  # of a balanced data set: side by side
     named = len(order) <= MOST_NAMES
     for i, p in enumerate(order):
         colour = colours[i % len(colours)] if named else colours[0]
@@ -74,7 +76,7 @@ def _points(
     theme.log_scale(ax.yaxis, values[list(order)])
     if alike:
         ax.set_xticks([])
-        ax.set_xlabel(f"parts, each with {counts[0]:,} training samples")
+        ax.set_xlabel(f"parts, each with {counts[0]:,} training samples" if known else "matrices")
     else:
         theme.log_scale(ax.xaxis, counts)
         ax.set_xlabel("training samples of the part")

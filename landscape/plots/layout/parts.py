@@ -1,13 +1,13 @@
 """Which parts a figure of a surface shows, in which order and colours, and what it says of them in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from landscape.errors import InputError
 from landscape.plots.layout import theme
-from landscape.results import Surface, Trajectory, written
+from landscape.results import Spectrum, Surface, Trajectory, written
 from landscape.results.regroup import regroup
 
 S = TypeVar("S", bound=Surface)
@@ -45,8 +45,7 @@ def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
         n = len(surface.parts)
         surface = _groups(surface)
         words = f"{n} parts joined: " + ", ".join(_COUNTS.get(name, name) for name in surface.parts)
-    order = sorted(range(len(surface.parts)), key=lambda p: -np.nan_to_num(float(surface.train_counts[p])))
-    return surface, order, words
+    return surface, by_count(surface, range(len(surface.parts))), words
 
 
 def colours(n: int) -> list[Any]:
@@ -64,10 +63,15 @@ def colours(n: int) -> list[Any]:
     return list(theme.shades(n))
 
 
-def named(surface: Surface, p: int, length: int = 18) -> str:
-    """Write the name of a part with its training samples, "few (1,234)"."""
-    trained = surface.train_counts[p]
-    return written.shorten(surface.parts[p], length) + (f" ({int(trained):,})" if np.isfinite(trained) else "")
+def by_count(result: Surface | Spectrum, chosen: Iterable[int]) -> list[int]:
+    """Order parts from the most training samples to the fewest; those of which they are not known stay as they are."""
+    return sorted(chosen, key=lambda p: -np.nan_to_num(float(result.train_counts[p])))
+
+
+def named(result: Surface | Spectrum, p: int, length: int = 18) -> str:
+    """Write the name of a part with its training samples, "few (1,234)"; the name alone where they are not known."""
+    trained = result.train_counts[p]
+    return written.shorten(result.parts[p], length) + (f" ({int(trained):,})" if np.isfinite(trained) else "")
 
 
 def title(surface: Surface, p: int, length: int) -> str:

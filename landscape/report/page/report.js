@@ -125,7 +125,7 @@ function drawDensity() {
       ? symlogAxis(low, high, LINEAR, "eigenvalue (units of the loss) on sign(λ) log₁₀(1 + |λ|)")
       : linearAxis(low, high, "eigenvalue (units of the loss)");
   const y = logAxis(floor, 10 ** Math.ceil(Math.log10(peak) + 0.1), "density per unit of the axis");
-  const said = drawn.map(({ model, found }) => `${model}: ${found.words}, n = ${found.samples}`);
+  const said = drawn.map(({ model, found }) => `${model}: ${found.words}${found.samples === null ? "" : `, n = ${found.samples}`}`);
   at("density-words").value = said.join("; ");
   const made = chart(at("density-chart"), x, y, `Eigenvalue density of ${part}. ${said.join("; ")}`);
   const value = axis === "symlog" ? (u) => symlogInverse(u, LINEAR) : (u) => u;

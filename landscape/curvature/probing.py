@@ -1,0 +1,251 @@
+"""What random probes tell of one matrix: a Lanczos run from each, and from the runs the trace with its error.
+
+A probe's z^T H z varies by up to sqrt(2) |H|_F, and a few large eigenvalues hold nearly all of |H|_F. So they are
+deflated: with Q the Ritz vectors of *another* probe's run, independent of z,
+
+    t(z) = trace(Q^T H Q) + z'^T H z',   z' = z - Q Q^T z
+
+is unbiased whether or not Q has converged and whatever the multiplicities, and its variance is at most 2 |P H P|_F^2,
+with P = I - Q Q^T what is left. Both terms follow from H Q = Q T + beta v e^T without another product. (Hutch++, Meyer
+et al. 2021; exchangeable estimates, Epperly, Tropp and Webber 2024.)
+
+A few probes cannot tell the spread of t(z): of two the standard error is ten times too small in one case of twelve.
+But each run knows its H z = |z| (alpha_1 v_1 + beta_1 v_2), and E |P H P z|^2 = |P H P|_F^2: the bound on the variance
+itself is estimated, from one probe already. It is no less than what the Ritz values that were left in sum up to,
+|P H P|_F^2 >= sum of t_i^2, which holds for every run (Horn and Johnson 2013, 4.3.P).
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.curvature.lanczos import Distribution, Tridiagonal, lanczos, probe, unconverged
+from landscape.results import quadrature
+from landscape.results.quadrature import Ritz
+
+if TYPE_CHECKING:
+    from landscape.curvature.algebra import Operator
+
+log = logging.getLogger(__name__)
+
+DEFLATED = 24
+"""Ritz vectors that are taken out of the trace estimate, at most."""
+PILOT = 6
+"""Samples that tell their spread: so many fix the number of trace probes (Stein 1945), fewer are bounded."""
+MOST_TRACE_PROBES = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a matrix is probed."""
+
+    steps: int  # of each Lanczos run
+    probes: int  # runs
+    seed: int
+    distribution: Distribution = "rademacher"
+    vectors: int = 0  # Ritz vectors that are kept of the run that saw the largest value, 3 at least
+    tol: float | None = None  # go on until the residual of lambda_max is this share of it; None takes `steps`
+    max_steps: int | None = None  # where `tol` gives up; None for 4 times `steps`
+    trace_tol: float | None = None  # draw trace probes until the standard error is this share; None draws none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """The Lanczos runs of one part."""
+
+    alpha: np.ndarray  # (K, m)
+    beta: np.ndarray  # (K, m)
+    steps: np.ndarray  # (K,)
+    norm2: np.ndarray  # (K,)
+    ritz: list[Ritz]  # K of them
+    best: int  # the run that saw the largest Ritz value
+    columns: list[int]  # (r,) positions of the best run's largest Ritz values, descending, and of its smallest
+    extremes: Tensor  # (r, D) their Ritz vectors
+    trace_samples: np.ndarray  # (J,)
+    trace: tuple[float, float]  # their mean and its standard error
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run, without its basis."""
+
+    alpha: np.ndarray  # (m,)
+    beta: np.ndarray  # (m,)
+    norm2: float
+    solved: Ritz
+    product: Tensor  # H z, (D,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Deflation:
+    """Ritz vectors of one run, and H times them without another product."""
+
+    vectors: Tensor  # Q, (r, D)
+    values: np.ndarray  # (r,)
+    remainder: np.ndarray  # (r,) beta_m times the last components: H q_i = t_i q_i + remainder_i v
+    next: Tensor  # v_{m+1}, (D,)
+    left: float  # sum of the squares of the other Ritz values: |P H P|_F^2 is no less
+
+    def sample(self, z: Tensor, quadratic_form: float) -> float:
+        """Return t(z) from z and z^T H z; see the head of this file."""
+        z = z.to(self.vectors)
+        a = (self.vectors @ z).double().cpu().numpy()
+        across = a * (self.values * a + self.remainder * float(self.next @ z))
+        return float(self.values.sum() + quadratic_form - 2 * across.sum() + (self.values * a**2).sum())
+
+    def rest(self, z: Tensor, product: Tensor) -> float:
+        """Return |P H P z|^2 from z and H z."""
+        a = self.vectors @ z.to(self.vectors)
+        values, remainder = (torch.as_tensor(x).to(a) for x in (self.values, self.remainder))
+        w = product - self.next * (remainder @ a) - (values * a) @ self.vectors
+        w -= (self.vectors @ w) @ self.vectors
+        return float(torch.linalg.vecdot(w.double(), w.double()))
+
+
+def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, estimate: bool = True) -> Runs:
+    """Probe the matrix of an operator's only part.
+
+    Args:
+        operator: of one part.
+        plan: how.
+        report: told the share of the Lanczos runs that is done.
+        estimate: draw probes for `trace_tol`; False where the trace is known without.
+
+    Returns:
+        The runs and the trace.
+    """
+    # Where all that does not depend on the vector is kept, probes gain nothing from advancing together, and one
+    # basis at a time takes less memory.
+    block = 1 if operator.cached else plan.probes
+    found: list[_Run] = []
+    deflations: list[_Deflation] = []
+    best, columns, extremes = -1, list[int](), torch.empty(0)
+
+    def advance(begin: int, step: int) -> None:
+        report(min(0.99, (begin + block * step / max(step, plan.steps)) / plan.probes))
+
+    for begin in range(0, plan.probes, block):
+        numbers = range(begin, min(begin + block, plan.probes))
+        runs = lanczos(
+            operator.matvec,
+            torch.stack([_drawn(operator, plan, n) for n in numbers])[None],
+            plan.steps,
+            more=unconverged(plan.tol) if plan.tol is not None else None,
+            max_steps=(plan.max_steps or 4 * plan.steps) if plan.tol is not None else None,
+            progress=partial(advance, begin),
+        )
+        for k in range(len(numbers)):
+            solved = runs.solved(0, k)
+            found.append(_Run(runs.alpha[0, k], runs.beta[0, k], runs.norm2[0, k], solved, _product(runs, k)))
+            if len(deflations) < 2:
+                deflations.append(_deflation(runs, k, solved))
+            if best < 0 or solved.values[-1] > found[best].solved.values[-1]:
+                best = len(found) - 1
+                columns = _extreme_columns(solved, max(plan.vectors, 3))
+                extremes = runs.ritz_vectors(0, k, solved.vectors[:, columns])
+        del runs  # its basis, before the next block makes its own
+
+    samples, trace = _trace(operator, plan, found, deflations, more=estimate and plan.trace_tol is not None)
+    width = max(len(one.alpha) for one in found)
+    return Runs(
+        alpha=np.stack([np.pad(one.alpha, (0, width - len(one.alpha)), constant_values=np.nan) for one in found]),
+        beta=np.stack([np.pad(one.beta, (0, width - len(one.beta)), constant_values=np.nan) for one in found]),
+        steps=np.array([len(one.solved.values) for one in found]),
+        norm2=np.array([one.norm2 for one in found]),
+        ritz=[one.solved for one in found],
+        best=best,
+        columns=columns,
+        extremes=extremes,
+        trace_samples=np.array(samples),
+        trace=trace,
+    )
+
+
+def _drawn(operator: "Operator", plan: Plan, number: int, stream: str = "lanczos") -> Tensor:
+    z = probe(operator.size, seed=plan.seed, number=number, distribution=plan.distribution, stream=stream)
+    return z.to(operator.device, operator.dtype)
+
+
+def _trace(
+    operator: "Operator", plan: Plan, found: Sequence[_Run], deflations: Sequence[_Deflation], *, more: bool
+) -> tuple[list[float], tuple[float, float]]:
+    """Return the samples of the trace, and their mean with its standard error or a bound on it."""
+    samples, error = _samples(operator, plan, found, deflations, more=more)
+    # Of a matrix that is deflated to nothing the rest is rounding, as in the bounds of the Ritz values.
+    rounding = 10 * torch.finfo(operator.dtype).eps * max(float(np.abs(one.solved.values).max()) for one in found)
+    return samples, (float(np.mean(samples)), max(error, rounding))
+
+
+def _samples(
+    operator: "Operator", plan: Plan, found: Sequence[_Run], deflations: Sequence[_Deflation], *, more: bool
+) -> tuple[list[float], float]:
+    """Return the samples of the trace, and the standard error of their mean or a bound on it."""
+    forms = [one.norm2 * one.alpha[0] for one in found]  # z^T H z = |z|^2 alpha_1
+    if len(found) == 1 and not more:
+        one = found[0]
+        rest = max(one.norm2 * (one.alpha[0] ** 2 + one.beta[0] ** 2), (one.solved.values**2).sum())
+        return forms, float(np.sqrt(2 * rest))
+    others = [deflations[0 if k else 1] for k in range(len(found)) if len(found) > 1]
+    samples = [other.sample(_drawn(operator, plan, k), forms[k]) for k, other in enumerate(others)]
+
+    def draw(number: int) -> float:
+        z = _drawn(operator, plan, number, "trace")
+        form = torch.linalg.vecdot(operator.matvec(z[None, None])[0, 0].double(), z.double())
+        return deflations[0].sample(z, float(form))
+
+    if more:
+        samples = _until(samples, draw, plan.trace_tol or 1.0)
+    if len(samples) >= PILOT:
+        return samples, quadrature.mean_and_stderr(np.array(samples))[1]
+    rests = [other.rest(_drawn(operator, plan, k), found[k].product) for k, other in enumerate(others)]
+    rest = max(float(np.mean(rests)), *(deflation.left for deflation in deflations))
+    return samples, float(np.sqrt(2 * rest / len(samples)))
+
+
+def _extreme_columns(solved: Ritz, n_top: int) -> list[int]:
+    """Return the positions of the largest Ritz values, descending, and of the smallest one."""
+    last = len(solved.values) - 1
+    top = list(range(last, max(-1, last - n_top), -1))
+    return top if 0 in top else [*top, 0]
+
+
+def _product(runs: Tridiagonal, k: int) -> Tensor:
+    """Return H z of a run's own probe, (D,)."""
+    length, first = float(np.sqrt(runs.norm2[0, k])), runs.basis[0, k, :2]
+    return length * (float(runs.alpha[0, k, 0]) * first[0] + float(runs.beta[0, k, 0]) * first[1])
+
+
+def _deflation(runs: Tridiagonal, k: int, solved: Ritz) -> _Deflation:
+    order = np.argsort(-np.abs(solved.values))
+    scale = np.abs(solved.values[order[0]])
+    # Vectors that have not converged would not bias the trace, but they take nothing out of its variance either.
+    chosen = [i for i in order[:DEFLATED] if solved.residuals[i] <= 0.1 * scale and solved.values[i] != 0]
+    taken = int(runs.steps[0, k])
+    return _Deflation(
+        vectors=runs.ritz_vectors(0, k, solved.vectors[:, chosen]),
+        values=solved.values[chosen],
+        remainder=runs.beta[0, k, taken - 1] * solved.vectors[-1, chosen],
+        next=runs.basis[0, k, taken].clone(),
+        left=float((np.delete(solved.values, chosen) ** 2).sum()),
+    )
+
+
+def _until(samples: list[float], draw: Callable[[int], float], tol: float) -> list[float]:
+    """Add as many samples as a pilot's spread says that the standard error needs."""
+    # Stopping when the running error happens to be small makes it too small on average; Stein's two stages do not.
+    pilot = samples + [draw(n) for n in range(max(0, PILOT - len(samples)))]
+    drawn = len(pilot) - len(samples)
+    spread, mean = np.std(pilot, ddof=1), abs(np.mean(pilot))
+    needed = MOST_TRACE_PROBES if mean == 0 < spread else int(np.ceil((spread / (tol * mean)) ** 2)) if spread else 0
+    if needed > MOST_TRACE_PROBES:
+        log.warning(
+            "the trace would need %d probes for a relative error of %g; %d are drawn", needed, tol, MOST_TRACE_PROBES
+        )
+    missing = min(needed, MOST_TRACE_PROBES) - len(pilot)
+    return pilot + [draw(n) for n in range(drawn, drawn + max(0, missing))]
