@@ -10,25 +10,27 @@ trace of the Hessian is that of the Gauss-Newton matrix, which needs no random p
 layer norm, shared parameters and a normalised classifier break this; whoever cannot be shown to fit counts as broken.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.autodiff.tracing import graph_of
+from landscape.errors import one_line
 
 _ATEN = torch.ops.aten
 
-_LINEAR = {  # in all their tensors together, between kinks; in place only where a result depends on no other tensor
+_LINEAR = {  # in all their tensors together, between kinks
     _ATEN.relu, _ATEN.leaky_relu, _ATEN.hardtanh, _ATEN.threshold, _ATEN.abs, _ATEN.neg, _ATEN.clamp, _ATEN.clamp_min,
     _ATEN.view, _ATEN._unsafe_view, _ATEN.reshape, _ATEN.permute, _ATEN.transpose, _ATEN.t, _ATEN.expand, _ATEN.flatten,
     _ATEN.unsqueeze, _ATEN.squeeze, _ATEN.slice, _ATEN.select, _ATEN.narrow, _ATEN.split, _ATEN.split_with_sizes,
     _ATEN.chunk, _ATEN.cat, _ATEN.stack, _ATEN.clone, _ATEN.contiguous, _ATEN.alias, _ATEN.detach, _ATEN._to_copy,
     _ATEN.constant_pad_nd, _ATEN.reflection_pad2d, _ATEN.add, _ATEN.sub, _ATEN.sum, _ATEN.mean, _ATEN.avg_pool2d,
     _ATEN._adaptive_avg_pool2d, _ATEN.max_pool2d_with_indices, _ATEN.max, _ATEN.amax, _ATEN.maximum, _ATEN.minimum,
-    _ATEN.upsample_nearest2d, _ATEN.embedding,
-    _ATEN.relu_, _ATEN.leaky_relu_, _ATEN.hardtanh_, _ATEN.threshold_,
+    _ATEN.upsample_nearest2d, _ATEN.embedding, _ATEN.copy, _ATEN.slice_scatter, _ATEN.select_scatter,
 }  # fmt: skip
 _PRODUCTS: dict[Any, tuple[int, int]] = {  # positions of two factors; what else there is, is added
     _ATEN.mul: (0, 1),
@@ -48,40 +50,110 @@ _NORMS: dict[Any, tuple[int, ...]] = {  # positions of mean and variance in eval
 _NORM_TRAINS = {_ATEN.native_batch_norm: 5, _ATEN.cudnn_batch_norm: 5}
 
 
-def linear_in_each_parameter(
-    function: Callable[[Sequence[Tensor], Tensor], Tensor], theta: Sequence[Tensor], inputs: Tensor
-) -> bool:
-    """Say whether a function is known to be piecewise linear in each entry of its parameters.
+def obstacle(
+    function: Callable[[Sequence[Tensor], Tensor], Tensor],
+    theta: Sequence[Tensor],
+    inputs: Tensor,
+    model: nn.Module | None = None,
+) -> str | None:
+    """Say what keeps a function from being known to be piecewise linear in each entry of its parameters.
+
+    What is changed in place, as by `out += identity`, is traced as if it were made anew.
 
     Args:
         function: (theta, inputs) -> logits, such as `Objective.logits`.
         theta: the parameters.
         inputs: (B, ...) an example batch.
+        model: called by the function; its module is named in which the operation stands.
 
     Returns:
-        True if every operation on the way from a parameter to the logits fits; False if one does not, is not known,
-        or if the function cannot be traced.
+        None if every operation on the way from a parameter to the logits fits. Else the first that does not, with its
+        place in the model, or why the function cannot be traced.
     """
     try:
         # A plain function of two arguments: the tracer counts those of methods and defaults wrongly.
-        traced = graph_of(lambda theta, inputs: function(theta, inputs), tuple(theta), inputs)
-    except Exception:  # a user's model may raise anything when it is traced
-        return False
-    graph = traced.graph
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        plain = torch.func.functionalize(lambda theta, inputs: function(theta, inputs))
+        graph = graph_of(plain, tuple(theta), inputs).graph
+    except Exception as error:  # a user's model may raise anything when it is traced
+        return f"they cannot be traced ({one_line(error)})"
+    node = _first_misfit(graph, len(theta))
+    if node is None:
+        return None
+    same = [n for n in graph.nodes if n.op == "call_function" and _name(n.target) == _name(node.target)]
+    return f"{_name(node.target)}{_place(function, theta, inputs, model, _name(node.target), same.index(node))}"
+
+
+def _first_misfit(graph: fx.Graph, n_theta: int) -> fx.Node | None:
+    nodes: list[fx.Node] = list(graph.nodes)
+    placeholders = [node for node in nodes if node.op == "placeholder"]
     depends: dict[fx.Node, frozenset[int]] = {}
-    for node in graph.nodes:
+    for node in nodes:
         if node.op == "placeholder":
             k = placeholders.index(node)
-            depends[node] = frozenset({k} if k < len(theta) else ())
+            depends[node] = frozenset({k} if k < n_theta else ())
         elif node.op == "call_function":
             found = frozenset().union(*(depends[n] for n in node.all_input_nodes))
             if found and not _fits(node, depends):
-                return False
+                return node
             depends[node] = found
         else:
             depends[node] = frozenset()
-    return True
+    return None
+
+
+def _name(target: Any) -> str:
+    """Return an operation's name, the same for the one that changes its tensor in place."""
+    name = target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else target.__name__
+    return str(name).rstrip("_") or str(name)
+
+
+def _place(
+    function: Callable[[Sequence[Tensor], Tensor], Tensor],
+    theta: Sequence[Tensor],
+    inputs: Tensor,
+    model: nn.Module | None,
+    name: str,
+    number: int,
+) -> str:
+    """Name the module in which an operation of this name is called for the `number`-th time."""
+    if model is None:
+        return ""
+    calls = _Calls()
+    calls.name, calls.inside, calls.places = name, [], []
+    with torch.no_grad(), _entered(dict(model.named_modules()), calls.inside), calls:
+        function(theta, inputs)
+    places = [p for p in calls.places[number : number + 1] if p]
+    return f" in {places[0]}" if places else ""
+
+
+class _Calls(TorchDispatchMode):
+    """The innermost module at each call of an operation."""
+
+    name: str  # of the operation
+    inside: list[str]  # the modules that are being called, the innermost last
+    places: list[str]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if _name(func) == self.name:
+            self.places.append(self.inside[-1] if self.inside else "")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _entered(modules: Mapping[str, nn.Module], inside: list[str]) -> Generator[None, None, None]:
+    """Keep the names of the modules that are being called, the innermost last."""
+    handles = []
+    for name, module in modules.items():
+        label = f"{name} ({type(module).__name__})" if name else type(module).__name__
+        handles.append(module.register_forward_pre_hook(lambda *_, label=label: inside.append(label)))
+        handles.append(module.register_forward_hook(lambda *_: inside.pop() and None))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _fits(node: fx.Node, depends: dict[fx.Node, frozenset[int]]) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff import per_sample, single_samples
-from landscape.autodiff.piecewise import linear_in_each_parameter
+from landscape.autodiff.piecewise import obstacle
 from landscape.curvature.kinds import Functions, Kind
 from landscape.errors import LandscapeError
 from landscape.networks import models
@@ -43,8 +43,8 @@ def refusal(objective: Objective, kind: Kind) -> str | None:
         return f"{n_classes} classes are more than {MOST_CLASSES}"
     inputs, labels = objective.batch(0, 0)
     with differentiable_attention(), _trainable(objective):
-        if kind.bends and not linear_in_each_parameter(objective.logits, objective.theta, inputs):
-            return "the logits are not known to be piecewise linear in each parameter"
+        if kind.bends and (found := obstacle(objective.logits, objective.theta, inputs, objective.model)):
+            return f"the logits are not known to be piecewise linear in each parameter: {found}"
         try:
             if len(labels) >= 3:
                 per_sample.check(objective.model, lambda: objective.loss(_logits(objective, inputs), labels))

@@ -8,6 +8,7 @@ from cases import CASES, Case, Residual, mlp
 from exact import dense
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 import landscape as ls
 from landscape.autodiff import piecewise
@@ -86,7 +87,50 @@ class Divides(nn.Module):
         return x.flatten(1)[:, :3] / (2 + self.out.bias) + self.out(x.flatten(1))
 
 
+class Changes(nn.Module):
+    """Two layers whose results meet in place, as in the residual blocks of torchvision and timm."""
+
+    def __init__(self, meet):
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(18, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.meet = meet
+
+    def forward(self, x):
+        identity = F.relu_(self.first(x.flatten(1)))
+        return self.out(F.relu_(self.meet(self.second(identity), identity)))
+
+
+def adds(out, identity):
+    out += identity
+    return out
+
+
+def adds_a_slice(out, identity):
+    out[:, 1:] += identity[:, :-1]
+    return out
+
+
+def replaces_a_column(out, identity):
+    out[:, 0] = identity[:, 3]
+    return out
+
+
+IN_PLACE = [
+    (adds, True),
+    (lambda out, identity: out.add_(identity, alpha=0.5), True),
+    (lambda out, identity: out.sub_(identity), True),
+    (lambda out, identity: identity.clone().add_(out).div_(2), True),
+    (lambda out, identity: out.clamp_(min=-1) + identity, True),
+    (adds_a_slice, True),
+    (replaces_a_column, True),
+    (lambda out, identity: out.mul_(out), False),
+    (lambda out, identity: out.tanh_(), False),
+    (lambda out, identity: out.addcmul_(out, identity), False),
+]
+
+
 NETWORKS = [
+    *((partial(Changes, meet), expected) for meet, expected in IN_PLACE),
     (partial(mlp, nn.ReLU()), True),
     (partial(mlp, nn.LeakyReLU()), True),
     (partial(Residual, nn.Hardtanh()), True),
@@ -109,7 +153,7 @@ def test_what_counts_as_piecewise_linear_has_logits_without_second_derivatives_o
     def logits(theta, x):
         return functional_call(model, dict(zip(names, theta, strict=True)), (x,))
 
-    assert piecewise.linear_in_each_parameter(logits, theta, x) is expected
+    assert (piecewise.obstacle(logits, theta, x) is None) is expected
     worst = 0.0
     for k, t in enumerate(theta):
         for i in range(t.numel()):
@@ -118,6 +162,30 @@ def test_what_counts_as_piecewise_linear_has_logits_without_second_derivatives_o
             ends = [logits([*theta[:k], t + s * step.view_as(t), *theta[k + 1 :]], x) for s in (1, 0, -1)]
             worst = max(worst, ((ends[0] - 2 * ends[1] + ends[2]) / 1e-8).abs().max().item())
     assert (worst < 1e-4) is expected
+
+
+@pytest.mark.parametrize("meet", [meet for meet, expected in IN_PLACE if expected])
+def test_what_is_changed_in_place_keeps_the_exact_trace(meet):
+    objective = Case(partial(Changes, meet)).objective()
+    assert traces.refusal(objective, KINDS["hessian"]) is None
+    for part in range(3):
+        expected = dense(objective, part).trace().item()
+        assert traces.trace(objective, KINDS["hessian"], part) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: mlp(nn.GELU()), "gelu in 2 (GELU)"),
+        (partial(Residual, nn.Tanh()), "tanh in activation (Tanh)"),
+        (partial(Changes, lambda out, identity: out.tanh_() + identity), "tanh in Changes"),
+        (Squares, "mul in Squares"),
+    ],
+)
+def test_the_operation_that_keeps_the_trace_from_being_exact_is_named_with_its_place(make, words):
+    objective = Case(make).objective()
+    assert traces.refusal(objective, KINDS["hessian"]).endswith(words)
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in objective.model.modules())
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet50", "small-resnet"])
@@ -130,7 +198,7 @@ def test_the_networks_of_the_toolkit_are_piecewise_linear_without_the_cosine_cla
             return functional_call(model, dict(zip(names, theta, strict=True)), (x,))
 
         theta = [p.detach() for p in model.parameters()]
-        assert piecewise.linear_in_each_parameter(logits, theta, torch.randn(2, 3, 32, 32)) is not cosine
+        assert (piecewise.obstacle(logits, theta, torch.randn(2, 3, 32, 32)) is None) is not cosine
 
 
 def test_a_spectrum_takes_the_exact_trace_where_it_can_and_says_so():
