@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from landscape.errors import InputError
+from landscape.curvature import lanczos, probing
+from landscape.errors import InputError, arg
 from landscape.objective.objective import Objective
 
 
@@ -35,6 +36,28 @@ class Exact:
     refusal: Callable[[], str | None]
     trace: Callable[[str], float]  # of a part, by its name
     diagonal: Callable[[str], Tensor]  # (D,) float64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Estimate:
+    """Numbers of each part's matrix with their errors; for one part without the axis of parts."""
+
+    value: NDArray[np.float64]
+    stderr: NDArray[np.float64]  # its standard error, or a bound on that; 0 if exact
+    exact: bool  # up to rounding
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Eigenpairs:
+    """The k largest eigenvalues of each part's matrix; for one part without the axis of parts.
+
+    nan stands for what there is not: a matrix with fewer than k distinct eigenvalues. Of a multiple eigenvalue one
+    vector is found.
+    """
+
+    values: NDArray[np.float64]  # (P, k), descending
+    residuals: NDArray[np.float64]  # (P, k), an eigenvalue lies within this distance of the value
+    vectors: NDArray[np.float64]  # (P, D, k), unit vectors in columns
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -144,6 +167,103 @@ class Operator:
 
     def __neg__(self) -> "Operator":
         return _combined((-1.0, self))
+
+    def trace(self, *, steps: int = 30, probes: int = 4, seed: int = 0) -> Estimate:
+        """Return the trace of each part's matrix: exact where it can be had, else by deflated probes (probing.py).
+
+        Args:
+            steps: products for each probe, where probes are needed. They find what is deflated.
+            probes: how many; the error shrinks with their root.
+            seed: of the probes.
+
+        Returns:
+            Values and errors, () for one part, (P,) for several.
+
+        Raises:
+            InputError: no steps or no probes.
+            NumericalError: a product is not finite.
+        """
+        if self.exact.refusal() is None:
+            found = [(self.exact.trace(part), 0.0) for part in self.parts]
+        else:
+            if probes < 1:
+                raise InputError(f"{arg('probes')} must be at least 1, got {probes}")
+            plan = probing.Plan(steps=steps, probes=probes, seed=seed)
+            found = [probing.run(self[part], plan, lambda share: None).trace for part in self.parts]
+        value, error = np.array(found).T
+        return Estimate(value=self._stacked(value), stderr=self._stacked(error), exact=self.exact.refusal() is None)
+
+    def diagonal(self, *, probes: int = 100, seed: int = 0) -> Estimate:
+        """Return the diagonal of each part's matrix: exact where it can be had, else the mean of z * Hz over probes z.
+
+        Args:
+            probes: one product each, where probes are needed; the error of an entry owes to the others of its row.
+            seed: of the probes.
+
+        Returns:
+            Values and errors, (D,) for one part, (P, D) for several.
+
+        Raises:
+            InputError: too few probes to tell their spread.
+            NumericalError: a product is not finite.
+
+        Source: Bekas, Kokiopoulou and Saad 2007, "An estimator for the diagonal of a matrix".
+        """
+        if self.exact.refusal() is None:
+            value = torch.stack([self.exact.diagonal(part) for part in self.parts]).cpu().numpy()
+            return Estimate(value=self._stacked(value), stderr=self._stacked(np.zeros_like(value)), exact=True)
+        if probes < probing.PILOT:
+            raise InputError(f"{arg('probes')} must be at least {probing.PILOT} to tell their spread, got {probes}")
+        total, squares = torch.zeros(2, len(self.parts), self.size, dtype=torch.float64, device=self.device)
+        for number in range(probes):
+            z = lanczos.probe(self.size, seed=seed, number=number, stream="diagonal").to(self.device, self.dtype)
+            sample = (z * self.matvec(z.expand(len(self.parts), 1, -1))[:, 0]).double()
+            total += sample
+            squares += sample**2
+        mean = total / probes
+        error = ((squares / probes - mean**2).clamp(min=0) / (probes - 1)).sqrt()
+        return Estimate(value=self._stacked(mean.cpu().numpy()), stderr=self._stacked(error.cpu().numpy()), exact=False)
+
+    def top(self, k: int = 1, *, tol: float = 1e-3, max_steps: int = 320, seed: int = 0) -> Eigenpairs:
+        """Return the largest eigenvalues of each part's matrix and their vectors, by Lanczos from one random vector.
+
+        Args:
+            k: how many.
+            tol: go on until each of their residuals is at most this share of lambda_max.
+            max_steps: products after which it gives up; the residuals then say so.
+            seed: of the vector.
+
+        Returns:
+            Values, residual bounds and vectors.
+
+        Raises:
+            InputError: k, tol or max_steps out of range.
+            NumericalError: a product is not finite.
+        """
+        if not 1 <= k <= self.size:
+            raise InputError(f"{arg('k')} must lie between 1 and {self.size}, got {k}")
+        if not 0 < tol < 1:
+            raise InputError(f"{arg('tol')} is a share between 0 and 1, got {tol:g}")
+        shape = (len(self.parts), k)
+        values, residuals = np.full(shape, np.nan), np.full(shape, np.nan)
+        vectors = np.full((len(self.parts), self.size, k), np.nan)
+        for p, part in enumerate(self.parts):
+            z = lanczos.probe(self.size, seed=seed, number=0, stream="top").to(self.device, self.dtype)
+            more = lanczos.unconverged(tol, k)
+            steps = min(max_steps, 2 * k + 8)
+            runs = lanczos.lanczos(self[part].matvec, z[None, None], steps, more=more, max_steps=max_steps)
+            solved = runs.solved(0, 0)
+            n = min(k, len(solved.values))
+            values[p, :n], residuals[p, :n] = solved.values[: -n - 1 : -1], solved.residuals[: -n - 1 : -1]
+            found = runs.ritz_vectors(0, 0, solved.vectors[:, : -n - 1 : -1])
+            vectors[p, :, :n] = found.double().cpu().numpy().T
+        return Eigenpairs(
+            values=self._stacked(values), residuals=self._stacked(residuals), vectors=self._stacked(vectors)
+        )
+
+    def _stacked(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return numbers of all parts (P, ...) as they are, of one part without the first axis."""
+        return values if len(self.parts) > 1 else np.asarray(values[0])
 
     def to_scipy(self) -> LinearOperator:
         """Return the matrix of the only part as a SciPy operator, for `scipy.sparse.linalg`.

@@ -149,3 +149,85 @@ def test_wrong_vectors_are_refused_with_the_shapes_that_fit(hessian):
     for call in (lambda: hessian + 1, lambda: "2" * hessian, lambda: True * hessian, lambda: np.eye(3) * hessian):
         with pytest.raises(TypeError):
             call()
+
+
+FIRST = [kind for kind in KINDS if kind not in ("hessian", "residual")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("mlp-relu", kind) for kind in KINDS] + [("mlp-tanh", kind) for kind in FIRST] + [("residual-inplace", "hessian")],
+)
+def test_traces_and_diagonals_are_exact_where_they_can_be_had(name, kind):
+    objective = CASES[name].objective(weight_decay=0.2)
+    operator = ls.curvature_operator(objective, kind, backend="reverse")
+    trace, diagonal = operator.trace(), operator.diagonal()
+    assert trace.exact
+    assert diagonal.exact
+    assert not trace.stderr.any()
+    assert not diagonal.stderr.any()
+    decay = 0.2 * KINDS[kind].decays
+    exact = torch.stack([dense(objective, part, kind) for part in range(3)]).diagonal(dim1=1, dim2=2) + decay
+    scale = exact.abs().max().item() + 1e-3
+    assert np.abs(diagonal.value - exact.numpy()).max() < 1e-10 * scale
+    assert np.abs(trace.value - exact.sum(1).numpy()).max() < 1e-10 * scale * operator.size
+
+
+def test_sums_have_the_sum_of_exact_traces_and_diagonals():
+    objective = CASES["mlp-relu"].objective()
+    H, F = (ls.curvature_operator(objective, kind, backend="reverse") for kind in ("hessian", "empirical-fisher"))
+    for found, single in (
+        ((H - 2 * F).trace(), H.trace().value - 2 * F.trace().value),
+        ((H - 2 * F).diagonal(), H.diagonal().value - 2 * F.diagonal().value),
+    ):
+        assert found.exact
+        assert close(found.value, single)
+
+
+def test_one_part_has_numbers_without_the_axis_of_parts(hessian):
+    part = hessian["1"]
+    assert part.trace(steps=4, probes=1).value.shape == ()
+    assert part.diagonal(probes=6).stderr.shape == (hessian.size,)
+    top = part.top(2)
+    assert (top.values.shape, top.residuals.shape, top.vectors.shape) == ((2,), (2,), (hessian.size, 2))
+
+
+def test_probes_estimate_diagonal_and_trace_within_their_errors(hessian, exact):
+    """Entry by entry the mean of 100 products of signs is nearly normal: beyond 5 standard errors in 6 of 1e7."""
+    diagonal, trace = hessian.diagonal(), hessian.trace()
+    assert not diagonal.exact
+    assert not trace.exact
+    wanted = exact.diagonal(dim1=1, dim2=2).numpy()
+    assert (np.abs(diagonal.value - wanted) <= 5 * diagonal.stderr + 1e-12).all()
+    spread = np.sqrt((exact**2).sum(2).numpy() - wanted**2) / 10  # of 100 probes
+    assert np.allclose(np.median(diagonal.stderr / spread), 1, atol=0.2)
+    assert (np.abs(trace.value - wanted.sum(1)) <= 4 * trace.stderr).all()
+
+
+def test_top_are_the_largest_eigenpairs_within_their_residuals(hessian, exact):
+    top = hessian.top(4, tol=1e-8)
+    values = torch.linalg.eigvalsh(exact).flip(1)[:, :4].numpy()
+    assert np.allclose(top.values, values, rtol=1e-7)
+    assert (top.residuals <= 1e-8 * values[:, :1]).all()
+    assert np.allclose(hessian @ top.vectors, top.vectors * top.values[:, None], atol=1e-6)
+    short = hessian.top(4, tol=1e-8, max_steps=5)
+    assert (short.residuals > 1e-8 * values[:, :1]).any()
+
+
+def test_top_of_a_matrix_with_few_distinct_eigenvalues_has_nan_for_the_others():
+    top = ls.matrix(np.diag([3.0, 3, 1, 1, 1])).top(3)
+    assert np.allclose(top.values[:2], [3, 1])
+    assert np.isnan(top.values[2])
+    assert np.isnan(top.vectors[:, 2]).all()
+
+
+def test_numbers_out_of_range_are_named(hessian):
+    for call, words in (
+        (lambda: hessian.top(0), "k must lie between 1 and"),
+        (lambda: hessian.top(1, tol=0), "tol is a share"),
+        (lambda: hessian.diagonal(probes=2), "probes must be at least 6"),
+        (lambda: hessian.trace(steps=0), "steps must be at least 1"),
+        (lambda: hessian.trace(probes=0), "probes must be at least 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
