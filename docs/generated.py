@@ -25,6 +25,7 @@ from landscape.cli import root
 from landscape.curvature import kinds
 from landscape.data import datasets
 from landscape.networks import losses, models
+from landscape.objective.batch_norm import POLICIES, Policy
 from landscape.results import KINDS
 from trainers.methods import METHODS
 
@@ -103,6 +104,7 @@ def names() -> Iterator[str]:
     sections: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "Losses": ("`landscape.networks.losses.LOSSES`, for `--loss`", losses.LOSSES),
         "Matrices": ("`landscape.curvature.kinds.KINDS`, for `landscape hessian --operator`", kinds.KINDS),
+        "Batch norm": ("`landscape.objective.batch_norm.POLICIES`, for `--bn`: the running statistics", POLICIES),
         "Data sets": ("`landscape.data.datasets.DATASETS`, for `--dataset`", datasets.DATASETS),
         "Networks": ("`landscape.networks.models.NETWORKS`, for `--model`", models.NETWORKS),
         "Training methods": ("`trainers.methods.METHODS`, for `landscape train METHOD`", METHODS),
@@ -183,6 +185,8 @@ def _entry(what: Any) -> str:
         return ", ".join(f"`{name}={value}`" for name, value in what.items()) or "the defaults"
     if isinstance(what, kinds.Kind):
         return escaped(what.about)
+    if isinstance(what, Policy):
+        return escaped(what.does)
     if isinstance(what, datasets.Source):
         takes = ", ".join(f"`{name}`" for name in what.takes)
         return f"takes {takes}" if takes else "comes with the package"

@@ -1,7 +1,10 @@
 """`landscape`: its commands, loaded when they are called, and the boundary where errors become one line.
 
-Nothing here imports what a command needs: `landscape --help` and `landscape plot` start without torch. Further
-commands come from the entry-point group "landscape.commands"; a name of this package's own wins.
+One file for each command, which parses, calls and prints. `options` declares a command and options of all sorts,
+`analysis` those of every analysis of a checkpoint, `begin` loads what they ask for; `opened` reads result files;
+`console` is the only place that prints. It may import every other room. Nothing here imports what a command needs:
+`landscape --help` and `landscape plot` start without torch. Further commands come from the entry-point group
+"landscape.commands"; a name of this package's own wins. Begin with `hessian`.
 """
 
 import logging

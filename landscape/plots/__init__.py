@@ -1,4 +1,8 @@
-"""Figures: a result in, matplotlib's Axes or Figure out. Nothing here computes, shows or needs torch."""
+"""Figures: a result in, matplotlib's Axes or Figure out. Nothing here computes, opens a window or needs torch.
+
+`figures/` has one file for each kind of result, `layout/` what lays figures out: page, theme, panels, scales, marks.
+`KIND_FIGURES` says which figures there are. It imports `results` alone. Begin with `figures/sharpness`.
+"""
 
 from collections.abc import Callable, Mapping
 

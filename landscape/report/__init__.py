@@ -1,7 +1,9 @@
-"""The report: results of any kinds as one page that needs no network, for reading, turning and passing on.
+"""The report: results of any kinds as one HTML page, which needs no network and can be passed on.
 
 Numbers are those of the files. The page computes one thing itself, the broadening of the stored quadratures, so that
-the width can be chosen while looking; it does so as `landscape/results/quadrature.py`. Nothing here needs torch.
+its reader can choose the width; it does so as `landscape/results/quadrature.py`. `sources` opens the files, `rows`
+makes the table, `curves` and `figures` the drawings, `page` joins them. It imports `plots` and `results`, and never
+torch. Begin with `page`.
 """
 
 from landscape.report.page import page

@@ -1,1 +1,1 @@
-"""What draws a result: one file for each kind of figure."""
+"""Functions that draw a result, one file for each kind of figure. They import `layout` and each other."""

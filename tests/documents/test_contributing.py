@@ -1,0 +1,56 @@
+"""The recipes of docs/contributing.md: each diff applies to the packages as they are, and does what the page says."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+RECIPES = dict(
+    re.findall(r"^## (Add [^\n]*)\n(.*?)(?=^## |\Z)", PAGE, flags=re.MULTILINE | re.DOTALL),
+)
+
+
+def block(language, text):
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The packages alone, without a repository around them."""
+    for package in ("landscape", "trainers"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_there_are_the_recipes_that_the_readme_promises():
+    assert set(RECIPES) >= {"Add a loss", "Add a matrix", "Add a figure", "Add a data set", "Add a training method"}
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_applies_to_a_copy_and_works(copy, title):
+    diff = block("diff", RECIPES[title])
+    changed = [
+        line for line in diff.splitlines() if line.startswith(("+", "-")) and not line.startswith(("+++", "---"))
+    ]
+    assert 1 <= len(changed) <= 20
+    apply = ["git", "apply", "-"]
+    done = subprocess.run(apply, cwd=copy, input=diff, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    program = (
+        f"import landscape\nassert landscape.__file__.startswith({str(copy)!r})\n{block('python', RECIPES[title])}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=copy,
+        env={"PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
