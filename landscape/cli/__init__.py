@@ -201,8 +201,9 @@ def _report(error: BaseException) -> int:
         console.error(error.format_message() + advice)
         return 2
     if isinstance(error, OSError) and error.errno:
-        place = "standard output" if _is_stdout_lost() else error.filename or "a file"
-        console.error(f"{place} cannot be read or written: {os.strerror(error.errno)}")
+        _give_up_lost_output()
+        place = f"{error.filename} cannot be read or written" if error.filename else "the output cannot be written"
+        console.error(f"{place}: {os.strerror(error.errno)}")
         return 2
     if _is_out_of_memory(error):
         advice = "lower --batch-size or --cache or --steps, or take another --device"
@@ -233,14 +234,12 @@ def _logging() -> Generator[None, None, None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _is_stdout_lost() -> bool:
-    """Say whether what was printed cannot be written, as on a full disk; it is given up then."""
+def _give_up_lost_output() -> None:
+    """Give up what was printed and cannot be written, as on a full disk."""
     try:
         sys.stdout.flush()
     except OSError:
         _let_go_of_stdout()
-        return True
-    return False
 
 
 def _let_go_of_stdout() -> None:

@@ -83,8 +83,8 @@ class ImageFiles:
         """Return paths, sizes of the files and of the square, for a fingerprint; DataError if a file is missing."""
         try:
             sizes = [(self.root / path).stat().st_size for path in self.paths]
-        except OSError as error:
-            raise DataError(f"an image of the list cannot be read: {error}; is {arg('data_root')} right?") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"an image cannot be read: {one_line(error)}; is {arg('data_root')} right?") from error
         return repr((self.size, list(zip(self.paths, sizes, strict=True))))
 
 

@@ -72,7 +72,7 @@ def numbers(group: Any, name: str, path: Path) -> np.ndarray:
         ClaimError: it claims more than the file can hold.
     """
     data = _dataset(group, name, path)
-    if data.dtype.kind not in "biufc":
+    if data.dtype.kind not in "biuf":
         raise StoreError(f"{path}:/{name} must be an array of numbers, got {data.dtype} {data.shape}")
     return np.asarray(data[()])
 

@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from landscape.errors import InputError, StoreError, one_line
+from landscape.errors import InputError
 from landscape.results import Result, Sharpness, Spectrum, Surface, Traces, disk
+from landscape.results.foreign import numpy_files
 
 _RAW = frozenset({"parameter", "buffer", "vector", "probe", "step", "trace_probe"})  # axes of what stays in the file
 _SECOND = "_2"
@@ -91,7 +92,7 @@ def read_saddle_longtail(eigen_npy: str | Path, weights_npy: str | Path) -> tupl
         StoreError: a file is missing or not an array of numbers.
         InputError: the arrays are not nodes and weights, as for `from_pyhessian`.
     """
-    return from_pyhessian(_read_npy(Path(eigen_npy)), _read_npy(Path(weights_npy)))
+    return from_pyhessian(numpy_files.array(Path(eigen_npy)), numpy_files.array(Path(weights_npy)))
 
 
 def to_csv(result: Result, path: str | Path, *, overwrite: bool = False) -> None:
@@ -251,13 +252,3 @@ def _real_rows(rows: Sequence[Sequence[complex]] | np.ndarray, name: str) -> lis
             raise InputError(f"{name} of probe {k} have imaginary parts up to {np.abs(values.imag).max():.3g}")
         found.append(values.real.astype(np.float64).tolist())
     return found
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        with open(path, "rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except FileNotFoundError:
-        raise StoreError(f"there is no file {path}") from None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read as a NumPy array of numbers ({one_line(error)})") from None

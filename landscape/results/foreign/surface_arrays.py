@@ -8,7 +8,6 @@ None of them says how many samples a loss is of, or whether the data was augment
 file does not tell. Archives are read without pickle, so that no file runs code.
 """
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from landscape.errors import StoreError, one_line
+from landscape.errors import StoreError
 from landscape.results import Surface, Trajectory
+from landscape.results.foreign import numpy_files
 from landscape.results.grid import summary
 from landscape.results.mesh import Grid
 
@@ -173,7 +173,7 @@ def read_npz(path: str | Path, *, radius: float | None = None) -> Surface:
         StoreError: the file is missing, damaged, or no surface.
     """
     path = Path(path)
-    arrays = _arrays(path)
+    arrays = numpy_files.archive(path)
     if {"alphas", "betas", "grid"} <= set(arrays):
         return _plane(path, arrays, radius)
     if {"ts", "dl"} <= set(arrays):
@@ -185,18 +185,6 @@ def read_npz(path: str | Path, *, radius: float | None = None) -> Surface:
         f"{path} holds {held}: a plane of {CONNECTIVITY} has alphas, betas and grid, a curve ts and dl, a surface of "
         f"{LANDSCAPER} loss and coordinates"
     )
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:  # it leaves a damaged one open
-            members = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise StoreError(f"there is no file {path}") from None
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path} cannot be read as an archive of NumPy arrays ({one_line(error)})") from None
-    arrays = {name: member for name, member in members.items() if isinstance(member, np.ndarray)}
-    return {name: array.astype(np.float64) for name, array in arrays.items() if array.dtype.kind in "iuf"}
 
 
 def _plane(path: Path, arrays: Mapping[str, np.ndarray], radius: float | None) -> Trajectory:

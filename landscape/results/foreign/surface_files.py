@@ -383,10 +383,7 @@ def _values(path: Path, root: h5py.File, name: str, ny: int, nx: int) -> np.ndar
 
 
 def _numbers(path: Path, root: Any, name: str) -> np.ndarray:
-    values = hdf5.numbers(root, name, path)
-    if values.dtype.kind == "c":
-        raise StoreError(f"{path}:/{name} must be an array of real numbers")
-    return values.astype(np.float64)
+    return hdf5.numbers(root, name, path).astype(np.float64)
 
 
 def _tensors(path: Path, root: h5py.File, name: str) -> tuple[np.ndarray, ...]:

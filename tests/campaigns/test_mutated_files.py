@@ -1,0 +1,153 @@
+"""Mutated files of every kind that is read: each is read, or refused in one line, within memory and time.
+
+The campaign: LANDSCAPE_CAMPAIGN=20000 pytest -m campaign tests/campaigns/test_mutated_files.py
+"""
+
+import argparse
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import foreign_files
+import numpy as np
+import pytest
+import results_of_all_kinds
+import safetensors.torch
+import torch
+from campaigns import reading
+from PIL import Image
+
+from landscape.networks import checkpoints, models
+from landscape.results import store
+from trainers import recipes
+
+CAMPAIGN = int(os.environ.get("LANDSCAPE_CAMPAIGN", "20000"))
+PIECE = 250  # mutants of one process
+
+
+def _checkpoints(folder: Path) -> None:
+    model = models.build("small-resnet", 10)
+    state = {"state_dict": model.state_dict(), "epoch": 3, "best_acc1": np.float64(80.5), "args": argparse.Namespace()}
+    for name, content in {"wrapped.pt": state, "module.pt": model, "tuple.pt": (model.state_dict(), 3)}.items():
+        torch.save(content, folder / "checkpoint" / name)
+        torch.save(content, folder / "old-checkpoint" / name, _use_new_zipfile_serialization=False)
+    meta = {"model": "small-resnet", "n_classes": 10, "epoch": 3, "dataset": {"name": "digits-lt"}}
+    checkpoints.write(folder / "checkpoint" / "last.pt", model.state_dict(), meta)
+    safetensors.torch.save_file(model.state_dict(), folder / "safetensors" / "model.safetensors")
+
+
+def _results(folder: Path) -> None:
+    for name, result in results_of_all_kinds.all_kinds().items():
+        for kind in ("result", "drawn-result"):
+            store.save(folder / kind / name, result)
+    line, plane = np.linspace(-1, 1, 5), np.linspace(-1, 1, 4)
+    foreign_files.goldstein(folder / "foreign-surface" / "line.h5", line)
+    foreign_files.goldstein(folder / "foreign-surface" / "plane.h5", line, plane, splits=("train", "test"))
+    tensors = foreign_files.tensors_of(1.0)
+    foreign_files.directions(folder / "foreign-directions" / "directions.h5", tensors, foreign_files.tensors_of(2.0, 1))
+    foreign_files.plane_npz(folder / "foreign-archive" / "plane.npz")
+    np.savez_compressed(
+        folder / "foreign-archive" / "landscaper.npz", loss=np.ones((4, 4)), coordinates=np.ones((2, 4))
+    )
+    np.save(folder / "numpy-array" / "array.npy", np.full((2, 4), 0.25))
+
+
+def _texts(folder: Path) -> None:
+    (folder / "groups" / "groups.json").write_text('{"many": [0], "few": [1, 2]}')
+    (folder / "recipe" / "recipe.toml").write_text('method = "sam"\n' + recipes.to_toml({"epochs": 3, "lr": 0.1}))
+    run = {"replaces": False, "fingerprint": {"seed": 0, "ckpt": {"a": [1, 2.5, None]}}}
+    (folder / "journal" / "run.json").write_text(json.dumps(run))
+    (folder / "image-list" / "list.txt").write_text("a.png 0\nb.jpg 1\na.png 2\n")
+
+
+def _images(folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    for name in ("a.png", "b.jpg", "c.ppm", "d.tif", "e.webp", "f.bmp"):
+        Image.fromarray(pixels).save(folder / "image" / name)
+    for name in ("a.png", "b.jpg"):
+        (folder / "beside" / name).write_bytes((folder / "image" / name).read_bytes())
+
+
+def _cifar(folder: Path) -> None:
+    place = folder / "beside" / "cifar-10-batches-py"
+    place.mkdir()
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        batch = {b"data": rng.integers(0, 256, (3, 3072), dtype=np.uint8), b"labels": [0, 1, 1]}
+        (place / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (place / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"cat", b"dog"]}, protocol=2))
+    for name in ("data_batch_1", "batches.meta"):
+        (folder / "cifar-batch" / name).write_bytes((place / name).read_bytes())
+    with tarfile.open(folder / "cifar-archive" / "cifar.tar.gz", "w:gz") as archive:
+        archive.add(place, "cifar-10-batches-py")
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory) -> Path:
+    """One or more sound files of each kind."""
+    folder = tmp_path_factory.mktemp("seeds")
+    for kind in (*reading.KINDS, "beside"):
+        (folder / kind).mkdir()
+    for fill in (_checkpoints, _results, _texts, _images, _cifar):
+        fill(folder)
+    return folder
+
+
+def read(folder: Path, kind: str, first: int, count: int) -> dict:
+    rooms = [str(Path(store.__file__).parents[2]), str(Path(__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, reading.__file__, str(folder), kind, str(first), str(count)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(rooms)},
+        capture_output=True,
+        text=True,
+        timeout=60 + reading.SECONDS * count,
+    )
+    if done.returncode:
+        at = (folder / "progress").read_text()
+        return {"read": 0, "refused": 0, "faults": [[at, "", f"ended with {done.returncode}: {done.stderr[-500:]}"]]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def campaign(folder: Path, kind: str, n: int) -> None:
+    counts = {"read": 0, "refused": 0}
+    faults = []
+    for first in range(0, n, PIECE):
+        found = read(folder, kind, first, min(PIECE, n - first))
+        faults += found["faults"]
+        for name in counts:
+            counts[name] += found[name]
+    print(f"{kind}: {n} mutants, {counts['read']} read, {counts['refused']} refused, {len(faults)} faults")
+    assert not faults, "\n".join(map(str, faults[:40]))
+
+
+DAILY = ("checkpoint", "result", "image", "groups")
+
+
+@pytest.mark.parametrize("kind", DAILY)
+def test_a_few_mutated_files_are_read_or_refused(seeds, kind):
+    campaign(seeds, kind, 60)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(36_000)
+@pytest.mark.parametrize("kind", reading.KINDS)
+def test_mutated_files_are_read_or_refused(seeds, kind):
+    slow = kind == "drawn-result"  # seconds for each
+    campaign(seeds, kind, CAMPAIGN // (len(reading.KINDS) * (10 if slow else 1)))
+
+
+def test_the_readers_find_what_they_look_for(seeds, tmp_path):
+    """The witness is awake: a reader that raises something else, or takes a minute, is found out."""
+    assert reading.KINDS.keys() == {p.name for p in seeds.iterdir() if p.is_dir()} - {"beside"} - {
+        p.name for p in seeds.glob("work-*")
+    }
+    rng = np.random.default_rng(0)
+    whole = (seeds / "groups" / "groups.json").read_bytes()
+    assert len({reading.mutated(whole, rng, [whole]) for _ in range(100)}) > 90
+    archive = (seeds / "checkpoint" / "wrapped.pt").read_bytes()
+    assert io.BytesIO(reading.in_zip(archive, rng, [archive])).getvalue() != archive
