@@ -1,12 +1,34 @@
-"""Users' own code, named on the command line as `package.module:callable`."""
+"""Callables: those of users, named as `package.module:callable`, and public functions that check what they are given.
 
+A notebook gives what its user typed: `steps="40"` shall fail at once and by name, not deep inside. The annotations
+of a function are the one place that says what an argument may be; editors, type checkers and `checked` read them.
+"""
+
+import functools
 import importlib
+import inspect
+import numbers
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from types import UnionType
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from landscape.errors import InputError, arg, one_line
+import numpy as np
+
+from landscape.errors import InputError, arg, check_choice, one_line
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_WORDS: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    os.PathLike: "a path",
+    type(None): "None",
+}
 
 
 def resolve(spec: str, what: str) -> Callable[..., Any]:
@@ -39,3 +61,75 @@ def resolve(spec: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"{arg(what, spec)} is not a callable but {type(found).__name__}")
     return found  # type: ignore[no-any-return]  # callable() does not tell mypy the arguments
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a public function check the types of its arguments by its annotations, before it begins.
+
+    Args:
+        function: any; of its annotations classes, `Literal`, unions, and the outer type of collections are checked.
+
+    Returns:
+        The function, which raises InputError for an argument of another type and names it.
+    """
+    signature = inspect.signature(function)
+    hints: dict[str, Any] = {}
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not hints:
+            hints.update(get_type_hints(function))  # at the first call, when all that they name is loaded
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            given = {}  # the call below fails in Python's own words, with the function's name
+        for name, value in given.items():
+            if name in hints:
+                _check(name, value, hints[name])
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _check(name: str, value: object, hint: Any) -> None:
+    if _fits(value, hint):
+        return
+    choices = [choice for option in _options(hint) if get_origin(option) is Literal for choice in get_args(option)]
+    if choices and isinstance(value, str) and not any(option in {Any, str} for option in _options(hint)):
+        check_choice(name, value, choices)
+    wanted = " or ".join(dict.fromkeys(_word(option) for option in _options(hint)))
+    kind = type(value).__name__
+    raise InputError(f"{arg(name)} must be {wanted}, got {kind}{f' {value!r}' if len(repr(value)) <= 40 else ''}")
+
+
+def _options(hint: Any) -> Iterator[Any]:
+    """Return the members of a union, or a hint that is none."""
+    if get_origin(hint) in {Union, UnionType}:
+        for option in get_args(hint):
+            yield from _options(option)
+    else:
+        yield hint
+
+
+def _fits(value: object, hint: Any) -> bool:
+    options = list(_options(hint))
+    if len(options) > 1:
+        return any(_fits(value, option) for option in options)
+    kind = get_origin(hint) or hint
+    if kind is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
+    if kind is Any or not isinstance(kind, type):  # or a type variable
+        return True
+    if kind in {int, float}:
+        number = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    if kind is bool:
+        return isinstance(value, bool | np.bool_)
+    return isinstance(value, kind) and not (isinstance(value, str) and hint is not str and kind is not str)
+
+
+def _word(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return ", ".join(map(repr, get_args(hint)))
+    kind = get_origin(hint) or hint
+    return _WORDS.get(kind) or str(getattr(kind, "__name__", kind))

@@ -1,9 +1,15 @@
 """Users' own callables are found by name, and what is wrong with a name is said in one line."""
 
 import sys
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 
+from landscape import callables
 from landscape.callables import resolve
 from landscape.errors import InputError
 
@@ -42,3 +48,61 @@ def test_a_name_that_leads_nowhere_is_refused_in_one_line(spec, message):
     with pytest.raises(InputError, match=message) as caught:
         resolve(spec, "model")
     assert "\n" not in str(caught.value)
+
+
+@callables.checked
+def public(
+    size: int,
+    *,
+    share: float = 0.5,
+    kind: Literal["a", "bc"] | None = None,
+    names: str | Sequence[str] = (),
+    place: str | PathLike[str] = ".",
+    switch: bool = False,
+    free: Any = None,
+) -> int:
+    return size
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"share": 1},
+        {"share": np.float32(0.5)},
+        {"kind": "bc"},
+        {"kind": None},
+        {"names": ["x"]},
+        {"names": "x"},
+        {"place": Path("x")},
+        {"switch": np.True_},
+        {"free": object()},
+    ],
+)
+def test_arguments_of_the_annotated_types_are_taken(given):
+    assert public(np.int64(3), **given) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"size": "3"}, "size must be a whole number, got str '3'"),
+        ({"size": 3.0}, "size must be a whole number, got float 3.0"),
+        ({"size": True}, "size must be a whole number, got bool True"),
+        ({"size": None}, "size must be a whole number, got NoneType None"),
+        ({"size": 3, "share": "1"}, "share must be a number, got str '1'"),
+        ({"size": 3, "kind": "b"}, "kind='b' is unknown: did you mean bc? choose a, bc"),
+        ({"size": 3, "kind": 1}, "kind must be 'a', 'bc' or None, got int 1"),
+        ({"size": 3, "names": 1}, "names must be a string or Sequence, got int 1"),
+        ({"size": 3, "place": [1] * 50}, "place must be a string or a path, got list"),
+        ({"size": 3, "switch": "yes"}, "switch must be True or False, got str 'yes'"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_by_its_name(given, message):
+    with pytest.raises(InputError) as caught:
+        public(**given)
+    assert str(caught.value) == message
+
+
+def test_a_misspelt_argument_fails_in_pythons_own_words():
+    with pytest.raises(TypeError, match=r"public\(\) got an unexpected keyword argument 'sise'"):
+        public(sise=3)

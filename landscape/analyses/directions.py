@@ -11,12 +11,13 @@ statistics are kept twice, straight and with variances by their logarithm (point
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.callables import checked
 from landscape.curvature.lanczos import lanczos, probe, unconverged
 from landscape.curvature.operators import hessian
 from landscape.errors import InputError, arg, check_choice
@@ -26,8 +27,10 @@ from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.results import Plane
 
-NORMALISATIONS = ("filter", "layer", "weight", "none")
-IGNORED = ("biasbn", "none")
+Normalisation: TypeAlias = Literal["filter", "layer", "weight", "none"]
+NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
+Ignored: TypeAlias = Literal["biasbn", "none"]
+IGNORED: tuple[str, ...] = get_args(Ignored)
 _EIGEN_TOL = 1e-3
 _DISTINCT = 1e-6  # of a direction's length: what is left after the first is taken out of it must be longer
 
@@ -139,8 +142,9 @@ class Directions:
         return replace(self, theta=torch.stack([first, rest]), buffers=straight, log_buffers=by_log)
 
 
+@checked
 def random(
-    objective: Objective, n: int, *, seed: int = 0, normalisation: str = "filter", ignored: str = "biasbn"
+    objective: Objective, n: int, *, seed: int = 0, normalisation: Normalisation = "filter", ignored: Ignored = "biasbn"
 ) -> Directions:
     """Draw Gaussian directions.
 
@@ -167,6 +171,7 @@ def random(
     return normalised(objective, raw, normalisation, ignored)
 
 
+@checked
 def towards(objective: Objective, others: Sequence[Point], names: Sequence[str]) -> Directions:
     """Take the ways to one or two other checkpoints; one unit of the coordinate is the whole way.
 
@@ -198,6 +203,7 @@ def towards(objective: Objective, others: Sequence[Point], names: Sequence[str])
     )
 
 
+@checked
 def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Directions:
     """Take the principal components of a trajectory's differences from the objective's own weights.
 
@@ -234,6 +240,7 @@ def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Direct
     return replace(found, explained=tuple(shares))
 
 
+@checked
 def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, steps: int = 30) -> Directions:
     """Take eigenvectors of the Hessian's largest eigenvalues, of unit length.
 
@@ -271,6 +278,7 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
     return of_vectors(objective, torch.stack(rows), names)
 
 
+@checked
 def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
     """Take the directions of steepest descent of parts' losses, of unit length.
 
@@ -294,7 +302,8 @@ def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
     return of_vectors(objective, torch.stack(rows), [f"descent of {part}" for part in parts])
 
 
-def normalised(objective: Objective, found: Directions, normalisation: str, ignored: str) -> Directions:
+@checked
+def normalised(objective: Objective, found: Directions, normalisation: Normalisation, ignored: Ignored) -> Directions:
     """Scale directions to the network's own filters, layers or weights.
 
     Args:

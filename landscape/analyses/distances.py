@@ -13,19 +13,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.autodiff import single_samples
+from landscape.callables import checked
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import classifiers, filters, models
 from landscape.objective import jobs, points
-from landscape.objective.batch_norm import DEFAULT, POLICIES
+from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective, differentiable_attention
 from landscape.objective.points import Point
@@ -33,7 +34,8 @@ from landscape.objective.provenance import fingerprint, provenance
 from landscape.results import Distances, grid
 from landscape.results.journal import Journal
 
-OVER = ("encoder", "all")
+Over: TypeAlias = Literal["encoder", "all"]
+OVER: tuple[str, ...] = get_args(Over)
 """Parameters that distances are over."""
 
 
@@ -47,14 +49,15 @@ class Run:
     snapshots: Sequence[tuple[Point, float]] = field(default=())  # along training, with their epochs
 
 
+@checked
 def distances(
     objective: Objective,
     runs: Sequence[Run],
     *,
     source: str,
-    over: str = "encoder",
+    over: Over = "encoder",
     barrier_points: int = 0,
-    batch_norm: str = DEFAULT,
+    batch_norm: BatchNorm = DEFAULT,
     training: Samples | None = None,
     training_samples: int = 2048,
     seed: int = 0,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.networks import class_means, classifiers, models
 from landscape.objective import jobs, snapshots
@@ -33,6 +34,7 @@ Report = Callable[[float], None]
 """Told which share of a checkpoint's work is done."""
 
 
+@checked
 def features(
     objective: Objective,
     *,

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from landscape.callables import checked
 from landscape.curvature import gram
 from landscape.curvature.gram import Products, Report
 from landscape.errors import InputError, NumericalError, arg
@@ -40,6 +41,7 @@ _WITH_ERRORS = (
 )  # fmt: skip
 
 
+@checked
 def gradients(
     objective: Objective,
     *,

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from scipy.linalg import subspace_angles
 
+from landscape.callables import checked
 from landscape.curvature import gram
 from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import find
@@ -37,6 +38,7 @@ SAME = ("weights_sha256", "data_sha256", "partition_sha256", "loss", "params", "
 """Entries of provenance that must agree between the vectors and the matrices."""
 
 
+@checked
 def overlap(
     objective: Objective,
     spectrum: Spectrum,

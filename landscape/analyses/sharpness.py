@@ -30,6 +30,7 @@ from torch import Tensor
 
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
+from landscape.callables import checked
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, points
@@ -60,6 +61,7 @@ class Options:
     seed: int
 
 
+@checked
 def sharpness(
     objective: Objective,
     *,

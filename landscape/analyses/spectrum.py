@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from landscape.analyses import overlap as overlaps
+from landscape.callables import checked
 from landscape.curvature import probing
 from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import HESSIAN, Kind, KindName, find
@@ -84,6 +85,7 @@ class Options:
         return Plan(**{item.name: getattr(self, item.name) for item in fields(Plan)})
 
 
+@checked
 def spectrum(
     subject: Any,
     *,

@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
+from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, points
-from landscape.objective.batch_norm import DEFAULT, POLICIES
+from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm
 from landscape.objective.evaluator import Evaluator, evaluate
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -39,7 +40,7 @@ COARSEST = 8
 class Options:
     """What determines the numbers of a surface, apart from the objective and the directions."""
 
-    batch_norm: str = DEFAULT
+    batch_norm: BatchNorm = DEFAULT
     training_samples: int = 2048
     seed: int = 0
     bf16: bool = False
@@ -48,6 +49,7 @@ class Options:
     between: bool = False
 
 
+@checked
 def surface(
     objective: Objective,
     along: Directions,
@@ -55,7 +57,7 @@ def surface(
     y: np.ndarray | Sequence[float] | None = None,
     *,
     marks: Mapping[str, Point] | None = None,
-    batch_norm: str = DEFAULT,
+    batch_norm: BatchNorm = DEFAULT,
     training: Samples | None = None,
     training_samples: int = 2048,
     seed: int = 0,
@@ -118,13 +120,34 @@ def surface(
     return result
 
 
-def surface1d(objective: Objective, along: Directions | None = None, n: int = 51, **options: Any) -> Surface:
+class Keywords(TypedDict, total=False):
+    """What `surface1d` and `surface2d` hand on to `surface`."""
+
+    marks: Mapping[str, Point] | None
+    batch_norm: BatchNorm
+    training: Samples | None
+    training_samples: int
+    seed: int
+    bf16: bool
+    refine: float | None
+    radius: float | None
+    between: bool
+    out: str | Path | None
+    overwrite: bool
+    progress: jobs.Progress | None
+
+
+def surface1d(
+    objective: Objective, along: Directions | None = None, n: int = 51, **options: Unpack[Keywords]
+) -> Surface:
     """Evaluate every part on a line from -1 to 1: `surface` with its defaults; a random direction if none is given."""
     line = along or directions.random(objective, 1)
     return surface(objective, line, np.linspace(-1, 1, n), **options)
 
 
-def surface2d(objective: Objective, along: Directions | None = None, n: int = 51, **options: Any) -> Surface:
+def surface2d(
+    objective: Objective, along: Directions | None = None, n: int = 51, **options: Unpack[Keywords]
+) -> Surface:
     """Evaluate every part on n x n points from -1 to 1: `surface` with its defaults; random directions if none."""
     plane = along or directions.random(objective, 2)
     return surface(objective, plane, np.linspace(-1, 1, n), np.linspace(-1, 1, n), **options)

@@ -17,10 +17,11 @@ from landscape.analyses import directions
 from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions
 from landscape.analyses.surface import Options
+from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
 from landscape.objective import jobs
-from landscape.objective.batch_norm import DEFAULT
+from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint
@@ -33,6 +34,7 @@ Checkpoints = Mapping[str, tuple[Point, float]]
 """Checkpoints of one run, in order: name -> the point and its epoch, nan where it is unknown."""
 
 
+@checked
 def trajectory(
     objective: Objective,
     paths: Mapping[str, Checkpoints],
@@ -41,7 +43,7 @@ def trajectory(
     plane: Directions | None = None,
     n: int = 21,
     margin: float = MARGIN,
-    batch_norm: str = DEFAULT,
+    batch_norm: BatchNorm = DEFAULT,
     training: Samples | None = None,
     training_samples: int = 2048,
     seed: int = 0,

@@ -10,7 +10,7 @@ import numpy as np
 from landscape.analyses import convergence
 from landscape.analyses import distances as analysis
 from landscape.analyses.convergence import finetuned, from_bank
-from landscape.analyses.distances import OVER, Run
+from landscape.analyses.distances import OVER, Over, Run
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, checkpoint_list, result_path
@@ -20,7 +20,7 @@ from landscape.cli.surface import BN_SAMPLES, batch_norm, training_samples
 from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
 from landscape.objective import points, snapshots
-from landscape.objective.batch_norm import DEFAULT
+from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.results import Distances
@@ -111,9 +111,9 @@ def distances(
     only: str | None,
     also_run: tuple[str, ...],
     also: tuple[str, ...],
-    over: str,
+    over: Over,
     barriers: int,
-    bn: str,
+    bn: BatchNorm,
     bn_samples: int,
     curvature: bool,
     along: bool,

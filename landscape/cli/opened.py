@@ -112,9 +112,7 @@ def open_result(
     if groups is None and weights is None:
         return result
     chosen = groups or "all", weights or "natural"
-    if isinstance(result, Spectrum):
-        return regroup.regroup_traces(result, *chosen, many=many, few=few, ends=ends)
-    if not isinstance(result, Surface):
+    if not isinstance(result, Surface | Spectrum):
         option = "--weights" if groups is None else "--groups"
         raise InputError(f"{option} is for surfaces and spectra, {file} is a {result.kind}: leave it out")
     return regroup.regroup(result, *chosen, many=many, few=few, ends=ends)

@@ -11,7 +11,7 @@ import numpy as np
 
 from landscape.analyses import directions
 from landscape.analyses import surface as surfaces
-from landscape.analyses.directions import Directions
+from landscape.analyses.directions import Directions, Ignored, Normalisation
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, checkpoint_list, result_path
@@ -21,7 +21,7 @@ from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.networks.matching import matching
 from landscape.objective import points, snapshots
-from landscape.objective.batch_norm import DEFAULT, POLICIES, policies
+from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, policies
 from landscape.objective.objective import GROUPS, Objective
 from landscape.objective.points import Point
 from landscape.results import Plane, Surface, disk, hdf5, store
@@ -237,15 +237,15 @@ def _run(
     ckpt_to: tuple[str, ...],
     trajectory: str | None,
     of: str | None,
-    norm: str,
-    ignore: str,
+    norm: Normalisation,
+    ignore: Ignored,
     orthogonal: bool,
     seed: int,
     plane_origin: bool,
     save_plane: str | None,
     mark: tuple[str, ...],
     match: bool,
-    bn: str,
+    bn: BatchNorm,
     bn_samples: int,
     refine: float | None,
     bf16: bool,
@@ -380,7 +380,9 @@ def _others(
     return {f"{snapshot.name} (matched)": matched}
 
 
-def _with_random(objective: Objective, along: Directions, seed: int, norm: str, ignore: str) -> Directions:
+def _with_random(
+    objective: Objective, along: Directions, seed: int, norm: Normalisation, ignore: Ignored
+) -> Directions:
     """Complete one direction to a plane by a random one of its length."""
     other = directions.random(objective, 1, seed=seed, normalisation=norm, ignored=ignore)
     return along.joined(other, length=float(along.unit_length[0]))
@@ -432,7 +434,7 @@ def _foreign_plane(objective: Objective, file: str) -> Plane:
     return surface_files.read_plane(file, parameters, buffers, list(model.state_dict()))
 
 
-def training_samples(objective: Objective, bn: str) -> datasets.Samples | None:
+def training_samples(objective: Objective, bn: BatchNorm) -> datasets.Samples | None:
     """Load the training data for a re-estimation of running statistics, where the surface is of other data.
 
     Args:

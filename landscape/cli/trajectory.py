@@ -16,7 +16,7 @@ from landscape.cli.options import COUNT, SEED, SIZE, command, option
 from landscape.cli.surface import BF16, BN_SAMPLES, REFINE, batch_norm, stored_plane, training_samples
 from landscape.errors import InputError
 from landscape.objective import points, snapshots
-from landscape.objective.batch_norm import DEFAULT
+from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.objective import Objective
 from landscape.results import Trajectory, disk, hdf5, store
 
@@ -87,7 +87,7 @@ def trajectory(
     every: int,
     n: int,
     margin: float,
-    bn: str | None,
+    bn: BatchNorm | None,
     bn_samples: int,
     seed: int,
     refine: float | None,

@@ -192,11 +192,11 @@ class Partition:
         groups = {"head": sorted(order[:n_classes].tolist()), "tail": sorted(order[-n_classes:].tolist())}
         return cls.by_groups(labels, groups, len(order))
 
-    def select(self, text: str) -> "Partition":
+    def select(self, chosen: str | Sequence[str | int]) -> "Partition":
         """Keep some of the parts; the samples of the others are left out.
 
         Args:
-            text: names or positions of parts, separated by commas: "head,tail" or "0,9"; a name wins.
+            chosen: names or positions of parts, in a list or separated by commas: "head,tail" or "0,9"; a name wins.
 
         Returns:
             A partition with the chosen parts, in the order asked for.
@@ -204,8 +204,13 @@ class Partition:
         Raises:
             InputError: a part does not exist or is named twice.
         """
-        chosen: list[int] = []
-        words = [text] if text in self.names else [w.strip() for w in text.split(",")]  # a name may have commas
+        kept: list[int] = []
+        if isinstance(chosen, str):
+            words = (
+                [chosen] if chosen in self.names else [w.strip() for w in chosen.split(",")]
+            )  # a name may have commas
+        else:
+            words = [str(word) for word in chosen]
         for word in words:
             if word in self.names:
                 part = self.names.index(word)
@@ -214,13 +219,13 @@ class Partition:
             else:
                 shown = ", ".join(self.names[:10]) + (", ..." if len(self.names) > 10 else "")
                 raise InputError(f"no part {word!r}; choose from {shown} or 0 to {len(self.names) - 1}")
-            if part in chosen:
-                raise InputError(f"part {word!r} is named twice in {text!r}")
-            chosen.append(part)
+            if part in kept:
+                raise InputError(f"part {word!r} is named twice in {chosen!r}")
+            kept.append(part)
         new = np.full(len(self.names) + 1, LEFT_OUT, dtype=np.int64)  # the last entry serves LEFT_OUT = -1
-        new[chosen] = np.arange(len(chosen))
-        classes = tuple(self.classes[p] for p in chosen) if self.classes else ()
-        return Partition(names=tuple(self.names[p] for p in chosen), part_of=new[self.part_of], classes=classes)
+        new[kept] = np.arange(len(kept))
+        classes = tuple(self.classes[p] for p in kept) if self.classes else ()
+        return Partition(names=tuple(self.names[p] for p in kept), part_of=new[self.part_of], classes=classes)
 
     def coarsen(self, groups: Mapping[str, Sequence[str]]) -> "Partition":
         """Join parts into larger ones; parts in no group are left out.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -31,7 +31,9 @@ class Policy:
     trains: bool = False  # whether they are measured on training data
 
 
-POLICIES = {
+BatchNorm: TypeAlias = Literal["log-interpolate", "interpolate", "keep", "reestimate", "per-part", "batch"]
+
+POLICIES: dict[BatchNorm, Policy] = {
     "log-interpolate": Policy(
         does="they move with the weights towards other checkpoints, variances by their logarithm", moves=True
     ),
@@ -46,16 +48,16 @@ POLICIES = {
 }
 
 
-DEFAULT = "log-interpolate"
+DEFAULT: BatchNorm = "log-interpolate"
 """On planes between checkpoints it is nearer to measured statistics than the straight line (docs/surfaces.md)."""
 
 
-def policies(command: str) -> dict[str, Policy]:
+def policies(command: str) -> dict[BatchNorm, Policy]:
     """Return the policies that a command takes."""
     return {name: policy for name, policy in POLICIES.items() if command in policy.commands}
 
 
-def check(name: str, command: str = "surface2d") -> Policy:
+def check(name: BatchNorm, command: str = "surface2d") -> Policy:
     """Return a policy by its name.
 
     Raises:

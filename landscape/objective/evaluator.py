@@ -37,7 +37,7 @@ class Evaluator:
         *,
         bf16: bool = False,
         plain: bool = False,
-        batch_norm: str = norms.DEFAULT,
+        batch_norm: norms.BatchNorm = norms.DEFAULT,
         training: Samples | None = None,
         training_samples: int = 2048,
         seed: int = 0,

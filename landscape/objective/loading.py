@@ -1,43 +1,49 @@
 """From a checkpoint to an objective, for Python and the command line: the same call, the same checks."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from os import PathLike, fspath
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 
+from landscape.callables import checked
 from landscape.data import datasets
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
-from landscape.errors import InputError, arg, check_choice
+from landscape.errors import InputError, arg
 from landscape.networks import checkpoints, classifiers, models, weights
 from landscape.networks.checkpoints import Checkpoint
 from landscape.objective.objective import Loss, Objective, copied
 
+File: TypeAlias = str | PathLike[str]
+Split: TypeAlias = Literal["train", "test"]
+
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
+@checked
 def load_objective(
-    ckpt: str | None = None,
+    ckpt: File | None = None,
     *,
     model: str | nn.Module | None = None,
     dataset: Any = None,
-    data_root: str | None = None,
-    train_list: str | None = None,
-    test_list: str | None = None,
+    data_root: File | None = None,
+    train_list: File | None = None,
+    test_list: File | None = None,
     image_size: int | None = None,
     split: str = "train",
     imbalance: float | None = None,
-    imbalance_type: str | None = None,
+    imbalance_type: Literal["exp", "step"] | None = None,
     data_seed: int | None = None,
     normalize: str | None = None,
     samples_per_class: int | None = None,
     loss: str | Loss | None = None,
-    partition: str | Partition | Mapping[str, Sequence[int]] = "all",
-    classes: str | None = None,
+    partition: str | PathLike[str] | Partition | Mapping[str, Sequence[int]] = "all",
+    classes: str | Sequence[str | int] | None = None,
     params: str | None = None,
-    device: str | None = None,
-    dtype: str = "float32",
+    device: str | torch.device | None = None,
+    dtype: Literal["float32", "float64"] | torch.dtype = "float32",
     batch_size: int = 128,
     weight_decay: float = 0.0,
     logits_index: int | None = None,
@@ -74,7 +80,7 @@ def load_objective(
         classes: see `Objective.build`.
         params: see `Objective.build`.
         device: see `Objective.build`.
-        dtype: "float32" or "float64".
+        dtype: "float32" or "float64", or PyTorch's type of that name.
         batch_size: see `Objective.build`.
         weight_decay: see `Objective.build`.
         logits_index: see `Objective.build`.
@@ -92,7 +98,7 @@ def load_objective(
         InputError: something is missing or does not fit.
         DataError: the data cannot be found or used.
     """
-    check_choice("dtype", dtype, DTYPES)
+    ckpt = None if ckpt is None else fspath(ckpt)
     if samples_per_class is not None and samples_per_class < 1:
         raise InputError(f"{arg('samples_per_class')} must be at least 1, got {samples_per_class}")
     found = None if ckpt is None else checkpoints.read(ckpt, key=ckpt_key, trust_pickle=trust_pickle)
@@ -119,7 +125,7 @@ def load_objective(
         classes=classes,
         params=params,
         device=device,
-        dtype=DTYPES[dtype],
+        dtype=DTYPES[dtype] if isinstance(dtype, str) else dtype,
         batch_size=batch_size,
         weight_decay=weight_decay,
         logits_index=logits_index,

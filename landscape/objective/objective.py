@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from landscape.autodiff import devices
+from landscape.callables import checked
 from landscape.data import items
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
@@ -81,6 +83,7 @@ class Objective:
     theta: tuple[Tensor, ...] = field(repr=False)
 
     @classmethod
+    @checked
     @torch.enable_grad()
     def build(
         cls,
@@ -88,8 +91,8 @@ class Objective:
         samples: Samples,
         *,
         loss: str | Loss = "ce",
-        partition: str | Partition | Mapping[str, Sequence[int]] = "all",
-        classes: str | None = None,
+        partition: str | PathLike[str] | Partition | Mapping[str, Sequence[int]] = "all",
+        classes: str | Sequence[str | int] | None = None,
         params: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
@@ -110,7 +113,7 @@ class Objective:
                 (logits (B, C), labels (B,)) -> (B,).
             partition: "all", "class", "many-medium-few", "head-tail", a JSON file of groups, a mapping of groups,
                 or a `Partition`.
-            classes: keep these parts only, as in "0,9" or "head,tail".
+            classes: keep these parts only, as in "0,9", "head,tail" or ["truck", 3].
             params: globs of the parameters that vary; None for all that require a gradient.
             device: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
             dtype: torch.float32, or torch.float64 for the last digits.
@@ -131,6 +134,8 @@ class Objective:
             NumericalError: the loss is not finite.
         """
         place = devices.choose(device)
+        if dtype not in {torch.float32, torch.float64}:
+            raise InputError(f"{arg('dtype', dtype)} is unknown: choose float32 or float64")
         if batch_size < 1:
             raise InputError(f"{arg('batch_size')} must be at least 1, got {batch_size}")
         if not 0 <= weight_decay < math.inf:
@@ -336,7 +341,7 @@ class Objective:
 
 def make_partition(
     samples: Samples,
-    spec: str | Partition | Mapping[str, Sequence[int]],
+    spec: str | PathLike[str] | Partition | Mapping[str, Sequence[int]],
     *,
     many: int = 100,
     few: int = 20,

@@ -8,13 +8,15 @@ Chen and Saad 2017).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from landscape.errors import InputError, arg, check_choice
 
-AXES = ("linear", "symlog")
+Axis: TypeAlias = Literal["linear", "symlog"]
+AXES: tuple[str, ...] = get_args(Axis)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -167,7 +169,7 @@ class Density:
     position: np.ndarray  # (G,) the same on the axis: equal for "linear", symlog(eigenvalues) for "symlog"
     curves: np.ndarray  # (K, G) one density per probe, per unit of the axis
     width: float  # standard deviation of the Gaussians, in units of the axis
-    axis: str
+    axis: Axis
 
     @property
     def mean(self) -> np.ndarray:
@@ -189,7 +191,7 @@ def density(
     weights: np.ndarray,
     *,
     width: str | float = "auto",
-    axis: str = "linear",
+    axis: Axis = "linear",
     grid: np.ndarray | None = None,
     linear: float = 1.0,
 ) -> Density:

@@ -18,10 +18,12 @@ With n_c the samples of class c in the data that was evaluated, and N_c those in
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from os import PathLike, fspath
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.results import Spectrum, Surface, Traces, disk
 from landscape.results.grid import summary
@@ -36,20 +38,50 @@ WEIGHTS = ("natural", "balanced", "training", "drw")
 """Names of weightings; a mapping or a JSON file makes others."""
 
 
+@overload
 def regroup(
-    surface: S,
-    groups: str | Mapping[str, Sequence[int | str]],
-    weights: str | Mapping[str, float] = "natural",
+    result: Spectrum,
+    groups: str | PathLike[str] | Mapping[str, Sequence[int | str]],
+    weights: str | PathLike[str] | Mapping[str, float] = ...,
+    *,
+    many: int = ...,
+    few: int = ...,
+    ends: int = ...,
+    beta: float = ...,
+) -> Traces: ...
+
+
+@overload
+def regroup(
+    result: S,
+    groups: str | PathLike[str] | Mapping[str, Sequence[int | str]],
+    weights: str | PathLike[str] | Mapping[str, float] = ...,
+    *,
+    many: int = ...,
+    few: int = ...,
+    ends: int = ...,
+    beta: float = ...,
+) -> S: ...
+
+
+@checked
+def regroup(
+    result: Surface | Spectrum,
+    groups: str | PathLike[str] | Mapping[str, Sequence[int | str]],
+    weights: str | PathLike[str] | Mapping[str, float] = "natural",
     *,
     many: int = 100,
     few: int = 20,
     ends: int = 1,
     beta: float = 0.9999,
-) -> S:
-    """Join the parts of a surface into groups, each with the loss that its weighting gives.
+) -> Surface | Traces:
+    """Join the parts of a surface or a spectrum into groups, each with the loss that its weighting gives.
+
+    Of a spectrum only what is linear in the loss can be joined: the trace, with the loss and the accuracy. Its standard
+    errors are upper bounds, as those of the parts may go together: the parts share their probes.
 
     Args:
-        surface: computed per class, or per anything for groups that are given by names. A trajectory stays one.
+        result: computed per class, or per anything for groups that are given by names. A trajectory stays one.
         groups: "all"; "class", which joins nothing; "head-tail"; "many-medium-few"; a file {"name": [class, ...]} that
             ends in .json; or a mapping of this form. Members are names of parts or numbers of classes, and a part may
             be in several groups.
@@ -60,18 +92,32 @@ def regroup(
         beta: of the effective number of samples; towards 1 every class weighs alike, as in "balanced".
 
     Returns:
-        A surface of the same points whose parts are the groups. A part without samples takes part in none.
+        A surface of the same points whose parts are the groups, or the traces of the groups. A part without samples
+        takes part in none.
 
     Raises:
         InputError: unknown names, a group without members or weight, or counts that the weighting needs and that
-            the surface does not have.
+            the result does not have.
 
     Source: Cui et al. 2019, "Class-balanced loss based on effective number of samples"; Cao et al. 2019 for its
         deferred use; Liu et al. 2019 for many, medium and few.
     """
-    weights = _from_weights_file(weights)
-    members = _members(surface, groups, many=many, few=few, ends=ends)
-    shares = _shares(surface, members, weights, beta)
+    groups = fspath(groups) if isinstance(groups, PathLike) else groups
+    weights = _from_weights_file(fspath(weights) if isinstance(weights, PathLike) else weights)
+    members = _members(result, groups, many=many, few=few, ends=ends)
+    shares = _shares(result, members, weights, beta)
+    provenance = _provenance(result, members, weights, beta)
+    if isinstance(result, Spectrum):
+        return _traces(result, members, shares, provenance)
+    return _surface(result, members, shares, provenance)
+
+
+def _surface(
+    surface: Surface,
+    members: Mapping[str, np.ndarray],
+    shares: Sequence[Sequence[tuple[int, float]]],
+    provenance: dict[str, Any],
+) -> Surface:
     changes: dict[str, Any] = {
         "parts": tuple(members),
         "loss": _mixed(shares, surface.loss, 0),
@@ -84,7 +130,6 @@ def regroup(
     if surface.mark_policy_loss is not None:
         changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
     changes |= _counted(surface, members)
-    provenance = _provenance(surface, members, weights, beta)
     changes |= summary(
         grid_of(surface),
         parts=list(members),
@@ -103,37 +148,12 @@ def regroup(
     return replace(surface, **changes, provenance=provenance)
 
 
-def regroup_traces(
+def _traces(
     spectrum: Spectrum,
-    groups: str | Mapping[str, Sequence[int | str]],
-    weights: str | Mapping[str, float] = "natural",
-    *,
-    many: int = 100,
-    few: int = 20,
-    ends: int = 1,
-    beta: float = 0.9999,
+    members: Mapping[str, np.ndarray],
+    shares: Sequence[Sequence[tuple[int, float]]],
+    provenance: dict[str, Any],
 ) -> Traces:
-    """Return what of a spectrum is linear in the loss for groups of its parts: the trace, with loss and accuracy.
-
-    Args:
-        spectrum: of any operator; the trace of a weighted loss is the weighted mean of the parts' traces.
-        groups: as for `regroup`.
-        weights: as for `regroup`.
-        many: as for `regroup`.
-        few: as for `regroup`.
-        ends: as for `regroup`.
-        beta: as for `regroup`.
-
-    Returns:
-        The numbers of each group. Standard errors are upper bounds, as those of the parts may go together: the parts
-        share their probes.
-
-    Raises:
-        InputError: as for `regroup`.
-    """
-    weights = _from_weights_file(weights)
-    members = _members(spectrum, groups, many=many, few=few, ends=ends)
-    shares = _shares(spectrum, members, weights, beta)
     return Traces(
         parts=tuple(members),
         **_counted(spectrum, members),
@@ -143,7 +163,7 @@ def regroup_traces(
         trace_stderr=_mixed(shares, spectrum.trace_stderr, 0),
         size=spectrum.size,
         operator=spectrum.operator,
-        provenance=_provenance(spectrum, members, weights, beta),
+        provenance=provenance,
     )
 
 

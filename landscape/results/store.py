@@ -22,14 +22,17 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
+from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO, TypeAlias, get_args, overload
 
 import h5py
 import numpy as np
 
 from landscape.errors import InputError, StoreError
-from landscape.results import KINDS, Result, disk, hdf5
+from landscape.results import KINDS, R, Result, disk, hdf5
+
+Files: TypeAlias = list[str] | list[Path] | tuple[str | PathLike[str], ...]
 
 FORMAT = "landscape"
 """The root attribute `format` of every file of this package."""
@@ -52,19 +55,41 @@ def save(path: str | Path, result: Result, *, overwrite: bool = False) -> None:
         write_result(path, result)
 
 
-def load(path: str | Path) -> Result:
-    """Read a result.
+@overload
+def load(path: str | PathLike[str]) -> Result: ...
+
+
+@overload
+def load(path: str | PathLike[str], kind: type[R]) -> R: ...
+
+
+@overload
+def load(path: Files) -> list[Result]: ...
+
+
+@overload
+def load(path: Files, kind: type[R]) -> list[R]: ...
+
+
+def load(path: str | PathLike[str] | Files, kind: type[Any] | None = None) -> Any:
+    """Read a result, or several.
 
     Args:
-        path: a file that `save` wrote.
+        path: a file that `save` wrote, or a list of several.
+        kind: the class that is expected, such as `Spectrum`; None takes any.
 
     Returns:
-        The result, of the class that the file's `kind` names.
+        The result, of the class that the file's `kind` names; of several files a list, in their order.
 
     Raises:
-        StoreError: the file is missing, damaged, somebody else's, or of a newer version.
+        StoreError: a file is missing, damaged, somebody else's, of a newer version, or of another kind than expected.
     """
-    return read_result(Path(path))[0]
+    if not isinstance(path, str | PathLike):
+        return [load(one, kind) if kind else load(one) for one in path]
+    result = read_result(Path(path))[0]
+    if kind is not None and not isinstance(result, kind):
+        raise StoreError(f"{path} holds a {result.kind}, not a {kind.kind}")
+    return result
 
 
 def is_result(path: str | Path) -> bool:

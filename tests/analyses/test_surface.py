@@ -1,6 +1,7 @@
 """Surfaces: exact paraboloids, the plain loop, refinement, interruption."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -335,3 +336,8 @@ def test_cells_cover_a_grid_of_any_size():
         assert rows[-1] == n - 1
         covered = {r for r0, r1, _, _ in surfaces._cells(rows, [0]) for r in range(r0, r1 + 1)}
         assert covered == set(range(n))
+
+
+def test_lines_and_planes_hand_on_every_option_of_a_surface():
+    given = inspect.signature(surfaces.surface).parameters.values()
+    assert set(surfaces.Keywords.__annotations__) == {p.name for p in given if p.kind is p.KEYWORD_ONLY}

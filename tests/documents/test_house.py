@@ -1,17 +1,65 @@
-"""The house itself: what is imported is ours, and what the docs name exists."""
+"""The house itself: what is imported is ours, what the face shows is there and typed, and what the docs name exists."""
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from mypy import api
 
 import landscape
 import trainers
 from landscape.cli import root
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+PRELUDE = """
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, import-not-found, no-redef"
+import landscape as ls
+import torch
+import matplotlib.pyplot as plt
+from pathlib import Path
+import numpy as np
+objective: ls.Objective
+spectrum: ls.Spectrum
+surface: ls.Surface
+def get_esd_plot(eigenvalues: object, weights: object) -> None: ...
+"""
+"""What snippets of the pages take from those before them, and what users' own functions and modules may lack."""
+
+MISTAKES = """
+import landscape as ls
+import torch
+objective = ls.load_objective("run/last.pt", dtype=torch.float64, device=torch.device("cpu"), classes=["truck"])
+ls.load_objective("run/last.pt", dtyp="float64")  # refused: call-arg
+ls.load_objective("run/last.pt", dtype="half")  # refused: arg-type
+ls.load("spectrum.h5").parts  # refused: union-attr
+ls.load("spectrum.h5", ls.Spectrum).parts
+ls.load(["a.h5", "b.h5"], kind=ls.Surface)[0].lambda_max  # refused: attr-defined
+ls.load_objective("run/last.pt", batch_size="128")  # refused: arg-type
+spectrum = ls.spectrum(objective, steps=40)
+ls.spectrum(objective, step=40)  # refused: call-arg
+ls.spectrum(objective, steps="40")  # refused: arg-type
+ls.spectrum(objective, trace="often")  # refused: arg-type
+ls.spectrum(objective, operator="hesian")  # refused: arg-type
+ls.spectrum(objective, distribution="cauchy")  # refused: arg-type
+ls.surface2d(objective, batch_norm="train")  # refused: arg-type
+ls.surface1d(objective, refin=0.1)  # refused: call-arg
+ls.directions.random(objective, 2, normalisation="filters")  # refused: arg-type
+ls.sharpness(objective, rho="0.1")  # refused: arg-type
+ls.gradients(objective, samples_per_batch=1.5)  # refused: arg-type
+ls.regroup(spectrum, "head-tail").lambda_max  # refused: attr-defined
+ls.regroup(spectrum, "head-tail").trace
+ls.density(spectrum.alpha, spectrum.beta, axis="log")  # refused: arg-type
+ls.plots.density(spectrum, prt="truck")  # refused: call-arg
+ls.plots.density(spectrum, axis="log")  # refused: arg-type
+spectrum.lambda_maximum  # refused: attr-defined
+ls.spectra(objective)  # refused: attr-defined
+"""
 
 
 def test_the_packages_are_ours_and_not_another_programs():
@@ -24,12 +72,78 @@ def test_every_public_name_exists_twice_in_a_row(name):
     """The second access would find a module of that name, if there were one."""
     first = getattr(landscape, name)
     assert getattr(landscape, name) is first
-    assert callable(first) or name == "plots"
+    assert callable(first) or name in {"plots", "directions", "Result"}
+
+
+def test_type_checkers_see_the_names_that_are_there_at_run_time():
+    tree = ast.parse(Path(landscape.__file__).read_text())
+    (block,) = (n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    seen = {}
+    for line in block.body:
+        (alias,) = line.names
+        assert alias.name == alias.asname  # or else the name is not public
+        seen[alias.name] = line.module
+    assert seen == landscape._WHERE
+    assert sorted(seen) == landscape.__all__ == dir(landscape)
+
+
+FRESH = """
+import sys
+import landscape as ls
+assert not {{"torch", "matplotlib", "numpy"}} & sys.modules.keys()
+first = {{name: getattr(ls, name) for name in {names}}}
+assert all(first[name] is getattr(ls, name) for name in ls.__all__)
+"""
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_names_are_there_from_the_first_import_in_whatever_order_they_are_asked_for(order):
+    program = FRESH.format(names=landscape.__all__[::order])
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_importing_and_drawing_need_no_torch():
     program = "import sys, landscape; landscape.plots; landscape.load; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def snippets():
+    """The Python blocks of the pages that speak of the face, each as a file of its own."""
+    for page in PAGES:
+        found = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for number, text in enumerate(found):
+            if "ls." in text:
+                yield f"{page.stem}_{number}.py", text
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """What mypy --strict says of the snippets and of the mistakes: (file, line) -> error code."""
+    folder = tmp_path_factory.mktemp("typed")
+    files = {"mistakes.py": MISTAKES} | {name: PRELUDE + text for name, text in snippets()}
+    assert len(files) > 4
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    options = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
+    out, err, _ = api.run([*options, "--no-error-summary", *(str(folder / name) for name in files)])
+    assert not err
+    found = re.findall(r"^(\S+?)([^/\s]+\.py):(\d+): error: .*\[([a-z-]+)\]$", out, flags=re.MULTILINE)
+    return {(name, int(line)): code for _, name, line, code in found}, out
+
+
+def test_a_type_checker_passes_every_snippet_of_the_pages(refusals):
+    found, out = refusals
+    assert {place for place in found if place[0] != "mistakes.py"} == set(), out
+
+
+def test_a_type_checker_refuses_misspelt_and_mistyped_arguments(refusals):
+    wanted = {
+        ("mistakes.py", number): line.split("# refused: ")[1]
+        for number, line in enumerate(MISTAKES.splitlines(), 1)
+        if "# refused" in line
+    }
+    found = {place: code for place, code in refusals[0].items() if place[0] == "mistakes.py"}
+    assert found == wanted, refusals[1]
 
 
 def test_versions_agree():

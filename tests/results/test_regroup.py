@@ -13,7 +13,7 @@ from landscape.analyses.spectrum import spectrum
 from landscape.errors import InputError
 from landscape.results import Trajectory
 from landscape.results.grid import barrier, summary
-from landscape.results.regroup import grid_of, regroup, regroup_traces
+from landscape.results.regroup import grid_of, regroup
 from trainers import losses
 
 COUNTS = np.array([9.0, 5.0, 1.0])  # samples of the fixtures' classes
@@ -54,11 +54,11 @@ def test_the_trace_of_a_weighted_loss_is_that_of_its_own_hessian(tmp_path):
         str(tmp_path / "w.json"): (H[0] + 3 * H[2]) / 4,
     }
     for name, matrix in expected.items():
-        mixed = regroup_traces(found, "all", name)
+        mixed = regroup(found, "all", name)
         assert mixed.trace[0] == pytest.approx(matrix.trace().item(), rel=1e-9)
         assert mixed.trace_stderr[0] == 0
     assert mixed.provenance["regrouped"]["weights"] == weights
-    ends = regroup_traces(found, {"rest": [1, 2], "first": ["0"]})
+    ends = regroup(found, {"rest": [1, 2], "first": ["0"]})
     rest = (n[1] * H[1] + n[2] * H[2]) / (n[1] + n[2])
     np.testing.assert_allclose(ends.trace, [rest.trace().item(), H[0].trace().item()], rtol=1e-9)
     assert ends.n_samples.tolist() == [n[1] + n[2], n[0]]
@@ -67,7 +67,7 @@ def test_the_trace_of_a_weighted_loss_is_that_of_its_own_hessian(tmp_path):
 def test_the_error_of_a_mixed_trace_is_at_most_that_of_errors_that_go_together():
     objective = CASES["mlp-tanh"].objective()
     found = spectrum(objective, steps=4, probes=5, trace="probes")
-    mixed = regroup_traces(found, "all", "balanced")
+    mixed = regroup(found, "all", "balanced")
     assert mixed.trace_stderr[0] == pytest.approx(found.trace_stderr.mean())
     together = found.trace_samples.mean(0)  # the parts share their probes
     assert together.std(ddof=1) / np.sqrt(np.isfinite(together).sum()) <= mixed.trace_stderr[0] * (1 + 1e-9)

@@ -21,6 +21,7 @@ from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.panels import ground
 from landscape.plots.layout.parts import by_count, named
 from landscape.results import Spectrum, quadrature, written
+from landscape.results.quadrature import Axis
 
 FLOOR = 1e-7
 """Where the density's logarithmic axis begins; lower where one eigenvalue's share would be below it."""
@@ -35,7 +36,7 @@ _SYMBOL = re.compile(r"([A-Za-z0-9 +().-]|\\hat\{[A-Z]\})+")
 class _View:
     """What panels share."""
 
-    axis: str
+    axis: Axis
     linear: float  # scale of the symlog axis
     width: float  # of the Gaussians, in units of the axis
     low: float  # ends of the axis, in units of the axis
@@ -62,7 +63,7 @@ def density(
     part: str | None = None,
     *,
     width: str | float = "auto",
-    axis: str = "symlog",
+    axis: Axis = "symlog",
     linear: float = 1.0,
     limits: tuple[float, float] | None = None,
     ax: Axes | None = None,
@@ -107,7 +108,7 @@ def densities(
     parts: Sequence[str] | None = None,
     *,
     width: str | float = "auto",
-    axis: str = "symlog",
+    axis: Axis = "symlog",
     linear: float = 1.0,
     limits: tuple[float, float] | None = None,
     columns: int | None = None,
@@ -159,7 +160,7 @@ def density_grid(
     parts: Sequence[str],
     *,
     width: str | float = "auto",
-    axis: str = "symlog",
+    axis: Axis = "symlog",
     linear: float = 1.0,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
@@ -220,7 +221,7 @@ def _broaden(
     spectrum: Spectrum,
     chosen: Sequence[int],
     width: str | float,
-    axis: str,
+    axis: Axis,
     linear: float,
     limits: tuple[float, float] | None = None,
     *,
@@ -261,7 +262,7 @@ def _broaden(
     return [quadrature.density(n, w, width=sigma, axis=axis, grid=grid, linear=linear) for n, w in found], view
 
 
-def _ends(limits: tuple[float, float], axis: str, linear: float) -> tuple[float, float]:
+def _ends(limits: tuple[float, float], axis: Axis, linear: float) -> tuple[float, float]:
     """Return limits in units of the axis."""
     low, high = limits
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -348,7 +349,7 @@ def _map(
     spectrum: Spectrum,
     chosen: Sequence[int],
     width: str | float,
-    axis: str,
+    axis: Axis,
     linear: float,
     limits: tuple[float, float] | None,
 ) -> Figure:
