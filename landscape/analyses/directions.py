@@ -123,7 +123,7 @@ class Directions:
         )
 
     def orthogonalised(self) -> "Directions":
-        """Take the first direction out of the second, whose coordinate keeps its meaning; one direction stays as it is.
+        """Make the second direction orthogonal to the first; its coordinate keeps its meaning.
 
         Returns:
             Directions that span the same plane.

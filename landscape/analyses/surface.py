@@ -382,7 +382,7 @@ def _fill_missing(
 
 
 def _misses(mean: np.ndarray, known: np.ndarray, new: np.ndarray) -> np.ndarray | None:
-    """Return by what share of itself each new mean is off the interpolation of the known ones, (W, ny, nx), else 0.
+    """Return the relative error of interpolation at each new point, (W, ny, nx); 0 at the others.
 
     Where some are zero, the smallest of the others is added to the divisor. None where cubic interpolation does not
     apply: to lines, and to means that are negative.

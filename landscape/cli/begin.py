@@ -84,7 +84,7 @@ def introduce(console: Console, objective: Objective) -> None:
 
 
 def checkpoint_list(text: str, *, ckpt_key: str | None = None, trust_pickle: bool = False) -> list[tuple[Path, float]]:
-    """Find the checkpoints that are meant by one word: a file, a glob of files, or the folder of a run.
+    """Find the checkpoints that one word names: a file, a glob of files, or the folder of a run.
 
     Of a run's folder its snapshots are meant or, where it kept none, `last.pt`; of any other folder all checkpoints in
     it. An epoch is what the checkpoint says of itself, or else the number in its name: the one after "epoch", or, of
@@ -136,7 +136,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _epoch_in_name(path: Path, *, alone: bool) -> float:
-    """Return the number that a name gives, or nan; of a single file "resnet-32.th" it is no epoch."""
+    """Return the epoch in a file's name, or nan. In the name of a single file, "resnet-32.th", the number is none."""
     stem = path.name.split(".")[0] if path.suffix == ".tar" else path.stem
     found = re.search(r"epoch[-_=. ]?(\d+)", stem, re.IGNORECASE) or (None if alone else re.search(r"(\d+)$", stem))
     return float(found[1]) if found else math.nan

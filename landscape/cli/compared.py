@@ -246,7 +246,7 @@ def _count(value: Any) -> Any:
 
 
 def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[str]:
-    """Return one line that says which value is whose, or none if all are alike."""
+    """Return one line with the value of each file, or none if all values are equal."""
     if len(set(values)) <= 1:
         return []
     groups: dict[Any, list[str]] = {}
@@ -259,7 +259,7 @@ def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[
 
 
 def _classifiers(names: Sequence[str], results: Sequence[Any]) -> list[str]:
-    """Return one line where classifiers differ, among the files that say theirs: one that is linear, or a scale."""
+    """Return one line where the classifiers of the files differ: linear, or cosine with a scale."""
     known = [(n, c) for n, r in zip(names, results, strict=True) if (c := r.provenance.get("classifier")) is not None]
     return [
         f"{line}; curvature grows with the scale s of cosine logits, the Gauss-Newton matrix by s squared: compare "

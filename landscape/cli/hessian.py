@@ -198,7 +198,7 @@ DOCUMENT_NAMES = [
 
 
 def _conclude(console: Console, found: Spectrum, path: Path) -> None:
-    """Print the table and all that a reader must know of it."""
+    """Print the table, and below it what could mislead its reader."""
     rows = [
         [
             part,
@@ -235,7 +235,7 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
 
 
 def _show_overlap(console: Console, found: Spectrum) -> None:
-    """Print the overlap of few parts, and whose directions are not to be relied on."""
+    """Print the overlap of up to twelve parts, and name the parts whose directions have not converged."""
     angles = None if found.principal_angles is None else found.principal_angles[:, :, 0]
     for values, form, pair, title in (
         (found.overlap, ".3f", "directions of \\ curvature of", OVERLAP_TITLE),

@@ -115,7 +115,7 @@ def sharpness(
 
 
 def _conclude(console: Console, found: Sharpness, path: Path) -> None:
-    """Print the table and all that a reader must know of it."""
+    """Print the table, and below it what could mislead its reader."""
     rows = [
         [
             part,

@@ -329,7 +329,7 @@ def _run(
 
 
 def _refuse(kind: str, n_axes: int, **given: Any) -> None:
-    """Refuse options that would be ignored, and miss those that are needed, before anything is loaded."""
+    """Refuse options that would be ignored, and name those that are missing, before anything is loaded."""
     stored = kind not in KINDS
     if stored and not Path(kind).suffix == ".h5":
         raise InputError(f"--directions {kind!r} is unknown: choose {', '.join(KINDS)} or the .h5 of a stored plane")

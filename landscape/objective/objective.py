@@ -511,7 +511,7 @@ def _check_contract(objective: Objective) -> None:
         raise InputError(
             "the loss differs between two runs on the same samples: is there dropout or noise in eval mode?"
         )
-    # Each sample, not the first alone: a recurrence that takes the batch for time leaves that one as it is.
+    # Not the first sample alone: a recurrent layer that takes the batch axis for time gives that one the right loss.
     alone = [losses_of(slice(i, i + 1)) for i in range(len(index))]
     spread = 1e-3 * (1 + values.abs().max())
     if (values - torch.stack([v.sum() for v in alone])).abs().max() > spread:

@@ -111,7 +111,7 @@ def surfaces(sources: Sequence[Source]) -> dict[str, Any] | None:
 
 
 def drawable(source: Source) -> bool:
-    """Say whether a result is a plane of which there is a surface to turn."""
+    """Say whether a result can be drawn in three dimensions: a plane with finite losses."""
     surface = source.result
     if not isinstance(surface, Surface) or kind_of(surface) == "line" or not np.isfinite(surface.loss).any():
         return False

@@ -1,4 +1,4 @@
-"""The figures of `landscape plot` as pictures inside the page, with what they show in words, and maps in numbers."""
+"""The figures of `landscape plot` as images inside the page, each with a caption, and maps as tables of numbers."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The page itself: a template, a style sheet and two scripts of this folder, and all that is shown, in one file.
+"""The page: a template, a style sheet, two scripts and all data in one HTML file.
 
 Every text of a result passes through the template's escaping, or as JSON to a script that writes it as text: a class
 may be called what it likes. A policy in the page forbids it to load anything from anywhere.

@@ -1,4 +1,4 @@
-"""The summary: one row for each part of each model, with the numbers of all results that are of it.
+"""The summary table: one row for each part of each model, with the numbers of all results about it.
 
 Of results over several checkpoints or epochs the last one counts. Losses and accuracies are the first result's that has
 them. What a result does not have is not there; what it has as nan does not exist, such as the radius at which a loss
@@ -29,7 +29,7 @@ class Column:
 
     @property
     def meaning(self) -> str:
-        """What it is, in the words of the result's own field."""
+        """The description of the field in the result."""
         kind, (name, error) = next(iter(self.of.items()))
         words = str(_metadata(kind, name)["doc"])
         return f"{words}; ± {_metadata(kind, error)['doc']}" if error else words
@@ -167,7 +167,7 @@ _NOTHING = (None, None)
 
 
 def _values(result: Result, column: Column) -> Any:
-    """Return the values of all parts and their errors, or None for what this result was made without."""
+    """Return the values of all parts and their errors, or None where the result does not have them."""
     name, error = column.of[kind_of(result)]
     if isinstance(result, Distances) and name == "norm":
         return _ways(result)

@@ -1,4 +1,4 @@
-"""The results in a report: from which file each is, which of them describe the same checkpoint, and what it is called.
+"""The results in a report: the file of each, which results describe the same checkpoint, and its name.
 
 Results describe the same checkpoint where the weights, the parameters that vary, the data, the split, the loss and the
 weights of its classes agree; their numbers then stand in one row. Two results of one kind never share a row, nor do a
@@ -25,7 +25,7 @@ EVERYTHING = "all trainable"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A result, its file, and the model that it is of."""
+    """A result, its file, and the name of its model."""
 
     file: str
     sha256: str  # of the file
@@ -77,7 +77,7 @@ def kind_of(result: Any) -> str:
 
 
 def _checkpoint(file: Path, result: Result) -> Hashable:
-    """Return what tells the checkpoint, and what was evaluated on it, from others; the file where that is unknown."""
+    """Return what identifies the checkpoint and what was evaluated; the file where that is unknown."""
     about = result.provenance
     sha256 = about.get("checkpoint_sha256")
     several = about.get("checkpoints")

@@ -1,4 +1,4 @@
-"""From the losses on a line or a grid to what a reader asks: lowest point, sharpness figures, barrier, verdict.
+"""From the losses on a line or a grid to what a reader asks: lowest point, radii, rises and barrier.
 
 Between points the loss is taken to be linear, along a line and within the triangles of a grid (mesh.py). A triangle
 with a corner that is not finite is a hole and is not bridged. For a smooth loss this errs by the order of the squared
@@ -7,7 +7,7 @@ is nan.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,18 +15,13 @@ import numpy as np
 from scipy.interpolate import LinearNDInterpolator
 
 from landscape.results.mesh import SAME, Grid, smooth, step_of
+from landscape.results.verdict import verdict
 
-__all__ = ["Grid", "barrier", "doubling_radius", "lowest", "summary", "verdict", "worst_rise"]
-
-_LOWER = 0.01  # of the centre's loss: a checkpoint is never exactly at the minimum of every part
-_ROUNDING = 1e-5  # of the loss, as sums of float32 values leave it
-_STEPS_ACROSS = 5  # grid steps that show a region's shape
-_OFF = 0.1  # of a part's largest loss at a mark
-_GUESSES = 4  # times log C: beyond that a contour plot of cross-entropy is usually cut
+__all__ = ["Grid", "barrier", "doubling_radius", "lowest", "summary", "worst_rise"]
 
 
 def lowest(grid: Grid, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the lowest point of each part; of equal ones, such as zeros, that whose coordinates are nearest to 0.
+    """Find the lowest point of each part. Of several points of the same loss, take the nearest to the centre.
 
     Args:
         grid: where the points are.
@@ -159,7 +154,7 @@ def filled(grid: Grid, values: np.ndarray, centre: np.ndarray, *, cubic: bool = 
 
 
 def reach(grid: Grid) -> float:
-    """Return the Euclidean distance of the farthest of the points next to the centre; nan where that is unknown."""
+    """Return the distance from the centre to the farthest of the points next to it; nan where lengths are unknown."""
     distances = np.linalg.norm(grid.euclidean(grid.vertices[grid.around]), axis=1)
     return float(distances.max()) if len(distances) else math.nan
 
@@ -263,159 +258,6 @@ def summary(
             variance_invalid=variance_invalid,
         ),
     }
-
-
-def verdict(
-    grid: Grid,
-    *,
-    parts: Sequence[str],
-    loss: np.ndarray,
-    computed: np.ndarray | None = None,
-    centre_loss: np.ndarray,
-    found: Mapping[str, np.ndarray],
-    batch_norm: str,
-    marks: Sequence[str] = (),
-    mark_loss: np.ndarray | None = None,
-    mark_policy_loss: np.ndarray | None = None,
-    radius: float = float("nan"),
-    n_classes: int | None = None,
-    augmented: bool | None = False,
-    variance_invalid: np.ndarray | None = None,
-) -> str:
-    """Say in one line what a reader must know before the picture is believed.
-
-    Args:
-        grid: where the points are.
-        parts: names of the P parts.
-        loss: (P, ny, nx).
-        computed: (ny, nx), which of the grid's points the network was evaluated at; None for all of them.
-        centre_loss: (P,).
-        found: `lowest_loss` (P,), `lowest_position` (P, A) and `doubling_radius` (P,).
-        batch_norm: what was done with running statistics; "unknown" for somebody else's file.
-        marks: names of the M marks.
-        mark_loss: (M, P) at the marks themselves.
-        mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
-        radius: Euclidean radius of `worst_rise`, which must not be below a grid step.
-        n_classes: C, whose log is the cross-entropy of guessing; None if unknown, or if the loss is another.
-        augmented: whether the data was augmented; None if unknown.
-        variance_invalid: (ny, nx), true where a running variance is below zero or not finite; None if unknown.
-
-    Returns:
-        Clauses joined by "; ": first what is wrong with centre, range and values, then how it was computed.
-    """
-    computed = grid.computed if computed is None else computed
-    clauses = [
-        *_about_values(computed, loss[:, computed], variance_invalid),
-        *_about_centre(grid, parts, centre_loss, found),
-        *_about_range(grid, parts, loss, centre_loss, n_classes),
-        *_about_steps(grid, parts, loss, centre_loss, found["doubling_radius"], radius),
-        *_about_marks(parts, marks, mark_loss, mark_policy_loss),
-    ]
-    augmentation = {True: "augmented data", False: "augmentation off", None: "augmentation unknown"}[augmented]
-    return "; ".join([*(clauses or ["no fault seen"]), f"batch norm: {batch_norm}", augmentation])
-
-
-def _about_values(computed: np.ndarray, values: np.ndarray, variance_invalid: np.ndarray | None) -> list[str]:
-    clauses = []
-    if variance_invalid is not None and variance_invalid.any():
-        share = 100 * variance_invalid[computed].mean()
-        clauses.append(f"running variances are below zero or not finite at {share:.3g} % of the points")
-    if not computed.all():
-        clauses.append(f"{100 * computed.mean():.3g} % of the points were computed")
-    if values.size and not np.isfinite(values).all():
-        clauses.append(f"{100 * (1 - np.isfinite(values).mean()):.3g} % of the computed losses are not finite")
-    return clauses
-
-
-def _about_centre(
-    grid: Grid, parts: Sequence[str], centre_loss: np.ndarray, found: Mapping[str, np.ndarray]
-) -> list[str]:
-    if not grid.holds_centre:
-        return ["the checkpoint (0) lies outside the range"]
-    drop = centre_loss - found["lowest_loss"]
-    lower = np.flatnonzero(drop > np.maximum(_LOWER * np.abs(centre_loss), 0))
-    if not len(lower):
-        return []
-    worst = lower[np.argmax(drop[lower])]
-    where = ", ".join(f"{c:.3g}" for c in found["lowest_position"][worst])
-    return [
-        f"the centre is not the lowest point of {_named(parts, worst, len(lower))}: "
-        f"the loss falls from {centre_loss[worst]:.3g} to {found['lowest_loss'][worst]:.3g} at ({where})"
-    ]
-
-
-def _about_range(
-    grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray, n_classes: int | None
-) -> list[str]:
-    values = loss[:, grid.computed]
-    finite = np.isfinite(values)
-    clauses = []
-    if n_classes is not None and n_classes > 1:
-        numbers = np.maximum((~np.isnan(values)).sum(axis=1), 1)
-        high = (values > _GUESSES * np.log(n_classes)).sum(axis=1) / numbers
-        wide = np.flatnonzero(high > 0.5)
-        if len(wide):
-            worst = wide[np.argmax(high[wide])]
-            clauses.append(
-                f"range too wide: {100 * high[worst]:.3g} % of the points of {_named(parts, worst, len(wide))} have "
-                f"more than {_GUESSES} times the loss of guessing (log {n_classes})"
-            )
-    spread = np.where(finite, values, -np.inf).max(axis=1, initial=-np.inf)
-    spread -= np.where(finite, values, np.inf).min(axis=1, initial=np.inf)
-    if values.shape[1] > 1 and finite.any() and np.all(spread <= _ROUNDING * np.abs(centre_loss)):
-        clauses.append("range too narrow: the loss changes by no more than rounding")
-    return clauses
-
-
-def _about_steps(
-    grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray, radii: np.ndarray, radius: float
-) -> list[str]:
-    """Say what the steps of the grid are too wide for."""
-    clauses = []
-    twice = 2 * centre_loss
-    jumps = (grid.values(loss, centre_loss)[:, grid.around] > twice[:, None]).any(axis=1) & (twice > 0)
-    if jumps.any():
-        named = _named(parts, int(np.argmax(jumps)), int(jumps.sum()))
-        clauses.append(f"range too wide or too few points: one step takes the loss of {named} beyond its double")
-    beside = np.linalg.norm(grid.euclidean(grid.vertices[grid.around]), axis=1)
-    if not len(beside) or not np.isfinite(beside).all():
-        return clauses
-    axes = zip((grid.xcoordinates, grid.ycoordinates), grid.unit_length, strict=False)
-    step = max(step_of(axis) * unit for axis, unit in axes)
-    across = 2 * radii / step
-    coarse = np.flatnonzero(across < _STEPS_ACROSS)
-    if len(coarse):
-        worst = coarse[np.argmin(across[coarse])]
-        clauses.append(
-            f"few points: where the loss is below twice the centre's is {across[worst]:.1f} steps across for "
-            f"{_named(parts, worst, len(coarse))}"
-        )
-    if radius < beside.max() * (1 - SAME):
-        clauses.append(f"no worst rise: its radius {radius:.3g} is less than a step, {beside.max():.3g}")
-    return clauses
-
-
-def _about_marks(
-    parts: Sequence[str], marks: Sequence[str], loss: np.ndarray | None, policy: np.ndarray | None
-) -> list[str]:
-    """Say where running statistics alone set a mark apart from the surface."""
-    if loss is None or policy is None:
-        return []
-    size = np.where(np.isfinite(loss), np.abs(loss), 0.0).max(axis=0, initial=0.0)
-    off = np.divide(np.abs(policy - loss), size, out=np.zeros_like(loss), where=size > 0)
-    off[np.isnan(off)] = 0.0
-    if not (off > _OFF).any():
-        return []
-    m, p = (int(i) for i in np.unravel_index(np.argmax(off), off.shape))
-    return [
-        f"running statistics of its own set {_named(marks, m, int((off > _OFF).any(axis=1).sum()))} apart: the loss of "
-        f"{parts[p]} is {loss[m, p]:.3g} there, and {policy[m, p]:.3g} with those of the surface"
-    ]
-
-
-def _named(parts: Sequence[str], worst: int, how_many: int) -> str:
-    more = "" if how_many < 2 else " and another" if how_many == 2 else f" and {how_many - 1} others"
-    return parts[worst] + more
 
 
 def _level_segments(

@@ -197,14 +197,14 @@ def test_marks_have_their_losses_by_the_policy_of_the_surface_too():
     found = ls.surface(objective, along, [0.0, 1.0], marks=marks, batch_norm="keep")
     np.testing.assert_allclose(found.mark_loss[0], Evaluator(objective)(end)[0], rtol=1e-12)
     np.testing.assert_allclose(found.mark_policy_loss[0], found.loss[:, 0, 1], rtol=1e-12)
-    assert "running statistics of its own set other apart: the loss of" in found.verdict
+    assert "the running statistics of other differ from the surface's: the loss of" in found.verdict
     halves = regroup(found, {"a": [0, 1], "b": [2]})
     shares = found.n_samples[:2] / found.n_samples[:2].sum()
     assert halves.mark_policy_loss[0, 0] == pytest.approx(shares @ found.mark_policy_loss[0, :2])
-    assert "running statistics of its own set other apart" in halves.verdict
+    assert "the running statistics of other differ from the surface's" in halves.verdict
     same = ls.surface(objective, along, [0.0, 1.0], marks=marks)
     assert same.mark_policy_loss is None
-    assert "running statistics of its own" not in same.verdict
+    assert "the running statistics of" not in same.verdict
 
 
 def test_the_rise_is_looked_for_as_near_as_the_grid_can_tell():

@@ -100,7 +100,7 @@ def test_a_loss_that_cannot_double_has_no_radius(centre):
     plain = grid(np.linspace(-3, 3, 7), units=[1.0])
     level = np.where(np.abs(plain.xcoordinates) > 1.5, 1.0, 0.0)[None, None]  # flat around the centre
     assert np.isnan(doubling_radius(plain, level, np.array([centre])))
-    assert "beyond its double" not in said(plain, np.abs(plain.xcoordinates)[None, None], [centre])
+    assert "more than doubles" not in said(plain, np.abs(plain.xcoordinates)[None, None], [centre])
 
 
 def test_a_radius_is_unknown_where_the_loss_never_doubles_or_the_units_are_unknown_or_the_centre_is_outside():
@@ -178,7 +178,7 @@ def test_the_longer_of_two_steps_counts():
     of = grid([-2, -1, 0, 1, 2], [-6, -3, 0, 3, 6], units=[1, 1], cosine=0.0)
     assert np.isnan(worst_rise(of, paraboloid(of), CENTRE, 2.0))
     assert worst_rise(of, paraboloid(of), CENTRE, np.sqrt(10)) == pytest.approx([10.0], abs=10 / 4)
-    assert "no worst rise: its radius 2 is less than a step, 3" in said(of, paraboloid(of), radius=2.0)
+    assert "no largest rise: its radius 2 is less than a step, 3" in said(of, paraboloid(of), radius=2.0)
 
 
 def test_units_that_differ_a_millionfold_change_nothing():
@@ -327,7 +327,7 @@ def said(of, loss, centre=None, **about):
 
 def test_a_good_picture_has_no_fault_and_still_says_how_it_was_made():
     of = skewed(21)
-    assert said(of, paraboloid(of), n_classes=10) == "no fault seen; batch norm: keep; augmentation off"
+    assert said(of, paraboloid(of), n_classes=10) == "no problem found; batch norm: keep; augmentation off"
     assert said(of, paraboloid(of), augmented=None, batch_norm="unknown").endswith(
         "batch norm: unknown; augmentation unknown"
     )
@@ -341,7 +341,7 @@ def test_a_lower_point_is_named_with_its_place_and_its_depth():
         "the centre is not the lowest point of class 1 and another: the loss falls from 0.3 to 0.2 at (0.5, 0.6);"
     )
     loss[1, 12, 15] = loss[2, 0, 0] = 0.2995  # within a hundredth of the centre's
-    assert said(of, loss).startswith("no fault")
+    assert said(of, loss).startswith("no problem")
 
 
 def test_ranges_that_are_too_wide_or_too_narrow_or_too_coarse_are_called_so():
@@ -352,13 +352,13 @@ def test_ranges_that_are_too_wide_or_too_narrow_or_too_coarse_are_called_so():
     broken = np.where(paraboloid(wide) > 10, np.inf, 0.3)
     share = 100 * np.isinf(broken).mean()
     assert f"range too wide: {share:.3g} % of the points" in said(wide, broken, n_classes=10)
-    assert "too few points: one step takes the loss of class 0 beyond its double" in said(wide, paraboloid(wide))
+    assert "too few points: within one step the loss of class 0 more than doubles" in said(wide, paraboloid(wide))
     unknown = grid(wide.xcoordinates, wide.ycoordinates, units=[np.nan, np.nan], cosine=np.nan)
-    assert "one step takes the loss of class 0 beyond" in said(unknown, paraboloid(wide))
+    assert "within one step the loss of class 0 more than doubles" in said(unknown, paraboloid(wide))
     coarse = skewed(17)
     assert "where the loss is below twice the centre's is 4." in said(coarse, paraboloid(coarse))
-    assert "worst rise" not in said(coarse, paraboloid(coarse), radius=1.0)
-    assert "no worst rise: its radius 0.1 is less than a step, 0." in said(coarse, paraboloid(coarse), radius=0.1)
+    assert "largest rise" not in said(coarse, paraboloid(coarse), radius=1.0)
+    assert "no largest rise: its radius 0.1 is less than a step, 0." in said(coarse, paraboloid(coarse), radius=0.1)
     narrow = skewed(21, x=1e-4, y=3e-4)
     assert said(narrow, paraboloid(narrow)).startswith("range too narrow")
 

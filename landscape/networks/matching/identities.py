@@ -127,7 +127,7 @@ class Classes:
         return [self.unclear(n) for n in sizes]
 
     def _owner(self, row: list[int]) -> int | None:
-        """Return the identity whose places these are, all in order."""
+        """Return the identity permutation whose channels these are, in their order."""
         terms = [self.find(i) for i in row]
         root, path = terms[0]
         if set(terms) == {(FIXED, ())}:

@@ -1,4 +1,4 @@
-"""How panels stand in a figure as wide as a journal's column or page, with one colour bar and words around them.
+"""How panels are placed in a figure as wide as a journal's column or page, with one colour bar and text around them.
 
 All distances are inches: panels are as large as the width allows, and the height follows from what stands in it. In a
 figure one column wide, bars and legends go below the panels.
@@ -50,17 +50,17 @@ class Sizes:
 
 
 def ink() -> str:
-    """Return the colour of letters, which is that of what is drawn in no colour."""
+    """Return the colour of letters: black on a light background, nearly white on a dark one."""
     return str(rcParams["text.color"])
 
 
 def ground() -> str:
-    """Return the colour behind what is drawn in an axes."""
+    """Return the background colour of an axes."""
     return str(rcParams["axes.facecolor"])
 
 
 def columns_of(n: int, wanted: int | None = None) -> int:
-    """Return how many of n panels stand side by side: those that are wanted, if any, where a page has room for them."""
+    """Return how many of n panels stand in a row: as many as asked for, if the page is wide enough for them."""
     if wanted is not None and most_columns(wanted) == wanted:
         return wanted
     free = _free_columns(n)
@@ -79,7 +79,7 @@ def most_columns(n: int, right: float = RIGHT) -> int:
 
 
 def margins(right: float = RIGHT) -> tuple[float, float]:
-    """Return what is kept free at the left and at the right of panels, where in one column nothing stands."""
+    """Return the widths at the left and at the right of panels that are kept free for labels and legends."""
     return LEFT, EDGE if paper.is_narrow() else right
 
 

@@ -19,7 +19,7 @@ MOST_HUES = 6  # of more parts the colour tells the rank
 
 
 def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
-    """Choose what is drawn: the parts asked for, all of them, or groups of them where all would be a wall.
+    """Choose what is drawn: the parts that are asked for, all parts, or groups of classes where there are too many.
 
     Args:
         surface: the result.
@@ -49,7 +49,7 @@ def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
 
 
 def colours(n: int) -> list[Any]:
-    """Return a colour for each of n parts: hues for a few, for more a sequence from dark, the most frequent, to light.
+    """Return a colour for each of n parts: hues for a few, dark (the most frequent) to light for many.
 
     Args:
         n: how many.
@@ -64,7 +64,7 @@ def colours(n: int) -> list[Any]:
 
 
 def by_count(result: Surface | Spectrum, chosen: Iterable[int]) -> list[int]:
-    """Order parts from the most training samples to the fewest; those of which they are not known stay as they are."""
+    """Order parts from the most training samples to the fewest, or leave them in order where the counts are unknown."""
     return sorted(chosen, key=lambda p: -np.nan_to_num(float(result.train_counts[p])))
 
 
@@ -75,7 +75,7 @@ def named(result: Surface | Spectrum, p: int, length: int = 18) -> str:
 
 
 def title(surface: Surface, p: int, length: int) -> str:
-    """Write the title of a part's panel: its name in so many letters, and below it its samples."""
+    """Write the title of a part's panel: its shortened name, and below it its numbers of samples."""
     n, trained = surface.n_samples[p], surface.train_counts[p]
     counts = [f"n = {int(n):,}"] if np.isfinite(n) else []
     if np.isfinite(trained) and trained != n:

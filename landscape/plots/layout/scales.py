@@ -38,12 +38,12 @@ class Scale:
 
     @property
     def low(self) -> float:
-        """Lowest value that is told from others."""
+        """Lowest value with a colour of its own; lower ones are drawn like it."""
         return float(self.levels[0])
 
     @property
     def high(self) -> float:
-        """Highest value that is told from others."""
+        """Highest value with a colour of its own; higher ones are drawn like it."""
         return float(self.levels[-1])
 
     @property
@@ -164,7 +164,7 @@ def _given(levels: Sequence[float] | None) -> np.ndarray:
 
 
 def _nice(low: float, high: float, n: int, log: bool) -> np.ndarray:
-    """Return about n round levels, of which the ends hold all from `low` to `high`."""
+    """Return about n round levels that span the range from `low` to `high`."""
     if high - low <= 1e-6 * max(abs(low), abs(high)):  # a flat surface
         margin = 0.1 * max(abs(low), abs(high)) or 0.1
         low, high = low - margin, high + margin

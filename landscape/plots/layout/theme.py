@@ -136,7 +136,7 @@ def palette() -> list[str]:
 
 
 def shades(n: int) -> list[str]:
-    """Return n colours that tell a rank: from dark to light, on a dark ground from one that is seen on it.
+    """Return n colours for ranks, from dark to light; on a dark background the first is light enough to be seen.
 
     Args:
         n: how many, for the most frequent part first.
@@ -180,7 +180,7 @@ def _luminance(colour: Any) -> float:
 
 
 def _lightened(colour: str) -> str:
-    """Mix a colour with white until it is seen on the dark ground, if that was chosen."""
+    """Mix a colour with white until it contrasts with the dark background, where that was chosen."""
     if not _is_dark():
         return colour
     mixed = (np.array(to_rgb(colour)) * (1 - share) + share for share in np.linspace(0, 1, 41))
@@ -207,7 +207,7 @@ def figure(width: float, height: float, room: paper.Room | None = None) -> Figur
 
 
 def keep_ticks(ax: Axes) -> None:
-    """Tie ticks and grid to the defaults that hold now; matplotlib makes them late, with those of the moment.
+    """Fix the style of ticks and grid now, since matplotlib makes them later, with the defaults of that moment.
 
     Args:
         ax: new axes.
@@ -229,7 +229,7 @@ def keep_ticks(ax: Axes) -> None:
 
 
 def log_scale(axis: Axis, values: np.ndarray) -> None:
-    """Make an axis logarithmic where that says more than a linear one: values that are positive and far apart.
+    """Make an axis logarithmic where its values are positive and span decades.
 
     Args:
         axis: `ax.xaxis` or `ax.yaxis`.
