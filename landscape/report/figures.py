@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,45 +20,19 @@ MOST_NUMBERS = 20
 
 _DPI, _SHOWN_DPI = 200, 120  # pixels of a picture and of the page for an inch of the figure
 
+LEFT_OUT = ("summary", "3d", "heat", "overlay", "map", "barriers")
+"""Kinds of figures that would repeat the table, the surfaces that turn, or another figure of the page."""
+
+
+def caption(figure: Callable[..., Any]) -> str:
+    """Return what a figure shows: the first sentence of its function, without "Draw"."""
+    words = " ".join((figure.__doc__ or "").split("\n\n")[0].split()).removeprefix("Draw ").removesuffix(".")
+    return words[:1].upper() + words[1:]
+
+
 SHOWN: Mapping[str, Mapping[str, str]] = {
-    "spectrum": {
-        "density": "Eigenvalue density of each part, with the same axes and width",
-        "overlap": "How sharp the sharpest directions of each part are for the others",
-        "gradients": "How sharp the gradient of each part is for the others",
-        "subspaces": "How alike the sharpest directions of the parts are",
-    },
-    "surface": {
-        "contour": "Contours of the loss over the plane, a panel for each part with the same levels",
-        "accuracy": "Contours of the accuracy over the plane, a panel for each part",
-    },
-    "line": {"line": "Loss and accuracy of each part along the line"},
-    "trajectory": {
-        "path": "Paths of training over the contours of the loss, and their distance from the plane",
-        "along": "True loss and accuracy along each path, beside those of the surface at its projections",
-    },
-    "sharpness": {"rises": "Rise of the loss of each part within a ball and under noise, against training samples"},
-    "distances": {
-        "matrix": "Four distances between the points as maps, points that lie together side by side",
-        "losses": "Loss of each part at each point",
-        "epochs": "Distance of training to each point, over the epochs",
-    },
-    "gradients": {
-        "cosines": "Cosines between the gradients of all pairs of parts, and with the whole gradient",
-        "decomposition": "Gradient of each part, along the whole gradient and off it",
-        "norms": "Length and share of the gradient of each part, against training samples",
-        "layers": "Shares of the parts in the gradient of each layer, and their cosines with it",
-        "epochs": "Agreement of the gradient of each part with the whole, over the epochs",
-    },
-    "features": {
-        "quality": "Quality of the features of each class",
-        "angles": "Angles between the class means of the features",
-        "collapse": "Four signs of neural collapse",
-    },
-    "history": {
-        "training": "Loss and accuracy over the epochs, of all samples and of each class",
-        "quality": "Quality of the features of each class, over the epochs",
-        "cosines": "Cosine of the gradients of class and batch, over the epochs",
-    },
+    of: {name: caption(figure) for name, figure in figures.items() if name not in LEFT_OUT}
+    for of, figures in KIND_FIGURES.items()
 }
 """Figures of each kind of result, by their names in `plots.KIND_FIGURES`, and what they show."""
 
