@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.errors import InputError, NumericalError, StoreError, arg, said
 from landscape.objective import points, snapshots
-from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.results import History, store
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff import single_samples
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.callables import checked
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
@@ -28,7 +29,7 @@ from landscape.networks import classifiers, filters, models
 from landscape.objective import jobs, points
 from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm
 from landscape.objective.evaluator import Evaluator
-from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint, provenance
 from landscape.results import Distances, grid
@@ -212,7 +213,9 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
             **_matrices(objective, run, at, weights, chosen),
         )
 
-    return jobs.run(list(compute_one), compute, journal, progress)
+    found = jobs.run(list(compute_one), compute, journal, progress)
+    objective.verify()
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -112,10 +112,13 @@ def features(
         )
 
     if out is None:
-        return jobs.run(list(points), compute, None, progress)
+        result = jobs.run(list(points), compute, None, progress)
+        objective.verify()
+        return result
     begun = fingerprint(objective, options) | {"the weights of": weights_of}
     with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
         result = jobs.run(list(points), compute, journal, progress)
+        objective.verify()
         journal.finish(result)
     return result
 

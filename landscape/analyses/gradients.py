@@ -132,10 +132,13 @@ def gradients(
         )
 
     if out is None:
-        return jobs.run(list(points), compute, None, progress)
+        result = jobs.run(list(points), compute, None, progress)
+        objective.verify()
+        return result
     begun = fingerprint(objective, options) | {"the weights of": read_from}
     with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
         result = jobs.run(list(points), compute, journal, progress)
+        objective.verify()
         journal.finish(result)
     return result
 
@@ -194,6 +197,7 @@ def _over_batches(
         seen[present] += counts
         batches[present] += 1
         report(min(0.99, (k + 1) / len(drawn)))
+    objective.verify(model)
     numbers = {name: mean.value for name, mean in means.items()}
     errors = {f"{name}_stderr": means[name].stderr for name in _WITH_ERRORS}
     mean_loss = np.divide(loss, seen, out=np.full(n_parts, np.nan), where=seen > 0)

@@ -30,12 +30,13 @@ from torch import Tensor
 
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.callables import checked
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, points
 from landscape.objective.evaluator import Evaluator, evaluate
-from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint, provenance
 from landscape.results import Sharpness, quadrature
@@ -151,7 +152,9 @@ def _run(objective: Objective, options: Options, journal: Journal | None, progre
             provenance=provenance(objective, vars(options)),
         )
 
-    return jobs.run(list(names), compute, journal, progress)
+    found = jobs.run(list(names), compute, journal, progress)
+    objective.verify()
+    return found
 
 
 # Within a ball --------------------------------------------------------------------------------------------------------

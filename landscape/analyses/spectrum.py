@@ -188,6 +188,8 @@ def spectrum(
 
     def computed(journal: Journal | None) -> Spectrum:
         found = jobs.run(parts, made.compute, journal, progress)
+        if isinstance(subject, Objective):
+            subject.verify()
         if not overlap:
             return found
         made.forget()  # with what it keeps, before the second stage keeps its own

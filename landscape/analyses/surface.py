@@ -276,6 +276,7 @@ def compute(
         between=options.between,
         n_classes=guessing,
     )
+    objective.verify()
     about = provenance(objective, asked_for(along, axes, marks, options))
     return {
         "parts": objective.partition.names,

@@ -22,7 +22,8 @@ from landscape.errors import InputError
 from landscape.networks.matching import matching
 from landscape.objective import points, snapshots
 from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, policies
-from landscape.objective.objective import GROUPS, Objective
+from landscape.objective.objective import Objective
+from landscape.objective.parts import GROUPS
 from landscape.objective.points import Point
 from landscape.results import Plane, Surface, disk, hdf5, store
 from landscape.results.foreign import surface_files

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.errors import check_choice
-from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.per_sample import group_gradients
 from landscape.errors import NumericalError, arg
 from landscape.networks import models
+from landscape.networks.copies import copied
 from landscape.networks.params import Layout
-from landscape.objective.objective import Objective, copied, differentiable_attention
+from landscape.objective.objective import Objective
 
 Report: TypeAlias = Callable[[float], None]
 """Is told the share that is done."""

@@ -39,11 +39,13 @@ def curvature_operator(
         The operator; its products are exact up to rounding.
 
     Raises:
-        InputError: an unknown kind or backend, or "linearized" for a model that cannot be traced.
+        InputError: an unknown kind or backend, "linearized" for a model that cannot be traced, or a model that has
+            changed since its objective was made.
         NumericalError: the loss has no second derivative, or a product is not finite.
     """
     found = find(kind)
     check_choice("backend", backend, BACKENDS)
+    objective.refuse_stale()
     problem = problem_of(objective)
     traced = None if backend == "reverse" else checked_trace(problem, found, required=backend == "linearized")
     refusal = cache(partial(traces.refusal, objective, found))

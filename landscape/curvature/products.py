@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff import devices
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.linearize import Linearized, linearize, n_bytes
 from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
 from landscape.curvature.kinds import Batch, Functions, Kind, Tensors
 from landscape.errors import InputError, NumericalError, arg
 from landscape.networks.params import Layout
-from landscape.objective.objective import differentiable_attention
 
 log = logging.getLogger(__name__)
 

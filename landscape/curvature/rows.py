@@ -28,9 +28,10 @@ from torch import Tensor
 from torch.func import hessian, vmap
 
 from landscape.autodiff import single_samples
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.single_samples import Recorded
 from landscape.networks import losses, models
-from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.objective import Objective
 from landscape.results.gram import Gram
 
 KINDS = ("ggn", "fisher", "empirical-fisher")

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff import per_sample, single_samples
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.piecewise import obstacle
 from landscape.curvature.kinds import Functions, Kind
 from landscape.errors import LandscapeError
 from landscape.networks import models
-from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.objective import Objective
 
 MOST_CLASSES = 512
 """Beyond that, the matrices between the Jacobians take more memory than they are worth."""

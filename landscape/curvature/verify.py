@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.errors import InputError, arg, said
 from landscape.networks import models
-from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.objective import Objective
 
 
 @dataclass(frozen=True, kw_only=True)

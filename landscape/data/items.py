@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, TensorDataset
 
+from landscape.autodiff import randomness
 from landscape.errors import DataError, one_line
 from landscape.results import disk
 
@@ -45,19 +46,29 @@ def collect(dataset: Any) -> tuple[torch.Tensor | None, Any | None, np.ndarray]:
     n = len(dataset)
     if not n:
         raise DataError("the data set is empty")
-    first = range(min(FIRST_FEW, n))
-    for i, once, again in zip(first, inputs(dataset, first), inputs(dataset, first), strict=True):
-        if described(once) != described(again):
-            raise DataError(f"sample {i} differs each time it is read: switch the data set's augmentation off")
+    later = np.random.default_rng(n).permutation(np.arange(min(FIRST_FEW, n), n))[:FIRST_FEW]
+    _refuse_random(dataset, [*range(min(FIRST_FEW, n)), *later.tolist()])
     (example,) = inputs(dataset, [0])
     if n * example.numel() * example.element_size() < IN_MEMORY:
+        before = randomness.state()
         pairs = _pairs(dataset, range(n))
+        if randomness.state() != before:  # a few may be random, of which those above were none
+            _refuse_random(dataset, range(n), pairs)
         labels = np.array([_label(label, i) for i, (_, label) in enumerate(pairs)], dtype=np.int64)
         return stack(range(n), [_tensor(value, i) for i, (value, _) in enumerate(pairs)]), None, labels
     declared = _declared_labels(dataset)
     if declared is None:
         declared = np.array([_label(_pairs(dataset, [i])[0][1], i) for i in range(n)], dtype=np.int64)
     return None, dataset, declared
+
+
+def _refuse_random(dataset: Any, indices: Sequence[int], before: Sequence[tuple[Any, Any]] | None = None) -> None:
+    """Refuse items that are not the same whenever they are read; `before` is what an earlier reading gave."""
+    for i, once, again in zip(indices, before or _pairs(dataset, indices), _pairs(dataset, indices), strict=True):
+        if described(_tensor(once[0], i)) != described(_tensor(again[0], i)):
+            raise DataError(f"sample {i} differs each time it is read: switch the data set's augmentation off")
+        if _label(once[1], i) != _label(again[1], i):
+            raise DataError(f"the label of sample {i} differs each time it is read: the analysis needs fixed labels")
 
 
 def count_classes(labels: np.ndarray, where: str) -> int:

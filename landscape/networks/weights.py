@@ -66,7 +66,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, key: str = ""
         cause = _cause(given, own, head, missing, unexpected, f"{key}.{prefix}".removeprefix("."))
         raise InputError(f"the checkpoint does not fit the model: {', '.join(filter(None, listed))}; {cause}")
     converted = {name: _converted(name, t, own[name].dtype) for name, t in given.items()}
-    changes = {(t.dtype, own[n].dtype) for n, t in given.items() if t.dtype != own[n].dtype}
+    kinds = {(t.dtype, own[n].dtype) for n, t in given.items() if t.dtype != own[n].dtype}
+    changes = {(old, new) for old, new in kinds if torch.promote_types(old, new) != new or new != torch.float64}
     notes += sorted(f"weights converted from {old} to {new}" for old, new in changes)
     model.load_state_dict(converted)
     return LoadReport(prefix=prefix, notes=tuple(notes))

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import models
-from landscape.objective.objective import Objective, copied, differentiable_attention
+from landscape.networks.copies import copied
+from landscape.objective.objective import Objective
 from landscape.objective.points import Point, buffer_layout, set_point
 
 NORM_BATCH = 256

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.forward import Forward, forward
 from landscape.data.datasets import Samples
 from landscape.networks import models
 from landscape.objective import batch_norm as norms
 from landscape.objective import jobs
 from landscape.objective.batch_norm import ByBatch, Reestimation, of_parts
-from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.objective import Objective
 from landscape.objective.points import Point, buffer_layout, origin
 from landscape.results import Points
 from landscape.results.journal import Journal

@@ -14,7 +14,8 @@ from landscape.data.partition import Partition
 from landscape.errors import InputError, arg
 from landscape.networks import checkpoints, classifiers, models, weights
 from landscape.networks.checkpoints import Checkpoint
-from landscape.objective.objective import Loss, Objective, copied
+from landscape.networks.copies import converted, copied
+from landscape.objective.objective import Loss, Objective
 
 File: TypeAlias = str | PathLike[str]
 Split: TypeAlias = Literal["train", "test"]
@@ -116,7 +117,8 @@ def load_objective(
     samples = _samples(dataset, split, {k: v for k, v in given.items() if v is not None}, meta, ckpt)
     if samples_per_class is not None:
         samples = samples.subsample(samples_per_class, data_seed or 0)
-    network, source = _model(model, samples, found, meta, cosine)
+    kind = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    network, source = _model(model, samples, found, meta, cosine, kind)
     return Objective.build(
         network,
         samples,
@@ -125,7 +127,7 @@ def load_objective(
         classes=classes,
         params=params,
         device=device,
-        dtype=DTYPES[dtype] if isinstance(dtype, str) else dtype,
+        dtype=kind,
         batch_size=batch_size,
         weight_decay=weight_decay,
         logits_index=logits_index,
@@ -158,6 +160,7 @@ def _model(
     found: Checkpoint | None,
     meta: Mapping[str, Any],
     cosine: bool,
+    dtype: torch.dtype,
 ) -> tuple[nn.Module, dict[str, Any]]:
     n_classes = len(samples.class_names)
     notes: list[str] = []
@@ -183,6 +186,8 @@ def _model(
     if found is None:
         return network, {"model": label, "classifier": classifiers.described(network, n_classes), "checkpoint": None}
     network = copied(network)
+    if dtype == torch.float64:  # before the weights come, of which the file may hold as many digits
+        network = converted(network, torch.device("cpu"), dtype)
     report = weights.load_weights(network, found.state, key=found.key)
     return network, {
         "model": label,

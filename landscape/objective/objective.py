@@ -5,45 +5,40 @@ divided once by their count, never a mean of batch means. The model is in eval m
 statistics), data come in a fixed order and without augmentation, so L_p is one fixed function.
 """
 
-import copy
 import hashlib
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from landscape.autodiff import devices
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.callables import checked
 from landscape.data import items
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
-from landscape.errors import DataError, InputError, NumericalError, arg
+from landscape.errors import InputError, NumericalError, arg
 from landscape.networks import losses, models
+from landscape.networks.copies import converted, copied, unwrapped
 from landscape.networks.models import failures_named
 from landscape.networks.params import Layout, layout
-from landscape.results import disk
+from landscape.objective import contract
+from landscape.objective.contract import Kept
+from landscape.objective.parts import GROUPS, make_partition, refuse_empty
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B, C), labels (B,)) -> one value per sample (B,)."""
 
 RESIDUAL_LOSSES = ("ce", "logit-adjust")
 """Losses of the form -log p(label), for which 1 - exp(-loss) is the residual mass of a sample."""
-
-GROUPS = {"all": "all", "head": "head-tail", "tail": "head-tail"} | dict.fromkeys(
-    ("many", "medium", "few"), "many-medium-few"
-)
-"""Groups of classes that have a name of their own, and the partition that each is a part of."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +76,8 @@ class Objective:
     thresholds: Mapping[str, int]  # many, few and ends, which the names of groups go by
     _fixed: dict[str, Tensor] = field(repr=False)  # parameters and buffers that do not vary
     theta: tuple[Tensor, ...] = field(repr=False)
+    _theirs: "weakref.ref[nn.Module] | None" = field(repr=False, default=None)  # the caller's model, whose copy it is
+    _kept: Kept | None = field(repr=False, default=None)  # of the network as it was when this was made
 
     @classmethod
     @checked
@@ -143,14 +140,14 @@ class Objective:
         parts = make_partition(samples, partition, many=many, few=few, ends=ends)
         if classes is not None:
             parts = parts.select(classes)
-        _refuse_empty(parts, samples)
+        refuse_empty(parts, samples)
         own = copied(model)
         varying = layout(own, params)
-        own = _converted(own.eval().requires_grad_(False), place, dtype)
+        own = converted(own.eval().requires_grad_(False), place, dtype)
         fingerprint = samples.fingerprint
         if samples.inputs is not None:
             samples = replace(samples, inputs=samples.inputs.to(place))
-        tensors: dict[str, Tensor] = {**dict(own.named_parameters()), **dict(own.named_buffers())}
+        tensors = _tensors(own)
         objective = cls(
             model=own,
             loss=losses.build(loss, samples.class_counts) if isinstance(loss, str) else loss,
@@ -180,8 +177,79 @@ class Objective:
             _fixed={name: t for name, t in tensors.items() if name not in varying.names},
             theta=tuple(tensors[name].detach() for name in varying.names),
         )
-        _check_contract(objective)
-        return objective
+        kept = contract.check(objective)
+        return replace(objective, _kept=kept, _theirs=weakref.ref(unwrapped(model)))
+
+    def at(self, model: nn.Module) -> "Objective":
+        """Return the objective of the same data, parts and loss with the present weights of a model.
+
+        Args:
+            model: of the same network, such as the one that was given at first and was trained on since. It is copied.
+
+        Returns:
+            The objective; its source names no checkpoint.
+
+        Raises:
+            InputError: its tensors have other names or shapes, or its loss is not one fixed number for each sample.
+            NumericalError: the loss is not finite.
+        """
+        own = converted(copied(model).eval().requires_grad_(False), self.device, self.dtype)
+        for one, other in ((own, self.model), (self.model, own)):
+            shapes = {name: t.shape for name, t in _tensors(other).items()}
+            for name, t in _tensors(one).items():
+                if shapes.get(name) != t.shape:
+                    raise InputError(f"{name} of the model is not what it is in the objective's: give the same network")
+        found = self.of_network(own)
+        about = {"checkpoint": None, "weights_sha256": _digest(items.described(t) for t in _tensors(own).values())}
+        dropped = {name for name in self.source if name.startswith("checkpoint")}
+        found = replace(found, source={n: v for n, v in self.source.items() if n not in dropped} | about)
+        kept = contract.check(found)
+        return replace(found, _kept=kept, _theirs=weakref.ref(unwrapped(model)))
+
+    def of_network(self, model: nn.Module) -> "Objective":
+        """Return the objective of the same data, parts and loss with another network of its kind, not copied.
+
+        Args:
+            model: in eval mode, on the objective's device and in its dtype.
+
+        Returns:
+            The objective; what it says of its source stays.
+        """
+        tensors = _tensors(model)
+        varying = self.layout.names
+        return replace(
+            self,
+            model=model,
+            theta=tuple(tensors[name].detach() for name in varying),
+            _fixed={name: t for name, t in tensors.items() if name not in varying},
+            _theirs=None,
+            _kept=None,
+        )
+
+    def refuse_stale(self) -> None:
+        """Raise InputError where the caller's model has changed since, of whose old weights this objective is."""
+        theirs = None if self._theirs is None else self._theirs()
+        if theirs is None:
+            return
+        now, own = _tensors(theirs), _tensors(self.model)
+        same = now.keys() == own.keys() and all(
+            t.shape == own[name].shape and torch.equal(t.detach().to(own[name].device, own[name].dtype), own[name])
+            for name, t in now.items()
+        )
+        if not same:
+            raise InputError(
+                "the model has changed since the objective was made, which holds a copy of its old weights: take "
+                "objective.at(model) for the present ones, or make the objective of a copy of the model to keep the old"
+            )
+
+    def verify(self, model: nn.Module | None = None) -> None:
+        """Raise InputError where a few samples do not have the loss any more that they had when this was made.
+
+        Args:
+            model: a copy of the objective's network that was evaluated in its place.
+        """
+        if self._kept is not None:
+            contract.verify(self if model is None else self.of_network(model), self._kept)
 
     @property
     def counts(self) -> np.ndarray:
@@ -215,7 +283,7 @@ class Objective:
         if name not in found.names:
             raise InputError(f"no class is among the {name}: {arg('many')} and {arg('few')} say which are")
         one = found.coarsen({name: [name]})
-        _refuse_empty(one, self.samples)
+        refuse_empty(one, self.samples)
         return replace(self, partition=one, members=(self.members[self.part(name)] if own else one.indices(0),))
 
     def n_batches(self, part: int) -> int:
@@ -339,132 +407,8 @@ class Objective:
         return replace(self, members=tuple(kept))
 
 
-def make_partition(
-    samples: Samples,
-    spec: str | PathLike[str] | Partition | Mapping[str, Sequence[int]],
-    *,
-    many: int = 100,
-    few: int = 20,
-    ends: int = 1,
-) -> Partition:
-    """Divide samples into parts by a name, a file or a mapping.
-
-    Args:
-        samples: the data.
-        spec: "all", "class", "many-medium-few", "head-tail", a JSON file {"name": [class, ...]}, the same as a
-            mapping, or a finished partition.
-        many: "many" classes have more training samples than this.
-        few: "few" classes have fewer training samples than this.
-        ends: number of classes in each end of "head-tail".
-
-    Returns:
-        The partition.
-
-    Raises:
-        InputError: an unknown name, an unreadable file, or groups that do not fit the classes.
-    """
-    labels, counts = samples.labels, samples.class_counts
-    if isinstance(spec, Partition):
-        if len(spec.part_of) != len(labels):
-            raise InputError(f"the partition is of {len(spec.part_of)} samples, the data has {len(labels)}")
-        return spec
-    if isinstance(spec, Mapping):
-        return Partition.by_groups(labels, spec, len(counts))
-    if spec == "all":
-        return Partition.whole(len(labels))
-    if spec == "class":
-        return Partition.by_class(labels, samples.class_names)
-    if spec == "many-medium-few":
-        return Partition.by_count(labels, counts, many=many, few=few)
-    if spec == "head-tail":
-        return Partition.head_tail(labels, counts, n_classes=ends)
-    path = Path(spec)
-    if path.suffix != ".json":
-        raise InputError(
-            f"{arg('partition', spec)} is unknown: choose all, class, many-medium-few, head-tail or a .json file "
-            "of groups"
-        )
-    groups = disk.read_json(path, InputError)
-    if not isinstance(groups, dict) or not all(isinstance(g, list) for g in groups.values()):
-        raise InputError(f'{spec} must hold {{"name": [class, ...]}}')
-    return Partition.by_groups(labels, groups, len(counts))
-
-
-@contextmanager
-def differentiable_attention() -> Generator[None, None, None]:
-    """Return a context for second derivatives: gradients are on, attention and weight norm use plain operations.
-
-    And in full precision, see `devices.full_precision`.
-    """
-    with devices.full_precision(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _PlainWeightNorm():
-        yield
-
-
-class _PlainWeightNorm(TorchFunctionMode):
-    """Write weight norm out: PyTorch's own operation has a wrong second derivative (torch 2.13: off by its size)."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch._weight_norm:
-            return _weight_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    return v * (g / torch.norm_except_dim(v, 2, dim))
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """Copy a model, without what DataParallel or torch.compile have put around it.
-
-    Args:
-        model: the caller's, which is not touched.
-
-    Returns:
-        A copy of the network inside.
-
-    Raises:
-        InputError: it cannot be copied, or its weights have no values or no real ones.
-    """
-    while isinstance(inner := _inside(model), nn.Module):
-        model = inner
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("a TorchScript module does not let its parameters vary: give the nn.Module it was made of")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if nn.parameter.is_lazy(tensor):
-            raise InputError(f"{name} of the model has no shape yet: pass a batch through it once")
-        if tensor.is_meta:
-            raise InputError(f"{name} of the model is on the meta device and has no values: load its weights first")
-    for name, parameter in model.named_parameters():
-        if parameter.is_complex():
-            raise InputError(f"{name} of the model is complex: hold its real and imaginary part as real parameters")
-    # What a forward pass left behind is no leaf, and deepcopy takes leaves only; old weight_norm leaves weights so.
-    left = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
-    try:
-        return copy.deepcopy(model, {id(t): t.detach().clone() for t in left})
-    except Exception as error:  # what a user's model holds may refuse in any way
-        raise InputError(
-            f"the model cannot be copied: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}; "
-            "take out of it what is no part of the network"
-        ) from error
-
-
-def _inside(model: nn.Module) -> Any:
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return model.module
-    return getattr(model, "_orig_mod", None)
-
-
-def _converted(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Move a model and take its real numbers to a type, its complex ones to the complex type of that precision."""
-
-    def convert(t: Tensor) -> Tensor:
-        wanted = dtype.to_complex() if t.is_complex() else dtype if t.is_floating_point() else t.dtype
-        return t.to(device, wanted)
-
-    model._apply(convert)  # type: ignore[no-untyped-call]  # as Module.to does, which drops imaginary parts
-    return model
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _digest(pieces: Iterable[bytes]) -> str:
@@ -472,52 +416,3 @@ def _digest(pieces: Iterable[bytes]) -> str:
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
-
-
-def _refuse_empty(parts: Partition, samples: Samples) -> None:
-    for part, count in enumerate(parts.counts):
-        if count == 0:
-            name = parts.names[part]
-            other = "test" if samples.split == "train" else "train"
-            raise DataError(
-                f"part {name} has no samples in the {samples.split} split of {samples.name}; "
-                f"choose others with {arg('classes')} or pass {arg('split', other)}"
-            )
-
-
-def _check_contract(objective: Objective) -> None:
-    """Run a few samples through model and loss, and refuse what cannot be analysed with a line that says why."""
-    index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
-    inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
-    theta = [t.clone().requires_grad_() for t in objective.theta]
-
-    def losses_of(some: slice) -> Tensor:
-        with failures_named(inputs[some]), differentiable_attention():
-            return objective.losses(theta, inputs[some].clone(), labels[some])  # models may overwrite their inputs
-
-    values = losses_of(slice(None))
-    if not isinstance(values, Tensor) or values.shape != (len(index),):
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(
-            f"the loss returned {shape} for a batch of {len(index)}: it must return one value per sample, "
-            f'({len(index)},); use reduction="none"'
-        )
-    if not torch.isfinite(values).all():
-        raise NumericalError(
-            f"the loss of the first samples is {values.detach().tolist()}: look at the checkpoint's weights, "
-            f"the normalisation of the data and {arg('dtype')}"
-        )
-    if not torch.equal(values, losses_of(slice(None))):
-        raise InputError(
-            "the loss differs between two runs on the same samples: is there dropout or noise in eval mode?"
-        )
-    # Not the first sample alone: a recurrent layer that takes the batch axis for time gives that one the right loss.
-    alone = [losses_of(slice(i, i + 1)) for i in range(len(index))]
-    spread = 1e-3 * (1 + values.abs().max())
-    if (values - torch.stack([v.sum() for v in alone])).abs().max() > spread:
-        raise InputError(
-            "the loss of a sample depends on the other samples of its batch (batch norm without running statistics, "
-            "or a contrastive loss): the loss of a part is then not a sum over its samples"
-        )
-    if not values.requires_grad or all(g is None for g in torch.autograd.grad(values.sum(), theta, allow_unused=True)):
-        raise InputError("the loss does not depend on the chosen parameters: no gradient reaches them")

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.networks.copies import copied
 from landscape.networks.params import Layout
 from landscape.objective import snapshots
-from landscape.objective.objective import Objective, copied, differentiable_attention
+from landscape.objective.objective import Objective
 from landscape.objective.snapshots import Snapshot
 
 _LEAST_EPS = 1e-12
@@ -155,7 +157,7 @@ def set_point(model: nn.Module, layout: Layout, point: Point) -> None:
 
 def objective_at(objective: Objective, point: Point) -> Objective:
     """Return an objective of the same data, parts and loss at a point."""
-    return snapshots.of_network(objective, network_at(objective, point))
+    return objective.of_network(network_at(objective, point))
 
 
 def digest(some: Iterable[Point]) -> str:

@@ -35,7 +35,11 @@ def provenance(objective: Objective, options: Mapping[str, Any]) -> dict[str, An
 
     Returns:
         Strings, numbers, lists and mappings, as JSON knows them.
+
+    Raises:
+        InputError: the caller's model has changed since the objective was made.
     """
+    objective.refuse_stale()
     return {
         **about_run(options, objective.device, objective.dtype),
         "batch_size": objective.batch_size,

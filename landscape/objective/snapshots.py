@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -115,27 +115,7 @@ def objective_at(
     Raises:
         InputError: the file is not the one any more that `find` read.
     """
-    return of_network(objective, network(objective, snapshot, key=key, trust_pickle=trust_pickle))
-
-
-def of_network(objective: Objective, model: nn.Module) -> Objective:
-    """Return an objective of the same data, parts and loss with another network of its kind.
-
-    Args:
-        objective: not touched.
-        model: in eval mode, on the objective's device and in its dtype.
-
-    Returns:
-        The objective of that network.
-    """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    varying = objective.layout.names
-    return replace(
-        objective,
-        model=model,
-        theta=tuple(tensors[name].detach() for name in varying),
-        _fixed={name: t for name, t in tensors.items() if name not in varying},
-    )
+    return objective.of_network(network(objective, snapshot, key=key, trust_pickle=trust_pickle))
 
 
 @contextmanager

@@ -437,8 +437,7 @@ def test_over_training_each_checkpoint_gives_what_its_weights_give(run, options,
     np.testing.assert_array_equal(found.epoch, [0, np.nan, 20])
     for seed in range(3):
         # The case's data depend on the seed too: the weights of one in the objective of the other.
-        one = CASES["mlp-norm"].objective(params=params)
-        one.model.load_state_dict(CASES["mlp-norm"].objective(seed=seed).model.state_dict())
+        one = CASES["mlp-norm"].objective(params=params).at(CASES["mlp-norm"].objective(seed=seed).model)
         alone = ls.gradients(one, **options)
         for name in (*NUMBERS, "theta_norm", "loss", "cosine_stderr"):
             np.testing.assert_array_equal(getattr(found, name)[seed], getattr(alone, name)[0], err_msg=name)

@@ -6,11 +6,12 @@ from cases import CASES
 
 from landscape.analyses import spectrum as spectra_module
 from landscape.autodiff import devices
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature.operators import curvature_operator
 from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.objective import jobs
-from landscape.objective.objective import Objective, differentiable_attention
+from landscape.objective.objective import Objective
 
 CUDNN, MKLDNN = torch.backends.cudnn, torch.backends.mkldnn
 KINDS = {

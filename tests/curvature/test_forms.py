@@ -6,10 +6,10 @@ import torch
 from cases import CASES
 from exact import dense, differences
 
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import forms
 from landscape.curvature.kinds import KINDS
 from landscape.errors import InputError
-from landscape.objective.objective import differentiable_attention
 
 
 def vector(objective, seed=0):

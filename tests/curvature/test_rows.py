@@ -7,8 +7,8 @@ from cases import CASES, CLASS_SIZES, Case, mlp, smoothed
 from exact import dense
 from torch import nn
 
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import rows
-from landscape.objective.objective import differentiable_attention
 
 EPS = 2.0**-52
 

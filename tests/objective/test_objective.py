@@ -12,7 +12,7 @@ import landscape as ls
 from landscape.data import datasets
 from landscape.data.partition import Partition
 from landscape.errors import InputError, StoreError
-from landscape.objective.objective import make_partition
+from landscape.objective.parts import make_partition
 from tests.cases import Case, mlp
 from tests.exact import differences
 

@@ -1,0 +1,19 @@
+"""Whether code draws random numbers: the state of the generators that it shares with everyone."""
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+
+def state() -> bytes:
+    """Return a digest of the state of the generators of Python, NumPy and PyTorch, on the CPU and on GPUs in use."""
+    digest = hashlib.sha256(repr(random.getstate()).encode())
+    name, keys, *rest = np.random.get_state(legacy=True)  # ruff: ignore[numpy-legacy-random]  # what users' code draws from
+    digest.update(repr((name, *rest)).encode())
+    digest.update(np.asarray(keys).tobytes())
+    digest.update(torch.get_rng_state().numpy().tobytes())
+    for generator in torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ():
+        digest.update(generator.numpy().tobytes())
+    return digest.digest()

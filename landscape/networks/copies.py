@@ -1,0 +1,66 @@
+"""Copies of a caller's network, which is never touched: without wrappers, on an analysis' device and in its type."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import InputError, one_line
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Copy a model, without what DataParallel or torch.compile have put around it.
+
+    Args:
+        model: the caller's, which is not touched.
+
+    Returns:
+        A copy of the network inside.
+
+    Raises:
+        InputError: it cannot be copied, or its weights have no values or no real ones.
+    """
+    model = unwrapped(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module does not let its parameters vary: give the nn.Module it was made of")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise InputError(f"{name} of the model has no shape yet: pass a batch through it once")
+        if tensor.is_meta:
+            raise InputError(f"{name} of the model is on the meta device and has no values: load its weights first")
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise InputError(f"{name} of the model is complex: hold its real and imaginary part as real parameters")
+    # What a forward pass left behind is no leaf, and deepcopy takes leaves only; old weight_norm leaves weights so.
+    left = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
+    try:
+        return copy.deepcopy(model, {id(t): t.detach().clone() for t in left})
+    except Exception as error:  # what a user's model holds may refuse in any way
+        raise InputError(
+            f"the model cannot be copied: {one_line(error)}; take out of it what is no part of the network"
+        ) from error
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside what DataParallel or torch.compile have put around it."""
+    while isinstance(inner := _inside(model), nn.Module):
+        model = inner
+    return model
+
+
+def _inside(model: nn.Module) -> Any:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return model.module
+    return getattr(model, "_orig_mod", None)
+
+
+def converted(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Move a model and take its real numbers to a type, its complex ones to the complex type of that precision."""
+
+    def convert(t: Tensor) -> Tensor:
+        wanted = dtype.to_complex() if t.is_complex() else dtype if t.is_floating_point() else t.dtype
+        return t.to(device, wanted)
+
+    model._apply(convert)  # type: ignore[no-untyped-call]  # as Module.to does, which drops imaginary parts
+    return model

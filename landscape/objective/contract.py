@@ -1,0 +1,129 @@
+"""What model, loss and data must hold for L_p to be one fixed function: looked at on a few samples, before and after.
+
+A loss that averages, samples that influence each other, dropout in eval mode, a counter that changes the output after
+many calls: each gives numbers that mean nothing, and none is seen in the numbers.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.autodiff import randomness
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.errors import InputError, NumericalError, arg
+from landscape.networks.models import failures_named
+
+if TYPE_CHECKING:
+    from landscape.objective.objective import Objective
+
+_FEW = 8  # samples of the first and of a later batch that are evaluated again at the end
+_REPEATS = 64  # evaluations of these by a model that draws random numbers, of which all must agree
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Losses of a few samples when the objective was made."""
+
+    batches: tuple[np.ndarray, ...]  # positions of the first samples, and of some later ones
+    losses: tuple[Tensor, ...]
+
+
+def check(objective: "Objective") -> Kept:
+    """Run a few samples through model and loss, and refuse what cannot be analysed with a line that says why.
+
+    Args:
+        objective: model, loss and data.
+
+    Returns:
+        What `verify` compares with at the end of an analysis.
+
+    Raises:
+        InputError: the loss is not one fixed number for each sample, or does not depend on the parameters.
+        NumericalError: it is not finite.
+    """
+    index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
+    inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
+    theta = [t.clone().requires_grad_() for t in objective.theta]
+
+    def losses_of(some: slice) -> Tensor:
+        with failures_named(inputs[some]), differentiable_attention():
+            return objective.losses(theta, inputs[some].clone(), labels[some])  # models may overwrite their inputs
+
+    values = losses_of(slice(None))
+    if not isinstance(values, Tensor) or values.shape != (len(index),):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(
+            f"the loss returned {shape} for a batch of {len(index)}: it must return one value per sample, "
+            f'({len(index)},); use reduction="none"'
+        )
+    if not torch.isfinite(values).all():
+        raise NumericalError(
+            f"the loss of the first samples is {values.detach().tolist()}: look at the checkpoint's weights, "
+            f"the normalisation of the data and {arg('dtype')}"
+        )
+    # Not the first sample alone: a recurrent layer that takes the batch axis for time gives that one the right loss.
+    alone = [losses_of(slice(i, i + 1)) for i in range(len(index))]
+    kept = _steady(objective)
+    spread = 1e-3 * (1 + values.abs().max())
+    if (values - torch.stack([v.sum() for v in alone])).abs().max() > spread:
+        raise InputError(
+            "the loss of a sample depends on the other samples of its batch (batch norm without running statistics, "
+            "or a contrastive loss): the loss of a part is then not a sum over its samples"
+        )
+    if not values.requires_grad or all(g is None for g in torch.autograd.grad(values.sum(), theta, allow_unused=True)):
+        raise InputError("the loss does not depend on the chosen parameters: no gradient reaches them")
+    return kept
+
+
+def verify(objective: "Objective", kept: Kept) -> None:
+    """Evaluate the few samples again, and refuse numbers of a model, a loss or data that did not hold still.
+
+    Args:
+        objective: as it was when `check` looked at it.
+        kept: what that returned.
+
+    Raises:
+        InputError: a loss is another one.
+    """
+    eps = torch.finfo(objective.dtype).eps
+    for index, before in zip(kept.batches, kept.losses, strict=True):
+        now = _losses(objective, index)
+        off = (now - before).abs() > 1e3 * eps * (1 + before.abs())  # operations of a GPU may add up in any order
+        if bool((off & ~(now.isnan() & before.isnan())).any()):
+            raise InputError(
+                f"the loss of sample {int(index[int(off.int().argmax())])} is another at the end of the analysis than "
+                "at its start: the data are random, or the model keeps a counter or a buffer that changes its output; "
+                "make both hold still"
+            )
+
+
+def _steady(objective: "Objective") -> Kept:
+    """Evaluate a few samples twice; many times where the model draws random numbers, of which few may show."""
+    everyone = np.concatenate(objective.members)
+    later = everyone[min(_FEW, len(everyone)) :]
+    some = np.random.default_rng(len(everyone)).choice(later, min(_FEW, len(later)), replace=False)
+    batches = tuple(b for b in (everyone[:_FEW], np.sort(some)) if len(b))
+    before = randomness.state()
+    losses = tuple(_losses(objective, b) for b in batches)
+    repeats = _REPEATS if randomness.state() != before else 1
+    for _ in range(repeats):
+        for b, first in zip(batches, losses, strict=True):
+            if not torch.equal(_losses(objective, b).nan_to_num(), first.nan_to_num()):
+                raise InputError(
+                    "the loss differs between two runs on the same samples: is there dropout or noise in eval mode, or "
+                    "augmentation in the data?"
+                )
+    return Kept(batches, losses)
+
+
+def _losses(objective: "Objective", index: np.ndarray) -> Tensor:
+    with differentiable_attention(), torch.no_grad():
+        found = []
+        for some in np.array_split(index, -(-len(index) // objective.batch_size)):
+            inputs, labels = objective.samples.batch(some, objective.device, objective.dtype)
+            with failures_named(inputs):
+                found.append(objective.losses(objective.theta, inputs.clone(), labels).detach())
+    return torch.cat(found)

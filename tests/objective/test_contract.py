@@ -1,0 +1,232 @@
+"""Models, losses and data that do not hold still are refused, at the start or at the end of an analysis."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import landscape as ls
+from landscape.analyses import directions
+from landscape.autodiff import randomness
+from landscape.data import datasets
+from landscape.errors import DataError, InputError
+from landscape.objective import batch_norm
+from landscape.objective.objective import Objective
+
+X = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
+Y = torch.arange(40) % 3
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def objective_of(model, **options):
+    data = datasets.from_dataset((X, Y))
+    return Objective.build(model, data, partition="class", dtype=torch.float64, device="cpu", **options)
+
+
+class Noisy(nn.Module):
+    """Draws random numbers in each pass, from one generator or another."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.net, self.draw = net(), draw
+
+    def forward(self, x):
+        return self.draw(self.net(x))
+
+
+NUMPY = np.random.mtrand._rand  # the generator behind np.random.rand, which users' code draws from
+DRAWS = {
+    "dropout": lambda z: F.dropout(z, 0.5, training=True),
+    "dropout of 0.1 %": lambda z: F.dropout(z, 0.001, training=True),
+    "noise": lambda z: z + 1e-3 * torch.randn_like(z),
+    "NumPy's": lambda z: z * (1 + 1e-3 * (NUMPY.rand() < 0.05)),
+    "Python's": lambda z: z * (1 + 1e-3 * (random.random() < 0.05)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_model_that_draws_random_numbers_is_refused(name, seed):
+    torch.manual_seed(seed)
+    NUMPY.seed(seed)
+    random.seed(seed)
+    with pytest.raises(InputError, match=r"differs between two runs.*dropout or noise"):
+        objective_of(Noisy(DRAWS[name]))
+
+
+def test_a_model_that_draws_and_does_not_use_it_is_welcome():
+    before = randomness.state()
+    objective_of(Noisy(lambda z: z + 0 * torch.rand(1)))
+    assert randomness.state() != before
+    assert randomness.state() == randomness.state()
+
+
+class Drifting(nn.Module):
+    """Its output changes after so many passes, by a counter of its own or in a buffer."""
+
+    def __init__(self, after, buffer):
+        super().__init__()
+        self.net, self.after, self.calls = net(), after, 0
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64)) if buffer else None
+
+    def forward(self, x):
+        if hasattr(self, "count"):
+            self.count += 1
+            calls = self.count
+        else:
+            self.calls += 1
+            calls = self.calls
+        return self.net(x) * (1 + 0.05 * (calls > self.after))
+
+
+ANALYSES = {
+    "spectrum": lambda o: ls.spectrum(o, steps=12, probes=2, backend="reverse"),
+    "surface": lambda o: ls.surface(o, directions.random(o, 1), np.linspace(-1, 1, 15)),
+    "gradients": lambda o: ls.gradients(o, batches=25, samples_per_batch=8),
+    "sharpness": lambda o: ls.sharpness(o, draws=2, ascent_steps=3),
+    "features": lambda o: [ls.features(o) for _ in range(9)],
+}
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+@pytest.mark.parametrize("name", ANALYSES)
+def test_a_model_that_drifts_is_refused_at_the_end(name, buffer):
+    still = ANALYSES[name](objective_of(Drifting(10**6, buffer), batch_size=4))
+    objective = objective_of(Drifting(45, buffer), batch_size=4)
+    if name == "surface" and not buffer:  # the traced pass never calls the model, whose counter stands still
+        np.testing.assert_array_equal(ANALYSES[name](objective).loss, still.loss)
+        return
+    with pytest.raises(InputError, match="is another at the end of the analysis than at its start"):
+        ANALYSES[name](objective)
+
+
+class Items(torch.utils.data.Dataset):
+    """Samples of which some have a random input, or a random label."""
+
+    def __init__(self, label=lambda i: False, noise=lambda i: False, own=False):
+        self.label, self.noise = label, noise
+        self.draw = np.random.default_rng(0) if own else NUMPY
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        x = X[i] + torch.from_numpy(self.draw.normal(size=5)).float() if self.noise(i) else X[i]
+        return x, int(self.draw.integers(3) if hasattr(self.draw, "integers") else self.draw.randint(3)) if (
+            self.label(i)
+        ) else int(Y[i])
+
+
+@pytest.mark.parametrize(
+    ("items", "what"),
+    [
+        (Items(noise=lambda i: True), "sample"),
+        (Items(noise=lambda i: i >= 8), "sample"),
+        (Items(noise=lambda i: i >= 8, own=True), "sample"),
+        (Items(noise=lambda i: i == 31), "sample 31"),
+        (Items(label=lambda i: True), "the label of sample"),
+        (Items(label=lambda i: i >= 8), "the label of sample"),
+        (Items(label=lambda i: i >= 8, own=True), "the label of sample"),
+    ],
+)
+def test_random_items_are_refused_wherever_they_begin(items, what):
+    for seed in range(3):
+        NUMPY.seed(seed)
+        with pytest.raises(DataError, match=f"{what}.*differs each time it is read"):
+            datasets.from_dataset(items)
+
+
+def test_data_too_large_for_memory_are_looked_at_again_at_the_end(monkeypatch):
+    monkeypatch.setattr("landscape.data.items.IN_MEMORY", 0)
+    items = Items()
+    objective = Objective.build(net(), datasets.from_dataset(items), dtype=torch.float64, device="cpu")
+    objective.verify()
+    items.noise = lambda i: True
+    with pytest.raises(InputError, match="is another at the end"):
+        objective.verify()
+
+
+# The caller's model
+
+
+def trained(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+
+
+def loaded(model):
+    model.load_state_dict({name: t + 0.1 for name, t in model.state_dict().items()})
+
+
+def written(model):
+    model[0].weight.data[0, 0] += 1.0  # which no version counter of autograd sees
+
+
+@pytest.mark.parametrize("change", [trained, loaded, written])
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.DataParallel])
+def test_an_objective_of_a_model_that_was_changed_gives_no_numbers(change, wrap):
+    model = net()
+    given = wrap(model)
+    objective = objective_of(given)
+    kept = objective_of(copy.deepcopy(model))
+    before = ls.spectrum(objective, steps=8, probes=1).lambda_max
+    change(model)
+    for use in (*ANALYSES.values(), ls.hessian):
+        with pytest.raises(InputError, match=r"changed since the objective was made.*objective\.at\(model\)"):
+            use(objective)
+    now = objective.at(given)
+    fresh = objective_of(model)
+    found = ls.spectrum(now, steps=8, probes=1)
+    np.testing.assert_array_equal(found.lambda_max, ls.spectrum(fresh, steps=8, probes=1).lambda_max)
+    assert not np.allclose(found.lambda_max, before)
+    assert now.source["weights_sha256"] == fresh.source["weights_sha256"] != objective.source["weights_sha256"]
+    np.testing.assert_array_equal(ls.spectrum(kept, steps=8, probes=1).lambda_max, before)
+    change(model)
+    with pytest.raises(InputError, match="changed since"):
+        ls.spectrum(now, steps=8, probes=1)
+
+
+def test_an_objective_outlives_the_model_it_was_made_of():
+    objective = objective_of(net())
+    assert objective._theirs() is None
+    objective.refuse_stale()
+
+
+def test_another_network_is_no_later_state_of_this_one():
+    objective = objective_of(net())
+    for other in (nn.Linear(5, 3), nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 3))):
+        with pytest.raises(InputError, match="give the same network"):
+            objective.at(other)
+
+
+def test_statistics_that_move_in_training_mode_are_a_change_too():
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    objective = objective_of(model)
+    model(X)
+    with pytest.raises(InputError, match="changed since"):
+        ls.spectrum(objective, steps=4, probes=1)
+    assert batch_norm.DEFAULT in batch_norm.POLICIES
+
+
+@pytest.mark.parametrize("wide", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_keep_the_digits_that_file_and_analysis_have(tmp_path, wide, dtype):
+    state = {name: torch.randn(t.shape, dtype=torch.float64).to(wide) for name, t in net().state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    objective = ls.load_objective(str(tmp_path / "w.pt"), model=net(), dataset=(X, Y), dtype=dtype)
+    for name, t in zip(objective.layout.names, objective.theta, strict=True):
+        assert torch.equal(t, state[name].to(objective.dtype))
+    lost = torch.promote_types(wide, objective.dtype) != objective.dtype
+    notes = " ".join(objective.source["checkpoint_notes"])
+    assert (f"from {wide}" in notes) == (lost or (wide == torch.bfloat16 and dtype == "float32"))
