@@ -139,7 +139,7 @@ def distances(
     if finetune is not None and along:
         raise InputError("--along goes with a run's memory bank; fine-tuning starts from one checkpoint")
     if bn != DEFAULT and not barriers:
-        raise InputError(f"--bn {bn} is of the segments of --barriers: pass --barriers 9, or leave it out")
+        raise InputError(f"--bn {bn} changes nothing without --barriers: pass --barriers 9 too, or leave it out")
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
     file, folder = (ckpt, Path(ckpt).parent) if finetune is not None or not Path(ckpt).is_dir() else _of_run(ckpt)
     chosen: Any = partition

@@ -151,7 +151,7 @@ def hessian(
         InputError: options that are unknown or contradict each other.
     """
     if verify_with and given["operator"] != HESSIAN.name:
-        raise InputError(f"--verify pyhessian knows no {given['operator']}: leave one of them out")
+        raise InputError(f"--verify pyhessian compares Hessians only: leave it out for --operator {given['operator']}")
     if verify_with:
         verify.refuse(given["weight_decay"])
     ours = {name: given.pop(name) for name in SPECTRUM_NAMES}

@@ -13,7 +13,7 @@ from landscape.cli.console import Console
 from landscape.cli.drawing import DRAWING, check_drawing, take_drawing
 from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twice
 from landscape.cli.options import Choice, command, listed, option
-from landscape.errors import InputError
+from landscape.errors import InputError, nearest
 from landscape.plots.layout.theme import STYLES
 from landscape.results import Result, Surface, Traces
 
@@ -129,7 +129,9 @@ def _drawn_as(files: Sequence[Path], results: Sequence[Result]) -> str:
     kinds = ["line" if isinstance(r, Surface) and r.is_line else r.kind for r in results]
     for file, kind in zip(files, kinds, strict=True):
         if kind == Traces.kind:
-            raise InputError("--groups and --weights of spectra are for landscape compare: only traces can be joined")
+            raise InputError(
+                "only the traces of a spectrum can be joined: use --groups and --weights with landscape compare"
+            )
         if kind != kinds[0]:
             raise InputError(f"{files[0]} is a {kinds[0]}, {file} a {kind}: draw files of one kind together")
     return kinds[0]
@@ -199,7 +201,9 @@ def _select(parts: Sequence[str], text: str) -> list[str]:
         name = parts[int(word)] if by_position else word
         if name not in parts:
             shown = ", ".join(parts[:10]) + (", ..." if len(parts) > 10 else "")
-            raise InputError(f"--parts: no part {word!r}; choose from {shown} or 0 to {len(parts) - 1}")
+            raise InputError(
+                f"--parts: no part {word!r}; {nearest(word, parts)}choose from {shown} or 0 to {len(parts) - 1}"
+            )
         if name in chosen:
             raise InputError(f"--parts: {word!r} is named twice in {text!r}")
         chosen.append(name)

@@ -17,15 +17,16 @@ from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import POSITIVE, SEED, SHARE, Choice, Decorator, command, listed, option
+from landscape.cli.planes import stored_plane
 from landscape.data import datasets
-from landscape.errors import InputError
+from landscape.errors import InputError, nearest
 from landscape.networks.matching import matching
 from landscape.objective import points, snapshots
 from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, policies
 from landscape.objective.objective import Objective
 from landscape.objective.parts import GROUPS
 from landscape.objective.points import Point
-from landscape.results import Plane, Surface, disk, hdf5, store
+from landscape.results import Surface, disk, hdf5, store
 from landscape.results.foreign import surface_files
 
 KINDS = ("random", "ckpt", "pca", "eigen", "gradient")
@@ -332,8 +333,11 @@ def _run(
 def _refuse(kind: str, n_axes: int, **given: Any) -> None:
     """Refuse options that would be ignored, and name those that are missing, before anything is loaded."""
     stored = kind not in KINDS
-    if stored and not Path(kind).suffix == ".h5":
-        raise InputError(f"--directions {kind!r} is unknown: choose {', '.join(KINDS)} or the .h5 of a stored plane")
+    if stored and Path(kind).suffix != ".h5":
+        near = nearest(kind, KINDS)
+        raise InputError(
+            f"--directions {kind!r} is unknown: {near}choose {', '.join(KINDS)} or the .h5 of a stored plane"
+        )
     needs = {"ckpt": "ckpt_to", "pca": "trajectory"}
     if kind in needs and not given[needs[kind]]:
         raise InputError(f"--directions {kind} needs --{needs[kind].replace('_', '-')}")
@@ -403,36 +407,6 @@ def _parts(objective: Objective, of: str | None, n_axes: int, kind: str) -> list
 def _named(objective: Objective, word: str) -> str:
     names = objective.partition.names
     return names[int(word)] if word not in names and word.isdecimal() and int(word) < len(names) else word
-
-
-def stored_plane(objective: Objective, file: str, n_axes: int, *, own_origin: bool) -> Directions:
-    """Read a plane that --save-plane kept, or the directions of tomgoldstein/loss-landscape.
-
-    Args:
-        objective: of a network of the same shape.
-        file: the result file.
-        n_axes: how many of its directions are wanted.
-        own_origin: go from the objective's own weights instead of the plane's origin; directions have no other.
-
-    Returns:
-        The directions.
-
-    Raises:
-        InputError: the file holds something else, or fewer directions.
-    """
-    plane = _foreign_plane(objective, file) if surface_files.is_foreign(file) else store.load(file)
-    if not isinstance(plane, Plane):
-        raise InputError(f"{file} is a {plane.kind}: a plane is what --save-plane wrote")
-    if len(plane.axes) < n_axes:
-        raise InputError(f"{file} holds a line: a plane has two directions")
-    return directions.from_plane(objective, plane, own_origin=own_origin).first(n_axes)
-
-
-def _foreign_plane(objective: Objective, file: str) -> Plane:
-    model, names = objective.model, (objective.layout.names, points.buffer_layout(objective.model).names)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    parameters, buffers = ({name: tensors[name].detach().cpu().numpy() for name in some} for some in names)
-    return surface_files.read_plane(file, parameters, buffers, list(model.state_dict()))
 
 
 def training_samples(objective: Objective, bn: BatchNorm) -> datasets.Samples | None:

@@ -13,7 +13,8 @@ from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, SEED, SIZE, command, option
-from landscape.cli.surface import BF16, BN_SAMPLES, REFINE, batch_norm, stored_plane, training_samples
+from landscape.cli.planes import stored_plane
+from landscape.cli.surface import BF16, BN_SAMPLES, REFINE, batch_norm, training_samples
 from landscape.errors import InputError
 from landscape.objective import points, snapshots
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
@@ -126,7 +127,7 @@ def trajectory(
         raise InputError(f"--every {every} leaves {sum(map(len, listed.values()))} checkpoints: a path needs three")
     if not through and sum(map(len, listed.values())) < 3:
         raise InputError(
-            f"{ckpt} is {len(listed[ckpt])} checkpoint(s): a path needs three, as 'RUN/snapshots/*.pt'; "
+            f"{ckpt} is {len(listed[ckpt])} checkpoint(s): a path needs at least three, as 'RUN/snapshots/*.pt'; "
             "landscape train writes them with --snapshot-every 1"
         )
     last = listed[ckpt][-1][0]

@@ -204,7 +204,7 @@ def test_a_checkpoint_is_called_one_and_a_result_is_read_whatever_it_is_called(r
 def test_what_is_for_surfaces_only_is_refused_elsewhere(run, file, save):
     surface = save("s.h5", three_classes())
     for words, line in (
-        (["plot", file, "--groups", "all"], "--groups and --weights of spectra are for landscape compare"),
+        (["plot", file, "--groups", "all"], "only the traces of a spectrum can be joined"),
         (["compare", file, "--weights", "drv"], "weights 'drv' are unknown: choose natural, balanced, training, drw"),
         (
             ["plot", surface, "--dir-file", file],

@@ -185,7 +185,7 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["surface2d", "--ckpt", "last.pt", "--bn", "freeze"], "'--bn': 'freeze' is not one of 'log-interpolate'"),
         (["surface2d", "--ckpt", "last.pt", "--norm", "filters"], "'--norm': 'filters' is not one of"),
         (["surface2d", "--ckpt", "last.pt", "--directions", "gone.h5"], "there is no file gone.h5"),
-        (["trajectory", "--ckpt", "last.pt"], "a path needs three"),
+        (["trajectory", "--ckpt", "last.pt"], "a path needs at least three"),
         (["trajectory", "--ckpt", ".", "--through", "other.pt"], "--through is given 1 times"),
         (["trajectory", "--ckpt", ".", "--every", "9"], "--every 9 leaves 2 checkpoints: a path needs three"),
         (["trajectory", "--ckpt", ".", "--grid", "1"], "'--grid': 1 is not in the range x>=2"),

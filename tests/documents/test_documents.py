@@ -31,7 +31,7 @@ RUN = {"docs/tutorial.md", "docs/howto.md"}
 """Pages whose "$ " commands and Python blocks are followed in their order, in one folder."""
 
 SMALLER = {
-    "--epochs 20": "--epochs 2",
+    "--epochs 20": "--epochs 6",
     "--snapshot-every 2": "--snapshot-every 1",
     "--steps 60": "--steps 10 --probes 2",
     "--steps 30": "--steps 5",

@@ -85,7 +85,7 @@ def test_runs_side_by_side_share_one_scale_and_name_both_ends():
     np.testing.assert_array_equal(fig.axes[0].lines[0].get_ydata(), results["CE"].quality_inverse[:, 1])
     for refused, words in (
         (lambda: plots.compare_quality({}), "there is no run to draw"),
-        (lambda: plots.compare_quality({"a": features()}), "a: one checkpoint has no course"),
+        (lambda: plots.compare_quality({"a": features()}), "a: one checkpoint shows no course over epochs"),
         (lambda: plots.compare_quality(results, form="s19"), "quality 's19' is unknown: choose paper or inverse"),
     ):
         with pytest.raises(InputError, match=words):

@@ -222,7 +222,7 @@ def test_two_runs_share_one_scale_and_one_legend():
         (lambda g: plots.cosine_map(g, ["cat"]), "no part 'cat'; there are class 0"),
         (lambda g: plots.decomposition(g, []), "there is no part to draw"),
         (lambda g: plots.gradient_norms(g, point="last"), "no checkpoint 'last'; there are epoch-3"),
-        (plots.gradient_epochs, "one checkpoint has no course"),
+        (plots.gradient_epochs, "one checkpoint shows no course over epochs"),
         (lambda g: plots.gradient_cosines({}), "there is no run to draw"),
         (lambda g: plots.gradient_epochs(many(3, epochs=(1, 1))), "several checkpoints are of one epoch"),
     ],

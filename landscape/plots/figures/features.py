@@ -98,7 +98,7 @@ def compare_quality(
     for name, features in results.items():
         if len(features.points) < 2:
             raise InputError(
-                f"{name}: one checkpoint has no course: analyse "
+                f"{name}: one checkpoint shows no course over epochs: analyse "
                 f"{said('several checkpoints', 'by --ckpt the folder of a run, or a glob')}"
             )
     field = _FORMS[form]

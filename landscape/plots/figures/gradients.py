@@ -196,7 +196,7 @@ def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *,
     chosen, k = _chosen(gradients, parts), _point(gradients, point)
     layers, whole, cosine = gradients.layers, gradients.layer_whole_norm, gradients.layer_cosine
     if layers is None or whole is None or cosine is None:
-        raise InputError("the file says nothing of single layers: compute it again by landscape gradients")
+        raise InputError("the file has no values of single layers: compute it again by landscape gradients")
     names, brackets = [written.shorten(name, 28) for name in layers], "the part's training samples"
     if not paper.is_narrow():
         squares = whole[k] ** 2
@@ -376,7 +376,7 @@ def _marks(
 def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None:
     if len(gradients.points) < 2:
         raise InputError(
-            "one checkpoint has no course: analyse "
+            "one checkpoint shows no course over epochs: analyse "
             f"{said('several checkpoints', 'by --ckpt the folder of a run, or a glob')}"
         )
     chosen = _chosen(gradients, parts)
