@@ -1,19 +1,26 @@
 """How every analysis of a checkpoint begins: its ranks, its objective, and the line that shows what was loaded."""
 
 import glob
+import hashlib
+import logging
 import math
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from landscape.autodiff import distributed
 from landscape.cli.console import Console
+from landscape.data.items import described
 from landscape.errors import InputError
 from landscape.networks import checkpoints
 from landscape.objective.loading import load_objective
 from landscape.objective.objective import Objective
+
+log = logging.getLogger(__name__)
 
 _SUFFIXES = {".pt", ".pth", ".th", ".tar", ".safetensors", ".ckpt", ".bin"}
 _MAGIC = re.compile(r"[*?[]")
@@ -87,8 +94,9 @@ def checkpoint_list(text: str, *, ckpt_key: str | None = None, trust_pickle: boo
     """Find the checkpoints that one word names: a file, a glob of files, or the folder of a run.
 
     Of a run's folder its snapshots are meant or, where it kept none, `last.pt`; of any other folder all checkpoints in
-    it. An epoch is what the checkpoint says of itself, or else the number in its name: the one after "epoch", or, of
-    several files, the one at the name's end.
+    it. A copy of another one, as of the best epoch, is left out: the same weights of the same epoch, or of none. An
+    epoch is what the checkpoint says of itself, or else the number in its name: the one after "epoch", or, of several
+    files, the one at the name's end.
 
     Args:
         text: --ckpt, as 'runs/ce/last.pt', 'runs/ce/snapshots/*.pt' or 'runs/ce'.
@@ -102,12 +110,46 @@ def checkpoint_list(text: str, *, ckpt_key: str | None = None, trust_pickle: boo
         InputError: nothing is found, or a file is no checkpoint.
     """
     paths = _checkpoints(text)
-    listed = []
-    for path in paths:
-        stated = checkpoints.read(path, key=ckpt_key, trust_pickle=trust_pickle).found.get("epoch")
+    listed: list[tuple[Path, float]] = []
+    known: dict[str, list[float]] = {}  # weights -> epochs of the files that have them
+    for path in sorted(paths, key=lambda p: math.isnan(_epoch_in_name(p, alone=False))):  # a copy's name has no number
+        file = checkpoints.read(path, key=ckpt_key, trust_pickle=trust_pickle)
+        stated = file.found.get("epoch")
         epoch = _epoch_in_name(path, alone=len(paths) == 1) if stated is None else float(stated)
+        others = known.setdefault(_digest(file.state), [])
+        if others and (math.isnan(epoch) or epoch in others):
+            log.info("%s is a copy of another checkpoint, and left out", path)
+            continue
+        others.append(epoch)
         listed.append((path, epoch))
-    return sorted(listed, key=lambda found: (math.isnan(found[1]), 0 if math.isnan(found[1]) else found[1]))
+    order = {path: i for i, path in enumerate(paths)}
+    return sorted(listed, key=lambda f: (math.isnan(f[1]), 0 if math.isnan(f[1]) else f[1], order[f[0]]))
+
+
+def path_of_training(text: str, *, ckpt_key: str | None = None, trust_pickle: bool = False) -> list[tuple[Path, float]]:
+    """Find the checkpoints of a path, in the order of their epochs; arguments as for `checkpoint_list`.
+
+    Returns:
+        The files with their epochs; all are nan where no file tells one.
+
+    Raises:
+        InputError: some have an epoch and others do not, which have no place on the path.
+    """
+    listed = checkpoint_list(text, ckpt_key=ckpt_key, trust_pickle=trust_pickle)
+    without = [path for path, epoch in listed if math.isnan(epoch)]
+    if without and len(without) < len(listed):
+        raise InputError(
+            f"{without[0]} does not say of which epoch it is, and so has no place on a path: name the others by a "
+            "pattern, as 'RUN/epoch-*.pt'"
+        )
+    return listed
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(state):
+        found.update(name.encode() + described(state[name]))
+    return found.hexdigest()
 
 
 def _checkpoints(text: str) -> list[Path]:

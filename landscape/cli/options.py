@@ -20,7 +20,20 @@ OWN = "package.module:callable"
 """How a user names a function of their own."""
 
 
-def command(*examples: str, kind: type[cloup.Command] = cloup.Command) -> Callable[[Callable[..., Any]], cloup.Command]:
+class Command(cloup.Command):
+    """A command that refuses an option given twice, of which click would take the last and drop the first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read a command line as click does."""
+        order = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=list(args))[2]
+        for param in order:
+            once = isinstance(param, click.Option) and not (param.multiple or param.is_flag or param.count)
+            if once and order.count(param) > 1:
+                raise click.UsageError(f"{param.opts[0]} is given {order.count(param)} times: give it once.", ctx)
+        return super().parse_args(ctx, args)
+
+
+def command(*examples: str, kind: type[cloup.Command] = Command) -> Callable[[Callable[..., Any]], cloup.Command]:
     """Return a decorator that makes a command of a function; its docstring, up to "Raises:", is the help.
 
     Args:

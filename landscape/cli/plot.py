@@ -12,7 +12,7 @@ from landscape.cli import compared
 from landscape.cli.console import Console
 from landscape.cli.drawing import DRAWING, check_drawing, take_drawing
 from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twice
-from landscape.cli.options import Choice, command, listed, option
+from landscape.cli.options import Choice, Command, command, listed, option
 from landscape.errors import InputError, nearest
 from landscape.plots.layout.theme import STYLES
 from landscape.results import Result, Surface, Traces
@@ -21,7 +21,7 @@ MOST_PANELS = 24
 """Of a figure of several results."""
 
 
-class _Plot(cloup.Command):
+class _Plot(Command):
     """A command whose help ends with a table of the figures of each kind of result."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -14,7 +14,7 @@ from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions, Ignored, Normalisation
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
-from landscape.cli.begin import begin, checkpoint_list, result_path
+from landscape.cli.begin import begin, path_of_training, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import POSITIVE, SEED, SHARE, Choice, Decorator, command, listed, option
 from landscape.cli.planes import stored_plane
@@ -285,7 +285,7 @@ def _run(
             if n_axes == 2 and len(others) == 1:
                 along = _with_random(objective, along, seed, norm, ignore)
         elif kind == "pca":
-            listed = checkpoint_list(
+            listed = path_of_training(
                 trajectory or "", ckpt_key=reading["key"], trust_pickle=bool(reading["trust_pickle"])
             )
             found = snapshots.find(objective, list(listed), **reading)
@@ -397,7 +397,11 @@ def _parts(objective: Objective, of: str | None, n_axes: int, kind: str) -> list
     """Return the parts whose eigenvectors or gradients are meant; by default the largest and the smallest."""
     names = objective.partition.names
     if of is not None:
-        return [_named(objective, word.strip()) for word in of.split(",")]
+        found = [_named(objective, word.strip()) for word in of.split(",")]
+        if kind == "gradient" and len(found) != n_axes:
+            many = {1: "one part, as head", 2: "two parts, as head,tail"}[n_axes]
+            raise InputError(f"--of {of} is {len(found)} of --directions gradient: a surface{n_axes}d needs {many}")
+        return found
     if kind == "eigen" or n_axes == 1:
         raise InputError(f"--directions {kind} needs --of: one of {', '.join(names[:10])}, or of {', '.join(GROUPS)}")
     order = np.argsort(-objective.counts, kind="stable")

@@ -10,7 +10,7 @@ from landscape.analyses import directions
 from landscape.analyses import trajectory as trajectories
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
-from landscape.cli.begin import begin, checkpoint_list, result_path
+from landscape.cli.begin import begin, path_of_training, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, SEED, SIZE, command, option
 from landscape.cli.planes import stored_plane
@@ -119,7 +119,7 @@ def trajectory(
         raise InputError(f"--also {twice} is a run that is given already: name each once")
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
     all_of = {
-        word: checkpoint_list(word, ckpt_key=reading["key"], trust_pickle=reading["trust_pickle"])
+        word: path_of_training(word, ckpt_key=reading["key"], trust_pickle=reading["trust_pickle"])
         for word in (ckpt, *also)
     }
     listed = {word: _thinned(files, every) for word, files in all_of.items()}

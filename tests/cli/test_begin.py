@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from landscape.cli.begin import checkpoint_list, result_path
+from landscape.cli.begin import checkpoint_list, path_of_training, result_path
 from landscape.errors import InputError
 from landscape.networks import checkpoints
 
@@ -16,9 +16,13 @@ def kept(tmp_path, monkeypatch):
     """Writes a checkpoint by its name below an empty current folder; `epoch` is what it says of itself."""
     monkeypatch.chdir(tmp_path)
 
-    def keep(name, epoch=None):
+    def keep(name, epoch=None, weight=None):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.write(name, {"weight": torch.ones(2)}, {} if epoch is None else {"epoch": epoch})
+        number.append(1)
+        weights = {"weight": torch.full((2,), float(len(number) if weight is None else weight))}
+        checkpoints.write(name, weights, {} if epoch is None else {"epoch": epoch})
+
+    number = []
 
     return keep
 
@@ -62,6 +66,39 @@ def test_the_folder_of_a_run_means_its_snapshots_or_else_its_last_checkpoint(kep
     Path("run/snapshots/.landscape-1.pt").write_text("a file in work")
     expected = [(f"run/snapshots/epoch-{epoch:04d}.pt", epoch) for epoch in range(3)]
     assert named("run") == named("run/snapshots") == named("run/**/epoch-*.pt") == expected
+
+
+@pytest.mark.parametrize("best", ["model_best.pt", "a_best.pt", "zz.pt", "checkpoint_best.pt", "last.pt"])
+@pytest.mark.parametrize("epoch", [None, 4])
+def test_a_copy_of_another_checkpoint_is_left_out(kept, best, epoch):
+    for e in (0, 2, 4, 6):
+        kept(f"run/checkpoint_{e:04d}.pt", e, weight=e)
+    kept(f"run/{best}", epoch, weight=4)
+    expected = [(f"run/checkpoint_{e:04d}.pt", e) for e in (0, 2, 4, 6)]
+    if best == "last.pt":  # of a folder without snapshots it is what is meant
+        assert len(named("run")) == 1
+    else:
+        assert named("run") == expected
+    assert named("run/*.pt") == expected
+    assert [(str(p), e) for p, e in path_of_training("run/*.pt")] == expected
+
+
+def test_equal_weights_of_two_epochs_are_two_checkpoints(kept):
+    for e in (0, 1, 2):
+        kept(f"run/net-{e}.pt", e, weight=1)
+    assert [e for _, e in named("run/*.pt")] == [0, 1, 2]
+
+
+def test_what_has_no_epoch_has_no_place_on_a_path(kept):
+    for e in (0, 1, 2):
+        kept(f"run/net-{e}.pt", e)
+    kept("run/ema.pt")
+    assert [e for _, e in named("run/*.pt")][:3] == [0, 1, 2]
+    with pytest.raises(InputError, match=r"run/ema\.pt does not say of which epoch it is"):
+        path_of_training("run/*.pt")
+    kept("other/a.pt")
+    kept("other/b.pt")
+    assert len(path_of_training("other/*.pt")) == 2  # none says: the order of names
 
 
 def test_a_name_with_brackets_is_a_name_first(kept):

@@ -185,6 +185,34 @@ def test_bad_input_is_one_line_and_leaves_nothing(here, capsys, arguments, words
     refused(arguments, capsys, words)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["hessian", "--ckpt", "a.pt", "--ckpt", "b.pt"],
+        ["hessian", "--ckpt", "a.pt", "--steps=3", "--steps=4"],
+        ["gradients", "--ckpt", "a.pt", "-o", "a.h5", "--out", "b.h5"],
+        ["features", "--ckpt", "a.pt", "--split", "test", "--split", "test"],
+        ["sharpness", "--ckpt", "a.pt", "--rho", "1", "--rho", "2"],
+        ["surface1d", "--ckpt", "a.pt", "--x=0:1:3", "--x=0:1:5"],
+        ["surface2d", "--ckpt", "a.pt", "--y=0:1:3", "--y=0:1:5"],
+        ["trajectory", "--ckpt", "a", "--ckpt", "b"],
+        ["distances", "--ckpt", "a", "--only", "a", "--only", "b"],
+        ["plot", "a.h5", "--kind", "heat", "--kind", "3d"],
+        ["compare", "a.h5", "b.h5", "--weights", "drw", "--weights", "balanced"],
+        ["report", "a.h5", "--title", "a", "--title", "b"],
+        ["export", "a.h5", "--to", "csv", "--to", "json"],
+        ["train", "ce", "--epochs", "1", "--epochs", "2"],
+    ],
+)
+def test_an_option_given_twice_is_refused_where_it_has_one_value(capsys, words):
+    """Otherwise the first value would be dropped in silence."""
+    assert main(words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "is given 2 times: give it once" in error
+    option = next(w.partition("=")[0] for w in reversed(words) if w.startswith("-"))
+    assert f"{'-o' if option == '--out' else option} is given" in error
+
+
 @pytest.mark.parametrize("option", [["--probes", "0"], ["--verify", "pyhessian", "--weight-decay", "0.1"]])
 def test_what_can_be_refused_at_once_is_refused_before_the_data_are_read(here, capsys, option):
     assert main([*OWN, *option]) == 2

@@ -179,6 +179,14 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["surface2d", "--ckpt", "last.pt", "--directions", "ckpt"], "--directions ckpt needs --ckpt-to"),
         (["surface2d", "--ckpt", "last.pt", "--directions", "sideways"], "'sideways' is unknown: choose random"),
         (["surface2d", "--ckpt", "last.pt", "--of", "0"], "--of goes with --directions eigen or gradient"),
+        (
+            ["surface2d", "--ckpt", "last.pt", "--directions", "gradient", "--of", "head"],
+            "--of head is 1 of --directions gradient: a surface2d needs two parts, as head,tail",
+        ),
+        (
+            ["surface1d", "--ckpt", "last.pt", "--directions", "gradient", "--of", "0,1"],
+            "--of 0,1 is 2 of --directions gradient: a surface1d needs one part, as head",
+        ),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "wide.pt"], "does not fit the model"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "last.pt"], "has the same parameters as the checkpoint"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "notes.txt"], "notes.txt"),
