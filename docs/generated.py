@@ -129,7 +129,9 @@ def python() -> Iterator[str]:
     yield "What `import landscape as ls` offers. Fields of results are listed with the [results](results.md).\n"
     for name in sorted(landscape.__all__, key=lambda n: (n[0].isupper(), n)):
         what = getattr(landscape, name)
-        if not inspect.ismodule(what) and what not in KINDS.values():
+        if inspect.ismodule(what) and name != "plots":
+            yield f"::: {what.__name__}\n"
+        elif (inspect.isclass(what) or inspect.isroutine(what)) and what not in KINDS.values():
             yield f"::: {what.__module__}.{what.__qualname__}\n"
 
 

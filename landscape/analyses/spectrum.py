@@ -115,8 +115,8 @@ def spectrum(
     Args:
         subject: an objective; an operator, as `hessian(objective) - ggn(objective)`; or what `matrix` takes: a dense
             matrix, a stack of them, a SciPy operator, any object with a shape and a product.
-        operator: of an objective: "hessian" (also for None), "ggn", "residual", "fisher" or "empirical-fisher", see
-            curvature/kinds.py, or a `Kind` of your own.
+        operator: of an objective: the matrix, by its name in `curvature.kinds.KINDS`, or a `Kind` of your own; None
+            for the Hessian.
         steps: Lanczos steps per probe; 40 for a look, 80 to 100 for a figure. lambda_max converges long before.
         probes: runs per part; 4 show how much the density owes to the probe, 1 is enough for lambda_max.
         seed: of the probes; the same seed gives the same probes on any device and for any batch size.

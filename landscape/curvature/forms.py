@@ -32,7 +32,7 @@ def quadratic_forms(objective: Objective, kind: str, index: np.ndarray, vector: 
 
     Args:
         objective: model and loss; weight decay, which is no sample's, does not enter.
-        kind: "hessian", "ggn", "residual", "fisher" or "empirical-fisher".
+        kind: a name of `kinds.KINDS`.
         index: positions of the samples in the data, (n,).
         vector: v, (D,).
 

@@ -30,7 +30,7 @@ def curvature_operator(
 
     Args:
         objective: model, loss and data in parts.
-        kind: "hessian", "ggn", "residual", "fisher" or "empirical-fisher", see kinds.py; or a `Kind` of your own.
+        kind: a name of `kinds.KINDS`, or a `Kind` of your own.
         backend: "reverse" for plain reverse mode, "linearized" for the traced graph, "auto" for the latter where it
             can be had and agrees with the former.
         cache_bytes: memory for what is kept between products; beyond it, it is computed anew at every product.

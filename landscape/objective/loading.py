@@ -64,8 +64,8 @@ def load_objective(
         ckpt: the file; None where `model` is a trained module already.
         model: a name of `models.names()`, `package.module:callable`, or a module (the weights of `ckpt`, if
             given, are loaded into a copy).
-        dataset: "digits-lt", "cifar10", "cifar100", "image-list", "image-folder", `package.module:callable`, a
-            map-style data set of (input, label), or a pair of tensors.
+        dataset: a name of `datasets.names()`, `package.module:callable`, a map-style data set of (input, label), or
+            a pair of tensors.
         data_root: folder of the data.
         train_list: training list of "image-list", lines of `path label`.
         test_list: test list of "image-list".

@@ -106,8 +106,8 @@ class Objective:
         Args:
             model: returns logits (B, C), or a tuple with them. It is copied; the caller's is not touched.
             samples: the data.
-            loss: "ce", "logit-adjust", "balanced", `package.module:callable`, or a function
-                (logits (B, C), labels (B,)) -> (B,).
+            loss: a name of `losses.names()`, `package.module:callable`, or a function (logits (B, C), labels (B,)) ->
+                (B,).
             partition: "all", "class", "many-medium-few", "head-tail", a JSON file of groups, a mapping of groups,
                 or a `Partition`.
             classes: keep these parts only, as in "0,9", "head,tail" or ["truck", 3].

@@ -104,7 +104,7 @@ class Spectrum:
     )
 
     size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
-    operator: str = scalar(doc="which matrix: hessian, ggn, residual, fisher, empirical-fisher, or a name of its own")
+    operator: str = scalar(doc="which matrix: its name in `landscape.curvature.kinds.KINDS`, or one of its own")
     symbol: str = scalar(doc="of the matrix in figures, as mathtext", default="A")
     tol: float = scalar(doc="relative residual at which lambda_max counts as converged")
     negative_tol: float = scalar(doc="eigenvalues above -negative_tol * max |eigenvalue| do not count as negative")

@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import landscape
 from landscape.cli import root
+from landscape.curvature import kinds
+from landscape.data import datasets
+from landscape.networks import losses, models
+from landscape.objective import batch_norm
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -72,6 +77,15 @@ TOY_NETWORK = """
 from landscape.networks import models
 models.NETWORKS["toynetwork"] = models.CifarResNet
 """
+TOY_MATRIX = """
+import dataclasses
+from landscape.curvature import kinds, operators
+kinds.KINDS["toymatrix"] = dataclasses.replace(kinds.HESSIAN, name="toymatrix")
+"""
+TOY_POLICY = """
+from landscape.objective import batch_norm
+batch_norm.POLICIES["toypolicy"] = batch_norm.Policy(does="a toy")
+"""
 TOY_FIGURE = """
 from landscape import plots
 def toy(spectrum, parts=None, *, vmin=None):
@@ -86,6 +100,8 @@ plots.KIND_FIGURES["spectrum"]["toyfigure"] = toy
         (TOY_LOSS, "toyloss", "hessian", "losses.build('toylos', [1])"),
         (TOY_DATA, "toydata", "sharpness", "datasets.load('toydat')"),
         (TOY_NETWORK, "toynetwork", "surface2d", "models.build('toynetwor', 2)"),
+        (TOY_MATRIX, "toymatrix", "hessian", "kinds.find('toymatri')"),
+        (TOY_POLICY, "toypolicy", "surface1d", "batch_norm.check('toypolic')"),
         (TOY_FIGURE, "toyfigure", "plot", None),
     ],
 )
@@ -104,6 +120,21 @@ def test_a_name_is_typed_once_in_its_registry(program, name, command, wrong):
     assert name in help
     assert f"`{name}`" in page
     assert not wrong or f"did you mean {name}?" in error
+
+
+@pytest.mark.parametrize(
+    "registry",
+    [losses.LOSSES, models.NETWORKS, datasets.DATASETS, kinds.KINDS, batch_norm.POLICIES],
+    ids=lambda r: next(iter(r)),
+)
+def test_no_other_file_lists_the_names_of_a_registry(registry):
+    """A line with four of the names is a second list; the public face lists functions of the same names."""
+    home = next(Path(m.__file__) for m in (losses, models, datasets, kinds, batch_norm) if registry in vars(m).values())
+    for file in (f for package in ("landscape", "trainers") for f in (DOCS.parent / package).rglob("*.py")):
+        if file not in (home, Path(landscape.__file__)):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                named = [name for name in registry if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", line)]
+                assert len(named) < 4, f"{file}: {line.strip()}"
 
 
 if __name__ == "__main__":
