@@ -8,6 +8,7 @@ import numpy as np
 from landscape.results import Features, Gradients, History, Spectrum
 
 LENGTHS = {"probe": 2, "step": 3, "rank": 2, "trace_probe": 4, "vector": 2, "angle": 2, "parameter": 5}
+LENGTHS |= {"sample": 6, "row": 4}
 
 
 PAIRS = ("overlap", "subspace_overlap", "principal_angles", "gradient_curvature")  # of a whole result only

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from landscape.analyses import overlap as overlaps
+from landscape.analyses import samples as of_samples
+from landscape.analyses.samples import GGN_TOL, METHODS, Method
 from landscape.callables import checked
-from landscape.curvature import probing
+from landscape.curvature import probing, rows
 from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import HESSIAN, Kind, KindName, find
 from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
@@ -58,6 +60,9 @@ class Options:
     trace_tol: float | None
     negative_tol: float
     residual_mass: float | None
+    method: Method
+    ggn_tol: float
+    sampling_errors: bool
 
     def __post_init__(self) -> None:
         """Raise InputError for a value out of its range, as far as that does not depend on the objective."""
@@ -76,6 +81,9 @@ class Options:
                 f"{arg('max_steps', self.max_steps)} goes with {arg('tol')}, and must be at least "
                 f"{arg('steps', self.steps)}"
             )
+        if not 0 <= self.ggn_tol < 1:
+            raise InputError(f"{arg('ggn_tol')} is a share, at least 0 and below 1, got {self.ggn_tol:g}")
+        check_choice("method", self.method, METHODS)
         check_choice("trace", self.trace, TRACES)
         check_choice("distribution", self.distribution, DISTRIBUTIONS)
 
@@ -103,6 +111,9 @@ def spectrum(
     trace_tol: float | None = None,
     negative_tol: float = 1e-3,
     residual_mass: float | None = None,
+    method: Method = "auto",
+    ggn_tol: float = GGN_TOL,
+    sampling_errors: bool = True,
     backend: Backend = "auto",
     cache_bytes: int = CACHE_BYTES,
     out: str | Path | None = None,
@@ -135,6 +146,12 @@ def spectrum(
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
         residual_mass: keep only the samples that hold this share of each part's residual mass, as 0.9999; the
             error is measured on the final Ritz vectors with all samples. None keeps all.
+        method: of an objective: "rows" for all eigenvalues of a Gauss-Newton or Fisher matrix from gradients of single
+            samples, without probes; "lanczos" for products with probes, which the Hessian always takes; "auto" for
+            rows where they fit.
+        ggn_tol: share of the trace that rows may leave out; no eigenvalue is off by more than what is left out.
+        sampling_errors: of an objective: also take standard errors over samples, from each sample's own trace and
+            curvature.
         backend: of an objective's products: "auto", "reverse" or "linearized", see `operators.curvature_operator`.
         cache_bytes: of an objective: memory for what is kept between products.
         out: result file to write; finished parts are kept beside it until it is complete, and a repeated call with
@@ -174,6 +191,9 @@ def spectrum(
         trace_tol=trace_tol,
         negative_tol=negative_tol,
         residual_mass=residual_mass,
+        method=method,
+        ggn_tol=ggn_tol,
+        sampling_errors=sampling_errors,
     )
     if vectors > min(steps, size):
         raise InputError(
@@ -244,15 +264,30 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
         operator = curvature_operator(used, kind, backend=backend, cache_bytes=cache_bytes)
         return operator, _exact(operator, options)
 
+    @cache
+    def sample_by_sample() -> bool:
+        return _sample_by_sample(used, options)
+
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
-        (operator, exact), part = whole(), objective.part(name)
+        part, told, of_part = objective.part(name), None, facts(name)
+        if sample_by_sample():
+            told = of_samples.samples(used, kind.name, part, tol=options.ggn_tol, cache_bytes=cache_bytes)
+            of_part |= of_samples.eigenvalues(told, kind.name)
+            if told.kept is not None and kind.name == told.kind and options.method != "lanczos":
+                return _by_rows(told, told.kept, kind, options, of_part | {"provenance": about})
+        operator, exact = whole()
         own = operator[name]
         found = probing.run(own, options.plan, report, estimate=not exact)
-        n_used, check = len(used.members[part]), 0.0
+        n_used = len(used.members[part])
+        of_part |= {"n_used": np.array([n_used])}
         if n_used < len(objective.members[part]):
             check = _truncation_error(curvature_operator(objective, kind, backend="reverse")[name], found)
-        known = facts(name) | {"n_used": np.array([n_used]), "truncation_error": np.array([check])}
-        return _summary(found, own, options, exact, **known, provenance=about)
+            of_part |= {"truncation_error": np.array([check])}
+        if told is not None and options.sampling_errors:
+            along = of_samples.along_vector(told, kind.name, found.extremes[0])
+            of_part |= of_samples.statistics(told, kind.name, *along)
+        trace = None if not exact else own.exact.trace(name) if told is None else told.trace
+        return _summary(found, own, options, trace, **of_part, provenance=about)
 
     return _Job(compute=compute, fingerprint=fingerprint(objective, asdict(options)), forget=whole.cache_clear)
 
@@ -270,7 +305,8 @@ def _of_operator(operator: Operator, options: Options, given: str | None) -> _Jo
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
         own = operator[name]
         found = probing.run(own, options.plan, report, estimate=not exact())
-        return _summary(found, own, options, exact(), **facts(name), provenance=about)
+        trace = own.exact.trace(name) if exact() else None
+        return _summary(found, own, options, trace, **facts(name), provenance=about)
 
     known = (
         None if source is None else asdict(options) | {"dtype": about["dtype"], "parts": list(operator.parts), **source}
@@ -321,8 +357,54 @@ def _truncation_error(whole: Operator, found: Runs) -> float:
     return float(np.abs(quotients - found.ritz[found.best].values[found.columns]).max())
 
 
-def _summary(found: Runs, operator: Operator, options: Options, exact: bool, **about: Any) -> Spectrum:
-    """Turn the runs of one part into a result with one part."""
+def _sample_by_sample(objective: Objective, options: Options) -> bool:
+    """Say whether rows and numbers of single samples are taken; an InputError where they must be and cannot."""
+    by_rows = options.method != "lanczos" and options.operator in rows.KINDS
+    if options.residual_mass is not None or not (by_rows or options.sampling_errors):
+        return False
+    reason = of_samples.refusal(objective, options.operator)
+    n_classes, products = len(objective.samples.class_names), options.steps * options.probes
+    if reason is None and options.method != "rows" and n_classes > products:
+        reason = f"{n_classes} backward passes are more than {products} products"
+    if reason is None:
+        return True
+    if options.method == "rows":
+        raise InputError(f"{arg('method', 'rows')} cannot be had: {reason}; {arg('method', 'lanczos')} takes products")
+    log.info("there are no rows and no errors over samples, because %s", reason)
+    return False
+
+
+def _by_rows(
+    told: of_samples.Samples, kept: of_samples.Kept, kind: Kind, options: Options, of_part: dict[str, Any]
+) -> Spectrum:
+    """Turn the rows of one part into a result with one part."""
+    tol = DEFAULT_TOL if options.tol is None else options.tol
+    if options.sampling_errors:
+        of_part |= of_samples.statistics(told, kind.name, *of_samples.along_rows(told, kept))
+    fields = of_samples.by_rows(
+        told,
+        kept,
+        top=options.top,
+        vectors=options.vectors,
+        tol=tol,
+        negative_tol=options.negative_tol,
+        probes=options.probes,
+    )
+    return Spectrum(
+        **fields,
+        parts=(told.objective.partition.names[told.part],),
+        size=told.objective.layout.size,
+        operator=kind.name,
+        symbol=kind.symbol,
+        tol=tol,
+        negative_tol=options.negative_tol,
+        residual_mass=1.0,
+        **of_part,
+    )
+
+
+def _summary(found: Runs, operator: Operator, options: Options, known: float | None, **about: Any) -> Spectrum:
+    """Turn the runs of one part, and its trace if that is known without probes, into a result with one part."""
     nodes, weights = quadrature.nodes_and_weights(found.alpha, found.beta, found.steps)
     lowest = min(found.ritz, key=lambda r: float(r.values[0]))
     highest = found.ritz[found.best]
@@ -332,7 +414,7 @@ def _summary(found: Runs, operator: Operator, options: Options, exact: bool, **a
     ratio = quadrature.mean_and_stderr(
         np.divide(ends[:, 0], ends[:, 1], out=np.full(len(ends), np.nan), where=ends[:, 1] > 0)
     )
-    trace = (operator.exact.trace(operator.parts[0]), 0.0) if exact else found.trace
+    trace = found.trace if known is None else (known, 0.0)
     tol = DEFAULT_TOL if options.tol is None else options.tol
 
     def first(values: np.ndarray) -> np.ndarray:

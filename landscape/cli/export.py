@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cloup
+import numpy as np
 
 from landscape.cli.console import Console, strict_json
 from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result
@@ -109,8 +110,8 @@ def _of(kind: type[R], result: Result, file: Path, form: str, command: str) -> R
 def _pyhessian(spectrum: Spectrum) -> str:
     lists = {}
     for p, part in enumerate(spectrum.parts):
-        nodes, weights = quadrature.nodes_and_weights(spectrum.alpha[p], spectrum.beta[p], spectrum.steps[p])
-        eigen, weight = interop.to_pyhessian(nodes, weights, spectrum.steps[p])
+        nodes, weights = quadrature.of_part(spectrum, p)
+        eigen, weight = interop.to_pyhessian(nodes, weights, np.isfinite(nodes).sum(axis=1))
         lists[part] = {"eigen_list_full": eigen, "weight_list_full": weight}
     return strict_json(lists)
 

@@ -7,8 +7,10 @@ from typing import Any
 import cloup
 import numpy as np
 
+from landscape.analyses.samples import GGN_TOL, METHODS
 from landscape.analyses.spectrum import TRACES, Options, spectrum
 from landscape.autodiff import distributed
+from landscape.cli import over_samples
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
@@ -99,6 +101,27 @@ SPECTRUM = cloup.option_group(
         help="Count eigenvalues as zero up to this share of the largest |eigenvalue|, where negative ones are summed.",
     ),
     option(
+        "--method",
+        type=Choice(METHODS),
+        default="auto",
+        show_default=True,
+        help="Compute all eigenvalues of a Gauss-Newton or Fisher matrix from gradients of single samples (rows), or "
+        "its density from products (lanczos). auto takes rows where they fit. The Hessian always takes products.",
+    ),
+    option(
+        "--ggn-tol",
+        default=GGN_TOL,
+        show_default=True,
+        metavar="SHARE",
+        help="Let rows leave out this share of the trace. No eigenvalue is off by more than what is left out.",
+    ),
+    option(
+        "--sampling-errors/--no-sampling-errors",
+        default=True,
+        show_default=True,
+        help="State how much another draw of samples would change lambda_max and trace.",
+    ),
+    option(
         "--residual-mass",
         type=float,
         metavar="SHARE",
@@ -180,7 +203,7 @@ def hessian(
 
 SPECTRUM_NAMES = [
     "operator", "steps", "probes", "seed", "distribution", "top", "vectors", "overlap", "tol", "max_steps", "trace",
-    "trace_tol", "negative_tol", "residual_mass", "backend",
+    "trace_tol", "negative_tol", "residual_mass", "method", "ggn_tol", "sampling_errors", "backend",
 ]  # fmt: skip
 
 
@@ -192,8 +215,9 @@ GRADIENT_TITLE = "curvature along the gradient of the row's part, of which the c
 
 DOCUMENT_NAMES = [
     "n_samples", "n_used", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
-    "lambda_min_residual", "trace", "trace_stderr", "negative_mass", "negative_mass_stderr", "negative_curvature",
-    "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr", "truncation_error",
+    "lambda_min_residual", "trace", "trace_stderr", "trace_sampling_stderr", "lambda_max_sampling_stderr",
+    "lambda_max_crossfit", "lambda_max_crossfit_stderr", "uncertainty", "negative_mass", "negative_mass_stderr",
+    "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr", "truncation_error",
 ]  # fmt: skip
 
 
@@ -206,27 +230,41 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
             f"{found.loss[p]:.4g}",
             f"{100 * found.accuracy[p]:.1f}",
             f"{found.lambda_max[p]:.4g}" + ("" if found.converged[p] else " *"),
+            _of_samples(found.lambda_max_sampling_stderr, p),
             f"{found.lambda_max_residual[p]:.1g}",
             f"{found.lambda_min[p]:.3g}",
             f"{found.trace[p]:.4g}",
+            _of_samples(found.trace_sampling_stderr, p),
             _error(found.trace_stderr[p]),
             _percent(found.negative_curvature[p], found.negative_curvature_stderr[p]),
         ]
         for p, part in enumerate(found.parts)
     ]
-    heads = ["part", "samples", "loss", "acc %", "lambda_max", "± residual", "lambda_min", "trace", "± s.e.", "neg. %"]
+    heads = [
+        "part", "samples", "loss", "acc %", "lambda_max", "± samples", "± residual", "lambda_min", "trace", "± samples",
+        "± probes", "neg. %",
+    ]  # fmt: skip
     console.table(heads, rows, title=f"{found.operator}, {found.size:,} parameters")
     for p in np.flatnonzero(~found.converged):
+        steps = int(found.steps[p].max())
+        remedy = f" after {steps} steps; raise --steps or set --tol" if steps else "; lower --ggn-tol"
         console.note(
             f"* lambda_max of {found.parts[p]} has not converged: residual {found.lambda_max_residual[p]:.2g} of "
-            f"{found.lambda_max[p]:.4g} after {int(found.steps[p].max())} steps; raise --steps or set --tol"
+            f"{found.lambda_max[p]:.4g}{remedy}"
         )
+    over_samples.show(console, found)
     if found.residual_mass < 1:
         share = found.n_used.sum() / found.n_samples.sum()
         worst = found.truncation_error.max()
         console.note(
             f"{100 * share:.0f} % of the samples hold {found.residual_mass:.4%} of the residual mass; with all of them "
             f"the checked eigenvalues change by at most {worst:.2g}"
+        )
+    if found.eigenvalues is not None and found.eigenvalue_above is not None and not found.steps.any():
+        rows = np.isfinite(found.eigenvalues).sum(axis=1)
+        console.note(
+            f"by rows: {rows.min():,} to {rows.max():,} eigenvalues of each part; none is off by more than "
+            f"{np.nanmax(found.eigenvalue_above):.2g}"
         )
     if found.overlap is not None:
         _show_overlap(console, found)
@@ -253,6 +291,10 @@ def _show_overlap(console: Console, found: Spectrum) -> None:
 
 def _percent(share: float, error: float) -> str:
     return f"{100 * share:.1f}" + ("" if np.isnan(error) else f" ± {100 * error:.1g}")
+
+
+def _of_samples(errors: np.ndarray | None, p: int) -> str:
+    return "-" if errors is None or np.isnan(errors[p]) else f"{errors[p]:.2g}"
 
 
 def _error(value: float) -> str:
@@ -290,7 +332,10 @@ def _verify(console: Console, objective: Objective, found: Spectrum) -> list[dic
 
 
 def _document(found: Spectrum, path: Path, checks: list[dict[str, Any]] | None) -> dict[str, Any]:
-    parts = [{"part": part} | {n: getattr(found, n)[p] for n in DOCUMENT_NAMES} for p, part in enumerate(found.parts)]
+    parts = [
+        {"part": part} | {n: getattr(found, n)[p] for n in DOCUMENT_NAMES if getattr(found, n) is not None}
+        for p, part in enumerate(found.parts)
+    ]
     document = {"result": str(path), "operator": found.operator, "parameters": found.size, "parts": parts}
     if found.overlap is not None:
         names = ("overlap", "subspace_overlap", "principal_angles", "gradient_curvature", "vectors_converged")

@@ -129,7 +129,7 @@ def lengths(objective: Objective, kind: str, part: int, report: Report | None = 
     return Lengths(
         squares=torch.cat(squares).numpy(),
         uncertainty=torch.cat(uncertainty).numpy(),
-        weights=np.full(len(members), 1 / len(members)),
+        weights=np.full(len(members), 1 / objective.counts[part]),
         logits=torch.cat(logits),
         labels=torch.cat(labels_of),
     )

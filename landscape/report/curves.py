@@ -75,12 +75,12 @@ def densities(sources: Sequence[Source]) -> dict[str, Any] | None:
 def _quadratures(model: str, spectrum: Spectrum) -> dict[str, Any]:
     parts = {}
     for p, part in enumerate(spectrum.parts):
-        nodes, weights = quadrature.nodes_and_weights(spectrum.alpha[p], spectrum.beta[p], spectrum.steps[p])
+        nodes, weights = quadrature.of_part(spectrum, p)
         top = written.with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p])
         trace = written.with_error(spectrum.trace[p], spectrum.trace_stderr[p])
         parts[part] = {
-            "nodes": [_rounded(row[:m], "spectrum") for row, m in zip(nodes, spectrum.steps[p], strict=True)],
-            "weights": [_rounded(row[:m], "spectrum") for row, m in zip(weights, spectrum.steps[p], strict=True)],
+            "nodes": [_rounded(row[np.isfinite(row)], "spectrum") for row in nodes],
+            "weights": [_rounded(row[np.isfinite(row)], "spectrum") for row in weights],
             "samples": int(spectrum.n_samples[p]) if np.isfinite(spectrum.n_samples[p]) else None,
             "words": f"lambda_max {top}" + ("" if spectrum.converged[p] else ", not converged") + f", trace {trace}",
         }

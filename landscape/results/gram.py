@@ -5,6 +5,7 @@ samples. With the products a_i . a_j at hand, other weights (a sub-sample, a boo
 eigenvalue problem of as many rows as have a weight.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +87,24 @@ class Gram:
         products = self.products[np.ix_(rows, rows)]
         return Gram(products=products, sign=self.sign[rows], sample=self.sample[rows], n=self.n)
 
+    def folds(
+        self, weights: np.ndarray, *, folds: int = 5, seed: int = 0
+    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+        """Divide the samples at random and find the sharpest direction of all but each fold.
+
+        Args:
+            weights: (n,) of the samples.
+            folds: how many; with fewer samples, one in each.
+            seed: of the division.
+
+        Yields:
+            Positions of a fold's samples, and the combination of rows that is the sharpest direction of the others;
+            nothing for fewer than two samples.
+        """
+        fold = np.random.default_rng(seed).permutation(self.n) % min(folds, self.n)
+        for f in range(fold.max() + 1 if self.n > 1 else 0):
+            yield np.flatnonzero(fold == f), self.top(np.where(fold == f, 0.0, weights))[1]
+
     def crossfitted(self, weights: np.ndarray, *, folds: int = 5, seed: int = 0) -> np.ndarray:
         """Return each sample's curvature along the sharpest direction of the other folds' samples.
 
@@ -93,18 +112,14 @@ class Gram:
         lambda_max, as that of the largest eigenvalue of any samples is at least.
 
         Args:
-            weights: (n,) of the samples.
-            folds: into how many the samples are divided at random; with fewer samples, one in each.
-            seed: of the division.
+            weights: as for `folds`.
+            folds: as for `folds`.
+            seed: as for `folds`.
 
         Returns:
             (n,); nan for fewer than two samples.
         """
         found = np.full(self.n, np.nan)
-        if self.n < 2:
-            return found
-        fold = np.random.default_rng(seed).permutation(self.n) % min(folds, self.n)
-        for f in range(fold.max() + 1):
-            _, combination = self.top(np.where(fold == f, 0.0, weights))
-            found[fold == f] = self.curvatures(combination)[fold == f]
+        for members, combination in self.folds(weights, folds=folds, seed=seed):
+            found[members] = self.curvatures(combination)[members]
         return found

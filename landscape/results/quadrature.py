@@ -14,6 +14,7 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from landscape.errors import InputError, arg, check_choice
+from landscape.results.spectrum import Spectrum
 
 Axis: TypeAlias = Literal["linear", "symlog"]
 AXES: tuple[str, ...] = get_args(Axis)
@@ -63,6 +64,26 @@ def nodes_and_weights(alpha: np.ndarray, beta: np.ndarray, steps: np.ndarray) ->
         found = ritz(alpha[k], beta[k], int(taken))
         nodes[k, :taken], weights[k, :taken] = found.values, found.weights
     return nodes, weights
+
+
+def of_part(spectrum: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return nodes and weights of a part: all eigenvalues where rows gave them, else Gauss quadrature by probes.
+
+    Args:
+        spectrum: the result.
+        p: position of the part.
+
+    Returns:
+        Nodes (K, m), ascending, and weights (K, m) that sum to 1 for each probe; by rows K is 1. nan beyond a run's
+        steps.
+    """
+    if spectrum.steps[p].any() or spectrum.eigenvalues is None or spectrum.eigenvalue_rest is None:
+        return nodes_and_weights(spectrum.alpha[p], spectrum.beta[p], spectrum.steps[p])
+    own = spectrum.eigenvalues[p][np.isfinite(spectrum.eigenvalues[p])]
+    nodes = np.append(own, spectrum.eigenvalue_rest[p])
+    weights = np.append(np.full(len(own), 1 / spectrum.size), 1 - len(own) / spectrum.size)
+    order = np.argsort(nodes, kind="stable")
+    return nodes[order][None], weights[order][None]
 
 
 def negative_mass(nodes: np.ndarray, weights: np.ndarray, tol: float) -> np.ndarray:

@@ -19,7 +19,7 @@ class Spectrum:
     """
 
     kind: ClassVar[str] = "spectrum"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # since 2: what belongs to single samples, and eigenvalues by rows
     along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
@@ -101,6 +101,63 @@ class Spectrum:
     probe_norm2: np.ndarray = array("part", "probe", doc="squared length of the probe before it was normalised")
     trace_samples: np.ndarray = array(
         "part", "trace_probe", unit="loss", doc="one deflated estimate of the trace a probe; nan where not drawn"
+    )
+
+    # Over samples. All of these are absent in files of version 1, and nan where they could not be had.
+    trace_sampling_stderr: np.ndarray | None = array(
+        "part",
+        unit="loss",
+        doc="standard error over samples of the trace, of its Gauss-Newton part for a Hessian",
+        optional=True,
+    )
+    lambda_max_sampling_stderr: np.ndarray | None = array(
+        "part", unit="loss", doc="standard error over samples of the curvature along the top Ritz vector", optional=True
+    )
+    lambda_max_crossfit: np.ndarray | None = array(
+        "part",
+        unit="loss",
+        doc="curvature along the other folds' sharpest directions; in expectation at most the class's lambda_max",
+        optional=True,
+    )
+    lambda_max_crossfit_stderr: np.ndarray | None = array(
+        "part", unit="loss", doc="its standard error over samples", optional=True
+    )
+    uncertainty: np.ndarray | None = array(
+        "part",
+        unit="loss",
+        doc="mean trace of the loss's Hessian in the logits, tr M; 1 - sum p^2 for cross-entropy",
+        optional=True,
+    )
+    sample_index: np.ndarray | None = array(
+        "part", "sample", doc="position of each sample in the data; nan beyond a part's samples", optional=True
+    )
+    sample_label: np.ndarray | None = array("part", "sample", doc="class of each sample", optional=True)
+    sample_prediction: np.ndarray | None = array("part", "sample", doc="class of its largest logit", optional=True)
+    sample_loss: np.ndarray | None = array("part", "sample", unit="loss", doc="loss of each sample", optional=True)
+    sample_uncertainty: np.ndarray | None = array(
+        "part", "sample", unit="loss", doc="tr M of each sample", optional=True
+    )
+    sample_trace: np.ndarray | None = array(
+        "part", "sample", unit="loss", doc="trace of each sample's Gauss-Newton or Fisher matrix", optional=True
+    )
+    sample_curvature: np.ndarray | None = array(
+        "part",
+        "sample",
+        unit="loss",
+        doc="curvature of each sample's own matrix along the part's top Ritz vector",
+        optional=True,
+    )
+    eigenvalues: np.ndarray | None = array(
+        "part", "row", unit="loss", doc="all eigenvalues by rows, descending; nan beyond a part's rows", optional=True
+    )
+    eigenvalue_rest: np.ndarray | None = array(
+        "part", unit="loss", doc="value of all other eigenvalues: 0, or the weight decay", optional=True
+    )
+    eigenvalue_above: np.ndarray | None = array(
+        "part", unit="loss", doc="no eigenvalue is more than this above its value by rows", optional=True
+    )
+    eigenvalue_below: np.ndarray | None = array(
+        "part", unit="loss", doc="no eigenvalue is more than this below its value by rows", optional=True
     )
 
     size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")

@@ -191,7 +191,7 @@ def density_grid(
     if turned:
         cells = [cell for name in spectra for cell in cells if cell[1] == name]
     ranges = [_broaden(spectrum, [p], "auto", axis, linear)[1] for _, _, spectrum, p in cells]
-    steps = max(spectrum.alpha.shape[2] for spectrum in spectra.values())
+    steps = max(_steps(spectrum) for spectrum in spectra.values())
     low, high = min(v.nodes[0] for v in ranges), max(v.nodes[1] for v in ranges)
     sigma = quadrature.width_of(width, low, high, steps)
     drawn = [_broaden(spectrum, [p], sigma, axis, linear, limits) for _, _, spectrum, p in cells]
@@ -217,6 +217,11 @@ def density_grid(
     return fig
 
 
+def _steps(spectrum: Spectrum) -> int:
+    """Return the Lanczos steps that named widths go by; all eigenvalues resolve at least as much as their default."""
+    return spectrum.alpha.shape[2] or 80
+
+
 def _broaden(
     spectrum: Spectrum,
     chosen: Sequence[int],
@@ -231,11 +236,11 @@ def _broaden(
     check_choice("axis", axis, quadrature.AXES)
     if not linear > 0:
         raise InputError(f"the linear range of the symlog axis must be positive, got {linear}")
-    found = [quadrature.nodes_and_weights(spectrum.alpha[p], spectrum.beta[p], spectrum.steps[p]) for p in chosen]
+    found = [quadrature.of_part(spectrum, p) for p in chosen]
     nodes = np.concatenate([n[np.isfinite(n)] for n, _ in found])
     centres = quadrature.symlog(nodes, linear) if axis == "symlog" else nodes
     low, high = float(centres.min()), float(centres.max())
-    sigma = quadrature.width_of(width, low, high, spectrum.alpha.shape[2])
+    sigma = quadrature.width_of(width, low, high, _steps(spectrum))
     margin = max(6 * sigma, 0.05 * (high - low))
     ends = (low - margin, high + margin) if limits is None else _ends(limits, axis, linear)
     one_eigenvalue = 1 / (math.sqrt(2 * math.pi) * sigma * spectrum.size)

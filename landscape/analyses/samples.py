@@ -1,0 +1,298 @@
+"""What single samples tell of a part's curvature: all eigenvalues by rows, and the errors that another draw would make.
+
+The Gauss-Newton and Fisher matrices have few rows that matter (curvature/rows.py); where these fit, they replace
+Lanczos. The Hessian has none, but its Gauss-Newton part does: from it come the traces of single samples, the
+directions for cross-fitting, and nearly all of lambda_max. Curvature along a vector is that of the Hessian itself.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.curvature import traces
+from landscape.curvature.forms import FORMS, quadratic_forms
+from landscape.curvature.kinds import find
+from landscape.curvature.rows import KINDS, Lengths, Rows, lengths, rows
+from landscape.objective.objective import Objective
+from landscape.results import inference
+from landscape.results.gram import Eigen, Gram
+
+log = logging.getLogger(__name__)
+
+Method: TypeAlias = Literal["auto", "rows", "lanczos"]
+METHODS = ("auto", "rows", "lanczos")
+MOST_ROWS = 2048
+"""Beyond that, the matrix of their inner products takes longer than Lanczos."""
+GGN_TOL = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kept:
+    """The rows of one part that are kept and what follows from them."""
+
+    rows: Rows
+    gram: Gram
+    eigen: Eigen
+
+    def direction(self, combination: np.ndarray) -> Tensor:
+        """Return the vector that a combination of the rows is, (D,)."""
+        vectors = self.rows.vectors
+        return torch.from_numpy(combination).to(vectors) @ vectors
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """What is known of the samples of one part."""
+
+    objective: Objective
+    part: int
+    kind: str  # whose rows they are
+    lengths: Lengths
+    kept: Kept | None  # None where there are too many rows
+
+    @property
+    def index(self) -> np.ndarray:
+        """Positions of the samples in the data, (n,)."""
+        return self.objective.members[self.part]
+
+    @property
+    def trace(self) -> float:
+        """The exact trace of the rows' matrix, with that of the weight decay."""
+        decay = self.objective.weight_decay if find(self.kind).decays else 0.0
+        return float(self.lengths.weights @ self.lengths.traces) + decay * self.objective.layout.size
+
+
+def refusal(objective: Objective, operator: str) -> str | None:
+    """Say why single samples cannot tell of a matrix.
+
+    Args:
+        objective: model, loss and data in parts.
+        operator: name of the matrix.
+
+    Returns:
+        The reason, or None.
+    """
+    if operator == "residual":
+        return "the traces of its samples are not those of rows"
+    if operator not in FORMS:
+        return f"the matrix {operator} is not known sample by sample"
+    return traces.refusal(objective, find(_kind(operator)))
+
+
+def samples(objective: Objective, operator: str, part: int, *, tol: float, cache_bytes: int) -> Samples:
+    """Compute the lengths of all rows of a part, and the longest rows where they fit.
+
+    Args:
+        objective: for which `refusal` returns None.
+        operator: name of the matrix; for the Hessian the rows are those of its Gauss-Newton part.
+        part: position of the part.
+        tol: share of the trace that the rows may leave out. Where that is more than 1e-3 of lambda_max, rows are added.
+        cache_bytes: memory for the rows.
+
+    Returns:
+        What there is.
+    """
+    kind = _kind(operator)
+    known = lengths(objective, kind, part)
+    most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+    kept = None
+    for _ in range(2):
+        n_rows = len(known.longest(tol)[0])
+        if n_rows > most:
+            name = objective.partition.names[part]
+            log.info("%s: %d rows hold all but %.3g of the trace, more than %d are kept", name, n_rows, tol, most)
+            kept = None
+            break
+        found = rows(objective, kind, part, known, tol)
+        gram = found.gram
+        kept = Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
+        top, left = np.abs(kept.eigen.values).max(initial=0), found.tau_plus + found.tau_minus
+        if left <= 1e-3 * top or tol == 0:
+            break
+        tol *= 0.5 * 1e-3 * top / left
+    return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept)
+
+
+def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
+    """Return each sample's curvature along the sharpest direction of all, and along that of the other folds, by rows.
+
+    Args:
+        found: of the part.
+        kept: its rows.
+
+    Returns:
+        (n,) and (n,); the latter is nan for one sample.
+    """
+    weights = found.lengths.weights
+    return kept.gram.curvatures(kept.gram.top(weights)[1]), kept.gram.crossfitted(weights)
+
+
+def along_vector(found: Samples, operator: str, top: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same for a matrix that has no rows, or too many.
+
+    Args:
+        found: of the part.
+        operator: name of the matrix.
+        top: unit vector of its lambda_max, (D,).
+
+    Returns:
+        (n,) and (n,); the directions of folds are those of the Gauss-Newton part, nan without its rows.
+    """
+    crossfit = np.full(len(found.index), np.nan)
+    if found.kept is not None:
+        for members, combination in found.kept.gram.folds(found.lengths.weights):
+            direction = found.kept.direction(combination)
+            crossfit[members] = quadratic_forms(found.objective, operator, found.index[members], direction)
+    return quadratic_forms(found.objective, operator, found.index, top), crossfit
+
+
+def statistics(found: Samples, operator: str, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the fields of a spectrum that belong to single samples, for one part.
+
+    Args:
+        found: of the part.
+        operator: name of the matrix.
+        curvature: (n,) of `along_rows` or `along_vector`.
+        crossfit: (n,) of the same.
+
+    Returns:
+        Fields by name, each with an axis of one part.
+    """
+    known = found.lengths
+    decay = found.objective.weight_decay if find(operator).decays else 0.0
+    fields: dict[str, Any] = {
+        "trace_sampling_stderr": _stderr(known, known.traces),
+        "lambda_max_sampling_stderr": _stderr(known, curvature),
+        "lambda_max_crossfit": float(known.weights @ crossfit) + decay,
+        "lambda_max_crossfit_stderr": _stderr(known, crossfit),
+        "uncertainty": float(known.weights @ known.uncertainty),
+        "sample_index": found.index.astype(float),
+        "sample_label": known.labels.numpy().astype(float),
+        "sample_prediction": _predictions(known),
+        "sample_loss": _losses(found),
+        "sample_uncertainty": known.uncertainty,
+        "sample_trace": known.traces,
+        "sample_curvature": curvature,
+    }
+    return {name: np.asarray(value)[None] for name, value in fields.items()}
+
+
+def eigenvalues(found: Samples, operator: str) -> dict[str, np.ndarray]:
+    """Return the fields of a spectrum that hold all eigenvalues of a part, nan where there are too many rows.
+
+    Args:
+        found: of the part.
+        operator: name of the matrix.
+
+    Returns:
+        Fields by name, each with an axis of one part; none for the Hessian, which has no rows.
+    """
+    fields = _eigenvalues(found, found.kept) if operator == found.kind else {}
+    return {name: np.asarray(value)[None] for name, value in fields.items()}
+
+
+def by_rows(
+    found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, negative_tol: float, probes: int
+) -> dict[str, Any]:
+    """Return the fields of a spectrum of one part whose eigenvalues are known by rows, without a probe.
+
+    Args:
+        found: of the part.
+        kept: its rows.
+        top: how many of the largest eigenvalues to list.
+        vectors: how many of their vectors to keep.
+        tol: relative bound at which lambda_max counts as converged.
+        negative_tol: as in `spectrum`.
+        probes: of other parts, which may have too many rows; here each takes no step.
+
+    Returns:
+        Fields by name.
+    """
+    size = found.objective.layout.size
+    own = _eigenvalues(found, kept)
+    values, rest = own["eigenvalues"], own["eigenvalue_rest"]
+    bound = max(own["eigenvalue_above"], own["eigenvalue_below"])
+    everything = values if len(values) >= size else np.append(values, rest)
+    largest, smallest = everything.max(), everything.min()
+    n_others = size - len(values)
+    scale = np.abs(everything).max()
+    negative = np.count_nonzero(values < -negative_tol * scale) / size
+    absolute = np.abs(values).sum() + n_others * abs(rest)
+    listed = max(top, vectors)
+    count = min(listed, len(values))
+    ritz_values, residuals = np.full(listed, np.nan), np.full(listed, np.nan)
+    ritz_values[:count], residuals[:count] = values[:count], bound
+    ritz_vectors = None
+    if vectors:
+        ritz_vectors = np.full((1, vectors, size), np.nan)
+        for r in range(min(vectors, len(values))):
+            ritz_vectors[0, r] = kept.direction(kept.eigen.combinations[:, r]).double().cpu().numpy()
+    return {
+        "lambda_max": np.array([largest]),
+        "lambda_max_residual": np.array([bound]),
+        "lambda_min": np.array([smallest]),
+        "lambda_min_residual": np.array([bound]),
+        "converged": np.array([bound <= tol * abs(largest)]),
+        "trace": np.array([found.trace]),
+        "trace_stderr": np.zeros(1),
+        "negative_mass": np.array([negative]),
+        "negative_mass_stderr": np.zeros(1),
+        "negative_curvature": np.array([np.maximum(-values, 0).sum() / absolute if absolute else np.nan]),
+        "negative_curvature_stderr": np.zeros(1),
+        "saddle_ratio": np.array([abs(smallest / largest) if largest > 0 else np.nan]),
+        "saddle_ratio_stderr": np.zeros(1),
+        "ritz_values": ritz_values[None],
+        "ritz_residuals": residuals[None],
+        "ritz_vectors": ritz_vectors,
+        "alpha": np.empty((1, probes, 0)),
+        "beta": np.empty((1, probes, 0)),
+        "steps": np.zeros((1, probes), dtype=np.int64),
+        "probe_norm2": np.full((1, probes), np.nan),
+        "trace_samples": np.empty((1, 0)),
+    }
+
+
+def _kind(operator: str) -> str:
+    return operator if operator in KINDS else "ggn"
+
+
+def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
+    """Return the eigenvalues by rows, at most as many as there are parameters, and their bounds; nan without rows."""
+    if kept is None:
+        bounds = dict.fromkeys(("eigenvalue_rest", "eigenvalue_above", "eigenvalue_below"), np.nan)
+        return {"eigenvalues": np.empty(0), **bounds}
+    decay = found.objective.weight_decay if find(found.kind).decays else 0.0
+    size, values = found.objective.layout.size, kept.eigen.values
+    if len(values) > size:  # the others are rounding
+        values = np.sort(values[np.argsort(-np.abs(values), kind="stable")[:size]])[::-1]
+    rounding = 10 * torch.finfo(found.objective.dtype).eps * np.abs(values).max(initial=0)
+    return {
+        "eigenvalues": values + decay,
+        "eigenvalue_rest": decay,
+        "eigenvalue_above": kept.rows.tau_plus + rounding,
+        "eigenvalue_below": kept.rows.tau_minus + rounding,
+    }
+
+
+def _stderr(known: Lengths, values: np.ndarray) -> float:
+    return inference.stderr(inference.draws(values, known.weights))
+
+
+def _predictions(known: Lengths) -> np.ndarray:
+    if known.logits.ndim == 1:  # of the empirical Fisher: losses
+        return np.full(len(known.weights), np.nan)
+    return known.logits.argmax(1).numpy().astype(float)
+
+
+def _losses(found: Samples) -> np.ndarray:
+    known = found.lengths
+    if known.logits.ndim == 1:
+        return known.logits.numpy()
+    objective = found.objective
+    with torch.no_grad():
+        z = known.logits.to(objective.device, objective.dtype)
+        return objective.loss(z, known.labels.to(objective.device)).double().cpu().numpy()

@@ -1,0 +1,42 @@
+"""The table of what another draw of samples would change, below that of `landscape hessian`."""
+
+import math
+
+from landscape.cli.console import Console
+from landscape.results import Spectrum, written
+from landscape.results.inference import LEAST
+from landscape.results.over_samples import RESOLVED, of_part
+
+TITLE = "over samples: what other images of the same class would change"
+HEADS = ["part", "lambda_max, 90 %", "trace, 90 %", "uncertainty", "trace / unc.", "lambda_max / unc."]
+
+
+def show(console: Console, found: Spectrum) -> None:
+    """Print the numbers of each part with their errors over samples, and mark those that are not resolved."""
+    known = [(part, of_part(found, p)) for p, part in enumerate(found.parts)]
+    rows = []
+    for part, one in known:
+        if one is None:
+            return
+        rows.append([
+            part + ("" if one.resolved else " ?"),
+            _interval(one.lambda_max_interval),
+            _interval(one.trace_interval),
+            _pair(one.uncertainty),
+            _pair(one.trace_ratio),
+            _pair(one.lambda_max_ratio),
+        ])
+    console.table(HEADS, rows, title=TITLE)
+    if any(one is not None and not one.resolved for _, one in known):
+        console.note(
+            f"? not resolved: fewer than {LEAST} samples, or a standard error over samples above {RESOLVED:.0%} of "
+            "lambda_max or trace; lambda_max of few samples is too large on average"
+        )
+
+
+def _pair(pair: tuple[float, float]) -> str:
+    return "-" if math.isnan(pair[0]) else written.with_error(*pair)
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return "-" if math.isnan(ends[0]) else f"{ends[0]:.3g} to {ends[1]:.3g}"
