@@ -359,6 +359,8 @@ def _truncation_error(whole: Operator, found: Runs) -> float:
 
 def _sample_by_sample(objective: Objective, options: Options) -> bool:
     """Say whether rows and numbers of single samples are taken; an InputError where they must be and cannot."""
+    if options.method == "rows" and options.operator not in rows.KINDS:
+        raise InputError(f"{arg('method', 'rows')}: the {options.operator} has no rows; {', '.join(rows.KINDS)} have")
     by_rows = options.method != "lanczos" and options.operator in rows.KINDS
     if options.residual_mass is not None or not (by_rows or options.sampling_errors):
         return False

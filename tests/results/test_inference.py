@@ -49,29 +49,29 @@ def test_a_ratio_of_means_has_the_spread_of_its_draws():
 
 
 def test_bootstrap_t_covers_better_than_students_t_where_values_are_skewed():
-    """Log-normal, n = 20, nominal 90 %: Student's t covers some 80 %."""
+    """Log-normal, n = 25, nominal 90 %: Student's t covers some 80 %."""
     rng = np.random.default_rng(2)
-    truth, n, runs = np.exp(0.5), 20, 400
+    truth, n, runs = np.exp(0.5), 25, 400
     hits = {"t": 0, "bootstrap-t": 0}
     for seed in range(runs):
         x = rng.lognormal(size=n)
         low, high = inference.interval(x, repetitions=400, seed=seed)
         hits["bootstrap-t"] += low <= truth <= high
-        hits["t"] += abs(x.mean() - truth) <= 1.729 * inference.stderr(x)
+        hits["t"] += abs(x.mean() - truth) <= 1.711 * inference.stderr(x)
     assert hits["bootstrap-t"] > hits["t"]
     assert hits["bootstrap-t"] >= binom.ppf(1e-3, runs, 0.86)
 
 
 def test_equal_values_have_an_interval_of_no_width_and_few_values_none():
-    assert inference.interval(np.full(12, 3.0)) == (3.0, 3.0)
-    assert all(np.isnan(inference.interval(np.arange(9.0))))
-    assert all(np.isnan(inference.bracket(2, 0.1, 1, 0.1, 9)))
+    assert inference.interval(np.full(25, 3.0)) == (3.0, 3.0)
+    assert all(np.isnan(inference.interval(np.arange(24.0))))
+    assert all(np.isnan(inference.bracket(2, 0.1, 1, 0.1, 24)))
 
 
 def test_the_bracket_widens_both_ends_by_students_t():
-    low, high = inference.bracket(2.0, 0.1, 1.0, 0.2, 21)
-    assert (low, high) == pytest.approx((1 - 1.7247 * 0.2, 2 + 1.7247 * 0.1), rel=1e-4)
-    assert inference.bracket(2.0, 0.1, 0.1, 0.2, 21)[0] == 0
+    low, high = inference.bracket(2.0, 0.1, 1.0, 0.2, 26)
+    assert (low, high) == pytest.approx((1 - 1.7081 * 0.2, 2 + 1.7081 * 0.1), rel=1e-4)
+    assert inference.bracket(2.0, 0.1, 0.1, 0.2, 26)[0] == 0
 
 
 @pytest.mark.parametrize("larger", [20, 200])

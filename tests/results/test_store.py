@@ -41,7 +41,7 @@ def test_a_file_explains_itself_without_this_package(tmp_path):
     provenance = {"seed": 3, "dtype": "float32", "amp": False, "counts": [5], "none": None, "big": 2**70, "a\0": 1}
     save(tmp_path / "out.h5", spectrum("a", "b", provenance=provenance))
     with h5py.File(tmp_path / "out.h5") as file:
-        assert (file.attrs["format"], file.attrs["kind"], file.attrs["version"]) == ("landscape", "spectrum", 1)
+        assert (file.attrs["format"], file.attrs["kind"], file.attrs["version"]) == ("landscape", "spectrum", 2)
         assert [dim.label for dim in file["alpha"].dims] == ["part", "probe", "step"]
         assert file["alpha"].attrs["unit"] == "loss"
         assert file["alpha"].attrs["description"] == "diagonal of the tridiagonal matrix"

@@ -1,0 +1,152 @@
+"""How often intervals over samples hold the truth: sub-samples of a class whose rows are all known.
+
+    python benchmarks/coverage.py --ckpt resnet32.th --model resnet32 --dataset cifar10 --data-root DIR \
+        --normalize imagenet --split train --part airplane --population 2000
+
+The population's Gauss-Newton matrix is the truth. Samples are drawn from it alike, or in proportion to tr M_i with
+weights. Printed for each size: estimate / truth (mean and standard deviation) and how often a 90 % interval holds.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import kstest
+from scipy.stats import t as student
+
+import landscape as ls
+from landscape.curvature import rows
+from landscape.results import inference
+from landscape.results.gram import Gram
+
+SIZES = (6, 10, 25, 50, 100, 200)
+LEFT_OUT = 1e-3  # share of the trace that the population's rows leave out
+
+
+def population(options: argparse.Namespace) -> tuple[Gram, np.ndarray, np.ndarray]:
+    """Return the rows' products of all samples, and each sample's tr M and trace of the kept rows."""
+    if options.rows is not None and options.rows.exists():
+        kept = np.load(options.rows)
+        products, sign, sample, n = (kept[name] for name in ("gram", "sign", "sample", "n"))
+        gram = Gram(products=products, sign=sign, sample=sample, n=int(n))
+        uncertainty = kept["uncertainty"]
+    else:
+        objective = ls.load_objective(
+            options.ckpt, model=options.model, dataset=options.dataset, data_root=options.data_root,
+            normalize=options.normalize, split=options.split, samples_per_class=options.population,
+            partition="class", classes=options.part,
+        )  # fmt: skip
+        known = rows.lengths(objective, "ggn", 0)
+        gram, uncertainty = rows.rows(objective, "ggn", 0, known, LEFT_OUT).gram, known.uncertainty
+        if options.rows is not None:
+            np.savez(
+                options.rows, gram=gram.products, sign=gram.sign, sample=gram.sample, n=gram.n, uncertainty=uncertainty
+            )
+    return gram, uncertainty, np.bincount(gram.sample, gram.sign * gram.products.diagonal(), minlength=gram.n)
+
+
+def one_draw(gram: Gram, traces: np.ndarray, chance: np.ndarray | None, n: int, random: np.random.Generator) -> dict:
+    """Draw n samples, alike or by their chance, and return estimates and intervals."""
+    if chance is None:
+        drawn, often = random.choice(gram.n, n, replace=False), np.ones(n, dtype=int)
+        weights = np.full(n, 1 / n)
+    else:
+        drawn, often = np.unique(random.choice(gram.n, n, p=chance), return_counts=True)
+        weights = often / (n * gram.n * chance[drawn])
+    place = np.full(gram.n, -1)
+    place[drawn] = np.arange(len(drawn))
+    kept = np.flatnonzero(place[gram.sample] >= 0)
+    own = Gram(
+        products=gram.products[np.ix_(kept, kept)],
+        sign=gram.sign[kept],
+        sample=place[gram.sample[kept]],
+        n=len(drawn),
+    )
+    value, combination = own.top(weights)
+    q = inference.draws(own.curvatures(combination), weights, often)
+    held_out = inference.draws(own.crossfitted(weights), weights, often)
+    x = inference.draws(traces[drawn], weights, often)
+    t = student.ppf(0.95, n - 1)
+    error = inference.stderr(x)
+    quarter = inference.LEAST
+    inference.LEAST = 2  # to see what happens below it
+    try:
+        found = {
+            "trace": x.mean(),
+            "t": (x.mean() - t * error, x.mean() + t * error),
+            "bootstrap-t": inference.interval(x, repetitions=500, seed=int(random.integers(2**31))),
+            "lambda_max": value,
+            "plug-in": (value - t * inference.stderr(q), value + t * inference.stderr(q)),
+            "bracket": inference.bracket(value, inference.stderr(q), held_out.mean(), inference.stderr(held_out), n),
+        }
+    finally:
+        inference.LEAST = quarter
+    return found
+
+
+def table(gram: Gram, traces: np.ndarray, chance: np.ndarray | None, repetitions: int) -> None:
+    """Print one table for one way to draw."""
+    trace, top = traces.mean(), gram.top(np.full(gram.n, 1 / gram.n))[0]
+    print("| n | trace: mean (s.d.) | t | bootstrap-t | lambda_max: mean (s.d.) | plug-in ± t s.e. | bracket |")
+    print("|---|---|---|---|---|---|---|")
+    for n in SIZES:
+        if chance is None and n > gram.n / 5:
+            continue
+        random = np.random.default_rng(n)
+        found = [one_draw(gram, traces, chance, n, random) for _ in range(repetitions)]
+        cells = [str(n)]
+        for name, truth, intervals in (
+            ("trace", trace, ("t", "bootstrap-t")),
+            ("lambda_max", top, ("plug-in", "bracket")),
+        ):
+            values = np.array([one[name] for one in found]) / truth
+            cells.append(f"{values.mean():.2f} ({values.std():.2f})")
+            for interval in intervals:
+                ends = np.array([one[interval] for one in found])
+                cells.append(f"{np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1])):.0%}")
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def uniform_p(gram: Gram, traces: np.ndarray, repetitions: int) -> None:
+    """Print how the p value of the pooled test is spread where both parts are draws of one population."""
+    random = np.random.default_rng(0)
+    for small, large in ((25, 25), (25, 100), (10, 500)):
+        found = []
+        for seed in range(repetitions):
+            y = traces[random.choice(gram.n, small + large, replace=False)]
+            even = np.full(small + large, 1 / (small + large))
+            found.append(
+                inference.matched(
+                    lambda w, y=y: float(w @ y), y[:small].mean(), small, even, repetitions=199, seed=seed
+                ).p
+            )
+        p = np.array(found) - 0.01 * random.random(repetitions)
+        print(
+            f"{small} against {large}: rejects {np.mean(np.array(found) <= 0.05):.1%} at 5 %, "
+            f"Kolmogorov-Smirnov p = {kstest(p, 'uniform').pvalue:.2f}"
+        )
+
+
+def main() -> None:
+    """Print both tables and the spread of p."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("ckpt", "model", "dataset", "data-root", "normalize"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--part", default="0", help="the class")
+    parser.add_argument("--population", type=int, default=2000, help="samples of the class")
+    parser.add_argument("--repetitions", type=int, default=300)
+    parser.add_argument("--rows", type=Path, help="a .npz to keep the population's rows in")
+    options = parser.parse_args()
+    gram, uncertainty, traces = population(options)
+    print(f"{gram.n} samples, {len(gram.sample)} rows, trace {traces.mean():.4g}, "
+          f"lambda_max {gram.top(np.full(gram.n, 1 / gram.n))[0]:.4g}\n\ndrawn alike")  # fmt: skip
+    table(gram, traces, None, options.repetitions)
+    print("\ndrawn in proportion to tr M")
+    table(gram, traces, uncertainty / uncertainty.sum(), options.repetitions)
+    print("\np of two parts of one population, by trace")
+    uniform_p(gram, traces, options.repetitions)
+
+
+if __name__ == "__main__":
+    main()

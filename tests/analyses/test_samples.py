@@ -1,0 +1,157 @@
+"""Spectra by rows, and what single samples tell of a part, against dense matrices."""
+
+import dataclasses
+import logging
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from cases import CASES, CLASS_SIZES
+from exact import dense
+
+import landscape as ls
+from landscape.analyses import samples
+from landscape.errors import InputError
+from landscape.results import over_samples, quadrature
+
+DECAY = 0.01
+
+
+def eigenvalues(objective, part, kind):
+    return torch.linalg.eigvalsh(dense(objective, part, kind)).numpy()[::-1]
+
+
+@pytest.mark.parametrize("kind", ["ggn", "fisher", "empirical-fisher"])
+def test_all_eigenvalues_come_without_a_probe_and_are_within_their_bound(kind):
+    objective = CASES["residual-relu"].objective(weight_decay=DECAY)
+    found = ls.spectrum(objective, operator=kind, vectors=2, ggn_tol=1e-3)
+    decay = 0 if kind == "empirical-fisher" else DECAY
+    assert not found.steps.any()
+    for p in range(3):
+        expected = eigenvalues(objective, p, kind) + decay
+        rows = found.eigenvalues[p][np.isfinite(found.eigenvalues[p])]
+        ours = np.append(rows, np.full(found.size - len(rows), found.eigenvalue_rest[p]))
+        off = expected - np.sort(ours)[::-1]
+        assert -found.eigenvalue_below[p] <= off.min()
+        assert off.max() <= found.eigenvalue_above[p]
+        assert found.trace[p] == pytest.approx(expected.sum(), rel=1e-10)
+        assert (found.lambda_max[p], found.ritz_values[p, 0]) == (rows[0], rows[0])
+        assert found.lambda_max_residual[p] <= 1.1e-3 * found.lambda_max[p]
+        assert found.lambda_min[p] == decay
+        product = dense(objective, p, kind).numpy() @ found.ritz_vectors[p, 0]
+        expected_product = (rows[0] - decay) * found.ritz_vectors[p, 0]
+        np.testing.assert_allclose(product, expected_product, atol=2 * found.eigenvalue_above[p])
+    assert (found.negative_mass == 0).all()
+    assert found.converged.all()
+
+
+def test_the_quadrature_of_rows_is_the_spectrum_itself():
+    objective = CASES["mlp-tanh"].objective(weight_decay=DECAY)
+    found = ls.spectrum(objective, operator="ggn", ggn_tol=0)
+    nodes, weights = quadrature.of_part(found, 0)
+    assert nodes.shape[0] == 1
+    assert weights.sum() == pytest.approx(1, rel=1e-12)
+    expected = eigenvalues(objective, 0, "ggn") + DECAY
+    for power in (1, 2, 3):
+        assert found.size * (weights * nodes**power).sum() == pytest.approx((expected**power).sum(), rel=1e-9)
+
+
+def test_lanczos_takes_over_where_rows_are_too_many_and_says_so(monkeypatch, caplog):
+    objective = CASES["mlp-tanh"].objective()
+    expected = ls.spectrum(objective, operator="ggn", method="lanczos", steps=30, probes=2)
+    monkeypatch.setattr(samples, "MOST_ROWS", 3)
+    with caplog.at_level(logging.INFO):
+        found = ls.spectrum(objective, operator="ggn", steps=30, probes=2)
+    assert "more than 3" in caplog.text
+    by_rows = np.isfinite(found.eigenvalues).any(axis=1)
+    assert by_rows.tolist() == [False, False, True]  # a class of one sample has two rows
+    assert found.steps.any(axis=1).tolist() == [True, True, False]
+    np.testing.assert_allclose(found.lambda_max, expected.lambda_max, rtol=1e-3)
+    np.testing.assert_allclose(found.trace, expected.trace, rtol=1e-10)
+    assert np.isfinite(found.lambda_max_sampling_stderr[:2]).all()
+    few = objective.layout.size * 8 * 2  # memory for two rows
+    assert ls.spectrum(objective, operator="ggn", steps=30, probes=2, cache_bytes=few).steps[:2].all()
+
+
+@pytest.mark.parametrize("name", ["residual-relu", "mlp-tanh"])
+def test_a_hessians_errors_are_those_of_its_samples(name):
+    objective = CASES[name].objective(weight_decay=DECAY)
+    found = ls.spectrum(objective, steps=60, probes=1)
+    for p, n in enumerate(CLASS_SIZES):
+        own = np.isfinite(found.sample_curvature[p])
+        curvature = found.sample_curvature[p][own]
+        assert own.sum() == n
+        # v^T H v of the samples is lambda_max of the part, without the weight decay
+        assert curvature.mean() == pytest.approx(found.lambda_max[p] - DECAY, rel=1e-6)
+        np.testing.assert_array_equal(found.sample_index[p][own], objective.members[p])
+        np.testing.assert_array_equal(found.sample_label[p][own], objective.samples.labels[objective.members[p]])
+        assert found.sample_loss[p][own].mean() == pytest.approx(found.loss[p], rel=1e-10)
+        right = found.sample_prediction[p][own] == found.sample_label[p][own]
+        assert right.mean() == found.accuracy[p]
+        traces = found.sample_trace[p][own]
+        assert traces.mean() == pytest.approx(np.trace(dense(objective, p, "ggn").numpy()), rel=1e-10)
+        if n > 1:
+            assert found.trace_sampling_stderr[p] == pytest.approx(traces.std(ddof=1) / np.sqrt(n), rel=1e-10)
+            assert found.lambda_max_sampling_stderr[p] == pytest.approx(curvature.std(ddof=1) / np.sqrt(n), rel=1e-10)
+            assert found.lambda_max_crossfit[p] <= found.lambda_max[p]
+        else:
+            assert np.isnan(found.trace_sampling_stderr[p])
+            assert np.isnan(found.lambda_max_crossfit[p])
+    plain = ls.spectrum(objective, steps=60, probes=1, sampling_errors=False)
+    assert plain.sample_trace is None
+    np.testing.assert_array_equal(plain.lambda_max, found.lambda_max)
+
+
+def test_numbers_over_samples_follow_from_the_file(tmp_path):
+    objective = CASES["mlp-tanh"].objective(partition="all")
+    path = tmp_path / "a.h5"
+    ls.spectrum(objective, operator="ggn", out=path)
+    found = ls.load(path)
+    one = over_samples.of_part(found, 0)
+    traces, uncertainty = found.sample_trace[0], found.sample_uncertainty[0]
+    assert one.n == sum(CLASS_SIZES)
+    assert one.trace == pytest.approx((found.trace[0], traces.std(ddof=1) / np.sqrt(one.n)), rel=1e-10)
+    assert np.isnan(one.trace_interval).all()  # 15 samples are too few
+    assert one.trace_ratio[0] == pytest.approx(found.trace[0] / found.uncertainty[0], rel=1e-10)
+    assert one.uncertainty[0] == pytest.approx(found.uncertainty[0])
+
+    assert one.trace_ratio[1] / one.trace_ratio[0] < 3 * uncertainty.std() / uncertainty.mean()
+
+
+def test_files_from_before_are_read_and_what_they_do_not_know_is_unknown(tmp_path):
+    objective = CASES["mlp-tanh"].objective()
+    path = tmp_path / "a.h5"
+    ls.spectrum(objective, steps=5, probes=1, out=path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["version"] = np.int64(1)
+        for name in list(file):
+            if name.startswith(("sample_", "eigenvalue", "uncertainty")) or "sampling" in name or "crossfit" in name:
+                del file[name]
+    found = ls.load(path)
+    assert found.sample_trace is None
+    assert found.uncertainty is None
+    assert over_samples.of_part(found, 0) is None
+    quadrature.of_part(found, 0)
+
+
+def test_few_samples_and_large_errors_are_marked():
+    objective = CASES["mlp-tanh"].objective()
+    found = ls.spectrum(objective, operator="ggn")
+    assert not any(over_samples.of_part(found, p).resolved for p in range(3))  # at most 9 samples
+    even = np.full((3, 25), 2.0)
+    found = dataclasses.replace(
+        found,
+        **{n: even for n in dir(found) if n.startswith("sample_") and getattr(found, n) is not None},
+    )
+    assert over_samples.of_part(found, 0).resolved
+
+
+def test_rows_are_refused_where_they_cannot_be_had():
+    objective = CASES["mlp-tanh"].objective()
+    with pytest.raises(InputError, match="rows"):
+        ls.spectrum(objective, operator="residual", method="rows")
+    with pytest.raises(InputError, match="method"):
+        ls.spectrum(objective, method="exact")
+    with pytest.raises(InputError, match="ggn_tol"):
+        ls.spectrum(objective, ggn_tol=1.0)
