@@ -220,7 +220,7 @@ def change(file: h5py.File, what: str) -> None:
     elif what == "scalar":
         file.attrs["size"] = "large"
     elif what == "newer":
-        file.attrs["version"] = 2
+        file.attrs["version"] = 3
     elif what == "kind":
         file.attrs["kind"] = "torus"
     elif what == "no version":
@@ -239,7 +239,7 @@ def change(file: h5py.File, what: str) -> None:
         ("text", ":/loss must be an array of numbers, got object (2,)"),
         ("numbers", ":/parts must be a list of strings, got float64 (2,)"),
         ("scalar", ":/size must be of type int, got 'large': compute the file again"),
-        ("newer", " holds spectrum version 2, this landscape reads up to 1: upgrade"),
+        ("newer", " holds spectrum version 3, this landscape reads up to 2: upgrade"),
         ("kind", " holds a torus, this landscape reads spectrum, "),
         ("no version", " does not say of which kind and version it is: compute it again"),
         ("provenance", " is damaged (JSONDecodeError: Expecting property name enclosed in double quotes"),
