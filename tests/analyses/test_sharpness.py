@@ -446,3 +446,17 @@ def test_bad_input_to_the_command_is_one_line_and_leaves_nothing(here, capsys, o
     assert words in err.splitlines()[-1]
     assert not out
     assert not list(here.glob("*.h5*"))
+
+
+@pytest.mark.parametrize("start", [0.45, 0.1, -0.8])
+def test_the_ascent_shortens_its_step_after_an_overshoot(start):
+    """A narrow peak within the ball, beyond which the first step leads: only shorter ones reach its top."""
+    peak = torch.tensor([0.5, 0.1], dtype=torch.float64)
+
+    def at(u):
+        return 1 - 50 * float((u - peak).square().sum()), -100 * (u - peak)
+
+    options = sharpness.Options(rho=1.0, adaptive=False, ascent_steps=20, sigma=0.1, draws=1, seed=0)
+    first, largest = sharpness._ascend(at, torch.tensor([start, 0.1], dtype=torch.float64), options, lambda _: None)
+    assert first == pytest.approx(1 - 50 * (start - 0.5) ** 2)
+    assert largest == pytest.approx(1, abs=1e-3)

@@ -93,6 +93,34 @@ def test_a_resnet_is_traced_with_its_convolutions_fused():
     torch.testing.assert_close(fast.at(state)(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("eps", [1e-12, 1e-5, 1e-3, 0.5, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batch_norm_is_folded_with_an_eps_of_its_own(eps, dtype):
+    """Behind a convolution and behind a linear map, each with another eps; the traced pass is the one that is used."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, eps=eps), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 5), nn.BatchNorm1d(5, eps=2 * eps), nn.Linear(5, 3),
+    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d):
+            m.running_var.uniform_(0.01, 0.5)
+            m.running_mean.normal_()
+    named = {**dict(model.named_parameters()), **{n: b for n, b in model.named_buffers() if b.is_floating_point()}}
+
+    def logits(state, inputs):
+        return torch.func.functional_call(model, dict(zip(named, state, strict=True)), (inputs,))
+
+    x = torch.randn(7, 2, 5, 5, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    state = tuple(named.values())
+    fast = forward(logits, state, x[:3])
+    assert fast.traced
+    assert "batch_norm" not in fast._graphs[0].code + fast._graphs[1].code
+    tol = 1e-5 if dtype == torch.float32 else 1e-12
+    for weights in (state, tuple(t * 1.3 for t in state)):
+        torch.testing.assert_close(fast.at(weights)(x), logits(weights, x), rtol=tol, atol=tol)
+
+
 def broken_states(objective, **options):
     """Yield the traced and the plain pass with a state or inputs of which one number is not finite."""
     logits, state, fast = prepared(objective, **options)
