@@ -339,13 +339,13 @@ def _crossing(loss: Callable[[float], float], bracket: _Bracket, wanted: float) 
 
 
 def _median(radii: np.ndarray) -> tuple[float, float]:
-    """Return the median and half the interquartile range, where inf is a radius beyond the limit; nan if unknown."""
+    """Return the median and half the interquartile range; inf is a radius beyond the limit, nan an unknown one."""
     if np.isnan(radii).any():
         return math.nan, math.nan
     quarter, three = np.quantile(radii, [0.25, 0.75], method="inverted_cdf")  # those of the sample: inf stays out
-    middle = float(np.median(radii))
+    middle = float(np.median(radii))  # of an even number inf where one of the middle two is
     spread = float(three - quarter) / 2 if len(radii) > 1 and math.isfinite(three) else math.nan
-    return middle if math.isfinite(middle) else math.nan, spread
+    return middle, spread
 
 
 def _check(objective: Objective, options: Options) -> None:

@@ -134,7 +134,8 @@ def _surface_cell(surface: Surface, p: int, barrier: bool) -> str:
     values = [surface.centre_loss[p], surface.doubling_radius[p], surface.worst_rise[p]]
     if barrier:
         values.append(math.nan if surface.barrier is None else surface.barrier[p])
-    return " / ".join("-" if math.isnan(value) else number(value) for value in values)
+    texts = ["-" if math.isnan(value) else number(value) for value in values]
+    return " / ".join([texts[0], "none" if math.isinf(values[1]) else texts[1], *texts[2:]])
 
 
 def _surface_title(surfaces: Sequence[Surface]) -> str:
@@ -147,6 +148,7 @@ def _surface_title(surfaces: Sequence[Surface]) -> str:
 def _sharpness_cell(sharpness: Sharpness, p: int, barrier: bool) -> str:
     values = [sharpness.loss[p], sharpness.worst_rise[p], sharpness.doubling_radius[p]]
     loss, worst, radius = ("-" if math.isnan(value) else number(value) for value in values)
+    radius = "none" if math.isinf(values[2]) else radius
     noise = with_error(sharpness.noise_rise[p], sharpness.noise_rise_stderr[p])
     return f"{loss} / {worst} / {noise} / {radius}"
 

@@ -126,7 +126,7 @@ def _conclude(console: Console, found: Sharpness, path: Path) -> None:
             _number(found.worst_rise[p], 4),
             _number(found.noise_rise[p], 4),
             _number(found.noise_rise_stderr[p], 2),
-            _number(found.doubling_radius[p], 3),
+            "none" if np.isinf(found.doubling_radius[p]) else _number(found.doubling_radius[p], 3),
             _number(found.doubling_radius_spread[p], 2),
         ]
         for p, part in enumerate(found.parts)
@@ -146,15 +146,17 @@ def _explain(console: Console, found: Sharpness) -> None:
     lost = np.isnan(found.worst_rise)
     if lost.any():
         console.note(f"a loss or gradient within rho is not finite for {_some(found, lost)}: try a smaller --rho")
-    missing = np.isnan(found.doubling_radius)
-    without_loss, beyond = missing & ~(found.loss > 0), missing & (found.loss > 0)
+    unknown, beyond = np.isnan(found.doubling_radius), np.isinf(found.doubling_radius)
+    without_loss, unknown = unknown & ~(found.loss > 0), unknown & (found.loss > 0)
     if without_loss.any():
         console.note(f"the loss of {_some(found, without_loss)} is not positive: twice that is no rise")
     if beyond.any():
         console.note(
             f"no doubling radius for {_some(found, beyond)}: on half of the directions the loss does not double up to "
-            f"{found.limit:g} times the filters, or it is nan on the way"
+            f"{found.limit:g} times the filters"
         )
+    if unknown.any():
+        console.note(f"the doubling radius of {_some(found, unknown)} is unknown: a loss on the way is nan")
     if found.draws == 1:
         console.note("one draw cannot tell its own spread: use --draws 8")
 

@@ -451,7 +451,7 @@ def conclude(console: Console, result: Surface, path: Path) -> None:
             f"{100 * result.centre_accuracy[p]:.1f}",
             f"{result.lowest_loss[p]:.4g}",
             ", ".join(f"{c:.3g}" for c in result.lowest_position[p]),
-            _known(result.doubling_radius[p]),
+            "none" if math.isinf(result.doubling_radius[p]) else _known(result.doubling_radius[p]),
             _known(result.worst_rise[p]),
         ]
         for p, part in enumerate(result.parts)

@@ -26,6 +26,7 @@ class Column:
     share: bool = False  # written in percent
     count: bool = False  # a number of samples, which is no measure of sharpness
     missing: str = "nan"  # what a nan means
+    endless: str = "inf"  # what an infinite number means
 
     @property
     def meaning(self) -> str:
@@ -85,13 +86,15 @@ COLUMNS = (
         key="doubling_radius",
         heading="doubling radius in the plane",
         of=_everywhere("doubling_radius", *_PLANE),
-        missing="none",
+        missing="unknown",
+        endless="none",
     ),
     Column(
         key="doubling_on_line",
         heading="doubling radius on the line",
         of=_everywhere("doubling_radius", "line"),
-        missing="none",
+        missing="unknown",
+        endless="none",
     ),
     Column(key="plane_rise", heading="worst rise in the plane", of=_everywhere("worst_rise", *_PLANE)),
     Column(key="line_rise", heading="worst rise on the line", of=_everywhere("worst_rise", "line")),
@@ -102,7 +105,8 @@ COLUMNS = (
         key="doubling_noise",
         heading="doubling noise",
         of={"sharpness": ("doubling_radius", "doubling_radius_spread")},
-        missing="none",
+        missing="unknown",
+        endless="none",
     ),
     Column(key="gradient", heading="gradient norm", of={"gradients": ("norm", "norm_stderr")}),
     Column(key="agreement", heading="cosine with the whole gradient", of={"gradients": ("cosine", "cosine_stderr")}),
@@ -199,7 +203,7 @@ def _text(column: Column, value: float, error: float | None) -> str:
     if math.isnan(value):
         return column.missing
     if math.isinf(value):
-        return f"{value:g}"
+        return column.endless if value > 0 else "-inf"
     if column.count:
         return f"{int(value):,}"
     if not column.share:

@@ -50,15 +50,16 @@ def doubling_radius(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray) -> np
         centre_loss: (P,) at the checkpoint itself.
 
     Returns:
-        Euclidean distances (P,). nan where twice the centre's loss is never reached; where it is exceeded next to the
-        centre already, so that the grid is too coarse to tell; where a computed point that is nan lies nearer; where it
-        is not defined, as the centre's loss is not positive and finite; and where the grid does not hold the centre, or
-        units are unknown.
+        Euclidean distances (P,). inf where twice the centre's loss is not reached on the grid. nan where that is
+        unknown: where it is exceeded next to the centre already, so that the grid is too coarse to tell; where a
+        computed point that is nan lies nearer; where it is not defined, as the centre's loss is not positive and
+        finite; where the grid does not hold the centre or has no other point; and where units are
+        unknown.
     """
     radii = np.full(len(loss), np.nan)
     corners = grid.euclidean(grid.vertices)
     distance = np.linalg.norm(corners, axis=1)
-    if not grid.holds_centre or not np.isfinite(distance).all():
+    if not grid.holds_centre or not len(grid.around) or not np.isfinite(distance).all():
         return radii
     for p, values in enumerate(grid.values(loss, centre_loss)):
         twice = 2 * centre_loss[p]
@@ -66,7 +67,7 @@ def doubling_radius(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray) -> np
             continue
         ends = _level_segments(corners, values, grid.simplices, twice)
         nearest = np.concatenate([distance[values >= twice], _distance_of_segments(*ends)]).min(initial=np.inf)
-        if nearest < np.inf and nearest <= distance[np.isnan(values)].min(initial=np.inf):
+        if nearest <= distance[np.isnan(values)].min(initial=np.inf):
             radii[p] = nearest
     return radii
 

@@ -192,6 +192,42 @@ def _provenance(
     return provenance
 
 
+def verdict_of(surface: Surface, parts: Sequence[int]) -> str:
+    """Return the verdict on some parts of a surface alone.
+
+    Args:
+        surface: the result.
+        parts: their numbers.
+
+    Returns:
+        The verdict that the surface would have with these parts; what a reader of another program's file added stays.
+    """
+    if sorted(parts) == list(range(len(surface.parts))):
+        return surface.verdict
+    whole, some = (_verdict(surface, list(of)) for of in (range(len(surface.parts)), parts))
+    return some + surface.verdict.removeprefix(whole) if surface.verdict.startswith(whole) else some
+
+
+def _verdict(surface: Surface, parts: Sequence[int]) -> str:
+    policy, provenance = surface.mark_policy_loss, surface.provenance
+    found = summary(
+        grid_of(surface),
+        parts=[surface.parts[p] for p in parts],
+        loss=surface.loss[parts],
+        centre_loss=surface.centre_loss[parts],
+        radius=surface.radius,
+        batch_norm=surface.batch_norm,
+        marks=surface.marks,
+        mark_loss=surface.mark_loss[:, parts],
+        mark_policy_loss=None if policy is None else policy[:, parts],
+        between=surface.barrier is not None,
+        n_classes=provenance.get("n_classes"),
+        augmented=provenance.get("augmented", False),
+        variance_invalid=surface.variance_invalid,
+    )
+    return str(found["verdict"])
+
+
 def grid_of(surface: Surface) -> Grid:
     """Return where the points of a surface are.
 

@@ -34,8 +34,8 @@ class Sharpness:
     noise_rise_stderr: np.ndarray = array("part", unit="loss", doc="its standard error over draws; nan for one")
     doubling_radius: np.ndarray = array(
         "part",
-        doc="relative size of filter-normalised noise at which the loss has doubled, median over directions; nan "
-        "beyond `limit`, where a loss on the way is nan, and where the loss at the checkpoint is not positive",
+        doc="relative size of filter-normalised noise at which the loss has doubled, median over directions; inf "
+        "beyond `limit`; nan where a loss on the way is nan, and where the loss at the checkpoint is not positive",
     )
     doubling_radius_spread: np.ndarray = array(
         "part", doc="half the interquartile range over the directions; nan for one, and where it ends beyond `limit`"

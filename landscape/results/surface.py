@@ -94,7 +94,9 @@ class Surface:
     lowest_loss: np.ndarray = array("part", unit="loss", doc="lowest loss of the grid")
     lowest_position: np.ndarray = array("part", "axis", doc="where it is")
     doubling_radius: np.ndarray = array(
-        "part", doc="Euclidean distance in the plane at which the loss is twice the centre's; nan if it never is"
+        "part",
+        doc="Euclidean distance in the plane at which the loss is twice the centre's; inf if it is not on the grid, "
+        "nan if that is unknown, as where one step exceeds it",
     )
     worst_rise: np.ndarray = array(
         "part", unit="loss", doc="largest rise of the loss within `radius` of the centre, in the plane"

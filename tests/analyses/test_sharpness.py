@@ -149,7 +149,8 @@ def test_a_loss_that_never_doubles_has_no_radius_and_costs_the_others_theirs_not
     weight = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     found = ls.sharpness(linear(inputs, labels, weight, bounded))
     alone = ls.sharpness(linear(inputs, labels, weight, bounded, classes="0"))
-    assert np.isnan(found.doubling_radius).tolist() == [False, True, True]
+    assert np.isinf(found.doubling_radius).tolist() == [False, True, False]
+    assert np.isnan(found.doubling_radius).tolist() == [False, False, True]  # of a negative loss twice is no rise
     assert found.doubling_radius[0] == pytest.approx(alone.doubling_radius[0], rel=1e-12)
     assert found.limit == sharpness.LIMIT
     assert np.isfinite(found.worst_rise).all()
@@ -159,8 +160,9 @@ def test_the_median_takes_a_radius_beyond_the_limit_for_a_large_one():
     inf = math.inf
     assert sharpness._median(np.array([1.0, inf, 2.0])) == (2.0, pytest.approx(math.nan, nan_ok=True))
     assert sharpness._median(np.array([4.0, 1.0, 2.0, 3.0, inf])) == (3.0, 1.0)
-    for radii in ([1.0, inf], [inf] * 4, [1.0, math.nan, 2.0]):
-        assert np.isnan(sharpness._median(np.array(radii))[0])
+    for radii in ([1.0, inf], [inf] * 4):
+        assert sharpness._median(np.array(radii))[0] == inf
+    assert np.isnan(sharpness._median(np.array([1.0, math.nan, 2.0]))[0])
 
 
 # Where the gradient vanishes, or a number is none ---------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_the_title_counts_samples_and_does_not_read_names_as_formulas():
         classes(2), parts=("a $x$ $ b", "z" * 200), n_samples=np.array([1000, 7]), n_used=np.array([812, 7])
     )
     ax = plots.density(spectrum, "a $x$ $ b")
-    assert ax.get_title() == "a $x$ $ b\nn = 1,000, 5,000 in training\n812 summed over"
+    assert ax.get_title() == "a $x$ $ b\nn = 1,000 (5,000 in training)\n812 summed over"
     assert not ax.title.get_parse_math()
     drawn(ax.figure)
     assert len(plots.density(spectrum, "z" * 200).get_title().split("\n")[0]) == 56

@@ -23,7 +23,7 @@ from landscape.plots.layout.parts import joined
 from landscape.plots.layout.planes import filled
 from landscape.plots.layout.scales import scale
 from landscape.results import store, written
-from landscape.results.regroup import regroup
+from landscape.results.regroup import regroup, verdict_of
 
 
 def lines_of(ax):
@@ -80,8 +80,8 @@ def test_panels_share_levels_that_hold_every_loss_and_one_colour_bar_names_them(
     assert bar.get_ylabel() == "mean loss (logarithmic)"
     assert bar.get_ylim() == (levels[0], levels[-1])
     assert next(text.get_text() for text in bar.get_yticklabels()) == scales.label(levels[0])
-    assert [ax.get_title() for ax in panels] == ["class 0\nn = 9, 500 in training", "class 1\nn = 5, 50 in training",
-                                                 "class 2\nn = 1, 5 in training"]  # fmt: skip
+    assert [ax.get_title() for ax in panels] == ["class 0\nn = 9 (500 in training)", "class 1\nn = 5 (50 in training)",
+                                                 "class 2\nn = 1 (5 in training)"]  # fmt: skip
 
 
 @pytest.mark.parametrize("euclidean", [False, True])
@@ -244,6 +244,31 @@ def test_the_verdict_stands_below_and_network_data_and_weights_above():
     assert above(plots.surface(regroup(found, "all", "balanced"))).endswith("test samples balanced weights")
     own = dict(zip(found.parts, (1.0, 2.0, 3.0), strict=True))
     assert above(plots.surface(regroup(found, "all", own))).endswith("test samples given weights")
+
+
+def test_the_verdict_names_no_part_that_is_not_drawn():
+    """Of three paraboloids one lies lowest beside the centre; a figure of the others says nothing of it."""
+    found = three_classes()
+    loss = found.loss.copy()
+    loss[1, 0, 0] = 0.001
+    moved = regroup(dataclasses.replace(found, loss=loss), "class")
+    assert "class 1" in moved.verdict
+    for draw in (plots.surface, plots.surface_heat, plots.surface_3d, plots.surface_overlay):
+        assert "class 1" not in below(draw(moved, ["class 0", "class 2"])), draw
+        assert "class 1" in below(draw(moved, ["class 0", "class 1"])), draw
+    assert "class 1" not in below(plots.contours(moved, "class 0").figure)
+    both = {"a": moved, "b": moved}
+    assert "class 1" not in below(plots.compare_surfaces(both, ["class 2"]))
+    remarked = dataclasses.replace(moved, verdict=f"{moved.verdict}; read from elsewhere")
+    assert below(plots.surface(remarked, ["class 0"])).endswith("read from elsewhere")
+    assert verdict_of(moved, [2, 0, 1]) == moved.verdict
+
+
+def test_samples_and_training_samples_cannot_be_read_as_one_number():
+    found = dataclasses.replace(three_classes(), n_samples=np.array([9, 9, 9]), train_counts=np.array([645, 9, 12345]))
+    titles = [ax.get_title() for ax in plots.surface(found).axes[:3]]
+    assert any(t.endswith(("n = 9 (645 in training)", "n = 9 (train 645)")) for t in titles)
+    assert not any("9, " in t for t in titles)
 
 
 def test_long_names_and_dollar_signs_break_nothing():
@@ -587,16 +612,17 @@ def test_an_overlay_of_many_parts_is_of_the_most_frequent_and_the_rarest():
 
 
 def test_compared_surfaces_share_levels_and_each_has_its_verdict():
-    flat, steep = many(3), dataclasses.replace(many(3), verdict="another", loss=many(3).loss * 4)
+    flat, steep = many(3), dataclasses.replace(many(3), loss=many(3).loss * 4)
+    steep = dataclasses.replace(steep, verdict=f"{regroup(steep, 'class').verdict}; another")
     fig = plots.compare_surfaces({"ce": flat, "sam $": steep}, ["class 1"])
     left, right, _ = fig.axes
     np.testing.assert_array_equal(fills(left).levels, fills(right).levels)
     assert fills(left).levels[-1] >= steep.loss[1].max()
     assert [left.get_title(), right.get_title()] == ["ce", "sam $"]
-    assert f"ce: one unit is 2 long in x, 0.5 in y, the angle between them is 53°. Verdict: {flat.verdict}" in below(
-        fig
-    )
-    assert "Verdict: another" in below(fig)
+    lengths = "one unit is 2 long in x, 0.5 in y, the angle between them is 53°"
+    assert f"ce: {lengths}. Verdict: {verdict_of(flat, [1])}" in below(fig)
+    assert f"sam $: {lengths}. Verdict: {verdict_of(steep, [1])}" in below(fig)
+    assert below(fig).endswith("; another")
     assert inside(fig)
 
 
@@ -871,7 +897,7 @@ def test_plot_groups_by_a_file(plot, tmp_path, monkeypatch):
     ("words", "line"),
     [
         (["--groups", "heads"], "groups 'heads' are unknown"),
-        (["--groups", "none.json"], "none.json cannot be read as JSON groups"),
+        (["--groups", "none.json"], "none.json cannot be read: No such file"),
         (
             ["--weights", "heavy"],
             "weights 'heavy' are unknown: choose natural, balanced, training, drw or a .json file",

@@ -182,12 +182,13 @@ def test_models_have_the_shortest_names_that_differ(tmp_path):
 
 def test_what_a_number_does_not_tell_is_said(sources, no_figures):
     one = dataclasses.replace(spectrum(probes=1), converged=np.array([True, False, True]))
-    plane = three_classes(5, 5, doubling_radius=np.array([np.nan, 1.0, 2.0]), train_counts=np.full(3, np.nan))
+    plane = three_classes(5, 5, doubling_radius=np.array([np.nan, np.inf, 2.0]), train_counts=np.full(3, np.nan))
     found = Page(page(sources({"a.h5": of_checkpoint(one), "b.h5": of_checkpoint(plane, "b")}))).table()
     assert [found["a", "train", f"class {p}"]["lambda_max"][1].endswith("*") for p in range(3)] == [False, True, False]
     assert found["a", "train", "class 0"]["trace"][1].endswith("± ?")
     row = found["b", "train", "class 0"]
-    assert row["doubling radius in the plane"][1] == "none"
+    assert row["doubling radius in the plane"][1] == "unknown"
+    assert found["b", "train", "class 1"]["doubling radius in the plane"][1] == "none"
     assert row["training samples"][1] == "unknown"
 
 

@@ -105,7 +105,10 @@ def test_a_loss_that_cannot_double_has_no_radius(centre):
 
 def test_a_radius_is_unknown_where_the_loss_never_doubles_or_the_units_are_unknown_or_the_centre_is_outside():
     of = skewed(5)
-    assert np.isnan(doubling_radius(of, 0.3 + 0 * paraboloid(of), CENTRE))
+    assert np.isinf(doubling_radius(of, 0.3 + 0 * paraboloid(of), CENTRE))
+    hole = 0.3 + 0 * paraboloid(of)
+    hole[0, 0, 0] = np.nan
+    assert np.isnan(doubling_radius(of, hole, CENTRE))  # it may lie there
     unknown = grid(of.xcoordinates, of.ycoordinates, units=[np.nan, np.nan], cosine=np.nan)
     assert np.isnan(doubling_radius(unknown, paraboloid(of), CENTRE))
     assert np.isnan(worst_rise(unknown, paraboloid(of), CENTRE, 0.5))

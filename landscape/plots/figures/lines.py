@@ -21,6 +21,7 @@ from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, n
 from landscape.plots.layout.planes import axis_labels, units
 from landscape.plots.layout.scales import Scale, label, scale
 from landscape.results import Surface, written
+from landscape.results.regroup import verdict_of
 
 MOST_MARKS = 6
 """More marks than this are not named."""
@@ -124,8 +125,8 @@ def compare_lines(
     ]
     shared = scale(np.concatenate([curve.loss for curve in drawn]), log=log, vmin=vmin, vmax=vmax)
     words = list(shared.notes)
-    for curve, (found, _) in zip(drawn, surfaces.values(), strict=True):
-        words.append(f"{curve.name}: {_signs(found, [curve], euclidean)}. Verdict: {found.verdict}")
+    for curve, (found, p) in zip(drawn, surfaces.values(), strict=True):
+        words.append(f"{curve.name}: {_signs(found, [curve], euclidean)}. Verdict: {verdict_of(found, [p])}")
     first, _ = next(iter(surfaces.values()))
     labels = dict.fromkeys(_x_label(found, euclidean) for found, _ in surfaces.values())
     with theme.theme():

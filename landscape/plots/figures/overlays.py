@@ -1,6 +1,7 @@
 """Surfaces on one another and side by side: several parts in one plane, the same parts of several networks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from landscape.plots.layout.marks import draw_marks, run_handles
 from landscape.plots.layout.parts import colours, heading, joined, named
 from landscape.plots.layout.scales import label, scale
 from landscape.results import Surface, Trajectory, written
-from landscape.results.regroup import regroup
+from landscape.results.regroup import regroup, verdict_of
 
 _STYLES = ("-", "--", "-.", ":")  # as many parts are drawn where none is named
 
@@ -56,6 +57,7 @@ def surface_overlay(
     if parts is None and len(chosen) > len(_STYLES):
         joining = f"of {len(chosen)} parts the most frequent and the rarest"
         chosen = [chosen[0], chosen[-1]]
+        surface = replace(surface, verdict=verdict_of(surface, chosen))
     values = planes.filled(surface)[chosen]
     shared = scale(values, levels=levels, log=log, vmin=vmin, vmax=vmax)
     words = drawing.caption(surface, values, shared, euclidean=euclidean)
@@ -155,7 +157,8 @@ def compare_surfaces(
     for name, found in drawn.items():
         signs |= drawing.signs(found, values[name], shared, euclidean=euclidean)
         lengths = "" if euclidean else f"{planes.units(found)}. "
-        verdicts.append(f"{written.shorten(name, 40)}: {lengths}Verdict: {found.verdict}")
+        verdict = verdict_of(found, chosen[name])
+        verdicts.append(f"{written.shorten(name, 40)}: {lengths}Verdict: {verdict}")
     words = ["; ".join(signs), *shared.notes, *verdicts]
     directions = {tuple(planes.axis_labels(found, euclidean=euclidean)) for found in drawn.values()}
     shape = max(planes.aspect(found) for found in drawn.values()) if euclidean else 1.0

@@ -52,10 +52,11 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
         over = f"mean ± s.e. over {sharpness.draws} directions" if sharpness.draws > 1 else "in one direction"
         noise.set_title(f"under noise of {sharpness.sigma:g} of each filter\n{over}")
         radius, spread = sharpness.doubling_radius[order], sharpness.doubling_radius_spread[order]
-        _errors(doubling, x, radius, spread, colours)
+        _errors(doubling, x, np.where(np.isinf(radius), np.nan, radius), spread, colours)
         doubling.set_ylabel("noise relative to filters")
-        missing = int(np.isnan(radius).sum())
-        beyond = f"\n{missing} of {len(order)} have none up to {sharpness.limit:g}" if missing else ""
+        words = ((np.isinf(radius), f"have none up to {sharpness.limit:g}"), (np.isnan(radius), "are unknown"))
+        missing = [f"{int(which.sum())} {what}" for which, what in words if which.any()]
+        beyond = f"\nof {len(order)}, {' and '.join(missing)}" if missing else ""
         doubling.set_title(f"noise that doubles the loss\nmedian ± half the interquartile range{beyond}")
         if len(order) <= MOST_NAMES:
             _legend(fig, sharpness, order, colours)

@@ -58,7 +58,7 @@ def contours(
     if part is None and len(surface.parts) != 1:
         shown = ", ".join(surface.parts[:10]) + (", ..." if len(surface.parts) > 10 else "")
         raise InputError(f"there are {len(surface.parts)} parts: name one of {shown}, or draw all by surface()")
-    _, (p,), _ = joined(surface, [surface.parts[0] if part is None else part])
+    surface, (p,), _ = joined(surface, [surface.parts[0] if part is None else part])
     values = planes.filled(surface, what)[[p]]
     shared = scale(values, levels=levels, log=log, vmin=vmin, vmax=vmax, what=what)
     size = panels.sizes(1)

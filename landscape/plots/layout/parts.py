@@ -1,6 +1,7 @@
 """Which parts a figure of a surface shows, in which order and colours, and what it says of them in words."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from landscape.errors import InputError
 from landscape.plots.layout import theme
 from landscape.results import Spectrum, Surface, Trajectory, written
-from landscape.results.regroup import regroup
+from landscape.results.regroup import regroup, verdict_of
 
 S = TypeVar("S", bound=Surface)
 
@@ -27,7 +28,7 @@ def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
             that were not grouped before become many, medium and few, or the whole, the most frequent and the rarest.
 
     Returns:
-        The surface that has these parts, their numbers, and what was joined, in words.
+        The surface that has these parts, with the verdict on them; their numbers; and what was joined, in words.
 
     Raises:
         InputError: no such part.
@@ -39,7 +40,8 @@ def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
                 raise InputError(f"no part {name!r}; there are {shown}")
         if not len(parts):
             raise InputError("there is no part to draw")
-        return surface, [surface.parts.index(name) for name in parts], ""
+        chosen = [surface.parts.index(name) for name in parts]
+        return replace(surface, verdict=verdict_of(surface, chosen)), chosen, ""
     words = ""
     if len(surface.parts) > MOST_PARTS and "regrouped" not in surface.provenance:
         n = len(surface.parts)
@@ -78,9 +80,10 @@ def title(surface: Surface, p: int, length: int) -> str:
     """Write the title of a part's panel: its shortened name, and below it its numbers of samples."""
     n, trained = surface.n_samples[p], surface.train_counts[p]
     counts = [f"n = {int(n):,}"] if np.isfinite(n) else []
-    if np.isfinite(trained) and trained != n:
-        counts.append(f"{int(trained):,} in training" if length > 22 else f"train {int(trained):,}")
-    return "\n".join([written.shorten(surface.parts[p], length), ", ".join(counts)]).rstrip()
+    if np.isfinite(trained) and trained != n:  # in brackets: behind a comma it would read as more digits of n
+        known = f"{int(trained):,} in training" if length > 22 else f"train {int(trained):,}"
+        counts.append(f"({known})" if counts else known)
+    return "\n".join([written.shorten(surface.parts[p], length), " ".join(counts)]).rstrip()
 
 
 def heading(surface: Surface, joining: str = "") -> str:
