@@ -21,6 +21,7 @@ from landscape.networks import classifiers, losses, models
 from landscape.networks.models import failures_named
 from trainers import schedule
 from trainers.batches import Batches
+from trainers.class_sam import ClassSAM, class_conditional, focal_weights, tail_weights
 from trainers.gkp import GKP
 from trainers.gsa import GSA
 from trainers.losses import (
@@ -127,6 +128,14 @@ class Trainer:
         options_of_both: dict[str, Any] = {"model": self._both, "reduce": self._reduce, **options}
         if r.sharpness == "sam":
             return SAM(chosen, torch.optim.SGD, rho=r.rho, adaptive=r.adaptive, **options_of_both)
+        if r.sharpness in {"focal-sam", "imbsam"}:
+            counts = self.train.class_counts
+            weights = (
+                focal_weights(counts, r.sharpness_share, r.sharpness_gamma)
+                if r.sharpness == "focal-sam"
+                else tail_weights(counts, r.tail_most)
+            )
+            return ClassSAM(chosen, torch.optim.SGD, weights=weights, rho=r.rho, adaptive=r.adaptive, **options_of_both)
         if r.sharpness == "gsa":
             return GSA(
                 chosen,
@@ -209,7 +218,7 @@ class Trainer:
         order = order[: n_batches * r.batch_size] if r.drop_last else order
         mine = [b.tensor_split(distributed.world())[distributed.rank()] for b in order.tensor_split(n_batches)]
         self.model.train()
-        if isinstance(self.optimizer, SAM):
+        if r.sharpness == "sam" and isinstance(self.optimizer, SAM):
             self.optimizer.rho = schedule.radius(
                 self.epoch, r.epochs, r.rho_schedule, r.rho, r.rho if r.rho_end is None else r.rho_end, r.drw_start
             )
@@ -277,17 +286,19 @@ class Trainer:
         """
         hits: list[Tensor] = []
         groups = None if self.group_of is None else self.group_of[torch.from_numpy(classes)]
-        by_group = isinstance(self.optimizer, GSA) and groups is not None
+        # a first pass with several backward passes, which a compiled graph lets happen once only
+        by_group = isinstance(self.optimizer, ClassSAM) or (isinstance(self.optimizer, GSA) and groups is not None)
 
         def run() -> Tensor:
-            # each group goes back through the graph of the first pass, which a compiled one lets happen once only
             forward = self.model if by_group and not hits else self._forward
-            values, right = self._losses(views, labels, forward)
+            values, right = self._losses(views, labels, forward, torch.from_numpy(classes))
             hits.append(right)
             return values
 
         self._base.zero_grad()
-        if isinstance(self.optimizer, SAM):
+        if isinstance(self.optimizer, ClassSAM):
+            values = self.optimizer.gradients(run, labels)
+        elif isinstance(self.optimizer, SAM):
             values = self.optimizer.gradients(run)
         elif isinstance(self.optimizer, GSA) and groups is not None:
             values = self.optimizer.gradients(run, groups)
@@ -335,7 +346,11 @@ class Trainer:
         return theta + torch.cat([moved_by[id(p)] for p in encoder])
 
     def _losses(
-        self, views: tuple[Tensor, ...], labels: Tensor, forward: Callable[[Tensor], Any]
+        self,
+        views: tuple[Tensor, ...],
+        labels: Tensor,
+        forward: Callable[[Tensor], Any],
+        on_host: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the loss of each sample with its graph, and whether it is classified correctly, (B,) each."""
         late = self.recipe.reweight == "drw" and self.epoch >= schedule.deferred(
@@ -346,6 +361,8 @@ class Trainer:
         if self.recipe.channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            if self.recipe.sharpness == "cc-sam":
+                return self._class_conditional(inputs, labels, labels.cpu() if on_host is None else on_host)
             if self.head is None:
                 logits = models.logits_of(forward(inputs), self.n_classes).float()
                 contrast = None
@@ -376,6 +393,23 @@ class Trainer:
         others = projections[n:].view(-1, n, projections.shape[1]).float()
         contrast = balanced_contrastive(others, labels, prototypes.float(), self._bcl.temperature)
         return logits[:n].float(), contrast
+
+    def _class_conditional(self, inputs: Tensor, labels: Tensor, on_host: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the losses of CC-SAM, and whether the classifier as it is classifies each sample correctly."""
+        with classifiers.Tap(self.model, self.classifier) as tap:
+            logits = models.logits_of(self.model(inputs), self.n_classes).float()
+            features = tap.features
+        values = class_conditional(
+            self.criterion,
+            self.model.get_submodule(self.classifier),
+            features,
+            on_host,
+            self.criterion(logits, labels),
+            torch.from_numpy(self.train.class_counts),
+            scale=self.recipe.radius_scale,
+            share=self.recipe.sharpness_share,
+        )
+        return values, logits.detach().argmax(dim=1) == labels
 
     def state(self) -> dict[str, Tensor]:
         """Return all that changes from step to step, by name; what `restore` wants."""

@@ -19,6 +19,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "gsa": {"sharpness": "gsa"},
     "gkp": {"gkp": True},
     "focal": {"loss": "focal"},
+    "focal-sam": {"sharpness": "focal-sam"},
+    "imbsam": {"sharpness": "imbsam"},
+    "cc-sam": {"sharpness": "cc-sam"},
     "ldam-drw": {"loss": "ldam", "reweight": "drw"},
     "ldam-drw-sam": {"loss": "ldam", "reweight": "drw", "sharpness": "sam"},
     "bcl": {"loss": "bcl"},
@@ -26,7 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bcl-gsa": {"loss": "bcl", "sharpness": "gsa"},
     "bcl-gsa-gkp": {"loss": "bcl", "sharpness": "gsa", "gkp": True},
 }
-"""The rows of the paper's tables 1, 4 and 5, and Figure 9's columns ce, sam and gsa-gkp."""
+"""The rows of the paper's tables 1, 4 and 5, Figure 9's columns ce, sam and gsa-gkp, and three peers of GSA."""
 
 _CIFAR: dict[str, Any] = {
     "model": "resnet32",
@@ -133,7 +136,7 @@ def compose(
     large = recipe.loss == "bcl" and recipe.dataset in LARGE_IMAGES
     recipe = replace(
         recipe,
-        rho=named.get("rho", _RADII.get((recipe.dataset, recipe.loss), Recipe().rho)),
+        rho=named.get("rho", _radius(recipe)),
         loss_options=named.get("loss_options") or (_BCL_OF_LARGE_IMAGES if large else None),
         cosine=_cosine(recipe.loss, recipe.model) if recipe.cosine is None else recipe.cosine,
         milestones=_milestones(recipe),
@@ -188,6 +191,10 @@ def changed(recipe: Recipe, *, model: str) -> Recipe:
     made = replace(recipe, model=model, cosine=_cosine(recipe.loss, model))
     check(made)
     return made
+
+
+def _radius(recipe: Recipe) -> float:
+    return _RADII.get((recipe.dataset, recipe.loss), 0.05) if recipe.sharpness == "sam" else 0.05
 
 
 def _cosine(loss: str, model: str) -> bool:

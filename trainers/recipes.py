@@ -15,6 +15,8 @@ from landscape.networks import losses, models
 from landscape.results import disk
 from trainers.gsa import DIRECTIONS, FIRST_PASSES
 
+SHARPNESS = ("none", "sam", "gsa", "focal-sam", "imbsam", "cc-sam")
+
 HEADINGS = {
     "dataset": "Data",
     "model": "Network",
@@ -71,22 +73,27 @@ class Recipe:
     )
     drw_start: float = _option(0.8, "Begin DRW, and the step schedule of SAM's radius, after this share of the run.")
     drw_beta: float = _option(0.9999, "Set beta of the effective number of samples (DRW).")
-    sharpness: str = _option(
-        "none", "Choose how the weights are perturbed in each step.", choices=("none", "sam", "gsa")
-    )
+    sharpness: str = _option("none", "Choose how the weights are perturbed in each step.", choices=SHARPNESS)
     gkp: bool = _option(False, "Keep the weights near the groups' convergence points.")
 
     rho: float = _option(
-        0.05, "Perturb the weights within this radius (SAM).", otherwise="that of the method's paper, or 0.05"
+        0.05,
+        "Perturb the weights within this radius (SAM, Focal-SAM, ImbSAM).",
+        otherwise="that of the method's paper, or 0.05",
     )
     rho_schedule: str = _option(
         "constant", "Choose how SAM's radius changes over the run.", choices=("constant", "linear", "step")
     )
     rho_end: float | None = _option(None, "End a linear or step schedule with this radius (SAM).")
+    sharpness_share: float = _option(
+        0.5, "Weigh the perturbed loss by this: lambda of Focal-SAM, the flat share of CC-SAM."
+    )
+    sharpness_gamma: float = _option(3.0, "Weigh rare classes up by this power (Focal-SAM).")
+    tail_most: int = _option(100, "Perturb the classes of at most this many training samples (ImbSAM).")
     adaptive: bool = _option(False, "Scale the perturbation of each parameter by its size (SAM and GSA).")
 
     groups: int = _option(4, "Make this many groups of classes: the paper's G.")
-    radius_scale: float = _option(1e-2, "Scale the groups' radii by this: the paper's Z (GSA).")
+    radius_scale: float = _option(1e-2, "Scale the radii by this: the paper's Z (GSA, CC-SAM).")
     direction: str = _option("specific", "Perturb along this part of a group's gradient (GSA).", choices=DIRECTIONS)
     average: float = _option(
         0.9, "Set the decay of the average gradient that is projected off; 0 takes the batch's own (GSA)."

@@ -66,7 +66,26 @@ def check(recipe: Recipe) -> None:
             r.sharpness == "sam" or r.rho_schedule == "constant",
             f"{arg('rho_schedule')} needs {arg('sharpness', 'sam')}",
         ),
-        (r.sharpness != "none" or not r.adaptive, f"{arg('adaptive', True)} needs {arg('sharpness', 'sam')} or gsa"),
+        (
+            r.sharpness not in {"none", "cc-sam"} or not r.adaptive,
+            f"{arg('adaptive', True)} needs {arg('sharpness', 'sam')}, gsa, focal-sam or imbsam",
+        ),
+        (
+            0 <= r.sharpness_share <= 1,
+            f"{arg('sharpness_share')} must be from 0 to 1, got {r.sharpness_share}",
+        ),
+        (r.sharpness_gamma >= 0, f"{arg('sharpness_gamma')} must not be negative, got {r.sharpness_gamma}"),
+        (r.tail_most >= 1, f"{arg('tail_most')} must be at least 1, got {r.tail_most}"),
+        (
+            r.sharpness != "cc-sam" or r.reweight == "none",
+            f"{arg('sharpness', 'cc-sam')} takes the losses of each class by itself, which {arg('reweight', 'drw')} "
+            "does not: leave one out",
+        ),
+        (
+            r.sharpness != "cc-sam" or r.loss != "bcl",
+            f"{arg('sharpness', 'cc-sam')} perturbs the classifier, whose weights bcl makes prototypes of: choose "
+            f"another {arg('loss')}",
+        ),
         (r.groups >= 1, f"{arg('groups')} must be at least 1, got {r.groups}"),
         (0 <= r.average < 1, f"{arg('average')} must be at least 0 and below 1, got {r.average}"),
         (r.radius_scale >= 0, f"{arg('radius_scale')} must not be negative, got {r.radius_scale}"),
@@ -180,11 +199,16 @@ def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
     """
     r = recipe
     parts = (
-        (r.sharpness == "sam", arg("sharpness", "sam"), "rho rho_schedule rho_end"),
+        (r.sharpness in {"sam", "focal-sam", "imbsam"}, f"{arg('sharpness', 'sam')}, focal-sam or imbsam", "rho"),
+        (r.sharpness == "sam", arg("sharpness", "sam"), "rho_schedule rho_end"),
+        (r.sharpness in {"focal-sam", "cc-sam"}, f"{arg('sharpness', 'focal-sam')} or cc-sam", "sharpness_share"),
+        (r.sharpness == "focal-sam", arg("sharpness", "focal-sam"), "sharpness_gamma"),
+        (r.sharpness == "imbsam", arg("sharpness", "imbsam"), "tail_most"),
+        (r.sharpness in {"gsa", "cc-sam"}, f"{arg('sharpness', 'gsa')} or cc-sam", "radius_scale"),
         (
             r.sharpness == "gsa",
             arg("sharpness", "gsa"),
-            "radius_scale direction average perturb first_pass clip norm_term",
+            "direction average perturb first_pass clip norm_term",
         ),
         (r.gkp, arg("gkp", True), "preservation divide_by pull_at fisher_loss fisher_samples alpha_start alpha_end"),
         (r.grouped, f"{arg('sharpness', 'gsa')} or {arg('gkp', True)}", "groups group_after regroup_every centre"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from landscape.errors import InputError
+from landscape.errors import InputError, said
 from trainers.recipes import Recipe
 
 _LDAM: dict[str, Any] = {"lr": 0.1, "batch_size": 128, "weight_decay": 2e-4, "gamma": 0.01, "warmup_by": "epoch"}
@@ -69,7 +69,7 @@ def fields_of(variant: str | None, recipe: Recipe) -> dict[str, Any]:
     if variant is None:
         return {}
     if variant not in VARIANTS:
-        raise InputError(f"--as must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        raise InputError(f"{said('variant', '--as')} must be one of {', '.join(VARIANTS)}, got {variant!r}")
     parts = {
         "gsa": recipe.sharpness == "gsa",
         "gkp": recipe.gkp,
@@ -84,5 +84,5 @@ def fields_of(variant: str | None, recipe: Recipe) -> dict[str, Any]:
         del found["pull_at"]  # without a perturbation there is one place only
     if not found:
         of = "ce, focal, ldam and bcl on cifar10 and cifar100" if variant == "source" else "recipes with GSA or GKP"
-        raise InputError(f"--as {variant} is for {of}: leave it out")
+        raise InputError(f"{said('variant', '--as')} {variant} is for {of}: leave it out")
     return found

@@ -185,7 +185,7 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"seed": -1}, "seeds must not be negative, got -1"),
         ({"loss": "no-such"}, "loss must be one of ce, focal, ldam, logit-adjust, vs, balanced, bcl, got 'no-such'"),
         ({"schedule": "steps"}, "schedule must be one of cosine, multistep, constant, got 'steps'"),
-        ({"sharpness": "my.module:sam"}, "sharpness must be one of none, sam, gsa, got 'my.module:sam'"),
+        ({"sharpness": "my.module:sam"}, "sharpness must be one of none, sam, gsa, focal-sam, imbsam, cc-sam, got"),
         ({"milestones": (3,)}, "milestones need schedule='multistep'"),
         ({"schedule": "multistep", "milestones": (5, 3)}, "milestones must be ascending epochs"),
         ({"schedule": "multistep", "milestones": (5, 40)}, "milestones=(5, 40) lie beyond epochs=40: choose"),
@@ -193,7 +193,7 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"sharpness": "sam", "rho_schedule": "step"}, "rho_schedule='step' needs rho_end"),
         ({"sharpness": "sam", "rho_end": 0.5}, "rho_schedule='constant' takes no rho_end"),
         ({"rho_schedule": "linear", "rho_end": 0.5}, "rho_schedule needs sharpness='sam'"),
-        ({"adaptive": True}, "adaptive=True needs sharpness='sam' or gsa"),
+        ({"adaptive": True}, "adaptive=True needs sharpness='sam', gsa, focal-sam or imbsam"),
         ({"groups": 0}, "groups must be at least 1, got 0"),
         ({"clip": (1.0,)}, "clip must be two numbers in ascending order"),
         ({"clip": (0.0, math.inf)}, "clip must be a finite number, got inf"),
@@ -236,8 +236,11 @@ def test_every_number_of_groups_of_figure_5_is_a_recipe(count):
 @pytest.mark.parametrize(
     ("method", "option", "needed"),
     [
-        ("ce", {"rho": 0.1}, "sharpness='sam'"),
-        ("sam", {"radius_scale": 0.1}, "sharpness='gsa'"),
+        ("ce", {"rho": 0.1}, "sharpness='sam', focal-sam or imbsam"),
+        ("sam", {"radius_scale": 0.1}, "sharpness='gsa' or cc-sam"),
+        ("sam", {"tail_most": 5}, "sharpness='imbsam'"),
+        ("imbsam", {"sharpness_gamma": 1.0}, "sharpness='focal-sam'"),
+        ("imbsam", {"sharpness_share": 1.0}, "sharpness='focal-sam' or cc-sam"),
         ("gsa", {"preservation": 10.0}, "gkp=True"),
         ("sam", {"groups": 4}, "sharpness='gsa' or gkp=True"),
         ("ce", {"gamma": 0.2}, "schedule='multistep'"),
@@ -260,7 +263,7 @@ def test_every_option_of_a_method_is_welcome(method):
             rules.refuse_idle(recipe, [item.name])
         except InputError:
             idle.append(item.name)
-    assert ("rho" in idle) == ("sam" not in method)
+    assert ("rho" in idle) == ("sam" not in method or method == "cc-sam")
     assert ("clip" in idle) == ("gsa" not in method)
     assert ("preservation" in idle) == ("gkp" not in method)
     assert ("groups" in idle) == ("gsa" not in method and "gkp" not in method)

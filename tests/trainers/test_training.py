@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_refused(arguments, message):
 def test_fields_that_are_unknown_or_change_nothing_are_refused():
     with pytest.raises(InputError, match="a recipe has no field 'epoch'; it has dataset,"):
         recipe("ce", epoch=3)
-    with pytest.raises(InputError, match="--clip changes nothing without --sharpness gsa"):
+    with pytest.raises(InputError, match="clip changes nothing without sharpness='gsa'"):
         recipe("ce", clip=(0.0, 1.0))
 
 
@@ -93,7 +93,7 @@ def test_fields_that_are_unknown_or_change_nothing_are_refused():
 def test_every_variant_is_a_recipe_or_says_what_it_is_for(variant, method):
     grouped = "gsa" in method or "gkp" in method
     if (variant == "source") == grouped:
-        with pytest.raises(InputError, match=f"--as {variant} is for .*: leave it out"):
+        with pytest.raises(InputError, match=f"variant {variant} is for .*: leave it out"):
             recipe(method, dataset="cifar10", variant=variant)
         return
     plain, found = recipe(method, dataset="cifar10"), recipe(method, dataset="cifar10", variant=variant)
