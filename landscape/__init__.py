@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from landscape.results.quadrature import density as density
     from landscape.results.quadrature import nodes_and_weights as nodes_and_weights
     from landscape.results.regroup import regroup as regroup
+    from landscape.results.stack import Stack as Stack
+    from landscape.results.stack import concat as concat
     from landscape.results.store import load as load
     from landscape.results.store import save as save
 
@@ -87,6 +89,7 @@ _FROM = {
     "results.foreign.interop": "from_pyhessian to_pyhessian",
     "results.quadrature": "density nodes_and_weights",
     "results.regroup": "regroup",
+    "results.stack": "Stack concat",
     "results.store": "load save",
 }
 _MODULES = {"directions", "plots"}  # names that are modules, and need no attribute of their package

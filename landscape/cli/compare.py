@@ -43,15 +43,15 @@ def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any)
     differing = compared.differences(how, names, results, parts)
     console = Console(json=as_json)
     if as_json:
-        values = [{"part": p, "values": [compared.numbers(how, r, p) for r in results]} for p in parts]
+        values = [{"part": p, "values": [compared.numbers(r, p) for r in results]} for p in parts]
         columns = [
             {"name": n, "file": str(f)} | ({"remark": how.remarks(r)} if how.remarks(r) else {})
             for n, f, r in zip(names, files, results, strict=True)
         ]
         console.json({"kind": results[0].kind, "columns": columns, "rows": values, "notes": differing})
         return
-    cells = compared.cells(how, results, parts)
-    title, lines = how.title(results), [*compared.notes(how, names, results, cells), *differing]
+    cells = compared.cells(results, parts)
+    title, lines = compared.title(results), [*compared.notes(how, names, results, cells), *differing]
     if latex:
         console.say(compared.latex(names, parts, cells, [title.replace("±", "+-"), *lines]))
         return

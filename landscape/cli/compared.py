@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError
-from landscape.results import Result, Sharpness, Spectrum, Surface, Traces
-from landscape.results.written import number, with_error
+from landscape.results import Result, Surface, columns
 
 SHARED = ("loss", "params", "split", "weight_decay", "data_sha256", "normalisation")
 """Entries of provenance that make numbers differ for other reasons than the model."""
@@ -20,9 +19,6 @@ SHARED = ("loss", "params", "split", "weight_decay", "data_sha256", "normalisati
 class Comparison:
     """How results of one kind are compared."""
 
-    title: Callable[[Sequence[Any]], str]  # what stands in a cell
-    numbers: tuple[str, ...]  # fields of each part, for JSON
-    cell: Callable[[Any, int, bool], str]  # of a result and the position of a part; whether any file has a barrier
     looks: Mapping[str, Callable[[Any], Any]]  # what could explain a difference
     counts: Mapping[str, str]  # fields with numbers of samples, and what they are called
     marks: Mapping[str, str]  # a sign that may stand in a cell, and what it means
@@ -63,19 +59,27 @@ def column_names(files: Sequence[Path], results: Sequence[Any]) -> list[str]:
     return [str(f) for f in files]
 
 
-def numbers(how: Comparison, result: Any, part: str) -> dict[str, Any] | None:
+def title(results: Sequence[Any]) -> str:
+    """Return what stands in a cell."""
+    return " / ".join(column.heading(*results) for column in columns.compared(results))
+
+
+def numbers(result: Any, part: str) -> dict[str, Any] | None:
     """Return the numbers of a part by their field names, or None where a result has no such part."""
     if part not in result.parts:
         return None
     p = result.parts.index(part)
-    values = {name: getattr(result, name) for name in how.numbers}
+    values = {name: getattr(result, name) for name in columns.fields_of(columns.drawn_as(result))}
     return {name: None if value is None else value[p] for name, value in values.items()}
 
 
-def cells(how: Comparison, results: Sequence[Any], parts: Sequence[str]) -> list[list[str]]:
+def cells(results: Sequence[Any], parts: Sequence[str]) -> list[list[str]]:
     """Return a row for each part with a cell for each result."""
-    barrier = any(getattr(r, "barrier", None) is not None for r in results)
-    return [[how.cell(r, r.parts.index(part), barrier) if part in r.parts else "-" for r in results] for part in parts]
+    chosen = columns.compared(results)
+    return [
+        [" / ".join(c.text(r, r.parts.index(part)) for c in chosen) if part in r.parts else "-" for r in results]
+        for part in parts
+    ]
 
 
 def notes(how: Comparison, names: Sequence[str], results: Sequence[Any], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -120,55 +124,12 @@ def latex(names: Sequence[str], parts: Sequence[str], rows: Sequence[Sequence[st
     return "\n".join([*table, r"\bottomrule", r"\end{tabular}"])
 
 
-def _spectrum_cell(spectrum: Spectrum, p: int, barrier: bool) -> str:
-    top = with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p])
-    mark = "" if spectrum.converged[p] else "*"
-    return f"{top}{mark} / {with_error(spectrum.trace[p], spectrum.trace_stderr[p])}"
-
-
-def _traces_cell(traces: Traces, p: int, barrier: bool) -> str:
-    return with_error(traces.trace[p], traces.trace_stderr[p])
-
-
-def _surface_cell(surface: Surface, p: int, barrier: bool) -> str:
-    values = [surface.centre_loss[p], surface.doubling_radius[p], surface.worst_rise[p]]
-    if barrier:
-        values.append(math.nan if surface.barrier is None else surface.barrier[p])
-    texts = ["-" if math.isnan(value) else number(value) for value in values]
-    return " / ".join([texts[0], "none" if math.isinf(values[1]) else texts[1], *texts[2:]])
-
-
-def _surface_title(surfaces: Sequence[Surface]) -> str:
-    radii = {s.radius for s in surfaces if not math.isnan(s.radius)}
-    within = f" within {radii.pop():.4g}" if len(radii) == 1 else ""
-    barrier = " / barrier" if any(s.barrier is not None for s in surfaces) else ""
-    return f"loss at the centre / doubling radius / worst rise{within}{barrier}"
-
-
-def _sharpness_cell(sharpness: Sharpness, p: int, barrier: bool) -> str:
-    values = [sharpness.loss[p], sharpness.worst_rise[p], sharpness.doubling_radius[p]]
-    loss, worst, radius = ("-" if math.isnan(value) else number(value) for value in values)
-    radius = "none" if math.isinf(values[2]) else radius
-    noise = with_error(sharpness.noise_rise[p], sharpness.noise_rise_stderr[p])
-    return f"{loss} / {worst} / {noise} / {radius}"
-
-
-def _sharpness_title(found: Sequence[Sharpness]) -> str:
-    balls, noises = {(s.rho, s.adaptive) for s in found}, {s.sigma for s in found}
-    rho = f" within {'adaptive ' * found[0].adaptive}rho {found[0].rho:g}" if len(balls) == 1 else ""
-    sigma = f" of {found[0].sigma:g}" if len(noises) == 1 else ""
-    return f"loss / worst rise{rho} / rise under noise{sigma} ± standard error / doubling radius"
-
-
 def _range(coordinates: Any) -> str:
     return f"{coordinates[0]:g}:{coordinates[-1]:g}:{len(coordinates)}"
 
 
 KINDS: Mapping[str, Comparison] = {
     "spectrum": Comparison(
-        title=lambda spectra: "lambda_max ± residual / trace ± standard error",
-        numbers=("n_samples", "n_used", "lambda_max", "lambda_max_residual", "converged", "trace", "trace_stderr"),
-        cell=_spectrum_cell,
         looks={
             "operator": lambda s: s.operator,
             "parameters": lambda s: s.size,
@@ -182,28 +143,12 @@ KINDS: Mapping[str, Comparison] = {
         remarks=lambda spectrum: "",
     ),
     "traces": Comparison(
-        title=lambda traces: "trace of the weighted loss ± standard error at most",
-        numbers=("n_samples", "loss", "accuracy", "trace", "trace_stderr"),
-        cell=_traces_cell,
         looks={"operator": lambda t: t.operator, "parameters": lambda t: t.size},
         counts={"n_samples": "samples"},
         marks={"?": "± ? the error is unknown: one probe cannot tell its own spread"},
         remarks=lambda traces: "",
     ),
     "sharpness": Comparison(
-        title=_sharpness_title,
-        numbers=(
-            "n_samples",
-            "loss",
-            "accuracy",
-            "first_order_rise",
-            "worst_rise",
-            "noise_rise",
-            "noise_rise_stderr",
-            "doubling_radius",
-            "doubling_radius_spread",
-        ),
-        cell=_sharpness_cell,
         looks={
             "rho": lambda s: f"{s.rho:g}",
             "the ball": lambda s: "adaptive" if s.adaptive else "Euclidean",
@@ -216,17 +161,6 @@ KINDS: Mapping[str, Comparison] = {
         remarks=lambda sharpness: "",
     ),
     "surface": Comparison(
-        title=_surface_title,
-        numbers=(
-            "n_samples",
-            "centre_loss",
-            "centre_accuracy",
-            "lowest_loss",
-            "doubling_radius",
-            "worst_rise",
-            "barrier",
-        ),
-        cell=_surface_cell,
         looks={
             "directions": lambda s: ", ".join(s.axes),
             "x": lambda s: _range(s.xcoordinates),

@@ -13,7 +13,7 @@ from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import SIZE, command, option
 from landscape.errors import StoreError
-from landscape.results import Features, History, store
+from landscape.results import Features, History, columns, store
 
 FEATURES = cloup.option_group(
     "Features",
@@ -97,30 +97,8 @@ def features(
 
 def _conclude(console: Console, found: Features, path: Path) -> None:
     """Print the classes at the last checkpoint, and the collapse at each."""
-    last = len(found.points) - 1
-    rows = [
-        [
-            part,
-            f"{found.n_samples[c]:,}",
-            f"{found.loss[last, c]:.4g}",
-            f"{100 * found.accuracy[last, c]:.1f}",
-            f"{found.quality[last, c]:.3f}",
-            f"{found.quality_inverse[last, c]:.3f}",
-            f"{found.distance[last, c]:.4g}",
-            found.parts[found.nearest[last, c]] if found.nearest[last, c] >= 0 else "-",
-            f"{found.variance[last, c]:.4g}",
-            f"{found.mean_norm[last, c]:.4g}",
-            f"{found.alignment[last, c]:.3f}",
-            f"{100 * found.disagreement[last, c]:.1f}",
-        ]
-        for c, part in enumerate(found.parts)
-    ]
-    heads = [
-        "class", "samples", "loss", "acc %", "Q", "Q inverse", "Dis", "nearest", "Var", "|mu_c - mu|", "cos(mu_c, w_c)",
-        "NCM ≠ net %",
-    ]  # fmt: skip
-    where = f"{_where(found, last)}, {found.n_features:,} features"
-    console.table(heads, rows, title=f"{where}, Q = Dis - {found.beta:g} log Var")
+    heads, rows = columns.table(found)
+    console.table(heads, rows, title=found.title)
     _show_collapse(console, found)
     console.say(f"result: {path}\nfigure: landscape plot {path}")
 
@@ -141,10 +119,6 @@ def _show_collapse(console: Console, found: Features) -> None:
     ]
     heads = ["checkpoint", "epoch", *(f"Q of {found.parts[c]}" for c in ends), *COLLAPSE.values()]
     console.table(heads, rows, title="along the run; in neural collapse all NC are 0")
-
-
-def _where(found: Features, k: int) -> str:
-    return found.points[k] if np.isnan(found.epoch[k]) else f"{found.points[k]} (epoch {_epoch(found.epoch[k])})"
 
 
 def _epoch(value: float) -> str:

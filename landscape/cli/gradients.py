@@ -13,7 +13,7 @@ from landscape.cli.begin import begin, checkpoint_list, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, SEED, command, option
 from landscape.objective.objective import Objective
-from landscape.results import Gradients
+from landscape.results import Gradients, columns
 
 GRADIENTS = cloup.option_group(
     "Gradients",
@@ -104,25 +104,8 @@ def gradients(
 def _conclude(console: Console, objective: Objective, found: Gradients, path: Path) -> None:
     """Print the parts at the last checkpoint, and the ends' cosines along the run."""
     last = len(found.points) - 1
-    batches = bool(found.batch_size)
-    rows = []
-    for p, part in enumerate(found.parts):
-        cosine = f"{found.cosine[last, p]:.3f}" + (f" ± {found.cosine_stderr[last, p]:.3f}" if batches else "")
-        numbers = [f"{getattr(found, name)[last, p]:.4g}" for name in ("loss", "norm")]
-        sizes = [f"{getattr(found, name)[last, p]:.3g}" for name in ("projected", "specific", "radius")]
-        share = f"{100 * found.contribution[last, p]:.1f}"
-        seen = [f"{found.batches[last, p]:,}"] if batches else []
-        rows.append([
-            part, f"{found.n_samples[p]:,}", *seen, *numbers, cosine, *sizes, share, _conflicts(found, last, p)
-        ])  # fmt: skip
-    heads = [
-        "part", "samples", *(["in batches"] if batches else []), "loss", "|g_p|", "cos(g_p, g)", "along g", "|h_p|",
-        "rho_p", "% of g", "conflicts",
-    ]  # fmt: skip
-    how = f"means over batches of {found.batch_size:,}" if batches else "exact"
-    whole = f"|g| = {found.whole_norm[last]:.4g}"
-    title = f"{_where(found, last)}, gradients by {found.size:,} parameters, {how}; {whole}"
-    console.table(heads, rows, title=title)
+    heads, rows = columns.table(found)
+    console.table(heads, rows, title=found.title)
     left = len(objective.samples) - int(found.n_samples.sum())
     if left:
         console.note(f"{left:,} samples are in no part: g, the whole, is that of the {found.n_samples.sum():,} others")
@@ -175,19 +158,6 @@ def _along(console: Console, found: Gradients) -> None:
         rows,
         title="along the run: the most frequent and the rarest parts",
     )
-
-
-def _conflicts(found: Gradients, k: int, p: int) -> str:
-    """Return with how many other parts the gradient conflicts, or in which share of the batches it does."""
-    others = np.delete(found.conflict[k, p], p)
-    known = others[~np.isnan(others)]
-    if not known.size:
-        return "-"
-    return f"{100 * known.mean():.0f} %" if found.batch_size else f"{int(known.sum())} of {known.size}"
-
-
-def _where(found: Gradients, k: int) -> str:
-    return found.points[k] if np.isnan(found.epoch[k]) else f"{found.points[k]} (epoch {found.epoch[k]:g})"
 
 
 def _document(found: Gradients, path: Path) -> dict[str, Any]:

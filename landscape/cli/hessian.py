@@ -21,7 +21,7 @@ from landscape.curvature.lanczos import DISTRIBUTIONS
 from landscape.curvature.operators import BACKENDS
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
-from landscape.results import Spectrum
+from landscape.results import Spectrum, columns
 
 SPECTRUM = cloup.option_group(
     "Spectrum",
@@ -223,28 +223,8 @@ DOCUMENT_NAMES = [
 
 def _conclude(console: Console, found: Spectrum, path: Path) -> None:
     """Print the table, and below it what could mislead its reader."""
-    rows = [
-        [
-            part,
-            f"{found.n_samples[p]:,}",
-            f"{found.loss[p]:.4g}",
-            f"{100 * found.accuracy[p]:.1f}",
-            f"{found.lambda_max[p]:.4g}" + ("" if found.converged[p] else " *"),
-            _of_samples(found.lambda_max_sampling_stderr, p),
-            f"{found.lambda_max_residual[p]:.1g}",
-            f"{found.lambda_min[p]:.3g}",
-            f"{found.trace[p]:.4g}",
-            _of_samples(found.trace_sampling_stderr, p),
-            _error(found.trace_stderr[p]),
-            _percent(found.negative_curvature[p], found.negative_curvature_stderr[p]),
-        ]
-        for p, part in enumerate(found.parts)
-    ]
-    heads = [
-        "part", "samples", "loss", "acc %", "lambda_max", "± samples", "± residual", "lambda_min", "trace", "± samples",
-        "± probes", "neg. %",
-    ]  # fmt: skip
-    console.table(heads, rows, title=f"{found.operator}, {found.size:,} parameters")
+    heads, rows = columns.table(found)
+    console.table(heads, rows, title=found.title)
     for p in np.flatnonzero(~found.converged):
         steps = int(found.steps[p].max())
         remedy = f" after {steps} steps; raise --steps or set --tol" if steps else "; lower --ggn-tol"
@@ -287,14 +267,6 @@ def _show_overlap(console: Console, found: Spectrum) -> None:
     if far:
         names = ", ".join(far[:5]) + (f" and {len(far) - 5} more" if len(far) > 5 else "")
         console.note(f"the directions of {names} have not all converged: raise --steps, or keep fewer --vectors")
-
-
-def _percent(share: float, error: float) -> str:
-    return f"{100 * share:.1f}" + ("" if np.isnan(error) else f" ± {100 * error:.1g}")
-
-
-def _of_samples(errors: np.ndarray | None, p: int) -> str:
-    return "-" if errors is None or np.isnan(errors[p]) else f"{errors[p]:.2g}"
 
 
 def _error(value: float) -> str:

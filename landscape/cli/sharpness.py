@@ -12,7 +12,7 @@ from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, POSITIVE, SEED, command, option
-from landscape.results import Sharpness
+from landscape.results import Sharpness, columns
 
 SHARPNESS = cloup.option_group(
     "Sharpness",
@@ -116,27 +116,8 @@ def sharpness(
 
 def _conclude(console: Console, found: Sharpness, path: Path) -> None:
     """Print the table, and below it what could mislead its reader."""
-    rows = [
-        [
-            part,
-            f"{found.n_samples[p]:,}",
-            f"{found.loss[p]:.4g}",
-            f"{100 * found.accuracy[p]:.1f}",
-            _number(found.first_order_rise[p], 4),
-            _number(found.worst_rise[p], 4),
-            _number(found.noise_rise[p], 4),
-            _number(found.noise_rise_stderr[p], 2),
-            "none" if np.isinf(found.doubling_radius[p]) else _number(found.doubling_radius[p], 3),
-            _number(found.doubling_radius_spread[p], 2),
-        ]
-        for p, part in enumerate(found.parts)
-    ]
-    heads = [
-        "part", "samples", "loss", "acc %", "SAM's step", "worst rise", "noise rise", "± s.e.", "doubling radius",
-        "± spread",
-    ]  # fmt: skip
-    ball = f"within {'adaptive ' if found.adaptive else ''}rho = {found.rho:g}"
-    console.table(heads, rows, title=f"rise of the loss {ball}, and under noise of {found.sigma:g} of each filter")
+    heads, rows = columns.table(found)
+    console.table(heads, rows, title=found.title)
     _explain(console, found)
     console.say(f"result: {path}\nfigure: landscape plot {path}")
 
@@ -164,10 +145,6 @@ def _explain(console: Console, found: Sharpness) -> None:
 def _some(found: Sharpness, chosen: np.ndarray) -> str:
     names = [found.parts[p] for p in np.flatnonzero(chosen)]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _number(value: float, digits: int) -> str:
-    return "-" if np.isnan(value) else f"{value:.{digits}g}"
 
 
 def _document(found: Sharpness, path: Path) -> dict[str, Any]:

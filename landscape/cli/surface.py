@@ -1,6 +1,5 @@
 """`landscape surface1d` and `landscape surface2d`: loss and accuracy of every part around a checkpoint."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, policie
 from landscape.objective.objective import Objective
 from landscape.objective.parts import GROUPS
 from landscape.objective.points import Point
-from landscape.results import Surface, disk, hdf5, store
+from landscape.results import Surface, columns, disk, hdf5, store
 from landscape.results.foreign import surface_files
 
 KINDS = ("random", "ckpt", "pca", "eigen", "gradient")
@@ -442,36 +441,10 @@ def conclude(console: Console, result: Surface, path: Path) -> None:
         result: the surface.
         path: of its file.
     """
-    heads = ["part", "samples", "loss", "acc %", "lowest", "at", "doubles at", f"rise within {result.radius:.3g}"]
-    rows = [
-        [
-            part,
-            f"{result.n_samples[p]:,}",
-            f"{result.centre_loss[p]:.4g}",
-            f"{100 * result.centre_accuracy[p]:.1f}",
-            f"{result.lowest_loss[p]:.4g}",
-            ", ".join(f"{c:.3g}" for c in result.lowest_position[p]),
-            "none" if math.isinf(result.doubling_radius[p]) else _known(result.doubling_radius[p]),
-            _known(result.worst_rise[p]),
-        ]
-        for p, part in enumerate(result.parts)
-    ]
-    if result.barrier is not None:
-        heads.append("barrier")
-        rows = [[*row, _known(result.barrier[p])] for p, row in enumerate(rows)]
-    shape = " x ".join(f"{len(c)}" for c in (result.xcoordinates, result.ycoordinates)[: len(result.axes)])
-    done, total = int(result.computed.sum()), result.computed.size
-    some = "" if done == total else f", {done:,} of {total:,} points computed"
-    axes = "; ".join(
-        f"{name}, unit length {length:.3g}" for name, length in zip(result.axes, result.unit_length, strict=True)
-    )
-    console.table(heads, rows, title=f"{shape} points{some}; axes: {axes}")
+    heads, rows = columns.table(result)
+    console.table(heads, rows, title=result.title)
     console.say(f"verdict: {result.verdict}")
     console.say(f"result: {path}\nfigure: landscape plot {path}")
-
-
-def _known(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"
 
 
 def document(result: Surface, path: Path) -> dict[str, Any]:

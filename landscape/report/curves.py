@@ -15,8 +15,9 @@ from landscape.plots.layout import planes
 from landscape.plots.layout.parts import joined, named
 from landscape.plots.layout.scales import Scale, label, scale
 from landscape.report.rows import Column, Row
-from landscape.report.sources import Source, kind_of
+from landscape.report.sources import Source
 from landscape.results import Spectrum, Surface, Trajectory, quadrature, written
+from landscape.results.columns import drawn_as
 
 _DIGITS = {"spectrum": 9, "surface": 6}
 
@@ -113,7 +114,7 @@ def surfaces(sources: Sequence[Source]) -> dict[str, Any] | None:
 def drawable(source: Source) -> bool:
     """Say whether a result can be drawn in three dimensions: a plane with finite losses."""
     surface = source.result
-    if not isinstance(surface, Surface) or kind_of(surface) == "line" or not np.isfinite(surface.loss).any():
+    if not isinstance(surface, Surface) or drawn_as(surface) == "line" or not np.isfinite(surface.loss).any():
         return False
     try:
         planes.check_plane(surface)

@@ -12,8 +12,8 @@ from landscape.errors import InputError
 from landscape.plots import KIND_FIGURES
 from landscape.plots.figures.distances import MATRICES
 from landscape.plots.layout import theme
-from landscape.report.sources import kind_of
 from landscape.results import Distances, Features, Gradients, Result, Spectrum
+from landscape.results.columns import drawn_as
 
 MOST_NUMBERS = 20
 """Rows of a map that is repeated in numbers."""
@@ -65,7 +65,7 @@ def pictures(result: Result) -> tuple[list[Picture], list[str]]:
     Returns:
         The pictures, and a sentence for each figure that this result has not got, with the reason.
     """
-    kind = kind_of(result)
+    kind = drawn_as(result)
     drawn, missing = [], []
     for name, words in SHOWN[kind].items():
         try:

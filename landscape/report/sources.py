@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from landscape.errors import InputError, StoreError
 from landscape.results import History, Result
+from landscape.results.columns import drawn_as
 
 KINDS = ("spectrum", "surface", "trajectory", "sharpness", "distances", "gradients", "features", "history")
 """Kinds of results that a report shows."""
@@ -53,7 +53,7 @@ def open_sources(results: Mapping[Path, Result]) -> list[Source]:
             known = ", ".join(KINDS)
             raise InputError(f"{file} is a {result.kind}, which a report does not show: give files of {known}")
         checkpoint = _checkpoint(file, result)
-        kind = "surface" if result.kind == "trajectory" else kind_of(result)
+        kind = "surface" if result.kind == "trajectory" else drawn_as(result)
         models.append((checkpoint, seen[checkpoint, kind]))
         seen[checkpoint, kind] += 1
     firsts: dict[tuple[Hashable, int], tuple[Path, Result]] = {}
@@ -69,11 +69,6 @@ def open_sources(results: Mapping[Path, Result]) -> list[Source]:
         )
         for model, (file, result) in zip(models, results.items(), strict=True)
     ]
-
-
-def kind_of(result: Any) -> str:
-    """Return the kind of result; a surface over one direction is a "line"."""
-    return "line" if result.kind == "surface" and result.is_line else str(result.kind)
 
 
 def _checkpoint(file: Path, result: Result) -> Hashable:

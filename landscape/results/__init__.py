@@ -6,8 +6,9 @@ the toolkit. `store` and `journal` keep them in HDF5; `quadrature`, `grid`, `mes
 them; `foreign/` reads and writes other programs' files. It imports no other room. Begin with `axes`, then `spectrum`.
 """
 
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
+from landscape.results.base import Result
 from landscape.results.distances import Distances
 from landscape.results.features import Features
 from landscape.results.gradients import Gradients
@@ -21,22 +22,7 @@ __all__ = [
     "Spectrum", "Surface", "Traces", "Trajectory",
 ]  # fmt: skip
 
-R = TypeVar("R", bound="Result")
-
-Result: TypeAlias = (
-    Spectrum
-    | Traces
-    | Overlap
-    | History
-    | Points
-    | Plane
-    | Surface
-    | Trajectory
-    | Sharpness
-    | Distances
-    | Gradients
-    | Features
-)
+R = TypeVar("R", bound=Result)
 
 KINDS: dict[str, type[Result]] = {
     kind.kind: kind

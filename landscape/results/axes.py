@@ -15,6 +15,9 @@ from landscape.errors import InputError
 
 T = TypeVar("T", bound=Any)
 
+SECOND = "_2"
+"""What is added to the name of an axis that an array has twice."""
+
 
 def array(*axes: str, unit: str = "", doc: str = "", optional: bool = False) -> Any:
     """Declare a field that is an array with named axes.
@@ -68,6 +71,41 @@ def check_axes(result: Any) -> None:
             known, owner = lengths.setdefault(axis, (length, item.name))
             if known != length:
                 raise InputError(f"{item.name} has {length} along {axis!r}, but {owner} has {known}")
+
+
+def distinct(axes: Sequence[str]) -> list[str]:
+    """Return names of axes in which the second axis of a matrix over pairs has one of its own.
+
+    Args:
+        axes: as declared, such as ("part", "part").
+
+    Returns:
+        The names, such as "part" and "part_2".
+    """
+    return [axis + (SECOND if axis in axes[:i] else "") for i, axis in enumerate(axes)]
+
+
+def labels_of(result: Any) -> dict[str, tuple[str, np.ndarray]]:
+    """Return what tells where one is along an axis, where there is such a field.
+
+    That is a field of strings, of coordinates, or of the axis' own name such as "epoch"; where two values are equal, it
+    tells nothing.
+
+    Args:
+        result: an instance of a dataclass whose fields are declared with `array`.
+
+    Returns:
+        For an axis the field and its values.
+    """
+    found: dict[str, tuple[str, np.ndarray]] = {}
+    for item in fields(result):
+        value, axes = getattr(result, item.name), item.metadata["axes"]
+        if axes is None or len(axes) != 1 or value is None:
+            continue
+        named = isinstance(value, tuple) or item.name in {axes[0], f"{axes[0]}coordinates"}
+        if named and len(set(np.asarray(value).tolist())) == len(value):
+            found.setdefault(axes[0], (item.name, np.asarray(value)))
+    return found
 
 
 def concatenate(results: Sequence[T]) -> T:

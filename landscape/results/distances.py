@@ -1,16 +1,16 @@
 """Where parts of the data converge, and how far apart these points are."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.axes import array, check_axes, scalar
+from landscape.results.axes import array, scalar
+from landscape.results.base import Result
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Distances:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Distances(Result):
     """How far apart the convergence points of parts are, in each of several runs, and what a point costs the others.
 
     Points are the convergence points of the parts (the parameters at which a part is served best), then other models
@@ -62,7 +62,3 @@ class Distances:
     source: str = scalar(doc="memory bank or fine-tuning")
     parameters: str = scalar(doc="which parameters distances are over")
     size: int = scalar(unit="parameters", doc="how many they are")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_axes(self)

@@ -1,16 +1,17 @@
 """Feature quality and the geometry of class means."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from landscape.results.axes import array, check_axes, scalar
+from landscape.results.axes import array, scalar
+from landscape.results.base import Result
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Features(Result):
     """How well the features of each class stand apart, at one or several checkpoints; geometry of the class means.
 
     mu_c is the mean feature of class c, mu the mean of these over the classes, of equal weight however many samples
@@ -57,7 +58,23 @@ class Features:
 
     beta: float = scalar(doc="weight of the variance in S19")
     n_features: int = scalar(doc="F, numbers in a feature")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_axes(self)
+    def where(self, point: int) -> str:
+        """Return the name of a checkpoint, with its epoch if that is known.
+
+        Args:
+            point: its position; -1 is the last.
+        """
+        epoch = self.epoch[point]
+        return self.points[point] + ("" if np.isnan(epoch) else f" (epoch {epoch:g})")
+
+    @property
+    def title(self) -> str:
+        """Of which checkpoint, and what Q is."""
+        return f"{self.where(-1)}, {self.n_features:,} features, Q = Dis - {self.beta:g} log Var"
+
+    def _chosen(self, chosen: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:
+        """Number the nearest class among those that are chosen; -1 where it is none of them."""
+        places = np.full(len(self.parts) + 1, -1)
+        places[list(chosen)] = np.arange(len(chosen))
+        return changes | {"nearest": places[changes["nearest"]]}

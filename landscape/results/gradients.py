@@ -1,16 +1,16 @@
 """Gradients of parts, against the whole and against each other."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.axes import array, check_axes, scalar
+from landscape.results.axes import array, scalar
+from landscape.results.base import Result
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Gradients:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Gradients(Result):
     """Gradients of every part's loss at one or several checkpoints, against the whole and each other.
 
     With g_p the gradient of part p's mean loss and g that of all samples in parts: h_p = g_p - (<g_p, g> / |g|^2) g.
@@ -96,7 +96,18 @@ class Gradients:
 
     size: int = scalar(unit="parameters", doc="number of parameters")
     batch_size: int = scalar(unit="samples", doc="samples of a batch at most; 0 where exact")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_axes(self)
+    def where(self, point: int) -> str:
+        """Return the name of a checkpoint, with its epoch if that is known.
+
+        Args:
+            point: its position; -1 is the last.
+        """
+        epoch = self.epoch[point]
+        return self.points[point] + ("" if np.isnan(epoch) else f" (epoch {epoch:g})")
+
+    @property
+    def title(self) -> str:
+        """Of which checkpoint, by how many parameters, and over what."""
+        how = f"means over batches of {self.batch_size:,}" if self.batch_size else "exact"
+        return f"{self.where(-1)}, gradients by {self.size:,} parameters, {how}; |g| = {self.whole_norm[-1]:.4g}"

@@ -1,20 +1,20 @@
 """How a training went, epoch by epoch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from landscape.errors import arg
-from landscape.results.axes import array, check_axes, scalar
+from landscape.results.axes import array, scalar
+from landscape.results.base import Result
 
 LITTLE = 0.01
 """Share of the gradient below which GKP's pull is said to be small."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class History:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class History(Result):
     """How a training went, a row for each finished epoch; nan where an epoch did not measure something.
 
     Feature quality is that of the network with batch norm's statistics measured anew, as the memory bank keeps it.
@@ -66,10 +66,6 @@ class History:
     )
 
     method: str = scalar(doc="name of the recipe")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_axes(self)
 
     @property
     def idle(self) -> tuple[str, ...]:

@@ -1,16 +1,16 @@
 """Rise of the loss around a checkpoint."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.axes import array, check_axes, scalar
+from landscape.results.axes import array, scalar
+from landscape.results.base import Result
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sharpness:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Sharpness(Result):
     """How much the loss of each part rises around a checkpoint, in all of parameter space."""
 
     kind: ClassVar[str] = "sharpness"
@@ -45,7 +45,9 @@ class Sharpness:
     sigma: float = scalar(doc="size of the noise relative to each filter")
     draws: int = scalar(doc="number of random directions")
     limit: float = scalar(doc="largest relative size of noise that was tried for doubling_radius")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_axes(self)
+    @property
+    def title(self) -> str:
+        """In which ball, and under which noise."""
+        ball = f"within {'adaptive ' * self.adaptive}rho = {self.rho:g}"
+        return f"rise of the loss {ball}, and under noise of {self.sigma:g} of each filter"

@@ -1,17 +1,16 @@
 """Spectra of curvature matrices, and what follows from those of a part: traces of groups, overlaps of parts."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from landscape.errors import InputError
-from landscape.results.axes import array, check_axes, scalar
+from landscape.results.axes import array, scalar
+from landscape.results.base import Result
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Spectrum:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Spectrum(Result):
     """Lanczos coefficients of each part's curvature matrix, and the numbers that follow from them.
 
     Row k of part p is one Lanczos run of `steps[p, k]` products from probe k; coefficients beyond that many
@@ -166,26 +165,11 @@ class Spectrum:
     tol: float = scalar(doc="relative residual at which lambda_max counts as converged")
     negative_tol: float = scalar(doc="eigenvalues above -negative_tol * max |eigenvalue| do not count as negative")
     residual_mass: float = scalar(doc="share of the residual mass that was kept; 1 if nothing was left out")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_axes(self)
-
-    def index(self, part: str) -> int:
-        """Return the position of a part by its name.
-
-        Args:
-            part: one of `parts`.
-
-        Returns:
-            Its index along the axis "part".
-
-        Raises:
-            InputError: there is no such part.
-        """
-        if part not in self.parts:
-            raise InputError(f"no part {part!r}; there are {', '.join(self.parts)}")
-        return self.parts.index(part)
+    @property
+    def title(self) -> str:
+        """Which matrix, and of how many parameters."""
+        return f"{self.operator}, {self.size:,} parameters"
 
     @property
     def vectors_converged(self) -> np.ndarray:
@@ -196,8 +180,8 @@ class Spectrum:
         return sure
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Traces:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Traces(Result):
     """Traces of groups of a spectrum's parts, from those of the parts: what is linear in the loss."""
 
     kind: ClassVar[str] = "traces"
@@ -213,14 +197,10 @@ class Traces:
     trace_stderr: np.ndarray = array("part", unit="loss", doc="its standard error at most")
     size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
     operator: str = scalar(doc="which matrix, as in the spectrum")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_axes(self)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Overlap:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Overlap(Result):
     """Several parts' matrices on the Ritz vectors and gradients of all parts: what a spectrum's overlap is made of."""
 
     kind: ClassVar[str] = "overlap"
@@ -231,7 +211,3 @@ class Overlap:
     matrices: tuple[str, ...] = array("matrix", doc="names of the parts that the matrices are of")
     trace: np.ndarray = array("matrix", "part", unit="loss", doc="trace of the matrix on the part's Ritz vectors")
     along_gradient: np.ndarray = array("matrix", "part", unit="loss", doc="the matrix along the part's gradient")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_axes(self)

@@ -7,6 +7,8 @@ What a file holds; nothing but this is promised, and any HDF5 from 1.8 on reads 
 - Each array of the result is a dataset at the root under the field's name. Its dimension labels (HDF5's attribute
   DIMENSION_LABELS) name its axes, and axes of one name have one length. It has the text attributes `unit`, empty
   for pure numbers, and `description`. Floats are kept to the bit; nan means that there is no value.
+- Each axis has a dimension scale of its name, as in netCDF-4: a dataset with the names or coordinates along the axis,
+  or without values. The second axis of a matrix over pairs has one with "_2" behind the name. A reader MAY ignore them.
 - A tuple of strings is a dataset of variable-length UTF-8. A field that is None has no dataset.
 - Each number or string of the result is an attribute of the root.
 - `provenance` is a root attribute of JSON text in which NaN, Infinity and -Infinity may stand. For readers without
@@ -31,8 +33,11 @@ import numpy as np
 
 from landscape.errors import InputError, StoreError
 from landscape.results import KINDS, R, Result, disk, hdf5
+from landscape.results.axes import SECOND, distinct, labels_of
 
 Files: TypeAlias = list[str] | list[Path] | tuple[str | PathLike[str], ...]
+
+_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."  # as netCDF-4 itself writes
 
 FORMAT = "landscape"
 """The root attribute `format` of every file of this package."""
@@ -170,6 +175,35 @@ def _fill(file: BinaryIO, result: Result, unit: str | None) -> None:
                 dataset.attrs["description"] = item.metadata["doc"]
                 for i, axis in enumerate(item.metadata["axes"]):
                     dataset.dims[i].label = axis
+        _add_scales(root, result)
+
+
+def _add_scales(root: h5py.File, result: Result) -> None:
+    """Give each axis a dimension scale, so that xarray and netCDF read the file with named dimensions.
+
+    A scale holds the names of parts, the epochs or the coordinates along its axis, or nothing where positions are all
+    that there is.
+    """
+    labels = labels_of(result)
+    names = {item.name for item in fields(result)}
+    for item in fields(result):
+        if item.name not in root or item.metadata["axes"] is None:
+            continue
+        for i, scale in enumerate(distinct(item.metadata["axes"])):
+            if scale not in root:
+                axis = scale.removesuffix(SECOND)
+                length = root[item.name].shape[i]
+                _, values = labels.get(axis, (None, None))
+                if values is None:
+                    made = root.create_dataset(scale, shape=(length,), dtype="f4")
+                    made.make_scale(f"{_NO_VARIABLE}{length:10d}")
+                else:
+                    made = _dataset(root, scale, tuple(values.tolist()) if values.dtype.kind == "U" else values)
+                    made.make_scale(scale)
+            elif scale in names and not h5py.h5ds.is_scale(root[scale].id):
+                root[scale].make_scale(scale)
+            if item.name != scale:
+                root[item.name].dims[i].attach_scale(root[scale])
 
 
 def _dataset(root: h5py.File, name: str, value: Any) -> Any:

@@ -1,16 +1,16 @@
 """Losses at points of parameter space: a list of points, a line, a plane, paths of training on it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.axes import array, check_axes, scalar
+from landscape.results.axes import array, scalar
+from landscape.results.base import Result
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Points:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Points(Result):
     """Loss and accuracy of every part at some points of parameter space: the raw material of surfaces and paths."""
 
     kind: ClassVar[str] = "points"
@@ -22,14 +22,10 @@ class Points:
     point: np.ndarray = array("point", doc="number of the point in the list that was asked for")
     loss: np.ndarray = array("point", "part", unit="loss", doc="mean loss over the part's samples")
     accuracy: np.ndarray = array("point", "part", doc="share of the part's samples that are classified correctly")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_axes(self)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Plane:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Plane(Result):
     """A line or plane through parameter space: theta = origin + sum over axes of coordinate times direction.
 
     Kept in a file, it lets two networks be compared in the same plane and the same units. Running statistics of batch
@@ -58,14 +54,10 @@ class Plane:
     cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
     normalisation: str = scalar(doc="none, or what the directions were scaled by: filter, layer or weight")
     ignored: str = scalar(doc="parameters that directions leave alone: none or biasbn")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_axes(self)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Surface:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Surface(Result):
     """Loss and accuracy of every part on a line or a grid of points, and at marked points of the same plane.
 
     On a line there is one y, 0. A point that was left out of an adaptive grid has `computed` false and no value (nan);
@@ -129,10 +121,17 @@ class Surface:
     cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
     batch_norm: str = scalar(doc="running statistics at each point, as --bn names it")
     verdict: str = scalar(doc="what a reader must know before the picture is believed")
-    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_axes(self)
+    @property
+    def title(self) -> str:
+        """Of how many points, and along which axes."""
+        shape = " x ".join(f"{len(c)}" for c in (self.xcoordinates, self.ycoordinates)[: len(self.axes)])
+        done, total = int(self.computed.sum()), self.computed.size
+        some = "" if done == total else f", {done:,} of {total:,} points computed"
+        axes = "; ".join(
+            f"{name}, unit length {length:.3g}" for name, length in zip(self.axes, self.unit_length, strict=True)
+        )
+        return f"{shape} points{some}; axes: {axes}"
 
     @property
     def is_line(self) -> bool:
@@ -140,7 +139,7 @@ class Surface:
         return len(self.axes) == 1
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Trajectory(Surface):
     """A surface under the paths of one or several runs: the marks are their checkpoints, in order."""
 

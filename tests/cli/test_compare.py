@@ -45,7 +45,7 @@ def test_compare_joins_the_traces_of_spectra_by_groups_and_weights(run, save, tm
     for weights, expected in (("balanced", "3.00 ± 0.20"), (str(tmp_path / "w.json"), "1.50 ± 0.15")):
         code, out, err = run("compare", file, file, "--weights", weights)
         assert (code, err) == (0, [])
-        assert "trace of the weighted loss ± standard error at most" in out
+        assert "trace of the weighted loss ± s.e. at most" in out
         assert out.count(expected) == 2
     found = json.loads(run("compare", file, file, "--groups", "head-tail", "--json")[1])
     assert [row["part"] for row in found["rows"]] == ["head", "tail"]
@@ -151,7 +151,7 @@ def test_surfaces_are_compared_by_loss_radius_rise_and_barrier(run, save):
     assert lines[0].strip() == "loss at the centre / doubling radius / worst rise within 0.5 / barrier"
     assert cells_of(lines[2]) == ["part", "ce", "sam"]
     row = next(cells_of(line) for line in lines if "class 1" in line)
-    assert row[2].split(" / ")[1] == "-"
+    assert row[2].split(" / ")[1] == "unknown"
     assert row[1].split(" / ")[3] == written.number(ce.barrier[1])
     assert f"ce: {ce.verdict}" in lines
     assert "note: the files differ in batch norm: keep in ce; reestimate in sam" in lines
@@ -180,4 +180,4 @@ def test_surfaces_are_compared_after_regrouping_and_with_those_of_other_programs
     theirs = goldstein(tmp_path / "theirs.h5", np.linspace(-1, 1, 5), np.linspace(-1, 1, 5))
     code, out, _ = run("compare", ours, theirs)
     assert code == 0
-    assert next(cells_of(line) for line in out.splitlines() if "train" in line)[2] == "0.5000 / - / -"
+    assert next(cells_of(line) for line in out.splitlines() if "train" in line)[2] == "0.5000 / unknown / -"

@@ -129,7 +129,7 @@ def test_samples_in_no_part_are_mentioned(here, capsys):
         (["--ckpt", "run", "--cache", "nan"], "'--cache': nan is not a number"),
         (["--ckpt", "run", "--weight-decay", "1"], "No such option '--weight-decay'"),
         (["--ckpt", "run", "--per-class", "--partition", "all"], "contradict each other"),
-        (["--ckpt", "run", "--params", "head"], "fits no trainable parameter"),
+        (["--ckpt", "run", "--params", "head"], "--params head fits no trainable parameter"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_leaves_nothing(here, capsys, words, line):

@@ -29,7 +29,14 @@ def copy(tmp_path):
 
 
 def test_there_are_the_recipes_that_the_readme_promises():
-    assert set(RECIPES) >= {"Add a loss", "Add a matrix", "Add a figure", "Add a data set", "Add a training method"}
+    assert set(RECIPES) >= {
+        "Add a loss",
+        "Add a matrix",
+        "Add a figure",
+        "Add a column",
+        "Add a data set",
+        "Add a training method",
+    }
 
 
 @pytest.mark.parametrize("title", RECIPES)

@@ -15,7 +15,8 @@ import trainers
 from landscape.cli import root
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "contributing.md"})]
+"""Not the recipes for contributors, whose code runs where it has been applied."""
 
 PRELUDE = """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, import-not-found, no-redef"
@@ -37,7 +38,7 @@ import torch
 objective = ls.load_objective("run/last.pt", dtype=torch.float64, device=torch.device("cpu"), classes=["truck"])
 ls.load_objective("run/last.pt", dtyp="float64")  # refused: call-arg
 ls.load_objective("run/last.pt", dtype="half")  # refused: arg-type
-ls.load("spectrum.h5").parts  # refused: union-attr
+ls.load("spectrum.h5").parts  # refused: attr-defined
 ls.load("spectrum.h5", ls.Spectrum).parts
 ls.load(["a.h5", "b.h5"], kind=ls.Surface)[0].lambda_max  # refused: attr-defined
 ls.load_objective("run/last.pt", batch_size="128")  # refused: arg-type

@@ -130,7 +130,10 @@ def test_the_table_has_the_numbers_of_the_files(sources, no_figures):
         assert found["c", "train", part]["loss"][0] == results["path.h5"].centre_loss[p]
         assert found["e", "train", part]["gradient norm"][0] == results["gradients.h5"].norm[-1, p]
         assert found["f", "train", part]["feature quality"][0] == results["features.h5"].quality[-1, p]
-        assert found["gsa-gkp", "test", part]["accuracy"][0] == results["history.h5"].test_accuracy_per_class[-1, p]
+        assert (
+            found["gsa-gkp", "test", part][headings["accuracy"]][0]
+            == results["history.h5"].test_accuracy_per_class[-1, p]
+        )
     way = headings["way"]
     assert found["d", "train", "class 2"][way][0] == results["distances.h5"].norm[:, 1].mean()
     assert np.isnan(found["d", "train", "class 1"][way][0])  # it has no convergence point

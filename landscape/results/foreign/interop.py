@@ -13,16 +13,19 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.results import Result, Sharpness, Spectrum, Surface, Traces, disk
+from landscape.results import Result, Sharpness, Spectrum, Surface, Traces, disk, store
+from landscape.results.axes import SECOND, distinct, labels_of
 from landscape.results.foreign import numpy_files
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 _RAW = frozenset({"parameter", "buffer", "vector", "probe", "step", "trace_probe"})  # axes of what stays in the file
-_SECOND = "_2"
 _ROUNDING = 1e-3  # of float32 weights from a general eigensolver; wrong weights miss by far more
 
 
@@ -144,7 +147,7 @@ def to_json(result: Result) -> str:
             whole[item.name] = _finite(value)
         elif axes not in {None, ("part",)} and value is not None and _shown(axes):
             arrays[item.name] = {"axes": axes, "values": _finite(np.asarray(value).tolist())}
-    columns, rows = _by_part(result)
+    columns, rows = part_table(result)
     whole["parts"] = [_finite(dict(zip(columns, row, strict=True))) for row in rows]
     whole["arrays"] = arrays
     return json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
@@ -152,14 +155,14 @@ def to_json(result: Result) -> str:
 
 def _table(result: Result) -> tuple[list[str], Iterable[Sequence[Any]]]:
     if isinstance(result, (Spectrum, Traces, Sharpness)):
-        return _by_part(result)
+        return part_table(result)
     if isinstance(result, Surface):
         return ["part", "mark", "x", "y", "loss", "accuracy", "computed", "distance"], _points(result)
-    return _long(result)
+    return long_table(result)
 
 
-def _by_part(result: Result) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return the numbers that each part has one of."""
+def part_table(result: Result) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return the columns of a table with a row for each part, and its rows: the numbers that each part has one of."""
     columns = {
         item.name: np.asarray(getattr(result, item.name)).tolist()
         for item in fields(result)
@@ -183,20 +186,15 @@ def _points(surface: Surface) -> Iterator[Sequence[Any]]:
             yield [part, name, *numbers, True, distance]
 
 
-def _long(result: Result) -> tuple[list[str], Iterator[Sequence[Any]]]:
+def long_table(result: Result) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    """Return the columns of a table with a row for each number, and its rows: field, place along each axis, value."""
     shown = [
         (item.name, item.metadata["axes"], np.asarray(getattr(result, item.name)))
         for item in fields(result)
         if item.metadata["axes"] and getattr(result, item.name) is not None and _shown(item.metadata["axes"])
     ]
-    # Along an axis a field of strings, or a field of the axis' own name such as "epoch", tells where one is; where two
-    # have one name, their positions do.
-    labels = {
-        axes[0]: values.tolist()
-        for name, axes, values in shown
-        if len(axes) == 1 and (values.dtype.kind == "U" or name == axes[0]) and len(set(values.tolist())) == values.size
-    }
-    numbers = [(name, _distinct(axes), values) for name, axes, values in shown if values.dtype.kind != "U"]
+    labels = {axis: values.tolist() for axis, (_, values) in labels_of(result).items()}
+    numbers = [(name, distinct(axes), values) for name, axes, values in shown if values.dtype.kind != "U"]
     columns = list(dict.fromkeys(axis for _, axes, _ in numbers for axis in axes))
 
     def rows() -> Iterator[Sequence[Any]]:
@@ -204,15 +202,41 @@ def _long(result: Result) -> tuple[list[str], Iterator[Sequence[Any]]]:
             flat = values.ravel().tolist()
             for place, value in zip(np.ndindex(values.shape), flat, strict=True):
                 at = dict(zip(axes, place, strict=True))
-                found = {axis: labels.get(axis.removesuffix(_SECOND), range(i + 1))[i] for axis, i in at.items()}
+                found = {axis: labels.get(axis.removesuffix(SECOND), range(i + 1))[i] for axis, i in at.items()}
                 yield [name, *(found.get(axis, "") for axis in columns), value]
 
     return ["field", *columns, "value"], rows()
 
 
-def _distinct(axes: Sequence[str]) -> list[str]:
-    """Give the second axis of a matrix over pairs a name of its own."""
-    return [axis + (_SECOND if axis in axes[:i] else "") for i, axis in enumerate(axes)]
+def to_xarray(result: Result) -> "xr.Dataset":
+    """Return all arrays of a result as an xarray data set; see `Result.to_xarray`."""
+    try:
+        import xarray as xr
+    except ImportError as error:
+        raise InputError("to_xarray needs the package xarray: pip install xarray") from error
+    labels = labels_of(result)
+    variables: dict[str, Any] = {}
+    for item in fields(result):
+        axes, value = item.metadata["axes"], getattr(result, item.name)
+        if axes is not None and value is not None:
+            variables[item.name] = (distinct(axes), np.asarray(value), _attributes(item))
+    coordinates: dict[str, Any] = {}
+    for dims, _, _ in list(variables.values()):
+        for dim in dims:
+            if (axis := dim.removesuffix(SECOND)) in labels:
+                name, values = labels[axis]
+                coordinates[dim] = (dim, values, variables.get(name, (None, None, {}))[2])
+    for name, _ in labels.values():
+        del variables[name]  # it is a coordinate
+    scalars = {i.name: getattr(result, i.name) for i in fields(result) if i.metadata["axes"] is None}
+    provenance = store.to_json(scalars.pop("provenance"), "provenance")
+    scalars = {name: int(value) if isinstance(value, bool) else value for name, value in scalars.items()}
+    about = {"kind": result.kind, "version": result.version, **scalars, "provenance": provenance}
+    return xr.Dataset(variables, coordinates, about)
+
+
+def _attributes(item: Any) -> dict[str, str]:
+    return {"units": item.metadata["unit"], "long_name": item.metadata["doc"]}
 
 
 def _shown(axes: Sequence[str]) -> bool:

@@ -1,0 +1,170 @@
+"""What all results have in common: parts by their names, a table in notebooks, and frames and data sets for others."""
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from landscape.errors import InputError, nearest
+from landscape.results import columns
+from landscape.results.axes import check_axes, scalar
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+MOST_ROWS = 6
+"""Rows of the table in a `repr`; of more parts the first and the last are shown."""
+MOST_HTML_ROWS = 60
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What an analysis leaves: arrays with named axes, the scalars that they depend on, and where they come from."""
+
+    kind: ClassVar[str]
+    version: ClassVar[int]
+    along: ClassVar[str]  # the axis along which results of this kind are joined
+
+    provenance: Mapping[str, Any] = scalar(doc="how, when and from what this was computed", default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_axes(self)
+
+    @property
+    def title(self) -> str:
+        """What the numbers are of, in a line above their table."""
+        return ""
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The length of each axis, by its name."""
+        return {
+            axis: length
+            for item in fields(self)
+            if item.metadata["axes"] and getattr(self, item.name) is not None
+            for axis, length in zip(item.metadata["axes"], np.shape(getattr(self, item.name)), strict=True)
+        }
+
+    def index(self, part: str) -> int:
+        """Return the position of a part by its name.
+
+        Args:
+            part: one of `parts`.
+
+        Returns:
+            Its index along the axis "part".
+
+        Raises:
+            InputError: there is no such part.
+        """
+        known: tuple[str, ...] = getattr(self, "parts", ())
+        if part not in known:
+            shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+            raise InputError(f"no part {part!r}; {nearest(part, known)}there are {shown or 'none'}")
+        return known.index(part)
+
+    def __getitem__(self, part: str | Sequence[str]) -> Self:
+        """Return the result of one part, or of several.
+
+        Args:
+            part: a name, or names in the order wanted.
+
+        Returns:
+            The same numbers of these parts alone.
+
+        Raises:
+            InputError: there is no such part, or none is named.
+        """
+        chosen = [self.index(name) for name in ([part] if isinstance(part, str) else part)]
+        if not chosen:
+            raise InputError("no part is named: give a name, or several")
+        changes: dict[str, Any] = {}
+        for item in fields(self):
+            axes, value = item.metadata["axes"] or (), getattr(self, item.name)
+            if "part" not in axes or value is None:
+                continue
+            if isinstance(value, tuple):
+                changes[item.name] = tuple(value[p] for p in chosen)
+                continue
+            for number, axis in enumerate(axes):
+                value = np.take(value, chosen, axis=number) if axis == "part" else value
+            changes[item.name] = value
+        return replace(self, **self._chosen(chosen, changes))
+
+    def _chosen(self, chosen: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:
+        """Return the changes that a choice of parts makes; for kinds whose values are positions of parts."""
+        return changes
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names of the parts."""
+        return iter(getattr(self, "parts", ()))
+
+    def __repr__(self) -> str:
+        heads, rows = columns.table(self)
+        shape = ", ".join(f"{axis} {length:,}" for axis, length in self.lengths.items())
+        lines = [f"{type(self).__name__} of {shape}"[:120]]
+        if self.title:
+            lines.append(" ".join(self.title.split())[:120])
+        if len(rows) > MOST_ROWS:
+            half = (MOST_ROWS - 1) // 2
+            rows = [*rows[: MOST_ROWS - 1 - half], ["..."] * len(heads), *rows[len(rows) - half :]]
+        cells = [heads, *rows] if heads else []
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for row in cells:
+            lines.append("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip())
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        heads, rows = columns.table(self)
+        if not heads:
+            return f"<pre>{html.escape(repr(self))}</pre>"
+        left = len(rows) - MOST_HTML_ROWS
+        shown = "".join(_row("td", row) for row in rows[:MOST_HTML_ROWS])
+        more = f"<p>and {left:,} more parts</p>" if left > 0 else ""
+        caption = f"<caption>{html.escape(f'{type(self).__name__}: {self.title}'.removesuffix(': '))}</caption>"
+        return f"<table>{caption}<thead>{_row('th', heads)}</thead><tbody>{shown}</tbody></table>{more}"
+
+    def to_dataframe(self, *, long: bool = False) -> "pd.DataFrame":
+        """Return the numbers as a pandas data frame.
+
+        Args:
+            long: a row for each number: its field, where it is along each of the field's axes (by name, where there
+                are names), its value. Otherwise a row for each part, and a column for each field that has one number
+                a part.
+
+        Returns:
+            The frame; the wide one is indexed by part. Arrays over parameters, probes and steps stay in the result.
+        """
+        import pandas as pd  # a second, which only this needs
+
+        from landscape.results.foreign import interop
+
+        names, rows = interop.long_table(self) if long else interop.part_table(self)
+        frame = pd.DataFrame(list(rows), columns=names)
+        return frame if long else frame.set_index("part")
+
+    def to_xarray(self) -> "xr.Dataset":
+        """Return all arrays as an xarray data set: dimensions are the axes, names along them are coordinates.
+
+        The second axis of a matrix over pairs has a "_2" behind its name. Units and descriptions are attributes of the
+        variables; the scalars and the provenance are those of the data set.
+
+        Returns:
+            The data set.
+
+        Raises:
+            InputError: the package xarray is not installed.
+        """
+        from landscape.results.foreign import interop
+
+        return interop.to_xarray(self)
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    first, *rest = (html.escape(cell) for cell in cells)
+    return (
+        f'<tr><{tag} style="text-align:left">{first}</{tag}>{"".join(f"<{tag}>{cell}</{tag}>" for cell in rest)}</tr>'
+    )

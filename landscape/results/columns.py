@@ -1,0 +1,351 @@
+"""What tables of parts show: the columns of each kind of result, said once.
+
+The table that a command prints, that of a notebook, the cells of `landscape compare` and the summary of a report are
+all made of the columns in `TABLES`. A new column is one entry here. Of results over several checkpoints or epochs the
+last one counts.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from landscape.results.written import number, with_error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A number that each part has."""
+
+    head: str  # above the column
+    field: str  # of the result
+    error: str | None = None  # the field of its error
+    of_error: str = "s.e."  # what the error is
+    form: Literal["number", "percent", "count"] = "number"
+    missing: str = "-"  # what stands for nan
+    endless: str = "inf"  # what stands for infinity
+    sure: str | None = None  # a field that is false where the number gets a star
+    detail: Callable[[Any], str] | None = None  # what `head` depends on, said where results agree in it
+    cell: Callable[[Any, int], str] | None = None  # of a result and the position of a part, where it is no number
+    values: Callable[[Any], tuple[np.ndarray, np.ndarray | None]] | None = None  # and errors, where not as in the field
+    when: Callable[[Any], bool] | None = None  # whether the table shows it
+    table: bool = True  # it is a column of the result's own table
+    compared: bool = False  # it stands in the cells of a comparison
+    summary: str | None = None  # its heading in the summary over results of all kinds, of which it is no part if None
+    key: str = ""  # columns of one key are one in the summary; else that of the field
+
+    def heading(self, *results: Any) -> str:
+        """What stands above the column in a table of these results."""
+        details = {self.detail(result) for result in results} if self.detail else set()
+        error = f" ± {self.of_error}" if self.error and self.cell is None else ""
+        unit = " %" if self.form == "percent" else ""
+        return self.head + (f" {details.pop()}" if len(details) == 1 else "") + unit + error
+
+    def of(self, result: Any) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Return the numbers of all parts and their errors; None for what the result was made without."""
+        if self.values is not None:
+            return self.values(result)
+        if getattr(result, self.field) is None:
+            return None
+        return _last(getattr(result, self.field)), _last(getattr(result, self.error)) if self.error else None
+
+    def text(self, result: Any, part: int) -> str:
+        """Return what stands in the cell of a part, by its position."""
+        if self.cell is not None:
+            return self.cell(result, part)
+        found = self.of(result)
+        if found is None:
+            return "-"
+        value, error = float(found[0][part]), None if found[1] is None else float(found[1][part])
+        sure = self.sure is None or bool(getattr(result, self.sure)[part])
+        return self.written(value, error) + "*" * (not sure)
+
+    def written(self, value: float, error: float | None) -> str:
+        """Return the text of a number."""
+        if math.isnan(value):
+            return self.missing
+        if math.isinf(value):
+            return self.endless if value > 0 else "-inf"
+        if self.form == "count":
+            return f"{int(value):,}"
+        if self.form == "percent":
+            known = error is not None and math.isfinite(error) and error > 0
+            return f"{100 * value:.1f}" + (f" ± {100 * error:.1g}" if known and error is not None else "")
+        return number(value) if error is None else with_error(value, error)
+
+
+def table(result: Any) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the rows of a result's own table.
+
+    Args:
+        result: of any kind.
+
+    Returns:
+        The heads, "part" first, and a row for each part; no heads for a kind without numbers of parts.
+    """
+    chosen = [
+        column
+        for column in of_kind(result)
+        if column.table and (not column.when or column.when(result)) and (column.cell or column.of(result))
+    ]
+    if not chosen:
+        return [], []
+    rows = [[part, *(column.text(result, p) for column in chosen)] for p, part in enumerate(result.parts)]
+    return ["part", *(column.heading(result) for column in chosen)], rows
+
+
+def compared(results: Sequence[Any]) -> list[Column]:
+    """Return the columns in which results of one kind are compared: those that one of them has."""
+    return [c for c in of_kind(results[0]) if c.compared and any(c.of(result) for result in results)]
+
+
+def fields_of(kind: str) -> list[str]:
+    """Name the fields of a kind's columns, with their errors and what tells whether they are sure."""
+    names = [name for c in TABLES[kind] for name in (c.field, c.error, c.sure) if name and not c.values]
+    return list(dict.fromkeys(names))
+
+
+def drawn_as(result: Any) -> str:
+    """Return the kind of a result; a surface over one direction is a "line"."""
+    return "line" if result.kind == "surface" and result.is_line else str(result.kind)
+
+
+def of_kind(result: Any) -> Sequence[Column]:
+    """Return the columns of a result's kind."""
+    return TABLES.get(drawn_as(result), ())
+
+
+def _last(values: np.ndarray) -> np.ndarray:
+    while values.ndim > 1:
+        values = values[-1]
+    return values
+
+
+def _ways(distances: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return how far each part's convergence point is from the start, mean and standard deviation over the runs."""
+    ways = np.full((len(distances.runs), len(distances.parts)), np.nan)
+    for p, part in enumerate(distances.parts):
+        if part in distances.points:
+            ways[:, p] = distances.norm[:, distances.points.index(part)]
+    return ways.mean(axis=0), ways.std(axis=0, ddof=1) if len(ways) > 1 else None
+
+
+def _nearest(features: Any, part: int) -> str:
+    nearest = int(features.nearest[-1, part])
+    return features.parts[nearest] if 0 <= nearest < len(features.parts) else "-"
+
+
+def _conflicts(gradients: Any, part: int) -> str:
+    """Return how often the part's gradient points away from those of others: of batches, or of the other parts."""
+    others = np.delete(gradients.conflict[-1, part], part)
+    known = others[~np.isnan(others)]
+    if not known.size:
+        return "-"
+    return f"{100 * known.mean():.0f} %" if gradients.batch_size else f"{int(known.sum())} of {known.size}"
+
+
+def _count(head: str, field: str, **more: Any) -> Column:
+    return Column(head=head, field=field, form="count", **more)
+
+
+TRAINED = _count(
+    "in training", "train_counts", missing="unknown", table=False, summary="training samples", key="trained"
+)
+SAMPLES = _count("samples", "n_samples", missing="unknown", summary="samples", key="samples")
+LOSS = Column(head="loss", field="loss", summary="loss")
+ACCURACY = Column(head="accuracy", field="accuracy", form="percent", summary="accuracy")
+
+_SURFACE = (
+    TRAINED,
+    SAMPLES,
+    Column(head="loss at the centre", field="centre_loss", compared=True, summary="loss", key="loss"),
+    Column(head="accuracy", field="centre_accuracy", form="percent", summary="accuracy", key="accuracy"),
+    Column(head="lowest", field="lowest_loss"),
+    Column(
+        head="at",
+        field="lowest_position",
+        cell=lambda surface, p: ", ".join(f"{c:.3g}" for c in surface.lowest_position[p]),
+    ),
+)
+
+
+def _doubling(place: str, key: str) -> Column:
+    heading = f"doubling radius {place}"
+    return Column(
+        head="doubling radius",
+        field="doubling_radius",
+        missing="unknown",
+        endless="none",
+        compared=True,
+        summary=heading,
+        key=key,
+    )
+
+
+def _rise(place: str, key: str) -> Column:
+    return Column(
+        head="worst rise",
+        field="worst_rise",
+        detail=lambda surface: "" if math.isnan(surface.radius) else f"within {surface.radius:.4g}",
+        compared=True,
+        summary=f"worst rise {place}",
+        key=key,
+    )
+
+
+_PLANE = (*_SURFACE, _doubling("in the plane", "doubling_radius"), _rise("in the plane", "plane_rise"))
+
+TABLES: Mapping[str, Sequence[Column]] = {
+    "spectrum": (
+        TRAINED,
+        SAMPLES,
+        _count("summed over", "n_used", missing="unknown", when=lambda spectrum: spectrum.residual_mass < 1),
+        LOSS,
+        ACCURACY,
+        Column(
+            head="lambda_max",
+            field="lambda_max",
+            error="lambda_max_residual",
+            of_error="residual",
+            sure="converged",
+            compared=True,
+            summary="lambda_max",
+        ),
+        Column(head="± samples", field="lambda_max_sampling_stderr"),
+        Column(
+            head="lambda_min",
+            field="lambda_min",
+            error="lambda_min_residual",
+            of_error="residual",
+            summary="lambda_min",
+        ),
+        Column(
+            head="trace",
+            field="trace",
+            error="trace_stderr",
+            of_error="probes",
+            compared=True,
+            summary="trace",
+        ),
+        Column(head="± samples", field="trace_sampling_stderr"),
+        Column(
+            head="negative",
+            field="negative_curvature",
+            error="negative_curvature_stderr",
+            form="percent",
+            summary="negative curvature",
+            key="negative",
+        ),
+    ),
+    "traces": (
+        SAMPLES,
+        LOSS,
+        ACCURACY,
+        Column(
+            head="trace of the weighted loss",
+            field="trace",
+            error="trace_stderr",
+            of_error="s.e. at most",
+            compared=True,
+        ),
+    ),
+    "surface": _PLANE,
+    "trajectory": _PLANE,
+    "line": (
+        *_SURFACE,
+        _doubling("on the line", "doubling_on_line"),
+        _rise("on the line", "line_rise"),
+        Column(head="barrier", field="barrier", compared=True, summary="barrier"),
+    ),
+    "sharpness": (
+        TRAINED,
+        SAMPLES,
+        Column(head="loss", field="loss", compared=True, summary="loss"),
+        ACCURACY,
+        Column(head="SAM's step", field="first_order_rise"),
+        Column(
+            head="worst rise",
+            field="worst_rise",
+            detail=lambda s: f"within {'adaptive ' * s.adaptive}rho {s.rho:g}",
+            compared=True,
+            summary="worst rise in the ball",
+            key="ball_rise",
+        ),
+        Column(
+            head="rise under noise",
+            field="noise_rise",
+            error="noise_rise_stderr",
+            detail=lambda s: f"of {s.sigma:g}",
+            compared=True,
+            summary="rise under noise",
+        ),
+        Column(
+            head="doubling radius",
+            field="doubling_radius",
+            error="doubling_radius_spread",
+            of_error="spread",
+            missing="unknown",
+            endless="none",
+            compared=True,
+            summary="doubling noise",
+            key="doubling_noise",
+        ),
+    ),
+    "gradients": (
+        TRAINED,
+        SAMPLES,
+        _count("in batches", "batches", when=lambda gradients: bool(gradients.batch_size)),
+        LOSS,
+        Column(head="|g_p|", field="norm", error="norm_stderr", summary="gradient norm", key="gradient"),
+        Column(
+            head="cos(g_p, g)",
+            field="cosine",
+            error="cosine_stderr",
+            summary="cosine with the whole gradient",
+            key="agreement",
+        ),
+        Column(head="along g", field="projected"),
+        Column(head="|h_p|", field="specific"),
+        Column(head="rho_p", field="radius"),
+        Column(head="of g", field="contribution", form="percent"),
+        Column(head="conflicts", field="conflict", cell=_conflicts),
+    ),
+    "features": (
+        TRAINED,
+        SAMPLES,
+        LOSS,
+        ACCURACY,
+        Column(head="Q", field="quality", summary="feature quality"),
+        Column(head="Q inverse", field="quality_inverse"),
+        Column(head="Dis", field="distance"),
+        Column(head="nearest", field="nearest", cell=_nearest),
+        Column(head="Var", field="variance"),
+        Column(head="|mu_c - mu|", field="mean_norm"),
+        Column(head="cos(mu_c, w_c)", field="alignment"),
+        Column(head="NCM ≠ net", field="disagreement", form="percent"),
+    ),
+    "history": (
+        TRAINED,
+        _count("test samples", "test_counts", missing="unknown", summary="samples", key="samples"),
+        Column(head="test loss", field="test_loss_per_class", summary="loss", key="loss"),
+        Column(
+            head="test accuracy", field="test_accuracy_per_class", form="percent", summary="accuracy", key="accuracy"
+        ),
+        Column(head="Q", field="quality", summary="feature quality"),
+    ),
+    "distances": (
+        TRAINED,
+        SAMPLES,
+        Column(
+            head="way to the convergence point",
+            field="norm",
+            values=_ways,
+            summary="way to the convergence point",
+            key="way",
+        ),
+    ),
+    "points": (SAMPLES, LOSS, ACCURACY),
+}
+"""By kinds; a surface over one direction is a "line"."""

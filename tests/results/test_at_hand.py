@@ -1,0 +1,264 @@
+"""Results in a notebook: they show themselves, give their parts, and become frames and data sets of others."""
+
+import dataclasses
+import html.parser
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import results_of_all_kinds
+import xarray as xr
+from results_of_all_kinds import all_kinds, of_checkpoint, sharpness, spectrum
+
+import landscape as ls
+from landscape.errors import InputError
+from landscape.results import KINDS, columns, store
+from landscape.results.axes import distinct
+
+RESULTS = all_kinds()
+EACH = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.keys())
+
+
+class Cells(html.parser.HTMLParser):
+    """The cells of a table, row by row."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.open = [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        self.open = tag in {"td", "th"}
+        if self.open:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.open = False
+
+    def handle_data(self, data):
+        if self.open:
+            self.rows[-1][-1] += data
+
+
+@EACH
+def test_a_notebook_shows_the_table_of_the_command_line(result):
+    heads, rows = columns.table(result)
+    assert Cells(result._repr_html_()).rows == [heads, *rows]
+    assert heads[0] == "part"
+    assert [row[0] for row in rows] == list(result.parts)
+
+
+@EACH
+def test_a_repr_fits_ten_lines_and_names_first_and_last_parts(result):
+    lines = repr(result).splitlines()
+    assert len(lines) <= 10
+    assert lines[0].startswith(type(result).__name__)
+    assert lines[-1].startswith(result.parts[-1])
+
+
+def test_a_repr_of_many_parts_leaves_out_those_in_the_middle():
+    lines = repr(spectrum(40)).splitlines()
+    assert len(lines) == 9
+    assert [line.split("  ")[0] for line in lines[3:]] == [
+        "class 0",
+        "class 1",
+        "class 2",
+        "...",
+        "class 38",
+        "class 39",
+    ]
+
+
+def test_names_are_text_and_no_markup():
+    named = dataclasses.replace(sharpness(), parts=("<b>", "a&b", "c"))
+    assert "<b>" not in named._repr_html_()
+    assert [row[0] for row in Cells(named._repr_html_()).rows[1:]] == ["<b>", "a&b", "c"]
+
+
+@EACH
+def test_a_part_by_its_name_is_a_result_with_its_numbers_alone(result):
+    name = result.parts[-1]
+    one = result[name]
+    assert type(one) is type(result)
+    assert one.parts == (name,)
+    for item in dataclasses.fields(result):
+        value, axes = getattr(result, item.name), item.metadata["axes"]
+        if value is None or axes is None or isinstance(value, tuple) or item.name == "nearest":
+            continue
+        for number, axis in enumerate(axes):
+            value = value.take([len(result.parts) - 1], axis=number) if axis == "part" else value
+        np.testing.assert_array_equal(getattr(one, item.name), value)
+    assert result[[*reversed(result.parts)]].parts == result.parts[::-1]
+    assert list(result) == list(result.parts)
+
+
+def test_the_nearest_class_keeps_its_name_in_a_choice_of_classes():
+    features = RESULTS["features.h5"]
+    names = [features.parts[n] for n in features.nearest[-1]]
+    turned = features[["class 2", "class 0"]]
+    expected = [{"class 2": 0, "class 0": 1}.get(names[p], -1) for p in (2, 0)]
+    assert turned.nearest[-1].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("class1", "no part 'class1'; did you mean class 1? there are class 0, class 1, class 2"),
+        ("truck", "no part 'truck'; there are class 0, class 1, class 2"),
+        (0, "no part 0; there are class 0, class 1, class 2"),
+        ([], "no part is named: give a name, or several"),
+    ],
+)
+def test_an_unknown_part_is_refused_with_the_nearest(name, message):
+    with pytest.raises(InputError) as caught:
+        spectrum()[[name] if name == 0 else name]
+    assert str(caught.value) == message
+
+
+@EACH
+def test_a_wide_frame_has_a_row_for_each_part(result):
+    frame = result.to_dataframe()
+    assert list(frame.index) == list(result.parts)
+    for name in frame.columns:
+        np.testing.assert_array_equal(frame[name], getattr(result, name))
+
+
+def test_a_long_frame_has_a_row_for_each_number():
+    found = RESULTS["gradients.h5"]
+    frame = found.to_dataframe(long=True)
+    chosen = frame[(frame.field == "between") & (frame.part == "class 1") & (frame.part_2 == "class 2")]
+    assert chosen.value.tolist() == found.between[:, 1, 2].tolist()
+    assert len(frame[frame.field == "norm"]) == found.norm.size
+
+
+@EACH
+def test_a_data_set_has_the_arrays_under_the_names_of_their_axes(result):
+    found = result.to_xarray()
+    assert found.part.values.tolist() == list(result.parts)
+    for item in dataclasses.fields(result):
+        value, axes = getattr(result, item.name), item.metadata["axes"]
+        if axes and value is not None and item.name in found:
+            assert list(found[item.name].dims) == distinct(axes)
+            np.testing.assert_array_equal(found[item.name], value)
+            assert found[item.name].attrs == {"units": item.metadata["unit"], "long_name": item.metadata["doc"]}
+    assert found.attrs["kind"] == result.kind
+
+
+@EACH
+def test_xarray_opens_a_file_with_the_same_named_axes(result, tmp_path):
+    store.save(tmp_path / "result.h5", result)
+    expected = result.to_xarray()
+    with xr.open_dataset(tmp_path / "result.h5", engine="h5netcdf") as found:
+        assert dict(found.sizes) == dict(expected.sizes)
+        assert set(found.coords) == set(expected.coords)
+        for name in expected.variables:
+            assert found[name].dims == expected[name].dims
+            np.testing.assert_array_equal(found[name], expected[name])
+    again = store.load(tmp_path / "result.h5")
+    assert repr(again) == repr(result)
+
+
+def test_an_axis_without_names_takes_no_room_in_a_file(tmp_path):
+    plane = results_of_all_kinds.three_classes(3, 3)
+    size = 100_000
+    found = KINDS["plane"](
+        axes=("a",), directions=np.zeros((1, size), dtype=np.float32), buffer_directions=np.zeros((1, 0)),
+        origin=np.zeros(size, dtype=np.float32), buffer_origin=np.zeros(0), unit_length=np.ones(1),
+        explained=np.full(1, np.nan), tensors=("w",), sizes=np.array([size]), cosine=np.nan, normalisation="none",
+        ignored="none",
+    )  # fmt: skip
+    store.save(tmp_path / "plane.h5", found)
+    assert (tmp_path / "plane.h5").stat().st_size < 8 * size + 30_000
+    assert repr(found).splitlines()[0].startswith("Plane of axis 1, parameter 100,000")
+    assert found._repr_html_().startswith("<pre>")
+    assert plane.parts
+
+
+def test_results_side_by_side_have_an_axis_more():
+    two = ls.concat([of_checkpoint(spectrum(), "ce"), of_checkpoint(spectrum(2), "sam")])
+    assert list(two) == ["ce", "sam"]
+    assert two["sam"].parts == ("class 0", "class 1")
+    found = two.to_xarray()
+    assert found.lambda_max.dims == ("method", "part")
+    np.testing.assert_array_equal(found.lambda_max.sel({"method": "ce"}), two["ce"].lambda_max)
+    np.testing.assert_array_equal(found.lambda_max.sel({"method": "sam"}), [*two["sam"].lambda_max, np.nan])
+    frame = two.to_dataframe()
+    assert frame.index.names == ["method", "part"]
+    assert frame.loc["sam", "class 1"].trace == two["sam"].trace[1]
+    long = two.to_dataframe(long=True)
+    assert set(long.method) == {"ce", "sam"}
+    assert "class 1" in two._repr_html_()
+    assert repr(two) == "2 results of the kind Spectrum along 'method': ce, sam"
+
+
+def test_numbers_along_a_new_axis_stay_numbers():
+    seeds = ls.concat([sharpness(), sharpness()], along="seed", names=[3, 1])
+    assert seeds.to_xarray().seed.values.tolist() == [3, 1]
+    assert seeds[1] is seeds["1"]
+    assert ls.concat({"a": sharpness(), "b": sharpness()}, along="run").labels == ("a", "b")
+
+
+@EACH
+def test_results_of_every_kind_stand_side_by_side(result):
+    found = ls.concat([result, result], along="who", names=["x", "y"]).to_xarray()
+    assert found.sizes["who"] == 2
+    for name in result.to_xarray().data_vars:
+        assert found[name].dims[0] == "who"
+
+
+def test_figures_of_several_results_take_them_as_they_are():
+    two = ls.concat([spectrum(), spectrum()], names=["CE", "SAM"])
+    figure = ls.plots.density_grid(two, ("class 0",))
+    assert [ax.get_title().split("\n")[0] for ax in figure.axes] == ["CE: class 0", "SAM: class 0"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (([],), "results must be at least one result, got list"),
+        (([spectrum(), sharpness()],), "a spectrum and a sharpness do not join: give results of one kind"),
+        (([spectrum(), spectrum()],), "the provenance of a result does not say its method: pass names"),
+        (([spectrum()], "part"), "along='part' is an axis of a spectrum already: name the new one otherwise"),
+        (([spectrum()] * 2, "seed", ["a"]), "names must be 2 names that differ, got a"),
+        (([spectrum()] * 2, "seed", [1, "1"]), "names must be 2 names that differ, got 1, 1"),
+    ],
+)
+def test_what_does_not_stand_side_by_side_is_refused(given, message):
+    with pytest.raises(InputError) as caught:
+        ls.concat(*given)
+    assert str(caught.value) == message
+    with pytest.raises(InputError, match=r"no seed 'sam'; there are ce"):
+        ls.concat([spectrum()], "seed", ["ce"])["sam"]
+
+
+def test_several_files_are_read_at_once_and_of_the_kind_that_is_expected(tmp_path):
+    files = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    for file, result in zip(files, (spectrum(), sharpness()), strict=True):
+        ls.save(file, result)
+    assert [type(r).__name__ for r in ls.load(files)] == ["Spectrum", "Sharpness"]
+    assert ls.load(files[0], ls.Spectrum).parts == ls.load(str(files[0])).parts
+    with pytest.raises(ls.StoreError, match=r"b\.h5 holds a sharpness, not a spectrum"):
+        ls.load(files, ls.Spectrum)
+
+
+def test_without_xarray_the_package_is_named():
+    program = (
+        "import sys; sys.modules['xarray'] = None; sys.path.append('tests'); import landscape as ls\n"
+        "from results_of_all_kinds import spectrum\n"
+        "try: spectrum().to_xarray()\n"
+        "except ls.InputError as error: assert 'pip install xarray' in str(error)\n"
+        "else: raise SystemExit(1)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_every_column_is_of_a_field_and_its_error():
+    for kind, table in columns.TABLES.items():
+        declared = KINDS["surface" if kind == "line" else kind].__dataclass_fields__
+        for column in table:
+            for name in filter(None, (column.field, column.error, column.sure)):
+                assert "part" in declared[name].metadata["axes"] or column.values, (kind, name)
+        assert len({c.key or c.field for c in table if c.summary}) == sum(bool(c.summary) for c in table)
