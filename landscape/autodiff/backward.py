@@ -1,25 +1,26 @@
 """Derivatives by backward passes alone: they ask nothing of a model but that autograd knows its operations."""
 
+import logging
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from landscape.errors import NumericalError, arg
+from landscape.errors import NumericalError, one_line
+
+log = logging.getLogger(__name__)
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 
 
-def pull(
-    outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensor | Tensors | None, *, create_graph: bool = False
-) -> Tensors:
+def pull(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensor | Tensors | None) -> Tensors:
     """Return J^T u, zero where an output does not depend on an input; the graph is kept for the next vector.
 
     Args:
         outputs: one tensor or several.
         inputs: tensors that require a gradient.
         cotangents: u, in the outputs' shapes; None for 1 where the output is one number.
-        create_graph: the result shall have derivatives itself.
 
     Returns:
         J^T u, in tensors of the inputs' shapes.
@@ -27,35 +28,99 @@ def pull(
     Raises:
         NumericalError: PyTorch knows no such derivative.
     """
+    try:
+        return _pull(outputs, inputs, cotangents)
+    except RuntimeError as error:
+        raise NumericalError(
+            f"the model or the loss has no derivative that PyTorch knows: {one_line(error)}"
+        ) from error
+
+
+def _pull(
+    outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensor | Tensors | None, *, create_graph: bool = False
+) -> Tensors:
     values = (outputs,) if isinstance(outputs, Tensor) else outputs
     given = (cotangents,) if cotangents is None or isinstance(cotangents, Tensor) else cotangents
     pairs = [(o, c) for o, c in zip(values, given, strict=True) if o.requires_grad]
     if not pairs:
         return tuple(torch.zeros_like(t) for t in inputs)
+    return torch.autograd.grad(
+        [o for o, _ in pairs],
+        inputs,
+        grad_outputs=[c for _, c in pairs],
+        retain_graph=True,
+        create_graph=create_graph,
+        materialize_grads=True,
+    )
+
+
+def push(outputs: Callable[[slice], Tensor], theta: Tensors, vs: list[Tensors]) -> tuple[Tensor, list[Tensor]]:
+    """Return outputs and J v, their first derivatives along vectors.
+
+    The derivative of u -> J^T u along v is J v, for the price of a backward pass, where each operation on the way has a
+    second derivative. Where one has none, or loses it without an error, J is computed row by row: a backward pass for
+    each number of each sample. For any u, u . J v = v . J^T u tells, and that needs first derivatives only.
+
+    Args:
+        outputs: of some of the samples, (b, ...), at theta.
+        theta: tensors that require a gradient.
+        vs: vectors in tensors of these shapes.
+
+    Returns:
+        The outputs of all samples with their graph, (B, ...), and J v of the same shape for each vector.
+
+    Raises:
+        NumericalError: the outputs have no first derivative.
+    """
+    value = outputs(slice(None))
+    probe = torch.zeros_like(value, requires_grad=True)
     try:
-        found = torch.autograd.grad(
-            [o for o, _ in pairs],
-            inputs,
-            grad_outputs=[c for _, c in pairs],
-            retain_graph=True,
-            create_graph=create_graph,
-            materialize_grads=True,
-        )
+        pulled = _pull(value, theta, probe, create_graph=True)
+        tangents = [_pull(pulled, (probe,), v)[0] for v in vs]
+        reason = _mismatch(value, theta, vs, tangents)
     except RuntimeError as error:
-        raise NumericalError(
-            "the model or the loss has no second derivative that PyTorch knows: "
-            f"{str(error).splitlines()[0]}; {arg('operator', 'empirical-fisher')} needs only the first"
-        ) from error
-    return found
+        reason = one_line(error)
+    if reason is None:
+        return value, tangents
+    log.info("the Jacobian is computed row by row, because its transpose has no right derivative: %s", reason)
+    of_each = [_push_by_rows(outputs(slice(i, i + 1)), theta, vs) for i in range(len(value))]
+    return value, [torch.cat(pieces) for pieces in zip(*of_each, strict=True)]
 
 
-def second(values: Tensor, at: Tensors, vs: list[Tensors]) -> list[Tensors]:
+def _mismatch(value: Tensor, theta: Tensors, vs: list[Tensors], tangents: list[Tensor]) -> str | None:
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+    back = pull(value, theta, u)
+    eps = torch.finfo(value.dtype).eps
+    for v, tangent in zip(vs, tangents, strict=True):
+        ours, theirs = inner((u,), (tangent,)), inner(v, back)
+        # Rounding of deep networks is some thousand units of the lengths, and less in their product's many terms.
+        room = 1e3 * eps * (norm((tangent,)) + (inner(v, v) * inner(back, back)) ** 0.5)
+        if not abs(ours - theirs) <= room:
+            return f"u.(J v) = {ours:.6g}, v.(J^T u) = {theirs:.6g}"
+    return None
+
+
+def _push_by_rows(value: Tensor, theta: Tensors, vs: list[Tensors]) -> list[Tensor]:
+    """Return J v of one sample, (1, ...), for each vector."""
+    seeds = torch.eye(value.numel(), dtype=value.dtype, device=value.device).reshape(-1, *value.shape)
+    rows = [pull(value, theta, seed) for seed in seeds]
+    return [
+        torch.stack([torch.stack([(r * t).sum() for r, t in zip(row, v, strict=True)]).sum() for row in rows]).view_as(
+            value
+        )
+        for v in vs
+    ]
+
+
+def second(values: Tensor, at: Tensors, vs: list[Tensors], remedy: str = "") -> list[Tensors]:
     """Multiply the second derivative of summed values by vectors.
 
     Args:
         values: (B,), one for each sample.
         at: the tensors that they are differentiated by.
         vs: vectors in tensors of these shapes.
+        remedy: what may be done where there is no second derivative; ends the message.
 
     Returns:
         A product for each vector.
@@ -64,24 +129,60 @@ def second(values: Tensor, at: Tensors, vs: list[Tensors]) -> list[Tensors]:
         NumericalError: the values have no second derivative.
     """
     # Weights that require a gradient hand one to every backward function. For a constant cotangent an
-    # autograd.Function that is marked once_differentiable leaves no trace at all, see _refuse_lost_derivatives.
+    # autograd.Function that is marked once_differentiable leaves no trace at all, see _lost_derivatives.
     weights = torch.ones_like(values, requires_grad=True)
-    slopes = pull(values @ weights, at, None, create_graph=True)
-    _refuse_lost_derivatives(slopes)
-    return [pull(slopes, at, v) for v in vs]
+    try:
+        slopes = _pull(values @ weights, at, None, create_graph=True)
+        if not _lost_derivatives(slopes):
+            return [_pull(slopes, at, v) for v in vs]
+        reason = "it uses an autograd.Function marked once_differentiable"
+    except RuntimeError as error:
+        reason = one_line(error)
+    ending = f"; {remedy}" if remedy else ""
+    raise NumericalError(f"the model or the loss has no second derivative that PyTorch knows: {reason}{ending}")
 
 
-def _refuse_lost_derivatives(slopes: Tensors) -> None:
+def second_of_each(function: Callable[[Tensor], Tensor], z: Tensor, remedy: str = "") -> Tensor:
+    """Return the second derivative of each sample's value by its own numbers.
+
+    Args:
+        function: (B, C) -> (B,), row by row; nothing is asked of it but a second derivative.
+        z: (B, C).
+        remedy: as for `second`.
+
+    Returns:
+        (B, C, C).
+
+    Raises:
+        NumericalError: the values have no second derivative.
+    """
+    z = z.detach().requires_grad_()
+    with torch.enable_grad():
+        along: list[Tensors] = [(e.expand_as(z),) for e in torch.eye(z.shape[1], dtype=z.dtype, device=z.device)]
+        columns = second(function(z), (z,), along, remedy)
+    return torch.stack([column.detach() for (column,) in columns], dim=2)
+
+
+def _lost_derivatives(slopes: Tensors) -> bool:
     """Look for derivatives that PyTorch would take for constants in the second pass: a wrong product and no error."""
     nodes = [slope.grad_fn for slope in slopes if slope.grad_fn is not None]
     seen = set(nodes)
     while nodes:
         node = nodes.pop()
         if node.name().endswith("Error"):  # DelayedError, as PyTorch names it in a graph
-            raise NumericalError(
-                "the model or the loss uses an autograd.Function marked once_differentiable: it has no second "
-                f"derivative; {arg('operator', 'empirical-fisher')} needs only the first"
-            )
+            return True
         new = {n for n, _ in node.next_functions if n is not None} - seen
         seen |= new
         nodes.extend(new)
+    return False
+
+
+def inner(a: Tensors, b: Tensors) -> float:
+    """Return the inner product of two vectors in tensors, summed in float64 where the device has it."""
+    wide = torch.float32 if a[0].device.type == "mps" else torch.float64
+    return sum(float((s.detach().to(wide) * t.detach().to(wide)).sum()) for s, t in zip(a, b, strict=True))
+
+
+def norm(a: Tensors) -> float:
+    """Return the length of a vector in tensors."""
+    return float(inner(a, a) ** 0.5)

@@ -1,37 +1,129 @@
-"""A context in which models can be differentiated twice."""
+"""A context in which models can be differentiated twice.
+
+PyTorch (2.13) has operations of which some derivative is wrong or missing. They are written out in others here: the
+same values, and the derivatives that the values have.
+
+    attention           its fast kernels have no second derivative
+    weight norm         its second derivative is off by its own size
+    embedding           forward mode knows no padding, whose vector backward passes take for constant; gradients that
+                        are scaled by a word's frequency are not those of the loss; sparse ones have no second
+    bag of embeddings   no second derivative
+    squared error       its gradient crashes in forward mode inside torch.func.functionalize
+
+Checkpointing (`torch.utils.checkpoint`) runs parts of the model again in the backward pass, when the point at which
+the model was evaluated may have left it: it is switched off.
+"""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
+from torch.utils._pytree import tree_map_only
 
 from landscape.autodiff import devices
 
 
 @contextmanager
 def differentiable_attention() -> Generator[None, None, None]:
-    """Return a context for second derivatives: gradients are on, attention and weight norm use plain operations.
+    """Return a context for second derivatives: gradients are on, attention and others use plain operations.
 
     And in full precision, see `devices.full_precision`.
     """
-    with devices.full_precision(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _PlainWeightNorm():
+    with (
+        devices.full_precision(),
+        torch.enable_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        _WrittenOut(),
+        patch.object(checkpoint, "_checkpoint_without_reentrant_generator", _twice, create=True),
+        patch.object(checkpoint, "CheckpointFunction", _Called, create=True),
+    ):
         yield
 
 
-class _PlainWeightNorm(TorchFunctionMode):
-    """Write weight norm out: PyTorch's own operation has a wrong second derivative (torch 2.13: off by its size)."""
-
+class _WrittenOut(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch._weight_norm:
-            return _weight_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **options: Any) -> Tensor:
+    if (args or (options.get("max_norm"),))[0] is not None:  # it changes the weight
+        return F.embedding(input, weight, padding_idx, *args, **options)
+    found = torch.embedding(weight, input)
+    if padding_idx is None:
+        return found
+    return torch.where((input == padding_idx % len(weight))[..., None], found.detach(), found)
+
+
+def _embedding_bag(input: Tensor, weight: Tensor, *args: Any, **options: Any) -> Any:
+    rare = ("offsets", "max_norm", "per_sample_weights", "padding_idx")
+    given = {
+        **dict(zip(("offsets", "max_norm", "norm_type", "scale_grad_by_freq", "mode"), args, strict=False)),
+        **options,
+    }
+    if input.ndim != 2 or len(args) > 5 or any(given.get(name) is not None for name in rare):
+        return F.embedding_bag(input, weight, *args, **options)
+    found, mode = torch.embedding(weight, input), given.get("mode", "mean")
+    return found.max(1).values if mode == "max" else found.mean(1) if mode == "mean" else found.sum(1)
+
+
+def _squared_error(input: Tensor, target: Tensor, *args: Any, **options: Any) -> Tensor:
+    rare = [option for name, option in options.items() if name != "reduction"]
+    if args or input.shape != target.shape or any(option is not None for option in rare):
+        return F.mse_loss(input, target, *args, **options)
+    found, reduction = (input - target).square(), options.get("reduction", "mean")
+    return found.mean() if reduction == "mean" else found.sum() if reduction == "sum" else found
+
+
+_INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch._weight_norm: _weight_norm,
+    F.embedding: _embedding,
+    F.embedding_bag: _embedding_bag,
+    F.mse_loss: _squared_error,
+}
+
+
+def _twice(*_: Any, **__: Any) -> Generator[None, None, None]:
+    """Stand in for what checkpointing does before and after it calls a part of the model: nothing."""
+    yield
+
+
+class _Called:
+    """Stands in for the autograd.Function of reentrant checkpointing."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+def allow_gradients(model: nn.Module) -> None:
+    """Let a model take gradients in its forward pass where gradients are off; its outputs then carry none.
+
+    Args:
+        model: which is changed: it gets two hooks, which stay with its copies.
+    """
+    before: list[bool] = []
+
+    def enter(*_: Any) -> None:
+        before.append(torch.is_grad_enabled())
+        torch.set_grad_enabled(True)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> Any:
+        enabled = before.pop()
+        torch.set_grad_enabled(enabled)
+        return output if enabled else tree_map_only(Tensor, Tensor.detach, output)
+
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(leave, always_call=True)

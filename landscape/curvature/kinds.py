@@ -20,11 +20,10 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp, vmap
-from torch.func import hessian as second_derivative
+from torch.func import grad, jvp, vjp
 
-from landscape.autodiff.backward import pull, second
-from landscape.errors import check_choice
+from landscape.autodiff.backward import pull, push, second, second_of_each
+from landscape.errors import arg, check_choice
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -109,7 +108,11 @@ class SecondDerivative(Kind):
 
     def reverse(self, functions: Functions, theta: Tensors, batch: Batch, vs: list[Tensors]) -> list[Tensors]:
         """See `Kind.reverse`."""
-        return second(self.values(functions, theta, batch, _by_backward)(theta), theta, vs)
+        remedy = (
+            f"{arg('operator', 'ggn')} needs only first derivatives of the model, "
+            f"{arg('operator', 'empirical-fisher')} needs only first ones of the loss too"
+        )
+        return second(self.values(functions, theta, batch, _by_backward)(theta), theta, vs, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,19 +140,19 @@ class Factored(Kind):
 
     def reverse(self, functions: Functions, theta: Tensors, batch: Batch, vs: list[Tensors]) -> list[Tensors]:
         """See `Kind.reverse`."""
-        value = self.outputs(functions, theta, *batch)
-        probe = torch.zeros_like(value, requires_grad=True)
-        pulled = pull(value, theta, probe, create_graph=True)
-        products = []
-        for v in vs:
-            (tangent,) = pull(pulled, (probe,), v)  # J v, as the derivative of u -> J^T u along v
-            if self.middle is None:
-                z = value.detach().requires_grad_()
-                tangent = second(functions.loss(z, batch[1]), (z,), [(tangent,)])[0][0]
-            else:
-                tangent = self.middle(value.detach(), tangent)
-            products.append(pull(value, theta, tangent))
-        return products
+        inputs, labels = batch
+        value, tangents = push(lambda some: self.outputs(functions, theta, inputs[some], labels[some]), theta, vs)
+        if self.middle is None:
+            z = value.detach().requires_grad_()
+            found = second(functions.loss(z, labels), (z,), [(t,) for t in tangents], _only_first())
+            tangents = [t for (t,) in found]
+        else:
+            tangents = [self.middle(value.detach(), t) for t in tangents]
+        return [pull(value, theta, t) for t in tangents]
+
+
+def _only_first() -> str:
+    return f"{arg('operator', 'empirical-fisher')} needs only the first"
 
 
 def _by_transform(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -204,8 +207,7 @@ def _roots(middle: Callable[[Functions, Tensor, Tensor], Tensor]) -> Callable[..
 
 
 def _curvature_in_logits(functions: Functions, z: Tensor, labels: Tensor) -> Tensor:
-    found: Tensor = vmap(second_derivative(lambda z, y: functions.loss(z[None], y[None])[0]))(z, labels)
-    return found
+    return second_of_each(lambda z: functions.loss(z, labels), z, _only_first())
 
 
 def _covariance(functions: Functions, z: Tensor, labels: Tensor) -> Tensor:

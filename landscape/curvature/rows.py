@@ -25,9 +25,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import hessian, vmap
 
 from landscape.autodiff import single_samples
+from landscape.autodiff.backward import second_of_each
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.single_samples import Recorded
 from landscape.networks import losses, models
@@ -271,8 +271,7 @@ def between_jacobians(loss: Callable[[Tensor, Tensor], Tensor], kind: str, z: Te
         The matrices.
     """
     if kind == "ggn" and loss is not losses.cross_entropy:
-        found: Tensor = vmap(hessian(lambda z, y: loss(z[None], y[None])[0]))(z, labels)
-        return found
+        return second_of_each(lambda z: loss(z, labels), z)
     p = z.softmax(1)
     # p_c (1 - p_c) by the sum over the others: 1 - p_c has no digits left where a sample is fitted.
     others = p @ (1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device))

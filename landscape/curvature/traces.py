@@ -49,6 +49,8 @@ def refusal(objective: Objective, kind: Kind) -> str | None:
         try:
             if len(labels) >= 3:
                 per_sample.check(objective.model, lambda: objective.loss(_logits(objective, inputs), labels))
+            functions = Functions(logits=objective.logits, loss=objective.loss)
+            kind.factors(functions, objective.theta, inputs[:1], labels[:1])
             _squares(objective, inputs[:1], labels[:1])
         except (LandscapeError, RuntimeError) as error:
             return (str(error).splitlines() or [type(error).__name__])[0]

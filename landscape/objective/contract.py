@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff import randomness
-from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.differentiable import allow_gradients, differentiable_attention
 from landscape.errors import InputError, NumericalError, arg
 from landscape.networks.models import failures_named
 
@@ -46,6 +46,8 @@ def check(objective: "Objective") -> Kept:
     """
     index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
     inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
+    if _takes_gradients(objective, inputs):
+        allow_gradients(objective.model)
     theta = [t.clone().requires_grad_() for t in objective.theta]
 
     def losses_of(some: slice) -> Tensor:
@@ -76,6 +78,20 @@ def check(objective: "Objective") -> Kept:
     if not values.requires_grad or all(g is None for g in torch.autograd.grad(values.sum(), theta, allow_unused=True)):
         raise InputError("the loss does not depend on the chosen parameters: no gradient reaches them")
     return kept
+
+
+def _takes_gradients(objective: "Objective", inputs: Tensor) -> bool:
+    """Say whether the forward pass needs gradients to be on, as where it calls torch.autograd.grad."""
+    try:
+        with differentiable_attention(), torch.no_grad():
+            objective.logits(objective.theta, inputs.clone())
+    except RuntimeError as error:
+        return "require grad" in str(error)
+    except (
+        Exception
+    ):  # a user's model may raise anything; `check` says it in a line where it raises it with gradients too
+        return False
+    return False
 
 
 def verify(objective: "Objective", kept: Kept) -> None:

@@ -1,0 +1,366 @@
+"""Models and losses whose derivatives PyTorch has in part, or has wrong: a right matrix, or its true obstacle."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from exact import differences
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+import landscape as ls
+from landscape.analyses import directions
+from landscape.autodiff import backward
+from landscape.data import datasets
+from landscape.errors import NumericalError
+from landscape.objective.objective import Objective
+
+FIRST = ("ggn", "fisher", "empirical-fisher")
+BACKENDS = ("auto", "reverse")
+
+
+def objective_of(make, *, loss="ce", tokens=False, batch_size=4, partition="class"):
+    """Two classes of 7 and 4 samples: tokens of which 0 fills up the second class, or vectors."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(2).repeat_interleave(torch.tensor([7, 4]))
+    if tokens:
+        inputs = torch.randint(1, 6, (11, 4), generator=generator)
+        inputs[labels == 1, 2:] = 0
+    else:
+        inputs = torch.randn(11, 3, generator=generator, dtype=torch.float64)
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(2)
+        model = make()
+    return Objective.build(
+        model, datasets.from_dataset((inputs, labels)), loss=loss, partition=partition, dtype=torch.float64,
+        device="cpu", batch_size=batch_size,
+    )  # fmt: skip
+
+
+def matrix(objective, kind="hessian", backend="auto"):
+    """Of the first parts, column by column."""
+    operator = ls.curvature_operator(objective, kind, backend=backend)
+    eye = torch.eye(operator.size, dtype=torch.float64)
+    return operator.matvec(eye.expand(len(operator.parts), -1, -1)).mT
+
+
+def by_rows(objective, part, kind):
+    """Return the dense matrix from plain backward passes, sample by sample, none of them twice."""
+    theta = [t.clone().requires_grad_() for t in objective.theta]
+    total = 0
+    for x, y in zip(*objective.samples.batch(objective.members[part], objective.device, objective.dtype), strict=True):
+        z = objective.logits(theta, x[None])
+        if kind == "empirical-fisher":
+            values, middle = objective.loss(z, y[None]), torch.ones(1, 1, dtype=torch.float64)
+        else:  # the cross-entropy's
+            p = z.detach().softmax(1)[0]
+            values, middle = z[0], torch.diag(p) - torch.outer(p, p)
+        J = torch.stack([
+            objective.layout.flat(torch.autograd.grad(v, theta, retain_graph=True, materialize_grads=True))
+            for v in values
+        ])
+        total = total + J.T @ middle @ J
+    return total / len(objective.members[part])
+
+
+def by_differences(objective, part):
+    eye = torch.eye(objective.layout.size, dtype=torch.float64)
+    return torch.stack([differences(objective, part, e) for e in eye])
+
+
+def relative(found, exact):
+    return ((found - exact).norm() / exact.norm()).item()
+
+
+class Bag(nn.Module):
+    """A mean over words."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.words, self.out = nn.Embedding(6, 3, **options), nn.Linear(3, 2)
+        nn.init.normal_(self.words.weight)
+
+    def forward(self, tokens):
+        return self.out(torch.tanh(self.words(tokens)).mean(1).sin())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("padding", [0, -6])
+@pytest.mark.parametrize("batch_size", [3, 11])
+def test_padding_is_a_constant_in_every_matrix(padding, batch_size, backend):
+    objective = objective_of(partial(Bag, padding_idx=padding), tokens=True, batch_size=batch_size)
+    found = matrix(objective, backend=backend)
+    varying = torch.arange(objective.layout.size) >= 3  # all but the padding's vector
+    for part in range(2):
+        exact = by_differences(objective, part)
+        exact[:3] = exact[:, :3] = 0
+        assert relative(found[part], exact) < 1e-8
+        assert exact[varying][:, varying].norm() > 0.1
+    for kind in FIRST:
+        for part in range(2):
+            assert relative(matrix(objective, kind, backend)[part], by_rows(objective, part, kind)) < 1e-12
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", [{"scale_grad_by_freq": True}, {"sparse": True}])
+def test_how_gradients_are_scaled_or_stored_changes_no_second_derivative(options, backend):
+    plain, other = (objective_of(partial(Bag, **o), tokens=True) for o in ({}, options))
+    assert relative(matrix(other, backend=backend), matrix(plain)) < 1e-12
+
+
+class Pooled(nn.Module):
+    def __init__(self, how, bag):
+        super().__init__()
+        self.words = nn.EmbeddingBag(6, 3, mode=how) if bag else nn.Embedding(6, 3)
+        self.out, self.how = nn.Linear(3, 2), how
+
+    def forward(self, tokens):
+        h = self.words(tokens)
+        if isinstance(self.words, nn.Embedding):
+            h = h.amax(1) if self.how == "max" else getattr(h, self.how)(1)
+        return self.out(h.tanh())
+
+
+@pytest.mark.parametrize("how", ["mean", "sum"])
+def test_a_bag_of_embeddings_has_the_second_derivative_of_its_parts(how):
+    bag, parts = (objective_of(partial(Pooled, how, bag), tokens=True) for bag in (True, False))
+    assert relative(matrix(bag), matrix(parts)) < 1e-12
+
+
+def test_the_greatest_of_a_bag_is_differentiated_where_it_stands():
+    objective = objective_of(partial(Pooled, "max", True), tokens=True)
+    assert relative(matrix(objective)[0], by_differences(objective, 0)) < 1e-8
+
+
+class Softsign(torch.autograd.Function):
+    """As a compiled extension has it: its gradient has no derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x / (1 + x.abs())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g / (1 + x.abs()) ** 2
+
+
+class Distances(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.centres = nn.Linear(3, 4), nn.Parameter(torch.randn(2, 4))
+
+    def forward(self, x):
+        return -torch.cdist(self.first(x), self.centres)
+
+
+class Applied(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def layers(activation):
+    return nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 4), activation, nn.Linear(4, 2))
+
+
+ONCE = {
+    "once": partial(layers, Applied(Softsign.apply)),
+    "cdist": Distances,
+    "hardsigmoid": partial(layers, nn.Hardsigmoid()),
+    "weighted bag": lambda: nn.Sequential(Applied(lambda x: x), Weighted()),
+}
+
+
+class Weighted(nn.Module):
+    """A bag whose words have weights: its gradient has no derivative."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.out = nn.EmbeddingBag(5, 3, mode="sum"), nn.Linear(3, 2)
+
+    def forward(self, x):
+        tokens = torch.arange(3).expand(len(x), -1)
+        return self.out(torch.tanh(self.words(tokens, per_sample_weights=x)))
+
+
+@pytest.mark.parametrize("kind", FIRST)
+@pytest.mark.parametrize("name", ONCE)
+def test_matrices_of_first_derivatives_need_no_second_ones(name, kind):
+    objective = objective_of(ONCE[name])
+    found = matrix(objective, kind)
+    for part in range(2):
+        assert relative(found[part], by_rows(objective, part, kind)) < 1e-12
+    spectrum = ls.spectrum(objective, operator=kind, steps=4, probes=1)
+    assert spectrum.trace == pytest.approx([m.trace().item() for m in found], rel=1e-10)
+
+
+@pytest.mark.parametrize("name", ["once", "cdist"])
+def test_where_there_is_no_second_derivative_the_hessian_is_refused_with_a_remedy_that_works(name):
+    objective = objective_of(ONCE[name])
+    with pytest.raises(NumericalError, match=r"no second derivative.*operator='ggn' needs only first"):
+        matrix(objective)
+
+
+def test_a_jacobian_that_loses_terms_is_computed_row_by_row(monkeypatch):
+    """The check itself: of the two ways, the one without second derivatives is left where they disagree."""
+    objective = objective_of(partial(layers, nn.Tanh()))
+    exact = by_rows(objective, 0, "ggn")
+    rows = []
+    real = backward._push_by_rows
+    monkeypatch.setattr(backward, "_push_by_rows", lambda *a: rows.append(1) or real(*a))
+    assert relative(matrix(objective, "ggn", "reverse")[0], exact) < 1e-12
+    assert not rows
+    once = objective_of(ONCE["once"])
+    matrix(once, "ggn", "reverse")
+    assert len(rows) == 11  # each sample once
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+
+
+def one_hot(z, y):
+    return (z - F.one_hot(y, 2).to(z.dtype)).abs().pow(3).sum(1)
+
+
+def squared(z, y):
+    return F.mse_loss(z.softmax(1), torch.eye(2, dtype=z.dtype)[y], reduction="none").sum(1)
+
+
+def squared_by_sample(z, y):
+    return torch.stack([F.mse_loss(a, torch.eye(2, dtype=z.dtype)[b]) for a, b in zip(z, y, strict=True)])
+
+
+def masked(z, y):
+    values = F.cross_entropy(z, y, reduction="none")
+    values[y == 0] = values[y == 0] ** 2
+    return values
+
+
+def split(z, y):
+    """Boolean masks, and a branch on values."""
+    out = z.new_zeros(len(z))
+    for c in (0, 1):
+        if (y == c).any():
+            out[y == c] = (1 + c) * F.softplus(-(z[y == c, c] - z[y == c, 1 - c]))
+    return out
+
+
+def hinge(z, y):
+    return (1 + z - z.gather(1, y[:, None])).clamp(min=0).square().sum(1)
+
+
+def by_label(z, y):
+    return torch.stack([-row.log_softmax(0)[int(label)] for row, label in zip(z, y, strict=True)])
+
+
+def soft_margin(z, y):
+    return F.soft_margin_loss(z, 2 * torch.eye(2, dtype=z.dtype)[y] - 1, reduction="none").sum(1)
+
+
+def gaussian(z, y):
+    return F.gaussian_nll_loss(z, torch.eye(2, dtype=z.dtype)[y], torch.ones_like(z), reduction="none").sum(1)
+
+
+@pytest.mark.parametrize(
+    "loss", [one_hot, squared, squared_by_sample, masked, split, hinge, by_label, soft_margin, gaussian]
+)
+def test_a_loss_need_not_be_vectorised(loss):
+    """The network is piecewise linear: the trace needs the loss's second derivatives sample by sample."""
+    objective = objective_of(partial(layers, nn.ReLU()), loss=loss)
+    found = ls.spectrum(objective, steps=12, probes=1)
+    assert found.trace_stderr.tolist() == [0, 0]
+    for part in range(2):
+        exact = by_differences(objective, part)
+        assert relative(matrix(objective)[part], exact) < 1e-7
+        assert found.trace[part] == pytest.approx(exact.trace().item(), rel=1e-7)
+
+
+class Cubed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return z.pow(3).sum(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        return 3 * ctx.saved_tensors[0].square() * g[:, None]
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda z, y: F.multi_margin_loss(z, y, reduction="none"), lambda z, y: Cubed.apply(z)]
+)
+def test_a_loss_without_a_second_derivative_is_named_and_the_advice_works(loss):
+    objective = objective_of(partial(layers, nn.Tanh()), loss=loss)
+    for kind in ("hessian", "ggn"):
+        with pytest.raises(NumericalError, match=r"no second derivative.*empirical-fisher"):
+            ls.spectrum(objective, operator=kind, steps=3, probes=1)
+    for kind in ("empirical-fisher", "fisher"):
+        exact = by_rows(objective, 0, kind)
+        assert relative(matrix(objective, kind)[0], exact) < 1e-12
+
+
+# Models that do more than compute -------------------------------------------------------------------------------------
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.first, self.middle, self.out = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        if self.how == "sequential":
+            h = checkpoint_sequential([self.middle, nn.Tanh()], 2, h, use_reentrant=False)
+        elif self.how == "plain":
+            h = torch.tanh(self.middle(h))
+        else:
+            h = checkpoint(lambda h: torch.tanh(self.middle(h)), h, use_reentrant=self.how == "reentrant")
+        return self.out(h)
+
+
+@pytest.mark.parametrize("how", ["reentrant", "not reentrant", "sequential"])
+def test_checkpointing_changes_no_number(how):
+    plain, other = (objective_of(partial(Checkpointed, h)) for h in ("plain", how))
+    for kind in ("hessian", *FIRST):
+        assert relative(matrix(other, kind), matrix(plain, kind)) < 1e-12
+    found, expected = (ls.spectrum(o, steps=5, probes=1, operator="ggn") for o in (other, plain))
+    assert found.trace == pytest.approx(expected.trace, rel=1e-12)
+
+
+class Slopes(nn.Module):
+    """Logits from the derivative of an energy by the inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.energy, self.out = nn.Sequential(nn.Linear(3, 4), nn.Softplus(), nn.Linear(4, 1)), nn.Linear(3, 2)
+
+    def forward(self, x):
+        x = x.clone().requires_grad_()
+        (slopes,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
+        return self.out(slopes)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_may_take_gradients_in_its_forward_pass(backend):
+    objective = objective_of(Slopes)
+    evaluation = objective.evaluation
+    for part in range(2):
+        assert relative(matrix(objective, backend=backend)[part], by_differences(objective, part)) < 1e-8
+    surface = ls.surface(objective, directions.random(objective, 1), np.array([-1.0, 0.0]))
+    assert surface.loss.reshape(2, 2)[:, 1] == pytest.approx(evaluation.loss, rel=1e-12)
+    logits = objective.logits(objective.theta, objective.batch(0, 0)[0])
+    with torch.no_grad():
+        assert torch.equal(objective.logits(objective.theta, objective.batch(0, 0)[0]), logits)
+        assert not objective.logits(objective.theta, objective.batch(0, 0)[0]).requires_grad
+        assert not torch.is_grad_enabled()
