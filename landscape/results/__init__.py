@@ -1,9 +1,11 @@
 """What an analysis leaves, and all that needs no torch: the room on which files, figures and tables stand.
 
-`axes` says how a result declares its arrays; `spectrum`, `surface`, `sharpness`, `distances`, `gradients`, `features`
-and `history` are the kinds of results, frozen dataclasses of NumPy arrays with named axes and units: the dictionary of
-the toolkit. `store` and `journal` keep them in HDF5; `quadrature`, `grid`, `mesh` and `regroup` take numbers from
-them; `foreign/` reads and writes other programs' files. It imports no other room. Begin with `axes`, then `spectrum`.
+`axes` says how a result declares its arrays, `base` what all results can do; `spectrum`, `surface`, `sharpness`,
+`distances`, `gradients`, `features` and `history` are the kinds of results, frozen dataclasses of NumPy arrays with
+named axes and units: the dictionary of the toolkit. `columns` says what their tables show, `stack` puts results side
+by side. `store` and `journal` keep them in HDF5, `disk` writes files and reads what is small, `hdf5` and `pickles`
+read what is not trusted; `quadrature`, `grid`, `mesh`, `gram`, `inference` and `regroup` take numbers from them;
+`foreign/` reads and writes other programs' files. It imports no other room. Begin with `axes`, then `spectrum`.
 """
 
 from typing import TypeVar

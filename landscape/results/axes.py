@@ -7,11 +7,17 @@ their class names as `along`.
 
 from collections.abc import Sequence
 from dataclasses import field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from landscape.errors import InputError
+
+Floats: TypeAlias = NDArray[np.float64]
+Bools: TypeAlias = NDArray[np.bool_]
+Counts: TypeAlias = NDArray[Any]
+"""Whole numbers: integers, or floats where one of them may be unknown, which is nan."""
 
 T = TypeVar("T", bound=Any)
 

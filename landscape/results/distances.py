@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from landscape.results.axes import array, scalar
+from landscape.results.axes import Counts, Floats, array, scalar
 from landscape.results.base import Result
 
 
@@ -24,18 +22,18 @@ class Distances(Result):
     runs: tuple[str, ...] = array("run", doc="names of the runs, alike but for their seed")
     points: tuple[str, ...] = array("point", doc="names of the points")
     parts: tuple[str, ...] = array("part", doc="names of the parts that losses are of")
-    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
-    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
+    n_samples: Counts = array("part", unit="samples", doc="samples in the part")
+    train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
 
-    euclidean: np.ndarray = array("run", "point", "point", doc="Euclidean distance")
-    cosine: np.ndarray = array("run", "point", "point", doc="cosine of the displacements from the start")
-    filter_normalised: np.ndarray = array(
+    euclidean: Floats = array("run", "point", "point", doc="Euclidean distance")
+    cosine: Floats = array("run", "point", "point", doc="cosine of the displacements from the start")
+    filter_normalised: Floats = array(
         "run", "point", "point", doc="root mean square over filters of |a - b| / mean(|a|, |b|) of the filter"
     )
-    fisher: np.ndarray = array(
+    fisher: Floats = array(
         "run", "point", "point", doc="[a, b]: root of (a - b)^T F_a (a - b), F_a the diagonal Fisher at a of a's part"
     )
-    barrier: np.ndarray = array(
+    barrier: Floats = array(
         "run",
         "point",
         "point",
@@ -43,7 +41,7 @@ class Distances(Result):
         unit="loss",
         doc="largest rise of the loss above the line between its ends, on the segment of two points; nan if not asked",
     )
-    hessian_rise: np.ndarray | None = array(
+    hessian_rise: Floats | None = array(
         "run",
         "point",
         "point",
@@ -51,13 +49,13 @@ class Distances(Result):
         doc="[a, b]: (b - a)^T H_a (b - a) / 2, H_a the Hessian at a of a's part: the rise that it predicts towards b",
         optional=True,
     )
-    norm: np.ndarray = array("run", "point", doc="Euclidean length of the point's displacement from the start")
-    point_epoch: np.ndarray = array("run", "point", unit="epochs", doc="mean epoch that the point is of; nan unknown")
-    loss: np.ndarray = array("run", "point", "part", unit="loss", doc="loss of the part at the point")
-    accuracy: np.ndarray = array("run", "point", "part", doc="accuracy of the part at the point")
+    norm: Floats = array("run", "point", doc="Euclidean length of the point's displacement from the start")
+    point_epoch: Floats = array("run", "point", unit="epochs", doc="mean epoch that the point is of; nan unknown")
+    loss: Floats = array("run", "point", "part", unit="loss", doc="loss of the part at the point")
+    accuracy: Floats = array("run", "point", "part", doc="accuracy of the part at the point")
 
-    epoch: np.ndarray = array("epoch", unit="epochs", doc="epochs of the snapshots along training")
-    along_training: np.ndarray = array("run", "epoch", "point", doc="Euclidean distance of the snapshot to the point")
+    epoch: Floats = array("epoch", unit="epochs", doc="epochs of the snapshots along training")
+    along_training: Floats = array("run", "epoch", "point", doc="Euclidean distance of the snapshot to the point")
 
     source: str = scalar(doc="memory bank or fine-tuning")
     parameters: str = scalar(doc="which parameters distances are over")

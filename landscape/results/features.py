@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from landscape.results.axes import array, scalar
+from landscape.results.axes import Counts, Floats, array, scalar
 from landscape.results.base import Result
 
 
@@ -23,38 +23,38 @@ class Features(Result):
     along: ClassVar[str] = "point"
 
     points: tuple[str, ...] = array("point", doc="names of the checkpoints")
-    epoch: np.ndarray = array("point", unit="epochs", doc="their epochs; nan where a checkpoint does not say")
+    epoch: Floats = array("point", unit="epochs", doc="their epochs; nan where a checkpoint does not say")
     parts: tuple[str, ...] = array("part", doc="names of the classes")
-    n_samples: np.ndarray = array("part", unit="samples", doc="samples of the class")
-    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the class")
-    loss: np.ndarray = array("point", "part", unit="loss", doc="mean loss over the class's samples")
-    accuracy: np.ndarray = array("point", "part", doc="share of the class's samples that are classified correctly")
+    n_samples: Counts = array("part", unit="samples", doc="samples of the class")
+    train_counts: Counts = array("part", unit="samples", doc="training samples of the class")
+    loss: Floats = array("point", "part", unit="loss", doc="mean loss over the class's samples")
+    accuracy: Floats = array("point", "part", doc="share of the class's samples that are classified correctly")
 
-    quality: np.ndarray = array("point", "part", doc="Q = Dis - beta log Var (S19); features have no unit")
-    quality_inverse: np.ndarray = array("point", "part", doc="-1 / Dis - log Var, the form of the authors' code")
-    distance: np.ndarray = array("point", "part", doc="Dis: distance of mu_c to the nearest other class mean")
-    nearest: np.ndarray = array("point", "part", doc="number of that class; -1 where there is none")
-    variance: np.ndarray = array("point", "part", doc="Var: mean of |a - mu_c|^2 over the class")
-    mean_norm: np.ndarray = array("point", "part", doc="|mu_c - mu|")
-    mean_cosine: np.ndarray | None = array(
+    quality: Floats = array("point", "part", doc="Q = Dis - beta log Var (S19); features have no unit")
+    quality_inverse: Floats = array("point", "part", doc="-1 / Dis - log Var, the form of the authors' code")
+    distance: Floats = array("point", "part", doc="Dis: distance of mu_c to the nearest other class mean")
+    nearest: Counts = array("point", "part", doc="number of that class; -1 where there is none")
+    variance: Floats = array("point", "part", doc="Var: mean of |a - mu_c|^2 over the class")
+    mean_norm: Floats = array("point", "part", doc="|mu_c - mu|")
+    mean_cosine: Floats | None = array(
         "point",
         "part",
         "part",
         doc="cosine of mu_c - mu and mu_c' - mu; left out beyond 1,000 classes",
         optional=True,
     )
-    alignment: np.ndarray = array("point", "part", doc="cosine of mu_c - mu and the classifier's row c (its mean off)")
-    disagreement: np.ndarray = array(
+    alignment: Floats = array("point", "part", doc="cosine of mu_c - mu and the classifier's row c (its mean off)")
+    disagreement: Floats = array(
         "point", "part", doc="share of samples that the nearest class mean and the classifier put in different classes"
     )
 
-    within_between: np.ndarray = array(
+    within_between: Floats = array(
         "point", doc="NC1: trace(S_W pinv(S_B)) / C, both scatters averaged over the classes of at least two samples"
     )
-    norm_variation: np.ndarray = array("point", doc="NC2: standard deviation of |mu_c - mu| over its mean")
-    angle_deviation: np.ndarray = array("point", doc="NC2: mean over pairs of |cos + 1 / (C - 1)|")
-    duality: np.ndarray = array("point", doc="NC3: |W / |W| - M / |M||, of the centred classifier and class means")
-    mean_disagreement: np.ndarray = array("point", doc="NC4: mean over classes of the disagreement")
+    norm_variation: Floats = array("point", doc="NC2: standard deviation of |mu_c - mu| over its mean")
+    angle_deviation: Floats = array("point", doc="NC2: mean over pairs of |cos + 1 / (C - 1)|")
+    duality: Floats = array("point", doc="NC3: |W / |W| - M / |M||, of the centred classifier and class means")
+    mean_disagreement: Floats = array("point", doc="NC4: mean over classes of the disagreement")
 
     beta: float = scalar(doc="weight of the variance in S19")
     n_features: int = scalar(doc="F, numbers in a feature")

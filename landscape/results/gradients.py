@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.axes import array, scalar
+from landscape.results.axes import Counts, Floats, array, scalar
 from landscape.results.base import Result
 
 
@@ -23,76 +23,74 @@ class Gradients(Result):
     along: ClassVar[str] = "point"
 
     points: tuple[str, ...] = array("point", doc="names of the checkpoints")
-    epoch: np.ndarray = array("point", unit="epochs", doc="their epochs; nan where a checkpoint does not say")
+    epoch: Floats = array("point", unit="epochs", doc="their epochs; nan where a checkpoint does not say")
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
-    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
-    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
-    loss: np.ndarray = array(
+    n_samples: Counts = array("part", unit="samples", doc="samples in the part")
+    train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
+    loss: Floats = array(
         "point", "part", unit="loss", doc="mean loss over the part's samples, or over those in the batches"
     )
 
-    norm: np.ndarray = array("point", "part", unit="loss", doc="|g_p|")
-    norm_stderr: np.ndarray = array("point", "part", unit="loss", doc="standard error over batches; 0 where exact")
-    whole_norm: np.ndarray = array("point", unit="loss", doc="|g|")
-    whole_norm_stderr: np.ndarray = array("point", unit="loss", doc="its standard error over batches")
-    cosine: np.ndarray = array("point", "part", doc="cosine of g_p and g; nan where one of them is zero")
-    cosine_stderr: np.ndarray = array("point", "part", doc="standard error over batches; 0 where exact")
-    projected: np.ndarray = array("point", "part", unit="loss", doc="<g_p, g> / |g|, the part along g, with its sign")
-    projected_stderr: np.ndarray = array("point", "part", unit="loss", doc="its standard error over batches")
-    specific: np.ndarray = array(
+    norm: Floats = array("point", "part", unit="loss", doc="|g_p|")
+    norm_stderr: Floats = array("point", "part", unit="loss", doc="standard error over batches; 0 where exact")
+    whole_norm: Floats = array("point", unit="loss", doc="|g|")
+    whole_norm_stderr: Floats = array("point", unit="loss", doc="its standard error over batches")
+    cosine: Floats = array("point", "part", doc="cosine of g_p and g; nan where one of them is zero")
+    cosine_stderr: Floats = array("point", "part", doc="standard error over batches; 0 where exact")
+    projected: Floats = array("point", "part", unit="loss", doc="<g_p, g> / |g|, the part along g, with its sign")
+    projected_stderr: Floats = array("point", "part", unit="loss", doc="its standard error over batches")
+    specific: Floats = array(
         "point", "part", unit="loss", doc="|h_p|, the group-specific part (equation 12); 0 below rounding"
     )
-    specific_stderr: np.ndarray = array("point", "part", unit="loss", doc="its standard error over batches")
-    radius: np.ndarray = array(
+    specific_stderr: Floats = array("point", "part", unit="loss", doc="its standard error over batches")
+    radius: Floats = array(
         "point", "part", doc="rho_p of equation 13; nan for a part of one sample, or where h_p is zero"
     )
-    radius_stderr: np.ndarray = array("point", "part", doc="its standard error over batches")
-    contribution: np.ndarray = array(
+    radius_stderr: Floats = array("point", "part", doc="its standard error over batches")
+    contribution: Floats = array(
         "point", "part", doc="share_p <g_p, g> / |g|^2: the part's share of g, which all add up to; 0 in other batches"
     )
-    contribution_stderr: np.ndarray = array("point", "part", doc="its standard error over batches")
-    between: np.ndarray = array("point", "part", "part", doc="cosine of g_p and g_q")
-    between_stderr: np.ndarray = array("point", "part", "part", doc="standard error over batches; 0 where exact")
-    conflict: np.ndarray = array(
+    contribution_stderr: Floats = array("point", "part", doc="its standard error over batches")
+    between: Floats = array("point", "part", "part", doc="cosine of g_p and g_q")
+    between_stderr: Floats = array("point", "part", "part", doc="standard error over batches; 0 where exact")
+    conflict: Floats = array(
         "point", "part", "part", doc="share of batches with a negative cosine of g_p and g_q; 0 or 1 where exact"
     )
     layers: tuple[str, ...] | None = array(
         "layer", doc="modules that hold the parameters, in the network's order", optional=True
     )
-    layer_whole_norm: np.ndarray | None = array(
-        "point", "layer", unit="loss", doc="|g| within the layer", optional=True
-    )
-    layer_whole_norm_stderr: np.ndarray | None = array(
+    layer_whole_norm: Floats | None = array("point", "layer", unit="loss", doc="|g| within the layer", optional=True)
+    layer_whole_norm_stderr: Floats | None = array(
         "point", "layer", unit="loss", doc="its standard error over batches", optional=True
     )
-    layer_norm: np.ndarray | None = array(
+    layer_norm: Floats | None = array(
         "point", "layer", "part", unit="loss", doc="|g_p| within the layer", optional=True
     )
-    layer_norm_stderr: np.ndarray | None = array(
+    layer_norm_stderr: Floats | None = array(
         "point", "layer", "part", unit="loss", doc="its standard error over batches", optional=True
     )
-    layer_cosine: np.ndarray | None = array(
+    layer_cosine: Floats | None = array(
         "point",
         "layer",
         "part",
         doc="cosine of g_p and g within the layer; nan where one of them is zero",
         optional=True,
     )
-    layer_cosine_stderr: np.ndarray | None = array(
+    layer_cosine_stderr: Floats | None = array(
         "point", "layer", "part", doc="its standard error over batches", optional=True
     )
-    layer_contribution: np.ndarray | None = array(
+    layer_contribution: Floats | None = array(
         "point",
         "layer",
         "part",
         doc="share_p <g_p, g> / |g|^2 within the layer, which adds up to 1 there",
         optional=True,
     )
-    layer_contribution_stderr: np.ndarray | None = array(
+    layer_contribution_stderr: Floats | None = array(
         "point", "layer", "part", doc="its standard error over batches", optional=True
     )
-    theta_norm: np.ndarray = array("point", doc="Euclidean length of the parameters")
-    batches: np.ndarray = array("point", "part", doc="batches that hold the part; 0 where exact")
+    theta_norm: Floats = array("point", doc="Euclidean length of the parameters")
+    batches: Counts = array("point", "part", doc="batches that hold the part; 0 where exact")
 
     size: int = scalar(unit="parameters", doc="number of parameters")
     batch_size: int = scalar(unit="samples", doc="samples of a batch at most; 0 where exact")

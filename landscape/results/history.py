@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from landscape.errors import arg
-from landscape.results.axes import array, scalar
+from landscape.results.axes import Counts, Floats, array, scalar
 from landscape.results.base import Result
 
 LITTLE = 0.01
@@ -29,39 +29,35 @@ class History(Result):
     along: ClassVar[str] = "epoch"
 
     parts: tuple[str, ...] = array("part", doc="names of the classes")
-    train_counts: np.ndarray = array("part", unit="samples", doc="samples of the class that were trained on")
-    test_counts: np.ndarray = array("part", unit="samples", doc="test samples of the class")
+    train_counts: Counts = array("part", unit="samples", doc="samples of the class that were trained on")
+    test_counts: Counts = array("part", unit="samples", doc="test samples of the class")
 
-    epoch: np.ndarray = array("epoch", unit="epochs", doc="epochs done, from 1")
-    seconds: np.ndarray = array("epoch", unit="s", doc="wall time of the epoch with its evaluation")
-    learning_rate: np.ndarray = array("epoch", doc="of the epoch's last step")
-    train_loss: np.ndarray = array("epoch", unit="loss", doc="mean of the method's loss over the training samples")
-    train_accuracy: np.ndarray = array("epoch", doc="share of the training samples classified correctly")
-    test_loss: np.ndarray = array("epoch", unit="loss", doc="mean cross-entropy over the test samples")
-    test_accuracy: np.ndarray = array("epoch", doc="share of the test samples classified correctly")
-    validation_accuracy: np.ndarray = array(
-        "epoch", doc="mean over classes of the accuracy on held-out training samples"
-    )
+    epoch: Floats = array("epoch", unit="epochs", doc="epochs done, from 1")
+    seconds: Floats = array("epoch", unit="s", doc="wall time of the epoch with its evaluation")
+    learning_rate: Floats = array("epoch", doc="of the epoch's last step")
+    train_loss: Floats = array("epoch", unit="loss", doc="mean of the method's loss over the training samples")
+    train_accuracy: Floats = array("epoch", doc="share of the training samples classified correctly")
+    test_loss: Floats = array("epoch", unit="loss", doc="mean cross-entropy over the test samples")
+    test_accuracy: Floats = array("epoch", doc="share of the test samples classified correctly")
+    validation_accuracy: Floats = array("epoch", doc="mean over classes of the accuracy on held-out training samples")
 
-    test_loss_per_class: np.ndarray = array("epoch", "part", unit="loss", doc="mean cross-entropy on test samples")
-    test_accuracy_per_class: np.ndarray = array("epoch", "part", doc="accuracy on the class's test samples")
-    eval_loss_per_class: np.ndarray = array("epoch", "part", unit="loss", doc="mean cross-entropy on training samples")
-    eval_accuracy_per_class: np.ndarray = array("epoch", "part", doc="accuracy on the class's training samples")
-    quality: np.ndarray = array("epoch", "part", doc="feature quality Q on the training samples")
-    distance: np.ndarray = array("epoch", "part", doc="distance of the class mean to the nearest other, Dis")
-    variance: np.ndarray = array("epoch", "part", doc="mean squared distance of features to their class mean, Var")
-    gradient_cosine: np.ndarray = array("epoch", "part", doc="cosine of class and batch gradient, mean over batches")
-    bank_epoch: np.ndarray = array(
-        "epoch", "part", unit="epochs", doc="epoch of the class's snapshot in the memory bank"
-    )
-    group: np.ndarray = array("epoch", "part", doc="number of the class's group")
+    test_loss_per_class: Floats = array("epoch", "part", unit="loss", doc="mean cross-entropy on test samples")
+    test_accuracy_per_class: Floats = array("epoch", "part", doc="accuracy on the class's test samples")
+    eval_loss_per_class: Floats = array("epoch", "part", unit="loss", doc="mean cross-entropy on training samples")
+    eval_accuracy_per_class: Floats = array("epoch", "part", doc="accuracy on the class's training samples")
+    quality: Floats = array("epoch", "part", doc="feature quality Q on the training samples")
+    distance: Floats = array("epoch", "part", doc="distance of the class mean to the nearest other, Dis")
+    variance: Floats = array("epoch", "part", doc="mean squared distance of features to their class mean, Var")
+    gradient_cosine: Floats = array("epoch", "part", doc="cosine of class and batch gradient, mean over batches")
+    bank_epoch: Floats = array("epoch", "part", unit="epochs", doc="epoch of the class's snapshot in the memory bank")
+    group: Counts = array("epoch", "part", doc="number of the class's group")
 
-    n_banked: np.ndarray | None = array("epoch", unit="epochs", doc="distinct epochs in the memory bank", optional=True)
-    n_groups: np.ndarray | None = array("epoch", doc="groups of classes after the epoch", optional=True)
-    pull_share: np.ndarray | None = array(
+    n_banked: Floats | None = array("epoch", unit="epochs", doc="distinct epochs in the memory bank", optional=True)
+    n_groups: Counts | None = array("epoch", doc="groups of classes after the epoch", optional=True)
+    pull_share: Floats | None = array(
         "epoch", doc="|pull of GKP| / (|pull of GKP| + |gradient of the data|), mean over steps", optional=True
     )
-    clipped_share: np.ndarray | None = array(
+    clipped_share: Floats | None = array(
         "epoch", doc="share of GSA's radii that a bound of clip has set", optional=True
     )
 

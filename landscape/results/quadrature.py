@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg, check_choice
 from landscape.results.spectrum import Spectrum
 
@@ -207,6 +208,7 @@ class Density:
         return spread
 
 
+@checked
 def density(
     nodes: np.ndarray,
     weights: np.ndarray,

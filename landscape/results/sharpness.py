@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from landscape.results.axes import array, scalar
+from landscape.results.axes import Counts, Floats, array, scalar
 from landscape.results.base import Result
 
 
@@ -18,26 +16,26 @@ class Sharpness(Result):
     along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
-    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
-    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
-    loss: np.ndarray = array("part", unit="loss", doc="mean loss at the checkpoint")
-    accuracy: np.ndarray = array("part", doc="accuracy at the checkpoint")
-    first_order_rise: np.ndarray = array(
+    n_samples: Counts = array("part", unit="samples", doc="samples in the part")
+    train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
+    loss: Floats = array("part", unit="loss", doc="mean loss at the checkpoint")
+    accuracy: Floats = array("part", doc="accuracy at the checkpoint")
+    first_order_rise: Floats = array(
         "part", unit="loss", doc="rise after one step of length rho along the gradient of the part's loss, as in SAM"
     )
-    worst_rise: np.ndarray = array(
+    worst_rise: Floats = array(
         "part", unit="loss", doc="largest rise found within rho by projected gradient ascent: a lower bound"
     )
-    noise_rise: np.ndarray = array(
+    noise_rise: Floats = array(
         "part", unit="loss", doc="mean rise under Gaussian noise of both signs, in each filter sigma times its length"
     )
-    noise_rise_stderr: np.ndarray = array("part", unit="loss", doc="its standard error over draws; nan for one")
-    doubling_radius: np.ndarray = array(
+    noise_rise_stderr: Floats = array("part", unit="loss", doc="its standard error over draws; nan for one")
+    doubling_radius: Floats = array(
         "part",
         doc="relative size of filter-normalised noise at which the loss has doubled, median over directions; inf "
         "beyond `limit`; nan where a loss on the way is nan, and where the loss at the checkpoint is not positive",
     )
-    doubling_radius_spread: np.ndarray = array(
+    doubling_radius_spread: Floats = array(
         "part", doc="half the interquartile range over the directions; nan for one, and where it ends beyond `limit`"
     )
     rho: float = scalar(doc="radius of the ball: Euclidean, or relative to each weight where adaptive")

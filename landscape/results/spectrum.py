@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.results.axes import array, scalar
+from landscape.results.axes import Bools, Counts, Floats, array, scalar
 from landscape.results.base import Result
 
 
@@ -22,57 +22,57 @@ class Spectrum(Result):
     along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
-    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part; nan for a matrix without data")
-    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of its classes; nan without data")
-    n_used: np.ndarray = array("part", unit="samples", doc="samples summed over; nan without data")
-    loss: np.ndarray = array("part", unit="loss", doc="mean loss over the part's samples; nan without data")
-    accuracy: np.ndarray = array("part", doc="share of the samples that are classified correctly; nan without data")
+    n_samples: Counts = array("part", unit="samples", doc="samples in the part; nan for a matrix without data")
+    train_counts: Counts = array("part", unit="samples", doc="training samples of its classes; nan without data")
+    n_used: Counts = array("part", unit="samples", doc="samples summed over; nan without data")
+    loss: Floats = array("part", unit="loss", doc="mean loss over the part's samples; nan without data")
+    accuracy: Floats = array("part", doc="share of the samples that are classified correctly; nan without data")
 
-    lambda_max: np.ndarray = array("part", unit="loss", doc="largest Ritz value over the probes")
-    lambda_max_residual: np.ndarray = array(
+    lambda_max: Floats = array("part", unit="loss", doc="largest Ritz value over the probes")
+    lambda_max_residual: Floats = array(
         "part", unit="loss", doc="an eigenvalue lies within this distance of lambda_max"
     )
-    lambda_min: np.ndarray = array("part", unit="loss", doc="smallest Ritz value over the probes")
-    lambda_min_residual: np.ndarray = array(
+    lambda_min: Floats = array("part", unit="loss", doc="smallest Ritz value over the probes")
+    lambda_min_residual: Floats = array(
         "part", unit="loss", doc="an eigenvalue lies within this distance of lambda_min"
     )
-    converged: np.ndarray = array("part", doc="lambda_max_residual is at most tol times |lambda_max|")
-    trace: np.ndarray = array("part", unit="loss", doc="trace")
-    trace_stderr: np.ndarray = array(
+    converged: Bools = array("part", doc="lambda_max_residual is at most tol times |lambda_max|")
+    trace: Floats = array("part", unit="loss", doc="trace")
+    trace_stderr: Floats = array(
         "part", unit="loss", doc="its standard error, a bound on that for fewer than six estimates; 0 if exact"
     )
-    negative_mass: np.ndarray = array(
+    negative_mass: Floats = array(
         "part", doc="share of the eigenvalues below -negative_tol * max |eigenvalue|, mean over probes"
     )
-    negative_mass_stderr: np.ndarray = array("part", doc="its standard error over probes; nan for one probe")
-    negative_curvature: np.ndarray = array(
+    negative_mass_stderr: Floats = array("part", doc="its standard error over probes; nan for one probe")
+    negative_curvature: Floats = array(
         "part", doc="sum of |eigenvalue| over the negative ones, as a share of the sum over all, mean over probes"
     )
-    negative_curvature_stderr: np.ndarray = array("part", doc="its standard error over probes; nan for one probe")
-    saddle_ratio: np.ndarray = array("part", doc="|lambda_min / lambda_max|, mean over probes")
-    saddle_ratio_stderr: np.ndarray = array("part", doc="its standard error over probes; nan for one probe")
+    negative_curvature_stderr: Floats = array("part", doc="its standard error over probes; nan for one probe")
+    saddle_ratio: Floats = array("part", doc="|lambda_min / lambda_max|, mean over probes")
+    saddle_ratio_stderr: Floats = array("part", doc="its standard error over probes; nan for one probe")
 
-    truncation_error: np.ndarray = array(
+    truncation_error: Floats = array(
         "part", unit="loss", doc="largest change of a checked Ritz value when all samples are used; 0 if all were"
     )
-    ritz_values: np.ndarray = array("part", "rank", unit="loss", doc="largest Ritz values, descending")
-    ritz_residuals: np.ndarray = array("part", "rank", unit="loss", doc="their residual bounds")
-    ritz_vectors: np.ndarray | None = array(
+    ritz_values: Floats = array("part", "rank", unit="loss", doc="largest Ritz values, descending")
+    ritz_residuals: Floats = array("part", "rank", unit="loss", doc="their residual bounds")
+    ritz_vectors: Floats | None = array(
         "part", "vector", "parameter", doc="unit vectors of the largest Ritz values", optional=True
     )
-    overlap: np.ndarray | None = array(
+    overlap: Floats | None = array(
         "part",
         "part",
         doc="[a, b]: trace of part b's matrix on part a's Ritz vectors, as a share of that on b's own",
         optional=True,
     )
-    subspace_overlap: np.ndarray | None = array(
+    subspace_overlap: Floats | None = array(
         "part",
         "part",
         doc="mean squared cosine of the principal angles between the spaces of two parts' Ritz vectors",
         optional=True,
     )
-    principal_angles: np.ndarray | None = array(
+    principal_angles: Floats | None = array(
         "part",
         "part",
         "angle",
@@ -80,7 +80,7 @@ class Spectrum(Result):
         doc="angles between these spaces, ascending; nan beyond the vectors that both parts have",
         optional=True,
     )
-    gradient_curvature: np.ndarray | None = array(
+    gradient_curvature: Floats | None = array(
         "part",
         "part",
         unit="loss",
@@ -88,74 +88,72 @@ class Spectrum(Result):
         optional=True,
     )
 
-    alpha: np.ndarray = array("part", "probe", "step", unit="loss", doc="diagonal of the tridiagonal matrix")
-    beta: np.ndarray = array(
+    alpha: Floats = array("part", "probe", "step", unit="loss", doc="diagonal of the tridiagonal matrix")
+    beta: Floats = array(
         "part",
         "probe",
         "step",
         unit="loss",
         doc="off-diagonal; entry j couples steps j and j + 1, the last is left over",
     )
-    steps: np.ndarray = array("part", "probe", unit="products", doc="Lanczos steps of the run")
-    probe_norm2: np.ndarray = array("part", "probe", doc="squared length of the probe before it was normalised")
-    trace_samples: np.ndarray = array(
+    steps: Counts = array("part", "probe", unit="products", doc="Lanczos steps of the run")
+    probe_norm2: Floats = array("part", "probe", doc="squared length of the probe before it was normalised")
+    trace_samples: Floats = array(
         "part", "trace_probe", unit="loss", doc="one deflated estimate of the trace a probe; nan where not drawn"
     )
 
     # Over samples. All of these are absent in files of version 1, and nan where they could not be had.
-    trace_sampling_stderr: np.ndarray | None = array(
+    trace_sampling_stderr: Floats | None = array(
         "part",
         unit="loss",
         doc="standard error over samples of the trace, of its Gauss-Newton part for a Hessian",
         optional=True,
     )
-    lambda_max_sampling_stderr: np.ndarray | None = array(
+    lambda_max_sampling_stderr: Floats | None = array(
         "part", unit="loss", doc="standard error over samples of the curvature along the top Ritz vector", optional=True
     )
-    lambda_max_crossfit: np.ndarray | None = array(
+    lambda_max_crossfit: Floats | None = array(
         "part",
         unit="loss",
         doc="curvature along the other folds' sharpest directions; in expectation at most the class's lambda_max",
         optional=True,
     )
-    lambda_max_crossfit_stderr: np.ndarray | None = array(
+    lambda_max_crossfit_stderr: Floats | None = array(
         "part", unit="loss", doc="its standard error over samples", optional=True
     )
-    uncertainty: np.ndarray | None = array(
+    uncertainty: Floats | None = array(
         "part",
         unit="loss",
         doc="mean trace of the loss's Hessian in the logits, tr M; 1 - sum p^2 for cross-entropy",
         optional=True,
     )
-    sample_index: np.ndarray | None = array(
+    sample_index: Floats | None = array(
         "part", "sample", doc="position of each sample in the data; nan beyond a part's samples", optional=True
     )
-    sample_label: np.ndarray | None = array("part", "sample", doc="class of each sample", optional=True)
-    sample_prediction: np.ndarray | None = array("part", "sample", doc="class of its largest logit", optional=True)
-    sample_loss: np.ndarray | None = array("part", "sample", unit="loss", doc="loss of each sample", optional=True)
-    sample_uncertainty: np.ndarray | None = array(
-        "part", "sample", unit="loss", doc="tr M of each sample", optional=True
-    )
-    sample_trace: np.ndarray | None = array(
+    sample_label: Floats | None = array("part", "sample", doc="class of each sample", optional=True)
+    sample_prediction: Floats | None = array("part", "sample", doc="class of its largest logit", optional=True)
+    sample_loss: Floats | None = array("part", "sample", unit="loss", doc="loss of each sample", optional=True)
+    sample_uncertainty: Floats | None = array("part", "sample", unit="loss", doc="tr M of each sample", optional=True)
+    sample_trace: Floats | None = array(
         "part", "sample", unit="loss", doc="trace of each sample's Gauss-Newton or Fisher matrix", optional=True
     )
-    sample_curvature: np.ndarray | None = array(
+    sample_curvature: Floats | None = array(
         "part",
         "sample",
         unit="loss",
         doc="curvature of each sample's own matrix along the part's top Ritz vector",
         optional=True,
     )
-    eigenvalues: np.ndarray | None = array(
+    eigenvalues: Floats | None = array(
         "part", "row", unit="loss", doc="all eigenvalues by rows, descending; nan beyond a part's rows", optional=True
     )
-    eigenvalue_rest: np.ndarray | None = array(
+    eigenvalue_rest: Floats | None = array(
         "part", unit="loss", doc="value of all other eigenvalues: 0, or the weight decay", optional=True
     )
-    eigenvalue_above: np.ndarray | None = array(
+    eigenvalue_above: Floats | None = array(
         "part", unit="loss", doc="no eigenvalue is more than this above its value by rows", optional=True
     )
-    eigenvalue_below: np.ndarray | None = array(
+    eigenvalue_below: Floats | None = array(
         "part", unit="loss", doc="no eigenvalue is more than this below its value by rows", optional=True
     )
 
@@ -172,11 +170,11 @@ class Spectrum(Result):
         return f"{self.operator}, {self.size:,} parameters"
 
     @property
-    def vectors_converged(self) -> np.ndarray:
+    def vectors_converged(self) -> Bools:
         """Whether the residual of each of a part's Ritz vectors is at most `tol` times |lambda_max|, (P,)."""
         n_vectors = 0 if self.ritz_vectors is None else self.ritz_vectors.shape[1]
         residuals = np.nan_to_num(self.ritz_residuals[:, :n_vectors])  # of vectors that do not exist
-        sure: np.ndarray = (residuals <= self.tol * np.abs(self.lambda_max)[:, None]).all(axis=1)
+        sure: Bools = np.all(residuals <= self.tol * np.abs(self.lambda_max)[:, None], axis=1)
         return sure
 
 
@@ -189,12 +187,12 @@ class Traces(Result):
     along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the groups")
-    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the group")
-    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the group's classes")
-    loss: np.ndarray = array("part", unit="loss", doc="weighted mean loss")
-    accuracy: np.ndarray = array("part", doc="weighted mean accuracy")
-    trace: np.ndarray = array("part", unit="loss", doc="trace of the matrix of this loss")
-    trace_stderr: np.ndarray = array("part", unit="loss", doc="its standard error at most")
+    n_samples: Counts = array("part", unit="samples", doc="samples in the group")
+    train_counts: Counts = array("part", unit="samples", doc="training samples of the group's classes")
+    loss: Floats = array("part", unit="loss", doc="weighted mean loss")
+    accuracy: Floats = array("part", doc="weighted mean accuracy")
+    trace: Floats = array("part", unit="loss", doc="trace of the matrix of this loss")
+    trace_stderr: Floats = array("part", unit="loss", doc="its standard error at most")
     size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
     operator: str = scalar(doc="which matrix, as in the spectrum")
 
@@ -209,5 +207,5 @@ class Overlap(Result):
 
     parts: tuple[str, ...] = array("part", doc="names of the parts that the vectors are of")
     matrices: tuple[str, ...] = array("matrix", doc="names of the parts that the matrices are of")
-    trace: np.ndarray = array("matrix", "part", unit="loss", doc="trace of the matrix on the part's Ritz vectors")
-    along_gradient: np.ndarray = array("matrix", "part", unit="loss", doc="the matrix along the part's gradient")
+    trace: Floats = array("matrix", "part", unit="loss", doc="trace of the matrix on the part's Ritz vectors")
+    along_gradient: Floats = array("matrix", "part", unit="loss", doc="the matrix along the part's gradient")

@@ -31,6 +31,7 @@ from typing import Any, BinaryIO, TypeAlias, get_args, overload
 import h5py
 import numpy as np
 
+from landscape.callables import checked
 from landscape.errors import InputError, StoreError
 from landscape.results import KINDS, R, Result, disk, hdf5
 from landscape.results.axes import SECOND, distinct, labels_of
@@ -43,7 +44,8 @@ FORMAT = "landscape"
 """The root attribute `format` of every file of this package."""
 
 
-def save(path: str | Path, result: Result, *, overwrite: bool = False) -> None:
+@checked
+def save(path: str | PathLike[str], result: Result, *, overwrite: bool = False) -> None:
     """Write a result to an HDF5 file, all of it or nothing.
 
     Args:

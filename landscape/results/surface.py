@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from landscape.results.axes import array, scalar
+from landscape.results.axes import Bools, Counts, Floats, array, scalar
 from landscape.results.base import Result
 
 
@@ -18,10 +16,10 @@ class Points(Result):
     along: ClassVar[str] = "point"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
-    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
-    point: np.ndarray = array("point", doc="number of the point in the list that was asked for")
-    loss: np.ndarray = array("point", "part", unit="loss", doc="mean loss over the part's samples")
-    accuracy: np.ndarray = array("point", "part", doc="share of the part's samples that are classified correctly")
+    n_samples: Counts = array("part", unit="samples", doc="samples in the part")
+    point: Counts = array("point", doc="number of the point in the list that was asked for")
+    loss: Floats = array("point", "part", unit="loss", doc="mean loss over the part's samples")
+    accuracy: Floats = array("point", "part", doc="share of the part's samples that are classified correctly")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -37,20 +35,20 @@ class Plane(Result):
     along: ClassVar[str] = "axis"
 
     axes: tuple[str, ...] = array("axis", doc="what each direction is")
-    directions: np.ndarray = array("axis", "parameter", doc="step of the parameters for one unit of the coordinate")
-    buffer_directions: np.ndarray = array("axis", "buffer", doc="step of the floating-point buffers")
-    buffer_log_directions: np.ndarray | None = array(
+    directions: Floats = array("axis", "parameter", doc="step of the parameters for one unit of the coordinate")
+    buffer_directions: Floats = array("axis", "buffer", doc="step of the floating-point buffers")
+    buffer_log_directions: Floats | None = array(
         "axis",
         "buffer",
         doc="the same, where log(v + eps) moves in place of a running variance v of batch norm",
         optional=True,
     )
-    origin: np.ndarray = array("parameter", doc="the parameters at coordinates zero")
-    buffer_origin: np.ndarray = array("buffer", doc="the floating-point buffers at coordinates zero")
-    unit_length: np.ndarray = array("axis", doc="Euclidean length of one unit of the coordinate")
-    explained: np.ndarray = array("axis", doc="share of a trajectory's variance along the axis; nan for other axes")
+    origin: Floats = array("parameter", doc="the parameters at coordinates zero")
+    buffer_origin: Floats = array("buffer", doc="the floating-point buffers at coordinates zero")
+    unit_length: Floats = array("axis", doc="Euclidean length of one unit of the coordinate")
+    explained: Floats = array("axis", doc="share of a trajectory's variance along the axis; nan for other axes")
     tensors: tuple[str, ...] = array("tensor", doc="names of the parameters, in order")
-    sizes: np.ndarray = array("tensor", doc="numbers in each of them")
+    sizes: Counts = array("tensor", doc="numbers in each of them")
     cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
     normalisation: str = scalar(doc="none, or what the directions were scaled by: filter, layer or weight")
     ignored: str = scalar(doc="parameters that directions leave alone: none or biasbn")
@@ -69,31 +67,31 @@ class Surface(Result):
     along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
-    n_samples: np.ndarray = array("part", unit="samples", doc="samples in the part")
-    train_counts: np.ndarray = array("part", unit="samples", doc="training samples of the part's classes")
+    n_samples: Counts = array("part", unit="samples", doc="samples in the part")
+    train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
 
-    xcoordinates: np.ndarray = array("x", doc="coordinates along the first axis, in its units")
-    ycoordinates: np.ndarray = array("y", doc="coordinates along the second axis, in its units; 0 for a line")
-    loss: np.ndarray = array("part", "y", "x", unit="loss", doc="mean loss over the part's samples")
-    accuracy: np.ndarray = array("part", "y", "x", doc="share of the part's samples that are classified correctly")
-    computed: np.ndarray = array("y", "x", doc="true where the point was evaluated")
-    variance_invalid: np.ndarray | None = array(
+    xcoordinates: Floats = array("x", doc="coordinates along the first axis, in its units")
+    ycoordinates: Floats = array("y", doc="coordinates along the second axis, in its units; 0 for a line")
+    loss: Floats = array("part", "y", "x", unit="loss", doc="mean loss over the part's samples")
+    accuracy: Floats = array("part", "y", "x", doc="share of the part's samples that are classified correctly")
+    computed: Bools = array("y", "x", doc="true where the point was evaluated")
+    variance_invalid: Floats | None = array(
         "y", "x", doc="true where a running variance is below zero or not a finite number", optional=True
     )
 
-    centre_loss: np.ndarray = array("part", unit="loss", doc="mean loss at the checkpoint itself")
-    centre_accuracy: np.ndarray = array("part", doc="accuracy at the checkpoint itself")
-    lowest_loss: np.ndarray = array("part", unit="loss", doc="lowest loss of the grid")
-    lowest_position: np.ndarray = array("part", "axis", doc="where it is")
-    doubling_radius: np.ndarray = array(
+    centre_loss: Floats = array("part", unit="loss", doc="mean loss at the checkpoint itself")
+    centre_accuracy: Floats = array("part", doc="accuracy at the checkpoint itself")
+    lowest_loss: Floats = array("part", unit="loss", doc="lowest loss of the grid")
+    lowest_position: Floats = array("part", "axis", doc="where it is")
+    doubling_radius: Floats = array(
         "part",
         doc="Euclidean distance in the plane at which the loss is twice the centre's; inf if it is not on the grid, "
         "nan if that is unknown, as where one step exceeds it",
     )
-    worst_rise: np.ndarray = array(
+    worst_rise: Floats = array(
         "part", unit="loss", doc="largest rise of the loss within `radius` of the centre, in the plane"
     )
-    barrier: np.ndarray | None = array(
+    barrier: Floats | None = array(
         "part",
         unit="loss",
         doc="largest rise above the straight line between the losses at 0 and 1, on a line between two checkpoints",
@@ -101,15 +99,15 @@ class Surface(Result):
     )
 
     axes: tuple[str, ...] = array("axis", doc="what each direction is")
-    unit_length: np.ndarray = array("axis", doc="Euclidean length of one unit of the coordinate")
-    explained: np.ndarray = array("axis", doc="share of a trajectory's variance along the axis; nan for other axes")
+    unit_length: Floats = array("axis", doc="Euclidean length of one unit of the coordinate")
+    explained: Floats = array("axis", doc="share of a trajectory's variance along the axis; nan for other axes")
 
     marks: tuple[str, ...] = array("mark", doc="names of points of interest, such as other checkpoints")
-    mark_position: np.ndarray = array("mark", "axis", doc="their projections on the plane, in coordinates")
-    mark_distance: np.ndarray = array("mark", doc="their Euclidean distance from the plane")
-    mark_loss: np.ndarray = array("mark", "part", unit="loss", doc="loss at the point itself, not at its projection")
-    mark_accuracy: np.ndarray = array("mark", "part", doc="accuracy at the point itself")
-    mark_policy_loss: np.ndarray | None = array(
+    mark_position: Floats = array("mark", "axis", doc="their projections on the plane, in coordinates")
+    mark_distance: Floats = array("mark", doc="their Euclidean distance from the plane")
+    mark_loss: Floats = array("mark", "part", unit="loss", doc="loss at the point itself, not at its projection")
+    mark_accuracy: Floats = array("mark", "part", doc="accuracy at the point itself")
+    mark_policy_loss: Floats | None = array(
         "mark",
         "part",
         unit="loss",
@@ -147,5 +145,5 @@ class Trajectory(Surface):
     version: ClassVar[int] = 1
 
     runs: tuple[str, ...] = array("run", doc="names of the runs")
-    mark_run: np.ndarray = array("mark", doc="number of the run that the checkpoint is of")
-    mark_epoch: np.ndarray = array("mark", unit="epochs", doc="its epoch; nan where the checkpoint does not say")
+    mark_run: Counts = array("mark", doc="number of the run that the checkpoint is of")
+    mark_epoch: Floats = array("mark", unit="epochs", doc="its epoch; nan where the checkpoint does not say")
