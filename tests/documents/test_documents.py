@@ -148,6 +148,7 @@ def test_options_that_sentences_name_exist():
     commands = [root.get_command(None, name) for name in root.list_commands(None)]
     known = {o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts)}
     known |= {"--no-deps", "--help", "--nproc-per-node"}
+    known |= {o for file in (ROOT / "benchmarks").glob("*.py") for o in re.findall(r'"(--[a-z-]+)"', file.read_text())}
     for page in PAGES:
         used = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", (ROOT / page).read_text(encoding="utf-8")))
         assert used <= known, (page, used - known)
