@@ -58,6 +58,7 @@ ls.regroup(spectrum, "head-tail").trace
 ls.density(spectrum.alpha, spectrum.beta, axis="log")  # refused: arg-type
 ls.plots.density(spectrum, prt="truck")  # refused: call-arg
 ls.plots.density(spectrum, axis="log")  # refused: arg-type
+ls.plots.surface(spectrum)  # refused: arg-type
 spectrum.lambda_max.append(1.0)  # refused: attr-defined
 [*(part.upper() for part in spectrum)]
 spectrum["truck"].lambda_max

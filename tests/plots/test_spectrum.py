@@ -384,3 +384,10 @@ def test_a_style_holds_within_its_block_and_on_the_written_ground(tmp_path):
         plots.styled("poster"),
     ):
         pass
+
+
+def test_a_figure_of_another_kind_of_result_is_refused_by_the_name_of_the_argument():
+    with pytest.raises(InputError, match=r"^surface must be Surface, got Spectrum$"):
+        plots.surface(classes(2, steps=3))
+    with pytest.raises(InputError, match=r"^linear must be a number, got str '1'$"):
+        plots.density(classes(2, steps=3), linear="1")

@@ -16,6 +16,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg, check_choice
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.panels import ground
@@ -58,6 +59,7 @@ def matrix(spectrum: Spectrum) -> str:
     return f"({symbol})" if " " in symbol else symbol
 
 
+@checked
 def density(
     spectrum: Spectrum,
     part: str | None = None,
@@ -103,6 +105,7 @@ def density(
     return ax
 
 
+@checked
 def densities(
     spectrum: Spectrum,
     parts: Sequence[str] | None = None,
@@ -155,6 +158,7 @@ def densities(
     return fig
 
 
+@checked
 def density_grid(
     spectra: Mapping[str, Spectrum],
     parts: Sequence[str],

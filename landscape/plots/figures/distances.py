@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.plots.layout import grids, theme
 from landscape.results import Distances, written
@@ -33,6 +34,7 @@ _BARS = {"fisher": "share of the row's largest", "cosine": "cosine"}
 _STYLES = ("-", "--", "-.", ":")  # so that curves are seen which lie on one another
 
 
+@checked
 def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw the four distances as maps whose rows are clustered, so that points that lie together stand together.
 
@@ -69,6 +71,7 @@ def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> F
     return fig
 
 
+@checked
 def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw the loss of every part at every point, and the worst barrier that a part meets between two points.
 
@@ -108,6 +111,7 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     return fig
 
 
+@checked
 def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw for each part the barriers between all pairs of points, and the rises that the points' Hessians predict.
 
@@ -154,6 +158,7 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     return fig
 
 
+@checked
 def point_map(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Lay the points out on a plane so that their distances there are nearly the Euclidean ones.
 
@@ -231,6 +236,7 @@ def scaled(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return places, values[:2] / (values.sum() or 1.0)
 
 
+@checked
 def distances_along(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw how far training is from each convergence point over the epochs, with the spread over runs as a band.
 

@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from landscape.callables import checked
 from landscape.errors import InputError, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ink
@@ -39,6 +40,7 @@ _COLLAPSE = (
 )
 
 
+@checked
 def class_quality(features: Features, parts: Sequence[str] | None = None) -> Figure:
     """Draw feature quality, in both forms, and its two components (the paper's Figure 2).
 
@@ -75,6 +77,7 @@ def class_quality(features: Features, parts: Sequence[str] | None = None) -> Fig
     return fig
 
 
+@checked
 def compare_quality(
     results: Mapping[str, Features], parts: Sequence[str] | None = None, *, form: str = "paper"
 ) -> Figure:
@@ -115,6 +118,7 @@ def compare_quality(
     return fig
 
 
+@checked
 def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figure:
     """Draw the cosines between centred class means as a map; of several checkpoints those of the first and the last.
 
@@ -175,6 +179,7 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
     return fig
 
 
+@checked
 def neural_collapse(features: Features, parts: Sequence[str] | None = None) -> Figure:
     """Draw NC1 to NC4: over the epochs, or of one checkpoint what each class adds to them.
 

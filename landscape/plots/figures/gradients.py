@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from landscape.callables import checked
 from landscape.errors import InputError, said
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.panels import ground, ink
@@ -26,6 +27,7 @@ ENDS = 6  # of more parts than twice this, the decomposition shows so many at ea
 HIGHLIGHTED = 2  # head and tail parts that stand out over the epochs, as in the paper's Figure 6
 
 
+@checked
 def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw the cosines between the gradients of parts as a map, and beside it those with the whole gradient.
 
@@ -83,6 +85,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
     return fig
 
 
+@checked
 def decomposition(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw each part's gradient, its projection on the whole gradient and the remainder (the paper's Figure 4).
 
@@ -120,6 +123,7 @@ def decomposition(gradients: Gradients, parts: Sequence[str] | None = None, *, p
     return fig
 
 
+@checked
 def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw norms, their two components and the parts' shares of the whole gradient against the training samples.
 
@@ -176,6 +180,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
     return fig
 
 
+@checked
 def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw how the parts share the gradient of each layer, and how they agree with it: two maps of layers and parts.
 
@@ -238,6 +243,7 @@ def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *,
     return fig
 
 
+@checked
 def gradient_epochs(gradients: Gradients, parts: Sequence[str] | None = None) -> Figure:
     """Draw the cosine of each part's gradient and the whole gradient over the epochs (the paper's Figure 6).
 
@@ -254,6 +260,7 @@ def gradient_epochs(gradients: Gradients, parts: Sequence[str] | None = None) ->
     return gradient_cosines({str(gradients.provenance.get("method") or ""): gradients}, parts)
 
 
+@checked
 def gradient_cosines(results: Mapping[str, Gradients], parts: Sequence[str] | None = None) -> Figure:
     """Draw the cosines of part and whole over the epochs of several runs side by side, on one scale.
 

@@ -9,6 +9,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.scales import spans_decades
@@ -17,6 +18,7 @@ from landscape.results import History, written
 MOST_NAMES = 12
 
 
+@checked
 def training(history: History, parts: Sequence[str] | None = None) -> Figure:
     """Draw loss, accuracy and the accuracy of each class over the epochs.
 
@@ -48,6 +50,7 @@ def training(history: History, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
+@checked
 def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
     """Draw the feature quality of each class over the epochs, with its two components (the paper's Figure 2).
 
@@ -81,6 +84,7 @@ def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
+@checked
 def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
     """Draw the cosine of class and batch gradients over the epochs (the paper's Figure 6).
 
@@ -105,6 +109,7 @@ def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
+@checked
 def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
     """Draw what GSA and GKP did over the epochs: the memory bank, the groups made of it, and their share of the steps.
 
@@ -148,6 +153,7 @@ def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
+@checked
 def sweep(settings: Mapping[str, Mapping[float, Sequence[History]]]) -> Figure:
     """Draw the final test accuracy against an option of the training (the paper's Figures 5, 7 and 8).
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg, said
 from landscape.plots.layout import panels, paper, theme
 from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named
@@ -48,6 +49,7 @@ class _Curve:
         return f"{self.name}\n" + (f"barrier {written.number(self.barrier)}" if self.barrier else "no barrier")
 
 
+@checked
 def surface_lines(
     surface: Surface,
     parts: Sequence[str] | None = None,

@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, paper, theme
@@ -21,6 +22,7 @@ MOST_NUMBERS = 12  # parts whose numbers are written into the map
 MOST_LABELS = 120  # rows and columns that are labelled one by one
 
 
+@checked
 def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw what each part's curvature is along the sharpest directions of each other part, as a share of its own.
 
@@ -43,6 +45,7 @@ def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figur
     return _map(spectrum, spectrum.overlap, parts, ("sharpest directions of a", "curvature of b"), label)
 
 
+@checked
 def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw what each part's curvature is along the gradient of each other part, as a share of its largest eigenvalue.
 
@@ -68,6 +71,7 @@ def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figu
     return _map(spectrum, share, parts, ("gradient of a", "curvature of b"), label, of_vectors=False)
 
 
+@checked
 def subspace_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw how alike the spaces of two parts' sharpest directions are: the mean squared cosine of principal angles.
 

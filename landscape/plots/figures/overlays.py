@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.plots.figures.lines import compare_lines
 from landscape.plots.layout import drawing, panels, planes, theme
@@ -20,6 +21,7 @@ from landscape.results.regroup import regroup, verdict_of
 _STYLES = ("-", "--", "-.", ":")  # as many parts are drawn where none is named
 
 
+@checked
 def surface_overlay(
     surface: Surface,
     parts: Sequence[str] | None = None,
@@ -99,6 +101,7 @@ def surface_overlay(
     return fig
 
 
+@checked
 def compare_surfaces(
     surfaces: Mapping[str, Surface],
     parts: Sequence[str] | None = None,

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from landscape.callables import checked
 from landscape.errors import InputError
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ground
@@ -16,6 +17,7 @@ MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
 
 
+@checked
 def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
     """Draw the rise within the ball, the rise under noise and the noise that doubles the loss.
 

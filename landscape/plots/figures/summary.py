@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.callables import checked
 from landscape.errors import InputError
 from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, theme
@@ -17,6 +18,7 @@ MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
 
 
+@checked
 def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw lambda_max, with its residual, and the trace, with its standard error, against the training samples.
 

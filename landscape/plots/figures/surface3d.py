@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.plots.layout import drawing, panels, paper, planes, theme
 from landscape.plots.layout.parts import heading, joined, title
@@ -25,6 +26,7 @@ _CORNER = 0.08  # of an axis, without ticks at either end
 _APART = 0.15  # of the axis of heights, between ticks
 
 
+@checked
 def surface_3d(
     surface: Surface,
     parts: Sequence[str] | None = None,

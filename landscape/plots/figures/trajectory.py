@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from landscape.callables import checked
 from landscape.errors import InputError
 from landscape.plots.figures.lines import loss_axis, rank_bar
 from landscape.plots.layout import drawing, panels, planes, theme
@@ -27,6 +28,7 @@ from landscape.results.regroup import grid_of
 _OFF_PLANE = 0.85  # height of the axes of distances in inches
 
 
+@checked
 def trajectory(
     trajectory: Trajectory,
     parts: Sequence[str] | None = None,
@@ -85,6 +87,7 @@ def trajectory(
     return fig
 
 
+@checked
 def trajectory_along(
     trajectory: Trajectory,
     parts: Sequence[str] | None = None,

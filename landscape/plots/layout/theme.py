@@ -15,6 +15,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg, check_choice
 from landscape.plots.layout import fitting, paper
 from landscape.results import disk, quadrature
@@ -286,6 +287,7 @@ def decade(x: float) -> str:
     return f"${factor}10^{{{int(power)}}}$"
 
 
+@checked
 def write(fig: Figure, path: str | Path) -> None:
     """Write a figure to a file, all of it or nothing; a file of this name is replaced.
 
