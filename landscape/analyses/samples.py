@@ -17,6 +17,7 @@ from landscape.curvature import traces
 from landscape.curvature.forms import FORMS, quadratic_forms
 from landscape.curvature.kinds import find
 from landscape.curvature.rows import KINDS, Lengths, Rows, lengths, rows
+from landscape.objective.draws import Drawn
 from landscape.objective.objective import Objective
 from landscape.results import inference
 from landscape.results.gram import Eigen, Gram
@@ -53,11 +54,27 @@ class Samples:
     kind: str  # whose rows they are
     lengths: Lengths
     kept: Kept | None  # None where there are too many rows
+    drawn: Drawn | None  # where the samples are weighted draws
+
+    @property
+    def members(self) -> np.ndarray:
+        """Positions of the samples in the objective's data, (n,)."""
+        return self.objective.members[self.part]
 
     @property
     def index(self) -> np.ndarray:
-        """Positions of the samples in the data, (n,)."""
-        return self.objective.members[self.part]
+        """Positions of the samples in the data that they are of, or were drawn from, (n,)."""
+        return self.members if self.drawn is None else self.drawn.index[self.members]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Classes of the samples, (n,)."""
+        return self.lengths.labels.numpy() if self.drawn is None else self.drawn.labels[self.members]
+
+    @property
+    def factors(self) -> np.ndarray:
+        """What each sample's loss is multiplied by, (n,): 1, or what makes up for its chance of being drawn."""
+        return np.ones(len(self.members)) if self.drawn is None else self.drawn.factors[self.members]
 
     @property
     def trace(self) -> float:
@@ -83,7 +100,9 @@ def refusal(objective: Objective, operator: str) -> str | None:
     return traces.refusal(objective, find(_kind(operator)))
 
 
-def samples(objective: Objective, operator: str, part: int, *, tol: float, cache_bytes: int) -> Samples:
+def samples(
+    objective: Objective, operator: str, part: int, *, tol: float, cache_bytes: int, drawn: Drawn | None = None
+) -> Samples:
     """Compute the lengths of all rows of a part, and the longest rows where they fit.
 
     Args:
@@ -92,6 +111,7 @@ def samples(objective: Objective, operator: str, part: int, *, tol: float, cache
         part: position of the part.
         tol: share of the trace that the rows may leave out. Where that is more than 1e-3 of lambda_max, rows are added.
         cache_bytes: memory for the rows.
+        drawn: what the objective is of, where its samples are weighted draws.
 
     Returns:
         What there is.
@@ -114,7 +134,7 @@ def samples(objective: Objective, operator: str, part: int, *, tol: float, cache
         if left <= 1e-3 * top or tol == 0:
             break
         tol *= 0.5 * 1e-3 * top / left
-    return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept)
+    return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, drawn=drawn)
 
 
 def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +148,7 @@ def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
         (n,) and (n,); the latter is nan for one sample.
     """
     weights = found.lengths.weights
-    return kept.gram.curvatures(kept.gram.top(weights)[1]), kept.gram.crossfitted(weights)
+    return kept.gram.curvatures(kept.gram.top(weights)[1]), kept.gram.crossfitted(weights, groups=found.index)
 
 
 def along_vector(found: Samples, operator: str, top: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -142,12 +162,12 @@ def along_vector(found: Samples, operator: str, top: Tensor) -> tuple[np.ndarray
     Returns:
         (n,) and (n,); the directions of folds are those of the Gauss-Newton part, nan without its rows.
     """
-    crossfit = np.full(len(found.index), np.nan)
+    crossfit = np.full(len(found.members), np.nan)
     if found.kept is not None:
-        for members, combination in found.kept.gram.folds(found.lengths.weights):
+        for members, combination in found.kept.gram.folds(found.lengths.weights, groups=found.index):
             direction = found.kept.direction(combination)
-            crossfit[members] = quadratic_forms(found.objective, operator, found.index[members], direction)
-    return quadratic_forms(found.objective, operator, found.index, top), crossfit
+            crossfit[members] = quadratic_forms(found.objective, operator, found.members[members], direction)
+    return quadratic_forms(found.objective, operator, found.members, top), crossfit
 
 
 def statistics(found: Samples, operator: str, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
@@ -171,12 +191,13 @@ def statistics(found: Samples, operator: str, curvature: np.ndarray, crossfit: n
         "lambda_max_crossfit_stderr": _stderr(known, crossfit),
         "uncertainty": float(known.weights @ known.uncertainty),
         "sample_index": found.index.astype(float),
-        "sample_label": known.labels.numpy().astype(float),
+        "sample_weight": known.weights * found.factors,
+        "sample_label": found.labels.astype(float),
         "sample_prediction": _predictions(known),
-        "sample_loss": _losses(found),
-        "sample_uncertainty": known.uncertainty,
-        "sample_trace": known.traces,
-        "sample_curvature": curvature,
+        "sample_loss": _losses(found) / found.factors,
+        "sample_uncertainty": known.uncertainty / found.factors,
+        "sample_trace": known.traces / found.factors,
+        "sample_curvature": curvature / found.factors,
     }
     return {name: np.asarray(value)[None] for name, value in fields.items()}
 

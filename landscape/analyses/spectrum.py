@@ -27,6 +27,7 @@ from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operat
 from landscape.curvature.probing import Plan, Runs
 from landscape.errors import InputError, arg, check_choice
 from landscape.objective import jobs
+from landscape.objective.draws import draw
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import about_run, fingerprint, provenance
 from landscape.results import Spectrum, disk, quadrature, store
@@ -60,6 +61,7 @@ class Options:
     trace_tol: float | None
     negative_tol: float
     residual_mass: float | None
+    samples: int | None
     method: Method
     ggn_tol: float
     sampling_errors: bool
@@ -84,6 +86,14 @@ class Options:
         if not 0 <= self.ggn_tol < 1:
             raise InputError(f"{arg('ggn_tol')} is a share, at least 0 and below 1, got {self.ggn_tol:g}")
         check_choice("method", self.method, METHODS)
+        if self.samples is not None and self.samples < 2:
+            raise InputError(f"{arg('samples')} must be at least 2, got {self.samples}")
+        if self.samples is not None and self.residual_mass is not None:
+            raise InputError(f"{arg('samples')} and {arg('residual_mass')} both choose samples: leave one of them out")
+        if self.samples is not None and self.operator in {"fisher", "empirical-fisher"}:
+            raise InputError(
+                f"{arg('samples')} weighs losses, which the {self.operator} does not: leave one of them out"
+            )
         check_choice("trace", self.trace, TRACES)
         check_choice("distribution", self.distribution, DISTRIBUTIONS)
 
@@ -111,6 +121,7 @@ def spectrum(
     trace_tol: float | None = None,
     negative_tol: float = 1e-3,
     residual_mass: float | None = None,
+    samples: int | None = None,
     method: Method = "auto",
     ggn_tol: float = GGN_TOL,
     sampling_errors: bool = True,
@@ -146,6 +157,8 @@ def spectrum(
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
         residual_mass: keep only the samples that hold this share of each part's residual mass, as 0.9999; the
             error is measured on the final Ritz vectors with all samples. None keeps all.
+        samples: of an objective: draw so many samples of each part in proportion to their uncertainty, with weights,
+            see objective/draws.py; the errors over samples are then those of the draw. None takes all.
         method: of an objective: "rows" for all eigenvalues of a Gauss-Newton or Fisher matrix from gradients of single
             samples, without probes; "lanczos" for products with probes, which the Hessian always takes; "auto" for
             rows where they fit.
@@ -174,7 +187,7 @@ def spectrum(
         kind = find(HESSIAN.name if operator is None else operator)
         name, parts, size = kind.name, subject.partition.names, subject.layout.size
     else:
-        _refuse_options_of_objectives(operator, backend, cache_bytes, residual_mass, overlap)
+        _refuse_options_of_objectives(operator, backend, cache_bytes, residual_mass, samples, overlap)
         subject = matrix(subject)
         name, parts, size = subject.name, subject.parts, subject.size
     options = Options(
@@ -191,6 +204,7 @@ def spectrum(
         trace_tol=trace_tol,
         negative_tol=negative_tol,
         residual_mass=residual_mass,
+        samples=samples,
         method=method,
         ggn_tol=ggn_tol,
         sampling_errors=sampling_errors,
@@ -231,13 +245,19 @@ def spectrum(
 
 
 def _refuse_options_of_objectives(
-    operator: object, backend: str, cache_bytes: int, residual_mass: float | None, overlap: bool
+    operator: object,
+    backend: str,
+    cache_bytes: int,
+    residual_mass: float | None,
+    samples: int | None,
+    overlap: bool,
 ) -> None:
     given = {
         "operator": operator is not None,
         "backend": backend != "auto",
         "cache_bytes": cache_bytes != CACHE_BYTES,
         "residual_mass": residual_mass is not None,
+        "samples": samples is not None,
         "overlap": overlap,
     }
     for name, asked in given.items():
@@ -257,6 +277,9 @@ class _Job:
 def _of_objective(objective: Objective, kind: Kind, options: Options, backend: Backend, cache_bytes: int) -> _Job:
     facts = _facts(objective)
     used = objective if options.residual_mass is None else objective.truncated(options.residual_mass)
+    drawn = None if options.samples is None else draw(objective, options.samples, seed=options.seed)
+    if drawn is not None:
+        used = drawn.objective
     about = provenance(objective, asdict(options))
 
     @cache  # traced once, when the first unfinished part needs it
@@ -270,17 +293,17 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
         part, told, of_part = objective.part(name), None, facts(name)
+        n_used = len(used.members[part])
+        of_part |= {"n_used": np.array([n_used])}
         if sample_by_sample():
-            told = of_samples.samples(used, kind.name, part, tol=options.ggn_tol, cache_bytes=cache_bytes)
+            told = of_samples.samples(used, kind.name, part, tol=options.ggn_tol, cache_bytes=cache_bytes, drawn=drawn)
             of_part |= of_samples.eigenvalues(told, kind.name)
             if told.kept is not None and kind.name == told.kind and options.method != "lanczos":
                 return _by_rows(told, told.kept, kind, options, of_part | {"provenance": about})
         operator, exact = whole()
         own = operator[name]
         found = probing.run(own, options.plan, report, estimate=not exact)
-        n_used = len(used.members[part])
-        of_part |= {"n_used": np.array([n_used])}
-        if n_used < len(objective.members[part]):
+        if options.residual_mass is not None and n_used < len(objective.members[part]):
             check = _truncation_error(curvature_operator(objective, kind, backend="reverse")[name], found)
             of_part |= {"truncation_error": np.array([check])}
         if told is not None and options.sampling_errors:

@@ -101,6 +101,12 @@ SPECTRUM = cloup.option_group(
         help="Count eigenvalues as zero up to this share of the largest |eigenvalue|, where negative ones are summed.",
     ),
     option(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="Draw N samples of each part in proportion to their uncertainty, with weights, instead of taking all.",
+    ),
+    option(
         "--method",
         type=Choice(METHODS),
         default="auto",
@@ -203,7 +209,7 @@ def hessian(
 
 SPECTRUM_NAMES = [
     "operator", "steps", "probes", "seed", "distribution", "top", "vectors", "overlap", "tol", "max_steps", "trace",
-    "trace_tol", "negative_tol", "residual_mass", "method", "ggn_tol", "sampling_errors", "backend",
+    "trace_tol", "negative_tol", "residual_mass", "samples", "method", "ggn_tol", "sampling_errors", "backend",
 ]  # fmt: skip
 
 
@@ -231,6 +237,11 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
         console.note(
             f"* lambda_max of {found.parts[p]} has not converged: residual {found.lambda_max_residual[p]:.2g} of "
             f"{found.lambda_max[p]:.4g}{remedy}"
+        )
+    if found.residual_mass == 1 and (found.n_used < found.n_samples).any():
+        console.note(
+            f"{found.n_used.sum():,.0f} of {found.n_samples.sum():,.0f} samples were drawn, in proportion to their "
+            "uncertainty where that varies; ± samples is the error of this draw"
         )
     over_samples.show(console, found)
     if found.residual_mass < 1:

@@ -52,13 +52,17 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
         found.sample_trace is None
         or found.sample_curvature is None
         or found.sample_uncertainty is None
+        or found.sample_weight is None
         or found.lambda_max_crossfit is None
         or found.lambda_max_crossfit_stderr is None
     ):
         return None
     own = np.isfinite(found.sample_trace[p])
-    traces, curvatures = found.sample_trace[p][own], found.sample_curvature[p][own]
-    uncertainty, n = found.sample_uncertainty[p][own], int(own.sum())
+    weights, n = found.sample_weight[p][own], int(own.sum())
+    traces, curvatures, uncertainty = (
+        inference.draws(values[p][own], weights)
+        for values in (found.sample_trace, found.sample_curvature, found.sample_uncertainty)
+    )
     value, error = float(found.lambda_max[p]), inference.stderr(curvatures)
     crossfit, crossfit_error = float(found.lambda_max_crossfit[p]), float(found.lambda_max_crossfit_stderr[p])
     # Around the trace itself, which for a Hessian may hold more than the traces of the samples' Gauss-Newton parts.

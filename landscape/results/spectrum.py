@@ -130,6 +130,9 @@ class Spectrum(Result):
     sample_index: Floats | None = array(
         "part", "sample", doc="position of each sample in the data; nan beyond a part's samples", optional=True
     )
+    sample_weight: Floats | None = array(
+        "part", "sample", doc="weight of each sample in the part's sums, 1/n where all count alike", optional=True
+    )
     sample_label: Floats | None = array("part", "sample", doc="class of each sample", optional=True)
     sample_prediction: Floats | None = array("part", "sample", doc="class of its largest logit", optional=True)
     sample_loss: Floats | None = array("part", "sample", unit="loss", doc="loss of each sample", optional=True)

@@ -1,0 +1,126 @@
+"""Few samples that stand for a part: drawn in proportion to their uncertainty, with weights that make up for it.
+
+tr M_i, the trace of the loss's Hessian in the logits of sample i, is nearly proportional to the sample's trace of
+curvature, and one forward pass gives it. m draws with replacement by chances pi_i, each weighted by 1 / (N pi_i), have
+means that are unbiased for every sum over the N samples (Hansen and Hurwitz 1943), and where pi_i is near proportional
+to what is summed they scatter little. A twentieth of the chances is spread evenly: nothing has a weight beyond 20, and
+what tr M does not see is drawn too.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import hessian, vmap
+
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.errors import InputError, arg
+from landscape.networks import losses
+from landscape.objective.objective import Loss, Objective
+
+log = logging.getLogger(__name__)
+
+_EVEN = 0.05  # share of the chances that is spread evenly
+_GAIN = 1.5  # mean square of tr M over its squared mean, below which weights gain too little
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn:
+    """An objective on draws from another one's parts, each of which counts with its weight."""
+
+    objective: Objective  # a sample is one draw; its label is the draw's number, and its loss has the weight in it
+    index: np.ndarray  # (M,) the sample of the other objective's data that each draw is
+    labels: np.ndarray  # (M,) its class
+    factors: np.ndarray  # (M,) 1 / (N pi) of each draw, 1 where all samples count alike
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighted:
+    """The loss of each draw times its factor."""
+
+    loss: Loss
+    labels: Tensor  # (M,)
+    factors: Tensor  # (M,)
+
+    def __call__(self, logits: Tensor, draws: Tensor) -> Tensor:
+        return self.factors[draws].to(logits.dtype) * self.loss(logits, self.labels[draws])
+
+
+def draw(objective: Objective, n: int, *, seed: int = 0) -> Drawn:
+    """Draw samples from each part in proportion to tr M.
+
+    A part of at most n samples is taken whole; where tr M varies little, n samples are drawn alike, without weights.
+
+    Args:
+        objective: model, loss and data in parts.
+        n: draws from each part, at least 2.
+        seed: of the draws.
+
+    Returns:
+        An objective with the same parts, whose means over draws stand for those over samples.
+
+    Raises:
+        InputError: fewer than 2 draws.
+    """
+    if n < 2:
+        raise InputError(f"{arg('samples', n)}: at least 2 samples are drawn, which tell their own spread")
+    index, factors, part_of = [], [], []
+    for part, members in enumerate(objective.members):
+        random = np.random.default_rng([seed, part])
+        own, factor = members, np.ones(len(members))
+        if len(members) > n:
+            own, factor = _drawn(objective, part, n, random)
+        index.append(own)
+        factors.append(factor)
+        part_of.append(np.full(len(own), part, dtype=np.int64))
+    places, weights = np.concatenate(index), np.concatenate(factors)
+    ends = np.cumsum([len(own) for own in index])
+    selected = objective.samples.select(places)
+    labels = objective.samples.labels[places]
+    of_draws = torch.from_numpy(labels).to(objective.device)
+    weighted = _Weighted(objective.loss, of_draws, torch.from_numpy(weights).to(objective.device, objective.dtype))
+    drawn = replace(
+        objective,
+        samples=replace(selected, labels=np.arange(len(places))),
+        partition=replace(objective.partition, part_of=np.concatenate(part_of)),
+        members=tuple(np.split(np.arange(len(places)), ends[:-1])),
+        loss=weighted,
+    )
+    return Drawn(objective=drawn, index=places, labels=labels, factors=weights)
+
+
+def uncertainty(objective: Objective, part: int) -> np.ndarray:
+    """Return tr M of each sample of a part, the trace of its loss's Hessian in the logits.
+
+    Args:
+        objective: model, loss and data in parts.
+        part: position of the part.
+
+    Returns:
+        (n,) float64; the absolute value where a loss is not convex in the logits.
+    """
+    found = []
+    with differentiable_attention(), torch.no_grad():
+        for inputs, labels in objective.batches(part):
+            z = objective.logits(objective.theta, inputs)
+            if objective.loss is losses.cross_entropy:
+                found.append(1 - z.double().softmax(1).square().sum(1))
+            else:
+                middle = vmap(hessian(lambda z, y: objective.loss(z[None], y[None])[0]))(z, labels)
+                found.append(middle.diagonal(dim1=1, dim2=2).sum(1).abs().double())
+    return torch.cat(found).clamp(min=0).cpu().numpy()
+
+
+def _drawn(objective: Objective, part: int, n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of n draws from a part and the factor of each."""
+    members, name = objective.members[part], objective.partition.names[part]
+    amount = uncertainty(objective, part)
+    mean = amount.mean()
+    if not mean > 0 or (amount**2).mean() < _GAIN * mean**2:
+        log.info("%s: tr M varies little, %d of %d samples are drawn alike", name, n, len(members))
+        return np.sort(random.choice(members, n, replace=False)), np.ones(n)
+    chance = (1 - _EVEN) * amount / amount.sum() + _EVEN / len(members)
+    chosen = np.sort(random.choice(len(members), n, p=chance))
+    return members[chosen], 1 / (len(members) * chance[chosen])

@@ -1,0 +1,113 @@
+"""Weighted draws stand for all samples: unbiased, with the weights in every product, and reproducible."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import landscape as ls
+from landscape.curvature import forms, rows
+from landscape.data import datasets
+from landscape.errors import InputError
+from landscape.objective import draws
+from landscape.objective.objective import Objective
+
+
+def problem(*, scale=8.0, sizes=(60, 5), **options):
+    """Classes of which the first is fitted in most samples, where the logits are large: few are uncertain."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    model[2].weight.data *= scale
+    labels = torch.cat([torch.full((n,), c) for c, n in enumerate(sizes)])
+    inputs = torch.randn(len(labels), 4, generator=generator, dtype=torch.float64)
+    samples = datasets.from_dataset((inputs, labels), name="case")
+    return Objective.build(
+        model, samples, partition="class", dtype=torch.float64, batch_size=16, device="cpu", **options
+    )
+
+
+def test_means_over_draws_are_those_over_samples_on_average():
+    objective = problem()
+    truth = rows.lengths(objective, "ggn", 0).traces.mean()
+    found = []
+    for seed in range(200):
+        drawn = draws.draw(objective, 12, seed=seed)
+        known = rows.lengths(drawn.objective, "ggn", 0)
+        assert len(known.traces) == 12
+        found.append(known.traces.mean())
+    error = np.std(found) / np.sqrt(len(found))
+    assert abs(np.mean(found) - truth) < 4 * error
+    assert np.std(found) < 0.7 * rows.lengths(objective, "ggn", 0).traces.std() / np.sqrt(12)  # what weights are for
+
+
+@pytest.mark.parametrize("loss", ["ce", "focal"])
+@pytest.mark.parametrize("kind", ["hessian", "ggn", "residual"])
+@pytest.mark.parametrize("backend", ["reverse", "auto"])
+def test_products_weigh_each_draw(loss, kind, backend):
+    objective = problem(loss=loss)
+    drawn = draws.draw(objective, 12, seed=1)
+    v = torch.randn(objective.layout.size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    operator = ls.curvature_operator(drawn.objective, kind, backend=backend)
+    product = operator.matvec(v.expand(2, 1, -1).contiguous())[:, 0]
+    for part, members in enumerate(drawn.objective.members):
+        each = forms.quadratic_forms(objective, kind, drawn.index[members], v)
+        assert float(product[part] @ v) == pytest.approx((drawn.factors[members] * each).mean(), rel=1e-9)
+    assert len(drawn.objective.members[1]) == 5  # a part of fewer samples is taken whole
+    np.testing.assert_array_equal(drawn.factors[12:], np.ones(5))
+    np.testing.assert_array_equal(drawn.labels, objective.samples.labels[drawn.index])
+
+
+def test_uncertainty_is_the_trace_in_the_logits_for_any_loss():
+    for loss in ("ce", "focal", "logit-adjust"):
+        objective = problem(loss=loss)
+        known = rows.lengths(objective, "ggn", 0)
+        np.testing.assert_allclose(draws.uncertainty(objective, 0), np.abs(known.uncertainty), atol=1e-12)
+
+
+def test_where_it_varies_little_samples_are_drawn_alike_and_each_once(caplog):
+    objective = problem(scale=0.01)
+    with caplog.at_level(logging.INFO):
+        drawn = draws.draw(objective, 12)
+    assert "varies little, 12 of 60" in caplog.text
+    assert len(set(drawn.index[:12])) == 12
+    np.testing.assert_array_equal(drawn.factors, np.ones(17))
+
+
+def test_no_weight_is_beyond_twenty_and_the_seed_decides():
+    objective = problem(scale=50.0)
+    one, same, other = (draws.draw(objective, 30, seed=seed) for seed in (3, 3, 4))
+    assert one.factors.max() <= 20
+    np.testing.assert_array_equal(one.index, same.index)
+    assert (one.index[:30] != other.index[:30]).any()
+    with pytest.raises(InputError, match="samples"):
+        draws.draw(objective, 1)
+
+
+def test_a_spectrum_of_draws_states_their_error_and_keeps_what_they_are_of():
+    objective = problem()
+    found = ls.spectrum(objective, operator="ggn", samples=40)
+    whole = ls.spectrum(objective, operator="ggn")
+    assert found.n_used.tolist() == [40, 5]
+    assert found.n_samples.tolist() == [60, 5]
+    assert abs(found.trace[0] - whole.trace[0]) < 4 * found.trace_sampling_stderr[0]
+    assert found.trace_sampling_stderr[0] < 0.7 * whole.trace_sampling_stderr[0]
+    for name in ("lambda_max", "trace", "uncertainty", "trace_sampling_stderr", "lambda_max_crossfit"):
+        assert getattr(found, name)[1] == pytest.approx(getattr(whole, name)[1], rel=1e-9)  # the part taken whole
+    own = np.isfinite(found.sample_weight[0])
+    index = found.sample_index[0][own].astype(int)
+    np.testing.assert_array_equal(found.sample_label[0][own], objective.samples.labels[index])
+    place = {int(i): k for k, i in enumerate(whole.sample_index[0])}
+    there = [place[i] for i in index]
+    for name in ("sample_trace", "sample_uncertainty", "sample_loss", "sample_prediction"):
+        ours, theirs = getattr(found, name)[0][own], getattr(whole, name)[0][there]
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-14)
+    assert found.sample_weight[0][own] @ found.sample_trace[0][own] == pytest.approx(found.trace[0], rel=1e-9)
+    hessian = ls.spectrum(objective, samples=40, steps=25, probes=1)
+    mean = hessian.sample_weight[0][:40] @ hessian.sample_curvature[0][:40]
+    assert mean == pytest.approx(hessian.lambda_max[0], rel=1e-6)
+    with pytest.raises(InputError, match="weighs"):
+        ls.spectrum(objective, operator="fisher", samples=40)
