@@ -5,11 +5,12 @@ from typing import Any
 
 import cloup
 
-from landscape.cli import compared
+from landscape.cli import compared, matched
 from landscape.cli.console import Console
 from landscape.cli.opened import FILE, REGROUP, open_result
 from landscape.cli.options import JSON, command, option
 from landscape.errors import InputError
+from landscape.results import Spectrum
 
 
 @command(
@@ -18,12 +19,17 @@ from landscape.errors import InputError
 )
 @cloup.argument("files", type=FILE, nargs=-1, required=True, help="Result files of one kind.")
 @REGROUP
+@option(
+    "--match-samples",
+    is_flag=True,
+    help="Compare the traces of parts at equal numbers of samples, and those of models by the same images.",
+)
 @cloup.option_group(
     "Output",
     JSON,
     option("--latex", is_flag=True, help="Print a LaTeX table; it needs the package booktabs."),
 )
-def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any) -> None:
+def compare(files: tuple[Path, ...], match_samples: bool, as_json: bool, latex: bool, **opening: Any) -> None:
     """Print the numbers of each part, with a column for each file.
 
     Spectra: lambda_max with its residual, and the trace with its standard error; with --groups or --weights only the
@@ -39,6 +45,8 @@ def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any)
     results: list[Any] = [open_result(file, **opening) for file in files]
     how = compared.comparison(files, results)
     names = compared.column_names(files, results)
+    if match_samples and not all(isinstance(r, Spectrum) for r in results):
+        raise InputError("--match-samples compares spectra of landscape hessian, without --groups and --weights")
     parts = list(dict.fromkeys(part for r in results for part in r.parts))
     differing = compared.differences(how, names, results, parts)
     console = Console(json=as_json)
@@ -48,7 +56,8 @@ def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any)
             {"name": n, "file": str(f)} | ({"remark": how.remarks(r)} if how.remarks(r) else {})
             for n, f, r in zip(names, files, results, strict=True)
         ]
-        console.json({"kind": results[0].kind, "columns": columns, "rows": values, "notes": differing})
+        document = {"kind": results[0].kind, "columns": columns, "rows": values, "notes": differing}
+        console.json(document | ({"matched": matched.document(names, results)} if match_samples else {}))
         return
     cells = compared.cells(results, parts)
     title, lines = compared.title(results), [*compared.notes(how, names, results, cells), *differing]
@@ -60,3 +69,5 @@ def compare(files: tuple[Path, ...], as_json: bool, latex: bool, **opening: Any)
     console.table(["part", *names], rows)
     for line in lines:
         console.say(line)
+    if match_samples:
+        matched.show(console, names, results)

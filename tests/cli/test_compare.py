@@ -181,3 +181,40 @@ def test_surfaces_are_compared_after_regrouping_and_with_those_of_other_programs
     code, out, _ = run("compare", ours, theirs)
     assert code == 0
     assert next(cells_of(line) for line in out.splitlines() if "train" in line)[2] == "0.5000 / unknown / -"
+
+
+def of_samples(factor):
+    """Fields of two parts, of 40 and of 10 samples, the second of `factor` times the curvature per uncertainty."""
+    rng = np.random.default_rng(0)
+    uncertainty = rng.lognormal(size=(2, 40))
+    uncertainty[1, 10:] = np.nan
+    there = np.where(np.isfinite(uncertainty), 1.0, np.nan)
+    names = ("sample_label", "sample_prediction", "sample_loss", "sample_curvature")
+    return {
+        "n_samples": np.array([40, 10]),
+        "sample_uncertainty": uncertainty,
+        "sample_trace": uncertainty * np.array([[1.0], [factor]]) * rng.lognormal(sigma=0.1, size=(2, 40)),
+        "sample_weight": there / np.array([[40], [10]]),
+        "sample_index": there * np.arange(40.0),
+        **dict.fromkeys(names, there),
+    }
+
+
+def test_compare_matches_parts_by_size_and_models_by_images(run, save):
+    one, two = (save(f"{n}.h5", classes(2, steps=3), **of_samples(factor)) for n, factor in (("a", 1.0), ("b", 4.0)))
+    code, out, err = run("compare", one, two, "--match-samples")
+    assert (code, err) == (0, [])
+    assert "b: each part against class 0" in out
+    assert "b less a, over the same images" in out
+    assert "a large p is no equality" in " ".join(out.split())
+    found = json.loads(run("compare", one, two, "--match-samples", "--json")[1])["matched"]
+    p = {(test["column"], test["number"]): test["p"] for test in found["against_largest"]}
+    assert p["b", "trace per uncertainty"] < 0.05 < p["a", "trace per uncertainty"]
+    assert {test["reference"] for test in found["against_largest"]} == {"class 0"}
+    pairs = {(test["part"], test["number"]): test["p"] for test in found["paired"]}
+    assert pairs["class 1", "trace per uncertainty"] < 0.05
+    for other, what in ((save("c.h5", classes(2, steps=3)), "keeps nothing of its samples"), (one, "--groups")):
+        options = ("--groups", "head-tail") if other == one else ()
+        code, _, err = run("compare", other, "--match-samples", *options)
+        assert code == 2
+        assert what in err[0]

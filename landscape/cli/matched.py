@@ -1,0 +1,65 @@
+"""What `landscape compare --match-samples` prints: parts at equal numbers of samples, models by the same images."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from landscape.cli.console import Console
+from landscape.results import Spectrum, matched, written
+
+HEADS = ["part", "samples", "number", "value", "as many of both, 5 to 95 %", "p", "finds 2 x"]
+PAIRED_HEADS = ["part", "samples", "number", "difference", "p"]
+
+
+def document(names: Sequence[str], results: Sequence[Spectrum]) -> dict[str, Any]:
+    """Return the comparisons as plain values."""
+    return {
+        "against_largest": [
+            {"column": name, "reference": found.parts[matched.reference(found)], **asdict(one)}
+            for name, found in zip(names, results, strict=True)
+            for one in matched.against_largest(found)
+        ],
+        "paired": [
+            {"first": names[0], "second": name, **asdict(one)}
+            for name, found in zip(names[1:], results[1:], strict=True)
+            for one in matched.paired(results[0], found)
+        ],
+    }
+
+
+def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) -> None:
+    """Print a table for each file, and one for each pair of files of the same images."""
+    for name, found in zip(names, results, strict=True):
+        tests = matched.against_largest(found)
+        rows = [
+            [
+                one.part,
+                f"{one.n:,}",
+                one.number,
+                written.number(one.test.value),
+                f"{one.test.low:.3g} to {one.test.high:.3g}",
+                _p(one.p),
+                f"{one.test.power[1]:.0%}",
+            ]
+            for one in tests
+        ]
+        largest = found.parts[matched.reference(found)]
+        console.table(HEADS, rows, title=f"{name}: each part against {largest} at the part's own number of samples")
+        console.say(
+            f"p is two-sided, for {len(tests)} tests together (Holm); one test gives at least "
+            f"{tests[0].test.resolution:.2g}. The last column is how often a true ratio of 2 would be found at 5 %: a "
+            "large p is no equality. lambda_max would need the rows of both parts and is not compared"
+        )
+    for name, found in zip(names[1:], results[1:], strict=True):
+        pairs = matched.paired(results[0], found)
+        rows = [
+            [one.part, f"{one.n:,}", one.number, written.with_error(one.difference, one.stderr), _p(one.p)]
+            for one in pairs
+        ]
+        if rows:
+            console.table(PAIRED_HEADS, rows, title=f"{name} less {names[0]}, over the same images")
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2g}" if value >= 1e-4 else "< 1e-4"
