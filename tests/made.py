@@ -148,6 +148,10 @@ def history(n_classes=3, epochs=4, **changed):
         "epoch": np.arange(1, epochs + 1),
         "validation_accuracy": np.full(epochs, np.nan),
         "gradient_cosine": np.full((epochs, n_classes), np.nan),
+        "n_banked": np.arange(epochs, dtype=float),
+        "n_groups": np.arange(epochs, dtype=float),
+        "pull_share": rng.random(epochs),
+        "clipped_share": rng.random(epochs),
         "method": "gsa-gkp",
     }
     return History(**fields | changed)

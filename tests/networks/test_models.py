@@ -171,7 +171,7 @@ def test_the_hessian_product_of_a_network_with_a_cosine_head_exists():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnet18", 10), "no model 'resnet18'; choose from small-resnet, resnet20, .* or package.module:callable"),
+        (("resnet18", 10), "no model .resnet18.; did you mean .* choose from small-resnet, .* or package"),
         (("resnet20", 0), "at least one class and one channel, got 0 and None"),
         (("resnet20", 10, 0), "at least one class and one channel, got 10 and 0"),
         (("resnet20", 10, 3, False, 16.0), "scale 16 belongs to a cosine classifier: pass cosine=True"),

@@ -84,7 +84,7 @@ def test_the_bank_shows_best_epochs_numbers_and_shares():
     with pytest.raises(InputError, match="did not measure a memory bank: train with gkp or sharpness='gsa'"):
         plots.bank(history(bank_epoch=epochs * np.nan, **numbers))
     with pytest.raises(InputError, match="of an older version, which did not count groups"):
-        plots.bank(history(bank_epoch=epochs))
+        plots.bank(history(bank_epoch=epochs, **dict.fromkeys(numbers)))
 
 
 IDLE = {
