@@ -1,5 +1,6 @@
 """Tiny problems with what goes wrong elsewhere: ragged last batches, a class of one sample, many kinds of layers."""
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -127,3 +128,47 @@ def moved(objective, seed=0):
     generator = torch.Generator().manual_seed(seed)
     step = torch.randn(len(centre.theta), generator=generator, dtype=torch.float64)
     return Point(centre.theta + 0.1 * step.to(centre.theta), centre.buffers * 1.1)
+
+
+class PaddedBag(nn.Module):
+    """Sums of embedded tokens, of which the first means nothing and has no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 4, padding_idx=0)
+        self.fc, self.out = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, tokens):
+        return self.out(torch.tanh(self.fc(self.embed(tokens).sum(1))))
+
+
+def padded(batch_size=4):
+    """An objective whose first class has sentences without padding, and whose others are full of it."""
+    generator = torch.Generator().manual_seed(0)
+    tokens, labels = torch.randint(1, 7, (18, 5), generator=generator), torch.arange(18) // 6
+    tokens[labels > 0, 3:] = 0
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        model = PaddedBag()
+    return Objective.build(
+        model,
+        datasets.from_dataset((tokens, labels)),
+        partition="class",
+        dtype=torch.float64,
+        device="cpu",
+        batch_size=batch_size,
+    )
+
+
+def hessian_by_double_backward(objective, part):
+    """The (D, D) Hessian of a part's mean loss, row by row by plain double backward through the module itself."""
+    model = copy.deepcopy(objective.model).requires_grad_(True)
+    inputs, labels = objective.samples.batch(objective.members[part], objective.device, objective.dtype)
+    params = list(model.parameters())
+    first = torch.autograd.grad(F.cross_entropy(model(inputs), labels), params, create_graph=True)
+    rows = [torch.autograd.grad(entry, params, retain_graph=True, materialize_grads=True) for entry in flat(first)]
+    return torch.stack([flat(row) for row in rows]).detach()
+
+
+def flat(tensors):
+    return torch.cat([t.reshape(-1) for t in tensors])

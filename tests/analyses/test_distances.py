@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, hessian_by_double_backward, padded
 from exact import dense
 from torch import nn
 
@@ -402,3 +402,17 @@ def test_a_point_as_a_checkpoint_is_the_point(tmp_path):
     assert state.keys() == objective.model.state_dict().keys()
     for name, t in other.model.state_dict().items():
         assert torch.equal(state[name], t), name
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 6, 18])
+def test_rises_by_the_hessian_hold_where_later_parts_have_padding_and_the_first_has_none(batch_size):
+    objective = padded(batch_size)
+    start = points.origin(objective)
+    way = 0.1 * torch.randn(len(start.theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ends = {name: (Point(start.theta + k * way, start.buffers), float(k)) for k, name in enumerate("012")}
+    found = ls.distances(objective, [Run(name="r", points=ends, start=start)], source="t", over="all", curvature=True)
+    for k, (point, _) in enumerate(ends.values()):
+        hessian = hessian_by_double_backward(points.objective_at(objective, point), k)
+        for j in range(3):
+            expected = (j - k) ** 2 * (way @ hessian @ way).item() / 2
+            assert found.hessian_rise[0, k, j] == pytest.approx(expected, rel=1e-9, abs=1e-14)

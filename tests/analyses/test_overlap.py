@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from cases import CASES, CLASS_SIZES
+from cases import CASES, CLASS_SIZES, hessian_by_double_backward, padded
 from exact import dense, flat_function
 from scipy.linalg import subspace_angles
 from torch import nn
@@ -379,3 +379,13 @@ def test_a_figure_of_an_overlap_that_was_not_computed_is_refused(here, capsys):
     assert main([*COMMAND, "--per-class", "--steps", "2", "-q"]) == 0
     assert main(["plot", "net.hessian.h5", "--kind", "overlap"]) == 2
     assert "compute the spectrum with --vectors 5 and --overlap" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 6, 18])
+def test_overlap_holds_where_later_parts_have_padding_and_the_first_has_none(batch_size):
+    objective = padded(batch_size)
+    matrices = [hessian_by_double_backward(objective, p).numpy() for p in range(3)]
+    found = ls.spectrum(objective, steps=45, probes=1, vectors=3, overlap=True)  # so many that vectors have converged
+    vectors = [np.linalg.eigh(H)[1].T[::-1][:3] for H in matrices]
+    np.testing.assert_allclose(found.overlap, by_dense_matrices(matrices, vectors), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(found.lambda_max, [np.linalg.eigvalsh(H)[-1] for H in matrices], rtol=1e-9)
