@@ -18,6 +18,7 @@ from trainers import evaluation, gkp, memory
 from trainers.evaluation import Scores
 from trainers.gkp import GKP
 from trainers.memory import Bank, Groups
+from trainers.schedule import needed
 from trainers.settled import settled_statistics
 
 
@@ -132,7 +133,7 @@ class Memory:
 
     @property
     def n_banked(self) -> int:
-        """Epochs that have come to the bank; groups need as many as there shall be of them, and two at least."""
+        """Epochs that have come to the bank; groups need several, see `schedule.needed`."""
         return self._banked
 
     def update(self, epoch: int) -> Quality:
@@ -163,12 +164,12 @@ class Memory:
             The groups; `group_of`, `counts` and `gkp` are theirs from now on.
 
         Raises:
-            InputError: fewer epochs are banked than there shall be groups, or than two.
+            InputError: too few epochs are banked.
             NumericalError: the Fisher information is not finite.
         """
-        if self._banked < max(2, self._n_groups):
+        if self._banked < needed(self._n_groups):
             raise InputError(
-                f"{self._banked} epochs are banked, {self._n_groups} groups need {max(2, self._n_groups)}: update first"
+                f"{self._banked} epochs are banked, {self._n_groups} groups need {needed(self._n_groups)}: update first"
             )
         groups = memory.group_classes(self._bank, self._names, self._n_groups, seed=self._seed)
         centres = memory.group_centres(self._bank, groups, self._names)

@@ -11,7 +11,7 @@ from landscape.networks.losses import build
 from landscape.networks.models import COSINE_SCALE
 from trainers import losses
 from trainers.recipes import Recipe
-from trainers.schedule import filled, grouping
+from trainers.schedule import filled, grouping, needed
 
 
 def check(recipe: Recipe) -> None:
@@ -107,7 +107,7 @@ def check(recipe: Recipe) -> None:
             not r.grouped or r.statistics_every < 1 or any(map(groups_after(r), range(r.epochs))),
             f"{arg('epochs', r.epochs)} with {arg('group_after', r.group_after)} ends before there are groups, as "
             "the memory bank "
-            f"needs {max(2, r.groups)} epochs after the warm-up of {r.warmup_epochs}: raise {arg('epochs')}",
+            f"needs {needed(r.groups)} epochs after the warm-up of {r.warmup_epochs}: raise {arg('epochs')}",
         ),
         (
             r.fisher_samples is None or r.fisher_samples >= 1,
@@ -174,7 +174,7 @@ def check(recipe: Recipe) -> None:
 def groups_after(recipe: Recipe) -> Callable[[int], bool]:
     """Return what says of each epoch whether classes are grouped after it.
 
-    The bank must have had as many epochs as there shall be groups, and two at least: one can only give one group.
+    The bank must have had several epochs by then.
 
     Args:
         recipe: of a run with groups.
@@ -183,7 +183,7 @@ def groups_after(recipe: Recipe) -> Callable[[int], bool]:
         Epoch, from 1 -> whether.
     """
     r = recipe
-    ready = filled(max(2, r.groups), r.warmup_epochs, r.statistics_every)
+    ready = filled(needed(r.groups), r.warmup_epochs, r.statistics_every)
     return lambda epoch: grouping(epoch, r.epochs, r.group_after, r.regroup_every, ready)
 
 
@@ -220,7 +220,7 @@ def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
         ),
         (r.schedule == "multistep", arg("schedule", "multistep"), "gamma"),
     )
-    for there, needed, names in parts:
+    for there, part, names in parts:
         for name in names.split():
             if name in given and not there:
-                raise InputError(f"{arg(name)} changes nothing without {needed}: add that, or leave it out")
+                raise InputError(f"{arg(name)} changes nothing without {part}: add that, or leave it out")

@@ -99,6 +99,11 @@ def banking(epoch: int, warmup: int, every: int) -> bool:
     return epoch > warmup and epoch % every == 0
 
 
+def needed(groups: int) -> int:
+    """Return how many epochs must be banked before so many groups are made: several, as one can only give one group."""
+    return max(2, min(groups, 3))
+
+
 def filled(n: int, warmup: int, every: int) -> int:
     """Return the epoch after which n epochs have come to the memory bank; for the arguments see `banking`."""
     return (warmup // every + n) * every

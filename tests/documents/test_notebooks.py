@@ -29,7 +29,7 @@ FRESH = """
 %reset -f
 import os
 os.chdir({folder!r})
-os.environ.update(EPOCHS="2", SEEDS="1", RUNS="runs")
+os.environ.update(EPOCHS="5", SEEDS="1", RUNS="runs")
 """
 SMALLER = """
 from landscape.cli import main
@@ -112,7 +112,7 @@ def trained(made_once):
 
     def train(folder):
         for method in METHODS.values():
-            words = ["train", method, "--dataset", "digits-lt", "--epochs", "2", "--snapshot-every", "2", "-q"]
+            words = ["train", method, "--dataset", "digits-lt", "--epochs", "5", "--snapshot-every", "2", "-q"]
             assert main([*words, "-o", str(folder / method)]) == 0
 
     return made_once("notebooks", train)
