@@ -463,3 +463,29 @@ def test_a_channel_that_never_changes_has_the_statistics_of_batch_norm():
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(constant.running_mean, plain.running_mean)
     torch.testing.assert_close(constant.running_var, plain.running_var)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_rows_of_recurrent_layers_equal_a_loop_over_samples(kind):
+    """vmap has no rule for some of them; then each sample has a backward pass, of the combination asked for."""
+
+    class Recurrence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.fc = getattr(nn, kind)(3, 4, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(self.rnn(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, inputs = Recurrence().double(), torch.randn(5, 6, 3, dtype=torch.float64)
+    params = list(model.parameters())
+    z = model(inputs)
+    seeds = torch.randn(z.shape, dtype=z.dtype)
+    expected = torch.stack([
+        torch.cat([g.reshape(-1) for g in torch.autograd.grad((z[i] * seeds[i]).sum(), params, retain_graph=True)])
+        for i in range(5)
+    ])
+    found = single_samples.record(model, inputs, torch.zeros(5), lambda outputs, _: outputs)
+    torch.testing.assert_close(found.rows(seeds, keep=True), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.square_norms(seeds[None])[0], expected.square().sum(1), rtol=1e-10, atol=1e-12)

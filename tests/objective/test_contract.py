@@ -210,6 +210,27 @@ def test_another_network_is_no_later_state_of_this_one():
             objective.at(other)
 
 
+class Caching(nn.Module):
+    """Keeps something of its last inputs, as rotary embeddings keep their angles."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+        self.register_buffer("cache", torch.zeros(0), persistent=False)
+
+    def forward(self, x):
+        if len(self.cache) < len(x):
+            self.cache = x.detach()[:, 0].clone()
+        return self.net(x)
+
+
+def test_what_a_forward_pass_keeps_for_later_is_no_change():
+    model = Caching()
+    objective = objective_of(model)
+    model(X)
+    ls.spectrum(objective, steps=4, probes=1)
+
+
 def test_statistics_that_move_in_training_mode_are_a_change_too():
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     objective = objective_of(model)
