@@ -201,11 +201,11 @@ def shape(line):
     return " ".join(re.sub(r"[-+]?\d[\d,.]*(?:e[-+]\d+)?", "#", re.sub(r"─+", "─", line)).split())
 
 
-def run_python(text, about, here):
-    """Run a block as a file of its own; one that begins with its name is kept under it."""
+def run_python(text, about, here, names):
+    """Run a block after those before it on its page; one that begins with its file's name is kept under it."""
     if name := re.match(r"# (\w+\.py)\n", text):
         (here / name[1]).write_text(text, encoding="utf-8")
-    exec(compile(smaller(text), about, "exec"), {"__name__": "document"})
+    exec(compile(smaller(text), about, "exec"), names)
 
 
 @pytest.fixture
@@ -219,15 +219,16 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", sorted(RUN))
 def test_a_page_works_by_the_letter_and_prints_what_it_says(page, here, capsys):
     data = ROOT / "figures" / "data"
     if page == "docs/howto.md":
         shutil.copy(data / "digits.ce.classes.h5", here / "ce.h5")
+    names = {"__name__": "document"}
     for block in blocks(page):
         if block.language == "python":
-            run_python(block.text, f"{page}:{block.line}", here)
+            run_python(block.text, f"{page}:{block.line}", here, names)
             capsys.readouterr()
         if block.language or "\n$ landscape" not in f"\n{block.text}":
             continue
