@@ -144,6 +144,21 @@ def test_random_items_are_refused_wherever_they_begin(items, what):
             datasets.from_dataset(items)
 
 
+def read_often(items):
+    for _ in range(6):  # a random label may come out alike
+        datasets.from_dataset(items)
+
+
+@pytest.mark.parametrize("kind", ["noise", "label"])
+def test_one_random_item_is_found_wherever_it_is(kind):
+    """By the generators that it draws from, as a few items that are read again would miss it."""
+    for i in range(40):
+        NUMPY.seed(3 * i)
+        items = Items(**{kind: lambda j, i=i: j == i})
+        with pytest.raises(DataError, match=f"sample {i} differs each time it is read"):
+            read_often(items)
+
+
 def test_data_too_large_for_memory_are_looked_at_again_at_the_end(monkeypatch):
     monkeypatch.setattr("landscape.data.items.IN_MEMORY", 0)
     items = Items()
