@@ -88,6 +88,17 @@ class Kind:
         """
         raise NotImplementedError
 
+    def curved(
+        self, functions: Functions, theta: Tensors, batch: Batch
+    ) -> tuple[Callable[[Tensors], Tensor], Tensors] | None:
+        """Return the function, t -> (B,), that `reverse` differentiates twice, and where; None if it does not."""
+        return None
+
+    @property
+    def remedy(self) -> str:
+        """What may be done where PyTorch has no second derivative, or a wrong one."""
+        return f"{arg('operator', 'empirical-fisher')} needs only the first"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SecondDerivative(Kind):
@@ -108,11 +119,18 @@ class SecondDerivative(Kind):
 
     def reverse(self, functions: Functions, theta: Tensors, batch: Batch, vs: list[Tensors]) -> list[Tensors]:
         """See `Kind.reverse`."""
-        remedy = (
-            f"{arg('operator', 'ggn')} needs only first derivatives of the model, "
+        return second(self.values(functions, theta, batch, _by_backward)(theta), theta, vs, self.remedy)
+
+    def curved(self, functions: Functions, theta: Tensors, batch: Batch) -> tuple[Callable[[Tensors], Tensor], Tensors]:
+        """See `Kind.curved`."""
+        return self.values(functions, theta, batch, _by_backward), theta
+
+    @property
+    def remedy(self) -> str:
+        """See `Kind.remedy`."""
+        return f"{arg('operator', 'ggn')} needs only first derivatives of the model, " + (
             f"{arg('operator', 'empirical-fisher')} needs only first ones of the loss too"
         )
-        return second(self.values(functions, theta, batch, _by_backward)(theta), theta, vs, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,15 +162,20 @@ class Factored(Kind):
         value, tangents = push(lambda some: self.outputs(functions, theta, inputs[some], labels[some]), theta, vs)
         if self.middle is None:
             z = value.detach().requires_grad_()
-            found = second(functions.loss(z, labels), (z,), [(t,) for t in tangents], _only_first())
+            found = second(functions.loss(z, labels), (z,), [(t,) for t in tangents], self.remedy)
             tangents = [t for (t,) in found]
         else:
             tangents = [self.middle(value.detach(), t) for t in tangents]
         return [pull(value, theta, t) for t in tangents]
 
-
-def _only_first() -> str:
-    return f"{arg('operator', 'empirical-fisher')} needs only the first"
+    def curved(
+        self, functions: Functions, theta: Tensors, batch: Batch
+    ) -> tuple[Callable[[Tensors], Tensor], Tensors] | None:
+        """See `Kind.curved`."""
+        if self.middle is not None:
+            return None
+        z = self.outputs(functions, theta, *batch).detach()
+        return lambda t: functions.loss(t[0], batch[1]), (z,)
 
 
 def _by_transform(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -207,7 +230,7 @@ def _roots(middle: Callable[[Functions, Tensor, Tensor], Tensor]) -> Callable[..
 
 
 def _curvature_in_logits(functions: Functions, z: Tensor, labels: Tensor) -> Tensor:
-    return second_of_each(lambda z: functions.loss(z, labels), z, _only_first())
+    return second_of_each(lambda z: functions.loss(z, labels), z)
 
 
 def _covariance(functions: Functions, z: Tensor, labels: Tensor) -> Tensor:

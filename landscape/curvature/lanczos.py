@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError, arg, check_choice
+from landscape.errors import InputError, NumericalError, arg, check_choice
 from landscape.results import quadrature
 from landscape.results.quadrature import Ritz
 
@@ -135,6 +135,7 @@ def lanczos(
 
     Raises:
         InputError: no steps, or a probe of length zero.
+        NumericalError: the products are not those of a symmetric matrix.
     """
     n_parts, n_probes, size = probes.shape
     if steps < 1:
@@ -174,6 +175,13 @@ def lanczos(
         w = matvec(v.reshape(n_parts, n_probes, size)).reshape(rows, size).clone()
         # float64 for the coefficients: the tridiagonal matrix is tiny, its rounding is not.
         a = torch.linalg.vecdot(v.double(), w.double())
+        if j == 1:
+            _refuse_asymmetric(
+                beta[running, 0],
+                torch.linalg.vecdot(basis[:, 0].double(), w.double()).cpu().numpy()[running],
+                scale[running],
+                eps,
+            )
         earlier = basis[:, : j + 1]
         for _ in range(2):
             w -= torch.bmm(torch.bmm(w[:, None], earlier.mT), earlier)[:, 0]
@@ -191,3 +199,15 @@ def lanczos(
         if not running.any():
             break
     return result()
+
+
+def _refuse_asymmetric(there: np.ndarray, back: np.ndarray, scale: np.ndarray, eps: float) -> None:
+    """Compare u . A v with v . A u of the first two vectors of each run, of which only the second is new."""
+    off = np.abs(there - back) / scale
+    # Rounding is some hundred units of eps: it lies along the same vectors as the products themselves.
+    if (off > 3 * eps**0.5).any():
+        k = int(off.argmax())
+        raise NumericalError(
+            f"the matrix is not symmetric: u.Av = {there[k]:.6g} and v.Au = {back[k]:.6g} for its first two "
+            f"vectors, so its products are wrong; try {arg('backend', 'reverse')}"
+        )

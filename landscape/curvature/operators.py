@@ -95,6 +95,7 @@ def problem_of(objective: Objective) -> Problem:
         weight_decay=objective.weight_decay,
         dtype=objective.dtype,
         device=objective.device,
+        wide=cache(lambda: problem_of(objective.in_float64())),
     )
 
 

@@ -1,13 +1,14 @@
 """Products of a sum over samples with vectors: batch after batch, in the fastest way that is right.
 
 Two ways to the product of one batch: backward passes alone (any model; the reference), and a traced, linearised graph
-whose parts that do not depend on the vector are kept (linearize.py). The second is compared with the first on one batch
-before use.
+whose parts that do not depend on the vector are kept (linearize.py). The second is compared with the first on one whole
+batch, then on a few samples of each; the first with differences of the gradient on a few samples of each part
+(checks.py).
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ from landscape.autodiff import devices
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.linearize import Linearized, linearize, n_bytes
 from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
+from landscape.curvature.checks import fault_of_second_derivative, some_of
 from landscape.curvature.kinds import Batch, Functions, Kind, Tensors
-from landscape.errors import InputError, NumericalError, arg
+from landscape.errors import InputError, NumericalError, arg, one_line
 from landscape.networks.params import Layout
 
 log = logging.getLogger(__name__)
@@ -45,21 +47,34 @@ class Problem:
     weight_decay: float
     dtype: torch.dtype
     device: torch.device
+    wide: Callable[[], "Problem"]  # the same in float64
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A traced product, and the memory that it keeps for each sample."""
+    """A traced product."""
 
     linearized: Linearized
-    bytes_per_sample: float
+    bytes_per_sample: float  # of what it keeps
+    required: bool  # where it is not right, that is an error, and no reason for reverse mode
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What has been checked, by the products of all parts together."""
+
+    parts: set[str] = field(default_factory=set)
+    batches: dict[tuple[str, int], bool] = field(default_factory=dict)  # whether the trace is right there
 
 
 class Products:
     """Products with a kind of matrix, for each part of a problem; what does not depend on the vector may be kept."""
 
-    def __init__(self, problem: Problem, kind: Kind, traced: Traced | None, cache_bytes: int) -> None:
+    def __init__(
+        self, problem: Problem, kind: Kind, traced: Traced | None, cache_bytes: int, seen: _Seen | None = None
+    ) -> None:
         self.problem, self.kind = problem, kind
+        self._seen = _Seen() if seen is None else seen
         self._traced, self._cache_bytes = traced, cache_bytes
         self._cache: dict[tuple[int, int], tuple[object, ...]] = {}
         self._used = 0
@@ -67,7 +82,7 @@ class Products:
     def restrict(self, parts: Sequence[int]) -> "Products":
         """Return the products of some of the parts, with memory of their own."""
         some = replace(self.problem, parts=tuple(self.problem.parts[p] for p in parts))
-        return Products(some, self.kind, self._traced, self._cache_bytes)
+        return Products(some, self.kind, self._traced, self._cache_bytes, self._seen)
 
     @property
     def cached(self) -> bool:
@@ -87,7 +102,7 @@ class Products:
 
         Raises:
             InputError: vectors of another shape.
-            NumericalError: a product is not finite.
+            NumericalError: a product is not finite, or PyTorch's second derivative of model and loss is wrong.
         """
         problem, layout = self.problem, self.problem.layout
         if V.ndim != 3 or V.shape[0] != len(problem.parts) or V.shape[2] != layout.size:
@@ -97,6 +112,7 @@ class Products:
             )
         out = torch.zeros_like(V)
         for row, part in enumerate(problem.parts):
+            self._check(part)
             tangents = [layout.tensors(v) for v in V[row]]
             for number in range(part.n_batches):
                 for k, product in enumerate(self._of_batch(row, number, tangents)):
@@ -112,11 +128,47 @@ class Products:
             out += problem.weight_decay * V
         return out
 
+    def _check(self, part: Part) -> None:
+        """Refuse a part for whose first samples the second derivative is wrong; each is looked at once."""
+        if part.name in self._seen.parts:
+            return
+        self._seen.parts.add(part.name)
+        fault = None
+        try:
+            fault = self._fault(self.problem.wide(), part.name)
+        except Exception as error:  # a model may be written for float32, and then raise anything
+            log.info("second derivatives are checked in the model's precision, because %s", one_line(error))
+            fault = self._fault(self.problem, part.name)
+        if fault is not None:
+            raise NumericalError(
+                f"PyTorch's second derivative of this model and loss is wrong: on samples of {part.name}, {fault}. An "
+                "autograd.Function whose backward uses more than its inputs, detach() in a normalisation, or a "
+                f"gradient that is not the loss's does that: write it in plain operations; {self.kind.remedy}"
+            )
+
+    def _fault(self, problem: Problem, name: str) -> str | None:
+        (part,) = (p for p in problem.parts if p.name == name)
+        return fault_of_second_derivative(self.kind, problem.functions, problem.theta, some_of(part.batch(0), 2))
+
     def _of_batch(self, row: int, number: int, tangents: list[Tensors]) -> list[Tensors]:
-        if self._traced is None:
+        if self._traced is None or not self._is_right(self._traced, row, number):
             return by_reverse(self.problem, self.kind, self.problem.parts[row].batch(number), tangents)
         kept = self._residuals(row, number, self._traced.linearized)
         return [self._traced.linearized.product(kept, t) for t in tangents]
+
+    def _is_right(self, traced: Traced, row: int, number: int) -> bool:
+        """Say whether the traced product is right on a few samples of a batch; each batch is looked at once."""
+        part = self.problem.parts[row]
+        key = part.name, number
+        if key not in self._seen.batches:
+            batch = part.batch(number)
+            reason = _disagreement(self.problem, self.kind, traced.linearized, some_of(batch, 4))
+            if reason is not None:  # a few samples weigh the rounding of one more than a batch does
+                reason = _disagreement(self.problem, self.kind, traced.linearized, batch)
+            if reason is not None:
+                _refuse(f"{reason} for a batch of {part.name}", traced.required)
+            self._seen.batches[key] = reason is None
+        return self._seen.batches[key]
 
     def _residuals(self, row: int, number: int, graph: Linearized) -> tuple[object, ...]:
         if (row, number) in self._cache:
@@ -169,33 +221,42 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
     Raises:
         InputError: it cannot be used and is required.
     """
-    layout = problem.layout
     batch = problem.parts[0].batch(0)
     if len(batch[1]) in TRACE_SIZES:  # what a trace takes for constant shows at another size only
         batch = (batch[0][:-1], batch[1][:-1])
     try:
         with differentiable_attention():
             linearized = by_trace(problem, kind, batch)
-            residuals = linearized.residuals(*batch)
-            generator = torch.Generator().manual_seed(0)
-            flat = torch.randn(layout.size, generator=generator).to(problem.device, problem.dtype)
-            v = layout.tensors(flat / flat.norm())
-            ours = layout.flat(linearized.product(residuals, v))
-            bytes_per_sample = n_bytes(residuals) / len(batch[1])
-            del residuals  # before the graph of the reference takes its own memory
+            bytes_per_sample = n_bytes(linearized.residuals(*batch)) / len(batch[1])
     except NotTraceableError as error:
         _refuse(f"the model cannot be traced ({error})", required)
         return None
     except Exception as error:  # a trace that fits no other batch size may fail in any way
-        _refuse(f"the traced product fails ({(str(error).splitlines() or [''])[0]})", required)
+        _refuse(f"the traced product fails ({one_line(error)})", required)
         return None
+    reason = _disagreement(problem, kind, linearized, batch)
+    if reason is not None:
+        _refuse(reason, required)
+        return None
+    return Traced(linearized, bytes_per_sample, required)
+
+
+def _disagreement(problem: Problem, kind: Kind, linearized: Linearized, batch: Batch) -> str | None:
+    """Say by how much the traced product of a batch differs from that by backward passes; None where it agrees."""
+    layout = problem.layout
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(layout.size, generator=generator).to(problem.device, problem.dtype)
+    v = layout.tensors(flat / flat.norm())
+    try:
+        ours = layout.flat(linearized.product(linearized.residuals(*batch), v))
+    except Exception as error:  # as in checked_trace
+        return f"the traced product fails ({one_line(error)})"
     reference = layout.flat(by_reverse(problem, kind, batch, [v])[0])
     error_norm, norm = (ours - reference).norm().item(), reference.norm().item()
     # Rounding of float32 flips the sign of an activation now and then, which is worth 1e-4 of a product.
-    if error_norm > (1e-3 if problem.dtype == torch.float32 else 1e-9) * norm:
-        _refuse(f"the traced product is off by {error_norm:.3g} of {norm:.3g}", required)
-        return None
-    return Traced(linearized, bytes_per_sample)
+    if not error_norm <= (1e-3 if problem.dtype == torch.float32 else 1e-9) * norm:
+        return f"the traced product is off by {error_norm:.3g} of {norm:.3g}"
+    return None
 
 
 def _refuse(reason: str, required: bool) -> None:

@@ -226,6 +226,17 @@ class Objective:
             _kept=None,
         )
 
+    def in_float64(self) -> "Objective":
+        """Return the same objective in float64; the model's own tensors stay, and are not those that it runs with."""
+        if self.dtype == torch.float64:
+            return self
+        return replace(
+            self,
+            dtype=torch.float64,
+            theta=tuple(t.double() for t in self.theta),
+            _fixed={name: t.double() if t.is_floating_point() else t for name, t in self._fixed.items()},
+        )
+
     def refuse_stale(self) -> None:
         """Raise InputError where the caller's model has changed since, of whose old weights this objective is."""
         theirs = None if self._theirs is None else self._theirs()

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from exact import differences
+from hard import Applied, Bag, by_differences, by_rows, layers, matrix, objective_of, relative
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -14,77 +14,10 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 import landscape as ls
 from landscape.analyses import directions
 from landscape.autodiff import backward
-from landscape.data import datasets
 from landscape.errors import NumericalError
-from landscape.objective.objective import Objective
 
 FIRST = ("ggn", "fisher", "empirical-fisher")
 BACKENDS = ("auto", "reverse")
-
-
-def objective_of(make, *, loss="ce", tokens=False, batch_size=4, partition="class"):
-    """Two classes of 7 and 4 samples: tokens of which 0 fills up the second class, or vectors."""
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.arange(2).repeat_interleave(torch.tensor([7, 4]))
-    if tokens:
-        inputs = torch.randint(1, 6, (11, 4), generator=generator)
-        inputs[labels == 1, 2:] = 0
-    else:
-        inputs = torch.randn(11, 3, generator=generator, dtype=torch.float64)
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(2)
-        model = make()
-    return Objective.build(
-        model, datasets.from_dataset((inputs, labels)), loss=loss, partition=partition, dtype=torch.float64,
-        device="cpu", batch_size=batch_size,
-    )  # fmt: skip
-
-
-def matrix(objective, kind="hessian", backend="auto"):
-    """Of the first parts, column by column."""
-    operator = ls.curvature_operator(objective, kind, backend=backend)
-    eye = torch.eye(operator.size, dtype=torch.float64)
-    return operator.matvec(eye.expand(len(operator.parts), -1, -1)).mT
-
-
-def by_rows(objective, part, kind):
-    """Return the dense matrix from plain backward passes, sample by sample, none of them twice."""
-    theta = [t.clone().requires_grad_() for t in objective.theta]
-    total = 0
-    for x, y in zip(*objective.samples.batch(objective.members[part], objective.device, objective.dtype), strict=True):
-        z = objective.logits(theta, x[None])
-        if kind == "empirical-fisher":
-            values, middle = objective.loss(z, y[None]), torch.ones(1, 1, dtype=torch.float64)
-        else:  # the cross-entropy's
-            p = z.detach().softmax(1)[0]
-            values, middle = z[0], torch.diag(p) - torch.outer(p, p)
-        J = torch.stack([
-            objective.layout.flat(torch.autograd.grad(v, theta, retain_graph=True, materialize_grads=True))
-            for v in values
-        ])
-        total = total + J.T @ middle @ J
-    return total / len(objective.members[part])
-
-
-def by_differences(objective, part):
-    eye = torch.eye(objective.layout.size, dtype=torch.float64)
-    return torch.stack([differences(objective, part, e) for e in eye])
-
-
-def relative(found, exact):
-    return ((found - exact).norm() / exact.norm()).item()
-
-
-class Bag(nn.Module):
-    """A mean over words."""
-
-    def __init__(self, **options):
-        super().__init__()
-        self.words, self.out = nn.Embedding(6, 3, **options), nn.Linear(3, 2)
-        nn.init.normal_(self.words.weight)
-
-    def forward(self, tokens):
-        return self.out(torch.tanh(self.words(tokens)).mean(1).sin())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -157,19 +90,6 @@ class Distances(nn.Module):
 
     def forward(self, x):
         return -torch.cdist(self.first(x), self.centres)
-
-
-class Applied(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
-def layers(activation):
-    return nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 4), activation, nn.Linear(4, 2))
 
 
 ONCE = {

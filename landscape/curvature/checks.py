@@ -1,0 +1,136 @@
+"""What is looked at when a product is first computed: is it the second derivative of this loss, and is the trace right.
+
+Derivatives can be wrong without an error. An autograd.Function that keeps an intermediate result, `detach()` inside a
+normalisation: the second backward pass takes for constant what is none. Forward mode, of which the traced product is
+made, has faults of its own, which may show for some batches only. So
+
+1. for each part, a product with the second derivative is compared with differences of the gradient: in float64, on a
+   few samples, along one random direction with a step so small that no ReLU changes its sign. Where units stand exactly
+   at their kink, differences scatter, and u . H v is compared with v . H u instead;
+2. for each batch, the traced product of a few samples is compared with that by backward passes;
+3. Lanczos compares u . A v with v . A u for its first two vectors, over all samples of the part (lanczos.py).
+
+A parameter whose gradient is exactly zero is left out of the direction: the vector of an embedding's padding is one, a
+constant to the gradient though it enters the loss.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from landscape.autodiff.backward import Tensors, inner, norm, pull, second
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.curvature.kinds import Batch, Functions, Kind
+
+log = logging.getLogger(__name__)
+
+_STEPS = {torch.float64: (1e-7, 1e-6, 1e-8), torch.float32: (1e-2, 3e-2, 3e-3)}
+"""Lengths of the steps of differences, the first of which is enough as a rule; the others tell noise from error."""
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 3e-2}
+"""Of the product: what differences miss by is far less in float64, and what is wrong by less does not matter."""
+
+
+def some_of(batch: Batch, n: int) -> Batch:
+    """Return a few samples from all over a batch: its first, its last, and some between."""
+    size = len(batch[1])
+    index = torch.linspace(0, size - 1, min(n, size), device=batch[1].device).round().long()
+    return batch[0][index], batch[1][index]
+
+
+def fault_of_second_derivative(kind: Kind, functions: Functions, theta: Tensors, batch: Batch) -> str | None:
+    """Compare products with the second derivative that a kind of matrix takes with differences of the gradient.
+
+    Args:
+        kind: of matrix.
+        functions: logits and loss.
+        theta: the point, in float64 where the model runs in it.
+        batch: a few samples.
+
+    Returns:
+        What is wrong with them; None where nothing is seen, or the kind takes no second derivative.
+
+    Raises:
+        NumericalError: PyTorch knows no second derivative.
+    """
+    with differentiable_attention():
+        curved = kind.curved(functions, tuple(t.detach().requires_grad_() for t in theta), batch)
+        if curved is None:
+            return None
+        values, at = curved[0], tuple(t.detach() for t in curved[1])
+        fault = _fault(values, at, at[0].dtype, kind.remedy)
+        if fault is not None and at[0].dtype == torch.float64:
+            with _Precision() as precision:
+                kind.curved(functions, theta, batch)
+                values(at)
+            if precision.lowest != torch.float64:
+                fault = _fault(values, at, torch.float32, kind.remedy)
+    return fault
+
+
+class _Precision(TorchDispatchMode):
+    """Watches for the lowest precision of real numbers: a model may compute in float32, whatever it is given."""
+
+    lowest = torch.float64
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for t in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(t, Tensor) and t.is_floating_point() and t.dtype.itemsize < self.lowest.itemsize:
+                self.lowest = t.dtype
+        return found
+
+
+def _fault(values: Callable[[Tensors], Tensor], at: Tensors, dtype: torch.dtype, remedy: str) -> str | None:
+    """Say what is wrong with products with the second derivative of summed values, which are computed in `dtype`."""
+
+    def slopes(t: Tensors) -> Tensors:
+        t = tuple(s.detach().requires_grad_() for s in t)
+        return pull(values(t).sum(), t, None)
+
+    eps, tolerance = torch.finfo(dtype).eps, _TOLERANCE[dtype]
+    gradient = slopes(at)
+    v, u = (_direction(gradient, seed) for seed in (0, 1))
+    length = norm(gradient)
+    if not length:
+        return None
+    leaves = tuple(t.detach().requires_grad_() for t in at)
+    (Hv,) = second(values(leaves), leaves, [v], remedy)
+    size = norm(Hv)
+    found: list[Tensors] = []
+    for step in _STEPS[dtype]:
+        ends = [slopes(tuple(t + s * step * d for t, d in zip(at, v, strict=True))) for s in (1, -1)]
+        found.append(tuple((a - b) / (2 * step) for a, b in zip(*ends, strict=True)))
+        off = norm(_minus(found[-1], Hv))
+        if off <= tolerance * max(size, norm(found[-1])) + 10 * eps * length / step:
+            return None
+    apart = [norm(_minus(found[0], other)) for other in found[1:]]
+    if min(apart) <= tolerance * norm(found[0]):  # differences agree with each other
+        off = norm(_minus(found[0], Hv))
+        return f"H v is off by {off:.3g} of {norm(found[0]):.3g} from differences of the gradient"
+    (Hu,) = second(values(leaves), leaves, [u], remedy)
+    one, other = inner(u, Hv), inner(v, Hu)
+    if not abs(one - other) <= eps**0.5 * (size + norm(Hu)) + 1e3 * eps * length:
+        return f"u.Hv = {one:.6g}, but v.Hu = {other:.6g}"
+    log.info("differences of the gradient scatter too much to tell whether the second derivative is right")
+    return None
+
+
+def _direction(gradient: Tensors, seed: int) -> Tensors:
+    """Return a random vector of length 1, zero where the gradient is exactly zero."""
+    generator = torch.Generator().manual_seed(seed)
+    found = tuple(
+        torch.randn(g.shape, generator=generator, dtype=torch.float64).to(g.device, g.dtype) * (g != 0)
+        for g in gradient
+    )
+    length = norm(found) or 1.0
+    return tuple(t / length for t in found)
+
+
+def _minus(a: Tensors, b: Tensors) -> Tensors:
+    return tuple(s - t for s, t in zip(a, b, strict=True))

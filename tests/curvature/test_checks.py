@@ -1,0 +1,292 @@
+"""Derivatives that are wrong without an error are seen before they become numbers, and right ones are let through."""
+
+import logging
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES
+from hard import Applied, Bag, by_rows, layers, matrix, objective_of, relative
+from torch import nn
+from torch.nn import functional as F
+
+import landscape as ls
+from landscape.autodiff import differentiable
+from landscape.curvature import products
+from landscape.curvature.checks import some_of
+from landscape.curvature.lanczos import lanczos
+from landscape.errors import InputError, NumericalError
+
+
+class KeepsTanh(torch.autograd.Function):
+    """Its backward uses an intermediate result, which a second backward takes for constant."""
+
+    @staticmethod
+    def forward(ctx, x):
+        t = torch.tanh(x)
+        ctx.save_for_backward(x, t)
+        return x * t
+
+    @staticmethod
+    def backward(ctx, g):
+        x, t = ctx.saved_tensors
+        return g * (t + x * (1 - t * t))
+
+
+class Clipped(torch.autograd.Function):
+    """The identity, whose gradient is cut off."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.clamp(-0.01, 0.01)
+
+
+class StraightThrough(torch.autograd.Function):
+    """Rounds, with the gradient of the identity."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+class KeepsInPython(torch.autograd.Function):
+    """Its backward uses a tensor that autograd was not told of."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x.detach()
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g * ctx.x
+
+
+def detached_norm(x):
+    return x / x.norm(dim=1, keepdim=True).detach()
+
+
+def detached_statistics(x):
+    centred = x - x.mean(1, keepdim=True).detach()
+    return centred / centred.var(1, keepdim=True).detach().add(1e-3).sqrt()
+
+
+def detached_gate(x):
+    return x * torch.sigmoid(x).data
+
+
+WRONG = {
+    "kept": KeepsTanh.apply,
+    "in python": KeepsInPython.apply,
+    "norm": detached_norm,
+    "statistics": detached_statistics,
+    "gate": detached_gate,
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize(
+    ("kind", "backend", "dtype"),
+    [("hessian", "auto", torch.float32), ("hessian", "reverse", torch.float64), ("residual", "reverse", torch.float32)],
+)
+def test_a_second_derivative_that_is_not_the_losss_is_refused(name, kind, backend, dtype):
+    objective = objective_of(partial(layers, Applied(WRONG[name])), dtype=dtype)
+    with pytest.raises(NumericalError, match=r"second derivative of this model and loss is wrong: on samples of 0, "):
+        matrix(objective, kind, backend)
+    for first in ("ggn", "empirical-fisher"):
+        assert relative(matrix(objective, first, backend)[0], by_rows(objective, 0, first)) < 1e-5
+
+
+def weighted(z, y):
+    """A focal loss whose weights carry no gradient."""
+    values = F.cross_entropy(z, y, reduction="none")
+    return (1 - torch.exp(-values)).detach().square() * values
+
+
+def through_function(z, y):
+    return F.cross_entropy(KeepsTanh.apply(z), y, reduction="none")
+
+
+@pytest.mark.parametrize("loss", [weighted, through_function])
+@pytest.mark.parametrize("kind", ["hessian", "ggn"])
+def test_a_loss_with_a_wrong_second_derivative_is_refused_with_advice_that_works(loss, kind):
+    objective = objective_of(partial(layers, nn.Tanh()), loss=loss)
+    with pytest.raises(NumericalError, match=r"loss is wrong.*empirical-fisher.*needs only"):
+        matrix(objective, kind)
+    assert relative(matrix(objective, "empirical-fisher")[1], by_rows(objective, 1, "empirical-fisher")) < 1e-12
+
+
+def test_each_part_is_looked_at_and_none_that_was_not_asked_for():
+    """Only the second class has samples that the faulty branch sees."""
+
+    def branch(x):
+        return torch.where(x[:, :1] > 5, KeepsTanh.apply(x), x.tanh())
+
+    objective = objective_of(lambda: nn.Sequential(Applied(branch), nn.Linear(3, 2)), shift=10)
+    operator = ls.hessian(objective)
+    assert torch.isfinite(operator["0"] @ torch.ones(operator.size, dtype=torch.float64)).all()
+    inner = objective_of(lambda: nn.Sequential(Far(), nn.Linear(3, 2)), shift=10)
+    good, bad = (ls.hessian(inner)[name] for name in ("0", "1"))
+    assert torch.isfinite(good @ torch.ones(good.size, dtype=torch.float64)).all()
+    with pytest.raises(NumericalError, match="on samples of 1"):
+        bad @ torch.ones(bad.size, dtype=torch.float64)
+
+
+class Far(nn.Module):
+    """Takes another way for samples far away."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x):
+        h = self.inner(x)
+        return torch.where(x[:, :1] > 5, KeepsTanh.apply(h), h.tanh())
+
+
+# What is right is let through -----------------------------------------------------------------------------------------
+
+
+class ZeroStart(nn.Module):
+    """A branch that begins at zero: half of the units behind it stand exactly at the kink of their ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.branch, self.out = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        nn.init.zeros_(self.branch.weight)
+        nn.init.zeros_(self.branch.bias)
+
+    def forward(self, x):
+        h = F.relu(self.first(x))
+        return self.out(F.relu(h + self.branch(h)))
+
+
+class InSingle(nn.Module):
+    """Computes in float32, whatever it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = layers(nn.Tanh())
+
+    def forward(self, x):
+        h = x.float() @ self.inner[0].weight.float().T
+        return self.inner[4]((h.tanh()).to(x.dtype))
+
+
+class Frozen(nn.Module):
+    """Takes no gradient through its first layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Linear(3, 4), layers(nn.Softplus())
+
+    def forward(self, x):
+        with torch.no_grad():
+            h = self.first(x)[:, :3]
+        return self.out(h)
+
+
+def with_weights(z, y):
+    return F.cross_entropy(z, y, weight=torch.tensor([1.0, 3.0]), reduction="none")
+
+
+def clamped(z, y):
+    return F.cross_entropy(z, y, reduction="none").clamp(max=0.5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        ZeroStart,
+        InSingle,
+        Frozen,
+        partial(layers, nn.ReLU()),
+        partial(layers, nn.Hardtanh()),
+        partial(layers, nn.LeakyReLU()),
+        lambda: nn.Sequential(nn.Linear(3, 2), nn.Hardshrink(0.3)),
+    ],
+)
+@pytest.mark.parametrize("loss", ["ce", clamped, with_weights, lambda z, y: z[torch.arange(len(y)), y]])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_kinks_single_precision_and_constants_are_no_faults(make, loss, scale):
+    objective = objective_of(make, loss=loss, dtype=torch.float32, scale=scale)
+    for kind in ("hessian", "ggn", "residual"):
+        assert torch.isfinite(matrix(objective, kind, "reverse")).all()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "balanced"])
+def test_what_is_right_is_known_to_be_right_and_not_only_not_known_to_be_wrong(name, caplog):
+    """The check ends with agreement: it neither takes the model's own precision nor gives up because of scatter."""
+    objective = CASES[name].objective(dtype=torch.float32)
+    with caplog.at_level(logging.INFO, logger="landscape"):
+        ls.hessian(objective).matvec(torch.ones(3, 1, objective.layout.size))
+    assert not [r for r in caplog.records if "second derivative" in r.message]
+
+
+# Traces ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["hessian", "ggn", "empirical-fisher"])
+def test_a_trace_that_is_wrong_for_later_batches_is_left_for_these(kind, caplog, monkeypatch):
+    """Forward mode as PyTorch has it, for which padding is no constant; no sample of the first part is padded."""
+    monkeypatch.delitem(differentiable._INSTEAD, F.embedding)
+    objective = objective_of(partial(Bag, padding_idx=0), tokens=True, batch_size=3)
+    with caplog.at_level(logging.INFO, logger="landscape"):
+        found = matrix(objective, kind)
+    for part in range(2):
+        assert relative(found[part], matrix(objective, kind, "reverse")[part]) < 1e-12
+    said = [r.message for r in caplog.records if "plain reverse mode" in r.message]
+    assert [("batch of 1" in m, "off by" in m) for m in said] == [(True, True)] * 2
+    with pytest.raises(InputError, match=r"linearized.*cannot be used: the traced product is off by .* batch of 1"):
+        matrix(objective, kind, "linearized")
+
+
+def test_batches_and_parts_are_looked_at_once(monkeypatch):
+    objective = objective_of(partial(layers, nn.Tanh()), batch_size=3)
+    looked = []
+    for name in ("_disagreement", "fault_of_second_derivative"):
+        real = getattr(products, name)
+        monkeypatch.setattr(products, name, lambda *a, name=name, real=real: looked.append(name) or real(*a))
+    operator = ls.hessian(objective)
+    for _ in range(3):
+        operator.restrict([1]).matvec(torch.ones(1, 1, operator.size, dtype=torch.float64))
+        operator.matvec(torch.ones(2, 1, operator.size, dtype=torch.float64))
+    assert sorted(looked) == ["_disagreement"] * (1 + 3 + 2) + ["fault_of_second_derivative"] * 2
+
+
+@pytest.mark.parametrize(("n", "index"), [(1, [0]), (3, [0, 1, 2]), (8, [0, 2, 5, 7]), (128, [0, 42, 85, 127])])
+def test_a_few_samples_are_from_all_over_the_batch(n, index):
+    assert some_of((torch.arange(n), torch.arange(n)), 4)[0].tolist() == index
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float64, 1e-4), (torch.float32, 0.1)])
+def test_lanczos_refuses_a_matrix_that_is_not_symmetric(dtype, share):
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(2, 40, 40, generator=generator, dtype=dtype)
+    symmetric = A + A.mT
+    wrong = symmetric + share * torch.tensor([0.0, 1.0], dtype=dtype)[:, None, None] * A
+    probes = torch.randn(2, 2, 40, generator=generator, dtype=dtype)
+    assert np.isfinite(lanczos(lambda V: V @ symmetric, probes, 5).alpha).all()
+    with pytest.raises(NumericalError, match="not symmetric"):
+        lanczos(lambda V: V @ wrong.mT, probes, 5)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 30])
+def test_rounding_is_no_asymmetry(rank):
+    """A large eigenvalue and many small ones in float32."""
+    generator = torch.Generator().manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(500, 500, generator=generator))[0][:, :rank]
+    values = torch.logspace(4, -8, rank) if rank else torch.zeros(0)
+    A = (Q * values) @ Q.T
+    for seed in range(20):
+        probes = torch.randn(1, 1, 500, generator=torch.Generator().manual_seed(seed))
+        lanczos(lambda V: V @ A.T, probes, 5)
