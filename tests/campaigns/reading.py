@@ -27,7 +27,7 @@ import numpy as np
 import landscape.cli
 from landscape.errors import InputError, LandscapeError
 
-SECONDS = 20  # for one file
+SECONDS = 20  # of the processor, for one file
 ROOM = 4 * 2**30  # bytes of address space beyond what is taken after the imports
 
 NUMBERS = [0, 1, 2**7, 2**15, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1]
@@ -309,7 +309,7 @@ def main(folder: Path, kind: str, first: int, count: int) -> dict:
         read(work / seed.name)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGALRM, _stop)
+    signal.signal(signal.SIGPROF, _stop)
     outcome = {"read": 0, "refused": 0, "faults": []}
     for number in range(first, first + count):
         (folder / "progress").write_text(f"{kind} {number}")
@@ -318,7 +318,7 @@ def main(folder: Path, kind: str, first: int, count: int) -> dict:
         _place(work, beside, folder)
         path = work / seeds[i].name
         path.write_bytes(mutate(contents[i], rng, contents))
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             read(path)
             outcome["read"] += 1
@@ -332,7 +332,7 @@ def main(folder: Path, kind: str, first: int, count: int) -> dict:
             where = traceback.extract_tb(error.__traceback__)[-1]
             outcome["faults"].append([number, seeds[i].name, f"{type(error).__name__}: {error!s:.150} ({where.name})"])
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
     return outcome
 
 

@@ -105,7 +105,7 @@ def read(folder: Path, kind: str, first: int, count: int) -> dict:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(rooms)},
         capture_output=True,
         text=True,
-        timeout=60 + reading.SECONDS * count,
+        timeout=600 + 5 * reading.SECONDS * count,  # a machine may have more to do than this
     )
     if done.returncode:
         at = (folder / "progress").read_text()
