@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 DEFLATED = 24
 """Ritz vectors that are taken out of the trace estimate, at most."""
 PILOT = 6
-"""Samples that tell their spread: so many fix the number of trace probes (Stein 1945), fewer are bounded."""
+"""Probes that estimate the spread before the number of trace probes is fixed (Stein 1945)."""
+MANY = 30
+"""Samples whose own spread is taken for the error of their mean; that of fewer is bounded."""
 MOST_TRACE_PROBES = 400
 
 
@@ -193,17 +195,18 @@ def _samples(
         return forms, float(np.sqrt(2 * rest))
     others = [deflations[0 if k else 1] for k in range(len(found)) if len(found) > 1]
     samples = [other.sample(_drawn(operator, plan, k), forms[k]) for k, other in enumerate(others)]
+    rests = [other.rest(_drawn(operator, plan, k), found[k].product) for k, other in enumerate(others)]
 
     def draw(number: int) -> float:
         z = _drawn(operator, plan, number, "trace")
-        form = torch.linalg.vecdot(operator.matvec(z[None, None])[0, 0].double(), z.double())
-        return deflations[0].sample(z, float(form))
+        product = operator.matvec(z[None, None])[0, 0]
+        rests.append(deflations[0].rest(z, product))
+        return deflations[0].sample(z, float(torch.linalg.vecdot(product.double(), z.double())))
 
     if more:
         samples = _until(samples, draw, plan.trace_tol or 1.0)
-    if len(samples) >= PILOT:
+    if len(samples) >= MANY:
         return samples, quadrature.mean_and_stderr(np.array(samples))[1]
-    rests = [other.rest(_drawn(operator, plan, k), found[k].product) for k, other in enumerate(others)]
     rest = max(float(np.mean(rests)), *(deflation.left for deflation in deflations))
     return samples, float(np.sqrt(2 * rest / len(samples)))
 

@@ -39,7 +39,7 @@ class Spectrum(Result):
     converged: Bools = array("part", doc="lambda_max_residual is at most tol times |lambda_max|")
     trace: Floats = array("part", unit="loss", doc="trace")
     trace_stderr: Floats = array(
-        "part", unit="loss", doc="its standard error, a bound on that for fewer than six estimates; 0 if exact"
+        "part", unit="loss", doc="its standard error, a bound on that for fewer than 30 estimates; 0 if exact"
     )
     negative_mass: Floats = array(
         "part", doc="share of the eigenvalues below -negative_tol * max |eigenvalue|, mean over probes"

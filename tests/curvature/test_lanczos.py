@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from landscape.curvature.lanczos import lanczos, probe
+from landscape.curvature.lanczos import lanczos, probe, unconverged
 from landscape.errors import InputError
 from landscape.results import quadrature
 
@@ -67,6 +67,31 @@ def test_residual_bounds_contain_an_eigenvalue():
         found = quadrature.ritz(runs.alpha[0, 0], runs.beta[0, 0], steps)
         distance = np.abs(found.values[:, None] - exact).min(axis=1)
         assert (distance <= found.residuals).all()
+
+
+def test_a_converged_value_in_float32_is_off_by_no_more_than_its_bound_which_knows_of_rounding():
+    """Where beta_m |s_m| has gone, what is left is rounding of the products: a few units of it times |A|."""
+    beyond = 0
+    for seed in range(20):
+        matrix = with_spectrum([100.0, 50, 20, *np.linspace(-1, 1, 57)], seed=seed, dtype=torch.float32)
+        exact = torch.linalg.eigvalsh(matrix.double()).numpy()
+        runs, _ = run(matrix, 30, seed=seed)
+        found = runs.solved(0, 0)
+        missed = np.abs(found.values[-1] - exact).min()
+        assert missed <= found.residuals[-1] <= 2e-4
+        without = quadrature.ritz(runs.alpha[0, 0], runs.beta[0, 0], int(runs.steps[0, 0]), eps=0.0)
+        beyond += missed > without.residuals[-1]
+    assert beyond >= 10  # so that the bound without rounding is untrue
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_rule_goes_on_until_each_of_the_largest_values_has_converged(n):
+    matrix = with_spectrum([100.0, 99, 98, *np.linspace(0, 90, 60)])
+    runs, _ = run(matrix, 5, probes=2, more=unconverged(1e-6, n), max_steps=63)
+    residuals = np.array([runs.solved(0, k).residuals[-3:] for k in range(2)])
+    assert (residuals[:, -n:] <= 1e-6 * 100).all()
+    assert n > 1 or (residuals[:, 0] > 1e-6 * 100).any()  # one value takes fewer steps than three
+    assert not unconverged(1e-6, n)(runs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

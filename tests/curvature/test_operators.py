@@ -361,3 +361,20 @@ def test_products_match_curvlinops(kind):
     v = torch.randn(objective.layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ours = curvature_operator(objective, kind).matvec(v[None, None])[0, 0]
     assert relative(ours, theirs @ v) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("kind", "decays"),
+    [
+        ("hessian", True),
+        ("ggn", True),
+        ("fisher", True),
+        ("residual", False),
+        ("empirical-fisher", False),
+    ],
+)
+def test_weight_decay_is_in_those_matrices_that_are_of_a_loss_with_it(kind, decays):
+    plain, decayed = (CASES["mlp-tanh"].objective(weight_decay=w) for w in (0.0, 0.25))
+    V = probes(plain)
+    found = [acting(curvature_operator(o, kind, backend="reverse"), V) for o in (plain, decayed)]
+    assert torch.allclose(found[1] - found[0], 0.25 * decays * V.expand_as(found[0]), atol=1e-12)

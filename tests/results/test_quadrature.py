@@ -82,6 +82,13 @@ def test_spread_of_one_probe_is_unknown():
     assert np.isnan(quadrature.density(nodes, weights).spread).all()
 
 
+def test_negative_mass_is_relative_to_the_largest_node_in_size_whichever_end_it_is_at():
+    """-0.005 lies within 1e-3 of -10, and beyond 1e-3 of 1."""
+    nodes, weights = np.array([[-10, -0.005, 1.0]]), np.array([[0.1, 0.2, 0.7]])
+    assert np.allclose(quadrature.negative_mass(nodes, weights, tol=1e-3), [0.1])
+    assert np.allclose(quadrature.negative_mass(-nodes, weights, tol=1e-3), [0.7])
+
+
 def test_negative_mass_and_curvature_by_hand():
     nodes = np.array([[-4.0, -0.01, 1.0, 10.0], [0.0, 0.0, 0.0, np.nan]])
     weights = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.25, 0.25, np.nan]])

@@ -1,0 +1,89 @@
+"""What probes tell of known matrices: the deflated trace against its dense formula, errors against their claims."""
+
+import numpy as np
+import pytest
+import torch
+from lanczos_runs import runs_on
+from scipy.stats import binom
+
+from landscape.curvature import probing
+from landscape.curvature.lanczos import lanczos, probe
+
+SIZE = 60
+
+
+def with_eigenvalues(values):
+    generator = torch.Generator().manual_seed(7)
+    q, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))
+    return (q * torch.as_tensor(values)) @ q.T
+
+
+OUTLIERS = with_eigenvalues(np.concatenate([[100.0, 60, 30, 20, -15], np.linspace(-0.5, 1, SIZE - 5)]))
+MATRICES = {
+    "outliers": OUTLIERS,
+    "multiple": with_eigenvalues([50.0] * 6 + [20.0] * 3 + list(np.linspace(-0.5, 1, SIZE - 9))),
+    "one direction": with_eigenvalues([10.0] + [0.0] * (SIZE - 1)),
+    "no outliers": with_eigenvalues(np.random.default_rng(0).normal(size=SIZE)),
+}
+
+
+def deflated(matrix, steps):
+    """A deflation by few steps, whose vectors have not converged, and the same as dense matrices Q and P."""
+    z = probe(SIZE, seed=1, number=0).to(matrix.dtype)[None, None]
+    runs = lanczos(lambda V: V @ matrix, z, steps)
+    found = probing._deflation(runs, 0, runs.solved(0, 0))
+    Q = found.vectors.T
+    return found, Q, torch.eye(SIZE, dtype=matrix.dtype) - Q @ Q.T
+
+
+@pytest.mark.parametrize("steps", [6, 9, 30])
+def test_a_deflated_sample_and_its_rest_are_what_dense_matrices_give(steps):
+    """The private parts: in a whole run an error of the remainder would hide in the spread of the trace."""
+    found, Q, P = deflated(OUTLIERS, steps)
+    assert 0 < Q.shape[1] <= probing.DEFLATED
+    for number in range(5):
+        z = probe(SIZE, seed=2, number=number).double()
+        form, product = (z @ OUTLIERS @ z).item(), OUTLIERS @ z
+        expected = torch.trace(Q.T @ OUTLIERS @ Q) + (P @ z) @ OUTLIERS @ (P @ z)
+        assert found.sample(z, form) == pytest.approx(expected.item(), rel=1e-10)
+        rest = (P @ OUTLIERS @ P @ z).square().sum().item()
+        assert found.rest(z, product) == pytest.approx(rest, rel=1e-8)
+    norm2 = (P @ OUTLIERS @ P).square().sum().item()
+    assert 0 <= found.left <= norm2 * (1 + 1e-12)
+    assert (found.left > 0) == (Q.shape[1] < steps)
+    if steps == 6:  # the remainder is there: without it the sample is off by far more than rounding
+        without = probing._Deflation(**vars(found) | {"remainder": np.zeros_like(found.remainder)})
+        assert abs(without.sample(z, form) - found.sample(z, form)) > 1e-3
+
+
+def test_the_product_of_a_runs_own_probe_follows_from_its_first_coefficients():
+    z = probe(SIZE, seed=1, number=0, distribution="gaussian").double()
+    runs = lanczos(lambda V: V @ OUTLIERS, z[None, None], 5)
+    assert torch.allclose(probing._product(runs, 0), OUTLIERS @ z, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("probes", [1, 2, 4])
+def test_the_trace_lies_within_two_standard_errors_nine_times_of_ten(name, probes):
+    """40 seeds; 10 % of misses are allowed, and as many as happen once in a million runs at that rate."""
+    matrix, misses = MATRICES[name], 0
+    for seed in range(40):
+        mean, error = runs_on(matrix, probes=probes, steps=8, seed=seed).trace
+        misses += abs(mean - matrix.trace().item()) > 2 * error
+    assert misses <= binom.ppf(1 - 1e-6, 40, 0.1)
+
+
+def test_the_bound_is_the_standard_deviation_where_the_diagonal_is_small():
+    """Var(z^T A z) = 2 (|A|_F^2 - sum of A_ii^2) for signs: the bound leaves the second term out."""
+    matrix = MATRICES["no outliers"]
+    errors = [runs_on(matrix, probes=1, steps=3, seed=seed).trace[1] for seed in range(40)]
+    assert np.mean(errors) == pytest.approx(np.sqrt(2 * matrix.square().sum().item()), rel=0.1)
+    fewer, more = (np.mean([runs_on(matrix, probes=k, steps=3, seed=s).trace[1] for s in range(10)]) for k in (2, 8))
+    assert more == pytest.approx(fewer / 2, rel=0.2)
+
+
+def test_many_samples_tell_their_spread_themselves():
+    found = runs_on(MATRICES["no outliers"], probes=1, steps=8, seed=0, trace_tol=0.1)
+    assert len(found.trace_samples) >= probing.MANY
+    spread = found.trace_samples.std(ddof=1) / np.sqrt(len(found.trace_samples))
+    assert found.trace == (pytest.approx(found.trace_samples.mean()), pytest.approx(spread))
