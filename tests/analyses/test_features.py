@@ -283,7 +283,7 @@ def test_checkpoints_that_do_not_fit_are_named(kept, tmp_path):
 
 @pytest.mark.parametrize("options", [{"beta": -1.0}, {"beta": math.nan}, {"beta": math.inf}, {"cache_bytes": -1}])
 def test_options_out_of_their_range_are_refused(options):
-    with pytest.raises(InputError, match=r"--(beta must be a finite number|cache must not be negative)"):
+    with pytest.raises(InputError, match=r"(beta must be a finite number|cache_bytes must not be negative)"):
         ls.features(CASES["mlp-relu"].objective(), **options)
 
 

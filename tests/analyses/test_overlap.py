@@ -366,7 +366,7 @@ def test_the_document_holds_the_overlap_and_the_note_says_what_has_not_converged
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--per-class"], "keep some, as with --vectors 5"), (["--vectors", "2"], "--per-class or --partition")],
+    [(["--per-class"], "keep some, as with --vectors 5"), (["--vectors", "2"], "another --partition")],
 )
 def test_nothing_to_compare_is_one_line_and_leaves_nothing(here, capsys, options, words):
     assert main([*COMMAND, "--overlap", *options]) == 2

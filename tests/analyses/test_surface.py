@@ -1,5 +1,6 @@
 """Surfaces: exact paraboloids, the plain loop, refinement, interruption."""
 
+import copy
 import dataclasses
 import inspect
 
@@ -143,22 +144,22 @@ def test_statistics_of_batch_norm_follow_the_policy():
     assert "batch norm: reestimate" in found.verdict
 
 
-def with_variances(values, dtype):
+def with_variances(value, dtype, stretch=1.0):
+    """A network whose running variances have one value; a first layer times another number gives a line its length."""
     objective = CASES["residual-relu"].objective(dtype=dtype)
-    with torch.no_grad():
-        for name, buffer in objective.model.named_buffers():
-            if name.endswith("running_var"):
-                buffer.fill_(values)
-    return objective
+    model = copy.deepcopy(objective.model)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            buffer.fill_(value)
+    model.conv1.weight.mul_(stretch)
+    return objective.at(model)
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float64"])
 def test_a_line_beyond_a_checkpoint_has_holes_where_variances_end_below_zero_and_by_logarithm_none(kind):
     """From 0.3 to 1 the variance is 0.3 + 0.7 t: below zero left of -3/7, where its root is no number."""
     dtype = torch.float64 if kind == "float64" else torch.float32
-    objective, other = with_variances(0.3, dtype), with_variances(1.0, dtype)
-    with torch.no_grad():
-        other.theta[0].mul_(1.01)  # the line has a length
+    objective, other = with_variances(0.3, dtype), with_variances(1.0, dtype, stretch=1.01)
     t = np.linspace(-1, 1.5, 11)
     along = directions.towards(objective, [points.origin(other)], ["other"])
     straight = ls.surface(objective, along, t, batch_norm="interpolate", bf16=kind == "bfloat16")
@@ -177,9 +178,7 @@ def test_a_line_beyond_a_checkpoint_has_holes_where_variances_end_below_zero_and
 
 def test_a_plane_of_another_program_moves_statistics_as_it_does():
     """Its file has straight steps only; where they lead variances below zero there is no loss, and that is said."""
-    objective, other = with_variances(0.3, torch.float64), with_variances(1.0, torch.float64)
-    with torch.no_grad():
-        other.theta[0].mul_(1.01)
+    objective, other = with_variances(0.3, torch.float64), with_variances(1.0, torch.float64, stretch=1.01)
     along = directions.towards(objective, [points.origin(other)], ["other"])
     plane = directions.to_plane(objective, along, {})
     kept = directions.from_plane(objective, plane)
