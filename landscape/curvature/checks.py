@@ -16,6 +16,7 @@ constant to the gradient though it enters the loss.
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,6 +57,9 @@ def fault_of_second_derivative(kind: Kind, functions: Functions, theta: Tensors,
     Raises:
         NumericalError: PyTorch knows no second derivative.
     """
+    # The batch is looked at several times, and a model may overwrite its inputs.
+    logits = functions.logits
+    functions = replace(functions, logits=lambda t, inputs: logits(t, inputs.clone()))
     with differentiable_attention():
         curved = kind.curved(functions, tuple(t.detach().requires_grad_() for t in theta), batch)
         if curved is None:

@@ -7,6 +7,7 @@ from cases import CASES
 from landscape.analyses import spectrum as spectra_module
 from landscape.autodiff import devices
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.linearize import Linearized
 from landscape.curvature.operators import curvature_operator
 from landscape.data import datasets
 from landscape.errors import InputError
@@ -164,10 +165,8 @@ def test_whatever_an_analysis_runs_is_in_full_precision():
 def test_traced_products_units_and_derivatives_run_in_full_precision(monkeypatch):
     objective = CASES["mlp-tanh"].objective(dtype=torch.float32)
     operator, seen = curvature_operator(objective, backend="linearized"), []
-    monkeypatch.setattr(
-        "landscape.autodiff.linearize.Linearized.product",
-        lambda self, kept, v: seen.append(is_full()) or tuple(torch.ones_like(t) for t in v),
-    )
+    product = Linearized.product
+    monkeypatch.setattr(Linearized, "product", lambda *given: seen.append(is_full()) or product(*given))
     operator.matvec(torch.ones(3, 1, operator.size))
     with pytest.raises(KeyError):
         jobs.run(["a"], lambda unit, report: seen.append(is_full()) or {}[unit])

@@ -210,7 +210,6 @@ def test_every_kind_has_its_figures(sources, quick_pictures):
     left_out = {
         *(figures.SHOWN["spectrum"][kind] for kind in ("overlap", "gradients", "subspaces")),
         figures.SHOWN["gradients"]["epochs"], figures.SHOWN["history"]["cosines"],
-        figures.SHOWN["history"]["bank"],
     }  # fmt: skip
     assert possible - drawn == left_out
     assert "gsa-gkp did not measure gradient cosines" in "".join(found.texts["li"])  # and says why

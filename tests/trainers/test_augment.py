@@ -279,7 +279,7 @@ def test_colours_need_three_channels(name):
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("cropflip", 8, "no augmentation 'cropflip' for --augment; choose from none, crop, crop-flip"),
+        ("cropflip", 8, "no augmentation 'cropflip' for augment; choose from none, crop, crop-flip"),
         ("crop", 0, "at least 1 pixel a side, got size 0"),
         ("crop", 9, "images of 8 x 8 pixels are smaller than the size 9"),
     ],

@@ -208,7 +208,7 @@ def test_a_broken_image_is_named_in_one_line(files, workers):
     ("views", "workers", "message"),
     [
         ([], 0, "at least one view"),
-        (["none"], -1, "--workers must not be negative, got -1"),
+        (["none"], -1, "workers must not be negative, got -1"),
         (["cutmix"], 0, "no augmentation 'cutmix'"),
     ],
 )
@@ -241,10 +241,10 @@ def test_validation_is_drawn_by_its_seed():
 @pytest.mark.parametrize(
     ("share", "seed", "error", "message"),
     [
-        (0.0, 0, InputError, "--validation must be a share between 0 and 1, got 0.0"),
+        (0.0, 0, InputError, "validation must be a share between 0 and 1, got 0.0"),
         (1.0, 0, InputError, "between 0 and 1, got 1.0"),
         (float("nan"), 0, InputError, "between 0 and 1, got nan"),
-        (0.5, -1, InputError, "--data-seed must not be negative, got -1"),
+        (0.5, -1, InputError, "data_seed must not be negative, got -1"),
         (0.5, 0, DataError, "no class of made has two samples"),
     ],
 )

@@ -54,7 +54,8 @@ def command(*words):
 
 
 def digits(out, *words):
-    return command("ce", "--dataset", "digits-lt", "--epochs", 1, "-o", out, *words)
+    epochs = () if "--epochs" in words else ("--epochs", 1)
+    return command("ce", "--dataset", "digits-lt", *epochs, "-o", out, *words)
 
 
 # What a run leaves ------------------------------------------------------------------------------------------------

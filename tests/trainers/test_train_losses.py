@@ -255,10 +255,10 @@ def test_classes_without_samples_are_moved_too():
 @pytest.mark.parametrize(
     ("features", "weights", "message"),
     [
-        ((5, 6), (6, 4), r"weights have shape \(6, 4\): --loss bcl expects \(rows, 6\)"),
+        ((5, 6), (6, 4), r"weights have shape \(6, 4\): loss='bcl' expects \(rows, 6\)"),
         ((5, 3, 6), (4, 6), r"features have shape \(5, 3, 6\)"),
-        ((1, 6), (4, 6), r"features have 1 rows, .* raise --batch-size"),
-        ((5, 6), (1, 6), r"weights have 1 rows, .* another --loss"),
+        ((1, 6), (4, 6), r"features have 1 rows, .* raise batch_size"),
+        ((5, 6), (1, 6), r"weights have 1 rows, .* another loss"),
     ],
 )
 def test_what_the_head_cannot_take_is_refused(features, weights, message):
