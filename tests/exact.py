@@ -1,7 +1,9 @@
 """Independent witnesses: dense matrices by another route, in float64."""
 
 import torch
-from torch.func import functional_call, hessian, jacrev
+from torch.func import hessian, jacrev
+
+from landscape.autodiff.called import functional_call
 
 
 def flat_function(objective, part, dtype=torch.float64):

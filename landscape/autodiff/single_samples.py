@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from landscape.autodiff import per_sample
+from landscape.autodiff.called import functional_call
 from landscape.autodiff.per_sample import NORMS, Call, at_outputs, of_norm, parameters_of, recorded, used_otherwise
 from landscape.errors import one_line
 

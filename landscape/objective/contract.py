@@ -75,7 +75,9 @@ def check(objective: "Objective") -> Kept:
             "the loss of a sample depends on the other samples of its batch (batch norm without running statistics, "
             "or a contrastive loss): the loss of a part is then not a sum over its samples"
         )
-    if not values.requires_grad or all(g is None for g in torch.autograd.grad(values.sum(), theta, allow_unused=True)):
+    with failures_named(inputs):  # a model may overwrite what its backward pass needs
+        slopes = torch.autograd.grad(values.sum(), theta, allow_unused=True) if values.requires_grad else ()
+    if all(g is None for g in slopes):
         raise InputError("the loss does not depend on the chosen parameters: no gradient reaches them")
     return kept
 

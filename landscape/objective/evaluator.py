@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from landscape.autodiff.called import functional_call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.forward import Forward, forward
 from landscape.data.datasets import Samples

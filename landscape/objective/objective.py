@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from landscape.autodiff import devices
+from landscape.autodiff.called import functional_call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.callables import checked
 from landscape.data import items

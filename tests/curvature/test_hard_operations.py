@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 import landscape as ls
 from landscape.analyses import directions
 from landscape.autodiff import backward
-from landscape.errors import NumericalError
+from landscape.errors import InputError, NumericalError
 
 FIRST = ("ggn", "fisher", "empirical-fisher")
 BACKENDS = ("auto", "reverse")
@@ -284,3 +284,42 @@ def test_a_model_may_take_gradients_in_its_forward_pass(backend):
         assert torch.equal(objective.logits(objective.theta, objective.batch(0, 0)[0]), logits)
         assert not objective.logits(objective.theta, objective.batch(0, 0)[0]).requires_grad
         assert not torch.is_grad_enabled()
+
+
+class Repeated(nn.Module):
+    """One module in two places, by two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, one, self.out = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.blocks = nn.ModuleList([one, one])
+
+    def forward(self, x):
+        h = self.first(x)
+        for block in self.blocks:
+            h = torch.tanh(block(h))
+        return self.out(h)
+
+
+@pytest.mark.parametrize("kind", ["hessian", *FIRST])
+def test_a_module_in_two_places_keeps_its_parameters(kind):
+    objective = objective_of(Repeated)
+    _ = objective.evaluation
+    found = matrix(objective, kind)
+    assert all(isinstance(p, nn.Parameter) for m in objective.model.modules() for p in m._parameters.values())
+    for part in range(2):
+        exact = by_differences(objective, part) if kind == "hessian" else by_rows(objective, part, kind)
+        assert relative(found[part], exact) < 1e-8
+    spectrum = ls.spectrum(objective, operator=kind, steps=6, probes=2)
+    if kind != "hessian":
+        assert spectrum.trace == pytest.approx([m.trace().item() for m in found], rel=1e-10)
+
+
+def test_a_model_that_overwrites_what_its_backward_pass_needs_is_refused():
+    def overwrite(h):
+        out = torch.sigmoid(h)
+        out += h
+        return out
+
+    with pytest.raises(InputError, match="modified by an inplace operation"):
+        objective_of(partial(layers, Applied(overwrite)))

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
+from landscape.autodiff.called import functional_call
 from landscape.autodiff.tracing import graph_of
 from landscape.errors import InputError, LandscapeError, arg
 from landscape.networks.matching import equivariance
