@@ -1,6 +1,7 @@
 """The command line as its users meet it: help, exit codes, and errors in one line on stderr."""
 
 import logging
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -152,3 +153,14 @@ def test_help_and_what_shows_results_start_without_torch(tmp_path, file):
     store.save(tmp_path / "surface.h5", three_classes())
     command = [sys.executable, "-c", script, str(file), str(tmp_path / "surface.h5")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+@pytest.mark.parametrize("words", [["--version"], ["--help"]])
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_2(words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "landscape", *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=200
+        )
+    assert done.returncode == 2
+    assert done.stderr == "landscape: error: the output cannot be written: No space left on device\n"

@@ -197,3 +197,57 @@ def test_the_real_cifar10_long_tail_has_the_counts_of_the_literature(cifar_root)
     # normalised pixels have a mean near 0 and a spread near 1 (the stds are means over images: 0.2 against 0.25)
     assert inputs.mean().abs() < 0.05
     assert 1.1 < inputs.std() < 1.4
+
+
+NO_TEXT = "is no text in UTF-8"
+META = {
+    "a class name in Latin-1": (
+        pickle.dumps({b"label_names": [b"caf\xe9", b"dog"]}, protocol=2),
+        "is no text in UTF-8",
+    ),
+    "a class name that is a list": (pickle.dumps({"label_names": [["cat"], "dog"]}, protocol=2), NO_TEXT),
+    "a far memo entry": (b"\x80\x02}r\x00\xc2\xeb\x0b.", "it has no 'label_names'"),
+}
+
+
+@pytest.mark.parametrize("what", META)
+def test_a_damaged_list_of_classes_is_refused(write, what):
+    content, message = META[what]
+    with pytest.raises(DataError, match=message):
+        load("cifar10", root=write("cifar10", cifar_files("cifar10") | {"batches.meta": content}))
+
+
+def archive(path, members):
+    with tarfile.open(path, "w:gz") as out:
+        for name, content in members.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content
+                out.addfile(member)
+            else:
+                member.size = len(content)
+                out.addfile(member, io.BytesIO(content))
+
+
+def test_a_link_to_nowhere_in_an_archive_is_a_file_that_lacks(tmp_path):
+    archive(tmp_path / "cifar-10-python.tar.gz", cifar_files("cifar10") | {"data_batch_3": "nowhere"})
+    with pytest.raises(DataError, match=r"lacks cifar-10-batches-py/data_batch_3; fetch it again"):
+        load("cifar10", root=tmp_path)
+
+
+def test_an_archive_that_unfolds_to_far_more_than_itself_is_refused(tmp_path):
+    archive(tmp_path / "cifar-10-python.tar.gz", {"zeros": bytes(2**27)} | cifar_files("cifar10"))
+    with pytest.raises(DataError, match=r"ClaimError: member '.*' claims 134 MB"):
+        load("cifar10", root=tmp_path)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
+def test_a_flipped_byte_in_an_archive_is_said_in_a_line(tmp_path, place):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    archive(path, cifar_files("cifar10"))
+    whole = bytearray(path.read_bytes())
+    whole[int(place * len(whole))] ^= 0x55
+    path.write_bytes(whole)
+    with pytest.raises(DataError) as caught:
+        load("cifar10", root=tmp_path)
+    assert "\n" not in str(caught.value)

@@ -287,3 +287,23 @@ def test_an_error_in_a_users_callable_is_quoted(own):
 def test_an_option_that_does_not_fit_is_refused(name, options, message):
     with pytest.raises(InputError, match=message):
         load(name, **options)
+
+
+@pytest.mark.parametrize("label", [2_000_000_000, 2**40])
+def test_a_label_that_is_no_class_is_named_before_memory_is_taken_for_its_classes(label):
+    pair = torch.zeros(4, 2), torch.tensor([0, 1, 2, label])
+    message = f"sample 3 has label {label}, of 4 samples in all: labels must count the classes from 0"
+    for dataset in (pair, list(zip(*pair, strict=True))):
+        with pytest.raises(DataError, match=message):
+            from_dataset(dataset)
+
+
+@pytest.mark.parametrize("label", [2**63, -(2**70), 10**40])
+def test_a_label_beyond_64_bits_is_refused(label):
+    with pytest.raises(DataError, match="the label of sample 1 is beyond 64 bits"):
+        from_dataset([(torch.zeros(2), 0), (torch.zeros(2), label)])
+
+
+def test_names_of_classes_that_no_file_can_hold_are_refused_at_once():
+    with pytest.raises(DataError, match=r"the class name 'a.x00b' holds NUL"):
+        from_dataset((torch.zeros(2, 2), torch.tensor([0, 1])), class_names=["a\0b", "c"])

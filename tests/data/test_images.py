@@ -170,3 +170,41 @@ def test_an_image_that_cannot_be_read_is_named(pictures):
     (pictures / "train/cat/a.png").unlink()
     with pytest.raises(DataError, match=r"a.png.*is data_root right"):
         _ = samples.fingerprint
+
+
+LISTS = {
+    "an identifier": (b"train/cat/a.png 0\ntrain/cat/b.jpg 2000000000\n", "sample 1 has label 2000000000, of 2"),
+    "a label of 23 digits": (b"train/cat/a.png " + b"9" * 23 + b"\n", "line 1: expected 'path label'"),
+    "a label of 5,000 digits": (b"train/cat/a.png " + b"9" * 5000 + b"\n", "line 1: expected 'path label'"),
+    "a name in Latin-1": (b"train/cat/a.png 0\ncaf\xe9.png 1\n", r"list.txt, line 2, is not UTF-8 \(byte 0xe9\)"),
+    "NUL in a name": (b"train/cat/a\0.png 0\n", "list.txt, line 1, holds a NUL byte"),
+}
+
+
+@pytest.mark.parametrize("what", LISTS)
+def test_a_damaged_list_is_refused_in_a_line_that_names_it(pictures, what):
+    content, message = LISTS[what]
+    (pictures / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load("image-list", root=pictures, train_list="list.txt", image_size=14)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_list_with_a_byte_order_mark_is_read(pictures):
+    (pictures / "list.txt").write_bytes(b"\xef\xbb\xbf" + (pictures / "train.txt").read_bytes())
+    marked = load("image-list", root=pictures, train_list="list.txt", image_size=14)
+    assert marked.fingerprint == load("image-list", root=pictures, train_list="train.txt", image_size=14).fingerprint
+
+
+@pytest.mark.parametrize("size", [(1, 10_000), (65_000, 1)])
+def test_a_thin_image_is_refused_before_it_is_resized(tmp_path, size):
+    Image.new("RGB", size).save(tmp_path / "thin.png")
+    with pytest.raises(DataError, match=r"cannot decode .*thin.png: ClaimError: the image at"):
+        images.resized(tmp_path / "thin.png", 224)
+
+
+def test_an_image_of_more_pixels_than_there_is_room_for_is_refused(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
+    monkeypatch.setattr(images, "LARGEST", 64 * 64 * 4 - 1)
+    with pytest.raises(DataError, match=r"large.png: ClaimError: the image takes 16.4 kB of memory"):
+        images.resized(tmp_path / "large.png", 16)

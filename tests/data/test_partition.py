@@ -154,3 +154,9 @@ def test_what_does_not_fit_is_refused_in_one_line(make, error, message):
     with pytest.raises(error, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "half \ud83d"])
+def test_a_group_whose_name_no_file_can_hold_is_refused_before_anything_is_computed(name):
+    with pytest.raises(InputError, match=r"the name of a part .* holds NUL or half a surrogate pair"):
+        Partition.by_groups(np.array([0, 1]), {name: [0], "rest": [1]}, 2)

@@ -1,0 +1,108 @@
+"""Every write of a command fails once for want of space: one line, and the same command goes on when there is room.
+
+In a child process each system call that makes, fills, syncs or renames a file is counted, and one of them fails with
+ENOSPC. The campaign lets every one fail, one run for each:
+
+    pytest -m campaign tests/campaigns/test_full_disks.py
+"""
+
+import errno
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from campaigns import commands
+
+from landscape.results import disk
+
+MOST = int(os.environ.get("LANDSCAPE_FULL", "1000000"))  # writes of a command that fail, evenly spread
+
+
+def full_at(n: int, count: Path) -> Callable[[], None]:
+    """Return what lets the n-th write of this process fail, and writes down how many there have been."""
+    seen = 0
+
+    def tick(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+        descriptor = os.open(count, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        real_write(descriptor, str(seen).encode())
+        os.close(descriptor)
+        if seen == n:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real_write, real_open = os.write, io.open
+
+    class Raw(io.FileIO):
+        def write(self, piece):
+            tick()
+            return super().write(piece)
+
+    def opened(path, mode="r", *args, **kwargs):
+        if "b" in mode and "x" in mode:
+            tick()
+            return io.BufferedRandom(Raw(path, mode.replace("b", "")))
+        if set(mode) & set("wxa"):
+            tick()
+        return real_open(path, mode, *args, **kwargs)
+
+    def counted(call: Callable) -> Callable:
+        def counting(*args, **kwargs):
+            tick()
+            return call(*args, **kwargs)
+
+        return counting
+
+    def prepare() -> None:
+        disk.open = opened  # the name that the module looks up
+        io.open = opened  # that of pathlib
+        for name in ("fsync", "replace", "mkdir"):
+            setattr(os, name, counted(getattr(os, name)))
+
+    return prepare
+
+
+def fail_and_repeat(made: Path, tmp_path: Path, name: str, most: int) -> int:
+    """Let writes of a command fail, each in a run of its own; how many did."""
+    words = commands.COMMANDS[name]
+    whole = commands.place(tmp_path, "whole", made)
+    code = commands.ended(commands.started(whole, words, full_at(0, tmp_path / "count")), 600)
+    assert code == 0, (whole / "said").read_text()
+    expected, n = commands.numbers(whole), int((tmp_path / "count").read_text())
+    failing = range(1, n + 1, max(1, n // most))
+    for k in failing:
+        place = commands.place(tmp_path, "full", made)
+        code = commands.ended(commands.started(place, words, full_at(k, tmp_path / "count")), 600)
+        said = (place / "said").read_text()
+        errors = [line for line in said.splitlines() if "error:" in line]
+        where = f"write {k} of {n}: exit code {code}, {said}"
+        if code != 0:  # a file of no consequence, such as the name of the owner, may be left out
+            assert code == 2, where
+            assert len(errors) == 1, where
+            assert "No space left on device" in errors[0], where
+        assert commands.left_over(place, partial=code == 0) == [], where
+        again = commands.ended(commands.started(place, words), 600)
+        assert again == 0, f"{where}; then {(place / 'said').read_text()}"
+        assert commands.numbers(place) == expected, where
+        assert commands.left_over(place) == [], where
+    print(f"{name}: {len(failing)} of {n} writes failed, each in a run of its own")
+    return n
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return commands.made(tmp_path_factory.mktemp("full"))
+
+
+@pytest.mark.slow
+def test_a_write_that_fails_is_one_line_and_the_command_goes_on(made, tmp_path):
+    assert fail_and_repeat(made, tmp_path, "hessian", 2) > 10
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(36_000)
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_every_write_may_fail(made, tmp_path, name):
+    fail_and_repeat(made, tmp_path, name, MOST)
