@@ -184,11 +184,11 @@ def drawn(path: Path) -> None:
     """Draw a result by all figures of its kind, and as a report."""
     from landscape import plots
     from landscape.report import open_sources, page
-    from landscape.report.sources import kind_of
     from landscape.results import store
+    from landscape.results.columns import drawn_as
 
     found = store.load(path)
-    for figure in plots.KIND_FIGURES.get(kind_of(found), {}).values():
+    for figure in plots.KIND_FIGURES.get(drawn_as(found), {}).values():
         try:
             plots.write(figure(found), path.with_suffix(".png"))
         except LandscapeError as error:
