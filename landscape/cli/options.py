@@ -47,7 +47,9 @@ def command(*examples: str, kind: type[cloup.Command] = Command) -> Callable[[Ca
     def make(function: Callable[..., Any]) -> cloup.Command:
         text = inspect.cleandoc(function.__doc__ or "").partition("\n\nRaises:")[0]
         epilog = "\n".join(["\b", "Examples:", *(f"  {example}" for example in examples)])
-        return cloup.command(cls=kind, help=text, epilog=epilog)(function)
+        # Said to each command, not to the group alone: a command may be called by itself.
+        context = {"help_option_names": ["-h", "--help"]}
+        return cloup.command(cls=kind, help=text, epilog=epilog, context_settings=context)(function)
 
     return make
 

@@ -96,11 +96,6 @@ def made(tmp_path_factory) -> Path:
     return commands.made(tmp_path_factory.mktemp("full"))
 
 
-@pytest.mark.slow
-def test_a_write_that_fails_is_one_line_and_the_command_goes_on(made, tmp_path):
-    assert fail_and_repeat(made, tmp_path, "hessian", 2) > 10
-
-
 @pytest.mark.campaign
 @pytest.mark.timeout(36_000)
 @pytest.mark.parametrize("name", commands.COMMANDS)
