@@ -187,7 +187,6 @@ def _add_scales(root: h5py.File, result: Result) -> None:
     that there is.
     """
     labels = labels_of(result)
-    names = {item.name for item in fields(result)}
     for item in fields(result):
         if item.name not in root or item.metadata["axes"] is None:
             continue
@@ -202,8 +201,6 @@ def _add_scales(root: h5py.File, result: Result) -> None:
                 else:
                     made = _dataset(root, scale, tuple(values.tolist()) if values.dtype.kind == "U" else values)
                     made.make_scale(scale)
-            elif scale in names and not h5py.h5ds.is_scale(root[scale].id):
-                root[scale].make_scale(scale)
             if item.name != scale:
                 root[item.name].dims[i].attach_scale(root[scale])
 

@@ -10,11 +10,13 @@ import pytest
 import results_of_all_kinds
 import xarray as xr
 from results_of_all_kinds import all_kinds, of_checkpoint, sharpness, spectrum
+from synthetic import classes
 
 import landscape as ls
 from landscape.errors import InputError
 from landscape.results import KINDS, columns, store
 from landscape.results.axes import distinct
+from landscape.results.written import number
 
 RESULTS = all_kinds()
 EACH = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.keys())
@@ -72,6 +74,26 @@ def test_a_repr_of_many_parts_leaves_out_those_in_the_middle():
     ]
 
 
+@pytest.mark.parametrize("n", range(5, 13))
+def test_a_repr_fits_ten_lines_for_any_number_of_parts(n):
+    lines = repr(spectrum(n)).splitlines()
+    assert len(lines) == 3 + min(n, 6)
+
+
+def test_a_table_shows_the_last_epoch_stars_what_is_not_sure_and_leaves_out_what_is_of_the_summary_alone():
+    history = RESULTS["history.h5"]
+    heads, rows = columns.table(history)
+    assert [row[heads.index("test loss")] for row in rows] == [*map(number, history.test_loss_per_class[-1])]
+    assert "in training" not in heads
+    heads, rows = columns.table(dataclasses.replace(spectrum(), converged=np.array([True, False, True])))
+    assert [row[heads.index("lambda_max ± residual")].endswith("*") for row in rows] == [False, True, False]
+
+
+def test_axes_of_equal_names_have_positions():
+    assert RESULTS["surface.h5"].axes == ("random", "random")
+    assert "axis" not in RESULTS["surface.h5"].to_xarray().coords
+
+
 def test_names_are_text_and_no_markup():
     named = dataclasses.replace(sharpness(), parts=("<b>", "a&b", "c"))
     assert "<b>" not in named._repr_html_()
@@ -88,8 +110,8 @@ def test_a_part_by_its_name_is_a_result_with_its_numbers_alone(result):
         value, axes = getattr(result, item.name), item.metadata["axes"]
         if value is None or axes is None or isinstance(value, tuple) or item.name == "nearest":
             continue
-        for number, axis in enumerate(axes):
-            value = value.take([len(result.parts) - 1], axis=number) if axis == "part" else value
+        for place, axis in enumerate(axes):
+            value = value.take([len(result.parts) - 1], axis=place) if axis == "part" else value
         np.testing.assert_array_equal(getattr(one, item.name), value)
     assert result[[*reversed(result.parts)]].parts == result.parts[::-1]
     assert list(result) == list(result.parts)
@@ -101,6 +123,10 @@ def test_the_nearest_class_keeps_its_name_in_a_choice_of_classes():
     turned = features[["class 2", "class 0"]]
     expected = [{"class 2": 0, "class 0": 1}.get(names[p], -1) for p in (2, 0)]
     assert turned.nearest[-1].tolist() == expected
+    assert names[1] == "class 0"
+    assert features["class 1"].nearest[-1].tolist() == [-1]
+    alone = dataclasses.replace(features, nearest=np.full_like(features.nearest, -1))
+    assert alone[["class 2", "class 0"]].nearest[-1].tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +218,14 @@ def test_results_side_by_side_have_an_axis_more():
     assert set(long.method) == {"ce", "sam"}
     assert "class 1" in two._repr_html_()
     assert repr(two) == "2 results of the kind Spectrum along 'method': ce, sam"
+
+
+def test_runs_of_other_lengths_are_filled_up_with_nan():
+    found = ls.concat([classes(2, steps=8), classes(2, steps=12)], "run", ["short", "long"]).to_xarray()
+    assert found.sizes["step"] == 12
+    short = found.alpha.sel(run="short")
+    assert np.isnan(short[..., 8:]).all()
+    assert np.isfinite(short[..., :8]).all()
 
 
 def test_numbers_along_a_new_axis_stay_numbers():
