@@ -50,7 +50,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--density-steps", type=int, default=60)
     parser.add_argument("--what", default="products,spectra,three,memory")
-    parser.add_argument("--residual-mass", type=float)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -231,21 +230,7 @@ def three(args: argparse.Namespace, objective: Any, operator: Any) -> None:
     lines = []
     for part, name in enumerate(objective.partition.names):
         alone = load(args, name)
-        restricted = operator.restrict([part])
-
-        def ours(alone: Any = alone, restricted: Any = restricted) -> Any:
-            from landscape.analyses import spectrum as module
-
-            original = module.curvature
-            module.curvature = lambda *a, **k: restricted if not args.residual_mass else original(*a, **k)
-            try:
-                return ls.spectrum(
-                    alone, steps=args.density_steps, probes=1, trace_tol=0.02, residual_mass=args.residual_mass
-                )
-            finally:
-                module.curvature = original
-
-        taken, found = clock(ours)
+        taken, found = clock(lambda alone=alone: ls.spectrum(alone, steps=args.density_steps, probes=1, trace_tol=0.02))
         seconds["landscape"].append(taken)
         model, batches, _ = peers(objective, part)
         with torch.random.fork_rng():

@@ -58,7 +58,6 @@ def spectrum_of(matrices, *, probes=3, steps=20, seed=0, **about):
             "negative_curvature_stderr": share[1],
             "saddle_ratio": 0.1,
             "saddle_ratio_stderr": 0.01,
-            "truncation_error": 0.0,
             "loss": 0.5,
             "accuracy": 0.75,
         })
@@ -81,7 +80,6 @@ def spectrum_of(matrices, *, probes=3, steps=20, seed=0, **about):
         "symbol": "H",
         "tol": 1e-3,
         "negative_tol": 1e-3,
-        "residual_mass": 1.0,
         "provenance": {"loss": "ce", "split": "train", "params": "all trainable"},
     }
     return Spectrum(**fields | about)

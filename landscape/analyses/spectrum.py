@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-import torch
 
 from landscape.analyses import overlap as overlaps
 from landscape.analyses import samples as of_samples
@@ -60,7 +59,6 @@ class Options:
     trace: Trace
     trace_tol: float | None
     negative_tol: float
-    residual_mass: float | None
     samples: int | None
     method: Method
     ggn_tol: float
@@ -88,8 +86,6 @@ class Options:
         check_choice("method", self.method, METHODS)
         if self.samples is not None and self.samples < 2:
             raise InputError(f"{arg('samples')} must be at least 2, got {self.samples}")
-        if self.samples is not None and self.residual_mass is not None:
-            raise InputError(f"{arg('samples')} and {arg('residual_mass')} both choose samples: leave one of them out")
         if self.samples is not None and self.operator in {"fisher", "empirical-fisher"}:
             raise InputError(
                 f"{arg('samples')} weighs losses, which the {self.operator} does not: leave one of them out"
@@ -120,7 +116,6 @@ def spectrum(
     trace: Trace = "auto",
     trace_tol: float | None = None,
     negative_tol: float = 1e-3,
-    residual_mass: float | None = None,
     samples: int | None = None,
     method: Method = "auto",
     ggn_tol: float = GGN_TOL,
@@ -155,8 +150,6 @@ def spectrum(
         trace_tol: draw trace probes (one product each) until the standard error is at most this share of the trace;
             None takes the Lanczos probes alone.
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
-        residual_mass: keep only the samples that hold this share of each part's residual mass, as 0.9999; the
-            error is measured on the final Ritz vectors with all samples. None keeps all.
         samples: of an objective: draw so many samples of each part in proportion to their uncertainty, with weights,
             see objective/draws.py; the errors over samples are then those of the draw. None takes all.
         method: of an objective: "rows" for all eigenvalues of a Gauss-Newton or Fisher matrix from gradients of single
@@ -187,7 +180,7 @@ def spectrum(
         kind = find(HESSIAN.name if operator is None else operator)
         name, parts, size = kind.name, subject.partition.names, subject.layout.size
     else:
-        _refuse_options_of_objectives(operator, backend, cache_bytes, residual_mass, samples, overlap)
+        _refuse_options_of_objectives(operator, backend, cache_bytes, samples, overlap)
         subject = matrix(subject)
         name, parts, size = subject.name, subject.parts, subject.size
     options = Options(
@@ -203,7 +196,6 @@ def spectrum(
         trace=trace,
         trace_tol=trace_tol,
         negative_tol=negative_tol,
-        residual_mass=residual_mass,
         samples=samples,
         method=method,
         ggn_tol=ggn_tol,
@@ -248,7 +240,6 @@ def _refuse_options_of_objectives(
     operator: object,
     backend: str,
     cache_bytes: int,
-    residual_mass: float | None,
     samples: int | None,
     overlap: bool,
 ) -> None:
@@ -256,7 +247,6 @@ def _refuse_options_of_objectives(
         "operator": operator is not None,
         "backend": backend != "auto",
         "cache_bytes": cache_bytes != CACHE_BYTES,
-        "residual_mass": residual_mass is not None,
         "samples": samples is not None,
         "overlap": overlap,
     }
@@ -276,10 +266,8 @@ class _Job:
 
 def _of_objective(objective: Objective, kind: Kind, options: Options, backend: Backend, cache_bytes: int) -> _Job:
     facts = _facts(objective)
-    used = objective if options.residual_mass is None else objective.truncated(options.residual_mass)
     drawn = None if options.samples is None else draw(objective, options.samples, seed=options.seed)
-    if drawn is not None:
-        used = drawn.objective
+    used = objective if drawn is None else drawn.objective
     about = provenance(objective, asdict(options))
 
     @cache  # traced once, when the first unfinished part needs it
@@ -293,8 +281,7 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
         part, told, of_part = objective.part(name), None, facts(name)
-        n_used = len(used.members[part])
-        of_part |= {"n_used": np.array([n_used])}
+        of_part |= {"n_used": np.array([len(used.members[part])])}
         if sample_by_sample():
             told = of_samples.samples(used, kind.name, part, tol=options.ggn_tol, cache_bytes=cache_bytes, drawn=drawn)
             of_part |= of_samples.eigenvalues(told, kind.name)
@@ -303,9 +290,6 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
         operator, exact = whole()
         own = operator[name]
         found = probing.run(own, options.plan, report, estimate=not exact)
-        if options.residual_mass is not None and n_used < len(objective.members[part]):
-            check = _truncation_error(curvature_operator(objective, kind, backend="reverse")[name], found)
-            of_part |= {"truncation_error": np.array([check])}
         if told is not None and options.sampling_errors:
             along = of_samples.along_vector(told, kind.name, found.extremes[0])
             of_part |= of_samples.statistics(told, kind.name, *along)
@@ -348,7 +332,6 @@ def _facts(objective: Objective) -> Facts:
             "train_counts": np.array([counts[list(classes[part])].sum() if classes else counts.sum()]),
             "loss": evaluation.loss[[part]],
             "accuracy": evaluation.accuracy[[part]],
-            "truncation_error": np.zeros(1),
         }
 
     return of
@@ -356,8 +339,7 @@ def _facts(objective: Objective) -> Facts:
 
 def _unknown(name: str) -> dict[str, np.ndarray]:
     """Return nan for what is known of data only."""
-    of_data = dict.fromkeys(("n_samples", "n_used", "train_counts", "loss", "accuracy"), np.full(1, np.nan))
-    return of_data | {"truncation_error": np.zeros(1)}
+    return dict.fromkeys(("n_samples", "n_used", "train_counts", "loss", "accuracy"), np.full(1, np.nan))
 
 
 def _exact(operator: Operator, options: Options) -> bool:
@@ -373,19 +355,12 @@ def _exact(operator: Operator, options: Options) -> bool:
     return False
 
 
-def _truncation_error(whole: Operator, found: Runs) -> float:
-    """Return the largest change of a checked Ritz value's Rayleigh quotient when all samples are used."""
-    products = whole.matvec(found.extremes[None])[0]
-    quotients = torch.linalg.vecdot(products.double(), found.extremes.double()).cpu().numpy()
-    return float(np.abs(quotients - found.ritz[found.best].values[found.columns]).max())
-
-
 def _sample_by_sample(objective: Objective, options: Options) -> bool:
     """Say whether rows and numbers of single samples are taken; an InputError where they must be and cannot."""
     if options.method == "rows" and options.operator not in rows.KINDS:
         raise InputError(f"{arg('method', 'rows')}: the {options.operator} has no rows; {', '.join(rows.KINDS)} have")
     by_rows = options.method != "lanczos" and options.operator in rows.KINDS
-    if options.residual_mass is not None or not (by_rows or options.sampling_errors):
+    if not (by_rows or options.sampling_errors):
         return False
     reason = of_samples.refusal(objective, options.operator)
     n_classes, products = len(objective.samples.class_names), options.steps * options.probes
@@ -423,7 +398,6 @@ def _by_rows(
         symbol=kind.symbol,
         tol=tol,
         negative_tol=options.negative_tol,
-        residual_mass=1.0,
         **of_part,
     )
 
@@ -480,6 +454,5 @@ def _summary(found: Runs, operator: Operator, options: Options, known: float | N
         symbol=operator.symbol,
         tol=tol,
         negative_tol=options.negative_tol,
-        residual_mass=options.residual_mass or 1.0,
         **about,
     )

@@ -133,7 +133,6 @@ KINDS: Mapping[str, Comparison] = {
         looks={
             "operator": lambda s: s.operator,
             "parameters": lambda s: s.size,
-            "residual mass": lambda s: s.residual_mass,
         },
         counts={"n_samples": "samples", "n_used": "samples summed over"},
         marks={

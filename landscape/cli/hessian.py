@@ -127,12 +127,6 @@ SPECTRUM = cloup.option_group(
         show_default=True,
         help="State how much another draw of samples would change lambda_max and trace.",
     ),
-    option(
-        "--residual-mass",
-        type=float,
-        metavar="SHARE",
-        help="Keep only the samples that hold this share of all residuals, such as 0.9999, and state the error.",
-    ),
 )
 BACKEND = option(
     "--backend",
@@ -209,7 +203,7 @@ def hessian(
 
 SPECTRUM_NAMES = [
     "operator", "steps", "probes", "seed", "distribution", "top", "vectors", "overlap", "tol", "max_steps", "trace",
-    "trace_tol", "negative_tol", "residual_mass", "samples", "method", "ggn_tol", "sampling_errors", "backend",
+    "trace_tol", "negative_tol", "samples", "method", "ggn_tol", "sampling_errors", "backend",
 ]  # fmt: skip
 
 
@@ -223,7 +217,7 @@ DOCUMENT_NAMES = [
     "n_samples", "n_used", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
     "lambda_min_residual", "trace", "trace_stderr", "trace_sampling_stderr", "lambda_max_sampling_stderr",
     "lambda_max_crossfit", "lambda_max_crossfit_stderr", "uncertainty", "negative_mass", "negative_mass_stderr",
-    "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr", "truncation_error",
+    "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr",
 ]  # fmt: skip
 
 
@@ -238,19 +232,12 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
             f"* lambda_max of {found.parts[p]} has not converged: residual {found.lambda_max_residual[p]:.2g} of "
             f"{found.lambda_max[p]:.4g}{remedy}"
         )
-    if found.residual_mass == 1 and (found.n_used < found.n_samples).any():
+    if (found.n_used < found.n_samples).any():
         console.note(
             f"{found.n_used.sum():,.0f} of {found.n_samples.sum():,.0f} samples were drawn, in proportion to their "
             "uncertainty where that varies; ± samples is the error of this draw"
         )
     over_samples.show(console, found)
-    if found.residual_mass < 1:
-        share = found.n_used.sum() / found.n_samples.sum()
-        worst = found.truncation_error.max()
-        console.note(
-            f"{100 * share:.0f} % of the samples hold {found.residual_mass:.4%} of the residual mass; with all of them "
-            f"the checked eigenvalues change by at most {worst:.2g}"
-        )
     if found.eigenvalues is not None and found.eigenvalue_above is not None and not found.steps.any():
         rows = np.isfinite(found.eigenvalues).sum(axis=1)
         console.note(

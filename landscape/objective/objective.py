@@ -37,9 +37,6 @@ from landscape.objective.parts import GROUPS, make_partition, refuse_empty
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B, C), labels (B,)) -> one value per sample (B,)."""
 
-RESIDUAL_LOSSES = ("ce", "logit-adjust")
-"""Losses of the form -log p(label), for which 1 - exp(-loss) is the residual mass of a sample."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
@@ -388,36 +385,6 @@ class Objective:
         found = Evaluation(parts=self.partition.names, counts=counts, loss=loss / counts, accuracy=correct / counts)
         self.__dict__["evaluation"] = found  # where cached_property looks; the class itself is frozen
         return found
-
-    def truncated(self, mass: float) -> "Objective":
-        """Keep only the samples that hold a given share of each part's residual mass.
-
-        For the cross-entropy the Hessian of sample i scales with r_i = 1 - p(true class), so where the network fits
-        its data a few samples hold nearly all of it. Sums run over the kept samples, divisors stay what they were.
-
-        Args:
-            mass: share of the sum of r that is kept in each part, in (0, 1].
-
-        Returns:
-            An objective on fewer samples.
-
-        Raises:
-            InputError: the share is out of range, or the loss is not of the form -log p(true class).
-        """
-        if not 0 < mass <= 1:
-            raise InputError(f"{arg('residual_mass')} must lie in (0, 1], got {mass:g}")
-        if self.source["loss"] not in RESIDUAL_LOSSES:
-            raise InputError(f"{arg('residual_mass')} is defined for the losses {' and '.join(RESIDUAL_LOSSES)} only")
-        kept = []
-        for part, index in enumerate(self.members):
-            with differentiable_attention(), torch.no_grad():
-                values = [self.losses(self.theta, x, y).double().cpu() for x, y in self.batches(part)]
-            residual = -np.expm1(-torch.cat(values).numpy())
-            order = np.argsort(-residual, kind="stable")
-            covered = np.cumsum(residual[order])
-            n_kept = int(np.searchsorted(covered, mass * covered[-1])) + 1
-            kept.append(np.sort(index[order[:n_kept]]))
-        return replace(self, members=tuple(kept))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

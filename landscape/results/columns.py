@@ -201,7 +201,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
     "spectrum": (
         TRAINED,
         SAMPLES,
-        _count("summed over", "n_used", missing="unknown", when=lambda spectrum: spectrum.residual_mass < 1),
+        _count("summed over", "n_used", missing="unknown", when=lambda s: bool((s.n_used < s.n_samples).any())),
         LOSS,
         ACCURACY,
         Column(

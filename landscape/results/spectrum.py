@@ -18,7 +18,7 @@ class Spectrum(Result):
     """
 
     kind: ClassVar[str] = "spectrum"
-    version: ClassVar[int] = 2  # since 2: what belongs to single samples, and eigenvalues by rows
+    version: ClassVar[int] = 3  # since 2: what belongs to single samples, and eigenvalues by rows
     along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
@@ -52,9 +52,6 @@ class Spectrum(Result):
     saddle_ratio: Floats = array("part", doc="|lambda_min / lambda_max|, mean over probes")
     saddle_ratio_stderr: Floats = array("part", doc="its standard error over probes; nan for one probe")
 
-    truncation_error: Floats = array(
-        "part", unit="loss", doc="largest change of a checked Ritz value when all samples are used; 0 if all were"
-    )
     ritz_values: Floats = array("part", "rank", unit="loss", doc="largest Ritz values, descending")
     ritz_residuals: Floats = array("part", "rank", unit="loss", doc="their residual bounds")
     ritz_vectors: Floats | None = array(
@@ -165,7 +162,6 @@ class Spectrum(Result):
     symbol: str = scalar(doc="of the matrix in figures, as mathtext", default="A")
     tol: float = scalar(doc="relative residual at which lambda_max counts as converged")
     negative_tol: float = scalar(doc="eigenvalues above -negative_tol * max |eigenvalue| do not count as negative")
-    residual_mass: float = scalar(doc="share of the residual mass that was kept; 1 if nothing was left out")
 
     @property
     def title(self) -> str:

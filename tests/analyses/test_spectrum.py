@@ -170,25 +170,6 @@ def test_negative_curvature_and_saddle_ratio_agree_with_the_eigenvalues():
         assert abs(found.negative_mass[part] - mass) < 5 * found.negative_mass_stderr[part] + 1e-9
 
 
-def test_residual_mass_states_its_own_error():
-    objective = CASES["mlp-tanh"].objective()
-    whole = ls.spectrum(objective, steps=60, probes=1)
-    cut = ls.spectrum(objective, steps=60, probes=1, residual_mass=0.9)
-    assert cut.n_used[0] < cut.n_samples[0]
-    assert (cut.n_used >= 1).all()
-    assert cut.truncation_error[0] > 0
-    # The Rayleigh quotient of the cut's top vector under the whole matrix bounds lambda_max from below.
-    assert (whole.lambda_max >= cut.lambda_max - cut.truncation_error - 1e-12).all()
-    nothing_cut = ls.spectrum(objective, steps=60, probes=1, residual_mass=1.0)
-    assert np.allclose(nothing_cut.lambda_max, whole.lambda_max, rtol=1e-12)
-    assert (nothing_cut.truncation_error == 0).all()
-
-
-def test_residual_mass_of_another_loss_is_refused():
-    with pytest.raises(InputError, match="residual_mass is defined for"):
-        ls.spectrum(CASES["smoothed"].objective(), residual_mass=0.99)
-
-
 def test_a_result_file_is_resumed_part_by_part(tmp_path, monkeypatch):
     objective = CASES["mlp-tanh"].objective()
     reference = ls.spectrum(objective, steps=10, probes=2)
@@ -252,7 +233,6 @@ def test_a_nan_in_the_weights_is_named():
         ({"seed": -1}, "seed"),
         ({"distribution": "cauchy"}, "distribution"),
         ({"operator": "laplacian"}, "operator"),
-        ({"residual_mass": 0.0}, "residual_mass"),
     ],
 )
 def test_options_out_of_range_are_named(options, words):

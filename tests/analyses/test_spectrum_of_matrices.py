@@ -200,7 +200,7 @@ def test_a_kind_of_ones_own_is_taken_as_the_registered_ones_are():
 
 @pytest.mark.parametrize(
     "options",
-    [{"operator": "ggn"}, {"backend": "reverse"}, {"cache_bytes": 0}, {"residual_mass": 0.9}, {"overlap": True}],
+    [{"operator": "ggn"}, {"backend": "reverse"}, {"cache_bytes": 0}, {"samples": 9}, {"overlap": True}],
 )
 def test_options_of_objectives_are_refused_for_matrices(options):
     with pytest.raises(InputError, match=f"{next(iter(options))} is for an objective"):

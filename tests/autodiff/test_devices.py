@@ -156,7 +156,6 @@ def test_whatever_an_analysis_runs_is_in_full_precision():
     operator = curvature_operator(objective, backend="reverse")
     operator.matvec(torch.ones(3, 1, operator.size))
     spectra_module.spectrum(objective, steps=3, probes=2)
-    objective.truncated(0.9)
     assert objective.model.seen
     assert all(objective.model.seen)
     assert not is_full()
