@@ -12,6 +12,7 @@ the process ends: an unfinished file without a lock was left by a killed process
 import errno
 import fcntl
 import json
+import logging
 import os
 import resource
 import secrets
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from landscape.errors import LandscapeError, StoreError, arg
+
+log = logging.getLogger(__name__)
 
 ASIDE = ".landscape-"
 """How the names of unfinished files begin."""
@@ -267,7 +270,7 @@ def write_aside(path: Path, fill: Callable[[BinaryIO], object], *, aside: Path |
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync_name(path)
 
 
 def clear_unfinished(folder: Path) -> None:
@@ -283,13 +286,15 @@ def clear_unfinished(folder: Path) -> None:
                 path.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync_name(path: Path) -> None:
+    """Sync the folder of a file that is whole and has its name; where that fails, the file is there all the same."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
         # Some network file systems cannot sync a folder: they have no firmer promise than the rename.
         if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
-            raise
+            cause = os.strerror(error.errno) if error.errno else error
+            log.warning("%s is written, but a power cut may undo it: its folder cannot be synced: %s", path, cause)
     finally:
         os.close(descriptor)

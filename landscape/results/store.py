@@ -117,7 +117,7 @@ def is_result(path: str | Path) -> bool:
 
 def write_result(path: Path, result: Result, *, unit: str | None = None, aside: Path | None = None) -> None:
     """Write a result by `disk.write_aside`, with the unit of a run that it is of, if it is of one."""
-    disk.write_aside(path, lambda file: _fill(file, result, unit), aside=aside)
+    disk.write_aside(path, lambda file: fill(file, result, unit), aside=aside)
 
 
 def read_result(path: Path) -> tuple[Result, str | None]:
@@ -157,7 +157,8 @@ def to_json(value: Any, name: str) -> str:
         raise StoreError(f"{name} cannot be stored as JSON: {error}") from None
 
 
-def _fill(file: BinaryIO, result: Result, unit: str | None) -> None:
+def fill(file: BinaryIO, result: Result, unit: str | None = None) -> None:
+    """Write a result into an open file that is empty, with the unit of a run that it is of, if it is of one."""
     # HDF5 1.8's layout has checksums on its metadata; in the older default a flipped bit can bring a reader down.
     with h5py.File(file, "w", libver=("v108", "v108")) as root:
         root.attrs["format"] = FORMAT

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import resource
+import stat
 
 import pytest
 
@@ -176,6 +177,22 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
         disk.write_aside(path, full if call == "write" else lambda file: file.write(b"new"))
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert path.read_bytes() == b"old"
+
+
+def test_a_folder_that_cannot_be_synced_is_said_and_the_file_is_there(tmp_path, monkeypatch, caplog):
+    real = os.fsync
+
+    def full(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    path = tmp_path / "out"
+    disk.write_aside(path, lambda file: file.write(b"new"))
+    assert path.read_bytes() == b"new"
+    assert "out is written, but a power cut may undo it" in caplog.text
+    assert "No space left on device" in caplog.text
 
 
 def test_links_in_a_loop_are_said_in_a_line(tmp_path):

@@ -12,11 +12,9 @@ what a file does not tell.
 """
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import h5py
@@ -275,16 +273,12 @@ def write_goldstein(path: str | Path, surface: Surface, *, overwrite: bool = Fal
     theirs = _their_arrays(surface)
 
     def fill(file: BinaryIO) -> None:
-        with TemporaryDirectory() as folder:
-            unfinished = Path(folder) / "surface.h5"
-            store.write_result(unfinished, surface)
-            with h5py.File(unfinished, "r+") as root:
-                root["dir_file"] = str(surface.provenance.get("dir_file", ""))
-                for name, values in theirs.items():
-                    root[name] = values
-                    root[name].attrs["array_order"] = "rows of y: shape (ny, nx), C order; -1: not computed"
-            with open(unfinished, "rb") as written:
-                shutil.copyfileobj(written, file)
+        store.fill(file, surface)
+        with h5py.File(file, "r+") as root:
+            root["dir_file"] = str(surface.provenance.get("dir_file", ""))
+            for name, values in theirs.items():
+                root[name] = values
+                root[name].attrs["array_order"] = "rows of y: shape (ny, nx), C order; -1: not computed"
 
     with disk.writing(path):
         disk.refuse_taken(path, overwrite=overwrite, signature=hdf5.SIGNATURE)
