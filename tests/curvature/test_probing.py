@@ -87,3 +87,30 @@ def test_many_samples_tell_their_spread_themselves():
     assert len(found.trace_samples) >= probing.MANY
     spread = found.trace_samples.std(ddof=1) / np.sqrt(len(found.trace_samples))
     assert found.trace == (pytest.approx(found.trace_samples.mean()), pytest.approx(spread))
+
+
+def test_a_pilot_says_how_many_samples_the_error_asked_for_needs():
+    """Stein's rule: (spread / (tol mean))^2 samples in all, by the spread of the first six."""
+    matrix = MATRICES["no outliers"]
+    matrix = matrix + 0.5 * torch.eye(SIZE, dtype=matrix.dtype)  # so that the mean is not near zero
+    numbers = []
+    for seed in range(12):
+        samples = runs_on(matrix, probes=2, steps=4, seed=seed, trace_tol=0.05).trace_samples
+        pilot = samples[: probing.PILOT]
+        needed = int(np.ceil((pilot.std(ddof=1) / (0.05 * abs(pilot.mean()))) ** 2))
+        assert len(samples) == min(max(needed, probing.PILOT), probing.MOST_TRACE_PROBES)
+        numbers.append(len(samples))
+    assert len({n for n in numbers if probing.PILOT < n < probing.MOST_TRACE_PROBES}) > 5
+
+
+def test_probes_of_the_trace_are_others_than_those_of_the_runs_and_follow_seed_and_distribution():
+    matrix = MATRICES["no outliers"]
+    found = {}
+    for seed, distribution in ((0, "rademacher"), (1, "rademacher"), (0, "gaussian")):
+        runs = runs_on(matrix, probes=2, steps=4, seed=seed, distribution=distribution, trace_tol=0.5)
+        found[seed, distribution] = runs.trace_samples
+        z = [probe(SIZE, seed=seed, number=k, distribution=distribution) for k in range(2)]
+        assert runs.norm2 == pytest.approx([float(one.double().square().sum()) for one in z])
+        assert len(set(np.round(runs.trace_samples, 9))) == len(runs.trace_samples)
+    samples = list(found.values())
+    assert all(not np.allclose(a[:6], b[:6]) for i, a in enumerate(samples) for b in samples[:i])

@@ -81,6 +81,30 @@ def test_batches_may_be_normalised_by_themselves(monkeypatch):
     np.testing.assert_array_equal(as_it_is, Evaluator(objective)(point)[0])
 
 
+@pytest.mark.parametrize("policy", ["reestimate", "per-part"])
+def test_statistics_are_those_of_so_many_samples_drawn_by_the_seed_from_the_training_data(policy):
+    objective = CASES["residual-relu"].objective()
+    training = CASES["residual-relu"].objective(seed=1).samples  # in another order, with other inputs
+    point = moved(objective)
+    found = {}
+    for seed in (0, 3):
+        loss, _ = Evaluator(objective, batch_norm=policy, training=training, training_samples=4, seed=seed)(point)
+        order, expected = np.random.default_rng(seed).permutation(len(training)), []
+        for p, members in enumerate(objective.members):
+            own = order if policy == "reestimate" else [i for i in order if training.labels[i] == p]
+            model = points.network_at(objective, point)
+            with torch.no_grad():  # the samples that are drawn are one batch here, whose statistics normalise it
+                for m in model.modules():
+                    m.train(isinstance(m, nn.BatchNorm2d))
+                    m.momentum = 1.0
+                model(training.batch(np.array(own[:4]), objective.device, objective.dtype)[0])
+                x, y = objective.samples.batch(members, objective.device, objective.dtype)
+                expected.append(nn.functional.cross_entropy(model.eval()(x), y).item())
+        np.testing.assert_allclose(loss, expected, rtol=1e-9)
+        found[seed] = loss
+    assert not np.allclose(found[0], found[3])
+
+
 def test_statistics_of_parts_need_training_samples_by_classes():
     objective = CASES["residual-relu"].objective()
     parts = Partition.from_index(objective.partition.part_of, ("a", "b", "c"))

@@ -76,13 +76,19 @@ def test_a_loss_that_is_not_finite_stays_so_and_counts_as_wrong():
 
 def test_inputs_beyond_the_memory_limit_are_made_anew(monkeypatch):
     objective = CASES["residual-relu"].objective()
-    kept = Evaluator(objective)
+    kept, point = Evaluator(objective), moved(objective)
+    expected = kept(point)[0]
+    assert kept._kept
     monkeypatch.setattr(evaluator, "INPUT_BYTES", 0)
     fresh = Evaluator(objective)
-    point = moved(objective)
-    np.testing.assert_array_equal(kept(point)[0], fresh(point)[0])
-    assert kept._kept
+    np.testing.assert_array_equal(fresh(point)[0], expected)
     assert not fresh._kept
+    sizes = [inputs.nbytes for inputs, _ in kept._kept.values()]
+    limit = sizes[0] + sizes[1] - 1
+    monkeypatch.setattr(evaluator, "INPUT_BYTES", limit)
+    some = Evaluator(objective)
+    np.testing.assert_array_equal(some(point)[0], expected)
+    assert 0 < sum(inputs.nbytes for inputs, _ in some._kept.values()) <= limit
 
 
 def test_keep_leaves_the_statistics_of_the_centre():

@@ -62,10 +62,46 @@ def test_bootstrap_t_covers_better_than_students_t_where_values_are_skewed():
     assert hits["bootstrap-t"] >= binom.ppf(1e-3, runs, 0.86)
 
 
+def test_the_interval_is_that_of_the_textbook_for_the_same_draws():
+    """Efron and Tibshirani, section 12.5, draw by draw; of B values the k-th smallest is taken, k = ceil(p (B - 1))."""
+    x = np.random.default_rng(3).lognormal(size=30)
+    for seed, level in ((0, 0.9), (1, 0.8)):
+        t = []
+        for chosen in np.random.default_rng(seed).integers(30, size=(200, 30)):
+            again = x[chosen]
+            t.append((again.mean() - x.mean()) / (np.std(again, ddof=1) / np.sqrt(30)))
+        low, high = (sorted(t)[int(np.ceil(p * 199))] for p in ((1 - level) / 2, (1 + level) / 2))
+        own = np.std(x, ddof=1) / np.sqrt(30)
+        expected = x.mean() - high * own, x.mean() - low * own
+        assert inference.interval(x, level=level, repetitions=200, seed=seed) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_interval_of_draws_without_a_spread_has_an_open_end_and_is_never_nan():
+    """Of 24 zeros and a one, a third of the draws are zeros alone: t is -inf, and no mean of inf with a number."""
+    x = np.append(np.zeros(24), 1.0)
+    empty = int((np.random.default_rng(0).integers(25, size=(400, 25)) < 24).all(axis=1).sum())
+    for between in (empty - 0.5, empty + 0.5):  # ranks at which the quantile lies beside the last draw without a spread
+        low, high = inference.interval(x, level=1 - 2 * between / 399, repetitions=400)
+        assert low <= high
+        assert np.isinf(high) == (between < empty - 1)
+    assert np.isinf(inference.interval(x, repetitions=400)[1])
+
+
+def test_the_seed_decides_on_draws():
+    x = np.random.default_rng(3).lognormal(size=30)
+    even = np.full(30, 1 / 30)
+    for call in (
+        lambda seed: inference.interval(x, repetitions=50, seed=seed),
+        lambda seed: inference.matched(lambda w: float(w @ x), 1.0, 10, even, repetitions=50, seed=seed).median,
+    ):
+        assert call(0) == call(0) != call(1)
+
+
 def test_equal_values_have_an_interval_of_no_width_and_few_values_none():
     assert inference.interval(np.full(25, 3.0)) == (3.0, 3.0)
     assert all(np.isnan(inference.interval(np.arange(24.0))))
     assert all(np.isnan(inference.bracket(2, 0.1, 1, 0.1, 24)))
+    assert np.isfinite(inference.bracket(2, 0.1, 1, 0.1, 25)).all()
 
 
 def test_the_bracket_widens_both_ends_by_students_t():

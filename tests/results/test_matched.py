@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from landscape.errors import InputError
 from landscape.results import matched
@@ -74,6 +75,39 @@ def test_models_are_compared_image_by_image():
     assert matched.paired(first, other) == []
     shifted = dataclasses.replace(second, sample_index=second.sample_index + 1)
     assert matched.paired(first, shifted) == []
+
+
+def test_p_values_of_pairs_are_those_of_students_test_adjusted_for_both_numbers():
+    rng = np.random.default_rng(4)
+    (a, u), (b, v) = skewed(rng, 30), skewed(rng, 30)
+    trace, ratio = matched.paired(made([a], [u]), made([b], [v]))
+    of_trace = ttest_rel(b, a).pvalue
+    r, s = a.mean() / u.mean(), b.mean() / v.mean()
+    # The ratio's scatter is that of the mean of (trace - ratio u) / mean(u), by linearisation.
+    of_ratio = ttest_rel((b - s * v) / v.mean() + s, (a - r * u) / u.mean() + r).pvalue
+    assert ratio.difference == pytest.approx(s - r)
+    smaller, larger = sorted((of_trace, of_ratio))
+    expected = {smaller: min(1, 2 * smaller), larger: min(1, max(2 * smaller, larger))}
+    assert (trace.p, ratio.p) == pytest.approx((expected[of_trace], expected[of_ratio]), rel=1e-9)
+
+
+def test_p_values_against_the_largest_part_are_adjusted_for_all_tests_of_the_file():
+    rng = np.random.default_rng(5)
+    parts = [skewed(rng, n) for n in (60, 12, 9)]
+    found = matched.against_largest(made(*zip(*parts, strict=True)), repetitions=99)
+    raw = np.array([one.test.p for one in found])
+    assert len(raw) == 4
+    holm = [min(1, max((4 - k) * q for k, q in enumerate(np.sort(raw)) if q <= p)) for p in raw]
+    assert [one.p for one in found] == pytest.approx(holm)
+    assert [one.p for one in found] != pytest.approx(list(raw))
+
+
+def test_each_sample_of_the_pool_is_drawn_as_often_as_its_part_has_samples():
+    """The pool of 90 ones and 10 tens has the mean 1.9, whatever the weights within the parts are called."""
+    ones, tens = np.ones(90), np.full(10, 10.0)
+    found = matched.against_largest(made([ones, tens], [ones, np.ones(10)]), repetitions=400)
+    trace = next(one for one in found if one.number == "trace")
+    assert trace.test.median == pytest.approx(1.9, abs=0.5)  # ten draws of it take steps of 0.9
 
 
 def test_what_cannot_be_compared_is_refused():

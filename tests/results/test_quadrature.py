@@ -77,6 +77,30 @@ def test_a_spectrum_of_one_value_has_a_density():
     assert np.allclose(trapezoid(found.mean, found.position), 1, atol=1e-8)
 
 
+def test_named_widths_are_those_of_their_authors():
+    for low, high, steps in ((-1.0, 3.0, 80), (0.0, 0.5, 20)):
+        span = high - low
+        expected = {
+            "auto": span / 200,
+            "pyhessian": np.sqrt(1e-5 * max(1, span)),
+            "papyan": span / (90 * 3),  # kappa = 3 standard deviations in a ninetieth, as at 100 steps
+            "eigenthings": span / steps,
+        }
+        assert set(expected) == set(quadrature.WIDTHS)
+        for name, width in expected.items():
+            assert quadrature.width_of(name, low, high, steps) == pytest.approx(width, rel=2e-3)
+
+
+def test_mean_spread_and_standard_error_over_probes_by_hand():
+    nodes, weights = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]), np.array([[0.5, 0.5], [0.2, 0.8], [0.8, 0.2]])
+    found = quadrature.density(nodes, weights, width=0.1, grid=np.array([0.0]))
+    peak = 1 / (0.1 * np.sqrt(2 * np.pi))  # the other node is ten widths away
+    assert found.mean == pytest.approx(0.5 * peak)
+    assert found.spread == pytest.approx(0.3 * peak)
+    assert quadrature.mean_and_stderr(np.array([1.0, 2, 6])) == (3.0, pytest.approx(np.sqrt(7 / 3)))
+    assert np.isnan(quadrature.mean_and_stderr(np.ones(1))[1])
+
+
 def test_spread_of_one_probe_is_unknown():
     nodes, weights = quadrature.nodes_and_weights(*tridiagonal(probes=1))
     assert np.isnan(quadrature.density(nodes, weights).spread).all()
