@@ -128,7 +128,9 @@ class Recipe:
     alpha_end: float = _option(0.6, "Weigh the data term by this at the end (GKP).")
 
     group_after: float = _option(0.1, "Group the classes first after this share of the run.")
-    regroup_every: float = _option(0.1, "Group the classes again after each such share of the run; 0 never does.")
+    regroup_every: float = _option(
+        0.1, "Group the classes again after each such share of the run; 0: once, into several."
+    )
     centre: bool = _option(False, "Centre the classes' parameters before they are compared.")
     quality_form: str = _option(
         "paper", "Define feature quality by equation S19, or as the released code does.", choices=("paper", "inverse")

@@ -270,7 +270,7 @@ class Run:
     def _regroup(self) -> None:
         """Group the classes anew where the recipe says so; the first rank does, the others are told."""
         r, epoch = self.recipe, self.trainer.epoch
-        if not r.grouped or not rules.groups_after(r)(epoch):
+        if not r.grouped or not (rules.groups_after(r)(epoch) or self._missed()):
             return
         found: dict[str, Tensor] = {}
         if distributed.is_main():
@@ -287,6 +287,12 @@ class Run:
             self._groups = f"groups-{epoch:04d}.pt"
             checkpoints.write(self.out / self._groups, found, {"epoch": epoch})
         self._use(self._told(found))
+
+    def _missed(self) -> bool:
+        """Say whether the only grouping found one group of several, and there is an epoch for another grouping."""
+        r, group_of = self.recipe, self.trainer.group_of
+        found_one = group_of is not None and r.groups > 1 and int(group_of.max()) == 0
+        return found_one and r.regroup_every == 0 and self.trainer.epoch < r.epochs
 
     def _convergence_points(self, groups: memory.Groups) -> dict[str, Tensor]:
         centres = memory.group_centres(self._bank, groups, self.trainer.encoder)

@@ -455,6 +455,21 @@ def test_fewer_groups_than_asked_for_are_said(tmp_path, monkeypatch, caplog):
     assert "after epoch 2 the classes fall into 1 of groups=2" in caplog.messages[0]
 
 
+def test_the_only_grouping_is_repeated_until_there_are_several_groups(tmp_path, monkeypatch):
+    """All classes are best in epochs 1 to 4, the first alone in epoch 5, the second alone in epoch 6."""
+    rows = iter([*np.outer(np.arange(1, 5), np.ones(3)), [9, 0, 0], [0, 9, 0], *np.zeros((2, 3))])
+    measure = class_means.feature_quality
+
+    def settles(*arguments, **options):
+        return dataclasses.replace(measure(*arguments, **options), quality=np.array(next(rows), dtype=float))
+
+    monkeypatch.setattr(class_means, "feature_quality", settles)
+    history = finish(tmp_path, **{**METHODS["gsa-gkp"], "epochs": 8, "group_after": 0.0, "regroup_every": 0.0})
+    assert history.n_groups.tolist()[1:] == [1, 1, 1, 2, 2, 2, 2]
+    assert history.group[4:].tolist() == [history.group[4].tolist()] * 4  # once there are several they are kept
+    assert history.group[4, 0] != history.group[4, 1]
+
+
 def test_a_run_whose_gkp_did_nothing_says_so_at_its_end_and_in_info(tmp_path, capsys):
     words = ["train", "gsa-gkp", "--dataset", "toys:vectors", "--model", "toys:layered", "--groups", "1", "--augment"]
     words += ["none", "--epochs", "5", "--batch-size", "4", "--device", "cpu", "-o", str(tmp_path)]
