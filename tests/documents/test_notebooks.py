@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -13,10 +14,9 @@ import numpy as np
 import pytest
 from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 import landscape as ls
-from landscape.cli import main
+from trainers import recipe, train
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NAMES = [
@@ -32,12 +32,12 @@ os.chdir({folder!r})
 os.environ.update(EPOCHS="5", SEEDS="1", RUNS="runs")
 """
 SMALLER = """
-from landscape.cli import main
+import numpy as np
 
-def run(*words):
-    small = {"--steps": "8", "--grid": "5", "--finetune": "4"}
-    words = [small.get(str(before), str(word)) for before, word in zip((None, *words), words)]
-    assert main([word.replace("0.5:15", "0.5:5") for word in words]) == 0
+def once(name, analysis, *given, **options):
+    given = [g[::3] if isinstance(g, np.ndarray) else g for g in given]  # the axes of surfaces
+    options = {key: min(value, 8) if key in ("steps", "n") else value for key, value in options.items()}
+    return analysis(*given, **options, out=RUNS / name)
 """
 
 
@@ -80,22 +80,52 @@ def test_what_is_stored_was_executed_and_shows_figures(name):
     check(notebook)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of the machinery that runs notebooks
-def test_commands_are_started_alike_in_all_notebooks_and_as_in_a_shell(tmp_path, monkeypatch):
-    """In the other tests they are run within the kernel, which is quicker."""
+def setup():
+    """What the notebooks but the last begin with, as Python."""
     books = [nbformat.read(FOLDER / f"{n}.ipynb", 4) for n in NAMES[:-1]]
-    (setup,) = {book.cells[first_code(book)].source for book in books}
-    monkeypatch.setenv("EPOCHS", "1")
+    (found,) = {book.cells[first_code(book)].source for book in books}
+    return found.removeprefix("%matplotlib inline\n")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_calls_the_toolkit_and_starts_no_process(name):
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
+    source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert "import landscape as ls" in source
+    assert not re.search(r"subprocess|os\.system|^!|Popen", source, re.MULTILINE)
+
+
+def test_a_training_that_was_cut_goes_on_and_what_is_there_is_not_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPOCHS", "2")
     monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
-    wrong = 'run("info", "nowhere.h5")'
-    cells = [nbformat.v4.new_code_cell(s) for s in (setup, 'print(train("ce").name)', wrong)]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    client = NotebookClient(notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
-    with pytest.raises(CellExecutionError, match="there is no file nowhere"):
-        client.execute()
-    assert printed(notebook) == "ce\n"
-    assert (tmp_path / "runs" / "ce" / "last.pt").exists()
+    told, names = logging.getLogger("trainers").level, {}
+    exec(setup(), names)
+    logging.getLogger("trainers").setLevel(told)
+
+    def cut(done, total, text):
+        if done > 1:
+            raise KeyboardInterrupt
+
+    chosen, folder = recipe("ce", **names["DATA"], snapshot_every=2), tmp_path / "runs" / "ce"
+    with pytest.raises(KeyboardInterrupt):
+        train(None, None, chosen, out=folder, progress=cut)
+    assert ls.load(folder / "history.h5").epoch.tolist() == [1]
+    assert names["trained"]("ce") == folder
+    assert ls.load(folder / "history.h5").epoch.tolist() == [1, 2]
+    written = (folder / "last.pt").stat().st_mtime_ns
+    assert names["trained"]("ce") == folder
+    assert (folder / "last.pt").stat().st_mtime_ns == written
+
+    made = []
+
+    def analysis(given, *, out):
+        made.append(given)
+        shutil.copy(folder / "history.h5", out)
+        return ls.load(out)
+
+    for k in (1, 2):
+        assert names["once"]("new.h5", analysis, k).epoch.tolist() == [1, 2]
+    assert made == [1]
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +140,12 @@ def kernel():
 def trained(made_once):
     """The folder of the networks that the notebooks share."""
 
-    def train(folder):
+    def make(folder):
         for method in METHODS.values():
-            words = ["train", method, "--dataset", "digits-lt", "--epochs", "5", "--snapshot-every", "2", "-q"]
-            assert main([*words, "-o", str(folder / method)]) == 0
+            chosen = recipe(method, dataset="digits-lt", epochs=5, snapshot_every=2)
+            train(None, None, chosen, out=folder / method)
 
-    return made_once("notebooks", train)
+    return made_once("notebooks", make)
 
 
 @pytest.mark.slow
