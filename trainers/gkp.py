@@ -21,7 +21,7 @@ from landscape.errors import DataError, InputError, NumericalError, arg
 from landscape.networks import losses, models
 from trainers.batches import Batches
 from trainers.memory import Groups
-from trainers.passes import put
+from trainers.passes import full_precision, put
 from trainers.settled import settled_statistics
 
 
@@ -175,8 +175,9 @@ class GKP:
         Returns:
             A scalar; gradients flow through it.
         """
-        apart = [f @ (theta - c).square() for f, c in zip(self.fisher, self.centres, strict=True)]
-        return (self._scale * (1 - shares)) @ torch.stack(apart) / 2
+        with full_precision(theta.device):
+            apart = [f @ (theta - c).square() for f, c in zip(self.fisher, self.centres, strict=True)]
+            return (self._scale * (1 - shares)) @ torch.stack(apart) / 2
 
     @torch.no_grad()
     def gradient(self, theta: Tensor, shares: Tensor) -> Tensor:

@@ -22,7 +22,18 @@ from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
 from landscape.errors import InputError, arg
-from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, kept_statistics, moved, trainable
+from trainers.passes import (
+    Losses,
+    Reduce,
+    alone,
+    flat,
+    full_precision,
+    gradient,
+    hand_over,
+    kept_statistics,
+    moved,
+    trainable,
+)
 from trainers.sam import perturbation
 
 DIRECTIONS = ("specific", "projected", "difference")
@@ -212,8 +223,9 @@ class GSA(torch.optim.Optimizer):
             rows = share[:, None] * rows[0]
         whole = rows.sum(0) / counts.sum()
         rows /= counts.clamp(min=1)[:, None]
-        radii, eps = self._perturbations(theta, rows, self._global(whole), share)
-        self.radii, self.perturbation = radii, share @ eps
+        with full_precision(theta.device):
+            radii, eps = self._perturbations(theta, rows, self._global(whole), share)
+            self.radii, self.perturbation = radii, share @ eps
 
         sample = 1 / counts.sum()
         total = torch.zeros_like(theta)

@@ -13,7 +13,10 @@ from torch import Tensor
 from landscape.autodiff.per_sample import Losses, kept_statistics
 from landscape.errors import InputError
 
-__all__ = ["Losses", "Reduce", "alone", "flat", "gradient", "hand_over", "kept_statistics", "moved", "put", "trainable"]
+__all__ = [
+    "Losses", "Reduce", "alone", "flat", "full_precision", "gradient", "hand_over", "kept_statistics", "moved", "put",
+    "trainable",
+]  # fmt: skip
 
 Reduce = Callable[[Tensor], None]
 """Adds a tensor up over all ranks, in place."""
@@ -85,6 +88,11 @@ def moved(parameters: Sequence[Tensor], theta: Tensor, by: Tensor) -> Generator[
         yield
     finally:
         put(theta, parameters)
+
+
+def full_precision(place: torch.device) -> torch.autocast:
+    """Return a block in which products of weights and gradients keep their dtype, whatever a caller's autocast says."""
+    return torch.autocast(place.type, enabled=False)
 
 
 def trainable(groups: Iterable[dict[str, object]]) -> list[Tensor]:
