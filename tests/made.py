@@ -8,10 +8,14 @@ import numpy as np
 from landscape.results import Features, Gradients, History, Spectrum
 
 LENGTHS = {"probe": 2, "step": 3, "rank": 2, "trace_probe": 4, "vector": 2, "angle": 2, "parameter": 5}
-LENGTHS |= {"sample": 6, "row": 4}
+LENGTHS |= {"sample": 6, "row": 4, "gram_row": 0}
 
 
-PAIRS = ("overlap", "subspace_overlap", "principal_angles", "gradient_curvature")  # of a whole result only
+PAIRS = (
+    "overlap", "subspace_overlap", "principal_angles", "gradient_curvature", "gram", "gram_part", "gram_sample",
+    "gram_sign",
+)  # fmt: skip
+"""Fields of a whole result only."""
 
 
 SCALARS = {int: 5, float: 0.25, str: "hessian"}

@@ -97,7 +97,12 @@ def refusal(objective: Objective, operator: str) -> str | None:
         return "the traces of its samples are not those of rows"
     if operator not in FORMS:
         return f"the matrix {operator} is not known sample by sample"
-    return traces.refusal(objective, find(_kind(operator)))
+    return traces.refusal(objective, find(kind_of_rows(operator)))
+
+
+def kind_of_rows(operator: str) -> str:
+    """Return the matrix whose rows tell of single samples: the operator's own, or the Hessian's Gauss-Newton part."""
+    return operator if operator in KINDS else "ggn"
 
 
 def samples(
@@ -116,7 +121,7 @@ def samples(
     Returns:
         What there is.
     """
-    kind = _kind(operator)
+    kind = kind_of_rows(operator)
     known = lengths(objective, kind, part)
     most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
     kept = None
@@ -275,10 +280,6 @@ def by_rows(
         "probe_norm2": np.full((1, probes), np.nan),
         "trace_samples": np.empty((1, 0)),
     }
-
-
-def _kind(operator: str) -> str:
-    return operator if operator in KINDS else "ggn"
 
 
 def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from landscape.analyses import overlap as overlaps
 from landscape.analyses import samples as of_samples
+from landscape.analyses.pooled import row_products
 from landscape.analyses.samples import GGN_TOL, METHODS, Method
 from landscape.callables import checked
 from landscape.curvature import probing, rows
@@ -216,9 +217,10 @@ def spectrum(
         found = jobs.run(parts, made.compute, journal, progress)
         if isinstance(subject, Objective):
             subject.verify()
+        made.forget()  # with what it keeps, before the second stage keeps its own
+        found = made.between(found, journal, progress)
         if not overlap:
             return found
-        made.forget()  # with what it keeps, before the second stage keeps its own
         return overlaps.overlap(
             subject, found, backend=backend, cache_bytes=cache_bytes, journal=journal, progress=progress
         )
@@ -262,6 +264,7 @@ class _Job:
     compute: Callable[[str, Callable[[float], None]], Spectrum]
     fingerprint: Mapping[str, Any] | None
     forget: Callable[[], None]
+    between: Callable[[Spectrum, Journal | None, jobs.Progress | None], Spectrum] = lambda found, *_: found
 
 
 def _of_objective(objective: Objective, kind: Kind, options: Options, backend: Backend, cache_bytes: int) -> _Job:
@@ -269,6 +272,7 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
     drawn = None if options.samples is None else draw(objective, options.samples, seed=options.seed)
     used = objective if drawn is None else drawn.objective
     about = provenance(objective, asdict(options))
+    lengths: dict[int, rows.Lengths] = {}
 
     @cache  # traced once, when the first unfinished part needs it
     def whole() -> tuple[Operator, bool]:
@@ -284,6 +288,7 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
         of_part |= {"n_used": np.array([len(used.members[part])])}
         if sample_by_sample():
             told = of_samples.samples(used, kind.name, part, tol=options.ggn_tol, cache_bytes=cache_bytes, drawn=drawn)
+            lengths[part] = told.lengths
             of_part |= of_samples.eigenvalues(told, kind.name)
             if told.kept is not None and kind.name == told.kind and options.method != "lanczos":
                 return _by_rows(told, told.kept, kind, options, of_part | {"provenance": about})
@@ -296,7 +301,14 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
         trace = None if not exact else own.exact.trace(name) if told is None else told.trace
         return _summary(found, own, options, trace, **of_part, provenance=about)
 
-    return _Job(compute=compute, fingerprint=fingerprint(objective, asdict(options)), forget=whole.cache_clear)
+    def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
+        if not options.sampling_errors or not sample_by_sample():
+            return found
+        where = {"cache_bytes": cache_bytes, "journal": journal, "progress": progress}
+        return row_products(used, found, lengths, drawn=drawn, **where)
+
+    known = fingerprint(objective, asdict(options))
+    return _Job(compute=compute, fingerprint=known, forget=whole.cache_clear, between=between)
 
 
 def _of_operator(operator: Operator, options: Options, given: str | None) -> _Job:

@@ -22,7 +22,7 @@ from landscape.results import Spectrum
 @option(
     "--match-samples",
     is_flag=True,
-    help="Compare the traces of parts at equal numbers of samples, and those of models by the same images.",
+    help="Compare lambda_max and trace of parts at equal numbers of samples, and those of models by the same images.",
 )
 @cloup.option_group(
     "Output",
@@ -32,10 +32,11 @@ from landscape.results import Spectrum
 def compare(files: tuple[Path, ...], match_samples: bool, as_json: bool, latex: bool, **opening: Any) -> None:
     """Print the numbers of each part, with a column for each file.
 
-    Spectra: lambda_max with its residual, and the trace with its standard error; with --groups or --weights only the
-    trace. Sharpness: the loss, its rise within rho and under noise, and the noise that doubles it. Surfaces: the loss
-    at the centre, the distance at which it doubles, its largest rise within a radius, and the barrier on a line between
-    checkpoints. Lines below the table name what differs between the files besides the model.
+    Spectra: lambda_max with its residual, and the trace with its standard error; with --groups or --weights the trace,
+    and lambda_max of the Gauss-Newton matrix. Sharpness: the loss, its rise within rho and under noise, and the noise
+    that doubles it. Surfaces: the loss at the centre, the distance at which it doubles, its largest rise within a
+    radius, and the barrier on a line between checkpoints. Lines below the table name what differs between the files
+    besides the model.
 
     Raises:
         InputError: files that cannot be compared, or --json and --latex together.

@@ -46,11 +46,14 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
         ]
         largest = found.parts[matched.reference(found)]
         console.table(HEADS, rows, title=f"{name}: each part against {largest} at the part's own number of samples")
+        least = tests[0].test.resolution
         console.say(
-            f"p is two-sided, for {len(tests)} tests together (Holm); one test gives at least "
-            f"{tests[0].test.resolution:.2g}. The last column is how often a true ratio of 2 would be found at 5 %: a "
-            "large p is no equality. lambda_max would need the rows of both parts and is not compared"
+            f"p is two-sided, for {len(tests)} tests together (Holm); one test gives at least {least:.2g}, the "
+            f"smallest of all at least {min(1, len(tests) * least):.2g}. The last column is how often a true ratio of "
+            "2 would be found at 5 %: a large p is no equality"
         )
+        if found.gram is None:
+            console.say("lambda_max is not compared: the file keeps no rows of its parts")
     for name, found in zip(names[1:], results[1:], strict=True):
         pairs = matched.paired(results[0], found)
         rows = [

@@ -4,8 +4,9 @@
 `distances`, `gradients`, `features` and `history` are the kinds of results, frozen dataclasses of NumPy arrays with
 named axes and units: the dictionary of the toolkit. `columns` says what their tables show, `stack` puts results side
 by side. `store` and `journal` keep them in HDF5, `disk` writes files and reads what is small, `hdf5` and `pickles`
-read what is not trusted; `quadrature`, `grid`, `mesh`, `gram`, `inference` and `regroup` take numbers from them;
-`foreign/` reads and writes other programs' files. It imports no other room. Begin with `axes`, then `spectrum`.
+read what is not trusted; `quadrature`, `grid`, `mesh`, `gram`, `pool`, `inference` and `regroup` take numbers
+from them; `foreign/` reads and writes other programs' files. It imports no other room. Begin with `axes`, then
+`spectrum`.
 """
 
 from typing import TypeVar
@@ -16,12 +17,12 @@ from landscape.results.features import Features
 from landscape.results.gradients import Gradients
 from landscape.results.history import History
 from landscape.results.sharpness import Sharpness
-from landscape.results.spectrum import Overlap, Spectrum, Traces
+from landscape.results.spectrum import Overlap, RowProducts, Spectrum, Traces
 from landscape.results.surface import Plane, Points, Surface, Trajectory
 
 __all__ = [
-    "KINDS", "Distances", "Features", "Gradients", "History", "Overlap", "Plane", "Points", "R", "Result", "Sharpness",
-    "Spectrum", "Surface", "Traces", "Trajectory",
+    "KINDS", "Distances", "Features", "Gradients", "History", "Overlap", "Plane", "Points", "R", "Result",
+    "RowProducts", "Sharpness", "Spectrum", "Surface", "Traces", "Trajectory",
 ]  # fmt: skip
 
 R = TypeVar("R", bound=Result)
@@ -32,6 +33,7 @@ KINDS: dict[str, type[Result]] = {
         Spectrum,
         Traces,
         Overlap,
+        RowProducts,
         History,
         Points,
         Plane,

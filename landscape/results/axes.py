@@ -25,7 +25,7 @@ SECOND = "_2"
 """What is added to the name of an axis that an array has twice."""
 
 
-def array(*axes: str, unit: str = "", doc: str = "", optional: bool = False) -> Any:
+def array(*axes: str, unit: str = "", doc: str = "", optional: bool = False, joins: bool = True) -> Any:
     """Declare a field that is an array with named axes.
 
     Args:
@@ -33,11 +33,12 @@ def array(*axes: str, unit: str = "", doc: str = "", optional: bool = False) -> 
         unit: the unit of the values, empty for pure numbers.
         doc: one line for the reader of a file.
         optional: the field may be None.
+        joins: False for an optional field that is None where several results are joined, as it is over all of a result.
 
     Returns:
         A dataclass field with this metadata.
     """
-    metadata = {"axes": axes, "unit": unit, "doc": doc, "optional": optional}
+    metadata = {"axes": axes, "unit": unit, "doc": doc, "optional": optional, "joins": joins}
     return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
 
 
@@ -141,7 +142,9 @@ def concatenate(results: Sequence[T]) -> T:
     for item in fields(first):
         values = [getattr(r, item.name) for r in results]
         axes = item.metadata.get("axes")
-        if axes is None or first.along not in axes:
+        if len(results) > 1 and not item.metadata.get("joins", True):
+            joined[item.name] = None
+        elif axes is None or first.along not in axes:
             if item.name != "provenance" and not all(_same(v, values[0]) for v in values):
                 shown = "" if axes else f": {values[0]!r} and others"
                 raise InputError(f"results differ in {item.name}{shown}")

@@ -9,6 +9,11 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import eigh
+from scipy.sparse.linalg import eigsh
+
+_DENSE = 256
+"""Rows up to which all of a matrix is reduced for its largest eigenvalue; beyond, Lanczos is faster."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,13 +67,45 @@ class Gram:
         Returns:
             The eigenvalue, at least 0 as the rank is below the number of parameters, and the combination of rows, (m,).
         """
-        own = np.flatnonzero(weights[self.sample] > 0)
+        own = self.with_weight(weights)
         combination = np.zeros(len(self.sample))
         if not len(own):
             return 0.0, combination
         found = self.restricted(own).eigen(weights)
         combination[own] = found.combinations[:, 0]
         return max(0.0, float(found.values[0])), combination
+
+    def largest(self, weights: np.ndarray) -> float:
+        """Return the largest eigenvalue for weights of the samples, as `top` does, without its vector.
+
+        Args:
+            weights: (n,), not negative.
+
+        Returns:
+            The eigenvalue, at least 0.
+        """
+        own = self.with_weight(weights)
+        if not len(own):
+            return 0.0
+        if (self.sign[own] < 0).any():
+            return self.top(weights)[0]
+        roots = np.sqrt(weights[self.sample[own]])
+        weighted = roots[:, None] * self.products[np.ix_(own, own)] * roots
+        last = len(own) - 1
+        if last < _DENSE:
+            found = eigh(weighted, eigvals_only=True, subset_by_index=[last, last], check_finite=False)
+        else:  # from a start that is the same each time
+            found = eigsh(weighted, k=1, which="LA", v0=np.sqrt(weighted.diagonal()), return_eigenvectors=False)
+        return max(0.0, float(found[0]))
+
+    @property
+    def traces(self) -> np.ndarray:
+        """The trace of each sample's kept rows, (n,)."""
+        return np.bincount(self.sample, self.sign * self.products.diagonal(), minlength=self.n)
+
+    def with_weight(self, weights: np.ndarray) -> np.ndarray:
+        """Return the positions of the rows whose sample has a weight."""
+        return np.flatnonzero(weights[self.sample] > 0)
 
     def curvatures(self, combination: np.ndarray) -> np.ndarray:
         """Return v^T J_i^T M_i J_i v of each sample, for a vector v that is a combination of the rows.

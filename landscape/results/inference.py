@@ -127,31 +127,31 @@ class Matched:
 
 
 def matched(
-    statistic: Callable[[np.ndarray], float],
-    value: float,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    values: np.ndarray,
     size: int,
     pool: np.ndarray,
     *,
     level: float = 0.05,
     repetitions: int = 1000,
     seed: int = 0,
-) -> Matched:
-    """Test a part's number against draws of as many samples from the pool of two parts.
+) -> list[Matched]:
+    """Test a part's numbers against draws of as many samples from the pool of two parts.
 
     Drawn from the larger part alone, the test would take its own scatter for none and reject too often, unless that
     part is some 20 times larger.
 
     Args:
-        statistic: weights of the pool's samples, (n,), that add up to 1 -> the number.
-        value: the smaller part's number.
+        statistic: weights of the pool's samples, (n,), that add up to 1 -> the numbers, (k,).
+        values: the smaller part's numbers, (k,).
         size: samples of the smaller part.
         pool: (n,) chances of being drawn, that add up to 1; equal ones are drawn without replacement.
         level: at which the power is stated.
-        repetitions: draws.
+        repetitions: draws, the same for all numbers.
         seed: of these.
 
     Returns:
-        The comparison.
+        The comparison of each number.
 
     Raises:
         InputError: the pool has fewer samples than are to be drawn.
@@ -161,10 +161,15 @@ def matched(
     if equal and size > n:
         raise InputError(f"{size} samples cannot be drawn from a pool of {n}")
     random = np.random.default_rng(seed)
-    null = np.empty(repetitions)
+    null = np.empty((repetitions, len(values)))
     for r in range(repetitions):
         chosen = random.choice(n, size, replace=not equal, p=None if equal else pool)
         null[r] = statistic(np.bincount(chosen, minlength=n) / size)
+    return [_beside(float(value), own, level) for value, own in zip(values, null.T, strict=True)]
+
+
+def _beside(value: float, null: np.ndarray, level: float) -> Matched:
+    """Compare a number with what draws of the pool gave, (R,)."""
     tail = min((null >= value).sum(), (null <= value).sum())
     low, high = np.quantile(null, [level / 2, 1 - level / 2])
     found = np.quantile(null, [0.05, 0.5, 0.95])
@@ -173,8 +178,8 @@ def matched(
         low=float(found[0]),
         median=float(found[1]),
         high=float(found[2]),
-        p=min(1.0, 2 * (1 + int(tail)) / (1 + repetitions)),
-        resolution=2 / (1 + repetitions),
+        p=min(1.0, 2 * (1 + int(tail)) / (1 + len(null))),
+        resolution=2 / (1 + len(null)),
         power=tuple(float(np.mean((r * null > high) | (r * null < low))) for r in POWERS),
     )
 

@@ -1,8 +1,8 @@
 """Parts of different size compared at equal numbers of samples, and models by the images that both saw.
 
-A number of few samples scatters, and some are biased for their size alone. The pooled test asks what as many samples
-as the smaller part has, drawn from both parts together, would give. lambda_max would need the rows of both parts in one
-file and is not compared here: its bias by size alone is up to several times its value.
+A number of few samples scatters, and lambda_max is too large for its size alone, by up to several times its value. The
+pooled test asks what as many samples as the smaller part has, drawn from both parts together, would give. lambda_max
+is that of the Gauss-Newton or Fisher matrix, from the rows that the file keeps of both parts.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from scipy.special import stdtr
 from landscape.errors import InputError
 from landscape.results import inference
 from landscape.results.inference import Matched
+from landscape.results.pool import Pool, pool
 from landscape.results.spectrum import Spectrum
 
-NUMBERS = ("trace", "trace per uncertainty")
-"""What is compared, by names of the fields below."""
+NUMBERS = ("trace", "trace per uncertainty", "lambda_max", "lambda_max per uncertainty")
+"""What is compared, by names of the fields below; the latter two where there are rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,13 @@ def reference(found: Spectrum) -> int:
     return int(np.argmax(found.n_samples))
 
 
-def against_largest(found: Spectrum, *, repetitions: int = 1000, seed: int = 0) -> list[Against]:
+def against_largest(found: Spectrum, *, repetitions: int | None = None, seed: int = 0) -> list[Against]:
     """Compare each part with the largest one at the part's own size.
 
     Args:
         found: a spectrum that keeps what belongs to single samples, with at least two parts.
-        repetitions: draws of each test.
+        repetitions: draws of each test; None for 100 for each test of the file, at least 1,000 and at most 4,000, so
+            that the smallest p that they can give, times the number of tests, is small.
         seed: of these.
 
     Returns:
@@ -64,35 +66,55 @@ def against_largest(found: Spectrum, *, repetitions: int = 1000, seed: int = 0) 
     if len(found.parts) < 2:
         raise InputError("parts are compared at equal numbers of samples, and there is one part")
     largest = reference(found)
-    sizes = found.n_samples.astype(float)
+    others = [p for p in range(len(found.parts)) if p != largest]
     tests = []
-    for p, part in enumerate(found.parts):
-        if p == largest:
-            continue
-        (t, u, w), (pool_t, pool_u, pool_w) = _samples(found, p), _samples(found, largest)
-        traces, uncertainty = np.append(t, pool_t), np.append(u, pool_u)
-        chance = np.append(sizes[p] * w, sizes[largest] * pool_w)
-        for name in NUMBERS:
-            below = uncertainty if name == NUMBERS[1] else np.ones(len(traces))
+    for p in others:
+        together = pool(found, (p, largest))
+        size, chance = _size(found, p, together), _chances(found, (p, largest), together)
+        own = together.of(0)
+        values = _numbers(together, own / own.sum())
 
-            def statistic(weights: np.ndarray, below: np.ndarray = below, traces: np.ndarray = traces) -> float:
-                return float(weights @ traces / (weights @ below)) if weights @ below > 0 else 0.0
+        def statistic(weights: np.ndarray, together: Pool = together) -> np.ndarray:
+            return np.array(list(_numbers(together, weights).values()))
 
-            own = np.append(w / w.sum(), np.zeros(len(pool_t)))
-            test = inference.matched(
-                statistic,
-                statistic(own),
-                int(sizes[p]),
-                chance / chance.sum(),
-                repetitions=repetitions,
-                seed=seed,
-            )
-            tests.append((part, name, int(sizes[p]), test))
+        made = inference.matched(
+            statistic,
+            np.array(list(values.values())),
+            size,
+            chance,
+            repetitions=repetitions or int(np.clip(100 * len(values) * len(others), 1000, 4000)),
+            seed=seed,
+        )
+        tests += [(found.parts[p], name, size, test) for name, test in zip(values, made, strict=True)]
     adjusted = inference.adjusted(np.array([test.p for *_, test in tests]))
     return [
         Against(part=part, number=name, n=n, test=test, p=float(p))
         for (part, name, n, test), p in zip(tests, adjusted, strict=True)
     ]
+
+
+def _numbers(together: Pool, weights: np.ndarray) -> dict[str, float]:
+    """Return those of `NUMBERS` that there are, for any weights of the samples."""
+    below = float(weights @ together.uncertainty)
+    numbers = {"trace": float(weights @ together.traces)}
+    if together.gram is not None:
+        numbers["lambda_max"] = together.gram.largest(weights)
+    if not np.isnan(below):
+        numbers |= {f"{name} per uncertainty": n / below if below > 0 else 0.0 for name, n in numbers.items()}
+    return {name: numbers[name] for name in NUMBERS if name in numbers}
+
+
+def _size(found: Spectrum, p: int, together: Pool) -> int:
+    """Return of how many samples a part's numbers are: weighted draws stand for all of them."""
+    weights = together.weights[together.part == 0]
+    alike = np.ptp(weights) <= 1e-9 * weights.max()
+    return len(weights) if alike else int(found.n_samples[p])
+
+
+def _chances(found: Spectrum, parts: tuple[int, int], together: Pool) -> np.ndarray:
+    """Return the chance of each sample where the parts' samples are one pool, each part with as many as it has."""
+    chances: np.ndarray = together.weights * found.n_samples[list(parts)].astype(float)[together.part]
+    return chances / chances.sum()
 
 
 def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
@@ -113,7 +135,7 @@ def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
     found = []
     for part in (part for part in first.parts if part in second.parts):
         p, q = first.parts.index(part), second.parts.index(part)
-        one, other = _samples(first, p), _samples(second, q)
+        one, other = (_of_each(spectrum, place) for spectrum, place in ((first, p), (second, q)))
         if not _same_images(first, p, second, q):
             continue
         for name in NUMBERS:
@@ -128,15 +150,13 @@ def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
     ]
 
 
-def _samples(found: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return traces, uncertainties and weights of a part's samples."""
-    if found.sample_trace is None or found.sample_uncertainty is None or found.sample_weight is None:
-        raise InputError(
-            "a spectrum keeps nothing of its samples: it is of an earlier version or was computed without errors over "
-            "samples; compute it again"
-        )
-    own = np.isfinite(found.sample_trace[p])
-    return found.sample_trace[p][own], found.sample_uncertainty[p][own], found.sample_weight[p][own]
+def _of_each(found: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return trace and curvature along the top vector of each sample of a part, and its uncertainty."""
+    together = pool(found, (p,))
+    curvature = np.full(len(together.part), np.nan)
+    if found.sample_curvature is not None:
+        curvature = found.sample_curvature[p][: len(curvature)]
+    return together.traces, curvature, together.uncertainty
 
 
 def _same_images(first: Spectrum, p: int, second: Spectrum, q: int) -> bool:
@@ -144,13 +164,18 @@ def _same_images(first: Spectrum, p: int, second: Spectrum, q: int) -> bool:
         return False
     a, b = first.sample_index[p], second.sample_index[q]
     equal = np.array_equal(a[np.isfinite(a)], b[np.isfinite(b)])
-    return equal and all(np.ptp(_samples(found, r)[2]) == 0 for found, r in ((first, p), (second, q)))
+    return equal and all(np.ptp(pool(found, (r,)).weights) == 0 for found, r in ((first, p), (second, q)))
 
 
 def _linear(sample: tuple[np.ndarray, np.ndarray, np.ndarray], name: str) -> tuple[float, np.ndarray]:
-    """Return a number and the values whose mean's scatter is that of the number."""
-    traces, uncertainty, _ = sample
-    if name == NUMBERS[0]:
-        return float(traces.mean()), traces
-    value, _ = inference.ratio(traces, uncertainty)
-    return value, (traces - value * uncertainty) / uncertainty.mean() if uncertainty.mean() > 0 else traces * np.nan
+    """Return a number and the values whose mean's scatter is that of the number.
+
+    lambda_max changes with the weight of a sample by its curvature along the top vector: the vector's own change is of
+    second order.
+    """
+    traces, curvature, uncertainty = sample
+    values = traces if name.startswith("trace") else curvature
+    if not name.endswith("per uncertainty"):
+        return float(values.mean()), values
+    value, _ = inference.ratio(values, uncertainty)
+    return value, (values - value * uncertainty) / uncertainty.mean() if uncertainty.mean() > 0 else values * np.nan

@@ -4,9 +4,10 @@ A surface that was computed per class holds L_c at every point, and a loss that 
 
     L_group = sum over c in group of w_c L_c / sum over c in group of w_c,
 
-and so are the accuracy and the trace of the Hessian; its eigenvalues and their density are not. What else is not linear
-(lowest point, doubling radius, worst rise, barrier, verdict) is taken from the group's own loss by the functions that
-the analysis itself uses: a barrier is no average of barriers.
+and so are the accuracy and the trace of the Hessian; its eigenvalues and their density are not. The largest eigenvalue
+of a group's Gauss-Newton matrix follows from the rows that a spectrum keeps of all its parts (pool.py). What else is
+not linear (lowest point, doubling radius, worst rise, barrier, verdict) is taken from the group's own loss by the
+functions that the analysis itself uses: a barrier is no average of barriers.
 
 With n_c the samples of class c in the data that was evaluated, and N_c those in the training data, w_c is
 
@@ -25,9 +26,10 @@ import numpy as np
 
 from landscape.callables import checked
 from landscape.errors import InputError, arg
-from landscape.results import Spectrum, Surface, Traces, disk
+from landscape.results import Spectrum, Surface, Traces, disk, inference
 from landscape.results.grid import summary
 from landscape.results.mesh import Grid
+from landscape.results.pool import Pool, pool
 
 S = TypeVar("S", bound=Surface)
 
@@ -77,8 +79,9 @@ def regroup(
 ) -> Surface | Traces:
     """Join the parts of a surface or a spectrum into groups, each with the loss that its weighting gives.
 
-    Of a spectrum only what is linear in the loss can be joined: the trace, with the loss and the accuracy. Its standard
-    errors are upper bounds, as those of the parts may go together: the parts share their probes.
+    Of a spectrum what is linear in the loss can be joined: the trace, with the loss and the accuracy. Its standard
+    errors are upper bounds, as those of the parts may go together: the parts share their probes. Where the spectrum
+    keeps rows of its parts, lambda_max of the group's Gauss-Newton matrix comes from these.
 
     Args:
         result: computed per class, or per anything for groups that are given by names. A trajectory stays one.
@@ -161,10 +164,35 @@ def _traces(
         accuracy=_mixed(shares, spectrum.accuracy, 0),
         trace=_mixed(shares, spectrum.trace, 0),
         trace_stderr=_mixed(shares, spectrum.trace_stderr, 0),
+        **_by_rows(spectrum, shares),
         size=spectrum.size,
         operator=spectrum.operator,
         provenance=provenance,
     )
+
+
+def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) -> dict[str, np.ndarray]:
+    """Return what follows from the samples and rows of the parts, as far as the spectrum keeps them."""
+    fields: dict[str, list[float]] = {}
+    for of in shares if spectrum.sample_trace is not None else ():
+        together = pool(spectrum, [p for p, _ in of])
+        share = np.array([w for _, w in of])
+
+        def error(values: np.ndarray, together: Pool = together, share: np.ndarray = share) -> float:
+            """Parts are drawn each by itself, so that the squares of their errors add up."""
+            each = [together.part == k for k in range(len(share))]
+            errors = [inference.stderr(inference.draws(values[own], together.weights[own])) for own in each]
+            return float(np.sqrt((share**2 * np.square(errors)).sum()))
+
+        own = {"trace_sampling_stderr": error(together.traces)}
+        if together.gram is not None:
+            weights = share[together.part] * together.weights
+            value, combination = together.gram.top(weights)
+            own |= {"lambda_max": value, "lambda_max_above": together.left_out(weights)}
+            own |= {"lambda_max_sampling_stderr": error(together.gram.curvatures(combination))}
+        for name, number in own.items():
+            fields.setdefault(name, []).append(number)
+    return {name: np.array(numbers) for name, numbers in fields.items()}
 
 
 def _counted(result: Surface | Spectrum, members: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

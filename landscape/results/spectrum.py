@@ -1,7 +1,8 @@
 """Spectra of curvature matrices, and what follows from those of a part: traces of groups, overlaps of parts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +19,7 @@ class Spectrum(Result):
     """
 
     kind: ClassVar[str] = "spectrum"
-    version: ClassVar[int] = 3  # since 2: what belongs to single samples, and eigenvalues by rows
+    version: ClassVar[int] = 3  # since 2: what belongs to single samples, eigenvalues by rows; since 3: their products
     along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
@@ -157,6 +158,22 @@ class Spectrum(Result):
         "part", unit="loss", doc="no eigenvalue is more than this below its value by rows", optional=True
     )
 
+    gram: Floats | None = array(
+        "gram_row",
+        "gram_row",
+        unit="loss",
+        doc="inner products of the longest rows of all parts' Gauss-Newton or Fisher matrices, without weights",
+        optional=True,
+        joins=False,
+    )
+    gram_part: Counts | None = array("gram_row", doc="position of each row's part", optional=True, joins=False)
+    gram_sample: Counts | None = array(
+        "gram_row", doc="position of its sample among those of the part", optional=True, joins=False
+    )
+    gram_sign: Floats | None = array(
+        "gram_row", doc="1, or -1 where a loss is not convex in the logits", optional=True, joins=False
+    )
+
     size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
     operator: str = scalar(doc="which matrix: its name in `landscape.curvature.kinds.KINDS`, or one of its own")
     symbol: str = scalar(doc="of the matrix in figures, as mathtext", default="A")
@@ -176,13 +193,26 @@ class Spectrum(Result):
         sure: Bools = np.all(residuals <= self.tol * np.abs(self.lambda_max)[:, None], axis=1)
         return sure
 
+    def _chosen(self, chosen: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:
+        if self.gram is None or self.gram_part is None or self.gram_sample is None or self.gram_sign is None:
+            return changes
+        place = np.full(len(self.parts), -1)
+        place[list(chosen)] = np.arange(len(chosen))
+        rows = np.flatnonzero(place[self.gram_part] >= 0)
+        return changes | {
+            "gram": self.gram[np.ix_(rows, rows)],
+            "gram_part": place[self.gram_part[rows]],
+            "gram_sample": self.gram_sample[rows],
+            "gram_sign": self.gram_sign[rows],
+        }
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Traces(Result):
     """Traces of groups of a spectrum's parts, from those of the parts: what is linear in the loss."""
 
     kind: ClassVar[str] = "traces"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # since 2: lambda_max by rows, and errors over samples
     along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the groups")
@@ -192,6 +222,18 @@ class Traces(Result):
     accuracy: Floats = array("part", doc="weighted mean accuracy")
     trace: Floats = array("part", unit="loss", doc="trace of the matrix of this loss")
     trace_stderr: Floats = array("part", unit="loss", doc="its standard error at most")
+    trace_sampling_stderr: Floats | None = array(
+        "part", unit="loss", doc="its standard error over samples", optional=True
+    )
+    lambda_max: Floats | None = array(
+        "part", unit="loss", doc="largest eigenvalue of its Gauss-Newton or Fisher matrix, by rows", optional=True
+    )
+    lambda_max_above: Floats | None = array(
+        "part", unit="loss", doc="it is at most this much larger: the trace that the rows leave out", optional=True
+    )
+    lambda_max_sampling_stderr: Floats | None = array(
+        "part", unit="loss", doc="its standard error over samples", optional=True
+    )
     size: int = scalar(unit="parameters", doc="number of parameters, the order of the matrix")
     operator: str = scalar(doc="which matrix, as in the spectrum")
 
@@ -208,3 +250,18 @@ class Overlap(Result):
     matrices: tuple[str, ...] = array("matrix", doc="names of the parts that the matrices are of")
     trace: Floats = array("matrix", "part", unit="loss", doc="trace of the matrix on the part's Ritz vectors")
     along_gradient: Floats = array("matrix", "part", unit="loss", doc="the matrix along the part's gradient")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RowProducts(Result):
+    """Inner products of the rows of all parts of a spectrum, as its fields of the same names; empty if too many."""
+
+    kind: ClassVar[str] = "row-products"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "part"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts")
+    gram: Floats = array("gram_row", "gram_row", unit="loss", doc="inner products of the rows")
+    gram_part: Counts = array("gram_row", doc="position of each row's part")
+    gram_sample: Counts = array("gram_row", doc="position of its sample among those of the part")
+    gram_sign: Floats = array("gram_row", doc="sign of the row")

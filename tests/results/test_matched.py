@@ -1,10 +1,11 @@
 """Parts compared at equal size and models by the same images, where the truth is known."""
 
 import dataclasses
+from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import kstest, ttest_rel
 
 from landscape.errors import InputError
 from landscape.results import matched
@@ -39,6 +40,25 @@ def skewed(rng, n, scale=1.0):
     return scale * u * rng.lognormal(sigma=0.2, size=n), u
 
 
+def rows(rng, n, scale=1.0):
+    """One row a sample, skewed in length, within a few dimensions of many."""
+    lengths = np.sqrt(scale * rng.lognormal(sigma=1.0, size=n))
+    return lengths[:, None] * rng.normal(size=(n, 12)) * np.array([1.0, 0.7, *[0.2] * 10])
+
+
+def of_rows(*parts):
+    """A spectrum whose parts have one row a sample, whose uncertainty is that row's largest entry."""
+    together, sizes = np.vstack(parts), list(map(len, parts))
+    return made(
+        [(A**2).sum(axis=1) for A in parts],
+        [np.abs(A).max(axis=1) for A in parts],
+        gram=together @ together.T,
+        gram_part=np.repeat(np.arange(len(parts)), sizes),
+        gram_sample=np.concatenate([np.arange(n) for n in sizes]),
+        gram_sign=np.ones(len(together)),
+    )
+
+
 def test_a_true_ratio_is_found_by_the_factor_that_is_resolved_and_not_by_the_trace():
     rng = np.random.default_rng(0)
     (a, u), (b, v) = skewed(rng, 400), skewed(rng, 30, scale=2.0)
@@ -66,11 +86,21 @@ def test_models_are_compared_image_by_image():
     a, u = skewed(rng, 40)
     first = made([a], [u])
     second = made([1.2 * a], [u])
-    trace, ratio = matched.paired(first, second)
+    found = matched.paired(first, second)
+    assert [one.number for one in found] == list(matched.NUMBERS)
+    trace, ratio = found[:2]
+    assert np.isnan([one.p for one in found[2:]]).all()  # no curvature of single samples
     assert trace.difference == pytest.approx(0.2 * a.mean())
     assert trace.stderr == pytest.approx(0.2 * a.std(ddof=1) / np.sqrt(40))
     assert ratio.difference == pytest.approx(0.2 * a.mean() / u.mean())
     assert ratio.p < trace.p < 0.05
+    q = rng.lognormal(size=40)
+    first, second = (dataclasses.replace(f, sample_curvature=s * q[None]) for f, s in ((first, 1.0), (second, 1.5)))
+    one, below = matched.paired(first, second)[2:]
+    assert (one.difference, one.stderr) == pytest.approx((0.5 * q.mean(), 0.5 * q.std(ddof=1) / np.sqrt(40)))
+    assert below.difference == pytest.approx(0.5 * q.mean() / u.mean())
+    r = q - u * q.mean() / u.mean()
+    assert below.stderr == pytest.approx(0.5 * r.std(ddof=1) / np.sqrt(40) / u.mean())
     other = dataclasses.replace(second, provenance={"data_sha256": "b"})
     assert matched.paired(first, other) == []
     shifted = dataclasses.replace(second, sample_index=second.sample_index + 1)
@@ -80,7 +110,7 @@ def test_models_are_compared_image_by_image():
 def test_p_values_of_pairs_are_those_of_students_test_adjusted_for_both_numbers():
     rng = np.random.default_rng(4)
     (a, u), (b, v) = skewed(rng, 30), skewed(rng, 30)
-    trace, ratio = matched.paired(made([a], [u]), made([b], [v]))
+    trace, ratio = matched.paired(made([a], [u]), made([b], [v]))[:2]
     of_trace = ttest_rel(b, a).pvalue
     r, s = a.mean() / u.mean(), b.mean() / v.mean()
     # The ratio's scatter is that of the mean of (trace - ratio u) / mean(u), by linearisation.
@@ -108,6 +138,40 @@ def test_each_sample_of_the_pool_is_drawn_as_often_as_its_part_has_samples():
     found = matched.against_largest(made([ones, tens], [ones, np.ones(10)]), repetitions=400)
     trace = next(one for one in found if one.number == "trace")
     assert trace.test.median == pytest.approx(1.9, abs=0.5)  # ten draws of it take steps of 0.9
+
+
+def test_p_values_of_lambda_max_are_uniform_and_a_true_ratio_is_found():
+    """Sizes far apart, rows of one population: 200 repetitions of 99 draws; scaled rows of the smaller part."""
+    rng = np.random.default_rng(4)
+    p, found, stated = {name: [] for name in matched.NUMBERS}, 0, []
+    for seed in range(200):
+        small, large = 5, (5, 20, 100)[seed % 3]
+        parts = rows(rng, small), rows(rng, large)
+        for one in matched.against_largest(of_rows(*parts), repetitions=99, seed=seed):
+            p[one.number].append(one.test.p - 0.02 * rng.random())  # whose steps are 0.02 wide
+        if seed < 40:
+            sharper = matched.against_largest(of_rows(rows(rng, 40, scale=3.0), rows(rng, 100)), repetitions=99)
+            found += sharper[2].test.p <= 0.05
+            stated.append(sharper[2].test.power[2])
+    for name, values in p.items():
+        assert kstest(values, "uniform").pvalue > 0.001, name
+    assert abs(found / 40 - np.mean(stated)) < 3 * np.sqrt(0.25 / 40)  # the power that is stated is that which is had
+
+
+def test_lambda_max_and_its_pool_are_those_of_the_dense_matrices():
+    rng = np.random.default_rng(5)
+    A, B = rows(rng, 4), rows(rng, 9)
+    spectrum = of_rows(B, A)
+    (_, ratio, top, _) = matched.against_largest(spectrum, repetitions=400, seed=1)
+    assert (top.part, top.n) == ("part 1", 4)
+    assert top.test.value == pytest.approx(np.linalg.eigvalsh(A.T @ A / 4)[-1], rel=1e-10)
+    both = np.vstack([A, B])
+    drawn = np.array([np.linalg.eigvalsh(both[list(s)].T @ both[list(s)] / 4)[-1] for s in combinations(range(13), 4)])
+    ranks = [np.mean(drawn <= end * (1 + 1e-9)) for end in (top.test.low, top.test.median, top.test.high)]
+    assert ranks == pytest.approx([0.05, 0.5, 0.95], abs=0.075)  # three standard errors of the median's
+    tail = min(np.mean(drawn >= top.test.value), np.mean(drawn <= top.test.value))
+    assert top.test.p == pytest.approx(2 * tail, abs=0.15)
+    assert ratio.test.value == pytest.approx((A**2).sum() / np.abs(A).max(axis=1).sum())
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -25,7 +25,15 @@ from landscape.results.foreign import numpy_files
 if TYPE_CHECKING:
     import xarray as xr
 
-_RAW = frozenset({"parameter", "buffer", "vector", "probe", "step", "trace_probe"})  # axes of what stays in the file
+_RAW = frozenset({
+    "parameter",
+    "buffer",
+    "vector",
+    "probe",
+    "step",
+    "trace_probe",
+    "gram_row",
+})  # axes of what stays in the file
 _ROUNDING = 1e-3  # of float32 weights from a general eigensolver; wrong weights miss by far more
 
 

@@ -1,0 +1,100 @@
+"""Inner products of the rows of all parts, so that a file answers what would need another pass over the data.
+
+The longest rows of each part's Gauss-Newton or Fisher matrix (curvature/rows.py) are computed once more when all parts
+are done, as many as hold 99.9 % of every part's trace; where these are too many, 99 or 90 %. What follows from their
+products stands in results/pool.py.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from landscape.analyses import samples as of_samples
+from landscape.curvature import rows
+from landscape.curvature.rows import Lengths
+from landscape.objective import jobs
+from landscape.objective.draws import Drawn
+from landscape.objective.objective import Objective
+from landscape.results import RowProducts, Spectrum
+from landscape.results.journal import Journal
+
+log = logging.getLogger(__name__)
+
+LEFT_OUT = (1e-3, 1e-2, 1e-1)
+"""Shares of each part's trace that may be left out, the first that fits."""
+MOST_ROWS = 2048
+"""Of all parts together: 32 MiB of products in the file."""
+
+
+def row_products(
+    objective: Objective,
+    spectrum: Spectrum,
+    known: Mapping[int, Lengths],
+    *,
+    drawn: Drawn | None,
+    cache_bytes: int,
+    journal: Journal | None = None,
+    progress: jobs.Progress | None = None,
+) -> Spectrum:
+    """Compute the inner products of the longest rows of all parts.
+
+    Args:
+        objective: whose samples the spectrum's are; that of the draws where they are weighted.
+        spectrum: with what belongs to single samples.
+        known: the lengths of the rows of parts, by their positions, as far as they are known.
+        drawn: as for `samples.samples`.
+        cache_bytes: memory for the rows.
+        journal: keeps what is finished; see `jobs.run`.
+        progress: called with (done, total, text).
+
+    Returns:
+        The spectrum with `gram` and what belongs to it; as it was where there are too many rows.
+    """
+    kind = of_samples.kind_of_rows(spectrum.operator)
+    parts = spectrum.parts
+
+    def compute(unit: str, report: object) -> RowProducts:
+        lengths = [known[p] if p in known else rows.lengths(objective, kind, p) for p in range(len(parts))]
+        tol = _share(lengths, min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize)))
+        if tol is None:
+            log.info("products of rows are left out: there are too many that hold %.0f %%", 100 * (1 - LEFT_OUT[-1]))
+            nothing, none = np.empty(0), np.empty(0, dtype=np.int64)
+            return RowProducts(parts=parts, gram=np.empty((0, 0)), gram_part=none, gram_sample=none, gram_sign=nothing)
+        log.info("rows of all parts that hold all but %.3g of each one's trace are kept", tol)
+        found = [rows.rows(objective, kind, p, own, tol) for p, own in enumerate(lengths)]
+        vectors = torch.cat([of.vectors for of in found])
+        part = np.repeat(np.arange(len(parts)), [len(of.sample) for of in found])
+        sample = np.concatenate([of.sample for of in found])
+        roots = np.ones(len(part))
+        if drawn is not None:  # the loss of a draw has its weight in it
+            members = np.concatenate([objective.members[p][of.sample] for p, of in enumerate(found)])
+            roots = np.sqrt(drawn.factors[members])
+        return RowProducts(
+            parts=parts,
+            gram=rows.products(vectors, vectors) / np.outer(roots, roots),
+            gram_part=part,
+            gram_sample=sample,
+            gram_sign=np.concatenate([of.sign for of in found]),
+        )
+
+    found = jobs.run(["products of the rows of all parts"], compute, journal, progress)
+    if not len(found.gram_part):
+        return spectrum
+    return replace(
+        spectrum,
+        gram=found.gram,
+        gram_part=found.gram_part,
+        gram_sample=found.gram_sample,
+        gram_sign=found.gram_sign,
+    )
+
+
+def _share(lengths: list[Lengths], most: int) -> float | None:
+    """Return the smallest share of the traces whose rows fit; None where none does."""
+    for tol in LEFT_OUT:
+        if sum(len(own.longest(tol)[0]) for own in lengths) <= most:
+            return tol
+    return None

@@ -1,0 +1,120 @@
+"""Samples of several parts together, and their rows: any weighting of the samples is a small eigenvalue problem.
+
+A spectrum keeps the inner products of the longest rows of all its parts (`gram`). With the matrix
+G = sum_j sign_j w_s(j) a_j a_j^T for weights w of the samples, one file tells the largest eigenvalue of a class, of any
+group of classes, and of any sub-sample or pool of them, and how sharp one part is along the sharpest directions of
+another, without another pass. What the rows leave out of sample i is t_i - sum_j sign_j |a_j|^2 over its own rows, with
+t_i its whole trace: the bound of any weighting's eigenvalues follows from the file too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from landscape.errors import InputError
+from landscape.results.gram import Gram
+from landscape.results.spectrum import Spectrum
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pool:
+    """The samples of some parts of a spectrum, part by part."""
+
+    part: np.ndarray  # (n,) position of each sample's part among those of the pool
+    weights: np.ndarray  # (n,) of each sample in the sums of its own part
+    traces: np.ndarray  # (n,) trace of each sample's Gauss-Newton or Fisher matrix
+    uncertainty: np.ndarray  # (n,) tr M
+    gram: Gram | None  # the rows; None for a spectrum that keeps none
+
+    def of(self, p: int) -> np.ndarray:
+        """Return the weights of a part's own samples, and zero for the others, (n,)."""
+        weights: np.ndarray = np.where(self.part == p, self.weights, 0.0)
+        return weights
+
+    def left_out(self, weights: np.ndarray) -> float:
+        """Return the trace that the rows leave out, which no eigenvalue is off by more than.
+
+        Args:
+            weights: (n,) of the samples.
+
+        Returns:
+            The trace, for a loss that is convex in the logits; nan without rows.
+        """
+        if self.gram is None:
+            return float("nan")
+        return float(weights @ (self.traces - self.gram.traces))
+
+
+def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
+    """Put the samples of some parts together.
+
+    Args:
+        found: a spectrum that keeps what belongs to single samples.
+        parts: positions of the parts.
+
+    Returns:
+        The pool.
+
+    Raises:
+        InputError: the spectrum keeps nothing of its samples.
+    """
+    if found.sample_trace is None or found.sample_uncertainty is None or found.sample_weight is None:
+        raise InputError(
+            "a spectrum keeps nothing of its samples: it is of an earlier version or was computed without errors over "
+            "samples; compute it again"
+        )
+    own = np.isfinite(found.sample_trace[list(parts)])
+    part, first = np.nonzero(own)[0], np.append(0, own.sum(axis=1).cumsum())
+    weights, traces, uncertainty = (
+        values[list(parts)][own] for values in (found.sample_weight, found.sample_trace, found.sample_uncertainty)
+    )
+    gram = None
+    if (
+        found.gram is not None
+        and found.gram_part is not None
+        and found.gram_sample is not None
+        and found.gram_sign is not None
+    ):
+        place = np.full(len(found.parts), -1)
+        place[list(parts)] = np.arange(len(parts))
+        rows = np.flatnonzero(place[found.gram_part] >= 0)
+        gram = Gram(
+            products=found.gram[np.ix_(rows, rows)],
+            sign=found.gram_sign[rows],
+            sample=first[place[found.gram_part[rows]]] + found.gram_sample[rows],
+            n=len(part),
+        )
+    return Pool(part=part, weights=weights, traces=traces, uncertainty=uncertainty, gram=gram)
+
+
+def overlap(found: Spectrum, *, vectors: int = 1) -> np.ndarray:
+    """Return how sharp each part is along the sharpest directions of each other one, by rows.
+
+    Args:
+        found: a spectrum that keeps rows.
+        vectors: how many of the sharpest directions of each part.
+
+    Returns:
+        (P, P): [a, b] is the trace of part b's Gauss-Newton or Fisher matrix on the directions of a, as a share of that
+        on its own; nan where that is zero.
+
+    Raises:
+        InputError: the spectrum keeps no rows.
+    """
+    together = pool(found, range(len(found.parts)))
+    if together.gram is None:
+        raise InputError("the spectrum keeps no rows of its parts: compute it again")
+    gram, n_parts = together.gram, len(found.parts)
+    shares = np.zeros((n_parts, n_parts))
+    for a in range(n_parts):
+        directions = gram.restricted(gram.with_weight(together.of(a)))
+        combinations = directions.eigen(together.of(a)).combinations[:, :vectors]
+        for combination in combinations.T:
+            whole = np.zeros(len(gram.sample))
+            whole[gram.with_weight(together.of(a))] = combination
+            curvature = together.weights * gram.curvatures(whole)
+            shares[a] += np.bincount(together.part, curvature, minlength=n_parts)
+    own = shares.diagonal()
+    found_shares: np.ndarray = np.divide(shares, own, out=np.full_like(shares, np.nan), where=own > 0)
+    return found_shares

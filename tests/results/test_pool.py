@@ -1,0 +1,122 @@
+"""Rows of all parts in one file, against the matrices that they stand for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from cases import CASES
+from exact import dense
+from stored import assert_same
+
+import landscape as ls
+from landscape.analyses import pooled
+from landscape.errors import InputError
+from landscape.results.axes import concatenate
+from landscape.results.pool import overlap, pool
+
+LEFT_OUT = 0.05  # so that these small networks, too, leave something out
+
+
+@pytest.fixture(scope="module", params=["residual-relu", "mlp-tanh"])
+def case(request):
+    objective = CASES[request.param].objective()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooled, "LEFT_OUT", (LEFT_OUT,))
+        return objective, ls.spectrum(objective, operator="ggn")
+
+
+def test_any_weighting_of_the_samples_is_the_matrix_of_that_loss_within_what_is_left_out(case):
+    objective, found = case
+    matrices = [dense(objective, p, "ggn").numpy() for p in range(3)]
+    for parts, shares in (((0, 1, 2), (0.2, 0.5, 0.3)), ((2, 0), (0.9, 0.1)), ((1,), (1.0,))):
+        together = pool(found, parts)
+        weights = sum(share * together.of(k) for k, share in enumerate(shares))
+        matrix = sum(share * matrices[p] for p, share in zip(parts, shares, strict=True))
+        largest, left = np.linalg.eigvalsh(matrix)[-1], together.left_out(weights)
+        off, rounding = largest - together.gram.largest(weights), 1e-12 * largest
+        assert -rounding <= left <= LEFT_OUT * np.trace(matrix)
+        assert -rounding <= off <= left + rounding
+        assert together.gram.largest(weights) == pytest.approx(together.gram.top(weights)[0], rel=1e-10)
+
+
+def test_overlap_by_rows_is_that_of_products(case):
+    objective, found = case
+    by_products = ls.spectrum(objective, operator="ggn", vectors=1, overlap=True, ggn_tol=0)
+    np.testing.assert_allclose(overlap(found), by_products.overlap, atol=2 * LEFT_OUT)
+    everything = ls.spectrum(objective, operator="ggn")
+    np.testing.assert_allclose(overlap(everything), by_products.overlap, atol=1e-3)
+    np.testing.assert_allclose(overlap(found).diagonal(), 1)
+
+
+def test_groups_have_their_own_lambda_max_without_another_pass(case):
+    objective, found = case
+    groups = {"two": [found.parts[0], found.parts[2]], "all": list(found.parts), "one": [found.parts[1]]}
+    for weights in ("natural", "balanced"):
+        joined = ls.regroup(found, groups, weights)
+        for g, names in enumerate(groups.values()):
+            parts = [found.parts.index(name) for name in names]
+            share = found.n_samples[parts] if weights == "natural" else np.ones(len(parts))
+            matrix = sum(
+                s / share.sum() * dense(objective, p, "ggn").numpy() for s, p in zip(share, parts, strict=True)
+            )
+            off = np.linalg.eigvalsh(matrix)[-1] - joined.lambda_max[g]
+            assert -1e-12 <= off <= joined.lambda_max_above[g] + 1e-12
+    assert joined.trace_sampling_stderr[2] == pytest.approx(found.trace_sampling_stderr[1], rel=1e-10)
+    assert joined.lambda_max_sampling_stderr[2] == pytest.approx(found.lambda_max_sampling_stderr[1], rel=0.05)
+    assert np.isnan(joined.trace_sampling_stderr[:2]).all()  # a part of one sample cannot tell its own spread
+    assert ls.regroup(found[list(found.parts)[:2]], {"a": list(found.parts[:2])}).trace_sampling_stderr[
+        0
+    ] == pytest.approx(np.hypot(*(found.n_samples[:2] * found.trace_sampling_stderr[:2])) / found.n_samples[:2].sum())
+
+
+def test_a_choice_of_parts_takes_their_rows_along_and_joining_leaves_them_out(case):
+    _, found = case
+    chosen, whole = pool(found[[found.parts[2], found.parts[0]]], (1, 0)), pool(found, (0, 2))
+    assert_same(dataclasses.replace(chosen, gram=None), dataclasses.replace(whole, gram=None))
+    assert_same(chosen.gram, whole.gram)
+    assert len(whole.gram.sample) < len(found.gram)
+    assert concatenate([found[found.parts[0]], found[found.parts[1]]]).gram is None
+    assert concatenate([found]).gram is found.gram
+
+
+def test_rows_of_weighted_draws_stand_for_the_whole(tmp_path):
+    objective = CASES["mlp-tanh"].objective()
+    path = tmp_path / "a.h5"
+    found = ls.spectrum(objective, steps=5, probes=1, samples=4, out=path)
+    assert_same(ls.load(path), found)
+    together = pool(found, range(3))
+    for p in range(3):
+        weights = together.of(p)
+        assert weights @ together.gram.traces + together.left_out(weights) == pytest.approx(
+            weights @ together.traces, rel=1e-12
+        )
+        drawn = ls.spectrum(objective, operator="ggn", samples=4, ggn_tol=0)
+        left = together.left_out(weights) + 1e-9
+        assert 0 <= drawn.lambda_max[p] - together.gram.largest(weights) + 1e-9 <= 2 * left
+
+
+def test_too_many_rows_are_left_out_and_said(monkeypatch, caplog):
+    objective = CASES["mlp-tanh"].objective()
+    caplog.set_level("INFO")
+    monkeypatch.setattr(pooled, "MOST_ROWS", 2)
+    found = ls.spectrum(objective, operator="ggn")
+    assert found.gram is None
+    assert "too many" in caplog.text
+    assert pool(found, (0,)).gram is None
+    with pytest.raises(InputError, match="keeps no rows"):
+        overlap(found)
+
+
+def test_an_interrupted_run_gives_the_same_rows(tmp_path):
+    objective = CASES["mlp-tanh"].objective()
+    whole = ls.spectrum(objective, operator="ggn")
+    path = tmp_path / "a.h5"
+
+    def stop(done, total, text):
+        if text.startswith("products of the rows"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ls.spectrum(objective, operator="ggn", out=path, progress=stop)
+    again = ls.spectrum(objective, operator="ggn", out=path)
+    np.testing.assert_array_equal(again.gram, whole.gram)
