@@ -107,6 +107,11 @@ def smoothed(logits, labels):
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
 
 
+def concave(logits, labels):
+    """A loss whose curvature in the logits has both signs."""
+    return torch.sin(3 * logits).sum(1) + logits[:, 0] * logits[:, 1] + 0.0 * labels
+
+
 CASES = {
     "mlp-tanh": Case(partial(mlp, nn.Tanh())),
     "mlp-relu": Case(partial(mlp, nn.ReLU())),

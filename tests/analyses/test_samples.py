@@ -7,13 +7,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from cases import CASES, CLASS_SIZES
+from cases import CASES, CLASS_SIZES, Case, concave, mlp
 from exact import dense
+from torch import nn
 
 import landscape as ls
 from landscape.analyses import samples
 from landscape.errors import InputError
-from landscape.results import over_samples, quadrature
+from landscape.objective import draws
+from landscape.results import inference, over_samples, quadrature
 
 DECAY = 0.01
 
@@ -44,6 +46,61 @@ def test_all_eigenvalues_come_without_a_probe_and_are_within_their_bound(kind):
         np.testing.assert_allclose(product, expected_product, atol=2 * found.eigenvalue_above[p])
     assert (found.negative_mass == 0).all()
     assert found.converged.all()
+
+
+def test_eigenvalues_of_both_signs_give_what_dense_ones_do():
+    """With so large a `negative_tol` that some negative eigenvalues count as zero."""
+    objective = Case(lambda: mlp(nn.Tanh()), loss=concave).objective(weight_decay=DECAY)
+    found = ls.spectrum(objective, operator="ggn", ggn_tol=0, negative_tol=0.2)
+    for p in range(3):
+        exact = eigenvalues(objective, p, "ggn") + DECAY
+        scale = np.abs(exact).max()
+        assert (exact < -0.2 * scale).sum() < (exact < 0).sum() or p == 2  # a class of one sample
+        assert found.negative_mass[p] == pytest.approx((exact < -0.2 * scale).mean())
+        assert found.negative_curvature[p] == pytest.approx(-exact[exact < 0].sum() / np.abs(exact).sum(), rel=1e-9)
+        assert found.saddle_ratio[p] == pytest.approx(-exact.min() / exact.max(), rel=1e-9)
+        assert (found.lambda_max[p], found.lambda_min[p]) == pytest.approx((exact.max(), exact.min()), rel=1e-9)
+    some = ls.spectrum(objective, operator="ggn", ggn_tol=0.01)
+    for p in range(2):
+        own = some.eigenvalues[p][np.isfinite(some.eigenvalues[p])]
+        ours = np.sort(np.append(own, np.full(some.size - len(own), DECAY)))[::-1]
+        off = eigenvalues(objective, p, "ggn") + DECAY - ours
+        assert 0 < -off.min() <= some.eigenvalue_below[p]
+        assert 0 < off.max() <= some.eigenvalue_above[p]
+        # What is left out above and below adds up to what the trace lacks.
+        assert off.sum() == pytest.approx(some.eigenvalue_above[p] - some.eigenvalue_below[p], rel=1e-6)
+
+
+def test_bounds_know_of_the_rounding_of_rows():
+    objective = CASES["residual-relu"].objective(dtype=torch.float32)
+    found = ls.spectrum(objective, operator="ggn", ggn_tol=0)
+    exact = CASES["residual-relu"].objective()
+    for p in range(2):
+        off = eigenvalues(exact, p, "ggn")[0] - found.lambda_max[p]
+        assert 0 < abs(off) <= found.eigenvalue_above[p] < 1e-5 * found.lambda_max[p]
+        assert found.eigenvalue_below[p] == found.eigenvalue_above[p] == found.lambda_max_residual[p]
+
+
+@pytest.mark.parametrize("operator", ["ggn", "hessian", "empirical-fisher"])
+def test_weight_decay_is_in_the_cross_fitted_value_as_it_is_in_the_matrix(operator):
+    plain, decayed = (
+        ls.spectrum(CASES["mlp-tanh"].objective(weight_decay=w), operator=operator, steps=30, probes=1)
+        for w in (0.0, DECAY)
+    )
+    by = 0 if operator == "empirical-fisher" else DECAY
+    np.testing.assert_allclose((decayed.lambda_max - plain.lambda_max)[:2], by, rtol=1e-6, atol=1e-12)
+    gap = (decayed.lambda_max_crossfit - plain.lambda_max_crossfit)[:2]
+    np.testing.assert_allclose(gap, by, rtol=1e-6, atol=1e-12)
+
+
+def test_draws_of_one_image_do_not_see_each_other_in_cross_fitting():
+    objective = CASES["mlp-tanh"].objective(partition="all")
+    drawn = draws.draw(objective, 8)
+    found = samples.samples(drawn.objective, "ggn", 0, tol=0, cache_bytes=2**30, drawn=drawn)
+    assert np.isfinite(samples.along_rows(found, found.kept)[1]).all()
+    same = dataclasses.replace(drawn, index=np.zeros_like(drawn.index))
+    one_image = dataclasses.replace(found, drawn=same)
+    assert np.isnan(samples.along_rows(one_image, found.kept)[1]).all()
 
 
 def test_the_quadrature_of_rows_is_the_spectrum_itself():
@@ -119,6 +176,39 @@ def test_numbers_over_samples_follow_from_the_file(tmp_path):
     assert one.trace_ratio[1] / one.trace_ratio[0] < 3 * uncertainty.std() / uncertainty.mean()
 
 
+@pytest.mark.parametrize("level", [0.9, 0.7])
+def test_intervals_lie_around_the_parts_own_numbers(level):
+    """A Hessian's trace may hold more than those of its samples' Gauss-Newton parts: the interval moves along."""
+    rng = np.random.default_rng(0)
+    n = 30
+    made = ls.spectrum(CASES["mlp-tanh"].objective(partition="all"), operator="ggn")
+    u = rng.lognormal(size=n)
+    traces, curvatures = (u * rng.lognormal(sigma=0.3, size=n) for _ in range(2))
+    found = dataclasses.replace(
+        made,
+        trace=np.array([traces.mean() + 5]),
+        lambda_max=np.array([curvatures.mean() + 2]),
+        lambda_max_crossfit=np.array([curvatures.mean()]),
+        lambda_max_crossfit_stderr=np.array([0.1]),
+        **{f.name: np.full((1, n), np.nan) for f in dataclasses.fields(made) if f.name.startswith("sample_")}
+        | {
+            "sample_weight": np.full((1, n), 1 / n),
+            "sample_trace": traces[None],
+            "sample_curvature": curvatures[None],
+            "sample_uncertainty": u[None],
+        },
+    )
+    one = over_samples.of_part(found, 0, level=level)
+    error = curvatures.std(ddof=1) / np.sqrt(n)
+    assert one.lambda_max == pytest.approx((curvatures.mean() + 2, error))
+    assert one.trace == pytest.approx((traces.mean() + 5, traces.std(ddof=1) / np.sqrt(n)))
+    assert one.trace_interval == pytest.approx(np.array(inference.interval(traces, level=level)) + 5)
+    bracket = inference.bracket(curvatures.mean() + 2, error, curvatures.mean(), 0.1, n, level=level)
+    assert one.lambda_max_interval == pytest.approx(bracket)
+    assert one.trace_ratio == pytest.approx(inference.ratio(traces, u))
+    assert one.lambda_max_ratio == pytest.approx(inference.ratio(curvatures, u))
+
+
 def test_files_from_before_are_read_and_what_they_do_not_know_is_unknown(tmp_path):
     objective = CASES["mlp-tanh"].objective()
     path = tmp_path / "a.h5"
@@ -145,6 +235,11 @@ def test_few_samples_and_large_errors_are_marked():
         **{n: even for n in dir(found) if n.startswith("sample_") and getattr(found, n) is not None},
     )
     assert over_samples.of_part(found, 0).resolved
+    one = dataclasses.replace(over_samples.of_part(found, 0), lambda_max=(1.0, 0.33), trace=(-1.0, 0.33))
+    assert one.resolved
+    assert not dataclasses.replace(one, trace=(1.0, 0.34)).resolved
+    assert not dataclasses.replace(one, lambda_max=(1.0, 0.34)).resolved
+    assert not dataclasses.replace(one, n=24).resolved
 
 
 def test_rows_are_refused_where_they_cannot_be_had():

@@ -184,6 +184,25 @@ def test_sums_have_the_sum_of_exact_traces_and_diagonals():
         assert close(found.value, single)
 
 
+def test_a_sum_is_as_exact_as_the_least_exact_of_its_terms(objective, hessian, exact):
+    fisher = ls.curvature_operator(objective, "fisher", backend="reverse")
+    found = (fisher + hessian)["0"].trace(steps=20, probes=2)
+    assert fisher["0"].trace().exact
+    assert not found.exact
+    wanted = (dense(objective, 0, "fisher") + exact[0]).trace().item()
+    assert abs(found.value - wanted) <= 4 * found.stderr
+
+
+def test_the_seed_decides_on_probes(hessian):
+    part = hessian["1"]
+    for call in (
+        lambda seed: part.trace(steps=4, probes=2, seed=seed).value,
+        lambda seed: part.diagonal(probes=6, seed=seed).value.sum(),
+        lambda seed: part.top(max_steps=2, seed=seed).values[0],
+    ):
+        assert call(0) == call(0) != call(1)
+
+
 def test_one_part_has_numbers_without_the_axis_of_parts(hessian):
     part = hessian["1"]
     assert part.trace(steps=4, probes=1).value.shape == ()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from cases import CASES, CLASS_SIZES, Case, mlp, smoothed
+from cases import CASES, CLASS_SIZES, Case, concave, mlp, smoothed
 from exact import dense
 from torch import nn
 
@@ -11,11 +11,6 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import rows
 
 EPS = 2.0**-52
-
-
-def concave(logits, labels):
-    """A loss whose curvature in the logits has both signs."""
-    return torch.sin(3 * logits).sum(1) + logits[:, 0] * logits[:, 1] + 0.0 * labels
 
 
 def squared(logits, labels):
@@ -125,6 +120,13 @@ def test_float32_rows_are_right_to_its_rounding_and_leave_the_model_as_it_was():
     assert found.vectors.dtype == torch.float32
     np.testing.assert_allclose(spectrum(solved.values, len(expected)), expected, atol=10 * 2.0**-23 * expected[0])
     assert not any(p.requires_grad for p in objective.model.parameters())
+
+
+def test_inner_products_go_on_in_float64_from_one_piece_of_the_columns_to_the_next():
+    """2^24 + 1 + 1: in float32 the ones would be lost, one after the other."""
+    a = torch.zeros(1, 4000)
+    a[0, 0], a[0, 1500], a[0, 3999] = 2.0**12, 1.0, 1.0
+    assert rows.products(a, a).tolist() == [[2.0**24 + 2]]
 
 
 def test_a_fitted_samples_curvature_keeps_its_digits():

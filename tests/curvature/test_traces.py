@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from cases import CASES, Case, Residual, mlp
+from cases import CASES, Case, Residual, concave, mlp
 from exact import dense
 from torch import nn
 from torch.func import functional_call
@@ -19,11 +19,6 @@ from landscape.networks import models
 
 RELU = ("mlp-relu", "residual-relu", "residual-inplace")
 FIRST = ("ggn", "fisher", "empirical-fisher")
-
-
-def concave(logits, labels):
-    """A loss whose curvature in the logits has both signs."""
-    return torch.sin(3 * logits).sum(1) + logits[:, 0] * logits[:, 1] + 0.0 * labels
 
 
 @pytest.mark.parametrize("name", RELU)
