@@ -16,6 +16,7 @@ from scipy.stats import t as student
 
 import landscape as ls
 from landscape.curvature import rows
+from landscape.curvature.kinds import KINDS
 from landscape.results import inference
 from landscape.results.gram import Gram
 
@@ -36,8 +37,8 @@ def population(options: argparse.Namespace) -> tuple[Gram, np.ndarray, np.ndarra
             normalize=options.normalize, split=options.split, samples_per_class=options.population,
             partition="class", classes=options.part,
         )  # fmt: skip
-        known = rows.lengths(objective, "ggn", 0)
-        gram, uncertainty = rows.rows(objective, "ggn", 0, known, LEFT_OUT).gram, known.uncertainty
+        known = rows.lengths(objective, KINDS["ggn"].factors, 0)
+        gram, uncertainty = rows.rows(objective, KINDS["ggn"].factors, 0, known, LEFT_OUT).gram, known.uncertainty
         if options.rows is not None:
             np.savez(
                 options.rows, gram=gram.products, sign=gram.sign, sample=gram.sample, n=gram.n, uncertainty=uncertainty

@@ -25,7 +25,7 @@ from landscape.callables import checked
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
-from landscape.networks import classifiers, filters, models
+from landscape.networks import classifiers, filters
 from landscape.objective import jobs, points
 from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm
 from landscape.objective.evaluator import Evaluator
@@ -306,10 +306,9 @@ def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> T
     model = points.network_at(objective, point).requires_grad_(True)
     own = _parts_of(objective, name)
     batches = (batch for p in own for batch in objective.batches(p))
-    n_classes = len(objective.samples.class_names)
 
     def loss(outputs: Any, labels: Tensor) -> Tensor:
-        return objective.loss(models.logits_of(outputs, n_classes, objective.logits_index), labels)
+        return objective.loss(objective.read(outputs), labels)
 
     with differentiable_attention():
         total = single_samples.squared_gradients(model, batches, loss, chosen.names)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from landscape.callables import checked
 from landscape.errors import InputError, arg
-from landscape.networks import class_means, classifiers, models
+from landscape.networks import class_means, classifiers
 from landscape.objective import jobs, snapshots
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import fingerprint, provenance
@@ -172,10 +172,9 @@ def _measure(objective: Objective, model: nn.Module, cache_bytes: int, report: R
 
 def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> Iterator[_Batch]:
     """Run the network over all samples, whatever parts they are in."""
-    n_classes = len(objective.samples.class_names)
     for index in torch.split(torch.arange(len(objective.samples)), objective.batch_size):
         inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
-        logits = models.logits_of(model(inputs), n_classes, objective.logits_index)
+        logits = objective.read(model(inputs))
         yield _Batch(
             features=tap.features.clone(),  # it may be a view that keeps all activations in memory
             labels=labels,

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from landscape.analyses import samples as of_samples
 from landscape.curvature import rows
+from landscape.curvature.kinds import Factors
 from landscape.curvature.rows import Lengths
 from landscape.objective import jobs
 from landscape.objective.draws import Drawn
@@ -32,6 +32,7 @@ MOST_ROWS = 2048
 def row_products(
     objective: Objective,
     spectrum: Spectrum,
+    factors: Factors,
     known: Mapping[int, Lengths],
     *,
     drawn: Drawn | None,
@@ -44,6 +45,7 @@ def row_products(
     Args:
         objective: whose samples the spectrum's are; that of the draws where they are weighted.
         spectrum: with what belongs to single samples.
+        factors: of its matrix.
         known: the lengths of the rows of parts, by their positions, as far as they are known.
         drawn: as for `samples.samples`.
         cache_bytes: memory for the rows.
@@ -53,18 +55,17 @@ def row_products(
     Returns:
         The spectrum with `gram` and what belongs to it; as it was where there are too many rows.
     """
-    kind = of_samples.kind_of_rows(spectrum.operator)
     parts = spectrum.parts
 
     def compute(unit: str, report: object) -> RowProducts:
-        lengths = [known[p] if p in known else rows.lengths(objective, kind, p) for p in range(len(parts))]
+        lengths = [known[p] if p in known else rows.lengths(objective, factors, p) for p in range(len(parts))]
         tol = _share(lengths, min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize)))
         if tol is None:
             log.info("products of rows are left out: there are too many that hold %.0f %%", 100 * (1 - LEFT_OUT[-1]))
             nothing, none = np.empty(0), np.empty(0, dtype=np.int64)
             return RowProducts(parts=parts, gram=np.empty((0, 0)), gram_part=none, gram_sample=none, gram_sign=nothing)
         log.info("rows of all parts that hold all but %.3g of each one's trace are kept", tol)
-        found = [rows.rows(objective, kind, p, own, tol) for p, own in enumerate(lengths)]
+        found = [rows.rows(objective, factors, p, own, tol) for p, own in enumerate(lengths)]
         vectors = torch.cat([of.vectors for of in found])
         part = np.repeat(np.arange(len(parts)), [len(of.sample) for of in found])
         sample = np.concatenate([of.sample for of in found])

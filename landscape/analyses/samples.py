@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.curvature import traces
-from landscape.curvature.forms import FORMS, quadratic_forms
-from landscape.curvature.kinds import find
-from landscape.curvature.rows import KINDS, Lengths, Rows, lengths, rows
+from landscape.curvature import rows
+from landscape.curvature.forms import quadratic_forms
+from landscape.curvature.kinds import Kind
+from landscape.curvature.rows import Lengths, Rows
+from landscape.errors import InputError
 from landscape.objective.draws import Drawn
 from landscape.objective.objective import Objective
 from landscape.results import inference
@@ -51,7 +52,7 @@ class Samples:
 
     objective: Objective
     part: int
-    kind: str  # whose rows they are
+    kind: Kind  # of matrix; the rows are those of its factors
     lengths: Lengths
     kept: Kept | None  # None where there are too many rows
     drawn: Drawn | None  # where the samples are weighted draws
@@ -79,40 +80,33 @@ class Samples:
     @property
     def trace(self) -> float:
         """The exact trace of the rows' matrix, with that of the weight decay."""
-        decay = self.objective.weight_decay if find(self.kind).decays else 0.0
+        decay = self.objective.weight_decay if self.kind.decays else 0.0
         return float(self.lengths.weights @ self.lengths.traces) + decay * self.objective.layout.size
 
 
-def refusal(objective: Objective, operator: str) -> str | None:
+def refusal(objective: Objective, kind: Kind) -> str | None:
     """Say why single samples cannot tell of a matrix.
 
     Args:
         objective: model, loss and data in parts.
-        operator: name of the matrix.
+        kind: of matrix.
 
     Returns:
         The reason, or None.
     """
-    if operator == "residual":
+    if kind.factors is None:
         return "the traces of its samples are not those of rows"
-    if operator not in FORMS:
-        return f"the matrix {operator} is not known sample by sample"
-    return traces.refusal(objective, find(kind_of_rows(operator)))
-
-
-def kind_of_rows(operator: str) -> str:
-    """Return the matrix whose rows tell of single samples: the operator's own, or the Hessian's Gauss-Newton part."""
-    return operator if operator in KINDS else "ggn"
+    return rows.refusal(objective, kind.factors)
 
 
 def samples(
-    objective: Objective, operator: str, part: int, *, tol: float, cache_bytes: int, drawn: Drawn | None = None
+    objective: Objective, kind: Kind, part: int, *, tol: float, cache_bytes: int, drawn: Drawn | None = None
 ) -> Samples:
     """Compute the lengths of all rows of a part, and the longest rows where they fit.
 
     Args:
         objective: for which `refusal` returns None.
-        operator: name of the matrix; for the Hessian the rows are those of its Gauss-Newton part.
+        kind: of matrix, one with factors; the rows of the Hessian are those of its Gauss-Newton part.
         part: position of the part.
         tol: share of the trace that the rows may leave out. Where that is more than 1e-3 of lambda_max, rows are added.
         cache_bytes: memory for the rows.
@@ -120,9 +114,13 @@ def samples(
 
     Returns:
         What there is.
+
+    Raises:
+        InputError: the matrix has no factors.
     """
-    kind = kind_of_rows(operator)
-    known = lengths(objective, kind, part)
+    if kind.factors is None:
+        raise InputError(f"the matrix {kind.name} has no rows")
+    known = rows.lengths(objective, kind.factors, part)
     most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
     kept = None
     for _ in range(2):
@@ -132,7 +130,7 @@ def samples(
             log.info("%s: %d rows hold all but %.3g of the trace, more than %d are kept", name, n_rows, tol, most)
             kept = None
             break
-        found = rows(objective, kind, part, known, tol)
+        found = rows.rows(objective, kind.factors, part, known, tol)
         gram = found.gram
         kept = Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
         top, left = np.abs(kept.eigen.values).max(initial=0), found.tau_plus + found.tau_minus
@@ -156,12 +154,11 @@ def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
     return kept.gram.curvatures(kept.gram.top(weights)[1]), kept.gram.crossfitted(weights, groups=found.index)
 
 
-def along_vector(found: Samples, operator: str, top: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def along_vector(found: Samples, top: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return the same for a matrix that has no rows, or too many.
 
     Args:
         found: of the part.
-        operator: name of the matrix.
         top: unit vector of its lambda_max, (D,).
 
     Returns:
@@ -171,16 +168,15 @@ def along_vector(found: Samples, operator: str, top: Tensor) -> tuple[np.ndarray
     if found.kept is not None:
         for members, combination in found.kept.gram.folds(found.lengths.weights, groups=found.index):
             direction = found.kept.direction(combination)
-            crossfit[members] = quadratic_forms(found.objective, operator, found.members[members], direction)
-    return quadratic_forms(found.objective, operator, found.members, top), crossfit
+            crossfit[members] = quadratic_forms(found.objective, found.kind, found.members[members], direction)
+    return quadratic_forms(found.objective, found.kind, found.members, top), crossfit
 
 
-def statistics(found: Samples, operator: str, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
+def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
     """Return the fields of a spectrum that belong to single samples, for one part.
 
     Args:
         found: of the part.
-        operator: name of the matrix.
         curvature: (n,) of `along_rows` or `along_vector`.
         crossfit: (n,) of the same.
 
@@ -188,7 +184,7 @@ def statistics(found: Samples, operator: str, curvature: np.ndarray, crossfit: n
         Fields by name, each with an axis of one part.
     """
     known = found.lengths
-    decay = found.objective.weight_decay if find(operator).decays else 0.0
+    decay = found.objective.weight_decay if found.kind.decays else 0.0
     fields: dict[str, Any] = {
         "trace_sampling_stderr": _stderr(known, known.traces),
         "lambda_max_sampling_stderr": _stderr(known, curvature),
@@ -207,17 +203,16 @@ def statistics(found: Samples, operator: str, curvature: np.ndarray, crossfit: n
     return {name: np.asarray(value)[None] for name, value in fields.items()}
 
 
-def eigenvalues(found: Samples, operator: str) -> dict[str, np.ndarray]:
+def eigenvalues(found: Samples) -> dict[str, np.ndarray]:
     """Return the fields of a spectrum that hold all eigenvalues of a part, nan where there are too many rows.
 
     Args:
         found: of the part.
-        operator: name of the matrix.
 
     Returns:
         Fields by name, each with an axis of one part; none for the Hessian, which has no rows.
     """
-    fields = _eigenvalues(found, found.kept) if operator == found.kind else {}
+    fields = _eigenvalues(found, found.kept) if found.kind.has_rows else {}
     return {name: np.asarray(value)[None] for name, value in fields.items()}
 
 
@@ -287,7 +282,7 @@ def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
     if kept is None:
         bounds = dict.fromkeys(("eigenvalue_rest", "eigenvalue_above", "eigenvalue_below"), np.nan)
         return {"eigenvalues": np.empty(0), **bounds}
-    decay = found.objective.weight_decay if find(found.kind).decays else 0.0
+    decay = found.objective.weight_decay if found.kind.decays else 0.0
     size, values = found.objective.layout.size, kept.eigen.values
     if len(values) > size:  # the others are rounding
         values = np.sort(values[np.argsort(-np.abs(values), kind="stable")[:size]])[::-1]

@@ -20,7 +20,7 @@ from landscape.analyses.samples import GGN_TOL, METHODS, Method
 from landscape.callables import checked
 from landscape.curvature import probing, rows
 from landscape.curvature.algebra import Operator
-from landscape.curvature.kinds import HESSIAN, Kind, KindName, find
+from landscape.curvature.kinds import HESSIAN, KINDS, Kind, KindName, find
 from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
 from landscape.curvature.matrices import matrix
 from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator
@@ -87,10 +87,6 @@ class Options:
         check_choice("method", self.method, METHODS)
         if self.samples is not None and self.samples < 2:
             raise InputError(f"{arg('samples')} must be at least 2, got {self.samples}")
-        if self.samples is not None and self.operator in {"fisher", "empirical-fisher"}:
-            raise InputError(
-                f"{arg('samples')} weighs losses, which the {self.operator} does not: leave one of them out"
-            )
         check_choice("trace", self.trace, TRACES)
         check_choice("distribution", self.distribution, DISTRIBUTIONS)
 
@@ -179,6 +175,8 @@ def spectrum(
     """
     if isinstance(subject, Objective):
         kind = find(HESSIAN.name if operator is None else operator)
+        if samples is not None and not kind.scales:
+            raise InputError(f"{arg('samples')} weighs losses, which the {kind.name} does not: leave one of them out")
         name, parts, size = kind.name, subject.partition.names, subject.layout.size
     else:
         _refuse_options_of_objectives(operator, backend, cache_bytes, samples, overlap)
@@ -281,31 +279,31 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
 
     @cache
     def sample_by_sample() -> bool:
-        return _sample_by_sample(used, options)
+        return _sample_by_sample(used, kind, options)
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
         part, told, of_part = objective.part(name), None, facts(name)
         of_part |= {"n_used": np.array([len(used.members[part])])}
         if sample_by_sample():
-            told = of_samples.samples(used, kind.name, part, tol=options.ggn_tol, cache_bytes=cache_bytes, drawn=drawn)
+            told = of_samples.samples(used, kind, part, tol=options.ggn_tol, cache_bytes=cache_bytes, drawn=drawn)
             lengths[part] = told.lengths
-            of_part |= of_samples.eigenvalues(told, kind.name)
-            if told.kept is not None and kind.name == told.kind and options.method != "lanczos":
-                return _by_rows(told, told.kept, kind, options, of_part | {"provenance": about})
+            of_part |= of_samples.eigenvalues(told)
+            if told.kept is not None and kind.has_rows and options.method != "lanczos":
+                return _by_rows(told, told.kept, options, of_part | {"provenance": about})
         operator, exact = whole()
         own = operator[name]
         found = probing.run(own, options.plan, report, estimate=not exact)
         if told is not None and options.sampling_errors:
-            along = of_samples.along_vector(told, kind.name, found.extremes[0])
-            of_part |= of_samples.statistics(told, kind.name, *along)
+            along = of_samples.along_vector(told, found.extremes[0])
+            of_part |= of_samples.statistics(told, *along)
         trace = None if not exact else own.exact.trace(name) if told is None else told.trace
         return _summary(found, own, options, trace, **of_part, provenance=about)
 
     def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
-        if not options.sampling_errors or not sample_by_sample():
+        if kind.factors is None or not options.sampling_errors or not sample_by_sample():
             return found
         where = {"cache_bytes": cache_bytes, "journal": journal, "progress": progress}
-        return row_products(used, found, lengths, drawn=drawn, **where)
+        return row_products(used, found, kind.factors, lengths, drawn=drawn, **where)
 
     known = fingerprint(objective, asdict(options))
     return _Job(compute=compute, fingerprint=known, forget=whole.cache_clear, between=between)
@@ -367,14 +365,15 @@ def _exact(operator: Operator, options: Options) -> bool:
     return False
 
 
-def _sample_by_sample(objective: Objective, options: Options) -> bool:
+def _sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool:
     """Say whether rows and numbers of single samples are taken; an InputError where they must be and cannot."""
-    if options.method == "rows" and options.operator not in rows.KINDS:
-        raise InputError(f"{arg('method', 'rows')}: the {options.operator} has no rows; {', '.join(rows.KINDS)} have")
-    by_rows = options.method != "lanczos" and options.operator in rows.KINDS
+    if options.method == "rows" and not kind.has_rows:
+        others = ", ".join(name for name, other in KINDS.items() if other.has_rows)
+        raise InputError(f"{arg('method', 'rows')}: the {kind.name} has no rows; {others} have")
+    by_rows = options.method != "lanczos" and kind.has_rows
     if not (by_rows or options.sampling_errors):
         return False
-    reason = of_samples.refusal(objective, options.operator)
+    reason = of_samples.refusal(objective, kind)
     n_classes, products = len(objective.samples.class_names), options.steps * options.probes
     if reason is None and options.method != "rows" and n_classes > products:
         reason = f"{n_classes} backward passes are more than {products} products"
@@ -386,13 +385,11 @@ def _sample_by_sample(objective: Objective, options: Options) -> bool:
     return False
 
 
-def _by_rows(
-    told: of_samples.Samples, kept: of_samples.Kept, kind: Kind, options: Options, of_part: dict[str, Any]
-) -> Spectrum:
+def _by_rows(told: of_samples.Samples, kept: of_samples.Kept, options: Options, of_part: dict[str, Any]) -> Spectrum:
     """Turn the rows of one part into a result with one part."""
     tol = DEFAULT_TOL if options.tol is None else options.tol
     if options.sampling_errors:
-        of_part |= of_samples.statistics(told, kind.name, *of_samples.along_rows(told, kept))
+        of_part |= of_samples.statistics(told, *of_samples.along_rows(told, kept))
     fields = of_samples.by_rows(
         told,
         kept,
@@ -406,8 +403,8 @@ def _by_rows(
         **fields,
         parts=(told.objective.partition.names[told.part],),
         size=told.objective.layout.size,
-        operator=kind.name,
-        symbol=kind.symbol,
+        operator=told.kind.name,
+        symbol=told.kind.symbol,
         tol=tol,
         negative_tol=options.negative_tol,
         **of_part,

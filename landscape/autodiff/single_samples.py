@@ -97,9 +97,9 @@ class Recorded:
                 found[k, piece] += torch.linalg.vecdot(each, each)
         return found
 
-    def squares(self, seeds: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def squares(self, seeds: Tensor, *, keep: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Yield names of parameters and their squared gradients, (numel,), summed over the samples of the batch."""
-        for name, uses in self._uses(seeds, keep=False).items():
+        for name, uses in self._uses(seeds, keep=keep).items():
             first = uses[0]
             if len(uses) == 1 and first.kind == "weight" and first.d.ndim == 2 and _is_linear(first):
                 yield name, (first.d.square().T @ first.call.inputs.square()).reshape(-1)  # without making d aᵀ

@@ -4,35 +4,37 @@ Their mean is v^T A v, and their spread says how far another draw of samples wou
 each sample's loss along v comes from two forward tangents (jvp of jvp), or from backward passes alone: with
 s(u) = v . grad (sum_i u_i l_i), the sum of u_i v^T H_i v is v . grad s(u). Operations may have no second forward
 derivative, or a wrong one (torch 2.13: a transformer's encoder layer); both ways are compared on a few samples.
+Matrices J_i^T M_i J_i take one forward tangent.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
+from torch.func import jvp
 
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.errors import check_choice
+from landscape.curvature.kinds import Factors, Functions, Kind, SecondDerivative, Tensors
+from landscape.errors import InputError
 from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)
 
-Tensors: TypeAlias = tuple[Tensor, ...]
-Form: TypeAlias = Callable[..., Tensor]
+Form: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(inputs, labels) -> v^T A_i v, (B,)."""
 _CHECKED = 4  # samples
 
 
-def quadratic_forms(objective: Objective, kind: str, index: np.ndarray, vector: Tensor) -> np.ndarray:
+def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector: Tensor) -> np.ndarray:
     """Return v^T A_i v of some samples.
 
     Args:
         objective: model and loss; weight decay, which is no sample's, does not enter.
-        kind: a name of `kinds.KINDS`.
+        kind: of matrix.
         index: positions of the samples in the data, (n,).
         vector: v, (D,).
 
@@ -42,25 +44,30 @@ def quadratic_forms(objective: Objective, kind: str, index: np.ndarray, vector: 
     Raises:
         InputError: a matrix that is not known sample by sample.
     """
-    check_choice("kind", kind, FORMS)
     v = tuple(objective.layout.tensors(vector.to(objective.device, objective.dtype)))
+    functions = Functions(logits=objective.logits, loss=objective.loss)
 
     def of(form: Form, some: np.ndarray) -> Tensor:
-        inputs, labels = objective.samples.batch(some, objective.device, objective.dtype)
+        batch = objective.samples.batch(some, objective.device, objective.dtype)
         with differentiable_attention():
-            return form(objective, inputs, labels, v).detach().double().cpu()
+            return form(*batch).detach().double().cpu()
 
-    form = FORMS[kind]
-    if kind in {"hessian", "residual"} and len(index):
-        form = _checked(form, lambda form: of(form, index[:_CHECKED]), objective.dtype)
+    form: Form
+    if kind.factors is not None and kind.has_rows:
+        form = partial(_of_factors, kind.factors, functions, objective.theta, v)
+    elif isinstance(kind, SecondDerivative):
+        form, twin = (partial(way, kind, functions, objective.theta, v) for way in (_forward, _backward))
+        if len(index):
+            form = _right_one(form, twin, lambda form: of(form, index[:_CHECKED]), objective.dtype)
+    else:
+        raise InputError(f"the matrix {kind.name} is not known sample by sample")
     starts = range(0, len(index), objective.batch_size)
     found = [of(form, index[start : start + objective.batch_size]) for start in starts]
     return torch.cat(found).numpy() if found else np.empty(0)
 
 
-def _checked(form: Form, values: Callable[[Form], Tensor], dtype: torch.dtype) -> Form:
-    """Return a form that is right on some samples: the given one, or its twin by backward passes."""
-    twin = partial(form, backward=True)
+def _right_one(form: Form, twin: Form, values: Callable[[Form], Tensor], dtype: torch.dtype) -> Form:
+    """Return a form if it is right on some samples, else its twin by backward passes."""
     expected = values(twin)
     try:
         found = values(form)
@@ -74,14 +81,29 @@ def _checked(form: Form, values: Callable[[Form], Tensor], dtype: torch.dtype) -
     return form
 
 
-def _hessian(objective: Objective, inputs: Tensor, labels: Tensor, v: Tensors, *, backward: bool = False) -> Tensor:
-    def losses(theta: Tensors) -> Tensor:
-        return objective.losses(theta, inputs, labels)
+def _of_factors(
+    factors: Factors, functions: Functions, theta: Tensors, v: Tensors, inputs: Tensor, labels: Tensor
+) -> Tensor:
+    """Add up sign_ik (s_ik . J_i v)^2."""
 
-    def slopes(theta: Tensors) -> Tensor:
-        return _slope(losses, theta, v)
+    def outputs(theta: Tensors) -> Tensor:
+        return factors.outputs(functions.loss, functions.logits(theta, inputs), labels)
 
-    return _backward(losses, objective.theta, v) if backward else _slope(slopes, objective.theta, v)
+    value, along = jvp(outputs, (theta,), (v,))[:2]
+    signs, seeds, _ = factors.split(functions.loss, value.detach(), labels)
+    slopes = torch.einsum("brc,bc->br", seeds.reshape(*signs.shape, -1), along.cpu().double().reshape(len(along), -1))
+    return (signs * slopes.square()).sum(1)
+
+
+def _forward(
+    kind: SecondDerivative, functions: Functions, theta: Tensors, v: Tensors, inputs: Tensor, labels: Tensor
+) -> Tensor:
+    values, theta = kind.curved(functions, theta, (inputs, labels))
+
+    def slopes(t: Tensors) -> Tensor:
+        return _slope(values, t, v)
+
+    return _slope(slopes, theta, v)
 
 
 def _slope(function: Callable[[Tensors], Tensor], theta: Tensors, v: Tensors) -> Tensor:
@@ -89,56 +111,14 @@ def _slope(function: Callable[[Tensors], Tensor], theta: Tensors, v: Tensors) ->
     return found
 
 
-def _backward(losses: Callable[[Tensors], Tensor], theta: Tensors, v: Tensors) -> Tensor:
+def _backward(
+    kind: SecondDerivative, functions: Functions, theta: Tensors, v: Tensors, inputs: Tensor, labels: Tensor
+) -> Tensor:
     theta = tuple(t.detach().requires_grad_() for t in theta)
-    values = losses(theta)
+    values = kind.curved(functions, theta, (inputs, labels))[0](theta)
     u = torch.ones_like(values, requires_grad=True)
     summed = u @ values
     for _ in range(2):
         slopes = torch.autograd.grad(summed, theta, create_graph=True, materialize_grads=True)
         summed = torch.stack([(s * t).sum() for s, t in zip(slopes, v, strict=True)]).sum()
     return torch.autograd.grad(summed, u, materialize_grads=True)[0]
-
-
-def _ggn(objective: Objective, inputs: Tensor, labels: Tensor, v: Tensors) -> Tensor:
-    def summed(z: Tensor) -> Tensor:
-        return objective.loss(z, labels).sum()
-
-    z, along = _logits(objective, inputs, v)
-    bent: Tensor = jvp(grad(summed), (z,), (along,))[1]
-    return (along * bent).sum(1)
-
-
-def _residual(objective: Objective, inputs: Tensor, labels: Tensor, v: Tensors, *, backward: bool = False) -> Tensor:
-    return _hessian(objective, inputs, labels, v, backward=backward) - _ggn(objective, inputs, labels, v)
-
-
-def _fisher(objective: Objective, inputs: Tensor, labels: Tensor, v: Tensors) -> Tensor:
-    z, along = _logits(objective, inputs, v)
-    p = z.softmax(1)
-    return (p * (along - (p * along).sum(1, keepdim=True)).square()).sum(1)
-
-
-def _squares(objective: Objective, inputs: Tensor, labels: Tensor, v: Tensors) -> Tensor:
-    def losses(theta: Tensors) -> Tensor:
-        return objective.losses(theta, inputs, labels)
-
-    return _slope(losses, objective.theta, v).square()
-
-
-def _logits(objective: Objective, inputs: Tensor, v: Tensors) -> tuple[Tensor, Tensor]:
-    def logits(theta: Tensors) -> Tensor:
-        return objective.logits(theta, inputs)
-
-    z, along = jvp(logits, (objective.theta,), (v,))[:2]
-    return z, along
-
-
-FORMS: Mapping[str, Form] = {
-    "hessian": _hessian,
-    "ggn": _ggn,
-    "residual": _residual,
-    "fisher": _fisher,
-    "empirical-fisher": _squares,
-}
-"""By the matrix's name: (objective, inputs, labels, v) -> (B,)."""

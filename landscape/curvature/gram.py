@@ -17,7 +17,6 @@ from landscape.autodiff import per_sample
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.per_sample import group_gradients
 from landscape.errors import NumericalError, arg
-from landscape.networks import models
 from landscape.networks.copies import copied
 from landscape.networks.params import Layout
 from landscape.objective.objective import Objective
@@ -236,8 +235,7 @@ def _of_groups(
 
 
 def _losses(objective: Objective, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    n_classes = len(objective.samples.class_names)
-    return objective.loss(models.logits_of(model(inputs), n_classes, objective.logits_index), labels)
+    return objective.loss(objective.read(model(inputs)), labels)
 
 
 def _products(a: Tensor, b: Tensor) -> np.ndarray:

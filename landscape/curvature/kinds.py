@@ -24,12 +24,15 @@ from torch.func import grad, jvp, vjp
 
 from landscape.autodiff.backward import pull, push, second, second_of_each
 from landscape.errors import arg, check_choice
+from landscape.networks import losses
+from landscape.networks.losses import Loss
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Gradient: TypeAlias = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 """(function, z) -> its gradient at z."""
-Factors: TypeAlias = list[tuple[int, Tensor | None]]
+Middle: TypeAlias = Callable[[Loss, Tensor, Tensor], Tensor]
+"""(loss, z (B, C) float64, labels (B,)) -> M_i of each sample, (B, C, C)."""
 
 KindName: TypeAlias = Literal["hessian", "ggn", "residual", "fisher", "empirical-fisher"]
 
@@ -39,11 +42,54 @@ class Functions:
     """What the matrices are made of: pure functions of a point and a batch of any size."""
 
     logits: Callable[[Tensors, Tensor], Tensor]  # (theta, inputs) -> (B, C)
-    loss: Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> (B,)
+    loss: Loss  # (logits, labels) -> (B,)
 
     def losses(self, theta: Tensors, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each sample, (B,)."""
         return self.loss(self.logits(theta, inputs), labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """How the matrix J_i^T M_i J_i of each sample is a sum of signed squares.
+
+    With J_i the Jacobian of the sample's logits, M_i = sum_k sign_ik s_ik s_ik^T by its eigenvectors. Or J_i is the
+    gradient of the sample's loss, and M_i = 1.
+    """
+
+    middle: Middle | None = None  # None for the gradient of the loss
+
+    def outputs(self, loss: Loss, z: Tensor, labels: Tensor) -> Tensor:
+        """Return whose Jacobian it is: logits (B, C), or losses (B,)."""
+        return loss(z, labels) if self.middle is None else z
+
+    @torch.no_grad()
+    def split(self, loss: Loss, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split M_i of each sample.
+
+        Args:
+            loss: (logits, labels) -> (B,).
+            z: what `outputs` returned.
+            labels: (B,).
+
+        Returns:
+            Signs (B, R), 0 for what is rounding; s_ik (B, R, C) by descending size, of losses (B, 1); and the traces of
+            M_i (B,), of losses nan. All are float64, and on the CPU.
+        """
+        if self.middle is None:
+            ones = torch.ones(len(z), 1, dtype=torch.float64)
+            return ones, ones, torch.full((len(z),), torch.nan, dtype=torch.float64)
+        if z.device.type == "mps":  # has no float64
+            z, labels = z.cpu(), labels.cpu()
+        middle = self.middle(loss, z.double(), labels).cpu()
+        values, vectors = torch.linalg.eigh(middle)
+        order = values.abs().argsort(dim=1, descending=True, stable=True)
+        values = values.gather(1, order)
+        vectors = vectors.mT.gather(1, order[:, :, None].expand_as(vectors))
+        # What is rounding of a sample's own matrix: for the cross-entropy the direction in which all logits move alike.
+        noise = values.shape[1] * torch.finfo(values.dtype).eps * values.abs().amax(1, keepdim=True)
+        values = torch.where(values.abs() > noise, values, 0)
+        return values.sign(), values.abs().sqrt()[:, :, None] * vectors, middle.diagonal(dim1=1, dim2=2).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +100,19 @@ class Kind:
     symbol: str  # in formulas and figures
     about: str  # in help
     decays: bool  # weight decay adds its multiple of the identity
-    bends: bool  # second derivatives of the logits enter, and where these have a diagonal `factors` does not hold
-    factors: Callable[[Functions, Tensors, Tensor, Tensor], Factors]
-    """(functions, theta, inputs, labels) -> signs and s_ik (B, C), k = 1, 2, ...; the matrix's diagonal is the sum of
-    sign (J_i^T s_ik)^2. None stands for the gradient of the loss itself."""
-    decomposes: bool = False  # these take the eigenvectors of a matrix (C, C) for each sample
+    bends: bool  # second derivatives of the logits enter: the matrix is not that of its factors alone
+    scales: bool  # with the losses: of c times the losses it is c times the matrix, so that samples can have weights
+    factors: Factors | None  # of its part without second derivatives of the logits; None where there is no such part
+
+    @property
+    def decomposes(self) -> bool:
+        """Whether its factors take the eigenvectors of a matrix (C, C) for each sample."""
+        return self.factors is not None and self.factors.middle is not None
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether its factors are all of it."""
+        return self.factors is not None and not self.bends
 
     def forward(self, functions: Functions, theta: Tensors, batch: Batch, v: Tensors) -> Tensors:
         """Multiply the sum over a batch by a vector in forward-over-reverse form, for tracing.
@@ -211,31 +265,19 @@ def _covariance_of_labels(z: Tensor, u: Tensor) -> Tensor:
     return p * (u - (p * u).sum(dim=1, keepdim=True))
 
 
-def _roots(middle: Callable[[Functions, Tensor, Tensor], Tensor]) -> Callable[..., Factors]:
-    """Return the factors of J^T M J from M, (B, C, C), by its eigenvectors."""
-
-    @torch.no_grad()
-    def factors(functions: Functions, theta: Tensors, inputs: Tensor, labels: Tensor) -> Factors:
-        z = functions.logits(theta, inputs)
-        values, vectors = torch.linalg.eigh(middle(functions, z.double(), labels))
-        found: Factors = []
-        # A user's loss need not be convex in the logits: what an eigenvalue adds has its sign.
-        for sign in (1, -1):
-            roots = (sign * values).clamp(min=0).sqrt()
-            for k in torch.nonzero(roots.amax(0) > 1e-7 * values.abs().max().sqrt()).flatten().tolist():
-                found.append((sign, (roots[:, k, None] * vectors[:, :, k]).to(z.dtype)))
-        return found
-
-    return factors
+def _curvature_in_logits(loss: Loss, z: Tensor, labels: Tensor) -> Tensor:
+    if loss is losses.cross_entropy:
+        return _covariance(loss, z, labels)
+    return second_of_each(lambda z: loss(z, labels), z)
 
 
-def _curvature_in_logits(functions: Functions, z: Tensor, labels: Tensor) -> Tensor:
-    return second_of_each(lambda z: functions.loss(z, labels), z)
-
-
-def _covariance(functions: Functions, z: Tensor, labels: Tensor) -> Tensor:
+def _covariance(loss: Loss, z: Tensor, labels: Tensor) -> Tensor:
     p = z.softmax(1)
-    return torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    # p_c (1 - p_c) by the sum over the others: 1 - p_c has no digits left where a sample is fitted.
+    others = p @ (1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device))
+    middle = -p[:, :, None] * p[:, None]
+    middle.diagonal(dim1=1, dim2=2).copy_(p * others)
+    return middle
 
 
 HESSIAN = SecondDerivative(
@@ -245,8 +287,8 @@ HESSIAN = SecondDerivative(
     values=_losses,
     decays=True,
     bends=True,
-    factors=_roots(_curvature_in_logits),
-    decomposes=True,
+    scales=True,
+    factors=Factors(middle=_curvature_in_logits),
 )
 
 KINDS: Mapping[str, Kind] = {
@@ -261,8 +303,8 @@ KINDS: Mapping[str, Kind] = {
             middle=None,
             decays=True,
             bends=False,
-            factors=_roots(_curvature_in_logits),
-            decomposes=True,
+            scales=True,
+            factors=Factors(middle=_curvature_in_logits),
         ),
         SecondDerivative(
             name="residual",
@@ -271,7 +313,8 @@ KINDS: Mapping[str, Kind] = {
             values=_along_slopes,
             decays=False,  # it is in H and in G
             bends=True,
-            factors=lambda *_: [],
+            scales=True,
+            factors=None,
         ),
         Factored(
             name="fisher",
@@ -281,8 +324,8 @@ KINDS: Mapping[str, Kind] = {
             middle=_covariance_of_labels,
             decays=True,
             bends=False,
-            factors=_roots(_covariance),
-            decomposes=True,
+            scales=False,
+            factors=Factors(middle=_covariance),
         ),
         Factored(
             name="empirical-fisher",
@@ -292,7 +335,8 @@ KINDS: Mapping[str, Kind] = {
             middle=lambda losses, u: u,
             decays=False,
             bends=False,
-            factors=lambda *_: [(1, None)],
+            scales=False,
+            factors=Factors(),
         ),
     )
 }

@@ -17,8 +17,7 @@ lengths hold every statistic over samples, see results/gram.py. Sources: Horn an
 (Weyl); Dangel et al. 2022, "ViViT"; Papyan 2020 on the rows of the cross-entropy.
 """
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -26,16 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import single_samples
-from landscape.autodiff.backward import second_of_each
+from landscape.autodiff import per_sample, single_samples
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.single_samples import Recorded
-from landscape.networks import losses, models
+from landscape.curvature.kinds import Factors
+from landscape.errors import LandscapeError
 from landscape.objective.objective import Objective
 from landscape.results.gram import Gram
 
-KINDS = ("ggn", "fisher", "empirical-fisher")
-"""Matrices that have rows. Those of the empirical Fisher are the gradients of the losses."""
+MOST_CLASSES = 512
+"""Beyond that, the matrices between the Jacobians take more memory than they are worth."""
 
 _CHUNK = 32  # samples
 _COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64
@@ -51,7 +50,7 @@ class Lengths:
     squares: np.ndarray  # (n, R) float64: sign(mu_ik) |a_ik|^2, k by descending |mu_ik|
     uncertainty: np.ndarray  # (n,) tr M_i
     weights: np.ndarray  # (n,) w_i
-    logits: Tensor  # (n, C) float64 on the CPU; for the empirical Fisher there is no column
+    logits: Tensor  # (n, C) float64 on the CPU; (n,) losses where the factors are gradients of these
     labels: Tensor  # (n,) on the CPU
 
     @property
@@ -95,12 +94,39 @@ class Rows:
         return Gram(products=products(self.vectors, self.vectors), sign=self.sign, sample=self.sample, n=self.n)
 
 
-def lengths(objective: Objective, kind: str, part: int, report: Report | None = None) -> Lengths:
+def refusal(objective: Objective, factors: Factors) -> str | None:
+    """Say why gradients of single samples cannot be had.
+
+    Args:
+        objective: model, loss and data in parts.
+        factors: of a kind of matrix.
+
+    Returns:
+        The reason, or None.
+    """
+    n_classes = len(objective.samples.class_names)
+    if factors.middle is not None and n_classes > MOST_CLASSES:
+        return f"{n_classes} classes are more than {MOST_CLASSES}"
+    model, (inputs, labels) = objective.model, objective.batch(0, 0)
+    with differentiable_attention(), objective.trainable():
+        try:
+            if len(labels) >= 3:
+                per_sample.check(model, lambda: objective.loss(objective.read(model(inputs)), labels))
+            run = recorded(objective, factors, inputs[:1], labels[:1])
+            factors.split(objective.loss, run.values.detach(), labels[:1])
+            for _ in run.squares(torch.ones_like(run.values)):
+                pass
+        except (LandscapeError, RuntimeError) as error:
+            return (str(error).splitlines() or [type(error).__name__])[0]
+    return None
+
+
+def lengths(objective: Objective, factors: Factors, part: int, report: Report | None = None) -> Lengths:
     """Compute the squared lengths of all rows of a part: one forward pass, and a backward pass for each class but one.
 
     Args:
-        objective: model, loss and data in parts; `traces.refusal` has nothing against the kind.
-        kind: one of `KINDS`.
+        objective: model, loss and data in parts; for which `refusal` returns None.
+        factors: of a kind of matrix.
         part: position of the part.
         report: told the share of the part that is done.
 
@@ -109,19 +135,19 @@ def lengths(objective: Objective, kind: str, part: int, report: Report | None = 
     """
     members = objective.members[part]
     squares, uncertainty, logits, labels_of = [], [], [], []
-    with differentiable_attention(), trainable(objective):
+    with differentiable_attention(), objective.trainable():
         for chunk in _chunks(objective, len(members)):
             inputs, labels = objective.samples.batch(members[chunk], objective.device, objective.dtype)
-            run = recorded(objective, kind, inputs, labels)
+            run = recorded(objective, factors, inputs, labels)
             z = run.values.detach().double().cpu()
-            signs, seeds, middle = _factors(objective, kind, z, labels.cpu())
+            signs, seeds, traces = factors.split(objective.loss, run.values.detach(), labels)
             found = torch.zeros(signs.shape, dtype=torch.float64)
             used = signs.abs().amax(0) > 0
             if used.any():
                 along = seeds[:, used].transpose(0, 1).reshape(-1, *run.values.shape)
                 found[:, used] = run.square_norms(along.to(run.values)).T.cpu()
             squares.append(signs * found)
-            uncertainty.append(middle)
+            uncertainty.append(traces)
             logits.append(z)
             labels_of.append(labels.cpu())
             if report is not None:
@@ -135,12 +161,12 @@ def lengths(objective: Objective, kind: str, part: int, report: Report | None = 
     )
 
 
-def rows(objective: Objective, kind: str, part: int, known: Lengths, tol: float) -> Rows:
+def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol: float) -> Rows:
     """Compute the longest rows of a part.
 
     Args:
         objective: as for `lengths`.
-        kind: one of `KINDS`.
+        factors: as for `lengths`.
         part: position of the part.
         known: what `lengths` returned for them.
         tol: share of the sum of all squared lengths that may be left out; 0 keeps every row that is not zero.
@@ -152,19 +178,21 @@ def rows(objective: Objective, kind: str, part: int, known: Lengths, tol: float)
     left_out = known.weights[:, None] * known.squares
     left_out[sample, row] = 0
     seeds = known.logits.new_empty(len(sample), known.logits[0].numel())
+    # A user's loss may hold tensors of the objective's device; Apple's has no float64.
+    place = torch.device("cpu") if objective.device.type == "mps" else objective.device
     for chunk in _chunks(objective, len(known.squares)):
         # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
-        of_chunk = _factors(objective, kind, known.logits[chunk], known.labels[chunk])[1]
+        of_chunk = factors.split(objective.loss, known.logits[chunk].to(place), known.labels[chunk].to(place))[1]
         own = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
-        seeds[own] = of_chunk[sample[own] - chunk.start, row[own]]
+        seeds[own] = of_chunk[sample[own] - chunk.start, row[own]].reshape(len(own), seeds.shape[1])
     example = objective.theta[0]
     vectors = torch.empty(len(sample), objective.layout.size, dtype=example.dtype, device=example.device)
     members = objective.members[part]
-    with differentiable_attention(), trainable(objective):
+    with differentiable_attention(), objective.trainable():
         for start in range(0, len(sample), objective.batch_size):
             here = slice(start, start + objective.batch_size)
             inputs, labels = objective.samples.batch(members[sample[here]], objective.device, objective.dtype)
-            run = recorded(objective, kind, inputs, labels)
+            run = recorded(objective, factors, inputs, labels)
             vectors[here] = run.rows(seeds[here].reshape(run.values.shape).to(run.values))
     return Rows(
         vectors=vectors,
@@ -192,89 +220,26 @@ def products(a: Tensor, b: Tensor) -> np.ndarray:
     return found.cpu().numpy()
 
 
-@contextmanager
-def trainable(objective: Objective) -> Generator[None, None, None]:
-    """Let the parameters that vary require a gradient inside the block, as gradients of single samples need it.
-
-    Args:
-        objective: whose model it is.
-
-    Yields:
-        Nothing.
-    """
-    chosen = [p for name, p in objective.model.named_parameters() if name in objective.layout.names]
-    try:
-        for p in chosen:
-            p.requires_grad_(True)
-        yield
-    finally:
-        for p in chosen:
-            p.requires_grad_(False)
-
-
 def _chunks(objective: Objective, n: int) -> list[slice]:
     """Divide n samples into pieces, of which the gradients of all classes at all layers' outputs are kept at a time."""
     size = min(objective.batch_size, _CHUNK)
     return [slice(start, start + size) for start in range(0, n, size)]
 
 
-def recorded(objective: Objective, kind: str, inputs: Tensor, labels: Tensor) -> Recorded:
+def recorded(objective: Objective, factors: Factors, inputs: Tensor, labels: Tensor) -> Recorded:
     """Run the model on a batch and keep what the rows of its samples need.
 
     Args:
-        objective: whose model and loss it is, within `trainable`.
-        kind: one of `KINDS`.
+        objective: whose model and loss it is, within its `trainable`.
+        factors: as for `lengths`.
         inputs: (B, ...).
         labels: (B,).
 
     Returns:
-        The forward pass; its values are the logits, for the empirical Fisher the losses.
+        The forward pass; its values are the outputs whose Jacobians the factors take, logits or losses.
     """
-    n_classes = len(objective.samples.class_names)
 
     def read(outputs: Any, labels: Tensor) -> Tensor:
-        z = models.logits_of(outputs, n_classes, objective.logits_index)
-        return objective.loss(z, labels) if kind == "empirical-fisher" else z
+        return factors.outputs(objective.loss, objective.read(outputs), labels)
 
     return single_samples.record(objective.model, inputs, labels, read, objective.layout.names)
-
-
-@torch.no_grad()
-def _factors(objective: Objective, kind: str, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return signs (B, R) and sqrt|mu_ik| u_ik (B, R, C) by descending |mu|, and the traces of M_i, (B,)."""
-    if kind == "empirical-fisher":
-        ones = torch.ones(len(z), 1, dtype=torch.float64)
-        return ones, ones[:, :, None], torch.full((len(z),), torch.nan, dtype=torch.float64)
-    # A user's loss may hold tensors of the objective's device; Apple's has no float64.
-    device = torch.device("cpu") if objective.device.type == "mps" else objective.device
-    middle = between_jacobians(objective.loss, kind, z.to(device), labels.to(device)).cpu()
-    values, vectors = torch.linalg.eigh(middle)
-    order = values.abs().argsort(dim=1, descending=True, stable=True)
-    values = values.gather(1, order)
-    vectors = vectors.mT.gather(1, order[:, :, None].expand_as(vectors))
-    # What is rounding of a sample's own matrix: for the cross-entropy the direction in which all logits move alike.
-    noise = values.shape[1] * torch.finfo(torch.float64).eps * values.abs().amax(1, keepdim=True)
-    values = torch.where(values.abs() > noise, values, 0)
-    return values.sign(), values.abs().sqrt()[:, :, None] * vectors, middle.diagonal(dim1=1, dim2=2).sum(1)
-
-
-def between_jacobians(loss: Callable[[Tensor, Tensor], Tensor], kind: str, z: Tensor, labels: Tensor) -> Tensor:
-    """Return the matrix between the Jacobians of each sample's logits: (B, C, C) float64.
-
-    Args:
-        loss: (logits, labels) -> (B,).
-        kind: "ggn" for its Hessian in the logits, "fisher" for diag(p) - p p^T, p = softmax(z).
-        z: logits, (B, C) float64.
-        labels: (B,).
-
-    Returns:
-        The matrices.
-    """
-    if kind == "ggn" and loss is not losses.cross_entropy:
-        return second_of_each(lambda z: loss(z, labels), z)
-    p = z.softmax(1)
-    # p_c (1 - p_c) by the sum over the others: 1 - p_c has no digits left where a sample is fitted.
-    others = p @ (1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device))
-    middle = -p[:, :, None] * p[:, None]
-    middle.diagonal(dim1=1, dim2=2).copy_(p * others)
-    return middle

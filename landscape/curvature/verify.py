@@ -2,8 +2,10 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,6 @@ from torch import Tensor, nn
 
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.errors import InputError, arg, said
-from landscape.networks import models
 from landscape.objective.objective import Objective
 
 
@@ -62,7 +63,7 @@ def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianRes
     from pyhessian import hessian
 
     batches = list(objective.batches(objective.part(part)))
-    model = _Logits(copy.deepcopy(objective.model), len(objective.samples.class_names), objective.logits_index)
+    model = _Logits(copy.deepcopy(objective.model), objective.read)
     for name, parameter in model.inner.named_parameters():
         parameter.requires_grad_(name in objective.layout.names)
 
@@ -85,11 +86,10 @@ def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianRes
 class _Logits(nn.Module):
     """A model that returns its logits alone, as PyHessian expects."""
 
-    def __init__(self, inner: nn.Module, n_classes: int, index: int | None) -> None:
+    def __init__(self, inner: nn.Module, read: Callable[[Any], Tensor]) -> None:
         super().__init__()
         self.inner = inner
-        self._n_classes = n_classes
-        self._index = index
+        self._read = read
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return models.logits_of(self.inner(inputs), self._n_classes, self._index)
+        return self._read(self.inner(inputs))

@@ -12,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
-from landscape.networks import models
 from landscape.networks.copies import copied
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point, buffer_layout, set_point
@@ -128,7 +127,7 @@ class ByBatch:
         for piece in self._pieces:
             inputs, labels = samples.batch(self._order[piece], objective.device, objective.dtype)
             output = self._model(inputs)
-            yield models.logits_of(output, len(samples.class_names), objective.logits_index), labels, piece
+            yield objective.read(output), labels, piece
 
 
 def _training_norms(objective: Objective) -> tuple[nn.Module, list[_BatchNorm]]:

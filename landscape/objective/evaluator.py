@@ -16,7 +16,6 @@ from landscape.autodiff.called import functional_call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.forward import Forward, forward
 from landscape.data.datasets import Samples
-from landscape.networks import models
 from landscape.objective import batch_norm as norms
 from landscape.objective import jobs
 from landscape.objective.batch_norm import ByBatch, Reestimation, of_parts
@@ -151,7 +150,7 @@ class Evaluator:
     def _logits(self, state: Sequence[Tensor], inputs: Tensor) -> Tensor:
         varying = dict(zip(self._names, state, strict=True))
         output = functional_call(self.objective.model, varying, (inputs,))
-        return models.logits_of(output, len(self.objective.samples.class_names), self.objective.logits_index)
+        return self.objective.read(output)
 
     def _batch(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
         objective = self.objective

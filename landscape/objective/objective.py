@@ -8,7 +8,8 @@ statistics), data come in a fixed order and without augmentation, so L_p is one 
 import hashlib
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -329,8 +330,11 @@ class Objective:
             The logits, (B, C).
         """
         state = {**self._fixed, **dict(zip(self.layout.names, theta, strict=True))}
-        output = functional_call(self.model, state, (inputs,))
-        return models.logits_of(output, len(self.samples.class_names), self.logits_index)
+        return self.read(functional_call(self.model, state, (inputs,)))
+
+    def read(self, outputs: Any) -> Tensor:
+        """Return the logits among what the model returns, (B, C)."""
+        return models.logits_of(outputs, len(self.samples.class_names), self.logits_index)
 
     def losses(self, theta: Sequence[Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
         """Evaluate the loss of each sample at a point.
@@ -344,6 +348,18 @@ class Objective:
             One value per sample, (B,).
         """
         return self.loss(self.logits(theta, inputs), labels)
+
+    @contextmanager
+    def trainable(self) -> Generator[None, None, None]:
+        """Let the parameters that vary require a gradient inside the block, as gradients of single samples need it."""
+        chosen = [p for name, p in self.model.named_parameters() if name in self.layout.names]
+        try:
+            for p in chosen:
+                p.requires_grad_(True)
+            yield
+        finally:
+            for p in chosen:
+                p.requires_grad_(False)
 
     @cached_property
     def evaluation(self) -> Evaluation:

@@ -13,6 +13,7 @@ from torch import nn
 
 import landscape as ls
 from landscape.analyses import samples
+from landscape.curvature.kinds import KINDS
 from landscape.errors import InputError
 from landscape.objective import draws
 from landscape.results import inference, over_samples, quadrature
@@ -96,7 +97,7 @@ def test_weight_decay_is_in_the_cross_fitted_value_as_it_is_in_the_matrix(operat
 def test_draws_of_one_image_do_not_see_each_other_in_cross_fitting():
     objective = CASES["mlp-tanh"].objective(partition="all")
     drawn = draws.draw(objective, 8)
-    found = samples.samples(drawn.objective, "ggn", 0, tol=0, cache_bytes=2**30, drawn=drawn)
+    found = samples.samples(drawn.objective, KINDS["ggn"], 0, tol=0, cache_bytes=2**30, drawn=drawn)
     assert np.isfinite(samples.along_rows(found, found.kept)[1]).all()
     same = dataclasses.replace(drawn, index=np.zeros_like(drawn.index))
     one_image = dataclasses.replace(found, drawn=same)

@@ -13,6 +13,7 @@ from torch.func import hessian, jacrev
 from torch.nn import functional as F
 
 from landscape.curvature import rows
+from landscape.curvature.kinds import KINDS
 from landscape.data import datasets
 from landscape.objective.objective import Objective
 
@@ -77,8 +78,8 @@ def check(seed):
     rng = np.random.default_rng(seed)
     objective = problem(rng)
     tol = float(rng.choice([0.0, 10 ** rng.uniform(-8, -0.1)]))
-    known = rows.lengths(objective, "ggn", 0)
-    kept = rows.rows(objective, "ggn", 0, known, tol)
+    known = rows.lengths(objective, KINDS["ggn"].factors, 0)
+    kept = rows.rows(objective, KINDS["ggn"].factors, 0, known, tol)
     values = kept.gram.eigen(known.weights).values
     expected, slack = exact(objective)
     padded = np.append(values, np.zeros(max(0, len(expected) - len(values))))

@@ -8,7 +8,7 @@ from exact import dense, differences
 
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import forms
-from landscape.curvature.kinds import KINDS
+from landscape.curvature.kinds import HESSIAN, KINDS, Kind
 from landscape.errors import InputError
 
 
@@ -22,7 +22,7 @@ def test_the_mean_over_samples_is_that_of_the_matrix(name, kind):
     objective = CASES[name].objective()
     v = vector(objective)
     for part in range(3):
-        found = forms.quadratic_forms(objective, kind, objective.members[part], v)
+        found = forms.quadratic_forms(objective, KINDS[kind], objective.members[part], v)
         assert found.shape == objective.members[part].shape
         with differentiable_attention():
             # torch.func's own Hessian of attention is wrong
@@ -36,11 +36,11 @@ def test_each_samples_form_is_the_second_derivative_of_its_own_loss(name):
     objective = CASES[name].objective()
     index = objective.members[0]
     v = vector(objective)
-    found = forms.quadratic_forms(objective, "hessian", index, v)
+    found = forms.quadratic_forms(objective, HESSIAN, index, v)
     for i, one in enumerate(index):
-        alone = forms.quadratic_forms(objective, "hessian", np.array([one]), v)
+        alone = forms.quadratic_forms(objective, HESSIAN, np.array([one]), v)
         assert found[i] == pytest.approx(alone[0], rel=1e-10)
-    parts = sum(forms.quadratic_forms(objective, kind, index, v) for kind in ("ggn", "residual"))
+    parts = sum(forms.quadratic_forms(objective, KINDS[kind], index, v) for kind in ("ggn", "residual"))
     np.testing.assert_allclose(parts, found, rtol=1e-10)
 
 
@@ -48,7 +48,7 @@ def test_each_samples_form_is_the_second_derivative_of_its_own_loss(name):
 def test_backward_passes_alone_give_the_same(name, monkeypatch):
     objective = CASES[name].objective()
     v = vector(objective)
-    expected = forms.quadratic_forms(objective, "hessian", objective.members[0], v)
+    expected = forms.quadratic_forms(objective, HESSIAN, objective.members[0], v)
 
     forward = forms._slope
 
@@ -57,13 +57,14 @@ def test_backward_passes_alone_give_the_same(name, monkeypatch):
 
     for slope in (refuse, lambda *given: 1.001 * forward(*given)):  # none, and a wrong one
         monkeypatch.setattr(forms, "_slope", slope)
-        found = forms.quadratic_forms(objective, "hessian", objective.members[0], v)
+        found = forms.quadratic_forms(objective, HESSIAN, objective.members[0], v)
         np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 def test_every_matrix_of_the_toolkit_has_forms_and_another_is_refused():
     objective = CASES["mlp-tanh"].objective()
-    for kind in KINDS:
+    for kind in KINDS.values():
         assert forms.quadratic_forms(objective, kind, np.empty(0, int), vector(objective)).shape == (0,)
+    kfac = Kind(name="kfac", symbol="K", about="", decays=True, bends=True, scales=True, factors=None)
     with pytest.raises(InputError, match="kfac"):
-        forms.quadratic_forms(objective, "kfac", np.empty(0, int), vector(objective))
+        forms.quadratic_forms(objective, kfac, np.empty(0, int), vector(objective))

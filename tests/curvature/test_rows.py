@@ -9,6 +9,8 @@ from torch import nn
 
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import rows
+from landscape.curvature.kinds import KINDS
+from landscape.networks import losses
 
 EPS = 2.0**-52
 
@@ -18,8 +20,8 @@ def squared(logits, labels):
 
 
 def kept(objective, kind, part, tol):
-    known = rows.lengths(objective, kind, part)
-    found = rows.rows(objective, kind, part, known, tol)
+    known = rows.lengths(objective, KINDS[kind].factors, part)
+    found = rows.rows(objective, KINDS[kind].factors, part, known, tol)
     return known, found, found.gram.eigen(known.weights)
 
 
@@ -28,7 +30,7 @@ def spectrum(values, size):
     return np.sort(np.append(values, np.zeros(max(0, size - len(values)))))[::-1][:size]
 
 
-@pytest.mark.parametrize("kind", rows.KINDS)
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.has_rows])
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_all_rows_together_are_the_matrix(name, kind):
     objective = CASES[name].objective()
@@ -85,7 +87,7 @@ def test_fewest_rows_are_kept_whose_rest_is_within_the_tolerance():
 
 def test_each_samples_trace_is_that_of_its_own_matrix():
     objective = CASES["residual-relu"].objective()
-    known = rows.lengths(objective, "ggn", 0)
+    known = rows.lengths(objective, KINDS["ggn"].factors, 0)
     for i, index in enumerate(objective.members[0]):
         x, _ = objective.samples.batch(np.array([index]), objective.device, objective.dtype)
 
@@ -132,7 +134,7 @@ def test_inner_products_go_on_in_float64_from_one_piece_of_the_columns_to_the_ne
 def test_a_fitted_samples_curvature_keeps_its_digits():
     """1 - p is 1e-14 here: taken as a difference it would have two digits left."""
     z = torch.tensor([[32.0, 0.0, -1.0]], dtype=torch.float64)
-    middle = rows.between_jacobians(nn.functional.cross_entropy, "fisher", z, torch.tensor([0]))[0]
+    middle = KINDS["fisher"].factors.middle(losses.cross_entropy, z, torch.tensor([0]))[0]
     others = np.exp(-32.0) + np.exp(-33.0)
     p = np.array([1.0, np.exp(-32.0), np.exp(-33.0)]) / (1 + others)
     expected = np.diag([p[0] * (p[1] + p[2]), p[1] * (p[0] + p[2]), p[2] * (p[0] + p[1])])
@@ -142,4 +144,4 @@ def test_a_fitted_samples_curvature_keeps_its_digits():
 
 def test_sizes_of_the_parts_are_those_of_the_cases():
     objective = CASES["mlp-tanh"].objective()
-    assert [len(rows.lengths(objective, "ggn", p).squares) for p in range(3)] == list(CLASS_SIZES)
+    assert [len(rows.lengths(objective, KINDS["ggn"].factors, p).squares) for p in range(3)] == list(CLASS_SIZES)

@@ -9,6 +9,7 @@ from torch import nn
 
 import landscape as ls
 from landscape.curvature import forms, rows
+from landscape.curvature.kinds import KINDS
 from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.objective import draws
@@ -32,16 +33,16 @@ def problem(*, scale=8.0, sizes=(60, 5), **options):
 
 def test_means_over_draws_are_those_over_samples_on_average():
     objective = problem()
-    truth = rows.lengths(objective, "ggn", 0).traces.mean()
+    traces = rows.lengths(objective, KINDS["ggn"].factors, 0).traces
     found = []
     for seed in range(200):
         drawn = draws.draw(objective, 12, seed=seed)
-        known = rows.lengths(drawn.objective, "ggn", 0)
+        known = rows.lengths(drawn.objective, KINDS["ggn"].factors, 0)
         assert len(known.traces) == 12
         found.append(known.traces.mean())
     error = np.std(found) / np.sqrt(len(found))
-    assert abs(np.mean(found) - truth) < 4 * error
-    assert np.std(found) < 0.7 * rows.lengths(objective, "ggn", 0).traces.std() / np.sqrt(12)  # what weights are for
+    assert abs(np.mean(found) - traces.mean()) < 4 * error
+    assert np.std(found) < 0.7 * traces.std() / np.sqrt(12)  # what weights are for
 
 
 @pytest.mark.parametrize("loss", ["ce", "focal"])
@@ -54,7 +55,7 @@ def test_products_weigh_each_draw(loss, kind, backend):
     operator = ls.curvature_operator(drawn.objective, kind, backend=backend)
     product = operator.matvec(v.expand(2, 1, -1).contiguous())[:, 0]
     for part, members in enumerate(drawn.objective.members):
-        each = forms.quadratic_forms(objective, kind, drawn.index[members], v)
+        each = forms.quadratic_forms(objective, KINDS[kind], drawn.index[members], v)
         assert float(product[part] @ v) == pytest.approx((drawn.factors[members] * each).mean(), rel=1e-9)
     assert len(drawn.objective.members[1]) == 5  # a part of fewer samples is taken whole
     np.testing.assert_array_equal(drawn.factors[12:], np.ones(5))
@@ -64,7 +65,7 @@ def test_products_weigh_each_draw(loss, kind, backend):
 def test_uncertainty_is_the_trace_in_the_logits_for_any_loss():
     for loss in ("ce", "focal", "logit-adjust"):
         objective = problem(loss=loss)
-        known = rows.lengths(objective, "ggn", 0)
+        known = rows.lengths(objective, KINDS["ggn"].factors, 0)
         np.testing.assert_allclose(draws.uncertainty(objective, 0), np.abs(known.uncertainty), atol=1e-12)
 
 
