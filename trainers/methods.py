@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from landscape.data import datasets
 from landscape.errors import InputError
 from trainers.recipes import Recipe, read
 from trainers.rules import check, refuse_idle
@@ -88,7 +89,6 @@ _FOLLOWERS = {
 }
 """Fields that a file has decided for its own loss, sharpness and length, and that fit no others."""
 
-LARGE_IMAGES = ("image-list", "image-folder")
 OWN = "samples of your own"
 """The data set of a recipe that names none."""
 
@@ -133,7 +133,7 @@ def compose(
     recipe = replace(Recipe(), **{**parts, **chosen, **given})
     named = {**parts, **chosen, **fields_of(variant, recipe), **given}
     recipe = replace(recipe, **named)
-    large = recipe.loss == "bcl" and recipe.dataset in LARGE_IMAGES
+    large = recipe.loss == "bcl" and _of_files(recipe.dataset)
     recipe = replace(
         recipe,
         rho=named.get("rho", _radius(recipe)),
@@ -233,3 +233,8 @@ def _milestones(recipe: Recipe) -> tuple[int, ...] | None:
         return recipe.milestones
     shares = {math.ceil(0.8 * recipe.epochs), math.ceil(0.9 * recipe.epochs)}  # 160 and 180 of 200
     return tuple(sorted(m for m in shares if m < recipe.epochs))  # of a run of a few epochs, one or none
+
+
+def _of_files(dataset: str) -> bool:
+    """Say whether a data set is read from files of images, which are large as a rule."""
+    return dataset in datasets.DATASETS and "image_size" in datasets.DATASETS[dataset].takes

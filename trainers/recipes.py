@@ -13,9 +13,18 @@ from landscape.data import datasets
 from landscape.errors import InputError, arg
 from landscape.networks import losses, models
 from landscape.results import disk
+from landscape.results.features import QUALITY
 from trainers.gsa import DIRECTIONS, FIRST_PASSES
 
-SHARPNESS = ("none", "sam", "gsa", "focal-sam", "imbsam", "cc-sam")
+SHARPNESS: Mapping[str, tuple[str, ...]] = {
+    "none": (),
+    "sam": ("rho", "rho_schedule", "rho_end", "adaptive"),
+    "gsa": ("radius_scale", "direction", "average", "perturb", "first_pass", "clip", "norm_term", "adaptive"),
+    "focal-sam": ("rho", "sharpness_share", "sharpness_gamma", "adaptive"),
+    "imbsam": ("rho", "tail_most", "adaptive"),
+    "cc-sam": ("radius_scale", "sharpness_share"),
+}
+"""How the weights may be perturbed in each step, and the fields of a recipe that each way uses."""
 
 HEADINGS = {
     "dataset": "Data",
@@ -49,7 +58,7 @@ class Recipe:
     test_list: str | None = _option(None, "Read the test images from lines `path label` (image-list).")
     image_size: int | None = _option(None, "Cut images of lists and folders to squares of this side.", otherwise="224")
     imbalance: float | None = _option(None, "Make a long tail: the largest class is this many times the smallest.")
-    imbalance_type: str = _option("exp", "Choose the shape of the long tail.", choices=datasets.IMBALANCE)
+    imbalance_type: str = _option("exp", "Choose the shape of the long tail.", choices=tuple(datasets.IMBALANCE))
     data_seed: int = _option(0, "Seed the choice of samples for --imbalance and --validation.")
     normalize: str | None = _option(
         None, "Normalise images by imagenet, none, or mean,.../std,...", otherwise="the data set's own"
@@ -73,7 +82,7 @@ class Recipe:
     )
     drw_start: float = _option(0.8, "Begin DRW, and the step schedule of SAM's radius, after this share of the run.")
     drw_beta: float = _option(0.9999, "Set beta of the effective number of samples (DRW).")
-    sharpness: str = _option("none", "Choose how the weights are perturbed in each step.", choices=SHARPNESS)
+    sharpness: str = _option("none", "Choose how the weights are perturbed in each step.", choices=tuple(SHARPNESS))
     gkp: bool = _option(False, "Keep the weights near the groups' convergence points.")
 
     rho: float = _option(
@@ -133,7 +142,7 @@ class Recipe:
     )
     centre: bool = _option(False, "Centre the classes' parameters before they are compared.")
     quality_form: str = _option(
-        "paper", "Define feature quality by equation S19, or as the released code does.", choices=("paper", "inverse")
+        "paper", "Define feature quality by equation S19, or as the released code does.", choices=tuple(QUALITY)
     )
     quality_beta: float = _option(0.5, "Weigh the variance by this in S19.")
 

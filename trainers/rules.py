@@ -10,7 +10,7 @@ from landscape.errors import InputError, arg
 from landscape.networks.losses import build
 from landscape.networks.models import COSINE_SCALE
 from trainers import losses
-from trainers.recipes import Recipe
+from trainers.recipes import SHARPNESS, Recipe
 from trainers.schedule import filled, grouping, needed
 
 
@@ -67,8 +67,8 @@ def check(recipe: Recipe) -> None:
             f"{arg('rho_schedule')} needs {arg('sharpness', 'sam')}",
         ),
         (
-            r.sharpness not in {"none", "cc-sam"} or not r.adaptive,
-            f"{arg('adaptive', True)} needs {arg('sharpness', 'sam')}, gsa, focal-sam or imbsam",
+            "adaptive" in SHARPNESS.get(r.sharpness, ()) or not r.adaptive,
+            f"{arg('adaptive', True)} needs {_perturbing('adaptive')}",
         ),
         (
             0 <= r.sharpness_share <= 1,
@@ -198,18 +198,9 @@ def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
         InputError: a field is of a part that the recipe lacks.
     """
     r = recipe
+    of_sharpness = dict.fromkeys(name for names in SHARPNESS.values() for name in names)
     parts = (
-        (r.sharpness in {"sam", "focal-sam", "imbsam"}, f"{arg('sharpness', 'sam')}, focal-sam or imbsam", "rho"),
-        (r.sharpness == "sam", arg("sharpness", "sam"), "rho_schedule rho_end"),
-        (r.sharpness in {"focal-sam", "cc-sam"}, f"{arg('sharpness', 'focal-sam')} or cc-sam", "sharpness_share"),
-        (r.sharpness == "focal-sam", arg("sharpness", "focal-sam"), "sharpness_gamma"),
-        (r.sharpness == "imbsam", arg("sharpness", "imbsam"), "tail_most"),
-        (r.sharpness in {"gsa", "cc-sam"}, f"{arg('sharpness', 'gsa')} or cc-sam", "radius_scale"),
-        (
-            r.sharpness == "gsa",
-            arg("sharpness", "gsa"),
-            "direction average perturb first_pass clip norm_term",
-        ),
+        *((name in SHARPNESS[r.sharpness], _perturbing(name), name) for name in of_sharpness),
         (r.gkp, arg("gkp", True), "preservation divide_by pull_at fisher_loss fisher_samples alpha_start alpha_end"),
         (r.grouped, f"{arg('sharpness', 'gsa')} or {arg('gkp', True)}", "groups group_after regroup_every centre"),
         (r.reweight == "drw", arg("reweight", "drw"), "drw_beta"),
@@ -224,3 +215,10 @@ def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
         for name in names.split():
             if name in given and not there:
                 raise InputError(f"{arg(name)} changes nothing without {part}: add that, or leave it out")
+
+
+def _perturbing(field: str) -> str:
+    """Name the ways to perturb the weights that use a field."""
+    first, *others = (name for name, used in SHARPNESS.items() if field in used)
+    *middle, last = (arg("sharpness", first), *others)
+    return f"{', '.join(middle)} or {last}" if middle else last

@@ -7,7 +7,7 @@ directions for cross-fitting, and nearly all of lambda_max. Curvature along a ve
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from landscape.results.gram import Eigen, Gram
 log = logging.getLogger(__name__)
 
 Method: TypeAlias = Literal["auto", "rows", "lanczos"]
-METHODS = ("auto", "rows", "lanczos")
+METHODS: tuple[Method, ...] = get_args(Method)
 MOST_ROWS = 2048
 """Beyond that, the matrix of their inner products takes longer than Lanczos."""
 GGN_TOL = 1e-4

@@ -11,7 +11,7 @@ from landscape.cli.options import BY_COUNT, JSON, OWN, READING, SIZE, Choice, De
 from landscape.data import datasets
 from landscape.networks import losses, models
 from landscape.objective import loading
-from landscape.results import regroup
+from landscape.results import grouping
 
 PART = "A part is a set of samples with numbers of its own: a class, a group of classes, or all samples."
 
@@ -115,7 +115,7 @@ def parts(*, default: str = "all") -> Decorator[Any]:
         option(
             "--partition",
             metavar="NAME",
-            help=f'Divide the data into {listed(regroup.GROUPS)}, or by a JSON file {{"name": [class, ...]}}.',
+            help=f'Divide the data into {listed(grouping.NAMES)}, or by a JSON file {{"name": [class, ...]}}.',
             show_default=default,
         ),
         option("--per-class", is_flag=True, help="Make each class a part; short for --partition class."),

@@ -17,12 +17,12 @@ from landscape.cli.console import Console
 from landscape.data.items import described
 from landscape.errors import InputError
 from landscape.networks import checkpoints
+from landscape.networks.checkpoint_folders import SUFFIXES
 from landscape.objective.loading import load_objective
 from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)
 
-_SUFFIXES = {".pt", ".pth", ".th", ".tar", ".safetensors", ".ckpt", ".bin"}
 _MAGIC = re.compile(r"[*?[]")
 
 
@@ -170,7 +170,7 @@ def _checkpoints(text: str) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    return [p for p in folder.glob("*") if p.suffix.lower() in _SUFFIXES and p.is_file() and p.name[0] != "."]
+    return [p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and p.name[0] != "."]
 
 
 def _words(path: Path) -> list[str]:

@@ -39,16 +39,14 @@ def info(file: Path, as_json: bool, ckpt_key: str | None, trust_pickle: bool) ->
         _show_mapping(console, found)
 
 
-_COUNTS = {
-    "spectrum": {"n_samples": "samples", "n_used": "summed over", "train_counts": "in training"},
-    "history": {"train_counts": "trained on", "test_counts": "tested on"},
-    "points": {"n_samples": "samples"},
-    "plane": {},
-} | {
-    kind: {"n_samples": "samples", "train_counts": "in training"}
-    for kind in ("surface", "trajectory", "sharpness", "distances", "gradients", "features")
-}
-"""Which numbers of samples a kind of result has for each part, and how a table calls them."""
+_COUNTS = {"n_samples": "samples", "n_used": "summed over", "train_counts": "in training", "test_counts": "tested on"}
+"""Fields that count samples of each part, and what a table calls them."""
+
+
+def _counts(result: Result) -> list[str]:
+    """Return the counts that a result has for each part."""
+    axes = {item.name: item.metadata["axes"] for item in fields(result) if item.name in _COUNTS}
+    return [name for name in _COUNTS if axes.get(name) == ("part",) and getattr(result, name) is not None]
 
 
 def _result(result: Result) -> dict[str, Any]:
@@ -57,7 +55,7 @@ def _result(result: Result) -> dict[str, Any]:
         "kind": result.kind,
         "version": result.version,
         "parts": [
-            {"name": name} | {column: getattr(result, column)[p] for column in _COUNTS[result.kind]}
+            {"name": name} | {column: getattr(result, column)[p] for column in _counts(result)}
             for p, name in enumerate(getattr(result, "parts", ()))
         ],
         "options": {i.name: getattr(result, i.name) for i in described if i.metadata["axes"] is None},
@@ -78,8 +76,8 @@ def _result(result: Result) -> dict[str, Any]:
 def _show_result(console: Console, file: Path, result: Result) -> None:
     found = _result(result)
     console.say(f"{file}: {found['kind']}, version {found['version']}, {len(found['parts'])} parts")
-    unknown = [key for key in _COUNTS[result.kind] if all(np.isnan(p[key]) for p in found["parts"])]
-    columns = {key: title for key, title in _COUNTS[result.kind].items() if key not in unknown}
+    counts = _counts(result)
+    columns = {key: _COUNTS[key] for key in counts if not all(np.isnan(p[key]) for p in found["parts"])}
     rows = [[p["name"], *(f"{p[key]:,}" for key in columns)] for p in found["parts"]]
     console.table(["part", *columns.values()], rows)
     console.say("options")

@@ -8,20 +8,18 @@ import cloup
 
 from landscape.cli.options import BY_COUNT, listed, option
 from landscape.errors import InputError
-from landscape.results import Result, Spectrum, Surface, regroup, store
+from landscape.networks.checkpoint_folders import SUFFIXES
+from landscape.results import Result, Spectrum, Surface, grouping, regroup, store
 from landscape.results.foreign import surface_files
 
 FILE = click.Path(path_type=Path)
-
-CHECKPOINTS = (".pt", ".pth", ".th", ".tar", ".ckpt", ".safetensors")
-"""How the names of checkpoints end."""
 
 REGROUP = cloup.option_group(
     "Groups of classes",
     option(
         "--groups",
         metavar="NAME",
-        help=f"Join the classes into {listed(regroup.GROUPS)}, or by a JSON file {{name: [class, ...]}}.",
+        help=f"Join the classes into {listed(grouping.NAMES)}, or by a JSON file {{name: [class, ...]}}.",
         show_default="as stored; all with --weights",
     ),
     option(
@@ -95,7 +93,7 @@ def open_result(
         StoreError: a file cannot be read.
     """
     result: Result
-    if file.suffix.lower() in CHECKPOINTS and file.is_file() and not store.is_result(file):
+    if file.suffix.lower() in SUFFIXES and file.is_file() and not store.is_result(file):
         raise InputError(
             f"{file} is a checkpoint, no result: landscape info {file} says what it holds, and landscape hessian "
             f"--ckpt {file} --per-class analyses it into a result"

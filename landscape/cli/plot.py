@@ -15,7 +15,7 @@ from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twi
 from landscape.cli.options import Choice, Command, command, listed, option
 from landscape.errors import InputError, nearest
 from landscape.plots.layout.theme import STYLES
-from landscape.results import Result, Surface, Traces
+from landscape.results import Result, Traces, columns
 
 MOST_PANELS = 24
 """Of a figure of several results."""
@@ -126,7 +126,7 @@ def plot(
 
 def _drawn_as(files: Sequence[Path], results: Sequence[Result]) -> str:
     """Return what all results are drawn as."""
-    kinds = ["line" if isinstance(r, Surface) and r.is_line else r.kind for r in results]
+    kinds = [columns.drawn_as(r) for r in results]
     for file, kind in zip(files, kinds, strict=True):
         if kind == Traces.kind:
             raise InputError(

@@ -4,7 +4,7 @@ What the matrices are, and how each multiplies, stands in kinds.py; what can be 
 """
 
 from functools import cache, partial
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from landscape.curvature import traces
 from landscape.curvature.algebra import Exact, Operator
@@ -14,7 +14,7 @@ from landscape.errors import check_choice
 from landscape.objective.objective import Objective
 
 Backend: TypeAlias = Literal["auto", "reverse", "linearized"]
-BACKENDS = ("auto", "reverse", "linearized")
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 CACHE_BYTES = 2 * 2**30
 """Default memory for what is kept between products."""
 

@@ -13,7 +13,7 @@ import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -26,15 +26,18 @@ from landscape.callables import resolve
 from landscape.data import cifar, images, items
 from landscape.data.samples import Samples as Samples
 from landscape.data.samples import Stats, draw
-from landscape.errors import DataError, InputError, arg, nearest, one_line
+from landscape.errors import DataError, InputError, arg, check_choice, nearest, one_line
 from landscape.results import disk
 
 IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Cao et al. 2019 (LDAM-DRW) normalise both CIFAR sets so, and the papers that compare with it do the same.
 CIFAR: tuple[Stats, Stats] = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 DIGITS: tuple[Stats, Stats] = (0.3053,), (0.3759,)  # over all 1,797 images
-IMBALANCE = ("exp", "step")
-"""Shapes of the long tail."""
+IMBALANCE: Mapping[str, Callable[[int], np.ndarray]] = {
+    "exp": lambda n_classes: np.arange(n_classes) / max(1, n_classes - 1),
+    "step": lambda n_classes: (np.arange(n_classes) >= n_classes // 2).astype(float),
+}
+"""Shapes of the long tail: the exponent of 1 / ratio of each class, from 0 to 1."""
 DIGITS_IMBALANCE = 20.0
 DIGITS_TEST = 50  # test images of each class
 
@@ -192,13 +195,8 @@ def long_tailed_counts(n_max: int, n_classes: int, imbalance: float, kind: str =
     Source: Cao et al. 2019, "Learning imbalanced datasets with label-distribution-aware margin loss"; Buda et
     al. 2018 for the steps.
     """
-    if kind == "exp":
-        exponent = np.arange(n_classes) / max(1, n_classes - 1)
-    elif kind == "step":
-        exponent = (np.arange(n_classes) >= n_classes // 2).astype(float)
-    else:
-        raise InputError(f"{arg('imbalance_type')} must be {' or '.join(IMBALANCE)}, got {kind!r}")
-    exact = n_max * _ratio(imbalance) ** -exponent
+    check_choice("imbalance_type", kind, IMBALANCE)
+    exact = n_max * _ratio(imbalance) ** -IMBALANCE[kind](n_classes)
     return np.floor(exact * (1 + 1e-12)).astype(np.int64)  # 4900 / 49 must not become 99 for a lost last bit
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from landscape.errors import DataError, InputError
+from landscape.errors import DataError, InputError, check_choice
 from landscape.results import disk
+from landscape.results.grouping import GROUPINGS, Thresholds
 
 LEFT_OUT = -1
 """The entry of `part_of` for a sample that is in no part."""
@@ -141,56 +142,35 @@ class Partition:
         return cls(names=tuple(groups), part_of=part_of_class[_checked(labels, n_classes)], classes=classes)
 
     @classmethod
-    def by_count(cls, labels: np.ndarray, train_counts: np.ndarray, *, many: int = 100, few: int = 20) -> "Partition":
-        """Group classes by their number of training samples: more than `many`, `few` to `many`, fewer than `few`.
+    def by_frequency(
+        cls,
+        labels: np.ndarray,
+        train_counts: np.ndarray,
+        grouping: str,
+        *,
+        many: int = 100,
+        few: int = 20,
+        ends: int = 1,
+    ) -> "Partition":
+        """Group classes by their numbers of training samples.
 
         Args:
             labels: (N,) class of each sample.
             train_counts: (C,) training samples of each class, of the training split whichever split is analysed.
+            grouping: "head-tail" or "many-medium-few", see `results.grouping.GROUPINGS`.
             many: a class with more training samples than this is in "many".
             few: a class with fewer training samples than this is in "few".
+            ends: how many classes each end of "head-tail" takes; 1 is the choice of the paper's Figure 9.
 
         Returns:
-            A partition with those of the parts many, medium, few that have classes.
+            A partition with those of the groups that have classes; classes that are in no group are left out.
 
         Raises:
-            InputError: `few` is larger than `many` + 1, so that a class could be in both.
-
-        Source: Liu et al. 2019, "Large-scale long-tailed recognition in an open world".
+            InputError: an unknown grouping, or thresholds by which groups overlap.
         """
-        if few > many + 1:
-            raise InputError(f"few ({few}) must not exceed many + 1 ({many + 1})")
-        counts = np.asarray(train_counts)
-        members = {
-            "many": np.flatnonzero(counts > many),
-            "medium": np.flatnonzero((counts <= many) & (counts >= few)),
-            "few": np.flatnonzero(counts < few),
-        }
-        groups = {name: [int(c) for c in found] for name, found in members.items() if len(found)}
-        return cls.by_groups(labels, groups, len(counts))
-
-    @classmethod
-    def head_tail(cls, labels: np.ndarray, train_counts: np.ndarray, *, n_classes: int = 1) -> "Partition":
-        """Oppose the most frequent and the rarest classes; the classes between them are left out.
-
-        Args:
-            labels: (N,) class of each sample.
-            train_counts: (C,) training samples of each class.
-            n_classes: how many classes each end takes; 1 is the choice of the paper's Figure 9.
-
-        Returns:
-            The parts head and tail; of classes with equal counts the lower label is nearer the head.
-
-        Raises:
-            InputError: the two ends would overlap.
-        """
-        order = np.argsort(-np.asarray(train_counts), kind="stable")
-        if not 1 <= n_classes <= len(order) // 2:
-            raise InputError(
-                f"head and tail of {n_classes} classes each need 1 to {len(order) // 2}: there are {len(order)}"
-            )
-        groups = {"head": sorted(order[:n_classes].tolist()), "tail": sorted(order[-n_classes:].tolist())}
-        return cls.by_groups(labels, groups, len(order))
+        check_choice("grouping", grouping, GROUPINGS)
+        found = GROUPINGS[grouping].make(train_counts, Thresholds(many=many, few=few, ends=ends))
+        return cls.by_groups(labels, {name: of.tolist() for name, of in found.items()}, len(train_counts))
 
     def select(self, chosen: str | Sequence[str | int]) -> "Partition":
         """Keep some of the parts; the samples of the others are left out.

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from landscape.errors import arg
 
-_SUFFIXES = (".ckpt", ".pt", ".pth", ".tar", ".th", ".bin")
+SUFFIXES = (".ckpt", ".pt", ".pth", ".tar", ".th", ".bin", ".safetensors")
+"""How the names of checkpoints end."""
 
 
 def described(path: str) -> str:
@@ -33,7 +34,7 @@ def described(path: str) -> str:
     if any(name.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for name in names):
         return f"{path} is a folder of DeepSpeed: make one file of it by its own zero_to_fp32.py"
     for place in (folder, folder / "checkpoints"):  # Lightning's runs keep theirs there
-        held = sorted(p for p in place.glob("*") if p.suffix in (*_SUFFIXES, ".safetensors") and p.is_file())
+        held = sorted(p for p in place.glob("*") if p.suffix in SUFFIXES and p.is_file())
         if held:
             return f"{path} is a folder: {arg('ckpt')} takes a file in it, such as {held[-1]}"
     return f"{path} is a folder: {arg('ckpt')} takes a file in it"

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError, NumericalError, arg
+from landscape.errors import InputError, NumericalError, check_choice
+from landscape.results.features import QUALITY
 
-FORMS = ("paper", "inverse")
 _PIECE = 2**20  # entries of features that become float64 at a time
 
 
@@ -69,8 +69,7 @@ def feature_quality(
 
     Source: the paper's equations S17 to S19.
     """
-    if form not in FORMS:
-        raise InputError(f"{arg('quality_form')} must be {' or '.join(FORMS)}, got {form!r}")
+    check_choice("quality_form", form, QUALITY)
     sums = Sums(n_classes)
     sums.add(features, labels)
     found = sums.means()
@@ -89,7 +88,7 @@ def quality(distance: np.ndarray, variance: np.ndarray, *, beta: float = 0.5, fo
         distance: Dis, (C,).
         variance: Var, (C,).
         beta: weight of the variance in the paper's form.
-        form: one of `FORMS`.
+        form: one of `results.features.QUALITY`.
 
     Returns:
         Q, (C,); nan where it is not a finite number.

@@ -19,6 +19,8 @@ from landscape.objective.objective import Loss, Objective
 
 File: TypeAlias = str | PathLike[str]
 Split: TypeAlias = Literal["train", "test"]
+Imbalance: TypeAlias = Literal["exp", "step"]
+DtypeName: TypeAlias = Literal["float32", "float64"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -35,7 +37,7 @@ def load_objective(
     image_size: int | None = None,
     split: str = "train",
     imbalance: float | None = None,
-    imbalance_type: Literal["exp", "step"] | None = None,
+    imbalance_type: Imbalance | None = None,
     data_seed: int | None = None,
     normalize: str | None = None,
     samples_per_class: int | None = None,
@@ -44,7 +46,7 @@ def load_objective(
     classes: str | Sequence[str | int] | None = None,
     params: str | None = None,
     device: str | torch.device | None = None,
-    dtype: Literal["float32", "float64"] | torch.dtype = "float32",
+    dtype: DtypeName | torch.dtype = "float32",
     batch_size: int = 128,
     weight_decay: float = 0.0,
     logits_index: int | None = None,

@@ -8,10 +8,9 @@ from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
 from landscape.errors import DataError, InputError, arg
 from landscape.results import disk
+from landscape.results.grouping import GROUPINGS, NAMES
 
-GROUPS = {"all": "all", "head": "head-tail", "tail": "head-tail"} | dict.fromkeys(
-    ("many", "medium", "few"), "many-medium-few"
-)
+GROUPS = {"all": "all"} | {group: name for name, grouping in GROUPINGS.items() for group in grouping.groups}
 """Groups of classes that have a name of their own, and the partition that each is a part of."""
 
 
@@ -50,16 +49,11 @@ def make_partition(
         return Partition.whole(len(labels))
     if spec == "class":
         return Partition.by_class(labels, samples.class_names)
-    if spec == "many-medium-few":
-        return Partition.by_count(labels, counts, many=many, few=few)
-    if spec == "head-tail":
-        return Partition.head_tail(labels, counts, n_classes=ends)
+    if spec in GROUPINGS:
+        return Partition.by_frequency(labels, counts, str(spec), many=many, few=few, ends=ends)
     path = Path(spec)
     if path.suffix != ".json":
-        raise InputError(
-            f"{arg('partition', spec)} is unknown: choose all, class, many-medium-few, head-tail or a .json file "
-            "of groups"
-        )
+        raise InputError(f"{arg('partition', spec)} is unknown: choose {', '.join(NAMES)} or a .json file of groups")
     groups = disk.read_json(path, InputError)
     if not isinstance(groups, dict) or not all(isinstance(g, list) for g in groups.values()):
         raise InputError(f'{spec} must hold {{"name": [class, ...]}}')

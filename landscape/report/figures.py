@@ -60,7 +60,7 @@ def pictures(result: Result) -> tuple[list[Picture], list[str]]:
     """Draw the figures of a result.
 
     Args:
-        result: of a kind in `sources.KINDS`.
+        result: of a kind in `sources.SECTIONS`.
 
     Returns:
         The pictures, and a sentence for each figure that this result has not got, with the reason.

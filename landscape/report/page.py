@@ -14,19 +14,8 @@ import jinja2
 from landscape.errors import InputError
 from landscape.report import curves, figures
 from landscape.report.rows import columns_of, rows_of
-from landscape.report.sources import Source
+from landscape.report.sources import SECTIONS, Source
 from landscape.results import Surface
-
-_SECTIONS = {
-    "spectrum": "Spectra",
-    "surface": "Surfaces",
-    "trajectory": "Paths of training",
-    "sharpness": "Rise around the checkpoint",
-    "distances": "Convergence points",
-    "gradients": "Gradients",
-    "features": "Features",
-    "history": "Training",
-}
 
 
 def page(sources: Sequence[Source], title: str = "Loss landscape") -> str:
@@ -68,8 +57,8 @@ def page(sources: Sequence[Source], title: str = "Loss landscape") -> str:
         columns=columns,
         unsure=any(not cell.sure for row in rows for cell in row.cells.values()),
         data=data,
-        turning=next((kind for kind in _SECTIONS if kind in turning), None),
-        sections=[s for s in (_section(kind, sources) for kind in _SECTIONS) if s["results"]],
+        turning=next((kind for kind in SECTIONS if kind in turning), None),
+        sections=[s for s in (_section(kind, sources) for kind in SECTIONS) if s["results"]],
         sources=[_about(source) for source in sources],
     )
 
@@ -109,7 +98,7 @@ def _section(kind: str, sources: Sequence[Source]) -> dict[str, Any]:
                 "missing": missing,
                 "matrices": figures.matrices(source.result),
             })
-    return {"kind": kind, "heading": _SECTIONS[kind], "results": results}
+    return {"kind": kind, "heading": SECTIONS[kind], "results": results}
 
 
 def _about(source: Source) -> dict[str, Any]:

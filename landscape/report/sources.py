@@ -15,9 +15,17 @@ from landscape.errors import InputError, StoreError
 from landscape.results import History, Result
 from landscape.results.columns import drawn_as
 
-KINDS = ("spectrum", "surface", "trajectory", "sharpness", "distances", "gradients", "features", "history")
-"""Kinds of results that a report shows."""
-
+SECTIONS = {
+    "spectrum": "Spectra",
+    "surface": "Surfaces",
+    "trajectory": "Paths of training",
+    "sharpness": "Rise around the checkpoint",
+    "distances": "Convergence points",
+    "gradients": "Gradients",
+    "features": "Features",
+    "history": "Training",
+}
+"""Kinds of results that a report shows, and the heading of each."""
 
 EVERYTHING = "all trainable"
 """What a result's `params` says where no block of parameters was chosen."""
@@ -49,8 +57,8 @@ def open_sources(results: Mapping[Path, Result]) -> list[Source]:
     seen: Counter[Hashable] = Counter()
     models: list[tuple[Hashable, int]] = []
     for file, result in results.items():
-        if result.kind not in KINDS:
-            known = ", ".join(KINDS)
+        if result.kind not in SECTIONS:
+            known = ", ".join(SECTIONS)
             raise InputError(f"{file} is a {result.kind}, which a report does not show: give files of {known}")
         checkpoint = _checkpoint(file, result)
         kind = "surface" if result.kind == "trajectory" else drawn_as(result)

@@ -9,6 +9,9 @@ import numpy as np
 from landscape.results.axes import Counts, Floats, array, scalar
 from landscape.results.base import Result
 
+QUALITY = {"paper": "quality", "inverse": "quality_inverse"}
+"""Forms of feature quality, and the field of each."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Features(Result):

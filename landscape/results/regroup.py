@@ -28,13 +28,11 @@ from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.results import Spectrum, Surface, Traces, disk, inference
 from landscape.results.grid import summary
+from landscape.results.grouping import GROUPINGS, NAMES, Thresholds
 from landscape.results.mesh import Grid
 from landscape.results.pool import Pool, pool
 
 S = TypeVar("S", bound=Surface)
-
-GROUPS = ("all", "class", "head-tail", "many-medium-few")
-"""Names of groupings; a mapping or a JSON file makes others."""
 
 WEIGHTS = ("natural", "balanced", "training", "drw")
 """Names of weightings; a mapping or a JSON file makes others."""
@@ -307,10 +305,9 @@ def _members(
             return {"all": everything}
         if groups == "class":
             return {name: everything[[p]] for p, name in enumerate(result.parts)}
-        if groups == "head-tail":
-            return _ends(_class_counts(result, groups), ends)
-        if groups == "many-medium-few":
-            return _by_count(_class_counts(result, groups), many, few)
+        if groups in GROUPINGS:
+            thresholds = Thresholds(many=many, few=few, ends=ends)
+            return GROUPINGS[groups].make(_class_counts(result, groups), thresholds)
         groups = _from_file(groups)
     if not groups:
         raise InputError("there are no groups")
@@ -363,29 +360,9 @@ def _known(result: Surface | Spectrum, field: str, why: str) -> np.ndarray:
     return counts
 
 
-def _ends(train_counts: np.ndarray, ends: int) -> dict[str, np.ndarray]:
-    if not 1 <= ends <= len(train_counts) // 2:
-        raise InputError(
-            f"head and tail of {ends} classes each need 1 to {len(train_counts) // 2}: there are {len(train_counts)}"
-        )
-    order = np.argsort(-train_counts, kind="stable")
-    return {"head": np.sort(order[:ends]), "tail": np.sort(order[-ends:])}
-
-
-def _by_count(train_counts: np.ndarray, many: int, few: int) -> dict[str, np.ndarray]:
-    if few > many + 1:
-        raise InputError(f"few ({few}) must not exceed many + 1 ({many + 1})")
-    found = {
-        "many": train_counts > many,
-        "medium": (train_counts <= many) & (train_counts >= few),
-        "few": train_counts < few,
-    }
-    return {name: np.flatnonzero(inside) for name, inside in found.items() if inside.any()}
-
-
 def _from_file(name: str) -> dict[str, list[int | str]]:
     if not name.endswith(".json"):
-        raise InputError(f"groups {name!r} are unknown: choose {', '.join(GROUPS)} or a .json file of groups")
+        raise InputError(f"groups {name!r} are unknown: choose {', '.join(NAMES)} or a .json file of groups")
     groups = _read(name, "groups")
     if not all(isinstance(of, list) for of in groups.values()):
         raise InputError(f'{name} must hold {{"name": [class, ...]}}')

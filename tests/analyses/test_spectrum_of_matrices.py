@@ -189,13 +189,16 @@ def test_the_residuals_trace_is_zero_for_a_network_of_relus_and_unknown_for_othe
         ls.spectrum(CASES["mlp-tanh"].objective(), operator="residual", steps=4, trace="exact")
 
 
-def test_a_kind_of_ones_own_is_taken_as_the_registered_ones_are():
+@pytest.mark.parametrize("method", ["rows", "lanczos"])
+def test_a_kind_of_ones_own_is_taken_as_the_registered_ones_are(method):
     own = dataclasses.replace(KINDS["ggn"], name="mine", symbol="M")
     objective = CASES["mlp-tanh"].objective()
-    found = ls.spectrum(objective, operator=own, steps=4, probes=1, backend="reverse")
+    found = ls.spectrum(objective, operator=own, steps=4, probes=1, backend="reverse", method=method)
     assert (found.operator, found.symbol) == ("mine", "M")
-    expected = ls.spectrum(objective, operator="ggn", steps=4, probes=1, backend="reverse", method="lanczos")
+    expected = ls.spectrum(objective, operator="ggn", steps=4, probes=1, backend="reverse", method=method)
     assert np.array_equal(found.alpha, expected.alpha, equal_nan=True)
+    assert np.array_equal(found.ritz_values, expected.ritz_values, equal_nan=True)
+    assert (found.alpha.shape[-1] > 0) == (method == "lanczos")
 
 
 @pytest.mark.parametrize(

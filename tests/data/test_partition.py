@@ -1,5 +1,7 @@
 """Partitions: who is in which part, and that coarser ones agree with finer ones."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from landscape.errors import DataError, InputError
 LABELS = np.array([2, 0, 0, 1, 0, 3, 1, 0])  # class 4 has no sample
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 TRAIN_COUNTS = np.array([500, 101, 100, 20, 19])
+frequency = partial(Partition.by_frequency, LABELS, TRAIN_COUNTS)
 
 
 def test_by_class_finds_the_samples_of_each_class():
@@ -59,17 +62,17 @@ def test_classes_in_no_group_are_left_out():
 
 
 def test_many_medium_and_few_split_at_more_than_100_and_fewer_than_20():
-    parts = Partition.by_count(LABELS, TRAIN_COUNTS)
+    parts = Partition.by_frequency(LABELS, TRAIN_COUNTS, "many-medium-few")
     assert parts.names == ("many", "medium", "few")
     assert parts.classes == ((0, 1), (2, 3), (4,))
 
 
 def test_a_group_by_count_without_classes_is_not_a_part():
-    assert Partition.by_count(LABELS, np.full(5, 50)).names == ("medium",)
+    assert Partition.by_frequency(LABELS, np.full(5, 50), "many-medium-few").names == ("medium",)
 
 
 def test_head_and_tail_follow_the_training_counts_not_the_labels():
-    parts = Partition.head_tail(LABELS, np.array([5, 9, 1, 9, 2]), n_classes=2)
+    parts = Partition.by_frequency(LABELS, np.array([5, 9, 1, 9, 2]), "head-tail", ends=2)
     assert parts.classes == ((1, 3), (2, 4))
     assert parts.part_of.tolist() == [1, -1, -1, 0, -1, 0, 0, -1]
 
@@ -77,7 +80,7 @@ def test_head_and_tail_follow_the_training_counts_not_the_labels():
 def test_of_equal_counts_the_lower_label_is_the_head():
     counts = np.random.default_rng(0).integers(0, 3, 20)  # a sort that is not stable takes others
     head, tail = np.flatnonzero(counts == 2)[0], np.flatnonzero(counts == 0)[-1]
-    assert Partition.head_tail(LABELS, counts).classes == ((head,), (tail,))
+    assert Partition.by_frequency(LABELS, counts, "head-tail").classes == ((head,), (tail,))
 
 
 def test_selection_keeps_the_order_asked_for_and_leaves_the_rest_out():
@@ -134,9 +137,9 @@ def test_coarsening_keeps_left_out_samples_out():
         (lambda: Partition.by_groups(LABELS, {"x": [5]}, 5), InputError, "5 is not a class; classes are 0 to 4"),
         (lambda: Partition.by_groups(LABELS, {"x": [True]}, 5), InputError, "True is not a class"),
         (lambda: Partition.by_groups(LABELS, {"x": [1], "y": [1]}, 5), InputError, "class 1 is in two groups"),
-        (lambda: Partition.by_count(LABELS, TRAIN_COUNTS, many=10, few=12), InputError, "must not exceed many"),
-        (lambda: Partition.head_tail(LABELS, TRAIN_COUNTS, n_classes=3), InputError, "need 1 to 2: there are 5"),
-        (lambda: Partition.head_tail(LABELS, TRAIN_COUNTS, n_classes=0), InputError, "need 1 to 2"),
+        (lambda: frequency("many-medium-few", many=10, few=12), InputError, "must not exceed many"),
+        (lambda: frequency("head-tail", ends=3), InputError, "need 1 to 2: there are 5"),
+        (lambda: frequency("head-tail", ends=0), InputError, "need 1 to 2"),
         (lambda: Partition.by_class(LABELS, NAMES).select("fox"), InputError, "no part 'fox'; choose from ant"),
         (lambda: Partition.by_class(LABELS, NAMES).select("5"), InputError, "no part '5'"),
         (lambda: Partition.by_class(LABELS, NAMES).select("-1"), InputError, "no part '-1'"),

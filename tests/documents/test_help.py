@@ -12,12 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import landscape
 from landscape.cli import root
-from landscape.curvature import kinds
-from landscape.data import datasets
-from landscape.networks import losses, models
-from landscape.objective import batch_norm
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -120,21 +115,6 @@ def test_a_name_is_typed_once_in_its_registry(program, name, command, wrong):
     assert name in help
     assert f"`{name}`" in page
     assert not wrong or f"did you mean {name}?" in error
-
-
-@pytest.mark.parametrize(
-    "registry",
-    [losses.LOSSES, models.NETWORKS, datasets.DATASETS, kinds.KINDS, batch_norm.POLICIES],
-    ids=lambda r: next(iter(r)),
-)
-def test_no_other_file_lists_the_names_of_a_registry(registry):
-    """A line with four of the names is a second list; the public face lists functions of the same names."""
-    home = next(Path(m.__file__) for m in (losses, models, datasets, kinds, batch_norm) if registry in vars(m).values())
-    for file in (f for package in ("landscape", "trainers") for f in (DOCS.parent / package).rglob("*.py")):
-        if file not in (home, Path(landscape.__file__)):
-            for line in file.read_text(encoding="utf-8").splitlines():
-                named = [name for name in registry if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", line)]
-                assert len(named) < 4, f"{file}: {line.strip()}"
 
 
 if __name__ == "__main__":

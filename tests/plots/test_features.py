@@ -86,7 +86,7 @@ def test_runs_side_by_side_share_one_scale_and_name_both_ends():
     for refused, words in (
         (lambda: plots.compare_quality({}), "there is no run to draw"),
         (lambda: plots.compare_quality({"a": features()}), "a: one checkpoint shows no course over epochs"),
-        (lambda: plots.compare_quality(results, form="s19"), "quality 's19' is unknown: choose paper or inverse"),
+        (lambda: plots.compare_quality(results, form="s19"), "form='s19' is unknown"),
     ):
         with pytest.raises(InputError, match=words):
             refused()

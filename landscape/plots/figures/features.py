@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from landscape.callables import checked
-from landscape.errors import InputError, said
+from landscape.errors import InputError, check_choice, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ink
 from landscape.results import Features, written
+from landscape.results.features import QUALITY
 
 MOST_NAMES = 12  # classes that are named one by one
 MOST_LABELS = 120  # rows and columns of a map that are labelled
@@ -28,7 +29,6 @@ _QUALITY = (
     ("distance", "Dis: distance to the nearest class mean"),
     ("variance", "Var: variance within the class"),
 )
-_FORMS = {"paper": "quality", "inverse": "quality_inverse"}
 _COLLAPSE = (
     ("NC1: within over between classes", {"within_between": ""}),
     (
@@ -96,15 +96,14 @@ def compare_quality(
     """
     if not results:
         raise InputError("there is no run to draw")
-    if form not in _FORMS:
-        raise InputError(f"quality {form!r} is unknown: choose {' or '.join(_FORMS)}")
+    check_choice("form", form, QUALITY)
     for name, features in results.items():
         if len(features.points) < 2:
             raise InputError(
                 f"{name}: one checkpoint shows no course over epochs: analyse "
                 f"{said('several checkpoints', 'by --ckpt the folder of a run, or a glob')}"
             )
-    field = _FORMS[form]
+    field = QUALITY[form]
     with theme.theme():
         n = len(results)
         fig, axes, _ = grids.grid(n, n, max(5.5, 3.4 * n + 1.6), 3.4, sharey=True)

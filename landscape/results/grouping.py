@@ -1,0 +1,84 @@
+"""Groups of classes that have names: head and tail; many, medium and few. They go by numbers of training samples.
+
+The partition of samples (data/partition.py) and results that are joined afterwards (regroup.py) take their groups here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from landscape.errors import InputError
+
+Groups = dict[str, np.ndarray]
+"""Names of groups, and the classes of each in ascending order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Where one group ends and the next begins."""
+
+    many: int = 100  # "many" classes have more training samples than this
+    few: int = 20  # "few" classes have fewer training samples than this
+    ends: int = 1  # classes in each end of "head-tail"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouping:
+    """A way to put classes into groups."""
+
+    groups: tuple[str, ...]
+    make: Callable[[np.ndarray, Thresholds], Groups]
+    """(training samples of each class (C,), thresholds) -> groups; without those that no class is in."""
+
+
+def head_tail(train_counts: np.ndarray, thresholds: Thresholds) -> Groups:
+    """Oppose the most frequent and the rarest classes; the classes between them are left out.
+
+    Args:
+        train_counts: (C,) training samples of each class.
+        thresholds: `ends` is used.
+
+    Returns:
+        The groups head and tail; of classes with equal counts the lower label is nearer the head.
+
+    Raises:
+        InputError: the two ends would overlap.
+    """
+    order = np.argsort(-np.asarray(train_counts), kind="stable")
+    ends = thresholds.ends
+    if not 1 <= ends <= len(order) // 2:
+        raise InputError(f"head and tail of {ends} classes each need 1 to {len(order) // 2}: there are {len(order)}")
+    return {"head": np.sort(order[:ends]), "tail": np.sort(order[-ends:])}
+
+
+def many_medium_few(train_counts: np.ndarray, thresholds: Thresholds) -> Groups:
+    """Group classes by their number of training samples: more than `many`, `few` to `many`, fewer than `few`.
+
+    Args:
+        train_counts: (C,) training samples of each class, of the training split whichever split is analysed.
+        thresholds: `many` and `few` are used.
+
+    Returns:
+        Those of the groups many, medium and few that have classes.
+
+    Raises:
+        InputError: `few` is larger than `many` + 1, so that a class could be in both.
+
+    Source: Liu et al. 2019, "Large-scale long-tailed recognition in an open world".
+    """
+    many, few = thresholds.many, thresholds.few
+    if few > many + 1:
+        raise InputError(f"few ({few}) must not exceed many + 1 ({many + 1})")
+    counts = np.asarray(train_counts)
+    found = {"many": counts > many, "medium": (counts <= many) & (counts >= few), "few": counts < few}
+    return {name: np.flatnonzero(inside) for name, inside in found.items() if inside.any()}
+
+
+GROUPINGS: Mapping[str, Grouping] = {
+    "head-tail": Grouping(groups=("head", "tail"), make=head_tail),
+    "many-medium-few": Grouping(groups=("many", "medium", "few"), make=many_medium_few),
+}
+
+NAMES = ("all", "class", *GROUPINGS)
+"""Names of all divisions: the whole, single classes, and groups of classes. A mapping or a JSON file makes others."""

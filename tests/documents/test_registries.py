@@ -1,0 +1,63 @@
+"""Each list of names is typed once: no other file has a second list, and the typed face has all names."""
+
+import ast
+import inspect
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import landscape
+from landscape import results
+from landscape.curvature import kinds
+from landscape.data import datasets
+from landscape.networks import losses, models
+from landscape.objective import batch_norm, loading
+from landscape.report import sources
+from landscape.results import features, grouping
+from trainers import methods, recipes
+
+REGISTRIES = {
+    "losses": (losses, losses.LOSSES),
+    "networks": (models, models.NETWORKS),
+    "data sets": (datasets, datasets.DATASETS),
+    "long tails": (datasets, datasets.IMBALANCE),
+    "matrices": (kinds, kinds.KINDS),
+    "batch norm": (batch_norm, batch_norm.POLICIES),
+    "kinds of results": (results, results.KINDS),
+    "sections of a report": (sources, sources.SECTIONS),
+    "groups of classes": (grouping, grouping.NAMES),
+    "forms of quality": (features, features.QUALITY),
+    "training methods": (methods, methods.METHODS),
+    "sharpness": (recipes, recipes.SHARPNESS),
+}
+FACE = {
+    "matrices": kinds.KindName,
+    "batch norm": batch_norm.BatchNorm,
+    "long tails": loading.Imbalance,
+}
+
+
+def collections(file, least):
+    """Lists, sets and tuples of nothing but so many texts, with their lines."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.List | ast.Set | ast.Tuple) and len(node.elts) >= least:
+            values = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
+            if all(isinstance(value, str) for value in values):
+                yield node.lineno, values
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_no_other_file_lists_the_names_of_a_registry(name):
+    home, registry = REGISTRIES[name]
+    face, least = FACE.get(name), 2 if name == "matrices" else min(3, len(registry))
+    root = Path(landscape.__file__).parents[1]
+    for file in (f for package in ("landscape", "trainers") for f in (root / package).rglob("*.py")):
+        for line, values in collections(file, least) if str(file) != inspect.getfile(home) else ():
+            if face is None or tuple(values) != get_args(face):
+                assert not set(values) <= set(registry), f"{file}:{line}: {values}"
+
+
+@pytest.mark.parametrize("name", FACE)
+def test_the_types_of_arguments_hold_the_names_of_the_registry(name):
+    assert get_args(FACE[name]) == tuple(REGISTRIES[name][1])
