@@ -179,8 +179,10 @@ def _trace(
 ) -> tuple[list[float], tuple[float, float]]:
     """Return the samples of the trace, and their mean with its standard error or a bound on it."""
     samples, error = _samples(operator, plan, found, deflations, more=more)
-    # Of a matrix that is deflated to nothing the rest is rounding, as in the bounds of the Ritz values.
-    rounding = 10 * torch.finfo(operator.dtype).eps * max(float(np.abs(one.solved.values).max()) for one in found)
+    # Of a matrix that is deflated to nothing the rest is rounding: of the terms of z^T |H| z, which cancel in a sample.
+    sizes = [(np.abs(one.solved.values), one.norm2 * one.solved.weights) for one in found]
+    largest = max(float(max(values.max(), weights @ values)) for values, weights in sizes)
+    rounding = 10 * torch.finfo(operator.dtype).eps * largest
     return samples, (float(np.mean(samples)), max(error, rounding))
 
 

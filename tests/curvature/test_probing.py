@@ -82,6 +82,18 @@ def test_the_bound_is_the_standard_deviation_where_the_diagonal_is_small():
     assert more == pytest.approx(fewer / 2, rel=0.2)
 
 
+def test_the_error_of_a_trace_that_is_deflated_to_nothing_is_the_rounding_of_its_terms():
+    """These are of the size of z^T |A| z, which cancel: ten units of rounding, or what the Ritz values have."""
+    values = np.array([100.0, 60, 30, 20, -15] + [0.0] * (SIZE - 5))
+    matrix, size = with_eigenvalues(values).float(), with_eigenvalues(np.abs(values))
+    for seed in range(10):
+        mean, error = runs_on(matrix, probes=2, steps=30, seed=seed).trace
+        z = torch.stack([probe(SIZE, seed=seed, number=k) for k in range(2)]).double()
+        largest = max(100, (z @ size * z).sum(1).max().item())
+        assert error == pytest.approx(10 * 2.0**-23 * largest, rel=0.01)
+        assert abs(mean - matrix.double().trace().item()) <= 2 * error
+
+
 def test_many_samples_tell_their_spread_themselves():
     found = runs_on(MATRICES["no outliers"], probes=1, steps=8, seed=0, trace_tol=0.1)
     assert len(found.trace_samples) >= probing.MANY
