@@ -86,6 +86,22 @@ def test_filter_normalised_distances_do_not_see_the_scale_of_a_network():
     assert found[0] == pytest.approx(np.sqrt(np.mean(np.square(values))), rel=1e-12)
 
 
+def test_filters_that_are_zero_in_both_networks_count_as_equal_ones():
+    objective = CASES["mlp-relu"].objective()
+    a, b = (points.origin(CASES["mlp-relu"].objective(seed=s)) for s in (1, 2))
+    squares = []
+    for p in (a, b):
+        objective.layout.tensors(p.theta)[0][0] = 0  # the first of five filters of the first layer
+    for x, y in zip(objective.layout.tensors(a.theta), objective.layout.tensors(b.theta), strict=True):
+        for row, other in zip(x.reshape(len(x), -1), y.reshape(len(y), -1), strict=True):
+            mean = (row.norm() + other.norm()).item() / 2
+            squares.append(((row - other).norm().item() / mean) ** 2 if mean else 0.0)
+    assert squares[0] == 0
+    run = Run(name="r", points={"a": (a, 0.0), "b": (b, 0.0)}, start=points.origin(objective))
+    found = ls.distances(objective, [run], source="test", over="all").filter_normalised[0, 0, 1]
+    assert found == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-12)
+
+
 def test_fisher_weights_are_squared_gradients_of_the_parts_own_samples():
     objective = CASES["residual-relu"].objective()
     run = run_of(objective)

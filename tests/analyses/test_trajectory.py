@@ -81,6 +81,19 @@ def test_a_plane_through_chosen_checkpoints_holds_them():
     np.testing.assert_allclose(found.mark_loss[-1], expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_the_grid_reaches_around_all_checkpoints_and_the_origin_by_the_margin(margin):
+    """Checkpoints all on one side of the origin, on two coordinates of which both are positive."""
+    objective = CASES["mlp-tanh"].objective()
+    plane = directions.random(objective, 2, normalisation="none", ignored="none").orthogonalised()
+    places = np.array([[1.0, 2.0], [3.0, 1.5], [2.0, 5.0]])
+    path = {f"epoch-{k}": (plane.at(*place), float(k)) for k, place in enumerate(places)}
+    found = ls.trajectory(objective, {"run": path}, plane=plane, n=4, margin=margin)
+    np.testing.assert_allclose(found.mark_position, places, atol=1e-9)
+    for axis, last in ((found.xcoordinates, 3.0), (found.ycoordinates, 5.0)):
+        np.testing.assert_allclose(axis, np.linspace(-margin * last, last * (1 + margin), 4), atol=1e-9)
+
+
 def test_without_a_grid_there_is_the_path_alone(tmp_path):
     objective = CASES["mlp-tanh"].objective()
     with pytest.raises(InputError, match="n must be at least 2"):

@@ -11,6 +11,7 @@ import landscape as ls
 from landscape.curvature import forms, rows
 from landscape.curvature.kinds import KINDS
 from landscape.data import datasets
+from landscape.data.partition import Partition
 from landscape.errors import InputError
 from landscape.objective import draws
 from landscape.objective.objective import Objective
@@ -86,6 +87,23 @@ def test_no_weight_is_beyond_twenty_and_the_seed_decides():
     assert (one.index[:30] != other.index[:30]).any()
     with pytest.raises(InputError, match="samples"):
         draws.draw(objective, 1)
+
+
+def test_a_part_of_as_many_samples_as_are_drawn_is_taken_whole():
+    drawn = draws.draw(problem(sizes=(60, 12)), 12)
+    np.testing.assert_array_equal(drawn.index[12:], np.arange(60, 72))
+    np.testing.assert_array_equal(drawn.factors[12:], np.ones(12))
+
+
+def test_parts_are_drawn_from_streams_of_their_own():
+    """Two parts of the same inputs: the same draws in both would make errors of their difference too small."""
+    objective = problem()
+    inputs = torch.cat([objective.samples.inputs[:60]] * 2)
+    twice = datasets.from_dataset((inputs, torch.arange(120) % 2), name="twice")
+    parts = Partition.from_index(np.repeat([0, 1], 60), ("first", "second"))
+    both = Objective.build(objective.model.requires_grad_(), twice, partition=parts, dtype=torch.float64, device="cpu")
+    drawn = draws.draw(both, 20)
+    assert (drawn.index[:20] != drawn.index[20:] - 60).any()
 
 
 def test_a_spectrum_of_draws_states_their_error_and_keeps_what_they_are_of():

@@ -16,7 +16,7 @@ import landscape as ls
 from landscape.errors import InputError
 from landscape.results import KINDS, columns, store
 from landscape.results.axes import distinct
-from landscape.results.written import number
+from landscape.results.written import number, with_error
 
 RESULTS = all_kinds()
 EACH = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.keys())
@@ -87,6 +87,34 @@ def test_a_table_shows_the_last_epoch_stars_what_is_not_sure_and_leaves_out_what
     assert "in training" not in heads
     heads, rows = columns.table(dataclasses.replace(spectrum(), converged=np.array([True, False, True])))
     assert [row[heads.index("lambda_max ± residual")].endswith("*") for row in rows] == [False, True, False]
+
+
+def cells(result, head):
+    heads, rows = columns.table(result)
+    (place,) = (i for i, heading in enumerate(heads) if heading.startswith(head))
+    return [row[place] for row in rows]
+
+
+def test_cells_that_are_made_of_several_numbers_by_hand():
+    distances = RESULTS["distances.h5"]
+    way = cells(distances, "way to the convergence point")
+    for p, part in enumerate(distances.parts):
+        if part not in distances.points:
+            assert way[p] == "-"
+            continue
+        a, b = distances.norm[:, distances.points.index(part)]
+        assert way[p] == with_error((a + b) / 2, abs(a - b) / np.sqrt(2))
+    shares = dataclasses.replace(spectrum(), negative_curvature=np.array([0.25, 0.5, np.nan]))
+    shares = dataclasses.replace(shares, negative_curvature_stderr=np.array([0.02, 0.0, np.nan]))
+    assert cells(shares, "negative") == ["25.0 ± 2", "50.0", "-"]
+    conflict = np.array([[[1.0, 0.5, 0.0], [0.5, 1.0, np.nan], [0.0, np.nan, 1.0]]])
+    seen = dataclasses.replace(RESULTS["gradients.h5"], conflict=conflict)
+    assert cells(dataclasses.replace(seen, batch_size=32), "conflicts") == ["25 %", "50 %", "0 %"]
+    assert cells(dataclasses.replace(seen, batch_size=0, conflict=np.ceil(conflict)), "conflicts") == [
+        "1 of 2",
+        "1 of 1",
+        "0 of 1",
+    ]
 
 
 def test_axes_of_equal_names_have_positions():

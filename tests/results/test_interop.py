@@ -1,12 +1,14 @@
 """Other people's formats: what goes out comes back, and what cannot be nodes and weights is refused."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 from made import spectrum
+from results_of_all_kinds import all_kinds
 
 from landscape.errors import InputError, StoreError
 from landscape.results.foreign.interop import from_pyhessian, read_saddle_longtail, to_csv, to_json, to_pyhessian
@@ -116,6 +118,25 @@ def test_the_table_has_a_row_for_each_part_and_all_digits(tmp_path):
     assert "alpha" not in rows[0]
 
 
+def test_the_table_of_a_surface_has_a_row_for_each_part_at_each_point_and_mark(tmp_path):
+    found = all_kinds()["path.h5"]
+    found = dataclasses.replace(found, mark_distance=np.arange(len(found.marks)) / 4.0)
+    to_csv(found, tmp_path / "out.csv")
+    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    n_marks, (n_parts, ny, nx) = len(found.marks), found.loss.shape
+    assert len(rows) == n_parts * (ny * nx + n_marks)
+    own = [row for row in rows if row["part"] == found.parts[1]]
+    for k, row in enumerate(own[: ny * nx]):
+        i, j = divmod(k, nx)
+        assert (row["mark"], float(row["x"]), float(row["y"])) == ("", found.xcoordinates[j], found.ycoordinates[i])
+        assert (float(row["loss"]), float(row["accuracy"])) == (found.loss[1, i, j], found.accuracy[1, i, j])
+    for m, row in enumerate(own[ny * nx :]):
+        assert (row["mark"], float(row["distance"])) == (found.marks[m], m / 4)
+        assert [float(row["x"]), float(row["y"])] == found.mark_position[m].tolist()
+        assert (float(row["loss"]), float(row["accuracy"])) == (found.mark_loss[m, 1], found.mark_accuracy[m, 1])
+
+
 def test_a_table_is_replaced_only_with_overwrite(tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("mine")
@@ -139,3 +160,4 @@ def test_json_is_strict_and_has_null_where_there_is_no_number():
     assert [part["loss"] for part in found["parts"]] == [0.1 + 0.2, None]
     assert [part["converged"] for part in found["parts"]] == [True, False]
     assert "alpha" not in found["parts"][0]
+    assert {"alpha", "trace_samples", "ritz_vectors"}.isdisjoint(found["arrays"])  # of probes, steps and parameters

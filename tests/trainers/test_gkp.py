@@ -56,6 +56,8 @@ def test_fisher_of_drawn_samples_is_that_of_some_of_the_group_and_repeats(tmp_pa
     drawn = gkp.group_fisher(model, samples, groups, centres, NAMES, max_samples=1, seed=5)
     again = gkp.group_fisher(model, samples, groups, centres, NAMES, max_samples=1, seed=5)
     assert torch.equal(drawn, again)
+    others = [gkp.group_fisher(model, samples, groups, centres, NAMES, max_samples=1, seed=s) for s in range(5)]
+    assert len({tuple(rows[0].tolist()) for rows in others}) > 1
     single = []
     put(centres[0], [dict(model.named_parameters())[name] for name in NAMES])  # both groups have the one epoch
     with settled_statistics(model.eval(), samples):

@@ -40,6 +40,12 @@ def test_the_bank_keeps_each_classs_best_epoch_and_one_snapshot_for_all_who_shar
     assert read.state.keys() == model.state_dict().keys()
 
 
+def test_a_class_whose_features_are_as_good_as_before_keeps_its_epoch(tmp_path):
+    bank = filled(tmp_path, [[1, 1], [1, 2]])
+    assert bank.epochs.tolist() == [1, 2]
+    assert not bank.update(3, np.array([1.0, 2.0]), network().state_dict(), {}).size
+
+
 def test_snapshots_that_no_class_needs_go_one_update_later(tmp_path):
     """Until then the state that was kept before this epoch still refers to them."""
     bank = filled(tmp_path, [[1, 1], [2, 2]])

@@ -7,7 +7,11 @@ from torch.nn import functional as F
 from toys import batched, blobs
 
 from landscape.errors import InputError
-from trainers import GSA, Memory
+from landscape.networks import class_means
+from trainers import GSA, Memory, gkp
+from trainers.gkp import GKP
+from trainers.preserve import settled_quality
+from trainers.settled import settled_statistics
 
 
 def trained(epochs, **options):
@@ -66,6 +70,28 @@ def test_its_groups_are_those_that_gsa_takes():
 def test_its_bank_is_plain_checkpoints_where_a_folder_is_given(tmp_path):
     trained(4, folder=tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".pt"}
+
+
+def test_options_are_those_of_the_quality_the_fisher_information_and_the_penalty():
+    model, memory = trained(3, form="inverse", beta=0.25, max_samples=1, strength=7.0, seed=2)
+    samples = blobs()
+    labels = torch.from_numpy(samples.labels)
+    quality = memory.update(5)
+    with settled_statistics(model, samples, seed=2):
+        features = model.eval()[:3](samples.inputs).detach()
+    expected = class_means.feature_quality(features, labels, 3, beta=0.25, form="inverse")
+    np.testing.assert_allclose(quality.quality, expected.quality, rtol=1e-5)
+    plain = settled_quality(model, samples, memory.classifier, beta=0.25, seed=2)
+    expected = class_means.feature_quality(features, labels, 3, beta=0.25)
+    np.testing.assert_allclose(plain.quality, expected.quality, rtol=1e-5)
+    groups = memory.regroup()
+    names = [name for name, _ in model.named_parameters() if not name.startswith(memory.classifier)]
+    fisher = gkp.group_fisher(model, samples, groups, memory.gkp.centres, names, max_samples=1, seed=2)
+    torch.testing.assert_close(memory.gkp.fisher, fisher)
+    theta = torch.cat([p.detach().reshape(-1) for n, p in model.named_parameters() if n in names])
+    other = GKP(memory.gkp.centres, fisher, np.array(memory.counts), strength=7.0)
+    shares = torch.tensor(memory.counts) / 15
+    torch.testing.assert_close(memory.gkp.value(theta, shares), other.value(theta, shares))
 
 
 def test_groups_before_the_bank_has_them_are_refused():
