@@ -302,8 +302,9 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
     def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
         if kind.factors is None or not options.sampling_errors or not sample_by_sample():
             return found
-        where = {"cache_bytes": cache_bytes, "journal": journal, "progress": progress}
-        return row_products(used, found, kind.factors, lengths, drawn=drawn, **where)
+        return row_products(
+            used, found, kind.factors, lengths, drawn=drawn, cache_bytes=cache_bytes, journal=journal, progress=progress
+        )
 
     known = fingerprint(objective, asdict(options))
     return _Job(compute=compute, fingerprint=known, forget=whole.cache_clear, between=between)

@@ -114,7 +114,8 @@ def _size(found: Spectrum, p: int, together: Pool) -> int:
 def _chances(found: Spectrum, parts: tuple[int, int], together: Pool) -> np.ndarray:
     """Return the chance of each sample where the parts' samples are one pool, each part with as many as it has."""
     chances: np.ndarray = together.weights * found.n_samples[list(parts)].astype(float)[together.part]
-    return chances / chances.sum()
+    total: float = chances.sum()
+    return chances / total
 
 
 def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
