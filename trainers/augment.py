@@ -26,7 +26,7 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 """Changes images (B, 3, size, size) by signed strengths (B,) from -1 to 1, which stay on the CPU."""
 
 _ANY_CHANNELS = ("none", "crop", "crop-flip")
-_COLOURED = ("autoaugment", "simclr", "imagenet", "imagenet-randaugment", "simclr-imagenet")
+_COLOURED = ("autoaugment", "autoaugment-released", "simclr", "imagenet", "imagenet-randaugment", "simclr-imagenet")
 
 # Cubuk et al. 2019, "AutoAugment", appendix: the 25 policies found on CIFAR-10, each two operations with their
 # probabilities and magnitudes from 0 to 9.
@@ -71,7 +71,9 @@ def build(name: str, size: int) -> Augmentation:
 
     "none" cuts the square in the middle. "crop" pads with size // 8 black pixels and cuts a square anywhere;
     "crop-flip" mirrors half of the images as well (He et al. 2016, section 4.2). "autoaugment" is crop-flip, then the
-    policy for CIFAR-10 of Cubuk et al. 2019 and a black square of size // 2 (DeVries and Taylor 2017), "simclr" a
+    policy for CIFAR-10 of Cubuk et al. 2019 and a black square of size // 2 (DeVries and Taylor 2017), and
+    "autoaugment-released" the same as the paper's code has it: it rotates one way only, shears with cubic interpolation
+    (by torch's kernel, not Pillow's) and takes the nearest pixel for the other moves. "simclr" is a
     resized crop of 20 to 100 % of the area, mirroring, colour jitter and grey: the views of BCL (Zhu et al. 2022) on
     CIFAR. "imagenet" is a resized crop of 8 to 100 %, mirroring and colour jitter, "imagenet-randaugment" the same with
     two operations of RandAugment (Cubuk et al. 2020) at full magnitude, as BCL has it on ImageNet-LT, and
@@ -127,11 +129,12 @@ def _steps(name: str, size: int) -> Sequence[Augmentation]:
         return functools.partial(_resized_crop, size=size, draw=draw)
 
     flip = RandomHorizontalFlip(p=0.5)
-    jitter = ColorJitter(0.4, 0.4, 0.4)
+    jitter, cutout = ColorJitter(0.4, 0.4, 0.4), functools.partial(_cutout, side=size // 2)
     colours = ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), RandomGrayscale(p=0.2)
     recipes: dict[str, Sequence[Augmentation]] = {
         "crop-flip": (crop, flip),
-        "autoaugment": (crop, flip, _auto_augment, functools.partial(_cutout, side=size // 2)),
+        "autoaugment": (crop, flip, _auto_augment, cutout),
+        "autoaugment-released": (crop, flip, functools.partial(_auto_augment, released=True), cutout),
         "simclr": (resized(0.2), flip, *colours),
         "simclr-imagenet": (resized(0.08), flip, *colours),
         "imagenet": (resized(0.08), flip, jitter),
@@ -168,11 +171,11 @@ def _resized_crop(images: Tensor, size: int, draw: Callable[[torch.Size], dict[s
     return _looked_up(images, torch.cat([matrices, shift[:, :, None]], dim=2), size, beyond="border")
 
 
-def _looked_up(images: Tensor, matrices: Tensor, size: int, beyond: str) -> Tensor:
+def _looked_up(images: Tensor, matrices: Tensor, size: int, beyond: str, between: str = "bilinear") -> Tensor:
     """Map squares by affine maps (B, 2, 3) into the images, both from -1 to 1, and look up what is there."""
     shape = [*images.shape[:2], size, size]
     grid = F.affine_grid(matrices.to(images.device, images.dtype, non_blocking=True), shape, align_corners=False)
-    return F.grid_sample(images, grid, padding_mode=beyond, align_corners=False)
+    return F.grid_sample(images, grid, mode=between, padding_mode=beyond, align_corners=False)
 
 
 def _cutout(images: Tensor, side: int) -> Tensor:
@@ -188,12 +191,12 @@ def _cutout(images: Tensor, side: int) -> Tensor:
 # Policies --------------------------------------------------------------------------------------------------------
 
 
-def _auto_augment(images: Tensor) -> Tensor:
+def _auto_augment(images: Tensor, *, released: bool = False) -> Tensor:
     drawn = torch.randint(len(CIFAR10_POLICY), (len(images),)).tolist()
     for turn in range(2):
         chosen, probabilities, magnitudes = zip(*(CIFAR10_POLICY[i][turn] for i in drawn), strict=True)
         strengths = torch.tensor(magnitudes) / 9 * _signs(len(images))
-        images = _operate(images, chosen, strengths, torch.tensor(probabilities))
+        images = _operate(images, chosen, strengths, torch.tensor(probabilities), released=released)
     return images
 
 
@@ -214,7 +217,9 @@ def _signs(count: int) -> Tensor:
     return torch.randint(2, (count,)) * 2 - 1
 
 
-def _operate(images: Tensor, chosen: Sequence[str], strengths: Tensor, probabilities: Tensor) -> Tensor:
+def _operate(
+    images: Tensor, chosen: Sequence[str], strengths: Tensor, probabilities: Tensor, *, released: bool = False
+) -> Tensor:
     """Change each image by its own operation, or leave it; the images of one operation are changed together."""
     happens = (torch.rand(len(images)) < probabilities).tolist()
     members: dict[str, list[int]] = {}
@@ -225,14 +230,16 @@ def _operate(images: Tensor, chosen: Sequence[str], strengths: Tensor, probabili
     for name, rows in members.items():
         place = torch.tensor(rows)
         there = place.to(images.device, non_blocking=True)
-        part = operations()[name](images.index_select(0, there), strengths[place])
+        part = operations(released)[name](images.index_select(0, there), strengths[place])
         changed.index_copy_(0, there, part.clamp(0, 1))
     return changed
 
 
 @functools.cache
-def operations() -> dict[str, Operation]:
+def operations(released: bool = False) -> dict[str, Operation]:
     """Return the operations of the policies by name; strengths of those without a sign count by their size.
+
+    With `released` rotations have none, and shapes are moved as in the authors' code; see `build`.
 
     At full strength: shear 0.3, translation by 150 / 331 of the side, rotation by 30 degrees, 4 of 8 bits kept, all
     levels solarised, and for "color", "contrast", "brightness" and "sharpness" the factor 1.9 or 0.1.
@@ -246,13 +253,18 @@ def operations() -> dict[str, Operation]:
     )
 
     far = 2 * 150 / 331  # sides are 2 long
+    sheared, moved = (functools.partial(_moved, between=b if released else "bilinear") for b in ("bicubic", "nearest"))
     return {
         # Pillow shears about the corner in the upper left: the border stays where it is
-        "shear_x": lambda images, v: _moved(images, v, [[0, 0.3, 0.3], [0, 0, 0]]),
-        "shear_y": lambda images, v: _moved(images, v, [[0, 0, 0], [0.3, 0, 0.3]]),
-        "translate_x": lambda images, v: _moved(images, v, [[0, 0, far], [0, 0, 0]]),
-        "translate_y": lambda images, v: _moved(images, v, [[0, 0, 0], [0, 0, far]]),
-        "rotate": lambda images, v: _warped(images, _rotations(v * (math.pi / 6))),
+        "shear_x": lambda images, v: sheared(images, v, [[0, 0.3, 0.3], [0, 0, 0]]),
+        "shear_y": lambda images, v: sheared(images, v, [[0, 0, 0], [0.3, 0, 0.3]]),
+        "translate_x": lambda images, v: moved(images, v, [[0, 0, far], [0, 0, 0]]),
+        "translate_y": lambda images, v: moved(images, v, [[0, 0, 0], [0, 0, far]]),
+        "rotate": lambda images, v: _warped(
+            images,
+            _rotations((v.abs() if released else v) * (math.pi / 6)),
+            "nearest" if released else "bilinear",
+        ),
         "color": lambda images, v: adjust_saturation_with_gray_subtraction(images, 1 + 0.9 * v),
         "contrast": lambda images, v: adjust_contrast_with_mean_subtraction(images, 1 + 0.9 * v),
         "brightness": lambda images, v: adjust_brightness_accumulative(images, 1 + 0.9 * v),
@@ -272,8 +284,8 @@ def _each(values: Tensor, images: Tensor) -> Tensor:
     return values.to(images.device, images.dtype, non_blocking=True)[:, None, None, None]
 
 
-def _moved(images: Tensor, values: Tensor, per_unit: list[list[float]]) -> Tensor:
-    return _warped(images, torch.eye(2, 3) + values[:, None, None] * torch.tensor(per_unit))
+def _moved(images: Tensor, values: Tensor, per_unit: list[list[float]], *, between: str) -> Tensor:
+    return _warped(images, torch.eye(2, 3) + values[:, None, None] * torch.tensor(per_unit), between)
 
 
 def _rotations(angles: Tensor) -> Tensor:
@@ -282,9 +294,9 @@ def _rotations(angles: Tensor) -> Tensor:
     return torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1).view(-1, 2, 3)
 
 
-def _warped(images: Tensor, matrices: Tensor) -> Tensor:
+def _warped(images: Tensor, matrices: Tensor, between: str) -> Tensor:
     """Map square images by affine maps (B, 2, 3); what comes from beyond them is grey."""
-    return _looked_up(images - 0.5, matrices, images.shape[-1], beyond="zeros") + 0.5
+    return _looked_up(images - 0.5, matrices, images.shape[-1], beyond="zeros", between=between) + 0.5
 
 
 def _stretched(images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 from landscape.errors import InputError, said
 from trainers.recipes import Recipe
 
+_CIFAR = ("cifar10", "cifar100")
 _LDAM: dict[str, Any] = {"lr": 0.1, "batch_size": 128, "weight_decay": 2e-4, "gamma": 0.01, "warmup_by": "epoch"}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
@@ -35,6 +36,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "gkp": {"pull_at": "perturbed", "fisher_loss": "run", "divide_by": "samples", "preservation": 100.0},
         "groups": {"quality_form": "inverse"},
         "all": {"warmup_by": "epoch", "drop_last": True},
+        "views": {"augment": "autoaugment-released,simclr,simclr"},
     },
     "source": {
         "ce": _LDAM,
@@ -75,7 +77,8 @@ def fields_of(variant: str | None, recipe: Recipe) -> dict[str, Any]:
         "gkp": recipe.gkp,
         "groups": recipe.grouped,
         "all": recipe.grouped,
-        recipe.loss: variant == "source" and recipe.dataset in {"cifar10", "cifar100"} and not recipe.grouped,
+        "views": recipe.grouped and recipe.loss == "bcl" and recipe.dataset in _CIFAR,
+        recipe.loss: variant == "source" and recipe.dataset in _CIFAR and not recipe.grouped,
     }
     found: dict[str, Any] = {}
     for part, values in VARIANTS[variant].items():

@@ -11,7 +11,7 @@ from scipy.stats import binom
 from landscape.errors import InputError
 from trainers import augment
 
-COLOURED = ("autoaugment", "simclr", "imagenet", "imagenet-randaugment")
+COLOURED = ("autoaugment", "autoaugment-released", "simclr", "imagenet", "imagenet-randaugment")
 
 
 @pytest.fixture(autouse=True)
@@ -223,6 +223,38 @@ def test_operations_on_shapes_are_those_of_pillow(name):
         assert np.unique(one[beyond]).tolist() == [0.5]
         assert inside.sum() > 300
         assert beyond.sum() > 10
+
+
+@pytest.mark.parametrize("name", ["translate_x", "translate_y", "rotate"])
+def test_the_authors_rotate_one_way_and_take_the_nearest_pixel(name):
+    """Pillow's pixel, but where the source lies within rounding of the border between two."""
+    pixels = bytes_of(3, 32)
+    strengths = torch.tensor([1.0, -1.0, 5 / 9])
+    found = augment.operations(released=True)[name](pixels.double() / 255, strengths)
+    for one, image, v in zip(found, pixels, strengths.tolist(), strict=True):
+        a, b, c, d, e, f = MAPS[name](abs(v) if name == "rotate" else v)
+        y, x = np.mgrid[:32, :32] + 0.5
+        source = np.stack([a * x + b * y + c, d * x + e * y + f])
+        sure = ((source > 0.5) & (source < 31.5) & (np.abs(source - source.round()) > 1e-6)).all(axis=0)
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        expected = picture.transform((32, 32), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.NEAREST)
+        assert np.array_equal((one.permute(1, 2, 0).numpy() * 255).round()[sure], np.asarray(expected)[sure])
+        assert sure.sum() > 300
+
+
+def test_the_authors_shear_with_a_cubic():
+    """On a ramp torch's kernel, of a = -0.75, is off a line by |2a + 1| t (1 - t) (1 - 2t) of a step; noise tells more."""
+    off = 0.5 * 3**0.5 / 18 / 31
+    ramp = (torch.arange(32.0) / 31).expand(1, 3, 32, 32)
+    inside = slice(12, 20)
+    for name in ("shear_x", "shear_y"):
+        ours, theirs = (augment.operations(released)[name] for released in (False, True))
+        v = torch.tensor([0.7])
+        wrong = (ours(ramp, v) - theirs(ramp, v))[..., inside, inside].abs().max()
+        assert wrong <= off + 1e-6
+        assert wrong > 0.8 * off or name == "shear_y"  # along which the ramp is flat
+        noise = images_of(1, 32)
+        assert (ours(noise, v) - theirs(noise, v)).abs().mean() > 0.01
 
 
 def test_the_policy_is_the_one_that_kornia_has():

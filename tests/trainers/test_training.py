@@ -106,6 +106,12 @@ def test_every_variant_is_a_recipe_or_says_what_it_is_for(variant, method):
 def test_what_is_typed_wins_over_a_variant_and_a_variant_over_the_benchmark():
     found = recipe("gsa-gkp", dataset="cifar10", variant="released", clip=(0.0, 1.0))
     assert (found.clip, found.adaptive, found.direction, found.drop_last) == ((0.0, 1.0), True, "difference", True)
+    for method, dataset, augment in (
+        ("bcl-gsa-gkp", "cifar10", "autoaugment-released,simclr,simclr"),
+        ("bcl-gsa-gkp", "digits-lt", None),
+        ("gsa-gkp", "cifar10", None),
+    ):
+        assert recipe(method, dataset=dataset, variant="released").augment == augment
     ldam = recipe("ldam-drw", dataset="cifar100", variant="source")
     assert (ldam.lr, ldam.batch_size, ldam.weight_decay, ldam.gamma) == (0.1, 128, 2e-4, 0.01)
     assert recipe("focal", dataset="cifar10", variant="source").loss_options == "gamma=1"
