@@ -70,13 +70,15 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
 batch size for the two sets of large images; 256 is that of the learning rates' origin."""
 
 _RADII = {
-    ("cifar10", "ce"): 0.1,
-    ("cifar100", "ce"): 0.2,
-    ("cifar10", "ldam"): 0.8,
-    ("cifar100", "ldam"): 0.8,
+    ("cifar10", "ce", "none"): 0.1,
+    ("cifar10", "ce", "drw"): 0.5,
+    ("cifar10", "ldam", "drw"): 0.8,
+    ("cifar100", "ce", "none"): 0.2,
+    ("cifar100", "ce", "drw"): 0.8,
+    ("cifar100", "ldam", "drw"): 0.8,
 }
-"""SAM's radius by data and loss where it is not given: Rangwani et al. 2022, "Escaping saddle points for effective
-generalization on class-imbalanced data", of CE+SAM and LDAM-DRW+SAM. All else has 0.05, that of Foret et al. 2021."""
+"""SAM's radius by data, loss and re-weighting where it is not given: Rangwani et al. 2022, "Escaping saddle points for
+effective generalization on class-imbalanced data", and their code. All else has 0.05, that of Foret et al. 2021."""
 
 _BCL_OF_LARGE_IMAGES = "ce_weight=1,contrast_weight=0.35,temperature=0.07,hidden=2048,projected=1024"
 """The options of bcl on ImageNet-LT and iNaturalist: Zhu et al. 2022, and their released code."""
@@ -194,7 +196,7 @@ def changed(recipe: Recipe, *, model: str) -> Recipe:
 
 
 def _radius(recipe: Recipe) -> float:
-    return _RADII.get((recipe.dataset, recipe.loss), 0.05) if recipe.sharpness == "sam" else 0.05
+    return _RADII.get((recipe.dataset, recipe.loss, recipe.reweight), 0.05) if recipe.sharpness == "sam" else 0.05
 
 
 def _cosine(loss: str, model: str) -> bool:

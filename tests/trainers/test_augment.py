@@ -243,7 +243,7 @@ def test_the_authors_rotate_one_way_and_take_the_nearest_pixel(name):
 
 
 def test_the_authors_shear_with_a_cubic():
-    """On a ramp torch's kernel, of a = -0.75, is off a line by |2a + 1| t (1 - t) (1 - 2t) of a step; noise tells more."""
+    """On a ramp torch's kernel, of a = -0.75, is off a line by at most |2a + 1| t (1 - t) (1 - 2t) of a step."""
     off = 0.5 * 3**0.5 / 18 / 31
     ramp = (torch.arange(32.0) / 31).expand(1, 3, 32, 32)
     inside = slice(12, 20)

@@ -96,6 +96,9 @@ def test_sams_radius_is_that_of_the_rows_source(dataset, method, rho, tmp_path):
     found = compose({"dataset": dataset}, method=method)
     assert found.rho == rho
     assert compose({"dataset": dataset, "rho": 7}, method=method).rho == 7
+    if method == "sam":
+        with_drw = {"cifar10": 0.5, "cifar100": 0.8}.get(dataset, 0.05)
+        assert compose({"dataset": dataset, "reweight": "drw"}, method="sam").rho == with_drw
     file = tmp_path / "ce.toml"  # on all that a run of ce had, which had no use for a radius
     file.write_text(recipes.to_toml(recipes.plain(compose({"dataset": dataset}, method="ce"))))
     assert compose({}, method="sam", config=file).rho == compose({"dataset": dataset}, method="sam").rho
