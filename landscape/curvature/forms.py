@@ -3,8 +3,9 @@
 Their mean is v^T A v, and their spread says how far another draw of samples would change it. The second derivative of
 each sample's loss along v comes from two forward tangents (jvp of jvp), or from backward passes alone: with
 s(u) = v . grad (sum_i u_i l_i), the sum of u_i v^T H_i v is v . grad s(u). Operations may have no second forward
-derivative, or a wrong one (torch 2.13: a transformer's encoder layer); both ways are compared on a few samples.
-Matrices J_i^T M_i J_i take one forward tangent.
+derivative, or a wrong one (torch 2.13: a transformer's encoder layer), for some inputs only; both ways are compared on
+a few samples of each batch, as the backward one takes three times the memory. Matrices J_i^T M_i J_i take J_i v from
+`push`, which checks itself.
 """
 
 import logging
@@ -17,16 +18,17 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature.kinds import Factors, Functions, Kind, SecondDerivative, Tensors
-from landscape.errors import InputError
+from landscape.errors import InputError, one_line
 from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)
 
 Form: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(inputs, labels) -> v^T A_i v, (B,)."""
-_CHECKED = 4  # samples
+_CHECKED = 4  # samples of a batch
 
 
 def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector: Tensor) -> np.ndarray:
@@ -43,6 +45,7 @@ def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector:
 
     Raises:
         InputError: a matrix that is not known sample by sample.
+        NumericalError: PyTorch knows no derivative of the model or the loss.
     """
     v = tuple(objective.layout.tensors(vector.to(objective.device, objective.dtype)))
     functions = Functions(logits=objective.logits, loss=objective.loss)
@@ -54,15 +57,18 @@ def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector:
 
     form: Form
     if kind.factors is not None and kind.has_rows:
-        form = partial(_of_factors, kind.factors, functions, objective.theta, v)
+        form = twin = partial(_of_factors, kind.factors, functions, objective.theta, v)
     elif isinstance(kind, SecondDerivative):
         form, twin = (partial(way, kind, functions, objective.theta, v) for way in (_forward, _backward))
-        if len(index):
-            form = _right_one(form, twin, lambda form: of(form, index[:_CHECKED]), objective.dtype)
     else:
         raise InputError(f"the matrix {kind.name} is not known sample by sample")
-    starts = range(0, len(index), objective.batch_size)
-    found = [of(form, index[start : start + objective.batch_size]) for start in starts]
+    found = []
+    for start in range(0, len(index), objective.batch_size):
+        batch = index[start : start + objective.batch_size]
+        if form is not twin:
+            few = batch[np.linspace(0, len(batch) - 1, min(_CHECKED, len(batch))).round().astype(int)]
+            form = _right_one(form, twin, partial(of, some=few), objective.dtype)
+        found.append(of(form, batch))
     return torch.cat(found).numpy() if found else np.empty(0)
 
 
@@ -72,7 +78,7 @@ def _right_one(form: Form, twin: Form, values: Callable[[Form], Tensor], dtype: 
     try:
         found = values(form)
     except (RuntimeError, NotImplementedError) as error:  # each operation says in its own words that it has none
-        log.info("quadratic forms take backward passes, because %s", (str(error).splitlines() or [""])[0])
+        log.info("quadratic forms take backward passes, because %s", one_line(error))
         return twin
     off, size = (found - expected).abs().max().item(), expected.abs().max().item()
     if not off <= (1e-3 if dtype == torch.float32 else 1e-9) * size:
@@ -85,13 +91,16 @@ def _of_factors(
     factors: Factors, functions: Functions, theta: Tensors, v: Tensors, inputs: Tensor, labels: Tensor
 ) -> Tensor:
     """Add up sign_ik (s_ik . J_i v)^2."""
+    theta = tuple(t.detach().requires_grad_() for t in theta)
 
-    def outputs(theta: Tensors) -> Tensor:
-        return factors.outputs(functions.loss, functions.logits(theta, inputs), labels)
+    def outputs(some: slice) -> Tensor:
+        return factors.outputs(functions.loss, functions.logits(theta, inputs[some]), labels[some])
 
-    value, along = jvp(outputs, (theta,), (v,))[:2]
+    value, (along,) = push(outputs, theta, [v])
     signs, seeds, _ = factors.split(functions.loss, value.detach(), labels)
-    slopes = torch.einsum("brc,bc->br", seeds.reshape(*signs.shape, -1), along.cpu().double().reshape(len(along), -1))
+    slopes = torch.einsum(
+        "brc,bc->br", seeds.reshape(*signs.shape, -1), along.detach().cpu().double().reshape(len(along), -1)
+    )
     return (signs * slopes.square()).sum(1)
 
 
