@@ -3,6 +3,7 @@
 import torch
 from exact import differences
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 import landscape as ls
 from landscape.data import datasets
@@ -75,6 +76,21 @@ class Applied(nn.Module):
 
 def layers(activation):
     return nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 4), activation, nn.Linear(4, 2))
+
+
+class Softsign(torch.autograd.Function):
+    """As a compiled extension has it: its gradient has no derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x / (1 + x.abs())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g / (1 + x.abs()) ** 2
 
 
 class Bag(nn.Module):

@@ -9,12 +9,13 @@ what tr M does not see is drawn too.
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import hessian, vmap
 
+from landscape.autodiff.backward import second_of_each
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.errors import InputError, arg
 from landscape.networks import losses
@@ -108,9 +109,13 @@ def uncertainty(objective: Objective, part: int) -> np.ndarray:
             if objective.loss is losses.cross_entropy:
                 found.append(1 - z.double().softmax(1).square().sum(1))
             else:
-                middle = vmap(hessian(lambda z, y: objective.loss(z[None], y[None])[0]))(z, labels)
+                middle = second_of_each(partial(_of_logits, objective.loss, labels), z)
                 found.append(middle.diagonal(dim1=1, dim2=2).sum(1).abs().double())
     return torch.cat(found).clamp(min=0).cpu().numpy()
+
+
+def _of_logits(loss: Loss, labels: Tensor, z: Tensor) -> Tensor:
+    return loss(z, labels)
 
 
 def _drawn(objective: Objective, part: int, n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

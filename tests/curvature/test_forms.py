@@ -1,10 +1,13 @@
 """Quadratic forms of single samples, against dense matrices of single samples."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from cases import CASES
 from exact import dense, differences
+from hard import Applied, Bag, Softsign, by_rows, layers, objective_of
 
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import forms
@@ -59,6 +62,33 @@ def test_backward_passes_alone_give_the_same(name, monkeypatch):
         monkeypatch.setattr(forms, "_slope", slope)
         found = forms.quadratic_forms(objective, HESSIAN, objective.members[0], v)
         np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_a_forward_derivative_that_is_wrong_in_a_later_batch_is_found(monkeypatch):
+    objective = CASES["mlp-tanh"].objective(batch_size=2)
+    index, v = objective.members[0], vector(objective)
+    expected = forms.quadratic_forms(objective, HESSIAN, index, v)
+    wrong_for = objective.samples.batch(index[-1:], "cpu", torch.float64)[0]
+    forward = forms._forward
+
+    def wrong(kind, functions, theta, v, inputs, labels):
+        meets = (inputs == wrong_for).flatten(1).all(1)
+        return forward(kind, functions, theta, v, inputs, labels) * (1 + meets)
+
+    monkeypatch.setattr(forms, "_forward", wrong)
+    np.testing.assert_allclose(forms.quadratic_forms(objective, HESSIAN, index, v), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["ggn", "fisher", "empirical-fisher"])
+@pytest.mark.parametrize("name", ["once", "padded"])
+def test_first_derivatives_suffice_where_the_matrix_takes_no_others(name, kind):
+    """Backward passes that have no derivative, and padding that only the second class has."""
+    make = partial(layers, Applied(Softsign.apply)) if name == "once" else partial(Bag, padding_idx=0)
+    objective = objective_of(make, tokens=name == "padded")
+    v = vector(objective)
+    for part, members in enumerate(objective.members):
+        found = forms.quadratic_forms(objective, KINDS[kind], members, v)
+        assert found.mean() == pytest.approx((v @ by_rows(objective, part, kind) @ v).item(), rel=1e-10)
 
 
 def test_every_matrix_of_the_toolkit_has_forms_and_another_is_refused():

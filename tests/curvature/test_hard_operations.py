@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hard import Applied, Bag, by_differences, by_rows, layers, matrix, objective_of, relative
+from hard import Applied, Bag, Softsign, by_differences, by_rows, layers, matrix, objective_of, relative
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -66,21 +66,6 @@ def test_a_bag_of_embeddings_has_the_second_derivative_of_its_parts(how):
 def test_the_greatest_of_a_bag_is_differentiated_where_it_stands():
     objective = objective_of(partial(Pooled, "max", True), tokens=True)
     assert relative(matrix(objective)[0], by_differences(objective, 0)) < 1e-8
-
-
-class Softsign(torch.autograd.Function):
-    """As a compiled extension has it: its gradient has no derivative."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x / (1 + x.abs())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
-        (x,) = ctx.saved_tensors
-        return g / (1 + x.abs()) ** 2
 
 
 class Distances(nn.Module):

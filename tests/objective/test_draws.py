@@ -70,6 +70,16 @@ def test_uncertainty_is_the_trace_in_the_logits_for_any_loss():
         np.testing.assert_allclose(draws.uncertainty(objective, 0), np.abs(known.uncertainty), atol=1e-12)
 
 
+def test_uncertainty_of_a_loss_that_cannot_be_vectorised():
+    """For the sum of squares to a one-hot target the Hessian in C logits is 2 I."""
+
+    def squares(z, y):
+        return (z - nn.functional.one_hot(y, z.shape[1]).to(z.dtype)).square().sum(1)
+
+    objective = problem(loss=squares)
+    np.testing.assert_allclose(draws.uncertainty(objective, 0), 2.0 * len(objective.samples.class_names), rtol=1e-12)
+
+
 def test_where_it_varies_little_samples_are_drawn_alike_and_each_once(caplog):
     objective = problem(scale=0.01)
     with caplog.at_level(logging.INFO):
