@@ -1,6 +1,7 @@
 """Mutated files of every kind that is read: each is read, or refused in one line, within memory and time.
 
 The campaign: LANDSCAPE_CAMPAIGN=20000 pytest -m campaign tests/campaigns/test_mutated_files.py
+LANDSCAPE_FIRST=1000 goes on after the first thousand mutants of each kind.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from landscape.results import store
 from trainers import recipes
 
 CAMPAIGN = int(os.environ.get("LANDSCAPE_CAMPAIGN", "20000"))
+FIRST = int(os.environ.get("LANDSCAPE_FIRST", "0"))
 PIECE = 250  # mutants of one process
 
 
@@ -113,11 +115,11 @@ def read(folder: Path, kind: str, first: int, count: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def campaign(folder: Path, kind: str, n: int) -> None:
+def campaign(folder: Path, kind: str, n: int, begin: int = 0) -> None:
     counts = {"read": 0, "refused": 0}
     faults = []
-    for first in range(0, n, PIECE):
-        found = read(folder, kind, first, min(PIECE, n - first))
+    for first in range(begin, begin + n, PIECE):
+        found = read(folder, kind, first, min(PIECE, begin + n - first))
         faults += found["faults"]
         for name in counts:
             counts[name] += found[name]
@@ -138,7 +140,7 @@ def test_a_few_mutated_files_are_read_or_refused(seeds, kind):
 @pytest.mark.parametrize("kind", reading.KINDS)
 def test_mutated_files_are_read_or_refused(seeds, kind):
     slow = kind == "drawn-result"  # seconds for each
-    campaign(seeds, kind, CAMPAIGN // (len(reading.KINDS) * (10 if slow else 1)))
+    campaign(seeds, kind, CAMPAIGN // (len(reading.KINDS) * (10 if slow else 1)), FIRST)
 
 
 def test_the_readers_find_what_they_look_for(seeds, tmp_path):
