@@ -6,7 +6,8 @@ made, has faults of its own, which may show for some batches only. So
 
 1. for each part, a product with the second derivative is compared with differences of the gradient: in float64, on a
    few samples, along one random direction with a step so small that no ReLU changes its sign. Where units stand exactly
-   at their kink, differences scatter, and u . H v is compared with v . H u instead;
+   at their kink, differences scatter, and the same is done a little way off; where they scatter there too, u . H v is
+   compared with v . H u instead;
 2. for each batch, the traced product of a few samples is compared with that by backward passes;
 3. Lanczos compares u . A v with v . A u for its first two vectors, over all samples of the part (lanczos.py).
 
@@ -33,6 +34,8 @@ _STEPS = {torch.float64: (1e-7, 1e-6, 1e-8), torch.float32: (1e-2, 3e-2, 3e-3)}
 """Lengths of the steps of differences, the first of which is enough as a rule; the others tell noise from error."""
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 3e-2}
 """Of the product: what differences miss by is far less in float64, and what is wrong by less does not matter."""
+_BESIDE = 1e-3
+"""How far off kinks are left, as a share of the point's length."""
 
 
 def some_of(batch: Batch, n: int) -> Batch:
@@ -90,7 +93,9 @@ class _Precision(TorchDispatchMode):
         return found
 
 
-def _fault(values: Callable[[Tensors], Tensor], at: Tensors, dtype: torch.dtype, remedy: str) -> str | None:
+def _fault(
+    values: Callable[[Tensors], Tensor], at: Tensors, dtype: torch.dtype, remedy: str, *, beside: bool = False
+) -> str | None:
     """Say what is wrong with products with the second derivative of summed values, which are computed in `dtype`."""
 
     def slopes(t: Tensors) -> Tensors:
@@ -117,6 +122,9 @@ def _fault(values: Callable[[Tensors], Tensor], at: Tensors, dtype: torch.dtype,
     if min(apart) <= tolerance * norm(found[0]):  # differences agree with each other
         off = norm(_minus(found[0], Hv))
         return f"H v is off by {off:.3g} of {norm(found[0]):.3g} from differences of the gradient"
+    if not beside:  # than a point at which they scatter
+        away = _BESIDE * norm(at)
+        return _fault(values, tuple(t + away * d for t, d in zip(at, u, strict=True)), dtype, remedy, beside=True)
     (Hu,) = second(values(leaves), leaves, [u], remedy)
     one, other = inner(u, Hv), inner(v, Hu)
     if not abs(one - other) <= eps**0.5 * (size + norm(Hu)) + 1e3 * eps * length:

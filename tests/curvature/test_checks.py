@@ -34,30 +34,6 @@ class KeepsTanh(torch.autograd.Function):
         return g * (t + x * (1 - t * t))
 
 
-class Clipped(torch.autograd.Function):
-    """The identity, whose gradient is cut off."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, g):
-        return g.clamp(-0.01, 0.01)
-
-
-class StraightThrough(torch.autograd.Function):
-    """Rounds, with the gradient of the identity."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.round()
-
-    @staticmethod
-    def backward(ctx, g):
-        return g
-
-
 class KeepsInPython(torch.autograd.Function):
     """Its backward uses a tensor that autograd was not told of."""
 
@@ -153,21 +129,74 @@ class Far(nn.Module):
         return torch.where(x[:, :1] > 5, KeepsTanh.apply(h), h.tanh())
 
 
-# What is right is let through -----------------------------------------------------------------------------------------
-
-
 class ZeroStart(nn.Module):
     """A branch that begins at zero: half of the units behind it stand exactly at the kink of their ReLU."""
 
-    def __init__(self):
+    def __init__(self, last=None):
         super().__init__()
         self.first, self.branch, self.out = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
         nn.init.zeros_(self.branch.weight)
         nn.init.zeros_(self.branch.bias)
+        self.last = nn.Identity() if last is None else Applied(last)
 
     def forward(self, x):
         h = F.relu(self.first(x))
-        return self.out(F.relu(h + self.branch(h)))
+        return self.out(self.last(F.relu(h + self.branch(h))))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_refused_at_kinks_too(name):
+    def half(x):
+        return x + WRONG[name](x)
+
+    objective = objective_of(partial(ZeroStart, half))
+    with pytest.raises(NumericalError, match="second derivative of this model and loss is wrong"):
+        matrix(objective)
+    assert torch.isfinite(matrix(objective_of(partial(ZeroStart, F.silu)))).all()
+
+
+class Rough(torch.autograd.Function):
+    """The identity, whose gradient changes at random from one point to the next."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * (1 + 0.1 * torch.cos(1e10 * ctx.saved_tensors[0].detach()))
+
+
+class Turning(torch.autograd.Function):
+    """Half the square of each row's length, with a gradient that turns: the derivative of no function."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square().sum(1, keepdim=True) / 2
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * (x + x.roll(1, dims=1))
+
+
+def test_where_differences_scatter_everywhere_a_matrix_that_is_not_symmetric_is_refused(caplog):
+    def rough(x):
+        return Rough.apply(x)
+
+    def turning(x):
+        return Turning.apply(Rough.apply(x)).expand(-1, 3)
+
+    with caplog.at_level(logging.INFO, logger="landscape"):
+        assert torch.isfinite(matrix(objective_of(partial(layers, Applied(rough))), backend="reverse")).all()
+    assert "scatter too much to tell" in caplog.text
+    with pytest.raises(NumericalError, match=r"u\.Hv = .*, but v\.Hu = "):
+        matrix(objective_of(lambda: nn.Sequential(nn.Linear(3, 3), Applied(turning), nn.Linear(3, 2))))
+
+
+# What is right is let through -----------------------------------------------------------------------------------------
 
 
 class InSingle(nn.Module):
