@@ -1,5 +1,7 @@
 """Spectra of small networks against their exact eigenvalues, and each stated error against what it claims."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -251,6 +253,29 @@ def test_lambda_max_and_trace_match_pyhessian():
         assert theirs.top == pytest.approx(max(found.lambda_max[p], found.lambda_min[p], key=abs), rel=0.02)
         error = np.hypot(theirs.trace_stderr, found.trace_stderr[p])
         assert abs(theirs.trace - found.trace[p]) < 6 * error
+
+
+def test_pyhessian_sees_the_chosen_parameters_alone_and_its_error_is_that_of_its_mean():
+    import pyhessian
+
+    from landscape.curvature import verify
+
+    objective = CASES["mlp-tanh"].objective(dtype=torch.float32, partition="all", params="3.*", batch_size=100)
+    found = verify.pyhessian(objective, "all", seed=1)
+    values = exact_eigenvalues(CASES["mlp-tanh"].objective(partition="all", params="3.*"), 0)
+    assert found.top == pytest.approx(values[np.abs(values).argmax()], rel=0.02)
+    assert abs(found.trace - values.sum()) < 6 * found.trace_stderr
+    model = copy.deepcopy(objective.model).requires_grad_(False)
+    model[3].requires_grad_(True)
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(1)
+        criterion = torch.nn.CrossEntropyLoss()
+        theirs = pyhessian.hessian(model, criterion, dataloader=list(objective.batches(0)), cuda=False)
+        theirs.eigenvalues()
+        samples = np.array(theirs.trace())
+    assert found.n_probes == len(samples)
+    assert found.trace == pytest.approx(samples.mean(), rel=1e-4)
+    assert found.trace_stderr == pytest.approx(samples.std(ddof=1) / np.sqrt(len(samples)), rel=1e-3)
 
 
 def test_lambda_max_and_trace_match_curvlinops_with_scipys_solver():

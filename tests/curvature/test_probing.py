@@ -101,6 +101,12 @@ def test_many_samples_tell_their_spread_themselves():
     assert found.trace == (pytest.approx(found.trace_samples.mean()), pytest.approx(spread))
 
 
+def test_a_tolerance_out_of_reach_ends_after_four_times_the_steps_or_those_that_were_named():
+    for options, taken in (({}, 12), ({"max_steps": 7}, 7), ({"tol": None}, 3)):
+        found = runs_on(MATRICES["no outliers"], probes=1, seed=0, **{"steps": 3, "tol": 1e-30} | options)
+        assert found.steps.tolist() == [taken]
+
+
 def test_a_pilot_says_how_many_samples_the_error_asked_for_needs():
     """Stein's rule: (spread / (tol mean))^2 samples in all, by the spread of the first six."""
     matrix = MATRICES["no outliers"]

@@ -41,10 +41,11 @@ def test_the_other_matrices_have_exact_traces_for_any_activation(name, kind):
         assert traces.trace(objective, KINDS[kind], part) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["hessian", "residual"])
 @pytest.mark.parametrize("name", ["mlp-tanh", "residual-gelu", "attention", "mlp-norm"])
-def test_a_network_with_smooth_activations_is_not_taken_for_piecewise_linear(name):
+def test_a_network_with_smooth_activations_is_not_taken_for_piecewise_linear(name, kind):
     objective = CASES[name].objective()
-    assert "not known to be piecewise linear" in traces.refusal(objective, KINDS["hessian"])
+    assert "not known to be piecewise linear" in traces.refusal(objective, KINDS[kind])
 
 
 def test_chosen_parameters_alone_count_and_stay_without_gradients():
@@ -80,6 +81,18 @@ class Divides(nn.Module):
 
     def forward(self, x):
         return x.flatten(1)[:, :3] / (2 + self.out.bias) + self.out(x.flatten(1))
+
+
+class NormedByItself(nn.Module):
+    """One parameter makes the inputs of a batch norm and is its factor."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.out = nn.Parameter(torch.full((18,), 2.0)), nn.Linear(18, 3)
+
+    def forward(self, x):
+        zeros = torch.zeros_like(self.weight)
+        return self.out(F.batch_norm(x.flatten(1) * self.weight, zeros, zeros + 1, self.weight))
 
 
 class Changes(nn.Module):
@@ -133,6 +146,7 @@ NETWORKS = [
     (Shared, False),
     (Squares, False),
     (Divides, False),
+    (NormedByItself, False),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(18, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 3)), False),
 ]
 

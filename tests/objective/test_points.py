@@ -56,6 +56,18 @@ def test_on_the_way_variances_move_by_their_logarithm_and_all_else_straight():
             assert found[k].item() == pytest.approx(expected, rel=1e-12, abs=1e-14)
 
 
+def test_a_share_of_the_way_to_another_network_is_that_share_of_each_number():
+    objective = CASES["residual-relu"].objective()
+    a, b = points.origin(objective), points.origin(CASES["residual-relu"].objective(seed=1))
+    variance = ~points.variance_eps(objective.model).isnan()
+    for log in (True, False):
+        found = points.between(objective, a, b, 0.25, log=log)
+        torch.testing.assert_close(found.theta, 0.75 * a.theta + 0.25 * b.theta)
+        by_log = (a.buffers + 1e-5) ** 0.75 * (b.buffers + 1e-5) ** 0.25 - 1e-5
+        straight = 0.75 * a.buffers + 0.25 * b.buffers
+        torch.testing.assert_close(found.buffers, torch.where(variance & log, by_log, straight))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_variances_stay_in_their_range_however_far_the_line_is_drawn(dtype):
     """From a variance of zero, as a dead channel has it, to one, and the other way."""

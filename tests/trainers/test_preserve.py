@@ -83,6 +83,7 @@ def test_options_are_those_of_the_quality_the_fisher_information_and_the_penalty
     np.testing.assert_allclose(quality.quality, expected.quality, rtol=1e-5)
     plain = settled_quality(model, samples, memory.classifier, beta=0.25, seed=2)
     expected = class_means.feature_quality(features, labels, 3, beta=0.25)
+    assert not np.allclose(expected.quality[:2], class_means.feature_quality(features, labels, 3).quality[:2])
     np.testing.assert_allclose(plain.quality, expected.quality, rtol=1e-5)
     groups = memory.regroup()
     names = [name for name, _ in model.named_parameters() if not name.startswith(memory.classifier)]
