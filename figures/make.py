@@ -41,7 +41,12 @@ def plane() -> Figure:
     """Figure 1: the losses of the tail and of all classes on the plane of three checkpoints, with both ends."""
     found = ls.load(DATA / "digits.figure1.h5")
     rarest = found.parts[int(found.train_counts.argmin())]
-    names = {"ce/epoch-0020": "CE", "gsa-gkp/epoch-0020": "CE + GSA + GKP", "epoch-0000": "start", "tail": "tail alone"}
+    names = {
+        "ce/epoch-0020": "CE",
+        "gsa-gkp/epoch-0020": "CE + GSA + GKP",
+        "start": "start",
+        "tail alone": "tail alone",
+    }
     return ls.plots.trajectory(regroup(found, {"tail": [rarest], "full": found.parts}), ["tail", "full"], names=names)
 
 

@@ -1,0 +1,319 @@
+"""Compute what docs/evidence.md says of the long runs on CIFAR-10-LT from their folders, and write its tables.
+
+    python benchmarks/evidence.py --runs runs --data-root DIR [--minutes 30]
+    python benchmarks/evidence.py --digits notebooks/runs/digits-lt
+    python benchmarks/evidence.py --tables
+
+A run is a folder METHOD-SEED that `landscape train` has written with --snapshot-every 5, as far as it has come: each
+result is of its newest snapshot, and the tables say of which epoch. What is there already is not computed again unless
+the run has gone on; what the time cuts goes on with the next call. Results lie in RUN/evidence, and copies that
+name no folder of this machine in figures/data. The second line copies what the notebooks have computed on digits, which
+the gallery shows. With --tables nothing is computed, and the tables are written from the copies.
+"""
+
+import argparse
+import csv
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ablation
+import numpy as np
+
+import landscape as ls
+from trainers.evaluation import by_frequency
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA, PAGE = ROOT / "figures" / "data", ROOT / "docs" / "evidence.md"
+LONG = "cifar10-long"
+METHODS = {"ce": "CE", "sam": "CE + SAM", "gsa-gkp": "CE + GSA + GKP"}
+PAPER = {  # Figure 9: lambda_max and trace of head and tail; Table 1: test accuracy
+    "ce": ((38.15, 196.49), (74.99, 402.52), 70.4),
+    "sam": ((7.42, 36.96), (35.19, 251.15), None),
+    "gsa-gkp": ((6.93, 32.32), (30.93, 221.97), None),
+}
+DIGITS = (
+    "ce.ends", "sam.ends", "gsa-gkp.ends", "ce.features", "gsa-gkp.features", "ce.early", "paths", "figure1",
+)  # fmt: skip
+"""Results of the notebooks that the gallery draws."""
+ALONG = (
+    "method",
+    "seed",
+    "epoch",
+    "part",
+    "accuracy",
+    "loss",
+    "lambda_max",
+    "lambda_max_error",
+    "trace",
+    "trace_error",
+)
+"""Columns of the table of head and tail along the runs; errors are standard errors over samples."""
+
+Analysis = Callable[..., ls.Result]
+
+
+class TimeIsUpError(Exception):
+    """The minutes are over."""
+
+
+def main() -> None:
+    """Compute what is missing, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--data-root")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--samples", type=int, default=128, help="of each class for spectra")
+    parser.add_argument("--steps", type=int, default=40, help="of Lanczos at the end of a run; half along it")
+    parser.add_argument("--every", type=int, default=20, help="epochs between the spectra along a run")
+    parser.add_argument("--digits", type=Path)
+    parser.add_argument("--tables", action="store_true")
+    args = parser.parse_args()
+    for name in DIGITS if args.digits else ():
+        copied(ls.load(args.digits / f"{name}.h5"), DATA / f"digits.{name}.h5")
+    if args.runs and not args.tables:
+        until = time.monotonic() + 60 * args.minutes
+        try:
+            for folder in runs_in(args.runs):
+                measure(folder, args, until)
+        except TimeIsUpError:
+            print("the time is up: call again to go on")
+    write_tables(DATA, PAGE)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the folders of runs with a snapshot, by method and seed."""
+    found = [p for m in METHODS for p in sorted(folder.glob(f"{m}-[0-9]*")) if snapshots_of(p)]
+    return [p for p in found if (p / "history.h5").exists()]
+
+
+def snapshots_of(run: Path) -> list[Path]:
+    """Return the snapshots of a run in the order of their epochs."""
+    return sorted((run / "snapshots").glob("epoch-*.pt"))
+
+
+def epoch_of(snapshot: Path) -> int:
+    """Return the epoch that stands in a snapshot's name."""
+    return int(snapshot.stem.removeprefix("epoch-"))
+
+
+# Computing --------------------------------------------------------------------------------------------------------
+
+
+def measure(run: Path, args: argparse.Namespace, until: float) -> None:
+    """Compute the results of one run and copy them, until the time is up."""
+    shown, snapshots = DATA / f"{LONG}.{run.name}", snapshots_of(run)
+    newest, aside, rows = snapshots[-1], run / "evidence", []
+    aside.mkdir(exist_ok=True)
+
+    def result(name: str, analysis: Analysis, snapshot: Path, partition: str, **options: Any) -> ls.Result:
+        load = partial(ls.load_objective, snapshot, data_root=args.data_root, partition=partition)
+        return once(aside / name, epoch_of(snapshot), load, analysis, until, **options)
+
+    def copy(name: str, *of_result: Any, **options: Any) -> None:
+        copied(result(name, *of_result, **options), shown.with_name(f"{shown.name}.{name}"))
+
+    copied(ls.load(run / "history.h5"), shown.with_name(f"{shown.name}.history.h5"))
+    spectra = partial(ls.spectrum, probes=1, samples=args.samples)
+    copy("classes.h5", spectra, newest, "class", steps=args.steps)
+    for snapshot in [s for s in snapshots if epoch_of(s) % args.every == 0]:
+        found = result(f"{snapshot.stem}.ends.h5", spectra, snapshot, "head-tail", steps=args.steps // 2)
+        rows += rows_of(run, found, epoch_of(snapshot))
+        write_rows(shown.with_name(f"{shown.name}.along.csv"), rows)
+    few = [s for s in snapshots if epoch_of(s) % 50 == 0 or s == newest]
+    copy("gradients.h5", ls.gradients, newest, "class", batches=20, samples_per_batch=256, checkpoints=few)
+    thinned = [s for s in snapshots if epoch_of(s) % 10 == 0 or s == newest]
+    copy("features.h5", ls.features, newest, "class", checkpoints=thinned)
+
+
+def once(
+    file: Path, epoch: int, load: Callable[[], ls.Objective], analysis: Analysis, until: float, **options: Any
+) -> ls.Result:
+    """Compute a result, unless it is there and of this epoch.
+
+    Args:
+        file: of the result.
+        epoch: of the newest checkpoint that it is of.
+        load: makes the objective.
+        analysis: is called with the objective.
+        until: when the time is up, by `time.monotonic`.
+        options: of the analysis.
+
+    Returns:
+        The result.
+
+    Raises:
+        TimeIsUpError: before it was done; what is done is kept beside the file.
+    """
+    if file.exists():
+        found = ls.load(file)
+        if found.provenance["checkpoint_found"]["epoch"] == epoch:
+            return found
+
+    def told(done: float, total: float, text: str) -> None:
+        if time.monotonic() > until:
+            raise TimeIsUpError
+
+    told(0, 0, "")
+    started = time.monotonic()
+    found = analysis(load(), out=file, overwrite=True, progress=told, **options)
+    print(f"{file}: epoch {epoch}, {time.monotonic() - started:.0f} s", flush=True)
+    return found
+
+
+def copied(result: ls.Result, file: Path) -> None:
+    """Write a result under names of folders that say nothing of this machine."""
+    ls.save(file, dataclasses.replace(result, provenance=portable(result.provenance)), overwrite=True)
+
+
+def portable(value: Any) -> Any:
+    """Return what a result came from, with the name of a file in place of its path and DIR for the data's folder."""
+    if isinstance(value, Mapping):
+        return {
+            portable(k): "DIR" if k in ("root", "data_root") and v else portable(v)
+            for k, v in value.items()
+            if k != "command"
+        }
+    if isinstance(value, (list, tuple)):
+        return [portable(v) for v in value]
+    return re.sub(r"^/.*?([^/]+/(?:snapshots/)?[^/]+)$", r"runs/\1", value) if isinstance(value, str) else value
+
+
+def rows_of(run: Path, found: ls.Result, epoch: int) -> list[dict[str, Any]]:
+    """Return a row for head and tail at one epoch."""
+    method, _, seed = run.name.rpartition("-")
+    fields = ("accuracy", "loss", "lambda_max", "lambda_max_sampling_stderr", "trace", "trace_sampling_stderr")
+    columns: list[Any] = [getattr(found, field) for field in fields]
+    return [
+        dict(zip(ALONG, (method, seed, epoch, part, *(f"{c[p]:.6g}" for c in columns)), strict=True))
+        for p, part in enumerate(found.parts)  # type: ignore[attr-defined]
+    ]
+
+
+def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table as CSV."""
+    with open(file, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ALONG, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+# Tables -----------------------------------------------------------------------------------------------------------
+
+
+def write_tables(data: Path, page: Path) -> None:
+    """Put tables between the marks of a page, `<!-- table NAME -->` and `<!-- end -->`."""
+    text = page.read_text(encoding="utf-8")
+    for name, lines in tables(data).items():
+        block = "\n".join(lines)
+        mark = rf"(<!-- table {name} -->\n).*?(\n?<!-- end -->)"
+        text, n = re.subn(mark, lambda m, b=block: f"{m[1]}\n{b}\n\n{m[2].strip()}", text, flags=re.DOTALL)
+        if n != 1:
+            raise SystemExit(f"{page} must have one place for the table {name}, and has {n}")
+    page.write_text(text, encoding="utf-8")
+
+
+def tables(data: Path) -> dict[str, list[str]]:
+    """Return the lines of each table of the page."""
+    names = [p.name.split(".")[1] for m in METHODS for p in sorted(data.glob(f"{LONG}.{m}-[0-9]*.history.h5"))]
+    histories = {n: ls.load(data / f"{LONG}.{n}.history.h5") for n in names}
+    files = {n: data / f"{LONG}.{n}.classes.h5" for n in names}
+    classes = {n: ls.load(file) for n, file in files.items() if file.exists()}
+    found = accuracies(histories), ends(classes), of_classes(classes), along(data)
+    return dict(zip(("accuracy", "ends", "classes", "along"), found, strict=True)) | ablations(data)
+
+
+def ablations(data: Path) -> dict[str, list[str]]:
+    """Return the tables of benchmarks/ablation.py by the names of their files."""
+    ends_of = [f"{end}_{name}" for end in ("head", "tail") for name in ("lambda_max", "trace", "loss", "trace_by_loss")]
+    found = {}
+    for file in sorted(data.glob("ablation-*.csv")):
+        with open(file, encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        found[file.stem] = ablation.lines(rows, ["accuracy", "few", *ends_of, "pull_share", "clipped_share"])
+    return found
+
+
+def heads(*names: str) -> list[str]:
+    """Return the first two lines of a table."""
+    return [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+
+
+def titled(run: str) -> str:
+    """Return what a table calls a run."""
+    method, _, seed = run.rpartition("-")
+    return f"{METHODS[method]}, seed {seed}"
+
+
+def accuracies(histories: Mapping[str, Any]) -> list[str]:
+    """Test accuracy by frequency of the classes, at the last epoch that was tested."""
+    tested_on = ("tested after epoch", "all", "many (8 classes)", "medium (2)", "the paper, all")
+    lines = heads("", "epochs of 200", "training samples, augmented", *tested_on)
+    for run, h in histories.items():
+        tested = int(h.epoch[np.isfinite(h.test_accuracy)][-1])
+        shares = " | ".join(f"{100 * a:.1f} %" for a in by_frequency(h)[:3])
+        theirs = PAPER[run.rpartition("-")[0]][2]
+        reached = f"{titled(run)} | {h.epoch[-1]} | {100 * h.train_accuracy[-1]:.1f} % | {tested}"
+        lines.append(f"| {reached} | {shares} | {f'{theirs} %' if theirs else ''} |")
+    return lines
+
+
+def value(number: float, error: float) -> str:
+    """Return a number with its standard error."""
+    return f"{number:.4g}" + (f" ± {error:.1g}" if np.isfinite(error) else "")
+
+
+def known(spectrum: Any, name: str, part: int) -> str:
+    """Return a number of a part with its standard error over samples, where that was measured."""
+    errors = getattr(spectrum, f"{name}_sampling_stderr")
+    return value(getattr(spectrum, name)[part], np.nan if errors is None else errors[part])
+
+
+def ends(classes: Mapping[str, Any]) -> list[str]:
+    """Sharpness of the most frequent and the rarest class beside the paper's."""
+    lines = heads("", "epoch", "class", "loss", "lambda_max", "the paper", "trace", "the paper")
+    for run, s in classes.items():
+        order = np.argsort(-s.train_counts, kind="stable")
+        theirs = PAPER[run.rpartition("-")[0]]
+        epoch = s.provenance["checkpoint_found"]["epoch"]
+        for p, (top, trace) in zip((order[0], order[-1]), theirs[:2], strict=True):
+            sharp, of_trace = (known(s, name, p) for name in ("lambda_max", "trace"))
+            about = f"{titled(run)} | {epoch} | {s.parts[p]} ({s.train_counts[p]:,}) | {s.loss[p]:.4f}"
+            lines.append(f"| {about} | {sharp} | {top} | {of_trace} | {trace} |")
+    return lines
+
+
+def of_classes(classes: Mapping[str, Any]) -> list[str]:
+    """lambda_max and trace of every class, one column for each run."""
+    if not classes:
+        return ["No run has come so far."]
+    first = next(iter(classes.values()))
+    lines = heads("class", "samples", *(f"{titled(r)}: lambda_max, trace" for r in classes))
+    for p, part in enumerate(first.parts):
+        cells = [f" {known(s, 'lambda_max', p)}, {known(s, 'trace', p)} |" for s in classes.values()]
+        lines.append(f"| {part} | {first.train_counts[p]:,} |" + "".join(cells))
+    return lines
+
+
+def along(data: Path) -> list[str]:
+    """Sharpness of head and tail along the runs, so that methods are compared at equal losses."""
+    lines = heads("", "epoch", "head: loss", "lambda_max", "trace", "tail: loss", "lambda_max", "trace")
+    for file in (p for m in METHODS for p in sorted(data.glob(f"{LONG}.{m}-[0-9]*.along.csv"))):
+        with open(file, encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        for head, tail in zip(rows[::2], rows[1::2], strict=True):
+            cells = [
+                f"{float(r['loss']):.4f} | {value(float(r['lambda_max']), float(r['lambda_max_error']))} | "
+                f"{value(float(r['trace']), float(r['trace_error']))}"
+                for r in (head, tail)
+            ]
+            lines.append(f"| {METHODS[head['method']]}, seed {head['seed']} | {head['epoch']} | {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

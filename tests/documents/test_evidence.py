@@ -1,0 +1,97 @@
+"""The page on evidence: its tables are those of the committed files, and the script goes on where it was cut."""
+
+import importlib
+import math
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import landscape as ls
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def evidence(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield importlib.import_module("evidence")
+    for name in ("evidence", "ablation"):
+        sys.modules.pop(name)
+
+
+def test_the_tables_of_the_page_are_those_of_the_files(evidence, tmp_path):
+    page = tmp_path / "evidence.md"
+    before = evidence.PAGE.read_text(encoding="utf-8")
+    page.write_text(before.replace("| CE, seed 0 |", "| another |"), encoding="utf-8")
+    evidence.write_tables(evidence.DATA, page)
+    assert page.read_text(encoding="utf-8") == before, "run python benchmarks/evidence.py --tables"
+
+
+def test_a_page_without_a_place_for_a_table_is_refused(evidence, tmp_path):
+    page = tmp_path / "evidence.md"
+    page.write_text("# Evidence\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="must have one place for the table accuracy, and has 0"):
+        evidence.write_tables(evidence.DATA, page)
+
+
+def test_what_is_copied_names_no_folder_of_this_machine(evidence):
+    came_from = {
+        "command": "landscape hessian --ckpt /home/me/runs/ce-0/last.pt",
+        "checkpoint": "/home/me/runs/ce-0/last.pt",
+        "checkpoints": {"/home/me/runs/ce-0/snapshots/epoch-0005.pt": "ab"},
+        "data": {"name": "cifar10", "root": "/home/me/data"},
+        "recipe": {"data_root": "/home/me/data", "lr": 0.15, "milestones": [160, 180]},
+        "device": "cpu",
+    }
+    assert evidence.portable(came_from) == {
+        "checkpoint": "runs/ce-0/last.pt",
+        "checkpoints": {"runs/ce-0/snapshots/epoch-0005.pt": "ab"},
+        "data": {"name": "cifar10", "root": "DIR"},
+        "recipe": {"data_root": "DIR", "lr": 0.15, "milestones": [160, 180]},
+        "device": "cpu",
+    }
+
+
+def test_committed_files_name_no_folder_of_a_machine(evidence):
+    for file in sorted(evidence.DATA.glob("*.h5")):
+        assert "'/" not in str(dict(ls.load(file).provenance)), file.name
+
+
+def test_a_result_is_computed_anew_only_for_another_epoch_and_while_there_is_time(evidence, tmp_path):
+    file, asked = tmp_path / "ends.h5", []
+
+    def analysis(objective, *, out, overwrite, progress):
+        asked.append(objective)
+        progress(1, 2, "half")
+        found = ls.load(ROOT / "figures" / "data" / "cifar10.ce.ends.h5")  # of epoch 12
+        ls.save(out, found, overwrite=overwrite)
+        return found
+
+    def once(epoch, until):
+        return evidence.once(file, epoch, lambda: epoch, analysis, until)
+
+    with pytest.raises(evidence.TimeIsUpError):
+        once(12, time.monotonic() - 1)
+    assert asked == []
+    for epoch, so_far in ((12, [12]), (12, [12]), (17, [12, 17])):
+        once(epoch, math.inf)
+        assert asked == so_far
+
+
+def test_head_and_tail_stand_beside_the_papers_numbers(evidence):
+    spectrum = ls.load(ROOT / "figures" / "data" / "cifar10.sam.ends.h5")
+    _, _, head, tail = evidence.ends({"sam-0": spectrum})
+    assert head == "| CE + SAM, seed 0 | 12 | head (5,000) | 0.2434 | 124.3 | 7.42 | 368.3 | 36.96 |"
+    assert tail == "| CE + SAM, seed 0 | 12 | tail (50) | 3.6815 | 527.1 | 35.19 | 1292 | 251.15 |"
+
+
+def test_runs_are_found_by_method_and_seed(evidence, tmp_path):
+    for name in ("sam-1", "sam-0", "ce-0", "gsa-gkp-0", "gkp-0", "ce-1", "sam-2"):
+        (tmp_path / name / "snapshots").mkdir(parents=True)
+        (tmp_path / name / "history.h5").touch()
+        if name != "ce-1":
+            (tmp_path / name / "snapshots" / "epoch-0005.pt").touch()
+    (tmp_path / "sam-2" / "history.h5").unlink()
+    assert [p.name for p in evidence.runs_in(tmp_path)] == ["ce-0", "sam-0", "sam-1", "gsa-gkp-0"]
