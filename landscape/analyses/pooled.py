@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from landscape.analyses import samples as of_samples
 from landscape.curvature import rows
 from landscape.curvature.kinds import Factors
 from landscape.curvature.rows import Lengths
@@ -59,7 +60,10 @@ def row_products(
 
     def compute(unit: str, report: object) -> RowProducts:
         lengths = [known[p] if p in known else rows.lengths(objective, factors, p) for p in range(len(parts))]
-        tol = _share(lengths, min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize)))
+        most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+        if spectrum.eigenvalues is None:  # of a Hessian, whose own numbers take some ten products: these add about two
+            most = min(most, sum(max(of_samples.DIRECTION_ROWS, len(own.weights)) for own in lengths))
+        tol = _share(lengths, most)
         if tol is None:
             log.info("products of rows are left out: there are too many that hold %.0f %%", 100 * (1 - LEFT_OUT[-1]))
             nothing, none = np.empty(0), np.empty(0, dtype=np.int64)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from landscape.curvature import rows
-from landscape.curvature.forms import quadratic_forms
+from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Kind
 from landscape.curvature.rows import Lengths, Rows
 from landscape.errors import InputError
@@ -30,6 +30,10 @@ METHODS: tuple[Method, ...] = get_args(Method)
 MOST_ROWS = 2048
 """Beyond that, the matrix of their inner products takes longer than Lanczos."""
 GGN_TOL = 1e-4
+DIRECTION_TOLS = (1e-3, 1e-2, 0.1)
+"""Shares of the trace that the rows beside a Hessian may leave out, which give directions: the first that is cheap."""
+DIRECTION_ROWS, DIRECTION_ROWS_EACH = 64, 1.5
+"""Rows that are cheap: so many, or so many for each sample, of which one costs about two products."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,6 +113,7 @@ def samples(
         kind: of matrix, one with factors; the rows of the Hessian are those of its Gauss-Newton part.
         part: position of the part.
         tol: share of the trace that the rows may leave out. Where that is more than 1e-3 of lambda_max, rows are added.
+            Of the Hessian's rows, which give directions, `DIRECTION_TOLS` decides.
         cache_bytes: memory for the rows.
         drawn: what the objective is of, where its samples are weighted draws.
 
@@ -122,6 +127,9 @@ def samples(
         raise InputError(f"the matrix {kind.name} has no rows")
     known = rows.lengths(objective, kind.factors, part)
     most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+    if not kind.has_rows:
+        cheap = max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(known.weights))
+        tol = next((t for t in DIRECTION_TOLS if len(known.longest(t)[0]) <= cheap), DIRECTION_TOLS[-1])
     kept = None
     for _ in range(2):
         n_rows = len(known.longest(tol)[0])
@@ -134,7 +142,7 @@ def samples(
         gram = found.gram
         kept = Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
         top, left = np.abs(kept.eigen.values).max(initial=0), found.tau_plus + found.tau_minus
-        if left <= 1e-3 * top or tol == 0:
+        if left <= 1e-3 * top or tol == 0 or not kind.has_rows:
             break
         tol *= 0.5 * 1e-3 * top / left
     return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, drawn=drawn)
@@ -165,11 +173,15 @@ def along_vector(found: Samples, top: Tensor) -> tuple[np.ndarray, np.ndarray]:
         (n,) and (n,); the directions of folds are those of the Gauss-Newton part, nan without its rows.
     """
     crossfit = np.full(len(found.members), np.nan)
+    folds, pieces = [], [(found.members, top)]
     if found.kept is not None:
         for members, combination in found.kept.gram.folds(found.lengths.weights, groups=found.index):
-            direction = found.kept.direction(combination)
-            crossfit[members] = quadratic_forms(found.objective, found.kind, found.members[members], direction)
-    return quadratic_forms(found.objective, found.kind, found.members, top), crossfit
+            folds.append(members)
+            pieces.append((found.members[members], found.kept.direction(combination)))
+    curvature, *held_out = forms_along(found.objective, found.kind, pieces)
+    for members, values in zip(folds, held_out, strict=True):
+        crossfit[members] = values
+    return curvature, crossfit
 
 
 def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
@@ -216,9 +228,7 @@ def eigenvalues(found: Samples) -> dict[str, np.ndarray]:
     return {name: np.asarray(value)[None] for name, value in fields.items()}
 
 
-def by_rows(
-    found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, negative_tol: float, probes: int
-) -> dict[str, Any]:
+def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, negative_tol: float) -> dict[str, Any]:
     """Return the fields of a spectrum of one part whose eigenvalues are known by rows, without a probe.
 
     Args:
@@ -228,7 +238,6 @@ def by_rows(
         vectors: how many of their vectors to keep.
         tol: relative bound at which lambda_max counts as converged.
         negative_tol: as in `spectrum`.
-        probes: of other parts, which may have too many rows; here each takes no step.
 
     Returns:
         Fields by name.
@@ -269,11 +278,6 @@ def by_rows(
         "ritz_values": ritz_values[None],
         "ritz_residuals": residuals[None],
         "ritz_vectors": ritz_vectors,
-        "alpha": np.empty((1, probes, 0)),
-        "beta": np.empty((1, probes, 0)),
-        "steps": np.zeros((1, probes), dtype=np.int64),
-        "probe_norm2": np.full((1, probes), np.nan),
-        "trace_samples": np.empty((1, 0)),
     }
 
 

@@ -6,7 +6,7 @@ an operator, and leaves as the same result, less what only data have: samples, l
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -15,22 +15,24 @@ import numpy as np
 
 from landscape.analyses import overlap as overlaps
 from landscape.analyses import samples as of_samples
+from landscape.analyses import summaries
 from landscape.analyses.pooled import row_products
 from landscape.analyses.samples import GGN_TOL, METHODS, Method
 from landscape.callables import checked
-from landscape.curvature import probing, rows
+from landscape.curvature import extremes, probing, rows
 from landscape.curvature.algebra import Operator
+from landscape.curvature.extremes import Ends
 from landscape.curvature.kinds import HESSIAN, KINDS, Kind, KindName, find
 from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
 from landscape.curvature.matrices import matrix
 from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator
-from landscape.curvature.probing import Plan, Runs
+from landscape.curvature.probing import Plan
 from landscape.errors import InputError, arg, check_choice
 from landscape.objective import jobs
 from landscape.objective.draws import draw
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import about_run, fingerprint, provenance
-from landscape.results import Spectrum, disk, quadrature, store
+from landscape.results import Spectrum, disk, store
 from landscape.results.hdf5 import SIGNATURE
 from landscape.results.journal import Journal
 
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 Trace: TypeAlias = Literal["auto", "exact", "probes"]
 TRACES: tuple[Trace, ...] = get_args(Trace)
 DEFAULT_TOL = 1e-3
+STEPS, PROBES = 80, 4
+"""Of the density, where nothing else is asked for."""
 
 Facts: TypeAlias = Callable[[str], dict[str, np.ndarray]]
 """What is known of the data of a part, by its name, as fields of the result."""
@@ -49,8 +53,9 @@ class Options:
     """What determines the numbers of a spectrum, apart from the objective."""
 
     operator: str
-    steps: int
-    probes: int
+    density: bool | None
+    steps: int | None
+    probes: int | None
     seed: int
     distribution: Distribution
     top: int
@@ -67,7 +72,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise InputError for a value out of its range, as far as that does not depend on the objective."""
-        at_least = {"steps": (self.steps, 1), "probes": (self.probes, 1), "top": (self.top, 1)}
+        at_least = {"steps": (self.n_steps, 1), "probes": (self.n_probes, 1), "top": (self.top, 1)}
         at_least |= {"vectors": (self.vectors, 0), "seed": (self.seed, 0)}
         for name, (value, least) in at_least.items():
             if value < least:
@@ -77,11 +82,14 @@ class Options:
                 raise InputError(f"{arg(name)} is a share between 0 and 1, got {number:g}")
         if not 0 <= self.negative_tol < 1:
             raise InputError(f"{arg('negative_tol')} is a share between 0 and 1, got {self.negative_tol:g}")
-        if self.max_steps is not None and (self.tol is None or self.max_steps < self.steps):
+        least = self.n_steps if self.has_density else 1
+        if self.max_steps is not None and (self.tol is None or self.max_steps < least):
             raise InputError(
-                f"{arg('max_steps', self.max_steps)} goes with {arg('tol')}, and must be at least "
-                f"{arg('steps', self.steps)}"
+                f"{arg('max_steps', self.max_steps)} goes with {arg('tol')}, and must be at least {arg('steps', least)}"
             )
+        if self.density is False and (self.steps is not None or self.probes is not None):
+            name = "probes" if self.steps is None else "steps"
+            raise InputError(f"{arg(name)} is of the density, which {arg('density', False)} leaves out")
         if not 0 <= self.ggn_tol < 1:
             raise InputError(f"{arg('ggn_tol')} is a share, at least 0 and below 1, got {self.ggn_tol:g}")
         check_choice("method", self.method, METHODS)
@@ -91,9 +99,30 @@ class Options:
         check_choice("distribution", self.distribution, DISTRIBUTIONS)
 
     @property
+    def has_density(self) -> bool:
+        """Whether the density is computed: where it is asked for, or an option of its own is."""
+        return self.steps is not None or self.probes is not None if self.density is None else self.density
+
+    @property
+    def n_steps(self) -> int:
+        """Lanczos steps of each run of the density."""
+        return STEPS if self.steps is None else self.steps
+
+    @property
+    def n_probes(self) -> int:
+        """Runs of the density."""
+        return PROBES if self.probes is None else self.probes
+
+    @property
     def plan(self) -> Plan:
-        """How each part's matrix is probed."""
-        return Plan(**{item.name: getattr(self, item.name) for item in fields(Plan)})
+        """How each part's matrix is probed for the density."""
+        given = {item.name: getattr(self, item.name) for item in fields(Plan)}
+        return Plan(**given | {"steps": self.n_steps, "probes": self.n_probes})
+
+    @property
+    def residual(self) -> float:
+        """Share of lambda_max that its residual may be."""
+        return DEFAULT_TOL if self.tol is None else self.tol
 
 
 @checked
@@ -101,8 +130,9 @@ def spectrum(
     subject: Any,
     *,
     operator: KindName | Kind | None = None,
-    steps: int = 80,
-    probes: int = 4,
+    density: bool | None = None,
+    steps: int | None = None,
+    probes: int | None = None,
     seed: int = 0,
     distribution: Distribution = "rademacher",
     top: int = 10,
@@ -123,29 +153,35 @@ def spectrum(
     fingerprint: str | None = None,
     overwrite: bool = False,
     progress: jobs.Progress | None = None,
+    finished: Callable[[Spectrum], object] | None = None,
 ) -> Spectrum:
     """Compute the spectrum of a curvature matrix of each part of an objective, or of any symmetric matrices.
+
+    Of an objective it takes some ten products for each part: the largest eigenvalue, which is certified to be that, the
+    smallest as far as it is then known, and the trace. The density takes `steps` times `probes` products.
 
     Args:
         subject: an objective; an operator, as `hessian(objective) - ggn(objective)`; or what `matrix` takes: a dense
             matrix, a stack of them, a SciPy operator, any object with a shape and a product.
         operator: of an objective: the matrix, by its name in `curvature.kinds.KINDS`, or a `Kind` of your own; None
             for the Hessian.
-        steps: Lanczos steps per probe; 40 for a look, 80 to 100 for a figure. lambda_max converges long before.
-        probes: runs per part; 4 show how much the density owes to the probe, 1 is enough for lambda_max.
+        density: also compute the density by quadrature, with all that follows from it, as the negative mass. None does
+            so where `steps` or `probes` is given, and for matrices that are no objective's.
+        steps: Lanczos steps per probe of the density; 40 for a look, 80 to 100 for a figure. None for 80.
+        probes: runs per part of the density; 4 show how much it owes to the probe. None for 4.
         seed: of the probes; the same seed gives the same probes on any device and for any batch size.
         distribution: "rademacher" or "gaussian" probes.
         top: how many of the largest Ritz values to keep, at least.
         vectors: how many of the largest Ritz vectors to keep, with their values.
         overlap: also multiply vectors and gradient of each part by the matrices of all parts, see overlap.py.
-        tol: go on until the residual of lambda_max is at most this share of it; None takes `steps` and says whether
-            1e-3 was reached.
-        max_steps: where `tol` gives up; None for 4 times `steps`.
+        tol: go on until the residual of lambda_max is at most this share of it; None for 1e-3, and for the density
+            takes `steps` and says whether that was reached.
+        max_steps: where `tol` gives up; None for 48, with the density for 4 times `steps`.
         trace: "exact", see traces.py: for networks that are piecewise linear in each parameter, and for all with
             the other matrices; "probes" for an estimate; "auto" for the exact one where it can be had and there
             are no more classes than Lanczos steps, each of which costs about the same.
         trace_tol: draw trace probes (one product each) until the standard error is at most this share of the trace;
-            None takes the Lanczos probes alone.
+            None takes the Lanczos probes of the density alone, or four.
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
         samples: of an objective: draw so many samples of each part in proportion to their uncertainty, with weights,
             see objective/draws.py; the errors over samples are then those of the draw. None takes all.
@@ -164,6 +200,7 @@ def spectrum(
             of objectives have their own.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
+        finished: called with the spectrum of each part as soon as it is there.
 
     Returns:
         The spectrum of all parts. Of matrices without data the numbers of samples, losses and accuracies are nan.
@@ -184,6 +221,7 @@ def spectrum(
         name, parts, size = subject.name, subject.parts, subject.size
     options = Options(
         operator=name,
+        density=True if density is None and not isinstance(subject, Objective) else density,
         steps=steps,
         probes=probes,
         seed=seed,
@@ -200,10 +238,9 @@ def spectrum(
         ggn_tol=ggn_tol,
         sampling_errors=sampling_errors,
     )
-    if vectors > min(steps, size):
-        raise InputError(
-            f"{arg('vectors', vectors)} asks for more than {arg('steps', steps)} give of {size} parameters"
-        )
+    most = options.n_steps if options.has_density else max_steps or extremes.MOST
+    if vectors > min(most, size):
+        raise InputError(f"{arg('vectors', vectors)} asks for more than {most} steps give of {size} parameters")
     if overlap:
         overlaps.refuse(len(parts), vectors)
     if isinstance(subject, Objective):
@@ -211,8 +248,16 @@ def spectrum(
     else:
         made = _of_operator(subject, options, fingerprint)
 
+    def compute(name: str, report: Callable[[float], None]) -> Spectrum:
+        found = made.compute(name, report)
+        if finished is not None:
+            finished(found)
+        return found
+
     def computed(journal: Journal | None) -> Spectrum:
-        found = jobs.run(parts, made.compute, journal, progress)
+        found = jobs.run(parts, compute, journal, progress)
+        if found.steps is not None and not found.steps.any():  # all of it by rows
+            found = replace(found, **dict.fromkeys(summaries.QUADRATURE))
         if isinstance(subject, Objective):
             subject.verify()
         made.forget()  # with what it keeps, before the second stage keeps its own
@@ -289,15 +334,19 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
             lengths[part] = told.lengths
             of_part |= of_samples.eigenvalues(told)
             if told.kept is not None and kind.has_rows and options.method != "lanczos":
-                return _by_rows(told, told.kept, options, of_part | {"provenance": about})
+                return summaries.of_rows(told, told.kept, options, of_part | {"provenance": about})
         operator, exact = whole()
         own = operator[name]
-        found = probing.run(own, options.plan, report, estimate=not exact)
+        known = None if not exact else own.exact.trace(name) if told is None else told.trace
+        if options.has_density:
+            found = probing.run(own, options.plan, report, estimate=not exact)
+            top, made = found.extremes[0], summaries.of_runs(found, own, options, known)
+        else:
+            ends, trace = _ends(own, options, told, known, report)
+            top, made = ends.vectors[0], summaries.of_ends(ends, own, options, trace, told)
         if told is not None and options.sampling_errors:
-            along = of_samples.along_vector(told, found.extremes[0])
-            of_part |= of_samples.statistics(told, *along)
-        trace = None if not exact else own.exact.trace(name) if told is None else told.trace
-        return _summary(found, own, options, trace, **of_part, provenance=about)
+            of_part |= of_samples.statistics(told, *of_samples.along_vector(told, top))
+        return Spectrum(**made, **of_part, provenance=about)
 
     def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
         if kind.factors is None or not options.sampling_errors or not sample_by_sample():
@@ -322,14 +371,42 @@ def _of_operator(operator: Operator, options: Options, given: str | None) -> _Jo
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
         own = operator[name]
-        found = probing.run(own, options.plan, report, estimate=not exact())
-        trace = own.exact.trace(name) if exact() else None
-        return _summary(found, own, options, trace, **facts(name), provenance=about)
+        known = own.exact.trace(name) if exact() else None
+        if options.has_density:
+            made = summaries.of_runs(probing.run(own, options.plan, report, estimate=not exact()), own, options, known)
+        else:
+            ends, trace = _ends(own, options, None, known, report)
+            made = summaries.of_ends(ends, own, options, trace, None)
+        return Spectrum(**made, **facts(name), provenance=about)
 
     known = (
         None if source is None else asdict(options) | {"dtype": about["dtype"], "parts": list(operator.parts), **source}
     )
     return _Job(compute=compute, fingerprint=known, forget=exact.cache_clear)
+
+
+def _ends(
+    operator: Operator,
+    options: Options,
+    told: of_samples.Samples | None,
+    known: float | None,
+    report: Callable[[float], None],
+) -> tuple[Ends, tuple[float, float]]:
+    """Return the two ends of a part's spectrum, and its trace with the standard error: as it is known, or by probes."""
+    guess = None if told is None or told.kept is None else told.kept.direction(told.kept.eigen.combinations[:, 0])
+    found = extremes.ends(
+        operator,
+        guess,
+        seed=options.seed,
+        tol=options.residual,
+        vectors=options.vectors,
+        max_products=options.max_steps or extremes.MOST,
+        report=report,
+    )
+    if known is not None:
+        return found, (known, 0.0)
+    drawn = {"seed": options.seed, "distribution": options.distribution, "tol": options.trace_tol}
+    return found, extremes.trace(operator, found, **drawn)
 
 
 def _facts(objective: Objective) -> Facts:
@@ -355,7 +432,9 @@ def _unknown(name: str) -> dict[str, np.ndarray]:
 
 def _exact(operator: Operator, options: Options) -> bool:
     """Say whether traces are taken without probes; an InputError where they must be and cannot."""
-    if options.trace == "probes" or (options.trace == "auto" and operator.exact.cost > options.steps * options.probes):
+    if options.trace == "probes" or (
+        options.trace == "auto" and operator.exact.cost > options.n_steps * options.n_probes
+    ):
         return False
     reason = operator.exact.refusal()
     if reason is None:
@@ -375,7 +454,7 @@ def _sample_by_sample(objective: Objective, kind: Kind, options: Options) -> boo
     if not (by_rows or options.sampling_errors):
         return False
     reason = of_samples.refusal(objective, kind)
-    n_classes, products = len(objective.samples.class_names), options.steps * options.probes
+    n_classes, products = len(objective.samples.class_names), options.n_steps * options.n_probes
     if reason is None and options.method != "rows" and n_classes > products:
         reason = f"{n_classes} backward passes are more than {products} products"
     if reason is None:
@@ -384,85 +463,3 @@ def _sample_by_sample(objective: Objective, kind: Kind, options: Options) -> boo
         raise InputError(f"{arg('method', 'rows')} cannot be had: {reason}; {arg('method', 'lanczos')} takes products")
     log.info("there are no rows and no errors over samples, because %s", reason)
     return False
-
-
-def _by_rows(told: of_samples.Samples, kept: of_samples.Kept, options: Options, of_part: dict[str, Any]) -> Spectrum:
-    """Turn the rows of one part into a result with one part."""
-    tol = DEFAULT_TOL if options.tol is None else options.tol
-    if options.sampling_errors:
-        of_part |= of_samples.statistics(told, *of_samples.along_rows(told, kept))
-    fields = of_samples.by_rows(
-        told,
-        kept,
-        top=options.top,
-        vectors=options.vectors,
-        tol=tol,
-        negative_tol=options.negative_tol,
-        probes=options.probes,
-    )
-    return Spectrum(
-        **fields,
-        parts=(told.objective.partition.names[told.part],),
-        size=told.objective.layout.size,
-        operator=told.kind.name,
-        symbol=told.kind.symbol,
-        tol=tol,
-        negative_tol=options.negative_tol,
-        **of_part,
-    )
-
-
-def _summary(found: Runs, operator: Operator, options: Options, known: float | None, **about: Any) -> Spectrum:
-    """Turn the runs of one part, and its trace if that is known without probes, into a result with one part."""
-    nodes, weights = quadrature.nodes_and_weights(found.alpha, found.beta, found.steps)
-    lowest = min(found.ritz, key=lambda r: float(r.values[0]))
-    highest = found.ritz[found.best]
-    mass = quadrature.mean_and_stderr(quadrature.negative_mass(nodes, weights, options.negative_tol))
-    share = quadrature.mean_and_stderr(quadrature.negative_curvature(nodes, weights))
-    ends = np.array([[abs(r.values[0]), abs(r.values[-1])] for r in found.ritz])
-    ratio = quadrature.mean_and_stderr(
-        np.divide(ends[:, 0], ends[:, 1], out=np.full(len(ends), np.nan), where=ends[:, 1] > 0)
-    )
-    trace = found.trace if known is None else (known, 0.0)
-    tol = DEFAULT_TOL if options.tol is None else options.tol
-
-    def first(values: np.ndarray) -> np.ndarray:
-        n = max(options.top, options.vectors)
-        kept = values[::-1][:n]
-        return np.pad(kept, (0, n - len(kept)), constant_values=np.nan)[None]
-
-    kept_vectors = None
-    if options.vectors:
-        kept_vectors = np.full((1, options.vectors, found.extremes.shape[1]), np.nan)
-        available = min(options.vectors, len(highest.values))
-        kept_vectors[0, :available] = found.extremes[:available].double().cpu().numpy()
-    return Spectrum(
-        lambda_max=highest.values[[-1]],
-        lambda_max_residual=highest.residuals[[-1]],
-        lambda_min=lowest.values[[0]],
-        lambda_min_residual=lowest.residuals[[0]],
-        converged=np.array([highest.residuals[-1] <= tol * abs(highest.values[-1])]),
-        trace=np.array([trace[0]]),
-        trace_stderr=np.array([trace[1]]),
-        negative_mass=np.array([mass[0]]),
-        negative_mass_stderr=np.array([mass[1]]),
-        negative_curvature=np.array([share[0]]),
-        negative_curvature_stderr=np.array([share[1]]),
-        saddle_ratio=np.array([ratio[0]]),
-        saddle_ratio_stderr=np.array([ratio[1]]),
-        ritz_values=first(highest.values),
-        ritz_residuals=first(highest.residuals),
-        ritz_vectors=kept_vectors,
-        alpha=found.alpha[None],
-        beta=found.beta[None],
-        steps=found.steps[None],
-        probe_norm2=found.norm2[None],
-        trace_samples=found.trace_samples[None],
-        parts=operator.parts,
-        size=operator.size,
-        operator=operator.name,
-        symbol=operator.symbol,
-        tol=tol,
-        negative_tol=options.negative_tol,
-        **about,
-    )

@@ -1,6 +1,7 @@
 """`landscape hessian`: a checkpoint goes in, the spectra of its parts come out."""
 
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import Choice, command, option
 from landscape.curvature import verify
+from landscape.curvature.extremes import GAP
 from landscape.curvature.kinds import HESSIAN, KINDS
 from landscape.curvature.lanczos import DISTRIBUTIONS
 from landscape.curvature.operators import BACKENDS
@@ -33,18 +35,24 @@ SPECTRUM = cloup.option_group(
         help="Choose the matrix: " + "; ".join(f"{kind.name}, {kind.about}" for kind in KINDS.values()) + ".",
     ),
     option(
+        "--density/--no-density",
+        default=None,
+        help="Compute the density of all eigenvalues too, and the negative mass: M x K products in place of some ten.",
+        show_default="where --steps or --probes is given",
+    ),
+    option(
         "--steps",
-        default=80,
-        show_default=True,
+        type=int,
         metavar="M",
-        help="Take M Lanczos steps: 40 for a first look, 80 to 100 for a figure.",
+        help="Take M Lanczos steps for the density: 40 for a first look, 80 to 100 for a figure.",
+        show_default="80",
     ),
     option(
         "--probes",
-        default=4,
-        show_default=True,
+        type=int,
         metavar="K",
-        help="Start from K random vectors in each part. Error bars are the spread between them.",
+        help="Start from K random vectors in each part. Error bars of the density are the spread between them.",
+        show_default="4",
     ),
     option("--seed", default=0, show_default=True, metavar="N", help="Seed the random vectors."),
     option(
@@ -79,7 +87,13 @@ SPECTRUM = cloup.option_group(
         metavar="SHARE",
         help="Take more steps until the residual of lambda_max is at most this share of it, such as 1e-4.",
     ),
-    option("--max-steps", type=int, metavar="M", help="Stop --tol after M steps.", show_default="4 times --steps"),
+    option(
+        "--max-steps",
+        type=int,
+        metavar="M",
+        help="Stop --tol after M steps.",
+        show_default="48, with the density 4 times --steps",
+    ),
     option(
         "--trace",
         type=Choice(TRACES),
@@ -145,7 +159,7 @@ VERIFY = option(
 
 @command(
     "landscape hessian --ckpt run/last.pt --per-class",
-    "landscape hessian --ckpt run/last.pt --partition head-tail --steps 100 --vectors 5 --overlap",
+    "landscape hessian --ckpt run/last.pt --partition head-tail --density --vectors 5 --overlap",
 )
 @checkpoint()
 @samples()
@@ -166,9 +180,10 @@ def hessian(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Compute the eigenvalue density, the largest eigenvalue and the trace of each part's Hessian.
+    """Compute the largest eigenvalue and the trace of each part's Hessian, and with --density all of its spectrum.
 
-    Each number has its error. The result is one HDF5 file, which landscape plot, compare, report and export read.
+    Each number has its error, and is printed as soon as it is there. The result is one HDF5 file, which landscape plot,
+    compare, report and export read.
 
     Raises:
         InputError: options that are unknown or contradict each other.
@@ -192,6 +207,7 @@ def hessian(
                 out=path,
                 overwrite=overwrite,
                 progress=progress,
+                finished=partial(_finished, console) if len(objective.partition) > 1 else None,
             )
         if not distributed.is_main():
             return
@@ -202,8 +218,8 @@ def hessian(
 
 
 SPECTRUM_NAMES = [
-    "operator", "steps", "probes", "seed", "distribution", "top", "vectors", "overlap", "tol", "max_steps", "trace",
-    "trace_tol", "negative_tol", "samples", "method", "ggn_tol", "sampling_errors", "backend",
+    "operator", "density", "steps", "probes", "seed", "distribution", "top", "vectors", "overlap", "tol", "max_steps",
+    "trace", "trace_tol", "negative_tol", "samples", "method", "ggn_tol", "sampling_errors", "backend",
 ]  # fmt: skip
 
 
@@ -217,28 +233,30 @@ DOCUMENT_NAMES = [
     "n_samples", "n_used", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
     "lambda_min_residual", "trace", "trace_stderr", "trace_sampling_stderr", "lambda_max_sampling_stderr",
     "lambda_max_crossfit", "lambda_max_crossfit_stderr", "uncertainty", "negative_mass", "negative_mass_stderr",
-    "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr",
+    "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr", "largest_at_most",
+    "smallest_at_least", "beyond_max", "beyond_max_error", "beyond_min", "beyond_min_error",
 ]  # fmt: skip
+
+
+def _finished(console: Console, found: Spectrum) -> None:
+    """Print the first numbers of a part as soon as they are there."""
+    numbers = [column for column in columns.of_kind(found) if column.head in {"lambda_max", "trace", "± samples"}]
+    words = [f"{column.head} {column.text(found, 0)}" for column in numbers if column.of(found)]
+    console.note(f"{found.parts[0]}: {', '.join(words)}")
 
 
 def _conclude(console: Console, found: Spectrum, path: Path) -> None:
     """Print the table, and below it what could mislead its reader."""
     heads, rows = columns.table(found)
     console.table(heads, rows, title=found.title)
-    for p in np.flatnonzero(~found.converged):
-        steps = int(found.steps[p].max())
-        remedy = f" after {steps} steps; raise --steps or set --tol" if steps else "; lower --ggn-tol"
-        console.note(
-            f"* lambda_max of {found.parts[p]} has not converged: residual {found.lambda_max_residual[p]:.2g} of "
-            f"{found.lambda_max[p]:.4g}{remedy}"
-        )
+    _doubts(console, found)
     if (found.n_used < found.n_samples).any():
         console.note(
             f"{found.n_used.sum():,.0f} of {found.n_samples.sum():,.0f} samples were drawn, in proportion to their "
             "uncertainty where that varies; ± samples is the error of this draw"
         )
     over_samples.show(console, found)
-    if found.eigenvalues is not None and found.eigenvalue_above is not None and not found.steps.any():
+    if found.eigenvalues is not None and found.eigenvalue_above is not None and found.steps is None:
         rows = np.isfinite(found.eigenvalues).sum(axis=1)
         console.note(
             f"by rows: {rows.min():,} to {rows.max():,} eigenvalues of each part; none is off by more than "
@@ -248,6 +266,28 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
         _show_overlap(console, found)
     also = "" if found.overlap is None else " [--kind overlap]"
     console.say(f"result: {path}\nfigure: landscape plot {path}{also}")
+
+
+def _doubts(console: Console, found: Spectrum) -> None:
+    """Name the parts whose lambda_max has not converged, or might not be the largest."""
+    for p in np.flatnonzero(~found.converged):
+        if found.ran(p):
+            remedy = f" after {int(found.runs(p)[2].max())} steps; raise --steps or set --tol"
+        else:
+            by_rows = found.eigenvalues is not None and np.isfinite(found.eigenvalues[p]).any()
+            remedy = "; lower --ggn-tol" if by_rows else "; set --tol and --max-steps"
+        console.note(
+            f"* lambda_max of {found.parts[p]} has not converged: residual {found.lambda_max_residual[p]:.2g} of "
+            f"{found.lambda_max[p]:.4g}{remedy}"
+        )
+    if found.largest_at_most is None:
+        return
+    gap = found.largest_at_most - found.lambda_max
+    for p in np.flatnonzero(found.converged & (gap > 1.01 * GAP * np.abs(found.lambda_max))):
+        console.note(
+            f"lambda_max of {found.parts[p]}: a larger eigenvalue, up to {found.largest_at_most[p]:.4g}, is not ruled "
+            "out; raise --max-steps with --tol"
+        )
 
 
 def _show_overlap(console: Console, found: Spectrum) -> None:

@@ -15,7 +15,7 @@ from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twi
 from landscape.cli.options import Choice, Command, command, listed, option
 from landscape.errors import InputError, nearest
 from landscape.plots.layout.theme import STYLES
-from landscape.results import Result, Traces, columns
+from landscape.results import Result, Spectrum, Traces, columns
 
 MOST_PANELS = 24
 """Of a figure of several results."""
@@ -110,7 +110,7 @@ def plot(
     results = [open_result(file, **given) for file in files]
     several = len(results) > 1
     drawn_as = _drawn_as(files, results)
-    kind = _kind_of_several(drawn_as, kind) if several else _kind(drawn_as, kind)
+    kind = _kind_of_several(drawn_as, kind) if several else _kind(drawn_as, results[0], kind)
     check_drawing(drawn_as, kind, drawing)
     called = _names(names, files, results)
     chosen = _parts_of_several(drawn_as, results, parts) if several else _parts(results[0], parts)
@@ -137,12 +137,14 @@ def _drawn_as(files: Sequence[Path], results: Sequence[Result]) -> str:
     return kinds[0]
 
 
-def _kind(drawn_as: str, kind: str | None) -> str:
+def _kind(drawn_as: str, result: Result, kind: str | None) -> str:
     if drawn_as not in plots.KIND_FIGURES:
         raise InputError(f"there is no figure of a {drawn_as}: choose a file of {listed(plots.KIND_FIGURES)}")
     figures = plots.KIND_FIGURES[drawn_as]
     if kind is not None and kind not in figures:
         raise InputError(f"--kind {kind} is not for a {drawn_as}: choose {listed(figures)}")
+    if kind is None and isinstance(result, Spectrum) and not result.has_density:
+        return "summary"
     return kind or next(iter(figures))
 
 

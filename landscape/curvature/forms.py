@@ -9,7 +9,7 @@ a few samples of each batch, as the backward one takes three times the memory. M
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -47,7 +47,26 @@ def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector:
         InputError: a matrix that is not known sample by sample.
         NumericalError: PyTorch knows no derivative of the model or the loss.
     """
-    v = tuple(objective.layout.tensors(vector.to(objective.device, objective.dtype)))
+    return forms_along(objective, kind, [(index, vector)])[0]
+
+
+def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndarray, Tensor]]) -> list[np.ndarray]:
+    """Return v^T A_i v of several sets of samples, each along its own vector.
+
+    Both ways are compared on some samples of each batch, and no more where all samples were in a set before.
+
+    Args:
+        objective: as for `quadratic_forms`.
+        kind: of matrix.
+        pieces: samples and vector, as for `quadratic_forms`.
+
+    Returns:
+        As many arrays.
+
+    Raises:
+        InputError: a matrix that is not known sample by sample.
+        NumericalError: PyTorch knows no derivative of the model or the loss.
+    """
     functions = Functions(logits=objective.logits, loss=objective.loss)
 
     def of(form: Form, some: np.ndarray) -> Tensor:
@@ -55,21 +74,30 @@ def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector:
         with differentiable_attention():
             return form(*batch).detach().double().cpu()
 
-    form: Form
-    if kind.factors is not None and kind.has_rows:
-        form = twin = partial(_of_factors, kind.factors, functions, objective.theta, v)
-    elif isinstance(kind, SecondDerivative):
-        form, twin = (partial(way, kind, functions, objective.theta, v) for way in (_forward, _backward))
-    else:
-        raise InputError(f"the matrix {kind.name} is not known sample by sample")
-    found = []
-    for start in range(0, len(index), objective.batch_size):
-        batch = index[start : start + objective.batch_size]
-        if form is not twin:
-            few = batch[np.linspace(0, len(batch) - 1, min(_CHECKED, len(batch))).round().astype(int)]
-            form = _right_one(form, twin, partial(of, some=few), objective.dtype)
-        found.append(of(form, batch))
-    return torch.cat(found).numpy() if found else np.empty(0)
+    found, forward = [], True
+    covered = np.empty(0, dtype=np.int64)
+    for index, vector in pieces:
+        v = tuple(objective.layout.tensors(vector.to(objective.device, objective.dtype)))
+        form: Form
+        if kind.factors is not None and kind.has_rows:
+            form = twin = partial(_of_factors, kind.factors, functions, objective.theta, v)
+        elif isinstance(kind, SecondDerivative):
+            form, twin = (partial(way, kind, functions, objective.theta, v) for way in (_forward, _backward))
+            form = form if forward else twin
+        else:
+            raise InputError(f"the matrix {kind.name} is not known sample by sample")
+        seen = bool(np.isin(index, covered).all())
+        values = []
+        for start in range(0, len(index), objective.batch_size):
+            batch = index[start : start + objective.batch_size]
+            if form is not twin and not seen:
+                few = batch[np.linspace(0, len(batch) - 1, min(_CHECKED, len(batch))).round().astype(int)]
+                form = _right_one(form, twin, partial(of, some=few), objective.dtype)
+            values.append(of(form, batch))
+        forward = form is not twin
+        covered = np.append(covered, index)
+        found.append(torch.cat(values).numpy() if values else np.empty(0))
+    return found
 
 
 def _right_one(form: Form, twin: Form, values: Callable[[Form], Tensor], dtype: torch.dtype) -> Form:

@@ -85,7 +85,7 @@ class _Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Deflation:
+class Deflation:
     """Ritz vectors of one run, and H times them without another product."""
 
     vectors: Tensor  # Q, (r, D)
@@ -95,14 +95,30 @@ class _Deflation:
     left: float  # sum of the squares of the other Ritz values: |P H P|_F^2 is no less
 
     def sample(self, z: Tensor, quadratic_form: float) -> float:
-        """Return t(z) from z and z^T H z; see the head of this file."""
+        """Return t(z) for a probe.
+
+        Args:
+            z: the probe, independent of the run, (D,).
+            quadratic_form: z^T H z.
+
+        Returns:
+            The unbiased estimate of the trace at the head of this file.
+        """
         z = z.to(self.vectors)
         a = (self.vectors @ z).double().cpu().numpy()
         across = a * (self.values * a + self.remainder * float(self.next @ z))
         return float(self.values.sum() + quadratic_form - 2 * across.sum() + (self.values * a**2).sum())
 
     def rest(self, z: Tensor, product: Tensor) -> float:
-        """Return |P H P z|^2 from z and H z."""
+        """Return |P H P z|^2, whose expectation bounds the estimates' variance.
+
+        Args:
+            z: the probe, (D,).
+            product: H z, (D,).
+
+        Returns:
+            The square.
+        """
         a = self.vectors @ z.to(self.vectors)
         values, remainder = (torch.as_tensor(x).to(a) for x in (self.values, self.remainder))
         w = product - self.next * (remainder @ a) - (values * a) @ self.vectors
@@ -126,7 +142,7 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
     # basis at a time takes less memory.
     block = 1 if operator.cached else plan.probes
     found: list[_Run] = []
-    deflations: list[_Deflation] = []
+    deflations: list[Deflation] = []
     best, columns, extremes = -1, list[int](), torch.empty(0)
 
     def advance(begin: int, step: int) -> None:
@@ -146,10 +162,10 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
             solved = runs.solved(0, k)
             found.append(_Run(runs.alpha[0, k], runs.beta[0, k], runs.norm2[0, k], solved, _product(runs, k)))
             if len(deflations) < 2:
-                deflations.append(_deflation(runs, k, solved))
+                deflations.append(deflation(runs, k, solved))
             if best < 0 or solved.values[-1] > found[best].solved.values[-1]:
                 best = len(found) - 1
-                columns = _extreme_columns(solved, max(plan.vectors, 3))
+                columns = extreme_columns(solved, max(plan.vectors, 3))
                 extremes = runs.ritz_vectors(0, k, solved.vectors[:, columns])
         del runs  # its basis, before the next block makes its own
 
@@ -175,7 +191,7 @@ def _drawn(operator: "Operator", plan: Plan, number: int, stream: str = "lanczos
 
 
 def _trace(
-    operator: "Operator", plan: Plan, found: Sequence[_Run], deflations: Sequence[_Deflation], *, more: bool
+    operator: "Operator", plan: Plan, found: Sequence[_Run], deflations: Sequence[Deflation], *, more: bool
 ) -> tuple[list[float], tuple[float, float]]:
     """Return the samples of the trace, and their mean with its standard error or a bound on it."""
     samples, error = _samples(operator, plan, found, deflations, more=more)
@@ -187,7 +203,7 @@ def _trace(
 
 
 def _samples(
-    operator: "Operator", plan: Plan, found: Sequence[_Run], deflations: Sequence[_Deflation], *, more: bool
+    operator: "Operator", plan: Plan, found: Sequence[_Run], deflations: Sequence[Deflation], *, more: bool
 ) -> tuple[list[float], float]:
     """Return the samples of the trace, and the standard error of their mean or a bound on it."""
     forms = [one.norm2 * one.alpha[0] for one in found]  # z^T H z = |z|^2 alpha_1
@@ -206,15 +222,23 @@ def _samples(
         return deflations[0].sample(z, float(torch.linalg.vecdot(product.double(), z.double())))
 
     if more:
-        samples = _until(samples, draw, plan.trace_tol or 1.0)
+        samples = draw_until(samples, draw, plan.trace_tol or 1.0)
     if len(samples) >= MANY:
         return samples, quadrature.mean_and_stderr(np.array(samples))[1]
     rest = max(float(np.mean(rests)), *(deflation.left for deflation in deflations))
     return samples, float(np.sqrt(2 * rest / len(samples)))
 
 
-def _extreme_columns(solved: Ritz, n_top: int) -> list[int]:
-    """Return the positions of the largest Ritz values, descending, and of the smallest one."""
+def extreme_columns(solved: Ritz, n_top: int) -> list[int]:
+    """Find the largest Ritz values and the smallest one.
+
+    Args:
+        solved: a run's Ritz values.
+        n_top: how many of the largest.
+
+    Returns:
+        Their positions, descending, and that of the smallest.
+    """
     last = len(solved.values) - 1
     top = list(range(last, max(-1, last - n_top), -1))
     return top if 0 in top else [*top, 0]
@@ -226,13 +250,23 @@ def _product(runs: Tridiagonal, k: int) -> Tensor:
     return length * (float(runs.alpha[0, k, 0]) * first[0] + float(runs.beta[0, k, 0]) * first[1])
 
 
-def _deflation(runs: Tridiagonal, k: int, solved: Ritz) -> _Deflation:
+def deflation(runs: Tridiagonal, k: int, solved: Ritz) -> Deflation:
+    """Choose the Ritz vectors of a run that are taken out of the estimates of others.
+
+    Args:
+        runs: of one part.
+        k: which run.
+        solved: its Ritz values.
+
+    Returns:
+        What estimates need of them.
+    """
     order = np.argsort(-np.abs(solved.values))
     scale = np.abs(solved.values[order[0]])
     # Vectors that have not converged would not bias the trace, but they take nothing out of its variance either.
     chosen = [i for i in order[:DEFLATED] if solved.residuals[i] <= 0.1 * scale and solved.values[i] != 0]
     taken = int(runs.steps[0, k])
-    return _Deflation(
+    return Deflation(
         vectors=runs.ritz_vectors(0, k, solved.vectors[:, chosen]),
         values=solved.values[chosen],
         remainder=runs.beta[0, k, taken - 1] * solved.vectors[-1, chosen],
@@ -241,8 +275,17 @@ def _deflation(runs: Tridiagonal, k: int, solved: Ritz) -> _Deflation:
     )
 
 
-def _until(samples: list[float], draw: Callable[[int], float], tol: float) -> list[float]:
-    """Add as many samples as a pilot's spread says that the standard error needs."""
+def draw_until(samples: list[float], draw: Callable[[int], float], tol: float) -> list[float]:
+    """Add as many samples as a pilot's spread says that the standard error needs.
+
+    Args:
+        samples: those that there are.
+        draw: makes the one of a number, counted from 0.
+        tol: standard error of the mean as a share of it.
+
+    Returns:
+        All samples.
+    """
     # Stopping when the running error happens to be small makes it too small on average; Stein's two stages do not.
     pilot = samples + [draw(n) for n in range(max(0, PILOT - len(samples)))]
     drawn = len(pilot) - len(samples)

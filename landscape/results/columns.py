@@ -231,6 +231,12 @@ TABLES: Mapping[str, Sequence[Column]] = {
         ),
         Column(head="± samples", field="trace_sampling_stderr"),
         Column(
+            head="H - G",
+            field="beyond_max",
+            cell=lambda s, p: f"{number(s.beyond_min[p])} to {number(s.beyond_max[p])}",
+            when=lambda s: s.beyond_max is not None and bool(np.isfinite(s.beyond_max).any()),
+        ),
+        Column(
             head="negative",
             field="negative_curvature",
             error="negative_curvature_stderr",

@@ -49,6 +49,52 @@ def ritz(alpha: np.ndarray, beta: np.ndarray, steps: int, eps: float = 2.0**-52)
     return Ritz(values=values, weights=vectors[0] ** 2, residuals=residuals, vectors=vectors)
 
 
+def beyond(alpha: np.ndarray, beta: np.ndarray, mass: float) -> tuple[float, float]:
+    """Return the values beyond which no eigenvalue can lie whose eigenvector has a share of the start.
+
+    A point x of a measure has at most the mass 1 / sum_j p_j(x)^2, with p_j the measure's orthonormal polynomials: the
+    Christoffel function. The coefficients of m steps determine p_0 to p_m, which grow without bound beyond all nodes.
+
+    Args:
+        alpha: (m,) diagonal of one run.
+        beta: (m,) off-diagonal; the last entry is left over.
+        mass: the squared component of the unit start along the eigenvector, at least, in (0, 1).
+
+    Returns:
+        Lower and upper value. The nodes' own ends where the run ended in an invariant space.
+
+    Source: Akhiezer 1965, section 2.5.
+    """
+    taken = int(np.isfinite(alpha).sum())
+    alpha, beta = alpha[:taken], beta[:taken]
+    values = eigh_tridiagonal(alpha, beta[:-1], eigvals_only=True)
+    scale = float(np.abs(values).max())
+    if beta[-1] <= np.finfo(np.float64).eps * scale:
+        return float(values[0]), float(values[-1])
+
+    def too_heavy(x: float, sign: float) -> bool:
+        """Say whether the mass cannot be at x of the measure of the matrix times the sign."""
+        before, now, total = 0.0, 1.0, 1.0
+        for j in range(taken):
+            before, now = now, ((x - sign * alpha[j]) * now - (beta[j - 1] * before if j else 0.0)) / beta[j]
+            total += now * now
+            if total * mass > 1:
+                return True
+        return False
+
+    found = []
+    for sign, end in ((-1.0, -float(values[0])), (1.0, float(values[-1]))):
+        step = scale
+        while not too_heavy(end + step, sign):
+            step *= 2
+        low, high = end, end + step
+        while high - low > 1e-6 * scale:
+            middle = (low + high) / 2
+            low, high = (low, middle) if too_heavy(middle, sign) else (middle, high)
+        found.append(sign * high)
+    return found[0], found[1]
+
+
 def nodes_and_weights(alpha: np.ndarray, beta: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the quadrature of each probe of one part.
 
@@ -77,9 +123,17 @@ def of_part(spectrum: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Nodes (K, m), ascending, and weights (K, m) that sum to 1 for each probe; by rows K is 1. nan beyond a run's
         steps.
+
+    Raises:
+        InputError: the spectrum has neither, but the two ends of it and its trace.
     """
-    if spectrum.steps[p].any() or spectrum.eigenvalues is None or spectrum.eigenvalue_rest is None:
-        return nodes_and_weights(spectrum.alpha[p], spectrum.beta[p], spectrum.steps[p])
+    if (
+        spectrum.ran(p)
+        or spectrum.eigenvalues is None
+        or spectrum.eigenvalue_rest is None
+        or np.isnan(spectrum.eigenvalue_rest[p])
+    ):
+        return nodes_and_weights(*spectrum.runs(p))
     own = spectrum.eigenvalues[p][np.isfinite(spectrum.eigenvalues[p])]
     nodes = np.append(own, spectrum.eigenvalue_rest[p])
     weights = np.append(np.full(len(own), 1 / spectrum.size), 1 - len(own) / spectrum.size)

@@ -6,16 +6,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from landscape.errors import InputError, arg
 from landscape.results.axes import Bools, Counts, Floats, array, scalar
 from landscape.results.base import Result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Spectrum(Result):
-    """Lanczos coefficients of each part's curvature matrix, and the numbers that follow from them.
+    """The largest and the smallest eigenvalue and the trace of each part's curvature matrix, and its density if asked.
 
-    Row k of part p is one Lanczos run of `steps[p, k]` products from probe k; coefficients beyond that many
-    steps do not exist and are nan. Eigenvalues are in units of the loss (parameters have none).
+    Of the density, row k of part p is one Lanczos run of `steps[p, k]` products from probe k; coefficients beyond that
+    many steps do not exist and are nan. Eigenvalues are in units of the loss (parameters have none).
     """
 
     kind: ClassVar[str] = "spectrum"
@@ -29,11 +30,11 @@ class Spectrum(Result):
     loss: Floats = array("part", unit="loss", doc="mean loss over the part's samples; nan without data")
     accuracy: Floats = array("part", doc="share of the samples that are classified correctly; nan without data")
 
-    lambda_max: Floats = array("part", unit="loss", doc="largest Ritz value over the probes")
+    lambda_max: Floats = array("part", unit="loss", doc="largest Ritz value")
     lambda_max_residual: Floats = array(
         "part", unit="loss", doc="an eigenvalue lies within this distance of lambda_max"
     )
-    lambda_min: Floats = array("part", unit="loss", doc="smallest Ritz value over the probes")
+    lambda_min: Floats = array("part", unit="loss", doc="smallest Ritz value")
     lambda_min_residual: Floats = array(
         "part", unit="loss", doc="an eigenvalue lies within this distance of lambda_min"
     )
@@ -42,16 +43,44 @@ class Spectrum(Result):
     trace_stderr: Floats = array(
         "part", unit="loss", doc="its standard error, a bound on that for fewer than 30 estimates; 0 if exact"
     )
-    negative_mass: Floats = array(
-        "part", doc="share of the eigenvalues below -negative_tol * max |eigenvalue|, mean over probes"
+    largest_at_most: Floats | None = array(
+        "part",
+        unit="loss",
+        doc="no eigenvalue is above this, in 99 of 100 draws of the start of Lanczos; always, where rows gave them",
+        optional=True,
     )
-    negative_mass_stderr: Floats = array("part", doc="its standard error over probes; nan for one probe")
-    negative_curvature: Floats = array(
-        "part", doc="sum of |eigenvalue| over the negative ones, as a share of the sum over all, mean over probes"
+    smallest_at_least: Floats | None = array("part", unit="loss", doc="and none is below this", optional=True)
+    beyond_max: Floats | None = array(
+        "part", unit="loss", doc="largest Ritz value of H - G that the run on H found", optional=True
     )
-    negative_curvature_stderr: Floats = array("part", doc="its standard error over probes; nan for one probe")
-    saddle_ratio: Floats = array("part", doc="|lambda_min / lambda_max|, mean over probes")
-    saddle_ratio_stderr: Floats = array("part", doc="its standard error over probes; nan for one probe")
+    beyond_max_error: Floats | None = array(
+        "part", unit="loss", doc="an eigenvalue of H - G lies within this distance of it", optional=True
+    )
+    beyond_min: Floats | None = array(
+        "part", unit="loss", doc="smallest Ritz value of H - G that the run on H found", optional=True
+    )
+    beyond_min_error: Floats | None = array(
+        "part", unit="loss", doc="an eigenvalue of H - G lies within this distance of it", optional=True
+    )
+    # Of all eigenvalues, and absent without these: by probes, or by rows.
+    negative_mass: Floats | None = array(
+        "part", doc="share of the eigenvalues below -negative_tol * max |eigenvalue|, mean over probes", optional=True
+    )
+    negative_mass_stderr: Floats | None = array(
+        "part", doc="its standard error over probes; nan for one probe", optional=True
+    )
+    negative_curvature: Floats | None = array(
+        "part",
+        doc="sum of |eigenvalue| over the negative ones, as a share of the sum over all, mean over probes",
+        optional=True,
+    )
+    negative_curvature_stderr: Floats | None = array(
+        "part", doc="its standard error over probes; nan for one probe", optional=True
+    )
+    saddle_ratio: Floats | None = array("part", doc="|lambda_min / lambda_max|, mean over probes", optional=True)
+    saddle_ratio_stderr: Floats | None = array(
+        "part", doc="its standard error over probes; nan for one probe", optional=True
+    )
 
     ritz_values: Floats = array("part", "rank", unit="loss", doc="largest Ritz values, descending")
     ritz_residuals: Floats = array("part", "rank", unit="loss", doc="their residual bounds")
@@ -86,18 +115,28 @@ class Spectrum(Result):
         optional=True,
     )
 
-    alpha: Floats = array("part", "probe", "step", unit="loss", doc="diagonal of the tridiagonal matrix")
-    beta: Floats = array(
+    # The quadrature of the density; absent where it was not asked for. A part by rows has runs of no step.
+    alpha: Floats | None = array(
+        "part", "probe", "step", unit="loss", doc="diagonal of the tridiagonal matrix", optional=True
+    )
+    beta: Floats | None = array(
         "part",
         "probe",
         "step",
         unit="loss",
         doc="off-diagonal; entry j couples steps j and j + 1, the last is left over",
+        optional=True,
     )
-    steps: Counts = array("part", "probe", unit="products", doc="Lanczos steps of the run")
-    probe_norm2: Floats = array("part", "probe", doc="squared length of the probe before it was normalised")
-    trace_samples: Floats = array(
-        "part", "trace_probe", unit="loss", doc="one deflated estimate of the trace a probe; nan where not drawn"
+    steps: Counts | None = array("part", "probe", unit="products", doc="Lanczos steps of the run", optional=True)
+    probe_norm2: Floats | None = array(
+        "part", "probe", doc="squared length of the probe before it was normalised", optional=True
+    )
+    trace_samples: Floats | None = array(
+        "part",
+        "trace_probe",
+        unit="loss",
+        doc="one deflated estimate of the trace a probe; nan where not drawn",
+        optional=True,
     )
 
     # Over samples. All of these are absent in files of version 1, and nan where they could not be had.
@@ -184,6 +223,34 @@ class Spectrum(Result):
     def title(self) -> str:
         """Which matrix, and of how many parameters."""
         return f"{self.operator}, {self.size:,} parameters"
+
+    def ran(self, p: int) -> bool:
+        """Say whether the density of a part, by its position, was computed by runs of Lanczos."""
+        return self.steps is not None and bool(self.steps[p].any())
+
+    def runs(self, p: int) -> tuple[Floats, Floats, Counts]:
+        """Return the runs of a part's density.
+
+        Args:
+            p: position of the part.
+
+        Returns:
+            alpha (K, m), beta (K, m) and steps (K,).
+
+        Raises:
+            InputError: there are none.
+        """
+        if self.alpha is None or self.beta is None or self.steps is None or not self.ran(p):
+            checkpoint = self.provenance.get("checkpoint")
+            again = f"landscape hessian --ckpt {checkpoint} --density" if checkpoint else arg("density", True)
+            raise InputError(f"{self.parts[p]} has lambda_max and trace, and no density: {again} computes it")
+        return self.alpha[p], self.beta[p], self.steps[p]
+
+    @property
+    def has_density(self) -> bool:
+        """Whether every part has a density: from runs, or from all eigenvalues."""
+        by_rows = np.full(len(self.parts), False) if self.eigenvalue_rest is None else np.isfinite(self.eigenvalue_rest)
+        return all(self.ran(p) or by_rows[p] for p in range(len(self.parts)))
 
     @property
     def vectors_converged(self) -> Bools:

@@ -223,7 +223,7 @@ def density_grid(
 
 def _steps(spectrum: Spectrum) -> int:
     """Return the Lanczos steps that named widths go by; all eigenvalues resolve at least as much as their default."""
-    return spectrum.alpha.shape[2] or 80
+    return 80 if spectrum.alpha is None else spectrum.alpha.shape[2] or 80
 
 
 def _broaden(

@@ -1,0 +1,176 @@
+"""The fields of a spectrum of one part, from each of the three ways to it: rows, the two ends, the density."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from landscape.analyses import samples as of_samples
+from landscape.curvature.algebra import Operator
+from landscape.curvature.extremes import Ends, beyond_gauss_newton
+from landscape.curvature.probing import Runs
+from landscape.results import Spectrum, quadrature
+
+if TYPE_CHECKING:
+    from landscape.analyses.spectrum import Options
+
+QUADRATURE = ("alpha", "beta", "steps", "probe_norm2", "trace_samples")
+OF_ALL_EIGENVALUES = (
+    "negative_mass", "negative_mass_stderr", "negative_curvature", "negative_curvature_stderr", "saddle_ratio",
+    "saddle_ratio_stderr",
+)  # fmt: skip
+
+
+def of_rows(told: of_samples.Samples, kept: of_samples.Kept, options: "Options", of_part: dict[str, Any]) -> Spectrum:
+    """Make the spectrum of a part whose eigenvalues are known by rows.
+
+    Args:
+        told: what is known of its samples.
+        kept: its rows.
+        options: of the analysis.
+        of_part: other fields.
+
+    Returns:
+        A result with one part.
+    """
+    if options.sampling_errors:
+        of_part |= of_samples.statistics(told, *of_samples.along_rows(told, kept))
+    given = {"top": options.top, "vectors": options.vectors, "negative_tol": options.negative_tol}
+    made = of_samples.by_rows(told, kept, **given, tol=options.residual)
+    if options.has_density:  # other parts may have too many rows, and runs
+        made |= {
+            "alpha": np.empty((1, options.n_probes, 0)),
+            "beta": np.empty((1, options.n_probes, 0)),
+            "steps": np.zeros((1, options.n_probes), dtype=np.int64),
+            "probe_norm2": np.full((1, options.n_probes), np.nan),
+            "trace_samples": np.empty((1, 0)),
+        }
+    else:
+        made |= {
+            "largest_at_most": made["lambda_max"] + made["lambda_max_residual"],
+            "smallest_at_least": made["lambda_min"] - made["lambda_min_residual"],
+        }
+    return Spectrum(
+        **made,
+        parts=(told.objective.partition.names[told.part],),
+        size=told.objective.layout.size,
+        operator=told.kind.name,
+        symbol=told.kind.symbol,
+        tol=options.residual,
+        negative_tol=options.negative_tol,
+        **of_part,
+    )
+
+
+def of_ends(
+    found: Ends,
+    operator: Operator,
+    options: "Options",
+    trace: tuple[float, float],
+    told: of_samples.Samples | None,
+) -> dict[str, Any]:
+    """Return the fields that the two ends of a part's spectrum tell.
+
+    Args:
+        found: the ends.
+        operator: of the part.
+        options: of the analysis.
+        trace: its trace and the standard error.
+        told: what is known of its samples, if anything is.
+
+    Returns:
+        Fields by name.
+    """
+    values, residuals = found.ritz.values, found.ritz.residuals
+    made = _common(operator, options) | _largest(values, residuals, found.vectors, options)
+    made |= {
+        "lambda_min": values[[0]],
+        "lambda_min_residual": residuals[[0]],
+        "trace": np.array([trace[0]]),
+        "trace_stderr": np.array([trace[1]]),
+        "largest_at_most": np.array([found.above]),
+        "smallest_at_least": np.array([found.below]),
+    }
+    if told is not None and told.kind.has_rows and options.method != "lanczos":  # other parts may have rows
+        made |= dict.fromkeys(OF_ALL_EIGENVALUES, np.full(1, np.nan))
+    if told is not None and not told.kind.has_rows:
+        ends, errors = np.full(2, np.nan), np.full(2, np.nan)
+        if told.kept is not None:
+            decay = told.objective.weight_decay if told.kind.decays else 0.0
+            ends, errors = beyond_gauss_newton(found, told.kept.rows, told.lengths.weights, decay)
+        made |= {"beyond_min": ends[:1], "beyond_min_error": errors[:1]}
+        made |= {"beyond_max": ends[1:], "beyond_max_error": errors[1:]}
+    return made
+
+
+def of_runs(found: Runs, operator: Operator, options: "Options", known: float | None) -> dict[str, Any]:
+    """Return the fields that the runs of a part's density tell.
+
+    Args:
+        found: the runs.
+        operator: of the part.
+        options: of the analysis.
+        known: its trace, if that is known without probes.
+
+    Returns:
+        Fields by name.
+    """
+    nodes, weights = quadrature.nodes_and_weights(found.alpha, found.beta, found.steps)
+    lowest = min(found.ritz, key=lambda r: float(r.values[0]))
+    highest = found.ritz[found.best]
+    mass = quadrature.mean_and_stderr(quadrature.negative_mass(nodes, weights, options.negative_tol))
+    share = quadrature.mean_and_stderr(quadrature.negative_curvature(nodes, weights))
+    ends = np.array([[abs(r.values[0]), abs(r.values[-1])] for r in found.ritz])
+    ratio = quadrature.mean_and_stderr(
+        np.divide(ends[:, 0], ends[:, 1], out=np.full(len(ends), np.nan), where=ends[:, 1] > 0)
+    )
+    trace = found.trace if known is None else (known, 0.0)
+    return (
+        _common(operator, options)
+        | _largest(highest.values, highest.residuals, found.extremes, options)
+        | {
+            "lambda_min": lowest.values[[0]],
+            "lambda_min_residual": lowest.residuals[[0]],
+            "trace": np.array([trace[0]]),
+            "trace_stderr": np.array([trace[1]]),
+            "alpha": found.alpha[None],
+            "beta": found.beta[None],
+            "steps": found.steps[None],
+            "probe_norm2": found.norm2[None],
+            "trace_samples": found.trace_samples[None],
+        }
+        | {name: np.array([value]) for name, value in zip(OF_ALL_EIGENVALUES, (*mass, *share, *ratio), strict=True)}
+    )
+
+
+def _common(operator: Operator, options: "Options") -> dict[str, Any]:
+    return {
+        "parts": operator.parts,
+        "size": operator.size,
+        "operator": operator.name,
+        "symbol": operator.symbol,
+        "tol": options.residual,
+        "negative_tol": options.negative_tol,
+    }
+
+
+def _largest(values: np.ndarray, residuals: np.ndarray, vectors: Any, options: "Options") -> dict[str, Any]:
+    """Return the fields of the largest Ritz values, from all of a run, ascending, and the vectors of the largest."""
+
+    def first(numbers: np.ndarray) -> np.ndarray:
+        n = max(options.top, options.vectors)
+        kept = numbers[::-1][:n]
+        return np.pad(kept, (0, n - len(kept)), constant_values=np.nan)[None]
+
+    kept_vectors = None
+    if options.vectors:
+        kept_vectors = np.full((1, options.vectors, vectors.shape[1]), np.nan)
+        available = min(options.vectors, len(values))
+        kept_vectors[0, :available] = vectors[:available].double().cpu().numpy()
+    return {
+        "lambda_max": values[[-1]],
+        "lambda_max_residual": residuals[[-1]],
+        "converged": np.array([residuals[-1] <= options.residual * abs(values[-1])]),
+        "ritz_values": first(values),
+        "ritz_residuals": first(residuals),
+        "ritz_vectors": kept_vectors,
+    }

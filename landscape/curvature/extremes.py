@@ -1,0 +1,182 @@
+"""The two ends of a matrix's spectrum, and its trace, from some ten products.
+
+One Lanczos run begins at an equal mixture of a guess of the sharpest direction (that of the Gauss-Newton part, which
+rows give) and Gaussian noise. The guess makes it fast, the noise makes it sure: whatever the guess is, the start has at
+least a known share of every other direction, with `SURE` probability. From that share and the coefficients follows a
+value beyond which no eigenvalue can lie (`quadrature.beyond`), so that lambda_max is not only an eigenvalue, but the
+largest. The run ends when both the residual and that gap are small.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.curvature.lanczos import Distribution, Tridiagonal, lanczos, probe
+from landscape.curvature.probing import MANY, Deflation, deflation, draw_until, extreme_columns
+from landscape.results import quadrature
+from landscape.results.quadrature import Ritz
+
+if TYPE_CHECKING:
+    from landscape.curvature.algebra import Operator
+    from landscape.curvature.rows import Rows
+
+SURE = 0.99
+"""How often the stated values hold beyond which no eigenvalue lies, over draws of the noise."""
+GAP = 0.05
+"""The run goes on while the largest eigenvalue might be above lambda_max by more than this share of it."""
+FIRST = 6
+"""Products before the run is looked at for the first time."""
+MOST = 48
+"""Products after which it ends in any case, unless another number is asked for."""
+TRACE_PROBES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """What one run tells of the matrix of one part."""
+
+    ritz: Ritz
+    above: float  # no eigenvalue is larger, with `SURE` probability
+    below: float  # and none is smaller
+    columns: list[int]  # (r,) positions of the largest Ritz values, descending, and of the smallest
+    vectors: Tensor  # (r, D) their Ritz vectors
+    basis: Tensor  # (m, D)
+    alpha: np.ndarray  # (m,)
+    beta: np.ndarray  # (m,) the last one is left over
+    next: Tensor  # v_{m+1}, (D,)
+    deflation: Deflation
+
+
+def ends(
+    operator: "Operator",
+    guess: Tensor | None,
+    *,
+    seed: int,
+    tol: float,
+    vectors: int = 0,
+    max_products: int = MOST,
+    report: Callable[[float], None] = lambda share: None,
+) -> Ends:
+    """Find both ends of the spectrum of an operator's only part.
+
+    Args:
+        operator: of one part.
+        guess: a vector that may be near that of lambda_max, (D,); None for none.
+        seed: of the noise.
+        tol: residual of lambda_max and of the kept vectors, as a share of lambda_max, at which the run may end.
+        vectors: Ritz vectors that must have converged.
+        max_products: where the run ends in any case.
+        report: told the share that is done.
+
+    Returns:
+        What there is.
+    """
+    noise = probe(operator.size, seed=seed, number=0, distribution="gaussian", stream="ends")
+    noise = (noise / noise.norm()).to(operator.device, operator.dtype)
+    length = 0.0 if guess is None else float(torch.linalg.vector_norm(guess.double()))
+    start, share = noise, 1.0
+    if guess is not None and length > 0:
+        start = noise + guess.to(noise) / length
+        share = 1 / float(torch.linalg.vector_norm(start.double()))
+    # A uniform unit vector's component along a direction has a density of at most sqrt(D / 2 pi); a guess shifts it.
+    mass = (share * (1 - SURE) * math.sqrt(math.pi / (2 * operator.size))) ** 2
+
+    def unsettled(runs: Tridiagonal) -> bool:
+        found = runs.solved(0, 0)
+        top = abs(float(found.values[-1]))
+        _, above = quadrature.beyond(runs.alpha[0, 0], runs.beta[0, 0], mass)
+        far = above - float(found.values[-1]) > GAP * top
+        return far or bool((found.residuals[-max(1, vectors) :] > tol * top).any())
+
+    runs = lanczos(
+        operator.matvec,
+        start[None, None],
+        min(FIRST, max_products),
+        more=unsettled,
+        max_steps=max_products,
+        progress=lambda step: report(min(0.99, step / (2 * FIRST))),
+    )
+    solved = runs.solved(0, 0)
+    below, above = quadrature.beyond(runs.alpha[0, 0], runs.beta[0, 0], mass)
+    columns = extreme_columns(solved, max(vectors, 1))
+    taken = len(solved.values)
+    rounding = 10 * torch.finfo(operator.dtype).eps * float(np.abs(solved.values).max())
+    return Ends(
+        ritz=solved,
+        above=above + rounding,
+        below=below - rounding,
+        columns=columns,
+        vectors=runs.ritz_vectors(0, 0, solved.vectors[:, columns]),
+        basis=runs.basis[0, 0, :taken],
+        alpha=runs.alpha[0, 0, :taken],
+        beta=runs.beta[0, 0, :taken],
+        next=runs.basis[0, 0, taken],
+        deflation=deflation(runs, 0, solved),
+    )
+
+
+def beyond_gauss_newton(found: Ends, rows: "Rows", weights: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
+    """Find the ends of H - G in the space of a run on H, without another product: G is known by its rows.
+
+    Args:
+        found: the run on the Hessian H of a part.
+        rows: of its Gauss-Newton matrix G.
+        weights: (n,) of the part's samples.
+        decay: multiple of the identity that is part of both.
+
+    Returns:
+        Smallest and largest Ritz value of H - G, (2,), and for each the distance within which an eigenvalue lies, (2,).
+    """
+    signed = torch.from_numpy(rows.sign * weights[rows.sample]).to(found.basis.device)
+    along = (rows.vectors @ found.basis.mT).double()  # (rows, m)
+    T = torch.from_numpy(np.diag(found.alpha - decay) + np.diag(found.beta[:-1], 1) + np.diag(found.beta[:-1], -1))
+    T = T.to(along)
+    values, turned = torch.linalg.eigh(T - along.mT @ (signed[:, None] * along))
+    ends, errors = [], []
+    rounding = 10 * torch.finfo(found.basis.dtype).eps * float(np.abs(found.ritz.values).max())
+    for column in (0, -1):
+        y, value = turned[:, column], float(values[column])
+        # H q = (T y) V + beta_m y_m v_{m+1}
+        off = (T @ y - value * y).to(found.basis) @ found.basis + float(found.beta[-1] * y[-1]) * found.next
+        off -= (signed * (along @ y)).to(rows.vectors) @ rows.vectors
+        ends.append(value)
+        errors.append(float(torch.linalg.vector_norm(off.double())) + max(rows.tau_plus, rows.tau_minus) + rounding)
+    return np.array(ends), np.array(errors)
+
+
+def trace(
+    operator: "Operator", found: Ends, *, seed: int, distribution: Distribution, tol: float | None
+) -> tuple[float, float]:
+    """Estimate the trace of an operator's only part by probes, with the run's Ritz vectors taken out.
+
+    Args:
+        operator: of one part.
+        found: what `ends` returned.
+        seed: of the probes.
+        distribution: of the probes.
+        tol: draw probes until the standard error is at most this share of the trace; None draws `TRACE_PROBES`.
+
+    Returns:
+        The trace, and its standard error or a bound on it; see probing.py.
+    """
+    rests: list[float] = []
+
+    def sample(number: int) -> float:
+        z = probe(operator.size, seed=seed, number=number, distribution=distribution, stream="trace")
+        z = z.to(operator.device, operator.dtype)
+        product = operator.matvec(z[None, None])[0, 0]
+        rests.append(found.deflation.rest(z, product))
+        return found.deflation.sample(z, float(torch.linalg.vecdot(product.double(), z.double())))
+
+    samples = [sample(n) for n in range(TRACE_PROBES)] if tol is None else draw_until([], sample, tol)
+    if len(samples) >= MANY:
+        error = quadrature.mean_and_stderr(np.array(samples))[1]
+    else:
+        error = math.sqrt(2 * max(float(np.mean(rests)), found.deflation.left) / len(samples))
+    rounding = 10 * torch.finfo(operator.dtype).eps * float(np.abs(found.ritz.values).max())
+    return float(np.mean(samples)), max(error, rounding)
