@@ -223,8 +223,8 @@ def tables(data: Path) -> dict[str, list[str]]:
     histories = {n: ls.load(data / f"{LONG}.{n}.history.h5") for n in names}
     files = {n: data / f"{LONG}.{n}.classes.h5" for n in names}
     classes = {n: ls.load(file) for n, file in files.items() if file.exists()}
-    found = accuracies(histories), ends(classes), of_classes(classes), along(data)
-    return dict(zip(("accuracy", "ends", "classes", "along"), found, strict=True)) | ablations(data)
+    found = {"accuracy": accuracies(histories), "ends": ends(classes), "classes": of_classes(classes)}
+    return found | {"along": along(data), "bank": banked(histories)} | ablations(data)
 
 
 def ablations(data: Path) -> dict[str, list[str]]:
@@ -259,6 +259,22 @@ def accuracies(histories: Mapping[str, Any]) -> list[str]:
         theirs = PAPER[run.rpartition("-")[0]][2]
         reached = f"{titled(run)} | {h.epoch[-1]} | {100 * h.train_accuracy[-1]:.1f} % | {tested}"
         lines.append(f"| {reached} | {shares} | {f'{theirs} %' if theirs else ''} |")
+    return lines
+
+
+def banked(histories: Mapping[str, Any]) -> list[str]:
+    """The epochs in which the features of each class were best, of those after the warm-up that were measured."""
+    lines = heads(
+        "", "epochs measured", "best epochs of the classes, head to tail", "distinct after 1/4, 1/2, all of them"
+    )
+    for run, h in histories.items():
+        known = np.isfinite(h.quality).all(axis=1) & (h.epoch > h.provenance["recipe"]["warmup_epochs"])
+        epochs, quality = h.epoch[known].astype(int), h.quality[known]
+        best = [epochs[quality[:n].argmax(axis=0)] for n in (len(epochs) // 4, len(epochs) // 2, len(epochs))]
+        distinct = ", ".join(str(len(np.unique(b))) for b in best)
+        order = np.argsort(-h.train_counts, kind="stable")
+        listed = ", ".join(map(str, best[-1][order]))
+        lines.append(f"| {titled(run)} | {len(epochs)}, {epochs[0]} to {epochs[-1]} | {listed} | {distinct} |")
     return lines
 
 

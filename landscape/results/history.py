@@ -77,10 +77,12 @@ class History(Result):
                 "group to preserve"
             )
         most = 1.0 if self.pull_share is None else float(np.nanmax(self.pull_share, initial=0.0))
+        alpha = recipe.get("alpha_end", 1.0)
+        left = f"; alpha still weighed the data's loss, by {alpha:g} at the end" if alpha < 1 else ""
         if gkp and most == 0:
-            found.append("GKP did nothing: the share of its pull in the gradient was 0 in all epochs")
+            found.append(f"GKP did nothing: the share of its pull in the gradient was 0 in all epochs{left}")
         elif gkp and most < LITTLE:
-            found.append(f"GKP did little: the share of its pull in the gradient was {100 * most:.2g} % at most")
+            found.append(f"GKP did little: the share of its pull in the gradient was {100 * most:.2g} % at most{left}")
         if gsa and self.clipped_share is not None and np.nanmin(self.clipped_share, initial=np.inf) == 1:
             found.append(f"{arg('clip')} set the radii of GSA in all epochs: equation 13 decided none of them")
         return tuple(found)

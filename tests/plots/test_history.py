@@ -112,6 +112,10 @@ def test_a_run_in_which_a_part_did_nothing_says_so(changed, said):
     found = history(**IDLE | changed, provenance=recipe).idle
     assert [text[: len(start)] for text, start in zip(found, said, strict=True)] == said
     assert history(**IDLE | changed, provenance={"recipe": {"sharpness": "sam", "gkp": False}}).idle == ()
+    recipe["recipe"]["alpha_end"] = 0.6
+    found = history(**IDLE | changed, provenance=recipe).idle
+    weighed = [text.endswith("; alpha still weighed the data's loss, by 0.6 at the end") for text in found]
+    assert weighed == [text.startswith("GKP did") for text in said]
 
 
 def test_a_class_that_does_not_exist_is_named():
