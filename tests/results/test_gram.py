@@ -37,14 +37,18 @@ def test_eigenvalues_and_vectors_are_those_of_the_weighted_matrix(seed, signs):
     assert v @ v == pytest.approx(1, rel=1e-10)
 
 
-def test_curvatures_of_samples_are_those_of_their_own_matrices_and_add_up():
-    A, gram = problem()
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_curvatures_and_traces_of_samples_are_those_of_their_own_matrices_and_add_up(seed):
+    A, gram = problem(seed)
     weights = np.array([0.3, 0.1, 0.2, 0.2, 0.1, 0.1])
     value, combination = gram.top(weights)
     v = combination @ A
     each = [v @ dense(A, gram, np.eye(gram.n)[i]) @ v for i in range(gram.n)]
     np.testing.assert_allclose(gram.curvatures(combination), each, atol=1e-12 * value)
-    assert weights @ gram.curvatures(combination) == pytest.approx(value, rel=1e-12)
+    traces = [np.trace(dense(A, gram, np.eye(gram.n)[i])) for i in range(gram.n)]
+    assert (gram.sign < 0).any()
+    np.testing.assert_allclose(gram.traces, traces, rtol=1e-12)
+    assert weights @ gram.curvatures(combination) == pytest.approx(value, rel=1e-10)
 
 
 def test_samples_without_weight_count_no_more_than_absent_ones():

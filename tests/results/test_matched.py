@@ -174,6 +174,19 @@ def test_lambda_max_and_its_pool_are_those_of_the_dense_matrices():
     assert ratio.test.value == pytest.approx((A**2).sum() / np.abs(A).max(axis=1).sum())
 
 
+def test_weighted_draws_are_compared_as_the_samples_that_they_stand_for():
+    """Twenty draws that stand for 90 samples, each with the weight of those that it stands for."""
+    rng = np.random.default_rng(6)
+    (a, u), (b, v) = skewed(rng, 200), skewed(rng, 20)
+    weights = np.vstack([np.full(200, 1 / 200), np.append(rng.dirichlet(np.ones(20)), np.full(180, np.nan))])
+    drawn = made([a, b], [u, v], sample_weight=weights, n_samples=np.array([200, 90]))
+    trace = next(one for one in matched.against_largest(drawn, repetitions=50) if one.number == "trace")
+    assert trace.n == 90
+    assert trace.test.value == pytest.approx(weights[1, :20] @ b)
+    alike = made([a, b], [u, v], n_samples=np.array([200, 90]))  # of twenty that were drawn alike there is no more
+    assert {one.n for one in matched.against_largest(alike, repetitions=50)} == {20}
+
+
 def test_what_cannot_be_compared_is_refused():
     rng = np.random.default_rng(3)
     a, u = skewed(rng, 10)

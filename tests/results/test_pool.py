@@ -39,13 +39,14 @@ def test_any_weighting_of_the_samples_is_the_matrix_of_that_loss_within_what_is_
         assert together.gram.largest(weights) == pytest.approx(together.gram.top(weights)[0], rel=1e-10)
 
 
-def test_overlap_by_rows_is_that_of_products(case):
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_overlap_by_rows_is_that_of_products(case, vectors):
     objective, found = case
-    by_products = ls.spectrum(objective, operator="ggn", vectors=1, overlap=True, ggn_tol=0)
-    np.testing.assert_allclose(overlap(found), by_products.overlap, atol=2 * LEFT_OUT)
+    by_products = ls.spectrum(objective, operator="ggn", vectors=vectors, overlap=True, ggn_tol=0)
+    np.testing.assert_allclose(overlap(found, vectors=vectors), by_products.overlap, atol=2 * LEFT_OUT)
     everything = ls.spectrum(objective, operator="ggn")
-    np.testing.assert_allclose(overlap(everything), by_products.overlap, atol=1e-3)
-    np.testing.assert_allclose(overlap(found).diagonal(), 1)
+    np.testing.assert_allclose(overlap(everything, vectors=vectors), by_products.overlap, atol=1e-3)
+    np.testing.assert_allclose(overlap(found, vectors=vectors).diagonal(), 1)
 
 
 def test_groups_have_their_own_lambda_max_without_another_pass(case):
@@ -103,6 +104,9 @@ def test_too_many_rows_are_left_out_and_said(monkeypatch, caplog):
     assert found.gram is None
     assert "too many" in caplog.text
     assert pool(found, (0,)).gram is None
+    monkeypatch.setattr(pooled, "MOST_ROWS", 2048)
+    two_rows = 2 * objective.layout.size * objective.dtype.itemsize
+    assert ls.spectrum(objective, operator="ggn", cache_bytes=two_rows, steps=3, probes=1).gram is None
     with pytest.raises(InputError, match="keeps no rows"):
         overlap(found)
 
