@@ -81,3 +81,16 @@ def smooth():
     """A model in which samples do not meet."""
     with seeded(CPU, 0):
         return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+class Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4, 3))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def bare():
+    return Bare()

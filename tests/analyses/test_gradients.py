@@ -5,22 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from gradient_numbers import NUMBERS, agree, layers_of, numbers
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import gradients
 from landscape.curvature import gram
 from landscape.data.datasets import from_dataset
-from landscape.errors import InputError, NumericalError, StoreError
-from landscape.networks import checkpoints
+from landscape.errors import InputError, NumericalError
 from landscape.objective.objective import Objective
 from tests.cases import CASES, CLASS_SIZES, Case, mlp
 from tests.exact import flat_function
 
-LAYERS = ("layer_norm", "layer_cosine", "layer_contribution", "layer_whole_norm")
-NUMBERS = (
-    "norm", "cosine", "projected", "specific", "radius", "contribution", "between", "conflict", "whole_norm", *LAYERS,
-)  # fmt: skip
 SHARES = np.array(CLASS_SIZES) / sum(CLASS_SIZES)
 
 
@@ -28,57 +23,6 @@ def of_parts(objective):
     """The gradient of each part's mean loss, (P, D), by torch.func.grad on all of its samples at once, in float64."""
     found = [flat_function(objective, p)[1:3] for p in range(len(objective.partition))]
     return np.stack([torch.func.grad(loss)(point).numpy() for loss, point in found])
-
-
-def layers_of(objective):
-    """Where the parameters that each module itself holds stand in a flat vector."""
-    layout, found = objective.layout, {}
-    place = dict(zip(layout.names, np.split(np.arange(layout.size), np.cumsum(layout.sizes)[:-1]), strict=True))
-    for name, module in objective.model.named_modules():
-        own = [place[n] for k, _ in module.named_parameters(recurse=False) if (n := f"{name}.{k}".lstrip(".")) in place]
-        if own:
-            found[name] = np.concatenate(own)
-    return found
-
-
-def numbers(rows, shares, counts, theta_norm, layers):
-    """What the result claims, from the vectors themselves, as equations 12 and 13 are written."""
-    g = shares @ rows
-    parts = [(rows[:, at], g[at]) for at in layers.values()]
-    d = len(g)
-    h = np.stack([row - (row @ g) / (g @ g) * g for row in rows])
-    sizes = [np.linalg.norm(row) for row in rows]
-    rho = [
-        np.sqrt(theta_norm / (2 * np.linalg.norm(h_p))) * d ** (-1 / 4) * (n - 1) ** (-1 / 4) if n > 1 else np.nan
-        for h_p, n in zip(h, counts, strict=True)
-    ]
-    between = np.array([
-        [a @ b / (p * q) for b, q in zip(rows, sizes, strict=True)] for a, p in zip(rows, sizes, strict=True)
-    ])
-    return {
-        "norm": sizes,
-        "cosine": [row @ g / (p * np.linalg.norm(g)) for row, p in zip(rows, sizes, strict=True)],
-        "projected": rows @ g / np.linalg.norm(g),
-        "specific": np.linalg.norm(h, axis=1),
-        "radius": rho,
-        "contribution": shares * (rows @ g) / (g @ g),
-        "between": between,
-        "conflict": between < 0,
-        "whole_norm": np.linalg.norm(g),
-        "layer_norm": [np.linalg.norm(own, axis=1) for own, _ in parts],
-        "layer_cosine": [own @ h / (np.linalg.norm(own, axis=1) * np.linalg.norm(h)) for own, h in parts],
-        "layer_contribution": [shares * (own @ h) / (h @ h) for own, h in parts],
-        "layer_whole_norm": [np.linalg.norm(h) for _, h in parts],
-    }
-
-
-def agree(found, expected, *, rel=1e-7, names=NUMBERS):
-    """All numbers of one point, relative to the largest of their kind; roots of differences have half the digits."""
-    for name in names:
-        value = np.asarray(expected[name], dtype=float)
-        np.testing.assert_allclose(
-            getattr(found, name)[0], value, rtol=rel, atol=rel * np.nanmax(np.abs(value)), err_msg=name
-        )
 
 
 def softmax_classifier(C=4, F=3, n_per_class=(5, 3, 2, 1)):
@@ -267,267 +211,6 @@ def test_one_batch_of_all_samples_gives_the_exact_numbers(name, options):
         assert np.isnan(getattr(found, n)).all()  # one batch cannot tell its own spread
 
 
-def drawn(seed, n_batches, size):
-    """The batches, as they are promised: random epochs, each cut into pieces that differ by one sample at most."""
-    generator = np.random.default_rng(seed)
-    pieces = []
-    while len(pieces) < n_batches:
-        pieces += np.array_split(generator.permutation(15), -(-15 // size))
-    return pieces[:n_batches]
-
-
-@pytest.mark.parametrize("size", [2, 6])
-def test_numbers_over_batches_are_means_over_those_that_have_the_part(size):
-    objective = CASES["mlp-tanh"].objective(partition=ls.Partition.from_index(part_of := parts_of(), ("a", "b", "c")))
-    found = ls.gradients(objective, batches=10, samples_per_batch=size, seed=3)
-    _, _, point, _ = flat_function(objective, 0)
-    x, y = objective.samples.batch(np.arange(15), "cpu", torch.float64)
-    layout, model = objective.layout, objective.model
-
-    def loss(theta, index):
-        state = dict(zip(layout.names, layout.tensors(theta), strict=True))
-        return objective.loss(torch.func.functional_call(model, state, (x[index],)), y[index]).mean()
-
-    layers = layers_of(objective)
-    values = {name: [] for name in NUMBERS}
-    losses = {p: [] for p in range(3)}
-    for index in drawn(3, 10, size):
-        present = [p for p in range(3) if (part_of[index] == p).any()]
-        rows = np.stack([torch.func.grad(loss)(point, index[part_of[index] == p]).numpy() for p in present])
-        shares = np.array([(part_of[index] == p).mean() for p in present])
-        with np.errstate(divide="ignore"):
-            one = numbers(rows, shares, objective.counts[present], float(point.norm()), layers)
-        for p in present:
-            losses[p] += [float(loss(point, [i])) for i in index[part_of[index] == p]]
-        alone = np.isclose(one["cosine"], 1)  # a batch of one part: nothing is left of h, and of its radius
-        one["radius"] = np.where(alone, np.nan, one["radius"])
-        one["specific"] = np.where(alone, 0, one["specific"])
-        for name in NUMBERS:
-            rows_of = {"between": (3,), "conflict": (3,)}.get(name, (len(layers),) if name in LAYERS else ())
-            empty = np.full((*rows_of, 3), 0.0 if name.endswith("contribution") else np.nan)
-            if name in {"between", "conflict"}:
-                empty[np.ix_(present, present)] = one[name]
-            elif not name.endswith("whole_norm"):
-                empty[..., present] = one[name]
-            values[name].append(one[name] if name.endswith("whole_norm") else empty)
-    for name, each in values.items():
-        each = np.array(each, dtype=float)
-        n = np.isfinite(each).sum(axis=0)
-        mean = np.where(n > 0, np.nansum(each, axis=0) / np.maximum(n, 1), np.nan)
-        np.testing.assert_allclose(getattr(found, name)[0], mean, rtol=1e-7, atol=1e-9, err_msg=name)
-        if name != "conflict":
-            squares = np.nansum((each - mean) ** 2, axis=0)
-            stderr = np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1) / np.maximum(n, 1)), np.nan)
-            np.testing.assert_allclose(getattr(found, f"{name}_stderr")[0], stderr, rtol=1e-6, atol=1e-9, err_msg=name)
-    assert found.batches[0].tolist() == [np.isfinite(np.array(values["norm"])[:, p]).sum() for p in range(3)]
-    assert found.loss[0] == pytest.approx([np.mean(losses[p]) for p in range(3)])
-
-
-def parts_of():
-    """Parts that cut across the classes: sizes 7, 7 and 1."""
-    return np.array([0, 1] * 7 + [2])
-
-
-def test_the_same_seed_draws_the_same_batches_and_another_does_not():
-    objective = CASES["mlp-tanh"].objective()
-    a, b, c = (ls.gradients(objective, batches=4, samples_per_batch=3, seed=s).norm for s in (0, 0, 1))
-    np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(a, c, equal_nan=True)
-
-
-def test_a_part_that_no_batch_has_is_unknown():
-    """The class of one sample is in one of the five batches of an epoch: some first batch lacks it."""
-    objective = CASES["mlp-tanh"].objective()
-    found = next(
-        f
-        for s in range(20)
-        if (f := ls.gradients(objective, batches=2, samples_per_batch=3, seed=s)).batches[0, 2] == 0
-    )
-    for name in ("norm", "cosine", "cosine_stderr", "specific", "loss"):
-        assert np.isnan(getattr(found, name)[0, 2]), name
-    assert np.isnan(found.between[0, 2]).all()
-    assert found.contribution[0, 2] == 0  # what is absent adds nothing to the batch's gradient
-    assert found.contribution.sum() == pytest.approx(1)
-    everyone = ls.gradients(objective, batches=5, samples_per_batch=3)
-    assert everyone.batches[0, 2] == 1
-    assert everyone.n_samples.tolist() == list(CLASS_SIZES)
-
-
-class TimeFirst(nn.Module):
-    """A layer whose first axis is not the batch: samples are independent, but slices of that axis are not samples."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner, self.out = nn.Linear(2, 4), nn.Linear(4, 3)
-
-    def forward(self, x):
-        steps = x.flatten(2).permute(2, 0, 1)  # (9, B, 2)
-        return self.out(torch.tanh(self.inner(steps)).sum(0))
-
-
-@pytest.mark.parametrize("batch_size", [2, 3, 8, 9, 15])
-def test_an_axis_as_long_as_the_batch_does_not_pass_for_it(batch_size):
-    objective = Case(TimeFirst).objective(batch_size=batch_size)  # its layer has an axis of nine
-    exact = ls.gradients(objective)
-    found = ls.gradients(objective, batches=1, samples_per_batch=15)
-    agree(found, {n: getattr(exact, n)[0] for n in NUMBERS})
-
-
-class Reversed(nn.Module):
-    """The samples change places within the model, which no size of an axis tells."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner, self.out = nn.Linear(18, 4), nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.out(torch.tanh(self.inner(x.flatten(1).flip(0))).flip(0))
-
-
-def test_samples_that_change_places_are_told_apart():
-    objective = Case(Reversed).objective(batch_size=15)
-    exact = ls.gradients(objective)
-    agree(ls.gradients(objective, batches=1, samples_per_batch=15), {n: getattr(exact, n)[0] for n in NUMBERS})
-
-
-class Coupled(nn.Module):
-    """Samples lose the mean of their batch, which no layer shows."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner, self.out = nn.Linear(18, 4), nn.Linear(4, 3)
-
-    def forward(self, x):
-        x = torch.tanh(self.inner(x.flatten(1)))
-        return self.out(x - x.mean(0) * (len(x) > 4))
-
-
-def test_samples_that_influence_each_other_are_noticed():
-    objective = Case(Coupled).objective(batch_size=4)  # of few samples each is by itself
-    with pytest.raises(NumericalError, match=r"of 15 samples do not add up.*leave batches out"):
-        ls.gradients(dataclasses.replace(objective, batch_size=15), batches=1, samples_per_batch=15)
-
-
-# Checkpoints
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Three snapshots of a run; the middle one does not say its epoch."""
-    paths = []
-    for epoch in range(3):
-        model = CASES["mlp-norm"].objective(seed=epoch).model
-        paths.append(tmp_path / "run" / f"epoch-{epoch}.pt")
-        paths[-1].parent.mkdir(exist_ok=True)
-        checkpoints.write(paths[-1], model.state_dict(), {} if epoch == 1 else {"epoch": 10 * epoch})
-    return paths
-
-
-def weights(objective):
-    return {n: t.clone() for n, t in objective.model.state_dict().items()}
-
-
-@pytest.mark.parametrize("params", [None, "4"])
-@pytest.mark.parametrize("options", [{}, {"batches": 3, "samples_per_batch": 6}])
-def test_over_training_each_checkpoint_gives_what_its_weights_give(run, options, params):
-    objective = CASES["mlp-norm"].objective(params=params)
-    before = weights(objective)
-    found = ls.gradients(objective, checkpoints=run, **options)
-    assert found.points == ("epoch-0", "epoch-1", "epoch-2")
-    np.testing.assert_array_equal(found.epoch, [0, np.nan, 20])
-    for seed in range(3):
-        # The case's data depend on the seed too: the weights of one in the objective of the other.
-        one = CASES["mlp-norm"].objective(params=params).at(CASES["mlp-norm"].objective(seed=seed).model)
-        alone = ls.gradients(one, **options)
-        for name in (*NUMBERS, "theta_norm", "loss", "cosine_stderr"):
-            np.testing.assert_array_equal(getattr(found, name)[seed], getattr(alone, name)[0], err_msg=name)
-    for name, tensor in objective.model.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-
-
-def test_an_epoch_can_be_given_and_wins(run):
-    found = ls.gradients(CASES["mlp-norm"].objective(), checkpoints=[(run[1], 5), (run[2], 6.0)])
-    assert found.epoch.tolist() == [5, 6]
-
-
-def test_runs_of_the_same_file_names_are_told_apart(run, tmp_path):
-    other = tmp_path / "other" / "epoch-0.pt"
-    other.parent.mkdir()
-    other.write_bytes(run[0].read_bytes())
-    found = ls.gradients(CASES["mlp-norm"].objective(), checkpoints=[run[0], other])
-    assert found.points == (str(run[0]), str(other))
-    np.testing.assert_array_equal(found.norm[0], found.norm[1])
-
-
-@pytest.mark.parametrize("options", [{}, {"batches": 2}])
-def test_an_interrupted_run_goes_on_where_it_was(run, tmp_path, monkeypatch, options):
-    objective = CASES["mlp-norm"].objective()
-    reference = ls.gradients(objective, checkpoints=run, **options)
-    out = tmp_path / "out.h5"
-    real, calls = gradients._at, []
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(gradients, "_at", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="1 of 3"):
-        ls.gradients(objective, checkpoints=run, out=out, **options)
-    assert not out.exists()
-    with pytest.raises(StoreError, match=r"was begun (with batches=2|with batches=None), now with batches=7"):
-        ls.gradients(objective, checkpoints=run, out=out, batches=7)
-    with pytest.raises(StoreError, match="was begun with the weights of"):
-        ls.gradients(objective, checkpoints=run[:2], out=out, **options)
-    found = ls.gradients(objective, checkpoints=run, out=out, **options)
-    assert len(calls) == 4  # the second checkpoint again, and the third
-    for result in (found, ls.load(out)):
-        for field in dataclasses.fields(result):
-            if field.name != "provenance":
-                np.testing.assert_array_equal(getattr(result, field.name), getattr(reference, field.name))
-    told = ls.load(out).provenance
-    assert list(told["checkpoints"]) == [str(p) for p in run]
-    assert told["options"]["batches"] == options.get("batches")
-    with pytest.raises(StoreError, match="exists"):
-        ls.gradients(objective, checkpoints=run, out=out, **options)
-
-
-def test_progress_ends_with_all_that_there_is(run):
-    told = []
-    ls.gradients(CASES["mlp-norm"].objective(), checkpoints=run[:2], progress=lambda *a: told.append(a))
-    assert told[0] == (0, 2, str(run[0]))
-    assert told[-1] == (2, 2, "")
-    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
-
-
-def test_a_checkpoint_that_does_not_fit_is_named_before_anything_is_computed(run, tmp_path):
-    checkpoints.write(tmp_path / "other.pt", CASES["mlp-tanh"].objective().model.state_dict(), {})
-    told = []
-    with pytest.raises(InputError, match=r"other\.pt: the checkpoint does not fit the model"):
-        ls.gradients(
-            CASES["mlp-norm"].objective(),
-            checkpoints=[run[0], tmp_path / "other.pt"],
-            progress=lambda *a: told.append(a),
-        )
-    assert told == []
-
-
-def test_a_checkpoint_that_changes_meanwhile_is_named(run):
-    def change(done, total, text):
-        run[1].write_bytes(run[0].read_bytes())
-
-    with pytest.raises(InputError, match=r"epoch-1\.pt changed during the run"):
-        ls.gradients(CASES["mlp-norm"].objective(), checkpoints=run, progress=change)
-
-
-def test_a_checkpoint_with_nan_is_named(run, tmp_path):
-    state = CASES["mlp-norm"].objective().model.state_dict()
-    checkpoints.write(run[1], state | {"1.weight": state["1.weight"] * np.nan}, {})
-    with pytest.raises(NumericalError, match=r"epoch-1\.pt: 90 of the 90 values of 1\.weight are not finite"):
-        ls.gradients(CASES["mlp-norm"].objective(), checkpoints=run)
-
-
 class Overflowing(torch.autograd.Function):
     """Finite values whose gradient is not."""
 
@@ -566,11 +249,6 @@ def test_a_gradient_that_is_not_finite_is_refused(batches):
 def test_options_out_of_range_are_named(options, words):
     with pytest.raises(InputError, match=words):
         ls.gradients(CASES["mlp-tanh"].objective(), **options)
-
-
-def test_a_checkpoint_that_is_given_twice_is_named(run):
-    with pytest.raises(InputError, match=r"epoch-0\.pt is given twice"):
-        ls.gradients(CASES["mlp-norm"].objective(), checkpoints=[run[0], run[0]])
 
 
 def test_weight_decay_is_refused_as_it_is_in_curvature_only():

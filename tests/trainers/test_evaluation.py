@@ -1,0 +1,77 @@
+"""Evaluation of each class, and cosines of gradients."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toys import CPU, blobs, layered, linear, recipe, smooth
+
+from landscape.data import datasets
+from trainers import evaluation, gkp
+from trainers.loop import Trainer
+
+# Evaluation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_evaluation_is_per_class_and_does_not_depend_on_the_batch_size(batch_size):
+    model, samples = layered(), blobs()
+    found = evaluation.evaluate(model, samples, classifier="4", batch_size=batch_size)
+    assert model.training
+    model.eval()
+    with torch.no_grad():
+        features = model[:4](samples.inputs)
+        logits = model[4](features)
+    labels = torch.from_numpy(samples.labels)
+    values = nn.functional.cross_entropy(logits, labels, reduction="none")
+    right = logits.argmax(1) == labels
+    for c in range(3):
+        assert found.loss_per_class[c] == pytest.approx(values[labels == c].mean().item(), rel=1e-6)
+        assert found.accuracy_per_class[c] == right[labels == c].float().mean()
+    assert found.loss == pytest.approx(values.mean().item(), rel=1e-6)
+    torch.testing.assert_close(found.features, features)
+
+
+def test_a_class_without_samples_has_nan():
+    found = evaluation.evaluate(linear(), blobs(n_per_class=(2, 2, 0)))
+    assert np.isnan(found.accuracy_per_class).tolist() == [False, False, True]
+    assert np.isfinite(found.accuracy)
+
+
+def test_cosines_of_class_and_batch_gradients_are_those_of_a_loop():
+    model, samples = layered(), blobs()
+    found = evaluation.gradient_cosines(model, samples, batch_size=15, seed=0)
+    assert model.training
+    model.eval()
+    labels = torch.from_numpy(samples.labels)
+
+    def gradient(mask):
+        loss = nn.functional.cross_entropy(model(samples.inputs[mask]), labels[mask])
+        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+    whole = gradient(labels >= 0)
+    expected = [torch.cosine_similarity(gradient(labels == c), whole, dim=0).item() for c in range(3)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_batch_in_which_a_classs_gradient_is_zero_does_not_spoil_the_cosine_of_the_others():
+    """One sample a batch: its gradient is the batch's, but for samples that are fitted beyond float32."""
+    model = linear()
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3, 4))
+    inputs = torch.tensor([[1000.0, 0, 0, 0], [1, 0, 0, 0], [0, 1000, 0, 0], [0, 0, 1, 0]])
+    samples = datasets.from_dataset((inputs, torch.tensor([0, 0, 1, 2])), name="fitted", split="train")
+    found = evaluation.gradient_cosines(model, samples, batch_size=1, seed=0)
+    np.testing.assert_allclose(found, [1, np.nan, 1], rtol=1e-6)
+    with torch.no_grad():
+        model.bias.fill_(np.nan)
+    assert np.isnan(evaluation.gradient_cosines(model, samples, batch_size=1, seed=0)).all()
+
+
+@pytest.mark.parametrize("options", [{"sharpness": "gsa", "groups": 2}, {"sharpness": "gsa", "gkp": True, "groups": 2}])
+def test_a_step_of_one_sample_is_grouped_as_any_other(options):
+    """15 samples in batches of two: the last step has one."""
+    trainer = Trainer(recipe(batch_size=2, epochs=10, **options), smooth(), blobs(), device=CPU)
+    zero = torch.zeros(2, sum(p.numel() for n, p in trainer.model.named_parameters() if n in trainer.encoder))
+    trainer.regroup(np.array([0, 1, 1]), gkp.GKP(zero, zero, np.array([9, 6])) if "gkp" in options else None)
+    assert np.isfinite(trainer.run_epoch()["train_loss"])

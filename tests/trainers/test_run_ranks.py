@@ -1,0 +1,107 @@
+"""Several processes train as one does."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from ranks import variables
+from runs import WITH_TOYS, files, same, state
+from toys import CPU, batched, recipe, vectors
+
+from landscape.cli import main
+from trainers import loop
+
+# Ranks ------------------------------------------------------------------------------------------------------------
+
+SHARED = {
+    "ldam-drw": ["ldam-drw", "--model", "toys:smooth"],
+    "sam": ["sam", "--model", "toys:smooth"],
+    "gsa-gkp": ["gsa-gkp", "--model", "toys:smooth", "--groups", "2", "--group-after", "0.5"],
+    "batch-norm": ["ce", "--model", "toys:batched", "--schedule", "constant", "--warmup-epochs", "0"],
+}
+OF_ALL = ["--dataset", "toys:vectors", "--epochs", "5", "--batch-size", "6", "--device", "cpu", "-q", "-o"]
+RANK = """
+import os, sys
+import torch
+from landscape.cli import main
+from trainers import run
+
+close = run.Run.close
+
+def kept(self):
+    torch.save(self.trainer.model.state_dict(), f"{self.out}-{os.environ['RANK']}.pt")
+    close(self)
+
+run.Run.close = kept
+for line in sys.argv[1:]:
+    os.environ["MASTER_PORT"], *words = line.split()
+    if main(words):
+        sys.exit(f"failed: {line}")
+"""
+
+
+@pytest.fixture(scope="module")
+def two_ranks(made_once):
+    """The folder in which two processes have trained all of `SHARED`, and left the model of each rank."""
+
+    def train(folder):
+        lines = [
+            " ".join([variables()[0]["MASTER_PORT"], "train", *words, *OF_ALL, str(folder / name)])
+            for name, words in SHARED.items()
+        ]
+        command = [sys.executable, "-c", RANK, *lines]
+        pipes = {"stderr": subprocess.PIPE, "text": True}
+        started = [subprocess.Popen(command, env=WITH_TOYS | own, **pipes) for own in variables()]
+        for rank in started:
+            _, error = rank.communicate(timeout=120)
+            assert rank.returncode == 0, error
+
+    return made_once("ranks", train)
+
+
+@pytest.mark.slow  # two processes that import torch
+@pytest.mark.parametrize("name", ["ldam-drw", "sam", "gsa-gkp"])
+def test_two_ranks_do_what_one_does(two_ranks, tmp_path, name):
+    """Without batch norm and dropout a batch is the sum of its halves, whoever computes them."""
+    assert main(["train", *SHARED[name], *OF_ALL, str(tmp_path)]) == 0
+    one, two = state(tmp_path, "last.pt"), state(two_ranks / name, "last.pt")
+    for tensor in one:
+        torch.testing.assert_close(one[tensor], two[tensor], rtol=1e-4, atol=1e-5)
+    assert files(tmp_path) == files(two_ranks / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARED)
+def test_both_ranks_end_with_the_checkpoint(two_ranks, name):
+    for rank in range(2):
+        assert same(torch.load(two_ranks / f"{name}-{rank}.pt"), state(two_ranks / name, "last.pt"))
+
+
+@pytest.mark.slow
+def test_batch_norm_sees_its_ranks_slice_and_keeps_the_statistics_of_the_first(two_ranks):
+    """Two copies in one process: shared weights, a slice of each batch and running statistics for each copy."""
+    chosen = recipe(model="toys:batched", epochs=5, batch_size=6)
+    inputs, labels = vectors("train")
+    first, second = batched().train(), batched().train()
+    weights = dict(first.named_parameters())
+    options = {name: getattr(chosen, name) for name in ("lr", "momentum", "weight_decay")}
+    optimizer = torch.optim.SGD(weights.values(), **options)
+    apart = 0.0
+    for epoch in range(5):
+        with loop.seeded(CPU, chosen.seed, loop.SHUFFLE, epoch):
+            order = torch.randperm(15)
+        for batch in order.tensor_split(3):
+            optimizer.zero_grad()
+            for copy, mine in zip((first, second), batch.tensor_split(2), strict=True):
+                logits = torch.func.functional_call(copy, weights, inputs[mine])
+                (torch.nn.functional.cross_entropy(logits, labels[mine], reduction="sum") / len(batch)).backward()
+            optimizer.step()
+        theirs, ours = dict(second.named_buffers()), dict(first.named_buffers())
+        apart = max(apart, max((ours[n] - b).abs().max().item() for n, b in theirs.items()))
+        for name, buffer in theirs.items():
+            buffer.copy_(ours[name])
+    assert apart > 0.1  # the second rank's statistics were others
+    found = state(two_ranks / "batch-norm", "last.pt")
+    for name, expected in first.state_dict().items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,231 @@
+"""What a run cannot be made of, and what it says of what it could not do."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+from runs import METHODS, files
+from toys import begin, blobs, finish
+
+from landscape.cli import main
+from landscape.errors import DataError, InputError, NumericalError
+from landscape.networks import checkpoints, class_means, models
+from trainers import gkp, loop
+
+# What is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_diverged_run_leaves_the_earlier_one_as_it_was(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"precious")
+    with pytest.raises(NumericalError, match="not finite in epoch 1 of 2"):
+        finish(tmp_path, lr=1e30, warmup_epochs=0, overwrite=True)
+    assert files(tmp_path) == ["last.pt"]
+    assert (tmp_path / "last.pt").read_bytes() == b"precious"
+
+
+def test_a_run_that_diverges_late_keeps_its_last_good_epoch(tmp_path, monkeypatch):
+    run_epoch = loop.Trainer.run_epoch
+
+    def ruined(self, progress):
+        row = run_epoch(self, progress)
+        if self.epoch == 2:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+        return row
+
+    monkeypatch.setattr(loop.Trainer, "run_epoch", ruined)
+    with pytest.raises(NumericalError, match="the test loss is not finite after epoch 2 of 3"):
+        finish(tmp_path, epochs=3)
+    assert checkpoints.read(tmp_path / "last.pt").meta["epoch"] == 1
+
+
+def test_more_groups_than_classes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="groups=4 are more than the 3 classes of"):
+        begin(tmp_path, gkp=True, epochs=8)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_one_group_and_as_many_as_classes_work_with_a_class_of_one_sample(tmp_path, groups, monkeypatch):
+    """Class c is best in epoch c."""
+    measure, best = class_means.feature_quality, iter(np.eye(8, 3))
+
+    def peaks(*arguments, **options):
+        return dataclasses.replace(measure(*arguments, **options), quality=next(best))
+
+    monkeypatch.setattr(class_means, "feature_quality", peaks)
+    history = finish(tmp_path, **{**METHODS["gsa-gkp"], "groups": groups, "epochs": 8, "batch_size": 3})
+    assert np.isfinite(history.train_loss).all()
+    assert history.group[-1].max() == groups - 1
+
+
+def with_a_gap(split):
+    """The second of three classes has no training samples, the third none that are tested."""
+    samples = blobs((9, 0, 5) if split == "train" else (4, 4, 0), seed=int(split == "test"))
+    pairs = Pairs(zip(samples.inputs, samples.labels.tolist(), strict=True))
+    pairs.classes, pairs.class_counts = ["a", "b", "c"], [9, 0, 5]
+    return pairs
+
+
+def without_the_last(split):
+    pairs = with_a_gap("test")
+    pairs.class_counts = [4, 4, 0]
+    return pairs
+
+
+@pytest.mark.parametrize("dataset", [with_a_gap, without_the_last])
+def test_a_class_without_training_samples_is_trained_around_but_cannot_be_grouped(tmp_path, dataset):
+    options = {"dataset": f"{__name__}:{dataset.__name__}", "model": "toys:smooth"}
+    history = finish(tmp_path / "ce", **options)
+    assert (history.train_counts == 0).sum() == 1
+    right = (
+        history.eval_accuracy_per_class[-1][history.train_counts > 0] @ history.train_counts[history.train_counts > 0]
+    )
+    expected = right / history.train_counts.sum()
+    assert checkpoints.read(tmp_path / "ce" / "last.pt").meta["train_accuracy"] == pytest.approx(expected)
+    with pytest.raises(
+        InputError, match=r"class \d \([bc]\) of .* has no training samples: sharpness='gsa' and gkp=True"
+    ):
+        begin(tmp_path / "gsa", sharpness="gsa", groups=2, epochs=6, **options)
+    assert not (tmp_path / "gsa").exists()
+
+
+@pytest.mark.parametrize(("fisher_loss", "tau"), [("run", 1.0), ("ce", 0.0)])
+def test_the_fisher_information_is_of_the_loss_of_the_run(tmp_path, fisher_loss, tau, monkeypatch):
+    """Logit adjustment: the logits plus tau times the logarithm of each class's share."""
+    taken = []
+    measure = gkp.group_fisher
+
+    def watched(*arguments, **options):
+        taken.append(options["loss"])
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(gkp, "group_fisher", watched)
+    finish(tmp_path, loss="logit-adjust", fisher_loss=fisher_loss, **METHODS["gsa-gkp"])
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 2])
+    shares = torch.tensor([9.0, 5, 1]) / 15
+    expected = torch.nn.functional.cross_entropy(logits + tau * shares.log(), labels, reduction="none")
+    torch.testing.assert_close(taken[-1](logits, labels), expected)
+
+
+def test_fewer_groups_than_asked_for_are_said(tmp_path, monkeypatch, caplog):
+    """Every class is best in the latest epoch: all share one encoder."""
+    rising = iter(range(100))
+    measure = class_means.feature_quality
+
+    def rises(*arguments, **options):
+        return dataclasses.replace(measure(*arguments, **options), quality=np.full(3, float(next(rising))))
+
+    monkeypatch.setattr(class_means, "feature_quality", rises)
+    history = finish(tmp_path, **METHODS["gsa-gkp"])
+    assert (history.group[-1] == 0).all()
+    assert history.n_banked.tolist() == [1] * 6
+    assert history.n_groups[1:].tolist() == [1] * 5
+    assert history.pull_share[2:].tolist() == [0] * 4
+    assert "after epoch 2 the classes fall into 1 of groups=2" in caplog.messages[0]
+
+
+def test_the_only_grouping_is_repeated_until_there_are_several_groups(tmp_path, monkeypatch):
+    """All classes are best in epochs 1 to 4, the first alone in epoch 5, the second alone in epoch 6."""
+    rows = iter([*np.outer(np.arange(1, 5), np.ones(3)), [9, 0, 0], [0, 9, 0], *np.zeros((2, 3))])
+    measure = class_means.feature_quality
+
+    def settles(*arguments, **options):
+        return dataclasses.replace(measure(*arguments, **options), quality=np.array(next(rows), dtype=float))
+
+    monkeypatch.setattr(class_means, "feature_quality", settles)
+    history = finish(tmp_path, **{**METHODS["gsa-gkp"], "epochs": 8, "group_after": 0.0, "regroup_every": 0.0})
+    assert history.n_groups.tolist()[1:] == [1, 1, 1, 2, 2, 2, 2]
+    assert history.group[4:].tolist() == [history.group[4].tolist()] * 4  # once there are several they are kept
+    assert history.group[4, 0] != history.group[4, 1]
+
+
+def test_a_run_whose_gkp_did_nothing_says_so_at_its_end_and_in_info(tmp_path, capsys):
+    words = ["train", "gsa-gkp", "--dataset", "toys:vectors", "--model", "toys:layered", "--groups", "1", "--augment"]
+    words += ["none", "--epochs", "5", "--batch-size", "4", "--device", "cpu", "-o", str(tmp_path)]
+    assert main(words) == 0
+    ended = capsys.readouterr().out
+    assert main(["info", str(tmp_path / "history.h5")]) == 0
+    for text in (ended, capsys.readouterr().out):
+        assert "attention: all classes are in one group at the end" in text
+        assert "attention: GKP did nothing: the share of its pull in the gradient was 0 in all epochs" in text
+
+
+def test_bcl_needs_images(tmp_path):
+    with pytest.raises(InputError, match="has no uint8 images to augment"):
+        begin(tmp_path, loss="bcl", augment=None)
+
+
+def renamed(split):
+    samples = blobs()
+    pairs = Pairs(zip(samples.inputs, samples.labels.tolist(), strict=True))
+    pairs.class_counts = [9, 5, 1]
+    pairs.classes = ["a", "b", "c"] if split == "test" else ["a", "b", "d"]
+    return pairs
+
+
+class Pairs(list):
+    """A data set that may bear names."""
+
+
+def with_a_hole(split):
+    samples = blobs()
+    if split == "test":
+        samples.inputs[3, 1] = float("nan")
+    return samples.inputs, torch.from_numpy(samples.labels)
+
+
+def test_inputs_that_are_not_finite_are_named(tmp_path):
+    with pytest.raises(
+        DataError, match=r"1 of 15 samples of .* \(test\) hold what is not finite, first sample 3: leave"
+    ):
+        begin(tmp_path, dataset=f"{__name__}:with_a_hole")
+
+
+def numbers(split):
+    """Inputs of no axis but that of the samples."""
+    return blobs().inputs[:, 0], torch.from_numpy(blobs().labels)
+
+
+def test_inputs_that_are_single_numbers_are_looked_through_too(tmp_path):
+    begin(tmp_path, dataset=f"{__name__}:numbers", model=f"{__name__}:of_numbers").close()
+
+
+def of_numbers():
+    return torch.nn.Sequential(torch.nn.Unflatten(0, (-1, 1)), torch.nn.Linear(1, 3))
+
+
+def of_angles():
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), models.NormedLinear(8, 3))
+
+
+@pytest.mark.parametrize(("model", "said"), [("toys:layered", 1), ("toys:bare", 1), (f"{__name__}:of_angles", 0)])
+def test_margins_between_angles_on_logits_that_may_be_none_are_said(tmp_path, model, said, caplog):
+    begin(tmp_path, loss="ldam", model=model).close()
+    found = [m for m in caplog.messages if "loss='ldam' expects logits that are scaled cosines" in m]
+    assert len(found) == said
+
+
+def test_splits_with_other_classes_are_refused(tmp_path):
+    with pytest.raises(DataError, match="both must have the same"):
+        begin(tmp_path, dataset=f"{__name__}:renamed")
+
+
+def test_tensorboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="tensorboard=True needs the package tensorboard: pip install tensorboard"):
+        begin(tmp_path, tensorboard=True)
+
+
+def test_tensorboard_gets_each_epochs_scalars(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = finish(tmp_path, tensorboard=True)
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    for name in ("train_loss", "test_accuracy", "learning_rate"):
+        found = read.Scalars(name)
+        assert [event.step for event in found] == [1, 2]
+        np.testing.assert_allclose([event.value for event in found], getattr(history, name), rtol=1e-6)  # float32
+    assert "validation_accuracy" not in read.Tags()["scalars"]  # nan: there is no validation
