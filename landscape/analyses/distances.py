@@ -21,6 +21,7 @@ from torch import Tensor
 
 from landscape.autodiff import single_samples
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.trees import Tree
 from landscape.callables import checked
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
@@ -172,13 +173,13 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
             done += 1
             report(done / total)
 
-        def evaluate(point: Point, *, as_it_is: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        def evaluate(point: Point, *, as_it_is: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
             found = evaluator(point, as_it_is=as_it_is)
             advance()
             return found
 
         measured = [evaluate(point, as_it_is=True) for point in at]
-        loss, accuracy = (np.stack([m[k] for m in measured]) for k in range(2))
+        loss, accuracies = np.stack([values for values, _ in measured]), [a for _, a in measured if a is not None]
         ends = np.stack([evaluate(point)[0] for point in at]) if moved else loss
         barriers = np.full((len(at), len(at), len(parts)), 0.0 if barrier_points else np.nan)
         for i, j in pairs:
@@ -192,17 +193,15 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
             if given.curvature:
                 rises.append(_hessian_rises(objective, point, name, at, chosen))
                 advance()
-        counts = [objective.samples.class_counts[list(c)].sum() for c in parts.classes]
-        trained = np.array(counts or [objective.samples.class_counts.sum()] * len(parts))
         return Distances(
             runs=(run.name,),
             points=tuple(names),
             parts=parts.names,
             n_samples=evaluator.counts,
-            train_counts=trained,
+            train_counts=objective.trained,
             barrier=barriers[None],
             loss=loss[None],
-            accuracy=accuracy[None],
+            accuracy=np.stack(accuracies)[None] if accuracies else None,
             point_epoch=np.array([[epoch for _, epoch in run.points.values()]], dtype=np.float64),
             epoch=np.array([epoch for _, epoch in run.snapshots], dtype=np.float64),
             source=given.source,
@@ -307,8 +306,8 @@ def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> T
     own = _parts_of(objective, name)
     batches = (batch for p in own for batch in objective.batches(p))
 
-    def loss(outputs: Any, labels: Tensor) -> Tensor:
-        return objective.loss(objective.read(outputs), labels)
+    def loss(outputs: Any, targets: Tree) -> Tensor:
+        return objective.loss(objective.outputs.read(outputs), targets)
 
     with differentiable_attention():
         total = single_samples.squared_gradients(model, batches, loss, chosen.names)

@@ -71,14 +71,18 @@ def features(
         Quality and geometry at all checkpoints, in the order given.
 
     Raises:
-        InputError: an option out of its range, a checkpoint that does not fit, or a model without a linear layer with
-            an output for each class.
+        InputError: a task without classes, an option out of its range, a checkpoint that does not fit, or a model
+            without a linear layer with an output for each class.
         NumericalError: a feature is not finite.
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
 
     Source: equations S17 to S19 of "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026); Papyan,
     Han and Donoho 2020.
     """
+    if objective.task.name != "classification":
+        raise InputError(
+            f"features are compared class by class, and the task is {objective.task.name}: they need a task of classes"
+        )
     if not 0 <= beta < math.inf:
         raise InputError(f"{arg('beta')} must be a finite number, at least 0, got {beta:g}")
     if cache_bytes < 0:
@@ -174,7 +178,7 @@ def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> It
     """Run the network over all samples, whatever parts they are in."""
     for index in torch.split(torch.arange(len(objective.samples)), objective.batch_size):
         inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
-        logits = objective.read(model(inputs))
+        logits = objective.logits_of(model, inputs)
         yield _Batch(
             features=tap.features.clone(),  # it may be a view that keeps all activations in memory
             labels=labels,

@@ -116,7 +116,6 @@ def gradients(
             else:
                 drawn = list(islice(_drawn(here, size, seed), batches))
                 found = _over_batches(here, drawn, cache_bytes, report)
-        counts, classes = objective.samples.class_counts, objective.partition.classes or [()] * len(objective.partition)
         return Gradients(
             **{name: np.asarray(value)[None] for name, value in found.items()},
             points=(point.name,),
@@ -125,7 +124,7 @@ def gradients(
             parts=objective.partition.names,
             layers=tuple(objective.layout.layers),
             n_samples=objective.counts,
-            train_counts=np.array([counts[list(c)].sum() if c else counts.sum() for c in classes]),
+            train_counts=objective.trained,
             size=objective.layout.size,
             batch_size=0 if batches is None else size,
             provenance=about,
@@ -147,16 +146,7 @@ def _at(objective: Objective, snapshot: Snapshot, read: Mapping[str, Any]) -> Ob
     """Return the objective with a checkpoint's weights."""
     if snapshot.path is None:
         return objective
-    return Objective.build(
-        gram.trainable(snapshots.network(objective, snapshot, **read), objective.layout),
-        objective.samples,
-        loss=objective.loss,
-        partition=objective.partition,
-        device=objective.device,
-        dtype=objective.dtype,
-        batch_size=objective.batch_size,
-        logits_index=objective.logits_index,
-    )
+    return objective.at(snapshots.network(objective, snapshot, **read))
 
 
 # Numbers of one checkpoint --------------------------------------------------------------------------------------------

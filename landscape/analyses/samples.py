@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff import trees
 from landscape.curvature import rows
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Kind
 from landscape.curvature.rows import Lengths, Rows
 from landscape.errors import InputError
+from landscape.networks.tasks import Task
 from landscape.objective.draws import Drawn
 from landscape.objective.objective import Objective
 from landscape.results import inference
@@ -74,7 +76,8 @@ class Samples:
     @property
     def labels(self) -> np.ndarray:
         """Classes of the samples, (n,)."""
-        return self.lengths.labels.numpy() if self.drawn is None else self.drawn.labels[self.members]
+        found: np.ndarray = self.objective.samples.labels if self.drawn is None else self.drawn.labels
+        return found[self.members]
 
     @property
     def factors(self) -> np.ndarray:
@@ -205,8 +208,8 @@ def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> d
         "uncertainty": float(known.weights @ known.uncertainty),
         "sample_index": found.index.astype(float),
         "sample_weight": known.weights * found.factors,
-        "sample_label": found.labels.astype(float),
-        "sample_prediction": _predictions(known),
+        "sample_label": np.where(found.labels < 0, np.nan, found.labels),
+        "sample_prediction": _predictions(known, found.objective.task),
         "sample_loss": _losses(found) / found.factors,
         "sample_uncertainty": known.uncertainty / found.factors,
         "sample_trace": known.traces / found.factors,
@@ -303,8 +306,8 @@ def _stderr(known: Lengths, values: np.ndarray) -> float:
     return inference.stderr(inference.draws(values, known.weights))
 
 
-def _predictions(known: Lengths) -> np.ndarray:
-    if known.logits.ndim == 1:  # of the empirical Fisher: losses
+def _predictions(known: Lengths, task: Task) -> np.ndarray:
+    if known.logits.ndim == 1 or task.name != "classification":  # of the empirical Fisher: losses
         return np.full(len(known.weights), np.nan)
     return known.logits.argmax(1).numpy().astype(float)
 
@@ -316,4 +319,5 @@ def _losses(found: Samples) -> np.ndarray:
     objective = found.objective
     with torch.no_grad():
         z = known.logits.to(objective.device, objective.dtype)
-        return objective.loss(z, known.labels.to(objective.device)).double().cpu().numpy()
+        targets = trees.to(known.targets, objective.device, objective.dtype)
+        return objective.loss(z, targets).double().cpu().numpy()

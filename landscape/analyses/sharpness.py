@@ -119,7 +119,6 @@ def _run(objective: Objective, options: Options, journal: Journal | None, progre
     centre, noisy = _under_noise(evaluator, draw, options, journal, progress)
     brackets = _brackets(evaluator, draw, options.draws, 2 * centre, journal, progress)
     del evaluator  # with its inputs, which the parts do not need
-    counts, classes = objective.samples.class_counts, objective.partition.classes
     names = {f"around {name}": p for p, name in enumerate(objective.partition.names)}
 
     def compute(unit: str, report: Callable[[float], None]) -> Sharpness:
@@ -135,9 +134,9 @@ def _run(objective: Objective, options: Options, journal: Journal | None, progre
         return Sharpness(
             parts=(objective.partition.names[p],),
             n_samples=objective.counts[[p]],
-            train_counts=np.array([counts[list(classes[p])].sum() if classes else counts.sum()]),
+            train_counts=objective.trained[[p]],
             loss=here.loss[[p]],
-            accuracy=here.accuracy[[p]],
+            accuracy=None if here.accuracy is None else here.accuracy[[p]],
             first_order_rise=np.array([first]),
             worst_rise=np.array([worst]),
             noise_rise=np.array([rise[0]]),

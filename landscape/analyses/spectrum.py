@@ -410,16 +410,16 @@ def _ends(
 
 
 def _facts(objective: Objective) -> Facts:
-    evaluation, counts = objective.evaluation, objective.samples.class_counts
+    evaluation = objective.evaluation
 
-    def of(name: str) -> dict[str, np.ndarray]:
-        part, classes = objective.part(name), objective.partition.classes
+    def of(name: str) -> dict[str, np.ndarray | None]:
+        part = objective.part(name)
         return {
             "n_samples": np.array([objective.counts[part]]),
             "n_used": np.array([len(objective.members[part])]),
-            "train_counts": np.array([counts[list(classes[part])].sum() if classes else counts.sum()]),
+            "train_counts": objective.trained[[part]],
             "loss": evaluation.loss[[part]],
-            "accuracy": evaluation.accuracy[[part]],
+            "accuracy": None if evaluation.accuracy is None else evaluation.accuracy[[part]],
         }
 
     return of
@@ -454,9 +454,9 @@ def _sample_by_sample(objective: Objective, kind: Kind, options: Options) -> boo
     if not (by_rows or options.sampling_errors):
         return False
     reason = of_samples.refusal(objective, kind)
-    n_classes, products = len(objective.samples.class_names), options.n_steps * options.n_probes
-    if reason is None and options.method != "rows" and n_classes > products:
-        reason = f"{n_classes} backward passes are more than {products} products"
+    size, products = objective.outputs.size, options.n_steps * options.n_probes
+    if reason is None and options.method != "rows" and size > products:
+        reason = f"{size} backward passes are more than {products} products"
     if reason is None:
         return True
     if options.method == "rows":

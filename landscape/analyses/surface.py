@@ -239,13 +239,16 @@ def compute(
             name="marks as on the surface",
         ).loss
     n_parts = len(objective.partition)
-    loss, accuracy = (np.full((n_parts, len(y), len(x)), np.nan) for _ in range(2))
+    loss = np.full((n_parts, len(y), len(x)), np.nan)
+    accuracy = None if objective.correct is None else np.full_like(loss, np.nan)
     computed = np.zeros((len(y), len(x)), dtype=bool)
 
     def fill(numbers: Sequence[int], name: str) -> None:
         found = evaluate(evaluator, numbers, on_plane, journal=journal, progress=progress, name=name)
         rows, columns = np.divmod(found.point, len(x))
-        loss[:, rows, columns], accuracy[:, rows, columns] = found.loss.T, found.accuracy.T
+        loss[:, rows, columns] = found.loss.T
+        if accuracy is not None and found.accuracy is not None:
+            accuracy[:, rows, columns] = found.accuracy.T
         computed[rows, columns] = True
 
     if options.refine is None:
@@ -258,10 +261,8 @@ def compute(
     where = grid.Grid(
         xcoordinates=x, ycoordinates=y, unit_length=along.unit_length, cosine=along.cosine, computed=computed
     )
-    samples, classes = objective.samples, objective.partition.classes
-    trained = [samples.class_counts[list(c)].sum() for c in classes] or [samples.class_counts.sum()] * n_parts
     invalid = _invalid_variances(along, evaluator, axes, computed)
-    guessing = len(samples.class_names) if objective.source["loss"] == "ce" else None
+    guessing = len(objective.samples.class_names) if objective.source["loss"] == "ce" else None
     found = grid.summary(
         where,
         parts=objective.partition.names,
@@ -281,7 +282,7 @@ def compute(
     return {
         "parts": objective.partition.names,
         "n_samples": evaluator.counts,
-        "train_counts": np.array(trained),
+        "train_counts": objective.trained,
         "xcoordinates": x,
         "ycoordinates": y,
         "loss": loss,
@@ -289,7 +290,7 @@ def compute(
         "computed": computed,
         "variance_invalid": invalid,
         "centre_loss": true.loss[0],
-        "centre_accuracy": true.accuracy[0],
+        "centre_accuracy": None if true.accuracy is None else true.accuracy[0],
         "axes": along.axes,
         "unit_length": along.unit_length,
         "explained": np.array(along.explained or [np.nan] * len(along.axes)),
@@ -298,7 +299,7 @@ def compute(
         "mark_position": np.array([position for position, _ in placed]).reshape(len(marks), len(along.axes)),
         "mark_distance": np.array([distance for _, distance in placed]),
         "mark_loss": true.loss[1:],
-        "mark_accuracy": true.accuracy[1:],
+        "mark_accuracy": None if true.accuracy is None else true.accuracy[1:],
         "mark_policy_loss": policy,
         "batch_norm": options.batch_norm,
         "provenance": {**about, "n_classes": guessing, "fast_pass": evaluator.traced},

@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from landscape.autodiff import trees
 from landscape.autodiff.tracing import NotTraceableError, channels_last, reuse_memory, stages, trace
+from landscape.autodiff.trees import Tree
 from landscape.errors import InputError, arg
 
 log = logging.getLogger(__name__)
 
-Logits = Callable[[tuple[Tensor, ...], Tensor], Tensor]
-"""(tensors of the state, inputs (B, ...)) -> logits (B, C)."""
+Logits = Callable[[tuple[Tensor, ...], Tree], Tensor]
+"""(tensors of the state, inputs) -> logits (B, C)."""
 
 _ATEN = torch.ops.aten
 
@@ -36,21 +38,22 @@ class Forward:
     _logits: Logits
     _graphs: tuple[fx.GraphModule, fx.GraphModule] | None  # of the weights, of a batch; None: not traced
     _dtype: torch.dtype  # of what runs for each batch
+    _shape: Any = None  # of the inputs that were traced
 
     @property
     def traced(self) -> bool:
         """Say whether this is the fast pass, or the plain one."""
         return self._graphs is not None
 
-    def at(self, state: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    def at(self, state: Sequence[Tensor]) -> Callable[[Tree], Tensor]:
         """Fix the weights.
 
         Args:
             state: tensors in the order that `forward` was given them in.
 
         Returns:
-            A function of inputs (B, ...) that returns logits (B, C); the plain one where a weight, or what follows
-            from the weights alone, is not finite.
+            A function of inputs that returns logits (B, C); the plain one where a weight, or what follows from the
+            weights alone, is not finite, and for inputs of other shapes than those that were traced.
         """
         given = tuple(state)
         if self._graphs is None:
@@ -61,21 +64,23 @@ class Forward:
         fixed = [_convolved(_cast(t, self._dtype)) for t in folded]
         batch = self._graphs[1]
 
-        def logits(inputs: Tensor) -> Tensor:
-            found: list[Tensor] = batch.forward(*fixed, _cast(inputs, self._dtype))
+        def logits(inputs: Tree) -> Tensor:
+            if trees.shape(inputs) != self._shape:
+                return self._logits(given, inputs)
+            found: list[Tensor] = batch.forward(*fixed, *(_cast(t, self._dtype) for t in trees.leaves(inputs)))
             return found[0].to(given[0].dtype)
 
         return logits
 
 
 @torch.no_grad()
-def forward(logits: Logits, state: Sequence[Tensor], inputs: Tensor, *, bf16: bool = False) -> Forward:
+def forward(logits: Logits, state: Sequence[Tensor], inputs: Tree, *, bf16: bool = False) -> Forward:
     """Prepare the forward pass of a network.
 
     Args:
         logits: the network in eval mode, as a function of its state.
         state: its parameters and floating-point buffers at some point.
-        inputs: (B, ...) an example, by which the traced pass is checked against the plain one.
+        inputs: an example, by which the traced pass is checked against the plain one.
         bf16: run batches in bfloat16. The weights are folded in their own precision before. Opt-in: on a CPU with
             native bfloat16 it is twice as fast, and losses are off by some 1e-3 of themselves.
 
@@ -87,10 +92,12 @@ def forward(logits: Logits, state: Sequence[Tensor], inputs: Tensor, *, bf16: bo
     """
     given = tuple(state)
     expected = logits(given, inputs)
-    reason = "its inputs are not floating-point numbers" if bf16 and not inputs.is_floating_point() else ""
+    short_inputs = all(t.is_floating_point() for t in trees.leaves(inputs))
+    reason = "its inputs are not floating-point numbers" if bf16 and not short_inputs else ""
     for fuse in (True, False) if not reason else ():
         try:
-            found = Forward(logits, _graphs(logits, given, inputs, fuse=fuse), given[0].dtype)
+            graphs = _graphs(logits, given, inputs, fuse=fuse)
+            found = Forward(logits, graphs, given[0].dtype, trees.shape(inputs))
             if not _agree(found.at(given)(inputs), expected, given[0].dtype):
                 reason = "the traced pass gives other logits"
                 continue
@@ -99,7 +106,7 @@ def forward(logits: Logits, state: Sequence[Tensor], inputs: Tensor, *, bf16: bo
                 continue
             if not bf16:
                 return found
-            short = Forward(logits, found._graphs, torch.bfloat16)
+            short = Forward(logits, graphs, torch.bfloat16, trees.shape(inputs))
             if _agree(short.at(given)(inputs), expected, torch.bfloat16):
                 return short
             reason = "logits in bfloat16 are far off"
@@ -125,11 +132,11 @@ def _agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     return bool((found - expected).abs().max() <= _TOLERANCE[dtype] * scale)
 
 
-def _keeps_holes(found: Forward, state: tuple[Tensor, ...], inputs: Tensor) -> bool:
+def _keeps_holes(found: Forward, state: tuple[Tensor, ...], inputs: Tree) -> bool:
     """Say whether inputs that are nan give logits that are nan wherever the plain pass has nan."""
-    if not inputs.is_floating_point():
+    if not all(t.is_floating_point() for t in trees.leaves(inputs)):
         return True
-    holes = torch.full_like(inputs, torch.nan)
+    holes = trees.mapped(lambda t: torch.full_like(t, torch.nan), inputs)
     return bool((found.at(state)(holes).isnan() | ~found._logits(state, holes).isnan()).all())
 
 
@@ -142,13 +149,13 @@ def _convolved(t: Any) -> Any:
 
 
 def _graphs(
-    logits: Logits, state: tuple[Tensor, ...], inputs: Tensor, *, fuse: bool
+    logits: Logits, state: tuple[Tensor, ...], inputs: Tree, *, fuse: bool
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
-    def function(state: tuple[Tensor, ...], inputs: Tensor) -> Tensor:  # a method has one argument too many for fx
+    def function(state: tuple[Tensor, ...], inputs: Tree) -> Tensor:  # a method has one argument too many for fx
         return logits(state, inputs)
 
-    weights, batch = stages(trace(function, state, (inputs,)), (len(state), 1))
-    if fuse and inputs.device.type == "cpu" and inputs.dtype == torch.float32:
+    weights, batch = stages(trace(function, state, (inputs,)), (len(state), len(trees.leaves(inputs))))
+    if fuse and trees.device(inputs).type == "cpu" and state[0].dtype == torch.float32:
         _fuse(batch.graph)
     reuse_memory(batch.graph)
     batch.recompile()

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from landscape.autodiff import trees
 from landscape.autodiff.tracing import reuse_memory, stages, trace
+from landscape.autodiff.trees import Tree
 
-Product = Callable[[tuple[Tensor, ...], Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
-"""(theta, inputs, labels, v) -> the product summed over the batch, in tensors of the parameters' shapes."""
+Product = Callable[[tuple[Tensor, ...], Tree, Tree, tuple[Tensor, ...]], tuple[Tensor, ...]]
+"""(theta, inputs, targets, v) -> the product summed over the batch, in tensors of the parameters' shapes."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,18 @@ class Linearized:
     _residuals: fx.GraphModule
     _tangent: fx.GraphModule
 
-    def residuals(self, inputs: Tensor, labels: Tensor) -> tuple[Any, ...]:
+    def residuals(self, inputs: Tree, targets: Tree) -> tuple[Any, ...]:
         """Compute all that a product with this batch needs and that does not depend on the vector.
 
         Args:
-            inputs: (B, ...).
-            labels: (B,).
+            inputs: of the batch, in the structure and the shapes that were traced.
+            targets: the same.
 
         Returns:
             Tensors and integers to hand to `product`.
         """
         with torch.no_grad():
-            found: tuple[Any, ...] = self._residuals.forward(*self.shared, inputs, labels)
+            found: tuple[Any, ...] = self._residuals.forward(*self.shared, *trees.leaves((inputs, targets)))
         return found
 
     def product(self, residuals: Sequence[Any], v: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -65,14 +67,14 @@ def n_bytes(values: Iterable[Any]) -> int:
     return sum(storages.values())
 
 
-def linearize(product: Product, theta: tuple[Tensor, ...], inputs: Tensor, labels: Tensor) -> Linearized:
+def linearize(product: Product, theta: tuple[Tensor, ...], inputs: Tree, targets: Tree) -> Linearized:
     """Trace a product and split it by what it depends on.
 
     Args:
-        product: a function of (theta, inputs, labels, v) that `torch.func` can transform.
+        product: a function of (theta, inputs, targets, v) that `torch.func` can transform.
         theta: the point.
-        inputs: (B, ...) an example batch with at least one sample.
-        labels: (B,).
+        inputs: an example batch with at least one sample.
+        targets: the same samples'.
 
     Returns:
         The stages at this point.
@@ -81,8 +83,8 @@ def linearize(product: Product, theta: tuple[Tensor, ...], inputs: Tensor, label
         NotTraceableError: the model has control flow that depends on data, an operation without a forward-mode
             derivative, or in-place changes that cannot be undone.
     """
-    traced = trace(product, theta, (inputs, labels), tuple(torch.ones_like(t) for t in theta))
-    graphs = stages(traced, (len(theta), 2, len(theta)))
+    traced = trace(product, theta, (inputs, targets), tuple(torch.ones_like(t) for t in theta))
+    graphs = stages(traced, (len(theta), len(trees.leaves((inputs, targets))), len(theta)))
     with torch.no_grad():
         shared: tuple[Tensor, ...] = graphs[0].forward(*theta)
     reuse_memory(graphs[2].graph)

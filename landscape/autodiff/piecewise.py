@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.autodiff.tracing import graph_of
+from landscape.autodiff.trees import Tree
 from landscape.errors import one_line
 
 _ATEN = torch.ops.aten
@@ -51,9 +52,9 @@ _NORM_TRAINS = {_ATEN.native_batch_norm: 5, _ATEN.cudnn_batch_norm: 5}
 
 
 def obstacle(
-    function: Callable[[Sequence[Tensor], Tensor], Tensor],
+    function: Callable[[Sequence[Tensor], Tree], Tensor],
     theta: Sequence[Tensor],
-    inputs: Tensor,
+    inputs: Tree,
     model: nn.Module | None = None,
 ) -> str | None:
     """Say what keeps a function from being known to be piecewise linear in each entry of its parameters.
@@ -63,7 +64,7 @@ def obstacle(
     Args:
         function: (theta, inputs) -> logits, such as `Objective.logits`.
         theta: the parameters.
-        inputs: (B, ...) an example batch.
+        inputs: of an example batch.
         model: called by the function; its module is named in which the operation stands.
 
     Returns:
@@ -108,9 +109,9 @@ def _name(target: Any) -> str:
 
 
 def _place(
-    function: Callable[[Sequence[Tensor], Tensor], Tensor],
+    function: Callable[[Sequence[Tensor], Tree], Tensor],
     theta: Sequence[Tensor],
-    inputs: Tensor,
+    inputs: Tree,
     model: nn.Module | None,
     name: str,
     number: int,

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from landscape.autodiff import per_sample
-from landscape.autodiff.called import functional_call
+from landscape.autodiff import called, per_sample, trees
 from landscape.autodiff.per_sample import NORMS, Call, at_outputs, of_norm, parameters_of, recorded, used_otherwise
+from landscape.autodiff.trees import Tree
 from landscape.errors import one_line
 
 log = logging.getLogger(__name__)
 
-Read: TypeAlias = Callable[[Any, Tensor], Tensor]
-"""(outputs of the model, labels (B,)) -> one value per sample, (B,), or several, (B, C)."""
+Read: TypeAlias = Callable[[Any, Tree], Tensor]
+"""(outputs of the model, targets) -> one value per sample, (B,), or several, (B, C)."""
 
 _SINGLE = (nn.Conv2d, nn.Linear, *NORMS)  # layers with a formula for each sample
 _ENTRIES = 2**25  # numbers that the gradients of single samples may take at a time: 128 MiB in float32
@@ -45,8 +45,8 @@ class Recorded:
 
     values: Tensor  # (B,) or (B, C), with their graph
     _model: nn.Module
-    _inputs: Tensor
-    _labels: Tensor
+    _inputs: Tree
+    _targets: Tree
     _read: Read
     _chosen: dict[str, Tensor]
     _calls: list[Call]
@@ -129,16 +129,18 @@ class Recorded:
             return
         chosen = {name: self._model.get_parameter(name).detach() for name in self._rest}
 
-        def one(values: dict[str, Tensor], x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-            return (self._read(functional_call(self._model, values, (x[None],)), y[None])[0] * seed).sum()
+        def one(values: dict[str, Tensor], x: Tree, y: Tree, seed: Tensor) -> Tensor:
+            x, y = (trees.mapped(lambda t: t[None], tree) for tree in (x, y))
+            return (self._read(called.functional_call(self._model, values, x), y)[0] * seed).sum()
 
         each = vmap(grad(one), in_dims=(None, 0, 0, 0))
         size = max(1, _ENTRIES // sum(p.numel() for p in chosen.values()))
-        for start in range(0, len(self._inputs), size):
+        for start in range(0, len(self.values), size):
             piece = slice(start, start + size)
+            x, y = trees.take(self._inputs, piece), trees.take(self._targets, piece)
             with torch.no_grad():
                 try:
-                    found: dict[str, Tensor] = each(chosen, self._inputs[piece], self._labels[piece], seeds[piece])
+                    found: dict[str, Tensor] = each(chosen, x, y, seeds[piece])
                 except Exception as error:  # recurrent layers and others that vmap has no rule for
                     log.info("gradients of samples are taken one by one, because %s", one_line(error))
                     found = self._one_by_one(piece, seeds)
@@ -150,16 +152,17 @@ class Recorded:
         """Return the gradients of some samples by each of the other parameters, by a backward pass for each sample."""
         chosen = [self._model.get_parameter(name) for name in self._rest]
         rows = []
-        for x, y, seed in zip(self._inputs[piece], self._labels[piece], seeds[piece], strict=True):
-            value = (self._read(self._model(x[None]), y[None])[0] * seed).sum()
+        some = (trees.each(trees.take(tree, piece)) for tree in (self._inputs, self._targets))
+        for x, y, seed in zip(*some, seeds[piece], strict=True):
+            value = (self._read(called.call(self._model, x), y)[0] * seed).sum()
             rows.append(torch.autograd.grad(value, chosen, materialize_grads=True))
         return dict(zip(self._rest, map(torch.stack, zip(*rows, strict=True)), strict=True))
 
 
 def record(
     model: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Tree,
+    targets: Tree,
     read: Read,
     params: Sequence[str] | None = None,
     *,
@@ -168,9 +171,9 @@ def record(
     """Run a model on a batch and keep what the gradients of its samples need.
 
     Args:
-        model: inputs (B, ...) -> outputs, in eval mode; the parameters require a gradient.
-        inputs: (B, ...), on the model's device.
-        labels: (B,), for `read`.
+        model: inputs -> outputs, in eval mode; the parameters require a gradient.
+        inputs: of B samples, on the model's device.
+        targets: of the samples, for `read`.
         read: values of each sample, which depend on the parameters through the outputs alone.
         params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
         first: layers with the batch along their first axis, as `batch_first` returns them; None finds them anew.
@@ -182,32 +185,32 @@ def record(
         InputError: a parameter does not exist, a layer couples samples in eval mode too, or the values do not fit.
     """
     chosen = parameters_of(model, params)
-    first = batch_first(model, inputs, labels, read) if first is None else first
-    values, calls = recorded(model, lambda: read(model(inputs), labels), _SINGLE, first)
-    return Recorded(values, model, inputs, labels, read, chosen, calls, used_otherwise(values, calls, chosen))
+    first = batch_first(model, inputs, targets, read) if first is None else first
+    values, calls = recorded(model, lambda: read(called.call(model, inputs), targets), _SINGLE, first)
+    return Recorded(values, model, inputs, targets, read, chosen, calls, used_otherwise(values, calls, chosen))
 
 
-def batch_first(model: nn.Module, inputs: Tensor, labels: Tensor, read: Read) -> frozenset[nn.Module]:
+def batch_first(model: nn.Module, inputs: Tree, targets: Tree, read: Read) -> frozenset[nn.Module]:
     """Find the layers that have the batch along the first axis of their inputs; arguments as for `record`."""
 
     def values(n: int) -> Tensor:
-        some = torch.arange(n, device=inputs.device) % len(inputs)
-        return read(model(inputs[some]), labels[some])
+        some = torch.arange(n, device=trees.device(inputs)) % trees.size(inputs)
+        return read(called.call(model, trees.take(inputs, some)), trees.take(targets, some))
 
     return per_sample.batch_first(model, values, _SINGLE)
 
 
 def squared_gradients(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Read, params: Sequence[str] | None = None
+    model: nn.Module, batches: Iterable[tuple[Tree, Tree]], loss: Read, params: Sequence[str] | None = None
 ) -> Tensor:
     """Return the sum over samples of each one's squared gradient: N times the diagonal of the empirical Fisher matrix.
 
     The model runs in eval mode, in which it is left as it was. Memory for gradients of single samples is bounded.
 
     Args:
-        model: inputs (B, ...) -> outputs.
-        batches: inputs (B, ...) and labels (B,), on the model's device.
-        loss: (outputs, labels) -> (B,), which depends on the parameters through the outputs alone.
+        model: inputs -> outputs.
+        batches: inputs and targets, on the model's device.
+        loss: (outputs, targets) -> (B,), which depends on the parameters through the outputs alone.
         params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
 
     Returns:
@@ -223,14 +226,14 @@ def squared_gradients(
     modes = {m: m.training for m in model.modules()}
     model.eval()
     try:
-        first: dict[torch.Size, frozenset[nn.Module]] = {}
-        for inputs, labels in batches:
-            layers = first.get(inputs.shape[1:])
+        first: dict[Any, frozenset[nn.Module]] = {}
+        for inputs, targets in batches:
+            layers = first.get(trees.shape(inputs))
             if layers is None:
-                layers = batch_first(model, inputs, labels, loss)
-                if len(inputs) > 2:  # samples that differ show the order too
-                    first[inputs.shape[1:]] = layers
-            found = record(model, inputs, labels, loss, params, first=layers)
+                layers = batch_first(model, inputs, targets, loss)
+                if trees.size(inputs) > 2:  # samples that differ show the order too
+                    first[trees.shape(inputs)] = layers
+            found = record(model, inputs, targets, loss, params, first=layers)
             for name, squares in found.squares(torch.ones_like(found.values)):
                 places[name] += squares
     finally:

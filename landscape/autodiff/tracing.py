@@ -20,6 +20,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from landscape.autodiff import trees
+from landscape.autodiff.trees import Tree
+
 TRACE_SIZES = (11, 13, 17, 19, 23, 29)
 """Batch sizes to trace at: primes, so that the integers in a graph that stand for the batch size can be told."""
 
@@ -29,16 +32,16 @@ class NotTraceableError(Exception):
 
 
 def trace(
-    function: Callable[..., Any], state: tuple[Tensor, ...], batch: tuple[Tensor, ...], *rest: Any
+    function: Callable[..., Any], state: tuple[Tensor, ...], batch: tuple[Tree, ...], *rest: Any
 ) -> fx.GraphModule:
     """Bring a function into a graph that fits batches of any size.
 
     Images are laid out as convolutions like it, by the graph itself, unless the function needs them as they are.
 
     Args:
-        function: takes the state, the tensors of the batch, and the rest.
+        function: takes the state, what the batch holds, and the rest.
         state: tensors that do not depend on the batch.
-        batch: an example with at least one sample, inputs (B, ...) first.
+        batch: an example with at least one sample, inputs first; each of any structure, see trees.py.
         rest: further arguments, none of which knows the batch size.
 
     Returns:
@@ -48,14 +51,15 @@ def trace(
         NotTraceableError: the model has control flow or shapes that depend on data, an operation that cannot be
             traced, or in-place changes that cannot be undone.
     """
-    size = _trace_size(state, batch[0])
-    repeat = torch.arange(size, device=batch[0].device) % len(batch[0])
-    example = (state, *(t[repeat] for t in batch), *rest)
+    inputs = batch[0]
+    size = _trace_size(state, batch)
+    repeat = torch.arange(size, device=trees.device(inputs)) % trees.size(inputs)
+    example = (state, *(trees.take(t, repeat) for t in batch), *rest)
 
     def laid_out(state: tuple[Tensor, ...], inputs: Tensor, *others: Any) -> Any:
         return function(state, channels_last(inputs), *others)
 
-    if batch[0].ndim != 4:
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
         traced = _graph(function, example)
     else:
         try:
@@ -201,8 +205,8 @@ def channels_last(inputs: Tensor) -> Tensor:
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
-def _trace_size(state: Sequence[Tensor], inputs: Tensor) -> int:
-    taken = [n for t in state for n in t.shape] + list(inputs.shape[1:])
+def _trace_size(state: Sequence[Tensor], batch: tuple[Tree, ...]) -> int:
+    taken = [n for t in state for n in t.shape] + [n for t in trees.leaves(batch) for n in t.shape[1:]]
     for size in TRACE_SIZES:
         if all(n % size for n in taken):
             return size

@@ -87,7 +87,11 @@ def introduce(console: Console, objective: Objective) -> None:
     )
     for note in source.get("checkpoint_notes", ()):
         console.note(f"weights: {note}")
-    console.note(f"accuracy {100 * accuracy:.2f} %, mean loss {loss:.4f} ({source['loss']})")
+    for note in getattr(samples, "notes", ()):
+        console.note(f"data: {note}")
+    numbers = [] if accuracy is None else [f"accuracy {100 * accuracy:.2f} %"]
+    numbers += [f"{name} {value:.4g}" for name, value in found.whole.items()]
+    console.note(", ".join([*numbers, f"mean loss {loss:.4f} ({source['loss']})"]))
 
 
 def checkpoint_list(text: str, *, ckpt_key: str | None = None, trust_pickle: bool = False) -> list[tuple[Path, float]]:

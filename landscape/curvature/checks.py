@@ -24,9 +24,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from landscape.autodiff import trees
 from landscape.autodiff.backward import Tensors, inner, norm, pull, second
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.curvature.kinds import Batch, Functions, Kind
+from landscape.autodiff.trees import Tree
+from landscape.curvature.kinds import Batch, Factors, Functions, Kind, Losses
+from landscape.errors import NumericalError, arg
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +41,14 @@ _BESIDE = 1e-3
 """How far off kinks are left, as a share of the point's length."""
 
 
+_OUTPUTS = 3  # random outputs at which a loss is looked at: at the model's own it may be flat, as where it is fitted
+
+
 def some_of(batch: Batch, n: int) -> Batch:
     """Return a few samples from all over a batch: its first, its last, and some between."""
-    size = len(batch[1])
-    index = torch.linspace(0, size - 1, min(n, size), device=batch[1].device).round().long()
-    return batch[0][index], batch[1][index]
+    size = trees.size(batch)
+    index = torch.linspace(0, size - 1, min(n, size), device=trees.device(batch)).round().long()
+    return trees.take(batch[0], index), trees.take(batch[1], index)
 
 
 def fault_of_second_derivative(kind: Kind, functions: Functions, theta: Tensors, batch: Batch) -> str | None:
@@ -62,7 +68,7 @@ def fault_of_second_derivative(kind: Kind, functions: Functions, theta: Tensors,
     """
     # The batch is looked at several times, and a model may overwrite its inputs.
     logits = functions.logits
-    functions = replace(functions, logits=lambda t, inputs: logits(t, inputs.clone()))
+    functions = replace(functions, logits=lambda t, inputs: logits(t, trees.clone(inputs)))
     with differentiable_attention():
         curved = kind.curved(functions, tuple(t.detach().requires_grad_() for t in theta), batch)
         if curved is None:
@@ -76,6 +82,36 @@ def fault_of_second_derivative(kind: Kind, functions: Functions, theta: Tensors,
             if precision.lowest != torch.float64:
                 fault = _fault(values, at, torch.float32, kind.remedy)
     return fault
+
+
+def refuse_zero(of: Losses, factors: Factors, z: Tensor, targets: Tree) -> None:
+    """Refuse a matrix J^T M J whose M is zero whatever the outputs are, as that of an absolute error or of a hinge.
+
+    Args:
+        of: has the losses.
+        factors: of a kind of matrix.
+        z: outputs of a few samples, (B, C).
+        targets: theirs.
+
+    Raises:
+        InputError: the loss has no distribution that the matrix needs.
+        NumericalError: the loss is linear in the outputs, between kinks.
+    """
+    if factors.middle is None:
+        return
+    loss, z = factors.middle(of), z.detach()
+    generator = torch.Generator().manual_seed(0)
+    drawn = (torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z) for _ in range(_OUTPUTS))
+    for at in (z, *drawn):
+        leaf = at.clone().requires_grad_()
+        with torch.enable_grad():
+            (found,) = second(loss(leaf, targets), (leaf,), [(torch.ones_like(leaf).cumsum(1),)])
+        if found[0].count_nonzero():
+            return
+    raise NumericalError(
+        "the second derivative of the loss in the model's outputs is zero, and so is a matrix that is made of it: it "
+        f"says nothing of this loss; {arg('operator', 'hessian')} and {arg('operator', 'empirical-fisher')} do"
+    )
 
 
 class _Precision(TorchDispatchMode):

@@ -18,16 +18,18 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from landscape.autodiff import trees
 from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.trees import Tree
 from landscape.curvature.kinds import Factors, Functions, Kind, SecondDerivative, Tensors
 from landscape.errors import InputError, one_line
 from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)
 
-Form: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(inputs, labels) -> v^T A_i v, (B,)."""
+Form: TypeAlias = Callable[[Tree, Tree], Tensor]
+"""(inputs, targets) -> v^T A_i v, (B,)."""
 _CHECKED = 4  # samples of a batch
 
 
@@ -67,7 +69,7 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
         InputError: a matrix that is not known sample by sample.
         NumericalError: PyTorch knows no derivative of the model or the loss.
     """
-    functions = Functions(logits=objective.logits, loss=objective.loss)
+    functions = Functions(logits=objective.logits, loss=objective.loss, likelihood=objective.likelihood)
 
     def of(form: Form, some: np.ndarray) -> Tensor:
         batch = objective.samples.batch(some, objective.device, objective.dtype)
@@ -116,16 +118,17 @@ def _right_one(form: Form, twin: Form, values: Callable[[Form], Tensor], dtype: 
 
 
 def _of_factors(
-    factors: Factors, functions: Functions, theta: Tensors, v: Tensors, inputs: Tensor, labels: Tensor
+    factors: Factors, functions: Functions, theta: Tensors, v: Tensors, inputs: Tree, targets: Tree
 ) -> Tensor:
     """Add up sign_ik (s_ik . J_i v)^2."""
     theta = tuple(t.detach().requires_grad_() for t in theta)
 
     def outputs(some: slice) -> Tensor:
-        return factors.outputs(functions.loss, functions.logits(theta, inputs[some]), labels[some])
+        x, y = trees.take((inputs, targets), some)
+        return factors.outputs(functions, functions.logits(theta, x), y)
 
     value, (along,) = push(outputs, theta, [v])
-    signs, seeds, _ = factors.split(functions.loss, value.detach(), labels)
+    signs, seeds, _ = factors.split(functions, value.detach(), targets)
     slopes = torch.einsum(
         "brc,bc->br", seeds.reshape(*signs.shape, -1), along.detach().cpu().double().reshape(len(along), -1)
     )
@@ -133,9 +136,9 @@ def _of_factors(
 
 
 def _forward(
-    kind: SecondDerivative, functions: Functions, theta: Tensors, v: Tensors, inputs: Tensor, labels: Tensor
+    kind: SecondDerivative, functions: Functions, theta: Tensors, v: Tensors, inputs: Tree, targets: Tree
 ) -> Tensor:
-    values, theta = kind.curved(functions, theta, (inputs, labels))
+    values, theta = kind.curved(functions, theta, (inputs, targets))
 
     def slopes(t: Tensors) -> Tensor:
         return _slope(values, t, v)
@@ -149,10 +152,10 @@ def _slope(function: Callable[[Tensors], Tensor], theta: Tensors, v: Tensors) ->
 
 
 def _backward(
-    kind: SecondDerivative, functions: Functions, theta: Tensors, v: Tensors, inputs: Tensor, labels: Tensor
+    kind: SecondDerivative, functions: Functions, theta: Tensors, v: Tensors, inputs: Tree, targets: Tree
 ) -> Tensor:
     theta = tuple(t.detach().requires_grad_() for t in theta)
-    values = kind.curved(functions, theta, (inputs, labels))[0](theta)
+    values = kind.curved(functions, theta, (inputs, targets))[0](theta)
     u = torch.ones_like(values, requires_grad=True)
     summed = u @ values
     for _ in range(2):

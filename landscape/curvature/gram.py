@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from landscape.autodiff import per_sample
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.per_sample import group_gradients
+from landscape.autodiff.trees import Tree
 from landscape.errors import NumericalError, arg
 from landscape.networks.copies import copied
 from landscape.networks.params import Layout
@@ -140,8 +141,7 @@ def batch_first(objective: Objective, model: nn.Module) -> frozenset[nn.Module]:
 
     def values(n: int) -> Tensor:
         index = np.resize(np.concatenate(objective.members), n)
-        inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
-        return _losses(objective, model, inputs, labels)
+        return _losses(objective, model, *objective.samples.batch(index, objective.device, objective.dtype))
 
     with differentiable_attention():
         return per_sample.batch_first(model, values)
@@ -205,13 +205,13 @@ def trainable(model: nn.Module, layout: Layout) -> nn.Module:
     return own
 
 
-def _summed(objective: Objective, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, Tensor]:
+def _summed(objective: Objective, batches: Iterable[tuple[Tree, Tree]]) -> tuple[float, Tensor]:
     """Return the sum of the losses over some samples and its gradient, (D,) float64."""
     theta = [t.detach().requires_grad_() for t in objective.theta]
     loss, total = 0.0, torch.zeros(objective.layout.size, dtype=torch.float64, device=objective.device)
-    for inputs, labels in batches:
+    for inputs, targets in batches:
         with differentiable_attention():
-            value = objective.losses(theta, inputs, labels).double().sum()
+            value = objective.losses(theta, inputs, targets).double().sum()
             found = torch.autograd.grad(value, theta, materialize_grads=True)
         loss += value.item()
         total += objective.layout.flat(found)
@@ -228,14 +228,13 @@ def _of_groups(
     first: Collection[nn.Module],
 ) -> tuple[Tensor, Tensor]:
     """Return the losses of some samples, (B,), and the gradients of their groups' means, (G, D)."""
-    inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
-    losses = partial(_losses, objective, model, inputs, labels)
+    losses = partial(_losses, objective, model, *objective.samples.batch(index, objective.device, objective.dtype))
     with differentiable_attention():
         return group_gradients(model, losses, torch.from_numpy(groups), n_groups, names, first=first)
 
 
-def _losses(objective: Objective, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    return objective.loss(objective.read(model(inputs)), labels)
+def _losses(objective: Objective, model: nn.Module, inputs: Tree, targets: Tree) -> Tensor:
+    return objective.loss(objective.logits_of(model, inputs), targets)
 
 
 def _products(a: Tensor, b: Tensor) -> np.ndarray:

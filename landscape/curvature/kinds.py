@@ -1,52 +1,94 @@
 """The curvature matrices that there are: how each one multiplies, what its trace is made of, how it is called.
 
-With l_i the loss of sample i, z_i(theta) its logits, J_i their Jacobian and n the samples of the part:
+With l_i the loss of sample i, z_i(theta) the numbers that it is a function of (the logits, for classes), J_i their
+Jacobian, q_i = -log p(target; z_i) and n the samples of the part:
 
     hessian            H = 1/n sum  d^2 l_i / d theta^2
     ggn                G = 1/n sum  J_i^T (d^2 l_i / d z^2) J_i
     residual           R = 1/n sum  sum_c (d l_i / d z_c) d^2 z_ic / d theta^2 = H - G
-    fisher             F = 1/n sum  J_i^T (diag(p_i) - p_i p_i^T) J_i,  p_i = softmax(z_i): labels drawn from it
-    empirical-fisher   E = 1/n sum  g_i g_i^T,   g_i = d l_i / d theta:  labels as they are
+    fisher             F = 1/n sum  J_i^T (d^2 q_i / d z^2) J_i:  targets drawn from the model
+    empirical-fisher   E = 1/n sum  g_i g_i^T,   g_i = d l_i / d theta:  targets as they are
 
-For the cross-entropy G = F. Weight decay adds its multiple of the identity to H, G and F. Sources: Martens 2020, "New
-insights and perspectives on the natural gradient method"; Kunstner et al. 2019 on the empirical Fisher's limits.
+For classes d^2 q / d z^2 = diag(p) - p p^T with p = softmax(z), for squared error it is a multiple of the identity: z
+are natural parameters, so that it is the same for every target. Where the loss is q, G = F. Weight decay adds its
+multiple of the identity to H, G and F. Sources: Martens 2020, "New insights and perspectives on the natural gradient
+method"; Kunstner et al. 2019 on the empirical Fisher's limits.
 
 A new matrix is one more entry of `KINDS`: the command line, help, traces, figures and tests read it there.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp
 
+from landscape.autodiff import trees
 from landscape.autodiff.backward import pull, push, second, second_of_each
-from landscape.errors import arg, check_choice
+from landscape.autodiff.trees import Tree
+from landscape.errors import InputError, arg, check_choice
 from landscape.networks import losses
-from landscape.networks.losses import Loss
 
 Tensors: TypeAlias = tuple[Tensor, ...]
-Batch: TypeAlias = tuple[Tensor, Tensor]
+Batch: TypeAlias = tuple[Tree, Tree]
+Loss: TypeAlias = Callable[[Tensor, Tree], Tensor]
+"""(z (B, C), targets) -> one value per sample, (B,)."""
 Gradient: TypeAlias = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 """(function, z) -> its gradient at z."""
-Middle: TypeAlias = Callable[[Loss, Tensor, Tensor], Tensor]
-"""(loss, z (B, C) float64, labels (B,)) -> M_i of each sample, (B, C, C)."""
-
 KindName: TypeAlias = Literal["hessian", "ggn", "residual", "fisher", "empirical-fisher"]
+
+
+class Losses(Protocol):
+    """What has losses, as `Functions` and objectives do."""
+
+    @property
+    def loss(self) -> Loss:
+        """The loss of each sample."""
+
+    @property
+    def likelihood(self) -> Loss | None:
+        """-log p(target), of what the logits describe; None where the task knows no distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Functions:
     """What the matrices are made of: pure functions of a point and a batch of any size."""
 
-    logits: Callable[[Tensors, Tensor], Tensor]  # (theta, inputs) -> (B, C)
-    loss: Loss  # (logits, labels) -> (B,)
+    logits: Callable[[Tensors, Tree], Tensor]  # (theta, inputs) -> (B, C)
+    loss: Loss
+    likelihood: Loss | None = None
 
-    def losses(self, theta: Tensors, inputs: Tensor, labels: Tensor) -> Tensor:
+    def losses(self, theta: Tensors, inputs: Tree, targets: Tree) -> Tensor:
         """Return the loss of each sample, (B,)."""
-        return self.loss(self.logits(theta, inputs), labels)
+        return self.loss(self.logits(theta, inputs), targets)
+
+
+def loss_of(of: Losses) -> Loss:
+    """Return the loss itself."""
+    return of.loss
+
+
+def likelihood_of(of: Losses) -> Loss:
+    """Return the negative log-likelihood whose second derivative in the logits the Fisher matrix is made of.
+
+    Args:
+        of: has the losses.
+
+    Returns:
+        (logits, targets) -> (B,).
+
+    Raises:
+        InputError: the loss names no distribution.
+    """
+    if of.likelihood is None:
+        raise InputError(
+            "the Fisher matrix draws targets from the distribution whose likelihood the loss is, and this loss names "
+            f"none: {arg('operator', 'ggn')} takes the loss as it is, {arg('operator', 'empirical-fisher')} the "
+            "targets of the data"
+        )
+    return of.likelihood
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,20 +99,20 @@ class Factors:
     gradient of the sample's loss, and M_i = 1.
     """
 
-    middle: Middle | None = None  # None for the gradient of the loss
+    middle: Callable[[Losses], Loss] | None = None  # has M_i as its second derivative; None for gradients of the loss
 
-    def outputs(self, loss: Loss, z: Tensor, labels: Tensor) -> Tensor:
+    def outputs(self, of: Losses, z: Tensor, targets: Tree) -> Tensor:
         """Return whose Jacobian it is: logits (B, C), or losses (B,)."""
-        return loss(z, labels) if self.middle is None else z
+        return of.loss(z, targets) if self.middle is None else z
 
     @torch.no_grad()
-    def split(self, loss: Loss, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, of: Losses, z: Tensor, targets: Tree) -> tuple[Tensor, Tensor, Tensor]:
         """Split M_i of each sample.
 
         Args:
-            loss: (logits, labels) -> (B,).
+            of: has the losses.
             z: what `outputs` returned.
-            labels: (B,).
+            targets: of the samples.
 
         Returns:
             Signs (B, R), 0 for what is rounding; s_ik (B, R, C) by descending size, of losses (B, 1); and the traces of
@@ -80,8 +122,9 @@ class Factors:
             ones = torch.ones(len(z), 1, dtype=torch.float64)
             return ones, ones, torch.full((len(z),), torch.nan, dtype=torch.float64)
         if z.device.type == "mps":  # has no float64
-            z, labels = z.cpu(), labels.cpu()
-        middle = self.middle(loss, z.double(), labels).cpu()
+            z, targets = z.cpu(), trees.mapped(Tensor.cpu, targets)
+        z = z.double()
+        middle = between(self.middle(of), z, trees.to(targets, z.device, z.dtype)).cpu()
         values, vectors = torch.linalg.eigh(middle)
         order = values.abs().argsort(dim=1, descending=True, stable=True)
         values = values.gather(1, order)
@@ -90,6 +133,27 @@ class Factors:
         noise = values.shape[1] * torch.finfo(values.dtype).eps * values.abs().amax(1, keepdim=True)
         values = torch.where(values.abs() > noise, values, 0)
         return values.sign(), values.abs().sqrt()[:, :, None] * vectors, middle.diagonal(dim1=1, dim2=2).sum(1)
+
+
+def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:
+    """Return the second derivative of each sample's loss in its logits, (B, C, C).
+
+    Args:
+        loss: (logits, targets) -> (B,).
+        z: logits, (B, C) float64.
+        targets: of the samples.
+
+    Returns:
+        The matrices between the Jacobians.
+    """
+    if loss is not losses.cross_entropy or targets.is_floating_point():
+        return second_of_each(lambda z: loss(z, targets), z)
+    p = z.softmax(1)
+    # p_c (1 - p_c) by the sum over the others: 1 - p_c has no digits left where a sample is fitted.
+    others = p @ (1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device))
+    middle = -p[:, :, None] * p[:, None]
+    middle.diagonal(dim1=1, dim2=2).copy_(p * others)
+    return middle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +184,7 @@ class Kind:
         Args:
             functions: logits and loss, which `torch.func` can transform.
             theta: the point.
-            batch: inputs and labels.
+            batch: inputs and targets.
             v: tensors of theta's shapes.
 
         Returns:
@@ -134,7 +198,7 @@ class Kind:
         Args:
             functions: logits and loss.
             theta: the point, tensors that require a gradient.
-            batch: inputs and labels.
+            batch: inputs and targets.
             vs: vectors in tensors of theta's shapes.
 
         Returns:
@@ -191,8 +255,12 @@ class SecondDerivative(Kind):
 class Factored(Kind):
     """J^T M J, with J the Jacobian of some outputs of each sample and M a matrix between them."""
 
-    outputs: Callable[[Functions, Tensors, Tensor, Tensor], Tensor]  # (functions, theta, inputs, labels) -> (B, ...)
-    middle: Callable[[Tensor, Tensor], Tensor] | None  # (outputs, u) -> M u; None for the loss's second derivative
+    outputs: Callable[[Functions, Tensors, Tree, Tree], Tensor]  # (functions, theta, inputs, targets) -> (B, ...)
+
+    @property
+    def middle(self) -> Callable[[Losses], Loss] | None:
+        """What has M as its second derivative in the outputs; None for the identity."""
+        return None if self.factors is None else self.factors.middle
 
     def forward(self, functions: Functions, theta: Tensors, batch: Batch, v: Tensors) -> Tensors:
         """See `Kind.forward`."""
@@ -200,36 +268,41 @@ class Factored(Kind):
         def outputs(t: Tensors) -> Tensor:
             return self.outputs(functions, t, *batch)
 
-        def summed(z: Tensor) -> Tensor:
-            return functions.loss(z, batch[1]).sum()
-
         value: Tensor
         tangent: Tensor
         value, tangent = jvp(outputs, (theta,), (v,))[:2]
-        between = jvp(grad(summed), (value,), (tangent,))[1] if self.middle is None else self.middle(value, tangent)
-        pulled: Tensors = vjp(outputs, theta)[1](between)[0]
+        if self.middle is not None:
+            loss = self.middle(functions)
+
+            def summed(z: Tensor) -> Tensor:
+                return loss(z, batch[1]).sum()
+
+            tangent = jvp(grad(summed), (value,), (tangent,))[1]
+        pulled: Tensors = vjp(outputs, theta)[1](tangent)[0]
         return pulled
 
     def reverse(self, functions: Functions, theta: Tensors, batch: Batch, vs: list[Tensors]) -> list[Tensors]:
         """See `Kind.reverse`."""
-        inputs, labels = batch
-        value, tangents = push(lambda some: self.outputs(functions, theta, inputs[some], labels[some]), theta, vs)
-        if self.middle is None:
+        inputs, targets = batch
+
+        def outputs(some: slice) -> Tensor:
+            return self.outputs(functions, theta, trees.take(inputs, some), trees.take(targets, some))
+
+        value, tangents = push(outputs, theta, vs)
+        if self.middle is not None:
             z = value.detach().requires_grad_()
-            found = second(functions.loss(z, labels), (z,), [(t,) for t in tangents], self.remedy)
+            found = second(self.middle(functions)(z, targets), (z,), [(t,) for t in tangents], self.remedy)
             tangents = [t for (t,) in found]
-        else:
-            tangents = [self.middle(value.detach(), t) for t in tangents]
         return [pull(value, theta, t) for t in tangents]
 
     def curved(
         self, functions: Functions, theta: Tensors, batch: Batch
     ) -> tuple[Callable[[Tensors], Tensor], Tensors] | None:
         """See `Kind.curved`."""
-        if self.middle is not None:
+        if self.middle is None:
             return None
-        z = self.outputs(functions, theta, *batch).detach()
-        return lambda t: functions.loss(t[0], batch[1]), (z,)
+        z, loss = self.outputs(functions, theta, *batch).detach(), self.middle(functions)
+        return lambda t: loss(t[0], batch[1]), (z,)
 
 
 def _by_transform(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -250,34 +323,13 @@ def _along_slopes(
     functions: Functions, theta: Tensors, batch: Batch, gradient: Gradient
 ) -> Callable[[Tensors], Tensor]:
     """Return t -> w^T z(t), with w = d l / d z at theta as a constant."""
-    inputs, labels = batch
-    slopes = gradient(lambda z: functions.loss(z, labels).sum(), functions.logits(theta, inputs))
+    inputs, targets = batch
+    slopes = gradient(lambda z: functions.loss(z, targets).sum(), functions.logits(theta, inputs))
     return lambda t: (slopes * functions.logits(t, inputs)).sum(1)
 
 
-def _logits(functions: Functions, theta: Tensors, inputs: Tensor, labels: Tensor) -> Tensor:
+def _logits(functions: Functions, theta: Tensors, inputs: Tree, targets: Tree) -> Tensor:
     return functions.logits(theta, inputs)
-
-
-def _covariance_of_labels(z: Tensor, u: Tensor) -> Tensor:
-    """Multiply by diag(p) - p p^T, the covariance of a label that is drawn from p = softmax(z)."""
-    p = z.softmax(dim=1)
-    return p * (u - (p * u).sum(dim=1, keepdim=True))
-
-
-def _curvature_in_logits(loss: Loss, z: Tensor, labels: Tensor) -> Tensor:
-    if loss is losses.cross_entropy:
-        return _covariance(loss, z, labels)
-    return second_of_each(lambda z: loss(z, labels), z)
-
-
-def _covariance(loss: Loss, z: Tensor, labels: Tensor) -> Tensor:
-    p = z.softmax(1)
-    # p_c (1 - p_c) by the sum over the others: 1 - p_c has no digits left where a sample is fitted.
-    others = p @ (1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device))
-    middle = -p[:, :, None] * p[:, None]
-    middle.diagonal(dim1=1, dim2=2).copy_(p * others)
-    return middle
 
 
 HESSIAN = SecondDerivative(
@@ -288,7 +340,7 @@ HESSIAN = SecondDerivative(
     decays=True,
     bends=True,
     scales=True,
-    factors=Factors(middle=_curvature_in_logits),
+    factors=Factors(middle=loss_of),
 )
 
 KINDS: Mapping[str, Kind] = {
@@ -300,11 +352,10 @@ KINDS: Mapping[str, Kind] = {
             symbol="G",
             about="Gauss-Newton: the Hessian of the network that is linear in its parameters",
             outputs=_logits,
-            middle=None,
             decays=True,
             bends=False,
             scales=True,
-            factors=Factors(middle=_curvature_in_logits),
+            factors=Factors(middle=loss_of),
         ),
         SecondDerivative(
             name="residual",
@@ -319,20 +370,18 @@ KINDS: Mapping[str, Kind] = {
         Factored(
             name="fisher",
             symbol="F",
-            about="squared gradients for labels drawn from the model",
+            about="squared gradients for targets drawn from the model",
             outputs=_logits,
-            middle=_covariance_of_labels,
             decays=True,
             bends=False,
             scales=False,
-            factors=Factors(middle=_covariance),
+            factors=Factors(middle=likelihood_of),
         ),
         Factored(
             name="empirical-fisher",
             symbol=r"\hat{F}",
-            about="squared gradients for the labels of the data",
-            outputs=lambda functions, theta, inputs, labels: functions.losses(theta, inputs, labels),
-            middle=lambda losses, u: u,
+            about="squared gradients for the targets of the data",
+            outputs=lambda functions, theta, inputs, targets: functions.losses(theta, inputs, targets),
             decays=False,
             bends=False,
             scales=False,

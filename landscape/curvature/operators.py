@@ -6,9 +6,14 @@ What the matrices are, and how each multiplies, stands in kinds.py; what can be 
 from functools import cache, partial
 from typing import Literal, TypeAlias, get_args
 
+import torch
+
+from landscape.autodiff import trees
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import traces
 from landscape.curvature.algebra import Exact, Operator
-from landscape.curvature.kinds import Functions, Kind, KindName, find
+from landscape.curvature.checks import refuse_zero, some_of
+from landscape.curvature.kinds import Factored, Functions, Kind, KindName, find
 from landscape.curvature.products import Part, Problem, Products, checked_trace
 from landscape.errors import check_choice
 from landscape.objective.objective import Objective
@@ -41,16 +46,22 @@ def curvature_operator(
     Raises:
         InputError: an unknown kind or backend, "linearized" for a model that cannot be traced, or a model that has
             changed since its objective was made.
-        NumericalError: the loss has no second derivative, or a product is not finite.
+        NumericalError: the loss has no second derivative, or one in the model's outputs that is zero, where the matrix
+            is made of it; or a product is not finite.
     """
     found = find(kind)
     check_choice("backend", backend, BACKENDS)
     objective.refuse_stale()
     problem = problem_of(objective)
+    if isinstance(found, Factored) and found.factors is not None:
+        inputs, targets = some_of(problem.parts[0].batch(0), 4)
+        with differentiable_attention(), torch.no_grad():
+            z = objective.logits(objective.theta, trees.clone(inputs))
+        refuse_zero(objective, found.factors, z, targets)
     traced = None if backend == "reverse" else checked_trace(problem, found, required=backend == "linearized")
     refusal = cache(partial(traces.refusal, objective, found))
     exact = Exact(
-        cost=len(objective.samples.class_names) if found.decomposes else 1,
+        cost=objective.outputs.size if found.decomposes else 1,
         refusal=refusal,
         trace=lambda part: traces.trace(objective, found, objective.part(part)),
         diagonal=lambda part: traces.diagonal(objective, found, objective.part(part)),
@@ -79,7 +90,7 @@ def problem_of(objective: Objective) -> Problem:
     """Return what products need of an objective, as values."""
     names, counts = objective.partition.names, objective.counts
     return Problem(
-        functions=Functions(logits=objective.logits, loss=objective.loss),
+        functions=Functions(logits=objective.logits, loss=objective.loss, likelihood=objective.likelihood),
         theta=objective.theta,
         layout=objective.layout,
         parts=tuple(

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from landscape.autodiff import devices
+from landscape.autodiff import devices, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.linearize import Linearized, linearize, n_bytes
 from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
+from landscape.autodiff.trees import Tree
 from landscape.curvature.checks import fault_of_second_derivative, some_of
 from landscape.curvature.kinds import Batch, Functions, Kind, Tensors
 from landscape.errors import InputError, NumericalError, arg, one_line
@@ -201,8 +202,8 @@ def by_reverse(problem: Problem, kind: Kind, batch: Batch, vs: list[Tensors]) ->
 def by_trace(problem: Problem, kind: Kind, batch: Batch) -> Linearized:
     """Trace the product of a batch and split it by what it depends on, see `linearize`."""
 
-    def product(theta: Tensors, inputs: Tensor, labels: Tensor, v: Tensors) -> Tensors:
-        return kind.forward(problem.functions, theta, (inputs, labels), v)
+    def product(theta: Tensors, inputs: Tree, targets: Tree, v: Tensors) -> Tensors:
+        return kind.forward(problem.functions, theta, (inputs, targets), v)
 
     return linearize(product, problem.theta, *batch)
 
@@ -222,12 +223,12 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
         InputError: it cannot be used and is required.
     """
     batch = problem.parts[0].batch(0)
-    if len(batch[1]) in TRACE_SIZES:  # what a trace takes for constant shows at another size only
-        batch = (batch[0][:-1], batch[1][:-1])
+    if trees.size(batch) in TRACE_SIZES:  # what a trace takes for constant shows at another size only
+        batch = trees.take(batch, slice(-1))
     try:
         with differentiable_attention():
             linearized = by_trace(problem, kind, batch)
-            bytes_per_sample = n_bytes(linearized.residuals(*batch)) / len(batch[1])
+            bytes_per_sample = n_bytes(linearized.residuals(*batch)) / trees.size(batch)
     except NotTraceableError as error:
         _refuse(f"the model cannot be traced ({error})", required)
         return None

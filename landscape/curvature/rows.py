@@ -19,21 +19,26 @@ lengths hold every statistic over samples, see results/gram.py. Sources: Horn an
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import per_sample, single_samples
+from landscape.autodiff import per_sample, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.single_samples import Recorded
+from landscape.autodiff.trees import Tree
+from landscape.curvature.checks import refuse_zero, some_of
 from landscape.curvature.kinds import Factors
+from landscape.data.records import Records
 from landscape.errors import LandscapeError
+from landscape.networks.outputs import OwnLoss
 from landscape.objective.objective import Objective
 from landscape.results.gram import Gram
 
-MOST_CLASSES = 512
+MOST_OUTPUTS = 512
 """Beyond that, the matrices between the Jacobians take more memory than they are worth."""
 
 _CHUNK = 32  # samples
@@ -51,7 +56,7 @@ class Lengths:
     uncertainty: np.ndarray  # (n,) tr M_i
     weights: np.ndarray  # (n,) w_i
     logits: Tensor  # (n, C) float64 on the CPU; (n,) losses where the factors are gradients of these
-    labels: Tensor  # (n,) on the CPU
+    targets: Tree  # of the n samples, on the CPU
 
     @property
     def traces(self) -> np.ndarray:
@@ -104,16 +109,24 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
     Returns:
         The reason, or None.
     """
-    n_classes = len(objective.samples.class_names)
-    if factors.middle is not None and n_classes > MOST_CLASSES:
-        return f"{n_classes} classes are more than {MOST_CLASSES}"
-    model, (inputs, labels) = objective.model, objective.batch(0, 0)
+    size = objective.outputs.size
+    if factors.middle is not None and size > MOST_OUTPUTS:
+        what = "classes" if objective.task.name == "classification" else "outputs of a sample"
+        return f"{size} {what} are more than {MOST_OUTPUTS}"
+    if isinstance(objective.outputs, OwnLoss):
+        return "the model computes its loss itself"
+    if isinstance(objective.samples, Records) and objective.samples.ragged:
+        return "batches are collated one by one, and may differ in shape"
+    batch = objective.batch(0, 0)
     with differentiable_attention(), objective.trainable():
         try:
-            if len(labels) >= 3:
-                per_sample.check(model, lambda: objective.loss(objective.read(model(inputs)), labels))
-            run = recorded(objective, factors, inputs[:1], labels[:1])
-            factors.split(objective.loss, run.values.detach(), labels[:1])
+            if trees.size(batch) >= 3:
+                per_sample.check(objective.model, partial(_losses, objective, *batch))
+            few = some_of(batch, 4)
+            refuse_zero(objective, factors, objective.logits(objective.theta, few[0]), few[1])
+            inputs, targets = trees.one(batch, 0)
+            run = recorded(objective, factors, inputs, targets)
+            factors.split(objective, run.values.detach(), targets)
             for _ in run.squares(torch.ones_like(run.values)):
                 pass
         except (LandscapeError, RuntimeError) as error:
@@ -134,13 +147,13 @@ def lengths(objective: Objective, factors: Factors, part: int, report: Report | 
         The lengths.
     """
     members = objective.members[part]
-    squares, uncertainty, logits, labels_of = [], [], [], []
+    squares, uncertainty, logits, targets_of = [], [], [], []
     with differentiable_attention(), objective.trainable():
         for chunk in _chunks(objective, len(members)):
-            inputs, labels = objective.samples.batch(members[chunk], objective.device, objective.dtype)
-            run = recorded(objective, factors, inputs, labels)
+            inputs, targets = objective.samples.batch(members[chunk], objective.device, objective.dtype)
+            run = recorded(objective, factors, inputs, targets)
             z = run.values.detach().double().cpu()
-            signs, seeds, traces = factors.split(objective.loss, run.values.detach(), labels)
+            signs, seeds, traces = factors.split(objective, run.values.detach(), targets)
             found = torch.zeros(signs.shape, dtype=torch.float64)
             used = signs.abs().amax(0) > 0
             if used.any():
@@ -149,7 +162,7 @@ def lengths(objective: Objective, factors: Factors, part: int, report: Report | 
             squares.append(signs * found)
             uncertainty.append(traces)
             logits.append(z)
-            labels_of.append(labels.cpu())
+            targets_of.append(trees.mapped(Tensor.cpu, targets))
             if report is not None:
                 report(min(chunk.stop, len(members)) / len(members))
     return Lengths(
@@ -157,7 +170,7 @@ def lengths(objective: Objective, factors: Factors, part: int, report: Report | 
         uncertainty=torch.cat(uncertainty).numpy(),
         weights=np.full(len(members), 1 / objective.counts[part]),
         logits=torch.cat(logits),
-        labels=torch.cat(labels_of),
+        targets=trees.join(targets_of),
     )
 
 
@@ -182,7 +195,8 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
     place = torch.device("cpu") if objective.device.type == "mps" else objective.device
     for chunk in _chunks(objective, len(known.squares)):
         # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
-        of_chunk = factors.split(objective.loss, known.logits[chunk].to(place), known.labels[chunk].to(place))[1]
+        targets = trees.mapped(lambda t: t.to(place), trees.take(known.targets, chunk))
+        of_chunk = factors.split(objective, known.logits[chunk].to(place), targets)[1]
         own = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
         seeds[own] = of_chunk[sample[own] - chunk.start, row[own]].reshape(len(own), seeds.shape[1])
     example = objective.theta[0]
@@ -191,8 +205,8 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
     with differentiable_attention(), objective.trainable():
         for start in range(0, len(sample), objective.batch_size):
             here = slice(start, start + objective.batch_size)
-            inputs, labels = objective.samples.batch(members[sample[here]], objective.device, objective.dtype)
-            run = recorded(objective, factors, inputs, labels)
+            inputs, targets = objective.samples.batch(members[sample[here]], objective.device, objective.dtype)
+            run = recorded(objective, factors, inputs, targets)
             vectors[here] = run.rows(seeds[here].reshape(run.values.shape).to(run.values))
     return Rows(
         vectors=vectors,
@@ -226,20 +240,24 @@ def _chunks(objective: Objective, n: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n, size)]
 
 
-def recorded(objective: Objective, factors: Factors, inputs: Tensor, labels: Tensor) -> Recorded:
+def _losses(objective: Objective, inputs: Tree, targets: Tree) -> Tensor:
+    return objective.loss(objective.logits_of(objective.model, inputs), targets)
+
+
+def recorded(objective: Objective, factors: Factors, inputs: Tree, targets: Tree) -> Recorded:
     """Run the model on a batch and keep what the rows of its samples need.
 
     Args:
         objective: whose model and loss it is, within its `trainable`.
         factors: as for `lengths`.
-        inputs: (B, ...).
-        labels: (B,).
+        inputs: of B samples.
+        targets: theirs.
 
     Returns:
         The forward pass; its values are the outputs whose Jacobians the factors take, logits or losses.
     """
 
-    def read(outputs: Any, labels: Tensor) -> Tensor:
-        return factors.outputs(objective.loss, objective.read(outputs), labels)
+    def read(outputs: Any, targets: Tree) -> Tensor:
+        return factors.outputs(objective, objective.outputs.read(outputs), targets)
 
-    return single_samples.record(objective.model, inputs, labels, read, objective.layout.names)
+    return single_samples.record(objective.model, inputs, targets, read, objective.layout.names)

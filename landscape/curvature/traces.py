@@ -16,7 +16,7 @@ from torch import Tensor
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.piecewise import obstacle
 from landscape.curvature import rows
-from landscape.curvature.kinds import Kind
+from landscape.curvature.kinds import Batch, Kind
 from landscape.objective.objective import Objective
 
 
@@ -64,18 +64,18 @@ def diagonal(objective: Objective, kind: Kind, part: int) -> Tensor:
     """
     total = torch.zeros(objective.layout.size, dtype=torch.float64, device=objective.device)
     with differentiable_attention(), objective.trainable():
-        for inputs, labels in objective.batches(part):
-            _add(total, objective, kind, inputs, labels)
+        for batch in objective.batches(part):
+            _add(total, objective, kind, batch)
     return total / int(objective.counts[part]) + (objective.weight_decay if kind.decays else 0.0)
 
 
-def _add(total: Tensor, objective: Objective, kind: Kind, inputs: Tensor, labels: Tensor) -> None:
+def _add(total: Tensor, objective: Objective, kind: Kind, batch: Batch) -> None:
     """Add to `total`, (D,), the diagonal of a batch's sum over samples."""
     if kind.factors is None:
         return
     places = dict(zip(objective.layout.names, torch.split(total, objective.layout.sizes), strict=True))
-    run = rows.recorded(objective, kind.factors, inputs, labels)
-    signs, seeds, _ = kind.factors.split(objective.loss, run.values.detach(), labels)
+    run = rows.recorded(objective, kind.factors, *batch)
+    signs, seeds, _ = kind.factors.split(objective, run.values.detach(), batch[1])
     # A user's loss need not be convex in the logits: what an eigenvalue adds has its sign.
     for sign in (1, -1):
         own = signs == sign

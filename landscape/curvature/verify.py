@@ -2,16 +2,15 @@
 
 import copy
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.trees import Tree
 from landscape.errors import InputError, arg, said
 from landscape.objective.objective import Objective
 
@@ -63,12 +62,12 @@ def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianRes
     from pyhessian import hessian
 
     batches = list(objective.batches(objective.part(part)))
-    model = _Logits(copy.deepcopy(objective.model), objective.read)
+    model = _Logits(copy.deepcopy(objective.model), objective)
     for name, parameter in model.inner.named_parameters():
         parameter.requires_grad_(name in objective.layout.names)
 
-    def criterion(logits: Tensor, labels: Tensor) -> Tensor:
-        return objective.loss(logits, labels).mean()
+    def criterion(logits: Tensor, targets: Tree) -> Tensor:
+        return objective.loss(logits, targets).mean()
 
     cuda = [objective.device] if objective.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), warnings.catch_warnings(), differentiable_attention():
@@ -86,10 +85,10 @@ def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianRes
 class _Logits(nn.Module):
     """A model that returns its logits alone, as PyHessian expects."""
 
-    def __init__(self, inner: nn.Module, read: Callable[[Any], Tensor]) -> None:
+    def __init__(self, inner: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.inner = inner
-        self._read = read
+        self._objective = objective
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self._read(self.inner(inputs))
+    def forward(self, inputs: Tree) -> Tensor:
+        return self._objective.logits_of(self.inner, inputs)

@@ -59,6 +59,7 @@ def load(
     image_size: int | None = None,
     train_list: str | os.PathLike[str] | None = None,
     test_list: str | os.PathLike[str] | None = None,
+    take: Callable[..., Samples] | None = None,
 ) -> Samples:
     """Load one split of a data set.
 
@@ -76,6 +77,7 @@ def load(
         image_size: for image-list and image-folder, pixels of the square that is cut out; None is 224.
         train_list: for image-list, a file with a line `path label` for each training image, paths below root.
         test_list: the same for the test images.
+        take: what makes samples of a user's data; None for `from_dataset`.
 
     Returns:
         The samples.
@@ -86,7 +88,7 @@ def load(
     """
     given = {"root": root, "image_size": image_size, "train_list": train_list, "test_list": test_list}
     if ":" in name:
-        source = Source(read=partial(_own, name))
+        source = Source(read=partial(_own, name, take=take or from_dataset))
     elif name in DATASETS:
         source = DATASETS[name]
     else:
@@ -373,7 +375,7 @@ DATASETS: dict[str, Source] = {
 # Users' own ------------------------------------------------------------------------------------------------------
 
 
-def _own(name: str, split: str) -> Samples:
+def _own(name: str, split: str, *, take: Callable[..., Samples]) -> Samples:
     build = resolve(name, "dataset")
     try:
         parameters = list(inspect.signature(build).parameters.values())
@@ -393,6 +395,8 @@ def _own(name: str, split: str) -> Samples:
 
     dataset = built(split)
     if split == "train" or items.attribute(dataset, "class_counts") is not None:
-        return from_dataset(dataset, name=name, split=split)
-    train = from_dataset(built("train"), name=name)
-    return from_dataset(dataset, name=name, split=split, class_names=train.class_names, class_counts=train.class_counts)
+        return take(dataset, name=name, split=split)
+    train = take(built("train"), name=name)
+    if not train.class_names:
+        return take(dataset, name=name, split=split)
+    return take(dataset, name=name, split=split, class_names=train.class_names, class_counts=train.class_counts)

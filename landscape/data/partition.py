@@ -6,6 +6,7 @@ quantities (loss, gradient, trace) satisfy: whole = sum over parts of share time
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -93,6 +94,54 @@ class Partition:
         """
         index = cls(names=tuple(names), part_of=np.asarray(part_of))  # checked before it is converted
         return replace(index, part_of=index.part_of.astype(np.int64))
+
+    @classmethod
+    def from_values(cls, values: Sequence[Any] | np.ndarray) -> "Partition":
+        """Make a part of all samples that have the same value, such as a domain or an annotator.
+
+        Args:
+            values: (N,) anything with a text; None leaves a sample out.
+
+        Returns:
+            The partition; parts in the order of their values where these have one, or else of their texts.
+
+        Raises:
+            InputError: no value is known, or two of them have one text.
+        """
+        plain = [v.item() if hasattr(v, "item") else v for v in values]
+        known = list(dict.fromkeys(v for v in plain if v is not None))
+        if not known:
+            raise InputError("there is no value that samples could be divided by")
+        try:
+            known.sort()
+        except TypeError:
+            known.sort(key=str)
+        place = {v: p for p, v in enumerate(known)} | {None: LEFT_OUT}
+        return cls(names=tuple(map(str, known)), part_of=np.array([place[v] for v in plain], dtype=np.int64))
+
+    @classmethod
+    def by_quantiles(cls, values: np.ndarray, n: int) -> "Partition":
+        """Divide samples by the quantiles of a number, such as the target of a regression.
+
+        Args:
+            values: (N,).
+            n: how many parts, with as equal numbers of samples as equal values allow.
+
+        Returns:
+            The parts q1 (the lowest values) to qn; a value that is a bound belongs to the lower part.
+
+        Raises:
+            InputError: n is below 2, a value is not finite, or values are so often equal that a part has no sample.
+        """
+        if n < 2:
+            raise InputError(f"values are divided into at least 2 parts, got {n}")
+        if not np.isfinite(values).all():
+            raise InputError(f"sample {int(np.argmin(np.isfinite(values)))} has a value that is not finite")
+        bounds = np.quantile(values, np.arange(1, n) / n)
+        part_of = np.searchsorted(bounds, values, side="left")
+        if len(np.unique(part_of)) < n:
+            raise InputError(f"values are so often equal that {n} parts have not each a sample: take fewer")
+        return cls(names=tuple(f"q{k + 1}" for k in range(n)), part_of=part_of.astype(np.int64))
 
     @classmethod
     def by_class(cls, labels: np.ndarray, class_names: Sequence[str]) -> "Partition":

@@ -75,7 +75,7 @@ class Samples:
         Raises:
             DataError: a sample cannot be read, or its shape differs from the others'.
         """
-        order = _positions(indices)
+        order = positions(indices)
         if self.inputs is not None:
             inputs = self.inputs.index_select(0, torch.from_numpy(order).to(self.inputs.device))
         else:
@@ -103,11 +103,7 @@ class Samples:
             InputError: a position does not exist.
             DataError: nothing is selected.
         """
-        order = _positions(indices)
-        if not order.size:
-            raise DataError(f"no sample of {self.name} ({self.split}) is selected")
-        if order.min() < 0 or order.max() >= len(self):
-            raise InputError(f"samples are 0 to {len(self) - 1}, asked for {order.min()} to {order.max()}")
+        order = self.checked(indices)
         inputs, dataset = self.inputs, self.dataset
         if inputs is not None:
             inputs = inputs.index_select(0, torch.from_numpy(order).to(inputs.device))
@@ -116,6 +112,30 @@ class Samples:
         else:
             dataset = Subset(dataset, order.tolist())  # type: ignore[arg-type]  # a list will do as well
         return dataclasses.replace(self, inputs=inputs, dataset=dataset, labels=self.labels[order])
+
+    def checked(self, indices: np.ndarray | torch.Tensor | Sequence[int]) -> np.ndarray:
+        """Return positions as an array.
+
+        Args:
+            indices: positions of samples.
+
+        Returns:
+            The same, (B,) int64.
+
+        Raises:
+            InputError: a position does not exist.
+            DataError: there is none.
+        """
+        order = positions(indices)
+        if not order.size:
+            raise DataError(f"no sample of {self.name} ({self.split}) is selected")
+        if order.min() < 0 or order.max() >= len(self):
+            raise InputError(f"samples are 0 to {len(self) - 1}, asked for {order.min()} to {order.max()}")
+        return order
+
+    def on(self, device: torch.device) -> "Samples":
+        """Return the same with what is in memory on a device."""
+        return self if self.inputs is None else dataclasses.replace(self, inputs=self.inputs.to(device))
 
     def subsample(self, per_class: int, seed: int = 0) -> "Samples":
         """Draw at most `per_class` samples of each class; smaller classes keep all of theirs.
@@ -136,7 +156,8 @@ class Samples:
         return self.select(draw(self.labels, wanted, seed))
 
 
-def _positions(indices: np.ndarray | torch.Tensor | Sequence[int]) -> np.ndarray:
+def positions(indices: np.ndarray | torch.Tensor | Sequence[int]) -> np.ndarray:
+    """Return positions as an array of integers."""
     return np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices, dtype=np.int64)
 
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from landscape.autodiff import trees
+from landscape.autodiff.trees import Tree
 from landscape.callables import resolve
 from landscape.errors import InputError, LandscapeError, arg, nearest, one_line
 
@@ -268,7 +270,7 @@ def _own(name: str, n_classes: int) -> nn.Module:
 
 
 @contextmanager
-def failures_named(inputs: Tensor, remedy: str = "") -> Generator[None, None, None]:
+def failures_named(inputs: Tree, remedy: str = "") -> Generator[None, None, None]:
     """Say in one line what the user's model or loss raises inside the block; `remedy` may end the line."""
     try:
         yield
@@ -278,7 +280,7 @@ def failures_named(inputs: Tensor, remedy: str = "") -> Generator[None, None, No
         if "allocate memory" in str(error):
             raise
         raise InputError(
-            f"the model or the loss fails on inputs of shape {tuple(inputs.shape)}: {one_line(error)}{remedy}"
+            f"the model or the loss fails on inputs of shape {trees.shown(inputs)}: {one_line(error)}{remedy}"
         ) from error
 
 

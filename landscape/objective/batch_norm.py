@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from landscape.autodiff.called import call
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.trees import Tree
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks.copies import copied
@@ -103,7 +105,7 @@ class Reestimation:
         with differentiable_attention(), torch.no_grad():
             for piece in self._pieces:
                 try:
-                    self._model(self._samples.batch(piece, objective.device, objective.dtype)[0])
+                    call(self._model, self._samples.batch(piece, objective.device, objective.dtype)[0])
                 except ValueError as error:  # one value per channel has no variance
                     raise InputError(f"running statistics cannot be had of {len(piece)} sample(s): {error}") from None
         named = dict(self._model.named_buffers())
@@ -120,14 +122,13 @@ class ByBatch:
             m.momentum = 0.0  # running statistics are neither used nor changed
         self._pieces = _pieces(np.random.default_rng(seed).permutation(len(order)))
 
-    def __call__(self, point: Point) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        """Yield logits and labels of each batch, and where its samples stand in the order."""
+    def __call__(self, point: Point) -> Iterator[tuple[Tensor, Tree, np.ndarray]]:
+        """Yield logits and targets of each batch, and where its samples stand in the order."""
         objective, samples = self._objective, self._objective.samples
         set_point(self._model, objective.layout, point)
         for piece in self._pieces:
-            inputs, labels = samples.batch(self._order[piece], objective.device, objective.dtype)
-            output = self._model(inputs)
-            yield objective.read(output), labels, piece
+            inputs, targets = samples.batch(self._order[piece], objective.device, objective.dtype)
+            yield objective.logits_of(self._model, inputs), targets, piece
 
 
 def _training_norms(objective: Objective) -> tuple[nn.Module, list[_BatchNorm]]:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import randomness
+from landscape.autodiff import randomness, trees
 from landscape.autodiff.differentiable import allow_gradients, differentiable_attention
+from landscape.autodiff.trees import Tree
 from landscape.errors import InputError, NumericalError, arg
 from landscape.networks.models import failures_named
 
@@ -45,14 +46,15 @@ def check(objective: "Objective") -> Kept:
         NumericalError: it is not finite.
     """
     index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
-    inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
+    inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
     if _takes_gradients(objective, inputs):
         allow_gradients(objective.model)
     theta = [t.clone().requires_grad_() for t in objective.theta]
 
     def losses_of(some: slice) -> Tensor:
-        with failures_named(inputs[some]), differentiable_attention():
-            return objective.losses(theta, inputs[some].clone(), labels[some])  # models may overwrite their inputs
+        with failures_named(trees.take(inputs, some)), differentiable_attention():
+            # Models may overwrite their inputs.
+            return objective.losses(theta, trees.clone(trees.take(inputs, some)), trees.take(targets, some))
 
     values = losses_of(slice(None))
     if not isinstance(values, Tensor) or values.shape != (len(index),):
@@ -82,11 +84,11 @@ def check(objective: "Objective") -> Kept:
     return kept
 
 
-def _takes_gradients(objective: "Objective", inputs: Tensor) -> bool:
+def _takes_gradients(objective: "Objective", inputs: Tree) -> bool:
     """Say whether the forward pass needs gradients to be on, as where it calls torch.autograd.grad."""
     try:
         with differentiable_attention(), torch.no_grad():
-            objective.logits(objective.theta, inputs.clone())
+            objective.logits(objective.theta, trees.clone(inputs))
     except RuntimeError as error:
         return "require grad" in str(error)
     except (
@@ -141,7 +143,7 @@ def _losses(objective: "Objective", index: np.ndarray) -> Tensor:
     with differentiable_attention(), torch.no_grad():
         found = []
         for some in np.array_split(index, -(-len(index) // objective.batch_size)):
-            inputs, labels = objective.samples.batch(some, objective.device, objective.dtype)
+            inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
             with failures_named(inputs):
-                found.append(objective.losses(objective.theta, inputs.clone(), labels).detach())
+                found.append(objective.losses(objective.theta, trees.clone(inputs), targets).detach())
     return torch.cat(found)

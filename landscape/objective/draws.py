@@ -8,8 +8,10 @@ what tr M does not see is drawn too.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +19,12 @@ from torch import Tensor
 
 from landscape.autodiff.backward import second_of_each
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.trees import Tree
+from landscape.data.records import Records
+from landscape.data.samples import Samples
 from landscape.errors import InputError, arg
 from landscape.networks import losses
-from landscape.objective.objective import Loss, Objective
+from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +43,20 @@ class Drawn:
 
 
 @dataclass(frozen=True, eq=False)
-class _Weighted:
-    """The loss of each draw times its factor."""
+class _Paired:
+    """The loss of each draw times its factor, which stands beside the target."""
 
-    loss: Loss
+    loss: Callable[[Tensor, Tree], Tensor]
+
+    def __call__(self, logits: Tensor, targets: tuple[Tree, Tensor]) -> Tensor:
+        return targets[1].to(logits.dtype) * self.loss(logits, targets[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighted:
+    """The loss of each draw times its factor, of labels."""
+
+    loss: Callable[[Tensor, Tree], Tensor]
     labels: Tensor  # (M,)
     factors: Tensor  # (M,)
 
@@ -63,7 +78,7 @@ def draw(objective: Objective, n: int, *, seed: int = 0) -> Drawn:
         An objective with the same parts, whose means over draws stand for those over samples.
 
     Raises:
-        InputError: fewer than 2 draws.
+        InputError: fewer than 2 draws, or samples that are not in memory.
     """
     if n < 2:
         raise InputError(f"{arg('samples', n)}: at least 2 samples are drawn, which tell their own spread")
@@ -80,11 +95,22 @@ def draw(objective: Objective, n: int, *, seed: int = 0) -> Drawn:
     ends = np.cumsum([len(own) for own in index])
     selected = objective.samples.select(places)
     labels = objective.samples.labels[places]
-    of_draws = torch.from_numpy(labels).to(objective.device)
-    weighted = _Weighted(objective.loss, of_draws, torch.from_numpy(weights).to(objective.device, objective.dtype))
+    factors_of = torch.from_numpy(weights).to(objective.device, objective.dtype)
+    of_draws: Samples
+    weighted: Callable[[Tensor, Any], Tensor]
+    if isinstance(selected, Records):
+        if selected.held is None:
+            raise InputError(
+                f"{arg('samples', n)}: draws are of samples in memory, these are collated batch by batch"
+            )
+        inputs, targets = selected.held
+        of_draws, weighted = replace(selected, held=(inputs, (targets, factors_of))), _Paired(objective.loss)
+    else:
+        of_draws = replace(selected, labels=np.arange(len(places)))
+        weighted = _Weighted(objective.loss, torch.from_numpy(labels).to(objective.device), factors_of)
     drawn = replace(
         objective,
-        samples=replace(selected, labels=np.arange(len(places))),
+        samples=of_draws,
         partition=replace(objective.partition, part_of=np.concatenate(part_of)),
         members=tuple(np.split(np.arange(len(places)), ends[:-1])),
         loss=weighted,
@@ -104,18 +130,18 @@ def uncertainty(objective: Objective, part: int) -> np.ndarray:
     """
     found = []
     with differentiable_attention(), torch.no_grad():
-        for inputs, labels in objective.batches(part):
+        for inputs, targets in objective.batches(part):
             z = objective.logits(objective.theta, inputs)
-            if objective.loss is losses.cross_entropy:
+            if objective.loss is losses.cross_entropy and not targets.is_floating_point():
                 found.append(1 - z.double().softmax(1).square().sum(1))
             else:
-                middle = second_of_each(partial(_of_logits, objective.loss, labels), z)
+                middle = second_of_each(partial(_loss, objective, targets), z)
                 found.append(middle.diagonal(dim1=1, dim2=2).sum(1).abs().double())
     return torch.cat(found).clamp(min=0).cpu().numpy()
 
 
-def _of_logits(loss: Loss, labels: Tensor, z: Tensor) -> Tensor:
-    return loss(z, labels)
+def _loss(objective: Objective, targets: Tree, z: Tensor) -> Tensor:
+    return objective.loss(z, targets)
 
 
 def _drawn(objective: Objective, part: int, n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff import trees
 from landscape.autodiff.called import functional_call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.forward import Forward, forward
+from landscape.autodiff.trees import Tree
 from landscape.data.datasets import Samples
+from landscape.networks.outputs import OwnLoss
 from landscape.objective import batch_norm as norms
 from landscape.objective import jobs
 from landscape.objective.batch_norm import ByBatch, Reestimation, of_parts
@@ -67,7 +70,7 @@ class Evaluator:
         sizes = [len(m) for m in objective.members]
         self.counts = np.array(sizes)
         self._part = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(objective.device)
-        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._kept: dict[tuple[int, int], tuple[Tree, Tree]] = {}
         self._bytes = 0
         self._names = (*objective.layout.names, *self._buffers.names)
         everything = (0, len(self._order))
@@ -84,11 +87,11 @@ class Evaluator:
                     for own, size, end in zip(of_parts(objective, samples, drawn), sizes, ends, strict=True)
                 ]
         self._by_batch = ByBatch(objective, self._order, seed) if batch_norm == "batch" else None
-        inputs = self._batch(0, len(self._order))[0][:8]
+        inputs = trees.take(self._batch(0, len(self._order))[0], slice(8))
         with differentiable_attention(), torch.no_grad():
             self._forward = (
                 Forward(self._logits, None, objective.dtype)
-                if plain
+                if plain or isinstance(objective.outputs, OwnLoss)
                 else forward(self._logits, self._state(self.centre), inputs, bf16=bf16)
             )
 
@@ -99,7 +102,7 @@ class Evaluator:
 
     def __call__(
         self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Evaluate a point.
 
         Args:
@@ -108,33 +111,34 @@ class Evaluator:
             as_it_is: take the point's own running statistics, whatever the policy for batch norm.
 
         Returns:
-            Mean loss and accuracy of each part, (P,) and (P,). A loss that is not finite stays so; a sample whose
-            logits are nan is not classified correctly.
+            Mean loss and accuracy of each part, (P,) and (P,); None where accuracy has no meaning. A loss that is not
+            finite stays so; a sample whose logits are nan is not classified correctly.
         """
         objective, done = self.objective, 0
         loss = torch.zeros(len(self.counts), dtype=torch.float64, device=objective.device)
-        correct = torch.zeros_like(loss)
+        correct, is_correct = torch.zeros_like(loss), objective.correct
 
-        def add(logits: Tensor, labels: Tensor, part: Tensor) -> None:
+        def add(logits: Tensor, targets: Tree, part: Tensor) -> None:
             nonlocal done
-            top = logits.max(1)
-            loss.index_add_(0, part, objective.loss(logits, labels).double())
-            correct.index_add_(0, part, ((top.indices == labels) & ~top.values.isnan()).double())
-            done += len(labels)
+            loss.index_add_(0, part, objective.loss(logits, targets).double())
+            if is_correct is not None:
+                correct.index_add_(0, part, is_correct(logits, targets).double())
+            done += len(part)
             if report is not None:
                 report(done / len(self._order))
 
         with differentiable_attention(), torch.no_grad():
             if self._by_batch is not None and not as_it_is:
-                for logits, labels, where in self._by_batch(point):
-                    add(logits, labels, self._part[where])
+                for logits, targets, where in self._by_batch(point):
+                    add(logits, targets, self._part[where])
             else:
                 for reestimation, (begin, end) in [(None, (0, len(self._order)))] if as_it_is else self._passes:
                     logits_of = self._forward.at(self._state(self._moved(point, reestimation, as_it_is)))
                     for first in range(begin, end, objective.batch_size):
-                        inputs, labels = self._batch(first, end)
-                        add(logits_of(inputs), labels, self._part[first : first + len(labels)])
-        return loss.cpu().numpy() / self.counts, correct.cpu().numpy() / self.counts
+                        inputs, targets = self._batch(first, end)
+                        add(logits_of(inputs), targets, self._part[first : min(first + objective.batch_size, end)])
+        accuracy = None if is_correct is None else correct.cpu().numpy() / self.counts
+        return loss.cpu().numpy() / self.counts, accuracy
 
     def _moved(self, point: Point, reestimation: Reestimation | None, as_it_is: bool) -> Point:
         """Return a point with the running statistics that the policy for batch norm gives it."""
@@ -147,19 +151,18 @@ class Evaluator:
     def _state(self, point: Point) -> list[Tensor]:
         return [*self.objective.layout.tensors(point.theta), *self._buffers.tensors(point.buffers)]
 
-    def _logits(self, state: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    def _logits(self, state: Sequence[Tensor], inputs: Tree) -> Tensor:
         varying = dict(zip(self._names, state, strict=True))
-        output = functional_call(self.objective.model, varying, (inputs,))
-        return self.objective.read(output)
+        return self.objective.outputs.of(lambda some: functional_call(self.objective.model, varying, some), inputs)
 
-    def _batch(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, begin: int, end: int) -> tuple[Tree, Tree]:
         objective = self.objective
         end = min(end, begin + objective.batch_size)
         if (begin, end) in self._kept:
             return self._kept[begin, end]
         some = self._order[begin:end]
         batch = objective.samples.batch(some, objective.device, objective.dtype)
-        size = batch[0].numel() * batch[0].element_size()
+        size = trees.n_bytes(batch)
         if self._bytes + size <= INPUT_BYTES:
             self._bytes += size
             self._kept[begin, end] = batch
@@ -207,10 +210,15 @@ def evaluate(
             n_samples=evaluator.counts,
             point=np.array(some),
             loss=np.stack([loss for loss, _ in found]),
-            accuracy=np.stack([accuracy for _, accuracy in found]),
+            accuracy=_stacked([accuracy for _, accuracy in found]),
         )
 
     return jobs.run(list(blocks), compute, journal, progress)
+
+
+def _stacked(accuracies: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
+    return np.stack(known) if known else None
 
 
 def _advance(report: Callable[[float], None], done: int, total: int, share: float) -> None:

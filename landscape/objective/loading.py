@@ -1,21 +1,30 @@
 """From a checkpoint to an objective, for Python and the command line: the same call, the same checks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from os import PathLike, fspath
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from landscape.autodiff import devices, trees
+from landscape.autodiff.called import call
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.callables import checked
-from landscape.data import datasets
+from landscape.data import datasets, taking
 from landscape.data.datasets import Samples
-from landscape.data.partition import Partition
-from landscape.errors import InputError, arg
-from landscape.networks import checkpoints, classifiers, models, weights
+from landscape.data.records import Records
+from landscape.errors import InputError, arg, check_choice
+from landscape.networks import checkpoints, classifiers, models, outputs, tasks, weights
+from landscape.networks.arguments import arguments
 from landscape.networks.checkpoints import Checkpoint
 from landscape.networks.copies import converted, copied
+from landscape.networks.models import failures_named
 from landscape.objective.objective import Loss, Objective
+from landscape.objective.parts import Parts
 
 File: TypeAlias = str | PathLike[str]
 Split: TypeAlias = Literal["train", "test"]
@@ -42,7 +51,9 @@ def load_objective(
     normalize: str | None = None,
     samples_per_class: int | None = None,
     loss: str | Loss | None = None,
-    partition: str | PathLike[str] | Partition | Mapping[str, Sequence[int]] = "all",
+    task: str | None = None,
+    target: str | int | None = None,
+    partition: Parts = "all",
     classes: str | Sequence[str | int] | None = None,
     params: str | None = None,
     device: str | torch.device | None = None,
@@ -66,8 +77,7 @@ def load_objective(
         ckpt: the file; None where `model` is a trained module already.
         model: a name of `models.names()`, `package.module:callable`, or a module (the weights of `ckpt`, if
             given, are loaded into a copy).
-        dataset: a name of `datasets.names()`, `package.module:callable`, a map-style data set of (input, label), or
-            a pair of tensors.
+        dataset: a name of `datasets.names()`, `package.module:callable`, or data as for `landscape.make_objective`.
         data_root: folder of the data.
         train_list: training list of "image-list", lines of `path label`.
         test_list: test list of "image-list".
@@ -78,7 +88,9 @@ def load_objective(
         data_seed: of the long-tailed subset.
         normalize: "imagenet", "none", or "m,m,m/s,s,s"; None for the data set's own.
         samples_per_class: analyse at most so many samples of each class, drawn with `data_seed`.
-        loss: see `Objective.build`; None for the cross-entropy.
+        loss: see `Objective.build`; None for the task's own.
+        task: see `Objective.build`; None for classification, or what loss and targets tell.
+        target: which entry of an item is the target, see `landscape.make_objective`.
         partition: see `Objective.build`.
         classes: see `Objective.build`.
         params: see `Objective.build`.
@@ -116,7 +128,8 @@ def load_objective(
         "seed": data_seed,
         "normalize": normalize,
     }
-    samples = _samples(dataset, split, {k: v for k, v in given.items() if v is not None}, meta, ckpt)
+    take = partial(taken, loss=loss, task=task, target=target)
+    samples = _samples(dataset, split, {k: v for k, v in given.items() if v is not None}, meta, ckpt, take)
     if samples_per_class is not None:
         samples = samples.subsample(samples_per_class, data_seed or 0)
     kind = DTYPES[dtype] if isinstance(dtype, str) else dtype
@@ -124,7 +137,8 @@ def load_objective(
     return Objective.build(
         network,
         samples,
-        loss=loss or "ce",
+        loss=loss,
+        task=task,
         partition=partition,
         classes=classes,
         params=params,
@@ -140,7 +154,14 @@ def load_objective(
     )
 
 
-def _samples(dataset: Any, split: str, given: dict[str, Any], meta: Mapping[str, Any], ckpt: str | None) -> Samples:
+def _samples(
+    dataset: Any,
+    split: str,
+    given: dict[str, Any],
+    meta: Mapping[str, Any],
+    ckpt: str | None,
+    take: Callable[..., Samples],
+) -> Samples:
     if dataset is None and "dataset" not in meta:
         raise InputError(
             f"{ckpt} does not say which data it belongs to: pass {arg('dataset')}, a name or package.module:callable"
@@ -150,10 +171,10 @@ def _samples(dataset: Any, split: str, given: dict[str, Any], meta: Mapping[str,
     if isinstance(dataset, Samples):
         return dataset
     if dataset is not None and not isinstance(dataset, str):
-        return datasets.from_dataset(dataset, split=split)
+        return take(dataset, split=split)
     stored = dict(meta.get("dataset", {}))
     known = stored if dataset is None or dataset == stored.get("name") else {"name": dataset}
-    return datasets.load(**{**known, "split": split, **given})
+    return datasets.load(**{**known, "split": split, **given}, take=take)
 
 
 def _model(
@@ -202,3 +223,75 @@ def _model(
         "checkpoint_notes": [*found.notes, *notes, *report.notes],
         "method": meta.get("method"),
     }
+
+
+def taken(
+    data: Any, *, loss: Any, task: str | None, target: str | int | None, name: str = "dataset", **more: Any
+) -> Samples:
+    """Take a user's data as a task needs them.
+
+    Args:
+        data: see `make_objective`.
+        loss: see `make_objective`.
+        task: see `make_objective`.
+        target: see `make_objective`.
+        name: of the data, for messages and results.
+        more: see `taking.taken`.
+
+    Returns:
+        The samples.
+
+    Raises:
+        InputError: there is no such task.
+    """
+    if task is not None:
+        check_choice("task", task, tasks.TASKS)
+    named = tasks.of_loss(loss) if isinstance(loss, str) else None
+    known = named if task is None else tasks.TASKS[task]
+    own = loss == tasks.OWN_LOSS
+    return taking.taken(
+        data,
+        name=name,
+        target=target,
+        with_target=own,
+        causal=own or (known is not None and known.name == "next-token"),
+        classes=known.has_classes if known is not None else False if own else None,
+        **more,
+    )
+
+
+def fitted(
+    model: nn.Module, samples: Samples, *, loss: Any, task: str | None, device: Any, dtype: torch.dtype
+) -> tuple[Samples, str | None]:
+    """Let a model tell what labels alone do not: how many classes there are, and one logit as a yes/no question.
+
+    Args:
+        model: see `make_objective`.
+        samples: whose classes were counted by their labels.
+        loss: see `make_objective`.
+        task: see `make_objective`.
+        device: see `make_objective`.
+        dtype: of floating-point inputs.
+
+    Returns:
+        The samples with all classes, and the task.
+    """
+    if not samples.class_names or task not in {None, "classification"}:
+        return samples, task
+    place = devices.choose(device)
+    own = converted(copied(model).eval().requires_grad_(False), place, dtype)
+    some = samples.taken_by(lambda inputs: arguments(own, inputs)) if isinstance(samples, Records) else samples
+    inputs = some.batch(np.arange(min(2, len(some))), place, dtype)[0]
+    with failures_named(inputs), differentiable_attention(), torch.no_grad():
+        output = call(own, trees.clone(inputs))
+    try:
+        found: Tensor = outputs.main_tensor(output)
+    except InputError:  # several outputs: `Objective.build` finds the logits by the number of classes
+        return samples, task
+    n, known = found[0].numel() if found.ndim else 0, len(samples.class_names)
+    if task is None and loss is None and n == 1 and known <= 2:
+        return samples, "binary"
+    if found.ndim != 2 or n <= known:
+        return samples, task
+    counts = np.concatenate([samples.class_counts, np.zeros(n - known, dtype=np.int64)])
+    return replace(samples, class_names=tuple(map(str, range(n))), class_counts=counts), task

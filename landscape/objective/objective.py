@@ -11,48 +11,55 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from os import PathLike
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff import devices
-from landscape.autodiff.called import functional_call
+from landscape.autodiff import devices, trees
+from landscape.autodiff.called import call, functional_call
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.trees import Tree
 from landscape.callables import checked
 from landscape.data import items
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
+from landscape.data.records import Records
 from landscape.errors import InputError, NumericalError, arg
-from landscape.networks import losses, models
+from landscape.networks.arguments import arguments
 from landscape.networks.copies import converted, copied, unwrapped
 from landscape.networks.models import failures_named
+from landscape.networks.outputs import Outputs
 from landscape.networks.params import Layout, layout
-from landscape.objective import contract
+from landscape.networks.tasks import Task
+from landscape.objective import contract, measured
 from landscape.objective.contract import Kept
-from landscape.objective.parts import GROUPS, make_partition, refuse_empty
+from landscape.objective.parts import GROUPS, Parts, make_partition, refuse_empty
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(logits (B, C), labels (B,)) -> one value per sample (B,)."""
+Loss = Callable[[Any, Tree], Tensor]
+"""(the model's output, targets) -> one value per sample (B,)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """Mean loss and accuracy of each part."""
+    """Mean loss of each part, and how well it is predicted by the measures of the task."""
 
     parts: tuple[str, ...]
     counts: np.ndarray  # (P,)
     loss: np.ndarray  # (P,) mean over the part's samples
-    accuracy: np.ndarray  # (P,) share of the samples whose largest logit is the label's
+    accuracy: (
+        np.ndarray | None
+    )  # (P,) share of the samples that are predicted correctly; None where that has no meaning
+    measures: Mapping[str, np.ndarray]  # (P,) each, by their names
+    whole: Mapping[str, float]  # the same over the samples of all parts together
 
     @property
-    def overall(self) -> tuple[float, float]:
+    def overall(self) -> tuple[float, float | None]:
         """Mean loss and accuracy over the samples of all parts together."""
         shares = self.counts / self.counts.sum()
-        return float(shares @ self.loss), float(shares @ self.accuracy)
+        return float(shares @ self.loss), None if self.accuracy is None else float(shares @ self.accuracy)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +67,10 @@ class Objective:
     """A model, a loss and data in parts. Make one with `Objective.build` or `landscape.load_objective`."""
 
     model: nn.Module  # a copy of the caller's, in eval mode
-    loss: Loss
+    task: Task
+    outputs: Outputs  # what the model returns as rows z (B, K), and back
+    loss: Callable[[Tensor, Tree], Tensor]  # (z, targets) -> (B,)
+    likelihood: Callable[[Tensor, Tree], Tensor] | None  # -log p(target) of z, where the task knows a distribution
     samples: Samples
     partition: Partition
     layout: Layout  # the parameters that vary, in this order in every flat vector
@@ -69,7 +79,6 @@ class Objective:
     dtype: torch.dtype
     batch_size: int  # samples that are pushed through the model at a time; it changes no result
     weight_decay: float  # adds weight_decay / 2 * |theta|^2 to every part's loss, in curvature only
-    logits_index: int | None
     source: Mapping[str, Any]  # what makes the numbers: checkpoint, data, loss, partition
     thresholds: Mapping[str, int]  # many, few and ends, which the names of groups go by
     _fixed: dict[str, Tensor] = field(repr=False)  # parameters and buffers that do not vary
@@ -85,8 +94,9 @@ class Objective:
         model: nn.Module,
         samples: Samples,
         *,
-        loss: str | Loss = "ce",
-        partition: str | PathLike[str] | Partition | Mapping[str, Sequence[int]] = "all",
+        loss: str | Loss | None = None,
+        task: str | None = None,
+        partition: Parts = "all",
         classes: str | Sequence[str | int] | None = None,
         params: str | None = None,
         device: str | torch.device | None = None,
@@ -102,19 +112,20 @@ class Objective:
         """Join a model, data and a loss, and check on a few samples that they fit together.
 
         Args:
-            model: returns logits (B, C), or a tuple with them. It is copied; the caller's is not touched.
+            model: any network. It is copied; the caller's is not touched.
             samples: the data.
-            loss: a name of `losses.names()`, `package.module:callable`, or a function (logits (B, C), labels (B,)) ->
-                (B,).
-            partition: "all", "class", "many-medium-few", "head-tail", a JSON file of groups, a mapping of groups,
-                or a `Partition`.
+            loss: a function (the model's output, targets) -> (B,), one value for each sample, `package.module:callable`
+                or a name of `tasks.loss_names()`; None for the task's own. A function for the task classification is
+                given the logits (B, C), whatever else the model returns.
+            task: a name of `tasks.names()`; None to take it from the loss or the targets.
+            partition: what samples are divided by, see `parts.make_partition`.
             classes: keep these parts only, as in "0,9", "head,tail" or ["truck", 3].
             params: globs of the parameters that vary; None for all that require a gradient.
             device: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
             dtype: torch.float32, or torch.float64 for the last digits.
             batch_size: samples at a time; a matter of speed and memory alone.
             weight_decay: coefficient of |theta|^2 / 2 in the curvature; 0 leaves it out.
-            logits_index: which element of a model's tuple holds the logits, where that is ambiguous.
+            logits_index: which element of a model's tuple holds the outputs, where that is ambiguous.
             many: "many" classes have more training samples than this.
             few: "few" classes have fewer training samples than this.
             ends: number of classes in each end of "head-tail".
@@ -143,12 +154,17 @@ class Objective:
         varying = layout(own, params)
         own = converted(own.eval().requires_grad_(False), place, dtype)
         fingerprint = samples.fingerprint
-        if samples.inputs is not None:
-            samples = replace(samples, inputs=samples.inputs.to(place))
+        samples = samples.on(place)
+        if isinstance(samples, Records):
+            samples = samples.taken_by(partial(arguments, own))
         tensors = _tensors(own)
+        found = measured.settle(own, samples, loss, task, logits_index, place, dtype)
         objective = cls(
             model=own,
-            loss=losses.build(loss, samples.class_counts) if isinstance(loss, str) else loss,
+            task=found.task,
+            outputs=found.outputs,
+            loss=found.loss,
+            likelihood=found.likelihood,
             samples=samples,
             partition=parts,
             layout=varying,
@@ -157,7 +173,6 @@ class Objective:
             dtype=dtype,
             batch_size=batch_size,
             weight_decay=weight_decay,
-            logits_index=logits_index,
             thresholds={"many": many, "few": few, "ends": ends},
             source={
                 "data": dict(samples.options),
@@ -166,7 +181,8 @@ class Objective:
                 "normalisation": [samples.mean, samples.std],
                 **(source or {}),
                 "weights_sha256": _digest(items.described(t) for t in tensors.values()),
-                "loss": loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__),
+                "task": found.task.name,
+                "loss": found.name,
                 "partition": {n: c for n, c in zip(parts.names, parts.classes, strict=False)} or list(parts.names),
                 "partition_sha256": _digest([parts.part_of.tobytes()]),
                 "params": params or "all trainable",
@@ -267,6 +283,14 @@ class Objective:
         """Samples of each part, (P,): what its sums are divided by, whether or not all are summed over."""
         return self.partition.counts
 
+    @property
+    def trained(self) -> np.ndarray:
+        """Training samples of each part's classes, (P,); nan for samples without classes."""
+        counts, classes = self.samples.class_counts, self.partition.classes or [()] * len(self.partition)
+        if not self.samples.class_names:
+            return np.full(len(self.partition), np.nan)
+        return np.array([counts[list(own)].sum() if own else counts.sum() for own in classes])
+
     def part(self, name: str) -> int:
         """Return the position of a part by its name, or raise InputError."""
         if name not in self.partition.names:
@@ -301,7 +325,7 @@ class Objective:
         """Return the number of batches that a part is summed over in."""
         return -(-len(self.members[part]) // self.batch_size)
 
-    def batch(self, part: int, number: int) -> tuple[Tensor, Tensor]:
+    def batch(self, part: int, number: int) -> tuple[Tree, Tree]:
         """Return some samples of a part; batch after batch they are all of it, in a fixed order.
 
         Args:
@@ -309,45 +333,49 @@ class Objective:
             number: which batch.
 
         Returns:
-            Inputs and labels of at most `batch_size` samples on the device; the last batch may be shorter.
+            Inputs and targets of at most `batch_size` samples on the device; the last batch may be shorter.
         """
         begin = number * self.batch_size
         return self.samples.batch(self.members[part][begin : begin + self.batch_size], self.device, self.dtype)
 
-    def batches(self, part: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, part: int) -> Iterator[tuple[Tree, Tree]]:
         """Yield all batches of a part."""
         for number in range(self.n_batches(part)):
             yield self.batch(part, number)
 
-    def logits(self, theta: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    def logits(self, theta: Sequence[Tensor], inputs: Tree) -> Tensor:
         """Evaluate the model at a point.
 
         Args:
             theta: tensors of `layout`'s shapes.
-            inputs: (B, ...).
+            inputs: of B samples.
 
         Returns:
-            The logits, (B, C).
+            The numbers that the loss is a function of, (B, K): the logits, for classes.
         """
         state = {**self._fixed, **dict(zip(self.layout.names, theta, strict=True))}
-        return self.read(functional_call(self.model, state, (inputs,)))
+        return self.outputs.of(lambda some: functional_call(self.model, state, some), inputs)
 
     def read(self, outputs: Any) -> Tensor:
-        """Return the logits among what the model returns, (B, C)."""
-        return models.logits_of(outputs, len(self.samples.class_names), self.logits_index)
+        """Return what the loss is a function of among what the model returns, (B, K)."""
+        return self.outputs.read(outputs)
 
-    def losses(self, theta: Sequence[Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+    def logits_of(self, model: nn.Module, inputs: Tree) -> Tensor:
+        """Evaluate another network of the model's kind; see `logits`."""
+        return self.outputs.of(partial(call, model), inputs)
+
+    def losses(self, theta: Sequence[Tensor], inputs: Tree, targets: Tree) -> Tensor:
         """Evaluate the loss of each sample at a point.
 
         Args:
             theta: tensors of `layout`'s shapes.
-            inputs: (B, ...).
-            labels: (B,).
+            inputs: of B samples.
+            targets: theirs.
 
         Returns:
             One value per sample, (B,).
         """
-        return self.loss(self.logits(theta, inputs), labels)
+        return self.loss(self.logits(theta, inputs), targets)
 
     @contextmanager
     def trainable(self) -> Generator[None, None, None]:
@@ -363,7 +391,7 @@ class Objective:
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        """Loss and accuracy of each part at the model's own parameters; NumericalError where a loss is not finite."""
+        """Loss and measures of each part at the model's own parameters; NumericalError where a loss is not finite."""
         return self.evaluate()
 
     def evaluate(self, progress: Callable[[float, int, str], None] | None = None) -> Evaluation:
@@ -373,7 +401,7 @@ class Objective:
             progress: called with (samples done, all samples, text).
 
         Returns:
-            Loss and accuracy of each part.
+            Loss and measures of each part.
 
         Raises:
             NumericalError: a loss is not finite.
@@ -381,26 +409,52 @@ class Objective:
         n_parts = len(self.partition)
         done, total = 0, sum(len(m) for m in self.members)
         loss, correct = np.zeros(n_parts), np.zeros(n_parts)
+        sums = {measure: list[np.ndarray]() for measure in self.task.measures if self.outputs.measurable}
         # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
         with differentiable_attention(), torch.no_grad():
             for part in range(n_parts):
-                for inputs, labels in self.batches(part):
+                of_part: dict[Any, Any] = dict.fromkeys(sums, 0.0)
+                for inputs, targets in self.batches(part):
                     with failures_named(inputs):
                         logits = self.logits(self.theta, inputs)
-                        loss[part] += self.loss(logits, labels).double().sum().item()
-                    correct[part] += (logits.argmax(1) == labels).sum().item()
-                    done += len(labels)
+                        loss[part] += self.loss(logits, targets).double().sum().item()
+                    if self.correct is not None:
+                        correct[part] += self.correct(logits, targets).sum().item()
+                    for measure in sums:
+                        found = measure.sums(self.outputs.restore(logits), targets)
+                        of_part[measure] = of_part[measure] + found.double().sum(0).cpu().numpy()
+                    done += trees.size(targets)
                     if progress is not None:
                         progress(done, total, "loss and accuracy")
+                for measure, values in of_part.items():
+                    sums[measure].append(values)
                 if not np.isfinite(loss[part]):
                     raise NumericalError(
                         f"the loss of part {self.partition.names[part]} is {loss[part]}: look at the checkpoint's "
                         f"weights, the normalisation of the data and {arg('dtype')}"
                     )
         counts = np.array([len(m) for m in self.members])
-        found = Evaluation(parts=self.partition.names, counts=counts, loss=loss / counts, accuracy=correct / counts)
-        self.__dict__["evaluation"] = found  # where cached_property looks; the class itself is frozen
-        return found
+        evaluation = Evaluation(
+            parts=self.partition.names,
+            counts=counts,
+            loss=loss / counts,
+            accuracy=None if self.correct is None else correct / counts,
+            measures={
+                m.name: np.array([m.value(s, int(n)) for s, n in zip(found, counts, strict=True)])
+                for m, found in sums.items()
+            },
+            whole={m.name: m.value(np.sum(found, axis=0), int(counts.sum())) for m, found in sums.items()},
+        )
+        self.__dict__["evaluation"] = evaluation  # where cached_property looks; the class itself is frozen
+        return evaluation
+
+    @property
+    def correct(self) -> Callable[[Tensor, Tree], Tensor] | None:
+        """(z, targets) -> whether each sample is predicted correctly, (B,); None where that has no meaning."""
+        of_task, outputs = self.task.correct, self.outputs
+        if of_task is None or not outputs.measurable:
+            return None
+        return lambda z, targets: of_task(outputs.restore(z), targets)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

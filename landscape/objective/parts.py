@@ -1,12 +1,21 @@
 """From a name, a file or a mapping to the parts that samples are divided into."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.autodiff import trees
+from landscape.autodiff.trees import Tree
+from landscape.callables import resolve
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
-from landscape.errors import DataError, InputError, arg
+from landscape.data.records import Records
+from landscape.errors import DataError, InputError, arg, one_line
 from landscape.results import disk
 from landscape.results.grouping import GROUPINGS, NAMES
 
@@ -14,9 +23,24 @@ GROUPS = {"all": "all"} | {group: name for name, grouping in GROUPINGS.items() f
 """Groups of classes that have a name of their own, and the partition that each is a part of."""
 
 
+Parts: TypeAlias = (
+    str
+    | PathLike[str]
+    | Partition
+    | Mapping[str, Sequence[int]]
+    | Callable[..., Any]
+    | Sequence[Any]
+    | np.ndarray
+    | Tensor
+)
+"""What samples may be divided by, see `make_partition`."""
+
+_READ = 256  # samples that are read at a time
+
+
 def make_partition(
     samples: Samples,
-    spec: str | PathLike[str] | Partition | Mapping[str, Sequence[int]],
+    spec: Parts,
     *,
     many: int = 100,
     few: int = 20,
@@ -26,8 +50,10 @@ def make_partition(
 
     Args:
         samples: the data.
-        spec: "all", "class", "many-medium-few", "head-tail", a JSON file {"name": [class, ...]}, the same as a
-            mapping, or a finished partition.
+        spec: "all"; of classes "class", "many-medium-few", "head-tail", a JSON file {"name": [class, ...]} or the same
+            as a mapping; of any samples "quantiles:4" of the targets, "column:NAME" of the data set, a value for each
+            sample, a function (input, target) of one sample that returns its part's name, that function as
+            "package.module:function", or a finished partition.
         many: "many" classes have more training samples than this.
         few: "few" classes have fewer training samples than this.
         ends: number of classes in each end of "head-tail".
@@ -39,10 +65,21 @@ def make_partition(
         InputError: an unknown name, an unreadable file, or groups that do not fit the classes.
     """
     labels, counts = samples.labels, samples.class_counts
+    if isinstance(spec, str) and (found := _of_any_samples(samples, spec)) is not None:
+        return found
+    if callable(spec):
+        return _by_function(samples, spec)
+    if isinstance(spec, Sequence | np.ndarray | Tensor) and not isinstance(spec, str):
+        spec = Partition.from_values(spec.tolist() if isinstance(spec, Tensor) else spec)
     if isinstance(spec, Partition):
         if len(spec.part_of) != len(labels):
             raise InputError(f"the partition is of {len(spec.part_of)} samples, the data has {len(labels)}")
         return spec
+    if spec != "all" and not samples.class_names:
+        raise InputError(
+            f"{arg('partition', spec)} divides classes, and the data have none: take quantiles:4, column:NAME or a "
+            "function of (input, target)"
+        )
     if isinstance(spec, Mapping):
         return Partition.by_groups(labels, spec, len(counts))
     if spec == "all":
@@ -53,11 +90,59 @@ def make_partition(
         return Partition.by_frequency(labels, counts, str(spec), many=many, few=few, ends=ends)
     path = Path(spec)
     if path.suffix != ".json":
-        raise InputError(f"{arg('partition', spec)} is unknown: choose {', '.join(NAMES)} or a .json file of groups")
+        raise InputError(
+            f"{arg('partition', spec)} is unknown: choose {', '.join(NAMES)}, quantiles:N, column:NAME, "
+            "package.module:function or a .json file of groups"
+        )
     groups = disk.read_json(path, InputError)
     if not isinstance(groups, dict) or not all(isinstance(g, list) for g in groups.values()):
         raise InputError(f'{spec} must hold {{"name": [class, ...]}}')
     return Partition.by_groups(labels, groups, len(counts))
+
+
+def _of_any_samples(samples: Samples, spec: str) -> Partition | None:
+    """Return the parts that a text names for samples with or without classes; None for other texts."""
+    word, colon, rest = spec.partition(":")
+    if not colon:
+        return None
+    if word == "quantiles":
+        if not rest.isdecimal():
+            raise InputError(f"{arg('partition', spec)}: how many parts is said by a number, as in quantiles:4")
+        return Partition.by_quantiles(_numbers(samples), int(rest))
+    if word == "column":
+        if not isinstance(samples, Records):
+            raise InputError(f"{arg('partition', spec)}: items are pairs of a tensor and a label, and have no columns")
+        return Partition.from_values(samples.column(rest))
+    return _by_function(samples, resolve(spec, "partition"))
+
+
+def _numbers(samples: Samples) -> np.ndarray:
+    """Return the targets, of which each is one number, (N,)."""
+    found = []
+    for _, targets in _read(samples):
+        if not isinstance(targets, Tensor) or targets.numel() != len(targets):
+            raise InputError(
+                f"quantiles are of targets that are one number each, and these are {trees.shown(targets)}: give a "
+                "function of (input, target)"
+            )
+        found.append(targets.reshape(-1).double().cpu().numpy())
+    return np.concatenate(found)
+
+
+def _by_function(samples: Samples, function: Callable[..., Any]) -> Partition:
+    values = []
+    for inputs, targets in _read(samples):
+        for i in range(trees.size(targets)):
+            try:
+                values.append(function(trees.take(inputs, i), trees.take(targets, i)))
+            except Exception as error:  # the user's code; the traceback stays attached
+                raise InputError(f"the function of {arg('partition')} fails: {one_line(error)}") from error
+    return Partition.from_values(values)
+
+
+def _read(samples: Samples) -> Iterator[tuple[Tree, Tree]]:
+    for start in range(0, len(samples), _READ):
+        yield samples.batch(np.arange(start, min(start + _READ, len(samples))), dtype=torch.float64)
 
 
 def refuse_empty(parts: Partition, samples: Samples) -> None:

@@ -52,7 +52,9 @@ class Distances(Result):
     norm: Floats = array("run", "point", doc="Euclidean length of the point's displacement from the start")
     point_epoch: Floats = array("run", "point", unit="epochs", doc="mean epoch that the point is of; nan unknown")
     loss: Floats = array("run", "point", "part", unit="loss", doc="loss of the part at the point")
-    accuracy: Floats = array("run", "point", "part", doc="accuracy of the part at the point")
+    accuracy: Floats | None = array(
+        "run", "point", "part", doc="accuracy of the part at the point; absent without classes", optional=True
+    )
 
     epoch: Floats = array("epoch", unit="epochs", doc="epochs of the snapshots along training")
     along_training: Floats = array("run", "epoch", "point", doc="Euclidean distance of the snapshot to the point")

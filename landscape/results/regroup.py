@@ -122,11 +122,11 @@ def _surface(
     changes: dict[str, Any] = {
         "parts": tuple(members),
         "loss": _mixed(shares, surface.loss, 0),
-        "accuracy": _mixed(shares, surface.accuracy, 0),
+        "accuracy": _known(shares, surface.accuracy, 0),
         "centre_loss": _mixed(shares, surface.centre_loss, 0),
-        "centre_accuracy": _mixed(shares, surface.centre_accuracy, 0),
+        "centre_accuracy": _known(shares, surface.centre_accuracy, 0),
         "mark_loss": _mixed(shares, surface.mark_loss, 1),
-        "mark_accuracy": _mixed(shares, surface.mark_accuracy, 1),
+        "mark_accuracy": _known(shares, surface.mark_accuracy, 1),
     }
     if surface.mark_policy_loss is not None:
         changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
@@ -159,7 +159,7 @@ def _traces(
         parts=tuple(members),
         **_counted(spectrum, members),
         loss=_mixed(shares, spectrum.loss, 0),
-        accuracy=_mixed(shares, spectrum.accuracy, 0),
+        accuracy=_known(shares, spectrum.accuracy, 0),
         trace=_mixed(shares, spectrum.trace, 0),
         trace_stderr=_mixed(shares, spectrum.trace_stderr, 0),
         **_by_rows(spectrum, shares),
@@ -191,6 +191,10 @@ def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) 
         for name, number in own.items():
             fields.setdefault(name, []).append(number)
     return {name: np.array(numbers) for name, numbers in fields.items()}
+
+
+def _known(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | None, axis: int) -> np.ndarray | None:
+    return None if values is None else _mixed(shares, values, axis)
 
 
 def _counted(result: Surface | Spectrum, members: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

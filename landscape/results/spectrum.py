@@ -28,7 +28,11 @@ class Spectrum(Result):
     train_counts: Counts = array("part", unit="samples", doc="training samples of its classes; nan without data")
     n_used: Counts = array("part", unit="samples", doc="samples summed over; nan without data")
     loss: Floats = array("part", unit="loss", doc="mean loss over the part's samples; nan without data")
-    accuracy: Floats = array("part", doc="share of the samples that are classified correctly; nan without data")
+    accuracy: Floats | None = array(
+        "part",
+        doc="share of the samples that are predicted correctly; nan without data, absent without classes",
+        optional=True,
+    )
 
     lambda_max: Floats = array("part", unit="loss", doc="largest Ritz value")
     lambda_max_residual: Floats = array(
@@ -286,7 +290,7 @@ class Traces(Result):
     n_samples: Counts = array("part", unit="samples", doc="samples in the group")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the group's classes")
     loss: Floats = array("part", unit="loss", doc="weighted mean loss")
-    accuracy: Floats = array("part", doc="weighted mean accuracy")
+    accuracy: Floats | None = array("part", doc="weighted mean accuracy; absent without classes", optional=True)
     trace: Floats = array("part", unit="loss", doc="trace of the matrix of this loss")
     trace_stderr: Floats = array("part", unit="loss", doc="its standard error at most")
     trace_sampling_stderr: Floats | None = array(

@@ -19,7 +19,12 @@ class Points(Result):
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
     point: Counts = array("point", doc="number of the point in the list that was asked for")
     loss: Floats = array("point", "part", unit="loss", doc="mean loss over the part's samples")
-    accuracy: Floats = array("point", "part", doc="share of the part's samples that are classified correctly")
+    accuracy: Floats | None = array(
+        "point",
+        "part",
+        doc="share of the part's samples that are predicted correctly; absent without classes",
+        optional=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -73,14 +78,20 @@ class Surface(Result):
     xcoordinates: Floats = array("x", doc="coordinates along the first axis, in its units")
     ycoordinates: Floats = array("y", doc="coordinates along the second axis, in its units; 0 for a line")
     loss: Floats = array("part", "y", "x", unit="loss", doc="mean loss over the part's samples")
-    accuracy: Floats = array("part", "y", "x", doc="share of the part's samples that are classified correctly")
+    accuracy: Floats | None = array(
+        "part",
+        "y",
+        "x",
+        doc="share of the part's samples that are predicted correctly; absent without classes",
+        optional=True,
+    )
     computed: Bools = array("y", "x", doc="true where the point was evaluated")
     variance_invalid: Floats | None = array(
         "y", "x", doc="true where a running variance is below zero or not a finite number", optional=True
     )
 
     centre_loss: Floats = array("part", unit="loss", doc="mean loss at the checkpoint itself")
-    centre_accuracy: Floats = array("part", doc="accuracy at the checkpoint itself")
+    centre_accuracy: Floats | None = array("part", doc="accuracy at the checkpoint itself", optional=True)
     lowest_loss: Floats = array("part", unit="loss", doc="lowest loss of the grid")
     lowest_position: Floats = array("part", "axis", doc="where it is")
     doubling_radius: Floats = array(
@@ -106,7 +117,7 @@ class Surface(Result):
     mark_position: Floats = array("mark", "axis", doc="their projections on the plane, in coordinates")
     mark_distance: Floats = array("mark", doc="their Euclidean distance from the plane")
     mark_loss: Floats = array("mark", "part", unit="loss", doc="loss at the point itself, not at its projection")
-    mark_accuracy: Floats = array("mark", "part", doc="accuracy at the point itself")
+    mark_accuracy: Floats | None = array("mark", "part", doc="accuracy at the point itself", optional=True)
     mark_policy_loss: Floats | None = array(
         "mark",
         "part",

@@ -155,7 +155,7 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool) ->
         x=surface.xcoordinates[known],
         unit=unit,
         loss=loss,
-        accuracy=surface.accuracy[p, 0, known],
+        accuracy=np.full(known.sum(), np.nan) if surface.accuracy is None else surface.accuracy[p, 0, known],
         barrier=barrier,
     )
 

@@ -148,7 +148,8 @@ def trajectory_along(
             for p, colour in zip(chosen, shades, strict=True):
                 style: dict[str, Any] = {"color": colour, "linewidth": 1.3, "markersize": 3.5}
                 loss.plot(x[own], trajectory.mark_loss[own, p], marker=".", **style, label=named(trajectory, p))
-                accuracy.plot(x[own], trajectory.mark_accuracy[own, p], marker=".", **style)
+                if trajectory.mark_accuracy is not None:
+                    accuracy.plot(x[own], trajectory.mark_accuracy[own, p], marker=".", **style)
                 loss.plot(x[own], surface["loss"][p, own], linestyle="--", **style | {"linewidth": 0.9})
                 if policy is not None:
                     loss.plot(x[own], policy[own, p], linestyle=":", **style | {"linewidth": 1.1})
@@ -207,6 +208,8 @@ def _at_projections(trajectory: Trajectory, what: str) -> np.ndarray:
         return nothing
     grid = grid_of(trajectory)
     if grid.simplices.shape[1] < 3:
+        return nothing
+    if getattr(trajectory, what) is None:
         return nothing
     values = grid.values(getattr(trajectory, what), getattr(trajectory, f"centre_{what}"))
     return interpolate(grid, values, trajectory.mark_position)

@@ -47,8 +47,13 @@ def filled(surface: Surface, what: str = "loss") -> np.ndarray:
 
     Returns:
         (P, ny, nx), nan in holes and beyond the computed points.
+
+    Raises:
+        InputError: the surface was made without these values.
     """
     values, centre = getattr(surface, what), getattr(surface, f"centre_{what}")
+    if values is None:
+        raise InputError(f"this surface has no {what}: draw its loss")
     return grid.filled(grid_of(surface), values, centre, cubic=what == "loss")
 
 

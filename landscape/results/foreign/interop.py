@@ -165,7 +165,8 @@ def _table(result: Result) -> tuple[list[str], Iterable[Sequence[Any]]]:
     if isinstance(result, (Spectrum, Traces, Sharpness)):
         return part_table(result)
     if isinstance(result, Surface):
-        return ["part", "mark", "x", "y", "loss", "accuracy", "computed", "distance"], _points(result)
+        accuracy = [] if result.accuracy is None else ["accuracy"]
+        return ["part", "mark", "x", "y", "loss", *accuracy, "computed", "distance"], _points(result)
     return long_table(result)
 
 
@@ -185,10 +186,12 @@ def _points(surface: Surface) -> Iterator[Sequence[Any]]:
     position = np.zeros((len(surface.marks), 2))
     position[:, : surface.mark_position.shape[1]] = surface.mark_position
     for p, part in enumerate(surface.parts):
-        grid = (x, y, surface.loss[p], surface.accuracy[p], surface.computed)
+        accuracy = [] if surface.accuracy is None else [surface.accuracy[p]]
+        grid = (x, y, surface.loss[p], *accuracy, surface.computed)
         for row in zip(*(values.ravel().tolist() for values in grid), strict=True):
             yield [part, "", *row, 0.0]
-        marks = (*position.T, surface.mark_loss[:, p], surface.mark_accuracy[:, p])
+        of_marks = [] if surface.mark_accuracy is None else [surface.mark_accuracy[:, p]]
+        marks = (*position.T, surface.mark_loss[:, p], *of_marks)
         columns = zip(surface.marks, *(values.tolist() for values in marks), surface.mark_distance, strict=True)
         for name, *numbers, distance in columns:
             yield [part, name, *numbers, True, distance]

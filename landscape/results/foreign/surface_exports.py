@@ -100,7 +100,8 @@ def _grid(file: BinaryIO, surface: Surface, heights: np.ndarray) -> None:
     ny, nx = surface.computed.shape
     hidden = ~np.isfinite(heights)
     data = {f"loss {part}": surface.loss[p].ravel() for p, part in enumerate(surface.parts)}
-    data |= {f"accuracy {part}": surface.accuracy[p].ravel() for p, part in enumerate(surface.parts)}
+    if surface.accuracy is not None:
+        data |= {f"accuracy {part}": surface.accuracy[p].ravel() for p, part in enumerate(surface.parts)}
     data["computed"] = surface.computed.ravel().astype(np.uint8)
     data["vtkGhostType"] = np.where(hidden, _HIDDEN, 0).astype(np.uint8).ravel()
     x, y = np.meshgrid(surface.xcoordinates, surface.ycoordinates)

@@ -287,14 +287,17 @@ def write_goldstein(path: str | Path, surface: Surface, *, overwrite: bool = Fal
 
 def _their_arrays(surface: Surface) -> dict[str, np.ndarray]:
     if set(surface.parts) <= set(_SPLITS):
-        by_split = {name: (surface.loss[p], surface.accuracy[p]) for p, name in enumerate(surface.parts)}
+        whole, places = surface, {name: p for p, name in enumerate(surface.parts)}
     else:
         whole = regroup(surface, "all")
         split = "test" if surface.provenance.get("split") == "test" else "train"
-        by_split = {split: (whole.loss[0], whole.accuracy[0])}
+        places = {split: 0}
     arrays = {}
-    for split, (loss, accuracy) in by_split.items():
-        for name, values in ((f"{split}_loss", loss), (f"{split}_acc", 100 * accuracy)):
+    for split, p in places.items():
+        found = {f"{split}_loss": whole.loss[p]}
+        if whole.accuracy is not None:
+            found[f"{split}_acc"] = 100 * whole.accuracy[p]
+        for name, values in found.items():
             values = np.where(surface.computed, values, -1.0)
             arrays[name] = values[0] if surface.is_line else values
     return arrays

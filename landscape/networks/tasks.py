@@ -1,0 +1,285 @@
+"""Tasks: what is measured of a model's outputs where nothing else is said.
+
+The contract is one line: *a loss is a function of (the model's output, the target) with one value per sample*. A task
+is a choice of defaults around it: the loss, the distribution whose likelihood the loss is, whether a sample has one
+class, and what else is printed. A new task is one more entry of `TASKS`.
+
+A sample of several tokens or pixels has the mean over its own: every sample counts alike, however long it is. Tokens
+with the target -100 are left out; a sample that has no others has loss 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from landscape.autodiff import trees
+from landscape.autodiff.trees import Tree
+from landscape.errors import DataError
+from landscape.networks import losses
+
+Values: TypeAlias = Callable[[Tensor, Tree], Tensor]
+"""(outputs, targets) -> one value per sample, (B,)."""
+
+IGNORED = -100
+"""The target of tokens and pixels that do not count, as PyTorch and Hugging Face write it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number that says how well a part of the data is predicted, from sums over its samples."""
+
+    name: str
+    sums: Callable[[Tensor, Tree], Tensor]  # (outputs, targets) -> (B, S)
+    value: Callable[[np.ndarray, int], float]  # (sums over n samples (S,), n) -> the number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Defaults around a loss."""
+
+    name: str
+    about: str  # of outputs and targets, for help and the documentation
+    loss: str  # name of the loss
+    values: Values | None = None  # the loss; None for those of `losses.LOSSES`, or of the user
+    likelihood: Values | None = None  # -log p(target), for the Fisher matrix; with any loss for classes
+    has_classes: bool = False  # a sample has one class: parts may be classes
+    correct: Values | None = None  # whether a sample is predicted correctly, for the accuracy
+    measures: tuple[Measure, ...] = field(default=())
+
+
+def squared_error(outputs: Tensor, targets: Tree) -> Tensor:
+    """Squared error of each sample, mean over its outputs.
+
+    Args:
+        outputs: (B, ...).
+        targets: as many numbers.
+
+    Returns:
+        (B,).
+
+    Raises:
+        DataError: outputs and targets differ in number.
+    """
+    return _mean((outputs - _alike(outputs, targets)).square())
+
+
+def binary_cross_entropy(outputs: Tensor, targets: Tree) -> Tensor:
+    """Cross-entropy of yes/no labels, -y log s(z) - (1 - y) log s(-z) with the sigmoid s, mean over a sample's labels.
+
+    Args:
+        outputs: logits z, (B, ...).
+        targets: y, as many numbers, 0 to 1.
+
+    Returns:
+        (B,), in nats.
+
+    Raises:
+        DataError: outputs and targets differ in number.
+    """
+    y = _alike(outputs, targets)
+    return _mean(-y * F.logsigmoid(outputs) - (1 - y) * F.logsigmoid(-outputs))
+
+
+def tokens(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of tokens, mean over the tokens of a sample that are not ignored.
+
+    Args:
+        outputs: logits, (B, ..., C).
+        targets: classes, (B, ...) integers, `IGNORED` for what does not count.
+
+    Returns:
+        (B,), in nats.
+
+    Raises:
+        DataError: outputs and targets do not fit.
+    """
+    values, kept = token_losses(outputs, targets)
+    return values.sum(1) / kept.sum(1).clamp(min=1)
+
+
+def pixels(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Do the same as `tokens` for logits (B, C, ...), classes along the second axis, as convolutions leave them."""
+    return tokens(outputs.movedim(1, -1), targets)
+
+
+def next_tokens(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Do the same as `tokens` for language models: the outputs at a token predict the one after it."""
+    return tokens(outputs[:, :-1], targets[:, 1:])
+
+
+def token_losses(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each token.
+
+    Args:
+        outputs: logits, (B, ..., C).
+        targets: (B, ...) integers.
+
+    Returns:
+        (B, T) losses, 0 for ignored tokens; and (B, T), true for the others.
+
+    Raises:
+        DataError: outputs and targets do not fit.
+    """
+    if outputs.shape[:-1] != targets.shape:
+        raise DataError(
+            f"outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}: there is a row of logits for "
+            "each token, classes along the last axis (for classes along the second, as of pixels, take the task pixels)"
+        )
+    kept = targets != IGNORED
+    found = outputs.log_softmax(-1).gather(-1, targets.where(kept, 0)[..., None]).squeeze(-1)
+    return torch.where(kept, -found, 0).flatten(1), kept.flatten(1)
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(1) if values.ndim > 1 else values
+
+
+def _alike(outputs: Tensor, targets: Tree) -> Tensor:
+    """Return targets in the shape of the outputs: (B,) and (B, 1) are the same, and would broadcast to (B, B)."""
+    if not isinstance(targets, Tensor) or targets.numel() != outputs.numel():
+        raise DataError(
+            f"outputs {tuple(outputs.shape)} do not fit targets {trees.shown(targets)}: there is one target for each "
+            "output"
+        )
+    return targets.reshape(outputs.shape).to(outputs.dtype)
+
+
+def _right_class(outputs: Tensor, targets: Tensor) -> Tensor:
+    top = outputs.max(1)
+    labels = targets.argmax(1) if targets.is_floating_point() else targets
+    return (top.indices == labels) & ~top.values.isnan()
+
+
+def _right_side(outputs: Tensor, targets: Tensor) -> Tensor:
+    return ((outputs > 0) == (_alike(outputs, targets) > 0.5)).flatten(1).all(1) & ~outputs.flatten(1).isnan().any(1)
+
+
+def _found_labels(outputs: Tensor, targets: Tree) -> Tensor:
+    """Count true positives, false positives and false negatives of each sample, (B, 3)."""
+    y, said = (t.reshape(len(outputs), -1) for t in (_alike(outputs, targets) > 0.5, outputs > 0))
+    return torch.stack([(said & y).sum(1), (said & ~y).sum(1), (~said & y).sum(1)], dim=1)
+
+
+def _f1(sums: np.ndarray, _: int) -> float:
+    return float(2 * sums[0] / (2 * sums[0] + sums[1] + sums[2])) if sums.any() else np.nan
+
+
+_SQUARED = Measure(
+    name="mean squared error",
+    sums=lambda outputs, targets: squared_error(outputs, targets)[:, None],
+    value=lambda sums, n: float(sums[0] / n),
+)
+_F1 = Measure(name="F1 of all labels", sums=_found_labels, value=_f1)
+
+
+def _of_tokens(reach: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> tuple[Measure, ...]:
+    """Return perplexity and accuracy over all tokens, of the logits and targets that `reach` makes of a batch."""
+
+    def losses_and_counts(outputs: Tensor, targets: Tensor) -> Tensor:
+        values, kept = token_losses(*reach(outputs, targets))
+        return torch.stack([values.sum(1), kept.sum(1)], dim=1)
+
+    def hits_and_counts(outputs: Tensor, targets: Tensor) -> Tensor:
+        logits, targets = reach(outputs, targets)
+        kept = targets != IGNORED
+        right = (logits.argmax(-1) == targets) & kept
+        return torch.stack([right.flatten(1).sum(1), kept.flatten(1).sum(1)], dim=1)
+
+    return (
+        Measure(name="perplexity", sums=losses_and_counts, value=lambda sums, _: float(np.exp(_ratio(sums)))),
+        Measure(name="accuracy of tokens", sums=hits_and_counts, value=lambda sums, _: _ratio(sums)),
+    )
+
+
+def _ratio(sums: np.ndarray) -> float:
+    return float(sums[0] / sums[1]) if sums[1] else np.nan
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="classification",
+            about="logits (B, C); a class (B,), or shares of the classes (B, C)",
+            loss="ce",
+            likelihood=losses.cross_entropy,
+            has_classes=True,
+            correct=_right_class,
+        ),
+        Task(
+            name="regression",
+            about="outputs (B, ...); as many numbers",
+            loss="mse",
+            values=squared_error,
+            likelihood=squared_error,
+            measures=(_SQUARED,),
+        ),
+        Task(
+            name="binary",
+            about="one logit (B,) or (B, 1); 0 or 1",
+            loss="bce",
+            values=binary_cross_entropy,
+            likelihood=binary_cross_entropy,
+            has_classes=True,
+            correct=_right_side,
+            measures=(_F1,),
+        ),
+        Task(
+            name="multilabel",
+            about="logits (B, L); 0 or 1 for each label (B, L)",
+            loss="bce-labels",
+            values=binary_cross_entropy,
+            likelihood=binary_cross_entropy,
+            measures=(_F1,),
+        ),
+        Task(
+            name="tokens",
+            about="logits (B, T, C); a class of each token (B, T), -100 for none",
+            loss="ce-tokens",
+            values=tokens,
+            likelihood=tokens,
+            measures=_of_tokens(lambda outputs, targets: (outputs, targets)),
+        ),
+        Task(
+            name="pixels",
+            about="logits (B, C, H, W); a class of each pixel (B, H, W), -100 for none",
+            loss="ce-pixels",
+            values=pixels,
+            likelihood=pixels,
+            measures=_of_tokens(lambda outputs, targets: (outputs.movedim(1, -1), targets)),
+        ),
+        Task(
+            name="next-token",
+            about="logits (B, T, C); the tokens themselves (B, T), -100 for none",
+            loss="ce-next-token",
+            values=next_tokens,
+            likelihood=next_tokens,
+            measures=_of_tokens(lambda outputs, targets: (outputs[:, :-1], targets[:, 1:])),
+        ),
+        Task(name="own", about="anything that a loss function of (output, target) takes", loss="own"),
+    )
+}
+"""By name, in the order in which help lists them."""
+
+OWN_LOSS = "model"
+"""The name of the loss that a model returns itself, sample by sample: `output.loss`."""
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the tasks."""
+    return tuple(TASKS)
+
+
+def loss_names() -> tuple[str, ...]:
+    """Return the names of all losses: those for classes, those of other tasks, and that of the model itself."""
+    return (*losses.names(), *(task.loss for task in TASKS.values() if task.values is not None), OWN_LOSS)
+
+
+def of_loss(name: str) -> Task | None:
+    """Return the task whose loss has a name; None where it is for classes or of the user."""
+    return next((task for task in TASKS.values() if task.values is not None and task.loss == name), None)

@@ -1,0 +1,137 @@
+"""What is measured of a model on data: its task, its loss as a function of rows z, and where nothing is said, which."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.autodiff import trees
+from landscape.autodiff.called import call
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.trees import Tree
+from landscape.callables import resolve
+from landscape.data.samples import Samples
+from landscape.errors import InputError, arg, check_choice, nearest
+from landscape.networks import losses, outputs, tasks
+from landscape.networks.models import failures_named
+from landscape.networks.outputs import Outputs
+from landscape.networks.tasks import TASKS, Task
+
+_EXAMPLES = 2  # samples by which the model's outputs are looked at: one row for each shows where the samples are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A loss, and what belongs to it."""
+
+    task: Task
+    outputs: Outputs
+    loss: Callable[[Tensor, Tree], Tensor]  # (z, targets) -> (B,)
+    likelihood: Callable[[Tensor, Tree], Tensor] | None
+    name: str  # of the loss
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """A loss of outputs as one of rows z."""
+
+    loss: Callable[[Any, Tree], Tensor]
+    outputs: Outputs
+
+    def __call__(self, z: Tensor, targets: Tree) -> Tensor:
+        return self.loss(self.outputs.restore(z), targets)
+
+
+def settle(
+    model: nn.Module,
+    samples: Samples,
+    loss: str | Callable[[Any, Tree], Tensor] | None,
+    task: str | None,
+    index: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Measured:
+    """Find out what is measured.
+
+    Args:
+        model: in eval mode, on the device.
+        samples: the data.
+        loss: see `Objective.build`.
+        task: see `Objective.build`.
+        index: which of several outputs is meant.
+        device: where the model is.
+        dtype: of its numbers.
+
+    Returns:
+        Task and loss.
+
+    Raises:
+        InputError: they do not fit each other, the outputs or the targets.
+    """
+    chosen = _task(samples, loss, task)
+    if loss is None and chosen.name == "own":
+        raise InputError(f"the task own needs a {arg('loss')}, a function of (output, target)")
+    name = loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)
+    name = chosen.loss if loss is None else name
+    if name == tasks.OWN_LOSS:
+        own = outputs.OwnLoss()
+        return Measured(task=chosen, outputs=own, loss=lambda z, _: z[:, 0], likelihood=None, name=name)
+    if chosen.name == "classification":
+        found: Outputs = outputs.Logits(len(samples.class_names), index)
+        function = losses.build(name, samples.class_counts) if isinstance(loss, str) or loss is None else loss
+        return Measured(task=chosen, outputs=found, loss=function, likelihood=chosen.likelihood, name=name)
+    output, n = _example(model, samples, device, dtype)
+    if loss is None or (isinstance(loss, str) and tasks.of_loss(loss) is not None):
+        found = outputs.main(output, n, index)
+        function = chosen.values or losses.cross_entropy
+        of_rows = _Restored(function, found)
+        return Measured(task=chosen, outputs=found, loss=of_rows, likelihood=of_rows, name=name)
+    function = resolve(loss, "loss") if isinstance(loss, str) else loss
+    found = outputs.whole(output, n)
+    return Measured(task=chosen, outputs=found, loss=_Restored(function, found), likelihood=None, name=name)
+
+
+def _task(samples: Samples, loss: str | Callable[..., Any] | None, task: str | None) -> Task:
+    """Return the task that is asked for, or that loss and targets tell."""
+    named = tasks.of_loss(loss) if isinstance(loss, str) else None
+    if isinstance(loss, str) and ":" not in loss and loss not in tasks.loss_names():
+        near = nearest(loss, tasks.loss_names())
+        raise InputError(
+            f"no loss {loss!r}; {near}choose from {', '.join(tasks.loss_names())} or package.module:callable"
+        )
+    if task is not None:
+        check_choice("task", task, TASKS)
+        if named is not None and named.name != task:
+            raise InputError(f"{arg('loss', loss)} is that of the task {named.name}: leave {arg('task', task)} out")
+        if isinstance(loss, str) and loss in losses.names() and task != "classification":
+            raise InputError(f"{arg('loss', loss)} is for classes: leave {arg('task', task)} out, or the loss")
+        if TASKS[task].has_classes and not samples.class_names:
+            raise InputError(f"the task {task} needs targets that are classes, one for each sample")
+        return TASKS[task]
+    if named is not None:
+        return named
+    if loss == tasks.OWN_LOSS:
+        return TASKS["own"]
+    if samples.class_names:
+        return TASKS["classification"]
+    if loss is not None and not (isinstance(loss, str) and loss in losses.names()):
+        return TASKS["own"]
+    if isinstance(loss, str):
+        raise InputError(f"{arg('loss', loss)} is for classes, and the data have none")
+    targets = trees.leaves(samples.batch(np.zeros(1, dtype=np.int64))[1])
+    if len(targets) == 1 and targets[0].is_floating_point():
+        return TASKS["regression"]
+    raise InputError(
+        f"targets do not tell what is measured: say it by {arg('task')}, one of {', '.join(TASKS)}, or by {arg('loss')}"
+    )
+
+
+def _example(model: nn.Module, samples: Samples, device: torch.device, dtype: torch.dtype) -> tuple[Any, int]:
+    """Return what the model makes of a few samples, and how many they are."""
+    n = min(_EXAMPLES, len(samples))
+    inputs = samples.batch(np.arange(n), device, dtype)[0]
+    with failures_named(inputs), differentiable_attention(), torch.no_grad():
+        return call(model, trees.clone(inputs)), n
