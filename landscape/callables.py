@@ -4,6 +4,7 @@ A notebook gives what its user typed: `steps="40"` shall fail at once and by nam
 of a function are the one place that says what an argument may be; editors, type checkers and `checked` read them.
 """
 
+import ast
 import functools
 import importlib
 import inspect
@@ -61,6 +62,45 @@ def resolve(spec: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"{arg(what, spec)} is not a callable but {type(found).__name__}")
     return found  # type: ignore[no-any-return]  # callable() does not tell mypy the arguments
+
+
+def resolve_call(spec: str, what: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Import a callable by its name, with the arguments that may stand behind it; nothing of the text is run.
+
+    Args:
+        spec: "package.module:callable" or "package.module:callable(3, width=16)"; arguments are plain Python values:
+            numbers, strings, None, True and False, and lists, tuples, sets and dicts of them.
+        what: as for `resolve`.
+
+    Returns:
+        The callable, and positional and named arguments for it.
+
+    Raises:
+        InputError: as for `resolve`, or an argument is no plain value.
+    """
+    name, bracket, _ = spec.partition("(")
+    if not bracket:
+        return resolve(spec, what), (), {}
+    args, kwargs = arguments(spec, what)
+    return resolve(name.strip(), what), args, kwargs
+
+
+def arguments(spec: str, what: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Read the arguments of a call in a text; see `resolve_call`."""
+    refused = InputError(
+        f"{arg(what, spec)}: what stands in the brackets must be plain values, as in mymodel:ResNet(18, width=16)"
+    )
+    try:
+        call = ast.parse(f"f{spec[spec.index('(') :]}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise refused
+        found = tuple(ast.literal_eval(value) for value in call.args)
+        named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        raise refused from None
+    if None in named:  # of **options
+        raise refused
+    return found, {str(name): value for name, value in named.items()}
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:

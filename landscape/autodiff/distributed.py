@@ -8,9 +8,12 @@ import os
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from landscape.errors import InputError, one_line
 
 _PATIENCE = timedelta(days=7)  # one rank may wait at a barrier for hours while another finishes a long piece
 
@@ -99,3 +102,29 @@ def deal(n: int, folder: Path) -> Iterator[int]:
 
 def _joined() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def read_shards(folder: str) -> dict[str, Any]:
+    """Read a folder of torch.distributed.checkpoint into one process. Its index is a pickle, and runs what it holds.
+
+    Args:
+        folder: which the caller trusts.
+
+    Returns:
+        What was saved, by its names.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+    from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+    found: dict[str, Any] = {}
+    try:
+        _load_state_dict(
+            found, storage_reader=FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True
+        )
+    except Exception as error:  # a folder may hold anything; the traceback stays attached
+        raise InputError(f"{folder} is no folder of torch.distributed.checkpoint: {one_line(error)}") from error
+    return found

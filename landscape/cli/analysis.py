@@ -7,9 +7,9 @@ from typing import Any
 
 import cloup
 
-from landscape.cli.options import BY_COUNT, JSON, OWN, READING, SIZE, Choice, Decorator, listed, option
+from landscape.cli.options import BY_COUNT, CALLED, JSON, OWN, READING, SIZE, Choice, Decorator, listed, option
 from landscape.data import datasets
-from landscape.networks import losses, models
+from landscape.networks import models, tasks
 from landscape.objective import loading
 from landscape.results import grouping
 
@@ -23,7 +23,7 @@ def checkpoint(*, several: bool = False, parameters: bool = True) -> Decorator[A
         several: the command takes the checkpoints of a run; see `begin.checkpoint_list`.
         parameters: the command differentiates, by parameters that can be chosen.
     """
-    one = "Analyse this checkpoint: a .pt, .pth, .th, .tar or .safetensors file."
+    one = "Analyse this checkpoint: a .pt, .pth, .th, .tar or .safetensors file, or a folder of Hugging Face."
     more = (
         "Analyse these checkpoints: a file, a pattern in quotes such as 'run/snapshots/*.pt', or the folder of a run."
     )
@@ -35,7 +35,7 @@ def checkpoint(*, several: bool = False, parameters: bool = True) -> Decorator[A
         option(
             "--model",
             metavar="NAME",
-            help=f"Build this network: {listed(models.names(), OWN)}.",
+            help=f"Build this network: {listed((*models.names(), 'timm:NAME', 'hf:FOLDER'), CALLED)}.",
             show_default="the checkpoint's own",
         ),
         option("--cosine", is_flag=True, help="Give the network a cosine-normalised classifier."),
@@ -90,6 +90,12 @@ def samples() -> Decorator[Any]:
             show_default="0",
         ),
         option(
+            "--target",
+            metavar="KEY",
+            help="Take this entry of each item as its target, where items are dicts.",
+            show_default="label, labels, ...",
+        ),
+        option(
             "--normalize",
             metavar="TEXT",
             help="Normalise images by imagenet, none, or mean,.../std,... per channel.",
@@ -115,7 +121,10 @@ def parts(*, default: str = "all") -> Decorator[Any]:
         option(
             "--partition",
             metavar="NAME",
-            help=f'Divide the data into {listed(grouping.NAMES)}, or by a JSON file {{"name": [class, ...]}}.',
+            help=(
+                f"Divide the data into {listed(grouping.NAMES)}, by quantiles:N of the targets, by column:NAME of the "
+                'data set, by a package.module:function of (input, target), or by a JSON file {"name": [class, ...]}.'
+            ),
             show_default=default,
         ),
         option("--per-class", is_flag=True, help="Make each class a part; short for --partition class."),
@@ -154,8 +163,14 @@ def numbers(*more: Decorator[Any], weight_decay: bool = False, cache: str = "") 
         option(
             "--loss",
             metavar="NAME",
-            help=f"Measure this loss: {listed(losses.names(), OWN)}.",
-            show_default="ce",
+            help=f"Measure this loss: {listed(tasks.loss_names(), OWN)}.",
+            show_default="the task's own",
+        ),
+        option(
+            "--task",
+            metavar="NAME",
+            help=f"Take outputs and targets as those of {listed(tasks.names())}.",
+            show_default="what loss and targets tell",
         ),
         *([decay] if weight_decay else []),
         *more,

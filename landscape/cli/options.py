@@ -19,6 +19,9 @@ Decorator: TypeAlias = Callable[[F], F]
 OWN = "package.module:callable"
 """How a user names a function of their own."""
 
+CALLED = "package.module:callable(width=16)"
+"""The same, with arguments."""
+
 
 class Command(cloup.Command):
     """A command that refuses an option given twice, of which click would take the last and drop the first."""

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape.callables import resolve
+from landscape.callables import resolve_call
 from landscape.data import cifar, images, items
 from landscape.data.samples import Samples as Samples
 from landscape.data.samples import Stats, draw
@@ -376,7 +376,7 @@ DATASETS: dict[str, Source] = {
 
 
 def _own(name: str, split: str, *, take: Callable[..., Samples]) -> Samples:
-    build = resolve(name, "dataset")
+    build, args, kwargs = resolve_call(name, "dataset")
     try:
         parameters = list(inspect.signature(build).parameters.values())
     except ValueError:  # some callables written in C do not tell
@@ -389,7 +389,7 @@ def _own(name: str, split: str, *, take: Callable[..., Samples]) -> Samples:
 
     def built(of: str) -> Any:
         try:
-            return build(split=of) if takes_split else build()
+            return build(*args, **(kwargs | ({"split": of} if takes_split else {})))
         except Exception as error:  # the user's code; the traceback stays attached
             raise InputError(f"{arg('dataset', name)} failed with {one_line(error)}") from error
 

@@ -1,8 +1,9 @@
-"""Folders that are given where a checkpoint is expected: what each is, and which command or file helps."""
+"""Folders that are given where a checkpoint is expected: the files of their weights, or which command or file helps."""
 
+import json
 from pathlib import Path
 
-from landscape.errors import arg
+from landscape.errors import InputError, arg, one_line
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".tar", ".th", ".bin", ".safetensors")
 """How the names of checkpoints end."""
@@ -19,16 +20,10 @@ def described(path: str) -> str:
     """
     folder = Path(path)
     names = sorted(p.name for p in folder.iterdir())
-    index = next((name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))), None)
-    if index:
-        kind = "safetensors" if "safetensors" in index else "torch"
+    if is_sharded(path):
         return (
-            f"{path} is a folder of weights in several {kind} files ({index}): join them in Python, as by "
-            "model.save_pretrained(folder, max_shard_size='100GB'), and give the one file"
-        )
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        return (
-            f"{path} is a folder of torch.distributed.checkpoint: make one file of it by "
+            f"{path} is a folder of torch.distributed.checkpoint, whose index is a pickle: if you trust its maker, add "
+            f"{arg('trust_pickle', True)}; or make one file of it by "
             f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} one.pt"
         )
     if any(name.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for name in names):
@@ -38,3 +33,48 @@ def described(path: str) -> str:
         if held:
             return f"{path} is a folder: {arg('ckpt')} takes a file in it, such as {held[-1]}"
     return f"{path} is a folder: {arg('ckpt')} takes a file in it"
+
+
+def is_sharded(path: str) -> bool:
+    """Say whether a folder is one of torch.distributed.checkpoint."""
+    return (Path(path) / ".metadata").is_file()
+
+
+def weight_files(path: str) -> list[str]:
+    """Return the files that hold the weights of a folder of Hugging Face.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        The files that its index names, or the only one there is; none for other folders.
+
+    Raises:
+        InputError: the index cannot be read, or names what is no file of the folder.
+    """
+    folder = Path(path)
+    for kind in ("safetensors", "bin"):
+        index = next(iter(sorted(folder.glob(f"*.{kind}.index.json"))), None)
+        if index is not None:
+            return _of_index(index)
+    if not (folder / "config.json").is_file():
+        return []
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [str(folder / name)]
+    return []
+
+
+def _of_index(index: Path) -> list[str]:
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{index} cannot be read: {one_line(error)}") from error
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
+        raise InputError(f"{index} has no weight_map of names of files")
+    names = sorted(set(places.values()))
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise InputError(f"{index} names {name!r}, which is no file of its folder")
+    return [str(index.parent / name) for name in names]

@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from landscape.autodiff import distributed
 from landscape.errors import InputError, arg, one_line
 from landscape.networks import checkpoint_folders, torch_files
 from landscape.results import disk, pickles
@@ -60,7 +61,8 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
     """Read the weights from a checkpoint file, whatever its layout.
 
     Args:
-        path: a file of `torch.save` (new or old format), TorchScript or safetensors.
+        path: a file of `torch.save` (new or old format), TorchScript or safetensors; a folder with an index of such
+            files, as Hugging Face writes it; or, trusted, a folder of `torch.distributed.checkpoint`.
         key: where in the file the weights are, as "a.b"; it may go on into a prefix of their names, as in
             "state_dict.encoder_q". None to look under the usual names.
         trust_pickle: let the file run code where it cannot be read otherwise. Only for files whose maker you trust.
@@ -74,7 +76,7 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        raise InputError(checkpoint_folders.described(path))
+        return _folder(path, key, trust_pickle)
     try:
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -96,6 +98,43 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
     where = ".".join(filter(None, (key, below)))
     found = {**_beside(content), **_beside(meta)}
     return Checkpoint(state, meta, path, sha256, where, found, _notes(content, where))
+
+
+def of_model(model: nn.Module, path: str) -> Checkpoint:
+    """Return what a model that was made of a folder holds, as if it had been read.
+
+    Args:
+        model: with its weights.
+        path: where they are from.
+
+    Returns:
+        The weights.
+    """
+    state = {name: t.detach() for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    return Checkpoint(state, {}, path, _digest(state), "", {})
+
+
+def _folder(path: str, key: str | None, trust: bool) -> Checkpoint:
+    """Read the weights of a folder: in several files with an index, in one beside its configuration, or in shards."""
+    files = checkpoint_folders.weight_files(path)
+    if files:
+        parts = [read(file, key=key, trust_pickle=trust) for file in files]
+        state = {name: tensor for part in parts for name, tensor in part.state.items()}
+    elif checkpoint_folders.is_sharded(path) and trust:
+        state = _search(distributed.read_shards(path))[1] or {}
+    else:
+        raise InputError(checkpoint_folders.described(path))
+    if not state:
+        raise InputError(f"no weights in {path}: say where with {arg('ckpt_key', 'a.b')}")
+    return Checkpoint(state, {}, path, _digest(state), key or "", {})
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from landscape.callables import resolve
+from landscape.callables import resolve_call
 from landscape.errors import InputError, arg, nearest
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -43,7 +43,7 @@ def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[...
             raise InputError(
                 f"{arg('loss', name)} is taken as it is, without options, got {', '.join(options)}: leave them out"
             )
-        return resolve(name, "loss")
+        return own(name)
     if name not in LOSSES:
         near = nearest(name, LOSSES)
         raise InputError(f"no loss {name!r}; {near}choose from {', '.join(LOSSES)} or package.module:callable")
@@ -55,6 +55,12 @@ def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[...
             choice = ", ".join(known[len(arguments) :]) or "none"
             raise InputError(f"{arg('loss', name)} has no option {option}; its options: {choice}")
     return make(*arguments, **options)
+
+
+def own(name: str) -> Callable[..., Any]:
+    """Return a loss of the user by its name; with arguments, as in `mine:focal(gamma=2)`, what its maker returns."""
+    function, args, kwargs = resolve_call(name, "loss")
+    return function(*args, **kwargs) if "(" in name else function
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

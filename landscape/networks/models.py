@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from landscape.autodiff import trees
 from landscape.autodiff.trees import Tree
-from landscape.callables import resolve
+from landscape.callables import resolve_call
 from landscape.errors import InputError, LandscapeError, arg, nearest, one_line
+from landscape.networks.libraries import LIBRARIES
 
 COSINE_SCALE = 30.0
 """Factor of cosine logits where none is given: the s of Cao et al. 2019, "Learning imbalanced datasets with
@@ -215,8 +216,9 @@ def build(
     """Make a network with random weights, drawn from torch's global generator.
 
     Args:
-        name: one of `names()`, or package.module:callable. A user's callable is called without arguments, but for
-            n_classes or num_classes where it has such a parameter.
+        name: one of `names()`; timm:NAME; hf:FOLDER, the configuration of a transformers model; or
+            package.module:callable, with arguments as in `mymodel:ResNet(width=16)`. Without positional arguments it is
+            told n_classes or num_classes where it has such a parameter.
         n_classes: C, the number of logits.
         in_channels: channels of the images; None for the network's own: 1 for small-resnet, 3 for the others. A
             user's callable is not told.
@@ -255,13 +257,16 @@ def build(
 
 
 def _own(name: str, n_classes: int) -> nn.Module:
-    make = resolve(name, "model")
+    if name.partition(":")[0] in LIBRARIES:
+        return LIBRARIES[name.partition(":")[0]](name, n_classes)
+    make, args, kwargs = resolve_call(name, "model")
     try:
         parameters = set(inspect.signature(make).parameters)
     except (TypeError, ValueError):  # some callables written in C do not tell
         parameters = set()
     try:
-        model = make(**{word: n_classes for word in ("n_classes", "num_classes") if word in parameters})
+        told = {word: n_classes for word in ("n_classes", "num_classes") if n_classes and word in parameters}
+        model = make(*args, **(({} if args else told) | kwargs))
     except Exception as error:  # the user's code may raise anything; the traceback stays attached
         raise InputError(f"{arg('model', name)} fails: {one_line(error)}") from error
     if not isinstance(model, nn.Module):

@@ -100,9 +100,7 @@ def draw(objective: Objective, n: int, *, seed: int = 0) -> Drawn:
     weighted: Callable[[Tensor, Any], Tensor]
     if isinstance(selected, Records):
         if selected.held is None:
-            raise InputError(
-                f"{arg('samples', n)}: draws are of samples in memory, these are collated batch by batch"
-            )
+            raise InputError(f"{arg('samples', n)}: draws are of samples in memory, these are collated batch by batch")
         inputs, targets = selected.held
         of_draws, weighted = replace(selected, held=(inputs, (targets, factors_of))), _Paired(objective.loss)
     else:

@@ -18,7 +18,7 @@ from landscape.data import datasets, taking
 from landscape.data.datasets import Samples
 from landscape.data.records import Records
 from landscape.errors import InputError, arg, check_choice
-from landscape.networks import checkpoints, classifiers, models, outputs, tasks, weights
+from landscape.networks import checkpoints, classifiers, libraries, models, outputs, tasks, weights
 from landscape.networks.arguments import arguments
 from landscape.networks.checkpoints import Checkpoint
 from landscape.networks.copies import converted, copied
@@ -74,7 +74,7 @@ def load_objective(
     `dataset` must be given. Whatever is given wins over what the checkpoint says.
 
     Args:
-        ckpt: the file; None where `model` is a trained module already.
+        ckpt: the file, or a folder of Hugging Face; None where `model` is a trained module already.
         model: a name of `models.names()`, `package.module:callable`, or a module (the weights of `ckpt`, if
             given, are loaded into a copy).
         dataset: a name of `datasets.names()`, `package.module:callable`, or data as for `landscape.make_objective`.
@@ -116,7 +116,11 @@ def load_objective(
     ckpt = None if ckpt is None else fspath(ckpt)
     if samples_per_class is not None and samples_per_class < 1:
         raise InputError(f"{arg('samples_per_class')} must be at least 1, got {samples_per_class}")
-    found = None if ckpt is None else checkpoints.read(ckpt, key=ckpt_key, trust_pickle=trust_pickle)
+    if ckpt is not None and model is None and libraries.is_folder(ckpt):
+        model = libraries.load(ckpt)
+        found: Checkpoint | None = checkpoints.of_model(model, ckpt)
+    else:
+        found = None if ckpt is None else checkpoints.read(ckpt, key=ckpt_key, trust_pickle=trust_pickle)
     meta: Mapping[str, Any] = {} if found is None else found.meta
     given = {
         "root": data_root,
@@ -246,6 +250,8 @@ def taken(
     """
     if task is not None:
         check_choice("task", task, tasks.TASKS)
+    if isinstance(target, str) and target.lstrip("-").isdecimal():  # as the command line gives it
+        target = int(target)
     named = tasks.of_loss(loss) if isinstance(loss, str) else None
     known = named if task is None else tasks.TASKS[task]
     own = loss == tasks.OWN_LOSS

@@ -12,7 +12,6 @@ from landscape.autodiff import trees
 from landscape.autodiff.called import call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
-from landscape.callables import resolve
 from landscape.data.samples import Samples
 from landscape.errors import InputError, arg, check_choice, nearest
 from landscape.networks import losses, outputs, tasks
@@ -89,7 +88,7 @@ def settle(
         function = chosen.values or losses.cross_entropy
         of_rows = _Restored(function, found)
         return Measured(task=chosen, outputs=found, loss=of_rows, likelihood=of_rows, name=name)
-    function = resolve(loss, "loss") if isinstance(loss, str) else loss
+    function = losses.own(loss) if isinstance(loss, str) else loss
     found = outputs.whole(output, n)
     return Measured(task=chosen, outputs=found, loss=_Restored(function, found), likelihood=None, name=name)
 

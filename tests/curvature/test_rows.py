@@ -8,7 +8,7 @@ from exact import dense
 from torch import nn
 
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.curvature import rows
+from landscape.curvature import kinds, rows
 from landscape.curvature.kinds import KINDS
 from landscape.networks import losses
 
@@ -73,7 +73,7 @@ def test_fewest_rows_are_kept_whose_rest_is_within_the_tolerance():
         uncertainty=np.zeros(3),
         weights=np.array([0.5, 0.25, 0.25]),
         logits=torch.zeros(3, 2),
-        labels=torch.zeros(3),
+        targets=torch.zeros(3),
     )  # weighted: 4, 0.5, 0.125, 0.0625, 0.0625, 0; in all 4.75
     for tol, pairs in {
         0.5: [(0, 0)],
@@ -134,7 +134,7 @@ def test_inner_products_go_on_in_float64_from_one_piece_of_the_columns_to_the_ne
 def test_a_fitted_samples_curvature_keeps_its_digits():
     """1 - p is 1e-14 here: taken as a difference it would have two digits left."""
     z = torch.tensor([[32.0, 0.0, -1.0]], dtype=torch.float64)
-    middle = KINDS["fisher"].factors.middle(losses.cross_entropy, z, torch.tensor([0]))[0]
+    middle = kinds.between(losses.cross_entropy, z, torch.tensor([0]))[0]
     others = np.exp(-32.0) + np.exp(-33.0)
     p = np.array([1.0, np.exp(-32.0), np.exp(-33.0)]) / (1 + others)
     expected = np.diag([p[0] * (p[1] + p[2]), p[1] * (p[0] + p[2]), p[2] * (p[0] + p[1])])

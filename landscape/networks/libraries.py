@@ -1,0 +1,131 @@
+"""Models of other libraries by their names there: timm's, and folders of Hugging Face. Each is an extra to install."""
+
+import json
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from landscape.callables import arguments
+from landscape.errors import InputError, arg, one_line
+
+
+def timm(name: str, n_classes: int) -> nn.Module:
+    """Make a model of timm with random weights.
+
+    Args:
+        name: "timm:resnet18", or with arguments of `timm.create_model`, "timm:resnet18(in_chans=1)".
+        n_classes: C.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: timm is not installed, or does not make this model.
+    """
+    library = _library("timm", name)
+    args, kwargs = arguments(name, "model") if "(" in name else ((), {})
+    if args:
+        raise InputError(f"{arg('model', name)}: arguments of timm have names, as in timm:resnet18(in_chans=1)")
+    options = (
+        ({"num_classes": n_classes} if n_classes else {}) | kwargs | {"pretrained": False}
+    )  # nothing is downloaded
+    try:
+        model = library.create_model(name.partition(":")[2].partition("(")[0], **options)
+    except Exception as error:  # the library may raise anything
+        raise InputError(f"{arg('model', name)} fails: {one_line(error)}") from error
+    return model  # type: ignore[no-any-return]  # the library has no types
+
+
+def hugging_face(name: str, n_classes: int) -> nn.Module:
+    """Make the model that a folder of Hugging Face describes, with its weights where the folder holds them.
+
+    A folder of a LoRA adapter names its base, a folder too; the adapter's parameters are those that require a gradient.
+    No code of the folder is run, and nothing is downloaded.
+
+    Args:
+        name: "hf:FOLDER".
+        n_classes: plays no part; the configuration says it.
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        InputError: transformers or peft is not installed, or the folder does not make a model.
+    """
+    return load(name.partition(":")[2])
+
+
+def is_folder(path: str) -> bool:
+    """Say whether a path is a folder of Hugging Face: of a model, or of an adapter of one."""
+    return any((Path(path) / file).is_file() for file in ("config.json", "adapter_config.json"))
+
+
+def load(folder: str) -> nn.Module:
+    """Make the model of a folder; see `hugging_face`."""
+    adapter = Path(folder) / "adapter_config.json"
+    if adapter.is_file():
+        base = _stated(adapter).get("base_model_name_or_path")
+        if not isinstance(base, str) or not Path(base).is_dir():
+            raise InputError(
+                f"{folder} is an adapter of {base}, which is no folder here (nothing is downloaded): write the folder "
+                f"of the base into {adapter}"
+            )
+        model = load(base)
+        return _made(
+            folder, lambda: _library("peft", folder).PeftModel.from_pretrained(model, folder, is_trainable=True)
+        )
+    config = Path(folder) / "config.json"
+    if not config.is_file():
+        raise InputError(f"{folder} is no folder of Hugging Face: it has no config.json")
+    stated = _stated(config).get("architectures")
+    if not isinstance(stated, list) or len(stated) != 1 or not isinstance(stated[0], str):
+        raise InputError(f"{config} names no single architecture: save the model by its save_pretrained()")
+    library = _library("transformers", folder)
+    kind = getattr(library, stated[0], None)
+    if not (isinstance(kind, type) and issubclass(kind, library.PreTrainedModel)):
+        raise InputError(f"{config}: transformers has no model {stated[0]}; code in the folder is not run")
+
+    def made() -> Any:
+        if any(Path(folder).glob("*.safetensors")) or any(Path(folder).glob("*.bin")):
+            return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+
+    return _made(folder, made)
+
+
+def _made(folder: str, make: Callable[[], Any]) -> nn.Module:
+    try:
+        model: nn.Module = make()
+    except InputError:
+        raise
+    except Exception as error:  # the libraries may raise anything
+        raise InputError(f"{folder} makes no model: {one_line(error)}") from error
+    if hasattr(model, "config"):
+        model.config.use_cache = False  # keys and values for generation are no outputs
+    return model.eval()
+
+
+def _library(package: str, name: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"{arg('model', name)} needs the package {package} ({one_line(error)}): pip install {package}"
+        ) from error
+
+
+def _stated(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no configuration")
+    return found
+
+
+LIBRARIES: dict[str, Callable[[str, int], nn.Module]] = {"timm": timm, "hf": hugging_face}
+"""By what stands before the colon of a model's name."""
