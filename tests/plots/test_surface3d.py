@@ -1,5 +1,7 @@
 """Heights over a plane."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from drawn import below
@@ -47,6 +49,17 @@ def test_numbers_of_two_axes_do_not_meet_in_the_corner():
         boxes = [t.label1.get_window_extent() for axis in (ax.xaxis, ax.yaxis, ax.zaxis) for t in labelled(axis)]
         assert len(boxes) >= 6
         assert not touch(boxes)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4])
+def test_the_colour_bar_stands_clear_of_the_numbers_of_heights(n):
+    found = many(n)
+    fig = plots.surface_3d(dataclasses.replace(found, loss=found.loss / 10**4), log=False)
+    FigureCanvasAgg(fig).draw()
+    *_, ax, bar = fig.axes
+    numbers = [tick.label1.get_window_extent() for tick in labelled(ax.zaxis)]
+    assert len(numbers) >= 2
+    assert max(box.x1 for box in numbers) < bar.get_window_extent().x0
 
 
 def test_heights_end_at_zmax_which_is_stated():
