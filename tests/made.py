@@ -8,7 +8,7 @@ import numpy as np
 from landscape.results import Features, Gradients, History, Spectrum
 
 LENGTHS = {"probe": 2, "step": 3, "rank": 2, "trace_probe": 4, "vector": 2, "angle": 2, "parameter": 5}
-LENGTHS |= {"sample": 6, "row": 4, "gram_row": 0}
+LENGTHS |= {"sample": 6, "row": 4, "gram_row": 0, "image": 3, "height": 2, "width": 3, "channel": 1}
 
 
 PAIRS = (

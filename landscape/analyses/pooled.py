@@ -1,7 +1,7 @@
 """Inner products of the rows of all parts, so that a file answers what would need another pass over the data.
 
 The longest rows of each part's Gauss-Newton or Fisher matrix (curvature/rows.py) are computed once more when all parts
-are done, as many as hold 99.9 % of every part's trace; where these are too many, 99 or 90 %. What follows from their
+are done, as many as hold 99 % of every part's trace; where these are too many, down to 80 %. What follows from their
 products stands in results/pool.py.
 """
 
@@ -24,10 +24,10 @@ from landscape.results.journal import Journal
 
 log = logging.getLogger(__name__)
 
-LEFT_OUT = (1e-3, 1e-2, 1e-1)
+LEFT_OUT = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Shares of each part's trace that may be left out, the first that fits."""
-MOST_ROWS = 2048
-"""Of all parts together: 32 MiB of products in the file."""
+MOST_ROWS = 768
+"""Of all parts together: 4.5 MiB of products in the file."""
 
 
 def row_products(

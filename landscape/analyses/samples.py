@@ -18,6 +18,7 @@ from landscape.curvature import rows
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Kind
 from landscape.curvature.rows import Lengths, Rows
+from landscape.data.thumbnails import thumbnails
 from landscape.errors import InputError
 from landscape.networks.tasks import Task
 from landscape.objective.draws import Drawn
@@ -36,6 +37,8 @@ DIRECTION_TOLS = (1e-3, 1e-2, 0.1)
 """Shares of the trace that the rows beside a Hessian may leave out, which give directions: the first that is cheap."""
 DIRECTION_ROWS, DIRECTION_ROWS_EACH = 64, 1.5
 """Rows that are cheap: so many, or so many for each sample, of which one costs about two products."""
+MOST_IMAGES = 8
+"""Of each part whose small copies are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -214,8 +217,23 @@ def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> d
         "sample_uncertainty": known.uncertainty / found.factors,
         "sample_trace": known.traces / found.factors,
         "sample_curvature": curvature / found.factors,
-    }
+    } | _sharpest(found, known.weights * curvature)
     return {name: np.asarray(value)[None] for name, value in fields.items()}
+
+
+def _sharpest(found: Samples, shares: np.ndarray) -> dict[str, np.ndarray]:
+    """Return small copies of the images that hold most of lambda_max, and their places; none where there are none."""
+    _, first, image = np.unique(found.index, return_index=True, return_inverse=True)  # draws may repeat an image
+    held = np.bincount(image, shares)
+    chosen = first[np.argsort(-held, kind="stable")[:MOST_IMAGES]]
+    copies = thumbnails(found.objective.samples, found.members[chosen].tolist())
+    if copies is None:
+        return {}
+    free = MOST_IMAGES - len(chosen)
+    return {
+        "images": np.pad(copies, [(0, free), *[(0, 0)] * 3]),
+        "image_sample": np.pad(chosen.astype(float), (0, free), constant_values=np.nan),
+    }
 
 
 def eigenvalues(found: Samples) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from landscape.plots.figures.gradients import (
     gradient_norms,
 )
 from landscape.plots.figures.history import bank, cosines, quality, sweep, training
+from landscape.plots.figures.images import images
 from landscape.plots.figures.lines import surface_lines
 from landscape.plots.figures.overlap import gradient_map, overlap_map, subspace_map
 from landscape.plots.figures.overlays import compare_surfaces, surface_overlay
@@ -34,15 +35,16 @@ __all__ = [
     "KIND_FIGURES", "SEVERAL_FIGURES", "bank", "barrier_maps", "class_angles", "class_quality", "compare_quality",
     "compare_surfaces", "contours", "cosine_map", "cosines", "cross_losses", "decomposition", "densities",
     "density", "density_grid", "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs",
-    "gradient_layers", "gradient_map", "gradient_norms", "neural_collapse", "overlap_map", "point_map", "quality",
-    "rises", "styled", "subspace_map", "summary", "surface", "surface_3d", "surface_accuracy", "surface_heat",
-    "surface_lines", "surface_overlay", "sweep", "training", "trajectory", "trajectory_along", "write",
+    "gradient_layers", "gradient_map", "gradient_norms", "images", "neural_collapse", "overlap_map", "point_map",
+    "quality", "rises", "styled", "subspace_map", "summary", "surface", "surface_3d", "surface_accuracy",
+    "surface_heat", "surface_lines", "surface_overlay", "sweep", "training", "trajectory", "trajectory_along", "write",
 ]  # fmt: skip
 
 KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
     "spectrum": {
         "density": densities,
         "summary": summary,
+        "images": images,
         "overlap": overlap_map,
         "gradients": gradient_map,
         "subspaces": subspace_map,

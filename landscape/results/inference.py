@@ -9,7 +9,7 @@ measured (docs/uncertainty.md): bootstrap-t for means; for lambda_max, which is 
 cross-fitted and the plug-in value, each widened by its own error. Percentiles of bootstrap draws do not hold for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,16 +156,33 @@ def matched(
     Raises:
         InputError: the pool has fewer samples than are to be drawn.
     """
+    null = np.array([statistic(weights) for weights in drawn(pool, size, repetitions, seed)])
+    return [_beside(float(value), own, level) for value, own in zip(values, null.T, strict=True)]
+
+
+def drawn(pool: np.ndarray, size: int, repetitions: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw samples from a pool, again and again.
+
+    Args:
+        pool: (n,) chances that add up to 1; equal ones are drawn without replacement.
+        size: samples of a draw.
+        repetitions: draws.
+        seed: of these.
+
+    Yields:
+        Weights of the pool's samples, (n,), that add up to 1.
+
+    Raises:
+        InputError: the pool has fewer samples than are to be drawn.
+    """
     n = len(pool)
     equal = bool(np.ptp(pool) <= 1e-9 * pool.max())
     if equal and size > n:
         raise InputError(f"{size} samples cannot be drawn from a pool of {n}")
     random = np.random.default_rng(seed)
-    null = np.empty((repetitions, len(values)))
-    for r in range(repetitions):
+    for _ in range(repetitions):
         chosen = random.choice(n, size, replace=not equal, p=None if equal else pool)
-        null[r] = statistic(np.bincount(chosen, minlength=n) / size)
-    return [_beside(float(value), own, level) for value, own in zip(values, null.T, strict=True)]
+        yield np.bincount(chosen, minlength=n) / size
 
 
 def _beside(value: float, null: np.ndarray, level: float) -> Matched:

@@ -93,6 +93,35 @@ def against_largest(found: Spectrum, *, repetitions: int | None = None, seed: in
     ]
 
 
+def largest_at(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return what the largest part's numbers are for as many of its samples as each smaller part has.
+
+    Args:
+        found: a spectrum that keeps what belongs to single samples.
+        repetitions: draws.
+        seed: of these.
+
+    Returns:
+        For each of `NUMBERS` that there is, 5 %, 50 % and 95 % quantiles, (P, 3); nan for a part that is not smaller.
+
+    Raises:
+        InputError: it keeps nothing of its samples.
+    """
+    largest = reference(found)
+    own = pool(found, (largest,))
+    chance = _chances(found, (largest,), own)
+    quantiles: dict[str, np.ndarray] = {}
+    for p in range(len(found.parts)):
+        size = _size(found, p, pool(found, (p,)))
+        if p == largest or size >= len(chance):
+            continue
+        drawn = [_numbers(own, weights) for weights in inference.drawn(chance, size, repetitions, seed)]
+        for name in drawn[0]:
+            ends = quantiles.setdefault(name, np.full((len(found.parts), 3), np.nan))
+            ends[p] = np.quantile([one[name] for one in drawn], [0.05, 0.5, 0.95])
+    return quantiles
+
+
 def _numbers(together: Pool, weights: np.ndarray) -> dict[str, float]:
     """Return those of `NUMBERS` that there are, for any weights of the samples."""
     below = float(weights @ together.uncertainty)
@@ -111,7 +140,7 @@ def _size(found: Spectrum, p: int, together: Pool) -> int:
     return len(weights) if alike else int(found.n_samples[p])
 
 
-def _chances(found: Spectrum, parts: tuple[int, int], together: Pool) -> np.ndarray:
+def _chances(found: Spectrum, parts: tuple[int, ...], together: Pool) -> np.ndarray:
     """Return the chance of each sample where the parts' samples are one pool, each part with as many as it has."""
     chances: np.ndarray = together.weights * found.n_samples[list(parts)].astype(float)[together.part]
     total: float = chances.sum()

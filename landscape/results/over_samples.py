@@ -77,3 +77,63 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
         trace_ratio=inference.ratio(traces, uncertainty),
         lambda_max_ratio=inference.ratio(curvatures, uncertainty),
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Held:
+    """How lambda_max and the trace of a part are held by its images, from the sharpest one on."""
+
+    place: np.ndarray  # (k,) position of each image, once where it was drawn several times, among the part's samples
+    weight: np.ndarray  # (k,) its share of the part's samples
+    lambda_max: np.ndarray  # (k,) share of the curvature along the part's top vector
+    trace: np.ndarray  # (k,) share of the trace of the Gauss-Newton or Fisher matrix
+
+    def by(self, share: float) -> tuple[float, float]:
+        """Return which shares of lambda_max and trace a share of the images holds, from the sharpest one on.
+
+        Args:
+            share: of the images; less than one image counts as one.
+
+        Returns:
+            Of lambda_max and of the trace, between images by interpolation.
+        """
+        ends = np.cumsum(self.weight / self.weight.sum())
+        least = max(share, float(ends[0]))
+        first, second = (float(np.interp(least, ends, np.cumsum(held))) for held in (self.lambda_max, self.trace))
+        return first, second
+
+
+def held(found: Spectrum, p: int) -> Held | None:
+    """Return which images make a part sharp.
+
+    Args:
+        found: the spectrum.
+        p: position of the part.
+
+    Returns:
+        The images, or None for a spectrum that keeps nothing of its samples or a part without curvature.
+    """
+    if (
+        found.sample_curvature is None
+        or found.sample_trace is None
+        or found.sample_weight is None
+        or found.sample_index is None
+    ):
+        return None
+    own = np.isfinite(found.sample_curvature[p]) & np.isfinite(found.sample_trace[p])
+    _, first, image = np.unique(found.sample_index[p][own], return_index=True, return_inverse=True)
+    weight = found.sample_weight[p][own]
+    each = [
+        np.bincount(image, weight * values)
+        for values in (np.ones(len(weight)), found.sample_curvature[p][own], found.sample_trace[p][own])
+    ]
+    if not own.any() or each[1].sum() == 0 or each[2].sum() == 0:
+        return None
+    order = np.argsort(-each[1] / each[0], kind="stable")
+    weights, curvatures, traces = (values[order] for values in each)
+    return Held(
+        place=np.flatnonzero(own)[first[order]],
+        weight=weights,
+        lambda_max=curvatures / curvatures.sum(),
+        trace=traces / traces.sum(),
+    )

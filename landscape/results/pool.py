@@ -88,6 +88,38 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
     return Pool(part=part, weights=weights, traces=traces, uncertainty=uncertainty, gram=gram)
 
 
+def resampled(
+    found: Spectrum, p: int, *, repetitions: int = 50, most: int = 512, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the eigenvalues of a part by rows, for bootstrap draws of its samples.
+
+    Args:
+        found: a spectrum.
+        p: position of the part.
+        repetitions: draws.
+        most: rows, beyond which this would take long.
+        seed: of the draws.
+
+    Returns:
+        Nodes and weights of the density, (R, m + 1) each, ascending, of which the last is for all other eigenvalues;
+        None without rows, or with too many.
+    """
+    if found.gram is None or found.sample_trace is None or not 1 <= np.count_nonzero(found.gram_part == p) <= most:
+        return None
+    together, random = pool(found, (p,)), np.random.default_rng(seed)
+    gram, n = together.gram, len(together.weights)
+    if gram is None:
+        return None
+    counts = random.multinomial(n, np.full(n, 1 / n), size=repetitions)
+    values = np.array([gram.eigen(together.weights * often).values[: found.size] for often in counts])
+    rest = 0.0 if found.eigenvalue_rest is None else np.nan_to_num(float(found.eigenvalue_rest[p]))
+    nodes = np.column_stack([values + rest, np.full(repetitions, rest)])
+    shares = np.full(nodes.shape, 1 / found.size)
+    shares[:, -1] = 1 - values.shape[1] / found.size
+    order = np.argsort(nodes, axis=1, kind="stable")
+    return np.take_along_axis(nodes, order, axis=1), np.take_along_axis(shares, order, axis=1)
+
+
 def overlap(found: Spectrum, *, vectors: int = 1) -> np.ndarray:
     """Return how sharp each part is along the sharpest directions of each other one, by rows.
 

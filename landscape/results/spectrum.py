@@ -188,6 +188,15 @@ class Spectrum(Result):
         doc="curvature of each sample's own matrix along the part's top Ritz vector",
         optional=True,
     )
+    image_sample: Floats | None = array(
+        "part",
+        "image",
+        doc="positions among the part's samples of the images that hold most of lambda_max, descending",
+        optional=True,
+    )
+    images: Counts | None = array(
+        "part", "image", "height", "width", "channel", doc="small copies of these images, 0 to 255", optional=True
+    )
     eigenvalues: Floats | None = array(
         "part", "row", unit="loss", doc="all eigenvalues by rows, descending; nan beyond a part's rows", optional=True
     )

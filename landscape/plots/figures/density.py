@@ -21,7 +21,8 @@ from landscape.errors import InputError, arg, check_choice
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.panels import ground
 from landscape.plots.layout.parts import by_count, named
-from landscape.results import Spectrum, quadrature, written
+from landscape.results import Spectrum, matched, quadrature, written
+from landscape.results.pool import resampled
 from landscape.results.quadrature import Axis
 
 FLOOR = 1e-7
@@ -71,6 +72,8 @@ def density(
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the spectral density of one part: the mean over the probes, and a band of one standard deviation.
+
+    By rows there are no probes, and the band is what other samples would give: 5 to 95 % of bootstrap draws.
 
     Args:
         spectrum: the result.
@@ -170,8 +173,10 @@ def density_grid(
 ) -> Figure:
     """Draw densities of several checkpoints side by side, a row for each part: the layout of the paper's Figure 9.
 
-    The paper's axis is that of `limits=(-100, 100)`. On a page that is too narrow for all checkpoints, but not for all
-    parts, rows and columns change places.
+    Below a panel stands what is left at equal size: how far its part's lambda_max, trace, and trace per uncertainty are
+    from those of as many samples drawn from it and the spectrum's largest part together, with p values for all tests of
+    the spectrum (results/matched.py). The paper's axis is that of `limits=(-100, 100)`. On a page that is too narrow
+    for all checkpoints, but not for all parts, rows and columns change places.
 
     Args:
         spectra: a column for each, by its name, as {"CE": ..., "CE + SAM": ...}.
@@ -207,6 +212,7 @@ def density_grid(
         nodes=(low, high),
     )
     curves = [found[0] for found, _ in drawn]
+    at_equal_size = {name: _at_equal_size(spectrum[list(parts)]) for name, spectrum in spectra.items()}
     with theme.theme():
         n_columns = len(parts) if turned else len(spectra)
         size = max(3.4, 2.5 * len(spectra)), 2.3 * len(parts) + 0.7
@@ -214,11 +220,27 @@ def density_grid(
         for ax, (_, name, spectrum, p), curve in zip(panels, cells, curves, strict=True):
             _draw(ax, spectrum, p, curve, view, name_length=30)
             ax.set_title(f"{written.shorten(name, 24)}: {_title(spectrum, p, 30)}", parse_math=False)
+            ax.set_xlabel(at_equal_size[name].get(spectrum.parts[p], ""), fontsize="x-small")
         _scale(panels[0], view, curves)
         x, y = _labels(view)
         fig.supxlabel(x, fontsize="medium")
         fig.supylabel(y, fontsize="medium")
     return fig
+
+
+def _at_equal_size(spectrum: Spectrum) -> dict[str, str]:
+    """Write for each part but the largest what is left of its sharpness at equal size; nothing without samples."""
+    if spectrum.sample_trace is None or len(spectrum.parts) < 2:
+        return {}
+    lines: dict[str, list[str]] = {}
+    short = {"lambda_max": r"$\lambda_{\max}$", "trace": "trace", "trace per uncertainty": "trace / unc."}
+    for one in matched.against_largest(spectrum):
+        if one.number in short:
+            times = f" {one.test.value / one.test.median:.2g} times" if one.test.median > 0 else ""
+            p = f"p = {one.p:.2g}" if one.p >= 0.001 else "p < 0.001"
+            lines.setdefault(one.part, []).append(f"{short[one.number]}{times}, {p}")
+    largest = written.shorten(spectrum.parts[matched.reference(spectrum)], 16)
+    return {part: f"at equal n, with {largest}:\n" + "\n".join(found) for part, found in lines.items()}
 
 
 def _steps(spectrum: Spectrum) -> int:
@@ -283,9 +305,9 @@ def _ends(limits: tuple[float, float], axis: Axis, linear: float) -> tuple[float
 def _draw(ax: Axes, spectrum: Spectrum, p: int, curve: quadrature.Density, view: _View, *, name_length: int) -> None:
     colour = theme.palette()[0]
     mean, spread = curve.mean, curve.spread
-    if len(curve.curves) > 1:
-        lower = np.maximum(mean - spread, view.floor)  # a logarithmic axis has no place for less
-        upper = np.maximum(mean + spread, view.floor)
+    ends = (mean - spread, mean + spread) if len(curve.curves) > 1 else _over_samples(spectrum, p, curve, view)
+    if ends is not None:
+        lower, upper = (np.maximum(end, view.floor) for end in ends)  # a logarithmic axis has no place for less
         ax.fill_between(curve.eigenvalues, lower, upper, color=colour, alpha=0.3, linewidth=0)
     ax.plot(curve.eigenvalues, mean, color=colour, linewidth=0.8)
     ax.text(
@@ -300,6 +322,18 @@ def _draw(ax: Axes, spectrum: Spectrum, p: int, curve: quadrature.Density, view:
     )
     # A dollar sign in the name of a class must not begin a formula.
     ax.set_title(_title(spectrum, p, name_length), parse_math=False)
+
+
+def _over_samples(
+    spectrum: Spectrum, p: int, curve: quadrature.Density, view: _View
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return where the density lies for 90 % of bootstrap draws of the samples; None without rows."""
+    found = resampled(spectrum, p)
+    if found is None:
+        return None
+    again = quadrature.density(*found, width=view.width, axis=view.axis, grid=curve.eigenvalues, linear=view.linear)
+    low, high = np.quantile(again.curves, [0.05, 0.95], axis=0)
+    return low, high
 
 
 def _corner(spectrum: Spectrum, p: int) -> str:

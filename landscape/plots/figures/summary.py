@@ -1,4 +1,4 @@
-"""The largest eigenvalue and the trace of each part against its number of training samples."""
+"""The largest eigenvalue and the trace of each part, and what they are made of, against its training samples."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ground
 from landscape.plots.layout.parts import by_count
-from landscape.results import Spectrum, written
+from landscape.results import Spectrum, matched, over_samples, written
 
 MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
@@ -20,16 +20,20 @@ _MARKERS = "os"  # a second shape where the ten colours are used up
 
 @checked
 def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
-    """Draw lambda_max, with its residual, and the trace, with its standard error, against the training samples.
+    """Draw lambda_max and trace, and their factors, with their errors against the training samples.
 
-    An axis is logarithmic where all its values are positive. Up to 12 parts are named.
+    Bars are standard errors over samples where the spectrum keeps what belongs to single samples, else the residual and
+    the error of probes. With them two more panels show the two factors of the trace: the uncertainty, mean tr M, and
+    the trace per uncertainty. A grey band is the 5 to 95 % range of the largest part's number for as few of its own
+    samples as the part has: only what lies outside is more than a matter of size. An axis is logarithmic where all
+    its values are positive. Up to 12 parts are named.
 
     Args:
         spectrum: the result.
         parts: names; None for all.
 
     Returns:
-        A new figure with two axes.
+        A new figure with two axes, or four.
 
     Raises:
         InputError: no such part.
@@ -39,12 +43,27 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
         raise InputError("there is no part to draw")
     order = by_count(spectrum, chosen)
     sure = spectrum.converged[order]
+    known = [one for p in range(len(spectrum.parts)) if (one := over_samples.of_part(spectrum, p)) is not None]
+    every = np.full(len(order), True)
     with theme.theme():
-        fig, (top, trace), _ = grids.grid(2, 2, 8, 3.4)
-        _points(top, spectrum, order, spectrum.lambda_max, spectrum.lambda_max_residual, sure)
-        _points(trace, spectrum, order, spectrum.trace, spectrum.trace_stderr, np.full(len(order), True))
-        top.set_ylabel(r"$\lambda_{\max}$ ± residual (units of the loss)")
-        trace.set_ylabel(rf"Tr(${matrix(spectrum)}$) ± s.e. (units of the loss)")
+        if not known:
+            fig, (top, trace), _ = grids.grid(2, 2, 8, 3.4)
+            _points(top, spectrum, order, spectrum.lambda_max, spectrum.lambda_max_residual, sure)
+            _points(trace, spectrum, order, spectrum.trace, spectrum.trace_stderr, every)
+            error = ("residual", "s.e.")
+        else:
+            fig, axes, _ = grids.grid(4, 2, 8, 6.2)
+            top, trace, uncertainty, ratio = axes
+            names = ("lambda_max", "trace", "uncertainty", "trace_ratio")
+            for ax, name in zip(axes, names, strict=True):
+                values, errors = np.array([getattr(one, name) for one in known]).T
+                _points(ax, spectrum, order, values, errors, sure if ax is top else every)
+            uncertainty.set_ylabel("uncertainty, mean tr M ± samples")
+            ratio.set_ylabel("trace / uncertainty ± samples")
+            _bands((top, trace, ratio), spectrum, order)
+            error = ("samples", "samples")
+        top.set_ylabel(rf"$\lambda_{{\max}}$ ± {error[0]} (units of the loss)")
+        trace.set_ylabel(rf"Tr(${matrix(spectrum)}$) ± {error[1]} (units of the loss)")
         if not sure.all():
             top.set_title("hollow: not converged")
         if len(order) <= MOST_NAMES:
@@ -53,18 +72,53 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
+def _bands(axes: Sequence[Axes], spectrum: Spectrum, order: Sequence[int]) -> None:
+    """Draw the range of the largest part's numbers at the other parts' sizes, as far as these are smaller."""
+    found = matched.largest_at(spectrum, repetitions=100)
+    x = _places(spectrum, order)[0]
+    for ax, name in zip(axes, ("lambda_max", "trace", "trace per uncertainty"), strict=True):
+        if name not in found:
+            continue
+        ends = found[name][list(order)]
+        there = np.flatnonzero(np.isfinite(ends[:, 0]))
+        if not len(there):
+            continue
+        positive = np.maximum(ends, np.finfo(float).tiny) if ax.get_yscale() == "log" else ends
+        limits = ax.get_ylim()
+        ax.fill_between(
+            x[there],
+            positive[there, 0],
+            positive[there, 2],
+            color=theme.muted(),
+            alpha=0.35,
+            linewidth=0,
+            zorder=0,
+        )
+        ax.plot(x[there], positive[there, 1], color=theme.muted(), linewidth=0.8, zorder=0)
+        low = min(limits[0], float(positive[there, 1].min()))
+        ax.set_ylim(low * (0.7 if ax.get_yscale() == "log" else 1), max(limits[1], float(positive[there, 2].max())))
+    who = written.shorten(spectrum.parts[matched.reference(spectrum)], 20)
+    if found:
+        axes[0].set_title(f"grey: {who} with as few samples", parse_math=False)
+
+
+def _places(spectrum: Spectrum, order: Sequence[int]) -> tuple[np.ndarray, bool]:
+    """Return where parts stand: at their training samples, or side by side, where these are unknown or all alike."""
+    counts = spectrum.train_counts[list(order)].astype(float)
+    alike = not np.isfinite(counts).all() or (len(order) > 1 and len(set(counts)) == 1)
+    return (np.arange(len(order), dtype=float), True) if alike else (counts, False)
+
+
 def _points(
     ax: Axes, spectrum: Spectrum, order: Sequence[int], values: np.ndarray, errors: np.ndarray, sure: np.ndarray
 ) -> None:
     colours = theme.palette()
-    counts = spectrum.train_counts[list(order)]
-    known = bool(np.isfinite(counts).all())
-    alike = not known or (len(order) > 1 and len(set(counts)) == 1)  # of a balanced data set: side by side
+    places, alike = _places(spectrum, order)
     named = len(order) <= MOST_NAMES
     for i, p in enumerate(order):
         colour = colours[i % len(colours)] if named else colours[0]
         ax.errorbar(
-            i if alike else counts[i],
+            places[i],
             values[p],
             yerr=np.nan_to_num(errors[p]),
             fmt=_MARKERS[i // len(colours)] if named else _MARKERS[0],
@@ -78,7 +132,8 @@ def _points(
     theme.log_scale(ax.yaxis, values[list(order)])
     if alike:
         ax.set_xticks([])
-        ax.set_xlabel(f"parts, each with {counts[0]:,} training samples" if known else "matrices")
+        count = spectrum.train_counts[order[0]]
+        ax.set_xlabel(f"parts, each with {count:,} training samples" if np.isfinite(count) else "matrices")
     else:
-        theme.log_scale(ax.xaxis, counts)
+        theme.log_scale(ax.xaxis, places)
         ax.set_xlabel("training samples of the part")

@@ -25,15 +25,8 @@ from landscape.results.foreign import numpy_files
 if TYPE_CHECKING:
     import xarray as xr
 
-_RAW = frozenset({
-    "parameter",
-    "buffer",
-    "vector",
-    "probe",
-    "step",
-    "trace_probe",
-    "gram_row",
-})  # axes of what stays in the file
+_RAW = frozenset({"parameter", "buffer", "vector", "probe", "step", "trace_probe", "gram_row", "image", "height"})
+"""Axes of what stays in the file."""
 _ROUNDING = 1e-3  # of float32 weights from a general eigensolver; wrong weights miss by far more
 
 

@@ -1,0 +1,109 @@
+"""The images that make each part sharp, with what the network makes of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from landscape.callables import checked
+from landscape.errors import InputError
+from landscape.plots.layout import grids, paper, theme
+from landscape.plots.layout.parts import by_count, named
+from landscape.results import Spectrum, over_samples, written
+
+MOST_PARTS = 10
+MOST_NARROW = 4
+"""Images of a part in one column of a page."""
+_WRONG = "#d62728"
+
+
+@checked
+def images(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
+    """Draw the images that hold most of each part's largest eigenvalue.
+
+    Below each image stand its class (in red what the network takes it for, where that is another), its loss, and its
+    shares of lambda_max and of the trace; beside a row, how much the sharpest 1 % of the part's images hold. Up to ten
+    parts are drawn, the most frequent and the rarest where there are more.
+
+    Args:
+        spectrum: the result, with small copies of images.
+        parts: names; None for all.
+
+    Returns:
+        A new figure with a row of images for each part.
+
+    Raises:
+        InputError: no such part, or a spectrum without images.
+    """
+    chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
+    if not chosen:
+        raise InputError("there is no part to draw")
+    if spectrum.images is None or spectrum.image_sample is None:
+        raise InputError(
+            "the spectrum keeps no images: its samples are none, or it is of an earlier version or was computed "
+            "without errors over samples"
+        )
+    order = by_count(spectrum, chosen)
+    if len(order) > MOST_PARTS:
+        order = order[: MOST_PARTS // 2] + order[-(MOST_PARTS // 2) :]
+    n_images = min(spectrum.images.shape[1], MOST_NARROW if paper.is_narrow() else spectrum.images.shape[1])
+    with theme.theme():
+        fig, axes, _ = grids.grid(
+            n_images * len(order), n_images, 0.95 * n_images + 1.6, 1.35 * len(order) + 0.4, least=0.6, ratio=1.0
+        )
+        for row, p in enumerate(order):
+            _row(axes[row * n_images : (row + 1) * n_images], spectrum, p)
+        fig.suptitle(r"shares of $\lambda_{\max}$ / of the trace; red: what the network takes it for", fontsize=8)
+    return fig
+
+
+def _row(axes: Sequence[Axes], spectrum: Spectrum, p: int) -> None:
+    for ax in axes:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(visible=False)
+        ax.set_facecolor("none")
+    held = over_samples.held(spectrum, p)
+    lines = [named(spectrum, p, 14)]
+    if held is not None:
+        top, trace = held.by(0.01)
+        n = len(held.place)
+        who = "sharpest 1 %" if n >= 100 else f"sharpest of {n}"
+        lines += [f"{who}:", f"{top:.0%} / {trace:.0%}"]
+    axes[0].set_ylabel("\n".join(lines), fontsize=7, rotation=0, ha="right", va="center", parse_math=False)
+    shares = {} if held is None else {s: k for k, s in enumerate(held.place)}
+    for ax, pixels, sample in zip(
+        axes, np.asarray(spectrum.images)[p], np.asarray(spectrum.image_sample)[p], strict=False
+    ):
+        if not np.isfinite(sample) or int(sample) not in shares or held is None:
+            continue
+        colour = {"cmap": "gray", "vmin": 0, "vmax": 255} if pixels.shape[-1] == 1 else {}
+        ax.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, interpolation="nearest", **colour)
+        _words(ax, spectrum, p, int(sample), (held.lambda_max[shares[int(sample)]], held.trace[shares[int(sample)]]))
+
+
+def _words(ax: Axes, spectrum: Spectrum, p: int, sample: int, shares: tuple[float, float]) -> None:
+    label, prediction, loss = (
+        float(values[p, sample]) if values is not None else np.nan
+        for values in (spectrum.sample_label, spectrum.sample_prediction, spectrum.sample_loss)
+    )
+    wrong = np.isfinite(prediction) and prediction != label
+    ax.set_title(
+        written.shorten(_class_name(spectrum, prediction if wrong else label), 12),
+        fontsize=6,
+        **({"color": _WRONG} if wrong else {}),
+        pad=2,
+        parse_math=False,
+    )
+    ax.set_xlabel(f"loss {loss:.2g}\n{shares[0]:.0%} / {shares[1]:.0%}", fontsize=6, labelpad=1, parse_math=False)
+
+
+def _class_name(spectrum: Spectrum, label: float) -> str:
+    """Return the name of a class: that of the part that holds it alone, else its number."""
+    partition = spectrum.provenance.get("partition")
+    if isinstance(partition, dict):
+        for part, classes in partition.items():
+            if classes == [int(label)]:
+                return str(part)
+    return f"class {int(label)}"

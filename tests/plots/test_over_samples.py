@@ -1,0 +1,86 @@
+"""What figures of spectra show of other samples: errors, bands and tests at equal size."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from sampled import of_rows, rows
+
+from landscape import plots
+from landscape.results import matched, over_samples
+from landscape.results.pool import pool, resampled
+
+
+def sampled_parts(seed=0):
+    """A large part and a small one of three times the curvature, one row a sample."""
+    rng = np.random.default_rng(seed)
+    found = of_rows(rows(rng, 60), rows(rng, 12, scale=3.0))
+    curvature = np.where(np.isfinite(found.sample_trace), 0.5 * found.sample_trace, np.nan)
+    sizes = np.array([60, 12])
+    return dataclasses.replace(
+        found,
+        sample_curvature=curvature,
+        train_counts=sizes,
+        n_used=sizes,
+        lambda_max=np.nanmean(curvature, axis=1),
+        trace=np.nanmean(found.sample_trace, axis=1),
+        converged=np.full(2, True),
+        eigenvalue_rest=np.zeros(2),
+        size=12,
+    )
+
+
+def test_summary_shows_errors_over_samples_both_factors_and_the_largest_part_at_the_others_sizes():
+    spectrum = sampled_parts()
+    fig = plots.summary(spectrum)
+    top, trace, uncertainty, ratio = fig.axes
+    one = over_samples.of_part(spectrum, 1)
+    names = ("lambda_max", "trace", "uncertainty", "trace_ratio")
+    for ax, name in zip((top, trace, uncertainty, ratio), names, strict=True):
+        value, error = getattr(one, name)
+        low, high = ax.containers[1].lines[2][0].get_segments()[0][:, 1]  # the rarer part comes second
+        assert (low, high) == pytest.approx((value - error, value + error))
+    band = matched.largest_at(spectrum, repetitions=100)["lambda_max"][1]
+    (shade,) = [c for c in top.collections if isinstance(c, PolyCollection)]
+    ends = shade.get_paths()[0].vertices[:, 1]
+    assert (ends.min(), ends.max()) == pytest.approx((band[0], band[2]))
+    assert not [c for c in uncertainty.collections if isinstance(c, PolyCollection)]
+
+
+def test_the_largest_part_at_a_smaller_size_is_sharper_than_it_is():
+    spectrum = sampled_parts()
+    found = matched.largest_at(spectrum, repetitions=300)
+    assert np.isnan(found["trace"][0]).all()
+    own = pool(spectrum, (0,))
+    assert found["trace"][1, 1] == pytest.approx(own.weights @ own.traces, rel=0.3)
+    assert found["lambda_max"][1, 1] > own.gram.largest(own.weights)
+
+
+def test_the_density_by_rows_has_a_band_over_samples():
+    spectrum = dataclasses.replace(
+        sampled_parts(),
+        steps=np.zeros((2, 2), dtype=int),
+        eigenvalues=np.sort(np.random.default_rng(0).random((2, 12)), axis=1)[:, ::-1],
+    )
+    nodes, weights = resampled(spectrum, 1, repetitions=20)
+    assert weights.sum(axis=1) == pytest.approx(1)
+    assert (np.diff(nodes, axis=1) >= 0).all()
+    traces = 12 * (nodes * weights).sum(axis=1)  # of bootstrap draws around the trace
+    assert abs(traces.mean() - spectrum.trace[1]) < 4 * traces.std() / np.sqrt(20)
+    assert traces.std() == pytest.approx(over_samples.of_part(spectrum, 1).trace[1], rel=0.6)
+    assert resampled(spectrum, 1, most=5) is None
+    ax = plots.density(spectrum, "part 1")
+    assert [c for c in ax.collections if isinstance(c, PolyCollection)]
+
+
+def test_figure_9_says_below_its_panels_what_is_left_at_equal_size():
+    spectrum = sampled_parts()
+    fig = plots.density_grid({"CE": spectrum}, ("part 0", "part 1"))
+    head, tail = (ax.get_xlabel() for ax in fig.axes)
+    assert head == ""
+    tests = {one.number: one for one in matched.against_largest(spectrum)}
+    one = tests["trace"]
+    assert "at equal n, with part 0" in tail
+    assert f"trace {one.test.value / one.test.median:.2g} times, p = {one.p:.2g}" in tail
+    assert tail.count("p ") == 3
