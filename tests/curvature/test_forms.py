@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, Case, concave
 from exact import dense, differences
 from hard import Applied, Bag, Softsign, by_rows, layers, objective_of
 
@@ -32,6 +32,14 @@ def test_the_mean_over_samples_is_that_of_the_matrix(name, kind):
             by_differences = (name, kind) == ("attention", "hessian")
             product = differences(objective, part, v) if by_differences else dense(objective, part, kind) @ v
         assert found.mean() == pytest.approx((v @ product).item(), rel=1e-6 if by_differences else 1e-10)
+
+
+def test_a_loss_that_is_not_convex_in_the_logits_has_forms_of_both_signs():
+    objective = Case(CASES["mlp-tanh"].make, loss=concave).objective()
+    v = vector(objective)
+    found = forms.quadratic_forms(objective, KINDS["ggn"], objective.members[0], v)
+    assert (found < 0).any()
+    assert found.mean() == pytest.approx((v @ dense(objective, 0, "ggn") @ v).item(), rel=1e-10)
 
 
 @pytest.mark.parametrize("name", ["mlp-tanh", "residual-inplace", "attention"])

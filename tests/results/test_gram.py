@@ -51,6 +51,16 @@ def test_curvatures_and_traces_of_samples_are_those_of_their_own_matrices_and_ad
     assert weights @ gram.curvatures(combination) == pytest.approx(value, rel=1e-10)
 
 
+@pytest.mark.parametrize("n", [256, 257])
+def test_many_rows_take_another_way_to_the_same_largest_eigenvalue(n):
+    rng = np.random.default_rng(n)
+    A = rng.normal(size=(n, 12)) * rng.lognormal(size=(n, 1))
+    gram = Gram(products=A @ A.T, sign=np.ones(n), sample=np.arange(n), n=n)
+    weights = rng.random(n)
+    expected = np.linalg.eigvalsh((A.T * weights) @ A)[-1]
+    assert gram.largest(weights) == pytest.approx(expected, rel=1e-10)
+
+
 def test_samples_without_weight_count_no_more_than_absent_ones():
     A, gram = problem()
     weights = np.array([0.5, 0.0, 0.5, 0.0, 0.0, 0.0])
