@@ -124,6 +124,32 @@ def test_lambda_max_lies_within_its_residual_of_an_eigenvalue_in_every_run():
         assert np.abs(exact - top.values[-1]).min() <= top.residuals[-1]
 
 
+def test_extreme_values_are_those_of_the_run_that_saw_the_most():
+    """By few steps each run sees another smallest and largest value, of its own tridiagonal matrix."""
+    found = ls.spectrum(CASES["residual-gelu"].objective(), method="lanczos", steps=3, probes=5)
+    for p in range(2):
+        values = [
+            np.linalg.eigvalsh(np.diag(a) + np.diag(b[:-1], 1) + np.diag(b[:-1], -1))
+            for a, b in zip(found.alpha[p], found.beta[p], strict=True)
+        ]
+        assert len({round(v[0], 9) for v in values}) == 5
+        assert found.lambda_min[p] == pytest.approx(min(v[0] for v in values), rel=1e-9)
+        assert found.lambda_max[p] == pytest.approx(max(v[-1] for v in values), rel=1e-9)
+        ratios = [abs(v[0] / v[-1]) for v in values]
+        assert found.saddle_ratio[p] == pytest.approx(np.mean(ratios), rel=1e-9)
+        assert found.saddle_ratio_stderr[p] == pytest.approx(np.std(ratios, ddof=1) / np.sqrt(5), rel=1e-9)
+
+
+def test_lambda_max_has_converged_where_its_residual_is_within_the_tolerance():
+    objective, shares = CASES["mlp-tanh"].objective(partition="all"), []
+    for steps in range(10, 26):
+        found = ls.spectrum(objective, method="lanczos", steps=steps, probes=1, trace="probes", sampling_errors=False)
+        shares.append(found.lambda_max_residual[0] / abs(found.lambda_max[0]) / found.tol)
+        assert found.converged[0] == (shares[-1] <= 1)
+    assert min(shares) <= 1
+    assert any(1 < share < 10 for share in shares)
+
+
 def test_tol_goes_on_until_lambda_max_has_converged():
     objective = CASES["residual-gelu"].objective()
     short = ls.spectrum(objective, steps=3, probes=1)

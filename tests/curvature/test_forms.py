@@ -72,6 +72,15 @@ def test_backward_passes_alone_give_the_same(name, monkeypatch):
         np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
+def test_a_wrong_forward_derivative_is_seen_in_float32_too(monkeypatch):
+    single, double = (CASES["mlp-tanh"].objective(dtype=dtype) for dtype in (torch.float32, torch.float64))
+    v, forward = vector(double), forms._slope
+    expected = forms.quadratic_forms(double, HESSIAN, double.members[0], v)
+    monkeypatch.setattr(forms, "_slope", lambda *given: 1.01 * forward(*given))
+    found = forms.quadratic_forms(single, HESSIAN, single.members[0], v)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_a_forward_derivative_that_is_wrong_in_a_later_batch_is_found(monkeypatch):
     objective = CASES["mlp-tanh"].objective(batch_size=2)
     index, v = objective.members[0], vector(objective)

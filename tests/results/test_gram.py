@@ -33,6 +33,7 @@ def test_eigenvalues_and_vectors_are_those_of_the_weighted_matrix(seed, signs):
     value, combination = gram.top(weights)
     v = combination @ A
     assert value == pytest.approx(max(0, expected[0]), rel=1e-12)
+    assert gram.largest(weights) == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(matrix @ v, value * v, atol=1e-11 * np.abs(expected).max())
     assert v @ v == pytest.approx(1, rel=1e-10)
 

@@ -132,6 +132,14 @@ def test_lambda_max_and_its_pool_are_those_of_the_dense_matrices():
     assert ratio.test.value == pytest.approx((A**2).sum() / np.abs(A).max(axis=1).sum())
 
 
+def test_more_tests_take_more_draws_so_that_the_smallest_p_stays_small():
+    rng = np.random.default_rng(7)
+    few, many = ([skewed(rng, n) for n in (9, *[5] * others)] for others in (1, 6))
+    for parts, draws in ((few, 1000), (many, 1200)):  # 100 for each of two numbers of each part but the largest
+        found = matched.against_largest(made(*zip(*parts, strict=True)))
+        assert {one.test.resolution for one in found} == {2 / (1 + draws)}
+
+
 def test_weighted_draws_are_compared_as_the_samples_that_they_stand_for():
     """Twenty draws that stand for 90 samples, each with the weight of those that it stands for."""
     rng = np.random.default_rng(6)

@@ -11,6 +11,8 @@ from stored import assert_same
 import landscape as ls
 from landscape.analyses import pooled
 from landscape.errors import InputError
+from landscape.objective import points
+from landscape.objective.points import Point
 from landscape.results.axes import concatenate
 from landscape.results.pool import overlap, pool
 
@@ -80,8 +82,15 @@ def test_a_choice_of_parts_takes_their_rows_along_and_joining_leaves_them_out(ca
     assert concatenate([found]).gram is found.gram
 
 
-def test_rows_of_weighted_draws_stand_for_the_whole(tmp_path):
+def fitted():
+    """Large weights: some samples are certain and others not, so that draws have weights."""
     objective = CASES["mlp-tanh"].objective()
+    centre = points.origin(objective)
+    return points.objective_at(objective, Point(5 * centre.theta, centre.buffers))
+
+
+def test_rows_of_weighted_draws_stand_for_the_whole(tmp_path):
+    objective = fitted()
     path = tmp_path / "a.h5"
     found = ls.spectrum(objective, steps=5, probes=1, samples=4, out=path)
     assert_same(ls.load(path), found)
@@ -94,6 +103,18 @@ def test_rows_of_weighted_draws_stand_for_the_whole(tmp_path):
         drawn = ls.spectrum(objective, operator="ggn", samples=4, ggn_tol=0)
         left = together.left_out(weights) + 1e-9
         assert 0 <= drawn.lambda_max[p] - together.gram.largest(weights) + 1e-9 <= 2 * left
+
+
+def test_overlap_of_weighted_draws_weighs_each_draw():
+    found = ls.spectrum(fitted(), operator="ggn", samples=4)
+    together = pool(found, range(3))
+    assert np.ptp(together.weights[together.part == 0]) > 0
+    values, vectors = np.linalg.eigh(together.gram.products)
+    rows = vectors * np.sqrt(np.maximum(values, 0))  # as vectors with these products
+    matrices = [(rows.T * together.of(p)[together.gram.sample]) @ rows for p in range(3)]
+    tops = [np.linalg.eigh(matrix)[1][:, -1] for matrix in matrices]
+    forms = np.array([[v @ matrix @ v for matrix in matrices] for v in tops])
+    np.testing.assert_allclose(overlap(found), forms / forms.diagonal(), rtol=1e-6, atol=1e-9)
 
 
 def test_too_many_rows_are_left_out_and_said(monkeypatch, caplog):
