@@ -80,7 +80,8 @@ class Samples:
     def labels(self) -> np.ndarray:
         """Classes of the samples, (n,)."""
         found: np.ndarray = self.objective.samples.labels if self.drawn is None else self.drawn.labels
-        return found[self.members]
+        of_part: np.ndarray = found[self.members]
+        return of_part
 
     @property
     def factors(self) -> np.ndarray:

@@ -116,15 +116,14 @@ def read_shards(folder: str) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read.
     """
-    from torch.distributed.checkpoint import FileSystemReader
-    from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+    from torch.distributed.checkpoint import default_planner
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
     found: dict[str, Any] = {}
+    planner: Any = default_planner._EmptyStateDictLoadPlanner  # it has no types
     try:
-        _load_state_dict(
-            found, storage_reader=FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True
-        )
+        _load_state_dict(found, storage_reader=FileSystemReader(folder), planner=planner(), no_dist=True)
     except Exception as error:  # a folder may hold anything; the traceback stays attached
         raise InputError(f"{folder} is no folder of torch.distributed.checkpoint: {one_line(error)}") from error
     return found

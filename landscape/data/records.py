@@ -261,13 +261,14 @@ def read(
         refuse_random(reader, n)
         held = _all(reader, n)
     labels = _labels(reader, held, n, classes, soft)
-    if labels is None:
-        class_names = ()
-    elif class_names is None:
-        class_names = loaders.attribute(dataset, "classes", "class_names")
-    found = tuple(str(c) for c in (range(items.count_classes(labels, name)) if class_names is None else class_names))
-    counts = np.zeros(0) if labels is None else np.bincount(labels.clip(0), minlength=len(found))
+    found: tuple[str, ...] = ()
+    counts: np.ndarray = np.zeros(0)
     if labels is not None:
+        if class_names is None:
+            class_names = loaders.attribute(dataset, "classes", "class_names")
+        counted = range(items.count_classes(labels, name)) if class_names is None else class_names
+        found = tuple(str(c) for c in counted)
+        counts = np.bincount(labels.clip(0), minlength=len(found))
         for i in np.flatnonzero((labels < 0) | (labels >= len(found)))[:1]:
             raise DataError(f"{name}: sample {i} has label {labels[i]}, classes are 0 to {len(found) - 1}")
     for class_name in found:

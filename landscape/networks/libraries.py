@@ -84,9 +84,11 @@ def load(folder: str) -> nn.Module:
     if not isinstance(stated, list) or len(stated) != 1 or not isinstance(stated[0], str):
         raise InputError(f"{config} names no single architecture: save the model by its save_pretrained()")
     library = _library("transformers", folder)
-    kind = getattr(library, stated[0], None)
-    if not (isinstance(kind, type) and issubclass(kind, library.PreTrainedModel)):
+    named = getattr(library, stated[0], None)
+    if not (isinstance(named, type) and issubclass(named, library.PreTrainedModel)):
         raise InputError(f"{config}: transformers has no model {stated[0]}; code in the folder is not run")
+
+    kind: Any = named
 
     def made() -> Any:
         if any(Path(folder).glob("*.safetensors")) or any(Path(folder).glob("*.bin")):
@@ -104,7 +106,8 @@ def _made(folder: str, make: Callable[[], Any]) -> nn.Module:
     except Exception as error:  # the libraries may raise anything
         raise InputError(f"{folder} makes no model: {one_line(error)}") from error
     if hasattr(model, "config"):
-        model.config.use_cache = False  # keys and values for generation are no outputs
+        config: Any = model.config
+        config.use_cache = False  # keys and values for generation are no outputs
     return model.eval()
 
 

@@ -354,10 +354,10 @@ def _class_counts(result: Surface | Spectrum, groups: str) -> np.ndarray:
             raise InputError(
                 f"{groups} groups classes, and {name!r} has {len(classes)}: compute with {arg('partition', 'class')}"
             )
-    return _known(result, "train_counts", f"{groups} goes by training samples")
+    return _told(result, "train_counts", f"{groups} goes by training samples")
 
 
-def _known(result: Surface | Spectrum, field: str, why: str) -> np.ndarray:
+def _told(result: Surface | Spectrum, field: str, why: str) -> np.ndarray:
     counts = np.asarray(getattr(result, field), dtype=np.float64)
     if not np.isfinite(counts).all():
         raise InputError(f"{why}, which the file does not tell: name the parts of groups, or take other weights")

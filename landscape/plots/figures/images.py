@@ -58,7 +58,7 @@ def images(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
-def _row(axes: Sequence[Axes], spectrum: Spectrum, p: int) -> None:
+def _row(axes: np.ndarray, spectrum: Spectrum, p: int) -> None:
     for ax in axes:
         ax.set_xticks([])
         ax.set_yticks([])
@@ -78,8 +78,8 @@ def _row(axes: Sequence[Axes], spectrum: Spectrum, p: int) -> None:
     ):
         if not np.isfinite(sample) or int(sample) not in shares or held is None:
             continue
-        colour = {"cmap": "gray", "vmin": 0, "vmax": 255} if pixels.shape[-1] == 1 else {}
-        ax.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, interpolation="nearest", **colour)
+        shown = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels  # grey
+        ax.imshow(shown, interpolation="nearest")
         _words(ax, spectrum, p, int(sample), (held.lambda_max[shares[int(sample)]], held.trace[shares[int(sample)]]))
 
 
@@ -89,13 +89,10 @@ def _words(ax: Axes, spectrum: Spectrum, p: int, sample: int, shares: tuple[floa
         for values in (spectrum.sample_label, spectrum.sample_prediction, spectrum.sample_loss)
     )
     wrong = np.isfinite(prediction) and prediction != label
-    ax.set_title(
-        written.shorten(_class_name(spectrum, prediction if wrong else label), 12),
-        fontsize=6,
-        **({"color": _WRONG} if wrong else {}),
-        pad=2,
-        parse_math=False,
-    )
+    words = written.shorten(_class_name(spectrum, prediction if wrong else label), 12)
+    title = ax.set_title(words, fontsize=6, pad=2, parse_math=False)
+    if wrong:
+        title.set_color(_WRONG)
     ax.set_xlabel(f"loss {loss:.2g}\n{shares[0]:.0%} / {shares[1]:.0%}", fontsize=6, labelpad=1, parse_math=False)
 
 
