@@ -1,5 +1,6 @@
 """Operators as values: vectors of every shape, sums, parts and SciPy, against dense matrices."""
 
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -122,6 +123,17 @@ def test_scipy_finds_the_eigenvalues(hessian, exact):
         found = eigsh(operator, k=3, which="LA", return_eigenvectors=False)
         assert np.allclose(np.sort(found), torch.linalg.eigvalsh(exact[p])[-3:], rtol=1e-7)
         assert close(operator @ np.ones((hessian.size, 2)), exact[p].sum(1)[:, None].expand(-1, 2))
+
+
+def test_each_door_leads_to_the_matrix_of_its_name():
+    objective = CASES["mlp-tanh"].objective(partition="all")
+    doors = {kind: getattr(ls, kind) for kind in ("hessian", "ggn", "fisher")} | {"residual": ls.residual}
+    doors |= {"empirical-fisher": partial(ls.fisher, empirical=True)}
+    assert set(doors) == set(KINDS)
+    for kind, door in doors.items():
+        operator = door(objective)
+        assert operator.name == kind
+        assert close(operator @ vectors(operator.size, 2), dense(objective, 0, kind) @ vectors(operator.size, 2))
 
 
 def test_every_kind_has_a_name_that_types_know_and_a_symbol_of_its_own():
