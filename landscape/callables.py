@@ -11,7 +11,7 @@ import inspect
 import numbers
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -165,6 +165,8 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, number) and not isinstance(value, bool)
     if kind is bool:
         return isinstance(value, bool | np.bool_)
+    if kind is Sequence and isinstance(value, np.ndarray):
+        return True
     return isinstance(value, kind) and not (isinstance(value, str) and hint is not str and kind is not str)
 
 

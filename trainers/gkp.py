@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff.single_samples import squared_gradients
+from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import DataError, InputError, NumericalError, arg
 from landscape.networks import losses, models
@@ -109,6 +110,7 @@ class GKP:
         lambda/2 sum_j c_j sum_i F_{j,i} (theta_i - theta*_{j,i})^2,   c_j = (1 - w_j) / |G^j|
     """
 
+    @checked
     def __init__(
         self,
         centres: Tensor,
@@ -145,6 +147,7 @@ class GKP:
         self.group_of = None if group_of is None else torch.from_numpy(np.asarray(group_of, dtype=np.int64))
         self._scale = strength / torch.as_tensor(np.asarray(counts, dtype=np.float64)).to(centres)
 
+    @checked
     def __call__(self, model: nn.Module, labels: Tensor) -> Tensor:
         """Return the loss of a batch, for a training loop that adds it to its own.
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
+from landscape.callables import checked
 from landscape.errors import InputError, arg
 from trainers.passes import (
     Losses,
@@ -89,6 +90,7 @@ class GSA(torch.optim.Optimizer):
     past steps (`average`) keeps them apart, and estimates the gradient of the whole set better. It is the default.
     """
 
+    @checked
     def __init__(
         self,
         params: Iterable[Any],
@@ -170,6 +172,7 @@ class GSA(torch.optim.Optimizer):
         self._reduce = reduce
         self.regroup(counts)
 
+    @checked
     def regroup(self, counts: Sequence[int]) -> None:
         """Change the groups from the next step on.
 
@@ -186,6 +189,7 @@ class GSA(torch.optim.Optimizer):
         place = trainable(self.param_groups)[0].device
         self._spare = torch.tensor([max(int(n) - 1, 1) for n in counts], dtype=torch.float64, device=place)
 
+    @checked
     def gradients(self, losses: Losses | Sequence[Losses], groups: Tensor | Sequence[Tensor]) -> Tensor:
         """Leave the gradient of equation 15's sum in the parameters' `.grad`; the parameters stay where they are.
 
@@ -244,6 +248,7 @@ class GSA(torch.optim.Optimizer):
         hand_over(total, parameters)
         return values
 
+    @checked
     def step(  # type: ignore[override]  # a closure of another kind
         self, closure: Losses | Sequence[Losses], groups: Tensor | Sequence[Tensor]
     ) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg
 from trainers.passes import Reduce, alone
 
@@ -44,6 +45,7 @@ class BCL:
                 raise InputError(f"{name} of {arg('loss', 'bcl')} must be a whole number, got {value:g}")
 
 
+@checked
 def options_of(text: str | None) -> dict[str, float]:
     """Read options of a loss.
 
@@ -69,6 +71,7 @@ def options_of(text: str | None) -> dict[str, float]:
     return found
 
 
+@checked
 def bcl_of(options: Mapping[str, float]) -> BCL:
     """Make the options of bcl.
 
@@ -88,6 +91,7 @@ def bcl_of(options: Mapping[str, float]) -> BCL:
     return BCL(**options)
 
 
+@checked
 def effective_number_weights(class_counts: np.ndarray, beta: float = 0.9999) -> Tensor:
     """Weigh classes by the inverse of their effective number of samples: w_c ~ (1 - beta) / (1 - beta^n_c).
 
@@ -115,6 +119,7 @@ def effective_number_weights(class_counts: np.ndarray, beta: float = 0.9999) -> 
     return torch.from_numpy(weights * (len(counts) / weights.sum()))
 
 
+@checked
 def reweighted(
     loss: Callable[[Tensor, Tensor], Tensor], weights: Tensor, reduce: Reduce = alone
 ) -> Callable[[Tensor, Tensor], Tensor]:
@@ -202,6 +207,7 @@ def _perceptron(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
     return nn.Sequential(first, nn.BatchNorm1d(n_hidden), nn.ReLU(), last)
 
 
+@checked
 def balanced_contrastive(projections: Tensor, labels: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Tensor:
     """Draw a sample's views to those of its class and away from the other classes, which weigh the same.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from landscape.callables import checked
 from landscape.data import datasets
 from landscape.errors import InputError
 from trainers.recipes import Recipe, read
@@ -149,6 +150,7 @@ def compose(
     return recipe
 
 
+@checked
 def recipe(method: str, *, preset: str | None = None, variant: str | None = None, **fields: Any) -> Recipe:
     """Return the recipe of a method, as `landscape train` would put it together.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError
 from landscape.networks import class_means, classifiers, losses
@@ -82,6 +83,7 @@ class Memory:
     For GSA, `memory.group_of[labels]` are the groups of a batch and `memory.counts` those of `GSA.regroup`.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -136,6 +138,7 @@ class Memory:
         """Epochs that have come to the bank; groups need several, see `schedule.needed`."""
         return self._banked
 
+    @checked
     def update(self, epoch: int) -> Quality:
         """Measure the features after an epoch, and keep the network for the classes that have never had better.
 

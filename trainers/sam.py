@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.callables import checked
 from landscape.errors import InputError, arg
 from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, kept_statistics, moved, put, trainable
 
@@ -40,6 +41,7 @@ class SAM(torch.optim.Optimizer):
     `state_dict()` is the base optimizer's.
     """
 
+    @checked
     def __init__(
         self,
         params: Iterable[Any],
@@ -75,6 +77,7 @@ class SAM(torch.optim.Optimizer):
         self._reduce = reduce
         self._before: Tensor | None = None
 
+    @checked
     def gradients(self, losses: Losses) -> Tensor:
         """Leave the gradient at theta + eps in the parameters' `.grad`; the parameters stay where they are.
 
@@ -99,6 +102,7 @@ class SAM(torch.optim.Optimizer):
         hand_over(g, parameters)
         return first.detach()
 
+    @checked
     def step(self, closure: Losses) -> Tensor:  # type: ignore[override]  # a closure of another kind
         """Make one step; see `gradients`, whose `losses` are called as every optimizer calls them here."""
         values = self.gradients(closure)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from landscape.callables import checked
 from landscape.data import datasets
 from landscape.data.datasets import Samples
 from landscape.errors import InputError
@@ -24,6 +25,7 @@ class Trained:
     folder: Path | None  # what the run left; None where nothing was to be kept
 
 
+@checked
 def train(
     model: nn.Module | str | None,
     samples: Samples | tuple[Any, Any] | None,

@@ -362,6 +362,7 @@ def _times(d: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
     return torch.where(ours > 0, d * (theirs / torch.where(ours > 0, ours, 1.0)), 0.0)
 
 
+@checked
 def of_vectors(objective: Objective, rows: Tensor, axes: Sequence[str]) -> Directions:
     """Take any vectors as directions from an objective's own weights; running statistics do not move.
 
@@ -386,6 +387,7 @@ def of_vectors(objective: Objective, rows: Tensor, axes: Sequence[str]) -> Direc
     )
 
 
+@checked
 def to_plane(objective: Objective, found: Directions, provenance: Mapping[str, Any]) -> Plane:
     """Return directions as a result, to be kept in a file and used for another network.
 
@@ -415,6 +417,7 @@ def to_plane(objective: Objective, found: Directions, provenance: Mapping[str, A
     )
 
 
+@checked
 def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -> Directions:
     """Take the directions of a stored plane.
 

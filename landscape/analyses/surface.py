@@ -137,6 +137,7 @@ class Keywords(TypedDict, total=False):
     progress: jobs.Progress | None
 
 
+@checked
 def surface1d(
     objective: Objective, along: Directions | None = None, n: int = 51, **options: Unpack[Keywords]
 ) -> Surface:
@@ -145,6 +146,7 @@ def surface1d(
     return surface(objective, line, np.linspace(-1, 1, n), **options)
 
 
+@checked
 def surface2d(
     objective: Objective, along: Directions | None = None, n: int = 51, **options: Unpack[Keywords]
 ) -> Surface:

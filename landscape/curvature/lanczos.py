@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.callables import checked
 from landscape.errors import InputError, NumericalError, arg, check_choice
 from landscape.results import quadrature
 from landscape.results.quadrature import Ritz
@@ -108,6 +109,7 @@ def probe(
     return torch.randn(size, generator=generator, dtype=torch.float32)
 
 
+@checked
 def lanczos(
     matvec: Callable[[Tensor], Tensor],
     probes: Tensor,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.callables import checked
 from landscape.curvature.algebra import Exact, Operator
 from landscape.errors import InputError, NumericalError
 
@@ -19,6 +20,7 @@ _ASYMMETRY = 1e-3  # of the products' lengths; a product in float32, or by itera
 _FORM = "give (D, D), (P, D, D), a mapping of names to matrices, or an object with shape (D, D) and matvec or @"
 
 
+@checked
 def matrix(matrices: Any, *, parts: Sequence[str] | None = None, name: str = "matrix", symbol: str = "A") -> Operator:
     """Take symmetric matrices for an operator, so that `spectrum` and the others work on them.
 

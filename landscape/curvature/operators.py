@@ -10,6 +10,7 @@ import torch
 
 from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.callables import checked
 from landscape.curvature import traces
 from landscape.curvature.algebra import Exact, Operator
 from landscape.curvature.checks import refuse_zero, some_of
@@ -24,6 +25,7 @@ CACHE_BYTES = 2 * 2**30
 """Default memory for what is kept between products."""
 
 
+@checked
 def curvature_operator(
     objective: Objective,
     kind: KindName | Kind = "hessian",
@@ -110,21 +112,25 @@ def problem_of(objective: Objective) -> Problem:
     )
 
 
+@checked
 def hessian(objective: Objective) -> Operator:
     """Return the Hessian of each part's mean loss, as `curvature_operator(objective, "hessian")`."""
     return curvature_operator(objective, "hessian")
 
 
+@checked
 def ggn(objective: Objective) -> Operator:
     """Return the generalised Gauss-Newton matrix of each part, as `curvature_operator(objective, "ggn")`."""
     return curvature_operator(objective, "ggn")
 
 
+@checked
 def residual(objective: Objective) -> Operator:
     """Return the Hessian less the Gauss-Newton matrix of each part, as `curvature_operator(objective, "residual")`."""
     return curvature_operator(objective, "residual")
 
 
+@checked
 def fisher(objective: Objective, *, empirical: bool = False) -> Operator:
     """Return the Fisher matrix of each part, with labels drawn from the model or as they are (`empirical`)."""
     return curvature_operator(objective, "empirical-fisher" if empirical else "fisher")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.callables import checked
 from landscape.errors import DataError, InputError, check_choice
 from landscape.results import disk
 from landscape.results.grouping import GROUPINGS, Thresholds
@@ -67,6 +68,7 @@ class Partition:
         return np.flatnonzero(self.part_of == part)
 
     @classmethod
+    @checked
     def whole(cls, n_samples: int) -> "Partition":
         """Put every sample into one part named "all".
 
@@ -79,6 +81,7 @@ class Partition:
         return cls(names=("all",), part_of=np.zeros(n_samples, dtype=np.int64))
 
     @classmethod
+    @checked
     def from_index(cls, part_of: np.ndarray, names: Sequence[str]) -> "Partition":
         """Take any attribute of the samples as the partition.
 
@@ -96,6 +99,7 @@ class Partition:
         return replace(index, part_of=index.part_of.astype(np.int64))
 
     @classmethod
+    @checked
     def from_values(cls, values: Sequence[Any] | np.ndarray) -> "Partition":
         """Make a part of all samples that have the same value, such as a domain or an annotator.
 
@@ -120,6 +124,7 @@ class Partition:
         return cls(names=tuple(map(str, known)), part_of=np.array([place[v] for v in plain], dtype=np.int64))
 
     @classmethod
+    @checked
     def by_quantiles(cls, values: np.ndarray, n: int) -> "Partition":
         """Divide samples by the quantiles of a number, such as the target of a regression.
 
@@ -144,6 +149,7 @@ class Partition:
         return cls(names=tuple(f"q{k + 1}" for k in range(n)), part_of=part_of.astype(np.int64))
 
     @classmethod
+    @checked
     def by_class(cls, labels: np.ndarray, class_names: Sequence[str]) -> "Partition":
         """Make each class a part.
 
@@ -161,6 +167,7 @@ class Partition:
         return cls(names=tuple(class_names), part_of=labels, classes=tuple((c,) for c in range(len(class_names))))
 
     @classmethod
+    @checked
     def by_groups(cls, labels: np.ndarray, groups: Mapping[str, Sequence[int]], n_classes: int) -> "Partition":
         """Make each named group of classes a part; classes in no group are left out.
 
@@ -191,6 +198,7 @@ class Partition:
         return cls(names=tuple(groups), part_of=part_of_class[_checked(labels, n_classes)], classes=classes)
 
     @classmethod
+    @checked
     def by_frequency(
         cls,
         labels: np.ndarray,
@@ -221,6 +229,7 @@ class Partition:
         found = GROUPINGS[grouping].make(train_counts, Thresholds(many=many, few=few, ends=ends))
         return cls.by_groups(labels, {name: of.tolist() for name, of in found.items()}, len(train_counts))
 
+    @checked
     def select(self, chosen: str | Sequence[str | int]) -> "Partition":
         """Keep some of the parts; the samples of the others are left out.
 
@@ -256,6 +265,7 @@ class Partition:
         classes = tuple(self.classes[p] for p in kept) if self.classes else ()
         return Partition(names=tuple(self.names[p] for p in kept), part_of=new[self.part_of], classes=classes)
 
+    @checked
     def coarsen(self, groups: Mapping[str, Sequence[str]]) -> "Partition":
         """Join parts into larger ones; parts in no group are left out.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 
+from landscape import callables
 from landscape.data import images, items
 from landscape.errors import DataError, InputError, arg
 
@@ -56,6 +57,7 @@ class Samples:
                 digest.update(items.described(value))
         return digest.hexdigest()
 
+    @callables.checked
     def batch(
         self,
         indices: np.ndarray | torch.Tensor,
@@ -90,6 +92,7 @@ class Samples:
             inputs = inputs.to(dtype)
         return inputs, torch.from_numpy(self.labels[order]).to(inputs.device)
 
+    @callables.checked
     def select(self, indices: np.ndarray | torch.Tensor | Sequence[int]) -> "Samples":
         """Take some of the samples, in the order given; the classes and their training counts stay.
 
@@ -137,6 +140,7 @@ class Samples:
         """Return the same with what is in memory on a device."""
         return self if self.inputs is None else dataclasses.replace(self, inputs=self.inputs.to(device))
 
+    @callables.checked
     def subsample(self, per_class: int, seed: int = 0) -> "Samples":
         """Draw at most `per_class` samples of each class; smaller classes keep all of theirs.
 

@@ -1,7 +1,7 @@
 """From a model and data in memory to an objective: what a notebook has."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from torch import nn
 from landscape.callables import checked
 from landscape.data import loaders, taking
 from landscape.data.samples import Samples
-from landscape.objective.loading import DTYPES, fitted, taken
+from landscape.objective.loading import DTYPES, DtypeName, fitted, taken
 from landscape.objective.objective import Loss, Objective
 from landscape.objective.parts import Parts
 
@@ -26,7 +26,7 @@ def make_objective(
     classes: str | Sequence[str | int] | None = None,
     params: str | None = None,
     device: str | torch.device | None = None,
-    dtype: Literal["float32", "float64"] | torch.dtype = "float32",
+    dtype: DtypeName | torch.dtype = "float32",
     batch_size: int | None = None,
     weight_decay: float = 0.0,
     logits_index: int | None = None,

@@ -194,6 +194,7 @@ class Objective:
         kept = contract.check(objective)
         return replace(objective, _kept=kept, _theirs=weakref.ref(unwrapped(model)))
 
+    @checked
     def at(self, model: nn.Module) -> "Objective":
         """Return the objective of the same data, parts and loss with the present weights of a model.
 
@@ -291,12 +292,14 @@ class Objective:
             return np.full(len(self.partition), np.nan)
         return np.array([counts[list(own)].sum() if own else counts.sum() for own in classes])
 
+    @checked
     def part(self, name: str) -> int:
         """Return the position of a part by its name, or raise InputError."""
         if name not in self.partition.names:
             raise InputError(f"no part {name!r}; there are {', '.join(self.partition.names)}")
         return self.partition.names.index(name)
 
+    @checked
     def alone(self, name: str) -> "Objective":
         """Return the objective of one part, or of a group that need not be a part.
 

@@ -95,6 +95,7 @@ def beyond(alpha: np.ndarray, beta: np.ndarray, mass: float) -> tuple[float, flo
     return found[0], found[1]
 
 
+@checked
 def nodes_and_weights(alpha: np.ndarray, beta: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the quadrature of each probe of one part.
 

@@ -24,12 +24,14 @@ class Stack(Mapping[str, R], Generic[R]):
     `to_xarray`, what one result lacks is nan.
     """
 
+    @checked
     def __init__(self, along: str, labels: Sequence[str | int | float], results: Sequence[R]) -> None:
         """Keep results of one kind; `concat` checks them."""
         self.along, self.labels = along, tuple(labels)
         self._results = dict(zip(map(str, labels), results, strict=True))
 
-    def __getitem__(self, name: str) -> R:
+    @checked
+    def __getitem__(self, name: str | int | float) -> R:
         if str(name) not in self._results:
             known = ", ".join(self._results)
             raise InputError(f"no {self.along} {name!r}; {nearest(name, self._results)}there are {known}")

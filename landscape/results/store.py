@@ -78,6 +78,7 @@ def load(path: Files) -> list[Result]: ...
 def load(path: Files, kind: type[R]) -> list[R]: ...
 
 
+@checked
 def load(path: str | PathLike[str] | Files, kind: type[Any] | None = None) -> Any:
     """Read a result, or several.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 DATA = {"landscape/py.typed", "trainers/py.typed", "landscape/report/page/report.html.j2"}
 

@@ -202,7 +202,7 @@ def test_files_of_other_programs_are_told_apart(tmp_path):
 
 def change(file: h5py.File, what: str) -> None:
     if what == "missing array":
-        del file["alpha"]
+        del file["lambda_max"]
     elif what == "missing scalar":
         del file.attrs["tol"]
     elif what == "misshapen":
@@ -232,7 +232,7 @@ def change(file: h5py.File, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("missing array", ":/alpha is missing, a spectrum needs it: compute the file again"),
+        ("missing array", ":/lambda_max is missing, a spectrum needs it: compute the file again"),
         ("missing scalar", ":/tol is missing, a spectrum needs it: compute the file again"),
         ("misshapen", ": loss has 5 along 'part', but parts has 2; compute the file again"),
         ("group", ":/loss must be a dataset: get or compute the file again"),

@@ -60,6 +60,7 @@ _PRINTED = {
 }
 
 
+@checked
 @contextmanager
 def styled(style: str = "paper", *, dark: bool = False, columns: int | None = None) -> Generator[None, None, None]:
     """Choose how the figures that are drawn and written within a `with` block look.

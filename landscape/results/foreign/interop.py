@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from landscape.callables import checked
 from landscape.errors import InputError
 from landscape.results import Result, Sharpness, Spectrum, Surface, Traces, disk, store
 from landscape.results.axes import SECOND, distinct, labels_of
@@ -30,6 +31,7 @@ _RAW = frozenset({"parameter", "buffer", "vector", "probe", "step", "trace_probe
 _ROUNDING = 1e-3  # of float32 weights from a general eigensolver; wrong weights miss by far more
 
 
+@checked
 def to_pyhessian(
     nodes: np.ndarray, weights: np.ndarray, steps: np.ndarray
 ) -> tuple[list[list[float]], list[list[float]]]:
@@ -57,6 +59,7 @@ def to_pyhessian(
     return eigen_list_full, weight_list_full
 
 
+@checked
 def from_pyhessian(
     eigenvalues: Sequence[Sequence[complex]] | np.ndarray, weights: Sequence[Sequence[complex]] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
