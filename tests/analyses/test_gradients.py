@@ -116,11 +116,12 @@ def test_samples_in_no_part_are_not_in_the_whole():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_one_part_has_nothing_of_its_own(dtype):
-    found = ls.gradients(CASES["mlp-tanh"].objective(partition="all", dtype=dtype))
-    assert found.specific[0, 0] == 0
-    assert np.isnan(found.radius[0, 0])
-    assert found.cosine[0, 0] == pytest.approx(1, abs=1e-12)
-    assert found.contribution[0, 0] == pytest.approx(1, abs=1e-6)
+    for seed in range(8):  # the root of a difference that rounding leaves is not zero for each of them
+        found = ls.gradients(CASES["mlp-tanh"].objective(partition="all", dtype=dtype, seed=seed))
+        assert found.specific[0, 0] == 0
+        assert np.isnan(found.radius[0, 0])
+        assert found.cosine[0, 0] == pytest.approx(1, abs=1e-12)
+        assert found.contribution[0, 0] == pytest.approx(1, abs=1e-6)
 
 
 def test_float32_agrees_with_float64_and_the_batch_size_changes_nothing():
