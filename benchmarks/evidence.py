@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--samples", type=int, default=128, help="of each class for spectra")
     parser.add_argument("--steps", type=int, default=40, help="of Lanczos at the end of a run; half along it")
+    parser.add_argument("--batches", type=int, default=20, help="of 256 samples for gradients")
     parser.add_argument("--every", type=int, default=20, help="epochs between the spectra along a run")
     parser.add_argument("--digits", type=Path)
     parser.add_argument("--tables", action="store_true")
@@ -112,7 +113,7 @@ def measure(run: Path, args: argparse.Namespace, until: float) -> None:
 
     def result(name: str, analysis: Analysis, snapshot: Path, partition: str, **options: Any) -> ls.Result:
         load = partial(ls.load_objective, snapshot, data_root=args.data_root, partition=partition)
-        return once(aside / name, epoch_of(snapshot), load, analysis, until, **options)
+        return once(aside / f"{snapshot.stem}.{name}", load, analysis, until, **options)
 
     def copy(name: str, *of_result: Any, **options: Any) -> None:
         copied(result(name, *of_result, **options), shown.with_name(f"{shown.name}.{name}"))
@@ -121,23 +122,20 @@ def measure(run: Path, args: argparse.Namespace, until: float) -> None:
     spectra = partial(ls.spectrum, probes=1, samples=args.samples)
     copy("classes.h5", spectra, newest, "class", steps=args.steps)
     for snapshot in [s for s in snapshots if epoch_of(s) % args.every == 0]:
-        found = result(f"{snapshot.stem}.ends.h5", spectra, snapshot, "head-tail", steps=args.steps // 2)
+        found = result("ends.h5", spectra, snapshot, "head-tail", steps=args.steps // 2)
         rows += rows_of(run, found, epoch_of(snapshot))
         write_rows(shown.with_name(f"{shown.name}.along.csv"), rows)
     few = [s for s in snapshots if epoch_of(s) % 50 == 0 or s == newest]
-    copy("gradients.h5", ls.gradients, newest, "class", batches=20, samples_per_batch=256, checkpoints=few)
+    copy("gradients.h5", ls.gradients, newest, "class", batches=args.batches, samples_per_batch=256, checkpoints=few)
     thinned = [s for s in snapshots if epoch_of(s) % 10 == 0 or s == newest]
     copy("features.h5", ls.features, newest, "class", checkpoints=thinned)
 
 
-def once(
-    file: Path, epoch: int, load: Callable[[], ls.Objective], analysis: Analysis, until: float, **options: Any
-) -> ls.Result:
-    """Compute a result, unless it is there and of this epoch.
+def once(file: Path, load: Callable[[], ls.Objective], analysis: Analysis, until: float, **options: Any) -> ls.Result:
+    """Compute a result, unless it is there.
 
     Args:
-        file: of the result.
-        epoch: of the newest checkpoint that it is of.
+        file: of the result, whose name says of which epoch it is.
         load: makes the objective.
         analysis: is called with the objective.
         until: when the time is up, by `time.monotonic`.
@@ -150,9 +148,7 @@ def once(
         TimeIsUpError: before it was done; what is done is kept beside the file.
     """
     if file.exists():
-        found = ls.load(file)
-        if found.provenance["checkpoint_found"]["epoch"] == epoch:
-            return found
+        return ls.load(file)
 
     def told(done: float, total: float, text: str) -> None:
         if time.monotonic() > until:
@@ -160,8 +156,8 @@ def once(
 
     told(0, 0, "")
     started = time.monotonic()
-    found = analysis(load(), out=file, overwrite=True, progress=told, **options)
-    print(f"{file}: epoch {epoch}, {time.monotonic() - started:.0f} s", flush=True)
+    found = analysis(load(), out=file, progress=told, **options)
+    print(f"{file}: {time.monotonic() - started:.0f} s", flush=True)
     return found
 
 
@@ -183,15 +179,22 @@ def portable(value: Any) -> Any:
     return re.sub(r"^/.*?([^/]+/(?:snapshots/)?[^/]+)$", r"runs/\1", value) if isinstance(value, str) else value
 
 
-def rows_of(run: Path, found: ls.Result, epoch: int) -> list[dict[str, Any]]:
+def rows_of(run: Path, found: Any, epoch: int) -> list[dict[str, Any]]:
     """Return a row for head and tail at one epoch."""
     method, _, seed = run.name.rpartition("-")
-    fields = ("accuracy", "loss", "lambda_max", "lambda_max_sampling_stderr", "trace", "trace_sampling_stderr")
-    columns: list[Any] = [getattr(found, field) for field in fields]
-    return [
-        dict(zip(ALONG, (method, seed, epoch, part, *(f"{c[p]:.6g}" for c in columns)), strict=True))
-        for p, part in enumerate(found.parts)  # type: ignore[attr-defined]
-    ]
+    rows = []
+    for p, part in enumerate(found.parts):
+        top, trace = found.lambda_max[p], found.trace[p]
+        errors = error(found, "lambda_max", p), error(found, "trace", p)
+        numbers = found.accuracy[p], found.loss[p], top, errors[0], trace, errors[1]
+        rows.append(dict(zip(ALONG, (method, seed, epoch, part, *(f"{n:.6g}" for n in numbers)), strict=True)))
+    return rows
+
+
+def error(spectrum: Any, name: str, part: int) -> float:
+    """Return the standard error over samples of a number of a part; nan where it was not measured."""
+    errors = getattr(spectrum, f"{name}_sampling_stderr")
+    return float("nan") if errors is None else float(errors[part])
 
 
 def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -284,9 +287,8 @@ def value(number: float, error: float) -> str:
 
 
 def known(spectrum: Any, name: str, part: int) -> str:
-    """Return a number of a part with its standard error over samples, where that was measured."""
-    errors = getattr(spectrum, f"{name}_sampling_stderr")
-    return value(getattr(spectrum, name)[part], np.nan if errors is None else errors[part])
+    """Return a number of a part with its standard error over samples."""
+    return value(getattr(spectrum, name)[part], error(spectrum, name, part))
 
 
 def ends(classes: Mapping[str, Any]) -> list[str]:

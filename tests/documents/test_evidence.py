@@ -1,14 +1,17 @@
 """The page on evidence: its tables are those of the committed files, and the script goes on where it was cut."""
 
+import argparse
 import importlib
 import math
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import landscape as ls
+from trainers import recipe, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,25 +62,52 @@ def test_committed_files_name_no_folder_of_a_machine(evidence):
         assert "'/" not in str(dict(ls.load(file).provenance)), file.name
 
 
-def test_a_result_is_computed_anew_only_for_another_epoch_and_while_there_is_time(evidence, tmp_path):
-    file, asked = tmp_path / "ends.h5", []
+def test_a_result_is_computed_once_and_while_there_is_time(evidence, tmp_path):
+    file, asked = tmp_path / "epoch-0012.ends.h5", []
 
-    def analysis(objective, *, out, overwrite, progress):
+    def analysis(objective, *, out, progress):
         asked.append(objective)
         progress(1, 2, "half")
-        found = ls.load(ROOT / "figures" / "data" / "cifar10.ce.ends.h5")  # of epoch 12
-        ls.save(out, found, overwrite=overwrite)
+        found = ls.load(ROOT / "figures" / "data" / "cifar10.ce.ends.h5")
+        ls.save(out, found)
         return found
 
-    def once(epoch, until):
-        return evidence.once(file, epoch, lambda: epoch, analysis, until)
+    def once(until):
+        return evidence.once(file, lambda: "objective", analysis, until)
 
     with pytest.raises(evidence.TimeIsUpError):
-        once(12, time.monotonic() - 1)
+        once(time.monotonic() - 1)
     assert asked == []
-    for epoch, so_far in ((12, [12]), (12, [12]), (17, [12, 17])):
-        once(epoch, math.inf)
-        assert asked == so_far
+    for _ in range(2):
+        assert once(math.inf).parts == ("head", "tail")
+        assert asked == ["objective"]
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_and_shown_as_far_as_it_has_come(evidence, tmp_path, monkeypatch):
+    """On digits-lt, after 6 of 10 epochs and after all; then there is nothing left to compute."""
+    chosen, data = recipe("ce", dataset="digits-lt", snapshot_every=5, epochs=10, cosines_every=5), tmp_path / "data"
+    args = argparse.Namespace(data_root=None, samples=4, steps=4, every=10, batches=1)
+    monkeypatch.setattr(evidence, "DATA", data)
+    data.mkdir()
+
+    def cut(done, total, text):
+        if done > 6:
+            raise KeyboardInterrupt
+
+    def column(table, k):
+        return [row.split("|")[k].strip() for row in evidence.tables(data)[table][2:]]
+
+    for progress, reached, newest in ((cut, "6", "5"), (None, "10", "10")):
+        with pytest.raises(KeyboardInterrupt) if progress else nullcontext():
+            train(None, None, chosen, out=tmp_path / "ce-0", device="cpu", progress=progress)
+        evidence.measure(tmp_path / "ce-0", args, math.inf)
+        assert column("accuracy", 2) == [reached]
+        assert column("ends", 2) == [newest] * 2
+        assert column("along", 2) == ["0", "10"][: 1 + int(newest) // 10]
+        assert len(column("classes", 1)) == 10
+    monkeypatch.setattr(ls, "load_objective", lambda *given, **options: pytest.fail("computed again"))
+    evidence.measure(tmp_path / "ce-0", args, math.inf)
 
 
 def test_head_and_tail_stand_beside_the_papers_numbers(evidence):
