@@ -282,8 +282,11 @@ def banked(histories: Mapping[str, Any]) -> list[str]:
 
 
 def value(number: float, error: float) -> str:
-    """Return a number with its standard error."""
-    return f"{number:.4g}" + (f" ± {error:.1g}" if np.isfinite(error) else "")
+    """Return a number with its standard error, both to the error's first digit."""
+    if not 0 < error < np.inf:
+        return f"{number:.4g}"
+    place = -int(np.floor(np.log10(error)))
+    return f"{round(number, place):,.{max(place, 0)}f} ± {round(error, place):,.{max(place, 0)}f}"
 
 
 def known(spectrum: Any, name: str, part: int) -> str:
@@ -310,9 +313,12 @@ def of_classes(classes: Mapping[str, Any]) -> list[str]:
     if not classes:
         return ["No run has come so far."]
     first = next(iter(classes.values()))
-    lines = heads("class", "samples", *(f"{titled(r)}: lambda_max, trace" for r in classes))
+    lines = heads("class", "samples", *(f"{titled(r)}: loss; lambda_max; trace; trace by loss" for r in classes))
     for p, part in enumerate(first.parts):
-        cells = [f" {known(s, 'lambda_max', p)}, {known(s, 'trace', p)} |" for s in classes.values()]
+        cells = [
+            f" {s.loss[p]:.3g}; {known(s, 'lambda_max', p)}; {known(s, 'trace', p)}; {s.trace[p] / s.loss[p]:,.0f} |"
+            for s in classes.values()
+        ]
         lines.append(f"| {part} | {first.train_counts[p]:,} |" + "".join(cells))
     return lines
 

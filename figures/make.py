@@ -64,6 +64,8 @@ def figures() -> Iterator[tuple[str, Callable[[], Figure]]]:
     yield "figure9-digits", lambda: ends("digits")
     if (DATA / "cifar10.gsa-gkp.ends.h5").exists():
         yield "figure9-cifar10", lambda: ends("cifar10")
+    yield "training-long", of("cifar10-long.ce-0.history.h5", plots.training)
+    yield "quality-long", of("cifar10-long.ce-0.history.h5", plots.quality)
     yield "densities", of("digits.ce.classes.h5", plots.densities)
     yield "summary", of("digits.ce.classes.h5", plots.summary)
     yield "overlap", of("digits.ce.classes.h5", plots.overlap_map)

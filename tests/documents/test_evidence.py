@@ -117,6 +117,21 @@ def test_head_and_tail_stand_beside_the_papers_numbers(evidence):
     assert tail == "| CE + SAM, seed 0 | 12 | tail (50) | 3.6815 | 527.1 | 35.19 | 1292 | 251.15 |"
 
 
+@pytest.mark.parametrize(
+    ("number", "error", "shown"),
+    [
+        (1067.5, 203.0, "1,100 ± 200"),
+        (140.24, 17.2, "140 ± 20"),
+        (0.42064, 0.0312, "0.42 ± 0.03"),
+        (5.5, 1.4, "6 ± 1"),
+        (393.7, math.nan, "393.7"),
+        (393.7, 0.0, "393.7"),
+    ],
+)
+def test_numbers_have_as_many_digits_as_their_errors_allow(evidence, number, error, shown):
+    assert evidence.value(number, error) == shown
+
+
 def test_runs_are_found_by_method_and_seed(evidence, tmp_path):
     for name in ("sam-1", "sam-0", "ce-0", "gsa-gkp-0", "gkp-0", "ce-1", "sam-2"):
         (tmp_path / name / "snapshots").mkdir(parents=True)
