@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import single_samples
+from landscape.autodiff import single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.callables import checked
@@ -27,6 +27,7 @@ from landscape.curvature import operators
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import classifiers, filters
+from landscape.networks.outputs import OwnLoss
 from landscape.objective import jobs, points
 from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm
 from landscape.objective.evaluator import Evaluator
@@ -305,6 +306,8 @@ def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> T
     model = points.network_at(objective, point).requires_grad_(True)
     own = _parts_of(objective, name)
     batches = (batch for p in own for batch in objective.batches(p))
+    if isinstance(objective.outputs, OwnLoss):
+        batches = (one for batch in batches for one in trees.each(batch))
 
     def loss(outputs: Any, targets: Tree) -> Tensor:
         return objective.loss(objective.outputs.read(outputs), targets)

@@ -81,7 +81,7 @@ def features(
     """
     if objective.task.name != "classification":
         raise InputError(
-            f"features are compared class by class, and the task is {objective.task.name}: they need a task of classes"
+            f"features are compared class by class, and samples of the task {objective.task.name} have no classes"
         )
     if not 0 <= beta < math.inf:
         raise InputError(f"{arg('beta')} must be a finite number, at least 0, got {beta:g}")

@@ -44,7 +44,7 @@ DEFAULT_TOL = 1e-3
 STEPS, PROBES = 80, 4
 """Of the density, where nothing else is asked for."""
 
-Facts: TypeAlias = Callable[[str], dict[str, np.ndarray]]
+Facts: TypeAlias = Callable[[str], dict[str, Any]]
 """What is known of the data of a part, by its name, as fields of the result."""
 
 
@@ -412,7 +412,7 @@ def _ends(
 def _facts(objective: Objective) -> Facts:
     evaluation = objective.evaluation
 
-    def of(name: str) -> dict[str, np.ndarray | None]:
+    def of(name: str) -> dict[str, Any]:
         part = objective.part(name)
         return {
             "n_samples": np.array([objective.counts[part]]),
@@ -425,7 +425,7 @@ def _facts(objective: Objective) -> Facts:
     return of
 
 
-def _unknown(name: str) -> dict[str, np.ndarray]:
+def _unknown(name: str) -> dict[str, Any]:
     """Return nan for what is known of data only."""
     return dict.fromkeys(("n_samples", "n_used", "train_counts", "loss", "accuracy"), np.full(1, np.nan))
 

@@ -35,11 +35,9 @@ from landscape.curvature.kinds import Factors
 from landscape.data.records import Records
 from landscape.errors import LandscapeError
 from landscape.networks.outputs import OwnLoss
+from landscape.objective.draws import MOST_OUTPUTS
 from landscape.objective.objective import Objective
 from landscape.results.gram import Gram
-
-MOST_OUTPUTS = 512
-"""Beyond that, the matrices between the Jacobians take more memory than they are worth."""
 
 _CHUNK = 32  # samples
 _COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64

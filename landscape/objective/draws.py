@@ -28,6 +28,9 @@ from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)
 
+MOST_OUTPUTS = 512
+"""Numbers of a sample's output beyond which the matrices between Jacobians take more than they are worth."""
+
 _EVEN = 0.05  # share of the chances that is spread evenly
 _GAIN = 1.5  # mean square of tr M over its squared mean, below which weights gain too little
 
@@ -145,6 +148,9 @@ def _loss(objective: Objective, targets: Tree, z: Tensor) -> Tensor:
 def _drawn(objective: Objective, part: int, n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of n draws from a part and the factor of each."""
     members, name = objective.members[part], objective.partition.names[part]
+    if objective.outputs.size > MOST_OUTPUTS:
+        log.info("%s: samples have more than %d outputs, %d of %d are drawn alike", name, MOST_OUTPUTS, n, len(members))
+        return np.sort(random.choice(members, n, replace=False)), np.ones(n)
     amount = uncertainty(objective, part)
     mean = amount.mean()
     if not mean > 0 or (amount**2).mean() < _GAIN * mean**2:

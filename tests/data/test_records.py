@@ -1,0 +1,189 @@
+"""Data of any structure: what is taken of loaders and items, what is left out, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from task_cases import LONG, padded
+from torch import nn
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+import landscape as ls
+from landscape.data import loaders, records, taking
+from landscape.errors import DataError, InputError
+
+X = torch.arange(20.0).reshape(10, 2)
+Y = torch.arange(10) % 3
+
+
+def read(data, **options):
+    return records.read(loaders.opened(data), **options)
+
+
+def test_a_loader_gives_its_items_in_their_order_whatever_it_does_itself():
+    plain = TensorDataset(X, Y)
+    for loader, note in (
+        (DataLoader(plain, batch_size=4, shuffle=True, drop_last=True), "shuffling is undone"),
+        (DataLoader(plain, batch_size=4, drop_last=True), "drop_last is undone"),
+        (
+            DataLoader(plain, batch_size=4, sampler=WeightedRandomSampler([1.0] * 10, 30)),
+            "WeightedRandomSampler is undone",
+        ),
+        (DataLoader(plain, batch_size=5), None),
+    ):
+        found = read(loader)
+        inputs, targets = found.batch(np.arange(10))
+        assert torch.equal(inputs, X)
+        assert torch.equal(targets, Y)
+        assert any(note in n for n in found.notes) if note else not found.notes
+    objective = ls.make_objective(nn.Linear(2, 3), DataLoader(plain, batch_size=4, drop_last=True))
+    assert objective.batch_size == 4
+    assert objective.counts.tolist() == [10]
+
+
+def test_a_sampler_of_fixed_positions_chooses_the_samples():
+    found = read(DataLoader(TensorDataset(X, Y), sampler=SubsetRandomSampler([7, 2, 5])))
+    assert torch.equal(found.batch(np.arange(3))[0], X[[2, 5, 7]])
+    assert "3 samples are used" in found.notes[0]
+
+
+def test_a_subset_without_the_last_class_has_the_classes_of_the_model_or_of_its_whole():
+    chosen = [i for i in range(10) if Y[i] < 2]
+
+    class Named(TensorDataset):
+        classes = ("a", "b", "c")
+
+    named = ls.make_objective(nn.Linear(2, 3), Subset(Named(X, Y), chosen), parts=[i % 2 for i in range(7)])
+    assert named.samples.class_names == ("a", "b", "c")
+    counted = ls.make_objective(nn.Linear(2, 3), Subset(TensorDataset(X, Y), chosen))
+    assert counted.samples.class_names == ("0", "1", "2")
+    assert counted.samples.class_counts.tolist() == [4, 3, 0]
+
+
+def test_batches_that_differ_in_shape_are_collated_one_by_one_and_others_are_kept():
+    ragged = read(DataLoader(LONG, collate_fn=padded))
+    assert ragged.ragged
+    inputs, targets = ragged.batch(np.array([4, 0]))
+    assert inputs["tokens"].shape == (2, 2)  # padded to the longest of these
+    assert targets.tolist() == [0, 0]
+    assert not read(DataLoader([item for item in LONG if len(item[0]) == 3], collate_fn=padded)).ragged
+    some = ragged.select([3, 7])
+    assert some.batch(np.array([1]))[1].tolist() == [LONG[7][1]]
+    assert len(some) == 2
+
+
+def test_large_data_stay_where_they_are(monkeypatch):
+    monkeypatch.setattr("landscape.data.items.IN_MEMORY", 100)
+    found = read([{"x": x, "y": y} for x, y in zip(X, Y.double(), strict=True)])
+    assert found.held is None
+    inputs, targets = found.batch(np.array([9, 1]), dtype=torch.float64)
+    assert torch.equal(inputs["x"], X[[9, 1]].double())
+    assert torch.equal(targets, Y[[9, 1]].double())
+    model = nn.Sequential(nn.Linear(2, 1))
+    kept, lazy = (
+        ls.make_objective(model, data, target="y", task="regression")
+        for data in ([{"input": x, "y": y} for x, y in zip(X, Y.double(), strict=True)],) * 2
+    )
+    assert kept.evaluation.loss == pytest.approx(lazy.evaluation.loss)
+
+
+class Augmented(Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        return {"x": torch.randn(2), "label": i % 2}
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield from zip(X, Y, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Augmented(), "differ each time"),
+        (DataLoader(Endless()), "iterator Endless"),
+        ([], "empty"),
+        ([{"x": X[0], "label": 1}, {"x": X[0, :1], "label": 1}], "make no batch"),
+        ([(X[0], X[0], 1)] * 4, "say which is the target by target"),
+        ([{"x": X[0], "z": 1}] * 4, "say which is the target by target"),
+        ([{"x": X[0], "label": 1, "labels": 2}] * 4, "say which is the target by target"),
+        ((X, Y[:4]), r"needs a row for each sample"),
+        (([X[:3]], Y), r"needs a row for each sample"),
+        ({"x": X}, "cannot be read in any order"),
+        ([("text", 1)] * 4, "hold no tensor"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(data, message):
+    with pytest.raises(DataError, match=message):
+        read(data)
+
+
+def test_entries_that_a_model_does_not_take_are_left_out_and_said():
+    class Named(nn.Linear):
+        def forward(self, x):
+            return super().forward(x)
+
+    data = [{"x": x, "length": torch.tensor(1.0), "text": "words", "label": y} for x, y in zip(X, Y, strict=True)]
+    objective = ls.make_objective(Named(2, 3), data)
+    assert objective.samples.notes == ("the model takes no length: left out of its inputs",)
+    assert objective.evaluation.loss[0] == pytest.approx(
+        nn.functional.cross_entropy(objective.model(X), Y).item(), rel=1e-5
+    )
+
+
+def test_lists_of_numbers_are_tensors_and_one_logit_is_a_yes_or_no():
+    data = [{"input": [1.0, float(i)], "label": i % 2} for i in range(6)]
+    objective = ls.make_objective(nn.Sequential(nn.Linear(2, 1)), data)
+    assert objective.task.name == "binary"
+    assert objective.evaluation.measures.keys() == {"F1 of all labels"}
+    assert isinstance(taking.taken((X, Y)), ls.Samples)
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+def test_samples_without_classes_are_divided_by_quantiles_columns_values_and_functions():
+    data = [{"input": x, "y": float(i), "where": "web" if i < 3 else "book"} for i, x in enumerate(X)]
+    model = nn.Sequential(nn.Linear(2, 1))
+
+    def parts(spec):
+        return ls.make_objective(model, data, task="regression", parts=spec).partition
+
+    assert parts("quantiles:2").part_of.tolist() == [0] * 5 + [1] * 5
+    assert parts("quantiles:4").names == ("q1", "q2", "q3", "q4")
+    assert parts("quantiles:4").counts.tolist() == [3, 2, 2, 3]
+    assert parts("column:where").names == ("book", "web")
+    assert parts("column:where").part_of.tolist() == [1] * 3 + [0] * 7
+    assert parts(lambda item, y: "low" if y < 2 else None).counts.tolist() == [2]
+    assert parts(np.arange(10) % 3).names == ("0", "1", "2")
+    assert parts(torch.arange(10) % 2).counts.tolist() == [5, 5]
+    for spec, message in (
+        ("class", "the data have none"),
+        ({"a": [0]}, "the data have none"),
+        ("quantiles:x", "how many parts"),
+        ("quantiles:1", "at least 2"),
+        ("column:absent", "no column 'absent'"),
+        ([0, 1], "partition is of 2 samples"),
+        (lambda item, y: 1 / 0, "ZeroDivisionError"),
+    ):
+        with pytest.raises((InputError, DataError), match=message):
+            parts(spec)
+
+
+def test_equal_values_are_in_one_quantile_and_too_many_of_them_are_refused():
+    values = np.array([1.0, 1, 1, 2, 3, 4])
+    assert ls.Partition.by_quantiles(values, 2).part_of.tolist() == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(InputError, match="so often equal"):
+        ls.Partition.by_quantiles(np.ones(6), 2)
+    with pytest.raises(InputError, match="sample 1 has a value that is not finite"):
+        ls.Partition.by_quantiles(np.array([0.0, np.nan]), 2)
