@@ -1,4 +1,4 @@
-"""What can go wrong for a user, in four kinds; each message names cause, value and remedy in one line.
+"""What can go wrong for a user, in five kinds; each message names cause, value and remedy in one line.
 
 The command line turns a `LandscapeError` into one line on stderr and exit code 2. Any other exception is a
 fault of this package and is reported as such.
@@ -38,6 +38,10 @@ class StoreError(LandscapeError):
 
 class NumericalError(LandscapeError):
     """A value that is not finite, or a quantity that is not defined for this model and loss."""
+
+
+class RankError(LandscapeError):
+    """Another process of the same run that ended before this one, or cannot be reached."""
 
 
 def one_line(error: BaseException) -> str:

@@ -1,12 +1,35 @@
-"""Two processes of one run, as torchrun starts them, without the process that torchrun is."""
+"""Several processes of one run, as torchrun starts them, without the process that torchrun is."""
 
+import multiprocessing
+import os
 import socket
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 
 
-def variables() -> list[dict[str, str]]:
+def variables(world: int = 2) -> list[dict[str, str]]:
     """What each rank finds in its environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
-    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+
+
+def started(target: Callable[..., None], world: int, *words: object) -> list[BaseProcess]:
+    """Processes of one run: each calls a function of a test module with some words.
+
+    They are forked from one process that has imported the module, which is most of what they would take.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([target.__module__])
+    found = [context.Process(target=_call, args=(target, own, words), daemon=True) for own in variables(world)]
+    for process in found:
+        process.start()
+    return found
+
+
+def _call(target: Callable[..., None], own: dict[str, str], words: tuple[object, ...]) -> None:
+    os.environ.update(own)
+    target(*words)

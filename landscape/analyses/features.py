@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.autodiff import distributed
 from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.networks import class_means, classifiers
@@ -96,7 +97,9 @@ def features(
     def compute(unit: str, report: Report) -> Features:
         point = points[unit]
         with snapshots.named(point.path):
-            found, n_features = _measure(objective, snapshots.network(objective, point, **read), cache_bytes, report)
+            # So few samples that a process would have none are taken whole by each.
+            own = objective if len(objective.samples) < distributed.world() else objective.shared()
+            found, n_features = _measure(own, snapshots.network(objective, point, **read), cache_bytes, report)
         inverse = class_means.quality(found["distance"], found["variance"], form="inverse")
         measured: dict[str, Any] = {
             name: None if value is None else np.asarray(value)[None] for name, value in found.items()
@@ -121,7 +124,7 @@ def features(
         return result
     begun = fingerprint(objective, options) | {"the weights of": weights_of}
     with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
-        result = jobs.run(list(points), compute, journal, progress)
+        result = jobs.run(list(points), compute, journal, progress, costs=[1.0] * len(points))
         objective.verify()
         journal.finish(result)
     return result
@@ -140,7 +143,8 @@ class _Batch:
 @torch.no_grad()
 def _measure(objective: Objective, model: nn.Module, cache_bytes: int, report: Report) -> tuple[dict[str, Any], int]:
     """Return the numbers of one checkpoint by the names of `Features`, and the number of features."""
-    n_samples, n_classes = len(objective.samples), len(objective.samples.class_names)
+    n_classes, team = len(objective.samples.class_names), objective.team
+    n_samples = len(_own(objective))
     n_batches = -(-n_samples // objective.batch_size)
     classifier = classifiers.find(model, n_classes)
     sums = class_means.Sums(n_classes)
@@ -155,6 +159,7 @@ def _measure(objective: Objective, model: nn.Module, cache_bytes: int, report: R
             _count(loss, batch.labels, batch.loss)
             _count(right, batch.labels, batch.predicted == batch.labels)
             report((0.9 if keep else 0.5) * (k + 1) / n_batches)
+        sums.add_up(team)
         means = sums.means()
         directions, sizes = means.between()
         scatter = class_means.Scatter(means, directions)
@@ -162,6 +167,8 @@ def _measure(objective: Objective, model: nn.Module, cache_bytes: int, report: R
             scatter.add(batch.features, batch.labels)
             _count(apart, batch.labels, means.classify(batch.features) != batch.predicted)
             report(0.99 - (0.09 if kept else 0.49) * (1 - (k + 1) / n_batches))
+    scatter.add_up(team)
+    loss, right, apart = team.total(torch.from_numpy(np.stack([loss, right, apart]))).numpy()
     distance, nearest = means.nearest()
     counts = np.bincount(objective.samples.labels, minlength=n_classes)
     known = np.where(counts > 0, counts, np.nan)
@@ -176,7 +183,7 @@ def _measure(objective: Objective, model: nn.Module, cache_bytes: int, report: R
 
 def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> Iterator[_Batch]:
     """Run the network over all samples, whatever parts they are in."""
-    for index in torch.split(torch.arange(len(objective.samples)), objective.batch_size):
+    for index in torch.split(_own(objective), objective.batch_size):
         inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
         logits = objective.logits_of(model, inputs)
         yield _Batch(
@@ -185,6 +192,12 @@ def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> It
             predicted=logits.argmax(1),
             loss=objective.loss(logits, labels),
         )
+
+
+def _own(objective: Objective) -> Tensor:
+    """Return the positions of the samples that this process takes."""
+    n_samples = len(objective.samples)
+    return torch.arange(n_samples)[objective.team.share(n_samples)]
 
 
 def _count(totals: np.ndarray, labels: Tensor, values: Tensor) -> None:

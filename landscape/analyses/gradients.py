@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from landscape.autodiff.distributed import Team
 from landscape.callables import checked
 from landscape.curvature import gram
 from landscape.curvature.gram import Products, Report
@@ -110,7 +111,7 @@ def gradients(
     def compute(unit: str, report: Report) -> Gradients:
         point = points[unit]
         with snapshots.named(point.path):
-            here = _at(objective, point, read)
+            here = _at(objective, point, read).shared()
             if batches is None:
                 found = _exact(here, cache_bytes, report)
             else:
@@ -136,7 +137,7 @@ def gradients(
         return result
     begun = fingerprint(objective, options) | {"the weights of": read_from}
     with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
-        result = jobs.run(list(points), compute, journal, progress)
+        result = jobs.run(list(points), compute, journal, progress, costs=[1.0] * len(points))
         objective.verify()
         journal.finish(result)
     return result
@@ -164,14 +165,15 @@ def _over_batches(
     objective: Objective, drawn: Sequence[np.ndarray], cache_bytes: int, report: Report
 ) -> dict[str, Any]:
     """Return means over batches with their standard errors."""
-    n_parts, part_of = len(objective.partition), objective.partition.part_of
+    n_parts, part_of, team = len(objective.partition), objective.partition.part_of, objective.team
     model = gram.trainable(objective.model, objective.layout)
     means = {name: _Mean() for name in (*_WITH_ERRORS, "conflict")}
     loss = np.zeros(n_parts)
     seen, batches = (np.zeros(n_parts, dtype=np.int64) for _ in range(2))
     first = gram.batch_first(objective, model)
     checked: set[int] = set()
-    for k, index in enumerate(drawn):
+    own = drawn[team.share(len(drawn))]
+    for k, index in enumerate(own or drawn[:1]):  # a process without a batch looks at one that it does not count
         for chunk in np.split(index, range(objective.batch_size, len(index), objective.batch_size)):
             if len(chunk) not in checked:
                 gram.check(objective, model, chunk, first)
@@ -182,16 +184,19 @@ def _over_batches(
         _check_finite(objective, present, sums, products.matrix)
         found = _numbers(products, counts / len(index), objective, present)
         for name, mean in means.items():
-            mean.add(found[name])
-        loss[present] += sums
-        seen[present] += counts
-        batches[present] += 1
-        report(min(0.99, (k + 1) / len(drawn)))
+            mean.add(found[name] if own else np.full_like(found[name], np.nan))
+        loss[present] += sums * bool(own)
+        seen[present] += counts * bool(own)
+        batches[present] += bool(own)
+        report(min(0.99, (k + 1) / max(1, len(own))))
     objective.verify(model)
+    for mean in means.values():
+        mean.add_up(team)
+    loss_sum, n_seen, n_batches = _total(team, np.stack([loss, seen, batches]))
     numbers = {name: mean.value for name, mean in means.items()}
     errors = {f"{name}_stderr": means[name].stderr for name in _WITH_ERRORS}
-    mean_loss = np.divide(loss, seen, out=np.full(n_parts, np.nan), where=seen > 0)
-    return numbers | errors | {"loss": mean_loss, "batches": batches}
+    mean_loss = np.divide(loss_sum, n_seen, out=np.full(n_parts, np.nan), where=n_seen > 0)
+    return numbers | errors | {"loss": mean_loss, "batches": n_batches.astype(np.int64)}
 
 
 def _check_finite(
@@ -230,6 +235,13 @@ class _Mean:
         self._mean = self._mean + apart / np.maximum(self._n, 1)
         self._squares = self._squares + apart * np.where(known, values - self._mean, 0.0)
 
+    def add_up(self, team: Team) -> None:
+        """Join what the processes of a team have counted (Chan, Golub and LeVeque 1983)."""
+        own_n, own_mean = self._n, self._mean
+        self._n = _total(team, own_n)
+        self._mean = _total(team, own_n * own_mean) / np.maximum(self._n, 1)
+        self._squares = _total(team, self._squares + own_n * (own_mean - self._mean) ** 2)
+
     @property
     def value(self) -> np.ndarray:
         """The mean; nan where nothing is known."""
@@ -240,6 +252,12 @@ class _Mean:
         """Its standard error; nan for fewer than two values."""
         variance = self._squares / np.maximum(self._n - 1, 1)
         return np.where(self._n > 1, np.sqrt(variance / np.maximum(self._n, 1)), np.nan)
+
+
+def _total(team: Team, values: Any) -> np.ndarray:
+    """Add numbers up over a team."""
+    found: np.ndarray = team.total(torch.from_numpy(np.array(values, dtype=np.float64))).numpy()
+    return found
 
 
 def _numbers(

@@ -84,7 +84,7 @@ def overlap(
 
     def compute(unit: str, report: Callable[[float], None]) -> Overlap:
         b = units[unit]
-        operator, traces, along = whole().restrict([b]), [], []
+        operator, traces, along = whole().restrict([b]).shared(), [], []
         for a, (rows, u) in enumerate(zip(vectors, steepest(), strict=True)):
             report(a / len(vectors))
             V = torch.as_tensor(np.vstack([rows, u]), dtype=operator.dtype, device=operator.device)
@@ -99,7 +99,7 @@ def overlap(
             along_gradient=np.array([along]),
         )
 
-    found = jobs.run(list(units), compute, journal, progress)
+    found = jobs.run(list(units), compute, journal, progress, costs=[float(len(own)) for own in objective.members])
     trace = found.trace.T  # (a, b)
     own = np.diag(trace)
     angles = _principal_angles(vectors)

@@ -59,7 +59,10 @@ def row_products(
     parts = spectrum.parts
 
     def compute(unit: str, report: object) -> RowProducts:
-        lengths = [known[p] if p in known else rows.lengths(objective, factors, p) for p in range(len(parts))]
+        shared = objective.shared()
+        here = torch.tensor([float(p in known) for p in range(len(parts))])
+        by_all = shared.team.total(here) == shared.team.size  # parts may have been dealt
+        lengths = [known[p] if by_all[p] else rows.lengths(shared, factors, p) for p in range(len(parts))]
         most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
         if spectrum.eigenvalues is None:  # of a Hessian, whose own numbers take some ten products: these add about two
             most = min(most, sum(max(of_samples.DIRECTION_ROWS, len(own.weights)) for own in lengths))
@@ -69,7 +72,7 @@ def row_products(
             nothing, none = np.empty(0), np.empty(0, dtype=np.int64)
             return RowProducts(parts=parts, gram=np.empty((0, 0)), gram_part=none, gram_sample=none, gram_sign=nothing)
         log.info("rows of all parts that hold all but %.3g of each one's trace are kept", tol)
-        found = [rows.rows(objective, factors, p, own, tol) for p, own in enumerate(lengths)]
+        found = [rows.rows(shared, factors, p, own, tol) for p, own in enumerate(lengths)]
         vectors = torch.cat([of.vectors for of in found])
         part = np.repeat(np.arange(len(parts)), [len(of.sample) for of in found])
         sample = np.concatenate([of.sample for of in found])
@@ -79,13 +82,13 @@ def row_products(
             roots = np.sqrt(drawn.factors[members])
         return RowProducts(
             parts=parts,
-            gram=rows.products(vectors, vectors) / np.outer(roots, roots),
+            gram=rows.products(vectors, vectors, shared.team) / np.outer(roots, roots),
             gram_part=part,
             gram_sample=sample,
             gram_sign=np.concatenate([of.sign for of in found]),
         )
 
-    found = jobs.run(["products of the rows of all parts"], compute, journal, progress)
+    found = jobs.run(["products of the rows of all parts"], compute, journal, progress, costs=[1.0])
     if not len(found.gram_part):
         return spectrum
     return replace(

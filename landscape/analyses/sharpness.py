@@ -122,12 +122,12 @@ def _run(objective: Objective, options: Options, journal: Journal | None, progre
     names = {f"around {name}": p for p, name in enumerate(objective.partition.names)}
 
     def compute(unit: str, report: Callable[[float], None]) -> Sharpness:
-        p = names[unit]
-        first, worst = _within_ball(objective, p, options, lambda share: report(share / 2))
+        p, shared = names[unit], objective.shared()
+        first, worst = _within_ball(shared, p, options, lambda share: report(share / 2))
         radii = np.full(options.draws, np.nan)
         for k in range(options.draws) if centre[p] > 0 else ():
             report(0.5 + k / (2 * options.draws))
-            radii[k] = _crossing(_along(objective, p, draw(k)), brackets[k][p], 2 * centre[p])
+            radii[k] = _crossing(_along(shared, p, draw(k)), brackets[k][p], 2 * centre[p])
         with np.errstate(invalid="ignore"):  # of infinite rises the mean is infinite, the error nan
             rise = quadrature.mean_and_stderr(noisy[:, p] - centre[p])
         radius, spread = _median(radii)
@@ -151,7 +151,7 @@ def _run(objective: Objective, options: Options, journal: Journal | None, progre
             provenance=provenance(objective, vars(options)),
         )
 
-    found = jobs.run(list(names), compute, journal, progress)
+    found = jobs.run(list(names), compute, journal, progress, costs=[float(n) for n in objective.counts])
     objective.verify()
     return found
 
@@ -317,7 +317,7 @@ def _along(objective: Objective, part: int, direction: Directions) -> Callable[[
         theta = objective.layout.tensors(direction.at(size).theta)
         with differentiable_attention(), torch.no_grad():
             total = sum(objective.losses(theta, x, y).double().sum().item() for x, y in objective.batches(part))
-        return total / len(objective.members[part])
+        return objective.team.total_of(total) / len(objective.members[part])
 
     return loss
 

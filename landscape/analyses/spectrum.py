@@ -5,7 +5,7 @@ an operator, and leaves as the same result, less what only data have: samples, l
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -255,7 +255,7 @@ def spectrum(
         return found
 
     def computed(journal: Journal | None) -> Spectrum:
-        found = jobs.run(parts, compute, journal, progress)
+        found = jobs.run(parts, compute, journal, progress, costs=made.costs)
         if found.steps is not None and not found.steps.any():  # all of it by rows
             found = replace(found, **dict.fromkeys(summaries.QUADRATURE))
         if isinstance(subject, Objective):
@@ -305,6 +305,7 @@ class _Job:
     """How the spectrum of a part is computed, and what an unfinished run is known by."""
 
     compute: Callable[[str, Callable[[float], None]], Spectrum]
+    costs: Sequence[float] | None
     fingerprint: Mapping[str, Any] | None
     forget: Callable[[], None]
     between: Callable[[Spectrum, Journal | None, jobs.Progress | None], Spectrum] = lambda found, *_: found
@@ -327,16 +328,16 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
         return _sample_by_sample(used, kind, options)
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
-        part, told, of_part = objective.part(name), None, facts(name)
+        part, told, of_part, shared = objective.part(name), None, facts(name), used.shared()
         of_part |= {"n_used": np.array([len(used.members[part])])}
         if sample_by_sample():
-            told = of_samples.samples(used, kind, part, tol=options.ggn_tol, cache_bytes=cache_bytes, drawn=drawn)
+            told = of_samples.samples(shared, kind, part, tol=options.ggn_tol, cache_bytes=cache_bytes, drawn=drawn)
             lengths[part] = told.lengths
             of_part |= of_samples.eigenvalues(told)
             if told.kept is not None and kind.has_rows and options.method != "lanczos":
                 return summaries.of_rows(told, told.kept, options, of_part | {"provenance": about})
         operator, exact = whole()
-        own = operator[name]
+        own = operator[name].shared()
         known = None if not exact else own.exact.trace(name) if told is None else told.trace
         if options.has_density:
             found = probing.run(own, options.plan, report, estimate=not exact)
@@ -356,7 +357,8 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
         )
 
     known = fingerprint(objective, asdict(options))
-    return _Job(compute=compute, fingerprint=known, forget=whole.cache_clear, between=between)
+    costs = [float(len(own)) for own in used.members]
+    return _Job(compute=compute, costs=costs, fingerprint=known, forget=whole.cache_clear, between=between)
 
 
 def _of_operator(operator: Operator, options: Options, given: str | None) -> _Job:
@@ -370,7 +372,7 @@ def _of_operator(operator: Operator, options: Options, given: str | None) -> _Jo
         about = provenance(objective, asdict(options))
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
-        own = operator[name]
+        own = operator[name].shared()
         known = own.exact.trace(name) if exact() else None
         if options.has_density:
             made = summaries.of_runs(probing.run(own, options.plan, report, estimate=not exact()), own, options, known)
@@ -382,7 +384,8 @@ def _of_operator(operator: Operator, options: Options, given: str | None) -> _Jo
     known = (
         None if source is None else asdict(options) | {"dtype": about["dtype"], "parts": list(operator.parts), **source}
     )
-    return _Job(compute=compute, fingerprint=known, forget=exact.cache_clear)
+    costs = None if objective is None else [float(len(own)) for own in objective.members]
+    return _Job(compute=compute, costs=costs, fingerprint=known, forget=exact.cache_clear)
 
 
 def _ends(

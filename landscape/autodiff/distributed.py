@@ -1,21 +1,34 @@
 """The ranks of a run under torchrun: who am I, wait for the others, who does what. Alone, nothing happens here.
 
-This is the only room that says torch.distributed. Work is dealt, not split beforehand: a rank that is done draws
-the next piece, so that fast and slow ranks end together.
+This is the only room that says torch.distributed. Ranks share work in two ways. Pieces are dealt: a rank that is done
+draws the next one, so that fast and slow ranks end together. Or all ranks work on one piece together, each on its share
+of the samples, and add up what they found: they are a team then, and every one of them goes through the same steps.
+
+A rank that ends before the others ends them too: at once where its process is gone, after `TIMEOUT` where it does not
+answer in the middle of a piece that is shared.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from landscape.errors import InputError, one_line
+from landscape.errors import InputError, RankError, arg, one_line
 
 _PATIENCE = timedelta(days=7)  # one rank may wait at a barrier for hours while another finishes a long piece
+TIMEOUT = timedelta(minutes=30)
+"""How long a team waits for one of its ranks, which computes its share of the same sum meanwhile."""
+
+_together: ContextVar[bool] = ContextVar("together", default=False)
 
 
 def start() -> None:
@@ -32,12 +45,14 @@ def start() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
         if int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])) <= gpus and dist.is_nccl_available():
             backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    with _others_may_be_lost():
+        dist.init_process_group(backend, timeout=_PATIENCE)
 
 
 def stop() -> None:
     """Leave the other ranks; alone, do nothing."""
     if _joined():
+        _teams.clear()
         dist.destroy_process_group()
 
 
@@ -59,19 +74,56 @@ def is_main() -> bool:
 def barrier() -> None:
     """Wait until every rank is here."""
     if world() > 1:
-        dist.barrier()
+        with _others_may_be_lost():
+            dist.barrier()
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> None:
     """Add a tensor up over all ranks, in place; every rank must call this with the same shape."""
     if world() > 1:
-        dist.all_reduce(tensor)
+        with _others_may_be_lost():
+            dist.all_reduce(tensor)
 
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     """Overwrite tensors by those of rank 0, in place; every rank must call this with the same shapes."""
     for tensor in tensors if world() > 1 else ():
-        dist.broadcast(tensor, 0)
+        with _others_may_be_lost():
+            dist.broadcast(tensor, 0)
+
+
+def refuse_disagreement(facts: Mapping[str, Any]) -> None:
+    """Compare on all ranks what their numbers depend on; every rank must call this.
+
+    Args:
+        facts: by names of arguments, or in words.
+
+    Raises:
+        InputError: a rank has something else than the main one. It is raised on every rank, and names both.
+    """
+    if world() == 1:
+        return
+    told = {name: str(value) for name, value in facts.items()}
+    of_ranks: list[Any] = [None] * world()
+    with _others_may_be_lost():
+        dist.all_gather_object(of_ranks, told)
+    first = of_ranks[0]
+    for number, other in enumerate(of_ranks):
+        for name in first | other:
+            ours, theirs = first.get(name, "nothing"), other.get(name, "nothing")
+            if ours != theirs:
+                shown = arg(name) if name.isidentifier() else name
+                raise InputError(
+                    f"the processes do not compute the same: {shown} is {_short(ours)} in process 0 and "
+                    f"{_short(theirs)} in process {number}; start all with the same command on the same files"
+                )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# Work that is dealt ---------------------------------------------------------------------------------------------------
 
 
 def deal(n: int, folder: Path) -> Iterator[int]:
@@ -98,6 +150,124 @@ def deal(n: int, folder: Path) -> Iterator[int]:
     while (index := store.add("next", 1) - 1) < n:
         yield index
     barrier()
+
+
+# Work that is shared --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Team:
+    """Processes that take one sum over samples together: this one alone, or all ranks in lock-step."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, n: int) -> slice:
+        """Return which of n things are this process's: as many as the others', up to one."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def largest(self, n: int) -> int:
+        """Return the size of the largest share of n things."""
+        return -(-n // self.size)
+
+    def total(self, part: Tensor) -> Tensor:
+        """Add a tensor up over the team, in float64.
+
+        Args:
+            part: what this process adds, of the same shape in all.
+
+        Returns:
+            The sum, the same to the last bit in all processes, in the dtype and on the device of `part`.
+        """
+        if self.size == 1:
+            return part
+        whole = part.detach().to(_carrier(part), torch.float64, copy=True)
+        with _others_may_be_lost():
+            dist.all_reduce(whole, group=_group())
+        return whole.to(part)
+
+    def total_of(self, number: float) -> float:
+        """Add a number up over the team."""
+        return float(self.total(torch.tensor(number, dtype=torch.float64)))
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """Join the rows of all processes, in the order of the ranks.
+
+        Args:
+            rows: (n, ...), where n may differ between processes, and all else does not.
+
+        Returns:
+            The rows of all, on every process.
+        """
+        if self.size == 1:
+            return rows
+        counts = torch.zeros(self.size, dtype=torch.float64)
+        counts[self.rank] = len(rows)
+        numbers = [int(n) for n in self.total(counts)]
+        own = rows.new_zeros((max(numbers), *rows.shape[1:]), device=_carrier(rows))
+        own[: len(rows)] = rows
+        found = [torch.empty_like(own) for _ in numbers]
+        with _others_may_be_lost():
+            dist.all_gather(found, own, group=_group())
+        return torch.cat([some[:n] for some, n in zip(found, numbers, strict=True)]).to(rows.device)
+
+    def agreed(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the numbers of the team's first process, so that all decide alike.
+
+        Args:
+            numbers: of the same shape in all.
+
+        Returns:
+            float64 numbers.
+        """
+        if self.size == 1:
+            return numbers
+        found = torch.from_numpy(np.array(numbers, dtype=np.float64))
+        with _others_may_be_lost():
+            dist.broadcast(found, 0, group=_group())
+        return found.numpy()
+
+
+ALONE = Team()
+_teams: list[Any] = []  # the group of processes whose members wait for each other for `TIMEOUT` only
+
+
+@contextmanager
+def together() -> Generator[None, None, None]:
+    """Return a context in which all ranks are one team; every rank must enter it, and do the same in it."""
+    token = _together.set(True)
+    try:
+        yield
+    finally:
+        _together.reset(token)
+
+
+def team() -> Team:
+    """Return with whom this process works at present: with all ranks within `together`, else alone."""
+    return Team(rank(), world()) if _together.get() and world() > 1 else ALONE
+
+
+def _group() -> Any:
+    if not _teams:
+        _teams.append(dist.new_group(timeout=TIMEOUT))
+    return _teams[0]
+
+
+def _carrier(tensor: Tensor) -> torch.device:
+    """Return the device on which a tensor can be added up: gloo and nccl know the host and CUDA."""
+    return tensor.device if tensor.device.type == "cuda" else torch.device("cpu")
+
+
+@contextmanager
+def _others_may_be_lost() -> Generator[None, None, None]:
+    """Say in one line what it means that another process cannot be reached."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankError(
+            "another process of this run has ended, or does not answer; its own message says why. What is finished is "
+            f"kept: repeat the command to go on from there ({one_line(error):.160})"
+        ) from error
 
 
 def _joined() -> bool:

@@ -60,8 +60,10 @@ def begin(
     try:
         chosen = "class" if per_class else partition or default
         objective = load_objective(ckpt, partition=chosen, **loading)
+        distributed.refuse_disagreement(objective.source)
         console = Console(quiet=quiet or not distributed.is_main(), json=as_json)
-        introduce(console, objective)
+        with distributed.together():
+            introduce(console, objective)
         yield objective, console
     finally:
         distributed.stop()

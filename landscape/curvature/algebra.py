@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from landscape.autodiff import distributed
+from landscape.autodiff.distributed import ALONE, Team
 from landscape.curvature import lanczos, probing
 from landscape.errors import InputError, arg
 from landscape.objective.objective import Objective
@@ -77,6 +79,8 @@ class Operator:
     terms: tuple[tuple[float, "Operator"], ...] = ()  # of a sum: factors and operators that are none
     objective: Objective | None = None  # that the matrices are of, if of one: its data and losses go with a spectrum
     source: Callable[[], Mapping[str, Any] | None] = lambda: None  # all that makes the numbers, if that is known
+    team: Team = ALONE  # the processes that make each product together
+    share: Callable[[], "Operator"] | None = None  # makes `shared`; None where each process makes all of a product
 
     # NumPy leaves `array * operator` and `number * operator` to us, and does not take the operator apart.
     __array_ufunc__ = None
@@ -90,6 +94,10 @@ class Operator:
     def __repr__(self) -> str:
         shown = ", ".join(self.parts[:3]) + (", ..." if len(self.parts) > 3 else "")
         return f"<{self.name} of {shown}: {self.shape}, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
+
+    def shared(self) -> "Operator":
+        """Return the operator whose products all ranks make together, where they work together, else this one."""
+        return self if self.share is None or distributed.team() == self.team else self.share()
 
     def __getitem__(self, parts: str | Sequence[str]) -> "Operator":
         """Return the matrix of one part by its name, or those of several."""
@@ -332,6 +340,8 @@ def _combined(*terms: tuple[float, Operator]) -> Operator:
             diagonal=lambda part: total(lambda operator: operator.exact.diagonal(part)),
         ),
         cached=all(operator.cached for _, operator in terms),
+        team=max((operator.team for _, operator in terms), key=lambda team: team.size),
+        share=lambda: _combined(*((factor, operator.shared()) for factor, operator in terms)),
         terms=terms,
         name=_written([(factor, operator.name) for factor, operator in terms]),
         symbol=_written([(factor, operator.symbol) for factor, operator in terms]),

@@ -100,6 +100,7 @@ def ends(
         more=unsettled,
         max_steps=max_products,
         progress=lambda step: report(min(0.99, step / (2 * FIRST))),
+        team=operator.team,
     )
     solved = runs.solved(0, 0)
     below, above = quadrature.beyond(runs.alpha[0, 0], runs.beta[0, 0], mass)

@@ -37,7 +37,7 @@ def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector:
     """Return v^T A_i v of some samples.
 
     Args:
-        objective: model and loss; weight decay, which is no sample's, does not enter.
+        objective: model and loss; weight decay, which is no sample's, does not enter. Its team shares the samples.
         kind: of matrix.
         index: positions of the samples in the data, (n,).
         vector: v, (D,).
@@ -89,16 +89,17 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
         else:
             raise InputError(f"the matrix {kind.name} is not known sample by sample")
         seen = bool(np.isin(index, covered).all())
-        values = []
-        for start in range(0, len(index), objective.batch_size):
-            batch = index[start : start + objective.batch_size]
+        values = [torch.empty(0, dtype=torch.float64)]
+        own = index[objective.team.share(len(index))]
+        for start in range(0, len(own), objective.batch_size):
+            batch = own[start : start + objective.batch_size]
             if form is not twin and not seen:
                 few = batch[np.linspace(0, len(batch) - 1, min(_CHECKED, len(batch))).round().astype(int)]
                 form = _right_one(form, twin, partial(of, some=few), objective.dtype)
             values.append(of(form, batch))
         forward = form is not twin
         covered = np.append(covered, index)
-        found.append(torch.cat(values).numpy() if values else np.empty(0))
+        found.append(objective.team.gathered(torch.cat(values)).numpy())
     return found
 
 

@@ -65,7 +65,7 @@ def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.nd
         stop = min(start + held, n_parts)
         rows = kept[: stop - start]
         for p in range(start, n_parts):
-            summed, gradient = _summed(objective, objective.batches(p))
+            summed, gradient = _of_part(objective, p)
             row = (gradient / counts[p]).to(objective.dtype)
             if start == 0:
                 loss[p] = summed / counts[p]
@@ -184,7 +184,7 @@ def direction(objective: Objective, part: int) -> Tensor:
     Returns:
         (D,) of the objective's dtype; zeros where the gradient is zero.
     """
-    gradient = _summed(objective, objective.batches(part))[1]
+    gradient = _of_part(objective, part)[1]
     length = gradient.norm()
     return (gradient / length if length > 0 else gradient).to(objective.dtype)
 
@@ -203,6 +203,12 @@ def trainable(model: nn.Module, layout: Layout) -> nn.Module:
     for name, parameter in own.named_parameters():
         parameter.requires_grad_(name in layout.names)
     return own
+
+
+def _of_part(objective: Objective, part: int) -> tuple[float, Tensor]:
+    """Return the sum of the losses over a part and its gradient, (D,) float64."""
+    loss, gradient = _summed(objective, objective.batches(part))
+    return objective.team.total_of(loss), objective.team.total(gradient)
 
 
 def _summed(objective: Objective, batches: Iterable[tuple[Tree, Tree]]) -> tuple[float, Tensor]:

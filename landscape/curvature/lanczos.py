@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff.distributed import ALONE, Team
 from landscape.callables import checked
 from landscape.errors import InputError, NumericalError, arg, check_choice
 from landscape.results import quadrature
@@ -118,6 +119,7 @@ def lanczos(
     more: Callable[[Tridiagonal], bool] | None = None,
     max_steps: int | None = None,
     progress: Callable[[int], None] | None = None,
+    team: Team = ALONE,
 ) -> Tridiagonal:
     """Run the Lanczos process from each probe, all in lock-step.
 
@@ -131,6 +133,7 @@ def lanczos(
         more: asked after `steps` products and after every half as many again; True continues.
         max_steps: where `more` no longer counts; None for `steps`.
         progress: called with the number of steps done.
+        team: processes that make each product together, of which each runs the same steps.
 
     Returns:
         Coefficients in float64 and the basis.
@@ -188,7 +191,7 @@ def lanczos(
         for _ in range(2):
             w -= torch.bmm(torch.bmm(w[:, None], earlier.mT), earlier)[:, 0]
         b = torch.linalg.vector_norm(w.double(), dim=1)
-        a_host, b_host = a.cpu().numpy(), b.cpu().numpy()
+        a_host, b_host = team.agreed(torch.stack([a, b]).cpu().numpy())
         alpha[running, j], beta[running, j] = a_host[running], b_host[running]
         done[running] = j + 1
         scale = np.maximum(scale, np.abs(a_host) + b_host)

@@ -56,36 +56,41 @@ def curvature_operator(
     objective.refuse_stale()
     problem = problem_of(objective)
     if isinstance(found, Factored) and found.factors is not None:
-        inputs, targets = some_of(problem.parts[0].batch(0), 4)
+        inputs, targets = some_of(problem.parts[0].example(), 4)
         with differentiable_attention(), torch.no_grad():
             z = objective.logits(objective.theta, trees.clone(inputs))
         refuse_zero(objective, found.factors, z, targets)
     traced = None if backend == "reverse" else checked_trace(problem, found, required=backend == "linearized")
     refusal = cache(partial(traces.refusal, objective, found))
-    exact = Exact(
-        cost=objective.outputs.size if found.decomposes else 1,
-        refusal=refusal,
-        trace=lambda part: traces.trace(objective, found, objective.part(part)),
-        diagonal=lambda part: traces.diagonal(objective, found, objective.part(part)),
-    )
 
-    def of(products: Products) -> Operator:
+    def of(products: Products, own: Objective) -> Operator:
+        def share() -> Operator:
+            shared = own.shared()
+            return of(products.of(problem_of(shared)), shared)[products.problem.names]
+
         return Operator(
             matvec=products,
-            parts=tuple(part.name for part in products.problem.parts),
+            parts=products.problem.names,
             size=problem.layout.size,
             dtype=problem.dtype,
             device=problem.device,
-            restrict=lambda parts: of(products.restrict(parts)),
-            exact=exact,
+            restrict=lambda parts: of(products.restrict(parts), own),
+            exact=Exact(
+                cost=objective.outputs.size if found.decomposes else 1,
+                refusal=refusal,
+                trace=lambda part: traces.trace(own, found, own.part(part)),
+                diagonal=lambda part: traces.diagonal(own, found, own.part(part)),
+            ),
             cached=products.cached,
             name=found.name,
             symbol=found.symbol,
             objective=objective,
             source=lambda: {"operator": found.name, **objective.source},
+            team=own.team,
+            share=share,
         )
 
-    return of(Products(problem, found, traced, cache_bytes))
+    return of(Products(problem, found, traced, cache_bytes), objective)
 
 
 def problem_of(objective: Objective) -> Problem:
@@ -100,14 +105,16 @@ def problem_of(objective: Objective) -> Problem:
                 name=name,
                 batch=partial(objective.batch, p),
                 n_batches=objective.n_batches(p),
-                n_summed=len(objective.members[p]),
+                n_summed=objective.team.largest(len(objective.members[p])),
                 divisor=int(counts[p]),
+                example=partial(objective.example, p),
             )
             for p, name in enumerate(names)
         ),
         weight_decay=objective.weight_decay,
         dtype=objective.dtype,
         device=objective.device,
+        team=objective.team,
         wide=cache(lambda: problem_of(objective.in_float64())),
     )
 

@@ -157,6 +157,7 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
             more=unconverged(plan.tol) if plan.tol is not None else None,
             max_steps=(plan.max_steps or 4 * plan.steps) if plan.tol is not None else None,
             progress=partial(advance, begin),
+            team=operator.team,
         )
         for k in range(len(numbers)):
             solved = runs.solved(0, k)

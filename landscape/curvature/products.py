@@ -15,6 +15,7 @@ from torch import Tensor
 
 from landscape.autodiff import devices, trees
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.distributed import Team
 from landscape.autodiff.linearize import Linearized, linearize, n_bytes
 from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
 from landscape.autodiff.trees import Tree
@@ -33,8 +34,9 @@ class Part:
     name: str
     batch: Callable[[int], Batch]  # the batch of a number, always the same
     n_batches: int
-    n_summed: int  # samples in all batches
+    n_summed: int  # samples in all batches; of a team of processes, the most that one of them has
     divisor: int  # samples of the part, whether or not all are summed over
+    example: Callable[[], Batch]  # some samples, the same in all processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,13 @@ class Problem:
     weight_decay: float
     dtype: torch.dtype
     device: torch.device
+    team: Team  # the processes that add up their products; batches are this one's share
     wide: Callable[[], "Problem"]  # the same in float64
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parts."""
+        return tuple(part.name for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class _Seen:
     """What has been checked, by the products of all parts together."""
 
     parts: set[str] = field(default_factory=set)
-    batches: dict[tuple[str, int], bool] = field(default_factory=dict)  # whether the trace is right there
+    batches: dict[tuple[str, Team, int], bool] = field(default_factory=dict)  # whether the trace is right there
 
 
 class Products:
@@ -82,8 +90,11 @@ class Products:
 
     def restrict(self, parts: Sequence[int]) -> "Products":
         """Return the products of some of the parts, with memory of their own."""
-        some = replace(self.problem, parts=tuple(self.problem.parts[p] for p in parts))
-        return Products(some, self.kind, self._traced, self._cache_bytes, self._seen)
+        return self.of(replace(self.problem, parts=tuple(self.problem.parts[p] for p in parts)))
+
+    def of(self, problem: Problem) -> "Products":
+        """Return the products of the same model and loss over other samples, with memory of their own."""
+        return Products(problem, self.kind, self._traced, self._cache_bytes, self._seen)
 
     @property
     def cached(self) -> bool:
@@ -120,8 +131,9 @@ class Products:
                     for total, piece in zip(layout.tensors(out[row, k]), product, strict=True):
                         total += piece
             out[row] /= part.divisor
+        out = problem.team.total(out)
         if not torch.isfinite(out).all():
-            names = ", ".join(part.name for part in problem.parts)
+            names = ", ".join(problem.names)
             raise NumericalError(
                 f"a product with the {self.kind.name} of {names} is not finite: try {arg('dtype', 'float64')}"
             )
@@ -149,7 +161,7 @@ class Products:
 
     def _fault(self, problem: Problem, name: str) -> str | None:
         (part,) = (p for p in problem.parts if p.name == name)
-        return fault_of_second_derivative(self.kind, problem.functions, problem.theta, some_of(part.batch(0), 2))
+        return fault_of_second_derivative(self.kind, problem.functions, problem.theta, some_of(part.example(), 2))
 
     def _of_batch(self, row: int, number: int, tangents: list[Tensors]) -> list[Tensors]:
         if self._traced is None or not self._is_right(self._traced, row, number):
@@ -160,7 +172,7 @@ class Products:
     def _is_right(self, traced: Traced, row: int, number: int) -> bool:
         """Say whether the traced product is right on a few samples of a batch; each batch is looked at once."""
         part = self.problem.parts[row]
-        key = part.name, number
+        key = part.name, self.problem.team, number
         if key not in self._seen.batches:
             batch = part.batch(number)
             reason = _disagreement(self.problem, self.kind, traced.linearized, some_of(batch, 4))
@@ -222,7 +234,7 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
     Raises:
         InputError: it cannot be used and is required.
     """
-    batch = problem.parts[0].batch(0)
+    batch = problem.parts[0].example()
     if trees.size(batch) in TRACE_SIZES:  # what a trace takes for constant shows at another size only
         batch = trees.take(batch, slice(-1))
     try:

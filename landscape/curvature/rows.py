@@ -28,6 +28,7 @@ from torch import Tensor
 
 from landscape.autodiff import per_sample, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.single_samples import Recorded
 from landscape.autodiff.trees import Tree
 from landscape.curvature.checks import refuse_zero, some_of
@@ -90,11 +91,13 @@ class Rows:
     n: int  # samples of the part
     tau_plus: float  # trace of the left-out rows with a positive sign
     tau_minus: float  # and minus that of the others
+    team: Team = ALONE  # the processes that multiply them together; each has all of them
 
     @property
     def gram(self) -> Gram:
         """The inner products of the rows."""
-        return Gram(products=products(self.vectors, self.vectors), sign=self.sign, sample=self.sample, n=self.n)
+        found = products(self.vectors, self.vectors, self.team)
+        return Gram(products=found, sign=self.sign, sample=self.sample, n=self.n)
 
 
 def refusal(objective: Objective, factors: Factors) -> str | None:
@@ -115,7 +118,7 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
         return "the model computes its loss itself"
     if isinstance(objective.samples, Records) and objective.samples.ragged:
         return "batches are collated one by one, and may differ in shape"
-    batch = objective.batch(0, 0)
+    batch = objective.example(0)
     with differentiable_attention(), objective.trainable():
         try:
             if trees.size(batch) >= 3:
@@ -144,10 +147,12 @@ def lengths(objective: Objective, factors: Factors, part: int, report: Report | 
     Returns:
         The lengths.
     """
-    members = objective.members[part]
+    members, team = objective.members[part], objective.team
+    chunks = _chunks(objective, len(members))
+    own = chunks[team.share(len(chunks))]
     squares, uncertainty, logits, targets_of = [], [], [], []
     with differentiable_attention(), objective.trainable():
-        for chunk in _chunks(objective, len(members)):
+        for chunk in own or chunks[:1]:  # a process without one shows the shapes of nothing
             inputs, targets = objective.samples.batch(members[chunk], objective.device, objective.dtype)
             run = recorded(objective, factors, inputs, targets)
             z = run.values.detach().double().cpu()
@@ -163,12 +168,16 @@ def lengths(objective: Objective, factors: Factors, part: int, report: Report | 
             targets_of.append(trees.mapped(Tensor.cpu, targets))
             if report is not None:
                 report(min(chunk.stop, len(members)) / len(members))
+
+    def joined(found: Tensor) -> Tensor:
+        return team.gathered(found if own else found[:0])
+
     return Lengths(
-        squares=torch.cat(squares).numpy(),
-        uncertainty=torch.cat(uncertainty).numpy(),
+        squares=joined(torch.cat(squares)).numpy(),
+        uncertainty=joined(torch.cat(uncertainty)).numpy(),
         weights=np.full(len(members), 1 / objective.counts[part]),
-        logits=torch.cat(logits),
-        targets=trees.join(targets_of),
+        logits=joined(torch.cat(logits)),
+        targets=trees.mapped(joined, trees.join(targets_of)),
     )
 
 
@@ -195,41 +204,48 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
         # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
         targets = trees.mapped(lambda t: t.to(place), trees.take(known.targets, chunk))
         of_chunk = factors.split(objective, known.logits[chunk].to(place), targets)[1]
-        own = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
-        seeds[own] = of_chunk[sample[own] - chunk.start, row[own]].reshape(len(own), seeds.shape[1])
-    example = objective.theta[0]
-    vectors = torch.empty(len(sample), objective.layout.size, dtype=example.dtype, device=example.device)
+        inside = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
+        picked = of_chunk[sample[inside] - chunk.start, row[inside]]
+        seeds[inside] = picked.reshape(len(inside), seeds.shape[1])
+    example, team = objective.theta[0], objective.team
+    own = team.share(len(sample))
+    vectors = torch.empty(own.stop - own.start, objective.layout.size, dtype=example.dtype, device=example.device)
     members = objective.members[part]
     with differentiable_attention(), objective.trainable():
-        for start in range(0, len(sample), objective.batch_size):
-            here = slice(start, start + objective.batch_size)
+        for start in range(own.start, own.stop, objective.batch_size):
+            here = slice(start, min(start + objective.batch_size, own.stop))
             inputs, targets = objective.samples.batch(members[sample[here]], objective.device, objective.dtype)
             run = recorded(objective, factors, inputs, targets)
-            vectors[here] = run.rows(seeds[here].reshape(run.values.shape).to(run.values))
+            found = run.rows(seeds[here].reshape(run.values.shape).to(run.values))
+            vectors[here.start - own.start : here.stop - own.start] = found
     return Rows(
-        vectors=vectors,
+        vectors=team.gathered(vectors),
         sample=sample,
         sign=np.sign(known.squares[sample, row]),
         n=len(known.weights),
         tau_plus=float(np.maximum(left_out, 0).sum()),
         tau_minus=float(np.maximum(-left_out, 0).sum()),
+        team=team,
     )
 
 
-def products(a: Tensor, b: Tensor) -> np.ndarray:
+def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     """Return the inner products of rows with rows.
 
     Args:
         a: (A, D).
         b: (B, D), of the same dtype.
+        team: processes that have the same rows, each of which multiplies some of the columns.
 
     Returns:
         (A, B) float64; some hundred columns at a time are multiplied in the dtype of the rows.
     """
     found = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
-    for x, y in zip(torch.split(a, _COLUMNS, dim=1), torch.split(b, _COLUMNS, dim=1), strict=True):
+    own = team.share(-(-a.shape[1] // _COLUMNS))
+    pieces = (torch.split(t, _COLUMNS, dim=1)[own] for t in (a, b))
+    for x, y in zip(*pieces, strict=True):
         found += x @ y.T
-    return found.cpu().numpy()
+    return team.total(found).cpu().numpy()
 
 
 def _chunks(objective: Objective, n: int) -> list[slice]:

@@ -31,7 +31,7 @@ def refusal(objective: Objective, kind: Kind) -> str | None:
         The reason, or None if `trace` and `diagonal` will work.
     """
     if kind.bends:
-        found = obstacle(objective.logits, objective.theta, objective.batch(0, 0)[0], objective.model)
+        found = obstacle(objective.logits, objective.theta, objective.example(0)[0], objective.model)
         if found:
             return f"the logits are not known to be piecewise linear in each parameter: {found}"
     return None if kind.factors is None else rows.refusal(objective, kind.factors)
@@ -66,6 +66,7 @@ def diagonal(objective: Objective, kind: Kind, part: int) -> Tensor:
     with differentiable_attention(), objective.trainable():
         for batch in objective.batches(part):
             _add(total, objective, kind, batch)
+    total = objective.team.total(total)
     return total / int(objective.counts[part]) + (objective.weight_decay if kind.decays else 0.0)
 
 

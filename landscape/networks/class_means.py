@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff.distributed import Team
 from landscape.errors import InputError, NumericalError, check_choice
 from landscape.results.features import QUALITY
 
@@ -138,6 +139,11 @@ class Sums:
         self._counts += torch.bincount(labels, minlength=self._n_classes).cpu()
         for some, of in _pieces(features, labels):
             self._sums.index_add_(0, of, some)
+
+    def add_up(self, team: Team) -> None:
+        """Add up what the processes of a team have counted, each of which has seen a sample."""
+        self._counts = team.total(self._counts)
+        self._sums = None if self._sums is None else team.total(self._sums)
 
     def means(self) -> "Means":
         """Divide the sums by the counts.
@@ -260,6 +266,10 @@ class Scatter:
             deviations = some - self._means.values[of]
             self._squares.index_add_(0, of, deviations.square().sum(1))
             self._along += (1 / self._means.counts[of].double()) @ (deviations @ self._directions).square()
+
+    def add_up(self, team: Team) -> None:
+        """Add up what the processes of a team have counted."""
+        self._squares, self._along = team.total(self._squares), team.total(self._along)
 
     @property
     def variance(self) -> np.ndarray:

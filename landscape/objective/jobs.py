@@ -1,12 +1,20 @@
 """The one loop: what is finished is skipped, what is missing is computed, kept at once and joined at the end.
 
-An analysis says what its units are and how to compute one; resuming, progress, interruption and the dealing of
-units to ranks are the same for all and live here.
+An analysis says what its units are and how to compute one; resuming, progress, interruption and how ranks share the
+work are the same for all and live here.
+
+Where an analysis says what its units cost, the largest may be shared: all ranks compute one together, each on its share
+of the samples. A unit that is shared by R ranks is taken to last 1 / (0.8 R) of its own time, since ranks wait for each
+other at every sum. With units in the order of their costs, the k largest are shared and the others dealt, the largest
+first, with the k by which all are done soonest. So one large part is always shared, and many alike are dealt.
 """
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
+
+import numpy as np
 
 from landscape.autodiff import devices, distributed
 from landscape.errors import InputError, arg
@@ -16,6 +24,10 @@ from landscape.results.journal import Journal
 
 Progress: TypeAlias = Callable[[float, int, str], None]
 """Called with how many units are done, shares included, how many there are, and the one in work ("" at the end)."""
+
+
+EFFICIENCY = 0.8
+"""Share of the speed of R ranks that R ranks reach on one unit."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -36,6 +48,7 @@ def open_journal(out: str | Path, fingerprint: Mapping[str, Any], *, overwrite: 
     Raises:
         StoreError: as for `Journal.open`.
     """
+    distributed.refuse_disagreement(fingerprint)
     try:
         if distributed.is_main():
             return Journal.open(out, fingerprint, overwrite=overwrite)
@@ -50,11 +63,13 @@ def run(
     compute: Callable[[str, Callable[[float], None]], R],
     journal: Journal | None = None,
     progress: Progress | None = None,
+    *,
+    costs: Sequence[float] | None = None,
 ) -> R:
     """Compute the units that are not finished and join them all.
 
-    With several ranks every rank must call this, with the same units; each draws units as it becomes free. Units are
-    computed in full precision, see `devices.full_precision`.
+    With several ranks every rank must call this, with the same units; each draws units as it becomes free, after those
+    that all compute together. Units are computed in full precision, see `devices.full_precision`.
 
     Args:
         units: at least one name; no two alike.
@@ -63,6 +78,8 @@ def run(
             an interruption those are not computed again.
         journal: keeps each finished unit and knows those of earlier attempts. None keeps nothing.
         progress: is told before each unit and at the end. With several ranks it counts what all have finished.
+        costs: what the units take, in any measure; None for units that cannot be shared. `compute` of a unit that can
+            asks `distributed.team` for its share, and its sums are those of all ranks.
 
     Returns:
         One result with the parts of all units, in the order of `units`; on every rank the same.
@@ -76,13 +93,20 @@ def run(
     if journal is None:
         return _run_alone(units, compute, progress)
 
-    finished = journal.done()
+    missing, n_shared = _in_order(units, journal, costs)
+
+    def found(unit: str) -> R:
+        return compute(unit, _reporter(progress, sum(map(journal.has, units)), len(units), unit))
+
     try:
-        for i in distributed.deal(len(units), journal.folder):
-            if units[i] in finished:
-                continue
-            report = _reporter(progress, sum(map(journal.has, units)), len(units), units[i])
-            journal.write(units[i], compute(units[i], report))
+        with distributed.together():
+            for unit in missing[:n_shared]:
+                result = found(unit)
+                if distributed.is_main():
+                    journal.write(unit, result)
+        dealt = missing[n_shared:]
+        for i in distributed.deal(len(dealt), journal.folder):
+            journal.write(dealt[i], found(dealt[i]))
         if progress:
             progress(len(units), len(units), "")
         result = cast(R, journal.merge(units))
@@ -94,6 +118,42 @@ def run(
         )
         raise Interrupted(f"interrupted: {kept} of {len(units)} units are finished; {advice}") from error
     return result
+
+
+def _in_order(units: Sequence[str], journal: Journal, costs: Sequence[float] | None) -> tuple[list[str], int]:
+    """Return the units that are not finished, the same on all ranks, and how many of the first are shared."""
+    finished = journal.done()
+    with distributed.together():  # a file may be seen by one rank before the others
+        is_missing = distributed.team().agreed(np.array([unit not in finished for unit in units]))
+    missing = [i for i, missed in enumerate(is_missing) if missed]
+    if costs is None or distributed.world() == 1:
+        return [units[i] for i in missing], 0
+    missing.sort(key=lambda i: -costs[i])
+    return [units[i] for i in missing], n_shared([costs[i] for i in missing], distributed.world())
+
+
+def n_shared(costs: Sequence[float], ranks: int) -> int:
+    """Return how many of the largest units are computed by all ranks together, so that all are done soonest.
+
+    Args:
+        costs: of the units, descending.
+        ranks: how many there are.
+
+    Returns:
+        The number; the rule is at the head of this file.
+    """
+    if ranks == 1:
+        return 0
+    times = [sum(costs[:k]) / (EFFICIENCY * ranks) + _last_end(costs[k:], ranks) for k in range(len(costs) + 1)]
+    return times.index(min(times))
+
+
+def _last_end(costs: Sequence[float], ranks: int) -> float:
+    """Return when the last rank is done, where each that is free takes the next unit."""
+    ends = [0.0] * ranks
+    for cost in costs:
+        heapq.heapreplace(ends, ends[0] + cost)
+    return max(ends)
 
 
 def _run_alone(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff import devices, trees
+from landscape.autodiff import devices, distributed
 from landscape.autodiff.called import call, functional_call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
@@ -85,6 +85,7 @@ class Objective:
     theta: tuple[Tensor, ...] = field(repr=False)
     _theirs: "weakref.ref[nn.Module] | None" = field(repr=False, default=None)  # the caller's model, whose copy it is
     _kept: Kept | None = field(repr=False, default=None)  # of the network as it was when this was made
+    team: distributed.Team = distributed.ALONE  # the processes that take each part's sums together, see `shared`
 
     @classmethod
     @checked
@@ -324,12 +325,26 @@ class Objective:
         refuse_empty(one, self.samples)
         return replace(self, partition=one, members=(self.members[self.part(name)] if own else one.indices(0),))
 
+    def shared(self) -> "Objective":
+        """Return the objective whose batches are this process's share, where all ranks work on one part together.
+
+        Whoever sums over its batches adds the sum up by its `team`. Elsewhere it is this objective itself.
+        """
+        team = distributed.team()
+        return self if team == self.team else replace(self, team=team)
+
+    def own(self, part: int) -> np.ndarray:
+        """Return the samples of a part that this process sums over, their positions in the data."""
+        return self.members[part][self.team.share(len(self.members[part]))]
+
     def n_batches(self, part: int) -> int:
         """Return the number of batches that a part is summed over in."""
-        return -(-len(self.members[part]) // self.batch_size)
+        return -(-len(self.own(part)) // self.batch_size)
 
     def batch(self, part: int, number: int) -> tuple[Tree, Tree]:
         """Return some samples of a part; batch after batch they are all of it, in a fixed order.
+
+        Where a team of processes takes the sums, they are all of this process's share.
 
         Args:
             part: position of the part.
@@ -339,7 +354,11 @@ class Objective:
             Inputs and targets of at most `batch_size` samples on the device; the last batch may be shorter.
         """
         begin = number * self.batch_size
-        return self.samples.batch(self.members[part][begin : begin + self.batch_size], self.device, self.dtype)
+        return self.samples.batch(self.own(part)[begin : begin + self.batch_size], self.device, self.dtype)
+
+    def example(self, part: int) -> tuple[Tree, Tree]:
+        """Return the first batch of a part, the same in all processes."""
+        return self.samples.batch(self.members[part][: self.batch_size], self.device, self.dtype)
 
     def batches(self, part: int) -> Iterator[tuple[Tree, Tree]]:
         """Yield all batches of a part."""
@@ -404,38 +423,43 @@ class Objective:
             progress: called with (samples done, all samples, text).
 
         Returns:
-            Loss and measures of each part.
+            Loss and measures of each part. Within `distributed.together` each rank takes some of the batches.
 
         Raises:
             NumericalError: a loss is not finite.
         """
-        n_parts = len(self.partition)
+        n_parts, team = len(self.partition), distributed.team()
+        pieces = [
+            (part, own[begin : begin + self.batch_size])
+            for part, own in enumerate(self.members)
+            for begin in range(0, len(own), self.batch_size)
+        ]
         done, total = 0, sum(len(m) for m in self.members)
-        loss, correct = np.zeros(n_parts), np.zeros(n_parts)
-        sums = {measure: list[np.ndarray]() for measure in self.task.measures if self.outputs.measurable}
+        loss, correct = torch.zeros(2, n_parts, dtype=torch.float64)
+        sums = {measure: [np.zeros(1)] * n_parts for measure in self.task.measures if self.outputs.measurable}
         # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
         with differentiable_attention(), torch.no_grad():
-            for part in range(n_parts):
-                of_part: dict[Any, Any] = dict.fromkeys(sums, 0.0)
-                for inputs, targets in self.batches(part):
-                    with failures_named(inputs):
-                        logits = self.logits(self.theta, inputs)
-                        loss[part] += self.loss(logits, targets).double().sum().item()
-                    if self.correct is not None:
-                        correct[part] += self.correct(logits, targets).sum().item()
-                    for measure in sums:
-                        found = measure.sums(self.outputs.restore(logits), targets)
-                        of_part[measure] = of_part[measure] + found.double().sum(0).cpu().numpy()
-                    done += trees.size(targets)
-                    if progress is not None:
-                        progress(done, total, "loss and accuracy")
-                for measure, values in of_part.items():
-                    sums[measure].append(values)
-                if not np.isfinite(loss[part]):
-                    raise NumericalError(
-                        f"the loss of part {self.partition.names[part]} is {loss[part]}: look at the checkpoint's "
-                        f"weights, the normalisation of the data and {arg('dtype')}"
-                    )
+            for part, some in pieces[team.rank :: team.size]:
+                inputs, targets = self.samples.batch(some, self.device, self.dtype)
+                with failures_named(inputs):
+                    logits = self.logits(self.theta, inputs)
+                    loss[part] += self.loss(logits, targets).double().sum().item()
+                if self.correct is not None:
+                    correct[part] += self.correct(logits, targets).sum().item()
+                for measure, of_parts in sums.items():
+                    found = measure.sums(self.outputs.restore(logits), targets)
+                    of_parts[part] = of_parts[part] + found.double().sum(0).cpu().numpy()
+                done += len(some)
+                if progress is not None:
+                    progress(min(done * team.size, total), total, "loss and accuracy")
+        loss, correct = team.total(torch.stack([loss, correct])).numpy()
+        sums = {measure: _totals(team, of_parts) for measure, of_parts in sums.items()}
+        for name, value in zip(self.partition.names, loss, strict=True):
+            if not np.isfinite(value):
+                raise NumericalError(
+                    f"the loss of part {name} is {value}: look at the checkpoint's weights, the normalisation of the "
+                    f"data and {arg('dtype')}"
+                )
         counts = np.array([len(m) for m in self.members])
         evaluation = Evaluation(
             parts=self.partition.names,
@@ -458,6 +482,15 @@ class Objective:
         if of_task is None or not outputs.measurable:
             return None
         return lambda z, targets: of_task(outputs.restore(z), targets)
+
+
+def _totals(team: distributed.Team, of_parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Add up each part's sums over a team; a part of which a process has seen nothing is a zero there."""
+    width = int(team.gathered(torch.tensor([max(map(len, of_parts))])).max())
+    padded = np.zeros((len(of_parts), width))
+    for row, own in zip(padded, of_parts, strict=True):
+        row[: len(own)] = own
+    return list(team.total(torch.from_numpy(padded)).numpy())
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -188,4 +188,5 @@ def gradient(objective: Objective, theta: Tensor, part: int) -> tuple[float, Ten
             total += torch.autograd.grad(value, leaf)[0].double()
             loss += value.item()
     count = len(objective.members[part])
-    return loss / count, (total / count).to(objective.dtype)
+    total = objective.team.total(total)
+    return objective.team.total_of(loss) / count, (total / count).to(objective.dtype)

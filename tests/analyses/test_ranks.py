@@ -1,0 +1,118 @@
+"""Several processes that share the samples of a part: the numbers of one process, and an end where one is lost."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import ranks
+import torch
+
+import landscape as ls
+from landscape.autodiff import distributed
+from landscape.objective import jobs
+from tests import together
+
+FEW = ("hessian", "rare", "rows", "features")
+NAMES = (*FEW, "traced", "classes", "exact-trace", "empirical", "sum", "gradients", "batches", "sharpness", "surface")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders with results of one process, of two and of four, and with what is left of runs that lose one."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "all", "few", "killed", "hung")}
+    worlds = {"all": 2, "few": 4, "killed": 2, "hung": 2}
+    started = {name: ranks.started(together.work, n, folders[name], name) for name, n in worlds.items()}
+    together.results(folders["alone"])
+    for name, processes in started.items():
+        processes[0].join(200)
+        for process in processes[1:]:
+            process.join(60 if name != "hung" else 1)
+            process.kill()
+            process.join()
+    return folders
+
+
+def said(folder, rank=0):
+    """What a process said at its end."""
+    return (folder / f"said-{rank}").read_text().splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "name"), [*(("all", n) for n in NAMES), *(("few", n) for n in FEW)])
+def test_several_processes_give_the_numbers_of_one(runs, world, name):
+    assert said(runs[world]) == ["done"]
+    ours, theirs = (ls.load(runs[which] / f"{name}.h5") for which in (world, "alone"))
+    # Rounding of float64 times some thousand, of sums over few samples; a run's coefficients have its matrix's size.
+    alpha = getattr(ours, "alpha", None)
+    scale = 1.0 if alpha is None or not alpha.size else np.nanmax(np.abs(alpha))
+    for item in dataclasses.fields(ours):
+        a, b = getattr(ours, item.name), getattr(theirs, item.name)
+        if isinstance(a, np.ndarray) and a.dtype.kind == "f":
+            size = max(scale, np.nanmax(np.abs(a), initial=0, where=np.isfinite(a)))
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * size, err_msg=item.name)
+        elif item.name != "provenance":
+            np.testing.assert_array_equal(a, b, err_msg=item.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["killed", "hung"])
+def test_a_lost_process_ends_the_others_in_one_line_and_leaves_what_is_finished(runs, ending):
+    folder, last = runs[ending], said(runs[ending])[-1]
+    assert last.startswith("RankError: another process of this run has ended, or does not answer; its own message")
+    assert "What is finished is kept: repeat the command to go on from there" in last
+    kept = json.loads((folder / f"{ending}.h5.partial" / "run.json").read_text())["fingerprint"]
+    with jobs.open_journal(folder / f"{ending}.h5", kept) as journal:
+        assert {"0"} <= journal.done() < {"0", "1", "2"}
+
+
+@pytest.mark.slow
+def test_a_slow_process_is_waited_for(runs):
+    assert ls.load(runs["killed"] / "slow.h5").parts == ("0", "1", "2")
+
+
+@pytest.mark.slow
+def test_processes_that_would_compute_different_numbers_are_refused_on_all(runs):
+    data, steps, _ = said(runs["killed"])
+    assert data.startswith("the processes do not compute the same: data_sha256 is ")
+    assert steps == (
+        "the processes do not compute the same: steps is 7 in process 0 and 8 in process 1; start all with the same "
+        "command on the same files"
+    )
+
+
+# The rule by which parts are shared or dealt -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("costs", "ranks", "expected"),
+    [
+        ([5], 1, 0),  # alone there is nobody to share with
+        ([5], 2, 1),  # one part
+        ([5, 5], 2, 0),  # as many as ranks
+        ([5, 5, 5], 2, 1),  # 5 / 1.6 + 5 is less than 10, and less than 15 / 1.6
+        ([100, 1, 1, 1, 1], 4, 1),  # 100 / 3.2 + 1
+        ([4] * 40, 4, 0),
+        ([], 4, 0),
+    ],
+)
+def test_the_largest_parts_are_shared_where_all_are_done_sooner(costs, ranks, expected):
+    assert jobs.n_shared(costs, ranks) == expected
+
+
+def test_shares_are_all_and_differ_by_one_at_most():
+    for n in (0, 1, 3, 4, 17):
+        own = [range(n)[distributed.Team(rank, 4).share(n)] for rank in range(4)]
+        assert [i for some in own for i in some] == list(range(n))
+        assert max(map(len, own)) == distributed.Team(0, 4).largest(n)
+        assert max(map(len, own)) - min(map(len, own)) <= 1
+
+
+def test_alone_a_team_changes_nothing():
+    t = torch.arange(3.0)
+    with distributed.together():
+        team = distributed.team()
+        assert team == distributed.ALONE
+        assert team.total(t) is t
+        assert team.gathered(t) is t
+        assert team.total_of(2.0) == 2

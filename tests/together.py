@@ -1,0 +1,100 @@
+"""What one process of a run does; `results` is also what a process alone computes."""
+
+import os
+import signal
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+import landscape as ls
+from landscape.autodiff import distributed
+from landscape.errors import InputError
+from landscape.objective import jobs
+from tests.cases import CASES
+
+ANALYSES = (ls.spectrum, ls.gradients, ls.features, ls.sharpness, ls.surface1d)  # imported before processes are forked
+ONE = {"rare": [2]}  # one sample, which most processes have none of
+
+
+def results(folder: Path, *, few: bool = False) -> None:
+    """Compute all analyses of tiny networks, or a few; each leaves a file in the folder."""
+
+    def objective(name="mlp-tanh", partition="all", **options):
+        found = CASES[name].objective(partition=partition, **options)
+        with distributed.together():
+            found.evaluate()
+        return found
+
+    short = {"steps": 5, "probes": 2, "backend": "reverse"}
+    whole, classes = objective(), objective(partition="class")
+    ls.spectrum(whole, **short, vectors=2, trace="probes", trace_tol=0.9, out=folder / "hessian.h5")
+    ls.spectrum(objective(partition=ONE), **short, out=folder / "rare.h5")
+    ls.spectrum(whole, operator="ggn", method="rows", ggn_tol=0, out=folder / "rows.h5")
+    ls.features(classes, out=folder / "features.h5")
+    if few:
+        return
+    # All probes in lock-step, by the traced product.
+    ls.spectrum(whole, steps=5, probes=2, cache_bytes=0, out=folder / "traced.h5")
+    ls.spectrum(classes, **short, vectors=2, overlap=True, out=folder / "classes.h5")
+    ls.spectrum(objective("mlp-relu"), **short, out=folder / "exact-trace.h5")
+    ls.spectrum(classes, operator="empirical-fisher", out=folder / "empirical.h5")
+    ls.spectrum(ls.hessian(whole) - 0.5 * ls.ggn(whole), steps=5, probes=1, out=folder / "sum.h5")
+    ls.gradients(classes, out=folder / "gradients.h5")
+    ls.gradients(classes, batches=3, samples_per_batch=6, out=folder / "batches.h5")
+    ls.sharpness(classes, draws=2, ascent_steps=3, out=folder / "sharpness.h5")
+    ls.surface1d(classes, ls.directions.random(classes, 1), n=5, out=folder / "surface.h5")
+
+
+def disagree() -> list[str]:
+    """Give the last process other data, then another option; return what each hears."""
+    objective = CASES["mlp-tanh"].objective(seed=int(is_last()))
+    heard = []
+    for facts in (objective.source, {"steps": 7 + is_last()}):
+        try:
+            distributed.refuse_disagreement(facts)
+        except InputError as error:
+            heard.append(str(error))
+    return heard
+
+
+def is_last() -> bool:
+    return distributed.rank() == distributed.world() - 1
+
+
+def lose(folder: Path, ending: str) -> None:
+    """Compute three parts together; in the second the last process is slow, hangs or is killed."""
+    objective = CASES["mlp-tanh"].objective()
+    jobs.EFFICIENCY = 10.0  # all parts are shared
+
+    def told(done, total, text):
+        if is_last() and 1 < done < 1.5:
+            if ending == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep({"hung": 100, "slow": 0.2}[ending])
+
+    ls.spectrum(objective, steps=3, probes=1, backend="reverse", out=folder / f"{ending}.h5", progress=told)
+
+
+def work(folder: Path, ending: str) -> None:
+    """Do what a process does; what it says goes to a file of its own."""
+    torch.set_num_threads(1)
+    if ending == "hung":
+        distributed.TIMEOUT = timedelta(seconds=20)
+    said = []
+    try:
+        distributed.start()
+        if ending in {"all", "few"}:
+            results(folder, few=ending == "few")
+        else:
+            if ending == "killed":
+                said += disagree()
+                lose(folder, "slow")
+            lose(folder, ending)
+        said.append("done")
+    except Exception as error:  # whatever it is, the test shows it
+        said.append(f"{type(error).__name__}: {error}")
+    finally:
+        (folder / f"said-{distributed.rank()}").write_text("\n".join(said))
+        distributed.stop()
