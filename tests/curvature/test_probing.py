@@ -31,14 +31,14 @@ def deflated(matrix, steps):
     """A deflation by few steps, whose vectors have not converged, and the same as dense matrices Q and P."""
     z = probe(SIZE, seed=1, number=0).to(matrix.dtype)[None, None]
     runs = lanczos(lambda V: V @ matrix, z, steps)
-    found = probing._deflation(runs, 0, runs.solved(0, 0))
+    found = probing.deflation(runs, 0, runs.solved(0, 0))
     Q = found.vectors.T
     return found, Q, torch.eye(SIZE, dtype=matrix.dtype) - Q @ Q.T
 
 
 @pytest.mark.parametrize("steps", [6, 9, 30])
 def test_a_deflated_sample_and_its_rest_are_what_dense_matrices_give(steps):
-    """The private parts: in a whole run an error of the remainder would hide in the spread of the trace."""
+    """Alone: in a whole run an error of the remainder would hide in the spread of the trace."""
     found, Q, P = deflated(OUTLIERS, steps)
     assert 0 < Q.shape[1] <= probing.DEFLATED
     for number in range(5):
@@ -52,7 +52,7 @@ def test_a_deflated_sample_and_its_rest_are_what_dense_matrices_give(steps):
     assert 0 <= found.left <= norm2 * (1 + 1e-12)
     assert (found.left > 0) == (Q.shape[1] < steps)
     if steps == 6:  # the remainder is there: without it the sample is off by far more than rounding
-        without = probing._Deflation(**vars(found) | {"remainder": np.zeros_like(found.remainder)})
+        without = probing.Deflation(**vars(found) | {"remainder": np.zeros_like(found.remainder)})
         assert abs(without.sample(z, form) - found.sample(z, form)) > 1e-3
 
 
