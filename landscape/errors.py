@@ -20,8 +20,15 @@ Naming: TypeAlias = Callable[..., str]
 _naming: ContextVar[Naming | None] = ContextVar("naming", default=None)
 
 
+_LONGEST = 1500  # letters of a message
+
+
 class LandscapeError(Exception):
-    """An error whose message is meant for the user, complete in one line."""
+    """An error whose message is meant for the user, complete in one line; a name of thousands of letters is cut."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 class InputError(LandscapeError):

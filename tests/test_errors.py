@@ -97,3 +97,11 @@ def test_a_choice_that_does_not_exist_is_refused_with_the_nearest(value, hint):
     with pytest.raises(InputError) as caught:
         check_choice("operator", value, ("hessian", "ggn"))
     assert str(caught.value) == f"operator={value!r} is unknown: {hint}choose hessian, ggn"
+
+
+def test_a_name_of_thousands_of_letters_is_cut_and_both_ends_of_the_message_stay():
+    text = str(InputError(f"no option '{'x' * 10**5}': leave it out"))
+    assert len(text) < 2000
+    assert text.startswith("no option 'xxx")
+    assert text.endswith("xxx': leave it out")
+    assert str(InputError("a short one")) == "a short one"

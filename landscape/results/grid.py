@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import LinearNDInterpolator
 
-from landscape.results.mesh import SAME, Grid, smooth, step_of
+from landscape.results.mesh import SAME, Grid, smooth, spanning, step_of
 from landscape.results.verdict import verdict
 
 __all__ = ["Grid", "barrier", "doubling_radius", "lowest", "summary", "worst_rise"]
@@ -119,7 +119,8 @@ def interpolate(grid: Grid, values: np.ndarray, positions: np.ndarray) -> np.nda
     """
     finite = np.isfinite(values)
     both = np.concatenate([np.where(finite, values, 0.0), finite])
-    found = LinearNDInterpolator(grid.vertices, both.T, rescale=True)(positions).T
+    with spanning():
+        found = LinearNDInterpolator(grid.vertices, both.T, rescale=True)(positions).T
     height, share = np.split(found, 2)
     filled: np.ndarray = np.where(share > 1 - 1e-9, height, np.nan)
     return filled

@@ -10,12 +10,14 @@ turn. Elsewhere triangles are those of a Delaunay triangulation of the points th
 adaptive grid needs no rule of its own. On a line they are segments from point to point.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy.interpolate import CloughTocher2DInterpolator
-from scipy.spatial import Delaunay
+from scipy.spatial import Delaunay, QhullError
 
 from landscape.errors import InputError
 
@@ -110,7 +112,8 @@ class Grid:
         if sizes[-1] <= SAME * sizes[0]:
             order = np.argsort(scaled @ axes[0])
             return np.stack([order[:-1], order[1:]], axis=1)
-        triangles: np.ndarray = Delaunay(scaled).simplices
+        with spanning():
+            triangles: np.ndarray = Delaunay(scaled).simplices
         return triangles
 
     @property
@@ -155,6 +158,22 @@ class Grid:
             (P, V).
         """
         return np.concatenate([loss[:, self.computed], *[centre_loss[:, None]] * self.adds_centre], axis=1)
+
+
+@contextmanager
+def spanning() -> Generator[None, None, None]:
+    """Refuse points of which Qhull can make no triangles, though they are not on a line.
+
+    Raises:
+        InputError: there are such points.
+    """
+    try:
+        yield
+    except QhullError as error:
+        raise InputError(
+            "the coordinates of the points differ by too many orders of magnitude, or are too near to a line, for "
+            "triangles between them: compute the grid again"
+        ) from error
 
 
 def step_of(axis: np.ndarray) -> float:

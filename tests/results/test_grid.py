@@ -247,6 +247,13 @@ def test_grids_of_one_point_and_one_row_are_grids(nx, ny):
     assert said(of, loss, [1.0])
 
 
+def test_coordinates_that_make_no_triangles_are_refused_in_a_line():
+    """Of a damaged file: two coordinates are a hundred orders of magnitude larger than the others."""
+    of = grid([-0.6, 2.3e112, 0.8, 2.2], [1.5e-304, 0.5, 1.5, -1.1e113])
+    with pytest.raises(InputError, match="differ by too many orders of magnitude"):
+        assert of.simplices is None
+
+
 def test_nothing_computed_is_nothing_known():
     of = skewed(3, computed=np.zeros((3, 3), dtype=bool))
     loss = np.full((2, 3, 3), np.nan)
