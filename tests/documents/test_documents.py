@@ -341,5 +341,13 @@ def test_the_report_pages_python_writes_a_page(here):
 
 
 def test_no_python_block_is_forgotten():
-    covered = {"README.md", "docs/pyhessian.md", "docs/training.md", "docs/report.md", "docs/contributing.md", *RUN}
+    covered = {
+        "README.md",
+        "docs/pyhessian.md",
+        "docs/training.md",
+        "docs/report.md",
+        "docs/contributing.md",
+        "docs/tasks.md",
+        *RUN,
+    }
     assert {p for p in PAGES if python_of(p)} == covered
