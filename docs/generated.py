@@ -20,6 +20,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 import landscape
+import trainers
 from landscape import plots
 from landscape.cli import root
 from landscape.curvature import kinds
@@ -27,6 +28,7 @@ from landscape.data import datasets
 from landscape.networks import losses, models
 from landscape.objective.batch_norm import POLICIES, Policy
 from landscape.results import KINDS
+from landscape.results.grouping import GROUPINGS, Grouping
 from trainers.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,6 +109,7 @@ def names() -> Iterator[str]:
         "Batch norm": ("`landscape.objective.batch_norm.POLICIES`, for `--bn`: the running statistics", POLICIES),
         "Data sets": ("`landscape.data.datasets.DATASETS`, for `--dataset`", datasets.DATASETS),
         "Networks": ("`landscape.networks.models.NETWORKS`, for `--model`", models.NETWORKS),
+        "Groups of classes": ("`landscape.results.grouping.GROUPINGS`, for `--partition` and `--groups`", GROUPINGS),
         "Training methods": ("`trainers.methods.METHODS`, for `landscape train METHOD`", METHODS),
     }
     for title, (where, registry) in sections.items():
@@ -133,6 +136,15 @@ def python() -> Iterator[str]:
             yield f"::: {what.__name__}\n"
         elif (inspect.isclass(what) or inspect.isroutine(what)) and what not in KINDS.values():
             yield f"::: {what.__module__}.{what.__qualname__}\n"
+
+
+def training() -> Iterator[str]:
+    """Yield the page of the names that `import trainers` offers."""
+    yield "# Python: trainers\n"
+    yield "What `import trainers` offers. [Train by methods for long tails](../training.md) shows how to use it.\n"
+    for name in sorted(trainers.__all__, key=lambda n: (n[0].isupper(), n)):
+        what = getattr(trainers, name)
+        yield f"::: {what.__name__ if inspect.ismodule(what) else f'{what.__module__}.{what.__qualname__}'}\n"
 
 
 def figures() -> Iterator[str]:
@@ -168,7 +180,8 @@ def results() -> Iterator[str]:
 
 
 PAGES: Mapping[str, Callable[[], Iterator[str]]] = {
-    "commands": commands, "names": names, "python": python, "figures": figures, "results": results,
+    "commands": commands, "names": names, "python": python, "trainers": training, "figures": figures,
+    "results": results,
 }  # fmt: skip
 """The generated pages of reference/."""
 
@@ -192,6 +205,9 @@ def _entry(what: Any) -> str:
     if isinstance(what, datasets.Source):
         takes = ", ".join(f"`{name}`" for name in what.takes)
         return f"takes {takes}" if takes else "comes with the package"
+    if isinstance(what, Grouping):
+        groups = ", ".join(f"`{group}`" for group in what.groups)
+        return f"{groups}: {escaped(first(what.make))}"
     function = getattr(what, "func", what)
     options = ", ".join(f"{k}={v}" for k, v in getattr(what, "keywords", {}).items())
     return escaped(first(function)) + (f" `{options}`" if options else "")
