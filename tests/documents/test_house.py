@@ -172,3 +172,15 @@ def test_help_is_for_users(name):
     command = root.get_command(None, name)
     assert command.help
     assert "Raises:" not in command.help
+
+
+def test_no_test_stands_on_another_and_none_is_too_long_to_read():
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert text.count("\n") <= 500, f"{file} is long: divide it by subject"
+        for node in ast.walk(ast.parse(text)):
+            names = (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "") or ""]
+            )
+            imported = isinstance(node, ast.Import | ast.ImportFrom)
+            assert not imported or not any(n.split(".")[-1].startswith("test_") for n in names), file
