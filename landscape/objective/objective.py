@@ -36,30 +36,11 @@ from landscape.networks.params import Layout, layout
 from landscape.networks.tasks import Task
 from landscape.objective import contract, measured
 from landscape.objective.contract import Kept
+from landscape.objective.evaluation import Evaluation
 from landscape.objective.parts import GROUPS, Parts, make_partition, refuse_empty
 
 Loss = Callable[[Any, Tree], Tensor]
 """(the model's output, targets) -> one value per sample (B,)."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
-    """Mean loss of each part, and how well it is predicted by the measures of the task."""
-
-    parts: tuple[str, ...]
-    counts: np.ndarray  # (P,)
-    loss: np.ndarray  # (P,) mean over the part's samples
-    accuracy: (
-        np.ndarray | None
-    )  # (P,) share of the samples that are predicted correctly; None where that has no meaning
-    measures: Mapping[str, np.ndarray]  # (P,) each, by their names
-    whole: Mapping[str, float]  # the same over the samples of all parts together
-
-    @property
-    def overall(self) -> tuple[float, float | None]:
-        """Mean loss and accuracy over the samples of all parts together."""
-        shares = self.counts / self.counts.sum()
-        return float(shares @ self.loss), None if self.accuracy is None else float(shares @ self.accuracy)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
