@@ -22,6 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from landscape.autodiff import trees
+from landscape.autodiff.backward import push
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import Team
 from landscape.callables import checked
 from landscape.curvature import gram
@@ -31,7 +34,7 @@ from landscape.objective import jobs, snapshots
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import fingerprint, provenance
 from landscape.objective.snapshots import File, Snapshot
-from landscape.results import Gradients
+from landscape.results import Gradients, inference
 
 CACHE_BYTES = 2**31
 """Memory for the gradients of parts that are kept together."""
@@ -50,6 +53,7 @@ def gradients(
     batches: int | None = None,
     samples_per_batch: int = 128,
     seed: int = 0,
+    sampling_errors: bool = False,
     cache_bytes: int = CACHE_BYTES,
     ckpt_key: str | None = None,
     trust_pickle: bool = False,
@@ -72,6 +76,8 @@ def gradients(
             all checkpoints see the same batches. 50 to 100 for a figure.
         samples_per_batch: samples of such a batch, that of training for what training saw; at most all samples.
         seed: of the batches.
+        sampling_errors: of exact gradients: also state how much another draw of the samples would change norms and
+            cosines, for a pass over the data for each part. They keep a gradient of each part at a time.
         cache_bytes: memory for gradients that are kept together. Less makes more passes over the data, and changes no
             result: with room for a k-th of the parts there are (k + 1) / 2.
         ckpt_key: where in the files of `checkpoints` the weights are; None to find them.
@@ -92,6 +98,8 @@ def gradients(
     for name, value, least in (("batches", batches, 1), ("samples_per_batch", samples_per_batch, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise InputError(f"{arg(name)} must be at least {least}, got {value}")
+    if sampling_errors and batches is not None:
+        raise InputError(f"{arg('sampling_errors', True)} is for exact gradients: leave {arg('batches')} out")
     if cache_bytes < 0:
         raise InputError(f"{arg('cache_bytes')} must not be negative, got {cache_bytes / 2**30:g} GiB")
     if objective.weight_decay:
@@ -102,7 +110,7 @@ def gradients(
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
     points = {s.path or s.name: s for s in snapshots.find(objective, checkpoints, **read)}
     size = min(samples_per_batch, int(objective.counts.sum()))
-    options: dict[str, Any] = {"batches": batches}
+    options: dict[str, Any] = {"batches": batches} | ({"sampling_errors": True} if sampling_errors else {})
     if batches is not None:
         options |= {"samples_per_batch": size, "seed": seed}
     read_from = {p.path: p.sha256 for p in points.values() if p.path is not None}
@@ -113,7 +121,7 @@ def gradients(
         with snapshots.named(point.path):
             here = _at(objective, point, read).shared()
             if batches is None:
-                found = _exact(here, cache_bytes, report)
+                found = _exact(here, cache_bytes, report, sampling_errors=sampling_errors)
             else:
                 drawn = list(islice(_drawn(here, size, seed), batches))
                 found = _over_batches(here, drawn, cache_bytes, report)
@@ -153,12 +161,69 @@ def _at(objective: Objective, snapshot: Snapshot, read: Mapping[str, Any]) -> Ob
 # Numbers of one checkpoint --------------------------------------------------------------------------------------------
 
 
-def _exact(objective: Objective, cache_bytes: int, report: Report) -> dict[str, Any]:
+def _exact(objective: Objective, cache_bytes: int, report: Report, *, sampling_errors: bool) -> dict[str, Any]:
     loss, products = gram.exact(objective, cache_bytes, report)
     _check_finite(objective, range(len(loss)), loss, products.matrix)
     found = _numbers(products, objective.partition.shares, objective)
     errors = {f"{name}_stderr": np.where(np.isnan(found[name]), np.nan, 0.0) for name in _WITH_ERRORS}
+    if sampling_errors:
+        errors |= _over_samples(objective, np.sqrt(np.diag(products.matrix)), found["cosine"])
     return found | errors | {"loss": loss, "batches": np.zeros(len(loss), dtype=np.int64)}
+
+
+def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray) -> dict[str, np.ndarray]:
+    """Return standard errors over samples of norms and cosines, by the delta method.
+
+    With u_p and u the unit vectors of g_p and g, and c = u_p . u, a change dg_p of one part's gradient changes |g_p| by
+    u_p . dg_p and c by (u - c u_p) . dg_p / |g_p|, and a change dg of the whole changes c by (u_p - c u) . dg / |g|. So
+    the slopes of each sample's loss along these vectors hold all of it. Samples of a part are independent draws, those
+    of different parts of each other.
+
+    Args:
+        objective: model, loss and data in P parts.
+        lengths: |g_p| and, last, |g|, (P + 1,).
+        cosine: (P,).
+
+    Returns:
+        Fields of `Gradients`; nan where a part of one sample takes part, which cannot tell its own spread.
+    """
+    shares, n_parts = objective.partition.shares, len(objective.partition)
+    units = torch.stack([gram.direction(objective, p) for p in range(n_parts)])
+    whole = torch.as_tensor(shares * lengths[:-1]).to(units) @ units
+    units = torch.cat([units, torch.nn.functional.normalize(whole, dim=0)[None]])
+    of_norm, of_whole, of_cosine = np.full(n_parts, np.nan), np.zeros(n_parts), np.zeros(n_parts)
+    for q, share in enumerate(shares):
+        slopes = _slopes(objective, q, units)  # (P + 1, n)
+        n = slopes.shape[1]
+        with np.errstate(divide="ignore", invalid="ignore"):  # a gradient of zero has no direction
+            moved = share * (slopes[:-1] - cosine[:, None] * slopes[-1]) / lengths[-1]
+            moved[q] += (slopes[-1] - cosine[q] * slopes[q]) / lengths[q]
+        of_norm[q] = inference.stderr(slopes[q]) if lengths[q] > 0 else np.nan
+        of_whole[q] = share * inference.stderr(slopes[-1]) if lengths[-1] > 0 else np.nan
+        of_cosine += moved.var(axis=1, ddof=1) / n if n > 1 else np.nan
+    return {
+        "norm_sampling_stderr": of_norm,
+        "cosine_sampling_stderr": np.sqrt(of_cosine),
+        "whole_norm_sampling_stderr": np.sqrt(np.square(of_whole).sum()),
+    }
+
+
+def _slopes(objective: Objective, part: int, vectors: torch.Tensor) -> np.ndarray:
+    """Return the derivative of each sample's loss along vectors (V, D), for the samples of a part, (V, n)."""
+    theta = tuple(t.detach().requires_grad_() for t in objective.theta)
+    along = [tuple(objective.layout.tensors(v)) for v in vectors]
+    found = []
+    with differentiable_attention():
+        members = objective.members[part]  # all of them, also where processes share the sums
+        for start in range(0, len(members), objective.batch_size):
+            some = members[start : start + objective.batch_size]
+            batch = objective.samples.batch(some, objective.device, objective.dtype)
+
+            def losses(some: slice, batch: Any = batch) -> torch.Tensor:
+                return objective.losses(theta, *trees.take(batch, some))
+
+            found.append(torch.stack(push(losses, theta, along)[1]).detach().double().cpu())
+    return torch.cat(found, dim=1).numpy()
 
 
 def _over_batches(

@@ -242,6 +242,7 @@ def compute(
         ).loss
     n_parts = len(objective.partition)
     loss = np.full((n_parts, len(y), len(x)), np.nan)
+    stderr = np.full_like(loss, np.nan)
     accuracy = None if objective.correct is None else np.full_like(loss, np.nan)
     computed = np.zeros((len(y), len(x)), dtype=bool)
 
@@ -249,6 +250,8 @@ def compute(
         found = evaluate(evaluator, numbers, on_plane, journal=journal, progress=progress, name=name)
         rows, columns = np.divmod(found.point, len(x))
         loss[:, rows, columns] = found.loss.T
+        if found.loss_stderr is not None:
+            stderr[:, rows, columns] = found.loss_stderr.T
         if accuracy is not None and found.accuracy is not None:
             accuracy[:, rows, columns] = found.accuracy.T
         computed[rows, columns] = True
@@ -271,6 +274,7 @@ def compute(
         loss=loss,
         centre_loss=true.loss[0],
         variance_invalid=invalid,
+        loss_stderr=stderr,
         radius=options.radius,
         batch_norm=options.batch_norm,
         marks=tuple(marks),
@@ -288,10 +292,12 @@ def compute(
         "xcoordinates": x,
         "ycoordinates": y,
         "loss": loss,
+        "loss_stderr": stderr,
         "accuracy": accuracy,
         "computed": computed,
         "variance_invalid": invalid,
         "centre_loss": true.loss[0],
+        "centre_loss_stderr": None if true.loss_stderr is None else true.loss_stderr[0],
         "centre_accuracy": None if true.accuracy is None else true.accuracy[0],
         "axes": along.axes,
         "unit_length": along.unit_length,
@@ -301,6 +307,7 @@ def compute(
         "mark_position": np.array([position for position, _ in placed]).reshape(len(marks), len(along.axes)),
         "mark_distance": np.array([distance for _, distance in placed]),
         "mark_loss": true.loss[1:],
+        "mark_loss_stderr": None if true.loss_stderr is None else true.loss_stderr[1:],
         "mark_accuracy": None if true.accuracy is None else true.accuracy[1:],
         "mark_policy_loss": policy,
         "batch_norm": options.batch_norm,

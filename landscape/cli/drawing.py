@@ -56,6 +56,12 @@ _OPTIONS: dict[str, Decorator[Any]] = {
     "vmax": option("--vmax", type=float, metavar="LOSS", help="Draw higher losses like this one."),
     "levels": option("--levels", type=int, metavar="N", help="Draw about N levels of contours.", show_default="12"),
     "zmax": option("--zmax", type=float, metavar="LOSS", help="Cut a surface in three dimensions off at this loss."),
+    "errors": option(
+        "--errors",
+        is_flag=True,
+        default=None,
+        help="Draw a band of one standard error over samples around each curve.",
+    ),
     "euclidean": option(
         "--euclidean",
         is_flag=True,

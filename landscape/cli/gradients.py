@@ -33,6 +33,12 @@ GRADIENTS = cloup.option_group(
         help="Draw N samples for each of the --batches, as many as in training.",
     ),
     option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the draw of the --batches."),
+    option(
+        "--sampling-errors",
+        is_flag=True,
+        help="State how much another draw of samples would change norms and cosines, for a pass over the data for each "
+        "part.",
+    ),
 )
 
 PER_PART = (
@@ -40,6 +46,7 @@ PER_PART = (
     "specific_stderr", "radius", "radius_stderr", "contribution", "contribution_stderr", "batches",
 )  # fmt: skip
 PER_POINT = ("epoch", "whole_norm", "whole_norm_stderr", "theta_norm")
+OVER_SAMPLES = ("norm_sampling_stderr", "cosine_sampling_stderr")
 PER_LAYER = tuple(
     f"layer_{name}{error}" for name in ("whole_norm", "norm", "cosine", "contribution") for error in ("", "_stderr")
 )
@@ -64,6 +71,7 @@ def gradients(
     batches: int | None,
     samples_per_batch: int,
     seed: int,
+    sampling_errors: bool,
     cache: float,
     out: str | None,
     overwrite: bool,
@@ -88,6 +96,7 @@ def gradients(
                 batches=batches,
                 samples_per_batch=samples_per_batch,
                 seed=seed,
+                sampling_errors=sampling_errors,
                 cache_bytes=int(min(cache, 2**30) * 2**30),
                 out=path,
                 overwrite=overwrite,
@@ -166,6 +175,7 @@ def _document(found: Gradients, path: Path) -> dict[str, Any]:
         parts = [
             {"part": part, "n_samples": found.n_samples[p], "train_counts": found.train_counts[p]}
             | {field: getattr(found, field)[k, p] for field in PER_PART}
+            | {name: values[k, p] for name in OVER_SAMPLES if (values := getattr(found, name)) is not None}
             for p, part in enumerate(found.parts)
         ]
         matrices = {

@@ -103,6 +103,12 @@ class Evaluator:
     def __call__(
         self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Evaluate a point: the first two of what `measure` returns."""
+        return self.measure(point, report, as_it_is=as_it_is)[:2]
+
+    def measure(
+        self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """Evaluate a point.
 
         Args:
@@ -112,15 +118,19 @@ class Evaluator:
 
         Returns:
             Mean loss and accuracy of each part, (P,) and (P,); None where accuracy has no meaning. A loss that is not
-            finite stays so; a sample whose logits are nan is not classified correctly.
+            finite stays so; a sample whose logits are nan is not classified correctly. Last the standard errors of the
+            losses over samples, (P,); nan for a part of one sample, which cannot tell its own spread.
         """
         objective, done = self.objective, 0
         loss = torch.zeros(len(self.counts), dtype=torch.float64, device=objective.device)
+        squares = torch.zeros_like(loss)
         correct, is_correct = torch.zeros_like(loss), objective.correct
 
         def add(logits: Tensor, targets: Tree, part: Tensor) -> None:
             nonlocal done
-            loss.index_add_(0, part, objective.loss(logits, targets).double())
+            each = objective.loss(logits, targets).double()
+            loss.index_add_(0, part, each)
+            squares.index_add_(0, part, each.square())
             if is_correct is not None:
                 correct.index_add_(0, part, is_correct(logits, targets).double())
             done += len(part)
@@ -138,7 +148,8 @@ class Evaluator:
                         inputs, targets = self._batch(first, end)
                         add(logits_of(inputs), targets, self._part[first : min(first + objective.batch_size, end)])
         accuracy = None if is_correct is None else correct.cpu().numpy() / self.counts
-        return loss.cpu().numpy() / self.counts, accuracy
+        mean = loss.cpu().numpy() / self.counts
+        return mean, accuracy, _stderr(mean, squares.cpu().numpy() / self.counts, self.counts)
 
     def _moved(self, point: Point, reestimation: Reestimation | None, as_it_is: bool) -> Point:
         """Return a point with the running statistics that the policy for batch norm gives it."""
@@ -193,7 +204,7 @@ def evaluate(
         as_it_is: take each point's own running statistics, whatever the policy for batch norm.
 
     Returns:
-        Loss and accuracy of each part at each point, in the order of `points`.
+        Loss, with its standard error over samples, and accuracy of each part at each point, in the order of `points`.
     """
     blocks = {
         f"{name} {some[0]} to {some[-1]}": some
@@ -204,16 +215,25 @@ def evaluate(
         some, found = blocks[unit], []
         for i, number in enumerate(some):
             advance = partial(_advance, report, i, len(some))
-            found.append(evaluator(point_of(number), advance, as_it_is=as_it_is))
+            found.append(evaluator.measure(point_of(number), advance, as_it_is=as_it_is))
         return Points(
             parts=evaluator.objective.partition.names,
             n_samples=evaluator.counts,
             point=np.array(some),
-            loss=np.stack([loss for loss, _ in found]),
-            accuracy=_stacked([accuracy for _, accuracy in found]),
+            loss=np.stack([loss for loss, _, _ in found]),
+            accuracy=_stacked([accuracy for _, accuracy, _ in found]),
+            loss_stderr=np.stack([error for *_, error in found]),
         )
 
     return jobs.run(list(blocks), compute, journal, progress)
+
+
+def _stderr(mean: np.ndarray, square: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the standard errors of means from the means of squares; nan for one value or none that is finite."""
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        variance = np.maximum(square - mean**2, 0) / (counts - 1.0)
+        found: np.ndarray = np.where((counts > 1) & np.isfinite(variance), np.sqrt(variance), np.nan)
+    return found
 
 
 def _stacked(accuracies: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -314,6 +314,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         _count("in batches", "batches", when=lambda gradients: bool(gradients.batch_size)),
         LOSS,
         Column(head="|g_p|", field="norm", error="norm_stderr", summary="gradient norm", key="gradient"),
+        Column(head="± samples", field="norm_sampling_stderr"),
         Column(
             head="cos(g_p, g)",
             field="cosine",
@@ -321,6 +322,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             summary="cosine with the whole gradient",
             key="agreement",
         ),
+        Column(head="± samples", field="cosine_sampling_stderr"),
         Column(head="along g", field="projected"),
         Column(head="|h_p|", field="specific"),
         Column(head="rho_p", field="radius"),

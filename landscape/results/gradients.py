@@ -19,7 +19,7 @@ class Gradients(Result):
     """
 
     kind: ClassVar[str] = "gradients"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # since 2: errors over samples
     along: ClassVar[str] = "point"
 
     points: tuple[str, ...] = array("point", doc="names of the checkpoints")
@@ -55,6 +55,15 @@ class Gradients(Result):
     between_stderr: Floats = array("point", "part", "part", doc="standard error over batches; 0 where exact")
     conflict: Floats = array(
         "point", "part", "part", doc="share of batches with a negative cosine of g_p and g_q; 0 or 1 where exact"
+    )
+    norm_sampling_stderr: Floats | None = array(
+        "point", "part", unit="loss", doc="standard error of an exact norm over samples", optional=True
+    )
+    cosine_sampling_stderr: Floats | None = array(
+        "point", "part", doc="standard error of an exact cosine over samples", optional=True
+    )
+    whole_norm_sampling_stderr: Floats | None = array(
+        "point", unit="loss", doc="standard error of the whole's exact norm over samples", optional=True
     )
     layers: tuple[str, ...] | None = array(
         "layer", doc="modules that hold the parameters, in the network's order", optional=True

@@ -17,7 +17,7 @@ from scipy.interpolate import LinearNDInterpolator
 from landscape.results.mesh import SAME, Grid, smooth, spanning, step_of
 from landscape.results.verdict import verdict
 
-__all__ = ["Grid", "barrier", "doubling_radius", "lowest", "summary", "worst_rise"]
+__all__ = ["Grid", "barrier", "barrier_stderr", "doubling_radius", "lowest", "summary", "worst_rise"]
 
 
 def lowest(grid: Grid, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,6 +191,36 @@ def barrier(t: np.ndarray, loss: np.ndarray) -> np.ndarray:
     return found
 
 
+def barrier_stderr(t: np.ndarray, loss: np.ndarray, stderr: np.ndarray) -> np.ndarray:
+    """Return what the standard errors of barriers over samples are at most.
+
+    The errors at 0, 1 and the highest point between add up where they go together, and are less than their sum else. It
+    is that of the rise at this point: a largest rise of few samples is too large on average.
+
+    Args:
+        t: as for `barrier`.
+        loss: (P, n).
+        stderr: standard errors of the losses, (P, n).
+
+    Returns:
+        (P,); nan where the barrier or an error is unknown.
+    """
+    order = np.argsort(t)
+    t, loss, stderr = t[order], loss[:, order], stderr[:, order]
+    found = np.full(len(loss), np.nan)
+    if not len(t) or t[0] > SAME or t[-1] < 1 - SAME:
+        return found
+    between = np.flatnonzero((t >= -SAME) & (t <= 1 + SAME))
+    for p, (values, errors) in enumerate(zip(loss, stderr, strict=True)):
+        if not np.isfinite(values[between]).all():
+            continue
+        first, last = np.interp([0.0, 1.0], t, values)
+        top = between[np.argmax(values[between] - ((1 - t[between]) * first + t[between] * last))]
+        ends = np.interp([0.0, 1.0], t, errors)
+        found[p] = errors[top] + (1 - t[top]) * ends[0] + t[top] * ends[1]
+    return found
+
+
 def summary(
     grid: Grid,
     *,
@@ -199,6 +229,7 @@ def summary(
     centre_loss: np.ndarray,
     radius: float | None,
     batch_norm: str,
+    loss_stderr: np.ndarray | None = None,
     marks: Sequence[str] = (),
     mark_loss: np.ndarray | None = None,
     mark_policy_loss: np.ndarray | None = None,
@@ -216,6 +247,7 @@ def summary(
         centre_loss: (P,) at the checkpoint itself.
         radius: Euclidean radius of `worst_rise`; None takes the smallest that the grid can tell of, its `reach`.
         batch_norm: what was done with running statistics, for the verdict.
+        loss_stderr: (P, ny, nx) standard errors of the losses; None where these are unknown.
         marks: names of the M marks.
         mark_loss: (M, P) at the marks themselves.
         mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
@@ -225,7 +257,8 @@ def summary(
         variance_invalid: (ny, nx), true where a running variance is below zero or not finite; None if unknown.
 
     Returns:
-        `lowest_loss`, `lowest_position`, `doubling_radius`, `worst_rise`, `barrier`, `radius` and `verdict`.
+        `lowest_loss`, `lowest_position`, `doubling_radius`, `worst_rise`, `barrier`, `barrier_stderr`, `radius` and
+        `verdict`.
     """
     low, position = lowest(grid, loss)
     whole, heights = grid, loss
@@ -238,8 +271,12 @@ def summary(
         "lowest_position": position,
         "doubling_radius": doubling_radius(whole, heights, centre_loss),
     }
+    errors = None
+    if between and loss_stderr is not None:
+        errors = barrier_stderr(grid.coordinates[:, 0], loss[:, grid.computed], loss_stderr[:, grid.computed])
     return {
         **found,
+        "barrier_stderr": errors,
         "worst_rise": worst_rise(whole, heights, centre_loss, radius),
         "barrier": barrier(grid.coordinates[:, 0], loss[:, grid.computed]) if between else None,
         "radius": radius,

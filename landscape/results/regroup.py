@@ -122,11 +122,14 @@ def _surface(
     changes: dict[str, Any] = {
         "parts": tuple(members),
         "loss": _mixed(shares, surface.loss, 0),
-        "accuracy": _known(shares, surface.accuracy, 0),
+        "accuracy": _joined(shares, surface.accuracy, 0),
         "centre_loss": _mixed(shares, surface.centre_loss, 0),
-        "centre_accuracy": _known(shares, surface.centre_accuracy, 0),
+        "centre_accuracy": _joined(shares, surface.centre_accuracy, 0),
         "mark_loss": _mixed(shares, surface.mark_loss, 1),
-        "mark_accuracy": _known(shares, surface.mark_accuracy, 1),
+        "mark_accuracy": _joined(shares, surface.mark_accuracy, 1),
+        "loss_stderr": _errors(shares, surface.loss_stderr, 0),
+        "centre_loss_stderr": _errors(shares, surface.centre_loss_stderr, 0),
+        "mark_loss_stderr": _errors(shares, surface.mark_loss_stderr, 1),
     }
     if surface.mark_policy_loss is not None:
         changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
@@ -136,6 +139,7 @@ def _surface(
         parts=list(members),
         loss=changes["loss"],
         centre_loss=changes["centre_loss"],
+        loss_stderr=changes["loss_stderr"],
         radius=surface.radius,
         batch_norm=surface.batch_norm,
         marks=surface.marks,
@@ -159,7 +163,7 @@ def _traces(
         parts=tuple(members),
         **_counted(spectrum, members),
         loss=_mixed(shares, spectrum.loss, 0),
-        accuracy=_known(shares, spectrum.accuracy, 0),
+        accuracy=_joined(shares, spectrum.accuracy, 0),
         trace=_mixed(shares, spectrum.trace, 0),
         trace_stderr=_mixed(shares, spectrum.trace_stderr, 0),
         **_by_rows(spectrum, shares),
@@ -193,8 +197,17 @@ def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) 
     return {name: np.array(numbers) for name, numbers in fields.items()}
 
 
-def _known(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | None, axis: int) -> np.ndarray | None:
+def _joined(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | None, axis: int) -> np.ndarray | None:
     return None if values is None else _mixed(shares, values, axis)
+
+
+def _errors(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | None, axis: int) -> np.ndarray | None:
+    """Return the standard errors of weighted means over samples: parts are drawn each by itself, so squares add up."""
+    if values is None:
+        return None
+    squared = [[(p, w * w) for p, w in of] for of in shares]
+    found: np.ndarray = np.sqrt(_mixed(squared, values**2, axis))
+    return found
 
 
 def _counted(result: Surface | Spectrum, members: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ class Points(Result):
     """Loss and accuracy of every part at some points of parameter space: the raw material of surfaces and paths."""
 
     kind: ClassVar[str] = "points"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # since 2: errors over samples
     along: ClassVar[str] = "point"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
@@ -24,6 +24,9 @@ class Points(Result):
         "part",
         doc="share of the part's samples that are predicted correctly; absent without classes",
         optional=True,
+    )
+    loss_stderr: Floats | None = array(
+        "point", "part", unit="loss", doc="standard error of the loss over samples; nan for one", optional=True
     )
 
 
@@ -68,7 +71,7 @@ class Surface(Result):
     """
 
     kind: ClassVar[str] = "surface"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # since 2: errors over samples
     along: ClassVar[str] = "part"
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
@@ -85,12 +88,16 @@ class Surface(Result):
         doc="share of the part's samples that are predicted correctly; absent without classes",
         optional=True,
     )
+    loss_stderr: Floats | None = array(
+        "part", "y", "x", unit="loss", doc="standard error of the loss over samples; nan for one", optional=True
+    )
     computed: Bools = array("y", "x", doc="true where the point was evaluated")
     variance_invalid: Floats | None = array(
         "y", "x", doc="true where a running variance is below zero or not a finite number", optional=True
     )
 
     centre_loss: Floats = array("part", unit="loss", doc="mean loss at the checkpoint itself")
+    centre_loss_stderr: Floats | None = array("part", unit="loss", doc="its standard error over samples", optional=True)
     centre_accuracy: Floats | None = array("part", doc="accuracy at the checkpoint itself", optional=True)
     lowest_loss: Floats = array("part", unit="loss", doc="lowest loss of the grid")
     lowest_position: Floats = array("part", "axis", doc="where it is")
@@ -108,6 +115,12 @@ class Surface(Result):
         doc="largest rise above the straight line between the losses at 0 and 1, on a line between two checkpoints",
         optional=True,
     )
+    barrier_stderr: Floats | None = array(
+        "part",
+        unit="loss",
+        doc="its standard error over samples at most: the losses at three points may go together",
+        optional=True,
+    )
 
     axes: tuple[str, ...] = array("axis", doc="what each direction is")
     unit_length: Floats = array("axis", doc="Euclidean length of one unit of the coordinate")
@@ -117,6 +130,9 @@ class Surface(Result):
     mark_position: Floats = array("mark", "axis", doc="their projections on the plane, in coordinates")
     mark_distance: Floats = array("mark", doc="their Euclidean distance from the plane")
     mark_loss: Floats = array("mark", "part", unit="loss", doc="loss at the point itself, not at its projection")
+    mark_loss_stderr: Floats | None = array(
+        "mark", "part", unit="loss", doc="its standard error over samples", optional=True
+    )
     mark_accuracy: Floats | None = array("mark", "part", doc="accuracy at the point itself", optional=True)
     mark_policy_loss: Floats | None = array(
         "mark",
@@ -153,7 +169,7 @@ class Trajectory(Surface):
     """A surface under the paths of one or several runs: the marks are their checkpoints, in order."""
 
     kind: ClassVar[str] = "trajectory"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # since 2: errors over samples
 
     runs: tuple[str, ...] = array("run", doc="names of the runs")
     mark_run: Counts = array("mark", doc="number of the run that the checkpoint is of")

@@ -40,6 +40,7 @@ class _Curve:
     loss: np.ndarray
     accuracy: np.ndarray
     barrier: float  # nan where it is not known, 0 below rounding
+    errors: tuple[np.ndarray, np.ndarray] | None  # of loss and accuracy over samples; None where they are not drawn
 
     @property
     def entry(self) -> str:
@@ -58,6 +59,7 @@ def surface_lines(
     vmin: float | None = None,
     vmax: float | None = None,
     euclidean: bool = False,
+    errors: bool = False,
 ) -> Figure:
     """Draw loss and accuracy along a line, a curve for each part.
 
@@ -68,6 +70,7 @@ def surface_lines(
         vmin: lower end of the loss axis.
         vmax: upper end of the loss axis.
         euclidean: x is the length of the way in parameter space.
+        errors: a band of one standard error over samples around each curve.
 
     Returns:
         A new figure with two axes, one where no accuracy is known, and a colour bar for more than twelve parts.
@@ -79,7 +82,7 @@ def surface_lines(
         raise InputError(f"this surface is a plane: draw it by {said('surface()', '--kind contour')}")
     surface, chosen, joining = joined(surface, parts)
     drawn = [
-        _curve(surface, p, named(surface, p), colour, euclidean)
+        _curve(surface, p, named(surface, p), colour, euclidean, errors)
         for p, colour in zip(chosen, colours(len(chosen)), strict=True)
     ]
     shared = scale(np.concatenate([curve.loss for curve in drawn]), log=log, vmin=vmin, vmax=vmax)
@@ -103,6 +106,7 @@ def compare_lines(
     vmin: float | None = None,
     vmax: float | None = None,
     euclidean: bool = False,
+    errors: bool = False,
 ) -> Figure:
     """Draw one part of several lines on the same axes.
 
@@ -113,6 +117,7 @@ def compare_lines(
         vmin: lower end of the loss axis.
         vmax: upper end of the loss axis.
         euclidean: x is the length of the way in parameter space.
+        errors: a band of one standard error over samples around each curve.
 
     Returns:
         A new figure.
@@ -122,7 +127,7 @@ def compare_lines(
     """
     shades = colours(len(surfaces))
     drawn = [
-        _curve(found, p, written.shorten(name, 28), colour, euclidean)
+        _curve(found, p, written.shorten(name, 28), colour, euclidean, errors)
         for (name, (found, p)), colour in zip(surfaces.items(), shades, strict=True)
     ]
     shared = scale(np.concatenate([curve.loss for curve in drawn]), log=log, vmin=vmin, vmax=vmax)
@@ -139,7 +144,7 @@ def compare_lines(
     return fig
 
 
-def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool) -> _Curve:
+def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, errors: bool) -> _Curve:
     unit = float(surface.unit_length[0]) if euclidean else 1.0
     if not np.isfinite(unit):
         raise InputError(f"this surface does not tell the length of its direction: leave {arg('euclidean')} out")
@@ -149,14 +154,25 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool) ->
     barrier = np.nan if surface.barrier is None else float(surface.barrier[p])
     if barrier <= _ROUNDING * np.abs(loss).max():
         barrier = 0.0
+    accuracy = np.full(len(known), np.nan) if surface.accuracy is None else surface.accuracy[p, 0, known]
+    bands = None
+    if errors:
+        if surface.loss_stderr is None:
+            raise InputError(
+                f"this surface keeps no errors over samples: compute it again, or leave {arg('errors')} out"
+            )
+        n = float(surface.n_samples[p])
+        of_accuracy = np.sqrt(accuracy * (1 - accuracy) / (n - 1)) if n > 1 else np.full(len(known), np.nan)
+        bands = surface.loss_stderr[p, 0, known], of_accuracy
     return _Curve(
         name=name,
         colour=colour,
         x=surface.xcoordinates[known],
         unit=unit,
         loss=loss,
-        accuracy=np.full(known.sum(), np.nan) if surface.accuracy is None else surface.accuracy[p, 0, known],
+        accuracy=accuracy,
         barrier=barrier,
+        errors=bands,
     )
 
 
@@ -178,6 +194,11 @@ def _figure(drawn: Sequence[_Curve], title: str, words: Sequence[str], shared: S
         )  # fmt: skip
         if both:
             axes[1].plot(curve.x * curve.unit, curve.accuracy, **style)
+        for ax, values, error in zip(axes, (curve.loss, curve.accuracy), curve.errors or (), strict=False):
+            low, high = values - error, values + error
+            if ax is axes[0] and shared.log:
+                low = np.maximum(low, shared.low)  # a logarithmic axis has no place for less
+            ax.fill_between(curve.x * curve.unit, low, high, color=curve.colour, alpha=0.25, linewidth=0)
         if curve in shown:
             _arrow(axes[0], curve)
     loss_axis(axes[0], shared)
@@ -282,6 +303,8 @@ def _signs(surface: Surface, drawn: Sequence[_Curve], euclidean: bool) -> str:
         signs.append(f"{n:,} of {of:,} points computed")
     if len(surface.marks) >= MOST_MARKS:
         signs.append(f"{len(surface.marks)} marks without names")
+    if any(curve.errors is not None for curve in drawn):
+        signs.append("bands: one standard error over samples")
     signs.append("lengths are to scale" if euclidean else units(surface))
     return "; ".join(signs)
 

@@ -111,6 +111,7 @@ def compare_surfaces(
     vmin: float | None = None,
     vmax: float | None = None,
     euclidean: bool = False,
+    errors: bool = False,
 ) -> Figure:
     """Draw the same parts of several surfaces with the same levels, or one part of several lines on the same axes.
 
@@ -124,6 +125,7 @@ def compare_surfaces(
         vmin: lowest level.
         vmax: highest level.
         euclidean: draw lengths to scale, on the same axes: the units of two networks' coordinates may differ in length.
+        errors: of lines, a band of one standard error over samples around each curve.
 
     Returns:
         A new figure.
@@ -148,7 +150,10 @@ def compare_surfaces(
         if not one:
             raise InputError(f"lines are compared one part at a time, these are {len(parts or ())}: name one")
         of_one = {name: (found, 0 if parts is None else found.parts.index(one)) for name, found in drawn.items()}
-        return compare_lines(of_one, f"{title}on one scale", log=log, vmin=vmin, vmax=vmax, euclidean=euclidean)
+        options = {"log": log, "vmin": vmin, "vmax": vmax}
+        return compare_lines(of_one, f"{title}on one scale", **options, euclidean=euclidean, errors=errors)
+    if errors:
+        raise InputError(f"errors over samples are drawn of lines, and these are planes: leave {arg('errors')} out")
     for found in drawn.values():
         planes.check_plane(found)
     chosen = {name: [found.parts.index(p) for p in parts or found.parts] for name, found in drawn.items()}

@@ -1,0 +1,161 @@
+"""Standard errors over samples of losses, lines and barriers, against counts by hand and the bootstrap."""
+
+import dataclasses
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from cases import CASES, CLASS_SIZES, moved
+from matplotlib.collections import PolyCollection
+from surfaces import three_lines
+
+import landscape as ls
+from landscape import plots
+from landscape.errors import InputError
+from landscape.objective import points
+from landscape.objective.evaluator import Evaluator
+from landscape.results import grid
+
+
+def of_each(objective, point):
+    """The losses of single samples, part by part, in the plainest way."""
+    losses = []
+    for members in objective.members:
+        inputs, labels = objective.samples.batch(members, objective.device, objective.dtype)
+        with torch.no_grad():
+            z = objective.logits(objective.layout.tensors(point.theta), inputs)
+            losses.append(objective.loss(z, labels).double().numpy())
+    return losses
+
+
+@pytest.mark.parametrize("batch_size", [4, 100])
+def test_the_error_of_a_loss_is_that_of_the_samples_own_losses(batch_size):
+    objective = CASES["mlp-tanh"].objective(batch_size=batch_size)
+    for point in (points.origin(objective), moved(objective)):
+        loss, _, stderr = Evaluator(objective).measure(point)
+        for p, values in enumerate(of_each(objective, point)):
+            assert loss[p] == pytest.approx(values.mean(), rel=1e-12)
+            if len(values) > 1:
+                assert stderr[p] == pytest.approx(values.std(ddof=1) / np.sqrt(len(values)), rel=1e-9)
+            else:
+                assert np.isnan(stderr[p])
+    assert np.isnan(
+        Evaluator(objective).measure(points.Point(moved(objective).theta * torch.nan, point.buffers))[2]
+    ).all()
+
+
+def test_a_surface_keeps_them_and_a_group_has_its_own(tmp_path):
+    objective = CASES["mlp-tanh"].objective()
+    found = ls.surface1d(objective, n=3, out=tmp_path / "a.h5")
+    centre = [values.std(ddof=1) / np.sqrt(len(values)) for values in of_each(objective, points.origin(objective))[:2]]
+    np.testing.assert_allclose(found.loss_stderr[:2, 0, 1], centre, rtol=1e-9)
+    np.testing.assert_allclose(found.centre_loss_stderr[:2], centre, rtol=1e-9)
+    assert np.isnan(found.loss_stderr[2]).all()  # one sample
+    group = ls.regroup(found[list(found.parts[:2])], {"both": list(found.parts[:2])})
+    n = np.array(CLASS_SIZES[:2])
+    assert group.loss_stderr[0, 0, 1] == pytest.approx(np.hypot(*(n * centre)) / n.sum(), rel=1e-9)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["version"] = np.int64(1)
+        for name in [name for name in file if name.endswith("_stderr")]:
+            del file[name]
+    old = ls.load(tmp_path / "a.h5")
+    assert (old.loss_stderr, old.centre_loss_stderr, ls.regroup(old, "all").loss_stderr) == (None, None, None)
+
+
+def test_the_error_of_a_barrier_is_at_most_what_is_stated():
+    rng = np.random.default_rng(0)
+    t, n = np.array([1.0, 0.5, 0.0]), 200
+    for alike in (1.0, 0.0, -1.0):  # whether samples that are hard between are hard at the ends
+        hard, other = rng.normal(size=(2, n))
+        middle = 3 + alike * hard + np.sqrt(1 - alike**2) * other
+        each = np.stack([0.5 + 0.2 * hard, middle, 1 + 0.2 * hard])
+        loss, stderr = each.mean(axis=1)[None], each.std(axis=1, ddof=1)[None] / np.sqrt(n)
+        draws = rng.integers(n, size=(400, n))
+        again = grid.barrier(t, each[:, draws].mean(axis=2).T)
+        bound = grid.barrier_stderr(t, loss, stderr)[0]
+        assert again.std() <= 1.15 * bound  # the bootstrap's own error is 4 %
+        if alike == -1:
+            assert again.std() == pytest.approx(bound, rel=0.15)
+    assert np.isnan(grid.barrier_stderr(t[:2], loss[:, :2], stderr[:, :2])).all()
+    assert np.isnan(grid.barrier_stderr(t, loss * np.array([1, np.nan, 1]), stderr)).all()
+
+
+def test_a_line_between_networks_states_it():
+    objective = CASES["mlp-tanh"].objective()
+    line = ls.directions.towards(objective, [moved(objective)], ["moved"])
+    found = ls.surface(objective, line, [0.0, 0.5, 1.0], between=True)
+    expected = grid.barrier_stderr(found.xcoordinates, found.loss[:, 0], found.loss_stderr[:, 0])
+    np.testing.assert_array_equal(found.barrier_stderr, expected)
+    assert (found.barrier_stderr[:2] > 0).all()
+
+
+def test_bands_are_drawn_where_they_are_asked_for():
+    surface = three_lines()
+    with pytest.raises(InputError, match="keeps no errors"):
+        plots.surface_lines(surface, errors=True)
+    surface = dataclasses.replace(surface, loss_stderr=0.1 * surface.loss)
+    assert not [c for ax in plots.surface_lines(surface).axes for c in ax.collections if isinstance(c, PolyCollection)]
+    fig = plots.surface_lines(surface, errors=True)
+    shades = [c for c in fig.axes[0].collections if isinstance(c, PolyCollection)]
+    assert len(shades) == 3
+    vertices = shades[0].get_paths()[0].vertices
+    at_zero = vertices[np.isclose(vertices[:, 0], 0)][:, 1]
+    value = surface.loss[0, 0, np.argmin(np.abs(surface.xcoordinates))]
+    assert (at_zero.min(), at_zero.max()) == pytest.approx((0.9 * value, 1.1 * value))
+    both = plots.compare_surfaces({"a": surface, "b": surface}, ["class 0"], errors=True)
+    assert len([c for c in both.axes[0].collections if isinstance(c, PolyCollection)]) == 2
+
+
+def gradients_of_each(objective):
+    """The gradients of single samples' losses, part by part, in the plainest way."""
+    found = []
+    for members in objective.members:
+        rows = []
+        for i in members:
+            theta = [t.detach().clone().requires_grad_() for t in objective.theta]
+            batch = objective.samples.batch(np.array([i]), objective.device, objective.dtype)
+            grads = torch.autograd.grad(objective.losses(theta, *batch).sum(), theta)
+            rows.append(torch.cat([g.reshape(-1) for g in grads]).double().numpy())
+        found.append(np.array(rows))
+    return found
+
+
+@pytest.mark.parametrize("name", ["mlp-tanh", "residual-relu"])
+def test_errors_of_norms_and_cosines_are_those_of_the_jackknife(name):
+    objective = CASES[name].objective(classes="0,1")
+    found = ls.gradients(objective, sampling_errors=True)
+    each = gradients_of_each(objective)
+    shares = np.array([len(rows) for rows in each]) / sum(map(len, each))
+
+    def numbers(parts):
+        g = np.array([rows.mean(axis=0) for rows in parts])
+        whole = shares @ g
+        norms = np.linalg.norm(g, axis=1)
+        return np.array([*norms, *(g @ whole / norms / np.linalg.norm(whole)), np.linalg.norm(whole)])
+
+    np.testing.assert_allclose(numbers(each), [*found.norm[0], *found.cosine[0], found.whole_norm[0]], rtol=1e-9)
+    # Derivatives by small weights in place of the jackknife's whole samples, whose second order few samples feel.
+    variance = np.zeros(5)
+    for q, rows in enumerate(each):
+        n, step = len(rows), 1e-6
+        moves = []
+        for i in range(n):
+            weights = np.full(n, (1 - step) / n)
+            weights[i] += step
+            moved = [(weights @ r)[None] if p == q else r for p, r in enumerate(each)]
+            moves.append((numbers(moved) - numbers(each)) / step)
+        variance += np.var(moves, axis=0, ddof=1) / n
+    ours = [*found.norm_sampling_stderr[0], *found.cosine_sampling_stderr[0], found.whole_norm_sampling_stderr[0]]
+    np.testing.assert_allclose(ours, np.sqrt(variance), rtol=1e-4)
+    plain = ls.gradients(objective)
+    assert plain.norm_sampling_stderr is None
+    with pytest.raises(InputError, match="exact gradients"):
+        ls.gradients(objective, sampling_errors=True, batches=2)
+
+
+def test_a_part_of_one_sample_leaves_errors_unknown():
+    found = ls.gradients(CASES["mlp-tanh"].objective(), sampling_errors=True)
+    assert np.isnan(found.norm_sampling_stderr[0]).tolist() == [False, False, True]
+    assert np.isnan(found.cosine_sampling_stderr).all()
+    assert np.isnan(found.whole_norm_sampling_stderr[0])
