@@ -8,6 +8,12 @@ from landscape.errors import InputError
 from landscape.results import inference
 
 
+def matched(statistic, value, size, pool, **options):
+    """The test of one number."""
+    (found,) = inference.matched(lambda w: np.array([statistic(w)]), np.array([value]), size, pool, **options)
+    return found
+
+
 def test_a_plain_mean_has_its_plain_standard_error():
     y = np.array([1.0, 2.0, 4.0, 9.0])
     x = inference.draws(y, np.full(4, 0.25))
@@ -92,7 +98,7 @@ def test_the_seed_decides_on_draws():
     even = np.full(30, 1 / 30)
     for call in (
         lambda seed: inference.interval(x, repetitions=50, seed=seed),
-        lambda seed: inference.matched(lambda w: float(w @ x), 1.0, 10, even, repetitions=50, seed=seed).median,
+        lambda seed: matched(lambda w: float(w @ x), 1.0, 10, even, repetitions=50, seed=seed).median,
     ):
         assert call(0) == call(0) != call(1)
 
@@ -116,7 +122,7 @@ def test_p_is_uniform_where_both_parts_are_of_one_population(larger):
     found = []
     for seed in range(300):
         y = rng.lognormal(sigma=1.5, size=20 + larger)
-        result = inference.matched(
+        result = matched(
             lambda w, y=y: float(w @ y), y[:20].mean(), 20, np.full(len(y), 1 / len(y)), repetitions=99, seed=seed
         )
         found.append(result.p)
@@ -128,21 +134,21 @@ def test_a_large_difference_is_found_and_the_power_says_how_often_it_would_be():
     rng = np.random.default_rng(0)
     y = rng.normal(10, 1, size=220)
     even = np.full(220, 1 / 220)
-    result = inference.matched(lambda w: float(w @ y), 20.0, 20, even)
+    result = matched(lambda w: float(w @ y), 20.0, 20, even)
     assert (result.p, result.resolution) == pytest.approx((2 / 1001, 2 / 1001))
     assert result.low < 10 < result.high
     assert result.power == (1.0, 1.0, 1.0)
     noisy = rng.lognormal(sigma=2, size=220)
-    weak = inference.matched(lambda w: float(w @ noisy), float(noisy.mean()), 5, even)
+    weak = matched(lambda w: float(w @ noisy), float(noisy.mean()), 5, even)
     assert weak.p > 0.1
     assert weak.power[0] <= weak.power[1] <= weak.power[2] < 0.6
     with pytest.raises(InputError, match="pool of 220"):
-        inference.matched(lambda w: 0.0, 0.0, 221, even)
+        matched(lambda w: 0.0, 0.0, 221, even)
 
 
 def test_a_weighted_pool_is_drawn_by_its_weights():
     y = np.array([0.0, 1.0])
-    result = inference.matched(lambda w: float(w @ y), 0.9, 1000, np.array([0.1, 0.9]))
+    result = matched(lambda w: float(w @ y), 0.9, 1000, np.array([0.1, 0.9]))
     assert result.median == pytest.approx(0.9, abs=0.01)
 
 

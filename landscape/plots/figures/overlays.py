@@ -150,8 +150,9 @@ def compare_surfaces(
         if not one:
             raise InputError(f"lines are compared one part at a time, these are {len(parts or ())}: name one")
         of_one = {name: (found, 0 if parts is None else found.parts.index(one)) for name, found in drawn.items()}
-        options = {"log": log, "vmin": vmin, "vmax": vmax}
-        return compare_lines(of_one, f"{title}on one scale", **options, euclidean=euclidean, errors=errors)
+        return compare_lines(
+            of_one, f"{title}on one scale", log=log, vmin=vmin, vmax=vmax, euclidean=euclidean, errors=errors
+        )
     if errors:
         raise InputError(f"errors over samples are drawn of lines, and these are planes: leave {arg('errors')} out")
     for found in drawn.values():
