@@ -401,7 +401,8 @@ def test_the_summary_has_the_fields_of_a_surface_and_a_barrier_only_between_chec
     plain = summary(of, parts=["a"], loss=loss, centre_loss=np.ones(1), radius=0.2, batch_norm="keep")
     assert plain["barrier"] is None
     assert set(plain) == {
-        "lowest_loss", "lowest_position", "doubling_radius", "worst_rise", "barrier", "barrier_stderr", "radius", "verdict",
+        "lowest_loss", "lowest_position", "doubling_radius", "worst_rise", "barrier", "barrier_stderr", "radius",
+        "verdict",
     }  # fmt: skip
 
 
