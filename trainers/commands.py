@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import click
 import cloup
 import numpy as np
+import torch
 
 from landscape.autodiff import distributed
 from landscape.cli.console import Console
-from landscape.cli.options import Choice, Decorator, command, listed, option
+from landscape.cli.options import COUNT, Choice, Decorator, command, listed, option
 from landscape.errors import InputError
 from landscape.results import History
 from trainers import data, evaluation, folder, methods, recipes, rules, run
@@ -125,6 +126,7 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
         "--overwrite", is_flag=True, help="Replace an earlier run in the folder, once an epoch of this one is done."
     ),
     option("--device", metavar="NAME", help="Train on cpu, cuda or cuda:1.", show_default="a GPU where there is one"),
+    option("--threads", type=COUNT, metavar="N", help="Compute by N threads.", show_default="OMP_NUM_THREADS"),
     option("--workers", default=4, show_default=True, metavar="N", help="Read image files by N processes."),
     option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard too."),
     option("-q", "--quiet", is_flag=True, help="Print errors only."),
@@ -138,6 +140,7 @@ def train(
     out: Path,
     overwrite: bool,
     device: str | None,
+    threads: int | None,
     workers: int,
     tensorboard: bool,
     quiet: bool,
@@ -154,6 +157,8 @@ def train(
     if not overwrite and not (out / "config.toml").exists():
         folder.refuse(out, recipe, overwrite=False)  # before the data are read, which complete the recipe
     distributed.start()
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         console = Console(quiet=quiet or not distributed.is_main())
         recipe, loaded = data.load(recipe)

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import torch
 
 from landscape.analyses import overlap as overlaps
 from landscape.analyses import samples as of_samples
 from landscape.analyses import summaries
 from landscape.analyses.pooled import row_products
 from landscape.analyses.samples import GGN_TOL, METHODS, Method
+from landscape.autodiff import memory
 from landscape.callables import checked
 from landscape.curvature import extremes, probing, rows
 from landscape.curvature.algebra import Operator
@@ -26,7 +28,7 @@ from landscape.curvature.kinds import HESSIAN, KINDS, Kind, KindName, find
 from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
 from landscape.curvature.matrices import matrix
 from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator
-from landscape.curvature.probing import Plan
+from landscape.curvature.probing import DEFLATED, Plan
 from landscape.errors import InputError, arg, check_choice
 from landscape.objective import jobs
 from landscape.objective.draws import draw
@@ -113,11 +115,14 @@ class Options:
         """Runs of the density."""
         return PROBES if self.probes is None else self.probes
 
-    @property
-    def plan(self) -> Plan:
-        """How each part's matrix is probed for the density."""
-        given = {item.name: getattr(self, item.name) for item in fields(Plan)}
-        return Plan(**given | {"steps": self.n_steps, "probes": self.n_probes})
+    def plan(self, capacity: int) -> Plan:
+        """Return how each part's matrix is probed for the density, where so many vectors fit into memory."""
+        given = {item.name: getattr(self, item.name) for item in fields(Plan) if item.name != "capacity"}
+        return Plan(**given | {"steps": self.n_steps, "probes": self.n_probes, "capacity": capacity})
+
+    def needs_density(self, capacity: int) -> bool:
+        """Say whether the density is computed: where it is wanted, and where a run for the ends does not fit."""
+        return self.has_density or capacity < 3 * (self.max_steps or extremes.MOST) // 2 + DEFLATED + 12
 
     @property
     def residual(self) -> float:
@@ -149,6 +154,7 @@ def spectrum(
     sampling_errors: bool = True,
     backend: Backend = "auto",
     cache_bytes: int = CACHE_BYTES,
+    memory_bytes: int | None = None,
     out: str | Path | None = None,
     fingerprint: str | None = None,
     overwrite: bool = False,
@@ -193,6 +199,9 @@ def spectrum(
             curvature.
         backend: of an objective's products: "auto", "reverse" or "linearized", see `operators.curvature_operator`.
         cache_bytes: of an objective: memory for what is kept between products.
+        memory_bytes: that this process may take in all; None for most of what is free. Where a Lanczos basis does not
+            fit, the largest eigenvalues come from a restarted run, and the density from runs without a basis, see
+            curvature/bounded.py: vectors of other eigenvalues are lost, bounds are wider, and a warning says so.
         out: result file to write; finished parts are kept beside it until it is complete, and a repeated call with
             the same options takes them up.
         fingerprint: a text that changes whenever a matrix that is known by its products alone does. Without it nobody
@@ -244,9 +253,9 @@ def spectrum(
     if overlap:
         overlaps.refuse(len(parts), vectors)
     if isinstance(subject, Objective):
-        made = _of_objective(subject, kind, options, backend, cache_bytes)
+        made = _of_objective(subject, kind, options, backend, cache_bytes, memory_bytes)
     else:
-        made = _of_operator(subject, options, fingerprint)
+        made = _of_operator(subject, options, fingerprint, memory_bytes)
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
         found = made.compute(name, report)
@@ -311,7 +320,9 @@ class _Job:
     between: Callable[[Spectrum, Journal | None, jobs.Progress | None], Spectrum] = lambda found, *_: found
 
 
-def _of_objective(objective: Objective, kind: Kind, options: Options, backend: Backend, cache_bytes: int) -> _Job:
+def _of_objective(
+    objective: Objective, kind: Kind, options: Options, backend: Backend, cache_bytes: int, memory_bytes: int | None
+) -> _Job:
     facts = _facts(objective)
     drawn = None if options.samples is None else draw(objective, options.samples, seed=options.seed)
     used = objective if drawn is None else drawn.objective
@@ -322,6 +333,8 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
     def whole() -> tuple[Operator, bool]:
         operator = curvature_operator(used, kind, backend=backend, cache_bytes=cache_bytes)
         return operator, _exact(operator, options)
+
+    capacity = _once(memory_bytes)
 
     @cache
     def sample_by_sample() -> bool:
@@ -339,15 +352,17 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
         operator, exact = whole()
         own = operator[name].shared()
         known = None if not exact else own.exact.trace(name) if told is None else told.trace
-        if options.has_density:
-            found = probing.run(own, options.plan, report, estimate=not exact)
+        basis: dict[str, str] = {}
+        if options.needs_density(capacity(own)):
+            found = probing.run(own, options.plan(capacity(own)), report, estimate=not exact)
             top, made = found.extremes[0], summaries.of_runs(found, own, options, known)
+            basis = {} if found.basis is None else {"basis": found.basis}
         else:
             ends, trace = _ends(own, options, told, known, report)
             top, made = ends.vectors[0], summaries.of_ends(ends, own, options, trace, told)
         if told is not None and options.sampling_errors:
             of_part |= of_samples.statistics(told, *of_samples.along_vector(told, top))
-        return Spectrum(**made, **of_part, provenance=about)
+        return Spectrum(**made, **of_part, provenance=about | basis)
 
     def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
         if kind.factors is None or not options.sampling_errors or not sample_by_sample():
@@ -361,7 +376,23 @@ def _of_objective(objective: Objective, kind: Kind, options: Options, backend: B
     return _Job(compute=compute, costs=costs, fingerprint=known, forget=whole.cache_clear, between=between)
 
 
-def _of_operator(operator: Operator, options: Options, given: str | None) -> _Job:
+def _once(memory_bytes: int | None) -> Callable[[Operator], int]:
+    """Return a function that says how many vectors fit into memory, as it was when it was first asked."""
+    known: list[int] = []  # later the basis of another part may lie there, whose place is free again when it is needed
+
+    def capacity(operator: Operator) -> int:
+        if not known:
+            if memory_bytes is not None:  # what a product takes for a moment is to be seen
+                operator.matvec(torch.ones(1, 1, operator.size, dtype=operator.dtype, device=operator.device))
+            left = memory.room(operator.device, memory_bytes) - operator.keeps
+            known.append(left // (operator.size * operator.dtype.itemsize))
+        return int(operator.team.agreed(np.array(known))[0])
+
+    return capacity
+
+
+def _of_operator(operator: Operator, options: Options, given: str | None, memory_bytes: int | None) -> _Job:
+    capacity = _once(memory_bytes)
     exact = cache(lambda: _exact(operator, options))
     source = {"fingerprint": given} if given is not None else operator.source()
     objective = operator.objective
@@ -374,12 +405,15 @@ def _of_operator(operator: Operator, options: Options, given: str | None) -> _Jo
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
         own = operator[name].shared()
         known = own.exact.trace(name) if exact() else None
-        if options.has_density:
-            made = summaries.of_runs(probing.run(own, options.plan, report, estimate=not exact()), own, options, known)
+        basis: dict[str, str] = {}
+        if options.needs_density(capacity(own)):
+            runs = probing.run(own, options.plan(capacity(own)), report, estimate=not exact())
+            made = summaries.of_runs(runs, own, options, known)
+            basis = {} if runs.basis is None else {"basis": runs.basis}
         else:
             ends, trace = _ends(own, options, None, known, report)
             made = summaries.of_ends(ends, own, options, trace, None)
-        return Spectrum(**made, **facts(name), provenance=about)
+        return Spectrum(**made, **facts(name), provenance=about | basis)
 
     known = (
         None if source is None else asdict(options) | {"dtype": about["dtype"], "parts": list(operator.parts), **source}

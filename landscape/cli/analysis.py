@@ -7,7 +7,7 @@ from typing import Any
 
 import cloup
 
-from landscape.cli.options import BY_COUNT, CALLED, JSON, OWN, READING, SIZE, Choice, Decorator, listed, option
+from landscape.cli.options import BY_COUNT, CALLED, COUNT, JSON, OWN, READING, SIZE, Choice, Decorator, listed, option
 from landscape.data import datasets
 from landscape.networks import models, tasks
 from landscape.objective import loading
@@ -181,6 +181,13 @@ def numbers(*more: Decorator[Any], weight_decay: bool = False, cache: str = "") 
             default="float32",
             show_default=True,
             help="Compute in this precision.",
+        ),
+        option(
+            "--threads",
+            type=COUNT,
+            metavar="N",
+            help="Compute by N threads.",
+            show_default="OMP_NUM_THREADS, or the fastest number",
         ),
         option(
             "--device", metavar="NAME", help="Compute on cpu, cuda or cuda:1.", show_default="a GPU where there is one"

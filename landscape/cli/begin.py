@@ -10,9 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from landscape.autodiff import distributed
+from landscape.autodiff import distributed, trees
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.threads import settle
+from landscape.autodiff.trees import Tree
 from landscape.cli.console import Console
 from landscape.data.items import described
 from landscape.errors import InputError
@@ -35,6 +39,7 @@ def begin(
     default: str = "all",
     quiet: bool = False,
     as_json: bool = False,
+    threads: int | None = None,
     **loading: Any,
 ) -> Generator[tuple[Objective, Console], None, None]:
     """Join the ranks, load a checkpoint and say how well it does; the ranks are left at the end of the block.
@@ -46,6 +51,7 @@ def begin(
         default: the partition where none is given.
         quiet: print errors only.
         as_json: print one JSON document only.
+        threads: of this process; None for what the environment says, or else the fastest number.
         loading: the options of `options.LOADING`.
 
     Yields:
@@ -61,12 +67,20 @@ def begin(
         chosen = "class" if per_class else partition or default
         objective = load_objective(ckpt, partition=chosen, **loading)
         distributed.refuse_disagreement(objective.source)
+        batch = objective.example(0)
+        settle(lambda: _pass(objective, *batch), threads, measure=objective.device.type == "cpu")
         console = Console(quiet=quiet or not distributed.is_main(), json=as_json)
         with distributed.together():
             introduce(console, objective)
         yield objective, console
     finally:
         distributed.stop()
+
+
+@torch.no_grad()
+def _pass(objective: Objective, inputs: Tree, targets: Tree) -> None:
+    with differentiable_attention():
+        objective.losses(objective.theta, trees.clone(inputs), targets)  # a model may overwrite what it is given
 
 
 def introduce(console: Console, objective: Objective) -> None:

@@ -15,7 +15,7 @@ from landscape.cli import over_samples
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import Choice, command, option
+from landscape.cli.options import MEMORY, Choice, command, option
 from landscape.curvature import verify
 from landscape.curvature.extremes import GAP
 from landscape.curvature.kinds import HESSIAN, KINDS
@@ -149,6 +149,14 @@ BACKEND = option(
     show_default=True,
     help="Choose how products with the matrix are computed. auto takes the faster one that gives the right product.",
 )
+LIMIT = option(
+    "--memory",
+    type=MEMORY,
+    metavar="SIZE",
+    help="Keep vectors within this much memory in all, such as 20GB. Where a Lanczos basis does not fit, the largest "
+    "eigenvalues come from a restarted run and the density from runs without a basis.",
+    show_default="four fifths of what is free",
+)
 VERIFY = option(
     "--verify",
     "verify_with",
@@ -165,7 +173,7 @@ VERIFY = option(
 @samples()
 @parts()
 @SPECTRUM
-@numbers(BACKEND, weight_decay=True, cache="values that do not change from one product to the next")
+@numbers(BACKEND, LIMIT, weight_decay=True, cache="values that do not change from one product to the next")
 @output(VERIFY)
 def hessian(
     *,
@@ -173,6 +181,7 @@ def hessian(
     per_class: bool,
     partition: str | None,
     cache: float,
+    memory: int | None,
     verify_with: str | None,
     out: str | None,
     overwrite: bool,
@@ -204,6 +213,7 @@ def hessian(
                 objective,
                 **ours,
                 cache_bytes=int(min(cache, 2**30) * 2**30),
+                memory_bytes=memory,
                 out=path,
                 overwrite=overwrite,
                 progress=progress,
@@ -255,6 +265,8 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
             f"{found.n_used.sum():,.0f} of {found.n_samples.sum():,.0f} samples were drawn, in proportion to their "
             "uncertainty where that varies; ± samples is the error of this draw"
         )
+    if (basis := found.provenance.get("basis")) is not None:
+        console.note(f"the Lanczos basis was {basis}; other eigenvectors are not known, and bounds are wider")
     over_samples.show(console, found)
     if found.eigenvalues is not None and found.eigenvalue_above is not None and found.steps is None:
         rows = np.isfinite(found.eigenvalues).sum(axis=1)

@@ -14,6 +14,7 @@ OTHERWISE = {
     "epochs": "finetune",
     "ignored": "ignore",
     "lr": "finetune_lr",
+    "memory_bytes": "memory",
     "normalisation": "norm",
     "scale": "radius_scale",
 }

@@ -5,8 +5,9 @@ Names that can be chosen are read from the registry that defines them; no list o
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import click
 import cloup
@@ -110,6 +111,25 @@ class _Number(click.FloatRange):
         return self.fail("nan is not a number.", param, ctx) if math.isnan(number) else number
 
 
+class _Memory(click.ParamType):
+    """An amount of memory, as 20GB, 1.5GiB or 500MB; a number alone is in GB."""
+
+    name = "memory"
+    units: ClassVar[dict[str, float]] = {"": 1e9, "MB": 1e6, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes, or fail as click does."""
+        found = re.fullmatch(r"([0-9.]+) *([a-z]*)", str(value).strip(), re.IGNORECASE)
+        try:
+            number = float(found[1]) * self.units[found[2].upper()] if found else math.nan
+        except (KeyError, ValueError):
+            number = math.nan
+        if not 0 < number < 2**60:
+            self.fail(f"{value!r} is no amount of memory: write 20GB, 1.5GiB or 500MB.", param, ctx)
+        return int(number)
+
+
+MEMORY = _Memory()
 COUNT, SEED = click.IntRange(min=1), click.IntRange(min=0)
 POSITIVE, SIZE, SHARE = _Number(min=0, min_open=True), _Number(min=0), _Number(0, 1, min_open=True, max_open=True)
 

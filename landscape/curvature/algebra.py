@@ -74,6 +74,7 @@ class Operator:
     restrict: Callable[[Sequence[int]], "Operator"]  # the same matrices for some of the parts
     exact: Exact
     cached: bool = True  # a product costs the same alone as in a block, since all that can be kept is kept
+    keeps: int = 0  # bytes that its products keep at most
     name: str = "matrix"  # in tables and files
     symbol: str = "A"  # in figures
     terms: tuple[tuple[float, "Operator"], ...] = ()  # of a sum: factors and operators that are none
@@ -340,6 +341,7 @@ def _combined(*terms: tuple[float, Operator]) -> Operator:
             diagonal=lambda part: total(lambda operator: operator.exact.diagonal(part)),
         ),
         cached=all(operator.cached for _, operator in terms),
+        keeps=sum(operator.keeps for _, operator in terms),
         team=max((operator.team for _, operator in terms), key=lambda team: team.size),
         share=lambda: _combined(*((factor, operator.shared()) for factor, operator in terms)),
         terms=terms,

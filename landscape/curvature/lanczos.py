@@ -8,6 +8,10 @@ T = V^T A V:
 In finite precision the basis loses its orthogonality as soon as a Ritz value converges, and copies of it appear (Paige
 1976). Each new vector is therefore orthogonalised against all earlier ones, twice ("twice is enough", Parlett 1998,
 section 6.9), by two matrix products on one flat basis.
+
+Where the basis does not fit into memory, three vectors do: without the earlier ones copies appear, but each copy lies
+at an eigenvalue, and the weights of its copies sum to the eigenvalue's own weight (Greenbaum 1989; Chen, Trogdon and
+Ubaru 2021). So the density stays right, at the resolution of fewer steps, and no vector can be had.
 """
 
 import zlib
@@ -30,6 +34,9 @@ DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 BREAKDOWN = 100.0
 """A remainder below this many units of rounding of |A| is noise: the Krylov space is invariant and the run ends."""
 
+PIECE = 2**22
+"""Numbers that are taken to float64 at a time."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tridiagonal:
@@ -39,7 +46,8 @@ class Tridiagonal:
     beta: np.ndarray  # (P, K, m) float64, beta[j] couples steps j and j + 1; the last one is left over
     steps: np.ndarray  # (P, K) int64
     norm2: np.ndarray  # (P, K) squared length of each probe
-    basis: Tensor  # (P, K, m + 1, D), orthonormal rows; the row `steps` is v_{m+1}, zero where beta is rounding
+    basis: Tensor  # (P, K, m + 1, D), orthonormal rows; the row `steps` is v_{m+1}, zero where beta is rounding. Of
+    # runs that keep no basis m is 1: the probe and the vector after it
 
     def solved(self, part: int, probe: int) -> Ritz:
         """Return the Ritz values of one run, with residual bounds that know the rounding of the basis' dtype."""
@@ -120,6 +128,7 @@ def lanczos(
     max_steps: int | None = None,
     progress: Callable[[int], None] | None = None,
     team: Team = ALONE,
+    keep: bool = True,
 ) -> Tridiagonal:
     """Run the Lanczos process from each probe, all in lock-step.
 
@@ -134,6 +143,7 @@ def lanczos(
         max_steps: where `more` no longer counts; None for `steps`.
         progress: called with the number of steps done.
         team: processes that make each product together, of which each runs the same steps.
+        keep: keep the basis, and orthogonalise by it; without, see the head of this file.
 
     Returns:
         Coefficients in float64 and the basis.
@@ -148,13 +158,17 @@ def lanczos(
     limit = min(size, max(steps, max_steps or steps))
     rows = n_parts * n_probes
     eps = torch.finfo(probes.dtype).eps
-    norm = torch.linalg.vector_norm(probes.reshape(rows, size).double(), dim=1)
+    norm = dots(probes.reshape(rows, size), probes.reshape(rows, size)).sqrt()
     if not (norm > 0).all():
         raise InputError("a probe has length zero")
 
     capacity = min(limit, steps)
-    basis = probes.new_zeros((rows, capacity + 1, size))
-    basis[:, 0] = (probes.reshape(rows, size).double() / norm[:, None]).to(probes.dtype)
+    basis = probes.new_zeros((rows, (capacity if keep else 1) + 1, size))
+    for first, z in zip(
+        torch.split(basis[:, 0], PIECE, 1), torch.split(probes.reshape(rows, size), PIECE, 1), strict=True
+    ):
+        first[:] = z.double() / norm[:, None]
+    v, before = basis[:, 0], torch.zeros(0)
     alpha, beta = np.full((rows, limit), np.nan), np.full((rows, limit), np.nan)
     done = np.full(rows, 0)
     running = np.ones(rows, dtype=bool)
@@ -167,7 +181,7 @@ def lanczos(
             beta=beta[:, :taken].reshape(n_parts, n_probes, taken).copy(),
             steps=done.reshape(n_parts, n_probes).copy(),
             norm2=(norm**2).cpu().numpy().reshape(n_parts, n_probes),
-            basis=basis[:, : taken + 1].reshape(n_parts, n_probes, taken + 1, size),
+            basis=basis[:, : taken + 1].reshape(n_parts, n_probes, -1, size),
         )
 
     for j in range(limit):
@@ -175,35 +189,59 @@ def lanczos(
             if not (running.any() and more is not None and more(result())):
                 break
             capacity = min(limit, j + max(1, steps // 2))
-            basis = torch.cat([basis, basis.new_zeros((rows, capacity - j, size))], dim=1)
-        v = basis[:, j]
+            if keep:
+                basis = torch.cat([basis, basis.new_zeros((rows, capacity - j, size))], dim=1)
+                v = basis[:, j]
         w = matvec(v.reshape(n_parts, n_probes, size)).reshape(rows, size).clone()
         # float64 for the coefficients: the tridiagonal matrix is tiny, its rounding is not.
-        a = torch.linalg.vecdot(v.double(), w.double())
+        a = dots(v, w)
         if j == 1:
             _refuse_asymmetric(
                 beta[running, 0],
-                torch.linalg.vecdot(basis[:, 0].double(), w.double()).cpu().numpy()[running],
+                dots(basis[:, 0], w).cpu().numpy()[running],
                 scale[running],
                 eps,
             )
-        earlier = basis[:, : j + 1]
-        for _ in range(2):
-            w -= torch.bmm(torch.bmm(w[:, None], earlier.mT), earlier)[:, 0]
-        b = torch.linalg.vector_norm(w.double(), dim=1)
+        if keep:
+            earlier = basis[:, : j + 1]
+            for _ in range(2):
+                w -= torch.bmm(torch.bmm(w[:, None], earlier.mT), earlier)[:, 0]
+        else:  # in the order that loses least (Paige 1972)
+            if j:
+                w -= before * torch.from_numpy(np.nan_to_num(beta[:, j - 1])).to(w)[:, None]
+                a = dots(v, w)
+            w -= v * a.to(w)[:, None]
+        b = dots(w, w).sqrt()
         a_host, b_host = team.agreed(torch.stack([a, b]).cpu().numpy())
         alpha[running, j], beta[running, j] = a_host[running], b_host[running]
         done[running] = j + 1
         scale = np.maximum(scale, np.abs(a_host) + b_host)
         running &= b_host > BREAKDOWN * eps * scale
-        basis[:, j + 1] = (
-            w * torch.as_tensor(running / np.where(running, b_host, 1.0), dtype=w.dtype, device=w.device)[:, None]
-        )
+        before = before if keep else v
+        v = w.mul_(torch.as_tensor(running / np.where(running, b_host, 1.0)).to(w)[:, None])
+        if j + 1 < basis.shape[1]:
+            basis[:, j + 1] = v
+            v = basis[:, j + 1]
         if progress is not None:
             progress(j + 1)
         if not running.any():
             break
     return result()
+
+
+def dots(a: Tensor, b: Tensor) -> Tensor:
+    """Return inner products in float64, without a second copy of all vectors.
+
+    Args:
+        a: (n, D).
+        b: (n, D), or (D,) for the same vector with each of a.
+
+    Returns:
+        (n,) float64.
+    """
+    pieces = zip(*(torch.split(t, max(1, PIECE // len(a)), dim=-1) for t in (a, b)), strict=True)
+    found = [x.double() @ y.double() if y.ndim == 1 else torch.linalg.vecdot(x.double(), y.double()) for x, y in pieces]
+    return torch.stack(found).sum(0)
 
 
 def _refuse_asymmetric(there: np.ndarray, back: np.ndarray, scale: np.ndarray, eps: float) -> None:

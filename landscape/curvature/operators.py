@@ -82,6 +82,7 @@ def curvature_operator(
                 diagonal=lambda part: traces.diagonal(own, found, own.part(part)),
             ),
             cached=products.cached,
+            keeps=products.keeps,
             name=found.name,
             symbol=found.symbol,
             objective=objective,

@@ -25,7 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.curvature import bounded
 from landscape.curvature.lanczos import Distribution, Tridiagonal, lanczos, probe, unconverged
+from landscape.errors import InputError, arg
 from landscape.results import quadrature
 from landscape.results.quadrature import Ritz
 
@@ -55,6 +57,12 @@ class Plan:
     tol: float | None = None  # go on until the residual of lambda_max is this share of it; None takes `steps`
     max_steps: int | None = None  # where `tol` gives up; None for 4 times `steps`
     trace_tol: float | None = None  # draw trace probes until the standard error is this share; None draws none
+    capacity: int | None = None  # vectors of the matrix's size that fit into memory; None for as many as need be
+
+    @property
+    def longest(self) -> int:
+        """The most vectors that a run keeps."""
+        return self.steps + 1 if self.tol is None else int(1.7 * (self.max_steps or 4 * self.steps)) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +79,7 @@ class Runs:
     extremes: Tensor  # (r, D) their Ritz vectors
     trace_samples: np.ndarray  # (J,)
     trace: tuple[float, float]  # their mean and its standard error
+    basis: str | None = None  # in words, what took the place of a Lanczos basis that was not kept
 
 
 @dataclass(frozen=True)
@@ -138,9 +147,9 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
     Returns:
         The runs and the trace.
     """
-    # Where all that does not depend on the vector is kept, probes gain nothing from advancing together, and one
-    # basis at a time takes less memory.
-    block = 1 if operator.cached else plan.probes
+    block = _at_a_time(operator, plan)
+    if not block:
+        return _without_basis(operator, plan, report, estimate=estimate)
     found: list[_Run] = []
     deflations: list[Deflation] = []
     best, columns, extremes = -1, list[int](), torch.empty(0)
@@ -186,6 +195,73 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
     )
 
 
+def _at_a_time(operator: "Operator", plan: Plan) -> int:
+    """Return how many runs advance together, 0 where the basis of one does not fit into memory."""
+    # Where all that does not depend on the vector is kept, probes gain nothing from advancing together, and one
+    # basis at a time takes less memory.
+    wanted = 1 if operator.cached else plan.probes
+    if plan.capacity is None:
+        return wanted
+    spare = plan.capacity - 2 * DEFLATED - plan.vectors - plan.probes - 10  # what is kept of a run, and room for sums
+    return max(0, min(wanted, spare // min(plan.longest, operator.size + 1)))
+
+
+def _without_basis(operator: "Operator", plan: Plan, report: Callable[[float], None], *, estimate: bool) -> Runs:
+    """Probe a matrix without keeping a Lanczos basis, see bounded.py."""
+    wanted = min(max(plan.vectors, 3), operator.size - 3)
+    capacity = plan.capacity or 0
+    entry = operator.size * operator.dtype.itemsize
+    if capacity < wanted + bounded.LEAST:
+        raise InputError(
+            f"{max(capacity, 0)} vectors of {operator.size:,} parameters ({entry / 1e9:.3g} GB each) fit into memory "
+            f"beside the model, and {wanted + bounded.LEAST} are needed: raise {arg('memory_bytes')}, lower "
+            f"{arg('cache_bytes')} or {arg('batch_size')}, or choose some {arg('params')}"
+        )
+    most = plan.max_steps or 4 * plan.steps
+    total = plan.steps * (plan.probes + 1)
+    split = bounded.split(
+        operator,
+        _drawn(operator, plan, 0, "restart"),
+        wanted,
+        capacity,
+        plan.tol or 1e-3,
+        most,
+        lambda done: report(min(0.5, done / total)),
+    )
+    log.warning(
+        "%s: the Lanczos basis takes %.3g GB and does not fit into memory: the %d largest eigenvalues come from %d "
+        "products with %d vectors, the density from runs without a basis",
+        operator.parts[0], plan.longest * entry / 1e9, len(split.pairs.values), split.pairs.products, split.capacity,
+    )  # fmt: skip
+    runs = []
+    for k in range(plan.probes):
+        begun = plan.steps * (k + 1)
+        runs.append(
+            split.run(
+                _drawn(operator, plan, k), plan.steps, lambda done, b=begun: report(min(0.99, (b + done) / total))
+            )
+        )
+    samples = list(split.samples)
+    if estimate and plan.trace_tol is not None:
+        samples = draw_until(samples, lambda n: split.draw(_drawn(operator, plan, n, "trace")), plan.trace_tol)
+    error = _error(samples, split.rests, [split.pairs.left])
+    width = max(len(alpha) for alpha, _, _, _ in runs)
+    best = int(np.argmax([solved.values[-1] for _, _, _, solved in runs]))
+    return Runs(
+        alpha=np.stack([np.pad(a, (0, width - len(a)), constant_values=np.nan) for a, _, _, _ in runs]),
+        beta=np.stack([np.pad(b, (0, width - len(b)), constant_values=np.nan) for _, b, _, _ in runs]),
+        steps=np.array([len(alpha) for alpha, _, _, _ in runs]),
+        norm2=np.array([norm2 for _, _, norm2, _ in runs]),
+        ritz=[solved for _, _, _, solved in runs],
+        best=best,
+        columns=extreme_columns(runs[best][3], wanted),
+        extremes=split.pairs.vectors[:wanted],
+        trace_samples=np.array(samples),
+        trace=(float(np.mean(samples)), max(error, _rounding(operator, [(s, norm2) for _, _, norm2, s in runs]))),
+        basis=f"not kept: {len(split.pairs.values)} eigenvectors by restarts with {split.capacity} vectors",
+    )
+
+
 def _drawn(operator: "Operator", plan: Plan, number: int, stream: str = "lanczos") -> Tensor:
     z = probe(operator.size, seed=plan.seed, number=number, distribution=plan.distribution, stream=stream)
     return z.to(operator.device, operator.dtype)
@@ -196,11 +272,15 @@ def _trace(
 ) -> tuple[list[float], tuple[float, float]]:
     """Return the samples of the trace, and their mean with its standard error or a bound on it."""
     samples, error = _samples(operator, plan, found, deflations, more=more)
-    # Of a matrix that is deflated to nothing the rest is rounding: of the terms of z^T |H| z, which cancel in a sample.
-    sizes = [(np.abs(one.solved.values), one.norm2 * one.solved.weights) for one in found]
-    largest = max(float(max(values.max(), weights @ values)) for values, weights in sizes)
-    rounding = 10 * torch.finfo(operator.dtype).eps * largest
+    rounding = _rounding(operator, [(one.solved, one.norm2) for one in found])
     return samples, (float(np.mean(samples)), max(error, rounding))
+
+
+def _rounding(operator: "Operator", runs: Sequence[tuple[Ritz, float]]) -> float:
+    """Return what is left of a matrix that is deflated to nothing: rounding of the terms of z^T |H| z, which cancel."""
+    sizes = [(np.abs(solved.values), norm2 * solved.weights) for solved, norm2 in runs]
+    largest = max(float(max(values.max(), weights @ values)) for values, weights in sizes)
+    return float(10 * torch.finfo(operator.dtype).eps * largest)
 
 
 def _samples(
@@ -224,10 +304,15 @@ def _samples(
 
     if more:
         samples = draw_until(samples, draw, plan.trace_tol or 1.0)
+    return samples, _error(samples, rests, [deflation.left for deflation in deflations])
+
+
+def _error(samples: Sequence[float], rests: Sequence[float], left: Sequence[float]) -> float:
+    """Return the standard error of the mean of trace samples, or a bound on it where they are few."""
     if len(samples) >= MANY:
-        return samples, quadrature.mean_and_stderr(np.array(samples))[1]
-    rest = max(float(np.mean(rests)), *(deflation.left for deflation in deflations))
-    return samples, float(np.sqrt(2 * rest / len(samples)))
+        return quadrature.mean_and_stderr(np.array(samples))[1]
+    rest = max(float(np.mean(rests)), *left)
+    return float(np.sqrt(2 * rest / len(samples)))
 
 
 def extreme_columns(solved: Ritz, n_top: int) -> list[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from landscape.autodiff import devices, trees
+from landscape.autodiff import devices, memory, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import Team
 from landscape.autodiff.linearize import Linearized, linearize, n_bytes
@@ -25,6 +25,10 @@ from landscape.errors import InputError, NumericalError, arg, one_line
 from landscape.networks.params import Layout
 
 log = logging.getLogger(__name__)
+
+_WIDE = 2**25
+"""Parameters beyond which second derivatives are checked in the model's precision: some ten float64 copies of the
+weights would take more than the spectrum itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,7 @@ class Products:
         self._traced, self._cache_bytes = traced, cache_bytes
         self._cache: dict[tuple[int, int], tuple[object, ...]] = {}
         self._used = 0
+        self._piece: int | None = None  # samples at a time, since memory has run out
 
     def restrict(self, parts: Sequence[int]) -> "Products":
         """Return the products of some of the parts, with memory of their own."""
@@ -99,8 +104,17 @@ class Products:
     @property
     def cached(self) -> bool:
         """Whether all that can be kept is kept, so that a product costs the same alone as in a block."""
+        return self._traced is not None and self._keepable <= self._cache_bytes
+
+    @property
+    def keeps(self) -> int:
+        """Bytes that are kept at most."""
+        return min(self._keepable, self._cache_bytes)
+
+    @property
+    def _keepable(self) -> int:
         n_samples = sum(part.n_summed for part in self.problem.parts)
-        return self._traced is not None and self._traced.bytes_per_sample * n_samples <= self._cache_bytes
+        return 0 if self._traced is None else int(self._traced.bytes_per_sample * n_samples)
 
     @devices.full_precision()
     def __call__(self, V: Tensor) -> Tensor:
@@ -148,7 +162,8 @@ class Products:
         self._seen.parts.add(part.name)
         fault = None
         try:
-            fault = self._fault(self.problem.wide(), part.name)
+            small = self.problem.layout.size <= _WIDE
+            fault = self._fault(self.problem.wide() if small else self.problem, part.name)
         except Exception as error:  # a model may be written for float32, and then raise anything
             log.info("second derivatives are checked in the model's precision, because %s", one_line(error))
             fault = self._fault(self.problem, part.name)
@@ -164,6 +179,39 @@ class Products:
         return fault_of_second_derivative(self.kind, problem.functions, problem.theta, some_of(part.example(), 2))
 
     def _of_batch(self, row: int, number: int, tangents: list[Tensors]) -> list[Tensors]:
+        """Multiply a batch by vectors: at once or, since memory has run out, in pieces that fit."""
+        while self._piece is None:
+            try:
+                return self._at_once(row, number, tangents)
+            except Exception as error:  # each allocator has its own
+                size = trees.size(self.problem.parts[row].batch(number))
+                if not memory.exhausted(error) or size == 1:
+                    raise
+            self._shrink(size)
+        while True:  # not within the handler of an error, which keeps the tensors of the failed attempt
+            piece = self._piece
+            try:
+                return self._in_pieces(self.problem.parts[row].batch(number), piece, tangents)
+            except Exception as error:
+                if not memory.exhausted(error) or piece == 1:
+                    raise
+            self._shrink(piece)
+
+    def _shrink(self, size: int) -> None:
+        self._cache.clear()
+        self._piece = -(-size // 2)
+        log.warning("memory has run out: products take %d samples at a time from now on, and keep nothing", self._piece)
+
+    def _in_pieces(self, batch: Batch, piece: int, tangents: list[Tensors]) -> list[Tensors]:
+        totals = [tuple(torch.zeros_like(t) for t in v) for v in tangents]
+        for start in range(0, trees.size(batch), piece):
+            found = by_reverse(self.problem, self.kind, trees.take(batch, slice(start, start + piece)), tangents)
+            for total, product in zip(totals, found, strict=True):
+                for t, p in zip(total, product, strict=True):
+                    t += p
+        return totals
+
+    def _at_once(self, row: int, number: int, tangents: list[Tensors]) -> list[Tensors]:
         if self._traced is None or not self._is_right(self._traced, row, number):
             return by_reverse(self.problem, self.kind, self.problem.parts[row].batch(number), tangents)
         kept = self._residuals(row, number, self._traced.linearized)

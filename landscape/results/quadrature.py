@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
+from scipy.linalg import eigh_tridiagonal, hessenberg
 
 from landscape.callables import checked
 from landscape.errors import InputError, arg, check_choice
@@ -93,6 +93,26 @@ def beyond(alpha: np.ndarray, beta: np.ndarray, mass: float) -> tuple[float, flo
             low, high = (low, middle) if too_heavy(middle, sign) else (middle, high)
         found.append(sign * high)
     return found[0], found[1]
+
+
+def jacobi(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tridiagonal matrix whose quadrature has given nodes and weights; `ritz` undoes it.
+
+    Args:
+        nodes: (m,).
+        weights: (m,) that sum to 1, not negative.
+
+    Returns:
+        Its diagonal (m,) and off-diagonal (m - 1,), not negative.
+
+    Source: Gragg and Harrod 1984; by orthogonal similarity, which keeps the first vector, and so the weights.
+    """
+    n = len(nodes)
+    bordered = np.zeros((n + 1, n + 1))
+    bordered[0, 1:] = bordered[1:, 0] = np.sqrt(weights)
+    bordered[np.arange(1, n + 1), np.arange(1, n + 1)] = nodes
+    reduced = hessenberg(bordered)
+    return np.diag(reduced)[1:].copy(), np.abs(np.diag(reduced, -1)[1:])
 
 
 @checked

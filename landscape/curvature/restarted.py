@@ -1,0 +1,128 @@
+"""The largest eigenvalues and their vectors where few vectors fit into memory: Lanczos with thick restarts.
+
+After m steps the space is cut down to its p best Ritz vectors and the next Lanczos vector, and goes on from there:
+
+    A V_p = V_p diag(t) + v b^T,     b_i = beta_m s_mi
+
+so that what has converged stays, and m + 1 vectors are enough for any number of products. The projected matrix is taken
+from the products themselves, whatever its shape, and each new vector is orthogonalised twice against all that are kept.
+
+Source: Wu and Simon 2000, "Thick-restart Lanczos method for large symmetric eigenvalue problems".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.autodiff.distributed import ALONE, Team
+from landscape.curvature.lanczos import BREAKDOWN, PIECE, dots
+from landscape.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pairs:
+    """The largest Ritz pairs of a matrix: A Q^T = Q^T diag(values) + next remainder^T, Q the rows of `vectors`."""
+
+    values: np.ndarray  # (r,) descending
+    residuals: np.ndarray  # (r,) an eigenvalue lies within this distance of the value
+    vectors: Tensor  # (r, D), orthonormal rows
+    remainder: np.ndarray  # (r,)
+    next: Tensor  # (D,)
+    left: float  # sum of the squares of the last space's other Ritz values
+    products: int
+
+
+def largest(
+    product: Callable[[Tensor], Tensor],
+    start: Tensor,
+    wanted: int,
+    *,
+    capacity: int,
+    tol: float,
+    most: int,
+    progress: Callable[[int], None] | None = None,
+    team: Team = ALONE,
+) -> Pairs:
+    """Find the largest eigenvalues of a symmetric matrix with few vectors in memory.
+
+    Args:
+        product: (D,) -> (D,).
+        start: (D,), not zero; its dtype and device are those of the vectors.
+        wanted: how many pairs shall converge; about half of `capacity` are returned, the others as good as they are.
+        capacity: m, vectors that are kept beside the next one; at least `wanted` + 3.
+        tol: go on until the residual of each wanted pair is at most this share of the largest |value|.
+        most: products after which it gives up; the residuals then say so.
+        progress: called with the number of products done.
+        team: processes that make each product together, of which each runs the same steps.
+
+    Returns:
+        The pairs.
+
+    Raises:
+        InputError: too little capacity, or a start of length zero.
+    """
+    if wanted < 1 or capacity < wanted + 3:
+        raise InputError(f"{wanted} eigenvectors need {wanted + 3} vectors in memory at least, {capacity} fit")
+    eps = torch.finfo(start.dtype).eps
+    capacity = min(capacity, len(start))
+    V = start.new_empty(capacity + 1, len(start))
+    norm = dots(start[None], start[None]).sqrt()
+    if not norm > 0:
+        raise InputError("the start has length zero")
+    V[0] = start / norm.to(start)
+    T = np.zeros((capacity, capacity))
+    begin, taken, scale = 0, 0, 0.0
+    while True:
+        size, rest = capacity, 0.0
+        for j in range(begin, capacity):
+            w = product(V[j]).clone()
+            taken += 1
+            along = np.zeros(j + 1)
+            for _ in range(2):
+                found = dots(V[: j + 1], w)
+                w -= found.to(w) @ V[: j + 1]
+                along += found.cpu().numpy()
+            along, rest = np.split(team.agreed(np.append(along, dots(w[None], w[None]).sqrt().cpu().numpy())), [j + 1])
+            rest = float(rest[0])
+            T[: j + 1, j] = T[j, : j + 1] = along
+            scale = max(scale, float(np.abs(along).max()) + rest)
+            V[j + 1] = w / rest if rest > BREAKDOWN * eps * scale else 0
+            if progress is not None:
+                progress(taken)
+            if rest <= BREAKDOWN * eps * scale or (taken >= most and j + 1 >= min(wanted, capacity)):
+                size = j + 1
+                break
+        values, S = np.linalg.eigh(T[:size, :size])
+        values, S = values[::-1], S[:, ::-1]
+        # What rounding of the products hides, as in the bounds of quadrature.ritz.
+        residuals = np.abs(rest * S[-1]) + 10 * eps * np.abs(values).max()
+        least = max(tol, 20 * eps) * np.abs(values).max()
+        ended = taken >= most or rest <= BREAKDOWN * eps * scale
+        done = ended or bool((residuals[:wanted] <= least).all())
+        kept = min(size, max(wanted, (capacity - 1) // 2)) if done else wanted + (capacity - wanted) // 2
+        _combine(V, S[:, :kept])
+        V[kept] = V[size]
+        if done:
+            break
+        T[:] = 0
+        T[np.arange(kept), np.arange(kept)] = values[:kept]
+        begin = kept
+    return Pairs(
+        values=values[:kept].copy(),
+        residuals=residuals[:kept].copy(),
+        vectors=V[:kept],
+        remainder=rest * S[-1, :kept],
+        next=V[kept].clone(),
+        left=float((values[kept:] ** 2).sum()),
+        products=taken,
+    )
+
+
+def _combine(V: Tensor, coefficients: np.ndarray) -> None:
+    """Overwrite the first rows by combinations of all, coefficients (m, r), a piece of the columns at a time."""
+    S = torch.as_tensor(coefficients.T.copy(), dtype=V.dtype, device=V.device)
+    for piece in torch.split(V, max(1, PIECE // len(V)), dim=1):
+        piece[: len(S)] = S @ piece[: S.shape[1]]
