@@ -85,8 +85,8 @@ def largest(
                 found = dots(V[: j + 1], w)
                 w -= found.to(w) @ V[: j + 1]
                 along += found.cpu().numpy()
-            along, rest = np.split(team.agreed(np.append(along, dots(w[None], w[None]).sqrt().cpu().numpy())), [j + 1])
-            rest = float(rest[0])
+            told = team.agreed(np.append(along, dots(w[None], w[None]).sqrt().cpu().numpy()))
+            along, rest = told[:-1], float(told[-1])
             T[: j + 1, j] = T[j, : j + 1] = along
             scale = max(scale, float(np.abs(along).max()) + rest)
             V[j + 1] = w / rest if rest > BREAKDOWN * eps * scale else 0
