@@ -264,6 +264,15 @@ def test_a_matrix_that_is_zero_for_every_model_is_refused():
     with pytest.raises(NumericalError, match="second derivative of the loss in the model's outputs is zero"):
         ls.curvature_operator(objective_of(partial(layers, nn.ReLU()), loss=picked), "ggn")
     ls.curvature_operator(objective_of(partial(layers, nn.ReLU()), loss="ce", scale=1e3), "ggn")
+    far = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), torch.full((9,), 1e3)
+
+    def robust(out, y, loss=F.huber_loss):
+        return loss(out[:, 0], y, reduction="none")
+
+    ls.curvature_operator(ls.make_objective(nn.Sequential(nn.Linear(3, 1)), far, loss=robust), "ggn")
+    absolute = partial(robust, loss=F.l1_loss)
+    with pytest.raises(NumericalError, match="is zero"):
+        ls.curvature_operator(ls.make_objective(nn.Sequential(nn.Linear(3, 1)), far, loss=absolute), "ggn")
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "balanced"])
