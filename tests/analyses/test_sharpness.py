@@ -317,7 +317,7 @@ def test_float32_gives_the_float64_numbers():
 def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
     objective, out = CASES["mlp-tanh"].objective(), tmp_path / "s.h5"
     expected = ls.sharpness(objective, **QUICK)
-    evaluate, within = Evaluator.__call__, sharpness._within_ball
+    evaluate, within = Evaluator.measure, sharpness._within_ball
     passes, parts = [], []
 
     def counted(self, *given, **options):
@@ -332,7 +332,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return within(*given)
 
-    monkeypatch.setattr(Evaluator, "__call__", counted)
+    monkeypatch.setattr(Evaluator, "measure", counted)
     monkeypatch.setattr(sharpness, "_within_ball", stopping)
     for _ in range(2):
         with pytest.raises(jobs.Interrupted):

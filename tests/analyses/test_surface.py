@@ -275,7 +275,7 @@ def test_refinement_goes_along_the_border_of_a_hole_and_leaves_flat_ground_alone
 def test_an_interrupted_surface_resumes_and_gives_the_same(tmp_path, monkeypatch):
     objective = CASES["residual-relu"].objective()
     expected = ls.surface2d(objective, n=5, refine=0.05)
-    real, calls = Evaluator.__call__, []
+    real, calls = Evaluator.measure, []
 
     def failing(self, *args, **options):
         calls.append(1)
@@ -283,7 +283,7 @@ def test_an_interrupted_surface_resumes_and_gives_the_same(tmp_path, monkeypatch
             raise KeyboardInterrupt
         return real(self, *args, **options)
 
-    monkeypatch.setattr(Evaluator, "__call__", failing)
+    monkeypatch.setattr(Evaluator, "measure", failing)
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         ls.surface2d(objective, n=5, refine=0.05, out=tmp_path / "s.h5")
     assert not (tmp_path / "s.h5").exists()

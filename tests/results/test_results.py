@@ -28,8 +28,8 @@ def test_axes_of_one_name_agree_across_arrays():
 
 def test_only_an_optional_array_may_be_missing():
     check_axes(spectrum("a", ritz_vectors=None))
-    with pytest.raises(InputError, match=r"^alpha must have axes"):
-        spectrum("a", alpha=None)
+    with pytest.raises(InputError, match=r"^loss must have axes"):
+        spectrum("a", loss=None)
 
 
 def test_a_part_is_found_by_its_name():
