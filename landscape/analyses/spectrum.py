@@ -266,7 +266,8 @@ def spectrum(
     def computed(journal: Journal | None) -> Spectrum:
         found = jobs.run(parts, compute, journal, progress, costs=made.costs)
         if found.steps is not None and not found.steps.any():  # all of it by rows
-            found = replace(found, **dict.fromkeys(summaries.QUADRATURE))
+            nothing: dict[str, Any] = dict.fromkeys(summaries.QUADRATURE)
+            found = replace(found, **nothing)
         if isinstance(subject, Objective):
             subject.verify()
         made.forget()  # with what it keeps, before the second stage keeps its own
@@ -442,7 +443,7 @@ def _ends(
     )
     if known is not None:
         return found, (known, 0.0)
-    drawn = {"seed": options.seed, "distribution": options.distribution, "tol": options.trace_tol}
+    drawn: dict[str, Any] = {"seed": options.seed, "distribution": options.distribution, "tol": options.trace_tol}
     return found, extremes.trace(operator, found, **drawn)
 
 

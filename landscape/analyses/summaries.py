@@ -34,7 +34,7 @@ def of_rows(told: of_samples.Samples, kept: of_samples.Kept, options: "Options",
     """
     if options.sampling_errors:
         of_part |= of_samples.statistics(told, *of_samples.along_rows(told, kept))
-    given = {"top": options.top, "vectors": options.vectors, "negative_tol": options.negative_tol}
+    given: dict[str, Any] = {"top": options.top, "vectors": options.vectors, "negative_tol": options.negative_tol}
     made = of_samples.by_rows(told, kept, **given, tol=options.residual)
     if options.has_density:  # other parts may have too many rows, and runs
         made |= {

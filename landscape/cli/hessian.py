@@ -282,7 +282,7 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
 
 def _doubts(console: Console, found: Spectrum) -> None:
     """Name the parts whose lambda_max has not converged, or might not be the largest."""
-    for p in np.flatnonzero(~found.converged):
+    for p in np.flatnonzero(~found.converged).tolist():
         if found.ran(p):
             remedy = f" after {int(found.runs(p)[2].max())} steps; raise --steps or set --tol"
         else:
@@ -295,7 +295,7 @@ def _doubts(console: Console, found: Spectrum) -> None:
     if found.largest_at_most is None:
         return
     gap = found.largest_at_most - found.lambda_max
-    for p in np.flatnonzero(found.converged & (gap > 1.01 * GAP * np.abs(found.lambda_max))):
+    for p in np.flatnonzero(found.converged & (gap > 1.01 * GAP * np.abs(found.lambda_max))).tolist():
         console.note(
             f"lambda_max of {found.parts[p]}: a larger eigenvalue, up to {found.largest_at_most[p]:.4g}, is not ruled "
             "out; raise --max-steps with --tol"

@@ -111,7 +111,7 @@ class _Number(click.FloatRange):
         return self.fail("nan is not a number.", param, ctx) if math.isnan(number) else number
 
 
-class _Memory(click.ParamType):
+class _Memory(click.ParamType[int]):
     """An amount of memory, as 20GB, 1.5GiB or 500MB; a number alone is in GB."""
 
     name = "memory"

@@ -236,11 +236,11 @@ def _without_basis(operator: "Operator", plan: Plan, report: Callable[[float], N
     runs = []
     for k in range(plan.probes):
         begun = plan.steps * (k + 1)
-        runs.append(
-            split.run(
-                _drawn(operator, plan, k), plan.steps, lambda done, b=begun: report(min(0.99, (b + done) / total))
-            )
-        )
+
+        def told(done: int, before: int = begun) -> None:
+            report(min(0.99, (before + done) / total))
+
+        runs.append(split.run(_drawn(operator, plan, k), plan.steps, told))
     samples = list(split.samples)
     if estimate and plan.trace_tol is not None:
         samples = draw_until(samples, lambda n: split.draw(_drawn(operator, plan, n, "trace")), plan.trace_tol)
