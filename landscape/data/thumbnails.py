@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from landscape.data import items
+from landscape.data.records import Records
 from landscape.data.samples import Samples
 
 SIDE = 48
@@ -26,6 +27,10 @@ def thumbnails(samples: Samples, indices: Sequence[int]) -> np.ndarray | None:
     """
     if samples.inputs is not None:
         raw = samples.inputs[torch.as_tensor(indices, dtype=torch.int64)]
+    elif isinstance(samples, Records):
+        raw = samples.batch(np.asarray(indices))[0]
+        if not isinstance(raw, torch.Tensor):
+            return None
     else:
         found = items.inputs(samples.dataset, indices)
         if any(one.shape != found[0].shape for one in found):
