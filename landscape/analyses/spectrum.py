@@ -6,10 +6,10 @@ an operator, and leaves as the same result, less what only data have: samples, l
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,21 +17,21 @@ import torch
 from landscape.analyses import overlap as overlaps
 from landscape.analyses import samples as of_samples
 from landscape.analyses import summaries
+from landscape.analyses.accuracy import draws_of
+from landscape.analyses.options import Options, Trace
 from landscape.analyses.pooled import row_products
-from landscape.analyses.samples import GGN_TOL, METHODS, Method
+from landscape.analyses.samples import GGN_TOL, Method
 from landscape.autodiff import memory
 from landscape.callables import checked
 from landscape.curvature import extremes, probing, rows
 from landscape.curvature.algebra import Operator
 from landscape.curvature.extremes import Ends
 from landscape.curvature.kinds import HESSIAN, KINDS, Kind, KindName, find
-from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
+from landscape.curvature.lanczos import Distribution
 from landscape.curvature.matrices import matrix
 from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator
-from landscape.curvature.probing import DEFLATED, Plan
-from landscape.errors import InputError, arg, check_choice
+from landscape.errors import InputError, arg
 from landscape.objective import jobs
-from landscape.objective.draws import draw
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import about_run, fingerprint, provenance
 from landscape.results import Spectrum, disk, store
@@ -40,94 +40,8 @@ from landscape.results.journal import Journal
 
 log = logging.getLogger(__name__)
 
-Trace: TypeAlias = Literal["auto", "exact", "probes"]
-TRACES: tuple[Trace, ...] = get_args(Trace)
-DEFAULT_TOL = 1e-3
-STEPS, PROBES = 80, 4
-"""Of the density, where nothing else is asked for."""
-
 Facts: TypeAlias = Callable[[str], dict[str, Any]]
 """What is known of the data of a part, by its name, as fields of the result."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What determines the numbers of a spectrum, apart from the objective."""
-
-    operator: str
-    density: bool | None
-    steps: int | None
-    probes: int | None
-    seed: int
-    distribution: Distribution
-    top: int
-    vectors: int
-    tol: float | None
-    max_steps: int | None
-    trace: Trace
-    trace_tol: float | None
-    negative_tol: float
-    samples: int | None
-    method: Method
-    ggn_tol: float
-    sampling_errors: bool
-
-    def __post_init__(self) -> None:
-        """Raise InputError for a value out of its range, as far as that does not depend on the objective."""
-        at_least = {"steps": (self.n_steps, 1), "probes": (self.n_probes, 1), "top": (self.top, 1)}
-        at_least |= {"vectors": (self.vectors, 0), "seed": (self.seed, 0)}
-        for name, (value, least) in at_least.items():
-            if value < least:
-                raise InputError(f"{arg(name)} must be at least {least}, got {value}")
-        for name, number in {"tol": self.tol, "trace_tol": self.trace_tol}.items():
-            if number is not None and not 0 < number < 1:
-                raise InputError(f"{arg(name)} is a share between 0 and 1, got {number:g}")
-        if not 0 <= self.negative_tol < 1:
-            raise InputError(f"{arg('negative_tol')} is a share between 0 and 1, got {self.negative_tol:g}")
-        least = self.n_steps if self.has_density else 1
-        if self.max_steps is not None and (self.tol is None or self.max_steps < least):
-            raise InputError(
-                f"{arg('max_steps', self.max_steps)} goes with {arg('tol')}, and must be at least {arg('steps', least)}"
-            )
-        if self.density is False and (self.steps is not None or self.probes is not None):
-            name = "probes" if self.steps is None else "steps"
-            raise InputError(f"{arg(name)} is of the density, which {arg('density', False)} leaves out")
-        if not 0 <= self.ggn_tol < 1:
-            raise InputError(f"{arg('ggn_tol')} is a share, at least 0 and below 1, got {self.ggn_tol:g}")
-        check_choice("method", self.method, METHODS)
-        if self.samples is not None and self.samples < 2:
-            raise InputError(f"{arg('samples')} must be at least 2, got {self.samples}")
-        check_choice("trace", self.trace, TRACES)
-        check_choice("distribution", self.distribution, DISTRIBUTIONS)
-
-    @property
-    def has_density(self) -> bool:
-        """Whether the density is computed: where it is asked for, or an option of its own is."""
-        return self.steps is not None or self.probes is not None if self.density is None else self.density
-
-    @property
-    def n_steps(self) -> int:
-        """Lanczos steps of each run of the density."""
-        return STEPS if self.steps is None else self.steps
-
-    @property
-    def n_probes(self) -> int:
-        """Runs of the density."""
-        return PROBES if self.probes is None else self.probes
-
-    def plan(self, capacity: int) -> Plan:
-        """Return how each part's matrix is probed for the density, where so many vectors fit into memory."""
-        given = {item.name: getattr(self, item.name) for item in fields(Plan) if item.name != "capacity"}
-        return Plan(**given | {"steps": self.n_steps, "probes": self.n_probes, "capacity": capacity})
-
-    def needs_density(self, capacity: int) -> bool:
-        """Say whether the density is computed: where it is wanted, and where a run for the ends does not fit."""
-        return self.has_density or capacity < 3 * (self.max_steps or extremes.MOST) // 2 + DEFLATED + 12
-
-    @property
-    def residual(self) -> float:
-        """Share of lambda_max that its residual may be."""
-        return DEFAULT_TOL if self.tol is None else self.tol
 
 
 @checked
@@ -149,6 +63,7 @@ def spectrum(
     trace_tol: float | None = None,
     negative_tol: float = 1e-3,
     samples: int | None = None,
+    accuracy: float | None = None,
     method: Method = "auto",
     ggn_tol: float = GGN_TOL,
     sampling_errors: bool = True,
@@ -191,6 +106,9 @@ def spectrum(
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
         samples: of an objective: draw so many samples of each part in proportion to their uncertainty, with weights,
             see objective/draws.py; the errors over samples are then those of the draw. None takes all.
+        accuracy: of an objective: draw as many samples of each part as make the error of lambda_max and of the trace
+            at most this share of them, over draws, steps, rows and probes together; a part that would need most of its
+            samples is taken whole. `lambda_max_error` and `trace_error` say what was reached.
         method: of an objective: "rows" for all eigenvalues of a Gauss-Newton or Fisher matrix from gradients of single
             samples, without probes; "lanczos" for products with probes, which the Hessian always takes; "auto" for
             rows where they fit.
@@ -221,11 +139,12 @@ def spectrum(
     """
     if isinstance(subject, Objective):
         kind = find(HESSIAN.name if operator is None else operator)
-        if samples is not None and not kind.scales:
-            raise InputError(f"{arg('samples')} weighs losses, which the {kind.name} does not: leave one of them out")
+        if (samples is not None or accuracy is not None) and not kind.scales:
+            name = "samples" if accuracy is None else "accuracy"
+            raise InputError(f"{arg(name)} weighs losses, which the {kind.name} does not: leave one of them out")
         name, parts, size = kind.name, subject.partition.names, subject.layout.size
     else:
-        _refuse_options_of_objectives(operator, backend, cache_bytes, samples, overlap)
+        _refuse_options_of_objectives(operator, backend, cache_bytes, samples, accuracy, overlap)
         subject = matrix(subject)
         name, parts, size = subject.name, subject.parts, subject.size
     options = Options(
@@ -243,6 +162,7 @@ def spectrum(
         trace_tol=trace_tol,
         negative_tol=negative_tol,
         samples=samples,
+        accuracy=accuracy,
         method=method,
         ggn_tol=ggn_tol,
         sampling_errors=sampling_errors,
@@ -296,6 +216,7 @@ def _refuse_options_of_objectives(
     backend: str,
     cache_bytes: int,
     samples: int | None,
+    accuracy: float | None,
     overlap: bool,
 ) -> None:
     given = {
@@ -303,6 +224,7 @@ def _refuse_options_of_objectives(
         "backend": backend != "auto",
         "cache_bytes": cache_bytes != CACHE_BYTES,
         "samples": samples is not None,
+        "accuracy": accuracy is not None,
         "overlap": overlap,
     }
     for name, asked in given.items():
@@ -325,7 +247,8 @@ def _of_objective(
     objective: Objective, kind: Kind, options: Options, backend: Backend, cache_bytes: int, memory_bytes: int | None
 ) -> _Job:
     facts = _facts(objective)
-    drawn = None if options.samples is None else draw(objective, options.samples, seed=options.seed)
+    sizes: dict[str, Any] = {"samples": options.samples, "accuracy": options.accuracy}
+    drawn = draws_of(objective, kind, **sizes, seed=options.seed, cache_bytes=cache_bytes)
     used = objective if drawn is None else drawn.objective
     about = provenance(objective, asdict(options))
     lengths: dict[int, rows.Lengths] = {}
@@ -363,6 +286,8 @@ def _of_objective(
             top, made = ends.vectors[0], summaries.of_ends(ends, own, options, trace, told)
         if told is not None and options.sampling_errors:
             of_part |= of_samples.statistics(told, *of_samples.along_vector(told, top))
+        if options.accuracy is not None:
+            made |= summaries.errors(made, told)
         return Spectrum(**made, **of_part, provenance=about | basis)
 
     def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
@@ -443,7 +368,7 @@ def _ends(
     )
     if known is not None:
         return found, (known, 0.0)
-    drawn: dict[str, Any] = {"seed": options.seed, "distribution": options.distribution, "tol": options.trace_tol}
+    drawn: dict[str, Any] = {"seed": options.seed, "distribution": options.distribution, "tol": options.of_trace}
     return found, extremes.trace(operator, found, **drawn)
 
 

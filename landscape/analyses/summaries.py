@@ -4,14 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from landscape.analyses import accuracy
 from landscape.analyses import samples as of_samples
+from landscape.analyses.accuracy import DrawError
 from landscape.curvature.algebra import Operator
 from landscape.curvature.extremes import Ends, beyond_gauss_newton
 from landscape.curvature.probing import Runs
 from landscape.results import Spectrum, quadrature
 
 if TYPE_CHECKING:
-    from landscape.analyses.spectrum import Options
+    from landscape.analyses.options import Options
 
 QUADRATURE = ("alpha", "beta", "steps", "probe_norm2", "trace_samples")
 OF_ALL_EIGENVALUES = (
@@ -49,6 +51,8 @@ def of_rows(told: of_samples.Samples, kept: of_samples.Kept, options: "Options",
             "largest_at_most": made["lambda_max"] + made["lambda_max_residual"],
             "smallest_at_least": made["lambda_min"] - made["lambda_min_residual"],
         }
+    if options.accuracy is not None:
+        made |= errors(made, told)
     return Spectrum(
         **made,
         parts=(told.objective.partition.names[told.part],),
@@ -140,6 +144,25 @@ def of_runs(found: Runs, operator: Operator, options: "Options", known: float | 
         }
         | {name: np.array([value]) for name, value in zip(OF_ALL_EIGENVALUES, (*mass, *share, *ratio), strict=True)}
     )
+
+
+def errors(made: dict[str, Any], told: of_samples.Samples | None) -> dict[str, np.ndarray]:
+    """Return the fields that say which error was reached, where one was asked for.
+
+    Args:
+        made: the other fields of the part.
+        told: what is known of its samples, if anything is.
+
+    Returns:
+        Fields by name.
+    """
+    of_draw = DrawError(trace=0.0, lambda_max=0.0)
+    if told is not None and told.drawn is not None and not told.drawn.whole[told.part]:
+        of_draw = accuracy.of_draw(told)
+    return {
+        "lambda_max_error": np.hypot(made["lambda_max_residual"], of_draw.lambda_max),
+        "trace_error": np.hypot(made["trace_stderr"], of_draw.trace),
+    }
 
 
 def _common(operator: Operator, options: "Options") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`landscape hessian`: a checkpoint goes in, the spectra of its parts come out."""
 
+import math
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import cloup
 import numpy as np
 
+from landscape.analyses.options import TRACES, Options
 from landscape.analyses.samples import GGN_TOL, METHODS
-from landscape.analyses.spectrum import TRACES, Options, spectrum
+from landscape.analyses.spectrum import spectrum
 from landscape.autodiff import distributed
 from landscape.cli import over_samples
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
@@ -121,6 +123,13 @@ SPECTRUM = cloup.option_group(
         help="Draw N samples of each part in proportion to their uncertainty, with weights, instead of taking all.",
     ),
     option(
+        "--accuracy",
+        type=float,
+        metavar="SHARE",
+        help="Draw as many samples of each part as make the error of lambda_max and trace at most this share of them, "
+        "such as 0.05; all where most would be needed.",
+    ),
+    option(
         "--method",
         type=Choice(METHODS),
         default="auto",
@@ -229,7 +238,7 @@ def hessian(
 
 SPECTRUM_NAMES = [
     "operator", "density", "steps", "probes", "seed", "distribution", "top", "vectors", "overlap", "tol", "max_steps",
-    "trace", "trace_tol", "negative_tol", "samples", "method", "ggn_tol", "sampling_errors", "backend",
+    "trace", "trace_tol", "negative_tol", "samples", "accuracy", "method", "ggn_tol", "sampling_errors", "backend",
 ]  # fmt: skip
 
 
@@ -244,7 +253,8 @@ DOCUMENT_NAMES = [
     "lambda_min_residual", "trace", "trace_stderr", "trace_sampling_stderr", "lambda_max_sampling_stderr",
     "lambda_max_crossfit", "lambda_max_crossfit_stderr", "uncertainty", "negative_mass", "negative_mass_stderr",
     "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr", "largest_at_most",
-    "smallest_at_least", "beyond_max", "beyond_max_error", "beyond_min", "beyond_min_error",
+    "smallest_at_least", "lambda_max_error", "trace_error", "beyond_max", "beyond_max_error", "beyond_min",
+    "beyond_min_error",
 ]  # fmt: skip
 
 
@@ -267,6 +277,7 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
         )
     if (basis := found.provenance.get("basis")) is not None:
         console.note(f"the Lanczos basis was {basis}; other eigenvectors are not known, and bounds are wider")
+    _reached(console, found)
     over_samples.show(console, found)
     if found.eigenvalues is not None and found.eigenvalue_above is not None and found.steps is None:
         rows = np.isfinite(found.eigenvalues).sum(axis=1)
@@ -278,6 +289,27 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
         _show_overlap(console, found)
     also = "" if found.overlap is None else " [--kind overlap]"
     console.say(f"result: {path}\nfigure: landscape plot {path}{also}")
+
+
+def _reached(console: Console, found: Spectrum) -> None:
+    """Say of each part how many samples `--accuracy` took, and which error they leave."""
+    wanted = found.provenance["options"]["accuracy"]
+    if found.lambda_max_error is None or found.trace_error is None or wanted is None:
+        return
+    for p, part in enumerate(found.parts):
+        used, n = int(found.n_used[p]), int(found.n_samples[p])
+        errors = [
+            error / abs(value) if value else math.nan
+            for value, error in (
+                (found.lambda_max[p], found.lambda_max_error[p]),
+                (found.trace[p], found.trace_error[p]),
+            )
+        ]
+        missed = "" if all(error <= wanted for error in errors) else f", above the {wanted:.2%} asked for"
+        console.note(
+            f"{part}: {used if used < n else 'all'} of {n:,} samples, lambda_max within {errors[0]:.1%}, trace within "
+            f"{errors[1]:.1%}{missed}"
+        )
 
 
 def _doubts(console: Console, found: Spectrum) -> None:

@@ -8,7 +8,7 @@ what tr M does not see is drawn too.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -43,6 +43,15 @@ class Drawn:
     index: np.ndarray  # (M,) the sample of the other objective's data that each draw is
     labels: np.ndarray  # (M,) its class
     factors: np.ndarray  # (M,) 1 / (N pi) of each draw, 1 where all samples count alike
+    whole: np.ndarray  # (P,) whether a part has all its samples
+
+
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """Draws from one part."""
+
+    index: np.ndarray  # (m,) the sample that each draw is
+    factors: np.ndarray  # (m,) 1 / (N pi) of each
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,16 +94,48 @@ def draw(objective: Objective, n: int, *, seed: int = 0) -> Drawn:
     """
     if n < 2:
         raise InputError(f"{arg('samples', n)}: at least 2 samples are drawn, which tell their own spread")
-    index, factors, part_of = [], [], []
-    for part, members in enumerate(objective.members):
-        random = np.random.default_rng([seed, part])
-        own, factor = members, np.ones(len(members))
-        if len(members) > n:
-            own, factor = _drawn(objective, part, n, random)
-        index.append(own)
-        factors.append(factor)
-        part_of.append(np.full(len(own), part, dtype=np.int64))
-    places, weights = np.concatenate(index), np.concatenate(factors)
+    return gathered(objective, [pick(objective, part, n, seed=seed) for part in range(len(objective.members))])
+
+
+def pick(objective: Objective, part: int, n: int, *, seed: int = 0, amount: np.ndarray | None = None) -> Picked:
+    """Draw samples from one part, as `draw` does from all.
+
+    Args:
+        objective: model, loss and data in parts.
+        part: position of the part.
+        n: draws.
+        seed: of the draws.
+        amount: what `uncertainty` returns for the part, if that is known.
+
+    Returns:
+        The draws; all samples of a part of at most n.
+    """
+    members = objective.members[part]
+    if len(members) <= n:
+        return Picked(members, np.ones(len(members)))
+    name, random = objective.partition.names[part], np.random.default_rng([seed, part])
+    if objective.outputs.size > MOST_OUTPUTS:
+        log.info("%s: samples have more than %d outputs, %d of %d are drawn alike", name, MOST_OUTPUTS, n, len(members))
+        return Picked(np.sort(random.choice(members, n, replace=False)), np.ones(n))
+    return _drawn(members, uncertainty(objective, part) if amount is None else amount, name, n, random)
+
+
+def gathered(objective: Objective, picked: Sequence[Picked]) -> Drawn:
+    """Make an objective of draws.
+
+    Args:
+        objective: model, loss and data in parts.
+        picked: the draws from each part.
+
+    Returns:
+        An objective with the same parts, whose means over draws stand for those over samples.
+
+    Raises:
+        InputError: samples that are not in memory.
+    """
+    index = [own.index for own in picked]
+    places, weights = np.concatenate(index), np.concatenate([own.factors for own in picked])
+    part_of = np.repeat(np.arange(len(index)), [len(own) for own in index])
     ends = np.cumsum([len(own) for own in index])
     selected = objective.samples.select(places)
     labels = objective.samples.labels[places]
@@ -103,7 +144,7 @@ def draw(objective: Objective, n: int, *, seed: int = 0) -> Drawn:
     weighted: Callable[[Tensor, Any], Tensor]
     if isinstance(selected, Records):
         if selected.held is None:
-            raise InputError(f"{arg('samples', n)}: draws are of samples in memory, these are collated batch by batch")
+            raise InputError(f"{arg('samples')}: draws are of samples in memory, these are collated batch by batch")
         inputs, targets = selected.held
         of_draws, weighted = replace(selected, held=(inputs, (targets, factors_of))), _Paired(objective.loss)
     else:
@@ -112,11 +153,12 @@ def draw(objective: Objective, n: int, *, seed: int = 0) -> Drawn:
     drawn = replace(
         objective,
         samples=of_draws,
-        partition=replace(objective.partition, part_of=np.concatenate(part_of)),
+        partition=replace(objective.partition, part_of=part_of),
         members=tuple(np.split(np.arange(len(places)), ends[:-1])),
         loss=weighted,
     )
-    return Drawn(objective=drawn, index=places, labels=labels, factors=weights)
+    whole = [len(own.index) == len(members) for own, members in zip(picked, objective.members, strict=True)]
+    return Drawn(objective=drawn, index=places, labels=labels, factors=weights, whole=np.array(whole))
 
 
 def uncertainty(objective: Objective, part: int) -> np.ndarray:
@@ -145,17 +187,12 @@ def _loss(objective: Objective, targets: Tree, z: Tensor) -> Tensor:
     return objective.loss(z, targets)
 
 
-def _drawn(objective: Objective, part: int, n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of n draws from a part and the factor of each."""
-    members, name = objective.members[part], objective.partition.names[part]
-    if objective.outputs.size > MOST_OUTPUTS:
-        log.info("%s: samples have more than %d outputs, %d of %d are drawn alike", name, MOST_OUTPUTS, n, len(members))
-        return np.sort(random.choice(members, n, replace=False)), np.ones(n)
-    amount = uncertainty(objective, part)
+def _drawn(members: np.ndarray, amount: np.ndarray, name: str, n: int, random: np.random.Generator) -> Picked:
+    """Return n draws from the samples of a part."""
     mean = amount.mean()
     if not mean > 0 or (amount**2).mean() < _GAIN * mean**2:
         log.info("%s: tr M varies little, %d of %d samples are drawn alike", name, n, len(members))
-        return np.sort(random.choice(members, n, replace=False)), np.ones(n)
+        return Picked(np.sort(random.choice(members, n, replace=False)), np.ones(n))
     chance = (1 - _EVEN) * amount / amount.sum() + _EVEN / len(members)
     chosen = np.sort(random.choice(len(members), n, p=chance))
-    return members[chosen], 1 / (len(members) * chance[chosen])
+    return Picked(members[chosen], 1 / (len(members) * chance[chosen]))

@@ -54,6 +54,15 @@ class Spectrum(Result):
         optional=True,
     )
     smallest_at_least: Floats | None = array("part", unit="loss", doc="and none is below this", optional=True)
+    lambda_max_error: Floats | None = array(
+        "part",
+        unit="loss",
+        doc="error of lambda_max over draws, steps and rows together; where an accuracy was asked for",
+        optional=True,
+    )
+    trace_error: Floats | None = array(
+        "part", unit="loss", doc="error of the trace over draws and probes together; likewise", optional=True
+    )
     beyond_max: Floats | None = array(
         "part", unit="loss", doc="largest Ritz value of H - G that the run on H found", optional=True
     )

@@ -1,0 +1,108 @@
+"""What determines the numbers of a spectrum: the options of `spectrum` and what follows from them."""
+
+from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias, get_args
+
+from landscape.analyses.samples import METHODS, Method
+from landscape.curvature import extremes
+from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
+from landscape.curvature.probing import DEFLATED, Plan
+from landscape.errors import InputError, arg, check_choice
+
+Trace: TypeAlias = Literal["auto", "exact", "probes"]
+TRACES: tuple[Trace, ...] = get_args(Trace)
+DEFAULT_TOL = 1e-3
+STEPS, PROBES = 80, 4
+"""Of the density, where nothing else is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What determines the numbers of a spectrum, apart from the objective."""
+
+    operator: str
+    density: bool | None
+    steps: int | None
+    probes: int | None
+    seed: int
+    distribution: Distribution
+    top: int
+    vectors: int
+    tol: float | None
+    max_steps: int | None
+    trace: Trace
+    trace_tol: float | None
+    negative_tol: float
+    samples: int | None
+    accuracy: float | None
+    method: Method
+    ggn_tol: float
+    sampling_errors: bool
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value out of its range, as far as that does not depend on the objective."""
+        at_least = {"steps": (self.n_steps, 1), "probes": (self.n_probes, 1), "top": (self.top, 1)}
+        at_least |= {"vectors": (self.vectors, 0), "seed": (self.seed, 0)}
+        for name, (value, least) in at_least.items():
+            if value < least:
+                raise InputError(f"{arg(name)} must be at least {least}, got {value}")
+        for name, number in {"tol": self.tol, "trace_tol": self.trace_tol, "accuracy": self.accuracy}.items():
+            if number is not None and not 0 < number < 1:
+                raise InputError(f"{arg(name)} is a share between 0 and 1, got {number:g}")
+        if not 0 <= self.negative_tol < 1:
+            raise InputError(f"{arg('negative_tol')} is a share between 0 and 1, got {self.negative_tol:g}")
+        least = self.n_steps if self.has_density else 1
+        if self.max_steps is not None and (self.tol is None or self.max_steps < least):
+            raise InputError(
+                f"{arg('max_steps', self.max_steps)} goes with {arg('tol')}, and must be at least {arg('steps', least)}"
+            )
+        if self.density is False and (self.steps is not None or self.probes is not None):
+            name = "probes" if self.steps is None else "steps"
+            raise InputError(f"{arg(name)} is of the density, which {arg('density', False)} leaves out")
+        if not 0 <= self.ggn_tol < 1:
+            raise InputError(f"{arg('ggn_tol')} is a share, at least 0 and below 1, got {self.ggn_tol:g}")
+        check_choice("method", self.method, METHODS)
+        if self.samples is not None and self.samples < 2:
+            raise InputError(f"{arg('samples')} must be at least 2, got {self.samples}")
+        if self.samples is not None and self.accuracy is not None:
+            raise InputError(f"{arg('accuracy')} says how many {arg('samples')} are drawn: leave one of them out")
+        check_choice("trace", self.trace, TRACES)
+        check_choice("distribution", self.distribution, DISTRIBUTIONS)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether the density is computed: where it is asked for, or an option of its own is."""
+        return self.steps is not None or self.probes is not None if self.density is None else self.density
+
+    @property
+    def n_steps(self) -> int:
+        """Lanczos steps of each run of the density."""
+        return STEPS if self.steps is None else self.steps
+
+    @property
+    def n_probes(self) -> int:
+        """Runs of the density."""
+        return PROBES if self.probes is None else self.probes
+
+    def plan(self, capacity: int) -> Plan:
+        """Return how each part's matrix is probed for the density, where so many vectors fit into memory."""
+        given = {item.name: getattr(self, item.name) for item in fields(Plan) if item.name != "capacity"}
+        given |= {"steps": self.n_steps, "probes": self.n_probes, "trace_tol": self.of_trace}
+        given |= {} if self.accuracy is None else {"tol": self.residual}
+        return Plan(**given, capacity=capacity)
+
+    def needs_density(self, capacity: int) -> bool:
+        """Say whether the density is computed: where it is wanted, and where a run for the ends does not fit."""
+        return self.has_density or capacity < 3 * (self.max_steps or extremes.MOST) // 2 + DEFLATED + 12
+
+    @property
+    def residual(self) -> float:
+        """Share of lambda_max that its residual may be."""
+        wanted = DEFAULT_TOL if self.accuracy is None else self.accuracy / 4
+        return wanted if self.tol is None else self.tol
+
+    @property
+    def of_trace(self) -> float | None:
+        """Share of the trace that its error over probes may be; None for what there is."""
+        wanted = None if self.accuracy is None else self.accuracy / 3
+        return wanted if self.trace_tol is None else self.trace_tol

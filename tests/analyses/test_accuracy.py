@@ -1,0 +1,74 @@
+"""As many samples as an error asks for, against the matrices of all samples."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import landscape as ls
+from landscape.analyses import accuracy
+from landscape.data import datasets
+from landscape.errors import InputError
+from landscape.objective.objective import Objective
+
+SIZES = (900, 40)
+
+
+@pytest.fixture(scope="module")
+def objective():
+    """A class of many samples that are nearly all fitted, and one of few."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    model[2].weight.data *= 4
+    labels = torch.cat([torch.full((n,), c) for c, n in enumerate(SIZES)])
+    inputs = torch.randn(len(labels), 4, generator=generator, dtype=torch.float64)
+    samples = datasets.from_dataset((inputs, labels), name="case")
+    return Objective.build(model, samples, partition="class", dtype=torch.float64, batch_size=64, device="cpu")
+
+
+@pytest.mark.parametrize(("operator", "seeds"), [("hessian", 2), ("ggn", 10)])
+def test_the_error_that_is_asked_for_is_met_by_few_samples_and_holds(objective, operator, seeds):
+    whole, wanted = ls.spectrum(objective, operator=operator), 0.25
+    off = {"lambda_max": [], "trace": []}
+    for seed in range(seeds):
+        found = ls.spectrum(objective, operator=operator, accuracy=wanted, seed=seed)
+        assert 20 < found.n_used[0] < accuracy.WORTH * SIZES[0]
+        assert found.n_used[1] == SIZES[1]
+        for name, values in off.items():
+            value, error, exact = (getattr(s, n) for s, n in ((found, name), (found, f"{name}_error"), (whole, name)))
+            assert error[0] <= 1.1 * wanted * value[0]  # lambda_max of H has other products than the pilot's rows
+            assert abs(value[1] - exact[1]) <= error[1] + 1e-9 * exact[1]  # no draw, no error of one
+            assert error[1] <= wanted / 4 * exact[1]
+            values.append((value[0] - exact[0]) / exact[0])
+    for values in off.values():
+        assert np.sqrt(np.mean(np.square(values))) < wanted
+        assert np.std(values) > 0  # a draw it is
+
+
+def test_a_part_that_would_need_most_of_its_samples_is_taken_whole(objective):
+    found = ls.spectrum(objective, operator="ggn", accuracy=0.002)
+    assert found.n_used.tolist() == list(SIZES)
+    assert (found.trace_error == 0).all()
+    assert (found.lambda_max_error <= 0.002 * found.lambda_max).all()
+
+
+def test_a_matrix_without_traces_of_samples_takes_all(objective):
+    found = ls.spectrum(objective, operator="residual", accuracy=0.2)
+    assert found.n_used.tolist() == list(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"accuracy": 0.0}, "accuracy is a share"),
+        ({"accuracy": 0.1, "samples": 9}, "accuracy says how many samples are drawn"),
+        ({"accuracy": 0.1, "operator": "fisher"}, "accuracy weighs losses"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(objective, options, words):
+    with pytest.raises(InputError, match=words):
+        ls.spectrum(objective, **options)
+    with pytest.raises(InputError, match="accuracy is for an objective"):
+        ls.spectrum(np.eye(3), accuracy=0.1)
