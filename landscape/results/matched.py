@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.results import inference
 from landscape.results.inference import Matched
 from landscape.results.pool import Pool, pool
@@ -48,6 +48,30 @@ def reference(found: Spectrum) -> int:
     return int(np.argmax(found.n_samples))
 
 
+def refusal(found: Spectrum) -> str | None:
+    """Say why parts cannot be compared at equal size.
+
+    Draws with weights tell a part's mean well with few samples, but they are not samples of it: what others would give
+    depends on all those that were hardly ever to be drawn.
+
+    Args:
+        found: a spectrum that keeps what belongs to single samples.
+
+    Returns:
+        The reason and the remedy; None where they can be compared.
+    """
+    if len(found.parts) < 2:
+        return "parts are compared at equal numbers of samples, and there is one part"
+    for p, name in enumerate(found.parts):
+        weights = pool(found, (p,)).weights
+        if np.ptp(weights) > 1e-9 * weights.max():
+            return (
+                f"the samples of {name} were drawn with weights, and tell nothing of equal numbers of samples: compute "
+                f"all of them, or {arg('samples_per_class', len(weights))}"
+            )
+    return None
+
+
 def against_largest(found: Spectrum, *, repetitions: int | None = None, seed: int = 0) -> list[Against]:
     """Compare each part with the largest one at the part's own size.
 
@@ -61,18 +85,17 @@ def against_largest(found: Spectrum, *, repetitions: int | None = None, seed: in
         For each part but the largest, one comparison for each of `NUMBERS`.
 
     Raises:
-        InputError: it keeps nothing of its samples, or has one part.
+        InputError: it keeps nothing of its samples, has one part, or was drawn with weights.
     """
-    if len(found.parts) < 2:
-        raise InputError("parts are compared at equal numbers of samples, and there is one part")
+    if (why := refusal(found)) is not None:
+        raise InputError(why)
     largest = reference(found)
     others = [p for p in range(len(found.parts)) if p != largest]
     tests = []
     for p in others:
         together = pool(found, (p, largest))
-        size, chance = _size(found, p, together), _chances(found, (p, largest), together)
-        own = together.of(0)
-        values = _numbers(together, own / own.sum())
+        size, chance = int((together.part == 0).sum()), _chances(found, (p, largest), together)
+        values = _numbers(together, together.of(0))
 
         def statistic(weights: np.ndarray, together: Pool = together) -> np.ndarray:
             return np.array(list(_numbers(together, weights).values()))
@@ -105,14 +128,16 @@ def largest_at(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -> dic
         For each of `NUMBERS` that there is, 5 %, 50 % and 95 % quantiles, (P, 3); nan for a part that is not smaller.
 
     Raises:
-        InputError: it keeps nothing of its samples.
+        InputError: it keeps nothing of its samples, or was drawn with weights.
     """
+    if (why := refusal(found)) is not None:
+        raise InputError(why)
     largest = reference(found)
     own = pool(found, (largest,))
     chance = _chances(found, (largest,), own)
     quantiles: dict[str, np.ndarray] = {}
     for p in range(len(found.parts)):
-        size = _size(found, p, pool(found, (p,)))
+        size = len(pool(found, (p,)).part)
         if p == largest or size >= len(chance):
             continue
         drawn = [_numbers(own, weights) for weights in inference.drawn(chance, size, repetitions, seed)]
@@ -131,13 +156,6 @@ def _numbers(together: Pool, weights: np.ndarray) -> dict[str, float]:
     if not np.isnan(below):
         numbers |= {f"{name} per uncertainty": n / below if below > 0 else 0.0 for name, n in numbers.items()}
     return {name: numbers[name] for name in NUMBERS if name in numbers}
-
-
-def _size(found: Spectrum, p: int, together: Pool) -> int:
-    """Return of how many samples a part's numbers are: weighted draws stand for all of them."""
-    weights = together.weights[together.part == 0]
-    alike = np.ptp(weights) <= 1e-9 * weights.max()
-    return len(weights) if alike else int(found.n_samples[p])
 
 
 def _chances(found: Spectrum, parts: tuple[int, ...], together: Pool) -> np.ndarray:

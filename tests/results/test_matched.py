@@ -140,15 +140,15 @@ def test_more_tests_take_more_draws_so_that_the_smallest_p_stays_small():
         assert {one.test.resolution for one in found} == {2 / (1 + draws)}
 
 
-def test_weighted_draws_are_compared_as_the_samples_that_they_stand_for():
+def test_draws_with_weights_are_not_taken_for_samples():
     """Twenty draws that stand for 90 samples, each with the weight of those that it stands for."""
     rng = np.random.default_rng(6)
     (a, u), (b, v) = skewed(rng, 200), skewed(rng, 20)
     weights = np.vstack([np.full(200, 1 / 200), np.append(rng.dirichlet(np.ones(20)), np.full(180, np.nan))])
     drawn = made([a, b], [u, v], sample_weight=weights, n_samples=np.array([200, 90]))
-    trace = next(one for one in matched.against_largest(drawn, repetitions=50) if one.number == "trace")
-    assert trace.n == 90
-    assert trace.test.value == pytest.approx(weights[1, :20] @ b)
+    for compared in (matched.against_largest, matched.largest_at):
+        with pytest.raises(InputError, match="drawn with weights"):
+            compared(drawn, repetitions=50)
     alike = made([a, b], [u, v], n_samples=np.array([200, 90]))  # of twenty that were drawn alike there is no more
     assert {one.n for one in matched.against_largest(alike, repetitions=50)} == {20}
 

@@ -230,7 +230,7 @@ def density_grid(
 
 def _at_equal_size(spectrum: Spectrum) -> dict[str, str]:
     """Write for each part but the largest what is left of its sharpness at equal size; nothing without samples."""
-    if spectrum.sample_trace is None or len(spectrum.parts) < 2:
+    if spectrum.sample_trace is None or matched.refusal(spectrum) is not None:
         return {}
     lines: dict[str, list[str]] = {}
     short = {"lambda_max": r"$\lambda_{\max}$", "trace": "trace", "trace per uncertainty": "trace / unc."}

@@ -74,6 +74,8 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
 
 def _bands(axes: Sequence[Axes], spectrum: Spectrum, order: Sequence[int]) -> None:
     """Draw the range of the largest part's numbers at the other parts' sizes, as far as these are smaller."""
+    if matched.refusal(spectrum) is not None:
+        return
     found = matched.largest_at(spectrum, repetitions=100)
     x = _places(spectrum, order)[0]
     for ax, name in zip(axes, ("lambda_max", "trace", "trace per uncertainty"), strict=True):
