@@ -12,8 +12,8 @@ from landscape.cli import main, naming, root
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg, check_choice, named_by, said
 
-LIBRARY_ONLY = {"k", "results"}
-"""Arguments of `Operator.top` and `concat`, which no command calls."""
+LIBRARY_ONLY = {"grouping", "k", "results"}
+"""Arguments of `Partition.by_frequency`, `Operator.top` and `concat`, which no command gives by these names."""
 
 ROOT = Path(__file__).resolve().parents[1]
 
