@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import landscape as ls
 from landscape.autodiff import differentiable
 from landscape.curvature import products
-from landscape.curvature.checks import some_of
+from landscape.curvature.checks import fault_of_second_derivative, some_of
+from landscape.curvature.kinds import KINDS, Functions
 from landscape.curvature.lanczos import lanczos
 from landscape.errors import InputError, NumericalError
 
@@ -273,6 +274,20 @@ def test_a_matrix_that_is_zero_for_every_model_is_refused():
     absolute = partial(robust, loss=F.l1_loss)
     with pytest.raises(NumericalError, match="is zero"):
         ls.curvature_operator(ls.make_objective(nn.Sequential(nn.Linear(3, 1)), far, loss=absolute), "ggn")
+
+
+@pytest.mark.parametrize("margin", [15.0, 22.0, 25.0, 30.0])
+def test_the_rounding_of_a_fitted_samples_slopes_is_no_fault(margin):
+    """p differs from 1 by exp(-margin): of 1 - p few digits are left, and of its differences none."""
+    functions = Functions(
+        logits=lambda theta, inputs: theta[0], loss=lambda z, y: F.cross_entropy(z, y, reduction="none")
+    )
+    for seed in range(40):
+        z = 2 * torch.randn(2, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        z[:, 0] += margin
+        for kind in ("hessian", "ggn"):
+            batch = torch.zeros(2, 1), torch.zeros(2, dtype=torch.long)
+            assert fault_of_second_derivative(KINDS[kind], functions, (z,), batch) is None
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "balanced"])
