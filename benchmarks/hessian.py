@@ -9,6 +9,10 @@ Measures, interleaved by class, medians over classes and rounds:
              `--density-steps` steps, against PyHessian's three calls with their defaults: eigenvalues(), trace(), and
              its density() algorithm with 100 steps, written out below because the released one calls a function that
              PyTorch no longer has; and what the steps that were saved would have changed in the density
+  first      lambda_max and trace of each class as `landscape hessian` takes them by default, with the errors over
+             samples, against PyHessian's eigenvalues() and trace() with their defaults; CPU time
+  rows       all eigenvalues of the Gauss-Newton matrix by rows against `--ggn-steps` Lanczos steps with curvlinops'
+             product and with our own; CPU time
   memory     peak resident memory of one class's spectrum, each tool in a process of its own
 
 Without --ckpt the network has random weights, whose curvature is not that of a trained one: use that for products only.
@@ -49,7 +53,8 @@ def main() -> None:
     parser.add_argument("--classes", default="0,1,2,3,4,5,6,7,8,9")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--density-steps", type=int, default=60)
-    parser.add_argument("--what", default="products,spectra,three,memory")
+    parser.add_argument("--ggn-steps", type=int, default=80)
+    parser.add_argument("--what", default="products,spectra,three,first,rows,memory")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -69,7 +74,8 @@ def main() -> None:
     operator = ls.curvature_operator(objective)
     print(f"tracing took {time.perf_counter() - started:.1f} s, once for all classes; not in the figures below")
     for what in args.what.split(","):
-        {"products": products, "spectra": spectra, "three": three, "memory": memory}[what](args, objective, operator)
+        sections = {"products": products, "spectra": spectra, "three": three, "first": first, "rows": rows}
+        (sections | {"memory": memory})[what](args, objective, operator)
 
 
 def load(args: argparse.Namespace, classes: str) -> Any:
@@ -132,6 +138,13 @@ def clock(action: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     result = action()
     return time.perf_counter() - started, result
+
+
+def cpu(action: Callable[[], Any]) -> tuple[float, Any]:
+    """Return seconds of CPU time and result."""
+    started = time.process_time()
+    result = action()
+    return time.process_time() - started, result
 
 
 def report(title: str, seconds: dict[str, list[float]]) -> None:
@@ -249,6 +262,55 @@ def three(args: argparse.Namespace, objective: Any, operator: Any) -> None:
     report(f"lambda_max, trace and density of {args.density_steps} steps", seconds)
     print("\n".join(lines))
     saved(args, load(args, objective.partition.names[0]))
+
+
+def first(args: argparse.Namespace, objective: Any, operator: Any) -> None:
+    """Time the first numbers of each class against PyHessian's two calls, in CPU time."""
+    from pyhessian import hessian
+
+    seconds: dict[str, list[float]] = {"landscape": [], "PyHessian, two calls": []}
+    lines = []
+    for part, name in enumerate(objective.partition.names):
+        alone = load(args, name)
+        taken, found = cpu(lambda alone=alone: ls.spectrum(alone))
+        seconds["landscape"].append(taken)
+        model, batches, _ = peers(objective, part)
+        with torch.random.fork_rng():
+            torch.random.manual_seed(part)
+            theirs = hessian(model, nn.CrossEntropyLoss(), dataloader=batches, cuda=False)
+            one, (values, _) = cpu(theirs.eigenvalues)
+            two, samples = cpu(theirs.trace)
+        seconds["PyHessian, two calls"].append(one + two)
+        lines.append(
+            f"  {name:<12} ours {found.lambda_max[0]:8.2f} +- {found.lambda_max_residual[0]:.1g}, "
+            f"{found.trace[0]:9.1f} +- {found.trace_stderr[0]:.1f};  PyHessian {values[0]:8.2f}, "
+            f"{np.mean(samples):9.1f} ({len(samples)} probes)"
+        )
+    report("lambda_max and trace, CPU time, the tracing of each class's own objective in ours", seconds)
+    print("\n".join(lines))
+
+
+def rows(args: argparse.Namespace, objective: Any, operator: Any) -> None:
+    """Time all eigenvalues of the Gauss-Newton matrix by rows against Lanczos, in CPU time."""
+    from curvlinops import GGNLinearOperator
+
+    seconds: dict[str, list[float]] = {"landscape": [], "our product, Lanczos": [], "curvlinops, Lanczos": []}
+    whole, tops = ls.ggn(objective), []
+    for part, name in enumerate(objective.partition.names):
+        alone = load(args, name)
+        taken, found = cpu(lambda alone=alone: ls.spectrum(alone, operator="ggn", sampling_errors=False))
+        seconds["landscape"].append(taken)
+        model, batches, parameters = peers(objective, part)
+        theirs = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False)
+        products = {
+            "our product, Lanczos": ours_product(whole, part),
+            "curvlinops, Lanczos": lambda v, theirs=theirs: theirs @ v,
+        }
+        for label, product in products.items():
+            taken, top = cpu(lambda product=product: lanczos_ours(product, objective, args.ggn_steps))
+            seconds[label].append(taken)
+            tops.append(abs(top - found.lambda_max[0]) / found.lambda_max[0])
+    report(f"all eigenvalues of G by rows, CPU time; lambda_max is off by at most {max(tops):.1e}", seconds)
 
 
 def saved(args: argparse.Namespace, alone: Any) -> None:
