@@ -286,7 +286,7 @@ def test_the_rounding_of_a_fitted_samples_slopes_is_no_fault(margin):
         z = 2 * torch.randn(2, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         z[:, 0] += margin
         for kind in ("hessian", "ggn"):
-            batch = torch.zeros(2, 1), torch.zeros(2, dtype=torch.long)
+            batch = torch.zeros(2, 1).double(), torch.zeros(2, dtype=torch.long)
             assert fault_of_second_derivative(KINDS[kind], functions, (z,), batch) is None
 
 
