@@ -29,7 +29,7 @@ from landscape.errors import InputError, arg, check_choice
 from landscape.networks import classifiers, filters
 from landscape.networks.outputs import OwnLoss
 from landscape.objective import jobs, points
-from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm
+from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -162,10 +162,8 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
         run = compute_one[unit]
         at = [point for point, _ in run.points.values()]
         pairs = [(i, j) for i in range(len(at)) for j in range(i)] if barrier_points else []
-        moved = (
-            bool(pairs) and not POLICIES[evaluator.batch_norm].moves
-        )  # so that statistics at the ends are not theirs
-        log = evaluator.batch_norm != "interpolate"
+        moved = bool(pairs) and not evaluator.policy.moves  # so that statistics at the ends are not theirs
+        log = evaluator.policy.moves != "straight"
         total = len(at) * (2 + moved + given.curvature) + len(pairs) * barrier_points
         done = 0
 

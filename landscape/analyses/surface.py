@@ -23,7 +23,7 @@ from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, points
-from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm
+from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.evaluator import Evaluator, evaluate
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -214,7 +214,7 @@ def compute(
     x, y = axes
     is_line = len(along.axes) == 1
 
-    log = options.batch_norm != "interpolate"
+    log = evaluator.policy.moves != "straight"
 
     def on_plane(number: int) -> Point:
         row, column = divmod(number, len(x))
@@ -231,7 +231,7 @@ def compute(
         as_it_is=True,
     )
     policy = None
-    if marks and not POLICIES[options.batch_norm].moves and len(along.origin.buffers):
+    if marks and not evaluator.policy.moves and len(along.origin.buffers):
         policy = evaluate(
             evaluator,
             range(len(marks)),
@@ -324,10 +324,10 @@ def _invalid_variances(
     eps = points.variance_eps(evaluator.objective.model).to(along.eps.device)
     for row, column in np.argwhere(computed):
         at = (x[column],) if len(along.axes) == 1 else (x[column], y[row])
-        if POLICIES[evaluator.batch_norm].moves:
-            found = along.buffers_at(*at, log=evaluator.batch_norm != "interpolate")
+        if evaluator.policy.moves:
+            found = along.buffers_at(*at, log=evaluator.policy.moves == "log")
             invalid[row, column] = not points.variances_valid(eps, found)
-        elif evaluator.batch_norm == "keep":
+        elif evaluator.policy.keeps:
             invalid[row, column] = not points.variances_valid(eps, evaluator.centre.buffers)
     return invalid
 

@@ -26,28 +26,42 @@ SURFACES = ("surface1d", "surface2d", "trajectory", "distances")
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """One of the things that batch norm may do."""
+    """One of the things that batch norm may do: exactly one of `moves`, `keeps`, `trains` and `batches`.
+
+    All code goes by these, none by the name.
+    """
 
     does: str  # what its running statistics are at a point
     commands: tuple[str, ...] = SURFACES  # that take it as --bn
-    moves: bool = False  # whether they are at each checkpoint its own, and move in between
-    trains: bool = False  # whether they are measured on training data
+    moves: Literal["log", "straight"] | None = None  # at each checkpoint its own, in between on such a line
+    keeps: bool = False  # those of the checkpoint at the origin
+    trains: Literal["whole", "part"] | None = None  # measured on training data, of all parts or for each
+    batches: bool = False  # those of each batch
+
+    def __post_init__(self) -> None:
+        """Refuse a policy that does nothing, or two things.
+
+        Raises:
+            ValueError: not exactly one is set.
+        """
+        if sum(map(bool, (self.moves, self.keeps, self.trains, self.batches))) != 1:
+            raise ValueError("a policy for batch norm sets exactly one of moves, keeps, trains and batches")
 
 
 BatchNorm: TypeAlias = Literal["log-interpolate", "interpolate", "keep", "reestimate", "per-part", "batch"]
 
 POLICIES: dict[BatchNorm, Policy] = {
     "log-interpolate": Policy(
-        does="they move with the weights towards other checkpoints, variances by their logarithm", moves=True
+        does="they move with the weights towards other checkpoints, variances by their logarithm", moves="log"
     ),
     "interpolate": Policy(
         does="the same in a straight line, which leads variances below zero beyond the checkpoints: no loss there",
-        moves=True,
+        moves="straight",
     ),
-    "keep": Policy(does="they stay those of the checkpoint", commands=(*SURFACES, "sharpness")),
-    "reestimate": Policy(does="they are measured on training samples at each point", trains=True),
-    "per-part": Policy(does="the same for each part, on its own training samples", trains=True),
-    "batch": Policy(does="those of each batch of 256 samples, as in training"),
+    "keep": Policy(does="they stay those of the checkpoint", keeps=True, commands=(*SURFACES, "sharpness")),
+    "reestimate": Policy(does="they are measured on training samples at each point", trains="whole"),
+    "per-part": Policy(does="the same for each part, on its own training samples", trains="part"),
+    "batch": Policy(does="those of each batch of 256 samples, as in training", batches=True),
 }
 
 

@@ -61,9 +61,9 @@ class Evaluator:
             InputError: an unknown policy for batch norm, one without batch norm to apply it to, or bfloat16 for a
                 network that cannot be traced.
         """
-        measured = norms.check(batch_norm).trains
+        policy = norms.check(batch_norm)
         self.objective = objective
-        self.batch_norm = batch_norm
+        self.policy = policy
         self.centre = origin(objective)
         self._buffers = buffer_layout(objective.model)
         self._order = np.concatenate(objective.members)
@@ -75,10 +75,10 @@ class Evaluator:
         self._names = (*objective.layout.names, *self._buffers.names)
         everything = (0, len(self._order))
         self._passes: list[tuple[Reestimation | None, tuple[int, int]]] = [(None, everything)]
-        if measured:
+        if policy.trains:
             samples = training or objective.samples
             drawn = np.random.default_rng(seed).permutation(len(samples))
-            if batch_norm == "reestimate":
+            if policy.trains == "whole":
                 self._passes = [(Reestimation(objective, samples, drawn[:training_samples]), everything)]
             else:
                 ends = np.cumsum(sizes).tolist()
@@ -86,7 +86,7 @@ class Evaluator:
                     (Reestimation(objective, samples, own[:training_samples]), (end - size, end))
                     for own, size, end in zip(of_parts(objective, samples, drawn), sizes, ends, strict=True)
                 ]
-        self._by_batch = ByBatch(objective, self._order, seed) if batch_norm == "batch" else None
+        self._by_batch = ByBatch(objective, self._order, seed) if policy.batches else None
         inputs = trees.take(self._batch(0, len(self._order))[0], slice(8))
         with differentiable_attention(), torch.no_grad():
             self._forward = (
@@ -157,7 +157,7 @@ class Evaluator:
             return point
         if reestimation is not None:
             return reestimation(point)
-        return Point(point.theta, self.centre.buffers) if self.batch_norm == "keep" else point
+        return Point(point.theta, self.centre.buffers) if self.policy.keeps else point
 
     def _state(self, point: Point) -> list[Tensor]:
         return [*self.objective.layout.tensors(point.theta), *self._buffers.tensors(point.buffers)]

@@ -176,6 +176,12 @@ def make_finite(model):
     return own
 
 
+@pytest.mark.parametrize("does", [{}, {"moves": "log", "keeps": True}, {"trains": "part", "batches": True}])
+def test_a_policy_that_does_nothing_or_two_things_is_refused(does):
+    with pytest.raises(ValueError, match="exactly one of moves, keeps, trains and batches"):
+        batch_norm.Policy(does="something", **does)
+
+
 def test_every_policy_is_known_to_the_commands_that_take_it():
     for command in batch_norm.SURFACES:
         assert set(batch_norm.policies(command)) == set(batch_norm.POLICIES)
