@@ -205,7 +205,7 @@ def _conclude(console: Console, this: run.Run, history: History) -> None:
     accuracy, *by_count = evaluation.by_frequency(history)
     shots = ", ".join(
         f"{name} {100 * value:.2f} %"
-        for name, value in zip(("many", "medium", "few"), by_count, strict=True)
+        for name, value in zip(evaluation.BY_COUNT.groups, by_count, strict=True)
         if not np.isnan(value)
     )
     console.say(f"test accuracy {100 * accuracy:.2f} %: {shots}")

@@ -11,7 +11,11 @@ from landscape.autodiff import per_sample
 from landscape.data.datasets import Samples
 from landscape.networks import classifiers, losses, models
 from landscape.results import History
+from landscape.results.grouping import GROUPINGS, Thresholds
 from trainers.batches import Batches
+
+BY_COUNT = GROUPINGS["many-medium-few"]
+"""How classes are grouped where accuracies are told."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,20 +156,18 @@ def gradient_cosines(
     return np.asarray(sums / np.where(times > 0, times, np.nan))
 
 
-def by_frequency(history: History, *, many: int = 100, few: int = 20) -> tuple[float, float, float, float]:
-    """Return the test accuracy over all samples, and over those of many-, medium- and few-shot classes.
+def by_frequency(history: History) -> tuple[float, ...]:
+    """Return the test accuracy over all samples, and over those of each group of `BY_COUNT`.
 
     Args:
         history: of a run, whose last measured epoch counts.
-        many: classes of more training samples are many-shot.
-        few: classes of fewer training samples are few-shot.
 
     Returns:
-        Shares of test samples; nan where there is no such class.
+        Shares of test samples, 1 + the number of groups; nan where there is no such class, or no sample of it.
     """
-    counts, n_test = history.train_counts, history.test_counts
+    n_test = history.test_counts
     last = np.flatnonzero(np.isfinite(history.test_accuracy))[-1]  # the first epoch is always measured
     right = np.nan_to_num(history.test_accuracy_per_class[last]) * n_test
-    masks = (counts >= 0, counts > many, (counts >= few) & (counts <= many), counts < few)
-    found = [right[m].sum() / n_test[m].sum() if n_test[m].sum() else np.nan for m in masks]
-    return found[0], found[1], found[2], found[3]
+    found = BY_COUNT.make(history.train_counts, Thresholds())
+    members = [np.arange(len(n_test)), *(found.get(name, np.array([], int)) for name in BY_COUNT.groups)]
+    return tuple(float(right[m].sum() / n_test[m].sum()) if n_test[m].sum() else math.nan for m in members)

@@ -11,6 +11,7 @@ from landscape.errors import InputError
 from landscape.networks.checkpoint_folders import SUFFIXES
 from landscape.results import Result, Spectrum, Surface, grouping, regroup, store
 from landscape.results.foreign import surface_files
+from landscape.results.grouping import ENDS, FEW, MANY
 
 FILE = click.Path(path_type=Path)
 
@@ -67,9 +68,9 @@ def open_result(
     *,
     groups: str | None = None,
     weights: str | None = None,
-    many: int = 100,
-    few: int = 20,
-    ends: int = 1,
+    many: int = MANY,
+    few: int = FEW,
+    ends: int = ENDS,
     dir_file: Path | None = None,
     proj_file: Path | None = None,
 ) -> Result:

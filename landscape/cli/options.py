@@ -13,6 +13,7 @@ import click
 import cloup
 
 from landscape.errors import nearest
+from landscape.results.grouping import ENDS, FEW, MANY
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator: TypeAlias = Callable[[F], F]
@@ -151,21 +152,21 @@ OVERWRITE = option("--overwrite", is_flag=True, help="Replace an existing file."
 BY_COUNT = (
     option(
         "--many",
-        default=100,
+        default=MANY,
         show_default=True,
         metavar="N",
         help="Call classes with more than N training samples 'many'.",
     ),
     option(
         "--few",
-        default=20,
+        default=FEW,
         show_default=True,
         metavar="N",
         help="Call classes with fewer than N training samples 'few'.",
     ),
     option(
         "--ends",
-        default=1,
+        default=ENDS,
         show_default=True,
         metavar="N",
         help="Put the N most frequent classes into 'head', and the N rarest into 'tail'.",

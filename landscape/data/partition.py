@@ -13,7 +13,7 @@ import numpy as np
 from landscape.callables import checked
 from landscape.errors import DataError, InputError, check_choice
 from landscape.results import disk
-from landscape.results.grouping import GROUPINGS, Thresholds
+from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, Thresholds
 
 LEFT_OUT = -1
 """The entry of `part_of` for a sample that is in no part."""
@@ -205,9 +205,9 @@ class Partition:
         train_counts: np.ndarray,
         grouping: str,
         *,
-        many: int = 100,
-        few: int = 20,
-        ends: int = 1,
+        many: int = MANY,
+        few: int = FEW,
+        ends: int = ENDS,
     ) -> "Partition":
         """Group classes by their numbers of training samples.
 

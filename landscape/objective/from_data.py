@@ -12,6 +12,7 @@ from landscape.data.samples import Samples
 from landscape.objective.loading import DTYPES, DtypeName, fitted, taken
 from landscape.objective.objective import Loss, Objective
 from landscape.objective.parts import Parts
+from landscape.results.grouping import ENDS, FEW, MANY
 
 
 @checked
@@ -30,9 +31,9 @@ def make_objective(
     batch_size: int | None = None,
     weight_decay: float = 0.0,
     logits_index: int | None = None,
-    many: int = 100,
-    few: int = 20,
-    ends: int = 1,
+    many: int = MANY,
+    few: int = FEW,
+    ends: int = ENDS,
 ) -> Objective:
     """Join a model and data into an objective, for any task.
 

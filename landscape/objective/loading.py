@@ -25,6 +25,7 @@ from landscape.networks.copies import converted, copied
 from landscape.networks.models import failures_named
 from landscape.objective.objective import Loss, Objective
 from landscape.objective.parts import Parts
+from landscape.results.grouping import ENDS, FEW, MANY
 
 File: TypeAlias = str | PathLike[str]
 Split: TypeAlias = Literal["train", "test"]
@@ -61,9 +62,9 @@ def load_objective(
     batch_size: int = 128,
     weight_decay: float = 0.0,
     logits_index: int | None = None,
-    many: int = 100,
-    few: int = 20,
-    ends: int = 1,
+    many: int = MANY,
+    few: int = FEW,
+    ends: int = ENDS,
     cosine: bool = False,
     ckpt_key: str | None = None,
     trust_pickle: bool = False,

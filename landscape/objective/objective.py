@@ -38,6 +38,7 @@ from landscape.objective import contract, measured
 from landscape.objective.contract import Kept
 from landscape.objective.evaluation import Evaluation
 from landscape.objective.parts import GROUPS, Parts, make_partition, refuse_empty
+from landscape.results.grouping import ENDS, FEW, MANY
 
 Loss = Callable[[Any, Tree], Tensor]
 """(the model's output, targets) -> one value per sample (B,)."""
@@ -86,9 +87,9 @@ class Objective:
         batch_size: int = 128,
         weight_decay: float = 0.0,
         logits_index: int | None = None,
-        many: int = 100,
-        few: int = 20,
-        ends: int = 1,
+        many: int = MANY,
+        few: int = FEW,
+        ends: int = ENDS,
         source: Mapping[str, Any] | None = None,
     ) -> "Objective":
         """Join a model, data and a loss, and check on a few samples that they fit together.

@@ -17,7 +17,7 @@ from landscape.data.partition import Partition
 from landscape.data.records import Records
 from landscape.errors import DataError, InputError, arg, one_line
 from landscape.results import disk
-from landscape.results.grouping import GROUPINGS, NAMES
+from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, NAMES
 
 GROUPS = {"all": "all"} | {group: name for name, grouping in GROUPINGS.items() for group in grouping.groups}
 """Groups of classes that have a name of their own, and the partition that each is a part of."""
@@ -42,9 +42,9 @@ def make_partition(
     samples: Samples,
     spec: Parts,
     *,
-    many: int = 100,
-    few: int = 20,
-    ends: int = 1,
+    many: int = MANY,
+    few: int = FEW,
+    ends: int = ENDS,
 ) -> Partition:
     """Divide samples into parts by a name, a file or a mapping.
 

@@ -13,14 +13,17 @@ from landscape.errors import InputError
 Groups = dict[str, np.ndarray]
 """Names of groups, and the classes of each in ascending order."""
 
+MANY, FEW, ENDS = 100, 20, 1
+"""What `Thresholds` are where nobody says otherwise: of Liu et al. 2019, and of the paper's Figure 9."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
     """Where one group ends and the next begins."""
 
-    many: int = 100  # "many" classes have more training samples than this
-    few: int = 20  # "few" classes have fewer training samples than this
-    ends: int = 1  # classes in each end of "head-tail"
+    many: int = MANY  # "many" classes have more training samples than this
+    few: int = FEW  # "few" classes have fewer training samples than this
+    ends: int = ENDS  # classes in each end of "head-tail"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.results import Spectrum, Surface, Traces, disk, inference
 from landscape.results.grid import summary
-from landscape.results.grouping import GROUPINGS, NAMES, Thresholds
+from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, NAMES, Thresholds
 from landscape.results.mesh import Grid
 from landscape.results.pool import Pool, pool
 
@@ -70,9 +70,9 @@ def regroup(
     groups: str | PathLike[str] | Mapping[str, Sequence[int | str]],
     weights: str | PathLike[str] | Mapping[str, float] = "natural",
     *,
-    many: int = 100,
-    few: int = 20,
-    ends: int = 1,
+    many: int = MANY,
+    few: int = FEW,
+    ends: int = ENDS,
     beta: float = 0.9999,
 ) -> Surface | Traces:
     """Join the parts of a surface or a spectrum into groups, each with the loss that its weighting gives.

@@ -9,13 +9,14 @@ import numpy as np
 from landscape.errors import InputError
 from landscape.plots.layout import theme
 from landscape.results import Spectrum, Surface, Trajectory, written
+from landscape.results.grouping import FEW, MANY
 from landscape.results.regroup import regroup, verdict_of
 
 S = TypeVar("S", bound=Surface)
 
 MOST_PARTS = 12
 """More parts than this are joined into groups, unless they are asked for."""
-_COUNTS = {"many": "many (over 100 training samples each)", "few": "few (under 20)"}
+_COUNTS = {"many": f"many (over {MANY} training samples each)", "few": f"few (under {FEW})"}
 MOST_HUES = 6  # of more parts the colour tells the rank
 
 
