@@ -16,7 +16,7 @@ from landscape.results import disk
 from landscape.results.features import QUALITY
 from trainers.gsa import DIRECTIONS, FIRST_PASSES
 
-SHARPNESS: Mapping[str, tuple[str, ...]] = {
+PERTURBATIONS: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "sam": ("rho", "rho_schedule", "rho_end", "adaptive"),
     "gsa": ("radius_scale", "direction", "average", "perturb", "first_pass", "clip", "norm_term", "adaptive"),
@@ -82,7 +82,7 @@ class Recipe:
     )
     drw_start: float = _option(0.8, "Begin DRW, and the step schedule of SAM's radius, after this share of the run.")
     drw_beta: float = _option(0.9999, "Set beta of the effective number of samples (DRW).")
-    sharpness: str = _option("none", "Choose how the weights are perturbed in each step.", choices=tuple(SHARPNESS))
+    sharpness: str = _option("none", "Choose how the weights are perturbed in each step.", choices=tuple(PERTURBATIONS))
     gkp: bool = _option(False, "Keep the weights near the groups' convergence points.")
 
     rho: float = _option(

@@ -10,7 +10,7 @@ from landscape.errors import InputError, arg
 from landscape.networks.losses import build
 from landscape.networks.models import COSINE_SCALE
 from trainers import losses
-from trainers.recipes import SHARPNESS, Recipe
+from trainers.recipes import PERTURBATIONS, Recipe
 from trainers.schedule import filled, grouping, needed
 
 
@@ -67,7 +67,7 @@ def check(recipe: Recipe) -> None:
             f"{arg('rho_schedule')} needs {arg('sharpness', 'sam')}",
         ),
         (
-            "adaptive" in SHARPNESS.get(r.sharpness, ()) or not r.adaptive,
+            "adaptive" in PERTURBATIONS.get(r.sharpness, ()) or not r.adaptive,
             f"{arg('adaptive', True)} needs {_perturbing('adaptive')}",
         ),
         (
@@ -198,9 +198,9 @@ def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
         InputError: a field is of a part that the recipe lacks.
     """
     r = recipe
-    of_sharpness = dict.fromkeys(name for names in SHARPNESS.values() for name in names)
+    of_sharpness = dict.fromkeys(name for names in PERTURBATIONS.values() for name in names)
     parts = (
-        *((name in SHARPNESS[r.sharpness], _perturbing(name), name) for name in of_sharpness),
+        *((name in PERTURBATIONS[r.sharpness], _perturbing(name), name) for name in of_sharpness),
         (r.gkp, arg("gkp", True), "preservation divide_by pull_at fisher_loss fisher_samples alpha_start alpha_end"),
         (r.grouped, f"{arg('sharpness', 'gsa')} or {arg('gkp', True)}", "groups group_after regroup_every centre"),
         (r.reweight == "drw", arg("reweight", "drw"), "drw_beta"),
@@ -219,6 +219,6 @@ def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
 
 def _perturbing(field: str) -> str:
     """Name the ways to perturb the weights that use a field."""
-    first, *others = (name for name, used in SHARPNESS.items() if field in used)
+    first, *others = (name for name, used in PERTURBATIONS.items() if field in used)
     *middle, last = (arg("sharpness", first), *others)
     return f"{', '.join(middle)} or {last}" if middle else last

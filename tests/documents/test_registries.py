@@ -29,7 +29,7 @@ REGISTRIES = {
     "groups of classes": (grouping, grouping.NAMES),
     "forms of quality": (features, features.QUALITY),
     "training methods": (methods, methods.METHODS),
-    "sharpness": (recipes, recipes.SHARPNESS),
+    "perturbations": (recipes, recipes.PERTURBATIONS),
 }
 FACE = {
     "matrices": kinds.KindName,
