@@ -196,9 +196,10 @@ def test_a_kind_of_ones_own_is_taken_as_the_registered_ones_are(method):
     found = ls.spectrum(objective, operator=own, steps=4, probes=1, backend="reverse", method=method)
     assert (found.operator, found.symbol) == ("mine", "M")
     expected = ls.spectrum(objective, operator="ggn", steps=4, probes=1, backend="reverse", method=method)
-    assert np.array_equal(found.alpha, expected.alpha, equal_nan=True)
     assert np.array_equal(found.ritz_values, expected.ritz_values, equal_nan=True)
-    assert (found.alpha.shape[-1] > 0) == (method == "lanczos")
+    assert (found.alpha is not None) == (method == "lanczos")
+    if found.alpha is not None:
+        assert np.array_equal(found.alpha, expected.alpha, equal_nan=True)
 
 
 @pytest.mark.parametrize(
