@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.curvature.lanczos import Distribution, Tridiagonal, lanczos, probe
+from landscape.curvature.lanczos import Distribution, lanczos, probe, unsettled
 from landscape.curvature.probing import MANY, Deflation, deflation, draw_until, extreme_columns
 from landscape.results import quadrature
 from landscape.results.quadrature import Ritz
@@ -86,18 +86,11 @@ def ends(
     # A uniform unit vector's component along a direction has a density of at most sqrt(D / 2 pi); a guess shifts it.
     mass = (share * (1 - SURE) * math.sqrt(math.pi / (2 * operator.size))) ** 2
 
-    def unsettled(runs: Tridiagonal) -> bool:
-        found = runs.solved(0, 0)
-        top = abs(float(found.values[-1]))
-        _, above = quadrature.beyond(runs.alpha[0, 0], runs.beta[0, 0], mass)
-        far = above - float(found.values[-1]) > GAP * top
-        return far or bool((found.residuals[-max(1, vectors) :] > tol * top).any())
-
     runs = lanczos(
         operator.matvec,
         start[None, None],
         min(FIRST, max_products),
-        more=unsettled,
+        more=unsettled(tol, GAP, mass, max(1, vectors)),
         max_steps=max_products,
         progress=lambda step: report(min(0.99, step / (2 * FIRST))),
         team=operator.team,

@@ -14,7 +14,8 @@ are natural parameters, so that it is the same for every target. Where the loss 
 multiple of the identity to H, G and F. Sources: Martens 2020, "New insights and perspectives on the natural gradient
 method"; Kunstner et al. 2019 on the empirical Fisher's limits.
 
-A new matrix is one more entry of `KINDS`: the command line, help, traces, figures and tests read it there.
+A new matrix that is a sum over samples, with a product for each batch, is one more entry of `KINDS`: the command line,
+help, traces, figures and tests read it there. Any other, such as K-FAC, is an `Operator` (algebra.py).
 """
 
 from collections.abc import Callable, Mapping

@@ -87,6 +87,28 @@ def unconverged(tol: float, n: int = 1) -> Callable[[Tridiagonal], bool]:
     return more
 
 
+def unsettled(tol: float, gap: float, mass: float, n: int = 1) -> Callable[[Tridiagonal], bool]:
+    """Return the rule by which one run goes on until lambda_max is surely the largest eigenvalue, for its `more`.
+
+    Args:
+        tol: as for `unconverged`.
+        gap: how far an eigenvalue may lie above lambda_max at the end, as a share of it.
+        mass: share that the start has of every direction; see `quadrature.beyond`.
+        n: as for `unconverged`.
+
+    Returns:
+        A function that is True while an eigenvalue may lie further above, or `unconverged` is.
+    """
+    converging = unconverged(tol, n)
+
+    def more(runs: Tridiagonal) -> bool:
+        top = float(runs.solved(0, 0).values[-1])
+        _, above = quadrature.beyond(runs.alpha[0, 0], runs.beta[0, 0], mass)
+        return above - top > gap * abs(top) or converging(runs)
+
+    return more
+
+
 def probe(
     size: int, *, seed: int, number: int, distribution: Distribution = "rademacher", stream: str = "lanczos"
 ) -> Tensor:
