@@ -1,5 +1,6 @@
 """`landscape sharpness`: how far the loss of each part rises around a checkpoint."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,8 @@ SHARPNESS = cloup.option_group(
     option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the random directions."),
 )
 
-NAMES = (
-    "n_samples", "train_counts", "loss", "accuracy", "first_order_rise", "worst_rise", "noise_rise",
-    "noise_rise_stderr", "doubling_radius", "doubling_radius_spread",
-)  # fmt: skip
+NAMES = [f.name for f in fields(Sharpness) if f.metadata.get("axes") == ("part",) and f.name != "parts"]
+"""What the JSON document says of each part."""
 
 
 @command(
@@ -148,6 +147,10 @@ def _some(found: Sharpness, chosen: np.ndarray) -> str:
 
 
 def _document(found: Sharpness, path: Path) -> dict[str, Any]:
-    parts = [{"part": part} | {n: getattr(found, n)[p] for n in NAMES} for p, part in enumerate(found.parts)]
+    known = {name: getattr(found, name) for name in NAMES}
+    parts = [
+        {"part": part} | {name: None if values is None else values[p] for name, values in known.items()}
+        for p, part in enumerate(found.parts)
+    ]
     about = {name: getattr(found, name) for name in ("rho", "adaptive", "sigma", "draws", "limit")}
     return {"result": str(path), **about, "parts": parts}

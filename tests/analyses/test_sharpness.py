@@ -1,5 +1,6 @@
 """Sharpness of parts: quadratic losses have all four figures in closed form; networks only bounds and symmetries."""
 
+import dataclasses
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from torch import nn
 import landscape as ls
 from landscape.analyses import directions, sharpness
 from landscape.cli import main
+from landscape.cli import sharpness as cli_sharpness
 from landscape.data import datasets
 from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
@@ -421,6 +423,15 @@ def test_the_document_holds_every_number_and_null_where_there_is_none(here, caps
     assert document["parts"][1]["doubling_radius"] is None
     assert document["parts"][0]["noise_rise_stderr"] is None
     assert document["parts"][0]["worst_rise"] == ls.load("a.h5").worst_rise[0]
+
+
+def test_the_document_has_null_for_the_accuracy_where_there_are_no_classes():
+    found = dataclasses.replace(
+        ls.sharpness(CASES["residual-relu"].objective(), draws=1, ascent_steps=1), accuracy=None
+    )
+    document = cli_sharpness._document(found, "a.h5")
+    assert [part["accuracy"] for part in document["parts"]] == [None] * len(found.parts)
+    assert [part["loss"] for part in document["parts"]] == found.loss.tolist()
 
 
 def test_two_files_are_compared_and_what_differs_beside_the_network_is_told(here, capsys):

@@ -34,6 +34,7 @@ def test_there_are_the_recipes_that_the_readme_promises():
         "Add a matrix",
         "Add a figure",
         "Add a column",
+        "Add a measure of sharpness",
         "Add a data set",
         "Add a training method",
     }
