@@ -32,7 +32,10 @@ def results():
     made = {name.removesuffix(".h5"): result for name, result in all_kinds().items()}
     square = {name: rng.random((3, 3)) - 0.3 for name in ("overlap", "gradient_curvature")}
     square |= {"subspace_overlap": rng.random((3, 3)), "principal_angles": 90 * rng.random((3, 3, 2))}
-    made["spectrum"] = dataclasses.replace(made["spectrum"], **square)
+    each = {f"sample_{name}": rng.random((3, 8)) for name in ("curvature", "trace", "weight", "uncertainty", "loss")}
+    each |= {f"sample_{name}": np.tile(np.arange(8.0), (3, 1)) for name in ("index", "label", "prediction")}
+    each |= {"image_sample": each["sample_index"], "images": rng.integers(256, size=(3, 8, 32, 32, 3))}
+    made["spectrum"] = dataclasses.replace(made["spectrum"], **square, **each)
     made["history"] = history(10, gradient_cosine=rng.random((4, 10)), parts=LONG)
     made["gradients"] = gradients(THREE, [500, 50, 5], epochs=(0, 5, 10))
     made["features"] = features(10, 4, parts=LONG)
