@@ -24,7 +24,10 @@ import landscape as ls
 import torch
 import matplotlib.pyplot as plt
 from pathlib import Path
+from typing import Any
+from torch.utils.data import DataLoader
 import numpy as np
+model: Any; loader: Any; texts: Any; collate: Any; documents: Any; inputs: Any; targets: Any
 objective: ls.Objective
 spectrum: ls.Spectrum
 surface: ls.Surface
@@ -53,7 +56,7 @@ ls.surface1d(objective, refin=0.1)  # refused: call-arg
 ls.directions.random(objective, 2, normalisation="filters")  # refused: arg-type
 ls.sharpness(objective, rho="0.1")  # refused: arg-type
 ls.gradients(objective, samples_per_batch=1.5)  # refused: arg-type
-ls.regroup(spectrum, "head-tail").lambda_max  # refused: attr-defined
+ls.regroup(spectrum, "head-tail").lambda_min  # refused: attr-defined
 ls.regroup(spectrum, "head-tail").trace
 ls.density(spectrum.alpha, spectrum.beta, axis="log")  # refused: arg-type
 ls.plots.density(spectrum, prt="truck")  # refused: call-arg
@@ -120,7 +123,7 @@ def snippets():
     for page in PAGES:
         found = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         for number, text in enumerate(found):
-            if "ls." in text:
+            if re.search(r"\bls\.", text):
                 yield f"{page.stem}_{number}.py", text
 
 
