@@ -103,7 +103,7 @@ class GSA(torch.optim.Optimizer):
         perturb: str = "joint",
         first_pass: str = "exact",
         adaptive: bool = False,
-        clip: tuple[float, float] | None = (0.0, 1e-3),
+        clip: Sequence[float] | None = (0.0, 1e-3),
         norm_term: bool = False,
         model: nn.Module | None = None,
         reduce: Reduce = alone,
@@ -148,7 +148,7 @@ class GSA(torch.optim.Optimizer):
             ),
             (first_pass != "decoupled" or model is not None, "first_pass='decoupled' needs model="),
             (
-                clip is None or 0 <= clip[0] <= clip[1],
+                clip is None or (len(clip) == 2 and 0 <= clip[0] <= clip[1]),
                 f"{arg('clip')} must be two numbers in ascending order, got {clip}",
             ),
         ):
@@ -166,7 +166,7 @@ class GSA(torch.optim.Optimizer):
         self._joint = perturb == "joint"
         self._first_pass = first_pass
         self._adaptive = adaptive
-        self._clip = clip
+        self._clip = None if clip is None else tuple(clip)
         self._norm_term = norm_term
         self._model = model
         self._reduce = reduce

@@ -293,7 +293,6 @@ def test_a_folder_says_what_it_is(tmp_path):
     (tmp_path / "checkpoints" / "epoch=3.ckpt").touch()
     assert "such as " in refusal(tmp_path)
     for name, words in {
-        "model.safetensors.index.json": "in several safetensors files",
         ".metadata": "dcp_to_torch",
         "zero_pp_rank_0.pt": "zero_to_fp32.py",
     }.items():
@@ -301,6 +300,10 @@ def test_a_folder_says_what_it_is(tmp_path):
         folder.mkdir()
         (folder / name).touch()
         assert words in refusal(folder)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    (folder / "model.safetensors.index.json").touch()
+    assert "cannot be read" in refusal(folder)
 
 
 def test_torchscript_is_read_if_it_is_trusted(tmp_path):
