@@ -136,6 +136,11 @@ class Factors:
         return values.sign(), values.abs().sqrt()[:, :, None] * vectors, middle.diagonal(dim1=1, dim2=2).sum(1)
 
 
+def _first_only() -> str:
+    """Say what may be done where PyTorch has no second derivative, or a wrong one."""
+    return f"{arg('operator', 'empirical-fisher')} needs only the first"
+
+
 def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:
     """Return the second derivative of each sample's loss in its logits, (B, C, C).
 
@@ -148,7 +153,7 @@ def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:
         The matrices between the Jacobians.
     """
     if loss is not losses.cross_entropy or targets.is_floating_point():
-        return second_of_each(lambda z: loss(z, targets), z)
+        return second_of_each(lambda z: loss(z, targets), z, _first_only())
     p = z.softmax(1)
     # p_c (1 - p_c) by the sum over the others: 1 - p_c has no digits left where a sample is fitted.
     others = p @ (1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device))
@@ -216,7 +221,7 @@ class Kind:
     @property
     def remedy(self) -> str:
         """What may be done where PyTorch has no second derivative, or a wrong one."""
-        return f"{arg('operator', 'empirical-fisher')} needs only the first"
+        return _first_only()
 
 
 @dataclass(frozen=True, kw_only=True)

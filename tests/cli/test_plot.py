@@ -19,7 +19,10 @@ from landscape.results.regroup import regroup
 
 @pytest.mark.parametrize("kind", plots.KIND_FIGURES["spectrum"])
 def test_plot_writes_beside_the_file_and_says_where(run, save, kind):
-    file = save("spectrum.h5", **dict.fromkeys(("overlap", "subspace_overlap", "gradient_curvature"), np.eye(3)))
+    each = dict.fromkeys(("curvature", "trace", "weight", "index", "label", "prediction", "loss"), np.full((3, 1), 1.0))
+    images = {"image_sample": np.zeros((3, 1)), "images": np.zeros((3, 1, 4, 4, 1), dtype=np.int64)}
+    squares = dict.fromkeys(("overlap", "subspace_overlap", "gradient_curvature"), np.eye(3))
+    file = save("spectrum.h5", **squares, **images, **{f"sample_{name}": values for name, values in each.items()})
     code, out, err = run("plot", file, "--kind", kind)
     path = file.with_suffix(f".{kind}.png")
     assert (code, out, err) == (0, f"{path}\n", [])
@@ -28,7 +31,7 @@ def test_plot_writes_beside_the_file_and_says_where(run, save, kind):
 
 def test_a_figure_of_another_kind_of_result_is_refused(run, file):
     code, _, err = run("plot", file, "--kind", "quality")
-    line = "--kind quality is not for a spectrum: choose density, summary, overlap, gradients or subspaces"
+    line = "--kind quality is not for a spectrum: choose density, summary, images, overlap, gradients or subspaces"
     assert (code, err) == (2, [f"landscape: error: {line}"])
 
 

@@ -117,9 +117,11 @@ def test_what_is_no_symmetric_matrix_is_refused(given, error, words):
 
 
 def test_names_must_fit():
-    for parts in (["a"], ["a", "a"], "ab"):
+    for parts in (["a"], ["a", "a"]):
         with pytest.raises(InputError, match="parts must be 2 different names"):
             ls.matrix(STACK, parts=parts)
+    with pytest.raises(InputError, match="parts must be Sequence"):
+        ls.matrix(STACK, parts="ab")
     with pytest.raises(InputError, match="names them already"):
         ls.matrix({"a": A}, parts=["b"])
     with pytest.raises(InputError, match="an operator has names"):
