@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from landscape.errors import NumericalError, one_line
+from landscape.errors import NumericalError, arg, one_line
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +113,19 @@ def _push_by_rows(value: Tensor, theta: Tensors, vs: list[Tensors]) -> list[Tens
     ]
 
 
-def second(values: Tensor, at: Tensors, vs: list[Tensors], remedy: str = "") -> list[Tensors]:
+def first_only() -> str:
+    """Say what may be done where PyTorch has no second derivative, or a wrong one."""
+    return f"{arg('operator', 'empirical-fisher')} needs only the first"
+
+
+def second(values: Tensor, at: Tensors, vs: list[Tensors], remedy: str | None = None) -> list[Tensors]:
     """Multiply the second derivative of summed values by vectors.
 
     Args:
         values: (B,), one for each sample.
         at: the tensors that they are differentiated by.
         vs: vectors in tensors of these shapes.
-        remedy: what may be done where there is no second derivative; ends the message.
+        remedy: what may be done where there is no second derivative, which ends the message; None for `first_only`.
 
     Returns:
         A product for each vector.
@@ -138,11 +143,11 @@ def second(values: Tensor, at: Tensors, vs: list[Tensors], remedy: str = "") -> 
         reason = "it uses an autograd.Function marked once_differentiable"
     except RuntimeError as error:
         reason = one_line(error)
-    ending = f"; {remedy}" if remedy else ""
-    raise NumericalError(f"the model or the loss has no second derivative that PyTorch knows: {reason}{ending}")
+    remedy = first_only() if remedy is None else remedy
+    raise NumericalError(f"the model or the loss has no second derivative that PyTorch knows: {reason}; {remedy}")
 
 
-def second_of_each(function: Callable[[Tensor], Tensor], z: Tensor, remedy: str = "") -> Tensor:
+def second_of_each(function: Callable[[Tensor], Tensor], z: Tensor, remedy: str | None = None) -> Tensor:
     """Return the second derivative of each sample's value by its own numbers.
 
     Args:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp
 
 from landscape.autodiff import trees
-from landscape.autodiff.backward import pull, push, second, second_of_each
+from landscape.autodiff.backward import first_only, pull, push, second, second_of_each
 from landscape.autodiff.trees import Tree
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import losses
@@ -136,11 +136,6 @@ class Factors:
         return values.sign(), values.abs().sqrt()[:, :, None] * vectors, middle.diagonal(dim1=1, dim2=2).sum(1)
 
 
-def _first_only() -> str:
-    """Say what may be done where PyTorch has no second derivative, or a wrong one."""
-    return f"{arg('operator', 'empirical-fisher')} needs only the first"
-
-
 def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:
     """Return the second derivative of each sample's loss in its logits, (B, C, C).
 
@@ -153,7 +148,7 @@ def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:
         The matrices between the Jacobians.
     """
     if loss is not losses.cross_entropy or targets.is_floating_point():
-        return second_of_each(lambda z: loss(z, targets), z, _first_only())
+        return second_of_each(lambda z: loss(z, targets), z)
     p = z.softmax(1)
     # p_c (1 - p_c) by the sum over the others: 1 - p_c has no digits left where a sample is fitted.
     others = p @ (1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device))
@@ -221,7 +216,7 @@ class Kind:
     @property
     def remedy(self) -> str:
         """What may be done where PyTorch has no second derivative, or a wrong one."""
-        return _first_only()
+        return first_only()
 
 
 @dataclass(frozen=True, kw_only=True)

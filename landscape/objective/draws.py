@@ -178,8 +178,7 @@ def uncertainty(objective: Objective, part: int) -> np.ndarray:
             if objective.loss is losses.cross_entropy and not targets.is_floating_point():
                 found.append(1 - z.double().softmax(1).square().sum(1))
             else:
-                remedy = f"{arg('operator', 'empirical-fisher')} needs only the first"
-                middle = second_of_each(partial(_loss, objective, targets), z, remedy)
+                middle = second_of_each(partial(_loss, objective, targets), z)
                 found.append(middle.diagonal(dim1=1, dim2=2).sum(1).abs().double())
     return torch.cat(found).clamp(min=0).cpu().numpy()
 
