@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from landscape.analyses.features import features as features
     from landscape.analyses.gradients import gradients as gradients
     from landscape.analyses.overlap import overlap as overlap
+    from landscape.analyses.series import series as series
     from landscape.analyses.sharpness import sharpness as sharpness
     from landscape.analyses.spectrum import spectrum as spectrum
     from landscape.analyses.surface import surface as surface
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from landscape.results import Plane as Plane
     from landscape.results import Points as Points
     from landscape.results import Result as Result
+    from landscape.results import Series as Series
     from landscape.results import Sharpness as Sharpness
     from landscape.results import Spectrum as Spectrum
     from landscape.results import Surface as Surface
@@ -73,6 +75,7 @@ _FROM = {
     "analyses.features": "features",
     "analyses.gradients": "gradients",
     "analyses.overlap": "overlap",
+    "analyses.series": "series",
     "analyses.sharpness": "sharpness",
     "analyses.spectrum": "spectrum",
     "analyses.surface": "surface surface1d surface2d",
@@ -86,8 +89,8 @@ _FROM = {
     "objective.from_data": "make_objective",
     "objective.loading": "load_objective",
     "objective.objective": "Objective",
-    "results": "Distances Features Gradients History Overlap Plane Points Result Sharpness Spectrum Surface Traces "
-    "Trajectory",
+    "results": "Distances Features Gradients History Overlap Plane Points Result Series Sharpness Spectrum Surface "
+    "Traces Trajectory",
     "results.foreign.interop": "from_pyhessian to_pyhessian",
     "results.quadrature": "density nodes_and_weights",
     "results.regroup": "regroup",

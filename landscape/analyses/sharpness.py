@@ -22,7 +22,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -72,7 +71,7 @@ def sharpness(
     sigma: float = 0.1,
     draws: int = 8,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: jobs.Destination | None = None,
     overwrite: bool = False,
     progress: jobs.Progress | None = None,
 ) -> Sharpness:

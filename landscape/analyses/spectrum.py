@@ -70,7 +70,7 @@ def spectrum(
     backend: Backend = "auto",
     cache_bytes: int = CACHE_BYTES,
     memory_bytes: int | None = None,
-    out: str | Path | None = None,
+    out: jobs.Destination | None = None,
     fingerprint: str | None = None,
     overwrite: bool = False,
     progress: jobs.Progress | None = None,
@@ -198,7 +198,7 @@ def spectrum(
             subject, found, backend=backend, cache_bytes=cache_bytes, journal=journal, progress=progress
         )
 
-    if out is None:
+    if out is None or (made.fingerprint is None and isinstance(out, Journal)):
         return computed(None)
     if made.fingerprint is None:
         disk.refuse_taken(Path(out), overwrite=overwrite, signature=SIGNATURE)

@@ -12,7 +12,6 @@ before it by more than a tolerance, the cells around it are divided again: at ha
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -65,7 +64,7 @@ def surface(
     refine: float | None = None,
     radius: float | None = None,
     between: bool = False,
-    out: str | Path | None = None,
+    out: jobs.Destination | None = None,
     overwrite: bool = False,
     progress: jobs.Progress | None = None,
 ) -> Surface:
@@ -132,7 +131,7 @@ class Keywords(TypedDict, total=False):
     refine: float | None
     radius: float | None
     between: bool
-    out: str | Path | None
+    out: jobs.Destination | None
     overwrite: bool
     progress: jobs.Progress | None
 

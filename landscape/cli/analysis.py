@@ -16,21 +16,27 @@ from landscape.results import grouping
 PART = "A part is a set of samples with numbers of its own: a class, a group of classes, or all samples."
 
 
-def checkpoint(*, several: bool = False, parameters: bool = True) -> Decorator[Any]:
+def checkpoint(*, several: bool = False, series: bool = False, parameters: bool = True) -> Decorator[Any]:
     """Return the options of the checkpoint and its model.
 
     Args:
-        several: the command takes the checkpoints of a run; see `begin.checkpoint_list`.
+        several: the command takes the checkpoints of a run; see `runs.checkpoint_list`.
+        series: the command takes one checkpoint, or several as a series along training; see `along.listed`.
         parameters: the command differentiates, by parameters that can be chosen.
     """
     one = "Analyse this checkpoint: a .pt, .pth, .th, .tar or .safetensors file, or a folder of Hugging Face."
     more = (
         "Analyse these checkpoints: a file, a pattern in quotes such as 'run/snapshots/*.pt', or the folder of a run."
     )
+    along = (
+        "Analyse this checkpoint: a file, or a folder of Hugging Face. Or several, as a series along training: a "
+        "pattern in quotes such as 'run/snapshots/*.pt', the folder of a run, or the option given several times."
+    )
+    words = along if series else more if several else one
     chosen = option("--params", metavar="GLOBS", help="Use only these parameters: encoder, or layer3.*,fc.weight.")
     return cloup.option_group(
         "Checkpoint and model",
-        option("--ckpt", required=True, metavar="FILES" if several else "FILE", help=more if several else one),
+        option("--ckpt", required=True, multiple=series, metavar="FILES" if several or series else "FILE", help=words),
         *READING,
         option(
             "--model",
@@ -110,10 +116,11 @@ def samples() -> Decorator[Any]:
     )
 
 
-def parts(*, default: str = "all") -> Decorator[Any]:
+def parts(*more: Decorator[Any], default: str = "all") -> Decorator[Any]:
     """Return the options that divide the data into parts.
 
     Args:
+        more: options of the command's own.
         default: the partition where none is given.
     """
     return cloup.option_group(
@@ -129,6 +136,7 @@ def parts(*, default: str = "all") -> Decorator[Any]:
         ),
         option("--per-class", is_flag=True, help="Make each class a part; short for --partition class."),
         option("--classes", metavar="LIST", help="Keep only these parts, by name or position: head,tail or 0,9."),
+        *more,
         *BY_COUNT,
         help=PART,
     )

@@ -11,6 +11,7 @@ from landscape.cli.opened import FILE, REGROUP, open_result
 from landscape.cli.options import JSON, command, option
 from landscape.errors import InputError
 from landscape.results import Spectrum
+from landscape.results.columns import last
 
 
 @command(
@@ -35,15 +36,15 @@ def compare(files: tuple[Path, ...], match_samples: bool, as_json: bool, latex: 
     Spectra: lambda_max with its residual, and the trace with its standard error; with --groups or --weights the trace,
     and lambda_max of the Gauss-Newton matrix. Sharpness: the loss, its rise within rho and under noise, and the noise
     that doubles it. Surfaces: the loss at the centre, the distance at which it doubles, its largest rise within a
-    radius, and the barrier on a line between checkpoints. Lines below the table name what differs between the files
-    besides the model.
+    radius, and the barrier on a line between checkpoints. Of a series along training its last checkpoint is compared.
+    Lines below the table name what differs between the files besides the model.
 
     Raises:
         InputError: files that cannot be compared, or --json and --latex together.
     """
     if as_json and latex:
         raise InputError("--json and --latex exclude each other: choose one")
-    results: list[Any] = [open_result(file, **opening) for file in files]
+    results: list[Any] = [last(open_result(file, **opening)) for file in files]
     how = compared.comparison(files, results)
     names = compared.column_names(files, results)
     if match_samples and not all(isinstance(r, Spectrum) for r in results):

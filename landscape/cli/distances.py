@@ -13,7 +13,7 @@ from landscape.analyses.convergence import finetuned, from_bank
 from landscape.analyses.distances import OVER, Over, Run
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
-from landscape.cli.begin import begin, checkpoint_list, result_path
+from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, POSITIVE, SEED, Choice, command, option
 from landscape.cli.surface import BN_SAMPLES, batch_norm, training_samples
@@ -23,6 +23,7 @@ from landscape.objective import points, snapshots
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
+from landscape.objective.runs import checkpoint_list
 from landscape.results import Distances
 
 DISTANCES = cloup.option_group(

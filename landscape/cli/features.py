@@ -9,10 +9,11 @@ import numpy as np
 from landscape.analyses import features as analysis
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, samples
-from landscape.cli.begin import begin, checkpoint_list, result_path
+from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import SIZE, command, option
 from landscape.errors import StoreError
+from landscape.objective.runs import checkpoint_list
 from landscape.results import Features, History, columns, store
 
 FEATURES = cloup.option_group(

@@ -9,10 +9,11 @@ import numpy as np
 from landscape.analyses import gradients as analysis
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
-from landscape.cli.begin import begin, checkpoint_list, result_path
+from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, SEED, command, option
 from landscape.objective.objective import Objective
+from landscape.objective.runs import checkpoint_list
 from landscape.results import Gradients, columns
 
 GRADIENTS = cloup.option_group(

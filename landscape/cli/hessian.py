@@ -13,9 +13,9 @@ from landscape.analyses.options import TRACES, Options
 from landscape.analyses.samples import GGN_TOL, METHODS
 from landscape.analyses.spectrum import spectrum
 from landscape.autodiff import distributed
-from landscape.cli import over_samples
+from landscape.cli import along, over_samples
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
-from landscape.cli.begin import begin, result_path
+from landscape.cli.begin import begin
 from landscape.cli.console import Console
 from landscape.cli.options import MEMORY, Choice, command, option
 from landscape.curvature import verify
@@ -176,19 +176,20 @@ VERIFY = option(
 
 @command(
     "landscape hessian --ckpt run/last.pt --per-class",
-    "landscape hessian --ckpt run/last.pt --partition head-tail --density --vectors 5 --overlap",
+    "landscape hessian --ckpt run --partition head-tail --with-parts all --density",
 )
-@checkpoint()
+@checkpoint(series=True)
 @samples()
-@parts()
+@parts(along.WITH_PARTS)
 @SPECTRUM
 @numbers(BACKEND, LIMIT, weight_decay=True, cache="values that do not change from one product to the next")
 @output(VERIFY)
 def hessian(
     *,
-    ckpt: str,
+    ckpt: tuple[str, ...],
     per_class: bool,
     partition: str | None,
+    with_parts: str | None,
     cache: float,
     memory: int | None,
     verify_with: str | None,
@@ -201,7 +202,8 @@ def hessian(
     """Compute the largest eigenvalue and the trace of each part's Hessian, and with --density all of its spectrum.
 
     Each number has its error, and is printed as soon as it is there. The result is one HDF5 file, which landscape plot,
-    compare, report and export read.
+    compare, report and export read. Of several checkpoints it is a series along training, with the learning rate and
+    the edge of stability where they are known.
 
     Raises:
         InputError: options that are unknown or contradict each other.
@@ -210,19 +212,27 @@ def hessian(
         raise InputError(f"--verify pyhessian compares Hessians only: leave it out for --operator {given['operator']}")
     if verify_with:
         verify.refuse(given["weight_decay"])
+    first, stages = along.listed(ckpt, given)
+    along.refuse_single(stages, with_parts)
+    if verify_with and stages:
+        raise InputError("--verify runs PyHessian on one checkpoint: give one")
     ours = {name: given.pop(name) for name in SPECTRUM_NAMES}
     Options(**{item.name: ours[item.name] for item in fields(Options)})  # refused before anything is loaded
-    with begin(ckpt=ckpt, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
+    ours |= {"cache_bytes": int(min(cache, 2**30) * 2**30), "memory_bytes": memory}
+    path = along.path_of(out, ckpt, stages, "hessian")
+    with begin(ckpt=first, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
         objective,
         console,
     ):
-        path = result_path(out, ckpt, "hessian")
+        if stages:
+            where: dict[str, Any] = {"out": path, "overwrite": overwrite, "given": given, "with_parts": with_parts}
+            course = along.run(console, spectrum, objective, stages, **where, **ours)
+            along.conclude(console, course, path, _document, as_json=as_json)
+            return
         with console.progress() as progress:
             found = spectrum(
                 objective,
                 **ours,
-                cache_bytes=int(min(cache, 2**30) * 2**30),
-                memory_bytes=memory,
                 out=path,
                 overwrite=overwrite,
                 progress=progress,
@@ -385,7 +395,7 @@ def _verify(console: Console, objective: Objective, found: Spectrum) -> list[dic
     return checks
 
 
-def _document(found: Spectrum, path: Path, checks: list[dict[str, Any]] | None) -> dict[str, Any]:
+def _document(found: Spectrum, path: Path, checks: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     parts = [
         {"part": part} | {n: getattr(found, n)[p] for n in DOCUMENT_NAMES if getattr(found, n) is not None}
         for p, part in enumerate(found.parts)

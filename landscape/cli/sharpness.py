@@ -9,8 +9,9 @@ import numpy as np
 
 from landscape.analyses import sharpness as analysis
 from landscape.autodiff import distributed
+from landscape.cli import along
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
-from landscape.cli.begin import begin, result_path
+from landscape.cli.begin import begin
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, POSITIVE, SEED, command, option
 from landscape.results import Sharpness, columns
@@ -55,29 +56,25 @@ SHARPNESS = cloup.option_group(
 
 NAMES = [f.name for f in fields(Sharpness) if f.metadata.get("axes") == ("part",) and f.name != "parts"]
 """What the JSON document says of each part."""
+OPTIONS = [item.name for item in fields(analysis.Options)]
 
 
 @command(
     "landscape sharpness --ckpt run/last.pt --per-class",
-    "landscape sharpness --ckpt run/last.pt --partition head-tail --rho 1 --adaptive",
+    "landscape sharpness --ckpt run --partition head-tail --rho 1 --adaptive",
 )
-@checkpoint()
+@checkpoint(series=True)
 @samples()
-@parts()
+@parts(along.WITH_PARTS)
 @SHARPNESS
 @numbers()
 @output()
 def sharpness(
     *,
-    ckpt: str,
+    ckpt: tuple[str, ...],
     per_class: bool,
     partition: str | None,
-    rho: float,
-    adaptive: bool,
-    ascent_steps: int,
-    sigma: float,
-    draws: int,
-    seed: int,
+    with_parts: str | None,
     out: str | None,
     overwrite: bool,
     as_json: bool,
@@ -86,26 +83,24 @@ def sharpness(
 ) -> None:
     """Measure how much the loss of each part rises around a checkpoint.
 
-    Three measures: the largest rise within a ball, the mean rise under noise, and the noise that doubles the loss.
+    Three measures: the largest rise within a ball, the mean rise under noise, and the noise that doubles the loss. Of
+    several checkpoints the result is a series along training.
     """
-    with begin(ckpt=ckpt, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
+    ours = {name: given.pop(name) for name in OPTIONS}
+    first, stages = along.listed(ckpt, given)
+    along.refuse_single(stages, with_parts)
+    path = along.path_of(out, ckpt, stages, "sharpness")
+    with begin(ckpt=first, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
         objective,
         console,
     ):
-        path = result_path(out, ckpt, "sharpness")
+        if stages:
+            where: dict[str, Any] = {"out": path, "overwrite": overwrite, "given": given, "with_parts": with_parts}
+            course = along.run(console, analysis.sharpness, objective, stages, **where, **ours)
+            along.conclude(console, course, path, _document, as_json=as_json)
+            return
         with console.progress() as progress:
-            found = analysis.sharpness(
-                objective,
-                rho=rho,
-                adaptive=adaptive,
-                ascent_steps=ascent_steps,
-                sigma=sigma,
-                draws=draws,
-                seed=seed,
-                out=path,
-                overwrite=overwrite,
-                progress=progress,
-            )
+            found = analysis.sharpness(objective, **ours, out=path, overwrite=overwrite, progress=progress)
         if not distributed.is_main():
             return
         _conclude(console, found, path)

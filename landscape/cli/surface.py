@@ -12,8 +12,10 @@ from landscape.analyses import directions
 from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions, Ignored, Normalisation
 from landscape.autodiff import distributed
+from landscape.cli import along as alongs
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
-from landscape.cli.begin import begin, path_of_training, result_path
+from landscape.cli.around import AROUND, around, line
+from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import POSITIVE, SEED, SHARE, Choice, Decorator, command, listed, option
 from landscape.cli.planes import stored_plane
@@ -23,8 +25,8 @@ from landscape.networks.matching import matching
 from landscape.objective import points, snapshots
 from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, policies
 from landscape.objective.objective import Objective
-from landscape.objective.parts import GROUPS
 from landscape.objective.points import Point
+from landscape.objective.runs import Stage, path_of_training
 from landscape.results import Surface, columns, disk, hdf5, store
 from landscape.results.foreign import surface_files
 
@@ -165,7 +167,7 @@ _EXTENT = {"ckpt": "-0.5:1.5:61"}
     "landscape surface1d --ckpt run/last.pt --x=-1:1:51",
     "landscape surface1d --ckpt a/last.pt --ckpt-to b/last.pt",
 )
-@checkpoint()
+@checkpoint(series=True)
 @samples()
 @parts(default="class")
 @_axes(1)
@@ -174,9 +176,14 @@ _EXTENT = {"ckpt": "-0.5:1.5:61"}
 def surface1d(**given: Any) -> None:
     """Compute the loss and the accuracy of each part on a line through a checkpoint.
 
-    On a line to another checkpoint (--ckpt-to), the command states the loss barrier between the two.
+    On a line to another checkpoint (--ckpt-to), the command states the loss barrier between the two. Of several
+    checkpoints the result is a series along training, with a line around each.
     """
-    _run("surface1d", 1, **given)
+    first, stages = alongs.listed(given["ckpt"], given)
+    if stages:
+        _run_series(first, stages, **given)
+    else:
+        _run("surface1d", 1, **given | {"ckpt": first})
 
 
 @command(
@@ -277,8 +284,8 @@ def _run(
         others = _others(objective, ckpt_to, match=match, console=console, **reading)
         marks = dict(others) if kind == "ckpt" else {}
         marks |= _read(objective, mark, **reading)
-        if kind == "random":
-            along = directions.random(objective, n_axes, seed=seed, normalisation=norm, ignored=ignore)
+        if kind in AROUND:
+            along = around(objective, n_axes, kind=kind, of=of, seed=seed, norm=norm, ignore=ignore)
         elif kind == "ckpt":
             along = directions.towards(objective, list(others.values()), list(others))
             if n_axes == 2 and len(others) == 1:
@@ -291,13 +298,6 @@ def _run(
             path_points = {s.name: points.of(objective, s, **reading) for s in found}
             along = directions.principal(objective, list(path_points.values()), n_axes)
             marks |= path_points
-        elif kind in ("eigen", "gradient"):
-            parts = _parts(objective, of, n_axes, kind)
-            along = (
-                directions.eigen(objective, parts, n_axes, seed=seed)
-                if kind == "eigen"
-                else directions.gradients(objective, parts)
-            )
         else:
             along = stored_plane(objective, kind, n_axes, own_origin=not plane_origin)
         if orthogonal and kind not in ("random", "pca"):
@@ -327,6 +327,63 @@ def _run(
             conclude(console, result, path)
             if as_json:
                 console.json(document(result, path))
+
+
+def _run_series(
+    first: str,
+    stages: Sequence[Stage],
+    *,
+    ckpt: tuple[str, ...],
+    per_class: bool,
+    partition: str | None,
+    x: str | None,
+    kind: str | None,
+    ckpt_to: tuple[str, ...],
+    trajectory: str | None,
+    of: str | None,
+    norm: Normalisation,
+    ignore: Ignored,
+    orthogonal: bool,
+    seed: int,
+    plane_origin: bool,
+    save_plane: str | None,
+    mark: tuple[str, ...],
+    match: bool,
+    bn: BatchNorm,
+    bn_samples: int,
+    refine: float | None,
+    bf16: bool,
+    radius: float | None,
+    out: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **loading: Any,
+) -> None:
+    kind = kind or "random"
+    if ckpt_to or trajectory or plane_origin or save_plane or mark or match or not orthogonal or kind not in AROUND:
+        raise InputError(
+            f"a line around each of {len(stages)} checkpoints goes along --directions {listed(AROUND)} of its own: "
+            "leave out what leads to other checkpoints, or give one --ckpt"
+        )
+    _refuse(kind, 1, ckpt_to=ckpt_to, trajectory=trajectory, of=of, match=match, plane_origin=plane_origin)
+    path = alongs.path_of(out, ckpt, stages, "surface1d")
+    options = {"kind": kind, "of": of, "norm": norm, "ignore": ignore, "seed": seed, "batch_norm": bn}
+    options |= {"training_samples": bn_samples, "refine": refine, "bf16": bf16, "radius": radius}
+    options |= {"x": parse_range(x or "-1:1:51", "--x").tolist()}
+    with begin(
+        ckpt=first,
+        per_class=per_class,
+        partition=partition,
+        default="class",
+        quiet=quiet,
+        as_json=as_json,
+        **loading,
+    ) as (objective, console):
+        options |= {"training": training_samples(objective, bn)}
+        where: dict[str, Any] = {"out": path, "overwrite": overwrite, "given": loading}
+        found = alongs.run(console, line, objective, stages, **where, **options)
+        alongs.conclude(console, found, path, document, as_json=as_json)
 
 
 def _refuse(kind: str, n_axes: int, **given: Any) -> None:
@@ -390,26 +447,6 @@ def _with_random(
     """Complete one direction to a plane by a random one of its length."""
     other = directions.random(objective, 1, seed=seed, normalisation=norm, ignored=ignore)
     return along.joined(other, length=float(along.unit_length[0]))
-
-
-def _parts(objective: Objective, of: str | None, n_axes: int, kind: str) -> list[str]:
-    """Return the parts whose eigenvectors or gradients are meant; by default the largest and the smallest."""
-    names = objective.partition.names
-    if of is not None:
-        found = [_named(objective, word.strip()) for word in of.split(",")]
-        if kind == "gradient" and len(found) != n_axes:
-            many = {1: "one part, as head", 2: "two parts, as head,tail"}[n_axes]
-            raise InputError(f"--of {of} is {len(found)} of --directions gradient: a surface{n_axes}d needs {many}")
-        return found
-    if kind == "eigen" or n_axes == 1:
-        raise InputError(f"--directions {kind} needs --of: one of {', '.join(names[:10])}, or of {', '.join(GROUPS)}")
-    order = np.argsort(-objective.counts, kind="stable")
-    return [names[order[0]], names[order[-1]]]
-
-
-def _named(objective: Objective, word: str) -> str:
-    names = objective.partition.names
-    return names[int(word)] if word not in names and word.isdecimal() and int(word) < len(names) else word
 
 
 def training_samples(objective: Objective, bn: BatchNorm) -> datasets.Samples | None:

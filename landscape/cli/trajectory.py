@@ -10,7 +10,7 @@ from landscape.analyses import directions
 from landscape.analyses import trajectory as trajectories
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
-from landscape.cli.begin import begin, path_of_training, result_path
+from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, SEED, SIZE, command, option
 from landscape.cli.planes import stored_plane
@@ -19,6 +19,7 @@ from landscape.errors import InputError
 from landscape.objective import points, snapshots
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.objective import Objective
+from landscape.objective.runs import path_of_training
 from landscape.results import Trajectory, disk, hdf5, store
 
 TRAJECTORY = cloup.option_group(

@@ -34,9 +34,10 @@ VERSION = 1
 
 _AVERAGED = ("ema", "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict")
 _KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "state_dict_best", *_AVERAGED)
+_OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "opt")
 _DECOUPLED = {"feat_model", "classifier"}  # two networks of one model, in the checkpoints of OLTR and decoupling
 
-_BESIDE = re.compile(r"(.*[_/ ])?(epoch|acc|accuracy|prec|top)[@_]?\d?", re.IGNORECASE)
+_BESIDE = re.compile(r"(.*[_/ ])?(epoch|step|acc|accuracy|prec|top)[@_]?\d?", re.IGNORECASE)
 _OF_MODULES = {"_parameters", "_buffers", "_modules"}  # attributes that every module has
 _SAFETENSORS = ".safetensors"
 _SHOWN = 6  # names that a message lists
@@ -53,7 +54,8 @@ class Checkpoint:
     path: str
     sha256: str
     key: str  # where in the file the weights were, such as "state_dict"; "" if they are all there is
-    found: dict[str, Any]  # epoch and accuracies that stood beside the weights, finite plain numbers
+    found: dict[str, Any]  # epoch, step and accuracies that stood beside the weights, finite plain numbers
+    optimizer: tuple[dict[str, Any], ...] = ()  # numbers of its groups of parameters, where its state stood there too
     notes: tuple[str, ...] = ()  # what a reader of the result should know, in sentences
 
 
@@ -97,7 +99,7 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
         raise InputError(f"no weights in {place}, which holds {_describe(start)}: {advice}")
     where = ".".join(filter(None, (key, below)))
     found = {**_beside(content), **_beside(meta)}
-    return Checkpoint(state, meta, path, sha256, where, found, _notes(content, where))
+    return Checkpoint(state, meta, path, sha256, where, found, _optimizer(content), _notes(content, where))
 
 
 def of_model(model: nn.Module, path: str) -> Checkpoint:
@@ -126,7 +128,13 @@ def _folder(path: str, key: str | None, trust: bool) -> Checkpoint:
         raise InputError(checkpoint_folders.described(path))
     if not state:
         raise InputError(f"no weights in {path}: say where with {arg('ckpt_key', 'a.b')}")
-    return Checkpoint(state, {}, path, _digest(state), key or "", {})
+    return Checkpoint(state, {}, path, _digest(state), key or "", _trainer_state(path))
+
+
+def _trainer_state(folder: str) -> dict[str, Any]:
+    """Return epoch and step of a checkpoint of Hugging Face's Trainer, as it writes them beside the weights."""
+    path = pathlib.Path(folder) / "trainer_state.json"
+    return _beside(disk.read_json(path, InputError)) if path.is_file() else {}
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
@@ -384,6 +392,17 @@ def _kind(value: Any) -> str:
 def _beside(content: Any) -> dict[str, Any]:
     numbers = {k: _number(v) for k, v in _entries(content).items() if _BESIDE.fullmatch(k)}
     return {k: v for k, v in numbers.items() if v is not None}
+
+
+def _optimizer(content: Any) -> tuple[dict[str, Any], ...]:
+    """Return the plain numbers of an optimizer's groups of parameters, as its `state_dict` has them beside weights."""
+    entries = _entries(content)
+    some = next((entries[name] for name in _OPTIMIZERS if name in entries), None)
+    some = some[0] if isinstance(some, list | tuple) and len(some) == 1 else some  # Lightning keeps a list
+    groups = _entries(some).get("param_groups")
+    if not isinstance(groups, list | tuple):
+        return ()
+    return tuple({k: v for k, v in _entries(group).items() if isinstance(v, bool | int | float)} for group in groups)
 
 
 def _number(value: Any) -> int | float | None:

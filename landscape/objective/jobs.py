@@ -18,13 +18,15 @@ import numpy as np
 
 from landscape.autodiff import devices, distributed
 from landscape.errors import InputError, arg
-from landscape.results import R
+from landscape.results import R, store
 from landscape.results.axes import concatenate
 from landscape.results.journal import Journal
 
 Progress: TypeAlias = Callable[[float, int, str], None]
 """Called with how many units are done, shares included, how many there are, and the one in work ("" at the end)."""
 
+Destination: TypeAlias = str | Path | Journal
+"""The file that a result goes to, or the journal of a run that it is a piece of."""
 
 EFFICIENCY = 0.8
 """Share of the speed of R ranks that R ranks reach on one unit."""
@@ -34,11 +36,12 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run; the message says what is kept and how to go on."""
 
 
-def open_journal(out: str | Path, fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> Journal:
+def open_journal(out: Destination, fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> Journal:
     """Open one journal on all ranks: the main one first, as the owner of the folder, then the others.
 
     Args:
-        out: the file that the result will go to.
+        out: the file that the result will go to; or the journal of a run that this is a piece of, which then has units
+            of its own in there, and whose result is left to the whole run.
         fingerprint: everything that changes the numbers, as for `Journal.open`.
         overwrite: begin anew, and replace `out` when the new result is complete.
 
@@ -49,6 +52,8 @@ def open_journal(out: str | Path, fingerprint: Mapping[str, Any], *, overwrite: 
         StoreError: as for `Journal.open`.
     """
     distributed.refuse_disagreement(fingerprint)
+    if isinstance(out, Journal):
+        return out.within(store.to_json(fingerprint, "the fingerprint of the run"))
     try:
         if distributed.is_main():
             return Journal.open(out, fingerprint, overwrite=overwrite)

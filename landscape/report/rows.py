@@ -84,7 +84,7 @@ def rows_of(sources: Sequence[Source]) -> list[Row]:
     """
     found: dict[str, dict[tuple[str, float], Row]] = {source.model: {} for source in sources}
     for source in sources:
-        result: Any = source.result
+        result: Any = columns.last(source.result)
         split = "test" if result.kind == "history" else str(result.provenance.get("split") or "unknown")
         chosen = {c.key: c.of[kind] for c in COLUMNS if (kind := columns.drawn_as(result)) in c.of}
         numbers = {key: found_of for key, column in chosen.items() if (found_of := column.of(result)) is not None}

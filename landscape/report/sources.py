@@ -17,9 +17,12 @@ from landscape.results.columns import drawn_as
 
 SECTIONS = {
     "spectrum": "Spectra",
+    "spectrum-series": "Spectra along training",
     "surface": "Surfaces",
+    "surface-series": "Lines along training",
     "trajectory": "Paths of training",
     "sharpness": "Rise around the checkpoint",
+    "sharpness-series": "Rise around the checkpoint along training",
     "distances": "Convergence points",
     "gradients": "Gradients",
     "features": "Features",

@@ -16,13 +16,14 @@ from landscape.results.distances import Distances
 from landscape.results.features import Features
 from landscape.results.gradients import Gradients
 from landscape.results.history import History
+from landscape.results.series import SERIES, Series
 from landscape.results.sharpness import Sharpness
 from landscape.results.spectrum import Overlap, RowProducts, Spectrum, Traces
 from landscape.results.surface import Plane, Points, Surface, Trajectory
 
 __all__ = [
     "KINDS", "Distances", "Features", "Gradients", "History", "Overlap", "Plane", "Points", "R", "Result",
-    "RowProducts", "Sharpness", "Spectrum", "Surface", "Traces", "Trajectory",
+    "RowProducts", "Series", "Sharpness", "Spectrum", "Surface", "Traces", "Trajectory",
 ]  # fmt: skip
 
 R = TypeVar("R", bound=Result)
@@ -43,5 +44,6 @@ KINDS: dict[str, type[Result]] = {
         Distances,
         Gradients,
         Features,
+        *SERIES.values(),
     )
 }

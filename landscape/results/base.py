@@ -136,7 +136,8 @@ class Result:
                 a part.
 
         Returns:
-            The frame; the wide one is indexed by part. Arrays over parameters, probes and steps stay in the result.
+            The frame; the wide one is indexed by part, and that of a series by checkpoint too. Arrays over parameters,
+            probes and steps stay in the result.
         """
         import pandas as pd  # a second, which only this needs
 
@@ -144,7 +145,7 @@ class Result:
 
         names, rows = interop.long_table(self) if long else interop.part_table(self)
         frame = pd.DataFrame(list(rows), columns=names)
-        return frame if long else frame.set_index("part")
+        return frame if long else frame.set_index(["checkpoint", "part"] if "checkpoint" in names else "part")
 
     def to_xarray(self) -> "xr.Dataset":
         """Return all arrays as an xarray data set: dimensions are the axes, names along them are coordinates.

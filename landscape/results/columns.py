@@ -85,6 +85,7 @@ def table(result: Any) -> tuple[list[str], list[list[str]]]:
     Returns:
         The heads, "part" first, and a row for each part; no heads for a kind without numbers of parts.
     """
+    result = last(result)
     chosen = [
         column
         for column in of_kind(result)
@@ -115,6 +116,11 @@ def drawn_as(result: Any) -> str:
 def of_kind(result: Any) -> Sequence[Column]:
     """Return the columns of a result's kind."""
     return TABLES.get(drawn_as(result), ())
+
+
+def last(result: Any) -> Any:
+    """Return a result as tables show it: of a series along training the last checkpoint."""
+    return getattr(result, "last", result)
 
 
 def _last(values: np.ndarray) -> np.ndarray:

@@ -29,8 +29,9 @@ class Journal:
     def __init__(self, out: Path, lock: filelock.BaseFileLock | None) -> None:
         self.out = out
         self.folder = _folder(out)
-        self._lock = lock  # None on a rank that is not the owner, and after `close`
+        self._lock = lock  # None on a rank that is not the owner, for a piece of the run, and after `close`
         self._replaces = False
+        self._piece = ""
 
     @classmethod
     def open(
@@ -76,6 +77,19 @@ class Journal:
                 journal.close()
                 raise
             return journal
+
+    def within(self, piece: str) -> "Journal":
+        """Return a journal of one piece of the run, such as a checkpoint of several, in the same folder.
+
+        Args:
+            piece: any string that tells the piece from the others.
+
+        Returns:
+            A journal with units of its own; to finish or close it does nothing, as the whole run's journal does that.
+        """
+        journal = Journal(self.out, None)
+        journal._piece = f"{_digest(self._piece + piece)[:16]}-"
+        return journal
 
     def _begin(self, fingerprint: dict[str, Any], *, overwrite: bool) -> None:
         begun = _read_run(self.folder) if self._unit_files() and not overwrite else None
@@ -202,15 +216,18 @@ class Journal:
 
     def _path(self, unit: str) -> Path:
         # Names of classes hold slashes or differ in case only: a digest is a safe name on every file system.
-        digest = hashlib.sha256(unit.encode("utf-8", "surrogatepass")).hexdigest()
-        return self.folder / _UNITS.replace("*", digest[:32])
+        return self.folder / _UNITS.replace("*", self._piece + _digest(unit)[:32])
 
     def _unit_files(self) -> list[Path]:
-        return sorted(self.folder.glob(_UNITS))
+        return sorted(self.folder.glob(_UNITS.replace("*", f"{self._piece}*")))
 
     def _clear(self, pattern: str) -> None:
         for path in self.folder.glob(pattern):
             path.unlink(missing_ok=True)
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _folder(out: Path) -> Path:

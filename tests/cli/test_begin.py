@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from landscape.cli.begin import checkpoint_list, path_of_training, result_path
+from landscape.cli.begin import result_path
 from landscape.errors import InputError
 from landscape.networks import checkpoints
+from landscape.objective.runs import checkpoint_list, path_of_training
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_a_name_with_brackets_is_a_name_first(kept):
 
 
 def test_what_matches_nothing_is_refused_in_one_line(kept, tmp_path):
-    with pytest.raises(InputError, match=r"--ckpt run/\*\.pt matches no file"):
+    with pytest.raises(InputError, match=r"run/\*\.pt matches no file"):
         checkpoint_list("run/*.pt")
     with pytest.raises(InputError, match=r"absent\.pt cannot be read: No such file"):
         checkpoint_list("absent.pt")

@@ -19,9 +19,10 @@ import numpy as np
 
 from landscape.callables import checked
 from landscape.errors import InputError
-from landscape.results import Result, Sharpness, Spectrum, Surface, Traces, disk, store
+from landscape.results import Result, Series, Sharpness, Spectrum, Surface, Traces, disk, store
 from landscape.results.axes import SECOND, distinct, labels_of
 from landscape.results.foreign import numpy_files
+from landscape.results.series import AXIS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -105,7 +106,8 @@ def read_saddle_longtail(eigen_npy: str | Path, weights_npy: str | Path) -> tupl
 def to_csv(result: Result, path: str | Path, *, overwrite: bool = False) -> None:
     """Write the numbers of a result as one table, under a header.
 
-    A spectrum and sharpness have a row for each part, its columns named as the fields. A surface and a trajectory have
+    A spectrum and sharpness have a row for each part, a series one for each part at each checkpoint, columns named as
+    the fields. A surface and a trajectory have
     a row for each part at each point, grid points first and marks after them. Any other result is in long form, a row
     for each number: its field, where it is along each of the field's axes (by name, where there are names), its value.
 
@@ -158,7 +160,7 @@ def to_json(result: Result) -> str:
 
 
 def _table(result: Result) -> tuple[list[str], Iterable[Sequence[Any]]]:
-    if isinstance(result, (Spectrum, Traces, Sharpness)):
+    if isinstance(result, (Spectrum, Traces, Sharpness, Series)):
         return part_table(result)
     if isinstance(result, Surface):
         accuracy = [] if result.accuracy is None else ["accuracy"]
@@ -167,7 +169,12 @@ def _table(result: Result) -> tuple[list[str], Iterable[Sequence[Any]]]:
 
 
 def part_table(result: Result) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return the columns of a table with a row for each part, and its rows: the numbers that each part has one of."""
+    """Return the columns of a table with a row for each part, and its rows: the numbers that each part has one of.
+
+    Of a series there is a row for each part at each checkpoint.
+    """
+    if isinstance(result, Series):
+        return _along(result)
     columns = {
         item.name: np.asarray(getattr(result, item.name)).tolist()
         for item in fields(result)
@@ -175,6 +182,20 @@ def part_table(result: Result) -> tuple[list[str], list[tuple[Any, ...]]]:
     }
     columns = {"part": columns.pop("parts", [])} | columns
     return list(columns), list(zip(*columns.values(), strict=True))
+
+
+def _along(series: Series) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return the tables of all checkpoints as one, with what belongs to each checkpoint before its parts."""
+    axes = {item.name: item.metadata["axes"] for item in fields(series) if getattr(series, item.name) is not None}
+    about = [name for name, of in axes.items() if of == (AXIS,) and name != "checkpoints"]
+    shape = len(series.checkpoints), len(series.parts)
+    numbers = [name for name, of in axes.items() if of in {(AXIS, "part"), ("part",)} and name != "parts"]
+    values = [np.broadcast_to(getattr(series, name), shape) for name in numbers]
+    rows = []
+    for k, name in enumerate(series.checkpoints):
+        own = [np.asarray(getattr(series, field))[k].item() for field in about]
+        rows += [(name, *own, part, *(v[k, p].item() for v in values)) for p, part in enumerate(series.parts)]
+    return [AXIS, *about, "part", *numbers], rows
 
 
 def _points(surface: Surface) -> Iterator[Sequence[Any]]:

@@ -1,0 +1,206 @@
+"""An analysis at every checkpoint of a run, as one result with an axis of checkpoints.
+
+The data are read once, the parts are the same at every checkpoint, and so are the probes and random directions, as
+these depend on the seed alone: curves along training differ by the weights and nothing else. Parts are those of the
+objective, and groups that may overlap with them, as all samples beside the classes. Each checkpoint has the numbers
+that a run of the analysis on it alone gives.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from landscape.callables import checked
+from landscape.errors import InputError, StoreError, arg
+from landscape.objective import jobs, runs, snapshots
+from landscape.objective.objective import Objective
+from landscape.objective.provenance import about_run
+from landscape.objective.runs import Stage, Word
+from landscape.objective.snapshots import Snapshot
+from landscape.results import Result, Series, Surface, store
+from landscape.results.axes import concatenate
+from landscape.results.journal import Journal
+from landscape.results.series import SERIES, joined, of_one
+
+
+@checked
+def series(
+    analysis: Callable[..., Any],
+    objective: Objective,
+    checkpoints: Word | Sequence[Word],
+    *,
+    with_parts: Sequence[str] = (),
+    ckpt_key: str | None = None,
+    trust_pickle: bool = False,
+    out: jobs.Destination | None = None,
+    overwrite: bool = False,
+    progress: jobs.Progress | None = None,
+    finished: Callable[[Series], object] | None = None,
+    **options: Any,
+) -> Series:
+    """Run an analysis at every checkpoint of a run.
+
+        ls.series(ls.spectrum, objective, "runs/ce", with_parts=["all"], density=True, out="ce.h5")
+
+    Args:
+        analysis: `spectrum`, `sharpness`, `surface1d`, or a function (objective, **options) that returns the result of
+            one of these.
+        objective: of the network, with data, parts and loss; its own weights take no part.
+        checkpoints: the folder of a run, a pattern, or several files; or pairs of a file and its epoch, for files that
+            do not say it.
+        with_parts: groups beside the parts of the objective, with which they may overlap: "all", "head", "tail",
+            "many", "medium" or "few". They come first.
+        ckpt_key: where in the files the weights are; None to find them.
+        trust_pickle: let the files run code when they are read. Only for files that you made.
+        out: result file to write; finished parts of checkpoints are kept beside it until it is complete, and a repeated
+            call with the same options takes them up.
+        overwrite: replace an existing result file.
+        progress: called with (done, total, text).
+        finished: called with the series of each checkpoint as soon as it is there.
+        options: of the analysis, the same at every checkpoint.
+
+    Returns:
+        The results at all checkpoints, in the order of their epochs or steps, with the learning rate at each where the
+        run's history or the checkpoint's optimizer tells it.
+
+    Raises:
+        InputError: an analysis without series, an option out of its range, a checkpoint that does not fit, or
+            checkpoints without an order.
+        NumericalError: as for the analysis.
+        StoreError: the result file cannot be written, or an unfinished run beside it had other options.
+    """
+    _refuse(analysis, objective, with_parts, options)
+    read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
+    stages = runs.stages(checkpoints, ckpt_key=ckpt_key, trust_pickle=trust_pickle)
+    found = snapshots.find(objective, [(str(stage.path), stage.epoch) for stage in stages], **read)
+    known = {"analysis": _name(analysis), "with_parts": list(with_parts), **{k: _plain(v) for k, v in options.items()}}
+    source = {n: v for n, v in objective.source.items() if not n.startswith("checkpoint") and n != "weights_sha256"}
+    read_from = {str(snapshot.path): snapshot.sha256 for snapshot in found}
+    about = about_run(known, objective.device, objective.dtype) | {"batch_size": objective.batch_size, **source}
+    about |= {"checkpoints": read_from, "method": objective.source.get("method")}
+    whole = _Whole(analysis, objective, tuple(with_parts), options, read, about)
+
+    def computed(journal: Journal | None) -> Series:
+        done = []
+        for k, (stage, snapshot) in enumerate(zip(stages, found, strict=True)):
+            done.append(whole.at(stage, snapshot, journal, _of_all(progress, k, len(stages), snapshot.name)))
+            if finished is not None:
+                finished(done[-1])
+        if progress is not None:
+            progress(len(stages), len(stages), "")
+        return joined(done)
+
+    if out is None:
+        return computed(None)
+    begun = {**known, "dtype": about["dtype"], **source, "the weights of": read_from}
+    with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
+        result = computed(journal)
+        journal.finish(result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """What all checkpoints share."""
+
+    analysis: Callable[..., Any]
+    objective: Objective
+    with_parts: tuple[str, ...]
+    options: dict[str, Any]
+    read: dict[str, Any]
+    about: dict[str, Any]
+
+    def at(self, stage: Stage, snapshot: Snapshot, journal: Journal | None, progress: jobs.Progress | None) -> Series:
+        """Return the series of one checkpoint."""
+        with snapshots.named(snapshot.path):
+            here = self.objective.at(snapshots.network(self.objective, snapshot, **self.read))
+            result = together(self.analysis, here, self.with_parts, journal, snapshot.name, progress, self.options)
+        edge, rule = stage.optimizer.edge if stage.optimizer else (None, "")
+        return of_one(
+            result,
+            snapshot.name,
+            epoch=stage.epoch,
+            training_step=stage.step,
+            learning_rate=stage.optimizer.rate if stage.optimizer else None,
+            edge=edge,
+            edge_rule=rule,
+            provenance=self.about,
+        )
+
+
+def together(
+    analysis: Callable[..., Any],
+    objective: Objective,
+    with_parts: Sequence[str],
+    journal: Journal | None,
+    name: str,
+    progress: jobs.Progress | None,
+    options: dict[str, Any],
+) -> Result:
+    """Return the result of an analysis of some groups and of an objective's own parts, joined along the parts.
+
+    Args:
+        analysis: as for `series`.
+        objective: at a checkpoint.
+        with_parts: names of the groups.
+        journal: of the whole run; None keeps nothing.
+        name: of the checkpoint, unlike those of the others.
+        progress: called with (done, total, text).
+        options: of the analysis.
+    """
+    some = {group: objective.alone(group) for group in with_parts} | {"": objective}
+    done = []
+    for k, (group, own) in enumerate(some.items()):
+        piece = None if journal is None else journal.within(f"{name}/{group}")
+        done.append(analysis(own, out=piece, progress=_of_all(progress, k, len(some), ""), **options))
+    whole: Result = concatenate(done)
+    return whole
+
+
+def _of_all(progress: jobs.Progress | None, k: int, total: int, name: str) -> jobs.Progress | None:
+    """Return what tells the progress of one of several jobs as that of all."""
+    if progress is None:
+        return None
+
+    def tell(done: float, of: int, text: str) -> None:
+        progress(k + done / max(1, of), total, " ".join(filter(None, (name, text))))
+
+    return tell
+
+
+def _refuse(
+    analysis: Callable[..., Any], objective: Objective, with_parts: Sequence[str], options: dict[str, Any]
+) -> None:
+    """Refuse what would fail at the end of the first checkpoint."""
+    returned = get_type_hints(analysis).get("return") if hasattr(analysis, "__annotations__") else None
+    if isinstance(returned, type) and issubclass(returned, Result) and returned not in SERIES:
+        kinds = ", ".join(kind.kind for kind in SERIES)
+        raise InputError(
+            f"{arg('analysis', _name(analysis))} has no series: that is for results of the kinds {kinds}; gradients "
+            f"and features take {arg('checkpoints')} themselves"
+        )
+    for name in with_parts:
+        if name in objective.partition.names:
+            raise InputError(f"{name} is a part already: leave it out of {arg('with_parts')}")
+    if len(set(with_parts)) < len(with_parts):
+        raise InputError(f"{arg('with_parts')} names a group twice: {', '.join(with_parts)}")
+    if with_parts and options.get("overlap"):
+        raise InputError(
+            f"{arg('overlap', True)} compares the parts with each other, and groups of {arg('with_parts')} are no part "
+            "of that: leave one out"
+        )
+    if with_parts and returned is Surface:
+        raise InputError(f"groups of a surface follow from its classes by regroup: leave {arg('with_parts')} out")
+
+
+def _name(analysis: Callable[..., Any]) -> str:
+    return str(getattr(analysis, "__name__", type(analysis).__name__))
+
+
+def _plain(value: Any) -> Any:
+    """Return an option as provenance keeps it; of what is no JSON its type. Unfinished pieces know the whole of it."""
+    try:
+        store.to_json(value, "an option")
+    except StoreError:
+        return type(value).__name__
+    return value

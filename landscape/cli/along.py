@@ -1,0 +1,155 @@
+"""Several checkpoints behind --ckpt: which analyses take them, how they are run as a series, and what is printed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landscape.analyses.series import series
+from landscape.autodiff import distributed
+from landscape.cli.begin import result_path
+from landscape.cli.console import Console
+from landscape.cli.options import Decorator, option
+from landscape.errors import InputError
+from landscape.objective import runs
+from landscape.objective.objective import Objective
+from landscape.objective.runs import Stage
+from landscape.results import Result, Series, Spectrum, columns
+from landscape.results.written import number
+
+MOST_PARTS = 6
+"""Of more parts the table shows the most frequent and the rarest."""
+
+WITH_PARTS: Decorator[Any] = option(
+    "--with-parts",
+    metavar="LIST",
+    help="Of a series: add groups that may overlap with the parts: all, head, tail, many, medium or few.",
+)
+
+
+def listed(ckpt: Sequence[str], given: Mapping[str, Any]) -> tuple[str, list[Stage]]:
+    """Find out whether one checkpoint is meant or several.
+
+    Args:
+        ckpt: all that --ckpt was given.
+        given: options of the command, with those of `options.READING`.
+
+    Returns:
+        The checkpoint to begin with, and the stages of the series; none for a single checkpoint.
+    """
+    if len(ckpt) == 1 and runs.is_single(ckpt[0]):
+        return ckpt[0], []
+    stages = runs.stages(ckpt, ckpt_key=given["ckpt_key"], trust_pickle=given["trust_pickle"])
+    return str(stages[-1].path), stages if len(stages) > 1 or len(ckpt) > 1 else []
+
+
+def path_of(out: str | None, ckpt: Sequence[str], stages: Sequence[Stage], command: str) -> Path:
+    """Return where the result goes: as `begin.result_path`; of several words, beside the first checkpoint."""
+    if len(ckpt) > 1 and not out:
+        return stages[0].path.parent / f"{command}.h5"
+    return result_path(out, ckpt[0], command)
+
+
+def refuse_single(stages: Sequence[Stage], with_parts: str | None) -> None:
+    """Refuse the options of a series for a single checkpoint."""
+    if with_parts and not stages:
+        raise InputError("--with-parts is of a series: give several checkpoints, or --partition for one")
+
+
+def run(
+    console: Console,
+    analysis: Callable[..., Result],
+    objective: Objective,
+    stages: Sequence[Stage],
+    *,
+    with_parts: str | None = None,
+    given: Mapping[str, Any],
+    out: Path,
+    overwrite: bool,
+    **options: Any,
+) -> Series:
+    """Run an analysis as a series, and print each checkpoint as soon as it is there."""
+    words = [] if with_parts is None else [word.strip() for word in with_parts.split(",")]
+    with console.progress() as progress:
+        return series(
+            analysis,
+            objective,
+            [stage.path for stage in stages],
+            with_parts=words,
+            ckpt_key=given["ckpt_key"],
+            trust_pickle=given["trust_pickle"],
+            out=out,
+            overwrite=overwrite,
+            progress=progress,
+            finished=partial(_finished, console),
+            **options,
+        )
+
+
+def _finished(console: Console, found: Series) -> None:
+    own = found.at(0)
+    column = _column([own])
+    shown = ", ".join(f"{part} {column.text(own, p)}" for p, part in _shown(own))
+    console.note(f"{found.checkpoints[0]}: {column.heading(own)}: {shown}")
+
+
+def _column(results: Sequence[Any]) -> columns.Column:
+    """Return the number that a line shows: the first that is compared, beside the loss."""
+    some = columns.compared(results)
+    return next((c for c in some if "loss" not in (c.key, c.field)), some[0])
+
+
+def _shown(result: Any) -> list[tuple[int, str]]:
+    """Return the parts that a line has room for, by their positions."""
+    n = len(result.parts)
+    chosen = range(n) if n <= MOST_PARTS else [*range(MOST_PARTS // 2), *range(n - MOST_PARTS // 2, n)]
+    return [(p, result.parts[p]) for p in chosen]
+
+
+def conclude(
+    console: Console,
+    found: Series,
+    path: Path,
+    of_one: Callable[[Any, Path], Mapping[str, Any]],
+    *,
+    as_json: bool,
+) -> None:
+    """Print a row for each checkpoint, and where the file is; or a JSON document, made of those of each checkpoint."""
+    if not distributed.is_main():
+        return
+    if as_json:
+        console.json(_document(found, path, of_one))
+    own = [found.at(k) for k in range(len(found.checkpoints))]
+    column = _column(own)
+    place, unit = found.place
+    known = isinstance(own[0], Spectrum) and np.isfinite(found.edge).any()
+    heads = ["checkpoint", unit, *(part for _, part in _shown(own[0])), *(["edge"] if known else [])]
+    rows = [
+        [
+            name,
+            f"{place[k]:g}",
+            *(column.text(own[k], p) for p, _ in _shown(own[k])),
+            *(["-" if np.isnan(found.edge[k]) else number(found.edge[k])] if known else []),
+        ]
+        for k, name in enumerate(found.checkpoints)
+    ]
+    console.table(heads, rows, title=f"{column.heading(*own)} along training; {own[-1].title}")
+    left = len(found.parts) - len(_shown(own[0]))
+    if left:
+        console.note(f"and {left} more parts in the file")
+    if known:
+        console.note(f"edge: {found.edge_rule}, the largest lambda_max at which plain gradient descent is stable")
+    console.say(f"result: {path}\nfigure: landscape plot {path}")
+
+
+def _document(found: Series, path: Path, of_one: Callable[[Any, Path], Mapping[str, Any]]) -> dict[str, Any]:
+    own = [dict(of_one(found.at(k), path)) for k in range(len(found.checkpoints))]
+    about = ("epoch", "training_step", "learning_rate", "edge")
+    checkpoints = [
+        {"checkpoint": name, **{field: getattr(found, field)[k] for field in about}, "parts": own[k]["parts"]}
+        for k, name in enumerate(found.checkpoints)
+    ]
+    shared = {name: value for name, value in own[-1].items() if name not in ("parts", "verify")}
+    return shared | {"edge_rule": found.edge_rule, "checkpoints": checkpoints}

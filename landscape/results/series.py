@@ -1,0 +1,256 @@
+"""Results of one kind along training: every array of the kind with one more axis, the checkpoints in their order.
+
+    series = ls.load("runs/ce/hessian.h5")     a `SpectrumSeries`: lambda_max has axes (checkpoint, part)
+    series.at("epoch-0010")                    the `Spectrum` of one checkpoint, as it was computed
+    series.stack()                             all of them by their names, as `concat` puts them side by side
+
+What belongs to single samples stays out, as its axis is another one at every checkpoint.
+
+Gradient descent with learning rate eta is stable on a quadratic loss while lambda_max is below 2 / eta, with Polyak's
+momentum beta below 2 (1 + beta) / eta, with Nesterov's below 2 (1 + beta) / (eta (1 + 2 beta)). Networks that are
+trained with all data in each step rise to that bound and stay there: the edge of stability.
+
+Source: Cohen, Kaur, Li, Kolter and Talwalkar 2021, "Gradient descent on neural networks typically occurs at the edge of
+stability", section 2 and appendix B.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from landscape.errors import InputError, nearest
+from landscape.results.axes import Floats, array, concatenate, scalar
+from landscape.results.base import Result
+from landscape.results.sharpness import Sharpness
+from landscape.results.spectrum import Spectrum
+from landscape.results.stack import Stack
+from landscape.results.surface import Surface
+
+AXIS = "checkpoint"
+SUFFIX = "-series"
+"""How the names of these kinds end."""
+
+_OF_SAMPLES = frozenset({"sample", "image", "gram_row"})  # axes of what a series leaves out
+_OF_ALL = frozenset({"n_samples", "train_counts", "xcoordinates", "ycoordinates"})  # the same at every checkpoint
+_VARYING = frozenset({"radius", "cosine", "verdict"})  # of a surface: one for each checkpoint
+
+T = TypeVar("T", bound="Series")
+
+
+def edge(rate: float, momentum: float = 0.0, *, nesterov: bool = False, dampening: float = 0.0) -> float:
+    """Return the largest lambda_max at which stochastic gradient descent is stable on a quadratic loss.
+
+    Args:
+        rate: the learning rate.
+        momentum: PyTorch's; 0 for none.
+        nesterov: Nesterov's momentum.
+        dampening: PyTorch's; it scales the rate.
+
+    Returns:
+        The bound, in units of the loss; nan where the rate is unknown, inf for a rate of zero.
+
+    Source: see the head of this file.
+    """
+    step = rate * (1 - dampening) if momentum else rate
+    if math.isnan(step) or step < 0:
+        return math.nan
+    return 2 * (1 + momentum) / (step * (1 + 2 * momentum if nesterov else 1.0)) if step else math.inf
+
+
+def edge_rule(momentum: float, *, nesterov: bool = False) -> str:
+    """Say by which formula `edge` goes, in words for a legend."""
+    if not momentum:
+        return "2 / lr"
+    return f"2 (1 + {momentum:g}) / (lr (1 + 2 · {momentum:g}))" if nesterov else f"2 (1 + {momentum:g}) / lr"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Series(Result):
+    """Results of one kind at several checkpoints of one network, over the same samples in the same parts."""
+
+    along: ClassVar[str] = AXIS
+    of: ClassVar[type[Result]]  # the kind at each checkpoint
+
+    checkpoints: tuple[str, ...] = array(AXIS, doc="names of the checkpoints, in the order of training")
+    epoch: Floats = array(AXIS, unit="epochs", doc="epochs of training before each; nan where that is unknown")
+    training_step: Floats = array(AXIS, unit="steps", doc="steps of training before each; nan where that is unknown")
+    learning_rate: Floats = array(AXIS, doc="learning rate there; nan where that is unknown")
+    edge: Floats = array(
+        AXIS, unit="loss", doc="largest lambda_max at which plain gradient descent is stable there; nan if unknown"
+    )
+    edge_rule: str = scalar(doc="how the edge follows from the learning rate; empty where it is unknown", default="")
+
+    if TYPE_CHECKING:  # the arrays of the kind
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    @property
+    def place(self) -> tuple[Floats, str]:
+        """Where the checkpoints are along training, and in which unit: "epoch" or "step"."""
+        if len(set(self.epoch[~np.isnan(self.epoch)].tolist())) == len(self.epoch):
+            return self.epoch, "epoch"
+        return self.training_step, "step"
+
+    @property
+    def title(self) -> str:
+        """How many checkpoints, from where to where, and what the numbers are."""
+        place, unit = self.place
+        own = self.at(-1).title
+        return f"{len(place)} checkpoints, {unit} {place[0]:g} to {place[-1]:g}; {own}".removesuffix("; ")
+
+    def at(self, checkpoint: str | int) -> Any:
+        """Return the result of one checkpoint.
+
+        Args:
+            checkpoint: its name, or its position; -1 is the last.
+
+        Returns:
+            The result, of the kind `of`, without what belongs to single samples.
+
+        Raises:
+            InputError: there is no such checkpoint.
+        """
+        if isinstance(checkpoint, str):
+            if checkpoint not in self.checkpoints:
+                near = nearest(checkpoint, self.checkpoints)
+                raise InputError(f"no checkpoint {checkpoint!r}; {near}there are {', '.join(self.checkpoints)}")
+            checkpoint = self.checkpoints.index(checkpoint)
+        if not -len(self.checkpoints) <= checkpoint < len(self.checkpoints):
+            raise InputError(f"no checkpoint {checkpoint}: there are {len(self.checkpoints)}")
+        made: dict[str, Any] = {}
+        for item in fields(self.of):
+            own = self.__dataclass_fields__.get(item.name)
+            value = None if own is None else getattr(self, item.name)
+            if own is not None and value is not None and (own.metadata["axes"] or ())[:1] == (AXIS,):
+                value = value[checkpoint]
+                value = value.item() if isinstance(value, np.generic) and not item.metadata["axes"] else value
+            made[item.name] = value
+        files = list((self.provenance.get("checkpoints") or {}).items())
+        if len(files) == len(self.checkpoints):
+            path, sha256 = files[checkpoint]
+            made["provenance"] = {**self.provenance, "checkpoint": path, "checkpoint_sha256": sha256}
+        return self.of(**made)
+
+    @property
+    def last(self) -> Any:
+        """The result of the last checkpoint, which tables show."""
+        return self.at(-1)
+
+    def stack(self) -> Stack[Any]:
+        """Return the results of all checkpoints by their names, as figures of several results take them."""
+        return Stack(AXIS, self.checkpoints, [self.at(k) for k in range(len(self.checkpoints))])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class _Measured(Series):
+    """What only a monitor measures, beside the spectra; see `landscape.analyses.monitor`."""
+
+    critical_sharpness: Floats | None = array(
+        AXIS,
+        "part",
+        unit="loss",
+        doc="2 / the smallest step along the whole's gradient at which the part's loss rises; inf if any step does, "
+        "0 if none up to the limit",
+        optional=True,
+    )
+    alignment: Floats | None = array(
+        AXIS, "part", doc="|cosine| of the part's gradient and the whole's sharpest direction", optional=True
+    )
+    batch_sharpness: Floats | None = array(
+        AXIS, unit="loss", doc="curvature of a batch's loss along its gradient, mean over batches", optional=True
+    )
+    batch_sharpness_stderr: Floats | None = array(
+        AXIS, unit="loss", doc="its standard error over batches", optional=True
+    )
+
+
+def _over_checkpoints(of: type[Result], base: type[Series]) -> type[Series]:
+    """Make the kind of a series: the fields of a kind of result, each with the axis of checkpoints in front."""
+    declared: list[tuple[str, Any, Any]] = []
+    for item in fields(of):
+        about = dict(item.metadata)
+        axes = about["axes"]
+        if item.name in base.__dataclass_fields__ or _OF_SAMPLES & set(axes or ()) or not about.get("joins", True):
+            continue
+        kind = item.type
+        if axes is None and item.name in _VARYING:
+            axes, kind = (AXIS,), tuple[str, ...] if kind is str else Floats
+        elif axes is not None and item.name not in _OF_ALL and kind != tuple[str, ...]:
+            axes = (AXIS, *axes)
+        about["axes"] = axes
+        declared.append((item.name, kind, field(default=item.default, metadata=about)))
+    own = {"kind": f"{of.kind}{SUFFIX}", "version": 1, "of": of, "__doc__": f"{of.__name__} at several checkpoints."}
+    options: dict[str, Any] = {"frozen": True, "kw_only": True, "eq": False, "repr": False}
+    made: type[Series] = make_dataclass(f"{of.__name__}Series", declared, bases=(base,), namespace=own, **options)
+    made.__module__ = __name__
+    return made
+
+
+SpectrumSeries = _over_checkpoints(Spectrum, _Measured)
+SharpnessSeries = _over_checkpoints(Sharpness, Series)
+SurfaceSeries = _over_checkpoints(Surface, Series)
+
+SERIES: dict[type[Result], type[Series]] = {kind.of: kind for kind in (SpectrumSeries, SharpnessSeries, SurfaceSeries)}
+"""Kinds of results that have a series."""
+
+
+def of_one(result: Result, checkpoint: str, **about: Any) -> Series:
+    """Return the series of one checkpoint; `joined` makes one of several.
+
+    Args:
+        result: of a kind in `SERIES`.
+        checkpoint: its name.
+        about: `epoch`, `training_step`, `learning_rate` and `edge`, numbers or None; `edge_rule`; `provenance`; and
+            numbers that the series alone has.
+
+    Returns:
+        The series.
+
+    Raises:
+        InputError: there is no series of this kind of result.
+    """
+    if type(result) not in SERIES:
+        names = ", ".join(kind.kind for kind in SERIES)
+        raise InputError(f"a {result.kind} has no series along training: take one of {names}")
+    kind = SERIES[type(result)]
+    made: dict[str, Any] = {"checkpoints": (checkpoint,), "edge_rule": about.pop("edge_rule", "")}
+    made["provenance"] = about.pop("provenance", result.provenance)
+    for name in ("epoch", "training_step", "learning_rate", "edge"):
+        value = about.pop(name, None)
+        made[name] = np.array([math.nan if value is None else float(value)])
+    for item in fields(kind):
+        axes = item.metadata["axes"] or ()
+        if item.name in about:
+            made[item.name] = np.asarray(about[item.name])[None] if axes[:1] == (AXIS,) else about[item.name]
+        elif item.name not in made and hasattr(result, item.name):
+            value = getattr(result, item.name)
+            if axes[:1] == (AXIS,) and value is not None:
+                value = (value,) if isinstance(value, str) else np.asarray(value)[None]
+            made[item.name] = value
+    return kind(**made)
+
+
+def joined(series: Sequence[T]) -> T:
+    """Join series along their checkpoints, which keep the order given.
+
+    Args:
+        series: at least one, all of one kind and of the same parts.
+
+    Returns:
+        One series.
+
+    Raises:
+        InputError: they are of different kinds or of different samples.
+    """
+    # A rule is known where a rate is: of checkpoints before the first step there is none.
+    rules = list(dict.fromkeys(one.edge_rule for one in series if one.edge_rule))
+    rule = rules[0] if len(rules) == 1 else "the bound of each checkpoint's own optimizer" if rules else ""
+    return concatenate([_with_rule(one, rule) for one in series])
+
+
+def _with_rule(series: T, rule: str) -> T:
+    values = {item.name: getattr(series, item.name) for item in fields(series)}
+    return type(series)(**values | {"edge_rule": rule})

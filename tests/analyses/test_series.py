@@ -1,0 +1,161 @@
+"""An analysis at every checkpoint of a run: the numbers of single runs, parts that overlap, and resuming."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import landscape as ls
+from landscape.errors import InputError, StoreError
+from landscape.objective.objective import Objective
+
+X = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+Y = torch.tensor([0] * 20 + [1] * 8 + [2] * 2)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three checkpoints of a training by SGD, with the state of the optimizer."""
+    folder = tmp_path_factory.mktemp("run")
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.5)
+    for epoch in range(3):
+        beside = {"optimizer": optimizer.state_dict(), "epoch": 10 * epoch}
+        torch.save({"model": model.state_dict(), **beside}, folder / f"net-{epoch}.pt")
+        for _ in range(5):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+    return folder
+
+
+def objective(parts="class"):
+    return ls.make_objective(network(), (X, Y), parts=parts, dtype="float64")
+
+
+def at(run, k, parts="class"):
+    model = network()
+    model.load_state_dict(torch.load(run / f"net-{k}.pt", weights_only=True)["model"])
+    return ls.make_objective(model, (X, Y), parts=parts, dtype="float64")
+
+
+QUICK = {"steps": 6, "probes": 2, "trace": "probes", "backend": "reverse"}
+ANALYSES = {
+    "spectrum": (ls.spectrum, QUICK),
+    "sharpness": (ls.sharpness, {"draws": 2, "ascent_steps": 2}),
+    "surface1d": (ls.surface1d, {"n": 3}),
+}
+
+
+@pytest.fixture(scope="module")
+def spectra(run):
+    return ls.series(ls.spectrum, objective(), str(run), with_parts=["all"], **QUICK)
+
+
+def equal(series, k, single, parts):
+    own = series.at(k)[parts]
+    for f in dataclasses.fields(own):
+        value, other = getattr(own, f.name), getattr(single, f.name)
+        if f.name != "provenance" and value is not None:
+            assert np.array_equal(
+                value, other, equal_nan=isinstance(value, np.ndarray) and value.dtype.kind == "f"
+            ) or (value != value and other != other), f.name
+
+
+def test_the_spectra_of_a_series_are_those_of_single_runs_bit_for_bit(run, spectra):
+    assert spectra.parts == ("all", "0", "1", "2")
+    assert spectra.epoch.tolist() == [0, 10, 20]
+    assert spectra.n_samples.tolist() == [30, 20, 8, 2]
+    for k in range(3):
+        equal(spectra, k, ls.spectrum(at(run, k), **QUICK), ["0", "1", "2"])
+    equal(spectra, 1, ls.spectrum(at(run, 1, "all"), **QUICK), ["all"])
+
+
+@pytest.mark.parametrize("name", ["sharpness", "surface1d"])
+def test_other_analyses_along_training_have_the_numbers_of_single_runs(run, name):
+    analysis, options = ANALYSES[name]
+    series = ls.series(analysis, objective(), [run / "net-0.pt", run / "net-2.pt"], **options)
+    equal(series, 1, analysis(at(run, 2), **options), ["0", "1", "2"])
+
+
+def hessian_of(here, rows):
+    """The dense Hessian of the mean loss over some samples, by torch.func."""
+    theta = here.layout.flat(list(here.theta))
+    return torch.func.hessian(lambda t: here.losses(here.layout.tensors(t), X[rows], Y[rows]).mean())(theta)
+
+
+def test_lambda_max_and_trace_are_those_of_the_dense_hessian(run, spectra):
+    for k in (0, 2):
+        here = at(run, k, "all")
+        for p, rows in enumerate([slice(None), Y == 0, Y == 1, Y == 2]):
+            H = hessian_of(here, rows)
+            off = abs(spectra.lambda_max[k, p] - float(torch.linalg.eigvalsh(H)[-1]))
+            assert off <= spectra.lambda_max_residual[k, p] + 1e-9
+            assert abs(spectra.trace[k, p] - float(H.trace())) <= 6 * spectra.trace_stderr[k, p] + 1e-9
+
+
+def test_the_edge_of_stability_is_known_from_the_optimizer(spectra):
+    np.testing.assert_allclose(spectra.learning_rate, 0.25)
+    np.testing.assert_allclose(spectra.edge, 2 * 1.5 / 0.25)
+    assert spectra.edge_rule == "2 (1 + 0.5) / lr"
+
+
+def test_the_weights_of_the_objective_take_no_part_and_stay(run, spectra):
+    mine = objective()
+    before = {name: t.clone() for name, t in mine.model.state_dict().items()}
+    again = ls.series(ls.spectrum, mine, run / "net-1.pt", **QUICK)
+    np.testing.assert_array_equal(again.lambda_max[0], spectra.lambda_max[1, 1:])
+    assert all(torch.equal(t, before[name]) for name, t in mine.model.state_dict().items())
+
+
+def test_an_interrupted_series_goes_on_within_its_checkpoint(run, spectra, tmp_path, monkeypatch):
+    computed, real = [], ls.curvature_operator
+
+    def counted(own: Objective, *args, **options):
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        computed.append(own)
+        return real(own, *args, **options)
+
+    out, mine, some = tmp_path / "series.h5", objective(), [run / "net-0.pt", run / "net-1.pt"]
+    options = {"with_parts": ["all"], "out": out, **QUICK}
+    monkeypatch.setattr("landscape.analyses.spectrum.curvature_operator", counted)
+    with pytest.raises(KeyboardInterrupt):
+        ls.series(ls.spectrum, mine, some, **options)
+    assert not out.exists()
+    with pytest.raises(StoreError, match=r"was begun with steps=6, now with steps=7"):
+        ls.series(ls.spectrum, mine, some, **options | {"steps": 7})
+    with pytest.raises(StoreError, match="was begun with the weights of"):
+        ls.series(ls.spectrum, mine, str(run), **options)
+    monkeypatch.setattr(
+        "landscape.analyses.spectrum.curvature_operator", lambda *a, **o: (computed.append(a), real(*a, **o))[1]
+    )
+    found = ls.series(ls.spectrum, mine, some, **options)
+    assert len(computed) == 4  # two groups at each of two checkpoints, each once
+    np.testing.assert_array_equal(found.lambda_max, spectra.lambda_max[:2])
+    np.testing.assert_array_equal(ls.load(out).trace, spectra.trace[:2])
+    assert not out.with_name("series.h5.partial").exists()
+
+
+def test_what_cannot_be_a_series_is_refused_before_anything_is_computed(run, monkeypatch):
+    monkeypatch.setattr("landscape.analyses.series.together", None)
+    mine = objective()
+    for match, analysis, options in (
+        ("gradients and features take checkpoints themselves", ls.gradients, {}),
+        ("0 is a part already", ls.spectrum, {"with_parts": ["0"]}),
+        ("names a group twice", ls.spectrum, {"with_parts": ["all", "all"]}),
+        ("compares the parts with each other", ls.spectrum, {"with_parts": ["all"], "overlap": True}),
+        ("follow from its classes by regroup", ls.surface1d, {"with_parts": ["all"]}),
+    ):
+        with pytest.raises(InputError, match=match):
+            ls.series(analysis, mine, str(run), **options)
+    torch.save({"weight": torch.ones(3)}, run.parent / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt"):
+        ls.series(ls.spectrum, mine, [(run.parent / "other.pt", 1)])

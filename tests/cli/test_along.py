@@ -1,0 +1,75 @@
+"""Commands on several checkpoints: one file, a row for each checkpoint, and one line where that cannot be."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import toys
+
+import landscape as ls
+from landscape.cli import main
+
+QUICK = ["--steps", "3", "--probes", "1", "--trace", "probes", "--backend", "reverse"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    for epoch in range(2):
+        weights = {name: (1 + epoch) * t for name, t in toys.linear().state_dict().items()}
+        torch.save({"state_dict": weights, "epoch": epoch}, folder / f"net-{epoch}.pt")
+    return folder
+
+
+def called(command, *words):
+    shared = ["--model", "toys:linear", "--dataset", "toys:vectors", "--device", "cpu"]
+    return main([command, *map(str, words), *shared])
+
+
+def test_a_folder_a_pattern_and_several_files_are_the_same_series(run, capsys):
+    own = [run / "net-1.pt", run / "net-0.pt"]
+    for words, out in ((["--ckpt", run], "a.h5"), (["--ckpt", own[0], "--ckpt", own[1]], "b.h5")):
+        shown = "--json" if out == "b.h5" else "--per-class"
+        code = called("hessian", *words, "--per-class", shown, "--with-parts", "all", "-o", run / out, *QUICK)
+        assert code == 0
+    told = capsys.readouterr()
+    assert "net-0" in told.out
+    document = json.loads(told.out[told.out.index("{") :])
+    assert [c["checkpoint"] for c in document["checkpoints"]] == ["net-0", "net-1"]
+    assert [part["part"] for part in document["checkpoints"][1]["parts"]] == ["all", "0", "1", "2"]
+    a, b = ls.load([run / "a.h5", run / "b.h5"])
+    np.testing.assert_array_equal(a.lambda_max, b.lambda_max)
+    assert a.epoch.tolist() == [0, 1]
+    assert main(["compare", str(run / "a.h5"), str(run / "b.h5")]) == 0
+    assert f"{a.lambda_max[1, 0]:.4g}" in capsys.readouterr().out
+    assert main(["export", str(run / "a.h5"), "--to", "csv"]) == 0
+    assert len((run / "a.csv").read_text().splitlines()) == 1 + 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("sharpness", ["--draws", "1", "--ascent-steps", "1"]), ("surface1d", ["--x=-1:1:3"])],
+)
+def test_sharpness_and_lines_along_training_lie_beside_the_checkpoints(run, capsys, command, options):
+    assert called(command, "--ckpt", str(run / "net-*.pt"), *options) == 0
+    found = ls.load(run / f"{command}.h5")
+    assert found.checkpoints == ("net-0", "net-1")
+    assert "net-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("hessian", ["--ckpt", "net-0.pt", "--with-parts", "all"], "--with-parts is of a series"),
+        ("hessian", ["--ckpt", ".", "--verify", "pyhessian"], "--verify runs PyHessian on one checkpoint"),
+        ("hessian", ["--ckpt", ".", "--with-parts", "heads"], "no part 'heads'"),
+        ("surface1d", ["--ckpt", ".", "--ckpt-to", "net-0.pt"], "leave out what leads to other checkpoints"),
+        ("hessian", ["--ckpt", "none-*.pt"], r"none-*.pt matches no file"),
+    ],
+)
+def test_what_a_series_has_not_is_refused_in_one_line(run, monkeypatch, capsys, command, options, message):
+    monkeypatch.chdir(run)
+    assert called(command, *options) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert message in line

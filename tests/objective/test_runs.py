@@ -1,0 +1,124 @@
+"""Where in training checkpoints were written, and with which learning rate: what files, names and runs say."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from made import history
+
+from landscape.errors import InputError
+from landscape.networks import checkpoints
+from landscape.objective import runs
+from landscape.results import store
+
+
+@pytest.fixture
+def keep(tmp_path, monkeypatch):
+    """Writes a file of torch.save below an empty current folder; each has other weights."""
+    monkeypatch.chdir(tmp_path)
+    number = []
+
+    def write(name, **beside):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        number.append(1)
+        torch.save({"state_dict": {"weight": torch.full((2,), float(len(number)))}, **beside}, name)
+        return name
+
+    return write
+
+
+def found(words, **options):
+    return [(str(s.path), s.epoch, s.step) for s in runs.stages(words, **options)]
+
+
+def test_epochs_order_a_series_whatever_the_words(keep):
+    names = [keep(f"run/{name}.pt", epoch=epoch) for name, epoch in (("b", 10), ("a", 2), ("c", 1))]
+    expected = [("run/c.pt", 1), ("run/a.pt", 2), ("run/b.pt", 10)]
+    for words in ("run", "run/*.pt", names, tuple(names), [*names, "run"], [Path(name) for name in names]):
+        assert [f[:2] for f in found(words)] == expected
+    assert [f[1] for f in found([("run/b.pt", 3), ("run/a.pt", 4.5)])] == [3, 4.5]
+    assert [f[1] for f in found(("run/b.pt", 3))] == [3]
+
+
+def test_steps_order_what_has_one_epoch_and_a_step_in_a_name_is_no_epoch(keep):
+    for step in (200, 50, 1000):
+        keep(f"lightning/epoch=0-step={step}.ckpt", epoch=0, global_step=step)
+        keep(f"own/step_{step}.pt")
+    for folder in ("lightning", "own"):
+        assert [f[2] for f in found(folder)] == [50, 200, 1000]
+    assert math.isnan(found("own")[0][1])
+
+
+def test_the_folders_of_hugging_face_are_checkpoints_of_their_steps(keep):
+    for step in (500, 1500):
+        folder = Path(f"out/checkpoint-{step}")
+        keep(str(folder / "pytorch_model.bin"))
+        (folder / "config.json").write_text("{}")
+        (folder / "trainer_state.json").write_text(json.dumps({"epoch": step / 1000, "global_step": step}))
+    assert found("out") == found("out/checkpoint-*") == [
+        ("out/checkpoint-500", 0.5, 500), ("out/checkpoint-1500", 1.5, 1500),
+    ]  # fmt: skip
+    assert runs.is_single("out/checkpoint-500")
+    assert not runs.is_single("out")
+
+
+def test_a_series_without_an_order_is_refused_in_one_line(keep):
+    keep("run/net.pt")
+    keep("run/epoch-1.pt")
+    with pytest.raises(InputError, match=r"run/net\.pt says neither its epoch nor its step"):
+        runs.stages("run")
+    keep("two/a.pt", epoch=3)
+    keep("two/b.pt", epoch=3)
+    with pytest.raises(InputError, match=r"two/a\.pt and two/b\.pt are both of epoch 3"):
+        runs.stages("two")
+    keep("mixed/a.pt", epoch=3)
+    keep("mixed/b.pt", step=3)
+    with pytest.raises(InputError, match=r"mixed/a\.pt does not say its step"):
+        runs.stages("mixed")
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        runs.stages([])
+
+
+SGD = {"lr": 0.2, "momentum": 0.9, "dampening": 0, "nesterov": False, "params": [0]}
+
+
+@pytest.mark.parametrize(
+    ("beside", "edge", "rate"),
+    [
+        ({"optimizer": {"state": {}, "param_groups": [SGD]}}, 19.0, 0.2),
+        ({"optimizer_states": [{"state": {}, "param_groups": [SGD, SGD]}]}, 19.0, 0.2),
+        ({"optimizer_state_dict": {"param_groups": [SGD | {"nesterov": True}]}}, 19 / 2.8, 0.2),
+        ({"optimizer": {"param_groups": [SGD | {"dampening": 0.5}]}}, 38.0, 0.2),
+        ({"optimizer": {"param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]}}, math.nan, 1e-3),
+        ({"optimizer": {"param_groups": [SGD, SGD | {"lr": 0.1}]}}, None, None),
+        ({"optimizer": {"param_groups": []}}, None, None),
+        ({"optimizer": "sgd"}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_the_state_of_an_optimizer_tells_rate_and_edge(keep, beside, edge, rate):
+    keep("run/net-1.pt", **beside)
+    keep("run/net-2.pt")
+    optimizer = runs.stages("run")[0].optimizer
+    if rate is None:
+        assert optimizer is None
+    else:
+        assert optimizer.rate == pytest.approx(rate, rel=1e-15)
+        assert optimizer.edge[0] == pytest.approx(edge, rel=1e-12, nan_ok=True)
+        assert bool(optimizer.edge[1]) == math.isfinite(edge)
+
+
+def test_the_history_of_a_run_tells_the_rate_after_each_epoch(keep):
+    course = history()
+    course.provenance["recipe"] = {"momentum": 0.5, "nesterov": False}
+    for epoch in (0, *course.epoch[:2].astype(int)):
+        checkpoints.write(
+            keep(f"run/snapshots/epoch-{epoch}.pt"), {"w": torch.full((2,), epoch + 0.5)}, {"epoch": int(epoch)}
+        )
+    store.save("run/history.h5", course)
+    first, *others = runs.stages("run")
+    assert first.optimizer is None  # no step was taken
+    assert [s.optimizer.rate for s in others] == course.learning_rate[:2].tolist()
+    assert others[0].optimizer.edge[0] == pytest.approx(3 / course.learning_rate[0])
