@@ -39,11 +39,11 @@ class Pool:
             weights: (n,) of the samples.
 
         Returns:
-            The trace, for a loss that is convex in the logits; nan without rows.
+            The trace, for a loss that is convex in the logits; nan without rows, and zero where they leave out nothing.
         """
         if self.gram is None:
             return float("nan")
-        return float(weights @ (self.traces - self.gram.traces))
+        return max(0.0, float(weights @ (self.traces - self.gram.traces)))  # below zero is rounding alone
 
 
 def pool(found: Spectrum, parts: Sequence[int]) -> Pool:

@@ -20,12 +20,12 @@ def with_error(value: float, error: float) -> str:
 
     Args:
         value: any number.
-        error: at least 0; nan where it is unknown.
+        error: at least 0; nan, or what is no error in a damaged file, where it is unknown.
 
     Returns:
         The text; "± ?" for an unknown error, and nothing for none.
     """
-    if not math.isfinite(error):
+    if not 0 <= error < math.inf:
         return f"{number(value)} ± ?"
     if error == 0:
         return number(value)

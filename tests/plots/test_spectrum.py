@@ -278,6 +278,8 @@ def test_where_a_figure_cannot_go_is_said(tmp_path):
         (12.0, 0.0, "12.00"),
         (np.nan, np.nan, "nan ± ?"),
         (np.inf, 1.0, "inf ± 1"),
+        (2.0, -4e-15, "2.000 ± ?"),
+        (2.0, np.inf, "2.000 ± ?"),
     ],
 )
 def test_numbers_are_written_with_the_digits_their_errors_leave(value, error, text):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import sampled
 from cases import CASES
 from exact import dense
 from stored import assert_same
@@ -36,9 +37,18 @@ def test_any_weighting_of_the_samples_is_the_matrix_of_that_loss_within_what_is_
         matrix = sum(share * matrices[p] for p, share in zip(parts, shares, strict=True))
         largest, left = np.linalg.eigvalsh(matrix)[-1], together.left_out(weights)
         off, rounding = largest - together.gram.largest(weights), 1e-12 * largest
-        assert -rounding <= left <= LEFT_OUT * np.trace(matrix)
+        assert 0 <= left <= LEFT_OUT * np.trace(matrix)
         assert -rounding <= off <= left + rounding
         assert together.gram.largest(weights) == pytest.approx(together.gram.top(weights)[0], rel=1e-10)
+
+
+def test_rows_that_leave_out_nothing_leave_no_less_for_rounding():
+    rng = np.random.default_rng(0)
+    found = sampled.of_rows(sampled.rows(rng, 5), sampled.rows(rng, 3))
+    rounded = dataclasses.replace(found, sample_trace=found.sample_trace * (1 - 1e-7))
+    assert pool(rounded, (0, 1)).left_out(np.full(8, 1 / 8)) == 0
+    joined = ls.regroup(rounded, {"both": list(found.parts)})
+    assert joined.lambda_max_above == 0
 
 
 @pytest.mark.parametrize("vectors", [1, 2])
