@@ -23,13 +23,14 @@ import torch
 from campaigns import reading
 from PIL import Image
 
+import landscape as ls
 from landscape.networks import checkpoints, models
-from landscape.results import store
+from landscape.results import Result, Sharpness, Spectrum, Surface, store
 from trainers import recipes
 
 CAMPAIGN = int(os.environ.get("LANDSCAPE_CAMPAIGN", "20000"))
 FIRST = int(os.environ.get("LANDSCAPE_FIRST", "0"))
-PIECE = 250  # mutants of one process
+PIECE = 500  # mutants of one process
 
 
 def _checkpoints(folder: Path) -> None:
@@ -43,10 +44,18 @@ def _checkpoints(folder: Path) -> None:
     safetensors.torch.save_file(model.state_dict(), folder / "safetensors" / "model.safetensors")
 
 
-def _results(folder: Path) -> None:
-    for name, result in results_of_all_kinds.all_kinds().items():
-        for kind in ("result", "drawn-result"):
+def _saved(folder: Path, found: dict[str, Result]) -> None:
+    for name, result in found.items():
+        for kind in (
+            "result",
+            "drawn-result",
+            *["compared-result"] * isinstance(result, Spectrum | Sharpness | Surface),
+        ):
             store.save(folder / kind / name, result)
+
+
+def _results(folder: Path) -> None:
+    _saved(folder, results_of_all_kinds.all_kinds())
     line, plane = np.linspace(-1, 1, 5), np.linspace(-1, 1, 4)
     foreign_files.goldstein(folder / "foreign-surface" / "line.h5", line)
     foreign_files.goldstein(folder / "foreign-surface" / "plane.h5", line, plane, splits=("train", "test"))
@@ -57,6 +66,23 @@ def _results(folder: Path) -> None:
         folder / "foreign-archive" / "landscaper.npz", loss=np.ones((4, 4)), coordinates=np.ones((2, 4))
     )
     np.save(folder / "numpy-array" / "array.npy", np.full((2, 4), 0.25))
+
+
+def _computed(folder: Path) -> None:
+    """Results as analyses leave them today, with all that they keep of samples, rows, images and errors."""
+    labels = torch.tensor([0] * 12 + [1] * 6 + [2] * 3)
+    images = torch.randn(21, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(25, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    objective = ls.make_objective(model, (images, labels), parts="class", device="cpu")
+    found = {
+        "ggn.h5": ls.spectrum(objective, operator="ggn", steps=5, probes=2, vectors=2, overlap=True),
+        "hessian.h5": ls.spectrum(objective, steps=5, probes=2),
+        "errors-line.h5": ls.surface1d(objective, n=3),
+        "errors-plane.h5": ls.surface2d(objective, n=3),
+        "errors-sharpness.h5": ls.sharpness(objective),
+        "errors-gradients.h5": ls.gradients(objective),
+    }
+    _saved(folder, found)
 
 
 def _texts(folder: Path) -> None:
@@ -135,12 +161,17 @@ def test_a_few_mutated_files_are_read_or_refused(seeds, kind):
     campaign(seeds, kind, 60)
 
 
+@pytest.fixture(scope="module")
+def computed(seeds) -> Path:
+    _computed(seeds)
+    return seeds
+
+
 @pytest.mark.campaign
 @pytest.mark.timeout(36_000)
 @pytest.mark.parametrize("kind", reading.KINDS)
-def test_mutated_files_are_read_or_refused(seeds, kind):
-    slow = kind == "drawn-result"  # seconds for each
-    campaign(seeds, kind, CAMPAIGN // (len(reading.KINDS) * (10 if slow else 1)), FIRST)
+def test_mutated_files_are_read_or_refused(computed, kind):
+    campaign(computed, kind, CAMPAIGN // len(reading.KINDS), FIRST)
 
 
 def test_the_readers_find_what_they_look_for(seeds, tmp_path):
