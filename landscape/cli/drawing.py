@@ -8,7 +8,7 @@ import click
 import cloup
 
 from landscape import plots
-from landscape.cli.options import Choice, Decorator, listed, option
+from landscape.cli.options import POSITIVE, Choice, Decorator, listed, option
 from landscape.errors import InputError
 from landscape.results import quadrature
 
@@ -62,6 +62,14 @@ _OPTIONS: dict[str, Decorator[Any]] = {
         default=None,
         help="Draw a band of one standard error over samples around each curve.",
     ),
+    "lr": option(
+        "--lr",
+        type=POSITIVE,
+        metavar="RATE",
+        help="Draw the edge of stability of this learning rate.",
+        show_default="as found at each checkpoint",
+    ),
+    "momentum": option("--momentum", type=float, metavar="BETA", help="Draw the edge with this momentum (--lr)."),
     "euclidean": option(
         "--euclidean",
         is_flag=True,

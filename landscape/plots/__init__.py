@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from matplotlib.figure import Figure
 
+from landscape.plots.figures.along import along
 from landscape.plots.figures.density import densities, density, density_grid
 from landscape.plots.figures.distances import barrier_maps, cross_losses, distance_maps, distances_along, point_map
 from landscape.plots.figures.features import class_angles, class_quality, compare_quality, neural_collapse
@@ -32,9 +33,9 @@ from landscape.plots.figures.trajectory import trajectory, trajectory_along
 from landscape.plots.layout.theme import styled, write
 
 __all__ = [
-    "KIND_FIGURES", "SEVERAL_FIGURES", "bank", "barrier_maps", "class_angles", "class_quality", "compare_quality",
-    "compare_surfaces", "contours", "cosine_map", "cosines", "cross_losses", "decomposition", "densities",
-    "density", "density_grid", "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs",
+    "KIND_FIGURES", "SEVERAL_FIGURES", "along", "bank", "barrier_maps", "class_angles", "class_quality",
+    "compare_quality", "compare_surfaces", "contours", "cosine_map", "cosines", "cross_losses", "decomposition",
+    "densities", "density", "density_grid", "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs",
     "gradient_layers", "gradient_map", "gradient_norms", "images", "neural_collapse", "overlap_map", "point_map",
     "quality", "rises", "styled", "subspace_map", "summary", "surface", "surface_3d", "surface_accuracy",
     "surface_heat", "surface_lines", "surface_overlay", "sweep", "training", "trajectory", "trajectory_along", "write",
@@ -82,6 +83,9 @@ KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "accuracy": surface_accuracy,
         "overlay": surface_overlay,
     },
+    "spectrum-series": {"along": along},
+    "sharpness-series": {"along": along},
+    "surface-series": {"along": along},
 }
 """What `landscape plot --kind` draws of each kind of result, the default first: (result, parts) -> Figure.
 

@@ -1,0 +1,266 @@
+"""Numbers of parts along training: curves over the checkpoints of a series, with the edge of stability.
+
+Groups that overlap with the parts, as all samples beside the classes, are drawn as thick lines, the parts from dark for
+the most frequent to light for the rarest. A band is one standard error to each side.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from landscape.callables import checked
+from landscape.errors import InputError, arg, said
+from landscape.plots.layout import grids, theme
+from landscape.plots.layout.panels import ink
+from landscape.results import Series, Spectrum, written
+from landscape.results.series import edge, edge_rule
+
+MOST_NAMES = 12
+"""Curves that are named; of more, a bar shows the order."""
+_ROOM = 3.0  # how far beyond the curves an edge is followed
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A number of each part that is drawn along training."""
+
+    field: str
+    label: str
+    errors: tuple[str, ...] = ()  # fields of its errors, which add up in squares
+    band: str = "one standard error"  # what these are
+    edges: bool = False  # it is to be compared with the edge of stability
+    of_batches: bool = False  # the sharpness of batches stands beside it
+
+
+_PANELS: Mapping[str, Sequence[_Panel]] = {
+    "spectrum": (
+        _Panel(
+            "lambda_max",
+            r"$\lambda_{\max}$",
+            ("lambda_max_sampling_stderr", "lambda_max_residual"),
+            edges=True,
+            of_batches=True,
+        ),
+        _Panel("trace", "trace", ("trace_sampling_stderr", "trace_stderr")),
+        _Panel("negative_mass", "share of eigenvalues below 0", ("negative_mass_stderr",)),
+        _Panel("critical_sharpness", "critical sharpness", edges=True),
+        _Panel("alignment", r"$|\cos(g_p, v_1)|$, $v_1$ of all samples"),
+    ),
+    "sharpness": (
+        _Panel("worst_rise", "worst rise in the ball"),
+        _Panel("noise_rise", "rise under noise", ("noise_rise_stderr",)),
+        _Panel(
+            "doubling_radius",
+            "noise that doubles the loss",
+            ("doubling_radius_spread",),
+            band="half the interquartile range over directions",
+        ),
+    ),
+    "surface": (
+        _Panel("centre_loss", "loss", ("centre_loss_stderr",)),
+        _Panel("worst_rise", "worst rise within the radius"),
+        _Panel("doubling_radius", "radius that doubles the loss"),
+    ),
+}
+"""What is drawn of each kind, where it was measured."""
+
+
+@checked
+def along(
+    series: Series, parts: Sequence[str] | None = None, *, lr: float | None = None, momentum: float | None = None
+) -> Figure:
+    """Draw numbers of each part along training; of spectra lambda_max with the edge of stability, and the trace.
+
+    The edge is drawn where the learning rate is known: 2 / lr, with momentum beta 2 (1 + beta) / lr.
+
+    Args:
+        series: the result.
+        parts: names; None for all.
+        lr: learning rate of the edge; None takes the one that was found at each checkpoint.
+        momentum: of the edge, where `lr` is given; None for 0.
+
+    Returns:
+        A new figure with an axes for each number.
+
+    Raises:
+        InputError: no such part, one checkpoint alone, or a learning rate that is not positive.
+
+    Source: Cohen et al. 2021, "Gradient descent on neural networks typically occurs at the edge of stability".
+    """
+    place, unit = series.place
+    if len(place) < 2:
+        several = said("several checkpoints", "several by --ckpt the folder of a run, or a pattern")
+        raise InputError(f"one checkpoint shows no course of training: analyse {several}")
+    chosen = _chosen(series, parts)
+    edges, rule = _edges(series, lr, momentum)
+    panels = [p for p in _PANELS[series.of.kind] if _known(series, p.field, chosen)]
+    if not panels:
+        raise InputError("none of the numbers that are drawn along training was measured")
+    with theme.theme():
+        n = len(panels)
+        per_row = n if n <= 3 else 2 if n == 4 else 3
+        fig, axes, _ = grids.grid(n, per_row, max(5.0, 3.3 * per_row + 1.4), 3.3 * -(-n // per_row), sharex=True)
+        styles = _styles(series, chosen)
+        for ax, panel in zip(axes, panels, strict=True):
+            drawn = _curves(ax, series, panel, chosen, styles)
+            if panel.edges and edges is not None:
+                _draw_edge(ax, place, edges, drawn)
+            ax.set_ylabel(panel.label)
+        for ax in axes:
+            ax.set_xlabel(unit)
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _explain(fig, series, chosen, styles, rule if edges is not None and any(p.edges for p in panels) else None)
+        fig.suptitle(_about(series, panels), fontsize=9, parse_math=False)
+    return fig
+
+
+def _chosen(series: Series, parts: Sequence[str] | None) -> list[int]:
+    """Return parts by their positions: groups that were added first, then by their training samples."""
+    found = [series.index(name) for name in (series.parts if parts is None else parts)]
+    if not found:
+        raise InputError("no part is named: give a name, or several")
+    groups = _groups(series)
+    return sorted(found, key=lambda p: (series.parts[p] not in groups, -np.nan_to_num(series.train_counts[p])))
+
+
+def _groups(series: Series) -> list[str]:
+    """Return the groups that were added to the parts, with which they overlap."""
+    options = series.provenance.get("options") or {}
+    return list(options.get("with_parts") or [])
+
+
+def _known(series: Series, field: str, chosen: Sequence[int]) -> bool:
+    values = getattr(series, field)
+    return values is not None and bool(np.isfinite(values[:, chosen]).any())
+
+
+def _edges(series: Series, lr: float | None, momentum: float | None) -> tuple[np.ndarray | None, str]:
+    """Return the edge at each checkpoint and its rule; None where it is unknown."""
+    if lr is None:
+        if momentum is not None:
+            raise InputError(f"{arg('momentum')} goes with {arg('lr')}: give both")
+        known = np.isfinite(series.edge).any()
+        return (series.edge if known else None), series.edge_rule
+    if not lr > 0 or not 0 <= (momentum or 0.0) < 1:
+        raise InputError(f"{arg('lr')} must be positive and {arg('momentum')} at least 0 and below 1")
+    return np.full(len(series.checkpoints), edge(lr, momentum or 0.0)), edge_rule(momentum or 0.0)
+
+
+_Styles = Mapping[int, Mapping[str, Any]]
+
+
+def _styles(series: Series, chosen: Sequence[int]) -> _Styles:
+    """Return how the curve of each part looks: groups thick, parts thin and shaded by rank."""
+    groups = [p for p in chosen if series.parts[p] in _groups(series)]
+    others = [p for p in chosen if p not in groups]
+    palette = [ink(), *theme.palette()[:6]]
+    found: dict[int, Mapping[str, Any]] = {
+        p: {"color": palette[k % len(palette)], "linewidth": 2.0, "zorder": 3} for k, p in enumerate(groups)
+    }
+    for shade, p in zip(theme.shades(len(others)), others, strict=True):
+        found[p] = {"color": shade, "linewidth": 1.1}
+    return found
+
+
+def _curves(ax: Axes, series: Series, panel: _Panel, chosen: Sequence[int], styles: _Styles) -> np.ndarray:
+    """Draw a curve with its band for each part; return the values that are drawn."""
+    place, _ = series.place
+    values = np.asarray(getattr(series, panel.field), dtype=float)
+    squares = np.zeros(values.shape)
+    for name in panel.errors:
+        own = getattr(series, name, None)
+        squares += 0.0 if own is None else np.nan_to_num(np.asarray(own, dtype=float), posinf=0.0) ** 2
+    error = np.sqrt(squares)
+    for p in reversed(chosen):
+        known = np.isfinite(values[:, p])
+        x, y, e = place[known], values[known, p], error[known, p]
+        marker = "o" if len(x) < 20 else ""
+        ax.plot(x, y, marker=marker, markersize=2.8, **styles[p])
+        if e.any():
+            ax.fill_between(x, y - e, y + e, color=styles[p]["color"], alpha=0.2, linewidth=0)
+    drawn, ends = values[:, chosen], np.stack([values - error, values + error])[:, :, chosen]
+    batches = getattr(series, "batch_sharpness", None) if panel.of_batches else None
+    if batches is not None and np.isfinite(batches).any():
+        spread = np.nan_to_num(series.batch_sharpness_stderr)
+        ax.errorbar(place, batches, yerr=spread, color=ink(), linestyle=":", linewidth=1.2, capsize=2, marker="x", ms=3)
+        drawn = np.concatenate([drawn, batches[:, None]], axis=1)
+    drawn, ends = drawn[np.isfinite(drawn)], ends[np.isfinite(ends)]
+    theme.log_scale(ax.yaxis, drawn)
+    _set_limits(ax, drawn, ends)
+    return drawn
+
+
+def _set_limits(ax: Axes, values: np.ndarray, ends: np.ndarray) -> None:
+    """Let the values fill the panel with their bands, of which one that is far wider than all values is cut."""
+    low, high = float(values.min()), float(values.max())
+    if ax.get_yscale() == "log":
+        least, most = max(ends.min(), low / _ROOM), min(ends.max(), high * _ROOM)
+        ax.set_ylim(least / 1.3, most * 1.3)
+    else:
+        room = high - low or abs(high) or 1.0
+        least, most = max(ends.min(), low - room / 2), min(ends.max(), high + room / 2)
+        ax.set_ylim(least - 0.06 * room, most + 0.06 * room)
+
+
+def _draw_edge(ax: Axes, place: np.ndarray, edges: np.ndarray, drawn: np.ndarray) -> None:
+    """Draw the edge; what is far beyond the curves leaves the panel."""
+    known = np.isfinite(edges)
+    ax.plot(place[known], edges[known], **_EDGE, color=_edge_colour())
+    low, high = ax.get_ylim()
+    near = edges[known & (edges <= _ROOM * drawn.max()) & (edges >= drawn.min() / _ROOM)]
+    if len(near):
+        ax.set_ylim(min(low, near.min() / 1.2), max(high, near.max() * 1.2))
+
+
+_EDGE: dict[str, Any] = {"linestyle": "--", "linewidth": 1.4, "zorder": 4}
+
+
+def _edge_colour() -> str:
+    return theme.palette()[3]
+
+
+def _explain(fig: Figure, series: Series, chosen: Sequence[int], styles: _Styles, rule: str | None) -> None:
+    """Write the legend: groups, parts or a bar of their order, the edge and the sharpness of batches."""
+    groups = [p for p in chosen if series.parts[p] in _groups(series)]
+    parts = [p for p in chosen if p not in groups]
+    named = [*groups, *(parts if len(parts) <= MOST_NAMES else [])]
+    handles = [Line2D([], [], **styles[p], label=_named(series, p)) for p in named]
+    if rule:
+        handles.append(Line2D([], [], **_EDGE, color=_edge_colour(), label=f"edge: {rule}"))
+    batches = getattr(series, "batch_sharpness", None)
+    if batches is not None and np.isfinite(batches).any():
+        handles.append(Line2D([], [], color=ink(), linestyle=":", marker="x", markersize=3, label="batch sharpness"))
+    if handles:
+        grids.legend(fig, handles, "part (training samples)")
+    if len(parts) > MOST_NAMES:
+        bar = ScalarMappable(Normalize(1, len(parts)), ListedColormap(theme.shades(256)))
+        label = "rank of the part by training samples, 1 the most frequent"
+        fig.colorbar(bar, ax=fig.axes[: len(fig.axes)], label=label, **grids.bar_place())
+
+
+def _named(series: Series, p: int) -> str:
+    count = series.train_counts[p]
+    return written.shorten(series.parts[p], 20) + ("" if np.isnan(count) else f" ({int(count):,})")
+
+
+def _about(series: Series, panels: Sequence[_Panel]) -> str:
+    """Say of what the figure is, and what its bands are."""
+    own = series.last
+    matrix = f"{own.operator} of {own.size:,} parameters" if isinstance(own, Spectrum) else own.title
+    method = series.provenance.get("method")
+    bands = [panel.band for panel in panels if any(_has_errors(series, name) for name in panel.errors)]
+    band = f"band: {' or '.join(dict.fromkeys(bands))}" if bands else ""
+    return "; ".join(filter(None, (str(method) if method else "", matrix, band)))
+
+
+def _has_errors(series: Series, name: str) -> bool:
+    values = getattr(series, name, None)
+    return values is not None and bool(np.nan_to_num(np.asarray(values, dtype=float)).any())

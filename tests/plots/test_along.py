@@ -1,0 +1,98 @@
+"""Curves along training: what is drawn is what the series holds, with its errors and the edge of stability."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from results_of_all_kinds import sharpness, spectrum
+from surfaces import three_lines
+
+import landscape as ls
+from landscape.errors import InputError
+from landscape.results.series import joined, of_one
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def along(result, n=3, scale=1.0, **about):
+    """A series in which lambda_max and worst_rise are 1, 2, 3 times those of a result."""
+    made = []
+    for k in range(n):
+        name = "lambda_max" if hasattr(result, "lambda_max") else "worst_rise"
+        own = replace(result, **{name: scale * (k + 1) * getattr(result, name)})
+        made.append(of_one(own, f"net-{k}", epoch=5 * k, provenance={"options": {"with_parts": []}}, **about))
+    return joined(made)
+
+
+def curves(ax):
+    return [line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata())]
+
+
+def test_each_part_has_its_curve_and_its_band():
+    series = along(spectrum(), edge=20.0, edge_rule="2 / lr")
+    fig = ls.plots.along(series)
+    first = fig.axes[0]
+    drawn = curves(first)
+    assert len(drawn) == 3
+    for p in range(3):  # the most frequent is drawn last, on top
+        np.testing.assert_array_equal(drawn[2 - p].get_ydata(), series.lambda_max[:, p])
+        np.testing.assert_array_equal(drawn[2 - p].get_xdata(), [0, 5, 10])
+    (edge,) = [line for line in first.lines if line.get_linestyle() == "--"]
+    assert edge.get_ydata().tolist() == [20, 20, 20]
+    assert [ax.get_xlabel() for ax in fig.axes] == ["epoch"] * len(fig.axes)
+    assert "edge: 2 / lr" in [text.get_text() for text in fig.legends[0].get_texts()]
+    half = first.collections[-1].get_paths()[0].get_extents()
+    assert half.y0 <= series.lambda_max[0, 0] <= half.y1
+
+
+def test_a_band_is_one_standard_error_to_each_side():
+    series = along(sharpness())
+    ax = ls.plots.along(series, ["class 1"]).axes[1]
+    (band,) = ax.collections
+    y, e = series.noise_rise[0, 1], series.noise_rise_stderr[0, 1]
+    assert sorted(set(np.round(band.get_paths()[0].vertices[:, 1], 12))) == pytest.approx([y - e, y + e])
+
+
+def test_a_learning_rate_that_is_given_wins_and_one_that_is_unknown_draws_nothing():
+    unknown = along(spectrum())
+    assert not [line for line in ls.plots.along(unknown).axes[0].lines if line.get_linestyle() == "--"]
+    for options, value in (({"lr": 0.5}, 4.0), ({"lr": 0.5, "momentum": 0.9}, 7.6)):
+        for series in (unknown, along(spectrum(), edge=20.0, edge_rule="2 / lr")):
+            (edge,) = [x for x in ls.plots.along(series, **options).axes[0].lines if x.get_linestyle() == "--"]
+            np.testing.assert_allclose(edge.get_ydata(), value)
+    for options, match in (({"momentum": 0.9}, "goes with lr"), ({"lr": -1.0}, "must be positive")):
+        with pytest.raises(InputError, match=match):
+            ls.plots.along(unknown, **options)
+
+
+def test_an_edge_far_above_the_curves_does_not_flatten_them():
+    top = ls.plots.along(along(spectrum(), edge=1e9, edge_rule="2 / lr")).axes[0].get_ylim()[1]
+    assert top < 1e3 * along(spectrum()).lambda_max.max()
+
+
+@pytest.mark.parametrize(("result", "n"), [(spectrum, 2), (sharpness, 3), (three_lines, 3)])
+def test_every_kind_of_series_has_its_panels(result, n):
+    assert len(ls.plots.along(along(result())).axes) >= n
+
+
+def test_groups_that_overlap_are_thick_and_many_parts_have_a_bar():
+    series = along(spectrum(15))
+    fig = ls.plots.along(replace(series, provenance={"options": {"with_parts": ["class 3"]}}))
+    widths = sorted(line.get_linewidth() for line in curves(fig.axes[0]))
+    assert widths[-1] > 1.5 * widths[-2]
+    assert any("rank of the part" in ax.get_ylabel() for ax in fig.axes)
+    assert [text.get_text().split(" (")[0] for text in fig.legends[0].get_texts()] == ["class 3"]
+
+
+def test_one_checkpoint_or_none_of_the_parts_is_refused():
+    with pytest.raises(InputError, match="shows no course of training"):
+        ls.plots.along(along(spectrum(), n=1))
+    with pytest.raises(InputError, match="no part 'x'"):
+        ls.plots.along(along(spectrum()), ["x"])
+    with pytest.raises(InputError, match="no part is named"):
+        ls.plots.along(along(spectrum()), [])
