@@ -8,6 +8,7 @@ from surfaces import grid, paraboloid, surface, three_classes, three_lines
 from synthetic import classes
 
 from landscape.results import Distances, Sharpness, Trajectory
+from landscape.results.series import joined, of_one
 
 PARTS = ("class 0", "class 1", "class 2")
 
@@ -69,6 +70,12 @@ def distances(runs=2):
     )
 
 
+def series():
+    """The spectra of two checkpoints of one run."""
+    about = {"learning_rate": 0.1, "edge": 20.0, "edge_rule": "2 / lr"}
+    return joined([of_one(spectrum(), f"net-{k}", epoch=k, **about) for k in range(2)])
+
+
 def all_kinds():
     """A result of each kind by the name of its file; those of checkpoint a share their rows."""
     return {
@@ -80,5 +87,6 @@ def all_kinds():
         "distances.h5": of_checkpoint(distances(), "d"),
         "gradients.h5": of_checkpoint(gradients(THREE, [500, 50, 5]), "e"),
         "features.h5": of_checkpoint(features(3), "f"),
+        "series.h5": of_checkpoint(series(), "g"),
         "history.h5": history(),
     }
