@@ -5,7 +5,7 @@ from typing import get_args
 
 import numpy as np
 
-from landscape.results import Features, Gradients, History, Spectrum
+from landscape.results import Features, Gradients, History, Spectrum, store
 
 LENGTHS = {"probe": 2, "step": 3, "rank": 2, "trace_probe": 4, "vector": 2, "angle": 2, "parameter": 5}
 LENGTHS |= {"sample": 6, "row": 4, "gram_row": 0, "image": 3, "height": 2, "width": 3, "channel": 1}
@@ -21,6 +21,12 @@ PAIRS = (
 SCALARS = {int: 5, float: 0.25, str: "hessian"}
 
 
+def _drawn(rng, name, shape):
+    """Random numbers; no error among them is below zero."""
+    numbers = rng.normal(size=shape)
+    return np.abs(numbers) if name.endswith(store.ERRORS) else numbers
+
+
 def spectrum(*parts: str, seed: int = 0, lengths: dict[str, int] | None = None, **values) -> Spectrum:
     """A spectrum with random numbers in every array, whatever the fields are, and the values that are given."""
     rng = np.random.default_rng([seed, *"".join(parts).encode()])
@@ -29,7 +35,7 @@ def spectrum(*parts: str, seed: int = 0, lengths: dict[str, int] | None = None, 
     for item in dataclasses.fields(Spectrum):
         axes = item.metadata["axes"]
         if axes is not None:
-            numbers[item.name] = rng.normal(size=[lengths[axis] for axis in axes])
+            numbers[item.name] = _drawn(rng, item.name, [lengths[axis] for axis in axes])
         elif item.type in SCALARS:
             numbers[item.name] = SCALARS[item.type]
     numbers["parts"] = parts
@@ -48,7 +54,8 @@ def example(kind, *, n=3, seed=0):
         if axes is not None:
             shape = [lengths.setdefault(axis, n + len(lengths)) for axis in axes]
             words = tuple[str, ...] in (item.type, *get_args(item.type))
-            values[item.name] = tuple(f"{item.name} {i}" for i in range(shape[0])) if words else rng.normal(size=shape)
+            names = tuple(f"{item.name} {i}" for i in range(shape[0]))
+            values[item.name] = names if words else _drawn(rng, item.name, shape)
         elif item.name != "provenance":
             values[item.name] = {int: 5, float: 0.25, str: "text", bool: True}[item.type]
     return kind(**values)

@@ -40,6 +40,9 @@ Files: TypeAlias = list[str] | list[Path] | tuple[str | PathLike[str], ...]
 
 _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."  # as netCDF-4 itself writes
 
+ERRORS = ("_stderr", "_residual", "_residuals", "_spread")
+"""How the names of fields end that hold errors; none is below zero."""
+
 FORMAT = "landscape"
 """The root attribute `format` of every file of this package."""
 
@@ -145,9 +148,14 @@ def read_result(path: Path) -> tuple[Result, str | None]:
         unit = hdf5.attribute(root, "journal_unit")
         unit = disk.parse_json(unit) if isinstance(unit, str) else None
     try:
-        return kind(**values), unit
+        result = kind(**values)
     except InputError as error:
         raise StoreError(f"{path}: {error}; compute the file again") from error
+    for name, value in values.items():
+        if name.endswith(ERRORS) and np.any(value < 0):
+            found = f"{value[value < 0][0]:.3g}, but an error is at least zero"
+            raise StoreError(f"{path}:/{name} has {found}: compute the file again")
+    return result, unit
 
 
 def to_json(value: Any, name: str) -> str:

@@ -227,6 +227,8 @@ def change(file: h5py.File, what: str) -> None:
         del file.attrs["version"]
     elif what == "provenance":
         file.attrs["provenance"] = "{"
+    elif what == "negative error":
+        file["trace_stderr"][0] = -0.5
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,7 @@ def change(file: h5py.File, what: str) -> None:
         ("newer", " holds spectrum version 4, this landscape reads up to 3: upgrade"),
         ("kind", " holds a torus, this landscape reads spectrum, "),
         ("no version", " does not say of which kind and version it is: compute it again"),
+        ("negative error", ":/trace_stderr has -0.5, but an error is at least zero: compute the file again"),
         ("provenance", " is damaged (JSONDecodeError: Expecting property name enclosed in double quotes"),
     ],
 )
