@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from landscape.analyses.surface import surface1d as surface1d
     from landscape.analyses.surface import surface2d as surface2d
     from landscape.analyses.trajectory import trajectory as trajectory
+    from landscape.autodiff.costs import estimate as estimate
     from landscape.curvature.lanczos import lanczos as lanczos
     from landscape.curvature.matrices import matrix as matrix
     from landscape.curvature.operators import curvature_operator as curvature_operator
@@ -80,6 +81,7 @@ _FROM = {
     "analyses.spectrum": "spectrum",
     "analyses.surface": "surface surface1d surface2d",
     "analyses.trajectory": "trajectory",
+    "autodiff.costs": "estimate",
     "curvature.lanczos": "lanczos",
     "curvature.matrices": "matrix",
     "curvature.operators": "curvature_operator fisher ggn hessian residual",

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import Field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,9 +14,10 @@ import cloup
 import numpy as np
 import torch
 
-from landscape.autodiff import distributed
+from landscape.autodiff import costs, distributed
+from landscape.cli import dry
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, Choice, Decorator, command, listed, option
+from landscape.cli.options import COUNT, DRY_RUN, Choice, Decorator, command, listed, option
 from landscape.errors import InputError
 from landscape.results import History
 from trainers import data, evaluation, folder, methods, recipes, rules, run
@@ -128,6 +130,7 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
     option("--device", metavar="NAME", help="Train on cpu, cuda or cuda:1.", show_default="a GPU where there is one"),
     option("--threads", type=COUNT, metavar="N", help="Compute by N threads.", show_default="OMP_NUM_THREADS"),
     option("--workers", default=4, show_default=True, metavar="N", help="Read image files by N processes."),
+    DRY_RUN,
     option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard too."),
     option("-q", "--quiet", is_flag=True, help="Print errors only."),
 )
@@ -143,6 +146,7 @@ def train(
     threads: int | None,
     workers: int,
     tensorboard: bool,
+    dry_run: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -162,7 +166,8 @@ def train(
     try:
         console = Console(quiet=quiet or not distributed.is_main())
         recipe, loaded = data.load(recipe)
-        this = run.Run(
+        begin = partial(
+            run.Run,
             recipe,
             loaded,
             out,
@@ -172,6 +177,12 @@ def train(
             overwrite=overwrite,
             tensorboard=tensorboard,
         )
+        if dry_run:
+            with costs.asking() as plans:
+                begin()
+            dry.show(console, costs.measured(plans, ranks=distributed.world()))
+            return
+        this = begin()
         try:
             _introduce(console, this)
             with console.progress() as progress:

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff import devices, distributed
+from landscape.autodiff import costs, devices, distributed
 from landscape.errors import InputError, LandscapeError, NumericalError, StoreError, arg
 from landscape.networks import checkpoints, losses
 from landscape.networks.class_means import Quality
 from landscape.networks.models import NormedLinear
 from landscape.results import History, disk, store
-from trainers import evaluation, folder, gkp, memory, recipes, records, rules, schedule
+from trainers import evaluation, folder, gkp, memory, planned, recipes, records, rules, schedule
 from trainers.data import Data, build
 from trainers.evaluation import Scores
 from trainers.loop import Trainer
@@ -91,6 +91,7 @@ class Run:
         self._writer: Any = None  # made after the first epoch, when the folder is this run's
         self.resumed = False
         folder.refuse(out, recipe, data.whole.fingerprint, overwrite=overwrite)
+        costs.declare(lambda: planned.plan(recipe, data, model, place, epoch=self._done(), workers=workers))
         self._lock = folder.Hold(out) if distributed.is_main() else None
         self._bank = memory.Bank(out / "bank", len(data.train.class_names))
         if not overwrite and (out / "state.pt").exists():
@@ -100,6 +101,11 @@ class Run:
                 self.close()
                 raise
         self._first = None if self.trainer.epoch or not recipe.snapshot_every else records.copied(model)
+
+    def _done(self) -> int:
+        """Return how many epochs of the recipe the folder holds."""
+        state = self.out / "state.pt"
+        return 0 if self._overwrite or not state.exists() else int(checkpoints.read(state).meta["epoch"])
 
     def _found_classifier(self) -> str | None:
         if self.recipe.grouped or self.recipe.loss == "bcl":

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff import costs
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.errors import InputError, NumericalError, StoreError, arg, said
-from landscape.objective import points, snapshots
+from landscape.objective import pilot, points, snapshots
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.results import History, store
@@ -152,6 +153,8 @@ def finetuned(
         raise InputError(f"{arg('lr')} must be positive and the momentum a share, got {lr:g} and {momentum:g}")
     p = objective.part(part)
     members = objective.members[p]
+    if costs.noted(lambda: _costs(objective, epochs * -(-len(members) // batch_size), min(batch_size, len(members)))):
+        return points.origin(objective)
     begun = _mean_loss(objective, p, objective.theta)
     theta = points.origin(objective).theta.clone()
     velocity = torch.zeros_like(theta)
@@ -181,6 +184,19 @@ def finetuned(
             f"{arg('lr', lr)}"
         )
     return Point(theta.detach(), points.origin(objective).buffers)
+
+
+def _costs(objective: Objective, steps: int, batch: int) -> costs.Known:
+    """Return what so many steps of a training take."""
+
+    def prepare(n: int) -> Callable[[], object]:
+        small = pilot.few(objective, [n])
+        theta = points.origin(small).theta
+        return lambda: points.gradient(small, theta, 0)
+
+    what, halve = "steps of the training on parts", arg("finetune")
+    work = costs.Work(what=what, prepare=prepare, times=steps, samples=batch, batch=batch, halve=halve)
+    return costs.Known(works=(work,), keeps=6 * objective.layout.size * objective.dtype.itemsize)
 
 
 def _mean_loss(objective: Objective, part: int, theta: Sequence[Tensor]) -> float:

@@ -9,20 +9,23 @@ All vectors are float64, so that one whole step towards another checkpoint arriv
 statistics are kept twice, straight and with variances by their logarithm (points.py); both add up like all others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff import costs
+from landscape.autodiff.costs import sizes, warming
 from landscape.callables import checked
 from landscape.curvature.lanczos import lanczos, probe, unconverged
 from landscape.curvature.operators import hessian
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import filters
-from landscape.objective import points
+from landscape.objective import pilot, points
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.results import Plane
@@ -261,6 +264,8 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
     """
     if len(parts) not in (1, n):
         raise InputError(f"{arg('of')} must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
+    if costs.noted(lambda: _costs(objective, parts, steps)):
+        return random(objective, n, seed=seed)
     rows, names = [], []
     for part in parts:
         operator, wanted = hessian(objective.alone(part)), n if len(parts) == 1 else 1
@@ -276,6 +281,23 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
             rows.append(run.ritz_vectors(0, 0, solved.vectors[:, [-1 - k]])[0])
             names.append(f"eigenvector {k + 1} of {part} ({solved.values[-1 - k]:.4g})")
     return of_vectors(objective, torch.stack(rows), names)
+
+
+def _costs(objective: Objective, parts: Sequence[str], steps: int) -> costs.Known:
+    """Return what eigenvectors of parts take: so many products with their Hessians, where these are enough."""
+    samples, batch = max(len(objective.alone(part).members[0]) for part in parts), objective.batch_size
+    counts = (warming(samples), *sizes(samples, batch))
+    small = pilot.few(objective, counts)
+    operator = cache(lambda: hessian(small))
+
+    def prepare(n: int) -> Callable[[], object]:
+        own = operator()[str(counts.index(n))]
+        z = probe(own.size, seed=0, number=0).to(own.device, own.dtype)[None, None]
+        return lambda: own.matvec(z)
+
+    what, many = "products for the directions", {"times": steps, "samples": samples, "batch": batch}
+    work = costs.Work(what=what, prepare=prepare, pieces=len(parts), halve=arg("directions", "random"), **many)
+    return costs.Known(works=(work,), keeps=(steps + 1) * objective.layout.size * objective.dtype.itemsize)
 
 
 @checked

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import single_samples, trees
+from landscape.autodiff import costs, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.callables import checked
@@ -28,7 +28,7 @@ from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import classifiers, filters
 from landscape.networks.outputs import OwnLoss
-from landscape.objective import jobs, points
+from landscape.objective import jobs, pilot, points
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
@@ -111,6 +111,7 @@ def distances(
         "points": list(runs[0].points),
         "vectors_sha256": points.digest([p for run in runs for p, _ in (*run.points.values(), *run.snapshots)]),
     }
+    costs.declare(lambda: _costs(objective, runs, barrier_points, batch_norm, training, training_samples, curvature))
     evaluator = Evaluator(
         objective, batch_norm=batch_norm, training=training, training_samples=training_samples, seed=seed
     )
@@ -214,6 +215,55 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
     found = jobs.run(list(compute_one), compute, journal, progress)
     objective.verify()
     return found
+
+
+def _costs(
+    objective: Objective,
+    runs: Sequence[Run],
+    barrier_points: int,
+    batch_norm: BatchNorm,
+    training: Samples | None,
+    training_samples: int,
+    curvature: bool,
+) -> costs.Known:
+    """Return what the distances of so many points take."""
+    n, size = len(runs[0].points), objective.layout.size
+    passes = len(runs) * (2 * n + barrier_points * n * (n - 1) // 2)
+    of_batch_norm: dict[str, Any] = {
+        "batch_norm": batch_norm, "training": training, "training_samples": training_samples,
+    }  # fmt: skip
+    halve, batch = arg("barriers", barrier_points // 2), objective.batch_size
+
+    def fisher(n: int) -> Callable[[], object]:
+        small = pilot.few(objective, [n])
+        return lambda: _fisher(small, points.origin(small), "", _chosen(small, "all"))
+
+    works = [
+        pilot.evaluation(objective),
+        pilot.at_points(objective, "passes over all samples, at points and between them", passes, halve=halve,
+                        **of_batch_norm),
+        costs.Work(what="passes for the Fisher information", prepare=fisher, times=len(runs) * n,
+                   samples=_per_point(objective, runs[0]), batch=batch),
+    ]  # fmt: skip
+    if curvature:
+
+        def products(count: int) -> Callable[[], object]:
+            small = pilot.few(objective, [count])
+            here = points.origin(small)
+            return lambda: _hessian_rises(small, here, "", [here] * n, _chosen(small, "all"))
+
+        works.append(
+            costs.Work(what="Hessians at points, each with its tracing", prepare=products, times=len(runs) * n,
+                       samples=_per_point(objective, runs[0]), batch=batch, halve=arg("curvature", False))
+        )  # fmt: skip
+    keeps = (2 * n + 4) * 8 * size
+    return costs.Known(works=works, keeps=keeps, disk=2**16 + 2 * 8 * len(runs) * n * n * len(objective.partition))
+
+
+def _per_point(objective: Objective, run: Run) -> int:
+    """Return how many samples a point's own matrices are of, on average."""
+    counts = [sum(len(objective.members[p]) for p in _parts_of(objective, name)) for name in run.points]
+    return max(1, round(sum(counts) / len(counts)))
 
 
 @dataclass(frozen=True, eq=False)

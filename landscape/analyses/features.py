@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff import distributed
+from landscape.autodiff import costs, distributed
 from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.networks import class_means, classifiers
-from landscape.objective import jobs, snapshots
+from landscape.objective import jobs, pilot, snapshots
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import fingerprint, provenance
 from landscape.objective.snapshots import File
@@ -88,6 +88,7 @@ def features(
         raise InputError(f"{arg('beta')} must be a finite number, at least 0, got {beta:g}")
     if cache_bytes < 0:
         raise InputError(f"{arg('cache_bytes')} must not be negative, got {cache_bytes / 2**30:g} GiB")
+    costs.declare(lambda: _costs(objective, len(checkpoints or [None]), cache_bytes))
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
     points = {s.path or s.name: s for s in snapshots.find(objective, checkpoints, **read)}
     options = {"beta": beta}
@@ -128,6 +129,34 @@ def features(
         objective.verify()
         journal.finish(result)
     return result
+
+
+def _costs(objective: Objective, n_points: int, cache_bytes: int) -> costs.Known:
+    """Return what the features of so many checkpoints take."""
+    n_samples, model = len(objective.samples), objective.model
+    head = classifiers.find(model, len(objective.samples.class_names))
+    width = classifiers.class_weights(model, head).shape[1]
+    kept = n_samples * width * objective.dtype.itemsize
+
+    def prepare(n: int) -> Callable[[], object]:
+        small = pilot.few(objective, [n])
+        room = cache_bytes if kept <= cache_bytes else 0
+        return lambda: _measure(small, model, room, lambda share: None)
+
+    work = costs.Work(
+        what="measurements of the features of a checkpoint",
+        prepare=prepare,
+        pieces=n_points,
+        samples=n_samples,
+        batch=objective.batch_size,
+        halve=arg("samples_per_class", max(1, n_samples // (2 * len(objective.samples.class_names)))),
+    )
+    return costs.Known(
+        works=(pilot.evaluation(objective), work),
+        keeps=kept if kept <= cache_bytes else 0,
+        disk=2 * 8 * n_points * len(objective.samples.class_names) ** 2,
+        spare=arg("cache_bytes"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

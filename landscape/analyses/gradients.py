@@ -14,7 +14,7 @@ Source: "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026)
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape.autodiff import trees
+from landscape.autodiff import costs, trees
 from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import Team
@@ -30,7 +30,7 @@ from landscape.callables import checked
 from landscape.curvature import gram
 from landscape.curvature.gram import Products, Report
 from landscape.errors import InputError, NumericalError, arg
-from landscape.objective import jobs, snapshots
+from landscape.objective import jobs, pilot, snapshots
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import fingerprint, provenance
 from landscape.objective.snapshots import File, Snapshot
@@ -107,6 +107,9 @@ def gradients(
             f"{arg('weight_decay', objective.weight_decay)} is for curvature: gradients are those of the data, "
             "leave it out"
         )
+    costs.declare(
+        lambda: _costs(objective, len(checkpoints or [None]), batches, samples_per_batch, cache_bytes, sampling_errors)
+    )
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
     points = {s.path or s.name: s for s in snapshots.find(objective, checkpoints, **read)}
     size = min(samples_per_batch, int(objective.counts.sum()))
@@ -156,6 +159,51 @@ def _at(objective: Objective, snapshot: Snapshot, read: Mapping[str, Any]) -> Ob
     if snapshot.path is None:
         return objective
     return objective.at(snapshots.network(objective, snapshot, **read))
+
+
+def _costs(
+    objective: Objective,
+    n_points: int,
+    batches: int | None,
+    samples_per_batch: int,
+    cache_bytes: int,
+    sampling_errors: bool,
+) -> costs.Known:
+    """Return what the gradients at so many checkpoints take."""
+    n, n_parts, size = pilot.mean_count(objective), len(objective.partition), objective.layout.size
+    held = min(n_parts, max(1, cache_bytes // (size * objective.dtype.itemsize)))
+    keeps = held * size * objective.dtype.itemsize
+    disk = 2 * 8 * n_points * n_parts * (2 * n_parts + 4 * len(objective.layout.layers))
+    works = [pilot.evaluation(objective)]
+    of_parts: dict[str, Any] = {"pieces": n_parts * n_points, "samples": n, "batch": objective.batch_size}
+    if batches is not None:
+        counts = min(samples_per_batch, sum(map(len, objective.members)))
+
+        def of_batch(n: int) -> Callable[[], object]:
+            index = np.sort(np.resize(np.concatenate(objective.members), n))
+            return lambda: _over_batches(objective, [index], cache_bytes, lambda share: None)
+
+        what, halve = "batches", arg("batches", batches // 2)
+        many = {"times": batches, "pieces": n_points, "samples": counts, "batch": counts}
+        works.append(costs.Work(what=what, prepare=of_batch, halve=halve, **many))
+        return costs.Known(works=works, keeps=keeps, disk=disk, spare=arg("cache_bytes"))
+
+    def of_part(n: int) -> Callable[[], object]:
+        small = pilot.few(objective, [n])
+        return lambda: gram.direction(small, 0)
+
+    def slopes(n: int) -> Callable[[], object]:
+        small = pilot.few(objective, [n])
+        vectors = gram.direction(small, 0).expand(n_parts + 1, -1)
+        return lambda: _slopes(small, 0, vectors)
+
+    again = (-(-n_parts // held) + 1) / 2 + sampling_errors
+    works.append(costs.Work(what="gradients of parts", prepare=of_part, times=again, **of_parts))
+    if sampling_errors:
+        what, halve = "slopes of single samples along all gradients", arg("sampling_errors", False)
+        works.append(costs.Work(what=what, prepare=slopes, halve=halve, **of_parts))
+        keeps += (n_parts + 1) * size * objective.dtype.itemsize
+    return costs.Known(works=works, keeps=keeps, disk=disk, spare=arg("cache_bytes"))
 
 
 # Numbers of one checkpoint --------------------------------------------------------------------------------------------

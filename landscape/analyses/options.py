@@ -1,13 +1,20 @@
 """What determines the numbers of a spectrum: the options of `spectrum` and what follows from them."""
 
+import logging
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias, get_args
 
+from landscape.analyses import samples as of_samples
 from landscape.analyses.samples import METHODS, Method
 from landscape.curvature import extremes
+from landscape.curvature.algebra import Operator
+from landscape.curvature.kinds import KINDS, Kind
 from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
 from landscape.curvature.probing import DEFLATED, Plan
 from landscape.errors import InputError, arg, check_choice
+from landscape.objective.objective import Objective
+
+log = logging.getLogger(__name__)
 
 Trace: TypeAlias = Literal["auto", "exact", "probes"]
 TRACES: tuple[Trace, ...] = get_args(Trace)
@@ -106,3 +113,61 @@ class Options:
         """Share of the trace that its error over probes may be; None for what there is."""
         wanted = None if self.accuracy is None else self.accuracy / 3
         return wanted if self.trace_tol is None else self.trace_tol
+
+
+def exact_trace(operator: Operator, options: Options) -> bool:
+    """Say whether traces are taken without probes.
+
+    Args:
+        operator: whose traces.
+        options: of the spectrum.
+
+    Returns:
+        Whether.
+
+    Raises:
+        InputError: they must be and cannot.
+    """
+    if options.trace == "probes" or (
+        options.trace == "auto" and operator.exact.cost > options.n_steps * options.n_probes
+    ):
+        return False
+    reason = operator.exact.refusal()
+    if reason is None:
+        return True
+    if options.trace == "exact":
+        raise InputError(f"{arg('trace', 'exact')} cannot be had: {reason}; {arg('trace', 'probes')} estimates it")
+    log.info("the trace is estimated by probes, because %s", reason)
+    return False
+
+
+def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool:
+    """Say whether rows and numbers of single samples are taken.
+
+    Args:
+        objective: model, loss and data in parts.
+        kind: of matrix.
+        options: of the spectrum.
+
+    Returns:
+        Whether.
+
+    Raises:
+        InputError: they must be and cannot.
+    """
+    if options.method == "rows" and not kind.has_rows:
+        others = ", ".join(name for name, other in KINDS.items() if other.has_rows)
+        raise InputError(f"{arg('method', 'rows')}: the {kind.name} has no rows; {others} have")
+    by_rows = options.method != "lanczos" and kind.has_rows
+    if not (by_rows or options.sampling_errors):
+        return False
+    reason = of_samples.refusal(objective, kind)
+    size, products = objective.outputs.size, options.n_steps * options.n_probes
+    if reason is None and options.method != "rows" and size > products:
+        reason = f"{size} backward passes are more than {products} products"
+    if reason is None:
+        return True
+    if options.method == "rows":
+        raise InputError(f"{arg('method', 'rows')} cannot be had: {reason}; {arg('method', 'lanczos')} takes products")
+    log.info("there are no rows and no errors over samples, because %s", reason)
+    return False

@@ -89,6 +89,11 @@ class Samples:
         return np.ones(len(self.members)) if self.drawn is None else self.drawn.factors[self.members]
 
     @property
+    def guess(self) -> Tensor | None:
+        """A vector that may be near that of lambda_max, (D,), as far as the rows tell."""
+        return None if self.kept is None else self.kept.direction(self.kept.eigen.combinations[:, 0])
+
+    @property
     def trace(self) -> float:
         """The exact trace of the rows' matrix, with that of the weight decay."""
         decay = self.objective.weight_decay if self.kind.decays else 0.0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from landscape.autodiff import costs
 from landscape.callables import checked
 from landscape.errors import InputError, StoreError, arg
 from landscape.objective import jobs, runs, snapshots
@@ -72,6 +73,7 @@ def series(
     _refuse(analysis, objective, with_parts, options)
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
     stages = runs.stages(checkpoints, ckpt_key=ckpt_key, trust_pickle=trust_pickle)
+    costs.declare(lambda: _costs(analysis, objective, with_parts, options, len(stages)))
     found = snapshots.find(objective, [(str(stage.path), stage.epoch) for stage in stages], **read)
     known = {"analysis": _name(analysis), "with_parts": list(with_parts), **{k: _plain(v) for k, v in options.items()}}
     source = {n: v for n, v in objective.source.items() if not n.startswith("checkpoint") and n != "weights_sha256"}
@@ -97,6 +99,22 @@ def series(
         result = computed(journal)
         journal.finish(result)
     return result
+
+
+def _costs(
+    analysis: Callable[..., Any],
+    objective: Objective,
+    with_parts: Sequence[str],
+    options: dict[str, Any],
+    n_stages: int,
+) -> costs.Repeated:
+    """Return what an analysis of groups and parts takes at so many checkpoints."""
+    plans: list[costs.Plan] = []
+    for own in (*map(objective.alone, with_parts), objective):
+        with costs.asking() as more:
+            analysis(own, **options)
+        plans += more
+    return costs.Repeated(plans, n_stages)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +30,12 @@ from torch import Tensor
 
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
+from landscape.autodiff import costs
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.callables import checked
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg
-from landscape.objective import jobs, points
+from landscape.objective import jobs, pilot, points
 from landscape.objective.evaluator import Evaluator, evaluate
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -45,6 +47,7 @@ LIMIT = 2.0
 """Largest relative size of noise that is tried for the doubling radius: filters are then far smaller than the noise."""
 _RUNGS = tuple(LIMIT / 2**j for j in range(16, -1, -1))  # relative sizes at which all parts are evaluated together
 _FIRST_RUNG = _RUNGS.index(LIMIT / 16)
+_USUAL_RUNGS = 3  # are tried
 _HALVINGS = 6  # of the rung's width, before the last stretch is taken to be straight
 _KEPT_BYTES = 2**30  # of directions; what is beyond is drawn again for each part
 
@@ -103,6 +106,7 @@ def sharpness(
     """
     options = Options(rho=rho, adaptive=adaptive, ascent_steps=ascent_steps, sigma=sigma, draws=draws, seed=seed)
     _check(objective, options)
+    costs.declare(lambda: _costs(objective, options))
     if out is None:
         return _run(objective, options, None, progress)
     with jobs.open_journal(out, fingerprint(objective, vars(options)), overwrite=overwrite) as journal:
@@ -153,6 +157,42 @@ def _run(objective: Objective, options: Options, journal: Journal | None, progre
     found = jobs.run(list(names), compute, journal, progress, costs=[float(n) for n in objective.counts])
     objective.verify()
     return found
+
+
+def _costs(objective: Objective, options: Options) -> costs.Known:
+    """Return what the figures take; of the doubling radius as many rungs as are usual."""
+    n, pieces, batch = pilot.mean_count(objective), len(objective.partition), objective.batch_size
+    draw = _drawer(objective, options.seed)
+
+    def gradients(n: int) -> Callable[[], object]:
+        small = pilot.few(objective, [n])
+        theta = points.origin(small).theta
+        return lambda: points.gradient(small, theta, 0)
+
+    def losses(n: int) -> Callable[[], object]:
+        loss = _along(pilot.few(objective, [n]), 0, draw(0))
+        return lambda: loss(options.sigma)
+
+    of_parts: dict[str, Any] = {"pieces": pieces, "samples": n, "batch": batch}
+    works = (
+        pilot.evaluation(objective),
+        pilot.at_points(objective, "points around the checkpoint", 1 + (2 + _USUAL_RUNGS) * options.draws),
+        costs.Work(
+            what="gradients of the search for the largest rise",
+            prepare=gradients,
+            times=2 + options.ascent_steps,
+            halve=arg("ascent_steps", options.ascent_steps // 2),
+            **of_parts,
+        ),
+        costs.Work(
+            what="losses of parts in search of the doubling radius",
+            prepare=losses,
+            times=_HALVINGS * options.draws,
+            halve=arg("draws", options.draws // 2),
+            **of_parts,
+        ),
+    )
+    return costs.Known(works=works, keeps=8 * objective.layout.size * (options.draws + 4), disk=2**16)
 
 
 # Within a ball --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ an operator, and leaves as the same result, less what only data have: samples, l
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,15 +18,16 @@ from landscape.analyses import overlap as overlaps
 from landscape.analyses import samples as of_samples
 from landscape.analyses import summaries
 from landscape.analyses.accuracy import draws_of
-from landscape.analyses.options import Options, Trace
+from landscape.analyses.options import Options, Trace, exact_trace, sample_by_sample
 from landscape.analyses.pooled import row_products
 from landscape.analyses.samples import GGN_TOL, Method
-from landscape.autodiff import memory
+from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
+from landscape.autodiff import costs, memory
 from landscape.callables import checked
 from landscape.curvature import extremes, probing, rows
 from landscape.curvature.algebra import Operator
 from landscape.curvature.extremes import Ends
-from landscape.curvature.kinds import HESSIAN, KINDS, Kind, KindName, find
+from landscape.curvature.kinds import HESSIAN, Kind, KindName, find
 from landscape.curvature.lanczos import Distribution
 from landscape.curvature.matrices import matrix
 from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator
@@ -173,8 +174,11 @@ def spectrum(
     if overlap:
         overlaps.refuse(len(parts), vectors)
     if isinstance(subject, Objective):
+        traced = partial(curvature_operator, kind=kind, backend=backend, cache_bytes=cache_bytes)
+        costs.declare(lambda: SpectrumCosts(subject, kind, options, traced, cache_bytes, overlap=overlap))
         made = _of_objective(subject, kind, options, backend, cache_bytes, memory_bytes)
     else:
+        costs.declare(lambda: costs_of_matrices(subject, options))
         made = _of_operator(subject, options, fingerprint, memory_bytes)
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
@@ -256,18 +260,18 @@ def _of_objective(
     @cache  # traced once, when the first unfinished part needs it
     def whole() -> tuple[Operator, bool]:
         operator = curvature_operator(used, kind, backend=backend, cache_bytes=cache_bytes)
-        return operator, _exact(operator, options)
+        return operator, exact_trace(operator, options)
 
     capacity = _once(memory_bytes)
 
     @cache
-    def sample_by_sample() -> bool:
-        return _sample_by_sample(used, kind, options)
+    def by_samples() -> bool:
+        return sample_by_sample(used, kind, options)
 
     def compute(name: str, report: Callable[[float], None]) -> Spectrum:
         part, told, of_part, shared = objective.part(name), None, facts(name), used.shared()
         of_part |= {"n_used": np.array([len(used.members[part])])}
-        if sample_by_sample():
+        if by_samples():
             told = of_samples.samples(shared, kind, part, tol=options.ggn_tol, cache_bytes=cache_bytes, drawn=drawn)
             lengths[part] = told.lengths
             of_part |= of_samples.eigenvalues(told)
@@ -291,7 +295,7 @@ def _of_objective(
         return Spectrum(**made, **of_part, provenance=about | basis)
 
     def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
-        if kind.factors is None or not options.sampling_errors or not sample_by_sample():
+        if kind.factors is None or not options.sampling_errors or not by_samples():
             return found
         return row_products(
             used, found, kind.factors, lengths, drawn=drawn, cache_bytes=cache_bytes, journal=journal, progress=progress
@@ -319,7 +323,7 @@ def _once(memory_bytes: int | None) -> Callable[[Operator], int]:
 
 def _of_operator(operator: Operator, options: Options, given: str | None, memory_bytes: int | None) -> _Job:
     capacity = _once(memory_bytes)
-    exact = cache(lambda: _exact(operator, options))
+    exact = cache(lambda: exact_trace(operator, options))
     source = {"fingerprint": given} if given is not None else operator.source()
     objective = operator.objective
     facts: Facts = _unknown if objective is None else _facts(objective)
@@ -356,10 +360,9 @@ def _ends(
     report: Callable[[float], None],
 ) -> tuple[Ends, tuple[float, float]]:
     """Return the two ends of a part's spectrum, and its trace with the standard error: as it is known, or by probes."""
-    guess = None if told is None or told.kept is None else told.kept.direction(told.kept.eigen.combinations[:, 0])
     found = extremes.ends(
         operator,
-        guess,
+        None if told is None else told.guess,
         seed=options.seed,
         tol=options.residual,
         vectors=options.vectors,
@@ -391,38 +394,3 @@ def _facts(objective: Objective) -> Facts:
 def _unknown(name: str) -> dict[str, Any]:
     """Return nan for what is known of data only."""
     return dict.fromkeys(("n_samples", "n_used", "train_counts", "loss", "accuracy"), np.full(1, np.nan))
-
-
-def _exact(operator: Operator, options: Options) -> bool:
-    """Say whether traces are taken without probes; an InputError where they must be and cannot."""
-    if options.trace == "probes" or (
-        options.trace == "auto" and operator.exact.cost > options.n_steps * options.n_probes
-    ):
-        return False
-    reason = operator.exact.refusal()
-    if reason is None:
-        return True
-    if options.trace == "exact":
-        raise InputError(f"{arg('trace', 'exact')} cannot be had: {reason}; {arg('trace', 'probes')} estimates it")
-    log.info("the trace is estimated by probes, because %s", reason)
-    return False
-
-
-def _sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool:
-    """Say whether rows and numbers of single samples are taken; an InputError where they must be and cannot."""
-    if options.method == "rows" and not kind.has_rows:
-        others = ", ".join(name for name, other in KINDS.items() if other.has_rows)
-        raise InputError(f"{arg('method', 'rows')}: the {kind.name} has no rows; {others} have")
-    by_rows = options.method != "lanczos" and kind.has_rows
-    if not (by_rows or options.sampling_errors):
-        return False
-    reason = of_samples.refusal(objective, kind)
-    size, products = objective.outputs.size, options.n_steps * options.n_probes
-    if reason is None and options.method != "rows" and size > products:
-        reason = f"{size} backward passes are more than {products} products"
-    if reason is None:
-        return True
-    if options.method == "rows":
-        raise InputError(f"{arg('method', 'rows')} cannot be had: {reason}; {arg('method', 'lanczos')} takes products")
-    log.info("there are no rows and no errors over samples, because %s", reason)
-    return False

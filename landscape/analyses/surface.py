@@ -18,12 +18,13 @@ import numpy as np
 
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
+from landscape.autodiff import costs, trees
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
-from landscape.objective import jobs, points
+from landscape.objective import jobs, pilot, points
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
-from landscape.objective.evaluator import Evaluator, evaluate
+from landscape.objective.evaluator import INPUT_BYTES, Evaluator, evaluate
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint, provenance
@@ -111,6 +112,7 @@ def surface(
     )
     axes = coordinates(along, x, y, options)
     asked = asked_for(along, axes, marks or {}, options)
+    costs.declare(lambda: costs_of(objective, along, axes, len(marks or {}), options, training))
     if out is None:
         return Surface(**compute(objective, along, axes, marks or {}, options, training, None, progress))
     with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
@@ -173,6 +175,35 @@ def coordinates(
     if options.radius is not None and not 0 < options.radius < np.inf:
         raise InputError(f"{arg('radius')} must be a positive number, got {options.radius:g}")
     return axes
+
+
+def costs_of(
+    objective: Objective,
+    along: Directions,
+    axes: tuple[np.ndarray, np.ndarray],
+    n_marks: int,
+    options: Options,
+    training: Samples | None,
+) -> costs.Known:
+    """Return what a surface takes; with refinement all points of the grid, which is the most that it may take."""
+    x, y = axes
+    n, halve = len(x) * len(y), arg("refine", 0.01)
+    size = 4 if options.radius is None else 5
+    work = pilot.at_points(
+        objective,
+        "points, each a pass over all samples",
+        n + 1 + 2 * n_marks,
+        point_of=lambda: along.at(*(axis[0] for axis in axes[: len(along.axes)])),
+        halve=halve,
+        bf16=options.bf16,
+        batch_norm=options.batch_norm,
+        training=training,
+        training_samples=options.training_samples,
+        seed=options.seed,
+    )
+    kept = min(INPUT_BYTES, trees.n_bytes(objective.example(0)) * len(objective.samples) // objective.batch_size)
+    disk = 2 * 8 * size * n * len(objective.partition)
+    return costs.Known(works=(pilot.evaluation(objective), work), keeps=kept, disk=disk, spare=arg("batch_size"))
 
 
 def asked_for(

@@ -17,6 +17,7 @@ from landscape.analyses import directions
 from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions
 from landscape.analyses.surface import Options
+from landscape.autodiff import costs
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
@@ -103,6 +104,7 @@ def trajectory(
     positions = np.array([along.project(point)[0] for point in named.values()] + [np.zeros(2)])
     axes = _around(positions[:, 0], n, margin), _around(positions[:, 1], n, margin)
     asked = surfaces.asked_for(along, axes, named, options) | {"runs": list(paths), "margin": margin}
+    costs.declare(lambda: surfaces.costs_of(objective, along, axes, len(named), options, training))
     runs = [r for r, path in enumerate(paths.values()) for _ in path]
     epochs = [epoch for path in paths.values() for _, epoch in path.values()]
     extra = len(named) - len(marks)

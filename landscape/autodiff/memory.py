@@ -47,6 +47,12 @@ def most_so_far() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * units
 
 
+def peak() -> int:
+    """Return the most bytes that this process has had at a time where it computes: on a GPU if it has used one."""
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() and torch.cuda.is_initialized() else 0
+    return on_gpu or most_so_far()
+
+
 def _free_on_host() -> int:
     """Return the bytes that are free: of the machine, and of the container if there is one."""
     try:

@@ -7,7 +7,20 @@ from typing import Any
 
 import cloup
 
-from landscape.cli.options import BY_COUNT, CALLED, COUNT, JSON, OWN, READING, SIZE, Choice, Decorator, listed, option
+from landscape.cli.options import (
+    BY_COUNT,
+    CALLED,
+    COUNT,
+    DRY_RUN,
+    JSON,
+    OWN,
+    READING,
+    SIZE,
+    Choice,
+    Decorator,
+    listed,
+    option,
+)
 from landscape.data import datasets
 from landscape.networks import models, tasks
 from landscape.objective import loading
@@ -229,6 +242,7 @@ def output(*more: Decorator[Any]) -> Decorator[Any]:
             "--overwrite", is_flag=True, help="Replace an existing result, and begin an unfinished one from the start."
         ),
         *more,
+        DRY_RUN,
         JSON,
         option("-q", "--quiet", is_flag=True, help="Print errors only."),
     )

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
-from landscape.autodiff import distributed, trees
+from landscape.autodiff import costs, distributed, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.threads import settle
 from landscape.autodiff.trees import Tree
+from landscape.cli import dry
 from landscape.cli.console import Console
 from landscape.errors import InputError
+from landscape.objective import jobs
 from landscape.objective.loading import load_objective
 from landscape.objective.objective import Objective
 from landscape.objective.runs import MAGIC
@@ -28,6 +30,7 @@ def begin(
     quiet: bool = False,
     as_json: bool = False,
     threads: int | None = None,
+    dry_run: bool = False,
     **loading: Any,
 ) -> Generator[tuple[Objective, Console], None, None]:
     """Join the ranks, load a checkpoint and say how well it does; the ranks are left at the end of the block.
@@ -40,6 +43,7 @@ def begin(
         quiet: print errors only.
         as_json: print one JSON document only.
         threads: of this process; None for what the environment says, or else the fastest number.
+        dry_run: say what the block would take, in place of running it to its end.
         loading: the options of `options.LOADING`.
 
     Yields:
@@ -58,6 +62,11 @@ def begin(
         batch = objective.example(0)
         settle(lambda: _pass(objective, *batch), threads, measure=objective.device.type == "cpu")
         console = Console(quiet=quiet or not distributed.is_main(), json=as_json)
+        if dry_run:
+            with costs.asking() as plans:
+                yield objective, console
+            dry.show(console, costs.measured(plans, ranks=max(1.0, jobs.EFFICIENCY * distributed.world())))
+            return
         with distributed.together():
             introduce(console, objective)
         yield objective, console

@@ -33,6 +33,7 @@ class Console:
             json: print no text, since stdout holds one JSON document.
         """
         self._text = not (quiet or json)
+        self._json = json
 
     def say(self, text: str) -> None:
         """Print a line of the result."""
@@ -76,6 +77,11 @@ class Console:
     def json(self, value: Any) -> None:
         """Print a JSON document, whether quiet or not."""
         click.echo(strict_json(value))
+
+    def document(self, value: Any) -> None:
+        """Print a JSON document where one was asked for in place of text."""
+        if self._json:
+            self.json(value)
 
     @contextmanager
     def progress(self) -> Generator[Progress, None, None]:

@@ -146,6 +146,11 @@ READING = (
 )
 """How a checkpoint is read."""
 
+DRY_RUN = option(
+    "--dry-run",
+    is_flag=True,
+    help="Say how long the command would take, how much memory and room on the disk, and do no more.",
+)
 JSON = option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 OVERWRITE = option("--overwrite", is_flag=True, help="Replace an existing file.")
 

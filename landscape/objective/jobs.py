@@ -93,6 +93,7 @@ def run(
         InputError: no units, two of one name, or several ranks without a journal, through which they share.
         Interrupted: Ctrl-C; finished units stay in the journal. The same holds when `compute` raises.
     """
+    costs.refuse_undeclared()
     if not units or len(set(units)) < len(units):
         raise InputError(f"a run needs units that all differ, got {', '.join(map(repr, units)) or 'none'}")
     if journal is None:

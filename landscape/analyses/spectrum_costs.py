@@ -1,0 +1,252 @@
+"""What a spectrum takes: the steps that `spectrum` makes of each part, and how many."""
+
+from collections.abc import Callable, Generator
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from landscape.analyses import pooled
+from landscape.analyses import samples as of_samples
+from landscape.analyses.options import Options, exact_trace, sample_by_sample
+from landscape.autodiff.costs import Known, Work, sizes, warming
+from landscape.curvature import extremes, rows
+from landscape.curvature.algebra import Operator
+from landscape.curvature.kinds import Kind
+from landscape.curvature.lanczos import lanczos, probe
+from landscape.errors import arg
+from landscape.objective import pilot
+from landscape.objective.objective import Objective
+
+_COLUMNS = 2**18  # of the rows whose inner products are timed
+_ROWS = 128
+_PILOT = 32  # samples by which it is found out how many products a run takes
+
+
+class SpectrumCosts:
+    """The steps of a spectrum, each of which is taken on a few samples to be timed; a `costs.Plan`."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        kind: Kind,
+        options: Options,
+        make: Callable[[Objective], Operator],
+        cache_bytes: int,
+        *,
+        overlap: bool,
+    ) -> None:
+        """Choose the samples.
+
+        Args:
+            objective: model, loss and data in parts.
+            kind: of matrix.
+            options: of the spectrum.
+            make: traces the products of an objective.
+            cache_bytes: for rows.
+            overlap: whether vectors are multiplied by the matrices of other parts too.
+        """
+        self.objective, self.kind, self.options, self.overlap = objective, kind, options, overlap
+        self.cache_bytes = cache_bytes
+        self.samples = min(pilot.mean_count(objective), options.samples or len(objective.samples))
+        self.pieces = len(objective.partition)
+        self.counts = sizes(self.samples, objective.batch_size)
+        self.parts = (*self.counts, warming(self.samples), min(_PILOT, self.samples))
+        self.small = pilot.few(objective, self.parts)
+        self.operator: Callable[[], Operator] = cache(partial(make, self.small))
+        self.told: Callable[[int], of_samples.Samples] = cache(self._told)
+        self.by_samples = sample_by_sample(self.small, kind, options)
+        self.vector = objective.layout.size * objective.dtype.itemsize  # bytes of one
+
+    @property
+    def works(self) -> Generator[Work, None, None]:
+        """All steps."""
+        options = self.options
+        yield pilot.evaluation(self.objective)
+        if self.by_samples:
+            yield self._work("passes for single samples' gradients and curvatures", self._of_samples, 1.0)
+        if not self._by_rows:
+            yield Work(what="tracing of the product, with its checks", prepare=lambda n: self.operator)
+            yield from self._products()
+            if not self.by_samples and exact_trace(self.operator(), options):
+                traces = self.operator().exact.trace
+                yield self._work("exact traces", lambda n: partial(traces, self._part(n)), 1.0, arg("trace", "probes"))
+        if self._pooled:
+            yield self._work("passes for the rows of all parts", self._rows_again, 1.0, arg("sampling_errors", False))
+            yield Work(
+                what="inner products of the rows of all parts",
+                prepare=self._tile,
+                times=(self._pooled / _ROWS) ** 2 * self.objective.layout.size / self._columns,
+            )
+        if self.overlap:
+            yield self._multiplied(
+                "products for the overlap", (options.vectors + 1) * self.pieces, 1, arg("vectors", options.vectors // 2)
+            )
+
+    @property
+    def keeps(self) -> int:
+        """Bytes of a basis and of rows."""
+        rows_and_basis = self._n_rows + self._pooled
+        if not self._by_rows:
+            options = self.options
+            block = 1 if self.operator().cached else options.n_probes
+            rows_and_basis += (options.n_steps + 1) * block if options.has_density else 3 * extremes.FIRST
+        return rows_and_basis * self.vector
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the result, and of finished parts beside it."""
+        options = self.options
+        vectors = 8 * options.vectors * self.objective.layout.size
+        runs = 16 * options.n_steps * options.n_probes * options.has_density
+        return 2 * (2**13 + self.pieces * (vectors + runs + 100 * self.samples * self.by_samples) + 8 * self._pooled**2)
+
+    @property
+    def spare(self) -> str:
+        """What would save memory."""
+        return f"{arg('batch_size')}, {arg('cache_bytes')}"
+
+    @property
+    def _by_rows(self) -> bool:
+        return self.by_samples and self.kind.has_rows and self.options.method != "lanczos" and self._n_rows > 0
+
+    def _part(self, n: int) -> str:
+        return str(self.parts.index(n))
+
+    def _told(self, part: int) -> of_samples.Samples:
+        tol, cache_bytes = self.options.ggn_tol, self.cache_bytes
+        return of_samples.samples(self.small, self.kind, part, tol=tol, cache_bytes=cache_bytes)
+
+    @property
+    def _n_rows(self) -> int:
+        """Rows of a part that are kept, in proportion to those of the few samples; 0 for none or too many."""
+        last = len(self.counts) - 1
+        kept = self.told(last).kept if self.by_samples else None
+        return 0 if kept is None else round(len(kept.rows.sample) * self.samples / self.counts[last])
+
+    def _of_samples(self, n: int) -> Callable[[], object]:
+        def once() -> None:
+            told = self._told(self.parts.index(n))
+            if not self.options.sampling_errors:
+                return
+            if told.kept is not None and self.kind.has_rows:
+                of_samples.along_rows(told, told.kept)
+            else:
+                of_samples.along_vector(told, self._vector())
+
+        return once
+
+    def _vector(self) -> Tensor:
+        v = probe(self.small.layout.size, seed=0, number=0).to(self.small.device, self.small.dtype)
+        return v / v.norm()
+
+    def _products(self) -> Generator[Work, None, None]:
+        """Return the products of each part, and what is done with their vectors."""
+        options, block, times = self.options, 1, self._n_products()
+        halve = f"{arg('tol', 0.01)} or {arg('samples', self.samples // 2)}"
+        if options.has_density:
+            block = 1 if self.operator().cached else options.n_probes
+            halve = f"{arg('steps', options.n_steps // 2)} or {arg('probes', options.n_probes // 2)}"
+        yield self._multiplied(f"products with the {self.kind.name}", times, block, halve)
+        steps = min(options.n_steps if options.has_density else times, self.objective.layout.size)
+        start = self._vector()[None, None]
+        yield Work(
+            what="runs of Lanczos beside their products",
+            prepare=lambda n: lambda: lanczos(lambda V: V + 0, start, steps),
+            times=times / steps,
+            pieces=self.pieces,
+        )
+
+    def _n_products(self) -> int:
+        """Return how many products a part takes: as asked for, or as a run on a few samples does."""
+        options = self.options
+        if options.has_density:
+            return options.n_steps * options.n_probes
+        last = len(self.parts) - 1
+        own, most = self.operator()[str(last)], options.max_steps or extremes.MOST
+        guess = self.told(last).guess if self.by_samples else None
+        found = extremes.ends(
+            own, guess, seed=options.seed, tol=options.residual, vectors=options.vectors, max_products=most
+        )
+        of_trace = 0 if self.by_samples or exact_trace(self.operator(), options) else extremes.TRACE_PROBES
+        return len(found.alpha) + of_trace
+
+    def _multiplied(self, what: str, times: float, block: int, halve: str) -> Work:
+        def prepare(n: int) -> Callable[[], object]:
+            own = self.operator()[self._part(n)]
+            vectors = self._vector().expand(1, block, -1)
+            return lambda: own.matvec(vectors)
+
+        return self._work(what, prepare, times / block, halve, each=block)
+
+    @property
+    def _pooled(self) -> int:
+        """Rows of all parts that are multiplied with each other; 0 where there are none or too many."""
+        if not (self.by_samples and self.options.sampling_errors):
+            return 0
+        most = min(pooled.MOST_ROWS, self.cache_bytes // self.vector)
+        if not self.kind.has_rows:
+            most = min(most, self.pieces * max(of_samples.DIRECTION_ROWS, self.samples))
+        last = len(self.counts) - 1
+        scale = self.pieces * self.samples / self.counts[last]
+        numbers = [round(scale * len(self.told(last).lengths.longest(tol)[0])) for tol in pooled.LEFT_OUT]
+        return next((n for n in numbers if n <= most), 0)
+
+    def _rows_again(self, n: int) -> Callable[[], object]:
+        part, factors = self.parts.index(n), self.kind.factors
+        lengths = self.told(part).lengths
+        most = self._pooled * n / (self.pieces * self.samples)
+        tol = next((t for t in pooled.LEFT_OUT if len(lengths.longest(t)[0]) <= most), pooled.LEFT_OUT[-1])
+        return lambda: factors is not None and rows.rows(self.small, factors, part, lengths, tol)
+
+    @property
+    def _columns(self) -> int:
+        return min(self.objective.layout.size, _COLUMNS)
+
+    def _tile(self, n: int) -> Callable[[], object]:
+        some = torch.ones(_ROWS, self._columns, dtype=self.small.dtype, device=self.small.device)
+        return lambda: rows.products(some, some)
+
+    def _work(
+        self,
+        what: str,
+        prepare: Callable[[int], Callable[[], object]],
+        times: float,
+        halve: str = "",
+        *,
+        each: int = 1,
+    ) -> Work:
+        return Work(
+            what=what,
+            prepare=prepare,
+            times=times,
+            each=each,
+            pieces=self.pieces,
+            samples=self.samples,
+            batch=self.objective.batch_size,
+            halve=halve,
+        )
+
+
+def costs_of_matrices(operator: Operator, options: Options) -> Known:
+    """Return what the spectra of any matrices take: their products.
+
+    Args:
+        operator: of the matrices.
+        options: of the spectrum.
+
+    Returns:
+        The plan; where runs end by themselves, it is of the most that they may take.
+    """
+    times = options.n_steps * options.n_probes if options.has_density else options.max_steps or extremes.MOST
+    own = operator[operator.parts[0]]
+    v = probe(operator.size, seed=0, number=0).to(operator.device, operator.dtype)[None, None]
+    work = Work(
+        what=f"products with the {operator.name}",
+        prepare=lambda n: lambda: own.matvec(v),
+        times=times,
+        pieces=len(operator.parts),
+        halve=arg("steps", options.n_steps // 2),
+    )
+    keeps = (options.n_steps + 1) * operator.size * operator.dtype.itemsize
+    return Known(works=(work,), keeps=keeps, disk=16 * options.vectors * operator.size * len(operator.parts))

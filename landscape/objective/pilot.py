@@ -1,0 +1,109 @@
+"""A few samples of an objective, on which steps are timed, and the passes that several analyses declare."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from landscape.autodiff.costs import Work
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.data.partition import Partition
+from landscape.objective.evaluator import Evaluator
+from landscape.objective.objective import Objective
+from landscape.objective.points import Point
+
+
+def few(objective: Objective, counts: Sequence[int]) -> Objective:
+    """Return an objective of the same network and loss with a part for each number of samples.
+
+    Args:
+        objective: of whose largest part the samples are, evenly spaced in it, and repeated where it has fewer.
+        counts: samples of each part.
+
+    Returns:
+        The objective; its parts are called after their positions.
+    """
+    members = max(objective.members, key=len)
+    order = [members[np.linspace(0, len(members) - 1, n).round().astype(np.int64)] for n in counts]
+    part_of = np.repeat(np.arange(len(counts)), counts)
+    partition = Partition.from_index(part_of, [str(k) for k in range(len(counts))])
+    return replace(
+        objective,
+        samples=objective.samples.select(np.concatenate(order)),
+        partition=partition,
+        members=tuple(partition.indices(p) for p in range(len(partition))),
+        _theirs=None,
+        _kept=None,
+    )
+
+
+def mean_count(objective: Objective) -> int:
+    """Return how many samples a part has on average."""
+    return max(1, round(sum(map(len, objective.members)) / len(objective.partition)))
+
+
+def passes(objective: Objective, what: str, times: float, *, common: bool = False, halve: str = "") -> Work:
+    """Return passes of the network over all samples, without a gradient.
+
+    Args:
+        objective: model, loss and data in parts.
+        what: they are for.
+        times: how many.
+        common: other stages of a run that say the same need not make them again.
+        halve: an option that would halve them.
+
+    Returns:
+        The work.
+    """
+    total = sum(map(len, objective.members))
+
+    def prepare(n: int) -> Callable[[], object]:
+        small = few(objective, [n])
+
+        def once() -> None:
+            with differentiable_attention(), torch.no_grad():
+                for inputs, targets in small.batches(0):
+                    small.losses(small.theta, inputs, targets).double().sum().item()
+
+        return once
+
+    batch = objective.batch_size
+    return Work(what=what, prepare=prepare, times=times, samples=total, batch=batch, common=common, halve=halve)
+
+
+def evaluation(objective: Objective) -> Work:
+    """Return the pass by which each analysis of a checkpoint begins, over all samples: loss and accuracy."""
+    return passes(objective, "pass over all samples for loss and accuracy", 1, common=True)
+
+
+def at_points(
+    objective: Objective,
+    what: str,
+    times: float,
+    *,
+    point_of: Callable[[], Point] | None = None,
+    halve: str = "",
+    **evaluator: Any,
+) -> Work:
+    """Return passes of the network over all samples, each at a point of its own.
+
+    Args:
+        objective: model, loss and data in parts.
+        what: the points are.
+        times: how many.
+        point_of: makes one of the points; None takes the objective's own weights.
+        halve: an option that would halve them.
+        evaluator: options of `Evaluator`.
+
+    Returns:
+        The work.
+    """
+
+    def prepare(n: int) -> Callable[[], object]:
+        made = Evaluator(few(objective, [n]), **evaluator)
+        return lambda: made(made.centre if point_of is None else point_of())
+
+    total = sum(map(len, objective.members))
+    return Work(what=what, prepare=prepare, times=times, samples=total, batch=objective.batch_size, halve=halve)

@@ -1,0 +1,143 @@
+"""What a run would take: declared once by each, timed on a few samples, and nothing is written."""
+
+import inspect
+import itertools
+
+import numpy as np
+import pytest
+from cases import CASES
+
+import landscape as ls
+import trainers
+from landscape.analyses import convergence
+from landscape.analyses.distances import Run
+from landscape.autodiff import costs
+from landscape.data import datasets
+from landscape.errors import InputError
+from landscape.objective import jobs, points
+from trainers import methods
+
+ANALYSES = {
+    "spectrum": lambda o, **k: ls.spectrum(o, steps=3, probes=2, backend="reverse", sampling_errors=False, **k),
+    "surface": lambda o, **k: ls.surface(o, ls.directions.random(o, 1), [-1.0, 0.0, 1.0], **k),
+    "surface1d": lambda o, **k: ls.surface1d(o, n=3, **k),
+    "surface2d": lambda o, **k: ls.surface2d(o, n=3, **k),
+    "trajectory": lambda o, **k: ls.trajectory(o, {"run": path(o)}, n=3, **k),
+    "distances": lambda o, **k: ls.distances(o, [Run(name="run", points=path(o), start=points.origin(o))],
+                                             source="test", over="all", **k),
+    "gradients": lambda o, **k: ls.gradients(o, **k),
+    "features": lambda o, **k: ls.features(o, **k),
+    "sharpness": lambda o, **k: ls.sharpness(o, draws=1, ascent_steps=1, **k),
+}  # fmt: skip
+
+
+def path(objective):
+    """Three checkpoints that are not on one line."""
+    here = points.origin(objective)
+    steps = np.random.default_rng(0).normal(size=(3, len(here.theta)))
+    return {f"epoch-{k}": (points.Point(here.theta + here.theta.new_tensor(s), here.buffers), float(k))
+            for k, s in enumerate(steps)}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def objective():
+    return CASES["mlp-tanh"].objective()
+
+
+def test_every_analysis_is_tried_here():
+    """Whatever writes a result by the one loop: a new one is to say what it takes."""
+    writing = {name for name in ls.__all__ if name not in {"plots", "directions"} and "out" in parameters(name)}
+    known = {name for name in writing if name not in {"surface1d", "surface2d"}} | {"surface1d", "surface2d"}
+    assert known <= set(ANALYSES)
+
+
+def parameters(name):
+    found = getattr(ls, name)
+    return inspect.signature(found).parameters if inspect.isfunction(found) else {}
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_costs_are_known_beforehand_and_nothing_is_written(objective, name, tmp_path):
+    found = ls.estimate(ANALYSES[name], objective, out=tmp_path / "result.h5")
+    assert list(tmp_path.iterdir()) == []
+    assert found.seconds > 0
+    assert found.memory > 0
+    assert found.disk > 0
+    assert all(cost.seconds > 0 and cost.times > 0 for cost in found.costs)
+
+
+def test_products_are_as_many_as_are_taken(objective):
+    def run(**options):
+        return ls.spectrum(objective, steps=4, probes=3, backend="reverse", trace="probes", **options)
+
+    found = {cost.what: cost.times for cost in ls.estimate(run).costs}
+    assert found["products with the hessian"] == run().steps.sum()
+
+
+def test_a_training_is_not_begun_and_its_network_stays(tmp_path):
+    recipe = methods.recipe("gsa-gkp", dataset="digits-lt", model="small-resnet", epochs=5, groups=2, batch_size=64)
+    found = ls.estimate(trainers.train, None, None, recipe, out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    n = len(datasets.load("digits-lt"))
+    steps = [cost.times for cost in found.costs if cost.what.startswith("steps")]
+    assert sum(steps) == 5 * -(-n // 64)
+    assert len(steps) == 2  # before and with groups
+
+
+def test_a_stage_that_is_left_out_is_counted_too(objective):
+    def both():
+        ended = convergence.finetuned(objective, "0", epochs=2, batch_size=4)
+        assert ended.theta.equal(points.origin(objective).theta)
+        ls.surface1d(objective, n=3)
+
+    found = {cost.what: cost.times for cost in ls.estimate(both).costs}
+    assert found["steps of the training on parts"] == 2 * 3  # 9 samples by 4
+    assert found["points, each a pass over all samples"] == 3 + 1
+
+
+def test_what_does_not_say_its_costs_is_refused_before_it_begins(objective):
+    with pytest.raises(InputError, match="does not say what it would take"):
+        ls.estimate(lambda: jobs.run(["a"], lambda unit, report: None))
+    with pytest.raises(InputError, match="does not say what it would take"):
+        ls.estimate(lambda: None)
+
+
+# The straight line ----------------------------------------------------------------------------------------------------
+
+
+def clocked(fixed, each, first):
+    """A step that takes fixed + each * n seconds of a clock, and more when it is taken first; and the clock."""
+    now = [0.0]
+
+    def prepare(n):
+        taken = itertools.count()
+
+        def step():
+            now[0] += fixed + each * n + (first * n if next(taken) == 0 else 0)
+
+        return step
+
+    return prepare, lambda: now[0]
+
+
+@pytest.mark.parametrize("samples", [1, 7, 16, 1000])
+def test_time_is_a_straight_line_over_samples_and_first_steps_may_be_dearer(samples):
+    prepare, clock = clocked(3.0, 0.5, 2.0)
+    work = costs.Work(what="steps", prepare=prepare, times=10, pieces=4, samples=samples, batch=8)
+    found = costs.measured([costs.Known(works=[work])], clock=clock)
+    warm = costs.warming(samples)
+    expected = 4 * (10 * (3 + 0.5 * samples) + 2 * samples) + 3 + 2.5 * warm
+    assert found.seconds == pytest.approx(expected)
+    assert found.costs[0].times == 40
+
+
+def test_what_stages_have_in_common_counts_once_and_ranks_share():
+    prepare, clock = clocked(1.0, 0.0, 0.0)
+    plan = costs.Known(
+        works=[costs.Work(what="pass", prepare=prepare, common=True), costs.Work(what="steps", prepare=prepare)],
+        keeps=5,
+        disk=7,
+    )
+    found = costs.measured([plan, plan], ranks=2, clock=clock)
+    assert {cost.what: cost.seconds for cost in found.costs} == {"pass": 0.5, "steps": 1.0}
+    assert found.disk == 14
