@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from landscape.autodiff import devices, distributed
+from landscape.autodiff.costs import refuse_undeclared
 from landscape.errors import InputError, arg
 from landscape.results import R, store
 from landscape.results.axes import concatenate
@@ -93,7 +94,7 @@ def run(
         InputError: no units, two of one name, or several ranks without a journal, through which they share.
         Interrupted: Ctrl-C; finished units stay in the journal. The same holds when `compute` raises.
     """
-    costs.refuse_undeclared()
+    refuse_undeclared()
     if not units or len(set(units)) < len(units):
         raise InputError(f"a run needs units that all differ, got {', '.join(map(repr, units)) or 'none'}")
     if journal is None:
