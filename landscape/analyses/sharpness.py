@@ -140,6 +140,7 @@ def _run(objective: Objective, options: Options, journal: Journal | None, progre
             train_counts=objective.trained[[p]],
             loss=here.loss[[p]],
             accuracy=None if here.accuracy is None else here.accuracy[[p]],
+            **here.predicted(p),
             first_order_rise=np.array([first]),
             worst_rise=np.array([worst]),
             noise_rise=np.array([rise[0]]),

@@ -386,6 +386,7 @@ def _facts(objective: Objective) -> Facts:
             "train_counts": objective.trained[[part]],
             "loss": evaluation.loss[[part]],
             "accuracy": None if evaluation.accuracy is None else evaluation.accuracy[[part]],
+            **evaluation.predicted(part),
         }
 
     return of

@@ -329,6 +329,7 @@ def compute(
         "centre_loss": true.loss[0],
         "centre_loss_stderr": None if true.loss_stderr is None else true.loss_stderr[0],
         "centre_accuracy": None if true.accuracy is None else true.accuracy[0],
+        **objective.evaluation.predicted(),
         "axes": along.axes,
         "unit_length": along.unit_length,
         "explained": np.array(along.explained or [np.nan] * len(along.axes)),

@@ -26,6 +26,7 @@ from landscape.curvature.operators import BACKENDS
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Spectrum, columns
+from landscape.results.predicted import FIELDS
 
 SPECTRUM = cloup.option_group(
     "Spectrum",
@@ -259,7 +260,7 @@ ANGLE_TITLE = "smallest angle between the spaces of two parts' sharpest directio
 GRADIENT_TITLE = "curvature along the gradient of the row's part, of which the column's lambda_max is the most"
 
 DOCUMENT_NAMES = [
-    "n_samples", "n_used", "loss", "accuracy", "lambda_max", "lambda_max_residual", "converged", "lambda_min",
+    "n_samples", "n_used", "loss", "accuracy", *FIELDS, "lambda_max", "lambda_max_residual", "converged", "lambda_min",
     "lambda_min_residual", "trace", "trace_stderr", "trace_sampling_stderr", "lambda_max_sampling_stderr",
     "lambda_max_crossfit", "lambda_max_crossfit_stderr", "uncertainty", "negative_mass", "negative_mass_stderr",
     "negative_curvature", "negative_curvature_stderr", "saddle_ratio", "saddle_ratio_stderr", "largest_at_most",

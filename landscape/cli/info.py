@@ -12,6 +12,7 @@ import numpy as np
 from landscape.cli.console import Console
 from landscape.cli.options import JSON, READING, command
 from landscape.results import Result, store
+from landscape.results.columns import ACCURACY, LOSS, MEASURED
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
@@ -39,14 +40,21 @@ def info(file: Path, as_json: bool, ckpt_key: str | None, trust_pickle: bool) ->
         _show_mapping(console, found)
 
 
-_COUNTS = {"n_samples": "samples", "n_used": "summed over", "train_counts": "in training", "test_counts": "tested on"}
+_COUNTS = {
+    "n_samples": "samples", "n_used": "summed over", "train_counts": "in training", "test_counts": "tested on",
+    "n_tokens": "tokens", "n_labels": "labels",
+}  # fmt: skip
 """Fields that count samples of each part, and what a table calls them."""
 
 
 def _counts(result: Result) -> list[str]:
     """Return the counts that a result has for each part."""
-    axes = {item.name: item.metadata["axes"] for item in fields(result) if item.name in _COUNTS}
-    return [name for name in _COUNTS if axes.get(name) == ("part",) and getattr(result, name) is not None]
+    return [name for name in _COUNTS if _has_one_a_part(result, name)]
+
+
+def _has_one_a_part(result: Result, name: str) -> bool:
+    axes = {item.name: item.metadata["axes"] for item in fields(result)}
+    return axes.get(name) == ("part",) and getattr(result, name) is not None
 
 
 def _result(result: Result) -> dict[str, Any]:
@@ -78,8 +86,12 @@ def _show_result(console: Console, file: Path, result: Result) -> None:
     console.say(f"{file}: {found['kind']}, version {found['version']}, {len(found['parts'])} parts")
     counts = _counts(result)
     columns = {key: _COUNTS[key] for key in counts if not all(np.isnan(p[key]) for p in found["parts"])}
-    rows = [[p["name"], *(f"{p[key]:,}" for key in columns)] for p in found["parts"]]
-    console.table(["part", *columns.values()], rows)
+    known = [c for c in (LOSS, ACCURACY, *MEASURED) if _has_one_a_part(result, c.field)]
+    rows = [
+        [p["name"], *(f"{p[key]:,}" for key in columns), *(c.text(result, i) for c in known)]
+        for i, p in enumerate(found["parts"])
+    ]
+    console.table(["part", *columns.values(), *(c.heading(result) for c in known)], rows)
     console.say("options")
     _show_mapping(console, found["options"])
     console.say("provenance")

@@ -29,6 +29,7 @@ from landscape.objective.points import Point
 from landscape.objective.runs import Stage, path_of_training
 from landscape.results import Surface, columns, disk, hdf5, store
 from landscape.results.foreign import surface_files
+from landscape.results.predicted import FIELDS
 
 KINDS = ("random", "ckpt", "pca", "eigen", "gradient")
 """What --directions knows; a file of a stored plane is the other choice."""
@@ -486,7 +487,9 @@ def conclude(console: Console, result: Surface, path: Path) -> None:
 
 def document(result: Surface, path: Path) -> dict[str, Any]:
     """Return the same as one JSON document."""
-    names = ["n_samples", "centre_loss", "centre_accuracy", "lowest_loss", "lowest_position", "doubling_radius"]
+    names = ["n_samples", "centre_loss", "centre_accuracy"]
+    names += [name for name in FIELDS if getattr(result, name) is not None]
+    names += ["lowest_loss", "lowest_position", "doubling_radius"]
     names += ["worst_rise"] + (["barrier"] if result.barrier is not None else [])
     parts = [{"part": part} | {n: getattr(result, n)[p] for n in names} for p, part in enumerate(result.parts)]
     return {"result": str(path), "verdict": result.verdict, "axes": result.axes, "parts": parts}

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +20,7 @@ from landscape.autodiff import trees
 from landscape.autodiff.trees import Tree
 from landscape.errors import DataError
 from landscape.networks import losses
+from landscape.results.measures import F1, PERPLEXITY, SQUARED_ERROR, TOKEN_ACCURACY, Measure
 
 Values: TypeAlias = Callable[[Tensor, Tree], Tensor]
 """(outputs, targets) -> one value per sample, (B,)."""
@@ -29,13 +29,12 @@ IGNORED = -100
 """The target of tokens and pixels that do not count, as PyTorch and Hugging Face write it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """A number that says how well a part of the data is predicted, from sums over its samples."""
+@dataclass(frozen=True)
+class Measured:
+    """A measure of how well a part of the data is predicted, and what is summed for it."""
 
-    name: str
-    sums: Callable[[Tensor, Tree], Tensor]  # (outputs, targets) -> (B, S)
-    value: Callable[[np.ndarray, int], float]  # (sums over n samples (S,), n) -> the number
+    measure: Measure
+    sums: Callable[[Tensor, Tree], Tensor]  # (outputs, targets) -> (B, 2), what is added up and the number of units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ class Task:
     likelihood: Values | None = None  # -log p(target), for the Fisher matrix; with any loss for classes
     has_classes: bool = False  # a sample has one class: parts may be classes
     correct: Values | None = None  # whether a sample is predicted correctly, for the accuracy
-    measures: tuple[Measure, ...] = field(default=())
+    measures: tuple[Measured, ...] = field(default=())
 
 
 def squared_error(outputs: Tensor, targets: Tree) -> Tensor:
@@ -160,24 +159,21 @@ def _right_side(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _found_labels(outputs: Tensor, targets: Tree) -> Tensor:
-    """Count true positives, false positives and false negatives of each sample, (B, 3)."""
+    """Count each sample's true positives twice, and its labels that are 1 and those that are said to be 1, (B, 2)."""
     y, said = (t.reshape(len(outputs), -1) for t in (_alike(outputs, targets) > 0.5, outputs > 0))
-    return torch.stack([(said & y).sum(1), (said & ~y).sum(1), (~said & y).sum(1)], dim=1)
+    return torch.stack([2 * (said & y).sum(1), said.sum(1) + y.sum(1)], dim=1)
 
 
-def _f1(sums: np.ndarray, _: int) -> float:
-    return float(2 * sums[0] / (2 * sums[0] + sums[1] + sums[2])) if sums.any() else np.nan
+def _squares(outputs: Tensor, targets: Tree) -> Tensor:
+    error = squared_error(outputs, targets)
+    return torch.stack([error, torch.ones_like(error)], dim=1)
 
 
-_SQUARED = Measure(
-    name="mean squared error",
-    sums=lambda outputs, targets: squared_error(outputs, targets)[:, None],
-    value=lambda sums, n: float(sums[0] / n),
-)
-_F1 = Measure(name="F1 of all labels", sums=_found_labels, value=_f1)
+_SQUARED = Measured(SQUARED_ERROR, _squares)
+_F1 = Measured(F1, _found_labels)
 
 
-def _of_tokens(reach: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> tuple[Measure, ...]:
+def _of_tokens(reach: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> tuple[Measured, ...]:
     """Return perplexity and accuracy over all tokens, of the logits and targets that `reach` makes of a batch."""
 
     def losses_and_counts(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -190,14 +186,7 @@ def _of_tokens(reach: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> tupl
         right = (logits.argmax(-1) == targets) & kept
         return torch.stack([right.flatten(1).sum(1), kept.flatten(1).sum(1)], dim=1)
 
-    return (
-        Measure(name="perplexity", sums=losses_and_counts, value=lambda sums, _: float(np.exp(_ratio(sums)))),
-        Measure(name="accuracy of tokens", sums=hits_and_counts, value=lambda sums, _: _ratio(sums)),
-    )
-
-
-def _ratio(sums: np.ndarray) -> float:
-    return float(sums[0] / sums[1]) if sums[1] else np.nan
+    return Measured(PERPLEXITY, losses_and_counts), Measured(TOKEN_ACCURACY, hits_and_counts)
 
 
 TASKS: dict[str, Task] = {

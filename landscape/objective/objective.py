@@ -418,7 +418,8 @@ class Objective:
         ]
         done, total = 0, sum(len(m) for m in self.members)
         loss, correct = torch.zeros(2, n_parts, dtype=torch.float64)
-        sums = {measure: [np.zeros(1)] * n_parts for measure in self.task.measures if self.outputs.measurable}
+        measured = self.task.measures if self.outputs.measurable else ()
+        sums = np.zeros((len(measured), n_parts, 2))
         # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
         with differentiable_attention(), torch.no_grad():
             for part, some in pieces[team.rank :: team.size]:
@@ -428,14 +429,14 @@ class Objective:
                     loss[part] += self.loss(logits, targets).double().sum().item()
                 if self.correct is not None:
                     correct[part] += self.correct(logits, targets).sum().item()
-                for measure, of_parts in sums.items():
-                    found = measure.sums(self.outputs.restore(logits), targets)
-                    of_parts[part] = of_parts[part] + found.double().sum(0).cpu().numpy()
+                for m, one in enumerate(measured):
+                    found = one.sums(self.outputs.restore(logits), targets)
+                    sums[m, part] += found.double().sum(0).cpu().numpy()
                 done += len(some)
                 if progress is not None:
                     progress(min(done * team.size, total), total, "loss and accuracy")
         loss, correct = team.total(torch.stack([loss, correct])).numpy()
-        sums = {measure: _totals(team, of_parts) for measure, of_parts in sums.items()}
+        sums = team.total(torch.from_numpy(sums)).numpy()
         for name, value in zip(self.partition.names, loss, strict=True):
             if not np.isfinite(value):
                 raise NumericalError(
@@ -448,11 +449,7 @@ class Objective:
             counts=counts,
             loss=loss / counts,
             accuracy=None if self.correct is None else correct / counts,
-            measures={
-                m.name: np.array([m.value(s, int(n)) for s, n in zip(found, counts, strict=True)])
-                for m, found in sums.items()
-            },
-            whole={m.name: m.value(np.sum(found, axis=0), int(counts.sum())) for m, found in sums.items()},
+            sums={one.measure: of_parts for one, of_parts in zip(measured, sums, strict=True)},
         )
         self.__dict__["evaluation"] = evaluation  # where cached_property looks; the class itself is frozen
         return evaluation
@@ -464,15 +461,6 @@ class Objective:
         if of_task is None or not outputs.measurable:
             return None
         return lambda z, targets: of_task(outputs.restore(z), targets)
-
-
-def _totals(team: distributed.Team, of_parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Add up each part's sums over a team; a part of which a process has seen nothing is a zero there."""
-    width = int(team.gathered(torch.tensor([max(map(len, of_parts))])).max())
-    padded = np.zeros((len(of_parts), width))
-    for row, own in zip(padded, of_parts, strict=True):
-        row[: len(own)] = own
-    return list(team.total(torch.from_numpy(padded)).numpy())
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

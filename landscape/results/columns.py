@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from landscape.results.measures import MEASURES
 from landscape.results.written import number, with_error
 
 
@@ -143,6 +144,17 @@ def _nearest(features: Any, part: int) -> str:
     return features.parts[nearest] if 0 <= nearest < len(features.parts) else "-"
 
 
+def _strongest(sensitivity: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return each part's change along the eigenvector that changes its loss most, and its error."""
+    at = sensitivity.strongest(), np.arange(len(sensitivity.parts))
+    return sensitivity.mean_loss_change[at], sensitivity.mean_loss_change_stderr[at]
+
+
+def _accuracy_there(sensitivity: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    at = sensitivity.strongest(), np.arange(len(sensitivity.parts))
+    return sensitivity.mean_accuracy_change[at], sensitivity.mean_accuracy_change_stderr[at]
+
+
 def _conflicts(gradients: Any, part: int) -> str:
     """Return how often the part's gradient points away from those of others: of batches, or of the other parts."""
     others = np.delete(gradients.conflict[-1, part], part)
@@ -162,12 +174,14 @@ TRAINED = _count(
 SAMPLES = _count("samples", "n_samples", missing="unknown", summary="samples", key="samples")
 LOSS = Column(head="loss", field="loss", summary="loss")
 ACCURACY = Column(head="accuracy", field="accuracy", form="percent", summary="accuracy")
+MEASURED = tuple(Column(head=m.name, field=m.field, form=m.form, summary=m.name) for m in MEASURES)
 
 _SURFACE = (
     TRAINED,
     SAMPLES,
     Column(head="loss at the centre", field="centre_loss", compared=True, summary="loss", key="loss"),
     Column(head="accuracy", field="centre_accuracy", form="percent", summary="accuracy", key="accuracy"),
+    *MEASURED,
     Column(head="lowest", field="lowest_loss"),
     Column(
         head="at",
@@ -210,6 +224,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         _count("summed over", "n_used", missing="unknown", when=lambda s: bool((s.n_used < s.n_samples).any())),
         LOSS,
         ACCURACY,
+        *MEASURED,
         Column(
             head="lambda_max",
             field="lambda_max",
@@ -255,6 +270,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         SAMPLES,
         LOSS,
         ACCURACY,
+        *MEASURED,
         Column(
             head="trace of the weighted loss",
             field="trace",
@@ -285,6 +301,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         SAMPLES,
         Column(head="loss", field="loss", compared=True, summary="loss"),
         ACCURACY,
+        *MEASURED,
         Column(head="SAM's step", field="first_order_rise"),
         Column(
             head="worst rise",
@@ -312,6 +329,41 @@ TABLES: Mapping[str, Sequence[Column]] = {
             compared=True,
             summary="doubling noise",
             key="doubling_noise",
+        ),
+    ),
+    "sensitivity": (
+        TRAINED,
+        SAMPLES,
+        LOSS,
+        ACCURACY,
+        *MEASURED,
+        Column(
+            head="changes most along",
+            field="mean_loss_change",
+            cell=lambda s, p: s.directions[s.strongest()[p]],
+        ),
+        Column(
+            head="loss there",
+            field="mean_loss_change",
+            error="mean_loss_change_stderr",
+            values=_strongest,
+            summary="change of the loss along an eigenvector",
+            key="dependence",
+        ),
+        Column(
+            head="accuracy there",
+            field="mean_accuracy_change",
+            error="mean_accuracy_change_stderr",
+            form="percent",
+            values=_accuracy_there,
+            when=lambda s: s.mean_accuracy_change is not None,
+        ),
+        Column(
+            head="loss along random directions",
+            field="mean_loss_change",
+            error="mean_loss_change_stderr",
+            of_error="s.d.",
+            values=lambda s: s.of_control(s.mean_loss_change),
         ),
     ),
     "gradients": (

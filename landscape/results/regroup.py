@@ -29,6 +29,7 @@ from landscape.errors import InputError, arg
 from landscape.results import Spectrum, Surface, Traces, disk, inference
 from landscape.results.grid import summary
 from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, NAMES, Thresholds
+from landscape.results.measures import MEASURES
 from landscape.results.mesh import Grid
 from landscape.results.pool import Pool, pool
 
@@ -127,6 +128,7 @@ def _surface(
         "centre_accuracy": _joined(shares, surface.centre_accuracy, 0),
         "mark_loss": _mixed(shares, surface.mark_loss, 1),
         "mark_accuracy": _joined(shares, surface.mark_accuracy, 1),
+        **_predicted(surface, members, shares),
         "loss_stderr": _errors(shares, surface.loss_stderr, 0),
         "centre_loss_stderr": _errors(shares, surface.centre_loss_stderr, 0),
         "mark_loss_stderr": _errors(shares, surface.mark_loss_stderr, 1),
@@ -164,6 +166,7 @@ def _traces(
         **_counted(spectrum, members),
         loss=_mixed(shares, spectrum.loss, 0),
         accuracy=_joined(shares, spectrum.accuracy, 0),
+        **_predicted(spectrum, members, shares),
         trace=_mixed(shares, spectrum.trace, 0),
         trace_stderr=_mixed(shares, spectrum.trace_stderr, 0),
         **_by_rows(spectrum, shares),
@@ -208,6 +211,25 @@ def _errors(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | 
     squared = [[(p, w * w) for p, w in of] for of in shares]
     found: np.ndarray = np.sqrt(_mixed(squared, values**2, axis))
     return found
+
+
+def _predicted(
+    result: Surface | Spectrum, members: Mapping[str, np.ndarray], shares: Sequence[Sequence[tuple[int, float]]]
+) -> dict[str, np.ndarray]:
+    """Return the measures of groups: means over units, of which each weighs as much as the sample that it is of."""
+    fields: dict[str, np.ndarray] = {}
+    for measure in MEASURES:
+        values, units = getattr(result, measure.field), getattr(result, measure.units)
+        if values is None or units is None:
+            continue
+        found = []
+        for of in shares:
+            parts = [p for p, _ in of]
+            found.append(measure.joined(values[parts], units[parts], [w / result.n_samples[p] for p, w in of]))
+        fields[measure.field] = np.array(found)
+        if measure.units != "n_samples":
+            fields[measure.units] = np.array([units[of].sum() for of in members.values()])
+    return fields
 
 
 def _counted(result: Surface | Spectrum, members: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -4,18 +4,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from landscape.results.axes import Counts, Floats, array, scalar
-from landscape.results.base import Result
+from landscape.results.predicted import Predicted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Sharpness(Result):
+class Sharpness(Predicted):
     """How much the loss of each part rises around a checkpoint, in all of parameter space."""
 
     kind: ClassVar[str] = "sharpness"
     version: ClassVar[int] = 1
     along: ClassVar[str] = "part"
 
-    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
     loss: Floats = array("part", unit="loss", doc="mean loss at the checkpoint")

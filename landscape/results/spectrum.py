@@ -9,10 +9,11 @@ import numpy as np
 from landscape.errors import InputError, arg
 from landscape.results.axes import Bools, Counts, Floats, array, scalar
 from landscape.results.base import Result
+from landscape.results.predicted import Predicted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Spectrum(Result):
+class Spectrum(Predicted):
     """The largest and the smallest eigenvalue and the trace of each part's curvature matrix, and its density if asked.
 
     Of the density, row k of part p is one Lanczos run of `steps[p, k]` products from probe k; coefficients beyond that
@@ -23,7 +24,6 @@ class Spectrum(Result):
     version: ClassVar[int] = 3  # since 2: what belongs to single samples, eigenvalues by rows; since 3: their products
     along: ClassVar[str] = "part"
 
-    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: Counts = array("part", unit="samples", doc="samples in the part; nan for a matrix without data")
     train_counts: Counts = array("part", unit="samples", doc="training samples of its classes; nan without data")
     n_used: Counts = array("part", unit="samples", doc="samples summed over; nan without data")
@@ -297,7 +297,7 @@ class Spectrum(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Traces(Result):
+class Traces(Predicted):
     """Traces of groups of a spectrum's parts, from those of the parts: what is linear in the loss."""
 
     kind: ClassVar[str] = "traces"

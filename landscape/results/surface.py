@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from landscape.results.axes import Bools, Counts, Floats, array, scalar
 from landscape.results.base import Result
+from landscape.results.predicted import Predicted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -63,7 +64,7 @@ class Plane(Result):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Surface(Result):
+class Surface(Predicted):
     """Loss and accuracy of every part on a line or a grid of points, and at marked points of the same plane.
 
     On a line there is one y, 0. A point that was left out of an adaptive grid has `computed` false and no value (nan);
@@ -74,7 +75,6 @@ class Surface(Result):
     version: ClassVar[int] = 2  # since 2: errors over samples
     along: ClassVar[str] = "part"
 
-    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
 

@@ -11,6 +11,9 @@ import landscape as ls
 from landscape.analyses.distances import Run
 from landscape.errors import InputError
 from landscape.objective.points import Point, of_network, origin
+from landscape.report import rows
+from landscape.results import columns
+from landscape.results.measures import MEASURES
 
 CASES = cases()
 
@@ -90,3 +93,65 @@ def test_draws_with_weights_stand_for_all_samples_of_a_regression():
     objective = objective_of(case)
     whole, drawn = (ls.spectrum(objective, steps=60, samples=n) for n in (None, 9))
     np.testing.assert_allclose(drawn.lambda_max, whole.lambda_max, rtol=1e-6)
+
+
+def by_hand(name, out, y):
+    """Return sums and numbers of units of a case's measures, sample by sample, by loops over plain numbers."""
+    if name.startswith("regression"):
+        return {"mean_squared_error": [(np.mean((o - t) ** 2), 1) for o, t in zip(out, y, strict=True)]}
+    if name.startswith("multi-label"):
+        said = [[v > 0 for v in row] for row in out]
+        pairs = [[(int(s), int(t > 0.5)) for s, t in zip(*rows, strict=True)] for rows in zip(said, y, strict=True)]
+        return {"f1": [(2 * sum(s and t for s, t in row), sum(s + t for s, t in row)) for row in pairs]}
+    logits = np.moveaxis(out, 1, -1) if name == "pixels" else out
+    rows = []
+    for o, t in zip(logits, y, strict=True):
+        z, kept = o.reshape(-1, o.shape[-1]), t.reshape(-1)
+        z, kept = (z[:-1], kept[1:]) if name == "next token" else (z, kept)
+        losses = [np.log(np.exp(v).sum()) - v[c] for v, c in zip(z, kept, strict=True) if c != -100]
+        hits = [int(np.argmax(v) == c) for v, c in zip(z, kept, strict=True) if c != -100]
+        rows.append((sum(losses), sum(hits), len(hits)))
+    return {"perplexity": [(a, n) for a, _, n in rows], "token_accuracy": [(b, n) for _, b, n in rows]}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["regression, several outputs", "multi-label, dict", "tokens, embedding and attention", "pixels", "next token"],
+)
+def test_measures_are_kept_with_what_they_are_over_and_those_of_groups_follow(name, tmp_path):
+    case = CASES[name]
+    objective = objective_of(case)
+    out, y = case.model(*case.args, **case.kwargs).detach().numpy(), case.targets.numpy()
+    ls.save(tmp_path / "s.h5", ls.spectrum(objective, density=False, sampling_errors=False, trace="probes", tol=0.5))
+    found = ls.load(tmp_path / "s.h5", ls.Spectrum)
+    whole = ls.regroup(found, "all")
+    for field, sums in by_hand(name, out, y).items():
+        sums = np.array(sums, dtype=float)
+        function = np.exp if field == "perplexity" else np.asarray
+        counts = {"f1": "n_labels", "perplexity": "n_tokens", "token_accuracy": "n_tokens"}
+        for p in range(2):
+            total = sums[p::2].sum(0)
+            assert getattr(found, field)[p] == pytest.approx(function(total[0] / total[1]), rel=1e-12)
+            if field in counts:
+                assert getattr(found, counts[field])[p] == total[1]
+        assert getattr(whole, field)[0] == pytest.approx(function(sums[:, 0].sum() / sums[:, 1].sum()), rel=1e-12)
+        assert field in found.to_dataframe().columns
+        measure = next(m for m in MEASURES if m.field == field)
+        assert any(measure.name in head for head in columns.table(found)[0])
+        # With weights a unit weighs as much as the sample that it is of.
+        halves = ls.regroup(found, "all", weights={"0": 1, "1": 3})
+        each = np.array([1 / 5, 3 / 4])  # of a sample of each of the parts, which have five and four
+        weighted = (each[:, None] * [sums[::2].sum(0), sums[1::2].sum(0)]).sum(0)
+        assert getattr(halves, field)[0] == pytest.approx(function(weighted[0] / weighted[1]), rel=1e-12)
+    assert found.accuracy is None
+
+
+def test_measures_stand_in_results_at_the_checkpoint_and_their_tables(tmp_path):
+    objective = objective_of(CASES["regression, one output"])
+    expected = objective.evaluation.measures["mean squared error"]
+    line = ls.surface(objective, ls.directions.random(objective, 1), [0.0, 1.0])
+    for result in (line, ls.sharpness(objective, draws=1, ascent_steps=1)):
+        np.testing.assert_array_equal(result.mean_squared_error, expected)
+        assert "mean squared error" in columns.table(result)[0]
+        assert result.perplexity is None
+    assert "mean squared error" in [c.heading for c in rows.COLUMNS]
