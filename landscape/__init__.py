@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from landscape.analyses.features import features as features
     from landscape.analyses.gradients import gradients as gradients
     from landscape.analyses.overlap import overlap as overlap
+    from landscape.analyses.sensitivity import sensitivity as sensitivity
     from landscape.analyses.series import series as series
     from landscape.analyses.sharpness import sharpness as sharpness
     from landscape.analyses.spectrum import spectrum as spectrum
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from landscape.results import Plane as Plane
     from landscape.results import Points as Points
     from landscape.results import Result as Result
+    from landscape.results import Sensitivity as Sensitivity
     from landscape.results import Series as Series
     from landscape.results import Sharpness as Sharpness
     from landscape.results import Spectrum as Spectrum
@@ -76,6 +78,7 @@ _FROM = {
     "analyses.features": "features",
     "analyses.gradients": "gradients",
     "analyses.overlap": "overlap",
+    "analyses.sensitivity": "sensitivity",
     "analyses.series": "series",
     "analyses.sharpness": "sharpness",
     "analyses.spectrum": "spectrum",
@@ -91,8 +94,8 @@ _FROM = {
     "objective.from_data": "make_objective",
     "objective.loading": "load_objective",
     "objective.objective": "Objective",
-    "results": "Distances Features Gradients History Overlap Plane Points Result Series Sharpness Spectrum Surface "
-    "Traces Trajectory",
+    "results": "Distances Features Gradients History Overlap Plane Points Result Sensitivity Series Sharpness "
+    "Spectrum Surface Traces Trajectory",
     "results.foreign.interop": "from_pyhessian to_pyhessian",
     "results.quadrature": "density nodes_and_weights",
     "results.regroup": "regroup",

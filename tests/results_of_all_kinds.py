@@ -7,7 +7,7 @@ from made import THREE, features, gradients, history
 from surfaces import grid, paraboloid, surface, three_classes, three_lines
 from synthetic import classes
 
-from landscape.results import Distances, Sharpness, Trajectory
+from landscape.results import Distances, Sensitivity, Sharpness, Trajectory
 from landscape.results.series import joined, of_one
 
 PARTS = ("class 0", "class 1", "class 2")
@@ -41,6 +41,30 @@ def sharpness(parts=PARTS, **changed):
     fields |= {"n_samples": np.array([9, 5, 1])[:n], "train_counts": np.array([500, 50, 5])[:n]}
     fields |= {"rho": 0.05, "adaptive": False, "sigma": 0.1, "draws": 4, "limit": 2.0}
     return Sharpness(**fields | changed)
+
+
+def sensitivity(n=3, **changed):
+    """Along two eigenvectors and two random directions; rarer parts change more."""
+    size = np.array([3.0, 1.0, 0.1, -0.1])[:, None] * np.linspace(0.1, 1.0, n)
+    fields = {name: np.linspace(0.1, 1.0, n) for name in ("loss", "accuracy")}
+    for name, scale in (("loss", 1.0), ("accuracy", -0.1)):
+        fields[f"{name}_change"] = scale * np.stack([1.2 * size, 0.8 * size], axis=1)
+        fields[f"mean_{name}_change"] = scale * size
+        fields[f"{name}_change_stderr"] = np.full((4, 2, n), 0.02)
+        fields[f"mean_{name}_change_stderr"] = np.full((4, n), 0.01)
+    fields |= {
+        "parts": PARTS[:n],
+        "n_samples": np.array([9, 5, 1])[:n],
+        "train_counts": np.array([500, 50, 5])[:n],
+        "directions": ("eigenvector 1", "eigenvector 2", "random 1 (seed 0)", "random 2 (seed 0)"),
+        "control": np.array([False, False, True, True]),
+        "eigenvalue": np.array([12.5, 3.25, np.nan, np.nan]),
+        "eigenvalue_residual": np.array([1e-3, 1e-3, np.nan, np.nan]),
+        "sign": np.array([1, -1]),
+        "rho": 0.5,
+        "of": "all",
+    }
+    return Sensitivity(**fields | changed)
 
 
 def distances(runs=2):
@@ -81,6 +105,7 @@ def all_kinds():
     return {
         "spectrum.h5": of_checkpoint(spectrum()),
         "sharpness.h5": of_checkpoint(sharpness()),
+        "sensitivity.h5": of_checkpoint(sensitivity()),
         "surface.h5": of_checkpoint(three_classes(5, 5)),
         "line.h5": of_checkpoint(three_lines(), "b"),
         "path.h5": of_checkpoint(trajectory(), "c"),

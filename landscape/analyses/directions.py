@@ -268,18 +268,9 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
         return random(objective, n, seed=seed)
     rows, names = [], []
     for part in parts:
-        operator, wanted = hessian(objective.alone(part)), n if len(parts) == 1 else 1
-        z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
-        more = unconverged(_EIGEN_TOL, wanted)
-        run = lanczos(operator.matvec, z[None, None], steps, more=more, max_steps=8 * steps)
-        solved = run.solved(0, 0)
-        if len(solved.values) < wanted:
-            raise InputError(
-                f"the Hessian of {part} has fewer than {wanted} distinct eigenvalues: take another {arg('of')}"
-            )
-        for k in range(wanted):
-            rows.append(run.ritz_vectors(0, 0, solved.vectors[:, [-1 - k]])[0])
-            names.append(f"eigenvector {k + 1} of {part} ({solved.values[-1 - k]:.4g})")
+        vectors, values, _ = eigenpairs(objective, part, n if len(parts) == 1 else 1, seed=seed, steps=steps)
+        rows += list(vectors)
+        names += [f"eigenvector {k + 1} of {part} ({value:.4g})" for k, value in enumerate(values)]
     return of_vectors(objective, torch.stack(rows), names)
 
 
@@ -298,6 +289,35 @@ def _costs(objective: Objective, parts: Sequence[str], steps: int) -> costs.Know
     what, many = "products for the directions", {"times": steps, "samples": samples, "batch": batch}
     work = costs.Work(what=what, prepare=prepare, pieces=len(parts), halve=arg("directions", "random"), **many)
     return costs.Known(works=(work,), keeps=(steps + 1) * objective.layout.size * objective.dtype.itemsize)
+
+
+def eigenpairs(
+    objective: Objective, part: str, n: int, *, seed: int = 0, steps: int = 30
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Return the largest eigenvalues of a part's Hessian with their vectors.
+
+    Args:
+        objective: of the network.
+        part: a part, or a group that `Objective.alone` knows.
+        n: how many.
+        seed: of the Lanczos probe, which also fixes the signs.
+        steps: Lanczos steps before convergence is looked at.
+
+    Returns:
+        Unit vectors (n, D); Ritz values (n,), descending; residuals (n,): an eigenvalue lies so near to each.
+
+    Raises:
+        InputError: no such part, or its Hessian has fewer distinct eigenvalues.
+        NumericalError: a product is not finite, or the loss has no second derivative.
+    """
+    operator = hessian(objective.alone(part))
+    z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
+    run = lanczos(operator.matvec, z[None, None], steps, more=unconverged(_EIGEN_TOL, n), max_steps=8 * steps)
+    solved = run.solved(0, 0)
+    if len(solved.values) < n:
+        raise InputError(f"the Hessian of {part} has fewer than {n} distinct eigenvalues: take another {arg('of')}")
+    vectors = run.ritz_vectors(0, 0, solved.vectors[:, ::-1][:, :n].copy())
+    return vectors, solved.values[::-1][:n], solved.residuals[::-1][:n]
 
 
 @checked

@@ -9,11 +9,12 @@ import numpy as np
 
 from landscape.analyses import sharpness as analysis
 from landscape.autodiff import distributed
-from landscape.cli import along
+from landscape.cli import along, sensitivity
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, POSITIVE, SEED, command, option
+from landscape.errors import InputError
 from landscape.results import Sharpness, columns
 
 SHARPNESS = cloup.option_group(
@@ -62,11 +63,13 @@ OPTIONS = [item.name for item in fields(analysis.Options)]
 @command(
     "landscape sharpness --ckpt run/last.pt --per-class",
     "landscape sharpness --ckpt run --partition head-tail --rho 1 --adaptive",
+    "landscape sharpness --ckpt run/last.pt --per-class --along eigen --vectors 9",
 )
 @checkpoint(series=True)
 @samples()
 @parts(along.WITH_PARTS)
 @SHARPNESS
+@sensitivity.ALONG
 @numbers()
 @output()
 def sharpness(
@@ -84,12 +87,19 @@ def sharpness(
     """Measure how much the loss of each part rises around a checkpoint.
 
     Three measures: the largest rise within a ball, the mean rise under noise, and the noise that doubles the loss. Of
-    several checkpoints the result is a series along training.
+    several checkpoints the result is a series along training. With --along eigen, the change of each part's loss and
+    accuracy along the sharpest directions.
+
+    Raises:
+        InputError: options that do not go together.
     """
     ours = {name: given.pop(name) for name in OPTIONS}
+    steps = sensitivity.take(given, ours)
     first, stages = along.listed(ckpt, given)
     along.refuse_single(stages, with_parts)
-    path = along.path_of(out, ckpt, stages, "sharpness")
+    if steps and stages:
+        raise InputError("--along eigen is of one checkpoint: name one by --ckpt")
+    path = along.path_of(out, ckpt, stages, "sensitivity" if steps else "sharpness")
     with begin(ckpt=first, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
         objective,
         console,
@@ -98,6 +108,9 @@ def sharpness(
             where: dict[str, Any] = {"out": path, "overwrite": overwrite, "given": given, "with_parts": with_parts}
             course = along.run(console, analysis.sharpness, objective, stages, **where, **ours)
             along.conclude(console, course, path, _document, as_json=as_json)
+            return
+        if steps:
+            sensitivity.run(console, objective, steps, path, overwrite=overwrite, as_json=as_json)
             return
         with console.progress() as progress:
             found = analysis.sharpness(objective, **ours, out=path, overwrite=overwrite, progress=progress)

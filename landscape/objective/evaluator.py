@@ -121,35 +121,72 @@ class Evaluator:
             finite stays so; a sample whose logits are nan is not classified correctly. Last the standard errors of the
             losses over samples, (P,); nan for a part of one sample, which cannot tell its own spread.
         """
-        objective, done = self.objective, 0
+        objective = self.objective
         loss = torch.zeros(len(self.counts), dtype=torch.float64, device=objective.device)
         squares = torch.zeros_like(loss)
         correct, is_correct = torch.zeros_like(loss), objective.correct
 
-        def add(logits: Tensor, targets: Tree, part: Tensor) -> None:
-            nonlocal done
-            each = objective.loss(logits, targets).double()
+        def see(logits: Tensor, targets: Tree, where: slice | Tensor) -> None:
+            part, each = self._part[where], objective.loss(logits, targets).double()
             loss.index_add_(0, part, each)
             squares.index_add_(0, part, each.square())
             if is_correct is not None:
                 correct.index_add_(0, part, is_correct(logits, targets).double())
-            done += len(part)
+
+        self._visit(point, see, report, as_it_is)
+        accuracy = None if is_correct is None else correct.cpu().numpy() / self.counts
+        mean = loss.cpu().numpy() / self.counts
+        return mean, accuracy, _stderr(mean, squares.cpu().numpy() / self.counts, self.counts)
+
+    def each(self, point: Point, report: Callable[[float], None] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Evaluate a point sample by sample.
+
+        Args:
+            point: the weights.
+            report: called with the share of the pass that is done.
+
+        Returns:
+            The loss of each sample, (N,), the samples of one part after those of the other; and whether it is predicted
+            correctly, 0 or 1, (N,), None where that has no meaning.
+        """
+        loss = torch.zeros(len(self._order), dtype=torch.float64, device=self.objective.device)
+        correct, is_correct = torch.zeros_like(loss), self.objective.correct
+
+        def see(logits: Tensor, targets: Tree, where: slice | Tensor) -> None:
+            loss[where] = self.objective.loss(logits, targets).double()
+            if is_correct is not None:
+                correct[where] = is_correct(logits, targets).double()
+
+        self._visit(point, see, report, as_it_is=False)
+        return loss.cpu().numpy(), None if is_correct is None else correct.cpu().numpy()
+
+    def _visit(
+        self,
+        point: Point,
+        see: Callable[[Tensor, Tree, slice | Tensor], None],
+        report: Callable[[float], None] | None,
+        as_it_is: bool,
+    ) -> None:
+        """Pass over the data: `see` is given outputs, targets and the positions of their samples in the order."""
+        done = 0
+
+        def advance(logits: Tensor, targets: Tree, where: slice | Tensor) -> None:
+            nonlocal done
+            see(logits, targets, where)
+            done += len(logits)
             if report is not None:
                 report(done / len(self._order))
 
         with differentiable_attention(), torch.no_grad():
             if self._by_batch is not None and not as_it_is:
                 for logits, targets, where in self._by_batch(point):
-                    add(logits, targets, self._part[where])
-            else:
-                for reestimation, (begin, end) in [(None, (0, len(self._order)))] if as_it_is else self._passes:
-                    logits_of = self._forward.at(self._state(self._moved(point, reestimation, as_it_is)))
-                    for first in range(begin, end, objective.batch_size):
-                        inputs, targets = self._batch(first, end)
-                        add(logits_of(inputs), targets, self._part[first : min(first + objective.batch_size, end)])
-        accuracy = None if is_correct is None else correct.cpu().numpy() / self.counts
-        mean = loss.cpu().numpy() / self.counts
-        return mean, accuracy, _stderr(mean, squares.cpu().numpy() / self.counts, self.counts)
+                    advance(logits, targets, where)
+                return
+            for reestimation, (begin, end) in [(None, (0, len(self._order)))] if as_it_is else self._passes:
+                logits_of = self._forward.at(self._state(self._moved(point, reestimation, as_it_is)))
+                for first in range(begin, end, self.objective.batch_size):
+                    inputs, targets = self._batch(first, end)
+                    advance(logits_of(inputs), targets, slice(first, min(first + self.objective.batch_size, end)))
 
     def _moved(self, point: Point, reestimation: Reestimation | None, as_it_is: bool) -> Point:
         """Return a point with the running statistics that the policy for batch norm gives it."""

@@ -25,6 +25,7 @@ from landscape.plots.figures.images import images
 from landscape.plots.figures.lines import surface_lines
 from landscape.plots.figures.overlap import gradient_map, overlap_map, subspace_map
 from landscape.plots.figures.overlays import compare_surfaces, surface_overlay
+from landscape.plots.figures.sensitivity import changes
 from landscape.plots.figures.sharpness import rises
 from landscape.plots.figures.summary import summary
 from landscape.plots.figures.surface import contours, surface, surface_accuracy, surface_heat
@@ -33,7 +34,7 @@ from landscape.plots.figures.trajectory import trajectory, trajectory_along
 from landscape.plots.layout.theme import styled, write
 
 __all__ = [
-    "KIND_FIGURES", "SEVERAL_FIGURES", "along", "bank", "barrier_maps", "class_angles", "class_quality",
+    "KIND_FIGURES", "SEVERAL_FIGURES", "along", "bank", "barrier_maps", "changes", "class_angles", "class_quality",
     "compare_quality", "compare_surfaces", "contours", "cosine_map", "cosines", "cross_losses", "decomposition",
     "densities", "density", "density_grid", "distance_maps", "distances_along", "gradient_cosines", "gradient_epochs",
     "gradient_layers", "gradient_map", "gradient_norms", "images", "neural_collapse", "overlap_map", "point_map",
@@ -60,6 +61,7 @@ KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
         "layers": gradient_layers,
     },
     "sharpness": {"rises": rises},
+    "sensitivity": {"changes": changes},
     "distances": {
         "matrix": distance_maps,
         "map": point_map,

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from landscape.errors import InputError, StoreError
+from landscape.errors import InputError, StoreError, arg
 from landscape.results import History, Result
 from landscape.results.columns import drawn_as
 
@@ -23,6 +23,7 @@ SECTIONS = {
     "trajectory": "Paths of training",
     "sharpness": "Rise around the checkpoint",
     "sharpness-series": "Rise around the checkpoint along training",
+    "sensitivity": "Directions that parts depend on",
     "distances": "Convergence points",
     "gradients": "Gradients",
     "features": "Features",
@@ -44,17 +45,18 @@ class Source:
     model: str  # a name that results of the same checkpoint share, and no others
 
 
-def open_sources(results: Mapping[Path, Result]) -> list[Source]:
+def open_sources(results: Mapping[Path, Result], called: Sequence[str] | None = None) -> list[Source]:
     """Find out which results are of the same checkpoint, and name the models.
 
     Args:
         results: by their files.
+        called: names of the models, in the order of their first files; None to take them from the results.
 
     Returns:
         As many sources, in the same order.
 
     Raises:
-        InputError: a result of a kind that is not shown.
+        InputError: a result of a kind that is not shown, or names that are not one for each model.
         StoreError: a file cannot be read.
     """
     seen: Counter[Hashable] = Counter()
@@ -70,7 +72,13 @@ def open_sources(results: Mapping[Path, Result]) -> list[Source]:
     firsts: dict[tuple[Hashable, int], tuple[Path, Result]] = {}
     for model, entry in zip(models, results.items(), strict=True):
         firsts.setdefault(model, entry)
-    names = dict(zip(firsts, _names(list(firsts.values())), strict=True))
+    found = _names(list(firsts.values()))
+    if called is not None:
+        if len(called) != len(firsts) or len(set(called)) < len(called) or not all(called):
+            known = ", ".join(found)
+            raise InputError(f"{arg('names')}: give {len(firsts)} names that differ, for {known}")
+        found = list(called)
+    names = dict(zip(firsts, found, strict=True))
     return [
         Source(
             file=str(file),

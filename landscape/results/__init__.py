@@ -1,10 +1,10 @@
 """What an analysis leaves, and all that needs no torch: the room on which files, figures and tables stand.
 
 `axes` says how a result declares its arrays, `base` what all results can do; `spectrum`, `surface`, `sharpness`,
-`distances`, `gradients`, `features` and `history` are the kinds of results, frozen dataclasses of NumPy arrays with
-named axes and units: the dictionary of the toolkit. `columns` says what their tables show, `stack` puts results side
-by side. `store` and `journal` keep them in HDF5, `disk` writes files and reads what is small, `hdf5` and `pickles`
-read what is not trusted; `quadrature`, `grid`, `mesh`, `gram`, `pool`, `inference` and `regroup` take numbers
+`sensitivity`, `distances`, `gradients`, `features` and `history` are the kinds of results, frozen dataclasses of NumPy
+arrays with named axes and units: the dictionary of the toolkit. `columns` says what their tables show, `stack` puts
+results side by side. `store` and `journal` keep them in HDF5, `disk` writes files and reads what is small, `hdf5` and
+`pickles` read what is not trusted; `quadrature`, `grid`, `mesh`, `gram`, `pool`, `inference` and `regroup` take numbers
 from them; `foreign/` reads and writes other programs' files. It imports no other room. Begin with `axes`, then
 `spectrum`.
 """
@@ -16,6 +16,7 @@ from landscape.results.distances import Distances
 from landscape.results.features import Features
 from landscape.results.gradients import Gradients
 from landscape.results.history import History
+from landscape.results.sensitivity import Sensitivity
 from landscape.results.series import SERIES, Series
 from landscape.results.sharpness import Sharpness
 from landscape.results.spectrum import Overlap, RowProducts, Spectrum, Traces
@@ -23,7 +24,7 @@ from landscape.results.surface import Plane, Points, Surface, Trajectory
 
 __all__ = [
     "KINDS", "Distances", "Features", "Gradients", "History", "Overlap", "Plane", "Points", "R", "Result",
-    "RowProducts", "Series", "Sharpness", "Spectrum", "Surface", "Traces", "Trajectory",
+    "RowProducts", "Sensitivity", "Series", "Sharpness", "Spectrum", "Surface", "Traces", "Trajectory",
 ]  # fmt: skip
 
 R = TypeVar("R", bound=Result)
@@ -41,6 +42,7 @@ KINDS: dict[str, type[Result]] = {
         Surface,
         Trajectory,
         Sharpness,
+        Sensitivity,
         Distances,
         Gradients,
         Features,

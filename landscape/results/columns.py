@@ -37,6 +37,11 @@ class Column:
     summary: str | None = None  # its heading in the summary over results of all kinds, of which it is no part if None
     key: str = ""  # columns of one key are one in the summary; else that of the field
 
+    @property
+    def name(self) -> str:
+        """What the number is called where its head would not do: the field, or what is made of several."""
+        return (self.key if self.values else "") or self.field
+
     def heading(self, *results: Any) -> str:
         """What stands above the column in a table of these results."""
         details = {self.detail(result) for result in results} if self.detail else set()
@@ -175,12 +180,17 @@ SAMPLES = _count("samples", "n_samples", missing="unknown", summary="samples", k
 LOSS = Column(head="loss", field="loss", summary="loss")
 ACCURACY = Column(head="accuracy", field="accuracy", form="percent", summary="accuracy")
 MEASURED = tuple(Column(head=m.name, field=m.field, form=m.form, summary=m.name) for m in MEASURES)
+_CENTRE = Column(head="loss at the centre", field="centre_loss", compared=True, summary="loss", key="loss")
+_CENTRE_ACCURACY = Column(head="accuracy", field="centre_accuracy", form="percent", summary="accuracy", key="accuracy")
+_COMPARED_LOSS = Column(head="loss", field="loss", compared=True, summary="loss")
+EXACT = (LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY)
+"""Columns of numbers that are what they are over the samples, without an estimate."""
 
 _SURFACE = (
     TRAINED,
     SAMPLES,
-    Column(head="loss at the centre", field="centre_loss", compared=True, summary="loss", key="loss"),
-    Column(head="accuracy", field="centre_accuracy", form="percent", summary="accuracy", key="accuracy"),
+    _CENTRE,
+    _CENTRE_ACCURACY,
     *MEASURED,
     Column(head="lowest", field="lowest_loss"),
     Column(
@@ -299,7 +309,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
     "sharpness": (
         TRAINED,
         SAMPLES,
-        Column(head="loss", field="loss", compared=True, summary="loss"),
+        _COMPARED_LOSS,
         ACCURACY,
         *MEASURED,
         Column(head="SAM's step", field="first_order_rise"),
@@ -356,6 +366,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             error="mean_accuracy_change_stderr",
             form="percent",
             values=_accuracy_there,
+            key="accuracy_dependence",
             when=lambda s: s.mean_accuracy_change is not None,
         ),
         Column(
@@ -364,6 +375,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             error="mean_loss_change_stderr",
             of_error="s.d.",
             values=lambda s: s.of_control(s.mean_loss_change),
+            key="control",
         ),
     ),
     "gradients": (

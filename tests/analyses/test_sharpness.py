@@ -414,6 +414,24 @@ def test_the_command_prints_a_table_writes_a_file_and_its_figure(here, capsys):
     assert "net.sharpness.h5 exists: pass --overwrite" in capsys.readouterr().err
 
 
+def test_along_eigenvectors_the_command_prints_the_changes_and_writes_its_own_file(here, capsys):
+    along = [*COMMAND, "--along", "eigen", "--draws", "2", "--rho", "0.5"]
+    assert main([*along, "--vectors", "2", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    found = ls.load("net.sensitivity.h5", ls.Sensitivity)
+    assert document["arrays"]["mean_loss_change"]["values"] == found.mean_loss_change.tolist()
+    assert main([*along, "--of", "1", "--vectors", "1", "-o", "of.h5"]) == 0
+    out = capsys.readouterr().out
+    assert "1 eigenvectors of 1, 2 random directions; steps of length 0.5" in out
+    assert "figure: landscape plot of.h5" in out
+    for options, message in (
+        ([*along, "--sigma", "0.1"], "--sigma is not for --along eigen"),
+        ([*COMMAND, "--of", "1"], "--of is for --along eigen"),
+    ):
+        assert main(options) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_the_document_holds_every_number_and_null_where_there_is_none(here, capsys):
     options = ["--loss", "mysharp:flat", "--draws", "1", "--adaptive", "--rho", "0.5", "--json", "-o", "a.h5"]
     assert main([*COMMAND, *options]) == 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from landscape.errors import InputError
 from landscape.plots.layout import theme
-from landscape.results import Spectrum, Surface, Trajectory, written
+from landscape.results import Sensitivity, Spectrum, Surface, Trajectory, written
 from landscape.results.grouping import FEW, MANY
 from landscape.results.regroup import regroup, verdict_of
 
@@ -66,12 +66,12 @@ def colours(n: int) -> list[Any]:
     return list(theme.shades(n))
 
 
-def by_count(result: Surface | Spectrum, chosen: Iterable[int]) -> list[int]:
+def by_count(result: Surface | Spectrum | Sensitivity, chosen: Iterable[int]) -> list[int]:
     """Order parts from the most training samples to the fewest, or leave them in order where the counts are unknown."""
     return sorted(chosen, key=lambda p: -np.nan_to_num(float(result.train_counts[p])))
 
 
-def named(result: Surface | Spectrum, p: int, length: int = 18) -> str:
+def named(result: Surface | Spectrum | Sensitivity, p: int, length: int = 18) -> str:
     """Write the name of a part with its training samples, "few (1,234)"; the name alone where they are not known."""
     trained = result.train_counts[p]
     return written.shorten(result.parts[p], length) + (f" ({int(trained):,})" if np.isfinite(trained) else "")

@@ -1,0 +1,168 @@
+"""Which classes depend on which directions: the change of each part's loss and accuracy along eigenvectors.
+
+With v_k a unit eigenvector of the Hessian of all samples (or of one part) and r the length of the step,
+
+    change[k, s, p] = L_p(theta + s r v_k) - L_p(theta),   s = 1, -1
+
+and the same for random directions of the same length, isotropic in the chosen parameters, as the control: a class
+depends on a direction where it changes far more than along those. The mean over both signs is what curvature makes of
+the step, half of their difference what the slope does; an eigenvector has no sign of its own.
+
+Errors are over samples. A sample's loss at the end and its loss at the checkpoint go together, so the error is that of
+the mean of their differences, which is far smaller than what the errors of the two means would give.
+
+Source: the sensitivity matrix of "Hessian Surgery" (arXiv 2605.07790), there for accuracies.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from landscape.analyses import directions
+from landscape.callables import checked
+from landscape.curvature.lanczos import probe
+from landscape.errors import InputError, arg
+from landscape.objective import jobs
+from landscape.objective.evaluator import Evaluator
+from landscape.objective.objective import Objective
+from landscape.objective.provenance import fingerprint, provenance
+from landscape.results import Sensitivity
+from landscape.results.journal import Journal
+from landscape.results.quadrature import mean_and_stderr
+
+SIGNS = np.array([1, -1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What determines the numbers, apart from the objective."""
+
+    of: str
+    n: int
+    rho: float
+    draws: int
+    seed: int
+
+
+@checked
+def sensitivity(
+    objective: Objective,
+    *,
+    of: str = "all",
+    n: int = 5,
+    rho: float = 0.05,
+    draws: int = 8,
+    seed: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: jobs.Progress | None = None,
+) -> Sensitivity:
+    """Measure how the loss and the accuracy of each part change along the sharpest directions of a Hessian.
+
+    Args:
+        objective: model, loss and data in parts.
+        of: whose Hessian: a part, or "all", "head", "tail", "many", "medium" or "few" of all the data.
+        n: eigenvectors, of the largest eigenvalues.
+        rho: Euclidean length of each step.
+        draws: random directions, to compare with.
+        seed: of the Lanczos probe, which fixes the eigenvectors' signs, and of the random directions.
+        out: result file to write; what is finished is kept beside it until it is complete, and a repeated call with
+            the same options takes it up.
+        overwrite: replace an existing result file.
+        progress: called with (done, total, text).
+
+    Returns:
+        The changes of all parts along all directions. A loss that is not finite makes a change inf or nan.
+
+    Raises:
+        InputError: an option out of its range, no such part, or a Hessian with fewer eigenvalues.
+        NumericalError: the loss at the checkpoint is not finite, or it has no second derivative.
+        StoreError: the result file cannot be written, or an unfinished run beside it had other options.
+    """
+    if n < 1 or draws < 1:
+        raise InputError(f"{arg('n')} and {arg('draws')} must be at least 1, got {n} and {draws}")
+    if not 0 < rho < np.inf:
+        raise InputError(f"{arg('rho')} must be a number above 0, got {rho:g}")
+    options = Options(of=of, n=n, rho=rho, draws=draws, seed=seed)
+    if out is None:
+        return _run(objective, options, None, progress)
+    with jobs.open_journal(out, fingerprint(objective, vars(options)), overwrite=overwrite) as journal:
+        result = _run(objective, options, journal, progress)
+        journal.finish(result)
+    return result
+
+
+def _run(
+    objective: Objective, options: Options, journal: Journal | None, progress: jobs.Progress | None
+) -> Sensitivity:
+    here = objective.evaluation
+    vectors, values, residuals = directions.eigenpairs(objective, options.of, options.n, seed=options.seed)
+    evaluator = Evaluator(objective, batch_norm="keep")
+    centre = evaluator.each(evaluator.centre)
+    names = [f"eigenvector {k + 1}" for k in range(options.n)]
+    names += [f"random {k + 1} (seed {options.seed})" for k in range(options.draws)]
+
+    def compute(unit: str, report: Callable[[float], None]) -> Sensitivity:
+        k = names.index(unit)
+        drawn = k >= options.n
+        direction = _random(objective, k - options.n, options.seed) if drawn else vectors[k]
+        along = directions.of_vectors(objective, direction[None], [unit])
+        differences = []
+        for i, sign in enumerate(SIGNS):
+            found = evaluator.each(along.at(sign * options.rho), lambda share, i=i: report((i + share) / 2))
+            differences.append(_less(found, centre))
+        losses, hits = zip(*differences, strict=True)
+        return Sensitivity(
+            parts=objective.partition.names,
+            n_samples=objective.counts,
+            train_counts=objective.trained,
+            loss=here.loss,
+            accuracy=here.accuracy,
+            **here.predicted(),
+            directions=(unit,),
+            control=np.array([drawn]),
+            eigenvalue=np.array([np.nan if drawn else values[k]]),
+            eigenvalue_residual=np.array([np.nan if drawn else residuals[k]]),
+            sign=SIGNS,
+            **_changes("loss_change", losses, evaluator.counts),
+            **({} if here.accuracy is None else _changes("accuracy_change", hits, evaluator.counts)),
+            rho=options.rho,
+            of=options.of,
+            provenance=provenance(objective, vars(options)),
+        )
+
+    found = jobs.run(names, compute, journal, progress)
+    objective.verify()
+    return found
+
+
+def _random(objective: Objective, number: int, seed: int) -> Tensor:
+    z = probe(objective.layout.size, seed=seed, number=number, distribution="gaussian", stream="direction").double()
+    return z / z.norm()
+
+
+def _less(end: tuple[np.ndarray, np.ndarray | None], start: tuple[np.ndarray, np.ndarray | None]) -> tuple[Any, Any]:
+    """Return the differences of losses, and of being right, sample by sample."""
+    hits = None if end[1] is None or start[1] is None else end[1] - start[1]
+    with np.errstate(invalid="ignore"):  # of infinite losses
+        return end[0] - start[0], hits
+
+
+def _changes(name: str, of_signs: tuple[np.ndarray, ...], counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the means over each part of differences, of each sign and of both, with their standard errors."""
+    rows = np.stack([*of_signs, np.mean(of_signs, axis=0)])  # (3, N)
+    ends = np.cumsum(counts)
+    with np.errstate(invalid="ignore"):  # of infinite losses the mean is infinite, the error nan
+        found = np.array([
+            [mean_and_stderr(row[end - n : end]) for end, n in zip(ends, counts, strict=True)] for row in rows
+        ])  # (3, P, 2)
+    return {
+        name: found[None, :-1, :, 0],
+        f"{name}_stderr": found[None, :-1, :, 1],
+        f"mean_{name}": found[None, -1, :, 0],
+        f"mean_{name}_stderr": found[None, -1, :, 1],
+    }
