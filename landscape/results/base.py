@@ -163,6 +163,21 @@ class Result:
 
         return interop.to_xarray(self)
 
+    def log(self, writer: Any, step: int) -> None:
+        """Log the numbers of the result's table, part by part, where a training is watched.
+
+        Args:
+            writer: a `SummaryWriter` of TensorBoard, a run of wandb or trackio (or their modules), the module mlflow,
+                or a logger of Lightning. It is made and closed by the caller.
+            step: of the training, at which the numbers are shown.
+
+        Raises:
+            InputError: something else than such a writer, or a result without finite numbers of parts.
+        """
+        from landscape.results import logged
+
+        logged.log(self, writer, step)
+
 
 def _row(tag: str, cells: Sequence[str]) -> str:
     first, *rest = (html.escape(cell) for cell in cells)

@@ -1,0 +1,114 @@
+"""Numbers of results in the clients by which people watch trainings: real ones offline, and stand-ins."""
+
+import dataclasses
+import glob
+
+import numpy as np
+import pytest
+from results_of_all_kinds import all_kinds, sensitivity, sharpness, spectrum
+
+from landscape.errors import InputError
+from landscape.results import logged
+
+
+class Run:
+    """What a run of wandb or trackio is called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def log(self, data, step=None):
+        self.calls.append((data, step))
+
+
+class Metrics:
+    """What the module mlflow and the loggers of Lightning are called with."""
+
+    def __init__(self):
+        self.calls = []
+
+    def log_metrics(self, metrics, step=None):
+        self.calls.append((metrics, step))
+
+
+def test_what_is_logged_is_the_table_with_its_errors_and_nothing_that_is_not_finite():
+    found = sharpness()
+    found = dataclasses.replace(found, doubling_radius=np.array([0.5, np.inf, np.nan]))
+    numbers = logged.numbers(found)
+    assert numbers["sharpness/worst_rise/class 1"] == pytest.approx(found.worst_rise[1])
+    assert numbers["sharpness/noise_rise_error/class 2"] == found.noise_rise_stderr[2]
+    assert numbers["sharpness/loss/class 0"] == found.loss[0]
+    assert [name for name in numbers if "doubling_radius/" in name] == ["sharpness/doubling_radius/class 0"]
+    assert all(np.isfinite(value) for value in numbers.values())
+    assert numbers["sharpness/accuracy/class 2"] == found.accuracy[2]  # a share, not per cent
+
+
+@pytest.mark.parametrize("kind", all_kinds())
+def test_every_kind_is_logged(kind):
+    run = Run()
+    all_kinds()[kind].log(run, 3)
+    (data, step), *more = run.calls
+    assert (step, more) == (3, [])
+    assert data
+
+
+def test_metrics_have_names_that_mlflow_takes_and_never_two_alike():
+    found = dataclasses.replace(sharpness(), parts=("a b", "Ärger & co", "c(1)"))
+    metrics = Metrics()
+    found.log(metrics, 7)
+    assert metrics.calls[0][1] == 7
+    assert metrics.calls[0][0]["sharpness/loss/_rger _ co"] == found.loss[1]
+    with pytest.raises(InputError, match="differ in signs only"):
+        dataclasses.replace(found, parts=("a&", "a%", "b")).log(metrics, 7)
+
+
+def test_other_writers_and_results_without_numbers_are_refused():
+    with pytest.raises(InputError, match="list takes no numbers"):
+        sharpness().log([], 0)
+    empty = dataclasses.replace(sensitivity(), parts=("a",) * 3)
+    changes = {f.name: np.full_like(getattr(empty, f.name), np.nan, dtype=float) for f in dataclasses.fields(empty)
+               if isinstance(getattr(empty, f.name), np.ndarray) and f.name not in {"control", "sign"}}  # fmt: skip
+    with pytest.raises(InputError, match="no finite numbers"):
+        dataclasses.replace(empty, **changes).log(Run(), 0)
+
+
+def test_tensorboard_shows_the_numbers_at_their_step(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from torch.utils.tensorboard import SummaryWriter
+
+    found = spectrum()
+    with SummaryWriter(tmp_path) as writer:
+        found.log(writer, 5)
+    read = events.EventAccumulator(str(tmp_path)).Reload()
+    (event,) = read.Scalars("spectrum/lambda_max/class 2")
+    assert (event.step, event.value) == (5, np.float32(found.lambda_max[2]))
+
+
+def test_wandb_keeps_the_numbers_offline(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="pip install wandb to test it offline")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    found = spectrum()
+    with wandb.init(project="p", dir=str(tmp_path)) as run:
+        found.log(run, 5)
+        assert run.summary["spectrum/lambda_max/class 2"] == found.lambda_max[2]
+    assert glob.glob(f"{tmp_path}/**/*.wandb", recursive=True)
+
+
+def test_mlflow_keeps_the_numbers_in_a_folder(tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow to test it offline")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/m.db")
+    found = spectrum()
+    with mlflow.start_run() as run:
+        found.log(mlflow, 5)
+    (metric,) = mlflow.MlflowClient().get_metric_history(run.info.run_id, "spectrum/lambda_max/class 2")
+    assert (metric.step, metric.value) == (5, found.lambda_max[2])
+
+
+def test_trackio_keeps_the_numbers_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    trackio = pytest.importorskip("trackio", reason="pip install trackio to test it offline")
+    found = spectrum()
+    run = trackio.init(project="p", name="r")
+    found.log(run, 5)
+    trackio.finish()
+    assert glob.glob(f"{tmp_path}/**/*.db", recursive=True)
