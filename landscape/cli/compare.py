@@ -7,6 +7,7 @@ import cloup
 
 from landscape.cli import compared, matched
 from landscape.cli.console import Console
+from landscape.cli.latex import latex_table
 from landscape.cli.opened import FILE, REGROUP, open_result
 from landscape.cli.options import JSON, command, option
 from landscape.errors import InputError
@@ -28,7 +29,7 @@ from landscape.results.columns import last
 @cloup.option_group(
     "Output",
     JSON,
-    option("--latex", is_flag=True, help="Print a LaTeX table; it needs the package booktabs."),
+    option("--latex", is_flag=True, help="Print a LaTeX table; it needs the packages booktabs and siunitx."),
 )
 def compare(files: tuple[Path, ...], match_samples: bool, as_json: bool, latex: bool, **opening: Any) -> None:
     """Print the numbers of each part, with a column for each file.
@@ -64,7 +65,7 @@ def compare(files: tuple[Path, ...], match_samples: bool, as_json: bool, latex: 
     cells = compared.cells(results, parts)
     title, lines = compared.title(results), [*compared.notes(how, names, results, cells), *differing]
     if latex:
-        console.say(compared.latex(names, parts, cells, [title.replace("±", "+-"), *lines]))
+        console.say(latex_table(names, results, parts, lines))
         return
     rows = [[part, *row] for part, row in zip(parts, cells, strict=True)]
     console.say(title)

@@ -114,16 +114,6 @@ def differences(how: Comparison, names: Sequence[str], results: Sequence[Any], p
     return lines
 
 
-def latex(names: Sequence[str], parts: Sequence[str], rows: Sequence[Sequence[str]], lines: Sequence[str]) -> str:
-    """Return a LaTeX table, for the package booktabs, with lines before it as comments."""
-    table = [f"% {line}" for line in lines]
-    table += [rf"\begin{{tabular}}{{l{'r' * len(names)}}}", r"\toprule"]
-    table += [" & ".join(["", *map(_tex, names)]) + r" \\", r"\midrule"]
-    for part, row in zip(parts, rows, strict=True):
-        table.append(" & ".join([_tex(part), *map(_tex, row)]) + r" \\")
-    return "\n".join([*table, r"\bottomrule", r"\end{tabular}"])
-
-
 def _range(coordinates: Any) -> str:
     return f"{coordinates[0]:g}:{coordinates[-1]:g}:{len(coordinates)}"
 
@@ -210,16 +200,3 @@ def _entry(key: str, result: Any) -> str:
 def _words(value: Any) -> str:
     text = value if isinstance(value, str) else "unknown" if value is None else json.dumps(value)
     return text if len(text) <= 40 else text[:12] + "..."
-
-
-_TEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "*": r"$^*$",
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)

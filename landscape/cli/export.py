@@ -8,14 +8,15 @@ import cloup
 import numpy as np
 
 from landscape.cli.console import Console, strict_json
-from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result
+from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twice
 from landscape.cli.options import OVERWRITE, Choice, command, option
 from landscape.errors import InputError
 from landscape.results import Result, Spectrum, Surface, disk, quadrature
-from landscape.results.foreign import interop, surface_exports, surface_files
+from landscape.results.foreign import interop, surface_exports, surface_files, tidy
 
 _SUFFIXES = {
     "csv": ".csv",
+    "tidy": ".tidy.csv",
     "json": ".json",
     "pyhessian": ".pyhessian.json",
     "goldstein": ".goldstein.h5",
@@ -27,9 +28,10 @@ _SUFFIXES = {
 
 @command(
     "landscape export run/last.hessian.h5 --to csv",
+    "landscape export runs/*/last.*.h5 --to tidy -o all.csv",
     "landscape export run/last.surface2d.h5 --to vtk --part truck --log",
 )
-@cloup.argument("file", type=FILE, help="A result file, or a surface of another program.")
+@cloup.argument("files", type=FILE, nargs=-1, required=True, help="Result files, or surfaces of other programs.")
 @cloup.option_group(
     "Format",
     option(
@@ -38,9 +40,10 @@ _SUFFIXES = {
         type=Choice(list(_SUFFIXES)),
         required=True,
         help="Write this format. csv: a table with a row for each part (spectra), for each part and point (surfaces), "
-        "or for each number. json: every number. pyhessian: for each part of a spectrum the two lists of PyHessian's "
-        "density(). goldstein: the HDF5 surface of tomgoldstein/loss-landscape. vtk: a surface for ParaView. npz: a "
-        "surface for NumPy.",
+        "or for each number. tidy: a CSV of one or many files with a row for each number of each part: file, "
+        "checkpoint, method, part, quantity, value, error, exactness. json: every number. pyhessian: for each part of "
+        "a spectrum the two lists of PyHessian's density(). goldstein: the HDF5 surface of "
+        "tomgoldstein/loss-landscape. vtk: a surface for ParaView. npz: a surface for NumPy.",
     ),
     option(
         "--part",
@@ -60,21 +63,39 @@ _SUFFIXES = {
         type=FILE,
         metavar="FILE",
         help="Write to this file.",
-        show_default="FILE with the format's suffix",
+        show_default="FILE with the format's suffix; results.tidy.csv for several files",
     ),
     OVERWRITE,
 )
 def export(
-    file: Path, form: str, out: Path | None, overwrite: bool, part: str | None, log: bool, **opening: Any
+    files: tuple[Path, ...],
+    form: str,
+    out: Path | None,
+    overwrite: bool,
+    part: str | None,
+    log: bool,
+    **opening: Any,
 ) -> None:
-    """Write a result file, or a surface of another program, in another format.
+    """Write a result file, or a surface of another program, in another format, or many files as one table.
 
     A surface of tomgoldstein/loss-landscape whose sides differ in length has its values in the wrong cells. This
     command reads them rightly: --to goldstein mends such a file.
+
+    Raises:
+        InputError: several files in a format that is for one, or one that does not fit the format.
     """
     _refuse_unless_vtk(form, {"--part": part is not None, "--log": log})
+    refuse_twice(files)
+    file, several = files[0], len(files) > 1
+    if several and form != "tidy":
+        raise InputError(f"{len(files)} files become one table by --to tidy; --to {form} is for one file")
+    out = out or (Path("results") if several else file).with_suffix(_SUFFIXES[form])
+    if form == "tidy":
+        results = {each: open_result(each, **opening) for each in files}
+        interop.write_table(tidy.COLUMNS, tidy.rows(results), out, overwrite=overwrite)
+        Console().say(str(out))
+        return
     result = open_result(file, **opening)
-    out = out or file.with_suffix(_SUFFIXES[form])
     if form == "csv":
         interop.to_csv(result, out, overwrite=overwrite)
     elif form == "json":

@@ -74,6 +74,14 @@ class _Plot(Command):
         show_default="as wide as the figure needs",
     ),
     option(
+        "--title", metavar="TEXT", help="Write this above the figure.", show_default="what the figure says of itself"
+    ),
+    option(
+        "--no-caption",
+        is_flag=True,
+        help="Leave out what the figure says of itself above and below its panels, as for a paper.",
+    ),
+    option(
         "-o",
         "--out",
         type=FILE,
@@ -94,6 +102,8 @@ def plot(
     style: str,
     dark: bool,
     columns: int | None,
+    title: str | None,
+    no_caption: bool,
     **given: Any,
 ) -> None:
     """Draw a figure of a result file, or one figure of several files on shared axes.
@@ -115,7 +125,7 @@ def plot(
     called = _names(names, files, results)
     chosen = _parts_of_several(drawn_as, results, parts) if several else _parts(results[0], parts)
     out = out or (Path(f"{kind}.png") if several else files[0].with_suffix(f".{kind}.png"))
-    with plots.styled(style, dark=dark, columns=columns):
+    with plots.styled(style, dark=dark, columns=columns, title=title, caption=not no_caption):
         if several:
             fig = plots.SEVERAL_FIGURES[drawn_as][kind](dict(zip(called, results, strict=True)), chosen, **drawing)
         else:

@@ -30,10 +30,16 @@ _SUFFIXES = (".html", ".htm")
         show_default=True,
         help="Write the page to this file.",
     ),
+    option(
+        "--names",
+        metavar="LIST",
+        help="Name the models, in the order of their first files: 'CE,CE + SAM'.",
+        show_default="their training methods, checkpoints or files",
+    ),
     option("--title", default="Loss landscape", show_default=True, metavar="TEXT", help="Give the page this title."),
     OVERWRITE,
 )
-def report(files: tuple[Path, ...], out: Path, title: str, overwrite: bool) -> None:
+def report(files: tuple[Path, ...], out: Path, names: str | None, title: str, overwrite: bool) -> None:
     """Write one HTML page with the tables and figures of many results.
 
     The page opens in any browser without a network. Tables can be sorted, surfaces turned, and the part and width of
@@ -46,7 +52,8 @@ def report(files: tuple[Path, ...], out: Path, title: str, overwrite: bool) -> N
     results = {file: open_result(file) for file in files}
     from landscape.report import open_sources, page  # matplotlib takes its time, which a wrong file need not wait for
 
-    content = page(open_sources(results), title).encode()
+    called = None if names is None else [word.strip() for word in names.split(",")]
+    content = page(open_sources(results, called), title).encode()
     with disk.writing(out):
         disk.refuse_taken(out, overwrite=overwrite, signature=b"")
         disk.write_aside(out, lambda file: file.write(content))

@@ -9,6 +9,7 @@ from foreign_files import goldstein
 from surfaces import plane_of_two, three_classes, three_lines
 from synthetic import classes
 
+from landscape.cli.latex import siunitx
 from landscape.results import store, written
 
 
@@ -117,10 +118,35 @@ def test_compare_latex_escapes_names(run, save):
     code, out, _ = run("compare", file, "--latex")
     assert code == 0
     (row,) = (line for line in out.splitlines() if line.startswith("50"))
-    assert row.startswith(r"50\% \$\_\textbackslash{}\textasciicircum{}\textasciitilde{} & ")
-    assert r" $\pm$ " in row
-    assert r"a\_b" in out
+    first, *cells = row.removesuffix(r" \\").split(" & ")
+    assert first == r"50\% \$\_\textbackslash{}\textasciicircum{}\textasciitilde{}"
+    assert r"\multicolumn{4}{c}{a\_b}" in out
+    assert r"\begin{tabular}{lSSSS}" in out
+    assert " & {samples} & {loss} & {lambda\\_max, $\\pm$ residual} & {trace, $\\pm$ probes}" in out
+    found = store.load(file)
+    assert cells[0] == str(int(found.n_samples[0]))
+    for cell, value in zip(cells[1:], (found.loss, found.lambda_max, found.trace), strict=True):
+        assert float(cell.split(" +- ")[0].split("{")[0]) == pytest.approx(value[0], rel=5e-3)
     assert run("compare", file, "--latex", "--json")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("38.15 ± 0.02", "38.15 +- 0.02"),
+        ("38.15 ± 0.02*", "38.15 +- 0.02{$^*$}"),
+        ("2.17e+06 ± 3e+04", "2.17 +- 0.03 e6"),
+        ("-2.17e-05 ± 3e-07", "-2.17 +- 0.03 e-5"),
+        ("38.15 ± 2e-07", "3.815 +- 0.00000002 e1"),
+        ("2.17e+06", "2.17e+06"),
+        ("1,234", "1234"),
+        ("0.5 ± ?", "0.5{ $\\pm$ ?}"),
+        ("none", "{none}"),
+        ("-", "{-}"),
+    ],
+)
+def test_numbers_are_written_as_siunitx_reads_them(text, written):
+    assert siunitx(text) == written
 
 
 def test_results_of_two_kinds_or_of_a_kind_that_is_not_compared_are_refused(run, save):

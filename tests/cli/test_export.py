@@ -7,10 +7,11 @@ import h5py
 import numpy as np
 import pytest
 from foreign_files import goldstein
+from results_of_all_kinds import sharpness
 from surfaces import plane_of_two, three_classes
 
 from landscape.results import Trajectory, quadrature, store
-from landscape.results.foreign import interop
+from landscape.results.foreign import interop, tidy
 
 
 def test_export_writes_csv_json_and_pyhessians_lists(run, file):
@@ -26,6 +27,43 @@ def test_export_writes_csv_json_and_pyhessians_lists(run, file):
     expected = quadrature.nodes_and_weights(spectrum.alpha[1], spectrum.beta[1], spectrum.steps[1])
     assert np.array_equal(nodes, expected[0])
     assert np.array_equal(weights, expected[1])
+
+
+def test_many_files_become_one_tidy_table(run, save, tmp_path):
+    exact = {"trace_stderr": np.zeros(3), "converged": np.array([True, False, True])}
+    exact |= {"ritz_values": np.array([[9.0, 2.0]] * 3), "ritz_residuals": np.array([[0.0, 1e3]] * 3)}
+    about = {"checkpoint": "runs/a.pt", "method": "ce", "epoch": 3, "split": "train", "data": {"name": "digits"}}
+    a = save("a.h5", provenance=about, **exact)
+    b = save("b.h5", sharpness(), doubling_radius=np.array([np.nan, np.inf, 1.0]))
+    out = tmp_path / "all.csv"
+    assert run("export", a, b, "--to", "tidy", "-o", out) == (0, f"{out}\n", [])
+    with open(out, encoding="utf-8") as text:
+        rows = list(csv.DictReader(text))
+    assert tuple(rows[0]) == tidy.COLUMNS
+    found = {(row["file"], row["part"], row["quantity"]): row for row in rows}
+    assert len(found) == len(rows)  # tidy: one row for each number
+    spectrum = store.load(a)
+    top = found[str(a), "class 1", "lambda_max"]
+    assert (top["value"], top["error"]) == (str(spectrum.lambda_max[1]), str(spectrum.lambda_max_residual[1]))
+    told = ("checkpoint", "epoch", "method", "data", "split", "matrix", "of_error", "exactness")
+    assert [top[name] for name in told] == [
+        "runs/a.pt", "3", "ce", "digits", "train", "hessian", "residual", "not converged",
+    ]  # fmt: skip
+    assert found[str(a), "class 0", "lambda_max"]["exactness"] == "converged"
+    assert found[str(a), "class 0", "trace"]["exactness"] == "exact"
+    assert found[str(a), "class 0", "loss"]["exactness"] == "exact"
+    second = found[str(a), "class 2", "eigenvalue 2"]
+    assert (second["value"], second["n_samples"]) == ("2.0", str(spectrum.n_samples[2]))
+    assert second["exactness"] == "not converged"
+    assert found[str(a), "class 2", "eigenvalue 1"]["exactness"] == "exact"
+    noise = found[str(b), "class 0", "noise_rise"]
+    assert (noise["exactness"], noise["of_error"], noise["kind"]) == ("estimated", "s.e.", "sharpness")
+    assert found[str(b), "class 0", "worst_rise"]["exactness"] == ""  # a lower bound
+    assert (str(b), "class 0", "doubling_radius") not in found
+    assert found[str(b), "class 1", "doubling_radius"]["value"] == "inf"
+    code, _, (line,) = run("export", a, b, "--to", "csv")
+    assert code == 2
+    assert "2 files become one table by --to tidy; --to csv is for one file" in line
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "pyhessian"])

@@ -306,3 +306,26 @@ def test_a_narrow_page_has_fewer_panels_in_a_row():
         assert grids.grid(4, 4, 12, 3)[2] == 4
         assert grids.grid(5, 5, 12, 3)[2] == 3  # rows of like lengths
     assert grids.grid(5, 5, 12, 3)[2] == 5
+
+
+@pytest.mark.parametrize("name", ["surface.h5", "sharpness.h5", "gradients.h5", "path.h5"])
+@pytest.mark.parametrize("columns", [None, 1])
+def test_a_figure_has_the_title_that_is_asked_for_or_no_words_of_its_own(name, columns):
+    result = all_kinds()[name]
+    draw = next(iter(plots.KIND_FIGURES[drawn_as(result)].values()))
+
+    def words(**style):
+        with plots.styled(columns=columns, **style):
+            fig = draw(result, None)
+        texts = [*fig.texts, *(ax.title for ax in fig.axes)]
+        return fig, [text.get_text() for text in texts if text.get_text()]
+
+    (own, said), (named, titled), (bare, nothing) = words(), words(title="of $mine$"), words(caption=False)
+    assert "of $mine$" in titled
+    assert len(nothing) < len(said)
+    assert [ax.get_xlabel() for ax in bare.axes] == [ax.get_xlabel() for ax in own.axes]
+    assert not any("Verdict" in text for text in nothing)
+    assert any("Verdict" in text for text in titled) == any("Verdict" in text for text in said)
+    titles = [ax.get_title() for ax in own.axes if ax.title.get_gid() != "caption"]
+    for fig in (named, bare):
+        assert [ax.get_title() for ax in fig.axes if ax.title.get_gid() != "caption"] == titles

@@ -401,7 +401,11 @@ def test_the_command_writes_a_page(run, tmp_path, monkeypatch, no_figures):
     code, _, (line,) = run("report", "a.h5")
     assert code == 2
     assert "report.html exists: pass --overwrite" in line
-    assert run("report", "a.h5", "--overwrite")[0] == 0
+    assert run("report", "a.h5", "--overwrite", "--names", "Mine & yours")[0] == 0
+    assert "Mine &amp; yours" in Path("report.html").read_text()
+    code, _, (line,) = run("report", "a.h5", "--overwrite", "--names", "a,b")
+    assert code == 2
+    assert "--names: give 1 names that differ, for a" in line
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "report.html"]
 
 

@@ -80,6 +80,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
         image.tick_params(labelleft=False)
         unknown = ";\ngrey: no gradient" if np.isnan(between).any() else ""
         image.set_title(f"{_about(gradients, k)}{unknown}", parse_math=False)
+        image.title.set_gid(paper.CAPTION)
         about: dict[str, Any] = {"label": "cosine of the gradients", "extend": "max", "fraction": 0.05, "pad": 0.02}
         fig.colorbar(mesh, ax=image, **about, **grids.bar_place())
     return fig

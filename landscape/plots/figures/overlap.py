@@ -140,6 +140,7 @@ def _map(
         ax.set_ylabel(axes[0])
         ax.set_xlabel(axes[1])
         ax.set_title(_about(spectrum, values, order, of_vectors, few and angles is not None), parse_math=False)
+        ax.title.set_gid(paper.CAPTION)
         extend = "both" if signed else "max"
         fig.colorbar(mesh, ax=ax, label=label, extend=extend, fraction=0.05, pad=0.02, **grids.bar_place())
     return fig

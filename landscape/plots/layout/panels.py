@@ -194,6 +194,9 @@ def layout(
     """
     left, right = margins(RIGHT if right is None else right)
     gaps = (len(columns) - 1) * gap
+    if paper.title.get() is not None or not paper.captions.get():
+        heading = paper.title.get() or ""
+    caption = caption if paper.captions.get() else ()
     page = paper.page()
     scale = 1.0 if page is None else min(1.0, (page - left - right - gaps) / sum(columns))
     rows, columns = [scale * row for row in rows], [scale * column for column in columns]

@@ -16,6 +16,16 @@ chosen: ContextVar[int | None] = ContextVar("columns", default=None)
 """The number of columns within a `theme.styled` block."""
 
 
+title: ContextVar[str | None] = ContextVar("title", default=None)
+"""What stands above the figure in place of its own heading, within a `theme.styled` block; None leaves that."""
+
+captions: ContextVar[bool] = ContextVar("captions", default=True)
+"""Whether figures say in words what they are of, likewise; a paper says it in the caption below."""
+
+CAPTION = "caption"
+"""The gid of titles of axes that say what the figure is of, not what the panel is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """How high the panels of a figure shall be, in inches, where its width is that of a page."""

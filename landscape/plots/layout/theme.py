@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from landscape.callables import checked
@@ -62,7 +63,14 @@ _PRINTED = {
 
 @checked
 @contextmanager
-def styled(style: str = "paper", *, dark: bool = False, columns: int | None = None) -> Generator[None, None, None]:
+def styled(
+    style: str = "paper",
+    *,
+    dark: bool = False,
+    columns: int | None = None,
+    title: str | None = None,
+    caption: bool = True,
+) -> Generator[None, None, None]:
     """Choose how the figures that are drawn and written within a `with` block look.
 
     Args:
@@ -71,6 +79,9 @@ def styled(style: str = "paper", *, dark: bool = False, columns: int | None = No
         columns: 1 or 2 for figures as wide as one or both columns of a paper, `paper.WIDTHS`, with letters of 6 to 9
             points and fewer panels in a row; None for as much room as each figure likes best.
             Figures on axes of your own keep their size.
+        title: what stands above a figure, in place of its own words; titles of panels stay.
+        caption: False leaves out what a figure says of itself above and below its panels, as for a paper, whose
+            caption says it.
 
     Yields:
         Nothing.
@@ -85,19 +96,25 @@ def styled(style: str = "paper", *, dark: bool = False, columns: int | None = No
         raise InputError(
             f"{arg('columns', columns)} sets sizes for a paper: leave out either it or {arg('style', style)}"
         )
-    token, columns_token = _chosen.set((style, dark)), paper.chosen.set(columns)
+    variables: list[tuple[ContextVar[Any], Any]] = [
+        (_chosen, (style, dark)),
+        (paper.chosen, columns),
+        (paper.title, title),
+        (paper.captions, caption),
+    ]
+    tokens = [(variable, variable.set(value)) for variable, value in variables]
     try:
         yield
     finally:
-        _chosen.reset(token)
-        paper.chosen.reset(columns_token)
+        for variable, token in tokens:
+            variable.reset(token)
 
 
 @contextmanager
 def theme() -> Generator[None, None, None]:
     """Set matplotlib's defaults within a `with` block: seaborn's "darkgrid" in the sizes that `styled` chose.
 
-    At its end the figures that were made in it are fitted to the columns that `styled` chose, if it did.
+    At its end the figures that were made in it get the title, and are fitted to the columns, that `styled` chose.
     """
     import seaborn  # brings pandas: a second that those who only import this package need not wait
 
@@ -122,9 +139,27 @@ def theme() -> Generator[None, None, None]:
         with matplotlib.rc_context(style):
             yield
             for fig, room in made:
-                fitting.fit(fig, room)
+                _reword(fig)
+                if paper.page() is not None:
+                    fitting.fit(fig, room)
     finally:
         _made.reset(token)
+
+
+def _reword(fig: Figure) -> None:
+    """Write the title that `styled` chose, and leave out what the figure says of itself if it is not wanted."""
+    title = paper.title.get()
+    if title is None and paper.captions.get():
+        return
+    own = [ax.title for ax in fig.axes if ax.title.get_gid() == paper.CAPTION]
+    for text in own:
+        text.set_text("")
+    if not isinstance(fig.get_layout_engine(), ConstrainedLayoutEngine):  # `panels.layout` has written the title
+        return
+    if title is not None and len(own) == 1:
+        own[0].set_text(title)
+    elif title is not None or fig.get_suptitle():
+        fig.suptitle(title or "", parse_math=False)
 
 
 def palette() -> list[str]:
@@ -203,7 +238,7 @@ def figure(width: float, height: float, room: paper.Room | None = None) -> Figur
     wide = paper.page()
     fig = Figure(figsize=(width, height) if wide is None else (wide, paper.HIGHEST), layout="constrained")
     made = _made.get()
-    if wide is not None and made is not None:
+    if made is not None:
         made.append((fig, room or paper.Room()))
     return fig
 

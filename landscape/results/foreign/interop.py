@@ -119,7 +119,11 @@ def to_csv(result: Result, path: str | Path, *, overwrite: bool = False) -> None
     Raises:
         StoreError: the file exists or cannot be written.
     """
-    columns, rows = _table(result)
+    write_table(*_table(result), path, overwrite=overwrite)
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], path: str | Path, *, overwrite: bool) -> None:
+    """Write a table as CSV, as `to_csv` does."""
 
     def fill(file: BinaryIO) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")

@@ -1,0 +1,75 @@
+"""Many results as one tidy table: a row for each number of each part of each file, for any program that reads CSV."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landscape.results import Result, Spectrum, columns
+from landscape.results.columns import Column
+
+COLUMNS = (
+    "file", "kind", "checkpoint", "epoch", "method", "data", "split", "matrix", "part", "n_samples", "quantity",
+    "value", "error", "of_error", "exactness",
+)  # fmt: skip
+"""What each row has. `exactness` is "exact" (over all samples, up to rounding), "converged" or "not converged" (of
+eigenvalues), "estimated" (with the error in its row), or empty where none of these is known, as of bounds."""
+
+
+def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
+    """Return the rows of a tidy table.
+
+    Args:
+        results: by their files. Of results over several checkpoints or epochs the last one counts.
+
+    Yields:
+        The values of `COLUMNS`: the numbers of each result's own table, and the largest eigenvalues of spectra. Numbers
+        that are nan have no row.
+    """
+    for file, result in results.items():
+        about = result.provenance
+        data = about.get("data")
+        head = [
+            str(file),
+            result.kind,
+            about.get("checkpoint", ""),
+            about.get("epoch", ""),
+            about.get("method") or "",
+            data.get("name", "") if isinstance(data, Mapping) else "",
+            about.get("split", ""),
+            getattr(result, "operator", ""),
+        ]
+        counts = getattr(result, "n_samples", None)
+        for p, part in enumerate(getattr(result, "parts", ())):
+            place = [*head, part, "" if counts is None else counts[p]]
+            for number in _numbers(result, p):
+                yield [*place, *number]
+
+
+def _numbers(result: Any, p: int) -> Iterator[list[Any]]:
+    """Return quantity, value, error, what the error is, and exactness."""
+    for column in columns.of_kind(result):
+        found = None if column.cell or column.form == "count" else column.of(result)
+        if found is None or not column.table or (column.when and not column.when(result)):
+            continue
+        value, error = float(found[0][p]), None if found[1] is None else float(found[1][p])
+        if not np.isnan(value):
+            yield [column.name, value, "" if error is None else error, *_exactness(column, result, p, error)]
+    if isinstance(result, Spectrum):
+        limit = result.tol * abs(result.lambda_max[p])
+        for k, (value, residual) in enumerate(zip(result.ritz_values[p], result.ritz_residuals[p], strict=True), 1):
+            if not np.isnan(value):
+                converged = "exact" if residual == 0 else "converged" if residual <= limit else "not converged"
+                yield [f"eigenvalue {k}", float(value), float(residual), "residual", converged]
+
+
+def _exactness(column: Column, result: Any, p: int, error: float | None) -> tuple[str, str]:
+    """Return what the error is, and how far the number is to be trusted."""
+    if error is None:
+        return "", "exact" if column in columns.EXACT else ""
+    if error == 0:
+        return column.of_error, "exact"
+    if column.sure is not None:
+        return column.of_error, "converged" if bool(getattr(result, column.sure)[p]) else "not converged"
+    return column.of_error, "estimated" if np.isfinite(error) else ""
