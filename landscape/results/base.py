@@ -163,16 +163,16 @@ class Result:
 
         return interop.to_xarray(self)
 
-    def log(self, writer: Any, step: int) -> None:
+    def log(self, writer: Any, step: int | None = None) -> None:
         """Log the numbers of the result's table, part by part, where a training is watched.
 
         Args:
             writer: a `SummaryWriter` of TensorBoard, a run of wandb or trackio (or their modules), the module mlflow,
                 or a logger of Lightning. It is made and closed by the caller.
-            step: of the training, at which the numbers are shown.
+            step: of the training, at which the numbers are shown; a series has its own, epochs or steps.
 
         Raises:
-            InputError: something else than such a writer, or a result without finite numbers of parts.
+            InputError: something else than such a writer, a result without finite numbers of parts, or no step.
         """
         from landscape.results import logged
 

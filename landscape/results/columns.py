@@ -124,6 +124,13 @@ def of_kind(result: Any) -> Sequence[Column]:
     return TABLES.get(drawn_as(result), ())
 
 
+def numbers(result: Any) -> list[tuple[Column, np.ndarray, np.ndarray | None]]:
+    """Return the columns of a result's own table that hold measures, with the numbers and the errors of all parts."""
+    chosen = [c for c in of_kind(result) if c.table and not c.cell and c.form != "count"]
+    found = [(c, c.of(result)) for c in chosen if not c.when or c.when(result)]
+    return [(column, *values) for column, values in found if values is not None]
+
+
 def last(result: Any) -> Any:
     """Return a result as tables show it: of a series along training the last checkpoint."""
     return getattr(result, "last", result)

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from landscape.errors import InputError
-from landscape.results import columns
+from landscape.errors import InputError, arg
+from landscape.results import Series, columns
 
 _UNKNOWN_TO_MLFLOW = re.compile(r"[^\w\-. :/]", re.ASCII)
 
@@ -25,29 +25,38 @@ def numbers(result: Any) -> dict[str, float]:
         Numbers by "kind/field/part", such as "spectrum/lambda_max/truck", and their errors by "kind/field_error/part".
     """
     found: dict[str, float] = {}
-    for column in columns.of_kind(result):
-        values = None if column.cell or not column.table else column.of(result)
-        if values is None or (column.when and not column.when(result)):
-            continue
-        for suffix, row in zip(("", "_error"), values, strict=True):
-            for part, value in zip(result.parts, row if row is not None else (), strict=False):
+    for column, values, errors in columns.numbers(result):
+        for suffix, row in (("", values), ("_error", errors)):
+            for part, value in zip(result.parts, () if row is None else row, strict=row is not None):
                 if math.isfinite(value):
-                    found.setdefault(f"{result.kind}/{column.name}{suffix}/{part}", float(value))
+                    found[f"{result.kind}/{column.name}{suffix}/{part}"] = float(value)
     return found
 
 
-def log(result: Any, writer: Any, step: int) -> None:
+def log(result: Any, writer: Any, step: int | None) -> None:
     """Give numbers to a writer; see `Result.log`."""
+    if isinstance(result, Series):
+        if step is not None:
+            raise InputError(f"each checkpoint of a series has a step of its own: leave {arg('step')} out")
+        for k, place in enumerate(result.place[0]):
+            _give(numbers(result.at(k)), writer, k if math.isnan(place) else round(float(place)))
+        return
+    if step is None:
+        raise InputError(f"a {result.kind} does not tell the step of the training: give {arg('step')}")
     found = numbers(result)
     if not found:
         raise InputError(f"a {result.kind} has no finite numbers of parts to log")
+    _give(found, writer, step)
+
+
+def _give(found: Mapping[str, float], writer: Any, step: int) -> None:
     if hasattr(writer, "add_scalar"):
         for name, value in found.items():
             writer.add_scalar(name, value, step)
     elif hasattr(writer, "log_metrics"):
         writer.log_metrics(_named_plainly(found), step=step)
     elif hasattr(writer, "log"):
-        writer.log(found, step=step)
+        writer.log(dict(found), step=step)
     else:
         raise InputError(
             f"{type(writer).__name__} takes no numbers: give a SummaryWriter of TensorBoard, a run of wandb or "

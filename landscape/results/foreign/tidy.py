@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape.results import Result, Spectrum, columns
+from landscape.results import Result, Series, Spectrum, columns
 from landscape.results.columns import Column
 
 COLUMNS = (
@@ -21,39 +21,44 @@ def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
     """Return the rows of a tidy table.
 
     Args:
-        results: by their files. Of results over several checkpoints or epochs the last one counts.
+        results: by their files. A series has rows for each checkpoint; of other results over several checkpoints or
+            epochs the last one counts.
 
     Yields:
         The values of `COLUMNS`: the numbers of each result's own table, and the largest eigenvalues of spectra. Numbers
         that are nan have no row.
     """
     for file, result in results.items():
-        about = result.provenance
-        data = about.get("data")
-        head = [
-            str(file),
-            result.kind,
-            about.get("checkpoint", ""),
-            about.get("epoch", ""),
-            about.get("method") or "",
-            data.get("name", "") if isinstance(data, Mapping) else "",
-            about.get("split", ""),
-            getattr(result, "operator", ""),
-        ]
-        counts = getattr(result, "n_samples", None)
-        for p, part in enumerate(getattr(result, "parts", ())):
-            place = [*head, part, "" if counts is None else counts[p]]
-            for number in _numbers(result, p):
-                yield [*place, *number]
+        if isinstance(result, Series):
+            for k, (name, epoch) in enumerate(zip(result.checkpoints, result.epoch.tolist(), strict=True)):
+                yield from _of_checkpoint(file, result.at(k), {"checkpoint": name, "epoch": epoch})
+        else:
+            yield from _of_checkpoint(file, result, {})
+
+
+def _of_checkpoint(file: Path, result: Any, told: Mapping[str, Any]) -> Iterator[list[Any]]:
+    about = {**result.provenance, **told}
+    data = about.get("data")
+    head = [
+        str(file),
+        result.kind,
+        about.get("checkpoint", ""),
+        about.get("epoch", ""),
+        about.get("method") or "",
+        data.get("name", "") if isinstance(data, Mapping) else "",
+        about.get("split", ""),
+        getattr(result, "operator", ""),
+    ]
+    counts = getattr(result, "n_samples", None)
+    for p, part in enumerate(getattr(result, "parts", ())):
+        for number in _numbers(result, p):
+            yield [*head, part, "" if counts is None else counts[p], *number]
 
 
 def _numbers(result: Any, p: int) -> Iterator[list[Any]]:
     """Return quantity, value, error, what the error is, and exactness."""
-    for column in columns.of_kind(result):
-        found = None if column.cell or column.form == "count" else column.of(result)
-        if found is None or not column.table or (column.when and not column.when(result)):
-            continue
-        value, error = float(found[0][p]), None if found[1] is None else float(found[1][p])
+    for column, values, errors in columns.numbers(result):
+        value, error = float(values[p]), None if errors is None else float(errors[p])
         if not np.isnan(value):
             yield [column.name, value, "" if error is None else error, *_exactness(column, result, p, error)]
     if isinstance(result, Spectrum):
