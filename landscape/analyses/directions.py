@@ -9,23 +9,21 @@ All vectors are float64, so that one whole step towards another checkpoint arriv
 statistics are kept twice, straight and with variances by their logarithm (points.py); both add up like all others.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.analyses import eigenvectors
 from landscape.autodiff import costs
-from landscape.autodiff.costs import sizes, warming
 from landscape.callables import checked
-from landscape.curvature.lanczos import lanczos, probe, unconverged
-from landscape.curvature.operators import hessian
+from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import filters
-from landscape.objective import pilot, points
+from landscape.objective import points
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.results import Plane
@@ -34,7 +32,6 @@ Normalisation: TypeAlias = Literal["filter", "layer", "weight", "none"]
 NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
 Ignored: TypeAlias = Literal["biasbn", "none"]
 IGNORED: tuple[str, ...] = get_args(Ignored)
-_EIGEN_TOL = 1e-3
 _DISTINCT = 1e-6  # of a direction's length: what is left after the first is taken out of it must be longer
 
 
@@ -264,60 +261,16 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
     """
     if len(parts) not in (1, n):
         raise InputError(f"{arg('of')} must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
-    if costs.noted(lambda: _costs(objective, parts, steps)):
+    if costs.noted(lambda: eigenvectors.work(objective, parts, steps)):
         return random(objective, n, seed=seed)
     rows, names = [], []
     for part in parts:
-        vectors, values, _ = eigenpairs(objective, part, n if len(parts) == 1 else 1, seed=seed, steps=steps)
+        vectors, values, _ = eigenvectors.eigenpairs(
+            objective, part, n if len(parts) == 1 else 1, seed=seed, steps=steps
+        )
         rows += list(vectors)
         names += [f"eigenvector {k + 1} of {part} ({value:.4g})" for k, value in enumerate(values)]
     return of_vectors(objective, torch.stack(rows), names)
-
-
-def _costs(objective: Objective, parts: Sequence[str], steps: int) -> costs.Known:
-    """Return what eigenvectors of parts take: so many products with their Hessians, where these are enough."""
-    samples, batch = max(len(objective.alone(part).members[0]) for part in parts), objective.batch_size
-    counts = (warming(samples), *sizes(samples, batch))
-    small = pilot.few(objective, counts)
-    operator = cache(lambda: hessian(small))
-
-    def prepare(n: int) -> Callable[[], object]:
-        own = operator()[str(counts.index(n))]
-        z = probe(own.size, seed=0, number=0).to(own.device, own.dtype)[None, None]
-        return lambda: own.matvec(z)
-
-    what, many = "products for the directions", {"times": steps, "samples": samples, "batch": batch}
-    work = costs.Work(what=what, prepare=prepare, pieces=len(parts), halve=arg("directions", "random"), **many)
-    return costs.Known(works=(work,), keeps=(steps + 1) * objective.layout.size * objective.dtype.itemsize)
-
-
-def eigenpairs(
-    objective: Objective, part: str, n: int, *, seed: int = 0, steps: int = 30
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Return the largest eigenvalues of a part's Hessian with their vectors.
-
-    Args:
-        objective: of the network.
-        part: a part, or a group that `Objective.alone` knows.
-        n: how many.
-        seed: of the Lanczos probe, which also fixes the signs.
-        steps: Lanczos steps before convergence is looked at.
-
-    Returns:
-        Unit vectors (n, D); Ritz values (n,), descending; residuals (n,): an eigenvalue lies so near to each.
-
-    Raises:
-        InputError: no such part, or its Hessian has fewer distinct eigenvalues.
-        NumericalError: a product is not finite, or the loss has no second derivative.
-    """
-    operator = hessian(objective.alone(part))
-    z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
-    run = lanczos(operator.matvec, z[None, None], steps, more=unconverged(_EIGEN_TOL, n), max_steps=8 * steps)
-    solved = run.solved(0, 0)
-    if len(solved.values) < n:
-        raise InputError(f"the Hessian of {part} has fewer than {n} distinct eigenvalues: take another {arg('of')}")
-    vectors = run.ritz_vectors(0, 0, solved.vectors[:, ::-1][:, :n].copy())
-    return vectors, solved.values[::-1][:n], solved.residuals[::-1][:n]
 
 
 @checked

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from landscape.analyses import directions
+from landscape.analyses import directions, eigenvectors
+from landscape.autodiff import costs
 from landscape.callables import checked
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg
-from landscape.objective import jobs
+from landscape.objective import jobs, pilot
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import fingerprint, provenance
@@ -88,6 +89,8 @@ def sensitivity(
     if not 0 < rho < np.inf:
         raise InputError(f"{arg('rho')} must be a number above 0, got {rho:g}")
     options = Options(of=of, n=n, rho=rho, draws=draws, seed=seed)
+    costs.noted(lambda: eigenvectors.work(objective, [of], eigenvectors.STEPS))
+    costs.declare(lambda: _costs(objective, options))
     if out is None:
         return _run(objective, options, None, progress)
     with jobs.open_journal(out, fingerprint(objective, vars(options)), overwrite=overwrite) as journal:
@@ -100,7 +103,7 @@ def _run(
     objective: Objective, options: Options, journal: Journal | None, progress: jobs.Progress | None
 ) -> Sensitivity:
     here = objective.evaluation
-    vectors, values, residuals = directions.eigenpairs(objective, options.of, options.n, seed=options.seed)
+    vectors, values, residuals = eigenvectors.eigenpairs(objective, options.of, options.n, seed=options.seed)
     evaluator = Evaluator(objective, batch_norm="keep")
     centre = evaluator.each(evaluator.centre)
     names = [f"eigenvector {k + 1}" for k in range(options.n)]
@@ -138,6 +141,12 @@ def _run(
     found = jobs.run(names, compute, journal, progress)
     objective.verify()
     return found
+
+
+def _costs(objective: Objective, options: Options) -> costs.Known:
+    """Return what the steps take; the eigenvectors declare theirs."""
+    ends = pilot.at_points(objective, "points at the ends of steps", 1 + len(SIGNS) * (options.n + options.draws))
+    return costs.Known(works=(pilot.evaluation(objective), ends), keeps=8 * objective.layout.size * (options.n + 4))
 
 
 def _random(objective: Objective, number: int, seed: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import directions
+from landscape.analyses.eigenvectors import eigenpairs
 from landscape.errors import InputError
 
 SIZES = (9, 5, 1)
@@ -42,7 +42,7 @@ def by_hand(quadratic, theta):
 def test_changes_and_their_paired_errors_are_those_of_the_samples(quadratic):
     inputs, labels, objective = quadratic
     found = ls.sensitivity(objective, n=2, rho=0.7, draws=3, seed=4)
-    vectors, values, _ = directions.eigenpairs(objective, "all", 2, seed=4)
+    vectors, values, _ = eigenpairs(objective, "all", 2, seed=4)
     H = np.kron(np.diag(SCALE), inputs.T @ inputs / 15)
     for v, value in zip(vectors.double().numpy(), values, strict=True):
         np.testing.assert_allclose(H @ v, value * v, atol=1e-6 * values[0])

@@ -1,0 +1,65 @@
+"""The largest eigenvalues of a part's Hessian with their vectors, as directions to walk along, and what they cost."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+from torch import Tensor
+
+from landscape.autodiff import costs
+from landscape.autodiff.costs import sizes, warming
+from landscape.curvature.lanczos import lanczos, probe, unconverged
+from landscape.curvature.operators import hessian
+from landscape.errors import InputError, arg
+from landscape.objective import pilot
+from landscape.objective.objective import Objective
+
+STEPS = 30
+"""Lanczos steps before convergence is looked at."""
+_TOL = 1e-3
+
+
+def work(objective: Objective, parts: Sequence[str], steps: int, halve: str = "") -> costs.Known:
+    """Return what eigenvectors of parts take: so many products with their Hessians, where these are enough."""
+    samples, batch = max(len(objective.alone(part).members[0]) for part in parts), objective.batch_size
+    counts = (warming(samples), *sizes(samples, batch))
+    small = pilot.few(objective, counts)
+    operator = cache(lambda: hessian(small))
+
+    def prepare(n: int) -> Callable[[], object]:
+        own = operator()[str(counts.index(n))]
+        z = probe(own.size, seed=0, number=0).to(own.device, own.dtype)[None, None]
+        return lambda: own.matvec(z)
+
+    what, many = "products for the directions", {"times": steps, "samples": samples, "batch": batch}
+    products = costs.Work(what=what, prepare=prepare, pieces=len(parts), halve=halve, **many)
+    return costs.Known(works=(products,), keeps=(steps + 1) * objective.layout.size * objective.dtype.itemsize)
+
+
+def eigenpairs(
+    objective: Objective, part: str, n: int, *, seed: int = 0, steps: int = STEPS
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Return the largest eigenvalues of a part's Hessian with their vectors.
+
+    Args:
+        objective: of the network.
+        part: a part, or a group that `Objective.alone` knows.
+        n: how many.
+        seed: of the Lanczos probe, which also fixes the signs.
+        steps: Lanczos steps before convergence is looked at.
+
+    Returns:
+        Unit vectors (n, D); Ritz values (n,), descending; residuals (n,): an eigenvalue lies so near to each.
+
+    Raises:
+        InputError: no such part, or its Hessian has fewer distinct eigenvalues.
+        NumericalError: a product is not finite, or the loss has no second derivative.
+    """
+    operator = hessian(objective.alone(part))
+    z = probe(operator.size, seed=seed, number=0, stream="eigen").to(operator.device, operator.dtype)
+    run = lanczos(operator.matvec, z[None, None], steps, more=unconverged(_TOL, n), max_steps=8 * steps)
+    solved = run.solved(0, 0)
+    if len(solved.values) < n:
+        raise InputError(f"the Hessian of {part} has fewer than {n} distinct eigenvalues: take another {arg('of')}")
+    vectors = run.ritz_vectors(0, 0, solved.vectors[:, ::-1][:, :n].copy())
+    return vectors, solved.values[::-1][:n], solved.residuals[::-1][:n]
