@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
+from landscape.autodiff.wide import wide
 from landscape.data.datasets import Samples
 from landscape.networks import classifiers, losses, models
 from landscape.results import History
@@ -102,7 +103,7 @@ def evaluate(
         model.train(mode)
     right = torch.cat(hits).cpu().numpy()
     return Scores(
-        loss_sums=np.bincount(samples.labels, torch.cat(values).double().cpu().numpy(), minlength=n_classes),
+        loss_sums=np.bincount(samples.labels, wide(torch.cat(values)).cpu().numpy(), minlength=n_classes),
         correct=np.bincount(samples.labels[right], minlength=n_classes),
         counts=np.bincount(samples.labels, minlength=n_classes),
         features=torch.cat(features).cpu() if tap else None,
@@ -138,17 +139,17 @@ def gradient_cosines(
         for indices in batches:
             inputs, labels = samples.batch(indices, place)
             present, group = torch.unique(labels, return_inverse=True)
-            counts = torch.bincount(group).double()
+            counts = wide(torch.bincount(group))
 
             def batch(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
                 return losses.cross_entropy(models.logits_of(model(inputs), n_classes), labels)
 
             _, rows = per_sample.group_gradients(model, batch, group, len(present))
-            rows = rows.double()
+            rows = wide(rows)
             whole = (counts / counts.sum()) @ rows
             lengths = rows.norm(dim=1) * whole.norm()
             defined = lengths != 0  # a gradient of zero has no direction
-            here = present[defined].cpu().numpy()
+            here = present[defined.to(place)].cpu().numpy()
             sums[here] += ((rows @ whole)[defined] / lengths[defined]).cpu().numpy()
             times[here] += 1
     finally:

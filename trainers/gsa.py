@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
+from landscape.autodiff.wide import place
 from landscape.callables import checked
 from landscape.errors import InputError, arg
 from trainers.passes import (
@@ -186,8 +187,8 @@ class GSA(torch.optim.Optimizer):
             raise InputError(
                 f"each group needs training samples, got counts {list(counts)}: choose fewer {arg('groups')}"
             )
-        place = trainable(self.param_groups)[0].device
-        self._spare = torch.tensor([max(int(n) - 1, 1) for n in counts], dtype=torch.float64, device=place)
+        spare = torch.tensor([max(int(n) - 1, 1) for n in counts], dtype=torch.float64)
+        self._spare = spare.to(place(trainable(self.param_groups)[0].device))
 
     @checked
     def gradients(self, losses: Losses | Sequence[Losses], groups: Tensor | Sequence[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import distributed, per_sample
+from landscape.autodiff.wide import place, zeros
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, NumericalError, arg
 from landscape.networks import classifiers, losses, models
@@ -91,14 +92,14 @@ class Trainer:
         self.criterion = self._loss()
         self._weighted = self.criterion
         if recipe.reweight == "drw":
-            weights = effective_number_weights(train.class_counts, recipe.drw_beta).to(device)
+            weights = effective_number_weights(train.class_counts, recipe.drw_beta).to(place(device))
             self._weighted = reweighted(self.criterion, weights, self._reduce)
         self._both = self.model if self.head is None else nn.ModuleList([self.model, self.head])
         self.optimizer = self._optimizer()
         self._base = self.optimizer.base if isinstance(self.optimizer, SAM | GSA) else self.optimizer
         self._parameters = trainable(self._base.param_groups)
         # sums over an epoch's steps, read when it ends: share of GKP's pull, steps with it; clipped radii, radii
-        self._effect = torch.zeros(4, dtype=torch.float64, device=device)
+        self._effect = zeros(4, device)
         self._try_out()
 
     @cached_property
@@ -222,14 +223,14 @@ class Trainer:
             self.optimizer.rho = schedule.radius(
                 self.epoch, r.epochs, r.rho_schedule, r.rho, r.rho if r.rho_end is None else r.rho_end, r.drw_start
             )
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # losses, hits; read when the epoch ends
+        sums = zeros(2, self.device)  # losses, hits; read when the epoch ends
         with seeded(self.device, r.seed, STEPS, self.epoch, distributed.rank()):
             for b, (views, labels, indices) in enumerate(self.batches.epoch(mine)):
                 rate = self._rate(self.epoch * n_batches + b, n_batches)
                 for group in self._base.param_groups:
                     group["lr"] = rate
                 values, hits = self.step(views, labels, self.train.labels[indices.numpy()])
-                sums += torch.stack([values.sum(), hits.sum()])
+                sums += torch.stack([values.sum(), hits.sum()]).to(sums.device)
                 if progress:
                     progress(b + 1, n_batches)
         distributed.all_reduce_sum(sums)
@@ -304,7 +305,8 @@ class Trainer:
             values = self.optimizer.gradients(run, groups)
             radii = self.optimizer.radii
             if radii is not None:
-                self._effect[2:] += torch.stack([radii.clipped.sum(), (radii.radius > 0).sum()])
+                clipped = torch.stack([radii.clipped.sum(), (radii.radius > 0).sum()])
+                self._effect[2:] += clipped.to(self._effect.device)
         else:
             values = run()
             g = gradient(values, shares(values, self._reduce), self._parameters)
@@ -330,7 +332,7 @@ class Trainer:
             if p.grad is not None:
                 p.grad.mul_(alpha)
         data = torch.stack([p.grad.norm() for p in self._parameters if p.grad is not None]).norm()
-        self._effect[0] += torch.nan_to_num(pull.norm() / (pull.norm() + data))
+        self._effect[0] += torch.nan_to_num(pull.norm() / (pull.norm() + data)).to(self._effect.device)
         self._effect[1] += 1
         for p, piece in zip(encoder, torch.split(pull, [p.numel() for p in encoder]), strict=True):
             piece = piece.view_as(p)

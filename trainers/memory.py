@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff.wide import wide
 from landscape.errors import InputError, StoreError, arg
 from landscape.networks import checkpoints
 from landscape.results import disk
@@ -257,7 +258,7 @@ def _gram(bank: Bank, epochs: list[int], names: Sequence[str]) -> np.ndarray:
 def _products(a: Tensor, b: Tensor) -> np.ndarray:
     total = torch.zeros(len(a), len(b), dtype=torch.float64)
     for x, y in zip(torch.split(a, _PIECE, dim=1), torch.split(b, _PIECE, dim=1), strict=True):
-        total += x.double() @ y.double().T
+        total += wide(x) @ wide(y).T
     return np.asarray(total.cpu().numpy())
 
 
@@ -285,6 +286,6 @@ def group_centres(bank: Bank, groups: Groups, names: Sequence[str]) -> Tensor:
         total, kind = torch.zeros((), dtype=torch.float64), torch.float64
         for epoch, count in zip(epochs.tolist(), counts.tolist(), strict=True):
             encoder, _ = bank.read(epoch, names)
-            total, kind = total + encoder.double() * (count / counts.sum()), encoder.dtype
+            total, kind = total + wide(encoder) * (count / counts.sum()), encoder.dtype
         rows.append(total.to(kind))
     return torch.stack(rows)

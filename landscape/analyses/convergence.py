@@ -15,6 +15,7 @@ from torch import Tensor
 
 from landscape.autodiff import costs
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.wide import wide
 from landscape.errors import InputError, NumericalError, StoreError, arg, said
 from landscape.objective import pilot, points, snapshots
 from landscape.objective.objective import Objective
@@ -56,8 +57,8 @@ def from_bank(objective: Objective, run: str | Path) -> dict[str, tuple[Point, f
     for name, part in zip(objective.partition.names, classes, strict=True):
         stored = [of_epoch[int(epochs[c])] for c in part]
         mean = Point(
-            torch.stack([p.theta.double() for p in stored]).mean(0).to(stored[0].theta.dtype),
-            torch.stack([p.buffers.double() for p in stored]).mean(0).to(stored[0].buffers.dtype),
+            torch.stack([wide(p.theta) for p in stored]).mean(0).to(stored[0].theta),
+            torch.stack([wide(p.buffers) for p in stored]).mean(0).to(stored[0].buffers),
         )
         result[name] = mean, float(np.mean([epochs[c] for c in part]))
     return result
@@ -201,7 +202,7 @@ def _costs(objective: Objective, steps: int, batch: int) -> costs.Known:
 
 def _mean_loss(objective: Objective, part: int, theta: Sequence[Tensor]) -> float:
     with differentiable_attention(), torch.no_grad():
-        total = sum(objective.losses(theta, x, y).double().sum().item() for x, y in objective.batches(part))
+        total = sum(wide(objective.losses(theta, x, y)).sum().item() for x, y in objective.batches(part))
     return total / len(objective.members[part])
 
 

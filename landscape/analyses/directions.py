@@ -19,6 +19,7 @@ from torch import Tensor
 
 from landscape.analyses import eigenvectors
 from landscape.autodiff import costs
+from landscape.autodiff.wide import place, wide, zeros
 from landscape.callables import checked
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg, check_choice
@@ -59,16 +60,16 @@ class Directions:
         Returns:
             The point.
         """
-        theta = self.origin.theta.double()
+        theta = wide(self.origin.theta)
         for c, d in zip(coordinates, self.theta, strict=True):
             theta = theta + c * d
-        return Point(theta.to(self.origin.theta.dtype), self.buffers_at(*coordinates, log=log))
+        return Point(theta.to(self.origin.theta), self.buffers_at(*coordinates, log=log))
 
     def buffers_at(self, *coordinates: float, log: bool = True) -> Tensor:
         """Return the buffers at some coordinates, (B,), as `at` does."""
         start, steps = self.origin.buffers, self.log_buffers if log else self.buffers
         step = sum((c * b for c, b in zip(coordinates, steps, strict=True)), torch.zeros_like(self.eps))
-        return points.at_log_step(self.eps, start, step) if log else (start.double() + step).to(start.dtype)
+        return points.at_log_step(self.eps, start, step) if log else (wide(start) + step).to(start)
 
     @property
     def unit_length(self) -> np.ndarray:
@@ -84,7 +85,7 @@ class Directions:
 
     def project(self, point: Point) -> tuple[np.ndarray, float]:
         """Return the coordinates (A,) of the nearest point of the plane, and the Euclidean distance from it."""
-        away = point.theta.double() - self.origin.theta.double()
+        away = wide(point.theta) - wide(self.origin.theta)
         gram = self.theta @ self.theta.T
         coordinates = torch.linalg.solve(gram, self.theta @ away)
         distance = (away - coordinates @ self.theta).norm().item()
@@ -188,8 +189,8 @@ def towards(objective: Objective, others: Sequence[Point], names: Sequence[str])
     Raises:
         InputError: a checkpoint is the origin itself.
     """
-    start, eps = points.origin(objective), points.variance_eps(objective.model).to(objective.device)
-    theta = torch.stack([p.theta.double() - start.theta.double() for p in others])
+    start, eps = points.origin(objective), points.variance_eps(objective.model).to(place(objective.device))
+    theta = torch.stack([wide(p.theta) - wide(start.theta) for p in others])
     for name, direction in zip(names, theta, strict=True):
         if not direction.any():
             raise InputError(f"{name} has the same parameters as the checkpoint: there is no direction towards it")
@@ -197,7 +198,7 @@ def towards(objective: Objective, others: Sequence[Point], names: Sequence[str])
         axes=tuple(f"towards {name}" for name in names),
         origin=start,
         theta=theta,
-        buffers=torch.stack([p.buffers.double() - start.buffers.double() for p in others]),
+        buffers=torch.stack([wide(p.buffers) - wide(start.buffers) for p in others]),
         log_buffers=torch.stack([points.log_step(eps, start.buffers, p.buffers) for p in others]),
         eps=eps,
     )
@@ -226,7 +227,7 @@ def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Direct
     start = points.origin(objective)
     if len(path) <= n:
         raise InputError(f"{n} principal components need at least {n + 1} checkpoints, got {len(path)}")
-    rows = torch.stack([p.theta.double() - start.theta.double() for p in path])  # (T, D)
+    rows = torch.stack([wide(p.theta) - wide(start.theta) for p in path])  # (T, D)
     centred = rows - rows.mean(0)
     values, vectors = torch.linalg.eigh(centred @ centred.T)  # (T, T): D is far larger than T
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
@@ -293,7 +294,7 @@ def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
         _, g = points.gradient(objective.alone(part), theta, 0)
         if not g.any():
             raise InputError(f"the gradient of {part} is zero: it has no direction")
-        rows.append(-g.double() / g.double().norm())
+        rows.append(-wide(g) / wide(g).norm())
     return of_vectors(objective, torch.stack(rows), [f"descent of {part}" for part in parts])
 
 
@@ -317,7 +318,7 @@ def normalised(objective: Objective, found: Directions, normalisation: Normalisa
     check_choice("normalisation", normalisation, NORMALISATIONS)
     check_choice("ignored", ignored, IGNORED)
     layout, groups = objective.layout, filters.groups(objective.model)
-    weights = layout.tensors(found.origin.theta.double())
+    weights = layout.tensors(wide(found.origin.theta))
     rows = []
     for direction in found.theta:
         scaled = []
@@ -370,8 +371,8 @@ def of_vectors(objective: Objective, rows: Tensor, axes: Sequence[str]) -> Direc
         The directions.
     """
     start = points.origin(objective)
-    theta = rows.to(objective.device, torch.float64)
-    still = torch.zeros(len(rows), len(start.buffers), dtype=torch.float64, device=theta.device)
+    theta = rows.to(place(objective.device)).double()
+    still = zeros((len(rows), len(start.buffers)), objective.device)
     return Directions(
         axes=tuple(axes),
         origin=start,
@@ -399,8 +400,8 @@ def to_plane(objective: Objective, found: Directions, provenance: Mapping[str, A
         directions=found.theta.cpu().numpy(),
         buffer_directions=found.buffers.cpu().numpy(),
         buffer_log_directions=found.log_buffers.cpu().numpy(),
-        origin=found.origin.theta.double().cpu().numpy(),
-        buffer_origin=found.origin.buffers.double().cpu().numpy(),
+        origin=wide(found.origin.theta).cpu().numpy(),
+        buffer_origin=wide(found.origin.buffers).cpu().numpy(),
         unit_length=found.unit_length,
         explained=np.array(found.explained or [np.nan] * len(found.axes)),
         tensors=objective.layout.names,
@@ -439,19 +440,20 @@ def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -
         raise InputError(f"the plane is of a network with other running statistics: the same {arg('model')} is needed")
 
     def to(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values, device=objective.device)
+        return torch.as_tensor(values, dtype=torch.float64, device=place(objective.device))
 
     if not own_origin:
-        start = Point(to(plane.origin).to(start.theta.dtype), to(plane.buffer_origin).to(start.buffers.dtype))
-    eps, straight = points.variance_eps(objective.model).to(objective.device), to(plane.buffer_directions).double()
+        start = Point(to(plane.origin).to(start.theta), to(plane.buffer_origin).to(start.buffers))
+    eps = points.variance_eps(objective.model).to(place(objective.device))
+    straight = to(plane.buffer_directions)
     # Of another program's plane: the same network at 1 on each axis.
-    by_log = torch.stack([points.log_step(eps, start.buffers, start.buffers.double() + step) for step in straight])
+    by_log = torch.stack([points.log_step(eps, start.buffers, wide(start.buffers) + step) for step in straight])
     return Directions(
         axes=plane.axes,
         origin=start,
-        theta=to(plane.directions).double(),
+        theta=to(plane.directions),
         buffers=straight,
-        log_buffers=to(plane.buffer_log_directions).double() if plane.buffer_log_directions is not None else by_log,
+        log_buffers=to(plane.buffer_log_directions) if plane.buffer_log_directions is not None else by_log,
         eps=eps,
         explained=tuple(plane.explained.tolist()) if np.isfinite(plane.explained).all() else (),
         normalisation=plane.normalisation,

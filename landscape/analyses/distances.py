@@ -22,6 +22,7 @@ from torch import Tensor
 from landscape.autodiff import costs, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import place, wide
 from landscape.callables import checked
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
@@ -284,15 +285,15 @@ def _chosen(objective: Objective, over: str) -> _Chosen:
                 f"{arg('over', 'all')}"
             )
     flags = [torch.full((size,), name in names) for name, size in zip(layout.names, layout.sizes, strict=True)]
-    return _Chosen(tuple(n for n in layout.names if n in names), torch.cat(flags).to(objective.device))
+    return _Chosen(tuple(n for n in layout.names if n in names), torch.cat(flags).to(place(objective.device)))
 
 
 def _matrices(
     objective: Objective, run: Run, at: Sequence[Point], weights: Sequence[Tensor], chosen: _Chosen
 ) -> dict[str, np.ndarray]:
     mask = chosen.mask
-    vectors = [p.theta.double()[mask] for p in at]
-    moved = [v - run.start.theta.double()[mask] for v in vectors]
+    vectors = [wide(p.theta)[mask] for p in at]
+    moved = [v - wide(run.start.theta)[mask] for v in vectors]
     norms = np.array([m.norm().item() for m in moved])
     n = len(at)
     euclidean, cosine, filters, fisher = (np.zeros((n, n)) for _ in range(4))
@@ -304,7 +305,7 @@ def _matrices(
             scale = norms[i] * norms[j]
             cosine[i, j] = (moved[i] @ moved[j]).item() / scale if scale else math.nan
             filters[i, j] = _filter_distance(objective, at[i].theta, at[j].theta, chosen.names)
-    along = [[(v - point.theta.double()[mask]).norm().item() for v in vectors] for point, _ in run.snapshots]
+    along = [[(v - wide(point.theta)[mask]).norm().item() for v in vectors] for point, _ in run.snapshots]
     return {
         "euclidean": euclidean[None],
         "cosine": np.clip(cosine, -1, 1)[None],
@@ -318,7 +319,7 @@ def _matrices(
 def _filter_distance(objective: Objective, a: Tensor, b: Tensor, names: Sequence[str]) -> float:
     """Return the root mean square over filters of |a_f - b_f| / mean(|a_f|, |b_f|); of filters that are zero, 0."""
     groups, layout, total, count = filters.groups(objective.model), objective.layout, 0.0, 0
-    pairs = zip(layout.names, layout.tensors(a.double()), layout.tensors(b.double()), strict=True)
+    pairs = zip(layout.names, layout.tensors(wide(a)), layout.tensors(wide(b)), strict=True)
     for name, x, y in pairs:
         if name in names:
             apart, first, second = (filters.rows(t, name, groups).norm(dim=1) for t in (x - y, x, y))
@@ -341,9 +342,10 @@ def _hessian_rises(
     own = _parts_of(objective, name)
     here = points.objective_at(objective, point)
     operator = operators.hessian(here).restrict(own)
-    ways = torch.stack([(other.theta - point.theta) * chosen.mask for other in others]).to(operator.dtype)
+    mask = chosen.mask.to(point.theta.device)
+    ways = torch.stack([(other.theta - point.theta) * mask for other in others]).to(operator.dtype)
     products = operator.matvec(ways.expand(len(own), -1, -1))
-    forms = torch.linalg.vecdot(products.double(), ways.double().expand_as(products)).cpu().numpy()  # (own, others)
+    forms = torch.linalg.vecdot(wide(products), wide(ways).expand_as(products)).cpu().numpy()  # (own, others)
     counts = objective.counts[own]
     rises: np.ndarray = counts @ forms / counts.sum() / 2
     return rises

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import costs, distributed
+from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.networks import class_means, classifiers
@@ -231,4 +232,4 @@ def _own(objective: Objective) -> Tensor:
 
 def _count(totals: np.ndarray, labels: Tensor, values: Tensor) -> None:
     """Add the samples' values to the totals of their classes."""
-    totals += np.bincount(labels.cpu().numpy(), values.double().cpu().numpy(), minlength=len(totals))
+    totals += np.bincount(labels.cpu().numpy(), wide(values).cpu().numpy(), minlength=len(totals))

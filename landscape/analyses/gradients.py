@@ -26,6 +26,7 @@ from landscape.autodiff import costs, trees
 from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import Team
+from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.curvature import gram
 from landscape.curvature.gram import Products, Report
@@ -270,7 +271,7 @@ def _slopes(objective: Objective, part: int, vectors: torch.Tensor) -> np.ndarra
             def losses(some: slice, batch: Any = batch) -> torch.Tensor:
                 return objective.losses(theta, *trees.take(batch, some))
 
-            found.append(torch.stack(push(losses, theta, along)[1]).detach().double().cpu())
+            found.append(wide(torch.stack(push(losses, theta, along)[1]).detach()).cpu())
     return torch.cat(found, dim=1).numpy()
 
 
@@ -455,4 +456,4 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _length(objective: Objective) -> float:
-    return math.sqrt(sum(float(t.double().square().sum()) for t in objective.theta))
+    return math.sqrt(sum(float(wide(t).square().sum()) for t in objective.theta))

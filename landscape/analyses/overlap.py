@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from scipy.linalg import subspace_angles
 
+from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.curvature import gram
 from landscape.curvature.algebra import Operator
@@ -89,7 +90,7 @@ def overlap(
             report(a / len(vectors))
             V = torch.as_tensor(np.vstack([rows, u]), dtype=operator.dtype, device=operator.device)
             products = operator.matvec(V[None])[0]
-            forms = torch.linalg.vecdot(products.double(), V.double())
+            forms = torch.linalg.vecdot(wide(products), wide(V))
             traces.append(forms[:-1].sum().item())
             along.append(forms[-1].item() if u.any() else np.nan)
         return Overlap(

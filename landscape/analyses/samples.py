@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff import trees
+from landscape.autodiff.wide import wide
 from landscape.curvature import rows
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Kind
@@ -287,7 +288,7 @@ def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, n
     if vectors:
         ritz_vectors = np.full((1, vectors, size), np.nan)
         for r in range(min(vectors, len(values))):
-            ritz_vectors[0, r] = kept.direction(kept.eigen.combinations[:, r]).double().cpu().numpy()
+            ritz_vectors[0, r] = wide(kept.direction(kept.eigen.combinations[:, r])).cpu().numpy()
     return {
         "lambda_max": np.array([largest]),
         "lambda_max_residual": np.array([bound]),
@@ -344,4 +345,4 @@ def _losses(found: Samples) -> np.ndarray:
     with torch.no_grad():
         z = known.logits.to(objective.device, objective.dtype)
         targets = trees.to(known.targets, objective.device, objective.dtype)
-        return objective.loss(z, targets).double().cpu().numpy()
+        return wide(objective.loss(z, targets)).cpu().numpy()

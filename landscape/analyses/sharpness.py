@@ -32,6 +32,7 @@ from landscape.analyses import directions
 from landscape.analyses.directions import Directions
 from landscape.autodiff import costs
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg
@@ -356,7 +357,7 @@ def _along(objective: Objective, part: int, direction: Directions) -> Callable[[
     def loss(size: float) -> float:
         theta = objective.layout.tensors(direction.at(size).theta)
         with differentiable_attention(), torch.no_grad():
-            total = sum(objective.losses(theta, x, y).double().sum().item() for x, y in objective.batches(part))
+            total = sum(wide(objective.losses(theta, x, y)).sum().item() for x, y in objective.batches(part))
         return objective.team.total_of(total) / len(objective.members[part])
 
     return loss

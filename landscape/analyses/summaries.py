@@ -7,6 +7,7 @@ import numpy as np
 from landscape.analyses import accuracy
 from landscape.analyses import samples as of_samples
 from landscape.analyses.accuracy import DrawError
+from landscape.autodiff.wide import wide
 from landscape.curvature.algebra import Operator
 from landscape.curvature.extremes import Ends, beyond_gauss_newton
 from landscape.curvature.probing import Runs
@@ -188,7 +189,7 @@ def _largest(values: np.ndarray, residuals: np.ndarray, vectors: Any, options: "
     if options.vectors:
         kept_vectors = np.full((1, options.vectors, vectors.shape[1]), np.nan)
         available = min(options.vectors, len(values))
-        kept_vectors[0, :available] = vectors[:available].double().cpu().numpy()
+        kept_vectors[0, :available] = wide(vectors[:available]).cpu().numpy()
     return {
         "lambda_max": values[[-1]],
         "lambda_max_residual": residuals[[-1]],

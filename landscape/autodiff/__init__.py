@@ -3,6 +3,6 @@
 `tracing` turns a function into a graph of tensor operations; `linearize` and `forward` split it by what depends on
 the vector or the point; `piecewise` tells where a network is piecewise linear; `per_sample` gives gradients of groups
 of samples and `single_samples` those of each; `devices` and `distributed` set precision and know the processes.
-Networks run in the objective's dtype; losses, gradients and inner products are float64 where they are summed (which
-files do so: docs/design.md, ideas). It imports no other room. Begin with `tracing`.
+Networks run in the objective's dtype; losses, gradients and inner products are summed in float64, by `wide`. It imports
+no other room. Begin with `tracing`.
 """

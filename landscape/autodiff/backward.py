@@ -7,6 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from landscape.autodiff.wide import wide
 from landscape.errors import NumericalError, arg, one_line
 
 log = logging.getLogger(__name__)
@@ -183,9 +184,8 @@ def _lost_derivatives(slopes: Tensors) -> bool:
 
 
 def inner(a: Tensors, b: Tensors) -> float:
-    """Return the inner product of two vectors in tensors, summed in float64 where the device has it."""
-    wide = torch.float32 if a[0].device.type == "mps" else torch.float64
-    return sum(float((s.detach().to(wide) * t.detach().to(wide)).sum()) for s, t in zip(a, b, strict=True))
+    """Return the inner product of two vectors in tensors, summed in float64."""
+    return sum(float((wide(s.detach()) * wide(t.detach())).sum()) for s, t in zip(a, b, strict=True))
 
 
 def norm(a: Tensors) -> float:

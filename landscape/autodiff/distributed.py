@@ -181,7 +181,7 @@ class Team:
         """
         if self.size == 1:
             return part
-        whole = part.detach().to(_carrier(part), torch.float64, copy=True)
+        whole = part.detach().to(_carrier(part), copy=True).double()
         with _others_may_be_lost():
             dist.all_reduce(whole, group=_group())
         return whole.to(part)

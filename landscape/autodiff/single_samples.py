@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from landscape.autodiff import called, per_sample, trees
 from landscape.autodiff.per_sample import NORMS, Call, at_outputs, of_norm, parameters_of, recorded, used_otherwise
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import zeros
 from landscape.errors import one_line
 
 log = logging.getLogger(__name__)
@@ -82,19 +83,20 @@ class Recorded:
         Returns:
             (K, B) float64; each parameter's share is added up in the model's own dtype.
         """
-        found = torch.zeros(seeds.shape[:2], dtype=torch.float64, device=self.values.device)
+        found = zeros(seeds.shape[:2], self.values.device)
         uses = [self._uses(seed, keep=k + 1 < len(seeds)) for k, seed in enumerate(seeds)]
         for name, first in list(uses[0].items()):
             of_each = [use.pop(name) for use in uses]  # popped, so that memory is given back as it goes
             if len(first) == 1 and first[0].kind == "weight" and isinstance(first[0].call.module, nn.Conv2d):
-                found += _square_norms_of_convolution(first[0].call, torch.stack([u[0].d for u in of_each], 1)).T
+                squares = _square_norms_of_convolution(first[0].call, torch.stack([u[0].d for u in of_each], 1))
+                found += squares.T.to(found.device)
                 continue
             for k, own in enumerate(of_each):
                 for piece, each in _by_pieces(own):
-                    found[k, piece] += torch.linalg.vecdot(each, each)
+                    found[k, piece] += torch.linalg.vecdot(each, each).to(found.device)
         for k, seed in enumerate(seeds):
             for _, piece, each in self._functional(seed):
-                found[k, piece] += torch.linalg.vecdot(each, each)
+                found[k, piece] += torch.linalg.vecdot(each, each).to(found.device)
         return found
 
     def squares(self, seeds: Tensor, *, keep: bool = False) -> Iterator[tuple[str, Tensor]]:
@@ -221,7 +223,7 @@ def squared_gradients(
     """
     chosen = parameters_of(model, params)
     sizes = [p.numel() for p in chosen.values()]
-    total = torch.zeros(sum(sizes), dtype=torch.float64, device=next(iter(chosen.values())).device)
+    total = zeros(sum(sizes), next(iter(chosen.values())).device)
     places = dict(zip(chosen, torch.split(total, sizes), strict=True))
     modes = {m: m.training for m in model.modules()}
     model.eval()
@@ -235,7 +237,7 @@ def squared_gradients(
                     first[trees.shape(inputs)] = layers
             found = record(model, inputs, targets, loss, params, first=layers)
             for name, squares in found.squares(torch.ones_like(found.values)):
-                places[name] += squares
+                places[name] += squares.to(total.device)
     finally:
         for m, mode in modes.items():
             m.training = mode

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from landscape.autodiff import distributed
 from landscape.autodiff.distributed import ALONE, Team
+from landscape.autodiff.wide import wide, zeros
 from landscape.curvature import lanczos, probing
 from landscape.errors import InputError, arg
 from landscape.objective.objective import Objective
@@ -223,10 +224,10 @@ class Operator:
             return Estimate(value=self._stacked(value), stderr=self._stacked(np.zeros_like(value)), exact=True)
         if probes < probing.PILOT:
             raise InputError(f"{arg('probes')} must be at least {probing.PILOT} to tell their spread, got {probes}")
-        total, squares = torch.zeros(2, len(self.parts), self.size, dtype=torch.float64, device=self.device)
+        total, squares = zeros((2, len(self.parts), self.size), self.device)
         for number in range(probes):
             z = lanczos.probe(self.size, seed=seed, number=number, stream="diagonal").to(self.device, self.dtype)
-            sample = (z * self.matvec(z.expand(len(self.parts), 1, -1))[:, 0]).double()
+            sample = wide(z * self.matvec(z.expand(len(self.parts), 1, -1))[:, 0])
             total += sample
             squares += sample**2
         mean = total / probes
@@ -265,7 +266,7 @@ class Operator:
             n = min(k, len(solved.values))
             values[p, :n], residuals[p, :n] = solved.values[: -n - 1 : -1], solved.residuals[: -n - 1 : -1]
             found = runs.ritz_vectors(0, 0, solved.vectors[:, : -n - 1 : -1])
-            vectors[p, :, :n] = found.double().cpu().numpy().T
+            vectors[p, :, :n] = wide(found).cpu().numpy().T
         return Eigenpairs(
             values=self._stacked(values), residuals=self._stacked(residuals), vectors=self._stacked(vectors)
         )

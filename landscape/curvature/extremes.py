@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff.wide import wide
 from landscape.curvature.lanczos import Distribution, lanczos, probe, unsettled
 from landscape.curvature.probing import MANY, Deflation, deflation, draw_until, extreme_columns
 from landscape.results import quadrature
@@ -78,11 +79,11 @@ def ends(
     """
     noise = probe(operator.size, seed=seed, number=0, distribution="gaussian", stream="ends")
     noise = (noise / noise.norm()).to(operator.device, operator.dtype)
-    length = 0.0 if guess is None else float(torch.linalg.vector_norm(guess.double()))
+    length = 0.0 if guess is None else float(torch.linalg.vector_norm(wide(guess)))
     start, share = noise, 1.0
     if guess is not None and length > 0:
         start = noise + guess.to(noise) / length
-        share = 1 / float(torch.linalg.vector_norm(start.double()))
+        share = 1 / float(torch.linalg.vector_norm(wide(start)))
     # A uniform unit vector's component along a direction has a density of at most sqrt(D / 2 pi); a guess shifts it.
     mass = (share * (1 - SURE) * math.sqrt(math.pi / (2 * operator.size))) ** 2
 
@@ -126,8 +127,8 @@ def beyond_gauss_newton(found: Ends, rows: "Rows", weights: np.ndarray, decay: f
     Returns:
         Smallest and largest Ritz value of H - G, (2,), and for each the distance within which an eigenvalue lies, (2,).
     """
-    signed = torch.from_numpy(rows.sign * weights[rows.sample]).to(found.basis.device)
-    along = (rows.vectors @ found.basis.mT).double()  # (rows, m)
+    along = wide(rows.vectors @ found.basis.mT)  # (rows, m)
+    signed = torch.from_numpy(rows.sign * weights[rows.sample]).to(along.device)
     T = torch.from_numpy(np.diag(found.alpha - decay) + np.diag(found.beta[:-1], 1) + np.diag(found.beta[:-1], -1))
     T = T.to(along)
     values, turned = torch.linalg.eigh(T - along.mT @ (signed[:, None] * along))
@@ -139,7 +140,7 @@ def beyond_gauss_newton(found: Ends, rows: "Rows", weights: np.ndarray, decay: f
         off = (T @ y - value * y).to(found.basis) @ found.basis + float(found.beta[-1] * y[-1]) * found.next
         off -= (signed * (along @ y)).to(rows.vectors) @ rows.vectors
         ends.append(value)
-        errors.append(float(torch.linalg.vector_norm(off.double())) + max(rows.tau_plus, rows.tau_minus) + rounding)
+        errors.append(float(torch.linalg.vector_norm(wide(off))) + max(rows.tau_plus, rows.tau_minus) + rounding)
     return np.array(ends), np.array(errors)
 
 
@@ -165,7 +166,7 @@ def trace(
         z = z.to(operator.device, operator.dtype)
         product = operator.matvec(z[None, None])[0, 0]
         rests.append(found.deflation.rest(z, product))
-        return found.deflation.sample(z, float(torch.linalg.vecdot(product.double(), z.double())))
+        return found.deflation.sample(z, float(torch.linalg.vecdot(wide(product), wide(z))))
 
     samples = [sample(n) for n in range(TRACE_PROBES)] if tol is None else draw_until([], sample, tol)
     if len(samples) >= MANY:

@@ -22,6 +22,7 @@ from landscape.autodiff import trees
 from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import wide
 from landscape.curvature.kinds import Factors, Functions, Kind, SecondDerivative, Tensors
 from landscape.errors import InputError, one_line
 from landscape.objective.objective import Objective
@@ -74,7 +75,7 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
     def of(form: Form, some: np.ndarray) -> Tensor:
         batch = objective.samples.batch(some, objective.device, objective.dtype)
         with differentiable_attention():
-            return form(*batch).detach().double().cpu()
+            return wide(form(*batch).detach()).cpu()
 
     found, forward = [], True
     covered = np.empty(0, dtype=np.int64)
@@ -131,7 +132,7 @@ def _of_factors(
     value, (along,) = push(outputs, theta, [v])
     signs, seeds, _ = factors.split(functions, value.detach(), targets)
     slopes = torch.einsum(
-        "brc,bc->br", seeds.reshape(*signs.shape, -1), along.detach().cpu().double().reshape(len(along), -1)
+        "brc,bc->br", seeds.reshape(*signs.shape, -1), wide(along.detach()).cpu().reshape(len(along), -1)
     )
     return (signs * slopes.square()).sum(1)
 

@@ -17,6 +17,7 @@ from landscape.autodiff import per_sample
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.per_sample import group_gradients
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import place, wide, zeros
 from landscape.errors import NumericalError, arg
 from landscape.networks.copies import copied
 from landscape.networks.params import Layout
@@ -56,7 +57,7 @@ def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.nd
     size = objective.layout.size
     held = min(n_parts, max(1, cache_bytes // (size * objective.dtype.itemsize)))
     kept = torch.empty(held, size, dtype=objective.dtype, device=objective.device)
-    whole = torch.zeros(size, dtype=torch.float64, device=objective.device)
+    whole = zeros(size, objective.device)
     loss, gram = np.zeros(n_parts), np.zeros((n_parts + 1, n_parts + 1))
     squares, along = np.zeros((2, len(objective.layout.layers), n_parts + 1))
     starts = range(0, n_parts, held)
@@ -66,10 +67,10 @@ def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.nd
         rows = kept[: stop - start]
         for p in range(start, n_parts):
             summed, gradient = _of_part(objective, p)
-            row = (gradient / counts[p]).to(objective.dtype)
+            row = (gradient / counts[p]).to(objective.device, objective.dtype)
             if start == 0:
                 loss[p] = summed / counts[p]
-                whole += shares[p] * row.double()
+                whole += shares[p] * wide(row)
             if p < stop:
                 rows[p - start] = row
             else:
@@ -108,7 +109,7 @@ def of_batch(
         Sums of the losses (G,) and products, the last of the batch.
     """
     counts = np.bincount(groups)
-    shares = torch.from_numpy(counts / counts.sum()).to(objective.device)
+    shares = torch.from_numpy(counts / counts.sum()).to(place(objective.device))
     n_groups = len(counts)
     loss, found = np.zeros(n_groups), list[Products]()
     cuts = range(objective.batch_size, len(index), objective.batch_size)
@@ -118,11 +119,11 @@ def of_batch(
         rows = None
         for samples, here in chunks:
             values, means = _of_groups(objective, model, samples, here, n_groups, names, first)
-            loss += np.bincount(here, values.double().cpu().numpy(), minlength=n_groups) / len(pieces)
+            loss += np.bincount(here, wide(values).cpu().numpy(), minlength=n_groups) / len(pieces)
             means *= torch.from_numpy(np.bincount(here, minlength=n_groups) / counts).to(means)[:, None]
             rows = means if rows is None else rows.add_(means)
         if rows is not None:
-            whole = torch.cat([shares @ x.double() for x in torch.split(rows, _columns(n_groups), dim=1)])
+            whole = torch.cat([shares @ wide(x) for x in torch.split(rows, _columns(n_groups), dim=1)])
             found.append(_with_whole(rows, whole, objective.layout, names))
     sums = {name: sum(getattr(one, name) for one in found) for name in ("matrix", "squares", "along")}
     return loss, Products(**sums)
@@ -167,7 +168,7 @@ def check(objective: Objective, model: nn.Module, index: np.ndarray, first: Coll
     sizes = torch.from_numpy(np.bincount(groups, minlength=2)).to(rows)
     expected = _summed(objective, [objective.samples.batch(index, objective.device, objective.dtype)])[1]
     # Gradients that are not finite pass: they add up to nothing, and whoever uses them says which they are.
-    if float((sizes @ rows - expected).norm()) > _ADD_UP * float(sizes @ rows.norm(dim=1)):
+    if float((wide(sizes @ rows) - expected).norm()) > _ADD_UP * float(sizes @ rows.norm(dim=1)):
         raise NumericalError(
             f"gradients of groups of {n} samples do not add up to that of all: samples of a batch influence each other "
             f"in this model; leave {arg('batches')} out, which takes each part by itself"
@@ -186,7 +187,7 @@ def direction(objective: Objective, part: int) -> Tensor:
     """
     gradient = _of_part(objective, part)[1]
     length = gradient.norm()
-    return (gradient / length if length > 0 else gradient).to(objective.dtype)
+    return (gradient / length if length > 0 else gradient).to(objective.device, objective.dtype)
 
 
 def trainable(model: nn.Module, layout: Layout) -> nn.Module:
@@ -214,13 +215,13 @@ def _of_part(objective: Objective, part: int) -> tuple[float, Tensor]:
 def _summed(objective: Objective, batches: Iterable[tuple[Tree, Tree]]) -> tuple[float, Tensor]:
     """Return the sum of the losses over some samples and its gradient, (D,) float64."""
     theta = [t.detach().requires_grad_() for t in objective.theta]
-    loss, total = 0.0, torch.zeros(objective.layout.size, dtype=torch.float64, device=objective.device)
+    loss, total = 0.0, zeros(objective.layout.size, objective.device)
     for inputs, targets in batches:
         with differentiable_attention():
-            value = objective.losses(theta, inputs, targets).double().sum()
+            value = wide(objective.losses(theta, inputs, targets)).sum()
             found = torch.autograd.grad(value, theta, materialize_grads=True)
         loss += value.item()
-        total += objective.layout.flat(found)
+        total += objective.layout.flat(found).to(total.device)
     return loss, total
 
 
@@ -246,9 +247,9 @@ def _losses(objective: Objective, model: nn.Module, inputs: Tree, targets: Tree)
 def _products(a: Tensor, b: Tensor) -> np.ndarray:
     """Return the inner products of rows (A, D) with rows (B, D), (A, B), summed up in float64."""
     columns = _columns(max(len(a), len(b)))
-    found = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+    found = zeros((len(a), len(b)), a.device)
     for x, y in zip(torch.split(a, columns, dim=1), torch.split(b, columns, dim=1), strict=True):
-        found += x.double() @ y.double().T
+        found += wide(x) @ wide(y).T
     return found.cpu().numpy()
 
 
@@ -256,14 +257,14 @@ def _with_whole(rows: Tensor, whole: Tensor, layout: Layout, names: Sequence[str
     """Return the products of rows (G, d) and of the whole (d,) by the parameters of these names, of d numbers."""
     size_of = dict(zip(layout.names, layout.sizes, strict=True))
     layer_of = {name: layer for layer, own in enumerate(layout.layers.values()) for name in own}
-    wide_rows = len(rows) + 1
-    matrix = torch.zeros(wide_rows, wide_rows, dtype=torch.float64, device=rows.device)
-    squares, along = torch.zeros(2, len(layout.layers), wide_rows, dtype=torch.float64, device=rows.device)
+    n = len(rows) + 1
+    matrix = zeros((n, n), rows.device)
+    squares, along = zeros((2, len(layout.layers), n), rows.device)
     sizes = [size_of[name] for name in names]
     for name, own, g in zip(names, torch.split(rows, sizes, dim=1), torch.split(whole, sizes), strict=True):
-        for x, y in zip(*(torch.split(t, _columns(wide_rows), dim=-1) for t in (own, g)), strict=True):
-            wide = torch.cat([x.double(), y[None]])
-            found = wide @ wide.T
+        for x, y in zip(*(torch.split(t, _columns(n), dim=-1) for t in (own, g)), strict=True):
+            both = torch.cat([wide(x), y[None]])
+            found = both @ both.T
             matrix += found
             squares[layer_of[name]] += found.diagonal()
             along[layer_of[name]] += found[:, -1]

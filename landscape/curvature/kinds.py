@@ -29,6 +29,7 @@ from torch.func import grad, jvp, vjp
 from landscape.autodiff import trees
 from landscape.autodiff.backward import first_only, pull, push, second, second_of_each
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import wide
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import losses
 
@@ -122,10 +123,10 @@ class Factors:
         if self.middle is None:
             ones = torch.ones(len(z), 1, dtype=torch.float64)
             return ones, ones, torch.full((len(z),), torch.nan, dtype=torch.float64)
-        if z.device.type == "mps":  # has no float64
-            z, targets = z.cpu(), trees.mapped(Tensor.cpu, targets)
-        z = z.double()
-        middle = between(self.middle(of), z, trees.to(targets, z.device, z.dtype)).cpu()
+        z = wide(z)
+        middle = between(
+            self.middle(of), z, trees.to(trees.mapped(lambda t: t.to(z.device), targets), z.device, z.dtype)
+        ).cpu()
         values, vectors = torch.linalg.eigh(middle)
         order = values.abs().argsort(dim=1, descending=True, stable=True)
         values = values.gather(1, order)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff.distributed import ALONE, Team
+from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.errors import InputError, NumericalError, arg, check_choice
 from landscape.results import quadrature
@@ -189,7 +190,7 @@ def lanczos(
     for first, z in zip(
         torch.split(basis[:, 0], PIECE, 1), torch.split(probes.reshape(rows, size), PIECE, 1), strict=True
     ):
-        first[:] = z.double() / norm[:, None]
+        first[:] = (wide(z) / norm[:, None]).to(first)
     v, before = basis[:, 0], torch.zeros(0)
     alpha, beta = np.full((rows, limit), np.nan), np.full((rows, limit), np.nan)
     done = np.full(rows, 0)
@@ -262,7 +263,7 @@ def dots(a: Tensor, b: Tensor) -> Tensor:
         (n,) float64.
     """
     pieces = zip(*(torch.split(t, max(1, PIECE // len(a)), dim=-1) for t in (a, b)), strict=True)
-    found = [x.double() @ y.double() if y.ndim == 1 else torch.linalg.vecdot(x.double(), y.double()) for x, y in pieces]
+    found = [wide(x) @ wide(y) if y.ndim == 1 else torch.linalg.vecdot(wide(x), wide(y)) for x, y in pieces]
     return torch.stack(found).sum(0)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.curvature.algebra import Exact, Operator
 from landscape.errors import InputError, NumericalError
@@ -74,7 +75,7 @@ def _dense(matrices: Any) -> Tensor | None:
         return None
     if found.is_complex():
         raise InputError("the matrix is complex: it must be real and symmetric")
-    found = found if found.is_floating_point() else found.double()
+    found = found if found.is_floating_point() else wide(found)
     found = found[None] if found.ndim == 2 else found
     if found.ndim != 3 or found.shape[1] != found.shape[2] or not found.numel():
         raise InputError(f"matrices must have shape (D, D) or (P, D, D), got {tuple(np.shape(matrices))}")
@@ -91,7 +92,7 @@ def _dense(matrices: Any) -> Tensor | None:
 
 
 def _of_dense(matrices: Tensor, parts: tuple[str, ...], name: str, symbol: str) -> Operator:
-    diagonals = dict(zip(parts, matrices.diagonal(dim1=1, dim2=2).double(), strict=True))
+    diagonals = dict(zip(parts, wide(matrices.diagonal(dim1=1, dim2=2)), strict=True))
     return Operator(
         matvec=lambda V: V @ matrices.mT,
         parts=parts,
@@ -180,8 +181,8 @@ def _refuse_asymmetric(
 ) -> None:
     """Compare u . A v with v . A u for two random vectors, not of signs: these may agree where it matters."""
     vectors = torch.randn(size, 2, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    products = columns(vectors).double()
-    across = vectors.double().T @ products
+    products = wide(columns(vectors))
+    across = wide(vectors).T @ products
     off, length = (across[0, 1] - across[1, 0]).abs().item(), products.norm().item()
     if off > _ASYMMETRY * length:
         raise InputError(

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff.wide import wide
 from landscape.curvature import bounded
 from landscape.curvature.lanczos import Distribution, Tridiagonal, lanczos, probe, unconverged
 from landscape.errors import InputError, arg
@@ -114,7 +115,7 @@ class Deflation:
             The unbiased estimate of the trace at the head of this file.
         """
         z = z.to(self.vectors)
-        a = (self.vectors @ z).double().cpu().numpy()
+        a = wide(self.vectors @ z).cpu().numpy()
         across = a * (self.values * a + self.remainder * float(self.next @ z))
         return float(self.values.sum() + quadratic_form - 2 * across.sum() + (self.values * a**2).sum())
 
@@ -132,7 +133,7 @@ class Deflation:
         values, remainder = (torch.as_tensor(x).to(a) for x in (self.values, self.remainder))
         w = product - self.next * (remainder @ a) - (values * a) @ self.vectors
         w -= (self.vectors @ w) @ self.vectors
-        return float(torch.linalg.vecdot(w.double(), w.double()))
+        return float(torch.linalg.vecdot(wide(w), wide(w)))
 
 
 def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, estimate: bool = True) -> Runs:
@@ -300,7 +301,7 @@ def _samples(
         z = _drawn(operator, plan, number, "trace")
         product = operator.matvec(z[None, None])[0, 0]
         rests.append(deflations[0].rest(z, product))
-        return deflations[0].sample(z, float(torch.linalg.vecdot(product.double(), z.double())))
+        return deflations[0].sample(z, float(torch.linalg.vecdot(wide(product), wide(z))))
 
     if more:
         samples = draw_until(samples, draw, plan.trace_tol or 1.0)

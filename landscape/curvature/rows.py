@@ -31,6 +31,7 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.single_samples import Recorded
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import place, zeros
 from landscape.curvature.checks import refuse_zero, some_of
 from landscape.curvature.kinds import Factors
 from landscape.data.records import Records
@@ -155,7 +156,7 @@ def lengths(objective: Objective, factors: Factors, part: int, report: Report | 
         for chunk in own or chunks[:1]:  # a process without one shows the shapes of nothing
             inputs, targets = objective.samples.batch(members[chunk], objective.device, objective.dtype)
             run = recorded(objective, factors, inputs, targets)
-            z = run.values.detach().double().cpu()
+            z = run.values.detach().cpu().double()
             signs, seeds, traces = factors.split(objective, run.values.detach(), targets)
             found = torch.zeros(signs.shape, dtype=torch.float64)
             used = signs.abs().amax(0) > 0
@@ -198,12 +199,11 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
     left_out = known.weights[:, None] * known.squares
     left_out[sample, row] = 0
     seeds = known.logits.new_empty(len(sample), known.logits[0].numel())
-    # A user's loss may hold tensors of the objective's device; Apple's has no float64.
-    place = torch.device("cpu") if objective.device.type == "mps" else objective.device
+    there = place(objective.device)  # not the host in any case: a user's loss may hold tensors of the device
     for chunk in _chunks(objective, len(known.squares)):
         # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
-        targets = trees.mapped(lambda t: t.to(place), trees.take(known.targets, chunk))
-        of_chunk = factors.split(objective, known.logits[chunk].to(place), targets)[1]
+        targets = trees.mapped(lambda t: t.to(there), trees.take(known.targets, chunk))
+        of_chunk = factors.split(objective, known.logits[chunk].to(there), targets)[1]
         inside = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
         picked = of_chunk[sample[inside] - chunk.start, row[inside]]
         seeds[inside] = picked.reshape(len(inside), seeds.shape[1])
@@ -240,11 +240,11 @@ def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     Returns:
         (A, B) float64; some hundred columns at a time are multiplied in the dtype of the rows.
     """
-    found = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+    found = zeros((len(a), len(b)), a.device)
     own = team.share(-(-a.shape[1] // _COLUMNS))
     pieces = (torch.split(t, _COLUMNS, dim=1)[own] for t in (a, b))
     for x, y in zip(*pieces, strict=True):
-        found += x @ y.T
+        found += (x @ y.T).to(found.device)
     return team.total(found).cpu().numpy()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.piecewise import obstacle
+from landscape.autodiff.wide import zeros
 from landscape.curvature import rows
 from landscape.curvature.kinds import Batch, Kind
 from landscape.objective.objective import Objective
@@ -62,7 +63,7 @@ def diagonal(objective: Objective, kind: Kind, part: int) -> Tensor:
     Returns:
         (D,) float64, with the weight decay.
     """
-    total = torch.zeros(objective.layout.size, dtype=torch.float64, device=objective.device)
+    total = zeros(objective.layout.size, objective.device)
     with differentiable_attention(), objective.trainable():
         for batch in objective.batches(part):
             _add(total, objective, kind, batch)
@@ -83,4 +84,4 @@ def _add(total: Tensor, objective: Objective, kind: Kind, batch: Batch) -> None:
         for k in torch.nonzero(own.any(0)).flatten().tolist():
             along = torch.where(own[:, k, None], seeds[:, k].reshape(len(seeds), -1), 0)
             for name, squares in run.squares(along.reshape(run.values.shape).to(run.values), keep=True):
-                places[name] += sign * squares
+                places[name] += (sign * squares).to(total.device)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff.distributed import Team
+from landscape.autodiff.wide import wide, zeros
 from landscape.errors import InputError, NumericalError, check_choice
 from landscape.results.features import QUALITY
 
@@ -134,7 +135,7 @@ class Sums:
         for wrong in labels[(labels < 0) | (labels >= self._n_classes)][:1].tolist():
             raise InputError(f"labels are 0 to {self._n_classes - 1}, got {wrong}")
         if self._sums is None:
-            self._sums = features.new_zeros((self._n_classes, features.shape[1]), dtype=torch.float64)
+            self._sums = zeros((self._n_classes, features.shape[1]), features.device)
             self._eps = torch.finfo(features.dtype).eps
         self._counts += torch.bincount(labels, minlength=self._n_classes).cpu()
         for some, of in _pieces(features, labels):
@@ -219,8 +220,8 @@ class Means:
             (B,) classes.
         """
         # |a - mu_c|^2 without |a|^2, which all classes share; about the centre, where little cancels.
-        apart = self.centred.square().sum(1) - 2 * (features.double() - self.centre) @ self.centred.T
-        return self.present[apart.argmin(1)]
+        apart = self.centred.square().sum(1) - 2 * (wide(features) - self.centre) @ self.centred.T
+        return self.present[apart.argmin(1)].to(features.device)
 
     def between(self) -> tuple[Tensor, Tensor]:
         """Return the directions in which the means of classes of at least two samples differ, and how much they do.
@@ -265,7 +266,7 @@ class Scatter:
         for some, of in _pieces(features, labels.to(features.device, torch.int64)):
             deviations = some - self._means.values[of]
             self._squares.index_add_(0, of, deviations.square().sum(1))
-            self._along += (1 / self._means.counts[of].double()) @ (deviations @ self._directions).square()
+            self._along += (1 / wide(self._means.counts[of])) @ (deviations @ self._directions).square()
 
     def add_up(self, team: Team) -> None:
         """Add up what the processes of a team have counted."""
@@ -287,7 +288,8 @@ def _pieces(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]
     """Yield some samples at a time, in float64."""
     size = max(1, _PIECE // max(1, features.shape[1]))
     for some, of in zip(torch.split(features, size), torch.split(labels, size), strict=True):
-        yield some.double(), of
+        some = wide(some)
+        yield some, of.to(some.device)
 
 
 # The geometry of the means --------------------------------------------------------------------------------------------
@@ -334,7 +336,7 @@ def geometry(means: Means, scatter: Scatter, sizes: Tensor, classifier: Tensor) 
     variation = deviation = duality = torch.nan
     if len(present) > 1:
         centred, norms = means.centred, means.centred.norm(dim=1)
-        rows = classifier.detach().to(centred)[present]
+        rows = wide(classifier.detach()).to(centred.device)[present]
         rows = rows - rows.mean(0)
         units = _units(centred, means.rounding)
         cosine = (units @ units.T).clamp(-1, 1)

@@ -20,6 +20,7 @@ from torch import Tensor
 from landscape.autodiff.backward import second_of_each
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import wide
 from landscape.data.records import Records
 from landscape.data.samples import Samples
 from landscape.errors import InputError, arg
@@ -73,7 +74,8 @@ class _Weighted:
     factors: Tensor  # (M,)
 
     def __call__(self, logits: Tensor, draws: Tensor) -> Tensor:
-        return self.factors[draws].to(logits.dtype) * self.loss(logits, self.labels[draws])
+        factors, labels = (t[draws].to(logits.device) for t in (self.factors, self.labels))
+        return factors.to(logits.dtype) * self.loss(logits, labels)
 
 
 def draw(objective: Objective, n: int, *, seed: int = 0) -> Drawn:
@@ -176,10 +178,10 @@ def uncertainty(objective: Objective, part: int) -> np.ndarray:
         for inputs, targets in objective.batches(part):
             z = objective.logits(objective.theta, inputs)
             if objective.loss is losses.cross_entropy and not targets.is_floating_point():
-                found.append(1 - z.double().softmax(1).square().sum(1))
+                found.append(1 - wide(z).softmax(1).square().sum(1))
             else:
                 middle = second_of_each(partial(_loss, objective, targets), z)
-                found.append(middle.diagonal(dim1=1, dim2=2).sum(1).abs().double())
+                found.append(wide(middle.diagonal(dim1=1, dim2=2).sum(1).abs()))
     return torch.cat(found).clamp(min=0).cpu().numpy()
 
 

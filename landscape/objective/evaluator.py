@@ -17,6 +17,7 @@ from landscape.autodiff.called import functional_call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.forward import Forward, forward
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import place, wide, zeros
 from landscape.data.datasets import Samples
 from landscape.networks.outputs import OwnLoss
 from landscape.objective import batch_norm as norms
@@ -69,7 +70,7 @@ class Evaluator:
         self._order = np.concatenate(objective.members)
         sizes = [len(m) for m in objective.members]
         self.counts = np.array(sizes)
-        self._part = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(objective.device)
+        self._part = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(place(objective.device))
         self._kept: dict[tuple[int, int], tuple[Tree, Tree]] = {}
         self._bytes = 0
         self._names = (*objective.layout.names, *self._buffers.names)
@@ -122,16 +123,16 @@ class Evaluator:
             losses over samples, (P,); nan for a part of one sample, which cannot tell its own spread.
         """
         objective = self.objective
-        loss = torch.zeros(len(self.counts), dtype=torch.float64, device=objective.device)
+        loss = zeros(len(self.counts), objective.device)
         squares = torch.zeros_like(loss)
         correct, is_correct = torch.zeros_like(loss), objective.correct
 
         def see(logits: Tensor, targets: Tree, where: slice | Tensor) -> None:
-            part, each = self._part[where], objective.loss(logits, targets).double()
+            part, each = self._part[where], wide(objective.loss(logits, targets))
             loss.index_add_(0, part, each)
             squares.index_add_(0, part, each.square())
             if is_correct is not None:
-                correct.index_add_(0, part, is_correct(logits, targets).double())
+                correct.index_add_(0, part, wide(is_correct(logits, targets)))
 
         self._visit(point, see, report, as_it_is)
         accuracy = None if is_correct is None else correct.cpu().numpy() / self.counts
@@ -149,13 +150,13 @@ class Evaluator:
             The loss of each sample, (N,), the samples of one part after those of the other; and whether it is predicted
             correctly, 0 or 1, (N,), None where that has no meaning.
         """
-        loss = torch.zeros(len(self._order), dtype=torch.float64, device=self.objective.device)
+        loss = zeros(len(self._order), self.objective.device)
         correct, is_correct = torch.zeros_like(loss), self.objective.correct
 
         def see(logits: Tensor, targets: Tree, where: slice | Tensor) -> None:
-            loss[where] = self.objective.loss(logits, targets).double()
+            loss[where] = wide(self.objective.loss(logits, targets))
             if is_correct is not None:
-                correct[where] = is_correct(logits, targets).double()
+                correct[where] = wide(is_correct(logits, targets))
 
         self._visit(point, see, report, as_it_is=False)
         return loss.cpu().numpy(), None if is_correct is None else correct.cpu().numpy()

@@ -22,6 +22,7 @@ from landscape.autodiff import devices, distributed
 from landscape.autodiff.called import call, functional_call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import place, wide
 from landscape.callables import checked
 from landscape.data import items
 from landscape.data.datasets import Samples
@@ -230,9 +231,12 @@ class Objective:
             return self
         return replace(
             self,
+            device=place(self.device),
             dtype=torch.float64,
-            theta=tuple(t.double() for t in self.theta),
-            _fixed={name: t.double() if t.is_floating_point() else t for name, t in self._fixed.items()},
+            theta=tuple(wide(t) for t in self.theta),
+            _fixed={
+                name: wide(t) if t.is_floating_point() else t.to(place(t.device)) for name, t in self._fixed.items()
+            },
         )
 
     def refuse_stale(self) -> None:
@@ -426,12 +430,12 @@ class Objective:
                 inputs, targets = self.samples.batch(some, self.device, self.dtype)
                 with failures_named(inputs):
                     logits = self.logits(self.theta, inputs)
-                    loss[part] += self.loss(logits, targets).double().sum().item()
+                    loss[part] += wide(self.loss(logits, targets)).sum().item()
                 if self.correct is not None:
                     correct[part] += self.correct(logits, targets).sum().item()
                 for m, one in enumerate(measured):
                     found = one.sums(self.outputs.restore(logits), targets)
-                    sums[m, part] += found.double().sum(0).cpu().numpy()
+                    sums[m, part] += wide(found).sum(0).cpu().numpy()
                 done += len(some)
                 if progress is not None:
                     progress(min(done * team.size, total), total, "loss and accuracy")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from landscape.autodiff import trees
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import wide
 from landscape.callables import resolve
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
@@ -125,7 +126,7 @@ def _numbers(samples: Samples) -> np.ndarray:
                 f"quantiles are of targets that are one number each, and these are {trees.shown(targets)}: give a "
                 "function of (input, target)"
             )
-        found.append(targets.reshape(-1).double().cpu().numpy())
+        found.append(wide(targets.reshape(-1)).cpu().numpy())
     return np.concatenate(found)
 
 

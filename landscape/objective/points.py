@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.wide import place, wide, zeros
 from landscape.networks.copies import copied
 from landscape.networks.params import Layout
 from landscape.objective import snapshots
@@ -59,7 +60,7 @@ def log_step(eps: Tensor, start: Tensor, end: Tensor) -> Tensor:
     Returns:
         (B,) float64, for `at_log_step`.
     """
-    start, end = start.double(), end.double()
+    start, end = wide(start), wide(end)
     return torch.where(eps.isnan(), end - start, ((end + eps) / (start + eps)).log())
 
 
@@ -74,9 +75,9 @@ def at_log_step(eps: Tensor, start: Tensor, step: Tensor) -> Tensor:
     Returns:
         (B,) in the dtype of `start`; variances are not below zero unless that of the start is.
     """
-    v = start.double()
+    v = wide(start)
     variance = torch.maximum(v + (v + eps) * step.expm1(), v.clamp(max=0))
-    return torch.where(eps.isnan(), v + step, variance).to(start.dtype)
+    return torch.where(eps.isnan(), v + step, variance).to(start)
 
 
 def between(objective: Objective, a: Point, b: Point, t: float, *, log: bool = True) -> Point:
@@ -92,11 +93,11 @@ def between(objective: Objective, a: Point, b: Point, t: float, *, log: bool = T
     Returns:
         The point, in the dtype of `a`.
     """
-    eps = variance_eps(objective.model).to(a.buffers.device)
-    theta, buffers = (torch.lerp(x.double(), y.double(), t) for x, y in ((a.theta, b.theta), (a.buffers, b.buffers)))
+    eps = variance_eps(objective.model).to(place(a.buffers.device))
+    theta, buffers = (torch.lerp(wide(x), wide(y), t) for x, y in ((a.theta, b.theta), (a.buffers, b.buffers)))
     if log:
         buffers = at_log_step(eps, a.buffers, t * log_step(eps, a.buffers, b.buffers))
-    return Point(theta.to(a.theta.dtype), buffers.to(a.buffers.dtype))
+    return Point(theta.to(a.theta), buffers.to(a.buffers))
 
 
 def variances_valid(eps: Tensor, buffers: Tensor) -> bool:
@@ -181,12 +182,12 @@ def gradient(objective: Objective, theta: Tensor, part: int) -> tuple[float, Ten
         The loss and the gradient, (D,), in the objective's dtype; sums over samples, divided once.
     """
     leaf = theta.detach().to(objective.dtype).requires_grad_()
-    total, loss = torch.zeros_like(leaf, dtype=torch.float64), 0.0
+    total, loss = zeros(leaf.shape, leaf.device), 0.0
     with differentiable_attention():
         for inputs, labels in objective.batches(part):
-            value = objective.losses(objective.layout.tensors(leaf), inputs, labels).double().sum()
-            total += torch.autograd.grad(value, leaf)[0].double()
+            value = wide(objective.losses(objective.layout.tensors(leaf), inputs, labels)).sum()
+            total += torch.autograd.grad(value, leaf)[0].to(total.device)
             loss += value.item()
     count = len(objective.members[part])
     total = objective.team.total(total)
-    return objective.team.total_of(loss) / count, (total / count).to(objective.dtype)
+    return objective.team.total_of(loss) / count, (total / count).to(leaf)

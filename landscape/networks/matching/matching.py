@@ -23,6 +23,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from landscape.autodiff.wide import place, wide
 from landscape.errors import DataError, InputError, NumericalError, arg
 from landscape.networks.matching import channels
 from landscape.networks.matching.channels import Group, Slot, Trace
@@ -147,7 +148,7 @@ class _Sums:
         """Add values (C, N) of both networks."""
         self._n += mine.shape[1]
         for a, b in zip(torch.split(mine, _COLUMNS, dim=1), torch.split(yours, _COLUMNS, dim=1), strict=True):
-            a, b = a.double(), b.double()
+            a, b = wide(a), wide(b)
             squares = (torch.linalg.vecdot(values, values) for values in (a, b))
             found = [a.sum(1), b.sum(1), *squares, a @ b.T]
             self._sums = [old + new for old, new in zip(self._sums, found, strict=True)] if self._sums else found
@@ -219,7 +220,7 @@ def _verify(network: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, log
 
     with torch.no_grad():
         try:
-            network.double()
+            network.to(place(next(network.parameters()).device)).double()
             before = compute()
             network.load_state_dict(state, strict=False)  # a module's extra state is no tensor, and stays
             after = compute()
@@ -231,7 +232,7 @@ def _verify(network: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, log
     for old, new in zip(before, after, strict=True):
         if not old.isfinite().all():
             raise NumericalError("the network whose channels are to be matched returns values that are not finite")
-        change, scale = (float(t.abs().max()) for t in (old.double() - new.double(), old.double()))
+        change, scale = (float(t.abs().max()) for t in (wide(old) - wide(new), wide(old)))
         if change > _TOLERANCE * scale:
             raise InputError(
                 f"the network with permuted channels returns other values (by {change:.1e} of {scale:.1e}): it "

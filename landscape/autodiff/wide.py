@@ -1,0 +1,29 @@
+"""Float64, on the device where it has float64 and on the host where it has none, as Apple's.
+
+Networks run in float32. What is added up over samples or parameters, and what is small but must be exact (Lanczos
+coefficients, inner products, eigenvalues of small matrices), is float64. All of that goes through this file, so
+that a device without float64 needs no rule anywhere else. On a device that has it, `wide(t)` is `t.double()`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+WITHOUT_FLOAT64 = frozenset({"mps"})
+"""Types of devices that have no float64."""
+
+
+def place(device: torch.device) -> torch.device:
+    """Return the device on which float64 numbers of a device are kept: itself, or the host where it has no float64."""
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, at the `place` of its device. Derivatives flow through it."""
+    return tensor.to(place(tensor.device)).double()  # moved first: a device converts before it sends
+
+
+def zeros(shape: int | Sequence[int], device: torch.device) -> Tensor:
+    """Return float64 zeros to add to, at the `place` of a device."""
+    return torch.zeros(shape, dtype=torch.float64, device=place(device))

@@ -1,0 +1,132 @@
+"""Sums are float64 on every device: on one that has no float64, the host adds them up, and the numbers are the same.
+
+The stand-in refuses float64, as Apple's devices do; each analysis and each training method must pass on it.
+"""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import stand_in
+import torch
+
+import landscape as ls
+from landscape.analyses import directions
+from landscape.autodiff.wide import place, wide, zeros
+from landscape.curvature import kinds
+from landscape.curvature.operators import curvature_operator
+from landscape.objective import points
+from trainers import methods
+from trainers.training import train
+
+CPU = torch.device("cpu")
+AXIS = [-1.0, 0.0, 1.0]
+
+
+def test_a_device_with_float64_keeps_its_numbers():
+    t = torch.randn(5)
+    assert place(CPU) == CPU
+    assert torch.equal(wide(t), t.double())
+    same = t.double()
+    assert wide(same) is same
+
+
+def test_without_float64_the_host_has_it():
+    with stand_in.entered(float64=False) as device:
+        where = torch.device(stand_in.NAME)
+        t = torch.arange(3.0, device=where)
+        assert t.device.type == stand_in.NAME
+        assert place(where) == CPU
+        assert (wide(t).device, wide(t).dtype) == (CPU, torch.float64)
+        assert (zeros(2, where).device, zeros(2, where).dtype) == (CPU, torch.float64)
+        assert device.reads
+        with pytest.raises(TypeError, match="no float64"):
+            t.double()
+        with pytest.raises(TypeError, match="no float64"):
+            t.to("cpu", torch.float64)  # converted before it is sent
+        with pytest.raises(RuntimeError, match="cpu"):
+            t + torch.ones(3)
+
+
+def test_derivatives_come_back_to_the_device():
+    with stand_in.entered(float64=False):
+        t = torch.arange(3.0, device=stand_in.NAME).requires_grad_()
+        (slope,) = torch.autograd.grad(wide(t).square().sum(), t)
+        assert (slope.device.type, slope.dtype) == (stand_in.NAME, torch.float32)
+        assert slope.tolist() == [0.0, 2.0, 4.0]
+
+
+def _model():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    model(torch.randn(12, 3))
+    return model.eval()
+
+
+def _objective(device, **options):
+    generator = torch.Generator().manual_seed(1)
+    data = torch.randn(12, 3, generator=generator), torch.arange(12) % 2
+    return ls.load_objective(model=_model(), dataset=data, partition="class", device=device, batch_size=5, **options)
+
+
+def _towards(objective):
+    other = _model()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1)
+    return directions.towards(objective, [points.of_network(objective, other)], ["other"])
+
+
+def _reverse(objective, kind):
+    return curvature_operator(objective, kinds.find(kind), backend="reverse")
+
+
+def _overlap(objective):
+    return ls.overlap(objective, ls.spectrum(objective, steps=4, vectors=1, backend="reverse"), backend="reverse")
+
+
+ANALYSES = {
+    "hessian": lambda o: ls.spectrum(o, steps=4, vectors=1),
+    "ggn": lambda o: ls.spectrum(o, operator="ggn", steps=4, backend="reverse"),
+    "empirical-fisher": lambda o: ls.spectrum(o, operator="empirical-fisher", steps=4, backend="reverse"),
+    "accuracy": lambda o: ls.spectrum(o, accuracy=0.3, backend="reverse"),
+    "diagonal": lambda o: _reverse(o, "ggn").diagonal(),
+    "probed diagonal": lambda o: _reverse(o, "residual").diagonal(probes=8),
+    "top": lambda o: _reverse(o, "hessian").top(1),
+    "overlap": _overlap,
+    "surface": lambda o: ls.surface(o, directions.random(o, 2), AXIS, AXIS),
+    "descent": lambda o: ls.surface(o, directions.gradients(o, ["0"]), AXIS),
+    "towards": lambda o: ls.surface(o, _towards(o), AXIS, batch_norm="reestimate"),
+    "gradients": lambda o: ls.gradients(o, sampling_errors=True),
+    "gradients of batches": lambda o: ls.gradients(o, batches=2),
+    "features": ls.features,
+    "sharpness": lambda o: ls.sharpness(o, draws=1),
+}
+
+
+@pytest.mark.parametrize("analysis", list(ANALYSES.values()), ids=list(ANALYSES))
+def test_each_analysis_runs_without_float64(analysis):
+    """Batch by batch both devices compute the same; only where float64 is added up differs, and its numbers do not."""
+    expected = analysis(_objective("cpu"))
+    with stand_in.entered(float64=False):
+        objective = _objective(stand_in.NAME)
+        assert objective.theta[0].device.type == stand_in.NAME
+        found = analysis(objective)
+    compared = 0
+    for field in fields(expected):
+        a, b = getattr(found, field.name), getattr(expected, field.name)
+        if isinstance(b, np.ndarray) and b.dtype.kind == "f":
+            scale = np.abs(b[np.isfinite(b)]).max(initial=0)
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale, err_msg=field.name)  # float32 of both
+            compared += 1
+    assert compared
+
+
+@pytest.mark.parametrize("method", ["sam", "imbsam", "gsa-gkp", "ldam-drw"])
+def test_each_way_of_training_runs_without_float64(method):
+    options = {"dataset": "toys:vectors", "model": "toys:batched", "epochs": 5, "batch_size": 8, "augment": "none"}
+    recipe = methods.compose(options | ({"groups": 2} if method == "gsa-gkp" else {}), method=method)
+    expected = train(None, None, recipe, device="cpu").history
+    with stand_in.entered(float64=False):
+        found = train(None, None, recipe, device=stand_in.NAME).history
+    np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=1e-4)
