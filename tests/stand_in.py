@@ -5,6 +5,7 @@ no float64, and every number that is read back is counted. PyTorch's own place f
 """
 
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -15,11 +16,18 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from landscape.autodiff import wide
 
 NAME = "standin"
-_setup_privateuseone_for_python_backend(NAME)
-getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
 _ATEN = torch.ops.aten
 _MOVES = {_ATEN._to_copy.default, _ATEN.copy_.default}
 _READS = {_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.nonzero.default, _ATEN.is_nonzero.default}
+
+
+@cache
+def _register():
+    """Tell PyTorch of the device, once in a process: with no generator of its own, which others would save."""
+    _setup_privateuseone_for_python_backend(NAME)
+    module = getattr(torch, NAME)
+    module.device_count = lambda: 0
+    module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
 
 
 class OnDevice(torch.Tensor):
@@ -40,6 +48,9 @@ class OnDevice(torch.Tensor):
 
     def __init__(self, host):
         self.host = host
+
+    def __repr__(self):
+        return f"OnDevice({self.host!r})"
 
     def tolist(self):
         return self.cpu().tolist()
@@ -123,6 +134,7 @@ def _tensors(values):
 @contextmanager
 def entered(*, float64=True):
     """Return a context in which `torch.device(NAME)` works, with or without float64, as the device that it is."""
+    _register()
     known = wide.WITHOUT_FLOAT64
     wide.WITHOUT_FLOAT64 = known if float64 else known | {NAME}
     try:
