@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
+from landscape.autodiff.batch_statistics import batch_statistics_constant
 from landscape.autodiff.wide import place
 from landscape.callables import checked
 from landscape.errors import InputError, arg
@@ -281,7 +282,7 @@ class GSA(torch.optim.Optimizer):
         present = sizes.nonzero().flatten().tolist()
         if self._first_pass == "decoupled" and self._model is not None:
             names = _names(self._model, parameters)
-            with per_sample.batch_statistics_constant(self._model):
+            with batch_statistics_constant(self._model):
                 values, means = per_sample.group_gradients(self._model, piece.losses, piece.groups, len(rows), names)
             rows += means.mul_(sizes.to(rows.device, rows.dtype, non_blocking=True)[:, None])
             return values

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import distributed, per_sample
+from landscape.autodiff.batch_statistics import batch_statistics_constant
 from landscape.autodiff.wide import place, zeros
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, NumericalError, arg
@@ -172,7 +173,7 @@ class Trainer:
                 raise InputError("the loss does not depend on the model's parameters: no gradient reaches them")
             if r.sharpness == "gsa" and r.first_pass == "decoupled":
                 views, labels = self.batches.get(torch.arange(min(32, len(self.train))))
-                with per_sample.batch_statistics_constant(self.model):
+                with batch_statistics_constant(self.model):
                     per_sample.check(self.model, lambda: self._losses(views, labels, self.model)[0])
 
     def _remedy(self, inputs: Tensor) -> str:

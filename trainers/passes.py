@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from landscape.autodiff.per_sample import Losses, kept_statistics
+from landscape.autodiff.batch_statistics import kept_statistics
+from landscape.autodiff.recording import Losses
 from landscape.errors import InputError
 
 __all__ = [

@@ -1,8 +1,9 @@
 """Gradients of single samples, layer by layer, of any combination of the model's outputs.
 
 Row i of a batch is the gradient of sum_c s_ic f_c(theta, x_i) with respect to the parameters. One forward pass and one
-backward pass to the layers' outputs give what is needed for all samples; per_sample.py tells how. Layers without a
-formula, and parameters that are shared or used by name, take vectorised gradients of the whole model.
+backward pass to the layers' outputs give what is needed for all samples; recording.py keeps it, per_sample.py tells
+how. Layers without a formula, and parameters that are shared or used by name, take vectorised gradients of the whole
+model.
 """
 
 import itertools
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from landscape.autodiff import called, per_sample, trees
-from landscape.autodiff.per_sample import NORMS, Call, at_outputs, of_norm, parameters_of, recorded, used_otherwise
+from landscape.autodiff import called, recording, trees
+from landscape.autodiff.per_sample import of_norm
+from landscape.autodiff.recording import NORMS, Call, at_outputs, parameters_of, recorded, used_otherwise
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import zeros
 from landscape.errors import one_line
@@ -199,7 +201,7 @@ def batch_first(model: nn.Module, inputs: Tree, targets: Tree, read: Read) -> fr
         some = torch.arange(n, device=trees.device(inputs)) % trees.size(inputs)
         return read(called.call(model, trees.take(inputs, some)), trees.take(targets, some))
 
-    return per_sample.batch_first(model, values, _SINGLE)
+    return recording.batch_first(model, values, _SINGLE)
 
 
 def squared_gradients(

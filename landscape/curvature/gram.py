@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff import per_sample
+from landscape.autodiff import recording
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.per_sample import group_gradients
 from landscape.autodiff.trees import Tree
@@ -145,7 +145,7 @@ def batch_first(objective: Objective, model: nn.Module) -> frozenset[nn.Module]:
         return _losses(objective, model, *objective.samples.batch(index, objective.device, objective.dtype))
 
     with differentiable_attention():
-        return per_sample.batch_first(model, values)
+        return recording.batch_first(model, values)
 
 
 def check(objective: Objective, model: nn.Module, index: np.ndarray, first: Collection[nn.Module]) -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from landscape.autodiff import per_sample, single_samples
-from landscape.autodiff.per_sample import kept_statistics
+from landscape.autodiff.batch_statistics import batch_statistics_constant, kept_statistics
 from landscape.errors import InputError, NumericalError
 from landscape.networks import models
 
@@ -284,7 +284,7 @@ def test_constant_statistics_give_the_outputs_and_running_statistics_of_training
     twin = copy.deepcopy(model)
     for x in (inputs, inputs.flip(0) * 2):
         expected = twin(x)
-        with per_sample.batch_statistics_constant(model):
+        with batch_statistics_constant(model):
             same(model(x).detach(), expected.detach(), 1e-12)
     for (buffer, found), expected in zip(model.named_buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12, msg=buffer)
@@ -314,7 +314,7 @@ def detached(model, inputs):
 def test_group_gradients_in_training_equal_those_with_statistics_detached_by_hand(name):
     model, inputs = case(name)
     expected = means(single_gradients(detached(model, inputs), inputs))
-    with per_sample.batch_statistics_constant(model):
+    with batch_statistics_constant(model):
         _, rows = per_sample.group_gradients(model, closure(model, inputs), GROUPS, 4)
     same(rows, expected)
     through = gradient(F.cross_entropy(model(inputs), LABELS), model)
@@ -325,7 +325,7 @@ def test_group_gradients_in_training_equal_those_with_statistics_detached_by_han
 def test_a_second_pass_without_statistics_leaves_them_alone():
     model, inputs = case("conv, batch norm, linear")
     before = copy.deepcopy(dict(model.named_buffers()))
-    with per_sample.batch_statistics_constant(model), kept_statistics(model):
+    with batch_statistics_constant(model), kept_statistics(model):
         per_sample.group_gradients(model, closure(model, inputs), GROUPS, 4)
     assert all(torch.equal(t, before[name]) for name, t in model.named_buffers())
 
@@ -338,9 +338,9 @@ def test_batch_norm_in_training_mode_is_refused():
 
 def test_one_value_per_channel_and_synchronised_statistics_are_refused():
     model = nn.Sequential(nn.BatchNorm1d(3))
-    with per_sample.batch_statistics_constant(model), pytest.raises(InputError, match="one value per channel"):
+    with batch_statistics_constant(model), pytest.raises(InputError, match="one value per channel"):
         model(torch.ones(1, 3))
-    with pytest.raises(InputError, match="SyncBatchNorm"), per_sample.batch_statistics_constant(nn.SyncBatchNorm(3)):
+    with pytest.raises(InputError, match="SyncBatchNorm"), batch_statistics_constant(nn.SyncBatchNorm(3)):
         pass
 
 
@@ -351,7 +351,7 @@ def test_one_value_per_channel_and_synchronised_statistics_are_refused():
 def test_the_check_passes_where_samples_are_independent(name):
     model, inputs = case(name)
     before = copy.deepcopy(dict(model.named_buffers()))
-    with per_sample.batch_statistics_constant(model):
+    with batch_statistics_constant(model):
         per_sample.check(model, closure(model, inputs), tolerance=1e-10)
     assert all(torch.equal(t, before[key]) for key, t in model.named_buffers())
 
@@ -458,7 +458,7 @@ def test_a_channel_that_never_changes_has_the_statistics_of_batch_norm():
     x[:, 1] = 2.0
     plain, constant = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     expected = plain(x)
-    with per_sample.batch_statistics_constant(constant):
+    with batch_statistics_constant(constant):
         found = constant(x)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(constant.running_mean, plain.running_mean)

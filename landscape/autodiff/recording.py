@@ -1,0 +1,208 @@
+"""Which layers a forward pass used, with what inputs, and how to go back to their outputs.
+
+A layer whose parameters are used nowhere else, and whose inputs have the batch along the first axis, has the gradient
+of each sample as a function of its input and of the gradient at its output. `recorded` finds the calls of such layers,
+`used_otherwise` the parameters that need another way, `at_outputs` makes the one backward pass to the outputs.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from landscape.autodiff.batch_statistics import Constant, by_batch
+from landscape.errors import InputError
+
+Losses = Callable[[], Tensor]
+"""Runs the model on a batch; returns the loss of each sample, (B,)."""
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+SEPARABLE = (*_CONVOLUTIONS, nn.Linear, *NORMS)
+"""Layers whose gradients can be taken over any part of a batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One use of a layer in a forward pass."""
+
+    module: Any
+    inputs: Tensor  # (B, ...)
+    source: Node | None  # where the inputs come from in the graph
+    output: GradientEdge
+    statistics: tuple[Tensor, ...]  # of batch norm: mean and variance, (C,)
+
+
+def parameters_of(model: nn.Module, params: Sequence[str] | None) -> dict[str, Tensor]:
+    """Return the parameters to differentiate by.
+
+    Args:
+        model: whose they are.
+        params: their names; None for all trainable ones.
+
+    Returns:
+        The parameters by name, in the order asked for or else the model's.
+
+    Raises:
+        InputError: a parameter does not exist, or there are none.
+    """
+    trainable: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for name in params or ():
+        if name not in trainable:
+            raise InputError(f"the model has no trainable parameter {name!r}; it has {', '.join(list(trainable)[:6])}")
+    chosen = trainable if params is None else {name: trainable[name] for name in params}
+    if not chosen:
+        raise InputError("there are no parameters to differentiate by: leave requires_grad on, and name at least one")
+    return chosen
+
+
+def _separable(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Say whether a layer is exactly what its type says; a subclass may compute anything."""
+    if type(module) not in kinds or not {name for name, _ in module.named_parameters(recurse=False)} <= {
+        "weight",
+        "bias",
+    }:
+        return False
+    if not isinstance(module.weight, nn.Parameter):  # none, or made of others by a parametrization
+        return False
+    return not isinstance(module, _CONVOLUTIONS) or (
+        module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    )
+
+
+def batch_first(
+    model: nn.Module, losses: Callable[[int], Tensor], kinds: tuple[type[nn.Module], ...] = SEPARABLE
+) -> frozenset[nn.Module]:
+    """Find the layers that have the batch along the first axis of their inputs, in its own order, whatever its size.
+
+    Args:
+        model: as for `group_gradients`.
+        losses: runs the model on the first so many of three samples that differ, once, and returns a value or a row of
+            them for each.
+        kinds: types of layers.
+
+    Returns:
+        The layers; one that is not used in these batches is none of them.
+    """
+    two, three = (_recorded(model, partial(losses, n), kinds)[1] for n in (2, 3))
+    if [c.module for c in two] != [c.module for c in three]:
+        return frozenset()
+    pairs = list(zip(two, three, strict=True))
+    other = {
+        a.module
+        for a, b in pairs
+        if (len(a.inputs), len(b.inputs)) != (2, 3) or not torch.allclose(a.inputs, b.inputs[:2], rtol=0.01, atol=1e-4)
+    }
+    return frozenset({call.module for call in two} - other)
+
+
+def recorded(
+    model: nn.Module,
+    losses: Losses,
+    kinds: tuple[type[nn.Module], ...],
+    first: Collection[nn.Module] | None = None,
+) -> tuple[Tensor, list[Call]]:
+    """Run the model and record the calls of layers of some kinds that have the batch along their first axis.
+
+    Args:
+        model: whose calls they are; its samples do not influence each other.
+        losses: runs the model on a batch, once, and returns one value or one row of values for each sample.
+        kinds: types of layers.
+        first: as for `group_gradients`.
+
+    Returns:
+        The values with their graph, (B,) or (B, C), and the calls.
+
+    Raises:
+        InputError: batch norm couples the samples, or the values are not one or one row per sample.
+    """
+    values, calls = _recorded(model, losses, kinds)
+    return values, [c for c in calls if len(c.inputs) == len(values) and (first is None or c.module in first)]
+
+
+def _recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ...]) -> tuple[Tensor, list[Call]]:
+    for name, m in model.named_modules():
+        if isinstance(m, _BatchNorm) and by_batch(m) and not isinstance(m.__dict__.get("forward"), Constant):
+            raise InputError(
+                f"{name or 'the model'} is a batch norm that normalises by its batch, so that samples influence each "
+                "other: call model.eval(), or use batch_statistics_constant(model)"
+            )
+    calls: list[Call] = []
+
+    def record(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        x = args[0] if len(args) == 1 else None
+        if (
+            not isinstance(x, Tensor)
+            or not output.requires_grad
+            or x.ndim < max(2, module.get_parameter("weight").ndim)
+        ):
+            return  # unbatched, given by keyword, or without a gradient
+        statistics: tuple[Tensor, ...] = ()
+        if isinstance(module, NORMS):
+            constant = module.__dict__.get("forward")
+            statistics = constant.statistics if isinstance(constant, Constant) else ()
+            statistics = statistics or (module.get_buffer("running_mean"), module.get_buffer("running_var"))
+        source = get_gradient_edge(x).node if x.requires_grad else None
+        calls.append(Call(module, x.detach(), source, get_gradient_edge(output), statistics))
+
+    # First of all hooks: the output is the layer's own, whatever others make of it.
+    handles = [m.register_forward_hook(record, prepend=True) for m in model.modules() if _separable(m, kinds)]
+    try:
+        values = losses()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if values.ndim not in {1, 2}:
+        raise InputError(
+            f'losses() returned shape {tuple(values.shape)}: it must return one value per sample; use reduction="none"'
+        )
+    if not values.requires_grad:
+        raise InputError("losses() returned values without a graph: do not call it under torch.no_grad()")
+    return values, calls
+
+
+def used_otherwise(values: Tensor, calls: Iterable[Call], chosen: dict[str, Tensor]) -> list[str]:
+    """Name the parameters that the values depend on along a path that does not pass through a recorded call.
+
+    Args:
+        values: with their graph.
+        calls: the recorded calls.
+        chosen: parameters by name.
+
+    Returns:
+        Names of those that the calls alone do not account for.
+    """
+    leaves = {name: get_gradient_edge(p).node for name, p in chosen.items()}
+    source = {call.output.node: call.source for call in calls}
+    seen: set[Node] = set()
+    ahead: list[Node | None] = [values.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead.extend([source[node]] if node in source else [n for n, _ in node.next_functions])
+    return [name for name, leaf in leaves.items() if leaf in seen]
+
+
+def at_outputs(values: Tensor, calls: Sequence[Call], seeds: Tensor, *, keep: bool) -> list[tuple[Call, Tensor]]:
+    """Go back from the values to the outputs of the recorded calls.
+
+    Args:
+        values: with their graph.
+        calls: the recorded calls.
+        seeds: what each value is multiplied by, of their shape.
+        keep: the graph, for another pass.
+
+    Returns:
+        The calls that the values depend on, with the gradient at the output of each.
+    """
+    if not calls:
+        return []
+    # Of all backward steps, autograd makes only those that lead to these outputs: no gradients of weights.
+    found = torch.autograd.grad([values], [c.output for c in calls], [seeds], retain_graph=keep, allow_unused=True)
+    return [(call, d) for call, d in zip(calls, found, strict=True) if d is not None]
