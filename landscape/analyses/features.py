@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.analyses.at_checkpoints import Report, at_checkpoints
 from landscape.autodiff import costs, distributed
 from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.networks import class_means, classifiers
-from landscape.objective import jobs, pilot, snapshots
+from landscape.objective import jobs, pilot
 from landscape.objective.objective import Objective
-from landscape.objective.provenance import fingerprint, provenance
 from landscape.objective.snapshots import File
 from landscape.results import Features
 
@@ -31,9 +31,6 @@ CACHE_BYTES = 2**31
 
 MOST_ANGLES = 1000
 """Classes of which all pairs of angles are kept: of 8,142 they would take half a gigabyte for each checkpoint."""
-
-Report = Callable[[float], None]
-"""Told which share of a checkpoint's work is done."""
 
 
 @checked
@@ -90,46 +87,36 @@ def features(
     if cache_bytes < 0:
         raise InputError(f"{arg('cache_bytes')} must not be negative, got {cache_bytes / 2**30:g} GiB")
     costs.declare(lambda: _costs(objective, len(checkpoints or [None]), cache_bytes))
-    read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
-    points = {s.path or s.name: s for s in snapshots.find(objective, checkpoints, **read)}
-    options = {"beta": beta}
-    weights_of = {s.path: s.sha256 for s in points.values() if s.path is not None}
-    about = provenance(objective, options) | {"checkpoints": weights_of}
 
-    def compute(unit: str, report: Report) -> Features:
-        point = points[unit]
-        with snapshots.named(point.path):
-            # So few samples that a process would have none are taken whole by each.
-            own = objective if len(objective.samples) < distributed.world() else objective.shared()
-            found, n_features = _measure(own, snapshots.network(objective, point, **read), cache_bytes, report)
+    def measure(network: nn.Module, report: Report) -> dict[str, Any]:
+        # So few samples that a process would have none are taken whole by each.
+        own = objective if len(objective.samples) < distributed.world() else objective.shared()
+        found, n_features = _measure(own, network, cache_bytes, report)
         inverse = class_means.quality(found["distance"], found["variance"], form="inverse")
-        measured: dict[str, Any] = {
-            name: None if value is None else np.asarray(value)[None] for name, value in found.items()
+        numbers = {name: None if value is None else np.asarray(value)[None] for name, value in found.items()}
+        return {
+            **numbers,
+            "quality": class_means.quality(found["distance"], found["variance"], beta=beta)[None],
+            "quality_inverse": inverse[None],
+            "parts": objective.samples.class_names,
+            "n_samples": np.bincount(objective.samples.labels, minlength=len(inverse)),
+            "train_counts": objective.samples.class_counts,
+            "beta": float(beta),
+            "n_features": n_features,
         }
-        return Features(
-            **measured,
-            quality=class_means.quality(found["distance"], found["variance"], beta=beta)[None],
-            quality_inverse=inverse[None],
-            points=(point.name,),
-            epoch=np.array([point.epoch]),
-            parts=objective.samples.class_names,
-            n_samples=np.bincount(objective.samples.labels, minlength=len(inverse)),
-            train_counts=objective.samples.class_counts,
-            beta=float(beta),
-            n_features=n_features,
-            provenance=about,
-        )
 
-    if out is None:
-        result = jobs.run(list(points), compute, None, progress)
-        objective.verify()
-        return result
-    begun = fingerprint(objective, options) | {"the weights of": weights_of}
-    with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
-        result = jobs.run(list(points), compute, journal, progress, costs=[1.0] * len(points))
-        objective.verify()
-        journal.finish(result)
-    return result
+    return at_checkpoints(
+        Features,
+        objective,
+        checkpoints,
+        measure,
+        options={"beta": beta},
+        ckpt_key=ckpt_key,
+        trust_pickle=trust_pickle,
+        out=out,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def _costs(objective: Objective, n_points: int, cache_bytes: int) -> costs.Known:

@@ -14,14 +14,16 @@ Source: "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026)
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from landscape.analyses.at_checkpoints import Report, at_checkpoints
 from landscape.autodiff import costs, trees
 from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
@@ -29,12 +31,11 @@ from landscape.autodiff.distributed import Team
 from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.curvature import gram
-from landscape.curvature.gram import Products, Report
+from landscape.curvature.gram import Products
 from landscape.errors import InputError, NumericalError, arg
-from landscape.objective import jobs, pilot, snapshots
+from landscape.objective import jobs, pilot
 from landscape.objective.objective import Objective
-from landscape.objective.provenance import fingerprint, provenance
-from landscape.objective.snapshots import File, Snapshot
+from landscape.objective.snapshots import File
 from landscape.results import Gradients, inference
 
 CACHE_BYTES = 2**31
@@ -111,55 +112,41 @@ def gradients(
     costs.declare(
         lambda: _costs(objective, len(checkpoints or [None]), batches, samples_per_batch, cache_bytes, sampling_errors)
     )
-    read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
-    points = {s.path or s.name: s for s in snapshots.find(objective, checkpoints, **read)}
     size = min(samples_per_batch, int(objective.counts.sum()))
     options: dict[str, Any] = {"batches": batches} | ({"sampling_errors": True} if sampling_errors else {})
     if batches is not None:
         options |= {"samples_per_batch": size, "seed": seed}
-    read_from = {p.path: p.sha256 for p in points.values() if p.path is not None}
-    about = provenance(objective, options) | {"checkpoints": read_from}
 
-    def compute(unit: str, report: Report) -> Gradients:
-        point = points[unit]
-        with snapshots.named(point.path):
-            here = _at(objective, point, read).shared()
-            if batches is None:
-                found = _exact(here, cache_bytes, report, sampling_errors=sampling_errors)
-            else:
-                drawn = list(islice(_drawn(here, size, seed), batches))
-                found = _over_batches(here, drawn, cache_bytes, report)
-        return Gradients(
+    def measure(network: nn.Module, report: Report) -> dict[str, Any]:
+        here = (objective if network is objective.model else objective.at(network)).shared()
+        if batches is None:
+            found = _exact(here, cache_bytes, report, sampling_errors=sampling_errors)
+        else:
+            drawn = list(islice(_drawn(here, size, seed), batches))
+            found = _over_batches(here, drawn, cache_bytes, report)
+        return {
             **{name: np.asarray(value)[None] for name, value in found.items()},
-            points=(point.name,),
-            epoch=np.array([point.epoch]),
-            theta_norm=np.array([_length(here)]),
-            parts=objective.partition.names,
-            layers=tuple(objective.layout.layers),
-            n_samples=objective.counts,
-            train_counts=objective.trained,
-            size=objective.layout.size,
-            batch_size=0 if batches is None else size,
-            provenance=about,
-        )
+            "theta_norm": np.array([_length(here)]),
+            "parts": objective.partition.names,
+            "layers": tuple(objective.layout.layers),
+            "n_samples": objective.counts,
+            "train_counts": objective.trained,
+            "size": objective.layout.size,
+            "batch_size": 0 if batches is None else size,
+        }
 
-    if out is None:
-        result = jobs.run(list(points), compute, None, progress)
-        objective.verify()
-        return result
-    begun = fingerprint(objective, options) | {"the weights of": read_from}
-    with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
-        result = jobs.run(list(points), compute, journal, progress, costs=[1.0] * len(points))
-        objective.verify()
-        journal.finish(result)
-    return result
-
-
-def _at(objective: Objective, snapshot: Snapshot, read: Mapping[str, Any]) -> Objective:
-    """Return the objective with a checkpoint's weights."""
-    if snapshot.path is None:
-        return objective
-    return objective.at(snapshots.network(objective, snapshot, **read))
+    return at_checkpoints(
+        Gradients,
+        objective,
+        checkpoints,
+        measure,
+        options=options,
+        ckpt_key=ckpt_key,
+        trust_pickle=trust_pickle,
+        out=out,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def _costs(

@@ -9,6 +9,7 @@ import torch
 
 from landscape.autodiff.costs import Work
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.wide import wide
 from landscape.data.partition import Partition
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
@@ -65,7 +66,7 @@ def passes(objective: Objective, what: str, times: float, *, common: bool = Fals
         def once() -> None:
             with differentiable_attention(), torch.no_grad():
                 for inputs, targets in small.batches(0):
-                    small.losses(small.theta, inputs, targets).double().sum().item()
+                    wide(small.losses(small.theta, inputs, targets)).sum().item()
 
         return once
 
