@@ -95,6 +95,28 @@ def count_classes(labels: np.ndarray, where: str) -> int:
     return largest + 1
 
 
+def read(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    """Read some items, in one go where the data set can.
+
+    Args:
+        dataset: a map-style data set.
+        indices: positions of the items.
+
+    Returns:
+        The items.
+
+    Raises:
+        DataError: the data set's own code fails; its error is named, and stays attached.
+    """
+    fetch = getattr(dataset, "__getitems__", None)
+    try:
+        return list(fetch(list(indices))) if callable(fetch) else [dataset[i] for i in indices]
+    except DataError:
+        raise
+    except Exception as error:  # the user's code; the traceback stays attached
+        raise DataError(f"the data set cannot be read: {one_line(error)}") from error
+
+
 def inputs(dataset: Any, indices: Sequence[int]) -> list[torch.Tensor]:
     """Read the inputs of some items, in one go where the data set can.
 
@@ -173,13 +195,7 @@ def _declared_labels(dataset: Any) -> np.ndarray | None:
 
 
 def _pairs(dataset: Any, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-    fetch = getattr(dataset, "__getitems__", None)
-    try:
-        items = list(fetch(list(indices))) if callable(fetch) else [dataset[i] for i in indices]
-    except DataError:
-        raise
-    except Exception as error:  # the user's code; the traceback stays attached
-        raise DataError(f"the data set cannot be read: {one_line(error)}") from error
+    items = read(dataset, indices)
     for i, item in zip(indices, items, strict=True):
         if not isinstance(item, tuple | list) or len(item) != 2:
             length = f" of {len(item)}" if isinstance(item, tuple | list) else ""

@@ -93,7 +93,8 @@ def column(dataset: Any, name: str) -> Sequence[Any] | np.ndarray:
         DataError: an item has no such column.
     """
     if name in (getattr(dataset, "column_names", None) or ()):
-        return dataset[name]  # type: ignore[no-any-return]  # without reading the others
+        whole: Sequence[Any] = dataset[name]  # without reading the others
+        return whole
     found = []
     for i in range(len(dataset)):
         item = dataset[i]

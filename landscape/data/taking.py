@@ -7,9 +7,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from landscape.data import datasets, loaders, records
+from landscape.data import datasets, items, loaders, records
 from landscape.data.samples import Samples
-from landscape.errors import DataError
 
 
 def taken(
@@ -74,12 +73,7 @@ def _labelled(dataset: Any) -> bool:
         return dataset[1].ndim == 1 and not _real(dataset[1])
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or not len(dataset):
         return True
-    try:
-        item = dataset[0]
-    except DataError:
-        raise
-    except Exception:  # the user's code: `from_dataset` says it in a line
-        return True
+    (item,) = items.read(dataset, [0])
     if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], Tensor | np.ndarray):
         return False
     try:

@@ -33,10 +33,10 @@ def timm(name: str, n_classes: int) -> nn.Module:
         ({"num_classes": n_classes} if n_classes else {}) | kwargs | {"pretrained": False}
     )  # nothing is downloaded
     try:
-        model = library.create_model(name.partition(":")[2].partition("(")[0], **options)
+        model: nn.Module = library.create_model(name.partition(":")[2].partition("(")[0], **options)
     except Exception as error:  # the library may raise anything
         raise InputError(f"{arg('model', name)} fails: {one_line(error)}") from error
-    return model  # type: ignore[no-any-return]  # the library has no types
+    return model
 
 
 def hugging_face(name: str, n_classes: int) -> nn.Module:

@@ -9,7 +9,7 @@ torchvision's names.
 import inspect
 import math
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -106,7 +106,8 @@ class CifarResNet(nn.Module):
         """Map images (B, in_channels, H, W) to logits (B, C)."""
         x = F.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]  # modules return Any
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
 
 
 class Bottleneck(nn.Module):
@@ -168,7 +169,8 @@ class ImageNetResNet(nn.Module):
         """Map images (B, in_channels, H, W) to logits (B, C)."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, stride=2, padding=1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]  # modules return Any
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
 
 
 def _classifier(n_features: int, n_classes: int, scale: float | None) -> nn.Module:
@@ -313,19 +315,14 @@ def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> T
                 "data; where these lack the last classes, give the data set all names as its `classes`"
             )
         return output
-    if isinstance(output, Mapping):
-        elements = list(output.values())
-    elif isinstance(output, tuple | list):
-        elements = list(output)
-    else:
+    elements = elements_of(output)
+    if elements is None:
         raise InputError(
             f"the model returned {_shape(output)}: expected logits (batch, {n_classes}) or a tuple with them"
         )
-    fitting = [i for i, element in enumerate(elements) if _are_logits(element, n_classes)]
-    if logits_index is None and len(fitting) == 1:
-        return elements[fitting[0]]  # type: ignore[no-any-return]
-    if logits_index in fitting:
-        return elements[logits_index]  # type: ignore[no-any-return]
+    found, fitting = chosen(elements, lambda element: _are_logits(element, n_classes), logits_index)
+    if found is not None:
+        return found
     shapes = ", ".join(f"{i}: {_shape(element)}" for i, element in enumerate(elements)) or "nothing"
     if not fitting:
         raise InputError(
@@ -334,6 +331,30 @@ def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> T
     choice = " or ".join(str(i) for i in fitting)
     given = "" if logits_index is None else f", not {logits_index}"
     raise InputError(f"the model returned {shapes}: choose the logits by {arg('logits_index')}, {choice}{given}")
+
+
+def elements_of(output: Any) -> list[Any] | None:
+    """Return what a tuple, list or mapping that a model returned holds; None for anything else."""
+    if isinstance(output, Mapping):
+        return list(output.values())
+    return list(output) if isinstance(output, tuple | list) else None
+
+
+def chosen(elements: Sequence[Any], fits: Callable[[Any], bool], index: int | None) -> tuple[Tensor | None, list[int]]:
+    """Choose a tensor among what a model returned.
+
+    Args:
+        elements: what it returned.
+        fits: says whether an element may be chosen.
+        index: position of the one that is meant; None for the only one that fits.
+
+    Returns:
+        The tensor, None where the choice is not clear; and the positions of all that fit.
+    """
+    fitting = [i for i, element in enumerate(elements) if fits(element)]
+    if index is None and len(fitting) == 1:
+        index = fitting[0]
+    return (elements[index] if index in fitting else None), fitting
 
 
 def _are_logits(element: Any, n_classes: int) -> bool:

@@ -170,20 +170,13 @@ def main_tensor(output: Any, index: int | None = None) -> Tensor:
     if isinstance(output, Tensor) and index is None:
         return output
     if isinstance(output, Mapping) and index is None and isinstance(output.get("logits"), Tensor):
-        return output["logits"]  # type: ignore[no-any-return]  # a mapping of anything
-    elements = list(output.values() if isinstance(output, Mapping) else output) if not_tensor(output) else []
-    fitting = [i for i, t in enumerate(elements) if isinstance(t, Tensor) and t.is_floating_point() and t.ndim]
-    if index is None and len(fitting) == 1:
-        return elements[fitting[0]]  # type: ignore[no-any-return]  # chosen as a tensor
-    if index in fitting:
-        return elements[index]  # type: ignore[no-any-return]  # chosen as a tensor
+        named: Tensor = output["logits"]
+        return named
+    found, fitting = models.chosen(models.elements_of(output) or [], _is_output, index)
+    if found is not None:
+        return found
     choice = f"choose one by {arg('logits_index')}, {' or '.join(map(str, fitting))}" if fitting else "none is a tensor"
     raise InputError(f"the model returned {_shown(output)}: {choice}")
-
-
-def not_tensor(output: Any) -> bool:
-    """Say whether what a model returned is a collection."""
-    return isinstance(output, Mapping | tuple | list)
 
 
 def whole(output: Any, n: int) -> Outputs:
@@ -226,6 +219,10 @@ def main(output: Any, n: int, index: int | None) -> Outputs:
         InputError: there is no such tensor, or it has not a row for each sample.
     """
     return One(_of_sample(main_tensor(output, index), n), index)
+
+
+def _is_output(element: Any) -> bool:
+    return isinstance(element, Tensor) and element.is_floating_point() and element.ndim > 0
 
 
 def _of_sample(output: Tensor, n: int) -> tuple[int, ...]:

@@ -128,6 +128,22 @@ def test_what_cannot_be_used_is_refused(data, message):
         read(data)
 
 
+class Broken(Dataset):
+    """A data set whose own code fails."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        raise OSError("the drive is gone")
+
+
+def test_the_error_of_a_data_set_is_named_and_attached():
+    with pytest.raises(DataError, match=r"cannot be read: .*the drive is gone") as caught:
+        taking.taken(Broken())
+    assert isinstance(caught.value.__cause__, OSError)
+
+
 def test_entries_that_a_model_does_not_take_are_left_out_and_said():
     class Named(nn.Linear):
         def forward(self, x):
