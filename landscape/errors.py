@@ -8,7 +8,7 @@ command line says once, by `named_by`, how its options are written; nobody else 
 """
 
 import difflib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from os import PathLike, fspath
@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 Naming: TypeAlias = Callable[..., str]
 """Called with an argument's name and, if its value is to be named too, with that."""
 
+_SHOWN = 20  # names in a message, before it says that there are more
 _naming: ContextVar[Naming | None] = ContextVar("naming", default=None)
 
 
@@ -133,6 +134,26 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     known = list(choices)
     if value not in known:
         raise InputError(f"{arg(name, value)} is unknown: {nearest(value, known)}choose {', '.join(known)}")
+
+
+def position(name: object, known: Sequence[object], what: str = "part") -> int:
+    """Return where a name stands among those that there are.
+
+    Args:
+        name: what was given.
+        known: the names.
+        what: what they are names of.
+
+    Returns:
+        Its position.
+
+    Raises:
+        InputError: it is none of them; the message suggests the one that is nearest in its letters.
+    """
+    if name not in known:
+        shown = ", ".join(map(str, known[:_SHOWN])) + (", ..." if len(known) > _SHOWN else "")
+        raise InputError(f"no {what} {name!r}; {nearest(name, map(str, known))}there are {shown or 'none'}")
+    return known.index(name)
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

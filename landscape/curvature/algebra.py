@@ -27,7 +27,7 @@ from landscape.autodiff import distributed
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide, zeros
 from landscape.curvature import lanczos, probing
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, arg, position
 from landscape.objective.objective import Objective
 
 
@@ -104,10 +104,7 @@ class Operator:
     def __getitem__(self, parts: str | Sequence[str]) -> "Operator":
         """Return the matrix of one part by its name, or those of several."""
         names = [parts] if isinstance(parts, str) else list(parts)
-        for name in names:
-            if name not in self.parts:
-                raise InputError(f"no part {name!r}; there are {', '.join(self.parts)}")
-        return self.restrict([self.parts.index(name) for name in names])
+        return self.restrict([position(name, self.parts) for name in names])
 
     @overload
     def __matmul__(self, vectors: Tensor) -> Tensor: ...

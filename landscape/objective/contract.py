@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from landscape.autodiff import randomness, trees
 from landscape.autodiff.differentiable import allow_gradients, differentiable_attention
@@ -118,6 +118,29 @@ def verify(objective: "Objective", kept: Kept) -> None:
                 "at its start: the data are random, or the model keeps a counter or a buffer that changes its output; "
                 "make both hold still"
             )
+
+
+def refuse_changed(own: nn.Module, theirs: nn.Module) -> None:
+    """Refuse to go on with a copy of a model that has changed since.
+
+    Args:
+        own: the objective's copy.
+        theirs: the caller's model.
+
+    Raises:
+        InputError: a tensor of its state is another one.
+    """
+    # What a checkpoint would hold: caches that a forward pass leaves in other buffers are no change.
+    now, before = ({n: t.detach() for n, t in m.state_dict().items() if isinstance(t, Tensor)} for m in (theirs, own))
+    same = now.keys() == before.keys() and all(
+        t.shape == before[n].shape and torch.equal(t.to(before[n].device, before[n].dtype), before[n])
+        for n, t in now.items()
+    )
+    if not same:
+        raise InputError(
+            "the model has changed since the objective was made, which holds a copy of its old weights: take "
+            "objective.at(model) for the present ones, or make the objective of a copy of the model to keep the old"
+        )
 
 
 def _steady(objective: "Objective") -> Kept:

@@ -1,11 +1,24 @@
-"""Loss and accuracy of each part."""
+"""Loss and measures of each part at the model's own parameters, from one pass over the data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import torch
 
+from landscape.autodiff import distributed
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.wide import wide
+from landscape.errors import NumericalError, arg
+from landscape.networks.models import failures_named
 from landscape.results.measures import Measure
+
+if TYPE_CHECKING:
+    from landscape.objective.objective import Objective
+
+Progress: TypeAlias = Callable[[float, int, str], None]
+"""Is called with (samples done, all samples, text)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,3 +59,67 @@ class Evaluation:
         """Mean loss and accuracy over the samples of all parts together."""
         shares = self.counts / self.counts.sum()
         return float(shares @ self.loss), None if self.accuracy is None else float(shares @ self.accuracy)
+
+
+def evaluate(objective: "Objective", progress: Progress | None = None) -> Evaluation:
+    """Compute loss and measures of each part.
+
+    Args:
+        objective: model, loss and data in parts.
+        progress: called after each batch.
+
+    Returns:
+        The numbers. Within `distributed.together` each rank takes some of the batches.
+
+    Raises:
+        NumericalError: a loss is not finite.
+    """
+    names, counts = objective.partition.names, np.array([len(m) for m in objective.members])
+    loss, correct, sums = _added_up(objective, progress)
+    for name, value in zip(names, loss, strict=True):
+        if not np.isfinite(value):
+            raise NumericalError(
+                f"the loss of part {name} is {value}: look at the checkpoint's weights, the normalisation of the "
+                f"data and {arg('dtype')}"
+            )
+    return Evaluation(
+        parts=names,
+        counts=counts,
+        loss=loss / counts,
+        accuracy=None if objective.correct is None else correct / counts,
+        sums=sums,
+    )
+
+
+def _added_up(
+    objective: "Objective", progress: Progress | None
+) -> tuple[np.ndarray, np.ndarray, dict[Measure, np.ndarray]]:
+    """Return sums over the samples of each part: losses (P,), right predictions (P,), and of each measure (P, 2)."""
+    n_parts, team = len(objective.partition), distributed.team()
+    pieces = [
+        (part, own[begin : begin + objective.batch_size])
+        for part, own in enumerate(objective.members)
+        for begin in range(0, len(own), objective.batch_size)
+    ]
+    done, total = 0, sum(len(m) for m in objective.members)
+    loss, correct, is_correct = np.zeros(n_parts), np.zeros(n_parts), objective.correct
+    measured = objective.task.measures if objective.outputs.measurable else ()
+    sums = np.zeros((len(measured), n_parts, 2))
+    # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
+    with differentiable_attention(), torch.no_grad():
+        for part, some in pieces[team.rank :: team.size]:
+            inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
+            with failures_named(inputs):
+                logits = objective.logits(objective.theta, inputs)
+                loss[part] += wide(objective.loss(logits, targets)).sum().item()
+            if is_correct is not None:
+                correct[part] += is_correct(logits, targets).sum().item()
+            for m, one in enumerate(measured):
+                found = one.sums(objective.outputs.restore(logits), targets)
+                sums[m, part] += wide(found).sum(0).cpu().numpy()
+            done += len(some)
+            if progress is not None:
+                progress(min(done * team.size, total), total, "loss and accuracy")
+    loss, correct = team.total(torch.from_numpy(np.stack([loss, correct]))).numpy()
+    sums = team.total(torch.from_numpy(sums)).numpy()
+    return loss, correct, {one.measure: of_parts for one, of_parts in zip(measured, sums, strict=True)}

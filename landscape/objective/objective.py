@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from landscape.autodiff import devices, distributed
 from landscape.autodiff.called import call, functional_call
-from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place, wide
 from landscape.callables import checked
@@ -28,14 +27,13 @@ from landscape.data import items
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
 from landscape.data.records import Records
-from landscape.errors import InputError, NumericalError, arg
+from landscape.errors import InputError, arg, position
 from landscape.networks.arguments import arguments
 from landscape.networks.copies import converted, copied, unwrapped
-from landscape.networks.models import failures_named
 from landscape.networks.outputs import Outputs
 from landscape.networks.params import Layout, layout
 from landscape.networks.tasks import Task
-from landscape.objective import contract, measured
+from landscape.objective import contract, evaluation, measured
 from landscape.objective.contract import Kept
 from landscape.objective.evaluation import Evaluation
 from landscape.objective.parts import GROUPS, Parts, make_partition, refuse_empty
@@ -242,20 +240,8 @@ class Objective:
     def refuse_stale(self) -> None:
         """Raise InputError where the caller's model has changed since, of whose old weights this objective is."""
         theirs = None if self._theirs is None else self._theirs()
-        if theirs is None:
-            return
-        # What a checkpoint would hold: caches that a forward pass leaves in other buffers are no change.
-        now, own = (
-            {n: t.detach() for n, t in m.state_dict().items() if isinstance(t, Tensor)} for m in (theirs, self.model)
-        )
-        same = now.keys() == own.keys() and all(
-            t.shape == own[n].shape and torch.equal(t.to(own[n].device, own[n].dtype), own[n]) for n, t in now.items()
-        )
-        if not same:
-            raise InputError(
-                "the model has changed since the objective was made, which holds a copy of its old weights: take "
-                "objective.at(model) for the present ones, or make the objective of a copy of the model to keep the old"
-            )
+        if theirs is not None:
+            contract.refuse_changed(self.model, theirs)
 
     def verify(self, model: nn.Module | None = None) -> None:
         """Raise InputError where a few samples do not have the loss any more that they had when this was made.
@@ -282,9 +268,7 @@ class Objective:
     @checked
     def part(self, name: str) -> int:
         """Return the position of a part by its name, or raise InputError."""
-        if name not in self.partition.names:
-            raise InputError(f"no part {name!r}; there are {', '.join(self.partition.names)}")
-        return self.partition.names.index(name)
+        return position(name, self.partition.names)
 
     @checked
     def alone(self, name: str) -> "Objective":
@@ -414,49 +398,9 @@ class Objective:
         Raises:
             NumericalError: a loss is not finite.
         """
-        n_parts, team = len(self.partition), distributed.team()
-        pieces = [
-            (part, own[begin : begin + self.batch_size])
-            for part, own in enumerate(self.members)
-            for begin in range(0, len(own), self.batch_size)
-        ]
-        done, total = 0, sum(len(m) for m in self.members)
-        loss, correct = torch.zeros(2, n_parts, dtype=torch.float64)
-        measured = self.task.measures if self.outputs.measurable else ()
-        sums = np.zeros((len(measured), n_parts, 2))
-        # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
-        with differentiable_attention(), torch.no_grad():
-            for part, some in pieces[team.rank :: team.size]:
-                inputs, targets = self.samples.batch(some, self.device, self.dtype)
-                with failures_named(inputs):
-                    logits = self.logits(self.theta, inputs)
-                    loss[part] += wide(self.loss(logits, targets)).sum().item()
-                if self.correct is not None:
-                    correct[part] += self.correct(logits, targets).sum().item()
-                for m, one in enumerate(measured):
-                    found = one.sums(self.outputs.restore(logits), targets)
-                    sums[m, part] += wide(found).sum(0).cpu().numpy()
-                done += len(some)
-                if progress is not None:
-                    progress(min(done * team.size, total), total, "loss and accuracy")
-        loss, correct = team.total(torch.stack([loss, correct])).numpy()
-        sums = team.total(torch.from_numpy(sums)).numpy()
-        for name, value in zip(self.partition.names, loss, strict=True):
-            if not np.isfinite(value):
-                raise NumericalError(
-                    f"the loss of part {name} is {value}: look at the checkpoint's weights, the normalisation of the "
-                    f"data and {arg('dtype')}"
-                )
-        counts = np.array([len(m) for m in self.members])
-        evaluation = Evaluation(
-            parts=self.partition.names,
-            counts=counts,
-            loss=loss / counts,
-            accuracy=None if self.correct is None else correct / counts,
-            sums={one.measure: of_parts for one, of_parts in zip(measured, sums, strict=True)},
-        )
-        self.__dict__["evaluation"] = evaluation  # where cached_property looks; the class itself is frozen
-        return evaluation
+        found = evaluation.evaluate(self, progress)
+        self.__dict__["evaluation"] = found  # where cached_property looks; the class itself is frozen
+        return found
 
     @property
     def correct(self) -> Callable[[Tensor, Tree], Tensor] | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from landscape.errors import InputError, nearest
+from landscape.errors import InputError, position
 from landscape.results import columns
 from landscape.results.axes import check_axes, scalar
 
@@ -60,11 +60,7 @@ class Result:
         Raises:
             InputError: there is no such part.
         """
-        known: tuple[str, ...] = getattr(self, "parts", ())
-        if part not in known:
-            shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-            raise InputError(f"no part {part!r}; {nearest(part, known)}there are {shown or 'none'}")
-        return known.index(part)
+        return position(part, getattr(self, "parts", ()))
 
     def __getitem__(self, part: str | Sequence[str]) -> Self:
         """Return the result of one part, or of several.

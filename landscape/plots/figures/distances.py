@@ -17,7 +17,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from landscape.callables import checked
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, arg, position
 from landscape.plots.layout import grids, theme
 from landscape.results import Distances, written
 
@@ -361,10 +361,8 @@ def _points(distances: Distances, parts: Sequence[str] | None) -> list[int]:
 
 
 def _parts(distances: Distances, parts: Sequence[str] | None) -> list[int]:
-    for name in parts or ():
-        if name not in distances.parts:
-            raise InputError(f"no part {name!r}; there are {', '.join(distances.parts[:10])}")
-    return [p for p, name in enumerate(distances.parts) if parts is None or name in parts]
+    chosen = distances.parts if parts is None else parts
+    return sorted(position(name, distances.parts) for name in dict.fromkeys(chosen))
 
 
 def _count(distances: Distances, point: int) -> int:

@@ -16,6 +16,7 @@ from landscape.callables import checked
 from landscape.errors import InputError, check_choice, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ink
+from landscape.plots.layout.parts import by_name
 from landscape.results import Features, written
 from landscape.results.features import QUALITY
 
@@ -57,7 +58,7 @@ def class_quality(features: Features, parts: Sequence[str] | None = None) -> Fig
     Raises:
         InputError: no such class.
     """
-    chosen = _chosen(features, parts)
+    chosen = by_name(features, parts, "class")
     with theme.theme():
         fig, panels, _ = grids.grid(4, 4, 12.6, 3.2)
         for ax, (name, label) in zip(panels, _QUALITY, strict=True):
@@ -108,7 +109,7 @@ def compare_quality(
         n = len(results)
         fig, axes, _ = grids.grid(n, n, max(5.5, 3.4 * n + 1.6), 3.4, sharey=True)
         for ax, (name, features) in zip(axes, results.items(), strict=True):
-            _curves(ax, features, getattr(features, field), _chosen(features, parts))
+            _curves(ax, features, getattr(features, field), by_name(features, parts, "class"))
             ax.set_title(name, parse_math=False)
         beta = next(iter(results.values())).beta
         axes[0].set_ylabel("feature quality\n" + dict(_QUALITY)[field].format(beta=beta))
@@ -134,7 +135,7 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
     Raises:
         InputError: no such class, fewer than two of them, or so many that their angles were not kept.
     """
-    chosen = _chosen(features, parts)
+    chosen = by_name(features, parts, "class")
     if features.mean_cosine is None:
         raise InputError(
             f"the angles between {len(features.parts):,} classes were not kept: draw "
@@ -192,7 +193,7 @@ def neural_collapse(features: Features, parts: Sequence[str] | None = None) -> F
     Raises:
         InputError: no such class.
     """
-    chosen = _chosen(features, parts)
+    chosen = by_name(features, parts, "class")
     with theme.theme():
         fig, panels, _ = grids.grid(4, 4, 12.6, 3.2 if len(features.points) > 1 else 3.5)
         if len(features.points) > 1:
@@ -201,16 +202,6 @@ def neural_collapse(features: Features, parts: Sequence[str] | None = None) -> F
             _collapse_bars(list(panels), features, chosen)
         fig.suptitle(_about(features), fontsize=9, parse_math=False)
     return fig
-
-
-def _chosen(features: Features, parts: Sequence[str] | None) -> list[int]:
-    names = features.parts if parts is None else parts
-    for name in names:
-        if name not in features.parts:
-            raise InputError(f"no class {name!r}; there are {', '.join(features.parts)}")
-    if not len(names):
-        raise InputError("there is no class to draw")
-    return sorted((features.parts.index(name) for name in names), key=lambda c: -features.train_counts[c])
 
 
 def _about(features: Features) -> str:

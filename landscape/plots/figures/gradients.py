@@ -16,9 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from landscape.callables import checked
-from landscape.errors import InputError, said
+from landscape.errors import InputError, position, said
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.panels import ground, ink
+from landscape.plots.layout.parts import by_name
 from landscape.results import Gradients, written
 
 MOST_NUMBERS = 12  # parts whose cosines are written into the map
@@ -45,7 +46,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
     Raises:
         InputError: no such part or checkpoint.
     """
-    chosen, k = _chosen(gradients, parts), _point(gradients, point)
+    chosen, k = by_name(gradients, parts), _point(gradients, point)
     between = gradients.between[k][np.ix_(chosen, chosen)]
     whole = gradients.cosine[k][chosen][:, None]
     others = np.abs(np.concatenate([between[~np.eye(len(chosen), dtype=bool)], whole.ravel()]))
@@ -103,7 +104,7 @@ def decomposition(gradients: Gradients, parts: Sequence[str] | None = None, *, p
     Raises:
         InputError: no such part or checkpoint.
     """
-    chosen, k = _chosen(gradients, parts), _point(gradients, point)
+    chosen, k = by_name(gradients, parts), _point(gradients, point)
     if parts is None and len(chosen) > 2 * ENDS:
         chosen = [*chosen[:ENDS], *chosen[-ENDS:]]
     n_columns = min(len(chosen), max(3, math.isqrt(len(chosen) - 1) + 1))
@@ -139,7 +140,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
     Raises:
         InputError: no such part or checkpoint.
     """
-    chosen, k = _chosen(gradients, parts), _point(gradients, point)
+    chosen, k = by_name(gradients, parts), _point(gradients, point)
     counts = gradients.train_counts[chosen]
     alike = len(chosen) > 1 and len(set(counts)) == 1  # of a balanced data set: side by side
     x = np.arange(len(chosen)) if alike else counts
@@ -199,7 +200,7 @@ def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *,
     Raises:
         InputError: no such part or checkpoint, or a result without numbers of layers.
     """
-    chosen, k = _chosen(gradients, parts), _point(gradients, point)
+    chosen, k = by_name(gradients, parts), _point(gradients, point)
     layers, whole, cosine = gradients.layers, gradients.layer_whole_norm, gradients.layer_cosine
     if layers is None or whole is None or cosine is None:
         raise InputError("the file has no values of single layers: compute it again by landscape gradients")
@@ -289,22 +290,10 @@ def gradient_cosines(results: Mapping[str, Gradients], parts: Sequence[str] | No
     return fig
 
 
-def _chosen(gradients: Gradients, parts: Sequence[str] | None) -> list[int]:
-    names = gradients.parts if parts is None else parts
-    for name in names:
-        if name not in gradients.parts:
-            raise InputError(f"no part {name!r}; there are {', '.join(gradients.parts)}")
-    if not len(names):
-        raise InputError("there is no part to draw")
-    return sorted((gradients.parts.index(name) for name in names), key=lambda p: -gradients.train_counts[p])
-
-
 def _point(gradients: Gradients, name: str | None) -> int:
     if name is None:
         return len(gradients.points) - 1
-    if name not in gradients.points:
-        raise InputError(f"no checkpoint {name!r}; there are {', '.join(gradients.points)}")
-    return gradients.points.index(name)
+    return position(name, gradients.points, "checkpoint")
 
 
 def _about(gradients: Gradients, k: int) -> str:
@@ -387,7 +376,7 @@ def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None
             "one checkpoint shows no course over epochs: analyse "
             f"{said('several checkpoints', 'by --ckpt the folder of a run, or a glob')}"
         )
-    chosen = _chosen(gradients, parts)
+    chosen = by_name(gradients, parts)
     known = np.isfinite(gradients.epoch).all()
     x = gradients.epoch if known else np.arange(len(gradients.points))
     if len(set(x.tolist())) < len(x):

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.plots.layout import grids, theme
+from landscape.plots.layout.parts import by_name
 from landscape.plots.layout.scales import spans_decades
 from landscape.results import History, written
 
@@ -32,7 +33,7 @@ def training(history: History, parts: Sequence[str] | None = None) -> Figure:
     Raises:
         InputError: no such class.
     """
-    chosen = _chosen(history, parts)
+    chosen = by_name(history, parts, "class")
     with theme.theme():
         fig, (loss, accuracy, classes), _ = grids.grid(3, 3, 11, 3.4)
         colours = theme.palette()
@@ -64,7 +65,7 @@ def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
     Raises:
         InputError: no such class, or the run did not measure feature quality.
     """
-    chosen = _chosen(history, parts)
+    chosen = by_name(history, parts, "class")
     _measured(history, history.quality, "feature quality", "statistics_every")
     with theme.theme():
         fig, panels, _ = grids.grid(3, 3, 11, 3.4)
@@ -98,7 +99,7 @@ def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
     Raises:
         InputError: no such class, or the run did not measure the cosines.
     """
-    chosen = _chosen(history, parts)
+    chosen = by_name(history, parts, "class")
     _measured(history, history.gradient_cosine, "gradient cosines", "cosines_every")
     with theme.theme():
         fig, (ax,), _ = grids.grid(1, 1, 5.5, 3.8)
@@ -125,7 +126,7 @@ def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
     Raises:
         InputError: no such class, or the run kept no memory bank, or did not write down what this shows.
     """
-    chosen = _chosen(history, parts)
+    chosen = by_name(history, parts, "class")
     _measured(history, history.bank_epoch, "a memory bank", f"{arg('gkp')} or {arg('sharpness', 'gsa')}")
     numbers = (history.n_banked, history.n_groups, history.pull_share, history.clipped_share)
     if any(values is None for values in numbers):
@@ -195,17 +196,6 @@ def _seeds(found: Sequence[np.ndarray]) -> str:
     if many == 1:
         return "one seed"
     return f"band: standard deviation of {few if few == many else f'{few} to {many}'} seeds"
-
-
-def _chosen(history: History, parts: Sequence[str] | None) -> list[int]:
-    names = history.parts if parts is None else parts
-    for name in names:
-        if name not in history.parts:
-            raise InputError(f"no class {name!r}; there are {', '.join(history.parts)}")
-    chosen = [history.parts.index(name) for name in names]
-    if not chosen:
-        raise InputError("there is no class to draw")
-    return sorted(chosen, key=lambda c: -history.train_counts[c])
 
 
 def _measured(history: History, values: np.ndarray, what: str, name: str) -> None:

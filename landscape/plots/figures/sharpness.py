@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from landscape.callables import checked
-from landscape.errors import InputError
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.panels import ground
+from landscape.plots.layout.parts import by_name
 from landscape.results import Sharpness, written
 
 MOST_NAMES = 12
@@ -35,7 +35,7 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
     Raises:
         InputError: no such part.
     """
-    order = _chosen(sharpness, parts)
+    order = by_name(sharpness, parts)
     with theme.theme():
         fig, (ball, noise, doubling), _ = grids.grid(3, 3, 11.4, 3.5)
         x = _positions(sharpness, order, (ball, noise, doubling))
@@ -64,16 +64,6 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
             _legend(fig, sharpness, order, colours)
         fig.suptitle(_about(sharpness), fontsize=9, parse_math=False)
     return fig
-
-
-def _chosen(sharpness: Sharpness, parts: Sequence[str] | None) -> list[int]:
-    names = sharpness.parts if parts is None else parts
-    for name in names:
-        if name not in sharpness.parts:
-            raise InputError(f"no part {name!r}; there are {', '.join(sharpness.parts)}")
-    if not len(names):
-        raise InputError("there is no part to draw")
-    return sorted((sharpness.parts.index(name) for name in names), key=lambda p: -sharpness.train_counts[p])
 
 
 def _positions(sharpness: Sharpness, order: Sequence[int], panels: Sequence[Axes]) -> np.ndarray:

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from landscape.errors import InputError
+from landscape.errors import InputError, position
 from landscape.plots.layout import theme
-from landscape.results import Sensitivity, Spectrum, Surface, Trajectory, written
+from landscape.results import Result, Sensitivity, Spectrum, Surface, Trajectory, written
 from landscape.results.grouping import FEW, MANY
 from landscape.results.regroup import regroup, verdict_of
 
@@ -35,13 +35,7 @@ def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
         InputError: no such part.
     """
     if parts is not None:
-        for name in parts:
-            if name not in surface.parts:
-                shown = ", ".join(surface.parts[:10]) + (", ..." if len(surface.parts) > 10 else "")
-                raise InputError(f"no part {name!r}; there are {shown}")
-        if not len(parts):
-            raise InputError("there is no part to draw")
-        chosen = [surface.parts.index(name) for name in parts]
+        chosen = positions(surface, parts)
         return replace(surface, verdict=verdict_of(surface, chosen)), chosen, ""
     words = ""
     if len(surface.parts) > MOST_PARTS and "regrouped" not in surface.provenance:
@@ -64,6 +58,32 @@ def colours(n: int) -> list[Any]:
         palette = theme.palette()
         return [palette[i] for i in (0, 3, 2, 1, 4, 5)[:n]]
     return list(theme.shades(n))
+
+
+def positions(result: Result, parts: Sequence[str] | None, what: str = "part") -> list[int]:
+    """Return where parts stand in a result.
+
+    Args:
+        result: has names of `parts`.
+        parts: names, in any order; None for all.
+        what: what a part of this result is called.
+
+    Returns:
+        Their positions, in the order given.
+
+    Raises:
+        InputError: no such part, or none at all.
+    """
+    known: tuple[str, ...] = getattr(result, "parts", ())
+    found = [position(name, known, what) for name in (known if parts is None else parts)]
+    if not found:
+        raise InputError(f"there is no {what} to draw")
+    return found
+
+
+def by_name(result: Any, parts: Sequence[str] | None, what: str = "part") -> list[int]:
+    """Return the positions of parts, see `positions`, from the most frequent to the rarest."""
+    return by_count(result, positions(result, parts, what))
 
 
 def by_count(result: Surface | Spectrum | Sensitivity, chosen: Iterable[int]) -> list[int]:

@@ -16,7 +16,6 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from landscape.errors import InputError
 from landscape.results import Surface, Trajectory, disk, store
 from landscape.results.regroup import regroup
 
@@ -84,11 +83,9 @@ def _held(surface: Surface, name: str) -> bool:
 
 def _heights(surface: Surface, part: str | None, log: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the heights of the grid, (ny, nx), and of the marks, (M,)."""
-    if part is not None and part not in surface.parts:
-        raise InputError(f"no part {part!r}; there are {', '.join(surface.parts)}")
     if part is None and np.isfinite(surface.n_samples).all():
         surface = regroup(surface, "all")
-    p = 0 if part is None else surface.parts.index(part)
+    p = 0 if part is None else surface.index(part)
     found = surface.loss[p], surface.mark_loss[:, p]
     if not log:
         return found
