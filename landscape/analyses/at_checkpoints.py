@@ -19,7 +19,7 @@ Report = Callable[[float], None]
 
 
 def at_checkpoints(
-    kind: type[R],
+    kind: Callable[..., R],
     objective: Objective,
     checkpoints: Sequence[File] | None,
     measure: Callable[[nn.Module, Report], Mapping[str, Any]],
@@ -34,7 +34,7 @@ def at_checkpoints(
     """Measure something at each checkpoint.
 
     Args:
-        kind: of the result.
+        kind: makes the result of its fields.
         objective: model, loss and data.
         checkpoints: files whose weights take the place of the model's; None for the objective's own model.
         measure: returns the result's fields for a network, which is `objective.model` for the objective's own.

@@ -177,6 +177,23 @@ def test_help_is_for_users(name):
     assert "Raises:" not in command.help
 
 
+def test_where_to_change_what_leads_to_files_that_hold_it():
+    """Each row of the table names a file, and what of it is named in code stands there or is itself a file."""
+    page = (ROOT / "docs/design.md").read_text()
+    section = page.partition("## To change something, open")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| `([^`]+)` \| ([^|]+) \|$", section, re.MULTILINE)
+    assert len(rows) >= 30
+    for change, path, words in rows:
+        file = ROOT / path if path.startswith("trainers/") else ROOT / "landscape" / path
+        assert file.is_file(), f"{change}: {path}"
+        content = file.read_text()
+        for name in re.findall(r"`([^`]+)`", words):
+            if "/" in name:
+                assert (ROOT / name).exists() or (ROOT / "landscape" / name).exists(), f"{change}: {name}"
+            elif not name.startswith("--"):
+                assert re.search(rf"\b{name}\b", content), f"{change}: {name} in {path}"
+
+
 def test_no_test_stands_on_another_and_none_is_too_long_to_read():
     for file in (ROOT / "tests").rglob("test_*.py"):
         text = file.read_text(encoding="utf-8")
