@@ -1,39 +1,31 @@
 """A stand-in for an accelerator: tensors that say they are on a device of their own, and are computed on the host.
 
 It has what a test cannot have from a CPU alone: tensors of the device and of the host do not mix, the device may have
-no float64, and every number that is read back is counted. PyTorch's own place for further devices serves it.
+no float64, and every number that is read back is counted. It goes by the name of PyTorch's device without storage,
+which every build has and whose backward passes run in the caller's thread.
 """
 
 from contextlib import contextmanager
-from functools import cache
+from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from landscape.autodiff import wide
 
-NAME = "standin"
-_ATEN = torch.ops.aten
+NAME = "meta"
+_ATEN, _AUTOCAST = torch.ops.aten, torch.autocast
 _MOVES = {_ATEN._to_copy.default, _ATEN.copy_.default}
 _READS = {_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.nonzero.default, _ATEN.is_nonzero.default}
-
-
-@cache
-def _register():
-    """Tell PyTorch of the device, once in a process: with no generator of its own, which others would save."""
-    _setup_privateuseone_for_python_backend(NAME)
-    module = getattr(torch, NAME)
-    module.device_count = lambda: 0
-    module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
 
 
 class OnDevice(torch.Tensor):
     """A tensor of the stand-in, beside the numbers that it has on the host."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
+    is_meta = False  # it has values
 
     @staticmethod
     def __new__(cls, host):
@@ -43,7 +35,7 @@ class OnDevice(torch.Tensor):
             strides=host.stride(),
             storage_offset=host.storage_offset(),
             dtype=host.dtype,
-            device=f"{NAME}:0",
+            device=NAME,
         )
 
     def __init__(self, host):
@@ -123,6 +115,10 @@ def _host(value):
     return value.host if isinstance(value, OnDevice) else value
 
 
+def _autocast(kind, *args, **kwargs):
+    return _AUTOCAST("cpu" if kind == NAME else kind, *args, **kwargs)
+
+
 def _tensors(values):
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -134,11 +130,10 @@ def _tensors(values):
 @contextmanager
 def entered(*, float64=True):
     """Return a context in which `torch.device(NAME)` works, with or without float64, as the device that it is."""
-    _register()
     known = wide.WITHOUT_FLOAT64
     wide.WITHOUT_FLOAT64 = known if float64 else known | {NAME}
     try:
-        with _Making(), StandIn(float64=float64) as device:
+        with mock.patch.object(torch, "autocast", _autocast), _Making(), StandIn(float64=float64) as device:
             yield device
     finally:
         wide.WITHOUT_FLOAT64 = known
