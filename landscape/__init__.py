@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from landscape.analyses.distances import distances as distances
     from landscape.analyses.features import features as features
     from landscape.analyses.gradients import gradients as gradients
+    from landscape.analyses.monitor import Monitor as Monitor
     from landscape.analyses.overlap import overlap as overlap
     from landscape.analyses.sensitivity import sensitivity as sensitivity
     from landscape.analyses.series import series as series
@@ -77,6 +78,7 @@ _FROM = {
     "analyses.distances": "distances",
     "analyses.features": "features",
     "analyses.gradients": "gradients",
+    "analyses.monitor": "Monitor",
     "analyses.overlap": "overlap",
     "analyses.sensitivity": "sensitivity",
     "analyses.series": "series",

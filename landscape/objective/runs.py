@@ -22,7 +22,6 @@ from landscape.data.items import described
 from landscape.errors import InputError, StoreError, arg
 from landscape.networks import checkpoint_folders, checkpoints
 from landscape.networks.checkpoint_folders import SUFFIXES
-from landscape.networks.checkpoints import Checkpoint
 from landscape.results import History, series, store
 
 log = logging.getLogger(__name__)
@@ -173,7 +172,7 @@ def _listed(words: Iterable[Any], key: str | None, trust: bool) -> list[Stage]:
             continue
         others.append(epoch)
         step = file.found.get("step", file.found.get("global_step", _step_in_name(path)))
-        optimizer = _of_history(history, path, epoch) or _of_state(file)
+        optimizer = _of_history(history, path, epoch) or of_groups(file.optimizer)
         found.append(Stage(path=path, epoch=epoch, step=float(step), optimizer=optimizer))
     return sorted(found, key=lambda stage: order[stage.path])
 
@@ -267,17 +266,23 @@ def _of_history(history: Any, path: Path, epoch: float) -> Optimizer | None:
     )
 
 
-def _of_state(file: Checkpoint) -> Optimizer | None:
-    """Return the optimizer whose state stands beside the weights, where all its parameters have one learning rate."""
-    groups = file.optimizer
-    rates = {group.get("lr") for group in groups}
-    if len(rates) != 1 or not isinstance(rate := rates.pop(), int | float):
+def of_groups(groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
+    """Return what an optimizer's groups of parameters say of it; None where they have no learning rate in common.
+
+    Args:
+        groups: PyTorch's `param_groups`, or their plain numbers.
+
+    Returns:
+        The optimizer. SGD is told by its momentum, which others do not have.
+    """
+    rates = {float(rate) for group in groups if isinstance(rate := group.get("lr"), int | float | Tensor)}
+    if len(rates) != 1:
         return None
     first = groups[0]
     return Optimizer(
-        rate=float(rate),
+        rate=rates.pop(),
         momentum=float(first.get("momentum", 0.0)),
         nesterov=bool(first.get("nesterov", False)),
         dampening=float(first.get("dampening", 0.0)),
-        is_sgd="momentum" in first,
+        is_sgd="momentum" in first and "alpha" not in first,  # RMSprop has both
     )

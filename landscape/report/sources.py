@@ -17,16 +17,16 @@ from landscape.results.columns import drawn_as
 
 SECTIONS = {
     "spectrum": "Spectra",
-    "spectrum-series": "Spectra along training",
     "surface": "Surfaces",
-    "surface-series": "Lines along training",
     "trajectory": "Paths of training",
     "sharpness": "Rise around the checkpoint",
-    "sharpness-series": "Rise around the checkpoint along training",
     "sensitivity": "Directions that parts depend on",
     "distances": "Convergence points",
     "gradients": "Gradients",
     "features": "Features",
+    "spectrum-series": "Spectra along training",
+    "sharpness-series": "Rise around the checkpoint along training",
+    "surface-series": "Lines along training",
     "history": "Training",
 }
 """Kinds of results that a report shows, and the heading of each."""

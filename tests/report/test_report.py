@@ -137,7 +137,8 @@ def test_the_table_has_the_numbers_of_the_files(sources, no_figures):
     way = headings["way"]
     assert found["d", "train", "class 2"][way][0] == results["distances.h5"].norm[:, 1].mean()
     assert np.isnan(found["d", "train", "class 1"][way][0])  # it has no convergence point
-    assert len(found) == 7 * 3
+    assert found["g", "train", "class 1"]["lambda_max"][0] == results["series.h5"].lambda_max[-1, 1]
+    assert len(found) == 8 * 3
 
 
 def test_two_spectra_of_one_checkpoint_and_other_data_have_rows_of_their_own(sources, no_figures):

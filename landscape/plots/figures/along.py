@@ -25,7 +25,8 @@ from landscape.results.series import edge, edge_rule
 
 MOST_NAMES = 12
 """Curves that are named; of more, a bar shows the order."""
-_ROOM = 3.0  # how far beyond the curves an edge is followed
+_ROOM = 3.0  # how far beyond the curves bands are followed
+_FAR = 30.0  # and how far an edge is
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,7 @@ def along(
         fig, axes, _ = grids.grid(n, per_row, max(5.0, 3.3 * per_row + 1.4), 3.3 * -(-n // per_row), sharex=True)
         styles = _styles(series, chosen)
         for ax, panel in zip(axes, panels, strict=True):
-            drawn = _curves(ax, series, panel, chosen, styles)
-            if panel.edges and edges is not None:
-                _draw_edge(ax, place, edges, drawn)
+            _curves(ax, series, panel, chosen, styles, edges if panel.edges else None)
             ax.set_ylabel(panel.label)
         for ax in axes:
             ax.set_xlabel(unit)
@@ -170,10 +169,14 @@ def _styles(series: Series, chosen: Sequence[int]) -> _Styles:
     return found
 
 
-def _curves(ax: Axes, series: Series, panel: _Panel, chosen: Sequence[int], styles: _Styles) -> np.ndarray:
-    """Draw a curve with its band for each part; return the values that are drawn."""
+def _curves(
+    ax: Axes, series: Series, panel: _Panel, chosen: Sequence[int], styles: _Styles, edges: np.ndarray | None
+) -> None:
+    """Draw a curve with its band for each part, and the edge."""
     place, _ = series.place
     values = np.asarray(getattr(series, panel.field), dtype=float)
+    if panel.field == "critical_sharpness":
+        values = np.where(values > 0, values, np.nan)  # 0: no step up to the largest that was tried raised the loss
     squares = np.zeros(values.shape)
     for name in panel.errors:
         own = getattr(series, name, None)
@@ -192,10 +195,13 @@ def _curves(ax: Axes, series: Series, panel: _Panel, chosen: Sequence[int], styl
         spread = np.nan_to_num(series.batch_sharpness_stderr)
         ax.errorbar(place, batches, yerr=spread, color=ink(), linestyle=":", linewidth=1.2, capsize=2, marker="x", ms=3)
         drawn = np.concatenate([drawn, batches[:, None]], axis=1)
+    if np.isinf(drawn).any():
+        ax.set_title("not drawn: infinite", fontsize=8)
     drawn, ends = drawn[np.isfinite(drawn)], ends[np.isfinite(ends)]
+    if edges is not None:
+        drawn = _draw_edge(ax, place, edges, drawn)
     theme.log_scale(ax.yaxis, drawn)
-    _set_limits(ax, drawn, ends)
-    return drawn
+    _set_limits(ax, drawn, np.concatenate([ends, drawn]))
 
 
 def _set_limits(ax: Axes, values: np.ndarray, ends: np.ndarray) -> None:
@@ -210,14 +216,15 @@ def _set_limits(ax: Axes, values: np.ndarray, ends: np.ndarray) -> None:
         ax.set_ylim(least - 0.06 * room, most + 0.06 * room)
 
 
-def _draw_edge(ax: Axes, place: np.ndarray, edges: np.ndarray, drawn: np.ndarray) -> None:
-    """Draw the edge; what is far beyond the curves leaves the panel."""
+def _draw_edge(ax: Axes, place: np.ndarray, edges: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Draw the edge; return what the panel has to show: the curves, and as much of the edge as is near them."""
     known = np.isfinite(edges)
     ax.plot(place[known], edges[known], **_EDGE, color=_edge_colour())
-    low, high = ax.get_ylim()
-    near = edges[known & (edges <= _ROOM * drawn.max()) & (edges >= drawn.min() / _ROOM)]
-    if len(near):
-        ax.set_ylim(min(low, near.min() / 1.2), max(high, near.max() * 1.2))
+    low, high = drawn.min(), drawn.max()
+    near = edges[known & (edges <= _FAR * high) & (edges >= low / _FAR)]
+    if not len(near):
+        ax.set_title("the edge is beyond the panel", fontsize=8)
+    return np.concatenate([drawn, near])
 
 
 _EDGE: dict[str, Any] = {"linestyle": "--", "linewidth": 1.4, "zorder": 4}

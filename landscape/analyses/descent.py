@@ -1,0 +1,139 @@
+"""What a step of gradient descent does to the loss of each part: slopes, critical and batch sharpness, alignment.
+
+Definitions and sources stand in monitor.py, which calls this.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from landscape.curvature.kinds import HESSIAN
+from landscape.curvature.operators import problem_of
+from landscape.curvature.products import by_reverse
+from landscape.objective import points
+from landscape.objective.evaluator import Evaluator
+from landscape.objective.objective import Objective
+from landscape.objective.points import Point
+
+PASSES = 10
+"""Passes over the samples, of all parts together, in the search for steps at which losses rise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slopes:
+    """Gradients of parts against that of all samples."""
+
+    whole: Tensor  # (D,) the gradient g of all samples
+    loss: np.ndarray  # (P,)
+    along: np.ndarray  # (P,) <g_p, g>
+    alignment: np.ndarray  # (P,) |cos(g_p, v)|; nan where a gradient is zero or v is not known
+
+
+def slopes(objectives: Sequence[Objective], sharpest: Tensor | None) -> Slopes:
+    """Return the slopes of all parts of some objectives, of which the first has one part, all samples.
+
+    Args:
+        objectives: at the same weights.
+        sharpest: a direction, (D,); None for none.
+
+    Returns:
+        The numbers of the parts of all objectives, in order.
+    """
+    theta = points.origin(objectives[0]).theta
+    places = [(objective, part) for objective in objectives for part in range(len(objective.partition))]
+    first = points.gradient(objectives[0], theta, 0)
+    whole = first[1].double()
+    loss, along, alignment = (np.full(len(places), np.nan) for _ in range(3))
+    for row, (objective, part) in enumerate(places):
+        value, g = points.gradient(objective, theta, part) if row else first
+        g = g.double()
+        loss[row], along[row], length = value, float(g @ whole), float(g.norm())
+        if sharpest is not None and length > 0:
+            alignment[row] = abs(float(g @ sharpest.to(g))) / length
+    return Slopes(whole=whole, loss=loss, along=along, alignment=alignment)
+
+
+def critical_sharpness(objectives: Sequence[Objective], known: Slopes, first: float) -> np.ndarray:
+    """Find 2 / the smallest step along the gradient of all samples at which the loss of each part rises.
+
+    Args:
+        objectives: as for `slopes`.
+        known: what that returned.
+        first: step to begin with.
+
+    Returns:
+        (P,), in units of the loss; inf where any step raises the loss, 0 where none up to the largest did, nan where
+        the gradient is zero.
+    """
+    evaluators = [Evaluator(objective, plain=True) for objective in objectives]
+    centre = points.origin(objectives[0])
+
+    def rises(step: float) -> np.ndarray:
+        point = Point((centre.theta.double() - step * known.whole).to(centre.theta.dtype), centre.buffers)
+        with np.errstate(invalid="ignore"):
+            return (np.concatenate([evaluator(point)[0] for evaluator in evaluators]) - known.loss) / step
+
+    if not float(known.whole.norm()) > 0:
+        return np.full(len(known.loss), np.nan)
+    tried: dict[float, np.ndarray] = {first: rises(first)}
+    while len(tried) < PASSES:
+        low, high = min(tried), max(tried)
+        falls = known.along > 0  # only of these is there a step to be found
+        if (falls & (tried[high] <= 0)).any():
+            tried[2 * high] = rises(2 * high)
+        elif (falls & ~(tried[low] <= 0)).any():
+            tried[low / 2] = rises(low / 2)
+        else:
+            break
+    of_parts = np.stack([tried[step] for step in sorted(tried)], axis=1)  # (P, steps)
+    return np.array([_crossing(slope, sorted(tried), own) for slope, own in zip(known.along, of_parts, strict=True)])
+
+
+def _crossing(slope: float, steps: Sequence[float], rises: np.ndarray) -> float:
+    """Return 2 / the step at which the rise over the step turns positive, interpolated as on a parabola."""
+    if slope <= 0:
+        return math.inf
+    before, below = 0.0, -slope
+    for step, rise in zip(steps, rises.tolist(), strict=True):
+        if not rise <= 0:  # also where the loss is nan or infinite
+            share = below / (below - rise) if math.isfinite(rise) else 0.5
+            return 2 / (before + share * (step - before))
+        before, below = step, rise
+    return 0.0
+
+
+def batch_sharpness(objective: Objective, size: int, batches: int, seed: int) -> tuple[float, float]:
+    """Return the mean over random batches of the curvature of their loss along their gradient, and its error.
+
+    Args:
+        objective: of one part, all samples.
+        size: samples of a batch, at most all.
+        batches: how many.
+        seed: of the draw.
+
+    Returns:
+        Mean and standard error over batches; the error is nan for one, and both are where no batch has a gradient.
+    """
+    (own,) = objective.members
+    problem, generator = problem_of(objective), np.random.default_rng(seed)
+    theta = points.origin(objective).theta
+    found = []
+    for _ in range(batches):
+        some = np.sort(generator.choice(own, min(size, len(own)), replace=False))
+        one = replace(objective, members=(some,))
+        _, g = points.gradient(one, theta, 0)
+        square = float(g.double().square().sum())
+        if square == 0:
+            continue
+        total = 0.0
+        for batch in one.batches(0):
+            product = by_reverse(problem, HESSIAN, batch, [objective.layout.tensors(g)])[0]
+            total += float(objective.layout.flat(product).double() @ g.double())
+        found.append(total / len(some) / square)
+    if not found:
+        return math.nan, math.nan
+    error = float(np.std(found, ddof=1) / math.sqrt(len(found))) if len(found) > 1 else math.nan
+    return float(np.mean(found)), error

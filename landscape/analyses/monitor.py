@@ -1,0 +1,374 @@
+"""What the loss looks like while a network trains: the numbers of a series, measured between two steps.
+
+    monitor = ls.Monitor(ls.make_objective(model, data, parts="class"), optimizer, every=100, out="monitor.h5")
+    for ... in loader:
+        ...; optimizer.step()
+        monitor.step()
+
+A measurement reads the weights of the model into a copy, and works on that: model, gradients, optimizer and the state
+of all random generators are what they were. Beside the spectra of each part and of all samples together:
+
+    critical sharpness   2 / eta_p, with eta_p the smallest step along the gradient g of all samples at which the loss
+                         of part p rises: by some ten forward passes, for all parts at once
+    alignment            |cos(g_p, v)| with v the direction of lambda_max of all samples
+    batch sharpness      mean over batches B of g_B^T H_B g_B / |g_B|^2
+
+On a parabola the critical sharpness is g^T H_p g / <g_p, g>. The rise over the step size is then a straight line in it,
+by which the crossing is interpolated between steps that grow or shrink by a factor of two.
+
+Sources: Kalra et al. 2026, "A scalable measure of loss landscape curvature for analyzing the training dynamics of LLMs"
+(arXiv 2601.16979), also for the loss of one set along the update of another; Andreyev and Beneventano 2024, "Edge of
+stochastic stability" (arXiv 2412.20553), for batches; Cohen et al. 2021 for 2 / learning rate.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.analyses import callbacks, descent
+from landscape.analyses.spectrum import spectrum
+from landscape.callables import checked
+from landscape.data.partition import LEFT_OUT
+from landscape.errors import InputError, StoreError, arg, check_choice
+from landscape.networks.copies import copied, unwrapped
+from landscape.objective import runs
+from landscape.objective.objective import Objective
+from landscape.objective.provenance import about_run
+from landscape.results import Result, Series, Spectrum, disk, hdf5, store
+from landscape.results.axes import concatenate
+from landscape.results.series import SpectrumSeries, joined, of_one
+
+What: TypeAlias = Literal["lambda_max", "trace", "critical_sharpness", "alignment", "batch_sharpness"]
+WHAT: tuple[What, ...] = get_args(What)
+"""What can be measured. lambda_max and trace come from one run, and alignment needs it."""
+
+SAMPLES = 256
+"""Samples of each part, and of all together, that are measured where nothing else is asked for."""
+SHARE = 0.05
+"""Of the time of training, that measurements take where `every` is not given."""
+_OTHER = "the model is not the one that the objective was made of"
+_CHEAP = {"sampling_errors": False}  # of a spectrum: what a run of its own states, and a monitor can do without
+
+
+class Monitor:
+    """Measurements of a network while it trains; call `step` after each step of the optimizer."""
+
+    @checked
+    def __init__(
+        self,
+        objective: Objective | Callable[[], Objective],
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        model: nn.Module | None = None,
+        every: int | None = None,
+        share: float = SHARE,
+        what: Sequence[What] = WHAT,
+        samples: int | None = SAMPLES,
+        batch_size: int = 128,
+        batches: int = 4,
+        seed: int = 0,
+        out: str | Path | None = None,
+        start: int = 0,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> None:
+        """Prepare to measure.
+
+        Args:
+            objective: of the network that is trained, with the data and the parts that are measured, as
+                `make_objective` makes it; or a function that makes it, called when it is first needed.
+            optimizer: whose learning rate and momentum tell the edge of stability.
+            model: the network that is trained; None for the one that the objective was made of.
+            every: measure after each so many steps. None measures as often as keeps the time of measurements below
+                `share` of all time, the first one apart: which steps these are depends on the machine.
+            share: see `every`.
+            what: which numbers.
+            samples: measure at most so many samples of each part, and of all together, drawn once with `seed`; None
+                takes all.
+            batch_size: samples of a batch for the batch sharpness, as many as in training.
+            batches: how many batches.
+            seed: of the draws.
+            out: result file, written anew after each measurement.
+            start: steps that were done before this training goes on. Measurements of earlier steps in `out` are kept,
+                later ones are dropped.
+            overwrite: replace a file that is there.
+            options: of `spectrum`, as `tol` or `density`. Errors over samples are left out unless asked for.
+
+        Raises:
+            InputError: an option out of its range.
+            StoreError: `out` exists and `start` is 0, or it holds measurements of other parts.
+        """
+        for name in what:
+            check_choice("what", name, WHAT)
+        at_least = {"every": (every, 1), "samples": (samples, 2), "batch_size": (batch_size, 1)}
+        at_least |= {"batches": (batches, 1), "seed": (seed, 0), "start": (start, 0)}
+        for name, (value, least) in at_least.items():
+            if value is not None and value < least:
+                raise InputError(f"{arg(name)} must be at least {least}, got {value}")
+        if not what:
+            raise InputError(f"{arg('what')} names nothing: choose from {', '.join(WHAT)}")
+        if not 0 < share < 1:
+            raise InputError(f"{arg('share')} is a share of the time between 0 and 1, got {share:g}")
+        self.optimizer, self.every, self.share, self.out = optimizer, every, share, None if out is None else Path(out)
+        self._given, self._model, self._objectives = objective, model, None
+        self._what, self._samples, self._seed = tuple(what), samples, seed
+        self._batch_size, self._batches, self._options = batch_size, batches, {**_CHEAP, **options}
+        self._step, self._measured = start, -1
+        self._begun, self._spent, self._last = time.perf_counter(), 0.0, 0.0
+        self._done: list[Series] = []
+        if self.out is not None:
+            self._take_up(self.out, start, overwrite=overwrite)
+
+    def _take_up(self, out: Path, start: int, *, overwrite: bool) -> None:
+        """Read what an earlier part of the training measured."""
+        if start == 0 or not out.exists():
+            disk.refuse_taken(out, overwrite=overwrite, signature=hdf5.SIGNATURE)
+            return
+        before = store.load(out)
+        if not isinstance(before, SpectrumSeries):
+            raise StoreError(f"{out} holds a {before.kind}, and no measurements of a monitor: choose another file")
+        kept = np.flatnonzero(before.training_step <= start).tolist()
+        self._done = [before.only(k) for k in kept]
+
+    @property
+    def series(self) -> Series:
+        """All measurements so far.
+
+        Raises:
+            InputError: there is none yet.
+        """
+        if not self._done:
+            raise InputError("nothing is measured yet: call step() after the steps of the optimizer, or measure()")
+        return joined(self._done)
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Time of the measurements, and time since the monitor was made."""
+        return self._spent, time.perf_counter() - self._begun
+
+    @checked
+    def step(self, step: int | None = None, *, epoch: float | None = None) -> Series | None:
+        """Say that the optimizer has done a step, and measure if it is time.
+
+        Args:
+            step: steps done so far; None counts the calls.
+            epoch: epochs done so far, if that is to be stored.
+
+        Returns:
+            The measurement, or None where it was not time.
+
+        Raises:
+            InputError: the model is not the objective's any more.
+            NumericalError: a loss is not finite.
+            StoreError: the file cannot be written.
+        """
+        self._step = self._step + 1 if step is None else step
+        if self._step == self._measured or not self._is_time():
+            return None
+        return self.measure(self._step, epoch=epoch)
+
+    __call__ = step
+
+    def _is_time(self) -> bool:
+        if self.every is not None:
+            return self._step % self.every == 0
+        return self._spent + self._last <= self.share * (time.perf_counter() - self._begun)
+
+    @checked
+    def measure(self, step: int | None = None, *, epoch: float | None = None) -> Series:
+        """Measure now; arguments and errors as for `step`."""
+        began = time.perf_counter()
+        self._step = self._step if step is None else step
+        with untouched():
+            found = self._found(epoch)
+        self._done = [one for one in self._done if one.training_step[0] < self._step] + [found]
+        self._measured = self._step
+        if self.out is not None:
+            with disk.writing(self.out):
+                store.write_result(self.out, joined(self._done))
+        self._last = time.perf_counter() - began
+        self._spent += self._last
+        return found
+
+    def for_lightning(self) -> Any:
+        """Return a callback for a Trainer of Lightning, which calls `step` after each step of the optimizer."""
+        return callbacks.lightning(self)
+
+    def for_transformers(self) -> Any:
+        """Return a callback for a Trainer of Hugging Face, which calls `step` after each step of the optimizer."""
+        return callbacks.transformers(self)
+
+    # One measurement --------------------------------------------------------------------------------------------------
+
+    def _of_now(self) -> tuple[Objective, Objective, Objective]:
+        """Return the objectives of all samples, of those of all that are measured, and of the parts, as of now."""
+        if self._objectives is None:
+            own = self._given if isinstance(self._given, Objective) else self._given()
+            everything = own.alone("all")
+            whole = restricted(everything, self._samples, self._seed)
+            self._objectives = everything, whole, restricted(own, self._samples, self._seed)
+        everything, whole, parts = self._objectives
+        network = copied(everything.model)
+        state = {name: t for name, t in self._trained(everything).state_dict().items() if isinstance(t, Tensor)}
+        try:
+            lost = network.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise InputError(f"{_OTHER}: {str(error).splitlines()[-1].strip()}") from None
+        names = [name for name in (*lost.missing_keys, *lost.unexpected_keys) if not name.endswith("_extra_state")]
+        if names:
+            raise InputError(f"{_OTHER}: {names[0]} is in one of the two")
+        network.requires_grad_(False)
+        return everything.of_network(network), whole.of_network(network), parts.of_network(network)
+
+    def _trained(self, objective: Objective) -> nn.Module:
+        if self._model is not None:
+            return unwrapped(self._model)
+        theirs = None if objective._theirs is None else objective._theirs()
+        if theirs is None:
+            raise InputError(f"the network that the objective was made of is gone: pass {arg('model')}")
+        return theirs
+
+    def _found(self, epoch: float | None) -> Series:
+        everything, whole, parts = self._of_now()
+        what, more = self._what, {}
+        has_spectrum = bool({"lambda_max", "trace", "alignment"} & set(what))
+        some = [part for part in (whole, parts) if part is whole or parts.partition.names != ("all",)]
+        results, sharpest = [], None
+        for own in some:
+            if has_spectrum:
+                vectors = 1 if own is whole and "alignment" in what else self._options.get("vectors", 0)
+                found = spectrum(own, **{**self._options, "vectors": vectors})
+                if own is whole and found.ritz_vectors is not None:
+                    sharpest = torch.from_numpy(found.ritz_vectors[0, 0])
+                results.append(replace(found, ritz_vectors=None))
+            else:
+                results.append(unmeasured(own))
+        if {"critical_sharpness", "alignment"} & set(what):
+            slopes = descent.slopes(some, sharpest)
+            if "alignment" in what:
+                more["alignment"] = slopes.alignment
+            if "critical_sharpness" in what:
+                more["critical_sharpness"] = descent.critical_sharpness(some, slopes, self._first(results[0]))
+        if "batch_sharpness" in what:
+            mean, error = descent.batch_sharpness(everything, self._batch_size, self._batches, self._seed)
+            more |= {"batch_sharpness": mean, "batch_sharpness_stderr": error}
+        optimizer = runs.of_groups(self.optimizer.param_groups) if self.optimizer is not None else None
+        edge, rule = optimizer.edge if optimizer else (None, "")
+        result: Result = concatenate(results)
+        if self._done and self._done[0].parts != result.parts:
+            raise StoreError(
+                f"{self.out} holds measurements of other parts: choose another file, or pass {arg('overwrite', True)}"
+            )
+        return of_one(
+            result,
+            f"step {self._step}",
+            epoch=epoch,
+            training_step=self._step,
+            learning_rate=optimizer.rate if optimizer else None,
+            edge=edge,
+            edge_rule=rule,
+            provenance=self._about(whole, parts),
+            **more,
+        )
+
+    def _first(self, result: Spectrum) -> float:
+        """Return a step to begin the search with: at which the sharpest direction would just be stable."""
+        sharpness = float(result.lambda_max[0])
+        if math.isfinite(sharpness) and sharpness > 0:
+            return 2 / sharpness
+        known = [] if not self._done else self._done[-1].critical_sharpness[0, :1].tolist()
+        return 2 / known[0] if known and 0 < known[0] < math.inf else 1.0
+
+    def _about(self, whole: Objective, parts: Objective) -> dict[str, Any]:
+        dropped = {name for name in parts.source if name.startswith(("checkpoint", "weights"))}
+        options = {"what": list(self._what), "samples": self._samples, "batch_size": self._batch_size}
+        options |= {"batches": self._batches, "seed": self._seed, "every": self.every}
+        options |= {"with_parts": ["all"] if parts.partition.names != ("all",) else []}
+        options |= {name: value for name, value in self._options.items() if isinstance(value, str | int | float)}
+        source = {name: value for name, value in parts.source.items() if name not in dropped}
+        return about_run(options, whole.device, whole.dtype) | source
+
+
+def of_training(
+    model: nn.Module, samples: Any, optimizer: torch.optim.Optimizer, *, out: Path, start: int, overwrite: bool
+) -> Monitor:
+    """Return the monitor of `landscape train --monitor`: every class and all training samples, by cross-entropy.
+
+    Args:
+        model: in training.
+        samples: that it is trained on.
+        optimizer: that steps.
+        out: result file.
+        start: steps that are done.
+        overwrite: replace the file.
+    """
+    objective = Objective.build(model, samples, partition="class", device=next(model.parameters()).device)
+    return Monitor(objective, optimizer, every=1, out=out, start=start, overwrite=overwrite)
+
+
+def restricted(objective: Objective, samples: int | None, seed: int) -> Objective:
+    """Return an objective of at most so many samples of each part, drawn without weights."""
+    if samples is None or all(len(own) <= samples for own in objective.members):
+        return objective
+    drawn = [
+        np.sort(np.random.default_rng([seed, p]).choice(own, min(samples, len(own)), replace=False))
+        for p, own in enumerate(objective.members)
+    ]
+    part_of = np.full_like(objective.partition.part_of, LEFT_OUT)
+    for p, own in enumerate(drawn):
+        part_of[own] = p
+    return replace(objective, partition=replace(objective.partition, part_of=part_of), members=tuple(drawn))
+
+
+def unmeasured(objective: Objective) -> Spectrum:
+    """Return what is known of the parts without a run: their samples and losses."""
+    n = len(objective.partition)
+    nothing = {
+        name: np.full(n, np.nan)
+        for name in ("lambda_max", "lambda_max_residual", "lambda_min", "lambda_min_residual", "trace", "trace_stderr")
+    }
+    evaluation = objective.evaluation
+    return Spectrum(
+        parts=objective.partition.names,
+        n_samples=objective.counts,
+        train_counts=objective.trained,
+        n_used=objective.counts,
+        loss=evaluation.loss,
+        accuracy=evaluation.accuracy,
+        **nothing,
+        converged=np.zeros(n, dtype=bool),
+        ritz_values=np.full((n, 1), np.nan),
+        ritz_residuals=np.full((n, 1), np.nan),
+        size=objective.layout.size,
+        operator="hessian",
+        symbol="H",
+        tol=0.0,
+        negative_tol=0.0,
+    )
+
+
+@contextmanager
+def untouched() -> Generator[None, None, None]:
+    """Give back what code shares with everyone: generators of random numbers, and the modes of autograd."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
+    plain, legacy = random.getstate(), np.random.get_state()  # ruff: ignore[numpy-legacy-random]  # a user's code may draw from it
+    kinds = ("cpu", "cuda") if devices else ("cpu",)
+    try:
+        with ExitStack() as modes:
+            for kind in kinds:
+                modes.enter_context(torch.autocast(kind, enabled=False))
+            modes.enter_context(torch.random.fork_rng(devices))
+            modes.enter_context(torch.enable_grad())
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(legacy)  # ruff: ignore[numpy-legacy-random]  # the same

@@ -1,0 +1,233 @@
+"""A monitor in a training: it leaves no trace, and measures what analyses and closed forms say."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import landscape as ls
+from landscape.analyses import descent, monitor
+from landscape.errors import InputError, StoreError
+
+X = torch.randn(24, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+Y = torch.tensor([0] * 14 + [1] * 7 + [2] * 3)
+QUICK = {"backend": "reverse"}
+
+
+def network(dropout=0.0):
+    torch.manual_seed(0)
+    first = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(dropout)
+    return nn.Sequential(*first, nn.Linear(5, 3)).double()
+
+
+def sgd(model, **options):
+    return torch.optim.SGD(model.parameters(), **{"lr": 0.1, "momentum": 0.9} | options)
+
+
+def objective(model, parts="class", **options):
+    return ls.make_objective(model, (X, Y), parts=parts, dtype="float64", **options)
+
+
+def train(watched, out=None):
+    """Steps of a model with dropout and batch norm, which draw random numbers; what is left of them."""
+    model = network(dropout=0.5)
+    optimizer = sgd(model)
+    if watched:
+        watch = ls.Monitor(objective(model), optimizer, every=2, batch_size=8, batches=2, out=out, **QUICK)
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # ruff: ignore[numpy-legacy-random]  # what a user's code draws from
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+        if watched:
+            watch.step()
+    if watched:
+        assert watch.series.training_step.tolist() == [2]
+    return {
+        "weights": [t.clone() for t in model.state_dict().values()],
+        "gradients": [p.grad.clone() for p in model.parameters()],
+        "momentum": [s["momentum_buffer"].clone() for s in optimizer.state.values()],
+        "training": [m.training for m in model.modules()] + [p.requires_grad for p in model.parameters()],
+        "random": (torch.get_rng_state().tolist(), random.random(), np.random.random()),  # ruff: ignore[numpy-legacy-random]
+        "modes": (torch.is_grad_enabled(), torch.get_num_threads(), torch.get_default_dtype()),
+        "hooks": [len(m._forward_hooks) for m in model.modules()],
+    }
+
+
+def test_a_training_with_a_monitor_is_that_without_one_bit_for_bit(tmp_path):
+    plain, watched = train(watched=False), train(watched=True, out=tmp_path / "monitor.h5")
+    for name, own in plain.items():
+        for a, b in zip(own, watched[name], strict=True):
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, name
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """A measurement in the middle of a training, and the model as it was then."""
+    model = network()
+    optimizer = sgd(model)
+    watch = ls.Monitor(objective(model), optimizer, samples=None, batch_size=100, batches=2, **QUICK)
+    for _ in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+    found = watch.measure(4, epoch=0.5)
+    return found, copy.deepcopy(model)
+
+
+def dense(model):
+    """Gradient and Hessian of each part and the whole at a model in eval mode, by torch.func."""
+    here = objective(model, "all")
+    theta = here.layout.flat(list(here.theta))
+    numbers = []
+    for rows in (slice(None), Y == 0, Y == 1, Y == 2):
+
+        def loss(t, rows=rows):
+            return here.losses(here.layout.tensors(t), X[rows], Y[rows]).mean()
+
+        numbers.append((torch.func.grad(loss)(theta), torch.func.hessian(loss)(theta)))
+    return numbers
+
+
+def test_spectra_are_those_of_the_analysis_bit_for_bit(measured):
+    found, model = measured
+    assert found.parts == ("all", "0", "1", "2")
+    options = {"sampling_errors": False, **QUICK}
+    alone = ls.spectrum(objective(model, "all"), vectors=1, **options)  # alignment needs its vector
+    classes = ls.spectrum(objective(model), **options)
+    for name in ("lambda_max", "trace", "trace_stderr", "lambda_min", "lambda_max_residual", "loss", "accuracy"):
+        expected = np.concatenate([getattr(alone, name), getattr(classes, name)])
+        np.testing.assert_array_equal(getattr(found, name)[0], expected, err_msg=name)
+
+
+def test_lambda_max_alignment_and_batch_sharpness_are_those_of_dense_matrices(measured):
+    found, model = measured
+    numbers = dense(model)
+    values, vectors = torch.linalg.eigh(numbers[0][1])
+    for p, (g, H) in enumerate(numbers):
+        off = abs(float(torch.linalg.eigvalsh(H)[-1]) - found.lambda_max[0, p])
+        assert off <= found.lambda_max_residual[0, p] + 1e-9
+        expected = abs(float(g @ vectors[:, -1])) / float(g.norm())
+        # A residual r turns the vector by r / gap at most (Davis and Kahan).
+        turned = float(found.lambda_max_residual[0, 0] / (values[-1] - values[-2]))
+        assert abs(found.alignment[0, p] - expected) <= 2 * turned + 1e-9
+    g, H = numbers[0]
+    np.testing.assert_allclose(found.batch_sharpness, float(g @ H @ g / (g @ g)), rtol=1e-9)
+    np.testing.assert_allclose(found.batch_sharpness_stderr, 0, atol=1e-12)  # each batch is all samples
+
+
+def test_the_edge_is_that_of_the_optimizer(measured):
+    found, _ = measured
+    np.testing.assert_allclose([found.learning_rate[0], found.edge[0]], [0.1, 38.0])
+    assert (found.epoch[0], found.training_step[0]) == (0.5, 4)
+
+
+def regression():
+    """A loss that is a parabola: critical sharpness has a closed form."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1, bias=False).double()
+    targets = X.sum(1, keepdim=True) + X[:, :1].sin()
+    parts = ["b" if y else "a" for y in Y.tolist()]
+    made = ls.make_objective(model, (X, targets), parts=parts, task="regression", dtype="float64")
+    return model.weight[0].detach(), targets[:, 0], made
+
+
+@pytest.mark.parametrize("first", [1e-2, 1.0, 30.0])
+def test_critical_sharpness_of_a_parabola_is_the_closed_form(first):
+    theta, targets, parts = regression()
+    some = [parts.alone("all"), parts]
+    slopes = descent.slopes(some, None)
+    g, found = slopes.whole, descent.critical_sharpness(some, slopes, first)
+    for value, rows in zip(found, (slice(None), Y == 0, Y > 0), strict=True):
+        x, y = X[rows], targets[rows]
+        own, H = 2 * x.T @ (x @ theta - y) / len(x), 2 * x.T @ x / len(x)
+        assert value == pytest.approx(float(g @ H @ g / (own @ g)), rel=1e-8)
+
+
+def test_what_any_step_harms_is_infinite_and_what_none_does_is_zero():
+    assert descent._crossing(0.0, [1.0], np.array([-1.0])) == np.inf
+    assert descent._crossing(2.0, [0.5, 1.0], np.array([-1.0, -0.5])) == 0
+    assert descent._crossing(1.0, [1.0, 2.0], np.array([-0.5, 0.5])) == pytest.approx(2 / 1.5)
+    assert np.isfinite(descent._crossing(1.0, [1.0, 2.0], np.array([-0.5, np.nan])))
+
+
+def test_only_what_is_asked_for_is_measured(monkeypatch):
+    monkeypatch.setattr(monitor, "spectrum", None)
+    model = network()
+    found = ls.Monitor(objective(model), what=["critical_sharpness"], samples=5).measure()
+    assert np.isnan(found.lambda_max).all()
+    assert found.critical_sharpness.shape == (1, 4)
+    assert found.alignment is None
+    assert found.n_samples.tolist() == [5, 5, 5, 3]
+    assert np.isnan(found.edge).all()
+
+
+def test_the_file_grows_and_a_training_that_goes_on_continues_it(tmp_path):
+    out, model = tmp_path / "monitor.h5", network()
+    options = {"what": ["batch_sharpness"], "every": 1, "out": out, "batches": 1}
+    watch = ls.Monitor(lambda: objective(model), model=model, **options)
+    with pytest.raises(InputError, match="nothing is measured yet"):
+        _ = watch.series
+    for k in range(1, 4):
+        watch.step()
+        assert ls.load(out).training_step.tolist() == list(range(1, k + 1))
+    with pytest.raises(StoreError, match="exists"):
+        ls.Monitor(objective(model), **options)
+    again = ls.Monitor(objective(model), start=2, **options)  # the third step is done once more
+    again.step(3)
+    again.step(3)  # batches whose gradients are gathered
+    again.step(4)
+    assert ls.load(out).training_step.tolist() == [1, 2, 3, 4]
+    other = ls.Monitor(objective(model, "head-tail"), start=4, **options)
+    with pytest.raises(StoreError, match="measurements of other parts"):
+        other.step()
+    assert ls.load(out).training_step.tolist() == [1, 2, 3, 4]
+
+
+def test_without_every_the_share_of_the_time_decides(monkeypatch):
+    now, model = [0.0], network()
+    measurement = ls.Monitor(objective(model), what=["batch_sharpness"], batches=1).measure(0)
+
+    def found(self, epoch):
+        now[0] += 1.0  # a measurement takes a second
+        return measurement
+
+    monkeypatch.setattr(monitor.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(ls.Monitor, "_found", found)
+    watch = ls.Monitor(objective(model), share=0.05)
+    watched = []
+    for step in range(1, 201):
+        now[0] += 1.0
+        if watch.step(step) is not None:
+            watched.append(step)
+            assert len(watched) < 2 or watch.seconds[0] <= 0.05 * watch.seconds[1] + 1e-9
+    assert watched[0] == 1
+    assert len(watched) == 10
+    assert watch.seconds == (10.0, 210.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"what": ["lambda"]}, "did you mean lambda_max"),
+        ({"what": []}, "names nothing"),
+        ({"every": 0}, "every must be at least 1"),
+        ({"share": 1.5}, "share of the time between 0 and 1"),
+        ({"samples": 1}, "samples must be at least 2"),
+    ],
+)
+def test_options_out_of_their_range_are_refused(options, match):
+    with pytest.raises(InputError, match=match):
+        ls.Monitor(objective(network()), **options)
+
+
+def test_another_network_or_one_that_is_gone_is_refused():
+    with pytest.raises(InputError, match="not the one that the objective was made of"):
+        ls.Monitor(objective(network()), model=nn.Linear(4, 3), what=["batch_sharpness"]).measure()
+    with pytest.raises(InputError, match="is gone: pass model"):
+        ls.Monitor(objective(network()), what=["batch_sharpness"]).measure()
