@@ -262,7 +262,7 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
     """
     if len(parts) not in (1, n):
         raise InputError(f"{arg('of')} must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
-    if costs.noted(lambda: eigenvectors.work(objective, parts, steps)):
+    if costs.noted(lambda: eigenvectors.work(objective, parts, steps, arg("directions", "random"))):
         return random(objective, n, seed=seed)
     rows, names = [], []
     for part in parts:

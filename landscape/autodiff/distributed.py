@@ -1,4 +1,4 @@
-"""The ranks of a run under torchrun: who am I, wait for the others, who does what. Alone, nothing happens here.
+"""The ranks of a run under torchrun or srun: who am I, wait for the others, who does what. Alone, nothing happens here.
 
 This is the only room that says torch.distributed. Ranks share work in two ways. Pieces are dealt: a rank that is done
 draws the next one, so that fast and slow ranks end together. Or all ranks work on one piece together, each on its share
@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from landscape.autodiff import slurm
 from landscape.errors import InputError, RankError, arg, one_line
 
 _PATIENCE = timedelta(days=7)  # one rank may wait at a barrier for hours while another finishes a long piece
@@ -32,11 +33,12 @@ _together: ContextVar[bool] = ContextVar("together", default=False)
 
 
 def start() -> None:
-    """Join the other ranks if torchrun started this process; otherwise, or if already joined, do nothing.
+    """Join the other ranks if torchrun or srun started this process; otherwise, or if already joined, do nothing.
 
     With GPUs each rank is given its own as the current device, and tensors on them travel by nccl; what lies on the
     host travels by gloo, and so does all where ranks share a GPU, which nccl does not allow.
     """
+    os.environ.update(slurm.rendezvous(os.environ))  # where torch.distributed looks for it
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or _joined():
         return
     backend = "gloo"

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
@@ -20,6 +21,8 @@ Progress: TypeAlias = Callable[[float, int, str], None]
 
 _WIDE = 10_000  # columns of a file or pipe, where a table must not be folded
 _DAY = 86_400.0
+LOG_EVERY = 60.0
+"""Seconds between two lines of progress in a log."""
 
 
 class Console:
@@ -85,14 +88,17 @@ class Console:
 
     @contextmanager
     def progress(self) -> Generator[Progress, None, None]:
-        """Show a bar and the time left on stderr, where that is a terminal.
+        """Show a bar and the time left on stderr; where that is no terminal, a line now and then, as for a log.
 
         Yields:
             What is to be called with (done, total, text).
         """
         err = rich.console.Console(stderr=True)
-        if not (self._text and err.is_terminal):
+        if not self._text:
             yield lambda done, total, text: None
+            return
+        if not err.is_terminal:
+            yield _lines(self.note)
             return
         columns = (
             rich.progress.TextColumn("{task.description}", markup=False),
@@ -104,6 +110,30 @@ class Console:
         with rich.progress.Progress(*columns, console=err, transient=True, speed_estimate_period=_DAY) as bar:
             task = bar.add_task("", total=None)
             yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+
+
+def _lines(say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Return a progress that says a line after `LOG_EVERY` seconds, and then each time that these have passed again."""
+    begin = said = clock()
+
+    def progress(done: float, total: int, text: str) -> None:
+        nonlocal said
+        if clock() - said < LOG_EVERY:
+            return
+        said = clock()
+        took = said - begin
+        left = f", about {duration(took * (total - done) / done)} left" if done else ""
+        say(f"{100 * done / max(total, 1):.0f} % of {total}, {duration(took)}{left}: {text}")
+
+    return progress
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the unit that fits: "4.2 s", "3.1 min", "2.5 h"."""
+    for length, unit in ((_DAY, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def error(text: str) -> None:

@@ -1,7 +1,7 @@
 """What `--dry-run` prints: what a command would take."""
 
 from landscape.autodiff.costs import Estimate
-from landscape.cli.console import Console
+from landscape.cli.console import Console, duration
 
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _LEAST = 0.1  # share of the seconds below which no advice is given
@@ -30,14 +30,6 @@ def show(console: Console, found: Estimate) -> None:
         "disk": found.disk,
         "steps": [vars(cost) for cost in found.costs],
     })
-
-
-def duration(seconds: float) -> str:
-    """Write a time in the unit that fits: "4.2 s", "3.1 min", "2.5 h"."""
-    for length, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.2g} {unit}"
-    return f"{seconds:.2g} s"
 
 
 def size(n_bytes: float) -> str:

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from synthetic import spectrum_of
 
 from landscape import cli
+from landscape.cli import console
 from landscape.cli.console import Console, error, strict_json
 
 
@@ -40,6 +41,19 @@ def test_progress_is_shown_on_a_terminal_only(capsys, monkeypatch, terminal, opt
     assert out == ""
     assert ("frog [2]" in err and " 38%" in err) == shown
     assert shown or err == ""
+
+
+def test_a_log_has_a_line_of_progress_after_a_minute_and_then_every_minute():
+    said, now = [], [0.0]
+    progress = console._lines(said.append, clock=lambda: now[0])
+    for seconds, done in ((0, 0), (59, 0.5), (61, 1), (90, 1.5), (150, 2), (7350, 3)):
+        now[0] = seconds
+        progress(done, 4, "truck")
+    assert said == [
+        "25 % of 4, 61 s, about 3 min left: truck",
+        "50 % of 4, 2.5 min, about 2.5 min left: truck",
+        "75 % of 4, 2 h, about 41 min left: truck",
+    ]
 
 
 def test_error_is_one_line(capsys):
