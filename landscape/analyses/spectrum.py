@@ -24,7 +24,7 @@ from landscape.analyses.samples import GGN_TOL, Method
 from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
 from landscape.autodiff import costs, memory
 from landscape.callables import checked
-from landscape.curvature import extremes, probing, rows
+from landscape.curvature import extremes, kept, probing, rows
 from landscape.curvature.algebra import Operator
 from landscape.curvature.extremes import Ends
 from landscape.curvature.kinds import HESSIAN, Kind, KindName, find
@@ -181,13 +181,13 @@ def spectrum(
         costs.declare(lambda: costs_of_matrices(subject, options))
         made = _of_operator(subject, options, fingerprint, memory_bytes)
 
-    def compute(name: str, report: Callable[[float], None]) -> Spectrum:
-        found = made.compute(name, report)
-        if finished is not None:
-            finished(found)
-        return found
-
     def computed(journal: Journal | None) -> Spectrum:
+        def compute(name: str, report: Callable[[float], None]) -> Spectrum:
+            found = made.compute(name, report, None if journal is None else journal.work(name))
+            if finished is not None:
+                finished(found)
+            return found
+
         found = jobs.run(parts, compute, journal, progress, costs=made.costs)
         if found.steps is not None and not found.steps.any():  # all of it by rows
             nothing: dict[str, Any] = dict.fromkeys(summaries.QUADRATURE)
@@ -240,7 +240,7 @@ def _refuse_options_of_objectives(
 class _Job:
     """How the spectrum of a part is computed, and what an unfinished run is known by."""
 
-    compute: Callable[[str, Callable[[float], None]], Spectrum]
+    compute: Callable[[str, Callable[[float], None], Path | None], Spectrum]  # the last: a file for its products
     costs: Sequence[float] | None
     fingerprint: Mapping[str, Any] | None
     forget: Callable[[], None]
@@ -254,7 +254,7 @@ def _of_objective(
     sizes: dict[str, Any] = {"samples": options.samples, "accuracy": options.accuracy}
     drawn = draws_of(objective, kind, **sizes, seed=options.seed, cache_bytes=cache_bytes)
     used = objective if drawn is None else drawn.objective
-    about = provenance(objective, asdict(options))
+    about, identity = provenance(objective, asdict(options)), fingerprint(objective, asdict(options))
     lengths: dict[int, rows.Lengths] = {}
 
     @cache  # traced once, when the first unfinished part needs it
@@ -268,7 +268,7 @@ def _of_objective(
     def by_samples() -> bool:
         return sample_by_sample(used, kind, options)
 
-    def compute(name: str, report: Callable[[float], None]) -> Spectrum:
+    def compute(name: str, report: Callable[[float], None], work: Path | None) -> Spectrum:
         part, told, of_part, shared = objective.part(name), None, facts(name), used.shared()
         of_part |= {"n_used": np.array([len(used.members[part])])}
         if by_samples():
@@ -278,7 +278,7 @@ def _of_objective(
             if told.kept is not None and kind.has_rows and options.method != "lanczos":
                 return summaries.of_rows(told, told.kept, options, of_part | {"provenance": about})
         operator, exact = whole()
-        own = operator[name].shared()
+        own = kept.kept(operator[name].shared(), work, identity)
         known = None if not exact else own.exact.trace(name) if told is None else told.trace
         basis: dict[str, str] = {}
         if options.needs_density(capacity(own)):
@@ -301,9 +301,8 @@ def _of_objective(
             used, found, kind.factors, lengths, drawn=drawn, cache_bytes=cache_bytes, journal=journal, progress=progress
         )
 
-    known = fingerprint(objective, asdict(options))
     costs = [float(len(own)) for own in used.members]
-    return _Job(compute=compute, costs=costs, fingerprint=known, forget=whole.cache_clear, between=between)
+    return _Job(compute=compute, costs=costs, fingerprint=identity, forget=whole.cache_clear, between=between)
 
 
 def _once(memory_bytes: int | None) -> Callable[[Operator], int]:
@@ -332,8 +331,12 @@ def _of_operator(operator: Operator, options: Options, given: str | None, memory
     else:
         about = provenance(objective, asdict(options))
 
-    def compute(name: str, report: Callable[[float], None]) -> Spectrum:
-        own = operator[name].shared()
+    identity = (
+        None if source is None else asdict(options) | {"dtype": about["dtype"], "parts": list(operator.parts), **source}
+    )
+
+    def compute(name: str, report: Callable[[float], None], work: Path | None) -> Spectrum:
+        own = kept.kept(operator[name].shared(), work, identity)
         known = own.exact.trace(name) if exact() else None
         basis: dict[str, str] = {}
         if options.needs_density(capacity(own)):
@@ -345,11 +348,8 @@ def _of_operator(operator: Operator, options: Options, given: str | None, memory
             made = summaries.of_ends(ends, own, options, trace, None)
         return Spectrum(**made, **facts(name), provenance=about | basis)
 
-    known = (
-        None if source is None else asdict(options) | {"dtype": about["dtype"], "parts": list(operator.parts), **source}
-    )
     costs = None if objective is None else [float(len(own)) for own in objective.members]
-    return _Job(compute=compute, costs=costs, fingerprint=known, forget=exact.cache_clear)
+    return _Job(compute=compute, costs=costs, fingerprint=identity, forget=exact.cache_clear)
 
 
 def _ends(

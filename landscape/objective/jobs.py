@@ -120,9 +120,8 @@ def run(
         distributed.barrier()  # the owner may now finish the journal: no rank reads it any more
     except KeyboardInterrupt as error:
         kept = len(journal.done().intersection(units))
-        advice = (
-            f"repeat the command, without {arg('overwrite', True)}, to go on from there" if kept else "nothing is kept"
-        )
+        again = f"repeat the command, without {arg('overwrite', True)}, to go on from there"
+        advice = again if kept or journal.in_work() else "nothing is kept"
         raise Interrupted(f"interrupted: {kept} of {len(units)} units are finished; {advice}") from error
     return result
 

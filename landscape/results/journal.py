@@ -16,12 +16,14 @@ from landscape.results import Result, disk, hdf5, store
 from landscape.results.axes import concatenate
 
 _UNITS = "unit-*.h5"
+_WORK = "work-*.bin"
 
 
 class Journal:
     """The finished units of a run whose result is not complete: a folder OUT.partial beside the file OUT.
 
-    It holds `run.json`, the fingerprint of the run, and one result file for each finished unit. It begins with
+    It holds `run.json`, the fingerprint of the run, and one result file for each finished unit; of units in work there
+    may be files that `work` names, which go when the unit is finished. It begins with
     `open`; a `with` block lets go of the folder at its end and leaves it for the next attempt; `finish` turns it
     into OUT.
     """
@@ -93,12 +95,18 @@ class Journal:
 
     def _begin(self, fingerprint: dict[str, Any], *, overwrite: bool) -> None:
         begun = _read_run(self.folder) if self._unit_files() and not overwrite else None
+        in_work = any(self.folder.glob(_WORK)) and (self.folder / "run.json").exists()
+        if begun is None and in_work and not overwrite:
+            begun = _read_run(self.folder)
+            if json.dumps(begun["fingerprint"]) != json.dumps(fingerprint):
+                begun = None  # nothing is finished: another run may begin here
         self._replaces = overwrite or (begun is not None and begun["replaces"])
         disk.refuse_taken(self.out, overwrite=self._replaces, signature=hdf5.SIGNATURE)
         if begun is not None:
             _compare(self.folder, begun["fingerprint"], fingerprint)
         else:
             self._clear(_UNITS)
+            self._clear(_WORK)
             text = json.dumps({"replaces": overwrite, "fingerprint": fingerprint}, indent=1)
             disk.write_aside(self.folder / "run.json", lambda file: file.write(text.encode()))
         self._clear(f"{disk.ASIDE}*")
@@ -145,6 +153,23 @@ class Journal:
         path = self._path(unit)
         with disk.writing(path):
             store.write_result(path, result, unit=unit)
+        with suppress(OSError):
+            self.work(unit).unlink(missing_ok=True)
+
+    def work(self, unit: str) -> Path:
+        """Return a file for what a unit in work keeps; it is gone when the unit is written.
+
+        Args:
+            unit: any string.
+
+        Returns:
+            The path; nobody has made the file.
+        """
+        return self.folder / _WORK.replace("*", self._path(unit).stem.partition("-")[2])
+
+    def in_work(self) -> bool:
+        """Say whether a unit that is not finished keeps something."""
+        return any(self.folder.glob(_WORK))
 
     def read(self, unit: str) -> Result:
         """Read the result of a finished unit.
@@ -193,15 +218,16 @@ class Journal:
                 store.write_result(self.out, result, aside=self.folder)
             with suppress(OSError):
                 self._clear(_UNITS)
+                self._clear(_WORK)
         self.close()
 
     def close(self) -> None:
-        """Let go of the folder; one without a finished unit is removed."""
+        """Let go of the folder; one without a finished unit, or something of one in work, is removed."""
         if self._lock is None:
             return
         with suppress(OSError):  # nothing of value is at stake: what cannot be removed is left lying
             self._clear("owner")
-            if not self._unit_files():
+            if not self._unit_files() and not self.in_work():
                 for pattern in ("run.json", f"{disk.ASIDE}*", "lock"):
                     self._clear(pattern)
                 self.folder.rmdir()
