@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from landscape.errors import LandscapeError as LandscapeError
     from landscape.errors import NumericalError as NumericalError
     from landscape.errors import StoreError as StoreError
+    from landscape.objective.draws import draw_samples as draw_samples
     from landscape.objective.from_data import make_objective as make_objective
     from landscape.objective.loading import load_objective as load_objective
     from landscape.objective.objective import Objective as Objective
@@ -93,6 +94,7 @@ _FROM = {
     "data.datasets": "Samples",
     "data.partition": "Partition",
     "errors": "DataError InputError LandscapeError NumericalError StoreError",
+    "objective.draws": "draw_samples",
     "objective.from_data": "make_objective",
     "objective.loading": "load_objective",
     "objective.objective": "Objective",

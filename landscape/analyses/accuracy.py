@@ -13,9 +13,11 @@ import numpy as np
 from landscape.analyses import samples as of_samples
 from landscape.analyses.samples import GGN_TOL, Samples
 from landscape.curvature.kinds import Kind
-from landscape.objective.draws import Drawn, Picked, draw, gathered, pick, uncertainty
+from landscape.objective import jobs
+from landscape.objective.draws import AT, Picked, draw_samples, gathered, pick, uncertainty
 from landscape.objective.objective import Objective
-from landscape.results import inference
+from landscape.results import Pilots, inference
+from landscape.results.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,16 @@ def of_draw(told: Samples) -> DrawError:
 
 
 def draws_of(
-    objective: Objective, kind: Kind, *, samples: int | None, accuracy: float | None, seed: int, cache_bytes: int
-) -> Drawn | None:
+    objective: Objective,
+    kind: Kind,
+    *,
+    samples: int | None,
+    accuracy: float | None,
+    seed: int,
+    cache_bytes: int,
+    journal: Journal | None = None,
+    progress: jobs.Progress | None = None,
+) -> Objective:
     """Draw so many samples of each part as are asked for, or as an error asks for.
 
     Args:
@@ -68,25 +78,39 @@ def draws_of(
         accuracy: standard error of lambda_max and of the trace at most, as shares of these; None for none.
         seed: of the draws.
         cache_bytes: memory for rows.
+        journal: keeps the draws of each part, so that ranks share the pilots, and a repeated call makes none.
+        progress: see `jobs.run`.
 
     Returns:
-        The draws; parts that are taken whole have all their samples, each with the weight of one. None where all
-        samples are taken.
+        The objective of the draws; parts that are taken whole have all their samples, each with the weight of one. The
+        objective itself where all samples are taken.
     """
     if samples is not None:
-        return draw(objective, samples, seed=seed)
+        return draw_samples(objective, samples, seed=seed, even=AT)
     if accuracy is None:
-        return None
+        return objective
     reason = of_samples.refusal(objective, kind)
     if reason is not None:
         log.info("all samples are taken, because %s", reason)
-        return None
+        return objective
+    parts = objective.partition.names
+    names = {f"draws of {name}": part for part, name in enumerate(parts)}
+
+    def compute(unit: str, report: object) -> Pilots:
+        part = names[unit]
+        picked = _of_part(objective, kind, part, OF_THE_DRAW * accuracy, seed, cache_bytes)
+        index = picked.index[None].astype(float)
+        return Pilots(parts=(parts[part],), sample_index=index, factor=picked.factors[None])
+
+    found = jobs.run(list(names), compute, journal, progress)
     picked = []
-    for part, name in enumerate(objective.partition.names):
-        picked.append(_of_part(objective, kind, part, OF_THE_DRAW * accuracy, seed, cache_bytes))
-        n, used = len(objective.members[part]), len(picked[-1].index)
-        log.info("%s: %s of %d samples are taken for an error of %.3g", name, used if used < n else "all", n, accuracy)
-    return gathered(objective, picked)
+    for name, members, index, factors in zip(parts, objective.members, found.sample_index, found.factor, strict=True):
+        own = np.isfinite(index)
+        picked.append(Picked(index[own].astype(np.int64), factors[own]))
+        used = int(own.sum())
+        how = used if used < len(members) else "all"
+        log.info("%s: %s of %d samples are taken for an error of %.3g", name, how, len(members), accuracy)
+    return gathered(objective, picked, {"accuracy": accuracy, "seed": seed})
 
 
 def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: int, cache_bytes: int) -> Picked:
@@ -98,8 +122,7 @@ def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: i
     alone = objective.alone(objective.partition.names[part])
     for _ in range(ROUNDS):
         picked = pick(objective, part, size, seed=seed, amount=amount)
-        drawn = gathered(alone, [picked])
-        told = of_samples.samples(drawn.objective, kind, 0, tol=GGN_TOL, cache_bytes=cache_bytes, drawn=drawn)
+        told = of_samples.samples(gathered(alone, [picked], {}), kind, 0, tol=GGN_TOL, cache_bytes=cache_bytes)
         error, known = of_draw(told), told.lengths
         value = 0.0 if told.kept is None else told.kept.gram.top(known.weights)[0]
         trace = float(known.weights @ known.traces)

@@ -152,6 +152,7 @@ def finetuned(
         raise InputError(f"{arg('epochs')} and its batches must be at least 1, got {epochs} and {batch_size}")
     if not (0 < lr < np.inf and 0 <= momentum < 1):
         raise InputError(f"{arg('lr')} must be positive and the momentum a share, got {lr:g} and {momentum:g}")
+    objective = objective.undrawn  # training takes all samples
     p = objective.part(part)
     members = objective.members[p]
     if costs.noted(lambda: _costs(objective, epochs * -(-len(members) // batch_size), min(batch_size, len(members)))):

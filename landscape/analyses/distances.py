@@ -35,7 +35,8 @@ from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint, provenance
-from landscape.results import Distances, grid
+from landscape.objective.weighing import weighed
+from landscape.results import Distances, grid, inference
 from landscape.results.journal import Journal
 
 Over: TypeAlias = Literal["encoder", "all"]
@@ -174,19 +175,23 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
             done += 1
             report(done / total)
 
-        def evaluate(point: Point, *, as_it_is: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-            found = evaluator(point, as_it_is=as_it_is)
+        def each(point: Point, *, as_it_is: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+            found = evaluator.each(point, as_it_is=as_it_is)
             advance()
             return found
 
-        measured = [evaluate(point, as_it_is=True) for point in at]
-        loss, accuracies = np.stack([values for values, _ in measured]), [a for _, a in measured if a is not None]
-        ends = np.stack([evaluate(point)[0] for point in at]) if moved else loss
+        own = [each(point, as_it_is=True) for point in at]
+        measured = [evaluator.means(*found) for found in own]
+        loss, accuracies = np.stack([values for values, *_ in measured]), [a for _, a, _ in measured if a is not None]
+        ends = [each(point) for point in at] if moved else own
         barriers = np.full((len(at), len(at), len(parts)), 0.0 if barrier_points else np.nan)
+        errors = np.full_like(barriers, 0.0 if barrier_points else np.nan)
         for i, j in pairs:
             t = np.linspace(0, 1, barrier_points + 2)
-            between = [evaluate(points.between(objective, at[i], at[j], s, log=log))[0] for s in t[1:-1]]
-            barriers[i, j] = barriers[j, i] = grid.barrier(t, np.stack([ends[i], *between, ends[j]], axis=1))
+            between = [each(points.between(objective, at[i], at[j], s, log=log)) for s in t[1:-1]]
+            segment = np.stack([values for values, _ in (ends[i], *between, ends[j])])
+            found = _barrier(t, segment, objective)
+            (barriers[i, j], errors[i, j]), (barriers[j, i], errors[j, i]) = found, found
         weights, rises = [], []
         for name, point in zip(names, at, strict=True):
             weights.append(_fisher(objective, point, name, chosen))
@@ -198,9 +203,10 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
             runs=(run.name,),
             points=tuple(names),
             parts=parts.names,
-            n_samples=evaluator.counts,
+            n_samples=objective.population,
             train_counts=objective.trained,
             barrier=barriers[None],
+            barrier_stderr=errors[None],
             loss=loss[None],
             accuracy=np.stack(accuracies)[None] if accuracies else None,
             point_epoch=np.array([[epoch for _, epoch in run.points.values()]], dtype=np.float64),
@@ -265,6 +271,26 @@ def _per_point(objective: Objective, run: Run) -> int:
     """Return how many samples a point's own matrices are of, on average."""
     counts = [sum(len(objective.members[p]) for p in _parts_of(objective, name)) for name in run.points]
     return max(1, round(sum(counts) / len(counts)))
+
+
+def _barrier(t: np.ndarray, each: np.ndarray, objective: Objective) -> tuple[np.ndarray, np.ndarray]:
+    """Return the barrier of each part on a segment, and its standard error over samples, (P,) and (P,).
+
+    The barrier is the largest rise, and to first order another draw of the samples changes that as it changes the rise
+    at the same point (Danskin): each sample's own rise there tells.
+
+    Args:
+        t: (T,) from 0 to 1.
+        each: losses of all samples at these points, (T, N), part after part.
+        objective: of the parts.
+    """
+    heights, errors = np.empty((2, len(objective.partition)))
+    for p, own in enumerate(np.split(each, np.cumsum(objective.counts)[:-1], axis=1)):
+        heights[p] = grid.barrier(t, own.mean(axis=1)[None])[0]
+        rises = own - (1 - t[:, None]) * own[0] - t[:, None] * own[-1]
+        mean = rises.mean(axis=1)
+        errors[p] = inference.stderr(rises[np.nanargmax(mean)]) if np.isfinite(mean).all() else np.nan
+    return heights, errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,7 +372,7 @@ def _hessian_rises(
     ways = torch.stack([(other.theta - point.theta) * mask for other in others]).to(operator.dtype)
     products = operator.matvec(ways.expand(len(own), -1, -1))
     forms = torch.linalg.vecdot(wide(products), wide(ways).expand_as(products)).cpu().numpy()  # (own, others)
-    counts = objective.counts[own]
+    counts = objective.population[own]
     rises: np.ndarray = counts @ forms / counts.sum() / 2
     return rises
 
@@ -355,13 +381,18 @@ def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> T
     """Return the diagonal of the empirical Fisher at a point, of the part of its name or else of all samples."""
     model = points.network_at(objective, point).requires_grad_(True)
     own = _parts_of(objective, name)
-    batches = (batch for p in own for batch in objective.batches(p))
-    if isinstance(objective.outputs, OwnLoss):
-        batches = (one for batch in batches for one in trees.each(batch))
+    shares = objective.shares[own] / objective.shares[own].sum()
+    values = weighed(objective.undrawn.loss, objective.draws, power=0.5)  # whose gradients are squared
 
     def loss(outputs: Any, targets: Tree) -> Tensor:
-        return objective.loss(objective.outputs.read(outputs), targets)
+        return values(objective.outputs.read(outputs), targets)
 
-    with differentiable_attention():
-        total = single_samples.squared_gradients(model, batches, loss, chosen.names)
-    return total / sum(len(objective.members[p]) for p in own)
+    total = torch.zeros(int(chosen.mask.sum()), dtype=torch.float64, device=objective.device)
+    for p, share in zip(own, shares, strict=True):
+        batches = objective.batches(p)
+        if isinstance(objective.outputs, OwnLoss):
+            batches = (one for batch in batches for one in trees.each(batch))
+        with differentiable_attention():
+            found = single_samples.squared_gradients(model, batches, loss, chosen.names)
+        total += share / len(objective.members[p]) * found
+    return total

@@ -3,11 +3,15 @@
 A pass over the data takes the sums of each class's features, a second one the scatter about their means; formulas are
 those of class_means.py. Features stay in memory between the passes where they fit; where they do not, the network runs
 twice, so that memory does not grow with the data. At several checkpoints of a run the numbers are curves over epochs.
+
+Errors over samples are those of a jackknife: the samples of each class are dealt to groups, all numbers are computed
+anew without each group in turn, and their scatter tells (Quenouille 1956; Efron and Tibshirani 1993, chapter 11). That
+takes no pass of the network where the features are kept, and is left out where they are not.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +29,16 @@ from landscape.objective import jobs, pilot
 from landscape.objective.objective import Objective
 from landscape.objective.snapshots import File
 from landscape.results import Features
+from landscape.results.features import WITH_ERRORS
 
 CACHE_BYTES = 2**31
 """Memory for features that are kept between the passes."""
 
 MOST_ANGLES = 1000
 """Classes of which all pairs of angles are kept: of 8,142 they would take half a gigabyte for each checkpoint."""
+
+GROUPS = 20
+"""Of the jackknife."""
 
 
 @checked
@@ -39,6 +47,7 @@ def features(
     *,
     checkpoints: Sequence[File] | None = None,
     beta: float = 0.5,
+    sampling_errors: bool = True,
     cache_bytes: int = CACHE_BYTES,
     ckpt_key: str | None = None,
     trust_pickle: bool = False,
@@ -57,6 +66,8 @@ def features(
         checkpoints: files whose weights take the place of the model's, one after the other, as the snapshots of a
             run; or pairs of a file and its epoch, for files that do not say it. None takes the model as it is.
         beta: weight of the variance in Q = Dis - beta log Var.
+        sampling_errors: also state how much another draw of the samples would change the numbers, where the features
+            fit into memory.
         cache_bytes: memory for features that are kept between the two passes; the network runs again where they do not
             fit. It changes no result.
         ckpt_key: where in the files of `checkpoints` the weights are; None to find them.
@@ -86,20 +97,19 @@ def features(
         raise InputError(f"{arg('beta')} must be a finite number, at least 0, got {beta:g}")
     if cache_bytes < 0:
         raise InputError(f"{arg('cache_bytes')} must not be negative, got {cache_bytes / 2**30:g} GiB")
-    costs.declare(lambda: _costs(objective, len(checkpoints or [None]), cache_bytes))
+    _refuse_other_draws(objective)
+    costs.declare(lambda: _costs(objective, len(checkpoints or [None]), beta, cache_bytes))
 
     def measure(network: nn.Module, report: Report) -> dict[str, Any]:
         # So few samples that a process would have none are taken whole by each.
         own = objective if len(objective.samples) < distributed.world() else objective.shared()
-        found, n_features = _measure(own, network, cache_bytes, report)
-        inverse = class_means.quality(found["distance"], found["variance"], form="inverse")
+        found, n_features = _measure(own, network, beta, cache_bytes, report, sampling_errors=sampling_errors)
+        names = objective.samples.class_names
         numbers = {name: None if value is None else np.asarray(value)[None] for name, value in found.items()}
         return {
             **numbers,
-            "quality": class_means.quality(found["distance"], found["variance"], beta=beta)[None],
-            "quality_inverse": inverse[None],
-            "parts": objective.samples.class_names,
-            "n_samples": np.bincount(objective.samples.labels, minlength=len(inverse)),
+            "parts": names,
+            "n_samples": np.bincount(objective.undrawn.samples.labels, minlength=len(names)),
             "train_counts": objective.samples.class_counts,
             "beta": float(beta),
             "n_features": n_features,
@@ -110,7 +120,7 @@ def features(
         objective,
         checkpoints,
         measure,
-        options={"beta": beta},
+        options={"beta": beta} | ({} if sampling_errors else {"sampling_errors": False}),
         ckpt_key=ckpt_key,
         trust_pickle=trust_pickle,
         out=out,
@@ -119,7 +129,7 @@ def features(
     )
 
 
-def _costs(objective: Objective, n_points: int, cache_bytes: int) -> costs.Known:
+def _costs(objective: Objective, n_points: int, beta: float, cache_bytes: int) -> costs.Known:
     """Return what the features of so many checkpoints take."""
     n_samples, model = len(objective.samples), objective.model
     head = classifiers.find(model, len(objective.samples.class_names))
@@ -129,7 +139,7 @@ def _costs(objective: Objective, n_points: int, cache_bytes: int) -> costs.Known
     def prepare(n: int) -> Callable[[], object]:
         small = pilot.few(objective, [n])
         room = cache_bytes if kept <= cache_bytes else 0
-        return lambda: _measure(small, model, room, lambda share: None)
+        return lambda: _measure(small, model, beta, room, lambda share: None, sampling_errors=True)
 
     work = costs.Work(
         what="measurements of the features of a checkpoint",
@@ -147,6 +157,18 @@ def _costs(objective: Objective, n_points: int, cache_bytes: int) -> costs.Known
     )
 
 
+def _refuse_other_draws(objective: Objective) -> None:
+    """Refuse draws that do not tell of every class by itself."""
+    if objective.draws is None:
+        return
+    alone = all(len(own) == 1 for own in objective.partition.classes) and objective.partition.classes
+    if not alone or objective.population.sum() != len(objective.undrawn.samples):
+        raise InputError(
+            f"features are compared class by class, and {arg('samples')} draws from each part: take "
+            f"{arg('partition', 'class')} and leave {arg('classes')} out"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Batch:
     """What the network makes of some samples."""
@@ -155,60 +177,147 @@ class _Batch:
     labels: Tensor  # (B,)
     predicted: Tensor  # (B,) classes
     loss: Tensor  # (B,)
+    weights: Tensor  # (B,) how often each counts: once, or as often as a draw does
+    group: Tensor  # (B,) of the jackknife
+
+    def without(self, group: int) -> "_Batch":
+        """Return the same where the samples of a group do not count."""
+        return replace(self, weights=self.weights * (self.group != group))
 
 
 @torch.no_grad()
-def _measure(objective: Objective, model: nn.Module, cache_bytes: int, report: Report) -> tuple[dict[str, Any], int]:
+def _measure(
+    objective: Objective,
+    model: nn.Module,
+    beta: float,
+    cache_bytes: int,
+    report: Report,
+    *,
+    sampling_errors: bool,
+) -> tuple[dict[str, Any], int]:
     """Return the numbers of one checkpoint by the names of `Features`, and the number of features."""
-    n_classes, team = len(objective.samples.class_names), objective.team
-    n_samples = len(_own(objective))
+    n_classes, n_samples = len(objective.samples.class_names), len(_own(objective))
     n_batches = -(-n_samples // objective.batch_size)
     classifier = classifiers.find(model, n_classes)
-    sums = class_means.Sums(n_classes)
-    loss, right, apart = (np.zeros(n_classes) for _ in range(3))
+    rows = classifiers.class_weights(model, classifier)
     kept: list[_Batch] = []
     with classifiers.Tap(model, classifier) as tap:
-        for k, batch in enumerate(_batches(objective, model, tap)):
-            keep = batch.features[0].nbytes * n_samples <= cache_bytes
-            if keep:
-                kept.append(batch)
-            sums.add(batch.features, batch.labels)
-            _count(loss, batch.labels, batch.loss)
-            _count(right, batch.labels, batch.predicted == batch.labels)
-            report((0.9 if keep else 0.5) * (k + 1) / n_batches)
-        sums.add_up(team)
-        means = sums.means()
-        directions, sizes = means.between()
-        scatter = class_means.Scatter(means, directions)
-        for k, batch in enumerate(kept or _batches(objective, model, tap)):
-            scatter.add(batch.features, batch.labels)
-            _count(apart, batch.labels, means.classify(batch.features) != batch.predicted)
-            report(0.99 - (0.09 if kept else 0.49) * (1 - (k + 1) / n_batches))
-    scatter.add_up(team)
-    loss, right, apart = team.total(torch.from_numpy(np.stack([loss, right, apart]))).numpy()
-    distance, nearest = means.nearest()
-    counts = np.bincount(objective.samples.labels, minlength=n_classes)
-    known = np.where(counts > 0, counts, np.nan)
-    found = class_means.geometry(means, scatter, sizes, classifiers.class_weights(model, classifier))
-    numbers: dict[str, Any] = {"loss": loss / known, "accuracy": right / known, "disagreement": apart / known}
-    numbers |= {"distance": distance, "nearest": nearest, "variance": scatter.variance}
-    numbers |= vars(found) | {"mean_disagreement": np.nanmean(apart / known)}
+
+        def first() -> Iterator[_Batch]:
+            for k, batch in enumerate(_batches(objective, model, tap)):
+                keep = batch.features[0].nbytes * n_samples <= cache_bytes
+                if keep:
+                    kept.append(batch)
+                yield batch
+                report((0.9 if keep else 0.5) * (k + 1) / n_batches)
+
+        def second() -> Iterator[_Batch]:
+            for k, batch in enumerate(kept or _batches(objective, model, tap)):
+                yield batch
+                report(0.95 - (0.05 if kept else 0.45) * (1 - (k + 1) / n_batches))
+
+        numbers, n_features = _numbers(first, second, rows, beta, objective.team)
+    few = len(objective.samples) < 2 * GROUPS
+    if sampling_errors and not few and objective.team.agreed(np.array([bool(kept)]))[0]:
+        numbers |= _jackknife(kept, rows, beta, objective.team, report)
     if n_classes > MOST_ANGLES:
         numbers["mean_cosine"] = None
+    return numbers, n_features
+
+
+def _numbers(
+    first: Callable[[], Iterable[_Batch]],
+    second: Callable[[], Iterable[_Batch]],
+    rows: Tensor,
+    beta: float,
+    team: distributed.Team,
+) -> tuple[dict[str, Any], int]:
+    """Take the two passes over all samples, and return the numbers and how many features there are.
+
+    Args:
+        first: the batches for the first pass.
+        second: and for the second.
+        rows: of the classifier, (C, F).
+        beta: weight of the variance in the quality.
+        team: the processes that have a share of the samples each.
+
+    Returns:
+        Fields of `Features` for one checkpoint, by their names; F.
+    """
+    n_classes = len(rows)
+    sums = class_means.Sums(n_classes)
+    weight, loss, right, apart = (np.zeros(n_classes) for _ in range(4))
+    for batch in first():
+        sums.add(batch.features, batch.labels, batch.weights)
+        _count(weight, batch, torch.ones_like(batch.weights))
+        _count(loss, batch, batch.loss)
+        _count(right, batch, batch.predicted == batch.labels)
+    sums.add_up(team)
+    means = sums.means()
+    directions, sizes = means.between()
+    scatter = class_means.Scatter(means, directions)
+    for batch in second():
+        scatter.add(batch.features, batch.labels, batch.weights)
+        _count(apart, batch, means.classify(batch.features) != batch.predicted)
+    scatter.add_up(team)
+    weight, loss, right, apart = team.total(torch.from_numpy(np.stack([weight, loss, right, apart]))).numpy()
+    known = np.where(weight > 0, weight, np.nan)
+    distance, nearest = means.nearest()
+    numbers: dict[str, Any] = {"loss": loss / known, "accuracy": right / known, "disagreement": apart / known}
+    numbers |= {"distance": distance, "nearest": nearest, "variance": scatter.variance}
+    numbers |= {
+        "quality": class_means.quality(distance, scatter.variance, beta=beta),
+        "quality_inverse": class_means.quality(distance, scatter.variance, form="inverse"),
+    }
+    numbers |= vars(class_means.geometry(means, scatter, sizes, rows))
+    numbers["mean_disagreement"] = np.nanmean(numbers["disagreement"])
     return numbers, means.values.shape[1]
+
+
+def _jackknife(
+    kept: Sequence[_Batch], rows: Tensor, beta: float, team: distributed.Team, report: Report
+) -> dict[str, np.ndarray]:
+    """Return standard errors over samples: from the numbers without each group of samples in turn."""
+    again: dict[str, list[np.ndarray]] = {name: [] for name in WITH_ERRORS}
+    for g in range(GROUPS):
+
+        def some(g: int = g) -> Iterator[_Batch]:
+            return (batch.without(g) for batch in kept)
+
+        numbers, _ = _numbers(some, some, rows, beta, team)
+        for name, values in again.items():
+            values.append(np.asarray(numbers[name]))
+        report(0.95 + 0.04 * (g + 1) / GROUPS)
+    return {
+        f"{name}_stderr": np.sqrt((GROUPS - 1) * np.var(np.stack(values), axis=0)) for name, values in again.items()
+    }
 
 
 def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> Iterator[_Batch]:
     """Run the network over all samples, whatever parts they are in."""
+    groups = torch.from_numpy(_groups(objective.samples.labels))
+    loss = objective.undrawn.loss  # of which each draw's weight stands beside it
     for index in torch.split(_own(objective), objective.batch_size):
-        inputs, labels = objective.samples.batch(index, objective.device, objective.dtype)
+        inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
+        labels, weights = targets if objective.draws is not None else (targets, torch.ones(len(index)))
         logits = objective.logits_of(model, inputs)
         yield _Batch(
             features=tap.features.clone(),  # it may be a view that keeps all activations in memory
             labels=labels,
             predicted=logits.argmax(1),
-            loss=objective.loss(logits, labels),
+            loss=loss(logits, labels),
+            weights=weights.to(labels.device),
+            group=groups[index].to(labels.device),
         )
+
+
+def _groups(labels: np.ndarray) -> np.ndarray:
+    """Deal the samples of each class to the groups of the jackknife, at random and always alike, (N,)."""
+    found = np.empty(len(labels), dtype=np.int64)
+    for c in np.unique(labels):
+        own, random = np.flatnonzero(labels == c), np.random.default_rng(int(c))
+        found[own] = (random.permutation(len(own)) + random.integers(GROUPS)) % GROUPS
+    return found
 
 
 def _own(objective: Objective) -> Tensor:
@@ -217,6 +326,7 @@ def _own(objective: Objective) -> Tensor:
     return torch.arange(n_samples)[objective.team.share(n_samples)]
 
 
-def _count(totals: np.ndarray, labels: Tensor, values: Tensor) -> None:
-    """Add the samples' values to the totals of their classes."""
-    totals += np.bincount(labels.cpu().numpy(), wide(values).cpu().numpy(), minlength=len(totals))
+def _count(totals: np.ndarray, batch: _Batch, values: Tensor) -> None:
+    """Add the samples' values to the totals of their classes, as often as each counts."""
+    counted = (wide(batch.weights) * wide(values)).cpu().numpy()
+    totals += np.bincount(batch.labels.cpu().numpy(), counted, minlength=len(totals))

@@ -102,6 +102,11 @@ def gradients(
             raise InputError(f"{arg(name)} must be at least {least}, got {value}")
     if sampling_errors and batches is not None:
         raise InputError(f"{arg('sampling_errors', True)} is for exact gradients: leave {arg('batches')} out")
+    if batches is not None and objective.draws is not None:
+        raise InputError(
+            f"{arg('batches')} are those of training, which draws in proportion to uncertainty are not: leave "
+            f"{arg('samples')} out"
+        )
     if cache_bytes < 0:
         raise InputError(f"{arg('cache_bytes')} must not be negative, got {cache_bytes / 2**30:g} GiB")
     if objective.weight_decay:
@@ -129,7 +134,7 @@ def gradients(
             "theta_norm": np.array([_length(here)]),
             "parts": objective.partition.names,
             "layers": tuple(objective.layout.layers),
-            "n_samples": objective.counts,
+            "n_samples": objective.population,
             "train_counts": objective.trained,
             "size": objective.layout.size,
             "batch_size": 0 if batches is None else size,
@@ -200,7 +205,7 @@ def _costs(
 def _exact(objective: Objective, cache_bytes: int, report: Report, *, sampling_errors: bool) -> dict[str, Any]:
     loss, products = gram.exact(objective, cache_bytes, report)
     _check_finite(objective, range(len(loss)), loss, products.matrix)
-    found = _numbers(products, objective.partition.shares, objective)
+    found = _numbers(products, objective.shares, objective)
     errors = {f"{name}_stderr": np.where(np.isnan(found[name]), np.nan, 0.0) for name in _WITH_ERRORS}
     if sampling_errors:
         errors |= _over_samples(objective, np.sqrt(np.diag(products.matrix)), found["cosine"])
@@ -223,7 +228,7 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
     Returns:
         Fields of `Gradients`; nan where a part of one sample takes part, which cannot tell its own spread.
     """
-    shares, n_parts = objective.partition.shares, len(objective.partition)
+    shares, n_parts = objective.shares, len(objective.partition)
     units = torch.stack([gram.direction(objective, p) for p in range(n_parts)])
     whole = torch.as_tensor(shares * lengths[:-1]).to(units) @ units
     units = torch.cat([units, torch.nn.functional.normalize(whole, dim=0)[None]])
@@ -383,7 +388,7 @@ def _numbers(
     norm = known["norm"]
     own = np.sqrt(np.maximum(norm**2 - known["projected"] ** 2, 0))
     own = np.where(own <= rounding * norm, 0.0, own)
-    spare = objective.counts[here] - 1.0
+    spare = objective.population[here] - 1.0
     known |= {
         "specific": own,
         "radius": np.sqrt(_ratio(np.full(len(here), _length(objective)), 2 * own * np.sqrt(size * spare))),

@@ -17,7 +17,6 @@ from landscape.curvature import rows
 from landscape.curvature.kinds import Factors
 from landscape.curvature.rows import Lengths
 from landscape.objective import jobs
-from landscape.objective.draws import Drawn
 from landscape.objective.objective import Objective
 from landscape.results import RowProducts, Spectrum
 from landscape.results.journal import Journal
@@ -36,7 +35,6 @@ def row_products(
     factors: Factors,
     known: Mapping[int, Lengths],
     *,
-    drawn: Drawn | None,
     cache_bytes: int,
     journal: Journal | None = None,
     progress: jobs.Progress | None = None,
@@ -48,7 +46,6 @@ def row_products(
         spectrum: with what belongs to single samples.
         factors: of its matrix.
         known: the lengths of the rows of parts, by their positions, as far as they are known.
-        drawn: as for `samples.samples`.
         cache_bytes: memory for the rows.
         journal: keeps what is finished; see `jobs.run`.
         progress: called with (done, total, text).
@@ -77,9 +74,9 @@ def row_products(
         part = np.repeat(np.arange(len(parts)), [len(of.sample) for of in found])
         sample = np.concatenate([of.sample for of in found])
         roots = np.ones(len(part))
-        if drawn is not None:  # the loss of a draw has its weight in it
+        if objective.draws is not None:  # the loss of a draw has its weight in it
             members = np.concatenate([objective.members[p][of.sample] for p, of in enumerate(found)])
-            roots = np.sqrt(drawn.factors[members])
+            roots = np.sqrt(objective.draws.factors[members])
         return RowProducts(
             parts=parts,
             gram=rows.products(vectors, vectors, shared.team) / np.outer(roots, roots),

@@ -22,7 +22,6 @@ from landscape.curvature.rows import Lengths, Rows
 from landscape.data.thumbnails import thumbnails
 from landscape.errors import InputError
 from landscape.networks.tasks import Task
-from landscape.objective.draws import Drawn
 from landscape.objective.objective import Objective
 from landscape.results import inference
 from landscape.results.gram import Eigen, Gram
@@ -65,7 +64,6 @@ class Samples:
     kind: Kind  # of matrix; the rows are those of its factors
     lengths: Lengths
     kept: Kept | None  # None where there are too many rows
-    drawn: Drawn | None  # where the samples are weighted draws
 
     @property
     def members(self) -> np.ndarray:
@@ -75,19 +73,20 @@ class Samples:
     @property
     def index(self) -> np.ndarray:
         """Positions of the samples in the data that they are of, or were drawn from, (n,)."""
-        return self.members if self.drawn is None else self.drawn.index[self.members]
+        draws = self.objective.draws
+        return self.members if draws is None else draws.index[self.members]
 
     @property
     def labels(self) -> np.ndarray:
         """Classes of the samples, (n,)."""
-        found: np.ndarray = self.objective.samples.labels if self.drawn is None else self.drawn.labels
-        of_part: np.ndarray = found[self.members]
+        of_part: np.ndarray = self.objective.samples.labels[self.members]
         return of_part
 
     @property
     def factors(self) -> np.ndarray:
         """What each sample's loss is multiplied by, (n,): 1, or what makes up for its chance of being drawn."""
-        return np.ones(len(self.members)) if self.drawn is None else self.drawn.factors[self.members]
+        draws = self.objective.draws
+        return np.ones(len(self.members)) if draws is None else draws.factors[self.members]
 
     @property
     def guess(self) -> Tensor | None:
@@ -116,9 +115,7 @@ def refusal(objective: Objective, kind: Kind) -> str | None:
     return rows.refusal(objective, kind.factors)
 
 
-def samples(
-    objective: Objective, kind: Kind, part: int, *, tol: float, cache_bytes: int, drawn: Drawn | None = None
-) -> Samples:
+def samples(objective: Objective, kind: Kind, part: int, *, tol: float, cache_bytes: int) -> Samples:
     """Compute the lengths of all rows of a part, and the longest rows where they fit.
 
     Args:
@@ -128,7 +125,6 @@ def samples(
         tol: share of the trace that the rows may leave out. Where that is more than 1e-3 of lambda_max, rows are added.
             Of the Hessian's rows, which give directions, `DIRECTION_TOLS` decides.
         cache_bytes: memory for the rows.
-        drawn: what the objective is of, where its samples are weighted draws.
 
     Returns:
         What there is.
@@ -158,7 +154,7 @@ def samples(
         if left <= 1e-3 * top or tol == 0 or not kind.has_rows:
             break
         tol *= 0.5 * 1e-3 * top / left
-    return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, drawn=drawn)
+    return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept)
 
 
 def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:

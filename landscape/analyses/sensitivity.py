@@ -121,7 +121,7 @@ def _run(
         losses, hits = zip(*differences, strict=True)
         return Sensitivity(
             parts=objective.partition.names,
-            n_samples=objective.counts,
+            n_samples=objective.population,
             train_counts=objective.trained,
             loss=here.loss,
             accuracy=here.accuracy,

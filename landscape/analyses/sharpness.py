@@ -14,12 +14,17 @@ serves all of them. Running statistics stay those of the checkpoint.
 
 The worst rise is looked for by projected gradient ascent, which ends at a local maximum at best: a lower bound.
 
+What another draw of the samples would change follows, to first order, from each sample's own share: its rise at the
+same point for noise and the worst rise (whose point moves without a change of first order, Danskin); for SAM's step
+also what the sample's gradient moves that point; for the radius the sample's excess over twice its loss, divided by the
+slope there.
+
 Sources: Foret et al. 2021 (SAM); Kwon et al. 2021 (T, adaptive SAM); Neyshabur et al. 2017 and Jiang et al. 2020 (noise
 in proportion to the weights); Li et al. 2018 (the filter as the unit).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -30,7 +35,8 @@ from torch import Tensor
 
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
-from landscape.autodiff import costs
+from landscape.autodiff import costs, trees
+from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide
 from landscape.callables import checked
@@ -39,9 +45,8 @@ from landscape.errors import InputError, arg
 from landscape.objective import jobs, pilot, points
 from landscape.objective.evaluator import Evaluator, evaluate
 from landscape.objective.objective import Objective
-from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint, provenance
-from landscape.results import Sharpness, quadrature
+from landscape.results import Sharpness, inference, quadrature
 from landscape.results.journal import Journal
 
 LIMIT = 2.0
@@ -117,37 +122,42 @@ def sharpness(
 
 
 def _run(objective: Objective, options: Options, journal: Journal | None, progress: jobs.Progress | None) -> Sharpness:
-    here = objective.evaluation
+    here = objective.undrawn.evaluation
     draw = _drawer(objective, options.seed)
     evaluator = Evaluator(objective, batch_norm="keep")
-    centre, noisy = _under_noise(evaluator, draw, options, journal, progress)
+    itself = [evaluator.centre]
+    centre = evaluate(evaluator, [0], itself.__getitem__, journal=journal, progress=progress, name="centre").loss[0]
     brackets = _brackets(evaluator, draw, options.draws, 2 * centre, journal, progress)
     del evaluator  # with its inputs, which the parts do not need
     names = {f"around {name}": p for p, name in enumerate(objective.partition.names)}
 
     def compute(unit: str, report: Callable[[float], None]) -> Sharpness:
         p, shared = names[unit], objective.shared()
-        first, worst = _within_ball(shared, p, options, lambda share: report(share / 2))
-        radii = np.full(options.draws, np.nan)
+        own = _Part(shared, p)
+        first, worst = _within_ball(own, options, lambda share: report(share / 3))
+        rise, over_samples = _under_noise(own, draw, options, lambda share: report((1 + share) / 3))
+        crossings = []
         for k in range(options.draws) if centre[p] > 0 else ():
-            report(0.5 + k / (2 * options.draws))
-            radii[k] = _crossing(_along(shared, p, draw(k)), brackets[k][p], 2 * centre[p])
-        with np.errstate(invalid="ignore"):  # of infinite rises the mean is infinite, the error nan
-            rise = quadrature.mean_and_stderr(noisy[:, p] - centre[p])
-        radius, spread = _median(radii)
+            report((2 + k / options.draws) / 3)
+            crossings.append(_crossing(own, draw(k), brackets[k][p], 2 * centre[p]))
+        radius, spread = _median(np.array([c.size for c in crossings] or [np.nan]))
         return Sharpness(
             parts=(objective.partition.names[p],),
-            n_samples=objective.counts[[p]],
+            n_samples=objective.population[[p]],
             train_counts=objective.trained[[p]],
             loss=here.loss[[p]],
             accuracy=None if here.accuracy is None else here.accuracy[[p]],
             **here.predicted(p),
-            first_order_rise=np.array([first]),
-            worst_rise=np.array([worst]),
+            first_order_rise=np.array([first.rise]),
+            first_order_rise_sampling_stderr=np.array([first.stderr]),
+            worst_rise=np.array([worst.rise]),
+            worst_rise_sampling_stderr=np.array([worst.stderr]),
             noise_rise=np.array([rise[0]]),
             noise_rise_stderr=np.array([rise[1]]),
+            noise_rise_sampling_stderr=np.array([over_samples]),
             doubling_radius=np.array([radius]),
             doubling_radius_spread=np.array([spread]),
+            doubling_radius_sampling_stderr=np.array([_stderr_of_median(own, crossings)]),
             rho=options.rho,
             adaptive=options.adaptive,
             sigma=options.sigma,
@@ -172,13 +182,13 @@ def _costs(objective: Objective, options: Options) -> costs.Known:
         return lambda: points.gradient(small, theta, 0)
 
     def losses(n: int) -> Callable[[], object]:
-        loss = _along(pilot.few(objective, [n]), 0, draw(0))
-        return lambda: loss(options.sigma)
+        own = _Part(pilot.few(objective, [n]), 0)
+        return lambda: own.losses(draw(0).at(options.sigma).theta)
 
     of_parts: dict[str, Any] = {"pieces": pieces, "samples": n, "batch": batch}
     works = (
         pilot.evaluation(objective),
-        pilot.at_points(objective, "points around the checkpoint", 1 + (2 + _USUAL_RUNGS) * options.draws),
+        pilot.at_points(objective, "points around the checkpoint", 1 + _USUAL_RUNGS * options.draws),
         costs.Work(
             what="gradients of the search for the largest rise",
             prepare=gradients,
@@ -187,9 +197,9 @@ def _costs(objective: Objective, options: Options) -> costs.Known:
             **of_parts,
         ),
         costs.Work(
-            what="losses of parts in search of the doubling radius",
+            what="losses of parts under noise and in search of the doubling radius",
             prepare=losses,
-            times=_HALVINGS * options.draws,
+            times=(2 + _HALVINGS) * options.draws + 6,
             halve=arg("draws", options.draws // 2),
             **of_parts,
         ),
@@ -197,42 +207,100 @@ def _costs(objective: Objective, options: Options) -> costs.Known:
     return costs.Known(works=works, keeps=8 * objective.layout.size * (options.draws + 4), disk=2**16)
 
 
+class _Part:
+    """One part of an objective, sample by sample."""
+
+    def __init__(self, objective: Objective, part: int) -> None:
+        self.objective, self.part = objective, part
+        self.theta = points.origin(objective).theta
+
+    def losses(self, theta: Tensor) -> np.ndarray:
+        """Return the losses of this process's samples at a point, (n,) float64."""
+        objective, found = self.objective, [torch.empty(0, dtype=torch.float64)]
+        at = objective.layout.tensors(theta)
+        with differentiable_attention(), torch.no_grad():
+            found += [wide(objective.losses(at, x, y)).cpu() for x, y in objective.batches(self.part)]
+        return torch.cat(found).numpy()
+
+    def mean(self, each: np.ndarray) -> float:
+        """Return the mean over all samples of what `losses` returned."""
+        return self.objective.team.total_of(float(each.sum())) / len(self.objective.members[self.part])
+
+    def stderr(self, each: np.ndarray) -> float:
+        """Return the standard error of that mean, nan where a value is not finite."""
+        values = self.objective.team.gathered(torch.from_numpy(np.ascontiguousarray(each))).numpy()
+        return inference.stderr(values) if np.isfinite(values).all() else math.nan
+
+    def slopes(self, along: Tensor) -> np.ndarray:
+        """Return the derivative of each of this process's losses along a vector at the checkpoint, (n,)."""
+        objective, found = self.objective, [torch.empty(0, dtype=torch.float64)]
+        theta = tuple(t.detach().requires_grad_() for t in objective.theta)
+        v = tuple(objective.layout.tensors(along.to(theta[0])))
+        with differentiable_attention():
+            for batch in objective.batches(self.part):
+
+                def losses(some: slice, batch: Any = batch) -> Tensor:
+                    return objective.losses(theta, *trees.take(batch, some))
+
+                found.append(wide(push(losses, theta, [v])[1][0].detach()).cpu())
+        return torch.cat(found).numpy()
+
+
 # Within a ball --------------------------------------------------------------------------------------------------------
 
 
-def _within_ball(
-    objective: Objective, part: int, options: Options, report: Callable[[float], None]
-) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Rise:
+    """A rise of the loss and its standard error over samples."""
+
+    rise: float
+    stderr: float
+
+
+def _within_ball(own: _Part, options: Options, report: Callable[[float], None]) -> tuple[_Rise, _Rise]:
     """Return the first-order and the largest rise found of one part, both nan where its gradient is not finite."""
-    theta = points.origin(objective).theta
+    theta, objective = own.theta, own.objective
     scale = theta.abs() if options.adaptive else torch.ones_like(theta)
 
     def at(u: Tensor) -> tuple[float, Tensor]:
         """Return the rise at theta + T u and its gradient by u."""
-        loss, g = points.gradient(objective, theta + scale * u, part)
+        loss, g = points.gradient(objective, theta + scale * u, own.part)
         return loss - centre, scale * g
 
-    centre, g = points.gradient(objective, theta, part)
+    centre, g = points.gradient(objective, theta, own.part)
     slope = scale * g
     if not math.isfinite(length := float(slope.norm())):
-        return math.nan, math.nan
+        return _Rise(math.nan, math.nan), _Rise(math.nan, math.nan)
+    begun = own.losses(theta)
     if length > 0:
-        return _ascend(at, options.rho * slope / length, options, report)
-    # SAM does not move here; the loss may bend all the same, and any direction leads to where it does.
-    z = probe(len(theta), seed=options.seed, number=0, distribution="gaussian", stream="ascent").to(theta)
-    return 0.0, _ascend(at, options.rho * z / z.norm(), options, report)[1]
+        unit = slope / length
+        first, worst, where = _ascend(at, options.rho * unit, options, report)
+        # u = rho s / |s| turns with s, the part's slope: another gradient of a sample moves the rise by its product
+        # with rho / |s| (1 - s s^T / |s|^2) of the slope at u.
+        moved = at(options.rho * unit)[1]
+        turned = options.rho / length * scale * (moved - (unit @ moved) * unit)
+        each = own.losses(theta + options.rho * scale * unit) - begun + own.slopes(turned)
+        found = _Rise(first, own.stderr(each))
+    else:  # SAM does not move here; the loss may bend all the same, and any direction leads to where it does.
+        z = probe(len(theta), seed=options.seed, number=0, distribution="gaussian", stream="ascent").to(theta)
+        _, worst, where = _ascend(at, options.rho * z / z.norm(), options, report)
+        found = _Rise(0.0, math.nan)
+    return found, _Rise(worst, 0.0 if where is None else own.stderr(own.losses(theta + scale * where) - begun))
 
 
 def _ascend(
     at: Callable[[Tensor], tuple[float, Tensor]], u: Tensor, options: Options, report: Callable[[float], None]
-) -> tuple[float, float]:
+) -> tuple[float, float, Tensor | None]:
     """Return the rise at u, and the largest that is found from there in the ball: at least 0, nan where a rise is nan.
+
+    Last where it is; None at the centre.
 
     Steps grow while they succeed. Long ones turn u into the gradient's direction, as power iteration does, by which the
     rise of a convex function always grows; where it does not, short ones climb.
     """
     rise, slope = at(u)
     first, largest, step = rise, max(rise, 0.0), math.nan
+    where = u if rise > 0 else None
     for number in range(options.ascent_steps):
         if not 0 < (length := float(slope.norm())) < math.inf:
             break
@@ -241,14 +309,14 @@ def _ascend(
         tried = u + step * slope
         tried *= options.rho / max(options.rho, float(tried.norm()))
         found, found_slope = at(tried)
-        largest = max(largest, found)
+        largest, where = (found, tried) if found > largest else (largest, where)
         if found > rise:
             u, rise, slope, step = tried, found, found_slope, 2 * step
         elif math.isnan(found):
-            return first, math.nan
+            return first, math.nan, tried
         else:
             step /= 4
-    return first, math.nan if math.isnan(first) else largest
+    return (first, math.nan, u) if math.isnan(first) else (first, largest, where)
 
 
 # Under noise ----------------------------------------------------------------------------------------------------------
@@ -267,21 +335,18 @@ def _drawer(objective: Objective, seed: int) -> Callable[[int], Directions]:
 
 
 def _under_noise(
-    evaluator: Evaluator,
-    draw: Callable[[int], Directions],
-    options: Options,
-    journal: Journal | None,
-    progress: jobs.Progress | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the losses at the checkpoint, (P,), and with noise of the asked size, means over its two signs, (K, P)."""
-
-    def point(number: int) -> Point:
-        k, sign = (number - 1) // 2, 2 * (number % 2) - 1
-        return draw(k).at(sign * options.sigma) if number else evaluator.centre
-
-    wanted = range(2 * options.draws + 1)
-    found = evaluate(evaluator, wanted, point, journal=journal, progress=progress, name="noise")
-    return found.loss[0], found.loss[1:].reshape(options.draws, 2, -1).mean(axis=1)
+    own: _Part, draw: Callable[[int], Directions], options: Options, report: Callable[[float], None]
+) -> tuple[tuple[float, float], float]:
+    """Return the mean rise under noise of both signs with its standard error over draws, and that over samples."""
+    begun, rises = own.losses(own.theta), []
+    for k in range(options.draws):
+        report(k / options.draws)
+        with np.errstate(invalid="ignore"):
+            noisy = (own.losses(draw(k).at(sign * options.sigma).theta) for sign in (1, -1))
+            rises.append(sum(noisy) / 2 - begun)
+    with np.errstate(invalid="ignore"):  # of infinite rises the mean is infinite, the error nan
+        over_draws = quadrature.mean_and_stderr(np.array([own.mean(rise) for rise in rises]))
+        return over_draws, own.stderr(np.mean(rises, axis=0))
 
 
 @dataclass(frozen=True)
@@ -351,31 +416,41 @@ def _bracket(sizes: np.ndarray, losses: np.ndarray, wanted: float) -> _Bracket:
     return _Bracket(*map(float, (sizes[i - 1], sizes[i], losses[i - 1], losses[i])))
 
 
-def _along(objective: Objective, part: int, direction: Directions) -> Callable[[float], float]:
-    """Return the mean loss of one part as a function of the relative size of noise in one direction."""
+@dataclass(frozen=True)
+class _Crossing:
+    """Where the loss reaches a level along a direction."""
 
-    def loss(size: float) -> float:
-        theta = objective.layout.tensors(direction.at(size).theta)
-        with differentiable_attention(), torch.no_grad():
-            total = sum(wide(objective.losses(theta, x, y)).sum().item() for x, y in objective.batches(part))
-        return objective.team.total_of(total) / len(objective.members[part])
-
-    return loss
+    size: float  # relative; inf if it is not reached, nan if a loss on the way is nan
+    slope: float  # of the loss there
+    direction: Directions
 
 
-def _crossing(loss: Callable[[float], float], bracket: _Bracket, wanted: float) -> float:
-    """Return where a loss reaches a level within a bracket; inf or nan as the bracket says, nan for a loss of nan."""
+def _crossing(own: _Part, direction: Directions, bracket: _Bracket, wanted: float) -> _Crossing:
+    """Find where the loss of a part reaches a level within a bracket."""
     low, high, below, above = bracket.low, bracket.high, bracket.below, bracket.above
     for _ in range(_HALVINGS if math.isfinite(high) else 0):
         middle = (low + high) / 2
-        value = loss(middle)
+        value = own.mean(own.losses(direction.at(middle).theta))
         if math.isnan(value):
-            return math.nan
+            return _Crossing(math.nan, math.nan, direction)
         if value >= wanted:
             high, above = middle, value
         else:
             low, below = middle, value
-    return low + (high - low) * (wanted - below) / (above - below) if math.isfinite(high) else high
+    if not math.isfinite(high):
+        return _Crossing(high, math.nan, direction)
+    return _Crossing(low + (high - low) * (wanted - below) / (above - below), (above - below) / (high - low), direction)
+
+
+def _stderr_of_median(own: _Part, crossings: Sequence[_Crossing]) -> float:
+    """Return the standard error over samples of the median radius: that of the middle draw, or of the middle two."""
+    ordered = sorted(crossings, key=lambda c: c.size)
+    middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
+    if not middle or any(math.isnan(c.size) for c in ordered) or not all(math.isfinite(c.size) for c in middle):
+        return math.nan
+    begun = own.losses(own.theta)
+    moved = [(2 * begun - own.losses(c.direction.at(c.size).theta)) / c.slope for c in middle]
+    return own.stderr(np.mean(moved, axis=0))
 
 
 def _median(radii: np.ndarray) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from landscape.curvature.extremes import Ends
 from landscape.curvature.kinds import HESSIAN, Kind, KindName, find
 from landscape.curvature.lanczos import Distribution
 from landscape.curvature.matrices import matrix
-from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator
+from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator, refuse_draws
 from landscape.errors import InputError, arg
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
@@ -140,9 +140,10 @@ def spectrum(
     """
     if isinstance(subject, Objective):
         kind = find(HESSIAN.name if operator is None else operator)
-        if (samples is not None or accuracy is not None) and not kind.scales:
-            name = "samples" if accuracy is None else "accuracy"
-            raise InputError(f"{arg(name)} weighs losses, which the {kind.name} does not: leave one of them out")
+        if accuracy is not None and not kind.scales:
+            raise InputError(f"{arg('accuracy')} weighs losses, which the {kind.name} does not: leave one of them out")
+        if samples is not None or subject.draws is not None:
+            refuse_draws(kind)
         name, parts, size = kind.name, subject.partition.names, subject.layout.size
     else:
         _refuse_options_of_objectives(operator, backend, cache_bytes, samples, accuracy, overlap)
@@ -176,12 +177,17 @@ def spectrum(
     if isinstance(subject, Objective):
         traced = partial(curvature_operator, kind=kind, backend=backend, cache_bytes=cache_bytes)
         costs.declare(lambda: SpectrumCosts(subject, kind, options, traced, cache_bytes, overlap=overlap))
-        made = _of_objective(subject, kind, options, backend, cache_bytes, memory_bytes)
     else:
         costs.declare(lambda: costs_of_matrices(subject, options))
-        made = _of_operator(subject, options, fingerprint, memory_bytes)
+    source = None if isinstance(subject, Objective) else _source(subject, fingerprint)
+    known = _known(subject, options, source)
 
     def computed(journal: Journal | None) -> Spectrum:
+        if isinstance(subject, Objective):
+            made = _of_objective(subject, kind, options, backend, cache_bytes, memory_bytes, journal, progress)
+        else:
+            made = _of_operator(subject, options, source, memory_bytes)
+
         def compute(name: str, report: Callable[[float], None]) -> Spectrum:
             found = made.compute(name, report, None if journal is None else journal.work(name))
             if finished is not None:
@@ -202,14 +208,14 @@ def spectrum(
             subject, found, backend=backend, cache_bytes=cache_bytes, journal=journal, progress=progress
         )
 
-    if out is None or (made.fingerprint is None and isinstance(out, Journal)):
+    if out is None or (known is None and isinstance(out, Journal)):
         return computed(None)
-    if made.fingerprint is None:
+    if known is None:
         disk.refuse_taken(Path(out), overwrite=overwrite, signature=SIGNATURE)
         result = computed(None)
         store.save(out, result, overwrite=overwrite)
         return result
-    with jobs.open_journal(out, made.fingerprint, overwrite=overwrite) as journal:
+    with jobs.open_journal(out, known, overwrite=overwrite) as journal:
         result = computed(journal)
         journal.finish(result)
     return result
@@ -238,23 +244,28 @@ def _refuse_options_of_objectives(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """How the spectrum of a part is computed, and what an unfinished run is known by."""
+    """How the spectrum of a part is computed."""
 
     compute: Callable[[str, Callable[[float], None], Path | None], Spectrum]  # the last: a file for its products
     costs: Sequence[float] | None
-    fingerprint: Mapping[str, Any] | None
     forget: Callable[[], None]
     between: Callable[[Spectrum, Journal | None, jobs.Progress | None], Spectrum] = lambda found, *_: found
 
 
 def _of_objective(
-    objective: Objective, kind: Kind, options: Options, backend: Backend, cache_bytes: int, memory_bytes: int | None
+    objective: Objective,
+    kind: Kind,
+    options: Options,
+    backend: Backend,
+    cache_bytes: int,
+    memory_bytes: int | None,
+    journal: Journal | None,
+    progress: jobs.Progress | None,
 ) -> _Job:
     facts = _facts(objective)
-    sizes: dict[str, Any] = {"samples": options.samples, "accuracy": options.accuracy}
-    drawn = draws_of(objective, kind, **sizes, seed=options.seed, cache_bytes=cache_bytes)
-    used = objective if drawn is None else drawn.objective
-    about, identity = provenance(objective, asdict(options)), fingerprint(objective, asdict(options))
+    sizes: dict[str, Any] = {"samples": options.samples, "accuracy": options.accuracy, "seed": options.seed}
+    used = draws_of(objective, kind, **sizes, cache_bytes=cache_bytes, journal=journal, progress=progress)
+    about, identity = provenance(objective, asdict(options)), _known(objective, options, None)
     lengths: dict[int, rows.Lengths] = {}
 
     @cache  # traced once, when the first unfinished part needs it
@@ -272,7 +283,7 @@ def _of_objective(
         part, told, of_part, shared = objective.part(name), None, facts(name), used.shared()
         of_part |= {"n_used": np.array([len(used.members[part])])}
         if by_samples():
-            told = of_samples.samples(shared, kind, part, tol=options.ggn_tol, cache_bytes=cache_bytes, drawn=drawn)
+            told = of_samples.samples(shared, kind, part, tol=options.ggn_tol, cache_bytes=cache_bytes)
             lengths[part] = told.lengths
             of_part |= of_samples.eigenvalues(told)
             if told.kept is not None and kind.has_rows and options.method != "lanczos":
@@ -298,11 +309,11 @@ def _of_objective(
         if kind.factors is None or not options.sampling_errors or not by_samples():
             return found
         return row_products(
-            used, found, kind.factors, lengths, drawn=drawn, cache_bytes=cache_bytes, journal=journal, progress=progress
+            used, found, kind.factors, lengths, cache_bytes=cache_bytes, journal=journal, progress=progress
         )
 
     costs = [float(len(own)) for own in used.members]
-    return _Job(compute=compute, costs=costs, fingerprint=identity, forget=whole.cache_clear, between=between)
+    return _Job(compute=compute, costs=costs, forget=whole.cache_clear, between=between)
 
 
 def _once(memory_bytes: int | None) -> Callable[[Operator], int]:
@@ -320,20 +331,35 @@ def _once(memory_bytes: int | None) -> Callable[[Operator], int]:
     return capacity
 
 
-def _of_operator(operator: Operator, options: Options, given: str | None, memory_bytes: int | None) -> _Job:
+def _source(operator: Operator, given: str | None) -> Mapping[str, Any] | None:
+    """Return what tells an operator from others; None where nothing does."""
+    return {"fingerprint": given} if given is not None else operator.source()
+
+
+def _known(
+    subject: Objective | Operator, options: Options, source: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Return what an unfinished run is known by; None for one that cannot be told from others."""
+    if isinstance(subject, Objective):
+        return fingerprint(subject, asdict(options))
+    if source is None:
+        return None
+    dtype = str(subject.dtype).removeprefix("torch.")
+    return asdict(options) | {"dtype": dtype, "parts": list(subject.parts), **source}
+
+
+def _of_operator(
+    operator: Operator, options: Options, source: Mapping[str, Any] | None, memory_bytes: int | None
+) -> _Job:
     capacity = _once(memory_bytes)
     exact = cache(lambda: exact_trace(operator, options))
-    source = {"fingerprint": given} if given is not None else operator.source()
     objective = operator.objective
     facts: Facts = _unknown if objective is None else _facts(objective)
     if objective is None:
         about = about_run(asdict(options), operator.device, operator.dtype) | dict(source or {})
     else:
         about = provenance(objective, asdict(options))
-
-    identity = (
-        None if source is None else asdict(options) | {"dtype": about["dtype"], "parts": list(operator.parts), **source}
-    )
+    identity = _known(operator, options, source)
 
     def compute(name: str, report: Callable[[float], None], work: Path | None) -> Spectrum:
         own = kept.kept(operator[name].shared(), work, identity)
@@ -349,7 +375,7 @@ def _of_operator(operator: Operator, options: Options, given: str | None, memory
         return Spectrum(**made, **facts(name), provenance=about | basis)
 
     costs = None if objective is None else [float(len(own)) for own in objective.members]
-    return _Job(compute=compute, costs=costs, fingerprint=identity, forget=exact.cache_clear)
+    return _Job(compute=compute, costs=costs, forget=exact.cache_clear)
 
 
 def _ends(
@@ -376,12 +402,12 @@ def _ends(
 
 
 def _facts(objective: Objective) -> Facts:
-    evaluation = objective.evaluation
+    evaluation = objective.undrawn.evaluation
 
     def of(name: str) -> dict[str, Any]:
         part = objective.part(name)
         return {
-            "n_samples": np.array([objective.counts[part]]),
+            "n_samples": np.array([objective.population[part]]),
             "n_used": np.array([len(objective.members[part])]),
             "train_counts": objective.trained[[part]],
             "loss": evaluation.loss[[part]],

@@ -158,7 +158,7 @@ def errors(made: dict[str, Any], told: of_samples.Samples | None) -> dict[str, n
         Fields by name.
     """
     of_draw = DrawError(trace=0.0, lambda_max=0.0)
-    if told is not None and told.drawn is not None and not told.drawn.whole[told.part]:
+    if told is not None and told.objective.draws is not None and not told.objective.draws.whole[told.part]:
         of_draw = accuracy.of_draw(told)
     return {
         "lambda_max_error": np.hypot(made["lambda_max_residual"], of_draw.lambda_max),

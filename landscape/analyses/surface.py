@@ -289,7 +289,7 @@ def compute(
     if options.refine is None:
         fill(range(len(x) * len(y)), "points")
     else:
-        shares = objective.partition.shares
+        shares = objective.shares
         _refined(fill, loss, computed, options.refine, np.stack([shares, np.full(n_parts, 1 / n_parts)]))
 
     placed = [along.project(mark) for mark in marks.values()]
@@ -317,7 +317,7 @@ def compute(
     about = provenance(objective, asked_for(along, axes, marks, options))
     return {
         "parts": objective.partition.names,
-        "n_samples": evaluator.counts,
+        "n_samples": objective.population,
         "train_counts": objective.trained,
         "xcoordinates": x,
         "ycoordinates": y,

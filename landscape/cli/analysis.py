@@ -68,8 +68,21 @@ def checkpoint(*, several: bool = False, series: bool = False, parameters: bool 
     )
 
 
-def samples() -> Decorator[Any]:
-    """Return the options of the data."""
+DRAWN = option(
+    "--samples",
+    type=int,
+    metavar="N",
+    help="Draw N samples of each part in proportion to their uncertainty, with weights, instead of taking all.",
+)
+"""Few samples for all."""
+
+
+def samples(*, drawn: bool = True) -> Decorator[Any]:
+    """Return the options of the data.
+
+    Args:
+        drawn: `begin` draws the samples; a command that draws them itself has `DRAWN` elsewhere.
+    """
     return cloup.option_group(
         "Data",
         option(
@@ -105,7 +118,8 @@ def samples() -> Decorator[Any]:
             "--data-seed",
             type=int,
             metavar="N",
-            help="Seed the choice of samples for --imbalance and --samples-per-class.",
+            help="Seed the choice of samples for "
+            + ("--imbalance, --samples-per-class and --samples." if drawn else "--imbalance and --samples-per-class."),
             show_default="0",
         ),
         option(
@@ -126,6 +140,7 @@ def samples() -> Decorator[Any]:
             metavar="N",
             help="Use at most N samples of each class, drawn by --data-seed.",
         ),
+        *([DRAWN] if drawn else []),
     )
 
 

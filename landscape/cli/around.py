@@ -54,7 +54,7 @@ def _parts(objective: Objective, of: str | None, n_axes: int, kind: str) -> list
         return found
     if kind == "eigen" or n_axes == 1:
         raise InputError(f"--directions {kind} needs --of: one of {', '.join(names[:10])}, or of {', '.join(GROUPS)}")
-    order = np.argsort(-objective.counts, kind="stable")
+    order = np.argsort(-objective.population, kind="stable")
     return [names[order[0]], names[order[-1]]]
 
 

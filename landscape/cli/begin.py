@@ -15,6 +15,7 @@ from landscape.cli import dry
 from landscape.cli.console import Console
 from landscape.errors import InputError
 from landscape.objective import jobs
+from landscape.objective.draws import draw_samples
 from landscape.objective.loading import load_objective
 from landscape.objective.objective import Objective
 from landscape.objective.runs import MAGIC
@@ -31,6 +32,7 @@ def begin(
     as_json: bool = False,
     threads: int | None = None,
     dry_run: bool = False,
+    samples: int | None = None,
     **loading: Any,
 ) -> Generator[tuple[Objective, Console], None, None]:
     """Join the ranks, load a checkpoint and say how well it does; the ranks are left at the end of the block.
@@ -44,6 +46,7 @@ def begin(
         as_json: print one JSON document only.
         threads: of this process; None for what the environment says, or else the fastest number.
         dry_run: say what the block would take, in place of running it to its end.
+        samples: draw so many of each part, with weights; None takes all.
         loading: the options of `options.LOADING`.
 
     Yields:
@@ -62,16 +65,28 @@ def begin(
         batch = objective.example(0)
         settle(lambda: _pass(objective, *batch), threads, measure=objective.device.type == "cpu")
         console = Console(quiet=quiet or not distributed.is_main(), json=as_json)
+        used = objective
+        if samples is not None:
+            used = draw_samples(objective, samples, seed=loading.get("data_seed") or 0)
         if dry_run:
             with costs.asking() as plans:
-                yield objective, console
+                yield used, console
             dry.show(console, costs.measured(plans, ranks=max(1.0, jobs.EFFICIENCY * distributed.world())))
             return
         with distributed.together():
             introduce(console, objective)
-        yield objective, console
+        if samples is not None:
+            _tell_draws(console, used)
+        yield used, console
     finally:
         distributed.stop()
+
+
+def _tell_draws(console: Console, objective: Objective) -> None:
+    """Say how many samples stand for all."""
+    drawn, largest = int(objective.counts.sum()), 0.0 if objective.draws is None else objective.draws.factors.max()
+    how = "in proportion to their uncertainty" if largest > 1 else "alike, as their uncertainty varies little"
+    console.note(f"{drawn:,} of {int(objective.population.sum()):,} samples are drawn, {how}")
 
 
 @torch.no_grad()

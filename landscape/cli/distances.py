@@ -24,7 +24,7 @@ from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.runs import checkpoint_list
-from landscape.results import Distances
+from landscape.results import Distances, written
 
 DISTANCES = cloup.option_group(
     "Convergence points",
@@ -299,7 +299,21 @@ def _conclude(console: Console, result: Distances, path: Path) -> None:
     if len(result.parts) <= 16:
         rows = [[name, *(f"{value:.4g}" for value in loss[i])] for i, name in enumerate(result.points)]
         console.table(["point", *result.parts], rows, title="loss of each part at each point")
+    if np.isfinite(result.barrier).any():
+        console.table(["part", "highest barrier ± samples", "between"], _highest(result), title="barriers")
     console.say(f"points: {result.source}\nresult: {path}\nfigure: landscape plot {path}")
+
+
+def _highest(result: Distances) -> list[list[str]]:
+    """Return the highest barrier of each part, mean over runs, with its error over samples and between which points."""
+    rows, mean = [], result.barrier.mean(0)
+    for p, part in enumerate(result.parts):
+        i, j = np.unravel_index(np.argmax(np.nan_to_num(mean[..., p])), mean.shape[:2])
+        errors = None if result.barrier_stderr is None else result.barrier_stderr[:, i, j, p]
+        error = np.nan if errors is None else float(errors.mean())  # runs have the same samples
+        shown = written.with_error(mean[i, j, p], error)
+        rows.append([part, shown, f"{result.points[j]} and {result.points[i]}" if i != j else "-"])
+    return rows
 
 
 def _document(result: Distances, path: Path) -> dict[str, Any]:
@@ -311,6 +325,7 @@ def _document(result: Distances, path: Path) -> dict[str, Any]:
         "loss",
         "accuracy",
         "barrier",
+        "barrier_stderr",
         "point_epoch",
         "hessian_rise",
     ]

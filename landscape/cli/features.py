@@ -14,7 +14,8 @@ from landscape.cli.console import Console
 from landscape.cli.options import SIZE, command, option
 from landscape.errors import StoreError
 from landscape.objective.runs import checkpoint_list
-from landscape.results import Features, History, columns, store
+from landscape.results import Features, History, columns, store, written
+from landscape.results.features import WITH_ERRORS
 
 FEATURES = cloup.option_group(
     "Features",
@@ -75,7 +76,8 @@ def features(
     read = {name: given[name] for name in ("ckpt_key", "trust_pickle")}
     found = checkpoint_list(ckpt, **read)
     last = str(found[-1][0])
-    with begin(ckpt=last, quiet=quiet, as_json=as_json, **given) as (objective, console):
+    chosen = "all" if given["samples"] is None else "class"  # of which draws are to tell one by one
+    with begin(ckpt=last, default=chosen, quiet=quiet, as_json=as_json, **given) as (objective, console):
         path = result_path(out, ckpt, "features")
         with console.progress() as progress:
             result = analysis.features(
@@ -107,7 +109,7 @@ def _conclude(console: Console, found: Features, path: Path) -> None:
 def _show_collapse(console: Console, found: Features) -> None:
     """Print what goes to 0 as the features collapse, with the quality of the most frequent and the rarest class."""
     if len(found.points) == 1:
-        numbers = ", ".join(f"{label} {getattr(found, name)[0]:.4g}" for name, label in COLLAPSE.items())
+        numbers = ", ".join(f"{label} {_with_error(found, name)}" for name, label in COLLAPSE.items())
         console.say(f"neural collapse, where all of these are 0: {numbers}")
         return
     order = np.argsort(-found.train_counts, kind="stable")
@@ -120,6 +122,12 @@ def _show_collapse(console: Console, found: Features) -> None:
     ]
     heads = ["checkpoint", "epoch", *(f"Q of {found.parts[c]}" for c in ends), *COLLAPSE.values()]
     console.table(heads, rows, title="along the run; in neural collapse all NC are 0")
+
+
+def _with_error(found: Features, name: str) -> str:
+    errors = getattr(found, f"{name}_stderr")
+    value = float(getattr(found, name)[0])
+    return f"{value:.4g}" if errors is None else written.with_error(value, float(errors[0]))
 
 
 def _epoch(value: float) -> str:
@@ -141,11 +149,14 @@ def _mention_history(console: Console, run: Path) -> None:
 
 def _document(found: Features, path: Path) -> dict[str, Any]:
     points = []
+    with_errors = [f"{name}_stderr" for name in WITH_ERRORS if getattr(found, f"{name}_stderr") is not None]
+    per_class = [*PER_CLASS, *(name for name in with_errors if getattr(found, name).ndim > 1)]
+    per_point = [*COLLAPSE, *(name for name in with_errors if getattr(found, name).ndim == 1)]
     for k, name in enumerate(found.points):
         classes = [
-            {"class": part} | {n: _at(getattr(found, n), k, c) for n in PER_CLASS} for c, part in enumerate(found.parts)
+            {"class": part} | {n: _at(getattr(found, n), k, c) for n in per_class} for c, part in enumerate(found.parts)
         ]
-        numbers = {n: getattr(found, n)[k] for n in COLLAPSE}
+        numbers = {n: getattr(found, n)[k] for n in per_point}
         points.append({"checkpoint": name, "epoch": found.epoch[k], **numbers, "classes": classes})
     return {"result": str(path), "beta": found.beta, "features": found.n_features, "checkpoints": points}
 

@@ -14,7 +14,7 @@ from landscape.analyses.samples import GGN_TOL, METHODS
 from landscape.analyses.spectrum import spectrum
 from landscape.autodiff import distributed
 from landscape.cli import along, over_samples
-from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
+from landscape.cli.analysis import DRAWN, checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin
 from landscape.cli.console import Console
 from landscape.cli.options import MEMORY, Choice, command, option
@@ -117,12 +117,7 @@ SPECTRUM = cloup.option_group(
         metavar="SHARE",
         help="Count eigenvalues as zero up to this share of the largest |eigenvalue|, where negative ones are summed.",
     ),
-    option(
-        "--samples",
-        type=int,
-        metavar="N",
-        help="Draw N samples of each part in proportion to their uncertainty, with weights, instead of taking all.",
-    ),
+    DRAWN,
     option(
         "--accuracy",
         type=float,
@@ -180,7 +175,7 @@ VERIFY = option(
     "landscape hessian --ckpt run --partition head-tail --with-parts all --density",
 )
 @checkpoint(series=True)
-@samples()
+@samples(drawn=False)
 @parts(along.WITH_PARTS)
 @SPECTRUM
 @numbers(BACKEND, LIMIT, weight_decay=True, cache="values that do not change from one product to the next")

@@ -102,8 +102,9 @@ def refuse_zero(of: Losses, factors: Factors, z: Tensor, targets: Tree) -> None:
     loss, z = factors.middle(of), z.detach()
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z) for _ in range(_OUTPUTS)]
-    if isinstance(targets, Tensor) and targets.is_floating_point() and targets.numel() == z.numel():
-        drawn.append(targets.reshape(z.shape) + 0.1 * drawn[0])  # a robust loss is curved near its targets alone
+    first = trees.leaves(targets)[0]  # of draws with weights these stand beside it
+    if first.is_floating_point() and first.numel() == z.numel():
+        drawn.append(first.reshape(z.shape) + 0.1 * drawn[0])  # a robust loss is curved near its targets alone
     for at in (z, *drawn):
         leaf = at.clone().requires_grad_()
         with torch.enable_grad():

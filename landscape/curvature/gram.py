@@ -53,7 +53,7 @@ def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.nd
     Returns:
         Losses (P,) and products.
     """
-    counts, shares, n_parts = objective.counts, objective.partition.shares, len(objective.partition)
+    counts, shares, n_parts = objective.counts, objective.shares, len(objective.partition)
     size = objective.layout.size
     held = min(n_parts, max(1, cache_bytes // (size * objective.dtype.itemsize)))
     kept = torch.empty(held, size, dtype=objective.dtype, device=objective.device)

@@ -32,6 +32,7 @@ from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import losses
+from landscape.objective.weighing import Weighed
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 Batch: TypeAlias = tuple[Tree, Tree]
@@ -148,6 +149,9 @@ def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:
     Returns:
         The matrices between the Jacobians.
     """
+    if isinstance(loss, Weighed):
+        inner, factors = targets
+        return factors.to(z.dtype)[:, None, None] ** loss.power * between(loss.of, z, inner)
     if loss is not losses.cross_entropy or targets.is_floating_point():
         return second_of_each(lambda z: loss(z, targets), z)
     p = z.softmax(1)

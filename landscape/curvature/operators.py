@@ -16,7 +16,7 @@ from landscape.curvature.algebra import Exact, Operator
 from landscape.curvature.checks import refuse_zero, some_of
 from landscape.curvature.kinds import Factored, Functions, Kind, KindName, find
 from landscape.curvature.products import Part, Problem, Products, checked_trace
-from landscape.errors import check_choice
+from landscape.errors import InputError, arg, check_choice
 from landscape.objective.objective import Objective
 
 Backend: TypeAlias = Literal["auto", "reverse", "linearized"]
@@ -54,6 +54,8 @@ def curvature_operator(
     found = find(kind)
     check_choice("backend", backend, BACKENDS)
     objective.refuse_stale()
+    if objective.draws is not None:
+        refuse_draws(found)
     problem = problem_of(objective)
     if isinstance(found, Factored) and found.factors is not None:
         inputs, targets = some_of(problem.parts[0].example(), 4)
@@ -92,6 +94,15 @@ def curvature_operator(
         )
 
     return of(Products(problem, found, traced, cache_bytes), objective)
+
+
+def refuse_draws(kind: Kind) -> None:
+    """Raise InputError for a matrix that draws with weights cannot stand for."""
+    if not kind.scales:
+        raise InputError(
+            f"{arg('samples')} weighs losses, with which the {kind.name} does not scale: leave it out, or take "
+            f"{arg('operator', 'ggn')}"
+        )
 
 
 def problem_of(objective: Objective) -> Problem:

@@ -114,15 +114,17 @@ class Sums:
         """
         self._n_classes = n_classes
         self._counts = torch.zeros(n_classes, dtype=torch.int64)
+        self._weights = torch.zeros(n_classes, dtype=torch.float64)
         self._sums: Tensor | None = None
         self._eps = 0.0
 
-    def add(self, features: Tensor, labels: Tensor) -> None:
+    def add(self, features: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
         """Add some samples.
 
         Args:
             features: (B, F).
             labels: (B,) integers.
+            weights: (B,), how often each counts, not negative; None for once. One of 0 is left out.
 
         Raises:
             InputError: shapes or labels do not fit.
@@ -137,13 +139,15 @@ class Sums:
         if self._sums is None:
             self._sums = zeros((self._n_classes, features.shape[1]), features.device)
             self._eps = torch.finfo(features.dtype).eps
-        self._counts += torch.bincount(labels, minlength=self._n_classes).cpu()
-        for some, of in _pieces(features, labels):
-            self._sums.index_add_(0, of, some)
+        each = _each_weight(labels, weights)
+        self._counts += torch.bincount(labels[each > 0], minlength=self._n_classes).cpu()
+        self._weights += torch.bincount(labels, each, self._n_classes).cpu()
+        for some, of, often in _pieces(features, labels, each):
+            self._sums.index_add_(0, of, some * often[:, None])
 
     def add_up(self, team: Team) -> None:
         """Add up what the processes of a team have counted, each of which has seen a sample."""
-        self._counts = team.total(self._counts)
+        self._counts, self._weights = team.total(self._counts), team.total(self._weights)
         self._sums = None if self._sums is None else team.total(self._sums)
 
     def means(self) -> "Means":
@@ -160,8 +164,8 @@ class Sums:
             raise InputError("there are no features to take means of")
         if not bool(torch.isfinite(self._sums).all()):
             raise NumericalError("features are not finite: has the training diverged?")
-        counts = self._counts.to(self._sums.device)
-        return Means(counts=counts, values=self._sums / counts[:, None], eps=self._eps)
+        counts, weights = self._counts.to(self._sums.device), self._weights.to(self._sums.device)
+        return Means(counts=counts, weights=weights, values=self._sums / weights[:, None], eps=self._eps)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,6 +173,7 @@ class Means:
     """The class means, and what follows from them alone."""
 
     counts: Tensor  # (C,) samples
+    weights: Tensor  # (C,) float64, the sum of theirs
     values: Tensor  # mu_c, (C, F) float64, nan for a class without samples
     eps: float  # relative rounding error of the features
 
@@ -256,17 +261,19 @@ class Scatter:
         self._squares = torch.zeros_like(means.values[:, 0])
         self._along = self._directions.new_zeros(self._directions.shape[1])
 
-    def add(self, features: Tensor, labels: Tensor) -> None:
+    def add(self, features: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
         """Add some samples.
 
         Args:
             features: (B, F).
             labels: (B,) integers.
+            weights: (B,), as in the first pass.
         """
-        for some, of in _pieces(features, labels.to(features.device, torch.int64)):
-            deviations = some - self._means.values[of]
-            self._squares.index_add_(0, of, deviations.square().sum(1))
-            self._along += (1 / wide(self._means.counts[of])) @ (deviations @ self._directions).square()
+        for some, of, often in _pieces(features, labels, _each_weight(labels, weights)):
+            share, deviations = often / self._means.weights[of], some - self._means.values[of]
+            share, deviations = share[often > 0], deviations[often > 0]  # a class may be left out as a whole
+            self._squares.index_add_(0, of[often > 0], share * deviations.square().sum(1))
+            self._along += share @ (deviations @ self._directions).square()
 
     def add_up(self, team: Team) -> None:
         """Add up what the processes of a team have counted."""
@@ -276,7 +283,7 @@ class Scatter:
     def variance(self) -> np.ndarray:
         """Var, (C,); nan for a class of fewer than two samples, which cannot tell."""
         counts = self._means.counts
-        return _numpy(torch.where(counts > 1, self._squares / counts, torch.nan))
+        return _numpy(torch.where(counts > 1, self._squares, torch.nan))
 
     @property
     def along(self) -> Tensor:
@@ -284,12 +291,19 @@ class Scatter:
         return self._along / (self._means.counts > 1).sum()
 
 
-def _pieces(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _each_weight(labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the weight of each sample, (B,) float64."""
+    if weights is None:
+        return torch.ones(len(labels), dtype=torch.float64, device=labels.device)
+    return weights.to(labels.device, torch.float64)
+
+
+def _pieces(features: Tensor, labels: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield some samples at a time, in float64."""
     size = max(1, _PIECE // max(1, features.shape[1]))
-    for some, of in zip(torch.split(features, size), torch.split(labels, size), strict=True):
+    for some, of, often in zip(*(torch.split(t, size) for t in (features, labels, weights)), strict=True):
         some = wide(some)
-        yield some, of.to(some.device)
+        yield some, of.to(some.device), often.to(some.device)
 
 
 # The geometry of the means --------------------------------------------------------------------------------------------

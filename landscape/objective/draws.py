@@ -3,13 +3,14 @@
 tr M_i, the trace of the loss's Hessian in the logits of sample i, is nearly proportional to the sample's trace of
 curvature, and one forward pass gives it. m draws with replacement by chances pi_i, each weighted by 1 / (N pi_i), have
 means that are unbiased for every sum over the N samples (Hansen and Hurwitz 1943), and where pi_i is near proportional
-to what is summed they scatter little. A twentieth of the chances is spread evenly: nothing has a weight beyond 20, and
-what tr M does not see is drawn too.
+to what is summed they scatter little. A share of the chances is spread evenly, so that what tr M does not see is drawn
+too: a twentieth for curvature, to which tr M is nearly proportional, and nothing has a weight beyond 20; half for what
+is away from the checkpoint, where all samples may lose alike, and nothing has a weight beyond 2.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -17,34 +18,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff import trees
 from landscape.autodiff.backward import second_of_each
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
+from landscape.callables import checked
 from landscape.data.records import Records
 from landscape.data.samples import Samples
 from landscape.errors import InputError, arg
 from landscape.networks import losses
 from landscape.objective.objective import Objective
+from landscape.objective.weighing import DrawnSamples, Draws, weighed
 
 log = logging.getLogger(__name__)
 
 MOST_OUTPUTS = 512
 """Numbers of a sample's output beyond which the matrices between Jacobians take more than they are worth."""
 
-_EVEN = 0.05  # share of the chances that is spread evenly
+AT, AWAY = 0.05, 0.5
+"""Share of the chances that is spread evenly: for curvature at the checkpoint, and for what may be away from it."""
+
 _GAIN = 1.5  # mean square of tr M over its squared mean, below which weights gain too little
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Drawn:
-    """An objective on draws from another one's parts, each of which counts with its weight."""
-
-    objective: Objective  # a sample is one draw; its label is the draw's number, and its loss has the weight in it
-    index: np.ndarray  # (M,) the sample of the other objective's data that each draw is
-    labels: np.ndarray  # (M,) its class
-    factors: np.ndarray  # (M,) 1 / (N pi) of each draw, 1 where all samples count alike
-    whole: np.ndarray  # (P,) whether a part has all its samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,31 +50,9 @@ class Picked:
     factors: np.ndarray  # (m,) 1 / (N pi) of each
 
 
-@dataclass(frozen=True, eq=False)
-class _Paired:
-    """The loss of each draw times its factor, which stands beside the target."""
-
-    loss: Callable[[Tensor, Tree], Tensor]
-
-    def __call__(self, logits: Tensor, targets: tuple[Tree, Tensor]) -> Tensor:
-        return targets[1].to(logits.dtype) * self.loss(logits, targets[0])
-
-
-@dataclass(frozen=True, eq=False)
-class _Weighted:
-    """The loss of each draw times its factor, of labels."""
-
-    loss: Callable[[Tensor, Tree], Tensor]
-    labels: Tensor  # (M,)
-    factors: Tensor  # (M,)
-
-    def __call__(self, logits: Tensor, draws: Tensor) -> Tensor:
-        factors, labels = (t[draws].to(logits.device) for t in (self.factors, self.labels))
-        return factors.to(logits.dtype) * self.loss(logits, labels)
-
-
-def draw(objective: Objective, n: int, *, seed: int = 0) -> Drawn:
-    """Draw samples from each part in proportion to tr M.
+@checked
+def draw_samples(objective: Objective, n: int, *, seed: int = 0, even: float = AWAY) -> Objective:
+    """Draw samples from each part in proportion to tr M, for any analysis that sums over samples.
 
     A part of at most n samples is taken whole; where tr M varies little, n samples are drawn alike, without weights.
 
@@ -87,20 +60,25 @@ def draw(objective: Objective, n: int, *, seed: int = 0) -> Drawn:
         objective: model, loss and data in parts.
         n: draws from each part, at least 2.
         seed: of the draws.
+        even: share of the chances that is spread evenly: no draw has a weight beyond 1 / even. Curvature at the
+            checkpoint itself takes `AT`; what is away from it, where other samples are uncertain, the default.
 
     Returns:
         An objective with the same parts, whose means over draws stand for those over samples.
 
     Raises:
-        InputError: fewer than 2 draws, or samples that are not in memory.
+        InputError: fewer than 2 draws, samples that are not in memory or are draws themselves.
     """
     if n < 2:
         raise InputError(f"{arg('samples', n)}: at least 2 samples are drawn, which tell their own spread")
-    return gathered(objective, [pick(objective, part, n, seed=seed) for part in range(len(objective.members))])
+    picked = [pick(objective, part, n, seed=seed, even=even) for part in range(len(objective.members))]
+    return gathered(objective, picked, {"samples": n, "seed": seed, "even": even})
 
 
-def pick(objective: Objective, part: int, n: int, *, seed: int = 0, amount: np.ndarray | None = None) -> Picked:
-    """Draw samples from one part, as `draw` does from all.
+def pick(
+    objective: Objective, part: int, n: int, *, seed: int = 0, amount: np.ndarray | None = None, even: float = AT
+) -> Picked:
+    """Draw samples from one part, as `draw_samples` does from all.
 
     Args:
         objective: model, loss and data in parts.
@@ -108,6 +86,7 @@ def pick(objective: Objective, part: int, n: int, *, seed: int = 0, amount: np.n
         n: draws.
         seed: of the draws.
         amount: what `uncertainty` returns for the part, if that is known.
+        even: as for `draw_samples`.
 
     Returns:
         The draws; all samples of a part of at most n.
@@ -119,48 +98,51 @@ def pick(objective: Objective, part: int, n: int, *, seed: int = 0, amount: np.n
     if objective.outputs.size > MOST_OUTPUTS:
         log.info("%s: samples have more than %d outputs, %d of %d are drawn alike", name, MOST_OUTPUTS, n, len(members))
         return Picked(np.sort(random.choice(members, n, replace=False)), np.ones(n))
-    return _drawn(members, uncertainty(objective, part) if amount is None else amount, name, n, random)
+    return _drawn(members, uncertainty(objective, part) if amount is None else amount, name, n, random, even)
 
 
-def gathered(objective: Objective, picked: Sequence[Picked]) -> Drawn:
+def gathered(objective: Objective, picked: Sequence[Picked], about: Mapping[str, Any]) -> Objective:
     """Make an objective of draws.
 
     Args:
         objective: model, loss and data in parts.
         picked: the draws from each part.
+        about: how they were drawn, for the record.
 
     Returns:
         An objective with the same parts, whose means over draws stand for those over samples.
 
     Raises:
-        InputError: samples that are not in memory.
+        InputError: samples that are not in memory, or are draws themselves.
     """
+    if objective.draws is not None:
+        raise InputError(f"the samples are draws already: leave {arg('samples')} out, or draw from all of them")
     index = [own.index for own in picked]
-    places, weights = np.concatenate(index), np.concatenate([own.factors for own in picked])
-    part_of = np.repeat(np.arange(len(index)), [len(own) for own in index])
+    places, factors = np.concatenate(index), np.concatenate([own.factors for own in picked])
     ends = np.cumsum([len(own) for own in index])
-    selected = objective.samples.select(places)
-    labels = objective.samples.labels[places]
-    factors_of = torch.from_numpy(weights).to(objective.device, objective.dtype)
-    of_draws: Samples
-    weighted: Callable[[Tensor, Any], Tensor]
-    if isinstance(selected, Records):
-        if selected.held is None:
-            raise InputError(f"{arg('samples')}: draws are of samples in memory, these are collated batch by batch")
-        inputs, targets = selected.held
-        of_draws, weighted = replace(selected, held=(inputs, (targets, factors_of))), _Paired(objective.loss)
-    else:
-        of_draws = replace(selected, labels=np.arange(len(places)))
-        weighted = _Weighted(objective.loss, torch.from_numpy(labels).to(objective.device), factors_of)
-    drawn = replace(
+    whole = [len(own) == len(members) for own, members in zip(index, objective.members, strict=True)]
+    draws = Draws(of=objective, index=places, factors=factors, whole=np.array(whole), population=objective.population)
+    part_of = np.repeat(np.arange(len(index)), [len(own) for own in index])
+    return replace(
         objective,
-        samples=of_draws,
+        samples=_with_factors(objective.samples.select(places), factors),
         partition=replace(objective.partition, part_of=part_of),
         members=tuple(np.split(np.arange(len(places)), ends[:-1])),
-        loss=weighted,
+        loss=weighed(objective.loss, draws),
+        draws=draws,
+        source={**objective.source, "draws": dict(about)},
+        _kept=None,
     )
-    whole = [len(own.index) == len(members) for own, members in zip(picked, objective.members, strict=True)]
-    return Drawn(objective=drawn, index=places, labels=labels, factors=weights, whole=np.array(whole))
+
+
+def _with_factors(samples: Samples, factors: np.ndarray) -> Samples:
+    """Return samples that hand out their factors beside their targets."""
+    if not isinstance(samples, Records):
+        return DrawnSamples(**{f.name: getattr(samples, f.name) for f in fields(Samples)}, factors=factors)
+    if samples.held is None:
+        raise InputError(f"{arg('samples')}: draws are of samples in memory, these are collated batch by batch")
+    inputs, targets = samples.held
+    return replace(samples, held=(inputs, (targets, torch.from_numpy(factors).to(trees.device(inputs)))))
 
 
 def uncertainty(objective: Objective, part: int) -> np.ndarray:
@@ -189,12 +171,14 @@ def _loss(objective: Objective, targets: Tree, z: Tensor) -> Tensor:
     return objective.loss(z, targets)
 
 
-def _drawn(members: np.ndarray, amount: np.ndarray, name: str, n: int, random: np.random.Generator) -> Picked:
+def _drawn(
+    members: np.ndarray, amount: np.ndarray, name: str, n: int, random: np.random.Generator, even: float
+) -> Picked:
     """Return n draws from the samples of a part."""
     mean = amount.mean()
     if not mean > 0 or (amount**2).mean() < _GAIN * mean**2:
         log.info("%s: tr M varies little, %d of %d samples are drawn alike", name, n, len(members))
         return Picked(np.sort(random.choice(members, n, replace=False)), np.ones(n))
-    chance = (1 - _EVEN) * amount / amount.sum() + _EVEN / len(members)
+    chance = (1 - even) * amount / amount.sum() + even / len(members)
     chosen = np.sort(random.choice(len(members), n, p=chance))
     return Picked(members[chosen], 1 / (len(members) * chance[chosen]))

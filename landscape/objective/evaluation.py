@@ -12,6 +12,7 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide
 from landscape.errors import NumericalError, arg
 from landscape.networks.models import failures_named
+from landscape.objective.weighing import weighed
 from landscape.results.measures import Measure
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
     Raises:
         NumericalError: a loss is not finite.
     """
-    names, counts = objective.partition.names, np.array([len(m) for m in objective.members])
+    names, counts, stands_for = objective.partition.names, objective.counts, objective.population / objective.counts
     loss, correct, sums = _added_up(objective, progress)
     for name, value in zip(names, loss, strict=True):
         if not np.isfinite(value):
@@ -84,10 +85,10 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
             )
     return Evaluation(
         parts=names,
-        counts=counts,
+        counts=objective.population,
         loss=loss / counts,
         accuracy=None if objective.correct is None else correct / counts,
-        sums=sums,
+        sums={measure: stands_for[:, None] * of_parts for measure, of_parts in sums.items()},
     )
 
 
@@ -115,7 +116,7 @@ def _added_up(
             if is_correct is not None:
                 correct[part] += is_correct(logits, targets).sum().item()
             for m, one in enumerate(measured):
-                found = one.sums(objective.outputs.restore(logits), targets)
+                found = weighed(one.sums, objective.draws)(objective.outputs.restore(logits), targets)
                 sums[m, part] += wide(found).sum(0).cpu().numpy()
             done += len(some)
             if progress is not None:

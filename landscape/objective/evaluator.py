@@ -19,6 +19,7 @@ from landscape.autodiff.forward import Forward, forward
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place, wide, zeros
 from landscape.data.datasets import Samples
+from landscape.errors import InputError, arg
 from landscape.networks.outputs import OwnLoss
 from landscape.objective import batch_norm as norms
 from landscape.objective import jobs
@@ -63,6 +64,11 @@ class Evaluator:
                 network that cannot be traced.
         """
         policy = norms.check(batch_norm)
+        if policy.batches and objective.draws is not None:
+            raise InputError(
+                f"{arg('batch_norm', batch_norm)} normalises each batch by itself, and batches of draws in proportion "
+                f"to uncertainty are none of the data: leave {arg('samples')} out"
+            )
         self.objective = objective
         self.policy = policy
         self.centre = origin(objective)
@@ -77,7 +83,7 @@ class Evaluator:
         everything = (0, len(self._order))
         self._passes: list[tuple[Reestimation | None, tuple[int, int]]] = [(None, everything)]
         if policy.trains:
-            samples = training or objective.samples
+            samples = training or objective.undrawn.samples
             drawn = np.random.default_rng(seed).permutation(len(samples))
             if policy.trains == "whole":
                 self._passes = [(Reestimation(objective, samples, drawn[:training_samples]), everything)]
@@ -85,7 +91,7 @@ class Evaluator:
                 ends = np.cumsum(sizes).tolist()
                 self._passes = [
                     (Reestimation(objective, samples, own[:training_samples]), (end - size, end))
-                    for own, size, end in zip(of_parts(objective, samples, drawn), sizes, ends, strict=True)
+                    for own, size, end in zip(of_parts(objective.undrawn, samples, drawn), sizes, ends, strict=True)
                 ]
         self._by_batch = ByBatch(objective, self._order, seed) if policy.batches else None
         inputs = trees.take(self._batch(0, len(self._order))[0], slice(8))
@@ -139,16 +145,19 @@ class Evaluator:
         mean = loss.cpu().numpy() / self.counts
         return mean, accuracy, _stderr(mean, squares.cpu().numpy() / self.counts, self.counts)
 
-    def each(self, point: Point, report: Callable[[float], None] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    def each(
+        self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Evaluate a point sample by sample.
 
         Args:
             point: the weights.
             report: called with the share of the pass that is done.
+            as_it_is: as for `measure`.
 
         Returns:
             The loss of each sample, (N,), the samples of one part after those of the other; and whether it is predicted
-            correctly, 0 or 1, (N,), None where that has no meaning.
+            correctly, 0 or 1, (N,), None where that has no meaning. Of draws both with their weights.
         """
         loss = zeros(len(self._order), self.objective.device)
         correct, is_correct = torch.zeros_like(loss), self.objective.correct
@@ -158,8 +167,15 @@ class Evaluator:
             if is_correct is not None:
                 correct[where] = wide(is_correct(logits, targets))
 
-        self._visit(point, see, report, as_it_is=False)
+        self._visit(point, see, report, as_it_is)
         return loss.cpu().numpy(), None if is_correct is None else correct.cpu().numpy()
+
+    def means(self, each: np.ndarray, right: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Return what `measure` does, of what `each` returned."""
+        part, n = self._part.cpu().numpy(), len(self.counts)
+        loss, squares = (np.bincount(part, values, n) / self.counts for values in (each, np.square(each)))
+        accuracy = None if right is None else np.bincount(part, right, n) / self.counts
+        return loss, accuracy, _stderr(loss, squares, self.counts)
 
     def _visit(
         self,
@@ -256,7 +272,7 @@ def evaluate(
             found.append(evaluator.measure(point_of(number), advance, as_it_is=as_it_is))
         return Points(
             parts=evaluator.objective.partition.names,
-            n_samples=evaluator.counts,
+            n_samples=evaluator.objective.population,
             point=np.array(some),
             loss=np.stack([loss for loss, _, _ in found]),
             accuracy=_stacked([accuracy for _, accuracy, _ in found]),

@@ -37,6 +37,7 @@ from landscape.objective import contract, evaluation, measured
 from landscape.objective.contract import Kept
 from landscape.objective.evaluation import Evaluation
 from landscape.objective.parts import GROUPS, Parts, make_partition, refuse_empty
+from landscape.objective.weighing import Draws, weighed_right
 from landscape.results.grouping import ENDS, FEW, MANY
 
 Loss = Callable[[Any, Tree], Tensor]
@@ -66,6 +67,7 @@ class Objective:
     theta: tuple[Tensor, ...] = field(repr=False)
     _theirs: "weakref.ref[nn.Module] | None" = field(repr=False, default=None)  # the caller's model, whose copy it is
     _kept: Kept | None = field(repr=False, default=None)  # of the network as it was when this was made
+    draws: Draws | None = None  # what the samples are, where they stand for those of another objective
     team: distributed.Team = distributed.ALONE  # the processes that take each part's sums together, see `shared`
 
     @classmethod
@@ -221,6 +223,7 @@ class Objective:
             _fixed={name: t for name, t in tensors.items() if name not in varying},
             _theirs=None,
             _kept=None,
+            draws=None if self.draws is None else replace(self.draws, of=self.draws.of.of_network(model)),
         )
 
     def in_float64(self) -> "Objective":
@@ -251,11 +254,29 @@ class Objective:
         """
         if self._kept is not None:
             contract.verify(self if model is None else self.of_network(model), self._kept)
+        elif self.draws is not None:
+            self.draws.of.verify(model)
 
     @property
     def counts(self) -> np.ndarray:
-        """Samples of each part, (P,): what its sums are divided by, whether or not all are summed over."""
+        """Samples of each part that are summed over, draws counted singly, (P,): what its sums are divided by."""
         return self.partition.counts
+
+    @property
+    def population(self) -> np.ndarray:
+        """Samples that each part has, or that its draws stand for, (P,)."""
+        return self.counts if self.draws is None else self.draws.population
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Share of each part in the samples of all parts, (P,)."""
+        found: np.ndarray = self.population / self.population.sum()
+        return found
+
+    @property
+    def undrawn(self) -> "Objective":
+        """The objective of all samples, from which these were drawn; this one where they were not."""
+        return self if self.draws is None else self.draws.of
 
     @property
     def trained(self) -> np.ndarray:
@@ -285,6 +306,8 @@ class Objective:
             DataError: the group has no samples.
         """
         own = name in self.partition.names
+        if not own and self.draws is not None:  # of classes that are no parts, which have factors of their own
+            return self.undrawn.alone(name)
         if not own and name not in GROUPS:
             shown = ", ".join(self.partition.names[:10]) + (", ..." if len(self.partition) > 10 else "")
             raise InputError(f"no part {name!r}; there are {shown}, and the groups {', '.join(GROUPS)}")
@@ -293,7 +316,17 @@ class Objective:
             raise InputError(f"no class is among the {name}: {arg('many')} and {arg('few')} say which are")
         one = found.coarsen({name: [name]})
         refuse_empty(one, self.samples)
-        return replace(self, partition=one, members=(self.members[self.part(name)] if own else one.indices(0),))
+        draws = None
+        if self.draws is not None:
+            chosen = [self.part(name)]
+            draws = replace(
+                self.draws,
+                of=self.draws.of.alone(name),
+                whole=self.draws.whole[chosen],
+                population=self.draws.population[chosen],
+            )
+        members = self.members[self.part(name)] if own else one.indices(0)
+        return replace(self, partition=one, members=(members,), draws=draws)
 
     def shared(self) -> "Objective":
         """Return the objective whose batches are this process's share, where all ranks work on one part together.
@@ -408,7 +441,7 @@ class Objective:
         of_task, outputs = self.task.correct, self.outputs
         if of_task is None or not outputs.measurable:
             return None
-        return lambda z, targets: of_task(outputs.restore(z), targets)
+        return lambda z, targets: weighed_right(of_task, self.draws)(outputs.restore(z), targets)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

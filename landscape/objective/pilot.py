@@ -26,6 +26,7 @@ def few(objective: Objective, counts: Sequence[int]) -> Objective:
     Returns:
         The objective; its parts are called after their positions.
     """
+    objective = objective.undrawn
     members = max(objective.members, key=len)
     order = [members[np.linspace(0, len(members) - 1, n).round().astype(np.int64)] for n in counts]
     part_of = np.repeat(np.arange(len(counts)), counts)

@@ -19,11 +19,11 @@ from landscape.results.history import History
 from landscape.results.sensitivity import Sensitivity
 from landscape.results.series import SERIES, Series
 from landscape.results.sharpness import Sharpness
-from landscape.results.spectrum import Overlap, RowProducts, Spectrum, Traces
+from landscape.results.spectrum import Overlap, Pilots, RowProducts, Spectrum, Traces
 from landscape.results.surface import Plane, Points, Surface, Trajectory
 
 __all__ = [
-    "KINDS", "Distances", "Features", "Gradients", "History", "Overlap", "Plane", "Points", "R", "Result",
+    "KINDS", "Distances", "Features", "Gradients", "History", "Overlap", "Pilots", "Plane", "Points", "R", "Result",
     "RowProducts", "Sensitivity", "Series", "Sharpness", "Spectrum", "Surface", "Traces", "Trajectory",
 ]  # fmt: skip
 
@@ -36,6 +36,7 @@ KINDS: dict[str, type[Result]] = {
         Traces,
         Overlap,
         RowProducts,
+        Pilots,
         History,
         Points,
         Plane,

@@ -45,7 +45,8 @@ class Column:
     def heading(self, *results: Any) -> str:
         """What stands above the column in a table of these results."""
         details = {self.detail(result) for result in results} if self.detail else set()
-        error = f" ± {self.of_error}" if self.error and self.cell is None else ""
+        has_error = self.error and self.cell is None and any(self._errors(result) is not None for result in results)
+        error = f" ± {self.of_error}" if has_error or (self.values and self.error) else ""
         unit = " %" if self.form == "percent" else ""
         return self.head + (f" {details.pop()}" if len(details) == 1 else "") + unit + error
 
@@ -55,7 +56,13 @@ class Column:
             return self.values(result)
         if getattr(result, self.field) is None:
             return None
-        return _last(getattr(result, self.field)), _last(getattr(result, self.error)) if self.error else None
+        errors = self._errors(result)
+        return _last(getattr(result, self.field)), None if errors is None else _last(errors)
+
+    def _errors(self, result: Any) -> np.ndarray | None:
+        """Return the errors that a result has of the number, if it has any."""
+        found: np.ndarray | None = getattr(result, self.error) if self.error else None
+        return found
 
     def text(self, result: Any, part: int) -> str:
         """Return what stands in the cell of a part, by its position."""
@@ -320,6 +327,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
         ACCURACY,
         *MEASURED,
         Column(head="SAM's step", field="first_order_rise"),
+        Column(head="± samples", field="first_order_rise_sampling_stderr"),
         Column(
             head="worst rise",
             field="worst_rise",
@@ -328,6 +336,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             summary="worst rise in the ball",
             key="ball_rise",
         ),
+        Column(head="± samples", field="worst_rise_sampling_stderr"),
         Column(
             head="rise under noise",
             field="noise_rise",
@@ -336,6 +345,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             compared=True,
             summary="rise under noise",
         ),
+        Column(head="± samples", field="noise_rise_sampling_stderr"),
         Column(
             head="doubling radius",
             field="doubling_radius",
@@ -347,6 +357,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             summary="doubling noise",
             key="doubling_noise",
         ),
+        Column(head="± samples", field="doubling_radius_sampling_stderr"),
     ),
     "sensitivity": (
         TRAINED,
@@ -411,11 +422,11 @@ TABLES: Mapping[str, Sequence[Column]] = {
         SAMPLES,
         LOSS,
         ACCURACY,
-        Column(head="Q", field="quality", summary="feature quality"),
+        Column(head="Q", field="quality", error="quality_stderr", of_error="samples", summary="feature quality"),
         Column(head="Q inverse", field="quality_inverse"),
-        Column(head="Dis", field="distance"),
+        Column(head="Dis", field="distance", error="distance_stderr", of_error="samples"),
         Column(head="nearest", field="nearest", cell=_nearest),
-        Column(head="Var", field="variance"),
+        Column(head="Var", field="variance", error="variance_stderr", of_error="samples"),
         Column(head="|mu_c - mu|", field="mean_norm"),
         Column(head="cos(mu_c, w_c)", field="alignment"),
         Column(head="NCM ≠ net", field="disagreement", form="percent"),

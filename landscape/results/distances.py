@@ -16,7 +16,7 @@ class Distances(Result):
     """
 
     kind: ClassVar[str] = "distances"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # since 2: errors of barriers over samples
     along: ClassVar[str] = "run"
 
     runs: tuple[str, ...] = array("run", doc="names of the runs, alike but for their seed")
@@ -40,6 +40,9 @@ class Distances(Result):
         "part",
         unit="loss",
         doc="largest rise of the loss above the line between its ends, on the segment of two points; nan if not asked",
+    )
+    barrier_stderr: Floats | None = array(
+        "run", "point", "point", "part", unit="loss", doc="standard error of the barrier over samples", optional=True
     )
     hessian_rise: Floats | None = array(
         "run",

@@ -12,6 +12,12 @@ from landscape.results.base import Result
 QUALITY = {"paper": "quality", "inverse": "quality_inverse"}
 """Forms of feature quality, and the field of each."""
 
+WITH_ERRORS = (
+    "loss", "accuracy", "disagreement", "distance", "variance", "quality", "quality_inverse", "mean_norm", "alignment",
+    "within_between", "norm_variation", "angle_deviation", "duality", "mean_disagreement",
+)  # fmt: skip
+"""Numbers that have a standard error over samples."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Features(Result):
@@ -22,7 +28,7 @@ class Features(Result):
     """
 
     kind: ClassVar[str] = "features"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # since 2: errors over samples
     along: ClassVar[str] = "point"
 
     points: tuple[str, ...] = array("point", doc="names of the checkpoints")
@@ -58,6 +64,45 @@ class Features(Result):
     angle_deviation: Floats = array("point", doc="NC2: mean over pairs of |cos + 1 / (C - 1)|")
     duality: Floats = array("point", doc="NC3: |W / |W| - M / |M||, of the centred classifier and class means")
     mean_disagreement: Floats = array("point", doc="NC4: mean over classes of the disagreement")
+
+    loss_stderr: Floats | None = array(
+        "point", "part", unit="loss", doc="standard error of loss over samples", optional=True
+    )
+    accuracy_stderr: Floats | None = array(
+        "point", "part", doc="standard error of accuracy over samples", optional=True
+    )
+    quality_stderr: Floats | None = array("point", "part", doc="standard error of quality over samples", optional=True)
+    quality_inverse_stderr: Floats | None = array(
+        "point", "part", doc="standard error of quality_inverse over samples", optional=True
+    )
+    distance_stderr: Floats | None = array(
+        "point", "part", doc="standard error of distance over samples", optional=True
+    )
+    variance_stderr: Floats | None = array(
+        "point", "part", doc="standard error of variance over samples", optional=True
+    )
+    mean_norm_stderr: Floats | None = array(
+        "point", "part", doc="standard error of mean_norm over samples", optional=True
+    )
+    alignment_stderr: Floats | None = array(
+        "point", "part", doc="standard error of alignment over samples", optional=True
+    )
+    disagreement_stderr: Floats | None = array(
+        "point", "part", doc="standard error of disagreement over samples", optional=True
+    )
+    within_between_stderr: Floats | None = array(
+        "point", doc="standard error of within_between over samples", optional=True
+    )
+    norm_variation_stderr: Floats | None = array(
+        "point", doc="standard error of norm_variation over samples", optional=True
+    )
+    angle_deviation_stderr: Floats | None = array(
+        "point", doc="standard error of angle_deviation over samples", optional=True
+    )
+    duality_stderr: Floats | None = array("point", doc="standard error of duality over samples", optional=True)
+    mean_disagreement_stderr: Floats | None = array(
+        "point", doc="standard error of mean_disagreement over samples", optional=True
+    )
 
     beta: float = scalar(doc="weight of the variance in S19")
     n_features: int = scalar(doc="F, numbers in a feature")

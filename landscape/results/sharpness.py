@@ -12,7 +12,7 @@ class Sharpness(Predicted):
     """How much the loss of each part rises around a checkpoint, in all of parameter space."""
 
     kind: ClassVar[str] = "sharpness"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # since 2: errors over samples
     along: ClassVar[str] = "part"
 
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
@@ -36,6 +36,21 @@ class Sharpness(Predicted):
     )
     doubling_radius_spread: Floats = array(
         "part", doc="half the interquartile range over the directions; nan for one, and where it ends beyond `limit`"
+    )
+    first_order_rise_sampling_stderr: Floats | None = array(
+        "part", unit="loss", doc="standard error of first_order_rise over samples", optional=True
+    )
+    worst_rise_sampling_stderr: Floats | None = array(
+        "part",
+        unit="loss",
+        doc="standard error of worst_rise over samples, at the point that was found; of few samples it is too large",
+        optional=True,
+    )
+    noise_rise_sampling_stderr: Floats | None = array(
+        "part", unit="loss", doc="standard error of noise_rise over samples, for these directions", optional=True
+    )
+    doubling_radius_sampling_stderr: Floats | None = array(
+        "part", doc="standard error of doubling_radius over samples, for these directions", optional=True
     )
     rho: float = scalar(doc="radius of the ball: Euclidean, or relative to each weight where adaptive")
     adaptive: bool = scalar(doc="the ball is scaled by |theta| per entry, as in adaptive SAM")

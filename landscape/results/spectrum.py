@@ -354,3 +354,16 @@ class RowProducts(Result):
     gram_part: Counts = array("gram_row", doc="position of each row's part")
     gram_sample: Counts = array("gram_row", doc="position of its sample among those of the part")
     gram_sign: Floats = array("gram_row", doc="sign of the row")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Pilots(Result):
+    """What pilots chose of each part for an error that was asked for; all samples of a part that is taken whole."""
+
+    kind: ClassVar[str] = "pilots"
+    version: ClassVar[int] = 1
+    along: ClassVar[str] = "part"
+
+    parts: tuple[str, ...] = array("part", doc="names of the parts")
+    sample_index: Floats = array("part", "sample", doc="position of each draw's sample in the data; nan for none")
+    factor: Floats = array("part", "sample", doc="what its loss is multiplied by; nan for none")

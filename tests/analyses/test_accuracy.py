@@ -9,6 +9,7 @@ import landscape as ls
 from landscape.analyses import accuracy
 from landscape.data import datasets
 from landscape.errors import InputError
+from landscape.objective import jobs
 from landscape.objective.objective import Objective
 
 SIZES = (900, 40)
@@ -72,3 +73,25 @@ def test_what_does_not_go_together_is_refused(objective, options, words):
         ls.spectrum(objective, **options)
     with pytest.raises(InputError, match="accuracy is for an objective"):
         ls.spectrum(np.eye(3), accuracy=0.1)
+
+
+def test_an_interrupted_run_has_its_pilots(objective, tmp_path, monkeypatch):
+    made, pilots = accuracy._of_part, []
+
+    def counted(*given):
+        pilots.append(given[2])
+        return made(*given)
+
+    def stop(found):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(accuracy, "_of_part", counted)
+    wanted = {"operator": "ggn", "accuracy": 0.25, "out": tmp_path / "a.h5"}
+    with pytest.raises(jobs.Interrupted):
+        ls.spectrum(objective, **wanted, finished=stop)
+    assert pilots == [0, 1]
+    found = ls.spectrum(objective, **wanted)
+    assert pilots == [0, 1]
+    plain = ls.spectrum(objective, operator="ggn", accuracy=0.25)
+    np.testing.assert_array_equal(found.sample_index, plain.sample_index)
+    np.testing.assert_allclose(found.lambda_max, plain.lambda_max, rtol=1e-12)

@@ -214,11 +214,11 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(kept, tmp_path, monkeyp
     expected = ls.features(objective, checkpoints=files)
     measure, calls = features._measure, []
 
-    def interrupted(*given):
+    def interrupted(*given, **options):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return measure(*given)
+        return measure(*given, **options)
 
     monkeypatch.setattr(features, "_measure", interrupted)
     out = tmp_path / "f.h5"

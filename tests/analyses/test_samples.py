@@ -96,11 +96,11 @@ def test_weight_decay_is_in_the_cross_fitted_value_as_it_is_in_the_matrix(operat
 
 def test_draws_of_one_image_do_not_see_each_other_in_cross_fitting():
     objective = CASES["mlp-tanh"].objective(partition="all")
-    drawn = draws.draw(objective, 8)
-    found = samples.samples(drawn.objective, KINDS["ggn"], 0, tol=0, cache_bytes=2**30, drawn=drawn)
+    drawn = draws.draw_samples(objective, 8)
+    found = samples.samples(drawn, KINDS["ggn"], 0, tol=0, cache_bytes=2**30)
     assert np.isfinite(samples.along_rows(found, found.kept)[1]).all()
-    same = dataclasses.replace(drawn, index=np.zeros_like(drawn.index))
-    one_image = dataclasses.replace(found, drawn=same)
+    same = dataclasses.replace(drawn.draws, index=np.zeros_like(drawn.draws.index))
+    one_image = dataclasses.replace(found, objective=dataclasses.replace(drawn, draws=same))
     assert np.isnan(samples.along_rows(one_image, found.kept)[1]).all()
 
 

@@ -405,7 +405,7 @@ def test_the_command_prints_a_table_writes_a_file_and_its_figure(here, capsys):
     found = ls.load("net.sharpness.h5")
     row = next(line.split() for line in out.splitlines() if line.split()[:1] == ["0"])
     assert row[:2] == ["0", "5"]
-    assert float(row[5]) == pytest.approx(found.worst_rise[0], rel=1e-3)
+    assert float(row[6]) == pytest.approx(found.worst_rise[0], rel=1e-3)
     assert main(["plot", "net.sharpness.h5"]) == 0
     assert (here / "net.sharpness.rises.png").stat().st_size > 10_000
     for command in (["info", "net.sharpness.h5"], ["export", "net.sharpness.h5", "--to", "csv"]):
@@ -488,6 +488,6 @@ def test_the_ascent_shortens_its_step_after_an_overshoot(start):
         return 1 - 50 * float((u - peak).square().sum()), -100 * (u - peak)
 
     options = sharpness.Options(rho=1.0, adaptive=False, ascent_steps=20, sigma=0.1, draws=1, seed=0)
-    first, largest = sharpness._ascend(at, torch.tensor([start, 0.1], dtype=torch.float64), options, lambda _: None)
+    first, largest, _ = sharpness._ascend(at, torch.tensor([start, 0.1], dtype=torch.float64), options, lambda _: None)
     assert first == pytest.approx(1 - 50 * (start - 0.5) ** 2)
     assert largest == pytest.approx(1, abs=1e-3)

@@ -249,5 +249,10 @@ def test_passes_that_do_not_fit_are_refused():
     features, labels, _ = clouds()
     with pytest.raises(InputError, match=r"the classifier's weight is \(4, 5\), the class means are \(4, 6\)"):
         measured(features, labels, np.ones((4, 5)))
-    means = Means(counts=torch.tensor([1]), values=torch.ones(1, 2, dtype=torch.float64), eps=0.0)
+    means = Means(
+        counts=torch.tensor([1]),
+        weights=torch.ones(1, dtype=torch.float64),
+        values=torch.ones(1, 2, dtype=torch.float64),
+        eps=0.0,
+    )
     assert means.nearest()[0].shape == (1,)

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from fitted import network
 from torch import nn
 
 import landscape as ls
@@ -17,28 +18,13 @@ from landscape.objective import draws
 from landscape.objective.objective import Objective
 
 
-def problem(*, scale=8.0, sizes=(60, 5), **options):
-    """Classes of which the first is fitted in most samples, where the logits are large: few are uncertain."""
-    generator = torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
-    for p in model.parameters():
-        p.data = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-    model[2].weight.data *= scale
-    labels = torch.cat([torch.full((n,), c) for c, n in enumerate(sizes)])
-    inputs = torch.randn(len(labels), 4, generator=generator, dtype=torch.float64)
-    samples = datasets.from_dataset((inputs, labels), name="case")
-    return Objective.build(
-        model, samples, partition="class", dtype=torch.float64, batch_size=16, device="cpu", **options
-    )
-
-
 def test_means_over_draws_are_those_over_samples_on_average():
-    objective = problem()
+    objective = network()
     traces = rows.lengths(objective, KINDS["ggn"].factors, 0).traces
     found = []
     for seed in range(200):
-        drawn = draws.draw(objective, 12, seed=seed)
-        known = rows.lengths(drawn.objective, KINDS["ggn"].factors, 0)
+        drawn = draws.draw_samples(objective, 12, seed=seed)
+        known = rows.lengths(drawn, KINDS["ggn"].factors, 0)
         assert len(known.traces) == 12
         found.append(known.traces.mean())
     error = np.std(found) / np.sqrt(len(found))
@@ -50,22 +36,23 @@ def test_means_over_draws_are_those_over_samples_on_average():
 @pytest.mark.parametrize("kind", ["hessian", "ggn", "residual"])
 @pytest.mark.parametrize("backend", ["reverse", "auto"])
 def test_products_weigh_each_draw(loss, kind, backend):
-    objective = problem(loss=loss)
-    drawn = draws.draw(objective, 12, seed=1)
+    objective = network(loss=loss)
+    drawn = draws.draw_samples(objective, 12, seed=1, even=draws.AT)
+    index, factors = drawn.draws.index, drawn.draws.factors
     v = torch.randn(objective.layout.size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    operator = ls.curvature_operator(drawn.objective, kind, backend=backend)
+    operator = ls.curvature_operator(drawn, kind, backend=backend)
     product = operator.matvec(v.expand(2, 1, -1).contiguous())[:, 0]
-    for part, members in enumerate(drawn.objective.members):
-        each = forms.quadratic_forms(objective, KINDS[kind], drawn.index[members], v)
-        assert float(product[part] @ v) == pytest.approx((drawn.factors[members] * each).mean(), rel=1e-9)
-    assert len(drawn.objective.members[1]) == 5  # a part of fewer samples is taken whole
-    np.testing.assert_array_equal(drawn.factors[12:], np.ones(5))
-    np.testing.assert_array_equal(drawn.labels, objective.samples.labels[drawn.index])
+    for part, members in enumerate(drawn.members):
+        each = forms.quadratic_forms(objective, KINDS[kind], index[members], v)
+        assert float(product[part] @ v) == pytest.approx((factors[members] * each).mean(), rel=1e-9)
+    assert len(drawn.members[1]) == 5  # a part of fewer samples is taken whole
+    np.testing.assert_array_equal(factors[12:], np.ones(5))
+    np.testing.assert_array_equal(drawn.samples.labels, objective.samples.labels[index])
 
 
 def test_uncertainty_is_the_trace_in_the_logits_for_any_loss():
     for loss in ("ce", "focal", "logit-adjust"):
-        objective = problem(loss=loss)
+        objective = network(loss=loss)
         known = rows.lengths(objective, KINDS["ggn"].factors, 0)
         np.testing.assert_allclose(draws.uncertainty(objective, 0), np.abs(known.uncertainty), atol=1e-12)
 
@@ -76,48 +63,48 @@ def test_uncertainty_of_a_loss_that_cannot_be_vectorised():
     def squares(z, y):
         return (z - nn.functional.one_hot(y, z.shape[1]).to(z.dtype)).square().sum(1)
 
-    objective = problem(loss=squares)
+    objective = network(loss=squares)
     np.testing.assert_allclose(draws.uncertainty(objective, 0), 2.0 * len(objective.samples.class_names), rtol=1e-12)
 
 
 def test_where_it_varies_little_samples_are_drawn_alike_and_each_once(caplog):
-    objective = problem(scale=0.01)
+    objective = network(scale=0.01)
     with caplog.at_level(logging.INFO):
-        drawn = draws.draw(objective, 12)
+        drawn = draws.draw_samples(objective, 12)
     assert "varies little, 12 of 60" in caplog.text
-    assert len(set(drawn.index[:12])) == 12
-    np.testing.assert_array_equal(drawn.factors, np.ones(17))
+    assert len(set(drawn.draws.index[:12])) == 12
+    np.testing.assert_array_equal(drawn.draws.factors, np.ones(17))
 
 
 def test_no_weight_is_beyond_twenty_and_the_seed_decides():
-    objective = problem(scale=50.0)
-    one, same, other = (draws.draw(objective, 30, seed=seed) for seed in (3, 3, 4))
+    objective = network(scale=50.0)
+    one, same, other = (draws.draw_samples(objective, 30, seed=seed, even=draws.AT).draws for seed in (3, 3, 4))
     assert one.factors.max() <= 20
     np.testing.assert_array_equal(one.index, same.index)
     assert (one.index[:30] != other.index[:30]).any()
     with pytest.raises(InputError, match="samples"):
-        draws.draw(objective, 1)
+        draws.draw_samples(objective, 1)
 
 
 def test_a_part_of_as_many_samples_as_are_drawn_is_taken_whole():
-    drawn = draws.draw(problem(sizes=(60, 12)), 12)
-    np.testing.assert_array_equal(drawn.index[12:], np.arange(60, 72))
-    np.testing.assert_array_equal(drawn.factors[12:], np.ones(12))
+    drawn = draws.draw_samples(network(sizes=(60, 12)), 12)
+    np.testing.assert_array_equal(drawn.draws.index[12:], np.arange(60, 72))
+    np.testing.assert_array_equal(drawn.draws.factors[12:], np.ones(12))
 
 
 def test_parts_are_drawn_from_streams_of_their_own():
     """Two parts of the same inputs: the same draws in both would make errors of their difference too small."""
-    objective = problem()
+    objective = network()
     inputs = torch.cat([objective.samples.inputs[:60]] * 2)
     twice = datasets.from_dataset((inputs, torch.arange(120) % 2), name="twice")
     parts = Partition.from_index(np.repeat([0, 1], 60), ("first", "second"))
     both = Objective.build(objective.model.requires_grad_(), twice, partition=parts, dtype=torch.float64, device="cpu")
-    drawn = draws.draw(both, 20)
-    assert (drawn.index[:20] != drawn.index[20:] - 60).any()
+    drawn = draws.draw_samples(both, 20)
+    assert (drawn.draws.index[:20] != drawn.draws.index[20:] - 60).any()
 
 
 def test_a_spectrum_of_draws_states_their_error_and_keeps_what_they_are_of():
-    objective = problem()
+    objective = network()
     found = ls.spectrum(objective, operator="ggn", samples=40)
     whole = ls.spectrum(objective, operator="ggn")
     assert found.n_used.tolist() == [40, 5]

@@ -46,7 +46,8 @@ def class_quality(features: Features, parts: Sequence[str] | None = None) -> Fig
     """Draw feature quality, in both forms, and its two components (the paper's Figure 2).
 
     Of several checkpoints curves over the epochs, in which the most frequent and the rarest class stand out; of one,
-    points against the training samples.
+    points against the training samples. Bars, and shades about lines that stand out, are standard errors over samples,
+    where the file has them.
 
     Args:
         features: the result.
@@ -62,11 +63,11 @@ def class_quality(features: Features, parts: Sequence[str] | None = None) -> Fig
     with theme.theme():
         fig, panels, _ = grids.grid(4, 4, 12.6, 3.2)
         for ax, (name, label) in zip(panels, _QUALITY, strict=True):
-            values = getattr(features, name)
+            values, errors = getattr(features, name), _errors(features, name)
             if len(features.points) > 1:
-                _curves(ax, features, values, chosen)
+                _curves(ax, features, values, chosen, errors)
             else:
-                _points(ax, features, values[0], chosen)
+                _points(ax, features, values[0], chosen, errors[0])
             known = values[:, chosen][np.isfinite(values[:, chosen])]
             if name == "variance" and known.size:
                 theme.log_scale(ax.yaxis, known)
@@ -217,6 +218,13 @@ def _point(features: Features, k: int) -> str:
     return f"{written.shorten(features.points[k], 32)}{epoch}"
 
 
+def _errors(features: Features, name: str) -> np.ndarray:
+    """Return the standard errors over samples of a number; zeros where the file has none."""
+    found = getattr(features, f"{name}_stderr")
+    errors: np.ndarray = np.nan_to_num(np.zeros_like(getattr(features, name)) if found is None else found)
+    return errors
+
+
 def _label(features: Features, c: int) -> str:
     return f"{written.shorten(features.parts[c], 20)} ({features.train_counts[c]:,})"
 
@@ -234,7 +242,14 @@ def _line(ax: Axes, x: np.ndarray, values: np.ndarray, **style: object) -> None:
     ax.plot(x, values, marker=marker, markersize=2.5, linewidth=1.4, **style)  # type: ignore[arg-type]
 
 
-def _curves(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[int]) -> None:
+def _shade(ax: Axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, colour: str) -> None:
+    if errors.any():
+        ax.fill_between(x, values - errors, values + errors, color=colour, alpha=0.2, linewidth=0)
+
+
+def _curves(
+    ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[int], errors: np.ndarray | None = None
+) -> None:
     """Draw a line for each class, with the most frequent and the rarest in colour."""
     order, x, label = _course(features)
     colours = theme.palette()
@@ -246,6 +261,8 @@ def _curves(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[i
         ends = {c: colours[i % len(colours)] for i, c in enumerate(chosen)}
     for c, colour in ends.items():
         _line(ax, x, values[order, c], color=colour, label=_label(features, c))
+        if errors is not None:
+            _shade(ax, x, values[order, c], errors[order, c], colour)
     others = [c for c in chosen if c not in ends]
     if others:
         lines = ax.plot(x, values[order][:, others], color=theme.muted(), linewidth=0.6, zorder=1)
@@ -254,7 +271,7 @@ def _curves(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[i
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _points(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[int]) -> None:
+def _points(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[int], errors: np.ndarray) -> None:
     colours = theme.palette()
     counts = features.train_counts[list(chosen)]
     alike = len(chosen) > 1 and len(set(counts)) == 1  # of a balanced data set: side by side
@@ -265,6 +282,8 @@ def _points(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[i
         for i, c in enumerate(chosen):
             colour, marker = colours[i % len(colours)], _MARKERS[i // len(colours)]
             ax.plot(x[i], values[c], marker, markersize=4.5, color=colour, label=_label(features, c))
+            if errors[c] > 0:
+                ax.errorbar(x[i], values[c], yerr=errors[c], fmt="none", ecolor=colour, elinewidth=1, capsize=2)
     if alike:
         ax.set_xticks([])
         ax.set_xlabel(f"classes, each with {counts[0]:,} training samples")
@@ -293,6 +312,7 @@ def _collapse_curves(panels: Sequence[Axes], features: Features) -> None:
     for ax, (title, lines) in zip(panels, _COLLAPSE, strict=True):
         for colour, (name, text) in zip(theme.palette(), lines.items(), strict=False):
             _line(ax, x, getattr(features, name)[order], color=colour, label=text)
+            _shade(ax, x, getattr(features, name)[order], _errors(features, name)[order], colour)
         values = np.concatenate([getattr(features, name) for name in lines])
         known = values[np.isfinite(values)]
         if "within_between" in lines and known.size:
@@ -311,7 +331,8 @@ def _collapse_bars(panels: Sequence[Axes], features: Features, chosen: Sequence[
     norms = features.mean_norm[0]
     known = norms[np.isfinite(norms)]
     square, mean = (known @ known / len(known), known.mean()) if known.size else (np.nan, np.nan)
-    number = {name: written.number(float(getattr(features, name)[0])) for _, lines in _COLLAPSE for name in lines}
+    names = [name for _, lines in _COLLAPSE for name in lines]
+    number = {n: written.with_error(float(getattr(features, n)[0]), float(_errors(features, n)[0])) for n in names}
     drawn = (
         (features.variance[0] / square, r"Var over mean $|\mu_c - \mu|^2$", "NC1 = {within_between}", 0),
         (

@@ -21,8 +21,9 @@ _MARKERS = "os"  # a second shape where the ten colours are used up
 def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
     """Draw the rise within the ball, the rise under noise and the noise that doubles the loss.
 
-    In the first panel a line leads from the rise of SAM's step (hollow) to the largest that was found (filled); in the
-    others lines are standard errors and spreads over the random directions. An axis is logarithmic where all its
+    In the first panel a line leads from the rise of SAM's step (hollow) to the largest that was found (filled), with
+    standard errors over samples; in the second lines are standard errors over the random directions and over samples
+    together, in the third spreads over the directions. An axis is logarithmic where all its
     values are positive. Up to 12 parts are named.
 
     Args:
@@ -43,15 +44,19 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
         first, worst = sharpness.first_order_rise[order], sharpness.worst_rise[order]
         for i in range(len(order)):
             ball.plot([x[i]] * 2, [first[i], worst[i]], color=colours[i], linewidth=1)
-        _points(ball, x, worst, None, colours)
-        _points(ball, x, first, None, colours, hollow=True)
-        theme.log_scale(ball.yaxis, _known(first, worst))
+        errors = [_over_samples(sharpness, name, order) for name in ("worst_rise", "first_order_rise")]
+        _points(ball, x, worst, errors[0], colours)
+        _points(ball, x, first, errors[1], colours, hollow=True)
+        theme.log_scale(ball.yaxis, _known(first - errors[1], worst - errors[0]))
         kind = "adaptive " if sharpness.adaptive else ""
         ball.set_ylabel("rise (units of the loss)")
         ball.set_title(f"within {kind}rho = {sharpness.rho:g}\nfilled: largest found; hollow: one step of SAM")
-        _errors(noise, x, sharpness.noise_rise[order], sharpness.noise_rise_stderr[order], colours)
+        over_samples = _over_samples(sharpness, "noise_rise", order)
+        both = np.hypot(np.nan_to_num(sharpness.noise_rise_stderr[order]), over_samples)
+        _errors(noise, x, sharpness.noise_rise[order], both, colours)
         noise.set_ylabel("rise (units of the loss)")
         over = f"mean ± s.e. over {sharpness.draws} directions" if sharpness.draws > 1 else "in one direction"
+        over += (" and" if sharpness.draws > 1 else ", ± s.e. over") + " samples" if over_samples.any() else ""
         noise.set_title(f"under noise of {sharpness.sigma:g} of each filter\n{over}")
         radius, spread = sharpness.doubling_radius[order], sharpness.doubling_radius_spread[order]
         _errors(doubling, x, np.where(np.isinf(radius), np.nan, radius), spread, colours)
@@ -64,6 +69,13 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
             _legend(fig, sharpness, order, colours)
         fig.suptitle(_about(sharpness), fontsize=9, parse_math=False)
     return fig
+
+
+def _over_samples(sharpness: Sharpness, name: str, order: Sequence[int]) -> np.ndarray:
+    """Return the standard errors over samples of a number; zeros where the file has none."""
+    found = getattr(sharpness, f"{name}_sampling_stderr")
+    errors: np.ndarray = np.zeros(len(order)) if found is None else np.nan_to_num(found[list(order)])
+    return errors
 
 
 def _positions(sharpness: Sharpness, order: Sequence[int], panels: Sequence[Axes]) -> np.ndarray:
