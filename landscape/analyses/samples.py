@@ -6,7 +6,7 @@ directions for cross-fitting, and nearly all of lambda_max. Curvature along a ve
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -18,7 +18,7 @@ from landscape.autodiff.wide import wide
 from landscape.curvature import rows
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Kind
-from landscape.curvature.rows import Lengths, Rows
+from landscape.curvature.rows import Keep, Lengths, Rows
 from landscape.data.thumbnails import thumbnails
 from landscape.errors import InputError
 from landscape.networks.tasks import Task
@@ -134,10 +134,11 @@ def samples(objective: Objective, kind: Kind, part: int, *, tol: float, cache_by
     """
     if kind.factors is None:
         raise InputError(f"the matrix {kind.name} has no rows")
-    known = rows.lengths(objective, kind.factors, part)
     most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+    cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
+    likely = Keep(tol=tol, most=most // 2) if kind.has_rows else Keep(tol=DIRECTION_TOLS[0], most=min(cheap, most // 2))
+    known = rows.lengths(objective, kind.factors, part, keep=likely)
     if not kind.has_rows:
-        cheap = max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(known.weights))
         tol = next((t for t in DIRECTION_TOLS if len(known.longest(t)[0]) <= cheap), DIRECTION_TOLS[-1])
     kept = None
     for _ in range(2):
@@ -154,6 +155,7 @@ def samples(objective: Objective, kind: Kind, part: int, *, tol: float, cache_by
         if left <= 1e-3 * top or tol == 0 or not kind.has_rows:
             break
         tol *= 0.5 * 1e-3 * top / left
+    known = replace(known, kept=None)
     return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept)
 
 

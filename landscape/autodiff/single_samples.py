@@ -73,33 +73,40 @@ class Recorded:
             places[name][piece] = each
         return found
 
-    def square_norms(self, seeds: Tensor) -> Tensor:
-        """Return the squared lengths of the gradients of several combinations of each sample's values.
+    def square_norms(self, seeds: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the squared lengths of gradients of several combinations of each sample's values, and some of these.
 
         What a layer was given is laid out once for all combinations. Memory for K gradients at all layers' outputs of
         the batch is needed.
 
         Args:
             seeds: (K, ...), each of the shape of `values`.
+            kept: (K, B) which gradients are wanted themselves; None for none.
 
         Returns:
-            (K, B) float64; each parameter's share is added up in the model's own dtype.
+            (K, B) float64, each parameter's share added up in the model's own dtype; and the wanted gradients, (m, D),
+            in the order of `kept.T.nonzero()`: sample by sample.
         """
         found = zeros(seeds.shape[:2], self.values.device)
+        rows = _Wanted(kept, self._chosen, len(self.values))
         uses = [self._uses(seed, keep=k + 1 < len(seeds)) for k, seed in enumerate(seeds)]
         for name, first in list(uses[0].items()):
             of_each = [use.pop(name) for use in uses]  # popped, so that memory is given back as it goes
             if len(first) == 1 and first[0].kind == "weight" and isinstance(first[0].call.module, nn.Conv2d):
-                squares = _square_norms_of_convolution(first[0].call, torch.stack([u[0].d for u in of_each], 1))
-                found += squares.T.to(found.device)
+                d = torch.stack([u[0].d for u in of_each], 1)
+                for piece, each in _of_convolution(first[0].call, d):
+                    found[:, piece] += torch.linalg.vector_norm(each, dim=(1, 3)).square().T.to(found.device)
+                    rows.of_all(name, piece, each)
                 continue
             for k, own in enumerate(of_each):
                 for piece, each in _by_pieces(own):
                     found[k, piece] += torch.linalg.vecdot(each, each).to(found.device)
+                    rows.of(name, k, piece, each)
         for k, seed in enumerate(seeds):
-            for _, piece, each in self._functional(seed):
+            for name, piece, each in self._functional(seed):
                 found[k, piece] += torch.linalg.vecdot(each, each).to(found.device)
-        return found
+                rows.of(name, k, piece, each)
+        return found, rows.vectors
 
     def squares(self, seeds: Tensor, *, keep: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Yield names of parameters and their squared gradients, (numel,), summed over the samples of the batch."""
@@ -246,6 +253,31 @@ def squared_gradients(
     return total
 
 
+class _Wanted:
+    """Gradients that are wanted of some samples and combinations, filled in parameter by parameter."""
+
+    def __init__(self, kept: Tensor | None, chosen: dict[str, Tensor], n: int) -> None:
+        sizes = {name: p.numel() for name, p in chosen.items()}
+        example = next(iter(chosen.values()))
+        kept = torch.zeros(1, n, dtype=torch.bool) if kept is None else kept
+        self._sample, self._k = kept.to(example.device).T.nonzero().T
+        self.vectors = torch.zeros(len(self._k), sum(sizes.values()), dtype=example.dtype, device=example.device)
+        self._places = dict(zip(sizes, torch.split(self.vectors, list(sizes.values()), dim=1), strict=True))
+
+    def of(self, name: str, k: int, piece: slice, each: Tensor) -> None:
+        """Take what is wanted of one combination's gradients by a parameter, (b, numel)."""
+        some = self._inside(piece, len(each)) & (self._k == k)
+        self._places[name][some] = each[self._sample[some] - piece.start]
+
+    def of_all(self, name: str, piece: slice, each: Tensor) -> None:
+        """Take what is wanted of all combinations' gradients by a kernel, (b, groups, K, numel / groups)."""
+        some = self._inside(piece, len(each))
+        self._places[name][some] = each[self._sample[some] - piece.start, :, self._k[some]].flatten(1)
+
+    def _inside(self, piece: slice, n: int) -> Tensor:
+        return (self._sample >= piece.start) & (self._sample < piece.start + n)
+
+
 def _is_linear(use: _Use) -> bool:
     return isinstance(use.call.module, nn.Linear)
 
@@ -261,21 +293,18 @@ def _by_pieces(uses: Sequence[_Use]) -> Generator[tuple[slice, Tensor], None, No
         yield piece, each
 
 
-def _square_norms_of_convolution(call: Call, d: Tensor) -> Tensor:
-    """Return the squared lengths of each sample's K gradients of a kernel, (B, K), from d (B, K, C, rows, columns)."""
+def _of_convolution(call: Call, d: Tensor) -> Generator[tuple[slice, Tensor], None, None]:
+    """Yield some samples and their K gradients of a kernel, (b, groups, K, numel / groups), from d (B, K, C, h, w)."""
     m, (n, n_seeds) = call.module, d.shape[:2]
     # (B, groups, channels of a group times kernel, positions) and (B, groups, K times channels of a group, positions)
     seen = F.unfold(call.inputs.to(d.dtype), m.kernel_size, m.dilation, m.padding, m.stride)
     seen = seen.reshape(n, m.groups, -1, seen.shape[-1])
     d = d.reshape(n, n_seeds, m.groups, -1, seen.shape[-1]).transpose(1, 2)
     size = max(1, _ENTRIES // (d[0, :, :, :, 0].numel() * seen.shape[2]))
-    found = []
     for start in range(0, n, size):
         piece = slice(start, start + size)
         each = d[piece].flatten(2, 3) @ seen[piece].mT
-        each = each.reshape(len(each), m.groups, n_seeds, -1)
-        found.append(torch.linalg.vector_norm(each, dim=(1, 3)).square())
-    return torch.cat(found)
+        yield piece, each.reshape(len(each), m.groups, n_seeds, -1)
 
 
 def _entries(use: _Use) -> int:

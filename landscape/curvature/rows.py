@@ -42,6 +42,7 @@ from landscape.objective.objective import Objective
 from landscape.results.gram import Gram
 
 _CHUNK = 32  # samples
+_BLOCK = 128  # rows that are multiplied with all after them
 _COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64
 
 Report: TypeAlias = Callable[[float], None]
@@ -57,6 +58,7 @@ class Lengths:
     weights: np.ndarray  # (n,) w_i
     logits: Tensor  # (n, C) float64 on the CPU; (n,) losses where the factors are gradients of these
     targets: Tree  # of the n samples, on the CPU
+    kept: "Found | None" = None  # rows that were found beside their lengths
 
     @property
     def traces(self) -> np.ndarray:
@@ -73,13 +75,24 @@ class Lengths:
         Returns:
             Positions of the samples and of their rows, (m,) each, in the order of the samples.
         """
-        sizes = (self.weights[:, None] * np.abs(self.squares)).ravel()
-        order = np.argsort(-sizes, kind="stable")
-        # Summed up from the smallest: the rest must not drown in the rounding of the whole.
-        rest = np.append(np.cumsum(sizes[order][::-1])[::-1], 0.0)
-        n_kept = int(np.flatnonzero(rest <= tol * rest[0])[0])
-        sample, row = np.unravel_index(np.sort(order[:n_kept]), self.squares.shape)
-        return sample, row
+        return _largest(self.weights[:, None] * np.abs(self.squares), tol)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """Some rows of a part."""
+
+    vectors: Tensor  # (m, D) a_ik
+    sample: np.ndarray  # (m,)
+    row: np.ndarray  # (m,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Which rows to keep beside their lengths: those that are likely to be wanted, by the logits' eigenvalues alone."""
+
+    tol: float  # share of the sum of these that may be left out
+    most: int  # rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +149,9 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
     return None
 
 
-def lengths(objective: Objective, factors: Factors, part: int, report: Report | None = None) -> Lengths:
+def lengths(
+    objective: Objective, factors: Factors, part: int, report: Report | None = None, *, keep: Keep | None = None
+) -> Lengths:
     """Compute the squared lengths of all rows of a part: one forward pass, and a backward pass for each class but one.
 
     Args:
@@ -144,6 +159,7 @@ def lengths(objective: Objective, factors: Factors, part: int, report: Report | 
         factors: of a kind of matrix.
         part: position of the part.
         report: told the share of the part that is done.
+        keep: rows that `rows` will be asked for, for another forward pass; None for none.
 
     Returns:
         The lengths.
@@ -151,7 +167,8 @@ def lengths(objective: Objective, factors: Factors, part: int, report: Report | 
     members, team = objective.members[part], objective.team
     chunks = _chunks(objective, len(members))
     own = chunks[team.share(len(chunks))]
-    squares, uncertainty, logits, targets_of = [], [], [], []
+    wanted = None if keep is None else _likely(objective, factors, part, keep)
+    squares, uncertainty, logits, targets_of, vectors = [], [], [], [], []
     with differentiable_attention(), objective.trainable():
         for chunk in own or chunks[:1]:  # a process without one shows the shapes of nothing
             inputs, targets = objective.samples.batch(members[chunk], objective.device, objective.dtype)
@@ -160,9 +177,14 @@ def lengths(objective: Objective, factors: Factors, part: int, report: Report | 
             signs, seeds, traces = factors.split(objective, run.values.detach(), targets)
             found = torch.zeros(signs.shape, dtype=torch.float64)
             used = signs.abs().amax(0) > 0
+            if wanted is not None:
+                used |= torch.from_numpy(wanted[chunk].any(0))
             if used.any():
                 along = seeds[:, used].transpose(0, 1).reshape(-1, *run.values.shape)
-                found[:, used] = run.square_norms(along.to(run.values)).T.cpu()
+                kept = None if wanted is None else torch.from_numpy(wanted[chunk])[:, used].T
+                norms, own_rows = run.square_norms(along.to(run.values), kept)
+                found[:, used] = norms.T.cpu()
+                vectors.append(own_rows)
             squares.append(signs * found)
             uncertainty.append(traces)
             logits.append(z)
@@ -173,7 +195,13 @@ def lengths(objective: Objective, factors: Factors, part: int, report: Report | 
     def joined(found: Tensor) -> Tensor:
         return team.gathered(found if own else found[:0])
 
+    rows_found = None
+    if wanted is not None:
+        nothing = torch.empty(0, objective.layout.size, dtype=objective.dtype, device=objective.device)
+        sample, row = np.nonzero(wanted)
+        rows_found = Found(vectors=joined(torch.cat([nothing, *vectors])), sample=sample, row=row)
     return Lengths(
+        kept=rows_found,
         squares=joined(torch.cat(squares)).numpy(),
         uncertainty=joined(torch.cat(uncertainty)).numpy(),
         weights=np.full(len(members), 1 / objective.counts[part]),
@@ -198,35 +226,94 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
     sample, row = known.longest(tol)
     left_out = known.weights[:, None] * known.squares
     left_out[sample, row] = 0
-    seeds = known.logits.new_empty(len(sample), known.logits[0].numel())
-    there = place(objective.device)  # not the host in any case: a user's loss may hold tensors of the device
-    for chunk in _chunks(objective, len(known.squares)):
-        # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
-        targets = trees.mapped(lambda t: t.to(there), trees.take(known.targets, chunk))
-        of_chunk = factors.split(objective, known.logits[chunk].to(there), targets)[1]
-        inside = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
-        picked = of_chunk[sample[inside] - chunk.start, row[inside]]
-        seeds[inside] = picked.reshape(len(inside), seeds.shape[1])
-    example, team = objective.theta[0], objective.team
-    own = team.share(len(sample))
-    vectors = torch.empty(own.stop - own.start, objective.layout.size, dtype=example.dtype, device=example.device)
-    members = objective.members[part]
-    with differentiable_attention(), objective.trainable():
-        for start in range(own.start, own.stop, objective.batch_size):
-            here = slice(start, min(start + objective.batch_size, own.stop))
-            inputs, targets = objective.samples.batch(members[sample[here]], objective.device, objective.dtype)
-            run = recorded(objective, factors, inputs, targets)
-            found = run.rows(seeds[here].reshape(run.values.shape).to(run.values))
-            vectors[here.start - own.start : here.stop - own.start] = found
+    have, where = _known(known, sample, row)
+    vectors = None if known.kept is None else known.kept.vectors
+    if vectors is None or not have.all() or len(where) < len(vectors):
+        missing = _computed(objective, factors, part, known, sample[~have], row[~have])
+        if vectors is None:
+            vectors = missing
+        else:
+            joined = missing.new_empty(len(sample), missing.shape[1])
+            joined[torch.from_numpy(have)] = vectors[torch.from_numpy(where)]
+            joined[torch.from_numpy(~have)] = missing
+            vectors = joined
     return Rows(
-        vectors=team.gathered(vectors),
+        vectors=vectors,
         sample=sample,
         sign=np.sign(known.squares[sample, row]),
         n=len(known.weights),
         tau_plus=float(np.maximum(left_out, 0).sum()),
         tau_minus=float(np.maximum(-left_out, 0).sum()),
-        team=team,
+        team=objective.team,
     )
+
+
+def _computed(
+    objective: Objective, factors: Factors, part: int, known: Lengths, sample: np.ndarray, row: np.ndarray
+) -> Tensor:
+    """Compute some rows of a part, (m, D), by a forward and a backward pass for each."""
+    seeds = known.logits.new_empty(len(sample), known.logits[0].numel())
+    there = place(objective.device)  # not the host in any case: a user's loss may hold tensors of the device
+    for chunk in _chunks(objective, len(known.squares)):
+        inside = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
+        if not len(inside):
+            continue
+        # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
+        targets = trees.mapped(lambda t: t.to(there), trees.take(known.targets, chunk))
+        of_chunk = factors.split(objective, known.logits[chunk].to(there), targets)[1]
+        picked = of_chunk[sample[inside] - chunk.start, row[inside]]
+        seeds[inside] = picked.reshape(len(inside), seeds.shape[1])
+    example, team = objective.theta[0], objective.team
+    own, index = team.share(len(sample)), objective.members[part][sample]
+    vectors = torch.empty(own.stop - own.start, objective.layout.size, dtype=example.dtype, device=example.device)
+    with differentiable_attention(), objective.trainable():
+        for start in range(own.start, own.stop, objective.batch_size):
+            here = slice(start, min(start + objective.batch_size, own.stop))
+            inputs, targets = objective.samples.batch(index[here], objective.device, objective.dtype)
+            run = recorded(objective, factors, inputs, targets)
+            found = run.rows(seeds[here].reshape(run.values.shape).to(run.values))
+            vectors[here.start - own.start : here.stop - own.start] = found
+    return team.gathered(vectors)
+
+
+def _known(known: Lengths, sample: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Say which rows were kept beside their lengths, (m,), and where these stand among the kept ones."""
+    if known.kept is None:
+        return np.zeros(len(sample), dtype=bool), np.empty(0, dtype=np.int64)
+    width = known.squares.shape[1]
+    wanted, kept = sample * width + row, known.kept.sample * width + known.kept.row  # both ascend
+    have = np.isin(wanted, kept)
+    return have, np.searchsorted(kept, wanted[have])
+
+
+def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np.ndarray:
+    """Say which rows are likely to be among the longest, by the logits' eigenvalues, (n, R)."""
+    found = []
+    with differentiable_attention(), torch.no_grad():
+        for chunk in _chunks(objective, len(objective.members[part])):
+            some = objective.members[part][chunk]
+            inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
+            values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
+            signs, seeds, _ = factors.split(objective, values, targets)
+            found.append(seeds.reshape(*signs.shape, -1).square().sum(2).numpy())
+    sizes = np.concatenate(found)
+    sample, row = _largest(sizes, keep.tol)
+    if len(sample) > keep.most:
+        chosen = np.argsort(-sizes[sample, row], kind="stable")[: keep.most]
+        sample, row = sample[chosen], row[chosen]
+    wanted = np.zeros(sizes.shape, dtype=bool)
+    wanted[sample, row] = True
+    return wanted
+
+
+def _largest(sizes: np.ndarray, tol: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of the fewest numbers (n, R) whose rest sums to at most a share of the sum of all."""
+    order = np.argsort(-sizes.ravel(), kind="stable")
+    # Summed up from the smallest: the rest must not drown in the rounding of the whole.
+    rest = np.append(np.cumsum(sizes.ravel()[order][::-1])[::-1], 0.0)
+    n_kept = int(np.flatnonzero(rest <= tol * rest[0])[0])
+    sample, row = np.unravel_index(np.sort(order[:n_kept]), sizes.shape)
+    return sample, row
 
 
 def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
@@ -242,9 +329,14 @@ def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     """
     found = zeros((len(a), len(b)), a.device)
     own = team.share(-(-a.shape[1] // _COLUMNS))
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(a), _BLOCK)]
     pieces = (torch.split(t, _COLUMNS, dim=1)[own] for t in (a, b))
     for x, y in zip(*pieces, strict=True):
-        found += (x @ y.T).to(found.device)
+        for some in blocks:  # of rows with themselves, those below the diagonal are not needed
+            after = some.start if a is b else 0
+            found[some, after:] += (x[some] @ y[after:].T).to(found.device)
+    if a is b:
+        found = found.triu() + found.triu(1).T
     return team.total(found).cpu().numpy()
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff.distributed import Team
-from landscape.autodiff.wide import wide, zeros
+from landscape.autodiff.wide import place, wide, zeros
 from landscape.errors import InputError, NumericalError, check_choice
 from landscape.results.features import QUALITY
 
@@ -133,7 +133,7 @@ class Sums:
             raise InputError(
                 f"features {tuple(features.shape)} and labels {tuple(labels.shape)} must be (N, F) and (N,)"
             )
-        labels = labels.to(features.device, torch.int64)
+        labels = labels.to(place(features.device), torch.int64)
         for wrong in labels[(labels < 0) | (labels >= self._n_classes)][:1].tolist():
             raise InputError(f"labels are 0 to {self._n_classes - 1}, got {wrong}")
         if self._sums is None:
@@ -269,6 +269,7 @@ class Scatter:
             labels: (B,) integers.
             weights: (B,), as in the first pass.
         """
+        labels = labels.to(place(features.device), torch.int64)
         for some, of, often in _pieces(features, labels, _each_weight(labels, weights)):
             share, deviations = often / self._means.weights[of], some - self._means.values[of]
             share, deviations = share[often > 0], deviations[often > 0]  # a class may be left out as a whole
@@ -295,7 +296,7 @@ def _each_weight(labels: Tensor, weights: Tensor | None) -> Tensor:
     """Return the weight of each sample, (B,) float64."""
     if weights is None:
         return torch.ones(len(labels), dtype=torch.float64, device=labels.device)
-    return weights.to(labels.device, torch.float64)
+    return wide(weights).to(labels.device)
 
 
 def _pieces(features: Tensor, labels: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -438,7 +438,7 @@ def test_rows_of_any_combination_of_logits_equal_a_loop_over_samples(name, entri
     all_seeds = torch.randn(2, *z.shape, generator=torch.Generator().manual_seed(1), dtype=z.dtype)
     all_seeds[1, ::2] = 0
     found = single_samples.record(model, inputs, LABELS, lambda outputs, _: outputs)
-    lengths = []
+    lengths, gradients = [], []
     for seeds in all_seeds:
         expected = torch.stack([
             torch.cat([
@@ -449,7 +449,11 @@ def test_rows_of_any_combination_of_logits_equal_a_loop_over_samples(name, entri
         ])
         same(found.rows(seeds, keep=True), expected)
         lengths.append(expected.square().sum(1))
-    same(found.square_norms(all_seeds), torch.stack(lengths))
+        gradients.append(expected)
+    kept = torch.arange(2)[:, None] == torch.arange(N) % 3 % 2  # of both combinations, and of some samples in no order
+    squares, rows = found.square_norms(all_seeds, kept)
+    same(squares, torch.stack(lengths))
+    same(rows, torch.stack(gradients, dim=1)[kept.T])
 
 
 def test_a_channel_that_never_changes_has_the_statistics_of_batch_norm():
@@ -488,4 +492,4 @@ def test_rows_of_recurrent_layers_equal_a_loop_over_samples(kind):
     ])
     found = single_samples.record(model, inputs, torch.zeros(5), lambda outputs, _: outputs)
     torch.testing.assert_close(found.rows(seeds, keep=True), expected, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(found.square_norms(seeds[None])[0], expected.square().sum(1), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.square_norms(seeds[None])[0][0], expected.square().sum(1), rtol=1e-10, atol=1e-12)

@@ -20,7 +20,8 @@ def squared(logits, labels):
 
 
 def kept(objective, kind, part, tol):
-    known = rows.lengths(objective, KINDS[kind].factors, part)
+    """Lengths and rows, of which some are kept beside their lengths and the others computed afterwards."""
+    known = rows.lengths(objective, KINDS[kind].factors, part, keep=rows.Keep(tol=tol, most=5))
     found = rows.rows(objective, KINDS[kind].factors, part, known, tol)
     return known, found, found.gram.eigen(known.weights)
 
@@ -129,6 +130,12 @@ def test_inner_products_go_on_in_float64_from_one_piece_of_the_columns_to_the_ne
     a = torch.zeros(1, 4000)
     a[0, 0], a[0, 1500], a[0, 3999] = 2.0**12, 1.0, 1.0
     assert rows.products(a, a).tolist() == [[2.0**24 + 2]]
+
+
+def test_inner_products_of_many_rows_with_themselves():
+    a = torch.randn(300, 700, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    np.testing.assert_allclose(rows.products(a, a), (a @ a.T).numpy(), rtol=1e-12, atol=1e-10)
+    np.testing.assert_allclose(rows.products(a, a[:5]), (a @ a[:5].T).numpy(), rtol=1e-12, atol=1e-10)
 
 
 def test_a_fitted_samples_curvature_keeps_its_digits():
