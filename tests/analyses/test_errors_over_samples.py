@@ -201,7 +201,7 @@ def test_the_error_of_a_barrier_between_points_is_that_of_the_rise_at_its_top():
     run = Run(name="run", points={"a": (own, 0.0), "b": (other, 0.0)}, start=own)
     found = ls.distances(objective, [run], source="test", over="all", barrier_points=3)
     evaluator, t = Evaluator(objective), np.linspace(0, 1, 5)
-    each = np.stack([evaluator.each(points.between(objective, other, own, s))[0].numpy() for s in t])
+    each = np.stack([evaluator.each(points.between(objective, other, own, s))[0] for s in t])
     for p, values in enumerate(np.split(each, np.cumsum(objective.counts)[:-1], axis=1)):
         rises = values - (1 - t[:, None]) * values[0] - t[:, None] * values[-1]
         top = rises[rises.mean(axis=1).argmax()]
