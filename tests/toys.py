@@ -62,7 +62,7 @@ def recipe(**options):
 
 def begin(out, **options):
     """A run on the blobs in a folder."""
-    about = {name: options.pop(name) for name in ("overwrite", "tensorboard") if name in options}
+    about = {name: options.pop(name) for name in ("overwrite", "tensorboard", "monitor") if name in options}
     chosen, loaded = data.load(recipe(**options))
     return run.Run(chosen, loaded, out, method=methods.label(chosen), device="cpu", **about)
 

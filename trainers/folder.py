@@ -18,7 +18,10 @@ from landscape.results import disk
 from trainers import methods, recipes
 from trainers.recipes import Recipe
 
-OWN = ("state.pt", "last.pt", "best.pt", "snapshots", "bank", "history.csv", "history.h5", "tensorboard", "config.toml")
+OWN = (
+    "state.pt", "last.pt", "best.pt", "snapshots", "bank", "history.csv", "history.h5", "monitor.h5", "tensorboard",
+    "config.toml",
+)  # fmt: skip
 """What a run puts into its folder. The first is removed first and the last, which tells whose the rest is, last."""
 
 _EPOCH = r"epoch-\d{4,}\.pt"

@@ -103,6 +103,17 @@ class Trainer:
         self._effect = zeros(4, device)
         self._try_out()
 
+    @property
+    def n_batches(self) -> int:
+        """Steps of an epoch."""
+        size, of_batch = len(self.train), self.recipe.batch_size
+        return size // of_batch if self.recipe.drop_last else math.ceil(size / of_batch)
+
+    @property
+    def base(self) -> torch.optim.Optimizer:
+        """The optimizer that steps, inside of SAM or GSA."""
+        return self._base
+
     @cached_property
     def classifier(self) -> str:
         """Name of the model's last linear layer."""
@@ -214,7 +225,7 @@ class Trainer:
             NumericalError: the loss is not finite any more; the model's weights are of no use then.
         """
         r, size = self.recipe, len(self.train)
-        n_batches = size // r.batch_size if r.drop_last else math.ceil(size / r.batch_size)
+        n_batches = self.n_batches
         with seeded(torch.device("cpu"), r.seed, SHUFFLE, self.epoch):
             order = torch.randperm(size)
         order = order[: n_batches * r.batch_size] if r.drop_last else order

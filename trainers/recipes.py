@@ -39,7 +39,7 @@ HEADINGS = {
 }
 """The first field under each heading of the help."""
 
-_ELSEWHERE = ("out", "overwrite", "device", "workers", "tensorboard", "quiet", "config")
+_ELSEWHERE = ("out", "overwrite", "device", "workers", "tensorboard", "monitor", "quiet", "config")
 """Options of the command that are none of a recipe."""
 
 

@@ -6,11 +6,15 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from landscape.callables import resolve
+from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
 from landscape.results import History
 
@@ -51,6 +55,26 @@ def versions() -> dict[str, str]:
 def copied(model: nn.Module) -> dict[str, Tensor]:
     """Return a model's state_dict as it is now, on the CPU."""
     return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+
+
+def monitor(
+    model: nn.Module, samples: Samples, optimizer: torch.optim.Optimizer, *, out: Path | None, done: int
+) -> Any:
+    """Return what measures the loss of every class while a network trains, see `landscape.analyses.monitor`.
+
+    It is named, and not imported: training stands on no analysis.
+
+    Args:
+        model: in training.
+        samples: that it learns from.
+        optimizer: that steps.
+        out: result file; None to begin in memory.
+        done: steps that are done.
+
+    Returns:
+        A monitor.
+    """
+    return resolve("landscape.analyses.monitor:of_training", "monitor")(model, samples, optimizer, out=out, start=done)
 
 
 def tensorboard_writer() -> Any:

@@ -5,6 +5,7 @@
     snapshots/          the trajectory: epoch-0000.pt before the first step, then every --snapshot-every epochs
     bank/               one snapshot for each epoch in which a class had its best features, while a class needs it
     history.csv, .h5    a row for each epoch; the .h5 holds the classes' statistics too
+    monitor.h5          with --monitor: curvature of every class along the training
     state.pt            what the next epoch needs; written last, so that an epoch counts when this file says so
     groups-0020.pt      convergence points and Fisher information of the groups made after epoch 20
 
@@ -55,6 +56,7 @@ class Run:
         workers: int = 0,
         overwrite: bool = False,
         tensorboard: bool = False,
+        monitor: bool = False,
     ) -> None:
         """Take the folder, and go back to its last epoch if it holds an unfinished run of this recipe.
 
@@ -68,6 +70,7 @@ class Run:
             workers: processes that read images from files.
             overwrite: replace a run in the folder, when this one's first epoch is done.
             tensorboard: write scalars for TensorBoard as well.
+            monitor: measure the curvature of every class too, at the ends of so many epochs as take 5 % of the time.
 
         Raises:
             InputError: the recipe does not fit the data or the machine.
@@ -101,6 +104,12 @@ class Run:
                 self.close()
                 raise
         self._first = None if self.trainer.epoch or not recipe.snapshot_every else records.copied(model)
+        self._monitor: Any = None
+        if monitor and distributed.is_main():
+            place_of_it = out / "monitor.h5" if self.resumed else None  # the folder is not ours before the first epoch
+            steps = self.trainer.epoch * self.trainer.n_batches
+            watched = records.monitor(model, data.train, self.trainer.base, out=place_of_it, done=steps)
+            self._monitor = watched
 
     def _done(self) -> int:
         """Return how many epochs of the recipe the folder holds."""
@@ -154,6 +163,8 @@ class Run:
                 progress(self.trainer.epoch + done / total, epochs, text)
 
         try:
+            if self._monitor is not None and not self.trainer.epoch:
+                self._monitor.step(0, epoch=0)
             while self.trainer.epoch < epochs:
                 started = time.perf_counter()
                 row = self.trainer.run_epoch(tell)
@@ -166,6 +177,7 @@ class Run:
                         if name != "state":
                             self._rows.setdefault(name, []).append(value)
                     self._save()
+                    self._measure_curvature()
                     text = self._line()
                 distributed.barrier()
                 tell(0, 1)
@@ -176,6 +188,11 @@ class Run:
                 if self._saved
                 else "interrupted before the first epoch was done: nothing is kept"
             ) from stop
+
+    def _measure_curvature(self) -> None:
+        if self._monitor is not None:
+            self._monitor.out = self.out / "monitor.h5"
+            self._monitor.step(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
 
     def close(self) -> None:
         """Give the folder free."""

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from landscape.analyses import callbacks, descent
 from landscape.analyses.spectrum import spectrum
 from landscape.callables import checked
+from landscape.data.datasets import Samples
 from landscape.data.partition import LEFT_OUT
 from landscape.errors import InputError, StoreError, arg, check_choice
 from landscape.networks.copies import copied, unwrapped
@@ -299,20 +300,22 @@ class Monitor:
 
 
 def of_training(
-    model: nn.Module, samples: Any, optimizer: torch.optim.Optimizer, *, out: Path, start: int, overwrite: bool
+    model: nn.Module, samples: Samples, optimizer: torch.optim.Optimizer, *, out: Path | None, start: int
 ) -> Monitor:
-    """Return the monitor of `landscape train --monitor`: every class and all training samples, by cross-entropy.
+    """Return the monitor of `landscape train --monitor`: every class and all samples, by cross-entropy.
 
     Args:
         model: in training.
-        samples: that it is trained on.
+        samples: that it learns from.
         optimizer: that steps.
-        out: result file.
+        out: result file; None for none yet.
         start: steps that are done.
-        overwrite: replace the file.
+
+    Returns:
+        A monitor that takes `SHARE` of the time.
     """
-    objective = Objective.build(model, samples, partition="class", device=next(model.parameters()).device)
-    return Monitor(objective, optimizer, every=1, out=out, start=start, overwrite=overwrite)
+    device = next(model.parameters()).device
+    return Monitor(Objective.build(model, samples, partition="class", device=device), optimizer, out=out, start=start)
 
 
 def restricted(objective: Objective, samples: int | None, seed: int) -> Objective:

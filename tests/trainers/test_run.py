@@ -159,3 +159,18 @@ def test_without_a_linear_layer_at_the_end_the_history_has_no_feature_quality(tm
     history = finish(tmp_path, model="toys:bare")
     assert np.isnan(history.quality).all()
     assert np.isfinite(history.eval_loss_per_class).all()
+
+
+def test_a_monitor_writes_a_series_beside_the_run_and_changes_nothing_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("landscape.analyses.monitor.Monitor._is_time", lambda self: True)
+    plain = finish(tmp_path / "plain")
+    finish(tmp_path / "watched", monitor=True)
+    for name in ("last.pt", "state.pt"):
+        a, b = (checkpoints.read(tmp_path / run / name).state for run in ("plain", "watched"))
+        for key in (key for key in a if "seconds" not in key):
+            np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name}: {key}")
+    found = store.load(tmp_path / "watched" / "monitor.h5")
+    assert found.parts == ("all", *plain.parts)
+    assert found.epoch.tolist() == [0, 1, 2]
+    assert found.training_step.tolist() == [0, 4, 8]
+    np.testing.assert_array_equal(found.learning_rate[1:], plain.learning_rate)
