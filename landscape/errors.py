@@ -126,7 +126,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     Args:
         name: the argument's name.
         value: what was given.
-        choices: what there is.
+        choices: the valid ones.
 
     Raises:
         InputError: the value is not there; the message suggests the choice that is nearest in its letters.

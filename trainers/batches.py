@@ -136,7 +136,7 @@ class Batches:
 
 
 def split_validation(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
-    """Hold out a share of each class.
+    """Hold out a fraction of each class.
 
     Args:
         samples: a training set.

@@ -38,7 +38,7 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
         out: the folder.
         recipe: of the run.
         fingerprint: of its data; None where they have not been read yet.
-        overwrite: what is there may be replaced.
+        overwrite: existing files may be replaced.
 
     Raises:
         StoreError: it cannot.

@@ -215,7 +215,7 @@ class Trainer:
         samples that are left over wait for another epoch's order.
 
         Args:
-            progress: is told (batches done, batches in all).
+            progress: called with (batches done, batches in all).
 
         Returns:
             learning_rate of the last step; train_loss and train_accuracy over the samples; pull_share and

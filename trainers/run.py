@@ -142,14 +142,14 @@ class Run:
 
     @property
     def features_known(self) -> bool:
-        """Say whether the features are seen, whose quality the history tells."""
+        """Say whether the run measures features, whose quality is in the history."""
         return self._classifier is not None
 
     def train(self, progress: Progress | None = None) -> None:
         """Train to the end of the recipe, writing after each epoch.
 
         Args:
-            progress: is told how far it is.
+            progress: called with how far it is.
 
         Raises:
             NumericalError: the loss is not finite; the checkpoints of the last good epoch are kept.

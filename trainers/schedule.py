@@ -73,7 +73,7 @@ def radius(epoch: int, epochs: int, kind: str, first: float, last: float, late: 
             from where deferred re-weighting begins, as Rangwani et al. 2022 do).
         first: radius at the start.
         last: radius at the end.
-        late: share of the run before a step.
+        late: fraction of the run before a step.
 
     Returns:
         rho.
@@ -115,8 +115,8 @@ def grouping(epoch: int, epochs: int, after: float, every: float, ready: int = 1
     Args:
         epoch: done, from 1.
         epochs: of the run; at its end no group is of use any more.
-        after: share of the run before the first grouping.
-        every: share of the run between groupings, at least an epoch; 0: there is one only.
+        after: fraction of the run before the first grouping.
+        every: fraction of the run between groupings, at least an epoch; 0: there is one only.
         ready: epoch before which there is no grouping, whatever `after` says: see `filled`.
 
     Returns:
@@ -132,7 +132,7 @@ def deferred(epochs: int, start: float = 0.8) -> int:
 
     Args:
         epochs: of the run.
-        start: share of the run before it.
+        start: fraction of the run before it.
 
     Returns:
         The first epoch, from 0.

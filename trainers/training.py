@@ -53,7 +53,7 @@ def train(
         device: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
         workers: processes that read images from files.
         overwrite: replace a run in the folder.
-        progress: is told (epochs done, epochs in all, a line of text).
+        progress: called with (epochs done, epochs in all, a line of text).
 
     Returns:
         The trained network, the history, and the folder.

@@ -46,7 +46,7 @@ def of_draw(told: Samples) -> DrawError:
         told: of a part of draws.
 
     Returns:
-        The errors; infinite where there are no rows to tell that of lambda_max.
+        The errors; that of lambda_max is infinite where there are no rows to compute it from.
     """
     known = told.lengths
     trace = inference.stderr(inference.draws(known.traces, known.weights))
@@ -75,7 +75,7 @@ def draws_of(
         objective: model, loss and data in parts.
         kind: of matrix, one that scales with the losses.
         samples: how many; None where `accuracy` decides.
-        accuracy: standard error of lambda_max and of the trace at most, as shares of these; None for none.
+        accuracy: standard error of lambda_max and of the trace at most, as fractions of these; None for none.
         seed: of the draws.
         cache_bytes: memory for rows.
         journal: keeps the draws of each part, so that ranks share the pilots, and a repeated call makes none.

@@ -15,7 +15,7 @@ from landscape.results import Result
 
 R = TypeVar("R", bound=Result)
 Report = Callable[[float], None]
-"""Is told the share of a checkpoint's work that is done."""
+"""Is called with the fraction of a checkpoint's work that is done."""
 
 
 def at_checkpoints(

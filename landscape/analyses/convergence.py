@@ -139,7 +139,7 @@ def finetuned(
         momentum: of the steps.
         batch_size: samples of a step.
         seed: of the order of the samples.
-        report: told the share of the steps that is done.
+        report: called with the fraction of the steps that is done.
 
     Returns:
         Where it ends; running statistics are the start's.

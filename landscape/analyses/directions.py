@@ -46,7 +46,7 @@ class Directions:
     buffers: Tensor  # (A, B) float64
     log_buffers: Tensor  # (A, B) float64, the same as `points.log_step` returns them
     eps: Tensor  # (B,) float64 of `points.variance_eps`
-    explained: tuple[float, ...] = ()  # (A,) share of a trajectory's variance; empty for other directions
+    explained: tuple[float, ...] = ()  # (A,) fraction of a trajectory's variance; empty for other directions
     normalisation: str = "none"
     ignored: str = "none"
 
@@ -217,7 +217,7 @@ def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Direct
         n: how many components.
 
     Returns:
-        The directions, with the share of the variance that each explains.
+        The directions, with the fraction of the variance that each explains.
 
     Raises:
         InputError: fewer checkpoints, or fewer that differ, than components need.

@@ -59,7 +59,7 @@ def features(
 
     The parts are always the classes, and all samples count: a class's quality depends on where the others lie. The
     model is in eval mode, without augmentation. On the training split these are the features by which GKP fills its
-    memory bank; those of test samples tell how much of it holds for new images.
+    memory bank; those of test samples show how much of it generalises to new images.
 
     Args:
         objective: model and data; its partition and its choice of parameters play no part.

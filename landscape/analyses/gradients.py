@@ -226,7 +226,7 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
         cosine: (P,).
 
     Returns:
-        Fields of `Gradients`; nan where a part of one sample takes part, which cannot tell its own spread.
+        Fields of `Gradients`; nan where a part of one sample takes part, whose spread is not known.
     """
     shares, n_parts = objective.shares, len(objective.partition)
     units = torch.stack([gram.direction(objective, p) for p in range(n_parts)])

@@ -110,7 +110,7 @@ class Options:
 
     @property
     def of_trace(self) -> float | None:
-        """Share of the trace that its error over probes may be; None for what there is."""
+        """Fraction of the trace that its error over probes may be; None for what there is."""
         wanted = None if self.accuracy is None else self.accuracy / 3
         return wanted if self.trace_tol is None else self.trace_tol
 

@@ -1,4 +1,4 @@
-"""What single samples tell of a part's curvature: all eigenvalues by rows, and the errors that another draw would make.
+"""A part's curvature from single samples: all eigenvalues by rows, and how much another draw would change them.
 
 The Gauss-Newton and Fisher matrices have few rows that matter (curvature/rows.py); where these fit, they replace
 Lanczos. The Hessian has none, but its Gauss-Newton part does: from it come the traces of single samples, the
@@ -101,7 +101,7 @@ class Samples:
 
 
 def refusal(objective: Objective, kind: Kind) -> str | None:
-    """Say why single samples cannot tell of a matrix.
+    """Say why a matrix cannot be had from single samples.
 
     Args:
         objective: model, loss and data in parts.
@@ -122,8 +122,8 @@ def samples(objective: Objective, kind: Kind, part: int, *, tol: float, cache_by
         objective: for which `refusal` returns None.
         kind: of matrix, one with factors; the rows of the Hessian are those of its Gauss-Newton part.
         part: position of the part.
-        tol: share of the trace that the rows may leave out. Where that is more than 1e-3 of lambda_max, rows are added.
-            Of the Hessian's rows, which give directions, `DIRECTION_TOLS` decides.
+        tol: fraction of the trace that the rows may leave out. Where that is more than 1e-3 of lambda_max, rows are
+            added. For the Hessian's rows, which give directions, `DIRECTION_TOLS` holds instead.
         cache_bytes: memory for the rows.
 
     Returns:

@@ -96,24 +96,24 @@ def spectrum(
         top: how many of the largest Ritz values to keep, at least.
         vectors: how many of the largest Ritz vectors to keep, with their values.
         overlap: also multiply vectors and gradient of each part by the matrices of all parts, see overlap.py.
-        tol: go on until the residual of lambda_max is at most this share of it; None for 1e-3, and for the density
+        tol: go on until the residual of lambda_max is at most this fraction of it; None for 1e-3, and for the density
             takes `steps` and says whether that was reached.
         max_steps: where `tol` gives up; None for 48, with the density for 4 times `steps`.
         trace: "exact", see traces.py: for networks that are piecewise linear in each parameter, and for all with
             the other matrices; "probes" for an estimate; "auto" for the exact one where it can be had and there
             are no more classes than Lanczos steps, each of which costs about the same.
-        trace_tol: draw trace probes (one product each) until the standard error is at most this share of the trace;
+        trace_tol: draw trace probes (one product each) until the standard error is at most this fraction of the trace;
             None takes the Lanczos probes of the density alone, or four.
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
         samples: of an objective: draw so many samples of each part in proportion to their uncertainty, with weights,
             see objective/draws.py; the errors over samples are then those of the draw. None takes all.
-        accuracy: of an objective: draw as many samples of each part as make the error of lambda_max and of the trace
-            at most this share of them, over draws, steps, rows and probes together; a part that would need most of its
-            samples is taken whole. `lambda_max_error` and `trace_error` say what was reached.
+        accuracy: of an objective: draw enough samples of each part to bring the errors of lambda_max and of the trace
+            below this fraction of them, over draws, steps, rows and probes together. A part that would need most of
+            its samples is taken whole. `lambda_max_error` and `trace_error` are the errors that were reached.
         method: of an objective: "rows" for all eigenvalues of a Gauss-Newton or Fisher matrix from gradients of single
             samples, without probes; "lanczos" for products with probes, which the Hessian always takes; "auto" for
             rows where they fit.
-        ggn_tol: share of the trace that rows may leave out; no eigenvalue is off by more than what is left out.
+        ggn_tol: fraction of the trace that rows may leave out; no eigenvalue is off by more than what is left out.
         sampling_errors: of an objective: also take standard errors over samples, from each sample's own trace and
             curvature.
         backend: of an objective's products: "auto", "reverse" or "linearized", see `operators.curvature_operator`.

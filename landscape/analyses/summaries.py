@@ -73,14 +73,14 @@ def of_ends(
     trace: tuple[float, float],
     told: of_samples.Samples | None,
 ) -> dict[str, Any]:
-    """Return the fields that the two ends of a part's spectrum tell.
+    """Return the fields that follow from the two ends of a part's spectrum.
 
     Args:
         found: the ends.
         operator: of the part.
         options: of the analysis.
         trace: its trace and the standard error.
-        told: what is known of its samples, if anything is.
+        told: what is known of its samples, or None.
 
     Returns:
         Fields by name.
@@ -108,7 +108,7 @@ def of_ends(
 
 
 def of_runs(found: Runs, operator: Operator, options: "Options", known: float | None) -> dict[str, Any]:
-    """Return the fields that the runs of a part's density tell.
+    """Return the fields that follow from the Lanczos runs of a part's density.
 
     Args:
         found: the runs.
@@ -152,7 +152,7 @@ def errors(made: dict[str, Any], told: of_samples.Samples | None) -> dict[str, n
 
     Args:
         made: the other fields of the part.
-        told: what is known of its samples, if anything is.
+        told: what is known of its samples, or None.
 
     Returns:
         Fields by name.

@@ -1,6 +1,6 @@
 """Paths of training on a plane, with the surface of every part under them.
 
-The plane goes through an origin, the last checkpoint of the first run unless told otherwise, along the principal
+The plane goes through an origin, the last checkpoint of the first run unless another is given, along the principal
 components of all checkpoints' differences from it, or through chosen checkpoints as in Figure 1 of the paper: the
 start, an optimum of the tail, an optimum of all. A path in D dimensions is not in its plane: beside each projected
 checkpoint stand its true losses and its distance from the plane, since the contour below it can mislead.
@@ -29,7 +29,7 @@ from landscape.objective.provenance import fingerprint
 from landscape.results import Trajectory
 
 MARGIN = 0.2
-"""What the grid reaches beyond the path, as a share of the path's extent along each axis."""
+"""What the grid reaches beyond the path, as a fraction of the path's extent along each axis."""
 
 Checkpoints = Mapping[str, tuple[Point, float]]
 """Checkpoints of one run, in order: name -> the point and its epoch, nan where it is unknown."""
@@ -63,7 +63,7 @@ def trajectory(
             components of all paths.
         plane: a plane that is there already, so that runs of several calls are drawn on the same one.
         n: points of the grid along each axis, which reaches around all checkpoints.
-        margin: what the grid reaches beyond them, as a share of their extent.
+        margin: what the grid reaches beyond them, as a fraction of their extent.
         batch_norm: running statistics on the grid, as for `surface.surface`; checkpoints have their own.
         training: see `surface.surface`.
         training_samples: see `surface.surface`.

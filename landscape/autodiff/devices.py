@@ -1,7 +1,7 @@
 """Which device a computation runs on, and in which precision.
 
 float32 is a promise that PyTorch does not keep by itself: on GPUs of 2020 and later its default rounds the factors of
-convolutions to TF32, with 10 bits after the point instead of 23, and a caller may have asked for less still. Residuals
+convolutions to TF32, with 10 bits after the point instead of 23, and a caller may have asked for even less. Residuals
 p - y are exponentially sensitive to the logits, so that such products are off by per cents.
 """
 
@@ -72,7 +72,7 @@ class _Setting:
     inherits: bool = False  # "none" stands for a more general setting
 
     def read(self) -> Any:
-        """Return its value, or None where PyTorch refuses to tell, since it was set in contradictory ways."""
+        """Return its value, or None where PyTorch refuses to return it, because it was set in contradictory ways."""
         try:
             return getattr(self.owner, self.name)
         except RuntimeError:

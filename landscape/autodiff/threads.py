@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables of the environment that say how many threads there are; where one is set, nothing is measured."""
-_GAIN = 0.9  # more threads are taken where they need at most this share of the time
+_GAIN = 0.9  # more threads are taken where they need at most this fraction of the time
 _PASSES = 3  # of which the fastest counts
 
 

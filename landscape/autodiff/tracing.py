@@ -28,7 +28,7 @@ TRACE_SIZES = (11, 13, 17, 19, 23, 29)
 
 
 class NotTraceableError(Exception):
-    """A model that cannot be brought into a graph; the plain function still works."""
+    """The model cannot be traced into a graph; the plain function can be used."""
 
 
 def trace(

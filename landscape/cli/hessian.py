@@ -40,7 +40,8 @@ SPECTRUM = cloup.option_group(
     option(
         "--density/--no-density",
         default=None,
-        help="Compute the density of all eigenvalues too, and the negative mass: M x K products in place of some ten.",
+        help="Also compute the density of all eigenvalues and the negative mass, which takes M x K products instead of "
+        "about ten.",
         show_default="where --steps or --probes is given",
     ),
     option(
@@ -87,8 +88,8 @@ SPECTRUM = cloup.option_group(
     option(
         "--tol",
         type=float,
-        metavar="SHARE",
-        help="Take more steps until the residual of lambda_max is at most this share of it, such as 1e-4.",
+        metavar="FRACTION",
+        help="Take more steps until the residual of lambda_max is at most this fraction of it, such as 1e-4.",
     ),
     option(
         "--max-steps",
@@ -107,23 +108,23 @@ SPECTRUM = cloup.option_group(
     option(
         "--trace-tol",
         type=float,
-        metavar="SHARE",
-        help="Add probes until the standard error of the trace is at most this share of it, such as 0.02.",
+        metavar="FRACTION",
+        help="Add probes until the standard error of the trace is at most this fraction of it, such as 0.02.",
     ),
     option(
         "--negative-tol",
         default=1e-3,
         show_default=True,
-        metavar="SHARE",
-        help="Count eigenvalues as zero up to this share of the largest |eigenvalue|, where negative ones are summed.",
+        metavar="FRACTION",
+        help="Count an eigenvalue as negative only if its size is above this fraction of the largest |eigenvalue|.",
     ),
     DRAWN,
     option(
         "--accuracy",
         type=float,
-        metavar="SHARE",
-        help="Draw as many samples of each part as make the error of lambda_max and trace at most this share of them, "
-        "such as 0.05; all where most would be needed.",
+        metavar="FRACTION",
+        help="Draw enough samples of each part to bring the errors of lambda_max and trace below this fraction of "
+        "them, such as 0.05. A part that needs most of its samples is taken whole.",
     ),
     option(
         "--method",
@@ -137,8 +138,9 @@ SPECTRUM = cloup.option_group(
         "--ggn-tol",
         default=GGN_TOL,
         show_default=True,
-        metavar="SHARE",
-        help="Let rows leave out this share of the trace. No eigenvalue is off by more than what is left out.",
+        metavar="FRACTION",
+        help="Leave out the shortest rows, up to this fraction of the trace. The error of an eigenvalue is at most the "
+        "trace that is left out.",
     ),
     option(
         "--sampling-errors/--no-sampling-errors",
@@ -250,7 +252,7 @@ SPECTRUM_NAMES = [
 
 MOST_COLUMNS = 12
 """Parts whose overlap is printed as a table."""
-OVERLAP_TITLE = "curvature along the sharpest directions of the row's part, as a share of that on the column's own"
+OVERLAP_TITLE = "curvature along the sharpest directions of the row's part, as a fraction of that on the column's own"
 ANGLE_TITLE = "smallest angle between the spaces of two parts' sharpest directions, in degrees"
 GRADIENT_TITLE = "curvature along the gradient of the row's part, of which the column's lambda_max is the most"
 

@@ -132,7 +132,7 @@ class _Memory(click.ParamType[int]):
 
 MEMORY = _Memory()
 COUNT, SEED = click.IntRange(min=1), click.IntRange(min=0)
-POSITIVE, SIZE, SHARE = _Number(min=0, min_open=True), _Number(min=0), _Number(0, 1, min_open=True, max_open=True)
+POSITIVE, SIZE, FRACTION = _Number(min=0, min_open=True), _Number(min=0), _Number(0, 1, min_open=True, max_open=True)
 
 READING = (
     option(

@@ -39,10 +39,10 @@ SHARPNESS = cloup.option_group(
     option(
         "--sigma",
         type=POSITIVE,
-        metavar="SHARE",
+        metavar="FRACTION",
         default=0.1,
         show_default=True,
-        help="Add noise of this size, as a share of each filter's norm.",
+        help="Add noise of this size, as a fraction of each filter's norm.",
     ),
     option(
         "--draws",

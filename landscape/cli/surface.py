@@ -17,7 +17,7 @@ from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.around import AROUND, around, line
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import POSITIVE, SEED, SHARE, Choice, Decorator, command, listed, option
+from landscape.cli.options import FRACTION, POSITIVE, SEED, Choice, Decorator, command, listed, option
 from landscape.cli.planes import stored_plane
 from landscape.data import datasets
 from landscape.errors import InputError, nearest
@@ -44,9 +44,9 @@ BN_SAMPLES = option(
 )
 REFINE = option(
     "--refine",
-    type=SHARE,
-    metavar="SHARE",
-    help="Skip points that interpolation predicts to within this share of the loss, such as 0.01.",
+    type=FRACTION,
+    metavar="FRACTION",
+    help="Skip points that interpolation predicts to within this fraction of the loss, such as 0.01.",
 )
 BF16 = option("--bf16", is_flag=True, help="Run the network in bfloat16. Losses change by about 0.1 %.")
 

@@ -55,8 +55,8 @@ TRAJECTORY = cloup.option_group(
         type=SIZE,
         default=trajectories.MARGIN,
         show_default=True,
-        metavar="SHARE",
-        help="Extend the surface beyond the paths by this share of their extent.",
+        metavar="FRACTION",
+        help="Extend the surface beyond the paths by this fraction of their extent.",
     ),
     option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the draw of --bn-samples."),
 )

@@ -211,7 +211,7 @@ class Operator:
             Values and errors, (D,) for one part, (P, D) for several.
 
         Raises:
-            InputError: too few probes to tell their spread.
+            InputError: too few probes to estimate their spread.
             NumericalError: a product is not finite.
 
         Source: Bekas, Kokiopoulou and Saad 2007, "An estimator for the diagonal of a matrix".
@@ -236,7 +236,7 @@ class Operator:
 
         Args:
             k: how many.
-            tol: go on until each of their residuals is at most this share of lambda_max.
+            tol: go on until each of their residuals is at most this fraction of lambda_max.
             max_steps: products after which it gives up; the residuals then say so.
             seed: of the vector.
 

@@ -114,9 +114,9 @@ def split(
         start: (D,) random, independent of the probes.
         wanted: how many pairs have to converge; others that have are taken out as well.
         capacity: vectors of its size that fit into memory, at least `wanted` + `LEAST`.
-        tol: residual of each wanted pair, as a share of the largest value.
+        tol: residual of each wanted pair, as a fraction of the largest value.
         most: products after which the search ends.
-        report: told the number of products done.
+        report: called with the number of products done.
 
     Returns:
         The matrix without them.

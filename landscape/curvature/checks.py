@@ -38,7 +38,7 @@ _STEPS = {torch.float64: (1e-7, 1e-6, 1e-8), torch.float32: (1e-2, 3e-2, 3e-3)}
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 3e-2}
 """Of the product: what differences miss by is far less in float64, and what is wrong by less does not matter."""
 _BESIDE = 1e-3
-"""How far off kinks are left, as a share of the point's length."""
+"""How far off kinks are left, as a fraction of the point's length."""
 
 
 _OUTPUTS = 3  # random outputs at which a loss is looked at: at the model's own it may be flat, as where it is fitted

@@ -39,7 +39,7 @@ TRACE_PROBES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
-    """What one run tells of the matrix of one part."""
+    """What one Lanczos run gives for the matrix of one part."""
 
     ritz: Ritz
     above: float  # no eigenvalue is larger, with `SURE` probability
@@ -69,10 +69,10 @@ def ends(
         operator: of one part.
         guess: a vector that may be near that of lambda_max, (D,); None for none.
         seed: of the noise.
-        tol: residual of lambda_max and of the kept vectors, as a share of lambda_max, at which the run may end.
+        tol: residual of lambda_max and of the kept vectors, as a fraction of lambda_max, at which the run may end.
         vectors: Ritz vectors that must have converged.
         max_products: where the run ends in any case.
-        report: told the share that is done.
+        report: called with the fraction that is done.
 
     Returns:
         What there is.
@@ -154,7 +154,7 @@ def trace(
         found: what `ends` returned.
         seed: of the probes.
         distribution: of the probes.
-        tol: draw probes until the standard error is at most this share of the trace; None draws `TRACE_PROBES`.
+        tol: draw probes until the standard error is at most this fraction of the trace; None draws `TRACE_PROBES`.
 
     Returns:
         The trace, and its standard error or a bound on it; see probing.py.

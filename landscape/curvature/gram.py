@@ -24,7 +24,7 @@ from landscape.networks.params import Layout
 from landscape.objective.objective import Objective
 
 Report: TypeAlias = Callable[[float], None]
-"""Is told the share that is done."""
+"""Is called with the fraction that is done."""
 
 _ENTRIES = 2**22  # numbers that are taken to float64 at a time: 32 MiB
 _ADD_UP = 0.02  # how far gradients of groups may be from adding up, relative to their sizes; room for float32
@@ -48,7 +48,7 @@ def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.nd
     Args:
         objective: model, loss and data in P parts.
         cache_bytes: for the gradients that are kept; at least one always is.
-        report: told the share of the samples that is done.
+        report: called with the fraction of the samples that is done.
 
     Returns:
         Losses (P,) and products.

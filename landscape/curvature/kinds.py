@@ -356,7 +356,7 @@ KINDS: Mapping[str, Kind] = {
         Factored(
             name="ggn",
             symbol="G",
-            about="Gauss-Newton: the Hessian of the network that is linear in its parameters",
+            about="Gauss-Newton: the Hessian of the loss of the network that is linearised in its parameters",
             outputs=_logits,
             decays=True,
             bends=False,
@@ -366,7 +366,7 @@ KINDS: Mapping[str, Kind] = {
         SecondDerivative(
             name="residual",
             symbol="R",
-            about="the Hessian less Gauss-Newton: curvature of the network itself",
+            about="the Hessian minus the Gauss-Newton matrix: the curvature of the network itself",
             values=_along_slopes,
             decays=False,  # it is in H and in G
             bends=True,

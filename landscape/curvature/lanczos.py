@@ -74,7 +74,7 @@ def unconverged(tol: float, n: int = 1) -> Callable[[Tridiagonal], bool]:
     """Return the rule by which `lanczos` goes on until the largest Ritz values have converged, for its `more`.
 
     Args:
-        tol: the largest residual bound that ends a run, as a share of |lambda_max|.
+        tol: the largest residual bound that ends a run, as a fraction of |lambda_max|.
         n: how many of the largest values are looked at.
 
     Returns:
@@ -93,7 +93,7 @@ def unsettled(tol: float, gap: float, mass: float, n: int = 1) -> Callable[[Trid
 
     Args:
         tol: as for `unconverged`.
-        gap: how far an eigenvalue may lie above lambda_max at the end, as a share of it.
+        gap: how far an eigenvalue may lie above lambda_max at the end, as a fraction of it.
         mass: share that the start has of every direction; see `quadrature.beyond`.
         n: as for `unconverged`.
 

@@ -1,4 +1,4 @@
-"""What random probes tell of one matrix: a Lanczos run from each, and from the runs the trace with its error.
+"""Estimates of one matrix from random probes: a Lanczos run from each, and from the runs the trace with its error.
 
 A probe's z^T H z varies by up to sqrt(2) |H|_F, and a few large eigenvalues hold nearly all of |H|_F. So they are
 deflated: with Q the Ritz vectors of *another* probe's run, independent of z,
@@ -9,9 +9,9 @@ is unbiased whether or not Q has converged and whatever the multiplicities, and 
 with P = I - Q Q^T what is left. Both terms follow from H Q = Q T + beta v e^T without another product. (Hutch++, Meyer
 et al. 2021; exchangeable estimates, Epperly, Tropp and Webber 2024.)
 
-A few probes cannot tell the spread of t(z): of two the standard error is ten times too small in one case of twelve.
-But each run knows its H z = |z| (alpha_1 v_1 + beta_1 v_2), and E |P H P z|^2 = |P H P|_F^2: the bound on the variance
-itself is estimated, from one probe already. It is no less than what the Ritz values that were left in sum up to,
+A few probes do not determine the spread of t(z): for two the standard error is ten times too small in one case of
+twelve. But each run gives H z = |z| (alpha_1 v_1 + beta_1 v_2), and E |P H P z|^2 = |P H P|_F^2. So the bound on the
+variance itself is estimated, from one probe on. It is at least the sum over the Ritz values that were not taken out,
 |P H P|_F^2 >= sum of t_i^2, which holds for every run (Horn and Johnson 2013, 4.3.P).
 """
 
@@ -142,7 +142,7 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
     Args:
         operator: of one part.
         plan: how.
-        report: told the share of the Lanczos runs that is done.
+        report: called with the fraction of the Lanczos runs that is done.
         estimate: draw probes for `trace_tol`; False where the trace is known without.
 
     Returns:
@@ -368,7 +368,7 @@ def draw_until(samples: list[float], draw: Callable[[int], float], tol: float) -
     Args:
         samples: those that there are.
         draw: makes the one of a number, counted from 0.
-        tol: standard error of the mean as a share of it.
+        tol: standard error of the mean as a fraction of it.
 
     Returns:
         All samples.

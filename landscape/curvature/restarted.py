@@ -53,7 +53,7 @@ def largest(
         start: (D,), not zero; its dtype and device are those of the vectors.
         wanted: how many pairs shall converge; about half of `capacity` are returned, the others as good as they are.
         capacity: m, vectors that are kept beside the next one; at least `wanted` + 3.
-        tol: go on until the residual of each wanted pair is at most this share of the largest |value|.
+        tol: go on until the residual of each wanted pair is at most this fraction of the largest |value|.
         most: products after which it gives up; the residuals then say so.
         progress: called with the number of products done.
         team: processes that make each product together, of which each runs the same steps.

@@ -6,9 +6,10 @@ with eigenvalues mu_ik and unit eigenvectors u_ik. Then with weights w_i (1/n wh
     G = sum_i w_i J_i^T M_i J_i = sum_ik sign(mu_ik) w_i a_ik a_ik^T,      a_ik = sqrt|mu_ik| J_i^T u_ik,
 
 and the nonzero eigenvalues of G are those of the small matrix K of inner products of the rows sqrt(w_i) a_ik. Nearly
-all rows are nearly nothing. The lengths of *all* rows are computed (that is the exact trace, sample by sample), and the
-longest are kept until the left-out ones sum to at most a share of it. What is left out is positive semidefinite (minus
-another such matrix where a loss is not convex in the logits), so that by Weyl's inequality, for every j,
+all rows are close to zero. The lengths of *all* rows are computed (that is the exact trace, sample by sample), and the
+longest are kept until the squared lengths of the others sum to at most a given fraction of it. What is left out is
+positive semidefinite (minus another such matrix where a loss is not convex in the logits). By Weyl's inequality, for
+every j,
 
     lambda_j(kept) - tau_minus <= lambda_j(G) <= lambda_j(kept) + tau_plus
 
@@ -46,7 +47,7 @@ _BLOCK = 128  # rows that are multiplied with all after them
 _COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64
 
 Report: TypeAlias = Callable[[float], None]
-"""Is told the share that is done."""
+"""Is called with the fraction that is done."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,10 +68,10 @@ class Lengths:
         return traces
 
     def longest(self, tol: float) -> tuple[np.ndarray, np.ndarray]:
-        """Choose the fewest rows whose rest sums to at most a share of the sum of all weighted squared lengths.
+        """Choose the fewest rows whose rest sums to at most a fraction of the sum of all weighted squared lengths.
 
         Args:
-            tol: that share; 0 keeps every row that is not zero.
+            tol: that fraction; 0 keeps every row that is not zero.
 
         Returns:
             Positions of the samples and of their rows, (m,) each, in the order of the samples.
@@ -218,7 +219,7 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
         factors: as for `lengths`.
         part: position of the part.
         known: what `lengths` returned for them.
-        tol: share of the sum of all squared lengths that may be left out; 0 keeps every row that is not zero.
+        tol: fraction of the sum of all squared lengths that may be left out; 0 keeps every row that is not zero.
 
     Returns:
         The rows, in the order of the samples.

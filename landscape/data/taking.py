@@ -60,7 +60,7 @@ def taken(
 
 
 def declares_classes(data: Any) -> bool:
-    """Say whether data tell how many classes there are, which labels alone do not where the last have no sample."""
+    """Say whether data state how many classes there are; labels alone do not, where the last classes have no sample."""
     names = ("classes", "class_names", "class_counts")
     return loaders.attribute(loaders.opened(data).dataset, *names) is not None
 

@@ -282,7 +282,7 @@ class Scatter:
 
     @property
     def variance(self) -> np.ndarray:
-        """Var, (C,); nan for a class of fewer than two samples, which cannot tell."""
+        """Var, (C,); nan for a class of fewer than two samples, whose variance is not known."""
         counts = self._means.counts
         return _numpy(torch.where(counts > 1, self._squares, torch.nan))
 

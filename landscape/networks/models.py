@@ -223,7 +223,7 @@ def build(
             told n_classes or num_classes where it has such a parameter.
         n_classes: C, the number of logits.
         in_channels: channels of the images; None for the network's own: 1 for small-resnet, 3 for the others. A
-            user's callable is not told.
+            user's callable is not given it.
         cosine: end with a `NormedLinear` instead of a linear layer.
         scale: of the cosine classifier; None for `COSINE_SCALE`.
         shortcut: of a CIFAR network: what blocks call a shortcut that is a convolution, see `convolved_shortcut`; None

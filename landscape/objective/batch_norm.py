@@ -55,7 +55,8 @@ POLICIES: dict[BatchNorm, Policy] = {
         does="they move with the weights towards other checkpoints, variances by their logarithm", moves="log"
     ),
     "interpolate": Policy(
-        does="the same in a straight line, which leads variances below zero beyond the checkpoints: no loss there",
+        does="the same in a straight line; beyond the checkpoints a variance may become negative, where the loss is "
+        "undefined",
         moves="straight",
     ),
     "keep": Policy(does="they stay those of the checkpoint", keeps=True, commands=(*SURFACES, "sharpness")),

@@ -99,7 +99,7 @@ def _takes_gradients(objective: "Objective", inputs: Tree) -> bool:
 
 
 def verify(objective: "Objective", kept: Kept) -> None:
-    """Evaluate the few samples again, and refuse numbers of a model, a loss or data that did not hold still.
+    """Evaluate the few samples again, and refuse the numbers where model, loss or data have changed in between.
 
     Args:
         objective: as it was when `check` looked at it.

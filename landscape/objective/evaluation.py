@@ -29,7 +29,7 @@ class Evaluation:
     parts: tuple[str, ...]
     counts: np.ndarray  # (P,)
     loss: np.ndarray  # (P,) mean over the part's samples
-    accuracy: np.ndarray | None  # (P,) share of the samples that are predicted correctly; None where there is no such
+    accuracy: np.ndarray | None  # (P,) fraction predicted correctly; None where that has no meaning
     sums: Mapping[Measure, np.ndarray]  # (P, 2) what the task's measures are made of
 
     @property

@@ -120,13 +120,13 @@ class Evaluator:
 
         Args:
             point: the weights.
-            report: called with the share of the pass that is done.
+            report: called with the fraction of the pass that is done.
             as_it_is: take the point's own running statistics, whatever the policy for batch norm.
 
         Returns:
             Mean loss and accuracy of each part, (P,) and (P,); None where accuracy has no meaning. A loss that is not
             finite stays so; a sample whose logits are nan is not classified correctly. Last the standard errors of the
-            losses over samples, (P,); nan for a part of one sample, which cannot tell its own spread.
+            losses over samples, (P,); nan for a part of one sample, whose spread is not known.
         """
         objective = self.objective
         loss = zeros(len(self.counts), objective.device)
@@ -253,7 +253,7 @@ def evaluate(
         point_of: makes the point of a number; it must depend on the number alone.
         journal: keeps finished blocks; see `jobs.run`.
         progress: see `jobs.run`.
-        name: tells the blocks of this list from those of others in the same journal.
+        name: distinguishes the blocks of this list from others in the same journal.
         block: points of one unit of work.
         as_it_is: take each point's own running statistics, whatever the policy for batch norm.
 

@@ -38,8 +38,8 @@ def make_objective(
     """Join a model and data into an objective, for any task.
 
     The contract is one line: a loss is a function of (the model's output, the target) with one value per sample. The
-    task gives all else; it is taken from the loss or the targets where these tell. Inputs are tensors, tuples or dicts
-    of them: a dict is handed to the model by keyword, a tuple one after the other.
+    task gives all else; it is inferred from the loss or the targets where they determine it. Inputs are tensors, or
+    tuples or dicts of them: a dict is handed to the model by keyword, a tuple one after the other.
 
     Args:
         model: any network. It is copied; the caller's is not touched.

@@ -79,11 +79,11 @@ def run(
 
     Args:
         units: at least one name; no two alike.
-        compute: returns the result of a unit; it is given the unit and a function to report the share of it that is
+        compute: returns the result of a unit; it is given the unit and a function to report the fraction of it that is
             done. It must depend on the unit alone, not on the units before it: after
             an interruption those are not computed again.
         journal: keeps each finished unit and knows those of earlier attempts. None keeps nothing.
-        progress: is told before each unit and at the end. With several ranks it counts what all have finished.
+        progress: called before each unit and at the end. With several ranks it counts what all have finished.
         costs: what the units take, in any measure; None for units that cannot be shared. `compute` of a unit that can
             asks `distributed.team` for its share, and its sums are those of all ranks.
 

@@ -90,7 +90,7 @@ def load_objective(
         normalize: "imagenet", "none", or "m,m,m/s,s,s"; None for the data set's own.
         samples_per_class: analyse at most so many samples of each class, drawn with `data_seed`.
         loss: see `Objective.build`; None for the task's own.
-        task: see `Objective.build`; None for classification, or what loss and targets tell.
+        task: see `Objective.build`; None for classification, or what follows from loss and targets.
         target: which entry of an item is the target, see `landscape.make_objective`.
         partition: see `Objective.build`.
         classes: see `Objective.build`.
@@ -270,7 +270,7 @@ def taken(
 def fitted(
     model: nn.Module, samples: Samples, *, loss: Any, task: str | None, device: Any, dtype: torch.dtype
 ) -> tuple[Samples, str | None]:
-    """Let a model tell what labels alone do not: how many classes there are, and one logit as a yes/no question.
+    """Take from a model what labels alone do not show: how many classes there are, or that one logit means two classes.
 
     Args:
         model: see `make_objective`.

@@ -81,13 +81,13 @@ def at_log_step(eps: Tensor, start: Tensor, step: Tensor) -> Tensor:
 
 
 def between(objective: Objective, a: Point, b: Point, t: float, *, log: bool = True) -> Point:
-    """Return the point at a share of the way from one point to another.
+    """Return the point at a fraction of the way from one point to another.
 
     Args:
         objective: whose networks they are.
         a: the point at 0.
         b: the point at 1.
-        t: the share.
+        t: the fraction.
         log: let variances move by their logarithm.
 
     Returns:

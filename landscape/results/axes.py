@@ -93,7 +93,7 @@ def distinct(axes: Sequence[str]) -> list[str]:
 
 
 def labels_of(result: Any) -> dict[str, tuple[str, np.ndarray]]:
-    """Return what tells where one is along an axis, where there is such a field.
+    """Return the labels along an axis, where a field holds them.
 
     That is a field of strings, of coordinates, or of the axis' own name such as "epoch"; where two values are equal, it
     tells nothing.

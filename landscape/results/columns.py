@@ -116,7 +116,7 @@ def compared(results: Sequence[Any]) -> list[Column]:
 
 
 def fields_of(kind: str) -> list[str]:
-    """Name the fields of a kind's columns, with their errors and what tells whether they are sure."""
+    """Name the fields of a kind's columns, with those of their errors and of their certainty."""
     names = [name for c in TABLES[kind] for name in (c.field, c.error, c.sure) if name and not c.values]
     return list(dict.fromkeys(names))
 

@@ -1,4 +1,4 @@
-"""What the inner products of rows tell: eigenvalues, curvature sample by sample, and any re-weighting of the samples.
+"""What follows from inner products of rows: eigenvalues, curvature by sample, and any re-weighting of the samples.
 
 The rows a_j of curvature/rows.py belong to n samples, and G = sum_j sign_j w_s(j) a_j a_j^T for weights w of the
 samples. With the products a_i . a_j at hand, other weights (a sub-sample, a bootstrap draw, all but a fold) are an

@@ -41,7 +41,7 @@ def draws(values: np.ndarray, weights: np.ndarray, counts: np.ndarray | None = N
 
 
 def stderr(x: np.ndarray) -> float:
-    """Return the standard error of a mean of independent values; nan for one, which cannot tell its own spread."""
+    """Return the standard error of a mean of independent values; nan for one, whose spread is not known."""
     return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
 
 

@@ -51,8 +51,8 @@ def reference(found: Spectrum) -> int:
 def refusal(found: Spectrum) -> str | None:
     """Say why parts cannot be compared at equal size.
 
-    Draws with weights tell a part's mean well with few samples, but they are not samples of it: what others would give
-    depends on all those that were hardly ever to be drawn.
+    Draws with weights estimate a part's mean well from few samples, but they are not a sample of it: another draw's
+    numbers depend on samples that had almost no chance to be drawn.
 
     Args:
         found: a spectrum that keeps what belongs to single samples.

@@ -81,7 +81,7 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Held:
-    """How lambda_max and the trace of a part are held by its images, from the sharpest one on."""
+    """How much of lambda_max and of the trace of a part its images hold, the sharpest first."""
 
     place: np.ndarray  # (k,) position of each image, once where it was drawn several times, among the part's samples
     weight: np.ndarray  # (k,) its share of the part's samples

@@ -128,8 +128,8 @@ def overlap(found: Spectrum, *, vectors: int = 1) -> np.ndarray:
         vectors: how many of the sharpest directions of each part.
 
     Returns:
-        (P, P): [a, b] is the trace of part b's Gauss-Newton or Fisher matrix on the directions of a, as a share of that
-        on its own; nan where that is zero.
+        (P, P): [a, b] is the trace of part b's Gauss-Newton or Fisher matrix on the directions of a, divided by the
+        trace on its own directions; nan where that is zero.
 
     Raises:
         InputError: the spectrum keeps no rows.

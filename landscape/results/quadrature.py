@@ -50,7 +50,7 @@ def ritz(alpha: np.ndarray, beta: np.ndarray, steps: int, eps: float = 2.0**-52)
 
 
 def beyond(alpha: np.ndarray, beta: np.ndarray, mass: float) -> tuple[float, float]:
-    """Return the values beyond which no eigenvalue can lie whose eigenvector has a share of the start.
+    """Return the values beyond which no eigenvalue can lie whose eigenvector has a fraction of the start.
 
     A point x of a measure has at most the mass 1 / sum_j p_j(x)^2, with p_j the measure's orthonormal polynomials: the
     Christoffel function. The coefficients of m steps determine p_0 to p_m, which grow without bound beyond all nodes.
@@ -163,7 +163,7 @@ def of_part(spectrum: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def negative_mass(nodes: np.ndarray, weights: np.ndarray, tol: float) -> np.ndarray:
-    """Return the share of eigenvalues that are clearly negative, as each probe sees it.
+    """Return the fraction of eigenvalues that are clearly negative, as each probe sees it.
 
     Args:
         nodes: (K, m).
@@ -171,7 +171,7 @@ def negative_mass(nodes: np.ndarray, weights: np.ndarray, tol: float) -> np.ndar
         tol: values above -tol * max |node| do not count: a hundred steps do not tell the bulk's sign near zero.
 
     Returns:
-        One share per probe, (K,).
+        One fraction per probe, (K,).
     """
     threshold = -tol * np.nanmax(np.abs(nodes), axis=1, keepdims=True)
     mass: np.ndarray = np.nansum(np.where(nodes < threshold, weights, 0.0), axis=1)
@@ -179,14 +179,14 @@ def negative_mass(nodes: np.ndarray, weights: np.ndarray, tol: float) -> np.ndar
 
 
 def negative_curvature(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the sum of |eigenvalue| over the negative ones as a share of the sum over all, as each probe sees it.
+    """Return the sum of |eigenvalue| over the negative ones as a fraction of the sum over all, as each probe sees it.
 
     Args:
         nodes: (K, m).
         weights: (K, m).
 
     Returns:
-        One share per probe, (K,); nan for a zero matrix, where the share is not defined.
+        One fraction per probe, (K,); nan for a zero matrix, where the share is not defined.
     """
     size = np.nansum(weights * np.abs(nodes), axis=1)
     below = np.nansum(weights * np.maximum(-nodes, 0.0), axis=1)
@@ -195,7 +195,7 @@ def negative_curvature(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def mean_and_stderr(samples: np.ndarray) -> tuple[float, float]:
-    """Return mean and standard error; the error is nan for one sample, which cannot tell its own spread."""
+    """Return mean and standard error; the error is nan for one sample, whose spread is not known."""
     error = samples.std(ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.nan
     return float(samples.mean()), float(error)
 

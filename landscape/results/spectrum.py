@@ -30,7 +30,7 @@ class Spectrum(Predicted):
     loss: Floats = array("part", unit="loss", doc="mean loss over the part's samples; nan without data")
     accuracy: Floats | None = array(
         "part",
-        doc="share of the samples that are predicted correctly; nan without data, absent without classes",
+        doc="fraction of the samples that are predicted correctly; nan without data, absent without classes",
         optional=True,
     )
 
@@ -77,14 +77,16 @@ class Spectrum(Predicted):
     )
     # Of all eigenvalues, and absent without these: by probes, or by rows.
     negative_mass: Floats | None = array(
-        "part", doc="share of the eigenvalues below -negative_tol * max |eigenvalue|, mean over probes", optional=True
+        "part",
+        doc="fraction of the eigenvalues below -negative_tol * max |eigenvalue|, mean over probes",
+        optional=True,
     )
     negative_mass_stderr: Floats | None = array(
         "part", doc="its standard error over probes; nan for one probe", optional=True
     )
     negative_curvature: Floats | None = array(
         "part",
-        doc="sum of |eigenvalue| over the negative ones, as a share of the sum over all, mean over probes",
+        doc="sum of |eigenvalue| over the negative ones, as a fraction of the sum over all, mean over probes",
         optional=True,
     )
     negative_curvature_stderr: Floats | None = array(
@@ -103,7 +105,7 @@ class Spectrum(Predicted):
     overlap: Floats | None = array(
         "part",
         "part",
-        doc="[a, b]: trace of part b's matrix on part a's Ritz vectors, as a share of that on b's own",
+        doc="[a, b]: trace of part b's matrix on part a's Ritz vectors, as a fraction of that on b's own",
         optional=True,
     )
     subspace_overlap: Floats | None = array(

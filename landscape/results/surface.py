@@ -55,7 +55,7 @@ class Plane(Result):
     origin: Floats = array("parameter", doc="the parameters at coordinates zero")
     buffer_origin: Floats = array("buffer", doc="the floating-point buffers at coordinates zero")
     unit_length: Floats = array("axis", doc="Euclidean length of one unit of the coordinate")
-    explained: Floats = array("axis", doc="share of a trajectory's variance along the axis; nan for other axes")
+    explained: Floats = array("axis", doc="fraction of a trajectory's variance along the axis; nan for other axes")
     tensors: tuple[str, ...] = array("tensor", doc="names of the parameters, in order")
     sizes: Counts = array("tensor", doc="numbers in each of them")
     cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
@@ -124,7 +124,7 @@ class Surface(Predicted):
 
     axes: tuple[str, ...] = array("axis", doc="what each direction is")
     unit_length: Floats = array("axis", doc="Euclidean length of one unit of the coordinate")
-    explained: Floats = array("axis", doc="share of a trajectory's variance along the axis; nan for other axes")
+    explained: Floats = array("axis", doc="fraction of a trajectory's variance along the axis; nan for other axes")
 
     marks: tuple[str, ...] = array("mark", doc="names of points of interest, such as other checkpoints")
     mark_position: Floats = array("mark", "axis", doc="their projections on the plane, in coordinates")

@@ -24,7 +24,7 @@ MOST_LABELS = 120  # rows and columns that are labelled one by one
 
 @checked
 def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
-    """Draw what each part's curvature is along the sharpest directions of each other part, as a share of its own.
+    """Draw each part's curvature along the sharpest directions of each other part, as a fraction of its own.
 
     A row holds the directions of a part, a column the curvature of one: a red entry in the row of a head class and the
     column of a tail class says that the head's sharp directions are sharp for the tail. Blue is negative curvature.
@@ -47,7 +47,7 @@ def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figur
 
 @checked
 def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
-    """Draw what each part's curvature is along the gradient of each other part, as a share of its largest eigenvalue.
+    """Draw each part's curvature along the gradient of each other part, as a fraction of its largest eigenvalue.
 
     A row holds the gradient of a part, a column the curvature of one: a red entry in the row of a head class and the
     column of a tail class says that a step along the head's gradient bends the tail's loss. Blue is negative curvature.

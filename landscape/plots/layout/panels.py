@@ -335,7 +335,7 @@ def room_below(fig: Figure, height: float) -> float:
         height: of the room, in inches.
 
     Returns:
-        The upper end of the room as a share of the figure's height.
+        The upper end of the room as a fraction of the figure's height.
     """
     old = fig.get_figheight()
     new = old + height

@@ -113,7 +113,7 @@ def label_axes(ax: Axes, surface: Surface, *, euclidean: bool) -> None:
 
 
 def axis_labels(surface: Surface, *, euclidean: bool = False) -> list[str]:
-    """Return the names of the directions, with the share of the variance that principal components explain.
+    """Return the names of the directions, with the fraction of the variance that principal components explain.
 
     Args:
         surface: of which the axes are.

@@ -190,7 +190,7 @@ def contrast(colour: Any, ground: Any) -> float:
 
     Args:
         colour: as matplotlib takes it.
-        ground: likewise.
+        ground: the other colour.
 
     Returns:
         The contrast ratio; 3 is the least for lines and signs that have to be seen.

@@ -58,7 +58,7 @@ def from_arrays(
         axes: what each direction is; None is "x" and "y", or principal components where `explained` is known.
         unit_length: Euclidean length of each direction; None is unknown, and so are radius and rise then.
         cosine: of the two directions.
-        explained: share of a trajectory's variance along each direction.
+        explained: fraction of a trajectory's variance along each direction.
         radius: Euclidean radius of the worst rise, as for `grid.summary`.
         batch_norm: keep, interpolate, reestimate or unknown.
         between: the line goes from one network at 0 to another at 1, and has a barrier.

@@ -36,7 +36,7 @@ class Directions:
     """The directions of a file of tomgoldstein/loss-landscape: for each axis an array for each tensor, in order."""
 
     arrays: tuple[tuple[np.ndarray, ...], ...]  # (A, tensors)
-    explained: np.ndarray  # (A,) share of a trajectory's variance; nan for directions that are not principal components
+    explained: np.ndarray  # (A,) fraction of a trajectory's variance; nan for other than principal components
 
     @property
     def gram(self) -> np.ndarray:
