@@ -137,7 +137,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def position(name: object, known: Sequence[object], what: str = "part") -> int:
-    """Return where a name stands among those that there are.
+    """Return the position of a name in a list of names.
 
     Args:
         name: what was given.

@@ -17,7 +17,7 @@ from trainers.recipes import Recipe
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-    """What a run learns from and reports on."""
+    """The data of a run: training, test and validation samples."""
 
     whole: Samples  # the training set as it can be loaded again
     train: Samples  # of it, what is trained on

@@ -112,7 +112,7 @@ def _meta(path: Path, remedy: str) -> dict[str, Any]:
 
 
 class Hold:
-    """A folder that other processes are kept out of."""
+    """A lock on a folder."""
 
     def __init__(self, out: Path) -> None:
         """Make the folder, lock it, and remove files that a killed process left unfinished.
@@ -139,7 +139,7 @@ class Hold:
             raise StoreError(f"{arg('out', out)} cannot be the folder of a run: {error.strerror}") from error
 
     def release(self) -> None:
-        """Give the folder free; one that was made for this run and has nothing in it goes again."""
+        """Unlock the folder; remove it if it was made for this run and is empty."""
         with contextlib.suppress(OSError):  # it is gone, or somebody has put something there by now, which stays
             if self._made and [path.name for path in self._out.iterdir()] == [".lock"]:
                 (self._out / ".lock").unlink()

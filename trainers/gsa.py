@@ -260,11 +260,11 @@ class GSA(torch.optim.Optimizer):
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` wants: the base optimizer's state and the average gradient."""
+        """Return the base optimizer's state and the average gradient, for `load_state_dict`."""
         return {**self.base.state_dict(), "average": self.average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go back to where `state_dict` was taken."""
+        """Restore what `state_dict` returned."""
         average = state_dict["average"]
         self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "average"})
         self.param_groups = self.base.param_groups  # loading has made them anew

@@ -426,7 +426,7 @@ class Trainer:
         return values, logits.detach().argmax(dim=1) == labels
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that changes from step to step, by name; what `restore` wants."""
+        """Return all that changes from step to step, by name, for `restore`."""
         found = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         if self.head is not None:
             found |= {f"head.{name}": t for name, t in self.head.state_dict().items()}
@@ -439,7 +439,7 @@ class Trainer:
         return found
 
     def restore(self, epoch: int, state: Mapping[str, Tensor]) -> None:
-        """Go back to where `state` was taken.
+        """Restore what `state` returned.
 
         Args:
             epoch: epochs done then.

@@ -23,7 +23,7 @@ from trainers.passes import Reduce, alone
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BCL:
-    """What balanced contrastive learning leaves open; the defaults are those for long-tailed CIFAR.
+    """The options of balanced contrastive learning; the defaults are those for long-tailed CIFAR.
 
     Raises:
         InputError: a weight or tau is negative, the temperature or a width is not positive, or a width not whole.

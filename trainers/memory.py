@@ -129,12 +129,12 @@ class Bank:
         return flat(state[name] for name in names), state
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` wants, as JSON knows it: the epoch and the quality of each class."""
+        """Return the epoch and the quality of each class, as JSON, for `restore`."""
         best = [None if np.isnan(q) else q for q in self._best.tolist()]
         return {"epochs": self._epochs.tolist(), "best": best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to where `state` was taken; snapshots of later epochs do no harm.
+        """Restore what `state` returned; snapshots of later epochs do no harm.
 
         Args:
             state: what `state` returned.

@@ -106,7 +106,7 @@ def compose(
     config: Path | None = None,
     variant: str | None = None,
 ) -> Recipe:
-    """Put a recipe together; what comes later in this list wins.
+    """Put a recipe together; later entries of this list override earlier ones.
 
     The benchmark that the data or the file name, the method that the file names, the file's fields, `benchmark`,
     `method`, `variant`, `given`. A method sets its four parts, a benchmark its fields, and what the file had to go with

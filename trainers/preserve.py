@@ -66,7 +66,7 @@ def settled_quality(
 
 
 class Memory:
-    """What GKP and GSA need of a training loop of one's own, epoch by epoch.
+    """What GKP and GSA need in a training loop of your own, epoch by epoch.
 
         memory = Memory(model, samples, n_groups=4)
         for epoch in range(1, 41):

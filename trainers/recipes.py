@@ -50,7 +50,7 @@ def _option(default: Any, help: str, *, choices: tuple[str, ...] = (), otherwise
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that changes the numbers of a run. None stands for what the data or another field decides."""
+    """Everything that changes the numbers of a run. None: the data or another field decides."""
 
     dataset: str = _option("", f"Train on this data set: {', '.join(datasets.names())} or package.module:callable.")
     data_root: str | None = _option(None, "Read the data from this folder; digits-lt needs none.")

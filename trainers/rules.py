@@ -172,7 +172,7 @@ def check(recipe: Recipe) -> None:
 
 
 def groups_after(recipe: Recipe) -> Callable[[int], bool]:
-    """Return what says of each epoch whether classes are grouped after it.
+    """Return a function that says for each epoch whether classes are grouped after it.
 
     The bank must have had several epochs by then.
 
@@ -188,7 +188,7 @@ def groups_after(recipe: Recipe) -> Callable[[int], bool]:
 
 
 def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
-    """Raise InputError for the first option that changes nothing, as its part of the recipe is not there.
+    """Raise InputError for the first option that has no effect, because the recipe lacks the part it belongs to.
 
     Args:
         recipe: as `compose` made it.

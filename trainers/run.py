@@ -195,7 +195,7 @@ class Run:
             self._monitor.step(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Unlock the folder."""
         if self._writer:
             self._writer.close()
         if self._lock:

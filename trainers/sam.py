@@ -131,11 +131,11 @@ class SAM(torch.optim.Optimizer):
         self.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` wants; between steps there is nothing but the base optimizer's."""
+        """Return the base optimizer's state, for `load_state_dict`; SAM itself has none."""
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go back to where `state_dict` was taken."""
+        """Restore what `state_dict` returned."""
         self.base.load_state_dict(state_dict)
         self.param_groups = self.base.param_groups  # loading has made them anew
 

@@ -25,7 +25,7 @@ BATCH, BATCHES = 256, 20
 def settled_statistics(
     model: nn.Module, samples: Samples, *, seed: int = 0, workers: int = 0, bf16: bool = False
 ) -> Generator[None, None, None]:
-    """Give batch norm statistics measured anew inside the block; afterwards it has its own back, bit for bit.
+    """Give batch norm newly measured statistics inside the block; afterwards its own are restored, bit for bit.
 
     In one pass over training samples, without augmentation, each layer normalises by its batch; means and variances of
     batches are averaged with the weights of their samples. A model without running statistics is not run.

@@ -33,7 +33,7 @@ SPLITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class DrawError:
-    """What the draw of a part's samples adds to its numbers, absolute."""
+    """The absolute errors that drawing samples adds to a part's numbers."""
 
     trace: float  # standard error over draws
     lambda_max: float  # that and the excess of few samples, in squares

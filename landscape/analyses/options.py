@@ -78,7 +78,7 @@ class Options:
 
     @property
     def has_density(self) -> bool:
-        """Whether the density is computed: where it is asked for, or an option of its own is."""
+        """Whether the density is computed: it, or one of its own options, is asked for."""
         return self.steps is not None or self.probes is not None if self.density is None else self.density
 
     @property
@@ -99,18 +99,18 @@ class Options:
         return Plan(**given, capacity=capacity)
 
     def needs_density(self, capacity: int) -> bool:
-        """Say whether the density is computed: where it is wanted, and where a run for the ends does not fit."""
+        """Say whether the density is computed: it is wanted, or a run for both ends does not fit into memory."""
         return self.has_density or capacity < 3 * (self.max_steps or extremes.MOST) // 2 + DEFLATED + 12
 
     @property
     def residual(self) -> float:
-        """Share of lambda_max that its residual may be."""
+        """The largest residual of lambda_max that counts as converged, as a fraction of it."""
         wanted = DEFAULT_TOL if self.accuracy is None else self.accuracy / 4
         return wanted if self.tol is None else self.tol
 
     @property
     def of_trace(self) -> float | None:
-        """Fraction of the trace that its error over probes may be; None for what there is."""
+        """The largest error of the trace over probes, as a fraction of it; None for no limit."""
         wanted = None if self.accuracy is None else self.accuracy / 3
         return wanted if self.trace_tol is None else self.trace_tol
 

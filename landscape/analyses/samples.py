@@ -90,7 +90,7 @@ class Samples:
 
     @property
     def guess(self) -> Tensor | None:
-        """A vector that may be near that of lambda_max, (D,), as far as the rows tell."""
+        """An estimate of the eigenvector of lambda_max from the rows, (D,)."""
         return None if self.kept is None else self.kept.direction(self.kept.eigen.combinations[:, 0])
 
     @property
@@ -174,7 +174,7 @@ def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
 
 
 def along_vector(found: Samples, top: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same for a matrix that has no rows, or too many.
+    """Return what `along_rows` does, for a matrix that has no rows, or too many.
 
     Args:
         found: of the part.

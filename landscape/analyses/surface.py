@@ -209,7 +209,7 @@ def costs_of(
 def asked_for(
     along: Directions, axes: tuple[np.ndarray, np.ndarray], marks: Mapping[str, Point], options: Options
 ) -> dict[str, Any]:
-    """Return what the numbers depend on, apart from the objective, as a fingerprint knows it."""
+    """Return what the numbers depend on apart from the objective, for the fingerprint."""
     vectors = [Point(along.theta, along.buffers), along.origin, *marks.values()]
     about = {"directions": list(along.axes), "norm": along.normalisation, "ignore": along.ignored}
     return {

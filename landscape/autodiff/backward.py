@@ -149,7 +149,7 @@ def second(values: Tensor, at: Tensors, vs: list[Tensors], remedy: str | None = 
 
 
 def second_of_each(function: Callable[[Tensor], Tensor], z: Tensor, remedy: str | None = None) -> Tensor:
-    """Return the second derivative of each sample's value by its own numbers.
+    """Return the second derivative of each sample's value with respect to its own row.
 
     Args:
         function: (B, C) -> (B,), row by row; nothing is asked of it but a second derivative.

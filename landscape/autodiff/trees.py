@@ -32,7 +32,7 @@ def device(tree: Tree) -> torch.device:
 
 
 def mapped(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
-    """Return the tree of what a function makes of each tensor."""
+    """Return the tree with a function applied to each tensor."""
     if isinstance(tree, Tensor):
         return function(tree)
     return tree_map_only(Tensor, function, tree)

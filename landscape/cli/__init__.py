@@ -100,7 +100,7 @@ class Commands(cloup.Group):
                 formatter.write_dl([(name, COMMANDS.get(name) or _plugin_help(name)) for name in names])
 
     def invoke(self, ctx: click.Context) -> None:
-        """Run the command; what it returns is of no concern to the shell."""
+        """Run the command, and drop what it returns."""
         super().invoke(ctx)
 
 

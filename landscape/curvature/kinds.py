@@ -44,7 +44,7 @@ KindName: TypeAlias = Literal["hessian", "ggn", "residual", "fisher", "empirical
 
 
 class Losses(Protocol):
-    """What has losses, as `Functions` and objectives do."""
+    """Anything that has losses, such as `Functions` and objectives."""
 
     @property
     def loss(self) -> Loss:
@@ -105,7 +105,7 @@ class Factors:
     middle: Callable[[Losses], Loss] | None = None  # has M_i as its second derivative; None for gradients of the loss
 
     def outputs(self, of: Losses, z: Tensor, targets: Tree) -> Tensor:
-        """Return whose Jacobian it is: logits (B, C), or losses (B,)."""
+        """Return the outputs whose Jacobian is taken: logits (B, C), or losses (B,)."""
         return of.loss(z, targets) if self.middle is None else z
 
     @torch.no_grad()

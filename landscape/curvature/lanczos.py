@@ -41,7 +41,7 @@ PIECE = 2**22
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tridiagonal:
-    """What B = P K runs of Lanczos leave; coefficients beyond a run's own number of steps are nan."""
+    """The coefficients of B = P K runs of Lanczos; beyond a run's own number of steps they are nan."""
 
     alpha: np.ndarray  # (P, K, m) float64, the diagonals
     beta: np.ndarray  # (P, K, m) float64, beta[j] couples steps j and j + 1; the last one is left over
@@ -51,7 +51,7 @@ class Tridiagonal:
     # runs that keep no basis m is 1: the probe and the vector after it
 
     def solved(self, part: int, probe: int) -> Ritz:
-        """Return the Ritz values of one run, with residual bounds that know the rounding of the basis' dtype."""
+        """Return the Ritz values of one run, with residual bounds that include the rounding of the basis' dtype."""
         eps = torch.finfo(self.basis.dtype).eps
         return quadrature.ritz(self.alpha[part, probe], self.beta[part, probe], int(self.steps[part, probe]), eps)
 

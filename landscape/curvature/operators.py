@@ -145,7 +145,7 @@ def ggn(objective: Objective) -> Operator:
 
 @checked
 def residual(objective: Objective) -> Operator:
-    """Return the Hessian less the Gauss-Newton matrix of each part, as `curvature_operator(objective, "residual")`."""
+    """Return the Hessian minus the Gauss-Newton matrix of each part, as `curvature_operator(objective, "residual")`."""
     return curvature_operator(objective, "residual")
 
 

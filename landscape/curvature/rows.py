@@ -68,7 +68,7 @@ class Lengths:
         return traces
 
     def longest(self, tol: float) -> tuple[np.ndarray, np.ndarray]:
-        """Choose the fewest rows whose rest sums to at most a fraction of the sum of all weighted squared lengths.
+        """Choose the fewest rows such that the others hold at most a fraction of all weighted squared lengths.
 
         Args:
             tol: that fraction; 0 keeps every row that is not zero.

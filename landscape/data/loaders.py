@@ -22,7 +22,7 @@ from landscape.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What is taken of a DataLoader."""
+    """The parts of a DataLoader that are used."""
 
     dataset: Any
     collate: Callable[[list[Any]], Any] | None  # None for PyTorch's own

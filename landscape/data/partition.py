@@ -51,7 +51,7 @@ class Partition:
 
     @property
     def shares(self) -> np.ndarray:
-        """Share of each part in the samples that are in some part, (P,)."""
+        """The share n_p / N of each part, among the samples that are in a part, (P,)."""
         counts = self.counts
         shares: np.ndarray = counts / max(1, counts.sum())
         return shares

@@ -166,7 +166,7 @@ class Records(Samples):
         return dataclasses.replace(self, held=held, reader=reader, labels=self.labels[order])
 
     def on(self, device: torch.device) -> "Records":
-        """Return the same with what is in memory on a device."""
+        """Return the samples with their tensors on a device."""
         return (
             self
             if self.held is None

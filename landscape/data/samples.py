@@ -137,7 +137,7 @@ class Samples:
         return order
 
     def on(self, device: torch.device) -> "Samples":
-        """Return the same with what is in memory on a device."""
+        """Return the samples with their tensors on a device."""
         return self if self.inputs is None else dataclasses.replace(self, inputs=self.inputs.to(device))
 
     @callables.checked

@@ -194,7 +194,7 @@ class Means:
 
     @cached_property
     def rounding(self) -> float:
-        """The length below which a difference of means is one of rounding, not of classes."""
+        """The length below which a difference of means is rounding error."""
         return float(10 * self.eps * self.values[self.present].norm(dim=1).max())
 
     def nearest(self) -> tuple[np.ndarray, np.ndarray]:

@@ -42,7 +42,7 @@ def find(model: nn.Module, n_classes: int) -> str:
 
 
 def described(model: nn.Module, n_classes: int) -> str | None:
-    """Say what kind of classifier a network has, for those who compare it with another one.
+    """Describe the classifier of a network, for comparison with another one.
 
     Args:
         model: any network.

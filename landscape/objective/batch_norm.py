@@ -26,7 +26,7 @@ SURFACES = ("surface1d", "surface2d", "trajectory", "distances")
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """One of the things that batch norm may do: exactly one of `moves`, `keeps`, `trains` and `batches`.
+    """What batch norm does at a point: exactly one of `moves`, `keeps`, `trains` and `batches`.
 
     All code goes by these, none by the name.
     """
@@ -128,7 +128,7 @@ class Reestimation:
 
 
 class ByBatch:
-    """Passes in which batch norm normalises every batch by itself, in mixed batches as training has them."""
+    """Passes in which batch norm uses the statistics of each batch; batches are mixed as in training."""
 
     def __init__(self, objective: Objective, order: np.ndarray, seed: int) -> None:
         self._objective, self._order = objective, order

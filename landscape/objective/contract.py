@@ -33,7 +33,7 @@ class Kept:
 
 
 def check(objective: "Objective") -> Kept:
-    """Run a few samples through model and loss, and refuse what cannot be analysed with a line that says why.
+    """Run a few samples through model and loss; refuse in one line what cannot be analysed.
 
     Args:
         objective: model, loss and data.

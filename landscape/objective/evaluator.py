@@ -245,7 +245,7 @@ def evaluate(
     block: int = 8,
     as_it_is: bool = False,
 ) -> Points:
-    """Evaluate a list of points by the one loop: resumable, with progress, dealt to ranks.
+    """Evaluate a list of points by `jobs.run`: resumable, with progress, divided among ranks.
 
     Args:
         evaluator: of the parts.

@@ -38,7 +38,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def open_journal(out: Destination, fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> Journal:
-    """Open one journal on all ranks: the main one first, as the owner of the folder, then the others.
+    """Open one journal on all ranks: first on the main rank, which owns the folder, then on the others.
 
     Args:
         out: the file that the result will go to; or the journal of a run that this is a piece of, which then has units

@@ -24,7 +24,7 @@ _EXAMPLES = 2  # samples by which the model's outputs are looked at: one row for
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A loss, and what belongs to it."""
+    """A loss, its task, and how the model's output is laid out."""
 
     task: Task
     outputs: Outputs
@@ -53,7 +53,7 @@ def settle(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Measured:
-    """Find out what is measured.
+    """Choose task, loss and layout of the outputs.
 
     Args:
         model: in eval mode, on the device.

@@ -227,7 +227,7 @@ class Objective:
         )
 
     def in_float64(self) -> "Objective":
-        """Return the same objective in float64; the model's own tensors stay, and are not those that it runs with."""
+        """Return the same objective in float64; the model's own tensors stay as they are, and are not used."""
         if self.dtype == torch.float64:
             return self
         return replace(
@@ -241,13 +241,13 @@ class Objective:
         )
 
     def refuse_stale(self) -> None:
-        """Raise InputError where the caller's model has changed since, of whose old weights this objective is."""
+        """Raise InputError where the caller's model has changed since this objective copied its weights."""
         theirs = None if self._theirs is None else self._theirs()
         if theirs is not None:
             contract.refuse_changed(self.model, theirs)
 
     def verify(self, model: nn.Module | None = None) -> None:
-        """Raise InputError where a few samples do not have the loss any more that they had when this was made.
+        """Raise InputError where the losses of a few samples have changed since this was made.
 
         Args:
             model: a copy of the objective's network that was evaluated in its place.
@@ -345,7 +345,7 @@ class Objective:
         return -(-len(self.own(part)) // self.batch_size)
 
     def batch(self, part: int, number: int) -> tuple[Tree, Tree]:
-        """Return some samples of a part; batch after batch they are all of it, in a fixed order.
+        """Return one batch of a part; its batches together hold all samples, in a fixed order.
 
         Where a team of processes takes the sums, they are all of this process's share.
 
@@ -382,7 +382,7 @@ class Objective:
         return self.outputs.of(lambda some: functional_call(self.model, state, some), inputs)
 
     def read(self, outputs: Any) -> Tensor:
-        """Return what the loss is a function of among what the model returns, (B, K)."""
+        """Return the part of the model's output that the loss is a function of, (B, K)."""
         return self.outputs.read(outputs)
 
     def logits_of(self, model: nn.Module, inputs: Tree) -> Tensor:
@@ -420,7 +420,7 @@ class Objective:
         return self.evaluate()
 
     def evaluate(self, progress: Callable[[float, int, str], None] | None = None) -> Evaluation:
-        """Compute `evaluation`, which keeps it.
+        """Compute `evaluation`, and keep it.
 
         Args:
             progress: called with (samples done, all samples, text).

@@ -40,7 +40,7 @@ def buffer_layout(model: nn.Module) -> Layout:
 
 
 def variance_eps(model: nn.Module) -> Tensor:
-    """Return what is added to each running variance before its root is taken, (B,) float64; nan for other buffers."""
+    """Return eps of each running variance, as added before its root is taken, (B,) float64; nan for other buffers."""
     found = []
     for name in buffer_layout(model).names:
         owner, _, entry = name.rpartition(".")
@@ -50,7 +50,7 @@ def variance_eps(model: nn.Module) -> Tensor:
 
 
 def log_step(eps: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Return the step that leads from some buffers to others: differences, of variances those of log(v + eps).
+    """Return the step between two sets of buffers: differences, for variances those of log(v + eps).
 
     Args:
         eps: what `variance_eps` returned.
@@ -107,7 +107,7 @@ def variances_valid(eps: Tensor, buffers: Tensor) -> bool:
 
 
 def origin(objective: Objective) -> Point:
-    """Return the point that an objective's own weights are."""
+    """Return the point of an objective's own weights."""
     return of_network(objective, objective.model)
 
 
@@ -130,7 +130,7 @@ def of(objective: Objective, snapshot: Snapshot, *, key: str | None = None, trus
 
 
 def of_network(objective: Objective, model: nn.Module) -> Point:
-    """Return the point that another network of an objective's kind is."""
+    """Return the point of another network with the same parameters."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     buffers = buffer_layout(model)
     empty = torch.empty(0, device=objective.device, dtype=objective.dtype)

@@ -48,7 +48,7 @@ def provenance(objective: Objective, options: Mapping[str, Any]) -> dict[str, An
 
 
 def about_run(options: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Return what is to be said of a run, whatever it was of.
+    """Return the part of the provenance that does not depend on the objective.
 
     Args:
         options: of the analysis.

@@ -31,7 +31,7 @@ class Snapshot:
 def find(
     objective: Objective, files: Sequence[File] | None, *, key: str | None = None, trust_pickle: bool = False
 ) -> list[Snapshot]:
-    """Read all checkpoints once, so that what does not fit is known before anything is computed.
+    """Read all checkpoints once, so that one that does not fit is refused before anything is computed.
 
     Args:
         objective: of the network.

@@ -23,7 +23,7 @@ _DIGITS = {"spectrum": 9, "surface": 6}
 
 
 def frequency(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, Any]:
-    """Return every measure of every part beside its number of training samples.
+    """Return each measure of each part with its number of training samples.
 
     Args:
         rows: of the summary.

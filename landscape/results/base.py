@@ -22,7 +22,7 @@ MOST_HTML_ROWS = 60
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """What an analysis leaves: arrays with named axes, the scalars that they depend on, and where they come from."""
+    """The result of an analysis: arrays with named axes, scalars, and provenance."""
 
     kind: ClassVar[str]
     version: ClassVar[int]
@@ -35,7 +35,7 @@ class Result:
 
     @property
     def title(self) -> str:
-        """What the numbers are of, in a line above their table."""
+        """The line above the table of the numbers."""
         return ""
 
     @property

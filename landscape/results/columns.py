@@ -51,7 +51,7 @@ class Column:
         return self.head + (f" {details.pop()}" if len(details) == 1 else "") + unit + error
 
     def of(self, result: Any) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """Return the numbers of all parts and their errors; None for what the result was made without."""
+        """Return the numbers of all parts and their errors; None where the result does not have them."""
         if self.values is not None:
             return self.values(result)
         if getattr(result, self.field) is None:

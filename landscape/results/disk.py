@@ -40,7 +40,7 @@ _DEEPEST = 64  # levels of JSON and TOML; Python's own readers and printers end 
 
 
 class ClaimError(ValueError):
-    """A file claims more than it can hold, or more than there is room for."""
+    """A file claims more data than it can hold, or than fits into memory."""
 
 
 def memory() -> int:
@@ -243,7 +243,7 @@ def refuse_taken(path: Path, *, overwrite: bool, signature: bytes | None = None)
 
 
 def write_aside(path: Path, fill: Callable[[BinaryIO], object], *, aside: Path | None = None) -> None:
-    """Write a file, all of it or nothing; what was there is replaced. A link is followed.
+    """Write a file completely or not at all; an existing file is replaced. A link is followed.
 
     Args:
         path: the file.

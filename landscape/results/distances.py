@@ -9,7 +9,7 @@ from landscape.results.base import Result
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Distances(Result):
-    """How far apart the convergence points of parts are, in each of several runs, and what a point costs the others.
+    """Distances of the parts' convergence points in each of several runs, and the losses of all parts at each point.
 
     Points are the convergence points of the parts (the parameters at which a part is served best), then other models
     such as the final one. Distances are over the parameters named in `parameters`.

@@ -192,7 +192,7 @@ def barrier(t: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
 
 def barrier_stderr(t: np.ndarray, loss: np.ndarray, stderr: np.ndarray) -> np.ndarray:
-    """Return what the standard errors of barriers over samples are at most.
+    """Return upper bounds of the standard errors of barriers over samples.
 
     The errors at 0, 1 and the highest point between add up where they go together, and are less than their sum else. It
     is that of the rise at this point: a largest rise of few samples is too large on average.

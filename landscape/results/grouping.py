@@ -36,7 +36,7 @@ class Grouping:
 
 
 def head_tail(train_counts: np.ndarray, thresholds: Thresholds) -> Groups:
-    """Oppose the most frequent and the rarest classes; the classes between them are left out.
+    """Group the most frequent and the rarest classes; the classes between them are left out.
 
     Args:
         train_counts: (C,) training samples of each class.

@@ -202,7 +202,7 @@ def _beside(value: float, null: np.ndarray, level: float) -> Matched:
 
 
 def adjusted(p: np.ndarray) -> np.ndarray:
-    """Return p values of several tests that may be read side by side.
+    """Return p values adjusted for the number of tests.
 
     Args:
         p: (k,); nan for a test that was not made.

@@ -222,7 +222,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let go of the folder; one without a finished unit, or something of one in work, is removed."""
+        """Unlock the folder; remove it if it holds neither a finished unit nor one in work."""
         if self._lock is None:
             return
         with suppress(OSError):  # nothing of value is at stake: what cannot be removed is left lying

@@ -89,7 +89,7 @@ class Held:
     trace: np.ndarray  # (k,) share of the trace of the Gauss-Newton or Fisher matrix
 
     def by(self, share: float) -> tuple[float, float]:
-        """Return which shares of lambda_max and trace a share of the images holds, from the sharpest one on.
+        """Return the fractions of lambda_max and trace that a fraction of the images holds, the sharpest first.
 
         Args:
             share: of the images; less than one image counts as one.

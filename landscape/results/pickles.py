@@ -32,7 +32,7 @@ class Global:
 
 @dataclass(eq=False)
 class Foreign:
-    """What stands for an object of a class that is not known: what the pickle holds of it."""
+    """Stands for an object of an unknown class, with its content."""
 
     name: str  # of its class, or of the function that would have made it
     arguments: tuple[Any, ...] = ()

@@ -33,7 +33,7 @@ class Pool:
         return weights
 
     def left_out(self, weights: np.ndarray) -> float:
-        """Return the trace that the rows leave out, which no eigenvalue is off by more than.
+        """Return the trace that the rows leave out: an upper bound on the error of each eigenvalue.
 
         Args:
             weights: (n,) of the samples.

@@ -50,7 +50,7 @@ def ritz(alpha: np.ndarray, beta: np.ndarray, steps: int, eps: float = 2.0**-52)
 
 
 def beyond(alpha: np.ndarray, beta: np.ndarray, mass: float) -> tuple[float, float]:
-    """Return the values beyond which no eigenvalue can lie whose eigenvector has a fraction of the start.
+    """Return bounds on all eigenvalues whose eigenvector has a given share of the starting vector.
 
     A point x of a measure has at most the mass 1 / sum_j p_j(x)^2, with p_j the measure's orthonormal polynomials: the
     Christoffel function. The coefficients of m steps determine p_0 to p_m, which grow without bound beyond all nodes.
@@ -73,7 +73,7 @@ def beyond(alpha: np.ndarray, beta: np.ndarray, mass: float) -> tuple[float, flo
         return float(values[0]), float(values[-1])
 
     def too_heavy(x: float, sign: float) -> bool:
-        """Say whether the mass cannot be at x of the measure of the matrix times the sign."""
+        """Say whether a mass at x is too large for the spectral measure of the matrix times the sign."""
         before, now, total = 0.0, 1.0, 1.0
         for j in range(taken):
             before, now = now, ((x - sign * alpha[j]) * now - (beta[j - 1] * before if j else 0.0)) / beta[j]
@@ -96,7 +96,7 @@ def beyond(alpha: np.ndarray, beta: np.ndarray, mass: float) -> tuple[float, flo
 
 
 def jacobi(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tridiagonal matrix whose quadrature has given nodes and weights; `ritz` undoes it.
+    """Return the tridiagonal matrix whose quadrature has given nodes and weights; the inverse of `ritz`.
 
     Args:
         nodes: (m,).

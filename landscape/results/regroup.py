@@ -76,7 +76,7 @@ def regroup(
     ends: int = ENDS,
     beta: float = 0.9999,
 ) -> Surface | Traces:
-    """Join the parts of a surface or a spectrum into groups, each with the loss that its weighting gives.
+    """Join the parts of a surface or a spectrum into groups, with the weighted mean loss of each.
 
     Of a spectrum what is linear in the loss can be joined: the trace, with the loss and the accuracy. Its standard
     errors are upper bounds, as those of the parts may go together: the parts share their probes. Where the spectrum
@@ -184,7 +184,7 @@ def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) 
         share = np.array([w for _, w in of])
 
         def error(values: np.ndarray, together: Pool = together, share: np.ndarray = share) -> float:
-            """Parts are drawn each by itself, so that the squares of their errors add up."""
+            """Parts are drawn independently, so that the squares of their errors add up."""
             each = [together.part == k for k in range(len(share))]
             errors = [inference.stderr(inference.draws(values[own], together.weights[own])) for own in each]
             return float(np.sqrt((share**2 * np.square(errors)).sum()))

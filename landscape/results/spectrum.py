@@ -300,7 +300,7 @@ class Spectrum(Predicted):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Traces(Predicted):
-    """Traces of groups of a spectrum's parts, from those of the parts: what is linear in the loss."""
+    """Traces of groups of a spectrum's parts, which follow from those of the parts: the trace is linear in the loss."""
 
     kind: ClassVar[str] = "traces"
     version: ClassVar[int] = 2  # since 2: lambda_max by rows, and errors over samples

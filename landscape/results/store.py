@@ -49,7 +49,7 @@ FORMAT = "landscape"
 
 @checked
 def save(path: str | PathLike[str], result: Result, *, overwrite: bool = False) -> None:
-    """Write a result to an HDF5 file, all of it or nothing.
+    """Write a result to an HDF5 file, completely or not at all.
 
     Args:
         path: the file; its folder must exist. A link is followed.

@@ -33,7 +33,7 @@ def verdict(
     augmented: bool | None = False,
     variance_invalid: np.ndarray | None = None,
 ) -> str:
-    """Write one line about what could mislead a reader of the surface.
+    """Write one line that names what could mislead a reader of the surface.
 
     Args:
         grid: where the points are.

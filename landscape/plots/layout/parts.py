@@ -21,7 +21,7 @@ MOST_HUES = 6  # of more parts the colour tells the rank
 
 
 def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
-    """Choose what is drawn: the parts that are asked for, all parts, or groups of classes where there are too many.
+    """Choose what is drawn: the parts asked for, or all, or groups of classes where there are too many parts.
 
     Args:
         surface: the result.

@@ -28,7 +28,7 @@ _MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scale:
-    """What all panels of a figure share."""
+    """Levels and colours that all panels of a figure share."""
 
     what: str  # "loss" or "accuracy"
     log: bool

@@ -325,7 +325,7 @@ def decade(x: float) -> str:
 
 @checked
 def write(fig: Figure, path: str | Path) -> None:
-    """Write a figure to a file, all of it or nothing; a file of this name is replaced.
+    """Write a figure to a file, completely or not at all; an existing file is replaced.
 
     The same figure gives the same bytes: no dates, no random names.
 
