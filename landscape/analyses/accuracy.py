@@ -69,7 +69,7 @@ def draws_of(
     journal: Journal | None = None,
     progress: jobs.Progress | None = None,
 ) -> Objective:
-    """Draw so many samples of each part as are asked for, or as an error asks for.
+    """Draw the number of samples of each part that is asked for, or that an accuracy requires.
 
     Args:
         objective: model, loss and data in parts.

@@ -84,7 +84,7 @@ class Samples:
 
     @property
     def factors(self) -> np.ndarray:
-        """What each sample's loss is multiplied by, (n,): 1, or what makes up for its chance of being drawn."""
+        """What each sample's loss is multiplied by, (n,): 1, or the inverse of how often it is drawn on average."""
         draws = self.objective.draws
         return np.ones(len(self.members)) if draws is None else draws.factors[self.members]
 

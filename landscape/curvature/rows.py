@@ -159,7 +159,7 @@ def lengths(
         objective: model, loss and data in parts; for which `refusal` returns None.
         factors: of a kind of matrix.
         part: position of the part.
-        report: told the share of the part that is done.
+        report: called with the fraction of the part that is done.
         keep: rows that `rows` will be asked for, for another forward pass; None for none.
 
     Returns:

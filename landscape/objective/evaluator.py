@@ -152,7 +152,7 @@ class Evaluator:
 
         Args:
             point: the weights.
-            report: called with the share of the pass that is done.
+            report: called with the fraction of the pass that is done.
             as_it_is: as for `measure`.
 
         Returns:
