@@ -44,6 +44,7 @@ SMALLER = {
 """What a page says, and what is run in its place."""
 
 SHOWN_ONLY = {
+    "bash": "run by test_cluster.py",
     "math": "formulas",
     "text": "a picture",
     "diff": "applied and run by test_contributing.py",
@@ -149,6 +150,8 @@ def test_options_that_sentences_name_exist():
     commands = [root.get_command(None, name) for name in root.list_commands(None)]
     known = {o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts)}
     known |= {"--no-deps", "--help", "--nproc-per-node"}
+    slurm = "array cpus-per-task exact gpus-per-node gpus-per-task job-name nodes ntasks ntasks-per-node requeue time"
+    known |= {f"--{name}" for name in slurm.split()}
     known |= {o for file in (ROOT / "benchmarks").glob("*.py") for o in re.findall(r'"(--[a-z-]+)"', file.read_text())}
     for page in PAGES:
         used = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", (ROOT / page).read_text(encoding="utf-8")))
