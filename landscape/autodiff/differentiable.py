@@ -9,6 +9,7 @@ same values, and the derivatives that the values have.
                         are scaled by a word's frequency are not those of the loss; sparse ones have no second
     bag of embeddings   no second derivative
     squared error       its gradient crashes in forward mode inside torch.func.functionalize
+    recurrent networks  cuDNN's have no second derivative: they run without it
 
 Checkpointing (`torch.utils.checkpoint`) runs parts of the model again in the backward pass, when the point at which
 the model was evaluated may have left it: it is switched off.
@@ -87,12 +88,27 @@ def _squared_error(input: Tensor, target: Tensor, *args: Any, **options: Any) ->
     return found.mean() if reduction == "mean" else found.sum() if reduction == "sum" else found
 
 
+def _without_cudnn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function during whose forward pass, which decides on the backward one, cuDNN is off."""
+
+    def instead(*args: Any, **options: Any) -> Any:
+        cudnn: Any = torch.backends.cudnn
+        before = cudnn.enabled
+        cudnn.enabled = False
+        try:
+            return function(*args, **options)
+        finally:
+            cudnn.enabled = before
+
+    return instead
+
+
 _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     torch._weight_norm: _weight_norm,
     F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,
     F.mse_loss: _squared_error,
-}
+} | {function: _without_cudnn(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)}
 
 
 def _twice(*_: Any, **__: Any) -> Generator[None, None, None]:

@@ -5,10 +5,12 @@ draws the next one, so that fast and slow ranks end together. Or all ranks work 
 of the samples, and add up what they found: they are a team then, and every one of them goes through the same steps.
 
 A rank that ends before the others ends them too: at once where its process is gone, after `TIMEOUT` where it does not
-answer in the middle of a piece that is shared.
+answer in the middle of a piece that is shared, after `SILENCE` where it reports nothing of a piece that is its own.
 """
 
+import math
 import os
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,6 +30,10 @@ from landscape.errors import InputError, RankError, arg, one_line
 _PATIENCE = timedelta(days=7)  # one rank may wait at a barrier for hours while another finishes a long piece
 TIMEOUT = timedelta(minutes=30)
 """How long a team waits for one of its ranks, which computes its share of the same sum meanwhile."""
+
+SILENCE = timedelta(hours=2)
+"""How long ranks that are done wait for one that reports no progress on a piece that was dealt to it."""
+_POLL = 0.05  # seconds between two looks at who is done
 
 _together: ContextVar[bool] = ContextVar("together", default=False)
 
@@ -140,6 +146,9 @@ def deal(n: int, folder: Path) -> Iterator[int]:
 
     Yields:
         The next index that no rank has drawn.
+
+    Raises:
+        RankError: another rank is gone, or has not called `alive` for `SILENCE` while this one waited for it.
     """
     if world() == 1:
         yield from range(n)
@@ -149,9 +158,54 @@ def deal(n: int, folder: Path) -> Iterator[int]:
         counter.unlink(missing_ok=True)  # of a run that was killed: its count would leave indices out
     barrier()
     store = dist.FileStore(str(counter), world())  # type: ignore[attr-defined]  # public, but not in torch's __all__
-    while (index := store.add("next", 1) - 1) < n:
-        yield index
-    barrier()
+    beat = _Beat(store)
+    token = _beat.set(beat)
+    try:
+        while (index := store.add("next", 1) - 1) < n:
+            beat()
+            yield index
+    finally:
+        _beat.reset(token)
+    beat.wait_for_all()
+
+
+def alive() -> None:
+    """Tell the other ranks that this one goes on with the piece that was dealt to it."""
+    beat = _beat.get()
+    if beat is not None:
+        beat()
+
+
+class _Beat:
+    """Counts the signs of life of each rank, where all ranks see them."""
+
+    def __init__(self, store: Any) -> None:
+        self._store, self._last = store, -math.inf
+
+    def __call__(self) -> None:
+        """Give a sign of life, unless there was one a moment ago: each makes the store's file a little longer."""
+        if time.monotonic() - self._last > SILENCE.total_seconds() / 100:
+            self._store.add(f"alive-{rank()}", 1)
+            self._last = time.monotonic()
+
+    def wait_for_all(self) -> None:
+        """Wait until all ranks are here, or one of them is gone or silent for too long."""
+        seen: dict[int, tuple[int, float]] = {}  # signs of life of each other rank, and when the last was new
+        with _others_may_be_lost():
+            work = dist.barrier(async_op=True)
+            while not work.is_completed():
+                time.sleep(_POLL)
+                now = time.monotonic()
+                for other in range(world()):
+                    signs = self._store.add(f"alive-{other}", 0)
+                    if other not in seen or seen[other][0] != signs:
+                        seen[other] = signs, now
+                if all(now - since > SILENCE.total_seconds() for other, (_, since) in seen.items() if other != rank()):
+                    raise RuntimeError(f"for {SILENCE} no other process has reported progress")
+            work.wait()
+
+
+_beat: ContextVar[_Beat | None] = ContextVar("beat", default=None)
 
 
 # Work that is shared --------------------------------------------------------------------------------------------------

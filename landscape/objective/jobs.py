@@ -180,6 +180,7 @@ def _run_alone(
 
 def _reporter(progress: Progress | None, done: int, total: int, unit: str) -> Callable[[float], None]:
     def report(share: float) -> None:
+        distributed.alive()
         if progress:
             progress(done + share, total, unit)
 
