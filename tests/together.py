@@ -66,14 +66,14 @@ def is_last() -> bool:
 def lose(folder: Path, ending: str) -> None:
     """Compute three parts; the last process is slow, hangs or is killed in the second, or in the first dealt to it."""
     objective = CASES["mlp-tanh"].objective()
-    ending, _, dealt = ending.partition("-")
+    how, _, dealt = ending.partition("-")
     jobs.EFFICIENCY = 1e-3 if dealt else 10.0  # parts are dealt, or all are shared
 
     def told(done, total, text):
         if is_last() and text and (dealt or 1 < done < 1.5):
-            if ending == "killed":
+            if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep({"hung": 100, "slow": 0.2}[ending])
+            time.sleep({"hung": 100, "slow": 0.2}[how])
 
     ls.spectrum(objective, steps=3, probes=1, backend="reverse", out=folder / f"{ending}.h5", progress=told)
 

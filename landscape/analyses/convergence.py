@@ -6,7 +6,7 @@ Landscape Geometry", CVPR 2026). Or the network is trained further on a part alo
 keeps the start's running statistics, so that the point belongs to one fixed function L_p.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +157,7 @@ def finetuned(
     members = objective.members[p]
     if costs.noted(lambda: _costs(objective, epochs * -(-len(members) // batch_size), min(batch_size, len(members)))):
         return points.origin(objective)
-    begun = _mean_loss(objective, p, objective.theta)
+    begun = points.mean_loss(objective, objective.theta, p)
     theta = points.origin(objective).theta.clone()
     velocity = torch.zeros_like(theta)
     rng = np.random.default_rng([seed, p])
@@ -179,7 +179,7 @@ def finetuned(
             if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(theta).all()):
                 raise NumericalError(f"fine-tuning on {part} diverged at step {step + 1}: lower {arg('lr', lr)}")
             report((step + 1) / total)
-    ended = _mean_loss(objective, p, objective.layout.tensors(theta))
+    ended = points.mean_loss(objective, objective.layout.tensors(theta), p)
     if not ended <= begun + _NOISE * max(1.0, begun):
         raise NumericalError(
             f"fine-tuning on {part} ends at a loss of {ended:.3g}, above the {begun:.3g} it began with: lower "
@@ -199,12 +199,6 @@ def _costs(objective: Objective, steps: int, batch: int) -> costs.Known:
     what, halve = "steps of the training on parts", arg("finetune")
     work = costs.Work(what=what, prepare=prepare, times=steps, samples=batch, batch=batch, halve=halve)
     return costs.Known(works=(work,), keeps=6 * objective.layout.size * objective.dtype.itemsize)
-
-
-def _mean_loss(objective: Objective, part: int, theta: Sequence[Tensor]) -> float:
-    with differentiable_attention(), torch.no_grad():
-        total = sum(wide(objective.losses(theta, x, y)).sum().item() for x, y in objective.batches(part))
-    return total / len(objective.members[part])
 
 
 def state_of(objective: Objective, point: Point) -> Mapping[str, Tensor]:

@@ -38,7 +38,7 @@ from landscape.analyses.directions import Directions
 from landscape.autodiff import costs, trees
 from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.autodiff.wide import wide
+from landscape.autodiff.wide import wide, zeros
 from landscape.callables import checked
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg
@@ -216,11 +216,11 @@ class _Part:
 
     def losses(self, theta: Tensor) -> np.ndarray:
         """Return the losses of this process's samples at a point, (n,) float64."""
-        objective, found = self.objective, [torch.empty(0, dtype=torch.float64)]
+        objective, found = self.objective, [zeros(0, self.objective.device)]
         at = objective.layout.tensors(theta)
         with differentiable_attention(), torch.no_grad():
-            found += [wide(objective.losses(at, x, y)).cpu() for x, y in objective.batches(self.part)]
-        return torch.cat(found).numpy()
+            found += [wide(objective.losses(at, x, y)) for x, y in objective.batches(self.part)]
+        return torch.cat(found).cpu().numpy()  # read once: the host waits for what it reads
 
     def mean(self, each: np.ndarray) -> float:
         """Return the mean over all samples of what `losses` returned."""

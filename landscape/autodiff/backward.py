@@ -7,6 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from landscape.autodiff.memory import exhausted
 from landscape.autodiff.wide import wide
 from landscape.errors import NumericalError, arg, one_line
 
@@ -72,6 +73,7 @@ def push(outputs: Callable[[slice], Tensor], theta: Tensors, vs: list[Tensors]) 
 
     Raises:
         NumericalError: the outputs have no first derivative.
+        RuntimeError: memory has run out.
     """
     value = outputs(slice(None))
     probe = torch.zeros_like(value, requires_grad=True)
@@ -80,6 +82,8 @@ def push(outputs: Callable[[slice], Tensor], theta: Tensors, vs: list[Tensors]) 
         tangents = [_pull(pulled, (probe,), v)[0] for v in vs]
         reason = _mismatch(value, theta, vs, tangents)
     except RuntimeError as error:
+        if exhausted(error):
+            raise
         reason = one_line(error)
     if reason is None:
         return value, tangents

@@ -1,11 +1,18 @@
-"""How much memory a computation may take: what is free, or what a user allows, less what is taken already."""
+"""How much memory a computation may take, and what is done where it runs out: fewer samples at a time."""
 
+import logging
 import os
 import resource
 import sys
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 _SHARE = 0.8  # of what is free, since others want some and sums need room
 _GROUP = Path("/sys/fs/cgroup")
@@ -36,9 +43,59 @@ def room(device: torch.device, limit: int | None) -> int:
     return max(0, int(found))
 
 
-def exhausted(error: BaseException) -> bool:
-    """Say whether an error of any allocator means that memory has run out."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+def exhausted(error: BaseException | None) -> bool:
+    """Say whether an error of any allocator, or one that it is the cause of, means that memory has run out."""
+    if error is None:
+        return False
+    own = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    return own or exhausted(error.__cause__)
+
+
+_most: ContextVar[int] = ContextVar("most", default=sys.maxsize)  # samples that fit, as far as is known
+_taken: ContextVar[int] = ContextVar("taken", default=0)  # samples at a time of the present attempt
+
+
+class AtATime:
+    """A number of samples that go through a network at a time: as given, or fewer since memory has run out."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Remember where the number is kept."""
+        self._name = f"_{name}"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> int:
+        """Return the number that fits."""
+        if instance is None:
+            raise AttributeError("it has no default")
+        found: int = min(instance.__dict__[self._name], _most.get())
+        _taken.set(max(found, _taken.get()))
+        return found
+
+    def __set__(self, instance: Any, value: int) -> None:
+        """Keep the number that was given."""
+        instance.__dict__[self._name] = value
+
+
+def halving(compute: Callable[[], T]) -> T:
+    """Compute; where memory runs out, halve the number of samples that are taken at a time, say so, and begin again.
+
+    Args:
+        compute: whose result depends on no number of samples at a time beyond rounding.
+
+    Returns:
+        What it returns.
+    """
+    while True:
+        _taken.set(0)
+        try:
+            return compute()
+        except Exception as error:  # each allocator has its own
+            if not exhausted(error) or _taken.get() <= 1:
+                raise
+        # Not within the handler, where the error keeps the tensors of the failed attempt.
+        _most.set(-(-_taken.get() // 2))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        log.warning("memory has run out: %d samples are taken at a time from now on", _most.get())
 
 
 def most_so_far() -> int:

@@ -209,18 +209,18 @@ def trainable(model: nn.Module, layout: Layout) -> nn.Module:
 def _of_part(objective: Objective, part: int) -> tuple[float, Tensor]:
     """Return the sum of the losses over a part and its gradient, (D,) float64."""
     loss, gradient = _summed(objective, objective.batches(part))
-    return objective.team.total_of(loss), objective.team.total(gradient)
+    return float(objective.team.total(loss)), objective.team.total(gradient)
 
 
-def _summed(objective: Objective, batches: Iterable[tuple[Tree, Tree]]) -> tuple[float, Tensor]:
-    """Return the sum of the losses over some samples and its gradient, (D,) float64."""
+def _summed(objective: Objective, batches: Iterable[tuple[Tree, Tree]]) -> tuple[Tensor, Tensor]:
+    """Return the sum of the losses over some samples, (), and its gradient, (D,), both float64."""
     theta = [t.detach().requires_grad_() for t in objective.theta]
-    loss, total = 0.0, zeros(objective.layout.size, objective.device)
+    loss, total = zeros((), objective.device), zeros(objective.layout.size, objective.device)
     for inputs, targets in batches:
         with differentiable_attention():
             value = wide(objective.losses(theta, inputs, targets)).sum()
             found = torch.autograd.grad(value, theta, materialize_grads=True)
-        loss += value.item()
+        loss += value.detach()
         total += objective.layout.flat(found).to(total.device)
     return loss, total
 

@@ -107,7 +107,7 @@ def refuse_draws(kind: Kind) -> None:
 
 def problem_of(objective: Objective) -> Problem:
     """Return what products need of an objective, as values."""
-    names, counts = objective.partition.names, objective.counts
+    names, counts, size = objective.partition.names, objective.counts, objective.batch_size
     return Problem(
         functions=Functions(logits=objective.logits, loss=objective.loss, likelihood=objective.likelihood),
         theta=objective.theta,
@@ -115,7 +115,7 @@ def problem_of(objective: Objective) -> Problem:
         parts=tuple(
             Part(
                 name=name,
-                batch=partial(objective.batch, p),
+                batch=partial(objective.batch, p, size=size),  # the same batches, also when others become smaller
                 n_batches=objective.n_batches(p),
                 n_summed=objective.team.largest(len(objective.members[p])),
                 divisor=int(counts[p]),

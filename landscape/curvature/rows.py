@@ -30,6 +30,7 @@ from torch import Tensor
 from landscape.autodiff import per_sample, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import ALONE, Team
+from landscape.autodiff.memory import exhausted
 from landscape.autodiff.single_samples import Recorded
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place, zeros
@@ -124,6 +125,10 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
 
     Returns:
         The reason, or None.
+
+    Raises:
+        RuntimeError: memory has run out.
+        LandscapeError: the same is its cause.
     """
     size = objective.outputs.size
     if factors.middle is not None and size > MOST_OUTPUTS:
@@ -146,6 +151,8 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
             for _ in run.squares(torch.ones_like(run.values)):
                 pass
         except (LandscapeError, RuntimeError) as error:
+            if exhausted(error):  # which says nothing of rows
+                raise
             return (str(error).splitlines() or [type(error).__name__])[0]
     return None
 

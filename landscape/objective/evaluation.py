@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 
-from landscape.autodiff import distributed
+from landscape.autodiff import distributed, memory
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.autodiff.wide import wide
+from landscape.autodiff.wide import wide, zeros
 from landscape.errors import NumericalError, arg
 from landscape.networks.models import failures_named
 from landscape.objective.weighing import weighed
@@ -76,7 +77,9 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
         NumericalError: a loss is not finite.
     """
     names, counts, stands_for = objective.partition.names, objective.counts, objective.population / objective.counts
-    loss, correct, sums = _added_up(objective, progress)
+    alone = distributed.team().size == 1  # otherwise the others would not wait for another attempt
+    add_up = partial(_added_up, objective, progress)
+    loss, correct, sums = memory.halving(add_up) if alone else add_up()
     for name, value in zip(names, loss, strict=True):
         if not np.isfinite(value):
             raise NumericalError(
@@ -103,24 +106,25 @@ def _added_up(
         for begin in range(0, len(own), objective.batch_size)
     ]
     done, total = 0, sum(len(m) for m in objective.members)
-    loss, correct, is_correct = np.zeros(n_parts), np.zeros(n_parts), objective.correct
-    measured = objective.task.measures if objective.outputs.measurable else ()
-    sums = np.zeros((len(measured), n_parts, 2))
+    measured, is_correct = objective.task.measures if objective.outputs.measurable else (), objective.correct
+    # On the device, and read when all batches are done: the host waits for what it reads.
+    both = zeros((2, n_parts), objective.device)
+    sums = zeros((len(measured), n_parts, 2), objective.device)
     # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
     with differentiable_attention(), torch.no_grad():
         for part, some in pieces[team.rank :: team.size]:
             inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
             with failures_named(inputs):
                 logits = objective.logits(objective.theta, inputs)
-                loss[part] += wide(objective.loss(logits, targets)).sum().item()
+                both[0, part] += wide(objective.loss(logits, targets)).sum()
             if is_correct is not None:
-                correct[part] += is_correct(logits, targets).sum().item()
+                both[1, part] += wide(is_correct(logits, targets)).sum()
             for m, one in enumerate(measured):
                 found = weighed(one.sums, objective.draws)(objective.outputs.restore(logits), targets)
-                sums[m, part] += wide(found).sum(0).cpu().numpy()
+                sums[m, part] += wide(found).sum(0)
             done += len(some)
             if progress is not None:
                 progress(min(done * team.size, total), total, "loss and accuracy")
-    loss, correct = team.total(torch.from_numpy(np.stack([loss, correct]))).numpy()
-    sums = team.total(torch.from_numpy(sums)).numpy()
-    return loss, correct, {one.measure: of_parts for one, of_parts in zip(measured, sums, strict=True)}
+    loss, correct = team.total(both).cpu().numpy()
+    of_measures = team.total(sums).cpu().numpy()
+    return loss, correct, {one.measure: of_parts for one, of_parts in zip(measured, of_measures, strict=True)}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import trees
+from landscape.autodiff import memory, trees
 from landscape.autodiff.called import functional_call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.forward import Forward, forward
@@ -94,13 +94,16 @@ class Evaluator:
                     for own, size, end in zip(of_parts(objective.undrawn, samples, drawn), sizes, ends, strict=True)
                 ]
         self._by_batch = ByBatch(objective, self._order, seed) if policy.batches else None
+        self._forward = memory.halving(partial(self._prepared, plain=plain, bf16=bf16))
+
+    def _prepared(self, *, plain: bool, bf16: bool) -> Forward:
+        """Return the pass, traced where it can be."""
+        objective = self.objective
         inputs = trees.take(self._batch(0, len(self._order))[0], slice(8))
         with differentiable_attention(), torch.no_grad():
-            self._forward = (
-                Forward(self._logits, None, objective.dtype)
-                if plain or isinstance(objective.outputs, OwnLoss)
-                else forward(self._logits, self._state(self.centre), inputs, bf16=bf16)
-            )
+            if plain or isinstance(objective.outputs, OwnLoss):
+                return Forward(self._logits, None, objective.dtype)
+            return forward(self._logits, self._state(self.centre), inputs, bf16=bf16)
 
     @property
     def traced(self) -> bool:

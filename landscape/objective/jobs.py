@@ -7,16 +7,20 @@ Where an analysis says what its units cost, the largest may be shared: all ranks
 of the samples. A unit that is shared by R ranks is taken to last 1 / (0.8 R) of its own time, since ranks wait for each
 other at every sum. With units in the order of their costs, the k largest are shared and the others dealt, the largest
 first, with the k by which all are done soonest. So one large part is always shared, and many alike are dealt.
+
+A unit for which memory runs out begins again with half as many samples at a time, unless it is shared: the other ranks
+would not wait.
 """
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from landscape.autodiff import devices, distributed
+from landscape.autodiff import devices, distributed, memory
 from landscape.autodiff.costs import refuse_undeclared
 from landscape.errors import InputError, arg
 from landscape.results import R, store
@@ -105,6 +109,9 @@ def run(
     def found(unit: str) -> R:
         return compute(unit, _reporter(progress, sum(map(journal.has, units)), len(units), unit))
 
+    def found_alone(unit: str) -> R:
+        return memory.halving(partial(found, unit))
+
     try:
         with distributed.together():
             for unit in missing[:n_shared]:
@@ -113,7 +120,7 @@ def run(
                     journal.write(unit, result)
         dealt = missing[n_shared:]
         for i in distributed.deal(len(dealt), journal.folder):
-            journal.write(dealt[i], found(dealt[i]))
+            journal.write(dealt[i], found_alone(dealt[i]))
         if progress:
             progress(len(units), len(units), "")
         result = cast(R, journal.merge(units))
@@ -170,7 +177,7 @@ def _run_alone(
     results: list[R] = []
     for i, unit in enumerate(units):
         try:
-            results.append(compute(unit, _reporter(progress, i, len(units), unit)))
+            results.append(memory.halving(partial(compute, unit, _reporter(progress, i, len(units), unit))))
         except KeyboardInterrupt as error:
             raise Interrupted(f"interrupted: {i} of {len(units)} units were finished; nothing is kept") from error
     if progress:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff import devices, distributed
+from landscape.autodiff import devices, distributed, memory
 from landscape.autodiff.called import call, functional_call
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place, wide
@@ -44,6 +44,9 @@ Loss = Callable[[Any, Tree], Tensor]
 """(the model's output, targets) -> one value per sample (B,)."""
 
 
+_AT_A_TIME = memory.AtATime()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Objective:
     """A model, a loss and data in parts. Make one with `Objective.build` or `landscape.load_objective`."""
@@ -59,7 +62,7 @@ class Objective:
     members: tuple[np.ndarray, ...]  # for each part, the samples that are summed over
     device: torch.device
     dtype: torch.dtype
-    batch_size: int  # samples that are pushed through the model at a time; it changes no result
+    batch_size: memory.AtATime = _AT_A_TIME  # samples that go through the model at a time; it changes no result
     weight_decay: float  # adds weight_decay / 2 * |theta|^2 to every part's loss, in curvature only
     source: Mapping[str, Any]  # what makes the numbers: checkpoint, data, loss, partition
     thresholds: Mapping[str, int]  # many, few and ends, which the names of groups go by
@@ -344,7 +347,7 @@ class Objective:
         """Return the number of batches that a part is summed over in."""
         return -(-len(self.own(part)) // self.batch_size)
 
-    def batch(self, part: int, number: int) -> tuple[Tree, Tree]:
+    def batch(self, part: int, number: int, size: int | None = None) -> tuple[Tree, Tree]:
         """Return one batch of a part; its batches together hold all samples, in a fixed order.
 
         Where a team of processes takes the sums, they are all of this process's share.
@@ -352,12 +355,13 @@ class Objective:
         Args:
             part: position of the part.
             number: which batch.
+            size: samples of a batch; None for `batch_size`, which becomes smaller where memory runs out.
 
         Returns:
-            Inputs and targets of at most `batch_size` samples on the device; the last batch may be shorter.
+            Inputs and targets of at most so many samples on the device; the last batch may be shorter.
         """
-        begin = number * self.batch_size
-        return self.samples.batch(self.own(part)[begin : begin + self.batch_size], self.device, self.dtype)
+        size = self.batch_size if size is None else size
+        return self.samples.batch(self.own(part)[number * size : (number + 1) * size], self.device, self.dtype)
 
     def example(self, part: int) -> tuple[Tree, Tree]:
         """Return the first batch of a part, the same in all processes."""

@@ -5,15 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from landscape.autodiff.costs import Work
-from landscape.autodiff.differentiable import differentiable_attention
-from landscape.autodiff.wide import wide
 from landscape.data.partition import Partition
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
-from landscape.objective.points import Point
+from landscape.objective.points import Point, mean_loss
 
 
 def few(objective: Objective, counts: Sequence[int]) -> Objective:
@@ -64,12 +61,7 @@ def passes(objective: Objective, what: str, times: float, *, common: bool = Fals
     def prepare(n: int) -> Callable[[], object]:
         small = few(objective, [n])
 
-        def once() -> None:
-            with differentiable_attention(), torch.no_grad():
-                for inputs, targets in small.batches(0):
-                    wide(small.losses(small.theta, inputs, targets)).sum().item()
-
-        return once
+        return lambda: mean_loss(small, small.theta, 0)
 
     batch = objective.batch_size
     return Work(what=what, prepare=prepare, times=times, samples=total, batch=batch, common=common, halve=halve)

@@ -7,7 +7,7 @@ positive however far a line is drawn on, where a straight line ends below zero, 
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -182,12 +182,30 @@ def gradient(objective: Objective, theta: Tensor, part: int) -> tuple[float, Ten
         The loss and the gradient, (D,), in the objective's dtype; sums over samples, divided once.
     """
     leaf = theta.detach().to(objective.dtype).requires_grad_()
-    total, loss = zeros(leaf.shape, leaf.device), 0.0
+    total, loss = zeros(leaf.shape, leaf.device), zeros((), leaf.device)
     with differentiable_attention():
         for inputs, labels in objective.batches(part):
             value = wide(objective.losses(objective.layout.tensors(leaf), inputs, labels)).sum()
             total += torch.autograd.grad(value, leaf)[0].to(total.device)
-            loss += value.item()
+            loss += value.detach()
     count = len(objective.members[part])
     total = objective.team.total(total)
-    return objective.team.total_of(loss) / count, (total / count).to(leaf)
+    return float(objective.team.total(loss)) / count, (total / count).to(leaf)
+
+
+def mean_loss(objective: Objective, theta: Sequence[Tensor], part: int) -> float:
+    """Return a part's mean loss at any parameters, with the objective's own running statistics.
+
+    Args:
+        objective: model, loss and data in parts.
+        theta: tensors of `layout`'s shapes.
+        part: position of the part.
+
+    Returns:
+        The loss, read from the device once.
+    """
+    total = zeros((), objective.device)
+    with differentiable_attention(), torch.no_grad():
+        for inputs, targets in objective.batches(part):
+            total += wide(objective.losses(theta, inputs, targets)).sum()
+    return float(objective.team.total(total)) / len(objective.members[part])
