@@ -12,6 +12,7 @@ import landscape as ls
 from landscape.cli import main
 from landscape.data import datasets
 from landscape.networks import checkpoints, models
+from landscape.results import written
 
 USER = """
 import torch
@@ -70,7 +71,9 @@ def test_a_checkpoint_gives_a_table_a_file_and_three_figures(here, capsys):
     found = ls.load("run/last.features.h5")
     assert found.n_samples.tolist() == [4] * 10
     assert found.train_counts.tolist() == [124, 88, 63, 45, 32, 23, 16, 12, 8, 6]
-    assert f"{found.quality[0, 3]:.3f}" in next(line for line in out.splitlines() if line.startswith("  3 "))
+    assert written.with_error(found.quality[0, 3], found.quality_stderr[0, 3]) in next(
+        line for line in out.splitlines() if line.startswith("  3 ")
+    )
     for kind in ("quality", "angles", "collapse"):
         assert main(["plot", "run/last.features.h5", "--kind", kind, "--parts", "0,9"]) == 0
         assert (here / "run" / f"last.features.{kind}.png").stat().st_size > 10_000
@@ -134,7 +137,7 @@ def test_a_run_that_measured_its_own_quality_is_mentioned(tmp_path, monkeypatch,
     ("arguments", "words"),
     [
         (["--ckpt", "absent.pt"], "absent.pt cannot be read"),
-        (["--ckpt", "absent/*.pt"], "--ckpt absent/*.pt matches no file"),
+        (["--ckpt", "absent/*.pt"], "absent/*.pt matches no file"),
         (["--ckpt", "notes.txt"], "no checkpoint"),
         (["--ckpt", "run/.."], "--dataset"),
         (["--ckpt", "run", "--beta", "-1"], "'--beta': -1.0 is not in the range"),

@@ -127,3 +127,11 @@ def test_a_spectrum_of_draws_states_their_error_and_keeps_what_they_are_of():
     assert mean == pytest.approx(hessian.lambda_max[0], rel=1e-6)
     with pytest.raises(InputError, match="weighs"):
         ls.spectrum(objective, operator="fisher", samples=40)
+
+
+def test_many_classes_are_no_hindrance_where_the_trace_has_a_formula(monkeypatch, caplog):
+    monkeypatch.setattr(draws, "MOST_OUTPUTS", 1)
+    assert np.ptp(draws.pick(network(), 0, 12).factors) > 0
+    with caplog.at_level(logging.INFO):
+        assert np.ptp(draws.pick(network(loss="focal"), 0, 12).factors) == 0
+    assert "more than 1 outputs, 12 of 60 are drawn alike" in caplog.text
