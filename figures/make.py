@@ -1,27 +1,30 @@
 """Draw the gallery from the result files in figures/data: `make figures`, or `python figures/make.py --check`.
 
 Every figure is a function of one file (or of a few, side by side), drawn on light and on dark ground as PNG and, for
-papers, as PDF. The same files give the same pixels. With --check nothing is written; it fails if a picture differs.
+papers, as PDF. `shown.json` says what each shows. With --check nothing is written; it fails if a figure of the files
+would show anything else, or a picture is missing.
 """
 
 import argparse
-import io
+import itertools
+import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.colors import to_hex
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 
 import landscape as ls
 from landscape.results.regroup import regroup
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data"
-ROUNDING = 2 / 255
-"""How far colours may be off where another processor draws."""
+SHOWN = HERE / "shown.json"
+GROUNDS = {"light": False, "dark": True}
 
 METHODS = {"CE": "ce", "CE + SAM": "sam", "CE + GSA + GKP": "gsa-gkp"}
 
@@ -81,35 +84,90 @@ def figures() -> Iterator[tuple[str, Callable[[], Figure]]]:
 
 
 def main() -> None:
-    """Write the gallery, or compare it with what is there."""
+    """Write the gallery, or compare what its figures show with what the files give."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    args = parser.parse_args()
+    if parser.parse_args().check:
+        check(json.loads(SHOWN.read_text(encoding="utf-8")))
+        return
+    found = {}
+    for name, draw in figures():
+        for ground, dark in GROUNDS.items():
+            with ls.plots.styled("web", dark=dark):
+                ls.plots.write(draw(), HERE / f"{name}-{ground}.png")
+        found[name] = shown(draw())
+        ls.plots.write(draw(), HERE / f"{name}.pdf")
+    SHOWN.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check(before: dict[str, list[str]]) -> None:
+    """Leave with the figures that would now show something else, each with the first difference, and those missing."""
+    now = {name: shown(draw()) for name, draw in figures()}
     wrong = []
-    with tempfile.TemporaryDirectory() as aside:
-        for name, draw in figures():
-            for ground, dark in (("light", False), ("dark", True)):
-                path = HERE / f"{name}-{ground}.png"
-                with ls.plots.styled("web", dark=dark):
-                    fig = draw()
-                    if not args.check:
-                        ls.plots.write(fig, path)
-                        continue
-                    ls.plots.write(fig, Path(aside) / "new.png")
-                if not same(path, Path(aside) / "new.png"):
-                    wrong.append(path.name)
-            if not args.check:
-                ls.plots.write(draw(), HERE / f"{name}.pdf")
+    for name in sorted(before.keys() | now.keys()):
+        pairs = itertools.zip_longest(before.get(name, []), now.get(name, []))
+        wrong += [f"{name}: {old!r} before, {new!r} now" for old, new in pairs if old != new][:1]
+        files = (*(f"{name}-{ground}.png" for ground in GROUNDS), f"{name}.pdf")
+        wrong += [f"{file} is missing" for file in files if not (HERE / file).exists()]
     if wrong:
-        sys.exit(f"the gallery is not what the files give: {', '.join(wrong)}; run `make figures` and look at it")
+        sys.exit("\n".join(["the gallery is not what the files give: run `make figures` and look at it", *wrong]))
 
 
-def same(old: Path, new: Path) -> bool:
-    """Say whether two pictures are alike up to rounding."""
-    if not old.exists():
-        return False
-    a, b = (imread(io.BytesIO(p.read_bytes()), format="png") for p in (old, new))
-    return a.shape == b.shape and bool(np.abs(a - b).max() <= ROUNDING)
+def shown(fig: Figure) -> list[str]:
+    """Say what a figure shows: words, ends of axes, and colours and numbers of each artist, on a line each."""
+    width, height = fig.get_size_inches()
+    lines = [f"{width:g} by {height:g} inches: {fig.get_suptitle()} / {fig.get_supxlabel()} / {fig.get_supylabel()}"]
+    lines += [f"legend: {words(legend)}" for legend in fig.legends]
+    for ax in fig.axes:
+        lines += of_axes(ax)
+    return lines
+
+
+def of_axes(ax: Any) -> Iterator[str]:
+    """Yield what an axes shows."""
+    axes = [ax.xaxis, ax.yaxis, *([ax.zaxis] if ax.name == "3d" else [])]
+    ends = (f"{axis.get_label_text()} {axis.get_scale()} {rounded(axis.get_view_interval())}" for axis in axes)
+    yield " | ".join([ax.get_title(), *ends])
+    for line in ax.lines:
+        yield f"{named(line)} {to_hex(line.get_color())} {' '.join(map(numbers, line.get_data(orig=False)))}"
+    for drawn in (*ax.collections, *ax.images):
+        values = drawn.get_array()
+        if isinstance(drawn, ContourSet):
+            yield f"{named(drawn)} {rounded(drawn.levels)}"
+        elif values is not None:
+            yield f"{named(drawn)} {values.shape} {numbers(values)}"
+        else:
+            colours = [to_hex(colour) for colour in drawn.get_facecolor()]
+            outlines = [drawn.get_offsets(), *(path.vertices for path in drawn.get_paths())]
+            yield f"{named(drawn)} {' '.join(colours[:3])} {' '.join(map(numbers, np.concatenate(outlines).T))}"
+    for patch in ax.patches:
+        yield f"{named(patch)} {to_hex(patch.get_facecolor())} {' '.join(map(numbers, patch.get_path().vertices.T))}"
+    for text in ax.texts:
+        yield f"{text.get_text()} at {rounded(text.get_position())}"
+    if (legend := ax.get_legend()) is not None:
+        yield f"legend: {words(legend)}"
+
+
+def named(artist: Any) -> str:
+    """Return the class of an artist, and its name where it was given one."""
+    label = str(artist.get_label())
+    return type(artist).__name__ + ("" if label.startswith("_") else f" {label}")
+
+
+def words(legend: Any) -> str:
+    """Return the names in a legend."""
+    return ", ".join(text.get_text() for text in legend.get_texts())
+
+
+def numbers(values: Any) -> str:
+    """Describe an array: how many numbers are known, the least, the largest and the mean."""
+    known = np.ma.masked_invalid(values).compressed()
+    return f"{known.size} ({rounded((known.min(), known.max(), known.mean())) if known.size else ''})"
+
+
+def rounded(values: Any) -> str:
+    """Write numbers with the digits that every processor has alike."""
+    return " ".join(f"{value + 0.0:.4g}" for value in np.round(np.asarray(values, dtype=float), 12))
 
 
 if __name__ == "__main__":
