@@ -1,8 +1,11 @@
 """What several rooms' tests share."""
 
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,33 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 def pytest_collection_modifyitems(items):
     """Begin with what takes long, so that no worker is left alone with it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Make a `with` block in which the disk is full: what a file was given does not get there, or it gets no name."""
+
+    def fails(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextmanager
+    def full(call: str = "fsync") -> Generator[None, None, None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fails)
+            yield
+
+    return full
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Let packages be as if they were not installed."""
+
+    def hidden(*names):
+        for name in names:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return hidden
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from landscape import callables
 from landscape.callables import resolve
@@ -34,18 +35,18 @@ def test_a_callable_of_the_current_folder_is_found():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("users_code", "model='users_code' is not of the form package.module:callable"),
-        (":small", "is not of the form"),
-        ("./users_code.py:Nets", "is not of the form"),
-        ("users_cod:Nets", "cannot import users_cod from .*: ModuleNotFoundError: No module named 'users_cod'"),
-        ("users_broken:net", "cannot import users_broken from .*: RuntimeError: two lines"),
-        ("users_code:large", "users_code has no 'large'"),
-        ("users_code:Nets.large", "Nets has no 'large'"),
-        ("users_code:width", "model='users_code:width' is not a callable but int"),
+        ("users_code", ("model", "users_code", "package.module")),
+        (":small", ("form",)),
+        ("./users_code.py:Nets", ("form",)),
+        ("users_cod:Nets", ("users_cod", "ModuleNotFoundError")),
+        ("users_broken:net", ("users_broken", "RuntimeError")),
+        ("users_code:large", ("users_code", "large")),
+        ("users_code:Nets.large", ("large",)),
+        ("users_code:width", ("model", "users_code:width")),
     ],
 )
 def test_a_name_that_leads_nowhere_is_refused_in_one_line(spec, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with refused(InputError, *message) as caught:
         resolve(spec, "model")
     assert "\n" not in str(caught.value)
 
@@ -108,5 +109,5 @@ def test_an_argument_of_another_type_is_refused_by_its_name(given, message):
 
 
 def test_a_misspelt_argument_fails_in_pythons_own_words():
-    with pytest.raises(TypeError, match=r"public\(\) got an unexpected keyword argument 'sise'"):
+    with refused(TypeError, "public", "sise"):
         public(sise=3)

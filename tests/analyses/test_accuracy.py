@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 
 import landscape as ls
@@ -63,15 +64,15 @@ def test_a_matrix_without_traces_of_samples_takes_all(objective):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"accuracy": 0.0}, "accuracy is a share"),
-        ({"accuracy": 0.1, "samples": 9}, "accuracy says how many samples are drawn"),
-        ({"accuracy": 0.1, "operator": "fisher"}, "accuracy weighs losses"),
+        ({"accuracy": 0.0}, ("accuracy",)),
+        ({"accuracy": 0.1, "samples": 9}, ("accuracy",)),
+        ({"accuracy": 0.1, "operator": "fisher"}, ("accuracy",)),
     ],
 )
 def test_what_does_not_go_together_is_refused(objective, options, words):
-    with pytest.raises(InputError, match=words):
+    with refused(InputError, *words):
         ls.spectrum(objective, **options)
-    with pytest.raises(InputError, match="accuracy is for an objective"):
+    with refused(InputError, "accuracy"):
         ls.spectrum(np.eye(3), accuracy=0.1)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES
+from refusals import refused
 from scipy.stats import chi
 from sklearn.decomposition import PCA
 from torch import nn
@@ -99,7 +100,7 @@ def test_one_whole_step_arrives_at_the_other_checkpoint_to_the_bit(dtype):
 
 def test_there_is_no_way_to_itself():
     objective = CASES["mlp-tanh"].objective()
-    with pytest.raises(InputError, match="me has the same parameters as the checkpoint: there is no direction"):
+    with refused(InputError, "me"):
         directions.towards(objective, [points.origin(objective)], ["me"])
 
 
@@ -114,7 +115,7 @@ def test_orthogonalised_planes_hold_the_same_points():
         found = square.at(*coordinates)
         torch.testing.assert_close(found.theta, points.origin(other).theta, rtol=0, atol=1e-12)
         torch.testing.assert_close(found.buffers, points.origin(other).buffers, rtol=0, atol=1e-12)
-    with pytest.raises(InputError, match="towards a and towards a are parallel"):
+    with refused(InputError, "towards a"):
         directions.towards(objective, [points.origin(a)] * 2, ["a", "a"]).orthogonalised()
 
 
@@ -163,7 +164,7 @@ def test_eigenvectors_are_those_of_the_dense_hessian():
     each = directions.eigen(objective, ["0", "1"], 2)
     other = torch.linalg.eigh(dense(objective, 1))[1][:, -1]
     assert abs(each.theta[1] @ other).item() == pytest.approx(1, abs=1e-5)
-    with pytest.raises(InputError, match="of must name 1 or 2 parts for 2 eigenvectors, got 3"):
+    with refused(InputError, of=3):
         directions.eigen(objective, ["0", "1", "2"], 2)
 
 
@@ -176,7 +177,7 @@ def test_groups_that_are_no_parts_have_directions_too():
         assert "of tail" in found.axes[0]
     whole = CASES["mlp-tanh"].objective(partition="all")
     torch.testing.assert_close(directions.gradients(grouped, ["all"]).theta, directions.gradients(whole, ["all"]).theta)
-    with pytest.raises(InputError, match="no part 'x'; there are 0, 1, 2, and the groups all, head, tail, many"):
+    with refused(InputError, "x", 0, 1, 2):
         directions.gradients(by_class, ["x"])
     with pytest.raises(InputError, match="no class is among the many: many and few say which are"):
         directions.gradients(by_class, ["many"])
@@ -207,18 +208,18 @@ def test_a_stored_plane_is_the_same_plane_for_another_network():
     [
         (
             {"normalisation": "filters"},
-            r"normalisation='filters' is unknown: did you mean filter\? choose filter, layer, weight, none",
+            ("normalisation", "filters"),
         ),
-        ({"ignored": "bias"}, r"ignored='bias' is unknown: did you mean biasbn\? choose biasbn, none"),
+        ({"ignored": "bias"}, ("ignored", "bias")),
     ],
 )
 def test_unknown_conventions_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         directions.random(CASES["mlp-tanh"].objective(), 1, **options)
 
 
 def test_nothing_to_vary_is_refused():
     objective = CASES["mlp-tanh"].objective(params="1.bias")
-    with pytest.raises(InputError, match="ignored='biasbn' leaves nothing to vary"):
+    with refused(InputError, ignored="biasbn"):
         directions.random(objective, 1)
     assert directions.random(objective, 1, ignored="none").theta.any()

@@ -9,6 +9,7 @@ import torch
 from cases import CASES, CLASS_SIZES, moved
 from fitted import network
 from matplotlib.collections import PolyCollection
+from refusals import refused
 from surfaces import three_lines
 
 import landscape as ls
@@ -100,7 +101,7 @@ def test_a_line_between_networks_states_it():
 
 def test_bands_are_drawn_where_they_are_asked_for():
     surface = three_lines()
-    with pytest.raises(InputError, match="keeps no errors"):
+    with refused(InputError, "errors"):
         plots.surface_lines(surface, errors=True)
     surface = dataclasses.replace(surface, loss_stderr=0.1 * surface.loss)
     assert not [c for ax in plots.surface_lines(surface).axes for c in ax.collections if isinstance(c, PolyCollection)]

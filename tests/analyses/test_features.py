@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, CLASS_SIZES
+from interruptions import Interrupting
+from refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
@@ -209,75 +211,57 @@ def test_at_each_checkpoint_the_numbers_are_those_of_its_own_weights(kept):
     assert named.epoch.tolist() == [20]
 
 
-def test_an_interrupted_run_goes_on_with_what_is_missing(kept, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_with_what_is_missing(kept, tmp_path):
     objective, files = kept
     expected = ls.features(objective, checkpoints=files)
-    measure, calls = features._measure, []
-
-    def interrupted(*given, **options):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return measure(*given, **options)
-
-    monkeypatch.setattr(features, "_measure", interrupted)
     out = tmp_path / "f.h5"
-    with pytest.raises(jobs.Interrupted, match="1 of 3 units are finished"):
-        ls.features(objective, checkpoints=files, out=out)
-    with pytest.raises(StoreError, match=r"with beta=0\.5, now with beta=0\.6"):
+    with refused(jobs.Interrupted, 1, 3):
+        ls.features(objective, checkpoints=files, out=out, progress=Interrupting(1))
+    with refused(StoreError, 0.6, beta=0.5):
         ls.features(objective, checkpoints=files, out=out, beta=0.6)
-    found = ls.features(objective, checkpoints=files, out=out)
-    assert len(calls) == 4
+    missing = Interrupting()
+    found = ls.features(objective, checkpoints=files, out=out, progress=missing)
+    assert len(missing.units) == 2
     stored = ls.load(out)
     for name in ("quality", "mean_cosine", "duality", "nearest", "epoch"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         np.testing.assert_array_equal(getattr(stored, name), getattr(expected, name))
 
 
-def test_a_run_goes_on_with_the_same_weights_only(kept, tmp_path, monkeypatch):
+def test_a_run_goes_on_with_the_same_weights_only(kept, tmp_path):
     objective, files = kept
-    measure, calls = features._measure, []
-
-    def broken(*given):
-        calls.append(1)
-        return measure(*given) if len(calls) < 2 else 1 / 0
-
-    monkeypatch.setattr(features, "_measure", broken)
-    with pytest.raises(ZeroDivisionError):
-        ls.features(objective, checkpoints=files, out=tmp_path / "f.h5")
+    with pytest.raises(KeyboardInterrupt):
+        ls.features(objective, checkpoints=files, out=tmp_path / "f.h5", progress=Interrupting(1))
     checkpoints.write(files[2], changed(objective, 7), {})
-    with pytest.raises(StoreError, match=r"f\.h5\.partial was begun with the weights of"):
+    with refused(StoreError, "f.h5"):
         ls.features(objective, checkpoints=files, out=tmp_path / "f.h5")
 
 
-def test_a_file_that_changes_while_others_are_measured_is_refused(kept, monkeypatch):
+def test_a_file_that_changes_while_others_are_measured_is_refused(kept):
     objective, files = kept
-    measure = features._measure
-
-    def rewritten(*given):
-        checkpoints.write(files[1], changed(objective, 9), {})
-        return measure(*given)
-
-    monkeypatch.setattr(features, "_measure", rewritten)
-    with pytest.raises(InputError, match=r"epoch-1\.pt changed during the run"):
-        ls.features(objective, checkpoints=files)
+    with refused(InputError, "epoch-1.pt"):
+        ls.features(
+            objective,
+            checkpoints=files,
+            progress=lambda *told: checkpoints.write(files[1], changed(objective, 9), {}),
+        )
 
 
 def test_checkpoints_that_do_not_fit_are_named(kept, tmp_path):
     objective, files = kept
-    with pytest.raises(InputError, match="there is no checkpoint"):
+    with refused(InputError, "checkpoint"):
         ls.features(objective, checkpoints=[])
-    with pytest.raises(InputError, match=r"epoch-0\.pt is given twice"):
+    with refused(InputError, "epoch-0.pt"):
         ls.features(objective, checkpoints=[files[0], files[0]])
     other = tmp_path / "other.pt"
     checkpoints.write(other, nn.Linear(4, 3).state_dict(), {})
-    with pytest.raises(InputError, match=r"other\.pt: the checkpoint does not fit the model"):
+    with refused(InputError, "other.pt"):
         ls.features(objective, checkpoints=[*files, other])
     huge = changed(objective, 0) | {"bn1.weight": torch.full((3,), 1e300, dtype=torch.float64)}
     huge |= {"bn1.running_var": torch.full((3,), 1e-300, dtype=torch.float64)}
     huge |= {"conv2.weight": 1e10 * huge["conv2.weight"]}
     checkpoints.write(other, huge, {})
-    with pytest.raises(NumericalError, match=r"other\.pt: features are not finite"):
+    with refused(NumericalError, "other.pt"):
         ls.features(objective, checkpoints=[files[0], other])
 
 
@@ -292,5 +276,5 @@ def test_a_model_without_a_classifier_is_refused():
         nn.Flatten(), nn.Linear(18, 6), nn.Unflatten(1, (3, 2)), nn.AdaptiveAvgPool1d(1), nn.Flatten()
     )
     objective = Objective.build(model, CASES["mlp-relu"].objective().samples, device="cpu")
-    with pytest.raises(InputError, match="no linear layer with 3 outputs"):
+    with refused(InputError, "linear", 3):
         ls.features(objective)

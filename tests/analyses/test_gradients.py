@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gradient_numbers import NUMBERS, agree, layers_of, numbers
+from refusals import refused
 from torch import nn
 
 import landscape as ls
@@ -240,21 +241,21 @@ def test_a_gradient_that_is_not_finite_is_refused(batches):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batches": 0}, "batches must be at least 1, got 0"),
-        ({"batches": 2, "samples_per_batch": 0}, "samples_per_batch must be at least 1"),
-        ({"batches": 2, "seed": -1}, "seed must be at least 0"),
-        ({"cache_bytes": -1}, "cache_bytes must not be negative"),
-        ({"checkpoints": []}, "there is no checkpoint"),
-        ({"checkpoints": ["absent.pt"]}, "absent.pt cannot be read"),
+        ({"batches": 0}, ("batches", 0)),
+        ({"batches": 2, "samples_per_batch": 0}, ("samples_per_batch", 1)),
+        ({"batches": 2, "seed": -1}, ("seed", 0)),
+        ({"cache_bytes": -1}, ("cache_bytes",)),
+        ({"checkpoints": []}, ("checkpoint",)),
+        ({"checkpoints": ["absent.pt"]}, ("absent.pt",)),
     ],
 )
 def test_options_out_of_range_are_named(options, words):
-    with pytest.raises(InputError, match=words):
+    with refused(InputError, *words):
         ls.gradients(CASES["mlp-tanh"].objective(), **options)
 
 
 def test_weight_decay_is_refused_as_it_is_in_curvature_only():
-    with pytest.raises(InputError, match=r"weight_decay=0\.01 is for curvature"):
+    with refused(InputError, weight_decay=0.01):
         ls.gradients(CASES["mlp-tanh"].objective(weight_decay=0.01))
 
 

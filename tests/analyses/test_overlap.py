@@ -8,13 +8,14 @@ import pytest
 import torch
 from cases import CASES, CLASS_SIZES, hessian_by_double_backward, padded
 from exact import dense, flat_function
+from interruptions import Interrupting
+from refusals import refused
 from scipy.linalg import subspace_angles
 from torch import nn
 
 import landscape as ls
 from landscape.analyses import overlap as overlaps
 from landscape.cli import main
-from landscape.curvature import operators, probing
 from landscape.data import datasets
 from landscape.data.partition import Partition
 from landscape.errors import InputError, StoreError
@@ -229,40 +230,19 @@ def test_float32_gives_the_float64_numbers():
 # Files and refusals ---------------------------------------------------------------------------------------------------
 
 
-def test_the_second_stage_is_resumed_and_may_be_asked_for_later(tmp_path, monkeypatch):
+def test_the_second_stage_is_resumed_and_may_be_asked_for_later(tmp_path):
     objective, out = CASES["mlp-tanh"].objective(), tmp_path / "o.h5"
     options = REVERSE | {"vectors": 2}
     expected = ls.spectrum(objective, **options, overlap=True)
-    runs, make_operator, calls, made = probing.run, operators.curvature_operator, [], []
-
-    def stopping(*given, **named):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return runs(*given, **named)
-
-    class Stopped:
-        """Products of the second stage, of which the second part's are interrupted."""
-
-        def __init__(self, whole):
-            self.whole = whole
-
-        def restrict(self, parts):
-            made.append(parts)
-            if len(made) == 2:
-                raise KeyboardInterrupt
-            return self.whole.restrict(parts)
-
-    monkeypatch.setattr(probing, "run", stopping)
-    monkeypatch.setattr(overlaps, "curvature_operator", lambda *given, **named: Stopped(make_operator(*given, **named)))
-    with pytest.raises(jobs.Interrupted, match="2 of 3 units"):
-        ls.spectrum(objective, **options, out=out)
-    with pytest.raises(jobs.Interrupted, match="1 of 3 units"):
-        ls.spectrum(objective, **options, overlap=True, out=out)
-    with pytest.raises(StoreError, match="with vectors=2, now with vectors=3"):
+    with refused(jobs.Interrupted, 2, 3):
+        ls.spectrum(objective, **options, out=out, progress=Interrupting(2))
+    with refused(jobs.Interrupted, 1, 3):  # the third part, products of rows, and of the second stage the first
+        ls.spectrum(objective, **options, overlap=True, out=out, progress=Interrupting(3))
+    with refused(StoreError, 3, vectors=2):
         ls.spectrum(objective, **options | {"vectors": 3}, overlap=True, out=out)
-    found = ls.spectrum(objective, **options, overlap=True, out=out)
-    assert (len(calls), made) == (4, [[0], [1], [1], [2]])
+    missing = Interrupting()
+    found = ls.spectrum(objective, **options, overlap=True, out=out, progress=missing)
+    assert len(missing.units) == 2
     for result in (found, ls.load(out)):
         for name in ("overlap", "subspace_overlap", "principal_angles", "gradient_curvature", "ritz_vectors"):
             np.testing.assert_array_equal(getattr(result, name), getattr(expected, name))
@@ -281,23 +261,25 @@ def test_stored_vectors_serve_later(tmp_path):
 def test_vectors_of_another_objective_are_refused():
     case = CASES["mlp-tanh"]
     found = ls.spectrum(case.objective(), vectors=1, **REVERSE)
-    with pytest.raises(InputError, match="the vectors are of another weights sha256"):
+    with refused(InputError, "sha256"):
         ls.overlap(case.objective(seed=1), found)
-    with pytest.raises(InputError, match=r"the vectors are of another weight decay, 0\.0 in place of 0\.1"):
+    with refused(InputError, 0.0, 0.1):
         ls.overlap(case.objective(weight_decay=0.1), found)
-    with pytest.raises(InputError, match="of 113 parameters in parts 0, 1, 2; the objective has 113 and 0, 1"):
+    with refused(InputError, 113, 0, 1, 2):
         ls.overlap(case.objective(classes="0,1"), found)
-    with pytest.raises(InputError, match="the objective has 95 and 0, 1, 2"):
+    with refused(InputError, 95, 0, 1, 2):
         ls.overlap(case.objective(params="1"), found)
 
 
-def test_nothing_to_compare_is_refused_before_anything_is_computed(monkeypatch):
-    monkeypatch.setattr(probing, "run", lambda *given, **named: pytest.fail("computed"))
-    case = CASES["mlp-tanh"]
-    with pytest.raises(InputError, match="overlap=True needs the eigenvectors of each part"):
-        ls.spectrum(case.objective(), overlap=True)
-    with pytest.raises(InputError, match="overlap=True compares parts, and there is one"):
-        ls.spectrum(case.objective(partition="all"), vectors=2, overlap=True)
+def test_nothing_to_compare_is_refused_before_anything_is_computed():
+    case, told = CASES["mlp-tanh"], []
+    with refused(InputError, overlap=True):
+        ls.spectrum(case.objective(), overlap=True, progress=lambda *given: told.append(given))
+    with refused(InputError, overlap=True):
+        ls.spectrum(
+            case.objective(partition="all"), vectors=2, overlap=True, progress=lambda *given: told.append(given)
+        )
+    assert told == []
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 
 import landscape as ls
@@ -130,7 +131,7 @@ def test_an_interrupted_series_goes_on_within_its_checkpoint(run, spectra, tmp_p
     with pytest.raises(KeyboardInterrupt):
         ls.series(ls.spectrum, mine, some, **options)
     assert not out.exists()
-    with pytest.raises(StoreError, match=r"was begun with steps=6, now with steps=7"):
+    with refused(StoreError, 7, steps=6):
         ls.series(ls.spectrum, mine, some, **options | {"steps": 7})
     with pytest.raises(StoreError, match="was begun with the weights of"):
         ls.series(ls.spectrum, mine, str(run), **options)
@@ -157,5 +158,5 @@ def test_what_cannot_be_a_series_is_refused_before_anything_is_computed(run, mon
         with pytest.raises(InputError, match=match):
             ls.series(analysis, mine, str(run), **options)
     torch.save({"weight": torch.ones(3)}, run.parent / "other.pt")
-    with pytest.raises(InputError, match=r"other\.pt"):
+    with refused(InputError, "other.pt"):
         ls.series(ls.spectrum, mine, [(run.parent / "other.pt", 1)])

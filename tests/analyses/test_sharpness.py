@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, CLASS_SIZES
+from refusals import refused
 from scipy.optimize import brentq
 from torch import nn
 
@@ -340,7 +341,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
         with pytest.raises(jobs.Interrupted):
             ls.sharpness(objective, **QUICK, out=out)
     assert len(parts) == 2
-    with pytest.raises(StoreError, match=r"with rho=0\.05, now with rho=0\.1"):
+    with refused(StoreError, 0.1, rho=0.05):
         ls.sharpness(objective, **QUICK, rho=0.1, out=out)
     before = len(passes)
     found = ls.sharpness(objective, **QUICK, out=out)
@@ -354,25 +355,25 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rho": 0.0}, "rho must be a positive number, got 0"),
-        ({"rho": math.nan}, "rho must be a positive number, got nan"),
-        ({"sigma": -0.1}, r"sigma must be a positive number, got -0\.1"),
-        ({"sigma": math.inf}, "sigma must be a positive number, got inf"),
-        ({"draws": 0}, "draws must be at least 1, got 0"),
-        ({"ascent_steps": -1}, "ascent_steps must be at least 0, got -1"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"rho": 0.0}, ("rho", 0)),
+        ({"rho": math.nan}, ("rho", "nan")),
+        ({"sigma": -0.1}, ("sigma", -0.1)),
+        ({"sigma": math.inf}, ("sigma", "inf")),
+        ({"draws": 0}, ("draws", 0)),
+        ({"ascent_steps": -1}, ("ascent_steps", -1)),
+        ({"seed": -1}, ("seed", -1)),
     ],
 )
 def test_options_out_of_range_are_named(options, words):
-    with pytest.raises(InputError, match=words):
+    with refused(InputError, *words):
         ls.sharpness(quadratic(), **options)
 
 
 def test_what_has_no_sharpness_is_refused():
-    with pytest.raises(InputError, match=r"weight_decay=0\.1 is for curvature"):
+    with refused(InputError, weight_decay=0.1):
         ls.sharpness(quadratic(weight_decay=0.1))
     biases = CASES["residual-relu"].objective(params="bn1,*.bias")
-    with pytest.raises(InputError, match=r"params='bn1,\*\.bias' takes biases and batch norm only"):
+    with refused(InputError, params="bn1,*.bias"):
         ls.sharpness(biases)
 
 

@@ -1,11 +1,13 @@
 """Fixtures of the command line's tests: how a command is run, and files for it to read."""
 
 import dataclasses
+import functools
 
 import pytest
+from matplotlib.figure import Figure
 from synthetic import classes
 
-from landscape import cli
+from landscape import cli, plots
 from landscape.results import store
 
 
@@ -19,6 +21,25 @@ def run(capsys):
         return code, out, err.splitlines()
 
     return run
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What figures of one result, or of several, are asked for: it, the parts and the options. Nothing is drawn."""
+    found = []
+
+    def in_place_of(figure):
+        @functools.wraps(figure)  # with its arguments, which are options of the command
+        def draw(result, parts, **options):
+            found.append((result, parts, options))
+            return Figure()
+
+        return draw
+
+    for name in ("KIND_FIGURES", "SEVERAL_FIGURES"):
+        kinds = {of: {k: in_place_of(draw) for k, draw in kinds.items()} for of, kinds in getattr(plots, name).items()}
+        monkeypatch.setattr(plots, name, kinds)
+    return found
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 
 from landscape.cli.begin import result_path
 from landscape.errors import InputError
@@ -95,7 +96,7 @@ def test_what_has_no_epoch_has_no_place_on_a_path(kept):
         kept(f"run/net-{e}.pt", e)
     kept("run/ema.pt")
     assert [e for _, e in named("run/*.pt")][:3] == [0, 1, 2]
-    with pytest.raises(InputError, match=r"run/ema\.pt does not say of which epoch it is"):
+    with refused(InputError, "run/ema.pt"):
         path_of_training("run/*.pt")
     kept("other/a.pt")
     kept("other/b.pt")
@@ -109,15 +110,15 @@ def test_a_name_with_brackets_is_a_name_first(kept):
 
 
 def test_what_matches_nothing_is_refused_in_one_line(kept, tmp_path):
-    with pytest.raises(InputError, match=r"run/\*\.pt matches no file"):
+    with refused(InputError, "run/*.pt"):
         checkpoint_list("run/*.pt")
-    with pytest.raises(InputError, match=r"absent\.pt cannot be read: No such file"):
+    with refused(InputError, "absent.pt"):
         checkpoint_list("absent.pt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty is a folder without checkpoints"):
+    with refused(InputError, "empty"):
         checkpoint_list("empty")
     (tmp_path / "empty" / "notes.pt").write_text("not a checkpoint")
-    with pytest.raises(InputError, match=r"notes\.pt is no checkpoint"):
+    with refused(InputError, "notes.pt"):
         checkpoint_list("empty")
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from foreign_files import directions, goldstein, plane_npz, tensors_of
 from made import features, history
-from matplotlib.figure import Figure
 from surfaces import plane_of_two, three_classes, three_lines
 from synthetic import classes
 
@@ -35,14 +34,10 @@ def test_a_figure_of_another_kind_of_result_is_refused(run, file):
     assert (code, err) == (2, [f"landscape: error: {line}"])
 
 
-def test_plot_passes_its_options_on(run, file, tmp_path, monkeypatch):
-    asked = []
-    real = plots.KIND_FIGURES["spectrum"]["density"]
-    recorded = {"density": lambda *args, **options: asked.append((args[1], options)) or real(*args, **options)}
-    monkeypatch.setattr(plots, "KIND_FIGURES", {"spectrum": recorded})
+def test_plot_passes_its_options_on(run, file, tmp_path, asked):
     out = tmp_path / "figure.svg"
     assert run("plot", file, "--parts", "class 2, 0", "--axis", "linear", "--width", "papyan", "-o", out)[0] == 0
-    assert asked == [(["class 2", "class 0"], {"axis": "linear", "width": "papyan"})]
+    assert [given for _, *given in asked] == [[["class 2", "class 0"], {"axis": "linear", "width": "papyan"}]]
     assert out.read_bytes().startswith(b"<?xml")
 
 
@@ -62,38 +57,24 @@ def test_plot_refuses_what_does_not_fit(run, file, words, line):
     assert line in err[0]
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The results that figures of surfaces and trajectories are asked for."""
-    asked = []
-
-    def draw(result, parts, **options):
-        asked.append(result)
-        return Figure()
-
-    names = {kind: {"contour": draw} for kind in ("surface", "trajectory")}
-    monkeypatch.setattr(plots, "KIND_FIGURES", names)
-    return asked
-
-
-def test_a_surface_of_another_program_is_drawn_as_it_is(run, tmp_path, drawn):
+def test_a_surface_of_another_program_is_drawn_as_it_is(run, tmp_path, asked):
     x, y = np.linspace(-1, 1, 5), np.linspace(-2, 2, 9)
     named = tmp_path / "net.t7_weights.h5_[-1.0,1.0,5]x[-2.0,2.0,9].h5"
     goldstein(named, x, y, dir_file="net.t7_weights.h5")
-    for file in (named, plane_npz(tmp_path / "plane.npz")):
-        assert run("plot", file) == (0, f"{file.with_suffix('.contour.png')}\n", [])
-    np.testing.assert_array_equal(drawn[0].loss, surface_files.read(named).loss)
-    assert drawn[1].runs == ("curve", "bend")
+    for file, kind in ((named, "contour"), (plane_npz(tmp_path / "plane.npz"), "path")):
+        assert run("plot", file) == (0, f"{file.with_suffix(f'.{kind}.png')}\n", [])
+    np.testing.assert_array_equal(asked[0][0].loss, surface_files.read(named).loss)
+    assert asked[1][0].runs == ("curve", "bend")
     directions(tmp_path / "d.h5", tensors_of(2.0), tensors_of(0.5, seed=1))
     with h5py.File(tmp_path / "path_proj_lstsq.h5", "w") as root:
         root["proj_xcoord"], root["proj_ycoord"] = [0.0, 1.0], [0.0, -1.0]
     words = ["--dir_file", tmp_path / "d.h5", "--proj-file", tmp_path / "path_proj_lstsq.h5"]
     assert run("plot", named, *words)[0] == 0
-    np.testing.assert_allclose(drawn[2].unit_length, [2.0, 0.5])
-    np.testing.assert_array_equal(drawn[2].mark_position, [[0, 0], [1, -1]])
+    np.testing.assert_allclose(asked[2][0].unit_length, [2.0, 0.5])
+    np.testing.assert_array_equal(asked[2][0].mark_position, [[0, 0], [1, -1]])
 
 
-def test_a_surface_is_drawn_for_any_grouping_and_weighting(run, tmp_path, drawn):
+def test_a_surface_is_drawn_for_any_grouping_and_weighting(run, tmp_path, asked):
     path, ours = tmp_path / "s.h5", three_classes(kind=Trajectory, marks=("a", "b"))
     store.save(path, ours)
     groups = tmp_path / "groups.json"
@@ -104,34 +85,19 @@ def test_a_surface_is_drawn_for_any_grouping_and_weighting(run, tmp_path, drawn)
         ("--groups", groups, "--weights", "balanced"): (str(groups), "balanced"),
         ("--groups", "many-medium-few"): ("many-medium-few", "natural"),
     }
-    for words, asked in cases.items():
+    for words, groups in cases.items():
         assert run("plot", path, *words)[0] == 0
-        assert drawn[-1].parts == regroup(ours, *asked).parts
-        np.testing.assert_array_equal(drawn[-1].loss, regroup(ours, *asked).loss)
+        assert asked[-1][0].parts == regroup(ours, *groups).parts
+        np.testing.assert_array_equal(asked[-1][0].loss, regroup(ours, *groups).loss)
     assert run("plot", path, "--groups", "many-medium-few", "--many", "499", "--few", "51")[0] == 0
-    assert drawn[-1].parts == ("many", "few")
+    assert asked[-1][0].parts == ("many", "few")
 
 
 def test_the_kinds_of_figures_of_several_files_are_those_of_one():
     assert all(set(kinds) <= set(plots.KIND_FIGURES[of]) for of, kinds in plots.SEVERAL_FIGURES.items())
 
 
-@pytest.fixture
-def together(monkeypatch):
-    """What figures of several results are asked for: names, parts, options; nothing is drawn."""
-    asked = []
-
-    def draw(results, parts, **options):
-        asked.append((results, parts, options))
-        return Figure()
-
-    monkeypatch.setattr(
-        plots, "SEVERAL_FIGURES", {of: dict.fromkeys(kinds, draw) for of, kinds in plots.SEVERAL_FIGURES.items()}
-    )
-    return asked
-
-
-def test_several_files_become_one_figure_of_the_parts_that_all_have(run, save, tmp_path, monkeypatch, together):
+def test_several_files_become_one_figure_of_the_parts_that_all_have(run, save, tmp_path, monkeypatch, asked):
     monkeypatch.chdir(tmp_path)
     two, three = (classes(n, steps=8) for n in (2, 3))
     a, b = (save(f"{m}.h5", s, provenance={"method": m}) for m, s in (("ce", two), ("sam", three)))
@@ -148,7 +114,7 @@ def test_several_files_become_one_figure_of_the_parts_that_all_have(run, save, t
     assert run("plot", *lines, "--groups", "all")[0] == 0
     runs = [save(f"{name}/f.h5", features(3, 2)) for name in "xy"]
     assert run("plot", *runs)[:2] == (0, "quality.png\n")
-    assert [(list(results), parts, options) for results, parts, options in together] == [
+    assert [(list(results), parts, options) for results, parts, options in asked] == [
         (["ce", "sam"], ["class 0", "class 1"], {}),
         (["CE", "CE + SAM"], ["class 1"], {"limits": (-100, 100)}),
         ([str(p) for p in planes], ["head", "tail"], {"vmin": 0.1}),
@@ -156,7 +122,7 @@ def test_several_files_become_one_figure_of_the_parts_that_all_have(run, save, t
         ([str(p) for p in lines], ["all"], {}),
         ([str(p) for p in runs], None, {}),
     ]
-    np.testing.assert_array_equal(together[0][0]["sam"].alpha, three.alpha)
+    np.testing.assert_array_equal(asked[0][0]["sam"].alpha, three.alpha)
 
 
 @pytest.mark.parametrize("made", [lambda: classes(2, steps=8), lambda: three_classes(5, 5)])
@@ -166,7 +132,7 @@ def test_several_files_are_drawn(run, save, tmp_path, made):
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_several_files_that_are_no_figure_are_refused_in_one_line(run, save, together):
+def test_several_files_that_are_no_figure_are_refused_in_one_line(run, save, asked):
     a, b, plane, line_of = save("a.h5"), save("b.h5"), save("p.h5", three_classes()), save("l.h5", three_lines())
     nine = [save(f"{k}.h5") for k in range(9)]
     other = save("o.h5", parts=("x", "y", "z"))
@@ -190,7 +156,7 @@ def test_several_files_that_are_no_figure_are_refused_in_one_line(run, save, tog
         code, out, err = run("plot", *words)
         assert (code, out, len(err)) == (2, "", 1), words
         assert line in err[0]
-    assert not together
+    assert not asked
 
 
 @pytest.mark.parametrize("command", ["plot", "compare", "report", "export --to csv"])

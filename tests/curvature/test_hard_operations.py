@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hard import Applied, Bag, Softsign, by_differences, by_rows, layers, matrix, objective_of, relative
+from refusals import refused
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -111,7 +112,7 @@ def test_matrices_of_first_derivatives_need_no_second_ones(name, kind):
 @pytest.mark.parametrize("name", ["once", "cdist"])
 def test_where_there_is_no_second_derivative_the_hessian_is_refused_with_a_remedy_that_works(name):
     objective = objective_of(ONCE[name])
-    with pytest.raises(NumericalError, match=r"no second derivative.*operator='ggn' needs only first"):
+    with refused(NumericalError, operator="ggn"):
         matrix(objective)
 
 
@@ -207,7 +208,7 @@ class Cubed(torch.autograd.Function):
 def test_a_loss_without_a_second_derivative_is_named_and_the_advice_works(loss):
     objective = objective_of(partial(layers, nn.Tanh()), loss=loss)
     for kind in ("hessian", "ggn"):
-        with pytest.raises(NumericalError, match=r"no second derivative.*empirical-fisher"):
+        with refused(NumericalError, "empirical-fisher"):
             ls.spectrum(objective, operator=kind, steps=3, probes=1)
     for kind in ("empirical-fisher", "fisher"):
         exact = by_rows(objective, 0, kind)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from landscape.curvature.lanczos import lanczos, probe, unconverged
 from landscape.errors import InputError
@@ -160,12 +161,12 @@ def test_probes_are_isotropic(distribution):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: run(torch.eye(3), 0), "steps"),
-        (lambda: probe(3, seed=0, number=0, distribution="cauchy"), "choose rademacher, gaussian"),
-        (lambda: probe(3, seed=-1, number=0), "seed"),
-        (lambda: lanczos(lambda V: V, torch.zeros(1, 1, 3), 2), "length zero"),
+        (lambda: run(torch.eye(3), 0), ("steps",)),
+        (lambda: probe(3, seed=0, number=0, distribution="cauchy"), ("rademacher", "gaussian")),
+        (lambda: probe(3, seed=-1, number=0), ("seed",)),
+        (lambda: lanczos(lambda V: V, torch.zeros(1, 1, 3), 2), ("zero",)),
     ],
 )
 def test_bad_input_is_named(call, words):
-    with pytest.raises(InputError, match=words):
+    with refused(InputError, *words):
         call()

@@ -8,6 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from landscape.data.cifar import LAYOUTS
 from landscape.data.datasets import load
@@ -113,7 +114,7 @@ class Malicious:
 def test_a_batch_that_wants_to_run_code_is_refused_and_does_not(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = write("cifar10", cifar_files("cifar10") | {"data_batch_2": pickle.dumps({b"data": Malicious()})})
-    with pytest.raises(DataError, match=r"data_batch_2 is no CIFAR batch: it has no 'labels'"):
+    with refused(DataError, "data_batch_2", "CIFAR", "labels"):
         load("cifar10", root=root)
     assert not (tmp_path / "was-here").exists()
 
@@ -121,21 +122,21 @@ def test_a_batch_that_wants_to_run_code_is_refused_and_does_not(write, tmp_path,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"garbage", "data_batch_1 is no CIFAR batch"),
-        (pickle.dumps([1, 2], protocol=2), "data_batch_1 is no CIFAR batch: it has no 'labels'"),
-        (python3_pickle({"labels": [0], "data": np.zeros((1, 3072), dtype=np.float32)}), "pixels must be uint8"),
-        (python3_pickle({"labels": [0], "data": [0]}), "it has no 'data'"),
+        (b"garbage", ("data_batch_1", "CIFAR")),
+        (pickle.dumps([1, 2], protocol=2), ("data_batch_1", "CIFAR", "labels")),
+        (python3_pickle({"labels": [0], "data": np.zeros((1, 3072), dtype=np.float32)}), ("pixels",)),
+        (python3_pickle({"labels": [0], "data": [0]}), ("data",)),
         (
             python3_pickle({"labels": [0, 1], "data": np.zeros((1, 3072), dtype=np.uint8)}),
-            "2 labels but pixels of",
+            (2,),
         ),
-        (python3_pickle({"labels": [0, 2], "data": np.zeros((2, 3072), dtype=np.uint8)}), "sample 1 has label 2"),
-        (python3_pickle({"labels": [0.5], "data": np.zeros((1, 3072), dtype=np.uint8)}), "not a list of integers"),
-        (python2_pickle({"labels": [0], "data": np.zeros((1, 3072), dtype=np.uint8)})[:-200], "no CIFAR batch"),
+        (python3_pickle({"labels": [0, 2], "data": np.zeros((2, 3072), dtype=np.uint8)}), (1, 2)),
+        (python3_pickle({"labels": [0.5], "data": np.zeros((1, 3072), dtype=np.uint8)}), ("integers",)),
+        (python2_pickle({"labels": [0], "data": np.zeros((1, 3072), dtype=np.uint8)})[:-200], ("CIFAR",)),
     ],
 )
 def test_a_broken_batch_is_refused_in_one_line(write, content, message):
-    with pytest.raises(DataError, match=message) as caught:
+    with refused(DataError, *message) as caught:
         load("cifar10", root=write("cifar10", cifar_files("cifar10") | {"data_batch_1": content}))
     assert "\n" not in str(caught.value)
 
@@ -144,22 +145,22 @@ def test_a_missing_batch_is_named(write):
     files = cifar_files("cifar10")
     root = write("cifar10", files)
     (root / "cifar-10-batches-py" / "data_batch_3").unlink()
-    with pytest.raises(DataError, match=r"cifar-10-batches-py lacks data_batch_3; unpack cifar-10-python.tar.gz again"):
+    with refused(DataError, "cifar-10-batches-py", "data_batch_3", "cifar-10-python.tar.gz"):
         load("cifar10", root=root)
 
 
 def test_a_broken_archive_is_refused(tmp_path):
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"\x1f\x8bnot an archive")
-    with pytest.raises(DataError, match=r"cifar100: cannot read .*cifar-100-python.tar.gz"):
+    with refused(DataError, "cifar-100-python.tar.gz"):
         load("cifar100", root=tmp_path)
 
 
 def test_missing_data_are_looked_for_by_name_and_place(tmp_path):
-    with pytest.raises(DataError, match="cifar10 needs data_root, the folder that holds cifar-10-batches-py"):
+    with refused(DataError, "data_root", "cifar-10-batches-py"):
         load("cifar10")
-    with pytest.raises(DataError, match=r"data_root='.*/none' is not a folder"):
+    with refused(DataError, "data_root"):
         load("cifar10", root=tmp_path / "none")
-    with pytest.raises(DataError, match=rf"neither cifar-10-batches-py/batches.meta nor cifar-10-.* is in {tmp_path}"):
+    with refused(DataError, "cifar-10-batches-py", "batches.meta", "cifar-10", tmp_path):
         load("cifar10", root=tmp_path)
 
 
@@ -231,13 +232,13 @@ def archive(path, members):
 
 def test_a_link_to_nowhere_in_an_archive_is_a_file_that_lacks(tmp_path):
     archive(tmp_path / "cifar-10-python.tar.gz", cifar_files("cifar10") | {"data_batch_3": "nowhere"})
-    with pytest.raises(DataError, match=r"lacks cifar-10-batches-py/data_batch_3; fetch it again"):
+    with refused(DataError, "cifar-10-batches-py", "data_batch_3"):
         load("cifar10", root=tmp_path)
 
 
 def test_an_archive_that_unfolds_to_far_more_than_itself_is_refused(tmp_path):
     archive(tmp_path / "cifar-10-python.tar.gz", {"zeros": bytes(2**27)} | cifar_files("cifar10"))
-    with pytest.raises(DataError, match=r"ClaimError: member '.*' claims 134 MB"):
+    with refused(DataError, "ClaimError", "134 MB"):
         load("cifar10", root=tmp_path)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from landscape.data import datasets
 from landscape.data.datasets import from_dataset, load, long_tailed_counts
@@ -40,12 +41,12 @@ def test_one_class_keeps_all():
 
 @pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
 def test_a_ratio_that_is_no_positive_number_is_refused(ratio):
-    with pytest.raises(InputError, match="imbalance must be a positive number"):
+    with refused(InputError, "imbalance"):
         long_tailed_counts(10, 2, ratio)
 
 
 def test_an_unknown_kind_of_tail_is_refused():
-    with pytest.raises(InputError, match="'linear' is unknown"):
+    with refused(InputError, "linear"):
         long_tailed_counts(10, 2, 10, "linear")
 
 
@@ -81,7 +82,7 @@ def test_the_statistics_of_the_digits_are_those_of_all_images():
 
 
 def test_a_ratio_that_empties_a_class_is_refused():
-    with pytest.raises(InputError, match=r"imbalance=500 leaves class 7 \(7\) no sample: the largest class has 124"):
+    with refused(InputError, 7, 124, imbalance=500):
         load("digits-lt", imbalance=500)
 
 
@@ -142,17 +143,17 @@ def test_normalisation_none_divides_by_255(colours):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("imagnet", "must be imagenet, none or m,m,m/s,s,s; got 'imagnet'"),
-        ("0.5,0.5/0.1,x", "must be imagenet, none or"),
-        ("1,1/1,1/1,1", "must be imagenet, none or"),
-        ("0.5/0.1", "dataset has 2 channels"),
-        ("imagenet", "dataset has 2 channels"),
-        ("0.5,0.5/0.1,0", "standard deviations positive"),
-        ("0.5,nan/0.1,0.1", "means must be finite"),
+        ("imagnet", ("imagnet",)),
+        ("0.5,0.5/0.1,x", ("imagenet", "none")),
+        ("1,1/1,1/1,1", ("imagenet", "none")),
+        ("0.5/0.1", (2,)),
+        ("imagenet", (2,)),
+        ("0.5,0.5/0.1,0", ("positive",)),
+        ("0.5,nan/0.1,0.1", ("means",)),
     ],
 )
 def test_a_normalisation_that_does_not_fit_is_refused(colours, text, message):
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         datasets._normalised(colours, text)
 
 
@@ -186,15 +187,15 @@ def test_subsamples_differ_by_seed():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda s: s.select([0, 6]), InputError, "samples are 0 to 5, asked for 0 to 6"),
-        (lambda s: s.select([-1]), InputError, "asked for -1 to -1"),
-        (lambda s: s.select([]), DataError, r"no sample of dataset \(train\) is selected"),
-        (lambda s: s.subsample(0), InputError, "at least 1, got 0"),
-        (lambda s: s.subsample(1, seed=-1), InputError, "data_seed must not be negative, got -1"),
+        (lambda s: s.select([0, 6]), InputError, (0, 5, 6)),
+        (lambda s: s.select([-1]), InputError, (-1,)),
+        (lambda s: s.select([]), DataError, ("dataset", "train")),
+        (lambda s: s.subsample(0), InputError, (1, 0)),
+        (lambda s: s.subsample(1, seed=-1), InputError, ("data_seed", -1)),
     ],
 )
 def test_a_selection_that_cannot_be_made_is_refused(colours, make, error, message):
-    with pytest.raises(error, match=message):
+    with refused(error, *message):
         make(colours)
 
 
@@ -260,12 +261,12 @@ def test_a_users_images_take_normalisation_and_a_long_tail(own):
 
 
 def test_a_users_callable_without_splits_has_no_test_split(own):
-    with pytest.raises(InputError, match="split='test': own_data:single has no argument 'split'"):
+    with refused(InputError, "own_data", "split", split="test"):
         load(f"{own}:single", split="test")
 
 
 def test_an_error_in_a_users_callable_is_quoted(own):
-    with pytest.raises(InputError, match="dataset='own_data:broken' failed with ValueError: no train"):
+    with refused(InputError, "ValueError", dataset="own_data:broken"):
         load(f"{own}:broken")
 
 
@@ -275,17 +276,17 @@ def test_an_error_in_a_users_callable_is_quoted(own):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mnist", {}, "no data set 'mnist'; choose from digits-lt, cifar10"),
-        ("digits-lt", {"split": "val"}, "split must be train or test, got 'val'"),
-        ("digits-lt", {"image_size": 32}, "image_size=32 does not apply to digits-lt"),
-        ("image-folder", {"train_list": "x"}, "train_list='x' does not apply to image-folder"),
-        ("digits-lt", {"imbalance_type": "cliff"}, "'cliff' is unknown"),
-        ("cifar10", {"root": "here", "imbalance_type": "step"}, "imbalance_type='step' shapes the tail of imbalance"),
-        ("digits-lt", {"seed": -1}, "data_seed must not be negative, got -1"),
+        ("mnist", {}, ("mnist", "digits-lt")),
+        ("digits-lt", {"split": "val"}, ("split", "val")),
+        ("digits-lt", {"image_size": 32}, ("image_size", 32, "digits-lt")),
+        ("image-folder", {"train_list": "x"}, ("train_list", "x", "image-folder")),
+        ("digits-lt", {"imbalance_type": "cliff"}, ("cliff",)),
+        ("cifar10", {"root": "here", "imbalance_type": "step"}, ("imbalance_type", "step")),
+        ("digits-lt", {"seed": -1}, ("data_seed", -1)),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused(name, options, message):
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         load(name, **options)
 
 
@@ -300,10 +301,10 @@ def test_a_label_that_is_no_class_is_named_before_memory_is_taken_for_its_classe
 
 @pytest.mark.parametrize("label", [2**63, -(2**70), 10**40])
 def test_a_label_beyond_64_bits_is_refused(label):
-    with pytest.raises(DataError, match="the label of sample 1 is beyond 64 bits"):
+    with refused(DataError, 1, 64):
         from_dataset([(torch.zeros(2), 0), (torch.zeros(2), label)])
 
 
 def test_names_of_classes_that_no_file_can_hold_are_refused_at_once():
-    with pytest.raises(DataError, match=r"the class name 'a.x00b' holds NUL"):
+    with refused(DataError, r"a\x00b"):
         from_dataset((torch.zeros(2, 2), torch.tensor([0, 1])), class_names=["a\0b", "c"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 from landscape.data import images
 from landscape.data.datasets import load
@@ -87,17 +88,17 @@ def test_a_selection_of_files_has_its_own_fingerprint(pictures):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, DataError, "image-list needs train_list, a file with a line 'path label'"),
-        ({"train_list": "none.txt"}, DataError, "train_list='none.txt' is neither in the current folder nor in"),
-        ({"train_list": "train.txt", "split": "test"}, DataError, "image-list needs test_list"),
-        ({"train_list": "train.txt", "split": "val"}, InputError, "split must be train or test, got 'val'"),
-        ({"train_list": "train.txt", "image_size": 0}, InputError, "image_size must be at least 1 pixel, got 0"),
-        ({"train_list": "bad.txt"}, DataError, r"bad.txt, line 2: expected 'path label', got 'x.png dog'"),
-        ({"train_list": "empty.txt"}, DataError, "empty.txt lists no image"),
+        ({}, DataError, ("image-list", "train_list", "path label")),
+        ({"train_list": "none.txt"}, DataError, ("train_list", "none.txt")),
+        ({"train_list": "train.txt", "split": "test"}, DataError, ("image-list", "test_list")),
+        ({"train_list": "train.txt", "split": "val"}, InputError, ("split", "val")),
+        ({"train_list": "train.txt", "image_size": 0}, InputError, ("image_size", 0)),
+        ({"train_list": "bad.txt"}, DataError, ("bad.txt", 2, "path label", "x.png dog")),
+        ({"train_list": "empty.txt"}, DataError, ("empty.txt",)),
         (
             {"train_list": "train.txt", "test_list": "other.txt", "split": "test"},
             DataError,
-            "other.txt: sample 0 has label 7, classes are 0 to 1",
+            ("other.txt", 0, 7, 1),
         ),
     ],
 )
@@ -105,7 +106,7 @@ def test_a_list_that_does_not_fit_is_refused(pictures, options, error, message):
     (pictures / "bad.txt").write_text("a.png 0\nx.png dog\n")
     (pictures / "empty.txt").write_text("\n")
     (pictures / "other.txt").write_text("a.png 7\n")
-    with pytest.raises(error, match=message):
+    with refused(error, *message):
         load("image-list", root=pictures, **options)
 
 
@@ -113,11 +114,11 @@ def test_a_folder_that_is_not_there_names_those_that_are(pictures):
     with pytest.raises(DataError, match=r"val does not exist; .* holds test, train"):
         load("image-folder", root=pictures, split="val")
     (pictures / "val").mkdir()
-    with pytest.raises(DataError, match=r"val holds no images; expected .*/val/CLASS/IMAGE.jpg"):
+    with refused(DataError, "val/CLASS/IMAGE.jpg"):
         load("image-folder", root=pictures, split="val")
     (pictures / "val" / "fox").mkdir()
     Image.new("RGB", (4, 4)).save(pictures / "val" / "fox" / "x.png")
-    with pytest.raises(DataError, match="there is no training class 'fox'"):
+    with refused(DataError, "fox"):
         load("image-folder", root=pictures, split="val")
 
 
@@ -165,10 +166,10 @@ def test_a_part_within_the_budget_is_kept_whichever_came_before_it(pictures, dec
 def test_an_image_that_cannot_be_read_is_named(pictures):
     samples = load("image-folder", root=pictures)
     (pictures / "train/cat/a.png").write_bytes(b"not a png")
-    with pytest.raises(DataError, match=r"cannot decode .*/train/cat/a.png"):
+    with refused(DataError, "train/cat/a.png"):
         samples.batch(np.array([0]))
     (pictures / "train/cat/a.png").unlink()
-    with pytest.raises(DataError, match=r"a.png.*is data_root right"):
+    with refused(DataError, "a.png", "data_root"):
         _ = samples.fingerprint
 
 
@@ -199,12 +200,12 @@ def test_a_list_with_a_byte_order_mark_is_read(pictures):
 @pytest.mark.parametrize("size", [(1, 10_000), (65_000, 1)])
 def test_a_thin_image_is_refused_before_it_is_resized(tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "thin.png")
-    with pytest.raises(DataError, match=r"cannot decode .*thin.png: ClaimError: the image at"):
+    with refused(DataError, "thin.png", "ClaimError"):
         images.resized(tmp_path / "thin.png", 224)
 
 
 def test_an_image_of_more_pixels_than_there_is_room_for_is_refused(tmp_path, monkeypatch):
     Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
     monkeypatch.setattr(images, "LARGEST", 64 * 64 * 4 - 1)
-    with pytest.raises(DataError, match=r"large.png: ClaimError: the image takes 16.4 kB of memory"):
+    with refused(DataError, "large.png", "ClaimError", "16.4 kB"):
         images.resized(tmp_path / "large.png", 16)

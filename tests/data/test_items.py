@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from landscape.data import items
@@ -126,31 +127,31 @@ def test_declared_labels_that_the_items_contradict_are_not_used(declared):
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        ([], "the data set is empty"),
-        ((torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)), "the data set is empty"),
-        (iter(PAIRS), "list_iterator cannot be read in any order"),
-        (Stream(), r"Stream cannot be read in any order.*__len__ and __getitem__"),
-        (DataLoader(Items(PAIRS)), r"DataLoader cannot be read in any order.*of a DataLoader its .dataset"),
-        (Noisy([0] * 3), "sample 0 differs each time it is read: switch the data set's augmentation off"),
-        ([VECTORS[0]], r"sample 0 must be a pair \(input, label\), got Tensor"),
-        ([*PAIRS, (1, 2, 3)], r"sample 5 must be a pair \(input, label\), got tuple of 3"),
-        ([*PAIRS, (VECTORS[0], 0.5)], "label of sample 5 must be an integer, got 0.5"),
-        ([(VECTORS[0], torch.zeros(3))], r"label of sample 0 must be an integer, got a tensor \(3,\)"),
-        ([*PAIRS, (VECTORS[0], -1)], "dataset: sample 5 has label -1, classes are 0 to 2"),
-        ([(Image.new("RGB", (2, 2)), 0)], "input of sample 0 must be a tensor or an array of numbers, got Image"),
-        ([*PAIRS, (torch.zeros(3), 0)], r"sample 0 is torch.float32 \(2,\), sample 5 is torch.float32 \(3,\)"),
-        (Items({1: 2}), "the data set cannot be read: KeyError: 0"),
-        ((torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64)), r"2 labels for inputs of shape \(3, 2\)"),
-        ((torch.zeros(3, 2), torch.zeros(3)), "labels must be a vector of integers, got torch.float32"),
-        (TensorDataset(torch.zeros(3), torch.zeros(3), torch.zeros(3)), "has two, inputs and labels; got 3"),
-        (Items(PAIRS, classes=["x", "y"]), "sample 3 has label 2, classes are 0 to 1"),
-        (Items(PAIRS, classes=3), "classes of dataset must be a list of names, got 3"),
-        (Items(PAIRS, class_counts=[1.5, 1, 1]), "class_counts of dataset must be one count per class"),
-        (Items(PAIRS, classes="xyz"), "classes of dataset must be a list of names, got 'xyz'"),
-        (Items(PAIRS, classes=["x"] * 3, class_counts=[1] * 4), "3 class names but 4 class counts"),
+        ([], ("empty",)),
+        ((torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)), ("empty",)),
+        (iter(PAIRS), ("list_iterator",)),
+        (Stream(), ("Stream", "__len__", "__getitem__")),
+        (DataLoader(Items(PAIRS)), ("DataLoader",)),
+        (Noisy([0] * 3), (0,)),
+        ([VECTORS[0]], (0,)),
+        ([*PAIRS, (1, 2, 3)], (5, 3)),
+        ([*PAIRS, (VECTORS[0], 0.5)], (5, 0.5)),
+        ([(VECTORS[0], torch.zeros(3))], (0, 3)),
+        ([*PAIRS, (VECTORS[0], -1)], (5, -1, 0, 2)),
+        ([(Image.new("RGB", (2, 2)), 0)], (0,)),
+        ([*PAIRS, (torch.zeros(3), 0)], (0, "torch.float32", 2, 5, 3)),
+        (Items({1: 2}), ("KeyError", 0)),
+        ((torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64)), (2, 3)),
+        ((torch.zeros(3, 2), torch.zeros(3)), ("labels", "torch.float32")),
+        (TensorDataset(torch.zeros(3), torch.zeros(3), torch.zeros(3)), (3,)),
+        (Items(PAIRS, classes=["x", "y"]), (3, 2, 0, 1)),
+        (Items(PAIRS, classes=3), ("dataset", 3)),
+        (Items(PAIRS, class_counts=[1.5, 1, 1]), ("class_counts", "dataset")),
+        (Items(PAIRS, classes="xyz"), ("dataset", "xyz")),
+        (Items(PAIRS, classes=["x"] * 3, class_counts=[1] * 4), (3, 4)),
     ],
 )
 def test_data_that_cannot_be_used_are_refused_in_one_line(dataset, message):
-    with pytest.raises(DataError, match=message) as caught:
+    with refused(DataError, *message) as caught:
         from_dataset(dataset)
     assert "\n" not in str(caught.value)

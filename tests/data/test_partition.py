@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from landscape.data.partition import LEFT_OUT, Partition
 from landscape.errors import DataError, InputError
@@ -120,41 +121,41 @@ def test_coarsening_keeps_left_out_samples_out():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Partition.by_class(np.array([0, 5]), NAMES), DataError, "between 0 and 4, got 0 to 5"),
-        (lambda: Partition.by_class(np.array([-1, 0]), NAMES), DataError, "between 0 and 4, got -1 to 0"),
-        (lambda: Partition.by_class(np.array([0.0]), NAMES), DataError, "labels must be integers, got float64"),
-        (lambda: Partition.by_class(LABELS, ["a"] * 5), InputError, "names of parts must differ"),
-        (lambda: Partition.from_index(np.array([0, 2]), ("x", "y")), InputError, "between -1 and 1, got 0 to 2"),
-        (lambda: Partition.from_index(np.array([-2]), ("x",)), InputError, "got -2 to -2"),
+        (lambda: Partition.by_class(np.array([0, 5]), NAMES), DataError, (0, 4, 5)),
+        (lambda: Partition.by_class(np.array([-1, 0]), NAMES), DataError, (0, 4, -1)),
+        (lambda: Partition.by_class(np.array([0.0]), NAMES), DataError, ("labels", "float64")),
+        (lambda: Partition.by_class(LABELS, ["a"] * 5), InputError, ("parts",)),
+        (lambda: Partition.from_index(np.array([0, 2]), ("x", "y")), InputError, (-1, 1, 0, 2)),
+        (lambda: Partition.from_index(np.array([-2]), ("x",)), InputError, (-2,)),
         (
             lambda: Partition.from_index(np.array([0.0, 1.0]), ("x", "y")),
             InputError,
-            "vector of integers, got float64",
+            ("integers", "float64"),
         ),
-        (lambda: Partition.from_index(np.array([[0]]), ("x",)), InputError, "vector of integers"),
-        (lambda: Partition.by_groups(LABELS, {}, 5), InputError, "no groups"),
-        (lambda: Partition.by_groups(LABELS, {"x": []}, 5), InputError, "'x' has no classes"),
-        (lambda: Partition.by_groups(LABELS, {"x": [5]}, 5), InputError, "5 is not a class; classes are 0 to 4"),
-        (lambda: Partition.by_groups(LABELS, {"x": [True]}, 5), InputError, "True is not a class"),
-        (lambda: Partition.by_groups(LABELS, {"x": [1], "y": [1]}, 5), InputError, "class 1 is in two groups"),
-        (lambda: frequency("many-medium-few", many=10, few=12), InputError, "must not exceed many"),
-        (lambda: frequency("head-tail", ends=3), InputError, "need 1 to 2: there are 5"),
-        (lambda: frequency("head-tail", ends=0), InputError, "need 1 to 2"),
-        (lambda: Partition.by_class(LABELS, NAMES).select("fox"), InputError, "no part 'fox'; choose from ant"),
-        (lambda: Partition.by_class(LABELS, NAMES).select("5"), InputError, "no part '5'"),
-        (lambda: Partition.by_class(LABELS, NAMES).select("-1"), InputError, "no part '-1'"),
-        (lambda: Partition.by_class(LABELS, NAMES).select("0,ant"), InputError, "'ant' is named twice"),
-        (lambda: Partition.by_class(LABELS, NAMES).coarsen({"x": ["fox"]}), InputError, "no part 'fox' to join"),
+        (lambda: Partition.from_index(np.array([[0]]), ("x",)), InputError, ("integers",)),
+        (lambda: Partition.by_groups(LABELS, {}, 5), InputError, ("groups",)),
+        (lambda: Partition.by_groups(LABELS, {"x": []}, 5), InputError, ("x",)),
+        (lambda: Partition.by_groups(LABELS, {"x": [5]}, 5), InputError, (5, 0, 4)),
+        (lambda: Partition.by_groups(LABELS, {"x": [True]}, 5), InputError, (True,)),
+        (lambda: Partition.by_groups(LABELS, {"x": [1], "y": [1]}, 5), InputError, (1,)),
+        (lambda: frequency("many-medium-few", many=10, few=12), InputError, ("many",)),
+        (lambda: frequency("head-tail", ends=3), InputError, (1, 2, 5)),
+        (lambda: frequency("head-tail", ends=0), InputError, (1, 2)),
+        (lambda: Partition.by_class(LABELS, NAMES).select("fox"), InputError, ("fox",)),
+        (lambda: Partition.by_class(LABELS, NAMES).select("5"), InputError, (5,)),
+        (lambda: Partition.by_class(LABELS, NAMES).select("-1"), InputError, (-1,)),
+        (lambda: Partition.by_class(LABELS, NAMES).select("0,ant"), InputError, ("ant",)),
+        (lambda: Partition.by_class(LABELS, NAMES).coarsen({"x": ["fox"]}), InputError, ("fox",)),
         (
             lambda: Partition.by_class(LABELS, NAMES).coarsen({"x": ["bee"], "y": ["bee"]}),
             InputError,
-            "'bee' is in two groups",
+            ("bee",),
         ),
-        (lambda: Partition.by_class(LABELS, NAMES).coarsen({"x": []}), InputError, "'x' joins no parts"),
+        (lambda: Partition.by_class(LABELS, NAMES).coarsen({"x": []}), InputError, ("x",)),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(make, error, message):
-    with pytest.raises(error, match=message) as caught:
+    with refused(error, *message) as caught:
         make()
     assert "\n" not in str(caught.value)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from task_cases import LONG, padded
 from torch import nn
 from torch.utils.data import (
@@ -201,5 +202,5 @@ def test_equal_values_are_in_one_quantile_and_too_many_of_them_are_refused():
     assert ls.Partition.by_quantiles(values, 2).part_of.tolist() == [0, 0, 0, 1, 1, 1]
     with pytest.raises(InputError, match="so often equal"):
         ls.Partition.by_quantiles(np.ones(6), 2)
-    with pytest.raises(InputError, match="sample 1 has a value that is not finite"):
+    with refused(InputError, "sample", 1):
         ls.Partition.by_quantiles(np.array([0.0, np.nan]), 2)

@@ -24,7 +24,7 @@ def test_a_figure_that_shows_something_else_is_named_with_what_changed(gallery):
     gallery["check"].__globals__["figures"] = lambda: iter([("overlap", draw)])
     with pytest.raises(SystemExit) as stopped:
         gallery["check"](before)
-    first, *wrong = str(stopped.value).splitlines()
+    _, *wrong = str(stopped.value).splitlines()
     assert [line.split(":")[0] for line in wrong][:2] == [
         "a figure that is no more",
         "a figure that is no more-light.png is missing",

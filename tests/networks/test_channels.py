@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from permuting import Net, made, move, normal
+from refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
@@ -307,16 +308,16 @@ def test_a_tensor_with_two_names_follows_under_both():
     [
         (
             lambda net, x: net.head(F.pixel_shuffle(net.conv(x), 2).repeat(1, 4, 1, 1)),
-            "uses the operation 'pixel_shuffle', .*match",
+            ("pixel_shuffle",),
         ),
-        (lambda net, x: net.head(net.conv(x).sort(1).values), "uses the operation 'sort'"),
-        (lambda net, x: net.head(net.conv(x)) if x.mean() > 0 else x, "cannot be traced .*; leave out match"),
-        (lambda net, x: "logits", "returned str, expected a tensor"),
+        (lambda net, x: net.head(net.conv(x).sort(1).values), ("sort",)),
+        (lambda net, x: net.head(net.conv(x)) if x.mean() > 0 else x, ("match",)),
+        (lambda net, x: "logits", ("str",)),
     ],
 )
 def test_what_cannot_be_followed_is_refused_by_name(forward, message):
     model = made(lambda: Net(forward, conv=conv(2, 4), head=head(4)))
-    with pytest.raises(InputError, match=message) as refusal:
+    with refused(InputError, *message) as refusal:
         matching.groups(model, normal(2, *IMAGES[1:]))
     assert "\n" not in str(refusal.value)
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from refusals import refused
 from torch import nn
 
 from landscape.errors import InputError, StoreError
@@ -137,14 +138,14 @@ def test_a_key_may_go_into_nested_mappings_and_prefixes(saved):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("states", r"leads nowhere in .*: no 'states' in 'state_dict' \(dict\), 'epoch' \(int\)"),
-        ("epoch.x", "leads nowhere in .*: before 'x' stands one int"),
-        ("epoch", "no weights in ckpt_key='epoch' of .*, which holds one int"),
+        ("states", ("states", "state_dict", "epoch")),
+        ("epoch.x", ("x",)),
+        ("epoch", ("ckpt_key", "epoch")),
     ],
 )
 def test_a_key_that_leads_nowhere_says_what_is_there(key, message, saved):
     path = saved({"state_dict": STATE, "epoch": 3})
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         checkpoints.read(path, key=key)
 
 
@@ -396,26 +397,22 @@ def test_parameters_are_read_as_plain_tensors(saved):
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        ({"counts": {"train": [1, np.int64(2)]}}, r"meta\['counts'\]\['train'\]\[1\] is .*2.* of type int64"),
-        ({"loss": float("nan")}, r"meta\['loss'\] is nan of type float"),
-        ({"counts": {0: 3}}, r"meta\['counts'\] is {0: 3} of type dict"),
+        ({"counts": {"train": [1, np.int64(2)]}}, ("counts", "train", 1, 2)),
+        ({"loss": float("nan")}, ("loss",)),
+        ({"counts": {0: 3}}, ("counts", 0, 3)),
     ],
 )
 def test_meta_that_json_cannot_hold_is_refused_with_its_place(meta, message, tmp_path):
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         checkpoints.write(tmp_path / "last.pt", STATE, meta)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path, full_disk):
     path = tmp_path / "last.pt"
     checkpoints.write(path, STATE, {"epoch": 1})
 
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match=r"last.pt cannot be written: No space left on device"):
+    with refused(StoreError, "last.pt", "No space left on device"), full_disk():
         checkpoints.write(path, EMA, {"epoch": 2})
     assert checkpoints.read(path).meta == {"epoch": 1}
     assert os.listdir(tmp_path) == ["last.pt"]
@@ -429,7 +426,7 @@ def test_a_disk_that_fills_while_tensors_are_written_is_said_with_its_remedy(tmp
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
     try:
-        with pytest.raises(StoreError, match=r"last.pt cannot be written: File too large; free some space"):
+        with refused(StoreError, "last.pt", "File too large"):
             checkpoints.write(path, {f"{i}.weight": torch.zeros(2**14) for i in range(4)}, {"epoch": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -439,7 +436,7 @@ def test_a_disk_that_fills_while_tensors_are_written_is_said_with_its_remedy(tmp
 
 
 def test_a_folder_that_is_missing_cannot_be_written_to(tmp_path):
-    with pytest.raises(StoreError, match="cannot be written: No such file or directory"):
+    with refused(StoreError, "No such file or directory"):
         checkpoints.write(tmp_path / "runs" / "last.pt", STATE, {})
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from landscape.errors import InputError, NumericalError
 from landscape.networks import class_means
@@ -91,13 +92,13 @@ def test_classes_that_cannot_be_compared_have_no_quality():
 
 def test_features_that_do_not_fit_are_refused():
     x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
-    with pytest.raises(InputError, match="quality_form"):
+    with refused(InputError, "quality_form"):
         class_means.feature_quality(x, y, 2, form="other")
     with pytest.raises(InputError, match=r"must be \(N, F\)"):
         class_means.feature_quality(x, y[:3], 2)
     with pytest.raises(InputError, match="labels are 0 to 0"):
         class_means.feature_quality(x, y, 1)
-    with pytest.raises(NumericalError, match="not finite"):
+    with refused(NumericalError, "finite"):
         class_means.feature_quality(x.index_fill(0, torch.tensor(1), torch.nan), y, 2)
 
 
@@ -242,12 +243,12 @@ def test_a_direction_of_rounding_is_not_divided_by():
 
 
 def test_passes_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="no features"):
+    with refused(InputError, "features"):
         Sums(3).means()
-    with pytest.raises(InputError, match="labels are 0 to 2, got -1"):
+    with refused(InputError, 0, 2, -1):
         Sums(3).add(torch.ones(1, 2), torch.tensor([-1]))
     features, labels, _ = clouds()
-    with pytest.raises(InputError, match=r"the classifier's weight is \(4, 5\), the class means are \(4, 6\)"):
+    with refused(InputError, 4, 5, 6):
         measured(features, labels, np.ones((4, 5)))
     means = Means(
         counts=torch.tensor([1]),

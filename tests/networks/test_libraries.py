@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from refusals import refused
 from torch import nn
 
 import landscape as ls
@@ -74,18 +75,18 @@ def test_a_constructor_data_and_a_loss_take_plain_arguments(here):
     "text", ["__import__('os').system('true')", "width=4", "**{}", "x.y)", "[i for i in ()])", "4) + (5)", "(" * 500]
 )
 def test_what_is_no_plain_value_is_refused_and_not_run(here, text):
-    with pytest.raises(InputError, match="plain values"):
+    with refused(InputError, "values"):
         resolve_call(f"made_by_name:net({text}", "model")
 
 
-def test_timm_makes_a_model_for_the_classes_and_downloads_nothing(monkeypatch):
+def test_timm_makes_a_model_for_the_classes_and_downloads_nothing(monkeypatch, without):
     asked = {}
     library = SimpleNamespace(create_model=lambda name, **options: asked.update(options, name=name) or nn.Linear(3, 2))
     monkeypatch.setitem(sys.modules, "timm", library)
     models.build("timm:resnet18(in_chans=1)", 7)
     assert asked == {"name": "resnet18", "num_classes": 7, "in_chans": 1, "pretrained": False}
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(InputError, match="needs the package timm"):
+    without("timm")
+    with refused(InputError, "timm"):
         models.build("timm:resnet18", 7)
 
 
@@ -147,7 +148,7 @@ def test_an_adapter_is_read_with_its_base_and_its_own_parameters_vary(here):
     assert objective.layout.size == 32  # rank 2 of a map from 8 to 8
     assert all("lora_" in name for name in objective.layout.names)
     os.rename("base", "gone")
-    with pytest.raises(InputError, match="no folder here"):
+    with refused(InputError, "folder"):
         ls.load_objective("adapter", dataset=DOCUMENTS, task="next-token")
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
 from landscape.errors import InputError
@@ -210,18 +211,18 @@ def test_the_loss_has_the_type_of_the_logits(name, logits):
 
 @pytest.mark.parametrize("name", ["ldam", "logit-adjust", "vs", "balanced"])
 def test_a_class_without_training_samples_is_named(name):
-    with pytest.raises(InputError, match=f"loss='{name}' needs .* class 1 has none"):
+    with refused(InputError, 1, loss=name):
         losses.build(name, np.array([5, 0, 3]))
 
 
 @pytest.mark.parametrize("name", ["ldam", "logit-adjust", "vs", "balanced"])
 def test_a_model_with_other_classes_is_refused(name):
-    with pytest.raises(InputError, match="4 outputs, the data 3 classes"):
+    with refused(InputError, "outputs", 4, "classes", 3):
         losses.build(name, COUNTS)(torch.zeros(2, 4), torch.tensor([0, 1]))
 
 
 def test_an_unknown_loss_is_refused_with_the_choices():
-    with pytest.raises(InputError, match="no loss 'hinge'; choose from ce, focal, ldam, logit-adjust, vs, balanced or"):
+    with refused(InputError, "hinge", "logit-adjust"):
         losses.build("hinge", COUNTS)
 
 
@@ -235,7 +236,7 @@ def test_an_unknown_loss_is_refused_with_the_choices():
     ],
 )
 def test_an_option_of_another_loss_is_refused(name, option, choice):
-    with pytest.raises(InputError, match=f"loss='{name}' has no option {option}; its options: {choice}$"):
+    with refused(InputError, option, choice, loss=name):
         losses.build(name, COUNTS, **{option: 1.0})
 
 
@@ -252,14 +253,12 @@ def test_an_option_of_another_loss_is_refused(name, option, choice):
     ],
 )
 def test_an_option_out_of_its_range_is_refused(name, option, value):
-    with pytest.raises(
-        InputError, match=f"{option} of loss='{name}' must be a finite number of at least 0, got {value}"
-    ):
+    with refused(InputError, option, 0, value, loss=name):
         losses.build(name, COUNTS, **{option: value})
 
 
 def test_options_of_a_users_loss_are_refused():
-    with pytest.raises(InputError, match="without options, got tau"):
+    with refused(InputError, "tau"):
         losses.build("own_loss:hinge", COUNTS, tau=1.0)
 
 

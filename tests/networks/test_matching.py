@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from permuting import Net, made, move, normal
+from refusals import refused
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
@@ -300,29 +301,29 @@ def test_shared_parameters_move_together_and_must_be_shared_by_both():
     apart = made(lambda: nn.Sequential(*(nn.Linear(a, b) for a, b in ((4, 5), (5, 5), (5, 5), (5, 3)))))
     alike = nn.Sequential(*(nn.Linear(a, b) for a, b in ((4, 5), (5, 5), (5, 5), (5, 3)))).double()
     alike[2].weight = alike[1].weight
-    with pytest.raises(InputError, match="share parameters differently; leave out match"):
+    with refused(InputError, "match"):
         matching.match(apart, alike, [normal(3, 4)])
 
 
 def test_networks_of_different_architecture_are_refused():
     wider = nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3))
-    with pytest.raises(InputError, match=r"0.weight is \(6, 4\) in the first and \(7, 4\) in the second; leave out"):
+    with refused(InputError, "0.weight", 6, 4, 7):
         matching.match(mlp(), wider, [normal(3, 4)])
-    with pytest.raises(InputError, match=r"1.weight is \(5,\) in the first and not there in the second"):
+    with refused(InputError, "1.weight", 5):
         matching.match(nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5)), nn.Sequential(nn.Linear(4, 5)), [normal(3, 4)])
 
 
 @pytest.mark.parametrize(
     ("batches", "kind", "message"),
     [
-        ([], DataError, "no samples to match channels on"),
-        ([normal(0, 4)], DataError, "no samples to match channels on"),
-        ([(normal(2, 4), torch.zeros(2))], InputError, "one tensor each, not on tuple"),
-        ([normal(2, 3)], InputError, "cannot be traced .*; leave out match"),
+        ([], DataError, ("samples",)),
+        ([normal(0, 4)], DataError, ("samples",)),
+        ([(normal(2, 4), torch.zeros(2))], InputError, ("tuple",)),
+        ([normal(2, 3)], InputError, ("match",)),
     ],
 )
 def test_batches_that_do_not_fit_are_refused(batches, kind, message):
-    with pytest.raises(kind, match=message):
+    with refused(kind, *message):
         matching.match(made(mlp), made(mlp), batches)
 
 
@@ -337,7 +338,7 @@ def test_empty_batches_between_others_are_passed_over():
 def test_a_network_that_diverged_is_refused(name, value):
     diverged = made(mlp)
     diverged.state_dict()[name].fill_(value)
-    with pytest.raises(NumericalError, match="not finite"):
+    with refused(NumericalError, "finite"):
         matching.match(made(mlp), diverged, [normal(9, 4)])
 
 
@@ -354,11 +355,11 @@ def test_a_network_that_hides_what_it_does_is_refused():
 
 
 def test_networks_without_shapes_or_that_refuse_to_be_copied_are_refused():
-    with pytest.raises(InputError, match=r"0\.weight of the network has no shape yet: pass a batch"):
+    with refused(InputError, "0.weight"):
         matching.match(nn.Sequential(nn.LazyLinear(3)), nn.Sequential(nn.LazyLinear(3)), [normal(9, 4)])
     holding = made(mlp)
     holding.lock = Lock()
-    with pytest.raises(InputError, match=r"cannot be copied .*TypeError: cannot pickle .*; leave out match"):
+    with refused(InputError, "TypeError"):
         matching.match(made(mlp), holding, [normal(9, 4)])
 
 

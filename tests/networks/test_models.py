@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 from torch.func import functional_call, grad, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -138,17 +139,17 @@ def test_the_hessian_product_of_a_network_with_a_cosine_head_exists():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnet18", 10), "no model .resnet18.; did you mean .* choose from small-resnet, .* or package"),
-        (("resnet20", 0), "at least one class and one channel, got 0 and None"),
-        (("resnet20", 10, 0), "at least one class and one channel, got 10 and 0"),
-        (("resnet20", 10, 3, False, 16.0), "scale 16 belongs to a cosine classifier: pass cosine=True"),
-        (("resnet20", 10, 3, True, float("inf")), "must be positive and finite, got inf"),
-        (("nets:small", 10, 3, True), "cosine=True is for the models .*; nets:small brings its own classifier"),
+        (("resnet18", 10), ("resnet18", "small-resnet")),
+        (("resnet20", 0), (0,)),
+        (("resnet20", 10, 0), (10, 0)),
+        (("resnet20", 10, 3, False, 16.0), ("cosine", True, 16)),
+        (("resnet20", 10, 3, True, float("inf")), ("inf",)),
+        (("nets:small", 10, 3, True), ("cosine", True)),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments, message):
     options = dict(zip(("name", "n_classes", "in_channels", "cosine", "scale"), arguments, strict=False))
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         models.build(**options)
 
 
@@ -181,14 +182,14 @@ def test_a_users_model_is_told_the_number_of_classes_if_it_asks(name, n_out):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("greedy", r"model='users_nets:greedy' fails: TypeError: greedy\(\) missing 1 required .* 'width'"),
-        ("broken", "model='users_nets:broken' fails: RuntimeError: two lines$"),
-        ("text", "model='users_nets:text' returned str: it must return a torch.nn.Module"),
-        ("absent", "users_nets has no 'absent'"),
+        ("greedy", ("model", "users_nets:greedy", "TypeError", "greedy", 1, "width")),
+        ("broken", ("model", "users_nets:broken", "RuntimeError")),
+        ("text", ("model", "users_nets:text", "it", "torch.nn")),
+        ("absent", ("users_nets", "absent")),
     ],
 )
 def test_a_users_model_that_cannot_be_made_is_refused_with_the_reason(name, message):
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         models.build(f"users_nets:{name}", 7)
 
 
@@ -218,20 +219,20 @@ def test_logits_are_found_in_what_a_model_returns(output, index):
 @pytest.mark.parametrize(
     ("output", "index", "message"),
     [
-        (FEATURES, None, r"returned \(4, 8\): expected logits \(batch, 5\)"),
-        (LOGITS[0], None, r"returned \(5,\): expected logits"),
-        (LOGITS, 0, "logits_index=0 was given, but the model returns a single tensor"),
-        ((torch.zeros(4, 5), LOGITS), None, r"0: \(4, 5\), 1: \(4, 5\): choose the logits by logits_index, 0 or 1"),
-        ((FEATURES, LOGITS), 0, r"choose the logits by logits_index, 1, not 0"),
-        ((FEATURES, LOGITS), 2, r"choose the logits by logits_index, 1, not 2"),
-        ((FEATURES, None), None, r"0: \(4, 8\), 1: NoneType: none is logits \(batch, 5\)"),
-        ((FEATURES, None), 0, "none is logits"),
-        ((), None, "returned nothing: none is logits"),
-        ("logits", None, "returned str: expected logits"),
+        (FEATURES, None, (4, 8, 5)),
+        (LOGITS[0], None, (5,)),
+        (LOGITS, 0, ("logits_index", 0)),
+        ((torch.zeros(4, 5), LOGITS), None, (0, 4, 5, 1, "logits_index")),
+        ((FEATURES, LOGITS), 0, ("logits_index", 1, 0)),
+        ((FEATURES, LOGITS), 2, ("logits_index", 1, 2)),
+        ((FEATURES, None), None, (0, 4, 8, 1, "NoneType", 5)),
+        ((FEATURES, None), 0, ("logits",)),
+        ((), None, ("nothing",)),
+        ("logits", None, ("str", "logits")),
     ],
 )
 def test_outputs_without_clear_logits_are_refused_with_their_shapes(output, index, message):
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         models.logits_of(output, 5, index)
 
 

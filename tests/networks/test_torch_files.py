@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from landscape.networks import torch_files
 from landscape.results import disk
@@ -165,7 +166,7 @@ def test_a_flipped_bit_in_a_tensor_is_noticed():
 
 def test_compressed_members_may_not_unfold_to_more_than_the_file():
     bomb = archive(view(numel=2**20), 2**22, compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(disk.ClaimError, match=r"the archive claims 4\.19 MB, for which the file holds"):
+    with refused(disk.ClaimError, "4.19 MB"):
         torch_files.read_zip(bomb)
 
 
@@ -194,7 +195,7 @@ def test_the_old_format_is_bounded_by_its_file(tmp_path):
     whole = path.read_bytes()
     assert whole.count(struct.pack("<H", 300)) == 3  # numbers in the storage, the tensor's size, and before the bytes
     path.write_bytes(whole.replace(b"M\x2c\x01", b"M\xff\xff"))
-    with pytest.raises(disk.ClaimError, match="its tensors claims 262 kB"), open(path, "rb") as file:
+    with refused(disk.ClaimError, "262 kB"), open(path, "rb") as file:
         torch_files.read_legacy(file)
 
 

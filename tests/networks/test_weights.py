@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 
 import landscape as ls
@@ -254,7 +255,7 @@ def test_weights_under_one_of_several_prefixes_are_pointed_out(model):
     assert f"{len(model.state_dict())} of the model's" in message
     assert "stand under 'encoder_q.': pass ckpt_key='encoder_q'" in message
     below = {f"module.{name}": tensor for name, tensor in state.items()}
-    with pytest.raises(InputError, match=r"pass ckpt_key='net\.module.encoder_q'"):
+    with refused(InputError, ckpt_key="net.module.encoder_q"):
         weights.load_weights(model, below, key="net")
 
 
@@ -324,5 +325,5 @@ def test_a_shared_tensor_may_be_there_once():
 def test_a_shared_tensor_with_two_values_is_refused():
     model = Two()
     state = {n: t + (n == "b.weight") for n, t in model.state_dict().items()}
-    with pytest.raises(InputError, match=r"features\.0\.weight and b\.weight are one tensor in the model"):
+    with refused(InputError, "features.0.weight", "b.weight"):
         weights.load_weights(model, state)

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 
 import landscape as ls
@@ -142,33 +143,33 @@ class Raises(nn.Sequential):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (Locked, "cannot be copied: TypeError"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), r"1\.weight of the model has no shape yet"),
-        (lambda: mlp(nn.Tanh()).to("meta"), "meta device"),
-        (complex_parameter, "phase of the model is complex"),
-        (scripted, "TorchScript"),
-        (BatchAsTime, "depends on the other samples"),
-        (lambda: Raises(KeyError("pixels")), "the model or the loss fails on inputs of shape .*KeyError: 'pixels'"),
-        (lambda: Raises(AssertionError()), "AssertionError"),
+        (Locked, ("TypeError",)),
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), ("1.weight",)),
+        (lambda: mlp(nn.Tanh()).to("meta"), ("meta",)),
+        (complex_parameter, ("phase",)),
+        (scripted, ("TorchScript",)),
+        (BatchAsTime, ("samples",)),
+        (lambda: Raises(KeyError("pixels")), ("KeyError", "pixels")),
+        (lambda: Raises(AssertionError()), ("AssertionError",)),
     ],
     ids=["lock", "lazy", "meta", "complex", "script", "batch as time", "KeyError", "AssertionError"],
 )
 def test_an_unfit_model_is_refused_in_a_line(make, words):
-    with pytest.raises(InputError, match=words) as caught:
+    with refused(InputError, *words) as caught:
         Case(make).objective()
     assert "\n" not in str(caught.value)
 
 
 def test_what_a_model_raises_at_a_later_sample_is_named_too():
     model = Raises(AssertionError("too many"), when=lambda x: len(x) == 9)
-    with pytest.raises(InputError, match=r"fails on inputs of shape .*AssertionError: too many"):
+    with refused(InputError, "AssertionError"):
         _ = Case(lambda: model).objective(batch_size=9).evaluation
 
 
 def test_a_first_class_of_one_sample_hides_no_coupling():
     model = nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten(), nn.Linear(18, 3))
     data = (torch.randn(7, 2, 3, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 1, 2, 2, 2]))
-    with pytest.raises(InputError, match="depends on the other samples"):
+    with refused(InputError, "samples"):
         ls.load_objective(model=model, dataset=data, partition="class")
 
 
@@ -233,14 +234,14 @@ def test_a_caller_may_have_switched_gradients_off():
 
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
 def test_a_weight_decay_that_is_none_is_refused(value):
-    with pytest.raises(InputError, match="weight_decay"):
+    with refused(InputError, "weight_decay"):
         Case(lambda: mlp(nn.Tanh())).objective(weight_decay=value)
 
 
 def test_a_group_that_is_named_twice_is_refused(tmp_path):
     (tmp_path / "groups.json").write_text('{"a": [0], "a": [1]}')
     samples = datasets.from_dataset((torch.ones(3, 2), torch.tensor([0, 1, 2])))
-    with pytest.raises(InputError, match="'a' is there twice"):
+    with refused(InputError, "'a'"):
         make_partition(samples, str(tmp_path / "groups.json"))
 
 

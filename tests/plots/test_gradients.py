@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from made import THREE, gradients, many
 from matplotlib.collections import PathCollection
+from refusals import refused
 
 from landscape import plots
 from landscape.errors import InputError
@@ -219,16 +220,16 @@ def test_two_runs_share_one_scale_and_one_legend():
 @pytest.mark.parametrize(
     ("draw", "words"),
     [
-        (lambda g: plots.cosine_map(g, ["cat"]), "no part 'cat'; there are class 0"),
-        (lambda g: plots.decomposition(g, []), "there is no part to draw"),
-        (lambda g: plots.gradient_norms(g, point="last"), "no checkpoint 'last'; there are epoch-3"),
-        (plots.gradient_epochs, "one checkpoint shows no course over epochs"),
-        (lambda g: plots.gradient_cosines({}), "there is no run to draw"),
-        (lambda g: plots.gradient_epochs(many(3, epochs=(1, 1))), "several checkpoints are of one epoch"),
+        (lambda g: plots.cosine_map(g, ["cat"]), ("cat", 0)),
+        (lambda g: plots.decomposition(g, []), ("part",)),
+        (lambda g: plots.gradient_norms(g, point="last"), ("last", "epoch-3")),
+        (plots.gradient_epochs, ("epochs",)),
+        (lambda g: plots.gradient_cosines({}), ("run",)),
+        (lambda g: plots.gradient_epochs(many(3, epochs=(1, 1))), ("epoch",)),
     ],
 )
 def test_what_cannot_be_drawn_is_named(draw, words):
-    with pytest.raises(InputError, match=words):
+    with refused(InputError, *words):
         draw(many(3))
 
 

@@ -11,6 +11,7 @@ import pytest
 import seaborn
 from matplotlib import rcParams
 from matplotlib.image import imread
+from refusals import refused
 from scipy.integrate import trapezoid
 from synthetic import bulk, classes, spectrum_of
 
@@ -152,7 +153,7 @@ def test_the_map_has_the_frequent_classes_on_top_and_its_numbers_beside():
 
 
 def test_a_width_that_a_map_cannot_show_is_refused():
-    with pytest.raises(InputError, match=r"width=0.0001 is too narrow for a map of 30 parts: take at least"):
+    with refused(InputError, 30, width=0.0001):
         plots.densities(classes(30, steps=3), width=1e-4)
 
 
@@ -211,19 +212,19 @@ def test_summary_is_linear_where_a_value_is_not_positive():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda s: plots.density(s), "there are 3 parts: name one of class 0"),
-        (lambda s: plots.density(s, "cat"), "no part 'cat'"),
-        (lambda s: plots.densities(s, ["class 1", "cat"]), "no part 'cat'"),
-        (lambda s: plots.densities(s, []), "no part to draw"),
-        (lambda s: plots.summary(s, []), "no part to draw"),
-        (lambda s: plots.densities(s, columns=0), "columns must be at least 1, got 0"),
-        (lambda s: plots.densities(s, axis="log"), "axis='log'"),
-        (lambda s: plots.densities(s, width="wide"), "width='wide'"),
-        (lambda s: plots.density(s, "class 0", linear=0), "must be positive, got 0"),
+        (lambda s: plots.density(s), (3, 0)),
+        (lambda s: plots.density(s, "cat"), ("cat",)),
+        (lambda s: plots.densities(s, ["class 1", "cat"]), ("cat",)),
+        (lambda s: plots.densities(s, []), ("part",)),
+        (lambda s: plots.summary(s, []), ("part",)),
+        (lambda s: plots.densities(s, columns=0), ("columns", 0)),
+        (lambda s: plots.densities(s, axis="log"), ("axis", "log")),
+        (lambda s: plots.densities(s, width="wide"), ("width", "wide")),
+        (lambda s: plots.density(s, "class 0", linear=0), (0,)),
     ],
 )
 def test_bad_options_are_named(call, words):
-    with pytest.raises(InputError, match=words):
+    with refused(InputError, *words):
         call(classes(3, steps=3))
 
 
@@ -257,9 +258,9 @@ def test_a_figure_replaces_what_a_link_points_to(tmp_path):
 
 def test_where_a_figure_cannot_go_is_said(tmp_path):
     fig = theme.figure(1, 1)
-    with pytest.raises(InputError, match=r"'fig.jpg': end the name in .png, .pdf or .svg"):
+    with refused(InputError, "fig.jpg"):
         plots.write(fig, "fig.jpg")
-    with pytest.raises(StoreError, match=r"none/fig.png cannot be written: No such file.*choose another file"):
+    with refused(StoreError, "none/fig.png"):
         plots.write(fig, tmp_path / "none" / "fig.png")
 
 
@@ -326,7 +327,7 @@ def test_a_grid_has_a_row_for_each_part_and_one_width_for_all():
     for few, rows in (({}, ("head",)), (spectra, ())):
         with pytest.raises(InputError, match="needs at least one spectrum and one part"):
             plots.density_grid(few, rows)
-    with pytest.raises(InputError, match="no part 'x'; there are head, tail"):
+    with refused(InputError, "x"):
         plots.density_grid(spectra, ("x",))
 
 
@@ -382,14 +383,14 @@ def test_a_style_holds_within_its_block_and_on_the_written_ground(tmp_path):
     plots.write(plain.figure, tmp_path / "light.png")
     assert imread(tmp_path / "light.png")[0, 0, :3].min() > 0.9
     with (
-        pytest.raises(InputError, match="style='poster' is unknown: choose paper, talk, web"),
+        refused(InputError, style="poster"),
         plots.styled("poster"),
     ):
         pass
 
 
 def test_a_figure_of_another_kind_of_result_is_refused_by_the_name_of_the_argument():
-    with pytest.raises(InputError, match=r"^surface must be Surface, got Spectrum$"):
+    with refused(InputError, "surface"):
         plots.surface(classes(2, steps=3))
-    with pytest.raises(InputError, match=r"^linear must be a number, got str '1'$"):
+    with refused(InputError, "linear", 1):
         plots.density(classes(2, steps=3), linear="1")

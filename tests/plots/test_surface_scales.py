@@ -7,6 +7,7 @@ import pytest
 from drawn import below, fills
 from matplotlib.collections import QuadMesh
 from planes import is_grey, pixel
+from refusals import refused
 from surfaces import grid, paraboloid, surface, three_classes
 
 from landscape import plots
@@ -103,7 +104,7 @@ def test_options_that_leave_nothing_are_refused(options, message):
 def test_losses_that_no_scale_can_show_are_refused():
     with pytest.raises(InputError, match="there is no finite loss to draw"):
         scale(np.array([np.nan, np.inf]))
-    with pytest.raises(InputError, match="log=True: the loss is -1 at its lowest"):
+    with refused(InputError, -1, log=True):
         scale(np.array([-1.0, 2]), log=True)
     assert not scale(np.array([-1.0, 200])).log
 
@@ -150,9 +151,7 @@ def test_a_grid_of_one_point_is_a_cell_and_has_no_contours():
     for narrow in (found, row, surface(diagonal, paraboloid(diagonal))):
         plots.surface_heat(narrow)
         for figure in (plots.surface, plots.surface_3d, plots.surface_accuracy):
-            with pytest.raises(
-                InputError, match=r"contours need points that span a plane, .* draw it by surface_heat\(\)"
-            ):
+            with refused(InputError, "surface_heat"):
                 figure(narrow)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import results_of_all_kinds
 import xarray as xr
+from refusals import refused
 from results_of_all_kinds import all_kinds, of_checkpoint, sharpness, spectrum
 from synthetic import classes
 
@@ -292,7 +293,7 @@ def test_what_does_not_stand_side_by_side_is_refused(given, message):
     with pytest.raises(InputError) as caught:
         ls.concat(*given)
     assert str(caught.value) == message
-    with pytest.raises(InputError, match=r"no seed 'sam'; there are ce"):
+    with refused(InputError, "sam"):
         ls.concat([spectrum()], "seed", ["ce"])["sam"]
 
 
@@ -302,7 +303,7 @@ def test_several_files_are_read_at_once_and_of_the_kind_that_is_expected(tmp_pat
         ls.save(file, result)
     assert [type(r).__name__ for r in ls.load(files)] == ["Spectrum", "Sharpness"]
     assert ls.load(files[0], ls.Spectrum).parts == ls.load(str(files[0])).parts
-    with pytest.raises(ls.StoreError, match=r"b\.h5 holds a sharpness, not a spectrum"):
+    with refused(ls.StoreError, "b.h5"):
         ls.load(files, ls.Spectrum)
 
 

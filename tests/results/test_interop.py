@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made import spectrum
+from refusals import refused
 from results_of_all_kinds import all_kinds
 
 from landscape.errors import InputError, StoreError
@@ -140,12 +141,12 @@ def test_the_table_of_a_surface_has_a_row_for_each_part_at_each_point_and_mark(t
 def test_a_table_is_replaced_only_with_overwrite(tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("mine")
-    with pytest.raises(StoreError, match=r"out\.csv exists: pass overwrite=True"):
+    with refused(StoreError, "out.csv", overwrite=True):
         to_csv(spectrum("a"), path)
     assert path.read_text() == "mine"
     to_csv(spectrum("a"), path, overwrite=True)
     assert path.read_text().startswith("part,")
-    with pytest.raises(StoreError, match=r"cannot be written: No such file or directory; .*choose another file"):
+    with refused(StoreError, "No such file or directory"):
         to_csv(spectrum("a"), tmp_path / "none" / "out.csv")
 
 

@@ -5,6 +5,7 @@ import glob
 
 import numpy as np
 import pytest
+from refusals import refused
 from results_of_all_kinds import all_kinds, sensitivity, sharpness, spectrum
 
 from landscape.errors import InputError
@@ -61,9 +62,9 @@ def test_each_checkpoint_of_a_series_is_logged_and_listed_at_its_own_place():
     series.log(run)
     assert [step for _, step in run.calls] == [0, 5]
     assert run.calls[1][0]["sharpness/loss/class 0"] == series.loss[1, 0]
-    with pytest.raises(InputError, match="leave step out"):
+    with refused(InputError, "step"):
         series.log(run, 3)
-    with pytest.raises(InputError, match="give step"):
+    with refused(InputError, "step"):
         sharpness().log(run)
     rows = [dict(zip(tidy.COLUMNS, row, strict=True)) for row in tidy.rows({"s.h5": series})]
     losses = [row for row in rows if row["quantity"] == "loss" and row["part"] == "class 1"]

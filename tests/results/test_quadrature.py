@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from refusals import refused
 from scipy.integrate import trapezoid
 from scipy.linalg import eigh_tridiagonal
 
@@ -126,12 +127,12 @@ def test_negative_mass_and_curvature_by_hand():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"axis": "log"}, "axis"),
-        ({"width": "wide"}, "width='wide'"),
-        ({"width": 0}, "positive"),
-        ({"width": np.nan}, "positive"),
+        ({"axis": "log"}, ("axis",)),
+        ({"width": "wide"}, ("width", "wide")),
+        ({"width": 0}, ("positive",)),
+        ({"width": np.nan}, ("positive",)),
     ],
 )
 def test_bad_options_are_named(options, words):
-    with pytest.raises(InputError, match=words):
+    with refused(InputError, *words):
         quadrature.density(np.zeros((1, 2)), np.ones((1, 2)), **options)

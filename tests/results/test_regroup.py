@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from cases import CASES
 from exact import dense
+from refusals import refused
 from surfaces import grid, paraboloid, surface, three_classes, three_lines
 
 from landscape.analyses.spectrum import spectrum
@@ -123,9 +124,7 @@ def test_beta_leads_from_the_training_distribution_to_balance():
 
     np.testing.assert_allclose(whole("drw", beta=0.0), whole("training"), rtol=1e-12)
     np.testing.assert_allclose(whole("drw", beta=1 - 1e-9), whole("balanced"), rtol=1e-5)
-    with pytest.raises(
-        InputError, match="beta of the effective number of samples must be at least 0 and below 1, got 1"
-    ):
+    with refused(InputError, "beta", 1):
         whole("drw", beta=1.0)
 
 
@@ -170,9 +169,9 @@ def test_groups_by_name_count_and_end():
     assert found.n_samples.tolist() == [9, 6]
     borders = regroup(per_class, "many-medium-few", many=500, few=5)  # "more than", and "fewer than"
     assert borders.provenance["regrouped"]["groups"] == {"medium": ["class 0", "class 1", "class 2"]}
-    with pytest.raises(InputError, match="head and tail of 2 classes each need 1 to 1: there are 3"):
+    with refused(InputError, 2, 1, 3):
         regroup(per_class, "head-tail", ends=2)
-    with pytest.raises(InputError, match=r"few \(102\) must not exceed many \+ 1 \(101\)"):
+    with refused(InputError, 102, 1, 101):
         regroup(per_class, "many-medium-few", few=102)
 
 
@@ -188,7 +187,7 @@ def test_a_part_may_be_in_several_groups_and_members_are_names_or_classes(tmp_pa
         np.testing.assert_allclose(found.loss[2], per_class.loss[[0, 2]].mean(axis=0), rtol=1e-14)
         assert found.provenance["partition"] == {"all": [7, 3, 5], "tail": [5], "mixed": [7, 5]}
         assert found.provenance["regrouped"]["groups"]["mixed"] == ["class 0", "class 2"]
-    with pytest.raises(InputError, match="group 'x': 0 is no part here; there are class 0, class 1, class 2"):
+    with refused(InputError, "x", 0, 1, 2):
         regroup(per_class, {"x": [0]})  # a position, where numbers are those of classes
     unsaid = three_classes(provenance={})
     np.testing.assert_array_equal(regroup(unsaid, {"x": [1]}).loss[0], unsaid.loss[1])
@@ -224,7 +223,7 @@ def test_a_class_without_samples_takes_part_in_no_group():
     empty = dataclasses.replace(per_class, n_samples=np.array([9, 5, 0]), loss=loss)
     for weights in ("natural", "balanced", "training", "drw"):
         assert np.isfinite(regroup(empty, "all", weights).loss).all()
-    with pytest.raises(InputError, match="group 'tail' has no samples"):
+    with refused(InputError, "tail"):
         regroup(empty, "head-tail")
 
 
@@ -233,7 +232,7 @@ def test_a_class_that_was_not_trained_has_no_weight_where_training_counts():
     for weights in ("training", "drw"):
         two = regroup(untrained, {"two": [0, 1]}, weights).loss
         np.testing.assert_allclose(regroup(untrained, "all", weights).loss, two, rtol=1e-14)
-    with pytest.raises(InputError, match="group 'x' has no samples, or training weights leave nothing of it"):
+    with refused(InputError, "x"):
         regroup(three_classes(train_counts=np.array([500, 0, 0])), {"x": [1, 2]}, "training")
 
 
@@ -245,7 +244,7 @@ def test_counts_that_are_unknown_are_asked_for_only_where_they_matter():
         regroup(unknown, "all")
     with pytest.raises(InputError, match="training weights need the training samples of each class"):
         regroup(unknown, "all", "training")
-    with pytest.raises(InputError, match="many-medium-few goes by training samples, which the file does not tell"):
+    with refused(InputError, "many-medium-few"):
         regroup(unknown, "many-medium-few")
 
 
@@ -253,7 +252,7 @@ def test_what_goes_by_class_refuses_parts_of_several_classes():
     groups = regroup(three_classes(), {"a": [0, 1], "b": [2]})
     assert regroup(groups, "all").loss == pytest.approx(regroup(three_classes(), "all").loss)
     for call in (lambda: regroup(groups, "many-medium-few"), lambda: regroup(groups, "all", "drw")):
-        with pytest.raises(InputError, match="groups classes, and 'a' has 2: compute with partition='class'"):
+        with refused(InputError, "'a'", 2, partition="class"):
             call()
 
 
@@ -301,16 +300,16 @@ def test_what_does_not_fit_is_refused_in_one_line(groups, weights, line):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[1]", "must hold"),
-        ('{"a": 1}', "must hold"),
-        ('{"a": [0], "a": [1]}', "'a' is there twice"),
+        ("{", ("JSON",)),
+        ("[1]", ("hold",)),
+        ('{"a": 1}', ("hold",)),
+        ('{"a": [0], "a": [1]}', ("'a'",)),
     ],
 )
 def test_files_of_groups_that_cannot_be_used_are_refused(tmp_path, text, line):
     path = tmp_path / "groups.json"
     path.write_text(text)
-    with pytest.raises(InputError, match=line):
+    with refused(InputError, *line):
         regroup(three_classes(), str(path))
     with pytest.raises(InputError, match="cannot be read: No such file"):
         regroup(three_classes(), str(tmp_path / "none.json"))

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from made import PAIRS, example, spectrum
+from refusals import refused
 
 from landscape.errors import InputError
 from landscape.results import KINDS, Points, Spectrum, store
@@ -12,29 +13,29 @@ from landscape.results.axes import check_axes, concatenate
 
 
 def test_an_array_that_is_too_short_is_named_with_the_one_that_it_contradicts():
-    with pytest.raises(InputError, match=r"^loss has 3 along 'part', but parts has 2$"):
+    with refused(InputError, 3, "part", 2):
         spectrum("a", "b", loss=np.zeros(3))
 
 
 def test_an_array_with_an_axis_too_many_is_refused():
-    with pytest.raises(InputError, match=r"^loss must have axes \('part',\), got shape \(2, 1\)$"):
+    with refused(InputError, "loss", "part", 2, 1):
         spectrum("a", "b", loss=np.zeros((2, 1)))
 
 
 def test_axes_of_one_name_agree_across_arrays():
-    with pytest.raises(InputError, match="beta has 4 along 'step', but alpha has 3"):
+    with refused(InputError, 4, "step", 3):
         spectrum("a", beta=np.zeros((1, 2, 4)))
 
 
 def test_only_an_optional_array_may_be_missing():
     check_axes(spectrum("a", ritz_vectors=None))
-    with pytest.raises(InputError, match=r"^loss must have axes"):
+    with refused(InputError, "loss"):
         spectrum("a", loss=None)
 
 
 def test_a_part_is_found_by_its_name():
     assert spectrum("a", "b").index("b") == 1
-    with pytest.raises(InputError, match="no part 'c'; there are a, b"):
+    with refused(InputError, "c"):
         spectrum("a", "b").index("c")
 
 
@@ -64,19 +65,19 @@ def test_shorter_runs_are_filled_up_with_nan_at_their_end():
 
 
 def test_integers_are_not_filled_up():
-    with pytest.raises(InputError, match="steps has different lengths"):
+    with refused(InputError, "steps"):
         concatenate([spectrum("a"), spectrum("b", lengths={"probe": 3})])
 
 
 def test_results_of_different_settings_do_not_join():
-    with pytest.raises(InputError, match=r"results differ in tol: 0\.25 and others"):
+    with refused(InputError, 0.25):
         concatenate([spectrum("a"), spectrum("b", tol=0.5)])
 
 
 def test_a_scalar_without_a_value_agrees_with_itself_only():
     assert np.isnan(concatenate([spectrum("a", tol=np.nan), spectrum("b", tol=np.nan)]).tol)
     for tols in ([np.nan, 0.5], [0.5, np.nan]):
-        with pytest.raises(InputError, match=f"results differ in tol: {tols[0]} and others"):
+        with refused(InputError, tols[0]):
             concatenate([spectrum("a", tol=tols[0]), spectrum("b", tol=tols[1])])
 
 
@@ -86,14 +87,14 @@ class Torus(Spectrum):
 
 def test_results_of_different_kinds_do_not_join():
     torus = Torus(**vars(spectrum("b")))
-    with pytest.raises(InputError, match="a spectrum and a torus do not join: give results of one kind"):
+    with refused(InputError, "spectrum", "torus"):
         concatenate([spectrum("a"), torus])
     assert concatenate([torus, torus]).parts == ("b", "b")
 
 
 def test_vectors_in_some_results_only_do_not_join():
     assert concatenate([spectrum("a", ritz_vectors=None), spectrum("b", ritz_vectors=None)]).ritz_vectors is None
-    with pytest.raises(InputError, match="some results have ritz_vectors, others have not"):
+    with refused(InputError, "ritz_vectors"):
         concatenate([spectrum("a"), spectrum("b", ritz_vectors=None)])
 
 
@@ -103,7 +104,7 @@ def test_the_provenance_is_the_first_ones():
 
 
 def test_nothing_to_join_is_an_error():
-    with pytest.raises(InputError, match="there are no results"):
+    with refused(InputError, "results"):
         concatenate([])
 
 
@@ -122,10 +123,10 @@ def test_every_kind_comes_back_from_its_file(kind, tmp_path):
 def test_arrays_without_the_joined_axis_must_agree():
     first, other = (example(Points, seed=s) for s in (0, 1))
     assert concatenate([first, first]).loss.shape == (2 * len(first.point), len(first.parts))
-    with pytest.raises(InputError, match="results differ in n_samples"):
+    with refused(InputError, "n_samples"):
         concatenate([first, other])
 
 
 def test_an_array_over_pairs_does_not_join():
-    with pytest.raises(InputError, match="overlap is over pairs along 'part' and does not join"):
+    with refused(InputError, "part"):
         concatenate([spectrum("a", overlap=np.ones((1, 1))), spectrum("b", overlap=np.ones((1, 1)))])

@@ -1,6 +1,5 @@
 """The store: a result comes back to the bit, and a file is whole or not there."""
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -9,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from made import spectrum
+from refusals import refused
 from stored import assert_same, one_line, run_python
 
 from landscape.errors import StoreError
@@ -87,19 +87,13 @@ def test_an_existing_file_is_replaced_only_with_overwrite(tmp_path):
     assert load(path).parts == ("new",)
 
 
-def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(tmp_path, full_disk):
     path = tmp_path / "out.h5"
     save(path, spectrum("old"))
     before = path.read_bytes()
 
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "x")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError) as caught:
+    with refused(StoreError, path, "No space left on device"), full_disk():
         save(path, spectrum("new"), overwrite=True)
-    cause = "No space left on device; free some space, or choose another file"
-    assert one_line(caught) == f"{path} cannot be written: {cause}"
     assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
     assert path.read_bytes() == before
 
@@ -147,14 +141,14 @@ def test_a_place_that_cannot_be_written_is_said_with_the_cause(tmp_path, name, c
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_said(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(StoreError, match="cannot be written: Permission denied"):
+    with refused(StoreError, "Permission denied"):
         save(tmp_path / "out.h5", spectrum("a"))
     tmp_path.chmod(0o700)
 
 
 def test_a_folder_is_never_replaced_by_a_file(tmp_path):
     (tmp_path / "out.h5").mkdir()
-    with pytest.raises(StoreError, match=r"out\.h5 is not a file: choose another file"):
+    with refused(StoreError, "out.h5"):
         save(tmp_path / "out.h5", spectrum("a"), overwrite=True)
 
 
@@ -171,9 +165,9 @@ def test_a_link_is_followed(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(StoreError, match=r"^there is no file .*/none\.h5$"):
+    with refused(StoreError, "none.h5"):
         load(tmp_path / "none.h5")
-    with pytest.raises(StoreError, match="cannot be read: Is a directory"):
+    with refused(StoreError, "Is a directory"):
         load(tmp_path)
     assert not is_result(tmp_path / "none.h5")
 
@@ -193,9 +187,9 @@ def test_files_of_other_programs_are_told_apart(tmp_path):
         file.attrs["format"] = [1, 2]
     with h5py.File(tmp_path / "surface.h5", "w") as file:
         file["xcoordinates"] = [-1.0, 1.0]
-    with pytest.raises(StoreError, match=r"keras\.h5 is an HDF5 file of another program"):
+    with refused(StoreError, "keras.h5"):
         load(tmp_path / "keras.h5")
-    with pytest.raises(StoreError, match=r"surface\.h5 is a surface of tomgoldstein/loss-landscape"):
+    with refused(StoreError, "surface.h5", "loss-landscape"):
         load(tmp_path / "surface.h5")
     assert not is_result(tmp_path / "keras.h5")
 

@@ -8,6 +8,7 @@ from base64 import b64decode
 
 import numpy as np
 import pytest
+from refusals import refused
 from surfaces import UNITS, grid, paraboloid, surface, three_classes, three_lines
 
 from landscape.errors import InputError
@@ -73,7 +74,7 @@ def test_the_height_may_be_one_parts_loss(tmp_path):
     surface_exports.write_vtk(tmp_path / "u.vts", unknown)
     heights = arrays_of(tmp_path / "u.vts", "Points")[1]["Points"][:, 2]
     np.testing.assert_array_equal(heights, ours.loss[0].ravel())
-    with pytest.raises(InputError, match="no part 'cat'; there are class 0, class 1, class 2"):
+    with refused(InputError, "cat", 0, 1, 2):
         surface_exports.write_vtk(tmp_path / "t.vts", ours, part="cat")
 
 

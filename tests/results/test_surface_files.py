@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from foreign_files import directions, goldstein, plane_npz, tensors_of
+from refusals import refused
 from surfaces import squared_distance, three_classes, three_lines
 
 from landscape.errors import InputError, StoreError
@@ -89,7 +90,7 @@ def test_lengths_are_unknown_without_directions_and_known_with_them(tmp_path):
     other = directions(tmp_path / "other.h5", tensors_of(4.0), second)
     np.testing.assert_allclose(surface_files.read(path, directions=other).unit_length, [4.0, 0.5], rtol=1e-12)
     one = directions(tmp_path / "one.h5", first)
-    with pytest.raises(InputError, match=r"s\.h5 is a plane, and its directions are one"):
+    with refused(InputError, "s.h5"):
         surface_files.read(path, directions=one)
     (tmp_path / "net_weights_xnorm=filter.h5").write_text("damaged")
     assert np.isnan(surface_files.read(path).unit_length).all()  # it was not asked for
@@ -142,15 +143,15 @@ def test_directions_of_states_move_running_statistics_and_no_counters(tmp_path):
     plane = surface_files.read_plane(path, NET, {"bn.running_mean": np.zeros(3)}, STATES)
     np.testing.assert_array_equal(plane.buffer_directions, [axis[2] for axis in axes])
     np.testing.assert_array_equal(plane.directions[1], np.concatenate([axes[1][i].ravel() for i in (0, 1, 4)]))
-    with pytest.raises(InputError, match=r"has 5 tensors, the network 3 parameters; pass order= for a file of states"):
+    with refused(InputError, 5, 3, "order"):
         surface_files.read_plane(path, NET)
-    with pytest.raises(InputError, match="3 parameters and 2 entries in its state_dict"):
+    with refused(InputError, 3, 2, "state_dict"):
         surface_files.read_plane(path, NET, order=STATES[:2])
 
 
 def test_directions_of_another_network_are_refused(tmp_path):
     path = directions(tmp_path / "d.h5", tensors_of(1.0))
-    with pytest.raises(InputError, match=r"conv\.weight has shape \(2, 3\), in the network \(3, 2\)"):
+    with refused(InputError, "conv.weight", 2, 3):
         surface_files.read_plane(path, NET | {"conv.weight": np.ones((3, 2))})
 
 
@@ -188,9 +189,9 @@ def test_a_path_in_their_lengths_is_laid_in_the_surfaces_coordinates(tmp_path):
         assert found.runs == (name.removesuffix(".h5"),)
         assert np.isnan(found.mark_loss).all()
         store.save(tmp_path / f"{name}.result.h5", found)
-    with pytest.raises(StoreError, match=r"holds a projected path .* give the surface, and this file to with_path\(\)"):
+    with refused(StoreError, "with_path"):
         surface_files.read(tmp_path / "d.h5_proj_cos.h5")
-    with pytest.raises(StoreError, match="holds directions of tomgoldstein/loss-landscape, no surface"):
+    with refused(StoreError, "loss-landscape"):
         surface_files.read(tmp_path / "d.h5")
     (tmp_path / "d.h5").unlink()
     with pytest.raises(InputError, match="holds lengths, and the surface does not tell its own"):
@@ -322,5 +323,5 @@ def test_landscapers_first_direction_is_x(tmp_path, line):
 
 def test_three_directions_are_not_drawn(tmp_path):
     np.savez(tmp_path / "s.npz", loss=np.zeros((3, 3, 3)), coordinates=np.zeros((3, 3)))
-    with pytest.raises(StoreError, match=r"loss has shape \(3, 3, 3\) .* lines and square planes are read"):
+    with refused(StoreError, 3):
         surface_files.read(tmp_path / "s.npz")

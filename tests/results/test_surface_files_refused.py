@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from foreign_files import directions, goldstein, plane_npz, tensors_of
+from refusals import refused
 from surfaces import grid, surface, three_classes
 
 from landscape.errors import InputError, StoreError
@@ -45,7 +46,7 @@ def test_a_checkpoint_is_an_archive_but_no_surface(tmp_path):
     import torch
 
     torch.save({"w": torch.zeros(3)}, tmp_path / "model.pt")
-    with pytest.raises(StoreError, match=r"model\.pt "):
+    with refused(StoreError, "model.pt"):
         surface_files.read(tmp_path / "model.pt")
 
 
@@ -70,12 +71,12 @@ def test_a_file_that_ends_too_early_or_has_a_wrong_byte_is_refused_or_read_but_n
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"train_loss": np.ones((5, 8))}, r"train_loss has \(5, 8\) values, its coordinates ask for 9 rows of 5"),
-        ({"xcoordinates": np.ones((5, 1))}, "xcoordinates must be finite numbers in one row"),
-        ({"xcoordinates": np.array([0, 1, np.nan, 2, 3])}, "xcoordinates must be finite numbers in one row"),
-        ({"ycoordinates": np.zeros(0)}, "ycoordinates must be finite numbers in one row"),
-        ({"train_loss": "text"}, "train_loss must be an array of numbers"),
-        ({"train_acc": np.ones(3)}, r"train_acc has \(3,\) values"),
+        ({"train_loss": np.ones((5, 8))}, ("train_loss", 5, 8, 9)),
+        ({"xcoordinates": np.ones((5, 1))}, ("xcoordinates",)),
+        ({"xcoordinates": np.array([0, 1, np.nan, 2, 3])}, ("xcoordinates",)),
+        ({"ycoordinates": np.zeros(0)}, ("ycoordinates",)),
+        ({"train_loss": "text"}, ("train_loss",)),
+        ({"train_acc": np.ones(3)}, ("train_acc", 3)),
     ],
 )
 def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path, changes, line):
@@ -84,36 +85,36 @@ def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path, changes, line):
         for name, values in changes.items():
             del root[name]
             root[name] = values
-    with pytest.raises(StoreError, match=line):
+    with refused(StoreError, *line):
         surface_files.read(path)
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"grid": np.zeros((4, 3, 2))}, r"grid has shape \(4, 3, 2\), alphas and betas ask for \(4, 4, 2\)"),
-        ({"tr_nll": None, "te_nll": None}, "has neither tr_nll nor te_nll"),
-        ({"tr_acc": None}, "tr_acc is missing"),
-        ({"te_nll": np.zeros((4, 3))}, r"te_nll has shape \(4, 3\)"),
-        ({"curve_coordinates": np.zeros(3)}, "curve_coordinates must be pairs of numbers"),
+        ({"grid": np.zeros((4, 3, 2))}, (4, 3, 2)),
+        ({"tr_nll": None, "te_nll": None}, ("tr_nll", "te_nll")),
+        ({"tr_acc": None}, ("tr_acc",)),
+        ({"te_nll": np.zeros((4, 3))}, ("te_nll", 4, 3)),
+        ({"curve_coordinates": np.zeros(3)}, ("curve_coordinates",)),
     ],
 )
 def test_a_plane_whose_arrays_do_not_fit_is_refused(tmp_path, changes, line):
-    with pytest.raises(StoreError, match=line):
+    with refused(StoreError, *line):
         read_npz(plane_npz(tmp_path / "plane.npz", **changes))
 
 
 @pytest.mark.parametrize(
     ("axes", "extra", "line"),
     [
-        ((), {"x": 1.0}, "has no group xdirection"),
-        ((tensors_of(1.0), tensors_of(1.0)[:2]), {}, "xdirection and ydirection are not of one network"),
-        ((["text"],), {}, "0 must be an array of numbers"),
-        ((tensors_of(1.0), tensors_of(1.0)), {"explained_variance_ratio_": [1.0]}, "not of one network"),
+        ((), {"x": 1.0}, ("xdirection",)),
+        ((tensors_of(1.0), tensors_of(1.0)[:2]), {}, ("xdirection", "ydirection")),
+        ((["text"],), {}, (0,)),
+        ((tensors_of(1.0), tensors_of(1.0)), {"explained_variance_ratio_": [1.0]}, ("network",)),
     ],
 )
 def test_directions_that_cannot_be_used_are_refused(tmp_path, axes, extra, line):
-    with pytest.raises(StoreError, match=line):
+    with refused(StoreError, *line):
         surface_files.read_directions(directions(tmp_path / "d.h5", *axes, **extra))
 
 
@@ -134,12 +135,12 @@ def test_a_file_is_replaced_only_when_told_and_never_half_written(tmp_path, writ
     write(path, three_classes())
     first = path.read_bytes()
     path.write_bytes(first + b" ")
-    with pytest.raises(StoreError, match="exists: pass overwrite=True"):
+    with refused(StoreError, overwrite=True):
         write(path, three_classes())
     assert path.read_bytes() == first + b" "
     write(path, three_classes(), overwrite=True)
     assert not path.read_bytes().endswith(b" ")
-    with pytest.raises(StoreError, match="cannot be written: No such file or directory"):
+    with refused(StoreError, "No such file or directory"):
         write(tmp_path / "none" / "out", three_classes())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -148,7 +149,7 @@ def test_a_file_is_replaced_only_when_told_and_never_half_written(tmp_path, writ
 def test_a_file_of_another_kind_is_kept_even_when_told_to_replace(tmp_path, write):
     path = tmp_path / "thesis"
     path.write_bytes(b"my work\0")
-    with pytest.raises(StoreError, match="thesis is a file of another kind and is kept: choose another file"):
+    with refused(StoreError, "thesis"):
         write(path, three_classes(), overwrite=True)
     assert path.read_bytes() == b"my work\0"
 
@@ -159,6 +160,6 @@ def test_a_folder_that_is_read_only_is_named(tmp_path, monkeypatch, write):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(disk, "open", refuse, raising=False)  # root writes into any folder
-    with pytest.raises(StoreError, match=r"out cannot be written: Permission denied; check its folder"):
+    with refused(StoreError, "Permission denied"):
         write(tmp_path / "out", surface(grid(X), np.ones((1, 1, 5))))
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from banks import NAMES, divided, filled, network
+from refusals import refused
 from torch.nn import functional as F
 
 from landscape.data import datasets
@@ -78,13 +79,13 @@ def test_fisher_that_cannot_be_is_refused_and_the_model_comes_back(tmp_path):
     centres, (samples, *_) = memory.group_centres(bank, groups, NAMES), points((3, 2, 2, 0))
     model = network(4)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(DataError, match=r"group 1 has no samples of .*groups"):
+    with refused(DataError, 1):
         gkp.group_fisher(model, samples, groups, centres, NAMES)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
-    with pytest.raises(InputError, match="fisher_samples"):
+    with refused(InputError, "fisher_samples"):
         gkp.group_fisher(model, samples, groups, centres, NAMES, max_samples=0)
     centres[0, 0] = torch.nan
-    with pytest.raises(NumericalError, match="not finite"):
+    with refused(NumericalError, "finite"):
         gkp.group_fisher(model, points()[0], groups, centres, NAMES)
 
 
@@ -138,5 +139,5 @@ def test_a_penalty_that_does_not_fit_is_refused():
     ):
         with pytest.raises(InputError, match=message):
             gkp.GKP(*arguments)
-    with pytest.raises(InputError, match="preservation"):
+    with refused(InputError, "preservation"):
         gkp.GKP(rows, rows, np.ones(2), strength=-1.0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 from toys import CPU, blobs, layered, linear, recipe
 from trained import same, trained
@@ -123,7 +124,7 @@ def test_without_the_last_batch_all_are_full_and_losses_are_means_over_what_was_
     inputs, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
     with torch.no_grad():
         assert row["train_loss"] == pytest.approx(nn.functional.cross_entropy(model(inputs), labels).item(), rel=1e-6)
-    with pytest.raises(InputError, match="drop_last=True leaves no batch of batch_size=16: 15 samples"):
+    with refused(InputError, 15, drop_last=True, batch_size=16):
         Trainer(recipe(drop_last=True, batch_size=16), linear(), blobs(), device=CPU)
 
 
@@ -134,22 +135,22 @@ def test_separable_classes_are_learnt():
 
 
 def test_a_loss_that_is_not_finite_stops_the_training():
-    with pytest.raises(NumericalError, match=r"not finite in epoch 1 of 2 .*lower lr, now 1e\+30"):
+    with refused(NumericalError, 1, 2, "1e+30"):
         trained(linear(), lr=1e30, warmup_epochs=0)
 
 
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        ({"sharpness": "sam", "rho": 1e30}, r"or rho, now 1e\+30,"),
-        (GSA, "or radius_scale, now 0.01"),
+        ({"sharpness": "sam", "rho": 1e30}, {"rho": 1e30}),
+        (GSA, {"radius_scale": 0.01}),
     ],
 )
 def test_what_diverges_by_its_radius_is_told_to_lower_it(options, remedy):
     trainer = Trainer(recipe(**options), layered(), blobs(), device=CPU)
     if options["sharpness"] == "gsa":
         trainer.model[0].weight.data[0, 0] = np.nan
-    with pytest.raises(NumericalError, match=rf"lower lr, now 0.1, {remedy}"):
+    with refused(NumericalError, lr=0.1, **remedy):
         trainer.run_epoch()
 
 
@@ -183,12 +184,12 @@ def test_a_model_that_returns_features_and_logits_is_trained_by_its_logits():
 
 
 def test_a_model_with_nothing_to_train_is_refused():
-    with pytest.raises(InputError, match="no parameters to train"):
+    with refused(InputError, "parameters"):
         trained(linear().requires_grad_(False))
 
 
 def test_a_loss_that_averages_is_refused():
-    with pytest.raises(InputError, match=r'shape \(\) for a batch of 3: .*reduction="none"'):
+    with refused(InputError, 3, reduction="none"):
         trained(linear(), loss="toys:mean_loss")
 
 
@@ -227,29 +228,29 @@ class Narrow(nn.Module):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (Narrow, {}, r"fails on inputs of shape \(3, 4\): RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
-        (layered, {"loss": f"{__name__}:broken"}, r"fails on inputs of shape \(3, 4\): RuntimeError: no way$"),
-        (layered, {"loss": f"{__name__}:blind"}, "no gradient reaches them"),
-        (layered, {"batch_size": 1}, r"Expected more than 1 value .*batches of 1 leave .*raise batch_size"),
-        (layered, {"batch_size": 2}, r"Expected more than 1 value .*batches of 2 leave .*raise batch_size"),
+        (Narrow, {}, (3, 4, "RuntimeError")),
+        (layered, {"loss": f"{__name__}:broken"}, (3, 4, "RuntimeError")),
+        (layered, {"loss": f"{__name__}:blind"}, ("gradient",)),
+        (layered, {"batch_size": 1}, (1, "batch_size")),
+        (layered, {"batch_size": 2}, (1, 2, "batch_size")),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_the_first_epoch(model, options, message):
-    with pytest.raises(InputError, match=message) as error:
+    with refused(InputError, *message) as error:
         Trainer(recipe(**options), model(), blobs(), device=CPU)
     assert "\n" not in str(error.value)
 
 
 def test_bytes_that_are_not_normalised_are_refused_with_the_remedy():
     samples = datasets.from_dataset((torch.zeros(4, 4, dtype=torch.uint8), torch.tensor([0, 1, 2, 2])))
-    with pytest.raises(InputError, match="these are bytes: pass normalize"):
+    with refused(InputError, "normalize"):
         Trainer(recipe(), linear(), samples, device=CPU)
 
 
 def test_samples_that_influence_each_other_are_refused_where_they_must_not():
     options = {**GSA, "batch_size": 15}
     Trainer(recipe(**options), Centred(), blobs(), device=CPU)
-    with pytest.raises(NumericalError, match="influence each other in this model; use first_pass='exact'"):
+    with refused(NumericalError, first_pass="exact"):
         Trainer(recipe(first_pass="decoupled", **options), Centred(), blobs(), device=CPU)
 
 

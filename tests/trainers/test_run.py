@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from runs import METHODS, files, same, state
 from toys import batched, blobs, finish, recipe
 
@@ -101,18 +102,12 @@ def test_test_samples_are_measured_as_often_as_asked_and_in_the_last_epoch(tmp_p
     np.testing.assert_array_equal(third.train_loss, every.train_loss)  # the training is the same
 
 
-def test_weights_that_are_not_finite_are_found_in_an_epoch_that_measures_nothing(tmp_path, monkeypatch):
-    run_epoch = loop.Trainer.run_epoch
+def test_weights_that_are_not_finite_are_found_in_an_epoch_that_measures_nothing(tmp_path, epochs):
+    def ruin(trainer):
+        if trainer.epoch == 2:
+            torch.nn.init.constant_(next(trainer.model.parameters()), float("nan"))
 
-    def ruined(self, progress):
-        row = run_epoch(self, progress)
-        if self.epoch == 2:
-            with torch.no_grad():
-                next(self.model.parameters()).fill_(float("nan"))
-        return row
-
-    monkeypatch.setattr(loop.Trainer, "run_epoch", ruined)
-    with pytest.raises(NumericalError, match="weights are not finite after epoch 2 of 5"):
+    with epochs(after=ruin), refused(NumericalError, 2, 5):
         finish(tmp_path, epochs=5, evaluate_every=5, statistics_every=0)
     assert checkpoints.read(tmp_path / "last.pt").meta["epoch"] == 1
 

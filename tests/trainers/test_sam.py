@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
@@ -148,12 +149,12 @@ def test_parameters_are_given_back_when_the_second_pass_fails():
 
 @pytest.mark.parametrize("rho", [-0.1, math.inf, math.nan])
 def test_a_radius_out_of_range_is_refused(rho):
-    with pytest.raises(InputError, match="rho must be a finite number, at least 0"):
+    with refused(InputError, "rho", 0):
         SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, rho=rho, lr=0.1)
 
 
 def test_a_second_step_without_a_first_is_refused():
-    with pytest.raises(InputError, match="without first_step"):
+    with refused(InputError, "first_step"):
         SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, lr=0.1).second_step()
 
 
@@ -163,7 +164,7 @@ def test_a_mean_in_place_of_losses_is_refused():
     def mean():
         return F.cross_entropy(model(inputs), labels)
 
-    with pytest.raises(InputError, match='one value per sample; use reduction="none"'):
+    with refused(InputError, reduction="none"):
         GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, lr=0.1).step(mean, groups)
 
 
@@ -388,7 +389,7 @@ def test_steps_take_their_arguments_by_the_names_that_lightning_gives_them(kind)
 def test_decoupled_gradients_need_the_model_that_holds_the_parameters():
     model, (inputs, labels, groups) = network(), batch()
     options = {"counts": COUNTS, "first_pass": "decoupled", "model": model[:4], "lr": 0.1}
-    with pytest.raises(InputError, match="model= must hold all of the parameters"):
+    with refused(InputError, "model"):
         GSA(model.parameters(), torch.optim.SGD, **options).step(closure(model, inputs, labels), groups)
 
 
@@ -447,23 +448,23 @@ def test_regrouping_changes_the_number_of_groups():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": -1.0}, "scale must be a finite number, at least 0, got -1.0"),
-        ({"direction": "up"}, "direction must be one of specific, projected, difference, got 'up'"),
-        ({"average": 1.0}, "average must be at least 0 and below 1, got 1.0"),
-        ({"perturb": "both"}, "perturb must be joint or per-group, got 'both'"),
-        ({"first_pass": "fast"}, "first_pass must be one of exact, decoupled, shared, got 'fast'"),
-        ({"first_pass": "decoupled"}, "first_pass='decoupled' needs model="),
-        ({"clip": (2.0, 1.0)}, r"clip must be two numbers in ascending order, got \(2.0, 1.0\)"),
-        ({"counts": [3, 0]}, r"each group needs training samples, got counts \[3, 0\]"),
+        ({"scale": -1.0}, ("scale", -1.0)),
+        ({"direction": "up"}, ("direction", "up")),
+        ({"average": 1.0}, ("average", 1.0)),
+        ({"perturb": "both"}, ("perturb", "both")),
+        ({"first_pass": "fast"}, ("first_pass", "fast")),
+        ({"first_pass": "decoupled"}, ("first_pass", "decoupled", "model")),
+        ({"clip": (2.0, 1.0)}, ("clip", 2.0, 1.0)),
+        ({"counts": [3, 0]}, (3, 0)),
     ],
 )
 def test_an_option_that_does_not_fit_is_named_with_its_value(options, message):
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         GSA([nn.Parameter(torch.ones(1))], torch.optim.SGD, **{"counts": [1], "lr": 0.1} | options)
 
 
 def test_a_group_that_does_not_exist_is_refused():
     model, (inputs, labels, groups) = network(), batch()
     optimizer = GSA(model.parameters(), torch.optim.SGD, counts=[50, 3], model=model, lr=0.1)
-    with pytest.raises(InputError, match="groups are 0 to 1, the batch has group 2"):
+    with refused(InputError, 0, 1, 2):
         optimizer.step(closure(model, inputs, labels), groups)

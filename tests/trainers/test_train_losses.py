@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
@@ -74,7 +75,7 @@ def test_a_million_samples_weigh_1_minus_beta():
 
 
 def test_a_class_without_samples_has_no_weight():
-    with pytest.raises(InputError, match=r"reweight='drw' needs .* class 1 has none"):
+    with refused(InputError, 1, reweight="drw"):
         effective_number_weights(np.array([3, 0, 0]))
 
 
@@ -199,12 +200,12 @@ def test_a_class_larger_than_the_integers_of_bfloat16_is_counted_right():
 @pytest.mark.parametrize(
     ("n_labels", "shape", "message"),
     [
-        (4, (4, 3), r"\(2, 5, 3\), labels \(4,\) and prototypes \(4, 3\)"),
-        (5, (4, 2), r"prototypes \(4, 2\): expected \(V, B, K\), \(B,\) and \(C, K\)"),
+        (4, (4, 3), (2, 5, 3, 4)),
+        (5, (4, 2), (4, 2)),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(n_labels, shape, message):
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         balanced_contrastive(on_sphere(2, 5, 3), LABELS[:n_labels], on_sphere(*shape))
 
 
@@ -255,14 +256,14 @@ def test_classes_without_samples_are_moved_too():
 @pytest.mark.parametrize(
     ("features", "weights", "message"),
     [
-        ((5, 6), (6, 4), r"weights have shape \(6, 4\): loss='bcl' expects \(rows, 6\)"),
-        ((5, 3, 6), (4, 6), r"features have shape \(5, 3, 6\)"),
-        ((1, 6), (4, 6), r"features have 1 rows, .* raise batch_size"),
-        ((5, 6), (1, 6), r"weights have 1 rows, .* another loss"),
+        ((5, 6), (6, 4), ("loss", "bcl", 6, 4)),
+        ((5, 3, 6), (4, 6), (5, 3, 6)),
+        ((1, 6), (4, 6), (1, "batch_size")),
+        ((5, 6), (1, 6), (1,)),
     ],
 )
 def test_what_the_head_cannot_take_is_refused(features, weights, message):
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         head()(torch.zeros(features), torch.zeros(weights))
 
 

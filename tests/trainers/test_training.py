@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from toys import batched, blobs, finish
 
 from landscape.errors import InputError
@@ -68,20 +69,20 @@ def test_progress_is_told_and_a_name_is_a_recipe():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((None, None, "ce"), "there is no data: pass samples, or a recipe with a dataset"),
-        (("toys:smooth", blobs(), "ce"), "samples must be a pair, of the training and the test set"),
-        (("toys:smooth", (blobs(), blobs()), "adam"), "no method 'adam'; choose from ce, sam"),
+        ((None, None, "ce"), ("samples", "dataset")),
+        (("toys:smooth", blobs(), "ce"), ("samples",)),
+        (("toys:smooth", (blobs(), blobs()), "adam"), ("adam",)),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message):
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         train(*arguments)
 
 
 def test_fields_that_are_unknown_or_change_nothing_are_refused():
-    with pytest.raises(InputError, match="a recipe has no field 'epoch'; it has dataset,"):
+    with refused(InputError, "epoch"):
         recipe("ce", epoch=3)
-    with pytest.raises(InputError, match="clip changes nothing without sharpness='gsa'"):
+    with refused(InputError, sharpness="gsa"):
         recipe("ce", clip=(0.0, 1.0))
 
 
@@ -93,7 +94,7 @@ def test_fields_that_are_unknown_or_change_nothing_are_refused():
 def test_every_variant_is_a_recipe_or_says_what_it_is_for(variant, method):
     grouped = "gsa" in method or "gkp" in method
     if (variant == "source") == grouped:
-        with pytest.raises(InputError, match=f"variant {variant} is for .*: leave it out"):
+        with refused(InputError, variant):
             recipe(method, dataset="cifar10", variant=variant)
         return
     plain, found = recipe(method, dataset="cifar10"), recipe(method, dataset="cifar10", variant=variant)
