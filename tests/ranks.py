@@ -1,10 +1,11 @@
 """Several processes of one run, as torchrun starts them, without the process that torchrun is."""
 
-import multiprocessing
 import os
 import socket
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+
+import fresh
 
 
 def variables(world: int = 2) -> list[dict[str, str]]:
@@ -18,13 +19,8 @@ def variables(world: int = 2) -> list[dict[str, str]]:
 
 
 def started(target: Callable[..., None], world: int, *words: object) -> list[BaseProcess]:
-    """Processes of one run: each calls a function of a test module with some words.
-
-    They are forked from one process that has imported the module, which is most of what they would take.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([target.__module__])
-    found = [context.Process(target=_call, args=(target, own, words), daemon=True) for own in variables(world)]
+    """Processes of one run: each calls a function of a module with some words."""
+    found = [fresh.context().Process(target=_call, args=(target, own, words), daemon=True) for own in variables(world)]
     for process in found:
         process.start()
     return found

@@ -1,8 +1,5 @@
 """Runs of the trainers on tiny data, and what they leave."""
 
-import os
-from pathlib import Path
-
 import torch
 
 from landscape.cli import main
@@ -15,8 +12,6 @@ METHODS = {
     "gsa-gkp": {"sharpness": "gsa", "gkp": True, **GROUPED},
     "drw": {"reweight": "drw"},
 }
-HERE = Path(__file__).parent
-WITH_TOYS = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]), "OMP_NUM_THREADS": "1"}
 
 
 def same(a, b):

@@ -1,6 +1,5 @@
 """`landscape hessian` from end to end: what a user types, what a user sees, what is left on the disk."""
 
-import errno
 import json
 import os
 import signal
@@ -10,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from fresh import Program
 
 import landscape as ls
 from landscape.cli import main
@@ -243,16 +243,13 @@ def test_a_result_of_another_schema_is_refused(here, capsys):
         refused([command, "out.h5"], capsys, "99")
 
 
-def test_a_full_disk_is_said_in_a_line_and_keeps_what_was_there(here, capsys, monkeypatch):
+def test_a_full_disk_is_said_in_a_line_and_keeps_what_was_there(here, capsys, full_disk):
     assert main([*FOREIGN, "-q", "--out", "out.h5", *QUICK]) == 0
     before = (here / "out.h5").read_bytes()
 
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
     capsys.readouterr()
-    assert main([*FOREIGN, "--out", "out.h5", "--overwrite", *QUICK]) == 2
+    with full_disk():
+        assert main([*FOREIGN, "--out", "out.h5", "--overwrite", *QUICK]) == 2
     assert "No space left" in capsys.readouterr().err.splitlines()[-1]
     assert (here / "out.h5").read_bytes() == before
 
@@ -281,22 +278,14 @@ sys.exit(main())
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_goes_on_to_the_same_numbers(here, how):
     assert main([*PARTS, "-q", "--out", "straight.h5"]) == 0
-    process = subprocess.Popen(
-        [sys.executable, "-c", HALTING, *PARTS, "-q", "--out", "out.h5"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell starts its background jobs with SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    said = process.stdout.readline()
-    process.send_signal(how)
-    _, err = process.communicate(timeout=60)
-    assert said == "two parts are done\n", err
+    process = Program(HALTING, *PARTS, "-q", "--out", "out.h5")
+    assert process.said("two parts are done"), process.errors
+    process.send(how)
+    code, _, err = process.ended()
     folder = here / "out.h5.partial"
     assert not (here / "out.h5").exists()
     if how == signal.SIGINT:
-        assert process.returncode == 130
+        assert code == 130
         assert "repeat the command" in err
     assert len(list(folder.glob("unit-*.h5"))) == 2
     assert main([*PARTS, "-q", "--out", "out.h5"]) == 0

@@ -3,9 +3,9 @@
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,15 +50,5 @@ def test_a_recipe_applies_to_a_copy_and_works(copy, title):
     apply = ["git", "apply", "-"]
     done = subprocess.run(apply, cwd=copy, input=diff, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    program = (
-        f"import landscape\nassert landscape.__file__.startswith({str(copy)!r})\n{block('python', RECIPES[title])}"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=copy,
-        env={"PYTHONPATH": str(copy)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    where = f"import landscape\nassert landscape.__file__.startswith({str(copy)!r})\n"
+    fresh.run(where + block("python", RECIPES[title]), cwd=copy, path=(copy,))

@@ -5,10 +5,9 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 from click.testing import CliRunner
 
@@ -109,7 +108,7 @@ def test_a_name_is_typed_once_in_its_registry(program, name, command, wrong):
         f"print(*runpy.run_path({str(DOCS / 'generated.py')!r})['names']())\n"
         f"sys.exit(main(['{command}', '-h']))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = fresh.run(code)
     before, _, help = out.rpartition("Usage:")
     error, _, page = before.partition("# Names that can be chosen")
     assert name in help

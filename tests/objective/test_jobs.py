@@ -1,15 +1,14 @@
 """The loop: finished units are not computed again, whatever ended the run; ranks share units without overlap."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from fresh import Program
 from made import spectrum
 from ranks import variables
+from refusals import refused
 
 from landscape.autodiff import distributed
 from landscape.errors import InputError, NumericalError, StoreError
@@ -69,7 +68,7 @@ def test_progress_without_a_journal_counts_from_zero():
 def test_an_error_in_a_unit_leaves_those_before_it_safe(tmp_path):
     with (
         Journal.open(tmp_path / "out.h5", {}) as journal,
-        pytest.raises(NumericalError, match="c/d has no loss"),
+        refused(NumericalError, "c/d"),
     ):
         jobs.run(UNITS, Compute(fail_at="c/d"), journal)
     with Journal.open(tmp_path / "out.h5", {}) as journal:
@@ -96,7 +95,7 @@ def test_an_interrupt_with_nothing_finished_promises_nothing(tmp_path):
 
 @pytest.mark.parametrize(("units", "found"), [((), "none"), (("a", "b", "a"), "'a', 'b', 'a'")])
 def test_units_must_differ(units, found):
-    with pytest.raises(InputError, match=f"units that all differ, got {found}$"):
+    with refused(InputError, found):
         jobs.run(units, Compute())
 
 
@@ -149,22 +148,6 @@ distributed.stop()
 """
 
 
-def command(folder: Path, ending: str, **environment: str) -> subprocess.Popen:
-    path = os.pathsep.join([str(Path(jobs.__file__).parents[2]), str(Path(__file__).parents[1])])
-    variables = os.environ | {"PYTHONPATH": path} | environment
-    arguments = [sys.executable, "-c", COMMAND, str(folder), ending]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A shell starts its background jobs with SIGINT ignored, and children inherit that.
-    return subprocess.Popen(
-        arguments, env=variables, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes
-    )
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    output, errors = process.communicate(timeout=60)
-    return process.returncode, output.strip(), errors.strip()
-
-
 def assert_goes_on_with_the_third_unit(folder: Path) -> None:
     compute = Compute()
     with jobs.open_journal(folder / "out.h5", {"steps": 3}) as journal:
@@ -175,24 +158,24 @@ def assert_goes_on_with_the_third_unit(folder: Path) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
-    code, _, _ = finish(command(tmp_path, "kill"))
+    code, _, _ = Program(COMMAND, tmp_path, "kill").ended()
     assert code == -signal.SIGKILL
     assert_goes_on_with_the_third_unit(tmp_path)
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path):
-    process = command(tmp_path, "wait")
-    assert process.stdout.readline() == "waiting\n"
-    process.send_signal(signal.SIGINT)
-    code, _, errors = finish(process)
+    process = Program(COMMAND, tmp_path, "wait")
+    assert process.said("waiting"), process.errors
+    process.send(signal.SIGINT)
+    code, _, errors = process.ended()
     expected = "2 of 4 units are finished; repeat the command, without overwrite=True, to go on from there"
     assert (code, errors) == (1, f"interrupted: {expected}")
     assert_goes_on_with_the_third_unit(tmp_path)
 
 
 def ranks(folder: Path, ending: str) -> list[tuple[int, str, str]]:
-    processes = [command(folder, ending, **own) for own in variables()]
-    return [finish(process) for process in processes]
+    processes = [Program(COMMAND, folder, ending, env=own) for own in variables()]
+    return [process.ended() for process in processes]
 
 
 def test_two_ranks_compute_each_unit_once_and_the_free_one_takes_more(tmp_path):
@@ -226,5 +209,5 @@ def test_the_count_of_a_killed_run_does_not_leave_units_out(tmp_path, monkeypatc
 
 def test_several_ranks_need_a_journal(monkeypatch):
     monkeypatch.setattr(distributed, "world", lambda: 2)
-    with pytest.raises(InputError, match="2 processes share their work through a journal: give out"):
+    with refused(InputError, "journal", "out", 2):
         jobs.run(UNITS, Compute())

@@ -1,12 +1,10 @@
 """Several processes train as one does."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from fresh import Program
 from ranks import variables
-from runs import WITH_TOYS, files, same, state
+from runs import files, same, state
 from toys import CPU, batched, recipe, vectors
 
 from landscape.cli import main
@@ -50,12 +48,9 @@ def two_ranks(made_once):
             " ".join([variables()[0]["MASTER_PORT"], "train", *words, *OF_ALL, str(folder / name)])
             for name, words in SHARED.items()
         ]
-        command = [sys.executable, "-c", RANK, *lines]
-        pipes = {"stderr": subprocess.PIPE, "text": True}
-        started = [subprocess.Popen(command, env=WITH_TOYS | own, **pipes) for own in variables()]
-        for rank in started:
-            _, error = rank.communicate(timeout=120)
-            assert rank.returncode == 0, error
+        for rank in [Program(RANK, *lines, env=own) for own in variables()]:
+            code, _, errors = rank.ended()
+            assert code == 0, errors
 
     return made_once("ranks", train)
 

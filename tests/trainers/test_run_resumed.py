@@ -3,40 +3,34 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import METHODS, WITH_TOYS, files, same, state
+from fresh import Program
+from refusals import refused
+from runs import METHODS, files, same, state
 from toys import begin, blobs, finish
 
 from landscape.cli import main
 from landscape.errors import StoreError
 from landscape.networks import checkpoints
-from trainers import loop
 
 # Going on ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("after", [1, 3])
-def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, name, after, monkeypatch):
+@pytest.mark.parametrize(("name", "after"), [("ce", 1), ("sam", 3), ("gsa-gkp", 1), ("gsa-gkp", 3), ("drw", 3)])
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, name, after, epochs):
     options = {"epochs": 6, "snapshot_every": 2, "cosines_every": 2, **METHODS[name]}
     whole = finish(tmp_path / "whole", **options)
-    run_epoch = loop.Trainer.run_epoch
 
-    def cut(self, progress):
-        if self.epoch == after:
-            self.model(blobs().inputs)  # the middle of an epoch: something has changed already
+    def cut(trainer):
+        if trainer.epoch == after:
+            trainer.model(blobs().inputs)  # the middle of an epoch: something has changed already
             raise KeyboardInterrupt
-        return run_epoch(self, progress)
 
-    monkeypatch.setattr(loop.Trainer, "run_epoch", cut)
-    with pytest.raises(KeyboardInterrupt, match=f"interrupted after {after} of 6 epochs: the same command goes on"):
+    with epochs(before=cut), refused(KeyboardInterrupt, after, 6):
         finish(tmp_path / "cut", **options)
-    monkeypatch.undo()
     again = begin(tmp_path / "cut", **options)
     assert (again.resumed, again.trainer.epoch) == (True, after)
     again.train()
@@ -50,29 +44,24 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, name, after, monkeypat
         np.testing.assert_array_equal(getattr(found, field), getattr(whole, field))
 
 
-def test_an_interruption_before_the_first_epoch_leaves_nothing(tmp_path, monkeypatch):
-    def cut(self, progress):
+def test_an_interruption_before_the_first_epoch_leaves_nothing(tmp_path, epochs):
+    def cut(trainer):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.Trainer, "run_epoch", cut)
-    with pytest.raises(KeyboardInterrupt, match="before the first epoch was done: nothing is kept"):
+    with pytest.raises(KeyboardInterrupt), epochs(before=cut):
         finish(tmp_path)
     assert files(tmp_path) == []
 
 
-def test_an_interrupted_replacement_goes_on_without_overwrite_as_it_says(tmp_path, monkeypatch):
+def test_an_interrupted_replacement_goes_on_without_overwrite_as_it_says(tmp_path, epochs):
     finish(tmp_path, lr=0.2)
-    run_epoch = loop.Trainer.run_epoch
 
-    def cut(self, progress):
-        if self.epoch == 1:
+    def cut(trainer):
+        if trainer.epoch == 1:
             raise KeyboardInterrupt
-        return run_epoch(self, progress)
 
-    monkeypatch.setattr(loop.Trainer, "run_epoch", cut)
-    with pytest.raises(KeyboardInterrupt, match="1 of 2 epochs: the same command without overwrite=True goes on"):
+    with epochs(before=cut), refused(KeyboardInterrupt, 1, 2, overwrite=True):
         finish(tmp_path, overwrite=True)
-    monkeypatch.undo()
     assert finish(tmp_path).epoch.tolist() == [1, 2]
 
 
@@ -123,19 +112,11 @@ def test_a_killed_process_goes_on(tmp_path, kill):
         "--group-after", "0.4", "--batch-size", "4", "--augment", "none", "--device", "cpu", "-o",
         str(tmp_path / "cut"),
     ]  # fmt: skip
-    started = subprocess.Popen(
-        [sys.executable, "-c", HALTING, *words],
-        env=WITH_TOYS,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    said = started.stdout.readline()
-    started.send_signal(kill)
-    _, error = started.communicate(timeout=60)
-    assert said == "three epochs are done\n", error
-    assert started.returncode == (130 if kill == signal.SIGINT else -9)
+    started = Program(HALTING, *words)
+    assert started.said("three epochs are done"), started.errors
+    started.send(kill)
+    code, _, error = started.ended()
+    assert code == (130 if kill == signal.SIGINT else -9)
     assert kill != signal.SIGINT or "interrupted after 3 of 6 epochs" in error.splitlines()[-1]
     assert main([*words, "-q"]) == 0
     words[-1] = str(tmp_path / "whole")
