@@ -1,0 +1,101 @@
+"""Squared gradients and rows of single samples, against autograd sample by sample in float64."""
+
+import pytest
+import torch
+from layers import CASES, LABELS, N, case, loss_of, same, single_gradients
+from torch import nn
+
+from landscape.autodiff import single_samples
+from landscape.autodiff.batch_statistics import batch_statistics_constant
+
+
+@pytest.mark.parametrize("entries", [1, 2**25])  # one sample at a time, and all at once
+@pytest.mark.parametrize("name", CASES)
+def test_squared_gradients_equal_a_loop_over_samples(name, entries, monkeypatch):
+    monkeypatch.setattr(single_samples, "_ENTRIES", entries)
+    model, inputs = case(name)
+    model.train()
+    if name == "small-resnet":
+        model.bn1.eval()  # a mode of its own, which must survive
+    modes = [m.training for m in model.modules()]
+    batches = [(inputs[:4], LABELS[:4]), (inputs[4:], LABELS[4:])]
+    found = single_samples.squared_gradients(model, batches, loss_of)
+    assert [m.training for m in model.modules()] == modes
+    assert found.dtype == torch.float64
+    same(found, single_gradients(model.eval(), inputs).square().sum(0))
+
+
+def test_squared_gradients_of_chosen_parameters_leave_the_others_out():
+    model, inputs = case("cosine")
+    names = [n for n, _ in model.named_parameters() if not n.startswith("linear.")]
+    found = single_samples.squared_gradients(model, [(inputs, LABELS)], loss_of, names)
+    same(found, single_gradients(model.eval(), inputs, names).square().sum(0))
+
+
+@pytest.mark.parametrize("entries", [1, 2**25])
+@pytest.mark.parametrize("name", CASES)
+def test_rows_of_any_combination_of_logits_equal_a_loop_over_samples(name, entries, monkeypatch):
+    """Several combinations from one forward pass, one of them zero for some samples."""
+    monkeypatch.setattr(single_samples, "_ENTRIES", entries)
+    model, inputs = case(name)
+    model.eval()
+    params = list(model.parameters())
+    z = model(inputs)
+    all_seeds = torch.randn(2, *z.shape, generator=torch.Generator().manual_seed(1), dtype=z.dtype)
+    all_seeds[1, ::2] = 0
+    found = single_samples.record(model, inputs, LABELS, lambda outputs, _: outputs)
+    lengths, gradients = [], []
+    for seeds in all_seeds:
+        expected = torch.stack([
+            torch.cat([
+                g.reshape(-1)
+                for g in torch.autograd.grad((z[i] * seeds[i]).sum(), params, retain_graph=True, materialize_grads=True)
+            ])
+            for i in range(N)
+        ])
+        same(found.rows(seeds, keep=True), expected)
+        lengths.append(expected.square().sum(1))
+        gradients.append(expected)
+    kept = torch.arange(2)[:, None] == torch.arange(N) % 3 % 2  # of both combinations, and of some samples in no order
+    squares, rows = found.square_norms(all_seeds, kept)
+    same(squares, torch.stack(lengths))
+    same(rows, torch.stack(gradients, dim=1)[kept.T])
+
+
+def test_a_channel_that_never_changes_has_the_statistics_of_batch_norm():
+    """As after a unit that is never active: its variance is zero, and so is what batch norm makes of it."""
+    x = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = 2.0
+    plain, constant = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    expected = plain(x)
+    with batch_statistics_constant(constant):
+        found = constant(x)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(constant.running_mean, plain.running_mean)
+    torch.testing.assert_close(constant.running_var, plain.running_var)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_rows_of_recurrent_layers_equal_a_loop_over_samples(kind):
+    """vmap has no rule for some of them; then each sample has a backward pass, of the combination asked for."""
+
+    class Recurrence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.fc = getattr(nn, kind)(3, 4, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(self.rnn(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    model, inputs = Recurrence().double(), torch.randn(5, 6, 3, dtype=torch.float64)
+    params = list(model.parameters())
+    z = model(inputs)
+    seeds = torch.randn(z.shape, dtype=z.dtype)
+    expected = torch.stack([
+        torch.cat([g.reshape(-1) for g in torch.autograd.grad((z[i] * seeds[i]).sum(), params, retain_graph=True)])
+        for i in range(5)
+    ])
+    found = single_samples.record(model, inputs, torch.zeros(5), lambda outputs, _: outputs)
+    torch.testing.assert_close(found.rows(seeds, keep=True), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.square_norms(seeds[None])[0][0], expected.square().sum(1), rtol=1e-10, atol=1e-12)
