@@ -9,6 +9,7 @@ import pytest
 import torch
 from cases import CASES, hessian_by_double_backward, padded
 from exact import dense
+from refusals import refused
 from torch import nn
 
 import landscape as ls
@@ -140,30 +141,31 @@ class Tokens(nn.Module):
 
 
 class Recurrence(nn.Module):
-    def __init__(self, kind):
+    def __init__(self, kind, **options):
         super().__init__()
-        self.rnn, self.fc = (
-            getattr(nn, kind)(4, 5, num_layers=2, batch_first=True, bidirectional=True),
-            nn.Linear(10, 3),
-        )
+        self.rnn = getattr(nn, kind)(4, 3, batch_first=True, **options)
+        self.fc = nn.Linear(6 if self.rnn.bidirectional else 3, 3)
 
     def forward(self, x):
         return self.fc(self.rnn(x)[0][:, -1])
 
 
-MODELS = {order: partial(Tokens, order) for order in ("tokens first", "reversed", "shared")}
-MODELS |= {kind: partial(Recurrence, kind) for kind in ("LSTM", "GRU", "RNN")}
+MODELS = {order: (partial(Tokens, order), torch.float64) for order in ("tokens first", "reversed")} | {
+    "shared": (partial(Tokens, "shared"), torch.float32),
+    "LSTM": (partial(Recurrence, "LSTM", num_layers=2, bidirectional=True), torch.float64),
+    "GRU": (partial(Recurrence, "GRU", num_layers=2), torch.float32),
+    "RNN": (partial(Recurrence, "RNN", bidirectional=True), torch.float64),
+}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(("make", "dtype"), MODELS.values(), ids=MODELS)
 def test_fishers_do_not_depend_on_the_batch_size_nor_on_the_layout_of_a_layer(make, dtype):
     """Against a backward pass for each sample; eight tokens, so that a batch of eight has as many."""
     generator = torch.Generator().manual_seed(0)
     data = torch.randn(19, 8, 4, generator=generator), torch.arange(19) % 3
     torch.manual_seed(0)
     model, found = make(), []
-    for batch_size in (2, 4, 7, 8, 19):
+    for batch_size in (4, 8, 19):
         objective = Objective.build(
             model, datasets.from_dataset(data), partition="all", dtype=dtype, device="cpu", batch_size=batch_size
         )
@@ -266,22 +268,22 @@ def test_runs_of_several_seeds_stand_side_by_side(tmp_path):
     mean, spread = back.euclidean.mean(0), back.euclidean.std(0, ddof=1)
     i, j = order[0], order[1]
     assert text[1] == f"{mean[i, j]:.3g}\n±{spread[i, j]:.1g}"
-    with pytest.raises(InputError, match="no part 'x'; there are 0, 1, 2"):
+    with refused(InputError, "x", 0, 1, 2):
         plots.cross_losses(back, ["x"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"points": {"1": None}}, "runs have other points: 1 in b, 0, 2, final before"),
-        ({"snapshots": ()}, "b has snapshots of other epochs than a"),
-        ({"name": "a"}, "two runs have one name"),
+        ({"points": {"1": None}}, (1, 0, 2)),
+        ({"snapshots": ()}, ("a", "b", "epochs")),
+        ({"name": "a"}, ("two",)),
     ],
 )
 def test_runs_that_do_not_compare_are_refused(change, message):
     objective = CASES["residual-relu"].objective()
     runs = [run_of(objective, "a"), dataclasses.replace(run_of(objective, "b"), **change)]
-    with pytest.raises(InputError, match=message):
+    with refused(InputError, *message):
         ls.distances(objective, runs, source="test")
 
 
@@ -293,7 +295,7 @@ def test_bad_options_are_refused():
     ):
         with pytest.raises(InputError, match=message):
             ls.distances(objective, [run_of(objective)], source="test", **options)
-    with pytest.raises(InputError, match="there is no run"):
+    with refused(InputError, "run"):
         ls.distances(objective, [], source="test")
 
 
@@ -345,14 +347,14 @@ def test_training_lowers_the_parts_own_loss_and_leaves_the_model():
 
 def test_training_that_cannot_be_is_refused():
     objective = CASES["residual-relu"].objective()
-    with pytest.raises(NumericalError, match="fine-tuning on 0 diverged at step"):
+    with refused(NumericalError, "fine-tuning", 0):
         convergence.finetuned(objective, "0", epochs=50, lr=1e200)
     mixed = CASES["residual-relu"].objective(partition={"both": [0, 1]})
-    with pytest.raises(NumericalError, match=r"fine-tuning on both ends at a loss of .* above the 1.1.* it began with"):
+    with refused(NumericalError, "fine-tuning", "both", lr=100.0):
         convergence.finetuned(mixed, "both", epochs=1, lr=100.0, batch_size=4)
     with pytest.raises(InputError, match="must be at least 1, got 0"):
         convergence.finetuned(objective, "0", epochs=0)
-    with pytest.raises(InputError, match="lr must be positive"):
+    with refused(InputError, "lr"):
         convergence.finetuned(objective, "0", epochs=1, lr=0)
 
 
@@ -399,13 +401,13 @@ def test_runs_without_a_memory_bank_say_so(banked, tmp_path):
     with pytest.raises(InputError, match="is not the folder of a run: there is no file"):
         convergence.from_bank(objective, tmp_path / "bank")
     (banked.folder / "bank" / "epoch-0004.pt").unlink()
-    with pytest.raises(InputError, match=r"epoch-0004.pt is missing, which the history of"):
+    with refused(InputError, "epoch-0004.pt"):
         convergence.from_bank(objective, banked.folder)
     without = dataclasses.replace(
         banked.history, bank_epoch=banked.history.bank_epoch * np.nan, group=banked.history.group * np.nan
     )
     store.save(banked.folder / "history.h5", without, overwrite=True)
-    with pytest.raises(InputError, match="kept no memory bank: train with gsa-gkp"):
+    with refused(InputError, "gsa-gkp"):
         convergence.from_bank(objective, banked.folder)
     with pytest.raises(InputError, match="has no groups of classes"):
         convergence.groups_of(banked.folder)

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from interruptions import Interrupting
+from refusals import refused
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import landscape as ls
 from landscape.cli import main
-from landscape.curvature import probing
 from landscape.curvature.kinds import KINDS
 from landscape.errors import InputError, StoreError
 from tests.cases import CASES
@@ -96,20 +97,6 @@ def test_files_of_matrices_are_read_shown_compared_and_reported(tmp_path, capsys
         ls.regroup(ls.load("a.h5"), {"both": ["0", "1"]})
 
 
-def stopping_after(monkeypatch, n):
-    """Let the run of the n-th part be interrupted once; the list of runs."""
-    real, calls = probing.run, []
-
-    def stopping(*given, **named):
-        calls.append(1)
-        if len(calls) == n:
-            raise KeyboardInterrupt
-        return real(*given, **named)
-
-    monkeypatch.setattr(probing, "run", stopping)
-    return calls
-
-
 @pytest.mark.parametrize(
     ("make", "other", "given"),
     [
@@ -118,27 +105,26 @@ def stopping_after(monkeypatch, n):
     ],
     ids=["dense", "products"],
 )
-def test_a_matrix_that_is_known_by_a_fingerprint_is_resumed(tmp_path, monkeypatch, make, other, given):
+def test_a_matrix_that_is_known_by_a_fingerprint_is_resumed(tmp_path, make, other, given):
     out, options = tmp_path / "out.h5", {"steps": 5, "probes": 2, **given}
     expected = ls.spectrum(make(), **options)
-    calls = stopping_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
-        ls.spectrum(make(), out=out, **options)
+        ls.spectrum(make(), out=out, **options, progress=Interrupting(1))
     with pytest.raises(StoreError, match="was begun"):
         ls.spectrum(
             make() if other is None else other, out=out, **(options | ({"fingerprint": "8"} if other is None else {}))
         )
-    found = ls.spectrum(make(), out=out, **options)
-    assert len(calls) == 3  # the second part again
+    missing = Interrupting()
+    found = ls.spectrum(make(), out=out, **options, progress=missing)
+    assert len(missing.units) == 1
     assert np.array_equal(found.alpha, expected.alpha)
     assert np.array_equal(ls.load(out).alpha, expected.alpha)
 
 
-def test_products_without_a_fingerprint_keep_nothing_and_write_the_result(tmp_path, monkeypatch):
+def test_products_without_a_fingerprint_keep_nothing_and_write_the_result(tmp_path):
     out, stack = tmp_path / "out.h5", {"a": aslinearoperator(STACK[0]), "b": aslinearoperator(STACK[1])}
-    stopping_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
-        ls.spectrum(stack, steps=4, probes=1, out=out)
+        ls.spectrum(stack, steps=4, probes=1, out=out, progress=Interrupting(1))
     assert not list(tmp_path.iterdir())
     found = ls.spectrum(stack, steps=4, probes=1, out=out)
     assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
@@ -168,9 +154,8 @@ def test_an_objectives_operator_gives_the_spectrum_of_its_objective():
 def test_the_residual_is_a_matrix_of_its_own():
     objective = CASES["mlp-tanh"].objective()
     H, G = (ls.curvature_operator(objective, kind, backend="reverse") for kind in ("hessian", "ggn"))
-    size = objective.layout.size
-    found = ls.spectrum(objective, operator="residual", steps=size, probes=2, backend="reverse")
-    difference = ls.spectrum(H - G, steps=size, probes=2)
+    found = ls.spectrum(objective, operator="residual", steps=60, probes=2, backend="reverse")
+    difference = ls.spectrum(H - G, steps=60, probes=2)
     assert (found.operator, found.symbol) == ("residual", "R")
     assert (difference.operator, difference.symbol) == ("hessian - ggn", "H - G")
     for p in range(3):
@@ -207,5 +192,5 @@ def test_a_kind_of_ones_own_is_taken_as_the_registered_ones_are(method):
     [{"operator": "ggn"}, {"backend": "reverse"}, {"cache_bytes": 0}, {"samples": 9}, {"overlap": True}],
 )
 def test_options_of_objectives_are_refused_for_matrices(options):
-    with pytest.raises(InputError, match=f"{next(iter(options))} is for an objective"):
+    with refused(InputError, next(iter(options))):
         ls.spectrum(STACK, **options)

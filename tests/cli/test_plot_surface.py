@@ -27,10 +27,13 @@ def plot(tmp_path, capsys):
     return run
 
 
-@pytest.mark.parametrize("kind", plots.KIND_FIGURES["surface"])
 @pytest.mark.parametrize(
-    "words",
-    [(), ("--groups", "head-tail", "--weights", "balanced"), ("--groups", "head-tail", "--weights", "own.json")],
+    ("kind", "words"),
+    [
+        *((kind, ()) for kind in plots.KIND_FIGURES["surface"]),
+        ("contour", ("--groups", "head-tail", "--weights", "balanced")),
+        ("3d", ("--groups", "head-tail", "--weights", "own.json")),
+    ],
 )
 def test_plot_draws_each_kind_of_a_surface(plot, tmp_path, kind, words, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -53,12 +56,9 @@ def test_plot_draws_each_kind_of_a_surface(plot, tmp_path, kind, words, monkeypa
         ([], {}),
     ],
 )
-def test_plot_passes_on_what_is_given_and_nothing_else(plot, monkeypatch, words, expected):
-    asked = []
-    kinds = {k: lambda *a, k=k, **o: asked.append(o) or plots.surface(a[0]) for k in plots.KIND_FIGURES["surface"]}
-    monkeypatch.setattr(plots, "KIND_FIGURES", {"surface": kinds})
+def test_plot_passes_on_what_is_given_and_nothing_else(plot, asked, words, expected):
     assert plot(three_classes(), *words)[0] == 0
-    assert asked == [expected]
+    assert [options for *_, options in asked] == [expected]
 
 
 def test_plot_draws_a_line_as_a_line(plot, tmp_path):
@@ -67,17 +67,11 @@ def test_plot_draws_a_line_as_a_line(plot, tmp_path):
     assert (code, err) == (2, ["landscape: error: --kind contour is not for a line: choose line"])
 
 
-def test_plot_groups_by_a_file(plot, tmp_path, monkeypatch):
+def test_plot_groups_by_a_file(plot, tmp_path, asked):
     groups = tmp_path / "groups.json"
     groups.write_text(json.dumps({"tail": [1, 2], "all": [0, 1, 2]}))
-    asked = []
-    monkeypatch.setattr(
-        plots,
-        "KIND_FIGURES",
-        {"surface": {"contour": lambda *a: asked.append((a[0].parts, a[1])) or plots.surface(*a)}},
-    )
     assert plot(three_classes(), "--groups", groups, "--parts", "tail,1")[0] == 0
-    assert asked == [(("tail", "all"), ["tail", "all"])]
+    assert [(result.parts, parts) for result, parts, _ in asked] == [(("tail", "all"), ["tail", "all"])]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import CASES
 from hard import Applied, Bag, by_rows, layers, matrix, objective_of, relative
+from refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
@@ -70,14 +71,17 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize(
-    ("kind", "backend", "dtype"),
-    [("hessian", "auto", torch.float32), ("hessian", "reverse", torch.float64), ("residual", "reverse", torch.float32)],
+    ("name", "kind", "backend", "dtype"),
+    [
+        *((name, "hessian", "auto", torch.float32) for name in WRONG),
+        *((name, "hessian", "reverse", torch.float64) for name in ("kept", "gate")),
+        *((name, "residual", "reverse", torch.float32) for name in ("in python", "norm")),
+    ],
 )
 def test_a_second_derivative_that_is_not_the_losss_is_refused(name, kind, backend, dtype):
     objective = objective_of(partial(layers, Applied(WRONG[name])), dtype=dtype)
-    with pytest.raises(NumericalError, match=r"second derivative of this model and loss is wrong: on samples of 0, "):
+    with refused(NumericalError, 0):
         matrix(objective, kind, backend)
     for first in ("ggn", "empirical-fisher"):
         assert relative(matrix(objective, first, backend)[0], by_rows(objective, 0, first)) < 1e-5
@@ -97,7 +101,7 @@ def through_function(z, y):
 @pytest.mark.parametrize("kind", ["hessian", "ggn"])
 def test_a_loss_with_a_wrong_second_derivative_is_refused_with_advice_that_works(loss, kind):
     objective = objective_of(partial(layers, nn.Tanh()), loss=loss)
-    with pytest.raises(NumericalError, match=r"loss is wrong.*empirical-fisher.*needs only"):
+    with refused(NumericalError, "empirical-fisher"):
         matrix(objective, kind)
     assert relative(matrix(objective, "empirical-fisher")[1], by_rows(objective, 1, "empirical-fisher")) < 1e-12
 
@@ -114,7 +118,7 @@ def test_each_part_is_looked_at_and_none_that_was_not_asked_for():
     inner = objective_of(lambda: nn.Sequential(Far(), nn.Linear(3, 2)), shift=10)
     good, bad = (ls.hessian(inner)[name] for name in ("0", "1"))
     assert torch.isfinite(good @ torch.ones(good.size, dtype=torch.float64)).all()
-    with pytest.raises(NumericalError, match="on samples of 1"):
+    with refused(NumericalError, 1):
         bad @ torch.ones(bad.size, dtype=torch.float64)
 
 
@@ -343,7 +347,7 @@ def test_lanczos_refuses_a_matrix_that_is_not_symmetric(dtype, share):
     wrong = symmetric + share * torch.tensor([0.0, 1.0], dtype=dtype)[:, None, None] * A
     probes = torch.randn(2, 2, 40, generator=generator, dtype=dtype)
     assert np.isfinite(lanczos(lambda V: V @ symmetric, probes, 5).alpha).all()
-    with pytest.raises(NumericalError, match="not symmetric"):
+    with refused(NumericalError, "symmetric"):
         lanczos(lambda V: V @ wrong.mT, probes, 5)
 
 

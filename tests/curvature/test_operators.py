@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 
 from landscape.autodiff.linearize import linearize, n_bytes
@@ -67,9 +68,14 @@ def test_float32_products_are_the_dense_ones_to_1e_4(name, backend):
     assert relative(found.double(), exact(name, 0) @ V) < 1e-4
 
 
-@pytest.mark.parametrize("backend", ["reverse", "linearized"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "hessian"])
-@pytest.mark.parametrize("name", ["mlp-relu", "residual-gelu", "smoothed", "features"])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("residual-gelu", "reverse"),
+        *((name, "linearized") for name in ("mlp-relu", "residual-gelu", "smoothed", "features")),
+    ],
+)
 def test_every_other_kind_of_matrix_is_the_dense_one(name, kind, backend):
     objective = CASES[name].objective()
     V = probes(objective)
@@ -187,7 +193,7 @@ class OneDerivative(torch.autograd.Function):
 
 def test_a_loss_without_a_second_derivative_is_refused_in_a_line():
     objective = Case(lambda: mlp(nn.Tanh()), loss=lambda z, y: OneDerivative.apply(z)).objective()
-    with pytest.raises(NumericalError, match=r"second derivative.*empirical-fisher"):
+    with refused(NumericalError, "empirical-fisher"):
         curvature_operator(objective).matvec(torch.ones(3, 1, objective.layout.size, dtype=torch.float64))
 
 
@@ -209,7 +215,7 @@ def test_a_model_that_cannot_be_traced_falls_back_and_says_so(caplog):
         found = acting(curvature_operator(objective), probes(objective))
     assert "reverse mode is used" in caplog.text
     assert relative(found[0], dense(objective, 0) @ probes(objective)) < 1e-9
-    with pytest.raises(InputError, match="backend='linearized' cannot be used"):
+    with refused(InputError, backend="linearized"):
         curvature_operator(objective, backend="linearized")
 
 
@@ -332,14 +338,14 @@ def test_a_dimension_for_every_trace_size_is_refused():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda o: curvature_operator(o, "laplacian"), "kind=.laplacian. is unknown"),
-        (lambda o: curvature_operator(o, "hesian"), "did you mean hessian"),
-        (lambda o: curvature_operator(o, backend="magic"), "backend"),
-        (lambda o: curvature_operator(o).matvec(torch.zeros(3, 1, 5)), "vectors must have shape"),
+        (lambda o: curvature_operator(o, "laplacian"), ("kind", "laplacian")),
+        (lambda o: curvature_operator(o, "hesian"), ("hessian",)),
+        (lambda o: curvature_operator(o, backend="magic"), ("backend",)),
+        (lambda o: curvature_operator(o).matvec(torch.zeros(3, 1, 5)), ("vectors",)),
     ],
 )
 def test_bad_input_is_named(call, words):
-    with pytest.raises(InputError, match=words):
+    with refused(InputError, *words):
         call(CASES["mlp-tanh"].objective())
 
 

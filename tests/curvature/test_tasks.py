@@ -79,10 +79,11 @@ def test_matrices_equal_dense_ones_of_the_loss_written_out_by_hand(name):
 def test_numbers_of_single_samples_and_rows_equal_dense_ones_where_they_can_be_had(name):
     case = CASES[name]
     objective = objective_of(case)
-    for kind in ("hessian", "ggn", "fisher", "empirical-fisher"):
+    others = ("ggn", "empirical-fisher", "fisher")
+    for kind in ("hessian", others[list(CASES).index(name) % 3]):  # each is met by four cases or five
         if (kind == "fisher" and not case.fisher) or (kind == "ggn" and not case.ggn):
             continue
-        spectrum = ls.spectrum(objective, operator=kind, steps=60, probes=8, sampling_errors=True, tol=1e-9)
+        spectrum = ls.spectrum(objective, operator=kind, steps=60, probes=4, sampling_errors=True, tol=1e-9)
         values = torch.linalg.eigvalsh(dense(case, kind))
         assert spectrum.lambda_max[0] == pytest.approx(values[-1].item(), rel=1e-6)
         assert spectrum.trace[0] == pytest.approx(

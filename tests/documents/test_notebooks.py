@@ -31,14 +31,18 @@ import os
 os.chdir({folder!r})
 os.environ.update(EPOCHS="5", SEEDS="1", RUNS="runs")
 """
-SMALLER = """
-import numpy as np
-
-def once(name, analysis, *given, **options):
-    given = [g[::3] if isinstance(g, np.ndarray) else g for g in given]  # the axes of surfaces
-    options = {key: min(value, 8) if key in ("steps", "n") else value for key, value in options.items()}
-    return analysis(*given, **options, out=RUNS / name)
-"""
+SMALLER = {
+    "steps=60": "steps=6",
+    "steps=40, probes=4": "steps=8, probes=2",
+    "n=15": "n=5",
+    "0.5, 15)": "0.5, 5)",
+    "epochs=20, lr": "epochs=5, lr",
+    'epochs=2 * DATA["epochs"]': "epochs=2",
+    "batches=12": "batches=3",
+    "samples_per_batch=64": "samples_per_batch=16",
+    "(1, 2, 4, 6, 8, 10), (1e-4, 1e-3, 1e-2, 1e-1)": "(1, 4), (1e-3, 1e-1)",
+}
+"""What a notebook says, and what is run in its place."""
 
 
 def figures(notebook):
@@ -155,7 +159,9 @@ def trained(made_once):
 def test_it_runs_on_a_small_setting_and_shows_what_the_files_hold(name, kernel, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "runs")
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
-    notebook.cells.insert(first_code(notebook) + 1, nbformat.v4.new_code_cell(SMALLER))
+    for cell in notebook.cells:
+        for said, taken in SMALLER.items():
+            cell.source = cell.source.replace(said, taken)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(FRESH.format(folder=str(tmp_path))))
     client = NotebookClient(notebook, km=kernel, timeout=500)
     try:
@@ -217,7 +223,7 @@ def test_it_runs_on_a_small_setting_and_shows_what_the_files_hold(name, kernel, 
             assert float(cosine) == pytest.approx(gradients.cosine[0, p], abs=6e-4)
     if name.startswith("05"):
         rows = re.findall(rf"^(G|Z) = (\S+) +{NUMBER} % +groups at the end: (\d+)$", text, re.M)
-        assert len(rows) == 10
+        assert len(rows) == 4
         for kind, value, accuracy, groups in rows:
             run = ls.load(tmp_path / "runs" / "sweeps" / f"{kind.lower()}{value}-0" / "history.h5")
             assert float(accuracy) == pytest.approx(100 * run.test_accuracy[-1], abs=6e-3)

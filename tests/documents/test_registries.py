@@ -1,6 +1,7 @@
 """Each list of names is typed once: no other file has a second list, and the typed face has all names."""
 
 import ast
+import functools
 import inspect
 from pathlib import Path
 from typing import get_args
@@ -38,24 +39,26 @@ FACE = {
 }
 
 
-def collections(file, least):
-    """Lists, sets and tuples of nothing but so many texts, with their lines."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.List | ast.Set | ast.Tuple) and len(node.elts) >= least:
-            values = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
-            if all(isinstance(value, str) for value in values):
-                yield node.lineno, values
+@functools.cache
+def collections():
+    """Lists, sets and tuples of nothing but two texts or more, with their files and lines."""
+    found, root = [], Path(landscape.__file__).parents[1]
+    for file in (f for package in ("landscape", "trainers") for f in (root / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.List | ast.Set | ast.Tuple) and len(node.elts) >= 2:
+                values = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
+                if all(isinstance(value, str) for value in values):
+                    found.append((str(file), node.lineno, values))
+    return found
 
 
 @pytest.mark.parametrize("name", REGISTRIES)
 def test_no_other_file_lists_the_names_of_a_registry(name):
     home, registry = REGISTRIES[name]
     face, least = FACE.get(name), 2 if name == "matrices" else min(3, len(registry))
-    root = Path(landscape.__file__).parents[1]
-    for file in (f for package in ("landscape", "trainers") for f in (root / package).rglob("*.py")):
-        for line, values in collections(file, least) if str(file) != inspect.getfile(home) else ():
-            if face is None or tuple(values) != get_args(face):
-                assert not set(values) <= set(registry), f"{file}:{line}: {values}"
+    for file, line, values in collections():
+        if file != inspect.getfile(home) and len(values) >= least and (face is None or tuple(values) != get_args(face)):
+            assert not set(values) <= set(registry), f"{file}:{line}: {values}"
 
 
 @pytest.mark.parametrize("name", FACE)
