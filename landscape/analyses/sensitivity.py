@@ -146,7 +146,11 @@ def _run(
 def _costs(objective: Objective, options: Options) -> costs.Known:
     """Return what the steps take; the eigenvectors declare theirs."""
     ends = pilot.at_points(objective, "points at the ends of steps", 1 + len(SIGNS) * (options.n + options.draws))
-    return costs.Known(works=(pilot.evaluation(objective), ends), keeps=8 * objective.layout.size * (options.n + 4))
+    return costs.Known(
+        works=(pilot.evaluation(objective), ends),
+        keeps=8 * objective.layout.size * (options.n + 4),
+        disk=2**14 + 2 * 8 * 12 * len(objective.partition) * (options.n + options.draws),
+    )
 
 
 def _random(objective: Objective, number: int, seed: int) -> Tensor:

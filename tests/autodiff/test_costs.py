@@ -31,6 +31,7 @@ ANALYSES = {
                                              source="test", over="all", **k),
     "gradients": lambda o, **k: ls.gradients(o, **k),
     "features": lambda o, **k: ls.features(o, **k),
+    "sensitivity": lambda o, **k: ls.sensitivity(o, of="0", n=1, draws=1, **k),
     "series": lambda o, **k: ls.series(ls.surface1d, o, stages(o), n=3, **k),
     "sharpness": lambda o, **k: ls.sharpness(o, draws=1, ascent_steps=1, **k),
 }  # fmt: skip
