@@ -13,19 +13,20 @@ IMAGES = (N, 2, 8, 8)
 
 
 class Tokens(nn.Module):
-    """Embedding, LayerNorm, a bare parameter and attention-free mixing: nothing that has a formula but `out`."""
+    """Embedding, LayerNorm, two bare parameters, one without axes, and mixing: nothing has a formula but `out`."""
 
     def __init__(self):
         super().__init__()
         self.embed = nn.Embedding(11, 6)
         self.shift = nn.Parameter(torch.randn(6))
+        self.scale = nn.Parameter(torch.tensor(1.5))
         self.norm = nn.LayerNorm(6)
         self.mix = nn.Conv1d(6, 6, 3, padding="same")
         self.out = nn.Linear(6, C)
 
     def forward(self, tokens):
         x = self.norm(self.embed(tokens) + self.shift)
-        return self.out(torch.tanh(self.mix(x.mT)).mT).mean(1)
+        return self.scale * self.out(torch.tanh(self.mix(x.mT)).mT).mean(1)
 
 
 class Twice(nn.Module):

@@ -156,7 +156,7 @@ class Recorded:
                     log.info("gradients of samples are taken one by one, because %s", one_line(error))
                     found = self._one_by_one(piece, seeds)
             for name, gradients in found.items():
-                yield name, piece, gradients.flatten(1)
+                yield name, piece, gradients.reshape(len(gradients), -1)  # a parameter may have no axes
 
     @torch.enable_grad()
     def _one_by_one(self, piece: slice, seeds: Tensor) -> dict[str, Tensor]:

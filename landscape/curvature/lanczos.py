@@ -219,12 +219,11 @@ def lanczos(
         # float64 for the coefficients: the tridiagonal matrix is tiny, its rounding is not.
         a = dots(v, w)
         if j == 1:
-            _refuse_asymmetric(
-                beta[running, 0],
-                dots(basis[:, 0], w).cpu().numpy()[running],
-                scale[running],
-                eps,
-            )
+            back = team.agreed(dots(basis[:, 0], w).cpu().numpy())
+            off = np.where(running, np.abs(beta[:, 0] - back) / scale, 0)
+            # Rounding is some hundred units of eps: it lies along the same vectors as the products themselves.
+            if (off > 3 * eps**0.5).any():
+                _refuse_asymmetric(matvec, v.reshape(n_parts, n_probes, size), off, beta[:, 0], back, scale)
         if keep:
             earlier = basis[:, : j + 1]
             for _ in range(2):
@@ -267,10 +266,27 @@ def dots(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack(found).sum(0)
 
 
-def _refuse_asymmetric(there: np.ndarray, back: np.ndarray, scale: np.ndarray, eps: float) -> None:
-    """Compare u . A v with v . A u of the first two vectors of each run, of which only the second is new."""
-    off = np.abs(there - back) / scale
-    # Rounding is some hundred units of eps: it lies along the same vectors as the products themselves.
+def _refuse_asymmetric(
+    matvec: Callable[[Tensor], Tensor],
+    like: Tensor,
+    off: np.ndarray,
+    there: np.ndarray,
+    back: np.ndarray,
+    scale: np.ndarray,
+) -> None:
+    """Refuse where u . A v is not v . A u for the first two vectors of a run, of which only the second is new.
+
+    A probe of signs may lie in the null space of a small matrix, such as that of a linear classifier. Its products are
+    then rounding alone, which has no symmetry; the next vector is as good as any other to go on with.
+
+    Raises:
+        NumericalError: the products are not those of a symmetric matrix.
+    """
+    eps = torch.finfo(like.dtype).eps
+    other = torch.randn(like.shape[-1], generator=torch.Generator().manual_seed(0)).to(like)
+    product = matvec((other / other.norm()).expand_as(like).contiguous()).reshape(len(off), -1)
+    rounding = 1e3 * eps * dots(product, product).sqrt().cpu().numpy()
+    off = np.where(scale > rounding, off, 0)
     if (off > 3 * eps**0.5).any():
         k = int(off.argmax())
         raise NumericalError(

@@ -4,6 +4,7 @@ A loss that averages, samples that influence each other, dropout in eval mode, a
 many calls: each gives numbers that mean nothing, and none is seen in the numbers.
 """
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,49 @@ class Kept:
 
     batches: tuple[np.ndarray, ...]  # positions of the first samples, and of some later ones
     losses: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """The caller's model, of which an objective holds a copy, and its buffers when it was copied."""
+
+    model: "weakref.ref[nn.Module]"
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Origin":
+        """Remember a model as it is now."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        state = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor) and n not in parameters}
+        return cls(weakref.ref(model), {name: t.clone() for name, t in state.items()})
+
+    def refuse_change(self, copy: nn.Module) -> None:
+        """Compare the model with what it was.
+
+        Args:
+            copy: has the parameters of then. Its buffers may be others: a forward pass may count in one of them.
+
+        Raises:
+            InputError: a parameter or a buffer that a checkpoint would hold is another one.
+        """
+        model = self.model()
+        if model is None:
+            return
+        now, then = ({n: t for n, t in m.state_dict().items() if isinstance(t, Tensor)} for m in (model, copy))
+        then |= self.buffers
+        if now.keys() != then.keys() or not all(_same(t, then[name]) for name, t in now.items()):
+            raise InputError(
+                "the model has changed since the objective was made, which holds a copy of its old weights: take "
+                "objective.at(model) for the present ones, or make the objective of a copy of the model to keep the old"
+            )
+
+
+def _same(now: Tensor, then: Tensor) -> bool:
+    """Compare tensors in the dtype of `then`, where nan is nan."""
+    if now.shape != then.shape:
+        return False
+    now = now.detach().to(then.device, then.dtype)
+    return torch.equal(now, then) or bool(((now == then) | (now.isnan() & then.isnan())).all())
 
 
 def check(objective: "Objective") -> Kept:
@@ -71,17 +115,24 @@ def check(objective: "Objective") -> Kept:
     # Not the first sample alone: a recurrent layer that takes the batch axis for time gives that one the right loss.
     alone = [losses_of(slice(i, i + 1)) for i in range(len(index))]
     kept = _steady(objective)
-    spread = 1e-3 * (1 + values.abs().max())
-    if (values - torch.stack([v.sum() for v in alone])).abs().max() > spread:
-        raise InputError(
-            "the loss of a sample depends on the other samples of its batch (batch norm without running statistics, "
-            "or a contrastive loss): the loss of a part is then not a sum over its samples"
-        )
+    _refuse_mixed(values, torch.stack([v.sum() for v in alone]))
+    for index, found in zip(kept.batches, kept.losses, strict=True):
+        pieces = np.split(index, [len(index) * 3 // 8])  # of other sizes, so that other samples come together
+        _refuse_mixed(found, torch.cat([_losses(objective, piece) for piece in pieces if len(piece)]))
     with failures_named(inputs):  # a model may overwrite what its backward pass needs
         slopes = torch.autograd.grad(values.sum(), theta, allow_unused=True) if values.requires_grad else ()
     if all(g is None for g in slopes):
         raise InputError("the loss does not depend on the chosen parameters: no gradient reaches them")
     return kept
+
+
+def _refuse_mixed(together: Tensor, apart: Tensor) -> None:
+    """Compare losses of samples in one batch with those of the same samples in smaller ones."""
+    if ((together - apart).abs() > 1e-3 * (1 + together.abs().nan_to_num(posinf=0).max())).any():
+        raise InputError(
+            "the loss of a sample depends on the other samples of its batch (batch norm without running statistics, a "
+            "contrastive loss, a choice by the sum of a batch): the loss of a part is then not a sum over its samples"
+        )
 
 
 def _takes_gradients(objective: "Objective", inputs: Tree) -> bool:
@@ -118,29 +169,6 @@ def verify(objective: "Objective", kept: Kept) -> None:
                 "at its start: the data are random, or the model keeps a counter or a buffer that changes its output; "
                 "make both hold still"
             )
-
-
-def refuse_changed(own: nn.Module, theirs: nn.Module) -> None:
-    """Refuse to go on with a copy of a model that has changed since.
-
-    Args:
-        own: the objective's copy.
-        theirs: the caller's model.
-
-    Raises:
-        InputError: a tensor of its state is another one.
-    """
-    # What a checkpoint would hold: caches that a forward pass leaves in other buffers are no change.
-    now, before = ({n: t.detach() for n, t in m.state_dict().items() if isinstance(t, Tensor)} for m in (theirs, own))
-    same = now.keys() == before.keys() and all(
-        t.shape == before[n].shape and torch.equal(t.to(before[n].device, before[n].dtype), before[n])
-        for n, t in now.items()
-    )
-    if not same:
-        raise InputError(
-            "the model has changed since the objective was made, which holds a copy of its old weights: take "
-            "objective.at(model) for the present ones, or make the objective of a copy of the model to keep the old"
-        )
 
 
 def _steady(objective: "Objective") -> Kept:

@@ -7,7 +7,6 @@ statistics), data come in a fixed order and without augmentation, so L_p is one 
 
 import hashlib
 import math
-import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -68,7 +67,7 @@ class Objective:
     thresholds: Mapping[str, int]  # many, few and ends, which the names of groups go by
     _fixed: dict[str, Tensor] = field(repr=False)  # parameters and buffers that do not vary
     theta: tuple[Tensor, ...] = field(repr=False)
-    _theirs: "weakref.ref[nn.Module] | None" = field(repr=False, default=None)  # the caller's model, whose copy it is
+    _theirs: contract.Origin | None = field(repr=False, default=None)  # the caller's model, whose copy it is
     _kept: Kept | None = field(repr=False, default=None)  # of the network as it was when this was made
     draws: Draws | None = None  # what the samples are, where they stand for those of another objective
     team: distributed.Team = distributed.ALONE  # the processes that take each part's sums together, see `shared`
@@ -179,7 +178,7 @@ class Objective:
             theta=tuple(tensors[name].detach() for name in varying.names),
         )
         kept = contract.check(objective)
-        return replace(objective, _kept=kept, _theirs=weakref.ref(unwrapped(model)))
+        return replace(objective, _kept=kept, _theirs=contract.Origin.of(unwrapped(model)))
 
     @checked
     def at(self, model: nn.Module) -> "Objective":
@@ -206,7 +205,7 @@ class Objective:
         dropped = {name for name in self.source if name.startswith("checkpoint")}
         found = replace(found, source={n: v for n, v in self.source.items() if n not in dropped} | about)
         kept = contract.check(found)
-        return replace(found, _kept=kept, _theirs=weakref.ref(unwrapped(model)))
+        return replace(found, _kept=kept, _theirs=contract.Origin.of(unwrapped(model)))
 
     def of_network(self, model: nn.Module) -> "Objective":
         """Return the objective of the same data, parts and loss with another network of its kind, not copied.
@@ -245,9 +244,8 @@ class Objective:
 
     def refuse_stale(self) -> None:
         """Raise InputError where the caller's model has changed since this objective copied its weights."""
-        theirs = None if self._theirs is None else self._theirs()
-        if theirs is not None:
-            contract.refuse_changed(self.model, theirs)
+        if self._theirs is not None:
+            self._theirs.refuse_change(self.model)
 
     def verify(self, model: nn.Module | None = None) -> None:
         """Raise InputError where the losses of a few samples have changed since this was made.

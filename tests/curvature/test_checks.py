@@ -351,6 +351,22 @@ def test_lanczos_refuses_a_matrix_that_is_not_symmetric(dtype, share):
         lanczos(lambda V: V @ wrong.mT, probes, 5)
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_probe_in_the_null_space_is_no_fault_of_the_matrix(keep):
+    """Signs that are alike for both classes: the logits of a linear classifier move together, and their loss not."""
+    generator = torch.Generator().manual_seed(0)
+    x, p = torch.randn(30, 4, generator=generator), torch.rand(30, generator=generator)
+    inner = (x.T * (p * (1 - p))) @ x
+    matrix = torch.cat([torch.cat([inner, -inner], dim=1), torch.cat([-inner, inner], dim=1)])
+    probe = torch.tensor([1.0, -1, -1, 1]).repeat(2)
+    noisy = matrix + 1e-7 * torch.randn(8, 8, generator=generator)  # so that rounding is no exact zero
+    found = lanczos(lambda V: V @ noisy.T, probe[None, None], 8, keep=keep)
+    seen = np.linalg.eigvalsh(
+        np.diag(found.alpha[0, 0]) + np.diag(found.beta[0, 0, :-1], 1) + np.diag(found.beta[0, 0, :-1], -1)
+    )
+    np.testing.assert_allclose(seen[-1], np.linalg.eigvalsh(matrix.double().numpy())[-1], rtol=1e-5)
+
+
 @pytest.mark.parametrize("rank", [0, 1, 2, 30])
 def test_rounding_is_no_asymmetry(rank):
     """A large eigenvalue and many small ones in float32."""

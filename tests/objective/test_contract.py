@@ -217,7 +217,7 @@ def test_an_objective_of_a_model_that_was_changed_gives_no_numbers(change, wrap)
 
 def test_an_objective_outlives_the_model_it_was_made_of():
     objective = objective_of(net())
-    assert objective._theirs() is None
+    assert objective._theirs.model() is None
     objective.refuse_stale()
 
 
@@ -247,6 +247,39 @@ def test_what_a_forward_pass_keeps_for_later_is_no_change():
     objective = objective_of(model)
     model(X)
     ls.spectrum(objective, steps=4, probes=1)
+
+
+class Counting(nn.Module):
+    """Counts its passes in a buffer that a checkpoint holds, and has another that is nan; neither enters the output."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+        self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("unknown", torch.tensor(float("nan")))
+
+    def forward(self, x):
+        self.passes += 1
+        return self.net(x)
+
+
+def test_what_passes_over_the_copy_count_and_what_is_nan_is_no_change_of_the_model():
+    model = Counting()
+    objective = objective_of(model)
+    found = ls.spectrum(objective, steps=4, probes=1).lambda_max
+    np.testing.assert_allclose(found, ls.spectrum(objective_of(model.net), steps=4, probes=1).lambda_max, rtol=1e-12)
+    assert model.passes == 0
+    model.unknown.fill_(1)
+    with pytest.raises(InputError, match="changed since"):
+        objective.refuse_stale()
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 128])
+@pytest.mark.parametrize("scale", [1.0, -1.0])
+def test_a_choice_by_the_sum_of_a_batch_is_refused(batch_size, scale):
+    model = Noisy(lambda z: z * (2 if scale * z.sum() > 0 else 1))
+    with pytest.raises(InputError, match="depends on the other samples"):
+        objective_of(model, batch_size=batch_size)
 
 
 def test_statistics_that_move_in_training_mode_are_a_change_too():
