@@ -13,8 +13,13 @@ from landscape.cli import main, naming, root
 from landscape.curvature.lanczos import probe
 from landscape.errors import InputError, arg, check_choice, named_by, said
 
-LIBRARY_ONLY = {"grouping", "k", "results"}
-"""Arguments of `Partition.by_frequency`, `Operator.top` and `concat`, which no command gives by these names."""
+LIBRARY_ONLY = {
+    "grouping", "k", "results",  # of `Partition.by_frequency`, `Operator.top` and `concat`
+    "analysis", "checkpoints",  # of `series` and what it refuses
+    "share", "step", "what",  # of `Monitor` and `numbers`
+    "directions",  # in the cost of eigenvectors; commands have it under a name of their own
+}  # fmt: skip
+"""Arguments which no command gives by these names."""
 
 ROOT = Path(__file__).resolve().parents[1]
 
