@@ -31,8 +31,15 @@ def work(objective: Objective, parts: Sequence[str], steps: int, halve: str = ""
         z = probe(own.size, seed=0, number=0).to(own.device, own.dtype)[None, None]
         return lambda: own.matvec(z)
 
-    what, many = "products for the directions", {"times": steps, "samples": samples, "batch": batch}
-    products = costs.Work(what=what, prepare=prepare, pieces=len(parts), halve=halve, **many)
+    products = costs.Work(
+        what="products for the directions",
+        prepare=prepare,
+        times=steps,
+        pieces=len(parts),
+        samples=samples,
+        batch=batch,
+        halve=halve,
+    )
     return costs.Known(works=(products,), keeps=(steps + 1) * objective.layout.size * objective.dtype.itemsize)
 
 

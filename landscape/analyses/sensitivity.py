@@ -16,6 +16,7 @@ Source: the sensitivity matrix of "Hessian Surgery" (arXiv 2605.07790), there fo
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def _run(
         along = directions.of_vectors(objective, direction[None], [unit])
         differences = []
         for i, sign in enumerate(SIGNS):
-            found = evaluator.each(along.at(sign * options.rho), lambda share, i=i: report((i + share) / 2))
+            found = evaluator.each(along.at(sign * options.rho), partial(_half, report, i))
             differences.append(_less(found, centre))
         losses, hits = zip(*differences, strict=True)
         return Sensitivity(
@@ -155,7 +156,12 @@ def _costs(objective: Objective, options: Options) -> costs.Known:
 
 def _random(objective: Objective, number: int, seed: int) -> Tensor:
     z = probe(objective.layout.size, seed=seed, number=number, distribution="gaussian", stream="direction").double()
-    return z / z.norm()
+    unit: Tensor = z / z.norm()
+    return unit
+
+
+def _half(report: Callable[[float], None], sign: int, share: float) -> None:
+    report((sign + share) / len(SIGNS))
 
 
 def _less(end: tuple[np.ndarray, np.ndarray | None], start: tuple[np.ndarray, np.ndarray | None]) -> tuple[Any, Any]:

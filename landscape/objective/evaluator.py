@@ -7,6 +7,7 @@ normalised inputs are kept.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from landscape.objective.objective import Objective
 from landscape.objective.points import Point, buffer_layout, origin
 from landscape.results import Points
 from landscape.results.journal import Journal
+
+Where: TypeAlias = slice | np.ndarray
+"""Positions of the samples of a batch, in the order of the parts."""
 
 INPUT_BYTES = 2**30
 """Normalised inputs that are kept between points; what is beyond is made anew for each."""
@@ -136,7 +140,7 @@ class Evaluator:
         squares = torch.zeros_like(loss)
         correct, is_correct = torch.zeros_like(loss), objective.correct
 
-        def see(logits: Tensor, targets: Tree, where: slice | Tensor) -> None:
+        def see(logits: Tensor, targets: Tree, where: Where) -> None:
             part, each = self._part[where], wide(objective.loss(logits, targets))
             loss.index_add_(0, part, each)
             squares.index_add_(0, part, each.square())
@@ -165,7 +169,7 @@ class Evaluator:
         loss = zeros(len(self._order), self.objective.device)
         correct, is_correct = torch.zeros_like(loss), self.objective.correct
 
-        def see(logits: Tensor, targets: Tree, where: slice | Tensor) -> None:
+        def see(logits: Tensor, targets: Tree, where: Where) -> None:
             loss[where] = wide(self.objective.loss(logits, targets))
             if is_correct is not None:
                 correct[where] = wide(is_correct(logits, targets))
@@ -183,14 +187,14 @@ class Evaluator:
     def _visit(
         self,
         point: Point,
-        see: Callable[[Tensor, Tree, slice | Tensor], None],
+        see: Callable[[Tensor, Tree, Where], None],
         report: Callable[[float], None] | None,
         as_it_is: bool,
     ) -> None:
         """Pass over the data: `see` is given outputs, targets and the positions of their samples in the order."""
         done = 0
 
-        def advance(logits: Tensor, targets: Tree, where: slice | Tensor) -> None:
+        def advance(logits: Tensor, targets: Tree, where: Where) -> None:
             nonlocal done
             see(logits, targets, where)
             done += len(logits)

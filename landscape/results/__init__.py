@@ -29,24 +29,22 @@ __all__ = [
 
 R = TypeVar("R", bound=Result)
 
-KINDS: dict[str, type[Result]] = {
-    kind.kind: kind
-    for kind in (
-        Spectrum,
-        Traces,
-        Overlap,
-        RowProducts,
-        Pilots,
-        History,
-        Points,
-        Plane,
-        Surface,
-        Trajectory,
-        Sharpness,
-        Sensitivity,
-        Distances,
-        Gradients,
-        Features,
-        *SERIES.values(),
-    )
-}
+_ALL: tuple[type[Result], ...] = (
+    Spectrum,
+    Traces,
+    Overlap,
+    RowProducts,
+    Pilots,
+    History,
+    Points,
+    Plane,
+    Surface,
+    Trajectory,
+    Sharpness,
+    Sensitivity,
+    Distances,
+    Gradients,
+    Features,
+    *SERIES.values(),
+)
+KINDS: dict[str, type[Result]] = {kind.kind: kind for kind in _ALL}

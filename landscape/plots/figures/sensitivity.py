@@ -17,6 +17,7 @@ from landscape.results import Sensitivity
 MOST_NUMBERS = 12  # rows and columns of a map whose numbers are written into it
 MOST_LABELS = 60  # rows that are labelled one by one
 _CELL = 0.42  # inches
+_ZERO = 1e-6  # of the largest change: what is less is rounding
 
 
 @checked
@@ -82,7 +83,8 @@ def _map(fig: Figure, ax: Axes, values: np.ndarray, label: str, colours: str) ->
     for (i, j), value in np.ndenumerate(values) if few else ():
         if np.isfinite(value):
             colour = "w" if abs(value) > 0.6 * limit else "k"
-            ax.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=6, color=colour)
+            text = f"{value:.2g}" if abs(value) > _ZERO * limit else "0"
+            ax.text(j, i, text, ha="center", va="center", fontsize=6, color=colour)
     ax.axvline(values.shape[1] - 1.5, color="k", linewidth=0.8)
     fig.colorbar(mesh, ax=ax, label=label, fraction=0.05, pad=0.02, **grids.bar_place())
 
