@@ -1,4 +1,4 @@
-"""Callables: those of users, named as `package.module:callable`, and public functions that check what they are given.
+"""Callables of users: how they are named, what is said where they fail; and functions that check what they are given.
 
 A notebook gives what its user typed: `steps="40"` shall fail at once and by name, not deep inside. The annotations
 of a function are the one place that says what an argument may be; editors, type checkers and `checked` read them.
@@ -11,13 +11,14 @@ import inspect
 import numbers
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from types import UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from landscape.errors import InputError, arg, check_choice, one_line
+from landscape.errors import InputError, LandscapeError, arg, check_choice, one_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +31,36 @@ _WORDS: dict[Any, str] = {
     os.PathLike: "a path",
     type(None): "None",
 }
+
+
+@contextmanager
+def failures_of(
+    what: Callable[[], str], refused: type[LandscapeError] = InputError, remedy: str = ""
+) -> Generator[None, None, None]:
+    """Say in one line what a user's own code raises inside the block; the traceback stays attached.
+
+    Messages of the toolkit pass as they are, and so do errors of memory, after which the caller may try less at a time.
+
+    Args:
+        what: returns what runs there, such as "the model"; called after a failure only.
+        refused: the kind of error that it becomes.
+        remedy: the end of the line.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        LandscapeError: of the kind `refused`.
+        MemoryError: the block's own.
+    """
+    try:
+        yield
+    except (LandscapeError, MemoryError):
+        raise
+    except Exception as error:  # the user's code may raise anything
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # PyTorch's
+            raise
+        raise refused(f"{what()}: {one_line(error)}{remedy}") from error
 
 
 def resolve(spec: str, what: str) -> Callable[..., Any]:
@@ -51,10 +82,8 @@ def resolve(spec: str, what: str) -> Callable[..., Any]:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)  # as `python -m` does; console scripts leave the current folder out
-    try:
+    with failures_of(lambda: f"{arg(what, spec)}: cannot import {module_name} from {here}"):
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # the user's module may raise anything; the traceback stays attached
-        raise InputError(f"--{what} {spec}: cannot import {module_name} from {here}: {one_line(error)}") from error
     for name in path.split("."):
         if not hasattr(found, name):
             raise InputError(f"{arg(what, spec)}: {getattr(found, '__name__', module_name)} has no {name!r}")

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from refusals import refused
 
 from landscape import callables
 from landscape.callables import resolve
-from landscape.errors import InputError
+from landscape.errors import DataError, InputError, StoreError
+from landscape.networks import losses
 
 
 @pytest.fixture
@@ -49,6 +51,35 @@ def test_a_name_that_leads_nowhere_is_refused_in_one_line(spec, message):
     with refused(InputError, *message) as caught:
         resolve(spec, "model")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [ValueError("two\nlines"), KeyError("x"), StopIteration()])
+def test_what_a_users_code_raises_is_said_in_one_line_and_stays_attached(error):
+    with (
+        pytest.raises(DataError, match="the loss of mine: ") as caught,
+        callables.failures_of(lambda: "the loss of mine", DataError),
+    ):
+        raise error
+    assert caught.value.__cause__ is error
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"the loss of mine: {type(error).__name__}")
+
+
+@pytest.mark.parametrize(
+    "error", [StoreError("full"), MemoryError(), torch.OutOfMemoryError(), RuntimeError("can't allocate memory: 9 GB")]
+)
+def test_messages_and_errors_of_memory_pass_as_they_are(error):
+    with pytest.raises(type(error)) as caught, callables.failures_of(lambda: "the loss of mine"):
+        raise error
+    assert caught.value is error
+
+
+def test_a_maker_of_a_loss_that_fails_is_named(folder):
+    (folder / "users_loss.py").write_text("def focal(gamma):\n    raise ValueError('no gamma')\n")
+    with pytest.raises(InputError) as caught:
+        losses.own("users_loss:focal(gamma=2)")
+    assert "users_loss:focal(gamma=2)" in str(caught.value)
+    assert "no gamma" in str(caught.value)
 
 
 @callables.checked

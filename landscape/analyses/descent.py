@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from landscape.autodiff.wide import wide
 from landscape.curvature.kinds import HESSIAN
 from landscape.curvature.operators import problem_of
 from landscape.curvature.products import by_reverse
@@ -45,11 +46,11 @@ def slopes(objectives: Sequence[Objective], sharpest: Tensor | None) -> Slopes:
     theta = points.origin(objectives[0]).theta
     places = [(objective, part) for objective in objectives for part in range(len(objective.partition))]
     first = points.gradient(objectives[0], theta, 0)
-    whole = first[1].double()
+    whole = wide(first[1])
     loss, along, alignment = (np.full(len(places), np.nan) for _ in range(3))
     for row, (objective, part) in enumerate(places):
         value, g = points.gradient(objective, theta, part) if row else first
-        g = g.double()
+        g = wide(g)
         loss[row], along[row], length = value, float(g @ whole), float(g.norm())
         if sharpest is not None and length > 0:
             alignment[row] = abs(float(g @ sharpest.to(g))) / length
@@ -72,7 +73,7 @@ def critical_sharpness(objectives: Sequence[Objective], known: Slopes, first: fl
     centre = points.origin(objectives[0])
 
     def rises(step: float) -> np.ndarray:
-        point = Point((centre.theta.double() - step * known.whole).to(centre.theta.dtype), centre.buffers)
+        point = Point((wide(centre.theta) - step * known.whole).to(centre.theta), centre.buffers)
         with np.errstate(invalid="ignore"):
             return (np.concatenate([evaluator(point)[0] for evaluator in evaluators]) - known.loss) / step
 
@@ -125,13 +126,13 @@ def batch_sharpness(objective: Objective, size: int, batches: int, seed: int) ->
         some = np.sort(generator.choice(own, min(size, len(own)), replace=False))
         one = replace(objective, members=(some,))
         _, g = points.gradient(one, theta, 0)
-        square = float(g.double().square().sum())
+        square = float(wide(g).square().sum())
         if square == 0:
             continue
         total = 0.0
         for batch in one.batches(0):
             product = by_reverse(problem, HESSIAN, batch, [objective.layout.tensors(g)])[0]
-            total += float(objective.layout.flat(product).double() @ g.double())
+            total += float(wide(objective.layout.flat(product)) @ wide(g))
         found.append(total / len(some) / square)
     if not found:
         return math.nan, math.nan

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape.callables import resolve_call
+from landscape.callables import failures_of, resolve_call
 from landscape.data import cifar, images, items
 from landscape.data.samples import Samples as Samples
 from landscape.data.samples import Stats, draw
-from landscape.errors import DataError, InputError, arg, check_choice, nearest, one_line
+from landscape.errors import DataError, InputError, arg, check_choice, nearest
 from landscape.results import disk
 
 IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -388,10 +388,8 @@ def _own(name: str, split: str, *, take: Callable[..., Samples]) -> Samples:
         )
 
     def built(of: str) -> Any:
-        try:
+        with failures_of(lambda: f"{arg('dataset', name)} fails"):
             return build(*args, **(kwargs | ({"split": of} if takes_split else {})))
-        except Exception as error:  # the user's code; the traceback stays attached
-            raise InputError(f"{arg('dataset', name)} failed with {one_line(error)}") from error
 
     dataset = built(split)
     if split == "train" or items.attribute(dataset, "class_counts") is not None:

@@ -14,7 +14,8 @@ import torch
 from torch.utils.data import IterableDataset, TensorDataset
 
 from landscape.autodiff import randomness
-from landscape.errors import DataError, one_line
+from landscape.callables import failures_of
+from landscape.errors import DataError
 from landscape.results import disk
 
 IN_MEMORY = 2**30  # bytes; data below this are read once and kept
@@ -109,12 +110,8 @@ def read(dataset: Any, indices: Sequence[int]) -> list[Any]:
         DataError: the data set's own code fails; its error is named, and stays attached.
     """
     fetch = getattr(dataset, "__getitems__", None)
-    try:
+    with failures_of(lambda: "the data set cannot be read", DataError):
         return list(fetch(list(indices))) if callable(fetch) else [dataset[i] for i in indices]
-    except DataError:
-        raise
-    except Exception as error:  # the user's code; the traceback stays attached
-        raise DataError(f"the data set cannot be read: {one_line(error)}") from error
 
 
 def inputs(dataset: Any, indices: Sequence[int]) -> list[torch.Tensor]:

@@ -18,10 +18,11 @@ from torch.utils.data import Subset, TensorDataset, default_collate
 
 from landscape.autodiff import randomness, trees
 from landscape.autodiff.trees import Tree
+from landscape.callables import failures_of
 from landscape.data import items, loaders
 from landscape.data.loaders import Loaded
 from landscape.data.samples import Samples, positions
-from landscape.errors import DataError, arg, one_line
+from landscape.errors import DataError, arg
 from landscape.results import disk
 
 TARGETS = ("labels", "label", "targets", "target", "y")
@@ -57,20 +58,10 @@ class Reader:
         Raises:
             DataError: an item cannot be read, the items do not make a batch, or there is no target among them.
         """
-        try:
-            fetch = getattr(self.dataset, "__getitems__", None)
-            some = list(fetch(list(indices))) if callable(fetch) else [self.dataset[i] for i in indices]
-        except DataError:
-            raise
-        except Exception as error:  # the user's code; the traceback stays attached
-            raise DataError(f"the data set cannot be read: {one_line(error)}") from error
-        try:
+        some = items.read(self.dataset, indices)
+        remedy = "" if self.collate else "; sequences of several lengths need a DataLoader whose collate_fn pads"
+        with failures_of(lambda: f"samples {indices[0]} to {indices[-1]} make no batch", DataError, remedy):
             found = default_collate([_numbers(item) for item in some]) if self.collate is None else self.collate(some)
-        except Exception as error:  # the user's code, or items that do not agree
-            remedy = "" if self.collate else "; sequences of several lengths need a DataLoader whose collate_fn pads"
-            raise DataError(
-                f"samples {indices[0]} to {indices[-1]} make no batch: {one_line(error)}{remedy}"
-            ) from error
         inputs, targets = self._divided(_plain(found))
         for tree, what in ((inputs, "inputs"), (targets, "targets")):
             _check(tree, len(some), what)

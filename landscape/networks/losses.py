@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from landscape.callables import resolve_call
+from landscape.callables import failures_of, resolve_call
 from landscape.errors import InputError, arg, nearest
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -60,7 +60,11 @@ def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[...
 def own(name: str) -> Callable[..., Any]:
     """Return a loss of the user by its name; with arguments, as in `mine:focal(gamma=2)`, what its maker returns."""
     function, args, kwargs = resolve_call(name, "loss")
-    return function(*args, **kwargs) if "(" in name else function
+    if "(" not in name:
+        return function
+    with failures_of(lambda: f"{arg('loss', name)} fails"):
+        made: Callable[..., Any] = function(*args, **kwargs)
+    return made
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

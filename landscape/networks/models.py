@@ -9,8 +9,8 @@ torchvision's names.
 import inspect
 import math
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from landscape.autodiff import trees
 from landscape.autodiff.trees import Tree
-from landscape.callables import resolve_call
-from landscape.errors import InputError, LandscapeError, arg, nearest, one_line
+from landscape.callables import failures_of, resolve_call
+from landscape.errors import InputError, arg, nearest
 from landscape.networks.libraries import LIBRARIES
 
 COSINE_SCALE = 30.0
@@ -266,29 +266,17 @@ def _own(name: str, n_classes: int) -> nn.Module:
         parameters = set(inspect.signature(make).parameters)
     except (TypeError, ValueError):  # some callables written in C do not tell
         parameters = set()
-    try:
-        told = {word: n_classes for word in ("n_classes", "num_classes") if n_classes and word in parameters}
+    told = {word: n_classes for word in ("n_classes", "num_classes") if n_classes and word in parameters}
+    with failures_of(lambda: f"{arg('model', name)} fails"):
         model = make(*args, **(({} if args else told) | kwargs))
-    except Exception as error:  # the user's code may raise anything; the traceback stays attached
-        raise InputError(f"{arg('model', name)} fails: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"{arg('model', name)} returned {type(model).__name__}: it must return a torch.nn.Module")
     return model
 
 
-@contextmanager
-def failures_named(inputs: Tree, remedy: str = "") -> Generator[None, None, None]:
+def failures_named(inputs: Tree, remedy: str = "") -> AbstractContextManager[None]:
     """Say in one line what the user's model or loss raises inside the block; `remedy` may end the line."""
-    try:
-        yield
-    except (LandscapeError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # the user's code may raise anything; the traceback stays attached
-        if "allocate memory" in str(error):
-            raise
-        raise InputError(
-            f"the model or the loss fails on inputs of shape {trees.shown(inputs)}: {one_line(error)}{remedy}"
-        ) from error
+    return failures_of(lambda: f"the model or the loss fails on inputs of shape {trees.shown(inputs)}", remedy=remedy)
 
 
 def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> Tensor:

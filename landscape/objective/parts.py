@@ -12,11 +12,11 @@ from torch import Tensor
 from landscape.autodiff import trees
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
-from landscape.callables import resolve
+from landscape.callables import failures_of, resolve
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
 from landscape.data.records import Records
-from landscape.errors import DataError, InputError, arg, one_line
+from landscape.errors import DataError, InputError, arg
 from landscape.results import disk
 from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, NAMES
 
@@ -134,10 +134,8 @@ def _by_function(samples: Samples, function: Callable[..., Any]) -> Partition:
     values = []
     for inputs, targets in _read(samples):
         for i in range(trees.size(targets)):
-            try:
+            with failures_of(lambda: f"the function of {arg('partition')} fails"):
                 values.append(function(trees.take(inputs, i), trees.take(targets, i)))
-            except Exception as error:  # the user's code; the traceback stays attached
-                raise InputError(f"the function of {arg('partition')} fails: {one_line(error)}") from error
     return Partition.from_values(values)
 
 
