@@ -351,6 +351,7 @@ def test_no_python_block_is_forgotten():
         "docs/report.md",
         "docs/contributing.md",
         "docs/tasks.md",
+        "docs/along.md",
         *RUN,
     }
     assert {p for p in PAGES if python_of(p)} == covered
