@@ -71,7 +71,8 @@ def measured(size: int, n_samples: int, steps: int, memory: int) -> dict[str, ob
     torch.manual_seed(0)
     model = Transformer(*WIDTHS[size])
     tokens = torch.randint(0, model.embed.num_embeddings, (n_samples, LENGTH))
-    samples = datasets.from_dataset((tokens, torch.arange(n_samples) % CLASSES))
+    names = [f"class {c}" for c in range(CLASSES)]
+    samples = datasets.from_dataset((tokens, torch.arange(n_samples) % CLASSES), class_names=names)
     begun = time.process_time()
     objective = ls.Objective.build(model, samples, batch_size=2, device="cpu")
     operator = ls.curvature_operator(objective, backend="reverse")

@@ -168,7 +168,12 @@ def _costs(
     keeps = held * size * objective.dtype.itemsize
     disk = 2 * 8 * n_points * n_parts * (2 * n_parts + 4 * len(objective.layout.layers))
     works = [pilot.evaluation(objective)]
-    of_parts: dict[str, Any] = {"pieces": n_parts * n_points, "samples": n, "batch": objective.batch_size}
+    of_parts: dict[str, Any] = {
+        "pieces": n_parts * n_points,
+        "samples": n,
+        "batch": objective.batch_size,
+        "most": max(map(len, objective.members)),
+    }
     if batches is not None:
         counts = min(samples_per_batch, sum(map(len, objective.members)))
 

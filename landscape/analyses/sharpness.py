@@ -185,7 +185,12 @@ def _costs(objective: Objective, options: Options) -> costs.Known:
         own = _Part(pilot.few(objective, [n]), 0)
         return lambda: own.losses(draw(0).at(options.sigma).theta)
 
-    of_parts: dict[str, Any] = {"pieces": pieces, "samples": n, "batch": batch}
+    of_parts: dict[str, Any] = {
+        "pieces": pieces,
+        "samples": n,
+        "batch": batch,
+        "most": max(map(len, objective.members)),
+    }
     works = (
         pilot.evaluation(objective),
         pilot.at_points(objective, "points around the checkpoint", 1 + _USUAL_RUNGS * options.draws),

@@ -50,7 +50,8 @@ class SpectrumCosts:
         self.cache_bytes = cache_bytes
         self.samples = min(pilot.mean_count(objective), options.samples or len(objective.samples))
         self.pieces = len(objective.partition)
-        self.counts = sizes(self.samples, objective.batch_size)
+        self.most = min(max(map(len, objective.members)), options.samples or len(objective.samples))
+        self.counts = sizes(self.samples, objective.batch_size, self.most)
         self.parts = (*self.counts, warming(self.samples), min(_PILOT, self.samples))
         self.small = pilot.few(objective, self.parts)
         self.operator: Callable[[], Operator] = cache(partial(make, self.small))
@@ -223,6 +224,7 @@ class SpectrumCosts:
             each=each,
             pieces=self.pieces,
             samples=self.samples,
+            most=self.most,
             batch=self.objective.batch_size,
             halve=halve,
         )

@@ -36,7 +36,8 @@ class Work:
     times: float = 1.0  # steps of each piece
     each: int = 1  # of what they are called after, that a step makes together
     pieces: int = 1  # parts, points or epochs that are alike
-    samples: int = 1  # that one step goes over
+    samples: int = 1  # that one step goes over, on average over the pieces
+    most: int = 0  # that the largest piece has, where they differ
     batch: int = 1  # samples that go through the model at a time
     halve: str = ""  # an option that would halve it
     common: bool = False  # other stages of the run that say the same need not do it again
@@ -245,17 +246,22 @@ def measured(plans: Sequence[Plan], *, ranks: float = 1.0, clock: Callable[[], f
     )
 
 
-def sizes(samples: int, batch: int) -> tuple[int, ...]:
+def sizes(samples: int, batch: int, most: int = 0) -> tuple[int, ...]:
     """Return the numbers of samples at which a step is timed.
 
     Args:
-        samples: that the step goes over.
+        samples: that the step goes over, on average over the pieces.
         batch: samples at a time.
+        most: that the largest piece has; where that is more, the time of the average is read off between a small and a
+            large piece, as the time of small ones alone does not tell that of large ones.
 
     Returns:
         One number, or two from which a straight line leads to `samples`.
     """
-    return (samples,) if samples <= 2 * batch else (batch, 2 * batch)
+    if samples > 2 * batch:
+        return batch, 2 * batch
+    large = min(most, 2 * batch)
+    return (samples,) if large <= samples else (-(-samples // 2), large)
 
 
 def warming(samples: int) -> int:
@@ -264,7 +270,7 @@ def warming(samples: int) -> int:
 
 
 def _seconds(work: Work, clock: Callable[[], float]) -> float:
-    at = sizes(work.samples, work.batch)
+    at = sizes(work.samples, work.batch, work.most)
     once = _clocked(work.prepare(warming(work.samples)), clock)
     if work.pieces == work.times == work.samples == 1:
         return once

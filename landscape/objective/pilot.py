@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,9 @@ def at_points(
     """
 
     def prepare(n: int) -> Callable[[], object]:
-        made = Evaluator(few(objective, [n]), **evaluator)
-        return lambda: made(made.centre if point_of is None else point_of())
+        small = few(objective, [n])
+        made = cache(lambda: Evaluator(small, **evaluator))  # with the first step, which it is made for
+        return lambda: made()(made().centre if point_of is None else point_of())
 
     total = sum(map(len, objective.members))
     return Work(what=what, prepare=prepare, times=times, samples=total, batch=objective.batch_size, halve=halve)

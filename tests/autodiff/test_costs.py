@@ -145,6 +145,16 @@ def test_time_is_a_straight_line_over_samples_and_first_steps_may_be_dearer(samp
     assert found.costs[0].times == 40
 
 
+def test_unequal_pieces_are_timed_at_a_small_and_a_large_one():
+    assert costs.sizes(42, 64, 124) == (21, 124)
+    assert costs.sizes(42, 64, 42) == costs.sizes(42, 64) == (42,)
+    assert costs.sizes(200, 64, 300) == (64, 128)
+    prepare, clock = clocked(3.0, 0.5, 0.0)
+    work = costs.Work(what="steps", prepare=prepare, times=2, pieces=3, samples=42, most=124, batch=64)
+    found = costs.measured([costs.Known(works=[work])], clock=clock)
+    assert found.seconds == pytest.approx(3 * 2 * (3 + 0.5 * 42) + 3 + 0.5 * 2)
+
+
 def test_what_stages_have_in_common_counts_once_and_ranks_share():
     prepare, clock = clocked(1.0, 0.0, 0.0)
     plan = costs.Known(
