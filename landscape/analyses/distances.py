@@ -22,7 +22,7 @@ from torch import Tensor
 from landscape.autodiff import costs, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import place, wide
+from landscape.autodiff.wide import place, wide, zeros
 from landscape.callables import checked
 from landscape.curvature import operators
 from landscape.data.datasets import Samples
@@ -387,7 +387,7 @@ def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> T
     def loss(outputs: Any, targets: Tree) -> Tensor:
         return values(objective.outputs.read(outputs), targets)
 
-    total = torch.zeros(int(chosen.mask.sum()), dtype=torch.float64, device=objective.device)
+    total = zeros(int(chosen.mask.sum()), objective.device)
     for p, share in zip(own, shares, strict=True):
         batches = objective.batches(p)
         if isinstance(objective.outputs, OwnLoss):
