@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 
-import fresh
 import pytest
 from click.testing import CliRunner
 
@@ -52,9 +51,9 @@ def test_every_option_is_explained_in_a_sentence(name):
 
 
 @pytest.mark.parametrize("name", root.list_commands(None))
-def test_help_ends_with_two_examples_that_parse_as_this_command(name):
+def test_help_ends_with_two_examples_or_three(name):
     examples = re.findall(rf"^  (landscape {name}\b.*)$", page(name).partition("Examples:")[2], flags=re.MULTILINE)
-    assert len(examples) == 2
+    assert len(examples) in {2, 3}
 
 
 # Registries ---------------------------------------------------------------------------------------------------------
@@ -101,6 +100,8 @@ plots.KIND_FIGURES["spectrum"]["toyfigure"] = toy
 )
 def test_a_name_is_typed_once_in_its_registry(program, name, command, wrong):
     """In a process of its own: the help is made when the command is loaded."""
+    import fresh  # which a script that writes golden files does not find
+
     ask = f"try:\n    {wrong}\nexcept InputError as error:\n    print(error)\n" if wrong else ""
     code = (
         f"from landscape.errors import InputError\n{program}\n{ask}\n"
