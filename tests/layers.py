@@ -13,13 +13,13 @@ IMAGES = (N, 2, 8, 8)
 
 
 class Tokens(nn.Module):
-    """Embedding, LayerNorm, two bare parameters, one without axes, and mixing: nothing has a formula but `out`."""
+    """Embedding, LayerNorm, bare parameters, one without axes, one without numbers: `out` alone has a formula."""
 
     def __init__(self):
         super().__init__()
         self.embed = nn.Embedding(11, 6)
         self.shift = nn.Parameter(torch.randn(6))
-        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.scale, self.empty = nn.Parameter(torch.tensor(1.5)), nn.Parameter(torch.zeros(0, 3))
         self.norm = nn.LayerNorm(6)
         self.mix = nn.Conv1d(6, 6, 3, padding="same")
         self.out = nn.Linear(6, C)

@@ -156,7 +156,11 @@ class Recorded:
                     log.info("gradients of samples are taken one by one, because %s", one_line(error))
                     found = self._one_by_one(piece, seeds)
             for name, gradients in found.items():
-                yield name, piece, gradients.reshape(len(gradients), -1)  # a parameter may have no axes
+                yield (
+                    name,
+                    piece,
+                    gradients.reshape(len(gradients), chosen[name].numel()),
+                )  # of any shape, () and (0, 3) too
 
     @torch.enable_grad()
     def _one_by_one(self, piece: slice, seeds: Tensor) -> dict[str, Tensor]:

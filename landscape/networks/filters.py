@@ -5,6 +5,7 @@ first axis. A cosine classifier holds its outputs along the second; so does a tr
 groups, an output takes its slice from the inputs of its own group alone.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -46,7 +47,8 @@ def rows(tensor: Tensor, name: str, of: Mapping[str, int]) -> Tensor:
         (filters, numbers in each); a parameter with one axis is all filters of one number.
     """
     if name not in of:
-        return tensor.reshape(len(tensor) if tensor.ndim else 1, -1)
+        n = len(tensor) if tensor.ndim else 1
+        return tensor.reshape(n, math.prod(tensor.shape[1:]))  # -1 is ambiguous where there are no numbers
     n = of[name]
     each = tensor.reshape(n, len(tensor) // n, tensor.shape[1], -1)  # groups, inputs, outputs of a group, kernel
     return each.transpose(1, 2).reshape(n * tensor.shape[1], -1)

@@ -75,3 +75,12 @@ def test_noise_is_as_long_as_each_filter_however_small(name):
     (drawn,) = directions.random(objective, 1).theta
     found = filters.rows(objective.layout.tensors(drawn)[0], "layer.weight", of).norm(dim=1)
     torch.testing.assert_close(found, small.norm(dim=1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "laid_out"), [((), (1, 1)), ((3,), (3, 1)), ((0,), (0, 1)), ((0, 3), (0, 3)), ((3, 0, 2), (3, 0))]
+)
+def test_parameters_without_axes_or_without_numbers_have_filters_too(shape, laid_out):
+    found = filters.rows(torch.ones(shape), "w", {})
+    assert found.shape == laid_out
+    assert filters.from_rows(found, torch.Size(shape), "w", {}).shape == shape
