@@ -233,7 +233,7 @@ class Monitor:
     def _trained(self, objective: Objective) -> nn.Module:
         if self._model is not None:
             return unwrapped(self._model)
-        theirs = None if objective._theirs is None else objective._theirs()
+        theirs = None if objective._theirs is None else objective._theirs.model()
         if theirs is None:
             raise InputError(f"the network that the objective was made of is gone: pass {arg('model')}")
         return theirs
