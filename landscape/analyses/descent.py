@@ -75,7 +75,8 @@ def critical_sharpness(objectives: Sequence[Objective], known: Slopes, first: fl
     def rises(step: float) -> np.ndarray:
         point = Point((wide(centre.theta) - step * known.whole).to(centre.theta), centre.buffers)
         with np.errstate(invalid="ignore"):
-            return (np.concatenate([evaluator(point)[0] for evaluator in evaluators]) - known.loss) / step
+            rise: np.ndarray = np.concatenate([evaluator(point)[0] for evaluator in evaluators]) - known.loss
+            return rise / step
 
     if not float(known.whole.norm()) > 0:
         return np.full(len(known.loss), np.nan)

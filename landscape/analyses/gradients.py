@@ -182,7 +182,7 @@ def _costs(
             return lambda: _over_batches(objective, [index], cache_bytes, lambda share: None)
 
         what, halve = "batches", arg("batches", batches // 2)
-        many = {"times": batches, "pieces": n_points, "samples": counts, "batch": counts}
+        many: dict[str, Any] = {"times": batches, "pieces": n_points, "samples": counts, "batch": counts}
         works.append(costs.Work(what=what, prepare=of_batch, halve=halve, **many))
         return costs.Known(works=works, keeps=keeps, disk=disk, spare=arg("cache_bytes"))
 

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from landscape.analyses import callbacks, descent
 from landscape.analyses.spectrum import spectrum
+from landscape.autodiff import memory
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.data.partition import LEFT_OUT
@@ -44,7 +45,7 @@ from landscape.networks.copies import copied, unwrapped
 from landscape.objective import runs
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import about_run
-from landscape.results import Result, Series, Spectrum, disk, hdf5, store
+from landscape.results import Series, Spectrum, disk, hdf5, store
 from landscape.results.axes import concatenate
 from landscape.results.series import SpectrumSeries, joined, of_one
 
@@ -108,9 +109,10 @@ class Monitor:
             InputError: an option out of its range.
             StoreError: `out` exists and `start` is 0, or it holds measurements of other parts.
         """
-        for name in what:
-            check_choice("what", name, WHAT)
-        at_least = {"every": (every, 1), "samples": (samples, 2), "batch_size": (batch_size, 1)}
+        for number in what:
+            check_choice("what", number, WHAT)
+        at_least: dict[str, tuple[int | None, int]] = {"every": (every, 1), "samples": (samples, 2)}
+        at_least |= {"batch_size": (batch_size, 1)}
         at_least |= {"batches": (batches, 1), "seed": (seed, 0), "start": (start, 0)}
         for name, (value, least) in at_least.items():
             if value is not None and value < least:
@@ -120,7 +122,8 @@ class Monitor:
         if not 0 < share < 1:
             raise InputError(f"{arg('share')} is a share of the time between 0 and 1, got {share:g}")
         self.optimizer, self.every, self.share, self.out = optimizer, every, share, None if out is None else Path(out)
-        self._given, self._model, self._objectives = objective, model, None
+        self._given, self._model = objective, model
+        self._objectives: tuple[Objective, Objective, Objective] | None = None
         self._what, self._samples, self._seed = tuple(what), samples, seed
         self._batch_size, self._batches, self._options = batch_size, batches, {**_CHEAP, **options}
         self._step, self._measured = start, -1
@@ -240,7 +243,8 @@ class Monitor:
 
     def _found(self, epoch: float | None) -> Series:
         everything, whole, parts = self._of_now()
-        what, more = self._what, {}
+        what = self._what
+        more: dict[str, Any] = {}
         has_spectrum = bool({"lambda_max", "trace", "alignment"} & set(what))
         some = [part for part in (whole, parts) if part is whole or parts.partition.names != ("all",)]
         results, sharpest = [], None
@@ -264,7 +268,7 @@ class Monitor:
             more |= {"batch_sharpness": mean, "batch_sharpness_stderr": error}
         optimizer = runs.of_groups(self.optimizer.param_groups) if self.optimizer is not None else None
         edge, rule = optimizer.edge if optimizer else (None, "")
-        result: Result = concatenate(results)
+        result = concatenate(results)
         if self._done and self._done[0].parts != result.parts:
             raise StoreError(
                 f"{self.out} holds measurements of other parts: choose another file, or pass {arg('overwrite', True)}"
@@ -291,7 +295,7 @@ class Monitor:
 
     def _about(self, whole: Objective, parts: Objective) -> dict[str, Any]:
         dropped = {name for name in parts.source if name.startswith(("checkpoint", "weights"))}
-        options = {"what": list(self._what), "samples": self._samples, "batch_size": self._batch_size}
+        options: dict[str, Any] = {"what": list(self._what), "samples": self._samples, "batch_size": self._batch_size}
         options |= {"batches": self._batches, "seed": self._seed, "every": self.every}
         options |= {"with_parts": ["all"] if parts.partition.names != ("all",) else []}
         options |= {name: value for name, value in self._options.items() if isinstance(value, str | int | float)}
@@ -335,7 +339,7 @@ def restricted(objective: Objective, samples: int | None, seed: int) -> Objectiv
 def unmeasured(objective: Objective) -> Spectrum:
     """Return what is known of the parts without a run: their samples and losses."""
     n = len(objective.partition)
-    nothing = {
+    nothing: dict[str, Any] = {
         name: np.full(n, np.nan)
         for name in ("lambda_max", "lambda_max_residual", "lambda_min", "lambda_min_residual", "trace", "trace_stderr")
     }
@@ -362,7 +366,7 @@ def unmeasured(objective: Objective) -> Spectrum:
 @contextmanager
 def untouched() -> Generator[None, None, None]:
     """Give back what code shares with everyone: generators of random numbers, and the modes of autograd."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
+    devices = range(torch.cuda.device_count()) if memory.used_cuda() else ()
     plain, legacy = random.getstate(), np.random.get_state()  # ruff: ignore[numpy-legacy-random]  # a user's code may draw from it
     kinds = ("cpu", "cuda") if devices else ("cpu",)
     try:

@@ -211,6 +211,7 @@ def spectrum(
     if out is None or (known is None and isinstance(out, Journal)):
         return computed(None)
     if known is None:
+        assert not isinstance(out, Journal)
         disk.refuse_taken(Path(out), overwrite=overwrite, signature=SIGNATURE)
         result = computed(None)
         store.save(out, result, overwrite=overwrite)

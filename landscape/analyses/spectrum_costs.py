@@ -139,7 +139,8 @@ class SpectrumCosts:
 
     def _vector(self) -> Tensor:
         v = probe(self.small.layout.size, seed=0, number=0).to(self.small.device, self.small.dtype)
-        return v / v.norm()
+        unit: Tensor = v / v.norm()
+        return unit
 
     def _products(self) -> Generator[Work, None, None]:
         """Return the products of each part, and what is done with their vectors."""

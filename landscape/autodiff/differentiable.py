@@ -108,7 +108,11 @@ _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,
     F.mse_loss: _squared_error,
-} | {function: _without_cudnn(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)}
+    torch.lstm: _without_cudnn(torch.lstm),
+    torch.gru: _without_cudnn(torch.gru),
+    torch.rnn_tanh: _without_cudnn(torch.rnn_tanh),
+    torch.rnn_relu: _without_cudnn(torch.rnn_relu),
+}
 
 
 def _twice(*_: Any, **__: Any) -> Generator[None, None, None]:

@@ -106,8 +106,14 @@ def most_so_far() -> int:
 
 def peak() -> int:
     """Return the most bytes that this process has had at a time where it computes: on a GPU if it has used one."""
-    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() and torch.cuda.is_initialized() else 0
-    return on_gpu or most_so_far()
+    cuda: Any = torch.cuda  # whose types are not all stated
+    return int(cuda.max_memory_allocated()) if used_cuda() and cuda.max_memory_allocated() else most_so_far()
+
+
+def used_cuda() -> bool:
+    """Return whether this process has computed on a GPU of CUDA; asking starts nothing there."""
+    cuda: Any = torch.cuda
+    return bool(cuda.is_available() and cuda.is_initialized())
 
 
 def _free_on_host() -> int:

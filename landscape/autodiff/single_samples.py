@@ -279,7 +279,8 @@ class _Wanted:
         self._places[name][some] = each[self._sample[some] - piece.start, :, self._k[some]].flatten(1)
 
     def _inside(self, piece: slice, n: int) -> Tensor:
-        return (self._sample >= piece.start) & (self._sample < piece.start + n)
+        found: Tensor = (self._sample >= piece.start) & (self._sample < piece.start + n)
+        return found
 
 
 def _is_linear(use: _Use) -> bool:

@@ -369,8 +369,8 @@ def _run_series(
         )
     _refuse(kind, 1, ckpt_to=ckpt_to, trajectory=trajectory, of=of, match=match, plane_origin=plane_origin)
     path = alongs.path_of(out, ckpt, stages, "surface1d")
-    options = {"kind": kind, "of": of, "norm": norm, "ignore": ignore, "seed": seed, "batch_norm": bn}
-    options |= {"training_samples": bn_samples, "refine": refine, "bf16": bf16, "radius": radius}
+    options: dict[str, Any] = {"kind": kind, "of": of, "norm": norm, "ignore": ignore, "seed": seed}
+    options |= {"batch_norm": bn, "training_samples": bn_samples, "refine": refine, "bf16": bf16, "radius": radius}
     options |= {"x": parse_range(x or "-1:1:51", "--x").tolist()}
     with begin(
         ckpt=first,

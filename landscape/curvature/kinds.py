@@ -151,7 +151,8 @@ def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:
     """
     if isinstance(loss, Weighed):
         inner, factors = targets
-        return factors.to(z.dtype)[:, None, None] ** loss.power * between(loss.of, z, inner)
+        weighed: Tensor = factors.to(z.dtype)[:, None, None] ** loss.power * between(loss.of, z, inner)
+        return weighed
     if loss is not losses.cross_entropy or targets.is_floating_point():
         return second_of_each(lambda z: loss(z, targets), z)
     p = z.softmax(1)

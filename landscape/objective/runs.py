@@ -77,7 +77,8 @@ def stages(words: Word | Sequence[Word], *, ckpt_key: str | None = None, trust_p
         InputError: nothing is found, a file is no checkpoint, one has no place, or two share one.
     """
     one = isinstance(words, str | PathLike) or _is_pair(words)
-    found = _listed([words] if one else words, ckpt_key, trust_pickle)
+    listed: Any = [words] if one else words
+    found = _listed(listed, ckpt_key, trust_pickle)
     for place in ("epoch", "step"):
         values = [getattr(stage, place) for stage in found]
         if not any(map(math.isnan, values)) and len(set(values)) == len(values):
