@@ -135,7 +135,8 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
     option(
         "--monitor",
         is_flag=True,
-        help="Measure the curvature of each class along the training, in 5 % of its time; landscape plot monitor.h5.",
+        help="Measure the curvature of each class along the training: once, and then in 5 % of the time; "
+        "landscape plot monitor.h5.",
     ),
     option("-q", "--quiet", is_flag=True, help="Print errors only."),
 )
