@@ -70,8 +70,8 @@ class Run:
             workers: processes that read images from files.
             overwrite: replace a run in the folder, when this one's first epoch is done.
             tensorboard: write scalars for TensorBoard as well.
-            monitor: measure the curvature of every class too: once, and then at the ends of so many epochs as take 5 % of
-                the time.
+            monitor: measure the curvature of every class too: once, and then at the ends of so many epochs as take 5 %
+                of the time.
 
         Raises:
             InputError: the recipe does not fit the data or the machine.
