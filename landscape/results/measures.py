@@ -51,7 +51,7 @@ class Measure:
             The measure; nan where there are no units.
         """
         counted = np.asarray(weights) * units
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # of parts without units
             sums = np.where(counted > 0, counted * self.to_mean(values), 0.0).sum()
         return float(self.value(np.array([sums, counted.sum()])))
 

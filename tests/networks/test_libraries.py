@@ -170,4 +170,4 @@ def test_a_checkpoint_of_lightning_is_read_without_its_module(here):
     torch.save(content | {"hyper_parameters": {"width": 4}, "optimizer_states": []}, "lit.ckpt")
     objective = ls.load_objective("lit.ckpt", model="made_by_name:net(width=4)", dataset="made_by_name:data(9)")
     assert torch.equal(objective.model[0].weight, model[0].weight)
-    assert objective.source["checkpoint_found"] == {"epoch": 1}
+    assert objective.source["checkpoint_found"] == {"epoch": 1, "global_step": 7}

@@ -114,12 +114,14 @@ def test_the_table_has_the_numbers_of_the_files(sources, no_figures):
     found = Page(page(sources(results))).table()
     headings = {c.key: c.heading for c in COLUMNS}
     spectrum, sharp, plane = (results[f"{name}.h5"] for name in ("spectrum", "sharpness", "surface"))
+    sensitivity = results["sensitivity.h5"]
     expected = {
         "trained": spectrum.train_counts, "samples": spectrum.n_samples, "loss": spectrum.loss,
         "accuracy": spectrum.accuracy, "lambda_max": spectrum.lambda_max, "lambda_min": spectrum.lambda_min,
         "trace": spectrum.trace, "negative": spectrum.negative_curvature, "doubling_radius": plane.doubling_radius,
         "plane_rise": plane.worst_rise, "ball_rise": sharp.worst_rise, "noise_rise": sharp.noise_rise,
         "doubling_noise": sharp.doubling_radius,
+        "dependence": sensitivity.mean_loss_change[sensitivity.strongest(), np.arange(3)],
     }  # fmt: skip
     for p, part in enumerate(spectrum.parts):
         row = found["a", "train", part]  # of three files, which are of one checkpoint

@@ -176,9 +176,14 @@ def test_an_unknown_part_is_refused_with_the_nearest(name, message):
 @EACH
 def test_a_wide_frame_has_a_row_for_each_part(result):
     frame = result.to_dataframe()
-    assert list(frame.index) == list(result.parts)
+    series = isinstance(result, ls.Series)
+    n, names = len(result.parts), list(result.parts)
+    assert list(frame.index) == ([(place, p) for place in result.checkpoints for p in names] if series else names)
     for name in frame.columns:
-        np.testing.assert_array_equal(frame[name], getattr(result, name))
+        values = np.asarray(getattr(result, name))
+        if series and values.ndim == 1:  # the same at every checkpoint, or of a checkpoint and all of its parts
+            values = np.tile(values, len(frame) // n) if len(values) == n else np.repeat(values, n)
+        np.testing.assert_array_equal(frame[name], values.reshape(len(frame)))
 
 
 def test_a_long_frame_has_a_row_for_each_number():
