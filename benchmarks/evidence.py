@@ -54,6 +54,9 @@ ALONG = (
 )
 """Columns of the table of head and tail along the runs; errors are standard errors over samples."""
 
+LARGE = {"gram", "gram_part", "gram_sample", "gram_sign", "image_sample", "images"}
+"""Fields of a spectrum of which its figures here need none: inner products of rows, and pictures."""
+
 Analysis = Callable[..., ls.Result]
 
 
@@ -162,8 +165,10 @@ def once(file: Path, load: Callable[[], ls.Objective], analysis: Analysis, until
 
 
 def copied(result: ls.Result, file: Path) -> None:
-    """Write a result under names of folders that say nothing of this machine."""
-    ls.save(file, dataclasses.replace(result, provenance=portable(result.provenance)), overwrite=True)
+    """Write a result under names of folders that say nothing of this machine, without what makes files large."""
+    names = {field.name for field in dataclasses.fields(result)}
+    large = dict.fromkeys(names & LARGE)
+    ls.save(file, dataclasses.replace(result, **large, provenance=portable(result.provenance)), overwrite=True)
 
 
 def portable(value: Any) -> Any:

@@ -122,7 +122,7 @@ def test_samples_in_no_part_are_mentioned(here, capsys):
     ("words", "line"),
     [
         (["--ckpt", "absent"], "absent cannot be read: No such file"),
-        (["--ckpt", "run/*.bin"], "--ckpt run/*.bin matches no file"),
+        (["--ckpt", "run/*.bin"], "run/*.bin matches no file"),
         (["--ckpt", "run", "--batches", "0"], "'--batches': 0 is not in the range x>=1"),
         (["--ckpt", "run", "--batches", "2", "--samples-per-batch", "0"], "'--samples-per-batch': 0 is not in"),
         (["--ckpt", "run", "--cache", "-1"], "'--cache': -1.0 is not in the range x>=0"),
