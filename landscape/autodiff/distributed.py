@@ -8,8 +8,10 @@ A rank that ends before the others ends them too: at once where its process is g
 answer in the middle of a piece that is shared, after `SILENCE` where it reports nothing of a piece that is its own.
 """
 
+import atexit
 import math
 import os
+import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +36,8 @@ TIMEOUT = timedelta(minutes=30)
 SILENCE = timedelta(hours=2)
 """How long ranks that are done wait for one that reports no progress on a piece that was dealt to it."""
 _POLL = 0.05  # seconds between two looks at who is done
+_abandoned: list[Any] = []
+"""Barriers at which another rank was given up. To leave the group would wait for it, as would the interpreter's end."""
 
 _together: ContextVar[bool] = ContextVar("together", default=False)
 
@@ -59,7 +63,7 @@ def start() -> None:
 
 def stop() -> None:
     """Leave the other ranks; alone, do nothing."""
-    if _joined():
+    if _joined() and not _abandoned:
         _teams.clear()
         dist.destroy_process_group()
 
@@ -201,8 +205,17 @@ class _Beat:
                     if other not in seen or seen[other][0] != signs:
                         seen[other] = signs, now
                 if all(now - since > SILENCE.total_seconds() for other, (_, since) in seen.items() if other != rank()):
+                    _abandoned.append(work)
+                    atexit.register(_leave)
                     raise RuntimeError(f"for {SILENCE} no other process has reported progress")
             work.wait()
+
+
+def _leave() -> None:
+    """End the process at once, with the exit code of an error that the user can mend."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 _beat: ContextVar[_Beat | None] = ContextVar("beat", default=None)

@@ -27,6 +27,7 @@ def runs(tmp_path_factory):
     together.results(folders["alone"])
     for name, processes in started.items():
         processes[0].join(200)
+        assert processes[0].exitcode == 0, f"{name}: the first process has not come to its end"
         for process in processes[1:]:
             process.join(1 if name.startswith("hung") else 60)
             process.kill()

@@ -188,7 +188,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(here, capsys, arguments, words
 @pytest.mark.parametrize(
     "words",
     [
-        ["hessian", "--ckpt", "a.pt", "--ckpt", "b.pt"],
+        ["hessian", "--ckpt", "a.pt", "--model", "a:b", "--model", "c:d"],
         ["hessian", "--ckpt", "a.pt", "--steps=3", "--steps=4"],
         ["gradients", "--ckpt", "a.pt", "-o", "a.h5", "--out", "b.h5"],
         ["features", "--ckpt", "a.pt", "--split", "test", "--split", "test"],
