@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import Any
 from torch.utils.data import DataLoader
 import numpy as np
+from torch import nn
 model: Any; loader: Any; texts: Any; collate: Any; documents: Any; inputs: Any; targets: Any
+labels: Any; optimizer: Any; data: Any
 objective: ls.Objective
 spectrum: ls.Spectrum
 surface: ls.Surface
