@@ -278,6 +278,8 @@ def banked(histories: Mapping[str, Any]) -> list[str]:
     for run, h in histories.items():
         known = np.isfinite(h.quality).all(axis=1) & (h.epoch > h.provenance["recipe"]["warmup_epochs"])
         epochs, quality = h.epoch[known].astype(int), h.quality[known]
+        if len(epochs) < 4:  # too few to have quarters
+            continue
         best = [epochs[quality[:n].argmax(axis=0)] for n in (len(epochs) // 4, len(epochs) // 2, len(epochs))]
         distinct = ", ".join(str(len(np.unique(b))) for b in best)
         order = np.argsort(-h.train_counts, kind="stable")

@@ -18,7 +18,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
-from landscape.errors import InputError, LandscapeError, arg, check_choice, one_line
+from landscape.errors import InputError, LandscapeError, arg, check_choice, is_of_memory, one_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,10 +55,10 @@ def failures_of(
     """
     try:
         yield
-    except (LandscapeError, MemoryError):
+    except LandscapeError:
         raise
     except Exception as error:  # the user's code may raise anything
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # PyTorch's
+        if is_of_memory(error):
             raise
         raise refused(f"{what()}: {one_line(error)}{remedy}") from error
 

@@ -52,6 +52,15 @@ class RankError(LandscapeError):
     """Another process of the same run that ended before this one, or cannot be reached."""
 
 
+def is_of_memory(error: BaseException | None) -> bool:
+    """Say whether an error of any allocator, or one that it is the cause of, means that memory has run out."""
+    if error is None:
+        return False
+    names = {kind.__name__ for kind in type(error).__mro__}  # PyTorch's by its name: it may not have been imported
+    own = bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+    return own or is_of_memory(error.__cause__)
+
+
 def one_line(error: BaseException) -> str:
     """Return the kind and the words of an error of other code, on one line of at most some 200 letters."""
     words = " ".join(str(error).split())

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def plan(
             works.append(
                 Work(
                     what=what,
-                    prepare=lambda n, grouped=grouped: steps(n, grouped=grouped),  # type: ignore[misc]
+                    prepare=partial(steps, grouped=grouped),
                     times=epochs * n_batches,
                     samples=size,
                     batch=size,

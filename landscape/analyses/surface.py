@@ -140,20 +140,55 @@ class Keywords(TypedDict, total=False):
 
 @checked
 def surface1d(
-    objective: Objective, along: Directions | None = None, n: int = 51, **options: Unpack[Keywords]
+    objective: Objective,
+    along: Directions | None = None,
+    n: int = 51,
+    *,
+    x: np.ndarray | Sequence[float] | None = None,
+    **options: Unpack[Keywords],
 ) -> Surface:
-    """Evaluate every part on a line from -1 to 1: `surface` with its defaults; a random direction if none is given."""
+    """Evaluate every part on a line: `surface` with its defaults; a random direction if none is given.
+
+    Args:
+        objective: as for `surface`.
+        along: one direction.
+        n: points from -1 to 1.
+        x: other points, (X,), in place of these.
+        options: of `surface`.
+
+    Returns:
+        The surface.
+    """
     line = along or directions.random(objective, 1)
-    return surface(objective, line, np.linspace(-1, 1, n), **options)
+    return surface(objective, line, np.linspace(-1, 1, n) if x is None else x, **options)
 
 
 @checked
 def surface2d(
-    objective: Objective, along: Directions | None = None, n: int = 51, **options: Unpack[Keywords]
+    objective: Objective,
+    along: Directions | None = None,
+    n: int = 51,
+    *,
+    x: np.ndarray | Sequence[float] | None = None,
+    y: np.ndarray | Sequence[float] | None = None,
+    **options: Unpack[Keywords],
 ) -> Surface:
-    """Evaluate every part on n x n points from -1 to 1: `surface` with its defaults; random directions if none."""
+    """Evaluate every part on a plane: `surface` with its defaults; random directions if none are given.
+
+    Args:
+        objective: as for `surface`.
+        along: two directions.
+        n: points from -1 to 1 along each.
+        x: other points along the first, (X,), in place of these.
+        y: other points along the second, (Y,); those of `x` if only that is given.
+        options: of `surface`.
+
+    Returns:
+        The surface.
+    """
     plane = along or directions.random(objective, 2)
-    return surface(objective, plane, np.linspace(-1, 1, n), np.linspace(-1, 1, n), **options)
+    across = np.linspace(-1, 1, n) if x is None else x
+    return surface(objective, plane, across, across if y is None else y, **options)
 
 
 def coordinates(

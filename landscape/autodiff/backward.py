@@ -7,9 +7,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from landscape.autodiff.memory import exhausted
 from landscape.autodiff.wide import wide
-from landscape.errors import NumericalError, arg, one_line
+from landscape.errors import NumericalError, arg, is_of_memory, one_line
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def push(outputs: Callable[[slice], Tensor], theta: Tensors, vs: list[Tensors]) 
         tangents = [_pull(pulled, (probe,), v)[0] for v in vs]
         reason = _mismatch(value, theta, vs, tangents)
     except RuntimeError as error:
-        if exhausted(error):
+        if is_of_memory(error):
             raise
         reason = one_line(error)
     if reason is None:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from landscape.errors import is_of_memory
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -41,14 +43,6 @@ def room(device: torch.device, limit: int | None) -> int:
     else:
         found = limit - most_so_far()
     return max(0, int(found))
-
-
-def exhausted(error: BaseException | None) -> bool:
-    """Say whether an error of any allocator, or one that it is the cause of, means that memory has run out."""
-    if error is None:
-        return False
-    own = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-    return own or exhausted(error.__cause__)
 
 
 _most: ContextVar[int] = ContextVar("most", default=sys.maxsize)  # samples that fit, as far as is known
@@ -89,7 +83,7 @@ def halving(compute: Callable[[], T]) -> T:
         try:
             return compute()
         except Exception as error:  # each allocator has its own
-            if not exhausted(error) or _taken.get() <= 1:
+            if not is_of_memory(error) or _taken.get() <= 1:
                 raise
         # Not within the handler, where the error keeps the tensors of the failed attempt.
         _most.set(-(-_taken.get() // 2))

@@ -19,7 +19,7 @@ import click
 import cloup
 
 from landscape.cli import console, naming
-from landscape.errors import LandscapeError, named_by, nearest
+from landscape.errors import LandscapeError, is_of_memory, named_by, nearest
 
 PACKAGE = "loss-landscape-per-class"
 LOGS = ("landscape", "trainers")
@@ -205,19 +205,13 @@ def _report(error: BaseException) -> int:
         place = f"{error.filename} cannot be read or written" if error.filename else "the output cannot be written"
         console.error(f"{place}: {os.strerror(error.errno)}")
         return 2
-    if _is_out_of_memory(error):
+    if is_of_memory(error):
         advice = "lower --batch-size or --cache or --steps, or take another --device"
         console.error(f"out of memory: {advice} ({text:.200})")
         return 2
     where = "`landscape -v ...` shows the traceback"
     console.error(f"this is a fault of landscape, not yours: {type(error).__name__}: {text}; {where}")
     return 1
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Know torch's error by its name or words, since torch may not have been imported."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 @contextmanager

@@ -162,6 +162,8 @@ _NUMBERS = (
 )
 
 _EXTENT = {"ckpt": "-0.5:1.5:61"}
+_ELSEWHERE = ("ckpt_to", "trajectory", "plane_origin", "save_plane", "mark", "match")
+"""Options that lead to other checkpoints than the one that a surface is around."""
 
 
 @command(
@@ -182,7 +184,7 @@ def surface1d(**given: Any) -> None:
     """
     first, stages = alongs.listed(given["ckpt"], given)
     if stages:
-        _run_series(first, stages, **given)
+        _run_series(first, stages, given)
     else:
         _run("surface1d", 1, **given | {"ckpt": first})
 
@@ -330,59 +332,24 @@ def _run(
                 console.json(document(result, path))
 
 
-def _run_series(
-    first: str,
-    stages: Sequence[Stage],
-    *,
-    ckpt: tuple[str, ...],
-    per_class: bool,
-    partition: str | None,
-    x: str | None,
-    kind: str | None,
-    ckpt_to: tuple[str, ...],
-    trajectory: str | None,
-    of: str | None,
-    norm: Normalisation,
-    ignore: Ignored,
-    orthogonal: bool,
-    seed: int,
-    plane_origin: bool,
-    save_plane: str | None,
-    mark: tuple[str, ...],
-    match: bool,
-    bn: BatchNorm,
-    bn_samples: int,
-    refine: float | None,
-    bf16: bool,
-    radius: float | None,
-    out: str | None,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-    **loading: Any,
-) -> None:
-    kind = kind or "random"
-    if ckpt_to or trajectory or plane_origin or save_plane or mark or match or not orthogonal or kind not in AROUND:
+def _run_series(first: str, stages: Sequence[Stage], given: dict[str, Any]) -> None:
+    """Compute the line around each checkpoint of a series."""
+    elsewhere = {name: given.pop(name) for name in _ELSEWHERE}
+    options = {name: given.pop(name) for name in ("of", "norm", "ignore", "seed", "refine", "bf16", "radius")}
+    ckpt, as_json, bn = given.pop("ckpt"), given.pop("as_json"), given.pop("bn")
+    options["kind"] = kind = given.pop("kind") or "random"
+    if any(elsewhere.values()) or not given.pop("orthogonal") or kind not in AROUND:
         raise InputError(
             f"a line around each of {len(stages)} checkpoints goes along --directions {listed(AROUND)} of its own: "
             "leave out what leads to other checkpoints, or give one --ckpt"
         )
-    _refuse(kind, 1, ckpt_to=ckpt_to, trajectory=trajectory, of=of, match=match, plane_origin=plane_origin)
-    path = alongs.path_of(out, ckpt, stages, "surface1d")
-    options: dict[str, Any] = {"kind": kind, "of": of, "norm": norm, "ignore": ignore, "seed": seed}
-    options |= {"batch_norm": bn, "training_samples": bn_samples, "refine": refine, "bf16": bf16, "radius": radius}
-    options |= {"x": parse_range(x or "-1:1:51", "--x").tolist()}
-    with begin(
-        ckpt=first,
-        per_class=per_class,
-        partition=partition,
-        default="class",
-        quiet=quiet,
-        as_json=as_json,
-        **loading,
-    ) as (objective, console):
-        options |= {"training": training_samples(objective, bn)}
-        where: dict[str, Any] = {"out": path, "overwrite": overwrite, "given": loading}
+    _refuse(kind, 1, of=options["of"], **elsewhere)
+    path = alongs.path_of(given.pop("out"), ckpt, stages, "surface1d")
+    options["x"] = parse_range(given.pop("x") or "-1:1:51", "--x").tolist()
+    options |= {"batch_norm": bn, "training_samples": given.pop("bn_samples")}
+    where = {"out": path, "overwrite": given.pop("overwrite"), "given": given}
+    with begin(ckpt=first, default="class", as_json=as_json, **given) as (objective, console):
+        options["training"] = training_samples(objective, bn)
         found = alongs.run(console, line, objective, stages, **where, **options)
         alongs.conclude(console, found, path, document, as_json=as_json)
 

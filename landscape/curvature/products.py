@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from landscape.autodiff import devices, memory, trees
+from landscape.autodiff import devices, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import Team
 from landscape.autodiff.linearize import Linearized, linearize, n_bytes
@@ -21,7 +21,7 @@ from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
 from landscape.autodiff.trees import Tree
 from landscape.curvature.checks import fault_of_second_derivative, some_of
 from landscape.curvature.kinds import Batch, Functions, Kind, Tensors
-from landscape.errors import InputError, NumericalError, arg, one_line
+from landscape.errors import InputError, NumericalError, arg, is_of_memory, one_line
 from landscape.networks.params import Layout
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class Products:
                 return self._at_once(row, number, tangents)
             except Exception as error:  # each allocator has its own
                 size = trees.size(self.problem.parts[row].batch(number))
-                if not memory.exhausted(error) or size == 1:
+                if not is_of_memory(error) or size == 1:
                     raise
             self._shrink(size)
         while True:  # not within the handler of an error, which keeps the tensors of the failed attempt
@@ -193,7 +193,7 @@ class Products:
             try:
                 return self._in_pieces(self.problem.parts[row].batch(number), piece, tangents)
             except Exception as error:
-                if not memory.exhausted(error) or piece == 1:
+                if not is_of_memory(error) or piece == 1:
                     raise
             self._shrink(piece)
 

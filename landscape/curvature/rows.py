@@ -30,14 +30,13 @@ from torch import Tensor
 from landscape.autodiff import per_sample, single_samples, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.autodiff.memory import exhausted
 from landscape.autodiff.single_samples import Recorded
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place, zeros
 from landscape.curvature.checks import refuse_zero, some_of
 from landscape.curvature.kinds import Factors
 from landscape.data.records import Records
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, is_of_memory
 from landscape.networks.outputs import OwnLoss
 from landscape.objective.draws import MOST_OUTPUTS
 from landscape.objective.objective import Objective
@@ -151,7 +150,7 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
             for _ in run.squares(torch.ones_like(run.values)):
                 pass
         except (LandscapeError, RuntimeError) as error:
-            if exhausted(error):  # which says nothing of rows
+            if is_of_memory(error):  # which says nothing of rows
                 raise
             return (str(error).splitlines() or [type(error).__name__])[0]
     return None

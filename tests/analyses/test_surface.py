@@ -368,3 +368,15 @@ def test_cells_cover_a_grid_of_any_size():
 def test_lines_and_planes_hand_on_every_option_of_a_surface():
     given = inspect.signature(surfaces.surface).parameters.values()
     assert set(surfaces.Keywords.__annotations__) == {p.name for p in given if p.kind is p.KEYWORD_ONLY}
+
+
+def test_lines_and_planes_take_points_of_ones_own():
+    objective = CASES["mlp-tanh"].objective()
+    line = ls.surface1d(objective, x=[0, 0.5, 2])
+    whole = ls.surface(objective, ls.directions.random(objective, 1), [0, 0.5, 2])
+    np.testing.assert_array_equal(line.loss, whole.loss)
+    plane = ls.surface2d(objective, x=[0, 1], y=[-1, 0, 3])
+    assert plane.xcoordinates.tolist() == [0, 1]
+    assert plane.ycoordinates.tolist() == [-1, 0, 3]
+    square = ls.surface2d(objective, x=[0, 1])
+    assert square.ycoordinates.tolist() == [0, 1]

@@ -11,6 +11,7 @@ from torch import nn
 import landscape as ls
 from landscape.autodiff import memory
 from landscape.data import datasets
+from landscape.errors import is_of_memory
 from landscape.objective.objective import Objective
 
 
@@ -96,5 +97,5 @@ def test_products_keep_their_batches_when_others_become_smaller():
 def test_an_error_that_memory_is_the_cause_of_is_one_too(cause):
     error = ValueError()
     error.__cause__ = cause
-    assert memory.exhausted(error)
-    assert not memory.exhausted(ValueError("other"))
+    assert is_of_memory(error)
+    assert not is_of_memory(ValueError("other"))
