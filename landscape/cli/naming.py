@@ -11,6 +11,7 @@ OTHERWISE = {
     "barrier_points": "barriers",
     "batch_norm": "bn",
     "cache_bytes": "cache",
+    "checkpoints": "ckpt",
     "epochs": "finetune",
     "ignored": "ignore",
     "lr": "finetune_lr",

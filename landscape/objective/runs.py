@@ -83,7 +83,7 @@ def stages(words: Word | Sequence[Word], *, ckpt_key: str | None = None, trust_p
         values = [getattr(stage, place) for stage in found]
         if not any(map(math.isnan, values)) and len(set(values)) == len(values):
             return sorted(found, key=lambda stage: float(getattr(stage, place)))
-    raise InputError(_disorder(found))
+    raise InputError(f"{arg('checkpoints')}: {_disorder(found)}")
 
 
 def _disorder(found: Sequence[Stage]) -> str:

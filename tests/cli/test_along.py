@@ -74,3 +74,13 @@ def test_what_a_series_has_not_is_refused_in_one_line(run, monkeypatch, capsys, 
     assert called(command, *options) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert message in line
+
+
+def test_checkpoints_without_a_place_in_training_are_refused_by_the_option(tmp_path, capsys):
+    for name in "ab":
+        torch.save(toys.linear().state_dict(), tmp_path / f"{name}.pt")
+    assert called("hessian", "--ckpt", tmp_path / "a.pt", "--ckpt", tmp_path / "b.pt") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--ckpt: " in line
+    assert str(tmp_path / "a.pt") in line
+    assert not list(tmp_path.glob("*.h5*"))
