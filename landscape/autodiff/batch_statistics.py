@@ -80,7 +80,8 @@ class Constant:
         m: Any = self._module
         self.statistics = ()
         if not by_batch(m):
-            return type(m).forward(m, x)
+            plain: Tensor = type(m).forward(m, x)
+            return plain
         m._check_input_dim(x)
         n = x.numel() // x.shape[1]
         if n < 2:
