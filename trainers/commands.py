@@ -44,13 +44,13 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
 
 
 class _Folder(click.ParamType[Path]):
-    """A folder with a name: nothing, as of a variable that is not set, would be the one where the command runs."""
+    """A folder with a name that is not empty: an unset shell variable would otherwise mean the current folder."""
 
     name = "folder"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if not str(value).strip():
-            self.fail("the name of the folder is empty: pass a name, or . for the folder where you are", param, ctx)
+            self.fail("the name of the folder is empty: pass a name, or . for the current folder", param, ctx)
         return Path(value)
 
 
@@ -67,7 +67,7 @@ _METAVARS = {int: "N", float: "X", _TYPES[tuple[int, ...] | None]: "N,N", _TYPES
 
 
 def _recipe_options(command: F) -> F:
-    """Add an option for each field of a recipe, under its heading; what is not given stays None."""
+    """Add an option for each field of a recipe, under its heading; options that are not given are None."""
     headings: dict[str, list[Decorator[Any]]] = {}
     for item in fields(Recipe):
         if item.name in recipes.HEADINGS:
@@ -110,14 +110,14 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
         "--as",
         "variant",
         type=Choice(tuple(VARIANTS)),
-        help="Follow the choices of the paper to the letter, of its released code, or of the row's own source.",
-        show_default="those of docs/training.md",
+        help="Follow the paper to the letter, or its released code, or the paper that introduced METHOD.",
+        show_default="the choices of docs/training.md",
     ),
     option(
         "--config",
         type=click.Path(path_type=Path),
         metavar="FILE.toml",
-        help="Read options from this file. Options given here win.",
+        help="Read options from this file. Options on the command line have priority.",
     ),
 )
 @_recipe_options
@@ -125,18 +125,18 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
     "Run",
     option("-o", "--out", required=True, metavar="DIR", type=_Folder(), help="Write the run into this folder."),
     option(
-        "--overwrite", is_flag=True, help="Replace an earlier run in the folder, once an epoch of this one is done."
+        "--overwrite", is_flag=True, help="Replace an earlier run in the folder, after the first epoch of this one."
     ),
     option("--device", metavar="NAME", help="Train on cpu, cuda or cuda:1.", show_default="a GPU where there is one"),
-    option("--threads", type=COUNT, metavar="N", help="Compute by N threads.", show_default="OMP_NUM_THREADS"),
-    option("--workers", default=4, show_default=True, metavar="N", help="Read image files by N processes."),
+    option("--threads", type=COUNT, metavar="N", help="Compute with N threads.", show_default="OMP_NUM_THREADS"),
+    option("--workers", default=4, show_default=True, metavar="N", help="Read image files with N processes."),
     DRY_RUN,
-    option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard too."),
+    option("--tensorboard", is_flag=True, help="Also write scalars for TensorBoard."),
     option(
         "--monitor",
         is_flag=True,
-        help="Measure the curvature of each class along the training: once, and then in 5 % of the time; "
-        "landscape plot monitor.h5.",
+        help="Measure the curvature of each class during the training: once at the start, then in 5 % of the time. "
+        "landscape plot monitor.h5 draws it.",
     ),
     option("-q", "--quiet", is_flag=True, help="Print errors only."),
 )
@@ -159,14 +159,14 @@ def train(
 ) -> None:
     """Train a network and write checkpoints that every analysis reads without further options.
 
-    Options change the parts of METHOD. The schedule is that of the data set's benchmark, or of --preset. An interrupted
-    run continues when the same command is given again.
+    Options change single settings of METHOD. The schedule is that of the data set's benchmark, or of --preset. To
+    continue an interrupted run, repeat the command.
     """
     given = {name: value for name, value in options.items() if value is not None}
     recipe = methods.compose(given, method=method, benchmark=preset, config=config, variant=variant)
     rules.refuse_idle(recipe, given)
     if not overwrite and not (out / "config.toml").exists():
-        folder.refuse(out, recipe, overwrite=False)  # before the data are read, which complete the recipe
+        folder.refuse(out, recipe, overwrite=False)  # before the data are read, which may take long
     distributed.start()
     if threads is not None:
         torch.set_num_threads(threads)

@@ -24,7 +24,7 @@ PERTURBATIONS: Mapping[str, tuple[str, ...]] = {
     "imbsam": ("rho", "tail_most", "adaptive"),
     "cc-sam": ("radius_scale", "sharpness_share"),
 }
-"""How the weights may be perturbed in each step, and the fields of a recipe that each way uses."""
+"""The ways to perturb the weights in each step, and the fields of a recipe that each way uses."""
 
 HEADINGS = {
     "dataset": "Data",
@@ -40,30 +40,36 @@ HEADINGS = {
 """The first field under each heading of the help."""
 
 _ELSEWHERE = ("out", "overwrite", "device", "workers", "tensorboard", "monitor", "quiet", "config")
-"""Options of the command that are none of a recipe."""
+"""Options of the command that are not fields of a recipe."""
 
 
 def _option(default: Any, help: str, *, choices: tuple[str, ...] = (), otherwise: str = "") -> Any:
-    """Declare a field, its help, its choices, and in words what happens where it is None."""
+    """Declare a field with its default, help and choices; `otherwise` describes the default in words."""
     return field(default=default, metadata={"help": help, "choices": choices, "otherwise": otherwise})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that changes the numbers of a run. None: the data or another field decides."""
+    """All settings that change the numbers of a run. A value of None lets the data or another field decide."""
 
     dataset: str = _option("", f"Train on this data set: {', '.join(datasets.names())} or package.module:callable.")
     data_root: str | None = _option(None, "Read the data from this folder; digits-lt needs none.")
     train_list: str | None = _option(None, "Read the training images from lines `path label` (image-list).")
     test_list: str | None = _option(None, "Read the test images from lines `path label` (image-list).")
-    image_size: int | None = _option(None, "Cut images of lists and folders to squares of this side.", otherwise="224")
-    imbalance: float | None = _option(None, "Make a long tail: the largest class is this many times the smallest.")
+    image_size: int | None = _option(
+        None, "Crop the images of image-list and image-folder to squares with this side.", otherwise="224"
+    )
+    imbalance: float | None = _option(
+        None, "Make the data long-tailed: the largest class is this many times as large as the smallest."
+    )
     imbalance_type: str = _option("exp", "Choose the shape of the long tail.", choices=tuple(datasets.IMBALANCE))
     data_seed: int = _option(0, "Seed the choice of samples for --imbalance and --validation.")
     normalize: str | None = _option(
         None, "Normalise images by imagenet, none, or mean,.../std,...", otherwise="the data set's own"
     )
-    validation: float = _option(0.0, "Hold out this share of each class's training samples, to choose best.pt by them.")
+    validation: float = _option(
+        0.0, "Hold out this fraction of each class's training samples, and choose best.pt by the accuracy on them."
+    )
     augment: str | None = _option(
         None, "Choose how samples are augmented, such as crop-flip.", otherwise="by data and loss"
     )
@@ -78,9 +84,11 @@ class Recipe:
         None, "Set options of the loss, such as gamma=0.3,tau=1.", otherwise="the loss's own"
     )
     reweight: str = _option(
-        "none", "Weigh classes by their effective number of samples, late in the run.", choices=("none", "drw")
+        "none", "Re-weight the classes by their effective number of samples, late in the run.", choices=("none", "drw")
     )
-    drw_start: float = _option(0.8, "Begin DRW, and the step schedule of SAM's radius, after this share of the run.")
+    drw_start: float = _option(
+        0.8, "Begin DRW, and change SAM's radius in the step schedule, after this fraction of the run."
+    )
     drw_beta: float = _option(0.9999, "Set beta of the effective number of samples (DRW).")
     sharpness: str = _option("none", "Choose how the weights are perturbed in each step.", choices=tuple(PERTURBATIONS))
     gkp: bool = _option(False, "Keep the weights near the groups' convergence points.")
@@ -95,56 +103,59 @@ class Recipe:
     )
     rho_end: float | None = _option(None, "End a linear or step schedule with this radius (SAM).")
     sharpness_share: float = _option(
-        0.5, "Weigh the perturbed loss by this: lambda of Focal-SAM, the flat share of CC-SAM."
+        0.5, "Set the weight of the perturbed loss: lambda of Focal-SAM, the flat share of CC-SAM."
     )
-    sharpness_gamma: float = _option(3.0, "Weigh rare classes up by this power (Focal-SAM).")
-    tail_most: int = _option(100, "Perturb the classes of at most this many training samples (ImbSAM).")
+    sharpness_gamma: float = _option(3.0, "Set the power gamma by which rare classes gain weight (Focal-SAM).")
+    tail_most: int = _option(100, "Perturb only for classes with at most this many training samples (ImbSAM).")
     adaptive: bool = _option(False, "Scale the perturbation of each parameter by its size (SAM and GSA).")
 
     groups: int = _option(4, "Make this many groups of classes: the paper's G.")
-    radius_scale: float = _option(1e-2, "Scale the radii by this: the paper's Z (GSA, CC-SAM).")
-    direction: str = _option("specific", "Perturb along this part of a group's gradient (GSA).", choices=DIRECTIONS)
+    radius_scale: float = _option(1e-2, "Scale the radii by this factor: the paper's Z (GSA, CC-SAM).")
+    direction: str = _option(
+        "specific", "Perturb along this component of a group's gradient (GSA).", choices=DIRECTIONS
+    )
     average: float = _option(
-        0.9, "Set the decay of the average gradient that is projected off; 0 takes the batch's own (GSA)."
+        0.9, "Set the decay of the average gradient that is projected out; 0 uses the gradient of the batch (GSA)."
     )
     perturb: str = _option(
-        "joint", "Take one second pass for all groups, or one for each (GSA).", choices=("joint", "per-group")
+        "joint", "Use one second pass for all groups, or one for each group (GSA).", choices=("joint", "per-group")
     )
     first_pass: str = _option(
         "exact",
-        "Take the groups' gradients through the batch statistics, past them, or one for all (GSA).",
+        "Differentiate each group's loss through the batch statistics, or with them constant, or use one gradient for "
+        "all groups (GSA).",
         choices=FIRST_PASSES,
     )
     clip: tuple[float, float] = _option(
-        (0.0, 1e-3), "Keep Z rho_g between these two numbers; 0,1e9 leaves it as it is (GSA)."
+        (0.0, 1e-3), "Clip Z rho_g to the interval between these two numbers; 0,1e9 does not change it (GSA)."
     )
     norm_term: bool = _option(False, "Add the norm term of equation 15 (GSA).")
 
-    preservation: float = _option(100.0, "Weigh the preservation term by this: the paper's lambda (GKP).")
+    preservation: float = _option(100.0, "Set the weight of the preservation term: the paper's lambda (GKP).")
     divide_by: str = _option(
         "samples", "Choose what |G^j|, the size of a group, counts (GKP).", choices=("samples", "classes")
     )
     pull_at: str = _option(
         "theta",
-        "Take the gradient of the preservation term at these weights, with GSA (GKP).",
+        "Compute the gradient of the preservation term at these weights, with GSA (GKP).",
         choices=("theta", "perturbed"),
     )
-    fisher_loss: str = _option("run", "Take the Fisher information of this loss (GKP).", choices=("run", "ce"))
+    fisher_loss: str = _option("run", "Compute the Fisher information of this loss (GKP).", choices=("run", "ce"))
     fisher_samples: int | None = _option(
         None, "Use at most this many samples of a group for its Fisher information (GKP).", otherwise="all"
     )
-    alpha_start: float = _option(0.95, "Weigh the data term by this at the start (GKP).")
-    alpha_end: float = _option(0.6, "Weigh the data term by this at the end (GKP).")
+    alpha_start: float = _option(0.95, "Set the weight of the data term at the start of the run (GKP).")
+    alpha_end: float = _option(0.6, "Set the weight of the data term at the end of the run (GKP).")
 
-    group_after: float = _option(0.1, "Group the classes first after this share of the run.")
+    group_after: float = _option(0.1, "Group the classes for the first time after this fraction of the run.")
     regroup_every: float = _option(
-        0.1, "Group the classes again after each such share of the run; 0: once, into several."
+        0.1, "Group the classes again each time this fraction of the run has passed; 0 groups them only once."
     )
-    centre: bool = _option(False, "Centre the classes' parameters before they are compared.")
+    centre: bool = _option(False, "Subtract the mean of the classes' parameters before they are compared.")
     quality_form: str = _option(
-        "paper", "Define feature quality by equation S19, or as the released code does.", choices=tuple(QUALITY)
+        "paper", "Define feature quality by equation S19, or as in the released code.", choices=tuple(QUALITY)
     )
-    quality_beta: float = _option(0.5, "Weigh the variance by this in S19.")
+    quality_beta: float = _option(0.5, "Set beta, the weight of the variance in equation S19.")
 
     epochs: int = _option(200, "Pass over the training set this many times.")
     batch_size: int = _option(64, "Use at most this many samples in a step, over all processes.")
@@ -160,13 +171,13 @@ class Recipe:
     warmup_by: str = _option(
         "step", "Raise the learning rate after each step or each epoch of the warm-up.", choices=("step", "epoch")
     )
-    drop_last: bool = _option(False, "Leave out the last batch of an epoch where it is not full.")
-    momentum: float = _option(0.9, "Set the momentum of the gradient.")
-    nesterov: bool = _option(False, "Look ahead along the momentum, as Nesterov does.")
-    weight_decay: float = _option(5e-4, "Decay all parameters by this.")
-    seed: int = _option(0, "Seed the first weights, the order of samples and their augmentation.")
+    drop_last: bool = _option(False, "Skip the last batch of an epoch if it is not full.")
+    momentum: float = _option(0.9, "Set the momentum of SGD.")
+    nesterov: bool = _option(False, "Use Nesterov momentum.")
+    weight_decay: float = _option(5e-4, "Set the weight decay, which applies to all parameters.")
+    seed: int = _option(0, "Seed the initial weights, the order of samples and their augmentation.")
 
-    bf16: bool = _option(False, "Run the forward passes in bfloat16 where torch's autocast does.")
+    bf16: bool = _option(False, "Run the forward passes in bfloat16 with torch's autocast.")
     compile: bool = _option(False, "Compile the model with torch.compile.")
     channels_last: bool = _option(False, "Store images and filters in channels-last order.")
 
@@ -177,7 +188,7 @@ class Recipe:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Names of the views of a sample; empty while `augment` is open."""
+        """Names of the views of a sample; empty while `augment` is None."""
         return tuple(self.augment.split(",")) if self.augment else ()
 
     @property
@@ -200,7 +211,7 @@ def first_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, A
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
-    """Return the fields as JSON and TOML know them, without those that are None."""
+    """Return the fields as values of JSON and TOML, without those that are None."""
     values = {item.name: getattr(recipe, item.name) for item in fields(recipe)}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
 
@@ -220,7 +231,7 @@ def read(path: Path) -> dict[str, Any]:
         The fields that it sets, and `method` and `benchmark` if it names them.
 
     Raises:
-        InputError: the file cannot be read, or holds what a recipe has not.
+        InputError: the file cannot be read, or sets something that is no field of a recipe.
     """
     values = disk.read_toml(path, InputError)
     known = {item.name: item.type for item in fields(Recipe)} | dict.fromkeys(("method", "benchmark"), str)
@@ -232,7 +243,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _instead(name: str, known: Collection[str]) -> str:
-    """Say what to write instead of a name that a recipe has not."""
+    """Say what to write instead of a name that is no field of a recipe."""
     if name == "preset":
         return " in a file: it is called benchmark there"
     if name in _ELSEWHERE:

@@ -1,10 +1,10 @@
-"""`landscape`: its commands, loaded when they are called, and the boundary where errors become one line.
+"""The command line `landscape`: its commands, and the place where an error becomes one line.
 
-One file for each command, which parses, calls and prints. `options` declares a command and options of all sorts,
-`analysis` those of every analysis of a checkpoint, `begin` loads what they ask for; `opened` reads result files;
-`console` is the only place that prints. It may import every other room. Nothing here imports what a command needs:
-`landscape --help` and `landscape plot` start without torch. Further commands come from the entry-point group
-"landscape.commands"; a name of this package's own wins. Begin with `hessian`.
+Each command has one file, which parses, calls and prints. `options` declares commands and shared options, `analysis`
+the options of every analysis of a checkpoint; `begin` loads the checkpoint and the data; `opened` reads result files;
+`console` is the only place that prints. This room may import every other room. A command is imported when it is called,
+so `landscape --help` and `landscape plot` start without torch. Other packages add commands by the entry-point group
+"landscape.commands"; this package's own names have priority. Begin with `hessian`.
 """
 
 import logging
@@ -30,8 +30,8 @@ COMMANDS = {
     "surface1d": "Compute loss and accuracy on a line, and loss barriers.",
     "surface2d": "Compute loss and accuracy on a plane.",
     "trajectory": "Draw paths of training on a plane, over the loss surface.",
-    "distances": "Measure where parts converge, and how far apart that is.",
-    "gradients": "Compare the gradients of parts with the whole and each other.",
+    "distances": "Measure distances and barriers between the points to which parts converge.",
+    "gradients": "Compare the gradients of parts with the total gradient and each other.",
     "features": "Measure feature quality and neural collapse.",
     "sharpness": "Measure how much the loss rises around a checkpoint.",
     "plot": "Draw a figure of a result file.",
@@ -40,16 +40,16 @@ COMMANDS = {
     "export": "Write a result file in another format.",
     "info": "Print what a result file or a checkpoint holds.",
 }
-"""Name of each command, which is that of its module and function, and its line in the help."""
+"""Each command's name, which is also the name of its module and function, and its line in the help."""
 
 MODULES = {"surface1d": "surface", "surface2d": "surface"}
-"""Modules that do not bear the name of their command."""
+"""Modules whose name differs from that of their command."""
 
 PLUGIN_HELP = {
     "train": "Train a network; analyses read its checkpoints without further options.",
     "demo": "Train and analyse on a small data set that comes with the package.",
 }
-"""Lines in the help for entry points that are known; those of others would have to be loaded."""
+"""Lines in the help for known entry points; the line of any other one could only be read by loading it."""
 
 _SECTIONS = {
     "Analyse a checkpoint": (
@@ -61,7 +61,7 @@ _OTHERS = "Train, and commands of other packages"
 
 
 class Commands(cloup.Group):
-    """A group that knows its commands by name and loads the one that is called."""
+    """A group that lists its commands by name and imports only the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -161,11 +161,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        args: the words after "landscape"; None takes those of the process.
+        args: the words after "landscape"; None means those of the process.
 
     Returns:
-        The exit code: 0; 1 for a fault of this package or a reader that went away; 2 for an error that the user can
-        mend; 130 when interrupted.
+        The exit code: 0 for success; 1 for a fault of this package or a closed output pipe; 2 for an error that the
+        user can correct; 130 for an interruption.
     """
     words = list(sys.argv[1:] if args is None else args)
     with _logging(), named_by(naming.as_option):
@@ -176,7 +176,7 @@ def main(args: Sequence[str] | None = None) -> int:
             _let_go_of_stdout()
             return 1
         except click.Abort as stop:
-            # click makes one thing of the two: Ctrl-C, and a file that ends too early.
+            # click raises Abort both for Ctrl-C and for an EOFError, such as from a file that ends too early.
             cause = stop.__cause__
             return _report(cause if isinstance(cause, EOFError | KeyboardInterrupt) else KeyboardInterrupt())
         except (KeyboardInterrupt, Exception) as error:
@@ -206,7 +206,7 @@ def _report(error: BaseException) -> int:
         console.error(f"{place}: {os.strerror(error.errno)}")
         return 2
     if is_of_memory(error):
-        advice = "lower --batch-size or --cache or --steps, or take another --device"
+        advice = "lower --batch-size, --cache or --steps, or use another --device"
         console.error(f"out of memory: {advice} ({text:.200})")
         return 2
     where = "`landscape -v ...` shows the traceback"
@@ -216,7 +216,7 @@ def _report(error: BaseException) -> int:
 
 @contextmanager
 def _logging() -> Generator[None, None, None]:
-    """Show warnings, and with -v what is done, as long as the command runs."""
+    """Show warnings, and with -v each step, while the command runs."""
     handler = console.log_handler()
     logging.getLogger().addHandler(handler)
     levels = {name: logging.getLogger(name).level for name in LOGS}
@@ -229,7 +229,7 @@ def _logging() -> Generator[None, None, None]:
 
 
 def _give_up_lost_output() -> None:
-    """Give up what was printed and cannot be written, as on a full disk."""
+    """Discard output that cannot be written, for example on a full disk."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -237,5 +237,5 @@ def _give_up_lost_output() -> None:
 
 
 def _let_go_of_stdout() -> None:
-    """Keep the interpreter from a second attempt at the lost pipe when it ends."""
+    """Keep the interpreter from writing to the closed pipe again when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

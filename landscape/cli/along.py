@@ -20,24 +20,25 @@ from landscape.results import Result, Series, Spectrum, columns
 from landscape.results.written import number
 
 MOST_PARTS = 6
-"""Of more parts the table shows the most frequent and the rarest."""
+"""If there are more parts, the table shows only the most frequent and the rarest ones."""
 
 WITH_PARTS: Decorator[Any] = option(
     "--with-parts",
     metavar="LIST",
-    help="Of a series: add groups that may overlap with the parts: all, head, tail, many, medium or few.",
+    help="In a series, also analyse these groups, which may overlap with the parts: all, head, tail, many, medium or "
+    "few.",
 )
 
 
 def listed(ckpt: Sequence[str], given: Mapping[str, Any]) -> tuple[str, list[Stage]]:
-    """Find out whether one checkpoint is meant or several.
+    """Find out whether --ckpt names one checkpoint or several.
 
     Args:
-        ckpt: all that --ckpt was given.
+        ckpt: all values of --ckpt.
         given: options of the command, with those of `options.READING`.
 
     Returns:
-        The checkpoint to begin with, and the stages of the series; none for a single checkpoint.
+        The first checkpoint, and the stages of the series; no stages for a single checkpoint.
     """
     if len(ckpt) == 1 and runs.is_single(ckpt[0]):
         return ckpt[0], []
@@ -96,13 +97,13 @@ def _finished(console: Console, found: Series) -> None:
 
 
 def _column(results: Sequence[Any]) -> columns.Column:
-    """Return the number that a line shows: the first that is compared, beside the loss."""
+    """Return the column that a line shows: the first compared one that is not the loss."""
     some = columns.compared(results)
     return next((c for c in some if "loss" not in (c.key, c.field)), some[0])
 
 
 def _shown(result: Any) -> list[tuple[int, str]]:
-    """Return the parts that a line has room for, by their positions."""
+    """Return the positions of the parts that a line shows."""
     n = len(result.parts)
     chosen = range(n) if n <= MOST_PARTS else [*range(MOST_PARTS // 2), *range(n - MOST_PARTS // 2, n)]
     return [(p, result.parts[p]) for p in chosen]
@@ -116,7 +117,7 @@ def conclude(
     *,
     as_json: bool,
 ) -> None:
-    """Print a row for each checkpoint, and where the file is; or a JSON document, made of those of each checkpoint."""
+    """Print a row for each checkpoint and the path of the file, or one JSON document with all checkpoints."""
     if not distributed.is_main():
         return
     if as_json:

@@ -35,18 +35,22 @@ def checkpoint(*, several: bool = False, series: bool = False, parameters: bool 
     Args:
         several: the command takes the checkpoints of a run; see `runs.checkpoint_list`.
         series: the command takes one checkpoint, or several as a series along training; see `along.listed`.
-        parameters: the command differentiates, by parameters that can be chosen.
+        parameters: add the option that chooses the parameters.
     """
-    one = "Analyse this checkpoint: a .pt, .pth, .th, .tar or .safetensors file, or a folder of Hugging Face."
+    one = "Analyse this checkpoint: a .pt, .pth, .th, .tar or .safetensors file, or a Hugging Face folder."
     more = (
         "Analyse these checkpoints: a file, a pattern in quotes such as 'run/snapshots/*.pt', or the folder of a run."
     )
     along = (
-        "Analyse this checkpoint: a file, or a folder of Hugging Face. Or several, as a series along training: a "
-        "pattern in quotes such as 'run/snapshots/*.pt', the folder of a run, or the option given several times."
+        "Analyse this checkpoint: a file or a Hugging Face folder. To analyse several as a series along training, give "
+        "a pattern in quotes such as 'run/snapshots/*.pt', or the folder of a run, or repeat the option."
     )
     words = along if series else more if several else one
-    chosen = option("--params", metavar="GLOBS", help="Use only these parameters: encoder, or layer3.*,fc.weight.")
+    chosen = option(
+        "--params",
+        metavar="GLOBS",
+        help="Vary only these parameters: encoder, or patterns such as layer3.*,fc.weight.",
+    )
     return cloup.option_group(
         "Checkpoint and model",
         option("--ckpt", required=True, multiple=series, metavar="FILES" if several or series else "FILE", help=words),
@@ -62,7 +66,7 @@ def checkpoint(*, several: bool = False, series: bool = False, parameters: bool 
             "--logits-index",
             type=int,
             metavar="N",
-            help="Take output N of the network as its logits, where it returns several.",
+            help="Use output N of the network as the logits, if it returns several outputs.",
         ),
         *([chosen] if parameters else []),
     )
@@ -72,16 +76,16 @@ DRAWN = option(
     "--samples",
     type=int,
     metavar="N",
-    help="Draw N samples of each part in proportion to their uncertainty, with weights, instead of taking all.",
+    help="Use N samples of each part instead of all: draw them in proportion to their uncertainty, and weight them.",
 )
-"""Few samples for all."""
+"""The option that replaces all samples by a weighted draw."""
 
 
 def samples(*, drawn: bool = True) -> Decorator[Any]:
     """Return the options of the data.
 
     Args:
-        drawn: `begin` draws the samples; a command that draws them itself has `DRAWN` elsewhere.
+        drawn: add `DRAWN`, so that `begin` draws the samples. A command that draws samples itself adds it elsewhere.
     """
     return cloup.option_group(
         "Data",
@@ -98,15 +102,15 @@ def samples(*, drawn: bool = True) -> Decorator[Any]:
             "--image-size",
             type=int,
             metavar="PIXELS",
-            help="Cut images of lists and folders to squares of this side.",
+            help="Crop the images of image-list and image-folder to squares with this side.",
             show_default="224",
         ),
-        option("--split", default="train", show_default=True, metavar="NAME", help="Use the split train or test."),
+        option("--split", default="train", show_default=True, metavar="NAME", help="Use this split: train or test."),
         option(
             "--imbalance",
             type=float,
             metavar="R",
-            help="Make a long tail: the largest training class is R times the smallest.",
+            help="Make the data long-tailed: the largest training class is R times as large as the smallest.",
         ),
         option(
             "--imbalance-type",
@@ -125,7 +129,7 @@ def samples(*, drawn: bool = True) -> Decorator[Any]:
         option(
             "--target",
             metavar="KEY",
-            help="Take this entry of each item as its target, where items are dicts.",
+            help="Use this entry of each item as the target, if items are dicts.",
             show_default="label, labels, ...",
         ),
         option(
@@ -157,8 +161,9 @@ def parts(*more: Decorator[Any], default: str = "all") -> Decorator[Any]:
             "--partition",
             metavar="NAME",
             help=(
-                f"Divide the data into {listed(grouping.NAMES)}, by quantiles:N of the targets, by column:NAME of the "
-                'data set, by a package.module:function of (input, target), or by a JSON file {"name": [class, ...]}.'
+                f"Divide the data into parts: {', '.join(grouping.NAMES)}, quantiles:N of the targets, column:NAME of "
+                "the data set, a package.module:function of (input, target), or a JSON file "
+                '{"name": [class, ...]}.'
             ),
             show_default=default,
         ),
@@ -176,7 +181,7 @@ def numbers(*more: Decorator[Any], weight_decay: bool = False, cache: str = "") 
     Args:
         more: options of the command's own.
         weight_decay: the command can add a multiple of the identity.
-        cache: what the command keeps in memory up to a limit; empty for one that has none.
+        cache: what the command caches in memory, up to a limit; empty if it caches nothing.
     """
     limit = option(
         "--cache",
@@ -205,8 +210,8 @@ def numbers(*more: Decorator[Any], weight_decay: bool = False, cache: str = "") 
         option(
             "--task",
             metavar="NAME",
-            help=f"Take outputs and targets as those of {listed(tasks.names())}.",
-            show_default="what loss and targets tell",
+            help=f"Interpret outputs and targets as in this task: {listed(tasks.names())}.",
+            show_default="inferred from loss and targets",
         ),
         *([decay] if weight_decay else []),
         *more,
@@ -222,7 +227,7 @@ def numbers(*more: Decorator[Any], weight_decay: bool = False, cache: str = "") 
             "--threads",
             type=COUNT,
             metavar="N",
-            help="Compute by N threads.",
+            help="Compute with N threads.",
             show_default="OMP_NUM_THREADS, or the fastest number",
         ),
         option(
@@ -233,7 +238,7 @@ def numbers(*more: Decorator[Any], weight_decay: bool = False, cache: str = "") 
             default=128,
             show_default=True,
             metavar="N",
-            help="Pass N samples at a time. It changes speed and memory, and no number beyond rounding.",
+            help="Process N samples at a time. This changes speed and memory, but results only by rounding.",
         ),
     )
 
@@ -253,9 +258,7 @@ def output(*more: Decorator[Any]) -> Decorator[Any]:
             help="Write the result to this file.",
             show_default="beside the checkpoint",
         ),
-        option(
-            "--overwrite", is_flag=True, help="Replace an existing result, and begin an unfinished one from the start."
-        ),
+        option("--overwrite", is_flag=True, help="Replace an existing result, and restart an unfinished one."),
         *more,
         DRY_RUN,
         JSON,

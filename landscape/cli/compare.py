@@ -24,7 +24,7 @@ from landscape.results.columns import last
 @option(
     "--match-samples",
     is_flag=True,
-    help="Compare lambda_max and trace of parts at equal numbers of samples, and those of models by the same images.",
+    help="Compare lambda_max and trace of parts at equal numbers of samples, and of models on the same images.",
 )
 @cloup.option_group(
     "Output",
@@ -34,11 +34,12 @@ from landscape.results.columns import last
 def compare(files: tuple[Path, ...], match_samples: bool, as_json: bool, latex: bool, **opening: Any) -> None:
     """Print the numbers of each part, with a column for each file.
 
-    Spectra: lambda_max with its residual, and the trace with its standard error; with --groups or --weights the trace,
-    and lambda_max of the Gauss-Newton matrix. Sharpness: the loss, its rise within rho and under noise, and the noise
-    that doubles it. Surfaces: the loss at the centre, the distance at which it doubles, its largest rise within a
-    radius, and the barrier on a line between checkpoints. Of a series along training its last checkpoint is compared.
-    Lines below the table name what differs between the files besides the model.
+    For spectra, the table has lambda_max with its residual, and the trace with its standard error; with --groups or
+    --weights it has the trace, and lambda_max of the Gauss-Newton matrix. For sharpness, it has the loss, its rise
+    within rho and under noise, and the noise that doubles it. For surfaces, it has the loss at the centre, the distance
+    at which it doubles, its largest rise within a radius, and the barrier on a line between checkpoints. A series along
+    training is represented by its last checkpoint. Lines below the table name the differences between the files other
+    than the model.
 
     Raises:
         InputError: files that cannot be compared, or --json and --latex together.

@@ -32,8 +32,8 @@ DISTANCES = cloup.option_group(
         "--finetune",
         type=COUNT,
         metavar="EPOCHS",
-        help="Train on each part alone, from --ckpt on, for this many epochs.",
-        show_default="the run's memory bank",
+        help="Compute the points: train on each part alone for this many epochs, starting from --ckpt.",
+        show_default="read the points from the run's memory bank",
     ),
     option(
         "--finetune-lr",
@@ -41,16 +41,16 @@ DISTANCES = cloup.option_group(
         default=0.01,
         show_default=True,
         metavar="LR",
-        help="Start that training with this learning rate.",
+        help="Start the training of --finetune with this learning rate.",
     ),
-    option("--only", metavar="PARTS", help="Train on these parts only: tail, or head,tail."),
+    option("--only", metavar="PARTS", help="With --finetune, train on these parts only: tail, or head,tail."),
     option(
         "--also-run",
         multiple=True,
         metavar="DIR",
-        help="Measure a run of another seed too. With --finetune, give the checkpoint to start from.",
+        help="Also measure a run with another seed. With --finetune, give its starting checkpoint.",
     ),
-    option("--also", multiple=True, metavar="FILE", help="Measure the distances to this checkpoint too."),
+    option("--also", multiple=True, metavar="FILE", help="Also measure the distances to this checkpoint."),
     option(
         "--seed",
         type=SEED,
@@ -75,16 +75,14 @@ MEASURES = cloup.option_group(
         default=0,
         show_default=True,
         metavar="N",
-        help="Find loss barriers by N points between each two convergence points.",
+        help="Also compute loss barriers, with N points between each pair of convergence points.",
     ),
     option(
         "--curvature",
         is_flag=True,
-        help="Compute the rise that the Hessian at each point predicts on the way to the others.",
+        help="Also compute the rise of the loss that the Hessian at each point predicts towards the other points.",
     ),
-    option(
-        "--along", is_flag=True, help="Measure the distances of the run's snapshots to the points, over the epochs."
-    ),
+    option("--along", is_flag=True, help="Also measure the distance of each snapshot of the run to each point."),
 )
 POINTS = option(
     "--points", "points_folder", metavar="DIR", help="Write the convergence points as checkpoints into this folder."
@@ -128,17 +126,17 @@ def distances(
 ) -> None:
     """Measure the distances and loss barriers between the weights that parts of the data converge to.
 
-    A convergence point of a part is the weights that training on this part alone leads to. The points are read from
-    the memory bank of a run of landscape train (--ckpt is its folder, or a checkpoint in it), or made by --finetune.
-    --partition run takes the groups of classes that the run itself made.
+    The convergence point of a part is the set of weights to which training on this part alone leads. The command reads
+    these points from the memory bank of a run of landscape train (--ckpt is the folder of the run, or a checkpoint in
+    it), or computes them (--finetune). --partition run uses the groups of classes that the run made.
 
     Raises:
-        InputError: options that contradict each other, or no convergence points to be had.
+        InputError: options that contradict each other, or convergence points that are not available.
     """
     if only is not None and finetune is None:
-        raise InputError("--only goes with --finetune: a memory bank has the points of all parts")
+        raise InputError("--only needs --finetune: a memory bank has the points of all parts")
     if finetune is not None and along:
-        raise InputError("--along goes with a run's memory bank; fine-tuning starts from one checkpoint")
+        raise InputError("--along needs a run's memory bank: leave --finetune out, which starts from one checkpoint")
     if bn != DEFAULT and not barriers:
         raise InputError(f"--bn {bn} changes nothing without --barriers: pass --barriers 9 too, or leave it out")
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
@@ -146,7 +144,7 @@ def distances(
     chosen: Any = partition
     if partition == "run":
         if finetune is not None:
-            raise InputError("--partition run takes the groups of a run's memory bank: leave --finetune out")
+            raise InputError("--partition run uses the groups of a run's memory bank: leave --finetune out")
         chosen = convergence.groups_of(folder)
     path = result_path(out, file, "distances")
     if points_folder is not None:

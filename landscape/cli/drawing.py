@@ -14,7 +14,7 @@ from landscape.results import quadrature
 
 
 def _ends(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
-    """Take two numbers from "MIN:MAX"."""
+    """Read two numbers from "MIN:MAX"."""
     if value is None:
         return None
     try:
@@ -34,7 +34,7 @@ _OPTIONS: dict[str, Decorator[Any]] = {
     "width": option(
         "--width",
         metavar="WIDTH",
-        help="Smooth a density by Gaussians of this standard deviation on the axis: "
+        help="Smooth a density with Gaussians of this standard deviation on the axis: "
         f"{listed(quadrature.WIDTHS, 'a number')}.",
         show_default="auto",
     ),
@@ -52,10 +52,10 @@ _OPTIONS: dict[str, Decorator[Any]] = {
         help="Draw the loss on a logarithmic or a linear scale.",
         show_default="logarithmic where the loss spans decades",
     ),
-    "vmin": option("--vmin", type=float, metavar="LOSS", help="Draw lower losses like this one."),
-    "vmax": option("--vmax", type=float, metavar="LOSS", help="Draw higher losses like this one."),
-    "levels": option("--levels", type=int, metavar="N", help="Draw about N levels of contours.", show_default="12"),
-    "zmax": option("--zmax", type=float, metavar="LOSS", help="Cut a surface in three dimensions off at this loss."),
+    "vmin": option("--vmin", type=float, metavar="LOSS", help="Draw losses below this value as this value."),
+    "vmax": option("--vmax", type=float, metavar="LOSS", help="Draw losses above this value as this value."),
+    "levels": option("--levels", type=int, metavar="N", help="Draw about N contour levels.", show_default="12"),
+    "zmax": option("--zmax", type=float, metavar="LOSS", help="Cut off a surface in three dimensions at this loss."),
     "errors": option(
         "--errors",
         is_flag=True,
@@ -66,30 +66,30 @@ _OPTIONS: dict[str, Decorator[Any]] = {
         "--lr",
         type=POSITIVE,
         metavar="RATE",
-        help="Draw the edge of stability of this learning rate.",
-        show_default="as found at each checkpoint",
+        help="Draw the edge of stability for this learning rate.",
+        show_default="the rate that each checkpoint states",
     ),
-    "momentum": option("--momentum", type=float, metavar="BETA", help="Draw the edge with this momentum (--lr)."),
+    "momentum": option("--momentum", type=float, metavar="BETA", help="Use this momentum for the edge of --lr."),
     "euclidean": option(
         "--euclidean",
         is_flag=True,
         default=None,
-        help="Draw distances in parameter space to scale, instead of coordinates.",
+        help="Scale the axes by distances in parameter space instead of coordinates.",
     ),
 }
 DRAWING = cloup.option_group(
     "Kinds of figures",
     *_OPTIONS.values(),
-    help="Options that only some kinds have; another kind refuses them.",
+    help="Only some kinds of figures have these options; other kinds refuse them.",
 )
-"""Those that are not given are None. Each has the name of an argument of figure functions."""
+"""Options that are not given are None. Each has the name of an argument of figure functions."""
 
 
 def take_drawing(given: dict[str, Any]) -> dict[str, Any]:
     """Take the options of `DRAWING` out of a command's.
 
     Args:
-        given: the command's options, which lose these.
+        given: the command's options; these are removed from it.
 
     Returns:
         Those that were given, by their names.

@@ -39,11 +39,11 @@ _SUFFIXES = {
         "form",
         type=Choice(list(_SUFFIXES)),
         required=True,
-        help="Write this format. csv: a table with a row for each part (spectra), for each part and point (surfaces), "
-        "or for each number. tidy: a CSV of one or many files with a row for each number of each part: file, "
-        "checkpoint, method, part, quantity, value, error, exactness. json: every number. pyhessian: for each part of "
-        "a spectrum the two lists of PyHessian's density(). goldstein: the HDF5 surface of "
-        "tomgoldstein/loss-landscape. vtk: a surface for ParaView. npz: a surface for NumPy.",
+        help="Choose the format. csv: a table with a row for each part (spectra), for each part and point (surfaces), "
+        "or for each number. tidy: a CSV table of one or many files with a row for each number of each part, and "
+        "columns for file, checkpoint, method, part, quantity, value, error and exactness. json: every number. "
+        "pyhessian: for each part of a spectrum, the two lists that PyHessian's density() returns. goldstein: the HDF5 "
+        "surface of tomgoldstein/loss-landscape. vtk: a surface for ParaView. npz: a surface for NumPy.",
     ),
     option(
         "--part",
@@ -78,11 +78,11 @@ def export(
 ) -> None:
     """Write a result file, or a surface of another program, in another format, or many files as one table.
 
-    A surface of tomgoldstein/loss-landscape whose sides differ in length has its values in the wrong cells. This
-    command reads them rightly: --to goldstein mends such a file.
+    If a surface of tomgoldstein/loss-landscape is not square, its file has the values in the wrong cells. This command
+    reads such a file correctly, and --to goldstein writes a corrected one.
 
     Raises:
-        InputError: several files in a format that is for one, or one that does not fit the format.
+        InputError: several files for a format that holds one, or a file that the format cannot hold.
     """
     _refuse_unless_vtk(form, {"--part": part is not None, "--log": log})
     refuse_twice(files)

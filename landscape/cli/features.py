@@ -25,7 +25,7 @@ FEATURES = cloup.option_group(
         metavar="X",
         default=0.5,
         show_default=True,
-        help="Weigh the variance by this in Q = Dis - beta log Var.",
+        help="Set beta, the weight of the variance, in Q = Dis - beta log Var.",
     ),
     # Here the parts are always the classes; the option may be given all the same, as with the other commands.
     option("--per-class", is_flag=True, hidden=True, expose_value=False),
@@ -38,7 +38,7 @@ COLLAPSE = {
     "duality": "NC3",
     "mean_disagreement": "NC4",
 }
-"""Fields of `Features` that go to 0 in neural collapse, and how a table calls them."""
+"""Fields of `Features` that go to 0 in neural collapse, and their names in a table."""
 
 PER_CLASS = (
     "n_samples", "train_counts", "loss", "accuracy", "quality", "quality_inverse", "distance", "nearest", "variance",
@@ -53,7 +53,7 @@ PER_CLASS = (
 @checkpoint(several=True, parameters=False)
 @samples()
 @FEATURES
-@numbers(cache="features; beyond that the data are read twice")
+@numbers(cache="features; if they need more, the data are read twice")
 @output()
 def features(
     *,
@@ -68,7 +68,8 @@ def features(
 ) -> None:
     """Measure how well the features separate each class, and how far the network is from neural collapse.
 
-    Features are the inputs of the last linear layer. Given the folder of a run, the command measures each snapshot.
+    Features are the inputs of the last linear layer. If --ckpt is the folder of a run, the command measures each
+    snapshot.
 
     Raises:
         InputError: options that are unknown or contradict each other.
@@ -76,7 +77,7 @@ def features(
     read = {name: given[name] for name in ("ckpt_key", "trust_pickle")}
     found = checkpoint_list(ckpt, **read)
     last = str(found[-1][0])
-    chosen = "all" if given["samples"] is None else "class"  # of which draws are to tell one by one
+    chosen = "all" if given["samples"] is None else "class"  # draws are made for each class separately
     with begin(ckpt=last, default=chosen, quiet=quiet, as_json=as_json, **given) as (objective, console):
         path = result_path(out, ckpt, "features")
         with console.progress() as progress:
@@ -107,7 +108,7 @@ def _conclude(console: Console, found: Features, path: Path) -> None:
 
 
 def _show_collapse(console: Console, found: Features) -> None:
-    """Print what goes to 0 as the features collapse, with the quality of the most frequent and the rarest class."""
+    """Print the measures of neural collapse, with the quality of the most frequent and the rarest class."""
     if len(found.points) == 1:
         numbers = ", ".join(f"{label} {_with_error(found, name)}" for name, label in COLLAPSE.items())
         console.say(f"neural collapse, where all of these are 0: {numbers}")
@@ -142,7 +143,7 @@ def _mention_history(console: Console, run: Path) -> None:
     try:
         history = store.load(file)
     except StoreError:
-        return  # what else lies in the folder is not what was asked for
+        return  # the user did not ask for this file: an unreadable one is no error here
     if isinstance(history, History) and (n := int(np.isfinite(history.quality).any(axis=1).sum())):
         console.note(f"the run measured it itself after {n} epochs: landscape plot {file} --kind quality")
 

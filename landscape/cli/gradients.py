@@ -22,7 +22,7 @@ GRADIENTS = cloup.option_group(
         "--batches",
         type=COUNT,
         metavar="K",
-        help="Average over K random batches, as training sees them.",
+        help="Average over K random batches, as in training.",
         show_default="exact gradients over all samples",
     ),
     option(
@@ -31,14 +31,14 @@ GRADIENTS = cloup.option_group(
         default=128,
         show_default=True,
         metavar="N",
-        help="Draw N samples for each of the --batches, as many as in training.",
+        help="Draw N samples for each batch of --batches; use the batch size of the training.",
     ),
     option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the draw of the --batches."),
     option(
         "--sampling-errors",
         is_flag=True,
-        help="State how much another draw of samples would change norms and cosines, for a pass over the data for each "
-        "part.",
+        help="Also compute how much another sample of the data would change norms and cosines. This needs one more "
+        "pass over the data for each part.",
     ),
 )
 
@@ -64,7 +64,7 @@ MOST_LAYERS = 24
 @samples()
 @parts(default="class")
 @GRADIENTS
-@numbers(cache="gradients; less takes more passes over the data")
+@numbers(cache="gradients; a smaller cache needs more passes over the data")
 @output()
 def gradients(
     *,
@@ -80,10 +80,10 @@ def gradients(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Compare the gradient of each part with the whole gradient and with those of the other parts.
+    """Compare the gradient of each part with the gradient over all parts and with those of the other parts.
 
-    The command prints norms, cosines and conflicts, and stores them for each layer too. Given the folder of a run, it
-    measures each snapshot.
+    The command prints norms, cosines and conflicts, and also stores them for each layer. If --ckpt is the folder of a
+    run, it measures each snapshot.
     """
     read = {name: given[name] for name in ("ckpt_key", "trust_pickle")}
     found = checkpoint_list(ckpt, **read)

@@ -40,9 +40,9 @@ SPECTRUM = cloup.option_group(
     option(
         "--density/--no-density",
         default=None,
-        help="Also compute the density of all eigenvalues and the negative mass, which takes M x K products instead of "
-        "about ten.",
-        show_default="where --steps or --probes is given",
+        help="Also compute the density of all eigenvalues and the negative mass. This needs M x K matrix-vector "
+        "products instead of about ten.",
+        show_default="on if --steps or --probes is given",
     ),
     option(
         "--steps",
@@ -55,7 +55,7 @@ SPECTRUM = cloup.option_group(
         "--probes",
         type=int,
         metavar="K",
-        help="Start from K random vectors in each part. Error bars of the density are the spread between them.",
+        help="Use K random starting vectors for each part. The error bars of the density are the spread between them.",
         show_default="4",
     ),
     option("--seed", default=0, show_default=True, metavar="N", help="Seed the random vectors."),
@@ -83,7 +83,7 @@ SPECTRUM = cloup.option_group(
     option(
         "--overlap",
         is_flag=True,
-        help="Measure the curvature of every part along the --vectors and the gradient of every other part.",
+        help="Measure the curvature of each part along the eigenvectors (--vectors) and gradients of the other parts.",
     ),
     option(
         "--tol",
@@ -95,21 +95,21 @@ SPECTRUM = cloup.option_group(
         "--max-steps",
         type=int,
         metavar="M",
-        help="Stop --tol after M steps.",
-        show_default="48, with the density 4 times --steps",
+        help="Take at most M steps for --tol.",
+        show_default="48; 4 times --steps with the density",
     ),
     option(
         "--trace",
         type=Choice(TRACES),
         default="auto",
         show_default=True,
-        help="Compute the trace exactly (networks of ReLUs only), or estimate it from probes.",
+        help="Compute the trace exactly (ReLU networks only), or estimate it from random vectors.",
     ),
     option(
         "--trace-tol",
         type=float,
         metavar="FRACTION",
-        help="Add probes until the standard error of the trace is at most this fraction of it, such as 0.02.",
+        help="Add random vectors until the standard error of the trace is at most this fraction of it, such as 0.02.",
     ),
     option(
         "--negative-tol",
@@ -123,8 +123,8 @@ SPECTRUM = cloup.option_group(
         "--accuracy",
         type=float,
         metavar="FRACTION",
-        help="Draw enough samples of each part to bring the errors of lambda_max and trace below this fraction of "
-        "them, such as 0.05. A part that needs most of its samples is taken whole.",
+        help="Draw as many samples of each part as are needed for errors of lambda_max and trace below this fraction "
+        "of their values, such as 0.05. A part that needs most of its samples uses all of them.",
     ),
     option(
         "--method",
@@ -132,21 +132,22 @@ SPECTRUM = cloup.option_group(
         default="auto",
         show_default=True,
         help="Compute all eigenvalues of a Gauss-Newton or Fisher matrix from gradients of single samples (rows), or "
-        "its density from products (lanczos). auto takes rows where they fit. The Hessian always takes products.",
+        "its density from matrix-vector products (lanczos). auto chooses rows if there are few enough. The Hessian "
+        "always uses products.",
     ),
     option(
         "--ggn-tol",
         default=GGN_TOL,
         show_default=True,
         metavar="FRACTION",
-        help="Leave out the shortest rows, up to this fraction of the trace. The error of an eigenvalue is at most the "
-        "trace that is left out.",
+        help="Leave out the rows of smallest norm, up to this fraction of the trace. The error of an eigenvalue is at "
+        "most the trace of the rows that are left out.",
     ),
     option(
         "--sampling-errors/--no-sampling-errors",
         default=True,
         show_default=True,
-        help="State how much another draw of samples would change lambda_max and trace.",
+        help="Also compute how much another sample of the data would change lambda_max and trace.",
     ),
 )
 BACKEND = option(
@@ -154,21 +155,21 @@ BACKEND = option(
     type=Choice(BACKENDS),
     default="auto",
     show_default=True,
-    help="Choose how products with the matrix are computed. auto takes the faster one that gives the right product.",
+    help="Choose how products with the matrix are computed. auto chooses the faster way that is correct for the model.",
 )
 LIMIT = option(
     "--memory",
     type=MEMORY,
     metavar="SIZE",
-    help="Keep vectors within this much memory in all, such as 20GB. Where a Lanczos basis does not fit, the largest "
-    "eigenvalues come from a restarted run and the density from runs without a basis.",
-    show_default="four fifths of what is free",
+    help="Use at most this much memory for vectors, such as 20GB. If a Lanczos basis does not fit, a restarted run "
+    "computes the largest eigenvalues, and runs without a basis compute the density.",
+    show_default="four fifths of the free memory",
 )
 VERIFY = option(
     "--verify",
     "verify_with",
     type=Choice(["pyhessian"]),
-    help="Run this package on each part too, and print both results.",
+    help="Also run this package on each part, and print both results.",
 )
 
 
@@ -180,7 +181,7 @@ VERIFY = option(
 @samples(drawn=False)
 @parts(along.WITH_PARTS)
 @SPECTRUM
-@numbers(BACKEND, LIMIT, weight_decay=True, cache="values that do not change from one product to the next")
+@numbers(BACKEND, LIMIT, weight_decay=True, cache="values that are the same in every product")
 @output(VERIFY)
 def hessian(
     *,
@@ -199,9 +200,9 @@ def hessian(
 ) -> None:
     """Compute the largest eigenvalue and the trace of each part's Hessian, and with --density all of its spectrum.
 
-    Each number has its error, and is printed as soon as it is there. The result is one HDF5 file, which landscape plot,
-    compare, report and export read. Of several checkpoints it is a series along training, with the learning rate and
-    the edge of stability where they are known.
+    Each number is printed with its error as soon as it is computed. The result is one HDF5 file, which landscape plot,
+    compare, report and export read. For several checkpoints, the result is a series along training; it includes the
+    learning rate and the edge of stability if they are known.
 
     Raises:
         InputError: options that are unknown or contradict each other.
@@ -251,10 +252,10 @@ SPECTRUM_NAMES = [
 
 
 MOST_COLUMNS = 12
-"""Parts whose overlap is printed as a table."""
-OVERLAP_TITLE = "curvature along the sharpest directions of the row's part, as a fraction of that on the column's own"
+"""The largest number of parts for which the overlap is printed as a table."""
+OVERLAP_TITLE = "column's curvature along the row's sharpest directions, as a fraction of that along its own directions"
 ANGLE_TITLE = "smallest angle between the spaces of two parts' sharpest directions, in degrees"
-GRADIENT_TITLE = "curvature along the gradient of the row's part, of which the column's lambda_max is the most"
+GRADIENT_TITLE = "column's curvature along the row's gradient; at most the column's lambda_max"
 
 DOCUMENT_NAMES = [
     "n_samples", "n_used", "loss", "accuracy", *FIELDS, "lambda_max", "lambda_max_residual", "converged", "lambda_min",
@@ -267,14 +268,14 @@ DOCUMENT_NAMES = [
 
 
 def _finished(console: Console, found: Spectrum) -> None:
-    """Print the first numbers of a part as soon as they are there."""
+    """Print the first numbers of a part as soon as they are computed."""
     numbers = [column for column in columns.of_kind(found) if column.head in {"lambda_max", "trace", "± samples"}]
     words = [f"{column.head} {column.text(found, 0)}" for column in numbers if column.of(found)]
     console.note(f"{found.parts[0]}: {', '.join(words)}")
 
 
 def _conclude(console: Console, found: Spectrum, path: Path) -> None:
-    """Print the table, and below it what could mislead its reader."""
+    """Print the table, and below it warnings about its numbers."""
     heads, rows = columns.table(found)
     console.table(heads, rows, title=found.title)
     _doubts(console, found)
@@ -300,7 +301,7 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
 
 
 def _reached(console: Console, found: Spectrum) -> None:
-    """Say of each part how many samples `--accuracy` took, and which error they leave."""
+    """Print for each part how many samples `--accuracy` used, and the errors that remain."""
     wanted = found.provenance["options"]["accuracy"]
     if found.lambda_max_error is None or found.trace_error is None or wanted is None:
         return
@@ -313,7 +314,7 @@ def _reached(console: Console, found: Spectrum) -> None:
                 (found.trace[p], found.trace_error[p]),
             )
         ]
-        missed = "" if all(error <= wanted for error in errors) else f", above the {wanted:.2%} asked for"
+        missed = "" if all(error <= wanted for error in errors) else f", above the requested {wanted:.2%}"
         console.note(
             f"{part}: {used if used < n else 'all'} of {n:,} samples, lambda_max within {errors[0]:.1%}, trace within "
             f"{errors[1]:.1%}{missed}"

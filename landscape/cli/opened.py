@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import cloup
 
-from landscape.cli.options import BY_COUNT, listed, option
+from landscape.cli.options import BY_COUNT, option
 from landscape.errors import InputError
 from landscape.networks.checkpoint_folders import SUFFIXES
 from landscape.results import Result, Spectrum, Surface, grouping, regroup, store
@@ -20,18 +20,18 @@ REGROUP = cloup.option_group(
     option(
         "--groups",
         metavar="NAME",
-        help=f"Join the classes into {listed(grouping.NAMES)}, or by a JSON file {{name: [class, ...]}}.",
+        help=f"Join the classes into these groups: {', '.join(grouping.NAMES)}, or a JSON file {{name: [class, ...]}}.",
         show_default="as stored; all with --weights",
     ),
     option(
         "--weights",
         metavar="NAME",
-        help="Weigh the classes of a group by evaluated samples (natural), alike (balanced), by training samples "
+        help="Weight the classes of a group by evaluated samples (natural), equally (balanced), by training samples "
         "(training), by the effective number of samples (drw), or by a JSON file {class: weight}.",
         show_default="natural",
     ),
     *BY_COUNT,
-    help="Surfaces, and the traces of spectra, are joined without computing again.",
+    help="Surfaces and the traces of spectra can be joined without a new computation.",
 )
 
 FOREIGN = cloup.option_group(
@@ -74,23 +74,23 @@ def open_result(
     dir_file: Path | None = None,
     proj_file: Path | None = None,
 ) -> Result:
-    """Read a result, or the surface of another program, and regroup it if that is asked for.
+    """Read a result or the surface of another program, and regroup it if groups or weights are given.
 
     Args:
         file: the file.
-        groups: as for `regroup.regroup`; None leaves the parts as they are, unless weights are given.
-        weights: likewise.
-        many: likewise.
-        few: likewise.
-        ends: likewise.
-        dir_file: directions of somebody else's surface.
-        proj_file: a path to lay over it.
+        groups: as for `regroup.regroup`; None keeps the parts of the file, unless weights are given.
+        weights: as for `regroup.regroup`; None means "natural".
+        many: as for `regroup.regroup`.
+        few: as for `regroup.regroup`.
+        ends: as for `regroup.regroup`.
+        dir_file: file with the directions, for a surface of another program.
+        proj_file: file with a projected path to draw on such a surface.
 
     Returns:
         The result.
 
     Raises:
-        InputError: an option that is not for this file, or a checkpoint.
+        InputError: an option that does not apply to this file, or a file that is a checkpoint.
         StoreError: a file cannot be read.
     """
     result: Result

@@ -22,11 +22,11 @@ OWN = "package.module:callable"
 """How a user names a function of their own."""
 
 CALLED = "package.module:callable(width=16)"
-"""The same, with arguments."""
+"""How a user names a function of their own and its arguments."""
 
 
 class Command(cloup.Command):
-    """A command that refuses an option given twice, of which click would take the last and drop the first."""
+    """A command that refuses an option that is given twice; click would silently use the last one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read a command line as click does."""
@@ -52,7 +52,7 @@ def command(*examples: str, kind: type[cloup.Command] = Command) -> Callable[[Ca
     def make(function: Callable[..., Any]) -> cloup.Command:
         text = inspect.cleandoc(function.__doc__ or "").partition("\n\nRaises:")[0]
         epilog = "\n".join(["\b", "Examples:", *(f"  {example}" for example in examples)])
-        # Said to each command, not to the group alone: a command may be called by itself.
+        # Set for each command, not only for the group: a command may be called by itself.
         context = {"help_option_names": ["-h", "--help"]}
         return cloup.command(cls=kind, help=text, epilog=epilog, context_settings=context)(function)
 
@@ -60,10 +60,10 @@ def command(*examples: str, kind: type[cloup.Command] = Command) -> Callable[[Ca
 
 
 class _Option(cloup.Option):
-    """An option that may say in words what happens where it is not given."""
+    """An option that may describe its default in words."""
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        """Return what stands in brackets behind the help, words without the parentheses that click adds."""
+        """Return the text in brackets after the help; click would put a default in words into parentheses."""
         extra = super().get_help_extra(ctx)
         if isinstance(self.show_default, str):
             extra["default"] = self.show_default
@@ -74,8 +74,8 @@ def option(*names: str, **attributes: Any) -> Decorator[Any]:
     """Declare an option, as `click.option` does.
 
     Args:
-        names: as "-o", "--out"; the last may be the argument's.
-        attributes: as click takes them; `show_default` may be words that say what happens where it is not given.
+        names: such as "-o", "--out"; the last may be the name of the argument.
+        attributes: as for click; `show_default` may be text that describes the default.
 
     Returns:
         The decorator.
@@ -104,7 +104,7 @@ class Choice(click.Choice[str]):
 
 
 class _Number(click.FloatRange):
-    """A range of numbers that nan is not in."""
+    """A range of numbers that excludes nan."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Take a number, or fail as click does."""
@@ -136,7 +136,10 @@ POSITIVE, SIZE, FRACTION = _Number(min=0, min_open=True), _Number(min=0), _Numbe
 
 READING = (
     option(
-        "--ckpt-key", metavar="A.B", help="Read the weights at this key of the checkpoint.", show_default="searched for"
+        "--ckpt-key",
+        metavar="A.B",
+        help="Read the weights from this key of the checkpoint.",
+        show_default="found automatically",
     ),
     option(
         "--trust-pickle",
@@ -149,7 +152,7 @@ READING = (
 DRY_RUN = option(
     "--dry-run",
     is_flag=True,
-    help="Say how long the command would take, how much memory and room on the disk, and do no more.",
+    help="Only estimate and print how much time, memory and disk space the command would need.",
 )
 JSON = option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 OVERWRITE = option("--overwrite", is_flag=True, help="Replace an existing file.")

@@ -18,7 +18,7 @@ from landscape.plots.layout.theme import STYLES
 from landscape.results import Result, Spectrum, Traces, columns
 
 MOST_PANELS = 24
-"""Of a figure of several results."""
+"""The largest number of panels in a figure of several results."""
 
 
 class _Plot(Command):
@@ -50,7 +50,7 @@ class _Plot(Command):
         type=Choice(list(dict.fromkeys(kind for kinds in plots.KIND_FIGURES.values() for kind in kinds))),
         metavar="KIND",
         help="Draw this kind of figure; the table below lists them.",
-        show_default="the first of the result",
+        show_default="the first kind of the result",
     ),
     option(
         "--parts", metavar="LIST", help="Draw these parts, by name or position: head,tail or 0,9.", show_default="all"
@@ -62,24 +62,24 @@ class _Plot(Command):
         show_default="their training methods, or the files' names",
     ),
     option(
-        "--style", type=Choice(STYLES), default="paper", show_default=True, help="Size letters and lines for this use."
+        "--style", type=Choice(STYLES), default="paper", show_default=True, help="Scale letters and lines for this use."
     ),
     option("--dark", is_flag=True, help="Draw light letters on a dark background."),
     option(
         "--columns",
         type=int,
         metavar="1|2",
-        help="Make the figure one (3.25 in) or two columns (6.875 in) of a paper wide, with letters of 6 to 9 pt; "
-        "include it in LaTeX without width=.",
+        help="Make the figure as wide as one column (3.25 in) or two columns (6.875 in) of a paper, with letters of 6 "
+        "to 9 pt. Include it in LaTeX without width=.",
         show_default="as wide as the figure needs",
     ),
     option(
-        "--title", metavar="TEXT", help="Write this above the figure.", show_default="what the figure says of itself"
+        "--title", metavar="TEXT", help="Write this title above the figure.", show_default="a description of the figure"
     ),
     option(
         "--no-caption",
         is_flag=True,
-        help="Leave out what the figure says of itself above and below its panels, as for a paper.",
+        help="Leave out the descriptions above and below the panels, as for a paper.",
     ),
     option(
         "-o",
@@ -108,12 +108,13 @@ def plot(
 ) -> None:
     """Draw a figure of a result file, or one figure of several files on shared axes.
 
-    Several spectra: a row for each part and a column for each file. Several surfaces: a column for each part and a row
-    for each file, with the same levels and colours. Several lines: one pair of axes.
+    A figure of several spectra has a row for each part and a column for each file. A figure of several surfaces has a
+    column for each part and a row for each file, with the same levels and colours. Several lines share one pair of
+    axes.
 
     More than 24 densities are drawn as a map with a row for each part. More than 12 classes of a surface are joined
-    into groups, unless --groups or --parts says what to draw. Surfaces of tomgoldstein/loss-landscape (.h5),
-    dnn-mode-connectivity and Landscaper (.npz) are recognised by their content.
+    into groups, unless --groups or --parts chooses what to draw. The command recognises surfaces of
+    tomgoldstein/loss-landscape (.h5), dnn-mode-connectivity and Landscaper (.npz) by their content.
     """
     drawing = take_drawing(given)
     refuse_twice(files)
@@ -135,7 +136,7 @@ def plot(
 
 
 def _drawn_as(files: Sequence[Path], results: Sequence[Result]) -> str:
-    """Return what all results are drawn as."""
+    """Return the kind of result as which all results are drawn."""
     kinds = [columns.drawn_as(r) for r in results]
     for file, kind in zip(files, kinds, strict=True):
         if kind == Traces.kind:
@@ -174,7 +175,7 @@ def _parts(result: Any, text: str | None) -> list[str] | None:
 
 
 def _parts_of_several(drawn_as: str, results: Sequence[Any], text: str | None) -> list[str] | None:
-    """Return the parts that are asked for, or all that the results have in common; None leaves it to the figure."""
+    """Return the requested parts, or all that the results have in common; None lets the figure choose."""
     common = [part for part in results[0].parts if all(part in r.parts for r in results)]
     if text is not None:
         return _select(common, text)
@@ -192,7 +193,7 @@ def _parts_of_several(drawn_as: str, results: Sequence[Any], text: str | None) -
 
 
 def _names(text: str | None, files: Sequence[Path], results: Sequence[Any]) -> list[str]:
-    """Return what the files are called."""
+    """Return the names of the files in the figure."""
     if text is None:
         return compared.column_names(files, results)
     if len(files) == 1:
@@ -204,7 +205,7 @@ def _names(text: str | None, files: Sequence[Path], results: Sequence[Any]) -> l
 
 
 def _select(parts: Sequence[str], text: str) -> list[str]:
-    """Return the names of parts that are asked for by name or position, separated by commas."""
+    """Return the names of the parts that the text lists by name or position, separated by commas."""
     if text in parts:  # it may have a comma itself
         return [text]
     chosen = []

@@ -36,21 +36,21 @@ _SUFFIXES = (".html", ".htm")
         help="Name the models, in the order of their first files: 'CE,CE + SAM'.",
         show_default="their training methods, checkpoints or files",
     ),
-    option("--title", default="Loss landscape", show_default=True, metavar="TEXT", help="Give the page this title."),
+    option("--title", default="Loss landscape", show_default=True, metavar="TEXT", help="Use this title for the page."),
     OVERWRITE,
 )
 def report(files: tuple[Path, ...], out: Path, names: str | None, title: str, overwrite: bool) -> None:
     """Write one HTML page with the tables and figures of many results.
 
-    The page opens in any browser without a network. Tables can be sorted, surfaces turned, and the part and width of
-    densities chosen. The page states how each file was made. Files of the same checkpoint, data and loss share their
-    rows in the table. Results of surface2d and trajectory need plotly.
+    The page opens in any browser without a network. Its readers can sort the tables, rotate the surfaces, and choose
+    the part and the width of a density. The page states how each file was made. Files of the same checkpoint, data and
+    loss share their rows in the table. Results of surface2d and trajectory need plotly.
     """
     _check(files, out)
     with disk.writing(out):
         disk.refuse_taken(out, overwrite=overwrite, signature=b"")
     results = {file: open_result(file) for file in files}
-    from landscape.report import open_sources, page  # matplotlib takes its time, which a wrong file need not wait for
+    from landscape.report import open_sources, page  # after the files are read: importing matplotlib is slow
 
     called = None if names is None else [word.strip() for word in names.split(",")]
     content = page(open_sources(results, called), title).encode()

@@ -25,16 +25,22 @@ ALONG = cloup.option_group(
     option(
         "--along",
         type=Choice(["eigen"]),
-        help="Instead of the above, take steps of length --rho along eigenvectors of the Hessian, in both signs, and "
-        "along --draws random directions: which parts depend on which directions.",
+        help="Instead of the above, measure how the loss and accuracy of each part change after a step of length "
+        "--rho along eigenvectors of the Hessian, with both signs, and along --draws random directions.",
     ),
     option(
         "--of",
         metavar="NAME",
-        help="Take the eigenvectors of this part, or of head, tail, many, medium or few.",
+        help="Use the eigenvectors of the Hessian of this part, or of head, tail, many, medium or few.",
         show_default="all",
     ),
-    option("--vectors", type=COUNT, metavar="K", help="Take K eigenvectors.", show_default="5"),
+    option(
+        "--vectors",
+        type=COUNT,
+        metavar="K",
+        help="Use the eigenvectors of the K largest eigenvalues.",
+        show_default="5",
+    ),
 )
 _OPTIONS = ("along", "of", "vectors")
 _SHARED = ("rho", "draws", "seed")
@@ -45,14 +51,14 @@ def take(given: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any] | Non
     """Take the options of `ALONG` out of a command's.
 
     Args:
-        given: the command's options, which lose these.
-        ours: those of the three measures.
+        given: the command's options; those of `ALONG` are removed from it.
+        ours: the options of the three measures.
 
     Returns:
         The options of `sensitivity`, None where --along was not given.
 
     Raises:
-        InputError: options that are for the one and not for the other.
+        InputError: an option of the three measures together with --along, or an option of `ALONG` without it.
     """
     along, of, vectors = (given.pop(name) for name in _OPTIONS)
     if along is None:

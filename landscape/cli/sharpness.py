@@ -56,7 +56,7 @@ SHARPNESS = cloup.option_group(
 )
 
 NAMES = [f.name for f in fields(Sharpness) if f.metadata.get("axes") == ("part",) and f.name != "parts"]
-"""What the JSON document says of each part."""
+"""Fields of the JSON document for each part."""
 OPTIONS = [item.name for item in fields(analysis.Options)]
 
 
@@ -86,9 +86,9 @@ def sharpness(
 ) -> None:
     """Measure how much the loss of each part rises around a checkpoint.
 
-    Three measures: the largest rise within a ball, the mean rise under noise, and the noise that doubles the loss. Of
-    several checkpoints the result is a series along training. With --along eigen, the change of each part's loss and
-    accuracy along the sharpest directions.
+    The command computes three measures: the largest rise of the loss within a ball, its mean rise under noise, and the
+    noise that doubles the loss. For several checkpoints, the result is a series along training. With --along eigen, the
+    command instead computes how the loss and accuracy of each part change along the sharpest directions.
 
     Raises:
         InputError: options that do not go together.
@@ -98,7 +98,7 @@ def sharpness(
     first, stages = along.listed(ckpt, given)
     along.refuse_single(stages, with_parts)
     if steps and stages:
-        raise InputError("--along eigen is of one checkpoint: name one by --ckpt")
+        raise InputError("--along eigen analyses one checkpoint: name one by --ckpt")
     path = along.path_of(out, ckpt, stages, "sensitivity" if steps else "sharpness")
     with begin(ckpt=first, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
         objective,
@@ -122,7 +122,7 @@ def sharpness(
 
 
 def _conclude(console: Console, found: Sharpness, path: Path) -> None:
-    """Print the table, and below it what could mislead its reader."""
+    """Print the table, and below it warnings about its numbers."""
     heads, rows = columns.table(found)
     console.table(heads, rows, title=found.title)
     _explain(console, found)

@@ -32,7 +32,7 @@ from landscape.results.foreign import surface_files
 from landscape.results.predicted import FIELDS
 
 KINDS = ("random", "ckpt", "pca", "eigen", "gradient")
-"""What --directions knows; a file of a stored plane is the other choice."""
+"""The names that --directions accepts; a file with a stored plane is the other choice."""
 
 BN_SAMPLES = option(
     "--bn-samples",
@@ -40,7 +40,7 @@ BN_SAMPLES = option(
     default=2048,
     show_default=True,
     metavar="N",
-    help="Estimate batch norm's statistics anew from N training samples, where --bn asks for that.",
+    help="Re-estimate batch-norm statistics from N training samples, if --bn requires it.",
 )
 REFINE = option(
     "--refine",
@@ -57,35 +57,35 @@ def batch_norm(command: str, default: str | None = DEFAULT, shown: str | bool = 
     Args:
         command: whose option it is.
         default: the policy where none is given.
-        shown: what the help says of it.
+        shown: how the help describes the default.
     """
     known = policies(command)
-    told = "; ".join(f"{name}: {policy.does}" for name, policy in known.items())
+    listing = "; ".join(f"{name}: {policy.does}" for name, policy in known.items())
     return option(
         "--bn",
         type=Choice(tuple(known)),
         default=default,
         show_default=shown,
-        help=f"Choose the running statistics of batch norm at each point. {told}.",
+        help=f"Choose the running statistics of batch norm at each point. {listing}.",
     )
 
 
 def _axes(n_axes: int) -> Decorator[Any]:
     """Return the options of the line or plane."""
     second = option(
-        "--y", metavar="MIN:MAX:N", help="Place N points between MIN and MAX on the second axis.", show_default="as --x"
+        "--y", metavar="MIN:MAX:N", help="Place N points from MIN to MAX on the second axis.", show_default="as --x"
     )
     match = option(
         "--match",
         is_flag=True,
-        help="Reorder the channels of the --ckpt-to network first, so that they fit this one's.",
+        help="First reorder the channels of the --ckpt-to network so that they match those of this network.",
     )
     return cloup.option_group(
         "Line" if n_axes == 1 else "Plane",
         option(
             "--x",
             metavar="MIN:MAX:N",
-            help="Place N points between MIN and MAX on the first axis, in units of the direction.",
+            help="Place N points from MIN to MAX on the first axis. Coordinates are multiples of the direction.",
             show_default="-1:1:51",
         ),
         *([second] if n_axes > 1 else []),
@@ -93,27 +93,27 @@ def _axes(n_axes: int) -> Decorator[Any]:
             "--directions",
             "kind",
             metavar="KIND",
-            help=f"Choose the directions: {listed(KINDS)}, or the .h5 file of --save-plane or of "
+            help=f"Choose the directions: {', '.join(KINDS)}, or an .h5 file from --save-plane or "
             f"{surface_files.GOLDSTEIN}.",
-            show_default="random, or what --ckpt-to or --trajectory imply",
+            show_default="random; ckpt with --ckpt-to, pca with --trajectory",
         ),
-        option("--ckpt-to", multiple=True, metavar="FILE", help="Go towards this checkpoint (ckpt)."),
+        option("--ckpt-to", multiple=True, metavar="FILE", help="Use the direction to this checkpoint (ckpt)."),
         option(
             "--trajectory",
             metavar="FILES",
-            help="Take the principal components of these checkpoints (pca): 'run/snapshots/*.pt', or a run's folder.",
+            help="Use the principal components of these checkpoints (pca): 'run/snapshots/*.pt', or a run's folder.",
         ),
         option(
             "--of",
             metavar="PARTS",
-            help="Take the sharpest directions (eigen) or the gradients (gradient) of these parts: tail, or head,tail.",
+            help="Use the top eigenvectors (eigen) or the gradients (gradient) of these parts: tail, or head,tail.",
         ),
         option(
             "--norm",
             type=Choice(directions.NORMALISATIONS),
             default="filter",
             show_default=True,
-            help="Give random directions the norms of the weights, by filter, by layer or by weight.",
+            help="Scale random directions to the norms of the weights: per filter, per layer, per weight, or not.",
         ),
         option(
             "--ignore",
@@ -126,7 +126,7 @@ def _axes(n_axes: int) -> Decorator[Any]:
             "--orthogonal/--skewed",
             default=True,
             show_default=True,
-            help="Make the second direction orthogonal to the first, or leave the angle between them as it is.",
+            help="Make the second direction orthogonal to the first, or keep the angle between them.",
         ),
         *([match] if n_axes == 1 else []),
         option(
@@ -135,7 +135,7 @@ def _axes(n_axes: int) -> Decorator[Any]:
             help="Centre a stored plane at its own origin instead of at this checkpoint.",
         ),
         option("--save-plane", metavar="FILE.h5", help="Store the directions, to use them for another network."),
-        option("--mark", multiple=True, metavar="FILE", help="Show this checkpoint on the surface too."),
+        option("--mark", multiple=True, metavar="FILE", help="Also show this checkpoint on the surface."),
         option(
             "--seed",
             type=SEED,
@@ -156,8 +156,8 @@ _NUMBERS = (
         "--radius",
         type=POSITIVE,
         metavar="RADIUS",
-        help="State the largest rise of the loss within this Euclidean distance.",
-        show_default="the nearest points",
+        help="Report the largest rise of the loss within this Euclidean distance.",
+        show_default="the distance of the nearest points",
     ),
 )
 
@@ -179,8 +179,8 @@ _ELSEWHERE = ("ckpt_to", "trajectory", "plane_origin", "save_plane", "mark", "ma
 def surface1d(**given: Any) -> None:
     """Compute the loss and the accuracy of each part on a line through a checkpoint.
 
-    On a line to another checkpoint (--ckpt-to), the command states the loss barrier between the two. Of several
-    checkpoints the result is a series along training, with a line around each.
+    On a line to another checkpoint (--ckpt-to), the command reports the loss barrier between the two. For several
+    checkpoints, the result is a series along training with a line around each checkpoint.
     """
     first, stages = alongs.listed(given["ckpt"], given)
     if stages:
@@ -202,7 +202,7 @@ def surface1d(**given: Any) -> None:
 def surface2d(**given: Any) -> None:
     """Compute the loss and the accuracy of each part on a plane through a checkpoint.
 
-    Classes can be joined into groups, and weighted, when the file is drawn: landscape plot FILE.h5 --groups head-tail.
+    landscape plot can join the classes into groups and weight them later: landscape plot FILE.h5 --groups head-tail.
     """
     _run("surface2d", 2, match=False, **given)
 

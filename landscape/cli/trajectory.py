@@ -24,14 +24,16 @@ from landscape.results import Trajectory, disk, hdf5, store
 
 TRAJECTORY = cloup.option_group(
     "Paths and plane",
-    option("--also", multiple=True, metavar="FILES", help="Draw another run on the same plane: its folder or files."),
+    option(
+        "--also", multiple=True, metavar="FILES", help="Also draw this run on the same plane: its folder, or files."
+    ),
     option(
         "--through",
         multiple=True,
         metavar="FILE",
-        help="Lay the plane through this checkpoint. Give the option twice: the end of the run is the third point.",
+        help="Make the plane contain this checkpoint. Give the option twice; the third point is the end of the run.",
     ),
-    option("--plane", metavar="FILE.h5", help="Use a plane that --save-plane stored, with its origin."),
+    option("--plane", metavar="FILE.h5", help="Use the plane, with its origin, that --save-plane stored."),
     option("--save-plane", metavar="FILE.h5", help="Store the plane, to draw other runs on it."),
     option(
         "--every",
@@ -39,7 +41,7 @@ TRAJECTORY = cloup.option_group(
         default=1,
         show_default=True,
         metavar="N",
-        help="Use every N-th checkpoint, and always the first and the last.",
+        help="Use every N-th checkpoint; the first and the last are always used.",
     ),
     option(
         "--grid",
@@ -192,7 +194,7 @@ def _thinned(files: list[tuple[Path, float]], every: int) -> list[tuple[Path, fl
 
 
 def _run_name(word: str) -> str:
-    """Return the name of a run's folder, of which the snapshots or a pattern of them may be given."""
+    """Return the name of a run's folder, given the folder, its snapshots or a pattern of them."""
     path = Path(word)
     parts = [p for p in (path if path.is_dir() else path.parent).parts if p not in ("snapshots", "bank")]
     return parts[-1] if parts and parts[-1] not in (".", "..", "/") else word

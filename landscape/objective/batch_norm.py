@@ -19,30 +19,30 @@ from landscape.objective.objective import Objective
 from landscape.objective.points import Point, buffer_layout, set_point
 
 NORM_BATCH = 256
-"""Samples of one batch where statistics depend on it, as they do in training; `batch_size` has no say there."""
+"""Samples per batch where the statistics depend on the batch, as in training; `batch_size` does not change this."""
 
 SURFACES = ("surface1d", "surface2d", "trajectory", "distances")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What batch norm does at a point: exactly one of `moves`, `keeps`, `trains` and `batches`.
+    """Which statistics batch norm uses at a point: exactly one of `moves`, `keeps`, `trains` and `batches`.
 
-    All code goes by these, none by the name.
+    All code reads these fields; none depends on the policy's name.
     """
 
-    does: str  # what its running statistics are at a point
-    commands: tuple[str, ...] = SURFACES  # that take it as --bn
-    moves: Literal["log", "straight"] | None = None  # at each checkpoint its own, in between on such a line
-    keeps: bool = False  # those of the checkpoint at the origin
-    trains: Literal["whole", "part"] | None = None  # measured on training data, of all parts or for each
-    batches: bool = False  # those of each batch
+    does: str  # the help of --bn
+    commands: tuple[str, ...] = SURFACES  # that accept it as --bn
+    moves: Literal["log", "straight"] | None = None  # interpolate between the checkpoints' statistics, in this way
+    keeps: bool = False  # use those of the checkpoint at the origin
+    trains: Literal["whole", "part"] | None = None  # estimate them on training data, of all parts or of each part
+    batches: bool = False  # use those of each batch
 
     def __post_init__(self) -> None:
-        """Refuse a policy that does nothing, or two things.
+        """Refuse a policy that sets none of the four, or several.
 
         Raises:
-            ValueError: not exactly one is set.
+            ValueError: the number of fields that are set is not one.
         """
         if sum(map(bool, (self.moves, self.keeps, self.trains, self.batches))) != 1:
             raise ValueError("a policy for batch norm sets exactly one of moves, keeps, trains and batches")
@@ -52,26 +52,26 @@ BatchNorm: TypeAlias = Literal["log-interpolate", "interpolate", "keep", "reesti
 
 POLICIES: dict[BatchNorm, Policy] = {
     "log-interpolate": Policy(
-        does="they move with the weights towards other checkpoints, variances by their logarithm", moves="log"
+        does="interpolate between those of the checkpoints, variances by their logarithm", moves="log"
     ),
     "interpolate": Policy(
-        does="the same in a straight line; beyond the checkpoints a variance may become negative, where the loss is "
-        "undefined",
+        does="interpolate all of them linearly; beyond the checkpoints a variance may become negative, and the loss "
+        "undefined there",
         moves="straight",
     ),
-    "keep": Policy(does="they stay those of the checkpoint", keeps=True, commands=(*SURFACES, "sharpness")),
-    "reestimate": Policy(does="they are measured on training samples at each point", trains="whole"),
-    "per-part": Policy(does="the same for each part, on its own training samples", trains="part"),
-    "batch": Policy(does="those of each batch of 256 samples, as in training", batches=True),
+    "keep": Policy(does="use those of the checkpoint everywhere", keeps=True, commands=(*SURFACES, "sharpness")),
+    "reestimate": Policy(does="estimate them on training samples at each point", trains="whole"),
+    "per-part": Policy(does="the same, but for each part on its own training samples", trains="part"),
+    "batch": Policy(does="use those of each batch of 256 samples, as in training", batches=True),
 }
 
 
 DEFAULT: BatchNorm = "log-interpolate"
-"""On planes between checkpoints it is nearer to measured statistics than the straight line (docs/surfaces.md)."""
+"""On planes between checkpoints it is closer to estimated statistics than linear interpolation (docs/surfaces.md)."""
 
 
 def policies(command: str) -> dict[BatchNorm, Policy]:
-    """Return the policies that a command takes."""
+    """Return the policies that a command accepts."""
     return {name: policy for name, policy in POLICIES.items() if command in policy.commands}
 
 
@@ -79,18 +79,18 @@ def check(name: BatchNorm, command: str = "surface2d") -> Policy:
     """Return a policy by its name.
 
     Raises:
-        InputError: the command takes none of this name.
+        InputError: the command accepts no policy of this name.
     """
     check_choice("batch_norm", name, tuple(policies(command)))
     return POLICIES[name]
 
 
 class Reestimation:
-    """Running statistics of batch norm measured on training data, at any point.
+    """Estimate the running statistics of batch norm on training data, at any point.
 
-    Means and variances of batches are averaged with the weights of their samples, in one pass in which batch norm
-    normalises by its batch: what a long training at this point with an ever slower average would arrive at. Where the
-    network uses a layer several times, each use counts, as in `torch.optim.swa_utils.update_bn`.
+    One pass, in which batch norm normalises by its batch, averages the means and variances of batches, weighted by
+    their numbers of samples. If the network uses a layer several times, each use counts, as in
+    `torch.optim.swa_utils.update_bn`.
     """
 
     def __init__(self, objective: Objective, samples: Samples, drawn: np.ndarray) -> None:
@@ -98,7 +98,7 @@ class Reestimation:
         self._model, self._norms = _training_norms(objective)
         if not len(drawn):
             raise InputError(
-                f"running statistics take training samples, and a part has none: leave it out by {arg('classes')}"
+                f"running statistics need training samples, but a part has none: leave it out with {arg('classes')}"
             )
         self._pieces = _pieces(drawn)
         self._seen = dict.fromkeys(self._norms, 0)  # samples, those of several uses several times
@@ -111,7 +111,7 @@ class Reestimation:
 
     @torch.no_grad()
     def __call__(self, point: Point) -> Point:
-        """Return a point with the statistics that are measured there."""
+        """Return the point with the statistics that were estimated at it."""
         objective, buffers = self._objective, buffer_layout(self._model)
         set_point(self._model, objective.layout, point)
         for norm in self._norms:
@@ -122,13 +122,15 @@ class Reestimation:
                 try:
                     call(self._model, self._samples.batch(piece, objective.device, objective.dtype)[0])
                 except ValueError as error:  # one value per channel has no variance
-                    raise InputError(f"running statistics cannot be had of {len(piece)} sample(s): {error}") from None
+                    raise InputError(
+                        f"running statistics cannot be estimated from {len(piece)} sample(s): {error}"
+                    ) from None
         named = dict(self._model.named_buffers())
         return Point(point.theta, buffers.flat([named[n] for n in buffers.names]))
 
 
 class ByBatch:
-    """Passes in which batch norm uses the statistics of each batch; batches are mixed as in training."""
+    """Passes in which batch norm uses the statistics of each batch; batches are random, as in training."""
 
     def __init__(self, objective: Objective, order: np.ndarray, seed: int) -> None:
         self._objective, self._order = objective, order
@@ -138,7 +140,7 @@ class ByBatch:
         self._pieces = _pieces(np.random.default_rng(seed).permutation(len(order)))
 
     def __call__(self, point: Point) -> Iterator[tuple[Tensor, Tree, np.ndarray]]:
-        """Yield logits and targets of each batch, and where its samples stand in the order."""
+        """Yield logits and targets of each batch, and the positions of its samples in the order."""
         objective, samples = self._objective, self._objective.samples
         set_point(self._model, objective.layout, point)
         for piece in self._pieces:

@@ -199,7 +199,7 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["trajectory", "--ckpt", ".", "--grid", "1"], "'--grid': 1 is not in the range x>=2"),
         (["trajectory", "--ckpt", "nowhere/*.pt"], "matches no file"),
         (["distances", "--ckpt", "last.pt"], "is not the folder of a run"),
-        (["distances", "--ckpt", "last.pt", "--only", "0"], "--only goes with --finetune"),
+        (["distances", "--ckpt", "last.pt", "--only", "0"], "--only needs --finetune"),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--only", "x"], "no part 'x'"),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--over", "x"], "'--over': 'x' is not one of"),
     ],

@@ -120,7 +120,7 @@ def test_reestimation_needs_batch_norm_and_samples():
         Evaluator(CASES["mlp-tanh"].objective(), batch_norm="reestimate")
     one_value = CASES["mlp-norm"].objective()
     for policy in ("reestimate", "per-part"):
-        with pytest.raises(InputError, match="cannot be had of 1 sample"):
+        with pytest.raises(InputError, match="cannot be estimated from 1 sample"):
             Evaluator(one_value, batch_norm=policy, training_samples=1)(points.origin(one_value))
     with refused(InputError, "log-interpolate", batch_norm="frozen"):
         Evaluator(CASES["mlp-tanh"].objective(), batch_norm="frozen")

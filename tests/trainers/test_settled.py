@@ -77,7 +77,7 @@ def test_a_network_without_running_statistics_is_not_run():
 def test_a_single_sample_is_refused_and_the_network_comes_back():
     model = network()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(InputError, match=r"running statistics cannot be had of 1 sample\(s\)"):
+    with pytest.raises(InputError, match=r"running statistics cannot be estimated from 1 sample\(s\)"):
         settled_statistics(model, points(1)).__enter__()
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert model[1].momentum == MOMENTUM

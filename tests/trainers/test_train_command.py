@@ -90,7 +90,7 @@ def test_a_wrong_option_ends_in_one_line_and_no_folder(words, message, tmp_path,
 def test_a_folder_without_a_name_is_refused_which_would_be_the_current_one(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert digits("") == 2
-    assert "the name of the folder is empty: pass a name, or . for the folder where you are" in capsys.readouterr().err
+    assert "the name of the folder is empty: pass a name, or . for the current folder" in capsys.readouterr().err
     assert files(tmp_path) == []
 
 
