@@ -50,12 +50,12 @@ class Directions:
     normalisation: str = "none"
     ignored: str = "none"
 
-    def at(self, *coordinates: float, log: bool = True) -> Point:
+    def at(self, *coordinates: float, moves: points.Moves = points.by_log) -> Point:
         """Return the point at some coordinates, one for each direction, in the origin's dtype.
 
         Args:
             coordinates: of the point.
-            log: let variances move by their logarithm.
+            moves: how buffers move away from the origin.
 
         Returns:
             The point.
@@ -63,13 +63,12 @@ class Directions:
         theta = wide(self.origin.theta)
         for c, d in zip(coordinates, self.theta, strict=True):
             theta = theta + c * d
-        return Point(theta.to(self.origin.theta), self.buffers_at(*coordinates, log=log))
+        return Point(theta.to(self.origin.theta), self.buffers_at(*coordinates, moves=moves))
 
-    def buffers_at(self, *coordinates: float, log: bool = True) -> Tensor:
+    def buffers_at(self, *coordinates: float, moves: points.Moves = points.by_log) -> Tensor:
         """Return the buffers at some coordinates, (B,), as `at` does."""
-        start, steps = self.origin.buffers, self.log_buffers if log else self.buffers
-        step = sum((c * b for c, b in zip(coordinates, steps, strict=True)), torch.zeros_like(self.eps))
-        return points.at_log_step(self.eps, start, step) if log else (wide(start) + step).to(start)
+        steps = points.Steps(eps=self.eps, start=self.origin.buffers, straight=self.buffers, log=self.log_buffers)
+        return moves(steps, coordinates)
 
     @property
     def unit_length(self) -> np.ndarray:

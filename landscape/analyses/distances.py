@@ -166,7 +166,7 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
         at = [point for point, _ in run.points.values()]
         pairs = [(i, j) for i in range(len(at)) for j in range(i)] if barrier_points else []
         moved = bool(pairs) and not evaluator.policy.moves  # so that statistics at the ends are not theirs
-        log = evaluator.policy.moves != "straight"
+        moves = evaluator.policy.movement
         total = len(at) * (2 + moved + given.curvature) + len(pairs) * barrier_points
         done = 0
 
@@ -188,7 +188,7 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
         errors = np.full_like(barriers, 0.0 if barrier_points else np.nan)
         for i, j in pairs:
             t = np.linspace(0, 1, barrier_points + 2)
-            between = [each(points.between(objective, at[i], at[j], s, log=log)) for s in t[1:-1]]
+            between = [each(points.between(objective, at[i], at[j], s, moves=moves)) for s in t[1:-1]]
             segment = np.stack([values for values, _ in (ends[i], *between, ends[j])])
             found = _barrier(t, segment, objective)
             (barriers[i, j], errors[i, j]), (barriers[j, i], errors[j, i]) = found, found

@@ -279,11 +279,11 @@ def compute(
     x, y = axes
     is_line = len(along.axes) == 1
 
-    log = evaluator.policy.moves != "straight"
+    moves = evaluator.policy.movement
 
     def on_plane(number: int) -> Point:
         row, column = divmod(number, len(x))
-        return along.at(x[column], log=log) if is_line else along.at(x[column], y[row], log=log)
+        return along.at(*((x[column],) if is_line else (x[column], y[row])), moves=moves)
 
     itself = [along.origin, *marks.values()]
     true = evaluate(
@@ -391,7 +391,7 @@ def _invalid_variances(
     for row, column in np.argwhere(computed):
         at = (x[column],) if len(along.axes) == 1 else (x[column], y[row])
         if evaluator.policy.moves:
-            found = along.buffers_at(*at, log=evaluator.policy.moves == "log")
+            found = along.buffers_at(*at, moves=evaluator.policy.moves)
             invalid[row, column] = not points.variances_valid(eps, found)
         elif evaluator.policy.keeps:
             invalid[row, column] = not points.variances_valid(eps, evaluator.centre.buffers)

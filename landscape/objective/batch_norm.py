@@ -16,7 +16,7 @@ from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks.copies import copied
 from landscape.objective.objective import Objective
-from landscape.objective.points import Point, buffer_layout, set_point
+from landscape.objective.points import Moves, Point, buffer_layout, by_log, set_point, straight
 
 NORM_BATCH = 256
 """Samples per batch where the statistics depend on the batch, as in training; `batch_size` does not change this."""
@@ -33,7 +33,7 @@ class Policy:
 
     does: str  # the help of --bn
     commands: tuple[str, ...] = SURFACES  # that accept it as --bn
-    moves: Literal["log", "straight"] | None = None  # interpolate between the checkpoints' statistics, in this way
+    moves: Moves | None = None  # interpolate between the checkpoints' statistics, in this way
     keeps: bool = False  # use those of the checkpoint at the origin
     trains: Literal["whole", "part"] | None = None  # estimate them on training data, of all parts or of each part
     batches: bool = False  # use those of each batch
@@ -47,17 +47,22 @@ class Policy:
         if sum(map(bool, (self.moves, self.keeps, self.trains, self.batches))) != 1:
             raise ValueError("a policy for batch norm sets exactly one of moves, keeps, trains and batches")
 
+    @property
+    def movement(self) -> Moves:
+        """How the statistics of a plane's points are made before a policy replaces them; by logarithm unless it says."""
+        return self.moves or by_log
+
 
 BatchNorm: TypeAlias = Literal["log-interpolate", "interpolate", "keep", "reestimate", "per-part", "batch"]
 
 POLICIES: dict[BatchNorm, Policy] = {
     "log-interpolate": Policy(
-        does="interpolate between those of the checkpoints, variances by their logarithm", moves="log"
+        does="interpolate between those of the checkpoints, variances by their logarithm", moves=by_log
     ),
     "interpolate": Policy(
         does="interpolate all of them linearly; beyond the checkpoints a variance may become negative, and the loss "
         "undefined there",
-        moves="straight",
+        moves=straight,
     ),
     "keep": Policy(does="use those of the checkpoint everywhere", keeps=True, commands=(*SURFACES, "sharpness")),
     "reestimate": Policy(does="estimate them on training samples at each point", trains="whole"),

@@ -7,8 +7,9 @@ positive however far a line is drawn on, where a straight line ends below zero, 
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,35 @@ def at_log_step(eps: Tensor, start: Tensor, step: Tensor) -> Tensor:
     return torch.where(eps.isnan(), v + step, variance).to(start)
 
 
-def between(objective: Objective, a: Point, b: Point, t: float, *, log: bool = True) -> Point:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Steps:
+    """Steps of buffers away from an origin, in every form that a way of moving them may need."""
+
+    eps: Tensor  # (B,) float64 of `variance_eps`
+    start: Tensor  # (B,) the buffers at the origin
+    straight: Tensor  # (A, B) float64, differences
+    log: Tensor  # (A, B) float64, of `log_step`
+
+
+Moves: TypeAlias = Callable[[Steps, Sequence[float]], Tensor]
+"""Return the buffers (B,), in the dtype of the start, at coordinates: one number for each of the A steps."""
+
+
+def straight(steps: Steps, coordinates: Sequence[float]) -> Tensor:
+    """Move all buffers in straight lines; a variance may become negative."""
+    return (wide(steps.start) + _summed(steps.straight, coordinates)).to(steps.start)
+
+
+def by_log(steps: Steps, coordinates: Sequence[float]) -> Tensor:
+    """Move variances in straight lines of log(v + eps), all other buffers in straight lines."""
+    return at_log_step(steps.eps, steps.start, _summed(steps.log, coordinates))
+
+
+def _summed(steps: Tensor, coordinates: Sequence[float]) -> Tensor:
+    return sum((c * step for c, step in zip(coordinates, steps, strict=True)), torch.zeros_like(steps[0]))
+
+
+def between(objective: Objective, a: Point, b: Point, t: float, *, moves: Moves = by_log) -> Point:
     """Return the point at a fraction of the way from one point to another.
 
     Args:
@@ -88,16 +117,20 @@ def between(objective: Objective, a: Point, b: Point, t: float, *, log: bool = T
         a: the point at 0.
         b: the point at 1.
         t: the fraction.
-        log: let variances move by their logarithm.
+        moves: how buffers move on the way.
 
     Returns:
         The point, in the dtype of `a`.
     """
     eps = variance_eps(objective.model).to(place(a.buffers.device))
-    theta, buffers = (torch.lerp(wide(x), wide(y), t) for x, y in ((a.theta, b.theta), (a.buffers, b.buffers)))
-    if log:
-        buffers = at_log_step(eps, a.buffers, t * log_step(eps, a.buffers, b.buffers))
-    return Point(theta.to(a.theta), buffers.to(a.buffers))
+    theta = torch.lerp(wide(a.theta), wide(b.theta), t)
+    steps = Steps(
+        eps=eps,
+        start=a.buffers,
+        straight=(wide(b.buffers) - wide(a.buffers))[None],
+        log=log_step(eps, a.buffers, b.buffers)[None],
+    )
+    return Point(theta.to(a.theta), moves(steps, (t,)))
 
 
 def variances_valid(eps: Tensor, buffers: Tensor) -> bool:

@@ -92,7 +92,7 @@ def test_one_whole_step_arrives_at_the_other_checkpoint_to_the_bit(dtype):
     assert torch.equal(arrived.theta, end.theta)
     # Of variances a power of a ratio is taken, in float64, which rounds.
     torch.testing.assert_close(arrived.buffers, end.buffers, rtol=0 if dtype == torch.float32 else 1e-14, atol=0)
-    assert torch.equal(found.at(1.0, log=False).buffers, end.buffers)
+    assert torch.equal(found.at(1.0, moves=points.straight).buffers, end.buffers)
     assert torch.equal(found.at(0.0).theta, points.origin(objective).theta)
     assert found.axes == ("towards other",)
     assert np.isnan(found.cosine)

@@ -214,7 +214,7 @@ def test_a_plane_of_another_program_moves_statistics_as_it_does():
     for t in (-1.0, -0.5, 0.5, 2.0):
         for found in (kept, theirs):
             assert torch.equal(found.at(t).buffers, along.at(t).buffers)
-            assert torch.equal(found.at(t, log=False).buffers, along.at(t, log=False).buffers)
+            assert torch.equal(found.at(t, moves=points.straight).buffers, along.at(t, moves=points.straight).buffers)
 
 
 def test_marks_have_their_losses_by_the_policy_of_the_surface_too():

@@ -60,12 +60,22 @@ def test_a_share_of_the_way_to_another_network_is_that_share_of_each_number():
     objective = CASES["residual-relu"].objective()
     a, b = points.origin(objective), points.origin(CASES["residual-relu"].objective(seed=1))
     variance = ~points.variance_eps(objective.model).isnan()
-    for log in (True, False):
-        found = points.between(objective, a, b, 0.25, log=log)
+    by_log = (a.buffers + 1e-5) ** 0.75 * (b.buffers + 1e-5) ** 0.25 - 1e-5
+    straight = 0.75 * a.buffers + 0.25 * b.buffers
+    expected = {
+        points.by_log: torch.where(variance, by_log, straight),
+        points.straight: straight,
+        halfway: 0.5 * a.buffers + 0.5 * b.buffers,
+    }
+    for moves, buffers in expected.items():
+        found = points.between(objective, a, b, 0.25, moves=moves)
         torch.testing.assert_close(found.theta, 0.75 * a.theta + 0.25 * b.theta)
-        by_log = (a.buffers + 1e-5) ** 0.75 * (b.buffers + 1e-5) ** 0.25 - 1e-5
-        straight = 0.75 * a.buffers + 0.25 * b.buffers
-        torch.testing.assert_close(found.buffers, torch.where(variance & log, by_log, straight))
+        torch.testing.assert_close(found.buffers, buffers)
+
+
+def halfway(steps, coordinates):
+    """A way of one's own: the mean of both ends, wherever the point is."""
+    return (steps.start + 0.5 * steps.straight[0]).to(steps.start)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
