@@ -65,11 +65,12 @@ def title(results: Sequence[Any]) -> str:
 
 
 def numbers(result: Any, part: str) -> dict[str, Any] | None:
-    """Return the numbers of a part by their field names, or None where a result has no such part."""
+    """Return the numbers of a part by the names of fields and of columns, or None where a result has no such part."""
     if part not in result.parts:
         return None
     p = result.parts.index(part)
     values = {name: getattr(result, name) for name in columns.fields_of(columns.drawn_as(result))}
+    values |= columns.derived(result)
     return {name: None if value is None else value[p] for name, value in values.items()}
 
 

@@ -395,8 +395,9 @@ def _verify(console: Console, objective: Objective, found: Spectrum) -> list[dic
 
 
 def _document(found: Spectrum, path: Path, checks: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    numbers = {name: getattr(found, name) for name in DOCUMENT_NAMES} | columns.derived(found)
     parts = [
-        {"part": part} | {n: getattr(found, n)[p] for n in DOCUMENT_NAMES if getattr(found, n) is not None}
+        {"part": part} | {name: values[p] for name, values in numbers.items() if values is not None}
         for p, part in enumerate(found.parts)
     ]
     document = {"result": str(path), "operator": found.operator, "parameters": found.size, "parts": parts}

@@ -155,7 +155,7 @@ def _some(found: Sharpness, chosen: np.ndarray) -> str:
 
 
 def _document(found: Sharpness, path: Path) -> dict[str, Any]:
-    known = {name: getattr(found, name) for name in NAMES}
+    known = {name: getattr(found, name) for name in NAMES} | columns.derived(found)
     parts = [
         {"part": part} | {name: None if values is None else values[p] for name, values in known.items()}
         for p, part in enumerate(found.parts)

@@ -49,7 +49,7 @@ class Policy:
 
     @property
     def movement(self) -> Moves:
-        """How the statistics of a plane's points are made before a policy replaces them; by logarithm unless it says."""
+        """How statistics move in a plane: by `moves`, or by logarithm where the policy replaces them."""
         return self.moves or by_log
 
 

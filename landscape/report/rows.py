@@ -24,8 +24,10 @@ class Column:
 
     @property
     def meaning(self) -> str:
-        """The description of the field in the result."""
+        """The description of the field in the result, or of what is made of several."""
         kind, column = next(iter(self.of.items()))
+        if column.doc:
+            return column.doc
         words = str(_metadata(kind, column.field)["doc"])
         return f"{words}; ± {_metadata(kind, column.error)['doc']}" if column.error else words
 

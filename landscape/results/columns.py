@@ -31,11 +31,21 @@ class Column:
     detail: Callable[[Any], str] | None = None  # what `head` depends on, said where results agree in it
     cell: Callable[[Any, int], str] | None = None  # of a result and the position of a part, where it is no number
     values: Callable[[Any], tuple[np.ndarray, np.ndarray | None]] | None = None  # and errors, where not as in the field
+    doc: str = ""  # what `values` are; of a field, the field says it
     when: Callable[[Any], bool] | None = None  # whether the table shows it
     table: bool = True  # it is a column of the result's own table
     compared: bool = False  # it stands in the cells of a comparison
     summary: str | None = None  # its heading in the summary over results of all kinds, of which it is no part if None
     key: str = ""  # columns of one key are one in the summary; else that of the field
+
+    def __post_init__(self) -> None:
+        """Refuse numbers made of several fields that would pass under the name and the meaning of one of them.
+
+        Raises:
+            ValueError: `values` without `key` or `doc`.
+        """
+        if self.values is not None and not (self.key and self.doc):
+            raise ValueError(f"the column {self.head} has values of its own: give it a key and a doc")
 
     @property
     def name(self) -> str:
@@ -119,6 +129,16 @@ def fields_of(kind: str) -> list[str]:
     """Name the fields of a kind's columns, with those of their errors and of their certainty."""
     names = [name for c in TABLES[kind] for name in (c.field, c.error, c.sure) if name and not c.values]
     return list(dict.fromkeys(names))
+
+
+def derived(result: Any) -> dict[str, np.ndarray]:
+    """Return the numbers of all parts that columns make of several fields, and their errors, by name."""
+    found = {}
+    for column in of_kind(result):
+        made = column.of(result) if column.values and (not column.when or column.when(result)) else None
+        if made is not None:
+            found |= {name: row for name, row in zip((column.name, f"{column.name}_error"), made) if row is not None}
+    return found
 
 
 def drawn_as(result: Any) -> str:
@@ -375,6 +395,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             field="mean_loss_change",
             error="mean_loss_change_stderr",
             values=_strongest,
+            doc="change of the mean loss along the eigenvector that changes it most",
             summary="change of the loss along an eigenvector",
             key="dependence",
         ),
@@ -384,6 +405,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             error="mean_accuracy_change_stderr",
             form="percent",
             values=_accuracy_there,
+            doc="change of the accuracy along the eigenvector that changes the mean loss most",
             key="accuracy_dependence",
             when=lambda s: s.mean_accuracy_change is not None,
         ),
@@ -393,6 +415,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             error="mean_loss_change_stderr",
             of_error="s.d.",
             values=lambda s: s.of_control(s.mean_loss_change),
+            doc="change of the mean loss along random directions, mean and standard deviation",
             key="control",
         ),
     ),
@@ -447,6 +470,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             head="way to the convergence point",
             field="norm",
             values=_ways,
+            doc="Euclidean distance from the start to the part's convergence point, mean over the runs",
             summary="way to the convergence point",
             key="way",
         ),
