@@ -133,11 +133,14 @@ def fields_of(kind: str) -> list[str]:
 
 def derived(result: Any) -> dict[str, np.ndarray]:
     """Return the numbers of all parts that columns make of several fields, and their errors, by name."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for column in of_kind(result):
         made = column.of(result) if column.values and (not column.when or column.when(result)) else None
         if made is not None:
-            found |= {name: row for name, row in zip((column.name, f"{column.name}_error"), made) if row is not None}
+            values, errors = made
+            found[column.name] = values
+            if errors is not None:
+                found[f"{column.name}_error"] = errors
     return found
 
 

@@ -11,13 +11,14 @@ import pytest
 import seaborn
 from matplotlib import rcParams
 from matplotlib.image import imread
+from matplotlib.mathtext import MathTextParser
 from refusals import refused
 from scipy.integrate import trapezoid
 from synthetic import bulk, classes, spectrum_of
 
 from landscape import plots
 from landscape.errors import InputError, StoreError
-from landscape.plots.figures.density import FLOOR
+from landscape.plots.figures.density import FLOOR, matrix
 from landscape.plots.layout import theme
 from landscape.results import quadrature, written
 
@@ -90,6 +91,23 @@ def test_the_corner_says_when_lambda_max_has_not_converged():
     text = corner(plots.density(unsure, "class 0"))
     assert "2.000 ± 0.030, not converged" in text
     assert "Tr($G$)" in text
+
+
+@pytest.mark.parametrize(
+    ("symbol", "shown"),
+    [
+        ("H - 2 G", "(H - 2 G)"),
+        (r"J^\top J", r"(J^\top J)"),
+        (r"G_\gamma", r"{G_\gamma}"),
+        (r"\hat{F}", r"{\hat{F}}"),
+        *((wrong, "A") for wrong in ("", "H^", r"\evil{x}", "H$ $G", "H\nG{", "H" * 81)),
+    ],
+)
+def test_a_symbol_is_drawn_as_it_is_given_and_what_is_no_formula_as_a(symbol, shown):
+    found = dataclasses.replace(classes(1), symbol=symbol)
+    assert matrix(found) == shown
+    assert f"Tr(${shown}$)" in corner(plots.density(found))
+    MathTextParser("path").parse(f"${matrix(found)}_b$")  # maps give it an index
 
 
 def test_the_title_counts_samples_and_does_not_read_names_as_formulas():

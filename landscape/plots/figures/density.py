@@ -5,15 +5,16 @@ large ones. Gaussians have one width there, and the curve is the density of s: t
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import MaxNLocator
 
 from landscape.callables import checked
@@ -31,7 +32,7 @@ MOST_PANELS = 24
 MOST_POINTS = 8192  # columns of a map
 MOST_LABELS = 120  # rows of a map
 
-_SYMBOL = re.compile(r"([A-Za-z0-9 +().-]|\\hat\{[A-Z]\})+")
+LONGEST_SYMBOL = 80  # characters of the mathtext of a matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,22 @@ class _View:
 
 
 def matrix(spectrum: Spectrum) -> str:
-    """Return the symbol of the matrix for a formula: a sum in brackets, and A for what is no formula."""
-    symbol = spectrum.symbol if _SYMBOL.fullmatch(spectrum.symbol) else "A"
-    return f"({symbol})" if " " in symbol else symbol
+    """Return the symbol of the matrix, ready for an index: a sum in brackets, and A for what is no formula."""
+    symbol = spectrum.symbol if _is_formula(spectrum.symbol) else "A"
+    if " " in symbol:
+        return f"({symbol})"
+    return symbol if symbol.isalnum() else f"{{{symbol}}}"
+
+
+@lru_cache
+def _is_formula(symbol: str) -> bool:
+    if not symbol or len(symbol) > LONGEST_SYMBOL or "$" in symbol:
+        return False
+    try:
+        MathTextParser("path").parse(f"${{{symbol}}}$")
+    except ValueError:  # Matplotlib's own, of what cannot be parsed
+        return False
+    return True
 
 
 @checked
