@@ -120,7 +120,9 @@ def _views(recipe: Recipe, samples: Samples) -> str:
         return "none" if n == 1 else "crop,crop,crop"
     if samples.inputs is None:
         return "imagenet" if n == 1 else "imagenet-randaugment,simclr-imagenet,simclr-imagenet"
-    return "crop-flip" if n == 1 else "autoaugment,simclr,simclr"
+    source = datasets.DATASETS.get(recipe.dataset)
+    plain = "crop-flip" if source is None or source.mirrors else "crop"
+    return plain if n == 1 else "autoaugment,simclr,simclr"
 
 
 def build(recipe: Recipe, samples: Samples, own: nn.Module | None = None) -> tuple[nn.Module, int | None]:

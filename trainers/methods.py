@@ -95,8 +95,6 @@ _FOLLOWERS = {
 OWN = "samples of your own"
 """The data set of a recipe that names none."""
 
-_OF_DATASET = {"digits-lt": "digits-lt", "cifar10": "cifar10-lt", "cifar100": "cifar100-lt"}
-
 
 def compose(
     given: Mapping[str, Any],
@@ -128,7 +126,7 @@ def compose(
     stored = {} if config is None else read(config)
     in_file = {name: stored.pop(name, None) for name in ("method", "benchmark")}
     dataset = given.get("dataset") or stored.get("dataset")
-    parts = _schedule(in_file["benchmark"] or _OF_DATASET.get(str(dataset))) | _parts(in_file["method"]) | stored
+    parts = _schedule(in_file["benchmark"] or _benchmark_of(dataset)) | _parts(in_file["method"]) | stored
     chosen = _schedule(benchmark) | _parts(method)
     for name, followers in _FOLLOWERS.items():
         if name in chosen and chosen[name] != parts.get(name):
@@ -222,6 +220,12 @@ def _schedule(name: str | None) -> dict[str, Any]:
 def _parts(name: str | None) -> dict[str, Any]:
     """Return the four parts of a method; plain ones count as well, as ce is nothing but these."""
     return _PLAIN | _named(METHODS, "method", name) if name else {}
+
+
+def _benchmark_of(dataset: Any) -> str | None:
+    """Return the benchmark of a data set; None where there is none, or where several have it, as `image-list`."""
+    found = [name for name, fields in BENCHMARKS.items() if fields["dataset"] == dataset]
+    return found[0] if len(found) == 1 else None
 
 
 def _named(table: Mapping[str, dict[str, Any]], what: str, name: str | None) -> dict[str, Any]:

@@ -361,6 +361,7 @@ class Source:
     read: Callable[..., Samples]  # of the split and of the options that it takes
     takes: tuple[str, ...] = ()  # options of `load` that it is called with, by name
     imbalance: float | None = None  # of the training set where `load` is not told one
+    mirrors: bool = True  # an image means the same mirrored, as one of a digit does not: training may turn it round
 
 
 DATASETS: dict[str, Source] = {

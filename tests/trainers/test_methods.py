@@ -1,13 +1,15 @@
 """Recipes: presets, files and options put together, and what is refused before anything is read."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
+import torch
 from refusals import refused
 
+from landscape.data import datasets
 from landscape.errors import InputError
-from trainers import methods, recipes, rules, schedule
+from trainers import data, methods, recipes, rules, schedule
 from trainers.methods import METHODS, compose
 from trainers.recipes import Recipe
 
@@ -331,3 +333,18 @@ def test_deferred_re_weighting_begins_at_epoch_160_of_200():
     assert schedule.deferred(200) == 160
     assert [schedule.deferred(20, start) for start in (0.0, 0.55, 0.51)] == [0, 11, 11]
     assert [schedule.radius(e, 4, "step", 0.1, 0.5, 0.5) for e in range(4)] == [0.1, 0.1, 0.5, 0.5]
+
+
+def test_data_that_several_benchmarks_share_bring_no_schedule():
+    assert compose({"dataset": "image-list"}).epochs == Recipe().epochs
+
+
+@pytest.mark.parametrize(("mirrors", "views"), [(True, "crop-flip"), (False, "crop")])
+def test_images_that_mean_something_else_mirrored_are_not_turned_round(monkeypatch, mirrors, views):
+    """Where nothing is said of views, small colour images are mirrored, but not those of digits."""
+    images = torch.arange(4 * 3 * 8 * 8, dtype=torch.uint8).reshape(4, 3, 8, 8)
+    samples = datasets.from_dataset((images, torch.tensor([0, 1, 0, 1])))
+    samples = replace(samples, mean=(0.5,) * 3, std=(0.5,) * 3)
+    monkeypatch.setitem(datasets.DATASETS, "numbers", datasets.Source(read=None, mirrors=mirrors))
+    recipe, _ = data.fitted(Recipe(dataset="numbers", model="resnet20"), samples, samples)
+    assert recipe.augment == views
