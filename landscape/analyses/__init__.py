@@ -1,6 +1,6 @@
-"""The analyses, one file for each command, and what two of them share.
+"""The analyses: one file for each command, and shared code.
 
-Each takes an objective (or checkpoints), runs its units by `objective.jobs` and returns a result. Several share
-`directions` and `convergence`; `overlap` belongs to the command `hessian`. It imports `curvature`, `objective` and
-what is below. Begin with `spectrum`.
+Each analysis accepts an objective (or checkpoints), runs its units of work with `objective.jobs`, and returns a result.
+Several use `directions` and `convergence`; `overlap` belongs to the command `hessian`. The room imports `curvature`,
+`objective` and the rooms below them. Begin with `spectrum`.
 """

@@ -1,8 +1,9 @@
-"""How many samples of each part meet an error that is asked for: as few as a pilot says are enough, or all.
+"""Choose how many samples of each part are needed for a requested accuracy.
 
-The error over samples of a draw falls with the root of its size, which a pilot draw of each part tells by its
-Gauss-Newton rows (Stein 1945). lambda_max of few samples is also too large, and about twice as much so for half as
-many: its halves tell that. A part that would need most of its samples is taken whole, and then has no such error.
+The standard error of a draw falls with the square root of its size. A pilot draw of each part estimates this error from
+its Gauss-Newton rows (Stein 1945). lambda_max of few samples is also biased upwards, by about twice as much for half as
+many samples; the two halves of the draw show this bias. A part that would need most of its samples uses all of them,
+and then has no such error.
 """
 
 import logging
@@ -23,9 +24,10 @@ log = logging.getLogger(__name__)
 
 PILOT = 64
 WORTH = 0.7
-"""Share of a part's samples beyond which it is taken whole."""
+"""If a draw would need more than this fraction of a part's samples, all of them are used."""
 OF_THE_DRAW = 0.85
-"""Share of the error that the draw may take; in squares, residual, rows and probes have the rest."""
+"""Fraction of the requested error that the draw may have; errors add in squares, so residual, rows and probes share
+the rest."""
 MARGIN = 1.2
 ROUNDS = 4
 SPLITS = 8
@@ -33,20 +35,20 @@ SPLITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class DrawError:
-    """The absolute errors that drawing samples adds to a part's numbers."""
+    """The absolute errors of a part's numbers that come from drawing samples."""
 
     trace: float  # standard error over draws
-    lambda_max: float  # that and the excess of few samples, in squares
+    lambda_max: float  # root of the squared standard error plus the squared bias of few samples
 
 
 def of_draw(told: Samples) -> DrawError:
-    """Return the error of a draw, from its Gauss-Newton or Fisher rows.
+    """Return the error of a draw, computed from its Gauss-Newton or Fisher rows.
 
     Args:
-        told: of a part of draws.
+        told: the samples of a part that consists of draws.
 
     Returns:
-        The errors; that of lambda_max is infinite where there are no rows to compute it from.
+        The errors; the error of lambda_max is infinite if there are no rows to compute it from.
     """
     known = told.lengths
     trace = inference.stderr(inference.draws(known.traces, known.weights))
@@ -69,21 +71,21 @@ def draws_of(
     journal: Journal | None = None,
     progress: jobs.Progress | None = None,
 ) -> Objective:
-    """Draw the number of samples of each part that is asked for, or that an accuracy requires.
+    """Draw `samples` samples of each part, or as many as `accuracy` requires.
 
     Args:
         objective: model, loss and data in parts.
         kind: of matrix, one that scales with the losses.
-        samples: how many; None where `accuracy` decides.
-        accuracy: standard error of lambda_max and of the trace at most, as fractions of these; None for none.
+        samples: number of samples of each part; None if `accuracy` decides.
+        accuracy: the largest standard error of lambda_max and of the trace, as a fraction of each; None for no limit.
         seed: of the draws.
         cache_bytes: memory for rows.
         journal: keeps the draws of each part, so that ranks share the pilots, and a repeated call makes none.
         progress: see `jobs.run`.
 
     Returns:
-        The objective of the draws; parts that are taken whole have all their samples, each with the weight of one. The
-        objective itself where all samples are taken.
+        The objective of the draws; a part that is used as a whole has all its samples, each with weight 1. The
+        objective itself if all samples of all parts are used.
     """
     if samples is not None:
         return draw_samples(objective, samples, seed=seed, even=AT)
@@ -138,7 +140,7 @@ def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: i
 
 
 def _excess(told: Samples, value: float) -> float:
-    """Return by how much lambda_max of so few draws is too large: by as much less than that of their halves."""
+    """Return the bias of lambda_max of these draws, from its difference to lambda_max of their halves."""
     weights = told.lengths.weights
     random, halves = np.random.default_rng(0), []
     for _ in range(SPLITS):

@@ -1,4 +1,4 @@
-"""The loop of an analysis that looks at one or several checkpoints of a network: one unit of work for each."""
+"""Loop over the checkpoints of an analysis: each checkpoint is one unit of work."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from landscape.results import Result
 
 R = TypeVar("R", bound=Result)
 Report = Callable[[float], None]
-"""Is called with the fraction of a checkpoint's work that is done."""
+"""Called with the completed fraction of the work on a checkpoint."""
 
 
 def at_checkpoints(
@@ -34,12 +34,12 @@ def at_checkpoints(
     """Measure something at each checkpoint.
 
     Args:
-        kind: makes the result of its fields.
+        kind: class of the result; called with its fields.
         objective: model, loss and data.
-        checkpoints: files whose weights take the place of the model's; None for the objective's own model.
-        measure: returns the result's fields for a network, which is `objective.model` for the objective's own.
-        options: of the analysis; those that change no number are left out.
-        ckpt_key: where in the files the weights are; None to find them.
+        checkpoints: files with weights that replace those of the model; None for the objective's own model.
+        measure: returns the result's fields for a network; `objective.model` stands for the objective's own weights.
+        options: of the analysis, without those that change no number.
+        ckpt_key: key of the weights in the files; None finds them automatically.
         trust_pickle: let the files run code when they are read.
         out: result file, beside which finished checkpoints are kept until it is complete; None keeps nothing.
         overwrite: replace an existing result file.
@@ -49,8 +49,8 @@ def at_checkpoints(
         The result of all checkpoints, in the order given.
 
     Raises:
-        InputError: a checkpoint that does not fit, or what `measure` refuses.
-        NumericalError: a weight is not finite, or what `measure` refuses.
+        InputError: a checkpoint that does not fit, or an error of `measure`.
+        NumericalError: a weight is not finite, or an error of `measure`.
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}

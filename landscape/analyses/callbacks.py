@@ -1,4 +1,4 @@
-"""A monitor where another package owns the loop: callbacks of Lightning and of Hugging Face's Trainer."""
+"""Callbacks that call a monitor in the training loops of Lightning and of Hugging Face's Trainer."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ def lightning(monitor: "Monitor") -> Any:
     """Return a callback of Lightning, which calls `step` of a monitor after each step of the optimizer.
 
     Args:
-        monitor: where it has no optimizer, it takes the first of the trainer.
+        monitor: if it has no optimizer, it uses the first one of the trainer.
 
     Raises:
         InputError: the package lightning is not installed.
@@ -23,7 +23,7 @@ def lightning(monitor: "Monitor") -> Any:
         raise InputError("for_lightning needs the package lightning: pip install lightning") from error
 
     class MonitorCallback(Callback):
-        """Measures after steps; batches whose gradients are gathered are no step."""
+        """Measures after steps of the optimizer; a batch that only accumulates gradients is no step."""
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             """Let the monitor see the step that was done, on the first process."""
@@ -40,7 +40,7 @@ def transformers(monitor: "Monitor") -> Any:
     """Return a callback of Hugging Face's Trainer; see `lightning`.
 
     Args:
-        monitor: where it has no optimizer, it takes that of the trainer.
+        monitor: if it has no optimizer, it uses that of the trainer.
 
     Raises:
         InputError: the package transformers is not installed.
@@ -51,14 +51,14 @@ def transformers(monitor: "Monitor") -> Any:
         raise InputError("for_transformers needs the package transformers: pip install transformers") from error
 
     class MonitorCallback(TrainerCallback):
-        """Measures after steps."""
+        """Measures after steps of the optimizer."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             """Let the monitor see the step that was done, on the first process."""
             if not state.is_world_process_zero:
                 return
             if monitor.optimizer is None:
-                # accelerate's wrapper has the groups of the optimizer inside
+                # accelerate's wrapper has the parameter groups of the optimizer it wraps
                 monitor.optimizer = given.get("optimizer")
             monitor.step(state.global_step, epoch=state.epoch)
 

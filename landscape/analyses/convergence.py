@@ -1,9 +1,9 @@
-"""Convergence points: the parameters at which a class, or a group of classes, is served best.
+"""Convergence points: the parameters that are best for a class, or for a group of classes.
 
-Two sources. A run of group-wise knowledge preservation keeps, for each class, the model of the epoch in which its
-features were best; a group's point is the mean of its classes' (equation 3 of "Reframing Long-Tailed Learning via Loss
-Landscape Geometry", CVPR 2026). Or the network is trained further on a part alone, from a common start; batch norm
-keeps the start's running statistics, so that the point belongs to one fixed function L_p.
+There are two sources. A run of group-wise knowledge preservation stores, for each class, the model of the epoch in
+which the features of the class were best; the point of a group is the mean of the points of its classes (equation 3 of
+"Reframing Long-Tailed Learning via Loss Landscape Geometry", CVPR 2026). Or the network is trained further on one part
+alone, from a common start; batch norm keeps the running statistics of the start, so that L_p is one fixed function.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,30 +22,31 @@ from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.results import History, store
 
-_NOISE = 1e-3  # what the loss of a part that was fitted before may rise by in steps over its batches
+_NOISE = 1e-3  # steps over batches may raise the loss of a fitted part by up to this much
 
 
 def from_bank(objective: Objective, run: str | Path) -> dict[str, tuple[Point, float]]:
-    """Take each part's convergence point from the memory bank of a run.
+    """Read each part's convergence point from the memory bank of a run.
 
     Args:
         objective: of the network; its parts are classes or groups of classes.
         run: folder that `landscape train` wrote with `gkp` or `sharpness="gsa"`.
 
     Returns:
-        For each part the mean of its classes' models, running statistics included, and of their epochs.
+        For each part, the mean of the models of its classes, including running statistics, and the mean of their
+        epochs.
 
     Raises:
-        InputError: the folder holds no memory bank, or one of another network, or the parts are not of classes.
+        InputError: the folder has no memory bank, or one of another network, or the parts do not consist of classes.
     """
     run = Path(run)
     epochs = bank_epochs(run)
     classes = objective.partition.classes
     if not classes and len(objective.partition) > 1:
-        raise InputError("the memory bank is of classes: take parts that are classes or groups of them")
+        raise InputError("the memory bank has a model for each class: use parts that are classes or groups of them")
     classes = classes or (tuple(range(len(epochs))),)
     if max(max(c) for c in classes) >= len(epochs):
-        raise InputError(f"{run} is of {len(epochs)} classes, the data has more: is this the right run?")
+        raise InputError(f"{run} has {len(epochs)} classes, but the data have more: is this the right run?")
     wanted = sorted({int(epochs[c]) for part in classes for c in part})
     files = {epoch: run / "bank" / f"epoch-{epoch:04d}.pt" for epoch in wanted}
     for file in files.values():
@@ -65,16 +66,16 @@ def from_bank(objective: Objective, run: str | Path) -> dict[str, tuple[Point, f
 
 
 def bank_epochs(run: Path) -> np.ndarray:
-    """Read which epoch each class's snapshot in a run's memory bank is of.
+    """Read the epoch of each class's snapshot in the memory bank of a run.
 
     Args:
         run: its folder.
 
     Returns:
-        (C,).
+        (C,) epochs.
 
     Raises:
-        InputError: the run kept no memory bank.
+        InputError: the run has no memory bank.
     """
     epochs: np.ndarray = _history(run).bank_epoch[-1]
     if not np.isfinite(epochs).all():
@@ -92,7 +93,7 @@ def groups_of(run: Path) -> dict[str, list[int]]:
         run: its folder.
 
     Returns:
-        Classes by the names of groups, as a partition takes them.
+        The classes of each group by the group's name, as a partition accepts them.
 
     Raises:
         InputError: the run made no groups.
@@ -127,32 +128,32 @@ def finetuned(
     seed: int = 0,
     report: Callable[[float], None] = lambda share: None,
 ) -> Point:
-    """Train the objective's network on one part alone, from its own weights.
+    """Train the objective's network on one part alone, starting from its own weights.
 
-    Stochastic gradient descent on L_p in eval mode, with a cosine schedule, in the order that the seed gives.
+    The training is stochastic gradient descent on L_p in eval mode, with a cosine schedule.
 
     Args:
-        objective: the start; its layout says which parameters move.
+        objective: has the initial weights; only its chosen parameters are trained.
         part: name of the part.
         epochs: passes over the part's samples.
-        lr: first learning rate, which falls to 0.
-        momentum: of the steps.
-        batch_size: samples of a step.
+        lr: initial learning rate; it falls to 0.
+        momentum: momentum of SGD.
+        batch_size: samples per step.
         seed: of the order of the samples.
-        report: called with the fraction of the steps that is done.
+        report: called with the completed fraction of the steps.
 
     Returns:
-        Where it ends; running statistics are the start's.
+        The final weights, with the running statistics of the start.
 
     Raises:
         InputError: a number out of its range.
-        NumericalError: the loss or a weight is not finite any more, or the loss is higher than before.
+        NumericalError: the loss or a weight is no longer finite, or the loss is higher than at the start.
     """
     if epochs < 1 or batch_size < 1:
         raise InputError(f"{arg('epochs')} and its batches must be at least 1, got {epochs} and {batch_size}")
     if not (0 < lr < np.inf and 0 <= momentum < 1):
-        raise InputError(f"{arg('lr')} must be positive and the momentum a share, got {lr:g} and {momentum:g}")
-    objective = objective.undrawn  # training takes all samples
+        raise InputError(f"{arg('lr')} must be positive and the momentum between 0 and 1, got {lr:g} and {momentum:g}")
+    objective = objective.undrawn  # training uses all samples
     p = objective.part(part)
     members = objective.members[p]
     if costs.noted(lambda: _costs(objective, epochs * -(-len(members) // batch_size), min(batch_size, len(members)))):
@@ -189,7 +190,7 @@ def finetuned(
 
 
 def _costs(objective: Objective, steps: int, batch: int) -> costs.Known:
-    """Return what so many steps of a training take."""
+    """Return the cost of a number of training steps."""
 
     def prepare(n: int) -> Callable[[], object]:
         small = pilot.few(objective, [n])
@@ -202,11 +203,11 @@ def _costs(objective: Objective, steps: int, batch: int) -> costs.Known:
 
 
 def state_of(objective: Objective, point: Point) -> Mapping[str, Tensor]:
-    """Return the whole state_dict of a point, as a checkpoint holds it."""
+    """Return the complete state_dict of a point, as in a checkpoint."""
     state = {name: t.clone() for name, t in objective.model.state_dict().items()}
     buffers = points.buffer_layout(objective.model)
     for layout, vector in ((objective.layout, point.theta), (buffers, point.buffers)):
         for name, t in zip(layout.names, layout.tensors(vector), strict=True):
-            if name in state:  # buffers that are not persistent are in no checkpoint
+            if name in state:  # a checkpoint does not contain buffers that are not persistent
                 state[name] = t.clone()
     return state

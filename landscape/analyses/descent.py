@@ -1,6 +1,6 @@
 """What a step of gradient descent does to the loss of each part: slopes, critical and batch sharpness, alignment.
 
-Definitions and sources stand in monitor.py, which calls this.
+Definitions and sources are in monitor.py, which calls this module.
 """
 
 import math
@@ -20,12 +20,12 @@ from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 
 PASSES = 10
-"""Passes over the samples, of all parts together, in the search for steps at which losses rise."""
+"""The largest number of passes over the samples in the search for steps at which losses rise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slopes:
-    """Gradients of parts against that of all samples."""
+    """Gradients of parts compared with the gradient over all samples."""
 
     whole: Tensor  # (D,) the gradient g of all samples
     loss: np.ndarray  # (P,)
@@ -34,10 +34,10 @@ class Slopes:
 
 
 def slopes(objectives: Sequence[Objective], sharpest: Tensor | None) -> Slopes:
-    """Return the slopes of all parts of some objectives, of which the first has one part, all samples.
+    """Return the slopes of all parts of several objectives.
 
     Args:
-        objectives: at the same weights.
+        objectives: at the same weights; the first has a single part with all samples.
         sharpest: a direction, (D,); None for none.
 
     Returns:
@@ -63,10 +63,10 @@ def critical_sharpness(objectives: Sequence[Objective], known: Slopes, first: fl
     Args:
         objectives: as for `slopes`.
         known: what that returned.
-        first: step to begin with.
+        first: initial step size.
 
     Returns:
-        (P,), in units of the loss; inf where any step raises the loss, 0 where none up to the largest did, nan where
+        (P,), in units of the loss; inf if every step raises the loss, 0 if no step up to the largest one did, nan if
         the gradient is zero.
     """
     evaluators = [Evaluator(objective, plain=True) for objective in objectives]
@@ -83,7 +83,7 @@ def critical_sharpness(objectives: Sequence[Objective], known: Slopes, first: fl
     tried: dict[float, np.ndarray] = {first: rises(first)}
     while len(tried) < PASSES:
         low, high = min(tried), max(tried)
-        falls = known.along > 0  # only of these is there a step to be found
+        falls = known.along > 0  # only these have a step to be found
         if (falls & (tried[high] <= 0)).any():
             tried[2 * high] = rises(2 * high)
         elif (falls & ~(tried[low] <= 0)).any():
@@ -95,12 +95,12 @@ def critical_sharpness(objectives: Sequence[Objective], known: Slopes, first: fl
 
 
 def _crossing(slope: float, steps: Sequence[float], rises: np.ndarray) -> float:
-    """Return 2 / the step at which the rise over the step turns positive, interpolated as on a parabola."""
+    """Return 2 / the step at which the rise becomes positive, by the interpolation that is exact for a parabola."""
     if slope <= 0:
         return math.inf
     before, below = 0.0, -slope
     for step, rise in zip(steps, rises.tolist(), strict=True):
-        if not rise <= 0:  # also where the loss is nan or infinite
+        if not rise <= 0:  # also if the loss is nan or infinite
             share = below / (below - rise) if math.isfinite(rise) else 0.5
             return 2 / (before + share * (step - before))
         before, below = step, rise
@@ -112,12 +112,12 @@ def batch_sharpness(objective: Objective, size: int, batches: int, seed: int) ->
 
     Args:
         objective: of one part, all samples.
-        size: samples of a batch, at most all.
-        batches: how many.
+        size: samples per batch; at most all samples.
+        batches: number of batches.
         seed: of the draw.
 
     Returns:
-        Mean and standard error over batches; the error is nan for one, and both are where no batch has a gradient.
+        Mean and standard error over batches. The error is nan for one batch; both are nan if no batch has a gradient.
     """
     (own,) = objective.members
     problem, generator = problem_of(objective), np.random.default_rng(seed)

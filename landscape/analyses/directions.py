@@ -1,12 +1,12 @@
-"""Directions to walk along from a checkpoint, and the planes that they span.
+"""Directions from a checkpoint, and the planes that they span.
 
-Random directions are Gaussian and normalised by filter, as in Li et al. 2018, "Visualizing the loss landscape of neural
-nets": each filter of the direction is given the length of the network's own filter, so that curves of two networks
-compare in spite of the scale invariance of ReLU and batch norm. Biases and the parameters of batch norm are left alone.
-What a filter is, networks/filters.py says; a parameter with one axis is all filters of one number.
+Random directions are Gaussian and filter-normalised, as in Li et al. 2018, "Visualizing the loss landscape of neural
+nets": each filter of the direction gets the norm of the network's own filter, so that curves of two networks can be
+compared in spite of the scale invariance of ReLU and batch norm. Biases and the parameters of batch norm do not move.
+networks/filters.py defines filters; in a parameter with one axis each number is a filter.
 
-All vectors are float64, so that one whole step towards another checkpoint arrives at its very weights. Steps of running
-statistics are kept twice, straight and with variances by their logarithm (points.py); both add up like all others.
+All vectors are float64, so that a full step towards another checkpoint ends exactly at its weights. Steps of running
+statistics are stored twice: linear, and with variances by their logarithm (points.py). Both can be added as vectors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,14 +33,15 @@ Normalisation: TypeAlias = Literal["filter", "layer", "weight", "none"]
 NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
 Ignored: TypeAlias = Literal["biasbn", "none"]
 IGNORED: tuple[str, ...] = get_args(Ignored)
-_DISTINCT = 1e-6  # of a direction's length: what is left after the first is taken out of it must be longer
+# The part of the second direction that is orthogonal to the first must exceed this fraction of its length.
+_DISTINCT = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Directions:
     """One or two directions from an origin."""
 
-    axes: tuple[str, ...]  # (A,) what each is
+    axes: tuple[str, ...]  # (A,) description of each
     origin: Point
     theta: Tensor  # (A, D) float64
     buffers: Tensor  # (A, B) float64
@@ -51,10 +52,10 @@ class Directions:
     ignored: str = "none"
 
     def at(self, *coordinates: float, moves: points.Moves = points.by_log) -> Point:
-        """Return the point at some coordinates, one for each direction, in the origin's dtype.
+        """Return the point at given coordinates, in the origin's dtype.
 
         Args:
-            coordinates: of the point.
+            coordinates: of the point, one for each direction.
             moves: how buffers move away from the origin.
 
         Returns:
@@ -66,7 +67,7 @@ class Directions:
         return Point(theta.to(self.origin.theta), self.buffers_at(*coordinates, moves=moves))
 
     def buffers_at(self, *coordinates: float, moves: points.Moves = points.by_log) -> Tensor:
-        """Return the buffers at some coordinates, (B,), as `at` does."""
+        """Return the buffers at given coordinates, (B,), as `at` does."""
         steps = points.Steps(eps=self.eps, start=self.origin.buffers, straight=self.buffers, log=self.log_buffers)
         return moves(steps, coordinates)
 
@@ -106,7 +107,7 @@ class Directions:
 
         Args:
             other: one direction from the same origin.
-            length: that it gets.
+            length: its new Euclidean length.
 
         Returns:
             The plane of both.
@@ -123,7 +124,7 @@ class Directions:
         )
 
     def orthogonalised(self) -> "Directions":
-        """Make the second direction orthogonal to the first; its coordinate keeps its meaning.
+        """Make the second direction orthogonal to the first, without changing the second coordinate of a point.
 
         Returns:
             Directions that span the same plane.
@@ -148,21 +149,21 @@ def random(
 ) -> Directions:
     """Draw Gaussian directions.
 
-    They depend on the seed and the network's shape alone, not on its weights, its device or what was drawn before; then
-    they are scaled to the network.
+    The draw depends only on the seed and the shapes of the parameters, not on the weights, the device or earlier draws.
+    Then the directions are scaled to the network.
 
     Args:
         objective: of the network.
-        n: how many, one or two.
+        n: number of directions, 1 or 2.
         seed: of the draw.
-        normalisation: "filter", "layer", "weight" or "none".
-        ignored: "biasbn" for parameters with one axis, or "none".
+        normalisation: "filter", "layer", "weight" or "none"; see `normalised`.
+        ignored: "biasbn" keeps parameters with one axis fixed; "none" keeps nothing fixed.
 
     Returns:
         The directions from the objective's own weights.
 
     Raises:
-        InputError: an unknown normalisation, or nothing is left to vary.
+        InputError: an unknown normalisation, or no parameter varies.
     """
     drawn = [
         probe(objective.layout.size, seed=seed, number=k, distribution="gaussian", stream="direction") for k in range(n)
@@ -173,14 +174,14 @@ def random(
 
 @checked
 def towards(objective: Objective, others: Sequence[Point], names: Sequence[str]) -> Directions:
-    """Take the ways to one or two other checkpoints; one unit of the coordinate is the whole way.
+    """Return the directions to one or two other checkpoints; the coordinate 1 is the other checkpoint.
 
-    Running statistics of batch norm go along, so that the end is the other network itself.
+    Running statistics of batch norm move too, so that at 1 the network is exactly the other one.
 
     Args:
         objective: of the network.
-        others: where to.
-        names: of the checkpoints.
+        others: the other checkpoints.
+        names: of these checkpoints.
 
     Returns:
         The directions from the objective's own weights.
@@ -205,21 +206,21 @@ def towards(objective: Objective, others: Sequence[Point], names: Sequence[str])
 
 @checked
 def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Directions:
-    """Take the principal components of a trajectory's differences from the objective's own weights.
+    """Return the principal components of the differences between checkpoints and the objective's own weights.
 
-    The components are those of the centred differences, of unit length and sorted by variance; signs are such that
-    the first checkpoint does not have a negative coordinate.
+    The differences are centred first. Components have unit length and are sorted by variance; their signs are such that
+    no coordinate of the first checkpoint is negative.
 
     Args:
-        objective: at the point that the plane goes through, usually the end of the training.
+        objective: at a point of the plane, usually the end of the training.
         path: the checkpoints of one or several runs.
-        n: how many components.
+        n: number of components.
 
     Returns:
         The directions, with the fraction of the variance that each explains.
 
     Raises:
-        InputError: fewer checkpoints, or fewer that differ, than components need.
+        InputError: too few checkpoints, or too few distinct ones, for n components.
 
     Source: Li et al. 2018, section 7.
     """
@@ -231,7 +232,7 @@ def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Direct
     values, vectors = torch.linalg.eigh(centred @ centred.T)  # (T, T): D is far larger than T
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     if not values[n - 1] > _DISTINCT**2 * values.sum():
-        raise InputError(f"the checkpoints lie on less than {n} dimensions: fewer than {n + 1} of them differ")
+        raise InputError(f"the checkpoints span fewer than {n} dimensions: fewer than {n + 1} of them differ")
     components = (vectors[:, :n] / values[:n].sqrt()).T @ centred
     components /= components.norm(dim=1, keepdim=True)
     components *= torch.where(components @ rows[0] < 0, -1.0, 1.0)[:, None]
@@ -242,21 +243,21 @@ def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Direct
 
 @checked
 def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, steps: int = 30) -> Directions:
-    """Take eigenvectors of the Hessian's largest eigenvalues, of unit length.
+    """Return unit eigenvectors of the Hessian's largest eigenvalues.
 
     Args:
         objective: of the network.
-        parts: one name for the first n eigenvectors of its Hessian, or n names for the first of each; of parts, or of
-            groups that `Objective.alone` knows.
-        n: how many directions.
-        seed: of the Lanczos probe, which also fixes the signs.
-        steps: Lanczos steps before convergence is looked at.
+        parts: names of parts, or of groups that `Objective.alone` knows. One name gives the first n eigenvectors of its
+            Hessian; n names give the first eigenvector of each.
+        n: number of directions.
+        seed: of the Lanczos starting vector, which also determines the signs.
+        steps: Lanczos steps before the first convergence test.
 
     Returns:
-        The directions; two of different parts are in general not orthogonal.
+        The directions; eigenvectors of two different parts are in general not orthogonal.
 
     Raises:
-        InputError: no such part, or another number of parts than 1 or n.
+        InputError: no such part, or a number of parts other than 1 and n.
         NumericalError: a product is not finite, or the loss has no second derivative.
     """
     if len(parts) not in (1, n):
@@ -275,11 +276,11 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
 
 @checked
 def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
-    """Take the directions of steepest descent of parts' losses, of unit length.
+    """Return the unit directions of steepest descent of the losses of parts.
 
     Args:
         objective: of the network.
-        parts: a name for each direction, as for `eigen`.
+        parts: a name for each direction; see `eigen`.
 
     Returns:
         The directions.
@@ -304,15 +305,15 @@ def normalised(objective: Objective, found: Directions, normalisation: Normalisa
     Args:
         objective: of the network.
         found: any directions.
-        normalisation: "filter": each filter gets the length of the network's; "layer": each tensor; "weight": each
-            number gets the size of the network's; "none".
-        ignored: "biasbn" sets parameters with one axis to zero, "none" does not.
+        normalisation: "filter" gives each filter the norm of the network's filter; "layer" does so for each tensor;
+            "weight" gives each entry the absolute value of the network's weight; "none" does not scale.
+        ignored: "biasbn" sets parameters with one axis to zero; "none" does not.
 
     Returns:
-        Scaled directions; their running statistics do not move.
+        Scaled directions; they do not move running statistics.
 
     Raises:
-        InputError: an unknown name, or nothing is left to vary.
+        InputError: an unknown name, or no parameter varies.
     """
     check_choice("normalisation", normalisation, NORMALISATIONS)
     check_choice("ignored", ignored, IGNORED)
@@ -353,18 +354,18 @@ def _scaled(d: Tensor, w: Tensor, normalisation: str, name: str, groups: Mapping
 
 
 def _times(d: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Give what is as long as ours the length of theirs; zero stays zero."""
+    """Scale d by |theirs| / |ours|; a zero norm stays zero."""
     return torch.where(ours > 0, d * (theirs / torch.where(ours > 0, ours, 1.0)), 0.0)
 
 
 @checked
 def of_vectors(objective: Objective, rows: Tensor, axes: Sequence[str]) -> Directions:
-    """Take any vectors as directions from an objective's own weights; running statistics do not move.
+    """Return any vectors as directions from an objective's own weights; running statistics do not move.
 
     Args:
         objective: of the network.
-        rows: (A, D).
-        axes: what each is.
+        rows: (A, D) vectors.
+        axes: (A,) description of each vector.
 
     Returns:
         The directions.
@@ -384,7 +385,7 @@ def of_vectors(objective: Objective, rows: Tensor, axes: Sequence[str]) -> Direc
 
 @checked
 def to_plane(objective: Objective, found: Directions, provenance: Mapping[str, Any]) -> Plane:
-    """Return directions as a result, to be kept in a file and used for another network.
+    """Return directions as a result, which can be stored in a file and used for another network.
 
     Args:
         objective: of the network.
@@ -414,13 +415,13 @@ def to_plane(objective: Objective, found: Directions, provenance: Mapping[str, A
 
 @checked
 def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -> Directions:
-    """Take the directions of a stored plane.
+    """Return the directions of a stored plane.
 
     Args:
-        objective: of a network of the same shape.
-        plane: what `to_plane` returned, for this network or another.
-        own_origin: go from the objective's own weights; otherwise from the plane's origin, so that the very same
-            points are evaluated.
+        objective: of a network with the same parameter shapes.
+        plane: a result of `to_plane`, for this network or another.
+        own_origin: use the objective's own weights as the origin; otherwise the plane's origin, so that exactly the
+            same points are evaluated.
 
     Returns:
         The directions, in the plane's units.
@@ -445,7 +446,7 @@ def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -
         start = Point(to(plane.origin).to(start.theta), to(plane.buffer_origin).to(start.buffers))
     eps = points.variance_eps(objective.model).to(place(objective.device))
     straight = to(plane.buffer_directions)
-    # Of another program's plane: the same network at 1 on each axis.
+    # A plane of another program: its network is at coordinate 1 on each axis.
     by_log = torch.stack([points.log_step(eps, start.buffers, wide(start.buffers) + step) for step in straight])
     return Directions(
         axes=plane.axes,

@@ -1,4 +1,4 @@
-"""The largest eigenvalues of a part's Hessian with their vectors, as directions to walk along, and what they cost."""
+"""The largest eigenvalues of a part's Hessian and their eigenvectors, used as directions, and their cost."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -15,12 +15,12 @@ from landscape.objective import pilot
 from landscape.objective.objective import Objective
 
 STEPS = 30
-"""Lanczos steps before convergence is looked at."""
+"""Lanczos steps before the first convergence test."""
 _TOL = 1e-3
 
 
 def work(objective: Objective, parts: Sequence[str], steps: int, halve: str = "") -> costs.Known:
-    """Return what eigenvectors of parts take: so many products with their Hessians, where these are enough."""
+    """Return the cost of eigenvectors of parts: `steps` products with each Hessian, if these suffice."""
     samples, batch = max(len(objective.alone(part).members[0]) for part in parts), objective.batch_size
     counts = (warming(samples), *sizes(samples, batch))
     small = pilot.few(objective, counts)
@@ -46,17 +46,18 @@ def work(objective: Objective, parts: Sequence[str], steps: int, halve: str = ""
 def eigenpairs(
     objective: Objective, part: str, n: int, *, seed: int = 0, steps: int = STEPS
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Return the largest eigenvalues of a part's Hessian with their vectors.
+    """Return the largest eigenvalues of a part's Hessian with their eigenvectors.
 
     Args:
         objective: of the network.
         part: a part, or a group that `Objective.alone` knows.
-        n: how many.
-        seed: of the Lanczos probe, which also fixes the signs.
-        steps: Lanczos steps before convergence is looked at.
+        n: number of eigenvalues.
+        seed: of the Lanczos starting vector, which also determines the signs.
+        steps: Lanczos steps before the first convergence test.
 
     Returns:
-        Unit vectors (n, D); Ritz values (n,), descending; residuals (n,): an eigenvalue lies so near to each.
+        Unit vectors (n, D); Ritz values (n,), descending; residuals (n,): each Ritz value has an eigenvalue within its
+        residual.
 
     Raises:
         InputError: no such part, or its Hessian has fewer distinct eigenvalues.
@@ -67,6 +68,6 @@ def eigenpairs(
     run = lanczos(operator.matvec, z[None, None], steps, more=unconverged(_TOL, n), max_steps=8 * steps)
     solved = run.solved(0, 0)
     if len(solved.values) < n:
-        raise InputError(f"the Hessian of {part} has fewer than {n} distinct eigenvalues: take another {arg('of')}")
+        raise InputError(f"the Hessian of {part} has fewer than {n} distinct eigenvalues: choose another {arg('of')}")
     vectors = run.ritz_vectors(0, 0, solved.vectors[:, ::-1][:, :n].copy())
     return vectors, solved.values[::-1][:n], solved.residuals[::-1][:n]

@@ -1,4 +1,4 @@
-"""What determines the numbers of a spectrum: the options of `spectrum` and what follows from them."""
+"""The options of `spectrum` that determine its numbers, and what follows from them."""
 
 import logging
 from dataclasses import dataclass, fields
@@ -20,12 +20,12 @@ Trace: TypeAlias = Literal["auto", "exact", "probes"]
 TRACES: tuple[Trace, ...] = get_args(Trace)
 DEFAULT_TOL = 1e-3
 STEPS, PROBES = 80, 4
-"""Of the density, where nothing else is asked for."""
+"""Defaults for the density."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What determines the numbers of a spectrum, apart from the objective."""
+    """The options that determine the numbers of a spectrum; see `spectrum`."""
 
     operator: str
     density: bool | None
@@ -47,7 +47,7 @@ class Options:
     sampling_errors: bool
 
     def __post_init__(self) -> None:
-        """Raise InputError for a value out of its range, as far as that does not depend on the objective."""
+        """Raise InputError for a value out of its range, except where the range depends on the objective."""
         at_least = {"steps": (self.n_steps, 1), "probes": (self.n_probes, 1), "top": (self.top, 1)}
         at_least |= {"vectors": (self.vectors, 0), "seed": (self.seed, 0)}
         for name, (value, least) in at_least.items():
@@ -78,28 +78,28 @@ class Options:
 
     @property
     def has_density(self) -> bool:
-        """Whether the density is computed: it, or one of its own options, is asked for."""
+        """Whether the density is requested, by itself or by one of its options."""
         return self.steps is not None or self.probes is not None if self.density is None else self.density
 
     @property
     def n_steps(self) -> int:
-        """Lanczos steps of each run of the density."""
+        """Lanczos steps of each run for the density."""
         return STEPS if self.steps is None else self.steps
 
     @property
     def n_probes(self) -> int:
-        """Runs of the density."""
+        """Number of runs for the density."""
         return PROBES if self.probes is None else self.probes
 
     def plan(self, capacity: int) -> Plan:
-        """Return how each part's matrix is probed for the density, where so many vectors fit into memory."""
+        """Return how each part's matrix is probed for the density, given how many vectors fit into memory."""
         given = {item.name: getattr(self, item.name) for item in fields(Plan) if item.name != "capacity"}
         given |= {"steps": self.n_steps, "probes": self.n_probes, "trace_tol": self.of_trace}
         given |= {} if self.accuracy is None else {"tol": self.residual}
         return Plan(**given, capacity=capacity)
 
     def needs_density(self, capacity: int) -> bool:
-        """Say whether the density is computed: it is wanted, or a run for both ends does not fit into memory."""
+        """Say whether the density is computed: if it is requested, or a run for both ends does not fit into memory."""
         return self.has_density or capacity < 3 * (self.max_steps or extremes.MOST) // 2 + DEFLATED + 12
 
     @property
@@ -116,17 +116,17 @@ class Options:
 
 
 def exact_trace(operator: Operator, options: Options) -> bool:
-    """Say whether traces are taken without probes.
+    """Say whether traces are computed exactly, without probes.
 
     Args:
-        operator: whose traces.
+        operator: of the matrices.
         options: of the spectrum.
 
     Returns:
-        Whether.
+        Whether the traces are exact.
 
     Raises:
-        InputError: they must be and cannot.
+        InputError: the options require exact traces, but these are not possible.
     """
     if options.trace == "probes" or (
         options.trace == "auto" and operator.exact.cost > options.n_steps * options.n_probes
@@ -136,13 +136,13 @@ def exact_trace(operator: Operator, options: Options) -> bool:
     if reason is None:
         return True
     if options.trace == "exact":
-        raise InputError(f"{arg('trace', 'exact')} cannot be had: {reason}; {arg('trace', 'probes')} estimates it")
+        raise InputError(f"{arg('trace', 'exact')} is not possible: {reason}; {arg('trace', 'probes')} estimates it")
     log.info("the trace is estimated by probes, because %s", reason)
     return False
 
 
 def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool:
-    """Say whether rows and numbers of single samples are taken.
+    """Say whether rows and numbers of single samples are computed.
 
     Args:
         objective: model, loss and data in parts.
@@ -150,10 +150,10 @@ def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool
         options: of the spectrum.
 
     Returns:
-        Whether.
+        Whether they are computed.
 
     Raises:
-        InputError: they must be and cannot.
+        InputError: the options require them, but they are not possible.
     """
     if options.method == "rows" and not kind.has_rows:
         others = ", ".join(name for name, other in KINDS.items() if other.has_rows)
@@ -168,6 +168,8 @@ def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool
     if reason is None:
         return True
     if options.method == "rows":
-        raise InputError(f"{arg('method', 'rows')} cannot be had: {reason}; {arg('method', 'lanczos')} takes products")
+        raise InputError(
+            f"{arg('method', 'rows')} is not possible: {reason}; {arg('method', 'lanczos')} uses products instead"
+        )
     log.info("there are no rows and no errors over samples, because %s", reason)
     return False

@@ -1,8 +1,8 @@
-"""Inner products of the rows of all parts, so that a file answers what would need another pass over the data.
+"""Inner products of the rows of all parts, which replace another pass over the data for later questions.
 
-The longest rows of each part's Gauss-Newton or Fisher matrix (curvature/rows.py) are computed once more when all parts
-are done, as many as hold 99 % of every part's trace; where these are too many, down to 80 %. What follows from their
-products stands in results/pool.py.
+When all parts are done, the longest rows of each part's Gauss-Newton or Fisher matrix (curvature/rows.py) are computed
+once more: as many as have 99 % of every part's trace or, if these are too many, as few as have 80 %. results/pool.py
+computes what follows from their products.
 """
 
 import logging
@@ -24,9 +24,9 @@ from landscape.results.journal import Journal
 log = logging.getLogger(__name__)
 
 LEFT_OUT = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Shares of each part's trace that may be left out, the first that fits."""
+"""Fractions of each part's trace that may be left out; the first that fits is used."""
 MOST_ROWS = 768
-"""Of all parts together: 4.5 MiB of products in the file."""
+"""The largest number of rows of all parts together; their products need 4.5 MiB in the file."""
 
 
 def row_products(
@@ -42,16 +42,16 @@ def row_products(
     """Compute the inner products of the longest rows of all parts.
 
     Args:
-        objective: whose samples the spectrum's are; that of the draws where they are weighted.
-        spectrum: with what belongs to single samples.
+        objective: has the samples of the spectrum; if these are weighted draws, the objective of the draws.
+        spectrum: with the fields of single samples.
         factors: of its matrix.
-        known: the lengths of the rows of parts, by their positions, as far as they are known.
+        known: the norms of the rows of parts, by the positions of the parts, as far as they are known.
         cache_bytes: memory for the rows.
         journal: keeps what is finished; see `jobs.run`.
         progress: called with (done, total, text).
 
     Returns:
-        The spectrum with `gram` and what belongs to it; as it was where there are too many rows.
+        The spectrum with `gram` and the fields that belong to it; unchanged if there are too many rows.
     """
     parts = spectrum.parts
 
@@ -61,7 +61,7 @@ def row_products(
         by_all = shared.team.total(here) == shared.team.size  # parts may have been dealt
         lengths = [known[p] if by_all[p] else rows.lengths(shared, factors, p) for p in range(len(parts))]
         most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
-        if spectrum.eigenvalues is None:  # of a Hessian, whose own numbers take some ten products: these add about two
+        if spectrum.eigenvalues is None:  # a Hessian, which itself needs about ten products: these rows add about two
             most = min(most, sum(max(of_samples.DIRECTION_ROWS, len(own.weights)) for own in lengths))
         tol = _share(lengths, most)
         if tol is None:
@@ -98,7 +98,7 @@ def row_products(
 
 
 def _share(lengths: list[Lengths], most: int) -> float | None:
-    """Return the smallest share of the traces whose rows fit; None where none does."""
+    """Return the smallest fraction of the traces that can be left out so that the rows fit; None if none can."""
     for tol in LEFT_OUT:
         if sum(len(own.longest(tol)[0]) for own in lengths) <= most:
             return tol

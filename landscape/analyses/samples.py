@@ -1,7 +1,7 @@
-"""A part's curvature from single samples: all eigenvalues by rows, and how much another draw would change them.
+"""A part's curvature from single samples: all eigenvalues from rows, and how much another draw would change them.
 
-The Gauss-Newton and Fisher matrices have few rows that matter (curvature/rows.py); where these fit, they replace
-Lanczos. The Hessian has none, but its Gauss-Newton part does: from it come the traces of single samples, the
+The Gauss-Newton and Fisher matrices have few rows that matter (curvature/rows.py); if these fit into memory, they
+replace Lanczos. The Hessian has no rows, but its Gauss-Newton part does: it gives the traces of single samples, the
 directions for cross-fitting, and nearly all of lambda_max. Curvature along a vector is that of the Hessian itself.
 """
 
@@ -31,33 +31,33 @@ log = logging.getLogger(__name__)
 Method: TypeAlias = Literal["auto", "rows", "lanczos"]
 METHODS: tuple[Method, ...] = get_args(Method)
 MOST_ROWS = 2048
-"""Beyond that, the matrix of their inner products takes longer than Lanczos."""
+"""With more rows, the matrix of their inner products takes longer than Lanczos."""
 GGN_TOL = 1e-4
 DIRECTION_TOLS = (1e-3, 1e-2, 0.1)
-"""Shares of the trace that the rows beside a Hessian may leave out, which give directions: the first that is cheap."""
+"""Fractions of the trace that the rows for a Hessian's directions may leave out; the first cheap one is used."""
 DIRECTION_ROWS, DIRECTION_ROWS_EACH = 64, 1.5
-"""Rows that are cheap: so many, or so many for each sample, of which one costs about two products."""
+"""Rows are cheap if there are at most this many, or this many per sample; a row per sample costs about two products."""
 MOST_IMAGES = 8
-"""Of each part whose small copies are kept."""
+"""The largest number of images of each part of which small copies are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kept:
-    """The rows of one part that are kept and what follows from them."""
+    """The stored rows of one part, and what follows from them."""
 
     rows: Rows
     gram: Gram
     eigen: Eigen
 
     def direction(self, combination: np.ndarray) -> Tensor:
-        """Return the vector that a combination of the rows is, (D,)."""
+        """Return a linear combination of the rows, (D,)."""
         vectors = self.rows.vectors
         return torch.from_numpy(combination).to(vectors) @ vectors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """What is known of the samples of one part."""
+    """The numbers of single samples of one part."""
 
     objective: Objective
     part: int
@@ -72,7 +72,7 @@ class Samples:
 
     @property
     def index(self) -> np.ndarray:
-        """Positions of the samples in the data that they are of, or were drawn from, (n,)."""
+        """Positions of the samples in the data from which they come or were drawn, (n,)."""
         draws = self.objective.draws
         return self.members if draws is None else draws.index[self.members]
 
@@ -84,7 +84,7 @@ class Samples:
 
     @property
     def factors(self) -> np.ndarray:
-        """What each sample's loss is multiplied by, (n,): 1, or the inverse of how often it is drawn on average."""
+        """The factor of each sample's loss, (n,): 1, or the inverse of the expected number of times it is drawn."""
         draws = self.objective.draws
         return np.ones(len(self.members)) if draws is None else draws.factors[self.members]
 
@@ -95,13 +95,13 @@ class Samples:
 
     @property
     def trace(self) -> float:
-        """The exact trace of the rows' matrix, with that of the weight decay."""
+        """The exact trace of the rows' matrix, including the weight decay."""
         decay = self.objective.weight_decay if self.kind.decays else 0.0
         return float(self.lengths.weights @ self.lengths.traces) + decay * self.objective.layout.size
 
 
 def refusal(objective: Objective, kind: Kind) -> str | None:
-    """Say why a matrix cannot be had from single samples.
+    """Say why a matrix cannot be computed from single samples.
 
     Args:
         objective: model, loss and data in parts.
@@ -116,18 +116,18 @@ def refusal(objective: Objective, kind: Kind) -> str | None:
 
 
 def samples(objective: Objective, kind: Kind, part: int, *, tol: float, cache_bytes: int) -> Samples:
-    """Compute the lengths of all rows of a part, and the longest rows where they fit.
+    """Compute the norms of all rows of a part, and the longest rows if they fit into memory.
 
     Args:
         objective: for which `refusal` returns None.
         kind: of matrix, one with factors; the rows of the Hessian are those of its Gauss-Newton part.
         part: position of the part.
-        tol: fraction of the trace that the rows may leave out. Where that is more than 1e-3 of lambda_max, rows are
-            added. For the Hessian's rows, which give directions, `DIRECTION_TOLS` holds instead.
+        tol: fraction of the trace that the rows may leave out. If that is more than 1e-3 of lambda_max, rows are
+            added. For the Hessian's rows, which only give directions, `DIRECTION_TOLS` applies instead.
         cache_bytes: memory for the rows.
 
     Returns:
-        What there is.
+        The norms, and the rows if they fit.
 
     Raises:
         InputError: the matrix has no factors.
@@ -160,28 +160,28 @@ def samples(objective: Objective, kind: Kind, part: int, *, tol: float, cache_by
 
 
 def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
-    """Return each sample's curvature along the sharpest direction of all, and along that of the other folds, by rows.
+    """Return each sample's curvature along the sharpest direction of all samples, and along that of the other folds.
 
     Args:
         found: of the part.
         kept: its rows.
 
     Returns:
-        (n,) and (n,); the latter is nan for one sample.
+        (n,) and (n,); the second is nan if there is one sample.
     """
     weights = found.lengths.weights
     return kept.gram.curvatures(kept.gram.top(weights)[1]), kept.gram.crossfitted(weights, groups=found.index)
 
 
 def along_vector(found: Samples, top: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `along_rows` does, for a matrix that has no rows, or too many.
+    """Return the same as `along_rows`, for a matrix without rows or with too many.
 
     Args:
         found: of the part.
         top: unit vector of its lambda_max, (D,).
 
     Returns:
-        (n,) and (n,); the directions of folds are those of the Gauss-Newton part, nan without its rows.
+        (n,) and (n,); the directions of folds come from the Gauss-Newton part; without its rows the second is nan.
     """
     crossfit = np.full(len(found.members), np.nan)
     folds, pieces = [], [(found.members, top)]
@@ -196,7 +196,7 @@ def along_vector(found: Samples, top: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the fields of a spectrum that belong to single samples, for one part.
+    """Return the fields of one part's spectrum that come from single samples.
 
     Args:
         found: of the part.
@@ -204,7 +204,7 @@ def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> d
         crossfit: (n,) of the same.
 
     Returns:
-        Fields by name, each with an axis of one part.
+        Fields by name, each with a part axis of length 1.
     """
     known = found.lengths
     decay = found.objective.weight_decay if found.kind.decays else 0.0
@@ -227,7 +227,7 @@ def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> d
 
 
 def _sharpest(found: Samples, shares: np.ndarray) -> dict[str, np.ndarray]:
-    """Return small copies of the images that hold most of lambda_max, and their places; none where there are none."""
+    """Return small copies of the images that add most to lambda_max, and their positions; none without images."""
     _, first, image = np.unique(found.index, return_index=True, return_inverse=True)  # draws may repeat an image
     held = np.bincount(image, shares)
     chosen = first[np.argsort(-held, kind="stable")[:MOST_IMAGES]]
@@ -242,26 +242,26 @@ def _sharpest(found: Samples, shares: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def eigenvalues(found: Samples) -> dict[str, np.ndarray]:
-    """Return the fields of a spectrum that hold all eigenvalues of a part, nan where there are too many rows.
+    """Return the fields with all eigenvalues of a part; nan if there are too many rows.
 
     Args:
         found: of the part.
 
     Returns:
-        Fields by name, each with an axis of one part; none for the Hessian, which has no rows.
+        Fields by name, each with a part axis of length 1; no fields for the Hessian, which has no rows.
     """
     fields = _eigenvalues(found, found.kept) if found.kind.has_rows else {}
     return {name: np.asarray(value)[None] for name, value in fields.items()}
 
 
 def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, negative_tol: float) -> dict[str, Any]:
-    """Return the fields of a spectrum of one part whose eigenvalues are known by rows, without a probe.
+    """Return the fields of one part's spectrum with eigenvalues from rows, without a probe.
 
     Args:
         found: of the part.
         kept: its rows.
-        top: how many of the largest eigenvalues to list.
-        vectors: how many of their vectors to keep.
+        top: number of the largest eigenvalues to list.
+        vectors: number of their eigenvectors to keep.
         tol: relative bound at which lambda_max counts as converged.
         negative_tol: as in `spectrum`.
 
@@ -308,7 +308,7 @@ def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, n
 
 
 def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
-    """Return the eigenvalues by rows, at most as many as there are parameters, and their bounds; nan without rows."""
+    """Return the eigenvalues from rows, at most one per parameter, and their bounds; nan without rows."""
     if kept is None:
         bounds = dict.fromkeys(("eigenvalue_rest", "eigenvalue_above", "eigenvalue_below"), np.nan)
         return {"eigenvalues": np.empty(0), **bounds}

@@ -1,7 +1,7 @@
 """The spectrum of each part's curvature: one Lanczos run per probe yields density, extremes, trace and negative mass.
 
-Objective -> operator -> runs of Lanczos (probing.py) -> quadrature -> result. A matrix that is no network's enters as
-an operator, and leaves as the same result, less what only data have: samples, losses and accuracies.
+Objective -> operator -> Lanczos runs (probing.py) -> quadrature -> result. A matrix that does not come from a network
+enters as an operator. It gives the same kind of result, without what needs data: samples, losses and accuracies.
 """
 
 import logging
@@ -42,7 +42,7 @@ from landscape.results.journal import Journal
 log = logging.getLogger(__name__)
 
 Facts: TypeAlias = Callable[[str], dict[str, Any]]
-"""What is known of the data of a part, by its name, as fields of the result."""
+"""Returns what is known of the data of a part, given its name, as fields of the result."""
 
 
 @checked
@@ -79,59 +79,60 @@ def spectrum(
 ) -> Spectrum:
     """Compute the spectrum of a curvature matrix of each part of an objective, or of any symmetric matrices.
 
-    Of an objective it takes some ten products for each part: the largest eigenvalue, which is certified to be that, the
-    smallest as far as it is then known, and the trace. The density takes `steps` times `probes` products.
+    For an objective, about ten products per part give the largest eigenvalue, with a certificate that it is the
+    largest; the smallest eigenvalue as far as it has converged by then; and the trace. The density needs `steps` times
+    `probes` products.
 
     Args:
-        subject: an objective; an operator, as `hessian(objective) - ggn(objective)`; or what `matrix` takes: a dense
-            matrix, a stack of them, a SciPy operator, any object with a shape and a product.
-        operator: of an objective: the matrix, by its name in `curvature.kinds.KINDS`, or a `Kind` of your own; None
-            for the Hessian.
-        density: also compute the density by quadrature, with all that follows from it, as the negative mass. None does
-            so where `steps` or `probes` is given, and for matrices that are no objective's.
-        steps: Lanczos steps per probe of the density; 40 for a look, 80 to 100 for a figure. None for 80.
-        probes: runs per part of the density; 4 show how much it owes to the probe. None for 4.
+        subject: an objective; an operator, such as `hessian(objective) - ggn(objective)`; or an argument of `matrix`: a
+            dense matrix, a stack of matrices, a SciPy operator, or any object with a shape and a product.
+        operator: the matrix of an objective, by its name in `curvature.kinds.KINDS`, or your own `Kind`; None means the
+            Hessian.
+        density: also compute the density by quadrature, and what follows from it, such as the negative mass. None does
+            so if `steps` or `probes` is given, and for matrices that do not come from an objective.
+        steps: Lanczos steps per probe of the density; 40 for a first look, 80 to 100 for a figure. None means 80.
+        probes: runs per part for the density; 4 show how much it depends on the probe. None means 4.
         seed: of the probes; the same seed gives the same probes on any device and for any batch size.
         distribution: "rademacher" or "gaussian" probes.
-        top: how many of the largest Ritz values to keep, at least.
-        vectors: how many of the largest Ritz vectors to keep, with their values.
-        overlap: also multiply vectors and gradient of each part by the matrices of all parts, see overlap.py.
-        tol: go on until the residual of lambda_max is at most this fraction of it; None for 1e-3, and for the density
-            takes `steps` and says whether that was reached.
-        max_steps: where `tol` gives up; None for 48, with the density for 4 times `steps`.
-        trace: "exact", see traces.py: for networks that are piecewise linear in each parameter, and for all with
-            the other matrices; "probes" for an estimate; "auto" for the exact one where it can be had and there
-            are no more classes than Lanczos steps, each of which costs about the same.
-        trace_tol: draw trace probes (one product each) until the standard error is at most this fraction of the trace;
-            None takes the Lanczos probes of the density alone, or four.
+        top: the smallest number of the largest Ritz values to keep.
+        vectors: number of the largest Ritz values to keep with their vectors.
+        overlap: also multiply the vectors and the gradient of each part by the matrices of all parts; see overlap.py.
+        tol: take steps until the residual of lambda_max is at most this fraction of it. None means 1e-3; with the
+            density, None takes `steps` steps and records whether 1e-3 was reached.
+        max_steps: the largest number of steps for `tol`; None means 48, or 4 times `steps` with the density.
+        trace: "exact" (see traces.py) is possible for networks that are piecewise linear in each parameter, and for all
+            networks with the other matrices; "probes" estimates it; "auto" computes it exactly if that is possible and
+            there are no more classes than Lanczos steps, because a class costs about as much as a step.
+        trace_tol: draw probes for the trace (one product each) until the standard error is at most this fraction of the
+            trace. None uses only the Lanczos probes of the density, or four probes.
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
-        samples: of an objective: draw so many samples of each part in proportion to their uncertainty, with weights,
-            see objective/draws.py; the errors over samples are then those of the draw. None takes all.
-        accuracy: of an objective: draw enough samples of each part to bring the errors of lambda_max and of the trace
-            below this fraction of them, over draws, steps, rows and probes together. A part that would need most of
-            its samples is taken whole. `lambda_max_error` and `trace_error` are the errors that were reached.
-        method: of an objective: "rows" for all eigenvalues of a Gauss-Newton or Fisher matrix from gradients of single
-            samples, without probes; "lanczos" for products with probes, which the Hessian always takes; "auto" for
-            rows where they fit.
-        ggn_tol: fraction of the trace that rows may leave out; no eigenvalue is off by more than what is left out.
-        sampling_errors: of an objective: also take standard errors over samples, from each sample's own trace and
-            curvature.
-        backend: of an objective's products: "auto", "reverse" or "linearized", see `operators.curvature_operator`.
-        cache_bytes: of an objective: memory for what is kept between products.
-        memory_bytes: that this process may take in all; None for most of what is free. Where a Lanczos basis does not
-            fit, the largest eigenvalues come from a restarted run, and the density from runs without a basis, see
-            curvature/bounded.py: vectors of other eigenvalues are lost, bounds are wider, and a warning says so.
+        samples: draw this many samples of each part of an objective in proportion to their uncertainty, with weights;
+            see objective/draws.py. The errors over samples are then those of the draw. None uses all samples.
+        accuracy: draw as many samples of each part of an objective as are needed for errors of lambda_max and of the
+            trace below this fraction of their values; the errors include draws, steps, rows and probes. A part that
+            would need most of its samples uses all of them. `lambda_max_error` and `trace_error` are the final errors.
+        method: "rows" computes all eigenvalues of an objective's Gauss-Newton or Fisher matrix from gradients of single
+            samples, without probes; "lanczos" uses products with probes, as the Hessian always does; "auto" chooses
+            rows if there are few enough.
+        ggn_tol: fraction of the trace that rows may leave out; the error of each eigenvalue is at most what is left
+            out.
+        sampling_errors: also compute standard errors over samples, from each sample's own trace and curvature.
+        backend: of an objective's products: "auto", "reverse" or "linearized"; see `operators.curvature_operator`.
+        cache_bytes: memory for values of an objective that are kept between products.
+        memory_bytes: the memory that this process may use in all; None means most of the free memory. If a Lanczos
+            basis does not fit, a restarted run computes the largest eigenvalues, and runs without a basis compute the
+            density; see curvature/bounded.py. Then other eigenvectors are not available and bounds are wider, and a
+            warning says so.
         out: result file to write; finished parts are kept beside it until it is complete, and a repeated call with
-            the same options takes them up.
-        fingerprint: a text that changes whenever a matrix that is known by its products alone does. Without it nobody
-            can tell whether unfinished work is of the same matrix, so that none is kept. Dense matrices and operators
-            of objectives have their own.
+            the same options continues from them.
+        fingerprint: text that you change whenever a matrix changes that only has products. Without it, unfinished work
+            cannot be recognised, and none is kept. Dense matrices and operators of objectives have their own.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
-        finished: called with the spectrum of each part as soon as it is there.
+        finished: called with the spectrum of each part as soon as it is computed.
 
     Returns:
-        The spectrum of all parts. Of matrices without data the numbers of samples, losses and accuracies are nan.
+        The spectrum of all parts. For matrices without data, the numbers of samples, losses and accuracies are nan.
 
     Raises:
         InputError: an option out of its range.
@@ -240,12 +241,12 @@ def _refuse_options_of_objectives(
     }
     for name, asked in given.items():
         if asked:
-            raise InputError(f"{arg(name)} is for an objective, and the spectrum is of a matrix: leave it out")
+            raise InputError(f"{arg(name)} needs an objective, but this is the spectrum of a matrix: leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """How the spectrum of a part is computed."""
+    """The functions that compute the spectrum of a part."""
 
     compute: Callable[[str, Callable[[float], None], Path | None], Spectrum]  # the last: a file for its products
     costs: Sequence[float] | None
@@ -323,7 +324,7 @@ def _once(memory_bytes: int | None) -> Callable[[Operator], int]:
 
     def capacity(operator: Operator) -> int:
         if not known:
-            if memory_bytes is not None:  # what a product takes for a moment is to be seen
+            if memory_bytes is not None:  # a product shows how much memory it needs temporarily
                 operator.matvec(torch.ones(1, 1, operator.size, dtype=operator.dtype, device=operator.device))
             left = memory.room(operator.device, memory_bytes) - operator.keeps
             known.append(left // (operator.size * operator.dtype.itemsize))
@@ -333,14 +334,14 @@ def _once(memory_bytes: int | None) -> Callable[[Operator], int]:
 
 
 def _source(operator: Operator, given: str | None) -> Mapping[str, Any] | None:
-    """Return what tells an operator from others; None where nothing does."""
+    """Return what distinguishes an operator from others; None if nothing does."""
     return {"fingerprint": given} if given is not None else operator.source()
 
 
 def _known(
     subject: Objective | Operator, options: Options, source: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
-    """Return what an unfinished run is known by; None for one that cannot be told from others."""
+    """Return the fingerprint of an unfinished run; None if it cannot be distinguished from others."""
     if isinstance(subject, Objective):
         return fingerprint(subject, asdict(options))
     if source is None:
@@ -386,7 +387,7 @@ def _ends(
     known: float | None,
     report: Callable[[float], None],
 ) -> tuple[Ends, tuple[float, float]]:
-    """Return the two ends of a part's spectrum, and its trace with the standard error: as it is known, or by probes."""
+    """Return the two ends of a part's spectrum, and its trace with the standard error, exact or from probes."""
     found = extremes.ends(
         operator,
         None if told is None else told.guess,
@@ -420,5 +421,5 @@ def _facts(objective: Objective) -> Facts:
 
 
 def _unknown(name: str) -> dict[str, Any]:
-    """Return nan for what is known of data only."""
+    """Return nan for the fields that need data."""
     return dict.fromkeys(("n_samples", "n_used", "train_counts", "loss", "accuracy"), np.full(1, np.nan))

@@ -1,4 +1,4 @@
-"""What a spectrum takes: the steps that `spectrum` makes of each part, and how many."""
+"""The cost of a spectrum: the steps that `spectrum` takes for each part, and their number."""
 
 from collections.abc import Callable, Generator
 from functools import cache, partial
@@ -20,11 +20,11 @@ from landscape.objective.objective import Objective
 
 _COLUMNS = 2**18  # of the rows whose inner products are timed
 _ROWS = 128
-_PILOT = 32  # samples by which it is found out how many products a run takes
+_PILOT = 32  # samples of the run that shows how many products are needed
 
 
 class SpectrumCosts:
-    """The steps of a spectrum, each of which is taken on a few samples to be timed; a `costs.Plan`."""
+    """The steps of a spectrum, each of which is timed on a few samples; a `costs.Plan`."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class SpectrumCosts:
         *,
         overlap: bool,
     ) -> None:
-        """Choose the samples.
+        """Choose the samples on which steps are timed.
 
         Args:
             objective: model, loss and data in parts.
@@ -44,7 +44,7 @@ class SpectrumCosts:
             options: of the spectrum.
             make: traces the products of an objective.
             cache_bytes: for rows.
-            overlap: whether vectors are multiplied by the matrices of other parts too.
+            overlap: whether vectors are also multiplied by the matrices of other parts.
         """
         self.objective, self.kind, self.options, self.overlap = objective, kind, options, overlap
         self.cache_bytes = cache_bytes
@@ -96,7 +96,7 @@ class SpectrumCosts:
 
     @property
     def disk(self) -> int:
-        """Bytes of the result, and of finished parts beside it."""
+        """Bytes of the result file, and of finished parts beside it."""
         options = self.options
         vectors = 8 * options.vectors * self.objective.layout.size
         runs = 16 * options.n_steps * options.n_probes * options.has_density
@@ -104,7 +104,7 @@ class SpectrumCosts:
 
     @property
     def spare(self) -> str:
-        """What would save memory."""
+        """The option that would save memory."""
         return f"{arg('batch_size')}, {arg('cache_bytes')}"
 
     @property
@@ -120,7 +120,7 @@ class SpectrumCosts:
 
     @property
     def _n_rows(self) -> int:
-        """Rows of a part that are kept, in proportion to those of the few samples; 0 for none or too many."""
+        """Number of rows kept of a part, extrapolated from the few samples; 0 for none or too many."""
         last = len(self.counts) - 1
         kept = self.told(last).kept if self.by_samples else None
         return 0 if kept is None else round(len(kept.rows.sample) * self.samples / self.counts[last])
@@ -143,7 +143,7 @@ class SpectrumCosts:
         return unit
 
     def _products(self) -> Generator[Work, None, None]:
-        """Return the products of each part, and what is done with their vectors."""
+        """Return the products of each part, and the work on their vectors."""
         options, block, times = self.options, 1, self._n_products()
         halve = f"{arg('tol', 0.01)} or {arg('samples', self.samples // 2)}"
         if options.has_density:
@@ -160,7 +160,7 @@ class SpectrumCosts:
         )
 
     def _n_products(self) -> int:
-        """Return how many products a part takes: as asked for, or as a run on a few samples does."""
+        """Return the number of products of a part: as requested, or as a run on a few samples needs."""
         options = self.options
         if options.has_density:
             return options.n_steps * options.n_probes
@@ -183,7 +183,7 @@ class SpectrumCosts:
 
     @property
     def _pooled(self) -> int:
-        """Rows of all parts that are multiplied with each other; 0 where there are none or too many."""
+        """Number of rows of all parts that are multiplied with each other; 0 for none or too many."""
         if not (self.by_samples and self.options.sampling_errors):
             return 0
         most = min(pooled.MOST_ROWS, self.cache_bytes // self.vector)
@@ -232,14 +232,14 @@ class SpectrumCosts:
 
 
 def costs_of_matrices(operator: Operator, options: Options) -> Known:
-    """Return what the spectra of any matrices take: their products.
+    """Return the cost of the spectra of any matrices, which is that of their products.
 
     Args:
         operator: of the matrices.
         options: of the spectrum.
 
     Returns:
-        The plan; where runs end by themselves, it is of the most that they may take.
+        The plan; if runs stop by themselves, it states the largest cost.
     """
     times = options.n_steps * options.n_probes if options.has_density else options.max_steps or extremes.MOST
     own = operator[operator.parts[0]]

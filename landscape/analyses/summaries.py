@@ -1,4 +1,4 @@
-"""The fields of a spectrum of one part, from each of the three ways to it: rows, the two ends, the density."""
+"""The fields of one part's spectrum, from each of the three ways to compute it: rows, the two ends, the density."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,10 @@ OF_ALL_EIGENVALUES = (
 
 
 def of_rows(told: of_samples.Samples, kept: of_samples.Kept, options: "Options", of_part: dict[str, Any]) -> Spectrum:
-    """Make the spectrum of a part whose eigenvalues are known by rows.
+    """Make the spectrum of a part from the eigenvalues of its rows.
 
     Args:
-        told: what is known of its samples.
+        told: the numbers of its samples.
         kept: its rows.
         options: of the analysis.
         of_part: other fields.
@@ -79,8 +79,8 @@ def of_ends(
         found: the ends.
         operator: of the part.
         options: of the analysis.
-        trace: its trace and the standard error.
-        told: what is known of its samples, or None.
+        trace: the part's trace and its standard error.
+        told: the numbers of its samples, or None.
 
     Returns:
         Fields by name.
@@ -114,7 +114,7 @@ def of_runs(found: Runs, operator: Operator, options: "Options", known: float | 
         found: the runs.
         operator: of the part.
         options: of the analysis.
-        known: its trace, if that is known without probes.
+        known: the part's trace, if it is known without probes.
 
     Returns:
         Fields by name.
@@ -148,11 +148,11 @@ def of_runs(found: Runs, operator: Operator, options: "Options", known: float | 
 
 
 def errors(made: dict[str, Any], told: of_samples.Samples | None) -> dict[str, np.ndarray]:
-    """Return the fields that say which error was reached, where one was asked for.
+    """Return the fields with the final errors, if an accuracy was requested.
 
     Args:
         made: the other fields of the part.
-        told: what is known of its samples, or None.
+        told: the numbers of its samples, or None.
 
     Returns:
         Fields by name.
@@ -178,7 +178,7 @@ def _common(operator: Operator, options: "Options") -> dict[str, Any]:
 
 
 def _largest(values: np.ndarray, residuals: np.ndarray, vectors: Any, options: "Options") -> dict[str, Any]:
-    """Return the fields of the largest Ritz values, from all of a run, ascending, and the vectors of the largest."""
+    """Return the fields of the largest Ritz values, given all Ritz values of a run, ascending, and some vectors."""
 
     def first(numbers: np.ndarray) -> np.ndarray:
         n = max(options.top, options.vectors)

@@ -1,22 +1,18 @@
 """Loss and accuracy of every part on a line or a plane through parameter space.
 
-L_p(x, y) = L_p(theta + x d1 + y d2) for all parts p at once, in one pass over the data for each point. What is stored
-is per part, so that any grouping or weighting of the classes is drawn afterwards (regroup.py); the directions'
-Euclidean lengths and angle are stored with them, so that paths and distances are to scale.
-
-With refinement a coarse grid comes first. Where the loss at a new point is off what is interpolated from the points
-before it by more than a tolerance, the cells around it are divided again: at half the distance cubic interpolation
-(`mesh.smooth`) errs by an eighth or less, linear by a quarter.
+L_p(x, y) = L_p(theta + x d1 + y d2) is computed for all parts p at once, with one pass over the data for each point.
+Losses are stored for each part, so that a figure can later group and weight the classes in any way (regroup.py). The
+Euclidean lengths of the directions and their angle are stored too, so that paths and distances are to scale.
+`refinement.py` computes only some points of the grid.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from landscape.analyses import directions
+from landscape.analyses import directions, refinement
 from landscape.analyses.directions import Directions
 from landscape.autodiff import costs, trees
 from landscape.callables import checked
@@ -30,10 +26,6 @@ from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint, provenance
 from landscape.results import Surface, grid
 from landscape.results.journal import Journal
-from landscape.results.mesh import floor_of, smooth
-
-COARSEST = 8
-"""Grid steps between the points of the first pass with refinement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,27 +61,28 @@ def surface(
     overwrite: bool = False,
     progress: jobs.Progress | None = None,
 ) -> Surface:
-    """Evaluate every part on a line or a grid.
+    """Compute the loss and the accuracy of every part on a line or a grid.
 
     Args:
-        objective: model, loss and data in parts; per class is the finest, and costs no more.
+        objective: model, loss and data in parts. Use one part per class: it costs no more, and groups can be formed
+            later.
         along: one direction for a line, two for a plane.
-        x: coordinates along the first, ascending, in units of the direction.
-        y: coordinates along the second; None for a line.
-        marks: other checkpoints to show, evaluated where they are.
-        batch_norm: what running statistics do, one of `batch_norm.POLICIES`: "log-interpolate": they move with the
-            point towards another checkpoint, variances by their logarithm; "interpolate": all in a straight line, on
-            which variances may end below zero and there is no loss; "keep": those of the origin everywhere;
-            "reestimate": measured at each point.
-        training: what statistics are re-estimated on; None takes the objective's own data.
-        training_samples: at most so many of them.
-        seed: of the draw of these.
-        bf16: run the network in bfloat16; losses are off by some 1e-3 of themselves.
-        refine: compute only so many points that interpolation of the mean loss, over samples and over parts, is about
-            this share of it off, as 0.01; None computes all.
-        radius: Euclidean radius in the plane within which `worst_rise` looks for the largest loss; None takes that of
-            the points next to the centre.
-        between: the line leads from one checkpoint at 0 to another at 1: state the barrier between them.
+        x: (X,) coordinates along the first direction, ascending, as multiples of the direction.
+        y: (Y,) coordinates along the second direction; None for a line.
+        marks: other checkpoints to show; each is evaluated at its own weights, not at its projection.
+        batch_norm: the running statistics at each point, by a name of `batch_norm.POLICIES`. "log-interpolate"
+            interpolates between those of the checkpoints, variances by their logarithm; "interpolate" interpolates all
+            of them linearly, so that a variance may become negative and the loss undefined; "keep" uses those of the
+            origin everywhere; "reestimate" estimates them at each point.
+        training: data on which statistics are re-estimated; None means the objective's own data.
+        training_samples: the largest number of samples of `training` that are used.
+        seed: of the draw of these samples.
+        bf16: run the network in bfloat16; losses change by a fraction of about 1e-3.
+        refine: skip points at which interpolation predicts the mean loss, over samples and over parts, to within about
+            this fraction of it, such as 0.01; None computes all points.
+        radius: Euclidean radius in the plane within which `worst_rise` searches for the largest loss; None means the
+            distance of the points next to the centre.
+        between: the line leads from one checkpoint at 0 to another at 1; also compute the barrier between them.
         out: result file to write; finished blocks of points are kept beside it until it is complete.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
@@ -122,7 +115,7 @@ def surface(
 
 
 class Keywords(TypedDict, total=False):
-    """What `surface1d` and `surface2d` hand on to `surface`."""
+    """Keyword arguments that `surface1d` and `surface2d` pass on to `surface`."""
 
     marks: Mapping[str, Point] | None
     batch_norm: BatchNorm
@@ -147,14 +140,14 @@ def surface1d(
     x: np.ndarray | Sequence[float] | None = None,
     **options: Unpack[Keywords],
 ) -> Surface:
-    """Evaluate every part on a line: `surface` with its defaults; a random direction if none is given.
+    """Compute the loss and the accuracy of every part on a line; see `surface`.
 
     Args:
         objective: as for `surface`.
-        along: one direction.
-        n: points from -1 to 1.
-        x: other points, (X,), in place of these.
-        options: of `surface`.
+        along: one direction; None means a random one.
+        n: number of points from -1 to 1.
+        x: (X,) coordinates to use instead of these points.
+        options: further arguments of `surface`.
 
     Returns:
         The surface.
@@ -173,15 +166,15 @@ def surface2d(
     y: np.ndarray | Sequence[float] | None = None,
     **options: Unpack[Keywords],
 ) -> Surface:
-    """Evaluate every part on a plane: `surface` with its defaults; random directions if none are given.
+    """Compute the loss and the accuracy of every part on a plane; see `surface`.
 
     Args:
         objective: as for `surface`.
-        along: two directions.
-        n: points from -1 to 1 along each.
-        x: other points along the first, (X,), in place of these.
-        y: other points along the second, (Y,); those of `x` if only that is given.
-        options: of `surface`.
+        along: two directions; None means random ones.
+        n: number of points from -1 to 1 along each direction.
+        x: (X,) coordinates along the first direction to use instead of these points.
+        y: (Y,) coordinates along the second direction; None means those of `x`.
+        options: further arguments of `surface`.
 
     Returns:
         The surface.
@@ -194,19 +187,21 @@ def surface2d(
 def coordinates(
     along: Directions, x: np.ndarray | Sequence[float], y: np.ndarray | Sequence[float] | None, options: Options
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Check coordinates and options; return both axes, the second of a line being 0 alone.
+    """Check coordinates and options, and return both axes; the second axis of a line is the single number 0.
 
     Raises:
         InputError: they do not fit the directions, or are out of range.
     """  # ruff: ignore[docstring-missing-returns]
     axes = np.asarray(x, dtype=np.float64), np.zeros(1) if y is None else np.asarray(y, dtype=np.float64)
     if len(along.axes) != (1 if y is None else 2):
-        raise InputError(f"a surface over {len(along.axes)} direction(s) needs as many lists of coordinates")
+        raise InputError(
+            f"there are {len(along.axes)} direction(s): give one list of coordinates for each ({arg('x')}, {arg('y')})"
+        )
     for name, values in zip("xy", axes, strict=True):
         if values.ndim != 1 or not len(values) or not np.isfinite(values).all() or (np.diff(values) <= 0).any():
-            raise InputError(f"{arg(name)} must be finite numbers that ascend, at least one")
+            raise InputError(f"{arg(name)} must be a list of finite numbers in ascending order")
     if options.refine is not None and not 0 < options.refine < 1:
-        raise InputError(f"{arg('refine')} is a share of the loss between 0 and 1, got {options.refine:g}")
+        raise InputError(f"{arg('refine')} must be a fraction of the loss between 0 and 1, got {options.refine:g}")
     if options.radius is not None and not 0 < options.radius < np.inf:
         raise InputError(f"{arg('radius')} must be a positive number, got {options.radius:g}")
     return axes
@@ -220,7 +215,7 @@ def costs_of(
     options: Options,
     training: Samples | None,
 ) -> costs.Known:
-    """Return what a surface takes; with refinement all points of the grid, which is the most that it may take."""
+    """Return the cost of a surface; with refinement, the cost of all points of the grid, which is an upper bound."""
     x, y = axes
     n, halve = len(x) * len(y), arg("refine", 0.01)
     size = 4 if options.radius is None else 5
@@ -244,7 +239,7 @@ def costs_of(
 def asked_for(
     along: Directions, axes: tuple[np.ndarray, np.ndarray], marks: Mapping[str, Point], options: Options
 ) -> dict[str, Any]:
-    """Return what the numbers depend on apart from the objective, for the fingerprint."""
+    """Return everything apart from the objective that determines the numbers, for the fingerprint."""
     vectors = [Point(along.theta, along.buffers), along.origin, *marks.values()]
     about = {"directions": list(along.axes), "norm": along.normalisation, "ignore": along.ignored}
     return {
@@ -325,7 +320,9 @@ def compute(
         fill(range(len(x) * len(y)), "points")
     else:
         shares = objective.shares
-        _refined(fill, loss, computed, options.refine, np.stack([shares, np.full(n_parts, 1 / n_parts)]))
+        refinement.refine(
+            fill, loss, computed, tol=options.refine, weights=np.stack([shares, np.full(n_parts, 1 / n_parts)])
+        )
 
     placed = [along.project(mark) for mark in marks.values()]
     where = grid.Grid(
@@ -385,7 +382,7 @@ def compute(
 def _invalid_variances(
     along: Directions, evaluator: Evaluator, axes: tuple[np.ndarray, np.ndarray], computed: np.ndarray
 ) -> np.ndarray:
-    """Say at which points a running variance is none, (ny, nx); measured ones always are."""
+    """Say at which points a running variance is negative, (ny, nx); estimated variances never are."""
     invalid, (x, y) = np.zeros_like(computed), axes
     eps = points.variance_eps(evaluator.objective.model).to(along.eps.device)
     for row, column in np.argwhere(computed):
@@ -396,106 +393,3 @@ def _invalid_variances(
         elif evaluator.policy.keeps:
             invalid[row, column] = not points.variances_valid(eps, evaluator.centre.buffers)
     return invalid
-
-
-def _refined(
-    fill: Callable[[Sequence[int], str], None],
-    loss: np.ndarray,
-    computed: np.ndarray,
-    tol: float,
-    weights: np.ndarray,
-) -> None:
-    """Compute a coarse grid, then what interpolation does not give to a share of the loss.
-
-    `fill` computes points by their numbers and enters them into `loss` (P, ny, nx) and `computed` (ny, nx); `weights`
-    (W, P) make the means that count.
-    """
-    ny, nx = computed.shape
-    step = COARSEST
-    while step > 1 and step >= max(nx, ny):
-        step //= 2
-    cells = _cells(_every(ny, step), _every(nx, step))
-    _fill_missing(fill, computed, product(_every(ny, step), _every(nx, step)), f"every {step}")
-    while step > 1 and cells:
-        step //= 2
-        rows, columns = _every(ny, step), _every(nx, step)
-        wanted = [p for cell in cells for p in _inside(cell, rows, columns)]
-        before = computed.copy()
-        _fill_missing(fill, computed, wanted, f"every {step}")
-        mean = np.tensordot(weights, loss, 1)
-        off = _misses(mean, before, computed & ~before)
-        if off is None:
-            divided = [cell for cell in cells if _bends(mean, cell, rows, columns, 4 * tol)]
-        else:
-            divided = [cell for cell in cells if _is_off(mean, off, cell, 8 * tol)]
-        cells = [
-            small
-            for r0, r1, c0, c1 in divided
-            for small in _cells([r for r in rows if r0 <= r <= r1], [c for c in columns if c0 <= c <= c1])
-        ]
-
-
-def _every(n: int, step: int) -> list[int]:
-    return sorted({*range(0, n, step), n - 1})
-
-
-def _cells(rows: Sequence[int], columns: Sequence[int]) -> list[tuple[int, int, int, int]]:
-    """Return the cells between neighbours; an axis of one point has one cell without extent."""
-    spans = [list(pairwise(axis)) or [(axis[0], axis[0])] for axis in (rows, columns)]
-    return [(*r, *c) for r, c in product(*spans)]
-
-
-def _inside(cell: tuple[int, int, int, int], rows: Sequence[int], columns: Sequence[int]) -> Iterable[tuple[int, int]]:
-    r0, r1, c0, c1 = cell
-    return product([r for r in rows if r0 <= r <= r1], [c for c in columns if c0 <= c <= c1])
-
-
-def _fill_missing(
-    fill: Callable[[Sequence[int], str], None], computed: np.ndarray, wanted: Iterable[tuple[int, int]], name: str
-) -> None:
-    numbers = sorted({r * computed.shape[1] + c for r, c in wanted if not computed[r, c]})
-    if numbers:
-        fill(numbers, name)
-
-
-def _misses(mean: np.ndarray, known: np.ndarray, new: np.ndarray) -> np.ndarray | None:
-    """Return the relative error of interpolation at each new point, (W, ny, nx); 0 at the others.
-
-    Where some are zero, the smallest of the others is added to the divisor. None where cubic interpolation does not
-    apply: to lines, and to means that are negative.
-    """
-    used = known & np.isfinite(mean).all(axis=0)
-    if min(known.shape) < 2 or used.sum() < 4 or (mean[:, used] < 0).any():
-        return None
-    off, found = np.zeros_like(mean), mean[:, new]
-    miss = np.abs(smooth(np.argwhere(used), mean[:, used], np.argwhere(new)) - found)
-    size = found + floor_of(mean[:, used])
-    off[:, new] = np.divide(miss, size, out=np.full_like(found, np.inf), where=np.isfinite(found) & (size > 0))
-    return off
-
-
-def _is_off(mean: np.ndarray, off: np.ndarray, cell: tuple[int, int, int, int], tol: float) -> bool:
-    """Say whether a mean in a cell is off by more than a share of itself, or the border of a hole runs through it."""
-    r0, r1, c0, c1 = cell
-    corners = np.isfinite(mean[:, [r0, r0, r1, r1], [c0, c1, c0, c1]])
-    if not corners.all():
-        return bool(corners.any())
-    return not (off[:, r0 : r1 + 1, c0 : c1 + 1] <= tol).all()
-
-
-def _bends(
-    mean: np.ndarray, cell: tuple[int, int, int, int], rows: Sequence[int], columns: Sequence[int], tol: float
-) -> bool:
-    """Say whether a mean inside a cell is off the interpolation of its corners by more than a share of itself."""
-    # Corners that are not finite have no interpolation; where only some are, the border runs through the cell.
-    r0, r1, c0, c1 = cell
-    corners = mean[:, [r0, r0, r1, r1], [c0, c1, c0, c1]]
-    if not np.isfinite(corners).all():
-        return bool(np.isfinite(corners).any())
-    for r, c in _inside(cell, rows, columns):
-        v = (r - r0) / (r1 - r0) if r1 > r0 else 0.0
-        u = (c - c0) / (c1 - c0) if c1 > c0 else 0.0
-        expected = corners @ np.array([(1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u])
-        if not (np.abs(mean[:, r, c] - expected) <= tol * np.abs(mean[:, r, c])).all():
-            return True
-    return False

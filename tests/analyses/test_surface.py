@@ -12,7 +12,7 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import directions, distances
+from landscape.analyses import directions, distances, refinement
 from landscape.analyses import surface as surfaces
 from landscape.data import datasets
 from landscape.errors import InputError, StoreError
@@ -292,7 +292,7 @@ def test_refinement_goes_along_the_border_of_a_hole_and_leaves_flat_ground_alone
         at = np.unravel_index(numbers, exact.shape)
         loss[0][at], computed[at] = exact[at], True
 
-    surfaces._refined(fill, loss, computed, 0.01, np.ones((1, 1)))
+    refinement.refine(fill, loss, computed, tol=0.01, weights=np.ones((1, 1)))
     assert computed[16:, 16:18].all()  # the last points before the hole, and the first in it
     assert computed[16:18, 16:].all()
     assert computed[25:, 25:].sum() == 4  # of 64: within the hole every fourth of a row and of a column
@@ -358,10 +358,10 @@ def test_the_origin_of_a_stored_plane_is_the_centre():
 
 def test_cells_cover_a_grid_of_any_size():
     for n in (1, 2, 7, 9, 50):
-        rows = surfaces._every(n, 8)
+        rows = refinement._every(n, 8)
         assert rows[0] == 0
         assert rows[-1] == n - 1
-        covered = {r for r0, r1, _, _ in surfaces._cells(rows, [0]) for r in range(r0, r1 + 1)}
+        covered = {r for r0, r1, _, _ in refinement._cells(rows, [0]) for r in range(r0, r1 + 1)}
         assert covered == set(range(n))
 
 
