@@ -49,7 +49,7 @@ class Policy:
 
     @property
     def movement(self) -> Moves:
-        """How statistics move in a plane: by `moves`, or by logarithm where the policy replaces them."""
+        """How statistics move in a plane: by `moves`, or by their logarithm if the policy replaces them."""
         return self.moves or by_log
 
 

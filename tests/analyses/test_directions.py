@@ -150,7 +150,7 @@ def test_too_few_or_equal_checkpoints_span_no_plane():
     with pytest.raises(InputError, match="2 principal components need at least 3 checkpoints, got 2"):
         directions.principal(objective, [centre, centre])
     moved = Point(centre.theta + 1, centre.buffers)
-    with pytest.raises(InputError, match="lie on less than 2 dimensions"):
+    with pytest.raises(InputError, match="span fewer than 2 dimensions"):
         directions.principal(objective, [centre, moved, centre, moved])
 
 
