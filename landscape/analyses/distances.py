@@ -1,11 +1,12 @@
-"""How far apart the convergence points of parts are, and what each costs the others.
+"""Distances between the convergence points of parts, and the loss of each part at the points of the others.
 
-Between points a and b over the chosen parameters: the Euclidean distance; the cosine of their displacements from the
-start; the filter-normalised distance, the root mean square over filters f of |a_f - b_f| / mean(|a_f|, |b_f|), which
-the scale of a network does not change; and the Fisher-weighted one, sqrt(sum_i F_i (a_i - b_i)^2) with the diagonal of
-a's Fisher information, which counts a parameter as much as a's part needs it. If asked, (b - a)^T H_a (b - a) / 2, the
-rise that the Hessian of a's part predicts: it has the unit of the loss, and may be negative. Beside them stand the loss
-of every part at every point, and the barriers on the segments between.
+Between points a and b, over the chosen parameters, there are: the Euclidean distance; the cosine of their displacements
+from the start; the filter-normalised distance, which is the root mean square over filters f of
+|a_f - b_f| / mean(|a_f|, |b_f|) and does not depend on the scale of a network; and the Fisher-weighted distance,
+sqrt(sum_i F_i (a_i - b_i)^2) with the diagonal of a's Fisher information, which weights a parameter by its importance
+for a's part. On request, there is (b - a)^T H_a (b - a) / 2, the rise that the Hessian of a's part predicts: it has the
+unit of the loss, and may be negative. The result also has the loss of every part at every point, and the barriers on
+the segments between points.
 """
 
 import copy
@@ -41,16 +42,16 @@ from landscape.results.journal import Journal
 
 Over: TypeAlias = Literal["encoder", "all"]
 OVER: tuple[str, ...] = get_args(Over)
-"""Parameters that distances are over."""
+"""Choices of the parameters over which distances are computed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """What is compared within one run; all runs have points of the same names."""
+    """The points of one run; all runs have points of the same names."""
 
     name: str
     points: Mapping[str, tuple[Point, float]]  # convergence points of parts, then other models, each with its epoch
-    start: Point  # where all of them come from
+    start: Point  # the common start of all points
     snapshots: Sequence[tuple[Point, float]] = field(default=())  # along training, with their epochs
 
 
@@ -74,19 +75,19 @@ def distances(
     """Compare convergence points.
 
     Args:
-        objective: model, loss and data in parts; losses are of these.
-        runs: one or several that differ in their seed, whose spread is the uncertainty.
-        source: where the points come from, for the record.
-        over: parameters that distances are over: "encoder", all before the classifier, or "all" of the layout.
-        barrier_points: points between the ends of each segment at which losses are taken for the barrier; 0 for no
-            barriers. Each pair of points costs so many passes over the data.
-        batch_norm: running statistics on these segments and, for barriers alone, at their ends; as for
-            `surface.surface`.
-        training: what statistics are re-estimated on; None takes the objective's own data.
-        training_samples: at most so many of them.
-        seed: of the draw of these.
-        curvature: also take each point's Hessian along the ways to all others: as many products as there are points.
-        out: result file to write; what is finished is kept beside it until it is complete.
+        objective: model, loss and data in parts; losses are those of these data.
+        runs: one run, or several that differ in their seed; their spread is the uncertainty.
+        source: description of the origin of the points, for the provenance.
+        over: parameters for the distances: "encoder", all before the classifier; or "all" chosen ones.
+        barrier_points: number of points between the ends of each segment at which losses are computed for the barrier;
+            0 for no barriers. Each pair of points needs this many passes over the data.
+        batch_norm: running statistics on these segments and, only for barriers, at their ends; see `surface.surface`.
+        training: data on which statistics are re-estimated; None means the objective's own data.
+        training_samples: the largest number of samples of `training` that are used.
+        seed: of the draw of these samples.
+        curvature: also compute each point's Hessian along the directions to all other points; each point needs as many
+            products as there are points.
+        out: result file to write; finished work is kept beside it until it is complete.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
 
@@ -94,7 +95,7 @@ def distances(
         All distances.
 
     Raises:
-        InputError: no runs, runs with other points or epochs, or options out of their range.
+        InputError: no runs, runs with different points or epochs, or options out of their range.
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
     if barrier_points < 0:
@@ -128,7 +129,7 @@ def distances(
 
 @dataclass(frozen=True, eq=False)
 class _Given:
-    """What is the same for all runs."""
+    """The arguments that are the same for all runs."""
 
     objective: Objective
     evaluator: Evaluator
@@ -141,7 +142,7 @@ class _Given:
 
 def _check(runs: Sequence[Run]) -> None:
     if not runs:
-        raise InputError("there is no run to compare points of")
+        raise InputError("there is no run with points to compare")
     names, epochs = list(runs[0].points), [e for _, e in runs[0].snapshots]
     for run in runs:
         if list(run.points) != names:
@@ -165,7 +166,7 @@ def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progre
         run = compute_one[unit]
         at = [point for point, _ in run.points.values()]
         pairs = [(i, j) for i in range(len(at)) for j in range(i)] if barrier_points else []
-        moved = bool(pairs) and not evaluator.policy.moves  # so that statistics at the ends are not theirs
+        moved = bool(pairs) and not evaluator.policy.moves  # so that statistics at the ends differ from the stored ones
         moves = evaluator.policy.movement
         total = len(at) * (2 + moved + given.curvature) + len(pairs) * barrier_points
         done = 0
@@ -233,7 +234,7 @@ def _costs(
     training_samples: int,
     curvature: bool,
 ) -> costs.Known:
-    """Return what the distances of so many points take."""
+    """Return the cost of the distances between all points."""
     n, size = len(runs[0].points), objective.layout.size
     passes = len(runs) * (2 * n + barrier_points * n * (n - 1) // 2)
     of_batch_norm: dict[str, Any] = {
@@ -268,7 +269,7 @@ def _costs(
 
 
 def _per_point(objective: Objective, run: Run) -> int:
-    """Return how many samples a point's own matrices are of, on average."""
+    """Return the average number of samples for the matrices of one point."""
     counts = [sum(len(objective.members[p]) for p in _parts_of(objective, name)) for name in run.points]
     return max(1, round(sum(counts) / len(counts)))
 
@@ -276,8 +277,8 @@ def _per_point(objective: Objective, run: Run) -> int:
 def _barrier(t: np.ndarray, each: np.ndarray, objective: Objective) -> tuple[np.ndarray, np.ndarray]:
     """Return the barrier of each part on a segment, and its standard error over samples, (P,) and (P,).
 
-    The barrier is the largest rise, and to first order another draw of the samples changes that as it changes the rise
-    at the same point (Danskin): each sample's own rise there tells.
+    The barrier is the largest rise. To first order, another draw of the samples changes it as much as the rise at the
+    same point (Danskin), so the standard error comes from each sample's rise there.
 
     Args:
         t: (T,) from 0 to 1.
@@ -307,8 +308,7 @@ def _chosen(objective: Objective, over: str) -> _Chosen:
         names &= set(classifiers.encoder(model, head))
         if not names:
             raise InputError(
-                f"{arg('over', 'encoder')}: the chosen parameters hold nothing before the classifier; pass "
-                f"{arg('over', 'all')}"
+                f"{arg('over', 'encoder')}: no chosen parameter is before the classifier; pass {arg('over', 'all')}"
             )
     flags = [torch.full((size,), name in names) for name, size in zip(layout.names, layout.sizes, strict=True)]
     return _Chosen(tuple(n for n in layout.names if n in names), torch.cat(flags).to(place(objective.device)))
@@ -343,7 +343,7 @@ def _matrices(
 
 
 def _filter_distance(objective: Objective, a: Tensor, b: Tensor, names: Sequence[str]) -> float:
-    """Return the root mean square over filters of |a_f - b_f| / mean(|a_f|, |b_f|); of filters that are zero, 0."""
+    """Return the root mean square over filters of |a_f - b_f| / mean(|a_f|, |b_f|); a zero filter counts as 0."""
     groups, layout, total, count = filters.groups(objective.model), objective.layout, 0.0, 0
     pairs = zip(layout.names, layout.tensors(wide(a)), layout.tensors(wide(b)), strict=True)
     for name, x, y in pairs:
@@ -356,7 +356,7 @@ def _filter_distance(objective: Objective, a: Tensor, b: Tensor, names: Sequence
 
 
 def _parts_of(objective: Objective, name: str) -> list[int]:
-    """Return the part that a point is of, or all parts for a point of none."""
+    """Return the part to which a point belongs, or all parts if it belongs to none."""
     known = objective.partition.names
     return [known.index(name)] if name in known else list(range(len(known)))
 
@@ -364,7 +364,7 @@ def _parts_of(objective: Objective, name: str) -> list[int]:
 def _hessian_rises(
     objective: Objective, point: Point, name: str, others: Sequence[Point], chosen: _Chosen
 ) -> np.ndarray:
-    """Return half the quadratic form of the Hessian at a point, of its part's mean loss, on the ways to others."""
+    """Return d^T H d / 2 with H the Hessian of the part's mean loss at a point, for each displacement d to another."""
     own = _parts_of(objective, name)
     here = points.objective_at(objective, point)
     operator = operators.hessian(here).restrict(own)
@@ -378,11 +378,11 @@ def _hessian_rises(
 
 
 def _fisher(objective: Objective, point: Point, name: str, chosen: _Chosen) -> Tensor:
-    """Return the diagonal of the empirical Fisher at a point, of the part of its name or else of all samples."""
+    """Return the diagonal of the empirical Fisher at a point, over its part or, if it has none, over all samples."""
     model = points.network_at(objective, point).requires_grad_(True)
     own = _parts_of(objective, name)
     shares = objective.shares[own] / objective.shares[own].sum()
-    values = weighed(objective.undrawn.loss, objective.draws, power=0.5)  # whose gradients are squared
+    values = weighed(objective.undrawn.loss, objective.draws, power=0.5)  # gradients of this loss are squared
 
     def loss(outputs: Any, targets: Tree) -> Tensor:
         return values(objective.outputs.read(outputs), targets)

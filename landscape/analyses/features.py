@@ -1,12 +1,13 @@
-"""What a network's features say of each class: how far it stands apart, and how its mean lies among the others'.
+"""Feature quality: how well a network's features separate each class, and the geometry of the class means.
 
-A pass over the data takes the sums of each class's features, a second one the scatter about their means; formulas are
-those of class_means.py. Features stay in memory between the passes where they fit; where they do not, the network runs
-twice, so that memory does not grow with the data. At several checkpoints of a run the numbers are curves over epochs.
+A first pass over the data computes the sum of each class's features, a second one the scatter about their means;
+class_means.py has the formulas. If the features fit into memory, they are kept between the passes; otherwise the
+network runs twice, so that memory does not grow with the data. For several checkpoints of a run, the numbers are curves
+over epochs.
 
-Errors over samples are those of a jackknife: the samples of each class are dealt to groups, all numbers are computed
-anew without each group in turn, and their scatter tells (Quenouille 1956; Efron and Tibshirani 1993, chapter 11). That
-takes no pass of the network where the features are kept, and is left out where they are not.
+Errors over samples come from a jackknife: the samples of each class are divided into groups, all numbers are computed
+without each group in turn, and their scatter gives the error (Quenouille 1956; Efron and Tibshirani 1993, chapter 11).
+If the features are kept, this needs no further pass of the network; otherwise it is left out.
 """
 
 import math
@@ -32,13 +33,14 @@ from landscape.results import Features
 from landscape.results.features import WITH_ERRORS
 
 CACHE_BYTES = 2**31
-"""Memory for features that are kept between the passes."""
+"""Default memory for features that are kept between the passes."""
 
 MOST_ANGLES = 1000
-"""Classes of which all pairs of angles are kept: of 8,142 they would take half a gigabyte for each checkpoint."""
+"""The largest number of classes for which the angles of all pairs are stored: for 8,142 classes they would need half a
+gigabyte per checkpoint."""
 
 GROUPS = 20
-"""Of the jackknife."""
+"""Number of groups of the jackknife."""
 
 
 @checked
@@ -57,23 +59,23 @@ def features(
 ) -> Features:
     """Measure feature quality and the geometry of the class means, at one or several checkpoints.
 
-    The parts are always the classes, and all samples count: a class's quality depends on where the others lie. The
-    model is in eval mode, without augmentation. On the training split these are the features by which GKP fills its
-    memory bank; those of test samples show how much of it generalises to new images.
+    The parts are always the classes, and all samples are used, because a class's quality depends on the positions of
+    the other classes. The model is in eval mode, without augmentation. GKP fills its memory bank by these features on
+    the training split; those of test samples show how well the quality generalises to new images.
 
     Args:
-        objective: model and data; its partition and its choice of parameters play no part.
-        checkpoints: files whose weights take the place of the model's, one after the other, as the snapshots of a
-            run; or pairs of a file and its epoch, for files that do not say it. None takes the model as it is.
+        objective: model and data; its partition and its choice of parameters have no effect.
+        checkpoints: files with weights that replace those of the model, one after the other, such as the snapshots of a
+            run; or pairs of a file and its epoch, for files that do not store their epoch. None uses the model itself.
         beta: weight of the variance in Q = Dis - beta log Var.
-        sampling_errors: also state how much another draw of the samples would change the numbers, where the features
-            fit into memory.
-        cache_bytes: memory for features that are kept between the two passes; the network runs again where they do not
-            fit. It changes no result.
-        ckpt_key: where in the files of `checkpoints` the weights are; None to find them.
-        trust_pickle: let these files run code when they are read. Only for files that you made.
+        sampling_errors: also compute how much another draw of the samples would change the numbers, if the features fit
+            into memory.
+        cache_bytes: memory for features that are kept between the two passes; if they do not fit, the network runs
+            twice. It changes no result.
+        ckpt_key: key of the weights in the files of `checkpoints`; None finds them automatically.
+        trust_pickle: let these files run code when they are read. Use it only for files that you made.
         out: result file to write; finished checkpoints are kept beside it until it is complete, and a repeated
-            call with the same options takes them up.
+            call with the same options continues from them.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
 
@@ -101,7 +103,7 @@ def features(
     costs.declare(lambda: _costs(objective, len(checkpoints or [None]), beta, cache_bytes))
 
     def measure(network: nn.Module, report: Report) -> dict[str, Any]:
-        # So few samples that a process would have none are taken whole by each.
+        # With so few samples that a process would have none, each process uses all of them.
         own = objective if len(objective.samples) < distributed.world() else objective.shared()
         found, n_features = _measure(own, network, beta, cache_bytes, report, sampling_errors=sampling_errors)
         names = objective.samples.class_names
@@ -130,7 +132,7 @@ def features(
 
 
 def _costs(objective: Objective, n_points: int, beta: float, cache_bytes: int) -> costs.Known:
-    """Return what the features of so many checkpoints take."""
+    """Return the cost of the features of a number of checkpoints."""
     n_samples, model = len(objective.samples), objective.model
     head = classifiers.find(model, len(objective.samples.class_names))
     width = classifiers.class_weights(model, head).shape[1]
@@ -158,20 +160,20 @@ def _costs(objective: Objective, n_points: int, beta: float, cache_bytes: int) -
 
 
 def _refuse_other_draws(objective: Objective) -> None:
-    """Refuse draws that do not tell of every class by itself."""
+    """Refuse draws that were not made for every class separately."""
     if objective.draws is None:
         return
     alone = all(len(own) == 1 for own in objective.partition.classes) and objective.partition.classes
     if not alone or objective.population.sum() != len(objective.undrawn.samples):
         raise InputError(
-            f"features are compared class by class, and {arg('samples')} draws from each part: take "
+            f"features are compared class by class, and {arg('samples')} draws from each part: use "
             f"{arg('partition', 'class')} and leave {arg('classes')} out"
         )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Batch:
-    """What the network makes of some samples."""
+    """The features and outputs of the network for some samples."""
 
     features: Tensor  # (B, F)
     labels: Tensor  # (B,)
@@ -181,7 +183,7 @@ class _Batch:
     group: Tensor  # (B,) of the jackknife
 
     def without(self, group: int) -> "_Batch":
-        """Return the same where the samples of a group do not count."""
+        """Return the batch with weight 0 for the samples of a group."""
         return replace(self, weights=self.weights * (self.group != group))
 
 
@@ -232,14 +234,14 @@ def _numbers(
     beta: float,
     team: distributed.Team,
 ) -> tuple[dict[str, Any], int]:
-    """Take the two passes over all samples, and return the numbers and how many features there are.
+    """Make the two passes over all samples, and return the numbers and the number of features.
 
     Args:
-        first: the batches for the first pass.
-        second: and for the second.
+        first: returns the batches for the first pass.
+        second: returns the batches for the second pass.
         rows: of the classifier, (C, F).
         beta: weight of the variance in the quality.
-        team: the processes that have a share of the samples each.
+        team: the processes among which the samples are divided.
 
     Returns:
         Fields of `Features` for one checkpoint, by their names; F.
@@ -277,7 +279,7 @@ def _numbers(
 def _jackknife(
     kept: Sequence[_Batch], rows: Tensor, beta: float, team: distributed.Team, report: Report
 ) -> dict[str, np.ndarray]:
-    """Return standard errors over samples: from the numbers without each group of samples in turn."""
+    """Return standard errors over samples, from the numbers without each group of samples in turn."""
     again: dict[str, list[np.ndarray]] = {name: [] for name in WITH_ERRORS}
     for g in range(GROUPS):
 
@@ -294,7 +296,7 @@ def _jackknife(
 
 
 def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> Iterator[_Batch]:
-    """Run the network over all samples, whatever parts they are in."""
+    """Run the network over all samples, independently of their parts."""
     groups = torch.from_numpy(_groups(objective.samples.labels))
     loss = objective.undrawn.loss  # of which each draw's weight stands beside it
     for index in torch.split(_own(objective), objective.batch_size):
@@ -302,7 +304,7 @@ def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> It
         labels, weights = targets if objective.draws is not None else (targets, torch.ones(len(index)))
         logits = objective.logits_of(model, inputs)
         yield _Batch(
-            features=tap.features.clone(),  # it may be a view that keeps all activations in memory
+            features=tap.features.clone(),  # a copy: a view could keep all activations in memory
             labels=labels,
             predicted=logits.argmax(1),
             loss=loss(logits, labels),
@@ -312,7 +314,7 @@ def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> It
 
 
 def _groups(labels: np.ndarray) -> np.ndarray:
-    """Deal the samples of each class to the groups of the jackknife, at random and always alike, (N,)."""
+    """Return the jackknife group of each sample, (N,): random within each class, with a fixed seed."""
     found = np.empty(len(labels), dtype=np.int64)
     for c in np.unique(labels):
         own, random = np.flatnonzero(labels == c), np.random.default_rng(int(c))
@@ -321,12 +323,12 @@ def _groups(labels: np.ndarray) -> np.ndarray:
 
 
 def _own(objective: Objective) -> Tensor:
-    """Return the positions of the samples that this process takes."""
+    """Return the positions of the samples of this process."""
     n_samples = len(objective.samples)
     return torch.arange(n_samples)[objective.team.share(n_samples)]
 
 
 def _count(totals: np.ndarray, batch: _Batch, values: Tensor) -> None:
-    """Add the samples' values to the totals of their classes, as often as each counts."""
+    """Add the samples' values, times their weights, to the totals of their classes."""
     counted = (wide(batch.weights) * wide(values)).cpu().numpy()
     totals += np.bincount(batch.labels.cpu().numpy(), counted, minlength=len(totals))

@@ -1,14 +1,14 @@
-"""Gradients of every part's loss at one or several checkpoints: their sizes, their angles, and what is each part's own.
+"""Gradients of every part's loss at one or several checkpoints: norms, angles, and the specific component of each part.
 
 With g_p the gradient of part p's mean loss over its n_p samples, and g = sum over parts of share times g_p:
 
-    h_p   = g_p - (<g_p, g> / |g|^2) g                                     (12) what the part has of its own
+    h_p   = g_p - (<g_p, g> / |g|^2) g                                     (12) component specific to the part
     rho_p = (|theta| / (2 |h_p|))^(1/2) d^(-1/4) (n_p - 1)^(-1/4)          (13) radius of its perturbation
     c_p   = share_p <g_p, g> / |g|^2                                       share of g, and of SAM's perturbation
 
-Norms, cosines and all of the above follow from inner products: one Gram matrix of the g_p and g, in float64. What of
-it is owed to each layer gives norm, cosine and c_p within the layer. Gradients are exact over the data, or those of
-mixed batches as training sees them, in which the rare parts are few or absent.
+Norms, cosines and all of the above follow from inner products: one Gram matrix of the g_p and g, in float64. The
+contribution of each layer to it gives norm, cosine and c_p within the layer. Gradients are exact over the data, or
+those of random batches as in training, in which rare parts have few samples or none.
 
 Source: "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), equations 12 and 13, Figures 4 and 6.
 """
@@ -39,7 +39,7 @@ from landscape.objective.snapshots import File
 from landscape.results import Gradients, inference
 
 CACHE_BYTES = 2**31
-"""Memory for the gradients of parts that are kept together."""
+"""Default memory for gradients of parts that are kept at the same time."""
 
 _OF_LAYERS = ("layer_norm", "layer_cosine", "layer_contribution", "layer_whole_norm")
 _WITH_ERRORS = (
@@ -63,29 +63,29 @@ def gradients(
     overwrite: bool = False,
     progress: jobs.Progress | None = None,
 ) -> Gradients:
-    """Compare the gradients of an objective's parts with that of the whole, and with each other.
+    """Compare the gradients of an objective's parts with the whole gradient and with each other.
 
-    The whole is all samples that are in parts: with `classes` or "head-tail" the others have no gradient here. The
-    model is in eval mode. Gradients are by the parameters of the objective, so that its `params` tells encoder and
-    classifier apart.
+    The whole gradient is that of all samples in parts; with `classes` or "head-tail" the other samples do not count.
+    The model is in eval mode. Gradients are with respect to the parameters of the objective; use `params` to compare
+    encoder and classifier.
 
     Args:
         objective: model, loss and data in parts.
-        checkpoints: files whose weights take the place of the model's, one after the other, as the snapshots of a
-            run; or pairs of a file and its epoch, for files that do not say it. None takes the model as it is.
-        batches: None for the exact gradients, one pass over the data for each checkpoint. A number for the means
-            over so many random batches in the data's natural mixture, with standard errors, as in the paper's Figure 6;
-            all checkpoints see the same batches. 50 to 100 for a figure.
-        samples_per_batch: samples of such a batch, that of training for what training saw; at most all samples.
+        checkpoints: files with weights that replace those of the model, one after the other, such as the snapshots of a
+            run; or pairs of a file and its epoch, for files that do not store their epoch. None uses the model itself.
+        batches: None for exact gradients, with one pass over the data for each checkpoint. A number for means over that
+            many random batches of the data, with standard errors, as in the paper's Figure 6; the batches are the same
+            at all checkpoints. Use 50 to 100 for a figure.
+        samples_per_batch: samples per batch; use the batch size of the training. At most all samples.
         seed: of the batches.
-        sampling_errors: of exact gradients: also state how much another draw of the samples would change norms and
-            cosines, for a pass over the data for each part. They keep a gradient of each part at a time.
-        cache_bytes: memory for gradients that are kept together. Less makes more passes over the data, and changes no
-            result: with room for a k-th of the parts there are (k + 1) / 2.
-        ckpt_key: where in the files of `checkpoints` the weights are; None to find them.
-        trust_pickle: let these files run code when they are read. Only for files that you made.
+        sampling_errors: for exact gradients, also compute how much another draw of the samples would change norms and
+            cosines. This needs one pass over the data for each part, and memory for a gradient of each part.
+        cache_bytes: memory for gradients that are kept at the same time. With less memory there are more passes over
+            the data, and the same results: with memory for 1/k of the parts there are (k + 1) / 2 passes.
+        ckpt_key: key of the weights in the files of `checkpoints`; None finds them automatically.
+        trust_pickle: let these files run code when they are read. Use it only for files that you made.
         out: result file to write; finished checkpoints are kept beside it until it is complete, and a repeated
-            call with the same options takes them up.
+            call with the same options continues from them.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
 
@@ -104,7 +104,7 @@ def gradients(
         raise InputError(f"{arg('sampling_errors', True)} is for exact gradients: leave {arg('batches')} out")
     if batches is not None and objective.draws is not None:
         raise InputError(
-            f"{arg('batches')} are those of training, which draws in proportion to uncertainty are not: leave "
+            f"{arg('batches')} are random as in training, which draws in proportion to uncertainty are not: leave "
             f"{arg('samples')} out"
         )
     if cache_bytes < 0:
@@ -162,7 +162,7 @@ def _costs(
     cache_bytes: int,
     sampling_errors: bool,
 ) -> costs.Known:
-    """Return what the gradients at so many checkpoints take."""
+    """Return the cost of the gradients at a number of checkpoints."""
     n, n_parts, size = pilot.mean_count(objective), len(objective.partition), objective.layout.size
     held = min(n_parts, max(1, cache_bytes // (size * objective.dtype.itemsize)))
     keeps = held * size * objective.dtype.itemsize
@@ -222,8 +222,8 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
 
     With u_p and u the unit vectors of g_p and g, and c = u_p . u, a change dg_p of one part's gradient changes |g_p| by
     u_p . dg_p and c by (u - c u_p) . dg_p / |g_p|, and a change dg of the whole changes c by (u_p - c u) . dg / |g|. So
-    the slopes of each sample's loss along these vectors hold all of it. Samples of a part are independent draws, those
-    of different parts of each other.
+    the slopes of each sample's loss along these vectors determine the errors. Samples are independent draws, within a
+    part and between parts.
 
     Args:
         objective: model, loss and data in P parts.
@@ -231,7 +231,7 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
         cosine: (P,).
 
     Returns:
-        Fields of `Gradients`; nan where a part of one sample takes part, whose spread is not known.
+        Fields of `Gradients`; nan if a part with a single sample is involved, because its spread is unknown.
     """
     shares, n_parts = objective.shares, len(objective.partition)
     units = torch.stack([gram.direction(objective, p) for p in range(n_parts)])
@@ -284,7 +284,7 @@ def _over_batches(
     first = gram.batch_first(objective, model)
     checked: set[int] = set()
     own = drawn[team.share(len(drawn))]
-    for k, index in enumerate(own or drawn[:1]):  # a process without a batch looks at one that it does not count
+    for k, index in enumerate(own or drawn[:1]):  # a process without a batch computes one that it does not count
         for chunk in np.split(index, range(objective.batch_size, len(index), objective.batch_size)):
             if len(chunk) not in checked:
                 gram.check(objective, model, chunk, first)
@@ -323,7 +323,7 @@ def _check_finite(
 
 
 def _drawn(objective: Objective, size: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield batches as training draws them: epoch after epoch, each cut so that no sample is left out."""
+    """Yield batches as in training: epoch after epoch, each divided so that no sample is left out."""
     generator = np.random.default_rng(seed)
     index = np.sort(np.concatenate(objective.members))  # the batches are the same for any partition of these samples
     while True:
@@ -331,7 +331,7 @@ def _drawn(objective: Objective, size: int, seed: int) -> Iterator[np.ndarray]:
 
 
 class _Mean:
-    """Mean and standard error of arrays that come one by one, entry by entry where it is not nan (Welford 1962)."""
+    """Running mean and standard error of arrays, for each entry over the values that are not nan (Welford 1962)."""
 
     def __init__(self) -> None:
         self._n: Any = 0
@@ -339,7 +339,7 @@ class _Mean:
         self._squares: Any = 0.0
 
     def add(self, values: np.ndarray) -> None:
-        """Count some more."""
+        """Add an array."""
         known = ~np.isnan(values)
         self._n = self._n + known
         apart = np.where(known, values - self._mean, 0.0)
@@ -347,7 +347,7 @@ class _Mean:
         self._squares = self._squares + apart * np.where(known, values - self._mean, 0.0)
 
     def add_up(self, team: Team) -> None:
-        """Join what the processes of a team have counted (Chan, Golub and LeVeque 1983)."""
+        """Combine the means of the processes of a team (Chan, Golub and LeVeque 1983)."""
         own_n, own_mean = self._n, self._mean
         self._n = _total(team, own_n)
         self._mean = _total(team, own_n * own_mean) / np.maximum(self._n, 1)
@@ -355,7 +355,7 @@ class _Mean:
 
     @property
     def value(self) -> np.ndarray:
-        """The mean; nan where nothing is known."""
+        """The mean; nan for entries without values."""
         return np.where(self._n > 0, self._mean, np.nan)
 
     @property
@@ -377,7 +377,7 @@ def _numbers(
     """Return all numbers of the parts that are present, and nan for the others.
 
     Args:
-        products: of the present parts' gradients and, last, of the whole's.
+        products: of the gradients of the present parts and, last, of the whole gradient.
         shares: (G,) of the present parts in the whole.
         objective: of all P parts.
         present: (G,) their positions among all; None for all.
@@ -387,7 +387,7 @@ def _numbers(
     """
     n_parts, size = len(objective.partition), objective.layout.size
     here = np.arange(n_parts) if present is None else present
-    # Below this share of a gradient's length there is rounding only: of the gradients, and of roots of differences.
+    # Below this fraction of a gradient's norm, everything is rounding of the gradients and of roots of differences.
     rounding = max(16 * torch.finfo(objective.dtype).eps, 1e-7)
     known = _against_whole(np.diag(products.matrix), products.matrix[:, -1], shares, rounding)
     norm = known["norm"]
@@ -415,20 +415,20 @@ def _numbers(
 def _against_whole(
     squares: np.ndarray, along: np.ndarray, shares: np.ndarray, rounding: float
 ) -> dict[str, np.ndarray]:
-    """Return what follows from <g_p, g_p> and <g_p, g>, of all parameters or of each layer's.
+    """Return what follows from <g_p, g_p> and <g_p, g>, for all parameters or for each layer.
 
     Args:
-        squares: (..., G + 1), the last of the whole.
-        along: (..., G + 1).
-        shares: (G,) of the parts in the whole.
-        rounding: share of a gradient's length below which there is nothing else.
+        squares: (..., G + 1) squared norms, the last of the whole gradient.
+        along: (..., G + 1) inner products with the whole gradient.
+        shares: (G,) shares of the parts in the whole.
+        rounding: fraction of a gradient's norm below which everything is rounding.
 
     Returns:
-        Fields of `Gradients`: (..., G) or, of the whole, (...).
+        Fields of `Gradients`: (..., G), or (...) for the whole gradient.
     """
     lengths = np.sqrt(squares)
     norm = lengths[..., :-1]
-    # Where the gradients of the parts cancel there is no direction to project on.
+    # If the gradients of the parts cancel, there is no direction to project on.
     whole = np.where(lengths[..., -1] > rounding * (norm @ shares), lengths[..., -1], 0.0)[..., None]
     projected = _ratio(along[..., :-1], whole)
     return {

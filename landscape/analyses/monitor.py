@@ -1,20 +1,20 @@
-"""What the loss looks like while a network trains: the numbers of a series, measured between two steps.
+"""Measure the loss landscape while a network trains: the numbers of a series, computed between two steps.
 
     monitor = ls.Monitor(ls.make_objective(model, data, parts="class"), optimizer, every=100, out="monitor.h5")
     for ... in loader:
         ...; optimizer.step()
         monitor.step()
 
-A measurement reads the weights of the model into a copy, and works on that: model, gradients, optimizer and the state
-of all random generators are what they were. Beside the spectra of each part and of all samples together:
+A measurement copies the weights of the model and uses the copy: it changes neither the model, its gradients, the
+optimizer nor the state of any random generator. Beside the spectra of each part and of all samples together it has:
 
     critical sharpness   2 / eta_p, with eta_p the smallest step along the gradient g of all samples at which the loss
-                         of part p rises: by some ten forward passes, for all parts at once
-    alignment            |cos(g_p, v)| with v the direction of lambda_max of all samples
+                         of part p rises: about ten forward passes for all parts together
+    alignment            |cos(g_p, v)| with v the eigenvector of lambda_max of all samples
     batch sharpness      mean over batches B of g_B^T H_B g_B / |g_B|^2
 
-On a parabola the critical sharpness is g^T H_p g / <g_p, g>. The rise over the step size is then a straight line in it,
-by which the crossing is interpolated between steps that grow or shrink by a factor of two.
+On a parabola the critical sharpness is g^T H_p g / <g_p, g>, and the rise divided by the step size is linear in the
+step size. The zero of this line is interpolated between steps that grow or shrink by a factor of two.
 
 Sources: Kalra et al. 2026, "A scalable measure of loss landscape curvature for analyzing the training dynamics of LLMs"
 (arXiv 2601.16979), also for the loss of one set along the update of another; Andreyev and Beneventano 2024, "Edge of
@@ -51,18 +51,18 @@ from landscape.results.series import SpectrumSeries, joined, of_one
 
 What: TypeAlias = Literal["lambda_max", "trace", "critical_sharpness", "alignment", "batch_sharpness"]
 WHAT: tuple[What, ...] = get_args(What)
-"""What can be measured. lambda_max and trace come from one run, and alignment needs it."""
+"""The measurements. lambda_max and trace come from one run, which alignment needs too."""
 
 SAMPLES = 256
-"""Samples of each part, and of all together, that are measured where nothing else is asked for."""
+"""Default number of samples of each part, and of all samples together, that are measured."""
 SHARE = 0.05
-"""Of the time of training, that measurements take where `every` is not given."""
-_OTHER = "the model is not the one that the objective was made of"
-_CHEAP = {"sampling_errors": False}  # of a spectrum: what a run of its own states, and a monitor can do without
+"""Default fraction of the time that measurements may take if `every` is not given."""
+_OTHER = "the model is not the one from which the objective was made"
+_CHEAP = {"sampling_errors": False}  # of a spectrum: a monitor does not need all numbers of a single analysis
 
 
 class Monitor:
-    """Measurements of a network while it trains; call `step` after each step of the optimizer."""
+    """Measures a network while it trains; call `step` after each step of the optimizer."""
 
     @checked
     def __init__(
@@ -86,24 +86,24 @@ class Monitor:
         """Prepare to measure.
 
         Args:
-            objective: of the network that is trained, with the data and the parts that are measured, as
-                `make_objective` makes it; or a function that makes it, called when it is first needed.
-            optimizer: whose learning rate and momentum tell the edge of stability.
-            model: the network that is trained; None for the one that the objective was made of.
-            every: measure after each so many steps. None measures as often as keeps the time of measurements below
-                `share` of all time, the first one apart: which steps these are depends on the machine.
+            objective: of the network that is trained, with the data and the parts to measure, from `make_objective`; or
+                a function that returns it, which is called when it is first needed.
+            optimizer: its learning rate and momentum determine the edge of stability.
+            model: the network that is trained; None means the one from which the objective was made.
+            every: measure after this many steps. None measures as often as possible while measurements, except the
+                first one, take less than the fraction `share` of all time; the steps then depend on the machine.
             share: see `every`.
-            what: which numbers.
-            samples: measure at most so many samples of each part, and of all together, drawn once with `seed`; None
-                takes all.
-            batch_size: samples of a batch for the batch sharpness, as many as in training.
-            batches: how many batches.
+            what: the numbers to measure.
+            samples: the largest number of samples of each part, and of all together, drawn once with `seed`; None uses
+                all samples.
+            batch_size: samples per batch for the batch sharpness; use that of the training.
+            batches: number of batches for the batch sharpness.
             seed: of the draws.
-            out: result file, written anew after each measurement.
-            start: steps that were done before this training goes on. Measurements of earlier steps in `out` are kept,
-                later ones are dropped.
-            overwrite: replace a file that is there.
-            options: of `spectrum`, as `tol` or `density`. Errors over samples are left out unless asked for.
+            out: result file, rewritten after each measurement.
+            start: number of steps before this training continues. Measurements of earlier steps in `out` are kept,
+                later ones are removed.
+            overwrite: replace an existing file.
+            options: of `spectrum`, such as `tol` or `density`. Errors over samples are computed only if requested here.
 
         Raises:
             InputError: an option out of its range.
@@ -118,7 +118,7 @@ class Monitor:
             if value is not None and value < least:
                 raise InputError(f"{arg(name)} must be at least {least}, got {value}")
         if not what:
-            raise InputError(f"{arg('what')} names nothing: choose from {', '.join(WHAT)}")
+            raise InputError(f"{arg('what')} is empty: choose from {', '.join(WHAT)}")
         if not 0 < share < 1:
             raise InputError(f"{arg('share')} is a share of the time between 0 and 1, got {share:g}")
         self.optimizer, self.every, self.share, self.out = optimizer, every, share, None if out is None else Path(out)
@@ -133,7 +133,7 @@ class Monitor:
             self._take_up(self.out, start, overwrite=overwrite)
 
     def _take_up(self, out: Path, start: int, *, overwrite: bool) -> None:
-        """Read what an earlier part of the training measured."""
+        """Read the measurements of an earlier part of the training."""
         if start == 0 or not out.exists():
             disk.refuse_taken(out, overwrite=overwrite, signature=hdf5.SIGNATURE)
             return
@@ -148,7 +148,7 @@ class Monitor:
         """All measurements so far.
 
         Raises:
-            InputError: there is none yet.
+            InputError: there is no measurement yet.
         """
         if not self._done:
             raise InputError("nothing is measured yet: call step() after the steps of the optimizer, or measure()")
@@ -156,22 +156,22 @@ class Monitor:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Time of the measurements, and time since the monitor was made."""
+        """Time of the measurements, and time since the monitor was made, in seconds."""
         return self._spent, time.perf_counter() - self._begun
 
     @checked
     def step(self, step: int | None = None, *, epoch: float | None = None) -> Series | None:
-        """Say that the optimizer has done a step, and measure if it is time.
+        """Record that the optimizer has taken a step, and measure if a measurement is due.
 
         Args:
-            step: steps done so far; None counts the calls.
-            epoch: epochs done so far, if that is to be stored.
+            step: number of steps so far; None counts the calls.
+            epoch: number of epochs so far, if it shall be stored.
 
         Returns:
-            The measurement, or None where it was not time.
+            The measurement, or None if none was due.
 
         Raises:
-            InputError: the model is not the objective's any more.
+            InputError: the model is no longer the one of the objective.
             NumericalError: a loss is not finite.
             StoreError: the file cannot be written.
         """
@@ -214,7 +214,7 @@ class Monitor:
     # One measurement --------------------------------------------------------------------------------------------------
 
     def _of_now(self) -> tuple[Objective, Objective, Objective]:
-        """Return the objectives of all samples, of those of all that are measured, and of the parts, as of now."""
+        """Return the objectives of all samples, of a subset of them, and of the parts, at the current weights."""
         if self._objectives is None:
             own = self._given if isinstance(self._given, Objective) else self._given()
             everything = own.alone("all")
@@ -238,7 +238,7 @@ class Monitor:
             return unwrapped(self._model)
         theirs = None if objective._theirs is None else objective._theirs.model()
         if theirs is None:
-            raise InputError(f"the network that the objective was made of is gone: pass {arg('model')}")
+            raise InputError(f"the network from which the objective was made no longer exists: pass {arg('model')}")
         return theirs
 
     def _found(self, epoch: float | None) -> Series:
@@ -286,7 +286,7 @@ class Monitor:
         )
 
     def _first(self, result: Spectrum) -> float:
-        """Return a step to begin the search with: at which the sharpest direction would just be stable."""
+        """Return the initial step of the search, at which the sharpest direction would just be stable."""
         sharpness = float(result.lambda_max[0])
         if math.isfinite(sharpness) and sharpness > 0:
             return 2 / sharpness
@@ -306,24 +306,24 @@ class Monitor:
 def of_training(
     model: nn.Module, samples: Samples, optimizer: torch.optim.Optimizer, *, out: Path | None, start: int
 ) -> Monitor:
-    """Return the monitor of `landscape train --monitor`: every class and all samples, by cross-entropy.
+    """Return the monitor of `landscape train --monitor`: every class and all samples, with the cross-entropy.
 
     Args:
-        model: in training.
-        samples: that it learns from.
-        optimizer: that steps.
+        model: the network in training.
+        samples: the training data.
+        optimizer: of the training.
         out: result file; None for none yet.
-        start: steps that are done.
+        start: number of steps so far.
 
     Returns:
-        A monitor that takes `SHARE` of the time.
+        A monitor that uses the fraction `SHARE` of the time.
     """
     device = next(model.parameters()).device
     return Monitor(Objective.build(model, samples, partition="class", device=device), optimizer, out=out, start=start)
 
 
 def restricted(objective: Objective, samples: int | None, seed: int) -> Objective:
-    """Return an objective of at most so many samples of each part, drawn without weights."""
+    """Return an objective with at most `samples` samples of each part, drawn without weights."""
     if samples is None or all(len(own) <= samples for own in objective.members):
         return objective
     drawn = [
@@ -337,7 +337,7 @@ def restricted(objective: Objective, samples: int | None, seed: int) -> Objectiv
 
 
 def unmeasured(objective: Objective) -> Spectrum:
-    """Return what is known of the parts without a run: their samples and losses."""
+    """Return what is known of the parts without a Lanczos run: their samples and losses."""
     n = len(objective.partition)
     nothing: dict[str, Any] = {
         name: np.full(n, np.nan)
@@ -365,7 +365,7 @@ def unmeasured(objective: Objective) -> Spectrum:
 
 @contextmanager
 def untouched() -> Generator[None, None, None]:
-    """Give back what code shares with everyone: generators of random numbers, and the modes of autograd."""
+    """Restore the global state after the block: random number generators and the modes of autograd."""
     devices = range(torch.cuda.device_count()) if memory.used_cuda() else ()
     plain, legacy = random.getstate(), np.random.get_state()  # ruff: ignore[numpy-legacy-random]  # a user's code may draw from it
     kinds = ("cpu", "cuda") if devices else ("cpu",)

@@ -8,11 +8,11 @@ normalised gradient of a's loss, and H_b the matrix of part b over all of its sa
     principal_angles[a, b]   = theta_1 <= theta_2 <= ...                between the spaces of V_a and V_b
     subspace_overlap[a, b]   = |V_a V_b^T|_F^2 / min(k_a, k_b)          mean of cos^2 theta_i
 
-The first and the last are 1 for a part with itself. The first says what it costs b to move where a is sharp, as a share
-of what its own sharpest directions cost. No k orthonormal vectors give more than the k largest eigenvalues (Fan 1949),
-so it exceeds 1 only where b's vectors have not converged, or miss copies of a multiple eigenvalue. It is not symmetric:
-directions of a may hurt b, but not the other way round. The angles know directions only, and not how much the loss
-bends along them (Bjorck and Golub 1973; small ones from their sines: Knyazev and Argentati 2002).
+The first and the last are 1 for a part with itself. The first is the curvature of b along a's sharp directions, as a
+fraction of that along b's own sharpest directions. No k orthonormal vectors give more than the k largest eigenvalues
+(Fan 1949), so it exceeds 1 only if b's vectors have not converged, or miss copies of a multiple eigenvalue. It is not
+symmetric: directions of a may hurt b, but not the other way round. The angles depend on directions only, not on the
+curvature along them (Bjorck and Golub 1973; small angles are computed from their sines: Knyazev and Argentati 2002).
 """
 
 from collections.abc import Callable
@@ -51,19 +51,19 @@ def overlap(
 ) -> Spectrum:
     """Multiply the stored vectors and the gradient of every part by the matrices of all parts.
 
-    That is as many products with each part's matrix as there are stored vectors and gradients of all parts together:
-    far fewer than the spectrum took.
+    The number of products with each part's matrix is the number of stored vectors and gradients of all parts together,
+    which is far less than the spectrum needed.
 
     Args:
-        objective: model, loss and data in parts that the spectrum was computed from.
-        spectrum: with `ritz_vectors`. Of a part with fewer vectors than others those that it has are used.
+        objective: model, loss and data in parts from which the spectrum was computed.
+        spectrum: with `ritz_vectors`. If a part has fewer vectors than others, all that it has are used.
         backend: as for `operators.curvature_operator`.
-        cache_bytes: memory for what is kept between products.
-        journal: keeps what is finished; see `jobs.run`.
+        cache_bytes: memory for values that are kept between products.
+        journal: stores finished work; see `jobs.run`.
         progress: called with (done, total, text).
 
     Returns:
-        The spectrum with `overlap`, `subspace_overlap`, `principal_angles` and `gradient_curvature`. A share of a
+        The spectrum with `overlap`, `subspace_overlap`, `principal_angles` and `gradient_curvature`. A fraction of a
         trace that is not positive is nan. Gradients are those of the data's loss, without weight decay.
 
     Raises:
@@ -114,11 +114,11 @@ def overlap(
 
 
 def refuse(n_parts: int, n_vectors: int) -> None:
-    """Refuse to compare nothing.
+    """Refuse an overlap without vectors or without two parts.
 
     Args:
         n_parts: number of parts.
-        n_vectors: number of vectors that are kept of each.
+        n_vectors: number of stored vectors of each part.
 
     Raises:
         InputError: there are no vectors, or fewer than two parts.
@@ -135,16 +135,16 @@ def refuse(n_parts: int, n_vectors: int) -> None:
 
 
 def _known(vectors: np.ndarray) -> np.ndarray:
-    """Return the vectors that exist: a part whose matrix has few distinct eigenvalues has fewer than were asked for."""
+    """Return the vectors that are not nan; a matrix with few distinct eigenvalues has fewer than were requested."""
     known: np.ndarray = vectors[np.isfinite(vectors).all(axis=1)]
     return known
 
 
 def _principal_angles(vectors: list[np.ndarray]) -> np.ndarray:
-    """Return the angles in radians, ascending, (P, P, k); nan where a part has fewer vectors."""
+    """Return the angles in radians, ascending, (P, P, k); nan if a part has fewer vectors."""
     n_parts, k = len(vectors), max(map(len, vectors))
     found = np.full((n_parts, n_parts, k), np.nan)
-    # All vectors in a basis of the space that they span: as many coordinates as there are vectors, not parameters.
+    # Coordinates of all vectors in a basis of their span: one for each vector instead of one for each parameter.
     coordinates = np.linalg.qr(np.concatenate(vectors).T, mode="r")
     spaces = np.split(coordinates, np.cumsum([len(V) for V in vectors])[:-1], axis=1)
     for a, V in enumerate(spaces):

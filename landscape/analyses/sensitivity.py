@@ -4,12 +4,12 @@ With v_k a unit eigenvector of the Hessian of all samples (or of one part) and r
 
     change[k, s, p] = L_p(theta + s r v_k) - L_p(theta),   s = 1, -1
 
-and the same for random directions of the same length, isotropic in the chosen parameters, as the control: a class
-depends on a direction where it changes far more than along those. The mean over both signs is what curvature makes of
-the step, half of their difference what the slope does; an eigenvector has no sign of its own.
+and the same for random directions of the same length, isotropic in the chosen parameters, as a control: a class depends
+on a direction if its loss changes far more than along random ones. The mean over both signs is the effect of curvature,
+half of their difference is the effect of the slope; the sign of an eigenvector is arbitrary.
 
-Errors are over samples. A sample's loss at the end and its loss at the checkpoint go together, so the error is that of
-the mean of their differences, which is far smaller than what the errors of the two means would give.
+Errors are over samples. A sample's losses at the end of the step and at the checkpoint are correlated, so the error is
+that of the mean of their differences, which is far smaller than the errors of the two means would suggest.
 
 Source: the sensitivity matrix of "Hessian Surgery" (arXiv 2605.07790), there for accuracies.
 """
@@ -41,7 +41,7 @@ SIGNS = np.array([1, -1])
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What determines the numbers, apart from the objective."""
+    """The options that determine the numbers; see `sensitivity`."""
 
     of: str
     n: int
@@ -67,18 +67,19 @@ def sensitivity(
 
     Args:
         objective: model, loss and data in parts.
-        of: whose Hessian: a part, or "all", "head", "tail", "many", "medium" or "few" of all the data.
-        n: eigenvectors, of the largest eigenvalues.
+        of: part of the Hessian: a part of the objective, or "all", "head", "tail", "many", "medium" or "few" of all
+            the data.
+        n: number of eigenvectors, those of the largest eigenvalues.
         rho: Euclidean length of each step.
-        draws: random directions, to compare with.
-        seed: of the Lanczos probe, which fixes the eigenvectors' signs, and of the random directions.
-        out: result file to write; what is finished is kept beside it until it is complete, and a repeated call with
-            the same options takes it up.
+        draws: number of random directions for comparison.
+        seed: of the Lanczos starting vector, which determines the eigenvectors' signs, and of the random directions.
+        out: result file to write; finished work is kept beside it until it is complete, and a repeated call with the
+            same options continues from it.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
 
     Returns:
-        The changes of all parts along all directions. A loss that is not finite makes a change inf or nan.
+        The changes of all parts along all directions. If a loss is not finite, its change is inf or nan.
 
     Raises:
         InputError: an option out of its range, no such part, or a Hessian with fewer eigenvalues.
@@ -145,7 +146,7 @@ def _run(
 
 
 def _costs(objective: Objective, options: Options) -> costs.Known:
-    """Return what the steps take; the eigenvectors declare theirs."""
+    """Return the cost of the steps; the eigenvectors declare their own cost."""
     ends = pilot.at_points(objective, "points at the ends of steps", 1 + len(SIGNS) * (options.n + options.draws))
     return costs.Known(
         works=(pilot.evaluation(objective), ends),
@@ -165,17 +166,17 @@ def _half(report: Callable[[float], None], sign: int, share: float) -> None:
 
 
 def _less(end: tuple[np.ndarray, np.ndarray | None], start: tuple[np.ndarray, np.ndarray | None]) -> tuple[Any, Any]:
-    """Return the differences of losses, and of being right, sample by sample."""
+    """Return the differences of losses, and of correct predictions, sample by sample."""
     hits = None if end[1] is None or start[1] is None else end[1] - start[1]
     with np.errstate(invalid="ignore"):  # of infinite losses
         return end[0] - start[0], hits
 
 
 def _changes(name: str, of_signs: tuple[np.ndarray, ...], counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the means over each part of differences, of each sign and of both, with their standard errors."""
+    """Return the mean differences of each part, for each sign and for both, with their standard errors."""
     rows = np.stack([*of_signs, np.mean(of_signs, axis=0)])  # (3, N)
     ends = np.cumsum(counts)
-    with np.errstate(invalid="ignore"):  # of infinite losses the mean is infinite, the error nan
+    with np.errstate(invalid="ignore"):  # the mean of infinite losses is infinite, its error nan
         found = np.array([
             [mean_and_stderr(row[end - n : end]) for end, n in zip(ends, counts, strict=True)] for row in rows
         ])  # (3, P, 2)

@@ -1,9 +1,9 @@
 """An analysis at every checkpoint of a run, as one result with an axis of checkpoints.
 
-The data are read once, the parts are the same at every checkpoint, and so are the probes and random directions, as
-these depend on the seed alone: curves along training differ by the weights and nothing else. Parts are those of the
-objective, and groups that may overlap with them, as all samples beside the classes. Each checkpoint has the numbers
-that a run of the analysis on it alone gives.
+The data are read once. The parts, the probes and the random directions are the same at every checkpoint, because they
+depend only on the seed: curves along training show only the effect of the weights. The parts are those of the objective
+and, if requested, groups that may overlap with them, such as all samples beside the classes. Each checkpoint has the
+same numbers as an analysis of it alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,25 +44,25 @@ def series(
         ls.series(ls.spectrum, objective, "runs/ce", with_parts=["all"], density=True, out="ce.h5")
 
     Args:
-        analysis: `spectrum`, `sharpness`, `surface1d`, or a function (objective, **options) that returns the result of
-            one of these.
-        objective: of the network, with data, parts and loss; its own weights take no part.
+        analysis: `spectrum`, `sharpness`, `surface1d`, or a function (objective, **options) that returns the same kind
+            of result as one of these.
+        objective: model, data, parts and loss; the weights of its model are not used.
         checkpoints: the folder of a run, a pattern, or several files; or pairs of a file and its epoch, for files that
-            do not say it.
-        with_parts: groups beside the parts of the objective, with which they may overlap: "all", "head", "tail",
-            "many", "medium" or "few". They come first.
-        ckpt_key: where in the files the weights are; None to find them.
-        trust_pickle: let the files run code when they are read. Only for files that you made.
+            do not store their epoch.
+        with_parts: further groups, which may overlap with the parts of the objective: "all", "head", "tail", "many",
+            "medium" or "few". They come first.
+        ckpt_key: key of the weights in the files; None finds them automatically.
+        trust_pickle: let the files run code when they are read. Use it only for files that you made.
         out: result file to write; finished parts of checkpoints are kept beside it until it is complete, and a repeated
-            call with the same options takes them up.
+            call with the same options continues from them.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
-        finished: called with the series of each checkpoint as soon as it is there.
+        finished: called with the series of each checkpoint as soon as it is computed.
         options: of the analysis, the same at every checkpoint.
 
     Returns:
-        The results at all checkpoints, in the order of their epochs or steps, with the learning rate at each where the
-        run's history or the checkpoint's optimizer tells it.
+        The results at all checkpoints, in the order of their epochs or steps, with the learning rate at each checkpoint
+        if the run's history or the checkpoint's optimizer contains it.
 
     Raises:
         InputError: an analysis without series, an option out of its range, a checkpoint that does not fit, or
@@ -108,7 +108,7 @@ def _costs(
     options: dict[str, Any],
     n_stages: int,
 ) -> costs.Repeated:
-    """Return what an analysis of groups and parts takes at so many checkpoints."""
+    """Return the cost of an analysis of groups and parts at all checkpoints."""
     plans: list[costs.Plan] = []
     for own in (*map(objective.alone, with_parts), objective):
         with costs.asking() as more:
@@ -119,7 +119,7 @@ def _costs(
 
 @dataclass(frozen=True)
 class _Whole:
-    """What all checkpoints share."""
+    """The values that all checkpoints have in common."""
 
     analysis: Callable[..., Any]
     objective: Objective
@@ -161,8 +161,8 @@ def together(
         analysis: as for `series`.
         objective: at a checkpoint.
         with_parts: names of the groups.
-        journal: of the whole run; None keeps nothing.
-        name: of the checkpoint, unlike those of the others.
+        journal: of the whole run; None stores nothing.
+        name: of the checkpoint, distinct from the other names.
         progress: called with (done, total, text).
         options: of the analysis.
     """
@@ -176,7 +176,7 @@ def together(
 
 
 def _of_all(progress: jobs.Progress | None, k: int, total: int, name: str) -> jobs.Progress | None:
-    """Return what tells the progress of one of several jobs as that of all."""
+    """Return a function that reports the progress of one of several jobs as progress of all."""
     if progress is None:
         return None
 
@@ -189,13 +189,13 @@ def _of_all(progress: jobs.Progress | None, k: int, total: int, name: str) -> jo
 def _refuse(
     analysis: Callable[..., Any], objective: Objective, with_parts: Sequence[str], options: dict[str, Any]
 ) -> None:
-    """Refuse what would fail at the end of the first checkpoint."""
+    """Refuse arguments that would fail only at the end of the first checkpoint."""
     returned = get_type_hints(analysis).get("return") if hasattr(analysis, "__annotations__") else None
     if isinstance(returned, type) and issubclass(returned, Result) and returned not in SERIES:
         kinds = ", ".join(kind.kind for kind in SERIES)
         raise InputError(
-            f"{arg('analysis', _name(analysis))} has no series: that is for results of the kinds {kinds}; gradients "
-            f"and features take {arg('checkpoints')} themselves"
+            f"{arg('analysis', _name(analysis))} has no series: results of the kinds {kinds} do; gradients and "
+            f"features have their own argument {arg('checkpoints')}"
         )
     for name in with_parts:
         if name in objective.partition.names:
@@ -204,8 +204,8 @@ def _refuse(
         raise InputError(f"{arg('with_parts')} names a group twice: {', '.join(with_parts)}")
     if with_parts and options.get("overlap"):
         raise InputError(
-            f"{arg('overlap', True)} compares the parts with each other, and groups of {arg('with_parts')} are no part "
-            "of that: leave one out"
+            f"{arg('overlap', True)} compares the parts with each other and cannot include the groups of "
+            f"{arg('with_parts')}: leave one of the two out"
         )
     if with_parts and returned is Surface:
         raise InputError(f"groups of a surface follow from its classes by regroup: leave {arg('with_parts')} out")
@@ -216,7 +216,7 @@ def _name(analysis: Callable[..., Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return an option as provenance keeps it; of what is no JSON its type. Unfinished pieces know the whole of it."""
+    """Return an option as a JSON value for the provenance, or its type if it is none; journals use its full value."""
     try:
         store.to_json(value, "an option")
     except StoreError:

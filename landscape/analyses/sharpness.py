@@ -1,23 +1,23 @@
-"""How far the loss of each part rises around a checkpoint, by four definitions of sharpness in all of parameter space.
+"""How much the loss of each part rises around a checkpoint, by four definitions of sharpness in parameter space.
 
-With L_p the mean loss of part p, g_p its gradient at theta, and T = I, or diag |theta| where the ball is adaptive:
+With L_p the mean loss of part p, g_p its gradient at theta, and T = I, or diag |theta| for an adaptive ball:
 
     first order   L_p(theta + rho T^2 g_p / |T g_p|) - L_p(theta)           one step of SAM
-    worst         max over |T^-1 e| <= rho of L_p(theta + e) - L_p(theta)   what that step stands for
+    worst         max over |T^-1 e| <= rho of L_p(theta + e) - L_p(theta)   what SAM's step approximates
     noise         mean over draws +-d of L_p(theta + sigma d) - L_p(theta)
     doubling      the smallest r with L_p(theta + r d) = 2 L_p(theta), median over the draws
 
-A draw d is a random direction normalised by filter (directions.py): in each filter it has the filter's own length, so
-that sigma and r are relative sizes, and it leaves biases and batch norm alone. Noise is added and taken away: the mean
-is the same, and the slope, which makes most of its error, cancels. The parts share the draws, and a pass over the data
-serves all of them. Running statistics stay those of the checkpoint.
+A draw d is a filter-normalised random direction (directions.py): each of its filters has the norm of the network's
+filter, so that sigma and r are relative sizes; biases and batch norm do not move. Noise is added with both signs: the
+mean is the same, and the slope, which causes most of its error, cancels. All parts use the same draws, so one pass over
+the data serves all of them. Running statistics are those of the checkpoint.
 
-The worst rise is looked for by projected gradient ascent, which ends at a local maximum at best: a lower bound.
+Projected gradient ascent searches for the worst rise. It ends at a local maximum at best, so it gives a lower bound.
 
-What another draw of the samples would change follows, to first order, from each sample's own share: its rise at the
-same point for noise and the worst rise (whose point moves without a change of first order, Danskin); for SAM's step
-also what the sample's gradient moves that point; for the radius the sample's excess over twice its loss, divided by the
-slope there.
+Standard errors over samples follow, to first order, from the contribution of each sample: for noise and the worst rise,
+its rise at the same point (moving the worst point has no effect of first order, Danskin); for SAM's step, also the
+effect of the sample's gradient on that point; for the radius, the sample's loss there minus twice its loss at theta,
+divided by the slope there.
 
 Sources: Foret et al. 2021 (SAM); Kwon et al. 2021 (T, adaptive SAM); Neyshabur et al. 2017 and Jiang et al. 2020 (noise
 in proportion to the weights); Li et al. 2018 (the filter as the unit).
@@ -50,17 +50,17 @@ from landscape.results import Sharpness, inference, quadrature
 from landscape.results.journal import Journal
 
 LIMIT = 2.0
-"""Largest relative size of noise that is tried for the doubling radius: filters are then far smaller than the noise."""
+"""Largest relative size of noise that is tried for the doubling radius: such noise is far larger than the filters."""
 _RUNGS = tuple(LIMIT / 2**j for j in range(16, -1, -1))  # relative sizes at which all parts are evaluated together
 _FIRST_RUNG = _RUNGS.index(LIMIT / 16)
 _USUAL_RUNGS = 3  # are tried
-_HALVINGS = 6  # of the rung's width, before the last stretch is taken to be straight
-_KEPT_BYTES = 2**30  # of directions; what is beyond is drawn again for each part
+_HALVINGS = 6  # of the interval between two rungs, before the loss is interpolated linearly
+_KEPT_BYTES = 2**30  # memory for directions; others are drawn again for each part
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What determines the numbers, apart from the objective."""
+    """The options that determine the numbers; see `sharpness`."""
 
     rho: float
     adaptive: bool
@@ -84,29 +84,29 @@ def sharpness(
     overwrite: bool = False,
     progress: jobs.Progress | None = None,
 ) -> Sharpness:
-    """Measure how far the loss of each part rises around the objective's own weights.
+    """Measure how much the loss of each part rises around the objective's own weights.
 
     Args:
-        objective: model, loss and data in parts. The balls are those of its `params`.
-        rho: Euclidean radius of the ball, 0.05 as in SAM; where `adaptive`, a size relative to each weight, of which
+        objective: model, loss and data in parts. The balls are in the space of its `params`.
+        rho: Euclidean radius of the ball, 0.05 as in SAM; with `adaptive`, a size relative to each weight, for which
             0.5 to 2 is usual.
         adaptive: scale the ball by |theta| entry by entry, so that rescaling the weights of ReLU networks does not
             change the rise.
-        ascent_steps: gradient steps of the search for the largest rise, beyond the first-order one. 20 come near to
-            the largest of a smooth loss; more never find less.
-        sigma: size of the noise, relative to each filter.
-        draws: random directions, for the noise and the doubling radius. 8 show their spread.
+        ascent_steps: gradient steps of the search for the largest rise, after the first-order step. 20 come close to
+            the maximum for a smooth loss; more steps never find a smaller rise.
+        sigma: size of the noise, relative to the norm of each filter.
+        draws: number of random directions for the noise and the doubling radius. 8 show their spread.
         seed: of the directions; the first is that of `directions.random`.
-        out: result file to write; what is finished is kept beside it until it is complete, and a repeated call with
-            the same options takes it up.
+        out: result file to write; finished work is kept beside it until it is complete, and a repeated call with the
+            same options continues from it.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
 
     Returns:
-        The figures of all parts. A loss that is not finite makes the numbers that depend on it nan or inf.
+        The measures of all parts. If a loss is not finite, the numbers that depend on it are nan or inf.
 
     Raises:
-        InputError: an option out of its range, weight decay, or parameters without a filter among them.
+        InputError: an option out of its range, weight decay, or parameters that contain no filter.
         NumericalError: the loss at the checkpoint is not finite.
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
@@ -128,7 +128,7 @@ def _run(objective: Objective, options: Options, journal: Journal | None, progre
     itself = [evaluator.centre]
     centre = evaluate(evaluator, [0], itself.__getitem__, journal=journal, progress=progress, name="centre").loss[0]
     brackets = _brackets(evaluator, draw, options.draws, 2 * centre, journal, progress)
-    del evaluator  # with its inputs, which the parts do not need
+    del evaluator  # and its cached inputs, which the parts do not need
     names = {f"around {name}": p for p, name in enumerate(objective.partition.names)}
 
     def compute(unit: str, report: Callable[[float], None]) -> Sharpness:
@@ -172,7 +172,7 @@ def _run(objective: Objective, options: Options, journal: Journal | None, progre
 
 
 def _costs(objective: Objective, options: Options) -> costs.Known:
-    """Return what the figures take; of the doubling radius as many rungs as are usual."""
+    """Return the cost of the measures, with a typical number of rungs for the doubling radius."""
     n, pieces, batch = pilot.mean_count(objective), len(objective.partition), objective.batch_size
     draw = _drawer(objective, options.seed)
 
@@ -225,14 +225,14 @@ class _Part:
         at = objective.layout.tensors(theta)
         with differentiable_attention(), torch.no_grad():
             found += [wide(objective.losses(at, x, y)) for x, y in objective.batches(self.part)]
-        return torch.cat(found).cpu().numpy()  # read once: the host waits for what it reads
+        return torch.cat(found).cpu().numpy()  # read once: the host waits for each read
 
     def mean(self, each: np.ndarray) -> float:
-        """Return the mean over all samples of what `losses` returned."""
+        """Return the mean of `each`, a result of `losses`, over the samples of all processes."""
         return self.objective.team.total_of(float(each.sum())) / len(self.objective.members[self.part])
 
     def stderr(self, each: np.ndarray) -> float:
-        """Return the standard error of that mean, nan where a value is not finite."""
+        """Return the standard error of that mean; nan if a value is not finite."""
         values = self.objective.team.gathered(torch.from_numpy(np.ascontiguousarray(each))).numpy()
         return inference.stderr(values) if np.isfinite(values).all() else math.nan
 
@@ -263,12 +263,12 @@ class _Rise:
 
 
 def _within_ball(own: _Part, options: Options, report: Callable[[float], None]) -> tuple[_Rise, _Rise]:
-    """Return the first-order and the largest rise found of one part, both nan where its gradient is not finite."""
+    """Return the first-order rise and the largest rise found for one part; nan if its gradient is not finite."""
     theta, objective = own.theta, own.objective
     scale = theta.abs() if options.adaptive else torch.ones_like(theta)
 
     def at(u: Tensor) -> tuple[float, Tensor]:
-        """Return the rise at theta + T u and its gradient by u."""
+        """Return the rise at theta + T u and its gradient with respect to u."""
         loss, g = points.gradient(objective, theta + scale * u, own.part)
         return loss - centre, scale * g
 
@@ -286,7 +286,7 @@ def _within_ball(own: _Part, options: Options, report: Callable[[float], None]) 
         turned = options.rho / length * scale * (moved - (unit @ moved) * unit)
         each = own.losses(theta + options.rho * scale * unit) - begun + own.slopes(turned)
         found = _Rise(first, own.stderr(each))
-    else:  # SAM does not move here; the loss may bend all the same, and any direction leads to where it does.
+    else:  # SAM's step is zero here, but the loss may have curvature: begin in an arbitrary direction
         z = probe(len(theta), seed=options.seed, number=0, distribution="gaussian", stream="ascent").to(theta)
         _, worst, where = _ascend(at, options.rho * z / z.norm(), options, report)
         found = _Rise(0.0, math.nan)
@@ -296,12 +296,12 @@ def _within_ball(own: _Part, options: Options, report: Callable[[float], None]) 
 def _ascend(
     at: Callable[[Tensor], tuple[float, Tensor]], u: Tensor, options: Options, report: Callable[[float], None]
 ) -> tuple[float, float, Tensor | None]:
-    """Return the rise at u, and the largest that is found from there in the ball: at least 0, nan where a rise is nan.
+    """Return the rise at u, the largest rise found from there in the ball (at least 0, or nan), and its position.
 
-    Last where it is; None at the centre.
+    The position is None at the centre.
 
-    Steps grow while they succeed. Long ones turn u into the gradient's direction, as power iteration does, by which the
-    rise of a convex function always grows; where it does not, short ones climb.
+    Steps grow while they succeed. Long steps turn u into the gradient's direction, as in power iteration, which always
+    raises a convex function; if that fails, short steps ascend.
     """
     rise, slope = at(u)
     first, largest, step = rise, max(rise, 0.0), math.nan
@@ -328,7 +328,7 @@ def _ascend(
 
 
 def _drawer(objective: Objective, seed: int) -> Callable[[int], Directions]:
-    """Return a function that makes one of the random directions, each depending on its number and the seed alone."""
+    """Return a function that makes a random direction, which depends only on its number and the seed."""
 
     @lru_cache(maxsize=max(1, _KEPT_BYTES // (8 * objective.layout.size)))
     def draw(number: int) -> Directions:
@@ -342,21 +342,21 @@ def _drawer(objective: Objective, seed: int) -> Callable[[int], Directions]:
 def _under_noise(
     own: _Part, draw: Callable[[int], Directions], options: Options, report: Callable[[float], None]
 ) -> tuple[tuple[float, float], float]:
-    """Return the mean rise under noise of both signs with its standard error over draws, and that over samples."""
+    """Return the mean rise under noise of both signs, and its standard errors over draws and over samples."""
     begun, rises = own.losses(own.theta), []
     for k in range(options.draws):
         report(k / options.draws)
         with np.errstate(invalid="ignore"):
             noisy = (own.losses(draw(k).at(sign * options.sigma).theta) for sign in (1, -1))
             rises.append(sum(noisy) / 2 - begun)
-    with np.errstate(invalid="ignore"):  # of infinite rises the mean is infinite, the error nan
+    with np.errstate(invalid="ignore"):  # the mean of infinite rises is infinite, its error nan
         over_draws = quadrature.mean_and_stderr(np.array([own.mean(rise) for rise in rises]))
         return over_draws, own.stderr(np.mean(rises, axis=0))
 
 
 @dataclass(frozen=True)
 class _Bracket:
-    """Two relative sizes between which a loss reaches a level, with the losses there."""
+    """Two relative sizes between which a loss reaches a level, with the losses at both."""
 
     low: float
     high: float  # inf if the level is not reached, nan if a loss on the way is nan
@@ -375,7 +375,7 @@ def _brackets(
     """Find two neighbouring rungs between which the loss reaches its level, along each direction and for each part.
 
     All parts are evaluated together, on the rungs that some part needs: down until no loss has reached its level, and
-    up until all have. Parts whose level is not positive need none.
+    up until all have. A part with a level that is not positive needs none.
 
     Returns:
         A bracket for each of the K directions and P parts.
@@ -396,7 +396,7 @@ def _brackets(
         return found.loss
 
     lowest = rung = _FIRST_RUNG
-    beyond = ~(fill(rung) < wanted)  # a nan counts: what happens below it is to be known
+    beyond = ~(fill(rung) < wanted)  # a nan counts as reached, so that the rungs below it are evaluated
     settled = beyond
     while lowest > 0 and beyond[:, counted].any():
         lowest -= 1
@@ -423,7 +423,7 @@ def _bracket(sizes: np.ndarray, losses: np.ndarray, wanted: float) -> _Bracket:
 
 @dataclass(frozen=True)
 class _Crossing:
-    """Where the loss reaches a level along a direction."""
+    """The size at which the loss reaches a level along a direction."""
 
     size: float  # relative; inf if it is not reached, nan if a loss on the way is nan
     slope: float  # of the loss there
@@ -448,7 +448,7 @@ def _crossing(own: _Part, direction: Directions, bracket: _Bracket, wanted: floa
 
 
 def _stderr_of_median(own: _Part, crossings: Sequence[_Crossing]) -> float:
-    """Return the standard error over samples of the median radius: that of the middle draw, or of the middle two."""
+    """Return the standard error over samples of the median radius, from the middle draw or the middle two."""
     ordered = sorted(crossings, key=lambda c: c.size)
     middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
     if not middle or any(math.isnan(c.size) for c in ordered) or not all(math.isfinite(c.size) for c in middle):
@@ -459,11 +459,11 @@ def _stderr_of_median(own: _Part, crossings: Sequence[_Crossing]) -> float:
 
 
 def _median(radii: np.ndarray) -> tuple[float, float]:
-    """Return the median and half the interquartile range; inf is a radius beyond the limit, nan an unknown one."""
+    """Return the median and half the interquartile range; a radius is inf beyond the limit, nan if unknown."""
     if np.isnan(radii).any():
         return math.nan, math.nan
-    quarter, three = np.quantile(radii, [0.25, 0.75], method="inverted_cdf")  # those of the sample: inf stays out
-    middle = float(np.median(radii))  # of an even number inf where one of the middle two is
+    quarter, three = np.quantile(radii, [0.25, 0.75], method="inverted_cdf")  # no interpolation, which inf would spoil
+    middle = float(np.median(radii))  # for an even number, inf if one of the middle two is
     spread = float(three - quarter) / 2 if len(radii) > 1 and math.isfinite(three) else math.nan
     return middle, spread
 
@@ -481,11 +481,11 @@ def _check(objective: Objective, options: Options) -> None:
             raise InputError(f"{arg(name)} must be at least {least}, got {number}")
     if objective.weight_decay:
         raise InputError(
-            f"{arg('weight_decay', objective.weight_decay)} is for curvature: rises are those of the data, leave it out"
+            f"{arg('weight_decay', objective.weight_decay)} is for curvature only: leave it out, since rises are those "
+            "of the data's loss"
         )
     if all(len(shape) < 2 for shape in objective.layout.shapes):
         raise InputError(
-            f"{arg('params', objective.source['params'])} takes biases and batch norm only: noise is relative to "
-            "filters, of "
-            "which there is none; choose a weight too"
+            f"{arg('params', objective.source['params'])} selects only biases and batch norm, but noise is relative to "
+            "filters: also select a weight"
         )

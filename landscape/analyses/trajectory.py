@@ -1,9 +1,10 @@
 """Paths of training on a plane, with the surface of every part under them.
 
-The plane goes through an origin, the last checkpoint of the first run unless another is given, along the principal
-components of all checkpoints' differences from it, or through chosen checkpoints as in Figure 1 of the paper: the
-start, an optimum of the tail, an optimum of all. A path in D dimensions is not in its plane: beside each projected
-checkpoint stand its true losses and its distance from the plane, since the contour below it can mislead.
+The plane contains an origin, which is the last checkpoint of the first run unless another is given. It is spanned by
+the principal components of the differences of all checkpoints from the origin, or contains chosen checkpoints as in
+Figure 1 of the paper: the start, an optimum of the tail, an optimum of all. A path in D dimensions does not lie in the
+plane. Each projected checkpoint therefore has its true losses and its distance from the plane: the contour at its
+projection can mislead.
 """
 
 import math
@@ -29,10 +30,10 @@ from landscape.objective.provenance import fingerprint
 from landscape.results import Trajectory
 
 MARGIN = 0.2
-"""What the grid reaches beyond the path, as a fraction of the path's extent along each axis."""
+"""Default extension of the grid beyond the path, as a fraction of the path's extent along each axis."""
 
 Checkpoints = Mapping[str, tuple[Point, float]]
-"""Checkpoints of one run, in order: name -> the point and its epoch, nan where it is unknown."""
+"""Checkpoints of one run, in order: name -> the point and its epoch; nan if the epoch is unknown."""
 
 
 @checked
@@ -54,23 +55,23 @@ def trajectory(
     overwrite: bool = False,
     progress: jobs.Progress | None = None,
 ) -> Trajectory:
-    """Project the checkpoints of one or several runs on one plane, and evaluate the plane under them.
+    """Project the checkpoints of one or several runs onto one plane, and compute the loss surface on this plane.
 
     Args:
         objective: model, loss and data in parts, at the origin of the plane.
         paths: the runs.
-        anchors: one or two checkpoints that the plane goes through beside the origin; None for the principal
-            components of all paths.
-        plane: a plane that is there already, so that runs of several calls are drawn on the same one.
-        n: points of the grid along each axis, which reaches around all checkpoints.
-        margin: what the grid reaches beyond them, as a fraction of their extent.
-        batch_norm: running statistics on the grid, as for `surface.surface`; checkpoints have their own.
+        anchors: one or two checkpoints that the plane contains besides the origin; None means the principal components
+            of all paths.
+        plane: an existing plane, so that runs of several calls are drawn on the same plane.
+        n: points of the grid along each axis; the grid contains all checkpoints.
+        margin: extension of the grid beyond them, as a fraction of their extent.
+        batch_norm: running statistics on the grid, see `surface.surface`; checkpoints use their own.
         training: see `surface.surface`.
         training_samples: see `surface.surface`.
         seed: of the draw of training samples.
         bf16: see `surface.surface`.
         refine: see `surface.surface`.
-        out: result file to write; what is finished is kept beside it until it is complete.
+        out: result file to write; finished work is kept beside it until it is complete.
         overwrite: replace an existing result file.
         progress: called with (done, total, text).
 
@@ -86,7 +87,7 @@ def trajectory(
             f"{arg('n')} must be at least 2 and {arg('margin')} a share, at least 0; got {n} and {margin:g}"
         )
     if plane is not None and anchors:
-        raise InputError("a plane is stored, or goes through checkpoints: not both")
+        raise InputError("a stored plane cannot be combined with checkpoints that the plane contains: give one of them")
     marks = {
         (name if len(paths) == 1 else f"{run}/{name}"): point
         for run, path in paths.items()
@@ -95,7 +96,9 @@ def trajectory(
     if anchors:
         along = directions.towards(objective, list(anchors.values()), list(anchors))
         if len(along.axes) < 2:
-            raise InputError(f"a plane through checkpoints needs two beside the origin: give two {arg('anchors')}")
+            raise InputError(
+                f"a plane through checkpoints needs two of them besides the origin: give two {arg('anchors')}"
+            )
         along = along.orthogonalised()
     else:
         along = plane or directions.principal(objective, list(marks.values()))
@@ -124,14 +127,14 @@ def trajectory(
 
 
 def _around(positions: np.ndarray, n: int, margin: float) -> np.ndarray:
-    """Return n coordinates that reach around positions."""
+    """Return n coordinates whose range contains the positions and the margin."""
     low, high = positions.min(), positions.max()
     beyond = margin * ((high - low) or 1.0)
     return np.linspace(low - beyond, high + beyond, n)
 
 
 def of_runs(found: Sequence[tuple[str, Checkpoints]]) -> dict[str, Checkpoints]:
-    """Join runs under names that differ.
+    """Combine runs under distinct names.
 
     Args:
         found: name and path of each run, in order.

@@ -215,7 +215,7 @@ def test_without_every_the_share_of_the_time_decides(monkeypatch):
     ("options", "match"),
     [
         ({"what": ["lambda"]}, "did you mean lambda_max"),
-        ({"what": []}, "names nothing"),
+        ({"what": []}, "is empty"),
         ({"every": 0}, "every must be at least 1"),
         ({"share": 1.5}, "share of the time between 0 and 1"),
         ({"samples": 1}, "samples must be at least 2"),
@@ -227,7 +227,7 @@ def test_options_out_of_their_range_are_refused(options, match):
 
 
 def test_another_network_or_one_that_is_gone_is_refused():
-    with pytest.raises(InputError, match="not the one that the objective was made of"):
+    with pytest.raises(InputError, match="not the one from which the objective was made"):
         ls.Monitor(objective(network()), model=nn.Linear(4, 3), what=["batch_sharpness"]).measure()
-    with pytest.raises(InputError, match="is gone: pass model"):
+    with pytest.raises(InputError, match="no longer exists: pass model"):
         ls.Monitor(objective(network()), what=["batch_sharpness"]).measure()

@@ -111,5 +111,5 @@ def test_one_checkpoint_is_no_path():
     one = dict([next(iter(path_of(objective, 0).items()))])
     with refused(InputError, 2, 3, 1):
         ls.trajectory(objective, {"run": one})
-    with pytest.raises(InputError, match="needs two beside the origin"):
+    with pytest.raises(InputError, match="needs two of them besides the origin"):
         ls.trajectory(objective, {"run": one}, anchors={"a": one["epoch-0"][0]})
