@@ -1,11 +1,11 @@
-"""What an analysis leaves, and all that needs no torch: the room on which files, figures and tables stand.
+"""The results of analyses, and everything that needs no torch: files, figures and tables are built on this room.
 
-`axes` says how a result declares its arrays, `base` what all results can do; `spectrum`, `surface`, `sharpness`,
-`sensitivity`, `distances`, `gradients`, `features` and `history` are the kinds of results, frozen dataclasses of NumPy
-arrays with named axes and units: the dictionary of the toolkit. `columns` says what their tables show, `stack` puts
-results side by side. `store` and `journal` keep them in HDF5, `disk` writes files and reads what is small, `hdf5` and
-`pickles` read what is not trusted; `quadrature`, `grid`, `mesh`, `gram`, `pool`, `inference` and `regroup` take numbers
-from them; `foreign/` reads and writes other programs' files. It imports no other room. Begin with `axes`, then
+`axes` defines how a result declares its arrays, `base` what all results can do. `spectrum`, `surface`, `sharpness`,
+`sensitivity`, `distances`, `gradients`, `features` and `history` define the kinds of results: frozen dataclasses of
+NumPy arrays with named axes and units. `columns` defines the columns of their tables; `stack` combines several results.
+`store` and `journal` write and read them in HDF5, `disk` writes files and reads small ones, `hdf5` and `pickles` read
+files that are not trusted. `quadrature`, `grid`, `mesh`, `gram`, `pool`, `inference` and `regroup` compute numbers from
+results; `foreign/` reads and writes files of other programs. The room imports no other room. Begin with `axes`, then
 `spectrum`.
 """
 

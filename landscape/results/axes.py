@@ -1,8 +1,8 @@
-"""How a result declares its arrays: each field says its axes and its unit once, in its declaration.
+"""How a result declares its arrays: each field states its axes and its unit once, in its declaration.
 
-Validation, the dimension labels of HDF5 and `landscape info` read them there. Axes are named; fields that share a name
-share that axis' length, and a matrix over pairs of parts has the axis "part" twice. Results join along the axis that
-their class names as `along`.
+Validation, the dimension labels of HDF5 and `landscape info` read the declarations. Axes have names; axes of the same
+name have the same length in all fields, and a matrix over pairs of parts has the axis "part" twice. Results are joined
+along the axis that their class names as `along`.
 """
 
 from collections.abc import Sequence
@@ -17,23 +17,24 @@ from landscape.errors import InputError
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
 Counts: TypeAlias = NDArray[Any]
-"""Whole numbers: integers, or floats where one of them may be unknown, which is nan."""
+"""Whole numbers: integers, or floats if some may be unknown, which is nan."""
 
 T = TypeVar("T", bound=Any)
 
 SECOND = "_2"
-"""What is added to the name of an axis that an array has twice."""
+"""Suffix of the second name of an axis that an array has twice."""
 
 
 def array(*axes: str, unit: str = "", doc: str = "", optional: bool = False, joins: bool = True) -> Any:
     """Declare a field that is an array with named axes.
 
     Args:
-        axes: one name per axis; fields that share a name share that axis' length.
+        axes: one name per axis; axes of the same name have the same length in all fields.
         unit: the unit of the values, empty for pure numbers.
-        doc: one line for the reader of a file.
+        doc: one line of description for the reader of a file.
         optional: the field may be None.
-        joins: False for an optional field that is None where several results are joined, as it is over all of a result.
+        joins: False for an optional field that becomes None when results are joined, because it describes a result as a
+            whole.
 
     Returns:
         A dataclass field with this metadata.
@@ -47,7 +48,7 @@ def scalar(unit: str = "", doc: str = "", **default: Any) -> Any:
 
     Args:
         unit: the unit of the value, empty for pure numbers.
-        doc: one line for the reader of a file.
+        doc: one line of description for the reader of a file.
         default: `default=` or `default_factory=`, as in `dataclasses.field`. A file may lack a field with a `default`.
 
     Returns:
@@ -81,7 +82,7 @@ def check_axes(result: Any) -> None:
 
 
 def distinct(axes: Sequence[str]) -> list[str]:
-    """Return names of axes in which the second axis of a matrix over pairs has one of its own.
+    """Return distinct names of axes: the second axis of a matrix over pairs gets its own name.
 
     Args:
         axes: as declared, such as ("part", "part").
@@ -93,16 +94,16 @@ def distinct(axes: Sequence[str]) -> list[str]:
 
 
 def labels_of(result: Any) -> dict[str, tuple[str, np.ndarray]]:
-    """Return the labels along an axis, where a field holds them.
+    """Return the labels along each axis that a field provides.
 
-    That is a field of strings, of coordinates, or of the axis' own name such as "epoch"; where two values are equal, it
-    tells nothing.
+    Such a field has strings or coordinates, or the name of the axis itself, such as "epoch". It is not used if two of
+    its values are equal.
 
     Args:
         result: an instance of a dataclass whose fields are declared with `array`.
 
     Returns:
-        For an axis the field and its values.
+        For each such axis, the field and its values.
     """
     found: dict[str, tuple[str, np.ndarray]] = {}
     for item in fields(result):
@@ -116,11 +117,11 @@ def labels_of(result: Any) -> dict[str, tuple[str, np.ndarray]]:
 
 
 def concatenate(results: Sequence[T]) -> T:
-    """Join results of one kind along the axis that the kind is made along, such as "part" for a spectrum.
+    """Join results of one kind along the axis `along` of the kind, such as "part" for a spectrum.
 
-    Axes that differ in length (steps, trace probes) are filled up with nan at their end; for integers, where nan
-    does not exist, a difference in length is an error. Scalars, and arrays without the axis, must agree; the provenance
-    is the first one's.
+    Other axes that differ in length (steps, trace probes) are padded with nan at their end; for integers, which have no
+    nan, a difference in length is an error. Scalars and arrays without the axis must be equal. The provenance is that
+    of the first result.
 
     Args:
         results: at least one result, all of one kind.
@@ -129,15 +130,15 @@ def concatenate(results: Sequence[T]) -> T:
         One result with all the parts, in order.
 
     Raises:
-        InputError: no results, different kinds, values that disagree, or an array over pairs, whose other half is in
-            none of the results.
+        InputError: no results, different kinds, values that disagree, or an array over pairs of parts, because no
+            result has the pairs of parts from different results.
     """
     if not results:
         raise InputError("nothing to join: there are no results")
     first = results[0]
     for other in results:
         if type(other) is not type(first):
-            raise InputError(f"a {first.kind} and a {other.kind} do not join: give results of one kind")
+            raise InputError(f"a {first.kind} and a {other.kind} cannot be joined: give results of one kind")
     joined: dict[str, Any] = {}
     for item in fields(first):
         values = [getattr(r, item.name) for r in results]
@@ -166,7 +167,7 @@ def concatenate(results: Sequence[T]) -> T:
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.shape == b.shape and bool(np.all((a == b) | ((a != a) & (b != b))))
-    return bool(a == b or (a != a and b != b))  # nan, the one value that differs from itself
+    return bool(a == b or (a != a and b != b))  # true for nan, which is not equal to itself
 
 
 def _padded(values: list[np.ndarray], name: str) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""What all results have in common: parts by their names, a table in notebooks, and frames and data sets for others."""
+"""What all results have in common: access by part, a table in notebooks, conversion to pandas and xarray."""
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MOST_ROWS = 6
-"""Rows of the table in a `repr`; of more parts the first and the last are shown."""
+"""Rows of the table in a `repr`; if there are more parts, the first and the last are shown."""
 MOST_HTML_ROWS = 60
 
 
@@ -66,17 +66,17 @@ class Result:
         """Return the result of one part, or of several.
 
         Args:
-            part: a name, or names in the order wanted.
+            part: a name, or a list of names in the desired order.
 
         Returns:
-            The same numbers of these parts alone.
+            A result with these parts only.
 
         Raises:
-            InputError: there is no such part, or none is named.
+            InputError: there is no such part, or the list is empty.
         """
         chosen = [self.index(name) for name in ([part] if isinstance(part, str) else part)]
         if not chosen:
-            raise InputError("no part is named: give a name, or several")
+            raise InputError("no part is named: give the name of a part, or a list of names")
         changes: dict[str, Any] = {}
         for item in fields(self):
             axes, value = item.metadata["axes"] or (), getattr(self, item.name)
@@ -91,7 +91,7 @@ class Result:
         return replace(self, **self._chosen(chosen, changes))
 
     def _chosen(self, chosen: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:
-        """Return the changes that a choice of parts makes; for kinds whose values are positions of parts."""
+        """Return fields that change with a choice of parts; kinds with fields of part positions override it."""
         return changes
 
     def __iter__(self) -> Iterator[str]:
@@ -127,13 +127,13 @@ class Result:
         """Return the numbers as a pandas data frame.
 
         Args:
-            long: a row for each number: its field, where it is along each of the field's axes (by name, where there
-                are names), its value. Otherwise a row for each part, and a column for each field that has one number
-                a part.
+            long: make a row for each number, with its field, its position along each axis (by name if there are
+                names), and its value. Otherwise make a row for each part, with a column for each field that has one
+                number per part.
 
         Returns:
-            The frame; the wide one is indexed by part, and that of a series by checkpoint too. Arrays over parameters,
-            probes and steps stay in the result.
+            The frame. The wide frame is indexed by part, and for a series also by checkpoint. Arrays over parameters,
+            probes and steps are left out.
         """
         import pandas as pd  # a second, which only this needs
 
@@ -146,8 +146,8 @@ class Result:
     def to_xarray(self) -> "xr.Dataset":
         """Return all arrays as an xarray data set: dimensions are the axes, names along them are coordinates.
 
-        The second axis of a matrix over pairs has a "_2" behind its name. Units and descriptions are attributes of the
-        variables; the scalars and the provenance are those of the data set.
+        The name of the second axis of a matrix over pairs ends in "_2". Units and descriptions are attributes of the
+        variables; scalars and the provenance are attributes of the data set.
 
         Returns:
             The data set.
@@ -160,15 +160,15 @@ class Result:
         return interop.to_xarray(self)
 
     def log(self, writer: Any, step: int | None = None) -> None:
-        """Log the numbers of the result's table, part by part, where a training is watched.
+        """Log the numbers of the result's table, for each part, with a client that tracks a training.
 
         Args:
             writer: a `SummaryWriter` of TensorBoard, a run of wandb or trackio (or their modules), the module mlflow,
-                or a logger of Lightning. It is made and closed by the caller.
-            step: of the training, at which the numbers are shown; a series has its own, epochs or steps.
+                or a logger of Lightning. The caller makes and closes it.
+            step: step of the training for these numbers; a series has its own epochs or steps.
 
         Raises:
-            InputError: something else than such a writer, a result without finite numbers of parts, or no step.
+            InputError: the writer is of another kind, the result has no finite numbers of parts, or no step is given.
         """
         from landscape.results import logged
 

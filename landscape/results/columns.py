@@ -1,8 +1,8 @@
-"""What tables of parts show: the columns of each kind of result, said once.
+"""The columns of the tables of each kind of result, defined once.
 
-The table that a command prints, that of a notebook, the cells of `landscape compare` and the summary of a report are
-all made of the columns in `TABLES`. A new column is one entry here. Of results over several checkpoints or epochs the
-last one counts.
+The table that a command prints, the table of a notebook, the cells of `landscape compare` and the summary of a report
+are all made from the columns in `TABLES`. A new column is one entry here. For results over several checkpoints or
+epochs, tables show the last one.
 """
 
 import math
@@ -39,7 +39,7 @@ class Column:
     key: str = ""  # columns of one key are one in the summary; else that of the field
 
     def __post_init__(self) -> None:
-        """Refuse numbers made of several fields that would pass under the name and the meaning of one of them.
+        """Refuse numbers made of several fields without a name and a description of their own.
 
         Raises:
             ValueError: `values` without `key` or `doc`.
@@ -49,11 +49,11 @@ class Column:
 
     @property
     def name(self) -> str:
-        """What the number is called where its head would not do: the field, or what is made of several."""
+        """The name of the number in files and logs: its field, or the key of a number made of several fields."""
         return (self.key if self.values else "") or self.field
 
     def heading(self, *results: Any) -> str:
-        """What stands above the column in a table of these results."""
+        """The heading of the column in a table of these results."""
         details = {self.detail(result) for result in results} if self.detail else set()
         has_error = self.error and self.cell is None and any(self._errors(result) is not None for result in results)
         error = f" ± {self.of_error}" if has_error or (self.values and self.error) else ""
@@ -61,7 +61,7 @@ class Column:
         return self.head + (f" {details.pop()}" if len(details) == 1 else "") + unit + error
 
     def of(self, result: Any) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """Return the numbers of all parts and their errors; None where the result does not have them."""
+        """Return the numbers of all parts and their errors; None if the result does not have them."""
         if self.values is not None:
             return self.values(result)
         if getattr(result, self.field) is None:
@@ -75,7 +75,7 @@ class Column:
         return found
 
     def text(self, result: Any, part: int) -> str:
-        """Return what stands in the cell of a part, by its position."""
+        """Return the text of the cell of a part, given the part's position."""
         if self.cell is not None:
             return self.cell(result, part)
         found = self.of(result)
@@ -121,18 +121,18 @@ def table(result: Any) -> tuple[list[str], list[list[str]]]:
 
 
 def compared(results: Sequence[Any]) -> list[Column]:
-    """Return the columns in which results of one kind are compared: those that one of them has."""
+    """Return the columns in which results of one kind are compared: those that at least one of them has."""
     return [c for c in of_kind(results[0]) if c.compared and any(c.of(result) for result in results)]
 
 
 def fields_of(kind: str) -> list[str]:
-    """Name the fields of a kind's columns, with those of their errors and of their certainty."""
+    """Name the fields of a kind's columns, with the fields of their errors and of their convergence."""
     names = [name for c in TABLES[kind] for name in (c.field, c.error, c.sure) if name and not c.values]
     return list(dict.fromkeys(names))
 
 
 def derived(result: Any) -> dict[str, np.ndarray]:
-    """Return the numbers of all parts that columns make of several fields, and their errors, by name."""
+    """Return the numbers that columns compute from several fields, for all parts, and their errors, by name."""
     found: dict[str, np.ndarray] = {}
     for column in of_kind(result):
         made = column.of(result) if column.values and (not column.when or column.when(result)) else None
@@ -155,14 +155,14 @@ def of_kind(result: Any) -> Sequence[Column]:
 
 
 def numbers(result: Any) -> list[tuple[Column, np.ndarray, np.ndarray | None]]:
-    """Return the columns of a result's own table that hold measures, with the numbers and the errors of all parts."""
+    """Return the columns of a result's own table with numbers, and the numbers and errors of all parts."""
     chosen = [c for c in of_kind(result) if c.table and not c.cell and c.form != "count"]
     found = [(c, c.of(result)) for c in chosen if not c.when or c.when(result)]
     return [(column, *values) for column, values in found if values is not None]
 
 
 def last(result: Any) -> Any:
-    """Return a result as tables show it: of a series along training the last checkpoint."""
+    """Return the result that tables show: the last checkpoint of a series, or the result itself."""
     return getattr(result, "last", result)
 
 
@@ -173,7 +173,7 @@ def _last(values: np.ndarray) -> np.ndarray:
 
 
 def _ways(distances: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return how far each part's convergence point is from the start, mean and standard deviation over the runs."""
+    """Return the distance of each part's convergence point from the start, mean and standard deviation over runs."""
     ways = np.full((len(distances.runs), len(distances.parts)), np.nan)
     for p, part in enumerate(distances.parts):
         if part in distances.points:
@@ -198,7 +198,7 @@ def _accuracy_there(sensitivity: Any) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _conflicts(gradients: Any, part: int) -> str:
-    """Return how often the part's gradient points away from those of others: of batches, or of the other parts."""
+    """Return how often the part's gradient has a negative cosine with others, over batches or over the other parts."""
     others = np.delete(gradients.conflict[-1, part], part)
     known = others[~np.isnan(others)]
     if not known.size:
@@ -221,7 +221,7 @@ _CENTRE = Column(head="loss at the centre", field="centre_loss", compared=True, 
 _CENTRE_ACCURACY = Column(head="accuracy", field="centre_accuracy", form="percent", summary="accuracy", key="accuracy")
 _COMPARED_LOSS = Column(head="loss", field="loss", compared=True, summary="loss")
 EXACT = (LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY)
-"""Columns of numbers that are what they are over the samples, without an estimate."""
+"""Columns of numbers that are exact over the samples, not estimates."""
 
 _SURFACE = (
     TRAINED,

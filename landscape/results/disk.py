@@ -1,12 +1,13 @@
-"""Files of any kind: read within bounds, written whole or not at all.
+"""Reading and writing files of any kind: reads have size limits, and a write is complete or has no effect.
 
-One rule holds for every file that is read, whoever made it. What it claims to hold (numbers of an array, pixels of an
-image, entries of a pickle, labels) is compared with what its bytes can hold and with a budget of memory BEFORE memory
-is taken: `claim`. Text is UTF-8, with or without a byte-order mark: `read_text`, `read_json`, `read_toml`.
+One rule holds for every file that is read, whoever made it. The size that it claims (numbers of an array, pixels of an
+image, entries of a pickle, labels) is compared with the size that its bytes allow and with a memory budget BEFORE
+memory is allocated: `claim`. Text is UTF-8, with or without a byte-order mark: `read_text`, `read_json`, `read_toml`.
 
-A file is never changed in place: it is written aside, synced and renamed, so that a reader, a kill or a full disk meets
-the old file or the new one. The process that writes holds a lock on the unfinished file, which the system releases when
-the process ends: an unfinished file without a lock was left by a killed process, and the next writer removes it.
+A file is never changed in place. It is written beside its final path, synced and renamed, so that after a kill or on a
+full disk there is either the old file or the new one. The writing process holds a lock on the unfinished file, which
+the system releases when the process ends. An unfinished file without a lock therefore comes from a killed process, and
+the next writer removes it.
 """
 
 import errno
@@ -28,19 +29,19 @@ from landscape.errors import LandscapeError, StoreError, arg
 log = logging.getLogger(__name__)
 
 ASIDE = ".landscape-"
-"""How the names of unfinished files begin."""
+"""Prefix of the names of unfinished files."""
 
 SMALL = 2**26
-"""Bytes that any file may claim."""
+"""Bytes that any file may claim, whatever its own size."""
 
 RATIO = 100
-"""How many times its own bytes a file may claim beyond that; deflate shrinks real numbers and images far less."""
+"""A larger file may claim this many times its own bytes; deflate compresses real numbers and images far less."""
 
 _DEEPEST = 64  # levels of JSON and TOML; Python's own readers and printers end at some hundreds
 
 
 class ClaimError(ValueError):
-    """A file claims more data than it can hold, or than fits into memory."""
+    """A file claims more data than its bytes allow, or than fits into memory."""
 
 
 def memory() -> int:
@@ -54,11 +55,11 @@ def claim(n_bytes: int, what: str, *, held: int | None = None, ratio: int = RATI
     """Check a size that a file claims, before memory is taken for it.
 
     Args:
-        n_bytes: what is claimed.
-        what: for the message, such as "its array loss".
-        held: bytes that the file has for it; None where these say nothing.
-        ratio: how many times its bytes something may be large, beyond `SMALL`; 1 where nothing is compressed.
-        budget: the largest size; None is half of `memory()`.
+        n_bytes: the claimed size.
+        what: description for the message, such as "its array loss".
+        held: bytes that the file has for it; None if these do not limit the size.
+        ratio: the largest ratio of the claimed size to `held`, beyond `SMALL`; 1 if nothing is compressed.
+        budget: the largest size; None means half of `memory()`.
 
     Raises:
         ClaimError: the size is too large.
@@ -78,15 +79,15 @@ def _size(n_bytes: int) -> str:
 
 
 def check_name(name: str, what: str, error: type[LandscapeError]) -> None:
-    """Refuse a name that no text file and no HDF5 file can hold, before anything is computed for it.
+    """Refuse a name that cannot be stored in a text or HDF5 file, before anything is computed for it.
 
     Args:
         name: such as that of a group of classes.
-        what: for the message, such as "the name of a part".
-        error: what to raise.
+        what: description for the message, such as "the name of a part".
+        error: class of the error.
 
     Raises:
-        LandscapeError: `error`, where the name holds NUL or half a surrogate pair.
+        LandscapeError: `error`, if the name contains NUL or half a surrogate pair.
     """
     if "\0" in name or any("\ud800" <= c <= "\udfff" for c in name):
         raise error(f"{what} {name!a:.60} holds NUL or half a surrogate pair, which HDF5 text cannot: rename it")
@@ -110,7 +111,7 @@ def read_text(path: str | Path, error: type[LandscapeError]) -> str:
     """
     try:
         with open(path, "rb") as file:
-            claim(os.fstat(file.fileno()).st_size, "the file", budget=memory() // 8)  # text becomes lists and objects
+            claim(os.fstat(file.fileno()).st_size, "the file", budget=memory() // 8)  # parsed text needs more memory
             content = file.read()
     except ValueError as cause:  # a claim, or NUL in the path
         raise error(f"{path!s:.200} cannot be read: {cause}".replace("\0", "\\0")) from cause
@@ -127,7 +128,7 @@ def read_text(path: str | Path, error: type[LandscapeError]) -> str:
 
 
 def read_json(path: str | Path, error: type[LandscapeError]) -> Any:
-    """Read a JSON file in which no name stands twice.
+    """Read a JSON file in which no name occurs twice in an object.
 
     Args:
         path: the file.
@@ -147,7 +148,7 @@ def read_json(path: str | Path, error: type[LandscapeError]) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Return the content of JSON text; ValueError where it is none, a name stands twice, or it is nested too deep."""
+    """Return the content of JSON text; ValueError if it is invalid, repeats a name, or is nested too deeply."""
     return _parsed(lambda: json.loads(text, object_pairs_hook=_distinct))
 
 
@@ -203,7 +204,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def writing(path: Path) -> Generator[None, None, None]:
-    """Turn an OSError inside the block into a StoreError that says which file, why, and what to do."""
+    """Turn an OSError inside the block into a StoreError that names the file, the cause and the remedy."""
     try:
         yield
     except OSError as error:
@@ -218,13 +219,13 @@ def refuse_taken(path: Path, *, overwrite: bool, signature: bytes | None = None)
 
     Args:
         path: the file.
-        overwrite: a file that is there may be replaced, if it is of the kind that is to be written.
-        signature: how files of that kind begin, b"" for text; None does not look.
+        overwrite: an existing file may be replaced if it is of the same kind as the new one.
+        signature: the first bytes of files of that kind, b"" for text; None does not check the kind.
 
     Raises:
-        StoreError: there is a file and no leave to replace it, a file of another kind (a slip must not cost
-            a checkpoint), or something that is not a file.
-        OSError: what the system says, as of links in a loop.
+        StoreError: the file exists and may not be replaced; it is of another kind (a typing error must not delete a
+            checkpoint); or the path is not a file.
+        OSError: an error of the system, such as for links in a loop.
     """
     try:
         os.stat(path)
@@ -247,12 +248,12 @@ def write_aside(path: Path, fill: Callable[[BinaryIO], object], *, aside: Path |
 
     Args:
         path: the file.
-        fill: writes the content to the binary file that it is given.
-        aside: where the unfinished file lies, on the file system of `path`; None is beside it.
+        fill: writes the content to the binary file that is its argument.
+        aside: path of the unfinished file, on the file system of `path`; None means beside it.
 
     Raises:
-        StoreError: there is something that is not a file.
-        OSError: what the system says.
+        StoreError: the path is not a file.
+        OSError: an error of the system.
     """
     refuse_taken(path, overwrite=True)
     path = Path(os.path.realpath(path))
@@ -261,12 +262,12 @@ def write_aside(path: Path, fill: Callable[[BinaryIO], object], *, aside: Path |
     unfinished = folder / f"{ASIDE}{secrets.token_hex(8)}.tmp"
     try:
         with open(unfinished, "x+b") as file:
-            with suppress(OSError):  # some network file systems have no locks; there, what a kill leaves stays
+            with suppress(OSError):  # without locks, as on some network file systems, files of killed processes remain
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fill(file)
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave the new name without the new content
-            os.replace(unfinished, path)  # still locked, so that nobody takes it for abandoned
+            os.replace(unfinished, path)  # still locked, so that no process considers it abandoned
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
@@ -274,25 +275,25 @@ def write_aside(path: Path, fill: Callable[[BinaryIO], object], *, aside: Path |
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove the unfinished files that killed processes have left in a folder; those in work are kept.
+    """Remove the unfinished files of killed processes from a folder; files that are being written are kept.
 
     Args:
-        folder: where to look, if it exists.
+        folder: the folder; it need not exist.
     """
     for path in folder.glob(f"{ASIDE}*.tmp"):
         with suppress(OSError), open(path, "r+b") as file:  # NFS locks only what is open for writing
-            if os.fstat(file.fileno()).st_size:  # an empty one may have been made this moment, and not be locked yet
+            if os.fstat(file.fileno()).st_size:  # an empty one may be new, and not be locked yet
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
 
 
 def _sync_name(path: Path) -> None:
-    """Sync the folder of a file that is whole and has its name; where that fails, the file is there all the same."""
+    """Sync the folder of a complete file under its final name; if that fails, the file exists nevertheless."""
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot sync a folder: they have no firmer promise than the rename.
+        # Some network file systems cannot sync a folder: the rename is the strongest guarantee that they have.
         if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
             cause = os.strerror(error.errno) if error.errno else error
             log.warning("%s is written, but a power cut may undo it: its folder cannot be synced: %s", path, cause)

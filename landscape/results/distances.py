@@ -1,4 +1,4 @@
-"""Where parts of the data converge, and how far apart these points are."""
+"""The points to which parts of the data converge, and their distances."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,17 +11,17 @@ from landscape.results.base import Result
 class Distances(Result):
     """Distances of the parts' convergence points in each of several runs, and the losses of all parts at each point.
 
-    Points are the convergence points of the parts (the parameters at which a part is served best), then other models
-    such as the final one. Distances are over the parameters named in `parameters`.
+    Points are the convergence points of the parts (the parameters that are best for a part), then other models such as
+    the final one. Distances are over the parameters that `parameters` describes.
     """
 
     kind: ClassVar[str] = "distances"
     version: ClassVar[int] = 2  # since 2: errors of barriers over samples
     along: ClassVar[str] = "run"
 
-    runs: tuple[str, ...] = array("run", doc="names of the runs, alike but for their seed")
+    runs: tuple[str, ...] = array("run", doc="names of the runs, which differ only in their seed")
     points: tuple[str, ...] = array("point", doc="names of the points")
-    parts: tuple[str, ...] = array("part", doc="names of the parts that losses are of")
+    parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
 
@@ -39,7 +39,7 @@ class Distances(Result):
         "point",
         "part",
         unit="loss",
-        doc="largest rise of the loss above the line between its ends, on the segment of two points; nan if not asked",
+        doc="largest rise of the loss above the line between its values at the two points; nan without barriers",
     )
     barrier_stderr: Floats | None = array(
         "run", "point", "point", "part", unit="loss", doc="standard error of the barrier over samples", optional=True
@@ -53,7 +53,7 @@ class Distances(Result):
         optional=True,
     )
     norm: Floats = array("run", "point", doc="Euclidean length of the point's displacement from the start")
-    point_epoch: Floats = array("run", "point", unit="epochs", doc="mean epoch that the point is of; nan unknown")
+    point_epoch: Floats = array("run", "point", unit="epochs", doc="mean epoch of the point; nan if unknown")
     loss: Floats = array("run", "point", "part", unit="loss", doc="loss of the part at the point")
     accuracy: Floats | None = array(
         "run", "point", "part", doc="accuracy of the part at the point; absent without classes", optional=True
@@ -64,4 +64,4 @@ class Distances(Result):
 
     source: str = scalar(doc="memory bank or fine-tuning")
     parameters: str = scalar(doc="which parameters distances are over")
-    size: int = scalar(unit="parameters", doc="how many they are")
+    size: int = scalar(unit="parameters", doc="number of these parameters")

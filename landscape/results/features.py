@@ -21,10 +21,11 @@ WITH_ERRORS = (
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Features(Result):
-    """How well the features of each class stand apart, at one or several checkpoints; geometry of the class means.
+    """How well the features separate each class, at one or several checkpoints, and the geometry of the class means.
 
-    mu_c is the mean feature of class c, mu the mean of these over the classes, of equal weight however many samples
-    they have. nan where a class has no samples, and as the variance and quality of a class that has one.
+    mu_c is the mean feature of class c. mu is the mean of mu_c over the classes, with equal weights whatever their
+    numbers of samples. Values are nan for a class without samples; the variance and the quality are nan for a class
+    with one sample.
     """
 
     kind: ClassVar[str] = "features"
@@ -32,7 +33,7 @@ class Features(Result):
     along: ClassVar[str] = "point"
 
     points: tuple[str, ...] = array("point", doc="names of the checkpoints")
-    epoch: Floats = array("point", unit="epochs", doc="their epochs; nan where a checkpoint does not say")
+    epoch: Floats = array("point", unit="epochs", doc="their epochs; nan if a checkpoint does not store it")
     parts: tuple[str, ...] = array("part", doc="names of the classes")
     n_samples: Counts = array("part", unit="samples", doc="samples of the class")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the class")
@@ -118,11 +119,11 @@ class Features(Result):
 
     @property
     def title(self) -> str:
-        """Of which checkpoint, and what Q is."""
+        """The checkpoint, the number of features and the definition of Q."""
         return f"{self.where(-1)}, {self.n_features:,} features, Q = Dis - {self.beta:g} log Var"
 
     def _chosen(self, chosen: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:
-        """Number the nearest class among those that are chosen; -1 where it is none of them."""
+        """Renumber the nearest class among the chosen ones; -1 if it is not chosen."""
         places = np.full(len(self.parts) + 1, -1)
         places[list(chosen)] = np.arange(len(chosen))
         return changes | {"nearest": places[changes["nearest"]]}

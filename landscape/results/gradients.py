@@ -1,4 +1,4 @@
-"""Gradients of parts, against the whole and against each other."""
+"""Gradients of parts, compared with the whole gradient and with each other."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,11 +11,11 @@ from landscape.results.base import Result
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Gradients(Result):
-    """Gradients of every part's loss at one or several checkpoints, against the whole and each other.
+    """Gradients of every part's loss at one or several checkpoints, compared with the whole gradient and each other.
 
     With g_p the gradient of part p's mean loss and g that of all samples in parts: h_p = g_p - (<g_p, g> / |g|^2) g.
-    Exact over the data, or means over batches as training saw them, of those that have the part; then every number has
-    its standard error over batches.
+    Gradients are exact over the data, or means over random batches; a batch without samples of a part does not count
+    for the part. Numbers over batches have a standard error over batches.
     """
 
     kind: ClassVar[str] = "gradients"
@@ -23,7 +23,7 @@ class Gradients(Result):
     along: ClassVar[str] = "point"
 
     points: tuple[str, ...] = array("point", doc="names of the checkpoints")
-    epoch: Floats = array("point", unit="epochs", doc="their epochs; nan where a checkpoint does not say")
+    epoch: Floats = array("point", unit="epochs", doc="their epochs; nan if a checkpoint does not store it")
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
@@ -115,6 +115,6 @@ class Gradients(Result):
 
     @property
     def title(self) -> str:
-        """Of which checkpoint, by how many parameters, and over what."""
+        """The checkpoint, the number of parameters and the kind of average."""
         how = f"means over batches of {self.batch_size:,}" if self.batch_size else "exact"
         return f"{self.where(-1)}, gradients by {self.size:,} parameters, {how}; |g| = {self.whole_norm[-1]:.4g}"

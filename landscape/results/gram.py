@@ -1,8 +1,8 @@
-"""What follows from inner products of rows: eigenvalues, curvature by sample, and any re-weighting of the samples.
+"""What follows from inner products of rows: eigenvalues, curvature of each sample, and any re-weighting of the samples.
 
 The rows a_j of curvature/rows.py belong to n samples, and G = sum_j sign_j w_s(j) a_j a_j^T for weights w of the
-samples. With the products a_i . a_j at hand, other weights (a sub-sample, a bootstrap draw, all but a fold) are an
-eigenvalue problem of as many rows as have a weight.
+samples. Given the products a_i . a_j, other weights (a sub-sample, a bootstrap draw, all samples but a fold) need only
+an eigenvalue problem whose size is the number of rows with a weight.
 """
 
 from collections.abc import Generator
@@ -13,12 +13,12 @@ from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
 
 _DENSE = 256
-"""Rows up to which all of a matrix is reduced for its largest eigenvalue; beyond, Lanczos is faster."""
+"""Up to this number of rows a full eigenvalue solver finds the largest eigenvalue; for more rows, Lanczos is faster."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Eigen:
-    """Eigenvalues of sum_j sign_j w_j a_j a_j^T other than the zeros beyond its rank."""
+    """Eigenvalues of sum_j sign_j w_j a_j a_j^T, without the zeros beyond its rank."""
 
     values: np.ndarray  # (m,) descending
     combinations: np.ndarray  # (m, m) column r: coefficients of sum_j c_jr a_j, the unit eigenvector of value r
@@ -43,12 +43,12 @@ class Gram:
             weights: (n,), not negative.
 
         Returns:
-            As many eigenvalues as rows, descending. Combinations are zero for eigenvalues that are rounding.
+            One eigenvalue per row, descending. The combination is zero for an eigenvalue that is only rounding.
         """
         roots = np.sqrt(weights)[self.sample]
         kappa, basis = np.linalg.eigh(roots[:, None] * self.products * roots)
         kappa, basis = np.maximum(kappa[::-1], 0), basis[:, ::-1]
-        # Rows that depend on each other leave eigenvalues of K that are rounding; their vectors are not to be had.
+        # Linearly dependent rows give eigenvalues of K that are only rounding; these have no meaningful vectors.
         sure = kappa > len(kappa) * np.finfo(np.float64).eps * kappa.max(initial=0)
         inverse = np.divide(1, np.sqrt(kappa), out=np.zeros_like(kappa), where=sure)
         values, turned = kappa, basis * inverse
@@ -59,7 +59,7 @@ class Gram:
         return Eigen(values=values, combinations=roots[:, None] * turned)
 
     def top(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return the largest eigenvalue for weights of the samples, and its vector.
+        """Return the largest eigenvalue for weights of the samples, and its eigenvector.
 
         Args:
             weights: (n,), not negative.
@@ -94,17 +94,17 @@ class Gram:
         last = len(own) - 1
         if last < _DENSE:
             found = eigh(weighted, eigvals_only=True, subset_by_index=[last, last], check_finite=False)
-        else:  # from a start that is the same each time
+        else:  # the same starting vector each time
             found = eigsh(weighted, k=1, which="LA", v0=np.sqrt(weighted.diagonal()), return_eigenvectors=False)
         return max(0.0, float(found[0]))
 
     @property
     def traces(self) -> np.ndarray:
-        """The trace of each sample's kept rows, (n,)."""
+        """The trace of each sample's stored rows, (n,)."""
         return np.bincount(self.sample, self.sign * self.products.diagonal(), minlength=self.n)
 
     def with_weight(self, weights: np.ndarray) -> np.ndarray:
-        """Return the positions of the rows whose sample has a weight."""
+        """Return the positions of the rows of samples with a weight."""
         return np.flatnonzero(weights[self.sample] > 0)
 
     def curvatures(self, combination: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ class Gram:
         return np.bincount(self.sample, self.sign * along**2, minlength=self.n)
 
     def restricted(self, rows: np.ndarray) -> "Gram":
-        """Return the products of some of the rows; the samples stay."""
+        """Return the products of some of the rows; the samples do not change."""
         products = self.products[np.ix_(rows, rows)]
         return Gram(products=products, sign=self.sign[rows], sample=self.sample[rows], n=self.n)
 
@@ -131,12 +131,12 @@ class Gram:
 
         Args:
             weights: (n,) of the samples.
-            folds: how many; with fewer samples, one in each.
+            folds: number of folds; with fewer samples, each fold has one sample.
             seed: of the division.
-            groups: (n,) samples that must share a fold, as draws of the same image must; None for none.
+            groups: (n,) samples of the same group get the same fold, as draws of the same image must; None for none.
 
         Yields:
-            Positions of a fold's samples, and the combination of rows that is the sharpest direction of the others;
+            Positions of a fold's samples, and the combination of rows that is the sharpest direction of all others;
             nothing for fewer than two samples.
         """
         different, group = np.unique(np.arange(self.n) if groups is None else groups, return_inverse=True)
@@ -151,8 +151,8 @@ class Gram:
     ) -> np.ndarray:
         """Return each sample's curvature along the sharpest direction of the other folds' samples.
 
-        That direction knows nothing of the sample, so that the expectation of the mean is at most the class's own
-        lambda_max, as that of the largest eigenvalue of any samples is at least.
+        That direction is independent of the sample, so the expectation of the mean is at most lambda_max of the class.
+        (The expectation of the largest eigenvalue of samples is at least lambda_max of the class.)
 
         Args:
             weights: as for `folds`.

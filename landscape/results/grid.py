@@ -1,9 +1,9 @@
-"""From the losses on a line or a grid to what a reader asks: lowest point, radii, rises and barrier.
+"""From the losses on a line or a grid to numbers: lowest point, radii, rises and barrier.
 
-Between points the loss is taken to be linear, along a line and within the triangles of a grid (mesh.py). A triangle
-with a corner that is not finite is a hole and is not bridged. For a smooth loss this errs by the order of the squared
-step; around a minimum that is more than the loss itself within the first step, so what would have to be read off there
-is nan.
+Between points the loss is interpolated linearly, along a line and within the triangles of a grid (mesh.py). A triangle
+with a corner that is not finite is a hole and is not interpolated. For a smooth loss the error is of the order of the
+squared step. Near a minimum, within the first step, that is more than the loss itself, so numbers that would depend on
+it are nan.
 """
 
 import math
@@ -21,11 +21,11 @@ __all__ = ["Grid", "barrier", "barrier_stderr", "doubling_radius", "lowest", "su
 
 
 def lowest(grid: Grid, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the lowest point of each part. Of several points of the same loss, take the nearest to the centre.
+    """Find the lowest point of each part; among points of equal loss, the nearest to the centre.
 
     Args:
-        grid: where the points are.
-        loss: (P, ny, nx); values that are not finite do not count.
+        grid: coordinates of the points.
+        loss: (P, ny, nx); values that are not finite are ignored.
 
     Returns:
         The loss (P,) and its coordinates (P, A); nan for a part without a finite value.
@@ -45,16 +45,15 @@ def doubling_radius(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray) -> np
     """Return the smallest distance from the centre at which each part's loss reaches twice the centre's.
 
     Args:
-        grid: where the points are.
+        grid: coordinates of the points.
         loss: (P, ny, nx).
         centre_loss: (P,) at the checkpoint itself.
 
     Returns:
-        Euclidean distances (P,). inf where twice the centre's loss is not reached on the grid. nan where that is
-        unknown: where it is exceeded next to the centre already, so that the grid is too coarse to tell; where a
-        computed point that is nan lies nearer; where it is not defined, as the centre's loss is not positive and
-        finite; where the grid does not hold the centre or has no other point; and where units are
-        unknown.
+        Euclidean distances (P,). inf if no point of the grid reaches twice the centre's loss. nan if the distance is
+        unknown: if the points next to the centre already exceed it, so that the grid is too coarse; if a computed point
+        that is nan is nearer; if the centre's loss is not positive and finite; if the grid does not contain the centre
+        or has no other point; or if units are unknown.
     """
     radii = np.full(len(loss), np.nan)
     corners = grid.euclidean(grid.vertices)
@@ -73,21 +72,21 @@ def doubling_radius(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray) -> np
 
 
 def worst_rise(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray, radius: float) -> np.ndarray:
-    """Return how far the loss of each part rises above the centre's within a distance, in the plane.
+    """Return how much the loss of each part rises above the centre's within a distance, in the plane.
 
-    The largest value is looked for at the points within the distance and where the edges between points cross it; it
-    is a lower bound of SAM's worst case, which is over all directions.
+    Candidates for the largest value are the points within the distance and the points at which edges cross the circle.
+    The result is a lower bound of SAM's worst case, which is over all directions.
 
     Args:
-        grid: where the points are.
+        grid: coordinates of the points.
         loss: (P, ny, nx).
-        centre_loss: (P,) at the checkpoint itself, whose rise is 0.
-        radius: Euclidean distance, nan if none is asked for; what of the disc lies beyond the grid is not looked at.
+        centre_loss: (P,) at the checkpoint itself; its rise is 0.
+        radius: Euclidean distance, or nan for none; parts of the disc outside the grid are not searched.
 
     Returns:
-        Rises (P,), at least 0; inf where a loss within is. nan where the points next to the centre are not all within
-        the distance, so that the grid is too coarse to tell; where a computed value within, or the centre's, is nan;
-        and where the grid does not hold the centre, or units or radius are unknown.
+        Rises (P,), at least 0; inf if a loss within the distance is inf. nan if not all points next to the centre are
+        within the distance, so that the grid is too coarse; if a computed value within, or the centre's, is nan; or if
+        the grid does not contain the centre, or units or radius are unknown.
     """
     corners = grid.euclidean(grid.vertices)
     distance = np.linalg.norm(corners, axis=1)
@@ -98,7 +97,7 @@ def worst_rise(grid: Grid, loss: np.ndarray, centre_loss: np.ndarray, radius: fl
     largest = values[:, inside].max(axis=1, initial=-np.inf)
     edges = grid.edges
     for share, (a, b) in _on_circle(corners[edges[:, 0]], corners[edges[:, 1]], edges, radius):
-        with np.errstate(invalid="ignore"):  # of an infinite loss, which the next line leaves out
+        with np.errstate(invalid="ignore"):  # from an infinite loss; the next line leaves it out
             between = (1 - share) * values[:, a] + share * values[:, b]
         between = np.where(np.isfinite(values[:, a]) & np.isfinite(values[:, b]), between, -np.inf)
         largest = np.maximum(largest, between.max(axis=1, initial=-np.inf))
@@ -110,12 +109,12 @@ def interpolate(grid: Grid, values: np.ndarray, positions: np.ndarray) -> np.nda
     """Interpolate linearly within the triangles of the computed points.
 
     Args:
-        grid: where the points are; not on a line.
-        values: (P, V) at its vertices; what is not finite is a hole.
+        grid: coordinates of the points, which must span a plane.
+        values: (P, V) at its vertices; values that are not finite are holes.
         positions: (N, 2) coordinates.
 
     Returns:
-        (P, N), nan outside the triangles and in those with a corner that is not finite, unless it has no weight.
+        (P, N); nan outside the triangles, and in triangles with a corner that is not finite and has a weight.
     """
     finite = np.isfinite(values)
     both = np.concatenate([np.where(finite, values, 0.0), finite])
@@ -127,16 +126,16 @@ def interpolate(grid: Grid, values: np.ndarray, positions: np.ndarray) -> np.nda
 
 
 def filled(grid: Grid, values: np.ndarray, centre: np.ndarray, *, cubic: bool = True) -> np.ndarray:
-    """Return values at all points of a grid, interpolated where none was computed.
+    """Return values at all points of a grid, interpolated at points that were not computed.
 
     Args:
-        grid: where the points are; the computed ones not on a line.
+        grid: coordinates of the points; the computed points must span a plane.
         values: (P, ny, nx).
         centre: (P,) at the checkpoint itself.
-        cubic: interpolate by `mesh.smooth` where none of a part's values is negative, otherwise linearly.
+        cubic: interpolate by `mesh.smooth` if no value of the part is negative, otherwise linearly.
 
     Returns:
-        (P, ny, nx), nan where values are not finite, in the triangles around these, and beyond the computed points.
+        (P, ny, nx); nan where values are not finite, in the triangles around these, and outside the computed points.
     """
     found = np.where(np.isfinite(values), values, np.nan)
     rows, columns = np.nonzero(~grid.computed)
@@ -166,15 +165,15 @@ def barrier(t: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
         max over t in [0, 1] of L(t) - ((1 - t) L(0) + t L(1))
 
-    0 and 1 are points of the line or are interpolated; to recompute it for a group, give it the group's loss: a
-    barrier is not an average of barriers.
+    The values at 0 and 1 are points of the line or are interpolated. To compute the barrier of a group, pass the loss
+    of the group: it is not an average of barriers.
 
     Args:
-        t: (n,) coordinates of the points that were computed, in any order; 0 is one model, 1 the other.
+        t: (n,) coordinates of the computed points, in any order; 0 is one model, 1 the other.
         loss: (P, n).
 
     Returns:
-        Barriers (P,), at least 0; nan if the line does not reach from 0 to 1, or holds a nan between.
+        Barriers (P,), at least 0; nan if the line does not extend from 0 to 1, or has a nan in between.
 
     Source: Frankle et al. 2020, "Linear mode connectivity and the lottery ticket hypothesis".
     """
@@ -194,8 +193,8 @@ def barrier(t: np.ndarray, loss: np.ndarray) -> np.ndarray:
 def barrier_stderr(t: np.ndarray, loss: np.ndarray, stderr: np.ndarray) -> np.ndarray:
     """Return upper bounds of the standard errors of barriers over samples.
 
-    The errors at 0, 1 and the highest point between add up where they go together, and are less than their sum else. It
-    is that of the rise at this point: a largest rise of few samples is too large on average.
+    The errors at 0, at 1 and at the highest point add up if they are fully correlated, and otherwise their sum is an
+    upper bound. This is the error of the rise at this point; the largest rise of few samples is too large on average.
 
     Args:
         t: as for `barrier`.
@@ -241,20 +240,20 @@ def summary(
     """Return the fields of a surface that follow from its losses, by their names in `results.Surface`.
 
     Args:
-        grid: where the points are.
+        grid: coordinates of the points.
         parts: names of the P parts.
         loss: (P, ny, nx), nan where not computed.
         centre_loss: (P,) at the checkpoint itself.
-        radius: Euclidean radius of `worst_rise`; None takes the smallest that the grid can tell of, its `reach`.
-        batch_norm: what was done with running statistics, for the verdict.
+        radius: Euclidean radius of `worst_rise`; None means the smallest one that the grid resolves, its `reach`.
+        batch_norm: name of the policy for running statistics, for the verdict.
         loss_stderr: (P, ny, nx) standard errors of the losses; None where these are unknown.
         marks: names of the M marks.
         mark_loss: (M, P) at the marks themselves.
         mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
         between: the line goes from one checkpoint at 0 to another at 1, and has a barrier.
-        n_classes: C, whose log is the cross-entropy of guessing; None if unknown, or if the loss is another.
-        augmented: whether the data was augmented; None if unknown.
-        variance_invalid: (ny, nx), true where a running variance is below zero or not finite; None if unknown.
+        n_classes: C; log C is the cross-entropy of a uniform guess. None if unknown or for another loss.
+        augmented: whether the data were augmented; None if unknown.
+        variance_invalid: (ny, nx), true where a running variance is negative or not finite; None if unknown.
 
     Returns:
         `lowest_loss`, `lowest_position`, `doubling_radius`, `worst_rise`, `barrier`, `barrier_stderr`, `radius` and
@@ -302,7 +301,7 @@ def summary(
 def _level_segments(
     corners: np.ndarray, values: np.ndarray, simplices: np.ndarray, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the pieces of the level line, (S, 2) each; on a line of points a piece is one point."""
+    """Return the ends of the segments of the level line, (S, 2) each; on a line of points a segment is one point."""
     above = (values >= level)[simplices]
     simplices = simplices[above.any(axis=1) & ~above.all(axis=1)]
     simplices = simplices[np.isfinite(values[simplices]).all(axis=1)]
@@ -314,7 +313,7 @@ def _level_segments(
     points = (1 - share) * corners[a] + share * corners[b]
     if simplices.shape[1] == 2:
         return points, points
-    return points[::2], points[1::2]  # two of a triangle's three edges are crossed, and stand side by side
+    return points[::2], points[1::2]  # two of a triangle's three edges are crossed; they are neighbours in the list
 
 
 def _distance_of_segments(start: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -328,7 +327,7 @@ def _distance_of_segments(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 def _on_circle(
     start: np.ndarray, end: np.ndarray, edges: np.ndarray, radius: float
 ) -> list[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
-    """Return, for both roots, how far along its edge each crossing of the circle lies, and the edge's two vertices."""
+    """Return, for both roots, the position of each crossing of the circle along its edge, and the edge's vertices."""
     step = end - start
     a, b, c = (step**2).sum(axis=1), (start * step).sum(axis=1), (start**2).sum(axis=1) - radius**2
     crossing = (a > 0) & (b**2 >= a * c)

@@ -1,6 +1,6 @@
-"""Groups of classes that have names: head and tail; many, medium and few. They go by numbers of training samples.
+"""Named groups of classes: head and tail; many, medium and few. They depend on numbers of training samples.
 
-The partition of samples (data/partition.py) and results that are joined afterwards (regroup.py) take their groups here.
+The partition of samples (data/partition.py) and the joining of results (regroup.py) use the groups of this module.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,16 +14,16 @@ Groups = dict[str, np.ndarray]
 """Names of groups, and the classes of each in ascending order."""
 
 MANY, FEW, ENDS = 100, 20, 1
-"""What `Thresholds` are where nobody says otherwise: of Liu et al. 2019, and of the paper's Figure 9."""
+"""Default `Thresholds`: those of Liu et al. 2019, and of the paper's Figure 9."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Where one group ends and the next begins."""
+    """The boundaries between groups."""
 
     many: int = MANY  # "many" classes have more training samples than this
     few: int = FEW  # "few" classes have fewer training samples than this
-    ends: int = ENDS  # classes in each end of "head-tail"
+    ends: int = ENDS  # number of classes at each end of "head-tail"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Grouping:
 
     groups: tuple[str, ...]
     make: Callable[[np.ndarray, Thresholds], Groups]
-    """(training samples of each class (C,), thresholds) -> groups; without those that no class is in."""
+    """(training samples of each class (C,), thresholds) -> groups, without empty ones."""
 
 
 def head_tail(train_counts: np.ndarray, thresholds: Thresholds) -> Groups:
@@ -43,7 +43,7 @@ def head_tail(train_counts: np.ndarray, thresholds: Thresholds) -> Groups:
         thresholds: `ends` is used.
 
     Returns:
-        The groups head and tail; of classes with equal counts the lower label is nearer the head.
+        The groups head and tail; among classes with equal counts, lower labels are nearer to the head.
 
     Raises:
         InputError: the two ends would overlap.
@@ -59,11 +59,11 @@ def many_medium_few(train_counts: np.ndarray, thresholds: Thresholds) -> Groups:
     """Group classes by their number of training samples: more than `many`, `few` to `many`, fewer than `few`.
 
     Args:
-        train_counts: (C,) training samples of each class, of the training split whichever split is analysed.
+        train_counts: (C,) samples of each class in the training split, even if another split is analysed.
         thresholds: `many` and `few` are used.
 
     Returns:
-        Those of the groups many, medium and few that have classes.
+        The groups many, medium and few, without empty ones.
 
     Raises:
         InputError: `few` is larger than `many` + 1, so that a class could be in both.
@@ -72,7 +72,7 @@ def many_medium_few(train_counts: np.ndarray, thresholds: Thresholds) -> Groups:
     """
     many, few = thresholds.many, thresholds.few
     if few > many + 1:
-        raise InputError(f"few ({few}) must not exceed many + 1 ({many + 1})")
+        raise InputError(f"few ({few}) must be at most many + 1 ({many + 1})")
     counts = np.asarray(train_counts)
     found = {"many": counts > many, "medium": (counts <= many) & (counts >= few), "few": counts < few}
     return {name: np.flatnonzero(inside) for name, inside in found.items() if inside.any()}
@@ -84,4 +84,4 @@ GROUPINGS: Mapping[str, Grouping] = {
 }
 
 NAMES = ("all", "class", *GROUPINGS)
-"""Names of all divisions: the whole, single classes, and groups of classes. A mapping or a JSON file makes others."""
+"""Names of all divisions: all data, single classes, and groups of classes. A mapping or a JSON file defines others."""

@@ -1,8 +1,8 @@
-"""HDF5 files opened for reading, with nothing taken on trust.
+"""Reading HDF5 files that are not trusted.
 
-An HDF5 file may claim arrays that it does not hold (chunks never written, or compressed to nothing), repeat one long
-text a million times by reference, and take bytes from other files of the reader's machine (external storage, external
-links, virtual datasets). Sizes go through `disk.claim` before they are read; what points out of the file is refused.
+An HDF5 file may claim arrays that it does not contain (chunks never written, or compressed to almost nothing), repeat
+one long text a million times by reference, and refer to other files of the reader's machine (external storage, external
+links, virtual datasets). `disk.claim` checks sizes before data are read; references to other files are refused.
 """
 
 import math
@@ -18,14 +18,14 @@ from landscape.errors import StoreError, one_line
 from landscape.results import disk
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-"""How HDF5 files begin."""
+"""The first bytes of HDF5 files."""
 
-_BLOCK = 64  # texts that are read at once
+_BLOCK = 64  # number of texts that are read at a time
 
 
 @contextmanager
 def opened(path: Path) -> Generator[h5py.File, None, None]:
-    """Return a context with the root of a file, in which whatever h5py raises becomes a StoreError with the path."""
+    """Return a context with the root of a file; inside, errors of h5py become a StoreError with the path."""
     with _file(path) as file:
         try:
             if file.read(len(SIGNATURE)) != SIGNATURE:
@@ -34,7 +34,7 @@ def opened(path: Path) -> Generator[h5py.File, None, None]:
                 yield root
         except disk.ClaimError as error:
             raise StoreError(f"{path}: {error}") from None
-        # What h5py raises on damaged files.
+        # Errors of h5py on damaged files.
         except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
             raise StoreError(f"{path} is damaged ({one_line(error)}): get or compute it again") from error
 
@@ -49,7 +49,7 @@ def _file(path: Path) -> BinaryIO:
 
 
 def attribute(place: Any, name: str) -> Any:
-    """Return the attribute of a group if it is there and is one value, or else None."""
+    """Return an attribute of a group if it exists and is a single value, else None."""
     if name not in place.attrs or place.attrs.get_id(name).shape != ():
         return None
     value = place.attrs[name]
@@ -68,8 +68,8 @@ def numbers(group: Any, name: str, path: Path) -> np.ndarray:
         The array, as it is stored.
 
     Raises:
-        StoreError: it is no such array, or it points to another file.
-        ClaimError: it claims more than the file can hold.
+        StoreError: it is no array of numbers, or refers to another file.
+        ClaimError: it claims more data than the file can contain.
     """
     data = _dataset(group, name, path)
     if data.dtype.kind not in "biuf":

@@ -1,4 +1,4 @@
-"""How a training went, epoch by epoch."""
+"""The history of a training, epoch by epoch."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,18 +10,18 @@ from landscape.results.axes import Counts, Floats, array, scalar
 from landscape.results.base import Result
 
 LITTLE = 0.01
-"""Share of the gradient below which GKP's pull is said to be small."""
+"""If GKP's pull is always below this share of the gradient, a message says that GKP did little."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class History(Result):
-    """How a training went, a row for each finished epoch; nan where an epoch did not measure something.
+    """The history of a training, with a row for each finished epoch; nan if an epoch did not measure a quantity.
 
-    Feature quality is that of the network with batch norm's statistics measured anew, as the memory bank keeps it.
+    Feature quality is that of the network with re-estimated batch-norm statistics, as in the memory bank.
 
-    `train_loss` and `train_accuracy` are summed over the epoch's steps: each sample was seen by the weights of its own
-    step, augmented and in training mode. All else belongs to the weights at the end of the epoch, in eval mode and
-    without augmentation.
+    `train_loss` and `train_accuracy` are sums over the steps of the epoch: each sample was evaluated with the weights
+    of its own step, augmented and in training mode. All other numbers are computed with the weights at the end of the
+    epoch, in eval mode and without augmentation.
     """
 
     kind: ClassVar[str] = "history"
@@ -65,7 +65,7 @@ class History(Result):
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """Parts of GSA and GKP that did nothing in this run, a sentence each; a run without groups has none."""
+        """Sentences about components of GSA and GKP that had no effect in this run; none for a run without groups."""
         recipe = self.provenance.get("recipe", {})
         gsa, gkp = recipe.get("sharpness") == "gsa", bool(recipe.get("gkp"))
         if not (gsa or gkp) or self.n_groups is None or not len(self.n_groups):

@@ -1,12 +1,12 @@
-"""What another draw of the samples would change: standard errors, intervals, and tests at equal numbers of samples.
+"""Uncertainty over samples: standard errors, intervals, and tests at equal numbers of samples.
 
-A number of a part is a weighted sum over its samples, sum_i w_i y_i. Where m samples were drawn, sample i c_i times,
-each draw has the value x = m w_i y_i / c_i, the number is the mean of these, and they are independent (Hansen and
-Hurwitz 1943). Where all samples of a part count alike, w_i = 1/n and c_i = 1, x is y.
+A number of a part is a weighted sum over its samples, sum_i w_i y_i. If m samples were drawn, sample i c_i times, each
+draw has the value x = m w_i y_i / c_i; the number is the mean of these independent values (Hansen and Hurwitz 1943). If
+all samples of a part have equal weight, w_i = 1/n and c_i = 1, x is y.
 
-The values of a fitted network are skewed: few samples hold most of the curvature. Which interval holds then was
-measured (docs/uncertainty.md): bootstrap-t for means; for lambda_max, which is biased upwards, the bracket of the
-cross-fitted and the plug-in value, each widened by its own error. Percentiles of bootstrap draws do not hold for it.
+The values of a fitted network are skewed: few samples have most of the curvature. docs/uncertainty.md reports which
+intervals have the stated coverage: bootstrap-t for means; for lambda_max, which is biased upwards, the bracket of the
+cross-fitted and the plug-in value, each widened by its own error. Bootstrap percentiles fail for lambda_max.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,19 +18,19 @@ from scipy.special import stdtrit
 from landscape.errors import InputError
 
 LEAST = 25
-"""Samples below which no interval is given: for a fitted class none that was tried holds at 90 % what it promises."""
+"""With fewer samples no interval is given: for a fitted class, none that was tried has its stated coverage of 90 %."""
 
 POWERS = (1.5, 2.0, 3.0)
-"""True ratios for which the power of a test is stated."""
+"""True ratios for which the power of a test is computed."""
 
 
 def draws(values: np.ndarray, weights: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
-    """Return the value of each draw, whose mean is the weighted sum of the values.
+    """Return the value of each draw; the mean of these is the weighted sum of the values.
 
     Args:
-        values: y, (n,) of the different samples.
+        values: y, (n,) of the distinct samples.
         weights: w, (n,).
-        counts: c, (n,), how often each was drawn; None for once.
+        counts: c, (n,), number of times that each was drawn; None means once.
 
     Returns:
         x, (m,), with m the sum of the counts.
@@ -41,7 +41,7 @@ def draws(values: np.ndarray, weights: np.ndarray, counts: np.ndarray | None = N
 
 
 def stderr(x: np.ndarray) -> float:
-    """Return the standard error of a mean of independent values; nan for one, whose spread is not known."""
+    """Return the standard error of a mean of independent values; nan for one value, because its spread is unknown."""
     return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
 
 
@@ -53,7 +53,8 @@ def ratio(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         y: (m,), with a positive mean.
 
     Returns:
-        Ratio and standard error, by linearisation: that of the mean of (x - r y) / mean(y). nan where y is zero.
+        Ratio and standard error; by linearisation, the error is that of the mean of (x - r y) / mean(y). nan if the
+        mean of y is zero.
     """
     below = float(y.mean())
     if not below > 0:
@@ -67,9 +68,9 @@ def interval(x: np.ndarray, *, level: float = 0.9, repetitions: int = 2000, seed
 
     Args:
         x: (m,).
-        level: how often it is to hold.
-        repetitions: bootstrap draws.
-        seed: of these.
+        level: coverage of the interval.
+        repetitions: number of bootstrap draws.
+        seed: of the draws.
 
     Returns:
         Lower and upper end; nan for fewer than `LEAST` values.
@@ -83,7 +84,7 @@ def interval(x: np.ndarray, *, level: float = 0.9, repetitions: int = 2000, seed
         return float(x.mean()), float(x.mean())
     again = x[np.random.default_rng(seed).integers(len(x), size=(repetitions, len(x)))]
     errors = again.std(axis=1, ddof=1) / np.sqrt(len(x))
-    # A draw of one value alone has no error: it stands for a deviation beyond all others.
+    # A draw that repeats a single value has no error: it counts as a deviation larger than all others.
     off = again.mean(axis=1) - x.mean()
     t = np.divide(off, errors, out=np.where(off < 0, -np.inf, np.inf), where=errors > 0)
     low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], method="higher")
@@ -93,15 +94,15 @@ def interval(x: np.ndarray, *, level: float = 0.9, repetitions: int = 2000, seed
 def bracket(
     value: float, error: float, crossfit: float, crossfit_error: float, n: int, *, level: float = 0.9
 ) -> tuple[float, float]:
-    """Return an interval for a class's lambda_max, from below by the cross-fitted value and from above by the plug-in.
+    """Return an interval for a class's lambda_max, between the cross-fitted and the plug-in value.
 
     Args:
-        value: lambda_max of the samples; its expectation is at least the class's.
-        error: its standard error over samples.
-        crossfit: curvature on held-out samples; its expectation is at most the class's lambda_max.
-        crossfit_error: its standard error over samples.
-        n: samples.
-        level: how often it is to hold.
+        value: lambda_max of the samples; its expectation is at least that of the class.
+        error: standard error of `value` over samples.
+        crossfit: curvature on held-out samples; its expectation is at most lambda_max of the class.
+        crossfit_error: standard error of `crossfit` over samples.
+        n: number of samples.
+        level: coverage of the interval.
 
     Returns:
         Lower end, at least 0, and upper end, each widened by Student's t times its error; nan for fewer than `LEAST`
@@ -115,7 +116,7 @@ def bracket(
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
-    """A part's number beside those of as many samples drawn from it and another part together."""
+    """A part's number, compared with numbers of equally many samples drawn from it and another part together."""
 
     value: float  # of the smaller part
     low: float  # 5 % quantile of the pool's draws
@@ -123,7 +124,7 @@ class Matched:
     high: float  # 95 % quantile
     p: float  # two-sided
     resolution: float  # the smallest p that this many draws can give
-    power: tuple[float, ...]  # how often true ratios of `POWERS` are found at the level
+    power: tuple[float, ...]  # probability of rejection at the level, for true ratios of `POWERS`
 
 
 def matched(
@@ -136,19 +137,19 @@ def matched(
     repetitions: int = 1000,
     seed: int = 0,
 ) -> list[Matched]:
-    """Test a part's numbers against draws of as many samples from the pool of two parts.
+    """Test a part's numbers against draws of equally many samples from the pool of two parts.
 
-    Drawn from the larger part alone, the test would take its own scatter for none and reject too often, unless that
-    part is some 20 times larger.
+    With draws from the larger part alone, the test would ignore the scatter of the smaller part and reject too often,
+    unless the larger part is about 20 times larger.
 
     Args:
-        statistic: weights of the pool's samples, (n,), that add up to 1 -> the numbers, (k,).
+        statistic: weights of the pool's samples, (n,), that sum to 1 -> the numbers, (k,).
         values: the smaller part's numbers, (k,).
-        size: samples of the smaller part.
-        pool: (n,) chances of being drawn, that add up to 1; equal ones are drawn without replacement.
-        level: at which the power is stated.
-        repetitions: draws, the same for all numbers.
-        seed: of these.
+        size: number of samples of the smaller part.
+        pool: (n,) drawing probabilities that sum to 1; if they are equal, draws are without replacement.
+        level: significance level for the power.
+        repetitions: number of draws, the same for all numbers.
+        seed: of the draws.
 
     Returns:
         The comparison of each number.
@@ -161,16 +162,16 @@ def matched(
 
 
 def drawn(pool: np.ndarray, size: int, repetitions: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw samples from a pool, again and again.
+    """Draw samples from a pool repeatedly.
 
     Args:
-        pool: (n,) chances that add up to 1; equal ones are drawn without replacement.
-        size: samples of a draw.
-        repetitions: draws.
-        seed: of these.
+        pool: (n,) drawing probabilities that sum to 1; if they are equal, draws are without replacement.
+        size: number of samples per draw.
+        repetitions: number of draws.
+        seed: of the draws.
 
     Yields:
-        Weights of the pool's samples, (n,), that add up to 1.
+        Weights of the pool's samples, (n,), that sum to 1.
 
     Raises:
         InputError: the pool has fewer samples than are to be drawn.
@@ -186,7 +187,7 @@ def drawn(pool: np.ndarray, size: int, repetitions: int, seed: int) -> Iterator[
 
 
 def _beside(value: float, null: np.ndarray, level: float) -> Matched:
-    """Compare a number with what draws of the pool gave, (R,)."""
+    """Compare a number with the numbers of draws from the pool, (R,)."""
     tail = min((null >= value).sum(), (null <= value).sum())
     low, high = np.quantile(null, [level / 2, 1 - level / 2])
     found = np.quantile(null, [0.05, 0.5, 0.95])
@@ -208,7 +209,7 @@ def adjusted(p: np.ndarray) -> np.ndarray:
         p: (k,); nan for a test that was not made.
 
     Returns:
-        (k,): below 0.05 for any true null hypothesis in at most 5 % of cases.
+        (k,); the probability that any of the true null hypotheses gets a value below 0.05 is at most 5 %.
 
     Source: Holm 1979.
     """

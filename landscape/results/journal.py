@@ -1,4 +1,4 @@
-"""The journal of an unfinished run: what is finished is kept, so that only the rest is computed again."""
+"""The journal of an unfinished run: finished work is stored, so that a repeated run computes only the rest."""
 
 import hashlib
 import json
@@ -20,18 +20,17 @@ _WORK = "work-*.bin"
 
 
 class Journal:
-    """The finished units of a run whose result is not complete: a folder OUT.partial beside the file OUT.
+    """The finished units of a run with an incomplete result: a folder OUT.partial beside the file OUT.
 
-    It holds `run.json`, the fingerprint of the run, and one result file for each finished unit; of units in work there
-    may be files that `work` names, which go when the unit is finished. It begins with
-    `open`; a `with` block lets go of the folder at its end and leaves it for the next attempt; `finish` turns it
-    into OUT.
+    It contains `run.json`, the fingerprint of the run, and one result file for each finished unit. Unfinished units may
+    have files that `work` names; they are removed when the unit is finished. `open` creates the folder; the end of a
+    `with` block releases it and keeps it for the next attempt; `finish` replaces it by OUT.
     """
 
     def __init__(self, out: Path, lock: filelock.BaseFileLock | None) -> None:
         self.out = out
         self.folder = _folder(out)
-        self._lock = lock  # None on a rank that is not the owner, for a piece of the run, and after `close`
+        self._lock = lock  # None on ranks that do not own the folder, for a piece of the run, and after `close`
         self._replaces = False
         self._piece = ""
 
@@ -41,16 +40,17 @@ class Journal:
     ) -> "Journal":
         """Begin a run, or continue it if its journal was begun with the same fingerprint.
 
-        What could keep OUT from being written is found out here, before anything is computed. A journal that was
-        begun with `overwrite` remembers this leave: to continue it, `overwrite` is left out.
+        Problems that would prevent writing OUT are found here, before anything is computed. A journal that was begun
+        with `overwrite` stores this permission: to continue it, leave `overwrite` out.
 
         Args:
-            out: the file that the result will go to.
-            fingerprint: everything that changes the numbers, as JSON can hold it; not device or batch size. A key
-                that is a Python name is named in errors as an argument.
-            overwrite: begin anew, whatever the journal holds, and replace OUT when the new result is complete.
-            owner: this process holds the folder against others. Of several ranks one is the owner and opens
-                first; the others join with `owner=False`, where `overwrite` has no effect.
+            out: the file of the final result.
+            fingerprint: everything that changes the numbers, as JSON values; not the device or the batch size. Errors
+                name a key that is a Python name as an argument.
+            overwrite: begin from the start, whatever the journal contains, and replace OUT when the new result is
+                complete.
+            owner: this process locks the folder. With several ranks, one is the owner and opens first; the others join
+                with `owner=False`, for which `overwrite` has no effect.
 
         Returns:
             The open journal.
@@ -84,10 +84,10 @@ class Journal:
         """Return a journal of one piece of the run, such as a checkpoint of several, in the same folder.
 
         Args:
-            piece: any string that tells the piece from the others.
+            piece: any string that is unique among the pieces.
 
         Returns:
-            A journal with units of its own; to finish or close it does nothing, as the whole run's journal does that.
+            A journal with its own units. Its `finish` and `close` do nothing: the journal of the whole run does that.
         """
         journal = Journal(self.out, None)
         journal._piece = f"{_digest(self._piece + piece)[:16]}-"
@@ -99,7 +99,7 @@ class Journal:
         if begun is None and in_work and not overwrite:
             begun = _read_run(self.folder)
             if json.dumps(begun["fingerprint"]) != json.dumps(fingerprint):
-                begun = None  # nothing is finished: another run may begin here
+                begun = None  # nothing is finished, so another run may begin here
         self._replaces = overwrite or (begun is not None and begun["replaces"])
         disk.refuse_taken(self.out, overwrite=self._replaces, signature=hdf5.SIGNATURE)
         if begun is not None:
@@ -121,7 +121,7 @@ class Journal:
         """Name the finished units.
 
         Returns:
-            The units whose files can be read to their end; a damaged file counts as none.
+            The units with a complete file; damaged files are ignored.
         """
         finished = set()
         for path in self._unit_files():
@@ -141,11 +141,11 @@ class Journal:
         return self._path(unit).exists()
 
     def write(self, unit: str, result: Result) -> None:
-        """Keep the result of a finished unit.
+        """Store the result of a finished unit.
 
         Args:
-            unit: any string that tells the unit from the others, with slashes if need be.
-            result: what the unit adds to the whole.
+            unit: any string that is unique among the units; it may contain slashes.
+            result: the unit's contribution to the whole result.
 
         Raises:
             StoreError: it cannot be written.
@@ -157,25 +157,25 @@ class Journal:
             self.work(unit).unlink(missing_ok=True)
 
     def work(self, unit: str) -> Path:
-        """Return a file for what a unit in work keeps; it is gone when the unit is written.
+        """Return the path of a file for intermediate values of a unit; `write` removes it.
 
         Args:
             unit: any string.
 
         Returns:
-            The path; nobody has made the file.
+            The path; the file need not exist.
         """
         return self.folder / _WORK.replace("*", self._path(unit).stem.partition("-")[2])
 
     def in_work(self) -> bool:
-        """Say whether a unit that is not finished keeps something."""
+        """Say whether an unfinished unit has stored intermediate values."""
         return any(self.folder.glob(_WORK))
 
     def read(self, unit: str) -> Result:
         """Read the result of a finished unit.
 
         Args:
-            unit: the string that it was written under.
+            unit: the string with which it was written.
 
         Returns:
             The result that was written.
@@ -191,7 +191,7 @@ class Journal:
         """Join the results of finished units.
 
         Args:
-            units: at least one finished unit, in the order that their parts shall have.
+            units: at least one finished unit, in the order of the parts of the result.
 
         Returns:
             One result with the parts of all.
@@ -203,7 +203,7 @@ class Journal:
         return concatenate([self.read(unit) for unit in units])
 
     def finish(self, result: Result) -> None:
-        """Write the whole result to OUT, then remove the journal; a rank that is not the owner only closes.
+        """Write the whole result to OUT, then remove the journal; a rank that does not own it only closes.
 
         Args:
             result: the complete result.
@@ -222,10 +222,10 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Unlock the folder; remove it if it holds neither a finished unit nor one in work."""
+        """Unlock the folder; remove it if it contains neither a finished nor an unfinished unit."""
         if self._lock is None:
             return
-        with suppress(OSError):  # nothing of value is at stake: what cannot be removed is left lying
+        with suppress(OSError):  # files that cannot be removed stay: nothing of value is lost
             self._clear("owner")
             if not self._unit_files() and not self.in_work():
                 for pattern in ("run.json", f"{disk.ASIDE}*", "lock"):
@@ -241,7 +241,7 @@ class Journal:
         self.close()
 
     def _path(self, unit: str) -> Path:
-        # Names of classes hold slashes or differ in case only: a digest is a safe name on every file system.
+        # Class names may contain slashes or differ only in case: a digest is a safe name on every file system.
         return self.folder / _UNITS.replace("*", self._piece + _digest(unit)[:32])
 
     def _unit_files(self) -> list[Path]:

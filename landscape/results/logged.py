@@ -1,7 +1,7 @@
-"""The numbers of a result for those who watch a training: TensorBoard, Weights & Biases, MLflow, trackio.
+"""Log the numbers of a result with a tracking client: TensorBoard, Weights & Biases, MLflow, trackio.
 
-Nothing is imported here. A writer is made by its own package, and known by the method that it takes numbers by; so it
-works offline, with tags and projects, as its package says.
+Nothing is imported here. The user makes the writer with its own package; it is recognised by its method for numbers.
+So offline mode, tags and projects work as in that package.
 """
 
 import math
@@ -16,10 +16,10 @@ _UNKNOWN_TO_MLFLOW = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 def numbers(result: Any) -> dict[str, float]:
-    """Return what is logged: the numbers of the result's own table, those that are finite.
+    """Return the numbers to log: the finite numbers of the result's own table.
 
     Args:
-        result: of any kind. Of results over several checkpoints or epochs the last one counts.
+        result: of any kind; for several checkpoints or epochs, the last one is used.
 
     Returns:
         Numbers by "kind/field/part", such as "spectrum/lambda_max/truck", and their errors by "kind/field_error/part".
@@ -34,7 +34,7 @@ def numbers(result: Any) -> dict[str, float]:
 
 
 def log(result: Any, writer: Any, step: int | None) -> None:
-    """Give numbers to a writer; see `Result.log`."""
+    """Log numbers with a writer; see `Result.log`."""
     if isinstance(result, Series):
         if step is not None:
             raise InputError(f"each checkpoint of a series has a step of its own: leave {arg('step')} out")
@@ -65,7 +65,7 @@ def _give(found: Mapping[str, float], writer: Any, step: int) -> None:
 
 
 def _named_plainly(found: Mapping[str, float]) -> dict[str, float]:
-    """Return numbers under names of letters, digits and _-./: alone, which is what MLflow takes."""
+    """Return the numbers under names that consist only of letters, digits and _-./: as MLflow requires."""
     plain = {_UNKNOWN_TO_MLFLOW.sub("_", name): value for name, value in found.items()}
     if len(plain) < len(found):
         raise InputError("names of parts differ in signs only that MLflow does not take: rename the parts")

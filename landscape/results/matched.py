@@ -1,8 +1,8 @@
-"""Parts of different size compared at equal numbers of samples, and models by the images that both saw.
+"""Compare parts of different size at equal numbers of samples, and models on the images that they have in common.
 
-A number of few samples scatters, and lambda_max is too large for its size alone, by up to several times its value. The
-pooled test asks what as many samples as the smaller part has, drawn from both parts together, would give. lambda_max
-is that of the Gauss-Newton or Fisher matrix, from the rows that the file keeps of both parts.
+Numbers from few samples scatter, and lambda_max of few samples is biased upwards, by up to several times its value. The
+pooled test compares the number of the smaller part with numbers of equally many samples drawn from both parts together.
+lambda_max is that of the Gauss-Newton or Fisher matrix, from the rows that the file stores for both parts.
 """
 
 from dataclasses import dataclass
@@ -17,48 +17,48 @@ from landscape.results.pool import Pool, pool
 from landscape.results.spectrum import Spectrum
 
 NUMBERS = ("trace", "trace per uncertainty", "lambda_max", "lambda_max per uncertainty")
-"""What is compared, by names of the fields below; the latter two where there are rows."""
+"""The compared numbers; those of lambda_max need rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
-    """One number of a part against that of the largest part, at the size of the smaller."""
+    """One number of a part, compared with the largest part at the size of the smaller part."""
 
     part: str
     number: str
     n: int
     test: Matched
-    p: float  # that of the test, adjusted for all tests of the file (Holm)
+    p: float  # p value of the test, adjusted for all tests of the file (Holm)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """One number of a part for two models, over the images that both have."""
+    """The difference of one number of a part between two models, over common images."""
 
     part: str
     number: str
     n: int
-    difference: float  # second less first
+    difference: float  # second minus first
     stderr: float
     p: float  # adjusted for all tests of the pair of files (Holm)
 
 
 def reference(found: Spectrum) -> int:
-    """Return the position of the part with most samples, the first of several."""
+    """Return the position of the part with the most samples; the first one if several have as many."""
     return int(np.argmax(found.n_samples))
 
 
 def refusal(found: Spectrum) -> str | None:
-    """Say why parts cannot be compared at equal size.
+    """Say why parts cannot be compared at equal numbers of samples.
 
-    Draws with weights estimate a part's mean well from few samples, but they are not a sample of it: another draw's
-    numbers depend on samples that had almost no chance to be drawn.
+    Weighted draws estimate a part's mean well from few samples, but they are not a random sample of it: numbers of
+    another draw depend on samples that were very unlikely to be drawn.
 
     Args:
-        found: a spectrum that keeps what belongs to single samples.
+        found: a spectrum with the fields of single samples.
 
     Returns:
-        The reason and the remedy; None where they can be compared.
+        The reason and the remedy; None if they can be compared.
     """
     if len(found.parts) < 2:
         return "parts are compared at equal numbers of samples, and there is one part"
@@ -73,19 +73,19 @@ def refusal(found: Spectrum) -> str | None:
 
 
 def against_largest(found: Spectrum, *, repetitions: int | None = None, seed: int = 0) -> list[Against]:
-    """Compare each part with the largest one at the part's own size.
+    """Compare each part with the largest part at the number of samples of the smaller part.
 
     Args:
-        found: a spectrum that keeps what belongs to single samples, with at least two parts.
-        repetitions: draws of each test; None for 100 for each test of the file, at least 1,000 and at most 4,000, so
-            that the smallest p that they can give, times the number of tests, is small.
-        seed: of these.
+        found: a spectrum with the fields of single samples and at least two parts.
+        repetitions: draws of each test; None means 100 times the number of tests of the file, at least 1,000 and at
+            most 4,000, so that the smallest possible p, times the number of tests, is small.
+        seed: of the draws.
 
     Returns:
         For each part but the largest, one comparison for each of `NUMBERS`.
 
     Raises:
-        InputError: it keeps nothing of its samples, has one part, or was drawn with weights.
+        InputError: the spectrum has no fields of single samples, has one part, or was drawn with weights.
     """
     if (why := refusal(found)) is not None:
         raise InputError(why)
@@ -117,18 +117,19 @@ def against_largest(found: Spectrum, *, repetitions: int | None = None, seed: in
 
 
 def largest_at(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return what the largest part's numbers are for as many of its samples as each smaller part has.
+    """Return the largest part's numbers for sub-samples with the size of each smaller part.
 
     Args:
-        found: a spectrum that keeps what belongs to single samples.
-        repetitions: draws.
-        seed: of these.
+        found: a spectrum with the fields of single samples.
+        repetitions: number of draws.
+        seed: of the draws.
 
     Returns:
-        For each of `NUMBERS` that there is, 5 %, 50 % and 95 % quantiles, (P, 3); nan for a part that is not smaller.
+        For each available one of `NUMBERS`, the 5 %, 50 % and 95 % quantiles, (P, 3); nan for a part that is not
+        smaller.
 
     Raises:
-        InputError: it keeps nothing of its samples, or was drawn with weights.
+        InputError: the spectrum has no fields of single samples, or was drawn with weights.
     """
     if (why := refusal(found)) is not None:
         raise InputError(why)
@@ -148,7 +149,7 @@ def largest_at(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -> dic
 
 
 def _numbers(together: Pool, weights: np.ndarray) -> dict[str, float]:
-    """Return those of `NUMBERS` that there are, for any weights of the samples."""
+    """Return the available ones of `NUMBERS`, for any weights of the samples."""
     below = float(weights @ together.uncertainty)
     numbers = {"trace": float(weights @ together.traces)}
     if together.gram is not None:
@@ -159,24 +160,24 @@ def _numbers(together: Pool, weights: np.ndarray) -> dict[str, float]:
 
 
 def _chances(found: Spectrum, parts: tuple[int, ...], together: Pool) -> np.ndarray:
-    """Return the chance of each sample where the parts' samples are one pool, each part with as many as it has."""
+    """Return the drawing probability of each sample of the pool; each part's is in proportion to its size."""
     chances: np.ndarray = together.weights * found.n_samples[list(parts)].astype(float)[together.part]
     total: float = chances.sum()
     return chances / total
 
 
 def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
-    """Compare two models, part by part, over the images that both were computed on.
+    """Compare two models, part by part, over the images on which both were computed.
 
     Args:
-        first: a spectrum that keeps what belongs to single samples.
+        first: a spectrum with the fields of single samples.
         second: another one of the same data.
 
     Returns:
-        For each part that both have with the same images, one comparison for each of `NUMBERS`; none where data differ.
+        For each part that both have with the same images, one comparison for each of `NUMBERS`; none if data differ.
 
     Raises:
-        InputError: one keeps nothing of its samples.
+        InputError: one has no fields of single samples.
     """
     if first.provenance.get("data_sha256") != second.provenance.get("data_sha256"):
         return []
@@ -199,7 +200,7 @@ def paired(first: Spectrum, second: Spectrum) -> list[Paired]:
 
 
 def _of_each(found: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return trace and curvature along the top vector of each sample of a part, and its uncertainty."""
+    """Return each sample's trace, its curvature along the part's top vector, and its uncertainty."""
     together = pool(found, (p,))
     curvature = np.full(len(together.part), np.nan)
     if found.sample_curvature is not None:
@@ -216,10 +217,10 @@ def _same_images(first: Spectrum, p: int, second: Spectrum, q: int) -> bool:
 
 
 def _linear(sample: tuple[np.ndarray, np.ndarray, np.ndarray], name: str) -> tuple[float, np.ndarray]:
-    """Return a number and the values whose mean's scatter is that of the number.
+    """Return a number and the values of samples that give its standard error.
 
-    lambda_max changes with the weight of a sample by its curvature along the top vector: the vector's own change is of
-    second order.
+    The derivative of lambda_max with respect to the weight of a sample is the sample's curvature along the top vector:
+    the change of the vector has an effect of second order.
     """
     traces, curvature, uncertainty = sample
     values = traces if name.startswith("trace") else curvature

@@ -1,8 +1,8 @@
-"""Measures of how well a part is predicted, where accuracy does not say it.
+"""Measures of how well a part is predicted, for tasks without an accuracy.
 
-Each is a mean over units of the part (samples, tokens, labels), or a function of one, and is stored with the number of
-its units: what several parts have together then follows from what each has. A new one is an entry of `MEASURES`, its
-fields in `predicted.Predicted`, and in `networks/tasks.py` what is summed over a batch.
+Each is a mean over units of the part (samples, tokens, labels), or a function of a mean. It is stored with the number
+of its units, so that the value for several parts together follows from their values. A new measure needs an entry in
+`MEASURES`, its fields in `predicted.Predicted`, and its sum over a batch in `networks/tasks.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,23 +18,23 @@ def _same(mean: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A mean over units, or a function of one."""
+    """A mean over units, or a function of a mean."""
 
     name: str
     field: str  # of a result
-    units: str  # the field of the result that counts what the mean is over
+    units: str  # the field of the result that counts the units
     form: Literal["number", "percent"] = "number"
     of_mean: Callable[[np.ndarray], np.ndarray] = _same
-    to_mean: Callable[[np.ndarray], np.ndarray] = _same  # what undoes `of_mean`
+    to_mean: Callable[[np.ndarray], np.ndarray] = _same  # the inverse of `of_mean`
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         """Return the measure.
 
         Args:
-            sums: (..., 2) what is added up over units, and how many units there are.
+            sums: (..., 2) sum over units, and number of units.
 
         Returns:
-            (...), nan where there are no units.
+            (...); nan without units.
         """
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             return np.asarray(self.of_mean(sums[..., 0] / sums[..., 1]))
@@ -48,10 +48,10 @@ class Measure:
             weights: of one unit of each part, (P,).
 
         Returns:
-            The measure; nan where there are no units.
+            The measure; nan without units.
         """
         counted = np.asarray(weights) * units
-        with np.errstate(divide="ignore", invalid="ignore"):  # of parts without units
+        with np.errstate(divide="ignore", invalid="ignore"):  # for parts without units
             sums = np.where(counted > 0, counted * self.to_mean(values), 0.0).sum()
         return float(self.value(np.array([sums, counted.sum()])))
 

@@ -1,13 +1,13 @@
 """The points of a line or a grid, their distances in parameter space, and the triangles between them.
 
-A point with coordinates (x, y) lies x d1 + y d2 away from the centre, so that its distance from it is Euclidean through
-the Gram matrix of the two directions,
+A point with coordinates (x, y) is displaced by x d1 + y d2 from the centre. Its Euclidean distance r from the centre
+follows from the Gram matrix of the two directions,
 
     r^2 = (x |d1|)^2 + 2 x y |d1| |d2| cos(d1, d2) + (y |d2|)^2.
 
-On a full grid with a point at the centre, each cell is divided into two triangles, along one diagonal and the other in
-turn. Elsewhere triangles are those of a Delaunay triangulation of the points that were computed and the centre; so an
-adaptive grid needs no rule of its own. On a line they are segments from point to point.
+On a full grid with a point at the centre, each cell is divided into two triangles, along its two diagonals in turn.
+Otherwise the triangles are a Delaunay triangulation of the computed points and the centre, which also covers adaptive
+grids. On a line there are segments from point to point instead.
 """
 
 from collections.abc import Generator
@@ -22,12 +22,12 @@ from scipy.spatial import Delaunay, QhullError
 from landscape.errors import InputError
 
 SAME = 1e-9
-"""Of the grid's extent: a point this near to the centre is the centre."""
+"""A point that is nearer to the centre than this fraction of the grid's extent is the centre."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
-    """Where the points of a surface are: coordinates, their units, and which points were computed."""
+    """The points of a surface: coordinates, their units, and which points were computed."""
 
     xcoordinates: np.ndarray  # (nx,)
     ycoordinates: np.ndarray  # (ny,); one 0 for a line
@@ -56,24 +56,24 @@ class Grid:
 
     @cached_property
     def holds_centre(self) -> bool:
-        """Whether the centre lies in the range of both coordinates."""
+        """Whether the centre is in the range of both coordinates."""
         axes = (self.xcoordinates, self.ycoordinates)
         return all(bool(axis.min() <= 0 <= axis.max()) for axis in axes)
 
     @cached_property
     def _here(self) -> np.ndarray:
-        """Which of the computed points is the centre: one number, or none."""
+        """The number of the computed point that is the centre, or nothing."""
         extent = max(np.ptp(self.xcoordinates), np.ptp(self.ycoordinates))
         return np.flatnonzero(np.abs(self.coordinates).max(axis=1, initial=0.0) <= SAME * extent)[:1]
 
     @property
     def adds_centre(self) -> bool:
-        """Whether the centre is a vertex of its own: within the range, and none of the computed points."""
+        """Whether the centre is an additional vertex: within the range, but not one of the computed points."""
         return self.holds_centre and not len(self._here)
 
     @cached_property
     def around(self) -> np.ndarray:
-        """Numbers of the vertices next to the centre; none where the range does not hold it."""
+        """Numbers of the vertices next to the centre; none if the range does not contain it."""
         if not self.holds_centre:
             return np.zeros(0, dtype=np.intp)
         centre = len(self.coordinates) if self.adds_centre else self._here[0]
@@ -82,26 +82,26 @@ class Grid:
         return beside
 
     def at_centre(self, values: np.ndarray) -> np.ndarray:
-        """Return what was computed at the centre itself.
+        """Return the values that were computed at the centre.
 
         Args:
             values: (P, ny, nx).
 
         Returns:
-            (P,), nan where the centre is none of the computed points.
+            (P,); nan if the centre is not a computed point.
         """
         return values[:, self.computed][:, self._here[0]] if len(self._here) else np.full(len(values), np.nan)
 
     @cached_property
     def vertices(self) -> np.ndarray:
-        """Coordinates of the vertices: the computed points, and the centre last where `adds_centre`, (V, 2)."""
+        """Coordinates of the vertices, (V, 2): the computed points, and the centre last if `adds_centre`."""
         return np.vstack([self.coordinates, np.zeros((int(self.adds_centre), 2))])
 
     @cached_property
     def simplices(self) -> np.ndarray:
-        """Numbers of the vertices of each triangle, (M, 3), or of each segment where all points are on a line, (M, 2).
+        """Numbers of the vertices of each triangle, (M, 3), or of each segment if all points are on a line, (M, 2).
 
-        The triangles are those of coordinates in grid steps, so that units and numbers of points do not make slivers.
+        The triangulation uses coordinates in grid steps, so that units and numbers of points cause no thin triangles.
         """
         if self._is_full:
             return _halved(*self.computed.shape)
@@ -138,7 +138,7 @@ class Grid:
             coordinates: (..., 2).
 
         Returns:
-            Positions (..., 2) whose Euclidean lengths are those in parameter space; nan if units are unknown.
+            Positions (..., 2), with the same Euclidean lengths as in parameter space; nan if units are unknown.
         """
         x, y = coordinates[..., 0], coordinates[..., 1]
         if len(self.unit_length) == 1:
@@ -162,10 +162,10 @@ class Grid:
 
 @contextmanager
 def spanning() -> Generator[None, None, None]:
-    """Refuse points of which Qhull can make no triangles, though they are not on a line.
+    """Refuse points that Qhull cannot triangulate although they are not on a line.
 
     Raises:
-        InputError: there are such points.
+        InputError: Qhull fails inside the block.
     """
     try:
         yield
@@ -177,7 +177,7 @@ def spanning() -> Generator[None, None, None]:
 
 
 def step_of(axis: np.ndarray) -> float:
-    """Return the usual distance of neighbours along an axis.
+    """Return the typical distance between neighbours along an axis.
 
     Args:
         axis: coordinates, in any order.
@@ -192,8 +192,8 @@ def step_of(axis: np.ndarray) -> float:
 def smooth(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Interpolate values between points that span a plane: piecewise cubic in the logarithm, without kinks.
 
-    Around a minimum a loss spans decades, which straight lines follow by far smaller steps only. A row with zeros is
-    raised by its smallest positive value before, and lowered after.
+    Around a minimum a loss spans decades, for which linear interpolation would need far smaller steps. For a row with
+    zeros, its smallest positive value is added before the logarithm and subtracted after the interpolation.
 
     Args:
         known: (N, 2) places, in steps of the grid.
@@ -203,7 +203,7 @@ def smooth(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndar
     Returns:
         (K, M); nan outside the hull of the known places.
 
-    Source: Clough and Tocher 1965, as SciPy has it.
+    Source: Clough and Tocher 1965, in SciPy's implementation.
     """
     raised = floor_of(values)
     heights = CloughTocher2DInterpolator(known, np.log(values + raised).T)(wanted).T
@@ -212,7 +212,7 @@ def smooth(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndar
 
 
 def floor_of(values: np.ndarray) -> np.ndarray:
-    """Return what is added to each row with zeros before its logarithm is taken: its smallest positive value.
+    """Return what is added to each row with zeros before its logarithm: its smallest positive value.
 
     Args:
         values: (K, N), not negative.
@@ -226,7 +226,7 @@ def floor_of(values: np.ndarray) -> np.ndarray:
 
 
 def _halved(ny: int, nx: int) -> np.ndarray:
-    """Return the two triangles of each cell of a full grid, whose points are counted row by row."""
+    """Return the two triangles of each cell of a full grid with points numbered row by row."""
     number = np.arange(ny * nx).reshape(ny, nx)
     corners = [c.ravel() for c in (number[:-1, :-1], number[:-1, 1:], number[1:, 1:], number[1:, :-1])]  # in a circle
     first = (np.add.outer(np.arange(ny - 1), np.arange(nx - 1)) % 2 == 0).ravel()

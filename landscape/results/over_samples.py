@@ -1,8 +1,8 @@
-"""What another draw of samples would change in a part's numbers, from what a spectrum keeps of single samples.
+"""Standard errors of a part's numbers over samples, from the fields of single samples in a spectrum.
 
-Sharpness has two factors: trace = mean(tr M) x (trace / mean(tr M)). The first, the uncertainty, says how well the
-part is fitted; the second how the network turns uncertainty into curvature. tr M and a sample's trace rise and fall
-together, so that the second is known from far fewer samples than the trace.
+Sharpness has two factors: trace = mean(tr M) x (trace / mean(tr M)). The first factor, the uncertainty, says how well
+the part is fitted; the second says how the network turns uncertainty into curvature. tr M and a sample's trace are
+strongly correlated, so the second factor is known from far fewer samples than the trace.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from landscape.results import inference
 from landscape.results.spectrum import Spectrum
 
 RESOLVED = 1 / 3
-"""A number whose standard error over samples is a larger share of it is marked as not resolved."""
+"""A number with a standard error over samples above this fraction of its value is marked as not resolved."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverSamples:
-    """The numbers of one part with their errors over samples; nan where there is none."""
+    """The numbers of one part with their errors over samples; nan if there is none."""
 
     n: int
     lambda_max: tuple[float, float]  # value and standard error
@@ -31,7 +31,7 @@ class OverSamples:
 
     @property
     def resolved(self) -> bool:
-        """Whether lambda_max and trace are known to better than `RESOLVED` over samples, from enough of them."""
+        """Whether there are enough samples, and lambda_max and trace have relative errors of at most `RESOLVED`."""
         return self.n >= inference.LEAST and all(
             error <= RESOLVED * abs(value) for value, error in (self.lambda_max, self.trace)
         )
@@ -43,10 +43,10 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
     Args:
         found: the spectrum.
         p: position of the part.
-        level: how often the intervals are to hold.
+        level: coverage of the intervals.
 
     Returns:
-        The numbers, or None for a spectrum that keeps nothing of its samples: of version 1, or computed without.
+        The numbers, or None for a spectrum without fields of single samples: of version 1, or computed without them.
     """
     if (
         found.sample_trace is None
@@ -65,7 +65,7 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
     )
     value, error = float(found.lambda_max[p]), inference.stderr(curvatures)
     crossfit, crossfit_error = float(found.lambda_max_crossfit[p]), float(found.lambda_max_crossfit_stderr[p])
-    # Around the trace itself, which for a Hessian may hold more than the traces of the samples' Gauss-Newton parts.
+    # Around the trace itself: that of a Hessian may differ from the traces of the samples' Gauss-Newton parts.
     low, high = (end + float(found.trace[p] - traces.mean()) for end in inference.interval(traces, level=level))
     return OverSamples(
         n=n,
@@ -81,21 +81,21 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Held:
-    """How much of lambda_max and of the trace of a part its images hold, the sharpest first."""
+    """How much each image contributes to lambda_max and trace of a part, the sharpest image first."""
 
-    place: np.ndarray  # (k,) position of each image, once where it was drawn several times, among the part's samples
+    place: np.ndarray  # (k,) position of each image among the part's samples; repeated draws count as one
     weight: np.ndarray  # (k,) its share of the part's samples
     lambda_max: np.ndarray  # (k,) share of the curvature along the part's top vector
     trace: np.ndarray  # (k,) share of the trace of the Gauss-Newton or Fisher matrix
 
     def by(self, share: float) -> tuple[float, float]:
-        """Return the fractions of lambda_max and trace that a fraction of the images holds, the sharpest first.
+        """Return the fractions of lambda_max and trace that come from the sharpest fraction of the images.
 
         Args:
-            share: of the images; less than one image counts as one.
+            share: fraction of the images; less than one image counts as one.
 
         Returns:
-            Of lambda_max and of the trace, between images by interpolation.
+            The fractions of lambda_max and of the trace, interpolated between images.
         """
         ends = np.cumsum(self.weight / self.weight.sum())
         least = max(share, float(ends[0]))
@@ -104,14 +104,14 @@ class Held:
 
 
 def held(found: Spectrum, p: int) -> Held | None:
-    """Return which images make a part sharp.
+    """Return how much each image contributes to the sharpness of a part.
 
     Args:
         found: the spectrum.
         p: position of the part.
 
     Returns:
-        The images, or None for a spectrum that keeps nothing of its samples or a part without curvature.
+        The images, or None for a spectrum without fields of single samples or a part without curvature.
     """
     if (
         found.sample_curvature is None

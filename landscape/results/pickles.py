@@ -1,11 +1,12 @@
-"""Pickles read without running them: data come back as data, everything else as an inert stand-in.
+"""Read pickles without running them: data are returned as data, everything else as an inert placeholder.
 
 A pickle is a program for a small stack machine, and Python's own reader lets it import any module and call any
-function. This reader imports and calls nothing that the pickle names. Numbers, strings, lists, tuples, dictionaries and
-sets are built; a class or a function is a `Global`, which is only its name; an object of it is a `Foreign`, which holds
-what the pickle gave it. A caller may say what the objects of some names are, as functions of untrusted arguments.
+function. This reader imports and calls nothing that the pickle names. It builds numbers, strings, lists, tuples,
+dictionaries and sets; a class or function becomes a `Global`, which is only its name; an object of a class becomes a
+`Foreign` with the content of the pickle. A caller may define the objects of some names by functions, whose arguments
+are not trusted.
 
-So objects of packages that are not installed are no obstacle, and no pickle runs anything.
+So pickles with objects of packages that are not installed can be read, and no pickle runs code.
 """
 
 import pickletools
@@ -20,7 +21,7 @@ _OFTEN = 2**16  # entries between two looks at the budget
 
 
 class PickleError(ValueError):
-    """A pickle that is damaged, or of a kind that is not read."""
+    """A pickle that is damaged, or of an unsupported kind."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Global:
 
 @dataclass(eq=False)
 class Foreign:
-    """Stands for an object of an unknown class, with its content."""
+    """Placeholder for an object of an unknown class, with its content."""
 
     name: str  # of its class, or of the function that would have made it
     arguments: tuple[Any, ...] = ()
@@ -42,24 +43,24 @@ class Foreign:
 
 
 Known = Mapping[str, Callable[..., Any]]
-"""What stands for objects of some names, as functions of arguments that a hostile file may choose."""
+"""Functions that make the objects of some names; their arguments come from the file and may be hostile."""
 
 
 def load(file: BinaryIO, known: Known | None = None, persistent: Callable[[Any], Any] | None = None) -> Any:
     """Read one pickle.
 
     Args:
-        file: a binary file at its beginning; afterwards it stands behind the pickle. `read` must not take memory for
-            more than there is, as `io.BytesIO` and `mmap` do.
-        known: what stands for objects of some names, besides plain data; others become `Foreign`.
-        persistent: what stands for objects outside the pickle, by their identifiers; None refuses them.
+        file: a binary file at its beginning; afterwards its position is after the pickle. `read` must not allocate
+            memory for more bytes than the file has; `io.BytesIO` and `mmap` do not.
+        known: functions that make objects of some names, besides plain data; others become `Foreign`.
+        persistent: returns objects outside the pickle for their identifiers; None refuses them.
 
     Returns:
-        What the pickle holds.
+        The content of the pickle.
 
     Raises:
-        PickleError: it is damaged, or of a kind that is not read.
-        ClaimError: it holds more than there is memory for.
+        PickleError: it is damaged, or of an unsupported kind.
+        ClaimError: its content needs more memory than is available.
     """
     try:
         return _Machine({**_PLAIN, **(known or {})}, persistent).run(file)
@@ -70,7 +71,7 @@ def load(file: BinaryIO, known: Known | None = None, persistent: Callable[[Any],
 
 
 def _mapping(*arguments: Any) -> dict[Any, Any]:
-    """Make a dictionary of what `OrderedDict` and its like are made of: nothing, a mapping, or pairs."""
+    """Make a dictionary from the arguments of `OrderedDict` and similar classes: nothing, a mapping, or pairs."""
     source = arguments[0] if arguments else {}
     if len(arguments) > 1 or not isinstance(source, dict | list | tuple):
         raise PickleError("a mapping is made of something else than pairs")
@@ -93,12 +94,12 @@ def _encoded(text: Any = "", *_: Any) -> bytes:
 
 
 def _object(kind: Any = None, *_: Any) -> Foreign:
-    """Return what stands for an object that a pickle of an old protocol makes by `copyreg._reconstructor`."""
+    """Return the placeholder of an object that a pickle of an old protocol makes with `copyreg._reconstructor`."""
     return Foreign(kind.name if isinstance(kind, Global) else "object")
 
 
 def _key(value: Any) -> Any:
-    """Return what may be a key. To hash a tuple of tuples of tuples ... takes for ever if all of them are shared."""
+    """Return a valid key. Hashing deeply nested tuples with shared elements would take exponential time."""
     inner = value if isinstance(value, tuple) else (value,)
     if any(isinstance(v, tuple | frozenset) for v in inner):
         return Foreign("tuple", (value,))
@@ -106,7 +107,7 @@ def _key(value: Any) -> Any:
 
 
 class _Machine:
-    """The stack machine of pickle, on which nothing is called but what the reader knows."""
+    """The stack machine of pickle, which calls only functions that this reader knows."""
 
     def __init__(self, known: Known, persistent: Callable[[Any], Any] | None) -> None:
         self._known = known
@@ -297,7 +298,7 @@ class _Machine:
     def op_build(self, _: Any) -> None:
         state = self._stack.pop()
         target = self._stack[-1]
-        if isinstance(target, Foreign):  # of known objects, what their makers return is all
+        if isinstance(target, Foreign):  # known objects are complete when their functions return
             target.state = state
 
     def op_persid(self, identifier: Any) -> None:
@@ -323,7 +324,7 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     **{f"{module}.{kind}": _encoded for module in ("builtins", "__builtin__") for kind in ("bytes", "bytearray")},
     **{f"{module}._reconstructor": _object for module in ("copyreg", "copy_reg")},
 }
-"""What is data for every reader, and how pickles of the old protocols write it."""
+"""Data that every reader accepts, including the form in pickles of old protocols."""
 
 _PUSHES = frozenset({
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",

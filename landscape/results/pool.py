@@ -1,10 +1,10 @@
 """Samples of several parts together, and their rows: any weighting of the samples is a small eigenvalue problem.
 
-A spectrum keeps the inner products of the longest rows of all its parts (`gram`). With the matrix
-G = sum_j sign_j w_s(j) a_j a_j^T for weights w of the samples, one file tells the largest eigenvalue of a class, of any
-group of classes, and of any sub-sample or pool of them, and how sharp one part is along the sharpest directions of
-another, without another pass. What the rows leave out of sample i is t_i - sum_j sign_j |a_j|^2 over its own rows, with
-t_i its whole trace: the bound of any weighting's eigenvalues follows from the file too.
+A spectrum stores the inner products of the longest rows of all its parts (`gram`). With the matrix
+G = sum_j sign_j w_s(j) a_j a_j^T for weights w of the samples, the file gives the largest eigenvalue of a class, of any
+group of classes, and of any sub-sample or pool of them, and the curvature of one part along the sharpest directions of
+another, without another pass over the data. The rows leave out the trace t_i - sum_j sign_j |a_j|^2 of sample i (sum
+over its own rows, with t_i its whole trace), which bounds the error of the eigenvalues for any weighting.
 """
 
 from collections.abc import Sequence
@@ -39,25 +39,25 @@ class Pool:
             weights: (n,) of the samples.
 
         Returns:
-            The trace, for a loss that is convex in the logits; nan without rows, and zero where they leave out nothing.
+            The trace, for a loss that is convex in the logits; nan without rows, and zero if they leave out nothing.
         """
         if self.gram is None:
             return float("nan")
-        return max(0.0, float(weights @ (self.traces - self.gram.traces)))  # below zero is rounding alone
+        return max(0.0, float(weights @ (self.traces - self.gram.traces)))  # values below zero are rounding
 
 
 def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
-    """Put the samples of some parts together.
+    """Combine the samples of some parts.
 
     Args:
-        found: a spectrum that keeps what belongs to single samples.
+        found: a spectrum with the fields of single samples.
         parts: positions of the parts.
 
     Returns:
         The pool.
 
     Raises:
-        InputError: the spectrum keeps nothing of its samples.
+        InputError: the spectrum has no fields of single samples.
     """
     if found.sample_trace is None or found.sample_uncertainty is None or found.sample_weight is None:
         raise InputError(
@@ -91,17 +91,17 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
 def resampled(
     found: Spectrum, p: int, *, repetitions: int = 50, most: int = 512, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the eigenvalues of a part by rows, for bootstrap draws of its samples.
+    """Return the eigenvalues of a part from rows, for bootstrap draws of its samples.
 
     Args:
         found: a spectrum.
         p: position of the part.
-        repetitions: draws.
-        most: rows, beyond which this would take long.
+        repetitions: number of draws.
+        most: the largest number of rows; with more, this would take long.
         seed: of the draws.
 
     Returns:
-        Nodes and weights of the density, (R, m + 1) each, ascending, of which the last is for all other eigenvalues;
+        Nodes and weights of the density, (R, m + 1) each, ascending; the last one represents all other eigenvalues.
         None without rows, or with too many.
     """
     if found.gram is None or found.sample_trace is None or not 1 <= np.count_nonzero(found.gram_part == p) <= most:
@@ -121,18 +121,18 @@ def resampled(
 
 
 def overlap(found: Spectrum, *, vectors: int = 1) -> np.ndarray:
-    """Return how sharp each part is along the sharpest directions of each other one, by rows.
+    """Return the curvature of each part along the sharpest directions of each other part, from rows.
 
     Args:
-        found: a spectrum that keeps rows.
-        vectors: how many of the sharpest directions of each part.
+        found: a spectrum with rows.
+        vectors: number of the sharpest directions of each part.
 
     Returns:
         (P, P): [a, b] is the trace of part b's Gauss-Newton or Fisher matrix on the directions of a, divided by the
         trace on its own directions; nan where that is zero.
 
     Raises:
-        InputError: the spectrum keeps no rows.
+        InputError: the spectrum has no rows.
     """
     together = pool(found, range(len(found.parts)))
     if together.gram is None:

@@ -1,4 +1,4 @@
-"""Results that say of each part how well it is predicted, by the measures of its task."""
+"""Results with the measures of how well each part is predicted."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from landscape.results.measures import MEASURES
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Predicted(Result):
-    """A result with the measures of `measures.MEASURES` at the checkpoint; those of other tasks are absent."""
+    """A result with the measures of `measures.MEASURES` at the checkpoint; measures of other tasks are absent."""
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     mean_squared_error: Floats | None = array(

@@ -1,7 +1,7 @@
-"""From Lanczos coefficients to what a reader wants: nodes and weights, extreme eigenvalues, density, negative mass.
+"""From Lanczos coefficients to results: nodes and weights, extreme eigenvalues, density, negative mass.
 
-A probe z and m Lanczos steps on H leave a tridiagonal T. Its eigenvalues t_i and the squared first components w_i of
-its eigenvectors are the Gauss quadrature of H's spectrum as seen from z: sums of w_i f(t_i) are exact for polynomials
+A probe z and m Lanczos steps on H give a tridiagonal T. Its eigenvalues t_i and the squared first components w_i of its
+eigenvectors are the Gauss quadrature of H's spectral measure for z: sums of w_i f(t_i) are exact for polynomials
 up to degree 2m - 1, and their mean over probes estimates 1/D * trace f(H) (Golub and Meurant 2010, ch. 6 and 7; Ubaru,
 Chen and Saad 2017).
 """
@@ -23,7 +23,7 @@ AXES: tuple[str, ...] = get_args(Axis)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ritz:
-    """Eigenvalues of one run's tridiagonal matrix, ascending, with all that follows from its eigenvectors."""
+    """Eigenvalues of one run's tridiagonal matrix, ascending, with weights and bounds from its eigenvectors."""
 
     values: np.ndarray  # (m,)
     weights: np.ndarray  # (m,) squared first components, sum to 1
@@ -35,8 +35,8 @@ def ritz(alpha: np.ndarray, beta: np.ndarray, steps: int, eps: float = 2.0**-52)
     """Solve one run's tridiagonal matrix.
 
     Args:
-        alpha: (m,) diagonal; entries beyond `steps` are not looked at.
-        beta: (m,) off-diagonal, the entry steps - 1 is left over.
+        alpha: (m,) diagonal; entries beyond `steps` are not used.
+        beta: (m,) off-diagonal; the entry steps - 1 is the norm of the last residual.
         steps: Lanczos steps of the run.
         eps: rounding of the products, relative to |H|; it is added to the bounds.
 
@@ -50,18 +50,19 @@ def ritz(alpha: np.ndarray, beta: np.ndarray, steps: int, eps: float = 2.0**-52)
 
 
 def beyond(alpha: np.ndarray, beta: np.ndarray, mass: float) -> tuple[float, float]:
-    """Return bounds on all eigenvalues whose eigenvector has a given share of the starting vector.
+    """Return bounds on all eigenvalues with an eigenvector that has a given component in the starting vector.
 
-    A point x of a measure has at most the mass 1 / sum_j p_j(x)^2, with p_j the measure's orthonormal polynomials: the
-    Christoffel function. The coefficients of m steps determine p_0 to p_m, which grow without bound beyond all nodes.
+    A point x of a measure has at most the mass 1 / sum_j p_j(x)^2, the Christoffel function, with p_j the orthonormal
+    polynomials of the measure. The coefficients of m steps determine p_0 to p_m, which grow without bound outside the
+    range of the nodes.
 
     Args:
         alpha: (m,) diagonal of one run.
-        beta: (m,) off-diagonal; the last entry is left over.
-        mass: the squared component of the unit start along the eigenvector, at least, in (0, 1).
+        beta: (m,) off-diagonal; the last entry is the norm of the last residual.
+        mass: lower bound of the squared component of the unit starting vector along the eigenvector, in (0, 1).
 
     Returns:
-        Lower and upper value. The nodes' own ends where the run ended in an invariant space.
+        Lower and upper bound; the smallest and the largest node if the run ended in an invariant subspace.
 
     Source: Akhiezer 1965, section 2.5.
     """
@@ -135,18 +136,18 @@ def nodes_and_weights(alpha: np.ndarray, beta: np.ndarray, steps: np.ndarray) ->
 
 
 def of_part(spectrum: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return nodes and weights of a part: all eigenvalues where rows gave them, else Gauss quadrature by probes.
+    """Return nodes and weights of a part: all eigenvalues if rows gave them, else the Gauss quadrature of probes.
 
     Args:
         spectrum: the result.
         p: position of the part.
 
     Returns:
-        Nodes (K, m), ascending, and weights (K, m) that sum to 1 for each probe; by rows K is 1. nan beyond a run's
-        steps.
+        Nodes (K, m), ascending, and weights (K, m) that sum to 1 for each probe; nan beyond a run's steps. K is 1 for
+        rows.
 
     Raises:
-        InputError: the spectrum has neither, but the two ends of it and its trace.
+        InputError: the spectrum has only its two ends and the trace.
     """
     if (
         spectrum.ran(p)
@@ -163,12 +164,12 @@ def of_part(spectrum: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def negative_mass(nodes: np.ndarray, weights: np.ndarray, tol: float) -> np.ndarray:
-    """Return the fraction of eigenvalues that are clearly negative, as each probe sees it.
+    """Return each probe's estimate of the fraction of eigenvalues that are clearly negative.
 
     Args:
         nodes: (K, m).
         weights: (K, m).
-        tol: values above -tol * max |node| do not count: a hundred steps do not tell the bulk's sign near zero.
+        tol: values above -tol * max |node| do not count: a hundred steps do not resolve the sign of the bulk near zero.
 
     Returns:
         One fraction per probe, (K,).
@@ -179,14 +180,14 @@ def negative_mass(nodes: np.ndarray, weights: np.ndarray, tol: float) -> np.ndar
 
 
 def negative_curvature(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the sum of |eigenvalue| over the negative ones as a fraction of the sum over all, as each probe sees it.
+    """Return each probe's estimate of the sum of |eigenvalue| over negative ones, as a fraction of the sum over all.
 
     Args:
         nodes: (K, m).
         weights: (K, m).
 
     Returns:
-        One fraction per probe, (K,); nan for a zero matrix, where the share is not defined.
+        One fraction per probe, (K,); nan for a zero matrix, for which the fraction is not defined.
     """
     size = np.nansum(weights * np.abs(nodes), axis=1)
     below = np.nansum(weights * np.maximum(-nodes, 0.0), axis=1)
@@ -195,7 +196,7 @@ def negative_curvature(nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def mean_and_stderr(samples: np.ndarray) -> tuple[float, float]:
-    """Return mean and standard error; the error is nan for one sample, whose spread is not known."""
+    """Return mean and standard error; the error is nan for one sample, because its spread is unknown."""
     error = samples.std(ddof=1) / np.sqrt(len(samples)) if len(samples) > 1 else np.nan
     return float(samples.mean()), float(error)
 
@@ -224,7 +225,7 @@ def width_of(name: str | float, low: float, high: float, steps: int) -> float:
     """Return the standard deviation of the broadening by its name.
 
     Args:
-        name: a number, or one of `WIDTHS`.
+        name: a positive number, or one of `WIDTHS`.
         low: smallest node on the chosen axis.
         high: largest node on the chosen axis.
         steps: Lanczos steps.
@@ -253,7 +254,7 @@ def width_of(name: str | float, low: float, high: float, steps: int) -> float:
     span = high - low or max(abs(high), 1.0)
     if not 1e-6 * span <= width <= 1e3 * span:
         raise InputError(
-            f"{arg('width', name)} shows nothing on an axis of length {span:.3g}: take 1e-6 to 1e3 times that"
+            f"{arg('width', name)} shows nothing on an axis of length {span:.3g}: choose 1e-6 to 1e3 times that"
         )
     return width
 
@@ -330,7 +331,7 @@ def density(
 
 
 def _gaussian(z: np.ndarray) -> np.ndarray:
-    # scipy.stats has it, and takes longer to import than all else that reads and shows results.
+    # scipy.stats has it, but its import takes longer than those of all other modules that read and show results.
     density: np.ndarray = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     return density
 

@@ -1,20 +1,20 @@
-"""Any grouping and any weighting of the classes of a finished surface or spectrum, without computing again.
+"""Group and weight the classes of a finished surface or spectrum in any way, without a new computation.
 
-A surface that was computed per class holds L_c at every point, and a loss that weighs classes is a mean of these,
+A surface that was computed per class has L_c at every point, and a class-weighted loss is a mean of these,
 
     L_group = sum over c in group of w_c L_c / sum over c in group of w_c,
 
 and so are the accuracy and the trace of the Hessian; its eigenvalues and their density are not. The largest eigenvalue
-of a group's Gauss-Newton matrix follows from the rows that a spectrum keeps of all its parts (pool.py). What else is
-not linear (lowest point, doubling radius, worst rise, barrier, verdict) is taken from the group's own loss by the
-functions that the analysis itself uses: a barrier is no average of barriers.
+of a group's Gauss-Newton matrix follows from the rows that a spectrum stores for all its parts (pool.py). Other
+nonlinear quantities (lowest point, doubling radius, worst rise, barrier, verdict) are computed from the group's own
+loss by the same functions as in the analysis: a barrier is not an average of barriers.
 
-With n_c the samples of class c in the data that was evaluated, and N_c those in the training data, w_c is
+With n_c the number of evaluated samples of class c, and N_c the number of its training samples, w_c is
 
     natural    n_c                                  the mean over the evaluated samples
-    balanced   1                                    each class alike
-    training   N_c                                  the training distribution, on whichever split was evaluated
-    drw        N_c (1 - beta) / (1 - beta^N_c)      deferred re-weighting: samples weigh by effective number
+    balanced   1                                    equal weight of each class
+    training   N_c                                  the training distribution, whichever split was evaluated
+    drw        N_c (1 - beta) / (1 - beta^N_c)      deferred re-weighting: samples weighted by effective number
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ from landscape.results.pool import Pool, pool
 S = TypeVar("S", bound=Surface)
 
 WEIGHTS = ("natural", "balanced", "training", "drw")
-"""Names of weightings; a mapping or a JSON file makes others."""
+"""Names of weightings; a mapping or a JSON file defines others."""
 
 
 @overload
@@ -78,28 +78,28 @@ def regroup(
 ) -> Surface | Traces:
     """Join the parts of a surface or a spectrum into groups, with the weighted mean loss of each.
 
-    Of a spectrum what is linear in the loss can be joined: the trace, with the loss and the accuracy. Its standard
-    errors are upper bounds, as those of the parts may go together: the parts share their probes. Where the spectrum
-    keeps rows of its parts, lambda_max of the group's Gauss-Newton matrix comes from these.
+    For a spectrum, quantities that are linear in the loss can be joined: the trace, the loss and the accuracy. Their
+    standard errors over probes are upper bounds, because the parts use the same probes and may be correlated. If the
+    spectrum has rows of its parts, they give lambda_max of the group's Gauss-Newton matrix.
 
     Args:
-        result: computed per class, or per anything for groups that are given by names. A trajectory stays one.
-        groups: "all"; "class", which joins nothing; "head-tail"; "many-medium-few"; a file {"name": [class, ...]} that
-            ends in .json; or a mapping of this form. Members are names of parts or numbers of classes, and a part may
-            be in several groups.
-        weights: "natural", "balanced", "training", "drw", a weight of each part by its name, or a .json file of that.
+        result: computed per class, or with any parts if groups are given by names. A trajectory remains a trajectory.
+        groups: "all"; "class", which joins nothing; "head-tail"; "many-medium-few"; a .json file
+            {"name": [class, ...]}; or a mapping of this form. Members are names of parts or numbers of classes, and a
+            part may be in several groups.
+        weights: "natural", "balanced", "training", "drw", a mapping of part names to weights, or a .json file of this.
         many: "many" classes have more training samples than this.
         few: "few" classes have fewer training samples than this.
-        ends: classes in each end of "head-tail", from the most frequent and from the rarest.
-        beta: of the effective number of samples; towards 1 every class weighs alike, as in "balanced".
+        ends: number of classes at each end of "head-tail".
+        beta: of the effective number of samples; near 1 all classes have equal weight, as in "balanced".
 
     Returns:
-        A surface of the same points whose parts are the groups, or the traces of the groups. A part without samples
-        takes part in none.
+        A surface with the same points and the groups as parts, or the traces of the groups. A part without samples is
+        in no group.
 
     Raises:
-        InputError: unknown names, a group without members or weight, or counts that the weighting needs and that
-            the result does not have.
+        InputError: unknown names, a group without members or weight, or counts that the weighting needs but the
+            result does not have.
 
     Source: Cui et al. 2019, "Class-balanced loss based on effective number of samples"; Cao et al. 2019 for its
         deferred use; Liu et al. 2019 for many, medium and few.
@@ -177,14 +177,14 @@ def _traces(
 
 
 def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) -> dict[str, np.ndarray]:
-    """Return what follows from the samples and rows of the parts, as far as the spectrum keeps them."""
+    """Return what follows from the samples and rows of the parts, as far as the spectrum has them."""
     fields: dict[str, list[float]] = {}
     for of in shares if spectrum.sample_trace is not None else ():
         together = pool(spectrum, [p for p, _ in of])
         share = np.array([w for _, w in of])
 
         def error(values: np.ndarray, together: Pool = together, share: np.ndarray = share) -> float:
-            """Parts are drawn independently, so that the squares of their errors add up."""
+            """Return the error of a group; parts are independent, so that the squares of their errors add up."""
             each = [together.part == k for k in range(len(share))]
             errors = [inference.stderr(inference.draws(values[own], together.weights[own])) for own in each]
             return float(np.sqrt((share**2 * np.square(errors)).sum()))
@@ -205,7 +205,7 @@ def _joined(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | 
 
 
 def _errors(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | None, axis: int) -> np.ndarray | None:
-    """Return the standard errors of weighted means over samples: parts are drawn each by itself, so squares add up."""
+    """Return the standard errors of weighted means over samples; parts are independent, so squares add up."""
     if values is None:
         return None
     squared = [[(p, w * w) for p, w in of] for of in shares]
@@ -216,7 +216,7 @@ def _errors(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray | 
 def _predicted(
     result: Surface | Spectrum, members: Mapping[str, np.ndarray], shares: Sequence[Sequence[tuple[int, float]]]
 ) -> dict[str, np.ndarray]:
-    """Return the measures of groups: means over units, of which each weighs as much as the sample that it is of."""
+    """Return the measures of groups: means over units, each weighted like its sample."""
     fields: dict[str, np.ndarray] = {}
     for measure in MEASURES:
         values, units = getattr(result, measure.field), getattr(result, measure.units)
@@ -265,7 +265,7 @@ def verdict_of(surface: Surface, parts: Sequence[int]) -> str:
         parts: their numbers.
 
     Returns:
-        The verdict that the surface would have with these parts; what a reader of another program's file added stays.
+        The verdict of a surface with these parts only; remarks on a file of another program are kept.
     """
     if sorted(parts) == list(range(len(surface.parts))):
         return surface.verdict
@@ -294,7 +294,7 @@ def _verdict(surface: Surface, parts: Sequence[int]) -> str:
 
 
 def grid_of(surface: Surface) -> Grid:
-    """Return where the points of a surface are.
+    """Return the grid of a surface.
 
     Args:
         surface: a surface or trajectory.
@@ -312,14 +312,14 @@ def grid_of(surface: Surface) -> Grid:
 
 
 def effective_number_weights(train_counts: np.ndarray, beta: float) -> np.ndarray:
-    """Return the weight of one sample of each class, by the inverse of the class's effective number of samples.
+    """Return the weight of one sample of each class: the inverse of the class's effective number of samples.
 
     Args:
         train_counts: N, (C,) training samples of each class.
-        beta: from 0, equal weights of samples, to below 1, where the classes' weights become equal.
+        beta: at least 0, which gives samples equal weights, and below 1; near 1 it gives classes equal weights.
 
     Returns:
-        (1 - beta) / (1 - beta^N_c), (C,); 0 for a class without training samples, which no loss saw.
+        (1 - beta) / (1 - beta^N_c), (C,); 0 for a class without training samples.
 
     Raises:
         InputError: beta is out of its range.
@@ -376,7 +376,7 @@ def _positions(result: Surface | Spectrum, name: str, members: Sequence[int | st
 
 
 def _partition(result: Surface | Spectrum) -> list[list[int]] | None:
-    """Return the classes of each part, or None where that is not said."""
+    """Return the classes of each part, or None if the result does not contain them."""
     stated = result.provenance.get("partition")
     if not isinstance(stated, Mapping) or any(name not in stated for name in result.parts):
         return None

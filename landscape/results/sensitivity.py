@@ -1,4 +1,4 @@
-"""Change of the loss along directions: which classes depend on which."""
+"""Change of the loss along directions: which classes depend on which directions."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,8 +13,8 @@ from landscape.results.predicted import Predicted
 class Sensitivity(Predicted):
     """Change of each part's loss and accuracy along eigenvectors of a Hessian, and along random directions.
 
-    All steps have the same length, in both signs. Errors are those of paired differences, sample by sample: the loss of
-    a sample at the end of the step less its loss at the checkpoint.
+    All steps have the same length, with both signs. Errors are those of paired differences for each sample: the loss of
+    a sample at the end of the step minus its loss at the checkpoint.
     """
 
     kind: ClassVar[str] = "sensitivity"
@@ -26,19 +26,19 @@ class Sensitivity(Predicted):
     loss: Floats = array("part", unit="loss", doc="mean loss at the checkpoint")
     accuracy: Floats | None = array("part", doc="accuracy at the checkpoint; absent without classes", optional=True)
 
-    directions: tuple[str, ...] = array("direction", doc="what each direction is")
-    control: Bools = array("direction", doc="the direction is random, to compare with")
+    directions: tuple[str, ...] = array("direction", doc="description of each direction")
+    control: Bools = array("direction", doc="true for a random direction, which is a control")
     eigenvalue: Floats = array("direction", unit="loss", doc="Ritz value of an eigenvector; nan for random directions")
     eigenvalue_residual: Floats = array("direction", unit="loss", doc="an eigenvalue lies within this distance of it")
-    sign: Counts = array("sign", doc="1 or -1: an eigenvector has no sign of its own")
+    sign: Counts = array("sign", doc="1 or -1: the sign of an eigenvector is arbitrary")
     loss_change: Floats = array(
-        "direction", "sign", "part", unit="loss", doc="loss at the end of the step less that at the checkpoint"
+        "direction", "sign", "part", unit="loss", doc="loss at the end of the step minus that at the checkpoint"
     )
     loss_change_stderr: Floats = array("direction", "sign", "part", unit="loss", doc="its standard error over samples")
     mean_loss_change: Floats = array("direction", "part", unit="loss", doc="mean of the change over both signs")
     mean_loss_change_stderr: Floats = array("direction", "part", unit="loss", doc="its standard error over samples")
     accuracy_change: Floats | None = array(
-        "direction", "sign", "part", doc="accuracy at the end of the step less that at the checkpoint", optional=True
+        "direction", "sign", "part", doc="accuracy at the end of the step minus that at the checkpoint", optional=True
     )
     accuracy_change_stderr: Floats | None = array(
         "direction", "sign", "part", doc="its standard error over samples", optional=True
@@ -54,7 +54,7 @@ class Sensitivity(Predicted):
 
     @property
     def title(self) -> str:
-        """Along which directions, and how far."""
+        """The directions and the length of the steps."""
         n = int((~self.control).sum())
         return f"{n} eigenvectors of {self.of}, {len(self.control) - n} random directions; steps of length {self.rho:g}"
 

@@ -2,13 +2,13 @@
 
     series = ls.load("runs/ce/hessian.h5")     a `SpectrumSeries`: lambda_max has axes (checkpoint, part)
     series.at("epoch-0010")                    the `Spectrum` of one checkpoint, as it was computed
-    series.stack()                             all of them by their names, as `concat` puts them side by side
+    series.stack()                             all of them by their names, in the same form as `concat`
 
-What belongs to single samples stays out, as its axis is another one at every checkpoint.
+Fields of single samples are left out, because their axis differs between checkpoints.
 
-Gradient descent with learning rate eta is stable on a quadratic loss while lambda_max is below 2 / eta, with Polyak's
-momentum beta below 2 (1 + beta) / eta, with Nesterov's below 2 (1 + beta) / (eta (1 + 2 beta)). Networks that are
-trained with all data in each step rise to that bound and stay there: the edge of stability.
+Gradient descent with learning rate eta is stable on a quadratic loss if lambda_max is below 2 / eta; with Polyak's
+momentum beta, below 2 (1 + beta) / eta; with Nesterov's, below 2 (1 + beta) / (eta (1 + 2 beta)). In training with all
+data in each step, lambda_max rises to that bound and stays there: the edge of stability.
 
 Source: Cohen, Kaur, Li, Kolter and Talwalkar 2021, "Gradient descent on neural networks typically occurs at the edge of
 stability", section 2 and appendix B.
@@ -31,9 +31,9 @@ from landscape.results.surface import Surface
 
 AXIS = "checkpoint"
 SUFFIX = "-series"
-"""How the names of these kinds end."""
+"""Suffix of the names of these kinds."""
 
-_OF_SAMPLES = frozenset({"sample", "image", "gram_row"})  # axes of what a series leaves out
+_OF_SAMPLES = frozenset({"sample", "image", "gram_row"})  # axes of the fields that a series leaves out
 _OF_ALL = frozenset({"n_samples", "train_counts", "xcoordinates", "ycoordinates"})  # the same at every checkpoint
 _VARYING = frozenset({"radius", "cosine", "verdict"})  # of a surface: one for each checkpoint
 
@@ -50,7 +50,7 @@ def edge(rate: float, momentum: float = 0.0, *, nesterov: bool = False, dampenin
         dampening: PyTorch's; it scales the rate.
 
     Returns:
-        The bound, in units of the loss; nan where the rate is unknown, inf for a rate of zero.
+        The bound, in units of the loss; nan if the rate is unknown, inf for a rate of zero.
 
     Source: see the head of this file.
     """
@@ -61,7 +61,7 @@ def edge(rate: float, momentum: float = 0.0, *, nesterov: bool = False, dampenin
 
 
 def edge_rule(momentum: float, *, nesterov: bool = False) -> str:
-    """Say by which formula `edge` goes, in words for a legend."""
+    """Return the formula of `edge` as text for a legend."""
     if not momentum:
         return "2 / lr"
     return f"2 (1 + {momentum:g}) / (lr (1 + 2 · {momentum:g}))" if nesterov else f"2 (1 + {momentum:g}) / lr"
@@ -89,14 +89,14 @@ class Series(Result):
 
     @property
     def place(self) -> tuple[Floats, str]:
-        """Where the checkpoints are along training, and in which unit: "epoch" or "step"."""
+        """The positions of the checkpoints along training, and their unit: "epoch" or "step"."""
         if len(set(self.epoch[~np.isnan(self.epoch)].tolist())) == len(self.epoch):
             return self.epoch, "epoch"
         return self.training_step, "step"
 
     @property
     def title(self) -> str:
-        """How many checkpoints, from where to where, and what the numbers are."""
+        """The number of checkpoints, their range, and the title of the results."""
         place, unit = self.place
         own = self.at(-1).title
         return f"{len(place)} checkpoints, {unit} {place[0]:g} to {place[-1]:g}; {own}".removesuffix("; ")
@@ -108,7 +108,7 @@ class Series(Result):
             checkpoint: its name, or its position; -1 is the last.
 
         Returns:
-            The result, of the kind `of`, without what belongs to single samples.
+            The result, of the kind `of`, without the fields of single samples.
 
         Raises:
             InputError: there is no such checkpoint.
@@ -148,13 +148,13 @@ class Series(Result):
         return self.at(-1)
 
     def stack(self) -> Stack[Any]:
-        """Return the results of all checkpoints by their names, as figures of several results take them."""
+        """Return the results of all checkpoints by their names, as figures of several results accept them."""
         return Stack(AXIS, self.checkpoints, [self.at(k) for k in range(len(self.checkpoints))])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class _Measured(Series):
-    """What only a monitor measures, beside the spectra; see `landscape.analyses.monitor`."""
+    """The numbers that only a monitor measures; see `landscape.analyses.monitor`."""
 
     critical_sharpness: Floats | None = array(
         AXIS,
@@ -176,7 +176,7 @@ class _Measured(Series):
 
 
 def _over_checkpoints(of: type[Result], base: type[Series]) -> type[Series]:
-    """Make the kind of a series: the fields of a kind of result, each with the axis of checkpoints in front."""
+    """Make the class of a series: the fields of a kind of result, each with a first axis of checkpoints."""
     declared: list[tuple[str, Any, Any]] = []
     for item in fields(of):
         about = dict(item.metadata)
@@ -206,13 +206,13 @@ SERIES: dict[type[Result], type[Series]] = {kind.of: kind for kind in (SpectrumS
 
 
 def of_one(result: Result, checkpoint: str, **about: Any) -> Series:
-    """Return the series of one checkpoint; `joined` makes one of several.
+    """Return the series of one checkpoint; `joined` combines several.
 
     Args:
         result: of a kind in `SERIES`.
         checkpoint: its name.
         about: `epoch`, `training_step`, `learning_rate` and `edge`, numbers or None; `edge_rule`; `provenance`; and
-            numbers that the series alone has.
+            numbers that only the series has.
 
     Returns:
         The series.
@@ -242,7 +242,7 @@ def of_one(result: Result, checkpoint: str, **about: Any) -> Series:
 
 
 def joined(series: Sequence[T]) -> T:
-    """Join series along their checkpoints, which keep the order given.
+    """Join series along their checkpoints, in the given order.
 
     Args:
         series: at least one, all of one kind and of the same parts.
@@ -253,7 +253,7 @@ def joined(series: Sequence[T]) -> T:
     Raises:
         InputError: they are of different kinds or of different samples.
     """
-    # A rule is known where a rate is: of checkpoints before the first step there is none.
+    # Checkpoints before the first step have no learning rate and no rule.
     rules = list(dict.fromkeys(one.edge_rule for one in series if one.edge_rule))
     rule = rules[0] if len(rules) == 1 else "the bound of each checkpoint's own optimizer" if rules else ""
     return concatenate([_with_rule(one, rule) for one in series])

@@ -60,6 +60,6 @@ class Sharpness(Predicted):
 
     @property
     def title(self) -> str:
-        """In which ball, and under which noise."""
+        """The ball and the noise."""
         ball = f"within {'adaptive ' * self.adaptive}rho = {self.rho:g}"
         return f"rise of the loss {ball}, and under noise of {self.sigma:g} of each filter"

@@ -1,4 +1,4 @@
-"""Spectra of curvature matrices, and what follows from those of a part: traces of groups, overlaps of parts."""
+"""Spectra of curvature matrices, and what follows from them: traces of groups, overlaps of parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from landscape.results.predicted import Predicted
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Spectrum(Predicted):
-    """The largest and the smallest eigenvalue and the trace of each part's curvature matrix, and its density if asked.
+    """The largest and the smallest eigenvalue and the trace of each part's curvature matrix; its density if requested.
 
-    Of the density, row k of part p is one Lanczos run of `steps[p, k]` products from probe k; coefficients beyond that
-    many steps do not exist and are nan. Eigenvalues are in units of the loss (parameters have none).
+    For the density, row k of part p is one Lanczos run of `steps[p, k]` products from probe k; coefficients of further
+    steps do not exist and are nan. Eigenvalues have the unit of the loss (parameters have no unit).
     """
 
     kind: ClassVar[str] = "spectrum"
@@ -245,15 +245,15 @@ class Spectrum(Predicted):
 
     @property
     def title(self) -> str:
-        """Which matrix, and of how many parameters."""
+        """The matrix and the number of parameters."""
         return f"{self.operator}, {self.size:,} parameters"
 
     def ran(self, p: int) -> bool:
-        """Say whether the density of a part, by its position, was computed by runs of Lanczos."""
+        """Say whether the density of the part at a position was computed by Lanczos runs."""
         return self.steps is not None and bool(self.steps[p].any())
 
     def runs(self, p: int) -> tuple[Floats, Floats, Counts]:
-        """Return the runs of a part's density.
+        """Return the Lanczos runs for a part's density.
 
         Args:
             p: position of the part.
@@ -262,7 +262,7 @@ class Spectrum(Predicted):
             alpha (K, m), beta (K, m) and steps (K,).
 
         Raises:
-            InputError: there are none.
+            InputError: there are no runs.
         """
         if self.alpha is None or self.beta is None or self.steps is None or not self.ran(p):
             checkpoint = self.provenance.get("checkpoint")
@@ -280,7 +280,7 @@ class Spectrum(Predicted):
     def vectors_converged(self) -> Bools:
         """Whether the residual of each of a part's Ritz vectors is at most `tol` times |lambda_max|, (P,)."""
         n_vectors = 0 if self.ritz_vectors is None else self.ritz_vectors.shape[1]
-        residuals = np.nan_to_num(self.ritz_residuals[:, :n_vectors])  # of vectors that do not exist
+        residuals = np.nan_to_num(self.ritz_residuals[:, :n_vectors])  # nan for vectors that do not exist
         sure: Bools = np.all(residuals <= self.tol * np.abs(self.lambda_max)[:, None], axis=1)
         return sure
 
@@ -300,7 +300,7 @@ class Spectrum(Predicted):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Traces(Predicted):
-    """Traces of groups of a spectrum's parts, which follow from those of the parts: the trace is linear in the loss."""
+    """Traces of groups of parts. They follow from the traces of the parts, because the trace is linear in the loss."""
 
     kind: ClassVar[str] = "traces"
     version: ClassVar[int] = 2  # since 2: lambda_max by rows, and errors over samples
@@ -331,7 +331,7 @@ class Traces(Predicted):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Overlap(Result):
-    """Several parts' matrices on the Ritz vectors and gradients of all parts: what a spectrum's overlap is made of."""
+    """Several parts' matrices on the Ritz vectors and gradients of all parts, from which overlaps are computed."""
 
     kind: ClassVar[str] = "overlap"
     version: ClassVar[int] = 1
@@ -360,7 +360,7 @@ class RowProducts(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Pilots(Result):
-    """What pilots chose of each part for an error that was asked for; all samples of a part that is taken whole."""
+    """The samples of each part that pilots chose for a requested accuracy; all samples if a draw would need most."""
 
     kind: ClassVar[str] = "pilots"
     version: ClassVar[int] = 1

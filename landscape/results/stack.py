@@ -1,4 +1,4 @@
-"""Several results of one kind side by side: methods, epochs or seeds as one more axis."""
+"""Several results of one kind together, with methods, epochs or seeds as one more axis."""
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ R = TypeVar("R", bound=Result)
 
 
 class Stack(Mapping[str, R], Generic[R]):
-    """Results by their names, in order: a mapping, which figures of several results take as it is.
+    """Results by their names, in order: a mapping, which figures of several results accept directly.
 
-    The results stay what they are: their parts, steps and points need not be the same. Where arrays are joined, in
-    `to_xarray`, what one result lacks is nan.
+    The results are not changed: their parts, steps and points may differ. `to_xarray` joins their arrays; values that a
+    result does not have are nan.
     """
 
     @checked
     def __init__(self, along: str, labels: Sequence[str | int | float], results: Sequence[R]) -> None:
-        """Keep results of one kind; `concat` checks them."""
+        """Store results of one kind; `concat` checks them."""
         self.along, self.labels = along, tuple(labels)
         self._results = dict(zip(map(str, labels), results, strict=True))
 
@@ -61,8 +61,8 @@ class Stack(Mapping[str, R], Generic[R]):
             long: as for `Result.to_dataframe`.
 
         Returns:
-            The frames of the results, one below the other; a first column says of which each row is, or where rows
-            are parts, the first level of the index.
+            The frames of the results, one below the other. The name of the result is the first column or, if rows are
+            parts, the first level of the index.
         """
         import pandas as pd
 
@@ -74,8 +74,8 @@ class Stack(Mapping[str, R], Generic[R]):
         """Return all arrays as one xarray data set with one more dimension.
 
         Returns:
-            The data set. Parts are aligned by their names, other axes by their coordinates or positions; where a
-            result has no number there is nan. Attributes are those that the results share.
+            The data set. Parts are aligned by their names, other axes by their coordinates or positions; missing
+            numbers are nan. It has the attributes that are equal in all results.
 
         Raises:
             InputError: the package xarray is not installed.
@@ -106,29 +106,30 @@ class Stack(Mapping[str, R], Generic[R]):
 def concat(
     results: Sequence[R] | Mapping[str, R], along: str = "method", names: Sequence[str | int | float] | None = None
 ) -> Stack[R]:
-    """Put results of one kind side by side along a new axis.
+    """Combine results of one kind along a new axis.
 
     Args:
-        results: at least one, or results by their names.
-        along: what the new axis is: "method", "epoch", "seed", or any other name that is no axis of the results.
-        names: where each result is along it, all different; None takes the names of a mapping, or what the provenance
-            of each result says of `along`, such as the method of training.
+        results: a list of at least one result, or a mapping of names to results.
+        along: name of the new axis: "method", "epoch", "seed", or any other name that is not an axis of the results.
+        names: the position of each result along the new axis, all different; None uses the names of a mapping, or the
+            entry `along` in the provenance of each result, such as the method of training.
 
     Returns:
-        The results by their names; it has `to_dataframe` and `to_xarray`, and is a mapping, as figures of several
-        results want it: `ls.plots.density_grid(ls.concat(spectra))`.
+        The results by their names. It is a mapping, which figures of several results accept:
+        `ls.plots.density_grid(ls.concat(spectra))`; and it has `to_dataframe` and `to_xarray`.
 
     Raises:
-        InputError: no results, results of several kinds, names that do not fit, or an axis that the results have.
+        InputError: no results, results of several kinds, names that do not fit, or an axis that the results already
+            have.
     """
     found = list(results.values()) if isinstance(results, Mapping) else list(results)
     if not found or not all(isinstance(result, Result) for result in found):
         raise InputError(f"{arg('results')} must be at least one result, got {type(results).__name__}")
     kinds = list(dict.fromkeys(type(result) for result in found))
     if len(kinds) > 1:
-        raise InputError(f"a {kinds[0].kind} and a {kinds[1].kind} do not join: give results of one kind")
+        raise InputError(f"a {kinds[0].kind} and a {kinds[1].kind} cannot be combined: give results of one kind")
     if any(along in result.lengths for result in found):
-        raise InputError(f"{arg('along', along)} is an axis of a {kinds[0].kind} already: name the new one otherwise")
+        raise InputError(f"{arg('along', along)} is already an axis of a {kinds[0].kind}: choose another name")
     labels: list[Any] = list(names) if names is not None else list(results) if isinstance(results, Mapping) else []
     labels = labels or [result.provenance.get(along) for result in found]
     if None in labels:

@@ -1,6 +1,6 @@
 """Results in HDF5 files.
 
-What a file holds; nothing but this is promised, and any HDF5 from 1.8 on reads it:
+This is the specification of a file; any HDF5 library from version 1.8 on can read it:
 
 - The root has the text attributes `format` = "landscape" and `kind`, and the integer attribute `version`, which
   counts the versions of that kind. A reader MUST refuse a kind that it does not know and a newer version.
@@ -11,13 +11,13 @@ What a file holds; nothing but this is promised, and any HDF5 from 1.8 on reads 
   or without values. The second axis of a matrix over pairs has one with "_2" behind the name. A reader MAY ignore them.
 - A tuple of strings is a dataset of variable-length UTF-8. A field that is None has no dataset.
 - Each number or string of the result is an attribute of the root.
-- `provenance` is a root attribute of JSON text in which NaN, Infinity and -Infinity may stand. For readers without
-  JSON, the empty group `provenance` MAY repeat its strings, numbers and booleans as attributes; the text counts.
+- `provenance` is a root attribute of JSON text, which may contain NaN, Infinity and -Infinity. For readers without
+  JSON, the empty group `provenance` MAY repeat its strings, numbers and booleans as attributes; the text has priority.
 - There MAY be other datasets, groups and attributes; a reader MUST ignore those that it does not know.
 
-A file is never changed in place (see `disk`), so no HDF5 lock is taken. h5py is given a Python file, not a path: on a
-full disk HDF5's own driver fails at the close and brings the interpreter down when it ends, whereas through a Python
-file the operating system's error arrives as it is. What is read is checked in `hdf5` before memory is taken for it.
+A file is never changed in place (see `disk`), so HDF5's lock is not used. h5py gets a Python file, not a path: on a
+full disk HDF5's own driver fails when it closes the file and crashes the interpreter at its end, whereas a Python file
+raises the operating system's error. `hdf5` checks sizes before it allocates memory.
 """
 
 import json
@@ -41,7 +41,7 @@ Files: TypeAlias = list[str] | list[Path] | tuple[str | PathLike[str], ...]
 _NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."  # as netCDF-4 itself writes
 
 ERRORS = ("_stderr", "_residual", "_residuals", "_spread")
-"""How the names of fields end that hold errors; none is below zero."""
+"""Suffixes of the names of fields with errors, which are never negative."""
 
 FORMAT = "landscape"
 """The root attribute `format` of every file of this package."""
@@ -57,7 +57,7 @@ def save(path: str | PathLike[str], result: Result, *, overwrite: bool = False) 
         overwrite: replace a file of this name.
 
     Raises:
-        StoreError: the file exists, it cannot be written, or the result holds what the format cannot.
+        StoreError: the file exists, it cannot be written, or the result contains something that the format cannot.
     """
     path = Path(path)
     with disk.writing(path):
@@ -87,13 +87,13 @@ def load(path: str | PathLike[str] | Files, kind: type[Any] | None = None) -> An
 
     Args:
         path: a file that `save` wrote, or a list of several.
-        kind: the class that is expected, such as `Spectrum`; None takes any.
+        kind: the expected class, such as `Spectrum`; None accepts any.
 
     Returns:
-        The result, of the class that the file's `kind` names; of several files a list, in their order.
+        The result, of the class that the file's `kind` names; for several files, a list in their order.
 
     Raises:
-        StoreError: a file is missing, damaged, somebody else's, of a newer version, or of another kind than expected.
+        StoreError: a file is missing, damaged, of another program, of a newer version, or not of the expected kind.
     """
     if not isinstance(path, str | PathLike):
         return [load(one, kind) if kind else load(one) for one in path]
@@ -120,12 +120,12 @@ def is_result(path: str | Path) -> bool:
 
 
 def write_result(path: Path, result: Result, *, unit: str | None = None, aside: Path | None = None) -> None:
-    """Write a result by `disk.write_aside`, with the unit of a run that it is of, if it is of one."""
+    """Write a result with `disk.write_aside`, and the name of the unit of a run if it is the result of one."""
     disk.write_aside(path, lambda file: fill(file, result, unit), aside=aside)
 
 
 def read_result(path: Path) -> tuple[Result, str | None]:
-    """Read a result and the unit that `write_result` was given; errors are those of `load`."""
+    """Read a result and the unit's name that `write_result` stored; errors are those of `load`."""
     with hdf5.opened(path) as root:
         kind = _known_kind(path, root)
         values: dict[str, Any] = {}
@@ -159,7 +159,7 @@ def read_result(path: Path) -> tuple[Result, str | None]:
 
 
 def to_json(value: Any, name: str) -> str:
-    """Return a value as JSON text, NumPy's numbers and arrays as plain ones and paths as strings."""
+    """Return a value as JSON text; NumPy numbers and arrays become plain ones, and paths strings."""
     try:
         return json.dumps(value, default=_jsonable)
     except (TypeError, ValueError) as error:
@@ -167,8 +167,8 @@ def to_json(value: Any, name: str) -> str:
 
 
 def fill(file: BinaryIO, result: Result, unit: str | None = None) -> None:
-    """Write a result into an open file that is empty, with the unit of a run that it is of, if it is of one."""
-    # HDF5 1.8's layout has checksums on its metadata; in the older default a flipped bit can bring a reader down.
+    """Write a result into an open, empty file, and the name of the unit of a run if it is the result of one."""
+    # HDF5 1.8's layout has checksums on its metadata; in the older default a flipped bit can crash a reader.
     with h5py.File(file, "w", libver=("v108", "v108")) as root:
         root.attrs["format"] = FORMAT
         root.attrs["kind"] = result.kind
@@ -193,8 +193,8 @@ def fill(file: BinaryIO, result: Result, unit: str | None = None) -> None:
 def _add_scales(root: h5py.File, result: Result) -> None:
     """Give each axis a dimension scale, so that xarray and netCDF read the file with named dimensions.
 
-    A scale holds the names of parts, the epochs or the coordinates along its axis, or nothing where positions are all
-    that there is.
+    A scale has the names of parts, the epochs or the coordinates along its axis, or no values if there are none of
+    these.
     """
     labels = labels_of(result)
     for item in fields(result):
@@ -229,7 +229,7 @@ def _fill_provenance(root: h5py.File, provenance: Mapping[str, Any]) -> None:
     root.attrs["provenance"] = to_json(provenance, "provenance")
     group = root.create_group("provenance")
     for key, value in provenance.items():
-        # What an attribute cannot hold (a list, None, an integer beyond 64 bits) stands in the JSON text alone.
+        # Values that an attribute cannot have (a list, None, an integer beyond 64 bits) are only in the JSON text.
         with suppress(StoreError):
             group.attrs[_plain(key, "provenance")] = _plain(value, "provenance")
 

@@ -1,4 +1,4 @@
-"""Losses at points of parameter space: a list of points, a line, a plane, paths of training on it."""
+"""Losses at points of parameter space: a list of points, a line, a plane, or paths of training on a plane."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +10,7 @@ from landscape.results.predicted import Predicted
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Points(Result):
-    """Loss and accuracy of every part at some points of parameter space: the raw material of surfaces and paths."""
+    """Loss and accuracy of every part at some points of parameter space, from which surfaces and paths are made."""
 
     kind: ClassVar[str] = "points"
     version: ClassVar[int] = 2  # since 2: errors over samples
@@ -18,7 +18,7 @@ class Points(Result):
 
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
-    point: Counts = array("point", doc="number of the point in the list that was asked for")
+    point: Counts = array("point", doc="number of the point in the requested list")
     loss: Floats = array("point", "part", unit="loss", doc="mean loss over the part's samples")
     accuracy: Floats | None = array(
         "point",
@@ -35,8 +35,8 @@ class Points(Result):
 class Plane(Result):
     """A line or plane through parameter space: theta = origin + sum over axes of coordinate times direction.
 
-    Kept in a file, it lets two networks be compared in the same plane and the same units. Running statistics of batch
-    norm are buffers; they move with the point where their directions are not zero.
+    With a stored plane, two networks can be compared in the same plane and the same units. Running statistics of batch
+    norm are buffers; they move with the point if their directions are not zero.
     """
 
     kind: ClassVar[str] = "plane"
@@ -65,10 +65,10 @@ class Plane(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Surface(Predicted):
-    """Loss and accuracy of every part on a line or a grid of points, and at marked points of the same plane.
+    """Loss and accuracy of every part on a line or a grid of points, and at marked checkpoints.
 
-    On a line there is one y, 0. A point that was left out of an adaptive grid has `computed` false and no value (nan);
-    a nan where `computed` is true is what the network gave.
+    A line has a single y, which is 0. A point that was left out of an adaptive grid has `computed` false and the value
+    nan; if `computed` is true, a nan is the actual output of the network.
     """
 
     kind: ClassVar[str] = "surface"
@@ -145,11 +145,11 @@ class Surface(Predicted):
     radius: float = scalar(doc="Euclidean radius of worst_rise")
     cosine: float = scalar(doc="cosine of the angle between the two directions; nan for a line")
     batch_norm: str = scalar(doc="running statistics at each point, as --bn names it")
-    verdict: str = scalar(doc="what a reader must know before the picture is believed")
+    verdict: str = scalar(doc="warnings about what the figure may hide or distort")
 
     @property
     def title(self) -> str:
-        """Of how many points, and along which axes."""
+        """The number of points and the axes."""
         shape = " x ".join(f"{len(c)}" for c in (self.xcoordinates, self.ycoordinates)[: len(self.axes)])
         done, total = int(self.computed.sum()), self.computed.size
         some = "" if done == total else f", {done:,} of {total:,} points computed"

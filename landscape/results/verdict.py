@@ -1,6 +1,6 @@
-"""What a surface does not show: one line of warnings about its centre, range, steps, values and marks.
+"""The verdict on a surface: one line of warnings about its centre, range, steps, values and marks.
 
-The line stands in the result, in the table of `landscape compare` and under figures. Arithmetic stands in grid.py.
+The line is part of the result, of the output of `landscape compare` and of figures. grid.py has the arithmetic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,26 +33,26 @@ def verdict(
     augmented: bool | None = False,
     variance_invalid: np.ndarray | None = None,
 ) -> str:
-    """Write one line that names what could mislead a reader of the surface.
+    """Return one line that names everything that could mislead a reader of the surface.
 
     Args:
-        grid: where the points are.
+        grid: coordinates of the points.
         parts: names of the P parts.
         loss: (P, ny, nx).
-        computed: (ny, nx), which of the grid's points the network was evaluated at; None for all of them.
+        computed: (ny, nx), true where the network was evaluated; None for all points.
         centre_loss: (P,).
         found: `lowest_loss` (P,), `lowest_position` (P, A) and `doubling_radius` (P,).
-        batch_norm: what was done with running statistics; "unknown" for somebody else's file.
+        batch_norm: name of the policy for running statistics; "unknown" for a file of another program.
         marks: names of the M marks.
         mark_loss: (M, P) at the marks themselves.
         mark_policy_loss: (M, P), the same with running statistics as on the grid; None if these are the marks' own.
         radius: Euclidean radius of `worst_rise`, which must not be below a grid step.
-        n_classes: C, whose log is the cross-entropy of guessing; None if unknown, or if the loss is another.
-        augmented: whether the data was augmented; None if unknown.
-        variance_invalid: (ny, nx), true where a running variance is below zero or not finite; None if unknown.
+        n_classes: C; log C is the cross-entropy of a uniform guess. None if unknown or for another loss.
+        augmented: whether the data were augmented; None if unknown.
+        variance_invalid: (ny, nx), true where a running variance is negative or not finite; None if unknown.
 
     Returns:
-        Clauses joined by "; ": first what is wrong with centre, range and values, then how it was computed.
+        Clauses joined by "; ": first problems with centre, range and values, then how the surface was computed.
     """
     computed = grid.computed if computed is None else computed
     clauses = [
@@ -121,7 +121,7 @@ def _about_range(
 def _about_steps(
     grid: Grid, parts: Sequence[str], loss: np.ndarray, centre_loss: np.ndarray, radii: np.ndarray, radius: float
 ) -> list[str]:
-    """Find what the grid is too coarse to show."""
+    """Find quantities for which the grid is too coarse."""
     clauses = []
     twice = 2 * centre_loss
     jumps = (grid.values(loss, centre_loss)[:, grid.around] > twice[:, None]).any(axis=1) & (twice > 0)
@@ -149,7 +149,7 @@ def _about_steps(
 def _about_marks(
     parts: Sequence[str], marks: Sequence[str], loss: np.ndarray | None, policy: np.ndarray | None
 ) -> list[str]:
-    """Find marks whose loss differs from the surface's because of their running statistics alone."""
+    """Find marks with a loss that differs from the surface's only because of their running statistics."""
     if loss is None or policy is None:
         return []
     size = np.where(np.isfinite(loss), np.abs(loss), 0.0).max(axis=0, initial=0.0)

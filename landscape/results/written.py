@@ -1,4 +1,4 @@
-"""How numbers and names are written where there is little room: with the digits that their errors leave."""
+"""Write numbers and names in little space: numbers with the digits that are significant given their errors."""
 
 import math
 
@@ -16,20 +16,20 @@ def number(value: float) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """Write a number with its error, "38.15 ± 0.02": at most four digits, and none that the error makes void.
+    """Write a number with its error, "38.15 ± 0.02": at most four digits, and none below the error.
 
     Args:
         value: any number.
-        error: at least 0; nan, or what is no error in a damaged file, where it is unknown.
+        error: at least 0; nan if it is unknown. Invalid values of a damaged file count as unknown.
 
     Returns:
-        The text; "± ?" for an unknown error, and nothing for none.
+        The text; it has "± ?" for an unknown error, and no error for 0.
     """
     if not 0 <= error < math.inf:
         return f"{number(value)} ± ?"
     if error == 0:
         return number(value)
-    size = value or error  # of a trace of zero the error tells the digits
+    size = value or error  # for a value of zero the error determines the digits
     if not _plain(size):
         return f"{value:.3g} ± {error:.1g}"
     decimals = min(_decimals(size), max(0, 1 - math.floor(math.log10(error))))
@@ -46,14 +46,14 @@ def _decimals(value: float) -> int:
 
 
 def shorten(name: str, length: int) -> str:
-    """Cut a name in its middle, since long names differ at either end.
+    """Shorten a name in its middle, because long names differ at their ends.
 
     Args:
         name: any text; white space becomes single blanks.
-        length: characters that may stay, at least 3.
+        length: the largest number of characters, at least 3.
 
     Returns:
-        The name on one line, with an ellipsis where something was cut.
+        The name on one line, with an ellipsis in place of the removed part.
     """
     name = " ".join(name.split())
     if len(name) <= length:

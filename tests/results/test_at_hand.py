@@ -164,7 +164,7 @@ def test_the_nearest_class_keeps_its_name_in_a_choice_of_classes():
         ("class1", "no part 'class1'; did you mean class 1? there are class 0, class 1, class 2"),
         ("truck", "no part 'truck'; there are class 0, class 1, class 2"),
         (0, "no part 0; there are class 0, class 1, class 2"),
-        ([], "no part is named: give a name, or several"),
+        ([], "no part is named: give the name of a part, or a list of names"),
     ],
 )
 def test_an_unknown_part_is_refused_with_the_nearest(name, message):
@@ -287,9 +287,9 @@ def test_figures_of_several_results_take_them_as_they_are():
     ("given", "message"),
     [
         (([],), "results must be at least one result, got list"),
-        (([spectrum(), sharpness()],), "a spectrum and a sharpness do not join: give results of one kind"),
+        (([spectrum(), sharpness()],), "a spectrum and a sharpness cannot be combined: give results of one kind"),
         (([spectrum(), spectrum()],), "the provenance of a result does not say its method: pass names"),
-        (([spectrum()], "part"), "along='part' is an axis of a spectrum already: name the new one otherwise"),
+        (([spectrum()], "part"), "along='part' is already an axis of a spectrum: choose another name"),
         (([spectrum()] * 2, "seed", ["a"]), "names must be 2 names that differ, got a"),
         (([spectrum()] * 2, "seed", [1, "1"]), "names must be 2 names that differ, got 1, 1"),
     ],

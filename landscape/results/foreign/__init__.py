@@ -1,1 +1,1 @@
-"""Other programs' files: tomgoldstein/loss-landscape, mode connectivity, Landscaper, PyHessian, VTK, CSV, JSON."""
+"""Files of other programs: tomgoldstein/loss-landscape, mode connectivity, Landscaper, PyHessian, VTK, CSV, JSON."""

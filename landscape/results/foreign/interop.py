@@ -1,9 +1,9 @@
-"""Other people's formats: PyHessian's lists, Saddle-LongTail's arrays, and tables for any program (CSV, JSON).
+"""Formats of other programs: PyHessian's lists, Saddle-LongTail's arrays, and tables for any program (CSV, JSON).
 
 PyHessian's `density()` returns two lists with one list for each probe: the eigenvalues of the tridiagonal matrix
 and the squared first components of its eigenvectors, in no order. They are the nodes and weights of the quadrature,
-and the weights of a probe sum to 1. It takes the eigenvectors of a symmetric matrix by `torch.linalg.eig`, which
-answers in complex numbers. Saddle-LongTail saves the same two lists for each class as NumPy arrays.
+and the weights of a probe sum to 1. It computes the eigenvectors of a symmetric matrix by `torch.linalg.eig`, which
+returns complex numbers. Saddle-LongTail saves the same two lists for each class as NumPy arrays.
 """
 
 import csv
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _RAW = frozenset({"parameter", "buffer", "vector", "probe", "step", "trace_probe", "gram_row", "image", "height"})
-"""Axes of what stays in the file."""
-_ROUNDING = 1e-3  # of float32 weights from a general eigensolver; wrong weights miss by far more
+"""Axes of arrays that are only in the result file."""
+_ROUNDING = 1e-3  # error of float32 weights from a general eigensolver; wrong weights are off by far more
 
 
 @checked
 def to_pyhessian(
     nodes: np.ndarray, weights: np.ndarray, steps: np.ndarray
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Give one part's quadrature the form that PyHessian's `density()` returns.
+    """Convert one part's quadrature to the form that PyHessian's `density()` returns.
 
     Args:
         nodes: (K, m) in units of the loss; those of probe k are the first `steps[k]`.
         weights: (K, m), which sum to 1 for each probe.
-        steps: (K,) Lanczos steps of each probe. PyHessian's own plot asks for equal ones.
+        steps: (K,) Lanczos steps of each probe. PyHessian's own plot needs equal numbers.
 
     Returns:
         `eigen_list_full` and `weight_list_full`: for each probe a list of floats.
@@ -64,11 +64,11 @@ def to_pyhessian(
 def from_pyhessian(
     eigenvalues: Sequence[Sequence[complex]] | np.ndarray, weights: Sequence[Sequence[complex]] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Take what PyHessian's `density()` returned.
+    """Convert the return value of PyHessian's `density()` to nodes and weights.
 
     Args:
         eigenvalues: for each of K probes its eigenvalues, real or complex with imaginary parts near 0.
-        weights: for each probe as many weights.
+        weights: for each probe, one weight per eigenvalue.
 
     Returns:
         Nodes and weights, (K, m) float64 in the order given; nan beyond the end of a probe with fewer than m.
@@ -106,14 +106,14 @@ def read_saddle_longtail(eigen_npy: str | Path, weights_npy: str | Path) -> tupl
 def to_csv(result: Result, path: str | Path, *, overwrite: bool = False) -> None:
     """Write the numbers of a result as one table, under a header.
 
-    A spectrum and sharpness have a row for each part, a series one for each part at each checkpoint, columns named as
-    the fields. A surface and a trajectory have
-    a row for each part at each point, grid points first and marks after them. Any other result is in long form, a row
-    for each number: its field, where it is along each of the field's axes (by name, where there are names), its value.
+    The table of a spectrum or sharpness has a row for each part, that of a series a row for each part at each
+    checkpoint; columns have the names of fields. The table of a surface or trajectory has a row for each part at each
+    point, first grid points, then marks. Any other result is in long form, with a row for each number: its field, its
+    position along each axis (by name if there are names), and its value.
 
     Args:
         result: of any kind. Arrays over parameters, probes or steps stay in the result file.
-        path: the file, in UTF-8. Floats keep all their digits; nan and inf are written so.
+        path: the file, in UTF-8. Floats have all their digits; nan and inf are written as such.
         overwrite: replace a file of this name.
 
     Raises:
@@ -130,7 +130,7 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], path: str
         writer = csv.writer(text)
         writer.writerow(columns)
         writer.writerows(rows)
-        text.detach()  # which flushes, and leaves the file to its owner
+        text.detach()  # detach() flushes, and does not close the owner's file
 
     path = Path(path)
     with disk.writing(path):
@@ -145,9 +145,9 @@ def to_json(result: Result) -> str:
         result: of any kind. Arrays over parameters, probes or steps stay in the result file.
 
     Returns:
-        Strict JSON: an object with `kind`, `version`, the scalars by their field names, `parts`, a list with an object
-        for each part, and `arrays`, in which each other array has its `axes` and its `values`, nested in their order.
-        JSON has no nan and no inf: both are null.
+        Strict JSON: an object with `kind`; `version`; the scalars by their field names; `parts`, a list with an object
+        for each part; and `arrays`, with the `axes` and `values` of each other array, nested in the order of the axes.
+        JSON has no nan and no inf: both become null.
     """
     whole: dict[str, Any] = {"kind": result.kind, "version": result.version}
     arrays = {}
@@ -173,9 +173,9 @@ def _table(result: Result) -> tuple[list[str], Iterable[Sequence[Any]]]:
 
 
 def part_table(result: Result) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return the columns of a table with a row for each part, and its rows: the numbers that each part has one of.
+    """Return the columns and rows of a table with a row for each part and all fields with one number per part.
 
-    Of a series there is a row for each part at each checkpoint.
+    For a series, there is a row for each part at each checkpoint.
     """
     if isinstance(result, Series):
         return _along(result)
@@ -189,7 +189,7 @@ def part_table(result: Result) -> tuple[list[str], list[tuple[Any, ...]]]:
 
 
 def _along(series: Series) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return the tables of all checkpoints as one, with what belongs to each checkpoint before its parts."""
+    """Return one table for all checkpoints; columns with fields of the checkpoint come first."""
     axes = {item.name: item.metadata["axes"] for item in fields(series) if getattr(series, item.name) is not None}
     about = [name for name, of in axes.items() if of == (AXIS,) and name != "checkpoints"]
     shape = len(series.checkpoints), len(series.parts)
@@ -219,7 +219,7 @@ def _points(surface: Surface) -> Iterator[Sequence[Any]]:
 
 
 def long_table(result: Result) -> tuple[list[str], Iterator[Sequence[Any]]]:
-    """Return the columns of a table with a row for each number, and its rows: field, place along each axis, value."""
+    """Return the columns and rows of a table with a row for each number: field, position along each axis, value."""
     shown = [
         (item.name, item.metadata["axes"], np.asarray(getattr(result, item.name)))
         for item in fields(result)
@@ -276,7 +276,7 @@ def _shown(axes: Sequence[str]) -> bool:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with null for every number that JSON has not."""
+    """Return a value with null for every number that JSON does not have."""
     if isinstance(value, list):
         return [_finite(v) for v in value]
     if isinstance(value, dict):

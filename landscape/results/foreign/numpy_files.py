@@ -1,4 +1,4 @@
-"""NumPy's own files, .npy and .npz, read without pickle and within their sizes."""
+"""NumPy's own files, .npy and .npz, read without pickle and with checks of their sizes."""
 
 import math
 import tokenize
@@ -16,7 +16,7 @@ _DAMAGE = (
     OSError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, SyntaxError, RuntimeError,
     tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""What NumPy and zipfile raise on damaged files; NotImplementedError is a RuntimeError."""
+"""Errors of NumPy and zipfile on damaged files; NotImplementedError is a RuntimeError."""
 
 
 def array(path: Path) -> np.ndarray:
@@ -26,7 +26,7 @@ def array(path: Path) -> np.ndarray:
         path: the file.
 
     Returns:
-        The array, of whatever type but objects.
+        The array, of any type except objects.
 
     Raises:
         StoreError: the file is missing, damaged, or not an array.
@@ -47,7 +47,7 @@ def archive(path: Path) -> dict[str, np.ndarray]:
         path: the file.
 
     Returns:
-        The arrays as float64, by name; what is no array of real numbers is left out.
+        The arrays as float64, by name; entries that are no arrays of real numbers are left out.
 
     Raises:
         StoreError: the file is missing, damaged, or not an archive of arrays.
@@ -71,7 +71,7 @@ def archive(path: Path) -> dict[str, np.ndarray]:
 
 
 def _array(file: Any, held: int) -> np.ndarray:
-    """Read an array whose header and numbers take `held` bytes at most."""
+    """Read an array from at most `held` bytes."""
     version = np.lib.format.read_magic(file)
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in headers:
@@ -84,6 +84,6 @@ def _array(file: Any, held: int) -> np.ndarray:
     content = file.read(n_bytes)
     if len(content) != n_bytes:
         raise EOFError("it is cut short")
-    file.read(1)  # at the end of a member of an archive its checksum is looked at
+    file.read(1)  # at the end of a member of an archive, its checksum is verified
     flat = np.frombuffer(bytearray(content), dtype=dtype)
     return flat.reshape(shape[::-1]).transpose() if fortran else flat.reshape(shape)

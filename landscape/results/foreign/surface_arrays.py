@@ -1,11 +1,11 @@
 """Surfaces from bare arrays, and from the .npz files of two other programs.
 
 - dnn-mode-connectivity: `plane.npz`, Z[ix, iy] on the plane through a curve's control points, and `curve.npz`, the
-  losses along the curve itself. Their `loss` has the penalty on the weights in it, their `nll` has not.
+  losses along the curve itself. Their `loss` includes the penalty on the weights, their `nll` does not.
 - Landscaper: `loss`, indexed by the first direction first, and `coordinates`, one row for each direction.
 
-None of them says how many samples a loss is of, or whether the data was augmented: nan, and "unknown", stand for what a
-file does not tell. Archives are read without pickle, so that no file runs code.
+None of them states the number of samples of a loss, or whether the data were augmented: missing values become nan or
+"unknown". Archives are read without pickle, so that no file runs code.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,24 +45,24 @@ def from_arrays(
     between: bool = False,
     remark: str = "",
 ) -> Surface:
-    """Make a surface of what is known; the rest is nan, and what follows from the losses is computed.
+    """Make a surface of the known values; the rest is nan, and what follows from the losses is computed.
 
     Args:
         parts: names of the P parts.
         x: coordinates along the first direction, (nx,).
         y: coordinates along the second one, (ny,); None for a line.
         loss: (P, ny, nx), with ny = 1 for a line; nan where not computed.
-        accuracy: shares, (P, ny, nx); nan where unknown.
+        accuracy: fractions, (P, ny, nx); nan where unknown.
         computed: (ny, nx) bool.
-        provenance: where the numbers are from.
-        axes: what each direction is; None is "x" and "y", or principal components where `explained` is known.
-        unit_length: Euclidean length of each direction; None is unknown, and so are radius and rise then.
+        provenance: origin of the numbers.
+        axes: description of each direction; None means "x" and "y", or principal components if `explained` is known.
+        unit_length: Euclidean length of each direction; None if unknown, which makes radius and rise unknown too.
         cosine: of the two directions.
         explained: fraction of a trajectory's variance along each direction.
         radius: Euclidean radius of the worst rise, as for `grid.summary`.
         batch_norm: keep, interpolate, reestimate or unknown.
         between: the line goes from one network at 0 to another at 1, and has a barrier.
-        remark: what else a reader must know, for the verdict.
+        remark: a further warning for the verdict.
 
     Returns:
         The surface, without marks. The centre's loss is that of the point at 0, if there is one.
@@ -117,7 +117,7 @@ def from_arrays(
 
 
 def with_paths(surface: Surface, paths: Mapping[str, np.ndarray], *, distance: float = float("nan")) -> Trajectory:
-    """Lay paths over a surface, in place of its marks.
+    """Draw paths on a surface, in place of its marks.
 
     Args:
         surface: a plane.
@@ -146,13 +146,13 @@ def with_paths(surface: Surface, paths: Mapping[str, np.ndarray], *, distance: f
 
 
 def axis_names(explained: np.ndarray) -> tuple[str, ...]:
-    """Name directions of which nothing is known but the variance that they explain, if they are principal components.
+    """Return names for directions, given only the variance that they explain if they are principal components.
 
     Args:
-        explained: (A,) shares; nan for other directions.
+        explained: (A,) fractions of the variance; nan for other directions.
 
     Returns:
-        A names.
+        (A,) names.
     """
     if np.isfinite(explained).all():
         return tuple(f"principal component {i + 1}" for i in range(len(explained)))
@@ -160,14 +160,14 @@ def axis_names(explained: np.ndarray) -> tuple[str, ...]:
 
 
 def read_npz(path: str | Path, *, radius: float | None = None) -> Surface:
-    """Read a surface or curve of dnn-mode-connectivity or Landscaper, which is known by the names of its arrays.
+    """Read a surface or curve of dnn-mode-connectivity or Landscaper, recognised by the names of its arrays.
 
     Args:
         path: the .npz file.
-        radius: Euclidean radius of the worst rise; it takes effect where lengths are known, on the plane of a curve.
+        radius: Euclidean radius of the worst rise; it has an effect only if lengths are known, on the plane of a curve.
 
     Returns:
-        The surface. The plane of a curve is a trajectory, whose runs are the curve and its control points.
+        The surface. The plane of a curve is a trajectory; its runs are the curve and its control points.
 
     Raises:
         StoreError: the file is missing, damaged, or no surface.
@@ -188,7 +188,7 @@ def read_npz(path: str | Path, *, radius: float | None = None) -> Surface:
 
 
 def _plane(path: Path, arrays: Mapping[str, np.ndarray], radius: float | None) -> Trajectory:
-    """Take the plane of a curve; its grid is in Euclidean lengths along two orthonormal directions."""
+    """Return the plane of a curve; its grid has Euclidean lengths along two orthonormal directions."""
     shape = len(arrays["alphas"]), len(arrays["betas"])
     grid = arrays["grid"]
     if grid.shape != (*shape, 2):
@@ -215,13 +215,13 @@ def _plane(path: Path, arrays: Mapping[str, np.ndarray], radius: float | None) -
     for name, points in paths.items():
         if points.ndim != 2 or points.shape[1] != 2:
             raise StoreError(f"{path}: {name}_coordinates must be pairs of numbers, got shape {points.shape}")
-    # The plane is spanned by the first three control points: further ones, and the curve with them, lie off it.
+    # The first three control points span the plane: further ones, and then the curve, are outside it.
     in_plane = len(paths.get("bend", ())) == 3
     return with_paths(surface, paths, distance=0.0 if in_plane else float("nan"))
 
 
 def _curve(path: Path, arrays: Mapping[str, np.ndarray]) -> Surface:
-    """Take the losses along a curve as those of a line; its ends are two networks, so that it has a barrier."""
+    """Return the losses along a curve as those of a line; its ends are two networks, so it has a barrier."""
     t = arrays["ts"]
     if t.ndim != 1:
         raise StoreError(f"{path}: ts must be one row, got shape {t.shape}")
@@ -243,7 +243,7 @@ def _curve(path: Path, arrays: Mapping[str, np.ndarray]) -> Surface:
 def _by_split(
     path: Path, arrays: Mapping[str, np.ndarray], shape: tuple[int, ...]
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return the splits, their losses without the penalty on the weights, and their accuracies as shares."""
+    """Return the splits, their losses without the penalty on the weights, and their accuracies as fractions."""
     parts = [split for split, short in _SHORT.items() if f"{short}_nll" in arrays]
     if not parts:
         raise StoreError(f"{path} has neither tr_nll nor te_nll: it is no result of {CONNECTIVITY}")

@@ -1,10 +1,10 @@
 """Surfaces for other programs: VTK's XML for ParaView, and NumPy archives.
 
-A VTK file is a structured grid of nx x ny points, of whatever proportions, with loss and accuracy of every part at each
-of them. The height of the grid is one of the losses, or its logarithm. Points that were not computed, and those without
-a finite height, are marked as hidden (`vtkGhostType`), so that they are holes; their values are nan. Numbers are
-64-bit binary: VTK's reader of text stops at a nan. Marks, such as the checkpoints of a path, are a file of their own,
-polylines at their own losses.
+A VTK file is a structured grid of nx x ny points, with loss and accuracy of every part at each point. The height of the
+grid is one of the losses, or its logarithm. Points that were not computed, and those without a finite height, are
+marked as hidden (`vtkGhostType`), so that they are holes; their values are nan. Numbers are 64-bit binary, because
+VTK's reader of text stops at a nan. Marks, such as the checkpoints of a path, are in a separate file, as polylines at
+their own losses.
 """
 
 import base64
@@ -29,15 +29,15 @@ def write_vtk(
     """Write a surface as a VTK structured grid, and its marks beside it.
 
     Args:
-        path: the file; ParaView knows it by the suffix .vts. Marks go to a file .marks.vtp of this name.
+        path: the file; ParaView recognises the suffix .vts. Marks are written to a file .marks.vtp of this name.
         surface: the result, a plane or a line.
-        part: the part whose loss is the height; None for the mean over all samples of all parts, or, where samples are
-            not known, for the first part.
+        part: the loss of this part is the height; None means the mean over all samples of all parts or, if numbers of
+            samples are unknown, the first part.
         log: the height is log10 of the loss, for surfaces over several orders of magnitude.
         overwrite: replace files of these names.
 
     Returns:
-        Where the marks are; None if there are none.
+        The path of the file with marks; None without marks.
 
     Raises:
         InputError: there is no such part.
@@ -56,7 +56,7 @@ def write_vtk(
 
 
 def write_npz(path: str | Path, surface: Surface, *, overwrite: bool = False) -> None:
-    """Write all of a surface as a NumPy archive that needs no pickle: each field under its name, provenance as JSON.
+    """Write a surface as a NumPy archive that needs no pickle: each field under its name, provenance as JSON.
 
     Args:
         path: the file.
@@ -137,7 +137,7 @@ def _polylines(file: BinaryIO, surface: Surface, heights: np.ndarray) -> None:
 
 
 def _drawable(heights: np.ndarray) -> np.ndarray:
-    """Put points that are hidden at the lowest height: a nan among coordinates leaves no bounds to look at."""
+    """Put hidden points at the lowest height: with a nan coordinate, the grid would have no bounds for the camera."""
     finite = np.isfinite(heights)
     return np.where(finite, heights, heights[finite].min(initial=np.inf) if finite.any() else 0.0)
 

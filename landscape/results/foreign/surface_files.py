@@ -1,14 +1,14 @@
 """Surfaces, directions and paths in the HDF5 files of tomgoldstein/loss-landscape, both ways.
 
 - A surface has `xcoordinates`, `ycoordinates` (none for a line), `train_loss`, `train_acc` in percent, and the same for
-  `test`; -1 is "not computed". Its arrays are declared (nx, ny) but filled in the order of (ny, nx), so that
-  Z[iy, ix] = Z.ravel().reshape(ny, nx) whatever their shape says.
-- Directions lie in a file of their own, in the groups `xdirection` and `ydirection`: an array for each parameter, under
-  the names "0", "1", ...; principal components have `explained_variance_ratio_` beside them.
-- A path is projected in a third file, as `proj_xcoord` and `proj_ycoord`.
+  `test`; -1 is "not computed". Its arrays have the shape (nx, ny) but the order of (ny, nx), so that Z[iy, ix] is
+  Z.ravel().reshape(ny, nx), whatever their shape says.
+- Directions are in a separate file, in the groups `xdirection` and `ydirection`: an array for each parameter, under
+  the names "0", "1", ...; principal components also have `explained_variance_ratio_`.
+- A projected path is in a third file, as `proj_xcoord` and `proj_ycoord`.
 
-None of them says how many samples a loss is of, and only directions tell lengths in parameter space: nan stands for
-what a file does not tell.
+None of them states the number of samples of a loss, and only directions contain lengths in parameter space: missing
+values become nan.
 """
 
 import re
@@ -40,7 +40,7 @@ class Directions:
 
     @property
     def gram(self) -> np.ndarray:
-        """Inner products of the directions, (A, A), without single numbers such as counters of batches."""
+        """Inner products of the directions, (A, A), without scalars such as counters of batches."""
         flat = [np.concatenate([a.ravel() for a in axis if a.ndim]).astype(np.float64) for axis in self.arrays]
         return np.array([[a @ b for b in flat] for a in flat])
 
@@ -52,14 +52,14 @@ class Directions:
 
     @property
     def cosine(self) -> float:
-        """Cosine of the angle between two directions; nan for one, or where one is zero."""
+        """Cosine of the angle between two directions; nan for one direction, or if one is zero."""
         if len(self.arrays) == 1 or not self.unit_length.all():
             return float("nan")
         return float(np.clip(self.gram[0, 1] / self.unit_length.prod(), -1, 1))
 
 
 def is_foreign(path: str | Path) -> bool:
-    """Say by its content whether a file may be one that `read` takes.
+    """Say by its content whether `read` may accept a file.
 
     Args:
         path: any path.
@@ -76,16 +76,16 @@ def is_foreign(path: str | Path) -> bool:
 
 
 def read(path: str | Path, *, directions: str | Path | None = None, radius: float | None = None) -> Surface:
-    """Read a surface or a curve from the file of another program, which is known by its content.
+    """Read a surface or a curve from the file of another program, which is recognised by its content.
 
     Args:
         path: the file.
-        directions: of tomgoldstein/loss-landscape, the file with the directions; None looks for it beside the surface,
-            under the name that the surface gives.
-        radius: Euclidean radius of the worst rise; it takes effect where lengths are known.
+        directions: the file with the directions, for tomgoldstein/loss-landscape; None looks for it beside the surface,
+            under the name that the surface states.
+        radius: Euclidean radius of the worst rise; it has an effect only if lengths are known.
 
     Returns:
-        The surface; its parts are the splits that the file has. An .npz is read by `surface_arrays.read_npz`.
+        The surface; its parts are the splits in the file. `surface_arrays.read_npz` reads an .npz.
 
     Raises:
         StoreError: the file is missing, damaged, or no surface.
@@ -108,8 +108,8 @@ def read(path: str | Path, *, directions: str | Path | None = None, radius: floa
 def read_eigenvalues(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the Hessian's extreme eigenvalues at each point of a surface of tomgoldstein/loss-landscape.
 
-    They were taken of the sum of the batches' mean losses and never divided, so that they grow with the number of
-    batches: of these numbers only the ratio of the two is that of the mean loss.
+    That program computes them for the sum of the batches' mean losses without dividing it, so that they grow with the
+    number of batches: only their ratio is that of the mean loss.
 
     Args:
         path: a file with `min_eig` and `max_eig`.
@@ -136,10 +136,10 @@ def read_directions(path: str | Path) -> Directions:
         path: the direction file.
 
     Returns:
-        One or two directions, with the share of variance where they are principal components.
+        One or two directions, with the fraction of variance if they are principal components.
 
     Raises:
-        StoreError: the file is missing, damaged, or holds no directions.
+        StoreError: the file is missing or damaged, or has no directions.
     """
     path = Path(path)
     with hdf5.opened(path) as root:
@@ -162,13 +162,13 @@ def read_plane(
     buffers: Mapping[str, np.ndarray] | None = None,
     order: Sequence[str] | None = None,
 ) -> Plane:
-    """Read directions of tomgoldstein/loss-landscape as the plane through a network's parameters.
+    """Read directions of tomgoldstein/loss-landscape as a plane through a network's parameters.
 
     Args:
         path: the direction file.
         parameters: name -> values at the origin, in the order of `named_parameters()`.
-        buffers: name -> values of the floating-point buffers, in their order; None is none.
-        order: names in the order of `state_dict()`, for a file that was made with --dir_type states. Names in neither
+        buffers: name -> values of the floating-point buffers, in their order; None means no buffers.
+        order: names in the order of `state_dict()`, for a file that was made with --dir_type states. Tensors in neither
             mapping, such as counters of batches, do not move.
 
     Returns:
@@ -213,21 +213,21 @@ def read_plane(
 
 
 def with_path(surface: Surface, path: str | Path) -> Trajectory:
-    """Lay a projected path of tomgoldstein/loss-landscape over a surface, in the surface's coordinates.
+    """Draw a projected path of tomgoldstein/loss-landscape on a surface, in the surface's coordinates.
 
-    Their method "cos" stores lengths along each direction, whereas the coordinates of a surface count directions; the
-    two differ where directions are not unit vectors, and at an angle. With the Gram matrix G of the directions and the
-    lengths l, coordinates are G^-1 (l_1 |d1|, l_2 |d2|). Their method "lstsq" stores coordinates.
+    That program's method "cos" stores lengths along each direction, whereas the coordinates of a surface are multiples
+    of directions; the two differ if directions are not unit vectors, or not orthogonal. With the Gram matrix G of the
+    directions and the lengths l, coordinates are G^-1 (l_1 |d1|, l_2 |d2|). Its method "lstsq" stores coordinates.
 
     Args:
-        surface: a plane, whose lengths must be known unless the path's name says "lstsq".
+        surface: a plane; its lengths must be known unless the path's name contains "lstsq".
         path: the projection file.
 
     Returns:
         The surface with the path's points as marks; their losses and distances from the plane are not known.
 
     Raises:
-        StoreError: the file is missing, damaged, or holds no path.
+        StoreError: the file is missing or damaged, or has no path.
         InputError: the surface is a line, or its lengths are unknown.
     """
     path = Path(path)
@@ -253,12 +253,12 @@ def with_path(surface: Surface, path: str | Path) -> Trajectory:
 
 
 def write_goldstein(path: str | Path, surface: Surface, *, overwrite: bool = False) -> None:
-    """Write a surface so that the plotters of tomgoldstein/loss-landscape and this package both read the file.
+    """Write a surface so that both tomgoldstein/loss-landscape's plotters and this package can read the file.
 
-    It is this package's own result file, all parts and provenance in it, to which the root datasets are added that
-    they look for by name. Their loss is the mean over all samples of all parts, their accuracy in percent, -1 where
-    nothing was computed. They are called `train_` or `test_` by the split. A plane is written as rows of y, (ny, nx):
-    square or not, that is both the order in which theirs are filled and the shape that their contour plot needs.
+    The file is a result file of this package, with all parts and the provenance. It also has the root datasets that the
+    plotters look for by name: the mean loss over all samples of all parts, and the accuracy in percent; -1 is "not
+    computed". Their names begin with `train_` or `test_`, after the split. A plane is written as rows of y, (ny, nx):
+    this is both the order of that program's values and the shape that its contour plot needs, for any grid.
 
     Args:
         path: the file.
@@ -267,7 +267,7 @@ def write_goldstein(path: str | Path, surface: Surface, *, overwrite: bool = Fal
 
     Raises:
         StoreError: the file exists, or cannot be written.
-        InputError: the surface has several parts and does not tell their samples.
+        InputError: the surface has several parts and does not state their numbers of samples.
     """
     path = Path(path)
     theirs = _their_arrays(surface)
@@ -312,7 +312,7 @@ def _goldstein(path: Path, directions: str | Path | None, radius: float | None) 
         loss = {s: _values(path, root, f"{s}_loss", *shape) for s in splits}
         percent = {s: _values(path, root, f"{s}_acc", *shape) for s in splits if f"{s}_acc" in root}
         dir_file = hdf5.text(root, "dir_file", path) if "dir_file" in root else ""
-    splits = [s for s in splits if (loss[s] != -1).any()] or splits[:1]  # one that was never begun is none
+    splits = [s for s in splits if (loss[s] != -1).any()] or splits[:1]  # only datasets with computed points
     computed = np.logical_and.reduce([loss[s] != -1 for s in splits])
     percents = [percent.get(s, np.full(shape, -1.0)) for s in splits]
     found = _directions(path, directions, dir_file)
@@ -353,7 +353,7 @@ def _refuse_no_surface(path: Path, root: h5py.File, splits: Sequence[str]) -> No
 
 
 def _directions(path: Path, given: str | Path | None, dir_file: str) -> Directions | None:
-    """Return the directions that were asked for, or those that lie beside the surface under their own name."""
+    """Return the given directions, or those in the file beside the surface that the surface names."""
     if given is not None:
         return read_directions(given)
     beside = path.parent / Path(dir_file).name
@@ -376,7 +376,7 @@ def _values(path: Path, root: h5py.File, name: str, ny: int, nx: int) -> np.ndar
     values = _numbers(path, root, name)
     if values.size != ny * nx:
         raise StoreError(f"{path}: {name} has {values.shape} values, its coordinates ask for {ny} rows of {nx}")
-    return values.ravel().reshape(ny, nx)  # what they fill, whatever the shape that they declare
+    return values.ravel().reshape(ny, nx)  # their order, whatever their declared shape
 
 
 def _numbers(path: Path, root: Any, name: str) -> np.ndarray:
@@ -389,6 +389,6 @@ def _tensors(path: Path, root: h5py.File, name: str) -> tuple[np.ndarray, ...]:
 
 
 def _flat(values: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Join values in the order of `like`; zeros where there are none."""
+    """Concatenate values in the order of `like`; zeros for missing ones."""
     arrays = [np.asarray(values.get(name, np.zeros(np.shape(like[name]))), dtype=np.float64) for name in like]
     return np.concatenate([np.zeros(0), *[a.ravel() for a in arrays]])

@@ -1,4 +1,4 @@
-"""Many results as one tidy table: a row for each number of each part of each file, for any program that reads CSV."""
+"""Many results as one tidy table, with a row for each number of each part of each file, for programs that read CSV."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,20 +13,20 @@ COLUMNS = (
     "file", "kind", "checkpoint", "epoch", "method", "data", "split", "matrix", "part", "n_samples", "quantity",
     "value", "error", "of_error", "exactness",
 )  # fmt: skip
-"""What each row has. `exactness` is "exact" (over all samples, up to rounding), "converged" or "not converged" (of
-eigenvalues), "estimated" (with the error in its row), or empty where none of these is known, as of bounds."""
+"""The columns of the table. `exactness` is "exact" (over all samples, up to rounding), "converged" or "not converged"
+(for eigenvalues), "estimated" (with the error in its row), or empty if none of these is known, as for bounds."""
 
 
 def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
     """Return the rows of a tidy table.
 
     Args:
-        results: by their files. A series has rows for each checkpoint; of other results over several checkpoints or
-            epochs the last one counts.
+        results: by their files. A series has rows for each checkpoint; for other results over several checkpoints or
+            epochs, the last one is used.
 
     Yields:
-        The values of `COLUMNS`: the numbers of each result's own table, and the largest eigenvalues of spectra. Numbers
-        that are nan have no row.
+        The values of `COLUMNS`: the numbers of each result's own table, and the largest eigenvalues of spectra. A nan
+        has no row.
     """
     for file, result in results.items():
         if isinstance(result, Series):
@@ -56,7 +56,7 @@ def _of_checkpoint(file: Path, result: Any, told: Mapping[str, Any]) -> Iterator
 
 
 def _numbers(result: Any, p: int) -> Iterator[list[Any]]:
-    """Return quantity, value, error, what the error is, and exactness."""
+    """Return quantity, value, error, kind of error, and exactness."""
     for column, values, errors in columns.numbers(result):
         value, error = float(values[p]), None if errors is None else float(errors[p])
         if not np.isnan(value):
@@ -70,7 +70,7 @@ def _numbers(result: Any, p: int) -> Iterator[list[Any]]:
 
 
 def _exactness(column: Column, result: Any, p: int, error: float | None) -> tuple[str, str]:
-    """Return what the error is, and how far the number is to be trusted."""
+    """Return the kind of error, and the exactness of the number."""
     if error is None:
         return "", "exact" if column in columns.EXACT else ""
     if error == 0:
