@@ -299,6 +299,6 @@ def _timed(step: Callable[[], object], again: bool, clock: Callable[[], float]) 
 def _clocked(step: Callable[[], object], clock: Callable[[], float]) -> float:
     begun = clock()
     step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return clock() - begun

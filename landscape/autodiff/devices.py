@@ -46,7 +46,8 @@ def full_precision() -> Generator[None, None, None]:
     settings = _settings()
     before = [setting.read() for setting in settings]
     with ExitStack() as stack:
-        for kind in ("cpu", "cuda"):
+        accelerator = torch.accelerator.current_accelerator()
+        for kind in {"cpu", "cuda"} | ({accelerator.type} if accelerator else set()):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         try:

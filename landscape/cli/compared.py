@@ -40,13 +40,13 @@ def comparison(files: Sequence[Path], results: Sequence[Result]) -> Comparison:
     """
     kinds = [Surface.kind if isinstance(r, Surface) else r.kind for r in results]
     for file, kind in zip(files, kinds, strict=True):
-        if kind not in KINDS:
+        if kind not in COMPARISONS:
             raise InputError(
                 f"{file} is a {kind}: give results of landscape hessian, of sharpness, or of surface1d and surface2d"
             )
         if kind != kinds[0]:
             raise InputError(f"{files[0]} is a {kinds[0]}, {file} a {kind}: compare results of one kind")
-    return KINDS[kinds[0]]
+    return COMPARISONS[kinds[0]]
 
 
 def column_names(files: Sequence[Path], results: Sequence[Any]) -> list[str]:
@@ -119,7 +119,7 @@ def _range(coordinates: Any) -> str:
     return f"{coordinates[0]:g}:{coordinates[-1]:g}:{len(coordinates)}"
 
 
-KINDS: Mapping[str, Comparison] = {
+COMPARISONS: Mapping[str, Comparison] = {
     "spectrum": Comparison(
         looks={
             "operator": lambda s: s.operator,

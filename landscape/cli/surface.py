@@ -31,7 +31,7 @@ from landscape.results import Surface, columns, disk, hdf5, store
 from landscape.results.foreign import surface_files
 from landscape.results.predicted import FIELDS
 
-KINDS = ("random", "ckpt", "pca", "eigen", "gradient")
+DIRECTIONS = ("random", "ckpt", "pca", "eigen", "gradient")
 """The names that --directions accepts; a file with a stored plane is the other choice."""
 
 BN_SAMPLES = option(
@@ -93,7 +93,7 @@ def _axes(n_axes: int) -> Decorator[Any]:
             "--directions",
             "kind",
             metavar="KIND",
-            help=f"Choose the directions: {', '.join(KINDS)}, or an .h5 file from --save-plane or "
+            help=f"Choose the directions: {', '.join(DIRECTIONS)}, or an .h5 file from --save-plane or "
             f"{surface_files.GOLDSTEIN}.",
             show_default="random; ckpt with --ckpt-to, pca with --trajectory",
         ),
@@ -356,11 +356,11 @@ def _run_series(first: str, stages: Sequence[Stage], given: dict[str, Any]) -> N
 
 def _refuse(kind: str, n_axes: int, **given: Any) -> None:
     """Refuse options that would be ignored, and name those that are missing, before anything is loaded."""
-    stored = kind not in KINDS
+    stored = kind not in DIRECTIONS
     if stored and Path(kind).suffix != ".h5":
-        near = nearest(kind, KINDS)
+        near = nearest(kind, DIRECTIONS)
         raise InputError(
-            f"--directions {kind!r} is unknown: {near}choose {', '.join(KINDS)} or the .h5 of a stored plane"
+            f"--directions {kind!r} is unknown: {near}choose {', '.join(DIRECTIONS)} or the .h5 of a stored plane"
         )
     needs = {"ckpt": "ckpt_to", "pca": "trajectory"}
     if kind in needs and not given[needs[kind]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from landscape.autodiff.wide import wide
 from landscape.curvature.lanczos import Distribution, lanczos, probe, unsettled
-from landscape.curvature.probing import MANY, Deflation, deflation, draw_until, extreme_columns
+from landscape.curvature.probing import OWN_SPREAD, Deflation, deflation, draw_until, extreme_columns
 from landscape.results import quadrature
 from landscape.results.quadrature import Ritz
 
@@ -169,7 +169,7 @@ def trace(
         return found.deflation.sample(z, float(torch.linalg.vecdot(wide(product), wide(z))))
 
     samples = [sample(n) for n in range(TRACE_PROBES)] if tol is None else draw_until([], sample, tol)
-    if len(samples) >= MANY:
+    if len(samples) >= OWN_SPREAD:
         error = quadrature.mean_and_stderr(np.array(samples))[1]
     else:
         error = math.sqrt(2 * max(float(np.mean(rests)), found.deflation.left) / len(samples))

@@ -41,7 +41,7 @@ DEFLATED = 24
 """Ritz vectors that are taken out of the trace estimate, at most."""
 PILOT = 6
 """Probes that estimate the spread before the number of trace probes is fixed (Stein 1945)."""
-MANY = 30
+OWN_SPREAD = 30
 """Samples whose own spread is taken for the error of their mean; that of fewer is bounded."""
 MOST_TRACE_PROBES = 400
 
@@ -310,7 +310,7 @@ def _samples(
 
 def _error(samples: Sequence[float], rests: Sequence[float], left: Sequence[float]) -> float:
     """Return the standard error of the mean of trace samples, or a bound on it where they are few."""
-    if len(samples) >= MANY:
+    if len(samples) >= OWN_SPREAD:
         return quadrature.mean_and_stderr(np.array(samples))[1]
     rest = max(float(np.mean(rests)), *left)
     return float(np.sqrt(2 * rest / len(samples)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from landscape.callables import arguments
+from landscape.callables import arguments, failures_of
 from landscape.errors import InputError, arg, one_line
 
 
@@ -32,10 +32,8 @@ def timm(name: str, n_classes: int) -> nn.Module:
     options = (
         ({"num_classes": n_classes} if n_classes else {}) | kwargs | {"pretrained": False}
     )  # nothing is downloaded
-    try:
+    with failures_of(lambda: f"{arg('model', name)} fails"):
         model: nn.Module = library.create_model(name.partition(":")[2].partition("(")[0], **options)
-    except Exception as error:  # the library may raise anything
-        raise InputError(f"{arg('model', name)} fails: {one_line(error)}") from error
     return model
 
 
@@ -99,12 +97,8 @@ def load(folder: str) -> nn.Module:
 
 
 def _made(folder: str, make: Callable[[], Any]) -> nn.Module:
-    try:
+    with failures_of(lambda: f"{folder} makes no model"):
         model: nn.Module = make()
-    except InputError:
-        raise
-    except Exception as error:  # the libraries may raise anything
-        raise InputError(f"{folder} makes no model: {one_line(error)}") from error
     if hasattr(model, "config"):
         config: Any = model.config
         config.use_cache = False  # keys and values for generation are no outputs

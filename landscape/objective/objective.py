@@ -125,9 +125,13 @@ class Objective:
             DataError: a part without samples.
             NumericalError: the loss is not finite.
         """
-        place = devices.choose(device)
+        where = devices.choose(device)
         if dtype not in {torch.float32, torch.float64}:
             raise InputError(f"{arg('dtype', dtype)} is unknown: choose float32 or float64")
+        if dtype == torch.float64 and place(where) != where:
+            raise InputError(
+                f"the device {where} has no float64: give {arg('device', 'cpu')} or leave out {arg('dtype')}"
+            )
         if batch_size < 1:
             raise InputError(f"{arg('batch_size')} must be at least 1, got {batch_size}")
         if not 0 <= weight_decay < math.inf:
@@ -138,13 +142,13 @@ class Objective:
         refuse_empty(parts, samples)
         own = copied(model)
         varying = layout(own, params)
-        own = converted(own.eval().requires_grad_(False), place, dtype)
+        own = converted(own.eval().requires_grad_(False), where, dtype)
         fingerprint = samples.fingerprint
-        samples = samples.on(place)
+        samples = samples.on(where)
         if isinstance(samples, Records):
             samples = samples.taken_by(partial(arguments, own))
         tensors = _tensors(own)
-        found = measured.settle(own, samples, loss, task, logits_index, place, dtype)
+        found = measured.settle(own, samples, loss, task, logits_index, where, dtype)
         objective = cls(
             model=own,
             task=found.task,
@@ -155,7 +159,7 @@ class Objective:
             partition=parts,
             layout=varying,
             members=tuple(parts.indices(p) for p in range(len(parts))),
-            device=place,
+            device=where,
             dtype=dtype,
             batch_size=batch_size,
             weight_decay=weight_decay,

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import stand_in
 import torch
+from refusals import refused
 
 import landscape as ls
 from landscape.analyses import directions
 from landscape.autodiff.wide import place, wide, zeros
 from landscape.curvature import kinds
 from landscape.curvature.operators import curvature_operator
+from landscape.errors import InputError
 from landscape.objective import points
 from trainers import methods
 from trainers.training import train
@@ -46,6 +48,11 @@ def test_without_float64_the_host_has_it():
             t.to("cpu", torch.float64)  # converted before it is sent
         with pytest.raises(RuntimeError, match="cpu"):
             t + torch.ones(3)
+
+
+def test_an_objective_in_float64_is_refused_where_there_is_none():
+    with stand_in.entered(float64=False), refused(InputError, "cpu", device="cpu"):
+        _objective(stand_in.NAME, dtype=torch.float64)
 
 
 def test_derivatives_come_back_to_the_device():

@@ -96,7 +96,7 @@ def test_the_error_of_a_trace_that_is_deflated_to_nothing_is_the_rounding_of_its
 
 def test_many_samples_tell_their_spread_themselves():
     found = runs_on(MATRICES["no outliers"], probes=1, steps=8, seed=0, trace_tol=0.1)
-    assert len(found.trace_samples) >= probing.MANY
+    assert len(found.trace_samples) >= probing.OWN_SPREAD
     spread = found.trace_samples.std(ddof=1) / np.sqrt(len(found.trace_samples))
     assert found.trace == (pytest.approx(found.trace_samples.mean()), pytest.approx(spread))
 
