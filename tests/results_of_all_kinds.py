@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 from made import THREE, features, gradients, history
-from surfaces import grid, paraboloid, surface, three_classes, three_lines
+from surfaces import grid, paraboloid, plane_of_two, surface, three_classes, three_lines
 from synthetic import classes
 
-from landscape.results import Distances, Sensitivity, Sharpness, Trajectory
+from landscape.results import Distances, Overlap, Pilots, Points, RowProducts, Sensitivity, Sharpness, Trajectory
+from landscape.results.regroup import regroup
 from landscape.results.series import joined, of_one
 
 PARTS = ("class 0", "class 1", "class 2")
@@ -98,6 +99,38 @@ def series():
     """The spectra of two checkpoints of one run."""
     about = {"learning_rate": 0.1, "edge": 20.0, "edge_rule": "2 / lr"}
     return joined([of_one(spectrum(), f"net-{k}", epoch=k, **about) for k in range(2)])
+
+
+def all_series():
+    """Series of each kind that has one, of two checkpoints."""
+    about = {"learning_rate": 0.1, "edge": 20.0, "edge_rule": "2 / lr"}
+    measured = {
+        "critical_sharpness": np.array([1.0, 2.0, np.inf]),
+        "batch_sharpness": 3.0,
+        "batch_sharpness_stderr": 0.1,
+    }
+    singles = {"spectrum": (spectrum(), measured), "sharpness": (sharpness(), {}), "line": (three_lines(), {})}
+    return {
+        f"{name}.h5": of_checkpoint(joined([of_one(one, f"net-{k}", epoch=k, **about, **own) for k in range(2)]), "g")
+        for name, (one, own) in singles.items()
+    }
+
+
+def pieces():
+    """Results that only runs and comparisons make: units of a run, and what follows for groups."""
+    whole = of_checkpoint(spectrum())
+    groups = {"many": [0], "few": [1, 2]}
+    index, factor = np.array([[0.0, 4.0, np.nan]]), np.array([[1.0, 1.5, np.nan]])
+    numbers = {"n_samples": np.array([9, 5, 1]), "loss": np.ones((2, 3)), "accuracy": np.ones((2, 3)) / 2}
+    rows = {"gram_part": np.array([0, 1]), "gram_sample": np.array([3, 0]), "gram_sign": np.ones(2)}
+    return {
+        "traces.h5": regroup(whole, groups=groups),
+        "points.h5": Points(parts=PARTS, point=np.array([4, 7]), loss_stderr=np.ones((2, 3)) / 9, **numbers),
+        "rows.h5": RowProducts(parts=PARTS, gram=np.eye(2), **rows),
+        "pilots.h5": Pilots(parts=PARTS[:1], sample_index=index, factor=factor),
+        "plane.h5": plane_of_two(),
+        "overlap.h5": Overlap(parts=PARTS, matrices=PARTS[:2], trace=np.ones((2, 3)), along_gradient=np.ones((2, 3))),
+    }
 
 
 def all_kinds():

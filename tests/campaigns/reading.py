@@ -20,6 +20,7 @@ import traceback
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -167,6 +168,18 @@ def checkpoint(path: Path) -> None:
     weights.load_weights(models.build("small-resnet", 10), found.state, key=found.key)
 
 
+def checkpoint_of_run(path: Path) -> None:
+    """Find the place of a checkpoint in the run that it is of, and the optimizer there."""
+    from landscape.objective import runs
+
+    found = runs.stages([path, path.parent / "step-1.pt"])
+    if [stage.path for stage in found] != sorted((stage.path for stage in found), key=lambda p: p != found[0].path):
+        raise AssertionError("a checkpoint stands twice")
+    for stage in found:
+        if stage.optimizer is not None:
+            float(stage.optimizer.edge[0])
+
+
 def result(path: Path) -> None:
     """Show a result, and write it as a table, as JSON and as other programs' files."""
     command("info", path)
@@ -199,7 +212,8 @@ def drawn(path: Path) -> None:
 
 def compared(path: Path) -> None:
     """Compare a result with the one that it was made of, in each of the ways that `compare` knows."""
-    whole = path.parent.parent / "compared-result" / path.name
+    kind = path.parent.name.removeprefix("work-").rpartition("-")[0]
+    whole = path.parent.parent / kind / path.name
     refused = []
     for options in ((), ("--groups", "head-tail"), ("--weights", "balanced"), ("--match-samples",), ("--json",)):
         try:
@@ -226,6 +240,47 @@ def numpy_array(path: Path) -> None:
     from landscape.results.foreign import interop
 
     interop.read_saddle_longtail(path, path)
+
+
+@cache
+def toy() -> object:
+    """Return the objective of the runs that are gone on with."""
+    import torch
+
+    import landscape as ls
+
+    labels = torch.tensor([0] * 12 + [1] * 6 + [2] * 3)
+    images = torch.randn(21, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(25, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=draw) / 5
+    return ls.make_objective(model, (images, labels), parts="class", device="cpu")
+
+
+def analyse(name: str, out: Path, **options: object) -> object:
+    """Compute one of the results whose unfinished runs are gone on with."""
+    import landscape as ls
+
+    options["out"] = out
+    match name:
+        case "draws":
+            return ls.spectrum(toy(), samples=4, **options)
+        case "spectrum":
+            return ls.spectrum(toy(), operator="ggn", vectors=1, overlap=True, **options)
+        case "plane":
+            return ls.surface2d(toy(), n=3, **options)
+        case "line":
+            return ls.surface1d(toy(), n=3, **options)
+    return getattr(ls, name)(toy(), **options)
+
+
+def unit(path: Path) -> None:
+    """Go on with a run of which one unit is damaged: it is computed again, or refused, or taken as it is read."""
+    name = path.name.partition("-")[0]
+    run = path.parent / "runs" / name
+    (run / "out.h5.partial" / path.name.partition("-")[2]).write_bytes(path.read_bytes())
+    analyse(name, run / "out.h5")
 
 
 def groups(path: Path) -> None:
@@ -284,9 +339,15 @@ KINDS: dict[str, tuple[Reader, Mutation]] = {
     "checkpoint": (checkpoint, in_zip),
     "old-checkpoint": (checkpoint, mutated),
     "safetensors": (checkpoint, mutated),
+    "checkpoint-of-run": (checkpoint_of_run, in_zip),
     "result": (result, in_hdf5),
     "drawn-result": (drawn, in_hdf5),
     "compared-result": (compared, in_hdf5),
+    "piece": (result, in_hdf5),
+    "series": (result, in_hdf5),
+    "drawn-series": (drawn, in_hdf5),
+    "compared-series": (compared, in_hdf5),
+    "unit": (unit, in_hdf5),
     "foreign-surface": (foreign_surface, in_hdf5),
     "foreign-directions": (foreign_directions, in_hdf5),
     "foreign-archive": (foreign_surface, in_zip),
@@ -321,7 +382,9 @@ def main(folder: Path, kind: str, first: int, count: int) -> dict:
     for seed in seeds:  # imports, and what is loaded once, come before the limit
         _place(work, beside, folder)
         (work / seed.name).write_bytes(seed.read_bytes())
-        with contextlib.suppress(*[InputError] if kind == "drawn-result" else []):  # of a figure that it has not
+        with contextlib.suppress(
+            *[InputError] if kind.startswith(("drawn", "compared")) else []
+        ):  # of a figure that it has not
             read(work / seed.name)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, resource.RLIM_INFINITY))

@@ -21,6 +21,7 @@ import results_of_all_kinds
 import safetensors.torch
 import torch
 from campaigns import reading
+from interruptions import Interrupting
 from PIL import Image
 
 import landscape as ls
@@ -56,6 +57,11 @@ def _saved(folder: Path, found: dict[str, Result]) -> None:
 
 def _results(folder: Path) -> None:
     _saved(folder, results_of_all_kinds.all_kinds())
+    for name, result in results_of_all_kinds.pieces().items():
+        store.save(folder / "piece" / name, result)
+    for name, result in results_of_all_kinds.all_series().items():
+        for kind in ("series", "drawn-series", "compared-series"):
+            store.save(folder / kind / name, result)
     line, plane = np.linspace(-1, 1, 5), np.linspace(-1, 1, 4)
     foreign_files.goldstein(folder / "foreign-surface" / "line.h5", line)
     foreign_files.goldstein(folder / "foreign-surface" / "plane.h5", line, plane, splits=("train", "test"))
@@ -83,6 +89,26 @@ def _computed(folder: Path) -> None:
         "errors-gradients.h5": ls.gradients(objective),
     }
     _saved(folder, found)
+
+
+def _runs(folder: Path) -> None:
+    """Runs that were interrupted, their units, and a run's checkpoints with the states of its optimizer."""
+    for name, finished in {"spectrum": 5, "draws": 3, "line": 1, "plane": 2, "sharpness": 7}.items():
+        run = folder / "beside" / "runs" / name
+        run.mkdir(parents=True)
+        with pytest.raises(KeyboardInterrupt):
+            reading.analyse(name, run / "out.h5", progress=Interrupting(finished))
+        for path in (run / "out.h5.partial").glob("unit-*.h5"):
+            (folder / "unit" / f"{name}-{path.name}").write_bytes(path.read_bytes())
+    model = torch.nn.Linear(3, 2)
+    for step, optimizer in enumerate((
+        torch.optim.SGD(model.parameters(), 0.1, 0.9),
+        torch.optim.Adam(model.parameters()),
+    )):
+        state = {"state_dict": model.state_dict(), "epoch": 3 + step, "optimizer": optimizer.state_dict()}
+        torch.save(state, folder / "checkpoint-of-run" / f"step-{5 + step}.pt")
+    torch.nn.init.zeros_(model.bias)
+    torch.save({"state_dict": model.state_dict(), "step": 1, "epoch": 1}, folder / "beside" / "step-1.pt")
 
 
 def _texts(folder: Path) -> None:
@@ -121,7 +147,7 @@ def seeds(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("seeds")
     for kind in (*reading.KINDS, "beside"):
         (folder / kind).mkdir()
-    for fill in (_checkpoints, _results, _texts, _images, _cifar):
+    for fill in (_checkpoints, _results, _runs, _texts, _images, _cifar):
         fill(folder)
     return folder
 
