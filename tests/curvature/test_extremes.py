@@ -98,10 +98,13 @@ def test_what_is_ruled_out_is_as_much_as_chance_allows(scale):
     size = 400
     own, turn = operator(np.eye(size)[0])
     least = (stats.norm.ppf(0.5 + (1 - extremes.SURE) / 2)) ** 2 / size
+    seen = set()
     for seed in range(3):
         found = extremes.ends(own, None if scale is None else scale * turn[:, 1], seed=seed, tol=0.5, max_products=1)
         share = found.beta[0] ** 2 / ((found.above - found.alpha[0]) ** 2 + found.beta[0] ** 2)
         assert share == pytest.approx(least if scale is None else least / 2, rel=1e-3 if scale is None else 0.15)
+        seen.add(found.alpha[0])
+    assert len(seen) == 3
 
 
 def test_as_many_vectors_converge_as_are_asked_for():
@@ -124,6 +127,7 @@ def test_matrices_that_end_the_run_early(values):
     assert found.ritz.values[-1] == pytest.approx(values.max(), abs=1e-12)
     assert found.ritz.values[0] == pytest.approx(values.min(), abs=1e-12)
     assert values.max() <= found.above <= values.max() + 1e-5
+    assert values.min() - 1e-5 <= found.below <= values.min()
 
 
 def test_the_trace_is_unbiased_and_its_error_no_smaller_than_the_scatter():
