@@ -402,7 +402,8 @@ def _optimizer(content: Any) -> tuple[dict[str, Any], ...]:
     groups = _entries(some).get("param_groups")
     if not isinstance(groups, list | tuple):
         return ()
-    return tuple({k: v for k, v in _entries(group).items() if isinstance(v, bool | int | float)} for group in groups)
+    numbers = ({k: _number(v) for k, v in _entries(group).items()} for group in groups)
+    return tuple({k: v for k, v in group.items() if v is not None} for group in numbers)
 
 
 def _number(value: Any) -> int | float | None:

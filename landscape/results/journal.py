@@ -274,7 +274,7 @@ def _locked(folder: Path) -> filelock.BaseFileLock:
 def _read_run(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = disk.parse_json(path.read_text(encoding="utf-8"))
         return {"replaces": bool(run["replaces"]), "fingerprint": dict(run["fingerprint"])}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise StoreError(

@@ -147,6 +147,7 @@ def read_result(path: Path) -> tuple[Result, str | None]:
                 values[item.name] = (hdf5.texts if words else hdf5.numbers)(root, item.name, path)
         unit = hdf5.attribute(root, "journal_unit")
         unit = disk.parse_json(unit) if isinstance(unit, str) else None
+        unit = unit if isinstance(unit, str) else None
     try:
         result = kind(**values)
     except InputError as error:

@@ -134,10 +134,11 @@ def _changed(root, name: str, rng: np.random.Generator) -> None:
             if rng.integers(2):
                 root.create_dataset(name, data=h5py.Empty("f8"))
         case 6:
-            keys = list(root.attrs)
+            place = (root[name], root)[rng.integers(2)]
+            keys = list(place.attrs)
             if keys:
                 key = keys[rng.integers(len(keys))]
-                root.attrs[key] = ATTRIBUTES[rng.integers(len(ATTRIBUTES))]
+                place.attrs[key] = ATTRIBUTES[rng.integers(len(ATTRIBUTES))]
         case 7:
             if isinstance(root.attrs.get("provenance"), str):
                 text = root.attrs["provenance"].encode()
@@ -173,8 +174,6 @@ def checkpoint_of_run(path: Path) -> None:
     from landscape.objective import runs
 
     found = runs.stages([path, path.parent / "step-1.pt"])
-    if [stage.path for stage in found] != sorted((stage.path for stage in found), key=lambda p: p != found[0].path):
-        raise AssertionError("a checkpoint stands twice")
     for stage in found:
         if stage.optimizer is not None:
             float(stage.optimizer.edge[0])

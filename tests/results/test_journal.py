@@ -10,7 +10,7 @@ from stored import assert_same, one_line, run_python
 
 from landscape.errors import StoreError
 from landscape.results.journal import Journal
-from landscape.results.store import load, save
+from landscape.results.store import load, save, write_result
 
 FINGERPRINT = {"steps": 100, "negative_tol": 1e-5, "sha256 of the checkpoint": "ab12"}
 
@@ -193,6 +193,8 @@ def test_a_damaged_unit_counts_as_not_done(tmp_path):
         for unit in {"a", "b", "c"} - {left}:
             journal.write(unit, spectrum(unit))
         assert journal.done() == {"a", "b", "c"}
+        write_result(journal.folder / "unit-0.h5", spectrum("d"), unit=["d"])  # a list is no name of a unit
+        assert journal.done() == {"a", "b", "c"}
 
 
 def test_an_unfinished_unit_cannot_be_merged(tmp_path):
@@ -247,7 +249,7 @@ def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
     assert [p.name for p in (tmp_path / "out.h5.partial").iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", None])
+@pytest.mark.parametrize("damage", ["{", "[]", "[" * 3000, None])
 def test_units_whose_options_are_unknown_are_neither_used_nor_removed(tmp_path, damage):
     with Journal.open(tmp_path / "out.h5", FINGERPRINT) as journal:
         journal.write("a", spectrum("a"))
