@@ -1,7 +1,7 @@
-"""What model, loss and data must hold for L_p to be one fixed function: looked at on a few samples, before and after.
+"""Check that L_p is one fixed function of the parameters, on a few samples, before and after an analysis.
 
 A loss that averages, samples that influence each other, dropout in eval mode, a counter that changes the output after
-many calls: each gives numbers that mean nothing, and none is seen in the numbers.
+many calls: each of these makes the numbers meaningless, and the numbers themselves do not show it.
 """
 
 import weakref
@@ -27,7 +27,7 @@ _REPEATS = 64  # evaluations of these by a model that draws random numbers, of w
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """Losses of a few samples when the objective was made."""
+    """Losses of a few samples at the time when the objective was made."""
 
     batches: tuple[np.ndarray, ...]  # positions of the first samples, and of some later ones
     losses: tuple[Tensor, ...]
@@ -35,26 +35,26 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """The caller's model, of which an objective holds a copy, and its buffers when it was copied."""
+    """The caller's model, which the objective copied, and its buffers at that time."""
 
     model: "weakref.ref[nn.Module]"
     buffers: dict[str, Tensor]
 
     @classmethod
     def of(cls, model: nn.Module) -> "Origin":
-        """Remember a model as it is now."""
+        """Store the present state of a model."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
         state = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor) and n not in parameters}
         return cls(weakref.ref(model), {name: t.clone() for name, t in state.items()})
 
     def refuse_change(self, copy: nn.Module) -> None:
-        """Compare the model with what it was.
+        """Refuse the model if it has changed since it was copied.
 
         Args:
-            copy: has the parameters of then. Its buffers may be others: a forward pass may count in one of them.
+            copy: has the parameters at that time. Its buffers may differ, because a forward pass may change them.
 
         Raises:
-            InputError: a parameter or a buffer that a checkpoint would hold is another one.
+            InputError: a parameter, or a buffer that a checkpoint contains, has changed.
         """
         model = self.model()
         if model is None:
@@ -69,7 +69,7 @@ class Origin:
 
 
 def _same(now: Tensor, then: Tensor) -> bool:
-    """Compare tensors in the dtype of `then`, where nan is nan."""
+    """Compare tensors in the dtype of `then`; nan is equal to nan."""
     if now.shape != then.shape:
         return False
     now = now.detach().to(then.device, then.dtype)
@@ -77,17 +77,17 @@ def _same(now: Tensor, then: Tensor) -> bool:
 
 
 def check(objective: "Objective") -> Kept:
-    """Run a few samples through model and loss; refuse in one line what cannot be analysed.
+    """Evaluate model and loss on a few samples, and refuse what cannot be analysed.
 
     Args:
         objective: model, loss and data.
 
     Returns:
-        What `verify` compares with at the end of an analysis.
+        The losses with which `verify` compares at the end of an analysis.
 
     Raises:
         InputError: the loss is not one fixed number for each sample, or does not depend on the parameters.
-        NumericalError: it is not finite.
+        NumericalError: the loss is not finite.
     """
     index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
     inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
@@ -112,7 +112,7 @@ def check(objective: "Objective") -> Kept:
             f"the loss of the first samples is {values.detach().tolist()}: look at the checkpoint's weights, "
             f"the normalisation of the data and {arg('dtype')}"
         )
-    # Not the first sample alone: a recurrent layer that takes the batch axis for time gives that one the right loss.
+    # Not only the first sample: its loss is right even if a recurrent layer uses the batch axis as time.
     alone = [losses_of(slice(i, i + 1)) for i in range(len(index))]
     kept = _steady(objective)
     _refuse_mixed(values, torch.stack([v.sum() for v in alone]))
@@ -127,7 +127,7 @@ def check(objective: "Objective") -> Kept:
 
 
 def _refuse_mixed(together: Tensor, apart: Tensor) -> None:
-    """Compare losses of samples in one batch with those of the same samples in smaller ones."""
+    """Compare the losses of samples in one batch with those of the same samples in smaller batches."""
     if ((together - apart).abs() > 1e-3 * (1 + together.abs().nan_to_num(posinf=0).max())).any():
         raise InputError(
             "the loss of a sample depends on the other samples of its batch (batch norm without running statistics, a "
@@ -136,7 +136,7 @@ def _refuse_mixed(together: Tensor, apart: Tensor) -> None:
 
 
 def _takes_gradients(objective: "Objective", inputs: Tree) -> bool:
-    """Say whether the forward pass needs gradients to be on, as where it calls torch.autograd.grad."""
+    """Say whether the forward pass needs gradient mode, for example because it calls torch.autograd.grad."""
     try:
         with differentiable_attention(), torch.no_grad():
             objective.logits(objective.theta, trees.clone(inputs))
@@ -150,14 +150,14 @@ def _takes_gradients(objective: "Objective", inputs: Tree) -> bool:
 
 
 def verify(objective: "Objective", kept: Kept) -> None:
-    """Evaluate the few samples again, and refuse the numbers where model, loss or data have changed in between.
+    """Evaluate the few samples again, and refuse the numbers if model, loss or data have changed in between.
 
     Args:
-        objective: as it was when `check` looked at it.
-        kept: what that returned.
+        objective: the argument of `check`.
+        kept: the return value of `check`.
 
     Raises:
-        InputError: a loss is another one.
+        InputError: a loss has changed.
     """
     eps = torch.finfo(objective.dtype).eps
     for index, before in zip(kept.batches, kept.losses, strict=True):
@@ -172,7 +172,7 @@ def verify(objective: "Objective", kept: Kept) -> None:
 
 
 def _steady(objective: "Objective") -> Kept:
-    """Evaluate a few samples twice; many times where the model draws random numbers, of which few may show."""
+    """Evaluate a few samples twice, or many times if the model draws random numbers, whose effect may be rare."""
     everyone = np.concatenate(objective.members)
     later = everyone[min(_FEW, len(everyone)) :]
     some = np.random.default_rng(len(everyone)).choice(later, min(_FEW, len(later)), replace=False)

@@ -1,11 +1,12 @@
-"""Few samples that stand for a part: drawn in proportion to their uncertainty, with weights that make up for it.
+"""Draw a few samples that represent a part, in proportion to their uncertainty, with weights that keep means unbiased.
 
 tr M_i, the trace of the loss's Hessian in the logits of sample i, is nearly proportional to the sample's trace of
-curvature, and one forward pass gives it. m draws with replacement by chances pi_i, each weighted by 1 / (N pi_i), have
-means that are unbiased for every sum over the N samples (Hansen and Hurwitz 1943), and where pi_i is near proportional
-to what is summed they scatter little. A share of the chances is spread evenly, so that what tr M does not see is drawn
-too: a twentieth for curvature, to which tr M is nearly proportional, and nothing has a weight beyond 20; half for what
-is away from the checkpoint, where all samples may lose alike, and nothing has a weight beyond 2.
+curvature, and one forward pass gives it. m draws with replacement and probabilities pi_i, each weighted by
+1 / (N pi_i), have means that are unbiased for every mean over the N samples (Hansen and Hurwitz 1943). Their variance
+is small if pi_i is nearly proportional to the summed quantity. A fraction of the probability is uniform, so that
+samples with small tr M are drawn too. It is 1/20 for curvature, to which tr M is nearly proportional; then no weight
+exceeds 20. It is 1/2 for points away from the checkpoint, where the losses of all samples may be similar; then no
+weight exceeds 2.
 """
 
 import logging
@@ -34,12 +35,12 @@ from landscape.objective.weighing import DrawnSamples, Draws, weighed
 log = logging.getLogger(__name__)
 
 MOST_OUTPUTS = 512
-"""Numbers of a sample's output beyond which the matrices between Jacobians take more than they are worth."""
+"""For more outputs per sample, the matrices between Jacobians cost more than they save."""
 
 AT, AWAY = 0.05, 0.5
-"""Share of the chances that is spread evenly: for curvature at the checkpoint, and for what may be away from it."""
+"""Fraction of the probability that is uniform: for curvature at the checkpoint, and for points away from it."""
 
-_GAIN = 1.5  # mean square of tr M over its squared mean, below which weights gain too little
+_GAIN = 1.5  # below this ratio of the mean square of tr M to its squared mean, weights gain too little
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +55,18 @@ class Picked:
 def draw_samples(objective: Objective, n: int, *, seed: int = 0, even: float = AWAY) -> Objective:
     """Draw samples from each part in proportion to tr M, for any analysis that sums over samples.
 
-    A part of at most n samples is taken whole; where tr M varies little, n samples are drawn alike, without weights.
+    A part with at most n samples keeps all of them. If tr M varies little, n samples are drawn uniformly and without
+    weights.
 
     Args:
         objective: model, loss and data in parts.
         n: draws from each part, at least 2.
         seed: of the draws.
-        even: share of the chances that is spread evenly: no draw has a weight beyond 1 / even. Curvature at the
-            checkpoint itself takes `AT`; what is away from it, where other samples are uncertain, the default.
+        even: fraction of the probability that is uniform; no weight exceeds 1 / even. Use `AT` for curvature at the
+            checkpoint itself, and the default for points away from it, where other samples are uncertain.
 
     Returns:
-        An objective with the same parts, whose means over draws stand for those over samples.
+        An objective with the same parts; its means over draws estimate the means over samples.
 
     Raises:
         InputError: fewer than 2 draws, samples that are not in memory or are draws themselves.
@@ -78,18 +80,18 @@ def draw_samples(objective: Objective, n: int, *, seed: int = 0, even: float = A
 def pick(
     objective: Objective, part: int, n: int, *, seed: int = 0, amount: np.ndarray | None = None, even: float = AT
 ) -> Picked:
-    """Draw samples from one part, as `draw_samples` does from all.
+    """Draw samples from one part, as `draw_samples` does from all parts.
 
     Args:
         objective: model, loss and data in parts.
         part: position of the part.
-        n: draws.
+        n: number of draws.
         seed: of the draws.
-        amount: what `uncertainty` returns for the part, if that is known.
+        amount: the return value of `uncertainty` for the part, if it is known.
         even: as for `draw_samples`.
 
     Returns:
-        The draws; all samples of a part of at most n.
+        The draws; all samples if the part has at most n.
     """
     members = objective.members[part]
     if len(members) <= n:
@@ -107,10 +109,10 @@ def gathered(objective: Objective, picked: Sequence[Picked], about: Mapping[str,
     Args:
         objective: model, loss and data in parts.
         picked: the draws from each part.
-        about: how they were drawn, for the record.
+        about: how they were drawn, for the provenance.
 
     Returns:
-        An objective with the same parts, whose means over draws stand for those over samples.
+        An objective with the same parts; its means over draws estimate the means over samples.
 
     Raises:
         InputError: samples that are not in memory, or are draws themselves.
@@ -136,7 +138,7 @@ def gathered(objective: Objective, picked: Sequence[Picked], about: Mapping[str,
 
 
 def _with_factors(samples: Samples, factors: np.ndarray) -> Samples:
-    """Return samples that hand out their factors beside their targets."""
+    """Return samples with a pair of target and factor as the target of each."""
     if not isinstance(samples, Records):
         return DrawnSamples(**{f.name: getattr(samples, f.name) for f in fields(Samples)}, factors=factors)
     if samples.held is None:
@@ -153,7 +155,7 @@ def uncertainty(objective: Objective, part: int) -> np.ndarray:
         part: position of the part.
 
     Returns:
-        (n,) float64; the absolute value where a loss is not convex in the logits.
+        (n,) float64; for a loss that is not convex in the logits, the absolute value.
     """
     found = []
     with differentiable_attention(), torch.no_grad():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from landscape.objective.objective import Objective
 
 Progress: TypeAlias = Callable[[float, int, str], None]
-"""Is called with (samples done, all samples, text)."""
+"""Called with (number of finished samples, number of all samples, text)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,8 +1,8 @@
 """The loss and accuracy of every part at any point of parameter space, from one pass over the data.
 
 A pass mixes the samples of all parts in its batches and adds each sample's loss to its own part, so a per-class surface
-costs no more than that of the whole. What depends on the weights alone is computed once for each point (forward.py),
-normalised inputs are kept.
+costs no more than one of all samples together. Values that depend only on the weights are computed once for each point
+(forward.py), and normalised inputs are kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ Where: TypeAlias = slice | np.ndarray
 """Positions of the samples of a batch, in the order of the parts."""
 
 INPUT_BYTES = 2**30
-"""Normalised inputs that are kept between points; what is beyond is made anew for each."""
+"""Memory for normalised inputs that are kept between points; other inputs are normalised again for each point."""
 
 
 class Evaluator:
@@ -58,9 +58,8 @@ class Evaluator:
             bf16: run the network in bfloat16; see `forward.forward`.
             plain: leave out the traced pass.
             batch_norm: one of `batch_norm.POLICIES`.
-            training: what running statistics are measured on, with "reestimate" and "per-part"; None takes the
-                objective's data.
-            training_samples: at most so many of them, or of each part, drawn with `seed`.
+            training: data for running statistics, with "reestimate" and "per-part"; None means the objective's data.
+            training_samples: the largest number of samples of `training`, or of each part, drawn with `seed`.
             seed: of that draw, and of the order of the samples with "batch".
 
         Raises:
@@ -101,7 +100,7 @@ class Evaluator:
         self._forward = memory.halving(partial(self._prepared, plain=plain, bf16=bf16))
 
     def _prepared(self, *, plain: bool, bf16: bool) -> Forward:
-        """Return the pass, traced where it can be."""
+        """Return the pass, traced if that is possible."""
         objective = self.objective
         inputs = trees.take(self._batch(0, len(self._order))[0], slice(8))
         with differentiable_attention(), torch.no_grad():
@@ -128,12 +127,12 @@ class Evaluator:
         Args:
             point: the weights.
             report: called with the fraction of the pass that is done.
-            as_it_is: take the point's own running statistics, whatever the policy for batch norm.
+            as_it_is: use the point's own running statistics, whatever the policy for batch norm.
 
         Returns:
-            Mean loss and accuracy of each part, (P,) and (P,); None where accuracy has no meaning. A loss that is not
-            finite stays so; a sample whose logits are nan is not classified correctly. Last the standard errors of the
-            losses over samples, (P,); nan for a part of one sample, whose spread is not known.
+            Mean loss and accuracy of each part, (P,) and (P,), and the standard errors of the losses over samples,
+            (P,). The accuracy is None if it is not defined; the error is nan for a part of one sample. A loss that is
+            not finite is returned as such; a sample with nan logits counts as not classified correctly.
         """
         objective = self.objective
         loss = zeros(len(self.counts), objective.device)
@@ -163,8 +162,8 @@ class Evaluator:
             as_it_is: as for `measure`.
 
         Returns:
-            The loss of each sample, (N,), the samples of one part after those of the other; and whether it is predicted
-            correctly, 0 or 1, (N,), None where that has no meaning. Of draws both with their weights.
+            The loss of each sample, (N,), in the order of the parts; and whether it is predicted correctly, 0 or 1,
+            (N,), or None if that is not defined. For draws, both are weighted.
         """
         loss = zeros(len(self._order), self.objective.device)
         correct, is_correct = torch.zeros_like(loss), self.objective.correct
@@ -178,7 +177,7 @@ class Evaluator:
         return loss.cpu().numpy(), None if is_correct is None else correct.cpu().numpy()
 
     def means(self, each: np.ndarray, right: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Return what `measure` does, of what `each` returned."""
+        """Return the same as `measure`, computed from the return value of `each`."""
         part, n = self._part.cpu().numpy(), len(self.counts)
         loss, squares = (np.bincount(part, values, n) / self.counts for values in (each, np.square(each)))
         accuracy = None if right is None else np.bincount(part, right, n) / self.counts
@@ -191,7 +190,7 @@ class Evaluator:
         report: Callable[[float], None] | None,
         as_it_is: bool,
     ) -> None:
-        """Pass over the data: `see` is given outputs, targets and the positions of their samples in the order."""
+        """Pass over the data, and call `see` with outputs, targets and the positions of their samples in the order."""
         done = 0
 
         def advance(logits: Tensor, targets: Tree, where: Where) -> None:
@@ -213,7 +212,7 @@ class Evaluator:
                     advance(logits_of(inputs), targets, slice(first, min(first + self.objective.batch_size, end)))
 
     def _moved(self, point: Point, reestimation: Reestimation | None, as_it_is: bool) -> Point:
-        """Return a point with the running statistics that the policy for batch norm gives it."""
+        """Return the point with the running statistics of the policy for batch norm."""
         if as_it_is:
             return point
         if reestimation is not None:
@@ -262,7 +261,7 @@ def evaluate(
         progress: see `jobs.run`.
         name: distinguishes the blocks of this list from others in the same journal.
         block: points of one unit of work.
-        as_it_is: take each point's own running statistics, whatever the policy for batch norm.
+        as_it_is: use each point's own running statistics, whatever the policy for batch norm.
 
     Returns:
         Loss, with its standard error over samples, and accuracy of each part at each point, in the order of `points`.
@@ -290,7 +289,7 @@ def evaluate(
 
 
 def _stderr(mean: np.ndarray, square: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the standard errors of means from the means of squares; nan for one value or none that is finite."""
+    """Return the standard errors of means from the means of squares; nan for fewer than two finite values."""
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         variance = np.maximum(square - mean**2, 0) / (counts - 1.0)
         found: np.ndarray = np.where((counts > 1) & np.isfinite(variance), np.sqrt(variance), np.nan)

@@ -1,4 +1,4 @@
-"""From a model and data in memory to an objective: what a notebook has."""
+"""Make an objective from a model and data in memory, as in a notebook."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,29 +35,31 @@ def make_objective(
     few: int = FEW,
     ends: int = ENDS,
 ) -> Objective:
-    """Join a model and data into an objective, for any task.
+    """Combine a model and data into an objective, for any task.
 
-    The contract is one line: a loss is a function of (the model's output, the target) with one value per sample. The
-    task gives all else; it is inferred from the loss or the targets where they determine it. Inputs are tensors, or
-    tuples or dicts of them: a dict is handed to the model by keyword, a tuple one after the other.
+    The only requirement is that the loss is a function of (the model's output, the target) with one value per sample.
+    The task determines everything else; it is inferred from the loss or the targets if possible. Inputs are tensors, or
+    tuples or dicts of tensors: the entries of a dict become keyword arguments of the model, those of a tuple positional
+    ones.
 
     Args:
-        model: any network. It is copied; the caller's is not touched.
-        data: a DataLoader, whose data set and collate_fn are used, without shuffling or dropping; a map-style data set
-            of pairs (input, target) or of dicts; or a pair (inputs, targets) of tensors, or of tuples or dicts of them.
+        model: any network. It is copied; the caller's model is not changed.
+        data: a DataLoader, of which the data set and collate_fn are used, without shuffling or dropping; a map-style
+            data set of pairs (input, target) or of dicts; or a pair (inputs, targets) of tensors, or of tuples or dicts
+            of tensors.
         loss: a function (the model's output, targets) -> (B,), `package.module:callable`, a name of
-            `tasks.loss_names()`, or "model" for the loss that the model returns, sample by sample.
-        task: a name of `tasks.names()`.
-        parts: "all"; of classes "class", "head-tail", "many-medium-few" or a mapping name -> classes; of any samples
-            "quantiles:4" of the targets, "column:NAME" of the data set, a value for each sample, a function (input,
-            target) -> name, or a `Partition`.
-        target: which entry of an item is the target: a key of a dict, a position in a tuple. None for the second of a
-            pair, or one of "labels", "label", "targets", "target", "y".
-        classes: keep these parts only.
+            `tasks.loss_names()`, or "model" for the loss that the model itself returns for each sample.
+        task: a name of `tasks.names()`; None infers it.
+        parts: "all"; for classes, "class", "head-tail", "many-medium-few" or a mapping of names to classes; for any
+            samples, "quantiles:4" of the targets, "column:NAME" of the data set, a value for each sample, a function
+            (input, target) -> name, or a `Partition`.
+        target: entry of an item that is the target: a key of a dict, or a position in a tuple. None means the second
+            entry of a pair, or one of "labels", "label", "targets", "target", "y".
+        classes: keep only these parts, by name or position.
         params: see `Objective.build`.
         device: see `Objective.build`.
         dtype: "float32" or "float64", or PyTorch's type of that name.
-        batch_size: samples at a time; None for the DataLoader's, or 128. It changes no result.
+        batch_size: samples at a time; None means that of the DataLoader, or 128. It changes no result.
         weight_decay: see `Objective.build`.
         logits_index: see `Objective.build`.
         many: see `Objective.build`.
@@ -68,7 +70,7 @@ def make_objective(
         The objective.
 
     Raises:
-        InputError: something does not fit; the message says what and what to do.
+        InputError: arguments do not fit together; the message names the cause and the remedy.
         DataError: the data cannot be used.
         NumericalError: the loss is not finite.
     """

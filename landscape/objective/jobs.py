@@ -1,14 +1,15 @@
-"""The one loop: what is finished is skipped, what is missing is computed, kept at once and joined at the end.
+"""The loop over units of work: finished units are skipped, the others computed, stored at once and joined at the end.
 
-An analysis says what its units are and how to compute one; resuming, progress, interruption and how ranks share the
-work are the same for all and live here.
+An analysis defines its units and how to compute one. Resuming, progress, interruption and the division of work among
+ranks are the same for all analyses and are implemented here.
 
-Where an analysis says what its units cost, the largest may be shared: all ranks compute one together, each on its share
-of the samples. A unit that is shared by R ranks is taken to last 1 / (0.8 R) of its own time, since ranks wait for each
-other at every sum. With units in the order of their costs, the k largest are shared and the others dealt, the largest
-first, with the k by which all are done soonest. So one large part is always shared, and many alike are dealt.
+If an analysis states the costs of its units, the largest may be shared: all ranks compute one unit together, each for
+some of the samples. A unit that R ranks share is assumed to need 1 / (0.8 R) of its own time, because ranks wait for
+each other at every sum. Units are sorted by their costs; the k largest are shared and the others dealt, the largest
+first, with the k for which all units are done soonest. So a single large part is always shared, and many parts of
+similar size are dealt.
 
-A unit for which memory runs out begins again with half as many samples at a time, unless it is shared: the other ranks
+If memory runs out, a unit is computed again with half as many samples at a time, unless it is shared: the other ranks
 would not wait.
 """
 
@@ -28,27 +29,27 @@ from landscape.results.axes import concatenate
 from landscape.results.journal import Journal
 
 Progress: TypeAlias = Callable[[float, int, str], None]
-"""Called with how many units are done, shares included, how many there are, and the one in work ("" at the end)."""
+"""Called with the number of finished units (with fractions), the number of all units, and the current unit or ""."""
 
 Destination: TypeAlias = str | Path | Journal
-"""The file that a result goes to, or the journal of a run that it is a piece of."""
+"""The file for a result, or the journal of a larger run of which the result is a piece."""
 
 EFFICIENCY = 0.8
-"""Share of the speed of R ranks that R ranks reach on one unit."""
+"""Parallel efficiency of R ranks that compute one unit together."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run; the message says what is kept and how to go on."""
+    """Ctrl-C during a run; the message says what is stored and how to continue."""
 
 
 def open_journal(out: Destination, fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> Journal:
     """Open one journal on all ranks: first on the main rank, which owns the folder, then on the others.
 
     Args:
-        out: the file that the result will go to; or the journal of a run that this is a piece of, which then has units
-            of its own in there, and whose result is left to the whole run.
+        out: the file for the result; or the journal of a larger run, in which this piece stores its own units and which
+            writes the result.
         fingerprint: everything that changes the numbers, as for `Journal.open`.
-        overwrite: begin anew, and replace `out` when the new result is complete.
+        overwrite: restart, and replace `out` when the new result is complete.
 
     Returns:
         The open journal.
@@ -78,25 +79,24 @@ def run(
 ) -> R:
     """Compute the units that are not finished and join them all.
 
-    With several ranks every rank must call this, with the same units; each draws units as it becomes free, after those
-    that all compute together. Units are computed in full precision, see `devices.full_precision`.
+    With several ranks, every rank must call this with the same units. After the shared units, each rank takes the next
+    unit as soon as it is free. Units are computed in full precision, see `devices.full_precision`.
 
     Args:
-        units: at least one name; no two alike.
-        compute: returns the result of a unit; it is given the unit and a function to report the fraction of it that is
-            done. It must depend on the unit alone, not on the units before it: after
-            an interruption those are not computed again.
-        journal: keeps each finished unit and knows those of earlier attempts. None keeps nothing.
-        progress: called before each unit and at the end. With several ranks it counts what all have finished.
-        costs: what the units take, in any measure; None for units that cannot be shared. `compute` of a unit that can
-            asks `distributed.team` for its share, and its sums are those of all ranks.
+        units: at least one name; names must be distinct.
+        compute: returns the result of a unit, given the unit and a function that reports the completed fraction of it.
+            It must depend only on the unit, not on earlier units: after an interruption these are not computed again.
+        journal: stores each finished unit and has those of earlier attempts. None stores nothing.
+        progress: called before each unit and at the end. With several ranks it counts the units that all have finished.
+        costs: of the units, in any unit of measure; None if they cannot be shared. `compute` of a unit that can be
+            shared asks `distributed.team` for its samples, and its sums are those of all ranks.
 
     Returns:
         One result with the parts of all units, in the order of `units`; on every rank the same.
 
     Raises:
-        InputError: no units, two of one name, or several ranks without a journal, through which they share.
-        Interrupted: Ctrl-C; finished units stay in the journal. The same holds when `compute` raises.
+        InputError: no units, two units of one name, or several ranks without a journal, which they need to share work.
+        Interrupted: Ctrl-C; finished units stay in the journal. They also stay there if `compute` raises.
     """
     refuse_undeclared()
     if not units or len(set(units)) < len(units):
@@ -134,7 +134,7 @@ def run(
 
 
 def _in_order(units: Sequence[str], journal: Journal, costs: Sequence[float] | None) -> tuple[list[str], int]:
-    """Return the units that are not finished, the same on all ranks, and how many of the first are shared."""
+    """Return the unfinished units, the same on all ranks, and the number of the first ones that are shared."""
     finished = journal.done()
     with distributed.together():  # a file may be seen by one rank before the others
         is_missing = distributed.team().agreed(np.array([unit not in finished for unit in units]))
@@ -146,14 +146,14 @@ def _in_order(units: Sequence[str], journal: Journal, costs: Sequence[float] | N
 
 
 def n_shared(costs: Sequence[float], ranks: int) -> int:
-    """Return how many of the largest units are computed by all ranks together, so that all are done soonest.
+    """Return the number of the largest units that all ranks compute together, so that all units are done soonest.
 
     Args:
         costs: of the units, descending.
-        ranks: how many there are.
+        ranks: number of ranks.
 
     Returns:
-        The number; the rule is at the head of this file.
+        The number; the docstring of this module states the rule.
     """
     if ranks == 1:
         return 0
@@ -162,7 +162,7 @@ def n_shared(costs: Sequence[float], ranks: int) -> int:
 
 
 def _last_end(costs: Sequence[float], ranks: int) -> float:
-    """Return when the last rank is done, where each that is free takes the next unit."""
+    """Return when the last rank is done if each free rank takes the next unit."""
     ends = [0.0] * ranks
     for cost in costs:
         heapq.heapreplace(ends, ends[0] + cost)

@@ -1,4 +1,4 @@
-"""From a checkpoint to an objective, for Python and the command line: the same call, the same checks."""
+"""Make an objective from a checkpoint, with the same call and the same checks for Python and the command line."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -69,29 +69,29 @@ def load_objective(
     ckpt_key: str | None = None,
     trust_pickle: bool = False,
 ) -> Objective:
-    """Read a checkpoint, build its model and its data, and join them into an objective.
+    """Read a checkpoint, build its model and its data, and combine them into an objective.
 
-    A checkpoint that `landscape train` wrote says which model and data it belongs to. For any other, `model` and
-    `dataset` must be given. Whatever is given wins over what the checkpoint says.
+    A checkpoint of `landscape train` states its model and its data. For any other, `model` and `dataset` must be given.
+    Arguments have priority over what the checkpoint states.
 
     Args:
-        ckpt: the file, or a folder of Hugging Face; None where `model` is a trained module already.
-        model: a name of `models.names()`, `package.module:callable`, or a module (the weights of `ckpt`, if
-            given, are loaded into a copy).
+        ckpt: the file, or a Hugging Face folder; None if `model` is a trained module.
+        model: a name of `models.names()`, `package.module:callable`, or a module. The weights of `ckpt`, if given, are
+            loaded into a copy of the module.
         dataset: a name of `datasets.names()`, `package.module:callable`, or data as for `landscape.make_objective`.
         data_root: folder of the data.
-        train_list: training list of "image-list", lines of `path label`.
-        test_list: test list of "image-list".
-        image_size: side of the images of lists and folders.
+        train_list: file with the training images of "image-list", lines of `path label`.
+        test_list: file with the test images of "image-list".
+        image_size: side of the square images of "image-list" and "image-folder", in pixels.
         split: "train" or "test".
-        imbalance: ratio of the largest to the smallest class; makes the long-tailed subset.
+        imbalance: ratio of the largest to the smallest class of a long-tailed subset.
         imbalance_type: "exp" or "step".
-        data_seed: of the long-tailed subset.
-        normalize: "imagenet", "none", or "m,m,m/s,s,s"; None for the data set's own.
-        samples_per_class: analyse at most so many samples of each class, drawn with `data_seed`.
-        loss: see `Objective.build`; None for the task's own.
-        task: see `Objective.build`; None for classification, or what follows from loss and targets.
-        target: which entry of an item is the target, see `landscape.make_objective`.
+        data_seed: of the draw of samples.
+        normalize: "imagenet", "none", or "m,m,m/s,s,s"; None means the data set's own.
+        samples_per_class: use at most this many samples of each class, drawn with `data_seed`.
+        loss: see `Objective.build`; None means the task's own.
+        task: see `Objective.build`; None infers it from loss and targets, else means classification.
+        target: entry of an item that is the target, see `landscape.make_objective`.
         partition: see `Objective.build`.
         classes: see `Objective.build`.
         params: see `Objective.build`.
@@ -104,11 +104,11 @@ def load_objective(
         few: see `Objective.build`.
         ends: see `Objective.build`.
         cosine: the model's classifier is cosine-normalised.
-        ckpt_key: where in the file the weights are, as "a.b"; None to find them.
-        trust_pickle: let the file run code when it is read. Only for files that you made.
+        ckpt_key: key of the weights in the file, such as "a.b"; None finds them automatically.
+        trust_pickle: let the file run code when it is read. Use it only for files that you made.
 
     Returns:
-        The objective; its `source` says where everything came from.
+        The objective; its `source` states the origin of model, data and weights.
 
     Raises:
         InputError: something is missing or does not fit.
@@ -233,7 +233,7 @@ def _model(
 def taken(
     data: Any, *, loss: Any, task: str | None, target: str | int | None, name: str = "dataset", **more: Any
 ) -> Samples:
-    """Take a user's data as a task needs them.
+    """Convert a user's data to the form that a task needs.
 
     Args:
         data: see `make_objective`.
@@ -270,11 +270,11 @@ def taken(
 def fitted(
     model: nn.Module, samples: Samples, *, loss: Any, task: str | None, device: Any, dtype: torch.dtype
 ) -> tuple[Samples, str | None]:
-    """Take from a model what labels alone do not show: how many classes there are, or that one logit means two classes.
+    """Infer from the model what labels do not show: the number of classes, or that one logit means two classes.
 
     Args:
         model: see `make_objective`.
-        samples: whose classes were counted by their labels.
+        samples: the data, with classes counted by their labels.
         loss: see `make_objective`.
         task: see `make_objective`.
         device: see `make_objective`.

@@ -1,4 +1,4 @@
-"""What is measured of a model on data: its task, its loss as a function of rows z, and where nothing is said, which."""
+"""Choose the task and the loss of a model on data, and express the loss as a function of rows z of outputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from landscape.networks.models import failures_named
 from landscape.networks.outputs import Outputs
 from landscape.networks.tasks import TASKS, Task
 
-_EXAMPLES = 2  # samples by which the model's outputs are looked at: one row for each shows where the samples are
+_EXAMPLES = 2  # number of samples for a test of the model's outputs: the axis of this length is the axis of samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A loss, its task, and how the model's output is laid out."""
+    """A loss, its task, and the layout of the model's output."""
 
     task: Task
     outputs: Outputs
@@ -35,7 +35,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Restored:
-    """A loss of outputs as one of rows z."""
+    """A loss of the model's outputs, as a function of rows z."""
 
     loss: Callable[[Any, Tree], Tensor]
     outputs: Outputs
@@ -60,9 +60,9 @@ def settle(
         samples: the data.
         loss: see `Objective.build`.
         task: see `Objective.build`.
-        index: which of several outputs is meant.
-        device: where the model is.
-        dtype: of its numbers.
+        index: which of several outputs to use.
+        device: of the model.
+        dtype: of the model.
 
     Returns:
         Task and loss.
@@ -94,7 +94,7 @@ def settle(
 
 
 def _task(samples: Samples, loss: str | Callable[..., Any] | None, task: str | None) -> Task:
-    """Return the task that is asked for, or that loss and targets tell."""
+    """Return the given task, or infer it from loss and targets."""
     named = tasks.of_loss(loss) if isinstance(loss, str) else None
     if isinstance(loss, str) and ":" not in loss and loss not in tasks.loss_names():
         near = nearest(loss, tasks.loss_names())
@@ -129,7 +129,7 @@ def _task(samples: Samples, loss: str | Callable[..., Any] | None, task: str | N
 
 
 def _example(model: nn.Module, samples: Samples, device: torch.device, dtype: torch.dtype) -> tuple[Any, int]:
-    """Return what the model makes of a few samples, and how many they are."""
+    """Return the model's output for a few samples, and their number."""
     n = min(_EXAMPLES, len(samples))
     inputs = samples.batch(np.arange(n), device, dtype)[0]
     with failures_named(inputs), differentiable_attention(), torch.no_grad():

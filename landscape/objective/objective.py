@@ -50,7 +50,7 @@ _AT_A_TIME = memory.AtATime()
 class Objective:
     """A model, a loss and data in parts. Make one with `Objective.build` or `landscape.load_objective`."""
 
-    model: nn.Module  # a copy of the caller's, in eval mode
+    model: nn.Module  # a copy of the caller's model, in eval mode
     task: Task
     outputs: Outputs  # what the model returns as rows z (B, K), and back
     loss: Callable[[Tensor, Tree], Tensor]  # (z, targets) -> (B,)
@@ -95,27 +95,27 @@ class Objective:
         ends: int = ENDS,
         source: Mapping[str, Any] | None = None,
     ) -> "Objective":
-        """Join a model, data and a loss, and check on a few samples that they fit together.
+        """Combine a model, data and a loss, and check on a few samples that they fit together.
 
         Args:
-            model: any network. It is copied; the caller's is not touched.
+            model: any network. It is copied; the caller's model is not changed.
             samples: the data.
-            loss: a function (the model's output, targets) -> (B,), one value for each sample, `package.module:callable`
-                or a name of `tasks.loss_names()`; None for the task's own. A function for the task classification is
-                given the logits (B, C), whatever else the model returns.
-            task: a name of `tasks.names()`; None to take it from the loss or the targets.
-            partition: what samples are divided by, see `parts.make_partition`.
-            classes: keep these parts only, as in "0,9", "head,tail" or ["truck", 3].
-            params: globs of the parameters that vary; None for all that require a gradient.
-            device: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
-            dtype: torch.float32, or torch.float64 for the last digits.
-            batch_size: samples at a time; a matter of speed and memory alone.
+            loss: a function (the model's output, targets) -> (B,), one value for each sample, or its name as
+                `package.module:callable`, or a name of `tasks.loss_names()`. None means the task's own. For
+                classification, a function gets the logits (B, C), whatever else the model returns.
+            task: a name of `tasks.names()`; None infers it from the loss or the targets.
+            partition: how samples are divided, see `parts.make_partition`.
+            classes: keep only these parts, as in "0,9", "head,tail" or ["truck", 3].
+            params: patterns for the parameters that vary; None means all that require a gradient.
+            device: "cpu", "cuda", "cuda:1"; None means a GPU if there is one.
+            dtype: torch.float32, or torch.float64 for full precision.
+            batch_size: samples at a time; it affects only speed and memory.
             weight_decay: coefficient of |theta|^2 / 2 in the curvature; 0 leaves it out.
-            logits_index: which element of a model's tuple holds the outputs, where that is ambiguous.
+            logits_index: which element of the model's output tuple to use, if that is ambiguous.
             many: "many" classes have more training samples than this.
             few: "few" classes have fewer training samples than this.
             ends: number of classes in each end of "head-tail".
-            source: where model and data came from, for the result's provenance.
+            source: origin of model and data, for the result's provenance.
 
         Returns:
             The objective.
@@ -186,16 +186,16 @@ class Objective:
 
     @checked
     def at(self, model: nn.Module) -> "Objective":
-        """Return the objective of the same data, parts and loss with the present weights of a model.
+        """Return the objective of the same data, parts and loss with the current weights of a model.
 
         Args:
-            model: of the same network, such as the one that was given at first and was trained on since. It is copied.
+            model: the same network, for example the original one after further training. It is copied.
 
         Returns:
             The objective; its source names no checkpoint.
 
         Raises:
-            InputError: its tensors have other names or shapes, or its loss is not one fixed number for each sample.
+            InputError: tensors have different names or shapes, or the loss is not one fixed number for each sample.
             NumericalError: the loss is not finite.
         """
         own = converted(copied(model).eval().requires_grad_(False), self.device, self.dtype)
@@ -212,13 +212,13 @@ class Objective:
         return replace(found, _kept=kept, _theirs=contract.Origin.of(unwrapped(model)))
 
     def of_network(self, model: nn.Module) -> "Objective":
-        """Return the objective of the same data, parts and loss with another network of its kind, not copied.
+        """Return the objective of the same data, parts and loss with another network of the same kind, not copied.
 
         Args:
             model: in eval mode, on the objective's device and in its dtype.
 
         Returns:
-            The objective; what it says of its source stays.
+            The objective, with the same source.
         """
         tensors = _tensors(model)
         varying = self.layout.names
@@ -233,7 +233,7 @@ class Objective:
         )
 
     def in_float64(self) -> "Objective":
-        """Return the same objective in float64; the model's own tensors stay as they are, and are not used."""
+        """Return the same objective in float64; the tensors of the model itself are not changed and not used."""
         if self.dtype == torch.float64:
             return self
         return replace(
@@ -247,15 +247,15 @@ class Objective:
         )
 
     def refuse_stale(self) -> None:
-        """Raise InputError where the caller's model has changed since this objective copied its weights."""
+        """Raise InputError if the caller's model has changed since this objective copied its weights."""
         if self._theirs is not None:
             self._theirs.refuse_change(self.model)
 
     def verify(self, model: nn.Module | None = None) -> None:
-        """Raise InputError where the losses of a few samples have changed since this was made.
+        """Raise InputError if the losses of a few samples have changed since this objective was made.
 
         Args:
-            model: a copy of the objective's network that was evaluated in its place.
+            model: a copy of the objective's network that was evaluated instead; None means its own network.
         """
         if self._kept is not None:
             contract.verify(self if model is None else self.of_network(model), self._kept)
@@ -264,12 +264,12 @@ class Objective:
 
     @property
     def counts(self) -> np.ndarray:
-        """Samples of each part that are summed over, draws counted singly, (P,): what its sums are divided by."""
+        """Number of summands of each part, (P,), by which its sums are divided; each draw counts as one."""
         return self.partition.counts
 
     @property
     def population(self) -> np.ndarray:
-        """Samples that each part has, or that its draws stand for, (P,)."""
+        """Number of samples of each part, (P,); for draws, of the part from which they were drawn."""
         return self.counts if self.draws is None else self.draws.population
 
     @property
@@ -280,7 +280,7 @@ class Objective:
 
     @property
     def undrawn(self) -> "Objective":
-        """The objective of all samples, from which these were drawn; this one where they were not."""
+        """The objective of all samples, from which draws were made; without draws, this objective."""
         return self if self.draws is None else self.draws.of
 
     @property
@@ -311,7 +311,7 @@ class Objective:
             DataError: the group has no samples.
         """
         own = name in self.partition.names
-        if not own and self.draws is not None:  # of classes that are no parts, which have factors of their own
+        if not own and self.draws is not None:  # a group that is no part needs its own draws
             return self.undrawn.alone(name)
         if not own and name not in GROUPS:
             shown = ", ".join(self.partition.names[:10]) + (", ..." if len(self.partition) > 10 else "")
@@ -334,33 +334,33 @@ class Objective:
         return replace(self, partition=one, members=(members,), draws=draws)
 
     def shared(self) -> "Objective":
-        """Return the objective whose batches are this process's share, where all ranks work on one part together.
+        """Return the objective with this process's batches, if all ranks compute one part together.
 
-        Whoever sums over its batches adds the sum up by its `team`. Elsewhere it is this objective itself.
+        Sums over its batches must be added over its `team`. Otherwise it is this objective itself.
         """
         team = distributed.team()
         return self if team == self.team else replace(self, team=team)
 
     def own(self, part: int) -> np.ndarray:
-        """Return the samples of a part that this process sums over, their positions in the data."""
+        """Return the positions in the data of the samples of a part over which this process sums."""
         return self.members[part][self.team.share(len(self.members[part]))]
 
     def n_batches(self, part: int) -> int:
-        """Return the number of batches that a part is summed over in."""
+        """Return the number of batches of a part."""
         return -(-len(self.own(part)) // self.batch_size)
 
     def batch(self, part: int, number: int, size: int | None = None) -> tuple[Tree, Tree]:
-        """Return one batch of a part; its batches together hold all samples, in a fixed order.
+        """Return one batch of a part; its batches together contain all samples, in a fixed order.
 
-        Where a team of processes takes the sums, they are all of this process's share.
+        If a team of processes computes the sums, the batches contain the samples of this process.
 
         Args:
             part: position of the part.
-            number: which batch.
-            size: samples of a batch; None for `batch_size`, which becomes smaller where memory runs out.
+            number: number of the batch.
+            size: samples per batch; None means `batch_size`, which becomes smaller if memory runs out.
 
         Returns:
-            Inputs and targets of at most so many samples on the device; the last batch may be shorter.
+            Inputs and targets of at most `size` samples on the device; the last batch may be shorter.
         """
         size = self.batch_size if size is None else size
         return self.samples.batch(self.own(part)[number * size : (number + 1) * size], self.device, self.dtype)
@@ -382,13 +382,13 @@ class Objective:
             inputs: of B samples.
 
         Returns:
-            The numbers that the loss is a function of, (B, K): the logits, for classes.
+            The arguments of the loss, (B, K): the logits, for classes.
         """
         state = {**self._fixed, **dict(zip(self.layout.names, theta, strict=True))}
         return self.outputs.of(lambda some: functional_call(self.model, state, some), inputs)
 
     def read(self, outputs: Any) -> Tensor:
-        """Return the part of the model's output that the loss is a function of, (B, K)."""
+        """Return the arguments of the loss, (B, K), from the model's output."""
         return self.outputs.read(outputs)
 
     def logits_of(self, model: nn.Module, inputs: Tree) -> Tensor:
@@ -410,7 +410,7 @@ class Objective:
 
     @contextmanager
     def trainable(self) -> Generator[None, None, None]:
-        """Let the parameters that vary require a gradient inside the block, as gradients of single samples need it."""
+        """Make the parameters that vary require a gradient inside the block, for gradients of single samples."""
         chosen = [p for name, p in self.model.named_parameters() if name in self.layout.names]
         try:
             for p in chosen:
@@ -422,11 +422,11 @@ class Objective:
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        """Loss and measures of each part at the model's own parameters; NumericalError where a loss is not finite."""
+        """Loss and measures of each part at the model's own parameters; NumericalError if a loss is not finite."""
         return self.evaluate()
 
     def evaluate(self, progress: Callable[[float, int, str], None] | None = None) -> Evaluation:
-        """Compute `evaluation`, and keep it.
+        """Compute `evaluation`, and store it.
 
         Args:
             progress: called with (samples done, all samples, text).
@@ -443,7 +443,7 @@ class Objective:
 
     @property
     def correct(self) -> Callable[[Tensor, Tree], Tensor] | None:
-        """(z, targets) -> whether each sample is predicted correctly, (B,); None where that has no meaning."""
+        """(z, targets) -> whether each sample is predicted correctly, (B,); None if that is not defined."""
         of_task, outputs = self.task.correct, self.outputs
         if of_task is None or not outputs.measurable:
             return None

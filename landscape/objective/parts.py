@@ -1,4 +1,4 @@
-"""From a name, a file or a mapping to the parts that samples are divided into."""
+"""Divide samples into parts, by a name, a file or a mapping."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -21,7 +21,7 @@ from landscape.results import disk
 from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, NAMES
 
 GROUPS = {"all": "all"} | {group: name for name, grouping in GROUPINGS.items() for group in grouping.groups}
-"""Groups of classes that have a name of their own, and the partition that each is a part of."""
+"""Named groups of classes, and the partition to which each belongs."""
 
 
 Parts: TypeAlias = (
@@ -34,9 +34,9 @@ Parts: TypeAlias = (
     | np.ndarray
     | Tensor
 )
-"""What samples may be divided by, see `make_partition`."""
+"""The ways to divide samples, see `make_partition`."""
 
-_READ = 256  # samples that are read at a time
+_READ = 256  # number of samples that are read at a time
 
 
 def make_partition(
@@ -51,10 +51,10 @@ def make_partition(
 
     Args:
         samples: the data.
-        spec: "all"; of classes "class", "many-medium-few", "head-tail", a JSON file {"name": [class, ...]} or the same
-            as a mapping; of any samples "quantiles:4" of the targets, "column:NAME" of the data set, a value for each
-            sample, a function (input, target) of one sample that returns its part's name, that function as
-            "package.module:function", or a finished partition.
+        spec: "all"; for classes, "class", "many-medium-few", "head-tail", a JSON file {"name": [class, ...]} or such a
+            mapping; for any samples, "quantiles:4" of the targets, "column:NAME" of the data set, a value for each
+            sample, a function (input, target) of one sample that returns the name of its part, that function as
+            "package.module:function", or a partition.
         many: "many" classes have more training samples than this.
         few: "few" classes have fewer training samples than this.
         ends: number of classes in each end of "head-tail".
@@ -102,7 +102,7 @@ def make_partition(
 
 
 def _of_any_samples(samples: Samples, spec: str) -> Partition | None:
-    """Return the parts that a text names for samples with or without classes; None for other texts."""
+    """Return the parts for a text that does not need classes; None for other texts."""
     word, colon, rest = spec.partition(":")
     if not colon:
         return None
@@ -118,7 +118,7 @@ def _of_any_samples(samples: Samples, spec: str) -> Partition | None:
 
 
 def _numbers(samples: Samples) -> np.ndarray:
-    """Return the targets, of which each is one number, (N,)."""
+    """Return the targets, which must be one number each, (N,)."""
     found = []
     for _, targets in _read(samples):
         if not isinstance(targets, Tensor) or targets.numel() != len(targets):
@@ -145,7 +145,7 @@ def _read(samples: Samples) -> Iterator[tuple[Tree, Tree]]:
 
 
 def refuse_empty(parts: Partition, samples: Samples) -> None:
-    """Raise DataError where a part has no samples."""
+    """Raise DataError if a part has no samples."""
     for part, count in enumerate(parts.counts):
         if count == 0:
             name = parts.names[part]

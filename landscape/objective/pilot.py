@@ -1,4 +1,4 @@
-"""A few samples of an objective, on which steps are timed, and the passes that several analyses declare."""
+"""Objectives of a few samples, on which steps are timed, and the costs of passes that several analyses declare."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,11 +18,11 @@ def few(objective: Objective, counts: Sequence[int]) -> Objective:
     """Return an objective of the same network and loss with a part for each number of samples.
 
     Args:
-        objective: of whose largest part the samples are, evenly spaced in it, and repeated where it has fewer.
-        counts: samples of each part.
+        objective: the samples are evenly spaced in its largest part, and repeated if it has too few.
+        counts: number of samples of each part.
 
     Returns:
-        The objective; its parts are called after their positions.
+        The objective; the names of its parts are their positions.
     """
     objective = objective.undrawn
     members = max(objective.members, key=len)
@@ -40,19 +40,19 @@ def few(objective: Objective, counts: Sequence[int]) -> Objective:
 
 
 def mean_count(objective: Objective) -> int:
-    """Return how many samples a part has on average."""
+    """Return the average number of samples of a part."""
     return max(1, round(sum(map(len, objective.members)) / len(objective.partition)))
 
 
 def passes(objective: Objective, what: str, times: float, *, common: bool = False, halve: str = "") -> Work:
-    """Return passes of the network over all samples, without a gradient.
+    """Return the cost of passes of the network over all samples, without a gradient.
 
     Args:
         objective: model, loss and data in parts.
-        what: they are for.
-        times: how many.
-        common: other stages of a run that say the same need not make them again.
-        halve: an option that would halve them.
+        what: description of the passes.
+        times: number of passes.
+        common: stages of a run with the same description make these passes only once.
+        halve: an option that would halve the number.
 
     Returns:
         The work.
@@ -69,7 +69,7 @@ def passes(objective: Objective, what: str, times: float, *, common: bool = Fals
 
 
 def evaluation(objective: Objective) -> Work:
-    """Return the pass by which each analysis of a checkpoint begins, over all samples: loss and accuracy."""
+    """Return the cost of the first pass of each analysis, over all samples: loss and accuracy."""
     return passes(objective, "pass over all samples for loss and accuracy", 1, common=True)
 
 
@@ -82,14 +82,14 @@ def at_points(
     halve: str = "",
     **evaluator: Any,
 ) -> Work:
-    """Return passes of the network over all samples, each at a point of its own.
+    """Return the cost of passes of the network over all samples, each at a different point.
 
     Args:
         objective: model, loss and data in parts.
-        what: the points are.
-        times: how many.
-        point_of: makes one of the points; None takes the objective's own weights.
-        halve: an option that would halve them.
+        what: description of the points.
+        times: number of points.
+        point_of: makes one of the points; None means the objective's own weights.
+        halve: an option that would halve the number.
         evaluator: options of `Evaluator`.
 
     Returns:

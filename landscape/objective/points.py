@@ -1,9 +1,9 @@
 """Points of parameter space: a network's weights as vectors, and back.
 
-A point is the parameters that vary, as one flat vector, and the network's floating-point buffers (the running
-statistics of batch norm) as another. On the way from one network to another all of them move linearly, or all but the
-running variances: with v the variance and eps what batch norm adds to it, log(v + eps) then does. So variances stay
-positive however far a line is drawn on, where a straight line ends below zero, whose root is no number.
+A point consists of the parameters that vary, as one flat vector, and of the network's floating-point buffers (the
+running statistics of batch norm), as another. Between two networks all of them are interpolated linearly, or all except
+the running variances v: for these, log(v + eps) is interpolated, with eps the number that batch norm adds. So variances
+stay positive however far a line is extended, whereas linear interpolation gives negative ones, which have no root.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from landscape.objective.objective import Objective
 from landscape.objective.snapshots import Snapshot
 
 _LEAST_EPS = 1e-12
-"""Of a layer that adds nothing to its variances: the logarithm of one that is zero is asked for all the same."""
+"""Used as eps for a layer with eps = 0, because the logarithm of a zero variance is needed too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ def buffer_layout(model: nn.Module) -> Layout:
 
 
 def variance_eps(model: nn.Module) -> Tensor:
-    """Return eps of each running variance, as added before its root is taken, (B,) float64; nan for other buffers."""
+    """Return eps of each running variance, which is added before the root, (B,) float64; nan for other buffers."""
     found = []
     for name in buffer_layout(model).names:
         owner, _, entry = name.rpartition(".")
@@ -51,10 +51,10 @@ def variance_eps(model: nn.Module) -> Tensor:
 
 
 def log_step(eps: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Return the step between two sets of buffers: differences, for variances those of log(v + eps).
+    """Return the step between two sets of buffers: differences or, for variances, differences of log(v + eps).
 
     Args:
-        eps: what `variance_eps` returned.
+        eps: the return value of `variance_eps`.
         start: (B,).
         end: (B,).
 
@@ -66,7 +66,7 @@ def log_step(eps: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 
 def at_log_step(eps: Tensor, start: Tensor, step: Tensor) -> Tensor:
-    """Return the buffers that a step leads to.
+    """Return the buffers after a step.
 
     Args:
         eps: as for `log_step`.
@@ -74,7 +74,7 @@ def at_log_step(eps: Tensor, start: Tensor, step: Tensor) -> Tensor:
         step: (B,) float64, a step of `log_step`, or a sum of multiples of such.
 
     Returns:
-        (B,) in the dtype of `start`; variances are not below zero unless that of the start is.
+        (B,) in the dtype of `start`; a variance is negative only if that of the start is.
     """
     v = wide(start)
     variance = torch.maximum(v + (v + eps) * step.expm1(), v.clamp(max=0))
@@ -113,7 +113,7 @@ def between(objective: Objective, a: Point, b: Point, t: float, *, moves: Moves 
     """Return the point at a fraction of the way from one point to another.
 
     Args:
-        objective: whose networks they are.
+        objective: of the network.
         a: the point at 0.
         b: the point at 1.
         t: the fraction.
@@ -134,7 +134,7 @@ def between(objective: Objective, a: Point, b: Point, t: float, *, moves: Moves 
 
 
 def variances_valid(eps: Tensor, buffers: Tensor) -> bool:
-    """Say whether no running variance is below zero or not a finite number."""
+    """Say whether all running variances are finite and not negative."""
     variances = buffers[~eps.isnan()]
     return bool((variances >= 0).all() and variances.isfinite().all())
 
@@ -148,16 +148,16 @@ def of(objective: Objective, snapshot: Snapshot, *, key: str | None = None, trus
     """Return the point of another checkpoint of an objective's network.
 
     Args:
-        objective: whose network it is.
-        snapshot: what `snapshots.find` returned.
-        key: where in the file the weights are.
+        objective: of the network.
+        snapshot: from `snapshots.find`.
+        key: key of the weights in the file.
         trust_pickle: let the file run code when it is read.
 
     Returns:
         The point, of the parameters of the objective's layout.
 
     Raises:
-        InputError: the file is not the one any more that was found.
+        InputError: the file has changed since it was found.
     """
     return of_network(objective, snapshots.network(objective, snapshot, key=key, trust_pickle=trust_pickle))
 
@@ -204,7 +204,7 @@ def digest(some: Iterable[Point]) -> str:
 
 
 def gradient(objective: Objective, theta: Tensor, part: int) -> tuple[float, Tensor]:
-    """Return a part's mean loss and its gradient at any parameters, with the objective's own running statistics.
+    """Return a part's mean loss and its gradient at given parameters, with the objective's own running statistics.
 
     Args:
         objective: model, loss and data in parts.
@@ -212,7 +212,7 @@ def gradient(objective: Objective, theta: Tensor, part: int) -> tuple[float, Ten
         part: position of the part.
 
     Returns:
-        The loss and the gradient, (D,), in the objective's dtype; sums over samples, divided once.
+        The loss and the gradient, (D,), in the objective's dtype; sums over samples that are divided once.
     """
     leaf = theta.detach().to(objective.dtype).requires_grad_()
     total, loss = zeros(leaf.shape, leaf.device), zeros((), leaf.device)
@@ -227,7 +227,7 @@ def gradient(objective: Objective, theta: Tensor, part: int) -> tuple[float, Ten
 
 
 def mean_loss(objective: Objective, theta: Sequence[Tensor], part: int) -> float:
-    """Return a part's mean loss at any parameters, with the objective's own running statistics.
+    """Return a part's mean loss at given parameters, with the objective's own running statistics.
 
     Args:
         objective: model, loss and data in parts.

@@ -1,4 +1,4 @@
-"""How, when and from what a result was computed: what is stored with it, and what an unfinished run is known by."""
+"""The provenance of a result (how, when and from what it was computed), and the fingerprint of an unfinished run."""
 
 import platform
 import sys
@@ -18,23 +18,23 @@ def fingerprint(objective: Objective, options: Mapping[str, Any]) -> dict[str, A
 
     Args:
         objective: model, loss and data.
-        options: of the analysis; those that change no number are left out by the caller.
+        options: of the analysis, without those that change no number.
 
     Returns:
-        What `jobs.open_journal` compares before it continues a run.
+        The values that `jobs.open_journal` compares before it continues a run.
     """
     return {**options, "dtype": str(objective.dtype).removeprefix("torch."), **dict(objective.source)}
 
 
 def provenance(objective: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a reader needs to compute a result again.
+    """Return everything that is needed to compute a result again.
 
     Args:
         objective: model, loss and data.
         options: of the analysis.
 
     Returns:
-        Strings, numbers, lists and mappings, as JSON knows them.
+        Strings, numbers, lists and mappings, as in JSON.
 
     Raises:
         InputError: the caller's model has changed since the objective was made.
@@ -52,11 +52,11 @@ def about_run(options: Mapping[str, Any], device: torch.device, dtype: torch.dty
 
     Args:
         options: of the analysis.
-        device: where it was computed.
-        dtype: in which numbers.
+        device: of the computation.
+        dtype: of the computation.
 
     Returns:
-        As `provenance`, without what it was computed from.
+        The same as `provenance`, without the entries about model and data.
     """
     versions = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "h5py")}
     versions |= {"python": platform.python_version(), "landscape": metadata.version("loss-landscape-per-class")}

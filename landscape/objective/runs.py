@@ -1,7 +1,7 @@
-"""The checkpoints that a run left: which ones a word names, and where in training each of them was written.
+"""The checkpoints of a run: which ones a word names, and the epoch and step of each.
 
-A word is a file, a pattern, or the folder of a run. Epoch and step are what a checkpoint says of itself, or else what
-its name says. The learning rate there is that of the run's history, or of the state of its optimizer.
+A word is a file, a pattern, or the folder of a run. The epoch and the step are read from the checkpoint or, if it does
+not contain them, from its name. The learning rate is read from the run's history, or from the state of the optimizer.
 """
 
 import glob
@@ -27,7 +27,7 @@ from landscape.results import History, series, store
 log = logging.getLogger(__name__)
 
 MAGIC = re.compile(r"[*?[]")
-"""What makes a pattern of a word."""
+"""Characters that make a word a pattern."""
 
 Word: TypeAlias = str | PathLike[str] | tuple[str | PathLike[str], float]
 """A file, a pattern or a folder; or a file and its epoch."""
@@ -35,7 +35,7 @@ Word: TypeAlias = str | PathLike[str] | tuple[str | PathLike[str], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What is known of the optimizer at a checkpoint."""
+    """The known settings of the optimizer at a checkpoint."""
 
     rate: float  # the learning rate
     momentum: float = 0.0
@@ -45,7 +45,7 @@ class Optimizer:
 
     @property
     def edge(self) -> tuple[float, str]:
-        """The largest lambda_max at which it is stable, and by which rule; nan and "" where there is none."""
+        """The largest lambda_max at which the optimizer is stable, and the rule; nan and "" if there is none."""
         if not self.is_sgd or math.isnan(self.rate):
             return math.nan, ""
         value = series.edge(self.rate, self.momentum, nesterov=self.nesterov, dampening=self.dampening)
@@ -54,7 +54,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A checkpoint and where in training it was written; nan for what is unknown."""
+    """A checkpoint and its position in the training; nan for unknown numbers."""
 
     path: Path
     epoch: float
@@ -67,14 +67,14 @@ def stages(words: Word | Sequence[Word], *, ckpt_key: str | None = None, trust_p
 
     Args:
         words: one or several.
-        ckpt_key: where in the files the weights are, as for `checkpoints.read`.
+        ckpt_key: key of the weights in the files, as for `checkpoints.read`.
         trust_pickle: let the files run code, as for `checkpoints.read`.
 
     Returns:
-        The checkpoints, by their epochs where all differ in these, else by their steps; each once.
+        The checkpoints, each once, sorted by epoch if all epochs are known and distinct, else by step.
 
     Raises:
-        InputError: nothing is found, a file is no checkpoint, one has no place, or two share one.
+        InputError: nothing is found, a file is no checkpoint, or a position is unknown or occurs twice.
     """
     one = isinstance(words, str | PathLike) or _is_pair(words)
     listed: Any = [words] if one else words
@@ -87,7 +87,7 @@ def stages(words: Word | Sequence[Word], *, ckpt_key: str | None = None, trust_p
 
 
 def _disorder(found: Sequence[Stage]) -> str:
-    """Say why checkpoints have no order: one has no place, or two share one."""
+    """Say why checkpoints have no order: one has no known position, or two have the same."""
     lost = next((s for s in found if math.isnan(s.epoch) and math.isnan(s.step)), None)
     if lost is not None:
         return (
@@ -106,7 +106,7 @@ def _disorder(found: Sequence[Stage]) -> str:
 
 
 def is_single(word: str) -> bool:
-    """Say whether a word names one checkpoint by itself, and is no pattern and no folder of a run."""
+    """Say whether a word names a single checkpoint, and is neither a pattern nor the folder of a run."""
     path = Path(word)
     return _is_one(path) if path.is_dir() else path.exists() or not MAGIC.search(word)
 
@@ -114,18 +114,18 @@ def is_single(word: str) -> bool:
 def checkpoint_list(text: str, *, ckpt_key: str | None = None, trust_pickle: bool = False) -> list[tuple[Path, float]]:
     """Find the checkpoints that one word names: a file, a pattern of files, or the folder of a run.
 
-    Of a run's folder its snapshots are meant or, where it kept none, `last.pt`; of any other folder all checkpoints in
-    it. A copy of another one, as of the best epoch, is left out: the same weights of the same epoch, or of none. An
-    epoch is what the checkpoint says of itself, or else the number in its name: the one after "epoch", or, of several
-    files, the one at the name's end.
+    The folder of a run means its snapshots or, if there are none, its `last.pt`; any other folder means all checkpoints
+    in it. Copies are left out, such as that of the best epoch: they have the same weights and the same epoch, or no
+    epoch. The epoch is read from the checkpoint, else from its name: the number after "epoch" or, with several files,
+    the number at the end of the name.
 
     Args:
-        text: --ckpt, as 'runs/ce/last.pt', 'runs/ce/snapshots/*.pt' or 'runs/ce'.
-        ckpt_key: where in the files the weights are, as for `checkpoints.read`.
+        text: --ckpt, such as 'runs/ce/last.pt', 'runs/ce/snapshots/*.pt' or 'runs/ce'.
+        ckpt_key: key of the weights in the files, as for `checkpoints.read`.
         trust_pickle: let the files run code, as for `checkpoints.read`.
 
     Returns:
-        At least one file with its epoch, nan where that is unknown; by epoch, unknown ones last, then by name.
+        At least one file with its epoch, nan if unknown; sorted by epoch, unknown ones last, then by name.
 
     Raises:
         InputError: nothing is found, or a file is no checkpoint.
@@ -138,10 +138,10 @@ def path_of_training(text: str, *, ckpt_key: str | None = None, trust_pickle: bo
     """Find the checkpoints of a path, in the order of their epochs; arguments as for `checkpoint_list`.
 
     Returns:
-        The files with their epochs; all are nan where no file tells one.
+        The files with their epochs; all are nan if no file has an epoch.
 
     Raises:
-        InputError: some have an epoch and others do not, which have no place on the path.
+        InputError: only some have an epoch, so that the others have no position on the path.
     """
     listed = checkpoint_list(text, ckpt_key=ckpt_key, trust_pickle=trust_pickle)
     without = [path for path, epoch in listed if math.isnan(epoch)]
@@ -154,7 +154,7 @@ def path_of_training(text: str, *, ckpt_key: str | None = None, trust_pickle: bo
 
 
 def _listed(words: Iterable[Any], key: str | None, trust: bool) -> list[Stage]:
-    """Read what some words name, each checkpoint once, without copies; in the natural order of their names."""
+    """Read the checkpoints that words name, each once, without copies, in the natural order of their names."""
     given = {Path(word[0]): float(word[1]) for word in words if _is_pair(word)}
     paths = list(dict.fromkeys(path for word in words for path in _checkpoints(word)))
     if not paths:
@@ -179,7 +179,7 @@ def _listed(words: Iterable[Any], key: str | None, trust: bool) -> list[Stage]:
 
 
 def _is_pair(word: Any) -> bool:
-    """Say whether a word is a file with its epoch, and no list of two files."""
+    """Say whether a word is a file with its epoch, not a list of two files."""
     return isinstance(word, tuple) and len(word) == 2 and isinstance(word[1], int | float)
 
 
@@ -194,7 +194,7 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _checkpoints(word: Any) -> list[Path]:
-    """Return the files that are meant, in the natural order of their names: 9 before 10."""
+    """Return the files that a word names, in the natural order of their names: 9 before 10."""
     text = fspath(word[0] if _is_pair(word) else word)
     path = Path(text)
     if is_single(text):  # a name may hold brackets itself
@@ -212,7 +212,7 @@ def _checkpoints(word: Any) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder: files or, where there are none, folders that are one each."""
+    """Return the checkpoints in a folder: files or, if there are none, folders that are checkpoints."""
     some = [p for p in folder.glob("*") if p.name[0] != "."]
     files = [p for p in some if p.suffix.lower() in SUFFIXES and p.is_file()]
     return files or [p for p in some if p.is_dir() and _is_one(p)]
@@ -247,7 +247,7 @@ def _step_in_name(path: Path) -> float:
 
 
 def _history(folder: Path) -> History | None:
-    """Return the history in the folder of a run; None where there is none that can be read."""
+    """Return the history in the folder of a run; None if there is none that can be read."""
     try:
         return store.load(folder / "history.h5", History)
     except StoreError:
@@ -268,13 +268,13 @@ def _of_history(history: Any, path: Path, epoch: float) -> Optimizer | None:
 
 
 def of_groups(groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
-    """Return what an optimizer's groups of parameters say of it; None where they have no learning rate in common.
+    """Return an optimizer's settings from its parameter groups; None if they have different learning rates.
 
     Args:
         groups: PyTorch's `param_groups`, or their plain numbers.
 
     Returns:
-        The optimizer. SGD is told by its momentum, which others do not have.
+        The optimizer. SGD is recognised by its `momentum`, which most others do not have.
     """
     rates = {float(rate) for group in groups if isinstance(rate := group.get("lr"), int | float | Tensor)}
     if len(rates) != 1:

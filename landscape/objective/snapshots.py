@@ -1,4 +1,4 @@
-"""Several checkpoints of one network, as a run leaves them: which they are, and the network at each of them."""
+"""Several checkpoints of one network, such as the snapshots of a run, and the network at each of them."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from landscape.networks import checkpoints, weights
 from landscape.objective.objective import Objective
 
 File: TypeAlias = str | Path | tuple[str | Path, float]
-"""A checkpoint, or a checkpoint and its epoch where the file does not say it."""
+"""A checkpoint, or a checkpoint and its epoch if the file does not contain it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,19 @@ class Snapshot:
 def find(
     objective: Objective, files: Sequence[File] | None, *, key: str | None = None, trust_pickle: bool = False
 ) -> list[Snapshot]:
-    """Read all checkpoints once, so that one that does not fit is refused before anything is computed.
+    """Read all checkpoints once, so that an unsuitable one is refused before anything is computed.
 
     Args:
         objective: of the network.
-        files: the checkpoints; None for the objective's own model alone.
-        key: where in the files the weights are, as for `checkpoints.read`.
+        files: the checkpoints; None means only the objective's own model.
+        key: key of the weights in the files, as for `checkpoints.read`.
         trust_pickle: let the files run code, as for `checkpoints.read`.
 
     Returns:
-        The checkpoints in the order given; names are those of the files without folder and suffix where these differ.
+        The checkpoints in the given order; their names are the file names without folder and suffix if these differ.
 
     Raises:
-        InputError: there is none, one is given twice, or one cannot be read or does not fit the network.
+        InputError: there is no checkpoint, one is given twice, or one cannot be read or does not fit the network.
         NumericalError: a weight is not finite.
     """
     if files is None:
@@ -75,16 +75,16 @@ def network(
     """Return the objective's network with a checkpoint's weights, in eval mode.
 
     Args:
-        objective: of the network, which is not touched.
-        snapshot: one that `find` returned.
-        key: where in the file the weights are, as for `find`.
+        objective: of the network, which is not changed.
+        snapshot: from `find`.
+        key: key of the weights in the file, as for `find`.
         trust_pickle: let the file run code, as for `find`.
 
     Returns:
-        A copy; for the objective's own model that model itself.
+        A copy; for the objective's own model, that model itself.
 
     Raises:
-        InputError: the file is not the one any more that `find` read.
+        InputError: the file has changed since `find` read it.
     """
     if snapshot.path is None:
         return objective.model
@@ -104,32 +104,32 @@ def objective_at(
     """Return an objective of the same data, parts and loss with a checkpoint's weights and running statistics.
 
     Args:
-        objective: of the network, which is not touched.
-        snapshot: one that `find` returned.
-        key: where in the file the weights are, as for `find`.
+        objective: of the network, which is not changed.
+        snapshot: from `find`.
+        key: key of the weights in the file, as for `find`.
         trust_pickle: let the file run code, as for `find`.
 
     Returns:
         The objective at that checkpoint.
 
     Raises:
-        InputError: the file is not the one any more that `find` read.
+        InputError: the file has changed since `find` read it.
     """
     return objective.of_network(network(objective, snapshot, key=key, trust_pickle=trust_pickle))
 
 
 @contextmanager
 def named(path: str | None) -> Generator[None, None, None]:
-    """Say which checkpoint an error is about.
+    """Add the path of a checkpoint to errors that are raised inside the block.
 
     Args:
-        path: of the checkpoint; None for the objective's own model, of which the user knows.
+        path: of the checkpoint; None for the objective's own model, which adds nothing.
 
     Yields:
         Nothing.
 
     Raises:
-        LandscapeError: what was raised within, of the same kind, with the path before its words.
+        LandscapeError: the error of the block, of the same kind, with the path at the beginning of its message.
     """
     try:
         yield

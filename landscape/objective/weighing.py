@@ -1,9 +1,9 @@
-"""How draws stand for samples: the one place where what a sample adds to a sum is weighted.
+"""The weights of draws: the only place where a sample's contribution to a sum is weighted.
 
-Of a part of N samples, m draws with replacement are made, sample i with chance pi_i. A draw's value counts
-1 / (N pi_i) times, so that the mean over the draws is unbiased for the mean over the samples (Hansen and Hurwitz 1943).
-The factor stands beside the target of each draw; `weighed` reads it there. Losses, measures and whether a sample is
-right come through it, and with the losses all their derivatives.
+From a part of N samples, m draws with replacement are made, sample i with probability pi_i. A draw's value has the
+weight 1 / (N pi_i), so that the mean over the draws is unbiased for the mean over the samples (Hansen and Hurwitz
+1943). This factor is stored with the target of each draw, where `weighed` reads it. It weights losses, measures and
+correct predictions, and through the losses all their derivatives.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draws:
-    """What the samples of an objective are, where they are draws from those of another."""
+    """The origin of an objective's samples that are draws from the samples of another objective."""
 
     of: "Objective"  # whose samples were drawn
     index: np.ndarray  # (M,) the sample of its data that each draw is
@@ -35,7 +35,7 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DrawnSamples(Samples):
-    """Labelled samples with the factor of each beside its label."""
+    """Labelled samples; the target of each is a pair of label and factor."""
 
     factors: np.ndarray  # (M,)
 
@@ -45,7 +45,7 @@ class DrawnSamples(Samples):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tree]:
-        """Hand out some samples; see `Samples.batch`.
+        """Return some samples; see `Samples.batch`.
 
         Returns:
             Inputs, and labels with factors (B,) in `dtype`.
@@ -57,7 +57,7 @@ class DrawnSamples(Samples):
 
 @dataclass(frozen=True, eq=False)
 class Weighed:
-    """A function of (output, target) with one value or row for each sample, times the factor beside the target."""
+    """A function of (output, target) with one value or row for each sample, times the sample's factor."""
 
     of: Callable[[Any, Tree], Tensor]
     power: float = 1.0
@@ -66,18 +66,18 @@ class Weighed:
         """Return the weighted values."""
         values = self.of(outputs, targets[0])
         factors = targets[1] if self.power == 1 else targets[1] ** self.power
-        # Counts become numbers with a fraction.
+        # weighted counts are not integers
         factors = factors.to(values.device, values.dtype if values.is_floating_point() else factors.dtype)
         return values * factors.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def weighed(of: Callable[[Any, Tree], Tensor], draws: Draws | None, *, power: float = 1.0) -> Callable[..., Tensor]:
-    """Return a function of (output, target) as it enters sums over the samples of an objective.
+    """Return a function of (output, target), weighted for sums over the samples of an objective.
 
     Args:
-        of: has one value or row for each sample.
-        draws: what the samples are; None for samples that all count once.
-        power: of the factor; 1/2 for what is squared before it is summed.
+        of: returns one value or row for each sample.
+        draws: the draws that the samples are; None if all samples have weight 1.
+        power: of the factor; 1/2 for values that are squared before they are summed.
 
     Returns:
         The function itself, or one of targets with factors.
@@ -86,13 +86,13 @@ def weighed(of: Callable[[Any, Tree], Tensor], draws: Draws | None, *, power: fl
 
 
 def weighed_right(of: Callable[[Any, Tree], Tensor], draws: Draws | None) -> Callable[..., Tensor]:
-    """Return whether each sample is right, (B,), as it enters sums.
+    """Return whether each sample is classified correctly, (B,), weighted for sums.
 
-    The wrong ones are weighted: draws in proportion to uncertainty are of these, and the sum of the factors of all
-    draws scatters, so that a part without a wrong sample would have an accuracy other than 1.
+    The weights are applied to the wrong samples. Draws in proportion to uncertainty contain mainly these, and the sum
+    of the factors of all draws is random; weighted correct samples would not give accuracy 1 without a wrong one.
 
     Args:
-        of: (output, target) -> (B,) of truth values.
+        of: (output, target) -> (B,) booleans.
         draws: as for `weighed`.
 
     Returns:
