@@ -1,5 +1,5 @@
 """Samples in a fixed order, and their parts.
 
-`datasets` makes `Samples` of names, files and Python objects (`cifar`, `images`, `items` read them); `partition`
-groups their indices into parts. It imports no other room. Begin with `datasets.Samples`.
+`datasets` makes `Samples` from names, files and Python objects, which `cifar`, `images` and `items` read; `partition`
+groups their indices into parts. The room imports `results`, and no other one. Begin with `samples.Samples`.
 """

@@ -1,7 +1,7 @@
-"""The official python version of CIFAR-10 and CIFAR-100, read as arrays from its folder or its archive.
+"""Read the official python version of CIFAR-10 and CIFAR-100 as arrays, from its folder or its archive.
 
-Its files are pickles, which `results.pickles` reads without running them: of an array it hands out shape, type and
-bytes. The archive's members are counted against its size before they are unpacked.
+The files are pickles, which `results.pickles` reads without running them; it returns the shape, type and bytes of an
+array. The sizes of the archive's members are checked before they are unpacked.
 """
 
 import io
@@ -20,7 +20,7 @@ from landscape.results import disk, pickles
 
 @dataclass(frozen=True)
 class Layout:
-    """Which file of a set holds what."""
+    """The files of a data set and their content."""
 
     folder: str
     archive: str
@@ -68,14 +68,14 @@ def read(name: str, root: Path, split: str) -> Split:
 
     Args:
         name: "cifar10" or "cifar100".
-        root: the folder that holds the unpacked folder or the .tar.gz, or the unpacked folder itself.
+        root: the folder that contains the unpacked folder or the .tar.gz, or the unpacked folder itself.
         split: "train" or "test".
 
     Returns:
         Its images and labels.
 
     Raises:
-        DataError: files are missing, or are not what the official ones are.
+        DataError: files are missing, or differ from the official ones in form.
     """
     layout = LAYOUTS[name]
     parts = layout.train if split == "train" else layout.test
@@ -167,7 +167,7 @@ def _entry(file: str, batch: Any, key: str, kind: type) -> Any:
 
 
 def _pixels(file: str, array: pickles.Foreign) -> np.ndarray:
-    """Take the bytes of an array as numpy pickles it: a version, the shape, the type, the order of axes, the bytes."""
+    """Return an array from its pickled state: a version, the shape, the type, the order of axes, the bytes."""
     state = array.state if isinstance(array.state, tuple) and len(array.state) == 5 else (None,) * 5
     _, shape, kind, fortran, content = state
     content = content.encode("latin1") if isinstance(content, str) else content  # by Python 2

@@ -1,12 +1,12 @@
 """Samples in a fixed order with their labels: built-in data sets, files of images, and users' own data.
 
-The analysis needs a loss that is one fixed function of the parameters, so nothing here is random at reading
-time: no augmentation, no shuffling. Images stay bytes in memory and become floats where they are used,
+The analysis needs a loss that is one fixed function of the parameters, so reading is never random: no augmentation, no
+shuffling. Images are stored as bytes in memory and become floats when they are used,
 
     float = (byte / 255 - mean) / std        per channel.
 
-Long-tailed training sets follow Cao et al. 2019 (LDAM): class k of C keeps int(n_max * r^(-k / (C - 1))) of
-its samples, r = n_max / n_min. Nothing is ever downloaded.
+Long-tailed training sets follow Cao et al. 2019 (LDAM): class k of C keeps int(n_max * r^(-k / (C - 1))) of its
+samples, with r = n_max / n_min. Nothing is ever downloaded.
 """
 
 import dataclasses
@@ -64,20 +64,20 @@ def load(
     """Load one split of a data set.
 
     Args:
-        name: one of `names()`, or package.module:callable. The callable returns a map-style data set; where it
-            has an argument `split`, it is called with it, and a split other than "train" takes its training
-            counts from the data's `class_counts` or else from the split "train".
-        root: folder of the data. cifar10 and cifar100 want the official python batches or their .tar.gz in it.
-        split: "train" or "test"; for image-folder any folder below the root, for users' data what they know.
-        imbalance: n_max / n_min of the training set, 100 and 0.01 meaning the same; None changes nothing, except
-            that digits-lt has 20. Test samples are never left out.
+        name: one of `names()`, or package.module:callable. The callable returns a map-style data set. If it has an
+            argument `split`, it gets the split, and for a split other than "train" the training counts come from the
+            data's `class_counts` or else from the split "train".
+        root: folder of the data. For cifar10 and cifar100 it contains the official python batches or their .tar.gz.
+        split: "train" or "test"; for image-folder any folder below the root; for users' data any split they define.
+        imbalance: n_max / n_min of the training set; 100 and 0.01 mean the same. None changes nothing, but digits-lt
+            then has 20. Test samples are never left out.
         imbalance_type: "exp", or "step" for two levels.
-        seed: of the samples that the long-tailed training set keeps.
-        normalize: "imagenet", "none" (byte / 255 only) or "m,m,m/s,s,s"; None is the data set's own.
-        image_size: for image-list and image-folder, pixels of the square that is cut out; None is 224.
-        train_list: for image-list, a file with a line `path label` for each training image, paths below root.
-        test_list: the same for the test images.
-        take: what makes samples of a user's data; None for `from_dataset`.
+        seed: of the choice of samples for the long-tailed training set.
+        normalize: "imagenet", "none" (byte / 255 only) or "m,m,m/s,s,s"; None means the data set's own.
+        image_size: for image-list and image-folder, side of the cropped square in pixels; None means 224.
+        train_list: for image-list, a file with a line `path label` for each training image, with paths below root.
+        test_list: for image-list, a file with a line `path label` for each test image.
+        take: makes samples from a user's data; None means `from_dataset`.
 
     Returns:
         The samples.
@@ -121,19 +121,19 @@ def from_dataset(
     class_names: Sequence[str] | None = None,
     class_counts: Sequence[int] | np.ndarray | None = None,
 ) -> Samples:
-    """Take a user's own data, unchanged.
+    """Make samples from a user's own data, unchanged.
 
-    Data below 1 GiB are read once and kept in memory. Of larger ones only the labels are: from `dataset.targets`
-    or `dataset.labels` where these agree with the items, otherwise by reading every item once.
+    Data below 1 GiB are read once and kept in memory. For larger data only the labels are: from `dataset.targets` or
+    `dataset.labels` if these agree with the items, otherwise by reading every item once.
 
     Args:
         dataset: a map-style data set of items (input, label), a TensorDataset, or a tuple (inputs, labels) of
-            tensors. Inputs are tensors or arrays of one shape; integers, as tokens are, stay integers.
+            tensors. Inputs are tensors or arrays of one shape; integers, such as tokens, remain integers.
         name: for messages and results.
         split: for messages and results.
-        class_names: (C,); None takes `dataset.classes` or `dataset.class_names`, or else "0", "1", ...
-        class_counts: (C,) training samples of each class; None takes `dataset.class_counts`, or else counts
-            these labels, which is right for the training split only.
+        class_names: (C,); None means `dataset.classes` or `dataset.class_names`, or else "0", "1", ...
+        class_counts: (C,) training samples of each class; None means `dataset.class_counts`, or else the counts of
+            these labels, which is correct for the training split only.
 
     Returns:
         The samples.
@@ -178,7 +178,7 @@ def from_dataset(
 
 
 def long_tailed_counts(n_max: int, n_classes: int, imbalance: float, kind: str = "exp") -> np.ndarray:
-    """Number of samples that each class of a long-tailed training set keeps.
+    """Return the number of samples of each class in a long-tailed training set.
 
     "exp": n_k = int(n_max * r^(-k / (C - 1))); "step": n_max in the first C // 2 classes, int(n_max / r) after.
 
@@ -199,7 +199,7 @@ def long_tailed_counts(n_max: int, n_classes: int, imbalance: float, kind: str =
     """
     check_choice("imbalance_type", kind, IMBALANCE)
     exact = n_max * _ratio(imbalance) ** -IMBALANCE[kind](n_classes)
-    return np.floor(exact * (1 + 1e-12)).astype(np.int64)  # 4900 / 49 must not become 99 for a lost last bit
+    return np.floor(exact * (1 + 1e-12)).astype(np.int64)  # 4900 / 49 must not become 99 by rounding
 
 
 def _ratio(imbalance: float) -> float:
@@ -209,7 +209,7 @@ def _ratio(imbalance: float) -> float:
 
 
 def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Samples:
-    if samples.split == "train":  # the data may be fewer than those that their owner trained on
+    if samples.split == "train":  # the data may have fewer samples than the owner's training set
         available = np.bincount(samples.labels, minlength=len(samples.class_names))
     else:
         available = samples.class_counts
@@ -270,7 +270,7 @@ def _digits(split: str) -> Samples:
     file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(file), delimiter=",")
     labels = table[:, -1].astype(np.int64)
-    smallest = np.bincount(labels).min()  # 174: with as many of every class, the formula fits from any seed on
+    smallest = np.bincount(labels).min()  # 174: with this number in every class, the formula works for any seed
     order = np.random.default_rng(0).permutation(len(labels))
     rank = np.empty(len(labels), dtype=np.int64)
     for c in range(10):
@@ -356,11 +356,11 @@ def _images(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set that `load` knows by name."""
+    """A data set that `load` can load by name."""
 
     read: Callable[..., Samples]  # of the split and of the options that it takes
     takes: tuple[str, ...] = ()  # options of `load` that it is called with, by name
-    imbalance: float | None = None  # of the training set where `load` is not told one
+    imbalance: float | None = None  # of the training set if `load` is called without one
     mirrors: bool = True  # an image means the same mirrored, as one of a digit does not: training may turn it round
 
 
@@ -380,7 +380,7 @@ def _own(name: str, split: str, *, take: Callable[..., Samples]) -> Samples:
     build, args, kwargs = resolve_call(name, "dataset")
     try:
         parameters = list(inspect.signature(build).parameters.values())
-    except ValueError:  # some callables written in C do not tell
+    except ValueError:  # some callables written in C have no signature
         parameters = []
     takes_split = any(p.name == "split" or p.kind is p.VAR_KEYWORD for p in parameters)
     if split != "train" and not takes_split:

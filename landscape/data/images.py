@@ -1,10 +1,11 @@
-"""Image files: which there are, from lists and folders, and their pixels, decoded when they are asked for.
+"""Image files: their lists, from text files and folders, and their pixels, decoded when they are needed.
 
-Shorter side resized to size * 256 / 224, a square of size x size cut from the centre: how ImageNet is evaluated.
+The shorter side is resized to size * 256 / 224 and a square of size x size is cropped at the centre, as in the usual
+evaluation on ImageNet.
 
 A Lanczos run passes over the images of one part hundreds of times, and decoding an image can cost more than the
-network does. So the squares that were used last are kept in memory, up to `KEPT_BYTES` for each data set and process;
-at 224 pixels these are 14,266 images. A larger part is decoded anew in every pass.
+network does. So the most recently used squares are kept in memory, up to `KEPT_BYTES` for each data set and process;
+at 224 pixels these are 14,266 images. A larger part is decoded again in every pass.
 """
 
 import io
@@ -32,18 +33,18 @@ KEPT_BYTES = 2**31
 _DIGITS = 18  # of a label in 64 bits
 
 LARGEST = 2**28
-"""Bytes that one decoded image may take, at four for each pixel; several are decoded at once."""
+"""The largest size of a decoded image, at four bytes per pixel; several are decoded at once."""
 
 _DAMAGE = (
     OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError,
     struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
-"""What Pillow raises on damaged files."""
+"""Errors of Pillow on damaged files."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageFiles:
-    """A map-style data set of image files; its items are (uint8 (3, size, size), label), not to be changed."""
+    """A map-style data set of image files; its items are (uint8 (3, size, size), label) and must not be changed."""
 
     root: Path
     paths: tuple[str, ...]  # (N,) below the root
@@ -63,7 +64,7 @@ class ImageFiles:
         missing = [path for path in wanted if path not in found]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
             found.update(zip(missing, pool.map(self._decoded, missing), strict=True))
-        self._kept.update(found)  # to the end: in front are those that were not asked for the longest
+        self._kept.update(found)  # moved to the end: the least recently used ones are first
         surplus = len(self._kept) - KEPT_BYTES // (3 * self.size**2)
         for path in list(islice(self._kept, max(0, surplus))):
             del self._kept[path]
@@ -76,11 +77,11 @@ class ImageFiles:
         return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
     def select(self, order: np.ndarray) -> "ImageFiles":
-        """Take some of the images, in the order given; what is kept in memory is kept for both."""
+        """Return some of the images, in the given order; both data sets share the images in memory."""
         return replace(self, paths=tuple(self.paths[i] for i in order), labels=self.labels[order])
 
     def description(self) -> str:
-        """Return paths, sizes of the files and of the square, for a fingerprint; DataError if a file is missing."""
+        """Return paths, file sizes and the size of the square, for a fingerprint; DataError if a file is missing."""
         try:
             sizes = [(self.root / path).stat().st_size for path in self.paths]
         except (OSError, ValueError) as error:
@@ -93,13 +94,13 @@ def resized(path: Path, size: int) -> Image.Image:
 
     Args:
         path: the file.
-        size: pixels of the square that will be cut out.
+        size: side of the square that will be cropped, in pixels.
 
     Returns:
         The image, in RGB.
 
     Raises:
-        DataError: the file cannot be decoded, or the image takes too much memory for what is wanted of it.
+        DataError: the file cannot be decoded, or the image needs too much memory.
     """
     try:
         with Image.open(path) as file:
@@ -107,7 +108,7 @@ def resized(path: Path, size: int) -> Image.Image:
             shorter = round(size * 256 / 224)
             scale = shorter / min(file.size)
             width, height = (max(shorter, int(side * scale)) for side in file.size)
-            # Of a thin image the longer side becomes far longer than the square that is cut out.
+            # In a narrow image, the longer side becomes far longer than the cropped square.
             disk.claim(3 * width * height, f"the image at {width} x {height} pixels", held=3 * math.prod(file.size))
             return file.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     except _DAMAGE as error:
@@ -126,13 +127,13 @@ class Split:
 def find_lists(
     root: Path, split: str, train_list: str | os.PathLike[str] | None, test_list: str | os.PathLike[str] | None
 ) -> dict[str, Path]:
-    """Find the lists that a split needs: that of the training images, which says what classes there are, and its own.
+    """Find the lists that a split needs: its own, and that of the training images, which defines the classes.
 
     Args:
         root: the folder of the images.
         split: "train" or "test".
-        train_list: the user's, below the current folder or else below the root.
-        test_list: the user's; only the split "test" looks at it.
+        train_list: path below the current folder, or else below the root.
+        test_list: the same for the test images; only the split "test" uses it.
 
     Returns:
         The files, as absolute paths, by the names of these arguments.
@@ -159,16 +160,16 @@ def read_lists(root: Path, split: str, size: int, lists: dict[str, Path]) -> Spl
     """Read the images of a split from lists.
 
     Args:
-        root: the folder that the paths in the lists are below.
+        root: the paths in the lists are relative to this folder.
         split: "train" or "test".
-        size: pixels of the square.
-        lists: text files with a line `path label` for each image, from `find_lists`. Empty lines do not count.
+        size: side of the square in pixels.
+        lists: text files with a line `path label` for each image, from `find_lists`. Empty lines are ignored.
 
     Returns:
-        The images, in the order of the list. Classes are named after their numbers.
+        The images, in the order of the list. The name of a class is its number.
 
     Raises:
-        DataError: a line is not of this form, there is none, or a label is no class of the training images.
+        DataError: a line has another form, there are no lines, or a label is no class of the training images.
     """
     _, train_labels = _read_list(lists["train_list"])
     n_classes = items.count_classes(train_labels, str(lists["train_list"]))
@@ -202,9 +203,9 @@ def read_folder(root: Path, split: str, size: int) -> Split:
     """Find the images root/split/CLASS/**/IMAGE.
 
     Args:
-        root: the folder that holds "train" and the split's folder.
-        split: which folder.
-        size: pixels of the square.
+        root: the folder that contains "train" and the split's folder.
+        split: name of the split's folder.
+        size: side of the square in pixels.
 
     Returns:
         The images, sorted by path. Classes are the folders below "train", sorted by name.

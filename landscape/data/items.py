@@ -1,7 +1,7 @@
-"""Users' own data read item by item: any map-style data set, into tensors and labels that have been looked at.
+"""Read users' own data item by item, from any map-style data set, into checked tensors and labels.
 
-Every item must be a pair (input, label) and the same whenever it is read; whatever a user's code hands out or
-raises instead ends in one line.
+Every item must be a pair (input, label) and the same each time it is read; anything else that a user's code returns or
+raises becomes an error of one line.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from landscape.errors import DataError
 from landscape.results import disk
 
 IN_MEMORY = 2**30  # bytes; data below this are read once and kept
-_EACH_CLASS = 256  # bytes that a class takes: its name, its counts
-FIRST_FEW = 8  # inputs that stand for all, where reading them all would take too long
+_EACH_CLASS = 256  # bytes per class, for its name and counts
+FIRST_FEW = 8  # number of inputs that represent all, if reading all would take too long
 
 
 def collect(dataset: Any) -> tuple[torch.Tensor | None, Any | None, np.ndarray]:
-    """Read the labels of a data set, and its inputs where they are few.
+    """Read the labels of a data set, and its inputs if they are small enough.
 
     Args:
         dataset: a map-style data set, a TensorDataset, or a tuple (inputs, labels) of tensors or arrays.
 
     Returns:
-        The inputs (N, ...) where they fit in memory, otherwise the data set; and the labels (N,) int64.
+        The inputs (N, ...) if they fit in memory, otherwise the data set; and the labels (N,) int64.
 
     Raises:
         DataError: the data cannot be used.
@@ -53,7 +53,7 @@ def collect(dataset: Any) -> tuple[torch.Tensor | None, Any | None, np.ndarray]:
     if n * example.numel() * example.element_size() < IN_MEMORY:
         before = randomness.state()
         pairs = _pairs(dataset, range(n))
-        if randomness.state() != before:  # a few may be random, of which those above were none
+        if randomness.state() != before:  # a few items may be random, but not those that were tested above
             _refuse_random(dataset, range(n), pairs)
         labels = np.array([_label(label, i) for i, (_, label) in enumerate(pairs)], dtype=np.int64)
         return stack(range(n), [_tensor(value, i) for i, (value, _) in enumerate(pairs)]), None, labels
@@ -64,7 +64,7 @@ def collect(dataset: Any) -> tuple[torch.Tensor | None, Any | None, np.ndarray]:
 
 
 def _refuse_random(dataset: Any, indices: Sequence[int], before: Sequence[tuple[Any, Any]] | None = None) -> None:
-    """Refuse items that are not the same whenever they are read; `before` is what an earlier reading gave."""
+    """Refuse items that differ each time they are read; `before` are the items of an earlier reading."""
     for i, once, again in zip(indices, before or _pairs(dataset, indices), _pairs(dataset, indices), strict=True):
         if described(_tensor(once[0], i)) != described(_tensor(again[0], i)):
             raise DataError(f"sample {i} differs each time it is read: switch the data set's augmentation off")
@@ -73,7 +73,7 @@ def _refuse_random(dataset: Any, indices: Sequence[int], before: Sequence[tuple[
 
 
 def count_classes(labels: np.ndarray, where: str) -> int:
-    """Return the number of classes that labels ask for, where nothing else says how many there are.
+    """Return the number of classes that labels imply, if nothing else states it.
 
     Args:
         labels: (N,) int64, N > 0.
@@ -83,7 +83,7 @@ def count_classes(labels: np.ndarray, where: str) -> int:
         The largest label + 1.
 
     Raises:
-        DataError: so many classes cannot be meant: an identifier stands in place of a class, for example.
+        DataError: the number of classes is implausible, for example because labels are identifiers.
     """
     largest = int(labels.max())
     try:
@@ -97,7 +97,7 @@ def count_classes(labels: np.ndarray, where: str) -> int:
 
 
 def read(dataset: Any, indices: Sequence[int]) -> list[Any]:
-    """Read some items, in one go where the data set can.
+    """Read some items, in one call if the data set supports it.
 
     Args:
         dataset: a map-style data set.
@@ -107,7 +107,7 @@ def read(dataset: Any, indices: Sequence[int]) -> list[Any]:
         The items.
 
     Raises:
-        DataError: the data set's own code fails; its error is named, and stays attached.
+        DataError: the data set's own code fails; the message names its error, which stays attached as the cause.
     """
     fetch = getattr(dataset, "__getitems__", None)
     with failures_of(lambda: "the data set cannot be read", DataError):
@@ -115,7 +115,7 @@ def read(dataset: Any, indices: Sequence[int]) -> list[Any]:
 
 
 def inputs(dataset: Any, indices: Sequence[int]) -> list[torch.Tensor]:
-    """Read the inputs of some items, in one go where the data set can.
+    """Read the inputs of some items, in one call if the data set supports it.
 
     Args:
         dataset: a map-style data set.
@@ -153,13 +153,13 @@ def stack(indices: Sequence[int], tensors: Sequence[torch.Tensor]) -> torch.Tens
 
 
 def described(tensor: torch.Tensor) -> bytes:
-    """Return type, shape and a digest of the content of a tensor, as one string of bytes."""
+    """Return type, shape and a digest of the content of a tensor, as bytes."""
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return f"{tensor.dtype} {tuple(tensor.shape)}".encode() + hashlib.sha256(content.data).digest()
 
 
 def attribute(dataset: Any, *names: str) -> Any:
-    """Return the first of some attributes that a data set has and that is not None, or else None."""
+    """Return the first of several attributes that exists and is not None, else None."""
     found = (getattr(dataset, name, None) for name in names)
     return next((value for value in found if value is not None), None)
 
@@ -178,14 +178,14 @@ def _collect_tensors(tensors: tuple[Any, ...]) -> tuple[torch.Tensor, None, np.n
 
 
 def _declared_labels(dataset: Any) -> np.ndarray | None:
-    """Take `targets` or `labels` of a data set, if that is what its items say."""
+    """Return `targets` or `labels` of a data set if they agree with its items."""
     try:
         labels = np.array([operator.index(v) for v in attribute(dataset, "targets", "labels")], dtype=np.int64)
     except (TypeError, OverflowError):  # no such attribute, or not integers of 64 bits
         return None
     if len(labels) != len(dataset):
         return None
-    # one item a class: a data set that maps labels on reading does not hand out what it declares
+    # test one item per class: a data set that maps labels on reading returns other labels than it declares
     _, positions = np.unique(labels, return_index=True)
     read = [_label(label, i) for i, (_, label) in zip(positions, _pairs(dataset, positions.tolist()), strict=True)]
     return labels if np.array_equal(read, labels[positions]) else None

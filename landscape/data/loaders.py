@@ -1,4 +1,4 @@
-"""A user's DataLoader as a data set: its items and its collate_fn are used, its order and its batches are not."""
+"""Use a DataLoader as a data set: its items and its collate_fn are used, its order and its batches are not."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,22 +25,22 @@ class Loaded:
     """The parts of a DataLoader that are used."""
 
     dataset: Any
-    collate: Callable[[list[Any]], Any] | None  # None for PyTorch's own
-    batch_size: int | None  # None where the loader does not say one
-    notes: tuple[str, ...]  # what is undone, in a sentence each
+    collate: Callable[[list[Any]], Any] | None  # None means PyTorch's own
+    batch_size: int | None  # None if the loader does not have one
+    notes: tuple[str, ...]  # sentences about settings that are not used
 
 
 def opened(data: Any) -> Loaded:
-    """Take a DataLoader apart; anything else is a data set by itself.
+    """Return the data set and the collate function of a DataLoader; any other object is used as a data set itself.
 
     Args:
         data: a DataLoader, or a data set.
 
     Returns:
-        Its data set, of which a sampler that draws from fixed positions leaves those, in ascending order.
+        Its data set. If a sampler draws from fixed positions, only these samples, in ascending order.
 
     Raises:
-        DataError: it reads an iterator, in whose order nothing can be read again.
+        DataError: it reads an iterator, which cannot be read again in the same order.
     """
     if not isinstance(data, DataLoader):
         return Loaded(dataset=data, collate=None, batch_size=None, notes=())
@@ -67,24 +67,24 @@ def opened(data: Any) -> Loaded:
     if data.drop_last and data.batch_size and len(dataset) % data.batch_size:
         notes.append("drop_last is undone: the last samples are used too")
     own: Any = None if collate is default_collate else collate
-    if data.batch_size is None and data.batch_sampler is None:  # items are handed out as they are
+    if data.batch_size is None and data.batch_sampler is None:  # without a batch size, items are returned unchanged
         own = None
     return Loaded(dataset=dataset, collate=own, batch_size=data.batch_size, notes=tuple(notes))
 
 
 def attribute(dataset: Any, *names: str) -> Any:
-    """Return the first of some attributes that a data set, or the one that it is a `Subset` of, has and is not None."""
+    """Return the first of several attributes that a data set, or the one below a `Subset`, has and that is not None."""
     while (found := items.attribute(dataset, *names)) is None and isinstance(dataset, Subset):
         dataset = dataset.dataset
     return found
 
 
 def column(dataset: Any, name: str) -> Sequence[Any] | np.ndarray:
-    """Return one value of each item, by the name of a column.
+    """Return the value of a column for each item.
 
     Args:
-        dataset: a data set of dicts, or one that has `column_names`, as those of Hugging Face.
-        name: the column.
+        dataset: a data set of dicts, or one with `column_names`, such as those of Hugging Face.
+        name: of the column.
 
     Returns:
         A value for each item.

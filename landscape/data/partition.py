@@ -1,6 +1,6 @@
-"""Which sample belongs to which part: per class, per group of classes, head and tail, the whole, or anything else.
+"""The assignment of samples to parts: classes, groups of classes, head and tail, all samples, or any other division.
 
-A partition is an index array over samples, so that no analysis treats one of these as a special case. Additive
+A partition is an index array over samples, so that no analysis needs a special case for any of these. Additive
 quantities (loss, gradient, trace) satisfy: whole = sum over parts of share times part.
 """
 
@@ -16,12 +16,12 @@ from landscape.results import disk
 from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, Thresholds
 
 LEFT_OUT = -1
-"""The entry of `part_of` for a sample that is in no part."""
+"""The value of `part_of` for a sample that is in no part."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Partition:
-    """Names of P parts and, for each of N samples, the part it is in."""
+    """Names of P parts, and the part of each of N samples."""
 
     names: tuple[str, ...]  # (P,)
     part_of: np.ndarray  # (N,) int64, LEFT_OUT for a sample in no part
@@ -83,7 +83,7 @@ class Partition:
     @classmethod
     @checked
     def from_index(cls, part_of: np.ndarray, names: Sequence[str]) -> "Partition":
-        """Take any attribute of the samples as the partition.
+        """Use any attribute of the samples as the partition.
 
         Args:
             part_of: (N,) integers, -1 for samples that are left out.
@@ -104,13 +104,13 @@ class Partition:
         """Make a part of all samples that have the same value, such as a domain or an annotator.
 
         Args:
-            values: (N,) anything with a text; None leaves a sample out.
+            values: (N,) any values with a text form; None leaves a sample out.
 
         Returns:
-            The partition; parts in the order of their values where these have one, or else of their texts.
+            The partition. Parts are sorted by their values or, if these have no order, by their texts.
 
         Raises:
-            InputError: no value is known, or two of them have one text.
+            InputError: all values are None, or two different values have the same text.
         """
         plain = [v.item() if hasattr(v, "item") else v for v in values]
         known = list(dict.fromkeys(v for v in plain if v is not None))
@@ -130,13 +130,13 @@ class Partition:
 
         Args:
             values: (N,).
-            n: how many parts, with as equal numbers of samples as equal values allow.
+            n: number of parts; their numbers of samples are as equal as repeated values allow.
 
         Returns:
-            The parts q1 (the lowest values) to qn; a value that is a bound belongs to the lower part.
+            The parts q1 (the lowest values) to qn; a value at a boundary belongs to the lower part.
 
         Raises:
-            InputError: n is below 2, a value is not finite, or values are so often equal that a part has no sample.
+            InputError: n is below 2, a value is not finite, or values repeat so often that a part has no sample.
         """
         if n < 2:
             raise InputError(f"values are divided into at least 2 parts, got {n}")
@@ -145,7 +145,7 @@ class Partition:
         bounds = np.quantile(values, np.arange(1, n) / n)
         part_of = np.searchsorted(bounds, values, side="left")
         if len(np.unique(part_of)) < n:
-            raise InputError(f"values are so often equal that {n} parts have not each a sample: take fewer")
+            raise InputError(f"values repeat so often that some of {n} parts would have no sample: choose fewer parts")
         return cls(names=tuple(f"q{k + 1}" for k in range(n)), part_of=part_of.astype(np.int64))
 
     @classmethod
@@ -158,7 +158,7 @@ class Partition:
             class_names: (C,) names of the classes.
 
         Returns:
-            A partition with C parts; classes without samples keep an empty part.
+            A partition with C parts; the part of a class without samples is empty.
 
         Raises:
             DataError: a label is not one of the C classes.
@@ -213,17 +213,17 @@ class Partition:
 
         Args:
             labels: (N,) class of each sample.
-            train_counts: (C,) training samples of each class, of the training split whichever split is analysed.
+            train_counts: (C,) samples of each class in the training split, even if another split is analysed.
             grouping: "head-tail" or "many-medium-few", see `results.grouping.GROUPINGS`.
             many: a class with more training samples than this is in "many".
             few: a class with fewer training samples than this is in "few".
-            ends: how many classes each end of "head-tail" takes; 1 is the choice of the paper's Figure 9.
+            ends: number of classes at each end of "head-tail"; the paper's Figure 9 uses 1.
 
         Returns:
-            A partition with those of the groups that have classes; classes that are in no group are left out.
+            A partition with the groups that have classes; classes that are in no group are left out.
 
         Raises:
-            InputError: an unknown grouping, or thresholds by which groups overlap.
+            InputError: an unknown grouping, or thresholds that make groups overlap.
         """
         check_choice("grouping", grouping, GROUPINGS)
         found = GROUPINGS[grouping].make(train_counts, Thresholds(many=many, few=few, ends=ends))
@@ -234,10 +234,11 @@ class Partition:
         """Keep some of the parts; the samples of the others are left out.
 
         Args:
-            chosen: names or positions of parts, in a list or separated by commas: "head,tail" or "0,9"; a name wins.
+            chosen: names or positions of parts, in a list or separated by commas: "head,tail" or "0,9"; if a text is
+                both, it is a name.
 
         Returns:
-            A partition with the chosen parts, in the order asked for.
+            A partition with the chosen parts, in the given order.
 
         Raises:
             InputError: a part does not exist or is named twice.

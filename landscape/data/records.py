@@ -1,8 +1,8 @@
-"""Samples of any structure: inputs and targets are tensors, or tuples and dicts of them, nested as one likes.
+"""Samples of any structure: inputs and targets are tensors, or nested tuples and dicts of tensors.
 
-What `Samples` is for labelled tensors, `Records` is for all else: dict batches, float targets, sequences that the
-user's collate_fn pads. Data below 1 GiB are read once and kept where every batch has the same shapes; others are read
-and collated batch by batch.
+`Samples` is for labelled tensors, `Records` for everything else: dict batches, float targets, sequences that the user's
+collate_fn pads. Data below 1 GiB are read once and kept in memory if every batch has the same shapes; other data are
+read and collated batch by batch.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ from landscape.errors import DataError, arg
 from landscape.results import disk
 
 TARGETS = ("labels", "label", "targets", "target", "y")
-"""Names under which an item that is a dict holds its target, unless it is said which one does."""
+"""Default names of the target in items that are dicts."""
 
 _READ = 64  # items that are collated at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reader:
-    """Reads items of a data set by their positions, and makes inputs and targets of them."""
+    """Reads items of a data set by their positions, and converts them to inputs and targets."""
 
     dataset: Any
     collate: Callable[[list[Any]], Any] | None = None  # None for PyTorch's own
@@ -56,7 +56,7 @@ class Reader:
             Inputs and targets.
 
         Raises:
-            DataError: an item cannot be read, the items do not make a batch, or there is no target among them.
+            DataError: an item cannot be read, the items cannot be collated, or there is no target.
         """
         some = items.read(self.dataset, indices)
         remedy = "" if self.collate else "; sequences of several lengths need a DataLoader whose collate_fn pads"
@@ -107,7 +107,7 @@ class Reader:
 class Records(Samples):
     """N samples in a fixed order, of any structure. Make them with `read`.
 
-    `labels` are -1 where a sample has no class; there are no class names then.
+    A label is -1 if the sample has no class; then there are no class names.
     """
 
     reader: Reader
@@ -116,7 +116,7 @@ class Records(Samples):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over inputs and targets in memory; of data that are read batch by batch, over the first eight."""
+        """SHA-256 over inputs and targets in memory; for data that are read batch by batch, over the first eight."""
         digest = hashlib.sha256(np.ascontiguousarray(self.labels).data)
         some = self.held or self.reader.batch(range(min(items.FIRST_FEW, len(self))))
         digest.update(repr(trees.shape(some)[0]).encode())
@@ -135,10 +135,10 @@ class Records(Samples):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> tuple[Tree, Tree]:
-        """Hand out some samples; see `Samples.batch`.
+        """Return some samples; see `Samples.batch`.
 
         Returns:
-            Inputs and targets; floating-point numbers in `dtype`, integers in their own.
+            Inputs and targets; floating-point numbers in `dtype`, integers in their own dtype.
         """
         order = positions(indices)
         if self.held is None:
@@ -148,7 +148,7 @@ class Records(Samples):
         return trees.to(some[0], device, dtype), trees.to(some[1], device, dtype)
 
     def select(self, indices: np.ndarray | Tensor | Sequence[int]) -> "Records":
-        """Take some of the samples; see `Samples.select`."""
+        """Return some of the samples; see `Samples.select`."""
         order = self.checked(indices)
         held = None
         if self.held is not None:
@@ -169,13 +169,14 @@ class Records(Samples):
         return loaders.column(self.reader.dataset, name)
 
     def taken_by(self, arguments: Callable[[Tree], tuple[tuple[str, ...] | None, bool]]) -> "Records":
-        """Return the same with the inputs that a model takes.
+        """Return the records with only the inputs that a model accepts.
 
         Args:
-            arguments: what names of a dict it takes, None for all, and whether it takes all as one argument.
+            arguments: returns the names of a dict that the model accepts, None for all, and whether it accepts the
+                inputs as a single argument.
 
         Returns:
-            The records; what is left out stands in `notes`.
+            The records; `notes` names the inputs that are left out.
         """
         inputs = self.held[0] if self.held is not None else self.reader.batch([0])[0]
         names, single = arguments(inputs)
@@ -206,22 +207,23 @@ def read(
     """Read a user's data of any structure.
 
     Args:
-        loaded: what `loaders.opened` returned.
+        loaded: from `loaders.opened`.
         name: for messages and results.
         split: for messages and results.
-        target: key or position of the target in an item; None for the second of a pair, or one of `TARGETS` in a dict.
-        with_target: the model takes the target too.
-        causal: items without a target are tokens, `input_ids`, which are their own.
-        classes: whether a target is the sample's class; None where it is one integer.
-        soft: shares of the classes count as their largest's class.
-        class_names: names of the classes; None takes those of the data set, or else counts the labels.
+        target: key or position of the target in an item; None means the second of a pair, or one of `TARGETS` in a
+            dict.
+        with_target: the model needs the target as an input too.
+        causal: items without a target are tokens, `input_ids`, which are also their own targets.
+        classes: whether a target is the sample's class; None means that it is if it is one integer.
+        soft: targets are probabilities of the classes; the most probable class is the label.
+        class_names: names of the classes; None means those of the data set, or else the numbers of the labels.
         class_counts: training samples of each class; None counts these labels.
 
     Returns:
         The samples.
 
     Raises:
-        DataError: there are none, they are random, or they do not make batches of inputs and targets.
+        DataError: there are no samples, they are random, or they cannot be collated into inputs and targets.
     """
     dataset = loaded.dataset
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2 and loaded.collate is None:
@@ -300,14 +302,14 @@ class _Held:
 
 
 def refuse_random(reader: Reader, n: int) -> None:
-    """Refuse a few items that are not the same whenever they are read.
+    """Refuse data if a few items differ each time they are read.
 
     Args:
         reader: of the items.
-        n: how many there are.
+        n: number of items.
 
     Raises:
-        DataError: they are not.
+        DataError: an item differs.
     """
     few = list(range(min(items.FIRST_FEW, n)))
     later = np.random.default_rng(n).permutation(np.arange(len(few), n))[: items.FIRST_FEW]
@@ -322,7 +324,7 @@ def refuse_random(reader: Reader, n: int) -> None:
 
 
 def _all(reader: Reader, n: int) -> tuple[Tree, Tree] | None:
-    """Read everything; None where it does not fit in memory, or where batches differ in shape."""
+    """Read everything; None if it does not fit in memory, or if batches differ in shape."""
     example = reader.batch([0])
     if n * trees.n_bytes(example) >= items.IN_MEMORY:
         return None
@@ -346,7 +348,7 @@ def _all(reader: Reader, n: int) -> tuple[Tree, Tree] | None:
 def _labels(
     reader: Reader, held: tuple[Tree, Tree] | None, n: int, classes: bool | None, soft: bool
 ) -> np.ndarray | None:
-    """Return the class of each sample, or None where a target is none."""
+    """Return the class of each sample, or None if targets are not classes."""
     first = reader.batch([0])[1] if held is None else trees.one(held[1], 0)
     single = (
         isinstance(first, Tensor)
@@ -370,7 +372,7 @@ def _labels(
 
 
 def _numbers(item: Any) -> Any:
-    """Return an item whose lists of numbers are tensors: PyTorch's own collate takes a list for several values."""
+    """Return an item with lists of numbers as tensors, because PyTorch's collate treats a list as several values."""
     if isinstance(item, Mapping):
         return {name: _numbers(value) for name, value in item.items()}
     if isinstance(item, list) and item and not isinstance(item[0], Tensor | Mapping | tuple | np.ndarray | str):
@@ -379,7 +381,7 @@ def _numbers(item: Any) -> Any:
 
 
 def _plain(batch: Any) -> Any:
-    """Return a batch in tuples, dicts and tensors: lists become tuples, arrays tensors; entries without tensors go."""
+    """Return a batch of tuples, dicts and tensors: lists become tuples, arrays tensors; other entries are dropped."""
     if isinstance(batch, np.ndarray) and batch.dtype.kind in "biuf":
         return torch.as_tensor(batch)
     if isinstance(batch, Tensor):

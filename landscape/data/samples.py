@@ -1,4 +1,4 @@
-"""N labelled samples in a fixed order, in memory or behind a data set that reads them one by one."""
+"""N labelled samples in a fixed order, in memory or in a data set that reads them one by one."""
 
 import dataclasses
 import hashlib
@@ -20,9 +20,9 @@ Stats = tuple[float, ...]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """N labelled samples in a fixed order; either `inputs` or `dataset` holds them.
+    """N labelled samples in a fixed order, either in `inputs` or in `dataset`.
 
-    `options` load the set again with `load(**options)`; what `select` left out is known to the fingerprint only.
+    `load(**options)` loads the set again, without the effect of `select`, which only the fingerprint includes.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Samples:
     def fingerprint(self) -> str:
         """SHA-256 over the inputs, labels and normalisation.
 
-        In memory, the inputs' bytes count; of image files their paths below the root, sizes and the crop; of
-        users' data that do not fit in memory the first eight inputs, as reading them all would take too long.
+        For inputs in memory it includes all bytes; for image files the paths below the root, the sizes and the crop;
+        for users' data that do not fit in memory the first eight inputs, because reading all would take too long.
         """
         digest = hashlib.sha256(repr((self.mean, self.std)).encode())
         digest.update(np.ascontiguousarray(self.labels).data)
@@ -64,12 +64,12 @@ class Samples:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hand out some samples, normalised, on a device.
+        """Return some samples, normalised, on a device.
 
         Args:
             indices: (B,) positions of the samples.
-            device: where the tensors go; None leaves the inputs where they are, the labels with them.
-            dtype: of floating-point inputs and normalised images; integers, as tokens are, keep their own.
+            device: of the returned tensors; None keeps the device of the inputs, also for the labels.
+            dtype: of floating-point inputs and normalised images; integers, such as tokens, keep their own dtype.
 
         Returns:
             Inputs (B, ...) and labels (B,) int64.
@@ -94,13 +94,13 @@ class Samples:
 
     @callables.checked
     def select(self, indices: np.ndarray | torch.Tensor | Sequence[int]) -> "Samples":
-        """Take some of the samples, in the order given; the classes and their training counts stay.
+        """Return some of the samples, in the given order; the classes and their training counts do not change.
 
         Args:
             indices: positions of the samples.
 
         Returns:
-            Samples that share no memory with these, except for files.
+            Samples that share no memory with these, except for decoded images.
 
         Raises:
             InputError: a position does not exist.
@@ -127,7 +127,7 @@ class Samples:
 
         Raises:
             InputError: a position does not exist.
-            DataError: there is none.
+            DataError: there are no positions.
         """
         order = positions(indices)
         if not order.size:
@@ -142,14 +142,14 @@ class Samples:
 
     @callables.checked
     def subsample(self, per_class: int, seed: int = 0) -> "Samples":
-        """Draw at most `per_class` samples of each class; smaller classes keep all of theirs.
+        """Draw at most `per_class` samples of each class; smaller classes keep all their samples.
 
         Args:
             per_class: at least 1. A larger number with the same seed draws a superset.
             seed: of the draw.
 
         Returns:
-            The samples drawn, in the order they had.
+            The drawn samples, in their original order.
 
         Raises:
             InputError: `per_class` is below 1 or the seed is negative.
@@ -170,7 +170,7 @@ def draw(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
     if seed < 0:
         raise InputError(f"{arg('data_seed')} must not be negative, got {seed}")
     drawn = [
-        # a generator a class and the head of a permutation: draws of different sizes are nested
+        # one generator per class, and the first entries of a permutation: draws of different sizes are nested
         np.random.default_rng([seed, c]).permutation(np.flatnonzero(labels == c))[:n]
         for c, n in enumerate(wanted)
     ]

@@ -1,4 +1,4 @@
-"""A user's data, whatever they are: labelled tensors as `Samples`, all else as `Records`."""
+"""Convert any user's data: labelled tensors to `Samples`, everything else to `Records`."""
 
 import operator
 from typing import Any
@@ -22,7 +22,7 @@ def taken(
     classes: bool | None = None,
     **declared: Any,
 ) -> Samples:
-    """Take a user's data.
+    """Convert a user's data to samples.
 
     Args:
         data: a DataLoader, a map-style data set, or a pair (inputs, targets) of tensors, or of tuples or dicts of them.
@@ -31,7 +31,7 @@ def taken(
         target: see `records.read`.
         with_target: see `records.read`.
         causal: see `records.read`.
-        classes: whether a target is the sample's class; None where it is one integer.
+        classes: see `records.read`.
         declared: names and counts of the classes, as for `datasets.from_dataset`.
 
     Returns:
@@ -60,13 +60,13 @@ def taken(
 
 
 def declares_classes(data: Any) -> bool:
-    """Say whether data state how many classes there are; labels alone do not, where the last classes have no sample."""
+    """Say whether data state the number of classes; labels alone do not show it if the last classes have no sample."""
     names = ("classes", "class_names", "class_counts")
     return loaders.attribute(loaders.opened(data).dataset, *names) is not None
 
 
 def _labelled(dataset: Any) -> bool:
-    """Say whether the first item is a pair (tensor, integer), or is meant to be: messages are about such pairs."""
+    """Say whether the first item is, or seems intended as, a pair (tensor, integer), to which messages refer."""
     if isinstance(dataset, TensorDataset):
         dataset = dataset.tensors
     if isinstance(dataset, tuple) and len(dataset) == 2 and all(isinstance(t, Tensor | np.ndarray) for t in dataset):

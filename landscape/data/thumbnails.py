@@ -1,4 +1,4 @@
-"""Small copies of samples that are images, for eyes."""
+"""Small copies of samples that are images, for figures."""
 
 from collections.abc import Sequence
 
@@ -22,8 +22,8 @@ def thumbnails(samples: Samples, indices: Sequence[int]) -> np.ndarray | None:
         indices: positions of the images.
 
     Returns:
-        uint8 (n, height, width, channels) with one channel or three; None where the samples are no images. Images of
-        floats are stretched from their least to their largest value, all of them alike.
+        uint8 (n, height, width, channels) with one channel or three; None if the samples are no images. Float images
+        are scaled from their smallest to their largest value, with the same scale for all.
     """
     if samples.inputs is not None:
         raw = samples.inputs[torch.as_tensor(indices, dtype=torch.int64)]

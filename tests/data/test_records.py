@@ -200,7 +200,7 @@ def test_samples_without_classes_are_divided_by_quantiles_columns_values_and_fun
 def test_equal_values_are_in_one_quantile_and_too_many_of_them_are_refused():
     values = np.array([1.0, 1, 1, 2, 3, 4])
     assert ls.Partition.by_quantiles(values, 2).part_of.tolist() == [0, 0, 0, 1, 1, 1]
-    with pytest.raises(InputError, match="so often equal"):
+    with pytest.raises(InputError, match="repeat so often"):
         ls.Partition.by_quantiles(np.ones(6), 2)
     with refused(InputError, "sample", 1):
         ls.Partition.by_quantiles(np.array([0.0, np.nan]), 2)
