@@ -55,9 +55,9 @@ class Options:
                 raise InputError(f"{arg(name)} must be at least {least}, got {value}")
         for name, number in {"tol": self.tol, "trace_tol": self.trace_tol, "accuracy": self.accuracy}.items():
             if number is not None and not 0 < number < 1:
-                raise InputError(f"{arg(name)} is a share between 0 and 1, got {number:g}")
+                raise InputError(f"{arg(name)} must be between 0 and 1, got {number:g}")
         if not 0 <= self.negative_tol < 1:
-            raise InputError(f"{arg('negative_tol')} is a share between 0 and 1, got {self.negative_tol:g}")
+            raise InputError(f"{arg('negative_tol')} must be between 0 and 1, got {self.negative_tol:g}")
         least = self.n_steps if self.has_density else 1
         if self.max_steps is not None and (self.tol is None or self.max_steps < least):
             raise InputError(
@@ -67,7 +67,7 @@ class Options:
             name = "probes" if self.steps is None else "steps"
             raise InputError(f"{arg(name)} is of the density, which {arg('density', False)} leaves out")
         if not 0 <= self.ggn_tol < 1:
-            raise InputError(f"{arg('ggn_tol')} is a share, at least 0 and below 1, got {self.ggn_tol:g}")
+            raise InputError(f"{arg('ggn_tol')} must be at least 0 and below 1, got {self.ggn_tol:g}")
         check_choice("method", self.method, METHODS)
         if self.samples is not None and self.samples < 2:
             raise InputError(f"{arg('samples')} must be at least 2, got {self.samples}")

@@ -1,9 +1,9 @@
-"""Curvature matrices as maps on vectors, and what is computed of them.
+"""Curvature matrices as maps on vectors, and algorithms for them.
 
-`kinds` says which matrices there are and how each multiplies; `products` sums over the batches of a part; `operators`
-and `matrices` make operators of an objective and of anything else, `algebra` says what can be done with one; `lanczos`
-tridiagonalises any operator and has the rules by which a run ends: after so many steps, `unconverged` (densities and
-eigenvectors), `unsettled` (lambda_max, `extremes`). `restarted` alone, of few vectors, ends by a rule of its own.
-`traces` and `gram` are exact traces and products of gradients, `verify` asks PyHessian. It imports `objective` and what
-is below. Begin with `algebra`, then `kinds`.
+`kinds` defines the matrices and how each multiplies; `products` sums over the batches of a part; `operators` and
+`matrices` make operators from an objective and from anything else; `algebra` defines what an operator can do. `lanczos`
+tridiagonalises any operator and has the rules that end a run: a number of steps, `unconverged` (densities and
+eigenvectors), or `unsettled` (lambda_max, `extremes`). Only `restarted`, for few vectors, has its own rule. `traces`
+and `gram` compute exact traces and products of gradients; `verify` runs PyHessian. The room imports `objective` and the
+rooms below it. Begin with `algebra`, then `kinds`.
 """

@@ -1,4 +1,4 @@
-"""Operators: symmetric matrices that are known by their products, one for each part, and that add up and multiply.
+"""Operators: symmetric matrices, one for each part, that compute products with vectors and can be added and scaled.
 
     H, G = ls.hessian(objective), ls.ggn(objective)      one matrix for each part: shape (P, D, D)
     H["truck"]                                           the matrix of one part: shape (D, D)
@@ -6,10 +6,10 @@
     H @ V                                                (P, D) -> (P, D), (P, D, K) -> (P, D, K); (D,) for all parts
     H - G, 2 * H + 0.1 * G, -H                           operators again
     H["truck"].to_scipy()                                for scipy.sparse.linalg
-    H.trace(), H.diagonal(), H.top(5)                    exact where it can be had, or with an error
+    H.trace(), H.diagonal(), H.top(5)                    exact if possible, else with an error
 
-An operator of one part is one matrix, whether it was made so or chosen by its name. `matvec` is what algorithms use:
-it takes a block of vectors for each part, whatever the number of parts.
+An operator with one part is one matrix, whether it was made so or selected by name. Algorithms use `matvec`, whose
+argument is a block of vectors for each part, whatever the number of parts.
 """
 
 import math
@@ -33,7 +33,7 @@ from landscape.objective.objective import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Exact:
-    """Trace and diagonal of each part's matrix without probes, or why they cannot be had."""
+    """Trace and diagonal of each part's matrix without probes, or the reason why these are not available."""
 
     cost: int  # about as many products
     refusal: Callable[[], str | None]
@@ -43,7 +43,7 @@ class Exact:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Estimate:
-    """Numbers of each part's matrix with their errors; for one part without the axis of parts."""
+    """Numbers of each part's matrix with their errors; without the axis of parts if there is one part."""
 
     value: NDArray[np.float64]
     stderr: NDArray[np.float64]  # its standard error, or a bound on that; 0 if exact
@@ -52,10 +52,10 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Eigenpairs:
-    """The k largest eigenvalues of each part's matrix; for one part without the axis of parts.
+    """The k largest eigenvalues of each part's matrix; without the axis of parts if there is one part.
 
-    nan stands for what there is not: a matrix with fewer than k distinct eigenvalues. Of a multiple eigenvalue one
-    vector is found.
+    If a matrix has fewer than k distinct eigenvalues, the missing ones are nan. For a multiple eigenvalue one vector is
+    found.
     """
 
     values: NDArray[np.float64]  # (P, k), descending
@@ -65,7 +65,7 @@ class Eigenpairs:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Operator:
-    """A symmetric matrix for each of P parts, known by its products with blocks of vectors."""
+    """A symmetric matrix for each of P parts, defined by its products with blocks of vectors."""
 
     matvec: Callable[[Tensor], Tensor]  # (P, K, D) -> (P, K, D)
     parts: tuple[str, ...]
@@ -84,7 +84,7 @@ class Operator:
     team: Team = ALONE  # the processes that make each product together
     share: Callable[[], "Operator"] | None = None  # makes `shared`; None where each process makes all of a product
 
-    # NumPy leaves `array * operator` and `number * operator` to us, and does not take the operator apart.
+    # NumPy then leaves `array * operator` and `number * operator` to this class.
     __array_ufunc__ = None
 
     @property
@@ -98,7 +98,7 @@ class Operator:
         return f"<{self.name} of {shown}: {self.shape}, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
 
     def shared(self) -> "Operator":
-        """Return the operator whose products all ranks make together, where they work together, else this one."""
+        """Return the operator with products that all ranks compute together, if they work together, else this one."""
         return self if self.share is None or distributed.team() == self.team else self.share()
 
     def __getitem__(self, parts: str | Sequence[str]) -> "Operator":
@@ -113,10 +113,10 @@ class Operator:
     def __matmul__(self, vectors: NDArray[Any]) -> NDArray[Any]: ...
 
     def __matmul__(self, vectors: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
-        """Multiply by vectors in columns, as in the head of this file; a tensor gives a tensor, an array an array.
+        """Multiply by vectors in columns, see the docstring of this module; a tensor gives a tensor, an array an array.
 
         Args:
-            vectors: (D,) or (D, K) for one part; (P, D) or (P, D, K) for several, or (D,) for the same one in all.
+            vectors: (D,) or (D, K) for one part; (P, D) or (P, D, K) for several, or (D,) for the same vector in all.
 
         Returns:
             The products in the same shape, (P, D) for a vector for all parts, computed in the operator's dtype.
@@ -176,11 +176,11 @@ class Operator:
         return _combined((-1.0, self))
 
     def trace(self, *, steps: int = 30, probes: int = 4, seed: int = 0) -> Estimate:
-        """Return the trace of each part's matrix: exact where it can be had, else by deflated probes (probing.py).
+        """Return the trace of each part's matrix: exact if possible, else estimated by deflated probes (probing.py).
 
         Args:
-            steps: products for each probe, where probes are needed. They find what is deflated.
-            probes: how many; the error shrinks with their root.
+            steps: products for each probe, if probes are needed; they find the eigenvectors for deflation.
+            probes: number of probes; the error falls with its square root.
             seed: of the probes.
 
         Returns:
@@ -201,10 +201,11 @@ class Operator:
         return Estimate(value=self._stacked(value), stderr=self._stacked(error), exact=self.exact.refusal() is None)
 
     def diagonal(self, *, probes: int = 100, seed: int = 0) -> Estimate:
-        """Return the diagonal of each part's matrix: exact where it can be had, else the mean of z * Hz over probes z.
+        """Return the diagonal of each part's matrix: exact if possible, else the mean of z * Hz over probes z.
 
         Args:
-            probes: one product each, where probes are needed; the error of an entry owes to the others of its row.
+            probes: number of probes, if these are needed, with one product each; the error of an entry comes from the
+                other entries of its row.
             seed: of the probes.
 
         Returns:
@@ -220,7 +221,7 @@ class Operator:
             value = torch.stack([self.exact.diagonal(part) for part in self.parts]).cpu().numpy()
             return Estimate(value=self._stacked(value), stderr=self._stacked(np.zeros_like(value)), exact=True)
         if probes < probing.PILOT:
-            raise InputError(f"{arg('probes')} must be at least {probing.PILOT} to tell their spread, got {probes}")
+            raise InputError(f"{arg('probes')} must be at least {probing.PILOT} to estimate their spread, got {probes}")
         total, squares = zeros((2, len(self.parts), self.size), self.device)
         for number in range(probes):
             z = lanczos.probe(self.size, seed=seed, number=number, stream="diagonal").to(self.device, self.dtype)
@@ -235,9 +236,9 @@ class Operator:
         """Return the largest eigenvalues of each part's matrix and their vectors, by Lanczos from one random vector.
 
         Args:
-            k: how many.
-            tol: go on until each of their residuals is at most this fraction of lambda_max.
-            max_steps: products after which it gives up; the residuals then say so.
+            k: number of eigenvalues.
+            tol: take steps until each of their residuals is at most this fraction of lambda_max.
+            max_steps: the largest number of products; the residuals then show whether `tol` was reached.
             seed: of the vector.
 
         Returns:
@@ -250,7 +251,7 @@ class Operator:
         if not 1 <= k <= self.size:
             raise InputError(f"{arg('k')} must lie between 1 and {self.size}, got {k}")
         if not 0 < tol < 1:
-            raise InputError(f"{arg('tol')} is a share between 0 and 1, got {tol:g}")
+            raise InputError(f"{arg('tol')} must be between 0 and 1, got {tol:g}")
         shape = (len(self.parts), k)
         values, residuals = np.full(shape, np.nan), np.full(shape, np.nan)
         vectors = np.full((len(self.parts), self.size, k), np.nan)
@@ -269,7 +270,7 @@ class Operator:
         )
 
     def _stacked(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return numbers of all parts (P, ...) as they are, of one part without the first axis."""
+        """Return numbers of all parts, (P, ...), without the first axis if there is one part."""
         return values if len(self.parts) > 1 else np.asarray(values[0])
 
     def to_scipy(self) -> LinearOperator:
@@ -307,7 +308,7 @@ def _tensor(vectors: Tensor | NDArray[Any]) -> Tensor:
 
 
 def _combined(*terms: tuple[float, Operator]) -> Operator:
-    """Return the sum of operators, each times its factor; a sum among them is taken apart."""
+    """Return the sum of operators, each times its factor; operators that are sums are expanded."""
     terms = tuple((outer * inner, one) for outer, given in terms for inner, one in given.terms or ((1.0, given),))
     first = terms[0][1]
     for _, other in terms[1:]:

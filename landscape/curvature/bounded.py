@@ -1,15 +1,15 @@
-"""Probing a matrix where a Lanczos basis does not fit into memory.
+"""Probe a matrix when a Lanczos basis does not fit into memory.
 
 A restarted run (restarted.py) finds the largest eigenvalues t_i and their vectors Q, with few vectors in memory. Each
-probe z is then taken apart, z = Q Q^T z + z', and Lanczos runs from z' on P A P, P = I - Q Q^T, keeping no basis. That
-run cannot make copies of what has been taken out, which are nearly all that full orthogonalisation would prevent. The
-spectrum as z sees it is that of both together: t_i with weight (q_i . z)^2 / |z|^2, and the nodes of the run with its
-weights times |z'|^2 / |z|^2. One tridiagonal matrix has exactly these nodes and weights (Gragg and Harrod 1984), and is
-kept as that of any other run.
+probe z is then split, z = Q Q^T z + z', and Lanczos runs from z' on P A P, P = I - Q Q^T, without storing a basis. That
+run cannot make copies of the deflated eigenvalues, and these are nearly all the copies that full orthogonalisation
+would prevent. The spectral measure of z is the sum of both: t_i with weight (q_i . z)^2 / |z|^2, and the nodes of the
+run with their weights times |z'|^2 / |z|^2. One tridiagonal matrix has exactly these nodes and weights (Gragg and
+Harrod 1984); it is stored like that of any other run.
 
-What it leaves out is the coupling of the two, of size |remainder| where A Q^T = Q^T diag(t) + next remainder^T: by it
-alone an eigenvalue may be off (Weyl), and it is added to the bounds. What is lost: vectors other than Q, and copies of
-eigenvalues that converge within the run, whose weights still sum up rightly, at the cost of resolution.
+This ignores the coupling of the two, of size |remainder| in A Q^T = Q^T diag(t) + next remainder^T. The coupling is the
+only error of an eigenvalue (Weyl), and is added to the bounds. Vectors other than Q are not available. Eigenvalues that
+converge within the run may have copies; the sum of their weights is still correct, but the resolution is lower.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from landscape.curvature.algebra import Operator
 
 LEAST = 16
-"""Vectors that this takes at least, those of the recurrence among them."""
+"""The smallest number of vectors in memory, including those of the recurrence."""
 _OTHERS = 8  # vectors beside those of the restarted run: three of the recurrence, a probe, and room for sums
-_MOST = 48  # vectors of the restarted run, beyond which more do not help
+_MOST = 48  # vectors of the restarted run; more do not help
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """A matrix without its largest eigenvalues, which are known with their vectors."""
+    """A matrix from which its largest eigenvalues and their vectors were removed."""
 
     product: Callable[[Tensor], Tensor]  # of the whole matrix, (D,) -> (D,)
     pairs: restarted.Pairs
@@ -49,15 +49,15 @@ class Split:
         Q = self.pairs.vectors
         along = dots(Q, z)
         rest = z - along.to(z) @ Q
-        return along.cpu().numpy(), rest - dots(Q, rest).to(z) @ Q  # what rounding has left
+        return along.cpu().numpy(), rest - dots(Q, rest).to(z) @ Q  # once more, to remove rounding errors
 
     def run(self, z: Tensor, steps: int, progress: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray, float, Ritz]:
         """Run from one probe.
 
         Args:
             z: (D,).
-            steps: products.
-            progress: called with the number of products done.
+            steps: number of products.
+            progress: called with the number of finished products.
 
         Returns:
             Coefficients alpha and beta of the tridiagonal matrix of nodes and weights, |z|^2, and the nodes with their
@@ -91,7 +91,7 @@ class Split:
         return alpha, np.append(beta, runs.beta[0, 0, len(solved.values) - 1]), norm2, found
 
     def draw(self, z: Tensor) -> float:
-        """Return one more estimate of the trace, from one product."""
+        """Return another estimate of the trace, from one product."""
         _, rest = self.without(z)
         _, product = self.without(self.product(rest))
         self.rests.append(float(dots(product[None], product[None])))
@@ -107,19 +107,19 @@ def split(
     most: int,
     report: Callable[[int], None],
 ) -> Split:
-    """Take the largest eigenvalues out of a matrix.
+    """Deflate the largest eigenvalues of a matrix.
 
     Args:
         operator: of one part.
         start: (D,) random, independent of the probes.
-        wanted: how many pairs have to converge; others that have are taken out as well.
-        capacity: vectors of its size that fit into memory, at least `wanted` + `LEAST`.
+        wanted: number of pairs that must converge; other converged pairs are deflated as well.
+        capacity: number of vectors that fit into memory, at least `wanted` + `LEAST`.
         tol: residual of each wanted pair, as a fraction of the largest value.
-        most: products after which the search ends.
-        report: called with the number of products done.
+        most: the largest number of products of the search.
+        report: called with the number of finished products.
 
     Returns:
-        The matrix without them.
+        The matrix without these eigenvalues.
     """
 
     def product(v: Tensor) -> Tensor:

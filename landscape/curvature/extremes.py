@@ -1,10 +1,10 @@
-"""The two ends of a matrix's spectrum, and its trace, from some ten products.
+"""The two ends of a matrix's spectrum, and its trace, from about ten products.
 
-One Lanczos run begins at an equal mixture of a guess of the sharpest direction (that of the Gauss-Newton part, which
-rows give) and Gaussian noise. The guess makes it fast, the noise makes it sure: whatever the guess is, the start has at
-least a known share of every other direction, with `SURE` probability. From that share and the coefficients follows a
-value beyond which no eigenvalue can lie (`quadrature.beyond`), so that lambda_max is not only an eigenvalue, but the
-largest. The run ends when both the residual and that gap are small.
+One Lanczos run starts from an equal mixture of a guess of the sharpest direction (that of the Gauss-Newton part, which
+rows give) and Gaussian noise. The guess makes it fast; the noise makes it reliable: whatever the guess is, with
+probability `SURE` the start has at least a known component along every direction. From this component and the
+coefficients follows a bound on all eigenvalues (`quadrature.beyond`), so that lambda_max is not only an eigenvalue, but
+the largest. The run ends when both the residual and the gap to that bound are small.
 """
 
 import math
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from landscape.curvature.rows import Rows
 
 SURE = 0.99
-"""How often the stated values hold beyond which no eigenvalue lies, over draws of the noise."""
+"""Probability, over draws of the noise, that no eigenvalue is beyond the stated bounds."""
 GAP = 0.05
-"""The run goes on while the largest eigenvalue might be above lambda_max by more than this share of it."""
+"""The run continues while an eigenvalue may exceed lambda_max by more than this fraction of it."""
 FIRST = 6
-"""Products before the run is looked at for the first time."""
+"""Products before the first convergence test."""
 MOST = 48
-"""Products after which it ends in any case, unless another number is asked for."""
+"""Default for the largest number of products."""
 TRACE_PROBES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
-    """What one Lanczos run gives for the matrix of one part."""
+    """The results of one Lanczos run for the matrix of one part."""
 
     ritz: Ritz
     above: float  # no eigenvalue is larger, with `SURE` probability
@@ -67,15 +67,15 @@ def ends(
 
     Args:
         operator: of one part.
-        guess: a vector that may be near that of lambda_max, (D,); None for none.
+        guess: a vector that may be close to the eigenvector of lambda_max, (D,); None for none.
         seed: of the noise.
         tol: residual of lambda_max and of the kept vectors, as a fraction of lambda_max, at which the run may end.
-        vectors: Ritz vectors that must have converged.
-        max_products: where the run ends in any case.
-        report: called with the fraction that is done.
+        vectors: number of Ritz vectors that must converge.
+        max_products: the largest number of products.
+        report: called with the completed fraction.
 
     Returns:
-        What there is.
+        The ends and their bounds.
     """
     noise = probe(operator.size, seed=seed, number=0, distribution="gaussian", stream="ends")
     noise = (noise / noise.norm()).to(operator.device, operator.dtype)
@@ -116,16 +116,17 @@ def ends(
 
 
 def beyond_gauss_newton(found: Ends, rows: "Rows", weights: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
-    """Find the ends of H - G in the space of a run on H, without another product: G is known by its rows.
+    """Find the ends of H - G in the Krylov space of a run on H, without another product: the rows give G.
 
     Args:
         found: the run on the Hessian H of a part.
         rows: of its Gauss-Newton matrix G.
         weights: (n,) of the part's samples.
-        decay: multiple of the identity that is part of both.
+        decay: multiple of the identity that both contain.
 
     Returns:
-        Smallest and largest Ritz value of H - G, (2,), and for each the distance within which an eigenvalue lies, (2,).
+        Smallest and largest Ritz value of H - G, (2,), and for each a distance within which there is an eigenvalue,
+        (2,).
     """
     along = wide(rows.vectors @ found.basis.mT)  # (rows, m)
     signed = torch.from_numpy(rows.sign * weights[rows.sample]).to(along.device)
@@ -147,11 +148,11 @@ def beyond_gauss_newton(found: Ends, rows: "Rows", weights: np.ndarray, decay: f
 def trace(
     operator: "Operator", found: Ends, *, seed: int, distribution: Distribution, tol: float | None
 ) -> tuple[float, float]:
-    """Estimate the trace of an operator's only part by probes, with the run's Ritz vectors taken out.
+    """Estimate the trace of an operator's only part by probes, deflated by the run's Ritz vectors.
 
     Args:
         operator: of one part.
-        found: what `ends` returned.
+        found: from `ends`.
         seed: of the probes.
         distribution: of the probes.
         tol: draw probes until the standard error is at most this fraction of the trace; None draws `TRACE_PROBES`.

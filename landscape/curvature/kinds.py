@@ -1,21 +1,21 @@
-"""The curvature matrices that there are: how each one multiplies, what its trace is made of, how it is called.
+"""The curvature matrices: how each one multiplies, what determines its trace, and its names.
 
-With l_i the loss of sample i, z_i(theta) the numbers that it is a function of (the logits, for classes), J_i their
-Jacobian, q_i = -log p(target; z_i) and n the samples of the part:
+With l_i the loss of sample i, z_i(theta) its arguments (the logits, for classes), J_i their Jacobian,
+q_i = -log p(target; z_i) and n the number of samples of the part:
 
     hessian            H = 1/n sum  d^2 l_i / d theta^2
     ggn                G = 1/n sum  J_i^T (d^2 l_i / d z^2) J_i
     residual           R = 1/n sum  sum_c (d l_i / d z_c) d^2 z_ic / d theta^2 = H - G
     fisher             F = 1/n sum  J_i^T (d^2 q_i / d z^2) J_i:  targets drawn from the model
-    empirical-fisher   E = 1/n sum  g_i g_i^T,   g_i = d l_i / d theta:  targets as they are
+    empirical-fisher   E = 1/n sum  g_i g_i^T,   g_i = d l_i / d theta:  targets of the data
 
-For classes d^2 q / d z^2 = diag(p) - p p^T with p = softmax(z), for squared error it is a multiple of the identity: z
-are natural parameters, so that it is the same for every target. Where the loss is q, G = F. Weight decay adds its
-multiple of the identity to H, G and F. Sources: Martens 2020, "New insights and perspectives on the natural gradient
-method"; Kunstner et al. 2019 on the empirical Fisher's limits.
+For classes d^2 q / d z^2 = diag(p) - p p^T with p = softmax(z); for squared error it is a multiple of the identity. z
+are natural parameters, so it is the same for every target. If the loss is q, G = F. Weight decay adds its multiple of
+the identity to H, G and F. Sources: Martens 2020, "New insights and perspectives on the natural gradient method";
+Kunstner et al. 2019 on the limits of the empirical Fisher.
 
-A new matrix that is a sum over samples, with a product for each batch, is one more entry of `KINDS`: the command line,
-help, traces, figures and tests read it there. Any other, such as K-FAC, is an `Operator` (algebra.py).
+A new matrix that is a sum over samples, with a product for each batch, is a new entry of `KINDS`: the command line,
+help, traces, figures and tests read it there. Any other matrix, such as K-FAC, is an `Operator` (algebra.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -52,12 +52,12 @@ class Losses(Protocol):
 
     @property
     def likelihood(self) -> Loss | None:
-        """-log p(target), of what the logits describe; None where the task knows no distribution."""
+        """-log p(target) of the distribution that the logits define; None if the task has no distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Functions:
-    """What the matrices are made of: pure functions of a point and a batch of any size."""
+    """The functions that define the matrices: pure functions of a point and a batch of any size."""
 
     logits: Callable[[Tensors, Tree], Tensor]  # (theta, inputs) -> (B, C)
     loss: Loss
@@ -74,7 +74,7 @@ def loss_of(of: Losses) -> Loss:
 
 
 def likelihood_of(of: Losses) -> Loss:
-    """Return the negative log-likelihood whose second derivative in the logits the Fisher matrix is made of.
+    """Return the negative log-likelihood; its second derivative in the logits defines the Fisher matrix.
 
     Args:
         of: has the losses.
@@ -83,11 +83,11 @@ def likelihood_of(of: Losses) -> Loss:
         (logits, targets) -> (B,).
 
     Raises:
-        InputError: the loss names no distribution.
+        InputError: the loss has no distribution.
     """
     if of.likelihood is None:
         raise InputError(
-            "the Fisher matrix draws targets from the distribution whose likelihood the loss is, and this loss names "
+            "the Fisher matrix draws targets from the distribution whose likelihood is the loss, but this loss has "
             f"none: {arg('operator', 'ggn')} takes the loss as it is, {arg('operator', 'empirical-fisher')} the "
             "targets of the data"
         )
@@ -96,16 +96,16 @@ def likelihood_of(of: Losses) -> Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
-    """How the matrix J_i^T M_i J_i of each sample is a sum of signed squares.
+    """The matrix J_i^T M_i J_i of each sample as a sum of signed squares.
 
-    With J_i the Jacobian of the sample's logits, M_i = sum_k sign_ik s_ik s_ik^T by its eigenvectors. Or J_i is the
-    gradient of the sample's loss, and M_i = 1.
+    Either J_i is the Jacobian of the sample's logits, and M_i = sum_k sign_ik s_ik s_ik^T by its eigenvectors; or J_i
+    is the gradient of the sample's loss, and M_i = 1.
     """
 
     middle: Callable[[Losses], Loss] | None = None  # has M_i as its second derivative; None for gradients of the loss
 
     def outputs(self, of: Losses, z: Tensor, targets: Tree) -> Tensor:
-        """Return the outputs whose Jacobian is taken: logits (B, C), or losses (B,)."""
+        """Return the outputs of the Jacobian: logits (B, C), or losses (B,)."""
         return of.loss(z, targets) if self.middle is None else z
 
     @torch.no_grad()
@@ -114,12 +114,12 @@ class Factors:
 
         Args:
             of: has the losses.
-            z: what `outputs` returned.
+            z: from `outputs`.
             targets: of the samples.
 
         Returns:
-            Signs (B, R), 0 for what is rounding; s_ik (B, R, C) by descending size, of losses (B, 1); and the traces of
-            M_i (B,), of losses nan. All are float64, and on the CPU.
+            Signs (B, R), 0 for rounding; s_ik (B, R, C) by descending size, or (B, 1) for losses; and the traces of M_i
+            (B,), nan for losses. All are float64, and on the CPU.
         """
         if self.middle is None:
             ones = torch.ones(len(z), 1, dtype=torch.float64)
@@ -132,7 +132,7 @@ class Factors:
         order = values.abs().argsort(dim=1, descending=True, stable=True)
         values = values.gather(1, order)
         vectors = vectors.mT.gather(1, order[:, :, None].expand_as(vectors))
-        # What is rounding of a sample's own matrix: for the cross-entropy the direction in which all logits move alike.
+        # Rounding in a sample's matrix: for the cross-entropy, the direction in which all logits change equally.
         noise = values.shape[1] * torch.finfo(values.dtype).eps * values.abs().amax(1, keepdim=True)
         values = torch.where(values.abs() > noise, values, 0)
         return values.sign(), values.abs().sqrt()[:, :, None] * vectors, middle.diagonal(dim1=1, dim2=2).sum(1)
@@ -177,12 +177,12 @@ class Kind:
 
     @property
     def decomposes(self) -> bool:
-        """Whether its factors take the eigenvectors of a matrix (C, C) for each sample."""
+        """Whether its factors need the eigenvectors of a matrix (C, C) for each sample."""
         return self.factors is not None and self.factors.middle is not None
 
     @property
     def has_rows(self) -> bool:
-        """Whether its factors are all of it."""
+        """Whether the matrix is determined by its factors."""
         return self.factors is not None and not self.bends
 
     def forward(self, functions: Functions, theta: Tensors, batch: Batch, v: Tensors) -> Tensors:
@@ -200,7 +200,7 @@ class Kind:
         raise NotImplementedError
 
     def reverse(self, functions: Functions, theta: Tensors, batch: Batch, vs: list[Tensors]) -> list[Tensors]:
-        """Multiply the sum over a batch by several vectors by backward passes alone, for any model.
+        """Multiply the sum over a batch by several vectors with backward passes only, for any model.
 
         Args:
             functions: logits and loss.
@@ -216,18 +216,18 @@ class Kind:
     def curved(
         self, functions: Functions, theta: Tensors, batch: Batch
     ) -> tuple[Callable[[Tensors], Tensor], Tensors] | None:
-        """Return the function, t -> (B,), that `reverse` differentiates twice, and where; None if it does not."""
+        """Return the function, t -> (B,), that `reverse` differentiates twice, and the point; None if there is none."""
         return None
 
     @property
     def remedy(self) -> str:
-        """What may be done where PyTorch has no second derivative, or a wrong one."""
+        """What the user can do if PyTorch has no second derivative, or a wrong one."""
         return first_only()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SecondDerivative(Kind):
-    """The second derivative at theta of a function that has one value for each sample."""
+    """The second derivative at theta of a function with one value for each sample."""
 
     values: Callable[[Functions, Tensors, Batch, Gradient], Callable[[Tensors], Tensor]]
     """(functions, theta, batch, how to take a gradient) -> the function t -> (B,)."""
@@ -266,7 +266,7 @@ class Factored(Kind):
 
     @property
     def middle(self) -> Callable[[Losses], Loss] | None:
-        """What has M as its second derivative in the outputs; None for the identity."""
+        """The function with M as its second derivative in the outputs; None if M is the identity."""
         return None if self.factors is None else self.factors.middle
 
     def forward(self, functions: Functions, theta: Tensors, batch: Batch, v: Tensors) -> Tensors:
@@ -357,7 +357,7 @@ KINDS: Mapping[str, Kind] = {
         Factored(
             name="ggn",
             symbol="G",
-            about="Gauss-Newton: the Hessian of the loss of the network that is linearised in its parameters",
+            about="the Gauss-Newton matrix: the Hessian of the loss after the network is linearised in its parameters",
             outputs=_logits,
             decays=True,
             bends=False,
@@ -400,10 +400,10 @@ KINDS: Mapping[str, Kind] = {
 
 
 def find(kind: str | Kind) -> Kind:
-    """Return a kind of matrix by its name; one that is a kind already is returned as it is.
+    """Return a kind of matrix by its name; a `Kind` is returned unchanged.
 
     Args:
-        kind: one of `KINDS`, or a kind of the caller's own.
+        kind: a name of `KINDS`, or the caller's own kind.
 
     Returns:
         The kind.

@@ -9,9 +9,9 @@ In finite precision the basis loses its orthogonality as soon as a Ritz value co
 1976). Each new vector is therefore orthogonalised against all earlier ones, twice ("twice is enough", Parlett 1998,
 section 6.9), by two matrix products on one flat basis.
 
-Where the basis does not fit into memory, three vectors do: without the earlier ones copies appear, but each copy lies
-at an eigenvalue, and the weights of its copies sum to the eigenvalue's own weight (Greenbaum 1989; Chen, Trogdon and
-Ubaru 2021). So the density stays right, at the resolution of fewer steps, and no vector can be had.
+If the basis does not fit into memory, three vectors are enough. Without the earlier ones copies appear, but each copy
+is at an eigenvalue, and the weights of the copies sum to the eigenvalue's own weight (Greenbaum 1989; Chen, Trogdon and
+Ubaru 2021). So the density is correct, at the resolution of fewer steps, but no eigenvectors are available.
 """
 
 import zlib
@@ -33,10 +33,10 @@ from landscape.results.quadrature import Ritz
 Distribution: TypeAlias = Literal["rademacher", "gaussian"]
 DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 BREAKDOWN = 100.0
-"""A remainder below this many units of rounding of |A| is noise: the Krylov space is invariant and the run ends."""
+"""A remainder below this many rounding units of |A| is noise: the Krylov space is invariant and the run ends."""
 
 PIECE = 2**22
-"""Numbers that are taken to float64 at a time."""
+"""Numbers that are converted to float64 at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,11 +71,11 @@ class Tridiagonal:
 
 
 def unconverged(tol: float, n: int = 1) -> Callable[[Tridiagonal], bool]:
-    """Return the rule by which `lanczos` goes on until the largest Ritz values have converged, for its `more`.
+    """Return a rule for `more` of `lanczos`, which continues until the largest Ritz values have converged.
 
     Args:
         tol: the largest residual bound that ends a run, as a fraction of |lambda_max|.
-        n: how many of the largest values are looked at.
+        n: number of the largest values that must converge.
 
     Returns:
         A function that is True while a run has a larger residual among these.
@@ -89,16 +89,16 @@ def unconverged(tol: float, n: int = 1) -> Callable[[Tridiagonal], bool]:
 
 
 def unsettled(tol: float, gap: float, mass: float, n: int = 1) -> Callable[[Tridiagonal], bool]:
-    """Return the rule by which one run goes on until lambda_max is surely the largest eigenvalue, for its `more`.
+    """Return a rule for `more` of one run, which continues until lambda_max is certainly the largest eigenvalue.
 
     Args:
         tol: as for `unconverged`.
-        gap: how far an eigenvalue may lie above lambda_max at the end, as a fraction of it.
-        mass: share that the start has of every direction; see `quadrature.beyond`.
+        gap: the largest possible excess of an eigenvalue over lambda_max at the end, as a fraction of it.
+        mass: lower bound of the start's squared component along every direction; see `quadrature.beyond`.
         n: as for `unconverged`.
 
     Returns:
-        A function that is True while an eigenvalue may lie further above, or `unconverged` is.
+        A function that is True while an eigenvalue may exceed this gap, or `unconverged` is True.
     """
     converging = unconverged(tol, n)
 
@@ -115,13 +115,13 @@ def probe(
 ) -> Tensor:
     """Draw one random vector z with E[z z^T] = I.
 
-    It depends on its arguments alone: not on the device, the batch size, or how many were drawn before. All parts
-    share it, so that differences between parts are not differences between probes.
+    It depends only on its arguments, not on the device, the batch size, or earlier draws. All parts use the same
+    probes, so that differences between parts are not differences between probes.
 
     Args:
         size: D.
         seed: of the whole analysis.
-        number: which probe of its stream.
+        number: number of the probe in its stream.
         distribution: "rademacher" (signs; the smaller variance for a trace) or "gaussian".
         stream: name of an independent sequence.
 
@@ -153,20 +153,20 @@ def lanczos(
     team: Team = ALONE,
     keep: bool = True,
 ) -> Tridiagonal:
-    """Run the Lanczos process from each probe, all in lock-step.
+    """Run the Lanczos process from each probe, all runs in lock-step.
 
-    A run ends early, with fewer steps, where its Krylov space is invariant: after as many steps as the matrix has
-    distinct eigenvalues that the probe sees, after one step for a zero matrix.
+    A run ends early, with fewer steps, if its Krylov space is invariant: the number of steps is then the number of
+    distinct eigenvalues with a component in the probe, or one for a zero matrix.
 
     Args:
         matvec: (P, K, D) -> (P, K, D), the same symmetric matrix for all vectors of a part.
         probes: (P, K, D), not zero; their dtype and device are those of the basis.
-        steps: products per run; never more than D are taken.
-        more: asked after `steps` products and after every half as many again; True continues.
-        max_steps: where `more` no longer counts; None for `steps`.
-        progress: called with the number of steps done.
-        team: processes that make each product together, of which each runs the same steps.
-        keep: keep the basis, and orthogonalise by it; without, see the head of this file.
+        steps: products per run, at most D.
+        more: called after `steps` products and then after every half as many again; True continues.
+        max_steps: the largest number of products, whatever `more` returns; None means `steps`.
+        progress: called with the number of finished steps.
+        team: processes that compute each product together; each runs the same steps.
+        keep: store the basis, and orthogonalise against it; otherwise see the docstring of this module.
 
     Returns:
         Coefficients in float64 and the basis.
@@ -274,10 +274,10 @@ def _refuse_asymmetric(
     back: np.ndarray,
     scale: np.ndarray,
 ) -> None:
-    """Refuse where u . A v is not v . A u for the first two vectors of a run, of which only the second is new.
+    """Refuse the matrix if u . A v differs from v . A u for the first two vectors of a run; only one product is new.
 
-    A probe of signs may lie in the null space of a small matrix, such as that of a linear classifier. Its products are
-    then rounding alone, which has no symmetry; the next vector is as good as any other to go on with.
+    A Rademacher probe may be in the null space of a small matrix, such as that of a linear classifier. Its products are
+    then only rounding, which has no symmetry.
 
     Raises:
         NumericalError: the products are not those of a symmetric matrix.

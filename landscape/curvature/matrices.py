@@ -1,6 +1,6 @@
-"""Matrices that are no network's as operators: dense ones, SciPy's operators, and whatever has a shape and a product.
+"""Operators from any matrices: dense ones, SciPy's operators, and any object with a shape and a product.
 
-What the rest of the toolkit does with an operator (quadrature, error bars, figures, files) then works for them too.
+Everything that the toolkit does with an operator (quadrature, error bars, figures, files) works for them too.
 """
 
 import hashlib
@@ -23,21 +23,21 @@ _FORM = "give (D, D), (P, D, D), a mapping of names to matrices, or an object wi
 
 @checked
 def matrix(matrices: Any, *, parts: Sequence[str] | None = None, name: str = "matrix", symbol: str = "A") -> Operator:
-    """Take symmetric matrices for an operator, so that `spectrum` and the others work on them.
+    """Make an operator from symmetric matrices, so that `spectrum` and other functions accept them.
 
     Args:
         matrices: a tensor or an array, (D, D) or (P, D, D); a SciPy LinearOperator or sparse matrix; any object with
-            `shape` (D, D) and a `matvec` or `@` that takes columns of NumPy arrays, or of tensors if its `dtype` is
+            `shape` (D, D) and a `matvec` or `@` that accepts columns of NumPy arrays, or of tensors if its `dtype` is
             torch's; or a mapping of the parts' names to such matrices, all of one size.
-        parts: names of the matrices; None for "0", "1", ... A mapping has names of its own.
-        name: what the matrix is called in tables and files.
+        parts: names of the matrices; None means "0", "1", ... A mapping has its own names.
+        name: name of the matrix in tables and files.
         symbol: its symbol in figures.
 
     Returns:
-        The operator. An operator is returned as it is.
+        The operator. An operator is returned unchanged.
 
     Raises:
-        InputError: nothing that multiplies, another shape, numbers that are not real, or no symmetric matrix.
+        InputError: an object that cannot multiply, another shape, numbers that are not real, or an asymmetric matrix.
         NumericalError: an entry or a product is not finite.
     """
     if isinstance(matrices, Operator):
@@ -63,7 +63,7 @@ def _names(parts: Sequence[str] | None, n: int) -> tuple[str, ...]:
 
 
 def _dense(matrices: Any) -> Tensor | None:
-    """Return explicit matrices as (P, D, D), or None for what is known by its products."""
+    """Return explicit matrices as (P, D, D), or None for objects that only have products."""
     if isinstance(matrices, Tensor) and matrices.layout == torch.strided:
         found = matrices.detach()
     elif isinstance(matrices, (np.ndarray, list, tuple)):
@@ -179,7 +179,7 @@ def _column_by_column(multiply: Callable[[Any], Any], vectors: Any) -> Any:
 def _refuse_asymmetric(
     columns: Callable[[Tensor], Tensor], size: int, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Compare u . A v with v . A u for two random vectors, not of signs: these may agree where it matters."""
+    """Compare u . A v with v . A u for two Gaussian vectors; with Rademacher vectors they may agree by chance."""
     vectors = torch.randn(size, 2, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     products = wide(columns(vectors))
     across = wide(vectors).T @ products

@@ -1,6 +1,6 @@
-"""The doors to operators: the curvature matrices of an objective.
+"""Make operators: the curvature matrices of an objective.
 
-What the matrices are, and how each multiplies, stands in kinds.py; what can be done with an operator in algebra.py.
+kinds.py defines the matrices and how each multiplies; algebra.py defines what an operator can do.
 """
 
 from functools import cache, partial
@@ -22,7 +22,7 @@ from landscape.objective.objective import Objective
 Backend: TypeAlias = Literal["auto", "reverse", "linearized"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 CACHE_BYTES = 2 * 2**30
-"""Default memory for what is kept between products."""
+"""Default memory for values that are kept between products."""
 
 
 @checked
@@ -38,9 +38,9 @@ def curvature_operator(
     Args:
         objective: model, loss and data in parts.
         kind: a name of `kinds.KINDS`, or a `Kind` of your own.
-        backend: "reverse" for plain reverse mode, "linearized" for the traced graph, "auto" for the latter where it
-            can be had and agrees with the former.
-        cache_bytes: memory for what is kept between products; beyond it, it is computed anew at every product.
+        backend: "reverse" for plain reverse mode, "linearized" for the traced graph, "auto" for the traced graph if it
+            is available and agrees with reverse mode.
+        cache_bytes: memory for values that are kept between products; other values are computed again in every product.
 
     Returns:
         The operator; its products are exact up to rounding.
@@ -48,8 +48,8 @@ def curvature_operator(
     Raises:
         InputError: an unknown kind or backend, "linearized" for a model that cannot be traced, or a model that has
             changed since its objective was made.
-        NumericalError: the loss has no second derivative, or one in the model's outputs that is zero, where the matrix
-            is made of it; or a product is not finite.
+        NumericalError: the loss has no second derivative; or the matrix needs its second derivative in the model's
+            outputs, but that is zero; or a product is not finite.
     """
     found = find(kind)
     check_choice("backend", backend, BACKENDS)
@@ -97,7 +97,7 @@ def curvature_operator(
 
 
 def refuse_draws(kind: Kind) -> None:
-    """Raise InputError for a matrix that draws with weights cannot stand for."""
+    """Raise InputError for a matrix that weighted draws cannot estimate."""
     if not kind.scales:
         raise InputError(
             f"{arg('samples')} weighs losses, with which the {kind.name} does not scale: leave it out, or take "
@@ -106,7 +106,7 @@ def refuse_draws(kind: Kind) -> None:
 
 
 def problem_of(objective: Objective) -> Problem:
-    """Return what products need of an objective, as values."""
+    """Return everything that products need from an objective, as values."""
     names, counts, size = objective.partition.names, objective.counts, objective.batch_size
     return Problem(
         functions=Functions(logits=objective.logits, loss=objective.loss, likelihood=objective.likelihood),
@@ -151,5 +151,5 @@ def residual(objective: Objective) -> Operator:
 
 @checked
 def fisher(objective: Objective, *, empirical: bool = False) -> Operator:
-    """Return the Fisher matrix of each part, with labels drawn from the model or as they are (`empirical`)."""
+    """Return the Fisher matrix of each part, with labels drawn from the model or those of the data (`empirical`)."""
     return curvature_operator(objective, "empirical-fisher" if empirical else "fisher")

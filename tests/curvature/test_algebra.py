@@ -255,7 +255,7 @@ def test_top_of_a_matrix_with_few_distinct_eigenvalues_has_nan_for_the_others():
 def test_numbers_out_of_range_are_named(hessian):
     for call, words in (
         (lambda: hessian.top(0), "k must lie between 1 and"),
-        (lambda: hessian.top(1, tol=0), "tol is a share"),
+        (lambda: hessian.top(1, tol=0), "tol must be between 0 and 1"),
         (lambda: hessian.diagonal(probes=2), "probes must be at least 6"),
         (lambda: hessian.trace(steps=0), "steps must be at least 1"),
         (lambda: hessian.trace(probes=0), "probes must be at least 1"),
