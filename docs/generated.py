@@ -150,7 +150,7 @@ def training() -> Iterator[str]:
 def figures() -> Iterator[str]:
     """Yield the page of the functions that draw."""
     yield "# Figures\n"
-    yield "Functions of `ls.plots`: a result in, a figure out. `ls.plots.write` puts it into a file.\n"
+    yield "Functions of `ls.plots` make a figure from a result. `ls.plots.write` writes it to a file.\n"
     for name in plots.__all__:
         if callable(function := getattr(plots, name)):
             yield f"::: {function.__module__}.{function.__qualname__}\n"

@@ -1,11 +1,11 @@
-"""Baselines to analyse, and their parts: training loops that write checkpoints which say what they are.
+"""Baselines for the analyses, and their components: training loops that write checkpoints which describe themselves.
 
     from trainers import recipe, train
     train(None, None, recipe("gsa-gkp", dataset="digits-lt"), out="runs/gsa-gkp")
 
-`SAM` and `GSA` wrap any optimizer; `Memory` keeps the bank and makes the groups and GKP's penalty in a loop of one's
-own; `losses` are those that only training needs. The only bond with `landscape` is the file: what a run leaves, every
-analysis reads without further options.
+`SAM` and `GSA` wrap any optimizer. `Memory` maintains the memory bank and makes the groups and GKP's penalty in your
+own training loop. `losses` has the losses that only training needs. The only connection with `landscape` are files:
+every analysis reads the files of a run without further options.
 """
 
 from trainers import losses

@@ -1,12 +1,13 @@
-"""Random changes of training images, made on the device they are on, before they are normalised.
+"""Random augmentation of training images, on their device and before normalisation.
 
-Each image of a batch is changed by draws of its own; only the order of the four steps of a colour jitter is common to a
-batch. All draws come from torch's global generator on the CPU, wherever the images are: restore its state, and the same
-images come out, bit for bit.
+Each image of a batch has its own random draws; only the order of the four steps of a colour jitter is common to a
+batch. All draws come from torch's global generator on the CPU, on whatever device the images are: with the same state
+of the generator, the images are the same, bit for bit.
 
-kornia offers AutoAugment and RandAugment too, but draws one policy for the whole batch, shears by an angle of up to 54
-degrees where the paper says 0.3 (17 degrees), weakens solarisation where it should strengthen it, and adds what Pillow,
-with which the policies were found, multiplies. So the operations below are Pillow's; kornia computes the harder ones.
+kornia has AutoAugment and RandAugment too, but it draws one policy for the whole batch, shears by an angle of up to 54
+degrees where the paper says 0.3 (17 degrees), weakens solarisation where it should strengthen it, and adds where
+Pillow, with which the policies were found, multiplies. So the operations below are those of Pillow; kornia computes the
+more complex ones.
 """
 
 import functools
@@ -67,28 +68,28 @@ def names() -> tuple[str, ...]:
 
 
 def build(name: str, size: int) -> Augmentation:
-    """Return a random change of images.
+    """Return a random augmentation of images.
 
-    "none" cuts the square in the middle. "crop" pads with size // 8 black pixels and cuts a square anywhere;
-    "crop-flip" mirrors half of the images as well (He et al. 2016, section 4.2). "autoaugment" is crop-flip, then the
-    policy for CIFAR-10 of Cubuk et al. 2019 and a black square of size // 2 (DeVries and Taylor 2017), and
-    "autoaugment-released" the same as the paper's code has it: it rotates one way only, shears with cubic interpolation
-    (by torch's kernel, not Pillow's) and takes the nearest pixel for the other moves. "simclr" is a
+    "none" crops the square at the centre. "crop" pads with size // 8 black pixels and crops a random square;
+    "crop-flip" also mirrors half of the images (He et al. 2016, section 4.2). "autoaugment" is crop-flip, then the
+    policy for CIFAR-10 of Cubuk et al. 2019 and a black square of size // 2 (DeVries and Taylor 2017).
+    "autoaugment-released" is the same as in the paper's code: it rotates in one direction only, shears with cubic
+    interpolation (with torch's kernel, not Pillow's) and uses the nearest pixel for the other operations. "simclr" is a
     resized crop of 20 to 100 % of the area, mirroring, colour jitter and grey: the views of BCL (Zhu et al. 2022) on
-    CIFAR. "imagenet" is a resized crop of 8 to 100 %, mirroring and colour jitter, "imagenet-randaugment" the same with
-    two operations of RandAugment (Cubuk et al. 2020) at full magnitude, as BCL has it on ImageNet-LT, and
-    "simclr-imagenet" is simclr with crops of 8 to 100 %, its other views there.
+    CIFAR. "imagenet" is a resized crop of 8 to 100 %, mirroring and colour jitter. "imagenet-randaugment" is the same
+    with two operations of RandAugment (Cubuk et al. 2020) at full magnitude, as in BCL on ImageNet-LT;
+    "simclr-imagenet" is simclr with crops of 8 to 100 %, for its other views.
 
-    Resized crops are bilinear, without the smoothing that strong reduction would need: images should not be much larger
-    than `size`.
+    Resized crops are bilinear, without the smoothing that a strong reduction would need: images should not be much
+    larger than `size`.
 
     Args:
         name: one of `names()`.
-        size: pixels of the sides of the images that come out.
+        size: side of the output images in pixels.
 
     Returns:
-        The change. It raises InputError for images that are smaller than `size`, or without three channels where
-        colours are changed.
+        The augmentation. It raises InputError for images that are smaller than `size`, or, if it changes colours, for
+        images without three channels.
 
     Raises:
         InputError: there is no such augmentation, or the size is below 1.
@@ -162,7 +163,7 @@ def _crop(images: Tensor, size: int, padding: int) -> Tensor:
 
 
 def _resized_crop(images: Tensor, size: int, draw: Callable[[torch.Size], dict[str, Tensor]]) -> Tensor:
-    """Enlarge or reduce a box of each image, drawn by kornia, to a square; all at once, as kornia does not."""
+    """Resize a box of each image, drawn by kornia, to a square; unlike kornia, for all images at once."""
     corners = draw(images.shape)["src"]  # (B, 4, 2), the pixels (x, y) at the corners, clockwise
     first, last = corners[:, 0], corners[:, 2]
     sides = torch.tensor([images.shape[3], images.shape[2]])
@@ -172,14 +173,14 @@ def _resized_crop(images: Tensor, size: int, draw: Callable[[torch.Size], dict[s
 
 
 def _looked_up(images: Tensor, matrices: Tensor, size: int, beyond: str, between: str = "bilinear") -> Tensor:
-    """Map squares by affine maps (B, 2, 3) into the images, both from -1 to 1, and look up what is there."""
+    """Sample the images at squares mapped by affine maps (B, 2, 3); coordinates are from -1 to 1."""
     shape = [*images.shape[:2], size, size]
     grid = F.affine_grid(matrices.to(images.device, images.dtype, non_blocking=True), shape, align_corners=False)
     return F.grid_sample(images, grid, mode=between, padding_mode=beyond, align_corners=False)
 
 
 def _cutout(images: Tensor, side: int) -> Tensor:
-    """Blacken a square around a random pixel of each image; parts beyond the border are lost."""
+    """Blacken a square around a random pixel of each image; the square may extend beyond the border."""
     inside = []
     for length in images.shape[2:]:
         first = torch.randint(length, (len(images), 1)) - side // 2
@@ -280,7 +281,7 @@ def operations(released: bool = False) -> dict[str, Operation]:
 
 
 def _each(values: Tensor, images: Tensor) -> Tensor:
-    """Take one value for each image (B,) to the images' device and type, shaped to combine with them."""
+    """Convert one value for each image, (B,), to the images' device and type, with a shape that broadcasts."""
     return values.to(images.device, images.dtype, non_blocking=True)[:, None, None, None]
 
 
@@ -295,12 +296,12 @@ def _rotations(angles: Tensor) -> Tensor:
 
 
 def _warped(images: Tensor, matrices: Tensor, between: str) -> Tensor:
-    """Map square images by affine maps (B, 2, 3); what comes from beyond them is grey."""
+    """Transform square images by affine maps (B, 2, 3); pixels from outside the image are grey."""
     return _looked_up(images - 0.5, matrices, images.shape[-1], beyond="zeros", between=between) + 0.5
 
 
 def _stretched(images: Tensor) -> Tensor:
-    """Stretch each channel to [0, 1]; a channel of one level stays."""
+    """Stretch each channel to [0, 1]; a constant channel is not changed."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     return torch.where(high > low, (images - low) / (high - low), images)
 

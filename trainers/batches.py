@@ -1,9 +1,9 @@
-"""The batches that a model trains on: each in one or several views, augmented and normalised on the device.
+"""Training batches, in one or several views, augmented and normalised on the device.
 
-Images in memory are moved to the device once, as bytes. Image files are read by worker processes, which hand out what
-is the same every time: the image resized so that its shorter side is size * 256 / 224, and of that the square in the
-middle. The random crops to `size` are made of this square on the device; cut in its middle, it is what the analysis
-sees. All that is random happens in the main process, so nothing depends on the number of workers.
+Images in memory are moved to the device once, as bytes. Worker processes read image files and return the deterministic
+part: the central square of the image, resized so that its shorter side is size * 256 / 224. The random crops to `size`
+are made from this square on the device; its central crop is the image that analyses use. All random draws are made in
+the main process, so results do not depend on the number of workers.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from trainers import augment
 
 
 class Batches:
-    """N training samples, handed out in batches.
+    """N training samples in batches.
 
     A batch is (views, labels): for each augmentation a tensor (B, ...), and (B,) int64, all on the device. The view
     "none" is `Samples.batch`, bit for bit.
@@ -37,18 +37,19 @@ class Batches:
         dtype: torch.dtype = torch.float32,
         workers: int = 0,
     ) -> None:
-        """Move what is in memory to the device.
+        """Move samples in memory to the device.
 
         Args:
-            samples: what to train on.
-            views: names of `augment.names()`, at least one; other than "none" for bytes of square images only.
-            device: where the batches go.
+            samples: the training samples.
+            views: names of `augment.names()`, at least one; all except "none" need square images of bytes.
+            device: of the batches.
             dtype: of floating-point inputs and normalised images.
-            workers: processes that read image files, or users' data that do not fit in memory; 0 reads them here.
+            workers: number of processes that read image files, or users' data that do not fit in memory; 0 reads them
+                in this process.
 
         Raises:
-            InputError: no view, an augmentation that does not exist or does not fit the samples, or fewer than no
-                workers.
+            InputError: no view, an augmentation that does not exist or does not fit the samples, or a negative number
+                of workers.
             DataError: the first sample cannot be read.
         """
         if workers < 0:
@@ -73,7 +74,7 @@ class Batches:
         return len(self._labels)
 
     def get(self, indices: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Hand out one batch.
+        """Return one batch.
 
         Args:
             indices: (B,) positions of the samples.
@@ -93,10 +94,10 @@ class Batches:
         return self._views(inputs), self._labels.index_select(0, place)
 
     def epoch(self, pieces: Sequence[Tensor]) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
-        """Hand out batch after batch; files are read ahead by the workers.
+        """Yield batch after batch; workers read files ahead.
 
         Args:
-            pieces: for each batch the positions of its samples, (B,).
+            pieces: for each batch, the positions of its samples, (B,).
 
         Yields:
             The views and the labels, as from `get`, and the positions.
@@ -136,17 +137,17 @@ class Batches:
 
 
 def split_validation(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
-    """Hold out a fraction of each class.
+    """Hold out a fraction of each class for validation.
 
     Args:
         samples: a training set.
-        share: of each class, rounded; between 0 and 1. A class of two samples or more gives at least one and keeps at
-            least one; a single sample is trained on.
+        share: fraction of each class, between 0 and 1; the number is rounded. From a class with several samples, at
+            least one is held out and at least one remains; a single sample remains.
         seed: of the draw, at least 0.
 
     Returns:
-        What is left for training and what is held out, in the order they had; the class counts of both are those of
-        the samples left for training.
+        The remaining training samples and the validation samples, in their original order; the class counts of both
+        are those of the remaining training samples.
 
     Raises:
         InputError: the share or the seed does not fit.
@@ -171,7 +172,7 @@ def split_validation(samples: Samples, share: float, seed: int) -> tuple[Samples
 
 
 def _change(name: str, samples: Samples) -> augment.Augmentation:
-    """Return an augmentation for these samples; without one, inputs may be anything."""
+    """Return an augmentation for these samples; without augmentation, any inputs are allowed."""
     if isinstance(samples.dataset, ImageFiles):
         return augment.build(name, samples.dataset.size)
     if name == "none":
@@ -192,7 +193,7 @@ def _change(name: str, samples: Samples) -> augment.Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Reads whole batches. An error is handed out, not raised: from a worker it would come as a page of text."""
+    """Reads whole batches. An error is returned, not raised: from a worker it would arrive as a long traceback."""
 
     dataset: Any
 
@@ -205,7 +206,7 @@ class _Reader:
 
 @dataclasses.dataclass(frozen=True)
 class _Squares:
-    """The items of `ImageFiles` with a margin around them: the whole shorter side of the resized image."""
+    """The items of `ImageFiles` with a margin: squares with the whole shorter side of the resized image."""
 
     files: ImageFiles
 

@@ -1,4 +1,4 @@
-"""What a run learns from and reports on, and the model for it: all that the data decide of a recipe."""
+"""The data and the model of a run, and the fields of a recipe that the data determine."""
 
 import dataclasses
 
@@ -20,12 +20,12 @@ class Data:
     """The data of a run: training, test and validation samples."""
 
     whole: Samples  # the training set as it can be loaded again
-    train: Samples  # of it, what is trained on
+    train: Samples  # the training samples in it
     validation: Samples | None
     test: Samples
 
     def moved(self, device: torch.device) -> "Data":
-        """Keep the inputs that are in memory on a device; `whole` stays where it is."""
+        """Move the inputs that are in memory to a device; `whole` is not moved."""
 
         def move(samples: Samples) -> Samples:
             if samples.inputs is None or device.type == "cpu":
@@ -37,17 +37,17 @@ class Data:
 
 
 def load(recipe: Recipe) -> tuple[Recipe, Data]:
-    """Load the data and decide what a recipe left to them.
+    """Load the data and set the fields of a recipe that depend on them.
 
     Args:
-        recipe: what to do.
+        recipe: may have fields that the data determine.
 
     Returns:
         The recipe with its views set, and the data.
 
     Raises:
         InputError: the recipe does not fit the data.
-        DataError: the data cannot be found or used, or hold what is not finite.
+        DataError: the data cannot be found or used, or have values that are not finite.
     """
     of_images = {name: getattr(recipe, name) for name in ("train_list", "test_list", "image_size")}
     whole, test = (
@@ -67,7 +67,7 @@ def load(recipe: Recipe) -> tuple[Recipe, Data]:
 
 
 def fitted(recipe: Recipe, whole: Samples, test: Samples) -> tuple[Recipe, Data]:
-    """Decide what a recipe left to the data; see `load`."""
+    """Set the fields of a recipe that depend on the data; see `load`."""
     if whole.class_names != test.class_names:
         raise DataError(
             f"{whole.name} has {len(whole.class_names)} classes in its train split and {len(test.class_names)} in its "
@@ -107,7 +107,7 @@ def _refuse_not_finite(samples: Samples) -> None:
 
 
 def _views(recipe: Recipe, samples: Samples) -> str:
-    """Choose views by the kind of data: crop and flip for small colour images, and the strong ones for bcl."""
+    """Choose the augmentations: crop and flip for small colour images, and strong augmentations for bcl."""
     n = 3 if recipe.loss == "bcl" else 1
     inputs, _ = samples.batch(np.zeros(1, dtype=np.int64))
     if samples.mean is None or inputs.ndim != 4:
@@ -126,15 +126,15 @@ def _views(recipe: Recipe, samples: Samples) -> str:
 
 
 def build(recipe: Recipe, samples: Samples, own: nn.Module | None = None) -> tuple[nn.Module, int | None]:
-    """Build the model for the data, and say how many channels the images have; None if they are no images.
+    """Build the model for the data, and return the number of channels of the images; None if they are no images.
 
     Args:
-        recipe: what to do.
+        recipe: of the run.
         samples: of the data.
-        own: a model to take instead.
+        own: a model to use instead.
 
     Returns:
-        The model with its first weights, which the recipe's seed decides on every device alike, and the channels.
+        The model with its initial weights, which depend only on the recipe's seed, and the number of channels.
 
     Raises:
         InputError: the model does not fit the data.

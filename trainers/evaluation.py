@@ -1,4 +1,4 @@
-"""What a network does on some samples, class by class: loss, accuracy, features, agreement of gradients."""
+"""Evaluation of a network on samples, for each class: loss, accuracy, features, agreement of gradients."""
 
 import dataclasses
 import math
@@ -16,12 +16,12 @@ from landscape.results.grouping import GROUPINGS, Thresholds
 from trainers.batches import Batches
 
 BY_COUNT = GROUPINGS["many-medium-few"]
-"""How classes are grouped where accuracies are told."""
+"""The groups of classes for which accuracies are reported."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
-    """Sums over samples, kept per class; C classes, N samples."""
+    """Sums over the samples of each class; C classes, N samples."""
 
     loss_sums: np.ndarray  # (C,) of cross-entropies, float64
     correct: np.ndarray  # (C,) int64
@@ -40,12 +40,12 @@ class Scores:
 
     @property
     def loss_per_class(self) -> np.ndarray:
-        """Mean over each class's samples, (C,); nan for a class that has none."""
+        """Mean over each class's samples, (C,); nan for a class without samples."""
         return np.asarray(self.loss_sums / self._known)
 
     @property
     def accuracy_per_class(self) -> np.ndarray:
-        """Share of each class's samples, (C,); nan for a class that has none."""
+        """Accuracy on each class's samples, (C,); nan for a class without samples."""
         return np.asarray(self.correct / self._known)
 
     @property
@@ -63,15 +63,15 @@ def evaluate(
     bf16: bool = False,
     workers: int = 0,
 ) -> Scores:
-    """Measure a model in eval mode, without augmentation; it is left in the mode in which it was.
+    """Evaluate a model in eval mode, without augmentation; its mode is restored.
 
     Args:
         model: inputs (B, ...) -> logits (B, C).
-        samples: what to measure it on.
-        classifier: name of the module whose inputs are the features; None leaves these out.
-        batch_size: samples of one pass; changes memory, not the result beyond rounding.
-        bf16: forward passes in bfloat16 where autocast does so.
-        workers: processes that read images from files.
+        samples: the data.
+        classifier: name of the classifier, whose inputs are the features; None leaves these out.
+        batch_size: samples per pass; it affects memory, and the result only by rounding.
+        bf16: run the forward passes in bfloat16 with autocast.
+        workers: number of processes that read images from files.
 
     Returns:
         The scores.
@@ -113,20 +113,20 @@ def evaluate(
 def gradient_cosines(
     model: nn.Module, samples: Samples, *, batch_size: int, seed: int, n_batches: int = 8
 ) -> np.ndarray:
-    """Measure how far each class's gradient agrees with that of the batch it is in (the paper's Figure 6).
+    """Measure the cosine between each class's gradient and that of its batch (the paper's Figure 6).
 
     Batches are drawn at random; gradients are those of the cross-entropy in eval mode, over all trainable parameters.
 
     Args:
-        model: inputs (B, ...) -> logits (B, C); it is left as it was.
-        samples: to draw from.
-        batch_size: samples of a batch.
+        model: inputs (B, ...) -> logits (B, C); it is not changed.
+        samples: the data from which batches are drawn.
+        batch_size: samples per batch.
         seed: of the draw.
-        n_batches: at most so many, without repetition.
+        n_batches: the largest number of batches, without repetition.
 
     Returns:
-        (C,): mean over the batches that have the class of the cosine between the mean gradient of the class's samples
-        and that of the batch; batches in which one of them is zero are left out. nan for a class that has none left.
+        (C,) the cosine between the mean gradient of the class's samples and that of the batch, mean over the batches
+        with samples of the class. Batches with a zero gradient are left out; nan for a class without other batches.
     """
     place = next(model.parameters()).device
     n_classes = len(samples.class_names)
@@ -161,10 +161,10 @@ def by_frequency(history: History) -> tuple[float, ...]:
     """Return the test accuracy over all samples, and over those of each group of `BY_COUNT`.
 
     Args:
-        history: of a run, whose last measured epoch counts.
+        history: of a run; the last measured epoch is used.
 
     Returns:
-        Shares of test samples, 1 + the number of groups; nan where there is no such class, or no sample of it.
+        Accuracies, 1 + the number of groups; nan for a group without classes or test samples.
     """
     n_test = history.test_counts
     last = np.flatnonzero(np.isfinite(history.test_accuracy))[-1]  # the first epoch is always measured

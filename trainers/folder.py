@@ -1,7 +1,7 @@
-"""A run's folder: which files in it are the run's, who may use it, and when it is refused.
+"""The folder of a run: the files that belong to the run, its lock, and the rules for refusing a folder.
 
-The file `state.pt` decides what the folder holds: an epoch counts when it says so, and a folder without it holds no run
-that could go on. It is therefore written last and removed first.
+The file `state.pt` determines the content of the folder: it states which epochs count, and without it a run cannot
+continue. It is therefore written last and removed first.
 """
 
 import contextlib
@@ -22,26 +22,26 @@ OWN = (
     "state.pt", "last.pt", "best.pt", "snapshots", "bank", "history.csv", "history.h5", "monitor.h5", "tensorboard",
     "config.toml",
 )  # fmt: skip
-"""What a run puts into its folder. The first is removed first and the last, which tells whose the rest is, last."""
+"""The files of a run, in the order of removal; the last one identifies the run to which the others belong."""
 
 _EPOCH = r"epoch-\d{4,}\.pt"
 _INSIDE = {"snapshots": _EPOCH, "bank": _EPOCH, "tensorboard": r"events\.out\.tfevents\..+"}
 _GROUPS = r"groups-\d{4,}\.pt"
 PLACES = ("data_root", "train_list", "test_list")
-"""Fields of a recipe that say where the data lie; what they are is told by their fingerprint."""
+"""Fields of a recipe with paths of the data; the fingerprint identifies the data themselves."""
 
 
 def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwrite: bool) -> None:
-    """Raise StoreError if a folder cannot take this run: it holds another one, or is no folder.
+    """Raise StoreError if a folder cannot be used for this run, because it has another run or is no folder.
 
     Args:
         out: the folder.
         recipe: of the run.
-        fingerprint: of its data; None where they have not been read yet.
+        fingerprint: of its data; None if they have not been read yet.
         overwrite: existing files may be replaced.
 
     Raises:
-        StoreError: it cannot.
+        StoreError: the folder cannot be used.
     """
     if overwrite:
         return
@@ -60,7 +60,7 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
     unknown = [name for name in theirs or () if name not in Recipe.__dataclass_fields__]
     if unknown:
         raise StoreError(f"{out} holds a run of another version, with {arg(unknown[0])}, unknown here: {remedy}")
-    if theirs:  # what an older version did not know was as it is by default
+    if theirs:  # fields that an older version did not have had their default values
         theirs = recipes.plain(Recipe()) | theirs
         both = ({**r, **dict.fromkeys(PLACES)} for r in (theirs, recipes.plain(recipe)))
     difference = recipes.first_difference(*both) if theirs else None
@@ -75,7 +75,7 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
 
 
 def _begun(out: Path, remedy: str) -> dict[str, Any]:
-    """Return the recipe of a run that was killed in its first epoch; what it left may be replaced, nothing else may."""
+    """Return the recipe of a run that was killed in its first epoch; only the files of that run may be replaced."""
     config = out / "config.toml"
     try:
         recipe = recipes.plain(methods.compose({}, config=config))
@@ -95,7 +95,7 @@ def _begun(out: Path, remedy: str) -> dict[str, Any]:
 
 
 def _taken(out: Path) -> Iterator[Path]:
-    """List what is in the way: a run's names, and in its folders anything but files that a killed process left."""
+    """List conflicting files: those with a run's names and, in its folders, all except files of killed processes."""
     for name in OWN:
         path = out / name
         unfinished = path.is_dir() and all(p.match(f"{disk.ASIDE}*.tmp") for p in path.iterdir())
@@ -140,7 +140,7 @@ class Hold:
 
     def release(self) -> None:
         """Unlock the folder; remove it if it was made for this run and is empty."""
-        with contextlib.suppress(OSError):  # it is gone, or somebody has put something there by now, which stays
+        with contextlib.suppress(OSError):  # it may be gone, or have new files, which are kept
             if self._made and [path.name for path in self._out.iterdir()] == [".lock"]:
                 (self._out / ".lock").unlink()
                 for path in self._made:
@@ -149,7 +149,7 @@ class Hold:
 
 
 def clear(out: Path) -> None:
-    """Remove what an earlier run left, file by file and by its names, so that nothing else goes with it.
+    """Remove the files of an earlier run by their names, so that no other files are removed.
 
     Args:
         out: the folder.
@@ -175,7 +175,7 @@ def keep_groups(out: Path, name: str | None) -> None:
 
     Args:
         out: the folder.
-        name: of the file that stays, such as groups-0020.pt; None removes all.
+        name: of the file to keep, such as groups-0020.pt; None removes all.
 
     Raises:
         StoreError: a file cannot be removed.
@@ -187,5 +187,5 @@ def keep_groups(out: Path, name: str | None) -> None:
 
 
 def _matching(place: Path, pattern: str) -> list[Path]:
-    """List the files of a folder, if there is one, whose names are a run's."""
+    """List the files of a folder, if it exists, with names of a run's files."""
     return sorted(p for p in place.iterdir() if re.fullmatch(pattern, p.name)) if place.is_dir() else []

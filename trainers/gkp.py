@@ -1,11 +1,11 @@
-"""Group-wise knowledge preservation (GKP): keep each group of classes near the parameters that served it best.
+"""Group-wise knowledge preservation (GKP): keep the parameters close to those that were best for each group of classes.
 
 Equation of "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), for groups g and j:
 
     L_g = lambda/2 sum_i sum_{j != g} 1/|G^j| F_{j,i} (theta_i - theta*_{j,i})^2                       (4)
 
-theta*_j is the convergence point of group j, as `memory` has it, F_j the diagonal Fisher information of the group
-there, with the current classifier. Only the encoder takes part, E entries in all.
+theta*_j is the convergence point of group j, from `memory`; F_j is the diagonal Fisher information of the group there,
+with the current classifier. Only the encoder is preserved, E entries in all.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,20 +41,21 @@ def group_fisher(
 ) -> Tensor:
     """Return the diagonal Fisher information of each group at its convergence point, with the current classifier.
 
-    It is the mean over the group's samples of the squared gradient of each sample's loss, in eval mode, with running
-    statistics of batch norm measured at the convergence point: an average of networks has others than they had.
+    It is the mean over the group's samples of the squared gradient of each sample's loss, in eval mode. The running
+    statistics of batch norm are re-estimated at the convergence point, because an average of networks has different
+    ones than these networks.
 
     Args:
-        model: inputs -> logits; it is given back as it was, bit for bit.
+        model: inputs -> logits; it is restored exactly.
         samples: the training set.
         groups: of the classes.
         centres: the convergence points, (G, E).
         names: of the encoder's parameters.
         loss: (logits (B, C), labels (B,)) -> (B,).
-        max_samples: draw at most so many samples of a group; None takes all.
-        batch_size: samples of one pass; changes memory, not the result beyond rounding.
+        max_samples: draw at most this many samples of a group; None uses all.
+        batch_size: samples per pass; it affects memory, and the result only by rounding.
         seed: of the draw.
-        workers: processes that read images from files.
+        workers: number of processes that read images from files.
 
     Returns:
         (G, E), on the model's device.
@@ -103,9 +104,9 @@ def group_fisher(
 
 
 class GKP:
-    """The loss of GKP, added up over groups weighted by their shares w of the batch, and its gradient.
+    """The loss of GKP, summed over groups weighted by their shares w of the batch, and its gradient.
 
-    In sum_g w_g L_g, group j stands in the loss of all groups but its own, which have the share 1 - w_j:
+    In sum_g w_g L_g, group j occurs in the loss of all other groups, which have the total share 1 - w_j:
 
         lambda/2 sum_j c_j sum_i F_{j,i} (theta_i - theta*_{j,i})^2,   c_j = (1 - w_j) / |G^j|
     """
@@ -121,18 +122,18 @@ class GKP:
         group_of: np.ndarray | None = None,
         names: Sequence[str] = (),
     ) -> None:
-        """Keep what does not change between groupings.
+        """Store the values that do not change between groupings.
 
         Args:
             centres: theta*, (G, E), on the device of the parameters.
             fisher: F, (G, E).
-            counts: |G^j|, (G,): training samples of each group, or its classes.
+            counts: |G^j|, (G,): number of training samples of each group, or of its classes.
             strength: lambda.
             group_of: number of each class's group, (C,), for a call with labels.
             names: of the parameters that are preserved, E entries in all, for a call with a model.
 
         Raises:
-            InputError: shapes do not fit, a group counts nothing, or lambda is negative.
+            InputError: shapes do not fit, a count is not positive, or lambda is negative.
         """
         if centres.ndim != 2 or fisher.shape != centres.shape or len(counts) != len(centres):
             found = f"{tuple(centres.shape)}, {tuple(fisher.shape)} and {np.shape(counts)}"
@@ -149,11 +150,11 @@ class GKP:
 
     @checked
     def __call__(self, model: nn.Module, labels: Tensor) -> Tensor:
-        """Return the loss of a batch, for a training loop that adds it to its own.
+        """Return the loss of a batch, which a training loop adds to its own loss.
 
         Args:
-            model: whose parameters are preserved.
-            labels: of the batch, (B,); on the CPU no GPU has to be waited for.
+            model: its parameters are preserved.
+            labels: of the batch, (B,); on the CPU, to avoid waiting for a GPU.
 
         Returns:
             A scalar; gradients flow through it to the parameters.
@@ -173,7 +174,7 @@ class GKP:
 
         Args:
             theta: parameters of the encoder, (E,).
-            shares: w, each group's part of the batch, (G,), 1 in all.
+            shares: w, each group's share of the batch, (G,), with sum 1.
 
         Returns:
             A scalar; gradients flow through it.
@@ -184,11 +185,11 @@ class GKP:
 
     @torch.no_grad()
     def gradient(self, theta: Tensor, shares: Tensor) -> Tensor:
-        """Return the gradient of `value` by theta; the arguments are those of `value`.
+        """Return the gradient of `value` with respect to theta.
 
         Args:
             theta: parameters of the encoder, (E,).
-            shares: w, each group's part of the batch, (G,), 1 in all.
+            shares: w, each group's share of the batch, (G,), with sum 1.
 
         Returns:
             (E,); the caller may change it.

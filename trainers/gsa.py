@@ -1,4 +1,4 @@
-"""Grouped sharpness-aware minimisation (GSA): perturb along what each group of classes has of its own.
+"""Grouped sharpness-aware minimisation (GSA): perturb along the specific gradient component of each group of classes.
 
 Equations of "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), for groups g = 1..G with n_g
 training samples, theta of d entries, g_g the gradient of the mean loss over the group's samples in the batch:
@@ -8,8 +8,8 @@ training samples, theta of d entries, g_g the gradient of the mean loss over the
     eps_g = Z sqrt(d) rho_g h_g / ||h_g||                                             (14)
     loss of the group = L_g(theta + eps_g) + ||theta|| / (2 sqrt(n_g - 1) rho_g)      (15)
 
-The gradients are truly per group: batch norm's statistics couple the samples of a batch, so each group costs a backward
-pass of its own through the one graph of the first forward pass.
+The gradients of groups are exact: batch norm's statistics couple the samples of a batch, so each group needs its own
+backward pass through the graph of the first forward pass.
 """
 
 import dataclasses
@@ -45,19 +45,19 @@ FIRST_PASSES = ("exact", "decoupled", "shared")
 
 @dataclasses.dataclass(frozen=True)
 class Radii:
-    """The numbers of equations 12 to 15 for one batch, (G,) tensors each; zero for a group that has no direction."""
+    """The numbers of equations 12 to 15 for one batch, (G,) tensors each; zero for a group without a direction."""
 
     share: Tensor  # of the batch's samples
     gradient_norm: Tensor  # ||g_g||
     specific_norm: Tensor  # ||h_g||
     rho: Tensor  # rho_g of equation 13
-    radius: Tensor  # ||eps_g|| but for rounding, in units of |theta| if adaptive
-    clipped: Tensor  # 1 where Z rho_g was beyond a bound, which then is the radius whatever n_g is
+    radius: Tensor  # ||eps_g|| up to rounding, in units of |theta| if adaptive
+    clipped: Tensor  # 1 if Z rho_g was outside the bounds of `clip`; the bound is then the radius, whatever n_g is
 
 
 @dataclasses.dataclass(frozen=True)
 class _Piece:
-    """Samples of a batch that the model runs on at a time."""
+    """Samples of a batch that the model evaluates at a time."""
 
     losses: Losses
     groups: Tensor  # of each sample, on the CPU
@@ -74,7 +74,7 @@ def _pieces(losses: Losses | Sequence[Losses], groups: Tensor | Sequence[Tensor]
 
 
 class GSA(torch.optim.Optimizer):
-    """Any optimizer, made sharpness-aware group by group.
+    """A wrapper that makes any optimizer sharpness-aware, separately for each group of classes.
 
         optimizer = GSA(
             model.parameters(), torch.optim.SGD, counts=[8000, 3000, 1000, 406], model=model, lr=0.1, momentum=0.9
@@ -83,13 +83,13 @@ class GSA(torch.optim.Optimizer):
             groups = group_of_class[labels]
             optimizer.step(lambda: F.cross_entropy(model(inputs), labels, reduction="none"), groups)
 
-    What belongs to the base optimizer, such as lr, is in `param_groups`, which schedulers change. `state_dict()` holds
-    the base optimizer's and the average gradient; groups are the caller's to keep.
+    The options of the base optimizer, such as lr, are in `param_groups`, which schedulers change. `state_dict()` has
+    the state of the base optimizer and the average gradient; the caller stores the groups.
 
-    By default the perturbations of the groups join, weighted by their shares w_g of the batch, and one second pass
-    serves all. With the batch's own gradient as the global direction the weighted h_g cancel,
-    sum_g w_g h_g = g - g = 0, and only their different lengths leave something to perturb along; an average over
-    past steps (`average`) keeps them apart, and estimates the gradient of the whole set better. It is the default.
+    By default the perturbations of the groups are added, weighted by their shares w_g of the batch, and there is one
+    second pass for all. With the batch's own gradient as the global direction g, the weighted h_g cancel,
+    sum_g w_g h_g = g - g = 0, and the joint perturbation comes only from their different lengths. An average over past
+    steps (`average`, the default) avoids this, and is a better estimate of the gradient of the whole set.
     """
 
     @checked
@@ -114,26 +114,26 @@ class GSA(torch.optim.Optimizer):
         """Wrap an optimizer.
 
         Args:
-            params: parameters, or groups of them, as every optimizer takes them.
-            base: the optimizer's class.
-            counts: n_g, training samples of each group, (G,). A group of one sample has the radius of one of two,
-                as equation 13 is infinite for it.
+            params: parameters, or groups of them, as for every optimizer.
+            base: class of the base optimizer.
+            counts: n_g, training samples of each group, (G,). A group of one sample has the radius of a group of two,
+                because equation 13 is infinite for one.
             scale: Z of equation 14.
-            direction: "specific" perturbs along h_g; "projected" along what equation 12 takes away, the ablation of
-                the paper's Table 5; "difference" along g_g - g without a projection, as the authors' code does.
-            average: decay of the exponential average of batch gradients that is the global direction g; 0 takes the
+            direction: "specific" perturbs along h_g; "projected" along the component that equation 12 removes, the
+                ablation of the paper's Table 5; "difference" along g_g - g without a projection, as the authors' code.
+            average: decay of the exponential average of batch gradients, which is the global direction g; 0 uses the
                 batch's own gradient.
-            perturb: "joint": one second pass at theta + sum_g w_g eps_g; "per-group": one for each group at
-                theta + eps_g, equation 15 to the letter.
-            first_pass: "exact": a backward pass for each group; "decoupled" (needs `model`): batch norm's statistics
-                of the batch count as constants, so that one backward pass gives all groups' gradients; "shared": one
-                backward pass, and the batch's gradient stands for every group's, as in the authors' code.
+            perturb: "joint" has one second pass at theta + sum_g w_g eps_g; "per-group" has one for each group at
+                theta + eps_g, as in equation 15.
+            first_pass: "exact" has a backward pass for each group; "decoupled" (needs `model`) treats batch norm's
+                statistics of the batch as constants, so that one backward pass gives the gradients of all groups;
+                "shared" has one backward pass and uses the batch's gradient for every group, as the authors' code.
             adaptive: scale the perturbation of each parameter by its size, as adaptive SAM does.
-            clip: smallest and largest Z rho_g; None for equation 13 as it stands, which has no bound when a group is
-                fitted and h_g vanishes. The authors' code has 2e-3 and 3e-3, with adaptive scaling, which shortens.
+            clip: smallest and largest Z rho_g; None means no clipping of equation 13, which has no bound when a group
+                is fitted and h_g vanishes. The authors' code uses 2e-3 and 3e-3, with adaptive scaling.
             norm_term: add the second term of equation 15, with rho_g as a constant.
-            model: whose batch norm counts the first pass only; None where there is no batch norm.
-            reduce: adds a tensor up over all ranks, in place.
+            model: its batch norm updates running statistics in the first pass only; None without batch norm.
+            reduce: sums a tensor over all ranks, in place.
             options: of the base optimizer.
 
         Raises:
@@ -193,16 +193,16 @@ class GSA(torch.optim.Optimizer):
 
     @checked
     def gradients(self, losses: Losses | Sequence[Losses], groups: Tensor | Sequence[Tensor]) -> Tensor:
-        """Leave the gradient of equation 15's sum in the parameters' `.grad`; the parameters stay where they are.
+        """Write the gradient of equation 15's sum into the parameters' `.grad`, without changing the parameters.
 
-        Groups weigh by their share of the batch, so that without perturbation this is the batch's gradient.
+        Groups are weighted by their share of the batch, so that without perturbation this is the batch's gradient.
 
         Args:
-            losses: runs the model on the batch; called twice, or 1 + G times with perturb="per-group". A batch that
-                does not fit in memory at once is given in pieces, as a list of such functions; batch norm takes the
-                statistics of each piece.
-            groups: of each sample, (B,) integers from 0 to G - 1; on the CPU, where no GPU has to be waited for. Of a
-                batch in pieces a list, one for each.
+            losses: runs the model on the batch; called twice, or 1 + G times with perturb="per-group". For a batch that
+                does not fit in memory, a list of such functions, one for each piece; batch norm uses the statistics of
+                each piece.
+            groups: of each sample, (B,) integers from 0 to G - 1; on the CPU, to avoid waiting for a GPU. For a batch
+                in pieces, a list with one tensor for each piece.
 
         Returns:
             The losses of the first pass, (B,), without a graph.
@@ -254,7 +254,7 @@ class GSA(torch.optim.Optimizer):
     def step(  # type: ignore[override]  # a closure of another kind
         self, closure: Losses | Sequence[Losses], groups: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """Make one step; see `gradients`, whose `losses` are called as every optimizer calls them here."""
+        """Make one step; `closure` is the argument `losses` of `gradients`."""
         values = self.gradients(closure, groups)
         self.base.step()
         return values
@@ -264,16 +264,16 @@ class GSA(torch.optim.Optimizer):
         return {**self.base.state_dict(), "average": self.average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore a state from `state_dict`."""
         average = state_dict["average"]
         self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "average"})
-        self.param_groups = self.base.param_groups  # loading has made them anew
+        self.param_groups = self.base.param_groups  # loading has replaced them
         self.average = None if average is None else average.to(trainable(self.param_groups)[0])
 
     def _add_group_gradients(self, piece: _Piece, rows: Tensor, parameters: list[Tensor]) -> Tensor:
         """Add the gradients of the groups' SUMS over a piece's samples to (G, D); return the losses, (B,).
 
-        Of a first pass that all groups share, the sum over all samples is added to the first row.
+        If all groups share the first pass, the sum over all samples is added to the first row.
 
         Returns:
             The losses, without their graph.
@@ -312,7 +312,7 @@ class GSA(torch.optim.Optimizer):
             projected = along[:, None] * whole
             h = rows - projected if self._direction == "specific" else projected
         h_norm = h.norm(dim=1)
-        # What rounding leaves of a gradient that lies along g is no direction: with one group it is all there is.
+        # For a gradient along g, only rounding remains, which is no direction; with one group this is always so.
         real = h_norm > norms * torch.finfo(h.dtype).eps ** 0.5
         safe = torch.where(real, h_norm, 1.0)
         rho = (theta.norm() / (2 * safe)).sqrt() * d**-0.25 * self._spare.to(theta) ** -0.25
@@ -326,7 +326,7 @@ class GSA(torch.optim.Optimizer):
         return Radii(share, norms, *found), eps
 
     def _norm_gradient(self, theta: Tensor, radii: Radii) -> Tensor:
-        """Return the gradient of sum_g w_g ||theta|| / (2 sqrt(n_g - 1) rho_g), rho_g held fixed."""
+        """Return the gradient of sum_g w_g ||theta|| / (2 sqrt(n_g - 1) rho_g), with rho_g as a constant."""
         slope = radii.share / (2 * self._spare.to(theta).sqrt() * radii.rho)
         total: Tensor = torch.where(radii.rho > 0, slope, 0.0).sum()
         return theta.mul(total / theta.norm())

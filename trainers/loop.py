@@ -1,7 +1,7 @@
-"""The loop: what one epoch does to a model, whatever the recipe, and everything that must be kept to go on.
+"""The training loop: one epoch for any recipe, and the state that is needed to continue.
 
-Randomness is drawn anew at the start of each epoch from (seed, epoch, rank), so that no generator has to be saved: a
-run that was interrupted goes on from its last epoch as if nothing had happened; on a CPU bit for bit.
+At the start of each epoch the generators are seeded with (seed, epoch, rank), so that no generator has to be saved: an
+interrupted run continues from its last epoch with the same result; on a CPU bit for bit.
 """
 
 import math
@@ -39,26 +39,26 @@ from trainers.passes import alone, flat, gradient, hand_over, kept_statistics, t
 from trainers.recipes import Recipe
 from trainers.sam import SAM, shares
 
-SHUFFLE, STEPS, FIRST, TRIAL = range(4)  # what a stream of random numbers is for
+SHUFFLE, STEPS, FIRST, TRIAL = range(4)  # numbers of the streams of random numbers
 
 
 class Trainer:
     """A model under training by a recipe."""
 
     def __init__(self, recipe: Recipe, model: nn.Module, train: Samples, *, device: torch.device, workers: int = 0):
-        """Prepare; nothing is random here but the first weights of bcl's head.
+        """Prepare the training; only the initial weights of bcl's head are random here.
 
         Args:
-            recipe: what to do; its views are set.
+            recipe: with its views set.
             model: inputs (B, ...) -> logits (B, C). It is moved to the device and trained.
-            train: the samples to learn from.
-            device: where.
-            workers: processes that read images from files.
+            train: the training samples.
+            device: of the training.
+            workers: number of processes that read images from files.
 
         Raises:
-            InputError: the model, the loss and the data do not fit together, as a trial with a few samples shows.
-            NumericalError: the loss is not finite, or the samples of a batch influence each other where the recipe
-                says they do not.
+            InputError: a trial with a few samples shows that model, loss and data do not fit together.
+            NumericalError: the loss is not finite, or the samples of a batch influence each other although the recipe
+                requires that they do not.
         """
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError("the model has no parameters to train: leave requires_grad on")
@@ -105,13 +105,13 @@ class Trainer:
 
     @property
     def n_batches(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps per epoch."""
         size, of_batch = len(self.train), self.recipe.batch_size
         return size // of_batch if self.recipe.drop_last else math.ceil(size / of_batch)
 
     @property
     def base(self) -> torch.optim.Optimizer:
-        """The optimizer that steps, inside of SAM or GSA."""
+        """The base optimizer, inside SAM or GSA."""
         return self._base
 
     @cached_property
@@ -167,7 +167,7 @@ class Trainer:
         return torch.optim.SGD(chosen, **options)
 
     def _try_out(self) -> None:
-        """Run a few samples through model and loss, as few as a step may have; nothing of it stays."""
+        """Evaluate model and loss on the smallest batch that a step may have, without lasting effects."""
         r = self.recipe
         self.model.train()
         with seeded(self.device, r.seed, TRIAL), kept_statistics(self._both):
@@ -188,7 +188,7 @@ class Trainer:
                     per_sample.check(self.model, lambda: self._losses(views, labels, self.model)[0])
 
     def _remedy(self, inputs: Tensor) -> str:
-        """Say what may help where the model or the loss fails at once."""
+        """Return a possible remedy if the model or the loss fails in the trial."""
         if inputs.dtype == torch.uint8:
             return f"; these are bytes: pass {arg('normalize')}, such as {arg('normalize', 'none')}"
         if self._smallest == 1:
@@ -200,7 +200,7 @@ class Trainer:
 
         Args:
             group_of: number of each class's group, (C,).
-            penalty: of GKP; None where the recipe has none.
+            penalty: of GKP; None if the recipe has none.
         """
         self.group_of = torch.from_numpy(np.asarray(group_of, dtype=np.int64))
         self.penalty = penalty
@@ -210,19 +210,19 @@ class Trainer:
     def run_epoch(self, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
         """Train for one epoch.
 
-        An epoch is cut into ceil(N / batch_size) batches whose sizes differ by one at most: no sample is dropped, and
-        batch norm meets no last batch of one unless batches are of two. With drop_last all batches are full, and the
-        samples that are left over wait for another epoch's order.
+        An epoch is divided into ceil(N / batch_size) batches with sizes that differ by at most one: no sample is
+        dropped, and batch norm gets no batch of one sample unless batches have two. With drop_last all batches are
+        full, and the remaining samples are not used in this epoch.
 
         Args:
-            progress: called with (batches done, batches in all).
+            progress: called with (finished batches, number of batches).
 
         Returns:
             learning_rate of the last step; train_loss and train_accuracy over the samples; pull_share and
-            clipped_share over the steps, nan where there is no pull or no radius.
+            clipped_share over the steps, nan if there is no pull or no radius.
 
         Raises:
-            NumericalError: the loss is not finite any more; the model's weights are of no use then.
+            NumericalError: the loss is no longer finite; the model's weights are then useless.
         """
         r, size = self.recipe, len(self.train)
         n_batches = self.n_batches
@@ -264,7 +264,7 @@ class Trainer:
         }
 
     def remedy(self) -> str:
-        """Say what may keep the loss finite."""
+        """Return advice for keeping the loss finite."""
         r = self.recipe
         radius = {
             "sam": f", or {arg('rho')}, now {r.rho:g}",
@@ -299,7 +299,7 @@ class Trainer:
         """
         hits: list[Tensor] = []
         groups = None if self.group_of is None else self.group_of[torch.from_numpy(classes)]
-        # a first pass with several backward passes, which a compiled graph lets happen once only
+        # the first pass has several backward passes, but a compiled graph allows only one
         by_group = isinstance(self.optimizer, ClassSAM) or (isinstance(self.optimizer, GSA) and groups is not None)
 
         def run() -> Tensor:
@@ -330,7 +330,7 @@ class Trainer:
         return values.detach(), hits[0]
 
     def _preserve(self, penalty: GKP, groups: Tensor) -> None:
-        """Mix the gradient of GKP into that of the data, alpha and 1 - alpha of equation 16, and note its share."""
+        """Combine the gradients of the data and of GKP by alpha and 1 - alpha (equation 16), and record the shares."""
         r = self.recipe
         alpha = schedule.mixing(self.epoch, r.epochs, r.alpha_start, r.alpha_end)
         counts = torch.bincount(groups, minlength=len(penalty.centres)).to(
@@ -351,7 +351,7 @@ class Trainer:
             p.grad = piece if p.grad is None else p.grad.add_(piece)
 
     def _place(self, encoder: Sequence[Tensor]) -> Tensor:
-        """Return where GKP's pull is taken: at theta, or at GSA's perturbed theta, as the released code has it."""
+        """Return the point for GKP's gradient: theta or, as in the released code, GSA's perturbed theta."""
         theta = flat(encoder)
         if self.recipe.pull_at == "theta" or not isinstance(self.optimizer, GSA) or self.optimizer.perturbation is None:
             return theta
@@ -397,7 +397,7 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Return the first view's logits (B, C) and the contrastive loss of the others, (B,).
 
-        The head projects all views, as in the released code: its batch norm sees the first one too.
+        The head projects all views, including the first one, as in the released code; its batch norm uses all of them.
         """
         with classifiers.Tap(self.model, self.classifier) as tap:
             logits = models.logits_of(forward(inputs), self.n_classes)
@@ -409,7 +409,7 @@ class Trainer:
         return logits[:n].float(), contrast
 
     def _class_conditional(self, inputs: Tensor, labels: Tensor, on_host: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses of CC-SAM, and whether the classifier as it is classifies each sample correctly."""
+        """Return the losses of CC-SAM, and whether the unperturbed classifier classifies each sample correctly."""
         with classifiers.Tap(self.model, self.classifier) as tap:
             logits = models.logits_of(self.model(inputs), self.n_classes).float()
             features = tap.features
@@ -426,7 +426,7 @@ class Trainer:
         return values, logits.detach().argmax(dim=1) == labels
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that changes from step to step, by name, for `restore`."""
+        """Return everything that changes from step to step, by name, for `restore`."""
         found = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         if self.head is not None:
             found |= {f"head.{name}": t for name, t in self.head.state_dict().items()}
@@ -439,11 +439,11 @@ class Trainer:
         return found
 
     def restore(self, epoch: int, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned.
+        """Restore a state.
 
         Args:
-            epoch: epochs done then.
-            state: what `state` returned.
+            epoch: number of finished epochs at that time.
+            state: from `state`.
         """
         self.epoch = epoch
         self.model.load_state_dict(_below("model.", state))
@@ -462,11 +462,11 @@ def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def seeded(device: torch.device, *entropy: int) -> Generator[None, None, None]:
-    """Seed torch's global generators, from which layers, dropout and augmentation draw; give them back at the end.
+    """Seed torch's global generators, which layers, dropout and augmentation use; restore them at the end.
 
     Args:
-        device: whose generator is seeded besides the CPU's.
-        entropy: numbers of at least 0; other numbers give independent streams.
+        device: its generator is seeded besides that of the CPU.
+        entropy: nonnegative numbers; different numbers give independent streams.
 
     Yields:
         Nothing.

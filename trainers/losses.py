@@ -1,8 +1,8 @@
-"""Losses that only training needs: they look at a batch as a whole, which an analysis of parts of the data must not.
+"""Losses that only training needs: they couple the samples of a batch, which an analysis of parts does not allow.
 
-Deferred re-weighting (Cao et al. 2019) makes classes weigh by their effective number of samples. Balanced contrastive
+Deferred re-weighting (Cao et al. 2019) weights classes by their effective number of samples. Balanced contrastive
 learning (BCL; Zhu et al. 2022) adds, to the logit-adjusted cross-entropy of one view of each sample, a contrastive
-loss of further views, in which all classes take part alike:
+loss of further views, in which all classes have equal weight:
 
     2.0 * CE(z + log pi, y) + 0.6 * L_contrastive
 """
@@ -34,7 +34,7 @@ class BCL:
     temperature: float = 0.1  # of the contrastive loss
     tau: float = 1.0  # of the logit adjustment
     hidden: float = 512  # width of the projection head within
-    projected: float = 128  # dimensions of what it returns
+    projected: float = 128  # dimension of its output
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -50,7 +50,7 @@ def options_of(text: str | None) -> dict[str, float]:
     """Read options of a loss.
 
     Args:
-        text: such as "gamma=0.3,tau=1"; None has none.
+        text: such as "gamma=0.3,tau=1"; None means no options.
 
     Returns:
         Their values by name.
@@ -79,7 +79,7 @@ def bcl_of(options: Mapping[str, float]) -> BCL:
         options: by name, such as {"temperature": 0.07}.
 
     Returns:
-        These, and the defaults of all others.
+        The given options, and the defaults of all others.
 
     Raises:
         InputError: there is no such option, or a value is out of its range.
@@ -93,14 +93,14 @@ def bcl_of(options: Mapping[str, float]) -> BCL:
 
 @checked
 def effective_number_weights(class_counts: np.ndarray, beta: float = 0.9999) -> Tensor:
-    """Weigh classes by the inverse of their effective number of samples: w_c ~ (1 - beta) / (1 - beta^n_c).
+    """Weight classes by the inverse of their effective number of samples: w_c ~ (1 - beta) / (1 - beta^n_c).
 
     Args:
         class_counts: n, (C,) training samples of each class.
-        beta: from 0, equal weights, to below 1, towards which the weights go as 1 / n_c.
+        beta: at least 0, which gives equal weights, and below 1; near 1 the weights are proportional to 1 / n_c.
 
     Returns:
-        w, (C,) in float64, of sum C.
+        w, (C,) in float64, with sum C.
 
     Raises:
         InputError: a class has no training samples, its weight is not finite; or beta is out of its range.
@@ -123,16 +123,16 @@ def effective_number_weights(class_counts: np.ndarray, beta: float = 0.9999) -> 
 def reweighted(
     loss: Callable[[Tensor, Tensor], Tensor], weights: Tensor, reduce: Reduce = alone
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Weigh a loss by class so that its mean over a batch is the weighted mean: sum_i w_i l_i / sum_i w_i.
+    """Weight a loss by class so that its mean over a batch is the weighted mean: sum_i w_i l_i / sum_i w_i.
 
-    Sample i gets w_i / mean(w) l_i with the mean over the batch at hand, as in the deferred re-weighting of Cao et
-    al. 2019 and in torch's cross-entropy with class weights. Samples so depend on the others of their batch: by
-    itself, a sample has the plain loss.
+    Sample i gets w_i / mean(w) l_i with the mean over its batch, as in the deferred re-weighting of Cao et al. 2019 and
+    in torch's cross-entropy with class weights. The loss of a sample thus depends on its batch: in a batch of one, it
+    is the plain loss.
 
     Args:
         loss: logits (B, C), labels (B,) -> (B,).
         weights: w, (C,), positive.
-        reduce: adds a tensor up over all ranks that share the batch, in place.
+        reduce: sums a tensor over all ranks that share the batch, in place.
 
     Returns:
         The weighted loss of each sample.
@@ -149,13 +149,13 @@ def reweighted(
 
 
 class ContrastiveHead(nn.Module):
-    """Two small networks of one form, which put samples and classes on one unit sphere.
+    """Two small networks of the same form, which map samples and classes to one unit sphere.
 
-    Linear (F, H), batch norm, ReLU, Linear (H, K), then division by the length: one for the features of samples, one
-    for the weight vectors of the classifier, whose images are the classes' prototypes. Weights are drawn as He et al.
-    2015 do for a ReLU.
+    Each is Linear (F, H), batch norm, ReLU, Linear (H, K), then division by the norm. One is for the features of
+    samples; the other maps the weight vectors of the classifier to the prototypes of the classes. Weights are drawn as
+    in He et al. 2015 for a ReLU.
 
-    Source: Zhu et al. 2022, section 4.3; widths and first weights are those of the released
+    Source: Zhu et al. 2022, section 4.3; widths and initial weights are those of the released
     ChenShengHan100/gkp-gsa for CIFAR, and of FlamieZhu/Balanced-Contrastive-Learning for larger images.
     """
 
@@ -164,8 +164,8 @@ class ContrastiveHead(nn.Module):
 
         Args:
             n_features: F, inputs of the classifier.
-            n_hidden: H, width within.
-            n_projected: K, dimensions of the sphere's space.
+            n_hidden: H, width of the hidden layer.
+            n_projected: K, dimension of the output.
         """
         super().__init__()
         self.n_features = n_features
@@ -209,7 +209,7 @@ def _perceptron(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
 
 @checked
 def balanced_contrastive(projections: Tensor, labels: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Tensor:
-    """Draw a sample's views to those of its class and away from the other classes, which weigh the same.
+    """Pull a sample's views towards those of its class and away from the other classes, which have equal weight.
 
     For view i of a sample with label y, and B_j all views of the batch with label j, along with the prototype of j:
 
@@ -217,15 +217,15 @@ def balanced_contrastive(projections: Tensor, labels: Tensor, prototypes: Tensor
         S_i = sum_{j != y} 1 / |B_j| sum_{k in B_j} exp(z_i.z_k / t)
               + 1 / (|B_y| - 1) sum_{k in B_y, k != i} exp(z_i.z_k / t)
 
-    The anchor i is left out of its own class wherever it is summed or counted, of the numerators as of S_i: |B_y| - 1
-    counts the other views of class y and its prototype. |B_j| of the other classes counts all of their views and the
-    prototype. As each class has its prototype in the batch, none is ever empty. Prototypes are no anchors.
+    The anchor i is left out of all sums and counts over its own class, in the numerators and in S_i: |B_y| - 1 counts
+    the other views of class y and its prototype. |B_j| of another class counts all of its views and its prototype.
+    Because each class has its prototype in the batch, no class is empty. Prototypes are no anchors.
 
     Args:
         projections: z of V views of each sample, (V, B, K), of length 1.
         labels: y, (B,), from 0 to C - 1.
         prototypes: z of each class, (C, K), of length 1.
-        temperature: t, positive; small values look at the nearest only.
+        temperature: t, positive; for small values only the nearest views matter.
 
     Returns:
         The mean of L_i over the views of each sample, (B,).

@@ -1,4 +1,4 @@
-"""Memory-based grouping: the models in which classes had their best features, and groups of classes made by these.
+"""Memory-based grouping: the models in which classes had their best features, and groups of classes based on these.
 
 Equations of "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026), for classes c and groups g:
 
@@ -7,7 +7,7 @@ Equations of "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 
     groups    = normalised cuts of the classes by the similarity of their theta*_c                     (2)
     theta*_g  = mean of theta*_c over the group's classes, its convergence point                       (3)
 
-Only the encoder takes part: all trainable parameters before the classifier, E entries in all.
+Only the encoder is compared: all trainable parameters before the classifier, E entries in all.
 """
 
 import re
@@ -34,11 +34,11 @@ _WEAKEST_EDGE = 1e-6  # an edge of weight zero could cut the graph, whose spectr
 
 
 class Bank:
-    """Which epoch each class's features were best in, and a snapshot of the model for each such epoch.
+    """The epoch in which each class had its best features, and a snapshot of the model for each such epoch.
 
-    Classes share snapshots: a folder `epoch-0012.pt`, ... of plain checkpoints that every analysis reads, instead of C
-    copies of the encoder. There are C + 1 of them at most: what a class has just left is deleted at the next `update`
-    only, so that a run that is cut before it has kept `state()` can still go back to the one before.
+    Classes share snapshots: a folder with `epoch-0012.pt`, ..., plain checkpoints that every analysis reads, instead of
+    C copies of the encoder. There are at most C + 1 of them: a snapshot that is no longer needed is deleted only at the
+    next `update`, so that a run that is killed before it has stored `state()` can return to the previous state.
     """
 
     def __init__(self, folder: Path, n_classes: int) -> None:
@@ -76,18 +76,18 @@ class Bank:
     def update(
         self, epoch: int, quality: np.ndarray, state: Mapping[str, Tensor], meta: Mapping[str, Any]
     ) -> np.ndarray:
-        """Store the model for the classes whose features are better than ever; it is written once, or not at all.
+        """Store the model for the classes with their best features so far; it is written once, or not at all.
 
-        A class without a quality (nan) cannot be compared and takes the newest epoch.
+        A class without a quality (nan) cannot be compared and uses the newest epoch.
 
         Args:
-            epoch: of the model, later than those before.
-            quality: (C,), as from `class_means.feature_quality`.
+            epoch: of the model, later than all earlier ones.
+            quality: (C,), from `class_means.feature_quality`.
             state: the model's `state_dict()`.
-            meta: what the checkpoint says of itself; see `checkpoints.write`.
+            meta: description of the checkpoint; see `checkpoints.write`.
 
         Returns:
-            The classes that took this epoch.
+            The classes with their best features in this epoch.
 
         Raises:
             InputError: the epoch or the qualities do not fit.
@@ -134,13 +134,13 @@ class Bank:
         return {"epochs": self._epochs.tolist(), "best": best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned; snapshots of later epochs do no harm.
+        """Restore a state; snapshots of later epochs have no effect.
 
         Args:
-            state: what `state` returned.
+            state: from `state`.
 
         Raises:
-            InputError: it is of another number of classes.
+            InputError: the number of classes differs.
             StoreError: a snapshot is missing.
         """
         epochs = np.asarray(state["epochs"], dtype=np.int64)
@@ -183,15 +183,16 @@ def group_classes(bank: Bank, names: Sequence[str], n_groups: int, *, centre: bo
 
     similarity = (1 + cosine) / 2. Groups are numbered by the mean index of their classes.
 
-    Snapshots of one run are all alike. Centring spreads their similarities but hardly changes the groups: on synthetic
-    trajectories through four phases (40 classes, 100 epochs, 2,000 parameters, 20 seeds) raw similarities above 0.999
-    gave the phases back with an adjusted Rand index of 0.78, centred ones from 0.02 on with 0.79 (spread 0.11 each).
+    Snapshots of one run are very similar. Centring spreads their similarities but hardly changes the groups: on
+    synthetic trajectories through four phases (40 classes, 100 epochs, 2,000 parameters, 20 seeds), raw similarities
+    above 0.999 recovered the phases with an adjusted Rand index of 0.78, centred similarities from 0.02 on with 0.79
+    (spread 0.11 each).
 
     Args:
         bank: of the classes' snapshots, which are read a few at a time.
         names: of the encoder's parameters.
-        n_groups: G. Where fewer snapshots are distinct, there are as many groups as these.
-        centre: subtract the classes' mean vector before the cosine is taken.
+        n_groups: G. If there are fewer distinct snapshots, there is one group for each.
+        centre: subtract the classes' mean vector before the cosine is computed.
         seed: of the k-means step.
 
     Returns:
@@ -274,8 +275,8 @@ def group_centres(bank: Bank, groups: Groups, names: Sequence[str]) -> Tensor:
         names: of the encoder's parameters.
 
     Returns:
-        The convergence points theta*, (G, E), in the dtype of the snapshots, on the CPU. The averaged network has
-        running statistics of its own, which nothing here knows: see `settled`.
+        The convergence points theta*, (G, E), in the dtype of the snapshots, on the CPU. The running statistics of the
+        averaged network are not known here; `settled` estimates them.
 
     Raises:
         InputError: a snapshot cannot be read or does not fit.

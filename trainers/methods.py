@@ -31,7 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bcl-gsa": {"loss": "bcl", "sharpness": "gsa"},
     "bcl-gsa-gkp": {"loss": "bcl", "sharpness": "gsa", "gkp": True},
 }
-"""The rows of the paper's tables 1, 4 and 5, Figure 9's columns ce, sam and gsa-gkp, and three peers of GSA."""
+"""The rows of the paper's tables 1, 4 and 5, the columns ce, sam and gsa-gkp of Figure 9, and three related methods."""
 
 _CIFAR: dict[str, Any] = {
     "model": "resnet32",
@@ -68,7 +68,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
     },
 }
 """Schedules of the paper's four benchmarks (section S7) and of the data that come with the package. The paper gives no
-batch size for the two sets of large images; 256 is that of the learning rates' origin."""
+batch size for the two sets of large images; 256 belongs to the source of the learning rates."""
 
 _RADII = {
     ("cifar10", "ce", "none"): 0.1,
@@ -78,8 +78,8 @@ _RADII = {
     ("cifar100", "ce", "drw"): 0.8,
     ("cifar100", "ldam", "drw"): 0.8,
 }
-"""SAM's radius by data, loss and re-weighting where it is not given: Rangwani et al. 2022, "Escaping saddle points for
-effective generalization on class-imbalanced data", and their code. All else has 0.05, that of Foret et al. 2021."""
+"""Default of SAM's radius by data, loss and re-weighting: Rangwani et al. 2022, "Escaping saddle points for effective
+generalization on class-imbalanced data", and their code. For all others it is 0.05, as in Foret et al. 2021."""
 
 _BCL_OF_LARGE_IMAGES = "ce_weight=1,contrast_weight=0.35,temperature=0.07,hidden=2048,projected=1024"
 """The options of bcl on ImageNet-LT and iNaturalist: Zhu et al. 2022, and their released code."""
@@ -90,7 +90,7 @@ _FOLLOWERS = {
     "sharpness": {"rho", "rho_schedule", "rho_end", "adaptive", "first_pass"},
     "epochs": {"milestones"},
 }
-"""Fields that a file has decided for its own loss, sharpness and length, and that fit no others."""
+"""Fields that a file set for its own loss, sharpness and length, and that do not fit others."""
 
 OWN = "samples of your own"
 """The data set of a recipe that names none."""
@@ -104,21 +104,21 @@ def compose(
     config: Path | None = None,
     variant: str | None = None,
 ) -> Recipe:
-    """Put a recipe together; later entries of this list override earlier ones.
+    """Combine the sources of a recipe's fields; later entries of the following list override earlier ones.
 
-    The benchmark that the data or the file name, the method that the file names, the file's fields, `benchmark`,
-    `method`, `variant`, `given`. A method sets its four parts, a benchmark its fields, and what the file had to go with
-    others of these is left open again.
+    The benchmark of the data or the file, the method of the file, the fields of the file, `benchmark`, `method`,
+    `variant`, `given`. A method sets its four components, a benchmark its fields; fields of the file that belong to a
+    replaced method or benchmark are decided again.
 
     Args:
         given: fields of `Recipe`.
         method: a name of `METHODS`.
-        benchmark: a name of `BENCHMARKS`; None takes the one that the data set belongs to, if any.
+        benchmark: a name of `BENCHMARKS`; None means that of the data set, if it has one.
         config: a TOML file of fields of `Recipe`; it may also name a `method` and a `benchmark`.
         variant: a name of `variants.VARIANTS`.
 
     Returns:
-        The recipe, checked as far as it can be without the data.
+        The recipe, checked as far as possible without the data.
 
     Raises:
         InputError: an unknown name, a value of the wrong type, or values that do not fit together.
@@ -150,18 +150,18 @@ def compose(
 
 @checked
 def recipe(method: str, *, preset: str | None = None, variant: str | None = None, **fields: Any) -> Recipe:
-    """Return the recipe of a method, as `landscape train` would put it together.
+    """Return the recipe of a method, as `landscape train` would make it.
 
         recipe("gsa-gkp", dataset="digits-lt", epochs=20, seed=1)
 
     Args:
         method: a name of `METHODS`.
-        preset: a name of `BENCHMARKS`; None takes that of the data set, if it has one.
-        variant: "paper", "released" or "source": whose choices are followed; see `variants`.
-        fields: of `Recipe`, named as the options of `landscape train` with _ in place of -.
+        preset: a name of `BENCHMARKS`; None means that of the data set, if it has one.
+        variant: "paper", "released" or "source": the source of open choices; see `variants`.
+        fields: of `Recipe`; the names of the options of `landscape train` with _ instead of -.
 
     Returns:
-        The recipe. Without a data set it is for `train` with samples of your own.
+        The recipe. Without a data set it is for `train` with your own samples.
 
     Raises:
         InputError: an unknown name, or values that do not fit together.
@@ -178,7 +178,7 @@ def recipe(method: str, *, preset: str | None = None, variant: str | None = None
 
 
 def changed(recipe: Recipe, *, model: str) -> Recipe:
-    """Return a recipe for another model; a classifier that was left to the model is decided anew.
+    """Return a recipe for another model; a classifier that depends on the model is decided again.
 
     Args:
         recipe: of another model.
@@ -188,7 +188,7 @@ def changed(recipe: Recipe, *, model: str) -> Recipe:
         The recipe.
 
     Raises:
-        InputError: the model does not go with it.
+        InputError: the model does not fit the recipe.
     """
     made = replace(recipe, model=model, cosine=_cosine(recipe.loss, model))
     check(made)
@@ -204,7 +204,7 @@ def _cosine(loss: str, model: str) -> bool:
 
 
 def label(recipe: Recipe) -> str:
-    """Return the method that a recipe's parts make, or these parts joined by "+" where no method has them."""
+    """Return the name of the method with a recipe's components, or the components joined by "+" if there is none."""
     parts = {name: getattr(recipe, name) for name in _PLAIN}
     for name, changes in METHODS.items():
         if _PLAIN | changes == parts:
@@ -218,12 +218,12 @@ def _schedule(name: str | None) -> dict[str, Any]:
 
 
 def _parts(name: str | None) -> dict[str, Any]:
-    """Return the four parts of a method; plain ones count as well, as ce is nothing but these."""
+    """Return the four components of a method, including the plain ones, of which ce consists."""
     return _PLAIN | _named(METHODS, "method", name) if name else {}
 
 
 def _benchmark_of(dataset: Any) -> str | None:
-    """Return the benchmark of a data set; None where there is none, or where several have it, as `image-list`."""
+    """Return the benchmark of a data set; None if there is none, or several, as for `image-list`."""
     found = [name for name, fields in BENCHMARKS.items() if fields["dataset"] == dataset]
     return found[0] if len(found) == 1 else None
 
@@ -244,5 +244,5 @@ def _milestones(recipe: Recipe) -> tuple[int, ...] | None:
 
 
 def _of_files(dataset: str) -> bool:
-    """Say whether a data set is read from files of images, which are large as a rule."""
+    """Say whether a data set is read from image files, which are usually large."""
     return dataset in datasets.DATASETS and "image_size" in datasets.DATASETS[dataset].takes

@@ -1,4 +1,4 @@
-"""Knowledge preservation in a training loop of one's own: the memory bank, the groups made of it, GKP's penalty."""
+"""Knowledge preservation in your own training loop: the memory bank, the groups, and GKP's penalty."""
 
 import shutil
 import tempfile
@@ -35,18 +35,18 @@ def settled_quality(
     bf16: bool = False,
     keep: Callable[[Scores, Quality], Any] = lambda scores, quality: None,
 ) -> Quality:
-    """Measure the quality of each class's features with batch norm's statistics measured anew.
+    """Measure the quality of each class's features with re-estimated batch-norm statistics.
 
     Args:
-        model: inputs (B, ...) -> logits (B, C); it is given back as it was.
+        model: inputs (B, ...) -> logits (B, C); it is restored.
         samples: the training set.
-        classifier: name of the module whose inputs are the features.
+        classifier: name of the classifier, whose inputs are the features.
         beta: weight of the variance in the paper's form.
         form: of the quality; see `class_means.feature_quality`.
-        seed: of the samples whose statistics are taken.
-        workers: processes that read images from files.
-        bf16: forward passes in bfloat16 where autocast does so.
-        keep: is called with the scores and the quality while the model still has these statistics.
+        seed: of the draw of samples for the statistics.
+        workers: number of processes that read images from files.
+        bf16: run the forward passes in bfloat16 with autocast.
+        keep: called with the scores and the quality while the model has these statistics.
 
     Returns:
         The quality.
@@ -66,7 +66,7 @@ def settled_quality(
 
 
 class Memory:
-    """What GKP and GSA need in a training loop of your own, epoch by epoch.
+    """Everything that GKP and GSA need in your own training loop.
 
         memory = Memory(model, samples, n_groups=4)
         for epoch in range(1, 41):
@@ -98,19 +98,19 @@ class Memory:
         max_samples: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Begin with an empty bank; nothing is written yet.
+        """Start with an empty bank, without writing files.
 
         Args:
-            model: inputs (B, ...) -> logits (B, C), whose last linear layer is the classifier.
+            model: inputs (B, ...) -> logits (B, C); its last linear layer is the classifier.
             samples: the training set, without augmentation.
             n_groups: G.
-            folder: of the bank's snapshots; None takes a temporary one that goes with this object.
-            loss: of the Fisher information: (logits (B, C), labels (B,)) -> (B,).
+            folder: of the bank's snapshots; None means a temporary folder, which is deleted with this object.
+            loss: for the Fisher information: (logits (B, C), labels (B,)) -> (B,).
             strength: lambda.
             form: of the feature quality; see `class_means.feature_quality`.
             beta: weight of the variance in it.
-            max_samples: of a group, for its Fisher information; None takes all.
-            seed: of what is drawn.
+            max_samples: the largest number of samples of a group for its Fisher information; None uses all.
+            seed: of all random draws.
 
         Raises:
             InputError: the classifier is not found, or there are more groups than classes.
@@ -135,15 +135,15 @@ class Memory:
 
     @property
     def n_banked(self) -> int:
-        """Epochs that have come to the bank; groups need several, see `schedule.needed`."""
+        """Number of epochs that the bank has seen; groups need several, see `schedule.needed`."""
         return self._banked
 
     @checked
     def update(self, epoch: int) -> Quality:
-        """Measure the features after an epoch, and keep the network for the classes that have never had better.
+        """Measure the features after an epoch, and store the network for the classes with their best features so far.
 
         Args:
-            epoch: done, from 1; later than those before.
+            epoch: number of finished epochs, from 1; larger than in earlier calls.
 
         Returns:
             The quality of each class's features.
@@ -164,10 +164,10 @@ class Memory:
         """Group the classes by their best networks, and measure convergence points and Fisher information.
 
         Returns:
-            The groups; `group_of`, `counts` and `gkp` are theirs from now on.
+            The groups; from now on `group_of`, `counts` and `gkp` belong to them.
 
         Raises:
-            InputError: too few epochs are banked.
+            InputError: the bank has seen too few epochs.
             NumericalError: the Fisher information is not finite.
         """
         if self._banked < needed(self._n_groups):

@@ -149,7 +149,8 @@ class Recipe:
 
     group_after: float = _option(0.1, "Group the classes for the first time after this fraction of the run.")
     regroup_every: float = _option(
-        0.1, "Group the classes again each time this fraction of the run has passed; 0 groups them only once."
+        0.1,
+        "Group the classes again each time this fraction of the run has passed; 0 groups them once, into several.",
     )
     centre: bool = _option(False, "Subtract the mean of the classes' parameters before they are compared.")
     quality_form: str = _option(

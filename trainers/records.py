@@ -1,4 +1,4 @@
-"""What a run writes down of itself besides its checkpoints: the history as a table, versions, scalars."""
+"""Records of a run besides its checkpoints: the history as a table, versions, scalars."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from landscape.results import History
 
 
 def columns() -> list[str]:
-    """List what a history has a row of for each epoch."""
+    """List the fields of a history with a row for each epoch."""
     return [item.name for item in fields(History) if (item.metadata["axes"] or ("",))[0] == History.along]
 
 
@@ -28,7 +28,7 @@ def table(rows: Mapping[str, Sequence[Any]], class_names: Sequence[str]) -> str:
     """Return a history as CSV: a row for each epoch, a column for each class's test accuracy.
 
     Args:
-        rows: for each column its values, epoch after epoch.
+        rows: for each column, its value after each epoch.
         class_names: of the test samples, (C,).
 
     Returns:
@@ -45,7 +45,7 @@ def table(rows: Mapping[str, Sequence[Any]], class_names: Sequence[str]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what makes the numbers."""
+    """Return the versions of the packages that affect the numbers."""
     packages = {"landscape": "loss-landscape-per-class", "torch": "torch", "numpy": "numpy"}
     return {name: metadata.version(package) for name, package in packages.items()} | {
         "python": platform.python_version()
@@ -53,23 +53,23 @@ def versions() -> dict[str, str]:
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's state_dict as it is now, on the CPU."""
+    """Return a copy of a model's state_dict on the CPU."""
     return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
 
 
 def monitor(
     model: nn.Module, samples: Samples, optimizer: torch.optim.Optimizer, *, out: Path | None, done: int
 ) -> Any:
-    """Return what measures the loss of every class while a network trains, see `landscape.analyses.monitor`.
+    """Return the monitor of every class during training, see `landscape.analyses.monitor`.
 
-    It is named, and not imported: training stands on no analysis.
+    The module is loaded by name, not imported: training does not depend on analyses.
 
     Args:
-        model: in training.
-        samples: that it learns from.
-        optimizer: that steps.
-        out: result file; None to begin in memory.
-        done: steps that are done.
+        model: the network in training.
+        samples: the training data.
+        optimizer: of the training.
+        out: result file; None keeps the result in memory at first.
+        done: number of finished steps.
 
     Returns:
         A monitor.

@@ -1,4 +1,4 @@
-"""Which recipes can be: ranges of fields, and fields that need or exclude each other."""
+"""The rules for recipes: ranges of fields, and fields that need or exclude each other."""
 
 import math
 from collections.abc import Callable, Collection
@@ -15,7 +15,7 @@ from trainers.schedule import filled, grouping, needed
 
 
 def check(recipe: Recipe) -> None:
-    """Raise InputError for the first field that does not fit, whatever the data are.
+    """Raise InputError for the first invalid field, independently of the data.
 
     Args:
         recipe: all fields set.
@@ -174,13 +174,13 @@ def check(recipe: Recipe) -> None:
 def groups_after(recipe: Recipe) -> Callable[[int], bool]:
     """Return a function that says for each epoch whether classes are grouped after it.
 
-    The bank must have had several epochs by then.
+    The bank must contain several epochs by then.
 
     Args:
         recipe: of a run with groups.
 
     Returns:
-        Epoch, from 1 -> whether.
+        Function of the epoch, from 1, with a boolean result.
     """
     r = recipe
     ready = filled(needed(r.groups), r.warmup_epochs, r.statistics_every)
@@ -188,14 +188,14 @@ def groups_after(recipe: Recipe) -> Callable[[int], bool]:
 
 
 def refuse_idle(recipe: Recipe, given: Collection[str]) -> None:
-    """Raise InputError for the first option that has no effect, because the recipe lacks the part it belongs to.
+    """Raise InputError for the first option without effect, because the recipe lacks the component to which it belongs.
 
     Args:
-        recipe: as `compose` made it.
+        recipe: from `compose`.
         given: fields that the user has set.
 
     Raises:
-        InputError: a field is of a part that the recipe lacks.
+        InputError: a field belongs to a component that the recipe lacks.
     """
     r = recipe
     of_sharpness = dict.fromkeys(name for names in PERTURBATIONS.values() for name in names)

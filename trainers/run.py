@@ -1,15 +1,15 @@
-"""A run and its folder: what is written after each epoch, and how an interrupted run goes on.
+"""A run and its folder: the files that are written after each epoch, and how an interrupted run continues.
 
-    config.toml         the recipe, with all that was left open decided
-    last.pt, best.pt    the model now, and when the validation samples were classified best (only with --validation)
+    config.toml         the recipe, with all defaults filled in
+    last.pt, best.pt    the current model, and that with the best validation accuracy (only with --validation)
     snapshots/          the trajectory: epoch-0000.pt before the first step, then every --snapshot-every epochs
     bank/               one snapshot for each epoch in which a class had its best features, while a class needs it
     history.csv, .h5    a row for each epoch; the .h5 holds the classes' statistics too
     monitor.h5          with --monitor: curvature of every class along the training
-    state.pt            what the next epoch needs; written last, so that an epoch counts when this file says so
+    state.pt            what the next epoch needs; written last, so that this file decides whether an epoch counts
     groups-0020.pt      convergence points and Fisher information of the groups made after epoch 20
 
-All but `state.pt` and `groups-*.pt` are read by every analysis without further options.
+Every analysis reads all files except `state.pt` and `groups-*.pt` without further options.
 """
 
 import logging
@@ -58,20 +58,20 @@ class Run:
         tensorboard: bool = False,
         monitor: bool = False,
     ) -> None:
-        """Take the folder, and go back to its last epoch if it holds an unfinished run of this recipe.
+        """Lock the folder, and continue from its last epoch if it has an unfinished run of this recipe.
 
         Args:
-            recipe: what to do, as `load` left it.
-            data: as `load` gave them.
+            recipe: from `data.load`.
+            data: from `data.load`.
             out: the folder.
             method: a name for the recipe.
-            model: to train; None builds the recipe's.
-            device: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
-            workers: processes that read images from files.
-            overwrite: replace a run in the folder, when this one's first epoch is done.
-            tensorboard: write scalars for TensorBoard as well.
-            monitor: measure the curvature of every class too: once, and then at the ends of so many epochs as take 5 %
-                of the time.
+            model: the network to train; None builds that of the recipe.
+            device: "cpu", "cuda", "cuda:1"; None means a GPU if there is one.
+            workers: number of processes that read images from files.
+            overwrite: replace a run in the folder, after the first epoch of this one.
+            tensorboard: also write scalars for TensorBoard.
+            monitor: also measure the curvature of every class: once, and then at the ends of as many epochs as keep the
+                time of measurements at 5 %.
 
         Raises:
             InputError: the recipe does not fit the data or the machine.
@@ -113,7 +113,7 @@ class Run:
             self._monitor = watched
 
     def _done(self) -> int:
-        """Return how many epochs of the recipe the folder holds."""
+        """Return the number of epochs of the recipe in the folder."""
         state = self.out / "state.pt"
         return 0 if self._overwrite or not state.exists() else int(checkpoints.read(state).meta["epoch"])
 
@@ -126,7 +126,7 @@ class Run:
             return None
 
     def _warn_of_logits(self) -> None:
-        """Say that margins between angles are for logits that are cosines, which a user's own model may well have."""
+        """Warn that margins between angles need cosine logits, which a user's own model may have or not."""
         name, model = self._classifier, self.trainer.model
         cosine = name is not None and isinstance(model.get_submodule(name), NormedLinear)
         if self.recipe.loss in {"ldam", "bcl"} and not cosine and distributed.is_main():
@@ -138,24 +138,24 @@ class Run:
 
     @property
     def _n_trained(self) -> np.ndarray:
-        """Samples of each class that are trained on, (C,)."""
+        """Number of training samples of each class, (C,)."""
         return np.bincount(self.data.train.labels, minlength=len(self.data.train.class_names))
 
     @property
     def features_known(self) -> bool:
-        """Say whether the run measures features, whose quality is in the history."""
+        """Say whether the run measures feature quality."""
         return self._classifier is not None
 
     def train(self, progress: Progress | None = None) -> None:
         """Train to the end of the recipe, writing after each epoch.
 
         Args:
-            progress: called with how far it is.
+            progress: see `Progress`.
 
         Raises:
             NumericalError: the loss is not finite; the checkpoints of the last good epoch are kept.
-            StoreError: a file cannot be written; the run goes on from its last epoch when there is room.
-            KeyboardInterrupt: that of the user, with what is kept.
+            StoreError: a file cannot be written; the run can continue from its last epoch when there is space.
+            KeyboardInterrupt: Ctrl-C; the message says what is stored.
         """
         epochs, text = self.recipe.epochs, ""
 
@@ -203,7 +203,7 @@ class Run:
             self._lock.release()
 
     def history(self) -> History:
-        """Return the history so far, which the first rank keeps."""
+        """Return the history so far, which only the first rank has."""
         columns = {name: np.array(values) for name, values in self._rows.items()}
         return History(
             parts=self.data.train.class_names,
@@ -223,7 +223,7 @@ class Run:
     # What one epoch adds ----------------------------------------------------------------------------------------
 
     def _measured(self) -> dict[str, Any]:
-        """Measure the model on the test, validation and training samples, each as often as the recipe says."""
+        """Evaluate the model on the test, validation and training samples, each as often as the recipe says."""
         r, model, epoch = self.recipe, self.trainer.model, self.trainer.epoch
         nothing = np.full(len(self.data.train.class_names), np.nan)
         options: dict[str, Any] = {"bf16": r.bf16, "workers": self._workers}
@@ -247,7 +247,7 @@ class Run:
         return row
 
     def _tested(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Measure the model on samples that it does not learn from."""
+        """Evaluate the model on test and validation samples."""
         model = self.trainer.model
         test = evaluation.evaluate(model, self.data.test, **options)
         if not np.isfinite(test.loss):
@@ -267,7 +267,7 @@ class Run:
         return row
 
     def _quality(self, classifier: str, options: dict[str, Any]) -> dict[str, Any]:
-        """Measure the features with settled statistics; keep the network for the classes that have never had better."""
+        """Measure the features with re-estimated statistics; store the network for classes with their best features."""
         r, epoch, model = self.recipe, self.trainer.epoch, self.trainer.model
 
         def keep(scores: Scores, quality: Quality) -> None:
@@ -281,7 +281,7 @@ class Run:
         return {"quality": q.quality, "distance": q.distance, "variance": q.variance}
 
     def _grouped(self) -> dict[str, Any]:
-        """Say which epochs the bank holds, and which groups there are."""
+        """Return the epochs in the bank, and the groups."""
         nothing, group_of = np.full(len(self.data.train.class_names), np.nan), self.trainer.group_of
         banked = None if self._bank.empty else self._bank.epochs
         return {
@@ -292,7 +292,7 @@ class Run:
         }
 
     def _regroup(self) -> None:
-        """Group the classes anew where the recipe says so; the first rank does, the others are told."""
+        """Group the classes again if the recipe says so; the first rank does so and sends the groups to the others."""
         r, epoch = self.recipe, self.trainer.epoch
         if not r.grouped or not (rules.groups_after(r)(epoch) or self._missed()):
             return
@@ -313,7 +313,7 @@ class Run:
         self._use(self._told(found))
 
     def _missed(self) -> bool:
-        """Say whether the only grouping found one group of several, and there is an epoch for another grouping."""
+        """Say whether the single grouping found one group instead of several, and an epoch remains for another one."""
         r, group_of = self.recipe, self.trainer.group_of
         found_one = group_of is not None and r.groups > 1 and int(group_of.max()) == 0
         return found_one and r.regroup_every == 0 and self.trainer.epoch < r.epochs
@@ -334,7 +334,7 @@ class Run:
         return {"centres": centres, "fisher": fisher.cpu()}
 
     def _told(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the first rank has found, on every rank."""
+        """Send what the first rank has found to every rank, and return it."""
         if distributed.world() == 1:
             return found
         named = dict(self.trainer.model.named_parameters())
@@ -352,7 +352,7 @@ class Run:
         return found
 
     def _use(self, found: dict[str, Tensor]) -> None:
-        """Hand groups to the trainer."""
+        """Pass groups to the trainer."""
         group_of = found["group_of"].numpy()
         penalty = None
         if self.recipe.gkp:
@@ -368,7 +368,7 @@ class Run:
     # Files ------------------------------------------------------------------------------------------------------
 
     def _clear(self) -> None:
-        """Remove what an earlier run left, now that there is something to put in its place, and say whose that is."""
+        """Remove the files of an earlier run, now that this run has files of its own, and write the recipe."""
         if self._fresh:
             folder.clear(self.out)
             self._write_recipe()
@@ -384,7 +384,7 @@ class Run:
         r, epoch, model = self.recipe, self.trainer.epoch, self.trainer.model
         row = {name: values[-1] for name, values in self._rows.items()}
         meta = self._meta(row)
-        self._write_recipe()  # the place of the data may be another one now
+        self._write_recipe()  # the path of the data may have changed
         with disk.writing(self.out):
             if r.snapshot_every:
                 (self.out / "snapshots").mkdir(exist_ok=True)
@@ -453,7 +453,7 @@ class Run:
         self.resumed = True
 
     def _meta(self, row: dict[str, Any] | None) -> dict[str, Any]:
-        """Describe a checkpoint so that every analysis can read it; `row` is None before the first epoch."""
+        """Return the description of a checkpoint that analyses need; `row` is None before the first epoch."""
         r, whole, train = self.recipe, self.data.whole, self.data.train
         known = whole.mean is not None and whole.std is not None
         right = None

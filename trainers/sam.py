@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: descend along the gradient taken at the worst point nearby.
+"""Sharpness-aware minimisation: descend along the gradient at the worst point of a neighbourhood.
 
 Foret et al. 2021, "Sharpness-aware minimization for efficiently improving generalization", equations 2 and 3; the
 adaptive form is Kwon et al. 2021, "ASAM", equation 6, with T = |theta|:
@@ -21,13 +21,13 @@ from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, ke
 
 
 class SAM(torch.optim.Optimizer):
-    """Any optimizer, made sharpness-aware.
+    """A wrapper that makes any optimizer sharpness-aware.
 
         optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, model=model, lr=0.1, momentum=0.9)
         for inputs, labels in batches:
             optimizer.step(lambda: F.cross_entropy(model(inputs), labels, reduction="none"))
 
-    or in two steps, with gradients of one's own:
+    or in two steps, with your own gradients:
 
         loss(model(inputs), labels).backward()
         optimizer.first_step()
@@ -35,10 +35,10 @@ class SAM(torch.optim.Optimizer):
             loss(model(inputs), labels).backward()
         optimizer.second_step()
 
-    which also serves where gradients are added up over the pieces of a batch, in both passes.
+    This form also allows gradient accumulation over the pieces of a batch, in both passes.
 
-    The learning rate and what else belongs to the base optimizer is in `param_groups`, which schedulers change;
-    `state_dict()` is the base optimizer's.
+    The options of the base optimizer, such as the learning rate, are in `param_groups`, which schedulers change;
+    `state_dict()` is that of the base optimizer.
     """
 
     @checked
@@ -56,12 +56,12 @@ class SAM(torch.optim.Optimizer):
         """Wrap an optimizer.
 
         Args:
-            params: parameters, or groups of them, as every optimizer takes them.
-            base: the optimizer's class.
+            params: parameters, or groups of them, as for every optimizer.
+            base: class of the base optimizer.
             rho: length of the perturbation, in units of the parameters (of |theta| if adaptive); at least 0.
             adaptive: scale the perturbation of each parameter by its size.
-            model: whose batch norm counts the first pass only; None where there is no batch norm.
-            reduce: adds a tensor up over all ranks, in place.
+            model: its batch norm updates running statistics in the first pass only; None without batch norm.
+            reduce: sums a tensor over all ranks, in place.
             options: of the base optimizer, such as lr.
 
         Raises:
@@ -79,7 +79,7 @@ class SAM(torch.optim.Optimizer):
 
     @checked
     def gradients(self, losses: Losses) -> Tensor:
-        """Leave the gradient at theta + eps in the parameters' `.grad`; the parameters stay where they are.
+        """Write the gradient at theta + eps into the parameters' `.grad`, without changing the parameters.
 
         Args:
             losses: runs the model on the batch; called twice.
@@ -104,13 +104,13 @@ class SAM(torch.optim.Optimizer):
 
     @checked
     def step(self, closure: Losses) -> Tensor:  # type: ignore[override]  # a closure of another kind
-        """Make one step; see `gradients`, whose `losses` are called as every optimizer calls them here."""
+        """Make one step; `closure` is the argument `losses` of `gradients`."""
         values = self.gradients(closure)
         self.base.step()
         return values
 
     def first_step(self) -> None:
-        """Move to theta + eps by the gradients in `.grad`, and clear these."""
+        """Move to theta + eps, using the gradients in `.grad`, and clear these."""
         parameters = trainable(self.param_groups)
         self._before = flat(parameters)
         g = flat([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
@@ -118,7 +118,7 @@ class SAM(torch.optim.Optimizer):
         self.zero_grad()
 
     def second_step(self) -> None:
-        """Move back to theta, make the base optimizer's step by the gradients in `.grad`, and clear these.
+        """Move back to theta, make the base optimizer's step with the gradients in `.grad`, and clear these.
 
         Raises:
             InputError: there was no first step.
@@ -131,28 +131,28 @@ class SAM(torch.optim.Optimizer):
         self.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the base optimizer's state, for `load_state_dict`; SAM itself has none."""
+        """Return the base optimizer's state, for `load_state_dict`; SAM itself has no state."""
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore a state from `state_dict`."""
         self.base.load_state_dict(state_dict)
-        self.param_groups = self.base.param_groups  # loading has made them anew
+        self.param_groups = self.base.param_groups  # loading has replaced them
 
     def _perturbation(self, theta: Tensor, g: Tensor) -> Tensor:
         return perturbation(theta, g, self.adaptive).mul_(self.rho)
 
 
 def perturbation(theta: Tensor, g: Tensor, adaptive: bool) -> Tensor:
-    """Return the direction of a perturbation, to be multiplied by its radius.
+    """Return the direction of a perturbation, which the caller multiplies by the radius.
 
     Args:
         theta: parameters, (D,).
-        g: the direction in which to go, (D,).
+        g: the gradient, (D,).
         adaptive: scale each entry by its parameter.
 
     Returns:
-        g / ||g||, or theta^2 g / ||theta g|| if adaptive, (D,); zero where g is.
+        g / ||g||, or theta^2 g / ||theta g|| if adaptive, (D,); zero if g is zero.
     """
     scaled = theta.abs() * g if adaptive else g
     norm = scaled.norm()
@@ -168,6 +168,6 @@ def shares(losses: Tensor, reduce: Reduce) -> Tensor:
 
 
 def check_rho(rho: float) -> None:
-    """Raise InputError if a radius is not a finite number from 0 on."""
+    """Raise InputError if a radius is not finite or negative."""
     if not 0 <= rho < math.inf:
         raise InputError(f"{arg('rho')} must be a finite number, at least 0, got {rho}")

@@ -1,4 +1,4 @@
-"""How things change over a run: the learning rate, the share of GSA in the objective, SAM's radius, the groups."""
+"""Schedules over a run: the learning rate, the share of GSA in the objective, SAM's radius, the groups."""
 
 import bisect
 import math
@@ -24,7 +24,7 @@ def cosine(step: int, steps: int, length: int = 0) -> float:
     Args:
         step: t, from 0 to steps - 1.
         steps: T.
-        length: W, steps of the warm-up, which is 1 here.
+        length: W, steps of the warm-up, in which the factor is 1.
 
     Returns:
         (1 + cos(pi (t - W) / (T - W))) / 2 for t >= W.
@@ -37,7 +37,7 @@ def multistep(epoch: int, milestones: Sequence[int], gamma: float = 0.1) -> floa
 
     Args:
         epoch: from 0.
-        milestones: epochs from which on the next factor counts, ascending.
+        milestones: epochs from which on the next factor applies, ascending.
         gamma: the factor.
 
     Returns:
@@ -47,7 +47,7 @@ def multistep(epoch: int, milestones: Sequence[int], gamma: float = 0.1) -> floa
 
 
 def mixing(epoch: int, epochs: int, start: float = 0.95, end: float = 0.6) -> float:
-    """Return the share alpha of the sharpness term in the objective, 1 - alpha being that of GKP.
+    """Return the weight alpha of the sharpness term in the objective; that of GKP is 1 - alpha.
 
         alpha(t) = end + (start - end) / 2 * (1 + cos(pi t / T))            (S20)
 
@@ -69,8 +69,8 @@ def radius(epoch: int, epochs: int, kind: str, first: float, last: float, late: 
     Args:
         epoch: from 0 to epochs - 1.
         epochs: of the run.
-        kind: "constant" (first), "linear" (from first in epoch 0 to last in the last one) or "step" (first, and last
-            from where deferred re-weighting begins, as Rangwani et al. 2022 do).
+        kind: "constant" (`first`), "linear" (from `first` in epoch 0 to `last` in the last epoch) or "step" (`first`,
+            and `last` as soon as deferred re-weighting begins, as in Rangwani et al. 2022).
         first: radius at the start.
         last: radius at the end.
         late: fraction of the run before a step.
@@ -86,41 +86,41 @@ def radius(epoch: int, epochs: int, kind: str, first: float, last: float, late: 
 
 
 def banking(epoch: int, warmup: int, every: int) -> bool:
-    """Say whether the memory bank takes the model of an epoch: from the end of the warm-up on.
+    """Say whether the memory bank may store the model of an epoch: from the end of the warm-up on.
 
     Args:
-        epoch: done, from 1.
-        warmup: epochs of the learning rate's warm-up, in which features say little of the network to come.
+        epoch: number of finished epochs, from 1.
+        warmup: epochs of the learning rate's warm-up, in which features are not yet representative.
         every: epochs between the class statistics of the training set.
 
     Returns:
-        Whether.
+        Whether the model may be stored.
     """
     return epoch > warmup and epoch % every == 0
 
 
 def needed(groups: int) -> int:
-    """Return how many epochs must be banked before so many groups are made: several, as one can only give one group."""
+    """Return the number of epochs in the bank before groups are made: several, because one can give only one group."""
     return max(2, min(groups, 3))
 
 
 def filled(n: int, warmup: int, every: int) -> int:
-    """Return the epoch after which n epochs have come to the memory bank; for the arguments see `banking`."""
+    """Return the epoch after which the memory bank has seen n epochs; for the arguments see `banking`."""
     return (warmup // every + n) * every
 
 
 def grouping(epoch: int, epochs: int, after: float, every: float, ready: int = 1) -> bool:
-    """Say whether classes are grouped when an epoch is done.
+    """Say whether classes are grouped after an epoch.
 
     Args:
-        epoch: done, from 1.
-        epochs: of the run; at its end no group is of use any more.
+        epoch: number of finished epochs, from 1.
+        epochs: of the run; at its end groups are no longer needed.
         after: fraction of the run before the first grouping.
-        every: fraction of the run between groupings, at least an epoch; 0: there is one only.
-        ready: epoch before which there is no grouping, whatever `after` says: see `filled`.
+        every: fraction of the run between groupings, at least an epoch; 0 means a single grouping.
+        ready: the first epoch with a grouping, whatever `after` says; see `filled`.
 
     Returns:
-        Whether.
+        Whether classes are grouped.
     """
     first = max(ready, round(after * epochs))
     apart = max(1, round(every * epochs)) if every else epochs
@@ -128,7 +128,7 @@ def grouping(epoch: int, epochs: int, after: float, every: float, ready: int = 1
 
 
 def deferred(epochs: int, start: float = 0.8) -> int:
-    """Return the epoch from which deferred re-weighting holds: 160 of 200, as in Cao et al. 2019.
+    """Return the epoch from which deferred re-weighting applies: 160 of 200, as in Cao et al. 2019.
 
     Args:
         epochs: of the run.
@@ -137,4 +137,4 @@ def deferred(epochs: int, start: float = 0.8) -> int:
     Returns:
         The first epoch, from 0.
     """
-    return math.ceil(start * epochs - 1e-9)  # 0.55 * 20 is above 11 by rounding
+    return math.ceil(start * epochs - 1e-9)  # 0.55 * 20 exceeds 11 by rounding

@@ -1,8 +1,8 @@
-"""Running statistics of batch norm as the network's weights have them, not as training has left them.
+"""Re-estimate the running statistics of batch norm for the current weights.
 
-Training averages the statistics of its batches over some ten steps: after a few steps much of the initial mean 0 and
-variance 1 is left in them, and while the weights move fast they are those of weights that are no more. Features in eval
-mode then say little of the network: in the first epoch of a small data set they can be a hundred times too large.
+Training averages the statistics of its batches over about ten steps: after a few steps they still contain much of the
+initial mean 0 and variance 1, and while the weights change fast they belong to earlier weights. Features in eval mode
+are then misleading: in the first epoch of a small data set they can be a hundred times too large.
 """
 
 from collections.abc import Generator
@@ -18,30 +18,30 @@ from landscape.errors import InputError
 from trainers.batches import Batches
 
 BATCH, BATCHES = 256, 20
-"""Samples of a batch, and how many batches at most: the statistics of 5,120 samples are known to 2 %."""
+"""Samples per batch, and the largest number of batches: with 5,120 samples the statistics are known to 2 %."""
 
 
 @contextmanager
 def settled_statistics(
     model: nn.Module, samples: Samples, *, seed: int = 0, workers: int = 0, bf16: bool = False
 ) -> Generator[None, None, None]:
-    """Give batch norm newly measured statistics inside the block; afterwards its own are restored, bit for bit.
+    """Use re-estimated batch-norm statistics inside the block; afterwards the original ones are restored exactly.
 
     In one pass over training samples, without augmentation, each layer normalises by its batch; means and variances of
-    batches are averaged with the weights of their samples. A model without running statistics is not run.
+    batches are averaged, weighted by their numbers of samples. A model without running statistics is not evaluated.
 
     Args:
         model: inputs (B, ...) -> anything.
         samples: the training set; at most `BATCH * BATCHES` of them are drawn.
-        seed: of the draw and of its order: a batch of one class has the statistics of that class.
-        workers: processes that read images from files.
-        bf16: forward passes in bfloat16 where autocast does so.
+        seed: of the draw and its order, which must be random: a batch of one class has the statistics of that class.
+        workers: number of processes that read images from files.
+        bf16: run the forward passes in bfloat16 with autocast.
 
     Yields:
         Nothing.
 
     Raises:
-        InputError: a layer has a single value per channel, or takes its statistics over all ranks.
+        InputError: a layer has a single value per channel, or computes its statistics over all ranks.
         DataError: a sample cannot be read.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -79,7 +79,7 @@ def _measure(model: nn.Module, norms: list[_BatchNorm], samples: Samples, seed: 
             with torch.autocast(example.device.type, torch.bfloat16, enabled=bf16):
                 model(inputs)
     except ValueError as error:  # one value per channel has no variance
-        raise InputError(f"running statistics cannot be had of {len(pieces[0])} sample(s): {error}") from None
+        raise InputError(f"running statistics cannot be estimated from {len(pieces[0])} sample(s): {error}") from None
     finally:
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum

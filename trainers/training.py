@@ -1,4 +1,4 @@
-"""`train`: what `landscape train` does, as a function."""
+"""`train`: the function behind `landscape train`."""
 
 import tempfile
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from trainers.recipes import Recipe
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
-    """A training that is done."""
+    """The result of a training."""
 
     model: nn.Module  # the one that was given, or the one that was built
     history: History
-    folder: Path | None  # what the run left; None where nothing was to be kept
+    folder: Path | None  # of the run; None if nothing was stored
 
 
 @checked
@@ -43,17 +43,17 @@ def train(
         train(my_network, (my_training_set, my_test_set), "sam")
 
     Args:
-        model: a network, which is trained in place; the name of one of this package, or package.module:callable; None
-            takes the recipe's.
-        samples: training and test set, each `Samples` or what `datasets.from_dataset` takes (a data set, or a pair of
-            tensors); None takes the recipe's data set. Test samples are measured, never learnt from.
-        recipe: what to do, as `methods.recipe` makes it, or the name of a method.
-        out: folder of the run, which holds what `landscape train` leaves there, and goes on after an interruption;
-            None keeps nothing.
-        device: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
-        workers: processes that read images from files.
+        model: a network, which is trained in place; a name of a network of this package, or package.module:callable;
+            None means that of the recipe.
+        samples: training and test set, each `Samples` or an argument of `datasets.from_dataset` (a data set, or a pair
+            of tensors); None means the data set of the recipe. Test samples are only evaluated.
+        recipe: from `methods.recipe`, or the name of a method.
+        out: folder of the run, with the same files as from `landscape train`; an interrupted run continues from it.
+            None stores nothing.
+        device: "cpu", "cuda", "cuda:1"; None means a GPU if there is one.
+        workers: number of processes that read images from files.
         overwrite: replace a run in the folder.
-        progress: called with (epochs done, epochs in all, a line of text).
+        progress: called with (finished epochs, number of epochs, a line of text).
 
     Returns:
         The trained network, the history, and the folder.
@@ -97,7 +97,7 @@ def train(
 def _both(samples: Samples | tuple[Any, Any]) -> tuple[Samples, Samples]:
     """Return training and test samples; the classes of both are named and counted by the first."""
     if isinstance(samples, Samples) or len(samples) != 2:
-        raise InputError("samples must be a pair, of the training and the test set: test samples are only measured")
+        raise InputError("samples must be a pair of the training and the test set; test samples are only evaluated")
     first, second = samples
     whole = first if isinstance(first, Samples) else datasets.from_dataset(first, name="training set")
     if isinstance(second, Samples):

@@ -1,4 +1,4 @@
-"""Whose choices a recipe follows where the paper, its authors' code and the rows' own sources differ."""
+"""Variants of a recipe: the choices of the paper, of its authors' code, or of the sources of its rows."""
 
 from typing import Any
 
@@ -45,13 +45,13 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "bcl": {"lr": 0.15, "batch_size": 256, "weight_decay": 5e-4, "warmup_by": "epoch"},
     },
 }
-"""Fields by the part of a recipe that they belong to.
+"""Fields by the component of a recipe to which they belong.
 
-"paper" is "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026) to the letter, "released" its code
-(ChenShengHan100/gkp-gsa), as far as that can be followed: Q on training samples instead of the test set's, groups once
-a bank is there, squared gradients of samples instead of batches. "source" are the numbers on long-tailed CIFAR of each
-row's own paper and code: Cao et al. 2019 for ce, focal and ldam, with or without DRW, and so Rangwani et al. 2022 for
-SAM on these; Zhu et al. 2022 for bcl.
+"paper" is "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026) to the letter. "released" is its
+code (ChenShengHan100/gkp-gsa), with three exceptions: Q is computed on training samples instead of test samples, groups
+are made only when there is a bank, and gradients are squared for samples instead of batches. "source" has the numbers
+on long-tailed CIFAR of each row's own paper and code: Cao et al. 2019 for ce, focal and ldam, with or without DRW, and
+also Rangwani et al. 2022 for SAM on these; Zhu et al. 2022 for bcl.
 """
 
 
@@ -60,13 +60,13 @@ def fields_of(variant: str | None, recipe: Recipe) -> dict[str, Any]:
 
     Args:
         variant: a name of `VARIANTS`; None sets nothing.
-        recipe: whose parts and data decide which.
+        recipe: its components and data determine the fields.
 
     Returns:
         Fields of `Recipe`.
 
     Raises:
-        InputError: there is no such variant, or it says nothing of this recipe.
+        InputError: there is no such variant, or it sets nothing for this recipe.
     """
     if variant is None:
         return {}
@@ -84,7 +84,7 @@ def fields_of(variant: str | None, recipe: Recipe) -> dict[str, Any]:
     for part, values in VARIANTS[variant].items():
         found |= values if parts.get(part) else {}
     if found.get("pull_at") == "perturbed" and recipe.sharpness != "gsa":
-        del found["pull_at"]  # without a perturbation there is one place only
+        del found["pull_at"]  # without a perturbation there is only theta
     if not found:
         of = "ce, focal, ldam and bcl on cifar10 and cifar100" if variant == "source" else "recipes with GSA or GKP"
         raise InputError(f"{said('variant', '--as')} {variant} is for {of}: leave it out")

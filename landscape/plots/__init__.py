@@ -1,7 +1,7 @@
-"""Figures: a result in, matplotlib's Axes or Figure out. Nothing here computes, opens a window or needs torch.
+"""Figures: functions from a result to matplotlib's Axes or Figure. They do not compute, open windows or need torch.
 
-`figures/` has one file for each kind of result, `layout/` what lays figures out: page, theme, panels, scales, marks.
-`KIND_FIGURES` says which figures there are. It imports `results` alone. Begin with `figures/sharpness`.
+`figures/` has one file for each kind of result; `layout/` has page, theme, panels, scales and marks. `KIND_FIGURES`
+lists the figures. The room imports only `results`. Begin with `figures/sharpness`.
 """
 
 from collections.abc import Callable, Mapping
@@ -89,10 +89,10 @@ KIND_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
     "sharpness-series": {"along": along},
     "surface-series": {"along": along},
 }
-"""What `landscape plot --kind` draws of each kind of result, the default first: (result, parts) -> Figure.
+"""The figures of `landscape plot --kind` for each kind of result, the default first: (result, parts) -> Figure.
 
-The help is made of the names here and the first sentence of each function; a function has the options of
-`landscape plot` whose names are among its arguments. A surface over one direction is a "line".
+The help consists of these names and the first sentence of each function. The arguments of a function determine which
+options of `landscape plot` it has. A surface over one direction is a "line".
 """
 
 SEVERAL_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
@@ -102,4 +102,4 @@ SEVERAL_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
     "surface": {"contour": compare_surfaces},
     "line": {"line": compare_surfaces},
 }
-"""What `landscape plot` draws of several results of one kind, by their names: (results, parts) -> Figure."""
+"""The figures of `landscape plot` for several results of one kind, by their names: (results, parts) -> Figure."""

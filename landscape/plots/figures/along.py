@@ -1,7 +1,7 @@
 """Numbers of parts along training: curves over the checkpoints of a series, with the edge of stability.
 
-Groups that overlap with the parts, as all samples beside the classes, are drawn as thick lines, the parts from dark for
-the most frequent to light for the rarest. A band is one standard error to each side.
+Groups that overlap with the parts, such as all samples beside the classes, are thick lines; the colours of parts range
+from dark for the most frequent to light for the rarest. A band is one standard error to each side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from landscape.results import Series, Spectrum, written
 from landscape.results.series import edge, edge_rule
 
 MOST_NAMES = 12
-"""Curves that are named; of more, a bar shows the order."""
+"""The largest number of curves with names; for more curves, a colour bar shows their order."""
 _ROOM = 3.0  # how far beyond the curves bands are followed
 _FAR = 30.0  # and how far an edge is
 
@@ -78,21 +78,21 @@ _PANELS: Mapping[str, Sequence[_Panel]] = {
 def along(
     series: Series, parts: Sequence[str] | None = None, *, lr: float | None = None, momentum: float | None = None
 ) -> Figure:
-    """Draw numbers of each part along training; of spectra lambda_max with the edge of stability, and the trace.
+    """Draw numbers of each part along training; for spectra, lambda_max with the edge of stability, and the trace.
 
-    The edge is drawn where the learning rate is known: 2 / lr, with momentum beta 2 (1 + beta) / lr.
+    The edge is drawn if the learning rate is known: 2 / lr or, with momentum beta, 2 (1 + beta) / lr.
 
     Args:
         series: the result.
-        parts: names; None for all.
-        lr: learning rate of the edge; None takes the one that was found at each checkpoint.
-        momentum: of the edge, where `lr` is given; None for 0.
+        parts: names of parts; None means all.
+        lr: learning rate for the edge; None means the one that is stored with each checkpoint.
+        momentum: for the edge, if `lr` is given; None means 0.
 
     Returns:
         A new figure with an axes for each number.
 
     Raises:
-        InputError: no such part, one checkpoint alone, or a learning rate that is not positive.
+        InputError: no such part, a single checkpoint, or a learning rate that is not positive.
 
     Source: Cohen et al. 2021, "Gradient descent on neural networks typically occurs at the edge of stability".
     """

@@ -87,23 +87,23 @@ def density(
 ) -> Axes:
     """Draw the spectral density of one part: the mean over the probes, and a band of one standard deviation.
 
-    By rows there are no probes, and the band is what other samples would give: 5 to 95 % of bootstrap draws.
+    For eigenvalues from rows there are no probes; the band is the 5 to 95 % range over bootstrap draws of the samples.
 
     Args:
         spectrum: the result.
-        part: its name; None for the only one there is.
+        part: name of the part; None if there is only one.
         width: standard deviation of the Gaussians in units of the axis, or a name of `quadrature.WIDTHS`. Densities
             that are compared need one width.
         axis: "symlog" or "linear".
         linear: eigenvalue below which the symlog axis is about linear, in units of the loss.
-        limits: eigenvalues at the ends of the axis; None for where they end. What lies beyond is said below the axis.
-        ax: where to draw; None makes a figure of its own.
+        limits: eigenvalues at the ends of the axis; None means all. A text below the axis states eigenvalues outside.
+        ax: axes to draw on; None makes a new figure.
 
     Returns:
         The axes, with logarithmic y.
 
     Raises:
-        InputError: no such part, several where none was named, an unknown axis or width, or limits without a range.
+        InputError: no such part, several parts without a choice, an unknown axis or width, or limits without a range.
     """
     if part is None and len(spectrum.parts) != 1:
         shown = ", ".join(spectrum.parts[:10]) + (", ..." if len(spectrum.parts) > 10 else "")
@@ -137,14 +137,14 @@ def densities(
 
     Args:
         spectrum: the result.
-        parts: names, in the order of the panels; None for all.
-        width: as for `density`; a named width follows from the common range of the parts.
+        parts: names of parts, in the order of the panels; None means all.
+        width: as for `density`; a named width is computed from the common range of the parts.
         axis: "symlog" or "linear".
         linear: as for `density`.
         limits: as for `density`.
-        columns: panels in a row. None chooses, and draws more than 24 parts as a map: a row for each, the one with
-            most training samples on top, colour for the density, and beside it lambda_max and the trace. On a page
-            that `styled` chose a map begins at as many parts as have no room for panels.
+        columns: panels per row. None chooses, and draws more than 24 parts as a map with a row for each part, the one
+            with the most training samples on top, colours for the density, and lambda_max and the trace beside it. On a
+            page that `styled` chose, a map is drawn as soon as panels do not fit.
 
     Returns:
         A new figure.
@@ -187,21 +187,21 @@ def density_grid(
 ) -> Figure:
     """Draw densities of several checkpoints side by side, a row for each part: the layout of the paper's Figure 9.
 
-    Below a panel stands what is left at equal size: how far its part's lambda_max, trace, and trace per uncertainty are
-    from those of as many samples drawn from it and the spectrum's largest part together, with p values for all tests of
-    the spectrum (results/matched.py). The paper's axis is that of `limits=(-100, 100)`. On a page that is too narrow
-    for all checkpoints, but not for all parts, rows and columns change places.
+    Below a panel there is a comparison at equal numbers of samples: the ratio of its part's lambda_max, trace, and
+    trace per uncertainty to those of equally many samples drawn from it and the spectrum's largest part together, with
+    p values for all tests of the spectrum (results/matched.py). `limits=(-100, 100)` gives the paper's axis. On a page
+    that is too narrow for all checkpoints, but not for all parts, rows and columns are exchanged.
 
     Args:
-        spectra: a column for each, by its name, as {"CE": ..., "CE + SAM": ...}.
-        parts: a row for each, as ("head", "tail"); all spectra must have them.
-        width: as for `density`; a named width follows from the common range of all panels.
+        spectra: a column for each, by name, such as {"CE": ..., "CE + SAM": ...}.
+        parts: a row for each, such as ("head", "tail"); all spectra must have them.
+        width: as for `density`; a named width is computed from the common range of all panels.
         axis: "symlog" or "linear".
         linear: as for `density`.
         limits: as for `density`.
 
     Returns:
-        A new figure in which all panels have one width and the same axes.
+        A new figure; all panels have the same width of Gaussians and the same axes.
 
     Raises:
         InputError: no spectra or parts, a part that a spectrum does not have, an unknown axis or width, or limits
@@ -243,7 +243,7 @@ def density_grid(
 
 
 def _at_equal_size(spectrum: Spectrum) -> dict[str, str]:
-    """Write for each part but the largest what is left of its sharpness at equal size; nothing without samples."""
+    """Write a comparison at equal numbers of samples for each part but the largest; nothing without samples."""
     if spectrum.sample_trace is None or matched.refusal(spectrum) is not None:
         return {}
     lines: dict[str, list[str]] = {}
@@ -258,7 +258,7 @@ def _at_equal_size(spectrum: Spectrum) -> dict[str, str]:
 
 
 def _steps(spectrum: Spectrum) -> int:
-    """Return the Lanczos steps that named widths go by; all eigenvalues resolve at least as much as their default."""
+    """Return the Lanczos steps for named widths; all eigenvalues resolve at least as much as the default steps."""
     return 80 if spectrum.alpha is None else spectrum.alpha.shape[2] or 80
 
 
@@ -341,7 +341,7 @@ def _draw(ax: Axes, spectrum: Spectrum, p: int, curve: quadrature.Density, view:
 def _over_samples(
     spectrum: Spectrum, p: int, curve: quadrature.Density, view: _View
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return where the density lies for 90 % of bootstrap draws of the samples; None without rows."""
+    """Return the 90 % range of the density over bootstrap draws of the samples; None without rows."""
     found = resampled(spectrum, p)
     if found is None:
         return None
@@ -379,7 +379,7 @@ def _labels(view: _View) -> tuple[str, str]:
 
 
 def _beyond(view: _View) -> str:
-    """Say which eigenvalues lie beyond the axis."""
+    """Return text about the eigenvalues outside the axis."""
     ends = np.array(view.nodes)
     low, high = quadrature.symlog_inverse(ends, view.linear) if view.axis == "symlog" else ends
     found = [f"down to {written.number(low)}"] * (view.nodes[0] < view.low)

@@ -1,7 +1,7 @@
-"""Distances between convergence points: clustered maps, what each point costs each part, and curves over training.
+"""Distances between convergence points: clustered maps, the loss of each part at each point, and curves over training.
 
-Of several runs, maps and curves show the mean; where points are few enough for numbers, the standard deviation over
-runs stands beside it.
+For several runs, maps and curves show the mean; if there are few enough points for numbers, these include the standard
+deviation over runs.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from landscape.plots.layout import grids, theme
 from landscape.results import Distances, written
 
 MOST_NUMBERS = 12
-"""Rows of a map whose cells hold numbers."""
+"""The largest number of rows of a map with numbers in its cells."""
 MOST_NAMES = 60
 MATRICES = {
     "euclidean": "Euclidean distance",
@@ -80,7 +80,7 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
         parts: columns; None for all.
 
     Returns:
-        A new figure; the second map is there where barriers were computed.
+        A new figure, with a second map if barriers were computed.
 
     Raises:
         InputError: no such part.
@@ -117,10 +117,10 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
 
     Args:
         distances: the result.
-        parts: whose barriers; None for all, of which the first twelve are drawn, by training samples.
+        parts: names of parts; None means all, of which the twelve with the most training samples are drawn.
 
     Returns:
-        A new figure; a panel for each part, with one scale, and the last for the predicted rises where there are any.
+        A new figure with a panel for each part on one scale, and a last panel for predicted rises if there are any.
 
     Raises:
         InputError: no such part, or neither barriers nor rises were computed.
@@ -160,16 +160,17 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
 
 @checked
 def point_map(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
-    """Lay the points out on a plane so that their distances there are nearly the Euclidean ones.
+    """Draw the points on a plane so that their distances there approximate the Euclidean distances.
 
-    Points in one place are rings around each other.
+    Coinciding points are drawn as concentric rings.
 
-    Classical scaling (Torgerson 1952): the two leading eigenvectors of the doubly centred squared distances. The share
-    of these that the plane holds stands at its axes; points near each other on it may be far apart in what it lacks.
+    The plane comes from classical scaling (Torgerson 1952): the two leading eigenvectors of the doubly centred squared
+    distances. The labels of the axes state the fraction of these that each axis explains; points that are close on the
+    plane may be far apart in other dimensions.
 
     Args:
-        distances: the result; of several runs the mean distance is taken.
-        parts: the points of these parts only, with all other models; None for all.
+        distances: the result; for several runs, the mean distance is used.
+        parts: draw only the points of these parts, and all other models; None means all parts.
 
     Returns:
         A new figure.
@@ -207,7 +208,7 @@ def point_map(distances: Distances, parts: Sequence[str] | None = None) -> Figur
 
 
 def _sign(line: Line2D) -> dict[str, Any]:
-    """Return how a legend shows a point, whatever the size of its ring."""
+    """Return the legend's sign for a point, independent of the size of its ring."""
     face = line.get_markerfacecolor()
     return {
         "linestyle": "none",
@@ -220,13 +221,13 @@ def _sign(line: Line2D) -> dict[str, Any]:
 
 
 def scaled(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return places on a plane whose distances are those of a matrix as nearly as two axes allow.
+    """Return positions on a plane that approximate a matrix of distances.
 
     Args:
         matrix: (Q, Q) distances.
 
     Returns:
-        The places, (Q, 2), centred, and the share of the squared distances that each axis holds, (2,).
+        The positions, (Q, 2), centred, and the fraction of the squared distances that each axis explains, (2,).
     """
     centring = np.eye(len(matrix)) - 1 / len(matrix)
     values, vectors = np.linalg.eigh(-centring @ matrix**2 @ centring / 2)
@@ -238,17 +239,17 @@ def scaled(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @checked
 def distances_along(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
-    """Draw how far training is from each convergence point over the epochs, with the spread over runs as a band.
+    """Draw the distance of the training from each convergence point over the epochs; a band is the spread over runs.
 
     Args:
         distances: the result.
-        parts: the points of these parts only, with all other models; None for all.
+        parts: draw only the points of these parts, and all other models; None means all parts.
 
     Returns:
         A new figure.
 
     Raises:
-        InputError: no such part, or the result holds no snapshots along training.
+        InputError: no such part, or the result has no snapshots along training.
     """
     if not len(distances.epoch):
         raise InputError(f"the file holds no distances along training: compute it with {arg('along')}")
@@ -276,13 +277,13 @@ def distances_along(distances: Distances, parts: Sequence[str] | None = None) ->
 
 
 def clustered(matrix: np.ndarray) -> list[int]:
-    """Return an order in which points that are near each other stand next to each other.
+    """Return an order in which points that are close to each other are neighbours.
 
     Args:
         matrix: (Q, Q) distances.
 
     Returns:
-        Q positions, by average-linkage clustering; the given order where two points or fewer leave nothing to choose.
+        Q positions, by average-linkage clustering; the given order for at most two points.
     """
     if len(matrix) < 3 or not np.isfinite(matrix).all():
         return list(range(len(matrix)))
@@ -304,7 +305,7 @@ def _map(
     colours: str = "viridis",
     shades: np.ndarray | None = None,
 ) -> None:
-    """Draw a map with its colour bar; `shades`: what the colours tell, where that is not the values themselves."""
+    """Draw a map with its colour bar; `shades` are the values for the colours, if these are not `values`."""
     shades = values if shades is None else shades
     cmap = colormaps[colours].with_extremes(bad="0.8")
     image = ax.imshow(np.ma.masked_invalid(shades), cmap=cmap, norm=norm, aspect="auto")
@@ -340,7 +341,7 @@ def _from_zero(values: np.ndarray) -> Normalize:
 
 
 def _of_rows(values: np.ndarray) -> np.ndarray:
-    """Return values as shares of the largest in their row; rows of zeros and unknown ones stay."""
+    """Return values as fractions of the largest in their row; rows of zeros and unknown rows are not changed."""
     largest = np.nan_to_num(values).max(axis=1, keepdims=True)
     shares: np.ndarray = np.divide(values, largest, out=values.copy(), where=largest > 0)
     return shares
@@ -352,7 +353,7 @@ def _spread(values: np.ndarray) -> np.ndarray | None:
 
 
 def _points(distances: Distances, parts: Sequence[str] | None) -> list[int]:
-    """Return the points that are drawn: those of the chosen parts, and those that are of no part."""
+    """Return the points to draw: those of the chosen parts, and those that belong to no part."""
     wanted = {distances.parts[p] for p in _parts(distances, parts)}
     kept = [i for i, name in enumerate(distances.points) if name in wanted or name not in distances.parts]
     if not kept:
@@ -371,7 +372,7 @@ def _count(distances: Distances, point: int) -> int:
 
 
 def _label(distances: Distances, point: int) -> str:
-    """Return the name of a point, with the training samples of its part or the epoch that it is of."""
+    """Return the name of a point, with the training samples of its part or its epoch."""
     name, count = distances.points[point], _count(distances, point)
     epoch = distances.point_epoch[:, point].mean()
     words = [f"{count:,}"] if count >= 0 else []

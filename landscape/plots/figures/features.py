@@ -1,6 +1,6 @@
-"""Features class by class: their quality, the angles between class means, and how far they have collapsed.
+"""Features of each class: their quality, the angles between class means, and measures of neural collapse.
 
-Classes stand in the order of their training samples, the most frequent first.
+Classes are sorted by their training samples, the most frequent first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,9 +45,9 @@ _COLLAPSE = (
 def class_quality(features: Features, parts: Sequence[str] | None = None) -> Figure:
     """Draw feature quality, in both forms, and its two components (the paper's Figure 2).
 
-    Of several checkpoints curves over the epochs, in which the most frequent and the rarest class stand out; of one,
-    points against the training samples. Bars, and shades about lines that stand out, are standard errors over samples,
-    where the file has them.
+    For several checkpoints, the figure has curves over the epochs, with the most frequent and the rarest class in
+    colour; for one checkpoint, it has points against the training samples. Bars, and bands around coloured lines, are
+    standard errors over samples, if the file has them.
 
     Args:
         features: the result.
@@ -87,7 +87,7 @@ def compare_quality(
 
     Args:
         results: name of the run, for its title -> its features at several checkpoints.
-        parts: names of classes, which each run must have; None for all.
+        parts: names of classes, which each run must have; None means all.
         form: "paper", Dis - beta log Var, or "inverse", -1 / Dis - log Var.
 
     Returns:
@@ -121,10 +121,11 @@ def compare_quality(
 
 @checked
 def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figure:
-    """Draw the cosines between centred class means as a map; of several checkpoints those of the first and the last.
+    """Draw the cosines between centred class means as a map; for several checkpoints, at the first and the last one.
 
-    White is the angle of neural collapse, -1 / (C - 1), as wide as all pairs can be at once. Classes of red pairs lie
-    closer to each other, of blue ones further apart. The scale is that of the pair that is furthest from white.
+    White is the cosine of neural collapse, -1 / (C - 1), at which all pairs have the largest possible equal angle. The
+    classes of red pairs are closer to each other, those of blue pairs further apart. The pair that is furthest from
+    white determines the scale.
 
     Args:
         features: the result.
@@ -134,12 +135,12 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
         A new figure with a map for each of the checkpoints and a colour bar.
 
     Raises:
-        InputError: no such class, fewer than two of them, or so many that their angles were not kept.
+        InputError: no such class, fewer than two classes, or so many that their angles were not stored.
     """
     chosen = by_name(features, parts, "class")
     if features.mean_cosine is None:
         raise InputError(
-            f"the angles between {len(features.parts):,} classes were not kept: draw "
+            f"the angles between {len(features.parts):,} classes were not stored: draw "
             f"{said('class_quality() or neural_collapse()', '--kind quality or collapse')}"
         )
     if len(chosen) < 2:
@@ -182,11 +183,11 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
 
 @checked
 def neural_collapse(features: Features, parts: Sequence[str] | None = None) -> Figure:
-    """Draw NC1 to NC4: over the epochs, or of one checkpoint what each class adds to them.
+    """Draw NC1 to NC4: over the epochs or, for one checkpoint, the contribution of each class.
 
     Args:
         features: the result.
-        parts: names of the classes that are drawn for one checkpoint, None for all. Numbers are those of all classes.
+        parts: names of the classes that are drawn for one checkpoint; None means all. Numbers are those of all classes.
 
     Returns:
         A new figure with four axes.
@@ -219,7 +220,7 @@ def _point(features: Features, k: int) -> str:
 
 
 def _errors(features: Features, name: str) -> np.ndarray:
-    """Return the standard errors over samples of a number; zeros where the file has none."""
+    """Return the standard errors over samples of a number; zeros if the file has none."""
     found = getattr(features, f"{name}_stderr")
     errors: np.ndarray = np.nan_to_num(np.zeros_like(getattr(features, name)) if found is None else found)
     return errors
@@ -230,7 +231,7 @@ def _label(features: Features, c: int) -> str:
 
 
 def _course(features: Features) -> tuple[np.ndarray, np.ndarray, str]:
-    """Return the order of the checkpoints, their places on the x axis, and what these are."""
+    """Return the order of the checkpoints, their positions on the x axis, and the label of this axis."""
     known = np.isfinite(features.epoch).all() and len(set(features.epoch.tolist())) == len(features.epoch)
     x = features.epoch if known else np.arange(len(features.points), dtype=float)
     order = np.argsort(x)
@@ -299,7 +300,7 @@ def _legend(fig: Figure, ax: Axes) -> None:
 
 
 def _names(ax: Axes, features: Features, chosen: Sequence[int], font: float) -> None:
-    """Label the rows and columns of a map, each or as many as can be read."""
+    """Label the rows and columns of a map: all, or as many as are readable."""
     places = range(0, len(chosen), -(-len(chosen) // MOST_LABELS))
     names = [written.shorten(features.parts[chosen[i]], 20) for i in places]
     counted = [_label(features, chosen[i]) for i in places]
@@ -327,7 +328,7 @@ def _collapse_curves(panels: Sequence[Axes], features: Features) -> None:
 
 
 def _collapse_bars(panels: Sequence[Axes], features: Features, chosen: Sequence[int]) -> None:
-    """Draw, class by class, what would be 0, 1, 1 and 0 if all had collapsed."""
+    """Draw four numbers of each class, which are 0, 1, 1 and 0 in complete neural collapse."""
     norms = features.mean_norm[0]
     known = norms[np.isfinite(norms)]
     square, mean = (known @ known / len(known), known.mean()) if known.size else (np.nan, np.nan)

@@ -1,6 +1,6 @@
-"""Gradients of parts: which agree, what each has of its own, and how that changes while a network trains.
+"""Gradients of parts: which ones agree, the specific component of each, and how this changes during training.
 
-Parts stand in the order of their training samples, the most frequent first.
+Parts are sorted by their training samples, the most frequent first.
 """
 
 import math
@@ -32,8 +32,8 @@ HIGHLIGHTED = 2  # head and tail parts that stand out over the epochs, as in the
 def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw the cosines between the gradients of parts as a map, and beside it those with the whole gradient.
 
-    Red parts pull together, blue ones against each other. The scale is that of the strongest pair. Of
-    a part with itself the cosine is 1.
+    The gradients of red pairs have similar directions, those of blue pairs opposite ones. The strongest pair determines
+    the scale. The cosine of a part with itself is 1.
 
     Args:
         gradients: the result.
@@ -91,11 +91,12 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
 def decomposition(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw each part's gradient, its projection on the whole gradient and the remainder (the paper's Figure 4).
 
-    A panel is the plane of g and h_p, in which g_p lies; each has its own scale, the same along both axes.
+    A panel is the plane of g and h_p, which contains g_p; each panel has its own scale, equal on both axes.
 
     Args:
-        gradients: the result; of means over batches, means of the two components are drawn.
-        parts: names; None for all or, of more than twelve, the six most frequent and the six rarest.
+        gradients: the result; for means over batches, the means of the two components are drawn.
+        parts: names of parts; None means all or, if there are more than twelve, the six most frequent and the six
+            rarest.
         point: name of the checkpoint; None for the last.
 
     Returns:
@@ -184,10 +185,10 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
 
 @checked
 def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
-    """Draw how the parts share the gradient of each layer, and how they agree with it: two maps of layers and parts.
+    """Draw each part's share of the gradient of each layer, and its cosine with it: two maps of layers and parts.
 
-    Layers stand in the order of the network. The shares of a layer add up to 1 over all parts: one beyond 1 says that
-    others pull against it there.
+    Layers are in the order of the network. The shares of a layer sum to 1 over all parts; if one exceeds 1, the shares
+    of others are negative.
 
     Args:
         gradients: the result.
@@ -198,7 +199,7 @@ def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *,
         A new figure with two maps, each with a colour bar.
 
     Raises:
-        InputError: no such part or checkpoint, or a result without numbers of layers.
+        InputError: no such part or checkpoint, or a result without numbers for layers.
     """
     chosen, k = by_name(gradients, parts), _point(gradients, point)
     layers, whole, cosine = gradients.layers, gradients.layer_whole_norm, gradients.layer_cosine
@@ -251,7 +252,8 @@ def gradient_epochs(gradients: Gradients, parts: Sequence[str] | None = None) ->
 
     Args:
         gradients: the result, of the checkpoints of one run.
-        parts: names, all of which stand out; None for all, of which the two most frequent and the two rarest do.
+        parts: names of parts, which are all highlighted; None means all, with the two most frequent and the two rarest
+            ones highlighted.
 
     Returns:
         A new figure with one axes.

@@ -1,4 +1,4 @@
-"""How a training went: curves over epochs, whole and class by class from the most frequent to the rarest."""
+"""The history of a training: curves over epochs, for all samples and for each class, the most frequent first."""
 
 from collections.abc import Mapping, Sequence
 
@@ -112,19 +112,18 @@ def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
 
 @checked
 def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
-    """Draw what GSA and GKP did over the epochs: the memory bank, the groups made of it, and their share of the steps.
+    """Draw the effect of GSA and GKP over the epochs: the memory bank, the groups, and their share of the steps.
 
     Args:
         history: the result.
         parts: names of classes; None for all.
 
     Returns:
-        A new figure with three axes: the epoch in which each class had its best features; how many epochs the bank
-        holds, and how many groups there are; the share of GKP's pull in the gradient, and of GSA's radii that a bound
-        of `clip` has set.
+        A new figure with three axes: the epoch in which each class had its best features; the number of epochs in the
+        bank, and of groups; the share of GKP's pull in the gradient, and the fraction of GSA's radii that were clipped.
 
     Raises:
-        InputError: no such class, or the run kept no memory bank, or did not write down what this shows.
+        InputError: no such class, or the run has no memory bank or did not store these numbers.
     """
     chosen = by_name(history, parts, "class")
     _measured(history, history.bank_epoch, "a memory bank", f"{arg('gkp')} or {arg('sharpness', 'gsa')}")
@@ -159,11 +158,11 @@ def sweep(settings: Mapping[str, Mapping[float, Sequence[History]]]) -> Figure:
     """Draw the final test accuracy against an option of the training (the paper's Figures 5, 7 and 8).
 
     Args:
-        settings: name of the option -> its value -> the runs with it, alike but for their seed.
+        settings: name of the option -> its value -> the runs with it, which differ only in their seed.
 
     Returns:
         A new figure with an axes for each option: the mean over seeds, and a band of one sample standard deviation
-        where there are several.
+        if there are several.
 
     Raises:
         InputError: no option, or a value without runs.

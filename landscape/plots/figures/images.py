@@ -1,4 +1,4 @@
-"""The images that make each part sharp, with what the network makes of them."""
+"""The images that contribute most to the sharpness of each part, with the network's predictions."""
 
 from collections.abc import Sequence
 
@@ -14,17 +14,17 @@ from landscape.results import Spectrum, over_samples, written
 
 MOST_PARTS = 10
 MOST_NARROW = 4
-"""Images of a part in one column of a page."""
+"""Number of images of a part in one column of a page."""
 _WRONG = "#d62728"
 
 
 @checked
 def images(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
-    """Draw the images that hold most of each part's largest eigenvalue.
+    """Draw the images that contribute most to each part's largest eigenvalue.
 
-    Below each image stand its class (in red what the network takes it for, where that is another), its loss, and its
-    shares of lambda_max and of the trace; beside a row, how much the sharpest 1 % of the part's images hold. Up to ten
-    parts are drawn, the most frequent and the rarest where there are more.
+    The text below each image states its class (and in red the predicted class, if it differs), its loss, and its shares
+    of lambda_max and of the trace. The text beside a row states the shares of the sharpest 1 % of the part's images. Up
+    to ten parts are drawn; if there are more, the most frequent and the rarest ones.
 
     Args:
         spectrum: the result, with small copies of images.
@@ -41,7 +41,7 @@ def images(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
         raise InputError("there is no part to draw")
     if spectrum.images is None or spectrum.image_sample is None:
         raise InputError(
-            "the spectrum keeps no images: its samples are none, or it is of an earlier version or was computed "
+            "the spectrum has no images: its samples are no images, or it is of an earlier version or was computed "
             "without errors over samples"
         )
     order = by_count(spectrum, chosen)
@@ -97,7 +97,7 @@ def _words(ax: Axes, spectrum: Spectrum, p: int, sample: int, shares: tuple[floa
 
 
 def _class_name(spectrum: Spectrum, label: float) -> str:
-    """Return the name of a class: that of the part that holds it alone, else its number."""
+    """Return the name of a class: that of the part that consists of this class, else its number."""
     partition = spectrum.provenance.get("partition")
     if isinstance(partition, dict):
         for part, classes in partition.items():

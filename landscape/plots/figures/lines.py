@@ -1,6 +1,6 @@
-"""Loss and accuracy along a line, a curve for each part or for each network, with barriers where there are any.
+"""Loss and accuracy along a line, with a curve for each part or for each network, and with barriers if there are any.
 
-A barrier is an arrow from the straight line between the losses at 0 and 1 to the curve, as long as the barrier.
+A barrier is an arrow from the straight line between the losses at 0 and 1 to the curve, with the length of the barrier.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,15 +65,15 @@ def surface_lines(
 
     Args:
         surface: the result, over a line.
-        parts: names; None for all, of which more than twelve are joined into groups.
-        log: None for a logarithmic axis where the loss spans decades.
+        parts: names of parts; None means all, of which more than twelve are joined into groups.
+        log: None means a logarithmic axis if the loss spans decades.
         vmin: lower end of the loss axis.
         vmax: upper end of the loss axis.
-        euclidean: x is the length of the way in parameter space.
-        errors: a band of one standard error over samples around each curve.
+        euclidean: x is the Euclidean length in parameter space.
+        errors: draw a band of one standard error over samples around each curve.
 
     Returns:
-        A new figure with two axes, one where no accuracy is known, and a colour bar for more than twelve parts.
+        A new figure with two axes, or one if no accuracy is known, and a colour bar for more than twelve parts.
 
     Raises:
         InputError: no such part, a plane, or options that leave nothing to draw.
@@ -113,11 +113,11 @@ def compare_lines(
     Args:
         surfaces: name -> surface over a line, and number of its part.
         title: of the figure.
-        log: None for a logarithmic axis where the loss spans decades.
+        log: None means a logarithmic axis if the loss spans decades.
         vmin: lower end of the loss axis.
         vmax: upper end of the loss axis.
-        euclidean: x is the length of the way in parameter space.
-        errors: a band of one standard error over samples around each curve.
+        euclidean: x is the Euclidean length in parameter space.
+        errors: draw a band of one standard error over samples around each curve.
 
     Returns:
         A new figure.
@@ -177,7 +177,7 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, er
 
 
 def _figure(drawn: Sequence[_Curve], title: str, words: Sequence[str], shared: Scale) -> tuple[Figure, list[Axes]]:
-    """Draw all curves on an axes for the loss and, if any is known, one for the accuracy below."""
+    """Draw all curves on an axes for the loss and, if accuracies are known, one for the accuracy below."""
     both = any(np.isfinite(curve.accuracy).any() for curve in drawn)
     fig, axes = panels.layout([2.3, 1.25][: 1 + both], [4.1], heading=title, caption=words, above=0.22, right=2.05)
     highest = sorted((c for c in drawn if c.barrier > 0), key=lambda c: -c.barrier)
@@ -221,7 +221,7 @@ def loss_axis(ax: Axes, shared: Scale) -> None:
     """Give the y axis the limits of a scale, and ticks that can be read on it.
 
     Args:
-        ax: whose y are losses.
+        ax: axes with losses on the y axis.
         shared: the scale.
     """
     if shared.log:

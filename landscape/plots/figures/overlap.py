@@ -1,6 +1,6 @@
-"""Maps of pairs of parts: the curvature of one along sharpest directions or gradient of the other, and their angles.
+"""Maps of pairs of parts: curvature of one along sharpest directions or the gradient of the other, and their angles.
 
-Parts stand in the order of their training samples, the most frequent first.
+Parts are sorted by their training samples, the most frequent first.
 """
 
 import math
@@ -26,9 +26,9 @@ MOST_LABELS = 120  # rows and columns that are labelled one by one
 def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw each part's curvature along the sharpest directions of each other part, as a fraction of its own.
 
-    A row holds the directions of a part, a column the curvature of one: a red entry in the row of a head class and the
-    column of a tail class says that the head's sharp directions are sharp for the tail. Blue is negative curvature.
-    The scale is that of the pairs; the diagonal, which is 1, is beyond it.
+    A row has the directions of one part, a column the curvature of one part: a red entry in the row of a head class and
+    the column of a tail class means that the head's sharp directions are sharp for the tail. Blue is negative
+    curvature. Pairs of different parts determine the scale; the diagonal, which is 1, may exceed it.
 
     Args:
         spectrum: the result, with `overlap`.
@@ -49,9 +49,9 @@ def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figur
 def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw each part's curvature along the gradient of each other part, as a fraction of its largest eigenvalue.
 
-    A row holds the gradient of a part, a column the curvature of one: a red entry in the row of a head class and the
-    column of a tail class says that a step along the head's gradient bends the tail's loss. Blue is negative curvature.
-    The scale is that of the pairs.
+    A row has the gradient of one part, a column the curvature of one part: a red entry in the row of a head class and
+    the column of a tail class means that the tail's loss is curved along the head's gradient. Blue is negative
+    curvature. Pairs of different parts determine the scale.
 
     Args:
         spectrum: the result, with `gradient_curvature`.
@@ -73,9 +73,9 @@ def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figu
 
 @checked
 def subspace_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
-    """Draw how alike the spaces of two parts' sharpest directions are: the mean squared cosine of principal angles.
+    """Draw the similarity of the spaces of two parts' sharpest directions: the mean squared cosine of principal angles.
 
-    Where there is room for numbers, the smallest of the angles stands below.
+    If there is room for numbers, the smallest angle is written below each.
 
     Args:
         spectrum: the result, with `subspace_overlap`.
@@ -104,7 +104,7 @@ def _map(
     of_vectors: bool = True,
     angles: np.ndarray | None = None,
 ) -> Figure:
-    """Draw a map of pairs, with angles below the numbers; the scale is that of different parts."""
+    """Draw a map of pairs, with angles below the numbers; pairs of different parts determine the scale."""
     order = _chosen(spectrum, matrix, parts)
     values = np.asarray(matrix)[np.ix_(order, order)]
     pairs = values[~np.eye(len(order), dtype=bool)]

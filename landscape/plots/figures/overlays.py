@@ -1,4 +1,4 @@
-"""Surfaces on one another and side by side: several parts in one plane, the same parts of several networks."""
+"""Comparisons of surfaces: several parts in one panel, and the same parts of several networks side by side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ def surface_overlay(
     vmax: float | None = None,
     euclidean: bool = False,
 ) -> Figure:
-    """Draw the contour lines of two or more parts on one another, each with its own lowest point.
+    """Draw the contour lines of two or more parts in one panel, each with its own lowest point.
 
     Args:
         surface: the result, over a plane.
@@ -115,7 +115,7 @@ def compare_surfaces(
 ) -> Figure:
     """Draw the same parts of several surfaces with the same levels, or one part of several lines on the same axes.
 
-    One part of several surfaces stands side by side; of several parts each surface has a row.
+    For one part, the surfaces are side by side; for several parts, each surface has a row.
 
     Args:
         surfaces: name, such as the method -> its surface; all over planes, or all over lines.

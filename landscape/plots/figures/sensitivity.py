@@ -1,4 +1,4 @@
-"""Maps of how much each part changes along the sharpest directions, beside random ones of the same length."""
+"""Maps of the change of each part along the sharpest directions, and along random directions of the same length."""
 
 from collections.abc import Sequence
 
@@ -24,15 +24,15 @@ _ZERO = 1e-6  # of the largest change: what is less is rounding
 def changes(sensitivity: Sensitivity, parts: Sequence[str] | None = None) -> Figure:
     """Draw how each part's loss and accuracy change along each eigenvector in both signs, and along random directions.
 
-    Parts stand in the order of their training samples, the most frequent first. The last column is the control: the
-    mean over random directions of the same length and both signs. Red is worse: a higher loss, a lower accuracy.
+    Parts are sorted by their training samples, the most frequent first. The last column is the control: the mean over
+    random directions of the same length and both signs. Red is worse: a higher loss, or a lower accuracy.
 
     Args:
         sensitivity: the result.
         parts: names; None for all.
 
     Returns:
-        A new figure with a map for the loss, and one for the accuracy where there is one.
+        A new figure with a map for the loss, and one for the accuracy if there is one.
 
     Raises:
         InputError: no such part.

@@ -1,4 +1,4 @@
-"""How far the loss of each part rises around a checkpoint, against its number of training samples."""
+"""How much the loss of each part rises around a checkpoint, against its number of training samples."""
 
 from collections.abc import Sequence
 
@@ -21,10 +21,10 @@ _MARKERS = "os"  # a second shape where the ten colours are used up
 def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
     """Draw the rise within the ball, the rise under noise and the noise that doubles the loss.
 
-    In the first panel a line leads from the rise of SAM's step (hollow) to the largest that was found (filled), with
-    standard errors over samples; in the second lines are standard errors over the random directions and over samples
-    together, in the third spreads over the directions. An axis is logarithmic where all its
-    values are positive. Up to 12 parts are named.
+    In the first panel, a line connects the rise of SAM's step (hollow) with the largest rise that was found (filled),
+    with standard errors over samples. In the second panel, lines are standard errors over random directions and samples
+    together; in the third, they are spreads over the directions. An axis is logarithmic if all its values are positive.
+    Up to 12 parts are named.
 
     Args:
         sharpness: the result.
@@ -79,7 +79,7 @@ def _over_samples(sharpness: Sharpness, name: str, order: Sequence[int]) -> np.n
 
 
 def _positions(sharpness: Sharpness, order: Sequence[int], panels: Sequence[Axes]) -> np.ndarray:
-    """Return where each part stands, and make the x axes: by training samples, or side by side where all are alike."""
+    """Return the position of each part, and set the x axes: training samples, or an index if all are equal."""
     counts: np.ndarray = sharpness.train_counts[list(order)]
     alike = len(order) > 1 and len(set(counts)) == 1
     for ax in panels:
@@ -131,7 +131,7 @@ def _errors(ax: Axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, col
 
 
 def _known(*values: np.ndarray) -> np.ndarray:
-    """Return the values that have a place on an axis; of none, one that any axis takes."""
+    """Return the finite values; if there are none, a value that is valid on any axis."""
     joined = np.concatenate(values)
     return joined[np.isfinite(joined)] if np.isfinite(joined).any() else np.ones(1)
 

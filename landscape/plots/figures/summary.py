@@ -1,4 +1,4 @@
-"""The largest eigenvalue and the trace of each part, and what they are made of, against its training samples."""
+"""The largest eigenvalue and the trace of each part, and their factors, against its training samples."""
 
 from collections.abc import Sequence
 
@@ -22,11 +22,11 @@ _MARKERS = "os"  # a second shape where the ten colours are used up
 def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw lambda_max and trace, and their factors, with their errors against the training samples.
 
-    Bars are standard errors over samples where the spectrum keeps what belongs to single samples, else the residual and
-    the error of probes. With them two more panels show the two factors of the trace: the uncertainty, mean tr M, and
-    the trace per uncertainty. A grey band is the 5 to 95 % range of the largest part's number for as few of its own
-    samples as the part has: only what lies outside is more than a matter of size. An axis is logarithmic where all
-    its values are positive. Up to 12 parts are named.
+    If the spectrum has the fields of single samples, bars are standard errors over samples, and two more panels show
+    the two factors of the trace: the uncertainty, mean tr M, and the trace per uncertainty. Otherwise bars are the
+    residual and the error of probes. A grey band is the 5 to 95 % range of the largest part's number for as few of its
+    samples as the part has: a number inside the band may differ only because the part is small. An axis is logarithmic
+    if all its values are positive. Up to 12 parts are named.
 
     Args:
         spectrum: the result.
@@ -73,7 +73,7 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
 
 
 def _bands(axes: Sequence[Axes], spectrum: Spectrum, order: Sequence[int]) -> None:
-    """Draw the range of the largest part's numbers at the other parts' sizes, as far as these are smaller."""
+    """Draw the range of the largest part's numbers at the sizes of smaller parts."""
     if matched.refusal(spectrum) is not None:
         return
     found = matched.largest_at(spectrum, repetitions=100)
@@ -105,7 +105,7 @@ def _bands(axes: Sequence[Axes], spectrum: Spectrum, order: Sequence[int]) -> No
 
 
 def _places(spectrum: Spectrum, order: Sequence[int]) -> tuple[np.ndarray, bool]:
-    """Return where parts stand: at their training samples, or side by side, where these are unknown or all alike."""
+    """Return the positions of parts: their training samples, or an index if these are unknown or equal."""
     counts = spectrum.train_counts[list(order)].astype(float)
     alike = not np.isfinite(counts).all() or (len(order) > 1 and len(set(counts)) == 1)
     return (np.arange(len(order), dtype=float), True) if alike else (counts, False)

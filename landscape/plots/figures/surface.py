@@ -1,7 +1,7 @@
-"""Planes of a surface, a panel for each part: filled contours of loss or accuracy, and the grid's values as they are.
+"""Planes of a surface, a panel for each part: filled contours of loss or accuracy, and the computed values of the grid.
 
-All panels of a figure share levels and colours. What is cut off, interpolated, not finite or outside is said below the
-figure, where the verdict on the surface stands too.
+All panels of a figure share levels and colours. The text below the figure states what is cut off, interpolated, not
+finite or outside, and the verdict on the surface.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,23 +36,23 @@ def contours(
     """Draw filled contours of one part.
 
     Args:
-        surface: the result, over a plane; of a trajectory with its paths.
-        part: its name; None for the only one there is.
-        ax: where to draw; None makes a figure of its own, with the verdict below.
+        surface: the result, over a plane; for a trajectory, its paths are drawn too.
+        part: name of the part; None if there is only one.
+        ax: axes to draw on; None makes a new figure with the verdict below.
         what: "loss" or "accuracy".
-        levels: about how many, or which; give the same ones to figures that are compared.
-        log: None for logarithmic levels where the values span decades.
+        levels: approximate number of levels, or the levels; use the same levels in figures that are compared.
+        log: None means logarithmic levels if the values span decades.
         vmin: lowest level.
         vmax: highest level.
-        euclidean: draw lengths to scale, as they are in parameter space.
+        euclidean: draw lengths to scale, as in parameter space.
         bar: add a colour bar beside the axes.
-        names: what marks are called in the figure, by their names.
+        names: labels of marks in the figure, by their names.
 
     Returns:
         The axes.
 
     Raises:
-        InputError: no such part, several where none was named, a line, or options that leave nothing to draw.
+        InputError: no such part, several parts without a choice, a line, or options that leave nothing to draw.
     """
     planes.check_plane(surface)
     if what not in panels.UNITS:
@@ -147,7 +147,7 @@ def surface_heat(
     vmax: float | None = None,
     euclidean: bool = False,
 ) -> Figure:
-    """Draw the losses of the grid as they are, a cell for each point; cells that were not computed stay empty.
+    """Draw the losses of the grid without interpolation, a cell for each point; cells that were not computed are empty.
 
     Args:
         surface: the result, over a plane.

@@ -1,7 +1,7 @@
 """Surfaces in three dimensions: the loss as a height, with its contour lines on the floor.
 
-Cells with a corner that is not finite are left out, so that a hole stays one. Above a height that is asked for the
-surface is cut to a grey plateau, which is said below the figure.
+Cells with a corner that is not finite are left out, so that holes are visible. Above `zmax` the surface is replaced by
+a grey plateau, which the text below the figure states.
 """
 
 from collections.abc import Sequence
@@ -46,13 +46,13 @@ def surface_3d(
     Args:
         surface: the result, over a plane.
         parts: names, in the order of the panels; None for all, of which more than twelve are joined into groups.
-        log: height is the logarithm of the loss; None for that where the loss spans decades.
-        vmin: lowest loss with a colour of its own.
-        vmax: highest loss with a colour of its own.
+        log: the height is the logarithm of the loss; None means so if the loss spans decades.
+        vmin: lower losses have the colour of this loss.
+        vmax: higher losses have the colour of this loss.
         zmax: loss at which the surface is cut off.
-        euclidean: draw lengths to scale, as they are in parameter space.
-        elevation: of the eye above the plane, in degrees.
-        azimuth: of the eye around the surface, in degrees.
+        euclidean: draw lengths to scale, as in parameter space.
+        elevation: of the camera above the plane, in degrees.
+        azimuth: of the camera around the surface, in degrees.
 
     Returns:
         A new figure.

@@ -1,7 +1,7 @@
-"""Paths of training over the loss surface of each part, and what the paths really went through.
+"""Paths of training over the loss surface of each part, and the true losses along the paths.
 
-A path is not in its plane. Below the contours stands how far from the plane each checkpoint is; a second figure draws
-the true losses at the checkpoints beside those that the surface has at their projections.
+A path does not lie in its plane. A panel below the contours shows the distance of each checkpoint from the plane; a
+second figure shows the true losses at the checkpoints, and the losses of the surface at their projections.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ def trajectory(
 ) -> Figure:
     """Draw the paths of all runs over the loss of each part, and below it their distances from the plane.
 
-    The paper's Figure 1 has two parts, the tail and the whole, and names for three checkpoints.
+    The paper's Figure 1 has two parts, the tail and all samples, and names for three checkpoints.
 
     Args:
         trajectory: the result.
@@ -96,10 +96,10 @@ def trajectory_along(
     vmin: float | None = None,
     vmax: float | None = None,
 ) -> Figure:
-    """Draw true loss and accuracy of each part along each run, and dashed what the surface has at the projections.
+    """Draw true loss and accuracy of each part along each run; dashed: the values of the surface at the projections.
 
-    Where solid and dashed lines part, contours mislead; the distance from the plane below tells why. Where the surface
-    has other running statistics than the checkpoints, a dotted line has the loss of these with those of the surface.
+    Where solid and dashed lines differ, contours mislead; the distance from the plane, below, shows why. If the surface
+    has other running statistics than the checkpoints, a dotted line shows the checkpoints with those of the surface.
 
     Args:
         trajectory: the result.
