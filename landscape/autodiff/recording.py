@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.autodiff.batch_statistics import Constant, by_batch
-from landscape.errors import InputError
+from landscape.errors import InputError, is_of_memory
 
 Losses = Callable[[], Tensor]
 """Runs the model on a batch; returns the loss of each sample, (B,)."""
@@ -205,4 +205,33 @@ def at_outputs(values: Tensor, calls: Sequence[Call], seeds: Tensor, *, keep: bo
         return []
     # Of all backward steps, autograd makes only those that lead to these outputs: no gradients of weights.
     found = torch.autograd.grad([values], [c.output for c in calls], [seeds], retain_graph=keep, allow_unused=True)
+    return [(call, d) for call, d in zip(calls, found, strict=True) if d is not None]
+
+
+def at_outputs_of_all(values: Tensor, calls: Sequence[Call], seeds: Tensor) -> list[tuple[Call, Tensor]]:
+    """Go back to the outputs of the recorded calls for several seeds, all at once where the operations allow it.
+
+    Args:
+        values: with their graph, which stays.
+        calls: the recorded calls.
+        seeds: (K, ...), each of the shape of the values.
+
+    Returns:
+        The calls that the values depend on, with the gradients at the output of each, (K, B, ...).
+
+    Raises:
+        RuntimeError: memory has run out.
+    """
+    if not calls:
+        return []
+    outputs = [c.output for c in calls]
+    try:
+        found = torch.autograd.grad(
+            [values], outputs, [seeds], retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
+    except RuntimeError as error:  # an operation whose derivative cannot be vectorised
+        if is_of_memory(error):
+            raise
+        each = [torch.autograd.grad([values], outputs, [seed], retain_graph=True, allow_unused=True) for seed in seeds]
+        found = tuple(None if d[0] is None else torch.stack(d) for d in zip(*each, strict=True))
     return [(call, d) for call, d in zip(calls, found, strict=True) if d is not None]

@@ -9,7 +9,7 @@ model.
 import itertools
 import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +19,15 @@ from torch.nn import functional as F
 
 from landscape.autodiff import called, recording, trees
 from landscape.autodiff.per_sample import of_norm
-from landscape.autodiff.recording import NORMS, Call, at_outputs, parameters_of, recorded, used_otherwise
+from landscape.autodiff.recording import (
+    NORMS,
+    Call,
+    at_outputs,
+    at_outputs_of_all,
+    parameters_of,
+    recorded,
+    used_otherwise,
+)
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import zeros
 from landscape.errors import one_line
@@ -73,7 +81,9 @@ class Recorded:
             places[name][piece] = each
         return found
 
-    def square_norms(self, seeds: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def square_norms(
+        self, seeds: Tensor, kept: Tensor | None = None, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the squared lengths of gradients of several combinations of each sample's values, and some of these.
 
         What a layer was given is laid out once for all combinations. Memory for K gradients at all layers' outputs of
@@ -82,24 +92,25 @@ class Recorded:
         Args:
             seeds: (K, ...), each of the shape of `values`.
             kept: (K, B) which gradients are wanted themselves; None for none.
+            into: (m, D) zeros to write these to; None for memory of their own.
 
         Returns:
             (K, B) float64, each parameter's share added up in the model's own dtype; and the wanted gradients, (m, D),
             in the order of `kept.T.nonzero()`: sample by sample.
         """
         found = zeros(seeds.shape[:2], self.values.device)
-        rows = _Wanted(kept, self._chosen, len(self.values))
-        uses = [self._uses(seed, keep=k + 1 < len(seeds)) for k, seed in enumerate(seeds)]
-        for name, first in list(uses[0].items()):
-            of_each = [use.pop(name) for use in uses]  # popped, so that memory is given back as it goes
-            if len(first) == 1 and first[0].kind == "weight" and isinstance(first[0].call.module, nn.Conv2d):
-                d = torch.stack([u[0].d for u in of_each], 1)
-                for piece, each in _of_convolution(first[0].call, d):
+        rows = _Wanted(kept, self._chosen, len(self.values), into)
+        uses = self._by_name(at_outputs_of_all(self.values, self._taken, seeds))
+        for name in list(uses):
+            of_name = uses.pop(name)  # popped, so that memory is given back as it goes
+            first = of_name[0]
+            if len(of_name) == 1 and first.kind == "weight" and isinstance(first.call.module, nn.Conv2d):
+                for piece, each in _of_convolution(first.call, first.d.transpose(0, 1)):
                     found[:, piece] += torch.linalg.vector_norm(each, dim=(1, 3)).square().T.to(found.device)
                     rows.of_all(name, piece, each)
                 continue
-            for k, own in enumerate(of_each):
-                for piece, each in _by_pieces(own):
+            for k in range(len(seeds)):
+                for piece, each in _by_pieces([replace(use, d=use.d[k]) for use in of_name]):
                     found[k, piece] += torch.linalg.vecdot(each, each).to(found.device)
                     rows.of(name, k, piece, each)
         for k, seed in enumerate(seeds):
@@ -125,10 +136,21 @@ class Recorded:
         yield from self._functional(seeds)
 
     def _uses(self, seeds: Tensor, *, keep: bool) -> dict[str, list[_Use]]:
-        own = {id(p): name for name, p in self._chosen.items() if name not in self._rest}
-        taken = [c for c in self._calls if any(id(p) in own for p in c.module.parameters())]
-        uses: dict[str, list[_Use]] = {}
-        for call, d in at_outputs(self.values, taken, seeds, keep=keep):
+        return self._by_name(at_outputs(self.values, self._taken, seeds, keep=keep))
+
+    @property
+    def _own(self) -> dict[int, str]:
+        """Names of the parameters that the calls account for, by their identity."""
+        return {id(p): name for name, p in self._chosen.items() if name not in self._rest}
+
+    @property
+    def _taken(self) -> list[Call]:
+        own = self._own
+        return [c for c in self._calls if any(id(p) in own for p in c.module.parameters())]
+
+    def _by_name(self, found: Iterable[tuple[Call, Tensor]]) -> dict[str, list[_Use]]:
+        own, uses = self._own, dict[str, list[_Use]]()
+        for call, d in found:
             for kind, p in call.module.named_parameters():
                 if id(p) in own:
                     uses.setdefault(own[id(p)], []).append(_Use(call, d, kind))
@@ -260,12 +282,14 @@ def squared_gradients(
 class _Wanted:
     """Gradients that are wanted of some samples and combinations, filled in parameter by parameter."""
 
-    def __init__(self, kept: Tensor | None, chosen: dict[str, Tensor], n: int) -> None:
+    def __init__(self, kept: Tensor | None, chosen: dict[str, Tensor], n: int, into: Tensor | None) -> None:
         sizes = {name: p.numel() for name, p in chosen.items()}
         example = next(iter(chosen.values()))
         kept = torch.zeros(1, n, dtype=torch.bool) if kept is None else kept
         self._sample, self._k = kept.to(example.device).T.nonzero().T
-        self.vectors = torch.zeros(len(self._k), sum(sizes.values()), dtype=example.dtype, device=example.device)
+        if into is None:
+            into = torch.zeros(len(self._k), sum(sizes.values()), dtype=example.dtype, device=example.device)
+        self.vectors = into
         self._places = dict(zip(sizes, torch.split(self.vectors, list(sizes.values()), dim=1), strict=True))
 
     def of(self, name: str, k: int, piece: slice, each: Tensor) -> None:

@@ -175,9 +175,12 @@ def lengths(
     chunks = _chunks(objective, len(members))
     own = chunks[team.share(len(chunks))]
     wanted = None if keep is None else _likely(objective, factors, part, keep)
-    squares, uncertainty, logits, targets_of, vectors = [], [], [], [], []
+    squares, uncertainty, logits, targets_of = [], [], [], []
+    mine = own or chunks[:1]  # a process without one shows the shapes of nothing
+    ends = [0] * (len(mine) + 1) if wanted is None else np.cumsum([0, *(wanted[c].sum() for c in mine)]).tolist()
+    vectors = torch.zeros(ends[-1], objective.layout.size, dtype=objective.dtype, device=objective.device)
     with differentiable_attention(), objective.trainable():
-        for chunk in own or chunks[:1]:  # a process without one shows the shapes of nothing
+        for chunk, first, last in zip(mine, ends[:-1], ends[1:], strict=True):
             inputs, targets = objective.samples.batch(members[chunk], objective.device, objective.dtype)
             run = recorded(objective, factors, inputs, targets)
             z = run.values.detach().cpu().double()
@@ -189,9 +192,8 @@ def lengths(
             if used.any():
                 along = seeds[:, used].transpose(0, 1).reshape(-1, *run.values.shape)
                 kept = None if wanted is None else torch.from_numpy(wanted[chunk])[:, used].T
-                norms, own_rows = run.square_norms(along.to(run.values), kept)
+                norms, _ = run.square_norms(along.to(run.values), kept, vectors[first:last])
                 found[:, used] = norms.T.cpu()
-                vectors.append(own_rows)
             squares.append(signs * found)
             uncertainty.append(traces)
             logits.append(z)
@@ -204,9 +206,8 @@ def lengths(
 
     rows_found = None
     if wanted is not None:
-        nothing = torch.empty(0, objective.layout.size, dtype=objective.dtype, device=objective.device)
         sample, row = np.nonzero(wanted)
-        rows_found = Found(vectors=joined(torch.cat([nothing, *vectors])), sample=sample, row=row)
+        rows_found = Found(vectors=joined(vectors), sample=sample, row=row)
     return Lengths(
         kept=rows_found,
         squares=joined(torch.cat(squares)).numpy(),

@@ -99,3 +99,29 @@ def test_rows_of_recurrent_layers_equal_a_loop_over_samples(kind):
     found = single_samples.record(model, inputs, torch.zeros(5), lambda outputs, _: outputs)
     torch.testing.assert_close(found.rows(seeds, keep=True), expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(found.square_norms(seeds[None])[0][0], expected.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+def test_an_operation_whose_derivative_looks_at_numbers_goes_back_once_for_each_combination():
+    class Kind(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * g if g.abs().max().item() >= 0 else g  # which no vectorised pass can answer
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.two(Kind.apply(self.one(x)).tanh())
+
+    torch.manual_seed(0)
+    model, inputs = Net().double(), torch.randn(5, 3, dtype=torch.float64)
+    seeds = torch.randn(2, 5, 3, dtype=torch.float64)
+    found = single_samples.record(model, inputs, torch.zeros(5), lambda outputs, _: outputs)
+    expected = torch.stack([found.rows(s, keep=True).square().sum(1) for s in seeds])
+    same(found.square_norms(seeds)[0], expected)
