@@ -12,7 +12,9 @@ import landscape as ls
 from landscape.autodiff import distributed
 from landscape.errors import InputError
 from landscape.objective import jobs
+from landscape.objective.draws import draw_samples
 from tests.cases import CASES
+from tests.fitted import network
 
 ANALYSES = (ls.spectrum, ls.gradients, ls.features, ls.sharpness, ls.surface1d)  # imported before processes are forked
 ONE = {"rare": [2]}  # one sample, which most processes have none of
@@ -45,6 +47,13 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.gradients(classes, batches=3, samples_per_batch=6, out=folder / "batches.h5")
     ls.sharpness(classes, draws=2, ascent_steps=3, out=folder / "sharpness.h5")
     ls.surface1d(classes, ls.directions.random(classes, 1), n=5, out=folder / "surface.h5")
+    fitted = network(sizes=(400, 40))
+    with distributed.together():
+        fitted.evaluate()
+    ls.spectrum(fitted, accuracy=0.3, out=folder / "accuracy.h5")
+    ls.spectrum(fitted, operator="ggn", samples=30, out=folder / "drawn.h5")
+    few_drawn = draw_samples(fitted, 30)
+    ls.surface1d(few_drawn, ls.directions.random(few_drawn, 1), n=3, out=folder / "drawn-surface.h5")
 
 
 def disagree() -> list[str]:

@@ -16,6 +16,7 @@ from tests import together
 FEW = ("hessian", "rare", "rows", "features")
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt")
 NAMES = (*FEW, "traced", "classes", "exact-trace", "empirical", "sum", "gradients", "batches", "sharpness", "surface")
+DRAWN = ("accuracy", "drawn", "drawn-surface")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def said(folder, rank=0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "name"), [*(("all", n) for n in NAMES), *(("few", n) for n in FEW)])
+@pytest.mark.parametrize(("world", "name"), [*(("all", n) for n in (*NAMES, *DRAWN)), *(("few", n) for n in FEW)])
 def test_several_processes_give_the_numbers_of_one(runs, world, name):
     assert said(runs[world]) == ["done"]
     ours, theirs = (ls.load(runs[which] / f"{name}.h5") for which in (world, "alone"))
@@ -55,6 +56,15 @@ def test_several_processes_give_the_numbers_of_one(runs, world, name):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * size, err_msg=item.name)
         elif item.name != "provenance":
             np.testing.assert_array_equal(a, b, err_msg=item.name)
+
+
+@pytest.mark.slow
+def test_draws_are_some_of_the_samples_in_each_process(runs):
+    """Or the numbers above would be those of all."""
+    assert ls.load(runs["all"] / "drawn.h5").n_used.tolist() == [30, 30]
+    pilots = ls.load(runs["all"] / "accuracy.h5").n_used
+    assert pilots[0] < 0.7 * 400
+    assert pilots[1] == 40
 
 
 @pytest.mark.slow
