@@ -11,6 +11,9 @@ Measures, interleaved by class, medians over classes and rounds:
              PyTorch no longer has; and what the steps that were saved would have changed in the density
   first      lambda_max and trace of each class as `landscape hessian` takes them by default, with the errors over
              samples, against PyHessian's eigenvalues() and trace() with their defaults; CPU time
+  head       lambda_max and trace of all images of the first class to `--accuracy`, everything included, against
+             PyHessian's two calls with their defaults on all images: its time for one product, measured, times the
+             number of products that the two calls take for `--per-class` images of the class; CPU time
   rows       all eigenvalues of the Gauss-Newton matrix by rows against `--ggn-steps` Lanczos steps with curvlinops'
              product and with our own; CPU time
   memory     peak resident memory of one class's spectrum, each tool in a process of its own
@@ -54,7 +57,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--density-steps", type=int, default=60)
     parser.add_argument("--ggn-steps", type=int, default=80)
-    parser.add_argument("--what", default="products,spectra,three,first,rows,memory")
+    parser.add_argument("--accuracy", type=float, default=0.05)
+    parser.add_argument("--what", default="products,spectra,three,first,head,rows,memory")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -74,8 +78,8 @@ def main() -> None:
     operator = ls.curvature_operator(objective)
     print(f"tracing took {time.perf_counter() - started:.1f} s, once for all classes; not in the figures below")
     for what in args.what.split(","):
-        sections = {"products": products, "spectra": spectra, "three": three, "first": first, "rows": rows}
-        (sections | {"memory": memory})[what](args, objective, operator)
+        sections = {"products": products, "spectra": spectra, "three": three, "first": first, "head": head}
+        (sections | {"rows": rows, "memory": memory})[what](args, objective, operator)
 
 
 def load(args: argparse.Namespace, classes: str) -> Any:
@@ -288,6 +292,47 @@ def first(args: argparse.Namespace, objective: Any, operator: Any) -> None:
         )
     report("lambda_max and trace, CPU time, the tracing of each class's own objective in ours", seconds)
     print("\n".join(lines))
+
+
+def head(args: argparse.Namespace, objective: Any, operator: Any) -> None:
+    """Time the numbers of a whole class to an accuracy against PyHessian's two calls on all its images, in CPU time."""
+    name = objective.partition.names[0]
+    products = pyhessian_products(objective, 0)
+    args.per_class = None
+    whole = load(args, name)
+    product = pyhessian_product(whole, 0)
+    v = lanczos_module.probe(whole.layout.size, seed=0, number=0)
+    one, _ = cpu(lambda: product(v / v.norm()))
+    taken, found = cpu(lambda: ls.spectrum(load(args, name), accuracy=args.accuracy))
+    theirs = products * one
+    print(
+        f"\n{name}, {int(found.n_samples[0])} images, to {args.accuracy:g} with all that it takes: {taken:.1f} s of CPU"
+    )
+    for number in ("lambda_max", "trace"):
+        value, error = (getattr(found, field)[0] for field in (number, f"{number}_error"))
+        print(f"  {number} {value:.2f} +- {error:.2f} from {int(found.n_used[0])} draws")
+    print(f"  PyHessian {products} products of {one:.1f} s = {theirs:.0f} s, {theirs / taken:.0f} x ours")
+
+
+def pyhessian_products(objective: Any, part: int) -> int:
+    """Count the products that PyHessian's eigenvalues() and trace() take with their defaults."""
+    from pyhessian import hessian
+
+    model, batches, _ = peers(objective, part)
+    theirs = hessian(model, nn.CrossEntropyLoss(), dataloader=batches, cuda=False)
+    multiply, count = theirs.dataloader_hv_product, 0
+
+    def counted(v: Any) -> Any:
+        nonlocal count
+        count += 1
+        return multiply(v)
+
+    theirs.dataloader_hv_product = counted
+    with torch.random.fork_rng():
+        torch.random.manual_seed(0)
+        theirs.eigenvalues()
+        theirs.trace()
+    return count
 
 
 def rows(args: argparse.Namespace, objective: Any, operator: Any) -> None:
