@@ -49,6 +49,12 @@ def without(monkeypatch):
     return hidden
 
 
+@pytest.fixture
+def read_late(monkeypatch):
+    """Let no data set be small enough to be kept: items are read when they are asked for."""
+    monkeypatch.setattr("landscape.data.items.IN_MEMORY", 1)
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
     """Make a folder once for all workers: give it a name, and a function that fills an empty folder."""

@@ -26,12 +26,17 @@ Augmentation = Callable[[Tensor], Tensor]
 Operation = Callable[[Tensor, Tensor], Tensor]
 """Changes images (B, 3, size, size) by signed strengths (B,) from -1 to 1, which stay on the CPU."""
 
+Change = tuple[str, float, int]
+"""Name of an operation, its probability, and its magnitude from 0 to 9."""
+
+Policy = Sequence[tuple[Change, Change]]
+"""Pairs of operations, of which each image draws one pair."""
+
 _ANY_CHANNELS = ("none", "crop", "crop-flip")
 _COLOURED = ("autoaugment", "autoaugment-released", "simclr", "imagenet", "imagenet-randaugment", "simclr-imagenet")
 
-# Cubuk et al. 2019, "AutoAugment", appendix: the 25 policies found on CIFAR-10, each two operations with their
-# probabilities and magnitudes from 0 to 9.
-CIFAR10_POLICY = (
+# Cubuk et al. 2019, "AutoAugment", appendix: the 25 policies found on CIFAR-10, each of two operations.
+CIFAR10_POLICY: Policy = (
     (("invert", 0.1, 7), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
     (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
@@ -192,10 +197,10 @@ def _cutout(images: Tensor, side: int) -> Tensor:
 # Policies --------------------------------------------------------------------------------------------------------
 
 
-def _auto_augment(images: Tensor, *, released: bool = False) -> Tensor:
-    drawn = torch.randint(len(CIFAR10_POLICY), (len(images),)).tolist()
+def _auto_augment(images: Tensor, policy: Policy = CIFAR10_POLICY, *, released: bool = False) -> Tensor:
+    drawn = torch.randint(len(policy), (len(images),)).tolist()
     for turn in range(2):
-        chosen, probabilities, magnitudes = zip(*(CIFAR10_POLICY[i][turn] for i in drawn), strict=True)
+        chosen, probabilities, magnitudes = zip(*(policy[i][turn] for i in drawn), strict=True)
         strengths = torch.tensor(magnitudes) / 9 * _signs(len(images))
         images = _operate(images, chosen, strengths, torch.tensor(probabilities), released=released)
     return images

@@ -51,14 +51,20 @@ def start() -> None:
     os.environ.update(slurm.rendezvous(os.environ))  # where torch.distributed looks for it
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or _joined():
         return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        gpus = torch.cuda.device_count()
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
-        if int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])) <= gpus and dist.is_nccl_available():
-            backend = "cpu:gloo,cuda:nccl"
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    backend, gpu = _transport(os.environ, gpus, nccl=dist.is_nccl_available())
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
     with _others_may_be_lost():
         dist.init_process_group(backend, timeout=_PATIENCE)
+
+
+def _transport(environ: Mapping[str, str], gpus: int, *, nccl: bool) -> tuple[str, int | None]:
+    """Return by what tensors travel, in torch's words, and the number of this process's GPU, None without GPUs."""
+    if not gpus:
+        return "gloo", None
+    is_shared = int(environ.get("LOCAL_WORLD_SIZE", environ["WORLD_SIZE"])) > gpus
+    return "cpu:gloo,cuda:nccl" if nccl and not is_shared else "gloo", int(environ.get("LOCAL_RANK", "0")) % gpus
 
 
 def stop() -> None:

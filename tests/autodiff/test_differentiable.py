@@ -24,21 +24,21 @@ class Watch(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, lambda *s: nn.RNN(*s, nonlinearity="relu")], ids=range(4))
 @pytest.mark.parametrize("enabled", [True, False])
-def test_recurrent_networks_alone_run_without_cudnn_and_the_setting_comes_back(kind, enabled, monkeypatch):
+def test_recurrent_networks_alone_run_without_cudnn_and_the_setting_comes_back(kind, enabled):
     """cuDNN's have no second derivative; which way is taken backward is decided in the forward pass."""
-    monkeypatch.setattr(CUDNN, "enabled", enabled)
     recurrent, other, x = kind(3, 2), nn.Linear(3, 2), torch.ones(4, 1, 3)
-    with differentiable_attention(), Watch() as watch:
-        y = recurrent(x)[0]
-        inside, watch.seen = watch.seen, []
-        other(x)
+    with CUDNN.flags(enabled=enabled):
+        with differentiable_attention(), Watch() as watch:
+            y = recurrent(x)[0]
+            inside, watch.seen = watch.seen, []
+            other(x)
+        assert CUDNN.enabled == enabled
     zeros = torch.ops.aten.zeros.default  # the first hidden state, which the module makes
     of_function = [seen for function, seen in inside if function is not zeros]
     assert len(of_function) > 3
     assert not any(of_function)
     assert watch.seen
     assert all(seen == enabled for _, seen in watch.seen)
-    assert CUDNN.enabled == enabled
     (slope,) = torch.autograd.grad(y.sum(), recurrent.weight_ih_l0, create_graph=True)
     assert torch.autograd.grad(slope.square().sum(), recurrent.weight_hh_l0, allow_unused=True)
 

@@ -9,10 +9,15 @@ from landscape.autodiff import single_samples
 from landscape.autodiff.batch_statistics import batch_statistics_constant
 
 
-@pytest.mark.parametrize("entries", [1, 2**25])  # one sample at a time, and all at once
+@pytest.fixture(params=[1, 2**25], ids=["one sample at a time", "all at once"])
+def pieces(request, monkeypatch):
+    """How many entries of gradients may be there at a time."""
+    monkeypatch.setattr(single_samples, "_ENTRIES", request.param)
+
+
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("name", CASES)
-def test_squared_gradients_equal_a_loop_over_samples(name, entries, monkeypatch):
-    monkeypatch.setattr(single_samples, "_ENTRIES", entries)
+def test_squared_gradients_equal_a_loop_over_samples(name):
     model, inputs = case(name)
     model.train()
     if name == "small-resnet":
@@ -32,11 +37,10 @@ def test_squared_gradients_of_chosen_parameters_leave_the_others_out():
     same(found, single_gradients(model.eval(), inputs, names).square().sum(0))
 
 
-@pytest.mark.parametrize("entries", [1, 2**25])
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("name", CASES)
-def test_rows_of_any_combination_of_logits_equal_a_loop_over_samples(name, entries, monkeypatch):
+def test_rows_of_any_combination_of_logits_equal_a_loop_over_samples(name):
     """Several combinations from one forward pass, one of them zero for some samples."""
-    monkeypatch.setattr(single_samples, "_ENTRIES", entries)
     model, inputs = case(name)
     model.eval()
     params = list(model.parameters())

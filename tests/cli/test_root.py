@@ -2,11 +2,13 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
 
 import click
+import plugin
 import pytest
 from surfaces import three_classes
 
@@ -17,16 +19,41 @@ from landscape.results import store
 
 
 @pytest.fixture
-def failing(monkeypatch):
+def installed(tmp_path, monkeypatch):
+    """Install a package that adds commands: their names, and where its entry points say that these are."""
+
+    def install(**commands):
+        folder = tmp_path / "site" / "theirs-1.0.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+        lines = "".join(f"{name} = {place}\n" for name, place in commands.items())
+        (folder / "entry_points.txt").write_text(f"[landscape.commands]\n{lines}")
+        monkeypatch.syspath_prepend(str(folder.parent))
+
+    return install
+
+
+@pytest.fixture
+def added(installed):
+    """Install a package that adds one command, which does what a test says."""
+
+    def add(name, action):
+        plugin.does[:] = [action]
+        installed(**{name: "plugin:command"})
+
+    yield add
+    plugin.does.clear()
+
+
+@pytest.fixture
+def failing(added):
     """Let the command "fail" raise an exception."""
 
     def arrange(exception):
         def body():
             raise exception
 
-        entry = metadata.EntryPoint("fail", "nowhere:command", "landscape.commands")
-        monkeypatch.setattr(cli, "_plugins", lambda: {"fail": entry})
-        monkeypatch.setattr(metadata.EntryPoint, "load", lambda self: click.Command("fail", callback=body))
+        added("fail", body)
 
     return arrange
 
@@ -71,13 +98,12 @@ def test_verbose_shows_the_traceback_before_the_line(run, failing, words):
     assert not logging.getLogger("landscape").isEnabledFor(logging.INFO)  # not for the next command
 
 
-def test_verbose_shows_the_log_and_without_it_only_warnings(run, monkeypatch):
+def test_verbose_shows_the_log_and_without_it_only_warnings(run, added):
     def body():
         logging.getLogger("landscape.room").info("a detail")
         logging.getLogger("landscape.room").warning("a [warning]")
 
-    monkeypatch.setitem(cli.COMMANDS, "log", "")
-    monkeypatch.setattr(cli, "import_module", lambda name: type("M", (), {"log": click.Command("log", callback=body)}))
+    added("log", body)
     _, out, err = run("log")
     assert out == ""
     assert "a [warning]" in " ".join(err)
@@ -118,26 +144,23 @@ def test_help_is_shown_however_it_is_asked_for(run, words):
     assert all(name in out for name in cli.COMMANDS)
 
 
-def test_commands_of_other_packages_are_listed_without_being_loaded(run, monkeypatch):
-    entries = {"theirs": metadata.EntryPoint("theirs", "not.installed:command", "landscape.commands")}
-    monkeypatch.setattr(cli, "_plugins", lambda: entries)
-    assert "theirs" in run("-h")[1]
-    code, _, err = run("theirs")
+def test_commands_of_other_packages_are_listed_without_being_loaded(run, installed):
+    installed(their_own="not.there:command")
+    assert re.search(r"their_own +From theirs\.", run("-h")[1])
+    code, _, err = run("their_own")
     assert code == 1
     assert "ModuleNotFoundError" in err[0]
 
 
-def test_our_commands_win_over_those_of_other_packages(run, monkeypatch):
-    entries = {"plot": metadata.EntryPoint("plot", "not.installed:command", "landscape.commands")}
-    monkeypatch.setattr(cli, "_plugins", lambda: entries)
+def test_our_commands_win_over_those_of_other_packages(run, installed):
+    installed(plot="not.there:command")
     code, out, _ = run("plot", "-h")
     assert code == 0
     assert "Draw a figure" in out
 
 
-def test_version(run, monkeypatch):
-    monkeypatch.setattr(metadata, "version", {cli.PACKAGE: "1.2.3"}.__getitem__)
-    assert run("--version") == (0, "landscape 1.2.3\n", [])
+def test_version(run):
+    assert run("--version") == (0, f"landscape {metadata.version('loss-landscape-per-class')}\n", [])
 
 
 def test_help_and_what_shows_results_start_without_torch(tmp_path, file):

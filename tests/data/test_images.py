@@ -1,5 +1,7 @@
 """Image files: lists and folders hold the same, a square from the centre is what the network sees."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -122,45 +124,67 @@ def test_a_folder_that_is_not_there_names_those_that_are(pictures):
         load("image-folder", root=pictures, split="val")
 
 
-@pytest.fixture
-def decoded(monkeypatch):
-    """The names of the files that are opened from now on; the threads of a batch open them in any order."""
-    names = []
-    opened = Image.open
-    monkeypatch.setattr(Image, "open", lambda path: names.append(path.name) or opened(path))
-    return names
+FILES = ["cat/a.png", "cat/b.jpg", "dog/c.JPEG"]
 
 
-def test_an_image_is_decoded_once(pictures, decoded):
+@contextmanager
+def only(pictures, *kept):
+    """Make a `with` block in which the files of these samples are there and no others."""
+    away = [pictures / "train" / FILES[i] for i in range(3) if i not in kept]
+    for path in away:
+        path.rename(path.with_suffix(".away"))
+    try:
+        yield
+    finally:
+        for path in away:
+            path.with_suffix(".away").rename(path)
+
+
+def opened_again(pictures, samples):
+    """The samples whose files are read when they are asked for."""
+    found = []
+    for i in range(3):
+        with only(pictures):
+            try:
+                samples.batch(np.array([i]))
+            except DataError:
+                found.append(i)
+    return found
+
+
+def test_an_image_is_decoded_once(pictures):
     samples = load("image-folder", root=pictures, image_size=14)
     first, _ = samples.batch(np.array([0, 1]))
-    again, _ = samples.batch(np.array([1, 2, 0, 0]))
-    assert sorted(decoded) == ["a.png", "b.jpg", "c.JPEG"]
+    with only(pictures, 2):
+        again, _ = samples.batch(np.array([1, 2, 0, 0]))
     assert torch.equal(again[[3, 0]], first)
-    chosen, labels = samples.select([2, 0]).batch(np.array([0, 1]))
-    assert len(decoded) == 3
+    with only(pictures):
+        chosen, labels = samples.select([2, 0]).batch(np.array([0, 1]))
     assert torch.equal(chosen, again[[1, 2]])
     assert labels.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(("n_kept", "opened_again"), [(0, ["a.png", "b.jpg", "c.JPEG"]), (1, ["a.png", "b.jpg"])])
-def test_images_beyond_the_byte_budget_are_decoded_again(pictures, decoded, monkeypatch, n_kept, opened_again):
-    monkeypatch.setattr(images, "KEPT_BYTES", n_kept * 3 * 14 * 14)
+@pytest.fixture(params=[0, 1, 2])
+def n_kept(request, monkeypatch):
+    """How many images of side 14 are kept."""
+    monkeypatch.setattr(images, "KEPT_BYTES", request.param * 3 * 14 * 14)
+    return request.param
+
+
+def test_images_beyond_the_byte_budget_are_decoded_again(pictures, n_kept):
     samples = load("image-folder", root=pictures, image_size=14)
     first, _ = samples.batch(np.arange(3))
-    decoded.clear()
+    assert opened_again(pictures, samples) == [[0, 1, 2], [0, 1], [0]][n_kept]
     again, _ = samples.batch(np.array([2, 1, 0]))
-    assert sorted(decoded) == opened_again
     assert torch.equal(again.flip(0), first)
 
 
-def test_a_part_within_the_budget_is_kept_whichever_came_before_it(pictures, decoded, monkeypatch):
-    monkeypatch.setattr(images, "KEPT_BYTES", 2 * 3 * 14 * 14)
+@pytest.mark.parametrize("n_kept", [2], indirect=True)
+def test_a_part_within_the_budget_is_kept_whichever_came_before_it(pictures, n_kept):
     samples = load("image-folder", root=pictures, image_size=14)
-    for part in ([0, 1, 2], [0, 1], [0, 1]):
-        decoded.clear()
-        samples.batch(np.array(part))
-    assert decoded == []
+    samples.batch(np.arange(3))
+    samples.batch(np.arange(n_kept))
+    assert opened_again(pictures, samples) == list(range(n_kept, 3))
 
 
 def test_an_image_that_cannot_be_read_is_named(pictures):

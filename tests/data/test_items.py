@@ -7,7 +7,6 @@ from PIL import Image
 from refusals import refused
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from landscape.data import items
 from landscape.data.datasets import from_dataset
 from landscape.errors import DataError
 
@@ -81,12 +80,7 @@ def test_arguments_win_over_the_datas_own_names():
     assert samples.class_names == ("a", "b", "c")
 
 
-@pytest.fixture
-def small_memory(monkeypatch):
-    monkeypatch.setattr(items, "IN_MEMORY", 1)
-
-
-@pytest.mark.usefixtures("small_memory")
+@pytest.mark.usefixtures("read_late")
 def test_large_data_are_read_in_batches():
     samples = from_dataset(Items(PAIRS))
     assert samples.inputs is None
@@ -107,7 +101,7 @@ class Counting(Items):
         return self.items[i]
 
 
-@pytest.mark.usefixtures("small_memory")
+@pytest.mark.usefixtures("read_late")
 @pytest.mark.parametrize("attribute", ["targets", "labels"])
 def test_declared_labels_of_large_data_spare_reading_them_all(attribute):
     pairs = PAIRS * 40
@@ -116,7 +110,7 @@ def test_declared_labels_of_large_data_spare_reading_them_all(attribute):
     assert dataset.reads < 40
 
 
-@pytest.mark.usefixtures("small_memory")
+@pytest.mark.usefixtures("read_late")
 @pytest.mark.parametrize(
     "declared", [[0, 1, 1, 2, 1], [1, 0], ["b", "a", "a", "c", "a"], 3], ids=["mapped", "short", "names", "number"]
 )

@@ -80,8 +80,8 @@ def test_batches_that_differ_in_shape_are_collated_one_by_one_and_others_are_kep
     assert len(some) == 2
 
 
-def test_large_data_stay_where_they_are(monkeypatch):
-    monkeypatch.setattr("landscape.data.items.IN_MEMORY", 100)
+@pytest.mark.usefixtures("read_late")
+def test_large_data_stay_where_they_are():
     found = read([{"x": x, "y": y} for x, y in zip(X, Y.double(), strict=True)])
     assert found.held is None
     inputs, targets = found.batch(np.array([9, 1]), dtype=torch.float64)

@@ -160,8 +160,8 @@ def test_one_random_item_is_found_wherever_it_is(kind):
             read_often(items)
 
 
-def test_data_too_large_for_memory_are_looked_at_again_at_the_end(monkeypatch):
-    monkeypatch.setattr("landscape.data.items.IN_MEMORY", 0)
+@pytest.mark.usefixtures("read_late")
+def test_data_too_large_for_memory_are_looked_at_again_at_the_end():
     items = Items()
     objective = Objective.build(net(), datasets.from_dataset(items), dtype=torch.float64, device="cpu")
     objective.verify()

@@ -197,18 +197,33 @@ def test_all_ranks_end_when_the_main_one_cannot_open_the_journal(tmp_path):
     assert not (tmp_path / "log").exists()
 
 
-def test_the_count_of_a_killed_run_does_not_leave_units_out(tmp_path, monkeypatch):
+DEALT = """
+import sys
+from pathlib import Path
+from landscape.autodiff import distributed
+from landscape.errors import InputError
+from landscape.objective import jobs
+
+distributed.start()
+print(*distributed.deal(4, Path(sys.argv[1])))
+try:
+    jobs.run(["a", "b"], lambda unit, report: None)
+except InputError as error:
+    print(error)
+distributed.stop()
+"""
+
+
+def test_the_count_of_a_killed_run_does_not_leave_units_out_and_ranks_need_a_journal(tmp_path):
     counter = tmp_path / ".landscape-next"
     killed = dist.FileStore(str(counter), 2)
     killed.add("next", 3)
     assert counter.stat().st_size > 0
-    monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(distributed, "barrier", lambda: None)
-    monkeypatch.setattr(distributed._Beat, "wait_for_all", lambda self: None)
-    assert list(distributed.deal(4, tmp_path)) == [0, 1, 2, 3]
-
-
-def test_several_ranks_need_a_journal(monkeypatch):
-    monkeypatch.setattr(distributed, "world", lambda: 2)
-    with refused(InputError, "journal", "out", 2):
-        jobs.run(UNITS, Compute())
+    processes = [Program(DEALT, tmp_path, env=own) for own in variables()]
+    said = [process.ended() for process in processes]
+    assert [code for code, _, _ in said] == [0, 0], said
+    drawn, refusals = zip(*(output.split("\n") for _, output, _ in said), strict=True)
+    assert sorted(" ".join(drawn).split()) == ["0", "1", "2", "3"]
+    for line in refusals:
+        with refused(InputError, "journal", "out", 2):
+            raise InputError(line)

@@ -38,11 +38,17 @@ def test_what_is_not_compressed_may_claim_its_bytes_only():
         disk.claim(11, "it", held=10, ratio=1)
 
 
-def test_memory_is_bounded_by_the_process_own_limit(monkeypatch):
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (2**20, 2**20))
-    assert disk.memory() == 2**20
-    with refused(disk.ClaimError, "600 kB", "524 kB"):
-        disk.claim(600_000, "it")
+def test_memory_is_bounded_by_the_process_own_limit():
+    of_machine, (soft, hard) = disk.memory(), resource.getrlimit(resource.RLIMIT_AS)
+    own = of_machine - of_machine // 8
+    resource.setrlimit(resource.RLIMIT_AS, (own, hard))
+    try:
+        assert disk.memory() == own
+        disk.claim(own // 2, "it")
+        with refused(disk.ClaimError, "it", "memory"):
+            disk.claim(own // 2 + 1, "it")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 MARK = b"\xef\xbb\xbf"
@@ -76,16 +82,16 @@ def test_what_is_no_text_is_refused_with_file_and_line(tmp_path, what, read):
         read(tmp_path / "file", DataError)
 
 
-def test_what_cannot_be_opened_says_why(tmp_path, monkeypatch):
+def test_what_cannot_be_opened_says_why(tmp_path):
     with pytest.raises(InputError, match="none cannot be read: No such file"):
         disk.read_text(tmp_path / "none", InputError)
     with refused(InputError, "Is a directory"):
         disk.read_text(tmp_path, InputError)
     with refused(InputError, "embedded null byte"):
         disk.read_text("a\0b", InputError)
-    (tmp_path / "file").write_bytes(bytes(100))
-    monkeypatch.setattr(disk, "memory", lambda: 400)
-    with refused(InputError, 100, 50):
+    (tmp_path / "file").touch()
+    os.truncate(tmp_path / "file", disk.memory() // 8 + 1)  # it takes no room on the disk
+    with refused(InputError, "file", "memory"):
         disk.read_text(tmp_path / "file", InputError)
 
 

@@ -268,12 +268,12 @@ def test_the_policy_is_the_one_that_kornia_has():
             assert expected[2] in {None, magnitude}
 
 
-def test_each_image_gets_its_own_policy_with_its_probabilities(monkeypatch):
+def test_each_image_gets_its_own_policy_with_its_probabilities():
     """Two policies: invert in 3 of 10 cases, or reduce to 4 bits always; then both invert never."""
     never = ("invert", 0.0, 9)
-    monkeypatch.setattr(augment, "CIFAR10_POLICY", ((("invert", 0.3, 9), never), (("posterize", 1.0, 9), never)))
+    policy = ((("invert", 0.3, 9), never), (("posterize", 1.0, 9), never))
     image = bytes_of(1, 4)[0]
-    found = augment._auto_augment(same(image / 255, 1000)) * 255
+    found = augment._auto_augment(same(image / 255, 1000), policy) * 255
     kinds = {"plain": image, "inverted": 255 - image, "posterized": image // 16 * 16}
     counts = {kind: int((found.round() == pixels).flatten(1).all(dim=1).sum()) for kind, pixels in kinds.items()}
     assert sum(counts.values()) == 1000
@@ -282,9 +282,9 @@ def test_each_image_gets_its_own_policy_with_its_probabilities(monkeypatch):
 
 
 @pytest.mark.parametrize("magnitude", [0, 9])
-def test_magnitudes_have_either_sign(monkeypatch, magnitude):
-    monkeypatch.setattr(augment, "CIFAR10_POLICY", ((("brightness", 1.0, magnitude), ("identity", 1.0, 0)),))
-    found = augment._auto_augment(torch.full((1000, 3, 4, 4), 0.5))[:, 0, 0, 0]
+def test_magnitudes_have_either_sign(magnitude):
+    policy = ((("brightness", 1.0, magnitude), ("identity", 1.0, 0)),)
+    found = augment._auto_augment(torch.full((1000, 3, 4, 4), 0.5), policy)[:, 0, 0, 0]
     factors = 1 + 0.1 * magnitude * (2 * (found > 0.5) - 1)
     torch.testing.assert_close(found, 0.5 * factors)
     as_likely_as(int((found > 0.5).sum()), 1000, 0.5 if magnitude else 0.0)

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from refusals import refused
 
-from landscape.data import items
 from landscape.data.datasets import CIFAR, Samples, from_dataset, load
 from landscape.errors import DataError, InputError
 from trainers.batches import Batches, split_validation
@@ -165,9 +164,9 @@ class Users:
         return self.pixels[i], int(i) % 3
 
 
+@pytest.mark.usefixtures("read_late")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_users_data_that_do_not_fit_in_memory_are_read_by_the_workers(pictures, monkeypatch, workers):
-    monkeypatch.setattr(items, "IN_MEMORY", 0)
+def test_users_data_that_do_not_fit_in_memory_are_read_by_the_workers(pictures, workers):
     samples = from_dataset(Users(pictures.inputs))
     assert samples.inputs is None
     with refused(InputError, augment="crop"):
@@ -181,9 +180,9 @@ def test_users_data_that_do_not_fit_in_memory_are_read_by_the_workers(pictures, 
         assert cropped.shape == plain.shape
 
 
+@pytest.mark.usefixtures("read_late")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_of_users_data_is_one_line(pictures, monkeypatch, workers):
-    monkeypatch.setattr(items, "IN_MEMORY", 0)
+def test_an_error_of_users_data_is_one_line(pictures, workers):
     samples = from_dataset(Users(pictures.inputs))
     samples.dataset.broken = 10
     with pytest.raises(DataError) as caught:

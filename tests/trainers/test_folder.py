@@ -125,8 +125,8 @@ def edit_state(out, change):
         (lambda state, meta: meta["recipe"].update(fancy=3), ("fancy",)),
     ],
 )
-def test_a_state_of_another_version_is_refused_with_what_it_lacks_and_a_remedy(tmp_path, change, message, monkeypatch):
-    cut(tmp_path, monkeypatch)
+def test_a_state_of_another_version_is_refused_with_what_it_lacks_and_a_remedy(tmp_path, change, message, cut):
+    cut(tmp_path)
     edit_state(tmp_path, change)
     with refused(StoreError, *message, overwrite=True) as error:
         begin(tmp_path)
@@ -134,8 +134,8 @@ def test_a_state_of_another_version_is_refused_with_what_it_lacks_and_a_remedy(t
     finish(tmp_path, overwrite=True)  # the folder is free
 
 
-def test_options_that_an_older_version_did_not_know_were_as_they_are_by_default(tmp_path, monkeypatch):
-    cut(tmp_path, monkeypatch)
+def test_options_that_an_older_version_did_not_know_were_as_they_are_by_default(tmp_path, cut):
+    cut(tmp_path)
     edit_state(tmp_path, lambda state, meta: meta["recipe"].pop("drw_start"))
     with refused(StoreError, 0.5, drw_start=0.8):
         begin(tmp_path, drw_start=0.5)
@@ -144,39 +144,49 @@ def test_options_that_an_older_version_did_not_know_were_as_they_are_by_default(
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:500]), Path.unlink])
 @pytest.mark.parametrize("name", ["state.pt", "groups-0002.pt"])
-def test_what_is_damaged_or_missing_names_the_remedy(tmp_path, name, damage, monkeypatch):
-    cut(tmp_path, monkeypatch, after=3, **GROUPED)
+def test_what_is_damaged_or_missing_names_the_remedy(tmp_path, name, damage, cut):
+    cut(tmp_path, after=3, **GROUPED)
     damage(tmp_path / name)
     with refused(StoreError, name.split(".")[0], overwrite=True):
         begin(tmp_path, **GROUPED)
 
 
-def cut(out, monkeypatch, after=1, **options):
-    with monkeypatch.context() as patch:
-        run_epoch = toys.run.Trainer.run_epoch
+@pytest.fixture
+def cut(epochs):
+    """Train a run in a folder until some epochs are over."""
 
-        def stopped(self, progress):
-            if self.epoch == after:
+    def cut(out, after=1, **options):
+        def stop(trainer):
+            if trainer.epoch == after:
                 raise KeyboardInterrupt
-            return run_epoch(self, progress)
 
-        patch.setattr(toys.run.Trainer, "run_epoch", stopped)
-        with pytest.raises(KeyboardInterrupt):
+        with epochs(before=stop), pytest.raises(KeyboardInterrupt):
             finish(out, **options)
 
+    return cut
 
-def test_a_run_goes_on_where_its_data_have_been_moved_to(tmp_path, monkeypatch):
-    cut(tmp_path, monkeypatch, data_root="here")
+
+def test_a_run_goes_on_where_its_data_have_been_moved_to(tmp_path, cut):
+    cut(tmp_path, data_root="here")
     assert finish(tmp_path, data_root="there").epoch.tolist() == [1, 2]
     assert checkpoints.read(tmp_path / "state.pt").meta["recipe"]["data_root"] == "there"
 
 
-def test_a_run_does_not_go_on_with_other_data_under_the_same_name(tmp_path, monkeypatch):
-    cut(tmp_path, monkeypatch)
-    vectors = toys.vectors
-    monkeypatch.setattr(toys, "vectors", lambda split: (vectors(split)[0] + 1, vectors(split)[1]))
+def test_a_run_does_not_go_on_with_other_data_under_the_same_name(tmp_path, monkeypatch, cut):
+    (tmp_path / "shifted.py").write_text(
+        "from pathlib import Path\n"
+        "import toys\n"
+        "def vectors(split):\n"
+        "    inputs, labels = toys.vectors(split)\n"
+        "    return inputs + float(Path(__file__).with_name('shift').read_text()), labels\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shift").write_text("0")
+    cut(tmp_path / "run", dataset="shifted:vectors")
+    begin(tmp_path / "run", dataset="shifted:vectors").close()
+    (tmp_path / "shift").write_text("1")
     with refused(StoreError, overwrite=True):
-        begin(tmp_path)
+        begin(tmp_path / "run", dataset="shifted:vectors")
 
 
 def test_what_a_killed_process_left_unfinished_goes_unless_it_is_still_written(tmp_path):
@@ -197,14 +207,11 @@ def test_files_of_others_that_look_like_groups_stay(tmp_path):
     assert [f for f in files(tmp_path) if f.startswith("groups")] == ["groups-0004.pt", "groups-mine.pt"]
 
 
-def test_a_folder_that_cannot_be_cleared_is_said_in_a_line(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_cleared_is_said_in_a_line(tmp_path):
     finish(tmp_path)
-
-    def fails(self, **options):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "unlink", fails)
-    with refused(StoreError, "Permission denied"):
+    (tmp_path / "history.csv").unlink()
+    (tmp_path / "history.csv").mkdir()
+    with refused(StoreError, "Is a directory"):
         folder.clear(tmp_path)
 
 

@@ -84,19 +84,17 @@ def test_the_watch_sees_what_it_looks_for():
 
 
 @pytest.mark.parametrize(
-    ("gpus", "ranks", "backend"),
-    [(0, 2, "gloo"), (2, 2, "cpu:gloo,cuda:nccl"), (8, 2, "cpu:gloo,cuda:nccl"), (1, 2, "gloo")],
+    ("gpus", "ranks", "nccl", "backend"),
+    [
+        (0, 2, True, "gloo"),
+        (2, 2, True, "cpu:gloo,cuda:nccl"),
+        (8, 2, True, "cpu:gloo,cuda:nccl"),
+        (1, 2, True, "gloo"),
+        (2, 2, False, "gloo"),
+    ],
 )
-def test_gradients_travel_by_nccl_where_each_rank_has_a_gpu(gpus, ranks, backend, monkeypatch):
-    started = []
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", str(ranks))
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: started.append(device))
-    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, timeout: started.append(name))
-    distributed.start()
-    assert started == ([1 % gpus] if gpus else []) + [backend]
+def test_gradients_travel_by_nccl_where_each_rank_has_a_gpu(gpus, ranks, nccl, backend):
+    own = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": str(ranks)}
+    assert distributed._transport(own, gpus, nccl=nccl) == (backend, 1 % gpus if gpus else None)
+    on_two_machines = own | {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": str(ranks)}
+    assert distributed._transport(on_two_machines, gpus, nccl=nccl) == (backend, 1 % gpus if gpus else None)

@@ -51,15 +51,14 @@ def test_statistics_of_several_batches_are_those_of_all_to_the_scatter_between_b
         torch.testing.assert_close(model[1].running_var, hidden.var(0), rtol=5 / 128, atol=0)
 
 
-def test_they_are_of_so_many_samples_at_most_drawn_by_the_seed(monkeypatch):
-    monkeypatch.setattr(settled, "BATCH", 8)
-    monkeypatch.setattr(settled, "BATCHES", 2)
-    samples, found = points(100), []
+def test_they_are_of_so_many_samples_at_most_drawn_by_the_seed():
+    n = settled.BATCH * settled.BATCHES
+    samples, found = points(n + 1000), []
     for seed in (0, 0, 1):
         model = network()
         with settled_statistics(model, samples, seed=seed):
             found.append(model[1].running_mean.clone())
-    drawn = samples.inputs[np.random.default_rng(0).permutation(100)[:16]]
+    drawn = samples.inputs[np.random.default_rng(0).permutation(n + 1000)[:n]]
     torch.testing.assert_close(found[0], model[0](drawn).mean(0), rtol=1e-12, atol=1e-12)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
