@@ -9,12 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 
 # Tests run side by side, and their networks are tiny: threads that wait for each other cost five times what they gain.
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
+
+
+def has_room(folder: str) -> bool:
+    """Say whether a folder in memory is large enough for all that tests write, and programs in it may run."""
+    if not os.path.isdir(folder):
+        return False
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize > 4 * 2**30 and not found.f_flag & os.ST_NOEXEC
+
+
+# Every file is synced when it is written, which takes a disk some ten milliseconds, and tests write tens of thousands.
+if has_room("/dev/shm"):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
 
 def pytest_collection_modifyitems(items):
