@@ -91,7 +91,7 @@ def work(folder: Path, ending: str) -> None:
     """Do what a process does; what it says goes to a file of its own."""
     torch.set_num_threads(1)
     if ending == "hung":
-        distributed.TIMEOUT = timedelta(seconds=20)
+        distributed.TIMEOUT = timedelta(seconds=6)
     if ending == "hung-dealt":
         distributed.SILENCE = timedelta(seconds=3)
     said = []

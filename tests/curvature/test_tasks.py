@@ -1,5 +1,7 @@
 """Every matrix of every task, with every kind of input, against dense ones of losses that are written out by hand."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -26,8 +28,10 @@ def functions(case):
     return output, torch.cat([p.detach().reshape(-1) for p in named.values()])
 
 
-def dense(case, kind):
+@cache
+def dense(name, kind):
     """Return a matrix of the samples in `PART`, (D, D), by torch.func on all of them at once."""
+    case = CASES[name]
     output, point = functions(case)
     chosen = torch.from_numpy(PART)
 
@@ -38,7 +42,7 @@ def dense(case, kind):
         if kind == "hessian":
             return hessian(lambda t: losses(t).mean())(point)
         if kind == "residual":
-            return dense(case, "hessian") - dense(case, "ggn")
+            return dense(name, "hessian") - dense(name, "ggn")
         if kind == "empirical-fisher":
             g = jacrev(losses)(point)
             return g.T @ g / len(g)
@@ -67,7 +71,7 @@ def test_matrices_equal_dense_ones_of_the_loss_written_out_by_hand(name):
             with pytest.raises(LandscapeError, match="fisher|distribution" if kind == "fisher" else "zero"):
                 ls.curvature_operator(objective, kind)
             continue
-        expected = dense(case, kind) if case.ggn or kind != "residual" else dense(case, "hessian")
+        expected = dense(name, kind if case.ggn or kind != "residual" else "hessian")
         operator = ls.curvature_operator(objective, kind)
         found = operator.matvec(torch.eye(len(point), dtype=torch.float64)[None])[0]
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-11 * expected.abs().max().item(), msg=f"{kind}")
@@ -84,7 +88,7 @@ def test_numbers_of_single_samples_and_rows_equal_dense_ones_where_they_can_be_h
         if (kind == "fisher" and not case.fisher) or (kind == "ggn" and not case.ggn):
             continue
         spectrum = ls.spectrum(objective, operator=kind, steps=60, probes=4, sampling_errors=True, tol=1e-9)
-        values = torch.linalg.eigvalsh(dense(case, kind))
+        values = torch.linalg.eigvalsh(dense(name, kind))
         assert spectrum.lambda_max[0] == pytest.approx(values[-1].item(), rel=1e-6)
         assert spectrum.trace[0] == pytest.approx(
             values.sum().item(), abs=max(1e-9, 6 * spectrum.trace_stderr[0]), rel=1e-9
