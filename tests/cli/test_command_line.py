@@ -2,12 +2,14 @@
 
 import json
 import os
+import runpy
+import shutil
 import signal
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+import ranks
 import torch
 from fresh import Program
 
@@ -48,38 +50,45 @@ def nan(z, y): return F.cross_entropy(z, y, reduction="none") * float("nan")
 """
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
     """A user's folder: a checkpoint of the toolkit's own, a foreign one, and a module."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name in [m for m in sys.modules if m == "mymodule"]:
-        del sys.modules[name]
-    (tmp_path / "mymodule.py").write_text(USER)
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "mymodule.py").write_text(USER)
     samples = datasets.load("digits-lt")
+    net = runpy.run_path(str(folder / "mymodule.py"))["Net"]
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         model = models.build("small-resnet", 10, in_channels=1)
-        import mymodule
-
-        torch.save({"state_dict": mymodule.Net().state_dict()}, "foreign.pt")
-        torch.save({"state_dict": mymodule.Net(5).state_dict()}, "foreign5.pt")
+        torch.save({"state_dict": net().state_dict()}, folder / "foreign.pt")
+        torch.save({"state_dict": net(5).state_dict()}, folder / "foreign5.pt")
     meta = {"model": "small-resnet", "n_classes": 10, "dataset": samples.options, "method": "ce"}
-    checkpoints.write("own.pt", model.state_dict(), meta)
+    checkpoints.write(folder / "own.pt", model.state_dict(), meta)
     broken = {k: v * np.nan if k == "linear.weight" else v for k, v in model.state_dict().items()}
-    checkpoints.write("nan.pt", broken, meta)
-    (tmp_path / "notes.txt").write_text("not a checkpoint")
-    (tmp_path / "groups.json").write_text('{"low": [0, 1], "high": [8, 9]}')
-    (tmp_path / "bad.json").write_text('{"low": [0, 1')
+    checkpoints.write(folder / "nan.pt", broken, meta)
+    (folder / "notes.txt").write_text("not a checkpoint")
+    (folder / "groups.json").write_text('{"low": [0, 1], "high": [8, 9]}')
+    (folder / "bad.json").write_text('{"low": [0, 1')
+    return folder
+
+
+@pytest.fixture
+def here(files, tmp_path, monkeypatch):
+    """A copy of the user's folder, in which the user is."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("mymodule", None)
     return tmp_path
 
 
-QUICK = ["--steps", "3", "--probes", "2", "--samples-per-class", "4"]
+QUICK = ["--steps", "3", "--probes", "2", "--samples-per-class", "4", "--backend", "reverse"]
+"""Few steps and samples, for which a trace of the network does not pay."""
 FOREIGN = ["hessian", "--ckpt", "foreign.pt", "--model", "mymodule:Net", "--dataset", "mymodule:data"]
 
 
 def test_a_checkpoint_of_our_own_needs_no_other_option(here, capsys):
-    assert main(["hessian", "--ckpt", "own.pt", "--per-class", *QUICK[:4]]) == 0
+    assert main(["hessian", "--ckpt", "own.pt", "--per-class", "--trace", "probes", *QUICK[:4], *QUICK[6:]]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("small-resnet on digits-lt, train split, 417 samples in 10 parts")
     assert "accuracy" in err.splitlines()[1]
@@ -297,9 +306,13 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(here, how):
     assert np.allclose(straight.lambda_max, resumed.lambda_max, rtol=1e-4)
 
 
+RANK = "import sys; from landscape.cli import main; sys.exit(main())"
+
+
 def test_two_ranks_share_the_parts(here):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "landscape"]
-    subprocess.run([*command, *PARTS, "--out", "two.h5"], check=True, capture_output=True, timeout=200)
+    processes = [Program(RANK, *PARTS, "--out", "two.h5", env=own) for own in ranks.variables()]
+    ended = [process.ended() for process in processes]
+    assert [code for code, *_ in ended] == [0, 0], ended
     assert main([*PARTS, "-q", "--out", "one.h5"]) == 0
     one, two = ls.load("one.h5"), ls.load("two.h5")
     assert two.parts == one.parts

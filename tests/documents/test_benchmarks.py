@@ -14,7 +14,7 @@ from landscape.networks import checkpoints
 from landscape.results import store
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "paper.py"
-SMALL = ["--steps", "4", "--probes", "1", "--samples-per-class", "8"]
+SMALL = ["--steps", "4", "--probes", "1", "--samples-per-class", "8", "--backend", "reverse"]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ WORKFLOWS = {
 @pytest.mark.parametrize("title", WORKFLOWS)
 def test_a_workflow_runs_with_at_most_three_lines_of_glue(title, capsys):
     own, glue = WORKFLOWS[title]
+    glue = glue.replace("probes=1", 'probes=1, backend="reverse"')  # in so few steps a trace does not pay
     if "transformers" in own:
         pytest.importorskip("transformers", reason="transformers is not installed")
     assert len(ast.parse(glue).body) <= 3
