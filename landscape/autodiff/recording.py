@@ -233,5 +233,6 @@ def at_outputs_of_all(values: Tensor, calls: Sequence[Call], seeds: Tensor) -> l
         if is_of_memory(error):
             raise
         each = [torch.autograd.grad([values], outputs, [seed], retain_graph=True, allow_unused=True) for seed in seeds]
-        found = tuple(None if d[0] is None else torch.stack(d) for d in zip(*each, strict=True))
+        of_calls = ([d for d in of_one if d is not None] for of_one in zip(*each, strict=True))
+        found = tuple(torch.stack(rows) if rows else None for rows in of_calls)
     return [(call, d) for call, d in zip(calls, found, strict=True) if d is not None]
