@@ -225,6 +225,7 @@ def at_outputs_of_all(values: Tensor, calls: Sequence[Call], seeds: Tensor) -> l
     if not calls:
         return []
     outputs = [c.output for c in calls]
+    found: Sequence[Tensor | None]
     try:
         found = torch.autograd.grad(
             [values], outputs, [seeds], retain_graph=True, allow_unused=True, is_grads_batched=True
