@@ -1,9 +1,10 @@
 """The fast organisation of a curvature product: what does not depend on the vector is computed once and kept.
 
-A product H v of one batch is traced once into a graph of tensor operations, a function of (theta, batch, v). Its nodes
-fall into three stages: those that depend on theta alone, those that depend on the batch, and those that depend on v.
-The first runs once, the second once per batch, and only the third runs at every Lanczos step: 6 forward-equivalents
-(a tangent pass forwards and backwards) instead of the 9 and more of double backward.
+A product H v of one batch is traced once into a graph of tensor operations, a function of (state, batch, v), where the
+state is theta with all other parameters and buffers. Its nodes fall into three stages: those that depend on the state
+alone, those that depend on the batch, and those that depend on v. The first runs once, the second once per batch, and
+only the third runs at every Lanczos step: 6 forward-equivalents (a tangent pass forwards and backwards) instead of the
+9 and more of double backward. The graph holds no weights, so that all checkpoints of one network can share it.
 
 While tracing, batch norm in eval mode is folded into the convolution or linear map before it (tracing.py): the same
 function of the same parameters, so the Hessian stays that of W, gamma and beta.
@@ -21,14 +22,14 @@ from landscape.autodiff.tracing import reuse_memory, stages, trace
 from landscape.autodiff.trees import Tree
 
 Product = Callable[[tuple[Tensor, ...], Tree, Tree, tuple[Tensor, ...]], tuple[Tensor, ...]]
-"""(theta, inputs, targets, v) -> the product summed over the batch, in tensors of the parameters' shapes."""
+"""(state, inputs, targets, v) -> the product summed over the batch, in tensors of the parameters' shapes."""
 
 
 @dataclass(frozen=True)
 class Linearized:
-    """The three stages of a product, for batches of any size."""
+    """The three stages of a product at one point, for batches of any size."""
 
-    shared: tuple[Tensor, ...]  # what depends on theta alone
+    shared: tuple[Tensor, ...]  # what depends on the state alone
     _residuals: fx.GraphModule
     _tangent: fx.GraphModule
 
@@ -61,32 +62,56 @@ class Linearized:
         return found
 
 
+@dataclass(frozen=True)
+class Stages:
+    """The three stages of a product at any point."""
+
+    _shared: fx.GraphModule
+    _residuals: fx.GraphModule
+    _tangent: fx.GraphModule
+
+    def at(self, state: Sequence[Tensor]) -> Linearized:
+        """Compute what depends on the state alone.
+
+        Args:
+            state: in the order and the shapes that were traced.
+
+        Returns:
+            The product there.
+        """
+        with torch.no_grad():
+            shared: tuple[Tensor, ...] = self._shared.forward(*state)
+        return Linearized(shared=shared, _residuals=self._residuals, _tangent=self._tangent)
+
+
 def n_bytes(values: Iterable[Any]) -> int:
     """Return the memory that tensors hold, each storage counted once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in values if isinstance(t, Tensor)}
     return sum(storages.values())
 
 
-def linearize(product: Product, theta: tuple[Tensor, ...], inputs: Tree, targets: Tree) -> Linearized:
+def linearize(
+    product: Product, theta: tuple[Tensor, ...], inputs: Tree, targets: Tree, fixed: tuple[Tensor, ...] = ()
+) -> Stages:
     """Trace a product and split it by what it depends on.
 
     Args:
-        product: a function of (theta, inputs, targets, v) that `torch.func` can transform.
-        theta: the point.
+        product: a function of (state, inputs, targets, v) that `torch.func` can transform.
+        theta: the point, the first tensors of the state.
         inputs: an example batch with at least one sample.
         targets: the same samples'.
+        fixed: the other tensors of the state.
 
     Returns:
-        The stages at this point.
+        The stages.
 
     Raises:
         NotTraceableError: the model has control flow that depends on data, an operation without a forward-mode
             derivative, or in-place changes that cannot be undone.
     """
-    traced = trace(product, theta, (inputs, targets), tuple(torch.ones_like(t) for t in theta))
-    graphs = stages(traced, (len(theta), len(trees.leaves((inputs, targets))), len(theta)))
-    with torch.no_grad():
-        shared: tuple[Tensor, ...] = graphs[0].forward(*theta)
+    state = (*theta, *fixed)
+    traced = trace(product, state, (inputs, targets), tuple(torch.ones_like(t) for t in theta))
+    graphs = stages(traced, (len(state), len(trees.leaves((inputs, targets))), len(theta)))
     reuse_memory(graphs[2].graph)
     graphs[2].recompile()
-    return Linearized(shared=shared, _residuals=graphs[1], _tangent=graphs[2])
+    return Stages(*graphs)

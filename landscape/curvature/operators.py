@@ -111,6 +111,11 @@ def problem_of(objective: Objective) -> Problem:
     return Problem(
         functions=Functions(logits=objective.logits, loss=objective.loss, likelihood=objective.likelihood),
         theta=objective.theta,
+        fixed=objective.fixed,
+        functions_with=lambda fixed: Functions(
+            logits=partial(objective.logits, fixed=fixed), loss=objective.loss, likelihood=objective.likelihood
+        ),
+        known=objective.known,
         layout=objective.layout,
         parts=tuple(
             Part(

@@ -16,7 +16,8 @@ from torch import Tensor
 from landscape.autodiff import devices, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import Team
-from landscape.autodiff.linearize import Linearized, linearize, n_bytes
+from landscape.autodiff.known import Known
+from landscape.autodiff.linearize import Linearized, Stages, linearize, n_bytes
 from landscape.autodiff.tracing import TRACE_SIZES, NotTraceableError
 from landscape.autodiff.trees import Tree
 from landscape.curvature.checks import fault_of_second_derivative, some_of
@@ -49,6 +50,9 @@ class Problem:
 
     functions: Functions
     theta: Tensors
+    fixed: Tensors  # the other parameters and buffers
+    functions_with: Callable[[Tensors], Functions]  # the same with other values of these
+    known: Known  # of the network, at whatever point
     layout: Layout
     parts: tuple[Part, ...]
     weight_decay: float
@@ -65,7 +69,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Traced:
-    """A traced product."""
+    """A traced product at the problem's point."""
 
     linearized: Linearized
     bytes_per_sample: float  # of what it keeps
@@ -259,17 +263,20 @@ def by_reverse(problem: Problem, kind: Kind, batch: Batch, vs: list[Tensors]) ->
         return kind.reverse(problem.functions, theta, batch, vs)
 
 
-def by_trace(problem: Problem, kind: Kind, batch: Batch) -> Linearized:
+def by_trace(problem: Problem, kind: Kind, batch: Batch) -> Stages:
     """Trace the product of a batch and split it by what it depends on, see `linearize`."""
+    n = len(problem.theta)
 
-    def product(theta: Tensors, inputs: Tree, targets: Tree, v: Tensors) -> Tensors:
-        return kind.forward(problem.functions, theta, (inputs, targets), v)
+    def product(state: Tensors, inputs: Tree, targets: Tree, v: Tensors) -> Tensors:
+        return kind.forward(problem.functions_with(state[n:]), state[:n], (inputs, targets), v)
 
-    return linearize(product, problem.theta, *batch)
+    return linearize(product, problem.theta, *batch, problem.fixed)
 
 
 def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | None:
     """Trace the product and compare it with reverse mode on one batch; say why where it cannot be used.
+
+    A graph of the same network at another point is taken where it agrees here too.
 
     Args:
         problem: functions, point and data.
@@ -285,21 +292,40 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
     batch = problem.parts[0].example()
     if trees.size(batch) in TRACE_SIZES:  # what a trace takes for constant shows at another size only
         batch = trees.take(batch, slice(-1))
+    of = (kind, problem.functions.loss, problem.functions.likelihood)
+    key = "product", problem.layout.names, problem.dtype, problem.device, trees.shape(batch)
+    known = problem.known.get(key, of)
+    if isinstance(known, Stages) and isinstance(found := _at_point(problem, kind, known, batch, required), Traced):
+        return found
     try:
+        if isinstance(known, NotTraceableError):
+            raise known
         with differentiable_attention():
-            linearized = by_trace(problem, kind, batch)
-            bytes_per_sample = n_bytes(linearized.residuals(*batch)) / trees.size(batch)
+            graph = by_trace(problem, kind, batch)
     except NotTraceableError as error:
+        problem.known.put(key, error.with_traceback(None), of)
         _refuse(f"the model cannot be traced ({error})", required)
         return None
-    except Exception as error:  # a trace that fits no other batch size may fail in any way
+    except Exception as error:  # tracing runs a user's model, which may fail in any way
         _refuse(f"the traced product fails ({one_line(error)})", required)
         return None
-    reason = _disagreement(problem, kind, linearized, batch)
-    if reason is not None:
-        _refuse(reason, required)
+    found = _at_point(problem, kind, graph, batch, required)
+    if not isinstance(found, Traced):
+        _refuse(found, required)
         return None
-    return Traced(linearized, bytes_per_sample, required)
+    problem.known.put(key, graph, of)
+    return found
+
+
+def _at_point(problem: Problem, kind: Kind, graph: Stages, batch: Batch, required: bool) -> Traced | str:
+    """Return a traced product at the problem's point if it is that by backward passes on a batch, or why it is not."""
+    try:
+        with differentiable_attention():
+            linearized = graph.at((*problem.theta, *problem.fixed))
+            bytes_per_sample = n_bytes(linearized.residuals(*batch)) / trees.size(batch)
+    except Exception as error:  # a trace that fits no other batch size may fail in any way
+        return f"the traced product fails ({one_line(error)})"
+    return _disagreement(problem, kind, linearized, batch) or Traced(linearized, bytes_per_sample, required)
 
 
 def _disagreement(problem: Problem, kind: Kind, linearized: Linearized, batch: Batch) -> str | None:

@@ -13,6 +13,7 @@ sum. Random probes would take thousands of products for the same digits.
 import torch
 from torch import Tensor
 
+from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.piecewise import obstacle
 from landscape.autodiff.wide import zeros
@@ -32,7 +33,12 @@ def refusal(objective: Objective, kind: Kind) -> str | None:
         The reason, or None if `trace` and `diagonal` will work.
     """
     if kind.bends:
-        found = obstacle(objective.logits, objective.theta, objective.example(0)[0], objective.model)
+        inputs = objective.example(0)[0]
+        key = "piecewise", objective.layout.names, objective.dtype, objective.device, trees.shape(inputs)
+        found = objective.known.get(key)
+        if found is None:
+            found = obstacle(objective.logits, objective.theta, inputs, objective.model) or ""
+            objective.known.put(key, found)
         if found:
             return f"the logits are not known to be piecewise linear in each parameter: {found}"
     return None if kind.factors is None else rows.refusal(objective, kind.factors)

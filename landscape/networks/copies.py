@@ -42,6 +42,42 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
+def alike(first: nn.Module, second: nn.Module) -> bool:
+    """Say whether two networks are known to differ in the values of their parameters and buffers at most.
+
+    Args:
+        first: a network.
+        second: another.
+
+    Returns:
+        Whether their modules are of the same classes, and all that these hold is equal; False also where that cannot
+        be told.
+    """
+    modules, others = dict(first.named_modules()), dict(second.named_modules())
+    return modules.keys() == others.keys() and all(_same_but_tensors(m, others[name]) for name, m in modules.items())
+
+
+_REGISTERED = {"_parameters", "_buffers", "_modules"}
+
+
+def _same_but_tensors(first: nn.Module, second: nn.Module) -> bool:
+    mine, theirs = ({k: v for k, v in vars(m).items() if k not in _REGISTERED} for m in (first, second))
+    return (
+        type(first) is type(second)
+        and mine.keys() == theirs.keys()
+        and all(_equal(v, theirs[k]) for k, v in mine.items())
+    )
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) or isinstance(second, Tensor):
+        return isinstance(first, Tensor) and isinstance(second, Tensor) and torch.equal(first, second)
+    try:
+        return type(first) is type(second) and bool(first == second)
+    except Exception:  # what a user's model holds may compare in any way
+        return False
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network inside what DataParallel or torch.compile have put around it."""
     while isinstance(inner := _inside(model), nn.Module):

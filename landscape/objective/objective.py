@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from landscape.autodiff import devices, distributed, memory
 from landscape.autodiff.called import call, functional_call
+from landscape.autodiff.known import Known
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place, wide
 from landscape.callables import checked
@@ -28,7 +29,7 @@ from landscape.data.partition import Partition
 from landscape.data.records import Records
 from landscape.errors import InputError, arg, position
 from landscape.networks.arguments import arguments
-from landscape.networks.copies import converted, copied, unwrapped
+from landscape.networks.copies import alike, converted, copied, unwrapped
 from landscape.networks.outputs import Outputs
 from landscape.networks.params import Layout, layout
 from landscape.networks.tasks import Task
@@ -70,6 +71,7 @@ class Objective:
     _theirs: contract.Origin | None = field(repr=False, default=None)  # the caller's model, whose copy it is
     _kept: Kept | None = field(repr=False, default=None)  # of the network as it was when this was made
     draws: Draws | None = None  # what the samples are, where they stand for those of another objective
+    known: Known = field(repr=False, default_factory=Known)  # of the network's code; shared by objectives of that
     team: distributed.Team = distributed.ALONE  # the processes that take each part's sums together, see `shared`
 
     @classmethod
@@ -205,6 +207,8 @@ class Objective:
                 if shapes.get(name) != t.shape:
                     raise InputError(f"{name} of the model is not what it is in the objective's: give the same network")
         found = self.of_network(own)
+        if not alike(own, self.model):
+            found = replace(found, known=Known())
         about = {"checkpoint": None, "weights_sha256": _digest(items.described(t) for t in _tensors(own).values())}
         dropped = {name for name in self.source if name.startswith("checkpoint")}
         found = replace(found, source={n: v for n, v in self.source.items() if n not in dropped} | about)
@@ -215,7 +219,8 @@ class Objective:
         """Return the objective of the same data, parts and loss with another network of the same kind, not copied.
 
         Args:
-            model: in eval mode, on the objective's device and in its dtype.
+            model: in eval mode, on the objective's device and in its dtype; a copy of the objective's, with other
+                tensors.
 
         Returns:
             The objective, with the same source.
@@ -374,17 +379,24 @@ class Objective:
         for number in range(self.n_batches(part)):
             yield self.batch(part, number)
 
-    def logits(self, theta: Sequence[Tensor], inputs: Tree) -> Tensor:
+    @property
+    def fixed(self) -> tuple[Tensor, ...]:
+        """The model's parameters and buffers that do not vary."""
+        return tuple(self._fixed.values())
+
+    def logits(self, theta: Sequence[Tensor], inputs: Tree, fixed: Sequence[Tensor] | None = None) -> Tensor:
         """Evaluate the model at a point.
 
         Args:
             theta: tensors of `layout`'s shapes.
             inputs: of B samples.
+            fixed: what does not vary, in the order of `fixed`; None for the model's own.
 
         Returns:
             The arguments of the loss, (B, K): the logits, for classes.
         """
-        state = {**self._fixed, **dict(zip(self.layout.names, theta, strict=True))}
+        others = self._fixed if fixed is None else dict(zip(self._fixed, fixed, strict=True))
+        state = {**others, **dict(zip(self.layout.names, theta, strict=True))}
         return self.outputs.of(lambda some: functional_call(self.model, state, some), inputs)
 
     def read(self, outputs: Any) -> Tensor:

@@ -223,7 +223,7 @@ def test_integers_that_stand_for_the_batch_size_follow_the_batch():
     """One trace serves batches of 4, of 1 and of 9."""
     objective = CASES["residual-gelu"].objective(batch_size=9)
     problem, kind = problem_of(objective), KINDS["hessian"]
-    linearized = products.by_trace(problem, kind, next(objective.batches(0)))
+    linearized = products.by_trace(problem, kind, next(objective.batches(0))).at((*problem.theta, *problem.fixed))
     v = objective.layout.tensors(torch.randn(objective.layout.size, dtype=torch.float64))
     for part in range(3):
         batch = next(objective.batches(part))
@@ -322,7 +322,8 @@ def test_a_padding_token_is_no_batch_size(how):
 def test_batch_norm_is_folded_away_and_few_tensors_are_kept():
     objective = CASES["residual-relu"].objective(dtype=torch.float32)
     batch = next(objective.batches(0))
-    linearized = products.by_trace(problem_of(objective), KINDS["hessian"], batch)
+    problem = problem_of(objective)
+    linearized = products.by_trace(problem, KINDS["hessian"], batch).at((*problem.theta, *problem.fixed))
     code = linearized._residuals.code + linearized._tangent.code
     assert "batch_norm" not in code
     assert n_bytes(linearized.residuals(*batch)) <= CACHE_BYTES

@@ -1,0 +1,156 @@
+"""One traced graph for all weights of a network: the numbers are those of a fresh trace, bit for bit."""
+
+import copy
+
+import pytest
+import torch
+from cases import CASES, Case, Residual, mlp
+from exact import dense
+from torch import nn
+
+from landscape.autodiff import piecewise
+from landscape.curvature import products, traces
+from landscape.curvature.kinds import KINDS
+from landscape.curvature.operators import curvature_operator
+from landscape.networks.copies import alike
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Count the traces."""
+    seen = []
+
+    def counted(*given, plain=products.linearize):
+        seen.append(len(given))
+        return plain(*given)
+
+    monkeypatch.setattr(products, "linearize", counted)
+    return seen
+
+
+def elsewhere(model):
+    """Return a copy with other parameters, and with other running statistics."""
+    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.mul_(1 + torch.rand(tensor.shape, generator=generator).to(tensor))
+    return other
+
+
+def products_of(objective, **options):
+    operator = curvature_operator(objective, **options)
+    v = torch.randn(operator.size, generator=torch.Generator().manual_seed(0)).to(operator.dtype)
+    return operator.matvec(v.expand(len(operator.parts), 1, -1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.gru, self.fc = nn.Embedding(5, 3), nn.GRU(3, 3, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, tokens):
+        return self.fc(self.gru(self.embed(tokens))[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "dtype"),
+    [
+        ("residual-gelu", "hessian", torch.float32),
+        ("attention", "hessian", torch.float64),
+        ("mlp-norm", "ggn", torch.float64),
+        ("balanced", "residual", torch.float32),
+    ],
+)
+def test_another_checkpoint_takes_the_graph_and_has_the_numbers_of_a_fresh_one(traced, name, kind, dtype):
+    first = CASES[name].objective(dtype=dtype, partition="all")
+    before = products_of(first, kind=kind)
+    model = elsewhere(first.model)
+    shared, fresh = first.at(model), CASES[name].objective(dtype=dtype, partition="all").at(model)
+    found = products_of(shared, kind=kind)
+    assert len(traced) == 1
+    assert torch.equal(found, products_of(fresh, kind=kind, backend="linearized"))
+    assert len(traced) == 2
+    assert (found - before).norm() > 0.1 * before.norm()
+    assert torch.equal(products_of(first, kind=kind), before)
+
+
+def test_a_copy_of_a_recurrence_is_not_traced_again_and_right(traced):
+    first = Case(Recurrent, tokens=True).objective()
+    products_of(first)
+    other = first.of_network(elsewhere(first.model))  # what `at` cannot tell: a GRU holds its weights in a list too
+    found = products_of(other)
+    assert len(traced) == 1
+    exact = torch.stack([dense(other, part) for part in range(3)])
+    v = torch.randn(len(exact[0]), generator=torch.Generator().manual_seed(0)).double()
+    assert torch.allclose(found[:, 0], exact @ v, rtol=1e-9, atol=1e-12)
+
+
+def test_frozen_parameters_are_no_constants_of_the_graph(traced):
+    first = CASES["residual-gelu"].objective(params="conv2,fc.bias")
+    products_of(first)
+    model = elsewhere(first.model)
+    found = products_of(first.at(model))
+    fresh = CASES["residual-gelu"].objective(params="conv2,fc.bias").at(model)
+    assert torch.equal(found, products_of(fresh, backend="linearized"))
+    assert len(traced) == 2
+
+
+class Switch(nn.Module):
+    """Looks into a buffer, which no graph can."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = mlp(nn.Tanh())
+        self.register_buffer("temperature", torch.tensor(1.0))
+
+    def forward(self, x):
+        return self.body(x) / (self.temperature if self.temperature > 1.5 else 1.0)
+
+
+def test_a_network_that_looks_into_a_buffer_has_no_graph_and_is_right_at_each_point(traced):
+    first = Case(Switch).objective()
+    model = copy.deepcopy(first.model)
+    model.temperature.fill_(2.0)
+    other = first.at(model)
+    for objective in (first, other):
+        v = torch.randn(objective.layout.size, generator=torch.Generator().manual_seed(0)).double()
+        found = products_of(objective)[0, 0]
+        assert torch.allclose(found, dense(objective, 0) @ v, rtol=1e-9, atol=1e-12)
+    assert len(traced) == 1
+
+
+def test_another_network_with_the_same_tensors_shares_nothing(traced):
+    first = Case(lambda: mlp(nn.Tanh())).objective()
+    products_of(first)
+    other = first.at(mlp(nn.Softplus(beta=1.001)).double())
+    nearly = other.at(mlp(nn.Softplus(beta=1.002)).double())
+    products_of(other)
+    products_of(nearly)
+    assert len(traced) == 3
+
+
+def test_what_modules_hold_beside_tensors_of_their_own_must_be_equal():
+    model = Residual(nn.ReLU())
+    assert alike(model, elsewhere(model))
+    for change in (
+        lambda m: setattr(m.bn1, "eps", 1e-4),
+        lambda m: setattr(m, "activation", nn.GELU()),
+        lambda m: setattr(m, "mask", torch.ones(2)),
+        lambda m: m.fc.register_forward_hook(lambda *_: None),
+        lambda m: m.add_module("more", nn.Identity()),
+    ):
+        other = copy.deepcopy(model)
+        change(other)
+        assert not alike(model, other)
+
+
+def test_whether_a_network_is_piecewise_linear_is_found_once(monkeypatch):
+    seen, plain = [], piecewise.obstacle
+    monkeypatch.setattr(traces, "obstacle", lambda *given: seen.append(1) or plain(*given))
+    for name in ("residual-relu", "residual-gelu"):
+        objective = CASES[name].objective()
+        words = {traces.refusal(o, KINDS["hessian"]) for o in (objective, objective.at(elsewhere(objective.model)))}
+        assert len(words) == 1
+        assert (words == {None}) is (name == "residual-relu")
+    assert len(seen) == 2
