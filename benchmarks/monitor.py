@@ -1,11 +1,11 @@
-"""What a monitor costs: the same epochs of training with and without one, in one process.
+"""What a monitor costs: seconds of its measurements, and of an epoch of training, in one process.
 
-    python benchmarks/monitor.py --epochs 12 --samples 6000
+    python benchmarks/monitor.py --model resnet20 --samples 12406
 
-A small residual network is trained on random images of CIFAR's size, in ten classes that fall off by a factor of ten.
-The monitor has its defaults: all numbers, 256 samples of each part, 5 % of the time. Printed are the seconds of all
-epochs, those within measurements, their share with and without the first one, and how many there were. On a busy
-machine compare the shares only: both clocks run in one process.
+A network is trained for a few steps on random images of CIFAR's size, in ten classes that fall off by a factor of 100,
+and measured twice by a monitor with its defaults, between steps. Printed are the processor seconds of an epoch, by its
+steps; those of the first measurement, which traces the network, and of a later one; and after how many epochs all
+measurements so far, the first one included, are 5 % of the time.
 """
 
 import argparse
@@ -15,49 +15,52 @@ import torch
 from torch.nn import functional as F
 
 import landscape as ls
+from landscape.analyses.monitor import SHARE
 from landscape.networks import models
 
 
-def train(epochs: int, samples: int, *, watched: bool) -> tuple[float, float, int, float]:
-    """Train for some epochs; return all seconds, those of measurements, how many these were and those of the first."""
-    generator = torch.Generator().manual_seed(0)
-    counts = [int(samples * 10 ** (-c / 9) / 3.9) + 1 for c in range(10)]
+def seconds(model: str, samples: int, steps: int) -> tuple[float, float, float]:
+    """Return the processor seconds of an epoch, of the first measurement and of the second."""
+    torch.manual_seed(0)
+    counts = [int(samples * 100 ** (-c / 9) / 2.482) + 1 for c in range(10)]
     labels = torch.cat([torch.full((n,), c) for c, n in enumerate(counts)])
-    means = torch.randn(10, 3, 32, 32, generator=generator)
-    images = means[labels] + torch.randn(len(labels), 3, 32, 32, generator=generator)
-    model = models.build("small-resnet", 10, in_channels=3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    monitor = ls.Monitor(ls.make_objective(model, (images, labels), parts="class"), optimizer) if watched else None
-    first = 0.0
-    began = time.perf_counter()
-    for _ in range(epochs):
-        model.train()
-        for some in torch.randperm(len(labels), generator=generator).split(128):
-            optimizer.zero_grad()
-            F.cross_entropy(model(images[some]), labels[some]).backward()
-            optimizer.step()
-            if monitor is not None:
-                monitor.step()
-                first = first or monitor.seconds[0]
-    seconds = time.perf_counter() - began
-    spent, n = (monitor.seconds[0], len(monitor.series.checkpoints)) if monitor is not None else (0.0, 0)
-    return seconds, spent, n, first
+    images = torch.randn(10, 3, 32, 32)[labels] / 10 + torch.randn(len(labels), 3, 32, 32)
+    network = models.build(model, 10, in_channels=3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    monitor = ls.Monitor(ls.make_objective(network, (images, labels), parts="class"), optimizer)
+
+    def step() -> float:
+        began = time.process_time()
+        some = torch.randint(len(labels), (128,))
+        optimizer.zero_grad()
+        F.cross_entropy(network.train()(images[some]), labels[some]).backward()
+        optimizer.step()
+        return time.process_time() - began
+
+    def measured() -> float:
+        began = time.process_time()
+        monitor.measure()
+        return time.process_time() - began
+
+    step()
+    taken, found = [], []
+    for _ in range(2):
+        taken += [step() for _ in range(steps)]
+        found.append(measured())
+    return sum(taken) / len(taken) * len(labels) / 128, found[0], found[1]
 
 
 def main() -> None:
-    """Print a row with and a row without a monitor."""
+    """Print a row."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--samples", type=int, default=6000)
+    parser.add_argument("--model", default="small-resnet")
+    parser.add_argument("--samples", type=int, default=12406, help="Of an epoch.")
+    parser.add_argument("--steps", type=int, default=4, help="Of training, before each of the two measurements.")
     given = parser.parse_args()
-    print(
-        f"{'':10} {'seconds':>9} {'measuring':>9} {'of them first':>14} {'measurements':>13} {'share':>7} {'later':>7}"
-    )
-    for watched in (False, True):
-        seconds, spent, n, first = train(given.epochs, given.samples, watched=watched)
-        later = (spent - first) / max(seconds - first, 1e-9)
-        name = "watched" if watched else "plain"
-        print(f"{name:10}{seconds:14.1f}{spent:14.1f}{first:14.1f}{n:14}{spent / seconds:14.1%}{later:14.1%}")
+    epoch, first, later = seconds(given.model, given.samples, given.steps)
+    print(f"{'epoch':>9} {'first':>9} {'later':>9} {'paid after':>12} {'then every':>12}")
+    of_first, of_later = first / SHARE / epoch, later / SHARE / epoch
+    print(f"{epoch:7.1f} s {first:7.1f} s {later:7.1f} s {of_first:5.1f} epochs {of_later:5.1f} epochs")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ Sources: Kalra et al. 2026, "A scalable measure of loss landscape curvature for 
 stochastic stability" (arXiv 2412.20553), for batches; Cohen et al. 2021 for 2 / learning rate.
 """
 
+import logging
 import math
 import random
 import time
@@ -40,8 +41,8 @@ from landscape.autodiff import memory
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.data.partition import LEFT_OUT
-from landscape.errors import InputError, StoreError, arg, check_choice
-from landscape.networks.copies import copied, unwrapped
+from landscape.errors import InputError, NumericalError, StoreError, arg, check_choice
+from landscape.networks.copies import converted, copied, unwrapped
 from landscape.objective import runs
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import about_run
@@ -49,16 +50,19 @@ from landscape.results import Series, Spectrum, disk, hdf5, store
 from landscape.results.axes import concatenate
 from landscape.results.series import SpectrumSeries, joined, of_one
 
+log = logging.getLogger(__name__)
+
 What: TypeAlias = Literal["lambda_max", "trace", "critical_sharpness", "alignment", "batch_sharpness"]
 WHAT: tuple[What, ...] = get_args(What)
 """The measurements. lambda_max and trace come from one run, which alignment needs too."""
 
-SAMPLES = 256
-"""Default number of samples of each part, and of all samples together, that are measured."""
+SAMPLES, OF_ALL = 32, 4
+"""Default number of samples of each part that are measured; of all samples together it is `OF_ALL` times that."""
 SHARE = 0.05
 """Default fraction of the time that measurements may take if `every` is not given."""
 _OTHER = "the model is not the one from which the objective was made"
-_CHEAP = {"sampling_errors": False}  # of a spectrum: a monitor does not need all numbers of a single analysis
+_CHEAP = {"sampling_errors": False, "tol": 0.02}  # of a spectrum: the error of an eigenvalue is the residual's square
+_FEW_OUTPUTS = 16  # for these an exact trace takes no longer than an estimate from probes
 
 
 class Monitor:
@@ -90,12 +94,13 @@ class Monitor:
                 a function that returns it, which is called when it is first needed.
             optimizer: its learning rate and momentum determine the edge of stability.
             model: the network that is trained; None means the one from which the objective was made.
-            every: measure after this many steps. None measures as often as possible while measurements, except the
-                first one, take less than the fraction `share` of all time; the steps then depend on the machine.
+            every: measure after this many steps. None measures after the first step, and then whenever all
+                measurements, including the first and the next one, take at most the fraction `share` of all time; the
+                steps then depend on the machine.
             share: see `every`.
             what: the numbers to measure.
-            samples: the largest number of samples of each part, and of all together, drawn once with `seed`; None uses
-                all samples.
+            samples: the largest number of samples of each part, drawn once with `seed`, and a quarter of that of all
+                together; None uses all samples.
             batch_size: samples per batch for the batch sharpness; use that of the training.
             batches: number of batches for the batch sharpness.
             seed: of the draws.
@@ -103,7 +108,8 @@ class Monitor:
             start: number of steps before this training continues. Measurements of earlier steps in `out` are kept,
                 later ones are removed.
             overwrite: replace an existing file.
-            options: of `spectrum`, such as `tol` or `density`. Errors over samples are computed only if requested here.
+            options: of `spectrum`, such as `tol` or `density`. By default there are no errors over samples, `tol` is
+                0.02, and traces with more than 16 outputs are estimated from probes.
 
         Raises:
             InputError: an option out of its range.
@@ -125,7 +131,7 @@ class Monitor:
         self._given, self._model = objective, model
         self._objectives: tuple[Objective, Objective, Objective] | None = None
         self._what, self._samples, self._seed = tuple(what), samples, seed
-        self._batch_size, self._batches, self._options = batch_size, batches, {**_CHEAP, **options}
+        self._batch_size, self._batches, self._options = batch_size, batches, options
         self._step, self._measured = start, -1
         self._begun, self._spent, self._last = time.perf_counter(), 0.0, 0.0
         self._done: list[Series] = []
@@ -197,11 +203,26 @@ class Monitor:
         self._done = [one for one in self._done if one.training_step[0] < self._step] + [found]
         self._measured = self._step
         if self.out is not None:
+            taken = {"seconds": round(self._spent + time.perf_counter() - began, 3), "of": round(self.seconds[1], 3)}
+            whole = joined(self._done)
             with disk.writing(self.out):
-                store.write_result(self.out, joined(self._done))
+                store.write_result(self.out, replace(whole, provenance={**whole.provenance, "measuring": taken}))
         self._last = time.perf_counter() - began
         self._spent += self._last
+        log.info("%r", self)
         return found
+
+    def __repr__(self) -> str:
+        """Say what measurements have cost, and when the next one comes."""
+        spent, elapsed = self.seconds
+        if not self._done:
+            return "Monitor: nothing is measured yet"
+        n = sum(len(one.checkpoints) for one in self._done)
+        text = f"Monitor: {n} measurement{'s' * (n > 1)} in {spent:.1f} s, {spent / elapsed:.1%} of {elapsed:.1f} s"
+        if self.every is not None:
+            return f"{text}; the next at step {(self._step // self.every + 1) * self.every}"
+        left = (spent + self._last) / self.share - elapsed
+        return f"{text}; the next in {max(0.0, left):.0f} s, so that it stays within {self.share:.0%}"
 
     def for_lightning(self) -> Any:
         """Return a callback for a Trainer of Lightning, which calls `step` after each step of the optimizer."""
@@ -218,7 +239,7 @@ class Monitor:
         if self._objectives is None:
             own = self._given if isinstance(self._given, Objective) else self._given()
             everything = own.alone("all")
-            whole = restricted(everything, self._samples, self._seed)
+            whole = restricted(everything, self._samples and OF_ALL * self._samples, self._seed)
             self._objectives = everything, whole, restricted(own, self._samples, self._seed)
         everything, whole, parts = self._objectives
         network = copied(everything.model)
@@ -250,8 +271,10 @@ class Monitor:
         results, sharpest = [], None
         for own in some:
             if has_spectrum:
-                vectors = 1 if own is whole and "alignment" in what else self._options.get("vectors", 0)
-                found = spectrum(own, **{**self._options, "vectors": vectors})
+                options = _CHEAP | {"trace": "auto" if own.outputs.size <= _FEW_OUTPUTS else "probes"} | self._options
+                if own is whole and "alignment" in what:
+                    options["vectors"] = 1
+                found = self._spectrum(own, options)
                 if own is whole and found.ritz_vectors is not None:
                     sharpest = torch.from_numpy(found.ritz_vectors[0, 0])
                 results.append(replace(found, ritz_vectors=None))
@@ -285,6 +308,17 @@ class Monitor:
             **more,
         )
 
+    def _spectrum(self, own: Objective, options: dict[str, Any]) -> Spectrum:
+        """Compute a spectrum, in float64 where float32 has not the digits, as early in a training."""
+        try:
+            return spectrum(own, **options)
+        except NumericalError as error:
+            if own.dtype == torch.float64:
+                raise
+            log.warning("step %d is measured in float64: %s", self._step, error)
+        network = converted(copied(own.model), own.device, torch.float64)
+        return spectrum(replace(own, dtype=torch.float64).of_network(network), **options)
+
     def _first(self, result: Spectrum) -> float:
         """Return the initial step of the search, at which the sharpest direction would just be stable."""
         sharpness = float(result.lambda_max[0])
@@ -297,6 +331,7 @@ class Monitor:
         dropped = {name for name in parts.source if name.startswith(("checkpoint", "weights"))}
         options: dict[str, Any] = {"what": list(self._what), "samples": self._samples, "batch_size": self._batch_size}
         options |= {"batches": self._batches, "seed": self._seed, "every": self.every}
+        options |= {} if self.every is not None else {"share": self.share}
         options |= {"with_parts": ["all"] if parts.partition.names != ("all",) else []}
         options |= {name: value for name, value in self._options.items() if isinstance(value, str | int | float)}
         source = {name: value for name, value in parts.source.items() if name not in dropped}

@@ -10,7 +10,7 @@ from torch import nn
 
 import landscape as ls
 from landscape.analyses import descent, monitor
-from landscape.errors import InputError, StoreError
+from landscape.errors import InputError, NumericalError, StoreError
 
 X = torch.randn(24, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 Y = torch.tensor([0] * 14 + [1] * 7 + [2] * 3)
@@ -97,7 +97,7 @@ def dense(model):
 def test_spectra_are_those_of_the_analysis_bit_for_bit(measured):
     found, model = measured
     assert found.parts == ("all", "0", "1", "2")
-    options = {"sampling_errors": False, **QUICK}
+    options = {"sampling_errors": False, "tol": 0.02, **QUICK}
     alone = ls.spectrum(objective(model, "all"), vectors=1, **options)  # alignment needs its vector
     classes = ls.spectrum(objective(model), **options)
     for name in ("lambda_max", "trace", "trace_stderr", "lambda_min", "lambda_max_residual", "loss", "accuracy"):
@@ -156,6 +156,22 @@ def test_what_any_step_harms_is_infinite_and_what_none_does_is_zero():
     assert np.isfinite(descent._crossing(1.0, [1.0, 2.0], np.array([-0.5, np.nan])))
 
 
+def test_what_float32_has_not_the_digits_for_is_measured_in_float64(monkeypatch, caplog):
+    def refuses(own, **options):
+        if own.dtype == torch.float32:
+            raise NumericalError("the matrix is not symmetric")
+        return ls.spectrum(own, **options)
+
+    monkeypatch.setattr(monitor, "spectrum", refuses)
+    model, data = network().float(), (X.float(), Y)
+    made = {dtype: ls.make_objective(model, data, parts="class", dtype=dtype) for dtype in ("float32", "float64")}
+    found = ls.Monitor(made["float32"], what=["lambda_max", "critical_sharpness"], samples=None, **QUICK).measure()
+    expected = ls.spectrum(made["float64"], sampling_errors=False, tol=0.02, **QUICK)
+    np.testing.assert_array_equal(found.lambda_max[0, 1:], expected.lambda_max)
+    assert "step 0 is measured in float64: the matrix is not symmetric" in caplog.text
+    assert made["float32"].dtype == next(model.parameters()).dtype == torch.float32
+
+
 def test_only_what_is_asked_for_is_measured(monkeypatch):
     monkeypatch.setattr(monitor, "spectrum", None)
     model = network()
@@ -163,7 +179,7 @@ def test_only_what_is_asked_for_is_measured(monkeypatch):
     assert np.isnan(found.lambda_max).all()
     assert found.critical_sharpness.shape == (1, 4)
     assert found.alignment is None
-    assert found.n_samples.tolist() == [5, 5, 5, 3]
+    assert found.n_samples.tolist() == [20, 5, 5, 3]
     assert np.isnan(found.edge).all()
 
 
@@ -178,6 +194,10 @@ def test_the_file_grows_and_a_training_that_goes_on_continues_it(tmp_path):
         assert ls.load(out).training_step.tolist() == list(range(1, k + 1))
     with pytest.raises(StoreError, match="exists"):
         ls.Monitor(objective(model), **options)
+    taken = ls.load(out).provenance["measuring"]
+    assert 0 < taken["seconds"] < taken["of"]
+    assert "3 measurements" in repr(watch)
+    assert repr(watch).endswith("the next at step 4")
     again = ls.Monitor(objective(model), start=2, **options)  # the third step is done once more
     again.step(3)
     again.step(3)  # batches whose gradients are gathered
@@ -209,6 +229,9 @@ def test_without_every_the_share_of_the_time_decides(monkeypatch):
     assert watched[0] == 1
     assert len(watched) == 10
     assert watch.seconds == (10.0, 210.0)
+    assert repr(watch) == (
+        "Monitor: 10 measurements in 10.0 s, 4.8% of 210.0 s; the next in 10 s, so that it stays within 5%"
+    )
 
 
 @pytest.mark.parametrize(
