@@ -99,8 +99,8 @@ class Monitor:
                 steps then depend on the machine.
             share: see `every`.
             what: the numbers to measure.
-            samples: the largest number of samples of each part, drawn once with `seed`, and a quarter of that of all
-                together; None uses all samples.
+            samples: the largest number of samples of each part, drawn once with `seed`; of all samples together it is
+                four times that. None uses all samples.
             batch_size: samples per batch for the batch sharpness; use that of the training.
             batches: number of batches for the batch sharpness.
             seed: of the draws.

@@ -6,8 +6,10 @@ and, if requested, groups that may overlap with them, such as all samples beside
 same numbers as an analysis of it alone.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from landscape.autodiff import costs
@@ -35,6 +37,7 @@ def series(
     trust_pickle: bool = False,
     out: jobs.Destination | None = None,
     overwrite: bool = False,
+    extend: bool = False,
     progress: jobs.Progress | None = None,
     finished: Callable[[Series], object] | None = None,
     **options: Any,
@@ -56,6 +59,8 @@ def series(
         out: result file to write; finished parts of checkpoints are kept beside it until it is complete, and a repeated
             call with the same options continues from them.
         overwrite: replace an existing result file.
+        extend: take from an existing result file the checkpoints that it holds, and compute those that have come since.
+            The file is then what a run on all of them would have written.
         progress: called with (done, total, text).
         finished: called with the series of each checkpoint as soon as it is computed.
         options: of the analysis, the same at every checkpoint.
@@ -68,7 +73,7 @@ def series(
         InputError: an analysis without series, an option out of its range, a checkpoint that does not fit, or
             checkpoints without an order.
         NumericalError: as for the analysis.
-        StoreError: the result file cannot be written, or an unfinished run beside it had other options.
+        StoreError: the result file cannot be written, or it, or an unfinished run beside it, had other options.
     """
     _refuse(analysis, objective, with_parts, options)
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
@@ -81,10 +86,14 @@ def series(
     about = about_run(known, objective.device, objective.dtype) | {"batch_size": objective.batch_size, **source}
     about |= {"checkpoints": read_from, "method": objective.source.get("method")}
     whole = _Whole(analysis, objective, tuple(with_parts), options, read, about)
+    before = _before(out, about) if extend and isinstance(out, str | Path) and not overwrite else {}
 
     def computed(journal: Journal | None) -> Series:
         done = []
         for k, (stage, snapshot) in enumerate(zip(stages, found, strict=True)):
+            if snapshot.sha256 in before:
+                done.append(whole.told(stage, snapshot, before[snapshot.sha256]))
+                continue
             done.append(whole.at(stage, snapshot, journal, _of_all(progress, k, len(stages), snapshot.name)))
             if finished is not None:
                 finished(done[-1])
@@ -95,10 +104,35 @@ def series(
     if out is None:
         return computed(None)
     begun = {**known, "dtype": about["dtype"], **source, "the weights of": read_from}
-    with jobs.open_journal(out, begun, overwrite=overwrite) as journal:
+    with jobs.open_journal(out, begun, overwrite=overwrite, replaces=bool(before)) as journal:
         result = computed(journal)
         journal.finish(result)
     return result
+
+
+_OF_ONE_RUN = {"created", "command", "versions", "device", "batch_size", "checkpoints"}
+"""Entries of provenance that change no number of a checkpoint beyond rounding."""
+
+
+def _before(out: str | Path, about: dict[str, Any]) -> dict[str, Result]:
+    """Return what a result file holds, by the SHA-256 of the checkpoints; nothing where there is no file."""
+    if not Path(out).exists():
+        return {}
+    found = store.load(out)
+    if not isinstance(found, Series):
+        raise StoreError(f"{out} is a {found.kind} and no series: choose another file")
+    now = json.loads(store.to_json(about, "the provenance"))
+    for key in sorted((found.provenance.keys() | now.keys()) - _OF_ONE_RUN):
+        was, wanted = found.provenance.get(key), now.get(key)
+        if key == "options" and isinstance(was, dict):
+            key = next((name for name in was | wanted if was.get(name) != wanted.get(name)), key)
+            was, wanted = was.get(key, was), wanted.get(key, wanted)
+        if json.dumps(was) != json.dumps(wanted):
+            raise StoreError(
+                f"{out} was made with {key} {json.dumps(was):.60}, now it is {json.dumps(wanted):.60}: repeat the "
+                f"former, pass {arg('overwrite', True)}, or choose another file"
+            )
+    return {sha256: found.at(k) for k, sha256 in enumerate(found.provenance["checkpoints"].values())}
 
 
 def _costs(
@@ -133,6 +167,10 @@ class _Whole:
         with snapshots.named(snapshot.path):
             here = self.objective.at(snapshots.network(self.objective, snapshot, **self.read))
             result = together(self.analysis, here, self.with_parts, journal, snapshot.name, progress, self.options)
+        return self.told(stage, snapshot, result)
+
+    def told(self, stage: Stage, snapshot: Snapshot, result: Result) -> Series:
+        """Return the series of one checkpoint whose result is there."""
         edge, rule = stage.optimizer.edge if stage.optimizer else (None, "")
         return of_one(
             result,

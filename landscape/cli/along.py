@@ -30,6 +30,13 @@ WITH_PARTS: Decorator[Any] = option(
 )
 
 
+EXTEND: Decorator[Any] = option(
+    "--extend",
+    is_flag=True,
+    help="For a series: keep the checkpoints that an existing file contains, and compute only the new ones.",
+)
+
+
 def listed(ckpt: Sequence[str], given: Mapping[str, Any]) -> tuple[str, list[Stage]]:
     """Find out whether --ckpt names one checkpoint or several.
 
@@ -53,10 +60,12 @@ def path_of(out: str | None, ckpt: Sequence[str], stages: Sequence[Stage], comma
     return result_path(out, ckpt[0], command)
 
 
-def refuse_single(stages: Sequence[Stage], with_parts: str | None) -> None:
+def refuse_single(stages: Sequence[Stage], *, extend: bool, with_parts: str | None = None) -> None:
     """Refuse the options of a series for a single checkpoint."""
     if with_parts and not stages:
         raise InputError("--with-parts is of a series: give several checkpoints, or --partition for one")
+    if extend and not stages:
+        raise InputError("--extend is of a series: give several checkpoints, or --overwrite for one")
 
 
 def run(
@@ -69,6 +78,7 @@ def run(
     given: Mapping[str, Any],
     out: Path,
     overwrite: bool,
+    extend: bool,
     **options: Any,
 ) -> Series:
     """Run an analysis as a series, and print each checkpoint as soon as it is there."""
@@ -83,6 +93,7 @@ def run(
             trust_pickle=given["trust_pickle"],
             out=out,
             overwrite=overwrite,
+            extend=extend,
             progress=progress,
             finished=partial(_finished, console),
             **options,

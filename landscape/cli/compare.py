@@ -1,5 +1,6 @@
 """`landscape compare`: the numbers of several result files side by side. It reads files and never torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,22 @@ from landscape.cli.latex import latex_table
 from landscape.cli.opened import FILE, REGROUP, open_result
 from landscape.cli.options import JSON, command, option
 from landscape.errors import InputError
-from landscape.results import Spectrum
-from landscape.results.columns import last
+from landscape.results import Series, Spectrum
 
 
 @command(
     "landscape compare runs/ce/last.hessian.h5 runs/sam/last.hessian.h5",
+    "landscape compare runs/ce/hessian.h5 --at 0,40,200",
     "landscape compare ce.surface2d.h5 sam.surface2d.h5 --groups head-tail --latex",
 )
 @cloup.argument("files", type=FILE, nargs=-1, required=True, help="Result files of one kind.")
 @REGROUP
+@option(
+    "--at",
+    metavar="LIST",
+    help="For series along training, compare these checkpoints, by epoch, step or name: 0,40,200.",
+    show_default="the last",
+)
 @option(
     "--match-samples",
     is_flag=True,
@@ -31,24 +38,27 @@ from landscape.results.columns import last
     JSON,
     option("--latex", is_flag=True, help="Print a LaTeX table; it needs the packages booktabs and siunitx."),
 )
-def compare(files: tuple[Path, ...], match_samples: bool, as_json: bool, latex: bool, **opening: Any) -> None:
+def compare(
+    files: Sequence[Path], at: str | None, match_samples: bool, as_json: bool, latex: bool, **opening: Any
+) -> None:
     """Print the numbers of each part, with a column for each file.
 
     For spectra, the table has lambda_max with its residual, and the trace with its standard error; with --groups or
     --weights it has the trace, and lambda_max of the Gauss-Newton matrix. For sharpness, it has the loss, its rise
     within rho and under noise, and the noise that doubles it. For surfaces, it has the loss at the centre, the distance
     at which it doubles, its largest rise within a radius, and the barrier on a line between checkpoints. A series along
-    training is represented by its last checkpoint. Lines below the table name the differences between the files other
-    than the model.
+    training is represented by its last checkpoint, or by those that --at names. Lines below the table name the
+    differences between the files other than the model.
 
     Raises:
-        InputError: files that cannot be compared, or --json and --latex together.
+        InputError: files that cannot be compared, --at without a series or for a checkpoint that it does not contain,
+            or --json and --latex together.
     """
     if as_json and latex:
         raise InputError("--json and --latex exclude each other: choose one")
-    results: list[Any] = [last(open_result(file, **opening)) for file in files]
+    files, results, places = _taken(files, [open_result(file, **opening) for file in files], at)
     how = compared.comparison(files, results)
-    names = compared.column_names(files, results)
+    names = compared.column_names(files, results, places)
     if match_samples and not all(isinstance(r, Spectrum) for r in results):
         raise InputError("--match-samples compares spectra of landscape hessian, without --groups and --weights")
     parts = list(dict.fromkeys(part for r in results for part in r.parts))
@@ -75,3 +85,18 @@ def compare(files: tuple[Path, ...], match_samples: bool, as_json: bool, latex: 
         console.say(line)
     if match_samples:
         matched.show(console, names, results)
+
+
+def _taken(files: Sequence[Path], results: Sequence[Any], at: str | None) -> tuple[list[Path], list[Any], list[str]]:
+    """Return what is compared: files, their results, and the checkpoints where they are of a series, else ""."""
+    if at is not None and not any(isinstance(result, Series) for result in results):
+        raise InputError("--at names checkpoints of a series along training, and no file is one: leave it out")
+    found: list[tuple[Path, Any, str]] = []
+    for file, result in zip(files, results, strict=True):
+        if not isinstance(result, Series):
+            found.append((file, result, ""))
+            continue
+        words = [] if at is None else [word.strip() for word in at.split(",")]
+        for k in [result.position(word) for word in words] or [len(result.checkpoints) - 1]:
+            found.append((file, result.at(k), result.checkpoints[k]))
+    return [f for f, _, _ in found], [r for _, r, _ in found], [c for _, _, c in found]

@@ -49,14 +49,20 @@ def comparison(files: Sequence[Path], results: Sequence[Result]) -> Comparison:
     return COMPARISONS[kinds[0]]
 
 
-def column_names(files: Sequence[Path], results: Sequence[Any]) -> list[str]:
-    """Return the shortest names that differ: the methods of training, the files' stems, or their paths."""
-    methods = [str(r.provenance.get("method") or "") for r in results]
-    stems = [f.stem for f in files]
-    for names in (methods, stems):
-        if all(names) and len(set(names)) == len(names):
-            return names
-    return [str(f) for f in files]
+def column_names(files: Sequence[Path], results: Sequence[Any], places: Sequence[str] = ()) -> list[str]:
+    """Return the shortest names that differ: the methods of training, the files' stems, or their paths.
+
+    Args:
+        files: where the results are from.
+        results: as many.
+        places: names of the checkpoints of those that are of a series, which go with the names; "" for the others.
+    """
+    of_file = {file: str(r.provenance.get("method") or "") for file, r in zip(files, results, strict=True)}
+    for called in (of_file, {file: file.stem for file in files}, {file: str(file) for file in files}):
+        if all(called.values()) and len(set(called.values())) == len(called):
+            break
+    names = [called[file] for file in files]
+    return [f"{n}, {c}" if c else n for n, c in zip(names, places or [""] * len(names), strict=True)]
 
 
 def title(results: Sequence[Any]) -> str:

@@ -182,7 +182,7 @@ VERIFY = option(
 @parts(along.WITH_PARTS)
 @SPECTRUM
 @numbers(BACKEND, LIMIT, weight_decay=True, cache="values that are the same in every product")
-@output(VERIFY)
+@output(along.EXTEND, VERIFY)
 def hessian(
     *,
     ckpt: tuple[str, ...],
@@ -194,6 +194,7 @@ def hessian(
     verify_with: str | None,
     out: str | None,
     overwrite: bool,
+    extend: bool,
     as_json: bool,
     quiet: bool,
     **given: Any,
@@ -212,7 +213,7 @@ def hessian(
     if verify_with:
         verify.refuse(given["weight_decay"])
     first, stages = along.listed(ckpt, given)
-    along.refuse_single(stages, with_parts)
+    along.refuse_single(stages, extend=extend, with_parts=with_parts)
     if verify_with and stages:
         raise InputError("--verify runs PyHessian on one checkpoint: give one")
     ours = {name: given.pop(name) for name in SPECTRUM_NAMES}
@@ -224,7 +225,8 @@ def hessian(
         console,
     ):
         if stages:
-            where: dict[str, Any] = {"out": path, "overwrite": overwrite, "given": given, "with_parts": with_parts}
+            where: dict[str, Any] = {"out": path, "overwrite": overwrite, "extend": extend}
+            where |= {"given": given, "with_parts": with_parts}
             course = along.run(console, spectrum, objective, stages, **where, **ours)
             along.conclude(console, course, path, _document, as_json=as_json)
             return

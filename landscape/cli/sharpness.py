@@ -71,7 +71,7 @@ OPTIONS = [item.name for item in fields(analysis.Options)]
 @SHARPNESS
 @sensitivity.ALONG
 @numbers()
-@output()
+@output(along.EXTEND)
 def sharpness(
     *,
     ckpt: tuple[str, ...],
@@ -80,6 +80,7 @@ def sharpness(
     with_parts: str | None,
     out: str | None,
     overwrite: bool,
+    extend: bool,
     as_json: bool,
     quiet: bool,
     **given: Any,
@@ -96,7 +97,7 @@ def sharpness(
     ours = {name: given.pop(name) for name in OPTIONS}
     steps = sensitivity.take(given, ours)
     first, stages = along.listed(ckpt, given)
-    along.refuse_single(stages, with_parts)
+    along.refuse_single(stages, extend=extend, with_parts=with_parts)
     if steps and stages:
         raise InputError("--along eigen analyses one checkpoint: name one by --ckpt")
     path = along.path_of(out, ckpt, stages, "sensitivity" if steps else "sharpness")
@@ -105,7 +106,8 @@ def sharpness(
         console,
     ):
         if stages:
-            where: dict[str, Any] = {"out": path, "overwrite": overwrite, "given": given, "with_parts": with_parts}
+            where: dict[str, Any] = {"out": path, "overwrite": overwrite, "extend": extend}
+            where |= {"given": given, "with_parts": with_parts}
             course = along.run(console, analysis.sharpness, objective, stages, **where, **ours)
             along.conclude(console, course, path, _document, as_json=as_json)
             return

@@ -175,7 +175,7 @@ _ELSEWHERE = ("ckpt_to", "trajectory", "plane_origin", "save_plane", "mark", "ma
 @parts(default="class")
 @_axes(1)
 @numbers(*_NUMBERS)
-@output()
+@output(alongs.EXTEND)
 def surface1d(**given: Any) -> None:
     """Compute the loss and the accuracy of each part on a line through a checkpoint.
 
@@ -183,8 +183,10 @@ def surface1d(**given: Any) -> None:
     checkpoints, the result is a series along training with a line around each checkpoint.
     """
     first, stages = alongs.listed(given["ckpt"], given)
+    extend = given.pop("extend")
+    alongs.refuse_single(stages, extend=extend)
     if stages:
-        _run_series(first, stages, given)
+        _run_series(first, stages, given, extend=extend)
     else:
         _run("surface1d", 1, **given | {"ckpt": first})
 
@@ -332,7 +334,7 @@ def _run(
                 console.json(document(result, path))
 
 
-def _run_series(first: str, stages: Sequence[Stage], given: dict[str, Any]) -> None:
+def _run_series(first: str, stages: Sequence[Stage], given: dict[str, Any], *, extend: bool) -> None:
     """Compute the line around each checkpoint of a series."""
     elsewhere = {name: given.pop(name) for name in _ELSEWHERE}
     options = {name: given.pop(name) for name in ("of", "norm", "ignore", "seed", "refine", "bf16", "radius")}
@@ -347,7 +349,7 @@ def _run_series(first: str, stages: Sequence[Stage], given: dict[str, Any]) -> N
     path = alongs.path_of(given.pop("out"), ckpt, stages, "surface1d")
     options["x"] = parse_range(given.pop("x") or "-1:1:51", "--x").tolist()
     options |= {"batch_norm": bn, "training_samples": given.pop("bn_samples")}
-    where = {"out": path, "overwrite": given.pop("overwrite"), "given": given}
+    where = {"out": path, "overwrite": given.pop("overwrite"), "extend": extend, "given": given}
     with begin(ckpt=first, default="class", as_json=as_json, **given) as (objective, console):
         options["training"] = training_samples(objective, bn)
         found = alongs.run(console, line, objective, stages, **where, **options)

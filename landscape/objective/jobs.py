@@ -42,7 +42,9 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run; the message says what is stored and how to continue."""
 
 
-def open_journal(out: Destination, fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> Journal:
+def open_journal(
+    out: Destination, fingerprint: Mapping[str, Any], *, overwrite: bool = False, replaces: bool = False
+) -> Journal:
     """Open one journal on all ranks: first on the main rank, which owns the folder, then on the others.
 
     Args:
@@ -50,6 +52,7 @@ def open_journal(out: Destination, fingerprint: Mapping[str, Any], *, overwrite:
             writes the result.
         fingerprint: everything that changes the numbers, as for `Journal.open`.
         overwrite: restart, and replace `out` when the new result is complete.
+        replaces: only the latter.
 
     Returns:
         The open journal.
@@ -62,7 +65,7 @@ def open_journal(out: Destination, fingerprint: Mapping[str, Any], *, overwrite:
         return out.within(store.to_json(fingerprint, "the fingerprint of the run"))
     try:
         if distributed.is_main():
-            return Journal.open(out, fingerprint, overwrite=overwrite)
+            return Journal.open(out, fingerprint, overwrite=overwrite, replaces=replaces)
     finally:
         distributed.barrier()
     return Journal.open(out, fingerprint, owner=False)

@@ -36,7 +36,13 @@ class Journal:
 
     @classmethod
     def open(
-        cls, out: str | Path, fingerprint: Mapping[str, Any], *, overwrite: bool = False, owner: bool = True
+        cls,
+        out: str | Path,
+        fingerprint: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        replaces: bool = False,
+        owner: bool = True,
     ) -> "Journal":
         """Begin a run, or continue it if its journal was begun with the same fingerprint.
 
@@ -49,6 +55,7 @@ class Journal:
                 name a key that is a Python name as an argument.
             overwrite: begin from the start, whatever the journal contains, and replace OUT when the new result is
                 complete.
+            replaces: replace OUT when the new result is complete, but continue with what the journal contains.
             owner: this process locks the folder. With several ranks, one is the owner and opens first; the others join
                 with `owner=False`, for which `overwrite` has no effect.
 
@@ -74,7 +81,7 @@ class Journal:
             _folder(path).mkdir(exist_ok=True)
             journal = cls(path, _locked(_folder(path)))
             try:
-                journal._begin(now, overwrite=overwrite)
+                journal._begin(now, overwrite=overwrite, replaces=replaces)
             except BaseException:
                 journal.close()
                 raise
@@ -93,21 +100,21 @@ class Journal:
         journal._piece = f"{_digest(self._piece + piece)[:16]}-"
         return journal
 
-    def _begin(self, fingerprint: dict[str, Any], *, overwrite: bool) -> None:
+    def _begin(self, fingerprint: dict[str, Any], *, overwrite: bool, replaces: bool) -> None:
         begun = _read_run(self.folder) if self._unit_files() and not overwrite else None
         in_work = any(self.folder.glob(_WORK)) and (self.folder / "run.json").exists()
         if begun is None and in_work and not overwrite:
             begun = _read_run(self.folder)
             if json.dumps(begun["fingerprint"]) != json.dumps(fingerprint):
                 begun = None  # nothing is finished, so another run may begin here
-        self._replaces = overwrite or (begun is not None and begun["replaces"])
+        self._replaces = overwrite or replaces or (begun is not None and begun["replaces"])
         disk.refuse_taken(self.out, overwrite=self._replaces, signature=hdf5.SIGNATURE)
         if begun is not None:
             _compare(self.folder, begun["fingerprint"], fingerprint)
         else:
             self._clear(_UNITS)
             self._clear(_WORK)
-            text = json.dumps({"replaces": overwrite, "fingerprint": fingerprint}, indent=1)
+            text = json.dumps({"replaces": self._replaces, "fingerprint": fingerprint}, indent=1)
             disk.write_aside(self.folder / "run.json", lambda file: file.write(text.encode()))
         self._clear(f"{disk.ASIDE}*")
         (self.folder / "owner").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")

@@ -134,6 +134,25 @@ class Series(Result):
             made["provenance"] = {**self.provenance, "checkpoint": path, "checkpoint_sha256": sha256}
         return self.of(**made)
 
+    def position(self, word: str) -> int:
+        """Find a checkpoint.
+
+        Args:
+            word: its name, or its epoch or step, whichever `place` counts.
+
+        Returns:
+            Its position.
+
+        Raises:
+            InputError: there is none.
+        """
+        place, unit = self.place
+        for k, name in enumerate(self.checkpoints):
+            if word in (name, f"{place[k]:g}"):
+                return k
+        known = ", ".join(f"{p:g}" for p in place)
+        raise InputError(f"no checkpoint {word!r}: there are {unit}s {known}, also by name as {self.checkpoints[-1]}")
+
     def only(self: T, checkpoint: int) -> T:
         """Return the series of one checkpoint, by its position."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}

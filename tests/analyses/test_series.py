@@ -160,3 +160,52 @@ def test_what_cannot_be_a_series_is_refused_before_anything_is_computed(run, mon
     torch.save({"weight": torch.ones(3)}, run.parent / "other.pt")
     with refused(InputError, "other.pt"):
         ls.series(ls.spectrum, mine, [(run.parent / "other.pt", 1)])
+
+
+@pytest.mark.parametrize("name", ["spectrum", "surface1d"])
+def test_an_extended_file_is_that_of_a_run_on_all_checkpoints_bit_for_bit(run, tmp_path, name, monkeypatch):
+    analysis, options = ANALYSES[name]
+    given = {**options, "with_parts": ["all"] if name == "spectrum" else []}
+    files, done = [run / f"net-{k}.pt" for k in range(3)], []
+
+    def counted(own, **more):
+        done.append(own)
+        if len(done) == stop:
+            raise KeyboardInterrupt
+        return analysis(own, **more)
+
+    counted.__name__, stop = name, 0
+    out, whole = tmp_path / "some.h5", ls.series(counted, objective(), files, **given)
+    each = len(done) // 3
+    ls.series(counted, objective(), [files[0], files[2]], out=out, **given)
+    with pytest.raises(StoreError, match="exists"):
+        ls.series(counted, objective(), files, out=out, **given)
+    done.clear()
+    stop = each  # within the new checkpoint; what it has finished is not done again
+    with pytest.raises(KeyboardInterrupt):
+        ls.series(counted, objective(), files, out=out, extend=True, **given)
+    assert ls.load(out).epoch.tolist() == [0, 20]
+    done.clear()
+    stop = 0
+    found = ls.series(counted, objective(), files, out=out, extend=True, **given)
+    assert len(done) == each
+    for series in (found, ls.load(out)):
+        assert list(series.provenance["checkpoints"]) == [str(f) for f in files]
+        for f in dataclasses.fields(series):
+            value, other = getattr(series, f.name), getattr(whole, f.name)
+            if f.name != "provenance" and isinstance(value, np.ndarray):
+                np.testing.assert_array_equal(value, other, err_msg=f.name)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_file_of_other_options_or_data_is_not_extended(run, tmp_path):
+    out = tmp_path / "a.h5"
+    given = {"draws": 1, "ascent_steps": 1}
+    ls.series(ls.sharpness, objective(), [run / "net-0.pt"], out=out, **given)
+    with pytest.raises(StoreError, match=r"a.h5 was made with draws 1, now it is 2"):
+        ls.series(ls.sharpness, objective(), run, out=out, extend=True, **given | {"draws": 2})
+    with pytest.raises(StoreError, match="was made with partition"):
+        ls.series(ls.sharpness, objective("all"), run, out=out, extend=True, **given)
+    ls.save(tmp_path / "b.h5", ls.spectrum(np.eye(2), steps=1, probes=1))
+    with pytest.raises(StoreError, match="is a spectrum and no series"):
+        ls.series(ls.sharpness, objective(), run, out=tmp_path / "b.h5", extend=True, **given)

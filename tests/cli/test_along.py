@@ -43,7 +43,16 @@ def test_a_folder_a_pattern_and_several_files_are_the_same_series(run, capsys):
     np.testing.assert_array_equal(a.lambda_max, b.lambda_max)
     assert a.epoch.tolist() == [0, 1]
     assert main(["compare", str(run / "a.h5"), str(run / "b.h5")]) == 0
-    assert columns.compared([a.last])[0].text(a.last, 0).split()[0] in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "a, net-1" in told
+    assert columns.compared([a.last])[0].text(a.last, 0).split()[0] in told
+    assert main(["compare", str(run / "a.h5"), "--at", "0,net-1"]) == 0
+    told = capsys.readouterr().out
+    assert "a, net-0" in told
+    for own in (a.at(0), a.last):
+        assert columns.compared([own])[0].text(own, 0).split()[0] in told
+    assert main(["compare", str(run / "a.h5"), "--at", "7"]) == 2
+    assert "there are epochs 0, 1, also by name as net-1" in capsys.readouterr().err
     assert main(["export", str(run / "a.h5"), "--to", "csv"]) == 0
     assert len((run / "a.csv").read_text().splitlines()) == 1 + 2 * 4
 
@@ -63,6 +72,8 @@ def test_sharpness_and_lines_along_training_lie_beside_the_checkpoints(run, caps
     ("command", "options", "message"),
     [
         ("hessian", ["--ckpt", "net-0.pt", "--with-parts", "all"], "--with-parts is of a series"),
+        ("hessian", ["--ckpt", "net-0.pt", "--extend"], "--extend is of a series"),
+        ("surface1d", ["--ckpt", "net-0.pt", "--extend"], "--extend is of a series"),
         ("hessian", ["--ckpt", ".", "--verify", "pyhessian"], "--verify runs PyHessian on one checkpoint"),
         ("hessian", ["--ckpt", ".", "--with-parts", "heads"], "no part 'heads'"),
         ("surface1d", ["--ckpt", ".", "--ckpt-to", "net-0.pt"], "leave out what leads to other checkpoints"),
@@ -84,3 +95,24 @@ def test_checkpoints_without_a_place_in_training_are_refused_by_the_option(tmp_p
     assert "--ckpt: " in line
     assert str(tmp_path / "a.pt") in line
     assert not list(tmp_path.glob("*.h5*"))
+
+
+def test_a_series_is_extended_by_the_checkpoints_that_have_come_since(run, tmp_path, capsys):
+    for epoch in range(2):
+        (tmp_path / f"net-{epoch}.pt").write_bytes((run / f"net-{epoch}.pt").read_bytes())
+    words = ["sharpness", "--ckpt", tmp_path, "--draws", "1", "--ascent-steps", "1"]
+    assert called(*words) == 0
+    torch.save({"state_dict": toys.linear().state_dict(), "epoch": 5}, tmp_path / "net-5.pt")
+    assert called(*words) == 2
+    capsys.readouterr()
+    assert called(*words, "--extend") == 0
+    told = capsys.readouterr().err
+    assert "net-5: " in told
+    assert "net-0: " not in told
+    assert ls.load(tmp_path / "sharpness.h5").epoch.tolist() == [0, 1, 5]
+
+
+def test_checkpoints_are_named_of_series_alone(tmp_path, capsys):
+    ls.save(tmp_path / "one.h5", ls.spectrum(np.eye(3), steps=2, probes=1))
+    assert main(["compare", str(tmp_path / "one.h5"), "--at", "0"]) == 2
+    assert "no file is one: leave it out" in capsys.readouterr().err
