@@ -21,6 +21,8 @@ TRACES: tuple[Trace, ...] = get_args(Trace)
 DEFAULT_TOL = 1e-3
 STEPS, PROBES = 80, 4
 """Defaults for the density."""
+SHORT = 12
+"""Steps of each run if no density is wanted, but the run for both ends does not fit into memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,9 @@ class Options:
         given = {item.name: getattr(self, item.name) for item in fields(Plan) if item.name != "capacity"}
         given |= {"steps": self.n_steps, "probes": self.n_probes, "trace_tol": self.of_trace}
         given |= {} if self.accuracy is None else {"tol": self.residual}
+        if not self.has_density:  # only the ends and the trace are wanted, whose own run does not fit
+            most = self.max_steps or extremes.MOST
+            given |= {"steps": min(SHORT, most), "tol": self.residual, "max_steps": most}
         return Plan(**given, capacity=capacity)
 
     def needs_density(self, capacity: int) -> bool:

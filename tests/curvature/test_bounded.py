@@ -7,6 +7,7 @@ from refusals import refused
 
 import landscape as ls
 from landscape.analyses import spectrum as module
+from landscape.analyses.options import PROBES, SHORT
 from landscape.autodiff import memory
 from landscape.curvature import bounded, probing, products, restarted
 from landscape.curvature.lanczos import lanczos
@@ -172,6 +173,19 @@ def test_a_spectrum_says_that_its_basis_was_not_kept_and_agrees_with_the_full_on
     assert abs(found.lambda_min[0] - exact[0]) <= found.lambda_min_residual[0]
     assert np.abs(np.abs(np.sum(found.ritz_vectors * full.ritz_vectors, axis=2)) - 1).max() < 1e-3
     assert abs(found.trace[0] - full.trace[0]) <= 3 * np.hypot(found.trace_stderr[0], full.trace_stderr[0])
+
+
+def test_ends_without_a_density_take_few_products_where_their_run_does_not_fit(monkeypatch):
+    objective = CASES["mlp-tanh"].objective(partition="all")
+    monkeypatch.setattr(memory, "room", lambda device, limit: limit)
+    limit = 30 * objective.layout.size * 8
+    found = ls.spectrum(objective, sampling_errors=False, trace="probes", cache_bytes=0, memory_bytes=limit)
+    taken_out = int(found.provenance["basis"].split()[2])
+    assert found.steps[0].tolist() == [SHORT + taken_out] * PROBES  # where a density would take 80 and more
+    exact = torch.linalg.eigvalsh(dense(objective, 0)).numpy()
+    assert abs(found.lambda_max[0] - exact[-1]) <= found.lambda_max_residual[0] < 1e-3 * exact[-1]
+    assert abs(found.lambda_min[0] - exact[0]) <= found.lambda_min_residual[0]
+    assert abs(found.trace[0] - exact.sum()) <= 3 * found.trace_stderr[0]
 
 
 def test_memory_is_measured_and_a_limit_counts_what_was_taken():
