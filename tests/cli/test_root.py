@@ -65,7 +65,7 @@ def failing(added):
         (KeyboardInterrupt(), 130, "landscape: error: interrupted"),
         (Interrupted("interrupted: 3 of 9"), 130, "landscape: error: interrupted: 3 of 9"),
         (click.UsageError("no\nsuch thing"), 2, "landscape: error: no such thing"),
-        (MemoryError("12 GiB"), 2, "landscape: error: out of memory: lower --batch-size or --cache"),
+        (MemoryError("12 GiB"), 2, "landscape: error: out of memory: lower --batch-size"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 2, "landscape: error: out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "landscape: error: out of memory"),
         (
