@@ -5,6 +5,7 @@ import io
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ def table(rows: Mapping[str, Sequence[Any]], class_names: Sequence[str]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that affect the numbers."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> Mapping[str, str]:
     packages = {"landscape": "loss-landscape-per-class", "torch": "torch", "numpy": "numpy"}
     return {name: metadata.version(package) for name, package in packages.items()} | {
         "python": platform.python_version()

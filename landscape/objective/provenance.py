@@ -4,6 +4,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,18 @@ def about_run(options: Mapping[str, Any], device: torch.device, dtype: torch.dty
     Returns:
         The same as `provenance`, without the entries about model and data.
     """
-    versions = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "h5py")}
-    versions |= {"python": platform.python_version(), "landscape": metadata.version("loss-landscape-per-class")}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": versions,
+        "versions": dict(_versions()),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
         "options": dict(options),
     }
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Return the versions of the packages that affect the numbers; to look one up takes milliseconds."""
+    found = {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "h5py")}
+    return found | {"python": platform.python_version(), "landscape": metadata.version("loss-landscape-per-class")}
