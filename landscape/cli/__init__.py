@@ -86,7 +86,9 @@ class Commands(cloup.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that is called, or suggest one of a similar name."""
-        if not args[0].startswith("-") and args[0] not in (names := self.list_commands(ctx)):
+        # Those of other packages are looked for last: all packages that are installed are asked.
+        is_known = args[0].startswith("-") or args[0] in COMMANDS
+        if not is_known and args[0] not in (names := self.list_commands(ctx)):
             meant = nearest(args[0], names).rstrip()
             raise click.UsageError(f"No such command {args[0]!r}{f'; {meant}' if meant else '.'}", ctx)
         return super().resolve_command(ctx, args)
