@@ -61,6 +61,12 @@ def without(monkeypatch):
 
 
 @pytest.fixture
+def no_figures(monkeypatch):
+    """Let reports hold no pictures, which take their time to draw."""
+    monkeypatch.setattr("landscape.report.figures.pictures", lambda result: ([], []))
+
+
+@pytest.fixture
 def read_late(monkeypatch):
     """Let no data set be small enough to be kept: items are read when they are asked for."""
     monkeypatch.setattr("landscape.data.items.IN_MEMORY", 1)

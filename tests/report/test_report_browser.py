@@ -11,7 +11,7 @@ from PIL import Image
 from results_of_all_kinds import of_checkpoint, sharpness, spectrum, trajectory
 from surfaces import three_classes
 
-from landscape.report import figures, open_sources, page
+from landscape.report import open_sources, page
 from landscape.results import quadrature, store
 
 pytestmark = [
@@ -23,9 +23,8 @@ NAME = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-def opened(tmp_path, monkeypatch):
+def opened(tmp_path, monkeypatch, no_figures):
     """Write the page of some results, open it in a browser, and look at the console when the test is done."""
-    monkeypatch.setattr(figures, "pictures", lambda result: ([], []))
     monkeypatch.setenv("SE_AVOID_STATS", "true")
     with browser(tmp_path / "profile") as driver:
 

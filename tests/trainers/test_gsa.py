@@ -1,0 +1,227 @@
+"""GSA against a plain transcription of its equations, in float64 on a small network with batch norm."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from refusals import refused
+from steps import COUNTS, batch, batch_gradient, closure, flat, found_gradient, gradient, network, shifted
+from torch.nn import functional as F
+
+from landscape.errors import InputError
+from trainers.gsa import GSA
+
+
+def transcribed(model, inputs, labels, groups, *, counts=COUNTS, Z=1e-2, per_group=False, projected=False, **options):
+    """Equations 12 to 15, a line each; groups weigh by their share of the batch. Returns the gradient of the step."""
+    theta, d = flat(model.parameters()), sum(p.numel() for p in model.parameters())
+    losses = F.cross_entropy(model(inputs), labels, reduction="none")
+    g = gradient(losses.mean(), model, retain_graph=True)
+    total, joint = torch.zeros_like(theta), torch.zeros_like(theta)
+    for k, n in enumerate(counts):
+        here = groups == k
+        if not here.any():
+            continue
+        share = here.double().mean()
+        g_g = gradient(losses[here].mean(), model, retain_graph=True)
+        h = g_g - (g_g @ g) / (g @ g) * g
+        if projected:
+            h = g_g - h
+        if options.get("released"):  # the batch's gradient for every group, less its average: here another vector
+            h = g - options["released"] * g
+        rho = (theta.norm() / (2 * h.norm())).sqrt() * d**-0.25 * max(n - 1, 1) ** -0.25
+        scaled = Z * rho
+        if "clip" in options:
+            scaled = scaled.clamp(*options["clip"])
+        direction = theta**2 * h / (theta * h).norm() if options.get("adaptive") else h / h.norm()
+        eps = scaled * math.sqrt(d) * direction
+        joint += share * eps
+        if per_group:
+            moved = shifted(model, eps)
+            total += share * gradient(F.cross_entropy(moved(inputs), labels, reduction="none")[here].mean(), moved)
+        if options.get("norm_term"):
+            total += share * theta / theta.norm() / (2 * math.sqrt(max(n - 1, 1)) * rho)
+    if not per_group:
+        moved = shifted(model, joint)
+        total += gradient(F.cross_entropy(moved(inputs), labels), moved)
+    return total
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"per_group": True},
+        {"projected": True},
+        {"adaptive": True},
+        {"clip": (2e-3, 3e-3)},
+        {"norm_term": True},
+        {"per_group": True, "norm_term": True, "Z": 0.1},
+    ],
+)
+def test_gsa_agrees_with_a_plain_transcription_of_its_equations(options):
+    inputs, labels, groups = batch()
+    expected = transcribed(network(), inputs, labels, groups, **options)
+    model = network()
+    optimizer = GSA(
+        model.parameters(),
+        torch.optim.SGD,
+        counts=COUNTS,
+        average=0,
+        scale=options.get("Z", 1e-2),
+        perturb="per-group" if options.get("per_group") else "joint",
+        direction="projected" if options.get("projected") else "specific",
+        adaptive=options.get("adaptive", False),
+        clip=options.get("clip"),
+        norm_term=options.get("norm_term", False),
+        model=model,
+        lr=0.1,
+    )
+    before = flat(model.parameters())
+    optimizer.gradients(closure(model, inputs, labels), groups)
+    torch.testing.assert_close(found_gradient(model), expected, rtol=0, atol=1e-12)
+    assert torch.equal(flat(model.parameters()), before)
+    assert (expected - batch_gradient(network(), inputs, labels)).norm() > 1e-5  # the perturbation does something
+
+
+def test_the_average_direction_is_an_exponential_average_of_batch_gradients():
+    model, (inputs, labels, groups) = network(), batch()
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, average=0.75, model=model, lr=0.0)
+    others = inputs.square()  # batch norm would take away a shift or a factor
+    first, second = (batch_gradient(network(), x, labels) for x in (inputs, others))
+    assert (first - second).norm() > 0.1 * first.norm()
+    optimizer.step(closure(model, inputs, labels), groups)
+    torch.testing.assert_close(optimizer.average, first, rtol=0, atol=1e-13)
+    optimizer.step(closure(model, others, labels), groups)
+    torch.testing.assert_close(optimizer.average, 0.75 * first + 0.25 * second, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("perturb", ["joint", "per-group"])
+def test_one_group_has_no_direction_of_its_own_and_leaves_the_batchs_gradient(perturb):
+    """h = g - g: what rounding leaves of it must not be blown up to a perturbation."""
+    model, (inputs, labels, _) = network().float(), batch()
+    inputs = inputs.float()
+    expected = batch_gradient(copy.deepcopy(model), inputs, labels)
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=[53], average=0, perturb=perturb, model=model, lr=0.1)
+    optimizer.gradients(closure(model, inputs, labels), torch.zeros(11, dtype=torch.int64))
+    torch.testing.assert_close(found_gradient(model), expected, rtol=0, atol=1e-6)
+    assert optimizer.radii.radius.tolist() == [0]
+
+
+def test_the_released_codes_direction_is_the_batchs_gradient_less_its_average():
+    """Every group has it: after a step at the same place the average is g, so after one of 2 g it is 3/2 g at 1/2."""
+    model, (inputs, labels, groups) = network(), batch()
+    options = {"counts": COUNTS, "direction": "difference", "first_pass": "shared", "clip": None, "model": model}
+    optimizer = GSA(model.parameters(), torch.optim.SGD, average=0.5, lr=0.0, **options)
+    optimizer.average = 2 * batch_gradient(network(), inputs, labels)
+    passes = []
+
+    def counted():
+        passes.append(1)
+        return closure(model, inputs, labels)()
+
+    optimizer.gradients(counted, groups)
+    expected = transcribed(network(), inputs, labels, groups, released=1.5)
+    torch.testing.assert_close(found_gradient(model), expected, rtol=0, atol=1e-12)
+    assert len(passes) == 2
+    assert (optimizer.perturbation @ batch_gradient(network(), inputs, labels)) < 0  # g - 3/2 g
+
+
+@pytest.mark.parametrize(("bound", "clipped"), [(0.0, [0, 0, 0]), (1e6, [1, 1, 1]), (None, [0, 0, 0])])
+def test_a_radius_that_a_bound_has_set_is_counted(bound, clipped):
+    model, (inputs, labels, groups) = network(), batch()
+    clip = None if bound is None else (bound, 1e9)
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, clip=clip, average=0, model=model, lr=0.1)
+    optimizer.gradients(closure(model, inputs, labels), groups)
+    assert optimizer.radii.clipped.tolist() == clipped
+    d = len(flat(model.parameters()))
+    expected = (1e-2 * optimizer.radii.rho).clamp(min=bound or 0.0) * math.sqrt(d)
+    torch.testing.assert_close(optimizer.radii.radius, expected, rtol=1e-12, atol=0)
+
+
+def test_radii_tell_the_shares_and_lengths_of_the_latest_step():
+    model, (inputs, labels, groups) = network(), batch(3)  # groups 0, 1, 0: the third is absent
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, model=model, lr=0.1)
+    optimizer.step(closure(model, inputs, labels), groups)
+    assert optimizer.radii.share.tolist() == pytest.approx([2 / 3, 1 / 3, 0])
+    assert (optimizer.radii.radius > 0).tolist() == [True, True, False]
+    assert torch.isfinite(found_gradient(model)).all()
+
+
+def test_without_radius_gsa_is_the_base_optimizer():
+    model, plain, (inputs, labels, groups) = network(), network(), batch()
+    GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, scale=0.0, model=model, lr=0.1).step(
+        closure(model, inputs, labels), groups
+    )
+    F.cross_entropy(plain(inputs), labels).backward()
+    torch.optim.SGD(plain.parameters(), lr=0.1).step()
+    torch.testing.assert_close(flat(model.parameters()), flat(plain.parameters()), rtol=0, atol=1e-14)
+
+
+def all_of(model):
+    return model.parameters()
+
+
+def biases_first(model):
+    named = dict(model.named_parameters())
+    of_bias = [name for name in named if name.endswith("bias")]
+    rest = [name for name in named if name not in of_bias]
+    return [{"params": [named[n] for n in of_bias], "weight_decay": 0}, {"params": [named[n] for n in rest]}]
+
+
+def the_last_layer(model):
+    return model[-1].parameters()
+
+
+@pytest.mark.parametrize("chosen", [all_of, biases_first, the_last_layer])
+def test_decoupled_gradients_are_exact_where_batch_norm_does_not_couple(chosen):
+    """Whatever parameters are trained, in whatever order."""
+    inputs, labels, groups = batch()
+    found = []
+    for first_pass in ("exact", "decoupled"):
+        model = network()
+        model[1].eval()
+        options = {"counts": COUNTS, "first_pass": first_pass, "average": 0, "model": model, "lr": 0.1}
+        optimizer = GSA(chosen(model), torch.optim.SGD, **options)
+        optimizer.gradients(closure(model, inputs, labels), groups)
+        found.append(flat([p.grad for group in optimizer.param_groups for p in group["params"]]))
+    assert optimizer.perturbation.norm() > 1e-4
+    torch.testing.assert_close(*found, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"perturb": "per-group"}, {"first_pass": "decoupled"}, {"first_pass": "shared"}]
+)
+def test_a_batch_in_pieces_is_the_batch(options):
+    """Where samples do not meet in batch norm; the pieces are uneven, and the second lacks a group."""
+    inputs, labels, groups = batch()
+    found = []
+    for cuts in ([0, 11], [0, 4, 5, 11]):
+        model = network()
+        model[1].eval()
+        optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, average=0, model=model, lr=0.1, **options)
+        pieces = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+        losses = [closure(model, inputs[p], labels[p]) for p in pieces]
+        values = optimizer.gradients(losses, [groups[p] for p in pieces])
+        found.append(torch.cat([values, found_gradient(model)]))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-12)
+    if options.get("first_pass") != "shared":
+        assert (found_gradient(model) - batch_gradient(copy.deepcopy(model), inputs, labels)).norm() > 1e-5
+
+
+def test_pieces_that_do_not_pair_are_refused():
+    model, (inputs, labels, groups) = network(), batch()
+    optimizer = GSA(model.parameters(), torch.optim.SGD, counts=COUNTS, model=model, lr=0.1)
+    one = closure(model, inputs, labels)
+    for losses, of in ((one, [groups]), ([one], groups), ([one, one], [groups]), ([], [])):
+        with pytest.raises(InputError, match="a batch in pieces needs a list of losses, and of groups one for each"):
+            optimizer.gradients(losses, of)
+
+
+def test_decoupled_gradients_need_the_model_that_holds_the_parameters():
+    model, (inputs, labels, groups) = network(), batch()
+    options = {"counts": COUNTS, "first_pass": "decoupled", "model": model[:4], "lr": 0.1}
+    with refused(InputError, "model"):
+        GSA(model.parameters(), torch.optim.SGD, **options).step(closure(model, inputs, labels), groups)
