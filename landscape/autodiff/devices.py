@@ -46,7 +46,8 @@ def full_precision() -> Generator[None, None, None]:
     settings = _settings()
     before = [setting.read() for setting in settings]
     with ExitStack() as stack:
-        accelerator = torch.accelerator.current_accelerator()
+        # PyTorch 2.6 raises where later ones return None.
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         for kind in {"cpu", "cuda"} | ({accelerator.type} if accelerator else set()):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))

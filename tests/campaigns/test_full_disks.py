@@ -24,7 +24,7 @@ MOST = int(os.environ.get("LANDSCAPE_FULL", "1000000"))  # writes of a command t
 def full_at(n: int, count: Path) -> Callable[[], None]:
     """Return what lets the n-th write of this process below its folder fail, and writes down how many there are."""
     seen = 0
-    real_write, real_open, real_os_open = os.write, io.open, os.open
+    real_write, real_open, real_os_open, real_mkdir = os.write, io.open, os.open, os.mkdir
 
     def tick() -> None:
         nonlocal seen
@@ -65,11 +65,17 @@ def full_at(n: int, count: Path) -> Callable[[], None]:
 
         return counting
 
+    def made(folder, *args, **kwargs):
+        if here(folder) and not os.path.isdir(folder):
+            tick()
+        return real_mkdir(folder, *args, **kwargs)
+
     def prepare() -> None:
         disk.open = opened  # the name that the module looks up
         io.open = opened  # that of pathlib
         os.open = os_opened  # that of locks
-        for name in ("fsync", "replace", "mkdir"):
+        os.mkdir = made
+        for name in ("fsync", "replace"):
             setattr(os, name, counted(getattr(os, name)))
 
     return prepare
@@ -88,6 +94,7 @@ def fail_and_repeat(made: Path, tmp_path: Path, name: str, most: int) -> int:
         code = commands.ended(commands.started(place, words, full_at(k, tmp_path / "count")), 600)
         said = (place / "said").read_text()
         errors = [line for line in said.splitlines() if "error:" in line]
+        said = " ".join(said.split())  # warnings are wrapped
         where = f"write {k} of {n}: exit code {code}, {said}"
         assert said.count("No space left on device") == 1, where
         assert commands.left_over(place, partial=code == 0) == [], where

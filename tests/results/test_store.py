@@ -17,7 +17,7 @@ from landscape.results.store import is_result, load, save
 
 def test_a_result_comes_back_to_the_bit(tmp_path):
     odd = np.array([np.nan, np.inf, -np.inf, -0.0, 5e-324])
-    odd.view(np.uint64)[0] |= 7  # a nan with a payload
+    odd.view(np.uint64)[0] |= np.uint64(7)  # a nan with a payload
     result = spectrum(
         *("airplane", "Ära/日本", "", "tail, few", "e"),
         loss=odd,
