@@ -1,4 +1,4 @@
-"""Per-class spectra of a ResNet-20 on CIFAR-10 images, beside PyHessian and curvlinops in the same run.
+"""Per-class spectra of a ResNet-20 on CIFAR-10 images, beside three peers in the same run.
 
     python benchmarks/hessian.py --ckpt RESNET20_OR_32 --model resnet20 --data-root DIR
 
@@ -22,6 +22,7 @@ Without --ckpt the network has random weights, whose curvature is not that of a 
 """
 
 import argparse
+import datetime
 import json
 import statistics
 import subprocess
@@ -30,6 +31,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,9 @@ def main() -> None:
         f"{args.model}, {len(objective.partition)} classes of {args.per_class}, accuracy {accuracy:.3f}, ",
         end="",
     )
-    print(f"torch {torch.__version__}, {args.threads} threads, {objective.device}")
+    packages = ("torch", "PyHessian", "curvlinops-for-pytorch", "hessian-eigenthings")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    print(f"{versions}, {args.threads} threads, {objective.device}, {datetime.date.today()}")
     started = time.perf_counter()
     operator = ls.curvature_operator(objective)
     print(f"tracing took {time.perf_counter() - started:.1f} s, once for all classes; not in the figures below")
@@ -131,6 +135,22 @@ def curvlinops_product(objective: Any, part: int) -> Callable[[torch.Tensor], to
     return lambda v: theirs @ v
 
 
+def eigenthings_product(objective: Any, part: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Hessian-eigenthings' Hessian, its own code; it takes the mean over batches, which are to be of one size."""
+    from hessian_eigenthings.loss_fns import supervised_loss
+    from hessian_eigenthings.operators import HessianOperator
+
+    model, batches, _ = peers(objective, part)
+    return HessianOperator(model, batches, supervised_loss(nn.CrossEntropyLoss())).matvec
+
+
+PEERS = {
+    "PyHessian, loader": pyhessian_product,
+    "curvlinops": curvlinops_product,
+    "hessian-eigenthings": eigenthings_product,
+}
+
+
 def ours_product(operator: Any, part: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """Ours, as `landscape hessian` runs it."""
     restricted = operator.restrict([part])
@@ -162,12 +182,12 @@ def report(title: str, seconds: dict[str, list[float]]) -> None:
 
 def products(args: argparse.Namespace, objective: Any, operator: Any) -> None:
     """Time single products."""
-    seconds: dict[str, list[float]] = {"landscape": [], "PyHessian, loader": [], "curvlinops": []}
+    seconds: dict[str, list[float]] = {"landscape": [], **{name: [] for name in PEERS}}
     v = lanczos_module.probe(objective.layout.size, seed=0, number=0)
     v /= v.norm()
     off = []
     for part in range(len(objective.partition)):
-        makers = (ours_product(operator, part), pyhessian_product(objective, part), curvlinops_product(objective, part))
+        makers = (ours_product(operator, part), *(make(objective, part) for make in PEERS.values()))
         found = [make(v) for make in makers]
         off += [((found[0] - f).norm() / f.norm()).item() for f in found[1:]]
         for _ in range(ROUND["products"]):
@@ -178,14 +198,11 @@ def products(args: argparse.Namespace, objective: Any, operator: Any) -> None:
 
 def spectra(args: argparse.Namespace, objective: Any, operator: Any) -> None:
     """Time Lanczos runs of `--steps` steps for every class."""
-    seconds: dict[str, list[float]] = {"landscape": [], "PyHessian, loader": [], "curvlinops": []}
+    seconds: dict[str, list[float]] = {"landscape": [], **{name: [] for name in PEERS}}
     tops = []
     for part in range(len(objective.partition)):
         found = []
-        makers = (
-            partial(ours_product, operator),
-            *(partial(m, objective) for m in (pyhessian_product, curvlinops_product)),
-        )
+        makers = (partial(ours_product, operator), *(partial(make, objective) for make in PEERS.values()))
         for name, make in zip(seconds, makers, strict=True):
             run = lanczos_ours if name == "landscape" else lanczos_by_tensor
             started = time.perf_counter()

@@ -15,7 +15,8 @@ from landscape.data.datasets import Samples
 from landscape.errors import arg
 from landscape.networks import models
 from landscape.networks.copies import copied
-from trainers import evaluation, gkp, rules
+from landscape.results import store
+from trainers import evaluation, gkp, records, rules
 from trainers.data import Data
 from trainers.loop import Trainer
 from trainers.passes import flat
@@ -145,14 +146,17 @@ def _measurements(r: Recipe, data: Data, model: nn.Module, left: range, workers:
                            min(len(data.train), (r.fisher_samples or len(data.train)) * r.groups),
                            arg("fisher_samples")))  # fmt: skip
 
+    history = records.blank(data.train.class_names, r.epochs)
+
     def files(n: int) -> Callable[[], object]:
-        def three() -> None:
+        def once() -> None:
             for _ in range(3):
                 torch.save(model.state_dict(), io.BytesIO())
+            store.fill(io.BytesIO(), history)
 
-        return three
+        return once
 
-    return [*found, Work(what="checkpoints", prepare=files, times=len(left))]
+    return [*found, Work(what="checkpoints and the history", prepare=files, times=len(left))]
 
 
 def _fisher(r: Recipe, data: Data, model: nn.Module) -> Callable[[int], Callable[[], object]]:

@@ -45,6 +45,22 @@ def table(rows: Mapping[str, Sequence[Any]], class_names: Sequence[str]) -> str:
     return text.getvalue()
 
 
+def blank(class_names: Sequence[str], epochs: int) -> History:
+    """Return a history of zeros, whose file takes as long to write as that of a run.
+
+    Args:
+        class_names: of the training samples, (C,).
+        epochs: rows.
+
+    Returns:
+        The history.
+    """
+    lengths = {"part": len(class_names), "epoch": epochs}
+    shapes = {item.name: item.metadata["axes"] for item in fields(History) if item.metadata["axes"]}
+    arrays: dict[str, Any] = {name: np.zeros([lengths[axis] for axis in axes]) for name, axes in shapes.items()}
+    return History(**arrays | {"parts": tuple(class_names)}, method="", provenance={})
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the packages that affect the numbers."""
     return dict(_versions())
@@ -53,9 +69,10 @@ def versions() -> dict[str, str]:
 @cache
 def _versions() -> Mapping[str, str]:
     packages = {"landscape": "loss-landscape-per-class", "torch": "torch", "numpy": "numpy"}
-    return {name: metadata.version(package) for name, package in packages.items()} | {
-        "python": platform.python_version()
-    }
+    return {name: _version(package) for name, package in packages.items()} | {"python": platform.python_version()}
+
+
+_version = cache(metadata.version)  # which reads files, and every epoch asks for it
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
