@@ -1,7 +1,14 @@
-"""Numbers of results in the clients by which people watch trainings: real ones offline, and stand-ins."""
+"""Numbers of results in the clients by which people watch trainings: recorders of their documented calls, and the real.
+
+The recorders take what the clients take, by the signatures of their documentation, and refuse what they refuse. Where a
+client is installed, its signature is compared, and it is used offline.
+"""
 
 import dataclasses
 import glob
+import importlib
+import inspect
+import re
 
 import numpy as np
 import pytest
@@ -14,24 +21,85 @@ from landscape.results.foreign import tidy
 from landscape.results.series import joined, of_one
 
 
-class Run:
-    """What a run of wandb or trackio is called with."""
-
+class Recorder:
     def __init__(self):
         self.calls = []
 
-    def log(self, data, step=None):
+    def kept(self, data, step):
+        assert type(step) is int
+        assert all(type(name) is str and type(value) is float for name, value in data.items())
         self.calls.append((data, step))
 
 
-class Metrics:
-    """What the module mlflow and the loggers of Lightning are called with."""
+class Run(Recorder):
+    """A run of wandb, which drops a step that is before an earlier one, with a warning."""
 
-    def __init__(self):
-        self.calls = []
+    def log(self, data, step=None, commit=None):
+        assert not self.calls or step >= self.calls[-1][1]
+        self.kept(data, step)
 
+
+class TrackioRun(Recorder):
+    def log(self, metrics, step=None):
+        self.kept(metrics, step)
+
+
+class Metrics(Recorder):
+    """The module mlflow, which refuses names with other signs."""
+
+    def log_metrics(self, metrics, step=None, synchronous=None, run_id=None, timestamp=None):
+        assert all(re.fullmatch(r"[\w\-./: ]+", name, re.ASCII) for name in metrics)
+        self.kept(metrics, step)
+
+
+class LightningLogger(Recorder):
     def log_metrics(self, metrics, step=None):
-        self.calls.append((metrics, step))
+        self.kept(metrics, step)
+
+
+class Writer(Recorder):
+    """TensorBoard's, which takes one number at a time."""
+
+    def add_scalar(self, tag, scalar_value, global_step=None, walltime=None):
+        self.kept({tag: scalar_value}, global_step)
+
+
+CLIENTS = {  # the recorder's method, the module, and the call in it
+    "wandb": (Run.log, "wandb", "Run.log"),
+    "trackio": (TrackioRun.log, "trackio.run", "Run.log"),
+    "mlflow": (Metrics.log_metrics, "mlflow", "log_metrics"),
+    "lightning": (LightningLogger.log_metrics, "lightning.pytorch.loggers", "Logger.log_metrics"),
+    "tensorboard": (Writer.add_scalar, "torch.utils.tensorboard", "SummaryWriter.add_scalar"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of what the clients import
+@pytest.mark.parametrize(
+    "client", [*sorted(CLIENTS.keys() - {"lightning"}), pytest.param("lightning", marks=pytest.mark.slow)]
+)
+def test_a_recorder_has_the_signature_of_the_client(client):
+    recorder, module, words = CLIENTS[client]
+    pytest.importorskip(client, reason=f"{client} is not installed")
+    call = importlib.import_module(module)
+    for word in words.split("."):
+        call = getattr(call, word)
+    real = [p for p in inspect.signature(call).parameters.values() if p.name != "self"]
+    ours = [p for p in inspect.signature(recorder).parameters.values() if p.name != "self"]
+    assert [(p.name, p.kind, p.default) for p in real[: len(ours)]] == [(p.name, p.kind, p.default) for p in ours]
+
+
+@pytest.mark.parametrize("make", [Run, TrackioRun, Metrics, LightningLogger, Writer])
+def test_every_client_is_given_the_numbers_of_a_result_and_of_a_series(make):
+    writer, found = make(), spectrum()
+    found.log(writer, 5)
+    told = {name: value for data, _ in writer.calls for name, value in data.items()}
+    assert {step for _, step in writer.calls} == {5}
+    assert told == logged.numbers(found)
+    writer = make()
+    series = joined([of_one(found, f"net-{k}", epoch=3 * k) for k in range(3)])
+    series.log(writer)
+    assert list(dict.fromkeys(step for _, step in writer.calls)) == [0, 3, 6]
+    assert sum(len(data) for data, _ in writer.calls) == 3 * len(logged.numbers(found))
 
 
 def test_what_is_logged_is_the_table_with_its_errors_and_nothing_that_is_not_finite():
