@@ -36,7 +36,7 @@ from landscape.networks.tasks import Task
 from landscape.objective import contract, evaluation, measured
 from landscape.objective.contract import Kept
 from landscape.objective.evaluation import Evaluation
-from landscape.objective.parts import GROUPS, Parts, make_partition, refuse_empty
+from landscape.objective.parts import GROUPS, Parts, make_partition, of_classes_with_samples, refuse_empty
 from landscape.objective.weighing import Draws, weighed_right
 from landscape.results.grouping import ENDS, FEW, MANY
 
@@ -141,6 +141,8 @@ class Objective:
         parts = make_partition(samples, partition, many=many, few=few, ends=ends)
         if classes is not None:
             parts = parts.select(classes)
+        elif isinstance(partition, str) and partition == "class":
+            parts = of_classes_with_samples(parts)
         refuse_empty(parts, samples)
         own = copied(model)
         varying = layout(own, params)

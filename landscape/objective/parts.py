@@ -1,5 +1,6 @@
 """Divide samples into parts, by a name, a file or a mapping."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -19,6 +20,8 @@ from landscape.data.records import Records
 from landscape.errors import DataError, InputError, arg
 from landscape.results import disk
 from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, NAMES
+
+log = logging.getLogger(__name__)
 
 GROUPS = {"all": "all"} | {group: name for name, grouping in GROUPINGS.items() for group in grouping.groups}
 """Named groups of classes, and the partition to which each belongs."""
@@ -142,6 +145,23 @@ def _by_function(samples: Samples, function: Callable[..., Any]) -> Partition:
 def _read(samples: Samples) -> Iterator[tuple[Tree, Tree]]:
     for start in range(0, len(samples), _READ):
         yield samples.batch(np.arange(start, min(start + _READ, len(samples))), dtype=torch.float64)
+
+
+def of_classes_with_samples(parts: Partition) -> Partition:
+    """Leave out the classes without samples, as of a `Subset`, and log their names.
+
+    Args:
+        parts: the classes.
+
+    Returns:
+        Those that have samples.
+    """
+    empty = [name for name, count in zip(parts.names, parts.counts, strict=True) if not count]
+    if not empty or len(empty) == len(parts):
+        return parts
+    more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+    log.warning("no parts are made of classes without samples: %s%s", ", ".join(empty[:5]), more)
+    return parts.select([name for name in parts.names if name not in empty])
 
 
 def refuse_empty(parts: Partition, samples: Samples) -> None:

@@ -68,6 +68,14 @@ def test_a_subset_without_the_last_class_has_the_classes_of_the_model_or_of_its_
     assert counted.samples.class_counts.tolist() == [4, 3, 0]
 
 
+def test_classes_without_samples_in_a_subset_are_no_parts_and_are_named(caplog):
+    some = Subset(TensorDataset(X, Y), [i for i in range(10) if Y[i] != 1])
+    made = ls.make_objective(nn.Linear(2, 3), some, parts="class")
+    assert made.partition.names == ("0", "2")
+    assert [Y[some.indices[int(own[0])]].item() for own in made.members] == [0, 2]
+    assert "classes without samples: 1" in caplog.text
+
+
 def test_batches_that_differ_in_shape_are_collated_one_by_one_and_others_are_kept():
     ragged = read(DataLoader(LONG, collate_fn=padded))
     assert ragged.ragged
