@@ -149,7 +149,7 @@ def test_what_cannot_be_a_series_is_refused_before_anything_is_computed(run, mon
     monkeypatch.setattr("landscape.analyses.series.together", None)
     mine = objective()
     for match, analysis, options in (
-        ("gradients and features take checkpoints themselves", ls.gradients, {}),
+        ("gradients and features", ls.gradients, {}),
         ("0 is a part already", ls.spectrum, {"with_parts": ["0"]}),
         ("names a group twice", ls.spectrum, {"with_parts": ["all", "all"]}),
         ("compares the parts with each other", ls.spectrum, {"with_parts": ["all"], "overlap": True}),
