@@ -6,13 +6,17 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import landscape as ls
+from landscape.analyses.distances import Run
 from landscape.autodiff import distributed
 from landscape.errors import InputError
-from landscape.objective import jobs
+from landscape.objective import jobs, points
 from landscape.objective.draws import draw_samples
+from landscape.objective.objective import Objective
+from landscape.objective.points import Point
 from tests.cases import CASES
 from tests.fitted import network
 
@@ -35,6 +39,16 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(objective(partition=ONE), **short, out=folder / "rare.h5")
     ls.spectrum(whole, operator="ggn", method="rows", ggn_tol=0, out=folder / "rows.h5")
     ls.features(classes, out=folder / "features.h5")
+    ls.gradients(classes, out=folder / "gradients.h5")
+    ls.sharpness(classes, draws=2, ascent_steps=3, out=folder / "sharpness.h5")
+    ls.surface2d(classes, n=3, out=folder / "plane.h5")
+    ends = path(classes)
+    ls.trajectory(classes, {"run": ends}, n=3, out=folder / "trajectory.h5")
+    run = Run(name="run", points=ends, start=points.origin(classes))
+    ls.distances(
+        classes, [run], source="test", over="all", barrier_points=2, curvature=True, out=folder / "distances.h5"
+    )
+    ls.sensitivity(classes, of="0", n=1, draws=1, out=folder / "sensitivity.h5")
     if few:
         return
     # All probes in lock-step, by the traced product.
@@ -43,9 +57,7 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(objective("mlp-relu"), **short, out=folder / "exact-trace.h5")
     ls.spectrum(classes, operator="empirical-fisher", out=folder / "empirical.h5")
     ls.spectrum(ls.hessian(whole) - 0.5 * ls.ggn(whole), steps=5, probes=1, out=folder / "sum.h5")
-    ls.gradients(classes, out=folder / "gradients.h5")
     ls.gradients(classes, batches=3, samples_per_batch=6, out=folder / "batches.h5")
-    ls.sharpness(classes, draws=2, ascent_steps=3, out=folder / "sharpness.h5")
     ls.surface1d(classes, ls.directions.random(classes, 1), n=5, out=folder / "surface.h5")
     fitted = network(sizes=(400, 40))
     with distributed.together():
@@ -54,6 +66,16 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(fitted, operator="ggn", samples=30, out=folder / "drawn.h5")
     few_drawn = draw_samples(fitted, 30)
     ls.surface1d(few_drawn, ls.directions.random(few_drawn, 1), n=3, out=folder / "drawn-surface.h5")
+
+
+def path(objective: Objective) -> dict[str, tuple[Point, float]]:
+    """Three checkpoints that are not on one line."""
+    here = points.origin(objective)
+    steps = np.random.default_rng(0).normal(size=(3, len(here.theta)))
+    return {
+        f"epoch-{k}": (Point(here.theta + here.theta.new_tensor(step), here.buffers), float(k))
+        for k, step in enumerate(steps)
+    }
 
 
 def disagree() -> list[str]:

@@ -13,9 +13,20 @@ from landscape.autodiff import distributed
 from landscape.objective import jobs
 from tests import together
 
-FEW = ("hessian", "rare", "rows", "features")
+FEW = (
+    "hessian",
+    "rare",
+    "rows",
+    "features",
+    "gradients",
+    "sharpness",
+    "plane",
+    "trajectory",
+    "distances",
+    "sensitivity",
+)
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt")
-NAMES = (*FEW, "traced", "classes", "exact-trace", "empirical", "sum", "gradients", "batches", "sharpness", "surface")
+NAMES = (*FEW, "traced", "classes", "exact-trace", "empirical", "sum", "batches", "surface")
 DRAWN = ("accuracy", "drawn", "drawn-surface")
 
 
