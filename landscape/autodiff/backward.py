@@ -1,4 +1,4 @@
-"""Derivatives by backward passes alone: they ask nothing of a model but that autograd knows its operations."""
+"""Derivatives by backward passes only: autograd must support the model's operations, and nothing else is needed."""
 
 import logging
 from collections.abc import Callable
@@ -16,12 +16,12 @@ Tensors: TypeAlias = tuple[Tensor, ...]
 
 
 def pull(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensor | Tensors | None) -> Tensors:
-    """Return J^T u, zero where an output does not depend on an input; the graph is kept for the next vector.
+    """Return J^T u, with zeros if an output does not depend on an input; the graph is kept for the next vector.
 
     Args:
         outputs: one tensor or several.
         inputs: tensors that require a gradient.
-        cotangents: u, in the outputs' shapes; None for 1 where the output is one number.
+        cotangents: u, in the outputs' shapes; None for 1 if the output is one number.
 
     Returns:
         J^T u, in tensors of the inputs' shapes.
@@ -56,7 +56,7 @@ def _pull(
 
 
 def push(outputs: Callable[[slice], Tensor], theta: Tensors, vs: list[Tensors]) -> tuple[Tensor, list[Tensor]]:
-    """Return outputs and J v, their first derivatives along vectors.
+    """Return outputs and their first derivatives J v along vectors.
 
     The derivative of u -> J^T u along v is J v, for the price of a backward pass, where each operation on the way has a
     second derivative. Where one has none, or loses it without an error, J is computed row by row: a backward pass for
@@ -118,7 +118,7 @@ def _push_by_rows(value: Tensor, theta: Tensors, vs: list[Tensors]) -> list[Tens
 
 
 def first_only() -> str:
-    """Say what may be done where PyTorch has no second derivative, or a wrong one."""
+    """Return advice for the case that PyTorch has no second derivative, or a wrong one."""
     return f"{arg('operator', 'empirical-fisher')} needs only the first"
 
 
@@ -127,9 +127,9 @@ def second(values: Tensor, at: Tensors, vs: list[Tensors], remedy: str | None = 
 
     Args:
         values: (B,), one for each sample.
-        at: the tensors that they are differentiated by.
+        at: the tensors with respect to which they are differentiated.
         vs: vectors in tensors of these shapes.
-        remedy: what may be done where there is no second derivative, which ends the message; None for `first_only`.
+        remedy: advice at the end of the message if there is no second derivative; None for `first_only`.
 
     Returns:
         A product for each vector.
@@ -155,7 +155,7 @@ def second_of_each(function: Callable[[Tensor], Tensor], z: Tensor, remedy: str 
     """Return the second derivative of each sample's value with respect to its own row.
 
     Args:
-        function: (B, C) -> (B,), row by row; nothing is asked of it but a second derivative.
+        function: (B, C) -> (B,), row by row; it must have a second derivative.
         z: (B, C).
         remedy: as for `second`.
 

@@ -1,4 +1,4 @@
-"""Batch norm in training mode: keep its running statistics, or take the statistics of the batch for constants."""
+"""Batch norm in training mode: keep its running statistics, or treat the statistics of the batch as constants."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ from landscape.errors import InputError, arg
 
 @contextmanager
 def kept_statistics(model: nn.Module | None) -> Generator[None, None, None]:
-    """Let batch norm normalise by the batch inside the block without counting it in its running statistics.
+    """Let batch norm normalise by the batch inside the block without updating its running statistics.
 
-    The second pass of a step sees the batch at other parameters; its statistics are not those of the model.
+    The second pass of a step uses perturbed parameters; its batch statistics are not those of the model.
 
     Args:
         model: whose batch norm it is; None does nothing.
@@ -40,18 +40,18 @@ def kept_statistics(model: nn.Module | None) -> Generator[None, None, None]:
 
 @contextmanager
 def batch_statistics_constant(model: nn.Module) -> Generator[None, None, None]:
-    """Let batch norm in training mode take its batch's statistics for constants: its samples are then independent.
+    """Let batch norm in training mode treat its batch's statistics as constants: its samples are then independent.
 
     Outputs and running statistics are those of training; the gradient does not pass through mean and variance.
 
     Args:
-        model: whose batch norm it is.
+        model: the model with the batch norm.
 
     Yields:
         Nothing.
 
     Raises:
-        InputError: the model has a SyncBatchNorm, whose statistics are not this batch's.
+        InputError: the model has a SyncBatchNorm, which uses the statistics of several batches.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     if any(isinstance(m, nn.SyncBatchNorm) for m in norms):

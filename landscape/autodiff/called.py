@@ -1,4 +1,4 @@
-"""A model as a function of its tensors, which leaves the model as it was."""
+"""A model as a function of its tensors; the model itself is not changed."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,15 +19,16 @@ def call(model: Callable[..., Any], inputs: Tree) -> Any:
 def functional_call(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Tree) -> Any:
     """Call a model with other parameters and buffers, as `torch.func.functional_call` does.
 
-    That leaves the new tensors in a module that stands in several places of the model (torch 2.13): it is put right.
+    If a module occurs several times in the model, that function leaves the new tensors in it (torch 2.13); this one
+    does not.
 
     Args:
         model: the model.
         tensors: parameters and buffers by name; what is shared has any one of its names.
-        inputs: what the model is called with, see `call`.
+        inputs: inputs of the model, see `call`.
 
     Returns:
-        What the model returns.
+        The model's output.
     """
     places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
     kept = [(m, dict(m._parameters), dict(m._buffers)) for m, count in places.items() if count > 1]

@@ -1,11 +1,12 @@
-"""What a run would take: time, memory and room on the disk, from a few timed steps.
+"""The costs of a run: time, memory and disk space, estimated from a few timed steps.
 
-An analysis, or a training, declares once which steps it takes and how often, before it takes the first. Where only its
-costs are asked for it goes no further, and a few steps of each kind are timed here. So there is no second list of
-analyses, and no file is written.
+Before its first step, an analysis or a training declares which steps it will take and how often. If only its costs are
+wanted, it stops there, and a few steps of each kind are timed here. So there is no second list of analyses, and no file
+is written.
 
-A step over n samples is timed at its own size or, where that is many batches, at one and two batches, between which and
-n time is a straight line. The first step of a piece may take longer than later ones, as it prepares what these find.
+A step over n samples is timed at its own size or, if this is many batches, at one and two batches, from which the time
+is extrapolated linearly to n. The first step of a piece may take longer than later ones, because it prepares data that
+these use.
 """
 
 import math
@@ -29,7 +30,7 @@ _REPEATS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Steps of one kind, of which a run takes many."""
+    """Steps of one kind, which a run takes many times."""
 
     what: str  # they are, as "products with the hessian"
     prepare: Callable[[int], Callable[[], object]]  # number of samples -> what takes one step over so many
@@ -44,7 +45,7 @@ class Work:
 
 
 class Plan(Protocol):
-    """What a stage of a run does and keeps; its steps are asked for first, and timed as they come."""
+    """The steps and the memory of one stage of a run; the steps are requested first and timed one by one."""
 
     @property
     def works(self) -> Iterable[Work]:
@@ -65,7 +66,7 @@ class Plan(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A plan all of which is known from the start."""
+    """A plan that is completely known from the start."""
 
     works: Sequence[Work]
     keeps: int = 0
@@ -75,7 +76,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Repeated:
-    """Plans that are carried out several times, one after the other."""
+    """Plans that are executed several times, one after the other."""
 
     plans: Sequence[Plan]
     times: int
@@ -105,7 +106,7 @@ class Repeated:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Steps of one kind, and what they take together."""
+    """Steps of one kind and their total cost."""
 
     what: str
     times: float
@@ -115,7 +116,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run would take."""
+    """The estimated costs of a run."""
 
     costs: tuple[Cost, ...]
     memory: int  # bytes that the process would have at most
@@ -129,7 +130,7 @@ class Estimate:
 
 
 class Declared(BaseException):
-    """Ends a run whose costs alone are asked for, as soon as it has declared all of them."""
+    """Ends a run of which only the costs are wanted, as soon as it has declared all of them."""
 
 
 _plans: ContextVar[list[Plan] | None] = ContextVar("plans", default=None)
@@ -139,11 +140,10 @@ def noted(plan: Callable[[], Plan]) -> bool:
     """Declare a stage of a run.
 
     Args:
-        plan: makes it.
+        plan: returns the plan of the stage.
 
     Returns:
-        Whether only the costs are asked for; the stage is then to be left out, with anything in the place of its
-        result.
+        Whether only the costs are wanted; the caller must then skip the stage, and may use any value as its result.
     """
     plans = _plans.get()
     if plans is None:
@@ -156,20 +156,20 @@ def declare(plan: Callable[[], Plan]) -> None:
     """Declare the last stage of a run, before it begins and before a file is written.
 
     Args:
-        plan: makes it.
+        plan: returns the plan of the stage.
 
     Raises:
-        Declared: only the costs are asked for.
+        Declared: only the costs are wanted.
     """
     if noted(plan):
         raise Declared
 
 
 def refuse_undeclared() -> None:
-    """Refuse to begin a run of which only the costs are asked for, and which has declared none.
+    """Refuse to begin a run that has declared no costs, although only the costs are wanted.
 
     Raises:
-        InputError: that is so.
+        InputError: this is the case.
     """
     if _plans.get() is not None:
         raise InputError("this run does not say what it would take: leave the question out")
@@ -177,7 +177,7 @@ def refuse_undeclared() -> None:
 
 @contextmanager
 def asking() -> Generator[list[Plan], None, None]:
-    """Ask for the costs alone within a block, which ends where its last stage is declared.
+    """Compute only the costs within a block, which ends when its last stage is declared.
 
     Yields:
         The plans of all stages, as they are declared.
@@ -198,20 +198,20 @@ def asking() -> Generator[list[Plan], None, None]:
 
 @checked
 def estimate(function: Callable[..., Any], *arguments: Any, **options: Any) -> Estimate:
-    """Estimate what an analysis or a training would take, without doing it.
+    """Estimate the time, memory and disk space of an analysis or a training without running it.
 
         ls.estimate(ls.spectrum, objective, steps=80)
 
     Args:
-        function: such as `spectrum`, `surface2d` or `trainers.train`.
-        arguments: what it is called with.
-        options: what it is called with by name.
+        function: for example `spectrum`, `surface2d` or `trainers.train`.
+        arguments: its positional arguments.
+        options: its keyword arguments.
 
     Returns:
-        Its time, memory and files; a few steps of each kind are timed for it.
+        Its time, memory and files. To estimate the time, a few steps of each kind are run.
 
     Raises:
-        InputError: the function does not say what it would take.
+        InputError: the function does not declare its costs.
     """
     with asking() as plans:
         function(*arguments, **options)
@@ -222,9 +222,9 @@ def measured(plans: Sequence[Plan], *, ranks: float = 1.0, clock: Callable[[], f
     """Time a few steps of each kind.
 
     Args:
-        plans: of all stages of a run.
-        ranks: processes that share the steps, less what they lose by waiting for each other.
-        clock: tells the time in seconds.
+        plans: the plans of all stages of a run.
+        ranks: number of processes that divide the steps, minus their loss by waiting for each other.
+        clock: returns the time in seconds.
 
     Returns:
         The estimate.
@@ -250,13 +250,14 @@ def sizes(samples: int, batch: int, most: int = 0) -> tuple[int, ...]:
     """Return the numbers of samples at which a step is timed.
 
     Args:
-        samples: that the step goes over, on average over the pieces.
-        batch: samples at a time.
-        most: that the largest piece has; where that is more, the time of the average is read off between a small and a
-            large piece, as the time of small ones alone does not tell that of large ones.
+        samples: number of samples in a step, on average over the pieces.
+        batch: batch size.
+        most: number of samples in the largest piece; if this is more than the average, the time of the average is
+            interpolated between a small and a large piece, because the time of small pieces does not predict that of
+            large ones.
 
     Returns:
-        One number, or two from which a straight line leads to `samples`.
+        One number, or two for linear extrapolation to `samples`.
     """
     if samples > 2 * batch:
         return batch, 2 * batch
@@ -265,7 +266,7 @@ def sizes(samples: int, batch: int, most: int = 0) -> tuple[int, ...]:
 
 
 def warming(samples: int) -> int:
-    """Return the number of samples of the step that is taken before others are timed, for what is done but once."""
+    """Return the number of samples of a step that is run first, so that one-time work is not timed."""
     return min(2, samples)
 
 

@@ -1,8 +1,8 @@
-"""Which device a computation runs on, and in which precision.
+"""The device and the precision of a computation.
 
-float32 is a promise that PyTorch does not keep by itself: on GPUs of 2020 and later its default rounds the factors of
-convolutions to TF32, with 10 bits after the point instead of 23, and a caller may have asked for even less. Residuals
-p - y are exponentially sensitive to the logits, so that such products are off by per cents.
+By default PyTorch does not compute in full float32: on GPUs of 2020 and later it rounds the factors of convolutions to
+TF32, with 10 bits after the point instead of 23, and the caller may have set an even lower precision. Residuals p - y
+are exponentially sensitive to the logits, so that such products have errors of several per cent.
 """
 
 from collections.abc import Generator
@@ -16,10 +16,10 @@ from landscape.errors import InputError, arg
 
 
 def choose(name: str | torch.device | None) -> torch.device:
-    """Return a device that works here.
+    """Return a device that works on this machine.
 
     Args:
-        name: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
+        name: "cpu", "cuda", "cuda:1"; None for a GPU if there is one, else the CPU.
 
     Returns:
         The device.
@@ -39,9 +39,9 @@ def choose(name: str | torch.device | None) -> torch.device:
 
 @contextmanager
 def full_precision() -> Generator[None, None, None]:
-    """Return a context in which float32 is float32: no TF32, no bfloat16 in its place, no autocast of the caller's.
+    """Return a context with full float32 precision: without TF32, bfloat16 in its place, or the caller's autocast.
 
-    These are settings of the whole process. Those of the caller are in force again afterwards.
+    These are settings of the whole process. The caller's settings are restored afterwards.
     """
     settings = _settings()
     before = [setting.read() for setting in settings]

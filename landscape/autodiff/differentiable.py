@@ -1,7 +1,7 @@
 """A context in which models can be differentiated twice.
 
-PyTorch (2.13) has operations of which some derivative is wrong or missing. They are written out in others here: the
-same values, and the derivatives that the values have.
+Some operations of PyTorch (2.13) have a wrong or missing derivative. Here they are replaced by other operations with
+the same values and correct derivatives.
 
     attention           its fast kernels have no second derivative
     weight norm         its second derivative is off by its own size
@@ -11,8 +11,8 @@ same values, and the derivatives that the values have.
     squared error       its gradient crashes in forward mode inside torch.func.functionalize
     recurrent networks  cuDNN's have no second derivative: they run without it
 
-Checkpointing (`torch.utils.checkpoint`) runs parts of the model again in the backward pass, when the point at which
-the model was evaluated may have left it: it is switched off.
+Checkpointing (`torch.utils.checkpoint`) runs parts of the model again in the backward pass. By then the model may have
+other parameters, so checkpointing is switched off.
 """
 
 from collections.abc import Callable, Generator
@@ -33,7 +33,7 @@ from landscape.autodiff import devices
 
 @contextmanager
 def differentiable_attention() -> Generator[None, None, None]:
-    """Return a context for second derivatives: gradients are on, attention and others use plain operations.
+    """Return a context for second derivatives: gradients are on; attention and others use plain operations.
 
     And in full precision, see `devices.full_precision`.
     """
@@ -129,10 +129,10 @@ class _Called:
 
 
 def allow_gradients(model: nn.Module) -> None:
-    """Let a model take gradients in its forward pass where gradients are off; its outputs then carry none.
+    """Let a model compute gradients in its forward pass even if gradients are off; its outputs then have no graph.
 
     Args:
-        model: which is changed: it gets two hooks, which stay with its copies.
+        model: the model, which is changed: it gets two hooks, which its copies have too.
     """
     before: list[bool] = []
 

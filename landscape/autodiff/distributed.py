@@ -1,11 +1,11 @@
-"""The ranks of a run under torchrun or srun: who am I, wait for the others, who does what. Alone, nothing happens here.
+"""The ranks of a run under torchrun or srun: numbers, barriers, division of work. With one process they do nothing.
 
-This is the only room that says torch.distributed. Ranks share work in two ways. Pieces are dealt: a rank that is done
-draws the next one, so that fast and slow ranks end together. Or all ranks work on one piece together, each on its share
-of the samples, and add up what they found: they are a team then, and every one of them goes through the same steps.
+Only this module uses torch.distributed. Ranks divide work in two ways. Pieces are dealt: a rank that has finished one
+draws the next, so that fast and slow ranks finish at the same time. Or all ranks work on one piece together as a team:
+each computes a sum over some of the samples, the sums are added up, and all ranks execute the same steps.
 
-A rank that ends before the others ends them too: at once where its process is gone, after `TIMEOUT` where it does not
-answer in the middle of a piece that is shared, after `SILENCE` where it reports nothing of a piece that is its own.
+If a rank fails, the others end too: at once if its process has ended, after `TIMEOUT` if it does not answer while a
+team computes a piece, and after `SILENCE` if it reports no progress on a piece that was dealt to it.
 """
 
 import atexit
@@ -43,7 +43,7 @@ _together: ContextVar[bool] = ContextVar("together", default=False)
 
 
 def start() -> None:
-    """Join the other ranks if torchrun or srun started this process; otherwise, or if already joined, do nothing.
+    """Join the other ranks if torchrun or srun started this process; otherwise, or if it has joined, do nothing.
 
     With GPUs each rank is given its own as the current device, and tensors on them travel by nccl; what lies on the
     host travels by gloo, and so does all where ranks share a GPU, which nccl does not allow.
@@ -85,7 +85,7 @@ def world() -> int:
 
 
 def is_main() -> bool:
-    """Say whether this is the one process that writes results and speaks."""
+    """Say whether this is the process that writes results and messages."""
     return rank() == 0
 
 
@@ -104,20 +104,20 @@ def all_reduce_sum(tensor: torch.Tensor) -> None:
 
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    """Overwrite tensors by those of rank 0, in place; every rank must call this with the same shapes."""
+    """Overwrite tensors with those of rank 0, in place; every rank must call this with the same shapes."""
     for tensor in tensors if world() > 1 else ():
         with _others_may_be_lost():
             dist.broadcast(tensor, 0)
 
 
 def refuse_disagreement(facts: Mapping[str, Any]) -> None:
-    """Compare on all ranks what their numbers depend on; every rank must call this.
+    """Check that all ranks have the same inputs; every rank must call this.
 
     Args:
-        facts: by names of arguments, or in words.
+        facts: values that the results depend on, by the argument's name or a description.
 
     Raises:
-        InputError: a rank has something else than the main one. It is raised on every rank, and names both.
+        InputError: a rank has another value than the main one. It is raised on every rank, and names both.
     """
     if world() == 1:
         return
@@ -145,20 +145,20 @@ def _short(text: str) -> str:
 
 
 def deal(n: int, folder: Path) -> Iterator[int]:
-    """Draw indices from 0 to n - 1 so that each is drawn by one rank, whichever is free.
+    """Draw indices from 0 to n - 1 so that each is drawn by exactly one rank, the next free one.
 
-    Every rank must call this with the same n, and draw to the end unless it fails. An index counts as worked off
-    when its rank asks for the next; the iterator ends when all ranks have worked off all of theirs.
+    Every rank must call this with the same n, and draw to the end unless it fails. An index is finished when its rank
+    asks for the next one; the iterator ends when all ranks have finished all of theirs.
 
     Args:
         n: number of indices.
-        folder: where the ranks keep their counter, in a file `.landscape-next`; all ranks must see it.
+        folder: folder of the ranks' counter, a file `.landscape-next`; all ranks must have access to it.
 
     Yields:
         The next index that no rank has drawn.
 
     Raises:
-        RankError: another rank is gone, or has not called `alive` for `SILENCE` while this one waited for it.
+        RankError: another rank has ended, or has not called `alive` for `SILENCE` while this one waited for it.
     """
     if world() == 1:
         yield from range(n)
@@ -180,7 +180,7 @@ def deal(n: int, folder: Path) -> Iterator[int]:
 
 
 def alive() -> None:
-    """Tell the other ranks that this one goes on with the piece that was dealt to it."""
+    """Tell the other ranks that this one is working on the piece that was dealt to it."""
     beat = _beat.get()
     if beat is not None:
         beat()
@@ -232,27 +232,27 @@ _beat: ContextVar[_Beat | None] = ContextVar("beat", default=None)
 
 @dataclass(frozen=True)
 class Team:
-    """Processes that take one sum over samples together: this one alone, or all ranks in lock-step."""
+    """Processes that compute one sum over samples together: only this one, or all ranks in the same steps."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, n: int) -> slice:
-        """Return which of n things are this process's: as many as the others', up to one."""
+        """Return the slice of n items for this process; the processes' numbers of items differ by at most one."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def largest(self, n: int) -> int:
-        """Return the size of the largest share of n things."""
+        """Return the largest number of items that a process gets of n."""
         return -(-n // self.size)
 
     def total(self, part: Tensor) -> Tensor:
         """Add a tensor up over the team, in float64.
 
         Args:
-            part: what this process adds, of the same shape in all.
+            part: this process' term, of the same shape in all processes.
 
         Returns:
-            The sum, the same to the last bit in all processes, in the dtype and on the device of `part`.
+            The sum, bitwise the same in all processes, in the dtype and on the device of `part`.
         """
         if self.size == 1:
             return part
@@ -269,10 +269,10 @@ class Team:
         """Join the rows of all processes, in the order of the ranks.
 
         Args:
-            rows: (n, ...), where n may differ between processes, and all else does not.
+            rows: (n, ...); only n may differ between processes.
 
         Returns:
-            The rows of all, on every process.
+            The rows of all processes, on every process.
         """
         if self.size == 1:
             return rows
@@ -287,7 +287,7 @@ class Team:
         return torch.cat([some[:n] for some, n in zip(found, numbers, strict=True)]).to(rows.device)
 
     def agreed(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the numbers of the team's first process, so that all decide alike.
+        """Return the numbers of the team's first process, so that all make the same decision.
 
         Args:
             numbers: of the same shape in all.
@@ -309,7 +309,7 @@ _teams: list[Any] = []  # the group of processes whose members wait for each oth
 
 @contextmanager
 def together() -> Generator[None, None, None]:
-    """Return a context in which all ranks are one team; every rank must enter it, and do the same in it."""
+    """Return a context in which all ranks are one team; every rank must enter it and execute the same steps."""
     token = _together.set(True)
     try:
         yield
@@ -318,7 +318,7 @@ def together() -> Generator[None, None, None]:
 
 
 def team() -> Team:
-    """Return with whom this process works at present: with all ranks within `together`, else alone."""
+    """Return the current team of this process: all ranks within `together`, else this process only."""
     return Team(rank(), world()) if _together.get() and world() > 1 else ALONE
 
 
@@ -350,10 +350,10 @@ def _joined() -> bool:
 
 
 def read_shards(folder: str) -> dict[str, Any]:
-    """Read a folder of torch.distributed.checkpoint into one process. Its index is a pickle, and runs what it holds.
+    """Read a folder of torch.distributed.checkpoint into one process. Its index is a pickle, which can run any code.
 
     Args:
-        folder: which the caller trusts.
+        folder: a folder that the caller trusts.
 
     Returns:
         What was saved, by its names.
@@ -370,5 +370,5 @@ def read_shards(folder: str) -> dict[str, Any]:
     try:
         _load_state_dict(found, storage_reader=FileSystemReader(folder), planner=planner(), no_dist=True)
     except Exception as error:  # a folder may hold anything; the traceback stays attached
-        raise InputError(f"{folder} is no folder of torch.distributed.checkpoint: {one_line(error)}") from error
+        raise InputError(f"{folder} is not a folder of torch.distributed.checkpoint: {one_line(error)}") from error
     return found

@@ -1,10 +1,10 @@
-"""A network's forward pass, with everything that depends on its weights alone taken out of the loop over batches.
+"""A network's forward pass, with everything that depends only on its weights moved out of the loop over batches.
 
 The pass is traced once as a function of (parameters and running statistics, inputs) and divided in two (tracing.py):
-what depends on the weights alone, such as batch norm folded into convolutions, is computed once for each point of
-parameter space; what is left runs for each batch. Memory is reused in place, and on a CPU a convolution takes the ReLU
-or the sum behind it along (oneDNN's fused operations, through an interface of PyTorch that is not public: where it is
-missing or disagrees, the separate operations run).
+operations that depend only on the weights, such as folding batch norm into convolutions, run once for each point of
+parameter space; the others run for each batch. Memory is reused in place, and on a CPU a convolution is fused with the
+ReLU or the sum after it (oneDNN's fused operations, through a private interface of PyTorch: if it is missing or its
+results differ, the separate operations run).
 
 oneDNN's own ReLU makes 0 of nan, and a network that has no value would get one. Its leaky ReLU keeps nan, and with a
 slope of 1e-30 is a ReLU to all digits of float32. Behind a sum it has the former only: there the ReLU runs separately.
@@ -42,18 +42,18 @@ class Forward:
 
     @property
     def traced(self) -> bool:
-        """Say whether this is the fast pass, or the plain one."""
+        """Say whether this is the fast pass, not the plain one."""
         return self._graphs is not None
 
     def at(self, state: Sequence[Tensor]) -> Callable[[Tree], Tensor]:
         """Fix the weights.
 
         Args:
-            state: tensors in the order that `forward` was given them in.
+            state: tensors in the order in which they were passed to `forward`.
 
         Returns:
-            A function of inputs that returns logits (B, C); the plain one where a weight, or what follows from the
-            weights alone, is not finite, and for inputs of other shapes than those that were traced.
+            A function of inputs that returns logits (B, C). It uses the plain pass if a weight, or a value computed
+            from the weights, is not finite, and for inputs of other shapes than the traced ones.
         """
         given = tuple(state)
         if self._graphs is None:
@@ -81,14 +81,14 @@ def forward(logits: Logits, state: Sequence[Tensor], inputs: Tree, *, bf16: bool
         logits: the network in eval mode, as a function of its state.
         state: its parameters and floating-point buffers at some point.
         inputs: an example, by which the traced pass is checked against the plain one.
-        bf16: run batches in bfloat16. The weights are folded in their own precision before. Opt-in: on a CPU with
-            native bfloat16 it is twice as fast, and losses are off by some 1e-3 of themselves.
+        bf16: run batches in bfloat16; before, batch norm is folded in the weights' precision. On a CPU with native
+            bfloat16 this is twice as fast, and losses have a relative error of about 1e-3.
 
     Returns:
-        The pass. Where the network cannot be traced, or the traced pass disagrees, it is the plain one.
+        The pass; the plain one if the network cannot be traced, or if the traced pass gives other logits.
 
     Raises:
-        InputError: bfloat16 for a network that cannot be traced.
+        InputError: bfloat16 was requested for a network that cannot be traced.
     """
     given = tuple(state)
     expected = logits(given, inputs)

@@ -1,11 +1,11 @@
-"""What has been found out about the code of a network, and so holds at all weights: graphs, above all."""
+"""Facts about the code of a network that hold for all weights, mainly traced graphs."""
 
 from collections.abc import Hashable
 from typing import Any
 
 
 class Known:
-    """Values by a key and by the objects that they were made of."""
+    """Values stored by a key and by the objects from which they were computed."""
 
     def __init__(self) -> None:
         self._values: dict[Hashable, tuple[tuple[object, ...], Any]] = {}
@@ -14,20 +14,20 @@ class Known:
         """Return a value, or None.
 
         Args:
-            key: what else it depends on.
-            of: objects, such as functions, of which the very same count as equal.
+            key: other values that it depends on.
+            of: objects, such as functions, compared by identity.
 
         Returns:
-            What `put` was given.
+            The value passed to `put`.
         """
         return self._values.get((key, *map(id, of)), (of, None))[1]
 
     def put(self, key: Hashable, value: Any, of: tuple[object, ...] = ()) -> None:
-        """Keep a value.
+        """Store a value.
 
         Args:
             key: as for `get`.
             value: anything.
-            of: as for `get`. They are kept too, so that no other object gets the place in memory that tells them.
+            of: as for `get`. They are stored too, so that no other object can get the same identity.
         """
         self._values[key, *map(id, of)] = of, value

@@ -1,4 +1,4 @@
-"""The fast organisation of a curvature product: what does not depend on the vector is computed once and kept.
+"""The fast form of a curvature product: values that do not depend on the vector are computed once and kept.
 
 A product H v of one batch is traced once into a graph of tensor operations, a function of (state, batch, v), where the
 state is theta with all other parameters and buffers. Its nodes fall into three stages: those that depend on the state
@@ -27,21 +27,21 @@ Product = Callable[[tuple[Tensor, ...], Tree, Tree, tuple[Tensor, ...]], tuple[T
 
 @dataclass(frozen=True)
 class Linearized:
-    """The three stages of a product at one point, for batches of any size."""
+    """The three stages of a product at one point, for any batch size."""
 
     shared: tuple[Tensor, ...]  # what depends on the state alone
     _residuals: fx.GraphModule
     _tangent: fx.GraphModule
 
     def residuals(self, inputs: Tree, targets: Tree) -> tuple[Any, ...]:
-        """Compute all that a product with this batch needs and that does not depend on the vector.
+        """Compute everything that a product with this batch needs and that does not depend on the vector.
 
         Args:
             inputs: of the batch, in the structure and the shapes that were traced.
             targets: the same.
 
         Returns:
-            Tensors and integers to hand to `product`.
+            Tensors and integers to pass to `product`.
         """
         with torch.no_grad():
             found: tuple[Any, ...] = self._residuals.forward(*self.shared, *trees.leaves((inputs, targets)))
@@ -71,13 +71,13 @@ class Stages:
     _tangent: fx.GraphModule
 
     def at(self, state: Sequence[Tensor]) -> Linearized:
-        """Compute what depends on the state alone.
+        """Compute the values that depend only on the state.
 
         Args:
             state: in the order and the shapes that were traced.
 
         Returns:
-            The product there.
+            The product at this point.
         """
         with torch.no_grad():
             shared: tuple[Tensor, ...] = self._shared.forward(*state)
@@ -93,13 +93,13 @@ def n_bytes(values: Iterable[Any]) -> int:
 def linearize(
     product: Product, theta: tuple[Tensor, ...], inputs: Tree, targets: Tree, fixed: tuple[Tensor, ...] = ()
 ) -> Stages:
-    """Trace a product and split it by what it depends on.
+    """Trace a product and divide it into the three stages.
 
     Args:
         product: a function of (state, inputs, targets, v) that `torch.func` can transform.
         theta: the point, the first tensors of the state.
         inputs: an example batch with at least one sample.
-        targets: the same samples'.
+        targets: targets of the same samples.
         fixed: the other tensors of the state.
 
     Returns:

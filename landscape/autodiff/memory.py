@@ -1,4 +1,4 @@
-"""How much memory a computation may take, and what is done where it runs out: fewer samples at a time."""
+"""The memory that a computation may use; if it runs out, fewer samples are processed at a time."""
 
 import logging
 import os
@@ -21,18 +21,18 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def room(device: torch.device, limit: int | None) -> int:
-    """Return how many bytes may be taken beside what has been taken so far.
+    """Return the number of bytes that may be used in addition to those already in use.
 
-    Of a limit on the host the most that this process has had at a time is taken off: what a product needs for a moment
-    it will need again.
+    On the host, the peak memory of this process is subtracted from the limit, because a product will need its temporary
+    memory again.
 
     Args:
-        device: where.
-        limit: bytes that this process may take in all; None for four fifths of what is free, which the processes of one
-            machine share.
+        device: the device.
+        limit: bytes that this process may use in total; None for four fifths of the free memory, divided by the number
+            of processes on the machine.
 
     Returns:
-        Bytes, 0 at least.
+        Bytes, at least 0.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -50,14 +50,14 @@ _taken: ContextVar[int] = ContextVar("taken", default=0)  # samples at a time of
 
 
 class AtATime:
-    """A number of samples that go through a network at a time: as given, or fewer since memory has run out."""
+    """A batch size: the given number of samples, or fewer after memory has run out."""
 
     def __set_name__(self, owner: type, name: str) -> None:
-        """Remember where the number is kept."""
+        """Remember the attribute that stores the number."""
         self._name = f"_{name}"
 
     def __get__(self, instance: Any, owner: type | None = None) -> int:
-        """Return the number that fits."""
+        """Return the number that fits into memory."""
         if instance is None:
             raise AttributeError("it has no default")
         found: int = min(instance.__dict__[self._name], _most.get())
@@ -65,18 +65,18 @@ class AtATime:
         return found
 
     def __set__(self, instance: Any, value: int) -> None:
-        """Keep the number that was given."""
+        """Store the given number."""
         instance.__dict__[self._name] = value
 
 
 def halving(compute: Callable[[], T]) -> T:
-    """Compute; where memory runs out, halve the number of samples that are taken at a time, say so, and begin again.
+    """Compute; if memory runs out, halve the batch size, log this, and begin again.
 
     Args:
-        compute: whose result depends on no number of samples at a time beyond rounding.
+        compute: a function; its result must depend on the batch size only by rounding.
 
     Returns:
-        What it returns.
+        The function's result.
     """
     while True:
         _taken.set(0)
@@ -93,19 +93,19 @@ def halving(compute: Callable[[], T]) -> T:
 
 
 def most_so_far() -> int:
-    """Return the most bytes of the host's memory that this process has had at a time."""
+    """Return the peak host memory of this process in bytes."""
     units = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * units
 
 
 def peak() -> int:
-    """Return the most bytes that this process has had at a time where it computes: on a GPU if it has used one."""
+    """Return the peak memory of this process in bytes: on a GPU if it has used one, else on the host."""
     cuda: Any = torch.cuda  # whose types are not all stated
     return int(cuda.max_memory_allocated()) if used_cuda() and cuda.max_memory_allocated() else most_so_far()
 
 
 def used_cuda() -> bool:
-    """Return whether this process has computed on a GPU of CUDA; asking starts nothing there."""
+    """Return whether this process has computed on a CUDA GPU; this does not initialise CUDA."""
     cuda: Any = torch.cuda
     return bool(cuda.is_available() and cuda.is_initialized())
 

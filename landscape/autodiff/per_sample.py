@@ -1,4 +1,4 @@
-"""Gradients of groups of samples for the price of one backward pass.
+"""Gradients of groups of samples at the cost of one backward pass.
 
 The gradient of a layer's weight is a sum over samples. For a linear layer a -> W a it is sum_i d_i a_iᵀ, where a_i
 entered the layer and d_i is the gradient at what left it. One backward pass that computes gradients at the layers'
@@ -47,20 +47,20 @@ def group_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of each group's mean loss over a batch.
 
-    The mean over rows weighted by the groups' shares of the batch is the batch's gradient.
+    The mean over rows, weighted by the groups' numbers of samples, is the batch's gradient.
 
     Args:
-        model: whose parameters it is; its samples do not influence each other.
+        model: the model; its samples must not influence each other.
         losses: runs the model on the batch, once.
-        groups: of each sample, (B,) integers from 0 to n_groups - 1; on the CPU no GPU has to be waited for.
+        groups: group of each sample, (B,) integers from 0 to n_groups - 1; on the CPU they need no wait for a GPU.
         n_groups: G.
         params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
-        first: layers with the batch along their first axis, as `batch_first` finds them; None takes all that are as
-            long as the batch there, which `check` then has to confirm.
+        first: layers with the batch along their first axis, as `batch_first` finds them; None uses all layers with a
+            first axis as long as the batch, which `check` must then confirm.
 
     Returns:
         The losses without their graph, (B,), and the gradients, (G, D), flat in the order of the parameters. The row of
-        a group that the batch does not have is zero.
+        a group without samples in the batch is zero.
 
     Raises:
         InputError: batch norm couples the samples, a group or parameter does not exist, or the losses do not fit.
@@ -71,10 +71,10 @@ def group_gradients(
 
 
 def check(model: nn.Module, losses: Losses, *, tolerance: float = 0.02) -> None:
-    """Make sure, on one batch, that the gradients of groups add up to that of the batch, as autograd has it.
+    """Check on one batch that the gradients of groups add up to the gradient of the batch by autograd.
 
     They do not if the samples influence each other, or if the first axis within the network is not the batch.
-    Running statistics of batch norm stay as they are.
+    Running statistics of batch norm are not changed.
 
     Args:
         model: as for `group_gradients`.
@@ -82,8 +82,8 @@ def check(model: nn.Module, losses: Losses, *, tolerance: float = 0.02) -> None:
         tolerance: of |difference| / |gradient|; room for bfloat16.
 
     Raises:
-        InputError: the batch is too small, or what `group_gradients` refuses.
-        NumericalError: they do not.
+        InputError: the batch is too small, or as for `group_gradients`.
+        NumericalError: they do not add up.
     """
     chosen = parameters_of(model, None)
     with kept_statistics(model):
@@ -176,8 +176,8 @@ def of_norm(call: Call, x: Tensor, d: Tensor, kind: str) -> Tensor:
 
     Args:
         call: of a batch norm.
-        x: what entered it, (B, C, ...).
-        d: gradient at what left it, (B, C, ...).
+        x: its input, (B, C, ...).
+        d: gradient at its output, (B, C, ...).
         kind: "weight" for gamma, "bias" for beta.
 
     Returns:

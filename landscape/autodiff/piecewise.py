@@ -6,8 +6,9 @@ For the loss l_i of sample i with logits z_i,
 
 A network of convolutions, linear maps, batch norm in eval mode, ReLU, pooling and sums is linear in each parameter on
 its own, between the kinks: it multiplies a parameter by others, never by itself. Then the last sum is zero, and the
-trace of the Hessian is that of the Gauss-Newton matrix, which needs no random probes. Smooth activations, attention,
-layer norm, shared parameters and a normalised classifier break this; whoever cannot be shown to fit counts as broken.
+trace of the Hessian is that of the Gauss-Newton matrix, which needs no random probes. This does not hold with smooth
+activations, attention, layer norm, shared parameters or a normalised classifier, and it is not assumed for any network
+for which it cannot be shown.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -57,19 +58,19 @@ def obstacle(
     inputs: Tree,
     model: nn.Module | None = None,
 ) -> str | None:
-    """Say what keeps a function from being known to be piecewise linear in each entry of its parameters.
+    """Return the reason why a function is not known to be piecewise linear in each entry of its parameters.
 
-    What is changed in place, as by `out += identity`, is traced as if it were made anew.
+    Changes in place, such as `out += identity`, are traced as operations that return new tensors.
 
     Args:
         function: (theta, inputs) -> logits, such as `Objective.logits`.
         theta: the parameters.
-        inputs: of an example batch.
-        model: called by the function; its module is named in which the operation stands.
+        inputs: inputs of an example batch.
+        model: the model that the function calls, to name the module of the operation.
 
     Returns:
-        None if every operation on the way from a parameter to the logits fits. Else the first that does not, with its
-        place in the model, or why the function cannot be traced.
+        None if every operation between a parameter and the logits is piecewise linear. Otherwise the first one that is
+        not, with its place in the model, or the reason why the function cannot be traced.
     """
     try:
         # A plain function of two arguments: the tracer counts those of methods and defaults wrongly.

@@ -1,4 +1,4 @@
-"""Whether code draws random numbers: the state of the generators that it shares with everyone."""
+"""Whether code draws random numbers: the state of the global generators."""
 
 import hashlib
 import random
@@ -8,7 +8,7 @@ import torch
 
 
 def state() -> bytes:
-    """Return a digest of the state of the generators of Python, NumPy and PyTorch, on the CPU and on GPUs in use."""
+    """Return a digest of the states of the global generators of Python, NumPy and PyTorch, on the CPU and used GPUs."""
     digest = hashlib.sha256(repr(random.getstate()).encode())
     name, keys, *rest = np.random.get_state(legacy=True)  # ruff: ignore[numpy-legacy-random]  # what users' code draws from
     digest.update(repr((name, *rest)).encode())

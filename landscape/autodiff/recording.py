@@ -1,8 +1,8 @@
-"""Which layers a forward pass used, with what inputs, and how to go back to their outputs.
+"""Records the layers used in a forward pass and their inputs, and differentiates back to their outputs.
 
-A layer whose parameters are used nowhere else, and whose inputs have the batch along the first axis, has the gradient
-of each sample as a function of its input and of the gradient at its output. `recorded` finds the calls of such layers,
-`used_otherwise` the parameters that need another way, `at_outputs` makes the one backward pass to the outputs.
+If the parameters of a layer are used nowhere else, and its inputs have the batch along the first axis, the gradient of
+each sample is a function of the layer's input and of the gradient at its output. `recorded` finds the calls of such
+layers, `used_otherwise` finds the other parameters, `at_outputs` makes the backward pass to the outputs.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -39,14 +39,14 @@ class Call:
 
 
 def parameters_of(model: nn.Module, params: Sequence[str] | None) -> dict[str, Tensor]:
-    """Return the parameters to differentiate by.
+    """Return the parameters with respect to which to differentiate.
 
     Args:
-        model: whose they are.
+        model: the model that has them.
         params: their names; None for all trainable ones.
 
     Returns:
-        The parameters by name, in the order asked for or else the model's.
+        The parameters by name, in the order of `params`, or in the model's order for None.
 
     Raises:
         InputError: a parameter does not exist, or there are none.
@@ -78,16 +78,16 @@ def _separable(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
 def batch_first(
     model: nn.Module, losses: Callable[[int], Tensor], kinds: tuple[type[nn.Module], ...] = SEPARABLE
 ) -> frozenset[nn.Module]:
-    """Find the layers that have the batch along the first axis of their inputs, in its own order, whatever its size.
+    """Find the layers with inputs that have the batch, in the same order, along their first axis, for any batch size.
 
     Args:
         model: as for `group_gradients`.
-        losses: runs the model on the first so many of three samples that differ, once, and returns a value or a row of
-            them for each.
+        losses: runs the model once on the first n of three different samples, and returns a value or a row of values
+            for each.
         kinds: types of layers.
 
     Returns:
-        The layers; one that is not used in these batches is none of them.
+        The layers; a layer that is not used in these batches is not included.
     """
     two, three = (_recorded(model, partial(losses, n), kinds)[1] for n in (2, 3))
     if [c.module for c in two] != [c.module for c in three]:
@@ -110,7 +110,7 @@ def recorded(
     """Run the model and record the calls of layers of some kinds that have the batch along their first axis.
 
     Args:
-        model: whose calls they are; its samples do not influence each other.
+        model: the model; its samples must not influence each other.
         losses: runs the model on a batch, once, and returns one value or one row of values for each sample.
         kinds: types of layers.
         first: as for `group_gradients`.
@@ -190,13 +190,13 @@ def used_otherwise(values: Tensor, calls: Iterable[Call], chosen: dict[str, Tens
 
 
 def at_outputs(values: Tensor, calls: Sequence[Call], seeds: Tensor, *, keep: bool) -> list[tuple[Call, Tensor]]:
-    """Go back from the values to the outputs of the recorded calls.
+    """Differentiate the values with respect to the outputs of the recorded calls.
 
     Args:
         values: with their graph.
         calls: the recorded calls.
-        seeds: what each value is multiplied by, of their shape.
-        keep: the graph, for another pass.
+        seeds: factors of the values, of their shape.
+        keep: keep the graph for another pass.
 
     Returns:
         The calls that the values depend on, with the gradient at the output of each.
@@ -209,7 +209,7 @@ def at_outputs(values: Tensor, calls: Sequence[Call], seeds: Tensor, *, keep: bo
 
 
 def at_outputs_of_all(values: Tensor, calls: Sequence[Call], seeds: Tensor) -> list[tuple[Call, Tensor]]:
-    """Go back to the outputs of the recorded calls for several seeds, all at once where the operations allow it.
+    """Do the same as `at_outputs` for several seeds, all at once if the operations allow it.
 
     Args:
         values: with their graph, which stays.

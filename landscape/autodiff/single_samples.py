@@ -1,9 +1,9 @@
 """Gradients of single samples, layer by layer, of any combination of the model's outputs.
 
 Row i of a batch is the gradient of sum_c s_ic f_c(theta, x_i) with respect to the parameters. One forward pass and one
-backward pass to the layers' outputs give what is needed for all samples; recording.py keeps it, per_sample.py tells
-how. Layers without a formula, and parameters that are shared or used by name, take vectorised gradients of the whole
-model.
+backward pass to the layers' outputs give the data for all samples; recording.py stores them, and per_sample.py explains
+the formulas. Layers without a formula, and parameters that are shared or used by name, need vectorised gradients of the
+whole model.
 """
 
 import itertools
@@ -52,7 +52,7 @@ class _Use:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """One forward pass of a batch, from which gradients of single samples follow. Made by `record`."""
+    """One forward pass of a batch, from which gradients of single samples are computed. `record` returns it."""
 
     values: Tensor  # (B,) or (B, C), with their graph
     _model: nn.Module
@@ -68,7 +68,7 @@ class Recorded:
 
         Args:
             seeds: s, of the shape of `values`.
-            keep: the graph, for another pass.
+            keep: keep the graph for another pass.
 
         Returns:
             (B, D), in the order of the parameters.
@@ -84,19 +84,19 @@ class Recorded:
     def square_norms(
         self, seeds: Tensor, kept: Tensor | None = None, into: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the squared lengths of gradients of several combinations of each sample's values, and some of these.
+        """Return squared lengths of gradients of several combinations of each sample's values, and some gradients.
 
         What a layer was given is laid out once for all combinations. Memory for K gradients at all layers' outputs of
         the batch is needed.
 
         Args:
             seeds: (K, ...), each of the shape of `values`.
-            kept: (K, B) which gradients are wanted themselves; None for none.
-            into: (m, D) zeros to write these to; None for memory of their own.
+            kept: (K, B), true for the gradients to return; None for none.
+            into: (m, D) zeros to which these are written; None allocates memory.
 
         Returns:
-            (K, B) float64, each parameter's share added up in the model's own dtype; and the wanted gradients, (m, D),
-            in the order of `kept.T.nonzero()`: sample by sample.
+            (K, B) float64, with each parameter's part summed in the model's dtype; and the chosen gradients, (m, D), in
+            the order of `kept.T.nonzero()`: sample by sample.
         """
         found = zeros(seeds.shape[:2], self.values.device)
         rows = _Wanted(kept, self._chosen, len(self.values), into)
@@ -205,21 +205,21 @@ def record(
     *,
     first: Collection[nn.Module] | None = None,
 ) -> Recorded:
-    """Run a model on a batch and keep what the gradients of its samples need.
+    """Run a model on a batch and keep the data that the gradients of its samples need.
 
     Args:
         model: inputs -> outputs, in eval mode; the parameters require a gradient.
-        inputs: of B samples, on the model's device.
-        targets: of the samples, for `read`.
-        read: values of each sample, which depend on the parameters through the outputs alone.
+        inputs: inputs of B samples, on the model's device.
+        targets: targets of the samples, for `read`.
+        read: returns values of each sample; they must depend on the parameters only through the outputs.
         params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
-        first: layers with the batch along their first axis, as `batch_first` returns them; None finds them anew.
+        first: layers with the batch along their first axis, as `batch_first` returns them; None searches for them.
 
     Returns:
         The forward pass.
 
     Raises:
-        InputError: a parameter does not exist, a layer couples samples in eval mode too, or the values do not fit.
+        InputError: a parameter does not exist, a layer couples samples even in eval mode, or the values do not fit.
     """
     chosen = parameters_of(model, params)
     first = batch_first(model, inputs, targets, read) if first is None else first
@@ -228,7 +228,7 @@ def record(
 
 
 def batch_first(model: nn.Module, inputs: Tree, targets: Tree, read: Read) -> frozenset[nn.Module]:
-    """Find the layers that have the batch along the first axis of their inputs; arguments as for `record`."""
+    """Find the layers with inputs that have the batch along their first axis; arguments as for `record`."""
 
     def values(n: int) -> Tensor:
         some = torch.arange(n, device=trees.device(inputs)) % trees.size(inputs)
@@ -240,21 +240,21 @@ def batch_first(model: nn.Module, inputs: Tree, targets: Tree, read: Read) -> fr
 def squared_gradients(
     model: nn.Module, batches: Iterable[tuple[Tree, Tree]], loss: Read, params: Sequence[str] | None = None
 ) -> Tensor:
-    """Return the sum over samples of each one's squared gradient: N times the diagonal of the empirical Fisher matrix.
+    """Return the sum over samples of the squared gradient: N times the diagonal of the empirical Fisher matrix.
 
-    The model runs in eval mode, in which it is left as it was. Memory for gradients of single samples is bounded.
+    The model runs in eval mode; afterwards its modes are restored. Memory for gradients of single samples is bounded.
 
     Args:
         model: inputs -> outputs.
         batches: inputs and targets, on the model's device.
-        loss: (outputs, targets) -> (B,), which depends on the parameters through the outputs alone.
+        loss: (outputs, targets) -> (B,); it must depend on the parameters only through the outputs.
         params: names of parameters; None for all trainable ones, in the order of `model.named_parameters()`.
 
     Returns:
-        (D,) float64, in the order of the parameters; each batch is added up in the model's own dtype.
+        (D,) float64, in the order of the parameters; each batch is summed in the model's dtype.
 
     Raises:
-        InputError: a parameter does not exist, a layer couples samples in eval mode too, or the losses do not fit.
+        InputError: a parameter does not exist, a layer couples samples even in eval mode, or the losses do not fit.
     """
     chosen = parameters_of(model, params)
     sizes = [p.numel() for p in chosen.values()]

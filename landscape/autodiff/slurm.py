@@ -1,10 +1,10 @@
-"""Processes that Slurm's `srun` started, in the words that torch.distributed reads in the environment.
+"""Processes started by Slurm's `srun`: their environment translated to the variables of torch.distributed.
 
 `srun` gives each task of a job step SLURM_PROCID (its rank), SLURM_STEP_NUM_TASKS, SLURM_LOCALID (its rank on its own
 machine) and SLURM_STEP_NODELIST, the machines in short form. In a batch script outside `srun` the task numbers are set
-too, but there is one process only; it is known by SLURM_STEP_ID, which a script has not.
+too, although there is only one process; there SLURM_STEP_ID is missing.
 
-The port is made of the numbers of job and step, so that two jobs on one machine do not meet.
+The port is computed from the numbers of job and step, so that two jobs on one machine use different ports.
 
 Source: the manual pages of srun and sbatch; the short form of lists of machines is that of `scontrol show hostnames`.
 """
@@ -19,11 +19,12 @@ def rendezvous(environment: Mapping[str, str]) -> dict[str, str]:
     """Translate the environment of a task.
 
     Args:
-        environment: of this process.
+        environment: environment variables of this process.
 
     Returns:
-        RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun sets them; those that
-        are set already stay. Nothing where torchrun started the process, or this is no step of several tasks.
+        RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun sets them; variables
+        that are already set keep their values. Empty if torchrun started the process, or if this is not a step of
+        several tasks.
     """
     world = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
     if "RANK" in environment or not {"SLURM_STEP_ID", "SLURM_PROCID"} <= environment.keys() or int(world) < 2:
@@ -42,7 +43,7 @@ def rendezvous(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_machine(nodes: str) -> str:
-    """Return the first name of a list of machines.
+    """Return the first name in a list of machines.
 
     Args:
         nodes: in Slurm's short form, such as "gpu[03-05,09],login1".

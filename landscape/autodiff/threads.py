@@ -1,7 +1,7 @@
-"""How many threads a computation is run by: few samples of a tiny network are slower on many cores than on one.
+"""The number of threads of a computation: few samples of a tiny network are slower on many cores than on one.
 
-Threads share each tensor operation and wait for each other at its end. Where an operation lasts microseconds, they wait
-more than they work, by a factor of tens on a machine that others use too. So the number is measured.
+Threads divide each tensor operation and wait for each other at its end. If an operation takes microseconds, they wait
+longer than they work, tens of times longer on a machine with other load. So the best number is measured.
 """
 
 import logging
@@ -20,15 +20,15 @@ _PASSES = 3  # of which the fastest counts
 
 
 def settle(work: Callable[[], object], asked: int | None, *, measure: bool = True) -> int:
-    """Set the number of threads of this process: as asked, as the environment says, or the fastest for some work.
+    """Set the number of threads of this process: as requested, as set in the environment, or the fastest for some work.
 
     Args:
-        work: a short piece of what will be computed.
-        asked: the number; None to leave it to the environment or to a measurement.
-        measure: False for work that is not done on the host's cores.
+        work: a short example of the computation.
+        asked: the number; None to use the environment or a measurement.
+        measure: False for work that does not run on the host's cores.
 
     Returns:
-        The number of threads that is in force.
+        The number of threads that is set.
     """
     if asked is not None:
         torch.set_num_threads(asked)
@@ -38,15 +38,15 @@ def settle(work: Callable[[], object], asked: int | None, *, measure: bool = Tru
 
 
 def fastest(work: Callable[[], object], most: int, clock: Callable[[], float] = time.perf_counter) -> int:
-    """Measure which number of threads is fastest: 1, 2, 4 and so on, up to the most.
+    """Measure which number of threads is fastest: 1, 2, 4 and so on, up to `most`.
 
-    The numbers are tried from the smallest, until one gains less than a tenth: what two threads do not gain, four do
-    not either. The number of threads is left as the last one that was tried.
+    Starting with the smallest, numbers are tried until one saves less than a tenth of the time: if two threads are not
+    faster, four are not either. Afterwards the last number that was tried is set.
 
     Args:
-        work: what is timed.
-        most: threads at most.
-        clock: tells the time in seconds.
+        work: the function to time.
+        most: the largest number of threads.
+        clock: returns the time in seconds.
 
     Returns:
         The number.

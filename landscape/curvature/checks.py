@@ -1,18 +1,18 @@
-"""What is looked at when a product is first computed: is it the second derivative of this loss, and is the trace right.
+"""Checks of a product when it is first computed: is the second derivative of the loss right, and the traced graph.
 
 Derivatives can be wrong without an error. An autograd.Function that keeps an intermediate result, `detach()` inside a
-normalisation: the second backward pass takes for constant what is none. Forward mode, of which the traced product is
-made, has faults of its own, which may show for some batches only. So
+normalisation: the second backward pass treats a variable as a constant. The traced product uses forward mode, which
+has other errors, perhaps for some batches only. So
 
 1. for each part, a product with the second derivative is compared with differences of the gradient: in float64, on a
-   few samples, along one random direction with a step so small that no ReLU changes its sign. Where units stand exactly
-   at their kink, differences scatter, and the same is done a little way off; where they scatter there too, u . H v is
-   compared with v . H u instead;
+   few samples, along one random direction with a step so small that no ReLU changes its sign. If units are exactly at
+   their kink, differences scatter, and the comparison is repeated at a point nearby; if they scatter there too, u . H v
+   is compared with v . H u instead;
 2. for each batch, the traced product of a few samples is compared with that by backward passes;
 3. Lanczos compares u . A v with v . A u for its first two vectors, over all samples of the part (lanczos.py).
 
-A parameter whose gradient is exactly zero is left out of the direction: the vector of an embedding's padding is one, a
-constant to the gradient though it enters the loss.
+Parameters with a gradient of exactly zero are left out of the direction. An example is the padding vector of an
+embedding: it enters the loss, but autograd treats it as a constant.
 """
 
 import logging
@@ -45,7 +45,7 @@ _OUTPUTS = 3  # random outputs at which a loss is looked at: at the model's own 
 
 
 def some_of(batch: Batch, n: int) -> Batch:
-    """Return a few samples from all over a batch: its first, its last, and some between."""
+    """Return a few samples of a batch: the first, the last, and some between."""
     size = trees.size(batch)
     index = torch.linspace(0, size - 1, min(n, size), device=trees.device(batch)).round().long()
     return trees.take(batch[0], index), trees.take(batch[1], index)
@@ -55,16 +55,16 @@ def fault_of_second_derivative(kind: Kind, functions: Functions, theta: Tensors,
     """Compare products with the second derivative that a kind of matrix takes with differences of the gradient.
 
     Args:
-        kind: of matrix.
+        kind: the kind of matrix.
         functions: logits and loss.
-        theta: the point, in float64 where the model runs in it.
+        theta: the point, in float64 if the model runs in it.
         batch: a few samples.
 
     Returns:
-        What is wrong with them; None where nothing is seen, or the kind takes no second derivative.
+        A description of the error; None if there is none, or if the kind of matrix needs no second derivative.
 
     Raises:
-        NumericalError: PyTorch knows no second derivative.
+        NumericalError: PyTorch has no second derivative.
     """
     # The batch is looked at several times, and a model may overwrite its inputs.
     logits = functions.logits
@@ -85,13 +85,13 @@ def fault_of_second_derivative(kind: Kind, functions: Functions, theta: Tensors,
 
 
 def refuse_zero(of: Losses, factors: Factors, z: Tensor, targets: Tree) -> None:
-    """Refuse a matrix J^T M J whose M is zero whatever the outputs are, as that of an absolute error or of a hinge.
+    """Refuse a matrix J^T M J in which M is zero for all outputs, as for an absolute error or a hinge loss.
 
     Args:
-        of: has the losses.
-        factors: of a kind of matrix.
+        of: the losses.
+        factors: those of the kind of matrix.
         z: outputs of a few samples, (B, C).
-        targets: theirs.
+        targets: targets of the same samples.
 
     Raises:
         InputError: the loss has no distribution that the matrix needs.

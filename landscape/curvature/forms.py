@@ -1,6 +1,6 @@
 """Quadratic forms sample by sample: v^T A_i v of each sample's own matrix A_i, for a vector v.
 
-Their mean is v^T A v, and their spread says how far another draw of samples would change it. The second derivative of
+Their mean is v^T A v, and their spread shows how much another draw of samples would change it. The second derivative of
 each sample's loss along v comes from two forward tangents (jvp of jvp), or from backward passes alone: with
 s(u) = v . grad (sum_i u_i l_i), the sum of u_i v^T H_i v is v . grad s(u). Operations may have no second forward
 derivative, or a wrong one (torch 2.13: a transformer's encoder layer), for some inputs only; both ways are compared on
@@ -35,11 +35,12 @@ _CHECKED = 4  # samples of a batch
 
 
 def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector: Tensor) -> np.ndarray:
-    """Return v^T A_i v of some samples.
+    """Return v^T A_i v for some samples.
 
     Args:
-        objective: model and loss; weight decay, which is no sample's, does not enter. Its team shares the samples.
-        kind: of matrix.
+        objective: model and loss; weight decay is not included, because it does not depend on the samples. The
+            processes of its team divide the samples.
+        kind: the kind of matrix.
         index: positions of the samples in the data, (n,).
         vector: v, (D,).
 
@@ -54,9 +55,9 @@ def quadratic_forms(objective: Objective, kind: Kind, index: np.ndarray, vector:
 
 
 def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndarray, Tensor]]) -> list[np.ndarray]:
-    """Return v^T A_i v of several sets of samples, each along its own vector.
+    """Return v^T A_i v for several sets of samples, each along its own vector.
 
-    Both ways are compared on some samples of each batch, and no more where all samples were in a set before.
+    Both methods are compared on some samples of each batch, except for sets in which all samples occurred before.
 
     Args:
         objective: as for `quadratic_forms`.
@@ -64,7 +65,7 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
         pieces: samples and vector, as for `quadratic_forms`.
 
     Returns:
-        As many arrays.
+        One array for each piece.
 
     Raises:
         InputError: a matrix that is not known sample by sample.

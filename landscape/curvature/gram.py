@@ -1,7 +1,8 @@
-"""Inner products of the gradients of parts: one small matrix holds all that is said of their sizes and angles.
+"""Inner products of the gradients of parts: one small matrix determines all their lengths and angles.
 
-Row and column p belong to g_p, the gradient of part p's mean loss; the last ones to g = sum over parts of share times
-g_p. The gradients are rows of D numbers that come and go; their products are summed up in float64, layer by layer.
+Row and column p belong to g_p, the gradient of part p's mean loss; the last ones to g, the mean of the g_p weighted by
+the parts' numbers of samples. The gradients, rows of D numbers, are not stored; their products are summed in float64,
+layer by layer.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -32,7 +33,7 @@ _ADD_UP = 0.02  # how far gradients of groups may be from adding up, relative to
 
 @dataclass(frozen=True, kw_only=True)
 class Products:
-    """Inner products of the gradients of G parts, and last of the whole's g, by all parameters and by each layer's."""
+    """Inner products of the gradients of G parts and, last, of all samples: over all parameters and over each layer."""
 
     matrix: np.ndarray  # (G + 1, G + 1)
     squares: np.ndarray  # (L, G + 1) <g_p, g_p> within the layer; these add up to the matrix's diagonal
@@ -42,13 +43,14 @@ class Products:
 def exact(objective: Objective, cache_bytes: int, report: Report) -> tuple[np.ndarray, Products]:
     """Return each part's mean loss and the inner products of the gradients over all samples.
 
-    Each batch of a part takes one backward pass. Where the gradients of all parts do not fit, those of a block of parts
-    are kept and the later ones computed again beside it: with room for a k-th of the parts, (k + 1) / 2 passes.
+    Each batch of a part needs one backward pass. If the gradients of all parts do not fit into memory, those of a block
+    of parts are kept, and the later ones are computed again for each block: with memory for 1/k of the parts, (k + 1) /
+    2 passes.
 
     Args:
         objective: model, loss and data in P parts.
-        cache_bytes: for the gradients that are kept; at least one always is.
-        report: called with the fraction of the samples that is done.
+        cache_bytes: memory for the gradients that are kept, in bytes; at least one gradient is always kept.
+        report: called with the finished fraction of the samples.
 
     Returns:
         Losses (P,) and products.
@@ -95,14 +97,15 @@ def of_batch(
 ) -> tuple[np.ndarray, Products]:
     """Return the summed loss of each group of a batch and the inner products of the groups' gradients.
 
-    All gradients come from one backward pass, or from one for each piece of the parameters by which they fit.
+    All gradients come from one backward pass. If they do not fit into memory, the parameters are divided into pieces,
+    with one backward pass for each.
 
     Args:
-        objective: loss, data, and how many samples at a time.
+        objective: loss, data and batch size.
         model: what `trainable` returned for it.
         index: (B,) positions of the samples.
-        groups: (B,) group of each, 0 to G - 1, each of which has a sample.
-        cache_bytes: for the gradients; those by one parameter tensor are not divided.
+        groups: (B,) group of each sample, 0 to G - 1; each group has a sample.
+        cache_bytes: memory for the gradients, in bytes; a parameter tensor is not divided.
         first: what `batch_first` returned for it.
 
     Returns:
@@ -130,7 +133,7 @@ def of_batch(
 
 
 def batch_first(objective: Objective, model: nn.Module) -> frozenset[nn.Module]:
-    """Find the layers that have the batch along the first axis of their inputs.
+    """Find the layers with inputs that have the batch along their first axis.
 
     Args:
         objective: loss and data.
@@ -149,9 +152,9 @@ def batch_first(objective: Objective, model: nn.Module) -> frozenset[nn.Module]:
 
 
 def check(objective: Objective, model: nn.Module, index: np.ndarray, first: Collection[nn.Module]) -> None:
-    """Make sure on some samples that the gradients of groups add up to autograd's.
+    """Check on some samples that the gradients of groups add up to the gradient by autograd.
 
-    They do not where samples influence each other, or where a layer has them in another order.
+    They do not if samples influence each other, or if a layer has the samples in another order.
 
     Args:
         objective: loss and data.
@@ -160,7 +163,7 @@ def check(objective: Objective, model: nn.Module, index: np.ndarray, first: Coll
         first: what `batch_first` returned for it.
 
     Raises:
-        NumericalError: they do not.
+        NumericalError: they do not add up.
     """
     n = len(index)
     groups = (np.arange(n) >= n // 3).astype(np.int64)  # of different sizes: an error in equal shares would cancel
@@ -191,10 +194,10 @@ def direction(objective: Objective, part: int) -> Tensor:
 
 
 def trainable(model: nn.Module, layout: Layout) -> nn.Module:
-    """Return a copy of a model in which the parameters that vary, and no others, require a gradient.
+    """Return a copy of a model in which only the parameters that vary require a gradient.
 
     Args:
-        model: of an objective; it is not touched.
+        model: the model of an objective; it is not changed.
         layout: the parameters that vary.
 
     Returns:

@@ -1,11 +1,11 @@
-"""Products that are kept on the disk, so that a part whose computation was cut goes on after its last one.
+"""Products stored on the disk, so that an interrupted part continues after its last product.
 
-Lanczos and the probes take the same vectors when they are repeated, to the last bit where machine and threads are the
-same. So a product is known by its vector: a record of the file has the SHA-256 of the vector and of all that makes the
-matrix, the product, and the SHA-256 of both. What is asked for once more is read; any other vector, be it by rounding
-only, is multiplied. A record that was cut or damaged is left out.
+If Lanczos and the probes are repeated on the same machine with the same threads, their vectors are bitwise the same. So
+a product is identified by its vector: a record of the file has the SHA-256 of the vector and of all that determines the
+matrix, the product, and the SHA-256 of both. A product in the file is read; for any other vector, even one that differs
+only by rounding, the product is computed. Truncated or damaged records are ignored.
 
-Of ranks that make a product together the first one writes, and all read where all can.
+If several ranks compute a product together, the first one writes it, and they read it only if all of them can.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ _HEAD = _DIGEST + 8  # of the vector, and the length of the product in bytes
 
 
 def kept(operator: Operator, path: Path | None, fingerprint: Mapping[str, Any] | None) -> Operator:
-    """Keep an operator's products in a file, and take those that are there.
+    """Store an operator's products in a file, and read those that the file already has.
 
     Args:
-        operator: any; those that make their products together share the file.
-        path: of the file; None keeps nothing.
-        fingerprint: all that makes the matrix, as JSON can hold it; None keeps nothing.
+        operator: any; processes that compute their products together share the file.
+        path: path of the file; None stores nothing.
+        fingerprint: all that determines the matrix, as JSON values; None stores nothing.
 
     Returns:
         An operator with the same products.
@@ -52,7 +52,7 @@ def kept(operator: Operator, path: Path | None, fingerprint: Mapping[str, Any] |
 
 
 class _Kept:
-    """A product that remembers."""
+    """A product that reads and stores its results."""
 
     def __init__(self, matvec: Callable[[Tensor], Tensor], path: Path, about: bytes, team: Team) -> None:
         self._matvec, self._path, self._team = matvec, path, team

@@ -1,7 +1,7 @@
-"""Estimates of one matrix from random probes: a Lanczos run from each, and from the runs the trace with its error.
+"""Estimates of one matrix from random probes: a Lanczos run for each probe, and from the runs the trace and its error.
 
-A probe's z^T H z varies by up to sqrt(2) |H|_F, and a few large eigenvalues hold nearly all of |H|_F. So they are
-deflated: with Q the Ritz vectors of *another* probe's run, independent of z,
+The standard deviation of a probe's z^T H z is up to sqrt(2) |H|_F, and a few large eigenvalues make up nearly all of
+|H|_F. So these are deflated: with Q the Ritz vectors of *another* probe's run, independent of z,
 
     t(z) = trace(Q^T H Q) + z'^T H z',   z' = z - Q Q^T z
 
@@ -48,7 +48,7 @@ MOST_TRACE_PROBES = 400
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a matrix is probed."""
+    """Settings for probing a matrix."""
 
     steps: int  # of each Lanczos run
     probes: int  # runs
@@ -105,7 +105,7 @@ class Deflation:
     left: float  # sum of the squares of the other Ritz values: |P H P|_F^2 is no less
 
     def sample(self, z: Tensor, quadratic_form: float) -> float:
-        """Return t(z) for a probe.
+        """Return the trace estimate t(z) of a probe.
 
         Args:
             z: the probe, independent of the run, (D,).
@@ -137,13 +137,13 @@ class Deflation:
 
 
 def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, estimate: bool = True) -> Runs:
-    """Probe the matrix of an operator's only part.
+    """Probe the matrix of an operator that has one part.
 
     Args:
-        operator: of one part.
-        plan: how.
-        report: called with the fraction of the Lanczos runs that is done.
-        estimate: draw probes for `trace_tol`; False where the trace is known without.
+        operator: an operator with one part.
+        plan: the settings.
+        report: called with the finished fraction of the Lanczos runs.
+        estimate: draw probes until `trace_tol` is reached; False if the trace is known without probes.
 
     Returns:
         The runs and the trace.
@@ -338,7 +338,7 @@ def _product(runs: Tridiagonal, k: int) -> Tensor:
 
 
 def deflation(runs: Tridiagonal, k: int, solved: Ritz) -> Deflation:
-    """Choose the Ritz vectors of a run that are taken out of the estimates of others.
+    """Choose the Ritz vectors of a run by which the estimates of other runs are deflated.
 
     Args:
         runs: of one part.
@@ -346,7 +346,7 @@ def deflation(runs: Tridiagonal, k: int, solved: Ritz) -> Deflation:
         solved: its Ritz values.
 
     Returns:
-        What estimates need of them.
+        The Ritz vectors and what estimates need besides.
     """
     order = np.argsort(-np.abs(solved.values))
     scale = np.abs(solved.values[order[0]])
@@ -363,12 +363,12 @@ def deflation(runs: Tridiagonal, k: int, solved: Ritz) -> Deflation:
 
 
 def draw_until(samples: list[float], draw: Callable[[int], float], tol: float) -> list[float]:
-    """Add as many samples as a pilot's spread says that the standard error needs.
+    """Add the number of samples that the standard error needs, judged by the spread of a pilot.
 
     Args:
-        samples: those that there are.
-        draw: makes the one of a number, counted from 0.
-        tol: standard error of the mean as a fraction of it.
+        samples: the samples drawn so far.
+        draw: returns the sample with a given number, counted from 0.
+        tol: standard error of the mean as a fraction of the mean.
 
     Returns:
         All samples.

@@ -1,9 +1,9 @@
-"""Products of a sum over samples with vectors: batch after batch, in the fastest way that is right.
+"""Products of a sum over samples with vectors: batch after batch, by the fastest correct method.
 
-Two ways to the product of one batch: backward passes alone (any model; the reference), and a traced, linearised graph
-whose parts that do not depend on the vector are kept (linearize.py). The second is compared with the first on one whole
-batch, then on a few samples of each; the first with differences of the gradient on a few samples of each part
-(checks.py).
+There are two methods for the product of one batch: backward passes alone (any model; the reference), and a traced,
+linearised graph, of which the values that do not depend on the vector are kept (linearize.py). The second is compared
+with the first on one whole batch, then on a few samples of each batch; the first is compared with differences of the
+gradient on a few samples of each part (checks.py).
 """
 
 import logging
@@ -34,7 +34,7 @@ weights would take more than the spectrum itself."""
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The samples that a part's matrix is a sum over."""
+    """The samples in the sum that gives a part's matrix."""
 
     name: str
     batch: Callable[[int], Batch]  # the batch of a number, always the same
@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """All that a curvature matrix depends on, as values."""
+    """The values that determine a curvature matrix."""
 
     functions: Functions
     theta: Tensors
@@ -78,14 +78,14 @@ class Traced:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What has been checked, by the products of all parts together."""
+    """The checks that have been made, shared by the products of all parts."""
 
     parts: set[str] = field(default_factory=set)
     batches: dict[tuple[str, Team, int], bool] = field(default_factory=dict)  # whether the trace is right there
 
 
 class Products:
-    """Products with a kind of matrix, for each part of a problem; what does not depend on the vector may be kept."""
+    """Products with a kind of matrix, for each part of a problem; values independent of the vector may be kept."""
 
     def __init__(
         self, problem: Problem, kind: Kind, traced: Traced | None, cache_bytes: int, seen: _Seen | None = None
@@ -98,21 +98,21 @@ class Products:
         self._piece: int | None = None  # samples at a time, since memory has run out
 
     def restrict(self, parts: Sequence[int]) -> "Products":
-        """Return the products of some of the parts, with memory of their own."""
+        """Return the products of some of the parts, with separate memory."""
         return self.of(replace(self.problem, parts=tuple(self.problem.parts[p] for p in parts)))
 
     def of(self, problem: Problem) -> "Products":
-        """Return the products of the same model and loss over other samples, with memory of their own."""
+        """Return the products of the same model and loss over other samples, with separate memory."""
         return Products(problem, self.kind, self._traced, self._cache_bytes, self._seen)
 
     @property
     def cached(self) -> bool:
-        """Whether all that can be kept is kept, so that a product costs the same alone as in a block."""
+        """Whether everything that can be kept is kept, so that a product alone costs the same as in a block."""
         return self._traced is not None and self._keepable <= self._cache_bytes
 
     @property
     def keeps(self) -> int:
-        """Bytes that are kept at most."""
+        """The most bytes that are kept."""
         return min(self._keepable, self._cache_bytes)
 
     @property
@@ -131,7 +131,7 @@ class Products:
             The products, (P, K, D).
 
         Raises:
-            InputError: vectors of another shape.
+            InputError: the vectors have another shape.
             NumericalError: a product is not finite, or PyTorch's second derivative of model and loss is wrong.
         """
         problem, layout = self.problem, self.problem.layout
@@ -247,7 +247,7 @@ class Products:
 
 
 def by_reverse(problem: Problem, kind: Kind, batch: Batch, vs: list[Tensors]) -> list[Tensors]:
-    """Multiply the sum over one batch by vectors, by backward passes alone.
+    """Multiply the matrix of one batch, a sum over its samples, by vectors, using backward passes only.
 
     Args:
         problem: functions and point.
@@ -274,14 +274,14 @@ def by_trace(problem: Problem, kind: Kind, batch: Batch) -> Stages:
 
 
 def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | None:
-    """Trace the product and compare it with reverse mode on one batch; say why where it cannot be used.
+    """Trace the product and compare it with reverse mode on one batch; if it cannot be used, log the reason.
 
     A graph of the same network at another point is taken where it agrees here too.
 
     Args:
         problem: functions, point and data.
         kind: of matrix.
-        required: where it cannot be used, raise an error in place of taking reverse mode.
+        required: if it cannot be used, raise an error instead of using reverse mode.
 
     Returns:
         The trace, or None for reverse mode.

@@ -1,11 +1,12 @@
-"""The largest eigenvalues and their vectors where few vectors fit into memory: Lanczos with thick restarts.
+"""The largest eigenvalues and their vectors if only few vectors fit into memory: Lanczos with thick restarts.
 
-After m steps the space is cut down to its p best Ritz vectors and the next Lanczos vector, and goes on from there:
+After m steps the space is reduced to its p best Ritz vectors and the next Lanczos vector, and Lanczos continues from
+it:
 
     A V_p = V_p diag(t) + v b^T,     b_i = beta_m s_mi
 
-so that what has converged stays, and m + 1 vectors are enough for any number of products. The projected matrix is taken
-from the products themselves, whatever its shape, and each new vector is orthogonalised twice against all that are kept.
+so that converged vectors are kept, and m + 1 vectors are enough for any number of products. The projected matrix is
+computed from the products themselves, and each new vector is orthogonalised twice against all vectors that are kept.
 
 Source: Wu and Simon 2000, "Thick-restart Lanczos method for large symmetric eigenvalue problems".
 """
@@ -51,18 +52,18 @@ def largest(
     Args:
         product: (D,) -> (D,).
         start: (D,), not zero; its dtype and device are those of the vectors.
-        wanted: how many pairs shall converge; about half of `capacity` are returned, the others as good as they are.
-        capacity: m, vectors that are kept beside the next one; at least `wanted` + 3.
-        tol: go on until the residual of each wanted pair is at most this fraction of the largest |value|.
-        most: products after which it gives up; the residuals then say so.
-        progress: called with the number of products done.
-        team: processes that make each product together, of which each runs the same steps.
+        wanted: the number of pairs that must converge; about half of `capacity` are returned, the others unconverged.
+        capacity: m, the number of vectors that are kept besides the next one; at least `wanted` + 3.
+        tol: continue until the residual of each wanted pair is at most this fraction of the largest |value|.
+        most: stop after this number of products; the residuals then exceed `tol`.
+        progress: called with the number of finished products.
+        team: processes that compute each product together; all run the same steps.
 
     Returns:
         The pairs.
 
     Raises:
-        InputError: too little capacity, or a start of length zero.
+        InputError: the capacity is too small, or the start vector is zero.
     """
     if wanted < 1 or capacity < wanted + 3:
         raise InputError(f"{wanted} eigenvectors need {wanted + 3} vectors in memory at least, {capacity} fit")

@@ -6,15 +6,15 @@ with eigenvalues mu_ik and unit eigenvectors u_ik. Then with weights w_i (1/n wh
     G = sum_i w_i J_i^T M_i J_i = sum_ik sign(mu_ik) w_i a_ik a_ik^T,      a_ik = sqrt|mu_ik| J_i^T u_ik,
 
 and the nonzero eigenvalues of G are those of the small matrix K of inner products of the rows sqrt(w_i) a_ik. Nearly
-all rows are close to zero. The lengths of *all* rows are computed (that is the exact trace, sample by sample), and the
-longest are kept until the squared lengths of the others sum to at most a given fraction of it. What is left out is
-positive semidefinite (minus another such matrix where a loss is not convex in the logits). By Weyl's inequality, for
-every j,
+all rows are close to zero. The lengths of *all* rows are computed (their squares give the exact trace of each sample),
+and the longest are kept until the squared lengths of the others sum to at most a given fraction of the trace. The
+omitted part is positive semidefinite (minus another such matrix if the loss is not convex in the logits). By Weyl's
+inequality, for every j,
 
     lambda_j(kept) - tau_minus <= lambda_j(G) <= lambda_j(kept) + tau_plus
 
-with tau the traces of what is left out. Rounding of float32 adds some 10 units of it times |G|. The same K and the
-lengths hold every statistic over samples, see results/gram.py. Sources: Horn and Johnson 2013, theorem 4.3.1
+with tau the traces of the omitted part. Rounding in float32 adds about 10 units of rounding times |G|. The same K and
+lengths determine every statistic over samples, see results/gram.py. Sources: Horn and Johnson 2013, theorem 4.3.1
 (Weyl); Dangel et al. 2022, "ViViT"; Papyan 2020 on the rows of the cross-entropy.
 """
 
@@ -71,7 +71,7 @@ class Lengths:
         """Choose the fewest rows such that the others hold at most a fraction of all weighted squared lengths.
 
         Args:
-            tol: that fraction; 0 keeps every row that is not zero.
+            tol: this fraction; 0 keeps every row that is not zero.
 
         Returns:
             Positions of the samples and of their rows, (m,) each, in the order of the samples.
@@ -90,7 +90,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """Which rows to keep beside their lengths: those that are likely to be wanted, by the logits' eigenvalues alone."""
+    """Which rows to keep besides their lengths: those probably needed, judged by the logits' eigenvalues."""
 
     tol: float  # share of the sum of these that may be left out
     most: int  # rows
@@ -98,7 +98,7 @@ class Keep:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """The rows of a part that are kept, and what the others sum up to."""
+    """The rows of a part that are kept, and the sums over the others."""
 
     vectors: Tensor  # (m, D) a_ik, without weights and signs
     sample: np.ndarray  # (m,) position of each row's sample in the part
@@ -116,7 +116,7 @@ class Rows:
 
 
 def refusal(objective: Objective, factors: Factors) -> str | None:
-    """Say why gradients of single samples cannot be had.
+    """Say why gradients of single samples cannot be computed.
 
     Args:
         objective: model, loss and data in parts.
@@ -127,7 +127,7 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
 
     Raises:
         RuntimeError: memory has run out.
-        LandscapeError: the same is its cause.
+        LandscapeError: caused by the same.
     """
     size = objective.outputs.size
     if factors.middle is not None and size > MOST_OUTPUTS:
@@ -162,11 +162,11 @@ def lengths(
     """Compute the squared lengths of all rows of a part: one forward pass, and a backward pass for each class but one.
 
     Args:
-        objective: model, loss and data in parts; for which `refusal` returns None.
+        objective: model, loss and data in parts; `refusal` must return None for it.
         factors: of a kind of matrix.
         part: position of the part.
-        report: called with the fraction of the part that is done.
-        keep: rows that `rows` will be asked for, for another forward pass; None for none.
+        report: called with the finished fraction of the part.
+        keep: rows to keep for a later call of `rows`, at the cost of another forward pass; None keeps none.
 
     Returns:
         The lengths.
@@ -225,7 +225,7 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
         objective: as for `lengths`.
         factors: as for `lengths`.
         part: position of the part.
-        known: what `lengths` returned for them.
+        known: the result of `lengths` for them.
         tol: fraction of the sum of all squared lengths that may be left out; 0 keeps every row that is not zero.
 
     Returns:
@@ -330,7 +330,7 @@ def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     Args:
         a: (A, D).
         b: (B, D), of the same dtype.
-        team: processes that have the same rows, each of which multiplies some of the columns.
+        team: processes that have the same rows; each multiplies some of the columns.
 
     Returns:
         (A, B) float64; some hundred columns at a time are multiplied in the dtype of the rows.
@@ -362,13 +362,13 @@ def recorded(objective: Objective, factors: Factors, inputs: Tree, targets: Tree
     """Run the model on a batch and keep what the rows of its samples need.
 
     Args:
-        objective: whose model and loss it is, within its `trainable`.
+        objective: the objective with this model and loss, within its `trainable`.
         factors: as for `lengths`.
-        inputs: of B samples.
-        targets: theirs.
+        inputs: inputs of B samples.
+        targets: targets of the same samples.
 
     Returns:
-        The forward pass; its values are the outputs whose Jacobians the factors take, logits or losses.
+        The forward pass; its values are the outputs (logits or losses) of which the factors need the Jacobians.
     """
 
     def read(outputs: Any, targets: Tree) -> Tensor:

@@ -1,4 +1,4 @@
-"""Traces and diagonals without random probes, where the structure of the matrix allows it.
+"""Traces and diagonals without random probes, if the structure of the matrix allows it.
 
 With S_i S_i^T = M_i the matrix between the Jacobians of sample i's logits (d^2 l / d z^2, or diag(p) - p p^T),
 
@@ -23,7 +23,7 @@ from landscape.objective.objective import Objective
 
 
 def refusal(objective: Objective, kind: Kind) -> str | None:
-    """Say why trace and diagonal cannot be had without probes.
+    """Say why trace and diagonal cannot be computed without probes.
 
     Args:
         objective: model, loss and data in parts.
@@ -48,12 +48,12 @@ def trace(objective: Objective, kind: Kind, part: int) -> float:
     """Return the trace of a part's matrix, up to rounding.
 
     Args:
-        objective: model, loss and data in parts, for which `refusal` returns None.
+        objective: model, loss and data in parts; `refusal` must return None for it.
         kind: of matrix.
         part: position of the part.
 
     Returns:
-        The trace, with that of the weight decay.
+        The trace, including that of the weight decay.
     """
     return float(diagonal(objective, kind, part).sum())
 
@@ -67,7 +67,7 @@ def diagonal(objective: Objective, kind: Kind, part: int) -> Tensor:
         part: position of the part.
 
     Returns:
-        (D,) float64, with the weight decay.
+        (D,) float64, including the weight decay.
     """
     total = zeros(objective.layout.size, objective.device)
     with differentiable_attention(), objective.trainable():

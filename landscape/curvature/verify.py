@@ -1,4 +1,4 @@
-"""The same part and data through PyHessian's own code, to compare with ours."""
+"""Results of PyHessian's own code on the same part and data, for comparison with ours."""
 
 import copy
 import warnings
@@ -17,7 +17,7 @@ from landscape.objective.objective import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class PyHessianResult:
-    """What PyHessian's eigenvalues() and trace() return for one part, with their defaults."""
+    """The results of PyHessian's eigenvalues() and trace() for one part, with their defaults."""
 
     top: float  # the eigenvalue of largest magnitude, which may be lambda_min
     trace: float  # mean of its probes
@@ -26,13 +26,13 @@ class PyHessianResult:
 
 
 def refuse(weight_decay: float) -> None:
-    """Raise InputError where PyHessian could not be run at the end: it is not installed, or knows no such loss.
+    """Raise InputError if PyHessian cannot be run: it is not installed, or does not support the objective.
 
     Args:
-        weight_decay: of the objective.
+        weight_decay: the weight decay of the objective.
 
     Raises:
-        InputError: it could not.
+        InputError: PyHessian cannot be run.
     """
     try:
         import_module("pyhessian")
@@ -48,12 +48,12 @@ def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianRes
     """Run PyHessian's top eigenvalue (by power iteration) and trace (Hutchinson) on one part.
 
     Args:
-        objective: model, loss and data in parts; weight decay must be 0, PyHessian knows none.
+        objective: model, loss and data in parts; weight decay must be 0, because PyHessian does not support it.
         part: name of the part.
-        seed: of torch's global generator, which PyHessian draws from; the generator is restored afterwards.
+        seed: seed of torch's global generator, which PyHessian uses; the generator's state is restored afterwards.
 
     Returns:
-        Its numbers.
+        PyHessian's results.
 
     Raises:
         InputError: there is no such part, pyhessian is not installed, or the objective has weight decay.

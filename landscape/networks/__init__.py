@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and what is asked of a network: models, weights, losses, classifiers, features.
+"""Checkpoints and networks: models, weights, losses, classifiers, features.
 
 `checkpoints` reads untrusted files, `weights` finds the state in them, `models` builds the architecture, `losses`
 the loss per sample; `params` lays parameters out as one vector; `class_means` sums features by class; `matching/`

@@ -1,4 +1,4 @@
-"""Which inputs a model takes, by its signature."""
+"""The inputs that a model accepts, by its signature."""
 
 import inspect
 
@@ -10,15 +10,16 @@ from landscape.autodiff.trees import Tree
 def arguments(model: nn.Module, inputs: Tree) -> tuple[tuple[str, ...] | None, bool]:
     """Find out how a model is called with the inputs of a batch.
 
-    A dict is given by keyword where the model has such arguments, or takes any; a tuple one after the other where the
-    model has so many. What fits in neither way is given as one argument.
+    The entries of a dict are passed by keyword if the model has such arguments, or accepts any; the elements of a tuple
+    are passed as positional arguments if the model has that many. All other inputs are passed as one argument.
 
     Args:
-        model: any.
-        inputs: of a batch: a tensor, or a tuple or a dict of them.
+        model: any model.
+        inputs: inputs of a batch: a tensor, or a tuple or a dict of tensors.
 
     Returns:
-        The names of a dict that the model takes, None for all; and whether all is one argument.
+        The names of the entries that the model accepts, None for all; and whether the inputs are passed as one
+        argument.
     """
     if not isinstance(inputs, dict | tuple):
         return None, False

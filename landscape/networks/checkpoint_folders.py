@@ -1,4 +1,4 @@
-"""Folders that are given where a checkpoint is expected: the files of their weights, or which command or file helps."""
+"""Folders passed as a checkpoint: the files of their weights, or advice on which file or command to use."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ SUFFIXES = (".ckpt", ".pt", ".pth", ".tar", ".th", ".bin", ".safetensors")
 
 
 def described(path: str) -> str:
-    """Say what a folder is and what to do.
+    """Describe a folder that cannot be read as a checkpoint, and say what to do.
 
     Args:
         path: the folder.
@@ -23,16 +23,16 @@ def described(path: str) -> str:
     if is_sharded(path):
         return (
             f"{path} is a folder of torch.distributed.checkpoint, whose index is a pickle: if you trust its maker, add "
-            f"{arg('trust_pickle', True)}; or make one file of it by "
+            f"{arg('trust_pickle', True)}; or convert it to one file by "
             f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} one.pt"
         )
     if any(name.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for name in names):
-        return f"{path} is a folder of DeepSpeed: make one file of it by its own zero_to_fp32.py"
+        return f"{path} is a folder of DeepSpeed: convert it to one file by its own script zero_to_fp32.py"
     for place in (folder, folder / "checkpoints"):  # Lightning's runs keep theirs there
         held = sorted(p for p in place.glob("*") if p.suffix in SUFFIXES and p.is_file())
         if held:
-            return f"{path} is a folder: {arg('ckpt')} takes a file in it, such as {held[-1]}"
-    return f"{path} is a folder: {arg('ckpt')} takes a file in it"
+            return f"{path} is a folder: set {arg('ckpt')} to a file in it, such as {held[-1]}"
+    return f"{path} is a folder: set {arg('ckpt')} to a file in it"
 
 
 def is_sharded(path: str) -> bool:
@@ -41,16 +41,16 @@ def is_sharded(path: str) -> bool:
 
 
 def weight_files(path: str) -> list[str]:
-    """Return the files that hold the weights of a folder of Hugging Face.
+    """Return the files with the weights in a Hugging Face folder.
 
     Args:
         path: the folder.
 
     Returns:
-        The files that its index names, or the only one there is; none for other folders.
+        The files that its index names, or the only file of weights; none for other folders.
 
     Raises:
-        InputError: the index cannot be read, or names what is no file of the folder.
+        InputError: the index cannot be read, or names a file that is not in the folder.
     """
     folder = Path(path)
     for kind in ("safetensors", "bin"):
@@ -72,9 +72,9 @@ def _of_index(index: Path) -> list[str]:
         raise InputError(f"{index} cannot be read: {one_line(error)}") from error
     places = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
-        raise InputError(f"{index} has no weight_map of names of files")
+        raise InputError(f"{index} has no weight_map with the names of files")
     names = sorted(set(places.values()))
     for name in names:
         if Path(name).name != name or not (index.parent / name).is_file():
-            raise InputError(f"{index} names {name!r}, which is no file of its folder")
+            raise InputError(f"{index} names {name!r}, which is not a file in its folder")
     return [str(index.parent / name) for name in names]

@@ -1,8 +1,8 @@
-"""Checkpoints of any layout, read without running what they hold; and our own, which describe themselves.
+"""Checkpoints of any layout, read without executing their code; and the package's own, which describe themselves.
 
-A checkpoint is a pickle, and a pickle may call any function. `torch_files` reads the weights and passes over objects of
-other packages (fastai's learners, mmengine's and Hydra's configurations, whole modules) without importing them. Only
-where weights cannot be found so, and the caller trusts the file, torch's own reader runs what it holds.
+A checkpoint is a pickle, and a pickle may call any function. `torch_files` reads the weights and skips objects of other
+packages (fastai's learners, mmengine's and Hydra's configurations, whole modules) without importing them. Only if it
+finds no weights, and the caller trusts the file, torch's own reader executes the code in the file.
 """
 
 import errno
@@ -65,16 +65,15 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
     Args:
         path: a file of `torch.save` (new or old format), TorchScript or safetensors; a folder with an index of such
             files, as Hugging Face writes it; or, trusted, a folder of `torch.distributed.checkpoint`.
-        key: where in the file the weights are, as "a.b"; it may go on into a prefix of their names, as in
-            "state_dict.encoder_q". None to look under the usual names.
-        trust_pickle: let the file run code where it cannot be read otherwise. Only for files whose maker you trust.
+        key: where in the file the weights are, as "a.b"; it may end with a prefix of their names, as in
+            "state_dict.encoder_q". None searches the usual names.
+        trust_pickle: allow the file to run code if it cannot be read otherwise. Use it only if you trust the author.
 
     Returns:
-        The weights and what the file says of them.
+        The weights and the information about them in the file.
 
     Raises:
-        InputError: there is no such file, it is no checkpoint, it is damaged, it would run code, or no weights are
-            found in it.
+        InputError: the file does not exist, is not a checkpoint, is damaged, would run code, or has no weights.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -103,11 +102,11 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
 
 
 def of_model(model: nn.Module, path: str) -> Checkpoint:
-    """Return what a model that was made of a folder holds, as if it had been read.
+    """Return the weights of a model that was made from a folder, as if a checkpoint had been read.
 
     Args:
         model: with its weights.
-        path: where they are from.
+        path: the folder.
 
     Returns:
         The weights.
@@ -146,15 +145,15 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint that describes itself. The file appears under its name only when it is complete.
+    """Write a checkpoint that describes itself. The file gets its name only when it is complete.
 
     Args:
-        path: the file; an older one is replaced.
+        path: the file; an existing one is replaced.
         state: name -> tensor.
         meta: plain JSON values: model, n_classes, dataset (a mapping), normalisation, class_counts, method, epoch.
 
     Raises:
-        InputError: `meta` holds what JSON does not.
+        InputError: `meta` has values that JSON cannot represent.
         StoreError: the file cannot be written.
     """
     content = {
@@ -207,48 +206,50 @@ def _plain(value: Any, where: str) -> Any:
         return {k: _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
     shown = ascii(value)
     raise InputError(
-        f"{where} is {shown:.60} of type {type(value).__name__}: a checkpoint's meta holds JSON values only"
+        f"{where} is {shown:.60} of type {type(value).__name__}: a checkpoint's meta may contain only JSON values"
     )
 
 
 def _content(file: BinaryIO, path: str, trust: bool) -> Any:
-    """Return the object that the file holds; refuse what is no checkpoint by what it begins with."""
+    """Return the object that the file holds; refuse other files by their first bytes."""
     head = file.read(64)
     file.seek(0)
     if not head:
-        raise InputError(f"{path} is empty: was its writing or copying cut off?")
+        raise InputError(f"{path} is empty: was it written or copied completely?")
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{path} is a Git LFS pointer, not the weights: fetch them with git lfs pull")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         raise InputError(
-            f"{path} is a result file (HDF5), not a checkpoint: {arg('ckpt')} takes the weights of a network"
+            f"{path} is a result file (HDF5), not a checkpoint: set {arg('ckpt')} to a file with a network's weights"
         )
     if path.endswith(_SAFETENSORS):
         try:
             return safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise InputError(f"{path} is cut short, damaged or no safetensors file: {one_line(error)}") from error
+            raise InputError(f"{path} is truncated, damaged or not a safetensors file: {one_line(error)}") from error
     try:
         if torch_files.LEGACY_HEAD in head:
             return torch_files.read_legacy(file)
         if not head.startswith(b"PK\x03\x04"):
-            raise InputError(f"{path} is no checkpoint: torch.save and safetensors begin otherwise than {head[:12]!r}")
+            raise InputError(
+                f"{path} is not a checkpoint: no file of torch.save or safetensors begins with {head[:12]!r}"
+            )
         names = [pathlib.PurePosixPath(name).name for name in zipfile.ZipFile(file).namelist()]
         if "constants.pkl" in names:
             return _scripted(file, path, trust)
         if "data.pkl" not in names:
-            raise InputError(f"{path} is a zip archive, but not of torch.save: {arg('ckpt')} takes a checkpoint")
+            raise InputError(f"{path} is a zip archive, but not of torch.save: set {arg('ckpt')} to a checkpoint")
         return torch_files.read_zip(file)
     except (ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         if trust and isinstance(error, pickles.PickleError):
             return _trusted(file, path)
-        raise InputError(f"{path} is cut short or damaged: {one_line(error)}") from error
+        raise InputError(f"{path} is truncated or damaged: {one_line(error)}") from error
 
 
 def _scripted(file: BinaryIO, path: str, trust: bool) -> Any:
     if not trust:
         raise InputError(
-            f"{path} is a TorchScript archive, which holds code beside its weights: if you trust its maker, "
+            f"{path} is a TorchScript archive, which contains code besides the weights: if you trust its author, "
             f"add {arg('trust_pickle', True)}"
         )
     file.seek(0)
@@ -271,8 +272,8 @@ def _trusted(file: BinaryIO, path: str) -> Any:
         raise InputError(
             f"{path} needs code that cannot be imported ({one_line(error)}): put its folder on PYTHONPATH"
         ) from error
-    except Exception as error:  # a pickle runs its maker's code
-        raise InputError(f"{path} is cut short or damaged: {one_line(error)}") from error
+    except Exception as error:  # a pickle runs its author's code
+        raise InputError(f"{path} is truncated or damaged: {one_line(error)}") from error
 
 
 def _meta(content: Any, path: str) -> dict[str, Any]:
@@ -286,7 +287,7 @@ def _meta(content: Any, path: str) -> dict[str, Any]:
             "upgrade with pip install -U loss-landscape-per-class"
         )
     if version != VERSION or not isinstance(meta, dict):
-        raise InputError(f"{path} says it is a {FORMAT} but has no version and meta: it is damaged")
+        raise InputError(f"{path} is marked as a {FORMAT} but has no version and meta: it is damaged")
     return meta
 
 
@@ -363,7 +364,7 @@ def _walk(content: Any, key: str, path: str) -> Any:
         entries = _entries(value)
         if not entries:
             raise InputError(
-                f"{arg('ckpt_key', key)} leads nowhere in {path}: before {rest!r} stands {_describe(value)}"
+                f"{arg('ckpt_key', key)} does not exist in {path}: before {rest!r} there is {_describe(value)}"
             )
         heads = [rest[:i] for i in range(len(rest), 0, -1) if i == len(rest) or rest[i] == "."]
         head = next((h for h in heads if h in entries), None)
@@ -371,7 +372,7 @@ def _walk(content: Any, key: str, path: str) -> Any:
             whole = _weights(value) or entries
             below = {k.removeprefix(f"{rest}."): v for k, v in whole.items() if k.startswith(f"{rest}.")}
             if not below:
-                raise InputError(f"{arg('ckpt_key', key)} leads nowhere in {path}: no {rest!r} in {_describe(value)}")
+                raise InputError(f"{arg('ckpt_key', key)} does not exist in {path}: no {rest!r} in {_describe(value)}")
             return below
         value, rest = entries[head], rest[len(head) + 1 :]
     return value

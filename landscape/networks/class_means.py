@@ -1,4 +1,4 @@
-"""Features class by class: how far the class means lie apart, how far the samples scatter about them.
+"""Features class by class: the distances between class means, and the scatter of the samples about them.
 
 With mu_c the mean feature of class c and mu the mean of the mu_c over the C classes that have samples (of equal weight,
 however long the tail), two passes over the features give
@@ -8,7 +8,7 @@ however long the tail), two passes over the features give
     S_B    = mean over classes of (mu_c - mu)(mu_c - mu)^T
 
 and the four signs of neural collapse: NC1 = trace(S_W pinv(S_B)) / C goes to 0, where S_W, S_B, their mu and C are of
-the same classes, those of at least two samples: one sample has no scatter, and 0 in its place would pass for collapse;
+the same classes, those of at least two samples: one sample has no scatter, and 0 would wrongly look like collapse;
 NC2, the mu_c - mu have equal norms
 and cosines of -1 / (C - 1); NC3, the classifier's rows lie along them; NC4, it takes the nearest class mean.
 Second moments are sums of squares about the means, never E[a^2] - E[a]^2, whose digits cancel.
@@ -38,7 +38,7 @@ _PIECE = 2**20  # entries of features that become float64 at a time
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Quality:
-    """How well the features of each class stand apart; (C,) float64, nan where it is not defined."""
+    """How well the features of each class are separated; (C,) float64, nan where it is not defined."""
 
     quality: np.ndarray  # Q
     distance: np.ndarray  # Dis, in units of the features
@@ -52,15 +52,15 @@ def feature_quality(
 
         "paper":   Q(c) = Dis(c) - beta log Var(c)         "inverse": Q(c) = -1 / Dis(c) - log Var(c)
 
-    A class of one sample has no variance, one of equal features has log 0: both have no quality, and are as a class
-    without samples to those who compare. Classes without samples are nobody's neighbour.
+    A class of one sample has no variance, and a class of equal features has log 0: for both the quality is nan, as for
+    a class without samples. Classes without samples are not counted as neighbours.
 
     Args:
         features: a, (N, F), in eval mode without augmentation.
         labels: (N,) integers.
         n_classes: C.
         beta: weight of the variance in the paper's form.
-        form: "paper" (S19) or "inverse", that of the authors' code.
+        form: "paper" (S19) or "inverse", the formula of the authors' code.
 
     Returns:
         Quality, distance and variance; nan where one is not a finite number.
@@ -84,7 +84,7 @@ def feature_quality(
 
 
 def quality(distance: np.ndarray, variance: np.ndarray, *, beta: float = 0.5, form: str = "paper") -> np.ndarray:
-    """Join the two components of feature quality.
+    """Combine the two components of feature quality.
 
     Args:
         distance: Dis, (C,).
@@ -124,7 +124,7 @@ class Sums:
         Args:
             features: (B, F).
             labels: (B,) integers.
-            weights: (B,), how often each counts, not negative; None for once. One of 0 is left out.
+            weights: (B,), how often each sample counts, not negative; None for once. Samples of weight 0 are left out.
 
         Raises:
             InputError: shapes or labels do not fit.
@@ -146,7 +146,7 @@ class Sums:
             self._sums.index_add_(0, of, some * often[:, None])
 
     def add_up(self, team: Team) -> None:
-        """Add up what the processes of a team have counted, each of which has seen a sample."""
+        """Add up the sums of all processes of a team; each must have added at least one sample."""
         self._counts, self._weights = team.total(self._counts), team.total(self._weights)
         self._sums = None if self._sums is None else team.total(self._sums)
 
@@ -170,7 +170,7 @@ class Sums:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Means:
-    """The class means, and what follows from them alone."""
+    """The class means, and quantities that follow from them alone."""
 
     counts: Tensor  # (C,) samples
     weights: Tensor  # (C,) float64, the sum of theirs
@@ -194,14 +194,14 @@ class Means:
 
     @cached_property
     def rounding(self) -> float:
-        """The length below which a difference of means is rounding error."""
+        """The length below which a difference of means is only rounding error."""
         return float(10 * self.eps * self.values[self.present].norm(dim=1).max())
 
     def nearest(self) -> tuple[np.ndarray, np.ndarray]:
         """Find the nearest other mean of each class.
 
         Returns:
-            The distance to it, (C,), nan where there is none, and its class, (C,), -1 where there is none.
+            The distance to it, (C,), nan if there is none, and its class, (C,), -1 if there is none.
         """
         distance = torch.full_like(self.values[:, 0], torch.nan)
         neighbour = torch.full_like(self.counts, -1)
@@ -216,7 +216,7 @@ class Means:
         return _numpy(distance), _numpy(neighbour)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Put samples into the class of the nearest mean.
+        """Assign samples to the class with the nearest mean.
 
         Args:
             features: (B, F).
@@ -253,8 +253,8 @@ class Scatter:
         """Begin with nothing.
 
         Args:
-            means: of all the samples that will be added.
-            directions: orthonormal v_k, (F, K), along which S_W is wanted as well.
+            means: class means of all samples that will be added.
+            directions: orthonormal v_k, (F, K), along which S_W is also computed.
         """
         self._means = means
         self._directions = means.values.new_zeros((means.values.shape[1], 0)) if directions is None else directions
@@ -267,7 +267,7 @@ class Scatter:
         Args:
             features: (B, F).
             labels: (B,) integers.
-            weights: (B,), as in the first pass.
+            weights: (B,), the same as in the first pass.
         """
         labels = labels.to(place(features.device), torch.int64)
         for some, of, often in _pieces(features, labels, _each_weight(labels, weights)):
@@ -277,12 +277,12 @@ class Scatter:
             self._along += share @ (deviations @ self._directions).square()
 
     def add_up(self, team: Team) -> None:
-        """Add up what the processes of a team have counted."""
+        """Add up the sums of all processes of a team."""
         self._squares, self._along = team.total(self._squares), team.total(self._along)
 
     @property
     def variance(self) -> np.ndarray:
-        """Var, (C,); nan for a class of fewer than two samples, whose variance is not known."""
+        """Var, (C,); nan for a class of fewer than two samples."""
         counts = self._means.counts
         return _numpy(torch.where(counts > 1, self._squares, torch.nan))
 
@@ -312,7 +312,7 @@ def _pieces(features: Tensor, labels: Tensor, weights: Tensor) -> Iterator[tuple
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Geometry:
-    """Neural collapse in numbers; C classes, nan for those without samples and where there are fewer than two."""
+    """Measures of neural collapse for C classes; nan for classes without samples, and if fewer than two have any."""
 
     mean_norm: np.ndarray  # |mu_c - mu|, (C,)
     mean_cosine: np.ndarray  # of mu_c - mu and mu_c' - mu, (C, C)
@@ -324,15 +324,15 @@ class Geometry:
 
 
 def geometry(means: Means, scatter: Scatter, sizes: Tensor, classifier: Tensor) -> Geometry:
-    """Measure how near the class means are to neural collapse, where all of its numbers are 0.
+    """Measure how close the class means are to neural collapse; in exact collapse all these numbers are 0.
 
-    Only classes with samples count, and the classifier's rows are centred as the means are: what all rows share changes
-    no probability.
+    Only classes with samples count. The classifier's rows are centred like the means, because a vector added to all
+    rows changes no probability.
 
     Args:
-        means: of the classes.
-        scatter: of the second pass, along the directions of `means.between()`.
-        sizes: what `means.between()` returned with them.
+        means: the class means.
+        scatter: result of the second pass, along the directions of `means.between()`.
+        sizes: the sizes that `means.between()` returned with the directions.
         classifier: (C, F), a row for each class.
 
     Returns:

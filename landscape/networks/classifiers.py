@@ -1,7 +1,7 @@
-"""The classifier at the end of a network, and the features that enter it.
+"""The classifier at the end of a network, and its input, the features.
 
-Where the loss is understood class by class, a network falls into two: the encoder, which makes features, and the last
-linear layer, which makes logits of them. Any network may be asked; it is watched while it runs, not taken apart.
+A network is divided into the encoder, which computes features, and the classifier, the last linear layer, which
+computes logits from them. This works for any network: its calls are observed by hooks, and it is not changed.
 """
 
 from types import TracebackType
@@ -14,7 +14,7 @@ from landscape.networks.models import NormedLinear
 
 
 def find(model: nn.Module, n_classes: int) -> str:
-    """Return the name of a network's classifier: of its linear layers with C outputs, the last.
+    """Return the name of a network's classifier: the last of its linear layers with C outputs.
 
     Args:
         model: any network.
@@ -35,7 +35,7 @@ def find(model: nn.Module, n_classes: int) -> str:
     if not fitting:
         found = ", ".join(f"{name} with {n}" for name, n in outputs.items()) or "none"
         raise InputError(
-            f"the model has no linear layer with {n_classes} outputs, one for each class, to take as its classifier "
+            f"the model has no classifier, a linear layer with {n_classes} outputs, one for each class "
             f"(linear layers: {found}): end it with nn.Linear(features, {n_classes})"
         )
     return fitting[-1]
@@ -49,7 +49,7 @@ def described(model: nn.Module, n_classes: int) -> str | None:
         n_classes: C.
 
     Returns:
-        "linear", or "cosine, scale 30"; None where none is found.
+        "linear", or "cosine, scale 30"; None if none is found.
     """
     try:
         module = model.get_submodule(find(model, n_classes))
@@ -88,7 +88,7 @@ def class_weights(model: nn.Module, classifier: str) -> Tensor:
 
 
 class Tap:
-    """Keeps what enters the classifier while the network runs inside a `with`.
+    """Keeps the input of the classifier when the network runs inside a `with` block.
 
         with Tap(model, classifiers.find(model, n_classes)) as tap:
             logits = model(inputs)
@@ -98,7 +98,7 @@ class Tap:
     """
 
     def __init__(self, model: nn.Module, classifier: str) -> None:
-        """Watch nothing yet.
+        """Set up without observing calls yet.
 
         Args:
             model: any network.
@@ -116,7 +116,7 @@ class Tap:
         """
         if self._features is None or self._features.ndim != 2:
             found = "was not called" if self._features is None else f"was given {tuple(self._features.shape)}"
-            raise InputError(f"the classifier {found}: it must be given features (batch, F), once in a forward pass")
+            raise InputError(f"the classifier {found}: it needs features (batch, F), once in a forward pass")
         return self._features
 
     def __enter__(self) -> Self:

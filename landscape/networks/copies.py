@@ -1,4 +1,4 @@
-"""Copies of a caller's network, which is never touched: without wrappers, on an analysis' device and in its type."""
+"""Copies of the caller's network, without wrappers, on an analysis' device and in its dtype."""
 
 import copy
 from typing import Any
@@ -10,20 +10,20 @@ from landscape.errors import InputError, one_line
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Copy a model, without what DataParallel or torch.compile have put around it.
+    """Copy a model without the wrappers of DataParallel or torch.compile.
 
     Args:
-        model: the caller's, which is not touched.
+        model: the caller's model; it is not changed.
 
     Returns:
         A copy of the network inside.
 
     Raises:
-        InputError: it cannot be copied, or its weights have no values or no real ones.
+        InputError: it cannot be copied, or its weights have no values or complex values.
     """
     model = unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("a TorchScript module does not let its parameters vary: give the nn.Module it was made of")
+        raise InputError("the parameters of a TorchScript module cannot vary: pass the original nn.Module")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise InputError(f"{name} of the model has no shape yet: pass a batch through it once")
@@ -31,27 +31,26 @@ def copied(model: nn.Module) -> nn.Module:
             raise InputError(f"{name} of the model is on the meta device and has no values: load its weights first")
     for name, parameter in model.named_parameters():
         if parameter.is_complex():
-            raise InputError(f"{name} of the model is complex: hold its real and imaginary part as real parameters")
+            raise InputError(f"{name} of the model is complex: use real parameters for its real and imaginary parts")
     # What a forward pass left behind is no leaf, and deepcopy takes leaves only; old weight_norm leaves weights so.
     left = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
     try:
         return copy.deepcopy(model, {id(t): t.detach().clone() for t in left})
     except Exception as error:  # what a user's model holds may refuse in any way
         raise InputError(
-            f"the model cannot be copied: {one_line(error)}; take out of it what is no part of the network"
+            f"the model cannot be copied: {one_line(error)}; remove attributes that are not part of the network"
         ) from error
 
 
 def alike(first: nn.Module, second: nn.Module) -> bool:
-    """Say whether two networks are known to differ in the values of their parameters and buffers at most.
+    """Say whether two networks are known to differ only in the values of their parameters and buffers.
 
     Args:
         first: a network.
-        second: another.
+        second: another network.
 
     Returns:
-        Whether their modules are of the same classes, and all that these hold is equal; False also where that cannot
-        be told.
+        Whether their modules are of the same classes with equal attributes; also False if this cannot be determined.
     """
     modules, others = dict(first.named_modules()), dict(second.named_modules())
     return modules.keys() == others.keys() and all(_same_but_tensors(m, others[name]) for name, m in modules.items())
@@ -79,7 +78,7 @@ def _equal(first: Any, second: Any) -> bool:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside what DataParallel or torch.compile have put around it."""
+    """Return the network inside the wrappers of DataParallel or torch.compile."""
     while isinstance(inner := _inside(model), nn.Module):
         model = inner
     return model
@@ -92,7 +91,7 @@ def _inside(model: nn.Module) -> Any:
 
 
 def converted(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Move a model and take its real numbers to a type, its complex ones to the complex type of that precision."""
+    """Move a model to a device, and convert its numbers to a real dtype or the complex dtype of the same precision."""
 
     def convert(t: Tensor) -> Tensor:
         wanted = dtype.to_complex() if t.is_complex() else dtype if t.is_floating_point() else t.dtype

@@ -1,8 +1,8 @@
-"""What a filter is: the numbers of a weight that make one output, whose length scales it as a whole.
+"""Filters: the numbers of a weight that compute one output.
 
-Directions, noise and distances all measure by filters, and all ask here. Of most weights a filter is a slice along the
-first axis. A cosine classifier holds its outputs along the second; so does a transposed convolution, and where it has
-groups, an output takes its slice from the inputs of its own group alone.
+Directions, noise and distances are all measured by filter and use this module. For most weights a filter is a slice
+along the first axis. A cosine classifier has its outputs along the second axis; so has a transposed convolution, and if
+this has groups, the filter of an output covers only the inputs of its own group.
 """
 
 import math
@@ -17,14 +17,14 @@ _SECOND = (NormedLinear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspos
 
 
 def groups(model: nn.Module) -> dict[str, int]:
-    """Find the weights whose outputs are along the second axis.
+    """Find the weights that have their outputs along the second axis.
 
     Args:
         model: the network.
 
     Returns:
-        Name -> number of groups that the first axis, of inputs, is divided into; weights that stand behind a
-        parametrisation, such as the v of weight norm, are among them.
+        Name -> number of groups into which the first axis, of inputs, is divided; weights inside a parametrisation,
+        such as the v of weight norm, are included.
     """
     found: dict[str, int] = {}
     for prefix, m in model.named_modules():
@@ -36,15 +36,15 @@ def groups(model: nn.Module) -> dict[str, int]:
 
 
 def rows(tensor: Tensor, name: str, of: Mapping[str, int]) -> Tensor:
-    """Lay a parameter out by its filters.
+    """Arrange a parameter as a matrix with one row per filter.
 
     Args:
-        tensor: the parameter, or anything of its shape.
-        name: of the parameter.
+        tensor: the parameter, or a tensor of its shape.
+        name: the parameter's name.
         of: what `groups` returned.
 
     Returns:
-        (filters, numbers in each); a parameter with one axis is all filters of one number.
+        (filters, numbers in each); of a parameter with one axis, each number is a filter.
     """
     if name not in of:
         n = len(tensor) if tensor.ndim else 1
@@ -55,7 +55,7 @@ def rows(tensor: Tensor, name: str, of: Mapping[str, int]) -> Tensor:
 
 
 def from_rows(filters: Tensor, shape: torch.Size, name: str, of: Mapping[str, int]) -> Tensor:
-    """Return the parameter of a shape whose filters these are: the inverse of `rows`."""
+    """Return the parameter of a given shape from its filters: the inverse of `rows`."""
     if name not in of:
         return filters.reshape(shape)
     n = of[name]

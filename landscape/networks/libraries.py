@@ -1,4 +1,4 @@
-"""Models of other libraries by their names there: timm's, and folders of Hugging Face. Each is an extra to install."""
+"""Models of other libraries: timm's by their names, and Hugging Face folders. Both are optional dependencies."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,19 +16,19 @@ def timm(name: str, n_classes: int) -> nn.Module:
     """Make a model of timm with random weights.
 
     Args:
-        name: "timm:resnet18", or with arguments of `timm.create_model`, "timm:resnet18(in_chans=1)".
+        name: "timm:resnet18", or "timm:resnet18(in_chans=1)" with arguments of `timm.create_model`.
         n_classes: C.
 
     Returns:
         The model.
 
     Raises:
-        InputError: timm is not installed, or does not make this model.
+        InputError: timm is not installed, or cannot make this model.
     """
     library = _library("timm", name)
     args, kwargs = arguments(name, "model") if "(" in name else ((), {})
     if args:
-        raise InputError(f"{arg('model', name)}: arguments of timm have names, as in timm:resnet18(in_chans=1)")
+        raise InputError(f"{arg('model', name)}: pass arguments of timm by name, as in timm:resnet18(in_chans=1)")
     options = (
         ({"num_classes": n_classes} if n_classes else {}) | kwargs | {"pretrained": False}
     )  # nothing is downloaded
@@ -38,38 +38,38 @@ def timm(name: str, n_classes: int) -> nn.Module:
 
 
 def hugging_face(name: str, n_classes: int) -> nn.Module:
-    """Make the model that a folder of Hugging Face describes, with its weights where the folder holds them.
+    """Make the model that a Hugging Face folder describes, with its weights if the folder has them.
 
-    A folder of a LoRA adapter names its base, a folder too; the adapter's parameters are those that require a gradient.
-    No code of the folder is run, and nothing is downloaded.
+    The folder of a LoRA adapter names the folder of its base model; only the adapter's parameters require a gradient.
+    No code in the folder is run, and nothing is downloaded.
 
     Args:
         name: "hf:FOLDER".
-        n_classes: plays no part; the configuration says it.
+        n_classes: not used; the configuration states it.
 
     Returns:
         The model, in eval mode.
 
     Raises:
-        InputError: transformers or peft is not installed, or the folder does not make a model.
+        InputError: transformers or peft is not installed, or no model can be made from the folder.
     """
     return load(name.partition(":")[2])
 
 
 def is_folder(path: str) -> bool:
-    """Say whether a path is a folder of Hugging Face: of a model, or of an adapter of one."""
+    """Say whether a path is a Hugging Face folder of a model or of an adapter."""
     return any((Path(path) / file).is_file() for file in ("config.json", "adapter_config.json"))
 
 
 def load(folder: str) -> nn.Module:
-    """Make the model of a folder; see `hugging_face`."""
+    """Make the model that a folder describes; see `hugging_face`."""
     adapter = Path(folder) / "adapter_config.json"
     if adapter.is_file():
         base = _stated(adapter).get("base_model_name_or_path")
         if not isinstance(base, str) or not Path(base).is_dir():
             raise InputError(
-                f"{folder} is an adapter of {base}, which is no folder here (nothing is downloaded): write the folder "
-                f"of the base into {adapter}"
+                f"{folder} is an adapter of {base}, which is not a local folder (nothing is downloaded): write the "
+                f"path of the base model's folder into {adapter}"
             )
         model = load(base)
         return _made(
@@ -77,10 +77,10 @@ def load(folder: str) -> nn.Module:
         )
     config = Path(folder) / "config.json"
     if not config.is_file():
-        raise InputError(f"{folder} is no folder of Hugging Face: it has no config.json")
+        raise InputError(f"{folder} is not a Hugging Face folder: it has no config.json")
     stated = _stated(config).get("architectures")
     if not isinstance(stated, list) or len(stated) != 1 or not isinstance(stated[0], str):
-        raise InputError(f"{config} names no single architecture: save the model by its save_pretrained()")
+        raise InputError(f"{config} does not name exactly one architecture: save the model by its save_pretrained()")
     library = _library("transformers", folder)
     named = getattr(library, stated[0], None)
     if not (isinstance(named, type) and issubclass(named, library.PreTrainedModel)):
@@ -97,7 +97,7 @@ def load(folder: str) -> nn.Module:
 
 
 def _made(folder: str, make: Callable[[], Any]) -> nn.Module:
-    with failures_of(lambda: f"{folder} makes no model"):
+    with failures_of(lambda: f"no model can be made from {folder}"):
         model: nn.Module = make()
     if hasattr(model, "config"):
         config: Any = model.config
@@ -120,7 +120,7 @@ def _stated(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     if not isinstance(found, dict):
-        raise InputError(f"{path} holds no configuration")
+        raise InputError(f"{path} does not contain a configuration")
     return found
 
 

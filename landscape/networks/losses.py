@@ -1,7 +1,7 @@
 """Losses of single samples: `loss(logits (B, C), labels (B,)) -> (B,)`, built by name.
 
-The analysis adds these up over any part of the data, so a loss may not average, nor couple the samples of a batch.
-All are smooth in the logits and made of operations that `torch.func` differentiates, twice and under vmap.
+An analysis sums these over any part of the data, so a loss must not average, nor couple the samples of a batch. All
+losses are smooth in the logits and use only operations that `torch.func` can differentiate twice and under vmap.
 """
 
 import inspect
@@ -20,29 +20,27 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `build` knows, besides users' own package.module:callable."""
+    """Return the names that `build` accepts, besides a user's package.module:callable."""
     return tuple(LOSSES)
 
 
 def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[..., Any]:
-    """Make a loss that gives one value per sample.
+    """Make a loss that returns one value per sample.
 
     Args:
-        name: one of `names()`, or package.module:callable, which is taken as it is.
-        class_counts: (C,) training samples of each class.
-        options: of the loss, such as tau=1.5; what it does not get has the default of the function that makes it.
+        name: one of `names()`, or package.module:callable, which is used unchanged.
+        class_counts: (C,) number of training samples of each class.
+        options: options of the loss, such as tau=1.5; others have the defaults of the function that makes it.
 
     Returns:
         A function of logits (B, C) and labels (B,) that returns (B,) values.
 
     Raises:
-        InputError: an unknown name or option, or a loss that needs training samples of every class where one has none.
+        InputError: an unknown name or option; or the loss needs training samples of every class, and a class has none.
     """
     if ":" in name:
         if options:
-            raise InputError(
-                f"{arg('loss', name)} is taken as it is, without options, got {', '.join(options)}: leave them out"
-            )
+            raise InputError(f"{arg('loss', name)} accepts no options, got {', '.join(options)}: leave them out")
         return own(name)
     if name not in LOSSES:
         near = nearest(name, LOSSES)
@@ -58,7 +56,7 @@ def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[...
 
 
 def own(name: str) -> Callable[..., Any]:
-    """Return a loss of the user by its name; with arguments, as in `mine:focal(gamma=2)`, what its maker returns."""
+    """Return a user's loss by its name; with arguments, as in `mine:focal(gamma=2)`, the result of calling it."""
     function, args, kwargs = resolve_call(name, "loss")
     if "(" not in name:
         return function
@@ -86,10 +84,10 @@ def plain() -> Loss:
 
 
 def focal(*, gamma: float = 2.0) -> Loss:
-    """Make the focal loss, which fades out samples that are classified well: -(1 - p_y)^gamma log p_y.
+    """Make the focal loss, which gives less weight to well-classified samples: -(1 - p_y)^gamma log p_y.
 
     Args:
-        gamma: at least 0; with 0 it is the cross-entropy. 2 is the authors' choice.
+        gamma: at least 0; with 0 the loss is the cross-entropy. The authors use 2.
 
     Returns:
         The loss of each sample.
@@ -111,16 +109,16 @@ def focal(*, gamma: float = 2.0) -> Loss:
 
 
 def ldam(class_counts: np.ndarray, *, max_margin: float = 0.5, scale: float = 30.0) -> Loss:
-    """Make the cross-entropy of cosine logits with a margin that rare classes get more of: CE(z - s m_y e_y, y).
+    """Make the cross-entropy of cosine logits with a margin that is larger for rare classes: CE(z - s m_y e_y, y).
 
-    m_c = max_margin * n_c^(-1/4) / max_k n_k^(-1/4): the rarest class has the margin max_margin. The logits are
-    those of `models.NormedLinear`, z = s cos, so margins are in units of the cosine. The authors' code multiplies by
-    s in the loss instead.
+    m_c = max_margin * n_c^(-1/4) / max_k n_k^(-1/4): the rarest class has the margin max_margin. The logits z = s cos
+    come from `models.NormedLinear`, so margins are in units of the cosine. The authors' code multiplies by s in the
+    loss instead.
 
     Args:
         class_counts: n, (C,).
         max_margin: in units of the cosine, at least 0.
-        scale: s, that of the cosine classifier.
+        scale: s, the scale of the cosine classifier.
 
     Returns:
         The loss of each sample.
@@ -144,18 +142,18 @@ def ldam(class_counts: np.ndarray, *, max_margin: float = 0.5, scale: float = 30
 def logit_adjusted(class_counts: np.ndarray, *, tau: float = 1.0) -> Loss:
     """Make the cross-entropy of logits that are shifted by the log prior: CE(z + tau log pi, y).
 
-    pi_c = n_c / N is the share of class c in the training data. The shift asks the logits of rare classes for a
-    margin, so that z itself estimates class-balanced scores.
+    pi_c = n_c / N is the frequency of class c in the training data. The shift requires a margin for the logits of rare
+    classes, so that z itself estimates class-balanced scores.
 
     Args:
         class_counts: n, (C,).
-        tau: at least 0; class-balanced scores are estimated with 1.
+        tau: at least 0; with 1, z estimates class-balanced scores.
 
     Returns:
         The loss of each sample.
 
     Raises:
-        InputError: a class has no training samples, its log prior is not finite; or tau is negative or not finite.
+        InputError: a class has no training samples, so its log prior is not finite; or tau is negative or not finite.
 
     Source: Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10.
     """
@@ -171,13 +169,15 @@ def logit_adjusted(class_counts: np.ndarray, *, tau: float = 1.0) -> Loss:
 def vector_scaling(class_counts: np.ndarray, *, gamma: float = 0.15, tau: float = 1.25) -> Loss:
     """Make the cross-entropy of logits that are scaled and shifted class by class: CE(Delta z + iota, y).
 
-    Delta_c = (n_c / n_max)^gamma and iota_c = tau log(n_c / N). The shift acts early; where the training data are
-    fitted perfectly, only the factors move the boundaries between classes. gamma = 0 leaves the logit adjustment.
+    Delta_c = (n_c / n_max)^gamma and iota_c = tau log(n_c / N). The shift has an effect early in training; when the
+    training data are fitted perfectly, only the factors move the boundaries between classes. With gamma = 0 the loss is
+    the logit adjustment.
 
     Args:
         class_counts: n, (C,).
-        gamma: at least 0. This default and tau's are those of long-tailed CIFAR-10 (n_max / n_min = 100) in the
-            paper's experiments; the authors tune both for each data set, and their code defaults to 0.3 and 1.
+        gamma: at least 0. The defaults of gamma and tau are the paper's values for long-tailed CIFAR-10
+            (n_max / n_min = 100); the authors tune both for each data set, and the defaults of their code are 0.3 and
+            1.
         tau: at least 0.
 
     Returns:
@@ -201,9 +201,9 @@ def vector_scaling(class_counts: np.ndarray, *, gamma: float = 0.15, tau: float 
 
 
 def balanced(class_counts: np.ndarray) -> Loss:
-    """Make the cross-entropy times w_y = N / (C n_y), so that every class weighs the same.
+    """Make the cross-entropy times w_y = N / (C n_y), so that all classes have the same total weight.
 
-    The mean over the long-tailed training set is then the mean over classes of their mean cross-entropy.
+    Its mean over the long-tailed training set is the mean over classes of their mean cross-entropy.
 
     Args:
         class_counts: n, (C,).
@@ -212,7 +212,7 @@ def balanced(class_counts: np.ndarray) -> Loss:
         The loss of each sample.
 
     Raises:
-        InputError: a class has no training samples; its weight is not finite.
+        InputError: a class has no training samples, so its weight is not finite.
 
     Source: Cui et al. 2019, "Class-balanced loss based on effective number of samples", the limit beta -> 1.
     """

@@ -1,8 +1,8 @@
-"""Networks under the parameter names of public checkpoints, and the logits among what a network returns.
+"""Networks with the parameter names of public checkpoints, and the logits in a network's output.
 
 The CIFAR networks have 6n + 2 layers and shortcuts without parameters (He et al. 2016, "Deep residual learning",
 section 4.2, option A), named so that the public weights of akamaster/pytorch_resnet_cifar10 and of the long-tailed
-literature fit; those of other repositories whose shortcuts are convolutions (option B) too. The ImageNet networks bear
+literature fit, as do those of other repositories with convolutions as shortcuts (option B). The ImageNet networks use
 torchvision's names.
 """
 
@@ -34,7 +34,7 @@ _SHOWN = 3  # names that a message lists of each kind
 class NormedLinear(nn.Module):
     """Cosine classifier: logit c is `scale` times the cosine between the features and column c of the weight.
 
-    The weight has the shape (features, classes), as in LDAM's checkpoints: transposed against `nn.Linear`.
+    The weight has the shape (features, classes), as in LDAM's checkpoints: transposed compared with `nn.Linear`.
     """
 
     def __init__(self, n_features: int, n_classes: int, scale: float = COSINE_SCALE):
@@ -48,7 +48,7 @@ class NormedLinear(nn.Module):
 
 
 class CifarBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut that subsamples and pads channels with zeros, or convolves where named."""
+    """Two 3x3 convolutions and a shortcut: subsampling and zero-padded channels or, if named, a convolution."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, shortcut: str | None = None):
         super().__init__()
@@ -74,7 +74,7 @@ class CifarBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Residual network for small images: three stages of `n_blocks` blocks, classifier `linear`."""
+    """Residual network for small images: three stages of `n_blocks` blocks, then the classifier `linear`."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class CifarResNet(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions; where sizes change, the shortcut is a 1x1 convolution (option B)."""
+    """1x1, 3x3 and 1x1 convolutions; if sizes change, the shortcut is a 1x1 convolution (option B)."""
 
     def __init__(self, n_in: int, n_inner: int, n_out: int, stride: int, groups: int):
         super().__init__()
@@ -133,7 +133,7 @@ class Bottleneck(nn.Module):
 
 
 class ImageNetResNet(nn.Module):
-    """Residual network of 3 + 4 + 6 + 3 bottlenecks for images of about 224 pixels, classifier `fc`.
+    """Residual network of 3 + 4 + 6 + 3 bottlenecks for images of about 224 pixels, then the classifier `fc`.
 
     Source: He et al. 2016, table 1; with groups, Xie et al. 2017, "Aggregated residual transformations", table 1.
     """
@@ -191,14 +191,15 @@ def names() -> tuple[str, ...]:
 
 
 def convolved_shortcut(name: str, state: Iterable[str]) -> str | None:
-    """Find out whether weights for a CIFAR network have convolutions in their shortcuts (option B).
+    """Determine whether weights for a CIFAR network have convolutions in their shortcuts (option B).
 
     Args:
-        name: of the network.
+        name: the network's name.
         state: names of the entries of its state_dict, with any prefix.
 
     Returns:
-        What blocks call the shortcut, as "downsample"; None for shortcuts without parameters and for other networks.
+        The blocks' name of the shortcut, such as "downsample"; None for shortcuts without parameters and for other
+        networks.
     """
     if not isinstance(network := NETWORKS.get(name), partial) or network.func is not CifarResNet:
         return None
@@ -215,30 +216,30 @@ def build(
     scale: float | None = None,
     shortcut: str | None = None,
 ) -> nn.Module:
-    """Make a network with random weights, drawn from torch's global generator.
+    """Make a network with random weights from torch's global generator.
 
     Args:
         name: one of `names()`; timm:NAME; hf:FOLDER, the configuration of a transformers model; or
-            package.module:callable, with arguments as in `mymodel:ResNet(width=16)`. Without positional arguments it is
-            told n_classes or num_classes where it has such a parameter.
+            package.module:callable, with arguments as in `mymodel:ResNet(width=16)`. If it is written without
+            positional arguments and has a parameter n_classes or num_classes, this gets the number of classes.
         n_classes: C, the number of logits.
-        in_channels: channels of the images; None for the network's own: 1 for small-resnet, 3 for the others. A
-            user's callable is not given it.
+        in_channels: channels of the images; None for the network's default: 1 for small-resnet, 3 for the others. It is
+            not passed to a user's callable.
         cosine: end with a `NormedLinear` instead of a linear layer.
-        scale: of the cosine classifier; None for `COSINE_SCALE`.
-        shortcut: of a CIFAR network: what blocks call a shortcut that is a convolution, see `convolved_shortcut`; None
-            for shortcuts without parameters.
+        scale: factor of the cosine classifier; None for `COSINE_SCALE`.
+        shortcut: for a CIFAR network with convolutions as shortcuts, the blocks' name of the shortcut, see
+            `convolved_shortcut`; None for shortcuts without parameters.
 
     Returns:
         The network, in training mode.
 
     Raises:
-        InputError: an unknown name, an option that does not fit, or a user's callable that makes no module.
+        InputError: an unknown name, an option that does not fit, or a user's callable that does not return a module.
     """
     if ":" in name:
         if cosine or scale is not None:
             raise InputError(
-                f"{arg('cosine', True)} is for the models {', '.join(names())}; {name} brings its own classifier"
+                f"{arg('cosine', True)} is for the models {', '.join(names())}; {name} has its own classifier"
             )
         return _own(name, n_classes)
     if name not in NETWORKS:
@@ -275,24 +276,24 @@ def _own(name: str, n_classes: int) -> nn.Module:
 
 
 def failures_named(inputs: Tree, remedy: str = "") -> AbstractContextManager[None]:
-    """Say in one line what the user's model or loss raises inside the block; `remedy` may end the line."""
+    """Raise errors of the user's model or loss inside the block as an error of one line, which ends with `remedy`."""
     return failures_of(lambda: f"the model or the loss fails on inputs of shape {trees.shown(inputs)}", remedy=remedy)
 
 
 def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> Tensor:
-    """Take the logits from what a model returned; only shapes are looked at, so this may be traced.
+    """Return the logits in a model's output; only shapes are used, so this can be traced.
 
     Args:
-        output: a tensor, or a tuple, list or mapping that holds one, such as (features, logits).
+        output: a tensor, or a tuple, list or mapping that contains one, such as (features, logits).
         n_classes: C.
-        logits_index: position of the logits in the tuple, list or mapping; None to take the only element that
-            is a floating tensor of shape (B, C).
+        logits_index: position of the logits in the tuple, list or mapping; None for the only element that is a floating
+            tensor of shape (B, C).
 
     Returns:
         The logits, (B, C).
 
     Raises:
-        InputError: no element fits, or several do and `logits_index` does not say which.
+        InputError: no element fits, or several fit and `logits_index` does not choose one.
     """
     if isinstance(output, Tensor):
         if logits_index is not None:
@@ -300,7 +301,7 @@ def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> T
         if not _are_logits(output, n_classes):
             raise InputError(
                 f"the model returned {_shape(output)}: expected logits (batch, {n_classes}), one for each class of the "
-                "data; where these lack the last classes, give the data set all names as its `classes`"
+                "data; if the data contain no samples of the last classes, set `classes` of the data set to all names"
             )
         return output
     elements = elements_of(output)
@@ -322,22 +323,22 @@ def logits_of(output: Any, n_classes: int, logits_index: int | None = None) -> T
 
 
 def elements_of(output: Any) -> list[Any] | None:
-    """Return what a tuple, list or mapping that a model returned holds; None for anything else."""
+    """Return the elements of a model's output if it is a tuple, list or mapping; None for anything else."""
     if isinstance(output, Mapping):
         return list(output.values())
     return list(output) if isinstance(output, tuple | list) else None
 
 
 def chosen(elements: Sequence[Any], fits: Callable[[Any], bool], index: int | None) -> tuple[Tensor | None, list[int]]:
-    """Choose a tensor among what a model returned.
+    """Choose a tensor among the elements of a model's output.
 
     Args:
-        elements: what it returned.
-        fits: says whether an element may be chosen.
-        index: position of the one that is meant; None for the only one that fits.
+        elements: the elements of the output.
+        fits: returns whether an element may be chosen.
+        index: position of the element; None for the only one that fits.
 
     Returns:
-        The tensor, None where the choice is not clear; and the positions of all that fit.
+        The tensor, None if the choice is not unique; and the positions of all elements that fit.
     """
     fitting = [i for i, element in enumerate(elements) if fits(element)]
     if index is None and len(fitting) == 1:

@@ -1,7 +1,7 @@
-"""What a model returns, and the numbers in it that the loss is a function of: a row z for each sample, and back.
+"""A model's output as a matrix with a row z for each sample, the numbers that the loss depends on; and back.
 
-Matrices are made of rows z (B, K), whatever the outputs are: logits of classes as they are, any other tensor laid out
-flat, several tensors side by side. A loss sees what the model returned.
+Curvature matrices use rows z (B, K) for any output: logits of classes unchanged, any other tensor flattened, several
+tensors concatenated. A loss receives the output as the model returned it.
 """
 
 import math
@@ -24,7 +24,7 @@ Run: TypeAlias = Callable[[Tree], Any]
 
 @dataclass(frozen=True)
 class Logits:
-    """The logits of classes, among whatever else is returned."""
+    """The logits of classes, possibly among other outputs."""
 
     n_classes: int
     index: int | None = None
@@ -40,17 +40,17 @@ class Logits:
         return self.read(run(inputs))
 
     def read(self, output: Any) -> Tensor:
-        """Return z, (B, K), of what a model returned; only shapes are looked at, so this may be traced."""
+        """Return z, (B, K), of a model's output; only shapes are used, so this can be traced."""
         return models.logits_of(output, self.n_classes, self.index)
 
     def restore(self, z: Tensor) -> Any:
-        """Return what the loss takes."""
+        """Return the outputs in the form that the loss accepts."""
         return z
 
 
 @dataclass(frozen=True)
 class One:
-    """One tensor (B, ...); its axis after the samples may differ from batch to batch, as lengths of sequences do."""
+    """One tensor (B, ...); its second axis may have another length in each batch, such as the length of sequences."""
 
     shape: tuple[int, ...]  # of a sample
     index: int | None = None
@@ -70,8 +70,8 @@ class One:
         found = main_tensor(output, self.index)
         if found.ndim != 1 + len(self.shape) or found.shape[2:] != self.shape[1:]:
             raise InputError(
-                f"the model returned {tuple(found.shape)}, and {self.shape} for a sample before: axes behind the "
-                "second must keep their length"
+                f"the model returned {tuple(found.shape)}, but {self.shape} for an earlier sample: all axes after the "
+                "second must have the same length for all samples"
             )
         return found.flatten(1) if self.shape else found[:, None]
 
@@ -84,7 +84,7 @@ class One:
 
 @dataclass(frozen=True)
 class Several:
-    """All floating-point tensors of a tuple, a dict or a `ModelOutput`; a loss sees None for what else is there."""
+    """All floating-point tensors of a tuple, a dict or a `ModelOutput`; a loss gets None for the other elements."""
 
     spec: TreeSpec
     shapes: tuple[tuple[int, ...] | None, ...]  # of a sample, None for what is left out
@@ -103,13 +103,13 @@ class Several:
         """See `Logits.read`."""
         found, spec = tree_flatten(output)
         if spec != self.spec:
-            raise InputError(f"the model returned {spec}, and {self.spec} for a sample before")
+            raise InputError(f"the model returned {spec}, but {self.spec} for an earlier sample")
         chosen = [(t, shape) for t, shape in zip(found, self.shapes, strict=True) if shape is not None]
         for t, shape in chosen:
             if tuple(t.shape[1:]) != shape:
                 raise InputError(
-                    f"the model returned {tuple(t.shape[1:])}, and {shape} for a sample before: of several tensors "
-                    "all must keep their shape"
+                    f"the model returned {tuple(t.shape[1:])}, but {shape} for an earlier sample: with several "
+                    "tensors, each must have the same shape for all samples"
                 )
         return torch.cat([t.reshape(len(t), -1) for t, _ in chosen], dim=1)
 
@@ -124,7 +124,7 @@ class Several:
 
 @dataclass(frozen=True)
 class OwnLoss:
-    """The loss that a model computes itself: a mean over what it is given, so it is given one sample at a time."""
+    """The loss that a model computes itself: a mean over its inputs, so it gets one sample at a time."""
 
     size: int = field(default=1, init=False)
     measurable: bool = field(default=False, init=False)
@@ -141,8 +141,8 @@ class OwnLoss:
             found = first if isinstance(first, Tensor) else None
         if found is None or found.numel() != 1:
             raise InputError(
-                f"the model returned no loss of its own ({_shown(output)}): it must return one number for a batch of "
-                f"one, alone, first in a tuple, or as `.loss`; or choose another {arg('loss')}"
+                f"the model did not return a loss ({_shown(output)}): for a batch of one sample it must return one "
+                f"number, alone, first in a tuple, or as `.loss`; or choose another {arg('loss')}"
             )
         return found.reshape(1, 1)
 
@@ -155,17 +155,17 @@ Outputs: TypeAlias = Logits | One | Several | OwnLoss
 
 
 def main_tensor(output: Any, index: int | None = None) -> Tensor:
-    """Return the tensor of outputs among what a model returned.
+    """Return the tensor of outputs in what a model returned.
 
     Args:
-        output: a tensor, or a tuple, list or mapping that holds one.
-        index: position of the tensor; None to take that which is called "logits", or the only one.
+        output: a tensor, or a tuple, list or mapping that contains one.
+        index: position of the tensor; None for the one called "logits", or the only one.
 
     Returns:
         The tensor.
 
     Raises:
-        InputError: there is none, or several and the index does not say which.
+        InputError: there is none, or there are several and the index does not choose one.
     """
     if isinstance(output, Tensor) and index is None:
         return output
@@ -180,11 +180,11 @@ def main_tensor(output: Any, index: int | None = None) -> Tensor:
 
 
 def whole(output: Any, n: int) -> Outputs:
-    """Return how all of what a model returned is laid out, for a loss of the user that takes it as it is.
+    """Return the layout of a model's whole output, for a user's loss that accepts it unchanged.
 
     Args:
-        output: of a batch.
-        n: samples of the batch.
+        output: the output for a batch.
+        n: number of samples in the batch.
 
     Returns:
         The layout.
@@ -205,7 +205,7 @@ def whole(output: Any, n: int) -> Outputs:
 
 
 def main(output: Any, n: int, index: int | None) -> Outputs:
-    """Return how the tensor of outputs is laid out, for the losses that have a name.
+    """Return the layout of the tensor of outputs, for the losses that have a name.
 
     Args:
         output: of a batch.
@@ -216,7 +216,7 @@ def main(output: Any, n: int, index: int | None) -> Outputs:
         The layout.
 
     Raises:
-        InputError: there is no such tensor, or it has not a row for each sample.
+        InputError: there is no such tensor, or it does not have a row for each sample.
     """
     return One(_of_sample(main_tensor(output, index), n), index)
 

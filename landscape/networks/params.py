@@ -1,4 +1,4 @@
-"""The layout of the parameters: a flat vector of length D and the named tensors that it is made of."""
+"""The layout of the parameters: a flat vector of length D and the named tensors that form it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Layout:
 
     @property
     def layers(self) -> dict[str, list[str]]:
-        """Names of the tensors of each module that holds some; a tensor that the model itself holds stands alone."""
+        """Names of the tensors of each module that has some; a tensor of the model itself forms its own group."""
         found: dict[str, list[str]] = {}
         for name in self.names:
             found.setdefault(name.rpartition(".")[0] or name, []).append(name)
@@ -46,18 +46,18 @@ class Layout:
 
 
 def layout(model: nn.Module, globs: str | None = None) -> Layout:
-    """Choose the parameters that vary: all trainable ones, or those whose names fit a glob.
+    """Choose the parameters that vary: all trainable ones, or those with names that match a glob.
 
     Args:
         model: the network.
-        globs: patterns separated by commas, as in "layer3.*,fc.weight". A pattern that names a module takes all
-            of its parameters: "encoder" is "encoder.*". None takes every parameter that requires a gradient.
+        globs: patterns separated by commas, as in "layer3.*,fc.weight". The name of a module stands for all of its
+            parameters: "encoder" is "encoder.*". None chooses every parameter that requires a gradient.
 
     Returns:
         The layout, in the order of `model.named_parameters()`, each shared tensor once.
 
     Raises:
-        InputError: a pattern fits no trainable parameter, or the model has none.
+        InputError: a pattern matches no trainable parameter, or the model has none.
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:

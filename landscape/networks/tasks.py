@@ -1,8 +1,8 @@
-"""Tasks: what is measured of a model's outputs where nothing else is said.
+"""Tasks: defaults for the loss and for other measures of a model's outputs.
 
 The contract is one line: *a loss is a function of (the model's output, the target) with one value per sample*. A task
-is a choice of defaults around it: the loss, the distribution whose likelihood the loss is, whether a sample has one
-class, and what else is printed. A new task is one more entry of `TASKS`.
+defines defaults: the loss, the distribution of which it is the negative log-likelihood, whether a sample has one class,
+and which other measures are printed. A new task is one more entry of `TASKS`.
 
 A sample of several tokens or pixels has the mean over its own: every sample counts alike, however long it is. Tokens
 with the target -100 are left out; a sample that has no others has loss 0.
@@ -31,7 +31,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Measured:
-    """A measure of how well a part of the data is predicted, and what is summed for it."""
+    """A measure of how well a part of the data is predicted, and the sums that it is computed from."""
 
     measure: Measure
     sums: Callable[[Tensor, Tree], Tensor]  # (outputs, targets) -> (B, 2), what is added up and the number of units
@@ -85,11 +85,11 @@ def binary_cross_entropy(outputs: Tensor, targets: Tree) -> Tensor:
 
 
 def tokens(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of tokens, mean over the tokens of a sample that are not ignored.
+    """Cross-entropy of tokens: the mean over those tokens of a sample that are not ignored.
 
     Args:
         outputs: logits, (B, ..., C).
-        targets: classes, (B, ...) integers, `IGNORED` for what does not count.
+        targets: classes, (B, ...) integers, `IGNORED` for tokens that do not count.
 
     Returns:
         (B,), in nats.
@@ -102,12 +102,12 @@ def tokens(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def pixels(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Do the same as `tokens` for logits (B, C, ...), classes along the second axis, as convolutions leave them."""
+    """Do the same as `tokens` for logits (B, C, ...) with classes along the second axis, as from convolutions."""
     return tokens(outputs.movedim(1, -1), targets)
 
 
 def next_tokens(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Do the same as `tokens` for language models: the outputs at a token predict the one after it."""
+    """Do the same as `tokens` for language models: the outputs at a token predict the next token."""
     return tokens(outputs[:, :-1], targets[:, 1:])
 
 
@@ -270,5 +270,5 @@ def loss_names() -> tuple[str, ...]:
 
 
 def of_loss(name: str) -> Task | None:
-    """Return the task whose loss has a name; None where it is for classes or of the user."""
+    """Return the task of a named loss; None if the loss is for classes or the user's."""
     return next((task for task in TASKS.values() if task.values is not None and task.loss == name), None)

@@ -1,4 +1,4 @@
-"""Weights of any origin into a model: names are matched one by one, and what does not fit is explained, not skipped."""
+"""Loads weights of any origin into a model: names are matched one by one; mismatches are explained, not skipped."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ _WRAPPER = re.compile(r"(?<=\.)(?:module|_orig_mod)\.")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was done to names and values of a checkpoint so that it fitted."""
+    """How names and values of a checkpoint were changed to fit the model."""
 
     prefix: str  # stripped from every name, such as "module."
     notes: tuple[str, ...]  # sentences for the provenance
@@ -28,21 +28,21 @@ class LoadReport:
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, key: str = "") -> LoadReport:
     """Copy weights into a model, all of them or none.
 
-    Names must match one by one, with six allowances. Leading components that all names share ("module.",
-    "_orig_mod.") are stripped if more names match without; these two go in the middle of names as well. A classifier
-    of another name ("fc" against "linear") is taken if it is all that is left over on both sides. The classifier of a
-    linear layer without bias is transposed for a `NormedLinear`; the reverse is refused, since a linear layer would
-    not normalise. A tensor that the model holds under two names may be there under one, as safetensors writes it.
-    `num_batches_tracked` may be missing: only training with cumulative averages reads it. Counters that programs leave
+    Names must match one by one, with six exceptions. Leading components common to all names ("module.", "_orig_mod.")
+    are removed if more names then match; these two are also removed in the middle of names. A classifier with another
+    name ("fc" instead of "linear") is accepted if it is the only remaining layer on both sides. The weight of a linear
+    classifier without bias is transposed for a `NormedLinear`; the reverse is refused, because a linear layer would not
+    normalise. A tensor that has two names in the model may have one in the checkpoint, as safetensors writes it.
+    `num_batches_tracked` may be missing: only training with cumulative averages reads it. Counters that programs store
     among the weights, such as `n_averaged` of an averaged model, are ignored.
 
     Args:
-        model: the network; its parameters keep their type and device.
+        model: the network; its parameters keep their dtype and device.
         state: name -> tensor.
-        key: where in its file they were, for messages.
+        key: the position of the weights in their file, for messages.
 
     Returns:
-        The prefix that was stripped, and what else was done.
+        The prefix that was removed, and the other changes.
 
     Raises:
         InputError: names or shapes do not match; the model is left as it was.
@@ -182,7 +182,7 @@ def _cause(
     part, count = below.most_common(1)[0] if below else ("", 0)
     if count > sum(n in own for n in given):
         return (
-            f"{count} of the model's {len(own)} entries stand under {part!r}: pass "
+            f"{count} of the model's {len(own)} entries are under {part!r}: pass "
             f"{arg('ckpt_key', f'{where}{part}'.removesuffix('.'))}"
         )
     shortcuts = re.compile(r"\.(downsample|shortcut)\.")
@@ -200,7 +200,7 @@ def _cause(
     first = next((n for n, t in own.items() if t.ndim == 4 and n in given and given[n].ndim == 4), None)
     if first is not None and given[first].shape[1] != own[first].shape[1]:
         return (
-            f"{first} takes {given[first].shape[1]} channels in the checkpoint, the data set has "
+            f"{first} has {given[first].shape[1]} input channels in the checkpoint, the data set has "
             f"{own[first].shape[1]}: is this the right {arg('dataset')}?"
         )
     return _cause_in_head(given, head) or f"is this the right {arg('model')}?"
@@ -221,7 +221,7 @@ def _cause_in_head(given: Mapping[str, Tensor], head: _Head | None) -> str:
     if not head.cosine and not has_bias and (as_linear or as_cosine):
         return f"its last layer has no bias and looks like a cosine classifier: pass {arg('cosine', True)}"
     if not as_linear and not as_cosine:
-        return f"its last layer takes other features than the model's: is this the right {arg('model')}?"
+        return f"its last layer has another number of features than the model's: is this the right {arg('model')}?"
     n_classes = weight.shape[1 if as_cosine and not as_linear else 0]
     if n_classes == head.n_classes:
         return ""
@@ -239,6 +239,6 @@ def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     result = tensor.to(dtype)
     n_bad = int((~torch.isfinite(result)).sum())
     if n_bad:
-        why = f"do not fit {dtype}" if torch.isfinite(tensor).all() else "are not finite: did the training diverge?"
+        why = f"overflow in {dtype}" if torch.isfinite(tensor).all() else "are not finite: did the training diverge?"
         raise NumericalError(f"{n_bad} of the {tensor.numel()} values of {name} {why}")
     return result

@@ -289,7 +289,7 @@ def test_weights_in_tuples_and_lists_are_found_and_can_be_named(saved):
 
 
 def test_a_folder_says_what_it_is(tmp_path):
-    assert "is a folder: ckpt takes a file in it" in refusal(tmp_path)
+    assert "is a folder: set ckpt to a file in it" in refusal(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "epoch=3.ckpt").touch()
     assert "such as " in refusal(tmp_path)
@@ -312,7 +312,7 @@ def test_torchscript_is_read_if_it_is_trusted(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(model, torch.zeros(1, 2)).save(tmp_path / "scripted.pt")
-    assert "TorchScript archive, which holds code" in refusal(tmp_path / "scripted.pt")
+    assert "TorchScript archive, which contains code" in refusal(tmp_path / "scripted.pt")
     assert_same(checkpoints.read(tmp_path / "scripted.pt", trust_pickle=True).state, model.state_dict())
 
 
@@ -322,7 +322,7 @@ def test_safetensors_are_read(tmp_path):
     assert_same(checkpoints.read(path).state, prefixed("model."))
     assert_same(checkpoints.read(path, key="model").state, STATE)
     path.write_bytes(path.read_bytes()[:-3])
-    assert "cut short, damaged or no safetensors file" in refusal(path)
+    assert "truncated, damaged or not a safetensors file" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -333,11 +333,11 @@ def test_safetensors_are_read(tmp_path):
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "is a result file (HDF5), not a checkpoint"),
         (
             b"<!DOCTYPE html>\n<html>",
-            "is no checkpoint: torch.save and safetensors begin otherwise than b'<!DOCTYPE ht'",
+            "is not a checkpoint: no file of torch.save or safetensors begins with b'<!DOCTYPE ht'",
         ),
-        (np.random.default_rng(0).bytes(500), "is no checkpoint"),
-        (pickle.dumps({"w": 1}), "is no checkpoint"),
-        (b"PK\x03\x04" + bytes(100), "is cut short or damaged"),
+        (np.random.default_rng(0).bytes(500), "is not a checkpoint"),
+        (pickle.dumps({"w": 1}), "is not a checkpoint"),
+        (b"PK\x03\x04" + bytes(100), "is truncated or damaged"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused_for_what_it_is(content, message, tmp_path):
@@ -358,7 +358,7 @@ def test_a_file_that_was_cut_off_is_damaged(share, trust, saved):
     path = saved({"state_dict": {"w": torch.zeros(1000)}})
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    assert "is cut short or damaged" in refusal(path, trust_pickle=trust)
+    assert "is truncated or damaged" in refusal(path, trust_pickle=trust)
 
 
 def test_missing_files_and_folders_are_named(tmp_path):

@@ -223,7 +223,7 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"loss": "bcl", "loss_options": "hidden=1.5"}, "hidden of loss='bcl' must be a whole number, got 1.5"),
         ({"sharpness": "sam", "gkp": True, "pull_at": "perturbed"}, "pull_at='perturbed' needs sharpness='gsa' and"),
         ({"loss": "bcl", "loss_options": "temperature=0"}, "temperature of loss='bcl' must be finite and positive"),
-        ({"loss": "my:loss", "loss_options": "t=1"}, "loss='my:loss' is taken as it is, without options, got t"),
+        ({"loss": "my:loss", "loss_options": "t=1"}, "loss='my:loss' accepts no options, got t"),
         ({"validation": 1.0}, "validation must be at least 0 and below 1, got 1.0"),
     ],
 )
