@@ -131,7 +131,7 @@ def test_a_configuration_that_asks_for_code_or_another_class_is_refused(here):
     for architectures in (["Trainer"], ["Absent"], ["A", "B"], None):
         with open("folder/config.json", "w") as file:
             json.dump({"architectures": architectures, "auto_map": {"AutoModel": "evil.Model"}}, file)
-        with pytest.raises(InputError, match=r"code in the folder is not run|no single architecture"):
+        with pytest.raises(InputError, match=r"code in the folder is not run|not name exactly one architecture"):
             ls.load_objective("folder", dataset=DOCUMENTS, task="next-token")
 
 
