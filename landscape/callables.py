@@ -1,4 +1,4 @@
-"""Callables of users: how they are named, what is said where they fail; and functions that check what they are given.
+"""Callables of users: their names and the errors if they fail; and functions that check their arguments.
 
 A notebook gives what its user typed: `steps="40"` shall fail at once and by name, not deep inside. The annotations
 of a function are the one place that says what an argument may be; editors, type checkers and `checked` read them.
@@ -37,21 +37,22 @@ _WORDS: dict[Any, str] = {
 def failures_of(
     what: Callable[[], str], refused: type[LandscapeError] = InputError, remedy: str = ""
 ) -> Generator[None, None, None]:
-    """Say in one line what a user's own code raises inside the block; the traceback stays attached.
+    """Raise errors of a user's code inside the block as an error of one line; the traceback stays attached.
 
-    Messages of the toolkit pass as they are, and so do errors of memory, after which the caller may try less at a time.
+    Errors of this package and errors of memory are passed on unchanged; after the latter, the caller may use smaller
+    batches.
 
     Args:
-        what: returns what runs there, such as "the model"; called after a failure only.
-        refused: the kind of error that it becomes.
+        what: returns the name of the code, such as "the model"; called only after a failure.
+        refused: the type of the new error.
         remedy: the end of the line.
 
     Yields:
         Nothing.
 
     Raises:
-        LandscapeError: of the kind `refused`.
-        MemoryError: the block's own.
+        LandscapeError: of the type `refused`.
+        MemoryError: raised in the block.
     """
     try:
         yield
@@ -67,14 +68,14 @@ def resolve(spec: str, what: str) -> Callable[..., Any]:
     """Import a callable by its name; modules in the current folder are found too.
 
     Args:
-        spec: "package.module:callable"; the part behind the colon may have dots.
+        spec: "package.module:callable"; the part after the colon may have dots.
         what: the argument that the name stands for, such as "model", for messages.
 
     Returns:
         The callable.
 
     Raises:
-        InputError: the text is no such name, the module cannot be imported, or what it names is not a callable.
+        InputError: the text is not such a name, the module cannot be imported, or the object is not a callable.
     """
     module_name, _, path = spec.partition(":")
     if not all(word.isidentifier() for text in (module_name, path) for word in text.split(".")):
@@ -94,7 +95,7 @@ def resolve(spec: str, what: str) -> Callable[..., Any]:
 
 
 def resolve_call(spec: str, what: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Import a callable by its name, with the arguments that may stand behind it; nothing of the text is run.
+    """Import a callable by its name, which may be followed by arguments; the text is not evaluated as code.
 
     Args:
         spec: "package.module:callable" or "package.module:callable(3, width=16)"; arguments are plain Python values:
@@ -105,7 +106,7 @@ def resolve_call(spec: str, what: str) -> tuple[Callable[..., Any], tuple[Any, .
         The callable, and positional and named arguments for it.
 
     Raises:
-        InputError: as for `resolve`, or an argument is no plain value.
+        InputError: as for `resolve`, or an argument is not a plain value.
     """
     name, bracket, _ = spec.partition("(")
     if not bracket:
@@ -117,7 +118,7 @@ def resolve_call(spec: str, what: str) -> tuple[Callable[..., Any], tuple[Any, .
 def arguments(spec: str, what: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Read the arguments of a call in a text; see `resolve_call`."""
     refused = InputError(
-        f"{arg(what, spec)}: what stands in the brackets must be plain values, as in mymodel:ResNet(18, width=16)"
+        f"{arg(what, spec)}: arguments in parentheses must be plain values, as in mymodel:ResNet(18, width=16)"
     )
     try:
         call = ast.parse(f"f{spec[spec.index('(') :]}", mode="eval").body
@@ -133,13 +134,13 @@ def arguments(spec: str, what: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a public function check the types of its arguments by its annotations, before it begins.
+    """Make a public function check the types of its arguments by its annotations before it begins.
 
     Args:
-        function: any; of its annotations classes, `Literal`, unions, and the outer type of collections are checked.
+        function: any function; the check covers classes, `Literal`, unions, and the outer type of collections.
 
     Returns:
-        The function, which raises InputError for an argument of another type and names it.
+        The function; it raises InputError for an argument of another type and names the argument.
     """
     signature = inspect.signature(function)
     hints: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""What can go wrong for a user, in five kinds; each message names cause, value and remedy in one line.
+"""Errors that a user can meet, in five kinds; each message names cause, value and remedy in one line.
 
-The command line turns a `LandscapeError` into one line on stderr and exit code 2. Any other exception is a
-fault of this package and is reported as such.
+The command line prints a `LandscapeError` as one line on stderr and exits with code 2. Any other exception is an error
+of this package and is reported as such.
 
 A message names an argument by `arg`: who calls a function reads `steps=0`, who types a command reads `--steps 0`. The
 command line says once, by `named_by`, how its options are written; nobody else asks who is reading.
@@ -25,7 +25,7 @@ _LONGEST = 1500  # letters of a message
 
 
 class LandscapeError(Exception):
-    """An error whose message is meant for the user, complete in one line; a name of thousands of letters is cut."""
+    """An error with a message for the user, complete in one line; very long names are shortened."""
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -53,7 +53,7 @@ class RankError(LandscapeError):
 
 
 def is_of_memory(error: BaseException | None) -> bool:
-    """Say whether an error of any allocator, or one that it is the cause of, means that memory has run out."""
+    """Say whether an error, or its cause, is an allocator's error that memory has run out."""
     if error is None:
         return False
     names = {kind.__name__ for kind in type(error).__mro__}  # PyTorch's by its name: it may not have been imported
@@ -62,17 +62,17 @@ def is_of_memory(error: BaseException | None) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the kind and the words of an error of other code, on one line of at most some 200 letters."""
+    """Return type and message of another package's error, on one line of at most about 200 characters."""
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:200]}{'...' if len(words) > 200 else ''}".removesuffix(": ")
 
 
 def arg(name: str, *value: object) -> str:
-    """Name an argument as the reader of a message gave it.
+    """Name an argument as the user wrote it: as an argument of a function or as an option of a command.
 
     Args:
         name: the argument's name in the library.
-        value: its value, if that is to be named too.
+        value: its value, if the text should include it.
 
     Returns:
         `steps` or `steps=0`; on the command line `--steps` or `--steps 0`.
@@ -84,24 +84,24 @@ def arg(name: str, *value: object) -> str:
 
 
 def said(library: str, command_line: str) -> str:
-    """Choose between two wordings, for what has no name in common.
+    """Choose between the wordings for the library and for the command line, if the names differ.
 
     Args:
-        library: what a caller of functions reads, such as "surface()".
-        command_line: what a user of commands reads, such as "--kind contour".
+        library: the text for a caller of functions, such as "surface()".
+        command_line: the text for a user of commands, such as "--kind contour".
 
     Returns:
-        One of the two.
+        One of the two texts.
     """
     return library if _naming.get() is None else command_line
 
 
 @contextmanager
 def named_by(naming: Naming) -> Generator[None, None, None]:
-    """Let `arg` name arguments by another rule, as long as the block runs.
+    """Let `arg` name arguments by another rule within the block.
 
     Args:
-        naming: called as `arg` is.
+        naming: a function with the arguments of `arg`.
 
     Yields:
         Nothing.
@@ -114,10 +114,10 @@ def named_by(naming: Naming) -> Generator[None, None, None]:
 
 
 def literal(value: Any) -> str:
-    """Write a value as one would in Python.
+    """Write a value as in Python code.
 
     Args:
-        value: any value; an array's number is written as a plain one, a callable by its name.
+        value: any value; a NumPy number is written as a plain number, a callable by its name.
 
     Returns:
         Its text.
@@ -130,15 +130,15 @@ def literal(value: Any) -> str:
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse a value that is none of an argument's choices.
+    """Refuse a value that is not among an argument's choices.
 
     Args:
         name: the argument's name.
-        value: what was given.
-        choices: the valid ones.
+        value: the given value.
+        choices: the valid values.
 
     Raises:
-        InputError: the value is not there; the message suggests the choice that is nearest in its letters.
+        InputError: the value is not among them; the message suggests the most similar choice.
     """
     known = list(choices)
     if value not in known:
@@ -149,15 +149,15 @@ def position(name: object, known: Sequence[object], what: str = "part") -> int:
     """Return the position of a name in a list of names.
 
     Args:
-        name: what was given.
+        name: the given name.
         known: the names.
-        what: what they are names of.
+        what: the kind of thing that has these names.
 
     Returns:
         Its position.
 
     Raises:
-        InputError: it is none of them; the message suggests the one that is nearest in its letters.
+        InputError: the name is not among them; the message suggests the most similar one.
     """
     if name not in known:
         shown = ", ".join(map(str, known[:_SHOWN])) + (", ..." if len(known) > _SHOWN else "")
@@ -169,11 +169,11 @@ def nearest(word: object, known: Iterable[str]) -> str:
     """Suggest a name for one that does not exist.
 
     Args:
-        word: what was given.
-        known: the names that there are.
+        word: the given name.
+        known: the existing names.
 
     Returns:
-        "did you mean hessian? ", or nothing where no name is near.
+        "did you mean hessian? ", or an empty text if no name is similar.
     """
     found = difflib.get_close_matches(str(word), list(known), n=1)
     return f"did you mean {found[0]}? " if found else ""

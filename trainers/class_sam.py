@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation class by class, as GSA's peers have it: Focal-SAM, ImbSAM and CC-SAM.
+"""Class-dependent sharpness-aware minimisation, to compare GSA with: Focal-SAM, ImbSAM and CC-SAM.
 
 With l_i the loss of sample i of class y_i, and a weight c_y of each class, Focal-SAM and ImbSAM descend along
 
@@ -9,13 +9,13 @@ With l_i the loss of sample i of class y_i, and a weight c_y of each class, Foca
     ImbSAM:     c_y = 1 for classes of at most eta samples, else 0        Zhou et al. 2023, "ImbSAM", section 3
 
 CC-SAM (Zhou et al. 2023, "Class-conditional sharpness-aware minimization for deep long-tailed recognition") perturbs
-the classifier alone, each class by the gradient of its own mean loss, with the radius of equations 13 and 14 of the
-paper that `gsa` follows; of d entries in all, t being each of its tensors:
+only the classifier, for each class by the gradient of its own mean loss, with the radius of equations 13 and 14 of the
+paper that `gsa` follows. With d the classifier's number of entries and t each of its tensors:
 
     eps_{c,t} = Z sqrt(d) (||t|| / (2 ||g_{c,t}||))^(1/2) d^(-1/4) (n_c - 1)^(-1/4) g_{c,t} / ||g_{c,t}||
     loss of a sample of class c:  (1 - f) l(theta) + f l(theta + eps_c)
 
-Its second stage, in which the classifier is trained anew on balanced classes, is not here.
+Its second stage, which trains the classifier again on balanced classes, is not implemented.
 """
 
 from collections.abc import Callable, Iterable
@@ -37,7 +37,7 @@ def focal_weights(class_counts: np.ndarray, strength: float, gamma: float) -> Te
     Args:
         class_counts: n, (C,).
         strength: lambda, from 0 to 1.
-        gamma: at least 0; 0 weighs all classes alike, which with lambda 1 is SAM.
+        gamma: at least 0; with 0 all classes have the same weight, which with lambda = 1 is SAM.
 
     Returns:
         c, (C,) float64.
@@ -52,12 +52,12 @@ def focal_weights(class_counts: np.ndarray, strength: float, gamma: float) -> Te
 
 
 def tail_weights(class_counts: np.ndarray, most: int) -> Tensor:
-    """Return the class weights of ImbSAM: 1 for classes of at most so many samples, 0 for all others, (C,) float64."""
+    """Return the class weights of ImbSAM: 1 for classes of at most `most` samples, 0 for all others, (C,) float64."""
     return torch.from_numpy((np.asarray(class_counts) <= most).astype(np.float64))
 
 
 class ClassSAM(SAM):
-    """SAM whose sharpness counts by class.
+    """SAM with a weight for the sharpness of each class.
 
     weights = focal_weights(counts, 0.5, 3.0)
     optimizer = ClassSAM(model.parameters(), torch.optim.SGD, weights=weights, rho=0.2, model=model, lr=0.1)
@@ -80,24 +80,24 @@ class ClassSAM(SAM):
         """Wrap an optimizer.
 
         Args:
-            params: parameters, or groups of them.
+            params: parameters, or groups of parameters.
             base: the optimizer's class.
             weights: c, (C,).
             rho: length of the perturbation.
             adaptive: scale the perturbation of each parameter by its size.
-            model: whose batch norm counts the first pass only.
+            model: the model; its batch norm updates the running statistics only in the first pass.
             reduce: adds a tensor up over all ranks, in place.
-            options: of the base optimizer.
+            options: options of the base optimizer.
         """
         super().__init__(params, base, rho=rho, adaptive=adaptive, model=model, reduce=reduce, **options)
         self._weights = weights.to(trainable(self.param_groups)[0])
 
     def gradients(self, losses: Losses, labels: Tensor | None = None) -> Tensor:
-        """Leave the gradient of a step in the parameters' `.grad`; the parameters stay where they are.
+        """Write the gradient of a step into the parameters' `.grad`, without changing the parameters.
 
         Args:
             losses: runs the model on the batch; called twice.
-            labels: of the batch, (B,).
+            labels: labels of the batch, (B,).
 
         Returns:
             The losses of the first pass, (B,), without a graph.
@@ -144,15 +144,15 @@ def class_conditional(
     Args:
         criterion: (logits (B, C), labels (B,)) -> (B,).
         classifier: features (B, F) -> logits (B, C).
-        features: of the batch, (B, F), with their graph.
-        labels: (B,), on the CPU no GPU has to be waited for.
-        values: the criterion's at the classifier as it is, with their graph.
+        features: features of the batch, (B, F), with their graph.
+        labels: (B,); on the CPU they need no wait for a GPU.
+        values: the criterion's values at the unperturbed classifier, with their graph.
         class_counts: n, (C,) training samples, on the CPU.
         scale: Z.
-        share: f, the part of the perturbed loss.
+        share: f, the weight of the perturbed loss.
 
     Returns:
-        (1 - f) l + f l at the classifier perturbed for the sample's class.
+        (1 - f) l + f l', with l' the loss at the classifier perturbed for the sample's class.
     """
     named = dict(classifier.named_parameters())
     d = sum(p.numel() for p in named.values())

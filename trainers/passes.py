@@ -1,4 +1,4 @@
-"""What steps with several passes over one batch share: gradients as vectors, moved parameters, batch norm.
+"""Common functions for steps with several passes over one batch: gradients as vectors, moved parameters, batch norm.
 
 The contract of every optimizer here: `losses() -> (B,)` runs the model on the batch and returns one loss for each
 sample, without a backward pass. It is called once for each forward pass that the method needs.
@@ -33,8 +33,8 @@ def gradient(losses: Tensor, weights: Tensor, parameters: Sequence[Tensor], *, k
     Args:
         losses: (B,), with their graph.
         weights: (B,).
-        parameters: of D entries together.
-        keep: the graph, for another call.
+        parameters: tensors with D entries in total.
+        keep: keep the graph for another call.
 
     Returns:
         (D,); zero for parameters that the losses do not depend on.
@@ -66,7 +66,7 @@ def put(vector: Tensor, parameters: Sequence[Tensor]) -> None:
 
 
 def hand_over(vector: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Make the entries of a vector (D,) the parameters' gradients, where an optimizer looks for them."""
+    """Write the entries of a vector (D,) into the parameters' `.grad`, which an optimizer reads."""
     pieces = torch.split(vector, [p.numel() for p in parameters])
     for piece, p in zip(pieces, parameters, strict=True):
         p.grad = piece.view_as(p)
@@ -74,12 +74,12 @@ def hand_over(vector: Tensor, parameters: Sequence[Tensor]) -> None:
 
 @contextmanager
 def moved(parameters: Sequence[Tensor], theta: Tensor, by: Tensor) -> Generator[None, None, None]:
-    """Move parameters inside the block; afterwards they are what they were, bit for bit.
+    """Move parameters inside the block; afterwards they have their old values, bitwise.
 
     Args:
-        parameters: of D entries together.
+        parameters: tensors with D entries in total.
         theta: their values, (D,).
-        by: what is added, (D,).
+        by: the vector to add, (D,).
 
     Yields:
         Nothing.
@@ -92,7 +92,7 @@ def moved(parameters: Sequence[Tensor], theta: Tensor, by: Tensor) -> Generator[
 
 
 def full_precision(place: torch.device) -> torch.autocast:
-    """Return a block in which products of weights and gradients keep their dtype, whatever a caller's autocast says."""
+    """Return a context in which products of weights and gradients keep their dtype, despite a caller's autocast."""
     return torch.autocast(place.type, enabled=False)
 
 

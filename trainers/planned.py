@@ -1,4 +1,4 @@
-"""What a training would take, from a few timed steps; see `landscape.autodiff.costs`."""
+"""The costs of a training, estimated from a few timed steps; see `landscape.autodiff.costs`."""
 
 import io
 from collections.abc import Callable
@@ -27,14 +27,14 @@ from trainers.settled import BATCH, BATCHES, settled_statistics
 def plan(
     recipe: Recipe, data: Data, model: nn.Module, device: torch.device, *, epoch: int = 0, workers: int = 0
 ) -> Known:
-    """Return what a training takes: steps, measurements and files.
+    """Return the plan of a training: its steps, measurements and files.
 
     Args:
-        recipe: what to do.
-        data: on the device.
-        model: which is left as it is.
-        device: where.
-        epoch: epochs that are done.
+        recipe: the settings of the training.
+        data: the data, on the device.
+        model: the model; it is not changed.
+        device: the device.
+        epoch: number of finished epochs.
         workers: processes that read images from files.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A function of (state, batch, ...) as a graph of tensor operations, divided by what each operation depends on.
+"""A function of (state, batch, ...) as a graph of tensor operations, divided by the arguments that each depends on.
 
 The graph is traced once at a prime batch size; integers in it that are multiples of that prime stand for the batch size
 and follow the actual one. Meanwhile batch norm in eval mode is folded into the convolution or linear map before it. It
@@ -33,15 +33,16 @@ class NotTraceableError(Exception):
 def trace(
     function: Callable[..., Any], state: tuple[Tensor, ...], batch: tuple[Tree, ...], *rest: Any
 ) -> fx.GraphModule:
-    """Bring a function into a graph that fits batches of any size.
+    """Convert a function into a graph that accepts batches of any size.
 
-    Images are laid out as convolutions like it, by the graph itself, unless the function needs them as they are.
+    The graph converts images to the memory format that is fastest for convolutions, unless the function needs them
+    unchanged.
 
     Args:
-        function: takes the state, what the batch holds, and the rest.
+        function: a function of the state, the elements of the batch, and the rest.
         state: tensors that do not depend on the batch.
         batch: an example with at least one sample, inputs first; each of any structure, see trees.py.
-        rest: further arguments, none of which knows the batch size.
+        rest: further arguments, independent of the batch size.
 
     Returns:
         The graph; its placeholders are the tensors among its arguments, in order.
@@ -70,10 +71,10 @@ def trace(
 
 
 def graph_of(function: Callable[..., Any], *example: Any) -> fx.GraphModule:
-    """Record the operations that torch executes.
+    """Record the operations that torch executes in a function.
 
     Args:
-        function: of tensors, in tuples and lists too.
+        function: a function of tensors, or tuples and lists of tensors.
         example: its arguments.
 
     Returns:
@@ -86,7 +87,7 @@ def graph_of(function: Callable[..., Any], *example: Any) -> fx.GraphModule:
 
 
 class _Described(TorchFunctionMode):
-    """Describes each result by a tensor on the meta device, which has its shape and type and no memory.
+    """Represents each result by a tensor on the meta device, which has shape and dtype but no memory.
 
     make_fx would use fake tensors, which know devices and aliases too: nothing here asks for these, and they take half
     of the time of a trace.
@@ -122,16 +123,16 @@ def _graph(function: Callable[..., Any], example: tuple[Any, ...]) -> fx.GraphMo
 
 
 def stages(traced: fx.GraphModule, groups: Sequence[int]) -> list[fx.GraphModule]:
-    """Divide a graph by what its operations depend on.
+    """Divide a graph by the arguments that its operations depend on.
 
     Args:
         traced: the graph.
-        groups: numbers of placeholders: of the state, then of each later stage.
+        groups: numbers of placeholders: those of the state, then those of each later stage.
 
     Returns:
-        A graph for each stage, whose arguments are all values that earlier stages leave for later ones, stage after
-        stage, and then its own placeholders; its results are what it leaves for later stages, or for the last one
-        the graph's own.
+        A graph for each stage. Its arguments are all values that earlier stages pass to later ones, stage after stage,
+        and then its own placeholders; its results are the values that it passes to later stages, or, for the last
+        stage, the results of the whole graph.
     """
     nodes = list(traced.graph.nodes)
     placeholders = [n for n in nodes if n.op == "placeholder"]
@@ -216,7 +217,7 @@ def _folded(affine: Callable[..., Tensor], arguments: dict[str, Any], norm: dict
 
 
 def channels_last(inputs: Tensor) -> Tensor:
-    """Lay images (B, C, H, W) out as convolutions like it; the values, and all other inputs, stay the same."""
+    """Convert images (B, C, H, W) to the memory format channels_last; other inputs are returned unchanged."""
     # Convolutions on a CPU need no reordering then (measured: 5 to 10 % faster).
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
@@ -302,7 +303,7 @@ _FRESH: tuple[Any, ...] = (
 
 
 def reuse_memory(graph: fx.Graph) -> None:
-    """Let sums, ReLUs and masks overwrite an operand that nothing else reads.
+    """Let sums, ReLUs and masks overwrite an operand that no other operation reads.
 
     New memory costs more than the sum itself: the system hands it out page by page (measured on a CPU: a product
     with a ResNet-20 is a tenth faster).

@@ -1,4 +1,4 @@
-"""Several checkpoints behind --ckpt: which analyses take them, how they are run as a series, and what is printed."""
+"""Several checkpoints given by --ckpt: runs an analysis on them as a series, and prints the results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -38,7 +38,7 @@ EXTEND: Decorator[Any] = option(
 
 
 def listed(ckpt: Sequence[str], given: Mapping[str, Any]) -> tuple[str, list[Stage]]:
-    """Find out whether --ckpt names one checkpoint or several.
+    """Determine whether --ckpt names one checkpoint or several.
 
     Args:
         ckpt: all values of --ckpt.
@@ -54,7 +54,7 @@ def listed(ckpt: Sequence[str], given: Mapping[str, Any]) -> tuple[str, list[Sta
 
 
 def path_of(out: str | None, ckpt: Sequence[str], stages: Sequence[Stage], command: str) -> Path:
-    """Return where the result goes: as `begin.result_path`; of several words, beside the first checkpoint."""
+    """Return the path of the result: as `begin.result_path`; for several --ckpt, in the folder of the first one."""
     if len(ckpt) > 1 and not out:
         return stages[0].path.parent / f"{command}.h5"
     return result_path(out, ckpt[0], command)
@@ -63,9 +63,9 @@ def path_of(out: str | None, ckpt: Sequence[str], stages: Sequence[Stage], comma
 def refuse_single(stages: Sequence[Stage], *, extend: bool, with_parts: str | None = None) -> None:
     """Refuse the options of a series for a single checkpoint."""
     if with_parts and not stages:
-        raise InputError("--with-parts is of a series: give several checkpoints, or --partition for one")
+        raise InputError("--with-parts is for a series: give several checkpoints, or --partition for one")
     if extend and not stages:
-        raise InputError("--extend is of a series: give several checkpoints, or --overwrite for one")
+        raise InputError("--extend is for a series: give several checkpoints, or --overwrite for one")
 
 
 def run(
@@ -81,7 +81,7 @@ def run(
     extend: bool,
     **options: Any,
 ) -> Series:
-    """Run an analysis as a series, and print each checkpoint as soon as it is there."""
+    """Run an analysis as a series, and print each checkpoint as soon as it is finished."""
     words = [] if with_parts is None else [word.strip() for word in with_parts.split(",")]
     with console.progress() as progress:
         return series(

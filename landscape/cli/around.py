@@ -1,4 +1,4 @@
-"""Directions that a checkpoint has by itself, as it needs no other one: of one surface, or of each in a series."""
+"""Directions for which one checkpoint is enough, for one surface or for each surface in a series."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def around(
     norm: Normalisation,
     ignore: Ignored,
 ) -> Directions:
-    """Return directions that a checkpoint has by itself."""
+    """Return directions that depend on one checkpoint only."""
     if kind == "random":
         return directions.random(objective, n_axes, seed=seed, normalisation=norm, ignored=ignore)
     parts = _parts(objective, of, n_axes, kind)
@@ -38,13 +38,13 @@ def around(
 def line(
     objective: Objective, *, kind: str, of: str | None, norm: Normalisation, ignore: Ignored, seed: int, **more: Any
 ) -> Surface:
-    """Compute the line around one checkpoint of a series, as `surface1d` does of one alone."""
+    """Compute the line around one checkpoint of a series, as `surface1d` does for a single checkpoint."""
     directed = around(objective, 1, kind=kind, of=of, seed=seed, norm=norm, ignore=ignore)
     return surfaces.surface(objective, directed, seed=seed, **more)
 
 
 def _parts(objective: Objective, of: str | None, n_axes: int, kind: str) -> list[str]:
-    """Return the parts whose eigenvectors or gradients are meant; by default the largest and the smallest."""
+    """Return the parts of which the eigenvectors or gradients are used; by default the largest and the smallest."""
     names = objective.partition.names
     if of is not None:
         found = [_named(objective, word.strip()) for word in of.split(",")]

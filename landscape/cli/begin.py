@@ -1,4 +1,4 @@
-"""How every analysis of a checkpoint begins: its ranks, its objective, and the line that shows what was loaded."""
+"""The first steps of every analysis of a checkpoint: join the ranks, load the objective, print what was loaded."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -35,18 +35,18 @@ def begin(
     samples: int | None = None,
     **loading: Any,
 ) -> Generator[tuple[Objective, Console], None, None]:
-    """Join the ranks, load a checkpoint and say how well it does; the ranks are left at the end of the block.
+    """Join the ranks, load a checkpoint and print its loss and accuracy; leave the ranks at the end of the block.
 
     Args:
         ckpt: the checkpoint.
         per_class: short for the partition "class".
         partition: as given on the command line, or None.
-        default: the partition where none is given.
-        quiet: print errors only.
-        as_json: print one JSON document only.
-        threads: of this process; None for what the environment says, or else the fastest number.
-        dry_run: say what the block would take, in place of running it to its end.
-        samples: draw so many of each part, with weights; None takes all.
+        default: the partition if none is given.
+        quiet: print only errors.
+        as_json: print only one JSON document.
+        threads: number of threads of this process; None for the environment's setting, or else the fastest number.
+        dry_run: estimate and print the costs of the block instead of running it to its end.
+        samples: draw this number of samples of each part, with weights; None uses all.
         loading: the options of `options.LOADING`.
 
     Yields:
@@ -83,7 +83,7 @@ def begin(
 
 
 def _tell_draws(console: Console, objective: Objective) -> None:
-    """Say how many samples stand for all."""
+    """Print how many samples are drawn to represent all."""
     drawn, largest = int(objective.counts.sum()), 0.0 if objective.draws is None else objective.draws.factors.max()
     how = "in proportion to their uncertainty" if largest > 1 else "alike, as their uncertainty varies little"
     console.note(f"{drawn:,} of {int(objective.population.sum()):,} samples are drawn, {how}")
@@ -96,11 +96,11 @@ def _pass(objective: Objective, inputs: Tree, targets: Tree) -> None:
 
 
 def introduce(console: Console, objective: Objective) -> None:
-    """Say what was loaded and how well it does, so that a wrongly loaded model is seen at once.
+    """Print what was loaded with its loss and accuracy, so that a wrongly loaded model is noticed at once.
 
     Args:
-        console: where to.
-        objective: what was loaded.
+        console: the console to print to.
+        objective: the loaded objective.
     """
     samples, source = objective.samples, objective.source
     with console.progress() as progress:
@@ -123,12 +123,12 @@ def introduce(console: Console, objective: Objective) -> None:
 
 
 def result_path(out: str | None, ckpt: str, command: str) -> Path:
-    """Return where a result goes: as asked for, or beside the checkpoint.
+    """Return the path of a result: as requested, or in the folder of the checkpoint.
 
     Args:
         out: --out, or None.
-        ckpt: the checkpoint; a folder or a glob for several, beside which the result is called after the command.
-        command: which analysis, as in last.hessian.h5 or hessian.h5.
+        ckpt: the checkpoint; or a folder or a glob for several, and then the result has the name of the command.
+        command: name of the analysis, as in last.hessian.h5 or hessian.h5.
 
     Returns:
         The path.

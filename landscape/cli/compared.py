@@ -1,4 +1,4 @@
-"""What `landscape compare` says of the results of one kind: a cell for each part and file, and what else differs."""
+"""Output of `landscape compare` for results of one kind: a cell for each part and file, and other differences."""
 
 import json
 import math
@@ -17,7 +17,7 @@ SHARED = ("loss", "params", "split", "weight_decay", "data_sha256", "normalisati
 
 @dataclass(frozen=True)
 class Comparison:
-    """How results of one kind are compared."""
+    """Rules for comparing results of one kind."""
 
     looks: Mapping[str, Callable[[Any], Any]]  # what could explain a difference
     counts: Mapping[str, str]  # fields with numbers of samples, and what they are called
@@ -26,17 +26,17 @@ class Comparison:
 
 
 def comparison(files: Sequence[Path], results: Sequence[Result]) -> Comparison:
-    """Find how these results are compared.
+    """Return the rules for comparing these results.
 
     Args:
-        files: where they are from.
+        files: files of the results.
         results: at least one.
 
     Returns:
-        What is said of their kind.
+        The rules for their kind.
 
     Raises:
-        InputError: results of different kinds, or of a kind that is not compared.
+        InputError: results of different kinds, or of a kind that cannot be compared.
     """
     kinds = [Surface.kind if isinstance(r, Surface) else r.kind for r in results]
     for file, kind in zip(files, kinds, strict=True):
@@ -53,9 +53,9 @@ def column_names(files: Sequence[Path], results: Sequence[Any], places: Sequence
     """Return the shortest names that differ: the methods of training, the files' stems, or their paths.
 
     Args:
-        files: where the results are from.
-        results: as many.
-        places: names of the checkpoints of those that are of a series, which go with the names; "" for the others.
+        files: files of the results.
+        results: one for each file.
+        places: for results of a series, names of the checkpoints, which are added to the names; "" for the others.
     """
     of_file = {file: str(r.provenance.get("method") or "") for file, r in zip(files, results, strict=True)}
     for called in (of_file, {file: file.stem for file in files}, {file: str(file) for file in files}):
@@ -66,7 +66,7 @@ def column_names(files: Sequence[Path], results: Sequence[Any], places: Sequence
 
 
 def title(results: Sequence[Any]) -> str:
-    """Return what stands in a cell."""
+    """Return the headings of the numbers in a cell."""
     return " / ".join(column.heading(*results) for column in columns.compared(results))
 
 
@@ -98,7 +98,7 @@ def notes(how: Comparison, names: Sequence[str], results: Sequence[Any], rows: S
 
 
 def differences(how: Comparison, names: Sequence[str], results: Sequence[Any], parts: Sequence[str]) -> list[str]:
-    """Return a line for each thing that makes the numbers of the files differ for other reasons than the model."""
+    """Return a line for each difference between the files, other than the model, that can change the numbers."""
     looks = dict(how.looks)
     for key in SHARED:
         looks[key.replace("_", " ")] = partial(_entry, key)
@@ -191,7 +191,7 @@ def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[
 
 
 def _classifiers(names: Sequence[str], results: Sequence[Any]) -> list[str]:
-    """Return one line where the classifiers of the files differ: linear, or cosine with a scale."""
+    """Return one line if the classifiers of the files differ: linear, or cosine with a scale."""
     known = [(n, c) for n, r in zip(names, results, strict=True) if (c := r.provenance.get("classifier")) is not None]
     return [
         f"{line}; curvature grows with the scale s of cosine logits, the Gauss-Newton matrix by s squared: compare "

@@ -26,14 +26,14 @@ LOG_EVERY = 60.0
 
 
 class Console:
-    """How one command speaks: text, or one JSON document, or not at all."""
+    """The output of one command: text, one JSON document, or nothing."""
 
     def __init__(self, *, quiet: bool = False, json: bool = False) -> None:
-        """Choose how to speak.
+        """Choose the kind of output.
 
         Args:
-            quiet: print nothing but JSON, if that is asked for, and errors.
-            json: print no text, since stdout holds one JSON document.
+            quiet: print only errors, and JSON if requested.
+            json: print no text, because stdout contains one JSON document.
         """
         self._text = not (quiet or json)
         self._json = json
@@ -59,9 +59,9 @@ class Console:
         """Print a table.
 
         Args:
-            columns: heads of the columns.
-            rows: as many cells each.
-            title: a line above.
+            columns: headings of the columns.
+            rows: rows with one cell for each column.
+            title: a line above the table.
             align: a letter for each column, "l" or "r"; None for a column of names and then numbers.
         """
         if not self._text:
@@ -82,16 +82,16 @@ class Console:
         click.echo(strict_json(value))
 
     def document(self, value: Any) -> None:
-        """Print a JSON document where one was asked for in place of text."""
+        """Print a JSON document if it was requested instead of text."""
         if self._json:
             self.json(value)
 
     @contextmanager
     def progress(self) -> Generator[Progress, None, None]:
-        """Show a bar and the time left on stderr; where that is no terminal, a line now and then, as for a log.
+        """Show a bar and the remaining time on stderr; if stderr is not a terminal, print a line from time to time.
 
         Yields:
-            What is to be called with (done, total, text).
+            A function to call with (done, total, text).
         """
         err = rich.console.Console(stderr=True)
         if not self._text:
@@ -137,7 +137,7 @@ def duration(seconds: float) -> str:
 
 
 def error(text: str) -> None:
-    """Print one line to stderr, whatever line breaks the text has."""
+    """Print a text on one line to stderr; line breaks in it become spaces."""
     with suppress(OSError):  # the disk behind stderr may be full; the exit code remains
         click.echo(f"landscape: error: {' '.join(text.split())}", err=True)
 

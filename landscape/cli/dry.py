@@ -1,4 +1,4 @@
-"""What `--dry-run` prints: what a command would take."""
+"""Output of `--dry-run`: the costs of a command."""
 
 from landscape.autodiff.costs import Estimate
 from landscape.cli.console import Console, duration
@@ -8,11 +8,11 @@ _LEAST = 0.1  # share of the seconds below which no advice is given
 
 
 def show(console: Console, found: Estimate) -> None:
-    """Print the steps of a run, and what they take in all.
+    """Print the steps of a run and their total costs.
 
     Args:
-        console: where to.
-        found: what was estimated.
+        console: the console to print to.
+        found: the estimate.
     """
     rows = [
         [cost.what, f"{cost.times:,.0f}" if cost.times >= 1 else "<1", duration(cost.seconds)] for cost in found.costs

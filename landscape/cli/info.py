@@ -1,4 +1,4 @@
-"""`landscape info`: what a file holds. For a result nothing of torch is loaded; a checkpoint needs it."""
+"""`landscape info`: the contents of a file. For a result, torch is not imported; a checkpoint needs it."""
 
 from collections.abc import Mapping
 from dataclasses import fields

@@ -1,7 +1,7 @@
 """Numbers of results as a LaTeX table, for the packages booktabs and siunitx (3 or later).
 
-Numbers stand in S columns, which align them at the decimal marker: "38.15 +- 0.02", and "2.17 +- 0.03 e6" where they
-have a power of ten. What is no number stands in braces.
+Numbers are in S columns, which align them at the decimal marker: "38.15 +- 0.02", and "2.17 +- 0.03 e6" with a power of
+ten. Text that is not a number is in braces.
 """
 
 import math
@@ -24,13 +24,13 @@ _NUMBER = re.compile(r"-?[\d.]+(e[+-]?\d+)?")
 
 
 def latex_table(names: Sequence[str], results: Sequence[Any], parts: Sequence[str], lines: Sequence[str]) -> str:
-    """Return a LaTeX table with a row for each part, and for each result its samples, its loss and what is compared.
+    """Return a LaTeX table with a row for each part, and for each result its samples, loss and compared numbers.
 
     Args:
-        names: of the results.
-        results: of one kind.
-        parts: which rows there are.
-        lines: what is to be known of the numbers, before the table as comments.
+        names: names of the results.
+        results: results of one kind.
+        parts: the parts, one for each row.
+        lines: notes about the numbers, as comments before the table.
 
     Returns:
         The text.
@@ -70,7 +70,7 @@ def siunitx(text: str) -> str:
         text: as `columns.Column.text` writes it: "38.15 ± 0.02*", "2.17e+06 ± 3e+04", "1,234", "none".
 
     Returns:
-        The number for an S column; in braces what is none.
+        The number for an S column; other text in braces.
     """
     star = "{$^*$}" * text.endswith("*")
     value, _, error = text.removesuffix("*").replace(",", "").partition(" ± ")

@@ -1,4 +1,4 @@
-"""What `landscape compare --match-samples` prints: parts at equal numbers of samples, models by the same images."""
+"""Output of `landscape compare --match-samples`: parts at equal numbers of samples, models on the same images."""
 
 import math
 from collections.abc import Sequence

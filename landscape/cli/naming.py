@@ -1,4 +1,4 @@
-"""How the command line writes an argument of the library: as the option of the command that runs."""
+"""Writes arguments of the library as options of the running command."""
 
 import shlex
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ def as_option(name: str, *value: object) -> str:
 
     Args:
         name: the argument's name in the library.
-        value: its value, if that is to be written too.
+        value: its value, if the text should include it.
 
     Returns:
-        `--steps`, or `--steps 0`. A switch has no value: `--cosine`, and `--linear` for a `--log` that is false.
+        `--steps`, or `--steps 0`. A switch has no value: `--cosine`, and `--linear` if `--log` is false.
     """
     context = click.get_current_context(silent=True)
     found = {p.name: p for p in context.command.params if isinstance(p, click.Option)} if context else {}

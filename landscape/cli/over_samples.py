@@ -1,4 +1,4 @@
-"""The table of what another draw of samples would change, below that of `landscape hessian`."""
+"""The second table of `landscape hessian`: how much the numbers would change with another draw of samples."""
 
 import math
 
@@ -12,7 +12,7 @@ HEADS = ["part", "lambda_max, 90 %", "trace, 90 %", "uncertainty", "trace / unc.
 
 
 def show(console: Console, found: Spectrum) -> None:
-    """Print the numbers of each part with their errors over samples, and mark those that are not resolved."""
+    """Print the numbers of each part with their errors over samples, and mark unresolved ones."""
     known = [(part, of_part(found, p)) for p, part in enumerate(found.parts)]
     rows = []
     for part, one in known:

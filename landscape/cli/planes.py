@@ -1,4 +1,4 @@
-"""Planes that a command reads from a file: one that --save-plane stored, or another program's directions."""
+"""Planes that a command reads from a file: a plane stored by --save-plane, or another program's directions."""
 
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
@@ -10,19 +10,20 @@ from landscape.results.foreign import surface_files
 
 
 def stored_plane(objective: Objective, file: str, n_axes: int, *, own_origin: bool) -> Directions:
-    """Read a plane that --save-plane kept, or the directions of tomgoldstein/loss-landscape.
+    """Read a plane stored by --save-plane, or the directions of tomgoldstein/loss-landscape.
 
     Args:
-        objective: of a network of the same shape.
+        objective: an objective with a network of the same shapes.
         file: the result file.
-        n_axes: how many of its directions are wanted.
-        own_origin: go from the objective's own weights instead of the plane's origin; directions have no other.
+        n_axes: number of directions to read.
+        own_origin: use the objective's weights as the origin instead of the plane's; a file of directions has no
+        origin.
 
     Returns:
         The directions.
 
     Raises:
-        InputError: the file holds something else, or fewer directions.
+        InputError: the file contains something else, or fewer directions.
     """
     plane = _foreign_plane(objective, file) if surface_files.is_foreign(file) else store.load(file)
     if not isinstance(plane, Plane):

@@ -22,8 +22,8 @@ def described(path: str) -> str:
     names = sorted(p.name for p in folder.iterdir())
     if is_sharded(path):
         return (
-            f"{path} is a folder of torch.distributed.checkpoint, whose index is a pickle: if you trust its maker, add "
-            f"{arg('trust_pickle', True)}; or convert it to one file by "
+            f"{path} is a folder of torch.distributed.checkpoint, whose index is a pickle: if you trust its author, "
+            f"add {arg('trust_pickle', True)}; or convert it to one file by "
             f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} one.pt"
         )
     if any(name.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for name in names):

@@ -94,7 +94,7 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
         place = path if key is None else f"{arg('ckpt_key', key)} of {path}"
         advice = f"say where with {arg('ckpt_key', 'a.b')}"
         if any(isinstance(v, pickles.Foreign) for v in (start, *_entries(start).values())):
-            advice += f", or, if they are made by code and you trust its maker, add {arg('trust_pickle', True)}"
+            advice += f", or, if they are made by code and you trust its author, add {arg('trust_pickle', True)}"
         raise InputError(f"no weights in {place}, which holds {_describe(start)}: {advice}")
     where = ".".join(filter(None, (key, below)))
     found = {**_beside(content), **_beside(meta)}

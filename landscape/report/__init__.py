@@ -1,7 +1,7 @@
-"""The report: results of any kinds as one HTML page, which needs no network and can be passed on.
+"""The report: results of any kinds as one HTML page, which needs no network and can be sent to others.
 
-Numbers are those of the files. The page computes one thing itself, the broadening of the stored quadratures, so that
-its reader can choose the width; it does so as `landscape/results/quadrature.py`. `sources` opens the files, `rows`
+All numbers are from the files, with one exception: the page itself broadens the stored quadratures, so that the reader
+can choose the width. It does this like `landscape/results/quadrature.py`. `sources` opens the files, `rows`
 makes the table, `curves` and `figures` the drawings, `page` joins them. It imports `plots` and `results`, and never
 torch. Begin with `page`.
 """

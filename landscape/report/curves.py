@@ -1,6 +1,6 @@
-"""What the page's script draws: the quadratures of spectra, and surfaces as heights, as JSON.
+"""Data for the page's script, as JSON: the quadratures of spectra, and surfaces as heights.
 
-Nodes and weights are given with nine digits and losses with six, more than a picture tells apart; the files have all.
+Nodes and weights have nine digits and losses six, more than a picture can show; the files have all digits.
 """
 
 import math
@@ -26,11 +26,11 @@ def frequency(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, Any]:
     """Return each measure of each part with its number of training samples.
 
     Args:
-        rows: of the summary.
-        columns: of the summary.
+        rows: rows of the summary.
+        columns: columns of the summary.
 
     Returns:
-        The measures that some part has as a number, and the rows with those.
+        The measures for which some part has a number, and the rows with these.
     """
     measures = [column for column in columns if not column.count]
     points: list[dict[str, Any]] = []
@@ -58,8 +58,8 @@ def densities(sources: Sequence[Source]) -> dict[str, Any] | None:
         sources: the results.
 
     Returns:
-        None without spectra; else the nodes and weights of each probe, part by part, and what the axes need: the ends
-        of the nodes, and the lowest density that is worth showing.
+        None without spectra. Otherwise the nodes and weights of each probe, part by part, and the limits of the axes:
+        the smallest and the largest node, and the lowest density to show.
     """
     spectra = [(s.model, s.result) for s in sources if isinstance(s.result, Spectrum)]
     if not spectra:
@@ -89,10 +89,10 @@ def _quadratures(model: str, spectrum: Spectrum) -> dict[str, Any]:
 
 
 def surfaces(sources: Sequence[Source]) -> dict[str, Any] | None:
-    """Return the planes, as they are drawn in three dimensions, with one scale for all.
+    """Return the planes for drawing in three dimensions, with one scale for all.
 
-    More than twelve parts are joined, as in the figures beside them. Points between those of an adaptive grid are
-    interpolated; a loss that is not finite is a hole.
+    More than twelve parts are joined into groups, as in the other figures. Points between those of an adaptive grid are
+    interpolated; a loss that is not finite appears as a hole.
 
     Args:
         sources: the results.

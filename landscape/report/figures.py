@@ -21,11 +21,11 @@ MOST_NUMBERS = 20
 _DPI, _SHOWN_DPI = 200, 120  # pixels of a picture and of the page for an inch of the figure
 
 LEFT_OUT = ("summary", "3d", "heat", "overlay", "map", "barriers")
-"""Kinds of figures that would repeat the table, the surfaces that turn, or another figure of the page."""
+"""Kinds of figures that would repeat the table, the rotating surfaces, or another figure of the page."""
 
 
 def caption(figure: Callable[..., Any]) -> str:
-    """Return what a figure shows: the first sentence of its function, without "Draw"."""
+    """Return a figure's caption: the first sentence of its function's docstring, without "Draw"."""
     words = " ".join((figure.__doc__ or "").split("\n\n")[0].split()).removeprefix("Draw ").removesuffix(".")
     return words[:1].upper() + words[1:]
 
@@ -60,10 +60,10 @@ def pictures(result: Result) -> tuple[list[Picture], list[str]]:
     """Draw the figures of a result.
 
     Args:
-        result: of a kind in `sources.SECTIONS`.
+        result: a result of a kind in `sources.SECTIONS`.
 
     Returns:
-        The pictures, and a sentence for each figure that this result has not got, with the reason.
+        The pictures, and for each figure that this result does not have, a sentence with the reason.
     """
     kind = drawn_as(result)
     drawn, missing = [], []
@@ -84,13 +84,13 @@ def pictures(result: Result) -> tuple[list[Picture], list[str]]:
 
 
 def matrices(result: Any) -> list[Matrix]:
-    """Return the maps of a result in numbers: over runs their mean, over checkpoints the last.
+    """Return the maps of a result as numbers: the mean over runs, or the last checkpoint.
 
     Args:
-        result: of any kind.
+        result: a result of any kind.
 
     Returns:
-        None of more than `MOST_NUMBERS` rows.
+        The maps that have at most `MOST_NUMBERS` rows.
     """
     maps: dict[str, np.ndarray | None] = {}
     if isinstance(result, Distances):

@@ -1,7 +1,7 @@
 """The page: a template, a style sheet, two scripts and all data in one HTML file.
 
-Every text of a result passes through the template's escaping, or as JSON to a script that writes it as text: a class
-may be called what it likes. A policy in the page forbids it to load anything from anywhere.
+Every text of a result is escaped by the template, or passed as JSON to a script that writes it as text, so that a class
+may have any name. A content security policy forbids the page to load anything.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ def page(sources: Sequence[Source], title: str = "Loss landscape") -> str:
     """Write a report.
 
     Args:
-        sources: what it shows, at least one.
-        title: of the page.
+        sources: the results to show, at least one.
+        title: title of the page.
 
     Returns:
-        HTML that needs nothing else. The same sources give the same text.
+        HTML that needs no other file. The same sources give the same text.
 
     Raises:
-        InputError: there is a surface to turn, and plotly is not installed.
+        InputError: there is a surface to rotate, and plotly is not installed.
     """
     turning = {source.result.kind for source in sources if curves.drawable(source)}
     script = plotly_script() if turning else ""
@@ -76,7 +76,7 @@ def plotly_script() -> str:
         from plotly.offline import get_plotlyjs
     except ImportError:
         raise InputError(
-            "surfaces that turn need plotly: run pip install 'plotly>=5', or leave files of planes out"
+            "rotating surfaces need plotly: run pip install 'plotly>=5', or leave out files of planes"
         ) from None
     return str(get_plotlyjs())
 
@@ -102,7 +102,7 @@ def _section(kind: str, sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def _about(source: Source) -> dict[str, Any]:
-    """Return all that a file says of how it was made."""
+    """Return all information in a file about how it was made."""
     result = source.result
     single = {i.name: getattr(result, i.name) for i in fields(result) if i.metadata["axes"] is None}
     about = dict(single.pop("provenance"))

@@ -1,8 +1,8 @@
 """The summary table: one row for each part of each model, with the numbers of all results about it.
 
-Of results over several checkpoints or epochs the last one counts. Losses and accuracies are the first result's that has
-them. What a result does not have is not there; what it has as nan does not exist, such as the radius at which a loss
-doubles that never does.
+For results over several checkpoints or epochs, the table shows the last one. Losses and accuracies are from the first
+result that has them. A cell is empty if no result has the number. A number that is nan is shown as not existing, such
+as the radius at which a loss doubles if it never does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from landscape.results import KINDS, Result, columns
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Column:
-    """A number that parts have, in results of one or several kinds."""
+    """A number of each part, from results of one or several kinds."""
 
     key: str
     heading: str
@@ -24,7 +24,7 @@ class Column:
 
     @property
     def meaning(self) -> str:
-        """The description of the field in the result, or of what is made of several."""
+        """The description of the field in the result, or of a number computed from several fields."""
         kind, column = next(iter(self.of.items()))
         if column.doc:
             return column.doc
@@ -82,7 +82,7 @@ def rows_of(sources: Sequence[Source]) -> list[Row]:
         sources: the results.
 
     Returns:
-        A row for each part of each model, models and parts in the order in which they come first.
+        A row for each part of each model; models and parts in the order of their first occurrence.
     """
     found: dict[str, dict[tuple[str, float], Row]] = {source.model: {} for source in sources}
     for source in sources:

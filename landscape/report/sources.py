@@ -1,8 +1,8 @@
-"""The results in a report: the file of each, which results describe the same checkpoint, and its name.
+"""The results in a report: their files, which of them describe the same checkpoint, and the names of the models.
 
-Results describe the same checkpoint where the weights, the parameters that vary, the data, the split, the loss and the
-weights of its classes agree; their numbers then stand in one row. Two results of one kind never share a row, nor do a
-plane and the plane of a path.
+Results describe the same checkpoint if the weights, the parameters that vary, the data, the split, the loss and the
+weights of its classes agree; their numbers are then in one row. Two results of one kind are never in one row, nor are
+a plane and the plane of a path.
 """
 
 import hashlib
@@ -46,14 +46,14 @@ class Source:
 
 
 def open_sources(results: Mapping[Path, Result], called: Sequence[str] | None = None) -> list[Source]:
-    """Find out which results are of the same checkpoint, and name the models.
+    """Determine which results are of the same checkpoint, and name the models.
 
     Args:
-        results: by their files.
-        called: names of the models, in the order of their first files; None to take them from the results.
+        results: the results by their files.
+        called: names of the models, in the order of their first files; None to use those in the results.
 
     Returns:
-        As many sources, in the same order.
+        One source for each result, in the same order.
 
     Raises:
         InputError: a result of a kind that is not shown, or names that are not one for each model.

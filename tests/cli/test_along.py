@@ -71,9 +71,9 @@ def test_sharpness_and_lines_along_training_lie_beside_the_checkpoints(run, caps
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [
-        ("hessian", ["--ckpt", "net-0.pt", "--with-parts", "all"], "--with-parts is of a series"),
-        ("hessian", ["--ckpt", "net-0.pt", "--extend"], "--extend is of a series"),
-        ("surface1d", ["--ckpt", "net-0.pt", "--extend"], "--extend is of a series"),
+        ("hessian", ["--ckpt", "net-0.pt", "--with-parts", "all"], "--with-parts is for a series"),
+        ("hessian", ["--ckpt", "net-0.pt", "--extend"], "--extend is for a series"),
+        ("surface1d", ["--ckpt", "net-0.pt", "--extend"], "--extend is for a series"),
         ("hessian", ["--ckpt", ".", "--verify", "pyhessian"], "--verify runs PyHessian on one checkpoint"),
         ("hessian", ["--ckpt", ".", "--with-parts", "heads"], "no part 'heads'"),
         ("surface1d", ["--ckpt", ".", "--ckpt-to", "net-0.pt"], "leave out what leads to other checkpoints"),

@@ -39,7 +39,7 @@ def test_without_plotly_there_are_pages_of_everything_else(run, tmp_path, monkey
     store.save("spectrum.h5", spectrum())
     code, out, (line,) = run("report", "spectrum.h5", "plane.h5")
     assert (code, out) == (2, "")
-    assert "surfaces that turn need plotly: run pip install 'plotly>=5'" in line
+    assert "rotating surfaces need plotly: run pip install 'plotly>=5'" in line
     assert not Path("report.html").exists()
     assert run("report", "spectrum.h5", "line.h5")[0] == 0
 

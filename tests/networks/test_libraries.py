@@ -155,7 +155,7 @@ def test_an_adapter_is_read_with_its_base_and_its_own_parameters_vary(here):
 def test_a_distributed_checkpoint_is_read_where_it_is_trusted(here):
     net = nn.Linear(3, 2)
     dcp.save({"model": net.state_dict(), "epoch": 3}, checkpoint_id="shards", no_dist=True)
-    with pytest.raises(InputError, match="index is a pickle: if you trust its maker"):
+    with pytest.raises(InputError, match="index is a pickle: if you trust its author"):
         checkpoints.read("shards")
     state = checkpoints.read("shards", trust_pickle=True).state
     assert set(state) == {"weight", "bias"}
