@@ -14,7 +14,7 @@ import landscape as ls
 from landscape.analyses import directions
 from landscape.autodiff import randomness
 from landscape.data import datasets
-from landscape.errors import DataError, InputError
+from landscape.errors import DataError, InputError, NumericalError
 from landscape.objective import batch_norm
 from landscape.objective.objective import Objective
 
@@ -280,6 +280,54 @@ def test_a_choice_by_the_sum_of_a_batch_is_refused(batch_size, scale):
     model = Noisy(lambda z: z * (2 if scale * z.sum() > 0 else 1))
     with pytest.raises(InputError, match="depends on the other samples"):
         objective_of(model, batch_size=batch_size)
+
+
+class Told(nn.Module):
+    """Multiplies its outputs by what a function of the inputs says."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.net, self.factor = net(), factor
+
+    def forward(self, x):
+        return self.net(x) * self.factor(x)
+
+
+def test_one_sample_that_drifts_by_a_millionth_is_named():
+    passes = []
+
+    def drifts(x):
+        passes.append(len(x))
+        return 1 + 1e-6 * (len(passes) > 40) * (x[:, :1] == X[6, 0].double())
+
+    objective = objective_of(Told(drifts))
+    objective.verify()
+    passes.extend([0] * 40)
+    with refused(InputError, "sample 6 is another"):
+        objective.verify()
+
+
+def with_one_loss_of(value, index, others=1.0):
+    """An objective in which one sample's loss is not finite; `others` multiplies the outputs of those beside it."""
+    inputs = X.clone()
+    inputs[index, 0] = 100
+
+    def loss(z, y):
+        return F.cross_entropy(z, y, reduction="none") + torch.where(z[:, 0].abs() > 1e6, value, 0.0)
+
+    model = Told(lambda x: torch.where(x[:, :1] > 50, 1e9, others if (x[:, 0] > 50).any() else 1.0))
+    data = datasets.from_dataset((inputs, Y))
+    return Objective.build(model, data, loss=loss, partition="class", dtype=torch.float64, device="cpu")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_loss_that_is_not_finite_is_refused_among_the_first_samples_and_hides_nothing_among_others(value):
+    later = int(objective_of(net())._kept.batches[1][-1])
+    with_one_loss_of(value, later).verify()
+    with pytest.raises(NumericalError, match="first samples"):
+        with_one_loss_of(value, 0)
+    with pytest.raises(InputError, match="depends on the other samples"):
+        with_one_loss_of(value, later, others=2.0)
 
 
 def test_statistics_that_move_in_training_mode_are_a_change_too():
