@@ -307,6 +307,20 @@ def test_one_sample_that_drifts_by_a_millionth_is_named():
         objective.verify()
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, -1)])
+def test_a_loss_that_is_not_one_value_for_each_sample_is_refused(shape):
+    with pytest.raises(InputError, match=r"one value per sample, \(4,\)"):
+        objective_of(net(), loss=lambda z, y: (z.mean() if len(shape) < 2 else z.mean(1)).reshape(shape))
+
+
+def test_some_parameters_may_have_no_gradient_but_not_all():
+    model = Told(lambda x: 1.0)
+    model.unused = nn.Linear(2, 2)
+    assert objective_of(model).layout.size == sum(p.numel() for p in model.parameters())
+    with pytest.raises(InputError, match="no gradient reaches"):
+        objective_of(net(), loss=lambda z, y: z.detach().sum(1))
+
+
 def with_one_loss_of(value, index, others=1.0):
     """An objective in which one sample's loss is not finite; `others` multiplies the outputs of those beside it."""
     inputs = X.clone()
