@@ -131,6 +131,24 @@ def test_attributes_of_other_kinds_end_in_a_line(path, name, value):
         refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("at", "number", "width"),
+    [
+        *((8, n, 8) for n in (5000, 2**32, 2**63, 2**64 - 8, 2**64 - 16, 2**64 - 1)),  # more than the heap holds
+        (0, 0, 2),  # free space of no size in the middle, over which HDF5 would walk for ever
+    ],
+)
+def test_heaps_of_text_that_claim_what_is_not_there_end_in_a_line(path, at, number, width):
+    content = bytearray(path.read_bytes())
+    first = content.find(b"GCOL") + 16
+    assert first > 16
+    if at == 0:
+        content[first + 8 : first + 16] = bytes(8)
+    content[first + at : first + at + width] = number.to_bytes(width, "little")
+    path.write_bytes(content)
+    refusal(path)
+
+
 def test_what_the_file_holds_itself_is_read(path):
     with h5py.File(path, "r+") as file:
         chunked = np.random.default_rng(0).normal(size=1000)
