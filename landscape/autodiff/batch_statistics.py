@@ -19,7 +19,7 @@ def kept_statistics(model: nn.Module | None) -> Generator[None, None, None]:
     The second pass of a step uses perturbed parameters; its batch statistics are not those of the model.
 
     Args:
-        model: whose batch norm it is; None does nothing.
+        model: the model with the batch norm; None does nothing.
 
     Yields:
         Nothing.

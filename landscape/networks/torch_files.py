@@ -1,4 +1,4 @@
-"""The two formats of `torch.save`, read without running what they hold.
+"""The two formats of `torch.save`, read without executing their code.
 
 Since torch 1.6 a file is a zip archive: `data.pkl` is a pickle, in which a tensor is a view of a storage, and the
 storages lie beside it as `data/0`, `data/1`, ... Before, it was pickles one after the other and then the storages.
@@ -53,11 +53,11 @@ def read_zip(file: BinaryIO) -> Any:
         file: the zip archive.
 
     Returns:
-        What was saved; objects of unknown classes are `pickles.Foreign`.
+        The saved object; objects of unknown classes are `pickles.Foreign`.
 
     Raises:
-        PickleError: the file is damaged, or holds what no file of tensors does.
-        ClaimError: it claims more than it holds.
+        PickleError: the file is damaged, or contains something that no file of tensors has.
+        ClaimError: it declares more data than it contains.
     """
     size = file.seek(0, io.SEEK_END)
     try:

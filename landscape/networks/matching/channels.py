@@ -58,11 +58,11 @@ class Trace:
     held: tuple[str, ...]  # operations that keep channels in their places
 
     def values(self, state: Mapping[str, Tensor], inputs: Tensor) -> Iterator[tuple[str, Any]]:
-        """Run the network operation by operation; what is not needed any more is freed.
+        """Run the network operation by operation, and free values that are no longer needed.
 
         Args:
             state: parameters and buffers by name. Inputs and buffers may be overwritten, if the network does that.
-            inputs: of the shape, type and device that was traced.
+            inputs: inputs with the traced shape, dtype and device.
 
         Yields:
             A node's name and its value. The next operation may overwrite it.
@@ -92,16 +92,15 @@ def trace(model: nn.Module, inputs: Tensor, logits: Callable[[Any], Any] | None 
 
     Args:
         model: a copy of the network in eval mode, see `copied`.
-        inputs: (B, ...) an example batch, of the network's type and on its device.
-        logits: takes from what the network returns that whose channels have a meaning; None for all of it.
+        inputs: (B, ...) an example batch, with the network's dtype and on its device.
+        logits: returns those of the network's outputs that have channels with a fixed meaning; None for all outputs.
 
     Returns:
         The graph and the groups.
 
     Raises:
-        InputError: the network cannot be traced, or it is not known what one of its operations does to
-            channels.
-        LandscapeError: what `logits` refuses.
+        InputError: the network cannot be traced, or the effect of one of its operations on channels is not known.
+        LandscapeError: an error of `logits`.
     """
     aliases: dict[int, list[str]] = {}
     tensors: list[Tensor] = []
@@ -137,7 +136,7 @@ def copied(model: nn.Module) -> nn.Module:
     """Copy a network, in eval mode.
 
     Args:
-        model: it is not touched.
+        model: the network; it is not changed.
 
     Returns:
         The copy.
@@ -157,7 +156,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def outputs(output: Any) -> list[Tensor]:
-    """List the tensors among what a network returns.
+    """List the tensors in a network's output.
 
     Args:
         output: a tensor, or tuples, lists and mappings of them.

@@ -1,4 +1,4 @@
-"""What each operation of a network says of the channels of its operands and of its result.
+"""For each operation of a network, the equations between the channels of its operands and of its result.
 
 An operation is equivariant to a permutation of channels if permuting those of its operands permutes those of its result
 and nothing else. Then it only says which channels are one: an addition those that it adds, a matrix product the
@@ -43,18 +43,18 @@ def is_pointwise(node: fx.Node) -> bool:
 
 
 def axes_of(node: fx.Node, known: Mapping[fx.Node, Any], classes: Classes) -> Any:
-    """Tell the equations of an operation.
+    """Add the equations of an operation.
 
     Args:
         node: the operation.
         known: the axes of all tensors before it.
-        classes: takes the equations.
+        classes: the object to which the equations are added.
 
     Returns:
         The axes of its result; a list if there are several results.
 
     Raises:
-        InputError: it is not known what the operation does to channels.
+        InputError: the effect of the operation on channels is not known.
     """
     value = node.meta.get("val")
     shape = [_shape(v) for v in value] if isinstance(value, list | tuple) else _shape(value)

@@ -23,10 +23,10 @@ def still(n: int) -> np.ndarray:
 
 
 class Classes:
-    """Identities by what is known of them: which are one, which are places of another, which are fixed."""
+    """Relations between identities: which are equal, which are places of another one, which are fixed."""
 
     def __init__(self, *, cautious: bool = True) -> None:
-        """Know nothing yet.
+        """Begin without equations.
 
         Args:
             cautious: hold what an operation seems to treat unequally. Whether it does may depend on what is fixed by

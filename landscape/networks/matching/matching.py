@@ -40,7 +40,7 @@ Logits = Callable[[Any], Any]
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """A network with its channels in the order of another's."""
+    """A network with its channels in the order of another network's."""
 
     state: dict[str, Tensor]  # all parameters and buffers of the network, permuted; its function is the same
     groups: tuple[Group, ...]  # the channels that were free to move
@@ -56,9 +56,9 @@ def groups(model: nn.Module, inputs: Tensor, *, logits: Logits | None = None) ->
     """Find the channels that may change places without changing the network's function.
 
     Args:
-        model: any network; it is not touched.
+        model: any network; it is not changed.
         inputs: (B, ...) an example batch; one sample is enough.
-        logits: takes from what the network returns that whose order has a meaning; None for all of it.
+        logits: returns those of the network's outputs that have a fixed order, such as logits; None for all outputs.
 
     Returns:
         The groups, of at least two channels each.
@@ -74,19 +74,19 @@ def groups(model: nn.Module, inputs: Tensor, *, logits: Logits | None = None) ->
 def match(
     reference: nn.Module, other: nn.Module, batches: Iterable[Tensor], *, logits: Logits | None = None
 ) -> Matching:
-    """Reorder the channels of a network so that they fit those of another.
+    """Reorder the channels of a network so that they match those of another.
 
     Both run in eval mode. Channels that are constant over all samples have no correlation, and stay where they are
     unless a channel that varies takes their place.
 
     Args:
-        reference: the network whose order is kept. It is not touched.
-        other: one of the same architecture. It is not touched.
+        reference: the network that determines the order of channels. It is not changed.
+        other: a network of the same architecture. It is not changed.
         batches: inputs (B, ...) without labels, of any number; a thousand samples are plenty. Their division into
             batches changes nothing, but each new size is traced anew (seconds), and a batch's activations at one
             place must fit the memory for both networks.
-        logits: takes from what the networks return that whose order has a meaning, such as the logits of a tuple
-            (features, logits), so that features may be permuted; None for all of it.
+        logits: returns those of the networks' outputs that have a fixed order, such as the logits of a tuple
+            (features, logits), so that features may be permuted; None for all outputs.
 
     Returns:
         The matched state, and how well it fits.
@@ -231,7 +231,7 @@ def _verify(network: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, log
             ) from error
     for old, new in zip(before, after, strict=True):
         if not old.isfinite().all():
-            raise NumericalError("the network whose channels are to be matched returns values that are not finite")
+            raise NumericalError("the network to be matched returns values that are not finite")
         change, scale = (float(t.abs().max()) for t in (wide(old) - wide(new), wide(old)))
         if change > _TOLERANCE * scale:
             raise InputError(

@@ -36,7 +36,7 @@ _STYLES = ("-", "--", "-.", ":")  # so that curves are seen which lie on one ano
 
 @checked
 def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
-    """Draw the four distances as maps whose rows are clustered, so that points that lie together stand together.
+    """Draw the four distances as maps with clustered rows, so that nearby points are next to each other.
 
     The order is that of average-linkage clustering of the Euclidean distances, the same in all maps. Fisher-weighted
     distances compare within a row, so that colours are shares of the row's largest there; the numbers are distances.

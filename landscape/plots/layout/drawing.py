@@ -34,17 +34,17 @@ def panel(
     """Draw the contours of one part with all that belongs to them.
 
     Args:
-        ax: where.
+        ax: the axes.
         surface: the result.
-        p: number of the part.
+        p: index of the part.
         values: (ny, nx) of the part, from `filled`.
-        scale: of all panels.
+        scale: colours and levels of all panels.
         euclidean: positions are Euclidean.
-        size: of the signs.
-        names: what marks are called in the figure, by their names.
+        size: size of the signs.
+        names: mark's name -> its name in the figure.
 
     Returns:
-        What has the colours, for a colour bar.
+        The object with the colours, for a colour bar.
     """
     draw_holes(ax, surface, values, euclidean=euclidean)
     fill = draw_contours(ax, surface, values, scale, euclidean=euclidean, font=size.contours)
@@ -72,13 +72,13 @@ def signs(
 
     Args:
         surface: the result.
-        values: (..., ny, nx) that are drawn.
-        scale: of the panels.
+        values: (..., ny, nx) the drawn values.
+        scale: colours and levels of the panels.
         euclidean: positions are Euclidean.
-        kind: what is drawn: "contours"; "cells", of what was computed; or "heights", which have no marks.
+        kind: "contours"; "cells", of computed values; or "heights", which have no marks.
 
     Returns:
-        Words, as the keys of a mapping, so that those of several surfaces can be joined.
+        Sentences, as the keys of a mapping, so that those of several surfaces can be joined.
     """
     found = []
     if kind != "heights":

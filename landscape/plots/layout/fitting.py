@@ -1,7 +1,7 @@
-"""How a figure is fitted to a paper's columns: letters that can be read, lines that end where they must, height.
+"""Adjusts a figure to the columns of a paper: sizes of letters, line breaks and height.
 
-What is too long is folded, ticks whose labels would touch are left out, and the height follows from the panels. All of
-it is measured on the figure as it is drawn, so that a kind of figure needs no rules of its own.
+Long lines are folded, ticks are left out if their labels would touch, and the height follows from the panels. All sizes
+are measured on the drawn figure, so that a kind of figure needs no rules of its own.
 """
 
 import re
@@ -36,11 +36,11 @@ _ROUNDS = 2  # a fold changes the layout, and the layout the fold
 
 
 def fit(fig: Figure, room: paper.Room) -> None:
-    """Fit a figure whose width is that of a page.
+    """Adjust a figure that has the width of a page.
 
     Args:
-        fig: all of it is drawn.
-        room: how high its panels shall be; where the figure has no layout engine they stay as they are.
+        fig: the complete figure.
+        room: height of its panels; if the figure has no layout engine, they are not changed.
     """
     _limit_letters(fig)
     every = [axis for ax in fig.axes for axis in axes_of(ax)]
@@ -71,13 +71,13 @@ def folded(lines: Sequence[str], width: float, size: float, *, math: bool = Fals
     """Fold lines between words.
 
     Args:
-        lines: each may itself be several; empty ones are left out.
+        lines: texts, each of one or several lines; empty ones are left out.
         width: in inches.
-        size: of the letters in points.
-        math: what stands between dollar signs is a formula, which is not torn apart.
+        size: size of the letters in points.
+        math: text between dollar signs is a formula, which is not divided.
 
     Returns:
-        The lines, none wider than that, unless a formula is.
+        The lines, none wider than `width`, except for wider formulas.
     """
     room = _room(width)
     length = _ruler(size, math=math)

@@ -36,16 +36,16 @@ def grid(
     """Make a figure of panels.
 
     Args:
-        n: how many.
-        n_columns: so many in a row; on a page fewer, where they would be narrower than `least`.
-        width: of the figure in inches; on a page its own.
-        height: of the figure in inches; on a page what the panels need.
-        least: width of a panel with its labels, in inches.
-        ratio: of a panel's height and width, on a page.
-        subplots: as `Figure.subplots` takes them.
+        n: number of panels.
+        n_columns: number of panels in a row; on a page fewer, if they would be narrower than `least`.
+        width: width of the figure in inches; on a page, the page's width is used.
+        height: height of the figure in inches; on a page, the height that the panels need is used.
+        least: least width of a panel with its labels, in inches.
+        ratio: ratio of a panel's height to its width, on a page.
+        subplots: arguments of `Figure.subplots`.
 
     Returns:
-        The figure, its axes row by row, and how many stand in a row.
+        The figure, its axes row by row, and the number of panels in a row.
     """
     page = paper.page()
     if page is not None:

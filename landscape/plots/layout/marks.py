@@ -35,7 +35,7 @@ def draw_marks(
     Args:
         ax: where; its limits are kept.
         surface: of which the points are.
-        p: number of the part whose lowest point is drawn; None for none.
+        p: index of the part of which to draw the lowest point; None for none.
         euclidean: positions are Euclidean.
         size: of the signs, 1 in a large panel.
         names: what marks are called in the figure, by their names; None for their own.

@@ -1,4 +1,4 @@
-"""How panels are placed in a figure as wide as a journal's column or page, with one colour bar and text around them.
+"""Places panels in a figure as wide as a journal's column or page, with one colour bar and text around them.
 
 All distances are inches: panels are as large as the width allows, and the height follows from what stands in it. In a
 figure one column wide, bars and legends go below the panels.
@@ -128,13 +128,13 @@ def small_multiples(
     """Make a figure of n panels alike: as wide as a column for one, and as the page for more.
 
     Args:
-        n: how many.
+        n: number of panels.
         heading: lines above all panels.
         caption: sentences below them, in small type.
-        aspect: height of a panel over its width.
-        below: to keep free between panels and caption.
-        n_columns: panels in a row, where a page has room for them; None for what suits so many.
-        projection: of the axes, as matplotlib's `add_axes` takes it.
+        aspect: height of a panel divided by its width.
+        below: height to keep free between panels and caption.
+        n_columns: panels in a row, if the page is wide enough for them; None for a number that depends on n.
+        projection: projection of the axes, see matplotlib's `add_axes`.
 
     Returns:
         The figure and its axes, row by row.

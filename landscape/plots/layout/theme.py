@@ -71,23 +71,22 @@ def styled(
     title: str | None = None,
     caption: bool = True,
 ) -> Generator[None, None, None]:
-    """Choose how the figures that are drawn and written within a `with` block look.
+    """Set the style of all figures that are drawn and written within a `with` block.
 
     Args:
         style: "paper", "talk" or "web".
-        dark: light letters on a dark ground.
-        columns: 1 or 2 for figures as wide as one or both columns of a paper, `paper.WIDTHS`, with letters of 6 to 9
-            points and fewer panels in a row; None for as much room as each figure likes best.
-            Figures on axes of your own keep their size.
-        title: what stands above a figure, in place of its own words; titles of panels stay.
-        caption: False leaves out what a figure says of itself above and below its panels, as for a paper, whose
-            caption says it.
+        dark: use light letters on a dark background.
+        columns: 1 or 2 for figures as wide as one or two columns of a paper, `paper.WIDTHS`, with letters of 6 to 9
+            points and fewer panels in a row; None for the default size of each figure. Figures on your own axes keep
+            their size.
+        title: title of the figure, replacing its own; titles of panels are kept.
+        caption: False omits the text above and below the panels, for a paper that has its own caption.
 
     Yields:
         Nothing.
 
     Raises:
-        InputError: an unknown style or number of columns, or columns of something that is no paper.
+        InputError: an unknown style or number of columns, or columns with a style other than "paper".
     """
     check_choice("style", style, STYLES)
     if columns not in paper.WIDTHS:
@@ -233,7 +232,7 @@ def figure(width: float, height: float, room: paper.Room | None = None) -> Figur
         room: what the panels need; None for panels a quarter wider than high.
 
     Returns:
-        A figure that belongs to no window and whose layout avoids overlaps.
+        A figure without a window, with a layout that avoids overlaps.
     """
     wide = paper.page()
     fig = Figure(figsize=(width, height) if wide is None else (wide, paper.HIGHEST), layout="constrained")
