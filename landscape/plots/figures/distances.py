@@ -43,7 +43,7 @@ def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> F
 
     Args:
         distances: the result.
-        parts: the points of these parts only, with all other models; None for all.
+        parts: draw only the points of these parts, and all other models; None for all.
 
     Returns:
         A new figure.
@@ -77,7 +77,7 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
 
     Args:
         distances: the result.
-        parts: columns; None for all.
+        parts: names of the columns to draw; None for all.
 
     Returns:
         A new figure, with a second map if barriers were computed.

@@ -51,7 +51,7 @@ def class_quality(features: Features, parts: Sequence[str] | None = None) -> Fig
 
     Args:
         features: the result.
-        parts: names of classes; None for all.
+        parts: names of the classes to draw; None for all.
 
     Returns:
         A new figure with four axes.
@@ -129,7 +129,7 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
 
     Args:
         features: the result.
-        parts: names of classes; None for all.
+        parts: names of the classes to draw; None for all.
 
     Returns:
         A new figure with a map for each of the checkpoints and a colour bar.

@@ -37,7 +37,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
 
     Args:
         gradients: the result.
-        parts: names; None for all.
+        parts: names of the parts to draw; None for all.
         point: name of the checkpoint; None for the last.
 
     Returns:
@@ -132,7 +132,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
 
     Args:
         gradients: the result.
-        parts: names; None for all.
+        parts: names of the parts to draw; None for all.
         point: name of the checkpoint; None for the last.
 
     Returns:
@@ -192,7 +192,7 @@ def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *,
 
     Args:
         gradients: the result.
-        parts: names; None for all.
+        parts: names of the parts to draw; None for all.
         point: name of the checkpoint; None for the last.
 
     Returns:

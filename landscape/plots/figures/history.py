@@ -25,7 +25,7 @@ def training(history: History, parts: Sequence[str] | None = None) -> Figure:
 
     Args:
         history: the result.
-        parts: names of classes; None for all.
+        parts: names of the classes to draw; None for all.
 
     Returns:
         A new figure with three axes.
@@ -57,7 +57,7 @@ def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
 
     Args:
         history: the result.
-        parts: names of classes; None for all.
+        parts: names of the classes to draw; None for all.
 
     Returns:
         A new figure with three axes.
@@ -91,7 +91,7 @@ def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
 
     Args:
         history: the result.
-        parts: names of classes; None for all.
+        parts: names of the classes to draw; None for all.
 
     Returns:
         A new figure with one axes.
@@ -116,7 +116,7 @@ def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
 
     Args:
         history: the result.
-        parts: names of classes; None for all.
+        parts: names of the classes to draw; None for all.
 
     Returns:
         A new figure with three axes: the epoch in which each class had its best features; the number of epochs in the

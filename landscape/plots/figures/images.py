@@ -28,7 +28,7 @@ def images(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
 
     Args:
         spectrum: the result, with small copies of images.
-        parts: names; None for all.
+        parts: names of the parts to draw; None for all.
 
     Returns:
         A new figure with a row of images for each part.

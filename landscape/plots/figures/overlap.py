@@ -32,7 +32,7 @@ def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figur
 
     Args:
         spectrum: the result, with `overlap`.
-        parts: names; None for all.
+        parts: names of the parts to draw; None for all.
 
     Returns:
         A new figure with the map and a colour bar.
@@ -55,7 +55,7 @@ def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figu
 
     Args:
         spectrum: the result, with `gradient_curvature`.
-        parts: names; None for all.
+        parts: names of the parts to draw; None for all.
 
     Returns:
         A new figure with the map and a colour bar.
@@ -79,7 +79,7 @@ def subspace_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figu
 
     Args:
         spectrum: the result, with `subspace_overlap`.
-        parts: names; None for all.
+        parts: names of the parts to draw; None for all.
 
     Returns:
         A new figure with the map and a colour bar.

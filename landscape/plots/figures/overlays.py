@@ -36,7 +36,7 @@ def surface_overlay(
 
     Args:
         surface: the result, over a plane.
-        parts: names; None for all where these are at most four, otherwise for the most frequent and the rarest.
+        parts: names of the parts; None for all if there are at most four, else for the most frequent and the rarest.
         levels: about how many, or which; all parts have the same.
         log: None for logarithmic levels where the loss spans decades.
         vmin: lowest level.

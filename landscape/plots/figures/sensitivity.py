@@ -29,7 +29,7 @@ def changes(sensitivity: Sensitivity, parts: Sequence[str] | None = None) -> Fig
 
     Args:
         sensitivity: the result.
-        parts: names; None for all.
+        parts: names of the parts to draw; None for all.
 
     Returns:
         A new figure with a map for the loss, and one for the accuracy if there is one.

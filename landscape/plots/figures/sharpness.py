@@ -28,7 +28,7 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
 
     Args:
         sharpness: the result.
-        parts: names; None for all.
+        parts: names of the parts to draw; None for all.
 
     Returns:
         A new figure with three axes.

@@ -30,7 +30,7 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
 
     Args:
         spectrum: the result.
-        parts: names; None for all.
+        parts: names of the parts to draw; None for all.
 
     Returns:
         A new figure with two axes, or four.

@@ -92,7 +92,7 @@ def surface(
 
     Args:
         surface: the result, over a plane.
-        parts: names, in the order of the panels; None for all, of which more than twelve are joined into groups.
+        parts: names of the parts, in the order of the panels; None for all. More than twelve are joined into groups.
         levels: about how many, or which.
         log: None for logarithmic levels where the loss spans decades.
         vmin: lowest level.

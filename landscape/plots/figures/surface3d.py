@@ -45,7 +45,7 @@ def surface_3d(
 
     Args:
         surface: the result, over a plane.
-        parts: names, in the order of the panels; None for all, of which more than twelve are joined into groups.
+        parts: names of the parts, in the order of the panels; None for all. More than twelve are joined into groups.
         log: the height is the logarithm of the loss; None means so if the loss spans decades.
         vmin: lower losses have the colour of this loss.
         vmax: higher losses have the colour of this loss.

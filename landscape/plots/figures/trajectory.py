@@ -46,7 +46,7 @@ def trajectory(
 
     Args:
         trajectory: the result.
-        parts: names, in the order of the panels; None for all, of which more than twelve are joined into groups.
+        parts: names of the parts, in the order of the panels; None for all. More than twelve are joined into groups.
         levels: about how many, or which.
         log: None for logarithmic levels where the loss spans decades.
         vmin: lowest level.
@@ -103,7 +103,7 @@ def trajectory_along(
 
     Args:
         trajectory: the result.
-        parts: names; None for all, of which more than twelve are joined into groups.
+        parts: names of the parts; None for all. More than twelve are joined into groups.
         log: None for a logarithmic axis where the loss spans decades.
         vmin: lower end of the loss axis.
         vmax: upper end of the loss axis.
