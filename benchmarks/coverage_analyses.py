@@ -132,6 +132,7 @@ def by_sums(found: Known, chosen: list[tuple[np.ndarray, np.ndarray]]) -> Number
         rises = own - (1 - LINE) * own[:, :1] - LINE * own[:, -1:]
         tops.append(inference.stderr(rises[:, rises.mean(axis=0).argmax()]))
     right = 1 - np.array([own.mean() for own in wrong])
+    alike = [len(f) if (f == 1).all() else 1 for _, f in chosen]  # of weighted draws no error is given
     each = [f[:, None] * own[i] for own, (i, f) in zip(found.gradients, chosen, strict=True)]
     g = np.array([own.mean(axis=0) for own in each])
     share = np.array([len(own) for own in found.losses]) / sum(map(len, found.losses))
@@ -149,7 +150,7 @@ def by_sums(found: Known, chosen: list[tuple[np.ndarray, np.ndarray]]) -> Number
     return {
         "loss at the checkpoint": (mean[:, 0], error[:, 0]),
         "loss half way to another network": (mean[:, half], error[:, half]),
-        "accuracy there": (right, np.sqrt(np.maximum(right * (1 - right), 0) / (n - 1))),
+        "accuracy there": (right, np.array(list(map(inference.share_stderr, right, alike)))),
         "barrier on the line": (barrier, grid.barrier_stderr(LINE, mean, error)),
         "barrier of distances": (barrier, np.array(tops)),
         "gradient norm": (norm, np.array([inference.stderr(own @ u) for own, u in zip(each, g / norm[:, None],
@@ -167,6 +168,8 @@ def by_analyses(objective: Objective, names: str) -> Numbers:
             found[name.replace("_", " ")] = getattr(sharp, name), getattr(sharp, f"{name}_sampling_stderr")
     if "features" in names:
         features = ls.features(objective)
+        if features.quality_stderr is None:  # too few samples for its groups
+            return found
         for name in ("quality", "distance", "variance", "alignment"):
             found[f"features: {name}"] = getattr(features, name)[0], getattr(features, f"{name}_stderr")[0]
         for name in ("within_between", "norm_variation", "angle_deviation", "duality"):
@@ -234,7 +237,10 @@ def table(whole: Objective, found: Known, repetitions: int, names: str, *, weigh
                 sure = np.isfinite(error) & (truth[name] != 0)  # a barrier of nothing has no ratio
                 ratios[name] += list(value[sure] / truth[name][sure])
                 holds[name] += list(np.abs(value - truth[name])[sure] <= t * error[sure])
-        for name in ratios:
+        for name in truth:
+            if name not in ratios:
+                cells[name].append("not given")
+                continue
             some = np.array(ratios[name])
             cells[name].append(f"{some.mean():.2f} ({some.std():.2f}), {np.mean(holds[name]):.0%}")
     for name, row in cells.items():

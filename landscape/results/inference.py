@@ -45,6 +45,27 @@ def stderr(x: np.ndarray) -> float:
     return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
 
 
+def share_stderr(share: np.ndarray, n: float) -> np.ndarray:
+    """Return the standard errors of shares of n samples that count alike, such as accuracies.
+
+    One more sample on each side is counted, so that a share of 0 or 1 among few samples is not taken for certain.
+
+    Args:
+        share: of any shape.
+        n: samples.
+
+    Returns:
+        The errors; nan for one sample, whose spread is not known.
+
+    Source: Agresti and Coull 1998, "Approximate is better than exact for interval estimation of binomial proportions".
+    """
+    if not n > 1:
+        return np.full(np.shape(share), np.nan)
+    shrunk = (np.asarray(share) * n + 1) / (n + 2)
+    error: np.ndarray = np.sqrt(shrunk * (1 - shrunk) / (n - 1))
+    return error
+
+
 def ratio(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Return the ratio of two means over the same draws, and its standard error.
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from fitted import network
+from matplotlib.collections import PolyCollection
 
 import landscape as ls
+from landscape import plots
 from landscape.analyses.distances import Run
 from landscape.errors import InputError
 from landscape.objective import draws, points
@@ -60,6 +62,20 @@ def test_a_surface_weighs_each_draw_and_states_the_error(objective, drawn):
             assert found.loss_stderr[p, 0, k] == pytest.approx(inference.stderr(weighed), rel=1e-6)
             wrong = factors[own] * ~right[index[own]]
             assert found.accuracy[p, 0, k] == pytest.approx(1 - wrong.mean(), abs=1e-12)
+
+
+def test_bands_of_weighted_accuracies_are_not_those_of_all_samples(objective, drawn):
+    """These would be too narrow by the root of how many samples a draw stands for."""
+
+    def bands(of):
+        figure = plots.surface_lines(ls.surface(of, line(of), [-1.0, 0.0, 1.0]), errors=True)
+        return [[c for c in ax.collections if isinstance(c, PolyCollection)] for ax in figure.axes[:2]]
+
+    def heights(collections):
+        return [np.ptp(path.vertices[:, 1]) for c in collections for path in c.get_paths() if len(path.vertices)]
+
+    assert [bool(heights(own)) for own in bands(objective)] == [True, True]
+    assert [bool(heights(own)) for own in bands(drawn)] == [True, False]
 
 
 def test_losses_and_accuracies_away_from_the_checkpoint_are_unbiased_and_their_errors_hold(objective):

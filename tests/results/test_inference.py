@@ -156,3 +156,14 @@ def test_a_weighted_pool_is_drawn_by_its_weights():
 def test_holms_p_values_are_those_of_his_rule():
     p = np.array([0.01, 0.04, np.nan, 0.03, 0.5])
     np.testing.assert_allclose(inference.adjusted(p), [0.04, 0.09, np.nan, 0.09, 0.5])
+
+
+def test_the_error_of_a_share_is_that_of_the_binomial_and_never_zero():
+    share = np.array([0.3, 0.0, 1.0])
+    found = inference.share_stderr(share, 1000)
+    assert found[0] == pytest.approx(np.sqrt(0.3 * 0.7 / 1000), rel=3e-3)
+    assert found[1:] == pytest.approx([np.sqrt(1001 / 1002**2 / 999)] * 2, rel=1e-12)
+    assert np.isnan(inference.share_stderr(share, 1)).all()
+    # 90 % of a share near 1 among few, of which all may be right
+    right = np.random.default_rng(0).binomial(25, 0.98, 2000) / 25
+    assert np.mean(np.abs(right - 0.98) <= 1.711 * inference.share_stderr(right, 25)) > 0.85

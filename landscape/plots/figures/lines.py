@@ -21,7 +21,7 @@ from landscape.plots.layout import panels, paper, theme
 from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named
 from landscape.plots.layout.planes import axis_labels, units
 from landscape.plots.layout.scales import Scale, label, scale
-from landscape.results import Surface, written
+from landscape.results import Surface, inference, written
 from landscape.results.regroup import verdict_of
 
 MOST_MARKS = 6
@@ -161,9 +161,9 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, er
             raise InputError(
                 f"this surface keeps no errors over samples: compute it again, or leave {arg('errors')} out"
             )
-        n = float(surface.n_samples[p])
-        of_accuracy = np.sqrt(accuracy * (1 - accuracy) / (n - 1)) if n > 1 else np.full(len(known), np.nan)
-        bands = surface.loss_stderr[p, 0, known], of_accuracy
+        # Of draws with weights the accuracy has no such formula: they are fewer, and do not count alike.
+        n = 1.0 if "draws" in surface.provenance else float(surface.n_samples[p])
+        bands = surface.loss_stderr[p, 0, known], inference.share_stderr(accuracy, n)
     return _Curve(
         name=name,
         colour=colour,
