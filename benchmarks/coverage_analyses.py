@@ -234,7 +234,7 @@ def table(whole: Objective, found: Known, repetitions: int, names: str, *, weigh
         for seed in range(repetitions):
             part = drawn(whole, n, seed, weighted=weighted, sums=names == "sums")
             for name, (value, error) in numbers(part).items():
-                sure = np.isfinite(error) & (truth[name] != 0)  # a barrier of nothing has no ratio
+                sure = np.isfinite(error) & np.isfinite(truth[name]) & (truth[name] != 0)  # else there is no ratio
                 ratios[name] += list(value[sure] / truth[name][sure])
                 holds[name] += list(np.abs(value - truth[name])[sure] <= t * error[sure])
         for name in truth:
