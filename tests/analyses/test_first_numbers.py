@@ -8,7 +8,7 @@ from exact import dense
 from refusals import refused
 
 import landscape as ls
-from landscape.analyses import samples, summaries
+from landscape.analyses import summaries
 from landscape.errors import InputError
 from landscape.plots.figures.density import densities
 
@@ -62,10 +62,10 @@ def test_steps_or_probes_ask_for_the_density():
         ls.spectrum(objective, vectors=49)
 
 
-def test_parts_with_too_many_rows_have_no_negative_mass_and_no_density(monkeypatch):
+def test_parts_with_too_many_rows_have_no_negative_mass_and_no_density():
     objective = CASES["mlp-tanh"].objective()
-    monkeypatch.setattr(samples, "MOST_ROWS", 3)
-    found = ls.spectrum(objective, operator="ggn")
+    three_rows = 3 * objective.layout.size * objective.dtype.itemsize
+    found = ls.spectrum(objective, operator="ggn", cache_bytes=three_rows)
     by_rows = np.isfinite(found.eigenvalues).any(axis=1)
     assert by_rows.tolist() == [False, False, True]  # a class of one sample has two rows
     assert np.isfinite(found.negative_mass).tolist() == by_rows.tolist()

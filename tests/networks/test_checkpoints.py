@@ -208,9 +208,15 @@ def test_names_of_other_versions_and_systems_are_read_too(old, new, tmp_path):
     assert found.found == {"best_acc1": 80.5}
 
 
-def test_objects_of_unknown_classes_are_passed_over(saved, monkeypatch):
+@pytest.fixture
+def gone(monkeypatch):
+    """Let a class of this file be one that cannot be imported."""
+    return lambda kind: monkeypatch.delattr(f"{__name__}.{kind.__name__}")
+
+
+def test_objects_of_unknown_classes_are_passed_over(saved, gone):
     path = saved({"state_dict": STATE, "extra": [Unknown()], "epoch": 3, "kind": nn.ReLU})
-    monkeypatch.delattr(f"{__name__}.Unknown")
+    gone(Unknown)
     found = checkpoints.read(path)
     assert_same(found.state, STATE)
     assert found.found == {"epoch": 3}
@@ -255,19 +261,19 @@ class Block(nn.Module):
 
 
 @pytest.mark.parametrize(("wrap", "key"), [(lambda m: m, ""), (lambda m: {"net": m, "epoch": 3}, "net")])
-def test_a_whole_module_is_read_without_its_code(wrap, key, saved, monkeypatch):
+def test_a_whole_module_is_read_without_its_code(wrap, key, saved, gone):
     model = nn.Sequential(nn.Linear(2, 3), Block(), nn.ReLU())
     path, expected = saved(wrap(model)), model.state_dict()
-    monkeypatch.delattr(f"{__name__}.Block")
+    gone(Block)
     found = checkpoints.read(path)
     assert_same(found.state, expected)
     assert found.key == key
     assert not any(t.requires_grad for t in found.state.values())
 
 
-def test_a_trusted_file_whose_code_is_missing_says_what_is_missing(saved, monkeypatch):
+def test_a_trusted_file_whose_code_is_missing_says_what_is_missing(saved, gone):
     path = saved({"extra": Unknown()})
-    monkeypatch.delattr(f"{__name__}.Unknown")
+    gone(Unknown)
     assert "code that cannot be imported (AttributeError: " in refusal(path, trust_pickle=True)
 
 
