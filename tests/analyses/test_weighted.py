@@ -5,6 +5,7 @@ import pytest
 import torch
 from fitted import network
 from matplotlib.collections import PolyCollection
+from refusals import refused
 
 import landscape as ls
 from landscape import plots
@@ -177,7 +178,7 @@ def test_features_count_each_draw_as_often_as_it_stands_for(objective, drawn):
         share = factors[own] / factors[own].sum()
         mean = share @ features[own]
         assert found.variance[0, c] == pytest.approx(share @ np.square(features[own] - mean).sum(1), rel=1e-9)
-    with pytest.raises(InputError, match="take partition='class'"):
+    with refused(InputError, partition="class"):
         ls.features(draws.draw_samples(network(), 12).alone("0"))
 
 

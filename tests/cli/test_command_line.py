@@ -152,7 +152,7 @@ OWN = ["hessian", "--ckpt", "own.pt"]
     ("arguments", "words"),
     [
         (["hessian", "--ckpt", "absent.pt"], "absent.pt"),
-        (["hessian", "--ckpt", "notes.txt"], "no checkpoint"),
+        (["hessian", "--ckpt", "notes.txt"], "not a checkpoint"),
         (["hessian", "--ckpt", "foreign.pt"], "--dataset"),
         (["hessian", "--ckpt", "nan.pt"], "linear.weight"),
         ([*OWN, "--model", "resnet20"], "does not fit the model"),

@@ -138,7 +138,7 @@ def test_a_run_that_measured_its_own_quality_is_mentioned(tmp_path, monkeypatch,
     [
         (["--ckpt", "absent.pt"], "absent.pt cannot be read"),
         (["--ckpt", "absent/*.pt"], "absent/*.pt matches no file"),
-        (["--ckpt", "notes.txt"], "no checkpoint"),
+        (["--ckpt", "notes.txt"], "not a checkpoint"),
         (["--ckpt", "run/.."], "--dataset"),
         (["--ckpt", "run", "--beta", "-1"], "'--beta': -1.0 is not in the range"),
         (["--ckpt", "run", "--beta", "half"], "half"),

@@ -44,7 +44,7 @@ def test_info_tells_what_a_checkpoint_holds(run, tmp_path):
 def test_info_explains_a_file_that_is_neither(run, tmp_path):
     (tmp_path / "notes.txt").write_text("not a result")
     (tmp_path / "broken.h5").write_text("not a result either")
-    for name, words in (("notes.txt", "no checkpoint"), ("broken.h5", "not an HDF5 file"), ("none.pt", "no file")):
+    for name, words in (("notes.txt", "not a checkpoint"), ("broken.h5", "not an HDF5 file"), ("none.pt", "no file")):
         code, _, err = run("info", tmp_path / name)
         assert (code, len(err)) == (2, 1)
         assert words in err[0]
