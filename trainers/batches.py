@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from landscape.autodiff.wide import sent
 from landscape.data import items
 from landscape.data.datasets import Samples
 from landscape.data.images import ImageFiles, resized
@@ -59,7 +60,7 @@ class Batches:
         self.class_counts = samples.class_counts
         self._device, self._dtype, self._workers = device, dtype, workers
         self._labels = torch.from_numpy(samples.labels).to(device)
-        self._inputs = None if samples.inputs is None else samples.inputs.to(device)
+        self._inputs = None if samples.inputs is None else sent(samples.inputs, device)
         source = samples.dataset
         self._reader = _Reader(_Squares(source) if isinstance(source, ImageFiles) else source)
         self._changes = [_change(name, samples) for name in views]

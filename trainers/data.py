@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from landscape.autodiff.wide import sent
 from landscape.data import datasets
 from landscape.data.datasets import Samples
 from landscape.errors import DataError, InputError, arg
@@ -30,7 +31,7 @@ class Data:
         def move(samples: Samples) -> Samples:
             if samples.inputs is None or device.type == "cpu":
                 return samples
-            return dataclasses.replace(samples, inputs=samples.inputs.to(device))
+            return dataclasses.replace(samples, inputs=sent(samples.inputs, device))
 
         validation = None if self.validation is None else move(self.validation)
         return dataclasses.replace(self, train=move(self.train), validation=validation, test=move(self.test))
@@ -116,13 +117,15 @@ def _views(recipe: Recipe, samples: Samples) -> str:
                 f"{arg('loss', 'bcl')} needs three augmented views; {samples.name} has no uint8 images to augment"
             )
         return "none"
-    if inputs.shape[1] != 3 or inputs.shape[2] != inputs.shape[3]:
+    source = datasets.DATASETS.get(recipe.dataset)
+    square = inputs.shape[1] == 3 and inputs.shape[2] == inputs.shape[3]
+    if square and source is not None and not source.mirrors:  # all other views of colour images mirror half of them
+        return ",".join(["crop"] * n)
+    if not square:
         return "none" if n == 1 else "crop,crop,crop"
     if samples.inputs is None:
         return "imagenet" if n == 1 else "imagenet-randaugment,simclr-imagenet,simclr-imagenet"
-    source = datasets.DATASETS.get(recipe.dataset)
-    plain = "crop-flip" if source is None or source.mirrors else "crop"
-    return plain if n == 1 else "autoaugment,simclr,simclr"
+    return "crop-flip" if n == 1 else "autoaugment,simclr,simclr"
 
 
 def build(recipe: Recipe, samples: Samples, own: nn.Module | None = None) -> tuple[nn.Module, int | None]:

@@ -24,6 +24,12 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(place(tensor.device)).double()  # moved first: a device converts before it sends
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return data on a device; float64 becomes float32 before it is sent to a device that has no float64."""
+    narrow = tensor.dtype == torch.float64 and place(device) != device
+    return (tensor.float() if narrow else tensor).to(device)
+
+
 def zeros(shape: int | Sequence[int], device: torch.device) -> Tensor:
     """Return float64 zeros to add to, at the `place` of a device."""
     return torch.zeros(shape, dtype=torch.float64, device=place(device))

@@ -18,6 +18,7 @@ from torch.utils.data import Subset, TensorDataset, default_collate
 
 from landscape.autodiff import randomness, trees
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import sent
 from landscape.callables import failures_of
 from landscape.data import items, loaders
 from landscape.data.loaders import Loaded
@@ -161,7 +162,7 @@ class Records(Samples):
         return (
             self
             if self.held is None
-            else dataclasses.replace(self, held=trees.mapped(lambda t: t.to(device), self.held))
+            else dataclasses.replace(self, held=trees.mapped(lambda t: sent(t, device), self.held))
         )
 
     def column(self, name: str) -> Sequence[Any] | np.ndarray:

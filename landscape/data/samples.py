@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Subset
 
 from landscape import callables
+from landscape.autodiff.wide import sent
 from landscape.data import images, items
 from landscape.errors import DataError, InputError, arg
 
@@ -82,7 +83,7 @@ class Samples:
             inputs = self.inputs.index_select(0, torch.from_numpy(order).to(self.inputs.device))
         else:
             inputs = items.stack(order.tolist(), items.inputs(self.dataset, order.tolist()))
-        inputs = inputs.to(device)
+        inputs = sent(inputs, device)
         if self.mean is not None and self.std is not None:
             shape = (-1, *[1] * (inputs.ndim - 2))
             mean = torch.tensor(self.mean, dtype=dtype, device=inputs.device).view(shape)
@@ -138,7 +139,7 @@ class Samples:
 
     def on(self, device: torch.device) -> "Samples":
         """Return the samples with their tensors on a device."""
-        return self if self.inputs is None else dataclasses.replace(self, inputs=self.inputs.to(device))
+        return self if self.inputs is None else dataclasses.replace(self, inputs=sent(self.inputs, device))
 
     @callables.checked
     def subsample(self, per_class: int, seed: int = 0) -> "Samples":

@@ -23,7 +23,7 @@ from landscape.autodiff import trees
 from landscape.autodiff.backward import second_of_each
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import wide
+from landscape.autodiff.wide import sent, wide
 from landscape.callables import checked
 from landscape.data.records import Records
 from landscape.data.samples import Samples
@@ -144,7 +144,7 @@ def _with_factors(samples: Samples, factors: np.ndarray) -> Samples:
     if samples.held is None:
         raise InputError(f"{arg('samples')}: draws are of samples in memory, these are collated batch by batch")
     inputs, targets = samples.held
-    return replace(samples, held=(inputs, (targets, torch.from_numpy(factors).to(trees.device(inputs)))))
+    return replace(samples, held=(inputs, (targets, sent(torch.from_numpy(factors), trees.device(inputs)))))
 
 
 def uncertainty(objective: Objective, part: int) -> np.ndarray:

@@ -55,6 +55,24 @@ def test_an_objective_in_float64_is_refused_where_there_is_none():
         _objective(stand_in.NAME, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("held", [lambda x, y: (x, y), lambda x, y: ({"x": x}, y)])
+def test_data_in_float64_are_narrowed_before_they_are_sent_where_there_is_none(held):
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 2
+    model = torch.nn.Linear(3, 2) if isinstance(held(x, y)[0], torch.Tensor) else _OfDict()
+    options = {"model": model, "dataset": held(x, y), "partition": "class", "loss": "ce"}
+    with stand_in.entered(float64=False):
+        found = ls.load_objective(**options, device=stand_in.NAME).evaluation.loss
+    assert found == pytest.approx(ls.load_objective(**options, device="cpu").evaluation.loss, rel=1e-6)
+
+
+class _OfDict(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def forward(self, x):
+        return super().forward(x)
+
+
 def test_derivatives_come_back_to_the_device():
     with stand_in.entered(float64=False):
         t = torch.arange(3.0, device=stand_in.NAME).requires_grad_()

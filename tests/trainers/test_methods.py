@@ -339,12 +339,20 @@ def test_data_that_several_benchmarks_share_bring_no_schedule():
     assert compose({"dataset": "image-list"}).epochs == Recipe().epochs
 
 
-@pytest.mark.parametrize(("mirrors", "views"), [(True, "crop-flip"), (False, "crop")])
-def test_images_that_mean_something_else_mirrored_are_not_turned_round(monkeypatch, mirrors, views):
+@pytest.mark.parametrize(
+    ("mirrors", "loss", "views"),
+    [
+        (True, "ce", "crop-flip"),
+        (False, "ce", "crop"),
+        (True, "bcl", "autoaugment,simclr,simclr"),
+        (False, "bcl", "crop,crop,crop"),
+    ],
+)
+def test_images_that_mean_something_else_mirrored_are_not_turned_round(monkeypatch, mirrors, loss, views):
     """Where nothing is said of views, small colour images are mirrored, but not those of digits."""
     images = torch.arange(4 * 3 * 8 * 8, dtype=torch.uint8).reshape(4, 3, 8, 8)
     samples = datasets.from_dataset((images, torch.tensor([0, 1, 0, 1])))
     samples = replace(samples, mean=(0.5,) * 3, std=(0.5,) * 3)
     monkeypatch.setitem(datasets.DATASETS, "numbers", datasets.Source(read=None, mirrors=mirrors))
-    recipe, _ = data.fitted(Recipe(dataset="numbers", model="resnet20"), samples, samples)
+    recipe, _ = data.fitted(Recipe(dataset="numbers", model="resnet20", loss=loss), samples, samples)
     assert recipe.augment == views
