@@ -53,6 +53,12 @@ def plane() -> Figure:
     return ls.plots.trajectory(regroup(found, {"tail": [rarest], "full": found.parts}), ["tail", "full"], names=names)
 
 
+def cosines() -> Figure:
+    """Figure 6: the cosines of class and batch gradients over the long run, of two head and two tail classes."""
+    found = ls.load(DATA / "cifar10-long.ce-0.gradients.h5")
+    return ls.plots.gradient_cosines({"CE": found}, [*found.parts[:2], *found.parts[-2:]])
+
+
 def qualities() -> Figure:
     """Figure 2: feature quality over the epochs of two methods."""
     methods = {name: METHODS[name] for name in ("CE", "CE + GSA + GKP")}
@@ -69,6 +75,7 @@ def figures() -> Iterator[tuple[str, Callable[[], Figure]]]:
         yield "figure9-cifar10", lambda: ends("cifar10")
     yield "training-long", of("cifar10-long.ce-0.history.h5", plots.training)
     yield "quality-long", of("cifar10-long.ce-0.history.h5", plots.quality)
+    yield "cosines-long", cosines
     yield "densities", of("digits.ce.classes.h5", plots.densities)
     yield "summary", of("digits.ce.classes.h5", plots.summary)
     yield "overlap", of("digits.ce.classes.h5", plots.overlap_map)
