@@ -75,6 +75,7 @@ def figures() -> Iterator[tuple[str, Callable[[], Figure]]]:
         yield "figure9-cifar10", lambda: ends("cifar10")
     yield "training-long", of("cifar10-long.ce-0.history.h5", plots.training)
     yield "quality-long", of("cifar10-long.ce-0.history.h5", plots.quality)
+    yield "collapse-long", of("cifar10-long.ce-0.features.h5", plots.neural_collapse)
     yield "cosines-long", cosines
     yield "densities", of("digits.ce.classes.h5", plots.densities)
     yield "summary", of("digits.ce.classes.h5", plots.summary)
