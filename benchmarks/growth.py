@@ -140,7 +140,7 @@ def draw(found: dict[str, Any]) -> Figure:
                 ax.plot(x, y[end] * (x / x[end]) ** slope, color=f"C{k}", lw=0.8, ls="--")
                 ax.plot(x, y, "os"[k], color=f"C{k}", ms=4, label=curve, alpha=0.8)
             ax.set(xscale="log", yscale="log", xlabel=label)
-            ax.set_xticks(x, [f"{n:,.0f}" if n < 1e5 else f"{n / 1e6:.2g} M" for n in x])
+            ax.set_xticks(x, [f"{n:,.0f}" if n < 1e5 else f"{n / 1e6:.3g} M" for n in x])
             if slope < 0:
                 ax.set_yticks([1, 0.75, 0.5], ["1", "0.75", "0.5"])
             ax.xaxis.set_minor_formatter(NullFormatter())

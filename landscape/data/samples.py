@@ -83,7 +83,7 @@ class Samples:
             inputs = self.inputs.index_select(0, torch.from_numpy(order).to(self.inputs.device))
         else:
             inputs = items.stack(order.tolist(), items.inputs(self.dataset, order.tolist()))
-        inputs = sent(inputs, device)
+        inputs = inputs if device is None else sent(inputs, torch.device(device))
         if self.mean is not None and self.std is not None:
             shape = (-1, *[1] * (inputs.ndim - 2))
             mean = torch.tensor(self.mean, dtype=dtype, device=inputs.device).view(shape)
