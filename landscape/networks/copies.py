@@ -69,10 +69,12 @@ def _same_but_tensors(first: nn.Module, second: nn.Module) -> bool:
 
 
 def _equal(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor) or isinstance(second, Tensor):
-        return isinstance(first, Tensor) and isinstance(second, Tensor) and torch.equal(first, second)
+    if type(first) is not type(second):
+        return False
     try:
-        return type(first) is type(second) and bool(first == second)
+        if isinstance(first, Tensor):  # torch.equal takes 1.0 in float32 and in float64 for the same
+            return first.dtype == second.dtype and first.device == second.device and torch.equal(first, second)
+        return bool(first == second)
     except Exception:  # what a user's model holds may compare in any way
         return False
 
