@@ -5,11 +5,11 @@ import os
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 
 import numpy as np
 import pytest
-import ranks
 import torch
 from fresh import Program
 
@@ -306,13 +306,9 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(here, how):
     assert np.allclose(straight.lambda_max, resumed.lambda_max, rtol=1e-4)
 
 
-RANK = "import sys; from landscape.cli import main; sys.exit(main())"
-
-
-def test_two_ranks_share_the_parts(here):
-    processes = [Program(RANK, *PARTS, "--out", "two.h5", env=own) for own in ranks.variables()]
-    ended = [process.ended() for process in processes]
-    assert [code for code, *_ in ended] == [0, 0], ended
+def test_two_ranks_of_torchrun_share_the_parts(here):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "landscape"]
+    subprocess.run([*command, *PARTS, "--out", "two.h5"], check=True, capture_output=True, timeout=200)
     assert main([*PARTS, "-q", "--out", "one.h5"]) == 0
     one, two = ls.load("one.h5"), ls.load("two.h5")
     assert two.parts == one.parts
