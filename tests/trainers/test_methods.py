@@ -205,7 +205,11 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"clip": (0.0, math.inf)}, "clip must be a finite number, got inf"),
         ({"group_after": 1.0}, "group_after is a share of the run"),
         ({"gkp": True, "epochs": 4}, "epochs=4 with group_after=0.1 ends before there are groups"),
-        ({"gkp": True, "epochs": 3, "groups": 1}, "as the memory bank needs 2 epochs after the warm-up of 1: raise"),
+        (
+            {"gkp": True, "epochs": 3, "groups": 1},
+            "needs 2 epochs after the warm-up of 1 and sees one in 1: raise epochs",
+        ),
+        ({"gkp": True, "epochs": 20, "statistics_every": 10}, "sees one in 10: raise epochs or lower statistics_every"),
         ({"gkp": True, "statistics_every": 0}, "statistics_every must be at least 1"),
         ({"loss": "bcl", "sharpness": "gsa", "first_pass": "decoupled"}, "first_pass='decoupled' takes samples one by"),
         ({"loss": "ldam", "cosine": False}, "loss='ldam' needs a cosine classifier"),
