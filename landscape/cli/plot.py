@@ -15,10 +15,8 @@ from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twi
 from landscape.cli.options import Choice, Command, command, listed, option
 from landscape.errors import InputError, nearest
 from landscape.plots.layout.theme import STYLES
+from landscape.plots.several import common
 from landscape.results import Result, Spectrum, Traces, columns
-
-MOST_PANELS = 24
-"""The largest number of panels in a figure of several results."""
 
 
 class _Plot(Command):
@@ -124,12 +122,14 @@ def plot(
     kind = _kind_of_several(drawn_as, kind) if several else _kind(drawn_as, results[0], kind)
     check_drawing(drawn_as, kind, drawing)
     called = _names(names, files, results)
-    chosen = _parts_of_several(drawn_as, results, parts) if several else _parts(results[0], parts)
     out = out or (Path(f"{kind}.png") if several else files[0].with_suffix(f".{kind}.png"))
     with plots.styled(style, dark=dark, columns=columns, title=title, caption=not no_caption):
         if several:
-            fig = plots.SEVERAL_FIGURES[drawn_as][kind](dict(zip(called, results, strict=True)), chosen, **drawing)
+            figure = plots.SEVERAL_FIGURES[drawn_as][kind]
+            chosen = figure.default(results) if parts is None else _select(common(results), parts)
+            fig = figure.draw(dict(zip(called, results, strict=True)), chosen, **drawing)
         else:
+            chosen = None if parts is None else _select(getattr(results[0], "parts", ()), parts)
             fig = plots.KIND_FIGURES[drawn_as][kind](results[0], chosen, **drawing)
         plots.write(fig, out)
     Console().say(str(out))
@@ -168,28 +168,6 @@ def _kind_of_several(drawn_as: str, kind: str | None) -> str:
             f"--kind {kind} is of one file: draw them one by one, or all of them by --kind {listed(figures)}"
         )
     return kind or next(iter(figures))
-
-
-def _parts(result: Any, text: str | None) -> list[str] | None:
-    return None if text is None else _select(getattr(result, "parts", ()), text)
-
-
-def _parts_of_several(drawn_as: str, results: Sequence[Any], text: str | None) -> list[str] | None:
-    """Return the requested parts, or all that the results have in common; None lets the figure choose."""
-    common = [part for part in results[0].parts if all(part in r.parts for r in results)]
-    if text is not None:
-        return _select(common, text)
-    if drawn_as in ("features", "gradients"):
-        return None
-    if not common:
-        raise InputError("the files have no part in common: analyse them with one --partition, or join by --groups")
-    if drawn_as == "line":
-        return common if len(common) == 1 else None
-    panels = len(common) * len(results)
-    if panels > MOST_PANELS:
-        join = ", or join them by --groups head-tail" if drawn_as == "surface" else ""
-        raise InputError(f"{panels} panels are too many for a figure: choose by --parts {common[0]},{common[-1]}{join}")
-    return common
 
 
 def _names(text: str | None, files: Sequence[Path], results: Sequence[Any]) -> list[str]:

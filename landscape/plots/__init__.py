@@ -32,6 +32,7 @@ from landscape.plots.figures.surface import contours, surface, surface_accuracy,
 from landscape.plots.figures.surface3d import surface_3d
 from landscape.plots.figures.trajectory import trajectory, trajectory_along
 from landscape.plots.layout.theme import styled, write
+from landscape.plots.several import Several, a_panel_each, only_one
 
 __all__ = [
     "KIND_FIGURES", "SEVERAL_FIGURES", "along", "bank", "barrier_maps", "changes", "class_angles", "class_quality",
@@ -95,11 +96,14 @@ The help consists of these names and the first sentence of each function. The ar
 options of `landscape plot` it has. A surface over one direction is a "line".
 """
 
-SEVERAL_FIGURES: Mapping[str, Mapping[str, Callable[..., Figure]]] = {
-    "spectrum": {"density": density_grid},
-    "features": {"quality": compare_quality},
-    "gradients": {"epochs": gradient_cosines},
-    "surface": {"contour": compare_surfaces},
-    "line": {"line": compare_surfaces},
+SEVERAL_FIGURES: Mapping[str, Mapping[str, Several]] = {
+    "spectrum": {"density": Several(density_grid, default=a_panel_each)},
+    "features": {"quality": Several(compare_quality)},
+    "gradients": {"epochs": Several(gradient_cosines)},
+    "surface": {"contour": Several(compare_surfaces, default=a_panel_each)},
+    "line": {"line": Several(compare_surfaces, default=only_one)},
 }
-"""The figures of `landscape plot` for several results of one kind, by their names: (results, parts) -> Figure."""
+"""The figures of `landscape plot` for several results of one kind, by their names.
+
+`default` says which parts a figure has if --parts is left out; by default the figure chooses them itself.
+"""

@@ -36,9 +36,13 @@ def asked(monkeypatch):
 
         return draw
 
-    for name in ("KIND_FIGURES", "SEVERAL_FIGURES"):
-        kinds = {of: {k: in_place_of(draw) for k, draw in kinds.items()} for of, kinds in getattr(plots, name).items()}
-        monkeypatch.setattr(plots, name, kinds)
+    of_one = {of: {k: in_place_of(draw) for k, draw in kinds.items()} for of, kinds in plots.KIND_FIGURES.items()}
+    of_several = {
+        of: {k: dataclasses.replace(figure, draw=in_place_of(figure.draw)) for k, figure in kinds.items()}
+        for of, kinds in plots.SEVERAL_FIGURES.items()
+    }
+    monkeypatch.setattr(plots, "KIND_FIGURES", of_one)
+    monkeypatch.setattr(plots, "SEVERAL_FIGURES", of_several)
     return found
 
 

@@ -145,7 +145,7 @@ def test_several_files_that_are_no_figure_are_refused_in_one_line(run, save, ask
         ([save("h.h5", history()), save("i.h5", history())], "there is no figure of several files of a history"),
         ([a, other], "the files have no part in common: analyse them with one --partition, or join by --groups"),
         ([a, b, "--parts", "cat"], "--parts: no part 'cat'; choose from class 0, class 1, class 2 or 0 to 2"),
-        (nine, "27 panels are too many for a figure: choose by --parts class 0,class 2"),
+        (nine, "27 panels are too many for a figure: choose by --parts 'class 0,class 2'"),
         ([a, b, "--names", "one"], "--names 'one': give 2 names that differ, with commas between them"),
         ([a, b, "--names", "one,one"], "--names 'one,one': give 2 names that differ"),
         ([a, "--names", "one"], "--names is for several files: leave it out for one"),
