@@ -24,6 +24,7 @@ from landscape.errors import InputError
 from landscape.networks.tasks import Task
 from landscape.objective.objective import Objective
 from landscape.results import inference
+from landscape.results.converged import converged
 from landscape.results.gram import Eigen, Gram
 
 log = logging.getLogger(__name__)
@@ -262,7 +263,7 @@ def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, n
         kept: its rows.
         top: number of the largest eigenvalues to list.
         vectors: number of their eigenvectors to keep.
-        tol: relative bound at which lambda_max counts as converged.
+        tol: relative tolerance of `converged`.
         negative_tol: as in `spectrum`.
 
     Returns:
@@ -292,7 +293,7 @@ def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, n
         "lambda_max_residual": np.array([bound]),
         "lambda_min": np.array([smallest]),
         "lambda_min_residual": np.array([bound]),
-        "converged": np.array([bound <= tol * abs(largest)]),
+        "converged": converged(np.array([largest]), np.array([bound]), tol=tol, scale=largest),
         "trace": np.array([found.trace]),
         "trace_stderr": np.zeros(1),
         "negative_mass": np.array([negative]),

@@ -12,6 +12,7 @@ from landscape.curvature.algebra import Operator
 from landscape.curvature.extremes import Ends, beyond_gauss_newton
 from landscape.curvature.probing import Runs
 from landscape.results import Spectrum, quadrature
+from landscape.results.converged import converged
 
 if TYPE_CHECKING:
     from landscape.analyses.options import Options
@@ -193,7 +194,7 @@ def _largest(values: np.ndarray, residuals: np.ndarray, vectors: Any, options: "
     return {
         "lambda_max": values[[-1]],
         "lambda_max_residual": residuals[[-1]],
-        "converged": np.array([residuals[-1] <= options.residual * abs(values[-1])]),
+        "converged": converged(values[-1:], residuals[-1:], tol=options.residual, scale=values[-1]),
         "ritz_values": first(values),
         "ritz_residuals": first(residuals),
         "ritz_vectors": kept_vectors,

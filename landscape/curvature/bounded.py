@@ -22,6 +22,7 @@ from torch import Tensor
 from landscape.curvature import lanczos, restarted
 from landscape.curvature.lanczos import dots
 from landscape.results import quadrature
+from landscape.results.converged import converged
 from landscape.results.quadrature import Ritz
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def split(
         product, start, wanted, capacity=m, tol=tol, most=most, progress=report, team=operator.team
     )
     good = np.arange(len(pairs.values)) < wanted
-    good |= pairs.residuals <= tol * np.abs(pairs.values).max(initial=0)
+    good |= converged(pairs.values, pairs.residuals, tol=tol, scale=np.abs(pairs.values).max(initial=0))
     n = int(good.argmin()) if not good.all() else len(good)
     pairs = restarted.Pairs(
         values=pairs.values[:n],

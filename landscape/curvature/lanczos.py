@@ -28,6 +28,7 @@ from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.errors import InputError, NumericalError, arg, check_choice
 from landscape.results import quadrature
+from landscape.results.converged import converged
 from landscape.results.quadrature import Ritz
 
 Distribution: TypeAlias = Literal["rademacher", "gaussian"]
@@ -74,16 +75,16 @@ def unconverged(tol: float, n: int = 1) -> Callable[[Tridiagonal], bool]:
     """Return a rule for `more` of `lanczos`, which continues until the largest Ritz values have converged.
 
     Args:
-        tol: the largest residual bound that ends a run, as a fraction of |lambda_max|.
+        tol: relative tolerance, as of `converged`, with |lambda_max| as the scale.
         n: number of the largest values that must converge.
 
     Returns:
-        A function that is True while a run has a larger residual among these.
+        A function that is True while one of these values of a run has not converged.
     """
 
     def more(runs: Tridiagonal) -> bool:
         found = [runs.solved(p, k) for p, k in np.ndindex(runs.steps.shape)]
-        return any(bool((r.residuals[-n:] > tol * abs(r.values[-1])).any()) for r in found)
+        return not all(converged(r.values, r.residuals, tol=tol, scale=r.values[-1])[-n:].all() for r in found)
 
     return more
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.curvature.lanczos import BREAKDOWN, PIECE, dots
 from landscape.errors import InputError
+from landscape.results.converged import converged
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,9 +101,9 @@ def largest(
         values, S = values[::-1], S[:, ::-1]
         # What rounding of the products hides, as in the bounds of quadrature.ritz.
         residuals = np.abs(rest * S[-1]) + 10 * eps * np.abs(values).max()
-        least = max(tol, 20 * eps) * np.abs(values).max()
+        sure = converged(values, residuals, tol=max(tol, 20 * eps), scale=np.abs(values).max())
         ended = taken >= most or rest <= BREAKDOWN * eps * scale
-        done = ended or bool((residuals[:wanted] <= least).all())
+        done = ended or bool(sure[:wanted].all())
         kept = min(size, max(wanted, (capacity - 1) // 2)) if done else wanted + (capacity - wanted) // 2
         _combine(V, S[:, :kept])
         V[kept] = V[size]

@@ -9,6 +9,7 @@ import numpy as np
 from landscape.errors import InputError, arg
 from landscape.results.axes import Bools, Counts, Floats, array, scalar
 from landscape.results.base import Result
+from landscape.results.converged import converged
 from landscape.results.predicted import Predicted
 
 
@@ -281,7 +282,8 @@ class Spectrum(Predicted):
         """Whether the residual of each of a part's Ritz vectors is at most `tol` times |lambda_max|, (P,)."""
         n_vectors = 0 if self.ritz_vectors is None else self.ritz_vectors.shape[1]
         residuals = np.nan_to_num(self.ritz_residuals[:, :n_vectors])  # nan for vectors that do not exist
-        sure: Bools = np.all(residuals <= self.tol * np.abs(self.lambda_max)[:, None], axis=1)
+        found = converged(self.ritz_values[:, :n_vectors], residuals, tol=self.tol, scale=self.lambda_max[:, None])
+        sure: Bools = np.all(found, axis=1)
         return sure
 
     def _chosen(self, chosen: Sequence[int], changes: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from landscape.results import Result, Series, Spectrum, columns
 from landscape.results.columns import Column
+from landscape.results.converged import converged
 
 COLUMNS = (
     "file", "kind", "checkpoint", "epoch", "method", "data", "split", "matrix", "part", "n_samples", "quantity",
@@ -62,11 +63,12 @@ def _numbers(result: Any, p: int) -> Iterator[list[Any]]:
         if not np.isnan(value):
             yield [column.name, value, "" if error is None else error, *_exactness(column, result, p, error)]
     if isinstance(result, Spectrum):
-        limit = result.tol * abs(result.lambda_max[p])
-        for k, (value, residual) in enumerate(zip(result.ritz_values[p], result.ritz_residuals[p], strict=True), 1):
+        values, residuals = result.ritz_values[p], result.ritz_residuals[p]
+        sure = converged(values, residuals, tol=result.tol, scale=result.lambda_max[p])
+        for k, (value, residual, is_sure) in enumerate(zip(values, residuals, sure, strict=True), 1):
             if not np.isnan(value):
-                converged = "exact" if residual == 0 else "converged" if residual <= limit else "not converged"
-                yield [f"eigenvalue {k}", float(value), float(residual), "residual", converged]
+                exactness = "exact" if residual == 0 else "converged" if is_sure else "not converged"
+                yield [f"eigenvalue {k}", float(value), float(residual), "residual", exactness]
 
 
 def _exactness(column: Column, result: Any, p: int, error: float | None) -> tuple[str, str]:
