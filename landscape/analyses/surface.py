@@ -383,13 +383,15 @@ def _invalid_variances(
     along: Directions, evaluator: Evaluator, axes: tuple[np.ndarray, np.ndarray], computed: np.ndarray
 ) -> np.ndarray:
     """Say at which points a running variance is negative, (ny, nx); estimated variances never are."""
-    invalid, (x, y) = np.zeros_like(computed), axes
+    invalid, (x, y), policy = np.zeros_like(computed), axes, evaluator.policy
+    if policy.trains or policy.batches:
+        return invalid
     eps = points.variance_eps(evaluator.objective.model).to(along.eps.device)
     for row, column in np.argwhere(computed):
         at = (x[column],) if len(along.axes) == 1 else (x[column], y[row])
-        if evaluator.policy.moves:
-            found = along.buffers_at(*at, moves=evaluator.policy.moves)
-            invalid[row, column] = not points.variances_valid(eps, found)
-        elif evaluator.policy.keeps:
-            invalid[row, column] = not points.variances_valid(eps, evaluator.centre.buffers)
+        if policy.moves:  # the buffers alone are enough
+            found = [along.buffers_at(*at, moves=policy.moves)]
+        else:
+            found = [point.buffers for point in evaluator.with_statistics(along.at(*at))]
+        invalid[row, column] = not all(points.variances_valid(eps, buffers) for buffers in found)
     return invalid

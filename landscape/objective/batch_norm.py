@@ -1,6 +1,6 @@
 """What batch norm does at a point of parameter space: the policies for its statistics, and those that measure them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -16,7 +16,7 @@ from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks.copies import copied
 from landscape.objective.objective import Objective
-from landscape.objective.points import Moves, Point, buffer_layout, by_log, set_point, straight
+from landscape.objective.points import Moves, Point, buffer_layout, by_log, origin, set_point, straight
 
 NORM_BATCH = 256
 """Samples per batch where the statistics depend on the batch, as in training; `batch_size` does not change this."""
@@ -24,9 +24,31 @@ NORM_BATCH = 256
 SURFACES = ("surface1d", "surface2d", "trajectory", "distances")
 
 
+Statistics: TypeAlias = Callable[[Point], Point]
+"""Return a point with other running statistics in place of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training:
+    """The network, and the training samples on which a policy may estimate statistics."""
+
+    objective: Objective
+    samples: Samples
+    most: int  # the largest number of samples, of all or of each part
+    seed: int
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """The positions of all samples, in random order."""
+        return np.random.default_rng(self.seed).permutation(len(self.samples))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Which statistics batch norm uses at a point: exactly one of `moves`, `keeps`, `trains` and `batches`.
+    """Which statistics batch norm uses at a point: exactly one of `moves`, `replaces` and `batches`.
+
+    With `moves`, each checkpoint keeps its own statistics; other policies change them at a checkpoint too, and its loss
+    is computed in both ways.
 
     All code reads these fields; none depends on the policy's name.
     """
@@ -34,23 +56,40 @@ class Policy:
     does: str  # the help of --bn
     commands: tuple[str, ...] = SURFACES  # that accept it as --bn
     moves: Moves | None = None  # interpolate between the checkpoints' statistics, in this way
-    keeps: bool = False  # use those of the checkpoint at the origin
-    trains: Literal["whole", "part"] | None = None  # estimate them on training data, of all parts or of each part
+    replaces: Callable[[Training], list[Statistics]] | None = None  # others at each point: for all parts, or for each
+    trains: bool = False  # `replaces` estimates them on training samples
     batches: bool = False  # use those of each batch
 
     def __post_init__(self) -> None:
-        """Refuse a policy that sets none of the four, or several.
+        """Refuse a policy that sets none of the three, or several.
 
         Raises:
-            ValueError: the number of fields that are set is not one.
+            ValueError: the number of fields that are set is not one, or `trains` is set without `replaces`.
         """
-        if sum(map(bool, (self.moves, self.keeps, self.trains, self.batches))) != 1:
-            raise ValueError("a policy for batch norm sets exactly one of moves, keeps, trains and batches")
+        if sum(map(bool, (self.moves, self.replaces, self.batches))) != 1 or (self.trains and not self.replaces):
+            raise ValueError("a policy sets exactly one of moves, replaces and batches; trains goes with replaces")
 
     @property
     def movement(self) -> Moves:
         """How statistics move in a plane: by `moves`, or by their logarithm if the policy replaces them."""
         return self.moves or by_log
+
+
+def kept(given: Training) -> list[Statistics]:
+    """Use the statistics of the checkpoint at the origin everywhere."""
+    buffers = origin(given.objective).buffers
+    return [lambda point: Point(point.theta, buffers)]
+
+
+def estimated(given: Training) -> list[Statistics]:
+    """Estimate the statistics on samples of all parts together."""
+    return [Reestimation(given.objective, given.samples, given.drawn[: given.most])]
+
+
+def estimated_of_parts(given: Training) -> list[Statistics]:
+    """Estimate the statistics of each part on its own samples."""
+    parts = of_parts(given.objective.undrawn, given.samples, given.drawn)
+    return [Reestimation(given.objective, given.samples, own[: given.most]) for own in parts]
 
 
 BatchNorm: TypeAlias = Literal["log-interpolate", "interpolate", "keep", "reestimate", "per-part", "batch"]
@@ -64,9 +103,11 @@ POLICIES: dict[BatchNorm, Policy] = {
         "undefined there",
         moves=straight,
     ),
-    "keep": Policy(does="use those of the checkpoint everywhere", keeps=True, commands=(*SURFACES, "sharpness")),
-    "reestimate": Policy(does="estimate them on training samples at each point", trains="whole"),
-    "per-part": Policy(does="the same, but for each part on its own training samples", trains="part"),
+    "keep": Policy(does="use those of the checkpoint everywhere", replaces=kept, commands=(*SURFACES, "sharpness")),
+    "reestimate": Policy(does="estimate them on training samples at each point", replaces=estimated, trains=True),
+    "per-part": Policy(
+        does="the same, but for each part on its own training samples", replaces=estimated_of_parts, trains=True
+    ),
     "batch": Policy(does="use those of each batch of 256 samples, as in training", batches=True),
 }
 

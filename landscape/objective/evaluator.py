@@ -24,7 +24,7 @@ from landscape.errors import InputError, arg
 from landscape.networks.outputs import OwnLoss
 from landscape.objective import batch_norm as norms
 from landscape.objective import jobs
-from landscape.objective.batch_norm import ByBatch, Reestimation, of_parts
+from landscape.objective.batch_norm import ByBatch, Statistics
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point, buffer_layout, origin
 from landscape.results import Points
@@ -84,18 +84,14 @@ class Evaluator:
         self._bytes = 0
         self._names = (*objective.layout.names, *self._buffers.names)
         everything = (0, len(self._order))
-        self._passes: list[tuple[Reestimation | None, tuple[int, int]]] = [(None, everything)]
-        if policy.trains:
+        self._passes: list[tuple[Statistics | None, tuple[int, int]]] = [(None, everything)]
+        if policy.replaces:
             samples = training or objective.undrawn.samples
-            drawn = np.random.default_rng(seed).permutation(len(samples))
-            if policy.trains == "whole":
-                self._passes = [(Reestimation(objective, samples, drawn[:training_samples]), everything)]
-            else:
-                ends = np.cumsum(sizes).tolist()
-                self._passes = [
-                    (Reestimation(objective, samples, own[:training_samples]), (end - size, end))
-                    for own, size, end in zip(of_parts(objective.undrawn, samples, drawn), sizes, ends, strict=True)
-                ]
+            given = norms.Training(objective=objective, samples=samples, most=training_samples, seed=seed)
+            found = policy.replaces(given)
+            ends = np.cumsum(sizes).tolist()
+            of_each = [(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+            self._passes = list(zip(found, [everything] if len(found) == 1 else of_each, strict=True))
         self._by_batch = ByBatch(objective, self._order, seed) if policy.batches else None
         self._forward = memory.halving(partial(self._prepared, plain=plain, bf16=bf16))
 
@@ -205,19 +201,15 @@ class Evaluator:
                 for logits, targets, where in self._by_batch(point):
                     advance(logits, targets, where)
                 return
-            for reestimation, (begin, end) in [(None, (0, len(self._order)))] if as_it_is else self._passes:
-                logits_of = self._forward.at(self._state(self._moved(point, reestimation, as_it_is)))
+            for statistics, (begin, end) in [(None, (0, len(self._order)))] if as_it_is else self._passes:
+                logits_of = self._forward.at(self._state(statistics(point) if statistics else point))
                 for first in range(begin, end, self.objective.batch_size):
                     inputs, targets = self._batch(first, end)
                     advance(logits_of(inputs), targets, slice(first, min(first + self.objective.batch_size, end)))
 
-    def _moved(self, point: Point, reestimation: Reestimation | None, as_it_is: bool) -> Point:
-        """Return the point with the running statistics of the policy for batch norm."""
-        if as_it_is:
-            return point
-        if reestimation is not None:
-            return reestimation(point)
-        return Point(point.theta, self.centre.buffers) if self.policy.keeps else point
+    def with_statistics(self, point: Point) -> list[Point]:
+        """Return the point with the running statistics that the policy uses there: one for all parts, or for each."""
+        return [statistics(point) if statistics else point for statistics, _ in self._passes]
 
     def _state(self, point: Point) -> list[Tensor]:
         return [*self.objective.layout.tensors(point.theta), *self._buffers.tensors(point.buffers)]

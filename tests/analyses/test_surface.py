@@ -17,7 +17,7 @@ from landscape.analyses import surface as surfaces
 from landscape.data import datasets
 from landscape.errors import InputError, StoreError
 from landscape.objective import points
-from landscape.objective.batch_norm import POLICIES
+from landscape.objective.batch_norm import POLICIES, Policy
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.results import grid
@@ -170,6 +170,23 @@ def test_a_policy_does_what_its_entry_says_whatever_its_name(monkeypatch, bn):
     monkeypatch.setitem(POLICIES, "own", own)
     with refused(InputError, batch_norm="own"):  # until the type of the argument names it
         ls.surface(objective, along, [0.0, 0.5], batch_norm="own")
+
+
+def test_a_policy_may_use_other_statistics_than_a_checkpoints_own_at_that_checkpoint(monkeypatch):
+    def halved(given):
+        return [lambda point: points.Point(point.theta, point.buffers / 2)]
+
+    monkeypatch.setitem(POLICIES, "keep", Policy(does="halve them", replaces=halved))
+    objective, other = with_variances(1.0, torch.float64), with_variances(0.3, torch.float64, stretch=2.0)
+    end = points.origin(other)
+    along = directions.towards(objective, [end], ["other"])
+    found = ls.surface(objective, along, [0.0, 1.0, 4.0], marks={"other": end}, batch_norm="keep")
+    evaluator = Evaluator(objective)
+    expected = evaluator(points.Point(end.theta, end.buffers / 2))[0]
+    np.testing.assert_allclose(found.mark_loss[0], evaluator(end)[0], rtol=1e-12)
+    np.testing.assert_allclose(found.mark_policy_loss[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(found.loss[:, 0, 1], expected, rtol=1e-12)
+    assert not np.allclose(expected, found.mark_loss[0])
 
 
 def with_variances(value, dtype, stretch=1.0):

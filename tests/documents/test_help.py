@@ -77,7 +77,7 @@ kinds.KINDS["toymatrix"] = dataclasses.replace(kinds.HESSIAN, name="toymatrix")
 """
 TOY_POLICY = """
 from landscape.objective import batch_norm
-batch_norm.POLICIES["toypolicy"] = batch_norm.Policy(does="a toy", keeps=True)
+batch_norm.POLICIES["toypolicy"] = batch_norm.Policy(does="a toy", replaces=batch_norm.kept)
 """
 TOY_FIGURE = """
 from landscape import plots

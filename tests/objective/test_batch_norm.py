@@ -175,9 +175,11 @@ def make_finite(model):
     return own
 
 
-@pytest.mark.parametrize("does", [{}, {"moves": points.by_log, "keeps": True}, {"trains": "part", "batches": True}])
+@pytest.mark.parametrize(
+    "does", [{}, {"moves": points.by_log, "replaces": batch_norm.kept}, {"trains": True, "batches": True}]
+)
 def test_a_policy_that_does_nothing_or_two_things_is_refused(does):
-    with pytest.raises(ValueError, match="exactly one of moves, keeps, trains and batches"):
+    with pytest.raises(ValueError, match="exactly one of moves, replaces and batches"):
         batch_norm.Policy(does="something", **does)
 
 
