@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from torch import nn
 
 import landscape as ls
-from landscape.analyses import directions, sharpness
+from landscape.analyses import ball, directions, noise
 from landscape.data import datasets
 from landscape.errors import InputError, StoreError
 from landscape.objective import jobs, points
@@ -92,7 +92,7 @@ def test_the_rise_under_noise_of_a_quadratic_is_half_its_curvature_along_the_dra
 
 def test_noise_has_in_each_filter_the_size_that_is_asked_for():
     objective = CASES["residual-relu"].objective()
-    draw = sharpness._drawer(objective, 3)
+    draw = noise.drawer(objective, 3)
     start, noisy = (objective.layout.tensors(p.theta) for p in (points.origin(objective), draw(1).at(0.25)))
     for name, w, moved in zip(objective.layout.names, start, noisy, strict=True):
         step = (moved - w).flatten(1).norm(dim=1) if w.ndim > 1 else (moved - w).abs()
@@ -111,7 +111,7 @@ def test_the_doubling_radius_of_a_quadratic_is_a_root_of_its_parabola():
             slope, bend = g @ d, 0.5 * d @ H @ d
             radii.append((-slope + math.sqrt(slope**2 + 4 * bend * loss)) / (2 * bend))
         radii = np.sort(radii)
-        assert radii[5] < sharpness.LIMIT
+        assert radii[5] < noise.LIMIT
         assert found.doubling_radius[part] == pytest.approx((radii[3] + radii[4]) / 2, rel=1e-4)
         assert found.doubling_radius_spread[part] == pytest.approx((radii[5] - radii[1]) / 2, rel=1e-2)
 
@@ -129,7 +129,7 @@ def test_a_tiny_loss_doubles_under_tiny_noise(offset):
     found = ls.sharpness(objective, draws=1)
     assert found.doubling_radius[0] == pytest.approx(expected, rel=1e-3)
     assert np.isnan(found.doubling_radius_spread[0])
-    assert (expected < sharpness._RUNGS[0]) == (offset < 1e-4)
+    assert (expected < noise._RUNGS[0]) == (offset < 1e-4)
 
 
 def bounded(logits, labels):
@@ -149,17 +149,17 @@ def test_a_loss_that_never_doubles_has_no_radius_and_costs_the_others_theirs_not
     assert np.isinf(found.doubling_radius).tolist() == [False, True, False]
     assert np.isnan(found.doubling_radius).tolist() == [False, False, True]  # of a negative loss twice is no rise
     assert found.doubling_radius[0] == pytest.approx(alone.doubling_radius[0], rel=1e-12)
-    assert found.limit == sharpness.LIMIT
+    assert found.limit == noise.LIMIT
     assert np.isfinite(found.worst_rise).all()
 
 
 def test_the_median_takes_a_radius_beyond_the_limit_for_a_large_one():
     inf = math.inf
-    assert sharpness._median(np.array([1.0, inf, 2.0])) == (2.0, pytest.approx(math.nan, nan_ok=True))
-    assert sharpness._median(np.array([4.0, 1.0, 2.0, 3.0, inf])) == (3.0, 1.0)
+    assert noise.median(np.array([1.0, inf, 2.0])) == (2.0, pytest.approx(math.nan, nan_ok=True))
+    assert noise.median(np.array([4.0, 1.0, 2.0, 3.0, inf])) == (3.0, 1.0)
     for radii in ([1.0, inf], [inf] * 4):
-        assert sharpness._median(np.array(radii))[0] == inf
-    assert np.isnan(sharpness._median(np.array([1.0, math.nan, 2.0]))[0])
+        assert noise.median(np.array(radii))[0] == inf
+    assert np.isnan(noise.median(np.array([1.0, math.nan, 2.0]))[0])
 
 
 # Where the gradient vanishes, or a number is none ---------------------------------------------------------------------
@@ -228,8 +228,7 @@ def test_the_ascent_keeps_the_largest_rise_and_does_not_know_it_past_a_nan(rises
         rise = float(next(left))
         return rise, torch.full_like(u, math.nan if math.isinf(rise) else 1)
 
-    options = sharpness.Options(rho=1.0, adaptive=False, ascent_steps=3, sigma=0.1, draws=1, seed=0)
-    found = sharpness._ascend(at, torch.tensor([0.0, 1.0]), options, lambda share: None)
+    found = ball.ascend(at, torch.tensor([0.0, 1.0]), rho=1.0, steps=3, report=lambda share: None)
     assert found[0] == rises[0]
     np.testing.assert_equal(found[1], largest)
 
@@ -242,8 +241,8 @@ def test_the_ascent_shortens_its_step_after_an_overshoot(start):
     def at(u):
         return 1 - 50 * float((u - peak).square().sum()), -100 * (u - peak)
 
-    options = sharpness.Options(rho=1.0, adaptive=False, ascent_steps=20, sigma=0.1, draws=1, seed=0)
-    first, largest, _ = sharpness._ascend(at, torch.tensor([start, 0.1], dtype=torch.float64), options, lambda _: None)
+    begin = torch.tensor([start, 0.1], dtype=torch.float64)
+    first, largest, _ = ball.ascend(at, begin, rho=1.0, steps=20, report=lambda _: None)
     assert first == pytest.approx(1 - 50 * (start - 0.5) ** 2)
     assert largest == pytest.approx(1, abs=1e-3)
 
@@ -279,7 +278,7 @@ def assert_same(found, expected, **tolerance):
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_batch_size_and_what_is_kept_change_nothing(batch_size, monkeypatch):
     expected = ls.sharpness(CASES["mlp-tanh"].objective(), **QUICK)
-    monkeypatch.setattr(sharpness, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(noise, "_KEPT_BYTES", 0)
     assert_same(ls.sharpness(CASES["mlp-tanh"].objective(batch_size=batch_size), **QUICK), expected, rtol=1e-8)
 
 
@@ -328,7 +327,7 @@ def test_float32_gives_the_float64_numbers():
 def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
     objective, out = CASES["mlp-tanh"].objective(), tmp_path / "s.h5"
     expected = ls.sharpness(objective, **QUICK)
-    evaluate, within = Evaluator.measure, sharpness._within_ball
+    evaluate, within = Evaluator.measure, ball.rises_within
     passes, parts = [], []
 
     def counted(self, *given, **options):
@@ -337,14 +336,14 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(self, *given, **options)
 
-    def stopping(*given):
+    def stopping(*given, **options):
         parts.append(1)
         if len(parts) == 2:
             raise KeyboardInterrupt
-        return within(*given)
+        return within(*given, **options)
 
     monkeypatch.setattr(Evaluator, "measure", counted)
-    monkeypatch.setattr(sharpness, "_within_ball", stopping)
+    monkeypatch.setattr(ball, "rises_within", stopping)
     for _ in range(2):
         with pytest.raises(jobs.Interrupted):
             ls.sharpness(objective, **QUICK, out=out)

@@ -1,0 +1,56 @@
+"""The loss of one part around the checkpoint, sample by sample: all that measures of sharpness need."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.autodiff import trees
+from landscape.autodiff.backward import push
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.wide import wide, zeros
+from landscape.objective import points
+from landscape.objective.objective import Objective
+from landscape.results import inference
+
+
+class PartLosses:
+    """The losses of the samples of one part at points of parameter space, with their mean and its error."""
+
+    def __init__(self, objective: Objective, part: int) -> None:
+        """Prepare the losses of one part, given by its position."""
+        self.objective, self.part = objective, part
+        self.theta = points.origin(objective).theta
+
+    def losses(self, theta: Tensor) -> np.ndarray:
+        """Return the losses of this process's samples at a point, (n,) float64."""
+        objective, found = self.objective, [zeros(0, self.objective.device)]
+        at = objective.layout.tensors(theta)
+        with differentiable_attention(), torch.no_grad():
+            found += [wide(objective.losses(at, x, y)) for x, y in objective.batches(self.part)]
+        return torch.cat(found).cpu().numpy()  # read once: the host waits for each read
+
+    def mean(self, each: np.ndarray) -> float:
+        """Return the mean of `each`, a result of `losses`, over the samples of all processes."""
+        return self.objective.team.total_of(float(each.sum())) / len(self.objective.members[self.part])
+
+    def stderr(self, each: np.ndarray) -> float:
+        """Return the standard error of that mean; nan if a value is not finite."""
+        values = self.objective.team.gathered(torch.from_numpy(np.ascontiguousarray(each))).numpy()
+        return inference.stderr(values) if np.isfinite(values).all() else math.nan
+
+    def slopes(self, along: Tensor) -> np.ndarray:
+        """Return the derivative of each of this process's losses along a vector at the checkpoint, (n,)."""
+        objective, found = self.objective, [torch.empty(0, dtype=torch.float64)]
+        theta = tuple(t.detach().requires_grad_() for t in objective.theta)
+        v = tuple(objective.layout.tensors(along.to(theta[0])))
+        with differentiable_attention():
+            for batch in objective.batches(self.part):
+
+                def losses(some: slice, batch: Any = batch) -> Tensor:
+                    return objective.losses(theta, *trees.take(batch, some))
+
+                found.append(wide(push(losses, theta, [v])[1][0].detach()).cpu())
+        return torch.cat(found).numpy()
