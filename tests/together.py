@@ -5,13 +5,14 @@ import signal
 import time
 from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 
 import landscape as ls
 from landscape.analyses.distances import Run
-from landscape.autodiff import distributed
+from landscape.autodiff import distributed, memory
 from landscape.errors import InputError
 from landscape.objective import jobs, points
 from landscape.objective.draws import draw_samples
@@ -38,6 +39,7 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(whole, **short, vectors=2, trace="probes", trace_tol=0.9, out=folder / "hessian.h5")
     ls.spectrum(objective(partition=ONE), **short, out=folder / "rare.h5")
     ls.spectrum(whole, operator="ggn", method="rows", ggn_tol=0, out=folder / "rows.h5")
+    divided(whole, folder)
     ls.features(classes, out=folder / "features.h5")
     ls.gradients(classes, out=folder / "gradients.h5")
     ls.sharpness(classes, draws=2, ascent_steps=3, out=folder / "sharpness.h5")
@@ -66,6 +68,17 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(fitted, operator="ggn", samples=30, out=folder / "drawn.h5")
     few_drawn = draw_samples(fitted, 30)
     ls.surface1d(few_drawn, ls.directions.random(few_drawn, 1), n=3, out=folder / "drawn-surface.h5")
+
+
+def divided(objective: Objective, folder: Path) -> None:
+    """Compute a density and both ends with memory for the share of a basis that one of several processes has."""
+    few = 2 + 14 + -(-(2 * 24 + 2 + 6) // distributed.world()), 2 + 12 + -(-(72 + 24) // distributed.world())
+    entry = objective.layout.size * 8
+    given = {"cache_bytes": 0, "backend": "reverse", "vectors": 2, "memory_bytes": 1}
+    with mock.patch.object(memory, "room", return_value=few[0] * entry):
+        ls.spectrum(objective, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided.h5")
+    with mock.patch.object(memory, "room", return_value=few[1] * entry):
+        ls.spectrum(objective, **given, trace="probes", out=folder / "divided-ends.h5")
 
 
 def path(objective: Objective) -> dict[str, tuple[Point, float]]:

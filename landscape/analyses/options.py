@@ -10,6 +10,7 @@ from landscape.curvature import extremes
 from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import KINDS, Kind
 from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
+from landscape.curvature.places import Place, Room
 from landscape.curvature.probing import DEFLATED, Plan
 from landscape.errors import InputError, arg, check_choice
 from landscape.objective.objective import Objective
@@ -93,19 +94,23 @@ class Options:
         """Number of runs for the density."""
         return PROBES if self.probes is None else self.probes
 
-    def plan(self, capacity: int) -> Plan:
+    def plan(self, room: Room) -> Plan:
         """Return how each part's matrix is probed for the density, given how many vectors fit into memory."""
-        given = {item.name: getattr(self, item.name) for item in fields(Plan) if item.name != "capacity"}
+        given = {item.name: getattr(self, item.name) for item in fields(Plan) if item.name != "room"}
         given |= {"steps": self.n_steps, "probes": self.n_probes, "trace_tol": self.of_trace}
         given |= {} if self.accuracy is None else {"tol": self.residual}
         if not self.has_density:  # only the ends and the trace are wanted, whose own run does not fit
             most = self.max_steps or extremes.MOST
             given |= {"steps": min(SHORT, most), "tol": self.residual, "max_steps": most}
-        return Plan(**given, capacity=capacity)
+        return Plan(**given, room=room)
 
-    def needs_density(self, capacity: int) -> bool:
-        """Say whether the density is computed: if it is requested, or a run for both ends does not fit into memory."""
-        return self.has_density or capacity < 3 * (self.max_steps or extremes.MOST) // 2 + DEFLATED + 12
+    def place_of_ends(self, room: Room) -> Place | None:
+        """Return where a run for both ends keeps its basis; None if a density is computed in its place.
+
+        This is so if the density is requested, or if such a run does not fit into memory.
+        """
+        longest = 3 * (self.max_steps or extremes.MOST) // 2
+        return None if self.has_density else room.place(longest + DEFLATED, self.vectors + 12)
 
     @property
     def residual(self) -> float:

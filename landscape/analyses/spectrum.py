@@ -22,7 +22,7 @@ from landscape.analyses.options import Options, Trace, exact_trace, sample_by_sa
 from landscape.analyses.pooled import row_products
 from landscape.analyses.samples import GGN_TOL, Method
 from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
-from landscape.autodiff import costs, memory
+from landscape.autodiff import costs
 from landscape.callables import checked
 from landscape.curvature import extremes, kept, probing, rows
 from landscape.curvature.algebra import Operator
@@ -31,6 +31,7 @@ from landscape.curvature.kinds import HESSIAN, Kind, KindName, find
 from landscape.curvature.lanczos import Distribution
 from landscape.curvature.matrices import matrix
 from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator, refuse_draws
+from landscape.curvature.places import Place, Room
 from landscape.errors import InputError, arg
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
@@ -119,10 +120,11 @@ def spectrum(
         sampling_errors: also compute standard errors over samples, from each sample's own trace and curvature.
         backend: of an objective's products: "auto", "reverse" or "linearized"; see `operators.curvature_operator`.
         cache_bytes: memory for values of an objective that are kept between products.
-        memory_bytes: the memory that this process may use in all; None means most of the free memory. If a Lanczos
-            basis does not fit, a restarted run computes the largest eigenvalues, and runs without a basis compute the
-            density; see curvature/bounded.py. Then other eigenvectors are not available and bounds are wider, and a
-            warning says so.
+        memory_bytes: the memory that this process may use in all, on a GPU of that; None means most of the free memory.
+            If a Lanczos basis does not fit, processes divide it, or the host keeps it for a GPU; see
+            curvature/places.py. If it still does not fit, a restarted run computes the largest eigenvalues, and runs
+            without a basis compute the density; see curvature/bounded.py. Then other eigenvectors are not available and
+            bounds are wider, and a warning says so. `provenance["basis"]` records any of these.
         out: result file to write; finished parts are kept beside it until it is complete, and a repeated call with
             the same options continues from them.
         fingerprint: text that you change whenever a matrix changes that only has products. Without it, unfinished work
@@ -177,7 +179,7 @@ def spectrum(
         overlaps.refuse(len(parts), vectors)
     if isinstance(subject, Objective):
         traced = partial(curvature_operator, kind=kind, backend=backend, cache_bytes=cache_bytes)
-        costs.declare(lambda: SpectrumCosts(subject, kind, options, traced, cache_bytes, overlap=overlap))
+        costs.declare(lambda: SpectrumCosts(subject, kind, options, traced, cache_bytes, memory_bytes, overlap=overlap))
     else:
         costs.declare(lambda: costs_of_matrices(subject, options))
     source = None if isinstance(subject, Objective) else _source(subject, fingerprint)
@@ -275,7 +277,7 @@ def _of_objective(
         operator = curvature_operator(used, kind, backend=backend, cache_bytes=cache_bytes)
         return operator, exact_trace(operator, options)
 
-    capacity = _once(memory_bytes)
+    room = _once(memory_bytes)
 
     @cache
     def by_samples() -> bool:
@@ -293,19 +295,20 @@ def _of_objective(
         operator, exact = whole()
         own = kept.kept(operator[name].shared(), work, identity)
         known = None if not exact else own.exact.trace(name) if told is None else told.trace
-        basis: dict[str, str] = {}
-        if options.needs_density(capacity(own)):
-            found = probing.run(own, options.plan(capacity(own)), report, estimate=not exact)
-            top, made = found.extremes[0], summaries.of_runs(found, own, options, known)
-            basis = {} if found.basis is None else {"basis": found.basis}
+        place = options.place_of_ends(room(own))
+        if place is None:
+            found = probing.run(own, options.plan(room(own)), report, estimate=not exact)
+            top, basis = found.extremes[0], found.basis
+            made = summaries.of_runs(found, own, options, known)
         else:
-            ends, trace = _ends(own, options, told, known, report)
-            top, made = ends.vectors[0], summaries.of_ends(ends, own, options, trace, told)
+            ends, trace = _ends(own, options, told, known, report, place)
+            top, basis = ends.vectors[0], place.note
+            made = summaries.of_ends(ends, own, options, trace, told)
         if told is not None and options.sampling_errors:
             of_part |= of_samples.statistics(told, *of_samples.along_vector(told, top))
         if options.accuracy is not None:
             made |= summaries.errors(made, told)
-        return Spectrum(**made, **of_part, provenance=about | basis)
+        return Spectrum(**made, **of_part, provenance=about | ({} if basis is None else {"basis": basis}))
 
     def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
         if kind.factors is None or not options.sampling_errors or not by_samples():
@@ -318,19 +321,20 @@ def _of_objective(
     return _Job(compute=compute, costs=costs, forget=whole.cache_clear, between=between)
 
 
-def _once(memory_bytes: int | None) -> Callable[[Operator], int]:
+def _once(memory_bytes: int | None) -> Callable[[Operator], Room]:
     """Return a function that says how many vectors fit into memory, as it was when it was first asked."""
     known: list[int] = []  # later the basis of another part may lie there, whose place is free again when it is needed
 
-    def capacity(operator: Operator) -> int:
+    def room(operator: Operator) -> Room:
         if not known:
             if memory_bytes is not None:  # a product shows how much memory it needs temporarily
                 operator.matvec(torch.ones(1, 1, operator.size, dtype=operator.dtype, device=operator.device))
-            left = memory.room(operator.device, memory_bytes) - operator.keeps
-            known.append(left // (operator.size * operator.dtype.itemsize))
-        return int(operator.team.agreed(np.array(known))[0])
+            found = Room.beside(operator, memory_bytes)
+            known.extend((found.on_device, found.on_host))
+        on_device, on_host = (int(n) for n in operator.team.agreed(np.array(known)))
+        return Room(on_device, on_host, operator.team)
 
-    return capacity
+    return room
 
 
 def _source(operator: Operator, given: str | None) -> Mapping[str, Any] | None:
@@ -353,7 +357,7 @@ def _known(
 def _of_operator(
     operator: Operator, options: Options, source: Mapping[str, Any] | None, memory_bytes: int | None
 ) -> _Job:
-    capacity = _once(memory_bytes)
+    room = _once(memory_bytes)
     exact = cache(lambda: exact_trace(operator, options))
     objective = operator.objective
     facts: Facts = _unknown if objective is None else _facts(objective)
@@ -366,15 +370,14 @@ def _of_operator(
     def compute(name: str, report: Callable[[float], None], work: Path | None) -> Spectrum:
         own = kept.kept(operator[name].shared(), work, identity)
         known = own.exact.trace(name) if exact() else None
-        basis: dict[str, str] = {}
-        if options.needs_density(capacity(own)):
-            runs = probing.run(own, options.plan(capacity(own)), report, estimate=not exact())
-            made = summaries.of_runs(runs, own, options, known)
-            basis = {} if runs.basis is None else {"basis": runs.basis}
+        place = options.place_of_ends(room(own))
+        if place is None:
+            runs = probing.run(own, options.plan(room(own)), report, estimate=not exact())
+            made, basis = summaries.of_runs(runs, own, options, known), runs.basis
         else:
-            ends, trace = _ends(own, options, None, known, report)
-            made = summaries.of_ends(ends, own, options, trace, None)
-        return Spectrum(**made, **facts(name), provenance=about | basis)
+            ends, trace = _ends(own, options, None, known, report, place)
+            made, basis = summaries.of_ends(ends, own, options, trace, None), place.note
+        return Spectrum(**made, **facts(name), provenance=about | ({} if basis is None else {"basis": basis}))
 
     costs = None if objective is None else [float(len(own)) for own in objective.members]
     return _Job(compute=compute, costs=costs, forget=exact.cache_clear)
@@ -386,6 +389,7 @@ def _ends(
     told: of_samples.Samples | None,
     known: float | None,
     report: Callable[[float], None],
+    place: Place,
 ) -> tuple[Ends, tuple[float, float]]:
     """Return the two ends of a part's spectrum, and its trace with the standard error, exact or from probes."""
     found = extremes.ends(
@@ -396,6 +400,7 @@ def _ends(
         vectors=options.vectors,
         max_products=options.max_steps or extremes.MOST,
         report=report,
+        place=place,
     )
     if known is not None:
         return found, (known, 0.0)

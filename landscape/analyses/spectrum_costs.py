@@ -1,6 +1,7 @@
 """The cost of a spectrum: the steps that `spectrum` takes for each part, and their number."""
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import cache, partial
 
 import torch
@@ -9,13 +10,16 @@ from torch import Tensor
 from landscape.analyses import pooled
 from landscape.analyses import samples as of_samples
 from landscape.analyses.options import Options, exact_trace, sample_by_sample
+from landscape.autodiff import distributed
 from landscape.autodiff.costs import Known, Work, sizes, warming
-from landscape.curvature import extremes, rows
+from landscape.autodiff.distributed import ALONE, Team
+from landscape.curvature import bounded, extremes, probing, rows
 from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import Kind
 from landscape.curvature.lanczos import lanczos, probe
+from landscape.curvature.places import Room
 from landscape.errors import arg
-from landscape.objective import pilot
+from landscape.objective import jobs, pilot
 from landscape.objective.objective import Objective
 
 _COLUMNS = 2**18  # of the rows whose inner products are timed
@@ -33,6 +37,7 @@ class SpectrumCosts:
         options: Options,
         make: Callable[[Objective], Operator],
         cache_bytes: int,
+        memory_bytes: int | None,
         *,
         overlap: bool,
     ) -> None:
@@ -44,10 +49,11 @@ class SpectrumCosts:
             options: of the spectrum.
             make: traces the products of an objective.
             cache_bytes: for rows.
+            memory_bytes: of this process; None for most of what is free.
             overlap: whether vectors are also multiplied by the matrices of other parts.
         """
         self.objective, self.kind, self.options, self.overlap = objective, kind, options, overlap
-        self.cache_bytes = cache_bytes
+        self.cache_bytes, self.memory_bytes = cache_bytes, memory_bytes
         self.samples = min(pilot.mean_count(objective), options.samples or len(objective.samples))
         self.pieces = len(objective.partition)
         self.most = min(max(map(len, objective.members)), options.samples or len(objective.samples))
@@ -89,9 +95,7 @@ class SpectrumCosts:
         """Bytes of a basis and of rows."""
         rows_and_basis = self._n_rows + self._pooled
         if not self._by_rows:
-            options = self.options
-            block = 1 if self.operator().cached else options.n_probes
-            rows_and_basis += (options.n_steps + 1) * block if options.has_density else 3 * extremes.FIRST
+            rows_and_basis += self._n_basis
         return rows_and_basis * self.vector
 
     @property
@@ -106,6 +110,18 @@ class SpectrumCosts:
     def spare(self) -> str:
         """The option that would save memory."""
         return f"{arg('batch_size')}, {arg('cache_bytes')}"
+
+    @property
+    def _n_basis(self) -> int:
+        """Number of vectors that this process keeps of a Lanczos basis, in whole vectors on the device."""
+        options, operator, world = self.options, self.operator(), distributed.world()
+        shared = jobs.n_shared(sorted(map(len, self.objective.members), reverse=True), world)
+        room = replace(Room.beside(operator, self.memory_bytes), team=Team(0, world) if shared else ALONE)
+        place, number = options.place_of_ends(room), 3 * extremes.FIRST
+        if place is None:
+            block, place = probing.at_a_time(operator, options.plan(room))
+            number = block * (options.n_steps + 1) if block else bounded.n_restarted(room.fits(place, bounded.BESIDE))
+        return 0 if place.on_host else place.team.largest(number)
 
     @property
     def _by_rows(self) -> bool:

@@ -45,6 +45,11 @@ def room(device: torch.device, limit: int | None) -> int:
     return max(0, int(found))
 
 
+def is_apart(device: torch.device) -> bool:
+    """Return whether a device has memory of its own, beside the host's."""
+    return device.type not in {"cpu", "mps"}
+
+
 _most: ContextVar[int] = ContextVar("most", default=sys.maxsize)  # samples that fit, as far as is known
 _taken: ContextVar[int] = ContextVar("taken", default=0)  # samples at a time of the present attempt
 

@@ -161,8 +161,9 @@ LIMIT = option(
     "--memory",
     type=MEMORY,
     metavar="SIZE",
-    help="Use at most this much memory for vectors, such as 20GB. If a Lanczos basis does not fit, a restarted run "
-    "computes the largest eigenvalues, and runs without a basis compute the density.",
+    help="Use at most this much memory for vectors, such as 20GB. If a Lanczos basis does not fit, processes divide "
+    "it, or the host keeps it for a GPU. If it still does not fit, a restarted run computes the largest eigenvalues, "
+    "and runs without a basis compute the density.",
     show_default="four fifths of the free memory",
 )
 VERIFY = option(
@@ -287,7 +288,7 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
             "uncertainty where that varies; ± samples is the error of this draw"
         )
     if (basis := found.provenance.get("basis")) is not None:
-        console.note(f"the Lanczos basis was {basis}; other eigenvectors are not known, and bounds are wider")
+        console.note(f"the Lanczos basis was {basis}")
     _reached(console, found)
     over_samples.show(console, found)
     if found.eigenvalues is not None and found.eigenvalue_above is not None and found.steps is None:

@@ -2,8 +2,8 @@
 
 `kinds` defines the matrices and how each multiplies; `products` sums over the batches of a part; `operators` and
 `matrices` make operators from an objective and from anything else; `algebra` defines what an operator can do. `lanczos`
-tridiagonalises any operator and has the rules that end a run: a number of steps, `unconverged` (densities and
-eigenvectors), or `unsettled` (lambda_max, `extremes`). Only `restarted`, for few vectors, has its own rule. `traces`
-and `gram` compute exact traces and products of gradients; `verify` runs PyHessian. The room imports `objective` and the
-rooms below it. Begin with `algebra`, then `kinds`.
+tridiagonalises any operator, keeps its basis where `places` says, and has the rules that end a run: a number of steps,
+`unconverged` (densities and eigenvectors), or `unsettled` (lambda_max, `extremes`). Only `restarted`, for few vectors,
+has its own rule. `traces` and `gram` compute exact traces and products of gradients; `verify` runs PyHessian. The room
+imports `objective` and the rooms below it. Begin with `algebra`, then `kinds`.
 """

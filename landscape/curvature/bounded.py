@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from landscape.curvature import lanczos, restarted
-from landscape.curvature.lanczos import dots
+from landscape.curvature.places import Place, dots
 from landscape.results import quadrature
 from landscape.results.converged import converged
 from landscape.results.quadrature import Ritz
@@ -28,10 +28,11 @@ from landscape.results.quadrature import Ritz
 if TYPE_CHECKING:
     from landscape.curvature.algebra import Operator
 
-LEAST = 16
-"""The smallest number of vectors in memory, including those of the recurrence."""
-_OTHERS = 8  # vectors beside those of the restarted run: three of the recurrence, a probe, and room for sums
-_MOST = 48  # vectors of the restarted run; more do not help
+LEAST = 8
+"""The smallest number of vectors of the restarted run in addition to the wanted ones."""
+BESIDE = 8
+"""Whole vectors beside those of the restarted run: three of the recurrence, a probe, and room for sums."""
+_MOST = 48  # vectors of the restarted run in addition to the wanted ones; more do not help
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,15 +43,17 @@ class Split:
     pairs: restarted.Pairs
     operator: "Operator"
     capacity: int  # vectors of the restarted run
+    place: Place  # of these
     samples: list[float] = field(default_factory=list)  # estimates of the trace
     rests: list[float] = field(default_factory=list)  # estimates of |P A P|_F^2
 
     def without(self, z: Tensor) -> tuple[np.ndarray, Tensor]:
-        """Return Q z and z' = z - Q^T Q z."""
-        Q = self.pairs.vectors
-        along = dots(Q, z)
-        rest = z - along.to(z) @ Q
-        return along.cpu().numpy(), rest - dots(Q, rest).to(z) @ Q  # once more, to remove rounding errors
+        """Return Q z and z' = z - Q^T Q z, whole."""
+        Q, own = self.pairs.vectors, self.place.kept(z)
+        along = self.place.dots(Q, own)
+        rest = own - along.to(own) @ Q
+        rest -= self.place.dots(Q, rest).to(own) @ Q  # once more, to remove rounding errors
+        return along.cpu().numpy(), self.place.whole(rest, z.device)
 
     def run(self, z: Tensor, steps: int, progress: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray, float, Ritz]:
         """Run from one probe.
@@ -99,6 +102,11 @@ class Split:
         return float(self.pairs.values.sum() + dots(product[None], rest[None]))
 
 
+def n_restarted(capacity: int, wanted: int = 3) -> int:
+    """Return the number of vectors of the restarted run, given how many fit."""
+    return min(capacity, _MOST + wanted)
+
+
 def split(
     operator: "Operator",
     start: Tensor,
@@ -107,6 +115,7 @@ def split(
     tol: float,
     most: int,
     report: Callable[[int], None],
+    place: Place,
 ) -> Split:
     """Deflate the largest eigenvalues of a matrix.
 
@@ -114,10 +123,11 @@ def split(
         operator: of one part.
         start: (D,) random, independent of the probes.
         wanted: number of pairs that must converge; other converged pairs are deflated as well.
-        capacity: number of vectors that fit into memory, at least `wanted` + `LEAST`.
+        capacity: number of vectors of the restarted run that fit, at least `wanted` + `LEAST`.
         tol: residual of each wanted pair, as a fraction of the largest value.
         most: the largest number of products of the search.
         report: called with the number of finished products.
+        place: of the vectors.
 
     Returns:
         The matrix without these eigenvalues.
@@ -126,9 +136,9 @@ def split(
     def product(v: Tensor) -> Tensor:
         return operator.matvec(v[None, None])[0, 0]
 
-    m = min(capacity - _OTHERS, _MOST + wanted)
+    m = n_restarted(capacity, wanted)
     pairs = restarted.largest(
-        product, start, wanted, capacity=m, tol=tol, most=most, progress=report, team=operator.team
+        product, start, wanted, capacity=m, tol=tol, most=most, progress=report, team=operator.team, place=place
     )
     good = np.arange(len(pairs.values)) < wanted
     good |= converged(pairs.values, pairs.residuals, tol=tol, scale=np.abs(pairs.values).max(initial=0))
@@ -142,4 +152,4 @@ def split(
         left=pairs.left + float((pairs.values[n:] ** 2).sum()),
         products=pairs.products,
     )
-    return Split(product=product, pairs=pairs, operator=operator, capacity=m)
+    return Split(product=product, pairs=pairs, operator=operator, capacity=m, place=place)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from landscape.autodiff.wide import wide
 from landscape.curvature.lanczos import Distribution, lanczos, probe, unsettled
+from landscape.curvature.places import WHOLE, Place
 from landscape.curvature.probing import OWN_SPREAD, Deflation, deflation, draw_until, extreme_columns
 from landscape.results import quadrature
 from landscape.results.quadrature import Ritz
@@ -46,11 +47,12 @@ class Ends:
     below: float  # and none is smaller
     columns: list[int]  # (r,) positions of the largest Ritz values, descending, and of the smallest
     vectors: Tensor  # (r, D) their Ritz vectors
-    basis: Tensor  # (m, D)
+    basis: Tensor  # (m, d), as it is kept
     alpha: np.ndarray  # (m,)
     beta: np.ndarray  # (m,) the last one is left over
-    next: Tensor  # v_{m+1}, (D,)
+    next: Tensor  # v_{m+1}, (d,)
     deflation: Deflation
+    place: Place  # of the basis
 
 
 def ends(
@@ -62,6 +64,7 @@ def ends(
     vectors: int = 0,
     max_products: int = MOST,
     report: Callable[[float], None] = lambda share: None,
+    place: Place = WHOLE,
 ) -> Ends:
     """Find both ends of the spectrum of an operator's only part.
 
@@ -73,6 +76,7 @@ def ends(
         vectors: number of Ritz vectors that must converge.
         max_products: the largest number of products.
         report: called with the completed fraction.
+        place: where the basis is kept.
 
     Returns:
         The ends and their bounds.
@@ -95,6 +99,7 @@ def ends(
         max_steps=max_products,
         progress=lambda step: report(min(0.99, step / (2 * FIRST))),
         team=operator.team,
+        place=place,
     )
     solved = runs.solved(0, 0)
     below, above = quadrature.beyond(runs.alpha[0, 0], runs.beta[0, 0], mass)
@@ -106,12 +111,13 @@ def ends(
         above=above + rounding,
         below=below - rounding,
         columns=columns,
-        vectors=runs.ritz_vectors(0, 0, solved.vectors[:, columns]),
+        vectors=place.whole(runs.ritz_vectors(0, 0, solved.vectors[:, columns]), operator.device),
         basis=runs.basis[0, 0, :taken],
         alpha=runs.alpha[0, 0, :taken],
         beta=runs.beta[0, 0, :taken],
         next=runs.basis[0, 0, taken],
         deflation=deflation(runs, 0, solved),
+        place=place,
     )
 
 
@@ -128,7 +134,8 @@ def beyond_gauss_newton(found: Ends, rows: "Rows", weights: np.ndarray, decay: f
         Smallest and largest Ritz value of H - G, (2,), and for each a distance within which there is an eigenvalue,
         (2,).
     """
-    along = wide(rows.vectors @ found.basis.mT)  # (rows, m)
+    total, own = found.place.team.total, found.place.kept(rows.vectors)
+    along = total(wide(own @ found.basis.mT))  # (rows, m)
     signed = torch.from_numpy(rows.sign * weights[rows.sample]).to(along.device)
     T = torch.from_numpy(np.diag(found.alpha - decay) + np.diag(found.beta[:-1], 1) + np.diag(found.beta[:-1], -1))
     T = T.to(along)
@@ -139,9 +146,11 @@ def beyond_gauss_newton(found: Ends, rows: "Rows", weights: np.ndarray, decay: f
         y, value = turned[:, column], float(values[column])
         # H q = (T y) V + beta_m y_m v_{m+1}
         off = (T @ y - value * y).to(found.basis) @ found.basis + float(found.beta[-1] * y[-1]) * found.next
-        off -= (signed * (along @ y)).to(rows.vectors) @ rows.vectors
+        off -= (signed * (along @ y)).to(own) @ own
         ends.append(value)
-        errors.append(float(torch.linalg.vector_norm(wide(off))) + max(rows.tau_plus, rows.tau_minus) + rounding)
+        errors.append(
+            float(found.place.dots(off[None], off[None]).sqrt()) + max(rows.tau_plus, rows.tau_minus) + rounding
+        )
     return np.array(ends), np.array(errors)
 
 
@@ -166,8 +175,8 @@ def trace(
         z = probe(operator.size, seed=seed, number=number, distribution=distribution, stream="trace")
         z = z.to(operator.device, operator.dtype)
         product = operator.matvec(z[None, None])[0, 0]
-        rests.append(found.deflation.rest(z, product))
-        return found.deflation.sample(z, float(torch.linalg.vecdot(wide(product), wide(z))))
+        rests.append(found.deflation.rest(found.place.kept(z), found.place.kept(product)))
+        return found.deflation.sample(found.place.kept(z), float(torch.linalg.vecdot(wide(product), wide(z))))
 
     samples = [sample(n) for n in range(TRACE_PROBES)] if tol is None else draw_until([], sample, tol)
     if len(samples) >= OWN_SPREAD:

@@ -26,6 +26,7 @@ from torch import Tensor
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide
 from landscape.callables import checked
+from landscape.curvature.places import PIECE, WHOLE, Place, dots
 from landscape.errors import InputError, NumericalError, arg, check_choice
 from landscape.results import quadrature
 from landscape.results.converged import converged
@@ -36,9 +37,6 @@ DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 BREAKDOWN = 100.0
 """A remainder below this many rounding units of |A| is noise: the Krylov space is invariant and the run ends."""
 
-PIECE = 2**22
-"""Numbers that are converted to float64 at a time."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tridiagonal:
@@ -48,8 +46,9 @@ class Tridiagonal:
     beta: np.ndarray  # (P, K, m) float64, beta[j] couples steps j and j + 1; the last one is left over
     steps: np.ndarray  # (P, K) int64
     norm2: np.ndarray  # (P, K) squared length of each probe
-    basis: Tensor  # (P, K, m + 1, D), orthonormal rows; the row `steps` is v_{m+1}, zero where beta is rounding. Of
+    basis: Tensor  # (P, K, m + 1, d), orthonormal rows; the row `steps` is v_{m+1}, zero where beta is rounding. Of
     # runs that keep no basis m is 1: the probe and the vector after it
+    place: Place = WHOLE  # of the basis: d of its D entries are on this process
 
     def solved(self, part: int, probe: int) -> Ritz:
         """Return the Ritz values of one run, with residual bounds that include the rounding of the basis' dtype."""
@@ -65,7 +64,7 @@ class Tridiagonal:
             coefficients: (m, r) eigenvectors of this run's tridiagonal matrix.
 
         Returns:
-            Orthonormal vectors, (r, D).
+            Orthonormal vectors, (r, d): as the basis is kept.
         """
         rows = self.basis[part, probe, : len(coefficients)]
         return torch.as_tensor(coefficients.T.copy(), dtype=rows.dtype, device=rows.device) @ rows
@@ -153,6 +152,7 @@ def lanczos(
     progress: Callable[[int], None] | None = None,
     team: Team = ALONE,
     keep: bool = True,
+    place: Place = WHOLE,
 ) -> Tridiagonal:
     """Run the Lanczos process from each probe, all runs in lock-step.
 
@@ -161,13 +161,14 @@ def lanczos(
 
     Args:
         matvec: (P, K, D) -> (P, K, D), the same symmetric matrix for all vectors of a part.
-        probes: (P, K, D), not zero; their dtype and device are those of the basis.
+        probes: (P, K, D), not zero; their dtype is that of the basis.
         steps: products per run, at most D.
         more: called after `steps` products and then after every half as many again; True continues.
         max_steps: the largest number of products, whatever `more` returns; None means `steps`.
         progress: called with the number of finished steps.
         team: processes that compute each product together; each runs the same steps.
         keep: store the basis, and orthogonalise against it; otherwise see the docstring of this module.
+        place: of the basis, as it is kept.
 
     Returns:
         Coefficients in float64 and the basis.
@@ -187,12 +188,11 @@ def lanczos(
         raise InputError("a probe has length zero")
 
     capacity = min(limit, steps)
-    basis = probes.new_zeros((rows, (capacity if keep else 1) + 1, size))
-    for first, z in zip(
-        torch.split(basis[:, 0], PIECE, 1), torch.split(probes.reshape(rows, size), PIECE, 1), strict=True
-    ):
-        first[:] = (wide(z) / norm[:, None]).to(first)
-    v, before = basis[:, 0], torch.zeros(0)
+    v, before = _unit(probes.reshape(rows, size), norm), torch.zeros(0)
+    own = place.kept(v)
+    basis = own.new_zeros((rows, (capacity if keep else 1) + 1, own.shape[-1]))
+    basis[:, 0] = own
+    v = basis[:, 0] if place.is_whole else v
     alpha, beta = np.full((rows, limit), np.nan), np.full((rows, limit), np.nan)
     done = np.full(rows, 0)
     running = np.ones(rows, dtype=bool)
@@ -205,7 +205,8 @@ def lanczos(
             beta=beta[:, :taken].reshape(n_parts, n_probes, taken).copy(),
             steps=done.reshape(n_parts, n_probes).copy(),
             norm2=(norm**2).cpu().numpy().reshape(n_parts, n_probes),
-            basis=basis[:, : taken + 1].reshape(n_parts, n_probes, -1, size),
+            basis=basis[:, : taken + 1].reshape(n_parts, n_probes, -1, basis.shape[-1]),
+            place=place,
         )
 
     for j in range(limit):
@@ -214,21 +215,22 @@ def lanczos(
                 break
             capacity = min(limit, j + max(1, steps // 2))
             if keep:
-                basis = torch.cat([basis, basis.new_zeros((rows, capacity - j, size))], dim=1)
-                v = basis[:, j]
+                basis = torch.cat([basis, basis.new_zeros((rows, capacity - j, basis.shape[-1]))], dim=1)
+                v = basis[:, j] if place.is_whole else v
         w = matvec(v.reshape(n_parts, n_probes, size)).reshape(rows, size).clone()
         # float64 for the coefficients: the tridiagonal matrix is tiny, its rounding is not.
         a = dots(v, w)
         if j == 1:
-            back = team.agreed(dots(basis[:, 0], w).cpu().numpy())
+            back = team.agreed(place.dots(basis[:, 0], place.kept(w)).cpu().numpy())
             off = np.where(running, np.abs(beta[:, 0] - back) / scale, 0)
             # Rounding is some hundred units of eps: it lies along the same vectors as the products themselves.
             if (off > 3 * eps**0.5).any():
                 _refuse_asymmetric(matvec, v.reshape(n_parts, n_probes, size), off, beta[:, 0], back, scale)
         if keep:
-            earlier = basis[:, : j + 1]
+            earlier, own = basis[:, : j + 1], place.kept(w)
             for _ in range(2):
-                w -= torch.bmm(torch.bmm(w[:, None], earlier.mT), earlier)[:, 0]
+                own -= torch.bmm(place.team.total(torch.bmm(own[:, None], earlier.mT)), earlier)[:, 0]
+            w = place.whole(own, w.device)
         else:  # in the order that loses least (Paige 1972)
             if j:
                 w -= before * torch.from_numpy(np.nan_to_num(beta[:, j - 1])).to(w)[:, None]
@@ -243,8 +245,8 @@ def lanczos(
         before = before if keep else v
         v = w.mul_(torch.as_tensor(running / np.where(running, b_host, 1.0)).to(w)[:, None])
         if j + 1 < basis.shape[1]:
-            basis[:, j + 1] = v
-            v = basis[:, j + 1]
+            basis[:, j + 1] = place.kept(v)
+            v = basis[:, j + 1] if place.is_whole else v
         if progress is not None:
             progress(j + 1)
         if not running.any():
@@ -252,19 +254,12 @@ def lanczos(
     return result()
 
 
-def dots(a: Tensor, b: Tensor) -> Tensor:
-    """Return inner products in float64, without a second copy of all vectors.
-
-    Args:
-        a: (n, D).
-        b: (n, D), or (D,) for the same vector with each of a.
-
-    Returns:
-        (n,) float64.
-    """
-    pieces = zip(*(torch.split(t, max(1, PIECE // len(a)), dim=-1) for t in (a, b)), strict=True)
-    found = [wide(x) @ wide(y) if y.ndim == 1 else torch.linalg.vecdot(wide(x), wide(y)) for x, y in pieces]
-    return torch.stack(found).sum(0)
+def _unit(vectors: Tensor, lengths: Tensor) -> Tensor:
+    """Return vectors (n, D) divided by their lengths (n,), a piece at a time in float64."""
+    found = torch.empty_like(vectors)
+    for unit, z in zip(torch.split(found, PIECE, 1), torch.split(vectors, PIECE, 1), strict=True):
+        unit[:] = (wide(z) / lengths[:, None]).to(unit)
+    return found
 
 
 def _refuse_asymmetric(

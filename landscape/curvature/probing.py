@@ -28,6 +28,7 @@ from torch import Tensor
 from landscape.autodiff.wide import wide
 from landscape.curvature import bounded
 from landscape.curvature.lanczos import Distribution, Tridiagonal, lanczos, probe, unconverged
+from landscape.curvature.places import WHOLE, Place, Room
 from landscape.errors import InputError, arg
 from landscape.results import quadrature
 from landscape.results.quadrature import Ritz
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_BESIDE = 14  # whole vectors beside those of the basis: of the recurrence, of sums, and the largest Ritz vectors
 DEFLATED = 24
 """Ritz vectors that are taken out of the trace estimate, at most."""
 PILOT = 6
@@ -58,7 +60,7 @@ class Plan:
     tol: float | None = None  # go on until the residual of lambda_max is this share of it; None takes `steps`
     max_steps: int | None = None  # where `tol` gives up; None for 4 times `steps`
     trace_tol: float | None = None  # draw trace probes until the standard error is this share; None draws none
-    capacity: int | None = None  # vectors of the matrix's size that fit into memory; None for as many as need be
+    room: Room | None = None  # vectors of the matrix's size that fit into memory; None for as many as need be
 
     @property
     def longest(self) -> int:
@@ -80,7 +82,7 @@ class Runs:
     extremes: Tensor  # (r, D) their Ritz vectors
     trace_samples: np.ndarray  # (J,)
     trace: tuple[float, float]  # their mean and its standard error
-    basis: str | None = None  # in words, what took the place of a Lanczos basis that was not kept
+    basis: str | None = None  # in words, where the Lanczos basis was, or what took its place; None for the usual
 
 
 @dataclass(frozen=True)
@@ -91,49 +93,53 @@ class _Run:
     beta: np.ndarray  # (m,)
     norm2: float
     solved: Ritz
-    product: Tensor  # H z, (D,)
+    product: Tensor  # H z, (d,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deflation:
-    """Ritz vectors of one run, and H times them without another product."""
+    """Ritz vectors of one run, and H times them without another product; vectors are as `place` keeps them."""
 
-    vectors: Tensor  # Q, (r, D)
+    vectors: Tensor  # Q, (r, d)
     values: np.ndarray  # (r,)
     remainder: np.ndarray  # (r,) beta_m times the last components: H q_i = t_i q_i + remainder_i v
-    next: Tensor  # v_{m+1}, (D,)
+    next: Tensor  # v_{m+1}, (d,)
     left: float  # sum of the squares of the other Ritz values: |P H P|_F^2 is no less
+    place: Place = WHOLE
 
     def sample(self, z: Tensor, quadratic_form: float) -> float:
         """Return the trace estimate t(z) of a probe.
 
         Args:
-            z: the probe, independent of the run, (D,).
+            z: the probe, independent of the run, (d,).
             quadratic_form: z^T H z.
 
         Returns:
             The unbiased estimate of the trace at the head of this file.
         """
         z = z.to(self.vectors)
-        a = wide(self.vectors @ z).cpu().numpy()
-        across = a * (self.values * a + self.remainder * float(self.next @ z))
+        sums = torch.cat([wide(self.vectors @ z), wide(self.next @ z)[None]])
+        *along, last = self.place.team.total(sums).tolist()
+        a = np.array(along)
+        across = a * (self.values * a + self.remainder * last)
         return float(self.values.sum() + quadratic_form - 2 * across.sum() + (self.values * a**2).sum())
 
     def rest(self, z: Tensor, product: Tensor) -> float:
         """Return |P H P z|^2, whose expectation bounds the estimates' variance.
 
         Args:
-            z: the probe, (D,).
-            product: H z, (D,).
+            z: the probe, (d,).
+            product: H z, (d,).
 
         Returns:
             The square.
         """
-        a = self.vectors @ z.to(self.vectors)
+        total = self.place.team.total
+        a = total(self.vectors @ z.to(self.vectors))
         values, remainder = (torch.as_tensor(x).to(a) for x in (self.values, self.remainder))
         w = product - self.next * (remainder @ a) - (values * a) @ self.vectors
-        w -= (self.vectors @ w) @ self.vectors
-        return float(torch.linalg.vecdot(wide(w), wide(w)))
+        w -= total(self.vectors @ w) @ self.vectors
+        return float(total(torch.linalg.vecdot(wide(w), wide(w))))
 
 
 def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, estimate: bool = True) -> Runs:
@@ -148,9 +154,9 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
     Returns:
         The runs and the trace.
     """
-    block = _at_a_time(operator, plan)
+    block, place = at_a_time(operator, plan)
     if not block:
-        return _without_basis(operator, plan, report, estimate=estimate)
+        return _without_basis(operator, plan, place, report, estimate=estimate)
     found: list[_Run] = []
     deflations: list[Deflation] = []
     best, columns, extremes = -1, list[int](), torch.empty(0)
@@ -168,6 +174,7 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
             max_steps=(plan.max_steps or 4 * plan.steps) if plan.tol is not None else None,
             progress=partial(advance, begin),
             team=operator.team,
+            place=place,
         )
         for k in range(len(numbers)):
             solved = runs.solved(0, k)
@@ -180,6 +187,7 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
                 extremes = runs.ritz_vectors(0, k, solved.vectors[:, columns])
         del runs  # its basis, before the next block makes its own
 
+    extremes = place.whole(extremes, operator.device)
     samples, trace = _trace(operator, plan, found, deflations, more=estimate and plan.trace_tol is not None)
     width = max(len(one.alpha) for one in found)
     return Runs(
@@ -193,29 +201,48 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
         extremes=extremes,
         trace_samples=np.array(samples),
         trace=trace,
+        basis=place.note,
     )
 
 
-def _at_a_time(operator: "Operator", plan: Plan) -> int:
-    """Return how many runs advance together, 0 where the basis of one does not fit into memory."""
+def at_a_time(operator: "Operator", plan: Plan) -> tuple[int, Place]:
+    """Choose how many runs advance together, and where their vectors are kept.
+
+    Args:
+        operator: an operator with one part.
+        plan: the settings.
+
+    Returns:
+        The number, 0 if the basis of one run does not fit into memory, and the place: of the bases, or else of the
+        vectors of the restarted run.
+    """
     # Where all that does not depend on the vector is kept, probes gain nothing from advancing together, and one
     # basis at a time takes less memory.
     wanted = 1 if operator.cached else plan.probes
-    if plan.capacity is None:
-        return wanted
-    spare = plan.capacity - 2 * DEFLATED - plan.vectors - plan.probes - 10  # what is kept of a run, and room for sums
-    return max(0, min(wanted, spare // min(plan.longest, operator.size + 1)))
+    if plan.room is None:
+        return wanted, WHOLE
+    for place in plan.room.places:
+        spare = plan.room.fits(place, plan.vectors + _BESIDE) - 2 * DEFLATED - plan.probes  # what is kept of a run
+        block = min(wanted, spare // min(plan.longest, operator.size + 1))
+        if block > 0:
+            log.info("the Lanczos basis is kept %s", place.note or "whole on the device")
+            return block, place
+    return 0, plan.room.largest
 
 
-def _without_basis(operator: "Operator", plan: Plan, report: Callable[[float], None], *, estimate: bool) -> Runs:
+def _without_basis(
+    operator: "Operator", plan: Plan, place: Place, report: Callable[[float], None], *, estimate: bool
+) -> Runs:
     """Probe a matrix without keeping a Lanczos basis, see bounded.py."""
     wanted = min(max(plan.vectors, 3), operator.size - 3)
-    capacity = plan.capacity or 0
+    room = plan.room or Room(0)
+    capacity = room.fits(place, bounded.BESIDE)
     entry = operator.size * operator.dtype.itemsize
     if capacity < wanted + bounded.LEAST:
+        needed = bounded.BESIDE + (0 if place.on_host else place.team.largest(wanted + bounded.LEAST))
         raise InputError(
-            f"{max(capacity, 0)} vectors of {operator.size:,} parameters ({entry / 1e9:.3g} GB each) fit into memory "
-            f"beside the model, and {wanted + bounded.LEAST} are needed: raise {arg('memory_bytes')}, lower "
+            f"{max(room.on_device, 0)} vectors of {operator.size:,} parameters ({entry / 1e9:.3g} GB each) fit into "
+            f"memory beside the model, and {needed} are needed: raise {arg('memory_bytes')}, lower "
             f"{arg('cache_bytes')} or {arg('batch_size')}, or choose some {arg('params')}"
         )
     most = plan.max_steps or 4 * plan.steps
@@ -228,6 +255,7 @@ def _without_basis(operator: "Operator", plan: Plan, report: Callable[[float], N
         plan.tol or 1e-3,
         most,
         lambda done: report(min(0.5, done / total)),
+        place,
     )
     log.warning(
         "%s: the Lanczos basis takes %.3g GB and does not fit into memory: the %d largest eigenvalues come from %d "
@@ -256,10 +284,11 @@ def _without_basis(operator: "Operator", plan: Plan, report: Callable[[float], N
         ritz=[solved for _, _, _, solved in runs],
         best=best,
         columns=extreme_columns(runs[best][3], wanted),
-        extremes=split.pairs.vectors[:wanted],
+        extremes=place.whole(split.pairs.vectors[:wanted], operator.device),
         trace_samples=np.array(samples),
         trace=(float(np.mean(samples)), max(error, _rounding(operator, [(s, norm2) for _, _, norm2, s in runs]))),
-        basis=f"not kept: {len(split.pairs.values)} eigenvectors by restarts with {split.capacity} vectors",
+        basis=f"not kept: {len(split.pairs.values)} eigenvectors by restarts with {split.capacity} vectors; others are "
+        "not known, and bounds are wider",
     )
 
 
@@ -294,14 +323,18 @@ def _samples(
         rest = max(one.norm2 * (one.alpha[0] ** 2 + one.beta[0] ** 2), (one.solved.values**2).sum())
         return forms, float(np.sqrt(2 * rest))
     others = [deflations[0 if k else 1] for k in range(len(found)) if len(found) > 1]
-    samples = [other.sample(_drawn(operator, plan, k), forms[k]) for k, other in enumerate(others)]
-    rests = [other.rest(_drawn(operator, plan, k), found[k].product) for k, other in enumerate(others)]
+    samples, rests = list[float](), list[float]()
+    for k, other in enumerate(others):
+        z = other.place.kept(_drawn(operator, plan, k))
+        samples.append(other.sample(z, forms[k]))
+        rests.append(other.rest(z, found[k].product))
 
     def draw(number: int) -> float:
         z = _drawn(operator, plan, number, "trace")
         product = operator.matvec(z[None, None])[0, 0]
-        rests.append(deflations[0].rest(z, product))
-        return deflations[0].sample(z, float(torch.linalg.vecdot(wide(product), wide(z))))
+        first, form = deflations[0], float(torch.linalg.vecdot(wide(product), wide(z)))
+        rests.append(first.rest(first.place.kept(z), first.place.kept(product)))
+        return first.sample(first.place.kept(z), form)
 
     if more:
         samples = draw_until(samples, draw, plan.trace_tol or 1.0)
@@ -332,7 +365,7 @@ def extreme_columns(solved: Ritz, n_top: int) -> list[int]:
 
 
 def _product(runs: Tridiagonal, k: int) -> Tensor:
-    """Return H z of a run's own probe, (D,)."""
+    """Return H z of a run's own probe, (d,)."""
     length, first = float(np.sqrt(runs.norm2[0, k])), runs.basis[0, k, :2]
     return length * (float(runs.alpha[0, k, 0]) * first[0] + float(runs.beta[0, k, 0]) * first[1])
 
@@ -359,6 +392,7 @@ def deflation(runs: Tridiagonal, k: int, solved: Ritz) -> Deflation:
         remainder=runs.beta[0, k, taken - 1] * solved.vectors[-1, chosen],
         next=runs.basis[0, k, taken].clone(),
         left=float((np.delete(solved.values, chosen) ** 2).sum()),
+        place=runs.place,
     )
 
 

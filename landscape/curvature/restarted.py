@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.curvature.lanczos import BREAKDOWN, PIECE, dots
+from landscape.curvature.lanczos import BREAKDOWN
+from landscape.curvature.places import PIECE, WHOLE, Place, dots
 from landscape.errors import InputError
 from landscape.results.converged import converged
 
@@ -30,9 +31,9 @@ class Pairs:
 
     values: np.ndarray  # (r,) descending
     residuals: np.ndarray  # (r,) an eigenvalue lies within this distance of the value
-    vectors: Tensor  # (r, D), orthonormal rows
+    vectors: Tensor  # (r, d), orthonormal rows, as their place keeps them
     remainder: np.ndarray  # (r,)
-    next: Tensor  # (D,)
+    next: Tensor  # (d,)
     left: float  # sum of the squares of the last space's other Ritz values
     products: int
 
@@ -47,18 +48,20 @@ def largest(
     most: int,
     progress: Callable[[int], None] | None = None,
     team: Team = ALONE,
+    place: Place = WHOLE,
 ) -> Pairs:
     """Find the largest eigenvalues of a symmetric matrix with few vectors in memory.
 
     Args:
         product: (D,) -> (D,).
-        start: (D,), not zero; its dtype and device are those of the vectors.
+        start: (D,), not zero; its dtype is that of the vectors.
         wanted: the number of pairs that must converge; about half of `capacity` are returned, the others unconverged.
         capacity: m, the number of vectors that are kept besides the next one; at least `wanted` + 3.
         tol: continue until the residual of each wanted pair is at most this fraction of the largest |value|.
         most: stop after this number of products; the residuals then exceed `tol`.
         progress: called with the number of finished products.
         team: processes that compute each product together; all run the same steps.
+        place: of the vectors, as they are kept.
 
     Returns:
         The pairs.
@@ -70,24 +73,25 @@ def largest(
         raise InputError(f"{wanted} eigenvectors need {wanted + 3} vectors in memory at least, {capacity} fit")
     eps = torch.finfo(start.dtype).eps
     capacity = min(capacity, len(start))
-    V = start.new_empty(capacity + 1, len(start))
+    first = place.kept(start)
+    V = first.new_empty(capacity + 1, len(first))
     norm = dots(start[None], start[None]).sqrt()
     if not norm > 0:
         raise InputError("the start has length zero")
-    V[0] = start / norm.to(start)
+    V[0] = first / norm.to(first)
     T = np.zeros((capacity, capacity))
     begin, taken, scale = 0, 0, 0.0
     while True:
         size, rest = capacity, 0.0
         for j in range(begin, capacity):
-            w = product(V[j]).clone()
+            w = place.kept(product(place.whole(V[j], start.device))).clone()
             taken += 1
             along = np.zeros(j + 1)
             for _ in range(2):
-                found = dots(V[: j + 1], w)
+                found = place.dots(V[: j + 1], w)
                 w -= found.to(w) @ V[: j + 1]
                 along += found.cpu().numpy()
-            told = team.agreed(np.append(along, dots(w[None], w[None]).sqrt().cpu().numpy()))
+            told = team.agreed(np.append(along, place.dots(w[None], w[None]).sqrt().cpu().numpy()))
             along, rest = told[:-1], float(told[-1])
             T[: j + 1, j] = T[j, : j + 1] = along
             scale = max(scale, float(np.abs(along).max()) + rest)

@@ -15,6 +15,8 @@ from tests import together
 
 FEW = (
     "hessian",
+    "divided",
+    "divided-ends",
     "rare",
     "rows",
     "features",
@@ -67,6 +69,14 @@ def test_several_processes_give_the_numbers_of_one(runs, world, name):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * size, err_msg=item.name)
         elif item.name != "provenance":
             np.testing.assert_array_equal(a, b, err_msg=item.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "size"), [("alone", 1), ("all", 2), ("few", 4)])
+def test_a_basis_that_no_process_has_room_for_is_divided(runs, world, size):
+    expected = f"divided among {size} processes" if size > 1 else None
+    for name in ("divided", "divided-ends"):
+        assert ls.load(runs[world] / f"{name}.h5").provenance.get("basis") == expected
 
 
 @pytest.mark.slow
