@@ -4,11 +4,12 @@
     python benchmarks/evidence.py --digits notebooks/runs/digits-lt
     python benchmarks/evidence.py --tables
 
-A run is a folder METHOD-SEED that `landscape train` has written with --snapshot-every 5, as far as it has come: each
-result is of its newest snapshot, and the tables say of which epoch. What is there already is not computed again unless
-the run has gone on; what the time cuts goes on with the next call. Results lie in RUN/evidence, and copies that
-name no folder of this machine in figures/data. The second line copies what the notebooks have computed on digits, which
-the gallery shows. With --tables nothing is computed, and the tables are written from the copies.
+A run is a folder METHOD-SEED that `landscape train` has written with --snapshot-every 5; it may be unfinished. Each
+result is that of the newest snapshot, and the tables name its epoch. A result is computed again only if there is a
+newer snapshot; work that is interrupted by the time limit continues with the next call. Results are in RUN/evidence,
+and copies without names of local folders in figures/data. The second command copies results on digits that the
+notebooks have computed and the gallery shows. With --tables nothing is computed, and the tables are written from the
+copies.
 """
 
 import argparse
@@ -55,7 +56,7 @@ ALONG = (
 """Columns of the table of head and tail along the runs; errors are standard errors over samples."""
 
 LARGE = {"gram", "gram_part", "gram_sample", "gram_sign", "image_sample", "images"}
-"""Fields of a spectrum of which its figures here need none: inner products of rows, and pictures."""
+"""Fields of a spectrum that its figures here do not need: inner products of rows, and images."""
 
 Analysis = Callable[..., ls.Result]
 
@@ -101,7 +102,7 @@ def snapshots_of(run: Path) -> list[Path]:
 
 
 def epoch_of(snapshot: Path) -> int:
-    """Return the epoch that stands in a snapshot's name."""
+    """Return the epoch in the name of a snapshot."""
     return int(snapshot.stem.removeprefix("epoch-"))
 
 
@@ -135,20 +136,20 @@ def measure(run: Path, args: argparse.Namespace, until: float) -> None:
 
 
 def once(file: Path, load: Callable[[], ls.Objective], analysis: Analysis, until: float, **options: Any) -> ls.Result:
-    """Compute a result, unless it is there.
+    """Compute a result, or load it if its file exists.
 
     Args:
-        file: of the result, whose name says of which epoch it is.
+        file: of the result; its name contains the epoch.
         load: makes the objective.
-        analysis: is called with the objective.
-        until: when the time is up, by `time.monotonic`.
+        analysis: called with the objective.
+        until: the time limit, as a value of `time.monotonic`.
         options: of the analysis.
 
     Returns:
         The result.
 
     Raises:
-        TimeIsUpError: before it was done; what is done is kept beside the file.
+        TimeIsUpError: the time limit was reached; finished work is kept beside the file.
     """
     if file.exists():
         return ls.load(file)
@@ -165,14 +166,14 @@ def once(file: Path, load: Callable[[], ls.Objective], analysis: Analysis, until
 
 
 def copied(result: ls.Result, file: Path) -> None:
-    """Write a result under names of folders that say nothing of this machine, without what makes files large."""
+    """Write a result without names of local folders and without its largest fields."""
     names = {field.name for field in dataclasses.fields(result)}
     large = dict.fromkeys(names & LARGE)
     ls.save(file, dataclasses.replace(result, **large, provenance=portable(result.provenance)), overwrite=True)
 
 
 def portable(value: Any) -> Any:
-    """Return what a result came from, with the name of a file in place of its path and DIR for the data's folder."""
+    """Return the provenance of a result, with file names instead of paths, and DIR for the folder of the data."""
     if isinstance(value, Mapping):
         return {
             portable(k): "DIR" if k in ("root", "data_root") and v else portable(v)
@@ -214,7 +215,7 @@ def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_tables(data: Path, page: Path) -> None:
-    """Put tables between the marks of a page, `<!-- table NAME -->` and `<!-- end -->`."""
+    """Write the tables between the marks `<!-- table NAME -->` and `<!-- end -->` of a page."""
     text = page.read_text(encoding="utf-8")
     for name, lines in tables(data).items():
         block = "\n".join(lines)
@@ -252,7 +253,7 @@ def heads(*names: str) -> list[str]:
 
 
 def titled(run: str) -> str:
-    """Return what a table calls a run."""
+    """Return the name of a run in the tables."""
     method, _, seed = run.rpartition("-")
     return f"{METHODS[method]}, seed {seed}"
 
@@ -273,7 +274,10 @@ def accuracies(histories: Mapping[str, Any]) -> list[str]:
 def banked(histories: Mapping[str, Any]) -> list[str]:
     """The epochs in which the features of each class were best, of those after the warm-up that were measured."""
     lines = heads(
-        "", "epochs measured", "best epochs of the classes, head to tail", "distinct after 1/4, 1/2, all of them"
+        "",
+        "epochs measured",
+        "best epochs of the classes, head to tail",
+        "number of different epochs after 1/4, 1/2, all of them",
     )
     for run, h in histories.items():
         known = np.isfinite(h.quality).all(axis=1) & (h.epoch > h.provenance["recipe"]["warmup_epochs"])
@@ -318,7 +322,7 @@ def ends(classes: Mapping[str, Any]) -> list[str]:
 def of_classes(classes: Mapping[str, Any]) -> list[str]:
     """lambda_max and trace of every class, one column for each run."""
     if not classes:
-        return ["No run has come so far."]
+        return ["There are no results yet."]
     first = next(iter(classes.values()))
     lines = heads("class", "samples", *(f"{titled(r)}: loss; lambda_max; trace; trace by loss" for r in classes))
     for p, part in enumerate(first.parts):
