@@ -110,7 +110,9 @@ def series(
     return result
 
 
-_OF_ONE_RUN = {"created", "command", "versions", "device", "batch_size", "checkpoints"}
+_OF_MEMORY = {"batch_size", "basis"}
+"""Entries of provenance that depend on the memory that there was at a checkpoint."""
+_OF_ONE_RUN = {"created", "command", "versions", "device", "checkpoints"} | _OF_MEMORY
 """Entries of provenance that change no number of a checkpoint beyond rounding."""
 
 
@@ -180,7 +182,7 @@ class _Whole:
             learning_rate=stage.optimizer.rate if stage.optimizer else None,
             edge=edge,
             edge_rule=rule,
-            provenance=self.about,
+            provenance=self.about | {k: v for k, v in result.provenance.items() if k in _OF_MEMORY},
         )
 
 

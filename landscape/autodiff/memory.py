@@ -51,6 +51,7 @@ def is_apart(device: torch.device) -> bool:
 
 
 _most: ContextVar[int] = ContextVar("most", default=sys.maxsize)  # samples that fit, as far as is known
+_fewest: ContextVar[int] = ContextVar("fewest", default=sys.maxsize)  # samples at a time of the present run
 _taken: ContextVar[int] = ContextVar("taken", default=0)  # samples at a time of the present attempt
 
 
@@ -94,7 +95,23 @@ def halving(compute: Callable[[], T]) -> T:
         _most.set(-(-_taken.get() // 2))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        note_fewer(_most.get())
         log.warning("memory has run out: %d samples are taken at a time from now on", _most.get())
+
+
+def begin() -> None:
+    """Begin a run, in which no more samples are processed at a time than have fitted before."""
+    _fewest.set(_most.get())
+
+
+def note_fewer(samples: int) -> None:
+    """Note that memory has run out, and how many samples are now processed at a time."""
+    _fewest.set(min(samples, _fewest.get()))
+
+
+def fewest(batch_size: int) -> int:
+    """Return the smallest number of samples at a time of this run, given the number that was requested."""
+    return min(batch_size, _fewest.get())
 
 
 def most_so_far() -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from landscape.autodiff import devices, trees
+from landscape.autodiff import devices, memory, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import Team
 from landscape.autodiff.known import Known
@@ -204,6 +204,7 @@ class Products:
     def _shrink(self, size: int) -> None:
         self._cache.clear()
         self._piece = -(-size // 2)
+        memory.note_fewer(self._piece)
         log.warning("memory has run out: products take %d samples at a time from now on, and keep nothing", self._piece)
 
     def _in_pieces(self, batch: Batch, piece: int, tangents: list[Tensors]) -> list[Tensors]:

@@ -10,11 +10,12 @@ first, with the k for which all units are done soonest. So a single large part i
 similar size are dealt.
 
 If memory runs out, a unit is computed again with half as many samples at a time, unless it is shared: the other ranks
-would not wait.
+would not wait. The `batch_size` in the provenance is then the smaller number.
 """
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -102,6 +103,7 @@ def run(
         Interrupted: Ctrl-C; finished units stay in the journal. They also stay there if `compute` raises.
     """
     refuse_undeclared()
+    memory.begin()
     if not units or len(set(units)) < len(units):
         raise InputError(f"a run needs units that all differ, got {', '.join(map(repr, units)) or 'none'}")
     if journal is None:
@@ -110,7 +112,7 @@ def run(
     missing, n_shared = _in_order(units, journal, costs)
 
     def found(unit: str) -> R:
-        return compute(unit, _reporter(progress, sum(map(journal.has, units)), len(units), unit))
+        return _marked(compute)(unit, _reporter(progress, sum(map(journal.has, units)), len(units), unit))
 
     def found_alone(unit: str) -> R:
         return memory.halving(partial(found, unit))
@@ -134,6 +136,18 @@ def run(
         advice = again if kept or journal.in_work() else "nothing is kept"
         raise Interrupted(f"interrupted: {kept} of {len(units)} units are finished; {advice}") from error
     return result
+
+
+def _marked(compute: Callable[[str, Callable[[float], None]], R]) -> Callable[[str, Callable[[float], None]], R]:
+    """Return the function with results that state the samples at a time, which are fewer if memory has run out."""
+
+    def marked(unit: str, report: Callable[[float], None]) -> R:
+        result = compute(unit, report)
+        size = result.provenance.get("batch_size")
+        fewest = size and memory.fewest(size)
+        return result if fewest == size else replace(result, provenance={**result.provenance, "batch_size": fewest})
+
+    return marked
 
 
 def _in_order(units: Sequence[str], journal: Journal, costs: Sequence[float] | None) -> tuple[list[str], int]:
@@ -180,7 +194,7 @@ def _run_alone(
     results: list[R] = []
     for i, unit in enumerate(units):
         try:
-            results.append(memory.halving(partial(compute, unit, _reporter(progress, i, len(units), unit))))
+            results.append(memory.halving(partial(_marked(compute), unit, _reporter(progress, i, len(units), unit))))
         except KeyboardInterrupt as error:
             raise Interrupted(f"interrupted: {i} of {len(units)} units were finished; nothing is kept") from error
     if progress:

@@ -5,7 +5,7 @@ name have the same length in all fields, and a matrix over pairs of parts has th
 along the axis that their class names as `along`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
 from typing import Any, TypeAlias, TypeVar
 
@@ -121,7 +121,7 @@ def concatenate(results: Sequence[T]) -> T:
 
     Other axes that differ in length (steps, trace probes) are padded with nan at their end; for integers, which have no
     nan, a difference in length is an error. Scalars and arrays without the axis must be equal. The provenance is that
-    of the first result.
+    of the first result, with the smallest batch size and all that differs in what became of the Lanczos basis.
 
     Args:
         results: at least one result, all of one kind.
@@ -149,7 +149,7 @@ def concatenate(results: Sequence[T]) -> T:
             if item.name != "provenance" and not all(_same(v, values[0]) for v in values):
                 shown = "" if axes else f": {values[0]!r} and others"
                 raise InputError(f"results differ in {item.name}{shown}")
-            joined[item.name] = values[0]
+            joined[item.name] = values[0] if item.name != "provenance" else _provenance(values)
         elif all(v is None for v in values):
             joined[item.name] = None
         elif any(v is None for v in values):
@@ -162,6 +162,16 @@ def concatenate(results: Sequence[T]) -> T:
             joined[item.name] = np.concatenate(_padded(values, item.name))
     whole: T = type(first)(**joined)
     return whole
+
+
+def _provenance(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join what depends on the memory of each process, which may differ from part to part."""
+    found = dict(values[0])
+    if sizes := [size for one in values if isinstance(size := one.get("batch_size"), int)]:
+        found["batch_size"] = min(sizes)
+    if notes := dict.fromkeys(note for one in values if isinstance(note := one.get("basis"), str)):
+        found["basis"] = "; or ".join(notes)
+    return found
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -6,12 +6,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from together import path
 from torch import nn
 
 import landscape as ls
+from landscape.analyses.distances import Run
 from landscape.autodiff import memory
+from landscape.curvature import products
 from landscape.data import datasets
 from landscape.errors import is_of_memory
+from landscape.objective import points
 from landscape.objective.objective import Objective
 
 
@@ -48,6 +52,15 @@ ANALYSES = {
     "features": ls.features,
     "sharpness": lambda o: ls.sharpness(o, draws=1, ascent_steps=2),
     "evaluation": lambda o: o.evaluate(),
+    "lambda_max": ls.spectrum,
+    "overlap": lambda o: ls.spectrum(o, steps=3, probes=1, vectors=1, overlap=True, backend="reverse"),
+    "plane": lambda o: ls.surface2d(o, n=3, refine=0.01),
+    "batches": lambda o: ls.gradients(o, batches=2, samples_per_batch=5),
+    "trajectory": lambda o: ls.trajectory(o, {"run": path(o)}, n=3),
+    "distances": lambda o: ls.distances(
+        o, [Run(name="run", points=path(o), start=points.origin(o))], source="x", over="all", barrier_points=1
+    ),
+    "sensitivity": lambda o: ls.sensitivity(o, of="0", n=1, draws=1),
 }
 
 
@@ -64,6 +77,8 @@ def test_numbers_are_those_of_enough_memory(analysis, caplog):
             size = np.abs(b[np.isfinite(b)]).max(initial=1e-12)
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11 * size, err_msg=field.name)  # float64, other sums
     assert hungry.batch_size == 8  # outside of that run
+    if analysis is not ANALYSES["evaluation"]:
+        assert (expected.provenance["batch_size"], found.provenance["batch_size"]) == (8, 4)
 
 
 def test_no_memory_for_one_sample_is_an_error_and_so_is_any_other(caplog):
@@ -91,6 +106,24 @@ def test_products_keep_their_batches_when_others_become_smaller():
         return operator.matvec(V)
 
     torch.testing.assert_close(contextvars.copy_context().run(work), expected, rtol=0, atol=0)
+
+
+def test_a_product_that_took_fewer_samples_is_recorded(monkeypatch):
+    real = products.by_reverse
+
+    def scarce(problem, kind, batch, vs):
+        if len(batch[1]) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+        return real(problem, kind, batch, vs)
+
+    given = {"steps": 3, "probes": 1, "backend": "reverse"}
+    expected = ls.spectrum(objective(100), **given)
+    monkeypatch.setattr(products, "by_reverse", scarce)
+    found = ls.spectrum(objective(100), **given)
+    assert (expected.provenance["batch_size"], found.provenance["batch_size"]) == (8, 2)
+    np.testing.assert_allclose(found.alpha, expected.alpha, rtol=1e-9)
+    monkeypatch.undo()
+    assert ls.spectrum(objective(100), **given).provenance["batch_size"] == 8  # the next run begins anew
 
 
 @pytest.mark.parametrize("cause", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
