@@ -106,13 +106,13 @@ _FROM = {
     "results.stack": "Stack concat",
     "results.store": "load save",
 }
-_MODULES = {"directions", "plots"}  # names that are modules, and need no attribute of their package
+_MODULES = {"directions", "plots"}  # these names are modules, which need no attribute of their package
 _WHERE = {name: f"{__name__}.{place}".rstrip(".") for place, names in _FROM.items() for name in names.split()}
 
 __all__ = sorted(_WHERE)
 
 
-if not TYPE_CHECKING:  # with it a type checker would take any name for granted
+if not TYPE_CHECKING:  # with it a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _WHERE:

@@ -137,8 +137,8 @@ def second(values: Tensor, at: Tensors, vs: list[Tensors], remedy: str | None = 
     Raises:
         NumericalError: the values have no second derivative.
     """
-    # Weights that require a gradient hand one to every backward function. For a constant cotangent an
-    # autograd.Function that is marked once_differentiable leaves no trace at all, see _lost_derivatives.
+    # If weights require a gradient, every backward function receives one that requires a gradient too. With a constant
+    # cotangent, an autograd.Function marked once_differentiable could not be detected, see _lost_derivatives.
     weights = torch.ones_like(values, requires_grad=True)
     try:
         slopes = _pull(values @ weights, at, None, create_graph=True)
@@ -173,7 +173,7 @@ def second_of_each(function: Callable[[Tensor], Tensor], z: Tensor, remedy: str 
 
 
 def _lost_derivatives(slopes: Tensors) -> bool:
-    """Look for derivatives that PyTorch would take for constants in the second pass: a wrong product and no error."""
+    """Find derivatives that PyTorch would silently treat as constants in the second pass."""
     nodes = [slope.grad_fn for slope in slopes if slope.grad_fn is not None]
     seen = set(nodes)
     while nodes:

@@ -24,7 +24,7 @@ from landscape.autodiff import memory
 from landscape.callables import checked
 from landscape.errors import InputError
 
-_ENOUGH = 0.5  # seconds of later steps of one size, after which no more are timed
+_ENOUGH = 0.5  # after this many seconds of later steps of one size, no further step is timed
 _REPEATS = 5
 
 
@@ -32,16 +32,16 @@ _REPEATS = 5
 class Work:
     """Steps of one kind, which a run takes many times."""
 
-    what: str  # they are, as "products with the hessian"
-    prepare: Callable[[int], Callable[[], object]]  # number of samples -> what takes one step over so many
+    what: str  # the steps are, such as "products with the hessian"
+    prepare: Callable[[int], Callable[[], object]]  # number of samples -> a function that takes one step over so many
     times: float = 1.0  # steps of each piece
-    each: int = 1  # of what they are called after, that a step makes together
+    each: int = 1  # number of the named operations that one step makes together
     pieces: int = 1  # parts, points or epochs that are alike
     samples: int = 1  # that one step goes over, on average over the pieces
     most: int = 0  # that the largest piece has, where they differ
     batch: int = 1  # samples that go through the model at a time
     halve: str = ""  # an option that would halve it
-    common: bool = False  # other stages of the run that say the same need not do it again
+    common: bool = False  # done once for all stages of the run with the same value
 
 
 class Plan(Protocol):
@@ -230,7 +230,7 @@ def measured(plans: Sequence[Plan], *, ranks: float = 1.0, clock: Callable[[], f
         The estimate.
     """
     found: dict[str, Cost] = {}
-    for work in (work for plan in plans for work in plan.works):  # one by one: a later one may need what is timed
+    for work in (work for plan in plans for work in plan.works):  # one by one: a later one may need an earlier time
         known = found.get(work.what)
         if known is not None and work.common:
             continue
@@ -281,7 +281,7 @@ def _seconds(work: Work, clock: Callable[[], float]) -> float:
 
 
 def _extended(at: Sequence[int], values: Sequence[float], samples: int) -> float:
-    """Return the time at a number of samples, on the straight line through what was timed."""
+    """Return the time for a number of samples, extrapolated linearly from the measured times."""
     if len(at) == 1:
         return values[0]
     slope = max(0.0, (values[1] - values[0]) / (at[1] - at[0]))
@@ -289,7 +289,7 @@ def _extended(at: Sequence[int], values: Sequence[float], samples: int) -> float
 
 
 def _timed(step: Callable[[], object], again: bool, clock: Callable[[], float]) -> tuple[float, float]:
-    """Return the seconds of the first step and, where there are several, of a later one."""
+    """Return the seconds of the first step and, if there are several, of a later one."""
     first = _clocked(step, clock)
     later: list[float] = []
     while again and len(later) < _REPEATS and math.fsum(later) < _ENOUGH:

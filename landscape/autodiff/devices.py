@@ -59,14 +59,14 @@ def full_precision() -> Generator[None, None, None]:
         finally:
             for setting, found in zip(settings, before, strict=True):
                 if setting.inherits and setting.read() != found:
-                    setting.write("none")  # what it inherits is not to become its own
+                    setting.write("none")  # an inherited value must not become a setting of its own
                 if found is not None and setting.read() != found:
                     setting.write(found)
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """One of PyTorch's switches for the precision of float32."""
+    """One of PyTorch's settings for the precision of float32."""
 
     owner: Any
     name: str

@@ -89,7 +89,7 @@ def _squared_error(input: Tensor, target: Tensor, *args: Any, **options: Any) ->
 
 
 def _without_cudnn(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function during whose forward pass, which decides on the backward one, cuDNN is off."""
+    """Return the function with cuDNN switched off in its forward pass, which determines the backward pass."""
 
     def instead(*args: Any, **options: Any) -> Any:
         cudnn: Any = torch.backends.cudnn
@@ -116,12 +116,12 @@ _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def _twice(*_: Any, **__: Any) -> Generator[None, None, None]:
-    """Stand in for what checkpointing does before and after it calls a part of the model: nothing."""
+    """Replace the actions of checkpointing before and after it calls a part of the model; do nothing."""
     yield
 
 
 class _Called:
-    """Stands in for the autograd.Function of reentrant checkpointing."""
+    """Replaces the autograd.Function of reentrant checkpointing."""
 
     @staticmethod
     def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:

@@ -35,7 +35,7 @@ TIMEOUT = timedelta(minutes=30)
 
 SILENCE = timedelta(hours=2)
 """How long ranks that are done wait for one that reports no progress on a piece that was dealt to it."""
-_POLL = 0.05  # seconds between two looks at who is done
+_POLL = 0.05  # seconds between two checks of which ranks are done
 _abandoned: list[Any] = []
 """Barriers at which another rank was given up. To leave the group would wait for it, as would the interpreter's end."""
 
@@ -60,7 +60,7 @@ def start() -> None:
 
 
 def _transport(environ: Mapping[str, str], gpus: int, *, nccl: bool) -> tuple[str, int | None]:
-    """Return by what tensors travel, in torch's words, and the number of this process's GPU, None without GPUs."""
+    """Return torch's name of the backend, and the number of this process's GPU; None without GPUs."""
     if not gpus:
         return "gloo", None
     is_shared = int(environ.get("LOCAL_WORLD_SIZE", environ["WORLD_SIZE"])) > gpus
@@ -187,20 +187,20 @@ def alive() -> None:
 
 
 class _Beat:
-    """Counts the signs of life of each rank, where all ranks see them."""
+    """Counts the heartbeats of each rank, where all ranks can read them."""
 
     def __init__(self, store: Any) -> None:
         self._store, self._last = store, -math.inf
 
     def __call__(self) -> None:
-        """Give a sign of life, unless there was one a moment ago: each makes the store's file a little longer."""
+        """Send a heartbeat, unless there was one a moment ago, because each makes the store's file a little longer."""
         if time.monotonic() - self._last > SILENCE.total_seconds() / 100:
             self._store.add(f"alive-{rank()}", 1)
             self._last = time.monotonic()
 
     def wait_for_all(self) -> None:
         """Wait until all ranks are here, or one of them is gone or silent for too long."""
-        seen: dict[int, tuple[int, float]] = {}  # signs of life of each other rank, and when the last was new
+        seen: dict[int, tuple[int, float]] = {}  # heartbeats of each other rank, and the time of the last one
         with _others_may_be_lost():
             work = dist.barrier(async_op=True)
             while not work.is_completed():
@@ -218,7 +218,7 @@ class _Beat:
 
 
 def _leave() -> None:
-    """End the process at once, with the exit code of an error that the user can mend."""
+    """End the process at once, with the exit code of an error that the user can correct."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(2)
@@ -329,7 +329,7 @@ def _group() -> Any:
 
 
 def _carrier(tensor: Tensor) -> torch.device:
-    """Return the device on which a tensor can be added up: gloo and nccl know the host and CUDA."""
+    """Return the device on which a tensor can be summed over ranks: gloo supports the host, nccl CUDA."""
     return tensor.device if tensor.device.type == "cuda" else torch.device("cpu")
 
 

@@ -36,7 +36,7 @@ class Forward:
     """A forward pass for many batches at each of many points."""
 
     _logits: Logits
-    _graphs: tuple[fx.GraphModule, fx.GraphModule] | None  # of the weights, of a batch; None: not traced
+    _graphs: tuple[fx.GraphModule, fx.GraphModule] | None  # parts for the weights and for a batch; None if not traced
     _dtype: torch.dtype  # of what runs for each batch
     _shape: Any = None  # of the inputs that were traced
 
@@ -113,7 +113,7 @@ def forward(logits: Logits, state: Sequence[Tensor], inputs: Tree, *, bf16: bool
         except NotTraceableError as error:
             reason = str(error)
             break
-        except Exception as error:  # an operation that does not exist here, or a trace that fits no other batch size
+        except Exception as error:  # an operation that this device lacks, or a trace for one batch size only
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if bf16:
         raise InputError(f"{arg('bf16', True)} cannot be used here ({reason}): leave it out")
@@ -133,7 +133,7 @@ def _agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _keeps_holes(found: Forward, state: tuple[Tensor, ...], inputs: Tree) -> bool:
-    """Say whether inputs that are nan give logits that are nan wherever the plain pass has nan."""
+    """Say whether, for inputs that are nan, the logits are nan wherever those of the plain pass are."""
     if not all(t.is_floating_point() for t in trees.leaves(inputs)):
         return True
     holes = trees.mapped(lambda t: torch.full_like(t, torch.nan), inputs)
@@ -167,7 +167,7 @@ _SLOPE = 1e-30
 
 
 def _fuse(graph: fx.Graph) -> None:
-    """Let a convolution do the ReLU, or the sum before a ReLU, that alone takes its result."""
+    """Merge a ReLU, or a sum before a ReLU, into the convolution whose result only it reads."""
     pointwise = torch.ops.mkldnn._convolution_pointwise.default
     onto = torch.ops.mkldnn._convolution_pointwise_.binary
     for relu in list(graph.nodes):
@@ -229,7 +229,7 @@ def _last_read(operand: fx.Node, user: fx.Node) -> bool:
 
 _OWN = (
     _ATEN.relu.default,
-    _ATEN.relu_.default,  # of a sum that nothing else reads
+    _ATEN.relu_.default,  # of a sum that no other node reads
     _ATEN.convolution.default,
     torch.ops.mkldnn._convolution_pointwise.default,
     torch.ops.mkldnn._convolution_pointwise_.binary,

@@ -29,7 +29,7 @@ Product = Callable[[tuple[Tensor, ...], Tree, Tree, tuple[Tensor, ...]], tuple[T
 class Linearized:
     """The three stages of a product at one point, for any batch size."""
 
-    shared: tuple[Tensor, ...]  # what depends on the state alone
+    shared: tuple[Tensor, ...]  # nodes that depend only on the state
     _residuals: fx.GraphModule
     _tangent: fx.GraphModule
 

@@ -16,7 +16,7 @@ from landscape.errors import is_of_memory
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-_SHARE = 0.8  # of what is free, since others want some and sums need room
+_SHARE = 0.8  # of the free memory: other processes need some, and so do sums
 _GROUP = Path("/sys/fs/cgroup")
 
 
@@ -91,7 +91,7 @@ def halving(compute: Callable[[], T]) -> T:
         except Exception as error:  # each allocator has its own
             if not is_of_memory(error) or _taken.get() <= 1:
                 raise
-        # Not within the handler, where the error keeps the tensors of the failed attempt.
+        # Not within the handler, because the error keeps the tensors of the failed attempt.
         _most.set(-(-_taken.get() // 2))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -25,7 +25,7 @@ from landscape.errors import one_line
 
 _ATEN = torch.ops.aten
 
-_LINEAR = {  # in all their tensors together, between kinks
+_LINEAR = {  # linear in all their tensors together, except at kinks
     _ATEN.relu, _ATEN.leaky_relu, _ATEN.hardtanh, _ATEN.threshold, _ATEN.abs, _ATEN.neg, _ATEN.clamp, _ATEN.clamp_min,
     _ATEN.view, _ATEN._unsafe_view, _ATEN.reshape, _ATEN.permute, _ATEN.transpose, _ATEN.t, _ATEN.expand, _ATEN.flatten,
     _ATEN.unsqueeze, _ATEN.squeeze, _ATEN.slice, _ATEN.select, _ATEN.narrow, _ATEN.split, _ATEN.split_with_sizes,
@@ -34,7 +34,7 @@ _LINEAR = {  # in all their tensors together, between kinks
     _ATEN._adaptive_avg_pool2d, _ATEN.max_pool2d_with_indices, _ATEN.max, _ATEN.amax, _ATEN.maximum, _ATEN.minimum,
     _ATEN.upsample_nearest2d, _ATEN.embedding, _ATEN.copy, _ATEN.slice_scatter, _ATEN.select_scatter,
 }  # fmt: skip
-_PRODUCTS: dict[Any, tuple[int, int]] = {  # positions of two factors; what else there is, is added
+_PRODUCTS: dict[Any, tuple[int, int]] = {  # positions of two factors; the other arguments are added
     _ATEN.mul: (0, 1),
     _ATEN.mm: (0, 1),
     _ATEN.bmm: (0, 1),
@@ -145,7 +145,7 @@ class _Calls(TorchDispatchMode):
 
 @contextmanager
 def _entered(modules: Mapping[str, nn.Module], inside: list[str]) -> Generator[None, None, None]:
-    """Keep the names of the modules that are being called, the innermost last."""
+    """Record the names of the modules that are being called, the innermost last."""
     handles = []
     for name, module in modules.items():
         label = f"{name} ({type(module).__name__})" if name else type(module).__name__

@@ -10,7 +10,7 @@ import torch
 def state() -> bytes:
     """Return a digest of the states of the global generators of Python, NumPy and PyTorch, on the CPU and used GPUs."""
     digest = hashlib.sha256(repr(random.getstate()).encode())
-    name, keys, *rest = np.random.get_state(legacy=True)  # ruff: ignore[numpy-legacy-random]  # what users' code draws from
+    name, keys, *rest = np.random.get_state(legacy=True)  # ruff: ignore[numpy-legacy-random]  # the generator of users' code
     digest.update(repr((name, *rest)).encode())
     digest.update(np.asarray(keys).tobytes())
     digest.update(torch.get_rng_state().numpy().tobytes())

@@ -33,7 +33,7 @@ class Call:
 
     module: Any
     inputs: Tensor  # (B, ...)
-    source: Node | None  # where the inputs come from in the graph
+    source: Node | None  # origin of the inputs in the graph
     output: GradientEdge
     statistics: tuple[Tensor, ...]  # of batch norm: mean and variance, (C,)
 
@@ -62,13 +62,13 @@ def parameters_of(model: nn.Module, params: Sequence[str] | None) -> dict[str, T
 
 
 def _separable(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Say whether a layer is exactly what its type says; a subclass may compute anything."""
+    """Say whether a layer has exactly a known type; a subclass may compute anything."""
     if type(module) not in kinds or not {name for name, _ in module.named_parameters(recurse=False)} <= {
         "weight",
         "bias",
     }:
         return False
-    if not isinstance(module.weight, nn.Parameter):  # none, or made of others by a parametrization
+    if not isinstance(module.weight, nn.Parameter):  # none, or computed from others by a parametrization
         return False
     return not isinstance(module, _CONVOLUTIONS) or (
         module.padding_mode == "zeros" and not isinstance(module.padding, str)
@@ -150,7 +150,7 @@ def _recorded(model: nn.Module, losses: Losses, kinds: tuple[type[nn.Module], ..
         source = get_gradient_edge(x).node if x.requires_grad else None
         calls.append(Call(module, x.detach(), source, get_gradient_edge(output), statistics))
 
-    # First of all hooks: the output is the layer's own, whatever others make of it.
+    # Before all other hooks, which may change the layer's output.
     handles = [m.register_forward_hook(record, prepend=True) for m in model.modules() if _separable(m, kinds)]
     try:
         values = losses()
@@ -203,7 +203,7 @@ def at_outputs(values: Tensor, calls: Sequence[Call], seeds: Tensor, *, keep: bo
     """
     if not calls:
         return []
-    # Of all backward steps, autograd makes only those that lead to these outputs: no gradients of weights.
+    # Autograd computes only the backward steps that lead to these outputs, so no gradients of weights.
     found = torch.autograd.grad([values], [c.output for c in calls], [seeds], retain_graph=keep, allow_unused=True)
     return [(call, d) for call, d in zip(calls, found, strict=True) if d is not None]
 

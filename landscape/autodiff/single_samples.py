@@ -43,7 +43,7 @@ _ENTRIES = 2**25  # numbers that the gradients of single samples may take at a t
 
 @dataclass(frozen=True, eq=False)
 class _Use:
-    """One use of a parameter, seen from the values."""
+    """One use of a parameter, with the gradient at the output of the call."""
 
     call: Call
     d: Tensor  # gradient at the call's output, (B, ...)
@@ -61,7 +61,7 @@ class Recorded:
     _read: Read
     _chosen: dict[str, Tensor]
     _calls: list[Call]
-    _rest: list[str]  # parameters that the calls do not account for
+    _rest: list[str]  # parameters that are used outside these calls
 
     def rows(self, seeds: Tensor, *, keep: bool = False) -> Tensor:
         """Return the gradient of each sample's combination of values.
@@ -102,7 +102,7 @@ class Recorded:
         rows = _Wanted(kept, self._chosen, len(self.values), into)
         uses = self._by_name(at_outputs_of_all(self.values, self._taken, seeds))
         for name in list(uses):
-            of_name = uses.pop(name)  # popped, so that memory is given back as it goes
+            of_name = uses.pop(name)  # popped, so that memory is freed early
             first = of_name[0]
             if len(of_name) == 1 and first.kind == "weight" and isinstance(first.call.module, nn.Conv2d):
                 for piece, each in _of_convolution(first.call, first.d.transpose(0, 1)):
@@ -140,7 +140,7 @@ class Recorded:
 
     @property
     def _own(self) -> dict[int, str]:
-        """Names of the parameters that the calls account for, by their identity."""
+        """Names of the parameters that the calls use, by their identity."""
         return {id(p): name for name, p in self._chosen.items() if name not in self._rest}
 
     @property
@@ -174,7 +174,7 @@ class Recorded:
             with torch.no_grad():
                 try:
                     found: dict[str, Tensor] = each(chosen, x, y, seeds[piece])
-                except Exception as error:  # recurrent layers and others that vmap has no rule for
+                except Exception as error:  # recurrent layers and others for which vmap has no rule
                     log.info("gradients of samples are taken one by one, because %s", one_line(error))
                     found = self._one_by_one(piece, seeds)
             for name, gradients in found.items():
@@ -268,7 +268,7 @@ def squared_gradients(
             layers = first.get(trees.shape(inputs))
             if layers is None:
                 layers = batch_first(model, inputs, targets, loss)
-                if trees.size(inputs) > 2:  # samples that differ show the order too
+                if trees.size(inputs) > 2:  # different samples also show a wrong order
                     first[trees.shape(inputs)] = layers
             found = record(model, inputs, targets, loss, params, first=layers)
             for name, squares in found.squares(torch.ones_like(found.values)):
@@ -280,7 +280,7 @@ def squared_gradients(
 
 
 class _Wanted:
-    """Gradients that are wanted of some samples and combinations, filled in parameter by parameter."""
+    """The requested gradients of some samples and combinations, computed parameter by parameter."""
 
     def __init__(self, kept: Tensor | None, chosen: dict[str, Tensor], n: int, into: Tensor | None) -> None:
         sizes = {name: p.numel() for name, p in chosen.items()}
@@ -337,7 +337,7 @@ def _of_convolution(call: Call, d: Tensor) -> Generator[tuple[slice, Tensor], No
 
 
 def _entries(use: _Use) -> int:
-    """Count the numbers that one sample's gradient takes on the way."""
+    """Return the largest number of intermediate values for the gradient of one sample."""
     own = int(use.call.module.get_parameter(use.kind).numel())
     if use.kind == "bias" or not isinstance(use.call.module, nn.Conv2d):
         return own
@@ -354,7 +354,7 @@ def _each(use: _Use, piece: slice) -> Tensor:
         return d.sum(1) if use.kind == "bias" else (d.mT @ x.reshape(len(x), -1, x.shape[-1])).flatten(1)
     if use.kind == "bias":
         return d.flatten(2).sum(2)
-    # One entry of the kernel after the other: F.unfold does the same at once and takes two to three times as long.
+    # One entry of the kernel at a time: F.unfold does the same for all entries and takes two to three times as long.
     (rows, columns), (height, width) = d.shape[2:], m.kernel_size
     padded = F.pad(x, (m.padding[1], m.padding[1], m.padding[0], m.padding[0]))
     d = d.reshape(len(d), m.groups, -1, rows * columns)

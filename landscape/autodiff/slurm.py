@@ -59,7 +59,7 @@ def first_machine(nodes: str) -> str:
 
 
 def _most_on_a_machine(environment: Mapping[str, str], world: int) -> int:
-    """Return the largest number of tasks on one machine, of "4(x2),1": all ranks choose alike by it."""
+    """Return the largest number of tasks on one machine, from a text such as "4(x2),1" that all ranks have."""
     text = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", str(world)))
     counts = [int(number) for number in re.findall(r"(\d+)(?:\(x\d+\))?(?:,|$)", text)]
     return max(counts, default=world)

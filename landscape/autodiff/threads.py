@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables of the environment that say how many threads there are; where one is set, nothing is measured."""
-_GAIN = 0.9  # more threads are taken where they need at most this fraction of the time
-_PASSES = 3  # of which the fastest counts
+_GAIN = 0.9  # more threads are used if they need at most this fraction of the time
+_PASSES = 3  # repetitions; the fastest one counts
 
 
 def settle(work: Callable[[], object], asked: int | None, *, measure: bool = True) -> int:
@@ -66,7 +66,7 @@ def fastest(work: Callable[[], object], most: int, clock: Callable[[], float] = 
 
 def _seconds(work: Callable[[], object], threads: int, clock: Callable[[], float]) -> float:
     torch.set_num_threads(threads)
-    work()  # what a first pass prepares is not counted
+    work()  # the preparations of the first pass are not measured
     times = []
     for _ in range(_PASSES):
         begun = clock()

@@ -64,7 +64,7 @@ def trace(
     else:
         try:
             traced = _graph(laid_out, example)
-        except NotTraceableError:  # `x.view(len(x), -1)` behind a convolution, for one, knows the plain layout only
+        except NotTraceableError:  # for example, `x.view(len(x), -1)` after a convolution needs the plain layout
             traced = _graph(function, example)
     _free_batch_size(traced.graph, size, n_state=len(state))
     return traced
@@ -107,7 +107,7 @@ class _Described(TorchFunctionMode):
 def _graph(function: Callable[..., Any], example: tuple[Any, ...]) -> fx.GraphModule:
     try:
         with _FoldBatchNorm():
-            # Nearly all products change tensors in place, the derivative of the cross-entropy for one.
+            # Nearly all products change tensors in place, for example the derivative of the cross-entropy.
             traced = graph_of(torch.func.functionalize(function), *example)
     except Exception as error:
         # A user's model may raise anything when it is traced; the plain function does not need the trace.
@@ -235,7 +235,7 @@ def _mutates(node: fx.Node) -> bool:
 
 
 def _has_shape_of_data(node: fx.Node) -> bool:
-    """Say whether the shape of a result depends on values, so that numbers in the graph may fit one batch only."""
+    """Say whether the shape of a result depends on values, so that the graph may be valid for one batch only."""
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
         return False
     if node.target is not _ATEN.index.Tensor:
@@ -282,10 +282,10 @@ def _free_batch_size(graph: fx.Graph, size: int, n_state: int) -> None:
 
 @cache
 def _sizes(target: torch._ops.OpOverload) -> frozenset[str]:
-    """Name the arguments of an operation that can be a number of samples: not factors, bounds, axes or windows."""
+    """Return the names of the arguments that can be a number of samples: not factors, bounds, axes or windows."""
     if target.overloadpacket is _ATEN.arange:
         return frozenset({"start", "end"})
-    # The schema's text alone tells a size, SymInt, from other integers.
+    # Only the schema's text distinguishes a size, SymInt, from other integers.
     return frozenset(re.findall(r"SymInt[\[\]?\d]* (\w+)", str(target._schema))) - {"padding_idx"}
 
 
@@ -321,7 +321,7 @@ def reuse_memory(graph: fx.Graph) -> None:
 
 
 def _is_spare(operand: Any, user: fx.Node) -> bool:
-    """Say whether a tensor has memory of its own, of the shape of its only user's result."""
+    """Say whether a tensor has its own memory, with the shape of the result of the only node that reads it."""
     if not isinstance(operand, fx.Node) or len(operand.users) > 1 or sum(a is operand for a in user.args) > 1:
         return False
     made: Any = operand.args[0] if operand.target is operator.getitem else operand

@@ -21,7 +21,7 @@ def place(device: torch.device) -> torch.device:
 
 def wide(tensor: Tensor) -> Tensor:
     """Return a tensor in float64, at the `place` of its device. Derivatives flow through it."""
-    return tensor.to(place(tensor.device)).double()  # moved first: a device converts before it sends
+    return tensor.to(place(tensor.device)).double()  # moved first: otherwise the device would have to convert
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

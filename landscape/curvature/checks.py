@@ -41,7 +41,7 @@ _BESIDE = 1e-3
 """How far off kinks are left, as a fraction of the point's length."""
 
 
-_OUTPUTS = 3  # random outputs at which a loss is looked at: at the model's own it may be flat, as where it is fitted
+_OUTPUTS = 3  # random outputs at which a loss is tested: at those of a fitted model it may be flat
 
 
 def some_of(batch: Batch, n: int) -> Batch:
@@ -66,7 +66,7 @@ def fault_of_second_derivative(kind: Kind, functions: Functions, theta: Tensors,
     Raises:
         NumericalError: PyTorch has no second derivative.
     """
-    # The batch is looked at several times, and a model may overwrite its inputs.
+    # The batch is evaluated several times, and a model may overwrite its inputs.
     logits = functions.logits
     functions = replace(functions, logits=lambda t, inputs: logits(t, trees.clone(inputs)))
     with differentiable_attention():
@@ -102,9 +102,9 @@ def refuse_zero(of: Losses, factors: Factors, z: Tensor, targets: Tree) -> None:
     loss, z = factors.middle(of), z.detach()
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z) for _ in range(_OUTPUTS)]
-    first = trees.leaves(targets)[0]  # of draws with weights these stand beside it
+    first = trees.leaves(targets)[0]  # draws have weights beside the targets
     if first.is_floating_point() and first.numel() == z.numel():
-        drawn.append(first.reshape(z.shape) + 0.1 * drawn[0])  # a robust loss is curved near its targets alone
+        drawn.append(first.reshape(z.shape) + 0.1 * drawn[0])  # a robust loss is curved only near its targets
     for at in (z, *drawn):
         leaf = at.clone().requires_grad_()
         with torch.enable_grad():
@@ -118,7 +118,7 @@ def refuse_zero(of: Losses, factors: Factors, z: Tensor, targets: Tree) -> None:
 
 
 class _Precision(TorchDispatchMode):
-    """Watches for the lowest precision of real numbers: a model may compute in float32, whatever it is given."""
+    """Records the lowest precision of real numbers, because a model may compute in float32 whatever its inputs are."""
 
     lowest = torch.float64
 
@@ -155,14 +155,14 @@ def _fault(
         ends = [slopes(tuple(t + s * step * d for t, d in zip(at, v, strict=True))) for s in (1, -1)]
         found.append(tuple((a - b) / (2 * step) for a, b in zip(*ends, strict=True)))
         off = norm(_minus(found[-1], Hv))
-        # Of a fitted sample the gradient, p less 1, is a difference of numbers near 1, and has their rounding.
+        # The gradient of a fitted sample, p - 1, is a difference of numbers near 1, and has their rounding error.
         if off <= tolerance * max(size, norm(found[-1])) + 10 * eps * max(length, 1.0) / step:
             return None
     apart = [norm(_minus(found[0], other)) for other in found[1:]]
     if min(apart) <= tolerance * norm(found[0]):  # differences agree with each other
         off = norm(_minus(found[0], Hv))
         return f"H v is off by {off:.3g} of {norm(found[0]):.3g} from differences of the gradient"
-    if not beside:  # than a point at which they scatter
+    if not beside:  # the differences scatter here: try a point nearby
         away = _BESIDE * norm(at)
         return _fault(values, tuple(t + away * d for t, d in zip(at, u, strict=True)), dtype, remedy, beside=True)
     (Hu,) = second(values(leaves), leaves, [u], remedy)

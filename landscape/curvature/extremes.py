@@ -47,9 +47,9 @@ class Ends:
     below: float  # and none is smaller
     columns: list[int]  # (r,) positions of the largest Ritz values, descending, and of the smallest
     vectors: Tensor  # (r, D) their Ritz vectors
-    basis: Tensor  # (m, d), as it is kept
+    basis: Tensor  # (m, d), as it is stored
     alpha: np.ndarray  # (m,)
-    beta: np.ndarray  # (m,) the last one is left over
+    beta: np.ndarray  # (m,) the last one is the residual's norm
     next: Tensor  # v_{m+1}, (d,)
     deflation: Deflation
     place: Place  # of the basis

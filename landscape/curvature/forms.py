@@ -106,11 +106,11 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
 
 
 def _right_one(form: Form, twin: Form, values: Callable[[Form], Tensor], dtype: torch.dtype) -> Form:
-    """Return a form if it is right on some samples, else its twin by backward passes."""
+    """Return a form if it is right on some samples; otherwise the same form by backward passes."""
     expected = values(twin)
     try:
         found = values(form)
-    except (RuntimeError, NotImplementedError) as error:  # each operation says in its own words that it has none
+    except (RuntimeError, NotImplementedError) as error:  # each operation has its own message for a missing derivative
         log.info("quadratic forms take backward passes, because %s", one_line(error))
         return twin
     off, size = (found - expected).abs().max().item(), expected.abs().max().item()

@@ -170,7 +170,7 @@ def check(objective: Objective, model: nn.Module, index: np.ndarray, first: Coll
     _, rows = _of_groups(objective, model, index, groups, 2, objective.layout.names, first)
     sizes = torch.from_numpy(np.bincount(groups, minlength=2)).to(rows)
     expected = _summed(objective, [objective.samples.batch(index, objective.device, objective.dtype)])[1]
-    # Gradients that are not finite pass: they add up to nothing, and whoever uses them says which they are.
+    # Gradients that are not finite pass this test; the code that uses them names them.
     if float((wide(sizes @ rows) - expected).norm()) > _ADD_UP * float(sizes @ rows.norm(dim=1)):
         raise NumericalError(
             f"gradients of groups of {n} samples do not add up to that of all: samples of a batch influence each other "

@@ -76,7 +76,7 @@ class _Kept:
         return product
 
     def _scan(self) -> dict[bytes, tuple[int, int]]:
-        """Find the records of the file; what follows the last whole one is written over."""
+        """Find the records of the file; bytes after the last complete one will be overwritten."""
         places: dict[bytes, tuple[int, int]] = {}
         try:
             with open(self._path, "rb") as file:
@@ -116,7 +116,7 @@ class _Kept:
                 file.seek(self._end)
                 file.write(record)
                 file.truncate()
-        except OSError as error:  # what is kept saves time; a full disk must not end the run
+        except OSError as error:  # the file only saves time; a full disk must not end the run
             log.warning("products are not kept any more, as %s cannot be written: %s", self._path, error.strerror)
             self._end = MOST_BYTES
             return

@@ -156,7 +156,7 @@ def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:
     if loss is not losses.cross_entropy or targets.is_floating_point():
         return second_of_each(lambda z: loss(z, targets), z)
     p = z.softmax(1)
-    # p_c (1 - p_c) by the sum over the others: 1 - p_c has no digits left where a sample is fitted.
+    # p_c (1 - p_c) from the sum of the other probabilities, because 1 - p_c loses its digits if a sample is fitted.
     others = p @ (1 - torch.eye(p.shape[1], dtype=p.dtype, device=p.device))
     middle = -p[:, :, None] * p[:, None]
     middle.diagonal(dim1=1, dim2=2).copy_(p * others)
@@ -171,7 +171,7 @@ class Kind:
     symbol: str  # in formulas and figures
     about: str  # in help
     decays: bool  # weight decay adds its multiple of the identity
-    bends: bool  # second derivatives of the logits enter: the matrix is not that of its factors alone
+    bends: bool  # it contains second derivatives of the logits, which its factors do not have
     scales: bool  # with the losses: of c times the losses it is c times the matrix, so that samples can have weights
     factors: Factors | None  # of its part without second derivatives of the logits; None where there is no such part
 

@@ -43,7 +43,7 @@ class Tridiagonal:
     """The coefficients of B = P K runs of Lanczos; beyond a run's own number of steps they are nan."""
 
     alpha: np.ndarray  # (P, K, m) float64, the diagonals
-    beta: np.ndarray  # (P, K, m) float64, beta[j] couples steps j and j + 1; the last one is left over
+    beta: np.ndarray  # (P, K, m) float64, beta[j] couples steps j and j + 1; the last one is the residual's norm
     steps: np.ndarray  # (P, K) int64
     norm2: np.ndarray  # (P, K) squared length of each probe
     basis: Tensor  # (P, K, m + 1, d), orthonormal rows; the row `steps` is v_{m+1}, zero where beta is rounding. Of
@@ -223,7 +223,7 @@ def lanczos(
         if j == 1:
             back = team.agreed(place.dots(basis[:, 0], place.kept(w)).cpu().numpy())
             off = np.where(running, np.abs(beta[:, 0] - back) / scale, 0)
-            # Rounding is some hundred units of eps: it lies along the same vectors as the products themselves.
+            # Rounding is a few hundred units of eps, along the same vectors as the products themselves.
             if (off > 3 * eps**0.5).any():
                 _refuse_asymmetric(matvec, v.reshape(n_parts, n_probes, size), off, beta[:, 0], back, scale)
         if keep:
@@ -231,7 +231,7 @@ def lanczos(
             for _ in range(2):
                 own -= torch.bmm(place.team.total(torch.bmm(own[:, None], earlier.mT)), earlier)[:, 0]
             w = place.whole(own, w.device)
-        else:  # in the order that loses least (Paige 1972)
+        else:  # in the order with the least rounding error (Paige 1972)
             if j:
                 w -= before * torch.from_numpy(np.nan_to_num(beta[:, j - 1])).to(w)[:, None]
                 a = dots(v, w)

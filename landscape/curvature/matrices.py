@@ -17,7 +17,7 @@ from landscape.callables import checked
 from landscape.curvature.algebra import Exact, Operator
 from landscape.errors import InputError, NumericalError
 
-_ASYMMETRY = 1e-3  # of the products' lengths; a product in float32, or by iteration, is that good at least
+_ASYMMETRY = 1e-3  # of the products' lengths; a product in float32, or by iteration, is at least this accurate
 _FORM = "give (D, D), (P, D, D), a mapping of names to matrices, or an object with shape (D, D) and matvec or @"
 
 
@@ -135,7 +135,7 @@ def _of_product(subject: Any, part: str, name: str, symbol: str) -> Operator:
 
     def columns(vectors: Tensor) -> Tensor:
         own: Any = vectors if takes_tensors else vectors.numpy()
-        with np.errstate(all="ignore"):  # what is not finite is named below
+        with np.errstate(all="ignore"):  # values that are not finite are reported below
             found = multiply(own)
         product = found if isinstance(found, Tensor) else torch.from_numpy(np.array(found))
         if product.shape != vectors.shape or product.is_complex():

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BESIDE = 14  # whole vectors beside those of the basis: of the recurrence, of sums, and the largest Ritz vectors
+_BESIDE = 14  # vectors besides those of the basis: of the recurrence, of sums, and the largest Ritz vectors
 DEFLATED = 24
 """Ritz vectors that are taken out of the trace estimate, at most."""
 PILOT = 6
@@ -56,11 +56,11 @@ class Plan:
     probes: int  # runs
     seed: int
     distribution: Distribution = "rademacher"
-    vectors: int = 0  # Ritz vectors that are kept of the run that saw the largest value, 3 at least
-    tol: float | None = None  # go on until the residual of lambda_max is this share of it; None takes `steps`
-    max_steps: int | None = None  # where `tol` gives up; None for 4 times `steps`
-    trace_tol: float | None = None  # draw trace probes until the standard error is this share; None draws none
-    room: Room | None = None  # vectors of the matrix's size that fit into memory; None for as many as need be
+    vectors: int = 0  # Ritz vectors that are kept from the run with the largest value, at least 3
+    tol: float | None = None  # continue until lambda_max has converged to this tolerance; None means `steps` steps
+    max_steps: int | None = None  # the largest number of steps with `tol`; None means 4 times `steps`
+    trace_tol: float | None = None  # draw trace probes until the relative standard error is this small; None draws none
+    room: Room | None = None  # number of vectors of size D that fit into memory; None means no limit
 
     @property
     def longest(self) -> int:
@@ -77,12 +77,12 @@ class Runs:
     steps: np.ndarray  # (K,)
     norm2: np.ndarray  # (K,)
     ritz: list[Ritz]  # K of them
-    best: int  # the run that saw the largest Ritz value
+    best: int  # the run with the largest Ritz value
     columns: list[int]  # (r,) positions of the best run's largest Ritz values, descending, and of its smallest
     extremes: Tensor  # (r, D) their Ritz vectors
     trace_samples: np.ndarray  # (J,)
     trace: tuple[float, float]  # their mean and its standard error
-    basis: str | None = None  # in words, where the Lanczos basis was, or what took its place; None for the usual
+    basis: str | None = None  # in words, where the Lanczos basis was, or what replaced it; None for the default
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Deflation:
     values: np.ndarray  # (r,)
     remainder: np.ndarray  # (r,) beta_m times the last components: H q_i = t_i q_i + remainder_i v
     next: Tensor  # v_{m+1}, (d,)
-    left: float  # sum of the squares of the other Ritz values: |P H P|_F^2 is no less
+    left: float  # sum of the squares of the other Ritz values: a lower bound of |P H P|_F^2
     place: Place = WHOLE
 
     def sample(self, z: Tensor, quadratic_form: float) -> float:
@@ -216,8 +216,8 @@ def at_a_time(operator: "Operator", plan: Plan) -> tuple[int, Place]:
         The number, 0 if the basis of one run does not fit into memory, and the place: of the bases, or else of the
         vectors of the restarted run.
     """
-    # Where all that does not depend on the vector is kept, probes gain nothing from advancing together, and one
-    # basis at a time takes less memory.
+    # If everything that does not depend on the vector is kept, running probes together saves no time, and one basis at
+    # a time takes less memory.
     wanted = 1 if operator.cached else plan.probes
     if plan.room is None:
         return wanted, WHOLE
@@ -307,7 +307,7 @@ def _trace(
 
 
 def _rounding(operator: "Operator", runs: Sequence[tuple[Ritz, float]]) -> float:
-    """Return what is left of a matrix that is deflated to nothing: rounding of the terms of z^T |H| z, which cancel."""
+    """Return the rounding error of z^T H z, whose terms cancel if the deflated matrix is zero."""
     sizes = [(np.abs(solved.values), norm2 * solved.weights) for solved, norm2 in runs]
     largest = max(float(max(values.max(), weights @ values)) for values, weights in sizes)
     return float(10 * torch.finfo(operator.dtype).eps * largest)
@@ -383,7 +383,7 @@ def deflation(runs: Tridiagonal, k: int, solved: Ritz) -> Deflation:
     """
     order = np.argsort(-np.abs(solved.values))
     scale = np.abs(solved.values[order[0]])
-    # Vectors that have not converged would not bias the trace, but they take nothing out of its variance either.
+    # Vectors that have not converged would not bias the trace, but they would not reduce its variance either.
     chosen = [i for i in order[:DEFLATED] if solved.residuals[i] <= 0.1 * scale and solved.values[i] != 0]
     taken = int(runs.steps[0, k])
     return Deflation(
@@ -407,7 +407,7 @@ def draw_until(samples: list[float], draw: Callable[[int], float], tol: float) -
     Returns:
         All samples.
     """
-    # Stopping when the running error happens to be small makes it too small on average; Stein's two stages do not.
+    # Stopping when the running error happens to be small would bias the error downwards; Stein's two stages do not.
     pilot = samples + [draw(n) for n in range(max(0, PILOT - len(samples)))]
     drawn = len(pilot) - len(samples)
     spread, mean = np.std(pilot, ddof=1), abs(np.mean(pilot))

@@ -37,7 +37,7 @@ class Part:
     """The samples in the sum that gives a part's matrix."""
 
     name: str
-    batch: Callable[[int], Batch]  # the batch of a number, always the same
+    batch: Callable[[int], Batch]  # the batch with a number, always the same
     n_batches: int
     n_summed: int  # samples in all batches; of a team of processes, the most that one of them has
     divisor: int  # samples of the part, whether or not all are summed over
@@ -52,7 +52,7 @@ class Problem:
     theta: Tensors
     fixed: Tensors  # the other parameters and buffers
     functions_with: Callable[[Tensors], Functions]  # the same with other values of these
-    known: Known  # of the network, at whatever point
+    known: Known  # of the network, at any point
     layout: Layout
     parts: tuple[Part, ...]
     weight_decay: float
@@ -73,7 +73,7 @@ class Traced:
 
     linearized: Linearized
     bytes_per_sample: float  # of what it keeps
-    required: bool  # where it is not right, that is an error, and no reason for reverse mode
+    required: bool  # a wrong product is an error, not a reason for reverse mode
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class _Seen:
     """The checks that have been made, shared by the products of all parts."""
 
     parts: set[str] = field(default_factory=set)
-    batches: dict[tuple[str, Team, int], bool] = field(default_factory=dict)  # whether the trace is right there
+    batches: dict[tuple[str, Team, int], bool] = field(default_factory=dict)  # whether the trace is right for the batch
 
 
 class Products:
@@ -160,7 +160,7 @@ class Products:
         return out
 
     def _check(self, part: Part) -> None:
-        """Refuse a part for whose first samples the second derivative is wrong; each is looked at once."""
+        """Refuse a part if the second derivative is wrong for its first samples; each part is checked once."""
         if part.name in self._seen.parts:
             return
         self._seen.parts.add(part.name)
@@ -168,7 +168,7 @@ class Products:
         try:
             small = self.problem.layout.size <= _WIDE
             fault = self._fault(self.problem.wide() if small else self.problem, part.name)
-        except Exception as error:  # a model may be written for float32, and then raise anything
+        except Exception as error:  # a model may be written for float32 only, and then raise any error
             log.info("second derivatives are checked in the model's precision, because %s", one_line(error))
             fault = self._fault(self.problem, part.name)
         if fault is not None:
@@ -223,13 +223,13 @@ class Products:
         return [self._traced.linearized.product(kept, t) for t in tangents]
 
     def _is_right(self, traced: Traced, row: int, number: int) -> bool:
-        """Say whether the traced product is right on a few samples of a batch; each batch is looked at once."""
+        """Say whether the traced product is right on a few samples of a batch; each batch is checked once."""
         part = self.problem.parts[row]
         key = part.name, self.problem.team, number
         if key not in self._seen.batches:
             batch = part.batch(number)
             reason = _disagreement(self.problem, self.kind, traced.linearized, some_of(batch, 4))
-            if reason is not None:  # a few samples weigh the rounding of one more than a batch does
+            if reason is not None:  # in a few samples the rounding of one has more weight than in a batch
                 reason = _disagreement(self.problem, self.kind, traced.linearized, batch)
             if reason is not None:
                 _refuse(f"{reason} for a batch of {part.name}", traced.required)
@@ -291,7 +291,7 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
         InputError: it cannot be used and is required.
     """
     batch = problem.parts[0].example()
-    if trees.size(batch) in TRACE_SIZES:  # what a trace takes for constant shows at another size only
+    if trees.size(batch) in TRACE_SIZES:  # a value that the trace treats as a constant shows only at another size
         batch = trees.take(batch, slice(-1))
     of = (kind, problem.functions.loss, problem.functions.likelihood)
     key = "product", problem.layout.names, problem.dtype, problem.device, trees.shape(batch)
@@ -319,7 +319,7 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
 
 
 def _at_point(problem: Problem, kind: Kind, graph: Stages, batch: Batch, required: bool) -> Traced | str:
-    """Return a traced product at the problem's point if it is that by backward passes on a batch, or why it is not."""
+    """Return a traced product if it agrees with backward passes on a batch, or the reason why it does not."""
     try:
         with differentiable_attention():
             linearized = graph.at((*problem.theta, *problem.fixed))
@@ -330,7 +330,7 @@ def _at_point(problem: Problem, kind: Kind, graph: Stages, batch: Batch, require
 
 
 def _disagreement(problem: Problem, kind: Kind, linearized: Linearized, batch: Batch) -> str | None:
-    """Say by how much the traced product of a batch differs from that by backward passes; None where it agrees."""
+    """Say by how much the traced product of a batch differs from that by backward passes; None if they agree."""
     layout = problem.layout
     generator = torch.Generator().manual_seed(0)
     flat = torch.randn(layout.size, generator=generator).to(problem.device, problem.dtype)
@@ -341,7 +341,7 @@ def _disagreement(problem: Problem, kind: Kind, linearized: Linearized, batch: B
         return f"the traced product fails ({one_line(error)})"
     reference = layout.flat(by_reverse(problem, kind, batch, [v])[0])
     error_norm, norm = (ours - reference).norm().item(), reference.norm().item()
-    # Rounding of float32 flips the sign of an activation now and then, which is worth 1e-4 of a product.
+    # Rounding in float32 occasionally changes the sign of an activation, which changes a product by 1e-4.
     if not error_norm <= (1e-3 if problem.dtype == torch.float32 else 1e-9) * norm:
         return f"the traced product is off by {error_norm:.3g} of {norm:.3g}"
     return None

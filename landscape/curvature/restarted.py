@@ -103,7 +103,7 @@ def largest(
                 break
         values, S = np.linalg.eigh(T[:size, :size])
         values, S = values[::-1], S[:, ::-1]
-        # What rounding of the products hides, as in the bounds of quadrature.ritz.
+        # The last term is the rounding of the products, as in the bounds of quadrature.ritz.
         residuals = np.abs(rest * S[-1]) + 10 * eps * np.abs(values).max()
         sure = converged(values, residuals, tol=max(tol, 20 * eps), scale=np.abs(values).max())
         ended = taken >= most or rest <= BREAKDOWN * eps * scale

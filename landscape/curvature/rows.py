@@ -92,7 +92,7 @@ class Found:
 class Keep:
     """Which rows to keep besides their lengths: those probably needed, judged by the logits' eigenvalues."""
 
-    tol: float  # share of the sum of these that may be left out
+    tol: float  # fraction of their sum that may be left out
     most: int  # rows
 
 
@@ -150,7 +150,7 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
             for _ in run.squares(torch.ones_like(run.values)):
                 pass
         except (LandscapeError, RuntimeError) as error:
-            if is_of_memory(error):  # which says nothing of rows
+            if is_of_memory(error):  # which does not concern the rows
                 raise
             return (str(error).splitlines() or [type(error).__name__])[0]
     return None
@@ -176,7 +176,7 @@ def lengths(
     own = chunks[team.share(len(chunks))]
     wanted = None if keep is None else _likely(objective, factors, part, keep)
     squares, uncertainty, logits, targets_of = [], [], [], []
-    mine = own or chunks[:1]  # a process without one shows the shapes of nothing
+    mine = own or chunks[:1]  # a process without samples uses one to get the shapes
     ends = [0] * (len(mine) + 1) if wanted is None else np.cumsum([0, *(wanted[c].sum() for c in mine)]).tolist()
     vectors = torch.zeros(ends[-1], objective.layout.size, dtype=objective.dtype, device=objective.device)
     with differentiable_attention(), objective.trainable():
@@ -261,7 +261,7 @@ def _computed(
 ) -> Tensor:
     """Compute some rows of a part, (m, D), by a forward and a backward pass for each."""
     seeds = known.logits.new_empty(len(sample), known.logits[0].numel())
-    there = place(objective.device)  # not the host in any case: a user's loss may hold tensors of the device
+    there = place(objective.device)  # not always on the host, because a user's loss may have tensors on the device
     for chunk in _chunks(objective, len(known.squares)):
         inside = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
         if not len(inside):
@@ -285,7 +285,7 @@ def _computed(
 
 
 def _known(known: Lengths, sample: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Say which rows were kept beside their lengths, (m,), and where these stand among the kept ones."""
+    """Say which rows were kept beside their lengths, (m,), and return their positions among the kept ones."""
     if known.kept is None:
         return np.zeros(len(sample), dtype=bool), np.empty(0, dtype=np.int64)
     width = known.squares.shape[1]
@@ -315,9 +315,9 @@ def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np
 
 
 def _largest(sizes: np.ndarray, tol: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the fewest numbers (n, R) whose rest sums to at most a share of the sum of all."""
+    """Return the positions of the fewest numbers (n, R) such that the others sum to at most a fraction of the total."""
     order = np.argsort(-sizes.ravel(), kind="stable")
-    # Summed up from the smallest: the rest must not drown in the rounding of the whole.
+    # Summed from the smallest, so that small sums do not get lost in the rounding of the total.
     rest = np.append(np.cumsum(sizes.ravel()[order][::-1])[::-1], 0.0)
     n_kept = int(np.flatnonzero(rest <= tol * rest[0])[0])
     sample, row = np.unravel_index(np.sort(order[:n_kept]), sizes.shape)

@@ -84,7 +84,7 @@ def _add(total: Tensor, objective: Objective, kind: Kind, batch: Batch) -> None:
     places = dict(zip(objective.layout.names, torch.split(total, objective.layout.sizes), strict=True))
     run = rows.recorded(objective, kind.factors, *batch)
     signs, seeds, _ = kind.factors.split(objective, run.values.detach(), batch[1])
-    # A user's loss need not be convex in the logits: what an eigenvalue adds has its sign.
+    # A user's loss may be nonconvex in the logits, so each eigenvalue contributes with its sign.
     for sign in (1, -1):
         own = signs == sign
         for k in torch.nonzero(own.any(0)).flatten().tolist():

@@ -22,7 +22,7 @@ class PyHessianResult:
     top: float  # the eigenvalue of largest magnitude, which may be lambda_min
     trace: float  # mean of its probes
     trace_stderr: float  # of that mean; PyHessian itself reports none
-    n_probes: int  # it stops when its running mean happens to move by less than 0.1 %
+    n_probes: int  # it stops when its running mean changes by less than 0.1 %
 
 
 def refuse(weight_decay: float) -> None:
@@ -71,7 +71,7 @@ def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianRes
 
     cuda = [objective.device] if objective.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), warnings.catch_warnings(), differentiable_attention():
-        warnings.simplefilter("ignore")  # it makes reference cycles by backward(create_graph=True), and torch says so
+        warnings.simplefilter("ignore")  # backward(create_graph=True) makes reference cycles, of which torch warns
         torch.random.manual_seed(seed)
         computation = hessian(model, criterion, dataloader=batches, cuda=bool(cuda))
         values, _ = computation.eigenvalues()

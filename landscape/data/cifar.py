@@ -144,7 +144,7 @@ def _archived(name: str, archive: Path, wanted: set[str]) -> dict[str, bytes]:
     held, claimed = archive.stat().st_size, 0
     try:
         with tarfile.open(archive) as members:
-            for member in members:  # in the archive's order: going back in a .gz means to unpack it anew
+            for member in members:  # in the archive's order, because going back in a .gz means unpacking it again
                 claimed += member.size
                 disk.claim(claimed, f"member {member.name!a:.60}", held=held)
                 inside, _, file = member.name.removeprefix("./").rpartition("/")

@@ -266,7 +266,8 @@ def _known(split: str) -> str:
 
 def _digits(split: str) -> Samples:
     split = _known(split)
-    # The file that sklearn.datasets.load_digits reads, in a twentieth of the time that the import of that takes.
+    # The file that sklearn.datasets.load_digits reads; reading it directly takes a twentieth of the time of that
+    # import.
     file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(file), delimiter=",")
     labels = table[:, -1].astype(np.int64)
@@ -359,9 +360,9 @@ class Source:
     """A data set that `load` can load by name."""
 
     read: Callable[..., Samples]  # of the split and of the options that it takes
-    takes: tuple[str, ...] = ()  # options of `load` that it is called with, by name
+    takes: tuple[str, ...] = ()  # options of `load` that are passed to it, by name
     imbalance: float | None = None  # of the training set if `load` is called without one
-    mirrors: bool = True  # an image means the same mirrored, as one of a digit does not: training may turn it round
+    mirrors: bool = True  # a mirrored image has the same label, unlike that of a digit: training may mirror it
 
 
 DATASETS: dict[str, Source] = {

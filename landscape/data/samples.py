@@ -33,7 +33,7 @@ class Samples:
     labels: np.ndarray  # (N,) int64
     class_names: tuple[str, ...]  # (C,)
     class_counts: np.ndarray  # (C,) int64, TRAINING samples of each class, whichever split this is
-    mean: Stats | None = None  # per channel, for uint8 images; None hands the inputs out as they are
+    mean: Stats | None = None  # per channel, for uint8 images; None leaves the inputs unchanged
     std: Stats | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -28,7 +28,7 @@ def described(path: str) -> str:
         )
     if any(name.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for name in names):
         return f"{path} is a folder of DeepSpeed: convert it to one file by its own script zero_to_fp32.py"
-    for place in (folder, folder / "checkpoints"):  # Lightning's runs keep theirs there
+    for place in (folder, folder / "checkpoints"):  # Lightning's runs have their checkpoints there
         held = sorted(p for p in place.glob("*") if p.suffix in SUFFIXES and p.is_file())
         if held:
             return f"{path} is a folder: set {arg('ckpt')} to a file in it, such as {held[-1]}"

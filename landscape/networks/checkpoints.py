@@ -41,8 +41,8 @@ _BESIDE = re.compile(r"(.*[_/ ])?(epoch|step|acc|accuracy|prec|top)[@_]?\d?", re
 _OF_MODULES = {"_parameters", "_buffers", "_modules"}  # attributes that every module has
 _SAFETENSORS = ".safetensors"
 _SHOWN = 6  # names that a message lists
-_DEEPEST_MODULE = 100  # modules in modules
-_LARGEST = 2**63  # of a number beside the weights
+_DEEPEST_MODULE = 100  # depth of modules in modules
+_LARGEST = 2**63  # length of a number beside the weights
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Checkpoint:
     """A file that was read."""
 
     state: dict[str, Tensor]  # name -> tensor on the CPU
-    meta: dict[str, Any]  # what the toolkit's own checkpoints say of themselves; empty for any other
+    meta: dict[str, Any]  # the toolkit's own metadata; empty for other checkpoints
     path: str
     sha256: str
-    key: str  # where in the file the weights were, such as "state_dict"; "" if they are all there is
-    found: dict[str, Any]  # epoch, step and accuracies that stood beside the weights, finite plain numbers
-    optimizer: tuple[dict[str, Any], ...] = ()  # numbers of its groups of parameters, where its state stood there too
-    notes: tuple[str, ...] = ()  # what a reader of the result should know, in sentences
+    key: str  # where in the file the weights were, such as "state_dict"; "" for the whole file
+    found: dict[str, Any]  # epoch, step and accuracies beside the weights, finite plain numbers
+    optimizer: tuple[dict[str, Any], ...] = ()  # numbers of the optimizer's parameter groups, if the file has its state
+    notes: tuple[str, ...] = ()  # notes for a reader of the result, in sentences
 
 
 def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: bool = False) -> Checkpoint:
@@ -168,7 +168,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Tensor], meta: Mappi
 
 
 class _Watched:
-    """A file that keeps the error of its writing, as torch raises another one over it while it closes its archive."""
+    """A file that records its first write error, because torch raises another one when it closes its archive."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -184,7 +184,7 @@ class _Watched:
 
     def save(self, content: Any) -> None:
         try:
-            torch.save(content, self)  # type: ignore[arg-type]  # of a file it takes `write` and `flush`
+            torch.save(content, self)  # type: ignore[arg-type]  # it only calls `write` and `flush`
         except RuntimeError:
             if self._error is None:
                 raise
@@ -192,7 +192,7 @@ class _Watched:
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """Detach; copy a view of something larger, all of which torch.save would write."""
+    """Detach; copy a view of a larger tensor, which torch.save would write completely."""
     tensor = tensor.detach().cpu()
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
@@ -262,11 +262,11 @@ def _scripted(file: BinaryIO, path: str, trust: bool) -> Any:
 
 
 def _trusted(file: BinaryIO, path: str) -> Any:
-    """Let torch build the objects of the file, which runs what it holds."""
+    """Let torch build the objects of the file, which runs the code in it."""
     file.seek(0)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of other pickle protocols, then reads them or raises
+            warnings.simplefilter("ignore")  # torch warns about other pickle protocols, and then reads them or raises
             return torch.load(file, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         raise InputError(
@@ -292,13 +292,13 @@ def _meta(content: Any, path: str) -> dict[str, Any]:
 
 
 def _weights_in(content: Any, key: str | None, path: str) -> tuple[Any, str, dict[str, Tensor] | None]:
-    """Return where the search began, what it went through, and the weights if it found any."""
+    """Return the start of the search, the values it went through, and the weights if it found any."""
     start = content if key is None else _walk(content, key, path)
     return start, *_search(start)
 
 
 def _entries(value: Any) -> dict[str, Any]:
-    """Return what stands under names in a value: entries of a mapping or a sequence, attributes of an object."""
+    """Return the named values in a value: entries of a mapping or a sequence, attributes of an object."""
     if isinstance(value, Mapping):
         return {str(k): v for k, v in value.items() if isinstance(k, str) or (type(k) is int and abs(k) < _LARGEST)}
     if isinstance(value, list | tuple):
@@ -309,7 +309,7 @@ def _entries(value: Any) -> dict[str, Any]:
 
 
 def _weights(value: Any) -> dict[str, Tensor] | None:
-    """Return name -> tensor if the value is that, a module, or the two halves of a decoupled model."""
+    """Return name -> tensor if the value is such a mapping, a module, or the two halves of a decoupled model."""
     if isinstance(value, nn.Module):
         return _weights(value.state_dict())
     if isinstance(value, pickles.Foreign) and isinstance(value.state, dict) and value.state.keys() >= _OF_MODULES:
@@ -331,7 +331,7 @@ def _of_module(module: Any, prefix: str, depth: int = 0) -> dict[str, Any]:
     """Return the state of a module that was saved whole, as its `state_dict` would, without its code."""
     state = module.state if isinstance(module, pickles.Foreign) and isinstance(module.state, dict) else {}
     if depth > _DEEPEST_MODULE or not state.keys() >= _OF_MODULES:
-        return {prefix: module}  # no tensor: the whole is refused
+        return {prefix: module}  # not a tensor: the module is refused
     own = {**_entries(state["_parameters"]), **_entries(state["_buffers"])}
     passing = state.get("_non_persistent_buffers_set")
     own = {n: t for n, t in own.items() if t is not None and not (isinstance(passing, set) and n in passing)}
@@ -343,11 +343,11 @@ def _of_module(module: Any, prefix: str, depth: int = 0) -> dict[str, Any]:
 
 
 def _search(content: Any) -> tuple[str, dict[str, Tensor] | None]:
-    """Look for weights under the usual names, then in the names below them, then in the whole."""
+    """Look for weights under the usual names, then one level below these, then in the whole file."""
     entries = _entries(content)
     if isinstance(content, list | tuple):
         holding = {name: found for name, value in entries.items() if (found := _search(value))[1] is not None}
-        if len(holding) == 1:  # as of `torch.save((model.state_dict(), epoch), path)`
+        if len(holding) == 1:  # as from `torch.save((model.state_dict(), epoch), path)`
             [(name, (below, state))] = holding.items()
             return ".".join(filter(None, (name, below))), state
         return "", None
@@ -396,7 +396,7 @@ def _beside(content: Any) -> dict[str, Any]:
 
 
 def _optimizer(content: Any) -> tuple[dict[str, Any], ...]:
-    """Return the plain numbers of an optimizer's groups of parameters, as its `state_dict` has them beside weights."""
+    """Return the plain numbers of an optimizer's parameter groups, from its `state_dict` beside the weights."""
     entries = _entries(content)
     some = next((entries[name] for name in _OPTIMIZERS if name in entries), None)
     some = some[0] if isinstance(some, list | tuple) and len(some) == 1 else some  # Lightning keeps a list

@@ -42,7 +42,7 @@ class Quality:
 
     quality: np.ndarray  # Q
     distance: np.ndarray  # Dis, in units of the features
-    variance: np.ndarray  # Var, in their square
+    variance: np.ndarray  # Var, in squared units of the features
 
 
 def feature_quality(
@@ -224,7 +224,7 @@ class Means:
         Returns:
             (B,) classes.
         """
-        # |a - mu_c|^2 without |a|^2, which all classes share; about the centre, where little cancels.
+        # |a - mu_c|^2 without |a|^2, which is the same for all classes; relative to the centre, to limit cancellation.
         apart = self.centred.square().sum(1) - 2 * (wide(features) - self.centre) @ self.centred.T
         return self.present[apart.argmin(1)].to(features.device)
 
@@ -240,7 +240,8 @@ class Means:
             return self.values.new_zeros(self.values.shape[1], 0), self.values.new_zeros(0)
         centred = centred - centred.mean(0)
         _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)
-        # C means about their own mean leave one direction empty at least; what rounding puts there would be divided by.
+        # C means minus their own mean span at most C - 1 directions; rounding in the last one must not become a
+        # divisor.
         least = max(self.rounding, torch.finfo(torch.float64).eps * max(centred.shape) * float(sizes.max()))
         kept = sizes > least
         return directions[kept].T, sizes[kept]
@@ -272,7 +273,7 @@ class Scatter:
         labels = labels.to(place(features.device), torch.int64)
         for some, of, often in _pieces(features, labels, _each_weight(labels, weights)):
             share, deviations = often / self._means.weights[of], some - self._means.values[of]
-            share, deviations = share[often > 0], deviations[often > 0]  # a class may be left out as a whole
+            share, deviations = share[often > 0], deviations[often > 0]  # a class may have no samples
             self._squares.index_add_(0, of[often > 0], share * deviations.square().sum(1))
             self._along += share @ (deviations @ self._directions).square()
 
@@ -319,7 +320,7 @@ class Geometry:
     alignment: np.ndarray  # cosine of mu_c - mu and row c of the centred classifier, (C,)
     within_between: float  # NC1, of the classes of at least two samples
     norm_variation: float  # NC2, equal norms
-    angle_deviation: float  # NC2, equal angles, as wide as they can be
+    angle_deviation: float  # NC2, equal angles of the largest possible size
     duality: float  # NC3
 
 

@@ -32,7 +32,8 @@ def copied(model: nn.Module) -> nn.Module:
     for name, parameter in model.named_parameters():
         if parameter.is_complex():
             raise InputError(f"{name} of the model is complex: use real parameters for its real and imaginary parts")
-    # What a forward pass left behind is no leaf, and deepcopy takes leaves only; old weight_norm leaves weights so.
+    # A tensor that a forward pass has stored is not a leaf, and deepcopy accepts only leaves; old weight_norm stores
+    # weights so.
     left = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
     try:
         return copy.deepcopy(model, {id(t): t.detach().clone() for t in left})
@@ -72,7 +73,7 @@ def _equal(first: Any, second: Any) -> bool:
     if type(first) is not type(second):
         return False
     try:
-        if isinstance(first, Tensor):  # torch.equal takes 1.0 in float32 and in float64 for the same
+        if isinstance(first, Tensor):  # for torch.equal, 1.0 in float32 and in float64 are the same
             return first.dtype == second.dtype and first.device == second.device and torch.equal(first, second)
         return bool(first == second)
     except Exception:  # what a user's model holds may compare in any way

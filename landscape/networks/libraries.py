@@ -101,7 +101,7 @@ def _made(folder: str, make: Callable[[], Any]) -> nn.Module:
         model: nn.Module = make()
     if hasattr(model, "config"):
         config: Any = model.config
-        config.use_cache = False  # keys and values for generation are no outputs
+        config.use_cache = False  # keys and values for generation are not outputs
     return model.eval()
 
 

@@ -102,7 +102,7 @@ def focal(*, gamma: float = 2.0) -> Loss:
     def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         others = logits.masked_fill(_is_own(logits, labels), -math.inf).logsumexp(dim=-1)
         lead = logits.gather(-1, labels[..., None]).squeeze(-1) - others
-        # p_y = sigmoid(lead): so neither logarithm loses its digits, near 0 or near 1
+        # p_y = sigmoid(lead), so both logarithms are accurate near 0 and near 1
         return -torch.exp(gamma * F.logsigmoid(-lead)) * F.logsigmoid(lead)
 
     return loss
@@ -266,5 +266,5 @@ def _is_own(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def _like(per_class: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     if logits.shape[-1] != len(per_class):
         raise InputError(f"the model has {logits.shape[-1]} outputs, the data {len(per_class)} classes")
-    # Copied anew each time: a copy kept from within a transform of torch.func would not outlive it.
+    # Copied each time, because a copy made within a transform of torch.func is invalid after it.
     return per_class.to(device=logits.device, dtype=logits.dtype, non_blocking=True)

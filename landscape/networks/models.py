@@ -28,7 +28,7 @@ COSINE_SCALE = 30.0
 """Factor of cosine logits where none is given: the s of Cao et al. 2019, "Learning imbalanced datasets with
 label-distribution-aware margin loss" (LDAM). Their code multiplies within the loss, ours within the network."""
 
-_SHOWN = 3  # names that a message lists of each kind
+_SHOWN = 3  # number of names of each kind in a message
 
 
 class NormedLinear(nn.Module):
@@ -265,7 +265,7 @@ def _own(name: str, n_classes: int) -> nn.Module:
     make, args, kwargs = resolve_call(name, "model")
     try:
         parameters = set(inspect.signature(make).parameters)
-    except (TypeError, ValueError):  # some callables written in C do not tell
+    except (TypeError, ValueError):  # some callables written in C have no signature
         parameters = set()
     told = {word: n_classes for word in ("n_classes", "num_classes") if n_classes and word in parameters}
     with failures_of(lambda: f"{arg('model', name)} fails"):

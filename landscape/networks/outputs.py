@@ -87,7 +87,7 @@ class Several:
     """All floating-point tensors of a tuple, a dict or a `ModelOutput`; a loss gets None for the other elements."""
 
     spec: TreeSpec
-    shapes: tuple[tuple[int, ...] | None, ...]  # of a sample, None for what is left out
+    shapes: tuple[tuple[int, ...] | None, ...]  # of a sample; None for an entry that is left out
     measurable: bool = field(default=False, init=False)
 
     @property

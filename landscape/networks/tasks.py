@@ -34,7 +34,7 @@ class Measured:
     """A measure of how well a part of the data is predicted, and the sums that it is computed from."""
 
     measure: Measure
-    sums: Callable[[Tensor, Tree], Tensor]  # (outputs, targets) -> (B, 2), what is added up and the number of units
+    sums: Callable[[Tensor, Tree], Tensor]  # (outputs, targets) -> (B, 2), the summands and the numbers of units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _alike(outputs: Tensor, targets: Tree) -> Tensor:
-    """Return targets in the shape of the outputs: (B,) and (B, 1) are the same, and would broadcast to (B, B)."""
+    """Return targets in the shape of the outputs; (B,) and (B, 1) would otherwise broadcast to (B, B)."""
     if not isinstance(targets, Tensor) or targets.numel() != outputs.numel():
         raise DataError(
             f"outputs {tuple(outputs.shape)} do not fit targets {trees.shown(targets)}: there is one target for each "
@@ -159,7 +159,7 @@ def _right_side(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _found_labels(outputs: Tensor, targets: Tree) -> Tensor:
-    """Count each sample's true positives twice, and its labels that are 1 and those that are said to be 1, (B, 2)."""
+    """Return twice the number of true positives, and the number of true plus predicted labels, (B, 2)."""
     y, said = (t.reshape(len(outputs), -1) for t in (_alike(outputs, targets) > 0.5, outputs > 0))
     return torch.stack([2 * (said & y).sum(1), said.sum(1) + y.sum(1)], dim=1)
 
@@ -174,7 +174,7 @@ _F1 = Measured(F1, _found_labels)
 
 
 def _of_tokens(reach: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> tuple[Measured, ...]:
-    """Return perplexity and accuracy over all tokens, of the logits and targets that `reach` makes of a batch."""
+    """Return perplexity and accuracy over all tokens, from the logits and targets that `reach` returns for a batch."""
 
     def losses_and_counts(outputs: Tensor, targets: Tensor) -> Tensor:
         values, kept = token_losses(*reach(outputs, targets))

@@ -40,7 +40,7 @@ _NUMPY_SCALARS = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"
 
 @dataclass(frozen=True)
 class _Storage:
-    """Bytes of a file that tensors are views of, and their type; None where the tensor names it."""
+    """Bytes of a file of which tensors are views, and their type; None if the tensor names the type."""
 
     content: Tensor  # uint8
     dtype: torch.dtype | None
@@ -71,7 +71,7 @@ class _Archive:
     def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
         self._archive = archive
         self._size = size  # bytes of the file
-        self._taken = 0  # bytes of what was read
+        self._taken = 0  # bytes that were read
         self._storages: dict[str, Tensor] = {}
         names = [name for name in archive.namelist() if PurePosixPath(name).name == "data.pkl"]
         self._root = min(names, key=len).removesuffix("data.pkl")
@@ -85,10 +85,10 @@ class _Archive:
     def _member(self, name: str) -> bytearray:
         info = self._archive.getinfo(name)
         self._taken += info.file_size
-        disk.claim(self._taken, "the archive", held=self._size, ratio=1)  # torch.save compresses nothing
+        disk.claim(self._taken, "the archive", held=self._size, ratio=1)  # torch.save does not compress
         content, done = bytearray(info.file_size), 0
         with self._archive.open(info) as member:
-            while piece := member.read(_PIECE):  # up to the end, where the checksum is looked at
+            while piece := member.read(_PIECE):  # up to the end, where the checksum is verified
                 content[done : done + len(piece)] = piece
                 done += len(piece)
         if done != len(content):
@@ -116,7 +116,7 @@ def read_legacy(file: BinaryIO) -> Any:
 
 
 def _legacy(whole: mmap.mmap) -> Any:
-    stream: Any = whole  # of a file it has read, readline and tell, which never take more memory than there is file
+    stream: Any = whole  # has read, readline and tell of a file, which never take more memory than the file has bytes
     if pickles.load(stream) != _LEGACY_MAGIC:
         raise PickleError("it does not begin as a file of torch.save")
     pickles.load(stream)  # the version of the format
@@ -129,7 +129,7 @@ def _legacy(whole: mmap.mmap) -> Any:
     def storage(identifier: Any) -> Any:
         nonlocal taken
         if isinstance(identifier, tuple) and len(identifier) > 1 and identifier[0] == "module":
-            return identifier[1]  # the class of a module, beside which the file holds its source
+            return identifier[1]  # the class of a module, next to its source in the file
         dtype, key, numel = _identified(identifier)
         itemsize = (dtype or torch.uint8).itemsize
         if key not in storages:
@@ -165,7 +165,7 @@ def _bytes(content: bytearray) -> Tensor:
 
 
 def _identified(identifier: Any) -> tuple[torch.dtype | None, str, int]:
-    """Take apart how a pickle names a storage: ("storage", class, key, device, numbers in it, ...)."""
+    """Decompose the name of a storage in a pickle: ("storage", class, key, device, number of elements, ...)."""
     if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] not in {"storage", b"storage"}:
         raise PickleError("it names an object outside of itself that is no storage")
     kind, key, numel = identifier[1], identifier[2], identifier[4]
@@ -211,7 +211,7 @@ def _view(content: Tensor, dtype: torch.dtype, offset: Any, size: Any, stride: A
     last = _counted(offset) + sum((n - 1) * step for n, step in zip(shape, steps, strict=True)) if numel else 0
     if numel and last >= len(content) // dtype.itemsize:
         raise PickleError(f"a tensor of shape {tuple(shape)} goes beyond its storage of {len(content)} bytes")
-    # A step of 0 shows one number many times; what is done with such a tensor takes memory for all.
+    # A stride of 0 repeats one number; operations on such a tensor would take memory for all repetitions.
     disk.claim(numel * dtype.itemsize, f"a tensor of shape {tuple(shape)}", held=len(content))
     flat = content.view(dtype)
     return flat.as_strided(shape, steps, flat.storage_offset() + offset if numel else 0)
@@ -228,7 +228,7 @@ def _of_a_subclass(function: Any, _kind: Any, arguments: Any, *_: Any) -> Any:
 
 
 def _numpy_scalar(dtype: Any, content: Any = b"") -> Any:
-    """Return a number that numpy has pickled, as Python's; other scalars, such as dates and texts, as they are."""
+    """Return a pickled NumPy number as a Python number; leave other scalars, such as dates and texts, unchanged."""
     code = dtype.arguments[0] if isinstance(dtype, Foreign) and dtype.arguments else None
     if not isinstance(code, str) or code not in _NUMPY_SCALARS or not isinstance(content, bytes):
         return Foreign("numpy.generic", (dtype, content))

@@ -13,7 +13,7 @@ from landscape.errors import InputError, NumericalError, arg
 from landscape.networks.models import NormedLinear
 
 _EXTRAS = {"n_averaged", "total_ops", "total_params"}  # counters of AveragedModel and thop among the weights
-_SHOWN = 3  # names that a message lists of each kind
+_SHOWN = 3  # number of names of each kind in a message
 _WRAPPER = re.compile(r"(?<=\.)(?:module|_orig_mod)\.")
 
 
@@ -98,7 +98,7 @@ def _head(model: nn.Module) -> _Head | None:
 
 
 def _prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Return the leading components common to all names that must go for most names to match."""
+    """Return the leading components of all names that must be removed so that most names match."""
     paths = [name.split(".")[:-1] for name in state]
     common = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, zip(*paths, strict=False))]
     prefixes = ["".join(f"{word}." for word in common[:n]) for n in range(len(common) + 1)]
@@ -106,13 +106,13 @@ def _prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def _unwrapped(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take out of names what DataParallel and torch.compile put there for a submodule, as in features.module.0."""
+    """Remove the components that DataParallel and torch.compile insert for a submodule, as in features.module.0."""
     bare = {n if n in own else _WRAPPER.sub("", n): t for n, t in given.items()}
     return bare if len(bare) == len(given) else given
 
 
 def _share(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Give a tensor that the model holds under several names to all of them."""
+    """Assign a tensor that the model has under several names to all of these names."""
     names: dict[tuple[int, torch.Size], list[str]] = {}
     for name, tensor in own.items():
         if tensor.numel():
@@ -138,7 +138,7 @@ def _unmatched(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[
 
 
 def _rename(given: dict[str, Tensor], own: Mapping[str, Tensor], head: _Head | None) -> str:
-    """Give the only layer that is left over the name of the only layer that is missing, if that is the head."""
+    """Rename the only unused layer to the only missing layer, if that is the head."""
     missing, unexpected = _unmatched(given, own)
     layers = {n.rpartition(".")[0] for n in unexpected}
     if head is None or len(layers) != 1 or {n.rpartition(".")[0] for n in missing} != {head.name}:
@@ -155,7 +155,7 @@ def _transpose(given: dict[str, Tensor], own: Mapping[str, Tensor], head: _Head 
     if head is None or not head.cosine:
         return ""
     name = head.key("weight")
-    # Of a square weight the shape cannot tell: it is taken as a cosine classifier's.
+    # The shape of a square weight is ambiguous: it is treated as that of a cosine classifier.
     if name not in given or given[name].shape == own[name].shape or given[name].shape != own[name].T.shape:
         return ""
     given[name] = given[name].T
@@ -177,7 +177,7 @@ def _cause(
     unexpected: list[str],
     where: str,
 ) -> str:
-    """Say what most likely went wrong, and what to do; the names of the weights begin behind `where`."""
+    """Return the most likely cause, and a remedy; the names of the weights begin after `where`."""
     below = Counter(n[: i + 1] for n in given for i, letter in enumerate(n) if letter == "." and n[i + 1 :] in own)
     part, count = below.most_common(1)[0] if below else ("", 0)
     if count > sum(n in own for n in given):

@@ -32,7 +32,7 @@ class Slot:
 
     name: str  # of a parameter or buffer, or of a node of the graph
     axis: int
-    positions: np.ndarray  # (size, k) those of each channel; k > 1 where the axis is a flattened one
+    positions: np.ndarray  # (size, k) the positions of each channel; k > 1 if the axis was flattened
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +53,9 @@ class Trace:
     """A network as a graph of operations, and its channels."""
 
     module: fx.GraphModule  # (tensors, inputs) -> outputs
-    names: tuple[str, ...]  # of the tensors; one that is shared has its first name
+    names: tuple[str, ...]  # of the tensors; a shared tensor has its first name
     groups: tuple[Group, ...]
-    held: tuple[str, ...]  # operations that keep channels in their places
+    held: tuple[str, ...]  # operations that fix the positions of channels
 
     def values(self, state: Mapping[str, Tensor], inputs: Tensor) -> Iterator[tuple[str, Any]]:
         """Run the network operation by operation, and free values that are no longer needed.
@@ -120,7 +120,7 @@ def trace(model: nn.Module, inputs: Tensor, logits: Callable[[Any], Any] | None 
             module = graph_of(function, tensors, inputs.clone())
     except LandscapeError:
         raise
-    except Exception as error:  # what a user's model may raise when it is traced is anything
+    except Exception as error:  # a user's model may raise any error when it is traced
         raise InputError(
             f"the network cannot be traced to match its channels: {reason(error)}; leave out {arg('match')}"
         ) from error
@@ -149,7 +149,7 @@ def copied(model: nn.Module) -> nn.Module:
         raise InputError(f"{lazy[0]} of the network has no shape yet: pass a batch through it once")
     try:
         return copy.deepcopy(model).eval()
-    except Exception as error:  # what a user's model holds may refuse in any way
+    except Exception as error:  # objects in a user's model may raise any error
         raise InputError(
             f"the network cannot be copied to match its channels: {reason(error)}; leave out {arg('match')}"
         ) from error
@@ -186,7 +186,7 @@ def reason(error: Exception) -> str:
 
 
 def _follow(graph: fx.Graph, classes: Classes, fixed: Mapping[fx.Node, Sequence[np.ndarray]]) -> dict[fx.Node, Any]:
-    """Give identities to the axes of all tensors of a graph; `fixed` says which positions are known not to move."""
+    """Assign identities to the axes of all tensors of a graph; `fixed` lists the positions that cannot move."""
     axes: dict[fx.Node, Any] = {}
     inputs = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in graph.nodes:
@@ -227,7 +227,7 @@ def _groups(
     classes: Classes, axes: Mapping[fx.Node, Any], weights: Mapping[fx.Node, Sequence[str]], reads: set[fx.Node]
 ) -> tuple[Group, ...]:
     """Gather the classes that are interchangeable."""
-    arrays: dict[int, tuple[np.ndarray, list[tuple[fx.Node, int]]]] = {}  # most tensors have their operand's very axes
+    arrays: dict[int, tuple[np.ndarray, list[tuple[fx.Node, int]]]] = {}  # most tensors have their operand's axes
     for node, found in axes.items():
         for axis, ids in enumerate(() if isinstance(found, list) else found):
             arrays.setdefault(id(ids), (ids, []))[1].append((node, axis))

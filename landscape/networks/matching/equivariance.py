@@ -91,7 +91,7 @@ def _still(shape: Any) -> Any:
 
 
 def _pointwise(classes: Classes, *operands: Axes) -> Axes:
-    """Broadcast: positions that meet are one channel. One that meets many is unlike the others, and is held."""
+    """Broadcast: positions that are combined are one channel; a position that is combined with many is fixed."""
     result = []
     for axis in range(-max(map(len, operands), default=0), 0):
         meeting = [axes[axis] for axes in operands if len(axes) >= -axis]
@@ -114,7 +114,7 @@ def _convolution(classes: Classes, call: Call, shape: Any) -> Axes:
     read, made = weight[:2] if call["transposed"] else weight[1::-1]
     if n_groups == 1:
         classes.unite(x[1], read)
-    elif len(read) == 1 and not call["transposed"]:  # depthwise: what a channel makes follows it
+    elif len(read) == 1 and not call["transposed"]:  # depthwise: the outputs of a channel move with it
         classes.unite(classes.places(x[1], len(made) // n_groups), made)
     else:
         classes.hold(x[1], read, made, *(bias or ()), why="convolution in groups")
@@ -141,7 +141,7 @@ def _product(left: str, right: str, added: str = "") -> Rule:
 
 
 def _norm(classes: Classes, call: Call, shape: Any) -> Axes:
-    """Batch, group, layer and root-mean-square norm; the weights of the last two stand for the last axes."""
+    """Batch, group, layer and root-mean-square norm; the weights of the last two belong to the last axes."""
     x = call["input"]
     first = len(x) - len(call["normalized_shape"]) if "normalized_shape" in call else 1
     if call.get("group", 1) not in {1, len(x[1])}:
@@ -180,7 +180,7 @@ def _same(classes: Classes, call: Call, shape: Any) -> Axes:
 
 
 def _made(classes: Classes, call: Call, shape: Any) -> Axes:
-    """One value everywhere: it is the same wherever channels go."""
+    """A constant tensor: it does not change under permutations."""
     return tuple(classes.new(n) for n in shape)
 
 
@@ -194,7 +194,7 @@ def _permute(classes: Classes, call: Call, shape: Any) -> Axes:
 
 
 def _reshape(classes: Classes, call: Call, shape: Any) -> Axes:
-    """Axes before and after belong together in the smallest blocks of equal size, from the left."""
+    """The axes before and after are matched in the smallest blocks of equal size, from the left."""
     x = call["self"]
     if 0 in shape:
         classes.hold(*x)
@@ -220,7 +220,7 @@ def _expand(classes: Classes, call: Call, shape: Any) -> Axes:
         if len(ids) == 1 < n:
             classes.hold(ids)
             result.append(classes.new(n))
-        else:  # as it is, or repeated
+        else:  # unchanged, or repeated
             result.append(classes.places(ids, n // len(ids)).reshape(len(ids), -1).T.ravel() if n > len(ids) else ids)
     return tuple(result)
 
@@ -264,7 +264,7 @@ def _slice(classes: Classes, call: Call, shape: Any) -> Axes:
 
 
 def _select(classes: Classes, call: Call, shape: Any) -> Any:
-    """One position of an axis, or all of them one by one: each is told from the others, and held."""
+    """One position of an axis, or each position separately: the positions are distinguished, so they are fixed."""
     x = call["self"]
     dim = call["dim"] % len(x)
     classes.hold(np.atleast_1d(x[dim][call.get("index", slice(None))]))
@@ -273,7 +273,7 @@ def _select(classes: Classes, call: Call, shape: Any) -> Any:
 
 
 def _pad(classes: Classes, call: Call, shape: Any) -> Axes:
-    """A constant beside channels is a channel of its own; a negative width cuts channels off."""
+    """Padding adds channels; a negative width removes channels."""
     result = list(call["self"])
     for k, (before, after) in enumerate(zip(call["pad"][::2], call["pad"][1::2], strict=True)):
         ids = result[-1 - k]
@@ -285,7 +285,7 @@ def _pad(classes: Classes, call: Call, shape: Any) -> Axes:
 
 
 def _restride(classes: Classes, call: Call, shape: Any) -> Axes:
-    """With its size unchanged, pooling to one pixel in the memory format channels_last; else anything."""
+    """Pooling to one pixel in the memory format channels_last, if the size does not change; otherwise anything."""
     if [len(ids) for ids in call["self"]] == list(shape):
         return call["self"]  # type: ignore[no-any-return]
     classes.hold(*call["self"])

@@ -35,9 +35,9 @@ class Classes:
         """
         self.cautious = cautious
         self._parent = [FIXED]
-        self._path: list[tuple[int, ...]] = [()]  # the place of an identity within its parent
-        self.operation = ""  # the one whose equations are being told
-        self.held: set[str] = set()  # operations that keep channels from moving
+        self._path: list[tuple[int, ...]] = [()]  # the position of an identity within its parent
+        self.operation = ""  # the one whose equations are being added
+        self.held: set[str] = set()  # operations that fix the positions of channels
 
     def new(self, n: int) -> np.ndarray:
         """Make n identities of which nothing is known; a position that is alone on its axis cannot move."""
@@ -68,7 +68,7 @@ class Classes:
                 p, q = p[:-1], q[:-1]
             if FIXED in {r, s}:
                 self._parent[r] = self._parent[s] = FIXED
-            elif (p and q) or (r == s and p != q):  # two different places cannot be one: nothing of these may move
+            elif (p and q) or (r == s and p != q):  # two different positions cannot be the same one: these are fixed
                 self.hold(np.array([r, s]))
             elif r != s and p:
                 self._parent[s], self._path[s] = r, p

@@ -28,11 +28,11 @@ from landscape.errors import DataError, InputError, NumericalError, arg
 from landscape.networks.matching import channels
 from landscape.networks.matching.channels import Group, Slot, Trace
 
-_STAY = 1e-9  # what staying in place is worth beside a correlation: of equal orders, the one that moves fewest
+_STAY = 1e-9  # bonus on the correlation for not moving: of equally good orders, the one that moves fewest
 _ROUNDING = 1e-12  # of the mean square: a channel with less variance than this is constant
-_COLUMNS = 1 << 16  # samples times positions that are taken to float64 at a time
+_COLUMNS = 1 << 16  # samples times positions that are converted to float64 at a time
 _CHECKED = 16  # samples on which the permuted network is compared with the one that was given
-_TOLERANCE = 1e-8  # of the largest output in float64; an error in the bookkeeping shows in the first digits
+_TOLERANCE = 1e-8  # of the largest output in float64; a wrong permutation changes the first digits
 
 Logits = Callable[[Any], Any]
 """Takes the logits from what a network returns."""
@@ -48,8 +48,8 @@ class Matching:
     moved: int  # channels that changed place
     n_channels: int  # channels that were free to
     correlation: float  # mean over these, of each with its partner in the reference; nan if there are none
-    correlation_before: float  # the same in the order that was given
-    held: tuple[str, ...]  # operations that keep channels in their places, such as a convolution in groups
+    correlation_before: float  # the same in the original order
+    held: tuple[str, ...]  # operations that fix the positions of channels, such as a grouped convolution
 
 
 def groups(model: nn.Module, inputs: Tensor, *, logits: Logits | None = None) -> tuple[Group, ...]:
@@ -101,7 +101,7 @@ def match(
     """
     reference, other = channels.copied(reference), channels.copied(other)
     _refuse_different(reference, other)
-    # A run may overwrite buffers, and the result is made of what was given.
+    # A run may overwrite buffers, but the result must have the original ones.
     mine = {name: t.clone() for name, t in _tensors(reference).items()}
     yours = {name: t.to(mine[name], copy=True) for name, t in _tensors(other).items()}
     inputs = (_fitting(b, mine) for b in batches)
@@ -156,7 +156,7 @@ class _Sums:
     def correlation(self) -> np.ndarray:
         """Return (C, C) correlations, 0 where a channel is constant."""
         a, b, aa, bb, ab = (total.cpu().numpy() / self._n for total in self._sums)
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found by whoever asks
+        with np.errstate(invalid="ignore", over="ignore"):  # the caller tests whether these are finite
             variances = [np.where(s - m**2 > _ROUNDING * s, s - m**2, np.inf) for m, s in ((a, aa), (b, bb))]
             return (ab - np.outer(a, b)) / np.sqrt(np.outer(*variances))
 
@@ -166,7 +166,7 @@ def _places(trace: Trace) -> list[list[tuple[str, int, tuple[int, ...]]]]:
 
 
 def _add(sums: Sequence[Sequence[_Sums]], trace: Trace, states: Any, inputs: Tensor) -> None:
-    """Run both networks side by side, and add up what they read."""
+    """Run both networks on the same inputs, and add up the activations."""
     readers: dict[str, list[tuple[Slot, _Sums]]] = {}
     for group, found in zip(trace.groups, sums, strict=True):
         for slot, total in zip(group.reads, found, strict=True):
@@ -212,7 +212,7 @@ def _permuted(state: Mapping[str, Tensor], found: Sequence[Group], orders: Seque
 
 
 def _verify(network: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, logits: Logits | None) -> None:
-    """Refuse a state that computes something else; the network is a copy, taken to float64 to tell rounding from it."""
+    """Refuse a state that computes another function; the copy in float64 distinguishes errors from rounding."""
 
     def compute() -> list[Tensor]:
         output = network(_fitting(inputs, network.state_dict()).clone())
@@ -222,7 +222,7 @@ def _verify(network: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, log
         try:
             network.to(place(next(network.parameters()).device)).double()
             before = compute()
-            network.load_state_dict(state, strict=False)  # a module's extra state is no tensor, and stays
+            network.load_state_dict(state, strict=False)  # the extra state of a module is not a tensor
             after = compute()
         except (RuntimeError, TypeError, ValueError) as error:
             raise InputError(

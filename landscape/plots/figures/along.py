@@ -25,8 +25,8 @@ from landscape.results.series import edge, edge_rule
 
 MOST_NAMES = 12
 """The largest number of curves with names; for more curves, a colour bar shows their order."""
-_ROOM = 3.0  # how far beyond the curves bands are followed
-_FAR = 30.0  # and how far an edge is
+_ROOM = 3.0  # how far beyond the curves the axis includes bands
+_FAR = 30.0  # and how far it includes an edge
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class _Panel:
     field: str
     label: str
     errors: tuple[str, ...] = ()  # fields of its errors, which add up in squares
-    band: str = "one standard error"  # what these are
+    band: str = "one standard error"  # the kind of these errors
     edges: bool = False  # it is to be compared with the edge of stability
-    of_batches: bool = False  # the sharpness of batches stands beside it
+    of_batches: bool = False  # the sharpness of batches is drawn with it
 
 
 _PANELS: Mapping[str, Sequence[_Panel]] = {
@@ -205,7 +205,7 @@ def _curves(
 
 
 def _set_limits(ax: Axes, values: np.ndarray, ends: np.ndarray) -> None:
-    """Let the values fill the panel with their bands, of which one that is far wider than all values is cut."""
+    """Set limits that contain the values and their bands, except a band that is far wider than all values."""
     low, high = float(values.min()), float(values.max())
     if ax.get_yscale() == "log":
         least, most = max(ends.min(), low / _ROOM), min(ends.max(), high * _ROOM)
@@ -217,7 +217,7 @@ def _set_limits(ax: Axes, values: np.ndarray, ends: np.ndarray) -> None:
 
 
 def _draw_edge(ax: Axes, place: np.ndarray, edges: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Draw the edge; return what the panel has to show: the curves, and as much of the edge as is near them."""
+    """Draw the edge; return the values that the panel must show: the curves, and the part of the edge near them."""
     known = np.isfinite(edges)
     ax.plot(place[known], edges[known], **_EDGE, color=_edge_colour())
     low, high = drawn.min(), drawn.max()
@@ -259,7 +259,7 @@ def _named(series: Series, p: int) -> str:
 
 
 def _about(series: Series, panels: Sequence[_Panel]) -> str:
-    """Say of what the figure is, and what its bands are."""
+    """Return a description of the figure and of its bands."""
     own = series.last
     matrix = f"{own.operator} of {own.size:,} parameters" if isinstance(own, Spectrum) else own.title
     method = series.provenance.get("method")

@@ -37,7 +37,7 @@ LONGEST_SYMBOL = 80  # characters of the mathtext of a matrix
 
 @dataclass(frozen=True, kw_only=True)
 class _View:
-    """What panels share."""
+    """What all panels have in common."""
 
     axis: Axis
     linear: float  # scale of the symlog axis
@@ -69,7 +69,7 @@ def _is_formula(symbol: str) -> bool:
         return False
     try:
         MathTextParser("path").parse(f"${{{symbol}}}$")
-    except ValueError:  # Matplotlib's own, of what cannot be parsed
+    except ValueError:  # Matplotlib's own error for text that cannot be parsed
         return False
     return True
 
@@ -321,7 +321,7 @@ def _draw(ax: Axes, spectrum: Spectrum, p: int, curve: quadrature.Density, view:
     mean, spread = curve.mean, curve.spread
     ends = (mean - spread, mean + spread) if len(curve.curves) > 1 else _over_samples(spectrum, p, curve, view)
     if ends is not None:
-        lower, upper = (np.maximum(end, view.floor) for end in ends)  # a logarithmic axis has no place for less
+        lower, upper = (np.maximum(end, view.floor) for end in ends)  # a logarithmic axis cannot show less
         ax.fill_between(curve.eigenvalues, lower, upper, color=colour, alpha=0.3, linewidth=0)
     ax.plot(curve.eigenvalues, mean, color=colour, linewidth=0.8)
     ax.text(

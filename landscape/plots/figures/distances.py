@@ -31,7 +31,7 @@ MATRICES = {
     "cosine": "cosine of displacements",
 }
 _BARS = {"fisher": "share of the row's largest", "cosine": "cosine"}
-_STYLES = ("-", "--", "-.", ":")  # so that curves are seen which lie on one another
+_STYLES = ("-", "--", "-.", ":")  # so that curves on top of each other are visible
 
 
 @checked

@@ -36,7 +36,7 @@ class _Curve:
     name: str
     colour: Any
     x: np.ndarray  # (n,) ascending, coordinates of what was computed
-    unit: float  # how long one unit of the axis is drawn
+    unit: float  # length of one unit of the axis
     loss: np.ndarray
     accuracy: np.ndarray
     barrier: float  # nan where it is not known, 0 below rounding
@@ -161,7 +161,7 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, er
             raise InputError(
                 f"this surface keeps no errors over samples: compute it again, or leave {arg('errors')} out"
             )
-        # Of draws with weights the accuracy has no such formula: they are fewer, and do not count alike.
+        # This formula is not valid for weighted draws, which are fewer and have different weights.
         n = 1.0 if "draws" in surface.provenance else float(surface.n_samples[p])
         bands = surface.loss_stderr[p, 0, known], inference.share_stderr(accuracy, n)
     return _Curve(
@@ -197,7 +197,7 @@ def _figure(drawn: Sequence[_Curve], title: str, words: Sequence[str], shared: S
         for ax, values, error in zip(axes, (curve.loss, curve.accuracy), curve.errors or (), strict=False):
             low, high = values - error, values + error
             if ax is axes[0] and shared.log:
-                low = np.maximum(low, shared.low)  # a logarithmic axis has no place for less
+                low = np.maximum(low, shared.low)  # a logarithmic axis cannot show less
             ax.fill_between(curve.x * curve.unit, low, high, color=curve.colour, alpha=0.25, linewidth=0)
         if curve in shown:
             _arrow(axes[0], curve)
@@ -243,7 +243,7 @@ def _arrow(ax: Axes, curve: _Curve) -> None:
     x, loss = curve.x[between], curve.loss[between]
     chord = (1 - x) * first + x * last
     top = int(np.nanargmax(loss - chord))
-    t = np.linspace(0, 1, 101)  # on a logarithmic axis it is no straight line
+    t = np.linspace(0, 1, 101)  # on a logarithmic axis it is not straight
     ax.plot(t * curve.unit, (1 - t) * first + t * last, color=curve.colour, linewidth=0.9, linestyle=":")
     style = {"arrowstyle": "<->", "color": panels.ink(), "shrinkA": 0, "shrinkB": 0, "linewidth": 0.9}
     place = x[top] * curve.unit

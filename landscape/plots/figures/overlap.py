@@ -159,7 +159,7 @@ def _chosen(spectrum: Spectrum, matrix: np.ndarray | None, parts: Sequence[str] 
 
 
 def _about(spectrum: Spectrum, values: np.ndarray, order: Sequence[int], of_vectors: bool, angles: bool) -> str:
-    k = None if spectrum.ritz_vectors is None else spectrum.ritz_vectors.shape[1]  # a file may have been made smaller
+    k = None if spectrum.ritz_vectors is None else spectrum.ritz_vectors.shape[1]  # the file may lack them
     directions = "sharpest directions" if k is None else f"{k} direction{'s' * (k != 1)}"
     lines = [f"{directions if of_vectors else 'gradient'} of each part; in brackets its training samples"]
     if angles:

@@ -25,7 +25,7 @@ from landscape.results import Surface
 _PLATEAU = (0.75, 0.75, 0.75, 1.0)
 _CORNER = 0.08  # of an axis, without ticks at either end
 _APART = 0.15  # of the axis of heights, between ticks
-_ROOM = 0.32  # inches of what panels keep free at their left for the numbers of a flat figure
+_ROOM = 0.32  # inches that panels leave free at their left for the numbers of a flat figure
 
 
 @checked
@@ -75,7 +75,7 @@ def surface_3d(
     roomy = panels.columns_of(len(chosen)) <= 2 and not cramped
     zoom = 0.92 if roomy else 1.02
     if paper.page() is not None and not cramped:
-        zoom = 0.75  # of panels that are small beside their letters
+        zoom = 0.75  # of panels that are small relative to their letters
     words = drawing.caption(surface, values, shared, euclidean=euclidean, kind="heights")
     words[1:1] = [f"cut off: loss above {top:.4g} is the grey plateau (up to {highest:.3g})"] * cut
     words[:0] = [] if roomy else [f"x: {names[0]}; y: {names[1]}"]
@@ -92,9 +92,9 @@ def surface_3d(
         for ax, p, heights in zip(axes, chosen, values, strict=True):
             _relief(ax, x, y, heights, shared, top)
             _frame(ax, x, y, shared, top, names if roomy else ("x", "y"), size)
-            depth: Any = ax  # matplotlib's types do not tell Axes3D
+            depth: Any = ax  # matplotlib's types do not name Axes3D
             depth.set_box_aspect((*sides, 0.8 * max(sides)), zoom=zoom)
-            if cramped:  # the colours tell the heights
+            if cramped:  # the colours show the heights
                 ax.tick_params(labelbottom=False, labelleft=False)
             depth.view_init(elev=elevation, azim=azimuth)
             ax.set_title(title(surface, p, size.length), parse_math=False)
@@ -105,14 +105,14 @@ def surface_3d(
 
 
 def _make_room(fig: Figure, axes: Sequence[Axes]) -> None:
-    """Move panels to the left, where nothing stands: the numbers of heights are at their right, before the colours."""
+    """Move panels to the left, which is empty: the numbers of heights are at their right, before the colours."""
     for ax in axes:
         box = ax.get_position(original=True)
         ax.set_position(box.translated(-_ROOM / fig.get_figwidth(), 0))
 
 
 def _height(values: Any, shared: Scale) -> Any:
-    """Return what is drawn as a height; what is below a logarithmic scale lies at its low end."""
+    """Return the drawn heights; values below a logarithmic scale are at its low end."""
     return np.log10(np.maximum(values, shared.low)) if shared.log else values
 
 

@@ -128,7 +128,7 @@ def trajectory_along(
     words = [f"solid: at the checkpoint itself;{dotted} dashed: the surface at its projection, none outside the grid"]
     words += [*shared.notes, f"Verdict: {trajectory.verdict}"]
     column = max(1.3, (panels.SEVERAL - panels.LEFT - 2.05) / len(paths) - 0.15)
-    n_columns = panels.most_columns(len(paths), 2.05)  # of runs, the others of which stand below
+    n_columns = panels.most_columns(len(paths), 2.05)  # of runs; the other runs are below
     n_rows = -(-len(paths) // n_columns)
     with theme.theme():
         above = heading(trajectory, joining)
@@ -179,7 +179,7 @@ def trajectory_along(
 
 
 def _called(trajectory: Trajectory, names: Mapping[str, str]) -> Trajectory:
-    """Let axes that lead towards a checkpoint call it as the figure does."""
+    """Name the checkpoint in the label of an axis towards it as in the figure."""
     towards = {f"towards {name}": f"towards {called}" for name, called in names.items()}
     return replace(trajectory, axes=tuple(towards.get(axis, axis) for axis in trajectory.axes))
 
@@ -191,7 +191,7 @@ def _paths(trajectory: Trajectory) -> dict[str, np.ndarray]:
 
 
 def _course(trajectory: Trajectory, paths: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str]:
-    """Return the place of each mark on the x axis, and what it is."""
+    """Return the position of each mark on the x axis, and the label of that axis."""
     epochs = trajectory.mark_epoch
     if all(np.isfinite(epochs[own]).all() and (np.diff(epochs[own]) > 0).all() for own in paths.values()):
         return epochs, "epoch"

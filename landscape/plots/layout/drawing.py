@@ -162,7 +162,7 @@ def draw_cells(ax: Axes, surface: Surface, values: np.ndarray, scale: Scale, *, 
     mesh(surface, euclidean=euclidean)  # refuses unknown lengths
     edges = np.stack(np.meshgrid(_edges(surface.xcoordinates), _edges(surface.ycoordinates)), axis=-1)
     x, y = np.moveaxis(place(surface, edges, euclidean=euclidean), -1, 0)
-    shown = np.maximum(values, scale.low) if scale.log else values  # a loss of 0 has the lowest colour, and is no hole
+    shown = np.maximum(values, scale.low) if scale.log else values  # a loss of 0 has the lowest colour, it is no hole
     known = np.ma.masked_invalid(np.where(surface.computed, shown, np.nan))
     _hatch(ax, np.stack([x, y], axis=-1), surface.computed & ~np.isfinite(values))
     colours = colormaps[COLOURS[scale.what]]

@@ -31,8 +31,8 @@ SMALLEST, LARGEST = 6.0, 9.0
 NAMES = 0.3
 """Of the page's width, what names of rows and columns may take."""
 
-_HANDLE = 0.4  # inches in a legend beside its letters
-_ROUNDS = 2  # a fold changes the layout, and the layout the fold
+_HANDLE = 0.4  # inches in a legend besides its letters
+_ROUNDS = 2  # a fold changes the layout, and the layout changes the fold
 
 
 def fit(fig: Figure, room: paper.Room) -> None:
@@ -47,7 +47,7 @@ def fit(fig: Figure, room: paper.Room) -> None:
     for axis in every:
         _shorten_names(axis, NAMES * fig.get_figwidth())
     inside = []
-    if isinstance(fig.get_layout_engine(), ConstrainedLayoutEngine):  # elsewhere legends were given their places
+    if isinstance(fig.get_layout_engine(), ConstrainedLayoutEngine):  # other legends have fixed positions
         inside = [(ax, found) for ax in fig.axes if (found := ax.get_legend()) is not None and ax.axison]
     for _, legend in inside:
         legend.set_in_layout(False)
@@ -100,7 +100,7 @@ def folded(lines: Sequence[str], width: float, size: float, *, math: bool = Fals
 
 
 def _room(width: float) -> float:
-    """Return how many points of a width in inches letters may take: pixels round their widths up, small ones most."""
+    """Return how many points of a width in inches letters may take; rounding to pixels widens small letters most."""
     share = 0.95 if paper.page() is None else 0.93
     return share * (width - 0.1) * 72
 
@@ -117,7 +117,7 @@ def width_of(text: str, size: float) -> float:
 def _limit_letters(fig: Figure) -> None:
     for ax in fig.axes:
         for axis in axes_of(ax):
-            size = axis.get_tick_params().get("labelsize")  # of ticks that are yet to come
+            size = axis.get_tick_params().get("labelsize")  # of ticks that are not yet made
             if isinstance(size, int | float) and size < SMALLEST:
                 axis.set_tick_params(labelsize=SMALLEST)
     for text in fig.findobj(Text):
@@ -138,7 +138,7 @@ def _shorten_names(axis: Axis, width: float) -> None:
 
 
 def _lay_out(fig: Figure, room: paper.Room) -> None:
-    """Bring the layout up to date, and make the figure as high as its largest axes then needs it."""
+    """Update the layout, and make the figure as high as its largest axes needs."""
     engine = fig.get_layout_engine()
     if not isinstance(engine, ConstrainedLayoutEngine):
         if any(ax.name == "3d" for ax in fig.axes):
@@ -157,7 +157,7 @@ def _lay_out(fig: Figure, room: paper.Room) -> None:
 
 def _fold_labels(ax: Axes, others: Sequence[Axes], unfolded: dict[Text, str]) -> None:
     """Fold the title and the names of axes where they would reach those of the next panel, or leave the page."""
-    if ax.name == "3d":  # whose names stand askew
+    if ax.name == "3d":  # whose names are rotated
         return
     own, boxes = _inches(ax), [_inches(other) for other in others if other is not ax]
     above = [(b.y0, b.y1) for b in boxes if b.x0 < own.x1 and b.x1 > own.x0]
@@ -168,10 +168,10 @@ def _fold_labels(ax: Axes, others: Sequence[Axes], unfolded: dict[Text, str]) ->
 
 
 def _fold(text: Text, width: float, unfolded: dict[Text, str]) -> None:
-    """Fold a text as it was before it was folded at all; rather than to tear a word, make its letters smaller."""
+    """Fold the original text; make its letters smaller if a word would have to be divided."""
     whole = unfolded.setdefault(text, text.get_text())
     size, math = float(text.get_fontsize()), bool(text.get_parse_math())
-    room = width + 0.06  # of less than which `folded` makes use
+    room = width + 0.06  # of which `folded` uses less
     longest = max(map(_ruler(size, math=math), _words(whole, math=math)), default=0.0)
     most = _room(room)
     if longest > max(0.0, most):
@@ -182,7 +182,7 @@ def _fold(text: Text, width: float, unfolded: dict[Text, str]) -> None:
 
 
 def _place_legend(ax: Axes, legend: Legend, across: float, unfolded: dict[Text, str]) -> None:
-    """Move a legend that would fill its axes below the name of the x axis, and fold what it says."""
+    """Move a legend that would fill its axes below the name of the x axis, and fold its text."""
     drawn, own = legend.get_window_extent(), ax.get_window_extent()
     if not legend.get_in_layout() and drawn.width < 0.7 * own.width and drawn.height < 0.5 * own.height:
         return
@@ -224,7 +224,7 @@ def _inches(ax: Axes) -> Bbox:
 
 
 def _thin(axis: Axis) -> None:
-    """Leave ticks out until no two labels of an axis touch."""
+    """Remove ticks until no two labels of an axis touch."""
     ticks = labelled(axis)
     boxes = [tick.label1.get_window_extent() for tick in ticks]
     if not touch(boxes):
@@ -236,7 +236,7 @@ def _thin(axis: Axis) -> None:
 
 
 def _kept(places: Sequence[float], boxes: Sequence[Bbox], *, even: bool) -> list[int]:
-    """Choose every second or third tick, with zero among them; of uneven ones zero, and what fits from the ends on."""
+    """Choose every second or third tick, including zero; of uneven ticks, zero and those that fit from the ends on."""
     n, first = len(places), places.index(0) if 0 in places else 0
     if even:
         steps = ([i for i in range(n) if (i - first) % step == 0] for step in range(2, n + 1))
@@ -265,8 +265,8 @@ def axes_of(ax: Any) -> list[Axis]:
 
 def labelled(axis: Axis) -> list[Tick]:
     """Return the ticks that are seen and have a label."""
-    if axis.axes.name != "3d":  # where labels are put in their places by drawing
-        axis.get_majorticklabels()  # brings the ticks up to date
+    if axis.axes.name != "3d":  # drawing positions the labels
+        axis.get_majorticklabels()  # updates the ticks
     low, high = sorted(axis.get_view_interval())
     beyond = 1e-9 * (high - low)
     return [
@@ -284,7 +284,7 @@ def touch(boxes: Sequence[Bbox]) -> bool:
 
 
 def _ruler(size: float, *, math: bool = False) -> Callable[[str], float]:
-    """Return what measures a text in letters of a size, in points."""
+    """Return a function that measures the width of a text in letters of a size, in points."""
     return lambda text: _length(text, size, math and "$" in text)
 
 

@@ -20,7 +20,7 @@ LEAST_MAP = 2.4
 """Inches: narrowest map with names at its rows."""
 _ROW = 1.3  # height of a row of such panels, with titles
 _MOST_ENTRIES = 11  # of a legend as high as such a row
-_ENTRY = 0.42  # inches of a legend's entry beside its letters
+_ENTRY = 0.42  # inches of a legend's entry besides its letters
 
 
 def grid(
@@ -50,11 +50,11 @@ def grid(
     page = paper.page()
     if page is not None:
         n_columns = min(n_columns, most_columns(least))
-        n_columns = math.ceil(n / math.ceil(n / n_columns))  # rows of like lengths
+        n_columns = math.ceil(n / math.ceil(n / n_columns))  # rows of similar lengths
     n_rows = -(-n // n_columns)
     fig = theme.figure(width, height, paper.Room(rows=n_rows, ratio=ratio))
     axes = fig.subplots(n_rows, n_columns, squeeze=False, **subplots).ravel()
-    free = 1 if paper.is_narrow() and len(axes) > n else 0  # place for a legend
+    free = 1 if paper.is_narrow() and len(axes) > n else 0  # space for a legend
     for ax in axes[n : n + free]:
         ax.set_axis_off()
     for ax in axes[n + free :]:

@@ -155,7 +155,7 @@ def small_multiples(
         **projection,
     )
     for ax in axes:
-        ax.tick_params(labelsize=size.axes - 1)  # of a page no smaller than `fitting` has them
+        ax.tick_params(labelsize=size.axes - 1)  # on a page, at least as large as in `fitting`
         ax.xaxis.label.set_fontsize(size.axes)
         ax.yaxis.label.set_fontsize(size.axes)
         ax.title.set_fontsize(size.title)

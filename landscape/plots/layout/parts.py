@@ -17,7 +17,7 @@ S = TypeVar("S", bound=Surface)
 MOST_PARTS = 12
 """More parts than this are joined into groups, unless they are asked for."""
 _COUNTS = {"many": f"many (over {MANY} training samples each)", "few": f"few (under {FEW})"}
-MOST_HUES = 6  # of more parts the colour tells the rank
+MOST_HUES = 6  # of more parts the colour shows the rank
 
 
 def joined(surface: S, parts: Sequence[str] | None) -> tuple[S, list[int], str]:
@@ -101,7 +101,7 @@ def title(surface: Surface, p: int, length: int) -> str:
     """Write the title of a part's panel: its shortened name, and below it its numbers of samples."""
     n, trained = surface.n_samples[p], surface.train_counts[p]
     counts = [f"n = {int(n):,}"] if np.isfinite(n) else []
-    if np.isfinite(trained) and trained != n:  # in brackets: behind a comma it would read as more digits of n
+    if np.isfinite(trained) and trained != n:  # in brackets, because after a comma it would look like more digits of n
         known = f"{int(trained):,} in training" if length > 22 else f"train {int(trained):,}"
         counts.append(f"({known})" if counts else known)
     return "\n".join([written.shorten(surface.parts[p], length), " ".join(counts)]).rstrip()
@@ -120,7 +120,7 @@ def heading(surface: Surface, joining: str = "") -> str:
     source = surface.provenance
     data = source.get("data")
     on = f"on {data['name']}" if isinstance(data, dict) and data.get("name") else ""
-    method = None if isinstance(surface, Trajectory) else source.get("method")  # its runs may be of several
+    method = None if isinstance(surface, Trajectory) else source.get("method")  # its runs may have several methods
     words = [str(w) for w in (method, source.get("model"), on) if w]
     split = f"{source['split']} samples" if source.get("split") else ""
     regrouped = source.get("regrouped")

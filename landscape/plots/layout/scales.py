@@ -173,7 +173,7 @@ def _nice(low: float, high: float, n: int, log: bool) -> np.ndarray:
     if log:
         found = found[found > 0]
         decades = min((_decades(low, high, n, m) for m in _MANTISSAS), key=lambda levels: abs(len(levels) - n))
-        if len(decades) >= min(n, 5) - 1:  # less than that within half a decade
+        if len(decades) >= min(n, 5) - 1:  # fewer than n levels within half a decade
             found = decades
     found[0], found[-1] = min(found[0], low), max(found[-1], high)  # ticks may miss the ends by rounding
     return np.asarray(found)

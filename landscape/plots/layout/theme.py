@@ -115,7 +115,7 @@ def theme() -> Generator[None, None, None]:
 
     At its end the figures that were made in it get the title, and are fitted to the columns, that `styled` chose.
     """
-    import seaborn  # brings pandas: a second that those who only import this package need not wait
+    import seaborn  # imports pandas, which takes a second and is not needed for importing this package
 
     name, dark = _chosen.get()
     style = {
@@ -146,7 +146,7 @@ def theme() -> Generator[None, None, None]:
 
 
 def _reword(fig: Figure) -> None:
-    """Write the title that `styled` chose, and leave out what the figure says of itself if it is not wanted."""
+    """Write the title that `styled` has chosen, and leave out the descriptions if they are not wanted."""
     title = paper.title.get()
     if title is None and paper.captions.get():
         return
@@ -248,7 +248,7 @@ def keep_ticks(ax: Axes) -> None:
     Args:
         ax: new axes.
     """
-    rc: Any = matplotlib.rcParams  # whose type knows no composed names
+    rc: Any = matplotlib.rcParams  # its type has no composed names
     for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
         for which in ("major", "minor"):
             axis.set_tick_params(
@@ -303,7 +303,7 @@ def symlog_scale(ax: Axes, low: float, high: float, linear: float) -> None:
     for i, place in enumerate(places):  # zero first, then from the ends inwards
         if all(abs(place - places[j]) >= room for j in labelled):
             labelled.append(i)
-    if len(labelled) < 3:  # the axis lies in its linear range
+    if len(labelled) < 3:  # the axis is within its linear range
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
         return
     ax.xaxis.set_major_locator(FixedLocator([ticks[i] for i in labelled]))
