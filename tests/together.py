@@ -51,6 +51,7 @@ def results(folder: Path, *, few: bool = False) -> None:
         classes, [run], source="test", over="all", barrier_points=2, curvature=True, out=folder / "distances.h5"
     )
     ls.sensitivity(classes, of="0", n=1, draws=1, out=folder / "sensitivity.h5")
+    along_training(classes, folder)
     if few:
         return
     # All probes in lock-step, by the traced product.
@@ -79,6 +80,23 @@ def divided(objective: Objective, folder: Path) -> None:
         ls.spectrum(objective, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided.h5")
     with mock.patch.object(memory, "room", return_value=few[1] * entry):
         ls.spectrum(objective, **given, trace="probes", out=folder / "divided-ends.h5")
+
+
+def along_training(objective: Objective, folder: Path) -> None:
+    """Compute spectra at two checkpoints, and measure as a monitor does."""
+    files = [folder / f"net-{epoch}.pt" for epoch in range(2)]
+    if distributed.is_main():
+        for epoch, file in enumerate(files):
+            state = {name: value + 0.1 * epoch for name, value in objective.model.state_dict().items()}
+            torch.save({"model": state, "epoch": epoch}, file)
+    distributed.barrier()
+    short = {"steps": 4, "probes": 1, "backend": "reverse", "sampling_errors": False}
+    ls.series(ls.spectrum, objective, files, with_parts=["all"], **short, out=folder / "series.h5")
+    monitor = ls.Monitor(objective, model=objective.model, every=2, what=["lambda_max"], out=folder / "monitor.h5")
+    found = [monitor.step() for _ in range(2)]
+    assert found[0] is None
+    assert (found[1] is None) != distributed.is_main()
+    distributed.barrier()
 
 
 def path(objective: Objective) -> dict[str, tuple[Point, float]]:

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from landscape.analyses import callbacks, descent
 from landscape.analyses.spectrum import spectrum
-from landscape.autodiff import memory
+from landscape.autodiff import distributed, memory
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.data.partition import LEFT_OUT
@@ -135,7 +135,7 @@ class Monitor:
         self._step, self._measured = start, -1
         self._begun, self._spent, self._last = time.perf_counter(), 0.0, 0.0
         self._done: list[Series] = []
-        if self.out is not None:
+        if self.out is not None and distributed.is_main():
             self._take_up(self.out, start, overwrite=overwrite)
 
     def _take_up(self, out: Path, start: int, *, overwrite: bool) -> None:
@@ -169,12 +169,14 @@ class Monitor:
     def step(self, step: int | None = None, *, epoch: float | None = None) -> Series | None:
         """Record that the optimizer has taken a step, and measure if a measurement is due.
 
+        If several processes train one network, all may call this; only the first one measures, by itself.
+
         Args:
             step: number of steps so far; None counts the calls.
             epoch: number of epochs so far, if it shall be stored.
 
         Returns:
-            The measurement, or None if none was due.
+            The measurement, or None if none was due, and in every process but the first.
 
         Raises:
             InputError: the model is no longer the one of the objective.
@@ -182,7 +184,7 @@ class Monitor:
             StoreError: the file cannot be written.
         """
         self._step = self._step + 1 if step is None else step
-        if self._step == self._measured or not self._is_time():
+        if self._step == self._measured or not distributed.is_main() or not self._is_time():
             return None
         return self.measure(self._step, epoch=epoch)
 
@@ -198,11 +200,11 @@ class Monitor:
         """Measure now; arguments and errors as for `step`."""
         began = time.perf_counter()
         self._step = self._step if step is None else step
-        with untouched():
+        with untouched(), distributed.apart():
             found = self._found(epoch)
         self._done = [one for one in self._done if one.training_step[0] < self._step] + [found]
         self._measured = self._step
-        if self.out is not None:
+        if self.out is not None and distributed.is_main():
             taken = {"seconds": round(self._spent + time.perf_counter() - began, 3), "of": round(self.seconds[1], 3)}
             whole = joined(self._done)
             with disk.writing(self.out):

@@ -40,6 +40,7 @@ _abandoned: list[Any] = []
 """Barriers at which another rank was given up. To leave the group would wait for it, as would the interpreter's end."""
 
 _together: ContextVar[bool] = ContextVar("together", default=False)
+_apart: ContextVar[bool] = ContextVar("apart", default=False)
 
 
 def start() -> None:
@@ -76,12 +77,22 @@ def stop() -> None:
 
 def rank() -> int:
     """Return the number of this process, 0 if it is alone."""
-    return dist.get_rank() if _joined() else 0
+    return dist.get_rank() if _joined() and not _apart.get() else 0
 
 
 def world() -> int:
     """Return the number of processes, 1 if this one is alone."""
-    return dist.get_world_size() if _joined() else 1
+    return dist.get_world_size() if _joined() and not _apart.get() else 1
+
+
+@contextmanager
+def apart() -> Generator[None, None, None]:
+    """Return a context in which this process computes as if it were alone; the others need not enter it."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 def is_main() -> bool:

@@ -26,6 +26,8 @@ FEW = (
     "trajectory",
     "distances",
     "sensitivity",
+    "series",
+    "monitor",
 )
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt")
 NAMES = (*FEW, "traced", "classes", "exact-trace", "empirical", "sum", "batches", "surface")

@@ -14,7 +14,7 @@ from trainers import loop
 
 SHARED = {
     "ldam-drw": ["ldam-drw", "--model", "toys:smooth"],
-    "sam": ["sam", "--model", "toys:smooth"],
+    "sam": ["sam", "--model", "toys:smooth", "--monitor"],
     "gsa-gkp": ["gsa-gkp", "--model", "toys:smooth", "--groups", "2", "--group-after", "0.5"],
     "batch-norm": ["ce", "--model", "toys:batched", "--schedule", "constant", "--warmup-epochs", "0"],
 }
