@@ -9,12 +9,7 @@ of a group's Gauss-Newton matrix follows from the rows that a spectrum stores fo
 nonlinear quantities (lowest point, doubling radius, worst rise, barrier, verdict) are computed from the group's own
 loss by the same functions as in the analysis: a barrier is not an average of barriers.
 
-With n_c the number of evaluated samples of class c, and N_c the number of its training samples, w_c is
-
-    natural    n_c                                  the mean over the evaluated samples
-    balanced   1                                    equal weight of each class
-    training   N_c                                  the training distribution, whichever split was evaluated
-    drw        N_c (1 - beta) / (1 - beta^N_c)      deferred re-weighting: samples weighted by effective number
+Which classes a group has, and their weights w_c, is determined in groups.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,18 +20,15 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from landscape.callables import checked
-from landscape.errors import InputError, arg
-from landscape.results import Spectrum, Surface, Traces, disk, inference
+from landscape.results import Spectrum, Surface, Traces, inference
 from landscape.results.grid import summary
-from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, NAMES, Thresholds
+from landscape.results.grouping import ENDS, FEW, MANY
+from landscape.results.groups import members_of, partition_of, read_weights, shares_of
 from landscape.results.measures import MEASURES
 from landscape.results.mesh import Grid
 from landscape.results.pool import Pool, pool
 
 S = TypeVar("S", bound=Surface)
-
-WEIGHTS = ("natural", "balanced", "training", "drw")
-"""Names of weightings; a mapping or a JSON file defines others."""
 
 
 @overload
@@ -105,9 +97,9 @@ def regroup(
         deferred use; Liu et al. 2019 for many, medium and few.
     """
     groups = fspath(groups) if isinstance(groups, PathLike) else groups
-    weights = _from_weights_file(fspath(weights) if isinstance(weights, PathLike) else weights)
-    members = _members(result, groups, many=many, few=few, ends=ends)
-    shares = _shares(result, members, weights, beta)
+    weights = read_weights(fspath(weights) if isinstance(weights, PathLike) else weights)
+    members = members_of(result, groups, many=many, few=few, ends=ends)
+    shares = shares_of(result, members, weights, beta)
     provenance = _provenance(result, members, weights, beta)
     if isinstance(result, Spectrum):
         return _traces(result, members, shares, provenance)
@@ -136,22 +128,9 @@ def _surface(
     if surface.mark_policy_loss is not None:
         changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
     changes |= _counted(surface, members)
-    changes |= summary(
-        grid_of(surface),
-        parts=list(members),
-        loss=changes["loss"],
-        centre_loss=changes["centre_loss"],
-        loss_stderr=changes["loss_stderr"],
-        radius=surface.radius,
-        batch_norm=surface.batch_norm,
-        marks=surface.marks,
-        mark_loss=changes["mark_loss"],
-        mark_policy_loss=changes.get("mark_policy_loss"),
-        between=surface.barrier is not None,
-        n_classes=provenance.get("n_classes"),
-        augmented=provenance.get("augmented", False),
-        variance_invalid=surface.variance_invalid,
-    )
+    mark_policy_loss = changes.get("mark_policy_loss")
+    numbers = [changes[name] for name in ("loss", "centre_loss", "mark_loss")]
+    changes |= _summary(surface, list(members), *numbers, mark_policy_loss, loss_stderr=changes["loss_stderr"])
     return replace(surface, **changes, provenance=provenance)
 
 
@@ -251,7 +230,7 @@ def _provenance(
         "weights": weights if isinstance(weights, str) else dict(weights),
         **({"beta": beta} if weights == "drw" else {}),
     }
-    partition = _partition(result)
+    partition = partition_of(result)
     if partition:
         provenance["partition"] = {name: [c for p in of for c in partition[p]] for name, of in members.items()}
     return provenance
@@ -274,23 +253,45 @@ def verdict_of(surface: Surface, parts: Sequence[int]) -> str:
 
 
 def _verdict(surface: Surface, parts: Sequence[int]) -> str:
-    policy, provenance = surface.mark_policy_loss, surface.provenance
-    found = summary(
+    policy = surface.mark_policy_loss
+    found = _summary(
+        surface,
+        [surface.parts[p] for p in parts],
+        surface.loss[parts],
+        surface.centre_loss[parts],
+        surface.mark_loss[:, parts],
+        None if policy is None else policy[:, parts],
+    )
+    return str(found["verdict"])
+
+
+def _summary(
+    surface: Surface,
+    parts: Sequence[str],
+    loss: np.ndarray,
+    centre_loss: np.ndarray,
+    mark_loss: np.ndarray,
+    mark_policy_loss: np.ndarray | None,
+    *,
+    loss_stderr: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Return the fields that follow from the losses of some parts or groups on a surface; see `grid.summary`."""
+    return summary(
         grid_of(surface),
-        parts=[surface.parts[p] for p in parts],
-        loss=surface.loss[parts],
-        centre_loss=surface.centre_loss[parts],
+        parts=parts,
+        loss=loss,
+        centre_loss=centre_loss,
+        loss_stderr=loss_stderr,
         radius=surface.radius,
         batch_norm=surface.batch_norm,
         marks=surface.marks,
-        mark_loss=surface.mark_loss[:, parts],
-        mark_policy_loss=None if policy is None else policy[:, parts],
+        mark_loss=mark_loss,
+        mark_policy_loss=mark_policy_loss,
         between=surface.barrier is not None,
-        n_classes=provenance.get("n_classes"),
-        augmented=provenance.get("augmented", False),
+        n_classes=surface.provenance.get("n_classes"),
+        augmented=surface.provenance.get("augmented", False),
         variance_invalid=surface.variance_invalid,
     )
-    return str(found["verdict"])
 
 
 def grid_of(surface: Surface) -> Grid:
@@ -309,170 +310,6 @@ def grid_of(surface: Surface) -> Grid:
         cosine=surface.cosine,
         computed=surface.computed,
     )
-
-
-def effective_number_weights(train_counts: np.ndarray, beta: float) -> np.ndarray:
-    """Return the weight of one sample of each class: the inverse of the class's effective number of samples.
-
-    Args:
-        train_counts: N, (C,) training samples of each class.
-        beta: at least 0, which gives samples equal weights, and below 1; near 1 it gives classes equal weights.
-
-    Returns:
-        (1 - beta) / (1 - beta^N_c), (C,); 0 for a class without training samples.
-
-    Raises:
-        InputError: beta is out of its range.
-
-    Source: Cui et al. 2019, equation 2.
-    """
-    if not 0 <= beta < 1:
-        raise InputError(f"beta of the effective number of samples must be at least 0 and below 1, got {beta:g}")
-    counts = np.asarray(train_counts, dtype=np.float64)
-    effective = (1 - beta**counts) / (1 - beta)
-    weights: np.ndarray = np.divide(1.0, effective, out=np.zeros_like(effective), where=counts > 0)
-    return weights
-
-
-def _members(
-    result: Surface | Spectrum, groups: str | Mapping[str, Sequence[int | str]], *, many: int, few: int, ends: int
-) -> dict[str, np.ndarray]:
-    """Return the parts of each group as their positions."""
-    everything = np.arange(len(result.parts))
-    if isinstance(groups, str):
-        if groups == "all":
-            return {"all": everything}
-        if groups == "class":
-            return {name: everything[[p]] for p, name in enumerate(result.parts)}
-        if groups in GROUPINGS:
-            thresholds = Thresholds(many=many, few=few, ends=ends)
-            return GROUPINGS[groups].make(_class_counts(result, groups), thresholds)
-        groups = _from_file(groups)
-    if not groups:
-        raise InputError("there are no groups")
-    return {name: _positions(result, name, of) for name, of in groups.items()}
-
-
-def _positions(result: Surface | Spectrum, name: str, members: Sequence[int | str]) -> np.ndarray:
-    partition = _partition(result)
-    part_of_class = {tuple(of): p for p, of in enumerate(partition)} if partition else {}
-    found: list[int] = []
-    for member in members:
-        if isinstance(member, str) and member in result.parts:
-            part = result.parts.index(member)
-        elif isinstance(member, (int, np.integer)) and not isinstance(member, bool) and (int(member),) in part_of_class:
-            part = part_of_class[int(member),]
-        elif not partition and isinstance(member, (int, np.integer)) and 0 <= member < len(result.parts):
-            part = int(member)
-        else:
-            shown = ", ".join(result.parts[:10]) + (", ..." if len(result.parts) > 10 else "")
-            raise InputError(f"group {name!r}: {member!r} is no part here; there are {shown}")
-        if part in found:
-            raise InputError(f"group {name!r} holds {result.parts[part]!r} twice")
-        found.append(part)
-    if not found:
-        raise InputError(f"group {name!r} joins no parts")
-    return np.array(found)
-
-
-def _partition(result: Surface | Spectrum) -> list[list[int]] | None:
-    """Return the classes of each part, or None if the result does not contain them."""
-    stated = result.provenance.get("partition")
-    if not isinstance(stated, Mapping) or any(name not in stated for name in result.parts):
-        return None
-    return [list(stated[name]) for name in result.parts]
-
-
-def _class_counts(result: Surface | Spectrum, groups: str) -> np.ndarray:
-    for name, classes in zip(result.parts, _partition(result) or [], strict=False):
-        if len(classes) != 1:
-            raise InputError(
-                f"{groups} groups classes, and {name!r} has {len(classes)}: compute with {arg('partition', 'class')}"
-            )
-    return _told(result, "train_counts", f"{groups} goes by training samples")
-
-
-def _told(result: Surface | Spectrum, field: str, why: str) -> np.ndarray:
-    counts = np.asarray(getattr(result, field), dtype=np.float64)
-    if not np.isfinite(counts).all():
-        raise InputError(f"{why}, which the file does not tell: name the parts of groups, or take other weights")
-    return counts
-
-
-def _from_file(name: str) -> dict[str, list[int | str]]:
-    if not name.endswith(".json"):
-        raise InputError(f"groups {name!r} are unknown: choose {', '.join(NAMES)} or a .json file of groups")
-    groups = _read(name, "groups")
-    if not all(isinstance(of, list) for of in groups.values()):
-        raise InputError(f'{name} must hold {{"name": [class, ...]}}')
-    return groups
-
-
-def _from_weights_file(weights: str | Mapping[str, float]) -> str | Mapping[str, float]:
-    if not isinstance(weights, str) or not weights.endswith(".json"):
-        return weights
-    found = _read(weights, "weights")
-    if not all(isinstance(w, (int, float)) and not isinstance(w, bool) for w in found.values()):
-        raise InputError(f'{weights} must hold {{"name": weight}}, the weight of each part')
-    return found
-
-
-def _read(name: str, what: str) -> dict[str, Any]:
-    found = disk.read_json(name, InputError)
-    if not isinstance(found, dict):
-        raise InputError(f"{name} must hold an object, with the {what} by name")
-    return found
-
-
-def _weights(result: Surface | Spectrum, weights: str | Mapping[str, float], beta: float) -> np.ndarray:
-    """Return the weight of each part, (P,); nan where it is unknown."""
-    train_counts = np.asarray(result.train_counts, dtype=np.float64)
-    if isinstance(weights, Mapping):
-        for name, value in weights.items():
-            if name not in result.parts:
-                raise InputError(f"weights: there is no part {name!r}; there are {', '.join(result.parts)}")
-            if not 0 <= value < np.inf:
-                raise InputError(f"the weight of {name!r} must be a finite number, at least 0, got {value}")
-        for name in result.parts:
-            if name not in weights:
-                raise InputError(f"weights: part {name!r} has none; give 0 to leave it out")
-        return np.array([weights[name] for name in result.parts], dtype=np.float64)
-    if weights == "natural":
-        return np.asarray(result.n_samples, dtype=np.float64)
-    if weights == "balanced":
-        return np.ones(len(result.parts))
-    if weights == "training":
-        return train_counts
-    if weights == "drw":
-        if _partition(result):
-            train_counts = _class_counts(result, "drw")
-        of_classes: np.ndarray = train_counts * effective_number_weights(train_counts, beta)
-        return of_classes
-    raise InputError(f"weights {weights!r} are unknown: choose {', '.join(WEIGHTS)} or a .json file")
-
-
-def _shares(
-    result: Surface | Spectrum, members: Mapping[str, np.ndarray], weights: str | Mapping[str, float], beta: float
-) -> list[list[tuple[int, float]]]:
-    """Return, for each group, its parts with their shares, which sum to 1; parts of share 0 are left out."""
-    weight_of = _weights(result, weights, beta)
-    empty = np.asarray(result.n_samples) == 0
-    shares = []
-    for name, parts in members.items():
-        inside = np.where(empty[parts], 0.0, weight_of[parts])
-        if len(parts) == 1 and not empty[parts[0]]:
-            inside = np.ones(1)  # a part alone is itself, whatever its weight
-        if np.isnan(inside).any():
-            of = "the samples of each part" if weights == "natural" else "the training samples of each class"
-            raise InputError(
-                f"{weights} weights need {of}, which the file does not tell: take {arg('weights', 'balanced')}"
-            )
-        if not inside.sum() > 0:
-            what = weights if isinstance(weights, str) else "these"
-            raise InputError(f"group {name!r} has no samples, or {what} weights leave nothing of it")
-        inside = inside / inside.sum()
-        shares.append([(int(p), float(w)) for p, w in zip(parts, inside, strict=True) if w > 0])
-    return shares
 
 
 def _mixed(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray, axis: int) -> np.ndarray:
