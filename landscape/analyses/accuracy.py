@@ -41,23 +41,23 @@ class DrawError:
     lambda_max: float  # root of the squared standard error plus the squared bias of few samples
 
 
-def of_draw(told: Samples) -> DrawError:
+def of_draw(per_sample: Samples) -> DrawError:
     """Return the error of a draw, computed from its Gauss-Newton or Fisher rows.
 
     Args:
-        told: the samples of a part that consists of draws.
+        per_sample: the samples of a part that consists of draws.
 
     Returns:
         The errors; the error of lambda_max is infinite if there are no rows to compute it from.
     """
-    known = told.lengths
+    known = per_sample.lengths
     trace = inference.stderr(inference.draws(known.traces, known.weights))
-    if told.kept is None:
+    if per_sample.kept is None:
         return DrawError(trace=trace, lambda_max=np.inf)
-    gram = told.kept.gram
+    gram = per_sample.kept.gram
     value, combination = gram.top(known.weights)
     scatter = inference.stderr(inference.draws(gram.curvatures(combination), known.weights))
-    return DrawError(trace=trace, lambda_max=float(np.hypot(scatter, _excess(told, value))))
+    return DrawError(trace=trace, lambda_max=float(np.hypot(scatter, _excess(per_sample, value))))
 
 
 def draws_of(
@@ -124,9 +124,9 @@ def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: i
     alone = objective.alone(objective.partition.names[part])
     for _ in range(ROUNDS):
         picked = pick(objective, part, size, seed=seed, amount=amount)
-        told = of_samples.samples(gathered(alone, [picked], {}), kind, 0, tol=GGN_TOL, cache_bytes=cache_bytes)
-        error, known = of_draw(told), told.lengths
-        value = 0.0 if told.kept is None else told.kept.gram.top(known.weights)[0]
+        per_sample = of_samples.samples(gathered(alone, [picked], {}), kind, 0, tol=GGN_TOL, cache_bytes=cache_bytes)
+        error, known = of_draw(per_sample), per_sample.lengths
+        value = 0.0 if per_sample.kept is None else per_sample.kept.gram.top(known.weights)[0]
         trace = float(known.weights @ known.traces)
         if not (value > 0 and trace != 0):
             return whole
@@ -139,11 +139,11 @@ def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: i
     return whole
 
 
-def _excess(told: Samples, value: float) -> float:
+def _excess(per_sample: Samples, value: float) -> float:
     """Return the bias of lambda_max of these draws, from its difference to lambda_max of their halves."""
-    weights = told.lengths.weights
+    weights = per_sample.lengths.weights
     random, halves = np.random.default_rng(0), []
     for _ in range(SPLITS):
         first = random.permutation(len(weights)) < len(weights) // 2
-        halves += [told.kept.gram.top(2 * weights * own)[0] for own in (first, ~first)] if told.kept else []
+        halves += [per_sample.kept.gram.top(2 * weights * own)[0] for own in (first, ~first)] if per_sample.kept else []
     return max(0.0, float(np.mean(halves)) - value) if halves else 0.0

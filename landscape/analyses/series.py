@@ -92,7 +92,7 @@ def series(
         done = []
         for k, (stage, snapshot) in enumerate(zip(stages, found, strict=True)):
             if snapshot.sha256 in before:
-                done.append(whole.told(stage, snapshot, before[snapshot.sha256]))
+                done.append(whole.of_stage(stage, snapshot, before[snapshot.sha256]))
                 continue
             done.append(whole.at(stage, snapshot, journal, _of_all(progress, k, len(stages), snapshot.name)))
             if finished is not None:
@@ -169,9 +169,9 @@ class _Whole:
         with snapshots.named(snapshot.path):
             here = self.objective.at(snapshots.network(self.objective, snapshot, **self.read))
             result = together(self.analysis, here, self.with_parts, journal, snapshot.name, progress, self.options)
-        return self.told(stage, snapshot, result)
+        return self.of_stage(stage, snapshot, result)
 
-    def told(self, stage: Stage, snapshot: Snapshot, result: Result) -> Series:
+    def of_stage(self, stage: Stage, snapshot: Snapshot, result: Result) -> Series:
         """Return the series of one checkpoint whose result is there."""
         edge, rule = stage.optimizer.edge if stage.optimizer else (None, "")
         return of_one(

@@ -284,30 +284,30 @@ def _of_objective(
         return sample_by_sample(used, kind, options)
 
     def compute(name: str, report: Callable[[float], None], work: Path | None) -> Spectrum:
-        part, told, of_part, shared = objective.part(name), None, facts(name), used.shared()
+        part, per_sample, of_part, shared = objective.part(name), None, facts(name), used.shared()
         of_part |= {"n_used": np.array([len(used.members[part])])}
         if by_samples():
-            told = of_samples.samples(shared, kind, part, tol=options.ggn_tol, cache_bytes=cache_bytes)
-            lengths[part] = told.lengths
-            of_part |= of_samples.eigenvalues(told)
-            if told.kept is not None and kind.has_rows and options.method != "lanczos":
-                return summaries.of_rows(told, told.kept, options, of_part | {"provenance": about})
+            per_sample = of_samples.samples(shared, kind, part, tol=options.ggn_tol, cache_bytes=cache_bytes)
+            lengths[part] = per_sample.lengths
+            of_part |= of_samples.eigenvalues(per_sample)
+            if per_sample.kept is not None and kind.has_rows and options.method != "lanczos":
+                return summaries.of_rows(per_sample, per_sample.kept, options, of_part | {"provenance": about})
         operator, exact = whole()
         own = kept.kept(operator[name].shared(), work, identity)
-        known = None if not exact else own.exact.trace(name) if told is None else told.trace
+        known = None if not exact else own.exact.trace(name) if per_sample is None else per_sample.trace
         place = options.place_of_ends(room(own))
         if place is None:
             found = probing.run(own, options.plan(room(own)), report, estimate=not exact)
             top, basis = found.extremes[0], found.basis
             made = summaries.of_runs(found, own, options, known)
         else:
-            ends, trace = _ends(own, options, told, known, report, place)
+            ends, trace = _ends(own, options, per_sample, known, report, place)
             top, basis = ends.vectors[0], place.note
-            made = summaries.of_ends(ends, own, options, trace, told)
-        if told is not None and options.sampling_errors:
-            of_part |= of_samples.statistics(told, *of_samples.along_vector(told, top))
+            made = summaries.of_ends(ends, own, options, trace, per_sample)
+        if per_sample is not None and options.sampling_errors:
+            of_part |= of_samples.statistics(per_sample, *of_samples.along_vector(per_sample, top))
         if options.accuracy is not None:
-            made |= summaries.errors(made, told)
+            made |= summaries.errors(made, per_sample)
         return Spectrum(**made, **of_part, provenance=about | ({} if basis is None else {"basis": basis}))
 
     def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
@@ -386,7 +386,7 @@ def _of_operator(
 def _ends(
     operator: Operator,
     options: Options,
-    told: of_samples.Samples | None,
+    per_sample: of_samples.Samples | None,
     known: float | None,
     report: Callable[[float], None],
     place: Place,
@@ -394,7 +394,7 @@ def _ends(
     """Return the two ends of a part's spectrum, and its trace with the standard error, exact or from probes."""
     found = extremes.ends(
         operator,
-        None if told is None else told.guess,
+        None if per_sample is None else per_sample.guess,
         seed=options.seed,
         tol=options.residual,
         vectors=options.vectors,

@@ -61,7 +61,7 @@ class SpectrumCosts:
         self.parts = (*self.counts, warming(self.samples), min(_PILOT, self.samples))
         self.small = pilot.few(objective, self.parts)
         self.operator: Callable[[], Operator] = cache(partial(make, self.small))
-        self.told: Callable[[int], of_samples.Samples] = cache(self._told)
+        self.per_sample: Callable[[int], of_samples.Samples] = cache(self._per_sample)
         self.by_samples = sample_by_sample(self.small, kind, options)
         self.vector = objective.layout.size * objective.dtype.itemsize  # bytes of one
 
@@ -130,7 +130,7 @@ class SpectrumCosts:
     def _part(self, n: int) -> str:
         return str(self.parts.index(n))
 
-    def _told(self, part: int) -> of_samples.Samples:
+    def _per_sample(self, part: int) -> of_samples.Samples:
         tol, cache_bytes = self.options.ggn_tol, self.cache_bytes
         return of_samples.samples(self.small, self.kind, part, tol=tol, cache_bytes=cache_bytes)
 
@@ -138,18 +138,18 @@ class SpectrumCosts:
     def _n_rows(self) -> int:
         """Number of rows kept of a part, extrapolated from the few samples; 0 for none or too many."""
         last = len(self.counts) - 1
-        kept = self.told(last).kept if self.by_samples else None
+        kept = self.per_sample(last).kept if self.by_samples else None
         return 0 if kept is None else round(len(kept.rows.sample) * self.samples / self.counts[last])
 
     def _of_samples(self, n: int) -> Callable[[], object]:
         def once() -> None:
-            told = self._told(self.parts.index(n))
+            per_sample = self._per_sample(self.parts.index(n))
             if not self.options.sampling_errors:
                 return
-            if told.kept is not None and self.kind.has_rows:
-                of_samples.along_rows(told, told.kept)
+            if per_sample.kept is not None and self.kind.has_rows:
+                of_samples.along_rows(per_sample, per_sample.kept)
             else:
-                of_samples.along_vector(told, self._vector())
+                of_samples.along_vector(per_sample, self._vector())
 
         return once
 
@@ -182,7 +182,7 @@ class SpectrumCosts:
             return options.n_steps * options.n_probes
         last = len(self.parts) - 1
         own, most = self.operator()[str(last)], options.max_steps or extremes.MOST
-        guess = self.told(last).guess if self.by_samples else None
+        guess = self.per_sample(last).guess if self.by_samples else None
         found = extremes.ends(
             own, guess, seed=options.seed, tol=options.residual, vectors=options.vectors, max_products=most
         )
@@ -207,12 +207,12 @@ class SpectrumCosts:
             most = min(most, self.pieces * max(of_samples.DIRECTION_ROWS, self.samples))
         last = len(self.counts) - 1
         scale = self.pieces * self.samples / self.counts[last]
-        numbers = [round(scale * len(self.told(last).lengths.longest(tol)[0])) for tol in pooled.LEFT_OUT]
+        numbers = [round(scale * len(self.per_sample(last).lengths.longest(tol)[0])) for tol in pooled.LEFT_OUT]
         return next((n for n in numbers if n <= most), 0)
 
     def _rows_again(self, n: int) -> Callable[[], object]:
         part, factors = self.parts.index(n), self.kind.factors
-        lengths = self.told(part).lengths
+        lengths = self.per_sample(part).lengths
         most = self._pooled * n / (self.pieces * self.samples)
         tol = next((t for t in pooled.LEFT_OUT if len(lengths.longest(t)[0]) <= most), pooled.LEFT_OUT[-1])
         return lambda: factors is not None and rows.rows(self.small, factors, part, lengths, tol)

@@ -24,11 +24,13 @@ OF_ALL_EIGENVALUES = (
 )  # fmt: skip
 
 
-def of_rows(told: of_samples.Samples, kept: of_samples.Kept, options: "Options", of_part: dict[str, Any]) -> Spectrum:
+def of_rows(
+    per_sample: of_samples.Samples, kept: of_samples.Kept, options: "Options", of_part: dict[str, Any]
+) -> Spectrum:
     """Make the spectrum of a part from the eigenvalues of its rows.
 
     Args:
-        told: the numbers of its samples.
+        per_sample: the numbers of its samples.
         kept: its rows.
         options: of the analysis.
         of_part: other fields.
@@ -37,9 +39,9 @@ def of_rows(told: of_samples.Samples, kept: of_samples.Kept, options: "Options",
         A result with one part.
     """
     if options.sampling_errors:
-        of_part |= of_samples.statistics(told, *of_samples.along_rows(told, kept))
+        of_part |= of_samples.statistics(per_sample, *of_samples.along_rows(per_sample, kept))
     given: dict[str, Any] = {"top": options.top, "vectors": options.vectors, "negative_tol": options.negative_tol}
-    made = of_samples.by_rows(told, kept, **given, tol=options.residual)
+    made = of_samples.by_rows(per_sample, kept, **given, tol=options.residual)
     if options.has_density:  # other parts may have too many rows, and runs
         made |= {
             "alpha": np.empty((1, options.n_probes, 0)),
@@ -54,13 +56,13 @@ def of_rows(told: of_samples.Samples, kept: of_samples.Kept, options: "Options",
             "smallest_at_least": made["lambda_min"] - made["lambda_min_residual"],
         }
     if options.accuracy is not None:
-        made |= errors(made, told)
+        made |= errors(made, per_sample)
     return Spectrum(
         **made,
-        parts=(told.objective.partition.names[told.part],),
-        size=told.objective.layout.size,
-        operator=told.kind.name,
-        symbol=told.kind.symbol,
+        parts=(per_sample.objective.partition.names[per_sample.part],),
+        size=per_sample.objective.layout.size,
+        operator=per_sample.kind.name,
+        symbol=per_sample.kind.symbol,
         tol=options.residual,
         negative_tol=options.negative_tol,
         **of_part,
@@ -72,7 +74,7 @@ def of_ends(
     operator: Operator,
     options: "Options",
     trace: tuple[float, float],
-    told: of_samples.Samples | None,
+    per_sample: of_samples.Samples | None,
 ) -> dict[str, Any]:
     """Return the fields that follow from the two ends of a part's spectrum.
 
@@ -81,7 +83,7 @@ def of_ends(
         operator: of the part.
         options: of the analysis.
         trace: the part's trace and its standard error.
-        told: the numbers of its samples, or None.
+        per_sample: the numbers of its samples, or None.
 
     Returns:
         Fields by name.
@@ -96,13 +98,13 @@ def of_ends(
         "largest_at_most": np.array([found.above]),
         "smallest_at_least": np.array([found.below]),
     }
-    if told is not None and told.kind.has_rows and options.method != "lanczos":  # other parts may have rows
+    if per_sample is not None and per_sample.kind.has_rows and options.method != "lanczos":  # other parts may have rows
         made |= dict.fromkeys(OF_ALL_EIGENVALUES, np.full(1, np.nan))
-    if told is not None and not told.kind.has_rows:
+    if per_sample is not None and not per_sample.kind.has_rows:
         ends, errors = np.full(2, np.nan), np.full(2, np.nan)
-        if told.kept is not None:
-            decay = told.objective.weight_decay if told.kind.decays else 0.0
-            ends, errors = beyond_gauss_newton(found, told.kept.rows, told.lengths.weights, decay)
+        if per_sample.kept is not None:
+            decay = per_sample.objective.weight_decay if per_sample.kind.decays else 0.0
+            ends, errors = beyond_gauss_newton(found, per_sample.kept.rows, per_sample.lengths.weights, decay)
         made |= {"beyond_min": ends[:1], "beyond_min_error": errors[:1]}
         made |= {"beyond_max": ends[1:], "beyond_max_error": errors[1:]}
     return made
@@ -148,19 +150,23 @@ def of_runs(found: Runs, operator: Operator, options: "Options", known: float | 
     )
 
 
-def errors(made: dict[str, Any], told: of_samples.Samples | None) -> dict[str, np.ndarray]:
+def errors(made: dict[str, Any], per_sample: of_samples.Samples | None) -> dict[str, np.ndarray]:
     """Return the fields with the final errors, if an accuracy was requested.
 
     Args:
         made: the other fields of the part.
-        told: the numbers of its samples, or None.
+        per_sample: the numbers of its samples, or None.
 
     Returns:
         Fields by name.
     """
     of_draw = DrawError(trace=0.0, lambda_max=0.0)
-    if told is not None and told.objective.draws is not None and not told.objective.draws.whole[told.part]:
-        of_draw = accuracy.of_draw(told)
+    if (
+        per_sample is not None
+        and per_sample.objective.draws is not None
+        and not per_sample.objective.draws.whole[per_sample.part]
+    ):
+        of_draw = accuracy.of_draw(per_sample)
     return {
         "lambda_max_error": np.hypot(made["lambda_max_residual"], of_draw.lambda_max),
         "trace_error": np.hypot(made["trace_stderr"], of_draw.trace),

@@ -132,10 +132,10 @@ def refuse_disagreement(facts: Mapping[str, Any]) -> None:
     """
     if world() == 1:
         return
-    told = {name: str(value) for name, value in facts.items()}
+    own = {name: str(value) for name, value in facts.items()}
     of_ranks: list[Any] = [None] * world()
     with _others_may_be_lost():
-        dist.all_gather_object(of_ranks, told)
+        dist.all_gather_object(of_ranks, own)
     first = of_ranks[0]
     for number, other in enumerate(of_ranks):
         for name in first | other:

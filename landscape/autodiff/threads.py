@@ -52,15 +52,15 @@ def fastest(work: Callable[[], object], most: int, clock: Callable[[], float] = 
         The number.
     """
     best, seconds = 1, _seconds(work, 1, clock)
-    told = [f"1: {1e3 * seconds:.3g} ms"]
+    times = [f"1: {1e3 * seconds:.3g} ms"]
     while best < most:
         number = min(2 * best, most)
         found = _seconds(work, number, clock)
-        told.append(f"{number}: {1e3 * found:.3g} ms")
+        times.append(f"{number}: {1e3 * found:.3g} ms")
         if found > _GAIN * seconds:
             break
         best, seconds = number, found
-    log.info("threads: %d, since the first batch takes with %s", best, ", ".join(told))
+    log.info("threads: %d, since the first batch takes with %s", best, ", ".join(times))
     return best
 
 

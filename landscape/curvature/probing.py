@@ -266,10 +266,10 @@ def _without_basis(
     for k in range(plan.probes):
         begun = plan.steps * (k + 1)
 
-        def told(done: int, before: int = begun) -> None:
+        def advance(done: int, before: int = begun) -> None:
             report(min(0.99, (before + done) / total))
 
-        runs.append(split.run(_drawn(operator, plan, k), plan.steps, told))
+        runs.append(split.run(_drawn(operator, plan, k), plan.steps, advance))
     samples = list(split.samples)
     if estimate and plan.trace_tol is not None:
         samples = draw_until(samples, lambda n: split.draw(_drawn(operator, plan, n, "trace")), plan.trace_tol)

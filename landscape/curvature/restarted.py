@@ -91,8 +91,8 @@ def largest(
                 found = place.dots(V[: j + 1], w)
                 w -= found.to(w) @ V[: j + 1]
                 along += found.cpu().numpy()
-            told = team.agreed(np.append(along, place.dots(w[None], w[None]).sqrt().cpu().numpy()))
-            along, rest = told[:-1], float(told[-1])
+            agreed = team.agreed(np.append(along, place.dots(w[None], w[None]).sqrt().cpu().numpy()))
+            along, rest = agreed[:-1], float(agreed[-1])
             T[: j + 1, j] = T[j, : j + 1] = along
             scale = max(scale, float(np.abs(along).max()) + rest)
             V[j + 1] = w / rest if rest > BREAKDOWN * eps * scale else 0

@@ -267,9 +267,9 @@ def _own(name: str, n_classes: int) -> nn.Module:
         parameters = set(inspect.signature(make).parameters)
     except (TypeError, ValueError):  # some callables written in C have no signature
         parameters = set()
-    told = {word: n_classes for word in ("n_classes", "num_classes") if n_classes and word in parameters}
+    counts = {word: n_classes for word in ("n_classes", "num_classes") if n_classes and word in parameters}
     with failures_of(lambda: f"{arg('model', name)} fails"):
-        model = make(*args, **(({} if args else told) | kwargs))
+        model = make(*args, **(({} if args else counts) | kwargs))
     if not isinstance(model, nn.Module):
         raise InputError(f"{arg('model', name)} returned {type(model).__name__}: it must return a torch.nn.Module")
     return model

@@ -37,8 +37,8 @@ def rows(results: Mapping[Path, Result]) -> Iterator[list[Any]]:
             yield from _of_checkpoint(file, result, {})
 
 
-def _of_checkpoint(file: Path, result: Any, told: Mapping[str, Any]) -> Iterator[list[Any]]:
-    about = {**result.provenance, **told}
+def _of_checkpoint(file: Path, result: Any, series_facts: Mapping[str, Any]) -> Iterator[list[Any]]:
+    about = {**result.provenance, **series_facts}
     data = about.get("data")
     head = [
         str(file),
