@@ -88,8 +88,15 @@ HEAVY = np.concatenate([[100.0, 60, 30, 20, 10, 8, -5], np.linspace(-0.5, 1, 93)
 MULTIPLE = np.concatenate([[50.0] * 6, [20.0] * 3, np.linspace(-0.5, 1, 91)])
 
 
-@pytest.mark.parametrize("values", [HEAVY, MULTIPLE], ids=["simple", "multiple"])
-@pytest.mark.parametrize(("probes", "trace_tol"), [(2, None), (4, None), (1, 0.05)])
+@pytest.mark.parametrize(
+    ("values", "probes", "trace_tol"),
+    [
+        pytest.param(HEAVY, 2, None, id="simple, two probes"),
+        pytest.param(MULTIPLE, 4, None, id="multiple, four probes"),
+        pytest.param(HEAVY, 1, 0.05, id="simple, drawn to a tolerance"),
+        pytest.param(MULTIPLE, 1, 0.05, id="multiple, drawn to a tolerance"),
+    ],
+)
 def test_the_trace_misses_by_its_own_error_as_seldom_as_it_says(values, probes, trace_tol):
     """150 seeds; the estimate over its standard error is Student's t, nearly: beyond its 1 % quantile in 1 % of runs.
 

@@ -242,20 +242,25 @@ def picked(z, y):
     return z[torch.arange(len(y)), y]
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        ZeroStart,
-        InSingle,
-        Frozen,
-        partial(layers, nn.ReLU()),
-        partial(layers, nn.Hardtanh()),
-        partial(layers, nn.LeakyReLU()),
-        lambda: nn.Sequential(nn.Linear(3, 2), nn.Hardshrink(0.3)),
-    ],
-)
-@pytest.mark.parametrize("loss", ["ce", clamped, with_weights, picked])
-@pytest.mark.parametrize("scale", [1.0, 30.0])
+RIGHT = {
+    "zero start": ZeroStart,
+    "in single": InSingle,
+    "frozen": Frozen,
+    "relu": partial(layers, nn.ReLU()),
+    "hardtanh": partial(layers, nn.Hardtanh()),
+    "leaky relu": partial(layers, nn.LeakyReLU()),
+    "hardshrink": lambda: nn.Sequential(nn.Linear(3, 2), nn.Hardshrink(0.3)),
+}
+LOSSES = {"ce": "ce", "clamped": clamped, "with weights": with_weights, "picked": picked}
+PAIRS = [
+    pytest.param(make, loss, (1.0, 30.0)[(i + j) % 2], id=f"{name}-{of}")
+    for i, (name, make) in enumerate(RIGHT.items())
+    for j, (of, loss) in enumerate(LOSSES.items())
+]
+"""Each model with each loss; each of either with inputs of both scales."""
+
+
+@pytest.mark.parametrize(("make", "loss", "scale"), PAIRS)
 def test_kinks_single_precision_and_constants_are_no_faults(make, loss, scale):
     objective = objective_of(make, loss=loss, dtype=torch.float32, scale=scale)
     for kind in ("hessian", "ggn", "residual"):
