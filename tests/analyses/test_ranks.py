@@ -145,6 +145,18 @@ def test_shares_are_all_and_differ_by_one_at_most():
         assert max(map(len, own)) - min(map(len, own)) <= 1
 
 
+def test_a_decision_is_the_first_processs(monkeypatch):
+    def broadcast(tensor, source, group):
+        assert (source, group) == (0, "the team's")
+        tensor.copy_(torch.tensor([1.0, 2.0]))
+
+    monkeypatch.setattr(distributed, "_group", lambda: "the team's")
+    monkeypatch.setattr(distributed.dist, "broadcast", broadcast)
+    own = np.array([3.0, 4.0])
+    assert distributed.Team(1, 2).agreed(own).tolist() == [1, 2]
+    assert own.tolist() == [3, 4]
+
+
 def test_alone_a_team_changes_nothing():
     t = torch.arange(3.0)
     with distributed.together():
