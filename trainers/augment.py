@@ -208,12 +208,12 @@ def _auto_augment(images: Tensor, policy: Policy = CIFAR10_POLICY, *, released: 
 
 def _rand_augment(images: Tensor) -> Tensor:
     count = len(images)
-    # what BCL's code draws from; at its magnitude, solarisation leaves images as they are: "identity"
+    # the operations of BCL's code; at its magnitude, solarisation does not change images: "identity"
     known = [name for name in operations() if name != "solarize"]
     for _ in range(2):
         chosen = [known[i] for i in torch.randint(len(known), (count,)).tolist()]
         strengths = (1 + 0.05 * torch.randn(count)).clamp(0, 1)  # magnitude 10 of 10, standard deviation 0.5
-        turned = torch.tensor([name in GEOMETRIC for name in chosen])  # the others always grow stronger
+        turned = torch.tensor([name in GEOMETRIC for name in chosen])  # the other operations only become stronger
         strengths = torch.where(turned, strengths * _signs(count), strengths)
         images = _operate(images, chosen, strengths, torch.full((count,), 0.5))
     return images

@@ -117,7 +117,7 @@ class Batches:
             sampler=[indices.tolist() for indices in pieces],
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
-            generator=torch.Generator(),  # else it would draw from the global one
+            generator=torch.Generator(),  # otherwise it would draw from the global generator
         )
         for indices, read in zip(pieces, loader, strict=True):
             labels = self._labels.index_select(0, indices.to(self._device, non_blocking=True))
@@ -215,7 +215,7 @@ class _Squares:
         path, size = self.files.root / self.files.paths[i], self.files.size
         image = resized(path, size)
         shorter = min(image.size)
-        margin = round((shorter - size) / 2)  # as the square is cut again: its middle is that of `ImageFiles`
+        margin = round((shorter - size) / 2)  # because the square is cropped again: its centre is that of `ImageFiles`
         left, top = (round((side - size) / 2) - margin for side in image.size)
         square = image.crop((left, top, left + shorter, top + shorter))
         return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous(), int(self.files.labels[i])

@@ -173,4 +173,4 @@ def class_conditional(
 
 
 def _inverse_root(x: Tensor) -> Tensor:
-    return torch.where(x > 0, x, 1.0).rsqrt()  # where a gradient is zero, so is its direction
+    return torch.where(x > 0, x, 1.0).rsqrt()  # if a gradient is zero, its direction is set to zero

@@ -269,7 +269,7 @@ def demo(out: str, names: str, seed: int, epochs: int, steps: int) -> None:
     for line in lines:
         console.say(f"$ landscape {line}")
         done = subprocess.run([sys.executable, "-m", "landscape", *shlex.split(line)], check=False)
-        if done.returncode:  # the command has said why
+        if done.returncode:  # the command has printed the reason
             click.get_current_context().exit(done.returncode)
         console.say("")
     for name, place in folder.items():

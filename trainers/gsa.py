@@ -57,7 +57,7 @@ class Radii:
 
 @dataclasses.dataclass(frozen=True)
 class _Piece:
-    """Samples of a batch that the model evaluates at a time."""
+    """Samples of a batch that the model evaluates together."""
 
     losses: Losses
     groups: Tensor  # of each sample, on the CPU
@@ -312,7 +312,8 @@ class GSA(torch.optim.Optimizer):
             projected = along[:, None] * whole
             h = rows - projected if self._direction == "specific" else projected
         h_norm = h.norm(dim=1)
-        # For a gradient along g, only rounding remains, which is no direction; with one group this is always so.
+        # If a gradient is parallel to g, only rounding remains, which has no direction; with one group this is always
+        # so.
         real = h_norm > norms * torch.finfo(h.dtype).eps ** 0.5
         safe = torch.where(real, h_norm, 1.0)
         rho = (theta.norm() / (2 * safe)).sqrt() * d**-0.25 * self._spare.to(theta) ** -0.25

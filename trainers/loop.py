@@ -99,7 +99,7 @@ class Trainer:
         self.optimizer = self._optimizer()
         self._base = self.optimizer.base if isinstance(self.optimizer, SAM | GSA) else self.optimizer
         self._parameters = trainable(self._base.param_groups)
-        # sums over an epoch's steps, read when it ends: share of GKP's pull, steps with it; clipped radii, radii
+        # sums over an epoch's steps, read at its end: share of GKP's pull, steps with a pull; clipped radii, all radii
         self._effect = zeros(4, device)
         self._try_out()
 

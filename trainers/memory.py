@@ -28,7 +28,7 @@ from trainers.passes import flat
 
 _BLOCK = 2**31  # bytes of snapshots that are compared at a time
 _PIECE = 2**20  # entries of a vector that become float64 at a time
-_WEAKEST_EDGE = 1e-6  # an edge of weight zero could cut the graph, whose spectrum then tells components only
+_WEAKEST_EDGE = 1e-6  # with edges of weight zero, the spectrum of the graph could show only its components
 
 # The memory bank ------------------------------------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class Bank:
                 self._folder.mkdir(parents=True, exist_ok=True)
             checkpoints.write(self._path(epoch), state, meta)
             self._best = np.where(improved, quality, self._best)
-            before = self._epochs if self._epochs.size else epoch  # the first time, all classes take it
+            before = self._epochs if self._epochs.size else epoch  # the first time, all classes use it
             self._epochs = np.where(improved, epoch, before).astype(np.int64)
         return np.flatnonzero(improved)
 

@@ -143,7 +143,7 @@ def compose(
         milestones=_milestones(recipe),
     )
     if "warmup_epochs" not in given:
-        recipe = replace(recipe, warmup_epochs=min(recipe.warmup_epochs, recipe.epochs))  # a short run is one all along
+        recipe = replace(recipe, warmup_epochs=min(recipe.warmup_epochs, recipe.epochs))  # one value for a short run
     check(recipe)
     return recipe
 
@@ -240,7 +240,7 @@ def _milestones(recipe: Recipe) -> tuple[int, ...] | None:
     if recipe.schedule != "multistep" or recipe.milestones is not None:
         return recipe.milestones
     shares = {math.ceil(0.8 * recipe.epochs), math.ceil(0.9 * recipe.epochs)}  # 160 and 180 of 200
-    return tuple(sorted(m for m in shares if m < recipe.epochs))  # of a run of a few epochs, one or none
+    return tuple(sorted(m for m in shares if m < recipe.epochs))  # one or none for a run of a few epochs
 
 
 def _of_files(dataset: str) -> bool:

@@ -107,7 +107,7 @@ class Run:
         self._first = None if self.trainer.epoch or not recipe.snapshot_every else records.copied(model)
         self._monitor: Any = None
         if monitor and distributed.is_main():
-            place_of_it = out / "monitor.h5" if self.resumed else None  # the folder is not ours before the first epoch
+            place_of_it = out / "monitor.h5" if self.resumed else None  # this run has no folder before the first epoch
             steps = self.trainer.epoch * self.trainer.n_batches
             watched = records.monitor(model, data.train, self.trainer.base, out=place_of_it, done=steps)
             self._monitor = watched
@@ -126,7 +126,7 @@ class Run:
             return None
 
     def _warn_of_logits(self) -> None:
-        """Warn that margins between angles need cosine logits, which a user's own model may have or not."""
+        """Warn that margins between angles need cosine logits, which a user's own model may not have."""
         name, model = self._classifier, self.trainer.model
         cosine = name is not None and isinstance(model.get_submodule(name), NormedLinear)
         if self.recipe.loss in {"ldam", "bcl"} and not cosine and distributed.is_main():
@@ -313,7 +313,7 @@ class Run:
         self._use(self._told(found))
 
     def _missed(self) -> bool:
-        """Say whether the single grouping found one group instead of several, and an epoch remains for another one."""
+        """Say whether the only grouping found a single group, and an epoch remains for another grouping."""
         r, group_of = self.recipe, self.trainer.group_of
         found_one = group_of is not None and r.groups > 1 and int(group_of.max()) == 0
         return found_one and r.regroup_every == 0 and self.trainer.epoch < r.epochs
@@ -334,7 +334,7 @@ class Run:
         return {"centres": centres, "fisher": fisher.cpu()}
 
     def _told(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Send what the first rank has found to every rank, and return it."""
+        """Send the first rank's object to every rank, and return it."""
         if distributed.world() == 1:
             return found
         named = dict(self.trainer.model.named_parameters())
@@ -449,7 +449,7 @@ class Run:
             ) from error
         self._fresh = False
         if distributed.is_main():
-            folder.keep_groups(self.out, self._groups)  # another one is of an epoch that was cut
+            folder.keep_groups(self.out, self._groups)  # another file is from an interrupted epoch
         self.resumed = True
 
     def _meta(self, row: dict[str, Any] | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from trainers.recipes import Recipe
 class Trained:
     """The result of a training."""
 
-    model: nn.Module  # the one that was given, or the one that was built
+    model: nn.Module  # the given network, or the one that was built
     history: History
     folder: Path | None  # of the run; None if nothing was stored
 

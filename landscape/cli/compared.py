@@ -19,9 +19,9 @@ SHARED = ("loss", "params", "split", "weight_decay", "data_sha256", "normalisati
 class Comparison:
     """Rules for comparing results of one kind."""
 
-    looks: Mapping[str, Callable[[Any], Any]]  # what could explain a difference
+    looks: Mapping[str, Callable[[Any], Any]]  # facts that could explain a difference
     counts: Mapping[str, str]  # fields with numbers of samples, and what they are called
-    marks: Mapping[str, str]  # a sign that may stand in a cell, and what it means
+    marks: Mapping[str, str]  # a sign in a cell, and its meaning
     remarks: Callable[[Any], str]  # a line about one file, or none
 
 
@@ -117,7 +117,7 @@ def differences(how: Comparison, names: Sequence[str], results: Sequence[Any], p
             found += _difference(f"{what} of {part}", *zip(*having, strict=True))
         if found:
             others = f" (and so in {len(found) - 1} more)" if len(found) > 1 else ""
-            return [*lines, found[0] + others]  # what is summed over differs with the samples
+            return [*lines, found[0] + others]  # the samples that are summed over also differ
     return lines
 
 

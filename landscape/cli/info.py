@@ -24,7 +24,7 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 def info(file: Path, as_json: bool, ckpt_key: str | None, trust_pickle: bool) -> None:
     """Print what a file holds: the parts, options, origin and fields of a result, or the weights of a checkpoint."""
     console = Console(json=as_json)
-    # A missing file, and HDF5 of others, are best explained by the room that reads results.
+    # The code that reads results explains best what is wrong with a missing file or an HDF5 file of another program.
     if store.is_result(file) or file.suffix.lower() in HDF5_SUFFIXES or not file.exists():
         result = store.load(file)
         if as_json:
@@ -117,7 +117,7 @@ def _show_mapping(console: Console, values: Mapping[str, Any], indent: str = "  
 
 
 def _checkpoint(file: Path, key: str | None, trust_pickle: bool) -> dict[str, Any]:
-    from landscape.networks import checkpoints  # torch: seconds that a result need not wait for
+    from landscape.networks import checkpoints  # imports torch, which takes seconds and which a result does not need
 
     found = checkpoints.read(str(file), key=key, trust_pickle=trust_pickle)
     running = [t.numel() for name, t in found.state.items() if name.endswith(_BUFFERS)]
@@ -139,7 +139,7 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def _common_prefix(names: list[str]) -> str:
-    """Return the modules that all names begin with, as "module."; a model that was wrapped has one."""
+    """Return the common prefix of all names, such as "module." of a wrapped model."""
     heads = [name.split(".")[:-1] for name in names]
     common = []
     for level in zip(*heads, strict=False):

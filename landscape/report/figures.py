@@ -75,7 +75,7 @@ def pictures(result: Result) -> tuple[list[Picture], list[str]]:
             continue
         content = io.BytesIO()
         with theme.theme():
-            # Half as large as PNG, and as true.
+            # Half as large as PNG, without loss.
             figure.savefig(content, format="webp", dpi=_DPI, pil_kwargs={"lossless": True})
         width, height = (round(inches * _SHOWN_DPI) for inches in figure.get_size_inches())
         uri = f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -20,7 +20,7 @@ class Column:
     key: str
     heading: str
     of: Mapping[str, columns.Column]  # by kinds
-    count: bool  # a number of samples, which is no measure of sharpness
+    count: bool  # a number of samples, not a measure of sharpness
 
     @property
     def meaning(self) -> str:

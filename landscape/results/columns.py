@@ -27,16 +27,16 @@ class Column:
     form: Literal["number", "percent", "count"] = "number"
     missing: str = "-"  # what stands for nan
     endless: str = "inf"  # what stands for infinity
-    sure: str | None = None  # a field that is false where the number gets a star
-    detail: Callable[[Any], str] | None = None  # what `head` depends on, said where results agree in it
-    cell: Callable[[Any, int], str] | None = None  # of a result and the position of a part, where it is no number
-    values: Callable[[Any], tuple[np.ndarray, np.ndarray | None]] | None = None  # and errors, where not as in the field
-    doc: str = ""  # what `values` are; of a field, the field says it
+    sure: str | None = None  # a Boolean field; where it is false, the number gets a star
+    detail: Callable[[Any], str] | None = None  # text after `head`, shown if all results have the same
+    cell: Callable[[Any, int], str] | None = None  # the text for a part by its position, if no number
+    values: Callable[[Any], tuple[np.ndarray, np.ndarray | None]] | None = None  # if not those of the field
+    doc: str = ""  # description of `values`; a field has its own description
     when: Callable[[Any], bool] | None = None  # whether the table shows it
-    table: bool = True  # it is a column of the result's own table
-    compared: bool = False  # it stands in the cells of a comparison
-    summary: str | None = None  # its heading in the summary over results of all kinds, of which it is no part if None
-    key: str = ""  # columns of one key are one in the summary; else that of the field
+    table: bool = True  # whether it is a column of the result's own table
+    compared: bool = False  # whether the cells of a comparison show it
+    summary: str | None = None  # its heading in the summary of all kinds of results; None if it is not in it
+    key: str = ""  # columns with the same key are one column in the summary; by default the name of the field
 
     def __post_init__(self) -> None:
         """Refuse numbers made of several fields without a name and a description of their own.

@@ -44,7 +44,7 @@ def opened(path: Path) -> Generator[h5py.File, None, None]:
 
 
 def _refuse_broken_heaps(file: BinaryIO, path: Path) -> None:
-    """Walk the heaps that hold a file's text, which HDF5 would walk without an end where an object claims no room.
+    """Check the heaps with a file's text; HDF5 would read an object of size zero in an endless loop.
 
     A heap is `_HEAP`, its size, and objects: index and count in 8 bytes, the size in 8, the content to a multiple of 8.
     Index 0 is free space, whose size includes its head. (HDF5 File Format Specification, III.E)
@@ -58,7 +58,7 @@ def _refuse_broken_heaps(file: BinaryIO, path: Path) -> None:
     """
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[14 if content[8] < 2 else 10] != 8:
-            return  # sizes are of another width, as no writer of today makes them
+            return  # sizes have another width, which no current program writes
         at = -1
         while (at := content.find(_HEAP, at + 1)) >= 0:
             size = int.from_bytes(content[at + 8 : at + 16], "little")

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from landscape.results import disk
 
 _EACH = 256  # bytes of memory that an entry of a pickle takes at most, besides its text
-_OFTEN = 2**16  # entries between two looks at the budget
+_OFTEN = 2**16  # entries between two checks of the budget
 
 
 class PickleError(ValueError):
@@ -135,7 +135,7 @@ class _Machine:
         raise PickleError("its pickle has no end")
 
     def _push(self, value: Any) -> None:
-        self._stack.append(value)  # looked up after the value was made, which may change what the stack is
+        self._stack.append(value)  # looked up after the value was made, because that may replace the stack
 
     def _to_mark(self) -> list[Any]:
         above, self._stack = self._stack, self._marks.pop()
@@ -317,7 +317,7 @@ def _pairs(values: list[Any]) -> list[tuple[Any, Any]]:
 _PLAIN: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _mapping,
     "collections.Counter": _mapping,
-    "collections.defaultdict": lambda *_: {},  # what makes missing items is not needed for those that are there
+    "collections.defaultdict": lambda *_: {},  # the factory of missing items is not needed for existing items
     "_codecs.encode": _encoded,
     **{f"{module}.set": _set for module in ("builtins", "__builtin__")},
     **{f"{module}.frozenset": lambda *a: frozenset(_set(*a)) for module in ("builtins", "__builtin__")},

@@ -331,13 +331,14 @@ def density(
 
 
 def _gaussian(z: np.ndarray) -> np.ndarray:
-    # scipy.stats has it, but its import takes longer than those of all other modules that read and show results.
+    # scipy.stats has this function, but its import takes longer than the imports of all other modules that read and
+    # show results.
     density: np.ndarray = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     return density
 
 
 def _grid(centres: np.ndarray, sigma: float, low: float, high: float) -> np.ndarray:
-    """Return points of one lattice: every one within six sigma of a node, and some between.
+    """Return points of a regular lattice: all within six sigma of a node, and some between.
 
     On an even lattice the trapezoidal rule integrates a Gaussian to rounding, so that the curve's integral is one.
     """

@@ -22,7 +22,7 @@ class Spectrum(Predicted):
     """
 
     kind: ClassVar[str] = "spectrum"
-    version: ClassVar[int] = 3  # since 2: what belongs to single samples, eigenvalues by rows; since 3: their products
+    version: ClassVar[int] = 3  # since 2: numbers of single samples, eigenvalues by rows; since 3: products of rows
     along: ClassVar[str] = "part"
 
     n_samples: Counts = array("part", unit="samples", doc="samples in the part; nan for a matrix without data")
@@ -76,7 +76,7 @@ class Spectrum(Predicted):
     beyond_min_error: Floats | None = array(
         "part", unit="loss", doc="an eigenvalue of H - G lies within this distance of it", optional=True
     )
-    # Of all eigenvalues, and absent without these: by probes, or by rows.
+    # These need all eigenvalues, by probes or by rows; otherwise they are absent.
     negative_mass: Floats | None = array(
         "part",
         doc="fraction of the eigenvalues below -negative_tol * max |eigenvalue|, mean over probes",
@@ -131,7 +131,7 @@ class Spectrum(Predicted):
         optional=True,
     )
 
-    # The quadrature of the density; absent where it was not asked for. A part by rows has runs of no step.
+    # The quadrature of the density; absent if it was not requested. A part computed by rows has runs without steps.
     alpha: Floats | None = array(
         "part", "probe", "step", unit="loss", doc="diagonal of the tridiagonal matrix", optional=True
     )
@@ -155,7 +155,7 @@ class Spectrum(Predicted):
         optional=True,
     )
 
-    # Over samples. All of these are absent in files of version 1, and nan where they could not be had.
+    # Errors over samples. All are absent in files of version 1, and nan if they could not be computed.
     trace_sampling_stderr: Floats | None = array(
         "part",
         unit="loss",

@@ -176,7 +176,7 @@ def fill(file: BinaryIO, result: Result, unit: str | None = None) -> None:
         root.attrs["version"] = result.version
         if unit is not None:
             root.attrs["journal_unit"] = json.dumps(unit)  # JSON, as a name may hold what HDF5 text cannot
-        datasets: dict[str, Any] = {}  # to look one up in the file takes ten times as long
+        datasets: dict[str, Any] = {}  # a look-up in the file takes ten times as long
         for item in fields(result):
             value = getattr(result, item.name)
             if item.name == "provenance":

@@ -10,7 +10,7 @@ import numpy as np
 from landscape.results.mesh import SAME, Grid, step_of
 
 _LOWER = 0.01  # of the centre's loss: a checkpoint is never exactly at the minimum of every part
-_ROUNDING = 1e-5  # of the loss, as sums of float32 values leave it
+_ROUNDING = 1e-5  # of the loss: rounding of sums of float32 values
 _STEPS_ACROSS = 5  # grid steps that show a region's shape
 _OFF = 0.1  # of a part's largest loss at a mark
 _GUESSES = 4  # times log C: beyond that a contour plot of cross-entropy is usually cut
