@@ -168,6 +168,7 @@ def train(
     if not overwrite and not (out / "config.toml").exists():
         folder.refuse(out, recipe, overwrite=False)  # before the data are read, which may take long
     distributed.start()
+    before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -200,6 +201,7 @@ def train(
         if distributed.is_main():
             _conclude(console, this, this.history())
     finally:
+        torch.set_num_threads(before)  # a program or a notebook that calls the command may have chosen them
         distributed.stop()
 
 

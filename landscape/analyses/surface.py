@@ -19,7 +19,7 @@ from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, pilot, points
-from landscape.objective.batch_norm import DEFAULT, BatchNorm
+from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm
 from landscape.objective.evaluator import INPUT_BYTES, Evaluator, evaluate
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -219,10 +219,11 @@ def costs_of(
     x, y = axes
     n, halve = len(x) * len(y), arg("refine", 0.01)
     size = 4 if options.radius is None else 5
+    again = bool(len(along.origin.buffers)) and not POLICIES[options.batch_norm].moves  # as on the surface
     work = pilot.at_points(
         objective,
         "points, each a pass over all samples",
-        n + 1 + 2 * n_marks,
+        n + 1 + n_marks * (1 + again),
         point_of=lambda: along.at(*(axis[0] for axis in axes[: len(along.axes)])),
         halve=halve,
         bf16=options.bf16,

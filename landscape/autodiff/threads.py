@@ -30,9 +30,13 @@ def settle(work: Callable[[], object], asked: int | None, *, measure: bool = Tru
     Returns:
         The number of threads that is set.
     """
+    named = [name for name in VARIABLES if name in os.environ]
     if asked is not None:
         torch.set_num_threads(asked)
-    elif measure and not any(name in os.environ for name in VARIABLES):
+        log.info("threads: %d, as requested", asked)
+    elif named:
+        log.info("threads: %d, by %s", torch.get_num_threads(), named[0])
+    elif measure:
         torch.set_num_threads(fastest(work, torch.get_num_threads()))
     return torch.get_num_threads()
 

@@ -58,6 +58,7 @@ def begin(
     if per_class and partition not in (None, "class"):
         raise InputError(f"--per-class and --partition {partition} contradict each other: leave one out")
     distributed.start()
+    before = torch.get_num_threads()
     try:
         chosen = "class" if per_class else partition or default
         objective = load_objective(ckpt, partition=chosen, **loading)
@@ -79,6 +80,7 @@ def begin(
             _tell_draws(console, used)
         yield used, console
     finally:
+        torch.set_num_threads(before)  # a program or a notebook that calls the command may have chosen them
         distributed.stop()
 
 
