@@ -128,9 +128,15 @@ def _surface(
     if surface.mark_policy_loss is not None:
         changes["mark_policy_loss"] = _mixed(shares, surface.mark_policy_loss, 1)
     changes |= _counted(surface, members)
-    mark_policy_loss = changes.get("mark_policy_loss")
-    numbers = [changes[name] for name in ("loss", "centre_loss", "mark_loss")]
-    changes |= _summary(surface, list(members), *numbers, mark_policy_loss, loss_stderr=changes["loss_stderr"])
+    changes |= _summary(
+        surface,
+        list(members),
+        changes["loss"],
+        changes["centre_loss"],
+        changes["mark_loss"],
+        changes.get("mark_policy_loss"),
+        loss_stderr=changes["loss_stderr"],
+    )
     return replace(surface, **changes, provenance=provenance)
 
 
