@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-WIDTHS = {1: (128, 3), 4: (256, 4), 25: (512, 7), 100: (768, 12)}
+WIDTHS = {1: (128, 3), 4: (256, 4), 25: (512, 7), 50: (640, 8), 100: (768, 12)}
 """Millions of parameters -> width and layers."""
 VOCABULARY, LENGTH, CLASSES = 20_000, 16, 10
 
