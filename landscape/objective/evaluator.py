@@ -20,7 +20,7 @@ from landscape.autodiff.forward import Forward, forward
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place, wide, zeros
 from landscape.data.datasets import Samples
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, StoreError, arg
 from landscape.networks.outputs import OwnLoss
 from landscape.objective import batch_norm as norms
 from landscape.objective import jobs
@@ -257,6 +257,9 @@ def evaluate(
 
     Returns:
         Loss, with its standard error over samples, and accuracy of each part at each point, in the order of `points`.
+
+    Raises:
+        StoreError: a finished block in the journal is of other points.
     """
     blocks = {
         f"{name} {some[0]} to {some[-1]}": some
@@ -277,7 +280,11 @@ def evaluate(
             loss_stderr=np.stack([error for *_, error in found]),
         )
 
-    return jobs.run(list(blocks), compute, journal, progress)
+    result = jobs.run(list(blocks), compute, journal, progress)
+    if not np.array_equal(result.point, points):  # a value would stand at another point than its own
+        where = "its blocks" if journal is None else journal.folder
+        raise StoreError(f"{where} is damaged: pass {arg('overwrite', True)} to begin anew, or choose another file")
+    return result
 
 
 def _stderr(mean: np.ndarray, square: np.ndarray, counts: np.ndarray) -> np.ndarray:

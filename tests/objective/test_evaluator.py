@@ -1,12 +1,14 @@
 """Loss and accuracy of all parts at any point, against a plain loop over each part."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 from cases import CASES, CLASS_SIZES, moved
 
+from landscape.errors import StoreError
 from landscape.objective import evaluator, points
 from landscape.objective.evaluator import Evaluator, evaluate
 from landscape.objective.points import Point
@@ -124,3 +126,15 @@ def test_points_come_back_in_order_and_only_the_missing_are_computed(tmp_path):
     assert calls == [15, 9, 2, 6]
     assert found.point.tolist() == numbers
     np.testing.assert_array_equal(found.loss, expected)
+
+
+def test_a_finished_block_of_other_points_is_refused(tmp_path):
+    """Or a loss would stand at a point that it is not of."""
+    objective = CASES["mlp-tanh"].objective()
+    evaluator = Evaluator(objective)
+    with journal.Journal.open(tmp_path / "out.h5", {}) as kept:
+        evaluate(evaluator, [0, 1, 2], lambda number: moved(objective, number), journal=kept)
+        block = kept.read("points 0 to 2")
+        kept.write("points 0 to 2", dataclasses.replace(block, point=np.array([0, 1, 1])))
+        with pytest.raises(StoreError, match="is damaged: pass overwrite=True to begin anew"):
+            evaluate(evaluator, [0, 1, 2], lambda number: moved(objective, number), journal=kept)
