@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from matplotlib.figure import Figure
 
+from landscape.plots import several
 from landscape.plots.figures.along import along
 from landscape.plots.figures.density import densities, density, density_grid
 from landscape.plots.figures.distances import barrier_maps, cross_losses, distance_maps, distances_along, point_map
@@ -32,7 +33,7 @@ from landscape.plots.figures.surface import contours, surface, surface_accuracy,
 from landscape.plots.figures.surface3d import surface_3d
 from landscape.plots.figures.trajectory import trajectory, trajectory_along
 from landscape.plots.layout.theme import styled, write
-from landscape.plots.several import Several, a_panel_each, only_one
+from landscape.plots.several import Several
 
 __all__ = [
     "KIND_FIGURES", "SEVERAL_FIGURES", "along", "bank", "barrier_maps", "changes", "class_angles", "class_quality",
@@ -97,11 +98,11 @@ options of `landscape plot` it has. A surface over one direction is a "line".
 """
 
 SEVERAL_FIGURES: Mapping[str, Mapping[str, Several]] = {
-    "spectrum": {"density": Several(density_grid, default=a_panel_each)},
+    "spectrum": {"density": Several(density_grid, default=several.a_panel_each)},
     "features": {"quality": Several(compare_quality)},
     "gradients": {"epochs": Several(gradient_cosines)},
-    "surface": {"contour": Several(compare_surfaces, default=a_panel_each)},
-    "line": {"line": Several(compare_surfaces, default=only_one)},
+    "surface": {"contour": Several(compare_surfaces, default=several.a_panel_each)},
+    "line": {"line": Several(compare_surfaces, default=several.only_one)},
 }
 """The figures of `landscape plot` for several results of one kind, by their names.
 

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from landscape.callables import checked
 from landscape.errors import InputError, arg, said
 from landscape.plots.layout import grids, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ink
 from landscape.results import Series, Spectrum, written
 from landscape.results.series import edge, edge_rule
@@ -74,7 +74,7 @@ _PANELS: Mapping[str, Sequence[_Panel]] = {
 """What is drawn of each kind, where it was measured."""
 
 
-@checked
+@figure
 def along(
     series: Series, parts: Sequence[str] | None = None, *, lr: float | None = None, momentum: float | None = None
 ) -> Figure:

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import MaxNLocator
 
-from landscape.callables import checked
 from landscape.errors import InputError, arg, check_choice
 from landscape.plots.layout import grids, paper, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground
 from landscape.plots.layout.parts import by_count, named
 from landscape.results import Spectrum, matched, quadrature, written
@@ -74,7 +74,7 @@ def _is_formula(symbol: str) -> bool:
     return True
 
 
-@checked
+@figure
 def density(
     spectrum: Spectrum,
     part: str | None = None,
@@ -122,7 +122,7 @@ def density(
     return ax
 
 
-@checked
+@figure
 def densities(
     spectrum: Spectrum,
     parts: Sequence[str] | None = None,
@@ -175,7 +175,7 @@ def densities(
     return fig
 
 
-@checked
+@figure
 def density_grid(
     spectra: Mapping[str, Spectrum],
     parts: Sequence[str],

@@ -16,9 +16,9 @@ from matplotlib.lines import Line2D
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from landscape.callables import checked
 from landscape.errors import InputError, arg, position
 from landscape.plots.layout import grids, theme
+from landscape.plots.layout.drawable import figure
 from landscape.results import Distances, written
 
 MOST_NUMBERS = 12
@@ -34,7 +34,7 @@ _BARS = {"fisher": "share of the row's largest", "cosine": "cosine"}
 _STYLES = ("-", "--", "-.", ":")  # so that curves on top of each other are visible
 
 
-@checked
+@figure
 def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw the four distances as maps with clustered rows, so that nearby points are next to each other.
 
@@ -71,7 +71,7 @@ def distance_maps(distances: Distances, parts: Sequence[str] | None = None) -> F
     return fig
 
 
-@checked
+@figure
 def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw the loss of every part at every point, and the worst barrier that a part meets between two points.
 
@@ -111,7 +111,7 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     return fig
 
 
-@checked
+@figure
 def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw for each part the barriers between all pairs of points, and the rises that the points' Hessians predict.
 
@@ -158,7 +158,7 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     return fig
 
 
-@checked
+@figure
 def point_map(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw the points on a plane so that their distances there approximate the Euclidean distances.
 
@@ -237,7 +237,7 @@ def scaled(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return places, values[:2] / (values.sum() or 1.0)
 
 
-@checked
+@figure
 def distances_along(distances: Distances, parts: Sequence[str] | None = None) -> Figure:
     """Draw the distance of the training from each convergence point over the epochs; a band is the spread over runs.
 

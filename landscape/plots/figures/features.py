@@ -12,9 +12,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from landscape.callables import checked
 from landscape.errors import InputError, check_choice, said
 from landscape.plots.layout import grids, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ink
 from landscape.plots.layout.parts import by_name
 from landscape.results import Features, written
@@ -41,7 +41,7 @@ _COLLAPSE = (
 )
 
 
-@checked
+@figure
 def class_quality(features: Features, parts: Sequence[str] | None = None) -> Figure:
     """Draw feature quality, in both forms, and its two components (the paper's Figure 2).
 
@@ -79,7 +79,7 @@ def class_quality(features: Features, parts: Sequence[str] | None = None) -> Fig
     return fig
 
 
-@checked
+@figure
 def compare_quality(
     results: Mapping[str, Features], parts: Sequence[str] | None = None, *, form: str = "paper"
 ) -> Figure:
@@ -119,7 +119,7 @@ def compare_quality(
     return fig
 
 
-@checked
+@figure
 def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figure:
     """Draw the cosines between centred class means as a map; for several checkpoints, at the first and the last one.
 
@@ -181,7 +181,7 @@ def class_angles(features: Features, parts: Sequence[str] | None = None) -> Figu
     return fig
 
 
-@checked
+@figure
 def neural_collapse(features: Features, parts: Sequence[str] | None = None) -> Figure:
     """Draw NC1 to NC4: over the epochs or, for one checkpoint, the contribution of each class.
 

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from landscape.callables import checked
 from landscape.errors import InputError, position, said
 from landscape.plots.layout import grids, paper, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground, ink
 from landscape.plots.layout.parts import by_name
 from landscape.results import Gradients, written
@@ -28,7 +28,7 @@ ENDS = 6  # of more parts than twice this, the decomposition shows so many at ea
 HIGHLIGHTED = 2  # head and tail parts that stand out over the epochs, as in the paper's Figure 6
 
 
-@checked
+@figure
 def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw the cosines between the gradients of parts as a map, and beside it those with the whole gradient.
 
@@ -87,7 +87,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
     return fig
 
 
-@checked
+@figure
 def decomposition(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw each part's gradient, its projection on the whole gradient and the remainder (the paper's Figure 4).
 
@@ -126,7 +126,7 @@ def decomposition(gradients: Gradients, parts: Sequence[str] | None = None, *, p
     return fig
 
 
-@checked
+@figure
 def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw norms, their two components and the parts' shares of the whole gradient against the training samples.
 
@@ -183,7 +183,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
     return fig
 
 
-@checked
+@figure
 def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *, point: str | None = None) -> Figure:
     """Draw each part's share of the gradient of each layer, and its cosine with it: two maps of layers and parts.
 
@@ -246,7 +246,7 @@ def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *,
     return fig
 
 
-@checked
+@figure
 def gradient_epochs(gradients: Gradients, parts: Sequence[str] | None = None) -> Figure:
     """Draw the cosine of each part's gradient and the whole gradient over the epochs (the paper's Figure 6).
 
@@ -264,7 +264,7 @@ def gradient_epochs(gradients: Gradients, parts: Sequence[str] | None = None) ->
     return gradient_cosines({str(gradients.provenance.get("method") or ""): gradients}, parts)
 
 
-@checked
+@figure
 def gradient_cosines(results: Mapping[str, Gradients], parts: Sequence[str] | None = None) -> Figure:
     """Draw the cosines of part and whole over the epochs of several runs side by side, on one scale.
 

@@ -9,9 +9,9 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.plots.layout import grids, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import by_name
 from landscape.plots.layout.scales import spans_decades
 from landscape.results import History, written
@@ -19,7 +19,7 @@ from landscape.results import History, written
 MOST_NAMES = 12
 
 
-@checked
+@figure
 def training(history: History, parts: Sequence[str] | None = None) -> Figure:
     """Draw loss, accuracy and the accuracy of each class over the epochs.
 
@@ -51,7 +51,7 @@ def training(history: History, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
-@checked
+@figure
 def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
     """Draw the feature quality of each class over the epochs, with its two components (the paper's Figure 2).
 
@@ -85,7 +85,7 @@ def quality(history: History, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
-@checked
+@figure
 def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
     """Draw the cosine of class and batch gradients over the epochs (the paper's Figure 6).
 
@@ -110,7 +110,7 @@ def cosines(history: History, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
-@checked
+@figure
 def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
     """Draw the effect of GSA and GKP over the epochs: the memory bank, the groups, and their share of the steps.
 
@@ -153,7 +153,7 @@ def bank(history: History, parts: Sequence[str] | None = None) -> Figure:
     return fig
 
 
-@checked
+@figure
 def sweep(settings: Mapping[str, Mapping[float, Sequence[History]]]) -> Figure:
     """Draw the final test accuracy against an option of the training (the paper's Figures 5, 7 and 8).
 

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.callables import checked
 from landscape.errors import InputError
 from landscape.plots.layout import grids, paper, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import by_count, named
 from landscape.results import Spectrum, over_samples, written
 
@@ -18,7 +18,7 @@ MOST_NARROW = 4
 _WRONG = "#d62728"
 
 
-@checked
+@figure
 def images(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw the images that contribute most to each part's largest eigenvalue.
 

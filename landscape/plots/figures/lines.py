@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from landscape.callables import checked
 from landscape.errors import InputError, arg, said
 from landscape.plots.layout import panels, paper, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named
 from landscape.plots.layout.planes import axis_labels, units
 from landscape.plots.layout.scales import Scale, label, scale
@@ -50,7 +50,7 @@ class _Curve:
         return f"{self.name}\n" + (f"barrier {written.number(self.barrier)}" if self.barrier else "no barrier")
 
 
-@checked
+@figure
 def surface_lines(
     surface: Surface,
     parts: Sequence[str] | None = None,

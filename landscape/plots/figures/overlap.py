@@ -11,10 +11,10 @@ from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, paper, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import by_count, named
 from landscape.results import Spectrum, written
 
@@ -22,7 +22,7 @@ MOST_NUMBERS = 12  # parts whose numbers are written into the map
 MOST_LABELS = 120  # rows and columns that are labelled one by one
 
 
-@checked
+@figure
 def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw each part's curvature along the sharpest directions of each other part, as a fraction of its own.
 
@@ -45,7 +45,7 @@ def overlap_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figur
     return _map(spectrum, spectrum.overlap, parts, ("sharpest directions of a", "curvature of b"), label)
 
 
-@checked
+@figure
 def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw each part's curvature along the gradient of each other part, as a fraction of its largest eigenvalue.
 
@@ -71,7 +71,7 @@ def gradient_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figu
     return _map(spectrum, share, parts, ("gradient of a", "curvature of b"), label, of_vectors=False)
 
 
-@checked
+@figure
 def subspace_map(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw the similarity of the spaces of two parts' sharpest directions: the mean squared cosine of principal angles.
 

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.plots.figures.lines import compare_lines
 from landscape.plots.layout import drawing, panels, planes, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.marks import draw_marks, run_handles
 from landscape.plots.layout.parts import colours, heading, joined, named
 from landscape.plots.layout.scales import label, scale
@@ -21,7 +21,7 @@ from landscape.results.regroup import regroup, verdict_of
 _STYLES = ("-", "--", "-.", ":")  # as many parts are drawn where none is named
 
 
-@checked
+@figure
 def surface_overlay(
     surface: Surface,
     parts: Sequence[str] | None = None,
@@ -101,7 +101,7 @@ def surface_overlay(
     return fig
 
 
-@checked
+@figure
 def compare_surfaces(
     surfaces: Mapping[str, Surface],
     parts: Sequence[str] | None = None,

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from landscape.callables import checked
 from landscape.errors import InputError
 from landscape.plots.layout import grids, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import by_count, named
 from landscape.results import Sensitivity
 
@@ -20,7 +20,7 @@ _CELL = 0.42  # inches
 _ZERO = 1e-6  # of the largest change: what is less is rounding
 
 
-@checked
+@figure
 def changes(sensitivity: Sensitivity, parts: Sequence[str] | None = None) -> Figure:
     """Draw how each part's loss and accuracy change along each eigenvector in both signs, and along random directions.
 

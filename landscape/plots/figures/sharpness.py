@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from landscape.callables import checked
 from landscape.plots.layout import grids, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground
 from landscape.plots.layout.parts import by_name
 from landscape.results import Sharpness, written
@@ -17,7 +17,7 @@ MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
 
 
-@checked
+@figure
 def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
     """Draw the rise within the ball, the rise under noise and the noise that doubles the loss.
 

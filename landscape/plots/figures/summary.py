@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.callables import checked
 from landscape.errors import InputError
 from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground
 from landscape.plots.layout.parts import by_count
 from landscape.results import Spectrum, matched, over_samples, written
@@ -18,7 +18,7 @@ MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
 
 
-@checked
+@figure
 def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     """Draw lambda_max and trace, and their factors, with their errors against the training samples.
 

@@ -10,15 +10,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.callables import checked
 from landscape.errors import InputError
 from landscape.plots.layout import drawing, panels, planes, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import heading, joined, title
 from landscape.plots.layout.scales import scale
 from landscape.results import Surface
 
 
-@checked
+@figure
 def contours(
     surface: Surface,
     part: str | None = None,
@@ -77,7 +77,7 @@ def contours(
     return ax
 
 
-@checked
+@figure
 def surface(
     surface: Surface,
     parts: Sequence[str] | None = None,
@@ -108,7 +108,7 @@ def surface(
     return _figure(surface, parts, "loss", euclidean, levels=levels, log=log, vmin=vmin, vmax=vmax)
 
 
-@checked
+@figure
 def surface_accuracy(
     surface: Surface,
     parts: Sequence[str] | None = None,
@@ -137,7 +137,7 @@ def surface_accuracy(
     return _figure(surface, parts, "accuracy", euclidean, levels=levels, log=False, vmin=vmin, vmax=vmax)
 
 
-@checked
+@figure
 def surface_heat(
     surface: Surface,
     parts: Sequence[str] | None = None,

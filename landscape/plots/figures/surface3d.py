@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-from landscape.callables import checked
 from landscape.errors import InputError, arg
 from landscape.plots.layout import drawing, panels, paper, planes, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import heading, joined, title
 from landscape.plots.layout.scales import Scale, label, scale
 from landscape.results import Surface
@@ -28,7 +28,7 @@ _APART = 0.15  # of the axis of heights, between ticks
 _ROOM = 0.32  # inches that panels leave free at their left for the numbers of a flat figure
 
 
-@checked
+@figure
 def surface_3d(
     surface: Surface,
     parts: Sequence[str] | None = None,

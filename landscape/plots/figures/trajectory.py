@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from landscape.callables import checked
 from landscape.errors import InputError
 from landscape.plots.figures.lines import loss_axis, rank_bar
 from landscape.plots.layout import drawing, panels, planes, theme
+from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.marks import draw_marks, run_colours, run_handles
 from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, title
 from landscape.plots.layout.scales import Scale, scale
@@ -28,7 +28,7 @@ from landscape.results.regroup import grid_of
 _OFF_PLANE = 0.85  # height of the axes of distances in inches
 
 
-@checked
+@figure
 def trajectory(
     trajectory: Trajectory,
     parts: Sequence[str] | None = None,
@@ -87,7 +87,7 @@ def trajectory(
     return fig
 
 
-@checked
+@figure
 def trajectory_along(
     trajectory: Trajectory,
     parts: Sequence[str] | None = None,
