@@ -66,6 +66,29 @@ def test_a_training_with_a_monitor_is_that_without_one_bit_for_bit(tmp_path):
             assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, name
 
 
+def drawn():
+    """The next number of each generator that a user's code may draw from."""
+    return torch.rand(()).item(), random.random(), np.random.random()  # ruff: ignore[numpy-legacy-random]
+
+
+def test_what_a_measurement_draws_is_given_back():
+    np.random.seed(1)  # ruff: ignore[numpy-legacy-random]
+    random.seed(1)
+    torch.manual_seed(1)
+    with monitor.untouched():
+        inside = drawn()
+    assert drawn() == inside
+    assert drawn() != inside
+
+
+def test_a_step_that_is_measured_again_has_one_measurement():
+    model = network()
+    watch = ls.Monitor(objective(model), what=["batch_sharpness"], batch_size=8, batches=1)
+    for step in (2, 3, 3):
+        watch.measure(step)
+    assert watch.series.training_step.tolist() == [2, 3]
+
+
 @pytest.fixture(scope="module")
 def measured():
     """A measurement in the middle of a training, and the model as it was then."""
