@@ -40,6 +40,13 @@ def ends(data: str) -> Figure:
     return ls.plots.density_grid(spectra, ("head", "tail"))
 
 
+def long_ends() -> Figure:
+    """Figure 9 on CIFAR-10-LT after 200 epochs: the most frequent class and the rarest, with two methods."""
+    methods = {name: METHODS[name] for name in ("CE", "CE + SAM")}
+    spectra = {n: ls.load(DATA / f"cifar10-long.{m}-0.classes.h5") for n, m in methods.items()}
+    return ls.plots.density_grid(spectra, ("airplane", "truck"))
+
+
 def plane() -> Figure:
     """Figure 1: the losses of the tail and of all classes on the plane of three checkpoints, with both ends."""
     found = ls.load(DATA / "digits.figure1.h5")
@@ -73,6 +80,7 @@ def figures() -> Iterator[tuple[str, Callable[[], Figure]]]:
     yield "figure9-digits", lambda: ends("digits")
     if (DATA / "cifar10.gsa-gkp.ends.h5").exists():
         yield "figure9-cifar10", lambda: ends("cifar10")
+    yield "figure9-long", long_ends
     yield "training-long", of("cifar10-long.ce-0.history.h5", plots.training)
     yield "quality-long", of("cifar10-long.ce-0.history.h5", plots.quality)
     yield "collapse-long", of("cifar10-long.ce-0.features.h5", plots.neural_collapse)
