@@ -16,6 +16,7 @@ from surfaces import COSINE, UNITS, grid, paraboloid, squared_distance, surface,
 from landscape import plots
 from landscape.errors import InputError
 from landscape.plots.layout import scales, theme
+from landscape.plots.layout.drawable import LARGEST
 from landscape.plots.layout.fitting import touch
 from landscape.plots.layout.parts import joined
 from landscape.plots.layout.planes import filled
@@ -114,11 +115,14 @@ def test_an_infinite_loss_is_a_hole_too():
     assert "hatched: not finite" in below(fig)
 
 
-def test_a_loss_near_the_largest_number_has_levels():
+def test_the_largest_loss_that_is_drawn_has_levels():
     of = grid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5))
     loss = paraboloid(of)
-    loss[0, 4, 4] = 1e307
+    loss[0, 4, 4] = LARGEST
     plots.surface(surface(of, loss)).draw_without_rendering()
+    loss[0, 4, 4] = np.nextafter(LARGEST, np.inf)
+    with pytest.raises(InputError, match="can be drawn"):
+        plots.surface(surface(of, loss))
 
 
 def test_points_that_were_not_computed_are_interpolated_and_the_others_are_dots():
