@@ -206,6 +206,9 @@ def test_a_file_of_other_options_or_data_is_not_extended(run, tmp_path):
         ls.series(ls.sharpness, objective(), run, out=out, extend=True, **given | {"draws": 2})
     with pytest.raises(StoreError, match="was made with partition"):
         ls.series(ls.sharpness, objective("all"), run, out=out, extend=True, **given)
+    single = ls.make_objective(network(), (X, Y), parts="class", dtype="float32")
+    with pytest.raises(StoreError, match="was made with dtype"):
+        ls.series(ls.sharpness, single, run, out=out, extend=True, **given)
     ls.save(tmp_path / "b.h5", ls.spectrum(np.eye(2), steps=1, probes=1))
     with pytest.raises(StoreError, match="is a spectrum and no series"):
         ls.series(ls.sharpness, objective(), run, out=tmp_path / "b.h5", extend=True, **given)

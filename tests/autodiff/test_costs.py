@@ -18,7 +18,7 @@ from landscape.analyses.distances import Run
 from landscape.autodiff import costs
 from landscape.data import datasets
 from landscape.errors import InputError
-from landscape.objective import jobs, points
+from landscape.objective import jobs, pilot, points
 from trainers import methods
 
 ANALYSES = {
@@ -78,6 +78,13 @@ def test_costs_are_known_beforehand_and_nothing_is_written(objective, name, tmp_
     assert found.memory > 0
     assert found.disk > 0
     assert all(cost.seconds > 0 and cost.times > 0 for cost in found.costs)
+
+
+def test_steps_are_timed_on_samples_of_the_largest_part():
+    labels = torch.tensor([0] * 2 + [1] * 20 + [2] * 5)
+    objective = ls.make_objective(torch.nn.Linear(4, 3), (torch.zeros(27, 4), labels), parts="class")
+    small = pilot.few(objective, [3, 30])
+    assert [small.samples.labels[index].tolist() for index in small.members] == [[1] * 3, [1] * 30]
 
 
 def test_products_are_as_many_as_are_taken(objective):
