@@ -6,13 +6,14 @@ many calls: each of these makes the numbers meaningless, and the numbers themsel
 
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff import randomness, trees
+from landscape.autodiff import memory, randomness, trees
 from landscape.autodiff.differentiable import allow_gradients, differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.errors import InputError, NumericalError, arg
@@ -89,6 +90,10 @@ def check(objective: "Objective") -> Kept:
         InputError: the loss is not one fixed number for each sample, or does not depend on the parameters.
         NumericalError: the loss is not finite.
     """
+    return memory.halving(partial(_checked, objective))
+
+
+def _checked(objective: "Objective") -> Kept:
     index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
     inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
     if _takes_gradients(objective, inputs):
@@ -161,7 +166,7 @@ def verify(objective: "Objective", kept: Kept) -> None:
     """
     eps = torch.finfo(objective.dtype).eps
     for index, before in zip(kept.batches, kept.losses, strict=True):
-        now = _losses(objective, index)
+        now = memory.halving(partial(_losses, objective, index))
         off = (now - before).abs() > 1e3 * eps * (1 + before.abs())  # operations of a GPU may add up in any order
         if bool((off & ~(now.isnan() & before.isnan())).any()):
             raise InputError(

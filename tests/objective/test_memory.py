@@ -2,6 +2,8 @@
 
 import contextvars
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,7 +63,25 @@ ANALYSES = {
         o, [Run(name="run", points=path(o), start=points.origin(o))], source="x", over="all", barrier_points=1
     ),
     "sensitivity": lambda o: ls.sensitivity(o, of="0", n=1, draws=1),
+    "series": lambda o: ls.series(ls.surface1d, o, checkpoints_of(o), n=3),
+    "monitor": lambda o: watched(o),
 }
+
+
+def checkpoints_of(o):
+    """Two checkpoints of a network."""
+    folder = Path(tempfile.mkdtemp())
+    for k in range(2):
+        torch.save({n: t + 0.1 * k for n, t in o.model.state_dict().items()}, folder / f"epoch-{k}.pt")
+    return sorted(folder.iterdir())
+
+
+def watched(o):
+    """Return the series of a monitor after one step."""
+    optimizer = torch.optim.SGD(o.model.parameters(), lr=0.1)
+    monitor = ls.Monitor(o, optimizer, model=o.model, every=1, batch_size=8, backend="reverse")
+    monitor.step()
+    return monitor.series
 
 
 @pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
@@ -77,8 +97,21 @@ def test_numbers_are_those_of_enough_memory(analysis, caplog):
             size = np.abs(b[np.isfinite(b)]).max(initial=1e-12)
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11 * size, err_msg=field.name)  # float64, other sums
     assert hungry.batch_size == 8  # outside of that run
-    if analysis is not ANALYSES["evaluation"]:
+    if analysis not in (ANALYSES["evaluation"], ANALYSES["monitor"]):  # a monitor may take more at another step
         assert (expected.provenance["batch_size"], found.provenance["batch_size"]) == (8, 4)
+
+
+def test_a_network_is_loaded_with_memory_for_few_samples(caplog):
+    def build():
+        samples = datasets.from_dataset((torch.randn(13, 3, dtype=torch.float64), torch.arange(13) % 2))
+        model = Hungry().double()
+        model.most = 2
+        made = Objective.build(model, samples, partition="class", dtype=torch.float64, device="cpu", batch_size=8)
+        assert made.batch_size <= 2
+        assert np.isfinite(made.evaluate().loss).all()
+
+    contextvars.copy_context().run(build)
+    assert "memory has run out" in caplog.text
 
 
 def test_no_memory_for_one_sample_is_an_error_and_so_is_any_other(caplog):
