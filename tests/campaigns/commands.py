@@ -20,6 +20,7 @@ import torch
 import landscape.cli
 from landscape.networks import checkpoints
 from landscape.results import disk, store
+from trainers.methods import METHODS
 
 MODULE = """
 import torch
@@ -31,6 +32,13 @@ def data(split):
     draw = torch.Generator().manual_seed(len(split))
     labels = torch.tensor([0] * 12 + [1] * 6 + [2] * 3)
     return torch.utils.data.TensorDataset(torch.randn(21, 4, generator=draw) + labels[:, None], labels)
+
+def seen():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+
+def images(split):
+    pixels = torch.randint(256, (21, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(len(split)))
+    return torch.utils.data.TensorDataset(pixels, data(split).tensors[1])
 """
 TRAIN = ("train", "ce", "--dataset", "toy:data", "--model", "toy:net", "--epochs", "4", "--batch-size", "8",
          "--snapshot-every", "1", "--workers", "0", "--device", "cpu", "-q", "-o")  # fmt: skip
@@ -44,7 +52,24 @@ KILLED = {
 }
 """Commands that are killed, by a name."""
 
+
+def _trained(method: str, values: dict[str, object]) -> tuple[str, ...]:
+    """Return the training of a method, which may need groups, or images to augment."""
+    words = ("train", method, *TRAIN[2:], "run")
+    if values.get("gkp") or values.get("sharpness") == "gsa":
+        words += ("--epochs", "6", "--warmup-epochs", "0", "--group-after", "0.9", "--groups", "2")
+    return words if values.get("loss") != "bcl" else (*words, "--dataset", "toy:images", "--model", "toy:seen")
+
+
 COMMANDS = KILLED | {
+    **{f"train {method}": _trained(method, values) for method, values in METHODS.items() if method != "ce"},
+    "train --monitor": (*TRAIN, "run", "--monitor"),
+    "hessian of a series": ("hessian", "--ckpt", "made", *KILLED["hessian"][3:]),
+    "hessian --vectors": (*KILLED["hessian"], "--operator", "ggn", "--vectors", "1", "--overlap"),
+    "distances --points": (*KILLED["distances"], "--points", "points"),
+    "sharpness --along": ("sharpness", *LAST, "--per-class", "--along", "eigen", "--vectors", "2"),
+    "info": ("info", "plane.h5"),
+    "compare": ("compare", "plane.h5", "plane.h5"),
     "surface1d": ("surface1d", *LAST, "--per-class", "--x", "-1:1:5"),
     "gradients": ("gradients", *LAST),
     "features": ("features", *LAST),
