@@ -28,12 +28,13 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from landscape.analyses import callbacks, descent
 from landscape.analyses.spectrum import spectrum
@@ -45,7 +46,7 @@ from landscape.errors import InputError, NumericalError, StoreError, arg, check_
 from landscape.networks.copies import converted, copied, unwrapped
 from landscape.objective import runs
 from landscape.objective.objective import Objective
-from landscape.objective.provenance import about_run
+from landscape.objective.provenance import about_run, refuse_others
 from landscape.results import Series, Spectrum, disk, hdf5, store
 from landscape.results.axes import concatenate
 from landscape.results.series import SpectrumSeries, joined, of_one
@@ -60,8 +61,10 @@ SAMPLES, OF_ALL = 32, 4
 """Default number of samples of each part that are measured; of all samples together it is `OF_ALL` times that."""
 SHARE = 0.05
 """Default fraction of the time that measurements may take if `every` is not given."""
-_OTHER = "the model is not the one from which the objective was made"
 _CHEAP = {"sampling_errors": False, "tol": 0.02}  # of a spectrum: the error of an eigenvalue is the residual's square
+_LAST_STEP = 2**53  # the file has float64
+_OPTIONS = signature(spectrum).parameters.keys() - {"objective", "out", "overwrite", "progress"}
+_FREE = {"measuring", "every", "share"}  # what may change in a training that continues
 _FEW_OUTPUTS = 16  # for these an exact trace takes no longer than an estimate from probes
 
 
@@ -117,6 +120,9 @@ class Monitor:
         """
         for number in what:
             check_choice("what", number, WHAT)
+        unknown = [name for name in options if name not in _OPTIONS]
+        if unknown:
+            raise InputError(f"{arg(unknown[0])} is no option of a monitor or of the spectra that it measures")
         at_least: dict[str, tuple[int | None, int]] = {"every": (every, 1), "samples": (samples, 2)}
         at_least |= {"batch_size": (batch_size, 1)}
         at_least |= {"batches": (batches, 1), "seed": (seed, 0), "start": (start, 0)}
@@ -135,6 +141,7 @@ class Monitor:
         self._step, self._measured = start, -1
         self._begun, self._spent, self._last = time.perf_counter(), 0.0, 0.0
         self._done: list[Series] = []
+        self._taken_up, self._stamp = False, None if self.out is None else disk.stamp(self.out)
         if self.out is not None and distributed.is_main():
             self._take_up(self.out, start, overwrite=overwrite)
 
@@ -144,10 +151,11 @@ class Monitor:
             disk.refuse_taken(out, overwrite=overwrite, signature=hdf5.SIGNATURE)
             return
         before = store.load(out)
-        if not isinstance(before, SpectrumSeries):
+        options = before.provenance.get("options")
+        if not isinstance(before, SpectrumSeries) or not isinstance(options, dict) or "batches" not in options:
             raise StoreError(f"{out} holds a {before.kind}, and no measurements of a monitor: choose another file")
         kept = np.flatnonzero(before.training_step <= start).tolist()
-        self._done = [before.only(k) for k in kept]
+        self._done, self._taken_up = [before.only(k) for k in kept], bool(kept)
 
     @property
     def series(self) -> Series:
@@ -199,7 +207,13 @@ class Monitor:
     def measure(self, step: int | None = None, *, epoch: float | None = None) -> Series:
         """Measure now; arguments and errors as for `step`."""
         began = time.perf_counter()
-        self._step = self._step if step is None else step
+        step = self._step if step is None else step
+        last = int(self._done[-1].training_step[0]) if self._done else 0
+        if not last <= step <= _LAST_STEP:
+            raise InputError(f"{arg('step')} must be from {last}, that of the last measurement, to 2^53, got {step}")
+        if epoch is not None and (epoch < 0 or math.isinf(epoch)):
+            raise InputError(f"{arg('epoch')} must be a number, at least 0, got {epoch:g}")
+        self._step = step
         with untouched(), distributed.apart():
             found = self._found(epoch)
         self._done = [one for one in self._done if one.training_step[0] < self._step] + [found]
@@ -207,12 +221,21 @@ class Monitor:
         if self.out is not None and distributed.is_main():
             taken = {"seconds": round(self._spent + time.perf_counter() - began, 3), "of": round(self.seconds[1], 3)}
             whole = joined(self._done)
-            with disk.writing(self.out):
-                store.write_result(self.out, replace(whole, provenance={**whole.provenance, "measuring": taken}))
+            self._write(self.out, replace(whole, provenance={**whole.provenance, "measuring": taken}))
         self._last = time.perf_counter() - began
         self._spent += self._last
         log.info("%r", self)
         return found
+
+    def _write(self, out: Path, whole: Series) -> None:
+        with disk.writing(out):
+            if disk.stamp(out) not in {None, self._stamp}:
+                raise StoreError(
+                    f"{out} has been changed by something else, such as another monitor, and is kept: give each "
+                    "monitor a file of its own; the measurements are in monitor.series"
+                )
+            store.write_result(out, whole)
+            self._stamp = disk.stamp(out)
 
     def __repr__(self) -> str:
         """Say what measurements have cost, and when the next one comes."""
@@ -240,21 +263,14 @@ class Monitor:
         """Return the objectives of all samples, of a subset of them, and of the parts, at the current weights."""
         if self._objectives is None:
             own = self._given if isinstance(self._given, Objective) else self._given()
+            if not isinstance(own, Objective):
+                raise InputError(f"{arg('objective')} returned {type(own).__name__}, and must return an Objective")
             everything = own.alone("all")
             whole = restricted(everything, self._samples and OF_ALL * self._samples, self._seed)
             self._objectives = everything, whole, restricted(own, self._samples, self._seed)
         everything, whole, parts = self._objectives
-        network = copied(everything.model)
-        state = {name: t for name, t in self._trained(everything).state_dict().items() if isinstance(t, Tensor)}
-        try:
-            lost = network.load_state_dict(state, strict=False)
-        except RuntimeError as error:
-            raise InputError(f"{_OTHER}: {str(error).splitlines()[-1].strip()}") from None
-        names = [name for name in (*lost.missing_keys, *lost.unexpected_keys) if not name.endswith("_extra_state")]
-        if names:
-            raise InputError(f"{_OTHER}: {names[0]} is in one of the two")
-        network.requires_grad_(False)
-        return everything.of_network(network), whole.of_network(network), parts.of_network(network)
+        now = everything.at(_without_new_hooks(copied(self._trained(everything)), everything.model))
+        return now, *(replace(own.of_network(now.model), known=now.known) for own in (whole, parts))
 
     def _trained(self, objective: Objective) -> nn.Module:
         if self._model is not None:
@@ -266,6 +282,10 @@ class Monitor:
 
     def _found(self, epoch: float | None) -> Series:
         everything, whole, parts = self._of_now()
+        about = self._about(whole, parts)
+        if self._taken_up and self.out is not None:
+            refuse_others(self.out, self._done[0].provenance, about, free=_FREE)
+            self._taken_up = False
         what = self._what
         more: dict[str, Any] = {}
         has_spectrum = bool({"lambda_max", "trace", "alignment"} & set(what))
@@ -293,20 +313,15 @@ class Monitor:
             more |= {"batch_sharpness": mean, "batch_sharpness_stderr": error}
         optimizer = runs.of_groups(self.optimizer.param_groups) if self.optimizer is not None else None
         edge, rule = optimizer.edge if optimizer else (None, "")
-        result = concatenate(results)
-        if self._done and self._done[0].parts != result.parts:
-            raise StoreError(
-                f"{self.out} holds measurements of other parts: choose another file, or pass {arg('overwrite', True)}"
-            )
         return of_one(
-            result,
+            concatenate(results),
             f"step {self._step}",
             epoch=epoch,
             training_step=self._step,
             learning_rate=optimizer.rate if optimizer else None,
             edge=edge,
             edge_rule=rule,
-            provenance=self._about(whole, parts),
+            provenance=about,
             **more,
         )
 
@@ -357,6 +372,17 @@ def of_training(
     """
     device = next(model.parameters()).device
     return Monitor(Objective.build(model, samples, partition="class", device=device), optimizer, out=out, start=start)
+
+
+def _without_new_hooks(model: nn.Module, then: nn.Module) -> nn.Module:
+    """Remove hooks that `then`, an earlier copy, has not: those that record a training must not see a measurement."""
+    before = dict(then.named_modules())
+    for name, module in model.named_modules():
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            hooks = vars(module)[kind]
+            for key in hooks.keys() - vars(before.get(name, module))[kind].keys():
+                del hooks[key]
+    return model
 
 
 def restricted(objective: Objective, samples: int | None, seed: int) -> Objective:
@@ -410,6 +436,7 @@ def untouched() -> Generator[None, None, None]:
         with ExitStack() as modes:
             for kind in kinds:
                 modes.enter_context(torch.autocast(kind, enabled=False))
+            modes.enter_context(torch.inference_mode(False))
             modes.enter_context(torch.random.fork_rng(devices))
             modes.enter_context(torch.enable_grad())
             yield

@@ -6,7 +6,6 @@ and, if requested, groups that may overlap with them, such as all samples beside
 same numbers as an analysis of it alone.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from landscape.callables import checked
 from landscape.errors import InputError, StoreError, arg
 from landscape.objective import jobs, runs, snapshots
 from landscape.objective.objective import Objective
-from landscape.objective.provenance import about_run
+from landscape.objective.provenance import about_run, refuse_others
 from landscape.objective.runs import Stage, Word
 from landscape.objective.snapshots import Snapshot
 from landscape.results import Result, Series, Surface, store
@@ -112,8 +111,8 @@ def series(
 
 _OF_MEMORY = {"batch_size", "basis"}
 """Entries of provenance that depend on the memory that there was at a checkpoint."""
-_OF_ONE_RUN = {"created", "command", "versions", "device", "checkpoints"} | _OF_MEMORY
-"""Entries of provenance that change no number of a checkpoint beyond rounding."""
+_OF_ONE_RUN = {"checkpoints"} | _OF_MEMORY
+"""Entries of provenance, beside those of every run, that change no number of a checkpoint beyond rounding."""
 
 
 def _before(out: str | Path, about: dict[str, Any]) -> dict[str, Result]:
@@ -123,18 +122,11 @@ def _before(out: str | Path, about: dict[str, Any]) -> dict[str, Result]:
     found = store.load(out)
     if not isinstance(found, Series):
         raise StoreError(f"{out} is a {found.kind} and no series: choose another file")
-    now = json.loads(store.to_json(about, "the provenance"))
-    for key in sorted((found.provenance.keys() | now.keys()) - _OF_ONE_RUN):
-        was, wanted = found.provenance.get(key), now.get(key)
-        if key == "options" and isinstance(was, dict):
-            key = next((name for name in was | wanted if was.get(name) != wanted.get(name)), key)
-            was, wanted = was.get(key, was), wanted.get(key, wanted)
-        if json.dumps(was) != json.dumps(wanted):
-            raise StoreError(
-                f"{out} was made with {key} {json.dumps(was):.60}, now it is {json.dumps(wanted):.60}: repeat the "
-                f"former, pass {arg('overwrite', True)}, or choose another file"
-            )
-    return {sha256: found.at(k) for k, sha256 in enumerate(found.provenance["checkpoints"].values())}
+    refuse_others(Path(out), found.provenance, about, free=_OF_ONE_RUN)
+    read_from = found.provenance.get("checkpoints")
+    if not isinstance(read_from, dict) or len(read_from) != len(found.checkpoints):
+        raise StoreError(f"{out} does not say from which files it was computed: choose another file")
+    return {sha256: found.at(k) for k, sha256 in enumerate(read_from.values())}
 
 
 def _costs(

@@ -1,8 +1,9 @@
 """The provenance of a result (how, when and from what it was computed), and the fingerprint of an unfinished run."""
 
+import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -11,7 +12,9 @@ from typing import Any
 
 import torch
 
+from landscape.errors import StoreError, arg
 from landscape.objective.objective import Objective
+from landscape.results import store
 
 
 def fingerprint(objective: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +70,35 @@ def about_run(options: Mapping[str, Any], device: torch.device, dtype: torch.dty
         "dtype": str(dtype).removeprefix("torch."),
         "options": dict(options),
     }
+
+
+_OF_ONE_RUN = {"created", "command", "versions", "device"}
+
+
+def refuse_others(path: Path, was: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str]) -> None:
+    """Refuse to add to a result file what was computed in another way.
+
+    Args:
+        path: the file, for the message.
+        was: its provenance.
+        now: the provenance of what is to be added.
+        free: names of entries and options that may differ, beside time, command, versions and device.
+
+    Raises:
+        StoreError: another entry or option differs.
+    """
+    now = json.loads(store.to_json(now, "the provenance"))
+    for key in sorted((was.keys() | now.keys()) - _OF_ONE_RUN - set(free)):
+        before, wanted = was.get(key), now.get(key)
+        if key == "options" and isinstance(before, dict):
+            names = sorted((before.keys() | wanted.keys()) - set(free))
+            key = next((n for n in names if json.dumps(before.get(n)) != json.dumps(wanted.get(n))), "")
+            before, wanted = before.get(key), wanted.get(key)
+        if json.dumps(before) != json.dumps(wanted):
+            raise StoreError(
+                f"{path} was made with {key} {json.dumps(before):.60}, now it is {json.dumps(wanted):.60}: repeat the "
+                f"former, pass {arg('overwrite', True)}, or choose another file"
+            )
 
 
 @cache

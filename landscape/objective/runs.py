@@ -274,12 +274,15 @@ def of_groups(groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
         groups: PyTorch's `param_groups`, or their plain numbers.
 
     Returns:
-        The optimizer. SGD is recognised by its `momentum`, which most others do not have.
+        The optimizer; None also if its momentum is no number. SGD is recognised by its `momentum`, which most others
+        do not have.
     """
     rates = {float(rate) for group in groups if isinstance(rate := group.get("lr"), int | float | Tensor)}
     if len(rates) != 1:
         return None
     first = groups[0]
+    if not all(isinstance(first.get(name, 0.0), int | float) for name in ("momentum", "dampening")):
+        return None
     return Optimizer(
         rate=rates.pop(),
         momentum=float(first.get("momentum", 0.0)),

@@ -231,6 +231,8 @@ def refuse_taken(path: Path, *, overwrite: bool, signature: bytes | None = None)
         os.stat(path)
     except FileNotFoundError:
         return
+    except ValueError as error:  # NUL, or half a surrogate pair
+        raise StoreError(f"{os.fspath(path)!a:.200} is no name of a file: choose another file") from error
     if not overwrite:
         raise StoreError(f"{path} exists: pass {arg('overwrite', True)} to replace it, or choose another file")
     if not path.is_file():  # root's rename would even replace a device
@@ -241,6 +243,15 @@ def refuse_taken(path: Path, *, overwrite: bool, signature: bytes | None = None)
         head = file.read(512)
     if not head.startswith(signature) or (not signature and b"\0" in head):
         raise StoreError(f"{path} is a file of another kind and is kept: choose another file, or remove it")
+
+
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes whenever a file is written anew: its number, time and size; None if there is no file."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, ValueError):
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def write_aside(path: Path, fill: Callable[[BinaryIO], object], *, aside: Path | None = None) -> None:

@@ -227,7 +227,7 @@ def test_the_file_grows_and_a_training_that_goes_on_continues_it(tmp_path):
     again.step(4)
     assert ls.load(out).training_step.tolist() == [1, 2, 3, 4]
     other = ls.Monitor(objective(model, "head-tail"), start=4, **options)
-    with pytest.raises(StoreError, match="measurements of other parts"):
+    with pytest.raises(StoreError, match=r"was made with .*repeat the former"):
         other.step()
     assert ls.load(out).training_step.tolist() == [1, 2, 3, 4]
 
@@ -265,15 +265,108 @@ def test_without_every_the_share_of_the_time_decides(monkeypatch):
         ({"every": 0}, "every must be at least 1"),
         ({"share": 1.5}, "share of the time between 0 and 1"),
         ({"samples": 1}, "samples must be at least 2"),
+        ({"tolerance": 0.1}, "tolerance is no option"),
+        ({"out": "a\0b.h5"}, "is no name of a file"),
     ],
 )
 def test_options_out_of_their_range_are_refused(options, match):
-    with pytest.raises(InputError, match=match):
+    with pytest.raises((InputError, StoreError), match=match):
         ls.Monitor(objective(network()), **options)
 
 
 def test_another_network_or_one_that_is_gone_is_refused():
-    with pytest.raises(InputError, match="not the one from which the objective was made"):
+    with pytest.raises(InputError, match="is not what it is in the objective's"):
         ls.Monitor(objective(network()), model=nn.Linear(4, 3), what=["batch_sharpness"]).measure()
     with pytest.raises(InputError, match="no longer exists: pass model"):
         ls.Monitor(objective(network()), what=["batch_sharpness"]).measure()
+
+
+QUICKEST = {"what": ["batch_sharpness"], "batches": 1, "every": 1}
+
+
+def test_what_a_training_changes_beside_the_weights_is_measured():
+    model = network()
+    watch = ls.Monitor(objective(model), **QUICKEST)
+    watch.step()
+    model[2] = nn.ReLU()
+    model[1].eps = 10.0
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))  # as one that records activations
+    found = watch.step()
+    expected = nn.functional.cross_entropy(copy.deepcopy(model).eval()(X), Y).detach()
+    assert found.loss[0, 0] == pytest.approx(float(expected))
+    assert len(calls) == 1
+    model[4] = nn.Linear(5, 4).double()
+    with pytest.raises(InputError, match="give the same network"):
+        watch.step()
+
+
+def test_a_file_that_something_else_has_written_is_kept(tmp_path):
+    model, out = network(), tmp_path / "monitor.h5"
+    first, second = (ls.Monitor(objective(model), out=out, **QUICKEST) for _ in range(2))
+    first.step()
+    with pytest.raises(StoreError, match="a file of its own"):
+        second.step(7)
+    assert ls.load(out).training_step.tolist() == [1]
+    assert second.series.training_step.tolist() == [7]
+    out.unlink()
+    first.step()  # nothing is lost by it
+    assert ls.load(out).training_step.tolist() == [1, 2]
+    out.write_text("notes")
+    with pytest.raises(StoreError, match="a file of its own"):
+        first.step()
+    assert out.read_text() == "notes"
+
+
+def test_a_training_continues_with_the_same_options(tmp_path):
+    model, out = network(), tmp_path / "monitor.h5"
+    ls.Monitor(objective(model), out=out, **QUICKEST).step()
+    ls.Monitor(objective(model), out=out, start=1, **QUICKEST | {"every": None}).step()
+    for options in ({"seed": 1}, {"what": ["batch_sharpness", "trace"]}, {"operator": "ggn"}):
+        watch = ls.Monitor(objective(model), out=out, start=2, **QUICKEST | options)
+        with pytest.raises(StoreError, match=f"was made with {next(iter(options))} .*repeat the former"):
+            watch.step()
+    assert ls.load(out).training_step.tolist() == [1, 2]
+
+
+def test_a_series_of_checkpoints_is_not_continued(tmp_path):
+    model, out = network(), tmp_path / "series.h5"
+    torch.save({"model": model.state_dict(), "epoch": 1}, tmp_path / "epoch-1.pt")
+    ls.series(ls.spectrum, objective(model), tmp_path / "epoch-1.pt", out=out, steps=2, probes=2, **QUICK)
+    with pytest.raises(StoreError, match="no measurements of a monitor"):
+        ls.Monitor(objective(model), out=out, start=3, **QUICKEST)
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch", "match"),
+    [(4, None, "step must be from 5"), (2**60, None, r"to 2\^53"), (6, -1.0, "epoch must"), (6, np.inf, "epoch must")],
+)
+def test_a_place_in_training_that_cannot_be_is_refused(step, epoch, match):
+    model = network()
+    watch = ls.Monitor(objective(model), **QUICKEST)
+    watch.measure(5)
+    with pytest.raises(InputError, match=match):
+        watch.measure(step, epoch=epoch)
+    assert watch.series.training_step.tolist() == [5]
+
+
+def test_a_function_that_returns_no_objective_is_refused():
+    with pytest.raises(InputError, match="returned NoneType"):
+        ls.Monitor(lambda: None, every=1).step()
+
+
+def test_a_measurement_inside_inference_mode_is_the_same():
+    model = network()
+    watch = ls.Monitor(objective(model), **QUICKEST)
+    outside = watch.step()
+    with torch.inference_mode():
+        inside = watch.step()
+    np.testing.assert_array_equal(inside.batch_sharpness, outside.batch_sharpness)
+
+
+@pytest.mark.parametrize("momentum", [None, "0.9"])
+def test_a_momentum_that_is_no_number_gives_no_edge(momentum):
+    model = network()
+    optimizer = sgd(model)
+    optimizer.param_groups[0]["momentum"] = momentum
+    assert np.isnan(ls.Monitor(objective(model), optimizer, **QUICKEST).step().edge).all()
