@@ -150,7 +150,7 @@ COMPARISONS: Mapping[str, Comparison] = {
             "the ball": lambda s: "adaptive" if s.adaptive else "Euclidean",
             "sigma": lambda s: f"{s.sigma:g}",
             "draws": lambda s: s.draws,
-            "ascent steps": lambda s: _words(s.provenance.get("options", {}).get("ascent_steps")),
+            "ascent steps": lambda s: _words(s.stated("options", "ascent_steps", of=object)),
         },
         counts={"n_samples": "samples"},
         marks={"?": "± ? the error is unknown: one draw cannot tell its own spread"},
@@ -192,7 +192,7 @@ def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[
 
 def _classifiers(names: Sequence[str], results: Sequence[Any]) -> list[str]:
     """Return one line if the classifiers of the files differ: linear, or cosine with a scale."""
-    known = [(n, c) for n, r in zip(names, results, strict=True) if (c := r.provenance.get("classifier")) is not None]
+    known = [(n, c) for n, r in zip(names, results, strict=True) if (c := _entry("classifier", r)) != "unknown"]
     return [
         f"{line}; curvature grows with the scale s of cosine logits, the Gauss-Newton matrix by s squared: compare "
         "shapes, and ratios between parts of one file, not sizes"

@@ -76,6 +76,8 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
         InputError: the file does not exist, is not a checkpoint, is damaged, would run code, or has no weights.
     """
     path = os.fspath(path)
+    if "\0" in path:
+        raise InputError(f"{path!a:.200} is no name of a file")
     if os.path.isdir(path):
         return _folder(path, key, trust_pickle)
     try:
@@ -88,7 +90,8 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
                 content = _trusted(file, path)
                 start, below, state = _weights_in(content, key, path)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
+        what = f"{path} is a link, and" if os.path.islink(path) else path
+        raise InputError(f"{what} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
     meta = _meta(content, path)
     if state is None:
         place = path if key is None else f"{arg('ckpt_key', key)} of {path}"

@@ -26,6 +26,8 @@ from landscape.results import History, series, store
 
 log = logging.getLogger(__name__)
 
+_LARGE = 1e9  # no momentum is
+
 MAGIC = re.compile(r"[*?[]")
 """Characters that make a word a pattern."""
 
@@ -49,7 +51,7 @@ class Optimizer:
         if not self.is_sgd or math.isnan(self.rate):
             return math.nan, ""
         value = series.edge(self.rate, self.momentum, nesterov=self.nesterov, dampening=self.dampening)
-        return value, series.edge_rule(self.momentum, nesterov=self.nesterov)
+        return value, "" if math.isnan(value) else series.edge_rule(self.momentum, nesterov=self.nesterov)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +206,7 @@ def _checkpoints(word: Any) -> list[Path]:
         found = found or ([path / "last.pt"] if (path / "last.pt").is_file() else _in_folder(path))
         problem = f"is a folder without checkpoints: {arg('ckpt')} takes a file, a pattern, or the folder of a run"
     else:
-        found = [p for p in map(Path, glob.glob(text, recursive=True)) if p.is_file() or (p.is_dir() and _is_one(p))]
+        found = [p for p in map(Path, glob.glob(text, recursive=True)) if _is_file(p) or (p.is_dir() and _is_one(p))]
         problem = "matches no file: is the path right, seen from the current folder?"
     if not found:
         raise InputError(f"{text} {problem}")
@@ -214,8 +216,13 @@ def _checkpoints(word: Any) -> list[Path]:
 def _in_folder(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder: files or, if there are none, folders that are checkpoints."""
     some = [p for p in folder.glob("*") if p.name[0] != "."]
-    files = [p for p in some if p.suffix.lower() in SUFFIXES and p.is_file()]
+    files = [p for p in some if p.suffix.lower() in SUFFIXES and _is_file(p)]
     return files or [p for p in some if p.is_dir() and _is_one(p)]
+
+
+def _is_file(path: Path) -> bool:
+    """Say whether a path is a file, or a link to nowhere, which is refused when it is read."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _is_one(folder: Path) -> bool:
@@ -259,12 +266,8 @@ def _of_history(history: Any, path: Path, epoch: float) -> Optimizer | None:
     found = history(path.parent) or history(path.parent.parent)
     if found is None or epoch not in found.epoch:
         return None
-    recipe = found.provenance.get("recipe") or {}
-    return Optimizer(
-        rate=float(found.learning_rate[found.epoch == epoch][0]),
-        momentum=float(recipe.get("momentum", 0.0)),
-        nesterov=bool(recipe.get("nesterov", False)),
-    )
+    rate = float(found.learning_rate[found.epoch == epoch][0])
+    return of_groups([{"momentum": 0.0, **(found.stated("recipe", of=dict) or {}), "lr": rate}])
 
 
 def of_groups(groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
@@ -281,12 +284,13 @@ def of_groups(groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
     if len(rates) != 1:
         return None
     first = groups[0]
-    if not all(isinstance(first.get(name, 0.0), int | float) for name in ("momentum", "dampening")):
+    settings = {"momentum": first.get("momentum", 0.0), "dampening": first.get("dampening", 0.0)}
+    if not all(isinstance(value, int | float) and abs(value) < _LARGE for value in settings.values()):
         return None
     return Optimizer(
         rate=rates.pop(),
-        momentum=float(first.get("momentum", 0.0)),
-        nesterov=bool(first.get("nesterov", False)),
-        dampening=float(first.get("dampening", 0.0)),
+        momentum=float(settings["momentum"]),
+        nesterov=first.get("nesterov", False) is True,
+        dampening=float(settings["dampening"]),
         is_sgd="momentum" in first and "alpha" not in first,  # RMSprop has both
     )

@@ -3,13 +3,15 @@
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
 from landscape.errors import InputError, position
 from landscape.results import columns
 from landscape.results.axes import check_axes, scalar
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +49,21 @@ class Result:
             if item.metadata["axes"] and getattr(self, item.name) is not None
             for axis, length in zip(item.metadata["axes"], np.shape(getattr(self, item.name)), strict=True)
         }
+
+    def stated(self, *names: str, of: type[T]) -> T | None:
+        """Return an entry of the provenance, which may come from any file.
+
+        Args:
+            names: of the entry; several lead to one inside others.
+            of: its class.
+
+        Returns:
+            The entry, or None if it is missing or of another class.
+        """
+        found: Any = self.provenance
+        for name in names:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found if isinstance(found, of) and not (isinstance(found, bool) and of is not bool) else None
 
     def index(self, part: str) -> int:
         """Return the position of a part by its name.

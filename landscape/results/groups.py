@@ -88,10 +88,9 @@ def _positions(result: Surface | Spectrum, name: str, members: Sequence[int | st
 
 def partition_of(result: Surface | Spectrum) -> list[list[int]] | None:
     """Return the classes of each part, or None if the result does not contain them."""
-    stated = result.provenance.get("partition")
-    if not isinstance(stated, Mapping) or any(name not in stated for name in result.parts):
-        return None
-    return [list(stated[name]) for name in result.parts]
+    found = [result.stated("partition", name, of=list) for name in result.parts]
+    whole = [classes for classes in found if classes is not None]
+    return whole if len(whole) == len(found) else None
 
 
 def _class_counts(result: Surface | Spectrum, groups: str) -> np.ndarray:

@@ -66,7 +66,7 @@ class History(Result):
     @property
     def idle(self) -> tuple[str, ...]:
         """Sentences about components of GSA and GKP that had no effect in this run; none for a run without groups."""
-        recipe = self.provenance.get("recipe", {})
+        recipe = self.stated("recipe", of=dict) or {}
         gsa, gkp = recipe.get("sharpness") == "gsa", bool(recipe.get("gkp"))
         if not (gsa or gkp) or self.n_groups is None or not len(self.n_groups):
             return ()
@@ -77,7 +77,8 @@ class History(Result):
                 "group to preserve"
             )
         most = 1.0 if self.pull_share is None else float(np.nanmax(self.pull_share, initial=0.0))
-        alpha = recipe.get("alpha_end", 1.0)
+        alpha = recipe.get("alpha_end")
+        alpha = alpha if isinstance(alpha, int | float) else 1.0
         left = f"; alpha still weighed the data's loss, by {alpha:g} at the end" if alpha < 1 else ""
         if gkp and most == 0:
             found.append(f"GKP did nothing: the share of its pull in the gradient was 0 in all epochs{left}")

@@ -294,8 +294,8 @@ def _summary(
         mark_loss=mark_loss,
         mark_policy_loss=mark_policy_loss,
         between=surface.barrier is not None,
-        n_classes=surface.provenance.get("n_classes"),
-        augmented=surface.provenance.get("augmented", False),
+        n_classes=surface.stated("n_classes", of=int),
+        augmented=bool(surface.stated("augmented", of=bool)),
         variance_invalid=surface.variance_invalid,
     )
 

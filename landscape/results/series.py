@@ -128,7 +128,7 @@ class Series(Result):
                 value = value[checkpoint]
                 value = value.item() if isinstance(value, np.generic) and not item.metadata["axes"] else value
             made[item.name] = value
-        files = list((self.provenance.get("checkpoints") or {}).items())
+        files = list((self.stated("checkpoints", of=dict) or {}).items())
         if len(files) == len(self.checkpoints):
             path, sha256 = files[checkpoint]
             made["provenance"] = {**self.provenance, "checkpoint": path, "checkpoint_sha256": sha256}

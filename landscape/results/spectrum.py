@@ -266,7 +266,7 @@ class Spectrum(Predicted):
             InputError: there are no runs.
         """
         if self.alpha is None or self.beta is None or self.steps is None or not self.ran(p):
-            checkpoint = self.provenance.get("checkpoint")
+            checkpoint = self.stated("checkpoint", of=str)
             again = f"landscape hessian --ckpt {checkpoint} --density" if checkpoint else arg("density", True)
             raise InputError(f"{self.parts[p]} has lambda_max and trace, and no density: {again} computes it")
         return self.alpha[p], self.beta[p], self.steps[p]

@@ -212,3 +212,10 @@ def test_a_file_of_other_options_or_data_is_not_extended(run, tmp_path):
     ls.save(tmp_path / "b.h5", ls.spectrum(np.eye(2), steps=1, probes=1))
     with pytest.raises(StoreError, match="is a spectrum and no series"):
         ls.series(ls.sharpness, objective(), run, out=tmp_path / "b.h5", extend=True, **given)
+    for files in ({}, ["net-0.pt"], None):
+        before = ls.load(out)
+        ls.save(
+            out, dataclasses.replace(before, provenance={**before.provenance, "checkpoints": files}), overwrite=True
+        )
+        with pytest.raises(StoreError, match="from which files"):
+            ls.series(ls.sharpness, objective(), run, out=out, extend=True, **given)

@@ -1,5 +1,6 @@
 """Where in training checkpoints were written, and with which learning rate: what files, names and runs say."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -126,3 +127,35 @@ def test_the_history_of_a_run_tells_the_rate_after_each_epoch(keep):
     assert first.optimizer is None  # no step was taken
     assert [s.optimizer.rate for s in others] == course.learning_rate[:2].tolist()
     assert others[0].optimizer.edge[0] == pytest.approx(3 / course.learning_rate[0])
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "x",
+        [1],
+        5,
+        {"momentum": "x"},
+        {"momentum": None},
+        {"momentum": [1]},
+        {"momentum": 10**400},
+        {"momentum": math.inf},
+    ],
+    ids=str,
+)
+def test_a_recipe_without_a_momentum_that_is_a_number_tells_no_edge(keep, recipe):
+    course = history()
+    keep("run/other.pt", epoch=int(course.epoch[0]))
+    store.save("run/history.h5", dataclasses.replace(course, provenance={"recipe": recipe}))
+    (stage,) = runs.stages("run/other.pt")
+    assert stage.optimizer is None or stage.optimizer.edge[1] == "2 / lr"
+
+
+def test_a_link_to_nowhere_is_no_file_that_may_be_missing(keep):
+    keep("run/epoch-1.pt")
+    Path("run/epoch-2.pt").symlink_to("gone.pt")
+    for word in ("run", "run/*.pt"):
+        with refused(InputError, "epoch-2.pt is a link, and cannot be read: No such file"):
+            runs.stages(word)
+    with refused(InputError, "no name of a file"):
+        runs.stages("run/a\0b.pt")

@@ -4,12 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from made import PAIRS, example, spectrum
+from made import PAIRS, example, features, history, spectrum
 from refusals import refused
+from results_of_all_kinds import series, sharpness
 
+from landscape.cli import compared
 from landscape.errors import InputError
+from landscape.plots.figures import features as of_features
+from landscape.plots.figures import sharpness as of_sharpness
 from landscape.results import KINDS, Points, Spectrum, store
 from landscape.results.axes import check_axes, concatenate
+from landscape.results.groups import partition_of
 
 
 def test_an_array_that_is_too_short_is_named_with_the_one_that_it_contradicts():
@@ -130,3 +135,31 @@ def test_arrays_without_the_joined_axis_must_agree():
 def test_an_array_over_pairs_does_not_join():
     with refused(InputError, "part"):
         concatenate([spectrum("a", overlap=np.ones((1, 1))), spectrum("b", overlap=np.ones((1, 1)))])
+
+
+ODD = [5, "x", [1, [2]], {"name": [3], "alpha_end": "x", "with_parts": 5, "a": 7}, None, True, np.inf]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_an_entry_of_provenance_of_another_class_is_as_one_that_is_missing(odd):
+    about = dict.fromkeys(("options", "checkpoints", "partition", "recipe", "data", "classifier", "n_classes"), odd)
+
+    def made(result):
+        return dataclasses.replace(result, provenance=about)
+
+    assert made(history()).idle == ()
+    assert partition_of(made(spectrum("a"))) is None
+    assert made(series()).at(0).parts == series().parts
+    assert "samples" not in of_sharpness._about(made(sharpness())) + of_features._about(made(features()))
+    looks = compared.COMPARISONS["sharpness"].looks
+    assert isinstance(looks["ascent steps"](made(sharpness())), str)
+    pair = [made(spectrum("a")), dataclasses.replace(spectrum("a"), provenance={"classifier": [[1]]})]
+    assert len(compared._classifiers(["one", "other"], pair)) == (odd is not None)
+
+
+def test_what_a_provenance_states_is_found_inside_it():
+    found = spectrum("a", provenance={"data": {"name": "toy"}, "amp": True})
+    assert found.stated("data", "name", of=str) == "toy"
+    assert found.stated("amp", of=bool) is True
+    assert found.stated("amp", of=int) is None
+    assert found.stated("data", "name", "first", of=str) is None

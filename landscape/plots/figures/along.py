@@ -132,8 +132,7 @@ def _chosen(series: Series, parts: Sequence[str] | None) -> list[int]:
 
 def _groups(series: Series) -> list[str]:
     """Return the groups that were added to the parts, with which they overlap."""
-    options = series.provenance.get("options") or {}
-    return list(options.get("with_parts") or [])
+    return [str(name) for name in series.stated("options", "with_parts", of=list) or []]
 
 
 def _known(series: Series, field: str, chosen: Sequence[int]) -> bool:

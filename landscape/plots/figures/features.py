@@ -209,8 +209,8 @@ def neural_collapse(features: Features, parts: Sequence[str] | None = None) -> F
 def _about(features: Features) -> str:
     about = features.provenance
     network = " ".join(str(about[key]) for key in ("method", "model") if about.get(key))
-    data = about.get("data") or {}
-    samples = f"features of {about.get('split')} samples of {data.get('name')}" if data else ""
+    data = features.stated("data", "name", of=str)
+    samples = f"features of {about.get('split')} samples of {data}" if data else ""
     return ", ".join(filter(None, [network, samples, _point(features, 0) if len(features.points) == 1 else ""]))
 
 

@@ -98,9 +98,7 @@ def _words(ax: Axes, spectrum: Spectrum, p: int, sample: int, shares: tuple[floa
 
 def _class_name(spectrum: Spectrum, label: float) -> str:
     """Return the name of a class: that of the part that consists of this class, else its number."""
-    partition = spectrum.provenance.get("partition")
-    if isinstance(partition, dict):
-        for part, classes in partition.items():
-            if classes == [int(label)]:
-                return str(part)
+    for part, classes in (spectrum.stated("partition", of=dict) or {}).items():
+        if classes == [int(label)]:
+            return str(part)
     return f"class {int(label)}"

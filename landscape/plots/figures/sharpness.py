@@ -154,6 +154,6 @@ def _legend(fig: Figure, sharpness: Sharpness, order: Sequence[int], colours: Se
 
 def _about(sharpness: Sharpness) -> str:
     source = sharpness.provenance
-    data = (source.get("data") or {}).get("name")
+    data = sharpness.stated("data", "name", of=str)
     run = " ".join(str(word) for word in (source.get("method"), source.get("model")) if word)
     return f"{run}{' on ' if run else ''}{data}, {source.get('split')} samples" if data else run
