@@ -4,8 +4,8 @@
 
 A network is trained for a few steps on random images of CIFAR's size, in ten classes that fall off by a factor of 100,
 and measured twice by a monitor with its defaults, between steps. Printed are the processor seconds of an epoch, by its
-steps; those of the first measurement, which traces the network, and of a later one; and after how many epochs all
-measurements so far, the first one included, are 5 % of the time.
+steps; those of the first measurement, which traces the network, and of a later one; and what all measurements of a
+training of 200 epochs take, the first one included, as a share of its epochs.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 import landscape as ls
-from landscape.analyses.monitor import SHARE
+from landscape.analyses.monitor import EPOCHS
 from landscape.networks import models
 
 
@@ -56,11 +56,12 @@ def main() -> None:
     parser.add_argument("--model", default="small-resnet")
     parser.add_argument("--samples", type=int, default=12406, help="Of an epoch.")
     parser.add_argument("--steps", type=int, default=4, help="Of training, before each of the two measurements.")
+    parser.add_argument("--epochs", type=int, default=200, help="Of the training.")
     given = parser.parse_args()
     epoch, first, later = seconds(given.model, given.samples, given.steps)
-    print(f"{'epoch':>9} {'first':>9} {'later':>9} {'paid after':>12} {'then every':>12}")
-    of_first, of_later = first / SHARE / epoch, later / SHARE / epoch
-    print(f"{epoch:7.1f} s {first:7.1f} s {later:7.1f} s {of_first:5.1f} epochs {of_later:5.1f} epochs")
+    of_run = (first + later * (given.epochs // EPOCHS)) / (epoch * given.epochs)
+    print(f"{'epoch':>9} {'first':>9} {'later':>9} {'of the training':>16}")
+    print(f"{epoch:7.1f} s {first:7.1f} s {later:7.1f} s {of_run:16.1%}")
 
 
 if __name__ == "__main__":

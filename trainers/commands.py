@@ -135,8 +135,8 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
     option(
         "--monitor",
         is_flag=True,
-        help="Measure the curvature of each class during the training: once at the start, then in 5 % of the time. "
-        "landscape plot monitor.h5 draws it.",
+        help="Measure the curvature of each class during the training: before the first epoch and after "
+        "every twentieth. landscape plot monitor.h5 draws it.",
     ),
     option("-q", "--quiet", is_flag=True, help="Print errors only."),
 )

@@ -81,7 +81,14 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
 
 
 def monitor(
-    model: nn.Module, samples: Samples, optimizer: torch.optim.Optimizer, *, out: Path | None, done: int
+    model: nn.Module,
+    samples: Samples,
+    optimizer: torch.optim.Optimizer,
+    *,
+    out: Path | None,
+    done: int,
+    of_epoch: int,
+    batch_size: int,
 ) -> Any:
     """Return the monitor of every class during training, see `landscape.analyses.monitor`.
 
@@ -93,11 +100,14 @@ def monitor(
         optimizer: of the training.
         out: result file; None keeps the result in memory at first.
         done: number of finished steps.
+        of_epoch: number of steps in an epoch.
+        batch_size: of the training.
 
     Returns:
         A monitor.
     """
-    return resolve("landscape.analyses.monitor:of_training", "monitor")(model, samples, optimizer, out=out, start=done)
+    made = resolve("landscape.analyses.monitor:of_training", "monitor")
+    return made(model, samples, optimizer, out=out, start=done, of_epoch=of_epoch, batch_size=batch_size)
 
 
 def tensorboard_writer() -> Any:

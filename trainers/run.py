@@ -70,8 +70,7 @@ class Run:
             workers: number of processes that read images from files.
             overwrite: replace a run in the folder, after the first epoch of this one.
             tensorboard: also write scalars for TensorBoard.
-            monitor: also measure the curvature of every class: once, and then at the ends of as many epochs as keep the
-                time of measurements at 5 %.
+            monitor: also measure the curvature of every class, before the first epoch and after every twentieth.
 
         Raises:
             InputError: the recipe does not fit the data or the machine.
@@ -109,8 +108,8 @@ class Run:
         if monitor and distributed.is_main():
             place_of_it = out / "monitor.h5" if self.resumed else None  # this run has no folder before the first epoch
             steps = self.trainer.epoch * self.trainer.n_batches
-            watched = records.monitor(model, data.train, self.trainer.base, out=place_of_it, done=steps)
-            self._monitor = watched
+            of_run = {"done": steps, "of_epoch": self.trainer.n_batches, "batch_size": recipe.batch_size}
+            self._monitor = records.monitor(model, data.train, self.trainer.base, out=place_of_it, **of_run)
 
     def _done(self) -> int:
         """Return the number of epochs of the recipe in the folder."""
@@ -165,7 +164,7 @@ class Run:
 
         try:
             if self._monitor is not None and not self.trainer.epoch:
-                self._monitor.step(0, epoch=0)
+                self._monitor.measure(0, epoch=0)
             while self.trainer.epoch < epochs:
                 started = time.perf_counter()
                 row = self.trainer.run_epoch(tell)
@@ -193,7 +192,9 @@ class Run:
     def _measure_curvature(self) -> None:
         if self._monitor is not None:
             self._monitor.out = self.out / "monitor.h5"
-            self._monitor.step(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
+            found = self._monitor.step(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
+            if found is None and not self._monitor.out.exists():
+                self._monitor.write()  # the measurement before the first epoch
 
     def close(self) -> None:
         """Unlock the folder."""

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from landscape.autodiff.wide import wide
+from landscape.autodiff.backward import along_gradient
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.wide import wide, zeros
 from landscape.curvature.kinds import HESSIAN
 from landscape.curvature.operators import problem_of
 from landscape.curvature.products import by_reverse
@@ -20,7 +22,7 @@ from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 
 PASSES = 10
-"""The largest number of passes over the samples in the search for steps at which losses rise."""
+"""The largest number of passes over the samples of a part in the search for the step at which its loss rises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,37 +71,44 @@ def critical_sharpness(objectives: Sequence[Objective], known: Slopes, first: fl
         (P,), in units of the loss; inf if every step raises the loss, 0 if no step up to the largest one did, nan if
         the gradient is zero.
     """
-    evaluators = [Evaluator(objective, plain=True) for objective in objectives]
-    centre = points.origin(objectives[0])
-
-    def rises(step: float) -> np.ndarray:
-        point = Point((wide(centre.theta) - step * known.whole).to(centre.theta), centre.buffers)
-        with np.errstate(invalid="ignore"):
-            rise: np.ndarray = np.concatenate([evaluator(point)[0] for evaluator in evaluators]) - known.loss
-            return rise / step
-
     if not float(known.whole.norm()) > 0:
         return np.full(len(known.loss), np.nan)
-    tried: dict[float, np.ndarray] = {first: rises(first)}
+    parts = [one.alone(name) for one in objectives for name in one.partition.names]
+    return np.array([
+        _critical(part, known.whole, loss, slope, first)
+        for part, loss, slope in zip(parts, known.loss.tolist(), known.along.tolist(), strict=True)
+    ])
+
+
+def _critical(objective: Objective, direction: Tensor, loss: float, slope: float, first: float) -> float:
+    """Return the number of one part, from as many passes over its samples as the search takes."""
+    if slope <= 0:
+        return math.inf
+    evaluator = Evaluator(objective, plain=True)
+    centre = evaluator.centre
+
+    def rises(step: float) -> float:
+        point = Point((wide(centre.theta) - step * direction).to(centre.theta), centre.buffers)
+        with np.errstate(invalid="ignore"):
+            return (float(evaluator(point)[0][0]) - loss) / step
+
+    tried = {first: rises(first)}
     while len(tried) < PASSES:
         low, high = min(tried), max(tried)
-        falls = known.along > 0  # only these have a step to be found
-        if (falls & (tried[high] <= 0)).any():
+        if tried[high] <= 0:
             tried[2 * high] = rises(2 * high)
-        elif (falls & ~(tried[low] <= 0)).any():
+        elif not tried[low] <= 0:  # also if it is nan
             tried[low / 2] = rises(low / 2)
         else:
             break
-    of_parts = np.stack([tried[step] for step in sorted(tried)], axis=1)  # (P, steps)
-    return np.array([_crossing(slope, sorted(tried), own) for slope, own in zip(known.along, of_parts, strict=True)])
+    steps = sorted(tried)
+    return _crossing(slope, steps, [tried[step] for step in steps])
 
 
-def _crossing(slope: float, steps: Sequence[float], rises: np.ndarray) -> float:
+def _crossing(slope: float, steps: Sequence[float], rises: Sequence[float]) -> float:
     """Return 2 / the step at which the rise becomes positive, by the interpolation that is exact for a parabola."""
-    if slope <= 0:
-        return math.inf
     before, below = 0.0, -slope
-    for step, rise in zip(steps, rises.tolist(), strict=True):
+    for step, rise in zip(steps, rises, strict=True):
         if not rise <= 0:  # also if the loss is nan or infinite
             share = below / (below - rise) if math.isfinite(rise) else 0.5
             return 2 / (before + share * (step - before))
@@ -120,21 +129,26 @@ def batch_sharpness(objective: Objective, size: int, batches: int, seed: int) ->
         Mean and standard error over batches. The error is nan for one batch; both are nan if no batch has a gradient.
     """
     (own,) = objective.members
-    problem, generator = problem_of(objective), np.random.default_rng(seed)
-    theta = points.origin(objective).theta
+    generator, theta = np.random.default_rng(seed), objective.theta
     found = []
     for _ in range(batches):
         some = np.sort(generator.choice(own, min(size, len(own)), replace=False))
+        total, curved = (zeros(objective.layout.size, objective.device) for _ in range(2))
         one = replace(objective, members=(some,))
-        _, g = points.gradient(one, theta, 0)
-        square = float(wide(g).square().sum())
-        if square == 0:
-            continue
-        total = 0.0
-        for batch in one.batches(0):
-            product = by_reverse(problem, HESSIAN, batch, [objective.layout.tensors(g)])[0]
-            total += float(wide(objective.layout.flat(product)) @ wide(g))
-        found.append(total / len(some) / square)
+        if one.n_batches(0) == 1:  # one graph then gives both the gradient and the product with it
+            leaves = tuple(t.detach().requires_grad_() for t in theta)
+            with differentiable_attention():
+                g, product = along_gradient(objective.losses(leaves, *one.batch(0, 0)), leaves, HESSIAN.remedy)
+            total, curved = (wide(objective.layout.flat(list(t))) for t in (g, product))
+        else:
+            mean = points.gradient(one, points.origin(objective).theta, 0)[1]
+            total += wide(mean) * len(some)
+            for batch in one.batches(0):
+                product = tuple(by_reverse(problem_of(objective), HESSIAN, batch, [objective.layout.tensors(mean)])[0])
+                curved += wide(objective.layout.flat(product)) * len(some)
+        square = float(total.square().sum())
+        if square > 0:
+            found.append(float(curved @ total) / square / len(some))
     if not found:
         return math.nan, math.nan
     error = float(np.std(found, ddof=1) / math.sqrt(len(found))) if len(found) > 1 else math.nan

@@ -17,7 +17,7 @@ from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)
 
-Trace: TypeAlias = Literal["auto", "exact", "probes"]
+Trace: TypeAlias = Literal["auto", "exact", "sampled", "probes"]
 TRACES: tuple[Trace, ...] = get_args(Trace)
 DEFAULT_TOL = 1e-3
 STEPS, PROBES = 80, 4
@@ -39,6 +39,7 @@ class Options:
     top: int
     vectors: int
     tol: float | None
+    gap: float
     max_steps: int | None
     trace: Trace
     trace_tol: float | None
@@ -56,7 +57,12 @@ class Options:
         for name, (value, least) in at_least.items():
             if value < least:
                 raise InputError(f"{arg(name)} must be at least {least}, got {value}")
-        for name, number in {"tol": self.tol, "trace_tol": self.trace_tol, "accuracy": self.accuracy}.items():
+        for name, number in {
+            "tol": self.tol,
+            "gap": self.gap,
+            "trace_tol": self.trace_tol,
+            "accuracy": self.accuracy,
+        }.items():
             if number is not None and not 0 < number < 1:
                 raise InputError(f"{arg(name)} must be between 0 and 1, got {number:g}")
         if not 0 <= self.negative_tol < 1:
@@ -125,15 +131,15 @@ class Options:
         return wanted if self.trace_tol is None else self.trace_tol
 
 
-def exact_trace(operator: Operator, options: Options) -> bool:
-    """Say whether traces are computed exactly, without probes.
+def way_of_trace(operator: Operator, options: Options) -> Trace:
+    """Say how traces are computed.
 
     Args:
         operator: of the matrices.
         options: of the spectrum.
 
     Returns:
-        Whether the traces are exact.
+        "exact", "sampled" or "probes".
 
     Raises:
         InputError: the options require exact traces, but these are not possible.
@@ -141,14 +147,32 @@ def exact_trace(operator: Operator, options: Options) -> bool:
     if options.trace == "probes" or (
         options.trace == "auto" and operator.exact.cost > options.n_steps * options.n_probes
     ):
-        return False
-    reason = operator.exact.refusal()
+        return "probes"
+    sampled = options.trace == "sampled"
+    reason = "this matrix has no rows" if sampled and operator.exact.sampled is None else operator.exact.refusal()
     if reason is None:
-        return True
+        return "sampled" if sampled else "exact"
     if options.trace == "exact":
         raise InputError(f"{arg('trace', 'exact')} is not possible: {reason}; {arg('trace', 'probes')} estimates it")
     log.info("the trace is estimated by probes, because %s", reason)
-    return False
+    return "probes"
+
+
+def trace_of(operator: Operator, name: str, way: Trace, seed: int) -> tuple[float, float] | None:
+    """Return the trace of a part and its standard error.
+
+    Args:
+        operator: of the part.
+        name: of the part.
+        way: from `way_of_trace`.
+        seed: of draws.
+
+    Returns:
+        Both numbers, or None if probes are to estimate them.
+    """
+    if way == "sampled" and operator.exact.sampled is not None:
+        return operator.exact.sampled(name, seed)
+    return (operator.exact.trace(name), 0.0) if way == "exact" else None
 
 
 def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool:

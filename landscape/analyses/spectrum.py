@@ -18,7 +18,7 @@ from landscape.analyses import overlap as overlaps
 from landscape.analyses import samples as of_samples
 from landscape.analyses import summaries
 from landscape.analyses.accuracy import draws_of
-from landscape.analyses.options import Options, Trace, exact_trace, sample_by_sample
+from landscape.analyses.options import Options, Trace, sample_by_sample, trace_of, way_of_trace
 from landscape.analyses.pooled import row_products
 from landscape.analyses.samples import GGN_TOL, Method
 from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
@@ -60,6 +60,7 @@ def spectrum(
     vectors: int = 0,
     overlap: bool = False,
     tol: float | None = None,
+    gap: float = extremes.GAP,
     max_steps: int | None = None,
     trace: Trace = "auto",
     trace_tol: float | None = None,
@@ -100,10 +101,13 @@ def spectrum(
         overlap: also multiply the vectors and the gradient of each part by the matrices of all parts; see overlap.py.
         tol: take steps until the residual of lambda_max is at most this fraction of it. None means 1e-3; with the
             density, None takes `steps` steps and records whether 1e-3 was reached.
+        gap: without the density, take steps until, with a probability of 99 %, no eigenvalue exceeds lambda_max by more
+            than this fraction of it; `largest_at_most` is the bound that was reached.
         max_steps: the largest number of steps for `tol`; None means 48, or 4 times `steps` with the density.
         trace: "exact" (see traces.py) is possible for networks that are piecewise linear in each parameter, and for all
-            networks with the other matrices; "probes" estimates it; "auto" computes it exactly if that is possible and
-            there are no more classes than Lanczos steps, because a class costs about as much as a step.
+            networks with the other matrices; "probes" estimates it; "sampled" estimates it from gradients of single
+            samples, at the cost of one product, wherever "exact" is possible; "auto" computes it exactly if that is
+            possible and there are no more classes than Lanczos steps, because a class costs about as much as a step.
         trace_tol: draw probes for the trace (one product each) until the standard error is at most this fraction of the
             trace. None uses only the Lanczos probes of the density, or four probes.
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
@@ -162,6 +166,7 @@ def spectrum(
         top=top,
         vectors=vectors,
         tol=tol,
+        gap=gap,
         max_steps=max_steps,
         trace=trace,
         trace_tol=trace_tol,
@@ -273,9 +278,9 @@ def _of_objective(
     lengths: dict[int, rows.Lengths] = {}
 
     @cache  # traced once, when the first unfinished part needs it
-    def whole() -> tuple[Operator, bool]:
+    def whole() -> tuple[Operator, Trace]:
         operator = curvature_operator(used, kind, backend=backend, cache_bytes=cache_bytes)
-        return operator, exact_trace(operator, options)
+        return operator, way_of_trace(operator, options)
 
     room = _once(memory_bytes)
 
@@ -292,12 +297,13 @@ def _of_objective(
             of_part |= of_samples.eigenvalues(per_sample)
             if per_sample.kept is not None and kind.has_rows and options.method != "lanczos":
                 return summaries.of_rows(per_sample, per_sample.kept, options, of_part | {"provenance": about})
-        operator, exact = whole()
+        operator, way = whole()
         own = kept.kept(operator[name].shared(), work, identity)
-        known = None if not exact else own.exact.trace(name) if per_sample is None else per_sample.trace
+        by_rows = way != "probes" and per_sample is not None
+        known = (per_sample.trace, 0.0) if per_sample and by_rows else trace_of(own, name, way, options.seed)
         place = options.place_of_ends(room(own))
         if place is None:
-            found = probing.run(own, options.plan(room(own)), report, estimate=not exact)
+            found = probing.run(own, options.plan(room(own)), report, estimate=known is None)
             top, basis = found.extremes[0], found.basis
             made = summaries.of_runs(found, own, options, known)
         else:
@@ -358,7 +364,7 @@ def _of_operator(
     operator: Operator, options: Options, source: Mapping[str, Any] | None, memory_bytes: int | None
 ) -> _Job:
     room = _once(memory_bytes)
-    exact = cache(lambda: exact_trace(operator, options))
+    way = cache(lambda: way_of_trace(operator, options))
     objective = operator.objective
     facts: Facts = _unknown if objective is None else _facts(objective)
     if objective is None:
@@ -369,10 +375,10 @@ def _of_operator(
 
     def compute(name: str, report: Callable[[float], None], work: Path | None) -> Spectrum:
         own = kept.kept(operator[name].shared(), work, identity)
-        known = own.exact.trace(name) if exact() else None
+        known = trace_of(own, name, way(), options.seed)
         place = options.place_of_ends(room(own))
         if place is None:
-            runs = probing.run(own, options.plan(room(own)), report, estimate=not exact())
+            runs = probing.run(own, options.plan(room(own)), report, estimate=known is None)
             made, basis = summaries.of_runs(runs, own, options, known), runs.basis
         else:
             ends, trace = _ends(own, options, None, known, report, place)
@@ -380,14 +386,14 @@ def _of_operator(
         return Spectrum(**made, **facts(name), provenance=about | ({} if basis is None else {"basis": basis}))
 
     costs = None if objective is None else [float(len(own)) for own in objective.members]
-    return _Job(compute=compute, costs=costs, forget=exact.cache_clear)
+    return _Job(compute=compute, costs=costs, forget=way.cache_clear)
 
 
 def _ends(
     operator: Operator,
     options: Options,
     per_sample: of_samples.Samples | None,
-    known: float | None,
+    known: tuple[float, float] | None,
     report: Callable[[float], None],
     place: Place,
 ) -> tuple[Ends, tuple[float, float]]:
@@ -397,13 +403,14 @@ def _ends(
         None if per_sample is None else per_sample.guess,
         seed=options.seed,
         tol=options.residual,
+        gap=options.gap,
         vectors=options.vectors,
         max_products=options.max_steps or extremes.MOST,
         report=report,
         place=place,
     )
     if known is not None:
-        return found, (known, 0.0)
+        return found, known
     drawn: dict[str, Any] = {"seed": options.seed, "distribution": options.distribution, "tol": options.of_trace}
     return found, extremes.trace(operator, found, **drawn)
 

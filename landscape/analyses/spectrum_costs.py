@@ -3,13 +3,14 @@
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from landscape.analyses import pooled
 from landscape.analyses import samples as of_samples
-from landscape.analyses.options import Options, exact_trace, sample_by_sample
+from landscape.analyses.options import Options, sample_by_sample, trace_of, way_of_trace
 from landscape.autodiff import distributed
 from landscape.autodiff.costs import Known, Work, sizes, warming
 from landscape.autodiff.distributed import ALONE, Team
@@ -75,9 +76,14 @@ class SpectrumCosts:
         if not self._by_rows:
             yield Work(what="tracing of the product, with its checks", prepare=lambda n: self.operator)
             yield from self._products()
-            if not self.by_samples and exact_trace(self.operator(), options):
-                traces = self.operator().exact.trace
-                yield self._work("exact traces", lambda n: partial(traces, self._part(n)), 1.0, arg("trace", "probes"))
+            way = way_of_trace(self.operator(), options)
+            if not self.by_samples and way != "probes":
+                yield self._work(
+                    f"{way} traces",
+                    lambda n: partial(trace_of, self.operator(), self._part(n), way, options.seed),
+                    1.0,
+                    arg("trace", "sampled" if way == "exact" else "probes"),
+                )
         if self._pooled:
             yield self._work("passes for the rows of all parts", self._rows_again, 1.0, arg("sampling_errors", False))
             yield Work(
@@ -183,10 +189,10 @@ class SpectrumCosts:
         last = len(self.parts) - 1
         own, most = self.operator()[str(last)], options.max_steps or extremes.MOST
         guess = self.per_sample(last).guess if self.by_samples else None
-        found = extremes.ends(
-            own, guess, seed=options.seed, tol=options.residual, vectors=options.vectors, max_products=most
-        )
-        of_trace = 0 if self.by_samples or exact_trace(self.operator(), options) else extremes.TRACE_PROBES
+        given: dict[str, Any] = {"seed": options.seed, "tol": options.residual, "gap": options.gap}
+        found = extremes.ends(own, guess, **given, vectors=options.vectors, max_products=most)
+        probes = not self.by_samples and way_of_trace(self.operator(), options) == "probes"
+        of_trace = extremes.TRACE_PROBES if probes else 0
         return len(found.alpha) + of_trace
 
     def _multiplied(self, what: str, times: float, block: int, halve: str) -> Work:

@@ -110,14 +110,14 @@ def of_ends(
     return made
 
 
-def of_runs(found: Runs, operator: Operator, options: "Options", known: float | None) -> dict[str, Any]:
+def of_runs(found: Runs, operator: Operator, options: "Options", known: tuple[float, float] | None) -> dict[str, Any]:
     """Return the fields that follow from the Lanczos runs of a part's density.
 
     Args:
         found: the runs.
         operator: of the part.
         options: of the analysis.
-        known: the part's trace, if it is known without probes.
+        known: the part's trace and its error, if these are known without probes.
 
     Returns:
         Fields by name.
@@ -131,7 +131,7 @@ def of_runs(found: Runs, operator: Operator, options: "Options", known: float | 
     ratio = quadrature.mean_and_stderr(
         np.divide(ends[:, 0], ends[:, 1], out=np.full(len(ends), np.nan), where=ends[:, 1] > 0)
     )
-    trace = found.trace if known is None else (known, 0.0)
+    trace = found.trace if known is None else known
     return (
         _common(operator, options)
         | _largest(highest.values, highest.residuals, found.extremes, options)

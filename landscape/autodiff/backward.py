@@ -137,13 +137,27 @@ def second(values: Tensor, at: Tensors, vs: list[Tensors], remedy: str | None = 
     Raises:
         NumericalError: the values have no second derivative.
     """
+    return _second(values, at, lambda slopes: vs, remedy)[1]
+
+
+def along_gradient(values: Tensor, at: tuple[Tensor, ...], remedy: str | None = None) -> tuple[Tensors, Tensors]:
+    """Return the gradient g of summed values, and their second derivative times g; arguments and errors as `second`."""
+    g, (product,) = _second(values, at, lambda slopes: [tuple(s.detach() for s in slopes)], remedy)
+    return g, product
+
+
+def _second(
+    values: Tensor, at: Tensors, vectors: Callable[[Tensors], list[Tensors]], remedy: str | None
+) -> tuple[Tensors, list[Tensors]]:
+    """Return the gradient, and the second derivative times the vectors that are made of it."""
     # If weights require a gradient, every backward function receives one that requires a gradient too. With a constant
     # cotangent, an autograd.Function marked once_differentiable could not be detected, see _lost_derivatives.
     weights = torch.ones_like(values, requires_grad=True)
     try:
         slopes = _pull(values @ weights, at, None, create_graph=True)
         if not _lost_derivatives(slopes):
-            return [_pull(slopes, at, v) for v in vs]
+            products = [_pull(slopes, at, v) for v in vectors(slopes)]
+            return tuple(s.detach() for s in slopes), products
         reason = "it uses an autograd.Function marked once_differentiable"
     except RuntimeError as error:
         reason = one_line(error)

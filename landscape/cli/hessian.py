@@ -92,6 +92,14 @@ SPECTRUM = cloup.option_group(
         help="Take more steps until the residual of lambda_max is at most this fraction of it, such as 1e-4.",
     ),
     option(
+        "--gap",
+        default=GAP,
+        show_default=True,
+        metavar="FRACTION",
+        help="Without the density, take more steps until almost certainly no eigenvalue exceeds lambda_max by more than "
+        "this fraction of it.",
+    ),
+    option(
         "--max-steps",
         type=int,
         metavar="M",
@@ -103,7 +111,8 @@ SPECTRUM = cloup.option_group(
         type=Choice(TRACES),
         default="auto",
         show_default=True,
-        help="Compute the trace exactly (ReLU networks only), or estimate it from random vectors.",
+        help="Compute the trace exactly (ReLU networks only), or estimate it from gradients of drawn samples (sampled; "
+        "ReLU networks only) or from random vectors (probes).",
     ),
     option(
         "--trace-tol",
@@ -249,8 +258,9 @@ def hessian(
 
 
 SPECTRUM_NAMES = [
-    "operator", "density", "steps", "probes", "seed", "distribution", "top", "vectors", "overlap", "tol", "max_steps",
-    "trace", "trace_tol", "negative_tol", "samples", "accuracy", "method", "ggn_tol", "sampling_errors", "backend",
+    "operator", "density", "steps", "probes", "seed", "distribution", "top", "vectors", "overlap", "tol", "gap",
+    "max_steps", "trace", "trace_tol", "negative_tol", "samples", "accuracy", "method", "ggn_tol", "sampling_errors",
+    "backend",
 ]  # fmt: skip
 
 

@@ -39,6 +39,7 @@ class Exact:
     refusal: Callable[[], str | None]
     trace: Callable[[str], float]  # of a part, by its name
     diagonal: Callable[[str], Tensor]  # (D,) float64
+    sampled: Callable[[str, int], tuple[float, float]] | None = None  # (part, seed) -> an estimate and its error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 SURE = 0.99
 """Probability, over draws of the noise, that no eigenvalue is beyond the stated bounds."""
 GAP = 0.05
-"""The run continues while an eigenvalue may exceed lambda_max by more than this fraction of it."""
-FIRST = 6
-"""Products before the first convergence test."""
+"""Default: the run continues while an eigenvalue may exceed lambda_max by more than this fraction of it."""
+FIRST, FIRST_COARSE = 6, 3
+"""Products before the first convergence test; the second if the gap may be wider than `GAP`."""
 MOST = 48
 """Default for the largest number of products."""
 TRACE_PROBES = 4
@@ -61,6 +61,7 @@ def ends(
     *,
     seed: int,
     tol: float,
+    gap: float = GAP,
     vectors: int = 0,
     max_products: int = MOST,
     report: Callable[[float], None] = lambda share: None,
@@ -73,6 +74,7 @@ def ends(
         guess: a vector that may be close to the eigenvector of lambda_max, (D,); None for none.
         seed: of the noise.
         tol: residual of lambda_max and of the kept vectors, as a fraction of lambda_max, at which the run may end.
+        gap: the largest possible excess of an eigenvalue over lambda_max, as a fraction of it, when the run may end.
         vectors: number of Ritz vectors that must converge.
         max_products: the largest number of products.
         report: called with the completed fraction.
@@ -94,8 +96,8 @@ def ends(
     runs = lanczos(
         operator.matvec,
         start[None, None],
-        min(FIRST, max_products),
-        more=unsettled(tol, GAP, mass, max(1, vectors)),
+        min(FIRST_COARSE if gap > GAP else FIRST, max_products),
+        more=unsettled(tol, gap, mass, max(1, vectors)),
         max_steps=max_products,
         progress=lambda step: report(min(0.99, step / (2 * FIRST))),
         team=operator.team,

@@ -82,6 +82,7 @@ def curvature_operator(
                 refusal=refusal,
                 trace=lambda part: traces.trace(own, found, own.part(part)),
                 diagonal=lambda part: traces.diagonal(own, found, own.part(part)),
+                sampled=lambda part, seed: traces.sampled(own, found, own.part(part), seed),
             ),
             cached=products.cached,
             keeps=products.keeps,

@@ -296,8 +296,11 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
     of = (kind, problem.functions.loss, problem.functions.likelihood)
     key = "product", problem.layout.names, problem.dtype, problem.device, trees.shape(batch)
     known = problem.known.get(key, of)
-    if isinstance(known, Stages) and isinstance(found := _at_point(problem, kind, known, batch, required), Traced):
-        return found
+    # A graph that was right for a batch at other weights is compared here on a few samples first, and later, as any
+    # graph, on a few of each batch.
+    for some in (some_of(batch, 4), batch) if isinstance(known, Stages) else ():
+        if isinstance(found := _at_point(problem, kind, known, some, required), Traced):
+            return found
     try:
         if isinstance(known, NotTraceableError):
             raise known

@@ -294,8 +294,8 @@ def _known(known: Lengths, sample: np.ndarray, row: np.ndarray) -> tuple[np.ndar
     return have, np.searchsorted(kept, wanted[have])
 
 
-def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np.ndarray:
-    """Say which rows are likely to be among the longest, by the logits' eigenvalues, (n, R)."""
+def logit_eigenvalues(objective: Objective, factors: Factors, part: int) -> np.ndarray:
+    """Return |mu_ik| of all samples of a part from a forward pass, (n, R), descending in each row."""
     found = []
     with differentiable_attention(), torch.no_grad():
         for chunk in _chunks(objective, len(objective.members[part])):
@@ -304,7 +304,42 @@ def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np
             values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
             signs, seeds, _ = factors.split(objective, values, targets)
             found.append(seeds.reshape(*signs.shape, -1).square().sum(2).numpy())
-    sizes = np.concatenate(found)
+    return np.concatenate(found)
+
+
+def signed_squares(
+    objective: Objective, factors: Factors, part: int, sample: np.ndarray, row: np.ndarray
+) -> np.ndarray:
+    """Compute sign(mu_ik) |J_i^T u_ik|^2 of some rows of a part by a forward and a backward pass.
+
+    Args:
+        objective: as for `lengths`.
+        factors: as for `lengths`.
+        part: position of the part.
+        sample: (m,) positions of samples in the part.
+        row: (m,) which row of each.
+
+    Returns:
+        (m,) float64.
+    """
+    found = []
+    with differentiable_attention(), objective.trainable():
+        for chunk in _chunks(objective, len(sample)):
+            index = objective.members[part][sample[chunk]]
+            inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
+            run = recorded(objective, factors, inputs, targets)
+            signs, seeds, _ = factors.split(objective, run.values.detach(), targets)
+            picked = torch.arange(len(index)), torch.from_numpy(row[chunk])
+            along = seeds[picked].reshape(len(index), -1)
+            along /= torch.linalg.vector_norm(along, dim=1, keepdim=True).clamp(min=torch.finfo(along.dtype).tiny)
+            norms, _ = run.square_norms(along.reshape(1, *run.values.shape).to(run.values))
+            found.append((signs[picked] * norms[0].cpu()).numpy())
+    return np.concatenate(found)
+
+
+def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np.ndarray:
+    """Say which rows are likely to be among the longest, by the logits' eigenvalues, (n, R)."""
+    sizes = logit_eigenvalues(objective, factors, part)
     sample, row = _largest(sizes, keep.tol)
     if len(sample) > keep.most:
         chosen = np.argsort(-sizes[sample, row], kind="stable")[: keep.most]

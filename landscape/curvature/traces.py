@@ -8,8 +8,14 @@ a sum of squares of per-sample gradients, entry by entry: as many backward passe
 diagonal of the Gauss-Newton and Fisher matrices, and of the Hessian of every network that is piecewise linear in each
 of its parameters (piecewise.py): the second derivatives of its logits have no diagonal. The trace is the diagonal's
 sum. Random probes would take thousands of products for the same digits.
+
+An estimate costs a single backward pass for as many rows s_ik as there are samples. The length of J_i^T u_ik, with
+u_ik = s_ik / |s_ik|, varies little between rows, while |s_ik|^2 varies by orders of magnitude and is known from the
+forward pass. So rows are drawn in proportion to |s_ik|^2, and the trace is the sum of these (each with the sign of its
+eigenvalue) times the mean of |J_i^T u_ik|^2.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +26,9 @@ from landscape.autodiff.wide import zeros
 from landscape.curvature import rows
 from landscape.curvature.kinds import Batch, Kind
 from landscape.objective.objective import Objective
+from landscape.results import quadrature
+
+_LEAST_DRAWS = 8
 
 
 def refusal(objective: Objective, kind: Kind) -> str | None:
@@ -75,6 +84,37 @@ def diagonal(objective: Objective, kind: Kind, part: int) -> Tensor:
             _add(total, objective, kind, batch)
     total = objective.team.total(total)
     return total / int(objective.counts[part]) + (objective.weight_decay if kind.decays else 0.0)
+
+
+def sampled(objective: Objective, kind: Kind, part: int, seed: int) -> tuple[float, float]:
+    """Estimate the trace of a part's matrix from randomly drawn rows, as many as the part has samples.
+
+    Processes that work together all compute the same.
+
+    Args:
+        objective: as for `trace`.
+        kind: of matrix.
+        part: position of the part.
+        seed: of the draw.
+
+    Returns:
+        The trace, including that of the weight decay, without bias; and the standard error of the estimate over draws.
+    """
+    factors = kind.factors
+    decay = objective.weight_decay * objective.layout.size if kind.decays else 0.0
+    if factors is None:
+        return decay, 0.0
+    sizes = rows.logit_eigenvalues(objective, factors, part)
+    total = float(sizes.sum())
+    if total == 0:
+        return decay, 0.0
+    generator = np.random.default_rng(seed)
+    drawn = generator.choice(sizes.size, max(_LEAST_DRAWS, len(sizes)), p=sizes.ravel() / total)
+    chosen, times = np.unique(drawn, return_counts=True)
+    found = rows.signed_squares(objective, factors, part, *np.unravel_index(chosen, sizes.shape))
+    mean, error = quadrature.mean_and_stderr(np.repeat(found, times) * total / int(objective.counts[part]))
+    mean, error = objective.team.agreed(np.array([mean, error])).tolist()
+    return mean + decay, error
 
 
 def _add(total: Tensor, objective: Objective, kind: Kind, batch: Batch) -> None:
