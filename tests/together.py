@@ -58,6 +58,7 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(whole, steps=5, probes=2, cache_bytes=0, out=folder / "traced.h5")
     ls.spectrum(classes, **short, vectors=2, overlap=True, out=folder / "classes.h5")
     ls.spectrum(objective("mlp-relu"), **short, out=folder / "exact-trace.h5")
+    ls.spectrum(objective("mlp-relu"), trace="sampled", sampling_errors=False, out=folder / "sampled-trace.h5")
     ls.spectrum(classes, operator="empirical-fisher", out=folder / "empirical.h5")
     ls.spectrum(ls.hessian(whole) - 0.5 * ls.ggn(whole), steps=5, probes=1, out=folder / "sum.h5")
     ls.gradients(classes, batches=3, samples_per_batch=6, out=folder / "batches.h5")

@@ -427,7 +427,7 @@ def restricted(objective: Objective, samples: int | None, seed: int) -> Objectiv
 
 
 def unmeasured(objective: Objective) -> Spectrum:
-    """Return what is known of the parts without a Lanczos run: their samples and losses."""
+    """Return what is known of the parts without a Lanczos run: their samples, losses and measures."""
     n = len(objective.partition)
     nothing: dict[str, Any] = {
         name: np.full(n, np.nan)
@@ -441,6 +441,7 @@ def unmeasured(objective: Objective) -> Spectrum:
         n_used=objective.counts,
         loss=evaluation.loss,
         accuracy=evaluation.accuracy,
+        **evaluation.predicted(),
         **nothing,
         converged=np.zeros(n, dtype=bool),
         ritz_values=np.full((n, 1), np.nan),

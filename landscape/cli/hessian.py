@@ -96,8 +96,8 @@ SPECTRUM = cloup.option_group(
         default=GAP,
         show_default=True,
         metavar="FRACTION",
-        help="Without the density, take more steps until almost certainly no eigenvalue exceeds lambda_max by more than "
-        "this fraction of it.",
+        help="Without the density, take more steps until no eigenvalue exceeds lambda_max by more than this fraction "
+        "of it, with a probability of 99 %.",
     ),
     option(
         "--max-steps",
@@ -348,8 +348,8 @@ def _doubts(console: Console, found: Spectrum) -> None:
         )
     if found.largest_at_most is None:
         return
-    gap = found.largest_at_most - found.lambda_max
-    for p in np.flatnonzero(found.converged & (gap > 1.01 * GAP * np.abs(found.lambda_max))).tolist():
+    gap, allowed = found.largest_at_most - found.lambda_max, found.provenance["options"]["gap"]
+    for p in np.flatnonzero(found.converged & (gap > 1.01 * allowed * np.abs(found.lambda_max))).tolist():
         console.note(
             f"lambda_max of {found.parts[p]}: a larger eigenvalue, up to {found.largest_at_most[p]:.4g}, is not ruled "
             "out; raise --max-steps with --tol"

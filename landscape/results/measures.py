@@ -57,7 +57,7 @@ class Measure:
 
 
 SQUARED_ERROR = Measure(name="mean squared error", field="mean_squared_error", units="n_samples")
-F1 = Measure(name="F1 of all labels", field="f1", units="n_labels")
+F1 = Measure(name="F1 (micro)", field="f1", units="n_labels")
 PERPLEXITY = Measure(name="perplexity", field="perplexity", units="n_tokens", of_mean=np.exp, to_mean=np.log)
 TOKEN_ACCURACY = Measure(name="accuracy of tokens", field="token_accuracy", units="n_tokens", form="percent")
 

@@ -16,7 +16,9 @@ class Predicted(Result):
         "part", unit="squared targets", doc="squared error, mean over outputs and samples", optional=True
     )
     f1: Floats | None = array(
-        "part", doc="F1 of all labels: twice the true positives, as a fraction of n_labels", optional=True
+        "part",
+        doc="F1 of all labels (micro): twice the true positives, as a fraction of n_labels",
+        optional=True,
     )
     n_labels: Counts | None = array(
         "part", unit="labels", doc="labels that are 1, and once more those that are predicted to be 1", optional=True

@@ -46,7 +46,7 @@ class Spectrum(Predicted):
     converged: Bools = array("part", doc="lambda_max_residual is at most tol times |lambda_max|")
     trace: Floats = array("part", unit="loss", doc="trace")
     trace_stderr: Floats = array(
-        "part", unit="loss", doc="its standard error, a bound on that for fewer than 30 estimates; 0 if exact"
+        "part", unit="loss", doc="its standard error, a bound on that for fewer than 30 probes; 0 if exact"
     )
     largest_at_most: Floats | None = array(
         "part",

@@ -120,7 +120,7 @@ def dense(model):
 def test_spectra_are_those_of_the_analysis_bit_for_bit(measured):
     found, model = measured
     assert found.parts == ("all", "0", "1", "2")
-    options = {"sampling_errors": False, "tol": 0.05, "trace": "sampled", **QUICK}
+    options = {"sampling_errors": False, "tol": 0.05, "gap": 0.25, "trace": "sampled", **QUICK}
     alone = ls.spectrum(objective(model, "all"), vectors=1, **options)  # alignment needs its vector
     classes = ls.spectrum(objective(model), **options)
     for name in ("lambda_max", "trace", "trace_stderr", "lambda_min", "lambda_max_residual", "loss", "accuracy"):
@@ -190,7 +190,7 @@ def test_what_float32_has_not_the_digits_for_is_measured_in_float64(monkeypatch,
     model, data = network().float(), (X.float(), Y)
     made = {dtype: ls.make_objective(model, data, parts="class", dtype=dtype) for dtype in ("float32", "float64")}
     found = ls.Monitor(made["float32"], what=["lambda_max", "critical_sharpness"], samples=None, **QUICK).measure()
-    expected = ls.spectrum(made["float64"], sampling_errors=False, tol=0.05, trace="sampled", **QUICK)
+    expected = ls.spectrum(made["float64"], sampling_errors=False, tol=0.05, gap=0.25, trace="sampled", **QUICK)
     np.testing.assert_array_equal(found.lambda_max[0, 1:], expected.lambda_max)
     assert "step 0 is measured in float64: the matrix is not symmetric" in caplog.text
     assert made["float32"].dtype == next(model.parameters()).dtype == torch.float32
@@ -205,6 +205,18 @@ def test_only_what_is_asked_for_is_measured(monkeypatch):
     assert found.alignment is None
     assert found.n_samples.tolist() == [10, 5, 5, 3]
     assert np.isnan(found.edge).all()
+
+
+def test_the_measure_of_a_task_is_known_without_a_spectrum_too():
+    model, inputs = nn.Linear(4, 1).double(), X[:, :4]
+    targets = inputs.sum(1).exp()
+    made = ls.make_objective(model, (inputs, targets), parts="quantiles:2", dtype="float64")
+    found = ls.Monitor(made, what=["critical_sharpness"], samples=None).measure()
+    errors = (model(inputs)[:, 0] - targets).square().detach().numpy()
+    low = targets.numpy() <= np.median(targets)
+    expected = [errors.mean(), errors[low].mean(), errors[~low].mean()]
+    np.testing.assert_allclose(found.mean_squared_error[0], expected, rtol=1e-9)
+    assert found.accuracy is None or np.isnan(found.accuracy).all()
 
 
 def test_the_file_grows_and_a_training_that_goes_on_continues_it(tmp_path):

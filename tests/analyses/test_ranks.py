@@ -30,7 +30,7 @@ FEW = (
     "monitor",
 )
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt")
-NAMES = (*FEW, "traced", "classes", "exact-trace", "empirical", "sum", "batches", "surface")
+NAMES = (*FEW, "traced", "classes", "exact-trace", "sampled-trace", "empirical", "sum", "batches", "surface")
 DRAWN = ("accuracy", "drawn", "drawn-surface")
 
 

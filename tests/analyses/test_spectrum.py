@@ -259,6 +259,7 @@ def test_a_nan_in_the_weights_is_named():
         ({"max_steps": 100}, "max_steps=100 goes with tol"),
         ({"max_steps": 10, "steps": 20, "tol": 0.1}, "max_steps=10"),
         ({"trace_tol": 2.0}, "trace_tol"),
+        ({"gap": 1.0}, "gap"),
         ({"negative_tol": -1.0}, "negative_tol"),
         ({"seed": -1}, "seed"),
         ({"distribution": "cauchy"}, "distribution"),

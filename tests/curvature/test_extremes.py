@@ -121,6 +121,17 @@ def test_a_gap_that_is_not_resolved_is_told():
     assert found.above > found.ritz.values[-1] * (1 + extremes.GAP)
 
 
+def test_a_wider_gap_takes_fewer_products_and_its_bound_still_holds():
+    own, _ = operator(eigenvalues([2.0, 1.5]))
+    products = []
+    for gap in (0.01, extremes.GAP, 0.3):
+        runs = [extremes.ends(own, None, seed=seed, tol=0.5, gap=gap) for seed in range(8)]
+        for found in runs:
+            assert 2.0 <= found.above <= (1 + gap) * found.ritz.values[-1] + 1e-9
+        products.append(np.mean([len(found.alpha) for found in runs]))
+    assert products[0] > products[1] > products[2]
+
+
 @pytest.mark.parametrize("values", [np.zeros(SIZE), np.full(SIZE, 2.0), np.array([3.0]), np.array([-1.0, 2.0])])
 def test_matrices_that_end_the_run_early(values):
     found = extremes.ends(operator(values)[0], None, seed=0, tol=1e-3)

@@ -170,7 +170,7 @@ def test_lists_of_numbers_are_tensors_and_one_logit_is_a_yes_or_no():
     data = [{"input": [1.0, float(i)], "label": i % 2} for i in range(6)]
     objective = ls.make_objective(nn.Sequential(nn.Linear(2, 1)), data)
     assert objective.task.name == "binary"
-    assert objective.evaluation.measures.keys() == {"F1 of all labels"}
+    assert objective.evaluation.measures.keys() == {"F1 (micro)"}
     assert isinstance(taking.taken((X, Y)), ls.Samples)
 
 

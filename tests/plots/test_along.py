@@ -71,6 +71,19 @@ def test_a_learning_rate_that_is_given_wins_and_one_that_is_unknown_draws_nothin
             ls.plots.along(unknown, **options)
 
 
+@pytest.mark.parametrize(
+    ("edges", "style"),
+    [
+        ([np.nan, 20.0, 20.0, 20.0, 200.0, 200.0], "steps-pre"),
+        ([20.0, 21.0, 25.0, 40.0, 90.0, 200.0], "default"),  # as under a cosine schedule
+    ],
+)
+def test_the_edge_jumps_where_the_learning_rate_does(edges, style):
+    series = replace(along(spectrum(), n=len(edges)), edge=np.array(edges), edge_rule="2 / lr")
+    (line,) = [x for x in ls.plots.along(series).axes[0].lines if x.get_linestyle() == "--"]
+    assert line.get_drawstyle() == style
+
+
 def test_an_edge_far_above_the_curves_does_not_flatten_them():
     top = ls.plots.along(along(spectrum(), edge=1e9, edge_rule="2 / lr")).axes[0].get_ylim()[1]
     assert top < 1e3 * along(spectrum()).lambda_max.max()

@@ -157,8 +157,10 @@ def test_without_a_linear_layer_at_the_end_the_history_has_no_feature_quality(tm
 
 
 def test_a_monitor_writes_a_series_beside_the_run_and_changes_nothing_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("landscape.analyses.monitor.Monitor._is_time", lambda self: True)
     plain = finish(tmp_path / "plain")
+    finish(tmp_path / "short", monitor=True)
+    assert store.load(tmp_path / "short" / "monitor.h5").epoch.tolist() == [0]  # it ends before the twentieth epoch
+    monkeypatch.setattr("landscape.analyses.monitor.EPOCHS", 1)
     finish(tmp_path / "watched", monitor=True)
     for name in ("last.pt", "state.pt"):
         a, b = (checkpoints.read(tmp_path / run / name).state for run in ("plain", "watched"))

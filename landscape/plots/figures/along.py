@@ -6,7 +6,7 @@ from dark for the most frequent to light for the rarest. A band is one standard 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -218,12 +218,22 @@ def _set_limits(ax: Axes, values: np.ndarray, ends: np.ndarray) -> None:
 def _draw_edge(ax: Axes, place: np.ndarray, edges: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Draw the edge; return the values that the panel must show: the curves, and the part of the edge near them."""
     known = np.isfinite(edges)
-    ax.plot(place[known], edges[known], **_EDGE, color=_edge_colour())
+    ax.plot(place[known], edges[known], **_EDGE, color=_edge_colour(), drawstyle=_drawstyle(edges[known]))
     low, high = drawn.min(), drawn.max()
     near = edges[known & (edges <= _FAR * high) & (edges >= low / _FAR)]
     if not len(near):
         ax.set_title("the edge is beyond the panel", fontsize=8)
     return np.concatenate([drawn, near])
+
+
+def _drawstyle(edges: np.ndarray) -> Literal["default", "steps-pre"]:
+    """Return how to join the edges of successive checkpoints: by steps if the learning rate is mostly constant.
+
+    The rate of a checkpoint is that of the steps before it, so that it changes after the checkpoint with the last
+    former rate.
+    """
+    constant = np.diff(edges) == 0
+    return "steps-pre" if 2 * constant.sum() >= len(constant) else "default"
 
 
 _EDGE: dict[str, Any] = {"linestyle": "--", "linewidth": 1.4, "zorder": 4}
