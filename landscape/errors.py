@@ -160,9 +160,47 @@ def position(name: object, known: Sequence[object], what: str = "part") -> int:
         InputError: the name is not among them; the message suggests the most similar one.
     """
     if name not in known:
-        shown = ", ".join(map(str, known[:_SHOWN])) + (", ..." if len(known) > _SHOWN else "")
-        raise InputError(f"no {what} {name!r}; {nearest(name, map(str, known))}there are {shown or 'none'}")
+        raise InputError(unknown(name, known, what))
     return known.index(name)
+
+
+def positions(names: object, known: Sequence[object], what: str = "part") -> list[int]:
+    """Return the positions of one name, or of several.
+
+    Args:
+        names: a name, or a list of names.
+        known: as for `position`.
+        what: as for `position`.
+
+    Returns:
+        Their positions, in the order of `names`.
+
+    Raises:
+        InputError: a name is not among them, or `names` is neither a name nor a list.
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        return [position(names, known, what)]
+    return [position(name, known, what) for name in names]
+
+
+def unknown(name: object, known: Iterable[object], what: str = "part", *, where: str = "", more: str = "") -> str:
+    """Return the message for a name that does not exist.
+
+    Args:
+        name: the given name; the message says so if it is a number and not a text.
+        known: the existing names.
+        what: the kind of thing that has these names.
+        where: what the name was given for, such as " for --parts".
+        more: what else could be given, as the end of the message.
+
+    Returns:
+        The message, which suggests the most similar name and lists at most 20.
+    """
+    names = [str(one) for one in known]
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    listed = f"choose {shown}" if names else f"there are no {what}s"
+    near = nearest(name, names) if isinstance(name, str) else "give its name as a text; "
+    return f"there is no {what} {name!r}{where}: {near}{listed}{more}"
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

@@ -27,9 +27,14 @@ def refused(
         yield caught
     line = str(caught.value)
     assert "\n" not in line
-    missing = [thing for thing in (*named, *arguments) if not names(line, str(thing))]
-    missing += [f"{k}={v!r}" for k, v in arguments.items() if not any(names(line, t) for t in (str(v), literal(v)))]
-    assert not missing, f"{missing} not named in: {line}"
+    left = missing(line, *named, *arguments)
+    left += [f"{k}={v!r}" for k, v in arguments.items() if not any(names(line, t) for t in (str(v), literal(v)))]
+    assert not left, f"{left} not named in: {line}"
+
+
+def missing(line: str, *named: object) -> list[str]:
+    """Return those things that do not stand in a line."""
+    return [str(thing) for thing in named if not names(line, str(thing))]
 
 
 def names(line: str, thing: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from landscape.callables import checked
 from landscape.data import datasets
-from landscape.errors import InputError
+from landscape.errors import InputError, unknown
 from trainers.recipes import Recipe, read
 from trainers.rules import check, refuse_idle
 from trainers.variants import fields_of
@@ -232,7 +232,7 @@ def _named(table: Mapping[str, dict[str, Any]], what: str, name: str | None) -> 
     if name is None:
         return {}
     if name not in table:
-        raise InputError(f"no {what} {name!r}; choose from {', '.join(table)}")
+        raise InputError(unknown(name, table, what))
     return table[name]
 
 

@@ -22,16 +22,19 @@ from landscape.results import Series, Spectrum
 )
 @cloup.argument("files", type=FILE, nargs=-1, required=True, help="Result files of one kind.")
 @REGROUP
-@option(
-    "--at",
-    metavar="LIST",
-    help="For series along training, compare these checkpoints, by epoch, step or name: 0,40,200.",
-    show_default="the last",
-)
-@option(
-    "--match-samples",
-    is_flag=True,
-    help="Compare lambda_max and trace of parts at equal numbers of samples, and of models on the same images.",
+@cloup.option_group(
+    "Comparison",
+    option(
+        "--at",
+        metavar="LIST",
+        help="For series along training, compare these checkpoints, by epoch, step or name: 0,40,200.",
+        show_default="the last",
+    ),
+    option(
+        "--match-samples",
+        is_flag=True,
+        help="Compare lambda_max and trace of parts at equal numbers of samples, and of models on the same images.",
+    ),
 )
 @cloup.option_group(
     "Output",

@@ -31,7 +31,7 @@ GRADIENTS = cloup.option_group(
         default=128,
         show_default=True,
         metavar="N",
-        help="Draw N samples for each batch of --batches; use the batch size of the training.",
+        help="Draw N samples for each of the --batches; best is the batch size of the training.",
     ),
     option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the draw of the --batches."),
     option(

@@ -35,7 +35,7 @@ SPECTRUM = cloup.option_group(
         type=Choice(list(KINDS)),
         default=HESSIAN.name,
         show_default=True,
-        help="Choose the matrix: " + "; ".join(f"{kind.name}, {kind.about}" for kind in KINDS.values()) + ".",
+        help="Choose the matrix. " + "; ".join(f"{kind.name}: {kind.about}" for kind in KINDS.values()) + ".",
     ),
     option(
         "--density/--no-density",

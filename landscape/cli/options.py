@@ -25,8 +25,34 @@ CALLED = "package.module:callable(width=16)"
 """How a user names a function of their own and its arguments."""
 
 
+_HYPHEN = "\N{NON-BREAKING HYPHEN}"
+
+
+class _Formatter(cloup.HelpFormatter):
+    """Writes help whose lines end at spaces only, so that a name such as gsa-gkp stays whole and can be copied."""
+
+    def write_text(self, text: str, *args: Any, **options: Any) -> None:
+        """Write a paragraph."""
+        super().write_text(text.replace("-", _HYPHEN), *args, **options)
+
+    def write_dl(self, rows: Iterable[tuple[str, Any]], *args: Any, **options: Any) -> None:
+        """Write names and their descriptions."""
+        whole = [(name, text.replace("-", _HYPHEN) if isinstance(text, str) else text) for name, text in rows]
+        super().write_dl(whole, *args, **options)
+
+    def getvalue(self) -> str:
+        """Return all that was written, with plain hyphens."""
+        return super().getvalue().replace(_HYPHEN, "-")
+
+
+class _Context(cloup.Context):
+    formatter_class = _Formatter
+
+
 class Command(cloup.Command):
     """A command that refuses an option that is given twice; click would silently use the last one."""
+
+    context_class = _Context
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read a command line as click does."""

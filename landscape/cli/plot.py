@@ -13,7 +13,7 @@ from landscape.cli.console import Console
 from landscape.cli.drawing import DRAWING, check_drawing, take_drawing
 from landscape.cli.opened import FILE, FOREIGN, REGROUP, open_result, refuse_twice
 from landscape.cli.options import Choice, Command, command, listed, option
-from landscape.errors import InputError, nearest
+from landscape.errors import InputError, unknown
 from landscape.plots.layout.theme import STYLES
 from landscape.plots.several import common
 from landscape.results import Result, Spectrum, Traces, columns
@@ -24,12 +24,13 @@ class _Plot(Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table, then the examples."""
-        rows = [("RESULT      KIND", "FIGURE; the first kind of each result is the default")]
+        width = 2 + max(map(len, plots.KIND_FIGURES))
+        rows = [(f"{'RESULT':<{width}}KIND", "FIGURE; the first kind of each result is the default")]
         for result, figures in plots.KIND_FIGURES.items():
             for kind, figure in figures.items():
                 first = " ".join((figure.__doc__ or "").split("\n\n")[0].split())
                 several = " Takes several files." if kind in plots.SEVERAL_FIGURES.get(result, ()) else ""
-                rows.append((f"{result:<12}{kind}", first + several))
+                rows.append((f"{result:<{width}}{kind}", first + several))
         with formatter.section("Figures that --kind names"):
             formatter.write_dl(rows)
         super().format_epilog(ctx, formatter)
@@ -191,9 +192,8 @@ def _select(parts: Sequence[str], text: str) -> list[str]:
         by_position = word not in parts and word.isdecimal() and int(word) < len(parts)
         name = parts[int(word)] if by_position else word
         if name not in parts:
-            shown = ", ".join(parts[:10]) + (", ..." if len(parts) > 10 else "")
             raise InputError(
-                f"--parts: no part {word!r}; {nearest(word, parts)}choose from {shown} or 0 to {len(parts) - 1}"
+                unknown(word, parts, where=" for --parts", more=f", or a position from 0 to {len(parts) - 1}")
             )
         if name in chosen:
             raise InputError(f"--parts: {word!r} is named twice in {text!r}")

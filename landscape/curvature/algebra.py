@@ -27,7 +27,7 @@ from landscape.autodiff import distributed
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide, zeros
 from landscape.curvature import lanczos, probing
-from landscape.errors import InputError, arg, position
+from landscape.errors import InputError, arg, positions
 from landscape.objective.objective import Objective
 
 
@@ -104,8 +104,7 @@ class Operator:
 
     def __getitem__(self, parts: str | Sequence[str]) -> "Operator":
         """Return the matrix of one part by its name, or those of several."""
-        names = [parts] if isinstance(parts, str) else list(parts)
-        return self.restrict([position(name, self.parts) for name in names])
+        return self.restrict(positions(parts, self.parts))
 
     @overload
     def __matmul__(self, vectors: Tensor) -> Tensor: ...

@@ -357,7 +357,7 @@ KINDS: Mapping[str, Kind] = {
         Factored(
             name="ggn",
             symbol="G",
-            about="the Gauss-Newton matrix: the Hessian of the loss after the network is linearised in its parameters",
+            about="the Gauss-Newton matrix, the Hessian of the loss for the network linearised in its parameters",
             outputs=_logits,
             decays=True,
             bends=False,
@@ -367,7 +367,7 @@ KINDS: Mapping[str, Kind] = {
         SecondDerivative(
             name="residual",
             symbol="R",
-            about="the Hessian minus the Gauss-Newton matrix: the curvature of the network itself",
+            about="the Hessian minus the Gauss-Newton matrix, which is the curvature of the network itself",
             values=_along_slopes,
             decays=False,  # it is in H and in G
             bends=True,

@@ -26,7 +26,7 @@ from landscape.callables import failures_of, resolve_call
 from landscape.data import cifar, images, items
 from landscape.data.samples import Samples as Samples
 from landscape.data.samples import Stats, draw
-from landscape.errors import DataError, InputError, arg, check_choice, nearest
+from landscape.errors import DataError, InputError, arg, check_choice, unknown
 from landscape.results import disk
 
 IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -92,8 +92,7 @@ def load(
     elif name in DATASETS:
         source = DATASETS[name]
     else:
-        near = nearest(name, DATASETS)
-        raise InputError(f"no data set {name!r}; {near}choose from {', '.join(DATASETS)} or package.module:callable")
+        raise InputError(unknown(name, DATASETS, "data set", more=" or package.module:callable"))
     imbalance = source.imbalance if imbalance is None else imbalance
     if imbalance is None and imbalance_type != "exp":
         raise InputError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from landscape.callables import checked
-from landscape.errors import DataError, InputError, check_choice
+from landscape.errors import DataError, InputError, check_choice, unknown
 from landscape.results import disk
 from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, Thresholds
 
@@ -183,11 +183,11 @@ class Partition:
             InputError: no group, a group without a class, an unknown class, or a class in two groups.
         """
         if not groups:
-            raise InputError("there are no groups")
+            raise InputError("there is no group: name at least one, with its members")
         part_of_class = np.full(n_classes, LEFT_OUT, dtype=np.int64)
         for part, (name, members) in enumerate(groups.items()):
             if not len(members):
-                raise InputError(f"group {name!r} has no classes")
+                raise InputError(f"the group {name!r} is empty: name its classes, or leave it out")
             for c in members:
                 if isinstance(c, bool) or not isinstance(c, (int, np.integer)) or not 0 <= c < n_classes:
                     raise InputError(f"group {name!r}: {c!r} is not a class; classes are 0 to {n_classes - 1}")
@@ -280,14 +280,14 @@ class Partition:
             InputError: no group, a group without parts, a part that does not exist, or one that is in two groups.
         """
         if not groups:
-            raise InputError("there are no groups")
+            raise InputError("there is no group: name at least one, with its members")
         new = np.full(len(self.names) + 1, LEFT_OUT, dtype=np.int64)  # the last entry serves LEFT_OUT = -1
         for group, (name, members) in enumerate(groups.items()):
             if not len(members):
-                raise InputError(f"group {name!r} joins no parts")
+                raise InputError(f"the group {name!r} is empty: name the parts that it joins, or leave it out")
             for member in members:
                 if member not in self.names:
-                    raise InputError(f"no part {member!r} to join; there are {', '.join(self.names)}")
+                    raise InputError(unknown(member, self.names, where=f" for the group {name!r}"))
                 part = self.names.index(member)
                 if new[part] != LEFT_OUT:
                     raise InputError(f"part {member!r} is in two groups or twice in group {name!r}")

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from landscape.autodiff import trees
 from landscape.autodiff.trees import Tree
 from landscape.callables import failures_of, resolve_call
-from landscape.errors import InputError, arg, nearest
+from landscape.errors import InputError, arg, unknown
 from landscape.networks.libraries import LIBRARIES
 
 COSINE_SCALE = 30.0
@@ -243,8 +243,7 @@ def build(
             )
         return _own(name, n_classes)
     if name not in NETWORKS:
-        near = nearest(name, NETWORKS)
-        raise InputError(f"no model {name!r}; {near}choose from {', '.join(NETWORKS)} or package.module:callable")
+        raise InputError(unknown(name, NETWORKS, "model", more=" or package.module:callable"))
     if n_classes < 1 or (in_channels is not None and in_channels < 1):
         raise InputError(f"a model needs at least one class and one channel, got {n_classes} and {in_channels}")
     if scale is not None and not cosine:

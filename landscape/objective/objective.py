@@ -27,7 +27,7 @@ from landscape.data import items
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
 from landscape.data.records import Records
-from landscape.errors import InputError, arg, position
+from landscape.errors import InputError, arg, position, unknown
 from landscape.networks.arguments import arguments
 from landscape.networks.copies import alike, converted, copied, unwrapped
 from landscape.networks.outputs import Outputs
@@ -321,8 +321,7 @@ class Objective:
         if not own and self.draws is not None:  # a group that is no part needs its own draws
             return self.undrawn.alone(name)
         if not own and name not in GROUPS:
-            shown = ", ".join(self.partition.names[:10]) + (", ..." if len(self.partition) > 10 else "")
-            raise InputError(f"no part {name!r}; there are {shown}, and the groups {', '.join(GROUPS)}")
+            raise InputError(unknown(name, self.partition.names, more=f", or a group: {', '.join(GROUPS)}"))
         found = self.partition if own else make_partition(self.samples, GROUPS[name], **self.thresholds)
         if name not in found.names:
             raise InputError(f"no class is among the {name}: {arg('many')} and {arg('few')} say which are")

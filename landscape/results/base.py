@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
-from landscape.errors import InputError, position
+from landscape.errors import InputError, position, positions
 from landscape.results import columns
-from landscape.results.axes import check_axes, scalar
+from landscape.results.axes import Floats, array, check_axes, scalar
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Result:
         Raises:
             InputError: there is no such part, or the list is empty.
         """
-        chosen = [self.index(name) for name in ([part] if isinstance(part, str) else part)]
+        chosen = positions(part, getattr(self, "parts", ()))
         if not chosen:
             raise InputError("no part is named: give the name of a part, or a list of names")
         changes: dict[str, Any] = {}
@@ -117,8 +117,8 @@ class Result:
 
     def __repr__(self) -> str:
         heads, rows = columns.table(self)
-        shape = ", ".join(f"{axis} {length:,}" for axis, length in self.lengths.items())
-        lines = [f"{type(self).__name__} of {shape}"[:120]]
+        shape = ", ".join(f"{axis}: {length:,}" for axis, length in self.lengths.items())
+        lines = [f"{type(self).__name__} ({shape})"[:120]]
         if self.title:
             lines.append(" ".join(self.title.split())[:120])
         if len(rows) > MOST_ROWS:
@@ -190,6 +190,25 @@ class Result:
         from landscape.results import logged
 
         logged.log(self, writer, step)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class OfPoints(Result):
+    """Numbers of one or several checkpoints, which are the first axis of the arrays."""
+
+    along: ClassVar[str] = "point"
+
+    points: tuple[str, ...] = array("point", doc="names of the checkpoints")
+    epoch: Floats = array("point", unit="epochs", doc="their epochs; nan if a checkpoint does not store it")
+
+    def where(self, point: int) -> str:
+        """Return the name of a checkpoint, with its epoch if that is known.
+
+        Args:
+            point: its position; -1 is the last.
+        """
+        epoch = self.epoch[point]
+        return self.points[point] + ("" if np.isnan(epoch) else f" (epoch {epoch:g})")
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:

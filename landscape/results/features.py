@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from landscape.results.axes import Counts, Floats, array, scalar
-from landscape.results.base import Result
+from landscape.results.base import OfPoints
 
 QUALITY = {"paper": "quality", "inverse": "quality_inverse"}
 """Forms of feature quality, and the field of each."""
@@ -20,7 +20,7 @@ WITH_ERRORS = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Features(Result):
+class Features(OfPoints):
     """How well the features separate each class, at one or several checkpoints, and the geometry of the class means.
 
     mu_c is the mean feature of class c. mu is the mean of mu_c over the classes, with equal weights whatever their
@@ -30,10 +30,7 @@ class Features(Result):
 
     kind: ClassVar[str] = "features"
     version: ClassVar[int] = 2  # since 2: errors over samples
-    along: ClassVar[str] = "point"
 
-    points: tuple[str, ...] = array("point", doc="names of the checkpoints")
-    epoch: Floats = array("point", unit="epochs", doc="their epochs; nan if a checkpoint does not store it")
     parts: tuple[str, ...] = array("part", doc="names of the classes")
     n_samples: Counts = array("part", unit="samples", doc="samples of the class")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the class")
@@ -107,15 +104,6 @@ class Features(Result):
 
     beta: float = scalar(doc="weight of the variance in S19")
     n_features: int = scalar(doc="F, numbers in a feature")
-
-    def where(self, point: int) -> str:
-        """Return the name of a checkpoint, with its epoch if that is known.
-
-        Args:
-            point: its position; -1 is the last.
-        """
-        epoch = self.epoch[point]
-        return self.points[point] + ("" if np.isnan(epoch) else f" (epoch {epoch:g})")
 
     @property
     def title(self) -> str:

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from landscape.results.axes import Counts, Floats, array, scalar
-from landscape.results.base import Result
+from landscape.results.base import OfPoints
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Gradients(Result):
+class Gradients(OfPoints):
     """Gradients of every part's loss at one or several checkpoints, compared with the whole gradient and each other.
 
     With g_p the gradient of part p's mean loss and g that of all samples in parts: h_p = g_p - (<g_p, g> / |g|^2) g.
@@ -20,10 +18,7 @@ class Gradients(Result):
 
     kind: ClassVar[str] = "gradients"
     version: ClassVar[int] = 2  # since 2: errors over samples
-    along: ClassVar[str] = "point"
 
-    points: tuple[str, ...] = array("point", doc="names of the checkpoints")
-    epoch: Floats = array("point", unit="epochs", doc="their epochs; nan if a checkpoint does not store it")
     parts: tuple[str, ...] = array("part", doc="names of the parts of the data")
     n_samples: Counts = array("part", unit="samples", doc="samples in the part")
     train_counts: Counts = array("part", unit="samples", doc="training samples of the part's classes")
@@ -103,15 +98,6 @@ class Gradients(Result):
 
     size: int = scalar(unit="parameters", doc="number of parameters")
     batch_size: int = scalar(unit="samples", doc="samples of a batch at most; 0 where exact")
-
-    def where(self, point: int) -> str:
-        """Return the name of a checkpoint, with its epoch if that is known.
-
-        Args:
-            point: its position; -1 is the last.
-        """
-        epoch = self.epoch[point]
-        return self.points[point] + ("" if np.isnan(epoch) else f" (epoch {epoch:g})")
 
     @property
     def title(self) -> str:

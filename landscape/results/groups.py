@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, arg, nearest, unknown
 from landscape.results import Spectrum, Surface, disk
 from landscape.results.grouping import GROUPINGS, NAMES, Thresholds
 
@@ -60,7 +60,7 @@ def members_of(
             return GROUPINGS[groups].make(_class_counts(result, groups), thresholds)
         groups = _from_file(groups)
     if not groups:
-        raise InputError("there are no groups")
+        raise InputError(f"{arg('groups')} is empty: name at least one group, with its parts")
     return {name: _positions(result, name, of) for name, of in groups.items()}
 
 
@@ -76,13 +76,12 @@ def _positions(result: Surface | Spectrum, name: str, members: Sequence[int | st
         elif not partition and isinstance(member, (int, np.integer)) and 0 <= member < len(result.parts):
             part = int(member)
         else:
-            shown = ", ".join(result.parts[:10]) + (", ..." if len(result.parts) > 10 else "")
-            raise InputError(f"group {name!r}: {member!r} is no part here; there are {shown}")
+            raise InputError(unknown(member, result.parts, where=f" for the group {name!r}"))
         if part in found:
             raise InputError(f"group {name!r} holds {result.parts[part]!r} twice")
         found.append(part)
     if not found:
-        raise InputError(f"group {name!r} joins no parts")
+        raise InputError(f"the group {name!r} is empty: name the parts that it joins, or leave it out")
     return np.array(found)
 
 
@@ -111,7 +110,8 @@ def _counts(result: Surface | Spectrum, field: str, why: str) -> np.ndarray:
 
 def _from_file(name: str) -> dict[str, list[int | str]]:
     if not name.endswith(".json"):
-        raise InputError(f"groups {name!r} are unknown: choose {', '.join(NAMES)} or a .json file of groups")
+        near = nearest(name, NAMES)
+        raise InputError(f"{arg('groups', name)} is unknown: {near}choose {', '.join(NAMES)} or a .json file of groups")
     groups = _read(name, "groups")
     if not all(isinstance(of, list) for of in groups.values()):
         raise InputError(f'{name} must hold {{"name": [class, ...]}}')
@@ -151,12 +151,12 @@ def _weights(result: Surface | Spectrum, weights: str | Mapping[str, float], bet
     if isinstance(weights, Mapping):
         for name, value in weights.items():
             if name not in result.parts:
-                raise InputError(f"weights: there is no part {name!r}; there are {', '.join(result.parts)}")
+                raise InputError(unknown(name, result.parts, where=f" for {arg('weights')}"))
             if not 0 <= value < np.inf:
                 raise InputError(f"the weight of {name!r} must be a finite number, at least 0, got {value}")
         for name in result.parts:
             if name not in weights:
-                raise InputError(f"weights: part {name!r} has none; give 0 to leave it out")
+                raise InputError(f"{arg('weights')} has no number for the part {name!r}: give 0 to leave it out")
         return np.array([weights[name] for name in result.parts], dtype=np.float64)
     if weights == "natural":
         return np.asarray(result.n_samples, dtype=np.float64)
@@ -169,7 +169,8 @@ def _weights(result: Surface | Spectrum, weights: str | Mapping[str, float], bet
             train_counts = _class_counts(result, "drw")
         of_classes: np.ndarray = train_counts * _inverse_effective_numbers(train_counts, beta)
         return of_classes
-    raise InputError(f"weights {weights!r} are unknown: choose {', '.join(WEIGHTS)} or a .json file")
+    near = nearest(weights, WEIGHTS)
+    raise InputError(f"{arg('weights', weights)} is unknown: {near}choose {', '.join(WEIGHTS)} or a .json file")
 
 
 def shares_of(

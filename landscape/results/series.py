@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from landscape.errors import InputError, nearest
+from landscape.errors import InputError, position, unknown
 from landscape.results.axes import Floats, array, concatenate, scalar
 from landscape.results.base import Result
 from landscape.results.sharpness import Sharpness
@@ -114,12 +114,10 @@ class Series(Result):
             InputError: there is no such checkpoint.
         """
         if isinstance(checkpoint, str):
-            if checkpoint not in self.checkpoints:
-                near = nearest(checkpoint, self.checkpoints)
-                raise InputError(f"no checkpoint {checkpoint!r}; {near}there are {', '.join(self.checkpoints)}")
-            checkpoint = self.checkpoints.index(checkpoint)
+            checkpoint = position(checkpoint, self.checkpoints, "checkpoint")
         if not -len(self.checkpoints) <= checkpoint < len(self.checkpoints):
-            raise InputError(f"no checkpoint {checkpoint}: there are {len(self.checkpoints)}")
+            last = len(self.checkpoints) - 1
+            raise InputError(f"there is no checkpoint {checkpoint}: choose a name, or a position from 0 to {last}")
         made: dict[str, Any] = {}
         for item in fields(self.of):
             own = self.__dataclass_fields__.get(item.name)
@@ -150,8 +148,8 @@ class Series(Result):
         for k, name in enumerate(self.checkpoints):
             if word in (name, f"{place[k]:g}"):
                 return k
-        known = ", ".join(f"{p:g}" for p in place)
-        raise InputError(f"no checkpoint {word!r}: there are {unit}s {known}, also by name as {self.checkpoints[-1]}")
+        known = [f"{unit} {p:g}" for p in place]
+        raise InputError(unknown(word, known, "checkpoint", more=f", or a name such as {self.checkpoints[-1]}"))
 
     def only(self: T, checkpoint: int) -> T:
         """Return the series of one checkpoint, by its position."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from landscape.callables import checked
-from landscape.errors import InputError, arg, nearest
+from landscape.errors import InputError, arg, unknown
 from landscape.results.base import Result
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ class Stack(Mapping[str, R], Generic[R]):
     @checked
     def __getitem__(self, name: str | int | float) -> R:
         if str(name) not in self._results:
-            known = ", ".join(self._results)
-            raise InputError(f"no {self.along} {name!r}; {nearest(name, self._results)}there are {known}")
+            raise InputError(unknown(name, self._results, self.along))
         return self._results[str(name)]
 
     def __contains__(self, name: object) -> bool:

@@ -52,7 +52,7 @@ def test_a_folder_a_pattern_and_several_files_are_the_same_series(run, capsys):
     for own in (a.at(0), a.last):
         assert columns.compared([own])[0].text(own, 0).split()[0] in told
     assert main(["compare", str(run / "a.h5"), "--at", "7"]) == 2
-    assert "there are epochs 0, 1, also by name as net-1" in capsys.readouterr().err
+    assert "choose epoch 0, epoch 1, or a name such as net-1" in capsys.readouterr().err
     assert main(["export", str(run / "a.h5"), "--to", "csv"]) == 0
     assert len((run / "a.csv").read_text().splitlines()) == 1 + 2 * 4
 

@@ -77,14 +77,11 @@ def test_plot_groups_by_a_file(plot, tmp_path, asked):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--groups", "heads"], "groups 'heads' are unknown"),
+        (["--groups", "heads"], "--groups heads is unknown"),
         (["--groups", "none.json"], "none.json cannot be read: No such file"),
-        (
-            ["--weights", "heavy"],
-            "weights 'heavy' are unknown: choose natural, balanced, training, drw or a .json file",
-        ),
-        (["--parts", "cat"], "--parts: no part 'cat'"),
-        (["--groups", "all", "--parts", "class 0"], "--parts: no part 'class 0'; choose from all"),
+        (["--weights", "heavy"], "--weights heavy is unknown: choose natural, balanced, training, drw or a .json file"),
+        (["--parts", "cat"], "'cat' for --parts: choose class 0, class 1, class 2, or"),
+        (["--groups", "all", "--parts", "class 0"], "'class 0' for --parts: choose all, or"),
         (["--levels", "1"], "--levels must be 2 to 60, got 1"),
         (["--levels", "many"], "Invalid value for '--levels'"),
         (["--vmin", "nan"], "--vmin must be a finite number, got nan"),

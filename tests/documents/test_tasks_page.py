@@ -27,7 +27,7 @@ def test_a_workflow_runs_with_at_most_three_lines_of_glue(title, capsys):
     names = {}
     exec(compile(own, title, "exec"), names)
     exec(compile(glue, title, "exec"), names)
-    assert "Spectrum of part" in capsys.readouterr().out
+    assert "Spectrum (part: " in capsys.readouterr().out
     assert len(names["objective"].partition) >= 2
 
 

@@ -263,7 +263,7 @@ def test_what_goes_by_class_refuses_parts_of_several_classes():
         ('{"class 0": "1"}', "must hold {"),
         ('{"class 0": true}', "must hold {"),
         ('{"class 0": 1, "class 0": 2}', "'class 0' is there twice"),
-        ('{"class 0": 1}', "weights: part 'class 1' has none; give 0 to leave it out"),
+        ('{"class 0": 1}', "the part 'class 1': give 0"),
     ],
 )
 def test_a_file_of_weights_that_is_none_is_refused(tmp_path, text, message):
@@ -274,27 +274,25 @@ def test_a_file_of_weights_that_is_none_is_refused(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    ("groups", "weights", "line"),
+    ("groups", "weights", "named"),
     [
-        ("thirds", "natural", "groups 'thirds' are unknown: choose all, class, head-tail, many-medium-few or a .json"),
-        ({}, "natural", "there are no groups"),
-        ({"x": []}, "natural", "group 'x' joins no parts"),
-        ({"x": ["cat"]}, "natural", "group 'x': 'cat' is no part here"),
-        ({"x": [True]}, "natural", "group 'x': True is no part"),
-        ({"x": [-1]}, "natural", "group 'x': -1 is no part"),
-        ({"x": [1, "class 1"]}, "natural", "group 'x' holds 'class 1' twice"),
-        ("all", "equal", "weights 'equal' are unknown: choose natural, balanced, training, drw"),
-        ("all", {"class 0": 1.0}, "weights: part 'class 1' has none; give 0 to leave it out"),
-        ("all", {"cat": 1.0}, "weights: there is no part 'cat'"),
-        ("all", {"class 0": -1.0}, "the weight of 'class 0' must be a finite number, at least 0, got -1.0"),
-        ("all", {"class 0": np.nan}, "the weight of 'class 0' must be a finite number"),
+        ("thirds", "natural", ["groups", "'thirds'", "all, class, head-tail, many-medium-few", ".json"]),
+        ({}, "natural", ["groups"]),
+        ({"x": []}, "natural", ["group 'x'"]),
+        ({"x": ["cat"]}, "natural", ["group 'x'", "'cat'", "class 0, class 1"]),
+        ({"x": [True]}, "natural", ["group 'x'", True]),
+        ({"x": [-1]}, "natural", ["group 'x'", "-1"]),
+        ({"x": [1, "class 1"]}, "natural", ["group 'x'", "'class 1'", "twice"]),
+        ("all", "equal", ["weights='equal'", "natural, balanced, training, drw"]),
+        ("all", {"class 0": 1.0}, ["weights", "'class 1'", "0"]),
+        ("all", {"cat": 1.0}, ["weights", "'cat'"]),
+        ("all", {"class 0": -1.0}, ["'class 0'", "-1.0"]),
+        ("all", {"class 0": np.nan}, ["'class 0'", "nan"]),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(groups, weights, line):
-    with pytest.raises(InputError) as caught:
+def test_what_does_not_fit_is_refused_in_one_line(groups, weights, named):
+    with refused(InputError, *named):
         regroup(three_classes(), groups, weights)
-    assert line in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_every_field_has_an_explanation():
         ("gkp = 1", "gkp must be bool, got 1"),
         ("milestones = [1, 2.5]", "milestones must be int, got 2.5"),
         ("epoch = 3", "there is no option 'epoch'; similar: epochs"),
-        ('method = "sgd"', "no method 'sgd'; choose from ce, sam, gsa-gkp"),
+        ('method = "sgd"', "no method 'sgd': choose ce, sam, gsa-gkp"),
         ("method = 3", "method must be str, got 3"),
         ('device = "cpu"', "no option 'device' in a recipe, whose numbers it does not change: pass --device on the"),
         ('preset = "cifar10-lt"', "there is no option 'preset' in a file: it is called benchmark there"),

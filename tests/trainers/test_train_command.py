@@ -67,8 +67,8 @@ def test_a_training_by_hand_gives_the_commands_weights(run_folder):
     [
         (["--dataset", "digits"], "no data set 'digits'"),
         ([], "there is no data: pass --dataset or --preset"),
-        (["sgd", "--dataset", "digits-lt"], "no method 'sgd'; choose from ce, sam, gsa-gkp"),
-        (["--preset", "mnist"], "no preset 'mnist'; choose from digits-lt, cifar10-lt"),
+        (["sgd", "--dataset", "digits-lt"], "no method 'sgd': choose ce, sam, gsa-gkp"),
+        (["--preset", "mnist"], "no preset 'mnist': choose digits-lt, cifar10-lt"),
         (["--dataset", "digits-lt", "--model", "resnet33"], "no model 'resnet33'"),
         (["--dataset", "digits-lt", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["ce", "--dataset", "digits-lt", "--rho", "0.1"], "--rho changes nothing without --sharpness sam"),

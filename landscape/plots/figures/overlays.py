@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, arg, unknown
 from landscape.plots.figures.lines import compare_lines
 from landscape.plots.layout import drawing, panels, planes, theme
 from landscape.plots.layout.drawable import figure
@@ -140,7 +140,7 @@ def compare_surfaces(
     for name, found in drawn.items():
         for part in parts or ():
             if part not in found.parts:
-                raise InputError(f"{name} has no part {part!r}; it has {', '.join(found.parts[:10])}")
+                raise InputError(unknown(part, found.parts, where=f" in {name}"))
     are_lines = {found.is_line for found in drawn.values()}
     if len(are_lines) > 1:
         raise InputError("lines and planes cannot be compared: give surfaces of one kind")
