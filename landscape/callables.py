@@ -11,7 +11,7 @@ import inspect
 import numbers
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -30,6 +30,10 @@ _WORDS: dict[Any, str] = {
     str: "a string",
     os.PathLike: "a path",
     type(None): "None",
+    type: "a class",
+    Mapping: "a mapping",
+    Sequence: "a list",
+    Callable: "a function",
 }
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, arg, unknown
 
 Augmentation = Callable[[Tensor], Tensor]
 """(B, channels, H, W) in [0, 1] -> (B, channels, size, size) in [0, 1], of the same type."""
@@ -100,7 +100,7 @@ def build(name: str, size: int) -> Augmentation:
         InputError: there is no such augmentation, or the size is below 1.
     """
     if name not in names():
-        raise InputError(f"no augmentation {name!r} for {arg('augment')}; choose from {', '.join(names())}")
+        raise InputError(unknown(name, names(), "augmentation", where=f" for {arg('augment')}"))
     if size < 1:
         raise InputError(f"images must have at least 1 pixel a side, got size {size}")
     steps = _steps(name, size)

@@ -18,7 +18,7 @@ from landscape.autodiff import costs, distributed
 from landscape.cli import dry
 from landscape.cli.console import Console
 from landscape.cli.options import COUNT, DRY_RUN, Choice, Decorator, command, listed, option
-from landscape.errors import InputError
+from landscape.errors import InputError, unknown
 from landscape.results import History
 from trainers import data, evaluation, folder, methods, recipes, rules, run
 from trainers.methods import BENCHMARKS, METHODS
@@ -293,5 +293,5 @@ def methods_of(text: str) -> list[str]:
     names = list(dict.fromkeys(word.strip() for word in text.split(",")))
     for name in names:
         if name not in METHODS:
-            raise InputError(f"--methods: no method {name!r}; choose from {', '.join(METHODS)}")
+            raise InputError(unknown(name, METHODS, "method", where=" for --methods"))
     return names

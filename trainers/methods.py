@@ -1,6 +1,5 @@
 """Recipes by name: methods of independent parts (loss, re-weighting, sharpness, preservation), and benchmarks."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Any
 from landscape.callables import checked
 from landscape.data import datasets
 from landscape.errors import InputError, unknown
-from trainers.recipes import Recipe, read
+from trainers.recipes import Recipe, read, taken
 from trainers.rules import check, refuse_idle
 from trainers.variants import fields_of
 
@@ -166,10 +165,7 @@ def recipe(method: str, *, preset: str | None = None, variant: str | None = None
     Raises:
         InputError: an unknown name, or values that do not fit together.
     """
-    known = [item.name for item in dataclasses.fields(Recipe)]
-    for name in fields:
-        if name not in known:
-            raise InputError(f"a recipe has no field {name!r}; it has {', '.join(known)}")
+    fields = {name: taken(name, value) for name, value in fields.items()}
     made = compose(
         {"dataset": OWN, **fields} if preset is None else fields, method=method, benchmark=preset, variant=variant
     )

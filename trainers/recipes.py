@@ -4,13 +4,16 @@ The command line, the file `config.toml` and the checkpoints take their names, t
 """
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from landscape.data import datasets
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, arg, unknown
 from landscape.networks import losses, models
 from landscape.results import disk
 from landscape.results.features import QUALITY
@@ -241,6 +244,31 @@ def read(path: Path) -> dict[str, Any]:
             raise InputError(f"{arg('config', path)}: there is no option {name!r}{_instead(name, known)}")
         values[name] = _typed(f"{arg('config', path)}: {name}", value, known[name])
     return values
+
+
+def taken(name: str, value: Any) -> Any:
+    """Return a value of a field as a recipe stores it.
+
+    Args:
+        name: of the field.
+        value: may also be a path for a string, a list for a tuple, or a number of NumPy.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: no field has this name, or the value is of another type.
+    """
+    known = {item.name: item.type for item in fields(Recipe)}
+    if name not in known:
+        raise InputError(unknown(name, known, "field", where=" of a recipe"))
+    if value is None and type(None) in getattr(known[name], "__args__", ()):
+        return None
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    return _typed(arg(name), list(value) if isinstance(value, tuple) else value, known[name])
 
 
 def _instead(name: str, known: Collection[str]) -> str:

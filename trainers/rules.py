@@ -3,15 +3,19 @@
 import math
 from collections.abc import Callable, Collection
 from dataclasses import fields
+from typing import TypeAlias
 
 import numpy as np
 
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, arg, check_choice
 from landscape.networks.losses import build
 from landscape.networks.models import COSINE_SCALE
 from trainers import losses
 from trainers.recipes import PERTURBATIONS, Recipe
 from trainers.schedule import filled, grouping, needed
+
+Rules: TypeAlias = tuple[tuple[bool, str], ...]
+"""Conditions that a recipe must fulfil, each with the message for one that does not."""
 
 
 def check(recipe: Recipe) -> None:
@@ -25,15 +29,32 @@ def check(recipe: Recipe) -> None:
     """
     for item in fields(recipe):
         value, choices = getattr(recipe, item.name), item.metadata["choices"]
-        if choices and value not in choices and not (item.name == "loss" and ":" in value):
-            raise InputError(f"{arg(item.name)} must be one of {', '.join(choices)}, got {value!r}")
+        if choices and not (item.name == "loss" and ":" in value):
+            check_choice(item.name, value, choices)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise InputError(f"{arg(item.name)} must be a finite number, got {number}")
-    r = recipe
+    r, own = recipe, ":" in recipe.model
+    for fits, message in (*_of_schedule(r), *_of_perturbation(r), *_of_groups(r), *_of_measures(r)):
+        if not fits:
+            raise InputError(message)
+    options = losses.options_of(r.loss_options)
+    if r.loss == "bcl":
+        losses.bcl_of(options)
+    elif options:
+        build(r.loss, np.ones(2), **options)
+    if r.loss == "ldam" and not own and options.get("scale", COSINE_SCALE) != COSINE_SCALE:
+        raise InputError(
+            f"scale={options['scale']:g} of {arg('loss_options')} is not that of the classifier of {r.model}, "
+            f"{COSINE_SCALE:g}: "
+            "leave it out, or choose max_margin"
+        )
+
+
+def _of_schedule(r: Recipe) -> Rules:
+    """Return the rules of data and schedule."""
     steps = r.milestones or ()
-    own = ":" in r.model
-    rules = (
+    return (
         (bool(r.dataset), f"there is no data: pass {arg('dataset')} or {arg('preset')}"),
         (0 <= r.validation < 1, f"{arg('validation')} must be at least 0 and below 1, got {r.validation}"),
         (r.epochs >= 1, f"{arg('epochs')} must be at least 1, got {r.epochs}"),
@@ -57,6 +78,12 @@ def check(recipe: Recipe) -> None:
             f"{arg('milestones', steps)} lie beyond {arg('epochs', r.epochs)}: choose earlier ones",
         ),
         (0 < r.gamma <= 1, f"{arg('gamma')} must be above 0 and at most 1, got {r.gamma}"),
+    )
+
+
+def _of_perturbation(r: Recipe) -> Rules:
+    """Return the rules of SAM and its variants."""
+    return (
         (r.rho >= 0 and (r.rho_end or 0) >= 0, f"{arg('rho')} and {arg('rho_end')} must not be negative"),
         (
             (r.rho_end is None) == (r.rho_schedule == "constant"),
@@ -86,6 +113,12 @@ def check(recipe: Recipe) -> None:
             f"{arg('sharpness', 'cc-sam')} perturbs the classifier, whose weights bcl makes prototypes of: choose "
             f"another {arg('loss')}",
         ),
+    )
+
+
+def _of_groups(r: Recipe) -> Rules:
+    """Return the rules of groups, GSA and GKP."""
+    return (
         (r.groups >= 1, f"{arg('groups')} must be at least 1, got {r.groups}"),
         (0 <= r.average < 1, f"{arg('average')} must be at least 0 and below 1, got {r.average}"),
         (r.radius_scale >= 0, f"{arg('radius_scale')} must not be negative, got {r.radius_scale}"),
@@ -98,10 +131,13 @@ def check(recipe: Recipe) -> None:
             0 <= r.alpha_end <= 1 and 0 <= r.alpha_start <= 1,
             f"{arg('alpha_start')} and {arg('alpha_end')} must be from 0 to 1, got {r.alpha_start} and {r.alpha_end}",
         ),
-        (0 <= r.group_after < 1, f"{arg('group_after')} is a share of the run, from 0 to below 1, got {r.group_after}"),
+        (
+            0 <= r.group_after < 1,
+            f"{arg('group_after')} must be a fraction of the run, at least 0 and below 1, got {r.group_after}",
+        ),
         (
             0 <= r.regroup_every <= 1,
-            f"{arg('regroup_every')} is a share of the run, from 0 to 1, got {r.regroup_every}",
+            f"{arg('regroup_every')} must be a fraction of the run, from 0 to 1, got {r.regroup_every}",
         ),
         (
             not r.grouped or r.statistics_every < 1 or any(map(groups_after(r), range(r.epochs))),
@@ -113,6 +149,13 @@ def check(recipe: Recipe) -> None:
             r.fisher_samples is None or r.fisher_samples >= 1,
             f"{arg('fisher_samples')} must be at least 1, got {r.fisher_samples}",
         ),
+    )
+
+
+def _of_measures(r: Recipe) -> Rules:
+    """Return the rules of measurements and of combinations."""
+    own = ":" in r.model
+    return (
         (r.evaluate_every >= 1, f"{arg('evaluate_every')} must be at least 1, got {r.evaluate_every}"),
         (
             min(r.snapshot_every, r.statistics_every, r.cosines_every) >= 0,
@@ -124,8 +167,8 @@ def check(recipe: Recipe) -> None:
         ),
         (
             r.loss != "bcl" or r.first_pass != "decoupled",
-            f"{arg('first_pass', 'decoupled')} takes samples one by one, which the contrastive loss of bcl "
-            "couples: use exact",
+            f"{arg('first_pass', 'decoupled')} treats each sample alone, which the contrastive loss of bcl does "
+            "not: use exact",
         ),
         (
             not r.compile or r.first_pass != "decoupled",
@@ -139,15 +182,17 @@ def check(recipe: Recipe) -> None:
         (
             not r.cosine or not own,
             f"{arg('cosine', True)} is for the models of this package, {r.model} brings its own classifier: leave "
-            "it out, and end "
-            "the model with landscape.models.NormedLinear(features, classes)",
+            "it out, and end the model with landscape.networks.models.NormedLinear(features, classes)",
         ),
         (
             r.pull_at == "theta" or (r.sharpness == "gsa" and r.perturb == "joint"),
-            f"{arg('pull_at', 'perturbed')} needs {arg('sharpness', 'gsa')} and {arg('perturb', 'joint')}: there "
-            "is no one perturbation else",
+            f"{arg('pull_at', 'perturbed')} needs {arg('sharpness', 'gsa')} and {arg('perturb', 'joint')}: otherwise "
+            "there is no single perturbation",
         ),
-        (0 <= r.drw_start < 1, f"{arg('drw_start')} is a share of the run, from 0 to below 1, got {r.drw_start}"),
+        (
+            0 <= r.drw_start < 1,
+            f"{arg('drw_start')} must be a fraction of the run, at least 0 and below 1, got {r.drw_start}",
+        ),
         (0 <= r.drw_beta < 1, f"{arg('drw_beta')} must be at least 0 and below 1, got {r.drw_beta}"),
         (
             not r.augment or len(r.views) == (3 if r.loss == "bcl" else 1),
@@ -155,20 +200,6 @@ def check(recipe: Recipe) -> None:
             f"{3 if r.loss == 'bcl' else 1}",
         ),
     )
-    for fits, message in rules:
-        if not fits:
-            raise InputError(message)
-    options = losses.options_of(r.loss_options)
-    if r.loss == "bcl":
-        losses.bcl_of(options)
-    elif options:
-        build(r.loss, np.ones(2), **options)
-    if r.loss == "ldam" and not own and options.get("scale", COSINE_SCALE) != COSINE_SCALE:
-        raise InputError(
-            f"scale={options['scale']:g} of {arg('loss_options')} is not that of the classifier of {r.model}, "
-            f"{COSINE_SCALE:g}: "
-            "leave it out, or choose max_margin"
-        )
 
 
 def groups_after(recipe: Recipe) -> Callable[[int], bool]:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import costs, devices, distributed
-from landscape.errors import InputError, LandscapeError, NumericalError, StoreError, arg
+from landscape.errors import InputError, LandscapeError, NumericalError, StoreError, arg, one_line
 from landscape.networks import checkpoints, losses
 from landscape.networks.class_means import Quality
 from landscape.networks.models import NormedLinear
@@ -131,8 +131,7 @@ class Run:
         if self.recipe.loss in {"ldam", "bcl"} and not cosine and distributed.is_main():
             log.warning(
                 f"{arg('loss', self.recipe.loss)} expects logits that are scaled cosines, and {self.recipe.model} "
-                "does not "
-                "end in landscape.models.NormedLinear, which makes them: see that its own classifier does"
+                "does not end in landscape.networks.models.NormedLinear: make sure that its own classifier makes them"
             )
 
     @property
@@ -445,9 +444,7 @@ class Run:
         except LandscapeError as error:
             raise StoreError(f"{error}; {remedy}") from error
         except (RuntimeError, KeyError) as error:  # names or shapes: the code of the model may have changed
-            raise StoreError(
-                f"{file} does not fit the model as it is now: {str(error).splitlines()[0]} {remedy}"
-            ) from error
+            raise StoreError(f"{file} does not fit the model as it is now ({one_line(error)}): {remedy}") from error
         self._fresh = False
         if distributed.is_main():
             folder.keep_groups(self.out, self._groups)  # another file is from an interrupted epoch

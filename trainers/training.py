@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from landscape.callables import checked
@@ -32,7 +33,7 @@ def train(
     recipe: Recipe | str,
     *,
     out: str | Path | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     workers: int = 0,
     overwrite: bool = False,
     progress: run.Progress | None = None,
@@ -50,7 +51,7 @@ def train(
         recipe: from `methods.recipe`, or the name of a method.
         out: folder of the run, with the same files as from `landscape train`; an interrupted run continues from it.
             None stores nothing.
-        device: "cpu", "cuda", "cuda:1"; None means a GPU if there is one.
+        device: "cpu", "cuda", "cuda:1" or a torch.device; None means a GPU if there is one.
         workers: number of processes that read images from files.
         overwrite: replace a run in the folder.
         progress: called with (finished epochs, number of epochs, a line of text).

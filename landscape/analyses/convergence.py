@@ -191,13 +191,8 @@ def finetuned(
 
 def _costs(objective: Objective, steps: int, batch: int) -> costs.Known:
     """Return the cost of a number of training steps."""
-
-    def prepare(n: int) -> Callable[[], object]:
-        small = pilot.few(objective, [n])
-        theta = points.origin(small).theta
-        return lambda: points.gradient(small, theta, 0)
-
     what, halve = "steps of the training on parts", arg("finetune")
+    prepare = pilot.gradient(objective)
     work = costs.Work(what=what, prepare=prepare, times=steps, samples=batch, batch=batch, halve=halve)
     return costs.Known(works=(work,), keeps=6 * objective.layout.size * objective.dtype.itemsize)
 

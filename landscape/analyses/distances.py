@@ -142,17 +142,18 @@ class _Given:
 
 def _check(runs: Sequence[Run]) -> None:
     if not runs:
-        raise InputError("there is no run with points to compare")
+        raise InputError("there is no run to compare: give at least one")
     names, epochs = list(runs[0].points), [e for _, e in runs[0].snapshots]
     for run in runs:
         if list(run.points) != names:
             raise InputError(
-                f"runs have other points: {', '.join(run.points)} in {run.name}, {', '.join(names)} before"
+                f"{run.name} has the points {', '.join(run.points)}, {runs[0].name} has {', '.join(names)}: compare "
+                "runs with the same points"
             )
         if not np.array_equal([e for _, e in run.snapshots], epochs, equal_nan=True):
             raise InputError(f"{run.name} has snapshots of other epochs than {runs[0].name}: train both alike")
     if len({run.name for run in runs}) < len(runs):
-        raise InputError("two runs have one name: give their folders other names")
+        raise InputError("two runs have the same name: rename the folder of one")
 
 
 def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progress: jobs.Progress | None) -> Distances:

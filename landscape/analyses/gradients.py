@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from landscape.analyses import part_losses
 from landscape.analyses.at_checkpoints import Report, at_checkpoints
-from landscape.autodiff import costs, trees
-from landscape.autodiff.backward import push
-from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff import costs
 from landscape.autodiff.distributed import Team
+from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.curvature import gram
@@ -193,7 +193,7 @@ def _costs(
     def slopes(n: int) -> Callable[[], object]:
         small = pilot.few(objective, [n])
         vectors = gram.direction(small, 0).expand(n_parts + 1, -1)
-        return lambda: _slopes(small, 0, vectors)
+        return lambda: part_losses.slopes(small, small.batches(0), vectors)
 
     again = (-(-n_parts // held) + 1) / 2 + sampling_errors
     works.append(costs.Work(what="gradients of parts", prepare=of_part, times=again, **of_parts))
@@ -239,7 +239,7 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
     units = torch.cat([units, torch.nn.functional.normalize(whole, dim=0)[None]])
     of_norm, of_whole, of_cosine = np.full(n_parts, np.nan), np.zeros(n_parts), np.zeros(n_parts)
     for q, share in enumerate(shares):
-        slopes = _slopes(objective, q, units)  # (P + 1, n)
+        slopes = part_losses.slopes(objective, _all_batches(objective, q), units)  # (P + 1, n)
         n = slopes.shape[1]
         with np.errstate(divide="ignore", invalid="ignore"):  # a gradient of zero has no direction
             moved = share * (slopes[:-1] - cosine[:, None] * slopes[-1]) / lengths[-1]
@@ -254,22 +254,11 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
     }
 
 
-def _slopes(objective: Objective, part: int, vectors: torch.Tensor) -> np.ndarray:
-    """Return the derivative of each sample's loss along vectors (V, D), for the samples of a part, (V, n)."""
-    theta = tuple(t.detach().requires_grad_() for t in objective.theta)
-    along = [tuple(objective.layout.tensors(v)) for v in vectors]
-    found = []
-    with differentiable_attention():
-        members = objective.members[part]  # all of them, also where processes share the sums
-        for start in range(0, len(members), objective.batch_size):
-            some = members[start : start + objective.batch_size]
-            batch = objective.samples.batch(some, objective.device, objective.dtype)
-
-            def losses(some: slice, batch: Any = batch) -> torch.Tensor:
-                return objective.losses(theta, *trees.take(batch, some))
-
-            found.append(wide(torch.stack(push(losses, theta, along)[1]).detach()).cpu())
-    return torch.cat(found, dim=1).numpy()
+def _all_batches(objective: Objective, part: int) -> Iterator[tuple[Tree, Tree]]:
+    """Return the batches of all samples of a part, also where processes share the sums."""
+    members = objective.members[part]
+    for start in range(0, len(members), objective.batch_size):
+        yield objective.samples.batch(members[start : start + objective.batch_size], objective.device, objective.dtype)
 
 
 def _over_batches(

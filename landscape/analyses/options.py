@@ -191,7 +191,7 @@ def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool
     """
     if options.method == "rows" and not kind.has_rows:
         others = ", ".join(name for name, other in KINDS.items() if other.has_rows)
-        raise InputError(f"{arg('method', 'rows')}: the {kind.name} has no rows; {others} have")
+        raise InputError(f"{arg('method', 'rows')} is for {others}, and the {kind.name} has no rows: leave it out")
     by_rows = options.method != "lanczos" and kind.has_rows
     if not (by_rows or options.sampling_errors):
         return False

@@ -1,7 +1,7 @@
 """The loss of one part around the checkpoint, sample by sample: all that measures of sharpness need."""
 
 import math
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from landscape.autodiff import trees
 from landscape.autodiff.backward import push
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide, zeros
 from landscape.objective import points
 from landscape.objective.objective import Objective
@@ -43,14 +44,28 @@ class PartLosses:
 
     def slopes(self, along: Tensor) -> np.ndarray:
         """Return the derivative of each of this process's losses along a vector at the checkpoint, (n,)."""
-        objective, found = self.objective, [torch.empty(0, dtype=torch.float64)]
-        theta = tuple(t.detach().requires_grad_() for t in objective.theta)
-        v = tuple(objective.layout.tensors(along.to(theta[0])))
-        with differentiable_attention():
-            for batch in objective.batches(self.part):
+        return slopes(self.objective, self.objective.batches(self.part), along[None])[0]
 
-                def losses(some: slice, batch: Any = batch) -> Tensor:
-                    return objective.losses(theta, *trees.take(batch, some))
 
-                found.append(wide(push(losses, theta, [v])[1][0].detach()).cpu())
-        return torch.cat(found).numpy()
+def slopes(objective: Objective, batches: Iterable[tuple[Tree, Tree]], vectors: Tensor) -> np.ndarray:
+    """Return the derivative of each sample's loss along vectors at the checkpoint.
+
+    Args:
+        objective: model and loss.
+        batches: inputs and targets of n samples in all.
+        vectors: (V, D).
+
+    Returns:
+        (V, n) float64.
+    """
+    theta = tuple(t.detach().requires_grad_() for t in objective.theta)
+    along = [tuple(objective.layout.tensors(v)) for v in vectors.to(theta[0])]
+    found = [torch.empty(len(along), 0, dtype=torch.float64)]
+    with differentiable_attention():
+        for batch in batches:
+
+            def losses(some: slice, batch: tuple[Tree, Tree] = batch) -> Tensor:
+                return objective.losses(theta, *trees.take(batch, some))
+
+            found.append(wide(torch.stack(push(losses, theta, along)[1]).detach()).cpu())
+    return torch.cat(found, dim=1).numpy()

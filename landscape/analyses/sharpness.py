@@ -33,7 +33,7 @@ from landscape.analyses.part_losses import PartLosses
 from landscape.autodiff import costs
 from landscape.callables import checked
 from landscape.errors import InputError, arg
-from landscape.objective import jobs, pilot, points
+from landscape.objective import jobs, pilot
 from landscape.objective.evaluator import Evaluator, evaluate
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import fingerprint, provenance
@@ -168,11 +168,6 @@ def _costs(objective: Objective, options: Options) -> costs.Known:
     n, pieces, batch = pilot.mean_count(objective), len(objective.partition), objective.batch_size
     draw = noise.drawer(objective, options.seed)
 
-    def gradients(n: int) -> Callable[[], object]:
-        small = pilot.few(objective, [n])
-        theta = points.origin(small).theta
-        return lambda: points.gradient(small, theta, 0)
-
     def losses(n: int) -> Callable[[], object]:
         own = PartLosses(pilot.few(objective, [n]), 0)
         return lambda: own.losses(draw(0).at(options.sigma).theta)
@@ -188,7 +183,7 @@ def _costs(objective: Objective, options: Options) -> costs.Known:
         pilot.at_points(objective, "points around the checkpoint", 1 + noise.USUAL_RUNGS * options.draws),
         costs.Work(
             what="gradients of the search for the largest rise",
-            prepare=gradients,
+            prepare=pilot.gradient(objective),
             times=2 + options.ascent_steps,
             halve=arg("ascent_steps", options.ascent_steps // 2),
             **of_parts,

@@ -148,7 +148,7 @@ def spectrum(
     if isinstance(subject, Objective):
         kind = find(HESSIAN.name if operator is None else operator)
         if accuracy is not None and not kind.scales:
-            raise InputError(f"{arg('accuracy')} weighs losses, which the {kind.name} does not: leave one of them out")
+            refuse_draws(kind, "accuracy")
         if samples is not None or subject.draws is not None:
             refuse_draws(kind)
         name, parts, size = kind.name, subject.partition.names, subject.layout.size
@@ -179,7 +179,7 @@ def spectrum(
     )
     most = options.n_steps if options.has_density else max_steps or extremes.MOST
     if vectors > min(most, size):
-        raise InputError(f"{arg('vectors', vectors)} asks for more than {most} steps give of {size} parameters")
+        raise InputError(f"{arg('vectors')} must be at most {min(most, size)}, for {most} steps; got {vectors}")
     if overlap:
         overlaps.refuse(len(parts), vectors)
     if isinstance(subject, Objective):

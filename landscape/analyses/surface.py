@@ -131,6 +131,12 @@ class Keywords(TypedDict, total=False):
     progress: jobs.Progress | None
 
 
+def _even(n: int) -> np.ndarray:
+    if n < 1:
+        raise InputError(f"{arg('n')} must be at least 1, got {n}")
+    return np.linspace(-1, 1, n)
+
+
 @checked
 def surface1d(
     objective: Objective,
@@ -153,7 +159,7 @@ def surface1d(
         The surface.
     """
     line = along or directions.random(objective, 1)
-    return surface(objective, line, np.linspace(-1, 1, n) if x is None else x, **options)
+    return surface(objective, line, _even(n) if x is None else x, **options)
 
 
 @checked
@@ -180,7 +186,7 @@ def surface2d(
         The surface.
     """
     plane = along or directions.random(objective, 2)
-    across = np.linspace(-1, 1, n) if x is None else x
+    across = _even(n) if x is None else x
     return surface(objective, plane, across, across if y is None else y, **options)
 
 

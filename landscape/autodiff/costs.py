@@ -172,7 +172,7 @@ def refuse_undeclared() -> None:
         InputError: this is the case.
     """
     if _plans.get() is not None:
-        raise InputError("this run does not say what it would take: leave the question out")
+        raise InputError("the cost of this call is not known in advance: compute it without an estimate")
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def asking() -> Generator[list[Plan], None, None]:
         return
     finally:
         _plans.reset(token)
-    raise InputError("this run does not say what it would take")
+    raise InputError("the cost of this call is not known in advance: compute it without an estimate")
 
 
 @checked

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, arg, one_line
 
 
 def choose(name: str | torch.device | None) -> torch.device:
@@ -33,7 +33,7 @@ def choose(name: str | torch.device | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"{arg('device', name)} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{arg('device', name)} cannot be used here: {one_line(error)}") from error
     return device
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from landscape.autodiff import trees
 from landscape.autodiff.tracing import NotTraceableError, channels_last, reuse_memory, stages, trace
 from landscape.autodiff.trees import Tree
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, arg, one_line
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def forward(logits: Logits, state: Sequence[Tensor], inputs: Tree, *, bf16: bool
             reason = str(error)
             break
         except Exception as error:  # an operation that this device lacks, or a trace for one batch size only
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            reason = one_line(error)
     if bf16:
         raise InputError(f"{arg('bf16', True)} cannot be used here ({reason}): leave it out")
     log.info("the plain forward pass is used, because %s", reason)

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from landscape.autodiff import trees
 from landscape.autodiff.trees import Tree
+from landscape.errors import one_line
 
 TRACE_SIZES = (11, 13, 17, 19, 23, 29)
 """Batch sizes to trace at: primes, so that the integers in a graph that stand for the batch size can be told."""
@@ -111,7 +112,7 @@ def _graph(function: Callable[..., Any], example: tuple[Any, ...]) -> fx.GraphMo
             traced = graph_of(torch.func.functionalize(function), *example)
     except Exception as error:
         # A user's model may raise anything when it is traced; the plain function does not need the trace.
-        raise NotTraceableError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
+        raise NotTraceableError(one_line(error)) from error
     if any(_mutates(node) for node in traced.graph.nodes):
         raise NotTraceableError("it changes tensors in place")
     _drop_aliases(traced.graph)

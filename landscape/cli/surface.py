@@ -233,7 +233,7 @@ def parse_range(text: str, name: str) -> np.ndarray:
     if low > high:
         raise InputError(f"{name}={text} runs backwards: write {name}={words[1]}:{words[0]}:{n}")
     if (low == high) != (n == 1):
-        raise InputError(f"{name}={text}: one point has equal ends, several have different ones")
+        raise InputError(f"{name}={text}: the ends must be equal for one point, and must differ for several")
     return np.linspace(low, high, n)
 
 

@@ -44,7 +44,7 @@ def matrix(matrices: Any, *, parts: Sequence[str] | None = None, name: str = "ma
         return matrices
     if isinstance(matrices, Mapping):
         if parts is not None:
-            raise InputError("parts: the mapping of matrices names them already")
+            raise InputError("the mapping names the parts of its matrices: leave parts out")
         if any(isinstance(one, Operator) for one in matrices.values()):
             raise InputError("an operator has names for its parts already: leave the mapping out, or join the results")
         return _joined([matrix(one, parts=[part], name=name, symbol=symbol) for part, one in matrices.items()])
@@ -58,7 +58,7 @@ def matrix(matrices: Any, *, parts: Sequence[str] | None = None, name: str = "ma
 def _names(parts: Sequence[str] | None, n: int) -> tuple[str, ...]:
     names = tuple(map(str, range(n))) if parts is None else tuple(parts)
     if len(names) != n or len(set(names)) < n or isinstance(parts, str):
-        raise InputError(f"parts must be {n} different {'name' if n == 1 else 'names'}, got {parts!r}")
+        raise InputError(f"parts must be a list of {n} names that differ, got {parts!r}")
     return names
 
 
@@ -154,7 +154,7 @@ def _of_product(subject: Any, part: str, name: str, symbol: str) -> Operator:
     unknown = "its entries are not known, only its products are"
 
     def unavailable(part: str) -> Any:
-        raise InputError(f"trace and diagonal of {part} cannot be had without probes: {unknown}")
+        raise InputError(f"trace and diagonal of {part} cannot be computed without probes: {unknown}")
 
     operator = Operator(
         matvec=matvec,

@@ -97,11 +97,11 @@ def curvature_operator(
     return of(Products(problem, found, traced, cache_bytes), objective)
 
 
-def refuse_draws(kind: Kind) -> None:
-    """Raise InputError for a matrix that weighted draws cannot estimate."""
+def refuse_draws(kind: Kind, name: str = "samples") -> None:
+    """Raise InputError for a matrix that weighted draws cannot estimate; `name` is the argument that asks for them."""
     if not kind.scales:
         raise InputError(
-            f"{arg('samples')} weighs losses, with which the {kind.name} does not scale: leave it out, or take "
+            f"{arg(name)} needs a matrix that is linear in the loss, the {kind.name} is not: leave it out, or use "
             f"{arg('operator', 'ggn')}"
         )
 

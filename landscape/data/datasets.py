@@ -221,7 +221,7 @@ def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Sa
     for c in np.flatnonzero(available < wanted)[:1]:
         raise DataError(
             f"class {c} ({samples.class_names[c]}) has {available[c]} training samples, {arg('imbalance', imbalance)} "
-            f"wants {wanted[c]}: drop {arg('imbalance')} if {samples.name} is long-tailed already"
+            f"needs {wanted[c]}: leave out {arg('imbalance')} if {samples.name} is long-tailed already"
         )
     if samples.split == "train":
         samples = samples.select(draw(samples.labels, wanted, seed))
@@ -247,7 +247,8 @@ def _normalised(samples: Samples, text: str) -> Samples:
             raise InputError(f"{arg('normalize')} must be imagenet, none or m,m,m/s,s,s; got {text!r}") from None
     if not len(mean) == len(std) == channels:
         raise InputError(
-            f"{arg('normalize', text)}: {samples.name} has {channels} channels, and so many means and stds"
+            f"{arg('normalize', text)} has {len(mean)} means and {len(std)} standard deviations, {samples.name} has "
+            f"{channels} channels: give one of each for each channel"
         )
     if not all(math.isfinite(v) for v in mean + std) or min(std) <= 0:
         raise InputError(f"{arg('normalize', text)}: means must be finite and standard deviations positive")

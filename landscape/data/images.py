@@ -219,7 +219,7 @@ def read_folder(root: Path, split: str, size: int) -> Split:
     label_of = {name: c for c, name in enumerate(class_names)}
     for name in classes:
         if name not in label_of:
-            raise DataError(f"{root / split / name}: there is no training class {name!r}")
+            raise DataError(f"{root / split / name}: there is no folder of training images of the class {name!r}")
     labels, train_labels = (
         np.array([label_of[name] for name in of], dtype=np.int64) for of in (classes, train_classes)
     )

@@ -166,12 +166,12 @@ def attribute(dataset: Any, *names: str) -> Any:
 
 def _collect_tensors(tensors: tuple[Any, ...]) -> tuple[torch.Tensor, None, np.ndarray]:
     if len(tensors) != 2:
-        raise DataError(f"a data set of tensors has two, inputs and labels; got {len(tensors)}")
+        raise DataError(f"a data set of tensors must be two, inputs and labels, got {len(tensors)}")
     values, labels = (torch.as_tensor(t).detach() for t in tensors)
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise DataError(f"labels must be a vector of integers, got {labels.dtype} {tuple(labels.shape)}")
     if values.ndim == 0 or len(values) != len(labels):
-        raise DataError(f"there are {len(labels)} labels for inputs of shape {tuple(values.shape)}")
+        raise DataError(f"there are {len(labels)} labels for inputs of shape {tuple(values.shape)}: each needs one")
     if not len(labels):
         raise DataError("the data set is empty")
     return values, None, labels.cpu().numpy().astype(np.int64)

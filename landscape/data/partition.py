@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from landscape.callables import checked
-from landscape.errors import DataError, InputError, check_choice, unknown
+from landscape.errors import DataError, InputError, arg, check_choice, unknown
 from landscape.results import disk
 from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, Thresholds
 
@@ -115,7 +115,7 @@ class Partition:
         plain = [v.item() if hasattr(v, "item") else v for v in values]
         known = list(dict.fromkeys(v for v in plain if v is not None))
         if not known:
-            raise InputError("there is no value that samples could be divided by")
+            raise InputError("no sample has a value: give a value for each sample, or None for those to leave out")
         try:
             known.sort()
         except TypeError:
@@ -256,8 +256,7 @@ class Partition:
             elif word.isdecimal() and int(word) < len(self.names):
                 part = int(word)
             else:
-                shown = ", ".join(self.names[:10]) + (", ..." if len(self.names) > 10 else "")
-                raise InputError(f"no part {word!r}; choose from {shown} or 0 to {len(self.names) - 1}")
+                raise InputError(unknown(word, self.names, more=self._others()))
             if part in kept:
                 raise InputError(f"part {word!r} is named twice in {chosen!r}")
             kept.append(part)
@@ -265,6 +264,11 @@ class Partition:
         new[kept] = np.arange(len(kept))
         classes = tuple(self.classes[p] for p in kept) if self.classes else ()
         return Partition(names=tuple(self.names[p] for p in kept), part_of=new[self.part_of], classes=classes)
+
+    def _others(self) -> str:
+        if len(self.names) == 1:
+            return f", or divide the data by {arg('partition', 'class')}"
+        return f", or a position from 0 to {len(self.names) - 1}"
 
     @checked
     def coarsen(self, groups: Mapping[str, Sequence[str]]) -> "Partition":

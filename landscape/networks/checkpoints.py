@@ -98,7 +98,7 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: 
         advice = f"say where with {arg('ckpt_key', 'a.b')}"
         if any(isinstance(v, pickles.Foreign) for v in (start, *_entries(start).values())):
             advice += f", or, if they are made by code and you trust its author, add {arg('trust_pickle', True)}"
-        raise InputError(f"no weights in {place}, which holds {_describe(start)}: {advice}")
+        raise InputError(f"there are no weights in {place}, which holds {_describe(start)}: {advice}")
     where = ".".join(filter(None, (key, below)))
     found = {**_beside(content), **_beside(meta)}
     return Checkpoint(state, meta, path, sha256, where, found, _optimizer(content), _notes(content, where))
@@ -129,7 +129,7 @@ def _folder(path: str, key: str | None, trust: bool) -> Checkpoint:
     else:
         raise InputError(checkpoint_folders.described(path))
     if not state:
-        raise InputError(f"no weights in {path}: say where with {arg('ckpt_key', 'a.b')}")
+        raise InputError(f"there are no weights in {path}: say where with {arg('ckpt_key', 'a.b')}")
     return Checkpoint(state, {}, path, _digest(state), key or "", _trainer_state(path))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from landscape.callables import failures_of, resolve_call
-from landscape.errors import InputError, arg, nearest
+from landscape.errors import InputError, arg, unknown
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -43,8 +43,7 @@ def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[...
             raise InputError(f"{arg('loss', name)} accepts no options, got {', '.join(options)}: leave them out")
         return own(name)
     if name not in LOSSES:
-        near = nearest(name, LOSSES)
-        raise InputError(f"no loss {name!r}; {near}choose from {', '.join(LOSSES)} or package.module:callable")
+        raise InputError(unknown(name, LOSSES, "loss", more=" or package.module:callable"))
     make = LOSSES[name]
     known = list(inspect.signature(make).parameters)
     arguments = [class_counts] if "class_counts" in known else []

@@ -142,8 +142,8 @@ def _alike(outputs: Tensor, targets: Tree) -> Tensor:
     """Return targets in the shape of the outputs; (B,) and (B, 1) would otherwise broadcast to (B, B)."""
     if not isinstance(targets, Tensor) or targets.numel() != outputs.numel():
         raise DataError(
-            f"outputs {tuple(outputs.shape)} do not fit targets {trees.shown(targets)}: there is one target for each "
-            "output"
+            f"outputs {tuple(outputs.shape)} do not fit targets {trees.shown(targets)}: give one target for each "
+            "output or, for classes, whole numbers"
         )
     return targets.reshape(outputs.shape).to(outputs.dtype)
 

@@ -127,7 +127,9 @@ def _checked(objective: "Objective") -> Kept:
     with failures_named(inputs):  # a model may overwrite what its backward pass needs
         slopes = torch.autograd.grad(values.sum(), theta, allow_unused=True) if values.requires_grad else ()
     if all(g is None for g in slopes):
-        raise InputError("the loss does not depend on the chosen parameters: no gradient reaches them")
+        raise InputError(
+            f"the loss does not depend on the chosen parameters: do not detach it, or change {arg('params')}"
+        )
     return kept
 
 
@@ -136,7 +138,8 @@ def _refuse_mixed(together: Tensor, apart: Tensor) -> None:
     if ((together - apart).abs() > 1e-3 * (1 + together.abs().nan_to_num(posinf=0).max())).any():
         raise InputError(
             "the loss of a sample depends on the other samples of its batch (batch norm without running statistics, a "
-            "contrastive loss, a choice by the sum of a batch): the loss of a part is then not a sum over its samples"
+            "contrastive loss, a choice by the sum of a batch), so that the loss of a part is not a sum over its "
+            "samples: use a model and a loss that treat each sample alone"
         )
 
 
@@ -170,9 +173,9 @@ def verify(objective: "Objective", kept: Kept) -> None:
         off = (now - before).abs() > 1e3 * eps * (1 + before.abs())  # operations of a GPU may add up in any order
         if bool((off & ~(now.isnan() & before.isnan())).any()):
             raise InputError(
-                f"the loss of sample {int(index[int(off.int().argmax())])} is another at the end of the analysis than "
-                "at its start: the data are random, or the model keeps a counter or a buffer that changes its output; "
-                "make both hold still"
+                f"the loss of sample {int(index[int(off.int().argmax())])} differs between the start and the end of "
+                "the analysis: the data are random, or the model keeps a counter or a buffer that changes its output; "
+                "make both deterministic"
             )
 
 

@@ -72,7 +72,7 @@ def draw_samples(objective: Objective, n: int, *, seed: int = 0, even: float = A
         InputError: fewer than 2 draws, samples that are not in memory or are draws themselves.
     """
     if n < 2:
-        raise InputError(f"{arg('samples', n)}: at least 2 samples are drawn, which tell their own spread")
+        raise InputError(f"{arg('samples', n)} is too few: errors over samples need at least 2 of each part")
     picked = [pick(objective, part, n, seed=seed, even=even) for part in range(len(objective.members))]
     return gathered(objective, picked, {"samples": n, "seed": seed, "even": even})
 
@@ -142,7 +142,7 @@ def _with_factors(samples: Samples, factors: np.ndarray) -> Samples:
     if not isinstance(samples, Records):
         return DrawnSamples(**{f.name: getattr(samples, f.name) for f in fields(Samples)}, factors=factors)
     if samples.held is None:
-        raise InputError(f"{arg('samples')}: draws are of samples in memory, these are collated batch by batch")
+        raise InputError(f"{arg('samples')} needs data in memory, these are read batch by batch: leave it out")
     inputs, targets = samples.held
     return replace(samples, held=(inputs, (targets, sent(torch.from_numpy(factors), trees.device(inputs)))))
 

@@ -69,8 +69,8 @@ class Evaluator:
         policy = norms.check(batch_norm)
         if policy.batches and objective.draws is not None:
             raise InputError(
-                f"{arg('batch_norm', batch_norm)} normalises each batch by itself, and batches of draws in proportion "
-                f"to uncertainty are none of the data: leave {arg('samples')} out"
+                f"{arg('batch_norm', batch_norm)} normalises each batch by itself, and batches of samples that were "
+                f"drawn in proportion to uncertainty do not represent the data: leave {arg('samples')} out"
             )
         self.objective = objective
         self.policy = policy

@@ -173,10 +173,12 @@ def _samples(
             if ckpt
             else f"there is no data: pass {arg('dataset')}"
         )
-    if isinstance(dataset, Samples):
-        return dataset
     if dataset is not None and not isinstance(dataset, str):
-        return take(dataset, split=split)
+        for name, value in given.items():
+            if name != "seed":  # which also draws `samples_per_class`
+                option = arg("data_root" if name == "root" else name, value)
+                raise InputError(f"{option} is for data sets by name: prepare your own data so, and leave it out")
+        return dataset if isinstance(dataset, Samples) else take(dataset, split=split)
     stored = dict(meta.get("dataset", {}))
     known = stored if dataset is None or dataset == stored.get("name") else {"name": dataset}
     return datasets.load(**{**known, "split": split, **given}, take=take)

@@ -13,7 +13,7 @@ from landscape.autodiff.called import call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.data.samples import Samples
-from landscape.errors import InputError, arg, check_choice, nearest
+from landscape.errors import InputError, arg, check_choice, unknown
 from landscape.networks import losses, outputs, tasks
 from landscape.networks.models import failures_named
 from landscape.networks.outputs import Outputs
@@ -97,10 +97,7 @@ def _task(samples: Samples, loss: str | Callable[..., Any] | None, task: str | N
     """Return the given task, or infer it from loss and targets."""
     named = tasks.of_loss(loss) if isinstance(loss, str) else None
     if isinstance(loss, str) and ":" not in loss and loss not in tasks.loss_names():
-        near = nearest(loss, tasks.loss_names())
-        raise InputError(
-            f"no loss {loss!r}; {near}choose from {', '.join(tasks.loss_names())} or package.module:callable"
-        )
+        raise InputError(unknown(loss, tasks.loss_names(), "loss", more=" or package.module:callable"))
     if task is not None:
         check_choice("task", task, TASKS)
         if named is not None and named.name != task:
@@ -119,12 +116,12 @@ def _task(samples: Samples, loss: str | Callable[..., Any] | None, task: str | N
     if loss is not None and not (isinstance(loss, str) and loss in losses.names()):
         return TASKS["own"]
     if isinstance(loss, str):
-        raise InputError(f"{arg('loss', loss)} is for classes, and the data have none")
+        raise InputError(f"{arg('loss', loss)} is for classes, and the data have none: choose another loss")
     targets = trees.leaves(samples.batch(np.zeros(1, dtype=np.int64))[1])
     if len(targets) == 1 and targets[0].is_floating_point():
         return TASKS["regression"]
     raise InputError(
-        f"targets do not tell what is measured: say it by {arg('task')}, one of {', '.join(TASKS)}, or by {arg('loss')}"
+        f"the targets do not determine the task: pass {arg('task')}, one of {', '.join(TASKS)}, or {arg('loss')}"
     )
 
 

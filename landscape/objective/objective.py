@@ -207,7 +207,7 @@ class Objective:
             shapes = {name: t.shape for name, t in _tensors(other).items()}
             for name, t in _tensors(one).items():
                 if shapes.get(name) != t.shape:
-                    raise InputError(f"{name} of the model is not what it is in the objective's: give the same network")
+                    raise InputError(f"{name} differs from that of the objective's model: give the same architecture")
         found = self.of_network(own)
         if not alike(own, self.model):
             found = replace(found, known=Known())
@@ -324,7 +324,7 @@ class Objective:
             raise InputError(unknown(name, self.partition.names, more=f", or a group: {', '.join(GROUPS)}"))
         found = self.partition if own else make_partition(self.samples, GROUPS[name], **self.thresholds)
         if name not in found.names:
-            raise InputError(f"no class is among the {name}: {arg('many')} and {arg('few')} say which are")
+            raise InputError(f"no class belongs to {name!r}: change the limits {arg('many')} and {arg('few')}")
         one = found.coarsen({name: [name]})
         refuse_empty(one, self.samples)
         draws = None

@@ -17,7 +17,7 @@ from landscape.callables import failures_of, resolve
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
 from landscape.data.records import Records
-from landscape.errors import DataError, InputError, arg
+from landscape.errors import DataError, InputError, arg, nearest
 from landscape.results import disk
 from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, NAMES
 
@@ -77,7 +77,9 @@ def make_partition(
         spec = Partition.from_values(spec.tolist() if isinstance(spec, Tensor) else spec)
     if isinstance(spec, Partition):
         if len(spec.part_of) != len(labels):
-            raise InputError(f"the partition is of {len(spec.part_of)} samples, the data has {len(labels)}")
+            raise InputError(
+                f"the partition is of {len(spec.part_of)} samples, the data have {len(labels)}: divide the same data"
+            )
         return spec
     if spec != "all" and not samples.class_names:
         raise InputError(
@@ -95,8 +97,8 @@ def make_partition(
     path = Path(spec)
     if path.suffix != ".json":
         raise InputError(
-            f"{arg('partition', spec)} is unknown: choose {', '.join(NAMES)}, quantiles:N, column:NAME, "
-            "package.module:function or a .json file of groups"
+            f"{arg('partition', spec)} is unknown: {nearest(spec, NAMES)}choose {', '.join(NAMES)}, quantiles:N, "
+            "column:NAME, package.module:function or a .json file of groups"
         )
     groups = disk.read_json(path, InputError)
     if not isinstance(groups, dict) or not all(isinstance(g, list) for g in groups.values()):
@@ -111,11 +113,13 @@ def _of_any_samples(samples: Samples, spec: str) -> Partition | None:
         return None
     if word == "quantiles":
         if not rest.isdecimal():
-            raise InputError(f"{arg('partition', spec)}: how many parts is said by a number, as in quantiles:4")
+            raise InputError(f"{arg('partition', spec)} has no number of parts: write quantiles:4")
         return Partition.by_quantiles(_numbers(samples), int(rest))
     if word == "column":
         if not isinstance(samples, Records):
-            raise InputError(f"{arg('partition', spec)}: items are pairs of a tensor and a label, and have no columns")
+            raise InputError(
+                f"{arg('partition', spec)} needs items that are dicts: these are pairs (input, label) without columns"
+            )
         return Partition.from_values(samples.column(rest))
     return _by_function(samples, resolve(spec, "partition"))
 
@@ -126,7 +130,7 @@ def _numbers(samples: Samples) -> np.ndarray:
     for _, targets in _read(samples):
         if not isinstance(targets, Tensor) or targets.numel() != len(targets):
             raise InputError(
-                f"quantiles are of targets that are one number each, and these are {trees.shown(targets)}: give a "
+                f"quantiles need targets that are one number each, and these are {trees.shown(targets)}: give a "
                 "function of (input, target)"
             )
         found.append(wide(targets.reshape(-1)).cpu().numpy())

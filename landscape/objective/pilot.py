@@ -9,6 +9,7 @@ import numpy as np
 
 from landscape.autodiff.costs import Work
 from landscape.data.partition import Partition
+from landscape.objective import points
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point, mean_loss
@@ -42,6 +43,17 @@ def few(objective: Objective, counts: Sequence[int]) -> Objective:
 def mean_count(objective: Objective) -> int:
     """Return the average number of samples of a part."""
     return max(1, round(sum(map(len, objective.members)) / len(objective.partition)))
+
+
+def gradient(objective: Objective) -> Callable[[int], Callable[[], object]]:
+    """Return the function that prepares the gradient of n samples' mean loss at the checkpoint, to be timed."""
+
+    def prepare(n: int) -> Callable[[], object]:
+        small = few(objective, [n])
+        theta = points.origin(small).theta
+        return lambda: points.gradient(small, theta, 0)
+
+    return prepare
 
 
 def passes(objective: Objective, what: str, times: float, *, common: bool = False, halve: str = "") -> Work:

@@ -148,12 +148,12 @@ def concatenate(results: Sequence[T]) -> T:
         elif axes is None or first.along not in axes:
             if item.name != "provenance" and not all(_same(v, values[0]) for v in values):
                 shown = "" if axes else f": {values[0]!r} and others"
-                raise InputError(f"results differ in {item.name}{shown}")
+                raise InputError(f"the results differ in {item.name}{shown}: join results that were computed alike")
             joined[item.name] = values[0] if item.name != "provenance" else _provenance(values)
         elif all(v is None for v in values):
             joined[item.name] = None
         elif any(v is None for v in values):
-            raise InputError(f"some results have {item.name}, others have not")
+            raise InputError(f"only some of the results have {item.name}: join results that were computed alike")
         elif len(results) > 1 and axes.count(first.along) > 1:
             raise InputError(f"{item.name} is over pairs along {first.along!r} and does not join")
         elif isinstance(values[0], tuple):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 
 Groups = dict[str, np.ndarray]
 """Names of groups, and the classes of each in ascending order."""
@@ -51,7 +51,8 @@ def head_tail(train_counts: np.ndarray, thresholds: Thresholds) -> Groups:
     order = np.argsort(-np.asarray(train_counts), kind="stable")
     ends = thresholds.ends
     if not 1 <= ends <= len(order) // 2:
-        raise InputError(f"head and tail of {ends} classes each need 1 to {len(order) // 2}: there are {len(order)}")
+        most = len(order) // 2
+        raise InputError(f"{arg('ends')} must be from 1 to {most}, half of the {len(order)} classes; got {ends}")
     return {"head": np.sort(order[:ends]), "tail": np.sort(order[-ends:])}
 
 
@@ -72,7 +73,7 @@ def many_medium_few(train_counts: np.ndarray, thresholds: Thresholds) -> Groups:
     """
     many, few = thresholds.many, thresholds.few
     if few > many + 1:
-        raise InputError(f"few ({few}) must be at most many + 1 ({many + 1})")
+        raise InputError(f"{arg('few', few)} is too large: with {arg('many', many)} it must be at most {many + 1}")
     counts = np.asarray(train_counts)
     found = {"many": counts > many, "medium": (counts <= many) & (counts >= few), "few": counts < few}
     return {name: np.flatnonzero(inside) for name, inside in found.items() if inside.any()}

@@ -104,7 +104,7 @@ def _class_counts(result: Surface | Spectrum, groups: str) -> np.ndarray:
 def _counts(result: Surface | Spectrum, field: str, why: str) -> np.ndarray:
     counts = np.asarray(getattr(result, field), dtype=np.float64)
     if not np.isfinite(counts).all():
-        raise InputError(f"{why}, which the file does not tell: name the parts of groups, or take other weights")
+        raise InputError(f"{why}, which the file does not contain: name the parts of groups, or use other weights")
     return counts
 
 
@@ -200,11 +200,11 @@ def shares_of(
         if np.isnan(inside).any():
             of = "the samples of each part" if weights == "natural" else "the training samples of each class"
             raise InputError(
-                f"{weights} weights need {of}, which the file does not tell: take {arg('weights', 'balanced')}"
+                f"{weights} weights need {of}, which the file does not contain: use {arg('weights', 'balanced')}"
             )
         if not inside.sum() > 0:
             what = weights if isinstance(weights, str) else "these"
-            raise InputError(f"group {name!r} has no samples, or {what} weights leave nothing of it")
+            raise InputError(f"group {name!r} has no samples, or {what} weights give it no weight: leave it out")
         inside = inside / inside.sum()
         shares.append([(int(p), float(w)) for p, w in zip(parts, inside, strict=True) if w > 0])
     return shares

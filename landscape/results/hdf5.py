@@ -32,7 +32,7 @@ def opened(path: Path) -> Generator[h5py.File, None, None]:
     with _file(path) as file:
         try:
             if file.read(len(SIGNATURE)) != SIGNATURE:
-                raise StoreError(f"{path} is not an HDF5 file: results are, and end in .h5")
+                raise StoreError(f"{path} is not an HDF5 file: give a result file, whose name ends in .h5")
             _refuse_broken_heaps(file, path)
             with h5py.File(file, "r") as root:
                 yield root

@@ -42,7 +42,7 @@ def log(result: Any, writer: Any, step: int | None) -> None:
             _give(numbers(result.at(k)), writer, k if math.isnan(place) else round(float(place)))
         return
     if step is None:
-        raise InputError(f"a {result.kind} does not tell the step of the training: give {arg('step')}")
+        raise InputError(f"a {result.kind} has no step of the training: give {arg('step')}")
     found = numbers(result)
     if not found:
         raise InputError(f"a {result.kind} has no finite numbers of parts to log")
@@ -59,7 +59,7 @@ def _give(found: Mapping[str, float], writer: Any, step: int) -> None:
         writer.log(dict(found), step=step)
     else:
         raise InputError(
-            f"{type(writer).__name__} takes no numbers: give a SummaryWriter of TensorBoard, a run of wandb or "
+            f"{type(writer).__name__} does not log numbers: give a SummaryWriter of TensorBoard, a run of wandb or "
             "trackio, the module mlflow, or a logger of Lightning"
         )
 
@@ -68,5 +68,5 @@ def _named_plainly(found: Mapping[str, float]) -> dict[str, float]:
     """Return the numbers under names that consist only of letters, digits and _-./: as MLflow requires."""
     plain = {_UNKNOWN_TO_MLFLOW.sub("_", name): value for name, value in found.items()}
     if len(plain) < len(found):
-        raise InputError("names of parts differ in signs only that MLflow does not take: rename the parts")
+        raise InputError("names of parts differ only in characters that MLflow does not accept: rename the parts")
     return plain

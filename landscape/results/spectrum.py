@@ -268,7 +268,7 @@ class Spectrum(Predicted):
         if self.alpha is None or self.beta is None or self.steps is None or not self.ran(p):
             checkpoint = self.stated("checkpoint", of=str)
             again = f"landscape hessian --ckpt {checkpoint} --density" if checkpoint else arg("density", True)
-            raise InputError(f"{self.parts[p]} has lambda_max and trace, and no density: {again} computes it")
+            raise InputError(f"part {self.parts[p]!r} has lambda_max and trace, but no density: compute it by {again}")
         return self.alpha[p], self.beta[p], self.steps[p]
 
     @property

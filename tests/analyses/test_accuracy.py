@@ -77,6 +77,7 @@ def test_what_does_not_go_together_is_refused(objective, options, words):
 
 
 def test_an_interrupted_run_has_its_pilots(objective, tmp_path, monkeypatch):
+    # private: the pilots of an interrupted run leave no other trace than that they are not made again
     made, pilots = accuracy._of_part, []
 
     def counted(*given):

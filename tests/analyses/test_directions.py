@@ -179,7 +179,7 @@ def test_groups_that_are_no_parts_have_directions_too():
     torch.testing.assert_close(directions.gradients(grouped, ["all"]).theta, directions.gradients(whole, ["all"]).theta)
     with refused(InputError, "x", 0, 1, 2):
         directions.gradients(by_class, ["x"])
-    with pytest.raises(InputError, match="no class is among the many: many and few say which are"):
+    with refused(InputError, "'many'", "few"):
         directions.gradients(by_class, ["many"])
 
 

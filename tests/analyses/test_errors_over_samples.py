@@ -217,6 +217,7 @@ def test_errors_of_features_are_those_of_other_samples():
     centres, rows = random.normal(size=(n_classes, 4)), torch.from_numpy(random.normal(size=(n_classes, 4)))
     labels = np.repeat(np.arange(n_classes), n)
 
+    # private: features of a known distribution, of which no network is the source
     def batch():
         features = torch.from_numpy(centres[labels] + random.normal(size=(len(labels), 4)))
         return features_analysis._Batch(

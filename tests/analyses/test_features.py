@@ -95,6 +95,7 @@ def test_batches_and_memory_change_no_number(batch_size, cache_bytes):
 def test_features_that_do_not_fit_the_memory_are_made_twice_and_not_kept(monkeypatch):
     objective = CASES["mlp-relu"].objective()
     passes = []
+    # private: the passes over the data are counted where they begin
     run = features._batches
     monkeypatch.setattr(features, "_batches", lambda *given: passes.append(1) or run(*given))
     needed = len(objective.samples) * 5 * 8  # F = 5 in float64
@@ -157,6 +158,7 @@ class Whole(nn.Module):
 
 def test_what_is_kept_are_the_features_alone_and_the_model_is_left_as_it_was():
     objective = Objective.build(Whole(), CASES["mlp-relu"].objective().samples, device="cpu")
+    # private: the memory of one batch, which no result shows
     with features.classifiers.Tap(objective.model, "fc") as tap:
         for batch in features._batches(objective, objective.model, tap):
             assert batch.features.untyped_storage().nbytes() == batch.features.nbytes

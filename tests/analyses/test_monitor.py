@@ -173,6 +173,7 @@ def test_critical_sharpness_of_a_parabola_is_the_closed_form(first):
 
 
 def test_what_any_step_harms_is_infinite_and_what_none_does_is_zero():
+    # private: limits of the formula that no small network reaches
     _, _, parts = regression()
     assert descent._critical(parts.alone("a"), torch.zeros(4), 1.0, 0.0, 1.0) == np.inf
     assert descent._crossing(2.0, [0.5, 1.0], [-1.0, -0.5]) == 0

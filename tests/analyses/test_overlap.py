@@ -98,6 +98,7 @@ def test_angles_of_any_size_are_those_that_the_spaces_were_turned_by():
     tilted = np.zeros((2, 6))
     tilted[[0, 1], [0, 1]], tilted[[0, 1], [2, 3]] = np.cos(turned), np.sin(turned)
     mixed = np.array([[0.6, 0.8], [-0.8, 0.6]]) @ tilted  # the same plane by other vectors
+    # private: spaces of given angles, which no network's eigenvectors have
     found = overlaps._principal_angles([np.eye(6)[:2], mixed, np.eye(6)[[1, 4, 5]]])
     np.testing.assert_allclose(found[0, 1], [*turned, np.nan], rtol=1e-6)
     np.testing.assert_allclose(found[0, 2], [0, np.pi / 2, np.nan], atol=1e-15)

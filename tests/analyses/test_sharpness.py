@@ -129,6 +129,7 @@ def test_a_tiny_loss_doubles_under_tiny_noise(offset):
     found = ls.sharpness(objective, draws=1)
     assert found.doubling_radius[0] == pytest.approx(expected, rel=1e-3)
     assert np.isnan(found.doubling_radius_spread[0])
+    # private: both sides of the lowest rung must be among the cases
     assert (expected < noise._RUNGS[0]) == (offset < 1e-4)
 
 

@@ -375,6 +375,7 @@ def test_the_origin_of_a_stored_plane_is_the_centre():
 
 def test_cells_cover_a_grid_of_any_size():
     for n in (1, 2, 7, 9, 50):
+        # private: grids of all sizes, which as surfaces would take minutes
         rows = refinement._every(n, 8)
         assert rows[0] == 0
         assert rows[-1] == n - 1

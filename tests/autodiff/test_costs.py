@@ -117,9 +117,9 @@ def test_a_stage_that_is_left_out_is_counted_too(objective):
 
 
 def test_what_does_not_say_its_costs_is_refused_before_it_begins(objective):
-    with pytest.raises(InputError, match="does not say what it would take"):
+    with pytest.raises(InputError, match="cost"):
         ls.estimate(lambda: jobs.run(["a"], lambda unit, report: None))
-    with pytest.raises(InputError, match="does not say what it would take"):
+    with pytest.raises(InputError, match="cost"):
         ls.estimate(lambda: None)
 
 

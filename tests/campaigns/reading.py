@@ -299,6 +299,7 @@ def recipe(path: Path) -> None:
 
 
 def journal(path: Path) -> None:
+    # private: the file is read alone, without the run beside it
     from landscape.results.journal import _read_run
 
     (path.parent / "j").mkdir(exist_ok=True)

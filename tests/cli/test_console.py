@@ -45,6 +45,7 @@ def test_progress_is_shown_on_a_terminal_only(capsys, monkeypatch, terminal, opt
 
 def test_a_log_has_a_line_of_progress_after_a_minute_and_then_every_minute():
     said, now = [], [0.0]
+    # private: with a clock of the test's
     progress = console._lines(said.append, clock=lambda: now[0])
     for seconds, done in ((0, 0), (59, 0.5), (61, 1), (90, 1.5), (150, 2), (7350, 3)):
         now[0] = seconds

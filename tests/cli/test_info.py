@@ -55,4 +55,5 @@ def test_info_explains_a_file_that_is_neither(run, tmp_path):
     [(["module.a.w", "module.b"], "module."), (["a.w", "a.b"], "a."), (["w"], ""), (["a.x.w", "b.x.w"], "")],
 )
 def test_the_prefix_is_what_all_names_begin_with(names, prefix):
+    # private: names of parameters as no file here has them
     assert info._common_prefix(names) == prefix

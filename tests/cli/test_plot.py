@@ -202,6 +202,7 @@ def test_what_is_for_surfaces_only_is_refused_elsewhere(run, file, save):
 
 def test_a_part_whose_name_has_a_comma_can_be_asked_for():
     parts = ("fox, red", "1")
+    # private: no data set here has a comma in a name
     assert plot._select(parts, "fox, red") == ["fox, red"]
     assert plot._select(parts, "1") == ["1"]  # a name wins over a position
 

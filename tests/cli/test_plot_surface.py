@@ -110,5 +110,5 @@ def test_plot_refuses_what_makes_no_figure(plot, tmp_path, words, line):
 def test_a_surface_of_one_row_is_refused_in_one_line_that_names_what_draws_it(plot, kind):
     of = grid(np.linspace(-1, 1, 5), [0.0])
     code, out, err = plot(surface(of, paraboloid(of)), "--kind", kind)
-    line = "contours need points that span a plane, this grid of 5 x 1 does not: draw it by --kind heat"
+    line = "contours need points that span a plane, those of this grid of 5 x 1 do not: draw it by --kind heat"
     assert (code, out, err) == (2, "", [f"landscape: error: {line}"])

@@ -86,6 +86,7 @@ def test_the_document_has_null_for_the_accuracy_where_there_are_no_classes():
     found = dataclasses.replace(
         ls.sharpness(CASES["residual-relu"].objective(), draws=1, ascent_steps=1), accuracy=None
     )
+    # private: the command makes no network whose samples lack classes
     document = cli_sharpness._document(found, "a.h5")
     assert [part["accuracy"] for part in document["parts"]] == [None] * len(found.parts)
     assert [part["loss"] for part in document["parts"]] == found.loss.tolist()

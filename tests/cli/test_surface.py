@@ -174,7 +174,7 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["surface1d", "--ckpt", "last.pt", "--weight-decay", "0.1"], "No such option '--weight-decay'"),
         (["trajectory", "--ckpt", ".", "--also", "."], "--also . is a run that is given already"),
         (["trajectory", "--ckpt", ".", "--weight-decay", "0.1"], "No such option '--weight-decay'"),
-        (["surface1d", "--ckpt", "last.pt", "--x=0:1:1"], "one point has equal ends"),
+        (["surface1d", "--ckpt", "last.pt", "--x=0:1:1"], "for one point"),
         (["surface1d", "--ckpt", "last.pt", "--x=0:1:0"], "needs finite ends and at least one point"),
         (["surface2d", "--ckpt", "last.pt", "--directions", "ckpt"], "--directions ckpt needs --ckpt-to"),
         (["surface2d", "--ckpt", "last.pt", "--directions", "sideways"], "'sideways' is unknown: choose random"),

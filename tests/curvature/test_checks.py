@@ -314,6 +314,7 @@ def test_what_is_right_is_known_to_be_right_and_not_only_not_known_to_be_wrong(n
 @pytest.mark.parametrize("kind", ["hessian", "ggn", "empirical-fisher"])
 def test_a_trace_that_is_wrong_for_later_batches_is_left_for_these(kind, caplog, monkeypatch):
     """Forward mode as PyTorch has it, for which padding is no constant; no sample of the first part is padded."""
+    # private: PyTorch's own derivative, which the package replaces
     monkeypatch.delitem(differentiable._INSTEAD, F.embedding)
     objective = objective_of(partial(Bag, padding_idx=0), tokens=True, batch_size=3)
     with caplog.at_level(logging.INFO, logger="landscape"):

@@ -62,6 +62,7 @@ def test_backward_passes_alone_give_the_same(name, monkeypatch):
     v = vector(objective)
     expected = forms.quadratic_forms(objective, HESSIAN, objective.members[0], v)
 
+    # private: a forward derivative that is absent or wrong, as in another version of PyTorch
     forward = forms._slope
 
     def refuse(*_):
@@ -75,6 +76,7 @@ def test_backward_passes_alone_give_the_same(name, monkeypatch):
 
 def test_a_wrong_forward_derivative_is_seen_in_float32_too(monkeypatch):
     single, double = (CASES["mlp-tanh"].objective(dtype=dtype) for dtype in (torch.float32, torch.float64))
+    # private: a forward derivative that is wrong, as in another version of PyTorch
     v, forward = vector(double), forms._slope
     expected = forms.quadratic_forms(double, HESSIAN, double.members[0], v)
     monkeypatch.setattr(forms, "_slope", lambda *given: 1.01 * forward(*given))
@@ -87,6 +89,7 @@ def test_a_forward_derivative_that_is_wrong_in_a_later_batch_is_found(monkeypatc
     index, v = objective.members[0], vector(objective)
     expected = forms.quadratic_forms(objective, HESSIAN, index, v)
     wrong_for = objective.samples.batch(index[-1:], "cpu", torch.float64)[0]
+    # private: a derivative that is wrong for one sample, as in another version of PyTorch
     forward = forms._forward
 
     def wrong(kind, functions, theta, v, inputs, labels):

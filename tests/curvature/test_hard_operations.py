@@ -121,6 +121,7 @@ def test_a_jacobian_that_loses_terms_is_computed_row_by_row(monkeypatch):
     objective = objective_of(partial(layers, nn.Tanh()))
     exact = by_rows(objective, 0, "ggn")
     rows = []
+    # private: which of two ways is taken, whose numbers are equal
     real = backward._push_by_rows
     monkeypatch.setattr(backward, "_push_by_rows", lambda *a: rows.append(1) or real(*a))
     assert relative(matrix(objective, "ggn", "reverse")[0], exact) < 1e-12

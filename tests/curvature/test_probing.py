@@ -59,6 +59,7 @@ def test_a_deflated_sample_and_its_rest_are_what_dense_matrices_give(steps):
 def test_the_product_of_a_runs_own_probe_follows_from_its_first_coefficients():
     z = probe(SIZE, seed=1, number=0, distribution="gaussian").double()
     runs = lanczos(lambda V: V @ OUTLIERS, z[None, None], 5)
+    # private: an identity between coefficients that saves a product
     assert torch.allclose(probing._product(runs, 0), OUTLIERS @ z, atol=1e-10)
 
 

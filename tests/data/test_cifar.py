@@ -180,7 +180,7 @@ def test_data_that_have_the_long_tail_asked_for_pass_unchanged(write):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_too_few_samples_for_a_long_tail_name_class_and_counts(write, split):
     root = write("cifar10", cifar_files("cifar10", counts=(6, 3)))
-    message = r"class 1 \(dog\) has 3 training samples, imbalance=1.5 wants 4: drop imbalance"
+    message = r"class 1 \(dog\) has 3 training samples, imbalance=1.5 needs 4: leave out imbalance"
     with pytest.raises(DataError, match=message):
         load("cifar10", root=root, imbalance=1.5, split=split)
 

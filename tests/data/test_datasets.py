@@ -115,6 +115,7 @@ def colours():
 
 
 def test_a_batch_is_normalised_per_channel_and_in_the_order_asked_for(colours):
+    # private: two channels, which none of the data sets by name has
     samples = datasets._normalised(colours, "0.5,0.25/0.1,0.2")
     inputs, labels = samples.batch(np.array([4, 0]), dtype=torch.float64)
     raw = colours.inputs.numpy()[[4, 0]] / 255
@@ -127,6 +128,7 @@ def test_a_batch_is_normalised_per_channel_and_in_the_order_asked_for(colours):
 @pytest.mark.parametrize("index", [np.array([5, 1]), torch.tensor([5, 1])], ids=["array", "tensor"])
 def test_a_batch_leaves_the_samples_as_they_were(colours, index):
     before = colours.inputs.clone()
+    # private: as above
     datasets._normalised(colours, "none").batch(index)
     assert torch.equal(colours.inputs, before)
 
@@ -136,6 +138,7 @@ def test_bytes_without_normalisation_stay_bytes(colours):
 
 
 def test_normalisation_none_divides_by_255(colours):
+    # private: as above
     inputs, _ = datasets._normalised(colours, "none").batch(np.array([5]))
     torch.testing.assert_close(inputs[0], colours.inputs[5] / 255)
 
@@ -154,12 +157,14 @@ def test_normalisation_none_divides_by_255(colours):
 )
 def test_a_normalisation_that_does_not_fit_is_refused(colours, text, message):
     with refused(InputError, *message):
+        # private: as above
         datasets._normalised(colours, text)
 
 
 def test_floats_are_not_normalised():
     samples = from_dataset((torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])))
     with pytest.raises(InputError, match=r"is for uint8 images .*has float32 inputs \(3, 2, 2\)"):
+        # private: as above
         datasets._normalised(samples, "imagenet")
 
 
@@ -208,6 +213,7 @@ def test_the_fingerprint_changes_with_pixels_labels_order_and_normalisation(colo
         from_dataset((colours.inputs, torch.tensor([2, 0, 1, 0, 0, 2]))),
         colours.select([1, 0, 2, 3, 4, 5]),
         colours.select([0, 1, 2, 3, 4]),
+        # private: as above
         datasets._normalised(colours, "none"),
         from_dataset((colours.inputs.reshape(6, 3, 2, 3), torch.from_numpy(colours.labels))),
     ]

@@ -195,7 +195,7 @@ def test_samples_without_classes_are_divided_by_quantiles_columns_values_and_fun
     for spec, message in (
         ("class", "the data have none"),
         ({"a": [0]}, "the data have none"),
-        ("quantiles:x", "how many parts"),
+        ("quantiles:x", "quantiles:4"),
         ("quantiles:1", "at least 2"),
         ("column:absent", "no column 'absent'"),
         ([0, 1], "partition is of 2 samples"),

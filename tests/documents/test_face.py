@@ -10,10 +10,11 @@ import pytest
 import results_of_all_kinds
 import torch
 from cases import CASES
+from refusals import refused
 
 import landscape as ls
 import trainers
-from landscape.callables import _fits  # which hint takes what is said there alone
+from landscape.callables import _fits  # private: which hint takes what is said there alone
 from trainers import losses, methods
 
 LOOSE = {
@@ -126,6 +127,19 @@ def test_a_choice_may_be_a_name_or_the_thing_itself(options, tmp_path, monkeypat
     found = ls.load_objective(model=torch.nn.Linear(4, 3), dataset=data, **{"partition": "class", **options})
     assert (found.dtype, found.device, found.partition.names) == (torch.float64, torch.device("cpu"), ("2",))
     assert found.counts.tolist() == [3]
+
+
+@pytest.mark.parametrize("option", [{"normalize": "imagenet"}, {"imbalance": 10.0}, {"data_root": "data"}])
+def test_an_option_of_data_sets_by_name_is_refused_with_data_of_ones_own(option):
+    data = torch.randn(9, 4), torch.arange(9) % 3
+    with refused(ls.InputError, **option):
+        ls.load_objective(model=torch.nn.Linear(4, 3), dataset=data, **option)
+
+
+@pytest.mark.parametrize("function", [ls.surface1d, ls.surface2d])
+def test_a_surface_without_points_is_refused(function):
+    with refused(ls.InputError, n=0):
+        function(CASES["mlp-tanh"].objective(), n=0)
 
 
 @pytest.mark.parametrize("form", [str, Path])

@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "contributing.md"})]
 """Not the recipes for contributors, whose code runs where it has been applied."""
 
+OURS = {"landscape", "trainers"}
+
 PRELUDE = """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, import-not-found, no-redef"
 import landscape as ls
@@ -73,6 +75,13 @@ ls.concat([spectrum], along=3)  # refused: arg-type
 ls.concat([spectrum])["ce"].lambda_max
 spectrum.lambda_maximum  # refused: attr-defined
 ls.spectra(objective)  # refused: attr-defined
+import trainers
+model = torch.nn.Linear(2, 2)
+trainers.train(model, None, trainers.recipe("ce"), device=torch.device("cpu"))
+trainers.train(model, None, trainers.recipe("ce"), devise="cpu")  # refused: call-arg
+trainers.train(model, None, 3)  # refused: arg-type
+trainers.SAM(model.parameters(), torch.optim.SGD, rho="0.1", lr=0.1)  # refused: arg-type
+trainers.Sam  # refused: attr-defined
 """
 
 
@@ -97,7 +106,7 @@ def test_type_checkers_see_the_names_that_are_there_at_run_time():
         (alias,) = line.names
         assert alias.name == alias.asname  # or else the name is not public
         seen[alias.name] = line.module
-    assert seen == landscape._WHERE
+    assert seen == landscape._WHERE  # private: where each name is
     assert sorted(seen) == landscape.__all__ == dir(landscape)
 
 
@@ -181,6 +190,17 @@ def test_help_is_for_users(name):
     assert "Raises:" not in command.help
 
 
+def test_a_page_and_the_rooms_themselves_agree_on_where_to_begin():
+    page = (ROOT / "docs/design.md").read_text()
+    begins = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| `([^`]+)` \|$", page, re.MULTILINE))
+    rooms = {file.parent.name: file for file in (ROOT / "landscape").glob("*/__init__.py")}
+    assert set(begins) == set(rooms)
+    for room, file in rooms.items():
+        told = ast.get_docstring(ast.parse(file.read_text())).partition("Begin with ")[2]
+        assert (ROOT / "landscape" / begins[room]).is_file()
+        assert told.startswith(f"`{Path(begins[room]).relative_to(room).with_suffix('')}"), room
+
+
 def test_where_to_change_what_leads_to_files_that_hold_it():
     """What a row of the table names in code stands in the row's file, or in another file that the row names."""
     page = (ROOT / "docs/design.md").read_text()
@@ -212,3 +232,20 @@ def test_no_test_stands_on_another_and_none_is_too_long_to_read():
             )
             imported = isinstance(node, ast.Import | ast.ImportFrom)
             assert not imported or not any(n.split(".")[-1].startswith("test_") for n in names), file
+
+
+def test_a_test_of_a_private_name_says_why():
+    """In the same function, or beside the import, by a comment that begins with "private:"."""
+    for file in (ROOT / "tests").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom | ast.Import)]
+        ours = [n for n in imports if (getattr(n, "module", "") or n.names[0].name).split(".")[0] in OURS]
+        names = {alias.asname or alias.name.split(".")[0] for n in ours for alias in n.names}
+        for node in tree.body:
+            words = ast.get_source_segment(text, node) or ""
+            line = text.splitlines()[node.lineno - 1]
+            used = [n for n in ast.walk(node) if isinstance(n, ast.Attribute) and re.match(r"_(?!_)", n.attr)]
+            private = any(getattr(n.value, "id", "") in names for n in used)
+            private |= any(n in ours and any(a.name.startswith("_") for a in n.names) for n in ast.walk(node))
+            assert not private or "# private: " in words + line, f"{file}:{node.lineno}"

@@ -105,7 +105,7 @@ def test_a_model_that_drifts_is_refused_at_the_end(name, buffer):
         still = ANALYSES[name](objective_of(Drifting(10**6, buffer), batch_size=4))
         np.testing.assert_array_equal(ANALYSES[name](objective).loss, still.loss)
         return
-    with pytest.raises(InputError, match="is another at the end of the analysis than at its start"):
+    with pytest.raises(InputError, match="the end of the analysis"):
         ANALYSES[name](objective)
 
 
@@ -170,7 +170,7 @@ def test_data_too_large_for_memory_are_looked_at_again_at_the_end():
     objective = Objective.build(net(), datasets.from_dataset(items), dtype=torch.float64, device="cpu")
     objective.verify()
     items.noise = lambda i: True
-    with pytest.raises(InputError, match="is another at the end"):
+    with pytest.raises(InputError, match="the end of the analysis"):
         objective.verify()
 
 
@@ -228,7 +228,7 @@ def test_an_objective_outlives_the_model_it_was_made_of():
 def test_another_network_is_no_later_state_of_this_one():
     objective = objective_of(net())
     for other in (nn.Linear(5, 3), nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 3))):
-        with pytest.raises(InputError, match="give the same network"):
+        with pytest.raises(InputError, match="architecture"):
             objective.at(other)
 
 
@@ -321,7 +321,7 @@ def test_some_parameters_may_have_no_gradient_but_not_all():
     model = Told(lambda x: 1.0)
     model.unused = nn.Linear(2, 2)
     assert objective_of(model).layout.size == sum(p.numel() for p in model.parameters())
-    with pytest.raises(InputError, match="no gradient reaches"):
+    with refused(InputError, "params"):
         objective_of(net(), loss=lambda z, y: z.detach().sum(1))
 
 

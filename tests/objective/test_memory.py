@@ -134,6 +134,7 @@ def test_products_keep_their_batches_when_others_become_smaller():
 
     def work():
         memory.halving(lambda: None)
+        # private: memory that runs out in the midst of a product
         memory._most.set(3)
         assert o.batch_size == 3
         return operator.matvec(V)

@@ -108,5 +108,5 @@ def test_one_checkpoint_or_none_of_the_parts_is_refused():
         ls.plots.along(along(spectrum(), n=1))
     with refused(InputError, "x"):
         ls.plots.along(along(spectrum()), ["x"])
-    with pytest.raises(InputError, match="no part is named"):
+    with pytest.raises(InputError, match="no part to draw"):
         ls.plots.along(along(spectrum()), [])

@@ -91,7 +91,7 @@ def test_clipping_is_stated_and_seen():
         ({"vmin": np.nan}, "vmin must be a finite number, got nan"),
         ({"vmax": np.inf}, "vmax must be a finite number, got inf"),
         ({"vmin": 3.0, "vmax": 2.0}, "vmin=3.0 is not below vmax=2.0: the first is the lower end"),
-        ({"vmax": 0.5, "log": False}, "vmax=0.5 leaves nothing: the loss is between 1 and 50"),
+        ({"vmax": 0.5, "log": False}, "vmax=0.5 leaves nothing to draw: the loss is between 1 and 50"),
         ({"vmin": 0.0}, "vmin=0.0: a logarithmic scale begins above zero; give a positive one, or log=False"),
     ],
 )

@@ -112,6 +112,7 @@ def test_resized_crops_are_boxes_of_the_areas_and_shapes_asked_for(name, smalles
     side, size, n = 40, 16, 300
     at = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     ramps = torch.stack([at.expand(side, side), at[:, None].expand(side, side)])  # across, down
+    # private: the crop without the steps after it
     crop = augment._steps(name, size)[0]
     across, down = crop(same(ramps, n)).unbind(dim=1)
     width, height = (across.diff(dim=2)[:, :, 1:-1] * size), (down.diff(dim=1)[:, 1:-1] * size)
@@ -134,11 +135,13 @@ def test_resized_crops_are_boxes_of_the_areas_and_shapes_asked_for(name, smalles
 def test_a_crop_of_everything_changes_nothing():
     images = images_of(4, 16, dtype=torch.float64)
     whole = torch.tensor([[0.0, 0], [15, 0], [15, 15], [0, 15]]).expand(4, 4, 2)
+    # private: a box that is not drawn
     found = augment._resized_crop(images, 16, lambda shape: {"src": whole})
     torch.testing.assert_close(found, images, atol=1e-5, rtol=0)
 
 
 def test_the_black_square_lies_around_any_pixel():
+    # private: the square without the steps before it
     found = augment._cutout(torch.ones(3000, 2, 6, 6), side=2)
     assert torch.equal(found[:, 0], found[:, 1])
     kinds, counts = torch.unique(found[:, 0].flatten(1), dim=0, return_counts=True)
@@ -273,6 +276,7 @@ def test_each_image_gets_its_own_policy_with_its_probabilities():
     never = ("invert", 0.0, 9)
     policy = ((("invert", 0.3, 9), never), (("posterize", 1.0, 9), never))
     image = bytes_of(1, 4)[0]
+    # private: with policies of the test's
     found = augment._auto_augment(same(image / 255, 1000), policy) * 255
     kinds = {"plain": image, "inverted": 255 - image, "posterized": image // 16 * 16}
     counts = {kind: int((found.round() == pixels).flatten(1).all(dim=1).sum()) for kind, pixels in kinds.items()}
@@ -284,6 +288,7 @@ def test_each_image_gets_its_own_policy_with_its_probabilities():
 @pytest.mark.parametrize("magnitude", [0, 9])
 def test_magnitudes_have_either_sign(magnitude):
     policy = ((("brightness", 1.0, magnitude), ("identity", 1.0, 0)),)
+    # private: with a policy of the test's
     found = augment._auto_augment(torch.full((1000, 3, 4, 4), 0.5), policy)[:, 0, 0, 0]
     factors = 1 + 0.1 * magnitude * (2 * (found > 0.5) - 1)
     torch.testing.assert_close(found, 0.5 * factors)
@@ -293,6 +298,7 @@ def test_magnitudes_have_either_sign(magnitude):
 def test_randaugment_leaves_as_many_images_as_its_probabilities_say():
     """Per turn 1/2, and 1/15 of the other half draws what changes nothing; two inversions make 1 more in 900."""
     images = images_of(6000, 8) * 0.7 + 0.1
+    # private: this step alone
     unchanged = (augment._rand_augment(images) == images).flatten(1).all(dim=1)
     as_likely_as(int(unchanged.sum()), 6000, (1 / 2 + 1 / 30) ** 2)
 

@@ -94,6 +94,7 @@ def test_the_watch_sees_what_it_looks_for():
     ],
 )
 def test_gradients_travel_by_nccl_where_each_rank_has_a_gpu(gpus, ranks, nccl, backend):
+    # private: machines with several GPUs, which no test has
     own = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": str(ranks)}
     assert distributed._transport(own, gpus, nccl=nccl) == (backend, 1 % gpus if gpus else None)
     on_two_machines = own | {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": str(ranks)}

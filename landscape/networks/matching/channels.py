@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from landscape.autodiff.called import functional_call
 from landscape.autodiff.tracing import graph_of
-from landscape.errors import InputError, LandscapeError, arg
+from landscape.errors import InputError, LandscapeError, arg, one_line
 from landscape.networks.matching import equivariance
 from landscape.networks.matching.identities import FIXED, Classes, still
 
@@ -122,7 +122,7 @@ def trace(model: nn.Module, inputs: Tensor, logits: Callable[[Any], Any] | None 
         raise
     except Exception as error:  # a user's model may raise any error when it is traced
         raise InputError(
-            f"the network cannot be traced to match its channels: {reason(error)}; leave out {arg('match')}"
+            f"the network cannot be traced to match its channels: {one_line(error)}; leave out {arg('match')}"
         ) from error
     weights = dict(zip((n for n in module.graph.nodes if n.op == "placeholder"), aliases.values(), strict=False))
     rough, classes = Classes(cautious=False), Classes()
@@ -151,7 +151,7 @@ def copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).eval()
     except Exception as error:  # objects in a user's model may raise any error
         raise InputError(
-            f"the network cannot be copied to match its channels: {reason(error)}; leave out {arg('match')}"
+            f"the network cannot be copied to match its channels: {one_line(error)}; leave out {arg('match')}"
         ) from error
 
 
@@ -178,11 +178,6 @@ def outputs(output: Any) -> list[Tensor]:
     if not found:
         raise InputError(f"the network returned {type(output).__name__}, expected a tensor: leave out {arg('match')}")
     return found
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of an error, for a message of one line."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _follow(graph: fx.Graph, classes: Classes, fixed: Mapping[fx.Node, Sequence[np.ndarray]]) -> dict[fx.Node, Any]:

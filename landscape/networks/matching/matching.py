@@ -24,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from landscape.autodiff.wide import place, wide
-from landscape.errors import DataError, InputError, NumericalError, arg
+from landscape.errors import DataError, InputError, NumericalError, arg, one_line
 from landscape.networks.matching import channels
 from landscape.networks.matching.channels import Group, Slot, Trace
 
@@ -226,7 +226,7 @@ def _verify(network: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, log
             after = compute()
         except (RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"the network does not run in float64, so a matching cannot be checked ({channels.reason(error)}); "
+                f"the network does not run in float64, so a matching cannot be checked ({one_line(error)}); "
                 f"leave out {arg('match')}"
             ) from error
     for old, new in zip(before, after, strict=True):

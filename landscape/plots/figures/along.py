@@ -20,6 +20,7 @@ from landscape.errors import InputError, arg, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ink
+from landscape.plots.layout.parts import positions
 from landscape.results import Series, Spectrum, written
 from landscape.results.series import edge, edge_rule
 
@@ -123,9 +124,7 @@ def along(
 
 def _chosen(series: Series, parts: Sequence[str] | None) -> list[int]:
     """Return parts by their positions: groups that were added first, then by their training samples."""
-    found = [series.index(name) for name in (series.parts if parts is None else parts)]
-    if not found:
-        raise InputError("no part is named: give a name, or several")
+    found = positions(series, parts)
     groups = _groups(series)
     return sorted(found, key=lambda p: (series.parts[p] not in groups, -np.nan_to_num(series.train_counts[p])))
 

@@ -21,7 +21,7 @@ from landscape.errors import InputError, arg, check_choice
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground
-from landscape.plots.layout.parts import by_count, named
+from landscape.plots.layout.parts import by_count, named, positions
 from landscape.results import Spectrum, matched, quadrature, written
 from landscape.results.pool import resampled
 from landscape.results.quadrature import Axis
@@ -153,9 +153,7 @@ def densities(
         InputError: no such part, an unknown axis or width, limits without a range, no columns, or a width too narrow
             for a map.
     """
-    chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
-    if not chosen:
-        raise InputError("there is no part to draw")
+    chosen = positions(spectrum, parts)
     if columns is not None and columns < 1:
         raise InputError(f"columns must be at least 1, got {columns}")
     if columns is None and len(chosen) > grids.most_panels(MOST_PANELS):

@@ -180,7 +180,7 @@ def point_map(distances: Distances, parts: Sequence[str] | None = None) -> Figur
     """
     chosen = _points(distances, parts)
     if len(chosen) < 3:
-        raise InputError("a map of points needs three of them")
+        raise InputError(f"a map needs at least three points, these are {len(chosen)}: choose another kind of figure")
     places, shares = scaled(distances.euclidean.mean(0)[np.ix_(chosen, chosen)])
     by_count = sorted(
         (i for i in chosen if distances.points[i] in distances.parts), key=lambda i: -_count(distances, i)
@@ -357,7 +357,7 @@ def _points(distances: Distances, parts: Sequence[str] | None) -> list[int]:
     wanted = {distances.parts[p] for p in _parts(distances, parts)}
     kept = [i for i, name in enumerate(distances.points) if name in wanted or name not in distances.parts]
     if not kept:
-        raise InputError("there is no point to draw")
+        raise InputError("there is no point to draw: name at least one part")
     return kept
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.drawable import figure
-from landscape.plots.layout.parts import by_count, named
+from landscape.plots.layout.parts import by_count, named, positions
 from landscape.results import Spectrum, over_samples, written
 
 MOST_PARTS = 10
@@ -36,9 +36,7 @@ def images(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     Raises:
         InputError: no such part, or a spectrum without images.
     """
-    chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
-    if not chosen:
-        raise InputError("there is no part to draw")
+    chosen = positions(spectrum, parts)
     if spectrum.images is None or spectrum.image_sample is None:
         raise InputError(
             "the spectrum has no images: its samples are no images, or it is of an earlier version or was computed "

@@ -147,7 +147,7 @@ def compare_lines(
 def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, errors: bool) -> _Curve:
     unit = float(surface.unit_length[0]) if euclidean else 1.0
     if not np.isfinite(unit):
-        raise InputError(f"this surface does not tell the length of its direction: leave {arg('euclidean')} out")
+        raise InputError(f"the length of this surface's direction is unknown: leave {arg('euclidean')} out")
     known = np.flatnonzero(surface.computed[0])
     known = known[np.argsort(surface.xcoordinates[known])]
     loss = surface.loss[p, 0, known]
@@ -158,9 +158,7 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, er
     bands = None
     if errors:
         if surface.loss_stderr is None:
-            raise InputError(
-                f"this surface keeps no errors over samples: compute it again, or leave {arg('errors')} out"
-            )
+            raise InputError(f"this surface has no errors over samples: compute it again, or leave {arg('errors')} out")
         # This formula is not valid for weighted draws, which are fewer and have different weights.
         n = 1.0 if "draws" in surface.provenance else float(surface.n_samples[p])
         bands = surface.loss_stderr[p, 0, known], inference.share_stderr(accuracy, n)

@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from landscape.errors import InputError
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
-from landscape.plots.layout.parts import by_count, named
+from landscape.plots.layout.parts import by_name, named
 from landscape.results import Sensitivity
 
 MOST_NUMBERS = 12  # rows and columns of a map whose numbers are written into it
@@ -37,9 +36,7 @@ def changes(sensitivity: Sensitivity, parts: Sequence[str] | None = None) -> Fig
     Raises:
         InputError: no such part.
     """
-    chosen = by_count(sensitivity, [sensitivity.index(p) for p in (sensitivity.parts if parts is None else parts)])
-    if not chosen:
-        raise InputError("there is no part to draw")
+    chosen = by_name(sensitivity, parts)
     maps = [("change of the loss", _matrix(sensitivity, sensitivity.loss_change)[chosen], "RdBu_r", 1.0)]
     if sensitivity.accuracy_change is not None:
         accuracy = _matrix(sensitivity, sensitivity.accuracy_change)[chosen]

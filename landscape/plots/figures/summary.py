@@ -6,12 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.errors import InputError
 from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground
-from landscape.plots.layout.parts import by_count
+from landscape.plots.layout.parts import by_count, positions
 from landscape.results import Spectrum, matched, over_samples, written
 
 MOST_NAMES = 12
@@ -38,9 +37,7 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
     Raises:
         InputError: no such part.
     """
-    chosen = [spectrum.index(name) for name in (spectrum.parts if parts is None else parts)]
-    if not chosen:
-        raise InputError("there is no part to draw")
+    chosen = positions(spectrum, parts)
     order = by_count(spectrum, chosen)
     sure = spectrum.converged[order]
     known = [one for p in range(len(spectrum.parts)) if (one := over_samples.of_part(spectrum, p)) is not None]

@@ -66,7 +66,7 @@ def surface_3d(
     top = np.inf if zmax is None else zmax
     lowest, highest = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
     if highest >= lowest > top or np.isnan(top):
-        raise InputError(f"{arg('zmax', top)} leaves nothing: the lowest loss is {lowest:.4g}")
+        raise InputError(f"{arg('zmax', top)} leaves nothing to draw: the lowest loss is {lowest:.4g}")
     shared = scale(np.minimum(values, top), log=log, vmin=vmin, vmax=vmax)
     cut, top = int(highest > top), min(highest, top)
     size = panels.sizes(len(chosen))

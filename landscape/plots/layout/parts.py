@@ -77,7 +77,7 @@ def positions(result: Result, parts: Sequence[str] | None, what: str = "part") -
     known: tuple[str, ...] = getattr(result, "parts", ())
     found = [position(name, known, what) for name in (known if parts is None else parts)]
     if not found:
-        raise InputError(f"there is no {what} to draw")
+        raise InputError(f"there is no {what} to draw: name at least one")
     return found
 
 

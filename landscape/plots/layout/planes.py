@@ -33,7 +33,7 @@ def check_plane(surface: Surface, *, cells: bool = False) -> None:
         return
     if min(ny, nx) < 2 or grid_of(surface).simplices.shape[1] < 3:
         raise InputError(
-            f"contours need points that span a plane, this grid of {nx} x {ny} does not: draw it by "
+            f"contours need points that span a plane, those of this grid of {nx} x {ny} do not: draw it by "
             f"{said('surface_heat()', '--kind heat')}"
         )
 
@@ -78,7 +78,7 @@ def mesh(surface: Surface, *, euclidean: bool) -> tuple[np.ndarray, np.ndarray]:
         InputError: Euclidean lengths are asked for and unknown, or the directions span no plane.
     """
     if euclidean and not (np.isfinite(surface.unit_length).all() and np.isfinite(surface.cosine)):
-        raise InputError(f"this surface does not tell the lengths of its directions: leave {arg('euclidean')} out")
+        raise InputError(f"the lengths of this surface's directions are unknown: leave {arg('euclidean')} out")
     if euclidean and not surface.unit_length.prod() * (1 - surface.cosine**2) > 0:
         raise InputError(f"the two directions are parallel or one has no length: leave {arg('euclidean')} out")
     corners = np.stack(np.meshgrid(surface.xcoordinates, surface.ycoordinates), axis=-1)

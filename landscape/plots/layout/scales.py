@@ -130,7 +130,9 @@ def scale(
     low = vmin if vmin is not None else max(lowest, min(ALIKE, ALIKE * high)) if log else lowest
     for name, bound in (("vmin", vmin), ("vmax", vmax)):
         if bound is not None and not low < high:
-            raise InputError(f"{arg(name, bound)} leaves nothing: the {what} is between {lowest:.4g} and {highest:.4g}")
+            raise InputError(
+                f"{arg(name, bound)} leaves nothing to draw: the {what} is between {lowest:.4g} and {highest:.4g}"
+            )
     chosen = _nice(low, high, levels or LEVELS, log)
     if vmin is not None:
         chosen = np.array([vmin, *chosen[chosen > vmin]])

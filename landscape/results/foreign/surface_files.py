@@ -243,7 +243,7 @@ def with_path(surface: Surface, path: str | Path) -> Trajectory:
     if "proj_lstsq" not in path.name:
         if not np.isfinite([*surface.unit_length, surface.cosine]).all():
             raise InputError(
-                f"{path} holds lengths, and the surface does not tell its own: put its direction file by it"
+                f"{path} holds lengths, but those of the surface's directions are unknown: put their file beside it"
             )
         first, second = surface.unit_length
         inner = first * second * surface.cosine
