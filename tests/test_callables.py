@@ -126,7 +126,7 @@ def test_arguments_of_the_annotated_types_are_taken(given):
         ({"size": 3, "share": "1"}, "share must be a number, got str '1'"),
         ({"size": 3, "kind": "b"}, "kind='b' is unknown: did you mean bc? choose a, bc"),
         ({"size": 3, "kind": 1}, "kind must be 'a', 'bc' or None, got int 1"),
-        ({"size": 3, "names": 1}, "names must be a string or Sequence, got int 1"),
+        ({"size": 3, "names": 1}, "names must be a string or a list, got int 1"),
         ({"size": 3, "place": [1] * 50}, "place must be a string or a path, got list"),
         ({"size": 3, "many": "abc"}, "many must be a list, got str 'abc'"),
         ({"size": 3, "columns": True}, "columns must be 1, 2, got bool True"),

@@ -75,7 +75,7 @@ def _versions() -> Mapping[str, str]:
 _version = cache(metadata.version)  # which reads files, and every epoch asks for it
 
 
-def copied(model: nn.Module) -> dict[str, Tensor]:
+def state_of(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of a model's state_dict on the CPU."""
     return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
 

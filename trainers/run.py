@@ -103,7 +103,7 @@ class Run:
             except BaseException:
                 self.close()
                 raise
-        self._first = None if self.trainer.epoch or not recipe.snapshot_every else records.copied(model)
+        self._first = None if self.trainer.epoch or not recipe.snapshot_every else records.state_of(model)
         self._monitor: Any = None
         if monitor and distributed.is_main():
             place_of_it = out / "monitor.h5" if self.resumed else None  # this run has no folder before the first epoch

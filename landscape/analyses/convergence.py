@@ -111,7 +111,9 @@ def _history(run: Path) -> History:
     try:
         history = store.load(run / "history.h5")
     except StoreError as error:
-        raise InputError(f"{run} is not the folder of a run: {error}") from error
+        raise InputError(
+            f"{run} is not the folder of a run: {error}; name that folder, or use {said('finetuned()', '--finetune')}"
+        ) from error
     if not isinstance(history, History) or not len(history.epoch):
         raise InputError(f"{run / 'history.h5'} is not the history of a run")
     return history

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from landscape.autodiff import trees
-from landscape.autodiff.tracing import NotTraceableError, channels_last, reuse_memory, stages, trace
+from landscape.autodiff.tracing import NotTraceableError, channels_last, graph_for_batches, reuse_memory, stages
 from landscape.autodiff.trees import Tree
 from landscape.errors import InputError, arg, one_line
 
@@ -154,7 +154,7 @@ def _graphs(
     def function(state: tuple[Tensor, ...], inputs: Tree) -> Tensor:  # a method has one argument too many for fx
         return logits(state, inputs)
 
-    weights, batch = stages(trace(function, state, (inputs,)), (len(state), len(trees.leaves(inputs))))
+    weights, batch = stages(graph_for_batches(function, state, (inputs,)), (len(state), len(trees.leaves(inputs))))
     if fuse and trees.device(inputs).type == "cpu" and state[0].dtype == torch.float32:
         _fuse(batch.graph)
     reuse_memory(batch.graph)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from landscape.autodiff import trees
-from landscape.autodiff.tracing import reuse_memory, stages, trace
+from landscape.autodiff.tracing import graph_for_batches, reuse_memory, stages
 from landscape.autodiff.trees import Tree
 
 Product = Callable[[tuple[Tensor, ...], Tree, Tree, tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -110,7 +110,7 @@ def linearize(
             derivative, or in-place changes that cannot be undone.
     """
     state = (*theta, *fixed)
-    traced = trace(product, state, (inputs, targets), tuple(torch.ones_like(t) for t in theta))
+    traced = graph_for_batches(product, state, (inputs, targets), tuple(torch.ones_like(t) for t in theta))
     graphs = stages(traced, (len(state), len(trees.leaves((inputs, targets))), len(theta)))
     reuse_memory(graphs[2].graph)
     graphs[2].recompile()

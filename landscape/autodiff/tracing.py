@@ -31,7 +31,7 @@ class NotTraceableError(Exception):
     """The model cannot be traced into a graph; the plain function can be used."""
 
 
-def trace(
+def graph_for_batches(
     function: Callable[..., Any], state: tuple[Tensor, ...], batch: tuple[Tree, ...], *rest: Any
 ) -> fx.GraphModule:
     """Convert a function into a graph that accepts batches of any size.

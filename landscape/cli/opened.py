@@ -96,7 +96,7 @@ def open_result(
     result: Result
     if file.suffix.lower() in SUFFIXES and file.is_file() and not store.is_result(file):
         raise InputError(
-            f"{file} is a checkpoint, no result: landscape info {file} says what it holds, and landscape hessian "
+            f"{file} is a checkpoint, not a result: landscape info {file} says what it holds, and landscape hessian "
             f"--ckpt {file} --per-class analyses it into a result"
         )
     if surface_files.is_foreign(file):

@@ -19,8 +19,8 @@ from landscape.results import disk, pickles
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The files of a data set and their content."""
+class Release:
+    """The files of a data set as its authors release it, and the names in them."""
 
     folder: str
     archive: str
@@ -31,8 +31,8 @@ class Layout:
     class_names: str
 
 
-LAYOUTS = {
-    "cifar10": Layout(
+RELEASES = {
+    "cifar10": Release(
         folder="cifar-10-batches-py",
         archive="cifar-10-python.tar.gz",
         train=tuple(f"data_batch_{k}" for k in range(1, 6)),
@@ -41,7 +41,7 @@ LAYOUTS = {
         labels="labels",
         class_names="label_names",
     ),
-    "cifar100": Layout(
+    "cifar100": Release(
         folder="cifar-100-python",
         archive="cifar-100-python.tar.gz",
         train=("train",),
@@ -77,22 +77,22 @@ def read(name: str, root: Path, split: str) -> Split:
     Raises:
         DataError: files are missing, or differ from the official ones in form.
     """
-    layout = LAYOUTS[name]
-    parts = layout.train if split == "train" else layout.test
-    files = _files(name, root, {layout.meta, *layout.train, *parts})
+    release = RELEASES[name]
+    parts = release.train if split == "train" else release.test
+    files = _files(name, root, {release.meta, *release.train, *parts})
     batches = {file: _unpickled(file, content) for file, content in files.items()}
     class_names = tuple(
-        _class_name(layout.meta, n) for n in _entry(layout.meta, batches[layout.meta], layout.class_names, list)
+        _class_name(release.meta, n) for n in _entry(release.meta, batches[release.meta], release.class_names, list)
     )
     labels = {
-        file: _labels(f"{name}: {file}", _entry(file, batches[file], layout.labels, list), len(class_names))
-        for file in dict.fromkeys((*layout.train, *parts))
+        file: _labels(f"{name}: {file}", _entry(file, batches[file], release.labels, list), len(class_names))
+        for file in dict.fromkeys((*release.train, *parts))
     }
     pixels = {file: _pixels(file, _entry(file, batches[file], "data", pickles.Foreign)) for file in parts}
     for file, of_file in pixels.items():
         if of_file.shape != (len(labels[file]), 3072):
             raise DataError(f"{name}: {file} has {len(labels[file])} labels but pixels of shape {of_file.shape}")
-    train = np.concatenate([labels[file] for file in layout.train])
+    train = np.concatenate([labels[file] for file in release.train])
     return Split(
         pixels=np.concatenate([pixels[file] for file in parts]).reshape(-1, 3, 32, 32),
         labels=np.concatenate([labels[file] for file in parts]),
@@ -123,23 +123,23 @@ def _labels(where: str, values: list[Any], n_classes: int) -> np.ndarray:
 
 
 def _files(name: str, root: Path, wanted: set[str]) -> dict[str, bytes]:
-    layout = LAYOUTS[name]
-    for folder in (root / layout.folder, root):
-        if (folder / layout.meta).is_file():
+    release = RELEASES[name]
+    for folder in (root / release.folder, root):
+        if (folder / release.meta).is_file():
             missing = sorted(f for f in wanted if not (folder / f).is_file())
             if missing:
-                raise DataError(f"{name}: {folder} lacks {', '.join(missing)}; unpack {layout.archive} again")
+                raise DataError(f"{name}: {folder} lacks {', '.join(missing)}; unpack {release.archive} again")
             return {f: (folder / f).read_bytes() for f in wanted}
-    if not (root / layout.archive).is_file():
+    if not (root / release.archive).is_file():
         raise DataError(
-            f"{name}: neither {layout.folder}/{layout.meta} nor {layout.archive} is in {root}; pass "
-            f"{arg('data_root')}, the folder that holds {layout.folder} (nothing is downloaded)"
+            f"{name}: neither {release.folder}/{release.meta} nor {release.archive} is in {root}; pass "
+            f"{arg('data_root')}, the folder that holds {release.folder} (nothing is downloaded)"
         )
-    return _archived(name, root / layout.archive, wanted)
+    return _archived(name, root / release.archive, wanted)
 
 
 def _archived(name: str, archive: Path, wanted: set[str]) -> dict[str, bytes]:
-    folder = LAYOUTS[name].folder
+    folder = RELEASES[name].folder
     found: dict[str, bytes] = {}
     held, claimed = archive.stat().st_size, 0
     try:

@@ -305,7 +305,7 @@ def _folder(name: str, root: str | os.PathLike[str] | None, held: str) -> Path:
 
 
 def _cifar(name: str, split: str, root: str | os.PathLike[str] | None) -> Samples:
-    folder = _folder(name, root, cifar.LAYOUTS[name].folder)
+    folder = _folder(name, root, cifar.RELEASES[name].folder)
     found = cifar.read(name, folder, _known(split))
     return Samples(
         name=name,
@@ -367,7 +367,7 @@ class Source:
 
 DATASETS: dict[str, Source] = {
     "digits-lt": Source(read=_digits, imbalance=DIGITS_IMBALANCE),
-    **{name: Source(read=partial(_cifar, name), takes=("root",)) for name in cifar.LAYOUTS},
+    **{name: Source(read=partial(_cifar, name), takes=("root",)) for name in cifar.RELEASES},
     "image-list": Source(read=partial(_images, "image-list"), takes=("root", "image_size", "train_list", "test_list")),
     "image-folder": Source(read=partial(_images, "image-folder"), takes=("root", "image_size")),
 }

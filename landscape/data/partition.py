@@ -183,7 +183,7 @@ class Partition:
             InputError: no group, a group without a class, an unknown class, or a class in two groups.
         """
         if not groups:
-            raise InputError("there is no group: name at least one, with its members")
+            raise InputError("there are no groups: name at least one, with its members")
         part_of_class = np.full(n_classes, LEFT_OUT, dtype=np.int64)
         for part, (name, members) in enumerate(groups.items()):
             if not len(members):
@@ -284,7 +284,7 @@ class Partition:
             InputError: no group, a group without parts, a part that does not exist, or one that is in two groups.
         """
         if not groups:
-            raise InputError("there is no group: name at least one, with its members")
+            raise InputError("there are no groups: name at least one, with its members")
         new = np.full(len(self.names) + 1, LEFT_OUT, dtype=np.int64)  # the last entry serves LEFT_OUT = -1
         for group, (name, members) in enumerate(groups.items()):
             if not len(members):

@@ -166,7 +166,7 @@ def test_a_checkpoint_is_called_one_and_a_result_is_read_whatever_it_is_called(r
     torch.save({"w": torch.zeros(2)}, path)
     code, out, (line,) = run(*command.split(), path)
     assert (code, out) == (2, "")
-    assert f"{path} is a checkpoint, no result: landscape info {path} says what it holds" in line
+    assert f"{path} is a checkpoint, not a result: landscape info {path} says what it holds" in line
     assert f"landscape hessian --ckpt {path} --per-class" in line
     assert run("compare", save("result.pt"))[0] == 0
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from refusals import refused
 
-from landscape.data.cifar import LAYOUTS
+from landscape.data.cifar import RELEASES
 from landscape.data.datasets import load
 from landscape.errors import DataError
 
@@ -47,7 +47,7 @@ def python3_pickle(content):
 
 def cifar_files(name, dump=python3_pickle, counts=(6, 3)):
     """A data set of two classes in the official layout: file name -> content."""
-    layout = LAYOUTS[name]
+    layout = RELEASES[name]
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], counts)
     files = {layout.meta: dump({layout.class_names: [b"cat", b"dog"]})}
@@ -63,7 +63,7 @@ def write(tmp_path):
     """Write the files of a set below a root of its own."""
 
     def written(name, files):
-        folder = tmp_path / LAYOUTS[name].folder
+        folder = tmp_path / RELEASES[name].folder
         folder.mkdir(exist_ok=True)
         for file, content in files.items():
             (folder / file).write_bytes(content)
@@ -78,7 +78,7 @@ def test_cifar_batches_of_either_python_are_read_in_order(write, name, dump):
     files = cifar_files(name, dump)
     root = write(name, files)
     samples = load(name, root=root)
-    parts = [pickle.loads(cifar_files(name)[f], encoding="bytes") for f in LAYOUTS[name].train]
+    parts = [pickle.loads(cifar_files(name)[f], encoding="bytes") for f in RELEASES[name].train]
     pixels = np.concatenate([part[b"data"] for part in parts])
     np.testing.assert_array_equal(samples.inputs.numpy().reshape(9, 3072), pixels)
     assert samples.labels.tolist() == [0] * 6 + [1] * 3

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from landscape.errors import InputError
 from landscape.networks import models
 from landscape.networks.matching import matching
-from landscape.networks.matching.channels import trace
+from landscape.networks.matching.channels import channels_of
 from landscape.networks.matching.identities import Classes, still
 
 
@@ -262,7 +262,7 @@ def test_groups_are_all_that_may_move_and_moving_them_changes_no_function(name, 
     inputs = torch.arange(12).view(3, 4)[:n] % 5 if shape is None else normal(n, *shape[1:])
     if inputs.ndim == 4 and n > 1:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-    traced = trace(model, inputs)
+    traced = channels_of(model, inputs)
     assert sorted(group.size for group in traced.groups) == sizes
     assert traced.held == held
     expected = model(inputs)
@@ -277,7 +277,7 @@ def test_groups_are_all_that_may_move_and_moving_them_changes_no_function(name, 
 
 
 def test_the_stream_of_the_first_stage_lies_in_the_middle_of_the_later_ones():
-    groups = trace(made(NETWORKS["option A"][0]), normal(1, 2, 8, 8)).groups
+    groups = channels_of(made(NETWORKS["option A"][0]), normal(1, 2, 8, 8)).groups
     (stream,) = (g for g in groups if any(slot.name == "conv1.weight" for slot in g.slots))
     positions = {slot.name: slot.positions.ravel().tolist() for slot in stream.slots if slot.axis == 0}
     assert positions["bn1.running_var"] == [0, 1, 2]
@@ -287,7 +287,7 @@ def test_the_stream_of_the_first_stage_lies_in_the_middle_of_the_later_ones():
 
 
 def test_a_flattened_channel_takes_all_its_pixels_along():
-    (group,) = trace(made(NETWORKS["flatten"][0]), normal(1, *IMAGES[1:])).groups
+    (group,) = channels_of(made(NETWORKS["flatten"][0]), normal(1, *IMAGES[1:])).groups
     (pixels,) = (slot.positions for slot in group.slots if slot.name == "3.weight")
     assert pixels.tolist() == [[*range(16 * c, 16 * c + 16)] for c in range(4)]
 
@@ -298,7 +298,7 @@ def test_a_tensor_with_two_names_follows_under_both():
         model[4].weight = model[2].weight
         return model
 
-    (group,) = trace(made(network), normal(1, 4)).groups
+    (group,) = channels_of(made(network), normal(1, 4)).groups
     names = [slot.name for slot in group.slots]
     assert names.count("2.weight") == names.count("4.weight") == 2
 
@@ -326,7 +326,7 @@ def test_an_unknown_operation_may_do_anything_to_what_does_not_move():
     model = made(
         lambda: Net(lambda net, x: net.fc(net.hidden(x.sort(1).values)), hidden=nn.Linear(4, 5), fc=nn.Linear(5, 3))
     )
-    assert [group.size for group in trace(model, normal(2, 4)).groups] == [5]
+    assert [group.size for group in channels_of(model, normal(2, 4)).groups] == [5]
 
 
 def test_places_are_one_if_their_channels_are():

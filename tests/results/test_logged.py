@@ -151,7 +151,7 @@ def test_metrics_have_names_that_mlflow_takes_and_never_two_alike():
 
 
 def test_other_writers_and_results_without_numbers_are_refused():
-    with pytest.raises(InputError, match="list takes no numbers"):
+    with pytest.raises(InputError, match="list does not log numbers"):
         sharpness().log([], 0)
     empty = dataclasses.replace(sensitivity(), parts=("a",) * 3)
     changes = {f.name: np.full_like(getattr(empty, f.name), np.nan, dtype=float) for f in dataclasses.fields(empty)

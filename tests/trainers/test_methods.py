@@ -214,7 +214,10 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ),
         ({"gkp": True, "epochs": 20, "statistics_every": 10}, "sees one in 10: raise epochs or lower statistics_every"),
         ({"gkp": True, "statistics_every": 0}, "statistics_every must be at least 1"),
-        ({"loss": "bcl", "sharpness": "gsa", "first_pass": "decoupled"}, "first_pass='decoupled' takes samples one by"),
+        (
+            {"loss": "bcl", "sharpness": "gsa", "first_pass": "decoupled"},
+            "first_pass='decoupled' treats each sample alone",
+        ),
         ({"loss": "ldam", "cosine": False}, "loss='ldam' needs a cosine classifier"),
         ({"augment": "crop,crop"}, "augment='crop,crop' names 2 views, loss='ce' takes 1"),
         ({"drw_start": 1.0}, "drw_start must be a fraction of the run, at least 0 and below 1, got 1.0"),

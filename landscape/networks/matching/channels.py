@@ -9,7 +9,6 @@ residual stream is padded with channels (option A), those that come from the nar
 those that join them, and the two kinds are groups of their own.
 """
 
-import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
+class Channels:
     """A network as a graph of operations, and its channels."""
 
     module: fx.GraphModule  # (tensors, inputs) -> outputs
@@ -87,11 +86,11 @@ class Trace:
                     del values[used]
 
 
-def trace(model: nn.Module, inputs: Tensor, logits: Callable[[Any], Any] | None = None) -> Trace:
+def channels_of(model: nn.Module, inputs: Tensor, logits: Callable[[Any], Any] | None = None) -> Channels:
     """Trace a network in eval mode and find its interchangeable channels.
 
     Args:
-        model: a copy of the network in eval mode, see `copied`.
+        model: a copy of the network in eval mode, see `networks.copies`.
         inputs: (B, ...) an example batch, with the network's dtype and on its device.
         logits: returns those of the network's outputs that have channels with a fixed meaning; None for all outputs.
 
@@ -129,30 +128,7 @@ def trace(model: nn.Module, inputs: Tensor, logits: Callable[[Any], Any] | None 
     found = _follow(module.graph, rough, {})
     fixed = {node: [rough.fixed(ids) for ids in found[node]] for node in weights}
     axes = _follow(module.graph, classes, fixed)
-    return Trace(module, names, _groups(classes, axes, weights, _reads(module.graph)), tuple(sorted(classes.held)))
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """Copy a network, in eval mode.
-
-    Args:
-        model: the network; it is not changed.
-
-    Returns:
-        The copy.
-
-    Raises:
-        InputError: it cannot be copied, or has weights without a shape.
-    """
-    lazy = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if nn.parameter.is_lazy(t)]
-    if lazy:
-        raise InputError(f"{lazy[0]} of the network has no shape yet: pass a batch through it once")
-    try:
-        return copy.deepcopy(model).eval()
-    except Exception as error:  # objects in a user's model may raise any error
-        raise InputError(
-            f"the network cannot be copied to match its channels: {one_line(error)}; leave out {arg('match')}"
-        ) from error
+    return Channels(module, names, _groups(classes, axes, weights, _reads(module.graph)), tuple(sorted(classes.held)))
 
 
 def outputs(output: Any) -> list[Tensor]:

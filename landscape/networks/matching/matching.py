@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from landscape.autodiff.wide import place, wide
 from landscape.errors import DataError, InputError, NumericalError, arg, one_line
+from landscape.networks.copies import copied
 from landscape.networks.matching import channels
-from landscape.networks.matching.channels import Group, Slot, Trace
+from landscape.networks.matching.channels import Channels, Group, Slot
 
 _STAY = 1e-9  # bonus on the correlation for not moving: of equally good orders, the one that moves fewest
 _ROUNDING = 1e-12  # of the mean square: a channel with less variance than this is constant
@@ -67,8 +68,8 @@ def groups(model: nn.Module, inputs: Tensor, *, logits: Logits | None = None) ->
         InputError: the network cannot be copied or traced, or it is not known what one of its operations does to
             channels.
     """
-    model = channels.copied(model)
-    return channels.trace(model, _fitting(inputs, model.state_dict()), logits).groups
+    model = copied(model).eval()
+    return channels.channels_of(model, _fitting(inputs, model.state_dict()), logits).groups
 
 
 def match(
@@ -99,7 +100,7 @@ def match(
 
     Source: Ainsworth, Hayase and Srinivasa 2023, section 3.1.
     """
-    reference, other = channels.copied(reference), channels.copied(other)
+    reference, other = copied(reference).eval(), copied(other).eval()
     _refuse_different(reference, other)
     # A run may overwrite buffers, but the result must have the original ones.
     mine = {name: t.clone() for name, t in _tensors(reference).items()}
@@ -109,31 +110,31 @@ def match(
     first = next(full, None)
     if first is None:
         raise DataError("there are no samples to match channels on: the batches are empty")
-    trace = channels.trace(reference, first, logits)
-    traces = {first.shape: trace}
-    sums = [[_Sums() for _ in group.reads] for group in trace.groups]
+    graph = channels.channels_of(reference, first, logits)
+    graphs = {first.shape: graph}
+    sums = [[_Sums() for _ in group.reads] for group in graph.groups]
     for batch in chain([first], full):
-        if batch.shape not in traces:
-            traces[batch.shape] = channels.trace(reference, batch, logits)
-            if _places(traces[batch.shape]) != _places(trace):
+        if batch.shape not in graphs:
+            graphs[batch.shape] = channels.channels_of(reference, batch, logits)
+            if _places(graphs[batch.shape]) != _places(graph):
                 raise InputError(
                     f"the network treats inputs {tuple(batch.shape)} otherwise than {tuple(first.shape)}, so its "
                     f"channels cannot be matched on both; leave out {arg('match')}"
                 )
-        _add(sums, traces[batch.shape], (mine, yours), batch)
-    correlations = [_correlation(group, found) for group, found in zip(trace.groups, sums, strict=True)]
+        _add(sums, graphs[batch.shape], (mine, yours), batch)
+    correlations = [_correlation(group, found) for group, found in zip(graph.groups, sums, strict=True)]
     orders = tuple(linear_sum_assignment(r + _STAY * np.eye(len(r)), maximize=True)[1] for r in correlations)
-    state = _permuted(_tensors(other), trace.groups, orders)
+    state = _permuted(_tensors(other), graph.groups, orders)
     _verify(other, state, first[:_CHECKED], logits)
     return Matching(
         state=state,
-        groups=trace.groups,
+        groups=graph.groups,
         orders=orders,
         moved=sum(int((order != np.arange(len(order))).sum()) for order in orders),
         n_channels=sum(map(len, orders)),
         correlation=_mean([r[np.arange(len(r)), order] for r, order in zip(correlations, orders, strict=True)]),
         correlation_before=_mean([np.diag(r) for r in correlations]),
-        held=trace.held,
+        held=graph.held,
     )
 
 
@@ -161,18 +162,18 @@ class _Sums:
             return (ab - np.outer(a, b)) / np.sqrt(np.outer(*variances))
 
 
-def _places(trace: Trace) -> list[list[tuple[str, int, tuple[int, ...]]]]:
-    return [[(s.name, s.axis, s.positions.shape) for s in (*g.slots, *g.reads)] for g in trace.groups]
+def _places(graph: Channels) -> list[list[tuple[str, int, tuple[int, ...]]]]:
+    return [[(s.name, s.axis, s.positions.shape) for s in (*g.slots, *g.reads)] for g in graph.groups]
 
 
-def _add(sums: Sequence[Sequence[_Sums]], trace: Trace, states: Any, inputs: Tensor) -> None:
+def _add(sums: Sequence[Sequence[_Sums]], graph: Channels, states: Any, inputs: Tensor) -> None:
     """Run both networks on the same inputs, and add up the activations."""
     readers: dict[str, list[tuple[Slot, _Sums]]] = {}
-    for group, found in zip(trace.groups, sums, strict=True):
+    for group, found in zip(graph.groups, sums, strict=True):
         for slot, total in zip(group.reads, found, strict=True):
             readers.setdefault(slot.name, []).append((slot, total))
     with torch.no_grad():
-        runs = [trace.values(state, inputs.clone()) for state in states]
+        runs = [graph.values(state, inputs.clone()) for state in states]
         for (name, mine), (_, yours) in zip(*runs, strict=True):
             for slot, total in readers.get(name, ()):
                 total.add(_channels(mine, slot), _channels(yours, slot))

@@ -32,7 +32,7 @@ _SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Directions:
+class DirectionFile:
     """The directions of a file of tomgoldstein/loss-landscape: for each axis an array for each tensor, in order."""
 
     arrays: tuple[tuple[np.ndarray, ...], ...]  # (A, tensors)
@@ -129,7 +129,7 @@ def read_eigenvalues(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     return np.where(missing, np.nan, low), np.where(missing, np.nan, high)
 
 
-def read_directions(path: str | Path) -> Directions:
+def read_directions(path: str | Path) -> DirectionFile:
     """Read directions, random ones or principal components, of tomgoldstein/loss-landscape.
 
     Args:
@@ -153,7 +153,7 @@ def read_directions(path: str | Path) -> Directions:
     shapes = [[a.shape for a in axis] for axis in axes]
     if shapes[0] != shapes[-1] or len(explained) != len(axes):
         raise StoreError(f"{path}: xdirection and ydirection are not of one network: make the directions again")
-    return Directions(arrays=axes, explained=explained)
+    return DirectionFile(arrays=axes, explained=explained)
 
 
 def read_plane(
@@ -352,7 +352,7 @@ def _refuse_no_surface(path: Path, root: h5py.File, splits: Sequence[str]) -> No
     raise StoreError(f"{path} is an HDF5 file of another program, neither a result nor a surface of {GOLDSTEIN}")
 
 
-def _directions(path: Path, given: str | Path | None, dir_file: str) -> Directions | None:
+def _directions(path: Path, given: str | Path | None, dir_file: str) -> DirectionFile | None:
     """Return the given directions, or those in the file beside the surface that the surface names."""
     if given is not None:
         return read_directions(given)
