@@ -14,7 +14,7 @@ argument is a block of vectors for each part, whatever the number of parts.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
@@ -61,7 +61,7 @@ class Eigenpairs:
 
     values: NDArray[np.float64]  # (P, k), descending
     residuals: NDArray[np.float64]  # (P, k), an eigenvalue lies within this distance of the value
-    vectors: NDArray[np.float64]  # (P, D, k), unit vectors in columns
+    vectors: NDArray[np.float64] = field(repr=False)  # (P, D, k), unit vectors in columns
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
