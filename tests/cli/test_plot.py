@@ -175,7 +175,7 @@ def test_what_is_for_surfaces_only_is_refused_elsewhere(run, file, save):
     surface = save("s.h5", three_classes())
     for words, line in (
         (["plot", file, "--groups", "all"], "only the traces of a spectrum can be joined"),
-        (["compare", file, "--weights", "drv"], "weights 'drv' are unknown: choose natural, balanced, training, drw"),
+        (["compare", file, "--weights", "drv"], "--weights drv is unknown: did you mean drw? choose natural"),
         (
             ["plot", surface, "--dir-file", file],
             f"--dir-file is for surfaces of tomgoldstein/loss-landscape, {surface}",

@@ -171,7 +171,7 @@ def test_groups_by_name_count_and_end():
     assert borders.provenance["regrouped"]["groups"] == {"medium": ["class 0", "class 1", "class 2"]}
     with refused(InputError, 2, 1, 3):
         regroup(per_class, "head-tail", ends=2)
-    with refused(InputError, 102, 1, 101):
+    with refused(InputError, 101, few=102, many=100):
         regroup(per_class, "many-medium-few", few=102)
 
 
