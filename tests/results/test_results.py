@@ -150,6 +150,7 @@ def test_an_entry_of_provenance_of_another_class_is_as_one_that_is_missing(odd):
     assert made(history()).idle == ()
     assert partition_of(made(spectrum("a"))) is None
     assert made(series()).at(0).parts == series().parts
+    # private: the lines under a figure, which need no drawing
     assert "samples" not in of_sharpness._about(made(sharpness())) + of_features._about(made(features()))
     looks = compared.COMPARISONS["sharpness"].looks
     assert isinstance(looks["ascent steps"](made(sharpness())), str)
