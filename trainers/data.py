@@ -114,7 +114,8 @@ def _views(recipe: Recipe, samples: Samples) -> str:
     if samples.mean is None or inputs.ndim != 4:
         if n == 3:
             raise InputError(
-                f"{arg('loss', 'bcl')} needs three augmented views; {samples.name} has no uint8 images to augment"
+                f"{arg('loss', 'bcl')} needs three augmented views, of uint8 images with a normalisation, which "
+                f"{samples.name} has not: if its images are uint8, give {arg('normalize')}"
             )
         return "none"
     source = datasets.DATASETS.get(recipe.dataset)

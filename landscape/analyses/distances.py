@@ -114,7 +114,11 @@ def distances(
         "points": list(runs[0].points),
         "vectors_sha256": points.digest([p for run in runs for p, _ in (*run.points.values(), *run.snapshots)]),
     }
-    costs.declare(lambda: _costs(objective, runs, barrier_points, batch_norm, training, training_samples, curvature))
+    jobs.declare(
+        lambda: _costs(objective, runs, barrier_points, batch_norm, training, training_samples, curvature),
+        out,
+        overwrite=overwrite,
+    )
     evaluator = Evaluator(
         objective, batch_norm=batch_norm, training=training, training_samples=training_samples, seed=seed
     )

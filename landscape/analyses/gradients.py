@@ -15,6 +15,7 @@ Source: "Reframing Long-Tailed Learning via Loss Landscape Geometry" (CVPR 2026)
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,9 @@ def gradients(
             f"{arg('weight_decay', objective.weight_decay)} is for curvature: gradients are those of the data, "
             "leave it out"
         )
-    costs.declare(
-        lambda: _costs(objective, len(checkpoints or [None]), batches, samples_per_batch, cache_bytes, sampling_errors)
-    )
+    n_points = len(checkpoints or [None])
+    plan = partial(_costs, objective, n_points, batches, samples_per_batch, cache_bytes, sampling_errors)
+    jobs.declare(plan, out, overwrite=overwrite)
     size = min(samples_per_batch, int(objective.counts.sum()))
     options: dict[str, Any] = {"batches": batches} | ({"sampling_errors": True} if sampling_errors else {})
     if batches is not None:

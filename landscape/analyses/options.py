@@ -26,6 +26,10 @@ SHORT = 12
 """Steps of each run if no density is wanted, but the run for both ends does not fit into memory."""
 
 
+MOST = 100_000
+"""The largest number of steps, probes, eigenvalues and vectors; arrays of these are made before the first product."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options that determine the numbers of a spectrum; see `spectrum`."""
@@ -57,6 +61,8 @@ class Options:
         for name, (value, least) in at_least.items():
             if value < least:
                 raise InputError(f"{arg(name)} must be at least {least}, got {value}")
+            if name != "seed" and value > MOST:
+                raise InputError(f"{arg(name)} must be at most {MOST:,}, got {value:,}")
         for name, number in {
             "tol": self.tol,
             "gap": self.gap,

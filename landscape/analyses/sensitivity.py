@@ -92,7 +92,7 @@ def sensitivity(
         raise InputError(f"{arg('rho')} must be a number above 0, got {rho:g}")
     options = Options(of=of, n=n, rho=rho, draws=draws, seed=seed)
     costs.noted(lambda: eigenvectors.work(objective, [of], eigenvectors.STEPS))
-    costs.declare(lambda: _costs(objective, options))
+    jobs.declare(lambda: _costs(objective, options), out, overwrite=overwrite)
     if out is None:
         return _run(objective, options, None, progress)
     with jobs.open_journal(out, fingerprint(objective, vars(options)), overwrite=overwrite) as journal:

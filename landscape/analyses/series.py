@@ -8,6 +8,7 @@ same numbers as an analysis of it alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -77,7 +78,8 @@ def series(
     _refuse(analysis, objective, with_parts, options)
     read: dict[str, Any] = {"key": ckpt_key, "trust_pickle": trust_pickle}
     stages = runs.stages(checkpoints, ckpt_key=ckpt_key, trust_pickle=trust_pickle)
-    costs.declare(lambda: _costs(analysis, objective, with_parts, options, len(stages)))
+    plan = partial(_costs, analysis, objective, with_parts, options, len(stages))
+    jobs.declare(plan, out, overwrite=overwrite or extend)
     found = snapshots.find(objective, [(str(stage.path), stage.epoch) for stage in stages], **read)
     known = {"analysis": _name(analysis), "with_parts": list(with_parts), **{k: _plain(v) for k, v in options.items()}}
     source = {n: v for n, v in objective.source.items() if not n.startswith("checkpoint") and n != "weights_sha256"}

@@ -22,7 +22,6 @@ from landscape.analyses.options import Options, Trace, sample_by_sample, trace_o
 from landscape.analyses.pooled import row_products
 from landscape.analyses.samples import GGN_TOL, Method
 from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
-from landscape.autodiff import costs
 from landscape.callables import checked
 from landscape.curvature import extremes, kept, probing, rows
 from landscape.curvature.algebra import Operator
@@ -184,9 +183,10 @@ def spectrum(
         overlaps.refuse(len(parts), vectors)
     if isinstance(subject, Objective):
         traced = partial(curvature_operator, kind=kind, backend=backend, cache_bytes=cache_bytes)
-        costs.declare(lambda: SpectrumCosts(subject, kind, options, traced, cache_bytes, memory_bytes, overlap=overlap))
+        plan = partial(SpectrumCosts, subject, kind, options, traced, cache_bytes, memory_bytes, overlap=overlap)
+        jobs.declare(plan, out, overwrite=overwrite)
     else:
-        costs.declare(lambda: costs_of_matrices(subject, options))
+        jobs.declare(partial(costs_of_matrices, subject, options), out, overwrite=overwrite)
     source = None if isinstance(subject, Objective) else _source(subject, fingerprint)
     known = _known(subject, options, source)
 

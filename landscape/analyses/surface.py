@@ -27,6 +27,9 @@ from landscape.objective.provenance import fingerprint, provenance
 from landscape.results import Surface, grid
 from landscape.results.journal import Journal
 
+MOST_POINTS = 10_000_000
+"""The largest number of points of a grid."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -105,7 +108,9 @@ def surface(
     )
     axes = coordinates(along, x, y, options)
     asked = asked_for(along, axes, marks or {}, options)
-    costs.declare(lambda: costs_of(objective, along, axes, len(marks or {}), options, training))
+    jobs.declare(
+        lambda: costs_of(objective, along, axes, len(marks or {}), options, training), out, overwrite=overwrite
+    )
     if out is None:
         return Surface(**compute(objective, along, axes, marks or {}, options, training, None, progress))
     with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
@@ -206,6 +211,9 @@ def coordinates(
     for name, values in zip("xy", axes, strict=True):
         if values.ndim != 1 or not len(values) or not np.isfinite(values).all() or (np.diff(values) <= 0).any():
             raise InputError(f"{arg(name)} must be a list of finite numbers in ascending order")
+    if len(axes[0]) * len(axes[1]) > MOST_POINTS:
+        n_points = f"{len(axes[0]):,} x {len(axes[1]):,}"
+        raise InputError(f"{arg('x')} and {arg('y')} ask for {n_points} points: at most {MOST_POINTS:,}")
     if options.refine is not None and not 0 < options.refine < 1:
         raise InputError(f"{arg('refine')} must be a fraction of the loss between 0 and 1, got {options.refine:g}")
     if options.radius is not None and not 0 < options.radius < np.inf:

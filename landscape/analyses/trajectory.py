@@ -18,7 +18,6 @@ from landscape.analyses import directions
 from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions
 from landscape.analyses.surface import Options
-from landscape.autodiff import costs
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
@@ -104,10 +103,14 @@ def trajectory(
         along = plane or directions.principal(objective, list(marks.values()))
     named = {**marks, **{name: point for name, point in (anchors or {}).items() if name not in marks}}
     options = Options(batch_norm=batch_norm, training_samples=training_samples, seed=seed, bf16=bf16, refine=refine)
+    if n**2 > surfaces.MOST_POINTS:
+        raise InputError(f"{arg('n')} must be at most {math.isqrt(surfaces.MOST_POINTS):,}, got {n:,}")
     positions = np.array([along.project(point)[0] for point in named.values()] + [np.zeros(2)])
     axes = _around(positions[:, 0], n, margin), _around(positions[:, 1], n, margin)
     asked = surfaces.asked_for(along, axes, named, options) | {"runs": list(paths), "margin": margin}
-    costs.declare(lambda: surfaces.costs_of(objective, along, axes, len(named), options, training))
+    jobs.declare(
+        lambda: surfaces.costs_of(objective, along, axes, len(named), options, training), out, overwrite=overwrite
+    )
     runs = [r for r, path in enumerate(paths.values()) for _ in path]
     epochs = [epoch for path in paths.values() for _, epoch in path.values()]
     extra = len(named) - len(marks)

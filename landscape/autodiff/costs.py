@@ -152,6 +152,11 @@ def noted(plan: Callable[[], Plan]) -> bool:
     return True
 
 
+def wanted() -> bool:
+    """Say whether only the costs of a run are wanted."""
+    return _plans.get() is not None
+
+
 def declare(plan: Callable[[], Plan]) -> None:
     """Declare the last stage of a run, before it begins and before a file is written.
 
@@ -171,7 +176,7 @@ def refuse_undeclared() -> None:
     Raises:
         InputError: this is the case.
     """
-    if _plans.get() is not None:
+    if wanted():
         raise InputError("the cost of this call is not known in advance: compute it without an estimate")
 
 

@@ -230,6 +230,8 @@ def parse_range(text: str, name: str) -> np.ndarray:
         raise InputError(f"{name}={text} is not of the form MIN:MAX:N, as in {name}=-1:1:51") from None
     if not (np.isfinite([low, high]).all() and n >= 1):
         raise InputError(f"{name}={text} needs finite ends and at least one point")
+    if n > surfaces.MOST_POINTS:
+        raise InputError(f"{name}={text} asks for {n:,} points: at most {surfaces.MOST_POINTS:,}")
     if low > high:
         raise InputError(f"{name}={text} runs backwards: write {name}={words[1]}:{words[0]}:{n}")
     if (low == high) != (n == 1):

@@ -23,7 +23,8 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from landscape.autodiff import devices, distributed, memory
-from landscape.autodiff.costs import refuse_undeclared
+from landscape.autodiff.costs import Plan, refuse_undeclared, wanted
+from landscape.autodiff.costs import declare as costs_declared
 from landscape.errors import InputError, arg
 from landscape.results import R, store
 from landscape.results.axes import concatenate
@@ -41,6 +42,23 @@ EFFICIENCY = 0.8
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run; the message says what is stored and how to continue."""
+
+
+def declare(plan: Callable[[], Plan], out: Destination | None, *, overwrite: bool) -> None:
+    """Declare the costs of a run, as `costs.declare`; a file that the run would refuse is refused where it is asked.
+
+    Args:
+        plan: returns the plan of the run.
+        out: as for `open_journal`; None for no file.
+        overwrite: the same.
+
+    Raises:
+        Declared: only the costs are wanted.
+        StoreError: and the file cannot be written.
+    """
+    if wanted() and isinstance(out, str | Path):
+        Journal.refuse(out, overwrite=overwrite)
+    costs_declared(plan)
 
 
 def open_journal(

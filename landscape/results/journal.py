@@ -69,10 +69,7 @@ class Journal:
         path = Path(out)
         now = json.loads(store.to_json(fingerprint, "the fingerprint of the run"))
         with disk.writing(path):
-            if not path.name or path.is_dir():
-                raise StoreError(
-                    f"{out} is a folder, not a result file: name one, as in {arg('out', path / 'result.h5')}"
-                )
+            _refuse_folder(path)
             path = Path(os.path.realpath(path)) if path.is_symlink() else path
             if not owner:
                 journal = cls(path, None)
@@ -86,6 +83,28 @@ class Journal:
                 journal.close()
                 raise
             return journal
+
+    @classmethod
+    def refuse(cls, out: str | Path, *, overwrite: bool) -> None:
+        """Refuse a file as `open` does, without beginning a run.
+
+        Args:
+            out: as for `open`.
+            overwrite: the same.
+
+        Raises:
+            StoreError: OUT exists or cannot be written.
+        """
+        path = Path(out)
+        with disk.writing(path):
+            _refuse_folder(path)
+            begun = _read_run(_folder(path)) if (_folder(path) / "run.json").exists() else None
+            replaces = overwrite or (begun is not None and begun["replaces"])
+            disk.refuse_taken(path, overwrite=replaces, signature=hdf5.SIGNATURE)
+            folder = Path(os.path.realpath(path)).parent
+            os.stat(folder)
+            if not os.access(folder, os.W_OK):
+                raise StoreError(f"{path} cannot be written: its folder is read-only; choose another file")
 
     def within(self, piece: str) -> "Journal":
         """Return a journal of one piece of the run, such as a checkpoint of several, in the same folder.
@@ -261,6 +280,11 @@ class Journal:
 
 def _digest(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _refuse_folder(path: Path) -> None:
+    if not path.name or path.is_dir():
+        raise StoreError(f"{path} is a folder, not a result file: name one, as in {arg('out', path / 'result.h5')}")
 
 
 def _folder(out: Path) -> Path:

@@ -55,10 +55,12 @@ KILLED = {
 
 def _trained(method: str, values: dict[str, object]) -> tuple[str, ...]:
     """Return the training of a method, which may need groups, or images to augment."""
-    words = ("train", method, *TRAIN[2:], "run")
+    given = dict(zip(TRAIN[2:12:2], TRAIN[3:13:2], strict=True))
     if values.get("gkp") or values.get("sharpness") == "gsa":
-        words += ("--epochs", "6", "--warmup-epochs", "0", "--group-after", "0.9", "--groups", "2")
-    return words if values.get("loss") != "bcl" else (*words, "--dataset", "toy:images", "--model", "toy:seen")
+        given |= {"--epochs": "6", "--warmup-epochs": "0", "--group-after": "0.9", "--groups": "2"}
+    if values.get("loss") == "bcl":
+        given |= {"--dataset": "toy:images", "--model": "toy:seen", "--normalize": "none"}
+    return ("train", method, *(word for pair in given.items() for word in pair), *TRAIN[12:], "run")
 
 
 COMMANDS = KILLED | {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape.cli import main
+from landscape.cli import dry, main
 from landscape.networks import checkpoints
 from landscape.objective.evaluator import Evaluator
 
@@ -71,3 +71,45 @@ def test_as_many_points_are_announced_as_are_computed(command, capsys, monkeypat
     monkeypatch.setattr(Evaluator, "measure", lambda *a, **k: measured.append(1) or real(*a, **k))
     assert main([command, *COMMANDS[command], "-q"]) == 0
     assert announced == len(measured) >= 3
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+@pytest.mark.parametrize(
+    ("out", "more", "match"),
+    [
+        ("net-1.pt", [], "net-1.pt exists"),
+        ("net-1.pt", ["--overwrite"], "is a file of another kind and is kept"),
+        ("gone/out.h5", [], "gone/out.h5 cannot be written: No such file or directory"),
+        (".", ["--overwrite"], "is a folder"),
+    ],
+    ids=str,
+)
+def test_a_file_that_the_command_would_refuse_is_refused_before_anything_is_timed(
+    command, out, more, match, here, capsys, monkeypatch
+):
+    monkeypatch.setattr(dry, "show", None)
+    files = sorted(here.iterdir())
+    assert main([command, *COMMANDS[command], "--dry-run", "-o", out, *more]) == 2
+    assert match in " ".join(capsys.readouterr().err.split())
+    assert [f for f in sorted(here.iterdir()) if f.name != "__pycache__"] == files
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "match"),
+    [
+        ("hessian", ["--steps", "1000000000"], "--steps must be at most"),
+        ("hessian", ["--probes", "1000000000"], "--probes must be at most"),
+        ("surface1d", ["--x=-1:1:1000000000"], "at most 10,000,000"),
+        ("surface2d", ["--x=-1:1:5000", "--y=-1:1:5000"], "5,000 x 5,000 points"),
+        ("trajectory", ["--grid", "100000"], "must be at most 3,162"),
+    ],
+    ids=str,
+)
+def test_more_than_memory_could_hold_is_refused_before_it_is_taken(command, more, match, capsys):
+    kept = [word for word in COMMANDS[command] if not word.startswith("--x")]
+    if command == "hessian":
+        kept = ONE
+    if command == "trajectory":
+        kept = ["--ckpt", "net-*.pt", *DATA]
+    assert main([command, *kept, *more, "--dry-run"]) == 2
+    assert match in " ".join(capsys.readouterr().err.split())

@@ -126,7 +126,7 @@ def test_a_run_whose_gkp_did_nothing_says_so_at_its_end_and_in_info(tmp_path, ca
 
 
 def test_bcl_needs_images(tmp_path):
-    with pytest.raises(InputError, match="has no uint8 images to augment"):
+    with pytest.raises(InputError, match="three augmented views"):
         begin(tmp_path, loss="bcl", augment=None)
 
 
