@@ -11,9 +11,6 @@ from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 from landscape.errors import InputError
 from landscape.networks import losses, models
 
-# torch itself compiles its forward-mode rules with torch.jit.script when the first of them is needed
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-
 COUNTS = np.array([90, 9, 1])
 LABELS = torch.tensor([0, 0, 1, 2, 1])
 

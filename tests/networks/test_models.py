@@ -13,9 +13,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from landscape.errors import InputError
 from landscape.networks import models
 
-# torch itself compiles its forward-mode rules with torch.jit.script when the first of them is needed
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-
 
 @pytest.fixture(autouse=True)
 def seeded():

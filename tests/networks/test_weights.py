@@ -14,9 +14,6 @@ from landscape.errors import InputError, NumericalError
 from landscape.networks import classifiers, models, weights
 from landscape.networks.models import NormedLinear
 
-# torch itself compiles its forward-mode rules with torch.jit.script when the first of them is needed
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-
 
 @pytest.fixture(autouse=True)
 def seeded():
