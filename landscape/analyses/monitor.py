@@ -288,7 +288,8 @@ class Monitor:
         """Return the objectives at the current weights."""
         everything, whole, parts = self._objectives
         now = everything.at(_without_new_hooks(copied(self._trained(everything)), everything.model))
-        return now, *(replace(own.of_network(now.model), known=now.known) for own in (whole, parts))
+        whole, parts = (replace(own.of_network(now.model), known=now.known) for own in (whole, parts))
+        return now, whole, parts
 
     def _trained(self, objective: Objective) -> nn.Module:
         if self._model is not None:
@@ -441,8 +442,7 @@ def unmeasured(objective: Objective) -> Spectrum:
         n_used=objective.counts,
         loss=evaluation.loss,
         accuracy=evaluation.accuracy,
-        **evaluation.predicted(),
-        **nothing,
+        **(nothing | evaluation.predicted()),
         converged=np.zeros(n, dtype=bool),
         ritz_values=np.full((n, 1), np.nan),
         ritz_residuals=np.full((n, 1), np.nan),

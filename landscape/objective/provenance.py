@@ -90,7 +90,7 @@ def refuse_others(path: Path, was: Mapping[str, Any], now: Mapping[str, Any], *,
     now = json.loads(store.to_json(now, "the provenance"))
     for key in sorted((was.keys() | now.keys()) - _OF_ONE_RUN - set(free)):
         before, wanted = was.get(key), now.get(key)
-        if key == "options" and isinstance(before, dict):
+        if key == "options" and isinstance(before, dict) and isinstance(wanted, dict):
             names = sorted((before.keys() | wanted.keys()) - set(free))
             key = next((n for n in names if json.dumps(before.get(n)) != json.dumps(wanted.get(n))), "")
             before, wanted = before.get(key), wanted.get(key)
