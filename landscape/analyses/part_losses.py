@@ -44,7 +44,8 @@ class PartLosses:
 
     def slopes(self, along: Tensor) -> np.ndarray:
         """Return the derivative of each of this process's losses along a vector at the checkpoint, (n,)."""
-        return slopes(self.objective, self.objective.batches(self.part), along[None])[0]
+        found: np.ndarray = slopes(self.objective, self.objective.batches(self.part), along[None])[0]
+        return found
 
 
 def slopes(objective: Objective, batches: Iterable[tuple[Tree, Tree]], vectors: Tensor) -> np.ndarray:

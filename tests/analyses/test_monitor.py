@@ -282,7 +282,7 @@ def test_options_out_of_their_range_are_refused(options, match):
 
 
 def test_another_network_or_one_that_is_gone_is_refused():
-    with pytest.raises(InputError, match="is not what it is in the objective's"):
+    with pytest.raises(InputError, match="weight differs from that of the objective's model"):
         ls.Monitor(objective(network()), model=nn.Linear(4, 3), what=["batch_sharpness"]).measure()
     with pytest.raises(InputError, match="no longer exists: pass model"):
         ls.Monitor(objective(network()), what=["batch_sharpness"]).measure()
@@ -304,7 +304,7 @@ def test_what_a_training_changes_beside_the_weights_is_measured():
     assert found.loss[0, 0] == pytest.approx(float(expected))
     assert len(calls) == 1
     model[4] = nn.Linear(5, 4).double()
-    with pytest.raises(InputError, match="give the same network"):
+    with pytest.raises(InputError, match="give the same architecture"):
         watch.step()
 
 
