@@ -152,7 +152,7 @@ def conclude(
     if left:
         console.note(f"and {left} more parts in the file")
     if known:
-        console.note(f"edge: {found.edge_rule}, the largest lambda_max at which plain gradient descent is stable")
+        console.note(f"edge: {found.edge_rule}, the largest lambda_max at which the optimizer is stable")
     console.say(f"result: {path}\nfigure: landscape plot {path}")
 
 

@@ -93,6 +93,14 @@ def check(objective: "Objective") -> Kept:
     return memory.halving(partial(_checked, objective))
 
 
+def _remedy(values: object, n: int) -> str:
+    """Return what makes one value per sample of the values of a loss."""
+    if isinstance(values, Tensor) and values.dim() > 1 and len(values) == n:
+        axes = ", ".join(map(str, range(1, values.dim())))
+        return f"take the mean over the other axes, as by loss(output, target).mean(({axes},))"
+    return 'use reduction="none"'
+
+
 def _checked(objective: "Objective") -> Kept:
     index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
     inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
@@ -110,7 +118,7 @@ def _checked(objective: "Objective") -> Kept:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InputError(
             f"the loss returned {shape} for a batch of {len(index)}: it must return one value per sample, "
-            f'({len(index)},); use reduction="none"'
+            f"({len(index)},); {_remedy(values, len(index))}"
         )
     if not torch.isfinite(values).all():
         raise NumericalError(

@@ -79,7 +79,7 @@ class Series(Result):
     training_step: Floats = array(AXIS, unit="steps", doc="steps of training before each; nan where that is unknown")
     learning_rate: Floats = array(AXIS, doc="learning rate there; nan where that is unknown")
     edge: Floats = array(
-        AXIS, unit="loss", doc="largest lambda_max at which plain gradient descent is stable there; nan if unknown"
+        AXIS, unit="loss", doc="largest lambda_max at which the optimizer is stable there; nan if unknown"
     )
     edge_rule: str = scalar(doc="how the edge follows from the learning rate; empty where it is unknown", default="")
 

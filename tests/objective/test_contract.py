@@ -317,6 +317,11 @@ def test_a_loss_that_is_not_one_value_for_each_sample_is_refused(shape):
         objective_of(net(), loss=lambda z, y: (z.mean() if len(shape) < 2 else z.mean(1)).reshape(shape))
 
 
+def test_a_loss_of_each_output_is_refused_with_what_makes_it_one_of_each_sample():
+    with pytest.raises(InputError, match=r"returned \(4, 3\).*loss\(output, target\).mean\(\(1,\)\)"):
+        objective_of(net(), loss=lambda z, y: z.square())
+
+
 def test_some_parameters_may_have_no_gradient_but_not_all():
     model = Told(lambda x: 1.0)
     model.unused = nn.Linear(2, 2)

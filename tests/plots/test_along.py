@@ -74,7 +74,7 @@ def test_a_learning_rate_that_is_given_wins_and_one_that_is_unknown_draws_nothin
 @pytest.mark.parametrize(
     ("edges", "style"),
     [
-        ([np.nan, 20.0, 20.0, 20.0, 200.0, 200.0], "steps-pre"),
+        ([np.nan, 20.0, 20.0, 20.0, 200.0, 200.0], "steps-mid"),
         ([20.0, 21.0, 25.0, 40.0, 90.0, 200.0], "default"),  # as under a cosine schedule
     ],
 )

@@ -225,14 +225,14 @@ def _draw_edge(ax: Axes, place: np.ndarray, edges: np.ndarray, drawn: np.ndarray
     return np.concatenate([drawn, near])
 
 
-def _drawstyle(edges: np.ndarray) -> Literal["default", "steps-pre"]:
+def _drawstyle(edges: np.ndarray) -> Literal["default", "steps-mid"]:
     """Return how to join the edges of successive checkpoints: by steps if the learning rate is mostly constant.
 
-    The rate of a checkpoint is that of the steps before it, so that it changes after the checkpoint with the last
-    former rate.
+    A step is midway between two checkpoints. Whether the rate of a checkpoint is that of the steps before or after it
+    depends on whether the training saved it before or after its scheduler changed the rate.
     """
     constant = np.diff(edges) == 0
-    return "steps-pre" if 2 * constant.sum() >= len(constant) else "default"
+    return "steps-mid" if 2 * constant.sum() >= len(constant) else "default"
 
 
 _EDGE: dict[str, Any] = {"linestyle": "--", "linewidth": 1.4, "zorder": 4}
