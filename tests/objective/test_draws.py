@@ -126,7 +126,7 @@ def test_a_spectrum_of_draws_states_their_error_and_keeps_what_they_are_of():
     hessian = ls.spectrum(objective, samples=40, steps=25, probes=1)
     mean = hessian.sample_weight[0][:40] @ hessian.sample_curvature[0][:40]
     assert mean == pytest.approx(hessian.lambda_max[0], rel=1e-6)
-    with refused(InputError, "weighs"):
+    with refused(InputError, "samples"):
         ls.spectrum(objective, operator="fisher", samples=40)
 
 
