@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module, metadata
@@ -170,7 +171,8 @@ def main(args: Sequence[str] | None = None) -> int:
         user can correct; 130 for an interruption.
     """
     words = list(sys.argv[1:] if args is None else args)
-    with _logging(), named_by(naming.as_option):
+    with _logging(), named_by(naming.as_option), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.*", FutureWarning)  # by PyTorch 2.15 of its own forward mode
         try:
             code = root.main(words or ["--help"], prog_name="landscape", standalone_mode=False)
             sys.stdout.flush()

@@ -90,6 +90,9 @@ def export(
     if several and form != "tidy":
         raise InputError(f"{len(files)} files become one table by --to tidy; --to {form} is for one file")
     out = out or (Path("results") if several else file).with_suffix(_SUFFIXES[form])
+    for each in files:
+        if out.exists() and out.samefile(each):
+            raise InputError(f"{out} is the file that is exported, and is kept: choose another file with --out")
     if form == "tidy":
         results = {each: open_result(each, **opening) for each in files}
         interop.write_table(tidy.COLUMNS, tidy.rows(results), out, overwrite=overwrite)

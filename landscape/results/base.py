@@ -182,10 +182,12 @@ class Result:
         Args:
             writer: a `SummaryWriter` of TensorBoard, a run of wandb or trackio (or their modules), the module mlflow,
                 or a logger of Lightning. The caller makes and closes it.
-            step: step of the training for these numbers; a series has its own epochs or steps.
+            step: step of the training for these numbers; a series has its own steps or, if it does not know them,
+                epochs.
 
         Raises:
-            InputError: the writer is of another kind, the result has no finite numbers of parts, or no step is given.
+            InputError: the writer is of another kind, the result has no finite numbers of parts, or no step is given
+                that is a whole number.
         """
         from landscape.results import logged
 

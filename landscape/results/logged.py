@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from landscape.errors import InputError, arg
 from landscape.results import Series, columns
 
@@ -38,15 +40,26 @@ def log(result: Any, writer: Any, step: int | None) -> None:
     if isinstance(result, Series):
         if step is not None:
             raise InputError(f"each checkpoint of a series has a step of its own: leave {arg('step')} out")
-        for k, place in enumerate(result.place[0]):
-            _give(numbers(result.at(k)), writer, k if math.isnan(place) else round(float(place)))
+        for k, place in enumerate(_steps(result)):
+            _give(numbers(result.at(k)), writer, place)
         return
     if step is None:
         raise InputError(f"a {result.kind} has no step of the training: give {arg('step')}")
+    if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0:
+        raise InputError(f"{arg('step')} must be a whole number, at least 0, got {step!r:.40}")
     found = numbers(result)
     if not found:
         raise InputError(f"a {result.kind} has no finite numbers of parts to log")
-    _give(found, writer, step)
+    _give(found, writer, int(step))
+
+
+def _steps(series: Series) -> list[int]:
+    """Return whole numbers that differ: the steps of the training, else the epochs, else positions in the series."""
+    for places in (series.training_step, series.epoch):
+        steps = [round(float(place)) for place in places if math.isfinite(place)]
+        if len(set(steps)) == len(places):
+            return steps
+    return list(range(len(series.checkpoints)))
 
 
 def _give(found: Mapping[str, float], writer: Any, step: int) -> None:

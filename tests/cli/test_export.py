@@ -6,6 +6,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+import torch
 from foreign_files import goldstein
 from results_of_all_kinds import sharpness
 from surfaces import plane_of_two, three_classes
@@ -122,3 +123,20 @@ def test_results_without_parts_of_their_own_go_out_as_long_tables(run, save):
     assert lines[-1] == "sizes,,w,3"
     assert run("export", path, "--to", "json")[0] == 0
     assert "origin" not in json.loads(path.with_suffix(".json").read_text())["arrays"]
+
+
+def test_neither_a_checkpoint_nor_the_file_itself_is_written_over(run, save, tmp_path):
+    file, checkpoint = save("plane.h5", three_classes()), tmp_path / "last.pt"
+    torch.save({"w": torch.ones(2)}, checkpoint)  # an archive, as .npz is
+    (tmp_path / "link.h5").symlink_to(file)
+    before = file.read_bytes(), checkpoint.read_bytes()
+    for form, out, text in (
+        ("npz", checkpoint, "a file of another kind"),
+        ("goldstein", file, "is the file that is exported"),
+        ("goldstein", tmp_path / "link.h5", "is the file that is exported"),
+    ):
+        code, _, (line,) = run("export", file, "--to", form, "-o", out, "--overwrite")
+        assert (code, text in line) == (2, True), line
+    assert before == (file.read_bytes(), checkpoint.read_bytes())
+    assert run("export", file, "--to", "npz", "-o", tmp_path / "a.npz")[0] == 0
+    assert run("export", file, "--to", "npz", "-o", tmp_path / "a.npz", "--overwrite")[0] == 0

@@ -102,6 +102,31 @@ def test_every_client_is_given_the_numbers_of_a_result_and_of_a_series(make):
     assert sum(len(data) for data, _ in writer.calls) == 3 * len(logged.numbers(found))
 
 
+@pytest.mark.parametrize(
+    ("epochs", "steps", "expected"),
+    [
+        ([0.1, 0.2, 1.4], [10, 20, 140], [10, 20, 140]),  # of a monitor
+        ([0.1, 0.2, 1.4], [np.nan] * 3, [0, 1, 2]),
+        ([1, np.nan, 2], [5, np.nan, 6], [0, 1, 2]),
+        ([1, 2, 3], [7, 7, 8], [1, 2, 3]),
+    ],
+)
+def test_no_two_checkpoints_are_logged_at_one_step(epochs, steps, expected):
+    one, run = spectrum(), Run()
+    joined([
+        of_one(one, f"{k}", epoch=e, training_step=s) for k, (e, s) in enumerate(zip(epochs, steps, strict=True))
+    ]).log(run)
+    assert [step for _, step in run.calls] == expected
+
+
+@pytest.mark.parametrize("step", [-1, 1.5, np.nan, "x", True])
+def test_a_step_that_is_no_whole_number_is_refused(step):
+    run = Run()
+    with refused(InputError, step=step):
+        spectrum().log(run, step)
+    assert run.calls == []
+
+
 def test_what_is_logged_is_the_table_with_its_errors_and_nothing_that_is_not_finite():
     found = sharpness()
     found = dataclasses.replace(found, doubling_radius=np.array([0.5, np.inf, np.nan]))

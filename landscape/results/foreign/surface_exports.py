@@ -8,6 +8,7 @@ their own losses.
 """
 
 import base64
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from landscape.errors import StoreError
 from landscape.results import Surface, Trajectory, disk, store
 from landscape.results.regroup import regroup
 
@@ -46,9 +48,9 @@ def write_vtk(
     path = Path(path)
     heights, mark_heights = _heights(surface, part, log)
     marks = path.with_suffix(".marks.vtp") if surface.marks else None
-    for target in filter(None, (path, marks)):
-        disk.refuse_taken(target, overwrite=overwrite, signature=b"<")
     with disk.writing(path):
+        for target in filter(None, (path, marks)):
+            disk.refuse_taken(target, overwrite=overwrite, signature=b"<")
         disk.write_aside(path, lambda file: _grid(file, surface, heights))
         if marks is not None:
             disk.write_aside(marks, lambda file: _polylines(file, surface, mark_heights))
@@ -74,7 +76,18 @@ def write_npz(path: str | Path, surface: Surface, *, overwrite: bool = False) ->
     arrays["kind"], arrays["version"] = np.asarray(surface.kind), np.asarray(surface.version)
     with disk.writing(path):
         disk.refuse_taken(path, overwrite=overwrite, signature=b"PK")
+        if path.exists() and path.stat().st_size and not _is_npz(path):
+            raise StoreError(f"{path} is a file of another kind and is kept: choose another file, or remove it")
         disk.write_aside(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _is_npz(path: Path) -> bool:
+    """Say whether an archive holds arrays alone: a checkpoint is an archive too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(name.endswith(".npy") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _held(surface: Surface, name: str) -> bool:
