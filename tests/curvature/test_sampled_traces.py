@@ -76,6 +76,15 @@ def test_a_part_of_one_sample_is_drawn_often_enough_for_an_error():
     assert (np.abs(found - expected) < 4 * errors + 1e-12).mean() > 0.95
 
 
+def test_rows_of_uncertain_samples_are_drawn_more_often():
+    """Most samples are fitted, and their J^T u is longer: equal draws would be too large by a factor of 2.7."""
+    objective = network()
+    expected = dense(objective, 0, "ggn").trace().item()
+    found = estimates(objective, "ggn")[:, 0]
+    assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(SEEDS)
+    assert found.std() < 0.3 * expected
+
+
 def test_draws_with_weights_have_the_trace_of_the_weighted_loss():
     drawn = draws.draw_samples(network(), 8, seed=3, even=draws.AT)
     factors = drawn.draws.factors[drawn.members[0]]
