@@ -1,12 +1,13 @@
 """The options of `spectrum` that determine its numbers, and what follows from them."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from landscape.analyses import samples as of_samples
 from landscape.analyses.samples import METHODS, Method
-from landscape.curvature import extremes
+from landscape.curvature import extremes, traces
 from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import KINDS, Kind
 from landscape.curvature.lanczos import DISTRIBUTIONS, Distribution
@@ -43,7 +44,7 @@ class Options:
     top: int
     vectors: int
     tol: float | None
-    gap: float
+    gap: float | None
     max_steps: int | None
     trace: Trace
     trace_tol: float | None
@@ -130,19 +131,39 @@ class Options:
         wanted = DEFAULT_TOL if self.accuracy is None else self.accuracy / 4
         return wanted if self.tol is None else self.tol
 
+    def gap_for(self, error: float | None) -> float:
+        """Return how far an eigenvalue may exceed lambda_max at the end of a run for both ends, as a fraction of it.
+
+        Args:
+            error: the standard error of lambda_max over samples, as a fraction of it; None if it is unknown.
+
+        Returns:
+            This error between two limits, if neither a gap nor an accuracy is requested.
+        """
+        if self.gap is not None:
+            return self.gap
+        wide = self.sampling_errors and self.tol is None and self.accuracy is None
+        return extremes.gap_beside(error) if wide and error is not None else extremes.GAP
+
     @property
     def of_trace(self) -> float | None:
         """The largest error of the trace over probes, as a fraction of it; None for no limit."""
         wanted = None if self.accuracy is None else self.accuracy / 3
         return wanted if self.trace_tol is None else self.trace_tol
 
+    @property
+    def of_samples(self) -> dict[str, Any]:
+        """The arguments of `samples.samples`."""
+        return {"tol": self.ggn_tol, "seed": self.seed, "trace_tol": 0.0 if self.trace == "exact" else self.of_trace}
 
-def way_of_trace(operator: Operator, options: Options) -> Trace:
+
+def way_of_trace(operator: Operator, options: Options, refusal: Callable[[], str | None] | None = None) -> Trace:
     """Say how traces are computed.
 
     Args:
         operator: of the matrices.
         options: of the spectrum.
+        refusal: says why rows do not give the trace; None asks the operator, which tries its rows first.
 
     Returns:
         "exact", "sampled" or "probes".
@@ -155,7 +176,8 @@ def way_of_trace(operator: Operator, options: Options) -> Trace:
     ):
         return "probes"
     sampled = options.trace == "sampled"
-    reason = "this matrix has no rows" if sampled and operator.exact.sampled is None else operator.exact.refusal()
+    refusal = refusal or operator.exact.refusal
+    reason = "this matrix has no rows" if sampled and operator.exact.sampled is None else refusal()
     if reason is None:
         return "sampled" if sampled else "exact"
     if options.trace == "exact":
@@ -199,7 +221,7 @@ def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool
         others = ", ".join(name for name, other in KINDS.items() if other.has_rows)
         raise InputError(f"{arg('method', 'rows')} is for {others}, and the {kind.name} has no rows: leave it out")
     by_rows = options.method != "lanczos" and kind.has_rows
-    if not (by_rows or options.sampling_errors):
+    if not (by_rows or options.sampling_errors or _few_rows_give_traces(objective, kind, options)):
         return False
     reason = of_samples.refusal(objective, kind)
     size, products = objective.outputs.size, options.n_steps * options.n_probes
@@ -213,3 +235,10 @@ def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool
         )
     log.info("there are no rows and no errors over samples, because %s", reason)
     return False
+
+
+def _few_rows_give_traces(objective: Objective, kind: Kind, options: Options) -> bool:
+    """Say whether few rows give the default's trace, for less than the passes of an exact one."""
+    if options.trace != "auto" or kind.factors is None or kind.has_rows:
+        return False
+    return objective.outputs.size > of_samples.FEW_OUTPUTS and traces.of_bends(objective, kind) is None

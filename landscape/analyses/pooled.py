@@ -29,6 +29,19 @@ MOST_ROWS = 768
 """The largest number of rows of all parts together; their products need 4.5 MiB in the file."""
 
 
+def fitting(objective: Objective, cache_bytes: int) -> int:
+    """Return how many rows of all parts together fit.
+
+    Args:
+        objective: model, loss and data in parts.
+        cache_bytes: memory for the rows.
+
+    Returns:
+        At most `MOST_ROWS`.
+    """
+    return min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+
+
 def row_products(
     objective: Objective,
     spectrum: Spectrum,
@@ -60,7 +73,7 @@ def row_products(
         here = torch.tensor([float(p in known) for p in range(len(parts))])
         by_all = shared.team.total(here) == shared.team.size  # parts may have been dealt
         lengths = [known[p] if by_all[p] else rows.lengths(shared, factors, p) for p in range(len(parts))]
-        most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+        most = fitting(objective, cache_bytes)
         if spectrum.eigenvalues is None:  # a Hessian, which itself needs about ten products: these rows add about two
             most = min(most, sum(max(of_samples.DIRECTION_ROWS, len(own.weights)) for own in lengths))
         tol = _share(lengths, most)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from landscape.autodiff import trees
 from landscape.autodiff.wide import wide
-from landscape.curvature import rows
+from landscape.curvature import rows, tails
 from landscape.curvature.forms import forms_along
-from landscape.curvature.kinds import Kind
-from landscape.curvature.rows import Keep, Lengths, Rows
+from landscape.curvature.kinds import Factors, Kind
+from landscape.curvature.rows import Found, Keep, Lengths, Rows
 from landscape.data.thumbnails import thumbnails
 from landscape.errors import InputError
 from landscape.networks.tasks import Task
@@ -36,8 +36,12 @@ MOST_ROWS = 2048
 GGN_TOL = 1e-4
 DIRECTION_TOLS = (1e-3, 1e-2, 0.1)
 """Fractions of the trace that the rows for a Hessian's directions may leave out; the first cheap one is used."""
-DIRECTION_ROWS, DIRECTION_ROWS_EACH = 64, 1.5
-"""Rows are cheap if there are at most this many, or this many per sample; a row per sample costs about two products."""
+DIRECTION_ROWS, DIRECTION_ROWS_EACH = 64, 1.0
+"""Rows are cheap if there are at most this many, or this many per sample; a row per sample costs about a product."""
+FEW_OUTPUTS = 4
+"""With at most this many outputs, all rows are measured: their number is that of the outputs, or one less."""
+LEFT = 0.01
+"""Fraction of the slopes of the loss, and of lambda_max, of samples whose curvature along a vector is that of rows."""
 MOST_IMAGES = 8
 """The largest number of images of each part of which small copies are kept."""
 
@@ -95,10 +99,20 @@ class Samples:
         return None if self.kept is None else self.kept.direction(self.kept.eigen.combinations[:, 0])
 
     @property
-    def trace(self) -> float:
-        """The exact trace of the rows' matrix, including the weight decay."""
+    def relative_error(self) -> float | None:
+        """The standard error of lambda_max over samples as a fraction of it, of the rows; None without rows."""
+        if self.kept is None:
+            return None
+        weights = self.lengths.weights
+        value, combination = self.kept.gram.top(weights)
+        return _stderr(self.lengths, self.kept.gram.curvatures(combination)) / value if value > 0 else None
+
+    @property
+    def trace(self) -> tuple[float, float]:
+        """The trace of the rows' matrix, including the weight decay; and its standard error if rows were estimated."""
         decay = self.objective.weight_decay if self.kind.decays else 0.0
-        return float(self.lengths.weights @ self.lengths.traces) + decay * self.objective.layout.size
+        value = float(self.lengths.weights @ self.lengths.traces) + decay * self.objective.layout.size
+        return value, self.lengths.trace_stderr
 
 
 def refusal(objective: Objective, kind: Kind) -> str | None:
@@ -116,8 +130,18 @@ def refusal(objective: Objective, kind: Kind) -> str | None:
     return rows.refusal(objective, kind.factors)
 
 
-def samples(objective: Objective, kind: Kind, part: int, *, tol: float, cache_bytes: int) -> Samples:
-    """Compute the norms of all rows of a part, and the longest rows if they fit into memory.
+def samples(
+    objective: Objective,
+    kind: Kind,
+    part: int,
+    *,
+    tol: float,
+    cache_bytes: int,
+    seed: int = 0,
+    trace_tol: float | None = 0.0,
+    later: int = 0,
+) -> Samples:
+    """Compute the norms of the rows of a part, and the longest rows if they fit into memory.
 
     Args:
         objective: for which `refusal` returns None.
@@ -126,6 +150,10 @@ def samples(objective: Objective, kind: Kind, part: int, *, tol: float, cache_by
         tol: fraction of the trace that the rows may leave out. If that is more than 1e-3 of lambda_max, rows are
             added. For the Hessian's rows, which only give directions, `DIRECTION_TOLS` applies instead.
         cache_bytes: memory for the rows.
+        seed: of random signs.
+        trace_tol: the Hessian's longest rows are measured, and the others estimated (curvature/tails.py), if the
+            standard error of the trace is then at most this fraction of it; None for no limit, 0 measures all rows.
+        later: number of the longest rows to keep beside their lengths for a later call of `rows.rows`.
 
     Returns:
         The norms, and the rows if they fit.
@@ -137,9 +165,11 @@ def samples(objective: Objective, kind: Kind, part: int, *, tol: float, cache_by
         raise InputError(f"the matrix {kind.name} has no rows")
     most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
     cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
-    likely = Keep(tol=tol, most=most // 2) if kind.has_rows else Keep(tol=DIRECTION_TOLS[0], most=min(cheap, most // 2))
-    known = rows.lengths(objective, kind.factors, part, keep=likely)
-    if not kind.has_rows:
+    if kind.has_rows:
+        known = rows.lengths(objective, kind.factors, part, keep=Keep(tol=tol, most=most // 2))
+    else:
+        keep = Keep(tol=DIRECTION_TOLS[0], most=min(cheap, most // 2))
+        known = _lengths_for_directions(objective, kind.factors, part, keep, seed, trace_tol)
         tol = next((t for t in DIRECTION_TOLS if len(known.longest(t)[0]) <= cheap), DIRECTION_TOLS[-1])
     kept = None
     for _ in range(2):
@@ -156,8 +186,28 @@ def samples(objective: Objective, kind: Kind, part: int, *, tol: float, cache_by
         if left <= 1e-3 * top or tol == 0 or not kind.has_rows:
             break
         tol *= 0.5 * 1e-3 * top / left
-    known = replace(known, kept=None)
+    known = replace(known, kept=_longest(known, kept.rows, later) if kept is not None and later else None)
     return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept)
+
+
+def _longest(known: Lengths, found: Rows, most: int) -> Found:
+    """Return copies of at most a number of the longest of some rows."""
+    sizes = np.abs(known.squares[found.sample, found.row])
+    chosen = np.sort(np.argsort(-sizes, kind="stable")[:most])
+    vectors = found.vectors[torch.from_numpy(chosen).to(found.vectors.device)]
+    return Found(vectors=vectors, sample=found.sample[chosen], row=found.row[chosen])
+
+
+def _lengths_for_directions(
+    objective: Objective, factors: Factors, part: int, keep: Keep, seed: int, trace_tol: float | None
+) -> Lengths:
+    """Return lengths of the rows of a matrix for which they are only directions, and parts of the trace."""
+    if trace_tol != 0 and objective.outputs.size > FEW_OUTPUTS and factors.middle is not None:
+        known = tails.lengths(objective, factors, part, keep, seed=seed)
+        if trace_tol is None or known.trace_stderr <= trace_tol * abs(known.weights @ known.traces):
+            return known
+        log.info("all rows are measured, because their estimate has an error above %g of the trace", trace_tol)
+    return rows.lengths(objective, factors, part, keep=keep)
 
 
 def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
@@ -174,26 +224,67 @@ def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
     return kept.gram.curvatures(kept.gram.top(weights)[1]), kept.gram.crossfitted(weights, groups=found.index)
 
 
-def along_vector(found: Samples, top: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the same as `along_rows`, for a matrix without rows or with too many.
+
+    The Hessian of a sample is J^T M J + sum_c (dl / dz_c) d^2 z_c. Where a class is fitted, nearly all of these slopes
+    of the loss are in some of its samples. For the others, with `LEFT` of all slopes, the first term is taken from the
+    rows; what they then miss of the known sum is divided among them in proportion to their slopes. If that is more than
+    `LEFT` of it, they are computed too.
 
     Args:
         found: of the part.
         top: unit vector of its lambda_max, (D,).
+        value: lambda_max.
 
     Returns:
         (n,) and (n,); the directions of folds come from the Gauss-Newton part; without its rows the second is nan.
     """
-    crossfit = np.full(len(found.members), np.nan)
-    folds, pieces = [], [(found.members, top)]
-    if found.kept is not None:
-        for members, combination in found.kept.gram.folds(found.lengths.weights, groups=found.index):
-            folds.append(members)
-            pieces.append((found.members[members], found.kept.direction(combination)))
-    curvature, *held_out = forms_along(found.objective, found.kind, pieces)
-    for members, values in zip(folds, held_out, strict=True):
-        crossfit[members] = values
+    weights, kept = found.lengths.weights, found.kept
+    decay = found.objective.weight_decay if found.kind.decays else 0.0
+    if kept is None or found.kind.has_rows:
+        return _along(found, top, np.ones(len(weights), dtype=bool))
+    slopes = weights * _slopes(found)
+    some = np.zeros(len(weights), dtype=bool)
+    some[rows.largest(slopes[:, None], LEFT)[0]] = True
+    curvature, crossfit = _along(found, top, some)
+    if some.all():
+        return curvature, crossfit
+    missing = value - decay - float(weights @ curvature)
+    if abs(missing) > LEFT * abs(value) or not slopes[~some].sum() > 0:
+        return _along(found, top, np.ones(len(weights), dtype=bool))
+    curvature[~some] += missing * (slopes / weights)[~some] / slopes[~some].sum()
     return curvature, crossfit
+
+
+def _along(found: Samples, top: Tensor, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return curvatures as `along_vector`, of which only some, (n,), are computed, and the others are of the rows."""
+    weights, kept = found.lengths.weights, found.kept
+    curvature, crossfit = (np.full(len(weights), np.nan) for _ in range(2))
+    folds, pieces = [some], [(found.members[some], top)]
+    if kept is not None:
+        if not some.all():
+            along = wide(kept.rows.vectors @ top.to(kept.rows.vectors)).cpu().numpy()
+            curvature = np.bincount(kept.rows.sample, kept.rows.sign * along**2, minlength=len(weights))
+            crossfit = kept.gram.crossfitted(weights, groups=found.index)
+        for members, combination in kept.gram.folds(weights, groups=found.index):
+            own = np.zeros(len(weights), dtype=bool)
+            own[members] = some[members]
+            folds.append(own)
+            pieces.append((found.members[own], kept.direction(combination)))
+    computed = forms_along(found.objective, found.kind, pieces)
+    for into, own, values in zip([curvature, *[crossfit] * len(folds[1:])], folds, computed, strict=True):
+        into[own] = values
+    return curvature, crossfit
+
+
+def _slopes(found: Samples) -> np.ndarray:
+    """Return the norm of the gradient of each sample's loss in its outputs, (n,)."""
+    objective, known = found.objective, found.lengths
+    z = known.logits.to(objective.device, objective.dtype).requires_grad_()
+    targets = trees.to(known.targets, objective.device, objective.dtype)
+    (slopes,) = torch.autograd.grad(objective.loss(z, targets).sum(), z)
+    return torch.linalg.vector_norm(wide(slopes).reshape(len(z), -1), dim=1).cpu().numpy()
 
 
 def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
@@ -294,7 +385,7 @@ def by_rows(found: Samples, kept: Kept, *, top: int, vectors: int, tol: float, n
         "lambda_min": np.array([smallest]),
         "lambda_min_residual": np.array([bound]),
         "converged": converged(np.array([largest]), np.array([bound]), tol=tol, scale=largest),
-        "trace": np.array([found.trace]),
+        "trace": np.array([found.trace[0]]),
         "trace_stderr": np.zeros(1),
         "negative_mass": np.array([negative]),
         "negative_mass_stderr": np.zeros(1),

@@ -19,11 +19,11 @@ from landscape.analyses import samples as of_samples
 from landscape.analyses import summaries
 from landscape.analyses.accuracy import draws_of
 from landscape.analyses.options import Options, Trace, sample_by_sample, trace_of, way_of_trace
-from landscape.analyses.pooled import row_products
+from landscape.analyses.pooled import fitting, row_products
 from landscape.analyses.samples import GGN_TOL, Method
 from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
 from landscape.callables import checked
-from landscape.curvature import extremes, kept, probing, rows
+from landscape.curvature import extremes, kept, probing, rows, traces
 from landscape.curvature.algebra import Operator
 from landscape.curvature.extremes import Ends
 from landscape.curvature.kinds import HESSIAN, Kind, KindName, find
@@ -59,7 +59,7 @@ def spectrum(
     vectors: int = 0,
     overlap: bool = False,
     tol: float | None = None,
-    gap: float = extremes.GAP,
+    gap: float | None = None,
     max_steps: int | None = None,
     trace: Trace = "auto",
     trace_tol: float | None = None,
@@ -101,14 +101,17 @@ def spectrum(
         tol: take steps until the residual of lambda_max is at most this fraction of it. None means 1e-3; with the
             density, None takes `steps` steps and records whether 1e-3 was reached.
         gap: without the density, take steps until, with a probability of 99 %, no eigenvalue exceeds lambda_max by more
-            than this fraction of it; `largest_at_most` is the bound that was reached.
+            than this fraction of it; `largest_at_most` is the bound that was reached. None means the standard error of
+            lambda_max over samples, from 0.05 to 0.3; 0.05 if that is not computed, or with `tol` or `accuracy`.
         max_steps: the largest number of steps for `tol`; None means 48, or 4 times `steps` with the density.
         trace: "exact" (see traces.py) is possible for networks that are piecewise linear in each parameter, and for all
             networks with the other matrices; "probes" estimates it; "sampled" estimates it from gradients of single
-            samples, at the cost of one product, wherever "exact" is possible; "auto" computes it exactly if that is
-            possible and there are no more classes than Lanczos steps, because a class costs about as much as a step.
-        trace_tol: draw probes for the trace (one product each) until the standard error is at most this fraction of the
-            trace. None uses only the Lanczos probes of the density, or four probes.
+            samples, at the cost of one product, wherever "exact" is possible; "auto" computes it from rows if
+            that is possible and there are no more classes than Lanczos steps, because a class costs about as much as a
+            step: exactly or, for the Hessian of more than four classes, the longest rows exactly, and the others
+            without bias (curvature/tails.py).
+        trace_tol: compute all rows for the trace, or draw probes (one product each), until its standard error is at
+            most this fraction of it. None uses the longest rows, the Lanczos probes of the density, or four probes.
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.
         samples: draw this many samples of each part of an objective in proportion to their uncertainty, with weights;
             see objective/draws.py. The errors over samples are then those of the draw. None uses all samples.
@@ -276,11 +279,13 @@ def _of_objective(
     used = draws_of(objective, kind, **sizes, cache_bytes=cache_bytes, journal=journal, progress=progress)
     about, identity = provenance(objective, asdict(options)), _known(objective, options, None)
     lengths: dict[int, rows.Lengths] = {}
+    later = fitting(used, cache_bytes // 2) // len(used.members) if options.sampling_errors else 0
 
     @cache  # traced once, when the first unfinished part needs it
     def whole() -> tuple[Operator, Trace]:
         operator = curvature_operator(used, kind, backend=backend, cache_bytes=cache_bytes)
-        return operator, way_of_trace(operator, options)
+        refusal = partial(traces.of_bends, used, kind) if by_samples() else None  # rows have been tried
+        return operator, way_of_trace(operator, options, refusal)
 
     room = _once(memory_bytes)
 
@@ -292,7 +297,9 @@ def _of_objective(
         part, per_sample, of_part, shared = objective.part(name), None, facts(name), used.shared()
         of_part |= {"n_used": np.array([len(used.members[part])])}
         if by_samples():
-            per_sample = of_samples.samples(shared, kind, part, tol=options.ggn_tol, cache_bytes=cache_bytes)
+            per_sample = of_samples.samples(
+                shared, kind, part, **options.of_samples, cache_bytes=cache_bytes, later=later
+            )
             lengths[part] = per_sample.lengths
             of_part |= of_samples.eigenvalues(per_sample)
             if per_sample.kept is not None and kind.has_rows and options.method != "lanczos":
@@ -300,7 +307,7 @@ def _of_objective(
         operator, way = whole()
         own = kept.kept(operator[name].shared(), work, identity)
         by_rows = way != "probes" and per_sample is not None
-        known = (per_sample.trace, 0.0) if per_sample and by_rows else trace_of(own, name, way, options.seed)
+        known = per_sample.trace if per_sample and by_rows else trace_of(own, name, way, options.seed)
         place = options.place_of_ends(room(own))
         if place is None:
             found = probing.run(own, options.plan(room(own)), report, estimate=known is None)
@@ -311,7 +318,9 @@ def _of_objective(
             top, basis = ends.vectors[0], place.note
             made = summaries.of_ends(ends, own, options, trace, per_sample)
         if per_sample is not None and options.sampling_errors:
-            of_part |= of_samples.statistics(per_sample, *of_samples.along_vector(per_sample, top))
+            of_part |= of_samples.statistics(
+                per_sample, *of_samples.along_vector(per_sample, top, float(made["lambda_max"][0]))
+            )
         if options.accuracy is not None:
             made |= summaries.errors(made, per_sample)
         return Spectrum(**made, **of_part, provenance=about | ({} if basis is None else {"basis": basis}))
@@ -403,7 +412,7 @@ def _ends(
         None if per_sample is None else per_sample.guess,
         seed=options.seed,
         tol=options.residual,
-        gap=options.gap,
+        gap=options.gap_for(None if per_sample is None else per_sample.relative_error),
         vectors=options.vectors,
         max_products=options.max_steps or extremes.MOST,
         report=report,

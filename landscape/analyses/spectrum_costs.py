@@ -137,8 +137,8 @@ class SpectrumCosts:
         return str(self.parts.index(n))
 
     def _per_sample(self, part: int) -> of_samples.Samples:
-        tol, cache_bytes = self.options.ggn_tol, self.cache_bytes
-        return of_samples.samples(self.small, self.kind, part, tol=tol, cache_bytes=cache_bytes)
+        given = self.options.of_samples | {"cache_bytes": self.cache_bytes}
+        return of_samples.samples(self.small, self.kind, part, **given)
 
     @property
     def _n_rows(self) -> int:
@@ -155,7 +155,7 @@ class SpectrumCosts:
             if per_sample.kept is not None and self.kind.has_rows:
                 of_samples.along_rows(per_sample, per_sample.kept)
             else:
-                of_samples.along_vector(per_sample, self._vector())
+                of_samples.along_vector(per_sample, self._vector(), 0.0)
 
         return once
 
@@ -188,8 +188,9 @@ class SpectrumCosts:
             return options.n_steps * options.n_probes
         last = len(self.parts) - 1
         own, most = self.operator()[str(last)], options.max_steps or extremes.MOST
-        guess = self.per_sample(last).guess if self.by_samples else None
-        given: dict[str, Any] = {"seed": options.seed, "tol": options.residual, "gap": options.gap}
+        per_sample = self.per_sample(last) if self.by_samples else None
+        guess, error = (None, None) if per_sample is None else (per_sample.guess, per_sample.relative_error)
+        given: dict[str, Any] = {"seed": options.seed, "tol": options.residual, "gap": options.gap_for(error)}
         found = extremes.ends(own, guess, **given, vectors=options.vectors, max_products=most)
         probes = not self.by_samples and way_of_trace(self.operator(), options) == "probes"
         of_trace = extremes.TRACE_PROBES if probes else 0

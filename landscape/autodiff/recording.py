@@ -224,6 +224,8 @@ def at_outputs_of_all(values: Tensor, calls: Sequence[Call], seeds: Tensor) -> l
     """
     if not calls:
         return []
+    if len(seeds) == 1:  # vectorised steps of one are slower than plain ones
+        return [(call, d[None]) for call, d in at_outputs(values, calls, seeds[0], keep=True)]
     outputs = [c.output for c in calls]
     found: Sequence[Tensor | None]
     try:

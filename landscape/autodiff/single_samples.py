@@ -104,7 +104,8 @@ class Recorded:
         for name in list(uses):
             of_name = uses.pop(name)  # popped, so that memory is freed early
             first = of_name[0]
-            if len(of_name) == 1 and first.kind == "weight" and isinstance(first.call.module, nn.Conv2d):
+            single = len(of_name) == 1 and first.kind == "weight" and isinstance(first.call.module, nn.Conv2d)
+            if single and len(seeds) > 1:  # for one combination, the way of `_each` is faster
                 for piece, each in _of_convolution(first.call, first.d.transpose(0, 1)):
                     found[:, piece] += torch.linalg.vector_norm(each, dim=(1, 3)).square().T.to(found.device)
                     rows.of_all(name, piece, each)

@@ -93,8 +93,8 @@ SPECTRUM = cloup.option_group(
     ),
     option(
         "--gap",
-        default=GAP,
-        show_default=True,
+        type=float,
+        show_default="the error over samples, from 0.05 to 0.3; 0.05 with --tol, --accuracy or --no-sampling-errors",
         metavar="FRACTION",
         help="Without the density, take more steps until no eigenvalue exceeds lambda_max by more than this fraction "
         "of it, with a probability of 99 %.",
@@ -348,8 +348,11 @@ def _doubts(console: Console, found: Spectrum) -> None:
         )
     if found.largest_at_most is None:
         return
-    gap, allowed = found.largest_at_most - found.lambda_max, found.provenance["options"]["gap"]
-    for p in np.flatnonzero(found.converged & (gap > 1.01 * allowed * np.abs(found.lambda_max))).tolist():
+    given = found.provenance["options"]["gap"]
+    allowed = (GAP if given is None else given) * np.abs(found.lambda_max)
+    if given is None and found.lambda_max_sampling_stderr is not None:
+        allowed = np.fmax(allowed, found.lambda_max_sampling_stderr)
+    for p in np.flatnonzero(found.converged & (found.largest_at_most - found.lambda_max > 1.01 * allowed)).tolist():
         console.note(
             f"lambda_max of {found.parts[p]}: a larger eigenvalue, up to {found.largest_at_most[p]:.4g}, is not ruled "
             "out; raise --max-steps with --tol"

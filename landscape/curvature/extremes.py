@@ -31,11 +31,25 @@ SURE = 0.99
 """Probability, over draws of the noise, that no eigenvalue is beyond the stated bounds."""
 GAP = 0.05
 """Default: the run continues while an eigenvalue may exceed lambda_max by more than this fraction of it."""
+WIDEST_GAP = 0.3
+"""The widest gap that a large error over samples allows by default."""
 FIRST, FIRST_COARSE = 6, 3
 """Products before the first convergence test; the second if the gap may be wider than `GAP`."""
 MOST = 48
 """Default for the largest number of products."""
 TRACE_PROBES = 4
+
+
+def gap_beside(error: float) -> float:
+    """Return the default for the gap, as a fraction of lambda_max, beside an error of lambda_max over samples.
+
+    Args:
+        error: as a fraction of lambda_max.
+
+    Returns:
+        The error, but at least `GAP` and at most `WIDEST_GAP`.
+    """
+    return min(max(error, GAP), WIDEST_GAP) if math.isfinite(error) else GAP
 
 
 @dataclass(frozen=True, kw_only=True)

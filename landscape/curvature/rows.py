@@ -60,12 +60,22 @@ class Lengths:
     logits: Tensor  # (n, C) float64 on the CPU; (n,) losses where the factors are gradients of these
     targets: Tree  # of the n samples, on the CPU
     kept: "Found | None" = None  # rows that were found beside their lengths
+    tails: np.ndarray | None = None
+    """If only some rows were measured (tails.py): estimates of the sums of squared lengths of each sample's other rows,
+    (n, 2), of those with a positive and with a negative sign. In `squares` the others are then zero."""
+    trace_stderr: float = 0.0
+    """The standard error of the weighted sum of `traces` if there are `tails`, or a bound on it in expectation."""
 
     @property
     def traces(self) -> np.ndarray:
-        """The trace of each sample's matrix J_i^T M_i J_i, (n,)."""
+        """The trace of each sample's matrix J_i^T M_i J_i, (n,), without bias if there are `tails`."""
         traces: np.ndarray = self.squares.sum(axis=1)
-        return traces
+        return traces if self.tails is None else traces + self.tails[:, 0] - self.tails[:, 1]
+
+    @property
+    def tail(self) -> np.ndarray:
+        """The weighted sums of `tails`, (2,)."""
+        return np.zeros(2) if self.tails is None else self.weights @ self.tails
 
     def longest(self, tol: float) -> tuple[np.ndarray, np.ndarray]:
         """Choose the fewest rows such that the others hold at most a fraction of all weighted squared lengths.
@@ -74,9 +84,10 @@ class Lengths:
             tol: this fraction; 0 keeps every row that is not zero.
 
         Returns:
-            Positions of the samples and of their rows, (m,) each, in the order of the samples.
+            Positions of the samples and of their rows, (m,) each, in the order of the samples; all rows that were
+            measured if these do not suffice.
         """
-        return _largest(self.weights[:, None] * np.abs(self.squares), tol)
+        return largest(self.weights[:, None] * np.abs(self.squares), tol, float(self.tail.sum()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,6 +106,16 @@ class Keep:
     tol: float  # fraction of their sum that may be left out
     most: int  # rows
 
+    def chosen(self, sizes: np.ndarray) -> np.ndarray:
+        """Return whether each row is kept, (n, R), given the logits' eigenvalues, (n, R)."""
+        sample, row = largest(sizes, self.tol)
+        if len(sample) > self.most:
+            chosen = np.argsort(-sizes[sample, row], kind="stable")[: self.most]
+            sample, row = sample[chosen], row[chosen]
+        wanted = np.zeros(sizes.shape, dtype=bool)
+        wanted[sample, row] = True
+        return wanted
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
@@ -102,9 +123,10 @@ class Rows:
 
     vectors: Tensor  # (m, D) a_ik, without weights and signs
     sample: np.ndarray  # (m,) position of each row's sample in the part
+    row: np.ndarray  # (m,) which of the sample's rows it is
     sign: np.ndarray  # (m,) 1 or -1
     n: int  # samples of the part
-    tau_plus: float  # trace of the left-out rows with a positive sign
+    tau_plus: float  # trace of the left-out rows with a positive sign; estimated if these were not all measured
     tau_minus: float  # and minus that of the others
     team: Team = ALONE  # the processes that multiply them together; each has all of them
 
@@ -172,11 +194,11 @@ def lengths(
         The lengths.
     """
     members, team = objective.members[part], objective.team
-    chunks = _chunks(objective, len(members))
-    own = chunks[team.share(len(chunks))]
+    pieces = chunks(objective, len(members))
+    own = pieces[team.share(len(pieces))]
     wanted = None if keep is None else _likely(objective, factors, part, keep)
     squares, uncertainty, logits, targets_of = [], [], [], []
-    mine = own or chunks[:1]  # a process without samples uses one to get the shapes
+    mine = own or pieces[:1]  # a process without samples uses one to get the shapes
     ends = [0] * (len(mine) + 1) if wanted is None else np.cumsum([0, *(wanted[c].sum() for c in mine)]).tolist()
     vectors = torch.zeros(ends[-1], objective.layout.size, dtype=objective.dtype, device=objective.device)
     with differentiable_attention(), objective.trainable():
@@ -248,10 +270,11 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
     return Rows(
         vectors=vectors,
         sample=sample,
+        row=row,
         sign=np.sign(known.squares[sample, row]),
         n=len(known.weights),
-        tau_plus=float(np.maximum(left_out, 0).sum()),
-        tau_minus=float(np.maximum(-left_out, 0).sum()),
+        tau_plus=float(np.maximum(left_out, 0).sum() + known.tail[0]),
+        tau_minus=float(np.maximum(-left_out, 0).sum() + known.tail[1]),
         team=objective.team,
     )
 
@@ -262,7 +285,7 @@ def _computed(
     """Compute some rows of a part, (m, D), by a forward and a backward pass for each."""
     seeds = known.logits.new_empty(len(sample), known.logits[0].numel())
     there = place(objective.device)  # not always on the host, because a user's loss may have tensors on the device
-    for chunk in _chunks(objective, len(known.squares)):
+    for chunk in chunks(objective, len(known.squares)):
         inside = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
         if not len(inside):
             continue
@@ -298,7 +321,7 @@ def logit_eigenvalues(objective: Objective, factors: Factors, part: int) -> np.n
     """Return |mu_ik| of all samples of a part from a forward pass, (n, R), descending in each row."""
     found = []
     with differentiable_attention(), torch.no_grad():
-        for chunk in _chunks(objective, len(objective.members[part])):
+        for chunk in chunks(objective, len(objective.members[part])):
             some = objective.members[part][chunk]
             inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
             values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
@@ -324,7 +347,7 @@ def signed_squares(
     """
     found = []
     with differentiable_attention(), objective.trainable():
-        for chunk in _chunks(objective, len(sample)):
+        for chunk in chunks(objective, len(sample)):
             index = objective.members[part][sample[chunk]]
             inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
             run = recorded(objective, factors, inputs, targets)
@@ -339,22 +362,25 @@ def signed_squares(
 
 def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np.ndarray:
     """Say which rows are likely to be among the longest, by the logits' eigenvalues, (n, R)."""
-    sizes = logit_eigenvalues(objective, factors, part)
-    sample, row = _largest(sizes, keep.tol)
-    if len(sample) > keep.most:
-        chosen = np.argsort(-sizes[sample, row], kind="stable")[: keep.most]
-        sample, row = sample[chosen], row[chosen]
-    wanted = np.zeros(sizes.shape, dtype=bool)
-    wanted[sample, row] = True
-    return wanted
+    return keep.chosen(logit_eigenvalues(objective, factors, part))
 
 
-def _largest(sizes: np.ndarray, tol: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the fewest numbers (n, R) such that the others sum to at most a fraction of the total."""
+def largest(sizes: np.ndarray, tol: float, beside: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the fewest numbers such that the others sum to at most a fraction of the total.
+
+    Args:
+        sizes: (n, R), at least 0.
+        tol: this fraction.
+        beside: a sum of further numbers, which are never chosen.
+
+    Returns:
+        Their positions, row by row; those of all that are not zero if even these do not suffice.
+    """
     order = np.argsort(-sizes.ravel(), kind="stable")
     # Summed from the smallest, so that small sums do not get lost in the rounding of the total.
     rest = np.append(np.cumsum(sizes.ravel()[order][::-1])[::-1], 0.0)
-    n_kept = int(np.flatnonzero(rest <= tol * rest[0])[0])
+    enough = rest + beside <= tol * (rest[0] + beside)
+    n_kept = int(np.flatnonzero(enough if enough.any() else rest == 0)[0])
     sample, row = np.unravel_index(np.sort(order[:n_kept]), sizes.shape)
     return sample, row
 
@@ -383,8 +409,16 @@ def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     return team.total(found).cpu().numpy()
 
 
-def _chunks(objective: Objective, n: int) -> list[slice]:
-    """Divide n samples into pieces, of which the gradients of all classes at all layers' outputs are kept at a time."""
+def chunks(objective: Objective, n: int) -> list[slice]:
+    """Divide n samples into pieces, of which the gradients of all classes at all layers' outputs are kept at a time.
+
+    Args:
+        objective: has the batch size.
+        n: number of samples.
+
+    Returns:
+        The pieces.
+    """
     size = min(objective.batch_size, _CHUNK)
     return [slice(start, start + size) for start in range(0, n, size)]
 

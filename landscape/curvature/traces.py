@@ -41,6 +41,20 @@ def refusal(objective: Objective, kind: Kind) -> str | None:
     Returns:
         The reason, or None if `trace` and `diagonal` will work.
     """
+    reason = of_bends(objective, kind)
+    return reason if reason or kind.factors is None else rows.refusal(objective, kind.factors)
+
+
+def of_bends(objective: Objective, kind: Kind) -> str | None:
+    """Say why a matrix may have another trace than its rows.
+
+    Args:
+        objective: model, loss and data in parts.
+        kind: of matrix.
+
+    Returns:
+        The reason, or None.
+    """
     if kind.bends:
         inputs = objective.example(0)[0]
         key = "piecewise", objective.layout.names, objective.dtype, objective.device, trees.shape(inputs)
@@ -50,7 +64,7 @@ def refusal(objective: Objective, kind: Kind) -> str | None:
             objective.known.put(key, found)
         if found:
             return f"the logits are not known to be piecewise linear in each parameter: {found}"
-    return None if kind.factors is None else rows.refusal(objective, kind.factors)
+    return None
 
 
 def trace(objective: Objective, kind: Kind, part: int) -> float:

@@ -1,0 +1,168 @@
+"""The longest rows of a part, and one random combination of each sample's other rows: its trace from two passes.
+
+All rows of a sample (rows.py) take as many backward passes as there are classes. But nearly all of the trace is in a
+few of them, and a forward pass says in which: the length of J_i^T u_ik varies little, while the eigenvalues of the
+logits' matrix vary by orders of magnitude. So the rows with the largest eigenvalues are computed one by one, at most as
+many as there are samples. The others of each sample are added with random signs e_k, in a single row:
+
+    E |sum_k e_k a_ik|^2 = sum_k |a_ik|^2 =: t,      Var = 2 sum_{k != l} (a_ik . a_il)^2 <= 2 t^2
+
+If these rows hold little of the sum of all eigenvalues, only the combinations of some samples are computed, each with a
+probability p in proportion to its sample's eigenvalues, and divided by p (Poisson sampling). The estimate x of every
+sample's sum then still has no bias, and all are independent. Since E x^2 <= 3 t^2 / p,
+
+    Var x = E x^2 - t^2 <= (1 - p / 3) E x^2,
+
+so the sum of w_i^2 (1 - p / 3) x_i^2 is in expectation at least the variance of the sum of w_i x_i. Sources: Hutchinson
+1990; Horvitz and Thompson 1952.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.autodiff import trees
+from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.wide import place
+from landscape.curvature.kinds import Factors
+from landscape.curvature.rows import Found, Keep, Lengths, chunks, recorded
+from landscape.objective.objective import Objective
+
+_LEAST, _WHOLE = 0.25, 0.1
+"""Fraction of the samples with a combination that is computed, at least; and the other rows' share of all eigenvalues
+from which on all are. Between, the fraction grows in proportion to the share."""
+
+
+def lengths(objective: Objective, factors: Factors, part: int, keep: Keep, *, seed: int) -> Lengths:
+    """Measure some rows of a part, and estimate the sums of squared lengths of the others.
+
+    Processes that work together divide the passes, and all return the same.
+
+    Args:
+        objective: model, loss and data in parts, as for `rows.lengths`.
+        factors: of a kind of matrix; between Jacobians of logits.
+        part: position of the part.
+        keep: the rows that are measured and kept.
+        seed: of the signs.
+
+    Returns:
+        The lengths, with `tails`, and the rows.
+    """
+    members = objective.members[part]
+    logits, targets, uncertainty, sizes = _outputs(objective, factors, part)
+    wanted = keep.chosen(sizes)
+    random = np.random.default_rng([seed, part])
+    seeds: list[Tensor] = []
+    others: tuple[list[Tensor], list[Tensor]] = ([], [])
+    signs = np.zeros(sizes.shape)
+    for chunk in chunks(objective, len(members)):
+        # In the pieces of `rows`: within equal eigenvalues the eigenvectors depend on the last digit.
+        own, along, _ = _split(objective, factors, logits[chunk], trees.take(targets, chunk))
+        signs[chunk] = own.numpy()
+        kept = torch.from_numpy(wanted[chunk])
+        seeds.append(along[kept])
+        random_signs = torch.from_numpy(random.integers(0, 2, own.shape) * 2.0 - 1)
+        for sign, found in zip((1, -1), others, strict=True):
+            factor = torch.where((own == sign) & ~kept, random_signs, 0)
+            found.append(torch.einsum("br,brc->bc", factor, along))
+    sample, row = np.nonzero(wanted)
+    plus, minus = (torch.cat(found) for found in others)
+    left = np.where(wanted, 0, sizes).sum(axis=1)
+    chance = _probabilities(left, float(left.sum() / sizes.sum()) if sizes.any() else 0.0)
+    drawn = random.random(len(members)) < chance
+    tailed = [np.flatnonzero((found.abs().amax(1).numpy() > 0) & drawn) for found in (plus, minus)]
+    squares, vectors = _square_norms(
+        objective,
+        factors,
+        members[np.concatenate([sample, *tailed])],
+        torch.cat([*seeds, plus[tailed[0]], minus[tailed[1]]]),
+        len(sample),
+    )
+    first, *rest = np.split(squares, np.cumsum([len(sample), len(tailed[0])]))
+    measured, tails = np.zeros(sizes.shape), np.zeros((len(members), 2))
+    measured[sample, row] = signs[sample, row] * first
+    for side, (where, values) in enumerate(zip(tailed, rest, strict=True)):
+        tails[where, side] = values / chance[where]
+    weights = np.full(len(members), 1 / objective.counts[part])
+    return Lengths(
+        squares=measured,
+        uncertainty=uncertainty,
+        weights=weights,
+        logits=logits,
+        targets=targets,
+        kept=Found(vectors=vectors, sample=sample, row=row),
+        tails=tails,
+        trace_stderr=float(np.sqrt(((1 - chance / 3) * weights**2) @ np.square(tails).sum(axis=1))),
+    )
+
+
+def _probabilities(sizes: np.ndarray, share: float) -> np.ndarray:
+    """Return the probability of each sample's combination, (n,), given the sums of its eigenvalues, (n,)."""
+    sure = sizes == 0
+    if share >= _WHOLE or sure.all():
+        return np.ones(len(sizes))
+    expected = len(sizes) * max(_LEAST, share / _WHOLE)
+    while True:  # those with more than 1 in proportion get 1
+        free = max(0.0, expected - np.count_nonzero(sure & (sizes > 0)))
+        found = np.where(sure, 1.0, free * sizes / sizes[~sure].sum())
+        if not (found > 1).any():
+            return found
+        sure |= found > 1
+        if sure.all():
+            return np.ones(len(sizes))
+
+
+def _outputs(objective: Objective, factors: Factors, part: int) -> tuple[Tensor, trees.Tree, np.ndarray, np.ndarray]:
+    """Return a part's logits and targets, on the CPU, the traces of M_i, (n,), and its eigenvalues' sizes, (n, R)."""
+    logits, targets_of, traces, sizes = [], [], [], []
+    with differentiable_attention(), torch.no_grad():
+        for chunk in chunks(objective, len(objective.members[part])):
+            some = objective.members[part][chunk]
+            inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
+            values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
+            logits.append(values.cpu().double())
+            targets_of.append(trees.mapped(Tensor.cpu, targets))
+            signs, seeds, trace = _split(objective, factors, logits[-1], targets_of[-1])
+            traces.append(trace)
+            sizes.append(seeds.reshape(*signs.shape, -1).square().sum(2))
+    return torch.cat(logits), trees.join(targets_of), torch.cat(traces).numpy(), torch.cat(sizes).numpy()
+
+
+def _split(
+    objective: Objective, factors: Factors, logits: Tensor, targets: trees.Tree
+) -> tuple[Tensor, Tensor, Tensor]:
+    there = place(objective.device)  # not always on the host, because a user's loss may have tensors on the device
+    return factors.split(objective, logits.to(there), trees.mapped(lambda t: t.to(there), targets))
+
+
+def _square_norms(
+    objective: Objective, factors: Factors, index: np.ndarray, seeds: Tensor, n_kept: int
+) -> tuple[np.ndarray, Tensor]:
+    """Return |J_i^T s|^2 of pairs of a sample and a combination of its outputs, and the first of these rows.
+
+    Args:
+        objective: as for `lengths`.
+        factors: as for `lengths`.
+        index: positions of the samples in the data, (m,).
+        seeds: s, (m, C).
+        n_kept: number of the first pairs with rows to be returned.
+
+    Returns:
+        (m,) and (n_kept, D).
+    """
+    team, example = objective.team, objective.theta[0]
+    own = team.share(len(index))
+    ends = np.minimum([own.start, own.stop], n_kept)
+    shape = int(ends[1] - ends[0]), objective.layout.size
+    vectors = torch.zeros(shape, dtype=example.dtype, device=example.device)
+    found = torch.zeros(own.stop - own.start, dtype=torch.float64)
+    with differentiable_attention(), objective.trainable():
+        for start in range(own.start, own.stop, objective.batch_size):
+            here = slice(start, min(start + objective.batch_size, own.stop))
+            inputs, targets = objective.samples.batch(index[here], objective.device, objective.dtype)
+            run = recorded(objective, factors, inputs, targets)
+            kept = torch.arange(here.start, here.stop)[None] < n_kept
+            into = vectors[min(here.start, n_kept) - ends[0] : min(here.stop, n_kept) - ends[0]]
+            norms, _ = run.square_norms(seeds[here].reshape(1, *run.values.shape).to(run.values), kept, into)
+            found[here.start - own.start : here.stop - own.start] = norms[0].cpu()
+    return team.gathered(found).numpy(), team.gathered(vectors)
