@@ -120,7 +120,8 @@ def _outputs(objective: Objective, factors: Factors, part: int) -> tuple[Tensor,
             some = objective.members[part][chunk]
             inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
             values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
-            logits.append(values.cpu().double())
+            agreed = objective.team.agreed(values.cpu().double().numpy())  # so that all choose the same rows
+            logits.append(torch.from_numpy(agreed))
             targets_of.append(trees.mapped(Tensor.cpu, targets))
             signs, seeds, trace = _split(objective, factors, logits[-1], targets_of[-1])
             traces.append(trace)
