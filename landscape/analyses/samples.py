@@ -169,6 +169,8 @@ def samples(
         known = rows.lengths(objective, kind.factors, part, keep=Keep(tol=tol, most=most // 2))
     else:
         keep = Keep(tol=DIRECTION_TOLS[0], most=min(cheap, most // 2))
+        if len(objective.members[part]) * objective.outputs.size <= keep.most:
+            keep = replace(keep, tol=0.0)
         known = _lengths_for_directions(objective, kind.factors, part, keep, seed, trace_tol)
         tol = next((t for t in DIRECTION_TOLS if len(known.longest(t)[0]) <= cheap), DIRECTION_TOLS[-1])
     kept = None

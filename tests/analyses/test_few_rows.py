@@ -112,3 +112,10 @@ def test_products_stop_where_the_error_over_samples_is_larger_than_the_gap(fitte
     assert [extremes.gap_beside(e) for e in (0.01, 0.2, 2.0, np.nan)] == [0.05, 0.2, 0.3, 0.05]
     for options in ({"tol": 1e-3}, {"accuracy": 0.9}, {"gap": 0.05}, {"sampling_errors": False}):
         assert ls.spectrum(fitted, **options).largest_at_most[0] <= 1.05 * exact.lambda_max[0]
+
+
+def test_all_rows_of_a_few_samples_are_measured(fitted):
+    alone = dataclasses.replace(fitted, members=(fitted.members[0][:10],))
+    found = samples.samples(alone, HESSIAN, 0, **GIVEN, trace_tol=None)
+    assert found.lengths.trace_stderr == 0
+    assert found.trace[0] == pytest.approx(samples.samples(alone, HESSIAN, 0, **GIVEN).trace[0], rel=1e-12)
