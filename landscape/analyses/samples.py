@@ -286,7 +286,8 @@ def _slopes(found: Samples) -> np.ndarray:
     z = known.logits.to(objective.device, objective.dtype).requires_grad_()
     targets = trees.to(known.targets, objective.device, objective.dtype)
     (slopes,) = torch.autograd.grad(objective.loss(z, targets).sum(), z)
-    return torch.linalg.vector_norm(wide(slopes).reshape(len(z), -1), dim=1).cpu().numpy()
+    norms: np.ndarray = torch.linalg.vector_norm(wide(slopes).reshape(len(z), -1), dim=1).cpu().numpy()
+    return norms
 
 
 def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> dict[str, np.ndarray]:
