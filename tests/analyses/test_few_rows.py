@@ -67,6 +67,7 @@ def top(found):
 
 
 def test_curvatures_of_samples_without_slopes_are_those_of_rows(fitted):
+    # private: which samples are computed one by one, and the values of all of them, are in no result.
     found = samples.samples(fitted, HESSIAN, 0, **GIVEN)
     v = top(found.kept)
     expected = quadratic_forms(fitted, HESSIAN, found.members, v)
