@@ -16,7 +16,7 @@ from landscape.errors import InputError, arg, check_choice, named_by, said
 LIBRARY_ONLY = {
     "grouping", "k", "results",  # of `Partition.by_frequency`, `Operator.top` and `concat`
     "analysis",  # of `series`
-    "share", "step", "what",  # of `Monitor` and `numbers`
+    "epoch", "objective", "step", "what",  # of `Monitor` and `numbers`
     "directions",  # in the cost of eigenvectors; commands have it under a name of their own
 }  # fmt: skip
 """Arguments which no command gives by these names."""

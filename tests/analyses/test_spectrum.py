@@ -254,7 +254,7 @@ def test_a_nan_in_the_weights_is_named():
         ({"probes": 0}, "probes"),
         ({"top": 0}, "top"),
         ({"vectors": -1}, "vectors"),
-        ({"vectors": 50, "steps": 10}, "vectors=50"),
+        ({"vectors": 50, "steps": 10}, "vectors must be at most 10"),
         ({"tol": 0.0}, "tol"),
         ({"max_steps": 100}, "max_steps=100 goes with tol"),
         ({"max_steps": 10, "steps": 20, "tol": 0.1}, "max_steps=10"),

@@ -192,7 +192,7 @@ def test_what_is_for_surfaces_only_is_refused_elsewhere(run, file, save):
             f"{file} is a spectrum; --to vtk is for results of landscape surface1d, surf",
         ),
         (["export", file, "--to", "goldstein"], f"{file} is a spectrum; --to goldstein is for results of"),
-        (["plot", surface, "--groups", "thirds"], "groups 'thirds' are unknown: choose all, class, head-tail"),
+        (["plot", surface, "--groups", "thirds"], "--groups thirds is unknown: choose all, class, head-tail"),
         (["plot", save("p.h5", plane_of_two())], "there is no figure of a plane: choose a file of spectrum"),
     ):
         code, out, err = run(*words)

@@ -149,7 +149,7 @@ def test_wrong_vectors_are_refused_with_the_shapes_that_fit(hessian):
         (lambda: hessian["0"] @ vectors(size + 1), rf"got \({size + 1},\)$"),
         (lambda: hessian @ np.ones(size, dtype=complex), "must be real"),
         (lambda: hessian @ np.array(["a"] * size), "array of numbers"),
-        (lambda: hessian["3"], "no part '3'; there are 0, 1, 2"),
+        (lambda: hessian["3"], "no part '3': choose 0, 1, 2"),
         (lambda: hessian.to_scipy(), r"choose a part, as in H\['0'\]"),
         (lambda: hessian + hessian["0"], "different parts"),
         (lambda: hessian["0"] + ls.matrix(np.eye(3), parts=["0"]), "different size"),

@@ -155,4 +155,5 @@ def test_an_interrupted_run_gives_the_same_rows(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         ls.spectrum(objective, operator="ggn", out=path, progress=stop)
     again = ls.spectrum(objective, operator="ggn", out=path)
-    np.testing.assert_array_equal(again.gram, whole.gram)
+    # Rows that the interrupted run had in memory are computed again, in other batches.
+    np.testing.assert_allclose(again.gram, whole.gram, rtol=1e-12, atol=1e-13 * np.abs(whole.gram).max())
