@@ -6,7 +6,7 @@ computes what follows from their products.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -47,6 +47,7 @@ def row_products(
     spectrum: Spectrum,
     factors: Factors,
     known: Mapping[int, Lengths],
+    measure: Callable[[Objective, int], Lengths],
     *,
     cache_bytes: int,
     journal: Journal | None = None,
@@ -59,6 +60,8 @@ def row_products(
         spectrum: with the fields of single samples.
         factors: of its matrix.
         known: the norms of the rows of parts, by the positions of the parts, as far as they are known.
+        measure: computes them for a part, in the way of the others: also the same rows are then kept beside them, so
+            that a run that goes on after an interruption gives the same numbers.
         cache_bytes: memory for the rows.
         journal: keeps what is finished; see `jobs.run`.
         progress: called with (done, total, text).
@@ -72,7 +75,7 @@ def row_products(
         shared = objective.shared()
         here = torch.tensor([float(p in known) for p in range(len(parts))])
         by_all = shared.team.total(here) == shared.team.size  # parts may have been dealt
-        lengths = [known[p] if by_all[p] else rows.lengths(shared, factors, p) for p in range(len(parts))]
+        lengths = [known[p] if by_all[p] else measure(shared, p) for p in range(len(parts))]
         most = fitting(objective, cache_bytes)
         if spectrum.eigenvalues is None:  # a Hessian, which itself needs about ten products: these rows add about two
             most = min(most, sum(max(of_samples.DIRECTION_ROWS, len(own.weights)) for own in lengths))

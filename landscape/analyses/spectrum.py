@@ -293,13 +293,14 @@ def _of_objective(
     def by_samples() -> bool:
         return sample_by_sample(used, kind, options)
 
+    def measured(shared: Objective, part: int) -> of_samples.Samples:
+        return of_samples.samples(shared, kind, part, **options.of_samples, cache_bytes=cache_bytes, later=later)
+
     def compute(name: str, report: Callable[[float], None], work: Path | None) -> Spectrum:
         part, per_sample, of_part, shared = objective.part(name), None, facts(name), used.shared()
         of_part |= {"n_used": np.array([len(used.members[part])])}
         if by_samples():
-            per_sample = of_samples.samples(
-                shared, kind, part, **options.of_samples, cache_bytes=cache_bytes, later=later
-            )
+            per_sample = measured(shared, part)
             lengths[part] = per_sample.lengths
             of_part |= of_samples.eigenvalues(per_sample)
             if per_sample.kept is not None and kind.has_rows and options.method != "lanczos":
@@ -328,9 +329,12 @@ def _of_objective(
     def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
         if kind.factors is None or not options.sampling_errors or not by_samples():
             return found
-        return row_products(
-            used, found, kind.factors, lengths, cache_bytes=cache_bytes, journal=journal, progress=progress
-        )
+
+        def again(shared: Objective, part: int) -> rows.Lengths:
+            return measured(shared, part).lengths
+
+        given: dict[str, Any] = {"cache_bytes": cache_bytes, "journal": journal, "progress": progress}
+        return row_products(used, found, kind.factors, lengths, again, **given)
 
     costs = [float(len(own)) for own in used.members]
     return _Job(compute=compute, costs=costs, forget=whole.cache_clear, between=between)

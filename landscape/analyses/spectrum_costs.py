@@ -16,6 +16,7 @@ from landscape.autodiff.costs import Known, Work, sizes, warming
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.curvature import bounded, extremes, probing, rows
 from landscape.curvature.algebra import Operator
+from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Kind
 from landscape.curvature.lanczos import lanczos, probe
 from landscape.curvature.places import Room
@@ -148,16 +149,28 @@ class SpectrumCosts:
         return 0 if kept is None else round(len(kept.rows.sample) * self.samples / self.counts[last])
 
     def _of_samples(self, n: int) -> Callable[[], object]:
+        part = self.parts.index(n)
+        top, value = self._sharpest(part) if self.options.sampling_errors else (None, 0.0)
+
         def once() -> None:
-            per_sample = self._per_sample(self.parts.index(n))
-            if not self.options.sampling_errors:
+            per_sample = self._per_sample(part)
+            if top is None:
                 return
             if per_sample.kept is not None and self.kind.has_rows:
                 of_samples.along_rows(per_sample, per_sample.kept)
             else:
-                of_samples.along_vector(per_sample, self._vector(), 0.0)
+                of_samples.along_vector(per_sample, top, value)
 
         return once
+
+    def _sharpest(self, part: int) -> tuple[Tensor, float]:
+        """Return a unit vector that is close to that of lambda_max, and the curvature along it."""
+        per_sample = self.per_sample(part)
+        if per_sample.guess is None or self.kind.has_rows:
+            return self._vector(), 0.0
+        top = per_sample.guess / per_sample.guess.norm()
+        (curvatures,) = forms_along(self.small, self.kind, [(per_sample.members, top)])
+        return top, float(per_sample.lengths.weights @ curvatures)
 
     def _vector(self) -> Tensor:
         v = probe(self.small.layout.size, seed=0, number=0).to(self.small.device, self.small.dtype)
