@@ -43,9 +43,12 @@ import torch
 from torch import nn
 
 from landscape.analyses import callbacks, descent
+from landscape.analyses.options import Trace
 from landscape.analyses.spectrum import spectrum
 from landscape.autodiff import distributed, memory
 from landscape.callables import checked
+from landscape.curvature import traces
+from landscape.curvature.kinds import HESSIAN, find
 from landscape.data.datasets import Samples
 from landscape.data.partition import LEFT_OUT
 from landscape.errors import InputError, NumericalError, StoreError, arg, check_choice
@@ -115,8 +118,8 @@ class Monitor:
                 later ones are removed.
             overwrite: replace an existing file.
             options: of `spectrum`, such as `tol` or `density`. By default there are no errors over samples, `tol` is
-                0.05, `gap` is 0.25, and traces of models with more than two outputs are estimated from drawn rows, with
-                their error.
+                0.05, `gap` is 0.25, and `trace` is "sampled" for models with more than two outputs where that is
+                possible.
 
         Raises:
             InputError: an option out of its range.
@@ -312,7 +315,7 @@ class Monitor:
         results, sharpest = [], None
         for own in some:
             if has_spectrum:
-                options = _CHEAP | {"trace": "auto" if own.outputs.size <= _FEW_OUTPUTS else "sampled"} | self._options
+                options = _CHEAP | {"trace": self._trace(own)} | self._options
                 if own is whole and "alignment" in what:
                     options["vectors"] = 1
                 found = self._spectrum(own, options)
@@ -343,6 +346,11 @@ class Monitor:
             provenance=about,
             **more,
         )
+
+    def _trace(self, own: Objective) -> Trace:
+        """Choose how traces are computed by default."""
+        kind = find(self._options.get("operator", HESSIAN.name))
+        return "auto" if own.outputs.size <= _FEW_OUTPUTS or traces.refusal(own, kind) else "sampled"
 
     def _spectrum(self, own: Objective, options: dict[str, Any]) -> Spectrum:
         """Compute a spectrum, in float64 where float32 has not the digits, as early in a training."""

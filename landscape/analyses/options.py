@@ -169,7 +169,7 @@ def way_of_trace(operator: Operator, options: Options, refusal: Callable[[], str
         "exact", "sampled" or "probes".
 
     Raises:
-        InputError: the options require exact traces, but these are not possible.
+        InputError: the options require exact or sampled traces, but these are not possible.
     """
     if options.trace == "probes" or (
         options.trace == "auto" and operator.exact.cost > options.n_steps * options.n_probes
@@ -180,8 +180,9 @@ def way_of_trace(operator: Operator, options: Options, refusal: Callable[[], str
     reason = "this matrix has no rows" if sampled and operator.exact.sampled is None else refusal()
     if reason is None:
         return "sampled" if sampled else "exact"
-    if options.trace == "exact":
-        raise InputError(f"{arg('trace', 'exact')} is not possible: {reason}; {arg('trace', 'probes')} estimates it")
+    if options.trace != "auto":
+        way = arg("trace", options.trace)
+        raise InputError(f"{way} is not possible: {reason}; {arg('trace', 'probes')} estimates it")
     log.info("the trace is estimated by probes, because %s", reason)
     return "probes"
 

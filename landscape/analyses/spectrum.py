@@ -106,7 +106,7 @@ def spectrum(
         max_steps: the largest number of steps for `tol`; None means 48, or 4 times `steps` with the density.
         trace: "exact" (see traces.py) is possible for networks that are piecewise linear in each parameter, and for all
             networks with the other matrices; "probes" estimates it; "sampled" estimates it from gradients of single
-            samples, at the cost of one product, wherever "exact" is possible; "auto" computes it from rows if
+            samples, at the cost of one product, and is possible wherever "exact" is; "auto" computes it from rows if
             that is possible and there are no more classes than Lanczos steps, because a class costs about as much as a
             step: exactly or, for the Hessian of more than four classes, the longest rows exactly, and the others
             without bias (curvature/tails.py).

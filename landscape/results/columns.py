@@ -293,7 +293,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             head="trace",
             field="trace",
             error="trace_stderr",
-            of_error="probes",
+            of_error="estimate",
             compared=True,
             summary="trace",
         ),

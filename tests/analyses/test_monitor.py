@@ -120,12 +120,20 @@ def dense(model):
 def test_spectra_are_those_of_the_analysis_bit_for_bit(measured):
     found, model = measured
     assert found.parts == ("all", "0", "1", "2")
-    options = {"sampling_errors": False, "tol": 0.05, "gap": 0.25, "trace": "sampled", **QUICK}
+    options = {"sampling_errors": False, "tol": 0.05, "gap": 0.25, **QUICK}  # tanh: probes
     alone = ls.spectrum(objective(model, "all"), vectors=1, **options)  # alignment needs its vector
     classes = ls.spectrum(objective(model), **options)
     for name in ("lambda_max", "trace", "trace_stderr", "lambda_min", "lambda_max_residual", "loss", "accuracy"):
         expected = np.concatenate([getattr(alone, name), getattr(classes, name)])
         np.testing.assert_array_equal(getattr(found, name)[0], expected, err_msg=name)
+
+
+def test_traces_of_networks_that_allow_it_are_sampled():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    found = ls.Monitor(objective(model), what=["trace"], samples=None, **QUICK).measure()
+    expected = ls.spectrum(objective(model), sampling_errors=False, tol=0.05, gap=0.25, trace="sampled", **QUICK)
+    assert (expected.trace_stderr > 0).any()
+    np.testing.assert_array_equal(found.trace[0, 1:], expected.trace)
 
 
 def test_lambda_max_alignment_and_batch_sharpness_are_those_of_dense_matrices(measured):
@@ -191,7 +199,7 @@ def test_what_float32_has_not_the_digits_for_is_measured_in_float64(monkeypatch,
     model, data = network().float(), (X.float(), Y)
     made = {dtype: ls.make_objective(model, data, parts="class", dtype=dtype) for dtype in ("float32", "float64")}
     found = ls.Monitor(made["float32"], what=["lambda_max", "critical_sharpness"], samples=None, **QUICK).measure()
-    expected = ls.spectrum(made["float64"], sampling_errors=False, tol=0.05, gap=0.25, trace="sampled", **QUICK)
+    expected = ls.spectrum(made["float64"], sampling_errors=False, tol=0.05, gap=0.25, **QUICK)
     np.testing.assert_array_equal(found.lambda_max[0, 1:], expected.lambda_max)
     assert "step 0 is measured in float64: the matrix is not symmetric" in caplog.text
     assert made["float32"].dtype == next(model.parameters()).dtype == torch.float32

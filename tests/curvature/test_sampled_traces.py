@@ -13,6 +13,7 @@ from torch import nn
 import landscape as ls
 from landscape.curvature import rows, traces
 from landscape.curvature.kinds import KINDS
+from landscape.errors import InputError
 from landscape.objective import draws
 
 SEEDS = 40
@@ -129,11 +130,12 @@ def test_a_spectrum_takes_drawn_rows_only_where_it_has_nothing_better():
     np.testing.assert_array_equal(with_density.trace, found.trace)
 
 
-def test_where_rows_have_no_trace_probes_estimate_it():
+def test_where_rows_have_no_trace_it_is_refused():
     smooth = Case(lambda: mlp(nn.Tanh())).objective()
-    found = ls.spectrum(smooth, trace="sampled", sampling_errors=False)
-    probes = ls.spectrum(smooth, trace="probes", sampling_errors=False)
-    np.testing.assert_array_equal(found.trace, probes.trace)
-    operator = ls.hessian(CASES["residual-relu"].objective()) - ls.ggn(CASES["residual-relu"].objective())
-    options = ls.spectrum(operator, trace="sampled", steps=2, probes=1).provenance["options"]
-    assert options["trace"] == "sampled"
+    with pytest.raises(InputError, match="piecewise linear"):
+        ls.spectrum(smooth, trace="sampled", sampling_errors=False)
+    with pytest.raises(InputError, match="piecewise linear"):
+        ls.spectrum(smooth, trace="sampled")
+    objective = CASES["residual-relu"].objective()
+    with pytest.raises(InputError, match="has no rows"):
+        ls.spectrum(ls.hessian(objective) - ls.ggn(objective), trace="sampled", steps=2, probes=1)
