@@ -284,14 +284,12 @@ def _computed(
 ) -> Tensor:
     """Compute some rows of a part, (m, D), by a forward and a backward pass for each."""
     seeds = known.logits.new_empty(len(sample), known.logits[0].numel())
-    there = place(objective.device)  # not always on the host, because a user's loss may have tensors on the device
     for chunk in chunks(objective, len(known.squares)):
         inside = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
         if not len(inside):
             continue
         # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
-        targets = trees.mapped(lambda t: t.to(there), trees.take(known.targets, chunk))
-        of_chunk = factors.split(objective, known.logits[chunk].to(there), targets)[1]
+        of_chunk = split(objective, factors, known.logits[chunk], trees.take(known.targets, chunk))[1]
         picked = of_chunk[sample[inside] - chunk.start, row[inside]]
         seeds[inside] = picked.reshape(len(inside), seeds.shape[1])
     example, team = objective.theta[0], objective.team
@@ -317,17 +315,51 @@ def _known(known: Lengths, sample: np.ndarray, row: np.ndarray) -> tuple[np.ndar
     return have, np.searchsorted(kept, wanted[have])
 
 
-def logit_eigenvalues(objective: Objective, factors: Factors, part: int) -> np.ndarray:
-    """Return |mu_ik| of all samples of a part from a forward pass, (n, R), descending in each row."""
-    found = []
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outputs:
+    """What a forward pass says of the rows of a part."""
+
+    logits: Tensor  # (n, C) float64 on the CPU
+    targets: Tree  # of the n samples, on the CPU
+    uncertainty: np.ndarray  # tr M_i, (n,)
+    sizes: np.ndarray  # |mu_ik|, (n, R), descending in each row
+
+
+def outputs(objective: Objective, factors: Factors, part: int) -> Outputs:
+    """Compute a part's logits, and the eigenvalues of their matrices; the same on processes that work together.
+
+    Args:
+        objective: as for `lengths`.
+        factors: as for `lengths`.
+        part: position of the part.
+
+    Returns:
+        Both, with the targets.
+    """
+    logits, targets_of, traces, sizes = [], [], [], []
     with differentiable_attention(), torch.no_grad():
         for chunk in chunks(objective, len(objective.members[part])):
             some = objective.members[part][chunk]
             inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
             values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
-            signs, seeds, _ = factors.split(objective, values, targets)
-            found.append(seeds.reshape(*signs.shape, -1).square().sum(2).numpy())
-    return np.concatenate(found)
+            agreed = objective.team.agreed(values.cpu().double().numpy())  # so that all choose the same rows
+            logits.append(torch.from_numpy(agreed))
+            targets_of.append(trees.mapped(Tensor.cpu, targets))
+            signs, seeds, trace = split(objective, factors, logits[-1], targets_of[-1])
+            traces.append(trace)
+            sizes.append(seeds.reshape(*signs.shape, -1).square().sum(2))
+    return Outputs(
+        logits=torch.cat(logits),
+        targets=trees.join(targets_of),
+        uncertainty=torch.cat(traces).numpy(),
+        sizes=torch.cat(sizes).numpy(),
+    )
+
+
+def split(objective: Objective, factors: Factors, logits: Tensor, targets: Tree) -> tuple[Tensor, Tensor, Tensor]:
+    """Split logits on the CPU by `factors.split`, on the host unless a user's loss may have tensors on the device."""
+    there = place(objective.device)
+    return factors.split(objective, logits.to(there), trees.mapped(lambda t: t.to(there), targets))
 
 
 def signed_squares(
@@ -362,7 +394,7 @@ def signed_squares(
 
 def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np.ndarray:
     """Say which rows are likely to be among the longest, by the logits' eigenvalues, (n, R)."""
-    return keep.chosen(logit_eigenvalues(objective, factors, part))
+    return keep.chosen(outputs(objective, factors, part).sizes)
 
 
 def largest(sizes: np.ndarray, tol: float, beside: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

@@ -23,9 +23,8 @@ from torch import Tensor
 
 from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
-from landscape.autodiff.wide import place
 from landscape.curvature.kinds import Factors
-from landscape.curvature.rows import Found, Keep, Lengths, chunks, recorded
+from landscape.curvature.rows import Found, Keep, Lengths, chunks, outputs, recorded, split
 from landscape.objective.objective import Objective
 
 _LEAST, _WHOLE = 0.25, 0.1
@@ -49,28 +48,28 @@ def lengths(objective: Objective, factors: Factors, part: int, keep: Keep, *, se
         The lengths, with `tails`, and the rows.
     """
     members = objective.members[part]
-    logits, targets, uncertainty, sizes = _outputs(objective, factors, part)
-    wanted = keep.chosen(sizes)
+    found = outputs(objective, factors, part)
+    wanted, sizes = keep.chosen(found.sizes), found.sizes
     random = np.random.default_rng([seed, part])
     seeds: list[Tensor] = []
     others: tuple[list[Tensor], list[Tensor]] = ([], [])
     signs = np.zeros(sizes.shape)
     for chunk in chunks(objective, len(members)):
         # In the pieces of `rows`: within equal eigenvalues the eigenvectors depend on the last digit.
-        own, along, _ = _split(objective, factors, logits[chunk], trees.take(targets, chunk))
+        own, along, _ = split(objective, factors, found.logits[chunk], trees.take(found.targets, chunk))
         signs[chunk] = own.numpy()
         kept = torch.from_numpy(wanted[chunk])
         seeds.append(along[kept])
         random_signs = torch.from_numpy(random.integers(0, 2, own.shape) * 2.0 - 1)
-        for sign, found in zip((1, -1), others, strict=True):
+        for sign, side in zip((1, -1), others, strict=True):
             factor = torch.where((own == sign) & ~kept, random_signs, 0)
-            found.append(torch.einsum("br,brc->bc", factor, along))
+            side.append(torch.einsum("br,brc->bc", factor, along))
     sample, row = np.nonzero(wanted)
-    plus, minus = (torch.cat(found) for found in others)
+    plus, minus = (torch.cat(side) for side in others)
     left = np.where(wanted, 0, sizes).sum(axis=1)
     chance = _probabilities(left, float(left.sum() / sizes.sum()) if sizes.any() else 0.0)
     drawn = random.random(len(members)) < chance
-    tailed = [np.flatnonzero((found.abs().amax(1).numpy() > 0) & drawn) for found in (plus, minus)]
+    tailed = [np.flatnonzero((side.abs().amax(1).numpy() > 0) & drawn) for side in (plus, minus)]
     squares, vectors = _square_norms(
         objective,
         factors,
@@ -81,15 +80,15 @@ def lengths(objective: Objective, factors: Factors, part: int, keep: Keep, *, se
     first, *rest = np.split(squares, np.cumsum([len(sample), len(tailed[0])]))
     measured, tails = np.zeros(sizes.shape), np.zeros((len(members), 2))
     measured[sample, row] = signs[sample, row] * first
-    for side, (where, values) in enumerate(zip(tailed, rest, strict=True)):
-        tails[where, side] = values / chance[where]
+    for k, (where, values) in enumerate(zip(tailed, rest, strict=True)):
+        tails[where, k] = values / chance[where]
     weights = np.full(len(members), 1 / objective.counts[part])
     return Lengths(
         squares=measured,
-        uncertainty=uncertainty,
+        uncertainty=found.uncertainty,
         weights=weights,
-        logits=logits,
-        targets=targets,
+        logits=found.logits,
+        targets=found.targets,
         kept=Found(vectors=vectors, sample=sample, row=row),
         tails=tails,
         trace_stderr=float(np.sqrt(((1 - chance / 3) * weights**2) @ np.square(tails).sum(axis=1))),
@@ -110,30 +109,6 @@ def _probabilities(sizes: np.ndarray, share: float) -> np.ndarray:
         sure |= found > 1
         if sure.all():
             return np.ones(len(sizes))
-
-
-def _outputs(objective: Objective, factors: Factors, part: int) -> tuple[Tensor, trees.Tree, np.ndarray, np.ndarray]:
-    """Return a part's logits and targets, on the CPU, the traces of M_i, (n,), and its eigenvalues' sizes, (n, R)."""
-    logits, targets_of, traces, sizes = [], [], [], []
-    with differentiable_attention(), torch.no_grad():
-        for chunk in chunks(objective, len(objective.members[part])):
-            some = objective.members[part][chunk]
-            inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
-            values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
-            agreed = objective.team.agreed(values.cpu().double().numpy())  # so that all choose the same rows
-            logits.append(torch.from_numpy(agreed))
-            targets_of.append(trees.mapped(Tensor.cpu, targets))
-            signs, seeds, trace = _split(objective, factors, logits[-1], targets_of[-1])
-            traces.append(trace)
-            sizes.append(seeds.reshape(*signs.shape, -1).square().sum(2))
-    return torch.cat(logits), trees.join(targets_of), torch.cat(traces).numpy(), torch.cat(sizes).numpy()
-
-
-def _split(
-    objective: Objective, factors: Factors, logits: Tensor, targets: trees.Tree
-) -> tuple[Tensor, Tensor, Tensor]:
-    there = place(objective.device)  # not always on the host, because a user's loss may have tensors on the device
-    return factors.split(objective, logits.to(there), trees.mapped(lambda t: t.to(there), targets))
 
 
 def _square_norms(

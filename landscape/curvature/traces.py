@@ -118,7 +118,7 @@ def sampled(objective: Objective, kind: Kind, part: int, seed: int) -> tuple[flo
     decay = objective.weight_decay * objective.layout.size if kind.decays else 0.0
     if factors is None:
         return decay, 0.0
-    sizes = rows.logit_eigenvalues(objective, factors, part)
+    sizes = rows.outputs(objective, factors, part).sizes
     total = float(sizes.sum())
     if total == 0:
         return decay, 0.0
