@@ -122,7 +122,7 @@ def test_compare_latex_escapes_names(run, save):
     assert first == r"50\% \$\_\textbackslash{}\textasciicircum{}\textasciitilde{}"
     assert r"\multicolumn{4}{c}{a\_b}" in out
     assert r"\begin{tabular}{lSSSS}" in out
-    assert " & {samples} & {loss} & {lambda\\_max, $\\pm$ residual} & {trace, $\\pm$ probes}" in out
+    assert " & {samples} & {loss} & {lambda\\_max, $\\pm$ residual} & {trace, $\\pm$ estimate}" in out
     found = store.load(file)
     assert cells[0] == str(int(found.n_samples[0]))
     for cell, value in zip(cells[1:], (found.loss, found.lambda_max, found.trace), strict=True):
