@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from landscape.analyses import directions
-from landscape.analyses import surface as surfaces
 from landscape.analyses.directions import Directions
-from landscape.analyses.surface import Options
+from landscape.analyses.surface import MOST_POINTS
+from landscape.analyses.surface_fields import Options, Request, compute
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
@@ -103,14 +103,18 @@ def trajectory(
         along = plane or directions.principal(objective, list(marks.values()))
     named = {**marks, **{name: point for name, point in (anchors or {}).items() if name not in marks}}
     options = Options(batch_norm=batch_norm, training_samples=training_samples, seed=seed, bf16=bf16, refine=refine)
-    if n**2 > surfaces.MOST_POINTS:
-        raise InputError(f"{arg('n')} must be at most {math.isqrt(surfaces.MOST_POINTS):,}, got {n:,}")
+    if n**2 > MOST_POINTS:
+        raise InputError(f"{arg('n')} must be at most {math.isqrt(MOST_POINTS):,}, got {n:,}")
     positions = np.array([along.project(point)[0] for point in named.values()] + [np.zeros(2)])
-    axes = _around(positions[:, 0], n, margin), _around(positions[:, 1], n, margin)
-    asked = surfaces.asked_for(along, axes, named, options) | {"runs": list(paths), "margin": margin}
-    jobs.declare(
-        lambda: surfaces.costs_of(objective, along, axes, len(named), options, training), out, overwrite=overwrite
+    request = Request(
+        objective=objective,
+        along=along,
+        axes=(_around(positions[:, 0], n, margin), _around(positions[:, 1], n, margin)),
+        marks=named,
+        options=options,
+        training=training,
     )
+    jobs.declare(request.costs, out, overwrite=overwrite)
     runs = [r for r, path in enumerate(paths.values()) for _ in path]
     epochs = [epoch for path in paths.values() for _, epoch in path.values()]
     extra = len(named) - len(marks)
@@ -120,11 +124,10 @@ def trajectory(
         "mark_epoch": np.array([*epochs, *[np.nan] * extra], dtype=np.float64),
     }
     if out is None:
-        found = surfaces.compute(objective, along, axes, named, options, training, None, progress)
-        return Trajectory(**found, **about)
+        return Trajectory(**compute(request, None, progress), **about)
+    asked = request.asked() | {"runs": list(paths), "margin": margin}
     with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
-        found = surfaces.compute(objective, along, axes, named, options, training, journal, progress)
-        result = Trajectory(**found, **about)
+        result = Trajectory(**compute(request, journal, progress), **about)
         journal.finish(result)
     return result
 
