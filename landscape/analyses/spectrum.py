@@ -4,45 +4,27 @@ Objective -> operator -> Lanczos runs (probing.py) -> quadrature -> result. A ma
 enters as an operator. It gives the same kind of result, without what needs data: samples, losses and accuracies.
 """
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
-import torch
+from typing import Any
 
 from landscape.analyses import overlap as overlaps
-from landscape.analyses import samples as of_samples
-from landscape.analyses import summaries
-from landscape.analyses.accuracy import draws_of
-from landscape.analyses.options import Options, Trace, sample_by_sample, trace_of, way_of_trace
-from landscape.analyses.pooled import fitting, row_products
+from landscape.analyses.options import Options, Trace
 from landscape.analyses.samples import GGN_TOL, Method
-from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
+from landscape.analyses.spectrum_parts import OfObjective, OfOperator, Subject
 from landscape.callables import checked
-from landscape.curvature import extremes, kept, probing, rows, traces
-from landscape.curvature.algebra import Operator
-from landscape.curvature.extremes import Ends
+from landscape.curvature import extremes
 from landscape.curvature.kinds import HESSIAN, Kind, KindName, find
 from landscape.curvature.lanczos import Distribution
 from landscape.curvature.matrices import matrix
-from landscape.curvature.operators import CACHE_BYTES, Backend, curvature_operator, refuse_draws
-from landscape.curvature.places import Place, Room
+from landscape.curvature.operators import CACHE_BYTES, Backend, refuse_draws
 from landscape.errors import InputError, arg
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
-from landscape.objective.provenance import about_run, fingerprint, provenance
 from landscape.results import Spectrum, disk, store
 from landscape.results.hdf5 import SIGNATURE
 from landscape.results.journal import Journal
-
-log = logging.getLogger(__name__)
-
-Facts: TypeAlias = Callable[[str], dict[str, Any]]
-"""Returns what is known of the data of a part, given its name, as fields of the result."""
 
 
 @checked
@@ -148,19 +130,15 @@ def spectrum(
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
     if isinstance(subject, Objective):
-        kind = find(HESSIAN.name if operator is None else operator)
-        if accuracy is not None and not kind.scales:
-            refuse_draws(kind, "accuracy")
-        if samples is not None or subject.draws is not None:
-            refuse_draws(kind)
-        name, parts, size = kind.name, subject.partition.names, subject.layout.size
+        kind = _kind_of(subject, operator, samples=samples, accuracy=accuracy)
+        name = kind.name
     else:
         _refuse_options_of_objectives(operator, backend, cache_bytes, samples, accuracy, overlap)
         subject = matrix(subject)
-        name, parts, size = subject.name, subject.parts, subject.size
+        name, density = subject.name, True if density is None else density
     options = Options(
         operator=name,
-        density=True if density is None and not isinstance(subject, Objective) else density,
+        density=density,
         steps=steps,
         probes=probes,
         seed=seed,
@@ -179,55 +157,78 @@ def spectrum(
         ggn_tol=ggn_tol,
         sampling_errors=sampling_errors,
     )
-    most = options.n_steps if options.has_density else max_steps or extremes.MOST
-    if vectors > min(most, size):
-        raise InputError(f"{arg('vectors')} must be at most {min(most, size)}, for {most} steps; got {vectors}")
-    if overlap:
-        overlaps.refuse(len(parts), vectors)
+    matrices: Subject
     if isinstance(subject, Objective):
-        traced = partial(curvature_operator, kind=kind, backend=backend, cache_bytes=cache_bytes)
-        plan = partial(SpectrumCosts, subject, kind, options, traced, cache_bytes, memory_bytes, overlap=overlap)
-        jobs.declare(plan, out, overwrite=overwrite)
-    else:
-        jobs.declare(partial(costs_of_matrices, subject, options), out, overwrite=overwrite)
-    source = None if isinstance(subject, Objective) else _source(subject, fingerprint)
-    known = _known(subject, options, source)
-
-    def computed(journal: Journal | None) -> Spectrum:
-        if isinstance(subject, Objective):
-            made = _of_objective(subject, kind, options, backend, cache_bytes, memory_bytes, journal, progress)
-        else:
-            made = _of_operator(subject, options, source, memory_bytes)
-
-        def compute(name: str, report: Callable[[float], None]) -> Spectrum:
-            found = made.compute(name, report, None if journal is None else journal.work(name))
-            if finished is not None:
-                finished(found)
-            return found
-
-        found = jobs.run(parts, compute, journal, progress, costs=made.costs)
-        if found.steps is not None and not found.steps.any():  # all of it by rows
-            nothing: dict[str, Any] = dict.fromkeys(summaries.QUADRATURE)
-            found = replace(found, **nothing)
-        if isinstance(subject, Objective):
-            subject.verify()
-        made.forget()  # with what it keeps, before the second stage keeps its own
-        found = made.between(found, journal, progress)
-        if not overlap:
-            return found
-        return overlaps.overlap(
-            subject, found, backend=backend, cache_bytes=cache_bytes, journal=journal, progress=progress
+        matrices = OfObjective(
+            objective=subject,
+            kind=kind,
+            options=options,
+            backend=backend,
+            cache_bytes=cache_bytes,
+            memory_bytes=memory_bytes,
+            overlap=overlap,
         )
+    else:
+        matrices = OfOperator(operator=subject, options=options, memory_bytes=memory_bytes, fingerprint=fingerprint)
+    _refuse_vectors(options, matrices, overlap=overlap)
+    jobs.declare(matrices.plan, out, overwrite=overwrite)
+    return _stored(matrices, partial(_computed, matrices, progress=progress, finished=finished), out, overwrite)
 
-    if out is None or (known is None and isinstance(out, Journal)):
+
+def _kind_of(
+    objective: Objective, operator: KindName | Kind | None, *, samples: int | None, accuracy: float | None
+) -> Kind:
+    kind = find(HESSIAN.name if operator is None else operator)
+    if accuracy is not None and not kind.scales:
+        refuse_draws(kind, "accuracy")
+    if samples is not None or objective.draws is not None:
+        refuse_draws(kind)
+    return kind
+
+
+def _refuse_vectors(options: Options, matrices: Subject, *, overlap: bool) -> None:
+    """Refuse more vectors than a run finds, or too few for the overlap."""
+    most = options.n_steps if options.has_density else options.max_steps or extremes.MOST
+    if options.vectors > min(most, matrices.size):
+        raise InputError(
+            f"{arg('vectors')} must be at most {min(most, matrices.size)}, for {most} steps; got {options.vectors}"
+        )
+    if overlap:
+        overlaps.refuse(len(matrices.parts), options.vectors)
+
+
+def _computed(
+    matrices: Subject,
+    journal: Journal | None,
+    *,
+    progress: jobs.Progress | None,
+    finished: Callable[[Spectrum], object] | None,
+) -> Spectrum:
+    job = matrices.job(journal, progress)
+
+    def compute(name: str, report: Callable[[float], None]) -> Spectrum:
+        found = job.compute(name, report, None if journal is None else journal.work(name))
+        if finished is not None:
+            finished(found)
+        return found
+
+    return job.finish(jobs.run(matrices.parts, compute, journal, progress, costs=job.costs))
+
+
+def _stored(
+    matrices: Subject, computed: Callable[[Journal | None], Spectrum], out: jobs.Destination | None, overwrite: bool
+) -> Spectrum:
+    """Compute the result and store it; finished parts are kept if they can be recognised later."""
+    identity = matrices.identity
+    if out is None or (identity is None and isinstance(out, Journal)):
         return computed(None)
-    if known is None:
+    if identity is None:
         assert not isinstance(out, Journal)
         disk.refuse_taken(Path(out), overwrite=overwrite, signature=SIGNATURE)
         result = computed(None)
         store.save(out, result, overwrite=overwrite)
         return result
-    with jobs.open_journal(out, known, overwrite=overwrite) as journal:
+    with jobs.open_journal(out, identity, overwrite=overwrite) as journal:
         result = computed(journal)
         journal.finish(result)
     return result
@@ -252,199 +253,3 @@ def _refuse_options_of_objectives(
     for name, asked in given.items():
         if asked:
             raise InputError(f"{arg(name)} needs an objective, but this is the spectrum of a matrix: leave it out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """The functions that compute the spectrum of a part."""
-
-    compute: Callable[[str, Callable[[float], None], Path | None], Spectrum]  # the last: a file for its products
-    costs: Sequence[float] | None
-    forget: Callable[[], None]
-    between: Callable[[Spectrum, Journal | None, jobs.Progress | None], Spectrum] = lambda found, *_: found
-
-
-def _of_objective(
-    objective: Objective,
-    kind: Kind,
-    options: Options,
-    backend: Backend,
-    cache_bytes: int,
-    memory_bytes: int | None,
-    journal: Journal | None,
-    progress: jobs.Progress | None,
-) -> _Job:
-    facts = _facts(objective)
-    sizes: dict[str, Any] = {"samples": options.samples, "accuracy": options.accuracy, "seed": options.seed}
-    used = draws_of(objective, kind, **sizes, cache_bytes=cache_bytes, journal=journal, progress=progress)
-    about, identity = provenance(objective, asdict(options)), _known(objective, options, None)
-    lengths: dict[int, rows.Lengths] = {}
-    later = fitting(used, cache_bytes // 2) // len(used.members) if options.sampling_errors else 0
-
-    @cache  # traced once, when the first unfinished part needs it
-    def whole() -> tuple[Operator, Trace]:
-        operator = curvature_operator(used, kind, backend=backend, cache_bytes=cache_bytes)
-        refusal = partial(traces.of_bends, used, kind) if by_samples() else None  # rows have been tried
-        return operator, way_of_trace(operator, options, refusal)
-
-    room = _once(memory_bytes)
-
-    @cache
-    def by_samples() -> bool:
-        return sample_by_sample(used, kind, options)
-
-    def measured(shared: Objective, part: int) -> of_samples.Samples:
-        return of_samples.samples(shared, kind, part, **options.of_samples, cache_bytes=cache_bytes, later=later)
-
-    def compute(name: str, report: Callable[[float], None], work: Path | None) -> Spectrum:
-        part, per_sample, of_part, shared = objective.part(name), None, facts(name), used.shared()
-        of_part |= {"n_used": np.array([len(used.members[part])])}
-        if by_samples():
-            per_sample = measured(shared, part)
-            lengths[part] = per_sample.lengths
-            of_part |= of_samples.eigenvalues(per_sample)
-            if per_sample.kept is not None and kind.has_rows and options.method != "lanczos":
-                return summaries.of_rows(per_sample, per_sample.kept, options, of_part | {"provenance": about})
-        operator, way = whole()
-        own = kept.kept(operator[name].shared(), work, identity)
-        by_rows = way != "probes" and per_sample is not None
-        known = per_sample.trace if per_sample and by_rows else trace_of(own, name, way, options.seed)
-        place = options.place_of_ends(room(own))
-        if place is None:
-            found = probing.run(own, options.plan(room(own)), report, estimate=known is None)
-            top, basis = found.extremes[0], found.basis
-            made = summaries.of_runs(found, own, options, known)
-        else:
-            ends, trace = _ends(own, options, per_sample, known, report, place)
-            top, basis = ends.vectors[0], place.note
-            made = summaries.of_ends(ends, own, options, trace, per_sample)
-        if per_sample is not None and options.sampling_errors:
-            of_part |= of_samples.statistics(
-                per_sample, *of_samples.along_vector(per_sample, top, float(made["lambda_max"][0]))
-            )
-        if options.accuracy is not None:
-            made |= summaries.errors(made, per_sample)
-        return Spectrum(**made, **of_part, provenance=about | ({} if basis is None else {"basis": basis}))
-
-    def between(found: Spectrum, journal: Journal | None, progress: jobs.Progress | None) -> Spectrum:
-        if kind.factors is None or not options.sampling_errors or not by_samples():
-            return found
-
-        def again(shared: Objective, part: int) -> rows.Lengths:
-            return measured(shared, part).lengths
-
-        given: dict[str, Any] = {"cache_bytes": cache_bytes, "journal": journal, "progress": progress}
-        return row_products(used, found, kind.factors, lengths, again, **given)
-
-    costs = [float(len(own)) for own in used.members]
-    return _Job(compute=compute, costs=costs, forget=whole.cache_clear, between=between)
-
-
-def _once(memory_bytes: int | None) -> Callable[[Operator], Room]:
-    """Return a function that says how many vectors fit into memory, as it was when it was first asked."""
-    known: list[int] = []  # later the basis of another part may lie there, whose place is free again when it is needed
-
-    def room(operator: Operator) -> Room:
-        if not known:
-            if memory_bytes is not None:  # a product shows how much memory it needs temporarily
-                operator.matvec(torch.ones(1, 1, operator.size, dtype=operator.dtype, device=operator.device))
-            found = Room.beside(operator, memory_bytes)
-            known.extend((found.on_device, found.on_host))
-        on_device, on_host = (int(n) for n in operator.team.agreed(np.array(known)))
-        return Room(on_device, on_host, operator.team)
-
-    return room
-
-
-def _source(operator: Operator, given: str | None) -> Mapping[str, Any] | None:
-    """Return what distinguishes an operator from others; None if nothing does."""
-    return {"fingerprint": given} if given is not None else operator.source()
-
-
-def _known(
-    subject: Objective | Operator, options: Options, source: Mapping[str, Any] | None
-) -> Mapping[str, Any] | None:
-    """Return the fingerprint of an unfinished run; None if it cannot be distinguished from others."""
-    if isinstance(subject, Objective):
-        return fingerprint(subject, asdict(options))
-    if source is None:
-        return None
-    dtype = str(subject.dtype).removeprefix("torch.")
-    return asdict(options) | {"dtype": dtype, "parts": list(subject.parts), **source}
-
-
-def _of_operator(
-    operator: Operator, options: Options, source: Mapping[str, Any] | None, memory_bytes: int | None
-) -> _Job:
-    room = _once(memory_bytes)
-    way = cache(lambda: way_of_trace(operator, options))
-    objective = operator.objective
-    facts: Facts = _unknown if objective is None else _facts(objective)
-    if objective is None:
-        about = about_run(asdict(options), operator.device, operator.dtype) | dict(source or {})
-    else:
-        about = provenance(objective, asdict(options))
-    identity = _known(operator, options, source)
-
-    def compute(name: str, report: Callable[[float], None], work: Path | None) -> Spectrum:
-        own = kept.kept(operator[name].shared(), work, identity)
-        known = trace_of(own, name, way(), options.seed)
-        place = options.place_of_ends(room(own))
-        if place is None:
-            runs = probing.run(own, options.plan(room(own)), report, estimate=known is None)
-            made, basis = summaries.of_runs(runs, own, options, known), runs.basis
-        else:
-            ends, trace = _ends(own, options, None, known, report, place)
-            made, basis = summaries.of_ends(ends, own, options, trace, None), place.note
-        return Spectrum(**made, **facts(name), provenance=about | ({} if basis is None else {"basis": basis}))
-
-    costs = None if objective is None else [float(len(own)) for own in objective.members]
-    return _Job(compute=compute, costs=costs, forget=way.cache_clear)
-
-
-def _ends(
-    operator: Operator,
-    options: Options,
-    per_sample: of_samples.Samples | None,
-    known: tuple[float, float] | None,
-    report: Callable[[float], None],
-    place: Place,
-) -> tuple[Ends, tuple[float, float]]:
-    """Return the two ends of a part's spectrum, and its trace with the standard error, exact or from probes."""
-    found = extremes.ends(
-        operator,
-        None if per_sample is None else per_sample.guess,
-        seed=options.seed,
-        tol=options.residual,
-        gap=options.gap_for(None if per_sample is None else per_sample.relative_error),
-        vectors=options.vectors,
-        max_products=options.max_steps or extremes.MOST,
-        report=report,
-        place=place,
-    )
-    if known is not None:
-        return found, known
-    drawn: dict[str, Any] = {"seed": options.seed, "distribution": options.distribution, "tol": options.of_trace}
-    return found, extremes.trace(operator, found, **drawn)
-
-
-def _facts(objective: Objective) -> Facts:
-    evaluation = objective.undrawn.evaluation
-
-    def of(name: str) -> dict[str, Any]:
-        part = objective.part(name)
-        return {
-            "n_samples": np.array([objective.population[part]]),
-            "n_used": np.array([len(objective.members[part])]),
-            "train_counts": objective.trained[[part]],
-            "loss": evaluation.loss[[part]],
-            "accuracy": None if evaluation.accuracy is None else evaluation.accuracy[[part]],
-            **evaluation.predicted(part),
-        }
-
-    return of
-
-
-def _unknown(name: str) -> dict[str, Any]:
-    """Return nan for the fields that need data."""
-    return dict.fromkeys(("n_samples", "n_used", "train_counts", "loss", "accuracy"), np.full(1, np.nan))

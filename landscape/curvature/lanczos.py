@@ -177,81 +177,109 @@ def lanczos(
         InputError: no steps, or a probe of length zero.
         NumericalError: the products are not those of a symmetric matrix.
     """
-    n_parts, n_probes, size = probes.shape
     if steps < 1:
         raise InputError(f"{arg('steps')} must be at least 1, got {steps}")
-    limit = min(size, max(steps, max_steps or steps))
-    rows = n_parts * n_probes
-    eps = torch.finfo(probes.dtype).eps
-    norm = dots(probes.reshape(rows, size), probes.reshape(rows, size)).sqrt()
-    if not (norm > 0).all():
-        raise InputError("a probe has length zero")
+    limit = min(probes.shape[-1], max(steps, max_steps or steps))
+    runs = _Runs(probes, min(limit, steps), limit, team=team, place=place, keep=keep)
+    while runs.running.any() and runs.taken < limit:
+        if runs.taken == runs.capacity:
+            if more is None or not more(runs.result()):
+                break
+            runs.extend(min(limit, runs.taken + max(1, steps // 2)))
+        runs.step(matvec)
+        if progress is not None:
+            progress(runs.taken)
+    return runs.result()
 
-    capacity = min(limit, steps)
-    v, before = _unit(probes.reshape(rows, size), norm), torch.zeros(0)
-    own = place.kept(v)
-    basis = own.new_zeros((rows, (capacity if keep else 1) + 1, own.shape[-1]))
-    basis[:, 0] = own
-    v = basis[:, 0] if place.is_whole else v
-    alpha, beta = np.full((rows, limit), np.nan), np.full((rows, limit), np.nan)
-    done = np.full(rows, 0)
-    running = np.ones(rows, dtype=bool)
-    scale = np.zeros(rows)  # the largest coefficients so far, a lower estimate of |A| up to a factor
 
-    def result() -> Tridiagonal:
-        taken = int(done.max())
+class _Runs:
+    """The state of all runs; in arrays with one row for each run, parts come before probes."""
+
+    def __init__(self, probes: Tensor, capacity: int, limit: int, *, team: Team, place: Place, keep: bool) -> None:
+        n_parts, n_probes, size = probes.shape
+        n_runs, flat = n_parts * n_probes, probes.reshape(-1, size)
+        self.norm = dots(flat, flat).sqrt()
+        if not (self.norm > 0).all():
+            raise InputError("a probe has length zero")
+        self.shape, self.team, self.place, self.keep = probes.shape, team, place, keep
+        self.capacity, self.taken = capacity, 0  # steps for which there is room, and those that are finished
+        self.v, self.before = _unit(flat, self.norm), torch.zeros(0)  # the last vectors, and those before them
+        own = place.kept(self.v)
+        self.basis = own.new_zeros((n_runs, (capacity if keep else 1) + 1, own.shape[-1]))
+        self._put(0)
+        self.alpha, self.beta = np.full((n_runs, limit), np.nan), np.full((n_runs, limit), np.nan)
+        self.done = np.full(n_runs, 0)
+        self.running = np.ones(n_runs, dtype=bool)
+        self.scale = np.zeros(n_runs)  # the largest coefficients so far, a lower estimate of |A| up to a factor
+
+    def result(self) -> Tridiagonal:
+        """Return the coefficients and the basis of the steps that are finished."""
+        n_parts, n_probes, _ = self.shape
+        taken = int(self.done.max())
         return Tridiagonal(
-            alpha=alpha[:, :taken].reshape(n_parts, n_probes, taken).copy(),
-            beta=beta[:, :taken].reshape(n_parts, n_probes, taken).copy(),
-            steps=done.reshape(n_parts, n_probes).copy(),
-            norm2=(norm**2).cpu().numpy().reshape(n_parts, n_probes),
-            basis=basis[:, : taken + 1].reshape(n_parts, n_probes, -1, basis.shape[-1]),
-            place=place,
+            alpha=self.alpha[:, :taken].reshape(n_parts, n_probes, taken).copy(),
+            beta=self.beta[:, :taken].reshape(n_parts, n_probes, taken).copy(),
+            steps=self.done.reshape(n_parts, n_probes).copy(),
+            norm2=(self.norm**2).cpu().numpy().reshape(n_parts, n_probes),
+            basis=self.basis[:, : taken + 1].reshape(n_parts, n_probes, -1, self.basis.shape[-1]),
+            place=self.place,
         )
 
-    for j in range(limit):
-        if j == capacity:
-            if not (running.any() and more is not None and more(result())):
-                break
-            capacity = min(limit, j + max(1, steps // 2))
-            if keep:
-                basis = torch.cat([basis, basis.new_zeros((rows, capacity - j, basis.shape[-1]))], dim=1)
-                v = basis[:, j] if place.is_whole else v
-        w = matvec(v.reshape(n_parts, n_probes, size)).reshape(rows, size).clone()
-        # float64 for the coefficients: the tridiagonal matrix is tiny, its rounding is not.
-        a = dots(v, w)
+    def extend(self, capacity: int) -> None:
+        """Make room for more steps."""
+        if self.keep:
+            shape = (len(self.basis), capacity - self.capacity, self.basis.shape[-1])
+            self.basis = torch.cat([self.basis, self.basis.new_zeros(shape)], dim=1)
+            self.v = self.basis[:, self.taken] if self.place.is_whole else self.v
+        self.capacity = capacity
+
+    def step(self, matvec: Callable[[Tensor], Tensor]) -> None:
+        """Take the next step of all runs; those that have ended stay at zero."""
+        j, eps = self.taken, torch.finfo(self.v.dtype).eps
+        w = matvec(self.v.reshape(self.shape)).reshape(self.v.shape).clone()
         if j == 1:
-            back = team.agreed(place.dots(basis[:, 0], place.kept(w)).cpu().numpy())
-            off = np.where(running, np.abs(beta[:, 0] - back) / scale, 0)
-            # Rounding is a few hundred units of eps, along the same vectors as the products themselves.
-            if (off > 3 * eps**0.5).any():
-                _refuse_asymmetric(matvec, v.reshape(n_parts, n_probes, size), off, beta[:, 0], back, scale)
-        if keep:
-            earlier, own = basis[:, : j + 1], place.kept(w)
-            for _ in range(2):
-                own -= torch.bmm(place.team.total(torch.bmm(own[:, None], earlier.mT)), earlier)[:, 0]
-            w = place.whole(own, w.device)
+            self._check_symmetric(matvec, w)
+        # float64 for the coefficients: the tridiagonal matrix is tiny, its rounding is not.
+        a = dots(self.v, w)
+        if self.keep:
+            w = self._orthogonalised(w)
         else:  # in the order with the least rounding error (Paige 1972)
             if j:
-                w -= before * torch.from_numpy(np.nan_to_num(beta[:, j - 1])).to(w)[:, None]
-                a = dots(v, w)
-            w -= v * a.to(w)[:, None]
+                w -= self.before * torch.from_numpy(np.nan_to_num(self.beta[:, j - 1])).to(w)[:, None]
+                a = dots(self.v, w)
+            w -= self.v * a.to(w)[:, None]
+            self.before = self.v
         b = dots(w, w).sqrt()
-        a_host, b_host = team.agreed(torch.stack([a, b]).cpu().numpy())
-        alpha[running, j], beta[running, j] = a_host[running], b_host[running]
-        done[running] = j + 1
-        scale = np.maximum(scale, np.abs(a_host) + b_host)
-        running &= b_host > BREAKDOWN * eps * scale
-        before = before if keep else v
-        v = w.mul_(torch.as_tensor(running / np.where(running, b_host, 1.0)).to(w)[:, None])
-        if j + 1 < basis.shape[1]:
-            basis[:, j + 1] = place.kept(v)
-            v = basis[:, j + 1] if place.is_whole else v
-        if progress is not None:
-            progress(j + 1)
-        if not running.any():
-            break
-    return result()
+        alpha, beta = self.team.agreed(torch.stack([a, b]).cpu().numpy())
+        self.alpha[self.running, j], self.beta[self.running, j] = alpha[self.running], beta[self.running]
+        self.taken += 1
+        self.done[self.running] = self.taken
+        self.scale = np.maximum(self.scale, np.abs(alpha) + beta)
+        self.running &= beta > BREAKDOWN * eps * self.scale
+        self.v = w.mul_(torch.as_tensor(self.running / np.where(self.running, beta, 1.0)).to(w)[:, None])
+        if self.taken < self.basis.shape[1]:
+            self._put(self.taken)
+
+    def _put(self, j: int) -> None:
+        """Store the last vectors in the basis; where the basis is whole, work on its memory."""
+        self.basis[:, j] = self.place.kept(self.v)
+        self.v = self.basis[:, j] if self.place.is_whole else self.v
+
+    def _orthogonalised(self, w: Tensor) -> Tensor:
+        """Return w without its components along all earlier vectors, which are removed twice."""
+        earlier, own = self.basis[:, : self.taken + 1], self.place.kept(w)
+        for _ in range(2):
+            own -= torch.bmm(self.place.team.total(torch.bmm(own[:, None], earlier.mT)), earlier)[:, 0]
+        return self.place.whole(own, w.device)
+
+    def _check_symmetric(self, matvec: Callable[[Tensor], Tensor], w: Tensor) -> None:
+        """Compare u . A v with v . A u for the first two vectors, where w = A v is the second product."""
+        there = self.beta[:, 0]
+        back = self.team.agreed(self.place.dots(self.basis[:, 0], self.place.kept(w)).cpu().numpy())
+        off = np.where(self.running, np.abs(there - back) / self.scale, 0)
+        # Rounding is a few hundred units of eps, along the same vectors as the products themselves.
+        if (off > 3 * torch.finfo(w.dtype).eps ** 0.5).any():
+            _refuse_asymmetric(matvec, self.v.reshape(self.shape), off, there, back, self.scale)
 
 
 def _unit(vectors: Tensor, lengths: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def test_an_interrupted_series_goes_on_within_its_checkpoint(run, spectra, tmp_p
 
     out, mine, some = tmp_path / "series.h5", objective(), [run / "net-0.pt", run / "net-1.pt"]
     options = {"with_parts": ["all"], "out": out, **QUICK}
-    monkeypatch.setattr("landscape.analyses.spectrum.curvature_operator", counted)
+    monkeypatch.setattr("landscape.analyses.spectrum_parts.curvature_operator", counted)
     with pytest.raises(KeyboardInterrupt):
         ls.series(ls.spectrum, mine, some, **options)
     assert not out.exists()
@@ -136,7 +136,7 @@ def test_an_interrupted_series_goes_on_within_its_checkpoint(run, spectra, tmp_p
     with pytest.raises(StoreError, match="was begun with the weights of"):
         ls.series(ls.spectrum, mine, str(run), **options)
     monkeypatch.setattr(
-        "landscape.analyses.spectrum.curvature_operator", lambda *a, **o: (computed.append(a), real(*a, **o))[1]
+        "landscape.analyses.spectrum_parts.curvature_operator", lambda *a, **o: (computed.append(a), real(*a, **o))[1]
     )
     found = ls.series(ls.spectrum, mine, some, **options)
     assert len(computed) == 4  # two groups at each of two checkpoints, each once

@@ -1,0 +1,361 @@
+"""The spectrum of each part: of the matrices of an objective, and of any other symmetric matrices.
+
+Operator -> Lanczos runs (probing.py), or one run for both ends (extremes.py) -> quadrature -> fields of the result. For
+some matrices, the gradients or curvatures of single samples give the whole spectrum without any product.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.analyses import overlap as overlaps
+from landscape.analyses import samples as of_samples
+from landscape.analyses import summaries
+from landscape.analyses.accuracy import draws_of
+from landscape.analyses.options import Options, Trace, sample_by_sample, trace_of, way_of_trace
+from landscape.analyses.pooled import fitting, row_products
+from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
+from landscape.autodiff.costs import Plan
+from landscape.curvature import extremes, kept, probing, rows, traces
+from landscape.curvature.algebra import Operator
+from landscape.curvature.kinds import Kind
+from landscape.curvature.operators import Backend, curvature_operator
+from landscape.curvature.places import Room
+from landscape.objective import jobs
+from landscape.objective.objective import Objective
+from landscape.objective.provenance import about_run, fingerprint, provenance
+from landscape.results import Spectrum
+from landscape.results.journal import Journal
+
+Report: TypeAlias = Callable[[float], None]
+"""Called with the fraction of a part that is done."""
+
+
+class Job(ABC):
+    """One computation of the spectra of all parts."""
+
+    costs: Sequence[float] | None
+    """Relative costs of the parts; None if unknown."""
+
+    @abstractmethod
+    def compute(self, name: str, report: Report, work: Path | None) -> Spectrum:
+        """Return the spectrum of a part; its products are kept in the file `work`, if there is one."""
+
+    @abstractmethod
+    def finish(self, found: Spectrum) -> Spectrum:
+        """Complete the spectra of all parts by what needs several parts at the same time."""
+
+
+class Subject(ABC):
+    """The matrices whose spectra are computed, one for each part."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[str]:
+        """Names of the parts."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of rows of each matrix."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any] | None:
+        """Fingerprint of an unfinished run; None if it cannot be distinguished from others."""
+
+    @abstractmethod
+    def plan(self) -> Plan:
+        """Return the steps whose costs are declared."""
+
+    @abstractmethod
+    def job(self, journal: Journal | None, progress: jobs.Progress | None) -> Job:
+        """Begin the computation."""
+
+
+# The matrices of an objective -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OfObjective(Subject):
+    """One kind of matrix of each part of an objective."""
+
+    objective: Objective
+    kind: Kind
+    options: Options
+    backend: Backend
+    cache_bytes: int
+    memory_bytes: int | None
+    overlap: bool
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """Names of the parts."""
+        return self.objective.partition.names
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return self.objective.layout.size
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Fingerprint of an unfinished run."""
+        return fingerprint(self.objective, asdict(self.options))
+
+    def operator(self, of: Objective) -> Operator:
+        """Return the products with the matrices of an objective, which is this one or has some of its samples."""
+        return curvature_operator(of, self.kind, backend=self.backend, cache_bytes=self.cache_bytes)
+
+    def plan(self) -> Plan:
+        """Return the steps whose costs are declared."""
+        return SpectrumCosts(
+            self.objective,
+            self.kind,
+            self.options,
+            self.operator,
+            self.cache_bytes,
+            self.memory_bytes,
+            overlap=self.overlap,
+        )
+
+    def job(self, journal: Journal | None, progress: jobs.Progress | None) -> Job:
+        """Begin the computation."""
+        return _ObjectiveJob(self, journal, progress)
+
+
+class _ObjectiveJob(Job):
+    """Products are traced once, when the first unfinished part needs them."""
+
+    def __init__(self, subject: OfObjective, journal: Journal | None, progress: jobs.Progress | None) -> None:
+        objective, kind, options = subject.objective, subject.kind, subject.options
+        self.subject = subject
+        self.objective, self.kind, self.options = objective, kind, options
+        self.given: dict[str, Any] = {"cache_bytes": subject.cache_bytes, "journal": journal, "progress": progress}
+        self.used = draws_of(
+            objective, kind, samples=options.samples, accuracy=options.accuracy, seed=options.seed, **self.given
+        )
+        self.costs = [float(len(own)) for own in self.used.members]
+        self.about, self.identity = provenance(objective, asdict(options)), subject.identity
+        self.room = _RoomOnce(subject.memory_bytes)
+        self.lengths: dict[int, rows.Lengths] = {}  # of the rows of the parts that were computed here
+
+    @cached_property
+    def by_samples(self) -> bool:
+        return sample_by_sample(self.used, self.kind, self.options)
+
+    @cached_property
+    def operator(self) -> Operator:
+        return self.subject.operator(self.used)
+
+    @cached_property
+    def way_of_trace(self) -> Trace:
+        refusal = partial(traces.of_bends, self.used, self.kind) if self.by_samples else None  # rows have been tried
+        return way_of_trace(self.operator, self.options, refusal)
+
+    def compute(self, name: str, report: Report, work: Path | None) -> Spectrum:
+        options, part, shared = self.options, self.objective.part(name), self.used.shared()
+        fields = _facts(self.objective, name) | {"n_used": np.array([len(self.used.members[part])])}
+        per_sample = None
+        if self.by_samples:
+            per_sample = self._per_sample(shared, part)
+            self.lengths[part] = per_sample.lengths
+            fields |= of_samples.eigenvalues(per_sample)
+            if per_sample.kept is not None and self.kind.has_rows and options.method != "lanczos":
+                return summaries.of_rows(per_sample, per_sample.kept, options, fields | {"provenance": self.about})
+        own = kept.kept(self.operator[name].shared(), work, self.identity)
+        found = _by_products(own, options, self._trace(own, name, per_sample), self.room(own), report, per_sample)
+        made = found.fields
+        if per_sample is not None and options.sampling_errors:
+            along_top = of_samples.along_vector(per_sample, found.top, float(made["lambda_max"][0]))
+            fields |= of_samples.statistics(per_sample, *along_top)
+        if options.accuracy is not None:
+            made |= summaries.errors(made, per_sample)
+        return Spectrum(**made, **fields, provenance=self.about | found.notes)
+
+    def _per_sample(self, objective: Objective, part: int) -> of_samples.Samples:
+        cache_bytes = self.subject.cache_bytes
+        later = fitting(self.used, cache_bytes // 2) // len(self.used.members) if self.options.sampling_errors else 0
+        return of_samples.samples(
+            objective, self.kind, part, **self.options.of_samples, cache_bytes=cache_bytes, later=later
+        )
+
+    def _trace(self, own: Operator, name: str, per_sample: of_samples.Samples | None) -> tuple[float, float] | None:
+        if per_sample is not None and self.way_of_trace != "probes":
+            return per_sample.trace
+        return trace_of(own, name, self.way_of_trace, self.options.seed)
+
+    def finish(self, found: Spectrum) -> Spectrum:
+        if found.steps is not None and not found.steps.any():  # all of it by rows
+            nothing: dict[str, Any] = dict.fromkeys(summaries.QUADRATURE)
+            found = replace(found, **nothing)
+        self.objective.verify()
+        self.__dict__.pop("operator", None)  # with what it keeps, before the next stage keeps its own
+        if self.kind.factors is not None and self.options.sampling_errors and self.by_samples:
+            found = row_products(self.used, found, self.kind.factors, self.lengths, self._lengths, **self.given)
+        if self.subject.overlap:
+            found = overlaps.overlap(self.objective, found, backend=self.subject.backend, **self.given)
+        return found
+
+    def _lengths(self, shared: Objective, part: int) -> rows.Lengths:
+        return self._per_sample(shared, part).lengths
+
+
+def _facts(objective: Objective, name: str) -> dict[str, Any]:
+    """Return what is known of the data of a part, as fields of the result."""
+    evaluation, part = objective.undrawn.evaluation, objective.part(name)
+    return {
+        "n_samples": np.array([objective.population[part]]),
+        "n_used": np.array([len(objective.members[part])]),
+        "train_counts": objective.trained[[part]],
+        "loss": evaluation.loss[[part]],
+        "accuracy": None if evaluation.accuracy is None else evaluation.accuracy[[part]],
+        **evaluation.predicted(part),
+    }
+
+
+# Any other matrices ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OfOperator(Subject):
+    """Matrices that are given as an operator."""
+
+    operator: Operator
+    options: Options
+    memory_bytes: int | None
+    fingerprint: str | None  # the user's text for matrices that only have products
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """Names of the parts."""
+        return self.operator.parts
+
+    @property
+    def size(self) -> int:
+        """Number of rows of each matrix."""
+        return self.operator.size
+
+    @cached_property
+    def source(self) -> Mapping[str, Any] | None:
+        """What distinguishes the operator from others; None if nothing does."""
+        return self.operator.source() if self.fingerprint is None else {"fingerprint": self.fingerprint}
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:
+        """Fingerprint of an unfinished run; None if it cannot be distinguished from others."""
+        if self.source is None:
+            return None
+        dtype = str(self.operator.dtype).removeprefix("torch.")
+        return asdict(self.options) | {"dtype": dtype, "parts": list(self.parts), **self.source}
+
+    def plan(self) -> Plan:
+        """Return the steps whose costs are declared."""
+        return costs_of_matrices(self.operator, self.options)
+
+    def job(self, journal: Journal | None, progress: jobs.Progress | None) -> Job:
+        """Begin the computation."""
+        return _OperatorJob(self)
+
+
+class _OperatorJob(Job):
+    def __init__(self, subject: OfOperator) -> None:
+        operator, options = subject.operator, subject.options
+        self.operator, self.options, self.identity = operator, options, subject.identity
+        self.objective = operator.objective
+        self.room = _RoomOnce(subject.memory_bytes)
+        self.costs = None if self.objective is None else [float(len(own)) for own in self.objective.members]
+        if self.objective is None:
+            self.about = about_run(asdict(options), operator.device, operator.dtype) | dict(subject.source or {})
+        else:
+            self.about = provenance(self.objective, asdict(options))
+
+    @cached_property
+    def way_of_trace(self) -> Trace:
+        return way_of_trace(self.operator, self.options)
+
+    def compute(self, name: str, report: Report, work: Path | None) -> Spectrum:
+        own = kept.kept(self.operator[name].shared(), work, self.identity)
+        known = trace_of(own, name, self.way_of_trace, self.options.seed)
+        found = _by_products(own, self.options, known, self.room(own), report)
+        facts = _unknown() if self.objective is None else _facts(self.objective, name)
+        return Spectrum(**found.fields, **facts, provenance=self.about | found.notes)
+
+    def finish(self, found: Spectrum) -> Spectrum:
+        return found
+
+
+def _unknown() -> dict[str, Any]:
+    """Return nan for the fields that need data."""
+    return dict.fromkeys(("n_samples", "n_used", "train_counts", "loss", "accuracy"), np.full(1, np.nan))
+
+
+# What both have -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What products with the matrix of a part gave."""
+
+    fields: dict[str, Any]
+    top: Tensor  # the eigenvector of lambda_max
+    notes: dict[str, str]  # for the provenance: where the basis was kept, if not as a whole on the device
+
+
+def _by_products(
+    own: Operator,
+    options: Options,
+    known: tuple[float, float] | None,
+    room: Room,
+    report: Report,
+    per_sample: of_samples.Samples | None = None,
+) -> _Found:
+    """Compute the density of a part's spectrum, or its two ends and its trace; `known` is the trace, where it is."""
+    place = options.place_of_ends(room)
+    if place is None:
+        runs = probing.run(own, options.plan(room), report, estimate=known is None)
+        top, basis, fields = runs.extremes[0], runs.basis, summaries.of_runs(runs, own, options, known)
+        return _Found(fields, top, {} if basis is None else {"basis": basis})
+    ends = extremes.ends(
+        own,
+        None if per_sample is None else per_sample.guess,
+        seed=options.seed,
+        tol=options.residual,
+        gap=options.gap_for(None if per_sample is None else per_sample.relative_error),
+        vectors=options.vectors,
+        max_products=options.max_steps or extremes.MOST,
+        report=report,
+        place=place,
+    )
+    trace = known or extremes.trace(
+        own, ends, seed=options.seed, distribution=options.distribution, tol=options.of_trace
+    )
+    fields = summaries.of_ends(ends, own, options, trace, per_sample)
+    return _Found(fields, ends.vectors[0], {} if place.note is None else {"basis": place.note})
+
+
+class _RoomOnce:
+    """Says how many vectors fit into memory, as it was when it was first asked.
+
+    Later the basis of another part may lie there, whose place is free again when it is needed.
+    """
+
+    def __init__(self, memory_bytes: int | None) -> None:
+        self.memory_bytes = memory_bytes
+        self.known: np.ndarray | None = None
+
+    def __call__(self, operator: Operator) -> Room:
+        if self.known is None:
+            if self.memory_bytes is not None:  # a product shows how much memory it needs temporarily
+                operator.matvec(torch.ones(1, 1, operator.size, dtype=operator.dtype, device=operator.device))
+            found = Room.beside(operator, self.memory_bytes)
+            self.known = np.array([found.on_device, found.on_host])
+        on_device, on_host = (int(n) for n in operator.team.agreed(self.known))
+        return Room(on_device, on_host, operator.team)
