@@ -92,15 +92,7 @@ def trajectory(
         for run, path in paths.items()
         for name, (point, _) in path.items()
     }
-    if anchors:
-        along = directions.towards(objective, list(anchors.values()), list(anchors))
-        if len(along.axes) < 2:
-            raise InputError(
-                f"a plane through checkpoints needs two of them besides the origin: give two {arg('anchors')}"
-            )
-        along = along.orthogonalised()
-    else:
-        along = plane or directions.principal(objective, list(marks.values()))
+    along = plane or plane_of(objective, list(marks.values()), anchors or {})
     named = {**marks, **{name: point for name, point in (anchors or {}).items() if name not in marks}}
     options = Options(batch_norm=batch_norm, training_samples=training_samples, seed=seed, bf16=bf16, refine=refine)
     if n**2 > MOST_POINTS:
@@ -130,6 +122,28 @@ def trajectory(
         result = Trajectory(**compute(request, journal, progress), **about)
         journal.finish(result)
     return result
+
+
+def plane_of(objective: Objective, path: Sequence[Point], anchors: Mapping[str, Point]) -> Directions:
+    """Return the plane that contains the origin and the anchors, or else the one along the principal components.
+
+    Args:
+        objective: at the origin of the plane.
+        path: all checkpoints of all paths.
+        anchors: two checkpoints by their names; none for the principal components of the path.
+
+    Returns:
+        Two directions.
+
+    Raises:
+        InputError: fewer checkpoints than a plane needs.
+    """
+    if not anchors:
+        return directions.principal(objective, path)
+    along = directions.towards(objective, list(anchors.values()), list(anchors))
+    if len(along.axes) < 2:
+        raise InputError(f"a plane through checkpoints needs two of them besides the origin: give two {arg('anchors')}")
+    return along.orthogonalised()
 
 
 def _around(positions: np.ndarray, n: int, margin: float) -> np.ndarray:

@@ -1,5 +1,8 @@
 """`landscape distances`: where parts converge, and how far apart that is."""
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
 from landscape.objective import points, snapshots
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
+from landscape.objective.jobs import Progress
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.runs import checkpoint_list
@@ -133,19 +137,18 @@ def distances(
     Raises:
         InputError: options that contradict each other, or convergence points that are not available.
     """
-    if only is not None and finetune is None:
+    tuning = None if finetune is None else Tuning(epochs=finetune, lr=finetune_lr, only=only, seed=seed)
+    if only is not None and tuning is None:
         raise InputError("--only needs --finetune: a memory bank has the points of all parts")
-    if finetune is not None and along:
+    if tuning is not None and along:
         raise InputError("--along needs a run's memory bank: leave --finetune out, which starts from one checkpoint")
     if bn != DEFAULT and not barriers:
         raise InputError(f"--bn {bn} changes nothing without --barriers: pass --barriers 9 too, or leave it out")
+    if partition == "run" and tuning is not None:
+        raise InputError("--partition run uses the groups of a run's memory bank: leave --finetune out")
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
-    file, folder = (ckpt, Path(ckpt).parent) if finetune is not None or not Path(ckpt).is_dir() else _of_run(ckpt)
-    chosen: Any = partition
-    if partition == "run":
-        if finetune is not None:
-            raise InputError("--partition run uses the groups of a run's memory bank: leave --finetune out")
-        chosen = convergence.groups_of(folder)
+    file, folder = (ckpt, Path(ckpt).parent) if tuning is not None or not Path(ckpt).is_dir() else _of_run(ckpt)
+    chosen: Any = convergence.groups_of(folder) if partition == "run" else partition
     path = result_path(out, file, "distances")
     if points_folder is not None:
         _refuse_taken(Path(points_folder), overwrite=overwrite)
@@ -161,30 +164,17 @@ def distances(
         others = {s.name: (points.of(objective, s, **reading), s.epoch) for s in _found(objective, also, reading)}
         runs = []
         for word in (ckpt, *also_run):
+            if tuning is None:
+                runs.append(_banked(objective, word, others, along, reading))
+                continue
+            start = objective if word == ckpt else _at(objective, word, reading)
             with console.progress() as progress:
-                if finetune is None:
-                    runs.append(_banked(objective, word, others, along, reading))
-                else:
-                    start = objective if word == ckpt else _at(objective, word, reading)
-                    named = _only(objective, only)
-                    tuned = {}
-                    for i, part in enumerate(named):
-                        progress(i, len(named), f"training on {part}")
-                        tuned[part] = (
-                            finetuned(start, part, epochs=finetune, lr=finetune_lr, seed=seed),
-                            float("nan"),
-                        )
-                    begun = points.origin(start)
-                    runs.append(
-                        Run(name=_name(word), points={**tuned, "start": (begun, float("nan")), **others}, start=begun)
-                    )
+                runs.append(tuning.run(_name(word), start, others, progress))
         with console.progress() as progress:
             result = analysis.distances(
                 objective,
                 runs,
-                source="memory bank"
-                if finetune is None
-                else f"{finetune} epochs on the part alone, lr {finetune_lr:g}",
+                source="memory bank" if tuning is None else tuning.source,
                 over=over,
                 barrier_points=barriers,
                 batch_norm=bn,
@@ -196,12 +186,57 @@ def distances(
                 overwrite=overwrite,
                 progress=progress,
             )
-        if distributed.is_main():
-            if points_folder is not None:
-                _write(Path(points_folder), objective, file, runs[0], reading)
-            _conclude(console, result, path)
-            if as_json:
-                console.json(_document(result, path))
+        if not distributed.is_main():
+            return
+        if points_folder is not None:
+            _write(Path(points_folder), objective, file, runs[0], reading)
+        _conclude(console, result, path)
+        if as_json:
+            console.json(_document(result, path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How convergence points are computed from a checkpoint: by training on each part alone."""
+
+    epochs: int
+    lr: float
+    only: str | None  # the parts; None for all
+    seed: int
+
+    @property
+    def source(self) -> str:
+        """The origin of the points in words."""
+        return f"{self.epochs} epochs on the part alone, lr {self.lr:g}"
+
+    def run(self, name: str, start: Objective, others: Mapping[str, tuple[Point, float]], progress: Progress) -> Run:
+        """Compute the points of a run.
+
+        Args:
+            name: of the run.
+            start: the objective at the checkpoint from which the training starts.
+            others: further points with their epochs, by their names.
+            progress: called with (parts done, all parts, text).
+
+        Returns:
+            The run.
+        """
+        parts, found = self._parts(start), {}
+        for i, part in enumerate(parts):
+            progress(i, len(parts), f"training on {part}")
+            found[part] = (finetuned(start, part, epochs=self.epochs, lr=self.lr, seed=self.seed), math.nan)
+        begun = points.origin(start)
+        return Run(name=name, points={**found, "start": (begun, math.nan), **others}, start=begun)
+
+    def _parts(self, objective: Objective) -> list[str]:
+        names = objective.partition.names
+        if self.only is None:
+            return list(names)
+        words = [word.strip() for word in self.only.split(",")]
+        return [
+            names[int(w)] if w not in names and w.isdecimal() and int(w) < len(names) else names[objective.part(w)]
+            for w in words
+        ]
 
 
 def _of_run(folder: str) -> tuple[str, Path]:
@@ -242,17 +277,6 @@ def _at(objective: Objective, file: str, reading: dict[str, Any]) -> Objective:
     """Return the objective with the weights of another start."""
     (snapshot,) = _found(objective, (file,), reading)
     return snapshots.objective_at(objective, snapshot, **reading)
-
-
-def _only(objective: Objective, only: str | None) -> list[str]:
-    names = objective.partition.names
-    if only is None:
-        return list(names)
-    words = [word.strip() for word in only.split(",")]
-    return [
-        names[int(w)] if w not in names and w.isdecimal() and int(w) < len(names) else names[objective.part(w)]
-        for w in words
-    ]
 
 
 def _name(word: str) -> str:

@@ -1,17 +1,20 @@
 """`landscape trajectory`: paths of training on a plane, with the surface of every part under them."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 import cloup
 
 from landscape.analyses import directions
 from landscape.analyses import trajectory as trajectories
+from landscape.analyses.directions import Directions
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
+from landscape.cli.directed import read
 from landscape.cli.options import COUNT, SEED, SIZE, command, option
 from landscape.cli.planes import stored_plane
 from landscape.cli.surface import BF16, BN_SAMPLES, REFINE, batch_norm, training_samples
@@ -19,6 +22,7 @@ from landscape.errors import InputError
 from landscape.objective import points, snapshots
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.objective import Objective
+from landscape.objective.points import Point
 from landscape.objective.runs import path_of_training
 from landscape.results import Trajectory, disk, hdf5, store
 
@@ -110,29 +114,9 @@ def trajectory(
     Raises:
         InputError: options that contradict each other, or fewer checkpoints than a plane needs.
     """
-    if plane and through:
-        raise InputError("--plane and --through each make the plane: leave one out")
-    if len(through) not in (0, 2):
-        raise InputError(
-            f"--through is given {len(through)} times: two checkpoints and the end of the run make a plane"
-        )
-    resolved = [Path(word).resolve() for word in (ckpt, *also)]
-    twice = next((word for i, word in enumerate(also) if resolved[i + 1] in resolved[: i + 1]), None)
-    if twice is not None:
-        raise InputError(f"--also {twice} is a run that is given already: name each once")
+    _refuse((ckpt, *also), plane=plane, through=through)
     reading = {"key": loading.get("ckpt_key"), "trust_pickle": loading["trust_pickle"]}
-    all_of = {
-        word: path_of_training(word, ckpt_key=reading["key"], trust_pickle=reading["trust_pickle"])
-        for word in (ckpt, *also)
-    }
-    listed = {word: _thinned(files, every) for word, files in all_of.items()}
-    if not through and sum(map(len, listed.values())) < 3 <= sum(map(len, all_of.values())):
-        raise InputError(f"--every {every} leaves {sum(map(len, listed.values()))} checkpoints: a path needs three")
-    if not through and sum(map(len, listed.values())) < 3:
-        raise InputError(
-            f"{ckpt} is {len(listed[ckpt])} checkpoint(s): a path needs at least three, as 'RUN/snapshots/*.pt'; "
-            "landscape train writes them with --snapshot-every 1"
-        )
+    listed = _listed((ckpt, *also), every, reading, shortest=0 if through else 3)
     last = listed[ckpt][-1][0]
     path = result_path(out, str(last) if not Path(ckpt).is_dir() else f"{ckpt}/run", "trajectory")
     if save_plane:
@@ -149,13 +133,9 @@ def trajectory(
         runs = trajectories.of_runs([
             (_run_name(word), _points(objective, files, reading)) for word, files in listed.items()
         ])
-        anchors = {}
-        if through:
-            found = snapshots.find(objective, list(through), **reading)
-            anchors = {s.name: points.of(objective, s, **reading) for s in found}
+        anchors = read(objective, through, reading)
         along = stored_plane(objective, plane, 2, own_origin=False) if plane else None
-        moves = bool(anchors) or (along is not None and bool(along.buffers.any()))
-        policy = bn or (DEFAULT if moves or not points.buffer_layout(objective.model).names else "reestimate")
+        policy = bn or _policy(objective, anchors, along)
         with console.progress() as progress:
             result = trajectories.trajectory(
                 objective,
@@ -174,21 +154,59 @@ def trajectory(
                 overwrite=overwrite,
                 progress=progress,
             )
-        if save_plane and distributed.is_main():
-            every_point = [point for run in runs.values() for point, _ in run.values()]
-            kept = along or (
-                directions.towards(objective, list(anchors.values()), list(anchors)).orthogonalised()
-                if anchors
-                else directions.principal(objective, every_point)
-            )
+        if not distributed.is_main():
+            return
+        if save_plane:
+            everything = [point for run in runs.values() for point, _ in run.values()]
+            kept = along or trajectories.plane_of(objective, everything, anchors)
             store.save(save_plane, directions.to_plane(objective, kept, {"made from": ckpt}), overwrite=overwrite)
-        if distributed.is_main():
-            _conclude(console, result, path)
-            if as_json:
-                console.json(_document(result, path))
+        _conclude(console, result, path)
+        if as_json:
+            console.json(_document(result, path))
 
 
-def _thinned(files: list[tuple[Path, float]], every: int) -> list[tuple[Path, float]]:
+def _refuse(words: Sequence[str], *, plane: str | None, through: Sequence[str]) -> None:
+    """Refuse options that contradict each other; `words` are --ckpt and each --also."""
+    if plane and through:
+        raise InputError("--plane and --through each make the plane: leave one out")
+    if len(through) not in (0, 2):
+        raise InputError(
+            f"--through is given {len(through)} times: two checkpoints and the end of the run make a plane"
+        )
+    resolved = [Path(word).resolve() for word in words]
+    for i, word in enumerate(words):
+        if resolved[i] in resolved[:i]:
+            raise InputError(f"--also {word} is a run that is given already: name each once")
+
+
+Files: TypeAlias = list[tuple[Path, float]]
+"""The checkpoints of a run, in order, each with its epoch."""
+
+
+def _listed(words: Sequence[str], every: int, reading: Mapping[str, Any], *, shortest: int) -> dict[str, Files]:
+    """Return the checkpoints of each run that are used; all runs together must have `shortest` of them."""
+    found = {
+        word: path_of_training(word, ckpt_key=reading["key"], trust_pickle=reading["trust_pickle"]) for word in words
+    }
+    used = {word: _thinned(files, every) for word, files in found.items()}
+    n_used = sum(map(len, used.values()))
+    if n_used < shortest <= sum(map(len, found.values())):
+        raise InputError(f"--every {every} leaves {n_used} checkpoints: a path needs three")
+    if n_used < shortest:
+        raise InputError(
+            f"{words[0]} is {len(used[words[0]])} checkpoint(s): a path needs at least three, as 'RUN/snapshots/*.pt'; "
+            "landscape train writes them with --snapshot-every 1"
+        )
+    return used
+
+
+def _policy(objective: Objective, anchors: Mapping[str, Point], along: Directions | None) -> BatchNorm:
+    """Return the policy for batch norm if none is given; it depends on whether statistics move along the plane."""
+    moves = bool(anchors) or (along is not None and bool(along.buffers.any()))
+    return DEFAULT if moves or not points.buffer_layout(objective.model).names else "reestimate"
+
+
+def _thinned(files: Files, every: int) -> Files:
     kept = files[::every]
     return kept if kept[-1] == files[-1] else [*kept, files[-1]]
 
@@ -200,9 +218,7 @@ def _run_name(word: str) -> str:
     return parts[-1] if parts and parts[-1] not in (".", "..", "/") else word
 
 
-def _points(
-    objective: Objective, files: list[tuple[Path, float]], reading: dict[str, Any]
-) -> dict[str, tuple[points.Point, float]]:
+def _points(objective: Objective, files: Files, reading: Mapping[str, Any]) -> dict[str, tuple[Point, float]]:
     found = snapshots.find(objective, list(files), **reading)
     return {s.name: (points.of(objective, s, **reading), s.epoch) for s in found}
 

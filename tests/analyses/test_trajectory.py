@@ -99,6 +99,8 @@ def test_without_a_grid_there_is_the_path_alone(tmp_path):
     objective = CASES["mlp-tanh"].objective()
     with refused(InputError, "n", 2):
         ls.trajectory(objective, {"run": path_of(objective, 0)}, n=1)
+    with refused(InputError, "refine", 2):
+        ls.trajectory(objective, {"run": path_of(objective, 0)}, n=3, refine=2.0)
     found = ls.trajectory(objective, {"run": path_of(objective, 0)}, n=2, out=tmp_path / "t.h5")
     back = ls.load(tmp_path / "t.h5")
     assert type(back).__name__ == "Trajectory"
