@@ -98,23 +98,7 @@ def gradients(
         NumericalError: a loss or gradient is not finite.
         StoreError: the result file cannot be written, or an unfinished run beside it had other options.
     """
-    for name, value, least in (("batches", batches, 1), ("samples_per_batch", samples_per_batch, 1), ("seed", seed, 0)):
-        if value is not None and value < least:
-            raise InputError(f"{arg(name)} must be at least {least}, got {value}")
-    if sampling_errors and batches is not None:
-        raise InputError(f"{arg('sampling_errors', True)} is for exact gradients: leave {arg('batches')} out")
-    if batches is not None and objective.draws is not None:
-        raise InputError(
-            f"{arg('batches')} are random as in training, which draws in proportion to uncertainty are not: leave "
-            f"{arg('samples')} out"
-        )
-    if cache_bytes < 0:
-        raise InputError(f"{arg('cache_bytes')} must not be negative, got {cache_bytes / 2**30:g} GiB")
-    if objective.weight_decay:
-        raise InputError(
-            f"{arg('weight_decay', objective.weight_decay)} is for curvature: gradients are those of the data, "
-            "leave it out"
-        )
+    _refuse(objective, batches, samples_per_batch, seed, cache_bytes, sampling_errors=sampling_errors)
     n_points = len(checkpoints or [None])
     plan = partial(_costs, objective, n_points, batches, samples_per_batch, cache_bytes, sampling_errors)
     jobs.declare(plan, out, overwrite=overwrite)
@@ -153,6 +137,35 @@ def gradients(
         overwrite=overwrite,
         progress=progress,
     )
+
+
+def _refuse(
+    objective: Objective,
+    batches: int | None,
+    samples_per_batch: int,
+    seed: int,
+    cache_bytes: int,
+    *,
+    sampling_errors: bool,
+) -> None:
+    """Refuse options out of their range, and those that contradict each other or the objective."""
+    for name, value, least in (("batches", batches, 1), ("samples_per_batch", samples_per_batch, 1), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise InputError(f"{arg(name)} must be at least {least}, got {value}")
+    if sampling_errors and batches is not None:
+        raise InputError(f"{arg('sampling_errors', True)} is for exact gradients: leave {arg('batches')} out")
+    if batches is not None and objective.draws is not None:
+        raise InputError(
+            f"{arg('batches')} are random as in training, which draws in proportion to uncertainty are not: leave "
+            f"{arg('samples')} out"
+        )
+    if cache_bytes < 0:
+        raise InputError(f"{arg('cache_bytes')} must not be negative, got {cache_bytes / 2**30:g} GiB")
+    if objective.weight_decay:
+        raise InputError(
+            f"{arg('weight_decay', objective.weight_decay)} is for curvature: gradients are those of the data, "
+            "leave it out"
+        )
 
 
 def _costs(

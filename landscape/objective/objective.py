@@ -36,7 +36,7 @@ from landscape.networks.tasks import Task
 from landscape.objective import contract, evaluation, measured
 from landscape.objective.contract import Kept
 from landscape.objective.evaluation import Evaluation
-from landscape.objective.parts import GROUPS, Parts, make_partition, of_classes_with_samples, refuse_empty
+from landscape.objective.parts import GROUPS, Parts, chosen_parts, make_partition, refuse_empty
 from landscape.objective.weighing import Draws, weighed_right
 from landscape.results.grouping import ENDS, FEW, MANY
 
@@ -127,23 +127,13 @@ class Objective:
             DataError: a part without samples.
             NumericalError: the loss is not finite.
         """
-        where = devices.choose(device)
-        if dtype not in {torch.float32, torch.float64}:
-            raise InputError(f"{arg('dtype', dtype)} is unknown: choose float32 or float64")
-        if dtype == torch.float64 and place(where) != where:
-            raise InputError(
-                f"the device {where} has no float64: give {arg('device', 'cpu')} or leave out {arg('dtype')}"
-            )
+        where = _checked_device(device, dtype)
         if batch_size < 1:
             raise InputError(f"{arg('batch_size')} must be at least 1, got {batch_size}")
         if not 0 <= weight_decay < math.inf:
             raise InputError(f"{arg('weight_decay')} must be a finite number, at least 0, got {weight_decay:g}")
-        parts = make_partition(samples, partition, many=many, few=few, ends=ends)
-        if classes is not None:
-            parts = parts.select(classes)
-        elif isinstance(partition, str) and partition == "class":
-            parts = of_classes_with_samples(parts)
-        refuse_empty(parts, samples)
+        thresholds = {"many": many, "few": few, "ends": ends}
+        parts = chosen_parts(samples, partition, classes, thresholds)
         own = copied(model)
         varying = layout(own, params)
         own = converted(own.eval().requires_grad_(False), where, dtype)
@@ -167,7 +157,7 @@ class Objective:
             dtype=dtype,
             batch_size=batch_size,
             weight_decay=weight_decay,
-            thresholds={"many": many, "few": few, "ends": ends},
+            thresholds=thresholds,
             source={
                 "data": dict(samples.options),
                 "data_sha256": fingerprint,
@@ -461,6 +451,16 @@ class Objective:
         if of_task is None or not outputs.measurable:
             return None
         return lambda z, targets: weighed_right(of_task, self.draws)(outputs.restore(z), targets)
+
+
+def _checked_device(device: str | torch.device | None, dtype: torch.dtype) -> torch.device:
+    """Return the device, or refuse a type of numbers that is unknown or that the device lacks."""
+    where = devices.choose(device)
+    if dtype not in {torch.float32, torch.float64}:
+        raise InputError(f"{arg('dtype', dtype)} is unknown: choose float32 or float64")
+    if dtype == torch.float64 and place(where) != where:
+        raise InputError(f"the device {where} has no float64: give {arg('device', 'cpu')} or leave out {arg('dtype')}")
+    return where
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -151,15 +151,38 @@ def _read(samples: Samples) -> Iterator[tuple[Tree, Tree]]:
         yield samples.batch(np.arange(start, min(start + _READ, len(samples))), dtype=torch.float64)
 
 
-def of_classes_with_samples(parts: Partition) -> Partition:
-    """Leave out the classes without samples, as of a `Subset`, and log their names.
+def chosen_parts(
+    samples: Samples,
+    spec: Parts,
+    classes: str | Sequence[str | int] | None,
+    thresholds: Mapping[str, int],
+) -> Partition:
+    """Divide samples and keep only the chosen parts; of classes that are not chosen by name, those with samples.
 
     Args:
-        parts: the classes.
+        samples: the data.
+        spec: as for `make_partition`.
+        classes: the parts to keep; None for all.
+        thresholds: `many`, `few` and `ends` of `make_partition`.
 
     Returns:
-        Those that have samples.
+        The partition.
+
+    Raises:
+        InputError: as `make_partition`, or there is no such part.
+        DataError: a part has no samples.
     """
+    parts = make_partition(samples, spec, **thresholds)
+    if classes is not None:
+        parts = parts.select(classes)
+    elif isinstance(spec, str) and spec == "class":
+        parts = _of_classes_with_samples(parts)
+    refuse_empty(parts, samples)
+    return parts
+
+
+def _of_classes_with_samples(parts: Partition) -> Partition:
+    """Leave out the classes without samples, as of a `Subset`, and log their names."""
     empty = [name for name, count in zip(parts.names, parts.counts, strict=True) if not count]
     if not empty or len(empty) == len(parts):
         return parts

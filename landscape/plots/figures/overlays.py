@@ -1,10 +1,12 @@
 """Comparisons of surfaces: several parts in one panel, and the same parts of several networks side by side."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -14,7 +16,7 @@ from landscape.plots.layout import drawing, panels, planes, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.marks import draw_marks, run_handles
 from landscape.plots.layout.parts import colours, heading, joined, named
-from landscape.plots.layout.scales import label, scale
+from landscape.plots.layout.scales import Scale, label, scale
 from landscape.results import Surface, Trajectory, written
 from landscape.results.regroup import regroup, verdict_of
 
@@ -155,45 +157,77 @@ def compare_surfaces(
         )
     if errors:
         raise InputError(f"errors over samples are drawn of lines, and these are planes: leave {arg('errors')} out")
+    cells = _cells(drawn, parts)
+    shared = scale(
+        np.concatenate([cell.heights.ravel() for cell in cells]), levels=levels, log=log, vmin=vmin, vmax=vmax
+    )
+    words = _words(cells, shared, euclidean=euclidean)
+    return _planes(cells, shared, f"{title}the same levels for all", words, one=bool(one), euclidean=euclidean)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """A panel: one part of one surface."""
+
+    name: str  # of the surface
+    surface: Surface
+    part: int
+    heights: np.ndarray  # (ny, nx)
+
+
+def _cells(drawn: Mapping[str, Surface], parts: Sequence[str] | None) -> list[_Cell]:
+    """Return the panels; those of one surface follow each other."""
     for found in drawn.values():
         planes.check_plane(found)
-    chosen = {name: [found.parts.index(p) for p in parts or found.parts] for name, found in drawn.items()}
-    values = {name: planes.filled(found)[chosen[name]] for name, found in drawn.items()}
-    together = np.concatenate([v.ravel() for v in values.values()])
-    shared = scale(together, levels=levels, log=log, vmin=vmin, vmax=vmax)
+    cells = []
+    for name, found in drawn.items():
+        chosen = [found.parts.index(part) for part in parts or found.parts]
+        cells += [_Cell(name, found, p, own) for p, own in zip(chosen, planes.filled(found)[chosen], strict=True)]
+    return cells
+
+
+def _words(cells: Sequence[_Cell], shared: Scale, *, euclidean: bool) -> list[str]:
+    """Return the caption: what signs mean, what the scale leaves out, and the verdict of each surface."""
     signs: dict[str, None] = {}
     verdicts = []
-    for name, found in drawn.items():
-        signs |= drawing.signs(found, values[name], shared, euclidean=euclidean)
+    for name, own in groupby(cells, key=lambda cell: cell.name):
+        some = list(own)
+        found, heights = some[0].surface, np.stack([cell.heights for cell in some])
+        signs |= drawing.signs(found, heights, shared, euclidean=euclidean)
         lengths = "" if euclidean else f"{planes.units(found)}. "
-        verdict = verdict_of(found, chosen[name])
+        verdict = verdict_of(found, [cell.part for cell in some])
         verdicts.append(f"{written.shorten(name, 40)}: {lengths}Verdict: {verdict}")
-    words = ["; ".join(signs), *shared.notes, *verdicts]
-    directions = {tuple(planes.axis_labels(found, euclidean=euclidean)) for found in drawn.values()}
-    shape = max(planes.aspect(found) for found in drawn.values()) if euclidean else 1.0
-    cells = [
-        (name, found, p, of_part)
-        for name, found in drawn.items()
-        for p, of_part in zip(chosen[name], values[name], strict=True)
-    ]
-    n_columns = None if one else len(parts or ())
+    return ["; ".join(signs), *shared.notes, *verdicts]
+
+
+def _planes(
+    cells: Sequence[_Cell], shared: Scale, title: str, words: Sequence[str], *, one: bool, euclidean: bool
+) -> Figure:
+    """Draw the panels; surfaces are side by side if `one` part of each is drawn, else each has a row."""
+    surfaces = {cell.name: cell.surface for cell in cells}
+    directions = {tuple(planes.axis_labels(found, euclidean=euclidean)) for found in surfaces.values()}
+    shape = max(planes.aspect(found) for found in surfaces.values()) if euclidean else 1.0
+    n_columns = None if one else len(cells) // len(surfaces)
     size = panels.sizes(len(cells), n_columns)
     with theme.theme():
-        fig, axes = panels.small_multiples(
-            len(cells), heading=f"{title}the same levels for all", caption=words, aspect=shape, n_columns=n_columns
-        )
-        for ax, (name, found, p, of_part) in zip(axes, cells, strict=True):
-            fill = drawing.panel(ax, found, p, of_part, shared, euclidean=euclidean, size=size)
-            below = "" if one else f"\n{named(found, p, size.length)}"
-            ax.set_title(written.shorten(name, size.length) + below, parse_math=False)
+        fig, axes = panels.small_multiples(len(cells), heading=title, caption=words, aspect=shape, n_columns=n_columns)
+        for ax, cell in zip(axes, cells, strict=True):
+            fill = drawing.panel(ax, cell.surface, cell.part, cell.heights, shared, euclidean=euclidean, size=size)
+            below = "" if one else f"\n{named(cell.surface, cell.part, size.length)}"
+            ax.set_title(written.shorten(cell.name, size.length) + below, parse_math=False)
             if len(directions) > 1:
                 ax.set_xlabel("first direction")
                 ax.set_ylabel("second direction")
         panels.outer_labels(axes, n_columns)
         if euclidean:
-            x, y = (np.array([getattr(ax, f"get_{axis}lim")() for ax in axes]) for axis in "xy")
-            for ax in axes:
-                ax.set_xlim(x.min(), x.max())
-                ax.set_ylim(y.min(), y.max())
+            _align(axes)
         panels.colour_bar(fig, fill, axes, shared)
     return fig
+
+
+def _align(axes: Sequence[Axes]) -> None:
+    """Give all axes the same limits."""
+    x, y = (np.array([getattr(ax, f"get_{axis}lim")() for ax in axes]) for axis in "xy")
+    for ax in axes:
+        ax.set_xlim(x.min(), x.max())
+        ax.set_ylim(y.min(), y.max())

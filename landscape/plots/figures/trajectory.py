@@ -5,7 +5,7 @@ second figure shows the true losses at the checkpoints, and the losses of the su
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -118,53 +118,40 @@ def trajectory_along(
     paths = _paths(trajectory)
     if not paths:
         raise InputError("no run has two checkpoints, so that there is no path to draw")
-    surface = {what: _at_projections(trajectory, what) for what in ("loss", "accuracy")}
+    surface = _Projected(*(_at_projections(trajectory, what) for what in ("loss", "accuracy")))
     marks = np.concatenate(list(paths.values()))
-    drawn = np.concatenate([trajectory.mark_loss[marks][:, chosen].ravel(), surface["loss"][chosen][:, marks].ravel()])
+    drawn = np.concatenate([trajectory.mark_loss[marks][:, chosen].ravel(), surface.loss[chosen][:, marks].ravel()])
     shared = scale(drawn, log=log, vmin=vmin, vmax=vmax)
     x, label = _course(trajectory, paths)
-    policy = trajectory.mark_policy_loss
-    dotted = "" if policy is None else " dotted: with the running statistics of the surface;"
+    dotted = "" if trajectory.mark_policy_loss is None else " dotted: with the running statistics of the surface;"
     words = [f"solid: at the checkpoint itself;{dotted} dashed: the surface at its projection, none outside the grid"]
     words += [*shared.notes, f"Verdict: {trajectory.verdict}"]
     column = max(1.3, (panels.SEVERAL - panels.LEFT - 2.05) / len(paths) - 0.15)
     n_columns = panels.most_columns(len(paths), 2.05)  # of runs; the other runs are below
     n_rows = -(-len(paths) // n_columns)
+    shades = dict(zip(chosen, colours(len(chosen)), strict=True))
     with theme.theme():
-        above = heading(trajectory, joining)
         fig, axes = panels.layout(
             [1.8, 1.15, 0.85] * n_rows,
             [column] * n_columns,
-            heading=above,
+            heading=heading(trajectory, joining),
             caption=words,
             gap=0.15,
             above=[0.2, 0.2, 0.2, *[0.65, 0.2, 0.2] * (n_rows - 1)],
             right=2.05,
         )
-        shades = colours(len(chosen))
         for k, (run, own) in enumerate(paths.items()):
             row, place = divmod(k, n_columns)
-            loss, accuracy, distance = axes[3 * n_columns * row + place :: n_columns][:3]
-            for p, colour in zip(chosen, shades, strict=True):
-                style: dict[str, Any] = {"color": colour, "linewidth": 1.3, "markersize": 3.5}
-                loss.plot(x[own], trajectory.mark_loss[own, p], marker=".", **style, label=named(trajectory, p))
-                if trajectory.mark_accuracy is not None:
-                    accuracy.plot(x[own], trajectory.mark_accuracy[own, p], marker=".", **style)
-                loss.plot(x[own], surface["loss"][p, own], linestyle="--", **style | {"linewidth": 0.9})
-                if policy is not None:
-                    loss.plot(x[own], policy[own, p], linestyle=":", **style | {"linewidth": 1.1})
-                accuracy.plot(x[own], surface["accuracy"][p, own], linestyle="--", **style | {"linewidth": 0.9})
-            distance.plot(
-                x[own], trajectory.mark_distance[own], color=panels.ink(), linewidth=1.2, marker=".", markersize=3.5
-            )
-            loss.set_title(written.shorten(run, 30), parse_math=False)
-            _scales(loss, accuracy, distance, trajectory, shared)
-            for ax in (loss, accuracy, distance):
+            of_run = axes[3 * n_columns * row + place :: n_columns][:3]
+            _draw_run(of_run, trajectory, own, x[own], surface, shades)
+            of_run[0].set_title(written.shorten(run, 30), parse_math=False)
+            _scales(*of_run, trajectory, shared)
+            for ax in of_run:
                 ax.set_xlim(_padded(x[marks], 0.03))
                 ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-                ax.tick_params(labelleft=place == 0, labelbottom=ax is distance, labelsize=7.5)
+                ax.tick_params(labelleft=place == 0, labelbottom=ax is of_run[-1], labelsize=7.5)
                 ax.yaxis.label.set(visible=place == 0, size=8.5)
-            distance.set_xlabel(label, fontsize=8.5)
+            of_run[-1].set_xlabel(label, fontsize=8.5)
         for ax in axes:
             if not ax.lines:  # of the last row
                 ax.remove()
@@ -173,9 +160,50 @@ def trajectory_along(
         if len(chosen) > MOST_PARTS:
             rank_bar(fig, beside, trajectory, chosen)
         else:
-            handles = [Line2D([], [], color=c, label=named(trajectory, p)) for p, c in zip(chosen, shades, strict=True)]
+            handles = [Line2D([], [], color=c, label=named(trajectory, p)) for p, c in shades.items()]
             panels.legend(beside[0], handles, "part (training samples)")
     return fig
+
+
+@dataclass(frozen=True, eq=False)
+class _Projected:
+    """What the surface has at the projections of the marks, (P, M); nan outside."""
+
+    loss: np.ndarray
+    accuracy: np.ndarray
+
+
+def _draw_run(
+    axes: Sequence[Axes],
+    trajectory: Trajectory,
+    own: np.ndarray,
+    x: np.ndarray,
+    surface: _Projected,
+    shades: Mapping[int, Any],
+) -> None:
+    """Draw losses, accuracies and distances of one run.
+
+    Args:
+        axes: one for each of the three.
+        trajectory: the result.
+        own: numbers of the marks of the run.
+        x: their positions on the x axis.
+        surface: what is dashed.
+        shades: the colour of each part that is drawn.
+    """
+    loss, accuracy, distance = axes
+    policy = trajectory.mark_policy_loss
+    for p, colour in shades.items():
+        solid: dict[str, Any] = {"color": colour, "linewidth": 1.3, "markersize": 3.5}
+        dashed, dotted = solid | {"linewidth": 0.9}, solid | {"linewidth": 1.1}
+        loss.plot(x, trajectory.mark_loss[own, p], marker=".", **solid, label=named(trajectory, p))
+        if trajectory.mark_accuracy is not None:
+            accuracy.plot(x, trajectory.mark_accuracy[own, p], marker=".", **solid)
+        loss.plot(x, surface.loss[p, own], linestyle="--", **dashed)
+        if policy is not None:
+            loss.plot(x, policy[own, p], linestyle=":", **dotted)
+        accuracy.plot(x, surface.accuracy[p, own], linestyle="--", **dashed)
+    distance.plot(x, trajectory.mark_distance[own], color=panels.ink(), linewidth=1.2, marker=".", markersize=3.5)
 
 
 def _called(trajectory: Trajectory, names: Mapping[str, str]) -> Trajectory:
