@@ -44,6 +44,9 @@ Over: TypeAlias = Literal["encoder", "all"]
 OVER: tuple[str, ...] = get_args(Over)
 """Choices of the parameters over which distances are computed."""
 
+_Samples: TypeAlias = tuple[np.ndarray, np.ndarray | None]
+"""Loss of each sample at a point, and whether it is predicted correctly."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
@@ -122,7 +125,16 @@ def distances(
     evaluator = Evaluator(
         objective, batch_norm=batch_norm, training=training, training_samples=training_samples, seed=seed
     )
-    given = _Given(objective, evaluator, source, over, barrier_points, curvature, provenance(objective, asked))
+    given = _Given(
+        objective=objective,
+        evaluator=evaluator,
+        chosen=_chosen(objective, over),
+        source=source,
+        over=over,
+        barrier_points=barrier_points,
+        curvature=curvature,
+        about=provenance(objective, asked),
+    )
     if out is None:
         return _compute(given, runs, None, progress)
     with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
@@ -131,12 +143,13 @@ def distances(
     return result
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Given:
     """The arguments that are the same for all runs."""
 
     objective: Objective
     evaluator: Evaluator
+    chosen: "_Chosen"
     source: str
     over: str
     barrier_points: int
@@ -161,73 +174,92 @@ def _check(runs: Sequence[Run]) -> None:
 
 
 def _compute(given: _Given, runs: Sequence[Run], journal: Journal | None, progress: jobs.Progress | None) -> Distances:
-    names = list(runs[0].points)
-    objective, evaluator, barrier_points = given.objective, given.evaluator, given.barrier_points
-    chosen = _chosen(objective, given.over)
-    parts = objective.partition
-    compute_one = {run.name: run for run in runs}
+    by_name = {run.name: run for run in runs}
 
-    def compute(unit: str, report: Callable[[float], None]) -> Distances:
-        run = compute_one[unit]
-        at = [point for point, _ in run.points.values()]
-        pairs = [(i, j) for i in range(len(at)) for j in range(i)] if barrier_points else []
-        moved = bool(pairs) and not evaluator.policy.moves  # so that statistics at the ends differ from the stored ones
-        moves = evaluator.policy.movement
-        total = len(at) * (2 + moved + given.curvature) + len(pairs) * barrier_points
-        done = 0
+    def compute(name: str, report: Callable[[float], None]) -> Distances:
+        return _Measured(given, by_name[name], report).distances()
 
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            report(done / total)
+    found = jobs.run(list(by_name), compute, journal, progress)
+    given.objective.verify()
+    return found
 
-        def each(point: Point, *, as_it_is: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-            found = evaluator.each(point, as_it_is=as_it_is)
-            advance()
-            return found
 
-        own = [each(point, as_it_is=True) for point in at]
-        measured = [evaluator.means(*found) for found in own]
-        loss, accuracies = np.stack([values for values, *_ in measured]), [a for _, a, _ in measured if a is not None]
-        ends = [each(point) for point in at] if moved else own
-        barriers = np.full((len(at), len(at), len(parts)), 0.0 if barrier_points else np.nan)
-        errors = np.full_like(barriers, 0.0 if barrier_points else np.nan)
-        for i, j in pairs:
-            t = np.linspace(0, 1, barrier_points + 2)
-            between = [each(points.between(objective, at[i], at[j], s, moves=moves)) for s in t[1:-1]]
-            segment = np.stack([values for values, _ in (ends[i], *between, ends[j])])
-            found = _barrier(t, segment, objective)
-            (barriers[i, j], errors[i, j]), (barriers[j, i], errors[j, i]) = found, found
-        weights, rises = [], []
-        for name, point in zip(names, at, strict=True):
-            weights.append(_fisher(objective, point, name, chosen))
-            advance()
-            if given.curvature:
-                rises.append(_hessian_rises(objective, point, name, at, chosen))
-                advance()
+class _Measured:
+    """The measurements of one run: passes over the data at its points and between them, and matrices at its points."""
+
+    def __init__(self, given: _Given, run: Run, report: Callable[[float], None]) -> None:
+        self.given, self.run, self.report = given, run, report
+        self.at = [point for point, _ in run.points.values()]
+        n = len(self.at)
+        self.pairs = [(i, j) for i in range(n) for j in range(i)] if given.barrier_points else []
+        # whether statistics at the ends of a segment differ from the stored ones
+        self.moved = bool(self.pairs) and not given.evaluator.policy.moves
+        self.total = n * (2 + self.moved + given.curvature) + len(self.pairs) * given.barrier_points
+        self.done = 0
+
+    def distances(self) -> Distances:
+        """Return the distances of the run."""
+        given, run, objective = self.given, self.run, self.given.objective
+        own = [self._each(point, as_it_is=True) for point in self.at]
+        measured = [given.evaluator.means(*found) for found in own]
+        accuracies = [accuracy for _, accuracy, _ in measured if accuracy is not None]
+        barriers, errors = self._barriers([self._each(point) for point in self.at] if self.moved else own)
+        weights, rises = self._of_matrices()
         return Distances(
             runs=(run.name,),
-            points=tuple(names),
-            parts=parts.names,
+            points=tuple(run.points),
+            parts=objective.partition.names,
             n_samples=objective.population,
             train_counts=objective.trained,
             barrier=barriers[None],
             barrier_stderr=errors[None],
-            loss=loss[None],
+            loss=np.stack([loss for loss, *_ in measured])[None],
             accuracy=np.stack(accuracies)[None] if accuracies else None,
             point_epoch=np.array([[epoch for _, epoch in run.points.values()]], dtype=np.float64),
             epoch=np.array([epoch for _, epoch in run.snapshots], dtype=np.float64),
             source=given.source,
             parameters=given.over,
-            size=int(chosen.mask.sum()),
+            size=int(given.chosen.mask.sum()),
             hessian_rise=np.stack(rises)[None] if rises else None,
             provenance=given.about,
-            **_matrices(objective, run, at, weights, chosen),
+            **_matrices(objective, run, self.at, weights, given.chosen),
         )
 
-    found = jobs.run(list(compute_one), compute, journal, progress)
-    objective.verify()
-    return found
+    def _advance(self) -> None:
+        self.done += 1
+        self.report(self.done / self.total)
+
+    def _each(self, point: Point, *, as_it_is: bool = False) -> _Samples:
+        found = self.given.evaluator.each(point, as_it_is=as_it_is)
+        self._advance()
+        return found
+
+    def _barriers(self, ends: Sequence[_Samples]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the barriers between all points and their standard errors, (n, n, P) each; nan if none are wanted."""
+        given, n = self.given, len(self.at)
+        shape = (n, n, len(given.objective.partition))
+        barriers, errors = np.full((2, *shape), 0.0 if given.barrier_points else np.nan)
+        t = np.linspace(0, 1, given.barrier_points + 2)
+        moves = given.evaluator.policy.movement
+        for i, j in self.pairs:
+            between = [
+                self._each(points.between(given.objective, self.at[i], self.at[j], s, moves=moves)) for s in t[1:-1]
+            ]
+            segment = np.stack([losses for losses, _ in (ends[i], *between, ends[j])])
+            found = _barrier(t, segment, given.objective)
+            (barriers[i, j], errors[i, j]), (barriers[j, i], errors[j, i]) = found, found
+        return barriers, errors
+
+    def _of_matrices(self) -> tuple[list[Tensor], list[np.ndarray]]:
+        """Return the Fisher diagonal at each point and, if it is wanted, the rises that its Hessian predicts."""
+        given, weights, rises = self.given, [], []
+        for name, point in zip(self.run.points, self.at, strict=True):
+            weights.append(_fisher(given.objective, point, name, given.chosen))
+            self._advance()
+            if given.curvature:
+                rises.append(_hessian_rises(given.objective, point, name, self.at, given.chosen))
+                self._advance()
+        return weights, rises
 
 
 def _costs(
