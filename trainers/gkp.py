@@ -143,7 +143,7 @@ class GKP:
                 f"each group must count something, got {np.asarray(counts).tolist()}: lower {arg('groups')}"
             )
         if not 0 <= strength < np.inf:
-            raise InputError(f"{arg('preservation')} must be a finite number, at least 0, got {strength}")
+            raise InputError(f"{arg('strength')} must be a finite number, at least 0, got {strength}")
         self.centres, self.fisher, self.names = centres, fisher, tuple(names)
         self.group_of = None if group_of is None else torch.from_numpy(np.asarray(group_of, dtype=np.int64))
         self._scale = strength / torch.as_tensor(np.asarray(counts, dtype=np.float64)).to(centres)

@@ -29,6 +29,7 @@ from trainers.passes import (
     Losses,
     Reduce,
     alone,
+    base_optimizer,
     flat,
     full_precision,
     gradient,
@@ -156,7 +157,7 @@ class GSA(torch.optim.Optimizer):
         ):
             if not fits:
                 raise InputError(message)
-        self.base = base(params, **options)
+        self.base = base_optimizer(base, params, options)
         super().__init__(self.base.param_groups, self.base.defaults)
         self.param_groups = self.base.param_groups
         self.average: Tensor | None = None  # the exponential average, (D,); None before the first step

@@ -4,19 +4,21 @@ The contract of every optimizer here: `losses() -> (B,)` runs the model on the b
 sample, without a backward pass. It is called once for each forward pass that the method needs.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from landscape.autodiff.batch_statistics import kept_statistics
 from landscape.autodiff.recording import Losses
-from landscape.errors import InputError
+from landscape.errors import InputError, arg, literal, one_line
 
 __all__ = [
-    "Losses", "Reduce", "alone", "flat", "full_precision", "gradient", "hand_over", "kept_statistics", "moved", "put",
-    "trainable",
+    "Losses", "Reduce", "alone", "base_optimizer", "flat", "full_precision", "gradient", "hand_over", "kept_statistics",
+    "moved", "put", "trainable",
 ]  # fmt: skip
 
 Reduce = Callable[[Tensor], None]
@@ -25,6 +27,39 @@ Reduce = Callable[[Tensor], None]
 
 def alone(_: Tensor) -> None:
     """Add up over one rank: nothing to do."""
+
+
+_NOT_NEGATIVE = ("lr", "momentum", "weight_decay")
+"""Options that almost every optimizer has. PyTorch refuses negative ones of a whole optimizer, but not those of a group
+of parameters, and it accepts nan and infinity."""
+
+
+def base_optimizer(
+    base: type[torch.optim.Optimizer], params: Iterable[Any], options: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """Make an optimizer.
+
+    Args:
+        base: its class.
+        params: parameters, or groups of them with their own options.
+        options: for all groups.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        InputError: it refuses an option, or one of `_NOT_NEGATIVE` is negative or not finite.
+    """
+    given = list(params)
+    for some in (options, *(group for group in given if isinstance(group, Mapping))):
+        for name in _NOT_NEGATIVE:
+            if isinstance(some.get(name), int | float | Tensor) and not 0 <= some[name] < math.inf:
+                raise InputError(f"{arg(name)} must be a finite number, at least 0, got {some[name]}")
+    try:
+        return base(given, **options)
+    except (TypeError, ValueError) as error:
+        shown = ", ".join(["its parameters", *(f"{name}={literal(value)}" for name, value in options.items())])
+        raise InputError(f"{base.__name__} refuses {shown}: {one_line(error)}") from error
 
 
 def gradient(losses: Tensor, weights: Tensor, parameters: Sequence[Tensor], *, keep: bool = False) -> Tensor:

@@ -11,7 +11,7 @@ from landscape.errors import InputError, arg, check_choice
 from landscape.networks.losses import build
 from landscape.networks.models import COSINE_SCALE
 from trainers import losses
-from trainers.recipes import PERTURBATIONS, Recipe
+from trainers.recipes import PERTURBATIONS, Recipe, taken
 from trainers.schedule import filled, grouping, needed
 
 Rules: TypeAlias = tuple[tuple[bool, str], ...]
@@ -25,10 +25,10 @@ def check(recipe: Recipe) -> None:
         recipe: all fields set.
 
     Raises:
-        InputError: a value out of its range, or two that exclude each other.
+        InputError: a value out of its range or of the wrong type, or two that exclude each other.
     """
     for item in fields(recipe):
-        value, choices = getattr(recipe, item.name), item.metadata["choices"]
+        value, choices = taken(item.name, getattr(recipe, item.name)), item.metadata["choices"]
         if choices and not (item.name == "loss" and ":" in value):
             check_choice(item.name, value, choices)
         for number in value if isinstance(value, tuple) else (value,):
@@ -84,7 +84,8 @@ def _of_schedule(r: Recipe) -> Rules:
 def _of_perturbation(r: Recipe) -> Rules:
     """Return the rules of SAM and its variants."""
     return (
-        (r.rho >= 0 and (r.rho_end or 0) >= 0, f"{arg('rho')} and {arg('rho_end')} must not be negative"),
+        (r.rho >= 0, f"{arg('rho')} must not be negative, got {r.rho}"),
+        ((r.rho_end or 0) >= 0, f"{arg('rho_end')} must not be negative, got {r.rho_end}"),
         (
             (r.rho_end is None) == (r.rho_schedule == "constant"),
             f"{arg('rho_schedule', r.rho_schedule)} {'needs' if r.rho_end is None else 'takes no'} {arg('rho_end')}",

@@ -17,7 +17,19 @@ from torch import Tensor, nn
 
 from landscape.callables import checked
 from landscape.errors import InputError, arg
-from trainers.passes import Losses, Reduce, alone, flat, gradient, hand_over, kept_statistics, moved, put, trainable
+from trainers.passes import (
+    Losses,
+    Reduce,
+    alone,
+    base_optimizer,
+    flat,
+    gradient,
+    hand_over,
+    kept_statistics,
+    moved,
+    put,
+    trainable,
+)
 
 
 class SAM(torch.optim.Optimizer):
@@ -65,10 +77,10 @@ class SAM(torch.optim.Optimizer):
             options: of the base optimizer, such as lr.
 
         Raises:
-            InputError: rho is negative or not finite.
+            InputError: rho or an option of the base optimizer is negative, not finite, or refused.
         """
         check_rho(rho)
-        self.base = base(params, **options)
+        self.base = base_optimizer(base, params, options)
         super().__init__(self.base.param_groups, self.base.defaults)
         self.param_groups = self.base.param_groups
         self.rho = rho

@@ -13,7 +13,7 @@ from landscape.data import datasets
 from landscape.data.datasets import Samples
 from landscape.errors import InputError
 from landscape.results import History
-from trainers import data, methods, run
+from trainers import data, methods, rules, run
 from trainers.recipes import Recipe
 
 
@@ -71,6 +71,7 @@ def train(
         recipe = methods.changed(recipe, model=model)
     elif own is not None:
         recipe = methods.changed(recipe, model=f"{type(own).__module__}:{type(own).__qualname__}")
+    rules.check(recipe)  # its fields may have been replaced since it was made
     if samples is None:
         if recipe.dataset == methods.OWN:
             raise InputError("there is no data: pass samples, or a recipe with a dataset")

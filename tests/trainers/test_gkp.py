@@ -139,5 +139,5 @@ def test_a_penalty_that_does_not_fit_is_refused():
     ):
         with pytest.raises(InputError, match=message):
             gkp.GKP(*arguments)
-    with refused(InputError, "preservation"):
+    with refused(InputError, "strength"):
         gkp.GKP(rows, rows, np.ones(2), strength=-1.0)

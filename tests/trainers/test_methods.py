@@ -14,7 +14,7 @@ from landscape.data import datasets
 from landscape.errors import InputError
 from trainers import data, methods, recipes, rules, schedule
 from trainers.methods import METHODS, compose
-from trainers.recipes import Recipe
+from trainers.recipes import PERTURBATIONS, Recipe
 
 DIGITS = {"dataset": "digits-lt"}
 
@@ -198,7 +198,8 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"milestones": (3,)}, "milestones need schedule='multistep'"),
         ({"schedule": "multistep", "milestones": (5, 3)}, "milestones must be ascending epochs"),
         ({"schedule": "multistep", "milestones": (5, 40)}, "milestones=(5, 40) lie beyond epochs=40: choose"),
-        ({"rho": -0.1}, "rho and rho_end must not be negative"),
+        ({"rho": -0.1}, "rho must not be negative, got -0.1"),
+        ({"sharpness": "sam", "rho_schedule": "step", "rho_end": -0.5}, "rho_end must not be negative, got -0.5"),
         ({"sharpness": "sam", "rho_schedule": "step"}, "rho_schedule='step' needs rho_end"),
         ({"sharpness": "sam", "rho_end": 0.5}, "rho_schedule='constant' takes no rho_end"),
         ({"rho_schedule": "linear", "rho_end": 0.5}, "rho_schedule needs sharpness='sam'"),
@@ -242,6 +243,16 @@ def test_an_option_that_does_not_fit_is_named_with_its_value(options, message):
         compose(DIGITS | options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_number_of_the_optimizer_must_be_finite_and_not_negative(method, value):
+    numbers = {"rho", "radius_scale", "average", "sharpness_share", "sharpness_gamma"}
+    used = numbers & set(PERTURBATIONS[compose(DIGITS, method=method).sharpness])
+    for name in ("lr", "momentum", "weight_decay", *used):
+        with refused(InputError, name, value):
+            methods.recipe(method, dataset="digits-lt", **{name: value})
 
 
 @pytest.mark.parametrize("count", range(1, 11))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape.errors import InputError
+from trainers.class_sam import ClassSAM
 from trainers.gsa import GSA
 from trainers.passes import kept_statistics
 from trainers.sam import SAM
@@ -103,6 +104,27 @@ def test_parameters_are_given_back_when_the_second_pass_fails():
 def test_a_radius_out_of_range_is_refused(rho):
     with refused(InputError, "rho", 0):
         SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, rho=rho, lr=0.1)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay"])
+@pytest.mark.parametrize("kind", [SAM, GSA, ClassSAM])
+def test_an_option_of_the_base_optimizer_out_of_range_is_refused(kind, name, value):
+    """PyTorch accepts nan and infinity, and anything in a group of parameters."""
+    needed = {SAM: {}, GSA: {"counts": COUNTS}, ClassSAM: {"weights": torch.ones(3)}}[kind]
+    parameters = [nn.Parameter(torch.ones(1))]
+    with refused(InputError, name, value, 0):
+        kind(parameters, torch.optim.SGD, **needed, **{"lr": 0.1, name: value})
+    with refused(InputError, name, value, 0):
+        kind([{"params": parameters, name: value}], torch.optim.SGD, **needed, lr=0.1)
+
+
+def test_what_the_base_optimizer_refuses_is_refused_in_one_line():
+    parameters = [nn.Parameter(torch.ones(1))]
+    with refused(InputError, "Adam", "betas"):
+        SAM(parameters, torch.optim.Adam, lr=0.1, betas=(math.nan, 0.9))
+    with refused(InputError, "SGD", "learning_rate"):
+        SAM(parameters, torch.optim.SGD, learning_rate=0.1)
 
 
 def test_a_second_step_without_a_first_is_refused():

@@ -1,6 +1,7 @@
 """`train` as a function, recipes by name, and whose choices they follow."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -52,6 +53,16 @@ def test_a_network_of_ones_own_is_trained_in_place_on_tensors_of_ones_own():
     with torch.no_grad():
         right = (model.eval()(test[0]).argmax(1) == test[1]).double().mean()
     assert done.history.test_accuracy[-1] == pytest.approx(float(right))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("lr", -1.0), ("momentum", math.nan), ("weight_decay", math.inf), ("rho", -1.0), ("lr", "fast"), ("epochs", 1.5)],
+)
+def test_a_field_that_was_replaced_is_checked_again(field, value):
+    chosen = dataclasses.replace(recipe("sam", dataset="toys:vectors", model="toys:layered"), **{field: value})
+    with refused(InputError, field, value):
+        train(None, None, chosen)
 
 
 def test_progress_is_told_and_a_name_is_a_recipe():
