@@ -266,8 +266,7 @@ def _along(found: Samples, top: Tensor, some: np.ndarray) -> tuple[np.ndarray, n
     folds, pieces = [some], [(found.members[some], top)]
     if kept is not None:
         if not some.all():
-            along = wide(kept.rows.vectors @ top.to(kept.rows.vectors)).cpu().numpy()
-            curvature = np.bincount(kept.rows.sample, kept.rows.sign * along**2, minlength=len(weights))
+            curvature = kept.gram.along(wide(kept.rows.vectors @ top.to(kept.rows.vectors)).cpu().numpy())
             crossfit = kept.gram.crossfitted(weights, groups=found.index)
         for members, combination in kept.gram.folds(weights, groups=found.index):
             own = np.zeros(len(weights), dtype=bool)

@@ -7,7 +7,8 @@ ReLU or the sum after it (oneDNN's fused operations, through a private interface
 results differ, the separate operations run).
 
 oneDNN's own ReLU makes 0 of nan, and a network that has no value would get one. Its leaky ReLU keeps nan, and with a
-slope of 1e-30 is a ReLU to all digits of float32. Behind a sum it has the former only: there the ReLU runs separately.
+slope of 1e-30 is a ReLU to all digits of float32, unless weights are so large that what it leaves of a negative number
+is a number again: then the plain pass runs. Behind a sum it has the former only: there the ReLU runs separately.
 """
 
 import logging
@@ -39,6 +40,7 @@ class Forward:
     _graphs: tuple[fx.GraphModule, fx.GraphModule] | None  # parts for the weights and for a batch; None if not traced
     _dtype: torch.dtype  # of what runs for each batch
     _shape: Any = None  # of the inputs that were traced
+    _largest: float = torch.inf  # the traced pass is for weights up to this size
 
     @property
     def traced(self) -> bool:
@@ -53,13 +55,13 @@ class Forward:
 
         Returns:
             A function of inputs that returns logits (B, C). It uses the plain pass if a weight, or a value computed
-            from the weights, is not finite, and for inputs of other shapes than the traced ones.
+            from the weights, is not finite or too large, and for inputs of other shapes than the traced ones.
         """
         given = tuple(state)
         if self._graphs is None:
             return lambda inputs: self._logits(given, inputs)
         folded = self._graphs[0].forward(*given)
-        if not all(bool(t.isfinite().all()) for t in (*given, *folded) if isinstance(t, Tensor)):
+        if not all(self._fits(t) for t in (*given, *folded) if isinstance(t, Tensor)):
             return lambda inputs: self._logits(given, inputs)  # what becomes of inf depends on the order of operations
         fixed = [_convolved(_cast(t, self._dtype)) for t in folded]
         batch = self._graphs[1]
@@ -71,6 +73,13 @@ class Forward:
             return found[0].to(given[0].dtype)
 
         return logits
+
+    def _fits(self, tensor: Tensor) -> bool:
+        """Say whether all numbers are finite and not too large; nan is not."""
+        if not tensor.numel() or tensor.dtype == torch.bool:
+            return True
+        size = tensor.abs().max()
+        return bool(size.isfinite() & (size <= self._largest))
 
 
 @torch.no_grad()
@@ -97,7 +106,8 @@ def forward(logits: Logits, state: Sequence[Tensor], inputs: Tree, *, bf16: bool
     for fuse in (True, False) if not reason else ():
         try:
             graphs = _graphs(logits, given, inputs, fuse=fuse)
-            found = Forward(logits, graphs, given[0].dtype, trees.shape(inputs))
+            largest = _LARGEST if fuse else torch.inf
+            found = Forward(logits, graphs, given[0].dtype, trees.shape(inputs), largest)
             if not _agree(found.at(given)(inputs), expected, given[0].dtype):
                 reason = "the traced pass gives other logits"
                 continue
@@ -106,7 +116,7 @@ def forward(logits: Logits, state: Sequence[Tensor], inputs: Tree, *, bf16: bool
                 continue
             if not bf16:
                 return found
-            short = Forward(logits, graphs, torch.bfloat16, trees.shape(inputs))
+            short = Forward(logits, graphs, torch.bfloat16, trees.shape(inputs), largest)
             if _agree(short.at(given)(inputs), expected, torch.bfloat16):
                 return short
             reason = "logits in bfloat16 are far off"
@@ -164,6 +174,8 @@ def _graphs(
 
 _SLOPE = 1e-30
 """Of the leaky ReLU that stands for a ReLU: what it leaves of a negative number is lost in the next sum."""
+_LARGEST = 1e6
+"""Weights beyond this may make negative numbers of which it leaves too much."""
 
 
 def _fuse(graph: fx.Graph) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import cloup
@@ -13,6 +13,9 @@ from landscape.cli.console import Console
 from landscape.cli.options import JSON, READING, command
 from landscape.results import Result, store
 from landscape.results.columns import ACCURACY, LOSS, MEASURED
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
@@ -130,9 +133,20 @@ def _checkpoint(file: Path, key: str | None, trust_pickle: bool) -> dict[str, An
         "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in found.state.values()}),
         "prefix": _common_prefix(list(found.state)),
         "beside_the_weights": dict(found.found),
+        **_extremes(list(found.state.values())),
         "meta": dict(found.meta),
         "notes": list(found.notes),
     }
+
+
+def _extremes(tensors: "list[Tensor]") -> dict[str, Any]:
+    """Return how many numbers of a checkpoint are not finite, and the largest of the others."""
+    n_bad, largest = 0, 0.0
+    for t in (t.double().flatten() for t in tensors if t.is_floating_point()):
+        finite = t[t.isfinite()]
+        n_bad += len(t) - len(finite)
+        largest = max(largest, float(finite.abs().max())) if len(finite) else largest
+    return {"not_finite": n_bad, "largest_number": largest}
 
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")

@@ -28,6 +28,7 @@ from torch import Tensor
 from landscape.autodiff.distributed import Team
 from landscape.autodiff.wide import place, wide, zeros
 from landscape.errors import InputError, NumericalError, check_choice
+from landscape.networks.overflow import LARGEST
 from landscape.results.features import QUALITY
 
 _PIECE = 2**20  # entries of features that become float64 at a time
@@ -158,12 +159,17 @@ class Sums:
 
         Raises:
             InputError: there were no samples.
-            NumericalError: a feature is not finite.
+            NumericalError: a feature, or its square, is not finite.
         """
         if self._sums is None:
             raise InputError("there are no features to take means of")
         if not bool(torch.isfinite(self._sums).all()):
-            raise NumericalError("features are not finite: has the training diverged?")
+            raise NumericalError("features are not finite: did the training diverge?")
+        if (largest := float(self._sums.abs().max())) > LARGEST:
+            raise NumericalError(
+                f"the features of a class add up to {largest:.3g}, and squares beyond {LARGEST:g} overflow "
+                "float64: did the training diverge?"
+            )
         counts, weights = self._counts.to(self._sums.device), self._weights.to(self._sums.device)
         return Means(counts=counts, weights=weights, values=self._sums / weights[:, None], eps=self._eps)
 

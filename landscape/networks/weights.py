@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import InputError, NumericalError, arg
+from landscape.networks import overflow
 from landscape.networks.models import NormedLinear
 
 _EXTRAS = {"n_averaged", "total_ops", "total_params"}  # counters of AveragedModel and thop among the weights
@@ -46,7 +47,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, key: str = ""
 
     Raises:
         InputError: names or shapes do not match; the model is left as it was.
-        NumericalError: a weight is not finite; the model is left as it was.
+        NumericalError: a weight is not finite, or its square overflows float64; the model is left as it was.
     """
     own: dict[str, Tensor] = model.state_dict()
     known = {name.rpartition(".")[2] for name in own}
@@ -66,6 +67,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, key: str = ""
         cause = _cause(given, own, head, missing, unexpected, f"{key}.{prefix}".removeprefix("."))
         raise InputError(f"the checkpoint does not fit the model: {', '.join(filter(None, listed))}; {cause}")
     converted = {name: _converted(name, t, own[name].dtype) for name, t in given.items()}
+    for name, _ in model.named_parameters():  # not buffers: a mask may hold the largest number there is
+        overflow.refuse_huge(name, converted[name])
     kinds = {(t.dtype, own[n].dtype) for n, t in given.items() if t.dtype != own[n].dtype}
     changes = {(old, new) for old, new in kinds if torch.promote_types(old, new) != new or new != torch.float64}
     notes += sorted(f"weights converted from {old} to {new}" for old, new in changes)
@@ -239,6 +242,9 @@ def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     result = tensor.to(dtype)
     n_bad = int((~torch.isfinite(result)).sum())
     if n_bad:
-        why = f"overflow in {dtype}" if torch.isfinite(tensor).all() else "are not finite: did the training diverge?"
-        raise NumericalError(f"{n_bad} of the {tensor.numel()} values of {name} {why}")
+        why, remedy = "are not finite", "did the training diverge?"
+        if torch.isfinite(tensor).all():
+            why = f"overflow in {dtype}"
+            remedy = f"try {arg('dtype', 'float64')}" if float(tensor.abs().max()) <= overflow.LARGEST else remedy
+        raise NumericalError(f"{n_bad} of the {tensor.numel()} values of {name} {why}: {remedy}")
     return result

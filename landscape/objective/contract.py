@@ -17,6 +17,7 @@ from landscape.autodiff import memory, randomness, trees
 from landscape.autodiff.differentiable import allow_gradients, differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.errors import InputError, NumericalError, arg
+from landscape.networks import overflow
 from landscape.networks.models import failures_named
 
 if TYPE_CHECKING:
@@ -93,6 +94,13 @@ def check(objective: "Objective") -> Kept:
     return memory.halving(partial(_checked, objective))
 
 
+def reason(objective: "Objective", inputs: Tree) -> str:
+    """Say why the losses of some samples are not finite, for a message."""
+    return overflow.explained(
+        objective.model, inputs, lambda: objective.logits(objective.theta, trees.clone(inputs)), objective.dtype
+    )
+
+
 def _remedy(values: object, n: int) -> str:
     """Return what makes one value per sample of the values of a loss."""
     if isinstance(values, Tensor) and values.dim() > 1 and len(values) == n:
@@ -102,6 +110,8 @@ def _remedy(values: object, n: int) -> str:
 
 
 def _checked(objective: "Objective") -> Kept:
+    for name, t in zip(objective.layout.names, objective.theta, strict=True):
+        overflow.refuse_huge(name, t)
     index = np.concatenate(objective.members)[: min(4, objective.batch_size + 1)]
     inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
     if _takes_gradients(objective, inputs):
@@ -121,10 +131,8 @@ def _checked(objective: "Objective") -> Kept:
             f"({len(index)},); {_remedy(values, len(index))}"
         )
     if not torch.isfinite(values).all():
-        raise NumericalError(
-            f"the loss of the first samples is {values.detach().tolist()}: look at the checkpoint's weights, "
-            f"the normalisation of the data and {arg('dtype')}"
-        )
+        found = values.detach().tolist()
+        raise NumericalError(f"the loss of the first samples is {found}: {reason(objective, inputs)}")
     # Not only the first sample: its loss is right even if a recurrent layer uses the batch axis as time.
     alone = [losses_of(slice(i, i + 1)) for i in range(len(index))]
     kept = _steady(objective)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from landscape.autodiff import distributed, memory
+from landscape.autodiff import distributed, memory, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide, zeros
-from landscape.errors import NumericalError, arg
+from landscape.errors import NumericalError
 from landscape.networks.models import failures_named
+from landscape.networks.overflow import LARGEST
+from landscape.objective import contract
 from landscape.objective.weighing import weighed
 from landscape.results.measures import Measure
 
@@ -80,12 +82,9 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
     alone = distributed.team().size == 1  # otherwise the others would not wait for another attempt
     add_up = partial(_added_up, objective, progress)
     loss, correct, sums = memory.halving(add_up) if alone else add_up()
-    for name, value in zip(names, loss, strict=True):
-        if not np.isfinite(value):
-            raise NumericalError(
-                f"the loss of part {name} is {value}: look at the checkpoint's weights, the normalisation of the "
-                f"data and {arg('dtype')}"
-            )
+    for part, value in enumerate(loss / counts):
+        if not abs(value) <= LARGEST:
+            raise NumericalError(f"the loss of part {names[part]} is {value:.4g}: {_reason(objective, part)}")
     return Evaluation(
         parts=names,
         counts=objective.population,
@@ -93,6 +92,19 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
         accuracy=None if objective.correct is None else correct / counts,
         sums={measure: stands_for[:, None] * of_parts for measure, of_parts in sums.items()},
     )
+
+
+def _reason(objective: "Objective", part: int) -> str:
+    """Say why the loss of a part is not finite, or so large that its square is not."""
+    own = objective.members[part]
+    for begin in range(0, len(own), objective.batch_size):
+        some = own[begin : begin + objective.batch_size]
+        inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
+        with differentiable_attention(), torch.no_grad():
+            values = objective.losses(objective.theta, trees.clone(inputs), targets)
+        if not values.isfinite().all():
+            return contract.reason(objective, inputs)
+    return f"squares of losses beyond {LARGEST:g} overflow float64; did the training diverge?"
 
 
 def _added_up(

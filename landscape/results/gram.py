@@ -101,7 +101,7 @@ class Gram:
     @property
     def traces(self) -> np.ndarray:
         """The trace of each sample's stored rows, (n,)."""
-        return np.bincount(self.sample, self.sign * self.products.diagonal(), minlength=self.n)
+        return self._of_samples(self.products.diagonal())
 
     def with_weight(self, weights: np.ndarray) -> np.ndarray:
         """Return the positions of the rows of samples with a weight."""
@@ -116,8 +116,23 @@ class Gram:
         Returns:
             (n,); their weighted sum is v^T G v.
         """
-        along = self.products @ combination
-        return np.bincount(self.sample, self.sign * along**2, minlength=self.n)
+        return self.along(self.products @ combination)
+
+    def along(self, projections: np.ndarray) -> np.ndarray:
+        """Return v^T J_i^T M_i J_i v of each sample from the inner products of the rows with a vector v.
+
+        Args:
+            projections: (m,).
+
+        Returns:
+            (n,) float64.
+        """
+        return self._of_samples(projections**2)
+
+    def _of_samples(self, squares: np.ndarray) -> np.ndarray:
+        """Add the rows' own numbers, (m,), with their signs, up for each sample."""
+        found = np.bincount(self.sample, self.sign * squares, minlength=self.n)
+        return found.astype(np.float64)  # without any row it would be integers, and cut what is assigned to it
 
     def restricted(self, rows: np.ndarray) -> "Gram":
         """Return the products of some of the rows; the samples do not change."""

@@ -157,6 +157,23 @@ def test_what_is_no_number_stays_none(name, kind):
     assert seen >= 3
 
 
+@pytest.mark.parametrize("size", [1.0, 1e10, 1e25, 1e35])
+def test_huge_negative_numbers_are_zero_behind_a_relu(size):
+    """The fused ReLU leaves a fraction of 1e-30 of them, of which 1e5 would be left."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    names = [n for n, _ in model.requires_grad_(False).named_parameters()]
+
+    def logits(state, inputs):
+        return torch.func.functional_call(model, dict(zip(names, state, strict=True)), (inputs,))
+
+    x = torch.randn(5, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    state = tuple(p.detach() for p in model.parameters())
+    fast = forward(logits, state, x)
+    assert "mkldnn._convolution_pointwise.default" in {str(n.target) for n in fast._graphs[1].graph.nodes}
+    there = (state[0], torch.full((4,), -size), *state[2:])
+    torch.testing.assert_close(fast.at(there)(x), logits(there, x))
+
+
 def test_activations_that_overflow_do_not_come_back_as_numbers():
     """Finite weights and inputs, a convolution beyond the range of float32: the next one has inf - inf."""
     encoder = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.ReLU())

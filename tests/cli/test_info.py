@@ -38,7 +38,15 @@ def test_info_tells_what_a_checkpoint_holds(run, tmp_path):
     assert (found["weights_at"], found["prefix"]) == ("state_dict", "module.")
     assert (found["tensors"], found["numbers"], found["of_which_batch_norm_statistics"]) == (2, 17, 5)
     assert found["beside_the_weights"] == {"best_prec1": 92.78}
+    assert (found["not_finite"], found["largest_number"]) == (0, 0)
     assert "92.78" in run("info", path)[1]
+
+
+def test_info_tells_of_numbers_that_are_not_finite_and_of_huge_ones(run, tmp_path):
+    weight = torch.tensor([torch.nan, torch.inf, -1e300, 1.0], dtype=torch.float64)
+    torch.save({"weight": weight, "none": torch.zeros(0), "lost": torch.full((2,), -torch.inf)}, tmp_path / "model.pt")
+    found = json.loads(run("info", tmp_path / "model.pt", "--json")[1])
+    assert (found["not_finite"], found["largest_number"]) == (4, 1e300)
 
 
 def test_info_explains_a_file_that_is_neither(run, tmp_path):

@@ -101,7 +101,8 @@ def test_weights_of_other_precision_are_converted_and_reported(dtype, model):
     [
         (float("nan"), torch.float32, "1 of the 6 values of weight are not finite: did the training diverge?"),
         (float("-inf"), torch.float32, "1 of the 6 values of weight are not finite"),
-        (1e300, torch.float64, "1 of the 6 values of weight overflow in torch.float32"),
+        (1e300, torch.float64, "1 of the 6 values of weight overflow in torch.float32: did the training diverge?"),
+        (-1e100, torch.float64, "1 of the 6 values of weight overflow in torch.float32: try dtype='float64'"),
     ],
 )
 def test_weights_that_are_not_finite_are_refused_by_name(value, dtype, message):

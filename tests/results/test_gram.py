@@ -119,3 +119,9 @@ def test_the_plug_in_is_too_large_and_the_cross_fitted_value_too_small_on_averag
         crossfit.append(gram.crossfitted(np.full(15, 1 / 15)).mean())
     error = [np.std(x) / 10 for x in (plug_in, crossfit)]
     assert np.mean(plug_in) - 3 * error[0] > 4 > np.mean(crossfit) + 3 * error[1]
+
+
+def test_samples_without_rows_have_numbers_that_are_not_whole():
+    gram = Gram(products=np.zeros((0, 0)), sign=np.zeros(0), sample=np.zeros(0, dtype=np.int64), n=3)
+    for found in (gram.traces, gram.along(np.zeros(0)), gram.curvatures(np.zeros(0))):
+        assert (found.dtype, found.tolist()) == (np.float64, [0, 0, 0])
