@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from landscape.analyses.part_losses import PartLosses
+from landscape.autodiff.wide import wide
 from landscape.curvature.lanczos import probe
 from landscape.objective import points
 
@@ -53,7 +54,7 @@ def rises_within(
 
     centre, g = points.gradient(objective, theta, own.part)
     slope = scale * g
-    if not math.isfinite(length := float(slope.norm())):
+    if not math.isfinite(length := float(wide(slope).norm())):
         return Rise(math.nan, math.nan), Rise(math.nan, math.nan)
     begun = own.losses(theta)
     if length > 0:
@@ -99,7 +100,7 @@ def ascend(
     first, largest, step = rise, max(rise, 0.0), math.nan
     where = u if rise > 0 else None
     for number in range(steps):
-        if not 0 < (length := float(slope.norm())) < math.inf:
+        if not 0 < (length := float(wide(slope).norm())) < math.inf:
             break
         report((1 + number) / (1 + steps))
         step = rho / length if math.isnan(step) else step

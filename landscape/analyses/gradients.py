@@ -34,7 +34,8 @@ from landscape.callables import checked
 from landscape.curvature import gram
 from landscape.curvature.gram import Products
 from landscape.errors import InputError, NumericalError, arg
-from landscape.objective import jobs, pilot
+from landscape.networks import overflow
+from landscape.objective import evaluation, jobs, pilot
 from landscape.objective.objective import Objective
 from landscape.objective.snapshots import File
 from landscape.results import Gradients, inference
@@ -317,12 +318,12 @@ def _check_finite(
     objective: Objective, present: Sequence[int] | np.ndarray, loss: np.ndarray, products: np.ndarray
 ) -> None:
     for part, value, square in zip(present, loss, np.diag(products), strict=False):
-        if not np.isfinite(value + square):
-            what = "loss" if not np.isfinite(value) else "gradient"
-            raise NumericalError(
-                f"the {what} of part {objective.partition.names[part]} is not finite: look at the weights, "
-                f"the normalisation of the data and {arg('dtype')}"
-            )
+        name = objective.partition.names[part]
+        if not abs(value) <= overflow.LARGEST:
+            raise NumericalError(f"the loss of part {name} is {value:.4g}: {evaluation.reason(objective, part)}")
+        if not np.isfinite(square):
+            remedy = overflow.remedy(objective.dtype)
+            raise NumericalError(f"the gradient of part {name}, or its square, is not finite: {remedy}")
 
 
 def _drawn(objective: Objective, size: int, seed: int) -> Iterator[np.ndarray]:

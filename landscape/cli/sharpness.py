@@ -135,7 +135,8 @@ def _explain(console: Console, found: Sharpness) -> None:
     """Say why numbers are missing."""
     lost = np.isnan(found.worst_rise)
     if lost.any():
-        console.note(f"a loss or gradient within rho is not finite for {_some(found, lost)}: try a smaller --rho")
+        who = _some(found, lost)
+        console.note(f"a loss or gradient within rho is not finite for {who}: try a smaller --rho, or --dtype float64")
     unknown, beyond = np.isnan(found.doubling_radius), np.isinf(found.doubling_radius)
     without_loss, unknown = unknown & ~(found.loss > 0), unknown & (found.loss > 0)
     if without_loss.any():

@@ -36,6 +36,11 @@ def refuse_huge(name: str, tensor: Tensor) -> None:
         )
 
 
+def remedy(dtype: torch.dtype) -> str:
+    """Say what to do about numbers beyond the range of a dtype, for the end of a message."""
+    return f"try {arg('dtype', 'float64')}" if dtype == torch.float32 else "did the training diverge?"
+
+
 def explained(model: nn.Module, inputs: Tree, run: Callable[[], object], dtype: torch.dtype) -> str:
     """Say where the outputs of a network stop being finite, for a message about its loss.
 
@@ -58,10 +63,9 @@ def explained(model: nn.Module, inputs: Tree, run: Callable[[], object], dtype: 
                 stack.callback(hook.remove)
         with torch.no_grad():
             run()
-    overflow = f"try {arg('dtype', 'float64')}" if dtype == torch.float32 else "did the training diverge?"
     if seen.first is None:
-        return f"all layers have finite outputs, up to {seen.largest:.3g}: look at the loss, or {overflow}"
-    return f"{seen.first}: {seen.remedy or overflow}"
+        return f"all layers have finite outputs, up to {seen.largest:.3g}: look at the loss, or {remedy(dtype)}"
+    return f"{seen.first}: {seen.remedy or remedy(dtype)}"
 
 
 @dataclass(eq=False)

@@ -84,7 +84,7 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
     loss, correct, sums = memory.halving(add_up) if alone else add_up()
     for part, value in enumerate(loss / counts):
         if not abs(value) <= LARGEST:
-            raise NumericalError(f"the loss of part {names[part]} is {value:.4g}: {_reason(objective, part)}")
+            raise NumericalError(f"the loss of part {names[part]} is {value:.4g}: {reason(objective, part)}")
     return Evaluation(
         parts=names,
         counts=objective.population,
@@ -94,8 +94,16 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
     )
 
 
-def _reason(objective: "Objective", part: int) -> str:
-    """Say why the loss of a part is not finite, or so large that its square is not."""
+def reason(objective: "Objective", part: int) -> str:
+    """Say why the loss of a part is not finite, or so large that its square is not.
+
+    Args:
+        objective: model, loss and data in parts.
+        part: position of the part.
+
+    Returns:
+        The first layer with outputs that are not finite, or another cause, and the remedy.
+    """
     own = objective.members[part]
     for begin in range(0, len(own), objective.batch_size):
         some = own[begin : begin + objective.batch_size]
