@@ -42,6 +42,11 @@ def vectors(split):
     return samples.inputs, torch.from_numpy(samples.labels)
 
 
+def lone(split):
+    """A single sample of the last of three classes."""
+    return torch.ones(1, 4), torch.tensor([2])
+
+
 def convolutional():
     """For images of three channels and any size."""
     with seeded(CPU, 0):

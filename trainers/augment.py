@@ -274,7 +274,8 @@ def operations(released: bool = False) -> dict[str, Operation]:
         "color": lambda images, v: adjust_saturation_with_gray_subtraction(images, 1 + 0.9 * v),
         "contrast": lambda images, v: adjust_contrast_with_mean_subtraction(images, 1 + 0.9 * v),
         "brightness": lambda images, v: adjust_brightness_accumulative(images, 1 + 0.9 * v),
-        "sharpness": lambda images, v: sharpness(images, 1 + 0.9 * v),
+        # Pixels at the border do not change, and images of one or two rows have no others.
+        "sharpness": lambda images, v: sharpness(images, 1 + 0.9 * v) if min(images.shape[-2:]) > 2 else images,
         "auto_contrast": lambda images, v: _stretched(images),
         "equalize": lambda images, v: equalize(images),
         "invert": lambda images, v: 1 - images,

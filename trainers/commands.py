@@ -17,7 +17,7 @@ import torch
 from landscape.autodiff import costs, distributed
 from landscape.cli import dry
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, DRY_RUN, Choice, Decorator, command, listed, option
+from landscape.cli.options import DRY_RUN, THREADS, Choice, Decorator, command, listed, option
 from landscape.errors import InputError, unknown
 from landscape.results import History
 from trainers import data, evaluation, folder, methods, recipes, rules, run
@@ -128,7 +128,7 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
         "--overwrite", is_flag=True, help="Replace an earlier run in the folder, after the first epoch of this one."
     ),
     option("--device", metavar="NAME", help="Train on cpu, cuda or cuda:1.", show_default="a GPU where there is one"),
-    option("--threads", type=COUNT, metavar="N", help="Compute with N threads.", show_default="OMP_NUM_THREADS"),
+    option("--threads", type=THREADS, metavar="N", help="Compute with N threads.", show_default="OMP_NUM_THREADS"),
     option("--workers", default=4, show_default=True, metavar="N", help="Read image files with N processes."),
     DRY_RUN,
     option("--tensorboard", is_flag=True, help="Also write scalars for TensorBoard."),
@@ -165,6 +165,7 @@ def train(
     given = {name: value for name, value in options.items() if value is not None}
     recipe = methods.compose(given, method=method, benchmark=preset, config=config, variant=variant)
     rules.refuse_idle(recipe, given)
+    folder.refuse_place(out)
     if not overwrite and not (out / "config.toml").exists():
         folder.refuse(out, recipe, overwrite=False)  # before the data are read, which may take long
     distributed.start()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -77,11 +78,12 @@ def evaluate(
         The scores.
 
     Raises:
-        InputError: the model's outputs do not fit the classes.
+        InputError: the model fails, or its outputs do not fit the classes.
         DataError: a sample cannot be read.
     """
     place = next(model.parameters()).device
     n_classes = len(samples.class_names)
+    failed = partial(models.failures_named, remedy=f"; it is given {samples.split} samples of {samples.name}")
     values, hits, features = [], [], []
     mode = model.training
     model.eval()
@@ -91,7 +93,7 @@ def evaluate(
             tap.__enter__()
         pieces = torch.arange(len(samples)).tensor_split(math.ceil(len(samples) / batch_size))
         for (inputs,), labels, _ in Batches(samples, ["none"], place, workers=workers).epoch(pieces):
-            with torch.autocast(place.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(place.type, torch.bfloat16, enabled=bf16), failed(inputs):
                 logits = models.logits_of(model(inputs), n_classes)
             values.append(losses.cross_entropy(logits.float(), labels))
             hits.append(logits.argmax(dim=1) == labels)

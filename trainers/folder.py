@@ -6,6 +6,7 @@ continue. It is therefore written last and removed first.
 
 import contextlib
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,35 @@ PLACES = ("data_root", "train_list", "test_list")
 """Fields of a recipe with paths of the data; the fingerprint identifies the data themselves."""
 
 
+def refuse_place(out: Path) -> None:
+    """Refuse a path at which there can be no folder, before anything is computed.
+
+    Args:
+        out: the folder, which may not exist yet.
+
+    Raises:
+        StoreError: there is a file in its way, or no file can have this name.
+    """
+    path, reason = out.absolute(), ""
+    try:
+        while not _is_there(path):
+            path = path.parent
+        if not stat.S_ISDIR(path.stat().st_mode):
+            reason = f"{path} is a file"
+    except (OSError, ValueError) as error:  # links in a loop, or to nowhere; NUL, or half a surrogate pair
+        reason = getattr(error, "strerror", None) or "no file has such a name"
+    if reason:
+        raise StoreError(f"{arg('out', out)} cannot be the folder of a run: {reason}")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwrite: bool) -> None:
     """Raise StoreError if a folder cannot be used for this run, because it has another run or is no folder.
 
@@ -43,6 +73,7 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
     Raises:
         StoreError: the folder cannot be used.
     """
+    refuse_place(out)
     if overwrite:
         return
     state, config = out / "state.pt", out / "config.toml"

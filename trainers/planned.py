@@ -51,7 +51,7 @@ def plan(
         trainer.model.train()
         if grouped:
             _group(trainer, first)
-        places = torch.arange(max(2, n))
+        places = torch.arange(max(2, n)) % len(train)
 
         def once() -> None:
             views, labels = trainer.batches.get(places)

@@ -17,6 +17,11 @@ from trainers.schedule import filled, grouping, needed
 Rules: TypeAlias = tuple[tuple[bool, str], ...]
 """Conditions that a recipe must fulfil, each with the message for one that does not."""
 
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest number that an option may have."""
+MOST_EPOCHS = 1_000_000
+"""The largest number of epochs, each of which has a place in the schedule and in the history."""
+
 
 def check(recipe: Recipe) -> None:
     """Raise InputError for the first invalid field, independently of the data.
@@ -34,6 +39,8 @@ def check(recipe: Recipe) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise InputError(f"{arg(item.name)} must be a finite number, got {number}")
+            if isinstance(number, float) and abs(number) > LARGEST:
+                raise InputError(f"{arg(item.name)} must be at most {LARGEST:.3g}, as float32 goes no further")
     r, own = recipe, ":" in recipe.model
     for fits, message in (*_of_schedule(r), *_of_perturbation(r), *_of_groups(r), *_of_measures(r)):
         if not fits:
@@ -58,6 +65,7 @@ def _of_schedule(r: Recipe) -> Rules:
         (bool(r.dataset), f"there is no data: pass {arg('dataset')} or {arg('preset')}"),
         (0 <= r.validation < 1, f"{arg('validation')} must be at least 0 and below 1, got {r.validation}"),
         (r.epochs >= 1, f"{arg('epochs')} must be at least 1, got {r.epochs}"),
+        (r.epochs <= MOST_EPOCHS, f"{arg('epochs')} must be at most {MOST_EPOCHS:,}"),
         (r.batch_size >= 1, f"{arg('batch_size')} must be at least 1, got {r.batch_size}"),
         (r.lr > 0, f"{arg('lr')} must be a positive number, got {r.lr}"),
         (0 <= r.momentum < 1, f"{arg('momentum')} must be at least 0 and below 1, got {r.momentum}"),

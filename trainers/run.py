@@ -84,6 +84,7 @@ class Run:
         self.trainer = Trainer(recipe, model, data.train, device=place, workers=workers)
         self._classifier = self._found_classifier()
         self._warn_of_logits()
+        evaluation.evaluate(model, data.test.select(np.arange(min(2, len(data.test)))), bf16=recipe.bf16)
         self._workers = workers
         self._overwrite = overwrite
         self._fresh = True  # nothing is written yet

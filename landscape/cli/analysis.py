@@ -10,12 +10,12 @@ import cloup
 from landscape.cli.options import (
     BY_COUNT,
     CALLED,
-    COUNT,
     DRY_RUN,
     JSON,
     OWN,
     READING,
     SIZE,
+    THREADS,
     Choice,
     Decorator,
     listed,
@@ -225,7 +225,7 @@ def numbers(*more: Decorator[Any], weight_decay: bool = False, cache: str = "") 
         ),
         option(
             "--threads",
-            type=COUNT,
+            type=THREADS,
             metavar="N",
             help="Compute with N threads.",
             show_default="OMP_NUM_THREADS, or the fastest number",

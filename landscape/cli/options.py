@@ -158,6 +158,7 @@ class _Memory(click.ParamType[int]):
 
 MEMORY = _Memory()
 COUNT, SEED = click.IntRange(min=1), click.IntRange(min=0)
+THREADS = click.IntRange(1, 1024)  # OpenMP ends the process where it cannot have so many as it is asked for
 POSITIVE, SIZE, FRACTION = _Number(min=0, min_open=True), _Number(min=0), _Number(0, 1, min_open=True, max_open=True)
 
 READING = (

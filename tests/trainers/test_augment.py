@@ -326,3 +326,15 @@ def test_colours_need_three_channels(name):
 def test_what_does_not_fit_is_refused(name, size, message):
     with refused(InputError, *message):
         augment.build(name, size)(images_of(2, 8))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_images_without_an_inside_keep_their_sharpness_as_with_pillow(size):
+    images = bytes_of(3, size)
+    sharper = augment.operations()["sharpness"](images / 255, torch.tensor([-1.0, 0.5, 1.0]))
+    assert torch.equal((sharper * 255).round().to(torch.uint8), images)
+    for image in images:
+        pillow = Image.fromarray(image.permute(1, 2, 0).numpy())
+        assert np.array_equal(np.asarray(ImageEnhance.Sharpness(pillow).enhance(1.9)), np.asarray(pillow))
+    for name in COLOURED:
+        assert augment.build(name, size)(images / 255).shape == (3, 3, size, size)

@@ -184,9 +184,13 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
     [
         ({"dataset": ""}, "there is no data: pass dataset or preset"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 10**9}, "epochs must be at most 1,000,000"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
         ({"lr": math.nan}, "lr must be a finite number, got nan"),
+        ({"lr": 1e39}, "lr must be at most 3.4e+38"),
+        ({"weight_decay": -1e300}, "weight_decay must be at most 3.4e+38"),
+        ({"rho": 1e300}, "rho must be at most 3.4e+38"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
         ({"momentum": 0.0, "nesterov": True}, "nesterov=True needs a momentum above 0"),
         ({"weight_decay": -1.0}, "weight_decay must not be negative, got -1.0"),

@@ -1,8 +1,11 @@
 """What a run cannot be made of, and what it says of what it could not do."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+import toys
 from refusals import refused
 from runs import METHODS, files
 from toys import begin, blobs, finish
@@ -10,7 +13,7 @@ from toys import begin, blobs, finish
 from landscape.cli import main
 from landscape.errors import DataError, InputError, NumericalError
 from landscape.networks import checkpoints, models
-from trainers import gkp
+from trainers import data, gkp, run
 
 # What is refused --------------------------------------------------------------------------------------------------
 
@@ -31,6 +34,14 @@ def test_a_run_that_diverges_late_keeps_its_last_good_epoch(tmp_path, epochs):
     with epochs(after=ruin), refused(NumericalError, 2, 3):
         finish(tmp_path, epochs=3)
     assert checkpoints.read(tmp_path / "last.pt").meta["epoch"] == 1
+
+
+def test_test_samples_of_another_shape_are_refused_before_the_first_step(tmp_path):
+    longer = blobs((4, 4, 1), seed=1, split="test")
+    longer = dataclasses.replace(longer, inputs=torch.zeros(9, 6))
+    recipe, loaded = data.fitted(toys.recipe(), blobs(), longer)
+    with refused(InputError, "(2, 6)", "test samples of blobs"):
+        run.Run(recipe, loaded, tmp_path, method="ce", model=toys.layered(), device="cpu")
 
 
 def test_more_groups_than_classes_are_refused(tmp_path):

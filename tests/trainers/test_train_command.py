@@ -76,6 +76,7 @@ def test_a_training_by_hand_gives_the_commands_weights(run_folder):
         (["--dataset", "digits-lt", "--augment", "crop-flop"], "crop-flop"),
         (["--dataset", "digits-lt", "--device", "abacus"], "--device abacus cannot be used here"),
         (["--dataset", "digits-lt", "--milestones", "a,b"], "'a,b' is not a list of numbers"),
+        (["--dataset", "digits-lt", "--threads", "1000000000"], "1000000000 is not in the range 1<=x<=1024"),
         (["--dataset", "toys:vectors"], "--model small-resnet is for images (channels, height, width)"),
     ],
 )
@@ -94,16 +95,39 @@ def test_a_folder_without_a_name_is_refused_which_would_be_the_current_one(tmp_p
     assert files(tmp_path) == []
 
 
+def test_a_dry_run_counts_the_steps_of_a_single_sample(tmp_path, capsys):
+    words = ["ce", "--dataset", "toys:lone", "--model", "toys:linear", "--epochs", 2, "--warmup-epochs", 0]
+    assert command(*words, "--dry-run", "-o", tmp_path / "run") == 0
+    assert "nothing is written" in capsys.readouterr().out
+
+
 def test_a_finished_run_is_refused_before_anything_is_read(tmp_path, capsys):
     (tmp_path / "last.pt").write_bytes(b"precious")
     assert command("ce", "--dataset", "no-such-data", "-o", tmp_path) == 2
     assert f"{tmp_path / 'last.pt'} exists: pass --overwrite" in capsys.readouterr().err
 
 
-def test_a_run_folder_that_cannot_be_made_is_refused_before_training(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("file", "file is a file"),
+        ("file/run", "Not a directory"),
+        ("loop", "Too many levels of symbolic links"),
+        ("loop/run", "Too many levels of symbolic links"),
+        ("nowhere/run", "No such file or directory"),
+        ("x" * 300, "File name too long"),
+        ("a\0b", "no file has such a name"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--dry-run"]])
+def test_a_run_folder_that_cannot_be_made_is_refused_before_the_data_are_read(tmp_path, capsys, name, cause, more):
     (tmp_path / "file").touch()
-    assert digits(tmp_path / "file") == 2
-    assert "cannot be the folder of a run" in capsys.readouterr().err
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("absent")
+    assert command("ce", "--dataset", "digits-lt", *more, "-o", tmp_path / name) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "cannot be the folder of a run" in said
+    assert cause in said
 
 
 def test_the_summary_names_the_accuracies_and_the_next_command(tmp_path):
@@ -174,5 +198,5 @@ def test_image_files_are_read_by_the_workers_in_training_and_out_of_it(tmp_path,
         assert command(*words, "--workers", workers, "-o", tmp_path / str(workers)) == 0
         history = store.load(tmp_path / str(workers) / "history.h5")
         of_groups = 2 * int(history.n_groups[-1]) if method == "gsa-gkp" else 0  # statistics, squared gradients
-        assert asked == [workers] * (epochs * 5 + of_groups)
+        assert asked == [0] + [workers] * (epochs * 5 + of_groups)  # two test samples are tried out first
     assert same(state(tmp_path / "0", "last.pt"), state(tmp_path / "2", "last.pt"))
