@@ -163,7 +163,8 @@ def way_of_trace(operator: Operator, options: Options, refusal: Callable[[], str
     Args:
         operator: of the matrices.
         options: of the spectrum.
-        refusal: says why rows do not give the trace; None asks the operator, which tries its rows first.
+        refusal: says why rows, which are computed anyway, do not give the trace; None asks the operator, which tries
+            its rows first.
 
     Returns:
         "exact", "sampled" or "probes".
@@ -171,9 +172,8 @@ def way_of_trace(operator: Operator, options: Options, refusal: Callable[[], str
     Raises:
         InputError: the options require exact or sampled traces, but these are not possible.
     """
-    if options.trace == "probes" or (
-        options.trace == "auto" and operator.exact.cost > options.n_steps * options.n_probes
-    ):
+    many = operator.exact.cost > options.n_steps * options.n_probes
+    if options.trace == "probes" or (options.trace == "auto" and refusal is None and many):
         return "probes"
     sampled = options.trace == "sampled"
     refusal = refusal or operator.exact.refusal
@@ -221,13 +221,13 @@ def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool
     if options.method == "rows" and not kind.has_rows:
         others = ", ".join(name for name, other in KINDS.items() if other.has_rows)
         raise InputError(f"{arg('method', 'rows')} is for {others}, and the {kind.name} has no rows: leave it out")
-    by_rows = options.method != "lanczos" and kind.has_rows
+    by_rows = options.method != "lanczos" and all_rows(objective, kind, options)
+    if kind.has_rows and not by_rows and options.method == "auto":
+        passes, products = objective.outputs.size, options.n_steps * options.n_probes
+        log.info("Lanczos replaces rows, because %d backward passes are more than %d products", passes, products)
     if not (by_rows or options.sampling_errors or _few_rows_give_traces(objective, kind, options)):
         return False
     reason = of_samples.refusal(objective, kind)
-    size, products = objective.outputs.size, options.n_steps * options.n_probes
-    if reason is None and options.method != "rows" and size > products:
-        reason = f"{size} backward passes are more than {products} products"
     if reason is None:
         return True
     if options.method == "rows":
@@ -236,6 +236,21 @@ def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool
         )
     log.info("there are no rows and no errors over samples, because %s", reason)
     return False
+
+
+def all_rows(objective: Objective, kind: Kind, options: Options) -> bool:
+    """Say whether all rows of a matrix are measured, which takes a backward pass for each output.
+
+    Args:
+        objective: model, loss and data in parts.
+        kind: of matrix.
+        options: of the spectrum.
+
+    Returns:
+        Whether this is requested, or takes no more passes than products are allowed.
+    """
+    few = not kind.decomposes or objective.outputs.size <= options.n_steps * options.n_probes
+    return kind.has_rows and (few or options.method == "rows")
 
 
 def _few_rows_give_traces(objective: Objective, kind: Kind, options: Options) -> bool:

@@ -69,6 +69,7 @@ class Samples:
     kind: Kind  # of matrix; the rows are those of its factors
     lengths: Lengths
     kept: Kept | None  # None where there are too many rows
+    complete: bool  # the rows are those of the matrix, all were measured, and those kept give its eigenvalues
 
     @property
     def members(self) -> np.ndarray:
@@ -140,6 +141,7 @@ def samples(
     seed: int = 0,
     trace_tol: float | None = 0.0,
     later: int = 0,
+    complete: bool = True,
 ) -> Samples:
     """Compute the norms of the rows of a part, and the longest rows if they fit into memory.
 
@@ -153,7 +155,9 @@ def samples(
         seed: of random signs.
         trace_tol: the Hessian's longest rows are measured, and the others estimated (curvature/tails.py), if the
             standard error of the trace is then at most this fraction of it; None for no limit, 0 measures all rows.
+            So are those of other matrices unless `complete`.
         later: number of the longest rows to keep beside their lengths for a later call of `rows.rows`.
+        complete: measure all rows of a matrix that has rows, for its eigenvalues; otherwise they only give directions.
 
     Returns:
         The norms, and the rows if they fit.
@@ -165,7 +169,8 @@ def samples(
         raise InputError(f"the matrix {kind.name} has no rows")
     most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
     cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
-    if kind.has_rows:
+    complete = complete and kind.has_rows
+    if complete:
         known = rows.lengths(objective, kind.factors, part, keep=Keep(tol=tol, most=most // 2))
     else:
         keep = Keep(tol=DIRECTION_TOLS[0], most=min(cheap, most // 2))
@@ -185,11 +190,11 @@ def samples(
         gram = found.gram
         kept = Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
         top, left = np.abs(kept.eigen.values).max(initial=0), found.tau_plus + found.tau_minus
-        if left <= 1e-3 * top or tol == 0 or not kind.has_rows:
+        if left <= 1e-3 * top or tol == 0 or not complete:
             break
         tol *= 0.5 * 1e-3 * top / left
     known = replace(known, kept=_longest(known, kept.rows, later) if kept is not None and later else None)
-    return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept)
+    return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, complete=complete)
 
 
 def _longest(known: Lengths, found: Rows, most: int) -> Found:
@@ -342,9 +347,9 @@ def eigenvalues(found: Samples) -> dict[str, np.ndarray]:
         found: of the part.
 
     Returns:
-        Fields by name, each with a part axis of length 1; no fields for the Hessian, which has no rows.
+        Fields by name, each with a part axis of length 1; no fields if the rows only give directions.
     """
-    fields = _eigenvalues(found, found.kept) if found.kind.has_rows else {}
+    fields = _eigenvalues(found, found.kept) if found.complete else {}
     return {name: np.asarray(value)[None] for name, value in fields.items()}
 
 

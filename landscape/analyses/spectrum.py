@@ -89,9 +89,8 @@ def spectrum(
         trace: "exact" (see traces.py) is possible for networks that are piecewise linear in each parameter, and for all
             networks with the other matrices; "probes" estimates it; "sampled" estimates it from gradients of single
             samples, at the cost of one product, and is possible wherever "exact" is; "auto" computes it from rows if
-            that is possible and there are no more classes than Lanczos steps, because a class costs about as much as a
-            step: exactly or, for the Hessian of more than four classes, the longest rows exactly, and the others
-            without bias (curvature/tails.py).
+            that is possible: from all of them if there are at most four classes or if they also give all eigenvalues,
+            otherwise from the longest ones and an estimate of the others without bias (curvature/tails.py).
         trace_tol: compute all rows for the trace, or draw probes (one product each), until its standard error is at
             most this fraction of it. None uses the longest rows, the Lanczos probes of the density, or four probes.
         negative_tol: eigenvalues above -negative_tol * max |eigenvalue| do not count as negative mass.

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from landscape.analyses import pooled
 from landscape.analyses import samples as of_samples
-from landscape.analyses.options import Options, sample_by_sample, trace_of, way_of_trace
+from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
 from landscape.autodiff import distributed
 from landscape.autodiff.costs import Known, Work, sizes, warming
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.curvature import bounded, extremes, probing, rows
+from landscape.curvature import bounded, extremes, probing, rows, traces
 from landscape.curvature.algebra import Operator
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Kind
@@ -65,6 +65,7 @@ class SpectrumCosts:
         self.operator: Callable[[], Operator] = cache(partial(make, self.small))
         self.per_sample: Callable[[int], of_samples.Samples] = cache(self._per_sample)
         self.by_samples = sample_by_sample(self.small, kind, options)
+        self.complete = all_rows(self.small, kind, options)
         self.vector = objective.layout.size * objective.dtype.itemsize  # bytes of one
 
     @property
@@ -77,7 +78,7 @@ class SpectrumCosts:
         if not self._by_rows:
             yield Work(what="tracing of the product, with its checks", prepare=lambda n: self.operator)
             yield from self._products()
-            way = way_of_trace(self.operator(), options)
+            way = self._way
             if not self.by_samples and way != "probes":
                 yield self._work(
                     f"{way} traces",
@@ -132,13 +133,18 @@ class SpectrumCosts:
 
     @property
     def _by_rows(self) -> bool:
-        return self.by_samples and self.kind.has_rows and self.options.method != "lanczos" and self._n_rows > 0
+        return self.by_samples and self.complete and self.options.method != "lanczos" and self._n_rows > 0
+
+    @property
+    def _way(self) -> Trace:
+        refusal = partial(traces.of_bends, self.small, self.kind) if self.by_samples else None
+        return way_of_trace(self.operator(), self.options, refusal)
 
     def _part(self, n: int) -> str:
         return str(self.parts.index(n))
 
     def _per_sample(self, part: int) -> of_samples.Samples:
-        given = self.options.of_samples | {"cache_bytes": self.cache_bytes}
+        given: dict[str, Any] = self.options.of_samples | {"cache_bytes": self.cache_bytes, "complete": self.complete}
         return of_samples.samples(self.small, self.kind, part, **given)
 
     @property
@@ -156,7 +162,7 @@ class SpectrumCosts:
             per_sample = self._per_sample(part)
             if top is None:
                 return
-            if per_sample.kept is not None and self.kind.has_rows:
+            if per_sample.kept is not None and self.complete:
                 of_samples.along_rows(per_sample, per_sample.kept)
             else:
                 of_samples.along_vector(per_sample, top, value)
@@ -205,8 +211,7 @@ class SpectrumCosts:
         guess, error = (None, None) if per_sample is None else (per_sample.guess, per_sample.relative_error)
         given: dict[str, Any] = {"seed": options.seed, "tol": options.residual, "gap": options.gap_for(error)}
         found = extremes.ends(own, guess, **given, vectors=options.vectors, max_products=most)
-        probes = not self.by_samples and way_of_trace(self.operator(), options) == "probes"
-        of_trace = extremes.TRACE_PROBES if probes else 0
+        of_trace = extremes.TRACE_PROBES if self._way == "probes" else 0
         return len(found.alpha) + of_trace
 
     def _multiplied(self, what: str, times: float, block: int, halve: str) -> Work:
@@ -223,7 +228,7 @@ class SpectrumCosts:
         if not (self.by_samples and self.options.sampling_errors):
             return 0
         most = min(pooled.MOST_ROWS, self.cache_bytes // self.vector)
-        if not self.kind.has_rows:
+        if not self.complete:
             most = min(most, self.pieces * max(of_samples.DIRECTION_ROWS, self.samples))
         last = len(self.counts) - 1
         scale = self.pieces * self.samples / self.counts[last]

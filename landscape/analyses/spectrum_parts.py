@@ -19,7 +19,7 @@ from landscape.analyses import overlap as overlaps
 from landscape.analyses import samples as of_samples
 from landscape.analyses import summaries
 from landscape.analyses.accuracy import draws_of
-from landscape.analyses.options import Options, Trace, sample_by_sample, trace_of, way_of_trace
+from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
 from landscape.analyses.pooled import fitting, row_products
 from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
 from landscape.autodiff.costs import Plan
@@ -168,7 +168,7 @@ class _ObjectiveJob(Job):
             per_sample = self._per_sample(shared, part)
             self.lengths[part] = per_sample.lengths
             fields |= of_samples.eigenvalues(per_sample)
-            if per_sample.kept is not None and self.kind.has_rows and options.method != "lanczos":
+            if per_sample.kept is not None and per_sample.complete and options.method != "lanczos":
                 return summaries.of_rows(per_sample, per_sample.kept, options, fields | {"provenance": self.about})
         own = kept.kept(self.operator[name].shared(), work, self.identity)
         found = _by_products(own, options, self._trace(own, name, per_sample), self.room(own), report, per_sample)
@@ -183,8 +183,9 @@ class _ObjectiveJob(Job):
     def _per_sample(self, objective: Objective, part: int) -> of_samples.Samples:
         cache_bytes = self.subject.cache_bytes
         later = fitting(self.used, cache_bytes // 2) // len(self.used.members) if self.options.sampling_errors else 0
+        given: dict[str, Any] = self.options.of_samples | {"cache_bytes": cache_bytes, "later": later}
         return of_samples.samples(
-            objective, self.kind, part, **self.options.of_samples, cache_bytes=cache_bytes, later=later
+            objective, self.kind, part, **given, complete=all_rows(self.used, self.kind, self.options)
         )
 
     def _trace(self, own: Operator, name: str, per_sample: of_samples.Samples | None) -> tuple[float, float] | None:

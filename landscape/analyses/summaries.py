@@ -98,7 +98,7 @@ def of_ends(
         "largest_at_most": np.array([found.above]),
         "smallest_at_least": np.array([found.below]),
     }
-    if per_sample is not None and per_sample.kind.has_rows and options.method != "lanczos":  # other parts may have rows
+    if per_sample is not None and per_sample.complete and options.method != "lanczos":  # other parts may have rows
         made |= dict.fromkeys(OF_ALL_EIGENVALUES, np.full(1, np.nan))
     if per_sample is not None and not per_sample.kind.has_rows:
         ends, errors = np.full(2, np.nan), np.full(2, np.nan)

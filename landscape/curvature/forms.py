@@ -131,11 +131,9 @@ def _of_factors(
         return factors.outputs(functions, functions.logits(theta, x), y)
 
     value, (along,) = push(outputs, theta, [v])
-    signs, seeds, _ = factors.split(functions, value.detach(), targets)
-    slopes = torch.einsum(
-        "brc,bc->br", seeds.reshape(*signs.shape, -1), wide(along.detach()).cpu().reshape(len(along), -1)
-    )
-    return (signs * slopes.square()).sum(1)
+    middle = factors.split(functions, value.detach(), targets)
+    slopes = middle.along(wide(along.detach()).cpu().reshape(len(along), -1))
+    return (middle.signs * slopes.square()).sum(1)
 
 
 def _forward(

@@ -30,8 +30,10 @@ from landscape.autodiff import trees
 from landscape.autodiff.backward import first_only, pull, push, second, second_of_each
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
+from landscape.curvature.middles import Eigenvectors, Middle, Probabilities
 from landscape.errors import InputError, arg, check_choice
 from landscape.networks import losses
+from landscape.objective.draws import MOST_OUTPUTS
 from landscape.objective.weighing import Weighed
 
 Tensors: TypeAlias = tuple[Tensor, ...]
@@ -109,7 +111,7 @@ class Factors:
         return of.loss(z, targets) if self.middle is None else z
 
     @torch.no_grad()
-    def split(self, of: Losses, z: Tensor, targets: Tree) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, of: Losses, z: Tensor, targets: Tree) -> Middle:
         """Split M_i of each sample.
 
         Args:
@@ -118,24 +120,24 @@ class Factors:
             targets: of the samples.
 
         Returns:
-            Signs (B, R), 0 for rounding; s_ik (B, R, C) by descending size, or (B, 1) for losses; and the traces of M_i
-            (B,), nan for losses. All are float64, and on the CPU.
+            M_i as a sum of signed squares; for losses, the number 1.
         """
         if self.middle is None:
-            ones = torch.ones(len(z), 1, dtype=torch.float64)
-            return ones, ones, torch.full((len(z),), torch.nan, dtype=torch.float64)
+            return Eigenvectors.of_losses(len(z))
         z = wide(z)
-        middle = between(
-            self.middle(of), z, trees.to(trees.mapped(lambda t: t.to(z.device), targets), z.device, z.dtype)
-        ).cpu()
-        values, vectors = torch.linalg.eigh(middle)
-        order = values.abs().argsort(dim=1, descending=True, stable=True)
-        values = values.gather(1, order)
-        vectors = vectors.mT.gather(1, order[:, :, None].expand_as(vectors))
-        # Rounding in a sample's matrix: for the cross-entropy, the direction in which all logits change equally.
-        noise = values.shape[1] * torch.finfo(values.dtype).eps * values.abs().amax(1, keepdim=True)
-        values = torch.where(values.abs() > noise, values, 0)
-        return values.sign(), values.abs().sqrt()[:, :, None] * vectors, middle.diagonal(dim1=1, dim2=2).sum(1)
+        targets = trees.to(trees.mapped(lambda t: t.to(z.device), targets), z.device, z.dtype)
+        if z[0].numel() > MOST_OUTPUTS and self.is_closed(of, targets):
+            return Probabilities.of(z, targets[1] if isinstance(self.middle(of), Weighed) else None)
+        return Eigenvectors.of(between(self.middle(of), z, targets))
+
+    def is_closed(self, of: Losses, targets: Tree) -> bool:
+        """Say whether M_i is that of the cross-entropy of classes, which needs no eigenvectors."""
+        if self.middle is None:
+            return True
+        loss = self.middle(of)
+        if isinstance(loss, Weighed):
+            loss, targets = (loss.of if loss.power == 1 else None), targets[0]
+        return loss is not None and losses.of_classes(loss, targets)
 
 
 def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:
@@ -153,7 +155,7 @@ def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:
         inner, factors = targets
         weighed: Tensor = factors.to(z.dtype)[:, None, None] ** loss.power * between(loss.of, z, inner)
         return weighed
-    if loss is not losses.cross_entropy or targets.is_floating_point():
+    if not losses.of_classes(loss, targets):
         return second_of_each(lambda z: loss(z, targets), z)
     p = z.softmax(1)
     # p_c (1 - p_c) from the sum of the other probabilities, because 1 - p_c loses its digits if a sample is fitted.

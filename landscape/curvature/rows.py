@@ -35,6 +35,7 @@ from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place, zeros
 from landscape.curvature.checks import refuse_zero, some_of
 from landscape.curvature.kinds import Factors
+from landscape.curvature.middles import Middle
 from landscape.data.records import Records
 from landscape.errors import LandscapeError, is_of_memory
 from landscape.networks.outputs import OwnLoss
@@ -43,6 +44,7 @@ from landscape.objective.objective import Objective
 from landscape.results.gram import Gram
 
 _CHUNK = 32  # samples
+_PAIRS = 512  # pairs of a sample and a row, whose gradients at all layers' outputs are kept at a time
 _BLOCK = 128  # rows that are multiplied with all after them
 _COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64
 
@@ -152,7 +154,7 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
         LandscapeError: caused by the same.
     """
     size = objective.outputs.size
-    if factors.middle is not None and size > MOST_OUTPUTS:
+    if size > MOST_OUTPUTS and not factors.is_closed(objective, objective.example(0)[1]):
         what = "classes" if objective.task.name == "classification" else "outputs of a sample"
         return f"{size} {what} are more than {MOST_OUTPUTS}"
     if isinstance(objective.outputs, OwnLoss):
@@ -206,18 +208,10 @@ def lengths(
             inputs, targets = objective.samples.batch(members[chunk], objective.device, objective.dtype)
             run = recorded(objective, factors, inputs, targets)
             z = run.values.detach().cpu().double()
-            signs, seeds, traces = factors.split(objective, run.values.detach(), targets)
-            found = torch.zeros(signs.shape, dtype=torch.float64)
-            used = signs.abs().amax(0) > 0
-            if wanted is not None:
-                used |= torch.from_numpy(wanted[chunk].any(0))
-            if used.any():
-                along = seeds[:, used].transpose(0, 1).reshape(-1, *run.values.shape)
-                kept = None if wanted is None else torch.from_numpy(wanted[chunk])[:, used].T
-                norms, _ = run.square_norms(along.to(run.values), kept, vectors[first:last])
-                found[:, used] = norms.T.cpu()
-            squares.append(signs * found)
-            uncertainty.append(traces)
+            middle = factors.split(objective, run.values.detach(), targets)
+            kept = None if wanted is None else torch.from_numpy(wanted[chunk])
+            squares.append(middle.signs * _square_norms(run, middle, kept, vectors[first:last]))
+            uncertainty.append(middle.traces)
             logits.append(z)
             targets_of.append(trees.mapped(Tensor.cpu, targets))
             if report is not None:
@@ -238,6 +232,24 @@ def lengths(
         logits=joined(torch.cat(logits)),
         targets=trees.mapped(joined, trees.join(targets_of)),
     )
+
+
+def _square_norms(run: Recorded, middle: Middle, wanted: Tensor | None, into: Tensor) -> Tensor:
+    """Return the squared lengths of a batch's rows, (B, R), and write the wanted rows, (m, D), sample by sample."""
+    found = torch.zeros(middle.signs.shape, dtype=torch.float64)
+    used = middle.signs.abs().amax(0) > 0
+    if wanted is not None:
+        used |= wanted.any(0)
+    sample, groups = torch.arange(len(found)), torch.nonzero(used).flatten().split(max(1, _PAIRS // len(found)))
+    for some in groups:
+        along = middle.vectors(sample, some[:, None]).reshape(-1, *run.values.shape).to(run.values)
+        if wanted is None or len(groups) == 1:
+            norms, _ = run.square_norms(along, None if wanted is None else wanted[:, some].T, into)
+        else:
+            norms, of_group = run.square_norms(along, wanted[:, some].T)
+            into[torch.isin(torch.nonzero(wanted)[:, 1], some).to(into.device)] = of_group
+        found[:, some] = norms.T.cpu()
+    return found
 
 
 def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol: float) -> Rows:
@@ -289,9 +301,8 @@ def _computed(
         if not len(inside):
             continue
         # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
-        of_chunk = split(objective, factors, known.logits[chunk], trees.take(known.targets, chunk))[1]
-        picked = of_chunk[sample[inside] - chunk.start, row[inside]]
-        seeds[inside] = picked.reshape(len(inside), seeds.shape[1])
+        middle = split(objective, factors, known.logits[chunk], trees.take(known.targets, chunk))
+        seeds[inside] = middle.vectors(*map(torch.from_numpy, (sample[inside] - chunk.start, row[inside])))
     example, team = objective.theta[0], objective.team
     own, index = team.share(len(sample)), objective.members[part][sample]
     vectors = torch.empty(own.stop - own.start, objective.layout.size, dtype=example.dtype, device=example.device)
@@ -345,9 +356,9 @@ def outputs(objective: Objective, factors: Factors, part: int) -> Outputs:
             agreed = objective.team.agreed(values.cpu().double().numpy())  # so that all choose the same rows
             logits.append(torch.from_numpy(agreed))
             targets_of.append(trees.mapped(Tensor.cpu, targets))
-            signs, seeds, trace = split(objective, factors, logits[-1], targets_of[-1])
-            traces.append(trace)
-            sizes.append(seeds.reshape(*signs.shape, -1).square().sum(2))
+            middle = split(objective, factors, logits[-1], targets_of[-1])
+            traces.append(middle.traces)
+            sizes.append(middle.sizes)
     return Outputs(
         logits=torch.cat(logits),
         targets=trees.join(targets_of),
@@ -356,7 +367,7 @@ def outputs(objective: Objective, factors: Factors, part: int) -> Outputs:
     )
 
 
-def split(objective: Objective, factors: Factors, logits: Tensor, targets: Tree) -> tuple[Tensor, Tensor, Tensor]:
+def split(objective: Objective, factors: Factors, logits: Tensor, targets: Tree) -> Middle:
     """Split logits on the CPU by `factors.split`, on the host unless a user's loss may have tensors on the device."""
     there = place(objective.device)
     return factors.split(objective, logits.to(there), trees.mapped(lambda t: t.to(there), targets))
@@ -383,12 +394,12 @@ def signed_squares(
             index = objective.members[part][sample[chunk]]
             inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
             run = recorded(objective, factors, inputs, targets)
-            signs, seeds, _ = factors.split(objective, run.values.detach(), targets)
+            middle = factors.split(objective, run.values.detach(), targets)
             picked = torch.arange(len(index)), torch.from_numpy(row[chunk])
-            along = seeds[picked].reshape(len(index), -1)
+            along = middle.vectors(*picked)
             along /= torch.linalg.vector_norm(along, dim=1, keepdim=True).clamp(min=torch.finfo(along.dtype).tiny)
             norms, _ = run.square_norms(along.reshape(1, *run.values.shape).to(run.values))
-            found.append((signs[picked] * norms[0].cpu()).numpy())
+            found.append((middle.signs[picked] * norms[0].cpu()).numpy())
     return np.concatenate(found)
 
 
@@ -442,7 +453,7 @@ def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
 
 
 def chunks(objective: Objective, n: int) -> list[slice]:
-    """Divide n samples into pieces, of which the gradients of all classes at all layers' outputs are kept at a time.
+    """Divide n samples into pieces, of which the matrices between the Jacobians are kept at a time.
 
     Args:
         objective: has the batch size.

@@ -56,14 +56,13 @@ def lengths(objective: Objective, factors: Factors, part: int, keep: Keep, *, se
     signs = np.zeros(sizes.shape)
     for chunk in chunks(objective, len(members)):
         # In the pieces of `rows`: within equal eigenvalues the eigenvectors depend on the last digit.
-        own, along, _ = split(objective, factors, found.logits[chunk], trees.take(found.targets, chunk))
+        middle = split(objective, factors, found.logits[chunk], trees.take(found.targets, chunk))
+        own, kept = middle.signs, torch.from_numpy(wanted[chunk])
         signs[chunk] = own.numpy()
-        kept = torch.from_numpy(wanted[chunk])
-        seeds.append(along[kept])
+        seeds.append(middle.vectors(*torch.nonzero(kept, as_tuple=True)))
         random_signs = torch.from_numpy(random.integers(0, 2, own.shape) * 2.0 - 1)
         for sign, side in zip((1, -1), others, strict=True):
-            factor = torch.where((own == sign) & ~kept, random_signs, 0)
-            side.append(torch.einsum("br,brc->bc", factor, along))
+            side.append(middle.combined(torch.where((own == sign) & ~kept, random_signs, 0)))
     sample, row = np.nonzero(wanted)
     plus, minus = (torch.cat(side) for side in others)
     left = np.where(wanted, 0, sizes).sum(axis=1)

@@ -137,11 +137,11 @@ def _add(total: Tensor, objective: Objective, kind: Kind, batch: Batch) -> None:
         return
     places = dict(zip(objective.layout.names, torch.split(total, objective.layout.sizes), strict=True))
     run = rows.recorded(objective, kind.factors, *batch)
-    signs, seeds, _ = kind.factors.split(objective, run.values.detach(), batch[1])
+    middle = kind.factors.split(objective, run.values.detach(), batch[1])
     # A user's loss may be nonconvex in the logits, so each eigenvalue contributes with its sign.
     for sign in (1, -1):
-        own = signs == sign
-        for k in torch.nonzero(own.any(0)).flatten().tolist():
-            along = torch.where(own[:, k, None], seeds[:, k].reshape(len(seeds), -1), 0)
+        own = middle.signs == sign
+        for k in torch.nonzero(own.any(0)).flatten():
+            along = torch.where(own[:, k, None], middle.vectors(torch.arange(len(own)), k), 0)
             for name, squares in run.squares(along.reshape(run.values.shape).to(run.values), keep=True):
                 places[name] += (sign * squares).to(total.device)

@@ -54,6 +54,11 @@ def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[...
     return make(*arguments, **options)
 
 
+def of_classes(loss: Callable[..., Any], targets: Any) -> bool:
+    """Say whether a loss is the cross-entropy of classes, whose second derivative in the logits is diag(p) - p p^T."""
+    return loss is cross_entropy and not targets.is_floating_point()
+
+
 def own(name: str) -> Callable[..., Any]:
     """Return a user's loss by its name; with arguments, as in `mine:focal(gamma=2)`, the result of calling it."""
     function, args, kwargs = resolve_call(name, "loss")

@@ -97,7 +97,7 @@ def pick(
     if len(members) <= n:
         return Picked(members, np.ones(len(members)))
     name, random = objective.partition.names[part], np.random.default_rng([seed, part])
-    if objective.outputs.size > MOST_OUTPUTS and not _is_closed(objective, objective.example(part)[1]):
+    if objective.outputs.size > MOST_OUTPUTS and not losses.of_classes(objective.loss, objective.example(part)[1]):
         log.info("%s: samples have more than %d outputs, %d of %d are drawn alike", name, MOST_OUTPUTS, n, len(members))
         return Picked(np.sort(random.choice(members, n, replace=False)), np.ones(n))
     return _drawn(members, uncertainty(objective, part) if amount is None else amount, name, n, random, even)
@@ -161,17 +161,12 @@ def uncertainty(objective: Objective, part: int) -> np.ndarray:
     with differentiable_attention(), torch.no_grad():
         for inputs, targets in objective.batches(part):
             z = objective.logits(objective.theta, inputs)
-            if _is_closed(objective, targets):
+            if losses.of_classes(objective.loss, targets):  # any number of them
                 found.append(1 - wide(z).softmax(1).square().sum(1))
             else:
                 middle = second_of_each(partial(_loss, objective, targets), z)
                 found.append(wide(middle.diagonal(dim1=1, dim2=2).sum(1).abs()))
     return torch.cat(found).clamp(min=0).cpu().numpy()
-
-
-def _is_closed(objective: Objective, targets: Tree) -> bool:
-    """Say whether tr M is 1 - sum p^2, whatever the number of classes."""
-    return objective.loss is losses.cross_entropy and not targets.is_floating_point()
 
 
 def _loss(objective: Objective, targets: Tree, z: Tensor) -> Tensor:

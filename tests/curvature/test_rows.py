@@ -154,3 +154,10 @@ def test_a_fitted_samples_curvature_keeps_its_digits():
 def test_sizes_of_the_parts_are_those_of_the_cases():
     objective = CASES["mlp-tanh"].objective()
     assert [len(rows.lengths(objective, KINDS["ggn"].factors, p).squares) for p in range(3)] == list(CLASS_SIZES)
+
+
+def test_numbers_that_cannot_be_chosen_use_up_what_may_be_left_out():
+    sizes = np.array([[4.0, 1.0], [3.0, 2.0]])
+    assert np.transpose(rows.largest(sizes, 0.4)).tolist() == [[0, 0], [1, 0]]  # 3 of 10 are left
+    assert np.transpose(rows.largest(sizes, 0.4, 5.0)).tolist() == [[0, 0], [1, 0], [1, 1]]  # 1 + 5 of 15
+    assert len(rows.largest(sizes, 0.3, 5.0)[0]) == 4  # 5 of 15 are more, so all others are kept
