@@ -17,7 +17,7 @@ from landscape.curvature.kinds import Kind
 from landscape.objective import jobs
 from landscape.objective.draws import AT, Picked, draw_samples, gathered, pick, uncertainty
 from landscape.objective.objective import Objective
-from landscape.results import Pilots, inference
+from landscape.results import Pilots
 from landscape.results.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ OF_THE_DRAW = 0.85
 """Fraction of the requested error that the draw may have; errors add in squares, so residual, rows and probes share
 the rest."""
 MARGIN = 1.2
+MORE = 4
 ROUNDS = 4
 SPLITS = 8
 
@@ -48,15 +49,16 @@ def of_draw(per_sample: Samples) -> DrawError:
         per_sample: the samples of a part that consists of draws.
 
     Returns:
-        The errors; the error of lambda_max is infinite if there are no rows to compute it from.
+        The errors; that of lambda_max is infinite if there are no rows to compute it from, and both are nan if a single
+        sample was drawn each time.
     """
     known = per_sample.lengths
-    trace = inference.stderr(inference.draws(known.traces, known.weights))
+    trace = per_sample.stderr(known.traces)
     if per_sample.kept is None:
         return DrawError(trace=trace, lambda_max=np.inf)
     gram = per_sample.kept.gram
     value, combination = gram.top(known.weights)
-    scatter = inference.stderr(inference.draws(gram.curvatures(combination), known.weights))
+    scatter = per_sample.stderr(gram.curvatures(combination))
     return DrawError(trace=trace, lambda_max=float(np.hypot(scatter, _excess(per_sample, value))))
 
 
@@ -135,7 +137,8 @@ def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: i
         share = max(error.trace / abs(trace), error.lambda_max / value) / wanted
         if share <= 1:
             return picked
-        size = int(np.ceil(MARGIN * share**2 * size))
+        # The error is unknown where all draws are of one sample: others need more of them.
+        size = int(np.ceil(MARGIN * share**2 * size)) if np.isfinite(share) else MORE * size
         if size >= WORTH * n:
             break
     return whole

@@ -323,11 +323,13 @@ def _barrier(t: np.ndarray, each: np.ndarray, objective: Objective) -> tuple[np.
         objective: of the parts.
     """
     heights, errors = np.empty((2, len(objective.partition)))
+    spread = objective.spread
     for p, own in enumerate(np.split(each, np.cumsum(objective.counts)[:-1], axis=1)):
         heights[p] = grid.barrier(t, own.mean(axis=1)[None])[0]
         rises = own - (1 - t[:, None]) * own[0] - t[:, None] * own[-1]
         mean = rises.mean(axis=1)
-        errors[p] = inference.stderr(rises[np.nanargmax(mean)]) if np.isfinite(mean).all() else np.nan
+        known = spread[p] and np.isfinite(mean).all()
+        errors[p] = inference.stderr(rises[np.nanargmax(mean)]) if known else np.nan
     return heights, errors
 
 

@@ -246,9 +246,10 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
         cosine: (P,).
 
     Returns:
-        Fields of `Gradients`; nan if a part with a single sample is involved, because its spread is unknown.
+        Fields of `Gradients`; nan if a part with a single sample, or with draws of one, is involved: its spread is
+        unknown.
     """
-    shares, n_parts = objective.shares, len(objective.partition)
+    shares, spread, n_parts = objective.shares, objective.spread, len(objective.partition)
     units = torch.stack([gram.direction(objective, p) for p in range(n_parts)])
     whole = torch.as_tensor(shares * lengths[:-1]).to(units) @ units
     units = torch.cat([units, torch.nn.functional.normalize(whole, dim=0)[None]])
@@ -259,9 +260,9 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
         with np.errstate(divide="ignore", invalid="ignore"):  # a gradient of zero has no direction
             moved = share * (slopes[:-1] - cosine[:, None] * slopes[-1]) / lengths[-1]
             moved[q] += (slopes[-1] - cosine[q] * slopes[q]) / lengths[q]
-        of_norm[q] = inference.stderr(slopes[q]) if lengths[q] > 0 else np.nan
-        of_whole[q] = share * inference.stderr(slopes[-1]) if lengths[-1] > 0 else np.nan
-        of_cosine += moved.var(axis=1, ddof=1) / n if n > 1 else np.nan
+        of_norm[q] = inference.stderr(slopes[q]) if spread[q] and lengths[q] > 0 else np.nan
+        of_whole[q] = share * inference.stderr(slopes[-1]) if spread[q] and lengths[-1] > 0 else np.nan
+        of_cosine += moved.var(axis=1, ddof=1) / n if spread[q] else np.nan
     return {
         "norm_sampling_stderr": of_norm,
         "cosine_sampling_stderr": np.sqrt(of_cosine),

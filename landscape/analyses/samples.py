@@ -94,6 +94,11 @@ class Samples:
         draws = self.objective.draws
         return np.ones(len(self.members)) if draws is None else draws.factors[self.members]
 
+    def stderr(self, values: np.ndarray) -> float:
+        """Return the standard error of a weighted sum of values, (n,); nan if a single sample was drawn each time."""
+        spread = len(np.unique(self.index)) > 1
+        return inference.stderr(inference.draws(values, self.lengths.weights)) if spread else np.nan
+
     @property
     def guess(self) -> Tensor | None:
         """An estimate of the eigenvector of lambda_max from the rows, (D,)."""
@@ -106,7 +111,7 @@ class Samples:
             return None
         weights = self.lengths.weights
         value, combination = self.kept.gram.top(weights)
-        return _stderr(self.lengths, self.kept.gram.curvatures(combination)) / value if value > 0 else None
+        return self.stderr(self.kept.gram.curvatures(combination)) / value if value > 0 else None
 
     @property
     def trace(self) -> tuple[float, float]:
@@ -308,10 +313,10 @@ def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> d
     known = found.lengths
     decay = found.objective.weight_decay if found.kind.decays else 0.0
     fields: dict[str, Any] = {
-        "trace_sampling_stderr": _stderr(known, known.traces),
-        "lambda_max_sampling_stderr": _stderr(known, curvature),
+        "trace_sampling_stderr": found.stderr(known.traces),
+        "lambda_max_sampling_stderr": found.stderr(curvature),
         "lambda_max_crossfit": float(known.weights @ crossfit) + decay,
-        "lambda_max_crossfit_stderr": _stderr(known, crossfit),
+        "lambda_max_crossfit_stderr": found.stderr(crossfit),
         "uncertainty": float(known.weights @ known.uncertainty),
         "sample_index": found.index.astype(float),
         "sample_weight": known.weights * found.factors,
@@ -422,10 +427,6 @@ def _eigenvalues(found: Samples, kept: Kept | None) -> dict[str, Any]:
         "eigenvalue_above": kept.rows.tau_plus + rounding,
         "eigenvalue_below": kept.rows.tau_minus + rounding,
     }
-
-
-def _stderr(known: Lengths, values: np.ndarray) -> float:
-    return inference.stderr(inference.draws(values, known.weights))
 
 
 def _predictions(known: Lengths, task: Task) -> np.ndarray:

@@ -133,8 +133,8 @@ def _run(
             eigenvalue=np.array([np.nan if drawn else values[k]]),
             eigenvalue_residual=np.array([np.nan if drawn else residuals[k]]),
             sign=SIGNS,
-            **_changes("loss_change", losses, evaluator.counts),
-            **({} if here.accuracy is None else _changes("accuracy_change", hits, evaluator.counts)),
+            **_changes("loss_change", losses, objective),
+            **({} if here.accuracy is None else _changes("accuracy_change", hits, objective)),
             rho=options.rho,
             of=options.of,
             provenance=provenance(objective, vars(options)),
@@ -172,14 +172,16 @@ def _less(end: tuple[np.ndarray, np.ndarray | None], start: tuple[np.ndarray, np
         return end[0] - start[0], hits
 
 
-def _changes(name: str, of_signs: tuple[np.ndarray, ...], counts: np.ndarray) -> dict[str, np.ndarray]:
+def _changes(name: str, of_signs: tuple[np.ndarray, ...], objective: Objective) -> dict[str, np.ndarray]:
     """Return the mean differences of each part, for each sign and for both, with their standard errors."""
     rows = np.stack([*of_signs, np.mean(of_signs, axis=0)])  # (3, N)
+    counts = objective.counts
     ends = np.cumsum(counts)
     with np.errstate(invalid="ignore"):  # the mean of infinite losses is infinite, its error nan
         found = np.array([
             [mean_and_stderr(row[end - n : end]) for end, n in zip(ends, counts, strict=True)] for row in rows
         ])  # (3, P, 2)
+    found[:, ~objective.spread, 1] = np.nan
     return {
         name: found[None, :-1, :, 0],
         f"{name}_stderr": found[None, :-1, :, 1],

@@ -177,9 +177,12 @@ def _drawn(
     members: np.ndarray, amount: np.ndarray, name: str, n: int, random: np.random.Generator, even: float
 ) -> Picked:
     """Return n draws from the samples of a part."""
-    mean = amount.mean()
-    if not mean > 0 or (amount**2).mean() < _GAIN * mean**2:
-        log.info("%s: tr M varies little, %d of %d samples are drawn alike", name, n, len(members))
+    largest = amount.max()
+    if 0 < largest < np.inf:
+        amount = amount / largest  # its squares are in range
+    if not 0 < largest < np.inf or (amount**2).mean() < _GAIN * amount.mean() ** 2:
+        reason = "varies little" if np.isfinite(largest) else "is not finite"
+        log.info("%s: tr M %s, %d of %d samples are drawn alike", name, reason, n, len(members))
         return Picked(np.sort(random.choice(members, n, replace=False)), np.ones(n))
     chance = (1 - even) * amount / amount.sum() + even / len(members)
     chosen = np.sort(random.choice(len(members), n, p=chance))

@@ -79,6 +79,7 @@ class Evaluator:
         self._order = np.concatenate(objective.members)
         sizes = [len(m) for m in objective.members]
         self.counts = np.array(sizes)
+        self._spread = objective.spread
         self._part = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(place(objective.device))
         self._kept: dict[tuple[int, int], tuple[Tree, Tree]] = {}
         self._bytes = 0
@@ -145,7 +146,7 @@ class Evaluator:
         self._visit(point, see, report, as_it_is)
         accuracy = None if is_correct is None else correct.cpu().numpy() / self.counts
         mean = loss.cpu().numpy() / self.counts
-        return mean, accuracy, _stderr(mean, squares.cpu().numpy() / self.counts, self.counts)
+        return mean, accuracy, self._stderr(mean, squares.cpu().numpy() / self.counts)
 
     def each(
         self, point: Point, report: Callable[[float], None] | None = None, *, as_it_is: bool = False
@@ -175,9 +176,17 @@ class Evaluator:
     def means(self, each: np.ndarray, right: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """Return the same as `measure`, computed from the return value of `each`."""
         part, n = self._part.cpu().numpy(), len(self.counts)
-        loss, squares = (np.bincount(part, values, n) / self.counts for values in (each, np.square(each)))
+        with np.errstate(over="ignore"):  # a loss beyond 1e154 has no error
+            loss, squares = (np.bincount(part, values, n) / self.counts for values in (each, np.square(each)))
         accuracy = None if right is None else np.bincount(part, right, n) / self.counts
-        return loss, accuracy, _stderr(loss, squares, self.counts)
+        return loss, accuracy, self._stderr(loss, squares)
+
+    def _stderr(self, mean: np.ndarray, square: np.ndarray) -> np.ndarray:
+        """Return the standard errors of means from the means of squares; nan where they are not known or not finite."""
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            variance = np.maximum(square - mean**2, 0) / (self.counts - 1.0)
+            found: np.ndarray = np.where(self._spread & np.isfinite(variance), np.sqrt(variance), np.nan)
+        return found
 
     def _visit(
         self,
@@ -285,14 +294,6 @@ def evaluate(
         where = "its blocks" if journal is None else journal.folder
         raise StoreError(f"{where} is damaged: pass {arg('overwrite', True)} to begin anew, or choose another file")
     return result
-
-
-def _stderr(mean: np.ndarray, square: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the standard errors of means from the means of squares; nan for fewer than two finite values."""
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        variance = np.maximum(square - mean**2, 0) / (counts - 1.0)
-        found: np.ndarray = np.where((counts > 1) & np.isfinite(variance), np.sqrt(variance), np.nan)
-    return found
 
 
 def _stacked(accuracies: Sequence[np.ndarray | None]) -> np.ndarray | None:

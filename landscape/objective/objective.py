@@ -270,6 +270,13 @@ class Objective:
         return self.counts if self.draws is None else self.draws.population
 
     @property
+    def spread(self) -> np.ndarray:
+        """Whether the summands of each part are of two samples at least, (P,): one, drawn often, shows no error."""
+        if self.draws is None:
+            return self.counts > 1
+        return np.array([len(np.unique(self.draws.index[own])) > 1 for own in self.members])
+
+    @property
     def shares(self) -> np.ndarray:
         """Share of each part in the samples of all parts, (P,)."""
         found: np.ndarray = self.population / self.population.sum()

@@ -10,13 +10,16 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
+from landscape.analyses.part_losses import PartLosses
 from landscape.curvature import forms, rows
 from landscape.curvature.kinds import KINDS
 from landscape.data import datasets
 from landscape.data.partition import Partition
 from landscape.errors import InputError
-from landscape.objective import draws
+from landscape.objective import draws, points
+from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
+from landscape.results import over_samples
 
 
 def test_means_over_draws_are_those_over_samples_on_average():
@@ -136,3 +139,65 @@ def test_many_classes_are_no_hindrance_where_the_trace_has_a_formula(monkeypatch
     with caplog.at_level(logging.INFO):
         assert np.ptp(draws.pick(network(loss="focal"), 0, 12).factors) == 0
     assert "more than 1 outputs, 12 of 60 are drawn alike" in caplog.text
+
+
+AMOUNTS = {
+    "zero": (np.zeros(60), True),
+    "alike": (np.full(60, 0.3), True),
+    "alike and huge": (np.full(60, 1e300), True),
+    "not a number": (np.r_[np.nan, np.ones(59)], True),
+    "infinite": (np.r_[np.inf, np.ones(59)], True),
+    "all infinite": (np.full(60, np.inf), True),
+    "one has all": (np.eye(1, 60)[0], False),
+    "one has all, and it is huge": (1e308 * np.eye(1, 60)[0], False),
+    "one has all, and it is the least number": (5e-324 * np.eye(1, 60)[0], False),
+    "two have all": (np.eye(1, 60)[0] + np.eye(1, 60, 7)[0], False),
+    "half": (np.arange(60) % 2 * 1.0, False),
+    "many sizes": (np.logspace(-300, 300, 60), False),
+    "small sizes": (np.logspace(-320, -310, 60), False),
+}
+
+
+@pytest.mark.parametrize("even", [draws.AT, draws.AWAY])
+@pytest.mark.parametrize("n", [2, 12])
+@pytest.mark.parametrize("kind", AMOUNTS)
+def test_samples_are_drawn_by_any_uncertainty(kind, n, even, caplog):
+    objective, (amount, alike) = network(), AMOUNTS[kind]
+    members = objective.members[0]
+    with caplog.at_level(logging.INFO), np.errstate(all="raise", under="ignore"):
+        found = [draws.pick(objective, 0, n, amount=amount, seed=seed, even=even) for seed in range(20)]
+    assert ("drawn alike" in caplog.text) == alike
+    assert ("is not finite" in caplog.text) == (not np.isfinite(amount).all())
+    wide = amount.astype(np.longdouble)  # goes beyond the range of float64
+    for one in found:
+        assert len(one.index) == n
+        if alike:
+            assert len(set(one.index)) == n
+            expected = np.ones(n)
+        else:
+            chance = (1 - even) * wide / wide.sum() + np.longdouble(even) / len(members)
+            expected = (1 / (len(members) * chance))[np.searchsorted(members, one.index)]
+        np.testing.assert_allclose(one.factors, expected.astype(float), rtol=1e-12)
+
+
+def test_draws_of_one_sample_leave_errors_unknown():
+    objective = network()
+    few = [draws.Picked(own[[0, 0, 0]], np.full(3, 0.4)) for own in objective.members]
+    mixed = [few[0], draws.Picked(objective.members[1][[0, 0, 1]], np.ones(3))]
+    drawn = draws.gathered(objective, mixed, {})
+    assert drawn.spread.tolist() == [False, True]
+    assert objective.spread.tolist() == [True, True]
+    found = ls.spectrum(drawn, operator="ggn")
+    for name in ("trace_sampling_stderr", "lambda_max_sampling_stderr"):
+        assert np.isfinite(getattr(found, name)).tolist() == [False, True]
+    one = over_samples.of_part(found, 0)
+    assert np.isnan([one.trace[1], one.lambda_max[1], *one.trace_interval, *one.trace_ratio[1:]]).all()
+    assert np.isfinite(over_samples.of_part(found, 1).trace[1])
+    known = {
+        "points": Evaluator(drawn, plain=True).measure(points.origin(drawn))[2],
+        "losses": np.array([PartLosses(drawn, p).stderr(np.arange(3.0)) for p in range(2)]),
+        "gradients": ls.gradients(drawn, sampling_errors=True).norm_sampling_stderr[0],
+        "sensitivity": ls.sensitivity(drawn, n=1, draws=1).loss_change_stderr[0, 0],
+    }
+    for name, errors in known.items():
+        assert np.isfinite(errors).tolist() == [False, True], name
