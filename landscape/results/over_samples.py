@@ -59,7 +59,8 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
         return None
     own = np.isfinite(found.sample_trace[p])
     weights, n = found.sample_weight[p][own], int(own.sum())
-    if found.sample_index is not None and n > 1 and len(np.unique(found.sample_index[p][own])) == 1:
+    index = np.arange(n) if found.sample_index is None else found.sample_index[p][own]
+    if n > 1 and len(np.unique(index, equal_nan=False)) == 1:
         own = np.flatnonzero(own)[:1]  # one sample, drawn each time, whose spread is unknown
         weights, n = weights.sum(keepdims=True), 1
     traces, curvatures, uncertainty = (

@@ -234,7 +234,8 @@ def test_few_samples_and_large_errors_are_marked():
     even = np.full((3, 25), 2.0)
     found = dataclasses.replace(
         found,
-        **{n: even for n in dir(found) if n.startswith("sample_") and getattr(found, n) is not None},
+        **{n: even for n in dir(found) if n.startswith("sample_") and getattr(found, n) is not None}
+        | {"sample_index": np.arange(75.0).reshape(3, 25)},
     )
     assert over_samples.of_part(found, 0).resolved
     one = dataclasses.replace(over_samples.of_part(found, 0), lambda_max=(1.0, 0.33), trace=(-1.0, 0.33))
