@@ -145,7 +145,7 @@ def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: i
 
 
 def _excess(per_sample: Samples, value: float) -> float:
-    """Return the bias of lambda_max of these draws, from its difference to lambda_max of their halves."""
+    """Estimate the bias of lambda_max of these draws: compare it with lambda_max of each half of the draws."""
     weights = per_sample.lengths.weights
     random, halves = np.random.default_rng(0), []
     for _ in range(SPLITS):

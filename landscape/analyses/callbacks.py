@@ -23,7 +23,7 @@ def lightning(monitor: "Monitor") -> Any:
         raise InputError("for_lightning needs the package lightning: pip install lightning") from error
 
     class MonitorCallback(Callback):
-        """Measures after steps of the optimizer; a batch that only accumulates gradients is no step."""
+        """Measures after steps of the optimizer; a batch that only accumulates gradients does not count as a step."""
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             """Let the monitor see the step that was done, on the first process."""

@@ -81,7 +81,7 @@ def critical_sharpness(objectives: Sequence[Objective], known: Slopes, first: fl
 
 
 def _critical(objective: Objective, direction: Tensor, loss: float, slope: float, first: float) -> float:
-    """Return the number of one part, from as many passes over its samples as the search takes."""
+    """Return the critical sharpness of one part; the search decides how many passes over its samples are made."""
     if slope <= 0:
         return math.inf
     evaluator = Evaluator(objective, plain=True)
@@ -106,7 +106,7 @@ def _critical(objective: Objective, direction: Tensor, loss: float, slope: float
 
 
 def _crossing(slope: float, steps: Sequence[float], rises: Sequence[float]) -> float:
-    """Return 2 / the step at which the rise becomes positive, by the interpolation that is exact for a parabola."""
+    """Return 2 divided by the step at which the rise becomes positive; the interpolation is exact for a parabola."""
     before, below = 0.0, -slope
     for step, rise in zip(steps, rises, strict=True):
         if not rise <= 0:  # also if the loss is nan or infinite

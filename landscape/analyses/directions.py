@@ -354,7 +354,7 @@ def _scaled(d: Tensor, w: Tensor, normalisation: str, name: str, groups: Mapping
 
 
 def _times(d: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Scale d by |theirs| / |ours|; a zero norm stays zero."""
+    """Scale d by |theirs| / |ours|; zero where |ours| is zero."""
     return torch.where(ours > 0, d * (theirs / torch.where(ours > 0, ours, 1.0)), 0.0)
 
 

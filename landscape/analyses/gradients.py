@@ -271,7 +271,7 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
 
 
 def _all_batches(objective: Objective, part: int) -> Iterator[tuple[Tree, Tree]]:
-    """Return the batches of all samples of a part, also where processes share the sums."""
+    """Return the batches of all samples of a part, even if processes share the sums."""
     members = objective.members[part]
     for start in range(0, len(members), objective.batch_size):
         yield objective.samples.batch(members[start : start + objective.batch_size], objective.device, objective.dtype)

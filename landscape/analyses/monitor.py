@@ -353,7 +353,7 @@ class Monitor:
         return "auto" if own.outputs.size <= _FEW_OUTPUTS or traces.refusal(own, kind) else "sampled"
 
     def _spectrum(self, own: Objective, options: dict[str, Any]) -> Spectrum:
-        """Compute a spectrum, in float64 where float32 has not the digits, as early in a training."""
+        """Compute a spectrum; in float64 if float32 is not precise enough, as can happen early in a training."""
         try:
             return spectrum(own, **options)
         except NumericalError as error:
@@ -364,7 +364,7 @@ class Monitor:
         return spectrum(replace(own, dtype=torch.float64).of_network(network), **options)
 
     def _first(self, result: Spectrum) -> float:
-        """Return the initial step of the search, at which the sharpest direction would just be stable."""
+        """Return the first step that the search tries: at this step the sharpest direction would be just stable."""
         sharpness = float(result.lambda_max[0])
         if math.isfinite(sharpness) and sharpness > 0:
             return 2 / sharpness
@@ -411,7 +411,7 @@ def of_training(
 
 
 def _without_new_hooks(model: nn.Module, then: nn.Module) -> nn.Module:
-    """Remove hooks that `then`, an earlier copy, has not: those that record a training must not see a measurement."""
+    """Remove hooks that `then`, an earlier copy, does not have: hooks that record a training must not see this."""
     before = dict(then.named_modules())
     for name, module in model.named_modules():
         for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):

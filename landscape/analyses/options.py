@@ -254,7 +254,7 @@ def all_rows(objective: Objective, kind: Kind, options: Options) -> bool:
 
 
 def _few_rows_give_traces(objective: Objective, kind: Kind, options: Options) -> bool:
-    """Say whether few rows give the default's trace, for less than the passes of an exact one."""
+    """Say whether the default takes the trace from few rows, with fewer passes than an exact trace needs."""
     if options.trace != "auto" or kind.factors is None or kind.has_rows:
         return False
     return objective.outputs.size > of_samples.FEW_OUTPUTS and traces.of_bends(objective, kind) is None

@@ -114,7 +114,7 @@ def row_products(
 
 
 def _share(lengths: list[Lengths], most: int) -> float | None:
-    """Return the smallest fraction of the traces that can be left out so that the rows fit; None if none can."""
+    """Return the smallest fraction of the traces that must be left out for the rows to fit; None if they never fit."""
     for tol in LEFT_OUT:
         if sum(len(own.longest(tol)[0]) for own in lengths) <= most:
             return tol

@@ -111,7 +111,7 @@ def _is_off(mean: np.ndarray, off: np.ndarray, cell: tuple[int, int, int, int], 
 def _bends(
     mean: np.ndarray, cell: tuple[int, int, int, int], rows: Sequence[int], columns: Sequence[int], tol: float
 ) -> bool:
-    """Say whether linear interpolation of a cell's corners misses a mean inside by more than a fraction `tol` of it."""
+    """Say whether linear interpolation from a cell's corners misses a mean inside by more than a fraction `tol`."""
     # Without finite corners there is no interpolation; if only some are finite, a border runs through the cell.
     r0, r1, c0, c1 = cell
     corners = mean[:, [r0, r0, r1, r1], [c0, c1, c0, c1]]

@@ -203,7 +203,7 @@ def samples(
 
 
 def _longest(known: Lengths, found: Rows, most: int) -> Found:
-    """Return copies of at most a number of the longest of some rows."""
+    """Return copies of the longest of some rows, at most `most` of them."""
     sizes = np.abs(known.squares[found.sample, found.row])
     chosen = np.sort(np.argsort(-sizes, kind="stable")[:most])
     vectors = found.vectors[torch.from_numpy(chosen).to(found.vectors.device)]
@@ -270,7 +270,7 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
 
 
 def _along(found: Samples, top: Tensor, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return curvatures as `along_vector`, of which only some, (n,), are computed, and the others are of the rows."""
+    """Return curvatures as `along_vector` does: those of `some`, (n,), are computed, the others come from rows."""
     weights, kept = found.lengths.weights, found.kept
     curvature, crossfit = (np.full(len(weights), np.nan) for _ in range(2))
     folds, pieces = [some], [(found.members[some], top)]

@@ -118,7 +118,7 @@ _OF_ONE_RUN = {"checkpoints"} | _OF_MEMORY
 
 
 def _before(out: str | Path, about: dict[str, Any]) -> dict[str, Result]:
-    """Return what a result file holds, by the SHA-256 of the checkpoints; nothing where there is no file."""
+    """Return the results in a file by the SHA-256 of their checkpoints; nothing if there is no file."""
     if not Path(out).exists():
         return {}
     found = store.load(out)
@@ -166,7 +166,7 @@ class _Whole:
         return self.of_stage(stage, snapshot, result)
 
     def of_stage(self, stage: Stage, snapshot: Snapshot, result: Result) -> Series:
-        """Return the series of one checkpoint whose result is there."""
+        """Return the series of one checkpoint that has its result already."""
         edge, rule = stage.optimizer.edge if stage.optimizer else (None, "")
         return of_one(
             result,
@@ -250,7 +250,7 @@ def _name(analysis: Callable[..., Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return an option as a JSON value for the provenance, or its type if it is none; journals use its full value."""
+    """Return an option as a JSON value for the provenance, or only its type; journals use its full value."""
     try:
         store.to_json(value, "an option")
     except StoreError:

@@ -186,7 +186,7 @@ def _kind_of(
 
 
 def _refuse_vectors(options: Options, matrices: Subject, *, overlap: bool) -> None:
-    """Refuse more vectors than a run finds, or too few for the overlap."""
+    """Refuse more vectors than a run can find, or too few vectors for the overlap."""
     most = options.n_steps if options.has_density else options.max_steps or extremes.MOST
     if options.vectors > min(most, matrices.size):
         raise InputError(

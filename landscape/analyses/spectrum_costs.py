@@ -121,7 +121,7 @@ class SpectrumCosts:
 
     @property
     def _n_basis(self) -> int:
-        """Number of vectors that this process keeps of a Lanczos basis, in whole vectors on the device."""
+        """Number of vectors of a Lanczos basis that this process keeps on the device, counted in whole vectors."""
         options, operator, world = self.options, self.operator(), distributed.world()
         shared = jobs.n_shared(sorted(map(len, self.objective.members), reverse=True), world)
         room = replace(Room.beside(operator, self.memory_bytes), team=Team(0, world) if shared else ALONE)

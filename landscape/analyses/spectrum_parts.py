@@ -111,7 +111,7 @@ class OfObjective(Subject):
         return fingerprint(self.objective, asdict(self.options))
 
     def operator(self, of: Objective) -> Operator:
-        """Return the products with the matrices of an objective, which is this one or has some of its samples."""
+        """Return the products for an objective: this one, or one with some of its samples."""
         return curvature_operator(of, self.kind, backend=self.backend, cache_bytes=self.cache_bytes)
 
     def plan(self) -> Plan:
@@ -132,7 +132,7 @@ class OfObjective(Subject):
 
 
 class _ObjectiveJob(Job):
-    """Products are traced once, when the first unfinished part needs them."""
+    """The computation for an objective; products are traced once, when the first unfinished part needs them."""
 
     def __init__(self, subject: OfObjective, journal: Journal | None, progress: jobs.Progress | None) -> None:
         objective, kind, options = subject.objective, subject.kind, subject.options
@@ -303,7 +303,7 @@ def _unknown() -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What products with the matrix of a part gave."""
+    """The numbers that products with the matrix of a part give."""
 
     fields: dict[str, Any]
     top: Tensor  # the eigenvector of lambda_max
@@ -318,7 +318,7 @@ def _by_products(
     report: Report,
     per_sample: of_samples.Samples | None = None,
 ) -> _Found:
-    """Compute the density of a part's spectrum, or its two ends and its trace; `known` is the trace, where it is."""
+    """Compute the density of a part's spectrum, or its two ends and its trace; `known` is the trace if it is known."""
     place = options.place_of_ends(room)
     if place is None:
         runs = probing.run(own, options.plan(room), report, estimate=known is None)

@@ -142,7 +142,7 @@ def compute(request: Request, journal: Journal | None, progress: jobs.Progress |
 
 
 class _Evaluated(Protocol):
-    """`evaluate`, with an evaluator and a journal."""
+    """The function `evaluate`, after its evaluator, journal and progress are set."""
 
     def __call__(
         self, points: Sequence[int], point_of: Callable[[int], Point], *, name: str = ..., as_it_is: bool = ...
@@ -185,7 +185,7 @@ def _fields_of_marks(request: Request, found: _Marks) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Heights:
-    """What is known at the points of the grid, (P, ny, nx); nan at points that are not computed."""
+    """The numbers at the points of the grid, (P, ny, nx); nan at points that are not computed."""
 
     loss: np.ndarray
     loss_stderr: np.ndarray
@@ -193,7 +193,7 @@ class _Heights:
     computed: np.ndarray  # (ny, nx)
 
     def put(self, found: Points) -> None:
-        """Write down the points that were evaluated, by their numbers in row-major order."""
+        """Enter the points that were evaluated; their numbers are in row-major order."""
         rows, columns = np.divmod(found.point, self.computed.shape[1])
         self.loss[:, rows, columns] = found.loss.T
         if found.loss_stderr is not None:
@@ -204,7 +204,7 @@ class _Heights:
 
 
 def _over_grid(request: Request, evaluator: Evaluator, evaluated: _Evaluated) -> _Heights:
-    """Evaluate all points of the grid, or those that refinement needs."""
+    """Evaluate all points of the grid or, with refinement, those that it needs."""
     objective, (n_rows, n_columns), moves = request.objective, request.shape, evaluator.policy.movement
     n_parts = len(objective.partition)
     loss, stderr, accuracy = np.full((3, n_parts, n_rows, n_columns), np.nan)

@@ -99,7 +99,7 @@ class Operator:
         return f"<{self.name} of {shown}: {self.shape}, {str(self.dtype).removeprefix('torch.')} on {self.device}>"
 
     def shared(self) -> "Operator":
-        """Return the operator with products that all ranks compute together, if they work together, else this one."""
+        """Return the operator whose products all ranks compute together; this operator if they work separately."""
         return self if self.share is None or distributed.team() == self.team else self.share()
 
     def __getitem__(self, parts: str | Sequence[str]) -> "Operator":

@@ -103,7 +103,7 @@ class Split:
 
 
 def n_restarted(capacity: int, wanted: int = 3) -> int:
-    """Return the number of vectors of the restarted run, given how many fit."""
+    """Return the number of vectors of the restarted run, given how many vectors fit into memory."""
     return min(capacity, _MOST + wanted)
 
 

@@ -118,7 +118,7 @@ def refuse_zero(of: Losses, factors: Factors, z: Tensor, targets: Tree) -> None:
 
 
 class _Precision(TorchDispatchMode):
-    """Records the lowest precision of real numbers, because a model may compute in float32 whatever its inputs are."""
+    """Records the lowest precision that is used for real numbers: a model may convert float64 inputs to float32."""
 
     lowest = torch.float64
 
@@ -135,7 +135,7 @@ class _Precision(TorchDispatchMode):
 def _fault(
     values: Callable[[Tensors], Tensor], at: Tensors, dtype: torch.dtype, remedy: str, *, beside: bool = False
 ) -> str | None:
-    """Say what is wrong with products with the second derivative of summed values, which are computed in `dtype`."""
+    """Say what is wrong with the products of the second derivative of summed values, computed in `dtype`."""
 
     def slopes(t: Tensors) -> Tensors:
         t = tuple(s.detach().requires_grad_() for s in t)

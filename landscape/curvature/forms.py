@@ -106,7 +106,7 @@ def forms_along(objective: Objective, kind: Kind, pieces: Sequence[tuple[np.ndar
 
 
 def _right_one(form: Form, twin: Form, values: Callable[[Form], Tensor], dtype: torch.dtype) -> Form:
-    """Return a form if it is right on some samples; otherwise the same form by backward passes."""
+    """Return a form if it gives the right numbers for some samples; otherwise the same form by backward passes."""
     expected = values(twin)
     try:
         found = values(form)

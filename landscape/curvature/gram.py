@@ -257,7 +257,7 @@ def _products(a: Tensor, b: Tensor) -> np.ndarray:
 
 
 def _with_whole(rows: Tensor, whole: Tensor, layout: Layout, names: Sequence[str]) -> Products:
-    """Return the products of rows (G, d) and of the whole (d,) by the parameters of these names, of d numbers."""
+    """Return inner products of the groups' gradients (G, d) and the whole gradient (d,), over named parameters."""
     size_of = dict(zip(layout.names, layout.sizes, strict=True))
     layer_of = {name: layer for layer, own in enumerate(layout.layers.values()) for name in own}
     n = len(rows) + 1
@@ -275,12 +275,12 @@ def _with_whole(rows: Tensor, whole: Tensor, layout: Layout, names: Sequence[str
 
 
 def _columns(n_rows: int) -> int:
-    """Return how many columns of so many rows are taken to float64 at a time."""
+    """Return how many columns of this many rows are converted to float64 at a time."""
     return max(1, _ENTRIES // n_rows)
 
 
 def _pieces(layout: Layout, entry_bytes: int, cache_bytes: int) -> list[list[str]]:
-    """Divide the parameters into pieces that fit, of one tensor at least, where each entry takes so many bytes."""
+    """Divide the parameters into pieces that fit into memory, of at least one tensor, given the bytes of each entry."""
     pieces: list[list[str]] = []
     room = 0
     for name, size in zip(layout.names, layout.sizes, strict=True):

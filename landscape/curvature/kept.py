@@ -52,7 +52,7 @@ def kept(operator: Operator, path: Path | None, fingerprint: Mapping[str, Any] |
 
 
 class _Kept:
-    """A product that reads and stores its results."""
+    """A product that stores its results in a file, and reads those that an earlier run has stored."""
 
     def __init__(self, matvec: Callable[[Tensor], Tensor], path: Path, about: bytes, team: Team) -> None:
         self._matvec, self._path, self._team = matvec, path, team

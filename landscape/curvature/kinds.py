@@ -223,7 +223,7 @@ class Kind:
 
     @property
     def remedy(self) -> str:
-        """What the user can do if PyTorch has no second derivative, or a wrong one."""
+        """What the user can do if PyTorch has no second derivative, or computes a wrong one."""
         return first_only()
 
 

@@ -40,7 +40,7 @@ BREAKDOWN = 100.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tridiagonal:
-    """The coefficients of B = P K runs of Lanczos; beyond a run's own number of steps they are nan."""
+    """The coefficients of P K runs of Lanczos; after the last step of a run they are nan."""
 
     alpha: np.ndarray  # (P, K, m) float64, the diagonals
     beta: np.ndarray  # (P, K, m) float64, beta[j] couples steps j and j + 1; the last one is the residual's norm
@@ -193,7 +193,7 @@ def lanczos(
 
 
 class _Runs:
-    """The state of all runs; in arrays with one row for each run, parts come before probes."""
+    """The state of all P K runs; arrays have one row for each run, and run (p, k) is row p K + k."""
 
     def __init__(self, probes: Tensor, capacity: int, limit: int, *, team: Team, place: Place, keep: bool) -> None:
         n_parts, n_probes, size = probes.shape
@@ -261,7 +261,7 @@ class _Runs:
             self._put(self.taken)
 
     def _put(self, j: int) -> None:
-        """Store the last vectors in the basis; where the basis is whole, work on its memory."""
+        """Store the last vectors in the basis; if the basis is whole, they share its memory from then on."""
         self.basis[:, j] = self.place.kept(self.v)
         self.v = self.basis[:, j] if self.place.is_whole else self.v
 

@@ -192,7 +192,7 @@ def _refuse_asymmetric(
 
 
 def _joined(operators: Sequence[Operator]) -> Operator:
-    """Return one operator for the parts of several that have one part each."""
+    """Join operators of one part each into one operator with all parts."""
     if not operators:
         raise InputError(f"there is no matrix: {_FORM}")
     first = operators[0]

@@ -38,7 +38,7 @@ class Place:
         return self.team.size == 1 and not self.on_host
 
     def kept(self, vectors: Tensor) -> Tensor:
-        """Return what this process keeps of vectors, (..., D) -> (..., d); a view if it can be one."""
+        """Return the entries of vectors that this process keeps, (..., D) -> (..., d); a view where possible."""
         own = vectors[..., self.team.share(vectors.shape[-1])]
         return own.cpu() if self.on_host else own
 
@@ -120,7 +120,7 @@ class Room:
 
     @property
     def largest(self) -> Place:
-        """The place at which most vectors fit, which is the last one."""
+        """The place where the largest number of vectors fits, which is the last one."""
         return list(self.places)[-1]
 
 

@@ -307,7 +307,7 @@ def _trace(
 
 
 def _rounding(operator: "Operator", runs: Sequence[tuple[Ritz, float]]) -> float:
-    """Return the rounding error of z^T H z, whose terms cancel if the deflated matrix is zero."""
+    """Return the rounding error of z^T H z; it matters because the terms cancel if the deflated matrix is zero."""
     sizes = [(np.abs(solved.values), norm2 * solved.weights) for solved, norm2 in runs]
     largest = max(float(max(values.max(), weights @ values)) for values, weights in sizes)
     return float(10 * torch.finfo(operator.dtype).eps * largest)
@@ -365,7 +365,7 @@ def extreme_columns(solved: Ritz, n_top: int) -> list[int]:
 
 
 def _product(runs: Tridiagonal, k: int) -> Tensor:
-    """Return H z of a run's own probe, (d,)."""
+    """Return H z for the probe z of a run, (d,)."""
     length, first = float(np.sqrt(runs.norm2[0, k])), runs.basis[0, k, :2]
     return length * (float(runs.alpha[0, k, 0]) * first[0] + float(runs.beta[0, k, 0]) * first[1])
 

@@ -107,7 +107,7 @@ class Products:
 
     @property
     def cached(self) -> bool:
-        """Whether everything that can be kept is kept, so that a product alone costs the same as in a block."""
+        """Whether all values that can be kept are kept: then a single product costs as much as one in a block."""
         return self._traced is not None and self._keepable <= self._cache_bytes
 
     @property
@@ -183,7 +183,7 @@ class Products:
         return fault_of_second_derivative(self.kind, problem.functions, problem.theta, some_of(part.example(), 2))
 
     def _of_batch(self, row: int, number: int, tangents: list[Tensors]) -> list[Tensors]:
-        """Multiply a batch by vectors: at once or, since memory has run out, in pieces that fit."""
+        """Multiply the matrix of a batch by vectors; after memory has run out, in pieces of the batch that fit."""
         while self._piece is None:
             try:
                 return self._at_once(row, number, tangents)
@@ -265,7 +265,7 @@ def by_reverse(problem: Problem, kind: Kind, batch: Batch, vs: list[Tensors]) ->
 
 
 def by_trace(problem: Problem, kind: Kind, batch: Batch) -> Stages:
-    """Trace the product of a batch and split it by what it depends on, see `linearize`."""
+    """Trace the product of a batch and divide its graph by what each node depends on, see `linearize`."""
     n = len(problem.theta)
 
     def product(state: Tensors, inputs: Tree, targets: Tree, v: Tensors) -> Tensors:
@@ -333,7 +333,7 @@ def _at_point(problem: Problem, kind: Kind, graph: Stages, batch: Batch, require
 
 
 def _disagreement(problem: Problem, kind: Kind, linearized: Linearized, batch: Batch) -> str | None:
-    """Say by how much the traced product of a batch differs from that by backward passes; None if they agree."""
+    """Say by how much the traced product of a batch differs from the product by backward passes; None if they agree."""
     layout = problem.layout
     generator = torch.Generator().manual_seed(0)
     flat = torch.randn(layout.size, generator=generator).to(problem.device, problem.dtype)

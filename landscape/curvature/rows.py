@@ -70,7 +70,7 @@ class Lengths:
 
     @property
     def traces(self) -> np.ndarray:
-        """The trace of each sample's matrix J_i^T M_i J_i, (n,), without bias if there are `tails`."""
+        """The trace of each sample's matrix J_i^T M_i J_i, (n,); with `tails` an estimate without bias."""
         traces: np.ndarray = self.squares.sum(axis=1)
         return traces if self.tails is None else traces + self.tails[:, 0] - self.tails[:, 1]
 
@@ -103,7 +103,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """Which rows to keep besides their lengths: those probably needed, judged by the logits' eigenvalues."""
+    """The choice of the rows that are kept and not only measured: the logits' eigenvalues predict which are needed."""
 
     tol: float  # fraction of their sum that may be left out
     most: int  # rows
@@ -317,7 +317,7 @@ def _computed(
 
 
 def _known(known: Lengths, sample: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Say which rows were kept beside their lengths, (m,), and return their positions among the kept ones."""
+    """Say which rows were kept and not only measured, (m,), and return their positions among the kept rows."""
     if known.kept is None:
         return np.zeros(len(sample), dtype=bool), np.empty(0, dtype=np.int64)
     width = known.squares.shape[1]
@@ -328,7 +328,7 @@ def _known(known: Lengths, sample: np.ndarray, row: np.ndarray) -> tuple[np.ndar
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outputs:
-    """What a forward pass says of the rows of a part."""
+    """What a forward pass shows of the rows of a part."""
 
     logits: Tensor  # (n, C) float64 on the CPU
     targets: Tree  # of the n samples, on the CPU
@@ -368,7 +368,7 @@ def outputs(objective: Objective, factors: Factors, part: int) -> Outputs:
 
 
 def split(objective: Objective, factors: Factors, logits: Tensor, targets: Tree) -> Middle:
-    """Split logits on the CPU by `factors.split`, on the host unless a user's loss may have tensors on the device."""
+    """Split logits, which are on the CPU, by `factors.split` where float64 is computed for this device."""
     there = place(objective.device)
     return factors.split(objective, logits.to(there), trees.mapped(lambda t: t.to(there), targets))
 
