@@ -28,10 +28,8 @@ stochastic stability" (arXiv 2412.20553), for batches; Cohen et al. 2021 for 2 /
 
 import logging
 import math
-import random
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from inspect import signature
@@ -45,7 +43,8 @@ from torch import nn
 from landscape.analyses import callbacks, descent
 from landscape.analyses.options import Trace
 from landscape.analyses.spectrum import spectrum
-from landscape.autodiff import distributed, memory
+from landscape.analyses.untouched import untouched, without_new_hooks
+from landscape.autodiff import distributed
 from landscape.callables import checked
 from landscape.curvature import traces
 from landscape.curvature.kinds import HESSIAN, find
@@ -290,7 +289,7 @@ class Monitor:
     def _of_now(self) -> tuple[Objective, Objective, Objective]:
         """Return the objectives at the current weights."""
         everything, whole, parts = self._objectives
-        now = everything.at(_without_new_hooks(copied(self._trained(everything)), everything.model))
+        now = everything.at(without_new_hooks(copied(self._trained(everything)), everything.model))
         whole, parts = (replace(own.of_network(now.model), known=now.known) for own in (whole, parts))
         return now, whole, parts
 
@@ -410,17 +409,6 @@ def of_training(
     return Monitor(made, optimizer, every=EPOCHS * of_epoch, batch_size=batch_size, out=out, start=start)
 
 
-def _without_new_hooks(model: nn.Module, then: nn.Module) -> nn.Module:
-    """Remove hooks that `then`, an earlier copy, does not have: hooks that record a training must not see this."""
-    before = dict(then.named_modules())
-    for name, module in model.named_modules():
-        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            hooks = vars(module)[kind]
-            for key in hooks.keys() - vars(before.get(name, module))[kind].keys():
-                del hooks[key]
-    return model
-
-
 def restricted(objective: Objective, samples: int | None, seed: int) -> Objective:
     """Return an objective with at most `samples` samples of each part, drawn without weights."""
     if samples is None or all(len(own) <= samples for own in objective.members):
@@ -460,22 +448,3 @@ def unmeasured(objective: Objective) -> Spectrum:
         tol=0.0,
         negative_tol=0.0,
     )
-
-
-@contextmanager
-def untouched() -> Generator[None, None, None]:
-    """Restore the global state after the block: random number generators and the modes of autograd."""
-    devices = range(torch.cuda.device_count()) if memory.used_cuda() else ()
-    plain, legacy = random.getstate(), np.random.get_state()  # ruff: ignore[numpy-legacy-random]  # a user's code may draw from it
-    kinds = ("cpu", "cuda") if devices else ("cpu",)
-    try:
-        with ExitStack() as modes:
-            for kind in kinds:
-                modes.enter_context(torch.autocast(kind, enabled=False))
-            modes.enter_context(torch.inference_mode(False))
-            modes.enter_context(torch.random.fork_rng(devices))
-            modes.enter_context(torch.enable_grad())
-            yield
-    finally:
-        random.setstate(plain)
-        np.random.set_state(legacy)  # ruff: ignore[numpy-legacy-random]  # the same

@@ -17,6 +17,7 @@ from landscape.objective import runs
 from landscape.objective.objective import Objective
 from landscape.objective.runs import Stage
 from landscape.results import Result, Series, Spectrum, columns
+from landscape.results.column import Column
 from landscape.results.written import number
 
 MOST_PARTS = 6
@@ -107,7 +108,7 @@ def _finished(console: Console, found: Series) -> None:
     console.note(f"{found.checkpoints[0]}: {column.heading(own)}: {shown}")
 
 
-def _column(results: Sequence[Any]) -> columns.Column:
+def _column(results: Sequence[Any]) -> Column:
     """Return the column that a line shows: the first compared one that is not the loss."""
     some = columns.compared(results)
     return next((c for c in some if "loss" not in (c.key, c.field)), some[0])

@@ -11,7 +11,8 @@ from decimal import Decimal
 from typing import Any
 
 from landscape.results import columns
-from landscape.results.columns import LOSS, SAMPLES, Column
+from landscape.results.column import Column
+from landscape.results.columns import LOSS, SAMPLES
 
 _TEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -67,7 +68,7 @@ def siunitx(text: str) -> str:
     """Write a number of a table as siunitx reads it.
 
     Args:
-        text: as `columns.Column.text` writes it: "38.15 ± 0.02*", "2.17e+06 ± 3e+04", "1,234", "none".
+        text: as `Column.text` writes it: "38.15 ± 0.02*", "2.17e+06 ± 3e+04", "1,234", "none".
 
     Returns:
         The number for an S column; other text in braces.

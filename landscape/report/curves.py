@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.plots.figures.density import FLOOR, matrix
+from landscape.plots.figures.broadened import FLOOR
 from landscape.plots.layout import planes
 from landscape.plots.layout.parts import joined, named
 from landscape.plots.layout.scales import Scale, label, scale
+from landscape.plots.layout.symbols import matrix
 from landscape.report.rows import Column, Row
 from landscape.report.sources import Source
 from landscape.results import Spectrum, Surface, Trajectory, quadrature, written

@@ -11,6 +11,7 @@ from typing import Any
 
 from landscape.report.sources import Source
 from landscape.results import KINDS, Result, columns
+from landscape.results.column import Column
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,7 +20,7 @@ class Column:
 
     key: str
     heading: str
-    of: Mapping[str, columns.Column]  # by kinds
+    of: Mapping[str, Column]  # by kinds
     count: bool  # a number of samples, not a measure of sharpness
 
     @property
@@ -34,7 +35,7 @@ class Column:
 
 def _columns() -> tuple[Column, ...]:
     """Return the columns of all kinds that have a place in the summary; those of one key are one."""
-    found: dict[str, dict[str, columns.Column]] = {}
+    found: dict[str, dict[str, Column]] = {}
     for kind, table in columns.TABLES.items():
         for column in table:
             if column.summary:
@@ -105,7 +106,7 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
     return [column for column in COLUMNS if any(column.key in row.cells for row in rows)]
 
 
-def _cell(column: columns.Column, result: Result, p: int, value: float, error: float | None) -> Cell:
+def _cell(column: Column, result: Result, p: int, value: float, error: float | None) -> Cell:
     sure = column.sure is None or bool(getattr(result, column.sure)[p])
     return Cell(value=value, error=error, text=column.text(result, p), sure=sure)
 

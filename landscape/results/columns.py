@@ -1,102 +1,19 @@
 """The columns of the tables of each kind of result, defined once.
 
 The table that a command prints, the table of a notebook, the cells of `landscape compare` and the summary of a report
-are all made from the columns in `TABLES`. A new column is one entry here. For results over several checkpoints or
-epochs, tables show the last one.
+are all made from the columns in `TABLES`. A new column is one entry here; column.py says what an entry has. For results
+over several checkpoints or epochs, tables show the last one.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from landscape.results.column import Column
 from landscape.results.measures import MEASURES
-from landscape.results.written import number, with_error
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A number that each part has."""
-
-    head: str  # above the column
-    field: str  # of the result
-    error: str | None = None  # the field of its error
-    of_error: str = "s.e."  # what the error is
-    form: Literal["number", "percent", "count"] = "number"
-    missing: str = "-"  # what stands for nan
-    endless: str = "inf"  # what stands for infinity
-    sure: str | None = None  # a Boolean field; where it is false, the number gets a star
-    detail: Callable[[Any], str] | None = None  # text after `head`, shown if all results have the same
-    cell: Callable[[Any, int], str] | None = None  # the text for a part by its position, if no number
-    values: Callable[[Any], tuple[np.ndarray, np.ndarray | None]] | None = None  # if not those of the field
-    doc: str = ""  # description of `values`; a field has its own description
-    when: Callable[[Any], bool] | None = None  # whether the table shows it
-    table: bool = True  # whether it is a column of the result's own table
-    compared: bool = False  # whether the cells of a comparison show it
-    summary: str | None = None  # its heading in the summary of all kinds of results; None if it is not in it
-    key: str = ""  # columns with the same key are one column in the summary; by default the name of the field
-
-    def __post_init__(self) -> None:
-        """Refuse numbers made of several fields without a name and a description of their own.
-
-        Raises:
-            ValueError: `values` without `key` or `doc`.
-        """
-        if self.values is not None and not (self.key and self.doc):
-            raise ValueError(f"the column {self.head} has values of its own: give it a key and a doc")
-
-    @property
-    def name(self) -> str:
-        """The name of the number in files and logs: its field, or the key of a number made of several fields."""
-        return (self.key if self.values else "") or self.field
-
-    def heading(self, *results: Any) -> str:
-        """The heading of the column in a table of these results."""
-        details = {self.detail(result) for result in results} if self.detail else set()
-        has_error = self.error and self.cell is None and any(self._errors(result) is not None for result in results)
-        error = f" ± {self.of_error}" if has_error or (self.values and self.error) else ""
-        unit = " %" if self.form == "percent" else ""
-        return self.head + (f" {details.pop()}" if len(details) == 1 else "") + unit + error
-
-    def of(self, result: Any) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """Return the numbers of all parts and their errors; None if the result does not have them."""
-        if self.values is not None:
-            return self.values(result)
-        if getattr(result, self.field) is None:
-            return None
-        errors = self._errors(result)
-        return _last(getattr(result, self.field)), None if errors is None else _last(errors)
-
-    def _errors(self, result: Any) -> np.ndarray | None:
-        """Return the errors that a result has of the number, if it has any."""
-        found: np.ndarray | None = getattr(result, self.error) if self.error else None
-        return found
-
-    def text(self, result: Any, part: int) -> str:
-        """Return the text of the cell of a part, given the part's position."""
-        if self.cell is not None:
-            return self.cell(result, part)
-        found = self.of(result)
-        if found is None:
-            return "-"
-        value, error = float(found[0][part]), None if found[1] is None else float(found[1][part])
-        sure = self.sure is None or bool(getattr(result, self.sure)[part])
-        return self.written(value, error) + "*" * (not sure)
-
-    def written(self, value: float, error: float | None) -> str:
-        """Return the text of a number."""
-        if math.isnan(value):
-            return self.missing
-        if math.isinf(value):
-            return self.endless if value > 0 else "-inf"
-        if self.form == "count":
-            return f"{int(value):,}"
-        if self.form == "percent":
-            known = error is not None and math.isfinite(error) and error > 0
-            return f"{100 * value:.1f}" + (f" ± {100 * error:.1g}" if known and error is not None else "")
-        return number(value) if error is None else with_error(value, error)
+from landscape.results.written import number
 
 
 def table(result: Any) -> tuple[list[str], list[list[str]]]:
@@ -164,12 +81,6 @@ def numbers(result: Any) -> list[tuple[Column, np.ndarray, np.ndarray | None]]:
 def last(result: Any) -> Any:
     """Return the result that tables show: the last checkpoint of a series, or the result itself."""
     return getattr(result, "last", result)
-
-
-def _last(values: np.ndarray) -> np.ndarray:
-    while values.ndim > 1:
-        values = values[-1]
-    return values
 
 
 def _ways(distances: Any) -> tuple[np.ndarray, np.ndarray | None]:

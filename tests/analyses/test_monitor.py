@@ -10,6 +10,7 @@ from torch import nn
 
 import landscape as ls
 from landscape.analyses import descent, monitor
+from landscape.analyses.untouched import untouched
 from landscape.errors import InputError, NumericalError, StoreError
 
 X = torch.randn(24, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -75,7 +76,7 @@ def test_what_a_measurement_draws_is_given_back():
     np.random.seed(1)  # ruff: ignore[numpy-legacy-random]
     random.seed(1)
     torch.manual_seed(1)
-    with monitor.untouched():
+    with untouched():
         inside = drawn()
     assert drawn() == inside
     assert drawn() != inside

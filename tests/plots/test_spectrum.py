@@ -19,8 +19,9 @@ from synthetic import bulk, classes, spectrum_of
 
 from landscape import plots
 from landscape.errors import InputError, StoreError
-from landscape.plots.figures.density import FLOOR, matrix
+from landscape.plots.figures.broadened import FLOOR
 from landscape.plots.layout import theme
+from landscape.plots.layout.symbols import matrix
 from landscape.results import quadrature, written
 
 

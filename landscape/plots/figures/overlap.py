@@ -12,10 +12,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError, arg
-from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import by_count, named
+from landscape.plots.layout.symbols import matrix
 from landscape.results import Spectrum, written
 
 MOST_NUMBERS = 12  # parts whose numbers are written into the map

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.plots.figures.density import matrix
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground
 from landscape.plots.layout.parts import by_count, positions
+from landscape.plots.layout.symbols import matrix
 from landscape.results import Spectrum, matched, over_samples, written
 
 MOST_NAMES = 12

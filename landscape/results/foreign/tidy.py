@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from landscape.results import Result, Series, Spectrum, columns
-from landscape.results.columns import Column
+from landscape.results.column import Column
 from landscape.results.converged import converged
 
 COLUMNS = (
