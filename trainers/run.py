@@ -20,17 +20,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from landscape.autodiff import costs, devices, distributed
 from landscape.errors import InputError, LandscapeError, NumericalError, StoreError, arg, one_line
-from landscape.networks import checkpoints, losses
+from landscape.networks import checkpoints
 from landscape.networks.class_means import Quality
 from landscape.networks.models import NormedLinear
 from landscape.results import History, disk, store
-from trainers import evaluation, folder, gkp, memory, planned, recipes, records, rules, schedule
+from trainers import evaluation, folder, planned, recipes, records, schedule
 from trainers.data import Data, build
 from trainers.evaluation import Scores
+from trainers.grouped import Grouping
 from trainers.loop import Trainer
 from trainers.preserve import settled_quality
 from trainers.recipes import Recipe
@@ -89,7 +90,6 @@ class Run:
         self._overwrite = overwrite
         self._fresh = True  # nothing is written yet
         self._saved = 0  # epochs done that state.pt holds
-        self._groups: str | None = None  # name of the file of the latest grouping
         self._best = -1.0
         self._rows: dict[str, list[Any]] = {}
         self._writer: Any = None  # made after the first epoch, when the folder is this run's
@@ -97,7 +97,7 @@ class Run:
         folder.refuse(out, recipe, data.whole.fingerprint, overwrite=overwrite)
         costs.declare(lambda: planned.plan(recipe, data, model, place, epoch=self._done(), workers=workers))
         self._lock = folder.Hold(out) if distributed.is_main() else None
-        self._bank = memory.Bank(out / "bank", len(data.train.class_names))
+        self._grouping = Grouping(out, self.trainer, workers)
         if not overwrite and (out / "state.pt").exists():
             try:
                 self._go_back()
@@ -170,9 +170,10 @@ class Run:
                 row = self.trainer.run_epoch(tell)
                 if distributed.is_main():
                     row |= self._measured()
-                self._regroup()
+                self._grouping.regroup()
                 if distributed.is_main():
-                    row |= self._grouped() | {"epoch": self.trainer.epoch, "seconds": time.perf_counter() - started}
+                    seconds = time.perf_counter() - started
+                    row |= self._grouping.row() | {"epoch": self.trainer.epoch, "seconds": seconds}
                     for name, value in row.items():
                         if name != "state":
                             self._rows.setdefault(name, []).append(value)
@@ -275,96 +276,11 @@ class Run:
             if r.grouped and schedule.banking(epoch, r.warmup_epochs, r.statistics_every):
                 self._clear()
                 known = {"eval_accuracy_per_class": scores.accuracy_per_class, "test_accuracy": np.nan}
-                self._bank.update(epoch, quality.quality, model.state_dict(), self._meta(known))
+                self._grouping.bank.update(epoch, quality.quality, model.state_dict(), self._meta(known))
 
         form: dict[str, Any] = {"beta": r.quality_beta, "form": r.quality_form, "seed": r.seed}
         q = settled_quality(model, self.data.train, classifier, keep=keep, **form, **options)
         return {"quality": q.quality, "distance": q.distance, "variance": q.variance}
-
-    def _grouped(self) -> dict[str, Any]:
-        """Return the epochs in the bank, and the groups."""
-        nothing, group_of = np.full(len(self.data.train.class_names), np.nan), self.trainer.group_of
-        banked = None if self._bank.empty else self._bank.epochs
-        return {
-            "bank_epoch": nothing if banked is None else banked.astype(float),
-            "n_banked": np.nan if banked is None else float(len(np.unique(banked))),
-            "group": nothing if group_of is None else group_of.numpy().astype(float),
-            "n_groups": np.nan if group_of is None else float(group_of.max() + 1),
-        }
-
-    def _regroup(self) -> None:
-        """Group the classes again if the recipe says so; the first rank does so and sends the groups to the others."""
-        r, epoch = self.recipe, self.trainer.epoch
-        if not r.grouped or not (rules.groups_after(r)(epoch) or self._missed()):
-            return
-        found: dict[str, Tensor] = {}
-        if distributed.is_main():
-            groups = memory.group_classes(self._bank, self.trainer.encoder, r.groups, centre=r.centre, seed=r.seed)
-            if groups.n_groups < r.groups:
-                log.warning(
-                    f"after epoch {epoch} the classes fall into {groups.n_groups} of {arg('groups', r.groups)}: "
-                    "those whose "
-                    "features were best in the same epoch share their encoder, and so their group"
-                )
-            found["group_of"] = torch.from_numpy(np.asarray(groups.group_of, dtype=np.int64))
-            if r.gkp:
-                found |= self._convergence_points(groups)
-            self._groups = f"groups-{epoch:04d}.pt"
-            checkpoints.write(self.out / self._groups, found, {"epoch": epoch})
-        self._use(self._told(found))
-
-    def _missed(self) -> bool:
-        """Say whether the only grouping found a single group, and an epoch remains for another grouping."""
-        r, group_of = self.recipe, self.trainer.group_of
-        found_one = group_of is not None and r.groups > 1 and int(group_of.max()) == 0
-        return found_one and r.regroup_every == 0 and self.trainer.epoch < r.epochs
-
-    def _convergence_points(self, groups: memory.Groups) -> dict[str, Tensor]:
-        centres = memory.group_centres(self._bank, groups, self.trainer.encoder)
-        fisher = gkp.group_fisher(
-            self.trainer.model,
-            self.data.train,
-            groups,
-            centres,
-            self.trainer.encoder,
-            loss=self.trainer.criterion if self.recipe.fisher_loss == "run" else losses.cross_entropy,
-            max_samples=self.recipe.fisher_samples,
-            seed=self.recipe.seed,
-            workers=self._workers,
-        )
-        return {"centres": centres, "fisher": fisher.cpu()}
-
-    def _told(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Send the first rank's object to every rank, and return it."""
-        if distributed.world() == 1:
-            return found
-        named = dict(self.trainer.model.named_parameters())
-        size = sum(named[n].numel() for n in self.trainer.encoder)
-        n_groups = torch.zeros((), dtype=torch.int64)
-        if distributed.is_main():
-            n_groups += int(found["group_of"].max()) + 1
-        distributed.broadcast([n_groups])
-        if not distributed.is_main():
-            found = {"group_of": torch.zeros(len(self.data.train.class_names), dtype=torch.int64)}
-            if self.recipe.gkp:
-                kind = named[self.trainer.encoder[0]].dtype
-                found |= {name: torch.zeros(int(n_groups), size, dtype=kind) for name in ("centres", "fisher")}
-        distributed.broadcast(found[name] for name in sorted(found))
-        return found
-
-    def _use(self, found: dict[str, Tensor]) -> None:
-        """Pass groups to the trainer."""
-        group_of = found["group_of"].numpy()
-        penalty = None
-        if self.recipe.gkp:
-            counts = self.data.train.class_counts if self.recipe.divide_by == "samples" else np.ones(len(group_of))
-            penalty = gkp.GKP(
-                found["centres"].to(self.trainer.device),
-                found["fisher"].to(self.trainer.device),
-                np.bincount(group_of, counts),
-                strength=self.recipe.preservation,
-            )
-        self.trainer.regroup(group_of, penalty)
 
     # Files ------------------------------------------------------------------------------------------------------
 
@@ -408,12 +324,12 @@ class Run:
             "best": self._best,
             "recipe": recipes.plain(r),
             "data_sha256": self.data.whole.fingerprint,
-            "bank": self._bank.state(),
-            "groups": self._groups,
+            "bank": self._grouping.bank.state(),
+            "groups": self._grouping.file,
         }
         checkpoints.write(self.out / "state.pt", state, kept)
         self._saved = epoch
-        folder.keep_groups(self.out, self._groups)
+        folder.keep_groups(self.out, self._grouping.file)
         if self._writer_class and self._writer is None:
             self._writer = self._writer_class(str(self.out / "tensorboard"))
         if self._writer:
@@ -437,18 +353,18 @@ class Run:
             if lacking:
                 raise StoreError(f"{file} is of an older version, which did not keep {lacking[0]}")
             self.trainer.restore(meta["epoch"], found.state)
-            self._saved, self._best, self._groups = meta["epoch"], meta["best"], meta["groups"]
-            self._bank.restore(meta["bank"])
-            if self._groups is not None:
-                file = self.out / self._groups
-                self._use(dict(checkpoints.read(file).state))
+            self._saved, self._best, self._grouping.file = meta["epoch"], meta["best"], meta["groups"]
+            self._grouping.bank.restore(meta["bank"])
+            if self._grouping.file is not None:
+                file = self.out / self._grouping.file
+                self._grouping.use(dict(checkpoints.read(file).state))
         except LandscapeError as error:
             raise StoreError(f"{error}; {remedy}") from error
         except (RuntimeError, KeyError) as error:  # names or shapes: the code of the model may have changed
             raise StoreError(f"{file} does not fit the model as it is now ({one_line(error)}): {remedy}") from error
         self._fresh = False
         if distributed.is_main():
-            folder.keep_groups(self.out, self._groups)  # another file is from an interrupted epoch
+            folder.keep_groups(self.out, self._grouping.file)  # another file is from an interrupted epoch
         self.resumed = True
 
     def _meta(self, row: dict[str, Any] | None) -> dict[str, Any]:

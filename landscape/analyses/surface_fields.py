@@ -63,8 +63,8 @@ class Request:
         return len(y), len(x)
 
     @property
-    def moves_statistics(self) -> bool:
-        """Say whether the surface uses other running statistics at the marks than the marks' own."""
+    def marks_differ(self) -> bool:
+        """Whether the surface uses other running statistics at the marks than the marks themselves have."""
         return bool(len(self.along.origin.buffers)) and not POLICIES[self.options.batch_norm].moves
 
     @property
@@ -99,7 +99,7 @@ class Request:
         work = pilot.at_points(
             objective,
             "points, each a pass over all samples",
-            n + 1 + len(self.marks) * (1 + self.moves_statistics),
+            n + 1 + len(self.marks) * (1 + self.marks_differ),
             point_of=lambda: self.along.at(*self.coordinates(0, 0)),
             halve=arg("refine", 0.01),
             **self.passes,
@@ -161,7 +161,7 @@ def _at_marks(request: Request, evaluated: _Evaluated) -> _Marks:
     marks = list(request.marks.values())
     at = [request.along.origin, *marks]
     own = evaluated(range(len(at)), at.__getitem__, name="marks", as_it_is=True)
-    if not marks or not request.moves_statistics:
+    if not marks or not request.marks_differ:
         return _Marks(own, None)
     return _Marks(own, evaluated(range(len(marks)), marks.__getitem__, name="marks as on the surface").loss)
 

@@ -346,7 +346,7 @@ def _carrier(tensor: Tensor) -> torch.device:
 
 @contextmanager
 def _others_may_be_lost() -> Generator[None, None, None]:
-    """Say in one line what it means that another process cannot be reached."""
+    """Return one line that says what it means if another process cannot be reached."""
     try:
         yield
     except RuntimeError as error:

@@ -69,7 +69,7 @@ def n_bytes(tree: Tree) -> int:
 
 
 def shape(tree: Tree) -> Any:
-    """Return the structure with the shape beyond the samples and the dtype of each tensor; equal for equal ones."""
+    """Return the structure with the dtype and the shape of each tensor, without the axis of the samples."""
     found, structure = tree_flatten(tree)
     return str(structure), tuple((t.dtype, tuple(t.shape[1:])) if isinstance(t, Tensor) else t for t in found)
 

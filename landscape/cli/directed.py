@@ -84,8 +84,9 @@ def directed(
     others = _others(objective, chosen, console, reading)
     marks = (dict(others) if kind == "ckpt" else {}) | read(objective, chosen.mark, reading)
     if kind in AROUND:
-        one = {"of": chosen.of, "seed": chosen.seed, "norm": chosen.norm, "ignore": chosen.ignore}
-        found = around(objective, n_axes, kind=kind, **one)
+        found = around(
+            objective, n_axes, kind=kind, of=chosen.of, seed=chosen.seed, norm=chosen.norm, ignore=chosen.ignore
+        )
     elif kind == "ckpt":
         found = _towards(objective, others, n_axes, chosen)
     elif kind == "pca":

@@ -221,7 +221,8 @@ class Tuning:
         Returns:
             The run.
         """
-        parts, found = self._parts(start), {}
+        parts = self._parts(start)
+        found: dict[str, tuple[Point, float]] = {}
         for i, part in enumerate(parts):
             progress(i, len(parts), f"training on {part}")
             found[part] = (finetuned(start, part, epochs=self.epochs, lr=self.lr, seed=self.seed), math.nan)

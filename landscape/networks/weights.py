@@ -78,7 +78,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, key: str = ""
 
 @dataclass(frozen=True)
 class _Head:
-    """The last layer of a network, as far as it is linear or a cosine classifier."""
+    """The last layer of a network that ends in a linear layer or a cosine classifier."""
 
     name: str
     n_features: int

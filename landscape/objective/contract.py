@@ -102,7 +102,7 @@ def reason(objective: "Objective", inputs: Tree) -> str:
 
 
 def _remedy(values: object, n: int) -> str:
-    """Return what makes one value per sample of the values of a loss."""
+    """Say what the user can do so that a loss returns one value per sample."""
     if isinstance(values, Tensor) and values.dim() > 1 and len(values) == n:
         axes = ", ".join(map(str, range(1, values.dim())))
         return f"take the mean over the other axes, as by loss(output, target).mean(({axes},))"

@@ -235,7 +235,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _epoch_in_name(path: Path, *, alone: bool) -> float:
-    """Return the epoch in a file's name, or nan. In the name of a single file, "resnet-32.th", the number is none."""
+    """Return the epoch in a file's name, or nan. "resnet-32.th" alone names no epoch."""
     stem = path.name.split(".")[0] if path.suffix == ".tar" else path.stem
     found = re.search(r"epoch[-_=. ]?(\d+)", stem, re.IGNORECASE)
     if not (found or alone or path.is_dir() or not math.isnan(_step_in_name(path))):

@@ -319,7 +319,7 @@ def grid_of(surface: Surface) -> Grid:
 
 
 def _mixed(shares: Sequence[Sequence[tuple[int, float]]], values: np.ndarray, axis: int) -> np.ndarray:
-    """Return the weighted means along the axis of parts; a nan of any part is the group's."""
+    """Return the weighted means along the axis of parts; a group is nan if one of its parts is."""
     rows = np.moveaxis(values, axis, 0).astype(np.float64)
     mixed = [np.sum([w * rows[p] for p, w in of], axis=0) for of in shares]
     means: np.ndarray = np.moveaxis(np.array(mixed), 0, axis)

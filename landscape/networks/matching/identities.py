@@ -83,12 +83,12 @@ class Classes:
         return bool(roots)
 
     def hold(self, *identities: np.ndarray, why: str = "") -> None:
-        """Keep identities from moving because of the operation, and note that if they could."""
+        """Keep identities from moving because of the operation; note the operation if they could move before."""
         if self.cautious and self.fix(*identities):
             self.held.add(why or self.operation)
 
     def unclear(self, n: int) -> np.ndarray:
-        """Return the identities of a result that does not follow its operands, which are held."""
+        """Return the identities of a result that do not follow from those of its operands."""
         return still(n) if self.cautious else self.new(n)
 
     def fixed(self, ids: np.ndarray) -> np.ndarray:

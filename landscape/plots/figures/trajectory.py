@@ -142,16 +142,16 @@ def trajectory_along(
         )
         for k, (run, own) in enumerate(paths.items()):
             row, place = divmod(k, n_columns)
-            of_run = axes[3 * n_columns * row + place :: n_columns][:3]
+            loss, accuracy, distance = of_run = axes[3 * n_columns * row + place :: n_columns][:3]
             _draw_run(of_run, trajectory, own, x[own], surface, shades)
-            of_run[0].set_title(written.shorten(run, 30), parse_math=False)
-            _scales(*of_run, trajectory, shared)
+            loss.set_title(written.shorten(run, 30), parse_math=False)
+            _scales(loss, accuracy, distance, trajectory, shared)
             for ax in of_run:
                 ax.set_xlim(_padded(x[marks], 0.03))
                 ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-                ax.tick_params(labelleft=place == 0, labelbottom=ax is of_run[-1], labelsize=7.5)
+                ax.tick_params(labelleft=place == 0, labelbottom=ax is distance, labelsize=7.5)
                 ax.yaxis.label.set(visible=place == 0, size=8.5)
-            of_run[-1].set_xlabel(label, fontsize=8.5)
+            distance.set_xlabel(label, fontsize=8.5)
         for ax in axes:
             if not ax.lines:  # of the last row
                 ax.remove()
