@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import toys
 from refusals import refused
 from toys import begin, finish
 
 from landscape.errors import NumericalError, StoreError
 from landscape.networks import checkpoints
-from trainers import folder
+from trainers import folder, memory
 
 GROUPED = {"sharpness": "gsa", "gkp": True, "groups": 2, "epochs": 6, "group_after": 0.4, "regroup_every": 0.3}
 GROUPED |= {"warmup_epochs": 0}  # the bank fills from the first epoch on
@@ -268,7 +267,7 @@ def test_a_run_that_was_killed_while_it_stored_its_first_models_begins_anew(tmp_
     def killed(*arguments):
         raise SystemExit
 
-    monkeypatch.setattr(toys.run.memory.Bank, "update", killed)
+    monkeypatch.setattr(memory.Bank, "update", killed)
     with pytest.raises(SystemExit):
         finish(tmp_path, **GROUPED)
     monkeypatch.undo()
