@@ -134,8 +134,9 @@ class Probabilities(Middle):
 
     def vectors(self, sample: Tensor, row: Tensor) -> Tensor:
         """See `Middle.vectors`."""
-        found = -self.p[sample.expand(torch.broadcast_shapes(sample.shape, row.shape))]
-        found.scatter_(-1, row.expand(found.shape[:-1])[..., None], _others(self.p)[sample, row][..., None])
+        sample, row = torch.broadcast_tensors(sample, row)
+        found = -self.p[sample]
+        found.scatter_(-1, row[..., None], _others(self.p)[sample, row][..., None])
         return self._roots[sample, row][..., None] * found
 
     def combined(self, factors: Tensor) -> Tensor:
