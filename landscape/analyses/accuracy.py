@@ -126,9 +126,16 @@ def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: i
     alone = objective.alone(objective.partition.names[part])
     for _ in range(ROUNDS):
         picked = pick(objective, part, size, seed=seed, amount=amount)
-        given = {"tol": GGN_TOL, "cache_bytes": cache_bytes, "seed": seed}
-        drawn = gathered(alone, [picked], {})
-        per_sample = of_samples.samples(drawn, kind, 0, **given, trace_tol=None, complete=False)
+        per_sample = of_samples.samples(
+            gathered(alone, [picked], {}),
+            kind,
+            0,
+            tol=GGN_TOL,
+            cache_bytes=cache_bytes,
+            seed=seed,
+            trace_tol=None,
+            complete=False,
+        )
         error, known = of_draw(per_sample), per_sample.lengths
         value = 0.0 if per_sample.kept is None else per_sample.kept.gram.top(known.weights)[0]
         trace = float(known.weights @ known.traces)

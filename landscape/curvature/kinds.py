@@ -136,8 +136,8 @@ class Factors:
             return True
         loss = self.middle(of)
         if isinstance(loss, Weighed):
-            loss, targets = (loss.of if loss.power == 1 else None), targets[0]
-        return loss is not None and losses.of_classes(loss, targets)
+            return loss.power == 1 and losses.of_classes(loss.of, targets[0])
+        return losses.of_classes(loss, targets)
 
 
 def between(loss: Loss, z: Tensor, targets: Tree) -> Tensor:

@@ -240,7 +240,7 @@ def _square_norms(run: Recorded, middle: Middle, wanted: Tensor | None, into: Te
     used = middle.signs.abs().amax(0) > 0
     if wanted is not None:
         used |= wanted.any(0)
-    sample, groups = torch.arange(len(found)), torch.nonzero(used).flatten().split(max(1, _PAIRS // len(found)))
+    sample, groups = torch.arange(len(found)), torch.split(torch.nonzero(used)[:, 0], max(1, _PAIRS // len(found)))
     for some in groups:
         along = middle.vectors(sample, some[:, None]).reshape(-1, *run.values.shape).to(run.values)
         if wanted is None or len(groups) == 1:

@@ -131,8 +131,9 @@ def _checked(objective: "Objective") -> Kept:
             f"({len(index)},); {_remedy(values, len(index))}"
         )
     if not torch.isfinite(values).all():
-        found = values.detach().tolist()
-        raise NumericalError(f"the loss of the first samples is {found}: {reason(objective, inputs)}")
+        raise NumericalError(
+            f"the loss of the first samples is {values.detach().tolist()}: {reason(objective, inputs)}"
+        )
     # Not only the first sample: its loss is right even if a recurrent layer uses the batch axis as time.
     alone = [losses_of(slice(i, i + 1)) for i in range(len(index))]
     kept = _steady(objective)
