@@ -134,9 +134,9 @@ class Probabilities(Middle):
 
     def vectors(self, sample: Tensor, row: Tensor) -> Tensor:
         """See `Middle.vectors`."""
-        sample, row = torch.broadcast_tensors(sample, row)
+        sample = sample + torch.zeros_like(row)  # of the shape to which both broadcast
         found = -self.p[sample]
-        found.scatter_(-1, row[..., None], _others(self.p)[sample, row][..., None])
+        found.scatter_(-1, row.expand_as(sample)[..., None], _others(self.p)[sample, row][..., None])
         return self._roots[sample, row][..., None] * found
 
     def combined(self, factors: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 from landscape.report.sources import Source
 from landscape.results import KINDS, Result, columns
-from landscape.results.column import Column
+from landscape.results import column as of_results
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,7 +20,7 @@ class Column:
 
     key: str
     heading: str
-    of: Mapping[str, Column]  # by kinds
+    of: Mapping[str, of_results.Column]  # by kinds
     count: bool  # a number of samples, not a measure of sharpness
 
     @property
@@ -35,7 +35,7 @@ class Column:
 
 def _columns() -> tuple[Column, ...]:
     """Return the columns of all kinds that have a place in the summary; those of one key are one."""
-    found: dict[str, dict[str, Column]] = {}
+    found: dict[str, dict[str, of_results.Column]] = {}
     for kind, table in columns.TABLES.items():
         for column in table:
             if column.summary:
