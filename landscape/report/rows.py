@@ -106,7 +106,7 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
     return [column for column in COLUMNS if any(column.key in row.cells for row in rows)]
 
 
-def _cell(column: Column, result: Result, p: int, value: float, error: float | None) -> Cell:
+def _cell(column: of_results.Column, result: Result, p: int, value: float, error: float | None) -> Cell:
     sure = column.sure is None or bool(getattr(result, column.sure)[p])
     return Cell(value=value, error=error, text=column.text(result, p), sure=sure)
 
