@@ -177,7 +177,7 @@ def density_grid(
     at_equal_size = {name: _at_equal_size(spectrum[list(parts)]) for name, spectrum in spectra.items()}
     with theme.theme():
         n_columns = len(parts) if turned else len(spectra)
-        size = max(3.4, 2.5 * len(spectra)), 2.3 * len(parts) + 0.7
+        size = max(4.4, 2.5 * len(spectra)), 2.3 * len(parts) + 0.7  # the label of the axis needs 4.2
         fig, panels, _ = grids.grid(len(cells), n_columns, *size, sharex=True, sharey=True)
         for ax, (_, name, spectrum, p), curve in zip(panels, cells, curves, strict=True):
             _draw(ax, spectrum, p, curve, view, name_length=30)
