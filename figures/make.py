@@ -40,11 +40,15 @@ def ends(data: str) -> Figure:
     return ls.plots.density_grid(spectra, ("head", "tail"))
 
 
+def long(kind: str) -> dict[str, Any]:
+    """Return the results of a kind of the networks that were trained for 200 epochs, by method."""
+    files = {name: DATA / f"cifar10-long.{method}-0.{kind}.h5" for name, method in METHODS.items()}
+    return {name: ls.load(file) for name, file in files.items() if file.exists()}
+
+
 def long_ends() -> Figure:
-    """Figure 9 on CIFAR-10-LT after 200 epochs: the most frequent class and the rarest, with two methods."""
-    methods = {name: METHODS[name] for name in ("CE", "CE + SAM")}
-    spectra = {n: ls.load(DATA / f"cifar10-long.{m}-0.classes.h5") for n, m in methods.items()}
-    return ls.plots.density_grid(spectra, ("airplane", "truck"))
+    """Figure 9 on CIFAR-10-LT after 200 epochs: the most frequent class and the rarest."""
+    return ls.plots.density_grid(long("classes"), ("airplane", "truck"))
 
 
 def plane() -> Figure:
@@ -61,9 +65,10 @@ def plane() -> Figure:
 
 
 def cosines() -> Figure:
-    """Figure 6: the cosines of class and batch gradients over the long run, of two head and two tail classes."""
-    found = ls.load(DATA / "cifar10-long.ce-0.gradients.h5")
-    return ls.plots.gradient_cosines({"CE": found}, [*found.parts[:2], *found.parts[-2:]])
+    """Figure 6: the cosines of class and batch gradients over 200 epochs, of two head and two tail classes."""
+    found = long("gradients")
+    parts = found["CE"].parts
+    return ls.plots.gradient_cosines(found, [*parts[:2], *parts[-2:]])
 
 
 def qualities() -> Figure:
@@ -80,11 +85,13 @@ def figures() -> Iterator[tuple[str, Callable[[], Figure]]]:
     yield "figure9-digits", lambda: ends("digits")
     if (DATA / "cifar10.gsa-gkp.ends.h5").exists():
         yield "figure9-cifar10", lambda: ends("cifar10")
+    yield "figure2-long", lambda: plots.compare_quality(long("features"))
+    yield "figure4-long", of("cifar10-long.ce-0.gradients.h5", plots.decomposition)
     yield "figure9-long", long_ends
     yield "training-long", of("cifar10-long.ce-0.history.h5", plots.training)
     yield "quality-long", of("cifar10-long.ce-0.history.h5", plots.quality)
     yield "collapse-long", of("cifar10-long.ce-0.features.h5", plots.neural_collapse)
-    yield "cosines-long", cosines
+    yield "figure6-long", cosines
     yield "densities", of("digits.ce.classes.h5", plots.densities)
     yield "summary", of("digits.ce.classes.h5", plots.summary)
     yield "overlap", of("digits.ce.classes.h5", plots.overlap_map)
