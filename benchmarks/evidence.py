@@ -26,6 +26,9 @@ import ablation
 import numpy as np
 
 import landscape as ls
+from landscape.analyses.convergence import finetuned
+from landscape.analyses.trajectory import Checkpoints
+from landscape.objective import points, snapshots
 from trainers.evaluation import by_frequency
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +78,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="of Lanczos at the end of a run; half along it")
     parser.add_argument("--batches", type=int, default=20, help="of 256 samples for gradients")
     parser.add_argument("--every", type=int, default=20, help="epochs between the spectra along a run")
+    parser.add_argument("--grid", type=int, default=15, help="points of the plane along each axis")
+    parser.add_argument("--samples-of-plane", type=int, default=300, help="of each class, on the plane")
     parser.add_argument("--digits", type=Path)
     parser.add_argument("--tables", action="store_true")
     args = parser.parse_args()
@@ -85,6 +90,7 @@ def main() -> None:
         try:
             for folder in runs_in(args.runs):
                 measure(folder, args, until)
+            plane([folder for folder in runs_in(args.runs) if finished(folder)], args, until)
         except TimeIsUpError:
             print("the time is up: call again to go on")
     write_tables(DATA, PAGE)
@@ -101,6 +107,12 @@ def snapshots_of(run: Path) -> list[Path]:
     return sorted((run / "snapshots").glob("epoch-*.pt"))
 
 
+def finished(run: Path) -> bool:
+    """Return whether a run has completed its epochs."""
+    history = ls.load(run / "history.h5")
+    return bool(history.epoch[-1] == history.provenance["recipe"]["epochs"])
+
+
 def epoch_of(snapshot: Path) -> int:
     """Return the epoch in the name of a snapshot."""
     return int(snapshot.stem.removeprefix("epoch-"))
@@ -111,8 +123,8 @@ def epoch_of(snapshot: Path) -> int:
 
 def measure(run: Path, args: argparse.Namespace, until: float) -> None:
     """Compute the results of one run and copy them, until the time is up."""
-    shown, snapshots = DATA / f"{LONG}.{run.name}", snapshots_of(run)
-    newest, aside, rows = snapshots[-1], run / "evidence", []
+    shown, files = DATA / f"{LONG}.{run.name}", snapshots_of(run)
+    newest, aside, rows = files[-1], run / "evidence", []
     aside.mkdir(exist_ok=True)
 
     def result(name: str, analysis: Analysis, snapshot: Path, partition: str, **options: Any) -> ls.Result:
@@ -125,14 +137,48 @@ def measure(run: Path, args: argparse.Namespace, until: float) -> None:
     copied(ls.load(run / "history.h5"), shown.with_name(f"{shown.name}.history.h5"))
     spectra = partial(ls.spectrum, probes=1, samples=args.samples)
     copy("classes.h5", spectra, newest, "class", steps=args.steps)
-    for snapshot in [s for s in snapshots if epoch_of(s) % args.every == 0]:
+    for snapshot in [s for s in files if epoch_of(s) % args.every == 0]:
         found = result("ends.h5", spectra, snapshot, "head-tail", steps=args.steps // 2)
         rows += rows_of(run, found, epoch_of(snapshot))
         write_rows(shown.with_name(f"{shown.name}.along.csv"), rows)
-    few = [s for s in snapshots if epoch_of(s) % 50 == 0 or s == newest]
+    few = [s for s in files if epoch_of(s) % 50 == 0 or s == newest]
     copy("gradients.h5", ls.gradients, newest, "class", batches=args.batches, samples_per_batch=256, checkpoints=few)
-    thinned = [s for s in snapshots if epoch_of(s) % 10 == 0 or s == newest]
+    thinned = [s for s in files if epoch_of(s) % 10 == 0 or s == newest]
     copy("features.h5", ls.features, newest, "class", checkpoints=thinned)
+
+
+def plane(runs: Sequence[Path], args: argparse.Namespace, until: float) -> None:
+    """Compute the losses of the classes on the paper's plane (Figure 1), which contains the end of the first run.
+
+    The other two points are its start, and an optimum of the rarest class: the network of its second snapshot, trained
+    on that class alone.
+    """
+    if not runs:
+        return
+    first = snapshots_of(runs[0])
+    aside = args.runs / "evidence"
+    aside.mkdir(exist_ok=True)
+    load = partial(ls.load_objective, data_root=args.data_root)
+
+    def path(objective: ls.Objective, run: Path) -> Checkpoints:
+        chosen = [file for file in snapshots_of(run) if epoch_of(file) % args.every == 0]
+        return {s.name: (points.of(objective, s), s.epoch) for s in snapshots.find(objective, chosen)}
+
+    def analysis(objective: ls.Objective, **options: Any) -> ls.Result:
+        paths = {run.name: path(objective, run) for run in runs}
+        begun = load(first[1], partition="class")
+        rarest = objective.partition.names[int(objective.trained.argmin())]
+        anchors = {
+            "start": points.of(objective, snapshots.find(objective, first[:1])[0]),
+            f"{rarest} alone": finetuned(begun, rarest, epochs=400),
+        }
+        return ls.trajectory(
+            objective, paths, anchors=anchors, n=args.grid, batch_norm="reestimate", training=begun.samples, **options
+        )
+
+    objective = partial(load, first[-1], partition="class", samples_per_class=args.samples_of_plane)
+    found = once(aside / f"{'+'.join(run.name for run in runs)}.plane.h5", objective, analysis, until)
+    copied(found, DATA / f"{LONG}.plane.h5")
 
 
 def once(file: Path, load: Callable[[], ls.Objective], analysis: Analysis, until: float, **options: Any) -> ls.Result:

@@ -51,6 +51,14 @@ def long_ends() -> Figure:
     return ls.plots.density_grid(long("classes"), ("airplane", "truck"))
 
 
+def long_plane() -> Figure:
+    """Figure 1 on CIFAR-10-LT: the losses of the rarest class and of all samples."""
+    found = ls.load(DATA / "cifar10-long.plane.h5")
+    ends = {f"{method}-0/epoch-0200": name for name, method in METHODS.items()}
+    names = ends | {"start": "start", "truck alone": "truck alone"}
+    return ls.plots.trajectory(regroup(found, DATA / "tail-full.json"), ["tail", "full"], names=names)
+
+
 def plane() -> Figure:
     """Figure 1: the losses of the tail and of all classes on the plane of three checkpoints, with both ends."""
     found = ls.load(DATA / "digits.figure1.h5")
@@ -85,6 +93,7 @@ def figures() -> Iterator[tuple[str, Callable[[], Figure]]]:
     yield "figure9-digits", lambda: ends("digits")
     if (DATA / "cifar10.gsa-gkp.ends.h5").exists():
         yield "figure9-cifar10", lambda: ends("cifar10")
+    yield "figure1-long", long_plane
     yield "figure2-long", lambda: plots.compare_quality(long("features"))
     yield "figure4-long", of("cifar10-long.ce-0.gradients.h5", plots.decomposition)
     yield "figure9-long", long_ends
