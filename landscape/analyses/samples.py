@@ -18,7 +18,8 @@ from landscape.autodiff.wide import wide
 from landscape.curvature import rows, tails
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Factors, Kind
-from landscape.curvature.rows import Found, Keep, Lengths, Rows
+from landscape.curvature.outputs import Keep, largest
+from landscape.curvature.rows import Found, Lengths, Rows
 from landscape.data.thumbnails import thumbnails
 from landscape.errors import InputError
 from landscape.networks.tasks import Task
@@ -160,7 +161,7 @@ def samples(
         seed: of random signs.
         trace_tol: the Hessian's longest rows are measured, and the others estimated (curvature/tails.py), if the
             standard error of the trace is then at most this fraction of it; None for no limit, 0 measures all rows.
-            So are those of other matrices unless `complete`.
+            For other matrices this applies if `complete` is false.
         later: number of the longest rows to keep beside their lengths for a later call of `rows.rows`.
         complete: measure all rows of a matrix that has rows, for its eigenvalues; otherwise they only give directions.
 
@@ -258,7 +259,7 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
         return _along(found, top, np.ones(len(weights), dtype=bool))
     slopes = weights * _slopes(found)
     some = np.zeros(len(weights), dtype=bool)
-    some[rows.largest(slopes[:, None], LEFT)[0]] = True
+    some[largest(slopes[:, None], LEFT)[0]] = True
     curvature, crossfit = _along(found, top, some)
     if some.all():
         return curvature, crossfit

@@ -346,7 +346,7 @@ def _carrier(tensor: Tensor) -> torch.device:
 
 @contextmanager
 def _others_may_be_lost() -> Generator[None, None, None]:
-    """Return one line that says what it means if another process cannot be reached."""
+    """Turn the failure to reach another process into an error of one line that says what it means."""
     try:
         yield
     except RuntimeError as error:

@@ -126,7 +126,7 @@ class Factors:
             return Eigenvectors.of_losses(len(z))
         z = wide(z)
         targets = trees.to(trees.mapped(lambda t: t.to(z.device), targets), z.device, z.dtype)
-        if z[0].numel() > MOST_OUTPUTS and self.is_closed(of, targets):
+        if z.shape[1:].numel() > MOST_OUTPUTS and self.is_closed(of, targets):
             return Probabilities.of(z, targets[1] if isinstance(self.middle(of), Weighed) else None)
         return Eigenvectors.of(between(self.middle(of), z, targets))
 

@@ -32,10 +32,11 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.single_samples import Recorded
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import place, zeros
+from landscape.autodiff.wide import zeros
 from landscape.curvature.checks import refuse_zero, some_of
 from landscape.curvature.kinds import Factors
 from landscape.curvature.middles import Middle
+from landscape.curvature.outputs import Keep, chunks, largest, outputs, split
 from landscape.data.records import Records
 from landscape.errors import LandscapeError, is_of_memory
 from landscape.networks.outputs import OwnLoss
@@ -43,7 +44,6 @@ from landscape.objective.draws import MOST_OUTPUTS
 from landscape.objective.objective import Objective
 from landscape.results.gram import Gram
 
-_CHUNK = 32  # samples
 _PAIRS = 512  # pairs of a sample and a row, whose gradients at all layers' outputs are kept at a time
 _BLOCK = 128  # rows that are multiplied with all after them
 _COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64
@@ -99,24 +99,6 @@ class Found:
     vectors: Tensor  # (m, D) a_ik
     sample: np.ndarray  # (m,)
     row: np.ndarray  # (m,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keep:
-    """The choice of the rows that are kept and not only measured: the logits' eigenvalues predict which are needed."""
-
-    tol: float  # fraction of their sum that may be left out
-    most: int  # rows
-
-    def chosen(self, sizes: np.ndarray) -> np.ndarray:
-        """Return whether each row is kept, (n, R), given the logits' eigenvalues, (n, R)."""
-        sample, row = largest(sizes, self.tol)
-        if len(sample) > self.most:
-            chosen = np.argsort(-sizes[sample, row], kind="stable")[: self.most]
-            sample, row = sample[chosen], row[chosen]
-        wanted = np.zeros(sizes.shape, dtype=bool)
-        wanted[sample, row] = True
-        return wanted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -326,53 +308,6 @@ def _known(known: Lengths, sample: np.ndarray, row: np.ndarray) -> tuple[np.ndar
     return have, np.searchsorted(kept, wanted[have])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Outputs:
-    """What a forward pass shows of the rows of a part."""
-
-    logits: Tensor  # (n, C) float64 on the CPU
-    targets: Tree  # of the n samples, on the CPU
-    uncertainty: np.ndarray  # tr M_i, (n,)
-    sizes: np.ndarray  # |mu_ik|, (n, R), descending in each row
-
-
-def outputs(objective: Objective, factors: Factors, part: int) -> Outputs:
-    """Compute a part's logits, and the eigenvalues of their matrices; the same on processes that work together.
-
-    Args:
-        objective: as for `lengths`.
-        factors: as for `lengths`.
-        part: position of the part.
-
-    Returns:
-        Both, with the targets.
-    """
-    logits, targets_of, traces, sizes = [], [], [], []
-    with differentiable_attention(), torch.no_grad():
-        for chunk in chunks(objective, len(objective.members[part])):
-            some = objective.members[part][chunk]
-            inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
-            values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
-            agreed = objective.team.agreed(values.cpu().double().numpy())  # so that all choose the same rows
-            logits.append(torch.from_numpy(agreed))
-            targets_of.append(trees.mapped(Tensor.cpu, targets))
-            middle = split(objective, factors, logits[-1], targets_of[-1])
-            traces.append(middle.traces)
-            sizes.append(middle.sizes)
-    return Outputs(
-        logits=torch.cat(logits),
-        targets=trees.join(targets_of),
-        uncertainty=torch.cat(traces).numpy(),
-        sizes=torch.cat(sizes).numpy(),
-    )
-
-
-def split(objective: Objective, factors: Factors, logits: Tensor, targets: Tree) -> Middle:
-    """Split logits, which are on the CPU, by `factors.split` where float64 is computed for this device."""
-    there = place(objective.device)
-    return factors.split(objective, logits.to(there), trees.mapped(lambda t: t.to(there), targets))
-
-
 def signed_squares(
     objective: Objective, factors: Factors, part: int, sample: np.ndarray, row: np.ndarray
 ) -> np.ndarray:
@@ -408,26 +343,6 @@ def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np
     return keep.chosen(outputs(objective, factors, part).sizes)
 
 
-def largest(sizes: np.ndarray, tol: float, beside: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the fewest numbers such that the others sum to at most a fraction of the total.
-
-    Args:
-        sizes: (n, R), at least 0.
-        tol: this fraction.
-        beside: a sum of further numbers, which are never chosen.
-
-    Returns:
-        Their positions, row by row; those of all that are not zero if even these do not suffice.
-    """
-    order = np.argsort(-sizes.ravel(), kind="stable")
-    # Summed from the smallest, so that small sums do not get lost in the rounding of the total.
-    rest = np.append(np.cumsum(sizes.ravel()[order][::-1])[::-1], 0.0)
-    enough = rest + beside <= tol * (rest[0] + beside)
-    n_kept = int(np.flatnonzero(enough if enough.any() else rest == 0)[0])
-    sample, row = np.unravel_index(np.sort(order[:n_kept]), sizes.shape)
-    return sample, row
-
-
 def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     """Return the inner products of rows with rows.
 
@@ -450,20 +365,6 @@ def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     if a is b:
         found = found.triu() + found.triu(1).T
     return team.total(found).cpu().numpy()
-
-
-def chunks(objective: Objective, n: int) -> list[slice]:
-    """Divide n samples into pieces, of which the matrices between the Jacobians are kept at a time.
-
-    Args:
-        objective: has the batch size.
-        n: number of samples.
-
-    Returns:
-        The pieces.
-    """
-    size = min(objective.batch_size, _CHUNK)
-    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def _losses(objective: Objective, inputs: Tree, targets: Tree) -> Tensor:

@@ -24,7 +24,8 @@ from torch import Tensor
 from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature.kinds import Factors
-from landscape.curvature.rows import Found, Keep, Lengths, chunks, outputs, recorded, split
+from landscape.curvature.outputs import Keep, chunks, outputs, split
+from landscape.curvature.rows import Found, Lengths, recorded
 from landscape.objective.objective import Objective
 
 _LEAST, _WHOLE = 0.25, 0.1

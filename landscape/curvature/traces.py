@@ -25,6 +25,7 @@ from landscape.autodiff.piecewise import obstacle
 from landscape.autodiff.wide import zeros
 from landscape.curvature import rows
 from landscape.curvature.kinds import Batch, Kind
+from landscape.curvature.outputs import outputs
 from landscape.objective.objective import Objective
 from landscape.results import quadrature
 
@@ -118,7 +119,7 @@ def sampled(objective: Objective, kind: Kind, part: int, seed: int) -> tuple[flo
     decay = objective.weight_decay * objective.layout.size if kind.decays else 0.0
     if factors is None:
         return decay, 0.0
-    sizes = rows.outputs(objective, factors, part).sizes
+    sizes = outputs(objective, factors, part).sizes
     total = float(sizes.sum())
     if total == 0:
         return decay, 0.0

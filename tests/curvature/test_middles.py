@@ -9,6 +9,7 @@ import landscape as ls
 from landscape.curvature import rows, tails
 from landscape.curvature.kinds import KINDS, between
 from landscape.curvature.middles import Eigenvectors, Probabilities
+from landscape.curvature.outputs import Keep
 from landscape.networks import losses
 from landscape.objective import draws
 
@@ -96,11 +97,11 @@ def dense(wide, part):
 def test_lengths_of_six_hundred_classes_are_those_of_the_dense_matrix(wide, part):
     _, G, traces = dense(wide, part)
     objective, factors = wide[1], KINDS["ggn"].factors
-    known = rows.lengths(objective, factors, part, keep=rows.Keep(tol=1e-3, most=100))
+    known = rows.lengths(objective, factors, part, keep=Keep(tol=1e-3, most=100))
     np.testing.assert_allclose(known.traces, traces, rtol=1e-10)
     vectors = rows.rows(objective, factors, part, known, 0.0).vectors.numpy()
     np.testing.assert_allclose(vectors.T @ vectors / len(traces), G, rtol=1e-9, atol=1e-12 * G.max())
-    assert tails.lengths(objective, factors, part, rows.Keep(tol=0.0, most=4), seed=0).trace_stderr > 0
+    assert tails.lengths(objective, factors, part, Keep(tol=0.0, most=4), seed=0).trace_stderr > 0
 
 
 def test_sums_over_draws_of_six_hundred_classes_have_their_weights(wide):

@@ -10,6 +10,7 @@ from torch import nn
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import kinds, rows
 from landscape.curvature.kinds import KINDS
+from landscape.curvature.outputs import Keep, largest
 from landscape.networks import losses
 
 EPS = 2.0**-52
@@ -21,7 +22,7 @@ def squared(logits, labels):
 
 def kept(objective, kind, part, tol):
     """Lengths and rows, of which some are kept beside their lengths and the others computed afterwards."""
-    known = rows.lengths(objective, KINDS[kind].factors, part, keep=rows.Keep(tol=tol, most=5))
+    known = rows.lengths(objective, KINDS[kind].factors, part, keep=Keep(tol=tol, most=5))
     found = rows.rows(objective, KINDS[kind].factors, part, known, tol)
     return known, found, found.gram.eigen(known.weights)
 
@@ -158,6 +159,6 @@ def test_sizes_of_the_parts_are_those_of_the_cases():
 
 def test_numbers_that_cannot_be_chosen_use_up_what_may_be_left_out():
     sizes = np.array([[4.0, 1.0], [3.0, 2.0]])
-    assert np.transpose(rows.largest(sizes, 0.4)).tolist() == [[0, 0], [1, 0]]  # 3 of 10 are left
-    assert np.transpose(rows.largest(sizes, 0.4, 5.0)).tolist() == [[0, 0], [1, 0], [1, 1]]  # 1 + 5 of 15
-    assert len(rows.largest(sizes, 0.3, 5.0)[0]) == 4  # 5 of 15 are more, so all others are kept
+    assert np.transpose(largest(sizes, 0.4)).tolist() == [[0, 0], [1, 0]]  # 3 of 10 are left
+    assert np.transpose(largest(sizes, 0.4, 5.0)).tolist() == [[0, 0], [1, 0], [1, 1]]  # 1 + 5 of 15
+    assert len(largest(sizes, 0.3, 5.0)[0]) == 4  # 5 of 15 are more, so all others are kept

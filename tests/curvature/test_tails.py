@@ -8,6 +8,7 @@ from torch import nn
 
 from landscape.curvature import rows, tails
 from landscape.curvature.kinds import KINDS
+from landscape.curvature.outputs import Keep
 
 FACTORS = KINDS["hessian"].factors
 SEEDS = range(24)
@@ -26,7 +27,7 @@ def objective(request):
 def test_the_mean_over_all_signs_is_the_sum_of_the_other_rows_squared_lengths(objective, most, monkeypatch):
     monkeypatch.setattr(tails, "_WHOLE", 0.0)  # no sample is left out
     exact = rows.lengths(objective, FACTORS, 1)
-    found = [tails.lengths(objective, FACTORS, 1, rows.Keep(tol=1e-9, most=most), seed=seed) for seed in SEEDS]
+    found = [tails.lengths(objective, FACTORS, 1, Keep(tol=1e-9, most=most), seed=seed) for seed in SEEDS]
     measured = found[0].squares != 0
     assert measured.sum() == min(most, np.count_nonzero(exact.squares))
     equal = np.isclose(
@@ -51,7 +52,7 @@ def side_of(values, side):
 
 def test_the_stated_error_of_the_trace_is_at_least_its_spread(objective):
     exact = rows.lengths(objective, FACTORS, 1)
-    found = [tails.lengths(objective, FACTORS, 1, rows.Keep(tol=1e-9, most=0), seed=seed) for seed in SEEDS]
+    found = [tails.lengths(objective, FACTORS, 1, Keep(tol=1e-9, most=0), seed=seed) for seed in SEEDS]
     off = np.array([one.weights @ one.traces for one in found]) - exact.weights @ exact.traces
     stated = np.sqrt(np.mean([one.trace_stderr**2 for one in found]))
     assert np.sqrt(np.mean(off**2)) <= 1.3 * stated  # 24 draws know their spread to 15 %
@@ -59,7 +60,7 @@ def test_the_stated_error_of_the_trace_is_at_least_its_spread(objective):
 
 
 def test_what_is_left_out_counts_in_the_choice_of_rows_and_in_the_bound(objective):
-    known = tails.lengths(objective, FACTORS, 1, rows.Keep(tol=1e-9, most=7), seed=0)
+    known = tails.lengths(objective, FACTORS, 1, Keep(tol=1e-9, most=7), seed=0)
     found = rows.rows(objective, FACTORS, 1, known, 0.0)
     assert len(found.sample) == np.count_nonzero(known.squares)
     assert found.tau_plus == pytest.approx(known.weights @ known.tails[:, 0], rel=1e-12)
@@ -81,7 +82,7 @@ def _row(known):
 def test_every_row_is_measured_if_there_is_room():
     objective = Case(lambda: mlp(nn.Tanh())).objective()
     exact = rows.lengths(objective, FACTORS, 0)
-    found = tails.lengths(objective, FACTORS, 0, rows.Keep(tol=0.0, most=1000), seed=0)
+    found = tails.lengths(objective, FACTORS, 0, Keep(tol=0.0, most=1000), seed=0)
     np.testing.assert_allclose(found.squares, exact.squares, rtol=1e-9, atol=1e-14)
     assert (found.tails == 0).all()
     assert found.trace_stderr == 0
@@ -105,7 +106,7 @@ def test_combinations_of_some_samples_have_no_bias_and_a_stated_error(monkeypatc
     monkeypatch.setattr(tails, "_WHOLE", 10.0)
     objective = Case(lambda: mlp(nn.Tanh())).objective()
     exact = rows.lengths(objective, FACTORS, 0)
-    keep = rows.Keep(tol=0.0, most=0)
+    keep = Keep(tol=0.0, most=0)
     found = [tails.lengths(objective, FACTORS, 0, keep, seed=seed) for seed in range(100)]
     assert 0 < np.mean([np.count_nonzero(one.tails[:, 0]) for one in found]) < 0.6 * len(exact.squares)
     off = np.array([one.weights @ one.traces for one in found]) - exact.weights @ exact.traces
