@@ -18,7 +18,7 @@ from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, POSITIVE, SEED, Choice, command, option
+from landscape.cli.options import COUNT, POSITIVE, Choice, command, option, seeding
 from landscape.cli.surface import BN_SAMPLES, batch_norm, training_samples
 from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
@@ -55,14 +55,7 @@ DISTANCES = cloup.option_group(
         help="Also measure a run with another seed. With --finetune, give its starting checkpoint.",
     ),
     option("--also", multiple=True, metavar="FILE", help="Also measure the distances to this checkpoint."),
-    option(
-        "--seed",
-        type=SEED,
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Seed the order of samples in --finetune, and --bn-samples.",
-    ),
+    seeding("the order of samples in --finetune, and --bn-samples"),
 )
 MEASURES = cloup.option_group(
     "Distances and barriers",

@@ -11,7 +11,7 @@ from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, SEED, command, option
+from landscape.cli.options import COUNT, command, option, seeding
 from landscape.objective.objective import Objective
 from landscape.objective.runs import checkpoint_list
 from landscape.results import Gradients, columns
@@ -33,7 +33,7 @@ GRADIENTS = cloup.option_group(
         metavar="N",
         help="Draw N samples for each of the --batches; best is the batch size of the training.",
     ),
-    option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the draw of the --batches."),
+    seeding("the draw of the --batches"),
     option(
         "--sampling-errors",
         is_flag=True,

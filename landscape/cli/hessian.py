@@ -17,7 +17,7 @@ from landscape.cli import along, over_samples
 from landscape.cli.analysis import DRAWN, checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin
 from landscape.cli.console import Console
-from landscape.cli.options import MEMORY, Choice, command, option
+from landscape.cli.options import MEMORY, Choice, command, option, seeding
 from landscape.curvature import verify
 from landscape.curvature.extremes import GAP
 from landscape.curvature.kinds import HESSIAN, KINDS
@@ -58,7 +58,7 @@ SPECTRUM = cloup.option_group(
         help="Use K random starting vectors for each part. The error bars of the density are the spread between them.",
         show_default="4",
     ),
-    option("--seed", default=0, show_default=True, metavar="N", help="Seed the random vectors."),
+    seeding("the random vectors"),
     option(
         "--distribution",
         type=Choice(DISTRIBUTIONS),

@@ -157,9 +157,16 @@ class _Memory(click.ParamType[int]):
 
 
 MEMORY = _Memory()
-COUNT, SEED = click.IntRange(min=1), click.IntRange(min=0)
+COUNT = click.IntRange(min=1)
 THREADS = click.IntRange(1, 1024)  # OpenMP ends the process where it cannot have so many as it is asked for
 POSITIVE, SIZE, FRACTION = _Number(min=0, min_open=True), _Number(min=0), _Number(0, 1, min_open=True, max_open=True)
+
+
+def seeding(of: str) -> Decorator[Any]:
+    """Return the option --seed; `of` says what it seeds."""
+    kind = click.IntRange(min=0)
+    return option("--seed", type=kind, default=0, show_default=True, metavar="N", help=f"Seed {of}.")
+
 
 READING = (
     option(

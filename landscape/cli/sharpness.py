@@ -13,7 +13,7 @@ from landscape.cli import along, sensitivity
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, POSITIVE, SEED, command, option
+from landscape.cli.options import COUNT, POSITIVE, command, option, seeding
 from landscape.errors import InputError
 from landscape.results import Sharpness, columns
 
@@ -52,7 +52,7 @@ SHARPNESS = cloup.option_group(
         metavar="K",
         help="Draw K random directions. Error bars are the spread between them.",
     ),
-    option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the random directions."),
+    seeding("the random directions"),
 )
 
 NAMES = [f.name for f in fields(Sharpness) if f.metadata.get("axes") == ("part",) and f.name != "parts"]

@@ -17,7 +17,7 @@ from landscape.cli.around import AROUND, line
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.directed import DIRECTIONS, Chosen, directed
-from landscape.cli.options import FRACTION, POSITIVE, SEED, Choice, Decorator, command, listed, option
+from landscape.cli.options import FRACTION, POSITIVE, Choice, Decorator, command, listed, option, seeding
 from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, policies
@@ -126,14 +126,7 @@ _PLANES_AND_MARKS = (
     ),
     option("--save-plane", metavar="FILE.h5", help="Store the directions, to use them for another network."),
     option("--mark", multiple=True, metavar="FILE", help="Also show this checkpoint on the surface."),
-    option(
-        "--seed",
-        type=SEED,
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Seed random directions and --bn-samples.",
-    ),
+    seeding("random directions and --bn-samples"),
 )
 _LINE = cloup.option_group("Line", _X, *_DIRECTIONS, _MATCH, *_PLANES_AND_MARKS)
 _PLANE = cloup.option_group("Plane", _X, _Y, *_DIRECTIONS, *_PLANES_AND_MARKS)

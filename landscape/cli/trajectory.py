@@ -15,7 +15,7 @@ from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
 from landscape.cli.directed import read
-from landscape.cli.options import COUNT, SEED, SIZE, command, option
+from landscape.cli.options import COUNT, SIZE, command, option, seeding
 from landscape.cli.planes import stored_plane
 from landscape.cli.surface import BF16, BN_SAMPLES, REFINE, batch_norm, training_samples
 from landscape.errors import InputError
@@ -64,7 +64,7 @@ TRAJECTORY = cloup.option_group(
         metavar="FRACTION",
         help="Extend the surface beyond the paths by this fraction of their extent.",
     ),
-    option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Seed the draw of --bn-samples."),
+    seeding("the draw of --bn-samples"),
 )
 
 
