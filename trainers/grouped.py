@@ -85,7 +85,7 @@ class Grouping:
         return {"centres": centres, "fisher": fisher.cpu()}
 
     def _broadcast(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Send the first rank's object to every rank, and return it."""
+        """Send what the first rank found to every rank, and return it."""
         if distributed.world() == 1:
             return found
         named = dict(self._trainer.model.named_parameters())
