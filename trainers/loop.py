@@ -230,6 +230,9 @@ class Trainer:
             order = torch.randperm(size)
         order = order[: n_batches * r.batch_size] if r.drop_last else order
         mine = [b.tensor_split(distributed.world())[distributed.rank()] for b in order.tensor_split(n_batches)]
+        if self.group_of is not None and r.first_pass == "decoupled":  # which takes slices of adjacent samples
+            groups = self.group_of[torch.from_numpy(self.train.labels)]
+            mine = [b[groups[b].argsort(stable=True)] for b in mine]
         self.model.train()
         if r.sharpness == "sam" and isinstance(self.optimizer, SAM):
             self.optimizer.rho = schedule.radius(

@@ -180,11 +180,6 @@ def _of_measures(r: Recipe) -> Rules:
             "not: use exact",
         ),
         (
-            not r.compile or r.first_pass != "decoupled",
-            f"{arg('compile', True)} may not see what {arg('first_pass', 'decoupled')} changes in batch norm: "
-            "leave one out",
-        ),
-        (
             r.cosine is True or r.loss not in {"ldam", "bcl"} or own,
             f"{arg('loss', r.loss)} needs a cosine classifier: {arg('cosine', True)}",
         ),

@@ -118,7 +118,8 @@ def _rows(values: Tensor, calls: list[Call], chosen: dict[str, Tensor], groups: 
     counts = torch.bincount(groups, minlength=n_groups)
     present = counts.nonzero().flatten().tolist()
     split = counts[present].tolist()
-    order = groups.argsort(stable=True).to(device, non_blocking=True)
+    sorted_already = bool((groups[1:] >= groups[:-1]).all())  # needs no copies
+    order = None if sorted_already else groups.argsort(stable=True).to(device, non_blocking=True)
     member = F.one_hot(groups, n_groups).T.to(device, non_blocking=True)  # (G, B)
     seeds = (1 / counts[groups].double()).to(device, values.dtype, non_blocking=True)
 
@@ -131,14 +132,10 @@ def _rows(values: Tensor, calls: list[Call], chosen: dict[str, Tensor], groups: 
     taken = [c for c in calls if any(id(p) in own for p in c.module.parameters())]
     for call, d in at_outputs(values, taken, seeds, keep=bool(rest)):
         into = {kind: own[id(p)] for kind, p in call.module.named_parameters() if id(p) in own}
-        if isinstance(call.module, NORMS):
-            for kind, place in into.items():
-                each = of_norm(call, call.inputs, d, kind)
-                place += member.to(each) @ each
-            continue
-        xs, ds = (torch.split(t.to(d.dtype).index_select(0, order), split) for t in (call.inputs, d))
+        pair = [t.to(d.dtype) for t in (call.inputs, d)]
+        xs, ds = (torch.split(t if order is None else t.index_select(0, order), split) for t in pair)
         for g, x, d_g in zip(present, xs, ds, strict=True):
-            for kind, gradient in _summed(call.module, x, d_g, into).items():
+            for kind, gradient in _summed(call, x, d_g, into).items():
                 into[kind][g] += gradient.reshape(-1)
     for g in present if rest else ():
         seeds_g = seeds * member[g]
@@ -150,8 +147,14 @@ def _rows(values: Tensor, calls: list[Call], chosen: dict[str, Tensor], groups: 
     return rows
 
 
-def _summed(module: Any, x: Tensor, d: Tensor, kinds: Iterable[str]) -> dict[str, Tensor]:
-    """Return the gradients of a convolution's or linear layer's parameters, summed over samples."""
+def _summed(call: Call, x: Tensor, d: Tensor, kinds: Iterable[str]) -> dict[str, Tensor]:
+    """Return the gradients of a layer's parameters, summed over samples."""
+    module = call.module
+    if isinstance(module, NORMS):
+        _, weight, bias = torch.ops.aten.native_batch_norm_backward(
+            d, x, module.weight.detach(), *call.statistics, None, None, False, module.eps, (False, True, True)
+        )
+        return {kind: weight if kind == "weight" else bias for kind in kinds}
     if isinstance(module, nn.Linear):
         d = d.reshape(-1, d.shape[-1])
         return {kind: d.sum(0) if kind == "bias" else d.T @ x.reshape(-1, x.shape[-1]) for kind in kinds}
