@@ -16,7 +16,6 @@ convolutions.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -172,25 +171,3 @@ def _summed(call: Call, x: Tensor, d: Tensor, kinds: Iterable[str]) -> dict[str,
         (False, "weight" in kinds, "bias" in kinds),
     )
     return {kind: weight if kind == "weight" else bias for kind in kinds}
-
-
-def of_norm(call: Call, x: Tensor, d: Tensor, kind: str) -> Tensor:
-    """Return the gradient of batch norm's gamma or beta by each sample.
-
-    Args:
-        call: of a batch norm.
-        x: its input, (B, C, ...).
-        d: gradient at its output, (B, C, ...).
-        kind: "weight" for gamma, "bias" for beta.
-
-    Returns:
-        Gradients, (B, C).
-    """
-    beyond = list(range(2, x.ndim))
-    dtype: torch.dtype = call.module.weight.dtype
-    if kind == "bias":
-        return d.sum(beyond, dtype=dtype) if beyond else d.to(dtype)
-    mean, variance = call.statistics
-    product = (x - mean.view(-1, *[1] * len(beyond))) * d
-    scale = torch.rsqrt(variance + call.module.eps)
-    return (product.sum(beyond) if beyond else product) * scale

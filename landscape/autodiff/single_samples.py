@@ -18,7 +18,6 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from landscape.autodiff import called, recording, trees
-from landscape.autodiff.per_sample import of_norm
 from landscape.autodiff.recording import (
     NORMS,
     Call,
@@ -349,7 +348,7 @@ def _each(use: _Use, piece: slice) -> Tensor:
     """Return the gradient of a parameter by each sample of a piece, (b, numel)."""
     m, x, d = use.call.module, use.call.inputs[piece], use.d[piece]
     if isinstance(m, NORMS):
-        return of_norm(use.call, x, d, use.kind)
+        return _of_norm(use.call, x, d, use.kind)
     if isinstance(m, nn.Linear):
         d = d.reshape(len(d), -1, d.shape[-1])
         return d.sum(1) if use.kind == "bias" else (d.mT @ x.reshape(len(x), -1, x.shape[-1])).flatten(1)
@@ -366,3 +365,15 @@ def _each(use: _Use, piece: slice) -> Tensor:
         seen = padded[:, :, top : bottom : m.stride[0], left : right : m.stride[1]]
         found.append(d @ seen.reshape(len(x), m.groups, -1, rows * columns).mT)
     return torch.stack(found, dim=-1).flatten(1)
+
+
+def _of_norm(call: Call, x: Tensor, d: Tensor, kind: str) -> Tensor:
+    """Return the gradient of batch norm's gamma or beta by each sample, (B, C), from its input and d, (B, C, ...)."""
+    beyond = list(range(2, x.ndim))
+    dtype: torch.dtype = call.module.weight.dtype
+    if kind == "bias":
+        return d.sum(beyond, dtype=dtype) if beyond else d.to(dtype)
+    mean, variance = call.statistics
+    product = (x - mean.view(-1, *[1] * len(beyond))) * d
+    scale = torch.rsqrt(variance + call.module.eps)
+    return (product.sum(beyond) if beyond else product) * scale

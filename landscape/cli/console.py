@@ -123,7 +123,7 @@ def _lines(say: Callable[[str], None], clock: Callable[[], float] = time.monoton
         said = clock()
         took = said - begin
         left = f", about {duration(took * (total - done) / done)} left" if done else ""
-        say(f"{100 * done / max(total, 1):.0f} % of {total}, {duration(took)}{left}: {text}")
+        say(f"{100 * done / max(total, 1):.0f} % of {total}, {duration(took)}{left}{text and ': ' + text}")
 
     return progress
 

@@ -44,6 +44,7 @@ from landscape.objective.draws import MOST_OUTPUTS
 from landscape.objective.objective import Objective
 from landscape.results.gram import Gram
 
+_CHECKED = 13  # samples on which gradients are checked; few layers have an axis of this length beside the batch
 _PAIRS = 512  # pairs of a sample and a row, whose gradients at all layers' outputs are kept at a time
 _BLOCK = 128  # rows that are multiplied with all after them
 _COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64
@@ -147,7 +148,7 @@ def refusal(objective: Objective, factors: Factors) -> str | None:
     with differentiable_attention(), objective.trainable():
         try:
             if trees.size(batch) >= 3:
-                per_sample.check(objective.model, partial(_losses, objective, *batch))
+                per_sample.check(objective.model, partial(_losses, objective, *some_of(batch, _CHECKED)))
             few = some_of(batch, 4)
             refuse_zero(objective, factors, objective.logits(objective.theta, few[0]), few[1])
             inputs, targets = trees.one(batch, 0)

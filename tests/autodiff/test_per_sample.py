@@ -29,6 +29,36 @@ def test_group_gradients_equal_means_over_single_samples(name):
     assert not rows[2].any()
 
 
+@pytest.mark.parametrize("name", ["conv, batch norm, linear", "small-resnet", "grouped", "cosine"])
+def test_samples_that_lie_in_the_order_of_their_groups_give_the_same(name):
+    model, inputs = case(name)
+    model.eval()
+    order = GROUPS.argsort(stable=True)
+    assert not torch.equal(order, torch.arange(N))
+
+    def losses():
+        return F.cross_entropy(model(inputs[order]), LABELS[order], reduction="none")
+
+    _, rows = per_sample.group_gradients(model, losses, GROUPS[order], 4)
+    same(rows, means(single_gradients(model, inputs)))
+
+
+def test_in_bfloat16_batch_norm_sums_in_float32():
+    """Four thousand positions of one size, where a sum in bfloat16 stops growing after 256."""
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        model[1].weight.fill_(1.0)
+    inputs, groups = torch.full((4, 2, 32, 32), 1.0).bfloat16(), torch.tensor([0, 0, 1, 1])
+
+    def losses():
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(inputs).float().sum(1) * 1024
+
+    with batch_statistics_constant(model.eval()):
+        _, rows = per_sample.group_gradients(model, losses, groups, 2)
+    torch.testing.assert_close(rows[:, :4], torch.full((2, 4), 2048.0), rtol=1e-2, atol=0)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_one_backward_pass_suffices_where_all_layers_have_a_formula(name):
     """Of the cases above, those with other layers need one pass more for each group that is present."""

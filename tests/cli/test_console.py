@@ -47,11 +47,13 @@ def test_a_log_has_a_line_of_progress_after_a_minute_and_then_every_minute():
     said, now = [], [0.0]
     # private: with a clock of the test's
     progress = console._lines(said.append, clock=lambda: now[0])
-    for seconds, done in ((0, 0), (59, 0.5), (61, 1), (90, 1.5), (150, 2), (7350, 3)):
+    for seconds, done, text in (
+        (0, 0, ""), (59, 0.5, ""), (61, 1, ""), (90, 1.5, "truck"), (150, 2, "truck"), (7350, 3, "truck"),
+    ):  # fmt: skip
         now[0] = seconds
-        progress(done, 4, "truck")
+        progress(done, 4, text)
     assert said == [
-        "25 % of 4, 61 s, about 3 min left: truck",
+        "25 % of 4, 61 s, about 3 min left",
         "50 % of 4, 2.5 min, about 2.5 min left: truck",
         "75 % of 4, 2 h, about 41 min left: truck",
     ]

@@ -190,6 +190,17 @@ def test_help_is_for_users(name):
     assert "Raises:" not in command.help
 
 
+def test_the_top_level_holds_what_it_should_and_nothing_that_a_run_has_left():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a checkout")
+    assert {path.partition("/")[0] for path in listed.stdout.splitlines()} == {
+        ".ci", ".github", ".gitignore", "CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "README.md",
+        "benchmarks", "constraints.txt", "docs", "figures", "landscape", "mkdocs.yml", "notebooks", "pyproject.toml",
+        "tests", "trainers",
+    }  # fmt: skip
+
+
 def test_a_page_and_the_rooms_themselves_agree_on_where_to_begin():
     page = (ROOT / "docs/design.md").read_text()
     begins = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| `([^`]+)` \|$", page, re.MULTILINE))
