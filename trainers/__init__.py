@@ -4,8 +4,8 @@
     train(None, None, recipe("gsa-gkp", dataset="digits-lt"), out="runs/gsa-gkp")
 
 `SAM` and `GSA` wrap any optimizer. `Memory` maintains the memory bank and makes the groups and GKP's penalty in your
-own training loop. `losses` has the losses that only training needs. The only connection with `landscape` are files:
-every analysis reads the files of a run without further options.
+own training loop. `losses` has the losses that only training needs. Every analysis of `landscape` reads the files of
+a run without further options.
 """
 
 from trainers import losses

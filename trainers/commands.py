@@ -83,6 +83,8 @@ def _recipe_option(item: Field[Any]) -> Decorator[Any]:
     choices, default = item.metadata["choices"], item.default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
     shown = item.metadata["otherwise"] or ("" if kind is bool or default in {None, ""} else shown)
+    if shown and any(item.name in schedule for schedule in BENCHMARKS.values()):
+        shown = f"that of --preset, or {shown}"
     return option(
         f"{name}/--no-{name[2:]}" if kind is bool else name,
         default=None,

@@ -59,9 +59,10 @@ def features(
 ) -> Features:
     """Measure feature quality and the geometry of the class means, at one or several checkpoints.
 
-    The parts are always the classes, and all samples are used, because a class's quality depends on the positions of
-    the other classes. The model is in eval mode, without augmentation. GKP fills its memory bank by these features on
-    the training split; those of test samples show how well the quality generalises to new images.
+    The parts are always the classes. The objective must have all classes, because the quality of a class depends on the
+    positions of the others; its samples may be a draw from each class. The model is in eval mode, without augmentation.
+    GKP fills its memory bank by these features on the training split; those of test samples show how well the quality
+    generalises to new images.
 
     Args:
         objective: model and data; its partition and its choice of parameters have no effect.

@@ -77,7 +77,7 @@ def spectrum(
         probes: runs per part for the density; 4 show how much it depends on the probe. None means 4.
         seed: of the probes; the same seed gives the same probes on any device and for any batch size.
         distribution: "rademacher" or "gaussian" probes.
-        top: the smallest number of the largest Ritz values to keep.
+        top: store at least this many of the largest Ritz values.
         vectors: number of the largest Ritz values to keep with their vectors.
         overlap: also multiply the vectors and the gradient of each part by the matrices of all parts; see overlap.py.
         tol: take steps until the residual of lambda_max is at most this fraction of it. None means 1e-3; with the
@@ -107,11 +107,11 @@ def spectrum(
         sampling_errors: also compute standard errors over samples, from each sample's own trace and curvature.
         backend: of an objective's products: "auto", "reverse" or "linearized"; see `operators.curvature_operator`.
         cache_bytes: memory for values of an objective that are kept between products.
-        memory_bytes: the memory that this process may use in all, on a GPU of that; None means most of the free memory.
-            If a Lanczos basis does not fit, processes divide it, or the host keeps it for a GPU; see
-            curvature/places.py. If it still does not fit, a restarted run computes the largest eigenvalues, and runs
-            without a basis compute the density; see curvature/bounded.py. Then other eigenvectors are not available and
-            bounds are wider, and a warning says so. `provenance["basis"]` records any of these.
+        memory_bytes: bytes that this process may use in all, of the GPU's memory if it computes on one; None means four
+            fifths of the free memory. If a Lanczos basis does not fit, processes divide it, or the host keeps it for a
+            GPU; see curvature/places.py. If it still does not fit, a restarted run computes the largest eigenvalues,
+            and runs without a basis compute the density; see curvature/bounded.py. Then other eigenvectors are not
+            available and bounds are wider, and a warning says so. `provenance["basis"]` records any of these.
         out: result file to write; finished parts are kept beside it until it is complete, and a repeated call with
             the same options continues from them.
         fingerprint: text that you change whenever a matrix changes that only has products. Without it, unfinished work

@@ -21,7 +21,7 @@ from landscape.analyses.surface_fields import Options, Request, compute
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
-from landscape.objective import jobs
+from landscape.objective import jobs, points
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -44,7 +44,7 @@ def trajectory(
     plane: Directions | None = None,
     n: int = 21,
     margin: float = MARGIN,
-    batch_norm: BatchNorm = DEFAULT,
+    batch_norm: BatchNorm | None = None,
     training: Samples | None = None,
     training_samples: int = 2048,
     seed: int = 0,
@@ -59,12 +59,13 @@ def trajectory(
     Args:
         objective: model, loss and data in parts, at the origin of the plane.
         paths: the runs.
-        anchors: one or two checkpoints that the plane contains besides the origin; None means the principal components
+        anchors: two checkpoints that the plane contains besides the origin; None means the principal components
             of all paths.
         plane: an existing plane, so that runs of several calls are drawn on the same plane.
         n: points of the grid along each axis; the grid contains all checkpoints.
         margin: extension of the grid beyond them, as a fraction of their extent.
-        batch_norm: running statistics on the grid, see `surface.surface`; checkpoints use their own.
+        batch_norm: running statistics on the grid, see `surface.surface`; checkpoints use their own. None means
+            "log-interpolate" on a plane along which the statistics change, else "reestimate".
         training: see `surface.surface`.
         training_samples: see `surface.surface`.
         seed: of the draw of training samples.
@@ -94,7 +95,8 @@ def trajectory(
     }
     along = plane or plane_of(objective, list(marks.values()), anchors or {})
     named = {**marks, **{name: point for name, point in (anchors or {}).items() if name not in marks}}
-    options = Options(batch_norm=batch_norm, training_samples=training_samples, seed=seed, bf16=bf16, refine=refine)
+    policy = batch_norm or policy_on(objective, along, through=bool(anchors))
+    options = Options(batch_norm=policy, training_samples=training_samples, seed=seed, bf16=bf16, refine=refine)
     if n**2 > MOST_POINTS:
         raise InputError(f"{arg('n')} must be at most {math.isqrt(MOST_POINTS):,}, got {n:,}")
     positions = np.array([along.project(point)[0] for point in named.values()] + [np.zeros(2)])
@@ -144,6 +146,21 @@ def plane_of(objective: Objective, path: Sequence[Point], anchors: Mapping[str, 
     if len(along.axes) < 2:
         raise InputError(f"a plane through checkpoints needs two of them besides the origin: give two {arg('anchors')}")
     return along.orthogonalised()
+
+
+def policy_on(objective: Objective, along: Directions | None, *, through: bool) -> BatchNorm:
+    """Return the policy for batch norm on a plane if none is given.
+
+    Args:
+        objective: at the origin of the plane.
+        along: the plane; None for that of principal components, which does not move statistics.
+        through: whether the plane contains checkpoints besides the origin.
+
+    Returns:
+        Interpolation where statistics move along the plane or there are none, else a new estimate at each point.
+    """
+    moves = through or (along is not None and bool(along.buffers.any()))
+    return DEFAULT if moves or not points.buffer_layout(objective.model).names else "reestimate"
 
 
 def _around(positions: np.ndarray, n: int, margin: float) -> np.ndarray:

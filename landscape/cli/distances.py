@@ -123,9 +123,10 @@ def distances(
 ) -> None:
     """Measure the distances and loss barriers between the weights that parts of the data converge to.
 
-    The convergence point of a part is the set of weights to which training on this part alone leads. The command reads
-    these points from the memory bank of a run of landscape train (--ckpt is the folder of the run, or a checkpoint in
-    it), or computes them (--finetune). --partition run uses the groups of classes that the run made.
+    The convergence point of a part is the set of weights that is best for this part. The memory bank of a run of
+    landscape train has the weights with the best features of each part (--ckpt is the folder of the run, or a
+    checkpoint in it); --finetune computes the end of a training on this part alone. --partition run uses the groups of
+    classes that the run made.
 
     Raises:
         InputError: options that contradict each other, or convergence points that are not available.

@@ -40,8 +40,8 @@ SPECTRUM = cloup.option_group(
     option(
         "--density/--no-density",
         default=None,
-        help="Also compute the density of all eigenvalues and the negative mass. This needs M x K matrix-vector "
-        "products instead of about ten.",
+        help="Also compute the density of all eigenvalues (the empirical spectral density, by stochastic Lanczos "
+        "quadrature) and the negative mass. This needs M x K matrix-vector products instead of 10 to 25.",
         show_default="on if --steps or --probes is given",
     ),
     option(
@@ -58,7 +58,7 @@ SPECTRUM = cloup.option_group(
         help="Use K random starting vectors for each part. The error bars of the density are the spread between them.",
         show_default="4",
     ),
-    seeding("the random vectors"),
+    seeding("the random vectors, and the draws of --samples and --accuracy"),
     option(
         "--distribution",
         type=Choice(DISTRIBUTIONS),
@@ -71,7 +71,7 @@ SPECTRUM = cloup.option_group(
         default=10,
         show_default=True,
         metavar="K",
-        help="Store the K largest eigenvalues and the smallest one.",
+        help="Store at least the K largest eigenvalues; the smallest is always stored.",
     ),
     option(
         "--vectors",
@@ -88,6 +88,7 @@ SPECTRUM = cloup.option_group(
     option(
         "--tol",
         type=float,
+        show_default="0.001; with the density, no further steps",
         metavar="FRACTION",
         help="Take more steps until the residual of lambda_max is at most this fraction of it, such as 1e-4.",
     ),
@@ -111,14 +112,15 @@ SPECTRUM = cloup.option_group(
         type=Choice(TRACES),
         default="auto",
         show_default=True,
-        help="Compute the trace exactly (ReLU networks only), or estimate it from gradients of drawn samples (sampled; "
-        "ReLU networks only) or from random vectors (probes).",
+        help="Compute the trace exactly, or estimate it from gradients of drawn samples (sampled) or from random "
+        "vectors (probes). For the Hessian, exact and sampled need a ReLU network.",
     ),
     option(
         "--trace-tol",
         type=float,
         metavar="FRACTION",
-        help="Add random vectors until the standard error of the trace is at most this fraction of it, such as 0.02.",
+        help="Compute all rows, or draw more random vectors, until the standard error of the trace is at most this "
+        "fraction of it, such as 0.02.",
     ),
     option(
         "--negative-tol",
@@ -170,9 +172,9 @@ LIMIT = option(
     "--memory",
     type=MEMORY,
     metavar="SIZE",
-    help="Use at most this much memory for vectors, such as 20GB. If a Lanczos basis does not fit, processes divide "
-    "it, or the host keeps it for a GPU. If it still does not fit, a restarted run computes the largest eigenvalues, "
-    "and runs without a basis compute the density.",
+    help="Use at most this much memory in each process, such as 20GB; on a GPU, of its memory. If a Lanczos basis does "
+    "not fit, processes divide it, or the host keeps it for a GPU. If it still does not fit, a restarted run computes "
+    "the largest eigenvalues, and runs without a basis compute the density.",
     show_default="four fifths of the free memory",
 )
 VERIFY = option(

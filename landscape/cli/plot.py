@@ -49,7 +49,7 @@ class _Plot(Command):
         type=Choice(list(dict.fromkeys(kind for kinds in plots.KIND_FIGURES.values() for kind in kinds))),
         metavar="KIND",
         help="Draw this kind of figure; the table below lists them.",
-        show_default="the first kind of the result",
+        show_default="the first kind of the result; summary for a spectrum without a density",
     ),
     option(
         "--parts", metavar="LIST", help="Draw these parts, by name or position: head,tail or 0,9.", show_default="all"

@@ -87,9 +87,10 @@ def sharpness(
 ) -> None:
     """Measure how much the loss of each part rises around a checkpoint.
 
-    The command computes three measures: the largest rise of the loss within a ball, its mean rise under noise, and the
-    noise that doubles the loss. For several checkpoints, the result is a series along training. With --along eigen, the
-    command instead computes how the loss and accuracy of each part change along the sharpest directions.
+    The command computes four measures: the rise of the loss after one step of SAM, the largest rise within a ball, the
+    mean rise under noise, and the noise that doubles the loss. For several checkpoints, the result is a series along
+    training. With --along eigen, the command instead computes how the loss and accuracy of each part change along the
+    sharpest directions.
 
     Raises:
         InputError: options that do not go together.

@@ -9,7 +9,6 @@ import cloup
 
 from landscape.analyses import directions
 from landscape.analyses import trajectory as trajectories
-from landscape.analyses.directions import Directions
 from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
@@ -135,7 +134,7 @@ def trajectory(
         ])
         anchors = read(objective, through, reading)
         along = stored_plane(objective, plane, 2, own_origin=False) if plane else None
-        policy = bn or _policy(objective, anchors, along)
+        policy = bn or trajectories.policy_on(objective, along, through=bool(anchors))
         with console.progress() as progress:
             result = trajectories.trajectory(
                 objective,
@@ -198,12 +197,6 @@ def _listed(words: Sequence[str], every: int, reading: Mapping[str, Any], *, sho
             "landscape train writes them with --snapshot-every 1"
         )
     return used
-
-
-def _policy(objective: Objective, anchors: Mapping[str, Point], along: Directions | None) -> BatchNorm:
-    """Return the policy for batch norm if none is given; it depends on whether statistics move along the plane."""
-    moves = bool(anchors) or (along is not None and bool(along.buffers.any()))
-    return DEFAULT if moves or not points.buffer_layout(objective.model).names else "reestimate"
 
 
 def _thinned(files: Files, every: int) -> Files:

@@ -62,8 +62,8 @@ def draw_samples(objective: Objective, n: int, *, seed: int = 0, even: float = A
         objective: model, loss and data in parts.
         n: draws from each part, at least 2.
         seed: of the draws.
-        even: fraction of the probability that is uniform; no weight exceeds 1 / even. Use `AT` for curvature at the
-            checkpoint itself, and the default for points away from it, where other samples are uncertain.
+        even: fraction of the probability that is uniform; no weight exceeds 1 / even. Use 0.05 for curvature at the
+            checkpoint itself, and the default of 0.5 for points away from it, where other samples are uncertain.
 
     Returns:
         An objective with the same parts; its means over draws estimate the means over samples.
