@@ -35,6 +35,7 @@ def test_losses_are_those_of_the_checkpoints_and_not_of_their_shadows():
     paths = {"a": path_of(objective, 0), "b": path_of(objective, 1)}
     found = ls.trajectory(objective, paths, n=5)
     assert found.runs == ("a", "b")
+    assert found.batch_norm == "reestimate"  # statistics do not move along principal components
     assert found.marks[:2] == ("a/epoch-0", "a/epoch-1")
     assert found.mark_run.tolist() == [0] * 4 + [1] * 4
     assert found.mark_epoch.tolist() == [0, 1, 2, 3] * 2
@@ -58,6 +59,7 @@ def test_a_path_in_a_plane_has_the_losses_of_the_surface_under_it():
     objective = CASES["mlp-tanh"].objective()
     path = path_of(objective, 0)  # two dimensions and the centre itself
     found = ls.trajectory(objective, {"run": path}, n=3)
+    assert found.batch_norm == "log-interpolate"  # there are no statistics
     assert found.mark_distance.max() < 1e-9
     assert found.explained.sum() == pytest.approx(1)
     assert found.marks == tuple(path)
@@ -73,6 +75,7 @@ def test_a_plane_through_chosen_checkpoints_holds_them():
     path = path_of(objective, 0)
     anchors = {"start": path["epoch-0"][0], "tail": points.origin(tail)}
     found = ls.trajectory(objective, {"run": path}, anchors=anchors, n=3)
+    assert found.batch_norm == "log-interpolate"
     assert found.marks[-2:] == ("start", "tail")
     assert found.mark_run.tolist() == [0, 0, 0, 0, -1, -1]
     assert np.isnan(found.mark_epoch[-2:]).all()
