@@ -2,6 +2,7 @@
 
 import copy
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,19 @@ def test_an_autocast_around_a_whole_step_rounds_no_product_of_weights_and_gradie
 def gradients_of(value, model):
     parameters = list(model.parameters())[:-2]
     return torch.autograd.grad(value, parameters)
+
+
+@pytest.mark.parametrize("kind", ["sam", "gsa"])
+def test_an_autocast_around_a_whole_step_casts_the_perturbed_weights_too(kind):
+    """It keeps the casts of weights until it ends, whether it is enabled or not."""
+    (inputs, labels), found = BATCHES[2], []
+    for around in (nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+        model = batched()
+        optimizer, groups = optimizer_of(kind, model), [GROUP_OF[labels]] if kind == "gsa" else []
+        with around:
+            optimizer.gradients(lambda m=model: losses_of(m, inputs, labels, bf16=True), *groups)
+        found.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 
 
 # Batches in pieces ------------------------------------------------------------------------------------------------
