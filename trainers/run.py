@@ -170,8 +170,8 @@ class Run:
                 progress(self.trainer.epoch + done / total, epochs, text)
 
         try:
-            if self._monitor is not None and not self.trainer.epoch:
-                self._monitor.measure(0, epoch=0)
+            if self._measurement_is_due():
+                self._monitor.measure(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
             while self.trainer.epoch < epochs:
                 started = time.perf_counter()
                 row = self.trainer.run_epoch(tell)
@@ -198,12 +198,22 @@ class Run:
                 else "interrupted before the first epoch was done: nothing is kept"
             ) from stop
 
+    def _measurement_is_due(self) -> bool:
+        """Say whether the curvature is to be measured before an epoch: the first, or where a run was cut before it."""
+        steps = self.trainer.epoch * self.trainer.n_batches
+        if self._monitor is None or steps % self._monitor.interval:
+            return False
+        try:
+            return bool(self._monitor.series.training_step[-1] != steps)
+        except InputError:  # nothing is measured yet
+            return True
+
     def _measure_curvature(self) -> None:
         if self._monitor is not None:
-            self._monitor.out = self.out / "monitor.h5"
-            found = self._monitor.step(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
-            if found is None and not self._monitor.out.exists():
+            if self._monitor.out is None:
+                self._monitor.out = self.out / "monitor.h5"
                 self._monitor.write()  # the measurement before the first epoch
+            self._monitor.step(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
 
     def close(self) -> None:
         """Unlock the folder."""
