@@ -118,6 +118,11 @@ def _of_perturbation(r: Recipe) -> Rules:
             "does not: leave one out",
         ),
         (
+            r.sharpness != "cc-sam" or not r.compile,
+            f"{arg('sharpness', 'cc-sam')} has several backward passes in each step, for which a compiled graph is not "
+            f"made: leave {arg('compile', True)} out",
+        ),
+        (
             r.sharpness != "cc-sam" or r.loss != "bcl",
             f"{arg('sharpness', 'cc-sam')} perturbs the classifier, whose weights bcl makes prototypes of: choose "
             f"another {arg('loss')}",

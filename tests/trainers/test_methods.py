@@ -295,6 +295,7 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"sharpness": "sam", "gkp": True, "pull_at": "perturbed"}, "pull_at='perturbed' needs sharpness='gsa' and"),
         ({"loss": "bcl", "loss_options": "temperature=0"}, "temperature of loss='bcl' must be finite and positive"),
         ({"loss": "my:loss", "loss_options": "t=1"}, "loss='my:loss' accepts no options, got t"),
+        ({"sharpness": "cc-sam", "compile": True}, "leave compile=True out"),
         ({"validation": 1.0}, "validation must be at least 0 and below 1, got 1.0"),
     ],
 )
