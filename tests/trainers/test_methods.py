@@ -316,6 +316,12 @@ def test_every_number_of_the_optimizer_must_be_finite_and_not_negative(method, v
             methods.recipe(method, dataset="digits-lt", **{name: value})
 
 
+def test_a_run_that_is_too_long_is_refused_before_its_epochs_are_gone_through(monkeypatch):
+    monkeypatch.setattr(rules, "groups_after", None)
+    with refused(InputError, epochs="1,000,000"):
+        compose(DIGITS | {"epochs": 10**9, "gkp": True})
+
+
 @pytest.mark.parametrize("count", range(1, 11))
 def test_every_number_of_groups_of_figure_5_is_a_recipe(count):
     assert compose({**DIGITS, "groups": count}, method="gsa-gkp").groups == count
