@@ -115,6 +115,18 @@ def test_an_autocast_around_a_whole_step_casts_the_perturbed_weights_too(kind):
     torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 
 
+def test_a_grouping_within_an_autocast_leaves_no_casts_of_the_convergence_points():
+    model, (inputs, _) = batched(), BATCHES[0]
+    memory = Memory(model, SAMPLES, n_groups=2)
+    for epoch in (1, 2):
+        memory.update(epoch)
+        nn.init.normal_(model[0].weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = model(inputs)
+        memory.regroup()
+        assert torch.equal(model(inputs), before)
+
+
 # Batches in pieces ------------------------------------------------------------------------------------------------
 
 
