@@ -6,10 +6,10 @@
 
 A run is a folder METHOD-SEED that `landscape train` has written with --snapshot-every 5; it may be unfinished. Each
 result is that of the newest snapshot, and the tables name its epoch. A result is computed again only if there is a
-newer snapshot; work that is interrupted by the time limit continues with the next call. Results are in RUN/evidence,
-and copies without names of local folders in figures/data. The second command copies results on digits that the
-notebooks have computed and the gallery shows. With --tables nothing is computed, and the tables are written from the
-copies.
+newer snapshot, and one of other options is refused; work that is interrupted by the time limit continues with the next
+call. Results are in RUN/evidence, and copies without names of local folders in figures/data. The second command copies
+results on digits that the notebooks have computed and the gallery shows. With --tables nothing is computed, and the
+tables are written from the copies.
 """
 
 import argparse
@@ -58,6 +58,9 @@ ALONG = (
 )
 """Columns of the table of head and tail along the runs; errors are standard errors over samples."""
 
+OF_PLANE = "ce-0"
+"""The run whose end and start are on the plane."""
+
 LARGE = {"gram", "gram_part", "gram_sample", "gram_sign", "image_sample", "images"}
 """Fields of a spectrum that its figures here do not need: inner products of rows, and images."""
 
@@ -74,10 +77,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--data-root")
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--samples", type=int, default=128, help="of each class for spectra")
-    parser.add_argument("--steps", type=int, default=40, help="of Lanczos at the end of a run; half along it")
+    parser.add_argument("--samples", type=int, default=64, help="of each class for spectra")
+    parser.add_argument("--steps", type=int, default=30, help="of Lanczos at the end of a run; half along it")
     parser.add_argument("--batches", type=int, default=20, help="of 256 samples for gradients")
-    parser.add_argument("--every", type=int, default=20, help="epochs between the spectra along a run")
+    parser.add_argument("--every", type=int, default=40, help="epochs between the spectra along a run")
+    parser.add_argument("--marks", type=int, default=20, help="epochs between the marks of a run on the plane")
     parser.add_argument("--grid", type=int, default=15, help="points of the plane along each axis")
     parser.add_argument("--samples-of-plane", type=int, default=300, help="of each class, on the plane")
     parser.add_argument("--digits", type=Path)
@@ -90,7 +94,11 @@ def main() -> None:
         try:
             for folder in runs_in(args.runs):
                 measure(folder, args, until)
-            plane([folder for folder in runs_in(args.runs) if finished(folder)], args, until)
+            done = [folder for folder in runs_in(args.runs) if finished(folder)]
+            if OF_PLANE in [folder.name for folder in done]:
+                plane(done, args, until)
+            else:
+                print(f"the plane is left as it is: it contains the end of {OF_PLANE}, which is not among the runs")
         except TimeIsUpError:
             print("the time is up: call again to go on")
     write_tables(DATA, PAGE)
@@ -135,34 +143,33 @@ def measure(run: Path, args: argparse.Namespace, until: float) -> None:
         copied(result(name, *of_result, **options), shown.with_name(f"{shown.name}.{name}"))
 
     copied(ls.load(run / "history.h5"), shown.with_name(f"{shown.name}.history.h5"))
-    spectra = partial(ls.spectrum, probes=1, samples=args.samples)
-    copy("classes.h5", spectra, newest, "class", steps=args.steps)
+    spectra, few_samples = partial(ls.spectrum, probes=1), {"samples": args.samples}
+    copy("classes.h5", spectra, newest, "class", steps=args.steps, **few_samples)
     for snapshot in [s for s in files if epoch_of(s) % args.every == 0]:
-        found = result("ends.h5", spectra, snapshot, "head-tail", steps=args.steps // 2)
+        found = result("ends.h5", spectra, snapshot, "head-tail", steps=args.steps // 2, **few_samples)
         rows += rows_of(run, found, epoch_of(snapshot))
         write_rows(shown.with_name(f"{shown.name}.along.csv"), rows)
     few = [s for s in files if epoch_of(s) % 50 == 0 or s == newest]
-    copy("gradients.h5", ls.gradients, newest, "class", batches=args.batches, samples_per_batch=256, checkpoints=few)
+    gradients = partial(ls.gradients, samples_per_batch=256)
+    copy("gradients.h5", gradients, newest, "class", batches=args.batches, checkpoints=few)
     thinned = [s for s in files if epoch_of(s) % 10 == 0 or s == newest]
     copy("features.h5", ls.features, newest, "class", checkpoints=thinned)
 
 
 def plane(runs: Sequence[Path], args: argparse.Namespace, until: float) -> None:
-    """Compute the losses of the classes on the paper's plane (Figure 1), which contains the end of the first run.
+    """Compute the losses of the classes on the paper's plane (Figure 1), which contains the end of `OF_PLANE`.
 
     The other two points are its start, and an optimum of the rarest class: the network of its second snapshot, trained
     on that class alone.
     """
-    if not runs:
-        return
-    first = snapshots_of(runs[0])
+    first = snapshots_of(next(run for run in runs if run.name == OF_PLANE))
     aside = args.runs / "evidence"
     aside.mkdir(exist_ok=True)
     load = partial(ls.load_objective, data_root=args.data_root)
 
     def path(objective: ls.Objective, run: Path) -> Checkpoints:
-        chosen = [file for file in snapshots_of(run) if epoch_of(file) % args.every == 0]
-        return {s.name: (points.of(objective, s), s.epoch) for s in snapshots.find(objective, chosen)}
+        chosen = snapshots.find(objective, path_of(run, args.marks))
+        return {s.name: (points.of(objective, s), s.epoch) for s in chosen}
 
     def analysis(objective: ls.Objective, **options: Any) -> ls.Result:
         paths = {run.name: path(objective, run) for run in runs}
@@ -177,8 +184,18 @@ def plane(runs: Sequence[Path], args: argparse.Namespace, until: float) -> None:
         )
 
     objective = partial(load, first[-1], partition="class", samples_per_class=args.samples_of_plane)
-    found = once(aside / f"{'+'.join(run.name for run in runs)}.plane.h5", objective, analysis, until)
+    file = aside / f"{'+'.join(run.name for run in runs)}.plane.h5"
+    found: Any = once(file, objective, analysis, until)
+    options = found.provenance["options"]
+    n_marks = sum(len(path_of(run, args.marks)) for run in runs)
+    was = {"grid": len(options["x"]), "marks": sum("/" in mark for mark in options["marks"])}
+    refuse_others(file, was, {"grid": args.grid, "marks": n_marks})
     copied(found, DATA / f"{LONG}.plane.h5")
+
+
+def path_of(run: Path, every: int) -> list[Path]:
+    """Return the snapshots of a run that are marks on the plane."""
+    return [file for file in snapshots_of(run) if epoch_of(file) % every == 0]
 
 
 def once(file: Path, load: Callable[[], ls.Objective], analysis: Analysis, until: float, **options: Any) -> ls.Result:
@@ -189,16 +206,19 @@ def once(file: Path, load: Callable[[], ls.Objective], analysis: Analysis, until
         load: makes the objective.
         analysis: called with the objective.
         until: the time limit, as a value of `time.monotonic`.
-        options: of the analysis.
+        options: of the analysis; an existing file must have been computed with the same.
 
     Returns:
         The result.
 
     Raises:
         TimeIsUpError: the time limit was reached; finished work is kept beside the file.
+        SystemExit: the file is of other options.
     """
     if file.exists():
-        return ls.load(file)
+        found = ls.load(file)
+        refuse_others(file, found.provenance.get("options", {}), options)
+        return found
 
     def told(done: float, total: float, text: str) -> None:
         if time.monotonic() > until:
@@ -209,6 +229,13 @@ def once(file: Path, load: Callable[[], ls.Objective], analysis: Analysis, until
     found = analysis(load(), out=file, progress=told, **options)
     print(f"{file}: {time.monotonic() - started:.0f} s", flush=True)
     return found
+
+
+def refuse_others(file: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """End with one line if a result was computed with other options; options that it does not store may differ."""
+    for name in was.keys() & now.keys():
+        if was[name] != now[name]:
+            raise SystemExit(f"{file} has {name} {was[name]}, now it is {now[name]}: repeat that, or remove the file")
 
 
 def copied(result: ls.Result, file: Path) -> None:

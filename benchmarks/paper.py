@@ -24,7 +24,8 @@ METHODS = ("ce", "sam", "gsa-gkp", "ldam-drw-sam", "bcl", "bcl-gsa-gkp")
 FIGURE_9 = ("ce", "sam", "gsa-gkp")
 OF_SPECTRA = ("cifar10", "digits-lt")  # the paper has those of CIFAR-10-LT
 STARTING = 20.0  # seconds in which a command may not get anywhere
-PAPER = {  # top-1 in percent, last epoch, imbalance 100: all, many, medium, few; tables 1 and 4
+IMBALANCE = "100"  # of the paper's numbers
+PAPER = {  # top-1 in percent, last epoch: all, many, medium, few; tables 1 and 4
     ("cifar10", "ce"): (70.4,),
     ("cifar10", "ldam-drw"): (77.0,),
     ("cifar10", "ldam-drw-sam"): (81.9,),
@@ -56,13 +57,13 @@ def main() -> None:
     parser.add_argument("--datasets", default="cifar10,cifar100")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--imbalance", default="100")
+    parser.add_argument("--imbalance", default=IMBALANCE)
     parser.add_argument("--options", default="", help="further options of landscape train, in one string")
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.minutes
     rows = [(d, m, s) for s in args.seeds.split(",") for d in args.datasets.split(",") for m in args.methods.split(",")]
     for dataset, method, seed in rows:
-        folder = args.out / f"{dataset}-{method}-{seed}"
+        folder = folder_of(args.out, dataset, method, args.imbalance, seed)
         root = ["--data-root", args.data_root] if args.data_root else []
         words = ["train", method, "--dataset", dataset, *root, "--imbalance", args.imbalance]
         words += ["--seed", seed, *args.options.split(), "--out", str(folder), "-q"]
@@ -72,7 +73,12 @@ def main() -> None:
             ends = ["hessian", "--ckpt", str(folder / "last.pt"), *root, "--partition", "head-tail"]
             if not run([*ends, "-o", str(folder / "ends.h5"), "-q"], until):
                 break
-    show(args.out, rows)
+    show(args.out, rows, args.imbalance)
+
+
+def folder_of(out: Path, dataset: str, method: str, imbalance: str, seed: str) -> Path:
+    """Return the folder of a run."""
+    return out / f"{dataset}-{imbalance}-{method}-{seed}"
 
 
 def finished(folder: Path) -> bool:
@@ -104,22 +110,22 @@ def run(words: list[str], until: float) -> bool:
     return True
 
 
-def show(out: Path, rows: list[tuple[str, str, str]]) -> None:
-    """Print accuracies and, where there are any, spectra beside the paper's."""
+def show(out: Path, rows: list[tuple[str, str, str]], imbalance: str) -> None:
+    """Print accuracies and, where there are any, spectra beside the paper's, which are those of imbalance 100."""
     heads = ("epochs", "minutes", "all", "many", "medium", "few")
     print(f"{'run':<32}" + "".join(f"{head:>9}" for head in heads) + "   paper: all many medium few")
     for dataset, method, seed in rows:
-        folder = out / f"{dataset}-{method}-{seed}"
+        folder, of_paper = folder_of(out, dataset, method, imbalance, seed), imbalance == IMBALANCE
         if not (folder / "history.h5").exists():
             continue
         history = ls.load(folder / "history.h5")
         shares = "".join(f"{100 * a:9.2f}" for a in by_frequency(history))
-        paper = " ".join(f"{a:.1f}" for a in PAPER.get((dataset, method), ())) or "-"
+        paper = " ".join(f"{a:.1f}" for a in PAPER.get((dataset, method), ()) if of_paper) or "-"
         print(f"{folder.name:<32}{history.epoch[-1]:>9}{history.seconds.sum() / 60:>9.1f}{shares}   {paper}")
         if (folder / "ends.h5").exists():
             found = ls.load(folder / "ends.h5")
             for p, part in enumerate(found.parts):
-                theirs = SPECTRA[method][p] if dataset == "cifar10" else None
+                theirs = SPECTRA[method][p] if dataset == "cifar10" and of_paper else None
                 top, trace = (f" (paper {value:6.2f})" for value in theirs) if theirs else ("", "")
                 print(f"    {part:<12} lambda_max {found.lambda_max[p]:9.2f}{top}, ", end="")
                 print(f"trace {found.trace[p]:9.2f}{trace}")

@@ -192,7 +192,11 @@ def train(
         if dry_run:
             with costs.asking() as plans:
                 begin()
-            dry.show(console, costs.measured(plans, ranks=distributed.world()))
+            ranks = distributed.world()
+            if distributed.is_main():  # each by its own clock would take another number of steps, for which all meet
+                with distributed.apart():
+                    dry.show(console, costs.measured(plans, ranks=ranks))
+            distributed.barrier()
             return
         this = begin()
         try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.autodiff import per_sample
+from landscape.autodiff.called import evaluating
 from landscape.autodiff.wide import wide
 from landscape.data.datasets import Samples
 from landscape.networks import classifiers, losses, models
@@ -64,7 +66,7 @@ def evaluate(
     bf16: bool = False,
     workers: int = 0,
 ) -> Scores:
-    """Evaluate a model in eval mode, without augmentation; its mode is restored.
+    """Evaluate a model in eval mode, without augmentation; the modes of its modules are restored.
 
     Args:
         model: inputs (B, ...) -> logits (B, C).
@@ -85,30 +87,24 @@ def evaluate(
     n_classes = len(samples.class_names)
     failed = partial(models.failures_named, remedy=f"; it is given {samples.split} samples of {samples.name}")
     values, hits, features = [], [], []
-    mode = model.training
-    model.eval()
-    tap = None if classifier is None else classifiers.Tap(model, classifier)
-    try:
-        if tap:
-            tap.__enter__()
+    tapped: AbstractContextManager[classifiers.Tap | None] = (
+        nullcontext() if classifier is None else classifiers.Tap(model, classifier)
+    )
+    with evaluating(model), tapped as tap:
         pieces = torch.arange(len(samples)).tensor_split(math.ceil(len(samples) / batch_size))
         for (inputs,), labels, _ in Batches(samples, ["none"], place, workers=workers).epoch(pieces):
             with torch.autocast(place.type, torch.bfloat16, enabled=bf16), failed(inputs):
                 logits = models.logits_of(model(inputs), n_classes)
             values.append(losses.cross_entropy(logits.float(), labels))
             hits.append(logits.argmax(dim=1) == labels)
-            if tap:
+            if tap is not None:
                 features.append(tap.features.float())
-    finally:
-        if tap:
-            tap.__exit__(None, None, None)
-        model.train(mode)
     right = torch.cat(hits).cpu().numpy()
     return Scores(
         loss_sums=np.bincount(samples.labels, wide(torch.cat(values)).cpu().numpy(), minlength=n_classes),
         correct=np.bincount(samples.labels[right], minlength=n_classes),
         counts=np.bincount(samples.labels, minlength=n_classes),
-        features=torch.cat(features).cpu() if tap else None,
+        features=torch.cat(features).cpu() if tap is not None else None,
     )
 
 
@@ -135,9 +131,7 @@ def gradient_cosines(
     order = np.random.default_rng(seed).permutation(len(samples))
     batches = np.array_split(order, math.ceil(len(order) / batch_size))[:n_batches]
     sums, times = np.zeros(n_classes), np.zeros(n_classes)
-    mode = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for indices in batches:
             inputs, labels = samples.batch(indices, place)
             present, group = torch.unique(labels, return_inverse=True)
@@ -154,8 +148,6 @@ def gradient_cosines(
             here = present[defined.to(place)].cpu().numpy()
             sums[here] += ((rows @ whole)[defined] / lengths[defined]).cpu().numpy()
             times[here] += 1
-    finally:
-        model.train(mode)
     return np.asarray(sums / np.where(times > 0, times, np.nan))
 
 

@@ -92,8 +92,10 @@ def refuse(out: Path, recipe: Recipe, fingerprint: str | None = None, *, overwri
     if unknown:
         raise StoreError(f"{out} holds a run of another version, with {arg(unknown[0])}, unknown here: {remedy}")
     if theirs:  # fields that an older version did not have had their default values
-        theirs = recipes.plain(Recipe()) | theirs
-        both = ({**r, **dict.fromkeys(PLACES)} for r in (theirs, recipes.plain(recipe)))
+        theirs, ours = recipes.plain(Recipe()) | theirs, recipes.plain(recipe)
+        if fingerprint is None:  # the data may still decide the fields that are None
+            theirs = {name: value for name, value in theirs.items() if name in ours}
+        both = ({**r, **dict.fromkeys(PLACES)} for r in (theirs, ours))
     difference = recipes.first_difference(*both) if theirs else None
     if difference:
         name, before, now = difference

@@ -96,6 +96,7 @@ def group_fisher(
         with torch.no_grad():
             for name, t in model.state_dict().items():
                 t.copy_(before[name])
+        torch.clear_autocast_cache()  # see `passes.put`
     if not bool(torch.isfinite(rows).all()):
         raise NumericalError(
             f"the Fisher information is not finite at the groups' convergence points: lower {arg('lr')}"

@@ -146,7 +146,7 @@ class Trainer:
             weights = (
                 focal_weights(counts, r.sharpness_share, r.sharpness_gamma)
                 if r.sharpness == "focal-sam"
-                else tail_weights(counts, r.tail_most)
+                else self._of_tail(counts)
             )
             return ClassSAM(chosen, torch.optim.SGD, weights=weights, rho=r.rho, adaptive=r.adaptive, **options_of_both)
         if r.sharpness == "gsa":
@@ -165,6 +165,15 @@ class Trainer:
                 **options_of_both,
             )
         return torch.optim.SGD(chosen, **options)
+
+    def _of_tail(self, counts: np.ndarray) -> Tensor:
+        """Return the class weights of ImbSAM, which must leave a class to perturb for."""
+        rarest, most = counts[counts > 0].min(), self.recipe.tail_most
+        if rarest > most:
+            raise InputError(
+                f"{arg('tail_most', most)} perturbs for no class, as the rarest has {rarest} training samples: raise it"
+            )
+        return tail_weights(counts, most)
 
     def _try_out(self) -> None:
         """Evaluate model and loss on the smallest batch that a step may have, without lasting effects."""

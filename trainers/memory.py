@@ -154,6 +154,10 @@ class Bank:
                 )
         self._epochs, self._best = epochs, best
 
+    def files(self) -> list[Path]:
+        """List the snapshots in the folder, whoever wrote them."""
+        return sorted(p for p in self._folder.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d{4,}\.pt", p.name))
+
     def _path(self, epoch: int) -> Path:
         return self._folder / f"epoch-{epoch:04d}.pt"
 
@@ -161,8 +165,8 @@ class Bank:
         """Delete the snapshots that no class refers to."""
         needed = {self._path(epoch).name for epoch in self._epochs.tolist()}
         with disk.writing(self._folder):
-            for path in self._folder.glob("epoch-*.pt"):
-                if path.name not in needed and re.fullmatch(r"epoch-\d{4,}\.pt", path.name):
+            for path in self.files():
+                if path.name not in needed:
                     path.unlink(missing_ok=True)
 
 

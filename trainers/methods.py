@@ -9,7 +9,8 @@ from typing import Any
 from landscape.callables import checked
 from landscape.data import datasets
 from landscape.errors import InputError, unknown
-from trainers.recipes import Recipe, read, taken
+from trainers.losses import options_of
+from trainers.recipes import PERTURBATIONS, Recipe, read, taken
 from trainers.rules import check, refuse_idle
 from trainers.variants import fields_of
 
@@ -84,12 +85,14 @@ _BCL_OF_LARGE_IMAGES = "ce_weight=1,contrast_weight=0.35,temperature=0.07,hidden
 """The options of bcl on ImageNet-LT and iNaturalist: Zhu et al. 2022, and their released code."""
 
 _PLAIN: dict[str, Any] = {name: getattr(Recipe(), name) for name in ("loss", "reweight", "sharpness", "gkp")}
-_FOLLOWERS = {
-    "loss": {"cosine", "augment", "loss_options"},
-    "sharpness": {"rho", "rho_schedule", "rho_end", "adaptive", "first_pass"},
+_FOLLOWERS: dict[str, set[str]] = {
+    "dataset": {"augment", "rho"},
+    "loss": {"cosine", "augment", "loss_options", "rho"},
+    "reweight": {"rho"},
+    "sharpness": {*(field for fields in PERTURBATIONS.values() for field in fields), "pull_at"},
     "epochs": {"milestones"},
 }
-"""Fields that a file set for its own loss, sharpness and length, and that do not fit others."""
+"""Fields that a file set for its own data, loss, re-weighting, sharpness and length, and that do not fit others."""
 
 OWN = "samples of your own"
 """The data set of a recipe that names none."""
@@ -106,8 +109,8 @@ def compose(
     """Combine the sources of a recipe's fields; later entries of the following list override earlier ones.
 
     The benchmark of the data or the file, the method of the file, the fields of the file, `benchmark`, `method`,
-    `variant`, `given`. A method sets its four components, a benchmark its fields; fields of the file that belong to a
-    replaced method or benchmark are decided again.
+    `variant`, `given`. A method sets its four components, a benchmark its fields; fields of the file that belong to
+    something that is replaced are decided again, see `_FOLLOWERS`.
 
     Args:
         given: fields of `Recipe`.
@@ -127,17 +130,18 @@ def compose(
     dataset = given.get("dataset") or stored.get("dataset")
     parts = _schedule(in_file["benchmark"] or _benchmark_of(dataset)) | _parts(in_file["method"]) | stored
     chosen = _schedule(benchmark) | _parts(method)
-    for name, followers in _FOLLOWERS.items():
-        if name in chosen and chosen[name] != parts.get(name):
-            parts = {field: value for field, value in parts.items() if field not in followers}
+    of_file = (
+        _schedule(in_file["benchmark"] or _benchmark_of(stored.get("dataset"))) | _parts(in_file["method"]) | stored
+    )
+    outdated = _outdated(of_file, replace(Recipe(), **{**parts, **chosen, **given}))
+    parts = {field: value for field, value in parts.items() if field not in outdated}
     recipe = replace(Recipe(), **{**parts, **chosen, **given})
     named = {**parts, **chosen, **fields_of(variant, recipe), **given}
     recipe = replace(recipe, **named)
-    large = recipe.loss == "bcl" and _of_files(recipe.dataset)
     recipe = replace(
         recipe,
         rho=named.get("rho", _radius(recipe)),
-        loss_options=named.get("loss_options") or (_BCL_OF_LARGE_IMAGES if large else None),
+        loss_options=_loss_options(recipe),
         cosine=_cosine(recipe.loss, recipe.model) if recipe.cosine is None else recipe.cosine,
         milestones=_milestones(recipe),
     )
@@ -174,7 +178,7 @@ def recipe(method: str, *, preset: str | None = None, variant: str | None = None
 
 
 def changed(recipe: Recipe, *, model: str) -> Recipe:
-    """Return a recipe for another model; a classifier that depends on the model is decided again.
+    """Return a recipe for another model; the classifier is decided again if the recipe has its default one.
 
     Args:
         recipe: of another model.
@@ -186,9 +190,29 @@ def changed(recipe: Recipe, *, model: str) -> Recipe:
     Raises:
         InputError: the model does not fit the recipe.
     """
-    made = replace(recipe, model=model, cosine=_cosine(recipe.loss, model))
+    own = recipe.cosine not in {None, _cosine(recipe.loss, recipe.model)}
+    made = replace(recipe, model=model, cosine=recipe.cosine if own else _cosine(recipe.loss, model))
     check(made)
     return made
+
+
+def _outdated(of_file: Mapping[str, Any], recipe: Recipe) -> set[str]:
+    """Return the fields of a file that belong to a part of it, such as its loss, which a recipe has replaced."""
+    replaced = [name for name in _FOLLOWERS if name in of_file and of_file[name] != getattr(recipe, name)]
+    found = {field for name in replaced for field in _FOLLOWERS[name]}
+    if "dataset" in replaced and recipe.loss == "bcl" and _of_files(of_file["dataset"]) != _of_files(recipe.dataset):
+        found.add("loss_options")
+    return found
+
+
+def _loss_options(recipe: Recipe) -> str | None:
+    """Return the options of the loss; those of bcl on large images replace only what is not given."""
+    given = recipe.loss_options
+    if recipe.loss != "bcl" or not _of_files(recipe.dataset):
+        return given or None
+    options_of(given)  # refuses what is no list of options
+    words = [word for text in (_BCL_OF_LARGE_IMAGES, given) if text for word in text.split(",")]
+    return ",".join({word.partition("=")[0].strip(): word.strip() for word in words}.values())
 
 
 def _radius(recipe: Recipe) -> float:

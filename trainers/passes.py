@@ -92,12 +92,16 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def put(vector: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Set parameters, (D,) in all, to the entries of a vector, in place."""
+    """Set parameters, (D,) in all, to the entries of a vector, in place.
+
+    An autocast around the caller keeps casts of weights until it ends, and does not notice that these have changed.
+    """
     pieces = torch.split(vector, [p.numel() for p in parameters])
     with torch.no_grad():
         torch._foreach_copy_(
             [p.data for p in parameters], [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
         )
+    torch.clear_autocast_cache()
 
 
 def hand_over(vector: Tensor, parameters: Sequence[Tensor]) -> None:

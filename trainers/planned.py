@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from landscape.errors import arg
 from landscape.networks import models
 from landscape.networks.copies import copied
 from landscape.results import store
-from trainers import evaluation, gkp, records, rules
+from trainers import evaluation, gkp, records, rules, schedule
 from trainers.data import Data
 from trainers.loop import Trainer
 from trainers.passes import flat
@@ -73,11 +74,12 @@ def plan(
                     halve=arg("epochs", r.epochs // 2),
                 )
             )
-    works += _measurements(r, data, model, left, workers)
+    works += [replace(work, divided=False) for work in _measurements(r, data, model, left, workers)]
     weights = sum(t.nbytes for t in model.state_dict().values())
     snapshots = r.epochs // r.snapshot_every + 1 if r.snapshot_every else 0
-    banked = len(train.class_names) if r.grouped else 0
-    groups = 2 * r.groups if r.grouped else 0
+    stored = sum(schedule.banking(e, r.warmup_epochs, r.statistics_every) for e in range(1, r.epochs + 1) if r.grouped)
+    banked = min(len(train.class_names) + 1, stored)
+    groups = 2 * r.groups if r.gkp else 0
     return Known(
         works=works,
         keeps=weights * groups,
@@ -99,7 +101,7 @@ def _group(trainer: Trainer, epoch: int) -> None:
 
 
 def _measurements(r: Recipe, data: Data, model: nn.Module, left: range, workers: int) -> list[Work]:
-    """Return what is measured after epochs, and what writing the files takes."""
+    """Return what the first process measures after epochs, and what writing the files takes."""
 
     def some(samples: Samples, n: int) -> Samples:
         return samples.select(np.linspace(0, len(samples) - 1, n).round().astype(np.int64))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from landscape.callables import checked
 from landscape.data.datasets import Samples
-from landscape.errors import InputError
+from landscape.errors import InputError, StoreError, arg
 from landscape.networks import class_means, classifiers, losses
 from landscape.networks.class_means import Quality
 from trainers import evaluation, gkp, memory
@@ -104,7 +104,8 @@ class Memory:
             model: inputs (B, ...) -> logits (B, C); its last linear layer is the classifier.
             samples: the training set, without augmentation.
             n_groups: G.
-            folder: of the bank's snapshots; None means a temporary folder, which is deleted with this object.
+            folder: of the bank's snapshots and of nothing else; None means a temporary folder, which is deleted with
+                this object.
             loss: for the Fisher information: (logits (B, C), labels (B,)) -> (B,).
             strength: lambda.
             form: of the feature quality; see `class_means.feature_quality`.
@@ -114,6 +115,7 @@ class Memory:
 
         Raises:
             InputError: the classifier is not found, or there are more groups than classes.
+            StoreError: the folder has snapshots, which an empty bank would delete.
         """
         n_classes = len(samples.class_names)
         if not 1 <= n_groups <= n_classes:
@@ -132,6 +134,10 @@ class Memory:
             folder = tempfile.mkdtemp(prefix="bank-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._bank = Bank(Path(folder), n_classes)
+        for file in self._bank.files():
+            raise StoreError(
+                f"{file} exists, and a new bank would delete it: choose another {arg('folder')}, or remove all like it"
+            )
 
     @property
     def n_banked(self) -> int:

@@ -42,9 +42,10 @@ def check(recipe: Recipe) -> None:
             if isinstance(number, float) and abs(number) > LARGEST:
                 raise InputError(f"{arg(item.name)} must be at most {LARGEST:.3g}, as float32 goes no further")
     r, own = recipe, ":" in recipe.model
-    for fits, message in (*_of_schedule(r), *_of_perturbation(r), *_of_groups(r), *_of_measures(r)):
-        if not fits:
-            raise InputError(message)
+    for rules in (_of_schedule, _of_perturbation, _of_groups, _of_measures):  # later ones rely on earlier ones
+        for fits, message in rules(r):
+            if not fits:
+                raise InputError(message)
     options = losses.options_of(r.loss_options)
     if r.loss == "bcl":
         losses.bcl_of(options)
@@ -116,6 +117,11 @@ def _of_perturbation(r: Recipe) -> Rules:
             r.sharpness != "cc-sam" or r.reweight == "none",
             f"{arg('sharpness', 'cc-sam')} takes the losses of each class by itself, which {arg('reweight', 'drw')} "
             "does not: leave one out",
+        ),
+        (
+            r.sharpness != "cc-sam" or not r.compile,
+            f"{arg('sharpness', 'cc-sam')} has several backward passes in each step, for which a compiled graph is not "
+            f"made: leave {arg('compile', True)} out",
         ),
         (
             r.sharpness != "cc-sam" or r.loss != "bcl",

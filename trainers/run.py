@@ -39,6 +39,9 @@ from trainers.recipes import Recipe
 Progress = Callable[[float, int, str], None]
 """(epochs done, epochs in all, a line of text) -> None."""
 
+_ANYWHERE: dict[str, Any] = dict.fromkeys(folder.PLACES)
+"""The paths of the data, which may differ between machines."""
+
 log = logging.getLogger(__name__)
 
 
@@ -74,9 +77,10 @@ class Run:
             monitor: also measure the curvature of every class, before the first epoch and after every twentieth.
 
         Raises:
-            InputError: the recipe does not fit the data or the machine.
+            InputError: the recipe does not fit the data or the machine; or processes differ in recipe, data or weights.
             StoreError: the folder holds another run, is in use, or cannot be written.
         """
+        distributed.refuse_disagreement({**recipes.plain(recipe), **_ANYWHERE, "the data": data.whole.fingerprint})
         place = devices.choose(device)
         self._writer_class = records.tensorboard_writer() if tensorboard and distributed.is_main() else None
         self.recipe, self.out, self.method = recipe, out, method
@@ -98,12 +102,15 @@ class Run:
         costs.declare(lambda: planned.plan(recipe, data, model, place, epoch=self._done(), workers=workers))
         self._lock = folder.Hold(out) if distributed.is_main() else None
         self._grouping = Grouping(out, self.trainer, workers)
-        if not overwrite and (out / "state.pt").exists():
-            try:
+        try:
+            if not overwrite and (out / "state.pt").exists():
                 self._go_back()
-            except BaseException:
-                self.close()
-                raise
+            if distributed.world() > 1:
+                weights = checkpoints.digest_of(self.trainer.state())
+                distributed.refuse_disagreement({"the epoch": self.trainer.epoch, "the network": weights})
+        except BaseException:
+            self.close()
+            raise
         self._first = None if self.trainer.epoch or not recipe.snapshot_every else records.state_of(model)
         self._monitor: Any = None
         if monitor and distributed.is_main():
@@ -163,8 +170,8 @@ class Run:
                 progress(self.trainer.epoch + done / total, epochs, text)
 
         try:
-            if self._monitor is not None and not self.trainer.epoch:
-                self._monitor.measure(0, epoch=0)
+            if self._measurement_is_due():
+                self._monitor.measure(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
             while self.trainer.epoch < epochs:
                 started = time.perf_counter()
                 row = self.trainer.run_epoch(tell)
@@ -182,6 +189,7 @@ class Run:
                     text = self._line()
                 distributed.barrier()
                 tell(0, 1)
+            self._rows = distributed.of_main(self._rows)
         except KeyboardInterrupt as stop:
             same = f"the same command without {arg('overwrite', True)}" if self._overwrite else "the same command"
             raise KeyboardInterrupt(
@@ -190,12 +198,22 @@ class Run:
                 else "interrupted before the first epoch was done: nothing is kept"
             ) from stop
 
+    def _measurement_is_due(self) -> bool:
+        """Say whether the curvature is to be measured before an epoch: the first, or where a run was cut before it."""
+        steps = self.trainer.epoch * self.trainer.n_batches
+        if self._monitor is None or steps % self._monitor.interval:
+            return False
+        try:
+            return bool(self._monitor.series.training_step[-1] != steps)
+        except InputError:  # nothing is measured yet
+            return True
+
     def _measure_curvature(self) -> None:
         if self._monitor is not None:
-            self._monitor.out = self.out / "monitor.h5"
-            found = self._monitor.step(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
-            if found is None and not self._monitor.out.exists():
+            if self._monitor.out is None:
+                self._monitor.out = self.out / "monitor.h5"
                 self._monitor.write()  # the measurement before the first epoch
+            self._monitor.step(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
 
     def close(self) -> None:
         """Unlock the folder."""
@@ -205,7 +223,7 @@ class Run:
             self._lock.release()
 
     def history(self) -> History:
-        """Return the history so far, which only the first rank has."""
+        """Return the history so far; ranks other than the first have it only when the run is complete."""
         columns = {name: np.array(values) for name, values in self._rows.items()}
         return History(
             parts=self.data.train.class_names,

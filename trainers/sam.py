@@ -174,7 +174,7 @@ def perturbation(theta: Tensor, g: Tensor, adaptive: bool) -> Tensor:
 
 def shares(losses: Tensor, reduce: Reduce) -> Tensor:
     """Return the weight of each sample in the mean over the samples of all ranks, (B,) for losses (B,)."""
-    count = torch.tensor(float(losses.numel()), dtype=losses.dtype, device=losses.device)
+    count = torch.full((), float(losses.numel()), dtype=losses.dtype, device=losses.device)  # no copy to wait for
     reduce(count)
     return (1 / count).expand(losses.shape)
 

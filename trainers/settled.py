@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from landscape.autodiff.called import evaluating
 from landscape.data.datasets import Samples
 from landscape.errors import InputError
 from trainers.batches import Batches
@@ -63,25 +64,22 @@ def _measure(model: nn.Module, norms: list[_BatchNorm], samples: Samples, seed: 
         raise InputError("SyncBatchNorm takes statistics over all ranks: build the model with BatchNorm2d")
     drawn = torch.from_numpy(np.random.default_rng(seed).permutation(len(samples))[: BATCH * BATCHES])
     pieces = drawn.tensor_split(-(-len(drawn) // BATCH))
-    modes = {m: m.training for m in model.modules()}
     momenta = [m.momentum for m in norms]
     example = next(model.parameters())
     reader = Batches(samples, ["none"], example.device, example.dtype, workers)
-    model.eval()
     seen = 0
     try:
-        for m in norms:
-            m.train()
-        for (inputs,), _, indices in reader.epoch(pieces):
-            seen += len(indices)
+        with evaluating(model):
             for m in norms:
-                m.momentum = len(indices) / seen
-            with torch.autocast(example.device.type, torch.bfloat16, enabled=bf16):
-                model(inputs)
+                m.train()
+            for (inputs,), _, indices in reader.epoch(pieces):
+                seen += len(indices)
+                for m in norms:
+                    m.momentum = len(indices) / seen
+                with torch.autocast(example.device.type, torch.bfloat16, enabled=bf16):
+                    model(inputs)
     except ValueError as error:  # one value per channel has no variance
         raise InputError(f"running statistics cannot be estimated from {len(pieces[0])} sample(s): {error}") from None
     finally:
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode

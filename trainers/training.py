@@ -49,8 +49,8 @@ def train(
         samples: training and test set, each `Samples` or an argument of `datasets.from_dataset` (a data set, or a pair
             of tensors); None means the data set of the recipe. Test samples are only evaluated.
         recipe: from `methods.recipe`, or the name of a method.
-        out: folder of the run, with the same files as from `landscape train`; an interrupted run continues from it.
-            None stores nothing.
+        out: folder of the run, with the same files as from `landscape train`; an interrupted run continues from it, and
+            a finished one is returned. None stores nothing.
         device: "cpu", "cuda", "cuda:1" or a torch.device; None means a GPU if there is one.
         workers: number of processes that read images from files.
         overwrite: replace a run in the folder.
@@ -62,7 +62,7 @@ def train(
     Raises:
         InputError: recipe, model and data do not fit together.
         DataError: the data cannot be used.
-        StoreError: the folder holds another or a finished run, is in use, or cannot be written.
+        StoreError: the folder holds another run, is in use, or cannot be written.
         NumericalError: the loss is not finite.
     """
     recipe = methods.recipe(recipe) if isinstance(recipe, str) else recipe

@@ -1,7 +1,8 @@
-"""A model as a function of its tensors; the model itself is not changed."""
+"""A model as a function of its tensors, or in eval mode; the model itself is not changed."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, func, nn
@@ -14,6 +15,25 @@ def call(model: Callable[..., Any], inputs: Tree) -> Any:
     if isinstance(inputs, dict):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None, None, None]:
+    """Put a model into eval mode inside the block; afterwards each of its modules has its own mode again.
+
+    Args:
+        model: modules of it may have other modes than the model, such as batch norm that is frozen.
+
+    Yields:
+        Nothing.
+    """
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
 
 
 def functional_call(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Tree) -> Any:

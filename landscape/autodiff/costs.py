@@ -41,6 +41,7 @@ class Work:
     most: int = 0  # that the largest piece has, where they differ
     batch: int = 1  # samples that go through the model at a time
     halve: str = ""  # an option that would halve it
+    divided: bool = True  # among the processes of the run
     common: bool = False  # done once for all stages of the run with the same value
 
 
@@ -228,7 +229,7 @@ def measured(plans: Sequence[Plan], *, ranks: float = 1.0, clock: Callable[[], f
 
     Args:
         plans: the plans of all stages of a run.
-        ranks: number of processes that divide the steps, minus their loss by waiting for each other.
+        ranks: number of processes that divide the steps which are divided, minus their loss by waiting for each other.
         clock: returns the time in seconds.
 
     Returns:
@@ -239,7 +240,9 @@ def measured(plans: Sequence[Plan], *, ranks: float = 1.0, clock: Callable[[], f
         known = found.get(work.what)
         if known is not None and work.common:
             continue
-        seconds, times = _seconds(work, clock) / ranks, work.pieces * work.times * work.each
+        seconds, times = _seconds(work, clock), work.pieces * work.times * work.each
+        if work.divided:
+            seconds /= ranks
         if known is not None:
             seconds, times = seconds + known.seconds, times + known.times
         found[work.what] = Cost(what=work.what, times=times, seconds=seconds, halve=work.halve)

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from torch import Tensor
 
 from landscape.autodiff import slurm
 from landscape.errors import InputError, RankError, arg, one_line
+
+T = TypeVar("T")
 
 _PATIENCE = timedelta(days=7)  # one rank may wait at a barrier for hours while another finishes a long piece
 TIMEOUT = timedelta(minutes=30)
@@ -119,6 +121,15 @@ def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     for tensor in tensors if world() > 1 else ():
         with _others_may_be_lost():
             dist.broadcast(tensor, 0)
+
+
+def of_main(value: T) -> T:
+    """Return the value of rank 0; every rank must call this, with a value that can be pickled."""
+    found: list[T] = [value]
+    if world() > 1:
+        with _others_may_be_lost():
+            dist.broadcast_object_list(found, 0)
+    return found[0]
 
 
 def refuse_disagreement(facts: Mapping[str, Any]) -> None:

@@ -260,9 +260,7 @@ def squared_gradients(
     sizes = [p.numel() for p in chosen.values()]
     total = zeros(sum(sizes), next(iter(chosen.values())).device)
     places = dict(zip(chosen, torch.split(total, sizes), strict=True))
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
+    with called.evaluating(model):
         first: dict[Any, frozenset[nn.Module]] = {}
         for inputs, targets in batches:
             layers = first.get(trees.shape(inputs))
@@ -273,9 +271,6 @@ def squared_gradients(
             found = record(model, inputs, targets, loss, params, first=layers)
             for name, squares in found.squares(torch.ones_like(found.values)):
                 places[name] += squares.to(total.device)
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
     return total
 
 

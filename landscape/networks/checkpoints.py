@@ -115,7 +115,7 @@ def of_model(model: nn.Module, path: str) -> Checkpoint:
         The weights.
     """
     state = {name: t.detach() for name, t in model.state_dict().items() if isinstance(t, Tensor)}
-    return Checkpoint(state, {}, path, _digest(state), "", {})
+    return Checkpoint(state, {}, path, digest_of(state), "", {})
 
 
 def _folder(path: str, key: str | None, trust: bool) -> Checkpoint:
@@ -130,7 +130,7 @@ def _folder(path: str, key: str | None, trust: bool) -> Checkpoint:
         raise InputError(checkpoint_folders.described(path))
     if not state:
         raise InputError(f"there are no weights in {path}: say where with {arg('ckpt_key', 'a.b')}")
-    return Checkpoint(state, {}, path, _digest(state), key or "", _trainer_state(path))
+    return Checkpoint(state, {}, path, digest_of(state), key or "", _trainer_state(path))
 
 
 def _trainer_state(folder: str) -> dict[str, Any]:
@@ -139,7 +139,8 @@ def _trainer_state(folder: str) -> dict[str, Any]:
     return _beside(disk.read_json(path, InputError)) if path.is_file() else {}
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors and their names."""
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(name.encode())

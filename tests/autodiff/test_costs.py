@@ -172,3 +172,10 @@ def test_what_stages_have_in_common_counts_once_and_ranks_share():
     found = costs.measured([plan, plan], ranks=2, clock=clock)
     assert {cost.what: cost.seconds for cost in found.costs} == {"pass": 0.5, "steps": 1.0}
     assert found.disk == 14
+
+
+def test_what_one_rank_does_alone_is_not_divided():
+    prepare, clock = clocked(1.0, 0.0, 0.0)
+    works = [costs.Work(what=str(divided), prepare=prepare, divided=divided) for divided in (True, False)]
+    found = costs.measured([costs.Known(works=works)], ranks=2, clock=clock)
+    assert {cost.what: cost.seconds for cost in found.costs} == {"True": 0.5, "False": 1.0}

@@ -1,6 +1,7 @@
 """The script for a machine with a GPU: rows that the time cuts go on in the next call, and are printed when done."""
 
 import importlib.util
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_the_papers_rows_are_trained_in_pieces_and_printed(paper, tmp_path, monk
         paper.main()
         return capfd.readouterr().out.splitlines()
 
-    folder = tmp_path / "digits-lt-ce-0"
+    folder = tmp_path / "digits-lt-100-ce-0"
     state = folder / "state.pt"
     monkeypatch.setattr(paper.subprocess, "Popen", start)
     assert main()[-1].split()[0] == folder.name
@@ -80,6 +81,17 @@ def test_the_papers_rows_are_trained_in_pieces_and_printed(paper, tmp_path, monk
     assert f"lambda_max {found.lambda_max[0]:9.2f}, trace {found.trace[0]:9.2f}" in shown[2]
     assert main() == shown
     assert len(started) == 3
+
+
+def test_only_runs_of_the_papers_imbalance_stand_beside_its_numbers(paper, tmp_path, capsys):
+    history = SCRIPT.parents[1] / "figures" / "data" / "cifar10-long.ce-0.history.h5"
+    last = []
+    for imbalance in ("100", "50"):
+        (tmp_path / f"cifar10-{imbalance}-ce-0").mkdir()
+        shutil.copy(history, tmp_path / f"cifar10-{imbalance}-ce-0" / "history.h5")
+        paper.show(tmp_path, [("cifar10", "ce", "0")], imbalance)
+        last.append(capsys.readouterr().out.split()[-1])
+    assert last == ["70.4", "-"]
 
 
 def with_interrupts():

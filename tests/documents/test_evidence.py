@@ -84,6 +84,31 @@ def test_a_result_is_computed_once_and_while_there_is_time(evidence, tmp_path):
         assert asked == ["objective"]
 
 
+def test_a_result_of_other_options_is_refused(evidence, tmp_path):
+    file, found = tmp_path / "epoch-0012.ends.h5", ls.load(ROOT / "figures" / "data" / "cifar10.ce.ends.h5")
+    ls.save(file, found)
+    steps = found.provenance["options"]["steps"]
+    assert evidence.once(file, None, ls.spectrum, math.inf, steps=steps).parts == found.parts
+    with refused(SystemExit, file, "steps", steps, steps + 1):
+        evidence.once(file, None, ls.spectrum, math.inf, steps=steps + 1)
+
+
+@pytest.mark.parametrize(("names", "planes"), [(["sam-0"], []), (["ce-0", "sam-0"], [["ce-0", "sam-0"]])])
+def test_the_plane_is_left_as_it_is_without_the_run_whose_end_it_contains(
+    evidence, tmp_path, monkeypatch, capsys, names, planes
+):
+    drawn = []
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "--runs", str(tmp_path)])
+    monkeypatch.setattr(evidence, "runs_in", lambda folder: [folder / name for name in names])
+    monkeypatch.setattr(evidence, "finished", lambda run: True)
+    monkeypatch.setattr(evidence, "plane", lambda runs, *rest: drawn.append([run.name for run in runs]))
+    for name in ("measure", "write_tables"):
+        monkeypatch.setattr(evidence, name, lambda *arguments: None)
+    evidence.main()
+    assert drawn == planes
+    assert ("ce-0" in capsys.readouterr().out) == (not planes)
+
+
 @pytest.mark.slow
 def test_a_run_is_measured_and_shown_as_far_as_it_has_come(evidence, tmp_path, monkeypatch):
     """On three classes, after 3 of 4 epochs and after all; then there is nothing left to compute."""

@@ -32,6 +32,17 @@ def test_evaluation_is_per_class_and_does_not_depend_on_the_batch_size(batch_siz
     torch.testing.assert_close(found.features, features)
 
 
+def test_each_module_keeps_its_own_mode():
+    """Batch norm may be frozen within a network that is trained."""
+    model, samples = layered(), blobs()
+    model[1].eval()
+    modes = [m.training for m in model.modules()]
+    evaluation.evaluate(model, samples, classifier="4")
+    assert [m.training for m in model.modules()] == modes
+    evaluation.gradient_cosines(model, samples, batch_size=15, seed=0)
+    assert [m.training for m in model.modules()] == modes
+
+
 def test_a_class_without_samples_has_nan():
     found = evaluation.evaluate(linear(), blobs(n_per_class=(2, 2, 0)))
     assert np.isnan(found.accuracy_per_class).tolist() == [False, False, True]

@@ -12,7 +12,7 @@ from refusals import refused
 
 from landscape.data import datasets
 from landscape.errors import InputError
-from trainers import data, methods, recipes, rules, schedule
+from trainers import data, losses, methods, recipes, rules, schedule
 from trainers.methods import METHODS, compose
 from trainers.recipes import PERTURBATIONS, Recipe
 
@@ -66,6 +66,58 @@ def test_a_preset_typed_wins_over_a_runs_file_and_options_over_it(run_of):
     assert found.milestones == (160, 180)
 
 
+@pytest.mark.parametrize(
+    ("of_run", "typed", "decided"),
+    [
+        ({"schedule": "multistep", "epochs": 20}, {"epochs": 400}, {"milestones": (320, 360)}),
+        ({"schedule": "multistep", "epochs": 20}, {"epochs": 10}, {"milestones": (8, 9)}),
+        ({"loss": "ldam"}, {"loss": "focal"}, {"cosine": False}),
+        ({}, {"loss": "ldam"}, {"cosine": True}),
+        ({"sharpness": "sam"}, {"dataset": "cifar100"}, {"rho": 0.2, "augment": None}),
+        ({"sharpness": "sam", "dataset": "cifar10"}, {"loss": "ldam", "reweight": "drw"}, {"rho": 0.8}),
+        ({"sharpness": "sam", "dataset": "cifar10"}, {"reweight": "drw"}, {"rho": 0.5}),
+        ({"sharpness": "gsa", "pull_at": "perturbed", "gkp": True}, {"sharpness": "sam"}, {"pull_at": "theta"}),
+        ({"loss": "bcl", "dataset": "image-list"}, {"dataset": "cifar10"}, {"loss_options": None}),
+        ({"loss": "bcl", "loss_options": "tau=2"}, {"dataset": "cifar10"}, {"loss_options": "tau=2"}),
+    ],
+)
+def test_what_a_run_decided_is_decided_again_for_typed_options(of_run, typed, decided, run_of):
+    views = {"augment": "crop,crop,crop"} if of_run.get("loss") == "bcl" else {}
+    found = compose(typed, config=run_of(**of_run, **views))
+    assert {name: getattr(found, name) for name in decided} == decided
+    assert compose({}, config=run_of(**of_run, **views)) == compose(DIGITS | {"augment": "none"} | of_run | views)
+
+
+def test_a_method_typed_decides_the_radius_of_a_runs_file_again(run_of):
+    found = compose({}, method="ldam-drw-sam", config=run_of(dataset="cifar10", sharpness="sam"))
+    assert found.rho == compose({"dataset": "cifar10"}, method="ldam-drw-sam").rho
+
+
+def test_what_a_file_sets_for_no_part_in_particular_is_kept(tmp_path):
+    file = tmp_path / "few.toml"
+    file.write_text('rho = 0.3\nschedule = "multistep"\nmilestones = [3]\naugment = "none"\n')
+    found = compose({"dataset": "cifar10", "epochs": 20}, method="sam", config=file)
+    assert (found.rho, found.milestones, found.augment) == (0.3, (3,), "none")
+
+
+@pytest.mark.parametrize(
+    ("own", "model", "cosine"),
+    [
+        ({"cosine": True}, "resnet20", True),
+        ({}, "resnet20", False),
+        ({"loss": "ldam"}, "my:model", False),
+        ({"loss": "ldam", "model": "my:model"}, "resnet20", True),
+    ],
+)
+def test_a_cosine_classifier_that_was_asked_for_stays_with_another_model(own, model, cosine):
+    assert methods.changed(methods.recipe("ce", **own), model=model).cosine is cosine
+
+
+def test_a_cosine_classifier_that_was_asked_for_is_refused_with_a_model_of_ones_own():
+    with refused(InputError, cosine=True):
+        methods.changed(methods.recipe("ce", cosine=True), model="my:model")
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_a_benchmarks_data_bring_its_schedule_along(name):
     recipe = compose({"dataset": name})
@@ -113,7 +165,11 @@ def test_sams_radius_is_that_of_the_rows_source(dataset, method, rho, tmp_path):
 def test_bcl_on_large_images_has_the_numbers_of_its_source():
     large = compose({}, method="bcl", benchmark="imagenet-lt")
     assert large.loss_options == "ce_weight=1,contrast_weight=0.35,temperature=0.07,hidden=2048,projected=1024"
-    assert compose({"loss_options": "tau=2"}, method="bcl", benchmark="imagenet-lt").loss_options == "tau=2"
+    typed = compose({"loss_options": "tau=2, temperature=0.5"}, method="bcl", benchmark="imagenet-lt")
+    of_source = {"ce_weight": 1, "contrast_weight": 0.35, "hidden": 2048, "projected": 1024}
+    assert losses.options_of(typed.loss_options) == {**of_source, "temperature": 0.5, "tau": 2}
+    with refused(InputError, "loss_options"):
+        compose({"loss_options": "tau"}, method="bcl", benchmark="imagenet-lt")
     assert compose({"dataset": "cifar10"}, method="bcl").loss_options is None
     assert compose({}, method="ce", benchmark="imagenet-lt").loss_options is None
 
@@ -239,6 +295,7 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         ({"sharpness": "sam", "gkp": True, "pull_at": "perturbed"}, "pull_at='perturbed' needs sharpness='gsa' and"),
         ({"loss": "bcl", "loss_options": "temperature=0"}, "temperature of loss='bcl' must be finite and positive"),
         ({"loss": "my:loss", "loss_options": "t=1"}, "loss='my:loss' accepts no options, got t"),
+        ({"sharpness": "cc-sam", "compile": True}, "leave compile=True out"),
         ({"validation": 1.0}, "validation must be at least 0 and below 1, got 1.0"),
     ],
 )
@@ -257,6 +314,12 @@ def test_every_number_of_the_optimizer_must_be_finite_and_not_negative(method, v
     for name in ("lr", "momentum", "weight_decay", *used):
         with refused(InputError, name, value):
             methods.recipe(method, dataset="digits-lt", **{name: value})
+
+
+def test_a_run_that_is_too_long_is_refused_before_its_epochs_are_gone_through(monkeypatch):
+    monkeypatch.setattr(rules, "groups_after", None)
+    with refused(InputError, epochs="1,000,000"):
+        compose(DIGITS | {"epochs": 10**9, "gkp": True})
 
 
 @pytest.mark.parametrize("count", range(1, 11))

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,31 @@ def test_an_autocast_around_a_whole_step_rounds_no_product_of_weights_and_gradie
 def gradients_of(value, model):
     parameters = list(model.parameters())[:-2]
     return torch.autograd.grad(value, parameters)
+
+
+@pytest.mark.parametrize("kind", ["sam", "gsa"])
+def test_an_autocast_around_a_whole_step_casts_the_perturbed_weights_too(kind):
+    """It keeps the casts of weights until it ends, whether it is enabled or not."""
+    (inputs, labels), found = BATCHES[2], []
+    for around in (nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+        model = batched()
+        optimizer, groups = optimizer_of(kind, model), [GROUP_OF[labels]] if kind == "gsa" else []
+        with around:
+            optimizer.gradients(lambda m=model: losses_of(m, inputs, labels, bf16=True), *groups)
+        found.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+
+
+def test_a_grouping_within_an_autocast_leaves_no_casts_of_the_convergence_points():
+    model, (inputs, _) = batched(), BATCHES[0]
+    memory = Memory(model, SAMPLES, n_groups=2)
+    for epoch in (1, 2):
+        memory.update(epoch)
+        nn.init.normal_(model[0].weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = model(inputs)
+        memory.regroup()
+        assert torch.equal(model(inputs), before)
 
 
 # Batches in pieces ------------------------------------------------------------------------------------------------

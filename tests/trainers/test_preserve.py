@@ -7,7 +7,7 @@ from refusals import refused
 from torch.nn import functional as F
 from toys import batched, blobs
 
-from landscape.errors import InputError
+from landscape.errors import InputError, StoreError
 from landscape.networks import class_means
 from trainers import GSA, Memory, gkp
 from trainers.gkp import GKP
@@ -103,3 +103,12 @@ def test_groups_before_the_bank_has_them_are_refused():
         memory.regroup()
     with refused(InputError, n_groups=4):
         Memory(batched(), blobs(), n_groups=4)
+
+
+def test_a_folder_with_snapshots_is_refused_and_left_as_it_is(tmp_path):
+    """An empty bank refers to none of them, and would delete all."""
+    file = tmp_path / "epoch-0005.pt"
+    file.touch()
+    with refused(StoreError, file, "folder"):
+        Memory(batched(), blobs(), n_groups=2, folder=tmp_path)
+    assert file.exists()

@@ -100,3 +100,48 @@ def test_batch_norm_sees_its_ranks_slice_and_keeps_the_statistics_of_the_first(t
     found = state(two_ranks / "batch-norm", "last.pt")
     for name, expected in first.state_dict().items():
         torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)
+
+
+IN_PYTHON = """
+import os, sys
+from landscape.autodiff import costs, distributed
+from landscape.cli import main
+from landscape.errors import InputError
+from toys import batched, blobs
+from trainers import recipe, train
+
+distributed.start()
+rank = distributed.rank()
+both = blobs(), blobs(seed=1, split="test")
+print(*train(batched(), both, recipe("ce", epochs=2, batch_size=6), device="cpu").history.epoch)
+other = batched()
+other[0].bias.data += rank
+others = blobs(seed=rank), both[1]
+for model, data, lr in ((other, both, 0.1), (batched(), others, 0.1), (batched(), both, 0.1 + rank)):
+    try:
+        train(model, data, recipe("ce", epochs=2, batch_size=6, lr=lr), device="cpu")
+    except InputError as error:
+        print(error)
+distributed.stop()
+os.environ["MASTER_PORT"] = sys.argv[1]
+costs._REPEATS = 1 + 3 * rank
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_ranks_in_python_have_one_history_and_compare_their_inputs_and_the_first_times_steps(tmp_path):
+    """A rank that is faster takes more steps in the time of a dry run, and each of them adds up over the ranks."""
+    words = ["train", *SHARED["sam"], *OF_ALL[:-2], "--dry-run", "-o", tmp_path / "run"]
+    port = variables()[0]["MASTER_PORT"]
+    first, second = (Program(IN_PYTHON, port, *words, env=own) for own in variables())
+    for rank in (first, second):
+        code, output, errors = rank.ended()
+        assert code == 0, errors
+        epochs, *refusals = output.splitlines()[:4]
+        assert epochs == "1 2"
+        for line, name in zip(refusals, ("the network", "the data", "lr"), strict=True):
+            assert name in line
+    assert "nothing is written" in first.output
+    assert len(second.output.splitlines()) == 4
+    assert not (tmp_path / "run").exists()

@@ -12,9 +12,11 @@ from refusals import refused
 from runs import METHODS, files, same, state
 from toys import begin, blobs, finish
 
+from landscape.analyses.monitor import Monitor
 from landscape.cli import main
 from landscape.errors import StoreError
 from landscape.networks import checkpoints
+from landscape.results import store
 
 # Going on ---------------------------------------------------------------------------------------------------------
 
@@ -42,6 +44,29 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, name, after, epochs):
             assert same(state(tmp_path / "cut", file), state(tmp_path / "whole", file)), file
     for field in ("train_loss", "test_accuracy_per_class", "quality", "bank_epoch", "group", "gradient_cosine"):
         np.testing.assert_array_equal(getattr(found, field), getattr(whole, field))
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_measurement_of_the_curvature_that_was_cut_is_made_when_the_run_goes_on(at, tmp_path, monkeypatch):
+    """The epoch is kept before it is measured."""
+    monkeypatch.setattr("landscape.analyses.monitor.EPOCHS", 1)
+    whole = finish(tmp_path / "whole", monitor=True)
+    step = Monitor.step
+
+    def cut(self, steps, *, epoch):
+        if epoch == at:
+            raise KeyboardInterrupt
+        return step(self, steps, epoch=epoch)
+
+    monkeypatch.setattr(Monitor, "step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        finish(tmp_path / "cut", monitor=True)
+    monkeypatch.setattr(Monitor, "step", step)
+    found = finish(tmp_path / "cut", monitor=True)
+    np.testing.assert_array_equal(found.train_loss, whole.train_loss)
+    series, expected = (store.load(tmp_path / run / "monitor.h5") for run in ("cut", "whole"))
+    assert series.epoch.tolist() == expected.epoch.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(series.lambda_max, expected.lambda_max)
 
 
 def test_an_interruption_before_the_first_epoch_leaves_nothing(tmp_path, epochs):

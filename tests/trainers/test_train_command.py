@@ -62,6 +62,14 @@ def test_a_training_by_hand_gives_the_commands_weights(run_folder):
     assert same(model.state_dict(), state(run_folder, "last.pt"))
 
 
+def test_a_run_without_its_configuration_is_known_by_its_state(tmp_path):
+    words = ["ce", "--dataset", "toys:vectors", "--model", "toys:linear", "--warmup-epochs", 0, "--epochs", 1, "-q"]
+    assert command(*words, "-o", tmp_path) == 0
+    (tmp_path / "config.toml").unlink()
+    assert command(*words, "--lr", 0.2, "-o", tmp_path) == 2
+    assert command(*words, "-o", tmp_path) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
