@@ -163,8 +163,6 @@ class Products:
         """Refuse a part if the second derivative is wrong for its first samples; each part is checked once."""
         if part.name in self._seen.parts:
             return
-        self._seen.parts.add(part.name)
-        fault = None
         try:
             small = self.problem.layout.size <= _WIDE
             fault = self._fault(self.problem.wide() if small else self.problem, part.name)
@@ -177,6 +175,7 @@ class Products:
                 "autograd.Function whose backward uses more than its inputs, detach() in a normalisation, or a "
                 f"gradient that is not the loss's does that: write it in plain operations; {self.kind.remedy}"
             )
+        self._seen.parts.add(part.name)
 
     def _fault(self, problem: Problem, name: str) -> str | None:
         (part,) = (p for p in problem.parts if p.name == name)
