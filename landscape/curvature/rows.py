@@ -223,6 +223,8 @@ def _square_norms(run: Recorded, middle: Middle, wanted: Tensor | None, into: Te
     used = middle.signs.abs().amax(0) > 0
     if wanted is not None:
         used |= wanted.any(0)
+    if not used.any():  # a loss that is linear in the outputs of each of these samples
+        return found
     sample, groups = torch.arange(len(found)), torch.split(torch.nonzero(used)[:, 0], max(1, _PAIRS // len(found)))
     for some in groups:
         along = middle.vectors(sample, some[:, None]).reshape(-1, *run.values.shape).to(run.values)
