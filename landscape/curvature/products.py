@@ -288,6 +288,7 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
 
     Raises:
         InputError: it cannot be used and is required.
+        RuntimeError: memory has run out.
     """
     batch = problem.parts[0].example()
     if trees.size(batch) in TRACE_SIZES:  # a value that the trace treats as a constant shows only at another size
@@ -310,6 +311,8 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
         _refuse(f"the model cannot be traced ({error})", required)
         return None
     except Exception as error:  # tracing runs a user's model, which may fail in any way
+        if is_of_memory(error):
+            raise
         _refuse(f"the traced product fails ({one_line(error)})", required)
         return None
     found = _at_point(problem, kind, graph, batch, required)
@@ -327,6 +330,8 @@ def _at_point(problem: Problem, kind: Kind, graph: Stages, batch: Batch, require
             linearized = graph.at((*problem.theta, *problem.fixed))
             bytes_per_sample = n_bytes(linearized.residuals(*batch)) / trees.size(batch)
     except Exception as error:  # a trace that fits no other batch size may fail in any way
+        if is_of_memory(error):
+            raise
         return f"the traced product fails ({one_line(error)})"
     return _disagreement(problem, kind, linearized, batch) or Traced(linearized, bytes_per_sample, required)
 
@@ -339,7 +344,9 @@ def _disagreement(problem: Problem, kind: Kind, linearized: Linearized, batch: B
     v = layout.tensors(flat / flat.norm())
     try:
         ours = layout.flat(linearized.product(linearized.residuals(*batch), v))
-    except Exception as error:  # as in checked_trace
+    except Exception as error:  # as in _at_point
+        if is_of_memory(error):
+            raise
         return f"the traced product fails ({one_line(error)})"
     reference = layout.flat(by_reverse(problem, kind, batch, [v])[0])
     error_norm, norm = (ours - reference).norm().item(), reference.norm().item()

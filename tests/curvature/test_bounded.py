@@ -1,13 +1,18 @@
 """Runs that keep no basis, restarted runs, and spectra from both, against the full method and dense eigenvalues."""
 
+from functools import partial
+
+import hard
 import numpy as np
 import pytest
 import torch
 from refusals import refused
+from torch import nn
 
 import landscape as ls
 from landscape.analyses.options import PROBES, SHORT
 from landscape.autodiff import memory
+from landscape.autodiff.linearize import Linearized
 from landscape.curvature import probing, products, restarted
 from landscape.curvature.lanczos import lanczos
 from landscape.curvature.matrices import matrix
@@ -233,3 +238,45 @@ def test_products_go_on_with_smaller_batches_where_memory_runs_out(backend, monk
     monkeypatch.setattr(products, "by_reverse", hopeless)
     with pytest.raises(torch.OutOfMemoryError):
         fresh.matvec(V)
+
+
+class Scarce(torch.autograd.Function):
+    """The identity, whose backward pass has memory for some samples only, once `most` says so."""
+
+    most = 100
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        if len(g) > Scarce.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return g.clone()
+
+
+def test_memory_that_runs_out_within_a_derivative_makes_batches_smaller(monkeypatch, caplog):
+    expected = hard.matrix(hard.objective_of(partial(hard.layers, nn.Tanh())), backend="reverse")
+    scarce = hard.objective_of(partial(hard.layers, nn.Sequential(nn.Tanh(), hard.Applied(Scarce.apply))))
+    monkeypatch.setattr(Scarce, "most", 2)
+    torch.testing.assert_close(hard.matrix(scarce, backend="reverse"), expected, rtol=0, atol=1e-12)
+    assert "products take 2 samples at a time from now on" in caplog.text
+
+
+def test_memory_that_runs_out_in_a_traced_product_is_no_fault_of_the_trace(monkeypatch, caplog):
+    objective = hard.objective_of(partial(hard.layers, nn.Tanh()))
+    expected = hard.matrix(objective, backend="reverse")
+    operator, residuals = ls.curvature_operator(objective, backend="linearized"), Linearized.residuals
+
+    def scarce(graph, inputs, targets):
+        if len(targets) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return residuals(graph, inputs, targets)
+
+    monkeypatch.setattr(Linearized, "residuals", scarce)
+    V = torch.eye(operator.size, dtype=operator.dtype).expand(2, -1, -1)
+    torch.testing.assert_close(operator.matvec(V).mT, expected, rtol=0, atol=1e-12)
+    assert "products take 2 samples at a time from now on" in caplog.text
+    with pytest.raises(torch.OutOfMemoryError):  # for fewer samples the graph may do
+        ls.curvature_operator(objective)
