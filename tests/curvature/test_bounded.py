@@ -280,3 +280,20 @@ def test_memory_that_runs_out_in_a_traced_product_is_no_fault_of_the_trace(monke
     assert "products take 2 samples at a time from now on" in caplog.text
     with pytest.raises(torch.OutOfMemoryError):  # for fewer samples the graph may do
         ls.curvature_operator(objective)
+
+
+def test_a_vector_stands_beside_the_eigenvalue_that_it_belongs_to(monkeypatch):
+    """The largest eigenvalue is double: restarts find a vector of it, and runs without that find copies of it."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.cat([torch.tensor([10.0, 10, 5, 4]), 2 * torch.rand(SIZE - 4, generator=generator) - 1]).double()
+    Q, _ = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64))
+    A = Q @ torch.diag(values) @ Q.T
+    monkeypatch.setattr(memory, "room", lambda device, limit: 24 * 8 * SIZE)
+    found = ls.spectrum(matrix(A), steps=40, probes=2, vectors=3)
+    assert found.provenance["basis"].startswith("not kept")
+    np.testing.assert_allclose(found.ritz_values[0, :3], [10, 5, 4], rtol=1e-3)
+    assert (np.diff(found.ritz_values[0]) < -1e-3)[np.isfinite(found.ritz_values[0, 1:])].all()
+    assert found.lambda_max[0] == pytest.approx(10, rel=1e-3)
+    assert found.ritz_vectors.shape == (1, 3, SIZE)
+    for r, v in enumerate(found.ritz_vectors[0]):
+        assert np.linalg.norm(A.numpy() @ v - found.ritz_values[0, r] * v) <= found.ritz_residuals[0, r] + 1e-9
