@@ -273,6 +273,7 @@ def by_trace(problem: Problem, kind: Kind, batch: Batch) -> Stages:
     return linearize(product, problem.theta, *batch, problem.fixed)
 
 
+@devices.full_precision()
 def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | None:
     """Trace the product and compare it with reverse mode on one batch; if it cannot be used, log the reason.
 
