@@ -255,6 +255,8 @@ class Operator:
             raise InputError(f"{arg('k')} must lie between 1 and {self.size}, got {k}")
         if not 0 < tol < 1:
             raise InputError(f"{arg('tol')} must be between 0 and 1, got {tol:g}")
+        if max_steps < k:
+            raise InputError(f"{arg('max_steps')} must be at least {arg('k', k)}, got {max_steps}")
         shape = (len(self.parts), k)
         values, residuals = np.full(shape, np.nan), np.full(shape, np.nan)
         vectors = np.full((len(self.parts), self.size, k), np.nan)
