@@ -48,24 +48,25 @@ def test_regression_on_dicts_by_curvlinops_is_our_matrix(kind):
 
 
 class Leaves(nn.Module):
-    """Keeps what it computed last, and has a layer that it does not use."""
+    """Keeps what it computed last, overwrites its inputs, and may have a layer that it does not use."""
 
     def __init__(self, unused):
         super().__init__()
         self.inner = mlp(2)
         if unused:
-            self.other = nn.Linear(2, 2).double()
+            self.other = nn.Linear(2, 2)
 
     def forward(self, x):
+        x += 1
         self.last = self.inner(x)
         return self.last
 
 
-def test_pyhessian_takes_a_copy_of_a_model_that_keeps_tensors():
+def test_pyhessian_takes_copies_of_a_model_that_keeps_tensors_and_of_inputs():
     objective = ls.make_objective(Leaves(unused=False), (X, draw(9, 2, seed=2)), dtype="float64")
     ls.hessian(objective).diagonal()
     assert not objective.model.last.is_leaf
-    plain = ls.make_objective(mlp(2), (X, draw(9, 2, seed=2)), dtype="float64")
+    plain = ls.make_objective(mlp(2), (X + 1, draw(9, 2, seed=2)), dtype="float64")
     assert verify.pyhessian(objective, "all").top == pytest.approx(verify.pyhessian(plain, "all").top, rel=1e-6)
 
 
