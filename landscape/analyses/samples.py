@@ -102,8 +102,10 @@ class Samples:
 
     @property
     def guess(self) -> Tensor | None:
-        """An estimate of the eigenvector of lambda_max from the rows, (D,)."""
-        return None if self.kept is None else self.kept.direction(self.kept.eigen.combinations[:, 0])
+        """An estimate of the eigenvector of lambda_max from the rows, (D,); None without rows."""
+        if self.kept is None or not len(self.kept.eigen.values):
+            return None
+        return self.kept.direction(self.kept.eigen.combinations[:, 0])
 
     @property
     def relative_error(self) -> float | None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from landscape.analyses import accuracy
 from landscape.analyses import samples as of_samples
@@ -89,7 +90,7 @@ def of_ends(
         Fields by name.
     """
     values, residuals = found.ritz.values, found.ritz.residuals
-    made = _common(operator, options) | _largest(values, residuals, found.vectors, options)
+    made = _common(operator, options) | _largest(found.ritz, values[::-1], residuals[::-1], found.vectors, options)
     made |= {
         "lambda_min": values[[0]],
         "lambda_min_residual": residuals[[0]],
@@ -134,7 +135,7 @@ def of_runs(found: Runs, operator: Operator, options: "Options", known: tuple[fl
     trace = found.trace if known is None else known
     return (
         _common(operator, options)
-        | _largest(highest.values, highest.residuals, found.extremes, options)
+        | _largest(highest, found.values, found.residuals, found.extremes, options)
         | {
             "lambda_min": lowest.values[[0]],
             "lambda_min_residual": lowest.residuals[[0]],
@@ -184,23 +185,36 @@ def _common(operator: Operator, options: "Options") -> dict[str, Any]:
     }
 
 
-def _largest(values: np.ndarray, residuals: np.ndarray, vectors: Any, options: "Options") -> dict[str, Any]:
-    """Return the fields of the largest Ritz values, given all Ritz values of a run, ascending, and some vectors."""
+def _largest(
+    ritz: quadrature.Ritz, values: np.ndarray, residuals: np.ndarray, vectors: Tensor, options: "Options"
+) -> dict[str, Any]:
+    """Return the fields of the largest Ritz values.
+
+    Args:
+        ritz: all Ritz values of a run.
+        values: (n,) those to list, descending.
+        residuals: (n,) their bounds.
+        vectors: (r, D) of the first of these.
+        options: of the analysis.
+
+    Returns:
+        Fields by name.
+    """
 
     def first(numbers: np.ndarray) -> np.ndarray:
         n = max(options.top, options.vectors)
-        kept = numbers[::-1][:n]
+        kept = numbers[:n]
         return np.pad(kept, (0, n - len(kept)), constant_values=np.nan)[None]
 
     kept_vectors = None
     if options.vectors:
         kept_vectors = np.full((1, options.vectors, vectors.shape[1]), np.nan)
-        available = min(options.vectors, len(values))
+        available = min(options.vectors, len(vectors))
         kept_vectors[0, :available] = wide(vectors[:available]).cpu().numpy()
     return {
-        "lambda_max": values[[-1]],
-        "lambda_max_residual": residuals[[-1]],
-        "converged": converged(values[-1:], residuals[-1:], tol=options.residual, scale=values[-1]),
+        "lambda_max": ritz.values[[-1]],
+        "lambda_max_residual": ritz.residuals[[-1]],
+        "converged": converged(ritz.values[-1:], ritz.residuals[-1:], tol=options.residual, scale=ritz.values[-1]),
         "ritz_values": first(values),
         "ritz_residuals": first(residuals),
         "ritz_vectors": kept_vectors,

@@ -28,10 +28,13 @@ def pull(outputs: Tensor | Tensors, inputs: Tensors, cotangents: Tensor | Tensor
 
     Raises:
         NumericalError: PyTorch knows no such derivative.
+        RuntimeError: memory has run out.
     """
     try:
         return _pull(outputs, inputs, cotangents)
     except RuntimeError as error:
+        if is_of_memory(error):
+            raise
         raise NumericalError(
             f"the model or the loss has no derivative that PyTorch knows: {one_line(error)}"
         ) from error
@@ -136,6 +139,7 @@ def second(values: Tensor, at: Tensors, vs: list[Tensors], remedy: str | None = 
 
     Raises:
         NumericalError: the values have no second derivative.
+        RuntimeError: memory has run out.
     """
     return _second(values, at, lambda slopes: vs, remedy)[1]
 
@@ -160,6 +164,8 @@ def _second(
             return tuple(s.detach() for s in slopes), products
         reason = "it uses an autograd.Function marked once_differentiable"
     except RuntimeError as error:
+        if is_of_memory(error):
+            raise
         reason = one_line(error)
     remedy = first_only() if remedy is None else remedy
     raise NumericalError(f"the model or the loss has no second derivative that PyTorch knows: {reason}; {remedy}")
@@ -178,6 +184,7 @@ def second_of_each(function: Callable[[Tensor], Tensor], z: Tensor, remedy: str 
 
     Raises:
         NumericalError: the values have no second derivative.
+        RuntimeError: memory has run out.
     """
     z = z.detach().requires_grad_()
     with torch.enable_grad():

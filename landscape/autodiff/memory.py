@@ -23,23 +23,25 @@ _GROUP = Path("/sys/fs/cgroup")
 def room(device: torch.device, limit: int | None) -> int:
     """Return the number of bytes that may be used in addition to those already in use.
 
-    On the host, the peak memory of this process is subtracted from the limit, because a product will need its temporary
-    memory again.
+    The peak memory is subtracted, because a product will need its temporary memory again: on a GPU that since `begin`,
+    on the host that of this process, and only from a limit.
 
     Args:
         device: the device.
         limit: bytes that this process may use in total; None for four fifths of the free memory, divided by the number
-            of processes on the machine.
+            of processes that share it.
 
     Returns:
         Bytes, at least 0.
     """
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         own = torch.cuda.max_memory_allocated(device)
-        found = _SHARE * (free + torch.cuda.memory_reserved(device) - own) if limit is None else limit - own
+        sharing = -(-ranks // torch.cuda.device_count())
+        found = _SHARE * (free / sharing + torch.cuda.memory_reserved(device) - own) if limit is None else limit - own
     elif limit is None:
-        found = _SHARE * _free_on_host() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        found = _SHARE * _free_on_host() / ranks
     else:
         found = limit - most_so_far()
     return max(0, int(found))
@@ -100,8 +102,10 @@ def halving(compute: Callable[[], T]) -> T:
 
 
 def begin() -> None:
-    """Begin a run, in which no more samples are processed at a time than have fitted before."""
+    """Begin a run, in which no more samples are processed at a time than have fitted; the peaks of GPUs start anew."""
     _fewest.set(_most.get())
+    for number in range(torch.cuda.device_count()) if used_cuda() else ():
+        torch.cuda.reset_peak_memory_stats(number)
 
 
 def note_fewer(samples: int) -> None:
@@ -121,7 +125,7 @@ def most_so_far() -> int:
 
 
 def peak() -> int:
-    """Return the peak memory of this process in bytes: on a GPU if it has used one, else on the host."""
+    """Return the peak memory of this process in bytes: on a GPU since `begin` if it uses one, else on the host."""
     cuda: Any = torch.cuda  # whose types are not all stated
     return int(cuda.max_memory_allocated()) if used_cuda() and cuda.max_memory_allocated() else most_so_far()
 

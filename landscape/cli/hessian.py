@@ -236,6 +236,8 @@ def hessian(
         objective,
         console,
     ):
+        if verify_with:
+            verify.refuse_data(objective)
         if stages:
             where: dict[str, Any] = {"out": path, "overwrite": overwrite, "extend": extend}
             where |= {"given": given, "with_parts": with_parts}

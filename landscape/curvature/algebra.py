@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from landscape.autodiff import distributed
+from landscape.autodiff import devices, distributed
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide, zeros
 from landscape.curvature import lanczos, probing
@@ -175,6 +175,7 @@ class Operator:
     def __neg__(self) -> "Operator":
         return _combined((-1.0, self))
 
+    @devices.full_precision()
     def trace(self, *, steps: int = 30, probes: int = 4, seed: int = 0) -> Estimate:
         """Return the trace of each part's matrix: exact if possible, else estimated by deflated probes (probing.py).
 
@@ -200,6 +201,7 @@ class Operator:
         value, error = np.array(found).T
         return Estimate(value=self._stacked(value), stderr=self._stacked(error), exact=self.exact.refusal() is None)
 
+    @devices.full_precision()
     def diagonal(self, *, probes: int = 100, seed: int = 0) -> Estimate:
         """Return the diagonal of each part's matrix: exact if possible, else the mean of z * Hz over probes z.
 
@@ -232,6 +234,7 @@ class Operator:
         error = ((squares / probes - mean**2).clamp(min=0) / (probes - 1)).sqrt()
         return Estimate(value=self._stacked(mean.cpu().numpy()), stderr=self._stacked(error.cpu().numpy()), exact=False)
 
+    @devices.full_precision()
     def top(self, k: int = 1, *, tol: float = 1e-3, max_steps: int = 320, seed: int = 0) -> Eigenpairs:
         """Return the largest eigenvalues of each part's matrix and their vectors, by Lanczos from one random vector.
 
@@ -252,6 +255,8 @@ class Operator:
             raise InputError(f"{arg('k')} must lie between 1 and {self.size}, got {k}")
         if not 0 < tol < 1:
             raise InputError(f"{arg('tol')} must be between 0 and 1, got {tol:g}")
+        if max_steps < k:
+            raise InputError(f"{arg('max_steps')} must be at least {arg('k', k)}, got {max_steps}")
         shape = (len(self.parts), k)
         values, residuals = np.full(shape, np.nan), np.full(shape, np.nan)
         vectors = np.full((len(self.parts), self.size, k), np.nan)

@@ -59,8 +59,7 @@ class Ends:
     ritz: Ritz
     above: float  # no eigenvalue is larger, with `SURE` probability
     below: float  # and none is smaller
-    columns: list[int]  # (r,) positions of the largest Ritz values, descending, and of the smallest
-    vectors: Tensor  # (r, D) their Ritz vectors
+    vectors: Tensor  # (r, D) Ritz vectors of the largest values, descending, and of the smallest
     basis: Tensor  # (m, d), as it is stored
     alpha: np.ndarray  # (m,)
     beta: np.ndarray  # (m,) the last one is the residual's norm
@@ -126,7 +125,6 @@ def ends(
         ritz=solved,
         above=above + rounding,
         below=below - rounding,
-        columns=columns,
         vectors=place.whole(runs.ritz_vectors(0, 0, solved.vectors[:, columns]), operator.device),
         basis=runs.basis[0, 0, :taken],
         alpha=runs.alpha[0, 0, :taken],

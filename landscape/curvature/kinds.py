@@ -295,7 +295,8 @@ class Factored(Kind):
         inputs, targets = batch
 
         def outputs(some: slice) -> Tensor:
-            return self.outputs(functions, theta, trees.take(inputs, some), trees.take(targets, some))
+            x = trees.clone(trees.take(inputs, some))  # it may be called again, after the model has overwritten x
+            return self.outputs(functions, theta, x, trees.take(targets, some))
 
         value, tangents = push(outputs, theta, vs)
         if self.middle is not None:
@@ -333,7 +334,8 @@ def _along_slopes(
 ) -> Callable[[Tensors], Tensor]:
     """Return t -> w^T z(t), with w = d l / d z at theta as a constant."""
     inputs, targets = batch
-    slopes = gradient(lambda z: functions.loss(z, targets).sum(), functions.logits(theta, inputs))
+    z = functions.logits(theta, trees.clone(inputs))  # a copy, for models that overwrite their inputs
+    slopes = gradient(lambda z: functions.loss(z, targets).sum(), z)
     return lambda t: (slopes * functions.logits(t, inputs)).sum(1)
 
 

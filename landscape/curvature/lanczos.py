@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff import devices
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide
 from landscape.callables import checked
@@ -142,6 +143,7 @@ def probe(
 
 
 @checked
+@devices.full_precision()
 def lanczos(
     matvec: Callable[[Tensor], Tensor],
     probes: Tensor,

@@ -28,7 +28,7 @@ def matrix(matrices: Any, *, parts: Sequence[str] | None = None, name: str = "ma
     Args:
         matrices: a tensor or an array, (D, D) or (P, D, D); a SciPy LinearOperator or sparse matrix; any object with
             `shape` (D, D) and a `matvec` or `@` that accepts columns of NumPy arrays, or of tensors if its `dtype` is
-            torch's; or a mapping of the parts' names to such matrices, all of one size.
+            torch's; or a mapping of the parts' names, which are texts, to such matrices, all of one size.
         parts: names of the matrices; None means "0", "1", ... A mapping has its own names.
         name: name of the matrix in tables and files.
         symbol: its symbol in figures.
@@ -57,8 +57,8 @@ def matrix(matrices: Any, *, parts: Sequence[str] | None = None, name: str = "ma
 
 def _names(parts: Sequence[str] | None, n: int) -> tuple[str, ...]:
     names = tuple(map(str, range(n))) if parts is None else tuple(parts)
-    if len(names) != n or len(set(names)) < n or isinstance(parts, str):
-        raise InputError(f"parts must be a list of {n} names that differ, got {parts!r}")
+    if isinstance(parts, str) or len(names) != n or len(set(names)) < n or not all(isinstance(p, str) for p in names):
+        raise InputError(f"parts need names, {n} different texts, got {parts!r}")
     return names
 
 

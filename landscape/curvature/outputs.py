@@ -1,7 +1,8 @@
-"""What a forward pass says of the rows of a part: their eigenvalues in the logits, and which are probably the longest.
+"""What a forward pass says of the rows of a part: their sizes in the logits, and which are probably the longest.
 
-The length of a row a_ik = sqrt|mu_ik| J_i^T u_ik (rows.py) is known only after a backward pass. But |J_i^T u_ik| varies
-little, while the eigenvalues mu_ik vary by orders of magnitude. So these say which rows are worth a pass.
+The length of a row a_ik = J_i^T s_ik (middles.py) is known only after a backward pass. But it varies little relative to
+|s_ik|, while |s_ik|^2, as a rule an eigenvalue of M_i, varies by orders of magnitude. So this says which rows are worth
+a pass.
 """
 
 from dataclasses import dataclass
@@ -28,11 +29,11 @@ class Outputs:
     logits: Tensor  # (n, C) float64 on the CPU
     targets: Tree  # of the n samples, on the CPU
     uncertainty: np.ndarray  # tr M_i, (n,)
-    sizes: np.ndarray  # |mu_ik|, (n, R), descending in each row
+    sizes: np.ndarray  # |s_ik|^2, (n, R), in the order of `Middle`
 
 
 def outputs(objective: Objective, factors: Factors, part: int) -> Outputs:
-    """Compute a part's logits, and the eigenvalues of their matrices; the same on processes that work together.
+    """Compute a part's logits, and how their matrices are split; the same on processes that work together.
 
     Args:
         objective: as for `lengths`.
@@ -84,13 +85,13 @@ def chunks(objective: Objective, n: int) -> list[slice]:
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """The choice of the rows that are kept and not only measured: the logits' eigenvalues predict which are needed."""
+    """The choice of the rows that are kept and not only measured: sizes in the logits predict which are needed."""
 
-    tol: float  # fraction of their sum that may be left out
+    tol: float  # fraction of the sum of sizes that may be left out
     most: int  # rows
 
     def chosen(self, sizes: np.ndarray) -> np.ndarray:
-        """Return whether each row is kept, (n, R), given the logits' eigenvalues, (n, R)."""
+        """Return whether each row is kept, (n, R), given |s_ik|^2, (n, R)."""
         sample, row = largest(sizes, self.tol)
         if len(sample) > self.most:
             chosen = np.argsort(-sizes[sample, row], kind="stable")[: self.most]

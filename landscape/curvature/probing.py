@@ -78,8 +78,9 @@ class Runs:
     norm2: np.ndarray  # (K,)
     ritz: list[Ritz]  # K of them
     best: int  # the run with the largest Ritz value
-    columns: list[int]  # (r,) positions of the best run's largest Ritz values, descending, and of its smallest
-    extremes: Tensor  # (r, D) their Ritz vectors
+    values: np.ndarray  # (n,) the largest eigenvalues, descending: Ritz values of the best run, or those of restarts
+    residuals: np.ndarray  # (n,) their bounds
+    extremes: Tensor  # (r, D) vectors of the first of them; where the basis was kept, also that of the smallest
     trace_samples: np.ndarray  # (J,)
     trace: tuple[float, float]  # their mean and its standard error
     basis: str | None = None  # in words, where the Lanczos basis was, or what replaced it; None for the default
@@ -159,7 +160,7 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
         return _without_basis(operator, plan, place, report, estimate=estimate)
     found: list[_Run] = []
     deflations: list[Deflation] = []
-    best, columns, extremes = -1, list[int](), torch.empty(0)
+    best, extremes = -1, torch.empty(0)
 
     def advance(begin: int, step: int) -> None:
         report(min(0.99, (begin + block * step / max(step, plan.steps)) / plan.probes))
@@ -183,8 +184,7 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
                 deflations.append(deflation(runs, k, solved))
             if best < 0 or solved.values[-1] > found[best].solved.values[-1]:
                 best = len(found) - 1
-                columns = extreme_columns(solved, max(plan.vectors, 3))
-                extremes = runs.ritz_vectors(0, k, solved.vectors[:, columns])
+                extremes = runs.ritz_vectors(0, k, solved.vectors[:, extreme_columns(solved, max(plan.vectors, 3))])
         del runs  # its basis, before the next block makes its own
 
     extremes = place.whole(extremes, operator.device)
@@ -197,7 +197,8 @@ def run(operator: "Operator", plan: Plan, report: Callable[[float], None], *, es
         norm2=np.array([one.norm2 for one in found]),
         ritz=[one.solved for one in found],
         best=best,
-        columns=columns,
+        values=found[best].solved.values[::-1],
+        residuals=found[best].solved.residuals[::-1],
         extremes=extremes,
         trace_samples=np.array(samples),
         trace=trace,
@@ -283,7 +284,8 @@ def _without_basis(
         norm2=np.array([norm2 for _, _, norm2, _ in runs]),
         ritz=[solved for _, _, _, solved in runs],
         best=best,
-        columns=extreme_columns(runs[best][3], wanted),
+        values=split.pairs.values,  # the runs may have copies of others
+        residuals=split.pairs.residuals,
         extremes=place.whole(split.pairs.vectors[:wanted], operator.device),
         trace_samples=np.array(samples),
         trace=(float(np.mean(samples)), max(error, _rounding(operator, [(s, norm2) for _, _, norm2, s in runs]))),

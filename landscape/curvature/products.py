@@ -163,8 +163,6 @@ class Products:
         """Refuse a part if the second derivative is wrong for its first samples; each part is checked once."""
         if part.name in self._seen.parts:
             return
-        self._seen.parts.add(part.name)
-        fault = None
         try:
             small = self.problem.layout.size <= _WIDE
             fault = self._fault(self.problem.wide() if small else self.problem, part.name)
@@ -177,6 +175,7 @@ class Products:
                 "autograd.Function whose backward uses more than its inputs, detach() in a normalisation, or a "
                 f"gradient that is not the loss's does that: write it in plain operations; {self.kind.remedy}"
             )
+        self._seen.parts.add(part.name)
 
     def _fault(self, problem: Problem, name: str) -> str | None:
         (part,) = (p for p in problem.parts if p.name == name)
@@ -274,6 +273,7 @@ def by_trace(problem: Problem, kind: Kind, batch: Batch) -> Stages:
     return linearize(product, problem.theta, *batch, problem.fixed)
 
 
+@devices.full_precision()
 def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | None:
     """Trace the product and compare it with reverse mode on one batch; if it cannot be used, log the reason.
 
@@ -289,6 +289,7 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
 
     Raises:
         InputError: it cannot be used and is required.
+        RuntimeError: memory has run out.
     """
     batch = problem.parts[0].example()
     if trees.size(batch) in TRACE_SIZES:  # a value that the trace treats as a constant shows only at another size
@@ -311,6 +312,8 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
         _refuse(f"the model cannot be traced ({error})", required)
         return None
     except Exception as error:  # tracing runs a user's model, which may fail in any way
+        if is_of_memory(error):
+            raise
         _refuse(f"the traced product fails ({one_line(error)})", required)
         return None
     found = _at_point(problem, kind, graph, batch, required)
@@ -328,6 +331,8 @@ def _at_point(problem: Problem, kind: Kind, graph: Stages, batch: Batch, require
             linearized = graph.at((*problem.theta, *problem.fixed))
             bytes_per_sample = n_bytes(linearized.residuals(*batch)) / trees.size(batch)
     except Exception as error:  # a trace that fits no other batch size may fail in any way
+        if is_of_memory(error):
+            raise
         return f"the traced product fails ({one_line(error)})"
     return _disagreement(problem, kind, linearized, batch) or Traced(linearized, bytes_per_sample, required)
 
@@ -340,7 +345,9 @@ def _disagreement(problem: Problem, kind: Kind, linearized: Linearized, batch: B
     v = layout.tensors(flat / flat.norm())
     try:
         ours = layout.flat(linearized.product(linearized.residuals(*batch), v))
-    except Exception as error:  # as in checked_trace
+    except Exception as error:  # as in _at_point
+        if is_of_memory(error):
+            raise
         return f"the traced product fails ({one_line(error)})"
     reference = layout.flat(by_reverse(problem, kind, batch, [v])[0])
     error_norm, norm = (ours - reference).norm().item(), reference.norm().item()

@@ -57,7 +57,7 @@ Report: TypeAlias = Callable[[float], None]
 class Lengths:
     """The squared lengths of all rows of a part, with the sign of each row's eigenvalue."""
 
-    squares: np.ndarray  # (n, R) float64: sign(mu_ik) |a_ik|^2, k by descending |mu_ik|
+    squares: np.ndarray  # (n, R) float64: sign(mu_ik) |a_ik|^2, k in the order of `Middle`
     uncertainty: np.ndarray  # (n,) tr M_i
     weights: np.ndarray  # (n,) w_i
     logits: Tensor  # (n, C) float64 on the CPU; (n,) losses where the factors are gradients of these
@@ -223,6 +223,8 @@ def _square_norms(run: Recorded, middle: Middle, wanted: Tensor | None, into: Te
     used = middle.signs.abs().amax(0) > 0
     if wanted is not None:
         used |= wanted.any(0)
+    if not used.any():  # a loss that is linear in the outputs of each of these samples
+        return found
     sample, groups = torch.arange(len(found)), torch.split(torch.nonzero(used)[:, 0], max(1, _PAIRS // len(found)))
     for some in groups:
         along = middle.vectors(sample, some[:, None]).reshape(-1, *run.values.shape).to(run.values)
@@ -340,7 +342,7 @@ def signed_squares(
 
 
 def _likely(objective: Objective, factors: Factors, part: int, keep: Keep) -> np.ndarray:
-    """Say which rows are likely to be among the longest, by the logits' eigenvalues, (n, R)."""
+    """Say which rows are likely to be among the longest, by their sizes in the logits, (n, R)."""
     return keep.chosen(outputs(objective, factors, part).sizes)
 
 

@@ -1,7 +1,7 @@
 """Results of PyHessian's own code on the same part and data, for comparison with ours."""
 
-import copy
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
+from landscape.callables import failures_of
 from landscape.errors import InputError, arg, said
+from landscape.networks.copies import copied
 from landscape.objective.objective import Objective
 
 
@@ -44,6 +47,23 @@ def refuse(weight_decay: float) -> None:
         )
 
 
+def refuse_data(objective: Objective) -> None:
+    """Raise InputError if PyHessian does not take the data: it moves inputs and targets to a device as one tensor each.
+
+    Args:
+        objective: model, loss and data in parts.
+
+    Raises:
+        InputError: inputs or targets are not a tensor.
+    """
+    for what, given in zip(("inputs", "targets"), objective.example(0), strict=True):
+        if not isinstance(given, Tensor):
+            raise InputError(
+                f"{said('PyHessian', '--verify pyhessian')} takes {what} that are one tensor, these are a "
+                f"{type(given).__name__}"
+            )
+
+
 def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianResult:
     """Run PyHessian's top eigenvalue (by power iteration) and trace (Hutchinson) on one part.
 
@@ -56,13 +76,15 @@ def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianRes
         PyHessian's results.
 
     Raises:
-        InputError: there is no such part, pyhessian is not installed, or the objective has weight decay.
+        InputError: there is no such part, pyhessian is not installed or fails, the objective has weight decay, or its
+            inputs or targets are not a tensor.
     """
     refuse(objective.weight_decay)
+    refuse_data(objective)
     from pyhessian import hessian
 
     batches = list(objective.batches(objective.part(part)))
-    model = _Logits(copy.deepcopy(objective.model), objective)
+    model = _Logits(copied(objective.model), objective)
     for name, parameter in model.inner.named_parameters():
         parameter.requires_grad_(name in objective.layout.names)
 
@@ -70,7 +92,14 @@ def pyhessian(objective: Objective, part: str, *, seed: int = 0) -> PyHessianRes
         return objective.loss(logits, targets).mean()
 
     cuda = [objective.device] if objective.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), warnings.catch_warnings(), differentiable_attention():
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(differentiable_attention())
+        for device in cuda:
+            stack.enter_context(torch.cuda.device(device))  # PyHessian's "cuda" is the current device
+        # A parameter that is not used has no gradient, which PyHessian does not know.
+        stack.enter_context(failures_of(lambda: "PyHessian cannot run here"))
         warnings.simplefilter("ignore")  # backward(create_graph=True) makes reference cycles, of which torch warns
         torch.random.manual_seed(seed)
         computation = hessian(model, criterion, dataloader=batches, cuda=bool(cuda))
@@ -91,4 +120,4 @@ class _Logits(nn.Module):
         self._objective = objective
 
     def forward(self, inputs: Tree) -> Tensor:
-        return self._objective.logits_of(self.inner, inputs)
+        return self._objective.logits_of(self.inner, trees.clone(inputs))  # PyHessian takes each batch many times

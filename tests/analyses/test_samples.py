@@ -11,6 +11,7 @@ from cases import CASES, CLASS_SIZES, Case, concave, mlp
 from exact import dense
 from refusals import refused
 from torch import nn
+from torch.nn import functional as F
 
 import landscape as ls
 from landscape.analyses import samples
@@ -253,3 +254,26 @@ def test_rows_are_refused_where_they_cannot_be_had():
         ls.spectrum(objective, method="exact")
     with refused(InputError, "ggn_tol"):
         ls.spectrum(objective, ggn_tol=1.0)
+
+
+@pytest.mark.parametrize("kind", ["ggn", "hessian"])
+@pytest.mark.parametrize("outputs", [2, 6])
+def test_a_loss_that_is_linear_at_all_samples_has_a_spectrum(kind, outputs):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 3, generator=generator, dtype=torch.float64)
+    objective = ls.make_objective(
+        mlp_of(outputs),
+        (x, torch.full((12, outputs), 1e3, dtype=torch.float64)),
+        loss=lambda out, y: F.huber_loss(out, y, reduction="none").sum(1),
+        dtype="float64",
+    )
+    found = ls.spectrum(objective, operator=kind, tol=1e-8)
+    expected = eigenvalues(objective, 0, kind)
+    assert found.lambda_max[0] == pytest.approx(expected[0], rel=1e-6)
+    assert found.trace[0] == pytest.approx(expected.sum(), abs=4 * found.trace_stderr[0] + 1e-12)
+
+
+def mlp_of(outputs):
+    with torch.random.fork_rng():
+        torch.random.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, outputs)).double()

@@ -1,5 +1,6 @@
 """Where and in which precision is computed: float32 is float32 whatever the caller has set, and the caller keeps it."""
 
+import numpy as np
 import pytest
 import torch
 from cases import CASES
@@ -9,6 +10,7 @@ from landscape.analyses import spectrum as spectra_module
 from landscape.autodiff import devices
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.linearize import Linearized
+from landscape.curvature.lanczos import lanczos
 from landscape.curvature.operators import curvature_operator
 from landscape.data import datasets
 from landscape.errors import InputError
@@ -184,3 +186,18 @@ def test_a_device_that_is_not_there_is_refused_in_a_line(name):
     with refused(InputError, "device") as caught:
         devices.choose(name)
     assert "\n" not in str(caught.value)
+
+
+def test_operators_are_made_and_used_in_full_precision_outside_of_a_run():
+    def numbers():
+        objective = CASES["residual-relu"].objective(dtype=torch.float32, partition="all")
+        H = curvature_operator(objective, backend="linearized")
+        start = torch.ones(1, 1, H.size)
+        return H.top(2).values, H.trace().value, H.diagonal().value, lanczos(H.matvec, start, 6).alpha
+
+    expected = numbers()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = numbers()
+        assert torch.is_autocast_enabled("cpu")
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * np.abs(theirs).max())

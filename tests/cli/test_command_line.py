@@ -15,8 +15,9 @@ from fresh import Program
 
 import landscape as ls
 from landscape.cli import main
-from landscape.curvature import probing
+from landscape.curvature import probing, verify
 from landscape.data import datasets
+from landscape.errors import InputError
 from landscape.networks import checkpoints, models
 
 USER = """
@@ -115,6 +116,14 @@ def test_quiet_says_nothing_and_verify_shows_both(here, capsys):
     assert capsys.readouterr() == ("", "")
     assert main([*FOREIGN, "--out", "b.h5", "--steps", "30", "--verify", "pyhessian"]) == 0
     assert "PyHessian's own eigenvalues() and trace()" in capsys.readouterr().out
+
+
+def test_data_that_pyhessian_does_not_take_are_refused_before_the_spectrum(here, capsys, monkeypatch):
+    def refuse(objective):
+        raise InputError(f"{len(objective.partition)} part")
+
+    monkeypatch.setattr(verify, "refuse_data", refuse)
+    refused([*FOREIGN, "--out", "c.h5", *QUICK[:4], "--verify", "pyhessian"], capsys, "1 part")
 
 
 @pytest.mark.parametrize(

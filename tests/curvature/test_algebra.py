@@ -256,6 +256,8 @@ def test_numbers_out_of_range_are_named(hessian):
     for call, words in (
         (lambda: hessian.top(0), "k must lie between 1 and"),
         (lambda: hessian.top(1, tol=0), "tol must be between 0 and 1"),
+        (lambda: hessian.top(max_steps=0), "max_steps must be at least k=1, got 0"),
+        (lambda: hessian.top(6, max_steps=5), "max_steps must be at least k=6, got 5"),
         (lambda: hessian.diagonal(probes=2), "probes must be at least 6"),
         (lambda: hessian.trace(steps=0), "steps must be at least 1"),
         (lambda: hessian.trace(probes=0), "probes must be at least 1"),

@@ -1,13 +1,18 @@
 """Runs that keep no basis, restarted runs, and spectra from both, against the full method and dense eigenvalues."""
 
+from functools import partial
+
+import hard
 import numpy as np
 import pytest
 import torch
 from refusals import refused
+from torch import nn
 
 import landscape as ls
 from landscape.analyses.options import PROBES, SHORT
 from landscape.autodiff import memory
+from landscape.autodiff.linearize import Linearized
 from landscape.curvature import probing, products, restarted
 from landscape.curvature.lanczos import lanczos
 from landscape.curvature.matrices import matrix
@@ -233,3 +238,62 @@ def test_products_go_on_with_smaller_batches_where_memory_runs_out(backend, monk
     monkeypatch.setattr(products, "by_reverse", hopeless)
     with pytest.raises(torch.OutOfMemoryError):
         fresh.matvec(V)
+
+
+class Scarce(torch.autograd.Function):
+    """The identity, whose backward pass has memory for some samples only, once `most` says so."""
+
+    most = 100
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        if len(g) > Scarce.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return g.clone()
+
+
+def test_memory_that_runs_out_within_a_derivative_makes_batches_smaller(monkeypatch, caplog):
+    expected = hard.matrix(hard.objective_of(partial(hard.layers, nn.Tanh())), backend="reverse")
+    scarce = hard.objective_of(partial(hard.layers, nn.Sequential(nn.Tanh(), hard.Applied(Scarce.apply))))
+    monkeypatch.setattr(Scarce, "most", 2)
+    torch.testing.assert_close(hard.matrix(scarce, backend="reverse"), expected, rtol=0, atol=1e-12)
+    assert "products take 2 samples at a time from now on" in caplog.text
+
+
+def test_memory_that_runs_out_in_a_traced_product_is_no_fault_of_the_trace(monkeypatch, caplog):
+    objective = hard.objective_of(partial(hard.layers, nn.Tanh()))
+    expected = hard.matrix(objective, backend="reverse")
+    operator, residuals = ls.curvature_operator(objective, backend="linearized"), Linearized.residuals
+
+    def scarce(graph, inputs, targets):
+        if len(targets) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return residuals(graph, inputs, targets)
+
+    monkeypatch.setattr(Linearized, "residuals", scarce)
+    V = torch.eye(operator.size, dtype=operator.dtype).expand(2, -1, -1)
+    torch.testing.assert_close(operator.matvec(V).mT, expected, rtol=0, atol=1e-12)
+    assert "products take 2 samples at a time from now on" in caplog.text
+    with pytest.raises(torch.OutOfMemoryError):  # for fewer samples the graph may do
+        ls.curvature_operator(objective)
+
+
+def test_a_vector_stands_beside_the_eigenvalue_that_it_belongs_to(monkeypatch):
+    """The largest eigenvalue is double: restarts find a vector of it, and runs without that find copies of it."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.cat([torch.tensor([10.0, 10, 5, 4]), 2 * torch.rand(SIZE - 4, generator=generator) - 1]).double()
+    Q, _ = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64))
+    A = Q @ torch.diag(values) @ Q.T
+    monkeypatch.setattr(memory, "room", lambda device, limit: 24 * 8 * SIZE)
+    found = ls.spectrum(matrix(A), steps=40, probes=2, vectors=3)
+    assert found.provenance["basis"].startswith("not kept")
+    np.testing.assert_allclose(found.ritz_values[0, :3], [10, 5, 4], rtol=1e-3)
+    assert (np.diff(found.ritz_values[0]) < -1e-3)[np.isfinite(found.ritz_values[0, 1:])].all()
+    assert found.lambda_max[0] == pytest.approx(10, rel=1e-3)
+    assert found.ritz_vectors.shape == (1, 3, SIZE)
+    for r, v in enumerate(found.ritz_vectors[0]):
+        assert np.linalg.norm(A.numpy() @ v - found.ritz_values[0, r] * v) <= found.ritz_residuals[0, r] + 1e-9

@@ -87,6 +87,14 @@ def test_a_second_derivative_that_is_not_the_losss_is_refused(name, kind, backen
         assert relative(matrix(objective, first, backend)[0], by_rows(objective, 0, first)) < 1e-5
 
 
+def test_a_wrong_second_derivative_is_refused_in_every_product_and_not_only_in_the_first():
+    operator = ls.hessian(objective_of(partial(layers, Applied(WRONG["kept"]))))
+    v = torch.ones(operator.size, dtype=torch.float64)
+    for again in (operator, operator, operator["0"], operator["0"]):
+        with refused(NumericalError, 0):
+            again @ v
+
+
 def weighted(z, y):
     """A focal loss whose weights carry no gradient."""
     values = F.cross_entropy(z, y, reduction="none")

@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 import landscape as ls
 from landscape.analyses import directions
 from landscape.autodiff import backward
+from landscape.curvature.forms import quadratic_forms
+from landscape.curvature.kinds import KINDS
 from landscape.errors import InputError, NumericalError
 
 FIRST = ("ggn", "fisher", "empirical-fisher")
@@ -310,3 +312,27 @@ def test_a_model_that_overwrites_what_its_backward_pass_needs_is_refused():
 
     with pytest.raises(InputError, match="modified by an inplace operation"):
         objective_of(partial(layers, Applied(overwrite)))
+
+
+def overwriting(x):
+    x -= 0.5
+    x *= 2
+    return x
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("activation", [torch.tanh, Softsign.apply])
+def test_a_model_may_overwrite_its_inputs_in_every_matrix(activation, backend):
+    """Those of Softsign take the network more than once: its gradient has no derivative."""
+
+    def made(shift):
+        return objective_of(lambda: nn.Sequential(Applied(shift), *layers(Applied(activation))))
+
+    ours, theirs = made(overwriting), made(lambda x: 2 * (x - 0.5))
+    for kind in KINDS if activation is torch.tanh else FIRST:
+        expected = matrix(theirs, kind, "reverse")
+        assert relative(matrix(ours, kind, backend), expected) < 1e-12
+        v = torch.ones(theirs.layout.size, dtype=torch.float64)
+        found, forms = (quadratic_forms(o, KINDS[kind], o.members[0], v) for o in (ours, theirs))
+        np.testing.assert_allclose(found, forms, rtol=1e-9)
+        assert found.mean() == pytest.approx((v @ expected[0] @ v).item(), rel=1e-9)

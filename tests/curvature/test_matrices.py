@@ -118,11 +118,13 @@ def test_what_is_no_symmetric_matrix_is_refused(given, error, words):
 
 
 def test_names_must_fit():
-    for parts in (["a"], ["a", "a"]):
+    for parts in (["a"], ["a", "a"], [0, 1], [b"a", "b"]):
         with refused(InputError, "parts", 2):
             ls.matrix(STACK, parts=parts)
     with refused(InputError, "parts"):
         ls.matrix(STACK, parts="ab")
+    with refused(InputError, 0):
+        ls.matrix({0: A, 1: A})
     with refused(InputError, "parts", "mapping"):
         ls.matrix({"a": A}, parts=["b"])
     with pytest.raises(InputError, match="an operator has names"):

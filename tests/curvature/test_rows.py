@@ -6,7 +6,9 @@ import torch
 from cases import CASES, CLASS_SIZES, Case, concave, mlp, smoothed
 from exact import dense
 from torch import nn
+from torch.nn import functional as F
 
+import landscape as ls
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature import kinds, rows
 from landscape.curvature.kinds import KINDS
@@ -162,3 +164,20 @@ def test_numbers_that_cannot_be_chosen_use_up_what_may_be_left_out():
     assert np.transpose(largest(sizes, 0.4)).tolist() == [[0, 0], [1, 0]]  # 3 of 10 are left
     assert np.transpose(largest(sizes, 0.4, 5.0)).tolist() == [[0, 0], [1, 0], [1, 1]]  # 1 + 5 of 15
     assert len(largest(sizes, 0.3, 5.0)[0]) == 4  # 5 of 15 are more, so all others are kept
+
+
+def test_samples_without_curvature_in_their_outputs_have_rows_of_length_zero():
+    """Errors beyond the delta of a Huber loss: it is linear for all samples but the last."""
+    y = torch.full((40, 2), 1e3, dtype=torch.float64)
+    y[39] = 0
+    objective = ls.make_objective(
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(),
+        (torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64), y),
+        loss=lambda out, y: F.huber_loss(out, y, reduction="none", delta=10).sum(1),
+        dtype="float64",
+    )
+    known, found, solved = kept(objective, "ggn", 0, 0.0)
+    assert not known.traces[:39].any()
+    expected = torch.linalg.eigvalsh(dense(objective, 0, "ggn")).numpy()[::-1]
+    np.testing.assert_allclose(spectrum(solved.values, len(expected)), expected, atol=1e-12 * expected[0])
+    assert set(found.sample) == {39}
