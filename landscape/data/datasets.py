@@ -142,36 +142,17 @@ def from_dataset(
             a tensor or array, or a label that is not an integer from 0 to C - 1.
     """
     inputs, lazy, labels = items.collect(dataset)
-    found = class_names if class_names is not None else items.attribute(dataset, "classes", "class_names")
+    declared = class_names if class_names is not None else items.attribute(dataset, "classes", "class_names")
     counts = class_counts if class_counts is not None else items.attribute(dataset, "class_counts")
-    if counts is None and found is None:
-        n_classes = items.count_classes(labels, name)
-    if counts is not None:
-        counts = np.asarray(counts)
-        if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min(initial=0) < 0:
-            raise DataError(f"class_counts of {name} must be one count per class, got {counts.tolist()}")
-        n_classes = len(counts)
-    if found is not None:
-        if isinstance(found, str) or not isinstance(found, Iterable):
-            raise DataError(f"classes of {name} must be a list of names, got {found!r}")
-        found = tuple(str(n) for n in found)
-        for class_name in found:
-            disk.check_name(class_name, f"{name}: the class name", DataError)
-        if counts is not None and len(found) != n_classes:
-            raise DataError(f"{name} has {len(found)} class names but {n_classes} class counts")
-        n_classes = len(found)
-    for i in np.flatnonzero((labels < 0) | (labels >= n_classes))[:1]:
-        raise DataError(f"{name}: sample {i} has label {labels[i]}, classes are 0 to {n_classes - 1}")
-    if counts is None:
-        counts = np.bincount(labels, minlength=n_classes)
+    names, counts = items.classes(labels, declared, counts, name)
     return Samples(
         name=name,
         split=split,
         inputs=inputs,
         dataset=lazy,
         labels=labels,
-        class_names=found if found is not None else tuple(str(c) for c in range(n_classes)),
-        class_counts=counts.astype(np.int64),
+        class_names=names,
+        class_counts=counts,
         options={"name": name, "split": split},
     )
 
