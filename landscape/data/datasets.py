@@ -13,7 +13,7 @@ import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -24,10 +24,10 @@ import torch
 
 from landscape.callables import failures_of, resolve_call
 from landscape.data import cifar, images, items
+from landscape.data.records import Records
 from landscape.data.samples import Samples as Samples
-from landscape.data.samples import Stats, draw
+from landscape.data.samples import Stats, check_classes, draw
 from landscape.errors import DataError, InputError, arg, check_choice, unknown
-from landscape.results import disk
 
 IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Cao et al. 2019 (LDAM-DRW) normalise both CIFAR sets so, and the papers that compare with it do the same.
@@ -189,6 +189,7 @@ def _ratio(imbalance: float) -> float:
 
 
 def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Samples:
+    check_classes(samples, "imbalance", imbalance)
     if samples.split == "train":  # the data may have fewer samples than the owner's training set
         available = np.bincount(samples.labels, minlength=len(samples.class_names))
     else:
@@ -210,6 +211,11 @@ def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Sa
 
 
 def _normalised(samples: Samples, text: str) -> Samples:
+    if isinstance(samples, Records):  # of which a batch is returned as the data set's own code made it
+        raise InputError(
+            f"{arg('normalize', text)} is for images with one class each: let {samples.name} normalise its items, and "
+            f"leave out {arg('normalize')}"
+        )
     first, _ = dataclasses.replace(samples, mean=None, std=None).batch(np.zeros(1, dtype=np.int64))
     if first.dtype != torch.uint8 or first.ndim != 4:
         raise InputError(
