@@ -166,11 +166,14 @@ def heading(surface: Surface, joining: str = "") -> str:
     method = None if isinstance(surface, Trajectory) else source.get("method")  # its runs may have several methods
     words = [str(w) for w in (method, source.get("model"), on) if w]
     split = f"{source['split']} samples" if source.get("split") else ""
-    regrouped = source.get("regrouped")
-    weights = regrouped.get("weights") if isinstance(regrouped, dict) else None
-    weighted = "" if weights in (None, "natural") else f"{weights if isinstance(weights, str) else 'given'} weights"
     first = written.shorten(", ".join(w for w in (" ".join(words), split) if w), 80)
-    return "\n".join(w for w in (first, ", ".join(w for w in (joining, weighted) if w)) if w)
+    return "\n".join(w for w in (first, ", ".join(w for w in (joining, weighting(surface)) if w)) if w)
+
+
+def weighting(surface: Surface) -> str:
+    """Write how the parts of each group are weighted; nothing where all samples count alike."""
+    weights = (surface.stated("regrouped", of=dict) or {}).get("weights")
+    return "" if weights in (None, "natural") else f"{weights if isinstance(weights, str) else 'given'} weights"
 
 
 def _groups(surface: S) -> S:
