@@ -118,8 +118,9 @@ def test_a_direction_file_of_goldsteins_spans_the_same_plane(here):
         for name, flat in zip(("xdirection", "ydirection"), axes.theta, strict=True):
             for i, tensor in enumerate(objective.layout.tensors(flat)):
                 file[f"{name}/{i}"] = tensor.numpy()
-    words = ["surface2d", "--ckpt", "last.pt", "--x=-1:1:3", "--skewed", "-q", *FEW]
-    assert main([*words, "--directions", str(here / "last_weights.h5"), "-o", str(here / "theirs.h5")]) == 0
+    words = ["surface2d", "--ckpt", "last.pt", "--x=-1:1:3", "-q", *FEW]
+    skewed = ["--skewed", "--directions", str(here / "last_weights.h5")]  # as random directions are
+    assert main([*words, *skewed, "-o", str(here / "theirs.h5")]) == 0
     assert main([*words, "--seed", "4", "-o", str(here / "ours.h5")]) == 0
     theirs, ours = ls.load(here / "theirs.h5"), ls.load(here / "ours.h5")
     np.testing.assert_allclose(theirs.loss, ours.loss, rtol=1e-5)
@@ -187,6 +188,13 @@ def test_distances_after_training_on_parts_alone(here, capsys):
             ["surface1d", "--ckpt", "last.pt", "--directions", "gradient", "--of", "0,1"],
             "--of 0,1 is 2 of --directions gradient: a surface1d needs one part, as head",
         ),
+        (
+            ["surface2d", "--ckpt", "last.pt", "--directions", "eigen", "--of", "head", "--norm", "layer"],
+            "--norm is for random directions",
+        ),
+        (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--ignore", "none"], "--ignore is for random"),
+        (["surface2d", "--ckpt", "last.pt", "--skewed"], "--skewed has no effect"),
+        (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--skewed"], "--skewed has no effect"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "wide.pt"], "does not fit the model"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "last.pt"], "has the same parameters as the checkpoint"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "notes.txt"], "notes.txt"),
@@ -200,6 +208,7 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["trajectory", "--ckpt", "nowhere/*.pt"], "matches no file"),
         (["distances", "--ckpt", "last.pt"], "is not the folder of a run"),
         (["distances", "--ckpt", "last.pt", "--only", "0"], "--only needs --finetune"),
+        (["distances", "--ckpt", "last.pt", "--finetune-lr", "0.1"], "--finetune-lr needs --finetune"),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--only", "x"], "no part 'x'"),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--over", "x"], "'--over': 'x' is not one of"),
     ],
