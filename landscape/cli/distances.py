@@ -171,7 +171,7 @@ def distances(
                 over=over,
                 barrier_points=barriers,
                 batch_norm=bn,
-                training=training_samples(objective, bn),
+                training=training_samples(objective, bn, loading),
                 training_samples=bn_samples,
                 seed=seed,
                 curvature=curvature,

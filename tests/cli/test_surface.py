@@ -144,6 +144,39 @@ def test_a_trajectory_of_two_runs_and_a_plane_through_checkpoints(here, capsys):
     assert main(["plot", out, "--kind", "along"]) == 0
 
 
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x)
+
+def net():
+    return Net(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+
+def items(split):
+    n, seed = (12, 0) if split == "train" else (6, 1)
+    x = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    return [{"x": x[i], "other": x[i, 0], "kind": i % 2} for i in range(n)]
+"""
+
+
+def test_statistics_of_dicts_are_estimated_on_their_training_split(tmp_path, monkeypatch):
+    (tmp_path / "own_dicts.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    of_own = {"model": "own_dicts:net", "dataset": "own_dicts:items", "target": "kind"}
+    torch.save(models.build("own_dicts:net", 2).state_dict(), "net.pt")
+    words = [word for name, value in of_own.items() for word in (f"--{name}", value)]
+    words += ["--partition", "all", "--bn", "reestimate", "--x=-1:1:3", "-q"]
+    assert main(["surface1d", "--ckpt", "net.pt", *words, "--split", "test", "-o", "s.h5"]) == 0
+    objective, other = (ls.load_objective("net.pt", split=split, **of_own) for split in ("test", "train"))
+    along = directions.random(objective, 1, seed=0)
+    expected = ls.surface(objective, along, [-1.0, 0.0, 1.0], batch_norm="reestimate", training=other.samples)
+    np.testing.assert_allclose(ls.load("s.h5").loss, expected.loss, rtol=1e-5)
+
+
 def test_distances_after_training_on_parts_alone(here, capsys):
     out, points = str(here / "d.h5"), here / "points"
     words = ["distances", "--ckpt", "last.pt", "--finetune", "1", "--partition", "head-tail", "--also", "other.pt"]
