@@ -56,8 +56,13 @@ def example(kind, *, n=3, seed=0):
             words = tuple[str, ...] in (item.type, *get_args(item.type))
             names = tuple(f"{item.name} {i}" for i in range(shape[0]))
             values[item.name] = names if words else _drawn(rng, item.name, shape)
+            if item.metadata.get("places"):
+                values[item.name] = rng.integers(lengths[item.metadata["places"]], size=shape)
         elif item.name != "provenance":
             values[item.name] = {int: 5, float: 0.25, str: "text", bool: True}[item.type]
+    if kind is Spectrum:  # whose numbers must be possible ones
+        values["steps"] = np.full(values["steps"].shape, lengths["step"])
+        values["sample_weight"] = np.abs(values["sample_weight"])
     return kind(**values)
 
 

@@ -142,7 +142,7 @@ def conclude(
     rows = [
         [
             name,
-            f"{place[k]:g}",
+            f"{place[k]:.12g}",
             *(column.text(own[k], p) for p, _ in _shown(own[k])),
             *(["-" if np.isnan(found.edge[k]) else number(found.edge[k])] if known else []),
         ]

@@ -13,6 +13,7 @@ from landscape.results import Result, Surface, columns
 
 SHARED = ("loss", "params", "split", "weight_decay", "data_sha256", "normalisation")
 """Entries of provenance that make numbers differ for other reasons than the model."""
+_LONGEST = 40  # letters of a value, such as a digest, that are all shown
 
 
 @dataclass(frozen=True)
@@ -184,10 +185,11 @@ def _difference(what: str, names: Sequence[str], values: Sequence[Any]) -> list[
     groups: dict[Any, list[str]] = {}
     for name, value in zip(names, values, strict=True):
         groups.setdefault(value, []).append(name)
-    return [
-        f"note: the files differ in {what}: "
-        + "; ".join(f"{value} in {', '.join(who)}" for value, who in groups.items())
-    ]
+    texts = [str(value) for value in groups]
+    short = [text if len(text) <= _LONGEST else f"{text[:12]}..." for text in texts]
+    shown = short if len(set(short)) == len(short) else texts
+    each = (f"{text} in {', '.join(who)}" for text, who in zip(shown, groups.values(), strict=True))
+    return [f"note: the files differ in {what}: {'; '.join(each)}"]
 
 
 def _classifiers(names: Sequence[str], results: Sequence[Any]) -> list[str]:
@@ -205,5 +207,4 @@ def _entry(key: str, result: Any) -> str:
 
 
 def _words(value: Any) -> str:
-    text = value if isinstance(value, str) else "unknown" if value is None else json.dumps(value)
-    return text if len(text) <= 40 else text[:12] + "..."
+    return value if isinstance(value, str) else "unknown" if value is None else json.dumps(value)

@@ -9,6 +9,7 @@ from landscape.analyses import directions
 from landscape.analyses.directions import Directions, Ignored, Normalisation
 from landscape.cli.around import AROUND, around
 from landscape.cli.console import Console
+from landscape.cli.options import refuse_typed
 from landscape.cli.planes import stored_plane
 from landscape.errors import InputError, nearest
 from landscape.networks.matching import matching
@@ -19,6 +20,7 @@ from landscape.objective.runs import path_of_training
 
 DIRECTIONS = ("random", "ckpt", "pca", "eigen", "gradient")
 """The names that --directions accepts; a file with a stored plane is the other choice."""
+_AS_DRAWN = ("random", "pca")  # kinds whose directions are not made orthogonal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,10 @@ class Chosen:
             if getattr(self, name) and kind not in kinds:
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(f"{option} goes with --directions {' or '.join(kinds)}, not with {kind}")
+        if kind != "random" and not (kind == "ckpt" and len(self.ckpt_to) < n_axes):
+            refuse_typed(("norm", "ignore"), f"is for random directions, not for --directions {kind}: leave it out")
+        if not self.orthogonal and (n_axes == 1 or kind in _AS_DRAWN):
+            refuse_typed(["orthogonal"], f"has no effect on a surface{n_axes}d with --directions {kind}: leave it out")
         if self.plane_origin and not stored:
             raise InputError("--plane-origin goes with --directions FILE.h5, the plane of another run")
         if len(self.ckpt_to) > n_axes:
@@ -98,7 +104,7 @@ def directed(
         marks |= path
     else:
         found = stored_plane(objective, kind, n_axes, own_origin=not chosen.plane_origin)
-    if chosen.orthogonal and kind not in ("random", "pca"):
+    if chosen.orthogonal and kind not in _AS_DRAWN:
         found = found.orthogonalised()
     return found, marks
 

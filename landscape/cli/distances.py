@@ -18,7 +18,7 @@ from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, POSITIVE, Choice, command, option, seeding
+from landscape.cli.options import COUNT, POSITIVE, Choice, command, option, refuse_typed, seeding
 from landscape.cli.surface import BN_SAMPLES, batch_norm, training_samples
 from landscape.errors import InputError, StoreError
 from landscape.networks import checkpoints
@@ -132,8 +132,8 @@ def distances(
         InputError: options that contradict each other, or convergence points that are not available.
     """
     tuning = None if finetune is None else Tuning(epochs=finetune, lr=finetune_lr, only=only, seed=seed)
-    if only is not None and tuning is None:
-        raise InputError("--only needs --finetune: a memory bank has the points of all parts")
+    if tuning is None:
+        refuse_typed(("only", "finetune_lr"), "needs --finetune: a memory bank has the points of all parts")
     if tuning is not None and along:
         raise InputError("--along needs a run's memory bank: leave --finetune out, which starts from one checkpoint")
     if bn != DEFAULT and not barriers:
@@ -172,7 +172,7 @@ def distances(
                 over=over,
                 barrier_points=barriers,
                 batch_norm=bn,
-                training=training_samples(objective, bn),
+                training=training_samples(objective, bn, loading),
                 training_samples=bn_samples,
                 seed=seed,
                 curvature=curvature,

@@ -11,7 +11,7 @@ from landscape.autodiff import distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, command, option, seeding
+from landscape.cli.options import COUNT, command, option, refuse_typed, seeding
 from landscape.objective.objective import Objective
 from landscape.objective.runs import checkpoint_list
 from landscape.results import Gradients, columns
@@ -84,7 +84,12 @@ def gradients(
 
     The command prints norms, cosines and conflicts, and also stores them for each layer. If --ckpt is the folder of a
     run, it measures each snapshot.
+
+    Raises:
+        InputError: --samples-per-batch without --batches.
     """
+    if batches is None:
+        refuse_typed(["samples_per_batch"], "needs --batches: without them gradients are exact, over all samples")
     read = {name: given[name] for name in ("ckpt_key", "trust_pickle")}
     found = checkpoint_list(ckpt, **read)
     last = str(found[-1][0])

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import cloup
 
-from landscape.cli.options import BY_COUNT, option
+from landscape.cli.options import BY_COUNT, option, refuse_typed
 from landscape.errors import InputError
 from landscape.networks.checkpoint_folders import SUFFIXES
 from landscape.results import Result, Spectrum, Surface, grouping, regroup, store
@@ -109,6 +109,7 @@ def open_result(
             if value is not None:
                 raise InputError(f"{option} is for surfaces of {surface_files.GOLDSTEIN}, {file} is a {result.kind}")
     if groups is None and weights is None:
+        refuse_typed(("many", "few", "ends"), "is for --groups and --weights: give one of these too, or leave it out")
         return result
     chosen = groups or "all", weights or "natural"
     if not isinstance(result, Surface | Spectrum):

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import click
 import cloup
+from click.core import ParameterSource
 
-from landscape.errors import nearest
+from landscape.errors import InputError, arg, nearest
 from landscape.results.grouping import ENDS, FEW, MANY
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -114,6 +115,23 @@ def listed(names: Iterable[str], *more: str) -> str:
     """Return names as a list in a sentence: "a, b or c"."""
     *first, last = [*names, *more]
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def refuse_typed(names: Iterable[str], why: str) -> None:
+    """Refuse options that were typed and would be ignored; defaults and a configuration file may have them.
+
+    Args:
+        names: arguments of the running command, of which it need not have all.
+        why: what the options are for, as the rest of a sentence.
+
+    Raises:
+        InputError: one was typed.
+    """
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = context.params.get(name)
+            raise InputError(f"{arg(name, value) if isinstance(value, bool) else arg(name)} {why}")
 
 
 class Choice(click.Choice[str]):

@@ -5,15 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import cloup
 import numpy as np
-from click.core import ParameterSource
 
 from landscape.analyses.sensitivity import sensitivity
 from landscape.autodiff import distributed
 from landscape.cli.console import Console
-from landscape.cli.options import COUNT, Choice, option
+from landscape.cli.options import COUNT, Choice, option, refuse_typed
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.results import Sensitivity, columns
@@ -66,10 +64,7 @@ def take(given: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any] | Non
             if value is not None:
                 raise InputError(f"{name} is for --along eigen: give that too, or leave it out")
         return None
-    context = click.get_current_context()
-    for name in ours:
-        if name not in _SHARED and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise InputError(f"--{name.replace('_', '-')} is not for --along {along}: leave one of them out")
+    refuse_typed((name for name in ours if name not in _SHARED), f"is not for --along {along}: leave one of them out")
     return {name: ours[name] for name in _SHARED} | {"of": of or "all", "n": vectors or 5}
 
 

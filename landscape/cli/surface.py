@@ -1,6 +1,7 @@
 """`landscape surface1d` and `landscape surface2d`: loss and accuracy of every part around a checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from landscape.cli.console import Console
 from landscape.cli.directed import DIRECTIONS, Chosen, directed
 from landscape.cli.options import FRACTION, POSITIVE, Choice, Decorator, command, listed, option, seeding
 from landscape.data import datasets
+from landscape.data.records import Records
 from landscape.errors import InputError
+from landscape.networks.arguments import arguments
 from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, policies
+from landscape.objective.loading import taken
 from landscape.objective.objective import Objective
 from landscape.objective.runs import Stage
 from landscape.results import Surface, columns, disk, hdf5, store
@@ -243,7 +247,7 @@ def _run(command: str, n_axes: int, given: dict[str, Any]) -> None:
                 *axes,
                 marks=marks,
                 batch_norm=bn,
-                training=training_samples(objective, bn),
+                training=training_samples(objective, bn, given),
                 training_samples=bn_samples,
                 seed=chosen.seed,
                 **options,
@@ -280,17 +284,18 @@ def _run_series(first: str, stages: Sequence[Stage], given: dict[str, Any], *, e
     options |= {"batch_norm": bn, "training_samples": given.pop("bn_samples")}
     where = {"out": path, "overwrite": given.pop("overwrite"), "extend": extend, "given": given}
     with begin(ckpt=first, default="class", as_json=as_json, **given) as (objective, console):
-        options["training"] = training_samples(objective, bn)
+        options["training"] = training_samples(objective, bn, given)
         found = alongs.run(console, line, objective, stages, **where, **options)
         alongs.conclude(console, found, path, document, as_json=as_json)
 
 
-def training_samples(objective: Objective, bn: BatchNorm) -> datasets.Samples | None:
+def training_samples(objective: Objective, bn: BatchNorm, given: Mapping[str, Any]) -> datasets.Samples | None:
     """Load the training data for a re-estimation of running statistics, where the surface is of other data.
 
     Args:
         objective: of the surface.
         bn: policy for batch norm.
+        given: options of the command, of which loss, task and target say how a user's data are read.
 
     Returns:
         The training data; None where it is not needed or is the objective's own.
@@ -303,7 +308,9 @@ def training_samples(objective: Objective, bn: BatchNorm) -> datasets.Samples | 
     options = dict(objective.samples.options)
     if not options:
         raise InputError(f"--bn {bn} needs training data: pass --split train")
-    return datasets.load(**{**options, "split": "train"})
+    take = partial(taken, **{name: given[name] for name in ("loss", "task", "target")})
+    found = datasets.load(**{**options, "split": "train"}, take=take)
+    return found.taken_by(partial(arguments, objective.model)) if isinstance(found, Records) else found
 
 
 def conclude(console: Console, result: Surface, path: Path) -> None:

@@ -144,7 +144,7 @@ def trajectory(
                 n=n,
                 margin=margin,
                 batch_norm=policy,
-                training=training_samples(objective, policy),
+                training=training_samples(objective, policy, loading),
                 training_samples=bn_samples,
                 seed=seed,
                 refine=refine,

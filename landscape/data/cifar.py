@@ -4,8 +4,10 @@ The files are pickles, which `results.pickles` reads without running them; it re
 array. The sizes of the archive's members are checked before they are unpacked.
 """
 
+import gzip
 import io
 import math
+import os
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ import numpy as np
 
 from landscape.errors import DataError, arg, one_line
 from landscape.results import disk, pickles
+
+_PIECE = 2**20  # bytes that are read at once
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,11 @@ def _files(name: str, root: Path, wanted: set[str]) -> dict[str, bytes]:
             missing = sorted(f for f in wanted if not (folder / f).is_file())
             if missing:
                 raise DataError(f"{name}: {folder} lacks {', '.join(missing)}; unpack {release.archive} again")
-            return {f: (folder / f).read_bytes() for f in wanted}
+            try:
+                disk.claim(sum((folder / f).stat().st_size for f in wanted), "the data set")
+                return {f: (folder / f).read_bytes() for f in wanted}
+            except (disk.ClaimError, OSError) as error:
+                raise DataError(f"{name}: cannot read {folder}: {one_line(error)}") from error
     if not (root / release.archive).is_file():
         raise DataError(
             f"{name}: neither {release.folder}/{release.meta} nor {release.archive} is in {root}; pass "
@@ -139,19 +147,30 @@ def _files(name: str, root: Path, wanted: set[str]) -> dict[str, bytes]:
 
 
 def _archived(name: str, archive: Path, wanted: set[str]) -> dict[str, bytes]:
+    """Read the wanted files of an archive; only their plain headers, because `tarfile` reads others without a limit."""
     folder = RELEASES[name].folder
     found: dict[str, bytes] = {}
     held, claimed = archive.stat().st_size, 0
     try:
-        with tarfile.open(archive) as members:
-            for member in members:  # in the archive's order, because going back in a .gz means unpacking it again
-                claimed += member.size
+        with gzip.open(archive) as unpacked:
+            while any(block := unpacked.read(tarfile.BLOCKSIZE)):  # zeros are the end
+                member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+                if member.size < 0:
+                    raise tarfile.HeaderError("a size is negative")
+                empty = member.isdir() or member.issym() or member.islnk() or member.isdev()
+                size = 0 if empty else math.ceil(member.size / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                claimed += len(block) + size
                 disk.claim(claimed, f"member {member.name!a:.60}", held=held)
                 inside, _, file = member.name.removeprefix("./").rpartition("/")
-                if inside != folder or file not in wanted or not member.isreg() or member.issparse():
+                if inside != folder or file not in wanted or not member.isreg():
+                    unpacked.seek(size, os.SEEK_CUR)
                     continue
-                content = members.extractfile(member)
-                found[file] = content.read() if content else b""
+                found[file] = unpacked.read(size)[: member.size]
+                if len(found[file]) < member.size:
+                    raise EOFError(f"{file} is cut short")
+            while rest := unpacked.read(_PIECE):  # the checksum is behind it
+                claimed += len(rest)
+                disk.claim(claimed, "its end", held=held)
     except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
         raise DataError(f"{name}: cannot read {archive}: {one_line(error)}; it is damaged, fetch it again") from error
     if missing := sorted(wanted - set(found)):

@@ -13,7 +13,7 @@ import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -24,10 +24,10 @@ import torch
 
 from landscape.callables import failures_of, resolve_call
 from landscape.data import cifar, images, items
+from landscape.data.records import Records
 from landscape.data.samples import Samples as Samples
-from landscape.data.samples import Stats, draw
+from landscape.data.samples import Stats, check_classes, draw
 from landscape.errors import DataError, InputError, arg, check_choice, unknown
-from landscape.results import disk
 
 IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Cao et al. 2019 (LDAM-DRW) normalise both CIFAR sets so, and the papers that compare with it do the same.
@@ -142,36 +142,17 @@ def from_dataset(
             a tensor or array, or a label that is not an integer from 0 to C - 1.
     """
     inputs, lazy, labels = items.collect(dataset)
-    found = class_names if class_names is not None else items.attribute(dataset, "classes", "class_names")
+    declared = class_names if class_names is not None else items.attribute(dataset, "classes", "class_names")
     counts = class_counts if class_counts is not None else items.attribute(dataset, "class_counts")
-    if counts is None and found is None:
-        n_classes = items.count_classes(labels, name)
-    if counts is not None:
-        counts = np.asarray(counts)
-        if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min(initial=0) < 0:
-            raise DataError(f"class_counts of {name} must be one count per class, got {counts.tolist()}")
-        n_classes = len(counts)
-    if found is not None:
-        if isinstance(found, str) or not isinstance(found, Iterable):
-            raise DataError(f"classes of {name} must be a list of names, got {found!r}")
-        found = tuple(str(n) for n in found)
-        for class_name in found:
-            disk.check_name(class_name, f"{name}: the class name", DataError)
-        if counts is not None and len(found) != n_classes:
-            raise DataError(f"{name} has {len(found)} class names but {n_classes} class counts")
-        n_classes = len(found)
-    for i in np.flatnonzero((labels < 0) | (labels >= n_classes))[:1]:
-        raise DataError(f"{name}: sample {i} has label {labels[i]}, classes are 0 to {n_classes - 1}")
-    if counts is None:
-        counts = np.bincount(labels, minlength=n_classes)
+    names, counts = items.classes(labels, declared, counts, name)
     return Samples(
         name=name,
         split=split,
         inputs=inputs,
         dataset=lazy,
         labels=labels,
-        class_names=found if found is not None else tuple(str(c) for c in range(n_classes)),
-        class_counts=counts.astype(np.int64),
+        class_names=names,
+        class_counts=counts,
         options={"name": name, "split": split},
     )
 
@@ -208,6 +189,7 @@ def _ratio(imbalance: float) -> float:
 
 
 def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Samples:
+    check_classes(samples, "imbalance", imbalance)
     if samples.split == "train":  # the data may have fewer samples than the owner's training set
         available = np.bincount(samples.labels, minlength=len(samples.class_names))
     else:
@@ -229,6 +211,11 @@ def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Sa
 
 
 def _normalised(samples: Samples, text: str) -> Samples:
+    if isinstance(samples, Records):  # of which a batch is returned as the data set's own code made it
+        raise InputError(
+            f"{arg('normalize', text)} is for images with one class each: let {samples.name} normalise its items, and "
+            f"leave out {arg('normalize')}"
+        )
     first, _ = dataclasses.replace(samples, mean=None, std=None).batch(np.zeros(1, dtype=np.int64))
     if first.dtype != torch.uint8 or first.ndim != 4:
         raise InputError(

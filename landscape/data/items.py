@@ -6,7 +6,7 @@ raises becomes an error of one line.
 
 import hashlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,45 @@ def count_classes(labels: np.ndarray, where: str) -> int:
             "count the classes from 0"
         ) from None
     return largest + 1
+
+
+def classes(labels: np.ndarray, names: Any, counts: Any, where: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the classes that a data set declares, or else those of its labels.
+
+    Args:
+        labels: (N,) int64, N > 0.
+        names: names of the classes; None means their numbers.
+        counts: training samples of each class; None counts these labels.
+        where: the data, for messages.
+
+    Returns:
+        The names, and the training samples of each class, (C,) int64.
+
+    Raises:
+        DataError: names and counts are no lists of names and counts of the same classes, or a label is no class.
+    """
+    n_classes = 0
+    if counts is None and names is None:
+        n_classes = count_classes(labels, where)
+    if counts is not None:
+        counts = np.asarray(counts)
+        if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min(initial=0) < 0:
+            raise DataError(f"class_counts of {where} must be one count per class, got {counts.tolist()}")
+        n_classes = len(counts)
+    if names is not None:
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise DataError(f"classes of {where} must be a list of names, got {names!r}")
+        names = tuple(str(n) for n in names)
+        for name in names:
+            disk.check_name(name, f"{where}: the class name", DataError)
+        if counts is not None and len(names) != n_classes:
+            raise DataError(f"{where} has {len(names)} class names but {n_classes} class counts")
+        n_classes = len(names)
+    for i in np.flatnonzero((labels < 0) | (labels >= n_classes))[:1]:
+        raise DataError(f"{where}: sample {i} has label {labels[i]}, classes are 0 to {n_classes - 1}")
+    if counts is None:
+        counts = np.bincount(labels, minlength=n_classes)
+    return tuple(map(str, range(n_classes))) if names is None else names, counts.astype(np.int64)
 
 
 def read(dataset: Any, indices: Sequence[int]) -> list[Any]:

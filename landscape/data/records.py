@@ -24,7 +24,6 @@ from landscape.data import items, loaders
 from landscape.data.loaders import Loaded
 from landscape.data.samples import Samples, positions
 from landscape.errors import DataError, arg
-from landscape.results import disk
 
 TARGETS = ("labels", "label", "targets", "target", "y")
 """Default names of the target in items that are dicts."""
@@ -218,13 +217,15 @@ def read(
         classes: whether a target is the sample's class; None means that it is if it is one integer.
         soft: targets are probabilities of the classes; the most probable class is the label.
         class_names: names of the classes; None means those of the data set, or else the numbers of the labels.
-        class_counts: training samples of each class; None counts these labels.
+        class_counts: training samples of each class; None means those that the data set states, or else the counts of
+            these labels.
 
     Returns:
         The samples.
 
     Raises:
-        DataError: there are no samples, they are random, or they cannot be collated into inputs and targets.
+        DataError: there are no samples, they are random, they cannot be collated into inputs and targets, or a label is
+            no class.
     """
     dataset = loaded.dataset
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2 and loaded.collate is None:
@@ -255,26 +256,22 @@ def read(
         refuse_random(reader, n)
         held = _all(reader, n)
     labels = _labels(reader, held, n, classes, soft)
-    found: tuple[str, ...] = ()
-    counts: np.ndarray = np.zeros(0)
+    names: tuple[str, ...] = ()
+    counts: np.ndarray = np.zeros(0, dtype=np.int64)
     if labels is not None:
         if class_names is None:
-            class_names = loaders.attribute(dataset, "classes", "class_names")
-        counted = range(items.count_classes(labels, name)) if class_names is None else class_names
-        found = tuple(str(c) for c in counted)
-        counts = np.bincount(labels.clip(0), minlength=len(found))
-        for i in np.flatnonzero((labels < 0) | (labels >= len(found)))[:1]:
-            raise DataError(f"{name}: sample {i} has label {labels[i]}, classes are 0 to {len(found) - 1}")
-    for class_name in found:
-        disk.check_name(class_name, f"{name}: the class name", DataError)
+            class_names = loaders.attribute(loaded.dataset, "classes", "class_names")
+        if class_counts is None:
+            class_counts = items.attribute(loaded.dataset, "class_counts")
+        names, counts = items.classes(labels, class_names, class_counts, name)
     return Records(
         name=name,
         split=split,
         inputs=None,
         dataset=dataset,
         labels=np.full(n, -1) if labels is None else labels,
-        class_names=found,
-        class_counts=np.asarray(counts if class_counts is None or labels is None else class_counts, dtype=np.int64),
+        class_names=names,
+        class_counts=counts,
         options={"name": name, "split": split},
         reader=reader,
         held=held,

@@ -153,12 +153,19 @@ class Samples:
             The drawn samples, in their original order.
 
         Raises:
-            InputError: `per_class` is below 1 or the seed is negative.
+            InputError: `per_class` is below 1, the seed is negative, or the samples have no classes.
         """
         if per_class < 1:
             raise InputError(f"{arg('samples_per_class')} must be at least 1, got {per_class}")
+        check_classes(self, "samples_per_class", per_class)
         wanted = np.full(len(self.class_names), per_class)
         return self.select(draw(self.labels, wanted, seed))
+
+
+def check_classes(samples: Samples, name: str, value: object) -> None:
+    """Raise InputError if samples have no classes, of which an argument draws some of each."""
+    if not samples.class_names:
+        raise InputError(f"{arg(name, value)} draws samples of each class, and those of {samples.name} have none")
 
 
 def positions(indices: np.ndarray | torch.Tensor | Sequence[int]) -> np.ndarray:

@@ -148,7 +148,9 @@ def _legacy(whole: mmap.mmap) -> Any:
 
     found = pickles.load(stream, _KNOWN, storage)
     keys = pickles.load(stream)
-    if not isinstance(keys, list) or {str(k) for k in keys} != set(storages) or len(keys) != len(storages):
+    if not isinstance(keys, list) or not all(isinstance(k, str | bytes) for k in keys):
+        raise PickleError("it does not list the storages that its tensors are of")
+    if {str(k) for k in keys} != set(storages) or len(keys) != len(storages):
         raise PickleError("it does not list the storages that its tensors are of")
     for key in keys:
         content, itemsize = storages[str(key)]
@@ -169,10 +171,13 @@ def _identified(identifier: Any) -> tuple[torch.dtype | None, str, int]:
     if not isinstance(identifier, tuple) or len(identifier) < 5 or identifier[0] not in {"storage", b"storage"}:
         raise PickleError("it names an object outside of itself that is no storage")
     kind, key, numel = identifier[1], identifier[2], identifier[4]
-    module, _, name = kind.name.rpartition(".") if isinstance(kind, Global) else ("", "", "")
+    # Only of these types: lists that share their halves would take text without end.
+    if not isinstance(key, str | bytes) or not isinstance(kind, Global):
+        raise PickleError("it names a storage without a key or a type")
+    module, _, name = kind.name.rpartition(".")
     name = name.removesuffix("Storage")
     if module.split(".")[0] != "torch" or name not in _STORAGES:
-        raise PickleError(f"it holds numbers of an unknown type ({kind!s:.60})")
+        raise PickleError(f"it holds numbers of an unknown type ({kind.name:.60})")
     return None if name == "Untyped" else _STORAGES[name], str(key), _counted(numel)
 
 

@@ -101,7 +101,7 @@ def _disorder(found: Sequence[Stage]) -> str:
     for stage in found:
         value = getattr(stage, by)
         if value in places:
-            return f"{places[value]} and {stage.path} are both of {by} {value:g}: give one of them, or one run"
+            return f"{places[value]} and {stage.path} are both of {by} {value:.12g}: give one of them, or one run"
         places[value] = stage.path
     lost = next(s for s in found if math.isnan(getattr(s, by)))
     return f"{lost.path} does not say its {by}, and others do not say their epoch: name those that do by a pattern"

@@ -25,7 +25,15 @@ SECOND = "_2"
 """Suffix of the second name of an axis that an array has twice."""
 
 
-def array(*axes: str, unit: str = "", doc: str = "", optional: bool = False, joins: bool = True) -> Any:
+def array(
+    *axes: str,
+    unit: str = "",
+    doc: str = "",
+    optional: bool = False,
+    joins: bool = True,
+    places: str = "",
+    least: int = 0,
+) -> Any:
     """Declare a field that is an array with named axes.
 
     Args:
@@ -35,11 +43,14 @@ def array(*axes: str, unit: str = "", doc: str = "", optional: bool = False, joi
         optional: the field may be None.
         joins: False for an optional field that becomes None when results are joined, because it describes a result as a
             whole.
+        places: name of the axis along which the values are positions; empty for other values.
+        least: the smallest position; -1 if some values are none.
 
     Returns:
         A dataclass field with this metadata.
     """
     metadata = {"axes": axes, "unit": unit, "doc": doc, "optional": optional, "joins": joins}
+    metadata |= {"places": places, "least": least}
     return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
 
 
@@ -58,13 +69,14 @@ def scalar(unit: str = "", doc: str = "", **default: Any) -> Any:
 
 
 def check_axes(result: Any) -> None:
-    """Check that every array has its named axes, and that axes of one name have one length.
+    """Check that every array has its named axes, that axes of one name have one length, and that positions exist.
 
     Args:
         result: an instance of a dataclass whose fields are declared with `array` and `scalar`.
 
     Raises:
-        InputError: an array has the wrong number of axes, or two arrays disagree on the length of an axis.
+        InputError: an array has the wrong number of axes, two arrays disagree on the length of an axis, or a position
+            along an axis does not exist.
     """
     lengths: dict[str, tuple[int, str]] = {}
     for item in fields(result):
@@ -79,6 +91,13 @@ def check_axes(result: Any) -> None:
             known, owner = lengths.setdefault(axis, (length, item.name))
             if known != length:
                 raise InputError(f"{item.name} has {length} along {axis!r}, but {owner} has {known}")
+    for item in fields(result):
+        axis, found = item.metadata.get("places"), np.asarray(getattr(result, item.name))
+        if axis not in lengths or found.dtype == object or not found.size:
+            continue
+        n, least = lengths[axis][0], item.metadata["least"]
+        if found.dtype.kind not in "iu" or found.min() < least or found.max() >= n:
+            raise InputError(f"{item.name} must be positions along {axis!r}, whole numbers from {least} to {n - 1}")
 
 
 def distinct(axes: Sequence[str]) -> list[str]:

@@ -40,7 +40,9 @@ class Features(OfPoints):
     quality: Floats = array("point", "part", doc="Q = Dis - beta log Var (S19); features have no unit")
     quality_inverse: Floats = array("point", "part", doc="-1 / Dis - log Var, the form of the authors' code")
     distance: Floats = array("point", "part", doc="Dis: distance of mu_c to the nearest other class mean")
-    nearest: Counts = array("point", "part", doc="number of that class; -1 where there is none")
+    nearest: Counts = array(
+        "point", "part", doc="number of that class; -1 where there is none", places="part", least=-1
+    )
     variance: Floats = array("point", "part", doc="Var: mean of |a - mu_c|^2 over the class")
     mean_norm: Floats = array("point", "part", doc="|mu_c - mu|")
     mean_cosine: Floats | None = array(

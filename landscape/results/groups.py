@@ -19,6 +19,7 @@ from landscape.results.grouping import GROUPINGS, NAMES, Thresholds
 
 WEIGHTS = ("natural", "balanced", "training", "drw")
 """Names of weightings; a mapping or a JSON file defines others."""
+_MOST_WEIGHT = 1e300  # the sum over any number of parts is finite
 
 
 def _inverse_effective_numbers(train_counts: np.ndarray, beta: float) -> np.ndarray:
@@ -152,8 +153,8 @@ def _weights(result: Surface | Spectrum, weights: str | Mapping[str, float], bet
         for name, value in weights.items():
             if name not in result.parts:
                 raise InputError(unknown(name, result.parts, where=f" for {arg('weights')}"))
-            if not 0 <= value < np.inf:
-                raise InputError(f"the weight of {name!r} must be a finite number, at least 0, got {value}")
+            if not 0 <= value <= _MOST_WEIGHT:
+                raise InputError(f"the weight of {name!r} must be a number from 0 to {_MOST_WEIGHT:g}, got {value}")
         for name in result.parts:
             if name not in weights:
                 raise InputError(f"{arg('weights')} has no number for the part {name!r}: give 0 to leave it out")

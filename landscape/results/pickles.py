@@ -10,6 +10,7 @@ So pickles with objects of packages that are not installed can be read, and no p
 """
 
 import pickletools
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -115,14 +116,15 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []  # the stacks below
         self._memo: dict[int, Any] = {}
+        self._claimed = 0  # bytes
 
     def run(self, file: BinaryIO) -> Any:
         actions: dict[str, Callable[[Any], None]] = {
             name.removeprefix("op_").upper(): getattr(self, name) for name in dir(self) if name.startswith("op_")
         }
         for n, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if n % _OFTEN == 0:
-                disk.claim(n * _EACH, "its pickle")
+            if n and n % _OFTEN == 0:
+                self._claim(_OFTEN * _EACH)
             name = opcode.name
             if name == "STOP":
                 return self._stack.pop()
@@ -133,6 +135,10 @@ class _Machine:
             elif name not in _NOTHING:
                 raise PickleError(f"its pickle has the entry {name}, which no file of data needs")
         raise PickleError("its pickle has no end")
+
+    def _claim(self, n_bytes: int) -> None:
+        self._claimed += n_bytes
+        disk.claim(self._claimed, "its pickle")
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)  # looked up after the value was made, because that may replace the stack
@@ -145,7 +151,10 @@ class _Machine:
         if not isinstance(made_by, Global) or not isinstance(arguments, tuple):
             raise PickleError("it calls what is no function")
         known = self._known.get(made_by.name)
-        return Foreign(made_by.name, arguments) if known is None else known(*arguments)
+        if known is None:
+            return Foreign(made_by.name, arguments)
+        self._claim(sum(map(_copied, arguments)))  # a function may copy them, and the memo repeats them in few bytes
+        return known(*arguments)
 
     def op_mark(self, _: Any) -> None:
         self._marks.append(self._stack)
@@ -276,6 +285,7 @@ class _Machine:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise PickleError("the name of a class is no text")
+        self._claim(_copied(name) + _copied(module))
         self._push(Global(f"{module}.{name}"))
 
     def op_reduce(self, _: Any) -> None:
@@ -308,6 +318,13 @@ class _Machine:
 
     def op_binpersid(self, _: Any) -> None:
         self.op_persid(self._stack.pop())
+
+
+def _copied(value: Any) -> int:
+    """Return the bytes that a copy of a value takes, without those of its entries."""
+    if isinstance(value, str | bytes):
+        return sys.getsizeof(value)
+    return _EACH * len(value) if isinstance(value, list | tuple | dict | set | frozenset) else 0
 
 
 def _pairs(values: list[Any]) -> list[tuple[Any, Any]]:

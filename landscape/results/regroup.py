@@ -295,7 +295,7 @@ def _summary(
         mark_policy_loss=mark_policy_loss,
         between=surface.barrier is not None,
         n_classes=surface.stated("n_classes", of=int),
-        augmented=bool(surface.stated("augmented", of=bool)),
+        augmented=surface.stated("augmented", of=bool) if "augmented" in surface.provenance else False,
         variance_invalid=surface.variance_invalid,
     )
 

@@ -99,7 +99,7 @@ class Series(Result):
         """The number of checkpoints, their range, and the title of the results."""
         place, unit = self.place
         own = self.at(-1).title
-        return f"{len(place)} checkpoints, {unit} {place[0]:g} to {place[-1]:g}; {own}".removesuffix("; ")
+        return f"{len(place)} checkpoints, {unit} {place[0]:.12g} to {place[-1]:.12g}; {own}".removesuffix("; ")
 
     def at(self, checkpoint: str | int) -> Any:
         """Return the result of one checkpoint.
@@ -146,9 +146,9 @@ class Series(Result):
         """
         place, unit = self.place
         for k, name in enumerate(self.checkpoints):
-            if word in (name, f"{place[k]:g}"):
+            if word in (name, f"{place[k]:.12g}"):
                 return k
-        known = [f"{unit} {p:g}" for p in place]
+        known = [f"{unit} {p:.12g}" for p in place]
         raise InputError(unknown(word, known, "checkpoint", more=f", or a name such as {self.checkpoints[-1]}"))
 
     def only(self: T, checkpoint: int) -> T:

@@ -230,9 +230,11 @@ class Spectrum(Predicted):
         optional=True,
         joins=False,
     )
-    gram_part: Counts | None = array("gram_row", doc="position of each row's part", optional=True, joins=False)
+    gram_part: Counts | None = array(
+        "gram_row", doc="position of each row's part", optional=True, joins=False, places="part"
+    )
     gram_sample: Counts | None = array(
-        "gram_row", doc="position of its sample among those of the part", optional=True, joins=False
+        "gram_row", doc="position of its sample among those of the part", optional=True, joins=False, places="sample"
     )
     gram_sign: Floats | None = array(
         "gram_row", doc="1, or -1 where a loss is not convex in the logits", optional=True, joins=False
@@ -243,6 +245,40 @@ class Spectrum(Predicted):
     symbol: str = scalar(doc="of the matrix in figures, as mathtext", default="A")
     tol: float = scalar(doc="relative residual at which lambda_max counts as converged")
     negative_tol: float = scalar(doc="eigenvalues above -negative_tol * max |eigenvalue| do not count as negative")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_runs()
+        self._check_rows()
+
+    def _check_runs(self) -> None:
+        """Raise InputError if a Lanczos run has no step, more steps than coefficients, or one that is not finite."""
+        if self.alpha is None or self.beta is None or self.steps is None or not self.steps.size:
+            return
+        if self.steps.dtype.kind not in "iu":
+            raise InputError("steps must be whole numbers")
+        most = self.alpha.shape[2]
+        taken = np.arange(most) < self.steps[..., None]
+        known = (np.isfinite(self.alpha) & np.isfinite(self.beta)) | ~taken
+        sound = known.all(axis=(1, 2)) & ((self.steps >= 1) & (self.steps <= most)).all(axis=1)
+        for p in np.flatnonzero(self.steps.any(axis=1) & ~sound)[:1]:
+            raise InputError(
+                f"alpha, beta and steps of part {self.parts[p]!r} are no Lanczos runs of 1 to {most} steps"
+            )
+
+    def _check_rows(self) -> None:
+        """Raise InputError if products of rows are not finite, or of samples that do not exist or have no weight."""
+        if self.gram is None or self.gram_part is None or self.gram_sample is None or self.gram_sign is None:
+            return
+        if not (np.isfinite(self.gram).all() and np.isfinite(self.gram_sign).all()):
+            raise InputError("gram and gram_sign must be finite")
+        if self.sample_trace is None or self.sample_weight is None:
+            return
+        own = np.isfinite(self.sample_trace)
+        if (self.gram_sample >= own.sum(axis=1)[self.gram_part]).any():
+            raise InputError("gram_sample names a sample that its part does not have")
+        if not ((self.sample_weight >= 0) & np.isfinite(self.sample_weight))[own].all():
+            raise InputError("sample_weight must be finite and not negative")
 
     @property
     def title(self) -> str:
@@ -355,7 +391,7 @@ class RowProducts(Result):
 
     parts: tuple[str, ...] = array("part", doc="names of the parts")
     gram: Floats = array("gram_row", "gram_row", unit="loss", doc="inner products of the rows")
-    gram_part: Counts = array("gram_row", doc="position of each row's part")
+    gram_part: Counts = array("gram_row", doc="position of each row's part", places="part")
     gram_sample: Counts = array("gram_row", doc="position of its sample among those of the part")
     gram_sign: Floats = array("gram_row", doc="sign of the row")
 

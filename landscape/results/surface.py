@@ -172,5 +172,5 @@ class Trajectory(Surface):
     version: ClassVar[int] = 2  # since 2: errors over samples
 
     runs: tuple[str, ...] = array("run", doc="names of the runs")
-    mark_run: Counts = array("mark", doc="number of the run that the checkpoint is of")
+    mark_run: Counts = array("mark", doc="number of the run that it is of; -1 for none", places="run", least=-1)
     mark_epoch: Floats = array("mark", unit="epochs", doc="its epoch; nan where the checkpoint does not say")

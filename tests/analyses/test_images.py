@@ -97,5 +97,7 @@ def test_the_figure_names_what_the_network_takes_an_image_for(case, tmp_path):
     assert (first.get_title(), first.title.get_color()) == (named, "#d62728")
     held = over_samples.held(found, 0)
     assert f"{held.lambda_max[0]:.0%} / {held.trace[0]:.0%}" in first.get_xlabel()
+    unknown = images(dataclasses.replace(found, sample_label=np.full_like(wrong, np.nan), sample_prediction=None))
+    assert unknown.axes[0].get_title() == "no class"
     with refused(InputError, "images"):
         images(dataclasses.replace(found, images=None))

@@ -326,8 +326,10 @@ def cifar(path: Path) -> None:
 
     place = path.parent / "cifar-10-batches-py"
     if path.suffix == ".gz":
-        path.rename(path.with_name("cifar-10-python.tar.gz"))
-        archive.read("cifar10", path.parent, "train")
+        alone = path.parent / "alone"  # an unpacked folder beside it would be read instead
+        alone.mkdir()
+        path.rename(alone / "cifar-10-python.tar.gz")
+        archive.read("cifar10", alone, "train")
     else:
         (place / path.name).write_bytes(path.read_bytes())
         archive.read("cifar10", place, "train")

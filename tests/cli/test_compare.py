@@ -101,6 +101,21 @@ def test_compare_notes_what_else_differs(run, save):
     assert "note" not in run("compare", a, save("c.h5", base))[1]
 
 
+def test_compare_notes_long_values_that_differ_at_their_end_only(run, save):
+    statistics = [[[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, last]] for last in (0.201, 0.202)]
+    about = [
+        {"normalisation": of, "params": "a" * 50 + str(k), "data_sha256": f"{k}" * 64}
+        for k, of in enumerate(statistics)
+    ]
+    files = [save(f"{k}.h5", provenance=of) for k, of in enumerate(about)]
+    notes = json.loads(run("compare", *files, "--json")[1])["notes"]
+    assert notes == [
+        f"note: the files differ in params: {about[0]['params']} in 0; {about[1]['params']} in 1",
+        "note: the files differ in data sha256: 000000000000... in 0; 111111111111... in 1",
+        f"note: the files differ in normalisation: {statistics[0]} in 0; {statistics[1]} in 1",
+    ]
+
+
 def test_compare_json_is_strict_and_complete(run, save):
     file = save("one.h5", classes(2, steps=3, probes=1))
     code, out, _ = run("compare", file, save("two.h5", classes(1, steps=3)), "--json")

@@ -125,6 +125,7 @@ def test_samples_in_no_part_are_mentioned(here, capsys):
         (["--ckpt", "run/*.bin"], "run/*.bin matches no file"),
         (["--ckpt", "run", "--batches", "0"], "'--batches': 0 is not in the range x>=1"),
         (["--ckpt", "run", "--batches", "2", "--samples-per-batch", "0"], "'--samples-per-batch': 0 is not in"),
+        (["--ckpt", "run", "--samples-per-batch", "64"], "--samples-per-batch needs --batches"),
         (["--ckpt", "run", "--cache", "-1"], "'--cache': -1.0 is not in the range x>=0"),
         (["--ckpt", "run", "--cache", "nan"], "'--cache': nan is not a number"),
         (["--ckpt", "run", "--weight-decay", "1"], "No such option '--weight-decay'"),

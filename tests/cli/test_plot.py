@@ -171,7 +171,7 @@ def test_a_checkpoint_is_called_one_and_a_result_is_read_whatever_it_is_called(r
     assert run("compare", save("result.pt"))[0] == 0
 
 
-def test_what_is_for_surfaces_only_is_refused_elsewhere(run, file, save):
+def test_what_is_for_surfaces_only_is_refused_elsewhere(run, file, save, tmp_path):
     surface = save("s.h5", three_classes())
     for words, line in (
         (["plot", file, "--groups", "all"], "only the traces of a spectrum can be joined"),
@@ -180,6 +180,10 @@ def test_what_is_for_surfaces_only_is_refused_elsewhere(run, file, save):
             ["plot", surface, "--dir-file", file],
             f"--dir-file is for surfaces of tomgoldstein/loss-landscape, {surface}",
         ),
+        (["plot", plane_npz(tmp_path / "plane.npz"), "--dir-file", file], "--dir-file is for surfaces of tomgoldstein"),
+        (["plot", surface, "--many", "100"], "--many is for --groups and --weights"),
+        (["compare", surface, "--few", "20"], "--few is for --groups and --weights"),
+        (["export", surface, "--to", "csv", "--ends", "2"], "--ends is for --groups and --weights"),
         (["export", surface, "--to", "csv", "--proj-file", file], "--proj-file is for surfaces of tomgoldstein"),
         (["export", surface, "--to", "csv", "--log"], "--log is for --to vtk; leave it out for --to csv"),
         (["export", surface, "--to", "npz", "--part", "a"], "--part is for --to vtk; leave it out for --to npz"),

@@ -118,8 +118,9 @@ def test_a_direction_file_of_goldsteins_spans_the_same_plane(here):
         for name, flat in zip(("xdirection", "ydirection"), axes.theta, strict=True):
             for i, tensor in enumerate(objective.layout.tensors(flat)):
                 file[f"{name}/{i}"] = tensor.numpy()
-    words = ["surface2d", "--ckpt", "last.pt", "--x=-1:1:3", "--skewed", "-q", *FEW]
-    assert main([*words, "--directions", str(here / "last_weights.h5"), "-o", str(here / "theirs.h5")]) == 0
+    words = ["surface2d", "--ckpt", "last.pt", "--x=-1:1:3", "-q", *FEW]
+    skewed = ["--skewed", "--directions", str(here / "last_weights.h5")]  # as random directions are
+    assert main([*words, *skewed, "-o", str(here / "theirs.h5")]) == 0
     assert main([*words, "--seed", "4", "-o", str(here / "ours.h5")]) == 0
     theirs, ours = ls.load(here / "theirs.h5"), ls.load(here / "ours.h5")
     np.testing.assert_allclose(theirs.loss, ours.loss, rtol=1e-5)
@@ -141,6 +142,39 @@ def test_a_trajectory_of_two_runs_and_a_plane_through_checkpoints(here, capsys):
     assert (found.batch_norm, chosen.batch_norm) == ("reestimate", "log-interpolate")
     assert found.mark_policy_loss.shape == (4, 2)
     assert main(["plot", out, "--kind", "along"]) == 0
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x)
+
+def net():
+    return Net(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+
+def items(split):
+    n, seed = (12, 0) if split == "train" else (6, 1)
+    x = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    return [{"x": x[i], "other": x[i, 0], "kind": i % 2} for i in range(n)]
+"""
+
+
+def test_statistics_of_dicts_are_estimated_on_their_training_split(tmp_path, monkeypatch):
+    (tmp_path / "own_dicts.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    of_own = {"model": "own_dicts:net", "dataset": "own_dicts:items", "target": "kind"}
+    torch.save(models.build("own_dicts:net", 2).state_dict(), "net.pt")
+    words = [word for name, value in of_own.items() for word in (f"--{name}", value)]
+    words += ["--partition", "all", "--bn", "reestimate", "--x=-1:1:3", "-q"]
+    assert main(["surface1d", "--ckpt", "net.pt", *words, "--split", "test", "-o", "s.h5"]) == 0
+    objective, other = (ls.load_objective("net.pt", split=split, **of_own) for split in ("test", "train"))
+    along = directions.random(objective, 1, seed=0)
+    expected = ls.surface(objective, along, [-1.0, 0.0, 1.0], batch_norm="reestimate", training=other.samples)
+    np.testing.assert_allclose(ls.load("s.h5").loss, expected.loss, rtol=1e-5)
 
 
 def test_distances_after_training_on_parts_alone(here, capsys):
@@ -187,6 +221,13 @@ def test_distances_after_training_on_parts_alone(here, capsys):
             ["surface1d", "--ckpt", "last.pt", "--directions", "gradient", "--of", "0,1"],
             "--of 0,1 is 2 of --directions gradient: a surface1d needs one part, as head",
         ),
+        (
+            ["surface2d", "--ckpt", "last.pt", "--directions", "eigen", "--of", "head", "--norm", "layer"],
+            "--norm is for random directions",
+        ),
+        (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--ignore", "none"], "--ignore is for random"),
+        (["surface2d", "--ckpt", "last.pt", "--skewed"], "--skewed has no effect"),
+        (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--skewed"], "--skewed has no effect"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "wide.pt"], "does not fit the model"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "last.pt"], "has the same parameters as the checkpoint"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "notes.txt"], "notes.txt"),
@@ -200,6 +241,7 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["trajectory", "--ckpt", "nowhere/*.pt"], "matches no file"),
         (["distances", "--ckpt", "last.pt"], "is not the folder of a run"),
         (["distances", "--ckpt", "last.pt", "--only", "0"], "--only needs --finetune"),
+        (["distances", "--ckpt", "last.pt", "--finetune-lr", "0.1"], "--finetune-lr needs --finetune"),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--only", "x"], "no part 'x'"),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--over", "x"], "'--over': 'x' is not one of"),
     ],

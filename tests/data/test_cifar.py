@@ -1,5 +1,7 @@
 """CIFAR: what is read is what the official files hold, whoever wrote them; nothing in them is run."""
 
+import bz2
+import gzip
 import io
 import os
 import pickle
@@ -13,6 +15,7 @@ from refusals import refused
 from landscape.data.cifar import RELEASES
 from landscape.data.datasets import load
 from landscape.errors import DataError
+from landscape.results import disk
 
 PAPER_COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]  # section 7 of the paper
 
@@ -252,3 +255,56 @@ def test_a_flipped_byte_in_an_archive_is_said_in_a_line(tmp_path, place):
     with pytest.raises(DataError) as caught:
         load("cifar10", root=tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def with_headers(path, kind, size, count=1):
+    """An archive that begins with headers which describe the next member: a long name, or entries of pax."""
+    archive(path, cifar_files("cifar10"))
+    header = tarfile.TarInfo("long")
+    header.type, header.size = kind, size
+    begin = (header.tobuf(tarfile.GNU_FORMAT) + bytes(-(-size // 512) * 512)) * count
+    path.write_bytes(gzip.compress(begin + gzip.decompress(path.read_bytes()), 1))
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_header_that_unfolds_to_far_more_than_the_archive_is_refused(tmp_path, kind):
+    with_headers(tmp_path / "cifar-10-python.tar.gz", kind, 2**27)
+    with refused(DataError, "ClaimError", "134 MB"):
+        load("cifar10", root=tmp_path)
+
+
+def test_thousands_of_headers_one_after_the_other_are_passed_over(tmp_path):
+    with_headers(tmp_path / "cifar-10-python.tar.gz", tarfile.XHDTYPE, 0, 3000)
+    assert len(load("cifar10", root=tmp_path)) == 9
+
+
+def test_a_member_of_negative_size_is_refused(tmp_path):
+    with_headers(tmp_path / "cifar-10-python.tar.gz", tarfile.REGTYPE, -1)
+    with refused(DataError, "HeaderError"):
+        load("cifar10", root=tmp_path)
+
+
+def test_an_archive_of_another_compression_is_refused(tmp_path):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    archive(path, cifar_files("cifar10"))
+    path.write_bytes(bz2.compress(gzip.decompress(path.read_bytes())))
+    with refused(DataError, "BadGzipFile"):
+        load("cifar10", root=tmp_path)
+
+
+def test_a_pixel_that_was_changed_in_an_archive_is_noticed(tmp_path):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    archive(path, cifar_files("cifar10"))
+    whole = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), 0))
+    whole[whole.index(b"data_batch_1") + 2048] ^= 1
+    path.write_bytes(whole)
+    with refused(DataError, "CRC"):
+        load("cifar10", root=tmp_path)
+
+
+def test_a_file_larger_than_memory_is_refused_before_it_is_read(write, monkeypatch):
+    monkeypatch.setattr(disk, "memory", lambda: 2**26)
+    root = write("cifar10", cifar_files("cifar10"))
+    os.truncate(root / "cifar-10-batches-py" / "data_batch_1", 2**26)  # the end is a hole
+    with refused(DataError, "ClaimError", "cifar-10-batches-py"):
+        load("cifar10", root=root)

@@ -1,11 +1,13 @@
 """Samples: long tails follow the formula, batches hold what was asked for, options load the same again."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from refusals import refused
 
-from landscape.data import datasets
+from landscape.data import datasets, taking
 from landscape.data.datasets import from_dataset, load, long_tailed_counts
 from landscape.errors import DataError, InputError
 
@@ -239,6 +241,19 @@ def splits(split):
 def single():
     return splits("train")
 
+class Named(list):
+    class_counts = [3, 2, 1]
+
+def named(split):
+    labels = [0, 0, 0, 1, 1, 2] if split == "train" else [1, 0]
+    return Named({"x": torch.zeros(2), "label": label} for label in labels)
+
+def numbers():
+    return [{"x": torch.zeros(2), "y": float(i)} for i in range(4)]
+
+def tagged():
+    return images(4), torch.eye(4)
+
 def broken(split):
     raise ValueError("no\\n" + split)
 """
@@ -269,6 +284,27 @@ def test_a_users_images_take_normalisation_and_a_long_tail(own):
 def test_a_users_callable_without_splits_has_no_test_split(own):
     with refused(InputError, "own_data", "split", split="test"):
         load(f"{own}:single", split="test")
+
+
+def test_training_counts_that_dicts_state_are_those_of_each_split(own):
+    samples = load(f"{own}:named", split="test", take=taking.taken)
+    assert samples.labels.tolist() == [1, 0]
+    assert samples.class_names == ("0", "1", "2")
+    assert samples.class_counts.tolist() == [3, 2, 1]
+
+
+def test_data_without_classes_have_no_tail_and_no_samples_of_each_class(own):
+    take = partial(taking.taken, target="y")
+    with refused(InputError, f"{own}:numbers", imbalance=10):
+        load(f"{own}:numbers", take=take, imbalance=10)
+    with refused(InputError, f"{own}:numbers", samples_per_class=100):
+        load(f"{own}:numbers", take=take).subsample(100)
+
+
+@pytest.mark.parametrize("name", ["named", "tagged"])
+def test_a_normalisation_of_what_is_no_labelled_image_is_refused(own, name):
+    with refused(InputError, f"{own}:{name}", normalize="imagenet"):
+        load(f"{own}:{name}", take=taking.taken, normalize="imagenet")
 
 
 def test_an_error_in_a_users_callable_is_quoted(own):

@@ -137,6 +137,25 @@ def test_what_cannot_be_used_is_refused(data, message):
         read(data)
 
 
+@pytest.mark.parametrize("label", [2, 2**40, -1])
+def test_a_label_that_is_no_class_is_refused_before_memory_is_taken_for_its_classes(label):
+    class Named(list):
+        classes = ("a", "b")
+
+    with refused(DataError, 1, label):
+        read(Named([{"x": X[0], "label": 0}, {"x": X[0], "label": label}]))
+
+
+@pytest.mark.parametrize("counts", [[1.5, 1, 1], [-1, 2, 2], [4, 3]])
+def test_class_counts_that_are_no_counts_of_the_classes_are_refused(counts):
+    class Named(list):
+        classes = ("a", "b", "c")
+        class_counts = counts
+
+    with pytest.raises(DataError):
+        read(Named([{"x": X[0], "label": 0}] * 2))
+
+
 class Broken(Dataset):
     """A data set whose own code fails."""
 

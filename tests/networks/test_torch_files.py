@@ -133,6 +133,13 @@ def test_claims_beyond_the_file_are_refused(what):
         torch_files.read_zip(archive(HOSTILE[what]))
 
 
+@pytest.mark.parametrize("place", [b"X\x01\x00\x00\x000", b"ctorch\nFloatStorage\n"])
+def test_lists_that_share_their_halves_name_no_storage(place):
+    """Sixty levels of pairs of one thing, as key or type of a storage: its text would take 2^60 steps."""
+    with pytest.raises(PickleError):
+        torch_files.read_zip(archive(view().replace(place, b"]" + b"2\x86" * 60, 1)))
+
+
 def test_a_subclass_that_a_function_makes_is_no_tensor():
     pickled = b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\ncos\nsystem\n)}tR"
     assert isinstance(torch_files.read_zip(archive(pickled)), Foreign)

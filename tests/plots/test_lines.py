@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from drawn import above, below, inside
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from refusals import refused
 from surfaces import UNITS, grid, paraboloid, surface, three_lines
@@ -160,3 +161,25 @@ def test_compared_lines_are_on_one_axes():
                                          f"sam\nbarrier {written.number(found.barrier[2])}"]  # fmt: skip
     assert fig.axes[1].get_xlabel() == "coordinate"
     assert below(fig).count("Verdict") == 2
+
+
+def bands(ax):
+    return [c.get_paths()[0].vertices for c in ax.collections if isinstance(c, PolyCollection) and c.get_paths()]
+
+
+def test_a_group_of_weighted_parts_has_a_band_of_its_loss_alone():
+    """The accuracy's error would count all samples of the group alike."""
+    found = three_lines()
+    found = dataclasses.replace(found, loss_stderr=np.full_like(found.loss, 0.1), n_samples=np.array([5000, 500, 50]))
+    for weights, n in (("natural", 1), ("balanced", 0), ({name: 1.0 for name in found.parts}, 0)):
+        loss, accuracy = plots.surface_lines(regroup(found, "all", weights), errors=True).axes
+        assert len(bands(loss)) == 1
+        assert len(bands(accuracy)) == n, weights
+
+
+def test_the_other_end_of_compared_lines_is_named_where_all_of_them_end_there():
+    found = three_lines()
+    longer = dataclasses.replace(found, unit_length=2 * found.unit_length)
+    for other, euclidean, named in ((found, True, True), (longer, True, False), (longer, False, True)):
+        fig = plots.compare_surfaces({"a": found, "b": other}, ["class 2"], euclidean=euclidean)
+        assert ("the other end" in {t.get_text() for t in fig.axes[0].texts}) == named

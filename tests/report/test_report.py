@@ -123,6 +123,13 @@ def test_the_table_has_the_numbers_of_the_files(sources, no_figures):
     assert len(found) == 8 * 3
 
 
+def test_numbers_without_an_end_are_written_as_a_browser_reads_them(sources, no_figures):
+    radii = np.array([np.inf, -np.inf, 2.0])
+    text = page(sources({"s.h5": of_checkpoint(three_classes(5, 5, doubling_radius=radii))}))
+    assert text.count('<data value="Infinity">') == text.count('<data value="-Infinity">') == 1
+    assert 'inf">' not in text
+
+
 def test_two_spectra_of_one_checkpoint_and_other_data_have_rows_of_their_own(sources, no_figures):
     one = of_checkpoint(spectrum())
     other = of_checkpoint(dataclasses.replace(spectrum(2), operator="ggn"))

@@ -133,6 +133,37 @@ def test_a_pickle_that_holds_more_than_memory_is_refused_while_it_is_read(monkey
         read(b"(" + b"\x8f" * 2**19 + b"l.")
 
 
+LONG = b"X\x00\x00\x10\x00" + b"a" * 2**20
+MANY = b"(" + b"K\x01" * 2**13 + b"l"
+COPIED = {
+    "text": (LONG, b"c_codecs\nencode\n"),
+    "a list": (MANY, b"c__builtin__\nset\n"),
+    "pairs": (
+        b"(" + b"".join(b"M" + n.to_bytes(2, "little") + b"N" for n in range(2**13)) + b"d",
+        b"ccollections\nOrderedDict\n",
+    ),
+    "what a caller's function takes": (MANY, b"cmy\nThing\n"),
+}
+
+
+@pytest.mark.parametrize("what", COPIED)
+def test_what_a_function_copies_again_and_again_counts_each_time(monkeypatch, what):
+    """A value and a function in the memo: each call takes six bytes of the file."""
+    monkeypatch.setattr(disk, "memory", lambda: 2**26)
+    value, function = COPIED[what]
+    calls = b"h\x01h\x00\x85Ra"
+    known = {"my.Thing": list}
+    assert len(read(value + b"q\x00" + function + b"q\x01]" + calls * 3 + b".", known)) == 3
+    with pytest.raises(disk.ClaimError, match="its pickle takes"):
+        read(value + b"q\x00" + function + b"q\x01]" + calls * 40 + b".", known)
+
+
+def test_long_names_that_are_joined_again_and_again_count_each_time(monkeypatch):
+    monkeypatch.setattr(disk, "memory", lambda: 2**26)
+    with pytest.raises(disk.ClaimError, match="its pickle takes"):
+        read(LONG + b"q\x00]" + b"h\x00h\x00\x93a" * 40 + b".")
+
+
 def test_known_names_stand_for_what_the_caller_says():
     assert read(b"cmy\nThing\nK\x05\x85R.", {"my.Thing": lambda n: n + 1}) == 6
     assert read(b"K\x05Q.", persistent=lambda key: ("outside", key)) == ("outside", 5)

@@ -288,6 +288,8 @@ def test_a_file_of_weights_that_is_none_is_refused(tmp_path, text, message):
         ("all", {"cat": 1.0}, ["weights", "'cat'"]),
         ("all", {"class 0": -1.0}, ["'class 0'", "-1.0"]),
         ("all", {"class 0": np.nan}, ["'class 0'", "nan"]),
+        ("all", {"class 0": 10**400}, ["'class 0'"]),
+        ("all", dict.fromkeys(("class 0", "class 1", "class 2"), 1e308), ["'class 0'"]),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(groups, weights, named):

@@ -12,7 +12,7 @@ from landscape.cli import compared
 from landscape.errors import InputError
 from landscape.plots.figures import features as of_features
 from landscape.plots.figures import sharpness as of_sharpness
-from landscape.results import KINDS, Points, Spectrum, store
+from landscape.results import KINDS, Features, Points, Spectrum, Trajectory, store
 from landscape.results.axes import check_axes, concatenate
 from landscape.results.groups import partition_of
 
@@ -30,6 +30,81 @@ def test_an_array_with_an_axis_too_many_is_refused():
 def test_axes_of_one_name_agree_across_arrays():
     with refused(InputError, 4, "step", 3):
         spectrum("a", beta=np.zeros((1, 2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (Features, "nearest", -2),
+        (Features, "nearest", 99),
+        (Trajectory, "mark_run", -2),
+        (Trajectory, "mark_run", 99),
+        (Spectrum, "gram_part", -1),
+        (Spectrum, "gram_part", 99),
+        (Spectrum, "gram_sample", -1),
+        (Spectrum, "gram_sample", 99),
+    ],
+)
+def test_a_position_that_does_not_exist_is_refused(kind, name, value):
+    result = example(kind)
+    values = getattr(result, name).copy()
+    values.flat[0] = value
+    with refused(InputError, name):
+        dataclasses.replace(result, **{name: values})
+    with refused(InputError, name):
+        dataclasses.replace(result, **{name: np.zeros(values.shape)})
+
+
+def test_minus_one_is_no_neighbour_and_no_run():
+    for kind, name in ((Features, "nearest"), (Trajectory, "mark_run")):
+        result = example(kind)
+        check_axes(dataclasses.replace(result, **{name: np.full_like(getattr(result, name), -1)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [
+        ("alpha", (1, 0, 2), np.nan),
+        ("beta", (1, 0, 2), np.inf),
+        ("steps", (1, 0), 0),
+        ("steps", (1, 0), 4),
+        ("steps", (1, 0), -1),
+    ],
+)
+def test_runs_of_lanczos_that_cannot_be_are_refused(name, place, value):
+    values = getattr(spectrum("a", "b"), name).copy()
+    values[place] = value
+    with refused(InputError, name, "b"):
+        spectrum("a", "b", **{name: values})
+    with refused(InputError, "steps"):
+        spectrum("a", "b", steps=np.full((2, 2), 3.0))
+
+
+def test_a_part_without_runs_and_coefficients_beyond_a_run_may_be_anything():
+    alpha = spectrum("a", "b").alpha.copy()
+    alpha[0], alpha[1, :, 2] = np.nan, np.nan
+    check_axes(spectrum("a", "b", alpha=alpha, steps=np.array([[0, 0], [2, 2]])))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("gram", np.nan), ("gram_sign", np.nan), ("sample_weight", -1.0), ("sample_weight", np.nan)],
+)
+def test_rows_of_no_finite_products_or_weights_are_refused(name, value):
+    result = example(Spectrum)
+    values = getattr(result, name).copy()
+    values.flat[0] = value
+    with refused(InputError, name):
+        dataclasses.replace(result, **{name: values})
+
+
+def test_a_row_of_a_sample_that_its_part_does_not_have_is_refused():
+    result = example(Spectrum)
+    trace = result.sample_trace.copy()
+    trace[result.gram_part[0], result.gram_sample.max() :] = np.nan
+    samples = np.full_like(result.gram_sample, result.gram_sample.max())
+    with refused(InputError, "gram_sample"):
+        dataclasses.replace(result, sample_trace=trace, gram_sample=samples)
 
 
 def test_only_an_optional_array_may_be_missing():

@@ -145,3 +145,13 @@ def test_the_edge_without_a_rate_is_unknown_and_its_rule_is_said():
     assert edge_rule(0.9) == "2 (1 + 0.9) / lr"
     assert edge_rule(0.9, nesterov=True) == "2 (1 + 0.9) / (lr (1 + 2 · 0.9))"
     assert issubclass(KINDS["spectrum-series"], Series)
+
+
+def test_steps_of_seven_digits_are_written_whole_and_found():
+    steps = (1_234_567, 1_234_568)
+    made = [of_one(spectrum(), f"net-{k}", training_step=step) for k, step in enumerate(steps)]
+    series = joined(made)
+    assert [series.position(str(step)) for step in steps] == [0, 1]
+    assert series.title.startswith("2 checkpoints, step 1234567 to 1234568")
+    with refused(InputError, "step 1234567", "step 1234568"):
+        series.position("7")

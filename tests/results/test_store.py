@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from made import spectrum
 from refusals import refused
+from results_of_all_kinds import trajectory
 from stored import assert_same, one_line, run_python
 
 from landscape.errors import StoreError
@@ -272,3 +273,19 @@ def test_a_file_cut_off_anywhere_is_an_error_in_one_line(tmp_path):
         with pytest.raises(StoreError, match="is damaged") as caught:
             load(path)
         one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("result", "name", "value"),
+    [(spectrum("a"), "steps", 0), (spectrum("a"), "alpha", np.nan), (trajectory(), "mark_run", 9)],
+    ids=["steps", "alpha", "mark_run"],
+)
+def test_numbers_of_a_file_that_cannot_be_are_refused_when_it_is_read(tmp_path, result, name, value):
+    path = tmp_path / "out.h5"
+    save(path, result)
+    with h5py.File(path, "r+") as file:
+        values = file[name][...]
+        values.flat[0] = value
+        file[name][...] = values
+    with refused(StoreError, "out.h5", name):
+        load(path)

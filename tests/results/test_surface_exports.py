@@ -47,6 +47,17 @@ def test_a_vtk_grid_of_any_sides_holds_every_part(tmp_path, nx, ny):
     np.testing.assert_array_equal(points[:, :, 2], regroup(ours, "all").loss[0])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ">f8", np.int16, np.uint32, np.bool_])
+def test_a_vtk_grid_says_of_which_type_its_numbers_are(tmp_path, dtype):
+    ours = three_classes(5, 4)
+    ours = dataclasses.replace(ours, loss=ours.loss.astype(dtype))
+    surface_exports.write_vtk(tmp_path / "s.vts", ours)
+    _, data = arrays_of(tmp_path / "s.vts", "PointData")
+    np.testing.assert_array_equal(data["loss class 0"][:, 0], ours.loss[0].ravel())
+    np.testing.assert_array_equal(data["computed"][:, 0], ours.computed.ravel())
+    assert set(data["vtkGhostType"][:, 0]) == {0}
+
+
 def test_holes_of_a_vtk_grid_are_nan_hidden_and_leave_it_its_bounds(tmp_path):
     computed = np.ones((4, 5), dtype=bool)
     computed[1, 2] = False

@@ -12,7 +12,7 @@ from surfaces import squared_distance, three_classes, three_lines
 from landscape.errors import InputError, StoreError
 from landscape.results import Trajectory, store
 from landscape.results.foreign import surface_files
-from landscape.results.regroup import regroup
+from landscape.results.regroup import regroup, verdict_of
 
 X, Y = np.linspace(-1, 1, 5), np.linspace(-2, 2, 9)
 
@@ -39,6 +39,14 @@ def test_a_line_of_theirs_with_both_splits(tmp_path):
     np.testing.assert_array_equal(found.centre_loss, [0.5, 0.5])
     np.testing.assert_allclose(found.centre_accuracy, [1 / 1.5, 1 / 1.5])
     assert found.axes == ("x",)
+
+
+def test_the_verdict_on_one_of_their_splits_keeps_what_was_remarked_on_the_file(tmp_path):
+    found = surface_files.read(goldstein(tmp_path / "s.h5", X, splits=("train", "test")))
+    found = dataclasses.replace(found, verdict=f"{found.verdict}; another remark")
+    of_one = verdict_of(found, [0])
+    assert of_one.endswith("; another remark")
+    assert "augmentation unknown" in of_one
 
 
 def test_what_they_had_not_computed_is_left_out_and_no_value(tmp_path):

@@ -252,6 +252,7 @@ def _title(spectrum: Spectrum, p: int, name_length: int) -> str:
     n, used, trained = (float(v[p]) for v in (spectrum.n_samples, spectrum.n_used, spectrum.train_counts))
     lines = [written.shorten(spectrum.parts[p], name_length)]
     if np.isfinite(n):  # a matrix without data has no samples
-        lines.append(f"n = {n:,.0f}" + (f" ({trained:,.0f} in training)" if trained != n else ""))
+        known = np.isfinite(trained) and trained != n
+        lines.append(f"n = {n:,.0f}" + (f" ({trained:,.0f} in training)" if known else ""))
         lines += [f"{used:,.0f} summed over"] if used != n else []
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from scipy.spatial.distance import squareform
 from landscape.errors import InputError, arg, position
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
+from landscape.plots.layout.parts import by_count, named
 from landscape.results import Distances, written
 
 MOST_NUMBERS = 12
@@ -88,7 +89,7 @@ def cross_losses(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     columns = _parts(distances, parts)
     rows = list(range(len(distances.points)))
     names = [_label(distances, i) for i in rows]
-    heads = [f"{written.shorten(distances.parts[p], 20)} ({distances.train_counts[p]:,})" for p in columns]
+    heads = [named(distances, p, 20) for p in columns]
     barriers = np.isfinite(distances.barrier).any()
     width = max(4.0, min(9.0, 0.45 * len(columns) + 2.6))
     with theme.theme():
@@ -125,7 +126,7 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     Raises:
         InputError: no such part, or neither barriers nor rises were computed.
     """
-    chosen = sorted(_parts(distances, parts), key=lambda p: -distances.train_counts[p])[:MOST_NUMBERS]
+    chosen = by_count(distances, _parts(distances, parts))[:MOST_NUMBERS]
     barriers, rises = np.isfinite(distances.barrier).any(), distances.hessian_rise
     if not barriers and rises is None:
         raise InputError(
@@ -138,7 +139,7 @@ def barrier_maps(distances: Distances, parts: Sequence[str] | None = None) -> Fi
     if barriers:
         shared = _from_zero(distances.barrier[..., chosen].mean(0))
         for p in chosen:
-            title = f"barrier of {written.shorten(distances.parts[p], 20)} ({distances.train_counts[p]:,})"
+            title = f"barrier of {named(distances, p, 20)}"
             maps.append((title, distances.barrier[..., p], shared, "rise of the loss", "viridis"))
     if rises is not None:
         most = float(np.abs(rises.mean(0)).max()) or 1.0
@@ -182,13 +183,11 @@ def point_map(distances: Distances, parts: Sequence[str] | None = None) -> Figur
     if len(chosen) < 3:
         raise InputError(f"a map needs at least three points, these are {len(chosen)}: choose another kind of figure")
     places, shares = scaled(distances.euclidean.mean(0)[np.ix_(chosen, chosen)])
-    by_count = sorted(
-        (i for i in chosen if distances.points[i] in distances.parts), key=lambda i: -_count(distances, i)
-    )
+    own = sorted((i for i in chosen if distances.points[i] in distances.parts), key=lambda i: -_count(distances, i))
     with theme.theme():
         fig, (ax,), _ = grids.grid(1, 1, 6.6, 4.8, ratio=1.0)
-        few = len(by_count) <= len(theme.palette())
-        colours = dict(zip(by_count, theme.palette() if few else theme.shades(len(by_count)), strict=False))
+        few = len(own) <= len(theme.palette())
+        colours = dict(zip(own, theme.palette() if few else theme.shades(len(own)), strict=False))
         near = 0.02 * np.ptp(places, axis=0).max()
         for k, (i, place) in enumerate(zip(chosen, places, strict=True)):
             sign, colour = ("o", colours[i]) if i in colours else ("D", theme.muted())
@@ -367,8 +366,11 @@ def _parts(distances: Distances, parts: Sequence[str] | None) -> list[int]:
 
 
 def _count(distances: Distances, point: int) -> int:
+    """Return the training samples of a point's part; -1 for other points, and where they are unknown."""
     name = distances.points[point]
-    return int(distances.train_counts[distances.parts.index(name)]) if name in distances.parts else -1
+    if name not in distances.parts:
+        return -1
+    return int(np.nan_to_num(float(distances.train_counts[distances.parts.index(name)]), nan=-1.0))
 
 
 def _label(distances: Distances, point: int) -> str:

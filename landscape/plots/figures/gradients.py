@@ -19,7 +19,7 @@ from landscape.errors import InputError, position, said
 from landscape.plots.layout import grids, paper, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground, ink
-from landscape.plots.layout.parts import by_name
+from landscape.plots.layout.parts import by_name, name_places, named, places
 from landscape.results import Gradients, written
 
 MOST_NUMBERS = 12  # parts whose cosines are written into the map
@@ -71,7 +71,7 @@ def cosine_map(gradients: Gradients, parts: Sequence[str] | None = None, *, poin
                 ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color=shade)
         shown = slice(None, None, -(-len(chosen) // MOST_LABELS))
         names = [written.shorten(gradients.parts[p], 24) for p in chosen]
-        counted = [f"{name} ({gradients.train_counts[p]:,})" for name, p in zip(names, chosen, strict=True)]
+        counted = [named(gradients, p, 24) for p in chosen]
         font = min(8.0, 0.8 * 72 * size * shown.step)
         places = np.arange(len(chosen))[shown]
         strip.set_yticks(places, labels=counted[shown], fontsize=font, parse_math=False)
@@ -142,22 +142,21 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
         InputError: no such part or checkpoint.
     """
     chosen, k = by_name(gradients, parts), _point(gradients, point)
-    counts = gradients.train_counts[chosen]
-    alike = len(chosen) > 1 and len(set(counts)) == 1  # of a balanced data set: side by side
-    x = np.arange(len(chosen)) if alike else counts
+    x, beside = places(gradients, chosen)
     colours = _colours()
     with theme.theme():
         fig, (sizes, shares), _ = grids.grid(2, 2, 8.6, 3.6)
         drawn = []
-        for beside, (name, label, marker) in enumerate((
+        kinds = (
             ("projected", "along $g$ (hollow: against it)", "^"),
             ("norm", "$|g_p|$", "o"),
             ("specific", "$|h_p|$, its own", "s"),
-        )):
+        )
+        for shift, (name, label, marker) in enumerate(kinds, -1):
             values, errors = (getattr(gradients, f)[k][chosen] for f in (name, f"{name}_stderr"))
             size = np.where(np.abs(values) > 0, np.abs(values), np.nan)  # a logarithmic axis has no place for zero
             drawn.append(size[np.isfinite(size)])
-            place = x + 0.15 * (beside - 1) if alike else x * 1.04 ** (beside - 1)
+            place = x + 0.15 * shift if beside else x * 1.04**shift
             _marks(sizes, place, size, errors, values < 0, marker, colours[name], label)
         values = np.concatenate(drawn)
         missing = int((~(gradients.norm[k][chosen] > 0)).sum())
@@ -173,12 +172,7 @@ def gradient_norms(gradients: Gradients, parts: Sequence[str] | None = None, *, 
         shares.set_ylabel("share of the whole")
         for ax in (sizes, shares):
             ax.legend(frameon=False, fontsize="small")
-            if alike:
-                ax.set_xticks([])
-                ax.set_xlabel(f"parts, each with {counts[0]:,} training samples")
-            else:
-                theme.log_scale(ax.xaxis, counts)
-                ax.set_xlabel("training samples of the part")
+            name_places(ax, gradients, chosen)
         fig.suptitle(_about(gradients, k), fontsize=9, parse_math=False)
     return fig
 
@@ -211,7 +205,7 @@ def gradient_layers(gradients: Gradients, parts: Sequence[str] | None = None, *,
         shares = 100 * squares / (squares.sum() or 1)
         names = [f"{name} ({share:.0f} %)" for name, share in zip(names, shares, strict=True)]
         brackets = f"the layer's share of |g|² and {brackets}"
-    heads = [f"{written.shorten(gradients.parts[p], 24)} ({gradients.train_counts[p]:,})" for p in chosen]
+    heads = [named(gradients, p, 24) for p in chosen]
     wide, high = min(5.0, max(1.2, 0.42 * len(heads))), min(9.0, max(1.2, 0.2 * len(names)))
     few = max(len(heads), len(names) / 2) <= MOST_NUMBERS
     with theme.theme():
@@ -405,7 +399,7 @@ def _course(ax: Axes, gradients: Gradients, parts: Sequence[str] | None) -> None
             linewidth=1.2,
             elinewidth=1,
             capsize=2,
-            label=f"{written.shorten(gradients.parts[p], 20)} ({gradients.train_counts[p]:,})",
+            label=named(gradients, p, 20),
         )
     ax.axhline(0, color=theme.muted(), linewidth=0.8)
     ax.set_xlabel("epoch" if known else "checkpoint, in order")

@@ -95,7 +95,9 @@ def _words(ax: Axes, spectrum: Spectrum, p: int, sample: int, shares: tuple[floa
 
 
 def _class_name(spectrum: Spectrum, label: float) -> str:
-    """Return the name of a class: that of the part that consists of this class, else its number."""
+    """Return the name of a class: that of the part that consists of this class, else its number, if it is known."""
+    if not np.isfinite(label):
+        return "no class"
     for part, classes in (spectrum.stated("partition", of=dict) or {}).items():
         if classes == [int(label)]:
             return str(part)

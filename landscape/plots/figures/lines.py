@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from landscape.errors import InputError, arg, said
 from landscape.plots.layout import panels, paper, theme
 from landscape.plots.layout.drawable import figure
-from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named
+from landscape.plots.layout.parts import MOST_PARTS, colours, heading, joined, named, weighting
 from landscape.plots.layout.planes import axis_labels, units
 from landscape.plots.layout.scales import Scale, label, scale
 from landscape.results import Surface, inference, written
@@ -70,7 +70,8 @@ def surface_lines(
         vmin: lower end of the loss axis.
         vmax: upper end of the loss axis.
         euclidean: x is the Euclidean length in parameter space.
-        errors: draw a band of one standard error over samples around each curve.
+        errors: draw a band of one standard error over samples around each curve; around the loss only, if samples or
+            the parts of a group have different weights.
 
     Returns:
         A new figure with two axes, or one if no accuracy is known, and a colour bar for more than twelve parts.
@@ -89,7 +90,8 @@ def surface_lines(
     words = [_signs(surface, drawn, euclidean), *shared.notes, f"Verdict: {surface.verdict}"]
     with theme.theme():
         fig, axes = _figure(drawn, heading(surface, joining), words, shared)
-        _marks(axes, surface, euclidean)
+        marks = dict(zip(surface.marks, surface.mark_position[:, 0].tolist(), strict=True))
+        _marks(axes, {"checkpoint": 0.0} | marks, drawn[0].unit)
         axes[-1].set_xlabel(_x_label(surface, euclidean), parse_math=False)
         if len(drawn) > MOST_PARTS:
             rank_bar(fig, axes, surface, chosen)
@@ -138,7 +140,8 @@ def compare_lines(
     labels = dict.fromkeys(_x_label(found, euclidean) for found, _ in surfaces.values())
     with theme.theme():
         fig, axes = _figure(drawn, title, words, shared)
-        _marks(axes, first, euclidean, others=False)
+        shared_end = first.barrier is not None and len({curve.unit for curve in drawn}) == 1
+        _marks(axes, {"checkpoint": 0.0} | ({"the other end": 1.0} if shared_end else {}), drawn[0].unit)
         axes[-1].set_xlabel(next(iter(labels)) if len(labels) == 1 else "coordinate", parse_math=False)
         panels.legend(axes[0], axes[0].get_legend_handles_labels()[0])
     return fig
@@ -159,8 +162,9 @@ def _curve(surface: Surface, p: int, name: str, colour: Any, euclidean: bool, er
     if errors:
         if surface.loss_stderr is None:
             raise InputError(f"this surface has no errors over samples: compute it again, or leave {arg('errors')} out")
-        # This formula is not valid for weighted draws, which are fewer and have different weights.
-        n = 1.0 if "draws" in surface.provenance else float(surface.n_samples[p])
+        # This formula is not valid for samples with different weights.
+        weighted = "draws" in surface.provenance or weighting(surface)
+        n = 1.0 if weighted else float(surface.n_samples[p])
         bands = surface.loss_stderr[p, 0, known], inference.share_stderr(accuracy, n)
     return _Curve(
         name=name,
@@ -258,14 +262,8 @@ def _arrow(ax: Axes, curve: _Curve) -> None:
     )
 
 
-def _marks(axes: Sequence[Axes], surface: Surface, euclidean: bool, *, others: bool = True) -> None:
+def _marks(axes: Sequence[Axes], found: Mapping[str, float], unit: float) -> None:
     """Draw a line at the checkpoint and at each other point of interest, with its name on top."""
-    unit = surface.unit_length[0] if euclidean else 1.0
-    found = {"checkpoint": 0.0}
-    if others:
-        found |= dict(zip(surface.marks, surface.mark_position[:, 0], strict=True))
-    elif surface.barrier is not None:
-        found["the other end"] = 1.0
     for ax in axes:
         limits = ax.get_xlim()
         for x in found.values():

@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground
-from landscape.plots.layout.parts import by_name
-from landscape.results import Sharpness, written
+from landscape.plots.layout.parts import by_name, name_places, named, places
+from landscape.results import Sharpness
 
 MOST_NAMES = 12
 _MARKERS = "os"  # a second shape where the ten colours are used up
@@ -39,7 +39,9 @@ def rises(sharpness: Sharpness, parts: Sequence[str] | None = None) -> Figure:
     order = by_name(sharpness, parts)
     with theme.theme():
         fig, (ball, noise, doubling), _ = grids.grid(3, 3, 11.4, 3.5)
-        x = _positions(sharpness, order, (ball, noise, doubling))
+        x = places(sharpness, order)[0]
+        for ax in (ball, noise, doubling):
+            name_places(ax, sharpness, order)
         colours = _colours(len(order))
         first, worst = sharpness.first_order_rise[order], sharpness.worst_rise[order]
         for i in range(len(order)):
@@ -76,20 +78,6 @@ def _over_samples(sharpness: Sharpness, name: str, order: Sequence[int]) -> np.n
     found = getattr(sharpness, f"{name}_sampling_stderr")
     errors: np.ndarray = np.zeros(len(order)) if found is None else np.nan_to_num(found[list(order)])
     return errors
-
-
-def _positions(sharpness: Sharpness, order: Sequence[int], panels: Sequence[Axes]) -> np.ndarray:
-    """Return the position of each part, and set the x axes: training samples, or an index if all are equal."""
-    counts: np.ndarray = sharpness.train_counts[list(order)]
-    alike = len(order) > 1 and len(set(counts)) == 1
-    for ax in panels:
-        if alike:
-            ax.set_xticks([])
-            ax.set_xlabel(f"parts, each with {counts[0]:,} training samples")
-        else:
-            theme.log_scale(ax.xaxis, counts)
-            ax.set_xlabel("training samples of the part")
-    return np.arange(len(order)) if alike else counts
 
 
 def _colours(n: int) -> list[str]:
@@ -145,7 +133,7 @@ def _legend(fig: Figure, sharpness: Sharpness, order: Sequence[int], colours: Se
             marker=_marker(i, len(order)),
             markersize=4.5,
             linestyle="",
-            label=f"{written.shorten(sharpness.parts[p], 20)} ({sharpness.train_counts[p]:,})",
+            label=named(sharpness, p, 20),
         )
         for i, (p, colour) in enumerate(zip(order, colours, strict=True))
     ]

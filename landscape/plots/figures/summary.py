@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ground
-from landscape.plots.layout.parts import by_count, positions
+from landscape.plots.layout.parts import by_count, name_places, places, positions
 from landscape.plots.layout.symbols import matrix
 from landscape.results import Spectrum, matched, over_samples, written
 
@@ -74,7 +74,7 @@ def _bands(axes: Sequence[Axes], spectrum: Spectrum, order: Sequence[int]) -> No
     if matched.refusal(spectrum) is not None:
         return
     found = matched.largest_at(spectrum, repetitions=100)
-    x = _places(spectrum, order)[0]
+    x = places(spectrum, order)[0]
     for ax, name in zip(axes, ("lambda_max", "trace", "trace per uncertainty"), strict=True):
         if name not in found:
             continue
@@ -101,23 +101,16 @@ def _bands(axes: Sequence[Axes], spectrum: Spectrum, order: Sequence[int]) -> No
         axes[0].set_title(f"grey: {who} with as few samples", parse_math=False)
 
 
-def _places(spectrum: Spectrum, order: Sequence[int]) -> tuple[np.ndarray, bool]:
-    """Return the positions of parts: their training samples, or an index if these are unknown or equal."""
-    counts = spectrum.train_counts[list(order)].astype(float)
-    alike = not np.isfinite(counts).all() or (len(order) > 1 and len(set(counts)) == 1)
-    return (np.arange(len(order), dtype=float), True) if alike else (counts, False)
-
-
 def _points(
     ax: Axes, spectrum: Spectrum, order: Sequence[int], values: np.ndarray, errors: np.ndarray, sure: np.ndarray
 ) -> None:
     colours = theme.palette()
-    places, alike = _places(spectrum, order)
+    x = places(spectrum, order)[0]
     named = len(order) <= MOST_NAMES
     for i, p in enumerate(order):
         colour = colours[i % len(colours)] if named else colours[0]
         ax.errorbar(
-            places[i],
+            x[i],
             values[p],
             yerr=np.nan_to_num(errors[p]),
             fmt=_MARKERS[i // len(colours)] if named else _MARKERS[0],
@@ -129,10 +122,4 @@ def _points(
             label=written.shorten(spectrum.parts[p], 28),
         )
     theme.log_scale(ax.yaxis, values[list(order)])
-    if alike:
-        ax.set_xticks([])
-        count = spectrum.train_counts[order[0]]
-        ax.set_xlabel(f"parts, each with {count:,} training samples" if np.isfinite(count) else "matrices")
-    else:
-        theme.log_scale(ax.xaxis, places)
-        ax.set_xlabel("training samples of the part")
+    name_places(ax, spectrum, order)

@@ -2,17 +2,30 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from landscape.errors import InputError, position
 from landscape.plots.layout import theme
-from landscape.results import Result, Sensitivity, Spectrum, Surface, Trajectory, written
+from landscape.results import (
+    Distances,
+    Gradients,
+    Result,
+    Sensitivity,
+    Sharpness,
+    Spectrum,
+    Surface,
+    Trajectory,
+    written,
+)
 from landscape.results.grouping import FEW, MANY
 from landscape.results.regroup import regroup, verdict_of
 
 S = TypeVar("S", bound=Surface)
+Counted: TypeAlias = Distances | Gradients | Sensitivity | Sharpness | Spectrum | Surface
+"""Results whose parts have training samples, as far as these are known."""
 
 MOST_PARTS = 12
 """More parts than this are joined into groups, unless they are asked for."""
@@ -86,15 +99,45 @@ def by_name(result: Any, parts: Sequence[str] | None, what: str = "part") -> lis
     return by_count(result, positions(result, parts, what))
 
 
-def by_count(result: Surface | Spectrum | Sensitivity, chosen: Iterable[int]) -> list[int]:
+def by_count(result: Counted, chosen: Iterable[int]) -> list[int]:
     """Order parts from the most training samples to the fewest, or leave them in order where the counts are unknown."""
     return sorted(chosen, key=lambda p: -np.nan_to_num(float(result.train_counts[p])))
 
 
-def named(result: Surface | Spectrum | Sensitivity, p: int, length: int = 18) -> str:
+def named(result: Counted, p: int, length: int = 18) -> str:
     """Write the name of a part with its training samples, "few (1,234)"; the name alone where they are not known."""
     trained = result.train_counts[p]
     return written.shorten(result.parts[p], length) + (f" ({int(trained):,})" if np.isfinite(trained) else "")
+
+
+def places(result: Counted, chosen: Sequence[int]) -> tuple[np.ndarray, bool]:
+    """Return the places of parts along an axis of training samples.
+
+    Args:
+        result: has the parts.
+        chosen: their positions.
+
+    Returns:
+        Their training samples, or an index if these are unknown or all equal; and whether it is an index.
+    """
+    counts = result.train_counts[list(chosen)].astype(float)
+    beside = not np.isfinite(counts).all() or (len(counts) > 1 and len(set(counts)) == 1)
+    return (np.arange(len(counts), dtype=float), True) if beside else (counts, False)
+
+
+def name_places(ax: Axes, result: Counted, chosen: Sequence[int]) -> None:
+    """Scale and label the x axis along which parts stand at their `places`."""
+    x, beside = places(result, chosen)
+    if not beside:
+        theme.log_scale(ax.xaxis, x)
+        ax.set_xlabel("training samples of the part")
+        return
+    ax.set_xticks([])
+    counts = result.train_counts[list(chosen)]
+    if np.isfinite(counts).all():
+        ax.set_xlabel(f"parts, each with {int(counts[0]):,} training samples")
+    else:
+        ax.set_xlabel("parts" if np.isfinite(result.n_samples[list(chosen)]).any() else "matrices")
 
 
 def title(surface: Surface, p: int, length: int) -> str:
@@ -123,11 +166,14 @@ def heading(surface: Surface, joining: str = "") -> str:
     method = None if isinstance(surface, Trajectory) else source.get("method")  # its runs may have several methods
     words = [str(w) for w in (method, source.get("model"), on) if w]
     split = f"{source['split']} samples" if source.get("split") else ""
-    regrouped = source.get("regrouped")
-    weights = regrouped.get("weights") if isinstance(regrouped, dict) else None
-    weighted = "" if weights in (None, "natural") else f"{weights if isinstance(weights, str) else 'given'} weights"
     first = written.shorten(", ".join(w for w in (" ".join(words), split) if w), 80)
-    return "\n".join(w for w in (first, ", ".join(w for w in (joining, weighted) if w)) if w)
+    return "\n".join(w for w in (first, ", ".join(w for w in (joining, weighting(surface)) if w)) if w)
+
+
+def weighting(surface: Surface) -> str:
+    """Write how the parts of each group are weighted; nothing where all samples count alike."""
+    weights = (surface.stated("regrouped", of=dict) or {}).get("weights")
+    return "" if weights in (None, "natural") else f"{weights if isinstance(weights, str) else 'given'} weights"
 
 
 def _groups(surface: S) -> S:

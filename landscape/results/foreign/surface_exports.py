@@ -22,7 +22,8 @@ from landscape.results import Surface, Trajectory, disk, store
 from landscape.results.regroup import regroup
 
 _HIDDEN = 2  # of vtkGhostType: this point is not drawn, nor are the cells around it
-_TYPES = {"f": "Float64", "i": "Int64", "u": "UInt8"}
+_TYPES = {"f": ("Float64", "<f8"), "i": ("Int64", "<i8"), "u": ("UInt8", "u1"), "b": ("UInt8", "u1")}
+"""VTK's name of a type and NumPy's, by NumPy's kind."""
 
 
 def write_vtk(
@@ -112,7 +113,7 @@ def _grid(file: BinaryIO, surface: Surface, heights: np.ndarray) -> None:
     data = {f"loss {part}": surface.loss[p].ravel() for p, part in enumerate(surface.parts)}
     if surface.accuracy is not None:
         data |= {f"accuracy {part}": surface.accuracy[p].ravel() for p, part in enumerate(surface.parts)}
-    data["computed"] = surface.computed.ravel().astype(np.uint8)
+    data["computed"] = surface.computed.ravel()
     data["vtkGhostType"] = np.where(hidden, _HIDDEN, 0).astype(np.uint8).ravel()
     x, y = np.meshgrid(surface.xcoordinates, surface.ycoordinates)
     points = np.stack([x, y, _drawable(heights)], axis=-1).reshape(-1, 3)
@@ -176,8 +177,9 @@ def _cells(name: str, lines: Sequence[np.ndarray]) -> str:
 
 def _array(name: str, values: np.ndarray) -> str:
     """Return an array with its length in bytes before it, both in base64 together."""
-    plain = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
+    kind, dtype = _TYPES["i" if values.dtype.kind == "u" and values.dtype.itemsize > 1 else values.dtype.kind]
+    plain = np.ascontiguousarray(values, dtype=dtype).tobytes()
     text = base64.b64encode(len(plain).to_bytes(8, "little") + plain).decode()
     components = f' NumberOfComponents="{values.shape[1]}"' if values.ndim == 2 else ""
     label = quoteattr(name)
-    return f'<DataArray type="{_TYPES[values.dtype.kind]}" Name={label}{components} format="binary">{text}</DataArray>'
+    return f'<DataArray type="{kind}" Name={label}{components} format="binary">{text}</DataArray>'

@@ -89,6 +89,7 @@ def read(path: str | Path, *, directions: str | Path | None = None, radius: floa
 
     Raises:
         StoreError: the file is missing, damaged, or no surface.
+        InputError: a file with directions for an .npz, which has none.
     """
     path = Path(path)
     try:
@@ -101,6 +102,9 @@ def read(path: str | Path, *, directions: str | Path | None = None, radius: floa
     if head == hdf5.SIGNATURE:
         return _goldstein(path, directions, radius)
     if head.startswith(_ZIP):
+        if directions is not None:
+            option = said("directions", "--dir-file")
+            raise InputError(f"{option} is for surfaces of {GOLDSTEIN}, {path} is an .npz: leave it out")
         return read_npz(path, radius=radius)
     raise StoreError(f"{path} is neither HDF5 nor .npz: surfaces of {GOLDSTEIN} are .h5, of others .npz")
 
