@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from landscape.errors import DataError, arg, one_line
 from landscape.results import disk, pickles
 
 _PIECE = 2**20  # bytes that are read at once
+_GZIP = b"\x1f\x8b"  # with which a .gz begins
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,20 @@ def _files(name: str, root: Path, wanted: set[str]) -> dict[str, bytes]:
     return _archived(name, root / release.archive, wanted)
 
 
+def _unpacked(archive: Path) -> BinaryIO:
+    """Open an archive; some browsers unpack a .gz as they fetch it."""
+    with open(archive, "rb") as file:
+        packed = file.read(len(_GZIP)) == _GZIP
+    return cast(BinaryIO, gzip.open(archive)) if packed else open(archive, "rb")
+
+
 def _archived(name: str, archive: Path, wanted: set[str]) -> dict[str, bytes]:
     """Read the wanted files of an archive; only their plain headers, because `tarfile` reads others without a limit."""
     folder = RELEASES[name].folder
     found: dict[str, bytes] = {}
     held, claimed = archive.stat().st_size, 0
     try:
-        with gzip.open(archive) as unpacked:
+        with _unpacked(archive) as unpacked:
             while any(block := unpacked.read(tarfile.BLOCKSIZE)):  # zeros are the end
                 member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
                 if member.size < 0:
