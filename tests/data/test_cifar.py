@@ -291,7 +291,7 @@ def test_an_archive_of_another_compression_is_refused(tmp_path):
     path = tmp_path / "cifar-10-python.tar.gz"
     archive(path, cifar_files("cifar10"))
     path.write_bytes(bz2.compress(gzip.decompress(path.read_bytes())))
-    with refused(DataError, "BadGzipFile"):
+    with refused(DataError, "cifar-10-python.tar.gz"):
         load("cifar10", root=tmp_path)
 
 
