@@ -66,6 +66,24 @@ class Features(nn.Module):
         return features, self.fc(features)
 
 
+class Shifts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp(nn.Tanh())
+
+    def forward(self, x):
+        return self.inner((x - 0.5) * 2)
+
+
+class Overwrites(Shifts):
+    """The same function, which changes its inputs."""
+
+    def forward(self, x):
+        x -= 0.5
+        x *= 2
+        return self.inner(x)
+
+
 @dataclass(frozen=True)
 class Case:
     make: object

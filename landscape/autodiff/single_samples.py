@@ -170,7 +170,7 @@ class Recorded:
         size = max(1, _ENTRIES // sum(p.numel() for p in chosen.values()))
         for start in range(0, len(self.values), size):
             piece = slice(start, start + size)
-            x, y = trees.take(self._inputs, piece), trees.take(self._targets, piece)
+            x, y = trees.clone(trees.take(self._inputs, piece)), trees.take(self._targets, piece)
             with torch.no_grad():
                 try:
                     found: dict[str, Tensor] = each(chosen, x, y, seeds[piece])
@@ -189,7 +189,7 @@ class Recorded:
         """Return the gradients of some samples by each of the other parameters, by a backward pass for each sample."""
         chosen = [self._model.get_parameter(name) for name in self._rest]
         rows = []
-        some = (trees.each(trees.take(tree, piece)) for tree in (self._inputs, self._targets))
+        some = (trees.each(trees.clone(trees.take(tree, piece))) for tree in (self._inputs, self._targets))
         for x, y, seed in zip(*some, seeds[piece], strict=True):
             value = (self._read(called.call(self._model, x), y)[0] * seed).sum()
             rows.append(torch.autograd.grad(value, chosen, materialize_grads=True))
@@ -223,7 +223,7 @@ def record(
     """
     chosen = parameters_of(model, params)
     first = batch_first(model, inputs, targets, read) if first is None else first
-    values, calls = recorded(model, lambda: read(called.call(model, inputs), targets), _SINGLE, first)
+    values, calls = recorded(model, lambda: read(called.call(model, trees.clone(inputs)), targets), _SINGLE, first)
     return Recorded(values, model, inputs, targets, read, chosen, calls, used_otherwise(values, calls, chosen))
 
 

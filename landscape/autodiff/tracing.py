@@ -247,9 +247,15 @@ def _has_shape_of_data(node: fx.Node) -> bool:
 
 
 def _drop_aliases(graph: fx.Graph) -> None:
+    """Drop what only names a tensor again, and copies of the same layout: nothing in the graph overwrites one."""
     for node in graph.nodes:
-        if node.target in (torch.ops.aten.alias.default, torch.ops.aten.detach.default):
+        if node.target in (_ATEN.alias.default, _ATEN.detach.default) or _is_mere_copy(node):
             node.replace_all_uses_with(node.args[0])
+
+
+def _is_mere_copy(node: Any) -> bool:
+    made = node.args[0].meta.get("tensor_meta") if node.target is _ATEN.clone.default and not node.kwargs else None
+    return made is not None and made.memory_format is not None  # a dense tensor
 
 
 def _free_batch_size(graph: fx.Graph, size: int, n_state: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from landscape.autodiff import costs, distributed, trees
+from landscape.autodiff import costs, distributed
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.threads import settle
 from landscape.autodiff.trees import Tree
@@ -94,7 +94,7 @@ def _tell_draws(console: Console, objective: Objective) -> None:
 @torch.no_grad()
 def _pass(objective: Objective, inputs: Tree, targets: Tree) -> None:
     with differentiable_attention():
-        objective.losses(objective.theta, trees.clone(inputs), targets)  # a model may overwrite what it is given
+        objective.losses(objective.theta, inputs, targets)
 
 
 def introduce(console: Console, objective: Objective) -> None:

@@ -17,7 +17,6 @@ embedding: it enters the loss, but autograd treats it as a constant.
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,9 +65,6 @@ def fault_of_second_derivative(kind: Kind, functions: Functions, theta: Tensors,
     Raises:
         NumericalError: PyTorch has no second derivative.
     """
-    # The batch is evaluated several times, and a model may overwrite its inputs.
-    logits = functions.logits
-    functions = replace(functions, logits=lambda t, inputs: logits(t, trees.clone(inputs)))
     with differentiable_attention():
         curved = kind.curved(functions, tuple(t.detach().requires_grad_() for t in theta), batch)
         if curved is None:

@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
-from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.callables import checked
 from landscape.curvature import traces
@@ -60,7 +59,7 @@ def curvature_operator(
     if isinstance(found, Factored) and found.factors is not None:
         inputs, targets = some_of(problem.parts[0].example(), 4)
         with differentiable_attention(), torch.no_grad():
-            z = objective.logits(objective.theta, trees.clone(inputs))
+            z = objective.logits(objective.theta, inputs)
         refuse_zero(objective, found.factors, z, targets)
     traced = None if backend == "reverse" else checked_trace(problem, found, required=backend == "linearized")
     refusal = cache(partial(traces.refusal, objective, found))

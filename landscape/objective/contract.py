@@ -97,7 +97,7 @@ def check(objective: "Objective") -> Kept:
 def reason(objective: "Objective", inputs: Tree) -> str:
     """Say why the losses of some samples are not finite, for a message."""
     return overflow.explained(
-        objective.model, inputs, lambda: objective.logits(objective.theta, trees.clone(inputs)), objective.dtype
+        objective.model, inputs, lambda: objective.logits(objective.theta, inputs), objective.dtype
     )
 
 
@@ -120,8 +120,7 @@ def _checked(objective: "Objective") -> Kept:
 
     def losses_of(some: slice) -> Tensor:
         with failures_named(trees.take(inputs, some)), differentiable_attention():
-            # Models may overwrite their inputs.
-            return objective.losses(theta, trees.clone(trees.take(inputs, some)), trees.take(targets, some))
+            return objective.losses(theta, trees.take(inputs, some), trees.take(targets, some))
 
     values = losses_of(slice(None))
     if not isinstance(values, Tensor) or values.shape != (len(index),):
@@ -164,7 +163,7 @@ def _takes_gradients(objective: "Objective", inputs: Tree) -> bool:
     """Say whether the forward pass needs gradient mode, for example because it calls torch.autograd.grad."""
     try:
         with differentiable_attention(), torch.no_grad():
-            objective.logits(objective.theta, trees.clone(inputs))
+            objective.logits(objective.theta, inputs)
     except RuntimeError as error:
         return "require grad" in str(error)
     except (
@@ -221,5 +220,5 @@ def _losses(objective: "Objective", index: np.ndarray) -> Tensor:
         for some in np.array_split(index, -(-len(index) // objective.batch_size)):
             inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
             with failures_named(inputs):
-                found.append(objective.losses(objective.theta, trees.clone(inputs), targets).detach())
+                found.append(objective.losses(objective.theta, inputs, targets).detach())
     return torch.cat(found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from landscape.autodiff import distributed, memory, trees
+from landscape.autodiff import distributed, memory
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide, zeros
 from landscape.errors import NumericalError
@@ -109,7 +109,7 @@ def reason(objective: "Objective", part: int) -> str:
         some = own[begin : begin + objective.batch_size]
         inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
         with differentiable_attention(), torch.no_grad():
-            values = objective.losses(objective.theta, trees.clone(inputs), targets)
+            values = objective.losses(objective.theta, inputs, targets)
         if not values.isfinite().all():
             return contract.reason(objective, inputs)
     return f"squares of losses beyond {LARGEST:g} overflow float64; did the training diverge?"

@@ -225,7 +225,8 @@ class Evaluator:
 
     def _logits(self, state: Sequence[Tensor], inputs: Tree) -> Tensor:
         varying = dict(zip(self._names, state, strict=True))
-        return self.objective.outputs.of(lambda some: functional_call(self.objective.model, varying, some), inputs)
+        run = partial(functional_call, self.objective.model, varying)
+        return self.objective.outputs.of(run, trees.clone(inputs))  # a model may overwrite what is kept
 
     def _batch(self, begin: int, end: int) -> tuple[Tree, Tree]:
         objective = self.objective

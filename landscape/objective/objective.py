@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff import devices, distributed, memory
+from landscape.autodiff import devices, distributed, memory, trees
 from landscape.autodiff.called import call, functional_call
 from landscape.autodiff.known import Known
 from landscape.autodiff.trees import Tree
@@ -387,7 +387,7 @@ class Objective:
 
         Args:
             theta: tensors of `layout`'s shapes.
-            inputs: of B samples.
+            inputs: of B samples; the model, which may overwrite them, gets a copy.
             fixed: what does not vary, in the order of `fixed`; None for the model's own.
 
         Returns:
@@ -395,7 +395,7 @@ class Objective:
         """
         others = self._fixed if fixed is None else dict(zip(self._fixed, fixed, strict=True))
         state = {**others, **dict(zip(self.layout.names, theta, strict=True))}
-        return self.outputs.of(lambda some: functional_call(self.model, state, some), inputs)
+        return self.outputs.of(lambda some: functional_call(self.model, state, some), trees.clone(inputs))
 
     def read(self, outputs: Any) -> Tensor:
         """Return the arguments of the loss, (B, K), from the model's output."""
@@ -403,7 +403,7 @@ class Objective:
 
     def logits_of(self, model: nn.Module, inputs: Tree) -> Tensor:
         """Evaluate another network of the model's kind; see `logits`."""
-        return self.outputs.of(partial(call, model), inputs)
+        return self.outputs.of(partial(call, model), trees.clone(inputs))
 
     def losses(self, theta: Sequence[Tensor], inputs: Tree, targets: Tree) -> Tensor:
         """Evaluate the loss of each sample at a point.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from layers import CASES, LABELS, N, case, loss_of, same, single_gradients
+from layers import CASES, LABELS, N, case, gradient, loss_of, same, single_gradients
 from torch import nn
 
 from landscape.autodiff import single_samples
@@ -103,6 +103,29 @@ def test_rows_of_recurrent_layers_equal_a_loop_over_samples(kind):
     found = single_samples.record(model, inputs, torch.zeros(5), lambda outputs, _: outputs)
     torch.testing.assert_close(found.rows(seeds, keep=True), expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(found.square_norms(seeds[None])[0][0], expected.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("recurrent", [False, True], ids=["vectorised", "one by one"])
+def test_rows_of_a_model_that_overwrites_its_inputs_equal_a_loop_over_samples(recurrent):
+    class Overwriting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.rnn = nn.Parameter(torch.ones(3)), nn.LSTM(3, 3, batch_first=True)
+
+        def forward(self, x):
+            x -= 0.5
+            x *= 2
+            return ((self.rnn(x)[0] if recurrent else x) * self.scale).sin().sum(1)
+
+    torch.manual_seed(0)
+    model, inputs = Overwriting().double(), torch.randn(5, 6, 3, dtype=torch.float64)
+    z, given = model(inputs.clone()), inputs.clone()
+    seeds = torch.randn(z.shape, dtype=z.dtype)
+    expected = torch.stack([gradient((z[i] * seeds[i]).sum(), model, retain_graph=True) for i in range(5)])
+    found = single_samples.record(model, inputs, torch.zeros(5), lambda outputs, _: outputs)
+    for _ in range(2):
+        same(found.rows(seeds, keep=True), expected)
+    assert torch.equal(inputs, given)
 
 
 def test_an_operation_whose_derivative_looks_at_numbers_goes_back_once_for_each_combination():

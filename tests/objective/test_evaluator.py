@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from cases import CASES, CLASS_SIZES, moved
+from cases import CASES, CLASS_SIZES, Case, Overwrites, Shifts, moved
 
 from landscape.errors import StoreError
 from landscape.objective import evaluator, points
@@ -66,6 +66,16 @@ def test_the_objectives_model_is_left_as_it_was():
     Evaluator(objective, batch_norm="reestimate", training_samples=8)(moved(objective))
     assert all(torch.equal(t, before[n]) for n, t in objective.model.state_dict().items())
     assert not objective.model.training
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_model_may_overwrite_its_inputs(traced):
+    """The inputs of the first point are kept for the second."""
+    objective, plain = Case(Overwrites).objective(), Case(Shifts).objective()
+    found, expected = Evaluator(objective, plain=not traced), Evaluator(plain)
+    assert found.traced is traced
+    for seed in range(2):
+        np.testing.assert_allclose(found(moved(objective, seed))[0], expected(moved(plain, seed))[0], rtol=1e-12)
 
 
 def test_a_loss_that_is_not_finite_stays_so_and_counts_as_wrong():

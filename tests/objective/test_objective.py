@@ -14,7 +14,7 @@ from landscape.data import datasets
 from landscape.data.partition import Partition
 from landscape.errors import InputError, StoreError
 from landscape.objective.parts import make_partition
-from tests.cases import Case, mlp
+from tests.cases import Case, Overwrites, Shifts, mlp
 from tests.exact import differences
 
 
@@ -23,10 +23,11 @@ def tangent(objective):
     return v / v.norm()
 
 
-def products(objective):
-    """Return H v of each part, (P, D)."""
+def products(objective, kind="hessian", **options):
+    """Return H v of each part, (P, D), or that of another matrix."""
     v = tangent(objective)
-    return ls.hessian(objective).matvec(v.expand(len(objective.partition), 1, -1))[:, 0]
+    operator = ls.curvature_operator(objective, kind, **options)
+    return operator.matvec(v.expand(len(objective.partition), 1, -1))[:, 0]
 
 
 def seeded(make):
@@ -173,22 +174,13 @@ def test_a_first_class_of_one_sample_hides_no_coupling():
         ls.load_objective(model=model, dataset=data, partition="class")
 
 
-class Overwrites(Keeps):
-    def forward(self, x):
-        x -= 0.5
-        x *= 2
-        return self.inner(x)
-
-
-class Shifts(Keeps):
-    def forward(self, x):
-        return self.inner((x - 0.5) * 2)
-
-
-def test_a_model_may_overwrite_its_inputs():
-    objective = Case(Overwrites).objective()
+@pytest.mark.parametrize("kind", ["hessian", "ggn", "residual"])
+@pytest.mark.parametrize("backend", ["auto", "reverse"])
+def test_a_model_may_overwrite_its_inputs(kind, backend):
+    objective, plain = Case(Overwrites).objective(), Case(Shifts).objective()
     inputs = objective.samples.inputs.clone()
-    torch.testing.assert_close(products(objective), products(Case(Shifts).objective()))
+    found, expected = (products(own, kind, backend=backend) for own in (objective, plain))
+    torch.testing.assert_close(found, expected)
     assert torch.equal(objective.samples.inputs, inputs)
 
 
