@@ -104,7 +104,7 @@ def series(
 
     if out is None:
         return computed(None)
-    begun = {**known, "dtype": about["dtype"], **source, "the weights of": read_from}
+    begun = {**source, "dtype": about["dtype"], **known, "the weights of": read_from}
     with jobs.open_journal(out, begun, overwrite=overwrite, replaces=bool(before)) as journal:
         result = computed(journal)
         journal.finish(result)

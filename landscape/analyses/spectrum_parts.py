@@ -255,7 +255,7 @@ class OfOperator(Subject):
         if self.source is None:
             return None
         dtype = str(self.operator.dtype).removeprefix("torch.")
-        return asdict(self.options) | {"dtype": dtype, "parts": list(self.parts), **self.source}
+        return {**self.source, "dtype": dtype, "parts": list(self.parts), **asdict(self.options)}
 
     def plan(self) -> Plan:
         """Return the steps whose costs are declared."""

@@ -207,7 +207,7 @@ def _joined(operators: Sequence[Operator]) -> Operator:
 
     def source() -> Mapping[str, Any] | None:
         sources = {part: operator.source() for part, operator in by_part.items()}
-        return None if None in sources.values() else sources
+        return None if None in sources.values() else {"matrices": sources}
 
     return Operator(
         matvec=lambda V: torch.cat([operator.matvec(v[None]) for operator, v in zip(operators, V, strict=True)]),

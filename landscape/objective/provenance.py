@@ -27,7 +27,8 @@ def fingerprint(objective: Objective, options: Mapping[str, Any]) -> dict[str, A
     Returns:
         The values that `jobs.open_journal` compares before it continues a run.
     """
-    return {**options, "dtype": str(objective.dtype).removeprefix("torch."), **dict(objective.source)}
+    dtype = str(objective.dtype).removeprefix("torch.")
+    return {**dict(objective.source), "dtype": dtype, **options}  # `method` is an option, and also that of a training
 
 
 def provenance(objective: Objective, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from interruptions import Interrupting
 from refusals import refused
 from torch import nn
 
@@ -114,6 +115,16 @@ def test_the_weights_of_the_objective_take_no_part_and_stay(run, spectra):
     again = ls.series(ls.spectrum, mine, run / "net-1.pt", **QUICK)
     np.testing.assert_array_equal(again.lambda_max[0], spectra.lambda_max[1, 1:])
     assert all(torch.equal(t, before[name]) for name, t in mine.model.state_dict().items())
+
+
+def test_an_unfinished_series_of_another_method_is_not_continued(run, tmp_path):
+    """Also if the checkpoints state the method of their training, which has the same name."""
+    mine = dataclasses.replace(objective(), source={**objective().source, "method": "ce"})
+    out, options = tmp_path / "series.h5", {"operator": "ggn", "method": "lanczos", **QUICK}
+    with pytest.raises(KeyboardInterrupt):
+        ls.series(ls.spectrum, mine, str(run), out=out, **options, progress=Interrupting(2))
+    with refused(StoreError, "rows", method="lanczos"):
+        ls.series(ls.spectrum, mine, str(run), out=out, **options | {"method": "rows"})
 
 
 def test_an_interrupted_series_goes_on_within_its_checkpoint(run, spectra, tmp_path, monkeypatch):

@@ -226,6 +226,16 @@ def test_a_result_file_is_resumed_part_by_part(tmp_path):
         assert s.parts == reference.parts
 
 
+def test_a_run_of_another_method_is_not_continued(tmp_path):
+    """Also if the checkpoint states the method of its training, which has the same name."""
+    objective = CASES["mlp-tanh"].objective(source={"method": "ce"})
+    options = {"operator": "ggn", "steps": 5, "probes": 1, "out": tmp_path / "out.h5"}
+    with pytest.raises(KeyboardInterrupt):
+        ls.spectrum(objective, **options, method="lanczos", progress=Interrupting(1))
+    with refused(StoreError, "rows", method="lanczos"):
+        ls.spectrum(objective, **options, method="rows")
+
+
 def test_provenance_says_how_to_do_it_again(tmp_path):
     ls.spectrum(CASES["mlp-tanh"].objective(), steps=5, probes=1, seed=3, out=tmp_path / "a.h5")
     found = ls.load(tmp_path / "a.h5").provenance

@@ -121,6 +121,19 @@ def test_a_matrix_that_is_known_by_a_fingerprint_is_resumed(tmp_path, make, othe
     assert np.array_equal(ls.load(out).alpha, expected.alpha)
 
 
+def test_parts_may_be_called_like_options(tmp_path):
+    """Neither hides the other: matrices of the parts distinguish runs, and so does the seed."""
+    out, named = tmp_path / "out.h5", {"seed": STACK[0], "versions": STACK[1]}
+    options = {"steps": 5, "probes": 2}
+    with pytest.raises(KeyboardInterrupt):
+        ls.spectrum(named, out=out, **options, progress=Interrupting(1))
+    with refused(StoreError, 7, seed=0):
+        ls.spectrum(named, out=out, seed=7, **options)
+    with pytest.raises(StoreError, match="was begun"):
+        ls.spectrum(named | {"seed": STACK[1]}, out=out, **options)
+    assert "torch" in ls.spectrum(named, out=out, **options).provenance["versions"]
+
+
 def test_products_without_a_fingerprint_keep_nothing_and_write_the_result(tmp_path):
     out, stack = tmp_path / "out.h5", {"a": aslinearoperator(STACK[0]), "b": aslinearoperator(STACK[1])}
     with pytest.raises(KeyboardInterrupt):
