@@ -1,7 +1,8 @@
 """Choose the task and the loss of a model on data, and express the loss as a function of rows z of outputs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from landscape.autodiff import trees
 from landscape.autodiff.called import call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
+from landscape.autodiff.wide import wide
 from landscape.data.samples import Samples
 from landscape.errors import InputError, arg, check_choice, unknown
 from landscape.networks import losses, outputs, tasks
@@ -20,6 +22,7 @@ from landscape.networks.outputs import Outputs
 from landscape.networks.tasks import TASKS, Task
 
 _EXAMPLES = 2  # number of samples for a test of the model's outputs: the axis of this length is the axis of samples
+_CLASSES = 64  # the most at which a user's loss is evaluated to tell it from others of its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class Measured:
     outputs: Outputs
     loss: Callable[[Tensor, Tree], Tensor]  # (z, targets) -> (B,)
     likelihood: Callable[[Tensor, Tree], Tensor] | None
-    name: str  # of the loss
+    name: str  # of the loss; that of a user's function ends with two of its values, because closures share their names
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,47 @@ def settle(
     Raises:
         InputError: they do not fit each other, the outputs or the targets.
     """
+    found = _settled(model, samples, loss, task, index, device, dtype)
+    if loss is None or (isinstance(loss, str) and ":" not in loss):
+        return found
+    if found.task.has_classes:
+        targets: Tree = torch.arange(min(_CLASSES, len(samples.class_names)), device=device)
+    else:
+        targets = samples.batch(np.arange(min(_EXAMPLES, len(samples))), device, dtype)[1]
+    return replace(found, name=" ".join([found.name, *_at_drawn_outputs(found, targets, dtype)]))
+
+
+def _at_drawn_outputs(found: Measured, targets: Tree, dtype: torch.dtype) -> list[str]:
+    """Return two means of a user's loss, in digits that rounding does not change; neither depends on the data.
+
+    The first outputs are between 0 and 1, as a loss of probabilities needs them. What a loss does not accept is left
+    out.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(t: Tensor) -> Tensor:
+        return torch.rand(t.shape, generator=generator, dtype=torch.float64).to(t)
+
+    n, device, means = trees.size(targets), trees.device(targets), list[str]()
+    if not found.task.has_classes:
+        targets = trees.mapped(lambda t: drawn(t) if t.is_floating_point() else torch.zeros_like(t), targets)
+    for scale in (1, 10):
+        z = scale * drawn(torch.empty(n, found.outputs.size, dtype=dtype, device=device))
+        with suppress(Exception), differentiable_attention():
+            means.append(f"{wide(found.loss(z, targets)).mean().item():.4g}")
+    return means
+
+
+def _settled(
+    model: nn.Module,
+    samples: Samples,
+    loss: str | Callable[[Any, Tree], Tensor] | None,
+    task: str | None,
+    index: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Measured:
+    """Choose as `settle` does, with the plain name of the loss."""
     chosen = _task(samples, loss, task)
     if loss is None and chosen.name == "own":
         raise InputError(f"the task own needs a {arg('loss')}, a function of (output, target)")

@@ -1,0 +1,79 @@
+"""What tells a user's loss from others of its name."""
+
+from functools import partial
+
+import pytest
+import torch
+from interruptions import Interrupting
+from refusals import refused
+from torch import nn
+from torch.nn import functional as F
+
+import landscape as ls
+from landscape.errors import StoreError
+
+X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+TARGETS = {
+    "classes": torch.arange(12) % 3,
+    "numbers": torch.randn(12, 3, generator=torch.Generator().manual_seed(1)),
+    "shares": torch.rand(12, 3, generator=torch.Generator().manual_seed(2)),
+}
+
+
+def objective(loss, kind="classes", seed=0, **options):
+    torch.manual_seed(seed)
+    layers = [nn.Linear(4, 3)] + [nn.Sigmoid()] * (kind == "shares")
+    return ls.make_objective(nn.Sequential(*layers), (X, TARGETS[kind]), loss=loss, **options)
+
+
+def focal(gamma):
+    def loss(z, y):
+        values = F.cross_entropy(z, y, reduction="none")
+        return (1 - torch.exp(-values)) ** gamma * values
+
+    return loss
+
+
+class Huber:
+    def __init__(self, delta):
+        self.delta = delta
+
+    def __call__(self, z, y):
+        return F.huber_loss(z, y, reduction="none", delta=self.delta).mean(1)
+
+
+def weighted(z, y, weight):
+    return weight * F.binary_cross_entropy(z, y, reduction="none").mean(1)
+
+
+LOSSES = {
+    "a closure": (focal, "classes"),
+    "an object": (Huber, "numbers"),
+    "of probabilities": (lambda weight: partial(weighted, weight=weight), "shares"),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_one_name_that_differ_are_told_apart_and_the_same_loss_is_known_again(name):
+    make, kind = LOSSES[name]
+    one, again, other = (objective(make(number), kind, seed=k) for k, number in enumerate((1.0, 1.0, 2.0)))
+    assert one.source["loss"] == again.source["loss"] != other.source["loss"]
+    assert objective(make(1.0), kind, dtype="float64").source["loss"] == one.source["loss"]
+
+
+def test_a_loss_that_accepts_no_other_outputs_has_its_name_alone():
+    def picky(z, y):
+        if z.min() >= 0 and len(z) == 3:
+            raise ValueError("these are not of the model")
+        return F.cross_entropy(z, y, reduction="none")
+
+    assert objective(picky).source["loss"] == picky.__qualname__
+
+
+def test_an_unfinished_run_with_another_loss_of_the_name_is_not_continued(tmp_path):
+    options = {"steps": 3, "probes": 1, "out": tmp_path / "out.h5"}
+    with pytest.raises(KeyboardInterrupt):
+        ls.spectrum(objective(focal(1), parts="class"), **options, progress=Interrupting(1))
+    with refused(StoreError, "loss"):
+        ls.spectrum(objective(focal(2), parts="class"), **options)
+    assert len(ls.spectrum(objective(focal(1), parts="class"), **options).parts) == 3
