@@ -15,6 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -41,7 +42,8 @@ _BESIDE = re.compile(r"(.*[_/ ])?(epoch|step|acc|accuracy|prec|top)[@_]?\d?", re
 _OF_MODULES = {"_parameters", "_buffers", "_modules"}  # attributes that every module has
 _SAFETENSORS = ".safetensors"
 _SHOWN = 6  # names that a message lists
-_DEEPEST_MODULE = 100  # depth of modules in modules
+_DEEPEST = 100  # values in values where weights are searched
+_LETTERS = 2**22  # letters of the names in a module, of which a small file may hold exponentially many
 _LARGEST = 2**63  # length of a number beside the weights
 
 
@@ -312,51 +314,59 @@ def _entries(value: Any) -> dict[str, Any]:
     return {}
 
 
-def _weights(value: Any) -> dict[str, Tensor] | None:
+def _weights(value: Any, *, halves: bool = True) -> dict[str, Tensor] | None:
     """Return name -> tensor if the value is such a mapping, a module, or the two halves of a decoupled model."""
     if isinstance(value, nn.Module):
         return _weights(value.state_dict())
     if isinstance(value, pickles.Foreign) and isinstance(value.state, dict) and value.state.keys() >= _OF_MODULES:
-        return _weights(_of_module(value, ""))
+        return _weights(_of_module(value))
     if not isinstance(value, Mapping | pickles.Foreign):
         return None
     entries = {k: v for k, v in _entries(value).items() if not k.endswith("_extra_state")}
-    if set(entries) == _DECOUPLED:
-        halves = [_weights(entries[name]) for name in sorted(_DECOUPLED, reverse=True)]
-        if halves[0] and halves[1] and not halves[0].keys() & halves[1].keys():
-            return halves[0] | halves[1]
-        return None
+    if halves and set(entries) == _DECOUPLED:
+        first, second = (_weights(entries[name], halves=False) for name in sorted(_DECOUPLED, reverse=True))
+        return first | second if first and second and not first.keys() & second.keys() else None
     if not entries or not all(isinstance(t, Tensor) for t in entries.values()):
         return None
     return {k: t.detach() for k, t in entries.items()}
 
 
-def _of_module(module: Any, prefix: str, depth: int = 0) -> dict[str, Any]:
+def _of_module(module: Any) -> dict[str, Any]:
     """Return the state of a module that was saved whole, as its `state_dict` would, without its code."""
-    state = module.state if isinstance(module, pickles.Foreign) and isinstance(module.state, dict) else {}
-    if depth > _DEEPEST_MODULE or not state.keys() >= _OF_MODULES:
-        return {prefix: module}  # not a tensor: the module is refused
-    own = {**_entries(state["_parameters"]), **_entries(state["_buffers"])}
-    passing = state.get("_non_persistent_buffers_set")
-    own = {n: t for n, t in own.items() if t is not None and not (isinstance(passing, set) and n in passing)}
-    found = {f"{prefix}{name}": tensor for name, tensor in own.items()}
-    for name, child in _entries(state["_modules"]).items():
-        if child is not None:
-            found |= _of_module(child, f"{prefix}{name}.", depth + 1)
+    found, ahead, room = dict[str, Any](), [("", module)], _LETTERS
+    while ahead:
+        prefix, module = ahead.pop()
+        state = module.state if isinstance(module, pickles.Foreign) and isinstance(module.state, dict) else {}
+        if not state.keys() >= _OF_MODULES:
+            return {prefix: module}  # not a tensor: the module is refused
+        own = {**_entries(state["_parameters"]), **_entries(state["_buffers"])}
+        passing = state.get("_non_persistent_buffers_set")
+        own = {n: t for n, t in own.items() if t is not None and not (isinstance(passing, set) and n in passing)}
+        children = {name: child for name, child in _entries(state["_modules"]).items() if child is not None}
+        room -= sum(len(prefix) + len(name) + 1 for name in (*own, *children))
+        if room < 0:
+            return {prefix: module}
+        found |= {f"{prefix}{name}": tensor for name, tensor in own.items()}
+        ahead += [(f"{prefix}{name}.", child) for name, child in reversed(children.items())]
     return found
 
 
-def _search(content: Any) -> tuple[str, dict[str, Tensor] | None]:
+def _search(content: Any, seen: set[int] | None = None, depth: int = 0) -> tuple[str, dict[str, Tensor] | None]:
     """Look for weights under the usual names, then one level below these, then in the whole file."""
+    seen = set() if seen is None else seen  # by identity: a value of a pickle may hold itself, or another many times
+    if id(content) in seen or depth > _DEEPEST:
+        return "", None
+    seen.add(id(content))
+    deeper = partial(_search, seen=seen, depth=depth + 1)
     entries = _entries(content)
     if isinstance(content, list | tuple):
-        holding = {name: found for name, value in entries.items() if (found := _search(value))[1] is not None}
+        holding = {name: found for name, value in entries.items() if (found := deeper(value))[1] is not None}
         if len(holding) == 1:  # as from `torch.save((model.state_dict(), epoch), path)`
             [(name, (below, state))] = holding.items()
             return ".".join(filter(None, (name, below))), state
         return "", None
     for name in (name for name in _KEYS if name in entries):
-        below, state = _search(entries[name])
+        below, state = deeper(entries[name])
         if state is not None:
             return ".".join(filter(None, (name, below))), state
     return "", _weights(content)

@@ -71,6 +71,10 @@ def load(folder: str) -> nn.Module:
                 f"{folder} is an adapter of {base}, which is not a local folder (nothing is downloaded): write the "
                 f"path of the base model's folder into {adapter}"
             )
+        if (Path(base) / adapter.name).is_file():
+            raise InputError(
+                f"{base}, the base of {folder}, is an adapter itself: write the folder of a model into {adapter}"
+            )
         model = load(base)
         return _made(
             folder, lambda: _library("peft", folder).PeftModel.from_pretrained(model, folder, is_trainable=True)

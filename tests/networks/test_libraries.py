@@ -135,6 +135,14 @@ def test_a_configuration_that_asks_for_code_or_another_class_is_refused(here):
             ls.load_objective("folder", dataset=DOCUMENTS, task="next-token")
 
 
+def test_an_adapter_of_an_adapter_is_refused(here):
+    os.mkdir("adapter")
+    with open("adapter/adapter_config.json", "w") as file:
+        json.dump({"base_model_name_or_path": "adapter"}, file)
+    with refused(InputError, "adapter", "adapter/adapter_config.json"):
+        ls.load_objective("adapter", dataset=DOCUMENTS, task="next-token")
+
+
 def test_an_adapter_is_read_with_its_base_and_its_own_parameters_vary(here):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     peft = pytest.importorskip("peft", reason="peft is not installed")
