@@ -289,11 +289,13 @@ class Objective:
 
     @property
     def trained(self) -> np.ndarray:
-        """Training samples of each part's classes, (P,); nan for samples without classes."""
-        counts, classes = self.samples.class_counts, self.partition.classes or [()] * len(self.partition)
-        if not self.samples.class_names:
-            return np.full(len(self.partition), np.nan)
-        return np.array([counts[list(own)].sum() if own else counts.sum() for own in classes])
+        """Training samples of each part's classes, (P,); nan for parts or samples without classes."""
+        counts, parts = self.samples.class_counts, self.partition
+        if self.samples.class_names and parts.classes:
+            return np.array([counts[list(own)].sum() for own in parts.classes])
+        if self.samples.class_names and parts.names == ("all",):
+            return np.array([counts.sum()])
+        return np.full(len(parts), np.nan)
 
     @checked
     def part(self, name: str) -> int:

@@ -230,6 +230,23 @@ def test_a_weight_decay_that_is_none_is_refused(value):
         Case(lambda: mlp(nn.Tanh())).objective(weight_decay=value)
 
 
+def test_training_samples_are_known_of_classes_alone():
+    """Or each domain would claim those of all, and the first domain would be the head."""
+    data, known = (
+        (torch.randn(10, 4), torch.tensor([0] * 5 + [1] * 3 + [2] * 2)),
+        {"class": [5, 3, 2], "head-tail": [5, 2], "all": [10]},
+    )
+    for parts, counts in known.items():
+        assert ls.make_objective(nn.Linear(4, 3), data, parts=parts).trained.tolist() == counts
+    objective = ls.make_objective(nn.Linear(4, 3), data, parts=["a", "b"] * 5)
+    assert np.isnan(objective.trained).all()
+    assert objective.alone("all").trained.tolist() == [10]
+    found = ls.surface1d(objective, n=3)
+    for groups in ({"groups": "head-tail"}, {"groups": "all", "weights": "training"}):
+        with pytest.raises(InputError, match="training samples"):
+            ls.regroup(found, **groups)
+
+
 def test_a_group_that_is_named_twice_is_refused(tmp_path):
     (tmp_path / "groups.json").write_text('{"a": [0], "a": [1]}')
     samples = datasets.from_dataset((torch.ones(3, 2), torch.tensor([0, 1, 2])))
