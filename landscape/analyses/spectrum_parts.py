@@ -28,6 +28,7 @@ from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import Kind
 from landscape.curvature.operators import Backend, curvature_operator
 from landscape.curvature.places import Room
+from landscape.errors import InputError, arg
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import about_run, fingerprint, provenance
@@ -166,6 +167,12 @@ class _ObjectiveJob(Job):
         per_sample = None
         if self.by_samples:
             per_sample = self._per_sample(shared, part)
+            if options.method == "rows" and per_sample.kept is None:
+                memory, most = arg("cache_bytes"), f"{of_samples.MOST_ROWS:,}"
+                raise InputError(
+                    f"{arg('method', 'rows')} is not possible: {name} needs more rows than {most} or than {memory} "
+                    f"holds: raise {memory} or {arg('ggn_tol')}, or use {arg('method', 'lanczos')}"
+                )
             self.lengths[part] = per_sample.lengths
             fields |= of_samples.eigenvalues(per_sample)
             if per_sample.kept is not None and per_sample.complete and options.method != "lanczos":
