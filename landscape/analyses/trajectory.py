@@ -94,7 +94,7 @@ def trajectory(
         for name, (point, _) in path.items()
     }
     along = plane or plane_of(objective, list(marks.values()), anchors or {})
-    named = {**marks, **{name: point for name, point in (anchors or {}).items() if name not in marks}}
+    named = points.joined(marks, anchors or {})
     policy = batch_norm or policy_on(objective, along, through=bool(anchors))
     options = Options(batch_norm=policy, training_samples=training_samples, seed=seed, bf16=bf16, refine=refine)
     if n**2 > MOST_POINTS:

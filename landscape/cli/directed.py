@@ -88,7 +88,7 @@ def directed(
     """
     kind = chosen.kind
     others = _others(objective, chosen, console, reading)
-    marks = (dict(others) if kind == "ckpt" else {}) | read(objective, chosen.mark, reading)
+    marks = points.joined(others if kind == "ckpt" else {}, read(objective, chosen.mark, reading))
     if kind in AROUND:
         found = around(
             objective, n_axes, kind=kind, of=chosen.of, seed=chosen.seed, norm=chosen.norm, ignore=chosen.ignore
@@ -101,7 +101,7 @@ def directed(
         )
         path = read(objective, files, reading)
         found = directions.principal(objective, list(path.values()), n_axes)
-        marks |= path
+        marks = points.joined(marks, path)
     else:
         found = stored_plane(objective, kind, n_axes, own_origin=not chosen.plane_origin)
     if chosen.orthogonal and kind not in _AS_DRAWN:

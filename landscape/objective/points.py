@@ -7,7 +7,7 @@ stay positive however far a line is extended, whereas linear interpolation gives
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -192,6 +192,28 @@ def set_point(model: nn.Module, layout: Layout, point: Point) -> None:
 def objective_at(objective: Objective, point: Point) -> Objective:
     """Return an objective of the same data, parts and loss at a point."""
     return objective.of_network(network_at(objective, point))
+
+
+def joined(some: Mapping[str, Point], others: Mapping[str, Point]) -> dict[str, Point]:
+    """Return two sets of named points as one; of equal points with the same name, only one is kept.
+
+    Args:
+        some: these keep their names.
+        others: a point of these with the name of another point is called "name (2)", or by a higher number.
+
+    Returns:
+        The points by their names.
+    """
+    found = dict(some)
+    for name, point in others.items():
+        names = (name, *(f"{name} ({n})" for n in range(2, len(found) + 2)))
+        free = next(n for n in names if n not in found or _equal(found[n], point))
+        found[free] = point
+    return found
+
+
+def _equal(first: Point, second: Point) -> bool:
+    return torch.equal(first.theta, second.theta) and torch.equal(first.buffers, second.buffers)
 
 
 def digest(some: Iterable[Point]) -> str:

@@ -85,6 +85,16 @@ def test_a_plane_through_chosen_checkpoints_holds_them():
     np.testing.assert_allclose(found.mark_loss[-1], expected, rtol=1e-12)
 
 
+def test_a_chosen_checkpoint_with_the_name_of_another_is_drawn_too():
+    objective = CASES["mlp-tanh"].objective()
+    path, other = path_of(objective, 0), path_of(objective, 1)
+    anchors = {"epoch-0": other["epoch-0"][0], "epoch-1": path["epoch-1"][0]}
+    found = ls.trajectory(objective, {"run": path}, anchors=anchors, n=2)
+    assert found.marks == (*path, "epoch-0 (2)")
+    assert found.mark_run.tolist() == [0, 0, 0, 0, -1]
+    np.testing.assert_allclose(found.mark_loss[4], Evaluator(objective)(other["epoch-0"][0])[0], rtol=1e-12)
+
+
 @pytest.mark.parametrize("margin", [0.0, 0.5])
 def test_the_grid_reaches_around_all_checkpoints_and_the_origin_by_the_margin(margin):
     """Checkpoints all on one side of the origin, on two coordinates of which both are positive."""

@@ -1,6 +1,7 @@
 """`landscape surface1d`, `surface2d`, `trajectory` and `distances` from end to end, good words and bad."""
 
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -64,12 +65,15 @@ def test_a_checkpoint_of_our_own_needs_no_other_option(here, capsys):
 
 def test_a_line_to_another_checkpoint_states_the_barrier(here, capsys):
     out = str(here / "b.h5")
+    (here / "else").mkdir()
+    mark = shutil.copy("snapshots/epoch-0000.pt", here / "else" / "other.pt")
     words = ["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--x=0:1:5", "-o", out, "--json", *FEW]
-    assert main(words) == 0
+    assert main([*words, "--mark", str(mark)]) == 0
     document = json.loads(capsys.readouterr().out)
     found = ls.load(out)
     assert [p["barrier"] for p in document["parts"]] == pytest.approx(found.barrier.tolist())
-    assert found.marks == ("other",)
+    assert found.marks == ("other", "other (2)")
+    assert found.mark_position[1, 0] != pytest.approx(1)
     assert main([*words[:5], "--x=0:1:3", "--match", "-o", str(here / "m.h5"), *FEW]) == 0
     assert "matching:" in capsys.readouterr().err
 
