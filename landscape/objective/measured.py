@@ -18,7 +18,7 @@ from landscape.data.samples import Samples
 from landscape.errors import InputError, arg, check_choice, unknown
 from landscape.networks import losses, outputs, tasks
 from landscape.networks.models import failures_named
-from landscape.networks.outputs import Outputs
+from landscape.networks.outputs import Logits, Outputs
 from landscape.networks.tasks import TASKS, Task
 
 _EXAMPLES = 2  # number of samples for a test of the model's outputs: the axis of this length is the axis of samples
@@ -76,10 +76,7 @@ def settle(
     found = _settled(model, samples, loss, task, index, device, dtype)
     if loss is None or (isinstance(loss, str) and ":" not in loss):
         return found
-    if found.task.has_classes:
-        targets: Tree = torch.arange(min(_CLASSES, len(samples.class_names)), device=device)
-    else:
-        targets = samples.batch(np.arange(min(_EXAMPLES, len(samples))), device, dtype)[1]
+    targets = samples.batch(np.arange(min(_EXAMPLES, len(samples))), device, dtype)[1]
     return replace(found, name=" ".join([found.name, *_at_drawn_outputs(found, targets, dtype)]))
 
 
@@ -94,11 +91,13 @@ def _at_drawn_outputs(found: Measured, targets: Tree, dtype: torch.dtype) -> lis
     def drawn(t: Tensor) -> Tensor:
         return torch.rand(t.shape, generator=generator, dtype=torch.float64).to(t)
 
-    n, device, means = trees.size(targets), trees.device(targets), list[str]()
-    if not found.task.has_classes:
+    if isinstance(found.outputs, Logits) and isinstance(targets, Tensor) and targets.ndim == 1:
+        targets = torch.arange(min(_CLASSES, found.outputs.size), device=targets.device)
+    else:
         targets = trees.mapped(lambda t: drawn(t) if t.is_floating_point() else torch.zeros_like(t), targets)
+    example, means = torch.empty(trees.size(targets), found.outputs.size, dtype=dtype), list[str]()
     for scale in (1, 10):
-        z = scale * drawn(torch.empty(n, found.outputs.size, dtype=dtype, device=device))
+        z = scale * drawn(example.to(trees.device(targets)))
         with suppress(Exception), differentiable_attention():
             means.append(f"{wide(found.loss(z, targets)).mean().item():.4g}")
     return means
