@@ -98,7 +98,8 @@ def converted(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
 
     def convert(t: Tensor) -> Tensor:
         wanted = dtype.to_complex() if t.is_complex() else dtype if t.is_floating_point() else t.dtype
-        return t.to(device, wanted)
+        moved = t.to(device) if dtype == torch.float64 else t  # first: the device that it leaves may have no float64
+        return moved.to(device, wanted)
 
     model._apply(convert)  # type: ignore[no-untyped-call]  # as Module.to does, which drops imaginary parts
     return model

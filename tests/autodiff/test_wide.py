@@ -12,11 +12,11 @@ import torch
 from refusals import refused
 
 import landscape as ls
-from landscape.analyses import directions
+from landscape.analyses import directions, monitor
 from landscape.autodiff.wide import place, wide, zeros
 from landscape.curvature import kinds
 from landscape.curvature.operators import curvature_operator
-from landscape.errors import InputError
+from landscape.errors import InputError, NumericalError
 from landscape.objective import points
 from trainers import methods
 from trainers.training import train
@@ -145,6 +145,21 @@ def test_each_analysis_runs_without_float64(analysis):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale, err_msg=field.name)  # float32 of both
             compared += 1
     assert compared
+
+
+def test_a_monitor_takes_the_host_for_what_needs_float64(monkeypatch):
+    def refuses(own, **options):
+        if own.dtype == torch.float32:
+            raise NumericalError("the matrix is not symmetric")
+        return ls.spectrum(own, **options)
+
+    monkeypatch.setattr(monitor, "spectrum", refuses)
+    data, model = (torch.randn(12, 3, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 2), _model()
+    expected = ls.spectrum(ls.make_objective(model, data, dtype="float64", device="cpu"), tol=1e-4)
+    with stand_in.entered(float64=False):
+        made = ls.make_objective(model, data, device=stand_in.NAME)
+        found = ls.Monitor(made, what=["lambda_max"], samples=None, tol=1e-4).measure()
+    np.testing.assert_allclose(found.lambda_max[0], expected.lambda_max, rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["sam", "imbsam", "gsa-gkp", "ldam-drw"])
