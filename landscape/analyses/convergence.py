@@ -17,6 +17,7 @@ from landscape.autodiff import costs
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide
 from landscape.errors import InputError, NumericalError, StoreError, arg, said
+from landscape.networks.weights import tensors_of
 from landscape.objective import pilot, points, snapshots
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -201,7 +202,7 @@ def _costs(objective: Objective, steps: int, batch: int) -> costs.Known:
 
 def state_of(objective: Objective, point: Point) -> Mapping[str, Tensor]:
     """Return the complete state_dict of a point, as in a checkpoint."""
-    state = {name: t.clone() for name, t in objective.model.state_dict().items()}
+    state = {name: t.clone() for name, t in tensors_of(objective.model).items()}
     buffers = points.buffer_layout(objective.model)
     for layout, vector in ((objective.layout, point.theta), (buffers, point.buffers)):
         for name, t in zip(layout.names, layout.tensors(vector), strict=True):

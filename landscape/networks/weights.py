@@ -49,7 +49,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, key: str = ""
         InputError: names or shapes do not match; the model is left as it was.
         NumericalError: a weight is not finite, or its square overflows float64; the model is left as it was.
     """
-    own: dict[str, Tensor] = model.state_dict()
+    own = tensors_of(model)
     known = {name.rpartition(".")[2] for name in own}
     extras = {name for name in state if name.rpartition(".")[2] in _EXTRAS - known}
     state = {name: t for name, t in state.items() if name not in extras}
@@ -72,8 +72,14 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, key: str = ""
     kinds = {(t.dtype, own[n].dtype) for n, t in given.items() if t.dtype != own[n].dtype}
     changes = {(old, new) for old, new in kinds if torch.promote_types(old, new) != new or new != torch.float64}
     notes += sorted(f"weights converted from {old} to {new}" for old, new in changes)
-    model.load_state_dict(converted)
+    model.load_state_dict(converted, strict=False)  # names are compared above; a checkpoint holds no other state
     return LoadReport(prefix=prefix, notes=tuple(notes))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the `state_dict` of a model without what modules keep by `get_extra_state`."""
+    state = model.state_dict()
+    return {n: t for n, t in state.items() if isinstance(t, Tensor) and not n.endswith("_extra_state")}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
+from landscape.analyses import convergence
 from landscape.errors import InputError, NumericalError
 from landscape.networks import classifiers, models, weights
 from landscape.networks.models import NormedLinear
+from landscape.objective import points
 
 
 @pytest.fixture(autouse=True)
@@ -325,3 +327,24 @@ def test_a_shared_tensor_with_two_values_is_refused():
     state = {n: t + (n == "b.weight") for n, t in model.state_dict().items()}
     with refused(InputError, "features.0.weight", "b.weight"):
         weights.load_weights(model, state)
+
+
+class Keeping(nn.Linear):
+    """Keeps more than tensors in its state."""
+
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        raise AssertionError("a checkpoint of another program has none")
+
+
+def test_what_modules_keep_beside_their_tensors_is_left_as_it_is(tmp_path):
+    model, other = nn.Sequential(Keeping(3, 2)), nn.Sequential(Keeping(3, 2))
+    torch.save(other.state_dict(), tmp_path / "w.pt")
+    data = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+    objective = ls.load_objective(str(tmp_path / "w.pt"), model=model, dataset=data)
+    assert torch.equal(objective.theta[0], other[0].weight)
+    state = convergence.state_of(objective, points.origin(objective))
+    assert list(state) == ["0.weight", "0.bias"]
+    assert torch.equal(state["0.bias"], other[0].bias)
