@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from landscape.callables import checked
-from landscape.errors import DataError, InputError, arg, check_choice, unknown
+from landscape.errors import DataError, InputError, arg, check_choice, one_line, unknown
 from landscape.results import disk
 from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, Thresholds
 
@@ -110,10 +110,16 @@ class Partition:
             The partition. Parts are sorted by their values or, if these have no order, by their texts.
 
         Raises:
-            InputError: all values are None, or two different values have the same text.
+            InputError: all values are None, one is a list or has several numbers, or two different values have the same
+                text.
         """
-        plain = [v.item() if hasattr(v, "item") else v for v in values]
-        known = list(dict.fromkeys(v for v in plain if v is not None))
+        try:
+            plain = [v.item() if hasattr(v, "item") else v for v in values]
+            known = list(dict.fromkeys(v for v in plain if v is not None))
+        except (TypeError, ValueError, RuntimeError) as error:  # of several numbers, or of what has no hash
+            raise InputError(
+                f"the part of a sample is one value, such as a number or a text ({one_line(error)}): give one for each"
+            ) from error
         if not known:
             raise InputError("no sample has a value: give a value for each sample, or None for those to leave out")
         try:
@@ -136,10 +142,11 @@ class Partition:
             The parts q1 (the lowest values) to qn; a value at a boundary belongs to the lower part.
 
         Raises:
-            InputError: n is below 2, a value is not finite, or values repeat so often that a part has no sample.
+            InputError: n is below 2 or above N, a value is not finite, or values repeat so often that a part has no
+                sample.
         """
-        if n < 2:
-            raise InputError(f"values are divided into at least 2 parts, got {n}")
+        if not 2 <= n <= len(values):
+            raise InputError(f"{len(values)} values are divided into at least 2 parts and at most as many, got {n}")
         if not np.isfinite(values).all():
             raise InputError(f"sample {int(np.argmin(np.isfinite(values)))} has a value that is not finite")
         bounds = np.quantile(values, np.arange(1, n) / n)

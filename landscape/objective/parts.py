@@ -40,6 +40,7 @@ Parts: TypeAlias = (
 """The ways to divide samples, see `make_partition`."""
 
 _READ = 256  # number of samples that are read at a time
+_DIGITS = 18  # of a number of parts
 
 
 def make_partition(
@@ -112,7 +113,7 @@ def _of_any_samples(samples: Samples, spec: str) -> Partition | None:
     if not colon:
         return None
     if word == "quantiles":
-        if not rest.isdecimal():
+        if not rest.isdecimal() or len(rest) > _DIGITS:
             raise InputError(f"{arg('partition', spec)} has no number of parts: write quantiles:4")
         return Partition.by_quantiles(_numbers(samples), int(rest))
     if word == "column":
