@@ -9,7 +9,6 @@ unit of the loss, and may be negative. The result also has the loss of every par
 the segments between points.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -342,9 +341,18 @@ class _Chosen:
 def _chosen(objective: Objective, over: str) -> _Chosen:
     layout, names = objective.layout, set(objective.layout.names)
     if over == "encoder":
-        model = copy.deepcopy(objective.model).requires_grad_(True)
-        head = classifiers.find(model, len(objective.samples.class_names))
-        names &= set(classifiers.encoder(model, head))
+        task = objective.task.name
+        try:
+            head = classifiers.find(objective.model, len(objective.samples.class_names))
+        except InputError as error:
+            if task == "classification":
+                raise
+            raise InputError(
+                f"{arg('over', 'encoder')} needs a classifier, and a model of the task {task} has none: pass "
+                f"{arg('over', 'all')}"
+            ) from error
+        with objective.trainable():
+            names = set(classifiers.encoder(objective.model, head))
         if not names:
             raise InputError(
                 f"{arg('over', 'encoder')}: no chosen parameter is before the classifier; pass {arg('over', 'all')}"

@@ -299,6 +299,22 @@ def test_bad_options_are_refused():
         ls.distances(objective, [], source="test")
 
 
+@pytest.mark.parametrize("task", ["regression", "binary"])
+def test_a_model_without_a_classifier_is_told_to_take_all_its_parameters(task):
+    model, data = nn.Sequential(nn.Linear(3, 1)), (torch.randn(6, 3), torch.arange(6) % 2)
+    objective = ls.make_objective(model, (data[0], data[1].float() if task == "regression" else data[1]), task=task)
+    start = points.origin(objective)
+    run = Run(
+        name="run",
+        points={"a": (start, np.nan), "b": (Point(start.theta + 1, start.buffers), np.nan)},
+        start=Point(start.theta - 1, start.buffers),
+        snapshots=[],
+    )
+    with refused(InputError, "over='all'", task, over="encoder"):
+        ls.distances(objective, [run], source="test")
+    assert np.isfinite(ls.distances(objective, [run], source="test", over="all").euclidean).all()
+
+
 def test_points_that_lie_together_stand_together():
     places = np.array([0.0, 10.0, 0.1, 10.1, 0.2])
     order = distances_figures.clustered(np.abs(places[:, None] - places))
