@@ -1,6 +1,5 @@
 """Several checkpoints of one network, such as the snapshots of a run, and the network at each of them."""
 
-import copy
 import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from torch import nn
 
 from landscape.errors import InputError, LandscapeError
 from landscape.networks import checkpoints, weights
+from landscape.networks.copies import copied
 from landscape.objective.objective import Objective
 
 File: TypeAlias = str | Path | tuple[str | Path, float]
@@ -59,7 +59,7 @@ def find(
             raise InputError(f"{path} is given twice: name each checkpoint once")
     stems = [Path(path).stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else paths
-    model, found = copy.deepcopy(objective.model), []
+    model, found = copied(objective.model), []
     for name, (path, epoch) in zip(names, pairs, strict=True):
         file = checkpoints.read(path, key=key, trust_pickle=trust_pickle)
         with named(path):
@@ -93,7 +93,7 @@ def network(
         raise InputError(
             f"{snapshot.path} changed during the run: repeat the command when the training that writes it has ended"
         )
-    model = copy.deepcopy(objective.model)
+    model = copied(objective.model)
     weights.load_weights(model, file.state, key=file.key)
     return model
 
