@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from landscape.autodiff import trees
+from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide
 from landscape.curvature import rows, tails
 from landscape.curvature.forms import forms_along
@@ -297,7 +298,8 @@ def _slopes(found: Samples) -> np.ndarray:
     objective, known = found.objective, found.lengths
     z = known.logits.to(objective.device, objective.dtype).requires_grad_()
     targets = trees.to(known.targets, objective.device, objective.dtype)
-    (slopes,) = torch.autograd.grad(objective.loss(z, targets).sum(), z)
+    with differentiable_attention():
+        (slopes,) = torch.autograd.grad(objective.loss(z, targets).sum(), z)
     norms: np.ndarray = torch.linalg.vector_norm(wide(slopes).reshape(len(z), -1), dim=1).cpu().numpy()
     return norms
 

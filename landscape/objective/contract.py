@@ -140,7 +140,7 @@ def _checked(objective: "Objective") -> Kept:
     for index, found in zip(kept.batches, kept.losses, strict=True):
         pieces = np.split(index, [len(index) * 3 // 8])  # of other sizes, so that other samples come together
         _refuse_mixed(found, torch.cat([_losses(objective, piece) for piece in pieces if len(piece)]))
-    with failures_named(inputs):  # a model may overwrite what its backward pass needs
+    with failures_named(inputs), differentiable_attention():  # a model may overwrite what its backward pass needs
         slopes = torch.autograd.grad(values.sum(), theta, allow_unused=True) if values.requires_grad else ()
     if all(g is None for g in slopes):
         raise InputError(

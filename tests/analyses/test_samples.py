@@ -286,3 +286,12 @@ def test_rows_that_are_asked_for_and_do_not_fit_are_refused():
     with refused(InputError, "0", "cache_bytes", "ggn_tol", "method='lanczos'", method="rows"):
         ls.spectrum(objective, **options, method="rows")
     assert ls.spectrum(objective.alone("2"), **options, method="rows").steps is None  # a class of one sample
+
+
+def test_a_caller_may_have_switched_gradients_off():
+    objective = CASES["mlp-relu"].objective()
+    expected = ls.spectrum(objective)
+    with torch.no_grad():
+        found = ls.spectrum(objective.at(objective.model))
+    np.testing.assert_array_equal(found.lambda_max, expected.lambda_max)
+    np.testing.assert_array_equal(found.lambda_max_sampling_stderr, expected.lambda_max_sampling_stderr)
