@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -13,8 +14,11 @@ from landscape.autodiff.called import call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.data.datasets import Samples
+from landscape.data.records import Records
 from landscape.errors import InputError, arg, check_choice
+from landscape.networks.arguments import arguments
 from landscape.networks.copies import copied
+from landscape.networks.models import failures_named
 from landscape.objective.objective import Objective
 from landscape.objective.points import Moves, Point, buffer_layout, by_log, origin, set_point, straight
 
@@ -140,8 +144,10 @@ class Reestimation:
     """
 
     def __init__(self, objective: Objective, samples: Samples, drawn: np.ndarray) -> None:
-        self._objective, self._samples = objective, samples
+        self._objective = objective
         self._model, self._norms = _training_norms(objective)
+        taken = partial(arguments, self._model)
+        self._samples = samples.taken_by(taken) if isinstance(samples, Records) else samples
         if not len(drawn):
             raise InputError(
                 f"running statistics need training samples, but a part has none: leave it out with {arg('classes')}"
@@ -165,12 +171,14 @@ class Reestimation:
             self._seen[norm] = 0
         with differentiable_attention(), torch.no_grad():
             for piece in self._pieces:
-                try:
-                    call(self._model, self._samples.batch(piece, objective.device, objective.dtype)[0])
-                except ValueError as error:  # one value per channel has no variance
-                    raise InputError(
-                        f"running statistics cannot be estimated from {len(piece)} sample(s): {error}"
-                    ) from None
+                inputs = self._samples.batch(piece, objective.device, objective.dtype)[0]
+                with failures_named(inputs):
+                    try:
+                        call(self._model, inputs)
+                    except ValueError as error:  # one value per channel has no variance
+                        raise InputError(
+                            f"running statistics cannot be estimated from {len(piece)} sample(s): {error}"
+                        ) from None
         named = dict(self._model.named_buffers())
         return Point(point.theta, buffers.flat([named[n] for n in buffers.names]))
 

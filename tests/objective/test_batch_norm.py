@@ -11,6 +11,7 @@ from torch import nn
 
 from landscape.data import datasets
 from landscape.data.partition import Partition
+from landscape.data.taking import taken
 from landscape.errors import InputError
 from landscape.objective import batch_norm, points
 from landscape.objective.evaluator import Evaluator
@@ -113,6 +114,27 @@ def test_statistics_of_parts_need_training_samples_by_classes():
     Evaluator(objective, batch_norm="per-part")
     with refused(InputError, batch_norm="per-part"):
         Evaluator(objective, batch_norm="per-part", training=CASES["residual-relu"].objective().samples)
+
+
+class OfDict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_training_data_may_have_more_entries_than_the_model_takes():
+    x, y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    objective = Objective.build(OfDict(), taken(({"x": x}, y)), device="cpu")
+    training = taken(({"x": x, "name": torch.arange(12)}, y))
+    found, expected = (Evaluator(objective, batch_norm="reestimate", training=t) for t in (training, None))
+    centre = points.origin(objective)
+    np.testing.assert_array_equal(found(centre)[0], expected(centre)[0])
+    short = Evaluator(objective, batch_norm="reestimate", training=taken(({"x": x[:, :3]}, y)))
+    with refused(InputError, "(12, 3)"):
+        short(centre)
 
 
 def test_reestimation_needs_batch_norm_and_samples():
