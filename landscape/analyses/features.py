@@ -302,13 +302,14 @@ def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> It
     loss = objective.undrawn.loss  # of which each draw's weight stands beside it
     for index in torch.split(_own(objective), objective.batch_size):
         inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
-        labels, weights = targets if objective.draws is not None else (targets, torch.ones(len(index)))
+        targets, weights = targets if objective.draws is not None else (targets, torch.ones(len(index)))
         logits = objective.logits_of(model, inputs)
+        labels = torch.from_numpy(objective.samples.labels[index.numpy()]).to(logits.device)
         yield _Batch(
             features=tap.features.clone(),  # a copy: a view could keep all activations in memory
             labels=labels,
             predicted=logits.argmax(1),
-            loss=loss(logits, labels),
+            loss=loss(logits, targets),
             weights=weights.to(labels.device),
             group=groups[index].to(labels.device),
         )

@@ -83,6 +83,19 @@ def test_every_number_equals_a_loop_over_the_classifiers_inputs(name):
     assert found.n_features == a.shape[1]
 
 
+def test_samples_with_shares_of_the_classes_belong_to_the_most_probable():
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(15, 4, generator=generator), torch.arange(15) % 3
+    shares = 0.8 * F.one_hot(labels).float() + 0.2 * torch.rand(15, 3, generator=generator).softmax(1)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    soft = ls.features(ls.make_objective(model, (x, shares), task="classification"))
+    hard = ls.features(ls.make_objective(model, (x, labels)))
+    np.testing.assert_allclose(soft.quality, hard.quality)
+    np.testing.assert_allclose(soft.accuracy, hard.accuracy)
+    losses = F.cross_entropy(model(x), shares, reduction="none")
+    np.testing.assert_allclose(soft.loss[0], [losses[labels == c].mean().item() for c in range(3)], rtol=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])
 @pytest.mark.parametrize("cache_bytes", [0, 2**20])
 def test_batches_and_memory_change_no_number(batch_size, cache_bytes):
