@@ -176,8 +176,11 @@ class Records(Samples):
                 inputs as a single argument.
 
         Returns:
-            The records; `notes` names the inputs that are left out.
+            The records; `notes` names the inputs that are left out. Records whose inputs are a single argument already
+            are returned unchanged.
         """
+        if self.reader.single:
+            return self
         inputs = self.held[0] if self.held is not None else self.reader.batch([0])[0]
         names, single = arguments(inputs)
         notes = self.notes

@@ -9,7 +9,7 @@ from cases import CASES, moved
 from refusals import refused
 from torch import nn
 
-from landscape.data import datasets
+from landscape.data import datasets, items
 from landscape.data.partition import Partition
 from landscape.data.taking import taken
 from landscape.errors import InputError
@@ -135,6 +135,23 @@ def test_training_data_may_have_more_entries_than_the_model_takes():
     short = Evaluator(objective, batch_norm="reestimate", training=taken(({"x": x[:, :3]}, y)))
     with refused(InputError, "(12, 3)"):
         short(centre)
+
+
+class OfBatch(OfDict):
+    def forward(self, batch):
+        return self.layers(batch["x"])
+
+
+def test_training_data_may_be_those_of_an_objective(monkeypatch):
+    """Which the model takes as one argument already, here read batch by batch."""
+    monkeypatch.setattr(items, "IN_MEMORY", 0)
+    x, y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    data = [{"x": one, "label": int(label)} for one, label in zip(x, y, strict=True)]
+    objective = Objective.build(OfBatch(), taken(data), device="cpu")
+    found, expected = (
+        Evaluator(objective, batch_norm="reestimate", training=t) for t in (objective.samples, taken(data))
+    )
+    np.testing.assert_array_equal(found(points.origin(objective))[0], expected(points.origin(objective))[0])
 
 
 def test_reestimation_needs_batch_norm_and_samples():
