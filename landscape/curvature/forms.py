@@ -128,8 +128,7 @@ def _of_factors(
 
     def outputs(some: slice) -> Tensor:
         x, y = trees.take((inputs, targets), some)
-        # A copy, because `outputs` may be called again, and a model may overwrite its inputs.
-        return factors.outputs(functions, functions.logits(theta, trees.clone(x)), y)
+        return factors.outputs(functions, functions.logits(theta, x), y)
 
     value, (along,) = push(outputs, theta, [v])
     middle = factors.split(functions, value.detach(), targets)

@@ -295,8 +295,7 @@ class Factored(Kind):
         inputs, targets = batch
 
         def outputs(some: slice) -> Tensor:
-            x = trees.clone(trees.take(inputs, some))  # it may be called again, after the model has overwritten x
-            return self.outputs(functions, theta, x, trees.take(targets, some))
+            return self.outputs(functions, theta, trees.take(inputs, some), trees.take(targets, some))
 
         value, tangents = push(outputs, theta, vs)
         if self.middle is not None:
@@ -334,8 +333,7 @@ def _along_slopes(
 ) -> Callable[[Tensors], Tensor]:
     """Return t -> w^T z(t), with w = d l / d z at theta as a constant."""
     inputs, targets = batch
-    z = functions.logits(theta, trees.clone(inputs))  # a copy, for models that overwrite their inputs
-    slopes = gradient(lambda z: functions.loss(z, targets).sum(), z)
+    slopes = gradient(lambda z: functions.loss(z, targets).sum(), functions.logits(theta, inputs))
     return lambda t: (slopes * functions.logits(t, inputs)).sum(1)
 
 

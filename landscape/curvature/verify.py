@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.callables import failures_of
@@ -120,4 +119,4 @@ class _Logits(nn.Module):
         self._objective = objective
 
     def forward(self, inputs: Tree) -> Tensor:
-        return self._objective.logits_of(self.inner, trees.clone(inputs))  # PyHessian takes each batch many times
+        return self._objective.logits_of(self.inner, inputs)
