@@ -199,3 +199,15 @@ class GKP:
         for coefficient, f, c in zip(self._scale * (1 - shares), self.fisher, self.centres, strict=True):
             total.addcmul_((theta - c).mul_(coefficient), f)
         return total
+
+    @torch.no_grad()
+    def curvature(self, shares: Tensor) -> float:
+        """Return the largest second derivative of `value`; its matrix of second derivatives is diagonal.
+
+        Args:
+            shares: w, each group's share of the batch, (G,), with sum 1.
+
+        Returns:
+            The largest entry of the diagonal.
+        """
+        return float(((self._scale * (1 - shares)) @ self.fisher).max())

@@ -11,7 +11,7 @@ from torch import Tensor
 from landscape.autodiff import distributed
 from landscape.errors import arg
 from landscape.networks import checkpoints, losses
-from trainers import gkp, memory, rules
+from trainers import gkp, memory, rules, schedule
 from trainers.loop import Trainer
 
 log = logging.getLogger(__name__)
@@ -114,4 +114,19 @@ class Grouping:
                 np.bincount(group_of, counts),
                 strength=recipe.preservation,
             )
+            self._warn_of(penalty, np.bincount(group_of, self._trainer.train.class_counts))
         self._trainer.regroup(group_of, penalty)
+
+    def _warn_of(self, penalty: gkp.GKP, counts: np.ndarray) -> None:
+        """Say if SGD with momentum m diverges on GKP's parabola: its curvature is above 2 (1 + m) / lr."""
+        r, (group, *_) = self._trainer.recipe, self._trainer.base.param_groups
+        alpha = schedule.mixing(self._trainer.epoch, r.epochs, r.alpha_start, r.alpha_end)
+        shares = torch.from_numpy(counts / counts.sum()).to(penalty.centres)
+        found, most = (1 - alpha) * penalty.curvature(shares), 2 * (1 + r.momentum) / group["lr"]
+        if found > most and distributed.is_main():
+            log.warning(
+                f"after epoch {self._trainer.epoch} GKP's pull has a curvature of {found:.3g}, above the "
+                f"{most:.3g} that steps of {group['lr']:.3g} with momentum can follow, so that the weights may diverge: "
+                f"lower {arg('preservation')}, now {r.preservation:g}, or {arg('groups')}; the smallest group has "
+                f"{counts.min():.0f} training samples"
+            )

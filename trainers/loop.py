@@ -282,8 +282,9 @@ class Trainer:
             "sam": f", or {arg('rho')}, now {r.rho:g}",
             "gsa": f", or {arg('radius_scale')}, now {r.radius_scale:g}",
         }
+        pull = f", or {arg('preservation')}, now {r.preservation:g}" if r.gkp else ""
         return (
-            f"lower {arg('lr')}, now {r.lr:g}{radius.get(r.sharpness, '')}, or raise {arg('warmup_epochs')}, "
+            f"lower {arg('lr')}, now {r.lr:g}{radius.get(r.sharpness, '')}{pull}, or raise {arg('warmup_epochs')}, "
             f"now {r.warmup_epochs}"
         )
 

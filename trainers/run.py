@@ -297,7 +297,10 @@ class Run:
                 self._grouping.bank.update(epoch, quality.quality, model.state_dict(), self._meta(known))
 
         form: dict[str, Any] = {"beta": r.quality_beta, "form": r.quality_form, "seed": r.seed}
-        q = settled_quality(model, self.data.train, classifier, keep=keep, **form, **options)
+        try:
+            q = settled_quality(model, self.data.train, classifier, keep=keep, **form, **options)
+        except NumericalError as error:
+            raise NumericalError(f"{error} ({self.trainer.remedy()})") from error
         return {"quality": q.quality, "distance": q.distance, "variance": q.variance}
 
     # Files ------------------------------------------------------------------------------------------------------

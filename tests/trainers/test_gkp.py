@@ -122,6 +122,13 @@ def test_the_penaltys_gradient_is_that_of_its_value(n_groups):
     assert not gradient.requires_grad
 
 
+@pytest.mark.parametrize("n_groups", [1, 2, 4])
+def test_the_penaltys_curvature_is_the_largest_eigenvalue_of_its_hessian(n_groups):
+    found, theta, shares, _ = penalty(n_groups)
+    hessian = torch.autograd.functional.hessian(lambda t: found.value(t, shares), theta)
+    assert found.curvature(shares) == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-12, abs=1e-14)
+
+
 def test_the_penalty_works_in_float32_and_leaves_its_arguments_alone():
     found, theta, shares, _ = penalty(4, torch.float32)
     before = [t.clone() for t in (theta, shares, found.centres, found.fisher)]

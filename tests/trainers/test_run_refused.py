@@ -1,5 +1,6 @@
 """What a run cannot be made of, and what it says of what it could not do."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -114,6 +115,17 @@ def test_fewer_groups_than_asked_for_are_said(tmp_path, qualities, caplog):
     assert history.n_groups[1:].tolist() == [1] * 5
     assert history.pull_share[2:].tolist() == [0] * 4
     assert "after epoch 2 the classes fall into 1 of groups=2" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("preservation", [1.0, 1e12])
+def test_a_pull_that_is_too_steep_for_the_learning_rate_is_said(tmp_path, qualities, caplog, preservation):
+    """Each class is best in an epoch of its own. SGD with momentum m diverges above a curvature of 2 (1 + m) / lr."""
+    qualities([*np.eye(3), *np.zeros((9, 3))])
+    steep = preservation > 1e6
+    with refused(NumericalError, "preservation") if steep else contextlib.nullcontext():
+        finish(tmp_path, **METHODS["gsa-gkp"], preservation=preservation)
+    told = [m for m in caplog.messages if f"preservation, now {preservation:g}" in m]
+    assert len(told) >= 1 if steep else told == []
 
 
 def test_the_only_grouping_is_repeated_until_there_are_several_groups(tmp_path, qualities):
