@@ -126,7 +126,7 @@ class Grouping:
         if found > most and distributed.is_main():
             log.warning(
                 f"after epoch {self._trainer.epoch} GKP's pull has a curvature of {found:.3g}, above the "
-                f"{most:.3g} that steps of {group['lr']:.3g} with momentum can follow, so that the weights may diverge: "
+                f"{most:.3g} that steps of {group['lr']:.3g} with momentum can follow, so the weights may diverge: "
                 f"lower {arg('preservation')}, now {r.preservation:g}, or {arg('groups')}; the smallest group has "
                 f"{counts.min():.0f} training samples"
             )
