@@ -89,7 +89,8 @@ def measured(folder: Path, method: str, seed: int, words: list[str]) -> dict[str
         if history is None or history.epoch[-1] < history.provenance["recipe"]["epochs"]:
             code = landscape(["train", method, *words, "--seed", str(seed), "--device", "cpu", "-q", "-o", str(folder)])
             sys.exit(code) if code else None
-        about = ["--partition", "head-tail", "--trace", "exact", "--device", "cpu", "-q"]
+        exact = [] if "ldam" in method or "bcl" in method else ["--trace", "exact"]  # these have a cosine classifier
+        about = ["--partition", "head-tail", *exact, "--device", "cpu", "-q"]
         code = landscape(["hessian", "--ckpt", str(folder / "last.pt"), *about, "-o", str(ends)])
         sys.exit(code) if code else None
     history, found = ls.load(folder / "history.h5"), ls.load(ends)

@@ -188,7 +188,7 @@ def plane(runs: Sequence[Path], args: argparse.Namespace, until: float) -> None:
     found: Any = once(file, objective, analysis, until)
     options = found.provenance["options"]
     n_marks = sum(len(path_of(run, args.marks)) for run in runs)
-    was = {"grid": len(options["x"]), "marks": sum("/" in mark for mark in options["marks"])}
+    was = {"grid": len(options["x"]), "marks": int((found.mark_run >= 0).sum())}
     refuse_others(file, was, {"grid": args.grid, "marks": n_marks})
     copied(found, DATA / f"{LONG}.plane.h5")
 

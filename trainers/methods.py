@@ -130,9 +130,7 @@ def compose(
     dataset = given.get("dataset") or stored.get("dataset")
     parts = _schedule(in_file["benchmark"] or _benchmark_of(dataset)) | _parts(in_file["method"]) | stored
     chosen = _schedule(benchmark) | _parts(method)
-    of_file = (
-        _schedule(in_file["benchmark"] or _benchmark_of(stored.get("dataset"))) | _parts(in_file["method"]) | stored
-    )
+    of_file = _schedule(in_file["benchmark"]) | _parts(in_file["method"]) | stored
     outdated = _outdated(of_file, replace(Recipe(), **{**parts, **chosen, **given}))
     parts = {field: value for field, value in parts.items() if field not in outdated}
     recipe = replace(Recipe(), **{**parts, **chosen, **given})

@@ -374,6 +374,8 @@ class Run:
             if lacking:
                 raise StoreError(f"{file} is of an older version, which did not keep {lacking[0]}")
             self.trainer.restore(meta["epoch"], found.state)
+            for group in self.trainer.base.param_groups:
+                group["lr"] = float(self._rows["learning_rate"][-1])
             self._saved, self._best, self._grouping.file = meta["epoch"], meta["best"], meta["groups"]
             self._grouping.bank.restore(meta["bank"])
             if self._grouping.file is not None:

@@ -79,7 +79,10 @@ _FEW_OUTPUTS = 2  # for these an exact trace takes about as long as an estimate 
 
 
 class Monitor:
-    """Measures a network while it trains; call `step` after each step of the optimizer."""
+    """Measures a network while it trains; call `step` after each step of the optimizer.
+
+    The training is not changed. On a GPU, a measurement resets PyTorch's statistics of peak memory.
+    """
 
     @checked
     def __init__(

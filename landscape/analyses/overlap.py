@@ -35,7 +35,7 @@ from landscape.objective.objective import Objective
 from landscape.results import Overlap, Spectrum
 from landscape.results.journal import Journal
 
-SAME = ("weights_sha256", "data_sha256", "partition_sha256", "loss", "params", "weight_decay")
+SAME = ("weights_sha256", "data_sha256", "partition_sha256", "loss", "loss_values", "params", "weight_decay")
 """Entries of provenance that must agree between the vectors and the matrices."""
 
 

@@ -77,7 +77,7 @@ def spectrum(
         probes: runs per part for the density; 4 show how much it depends on the probe. None means 4.
         seed: of the probes; the same seed gives the same probes on any device and for any batch size.
         distribution: "rademacher" or "gaussian" probes.
-        top: store at least this many of the largest Ritz values.
+        top: store at least this many of the largest Ritz values; fewer where no basis fits into memory.
         vectors: number of the largest Ritz values to keep with their vectors.
         overlap: also multiply the vectors and the gradient of each part by the matrices of all parts; see overlap.py.
         tol: take steps until the residual of lambda_max is at most this fraction of it. None means 1e-3; with the

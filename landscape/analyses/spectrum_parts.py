@@ -168,10 +168,12 @@ class _ObjectiveJob(Job):
         if self.by_samples:
             per_sample = self._per_sample(shared, part)
             if options.method == "rows" and per_sample.kept is None:
-                memory, most = arg("cache_bytes"), f"{of_samples.MOST_ROWS:,}"
+                held = self.given["cache_bytes"] // (shared.layout.size * shared.dtype.itemsize)
+                most, scarce = min(held, of_samples.MOST_ROWS), held < of_samples.MOST_ROWS
+                remedy = f"which are all that {arg('cache_bytes')} holds: raise that, or" if scarce else "the most:"
                 raise InputError(
-                    f"{arg('method', 'rows')} is not possible: {name} needs more rows than {most} or than {memory} "
-                    f"holds: raise {memory} or {arg('ggn_tol')}, or use {arg('method', 'lanczos')}"
+                    f"{arg('method', 'rows')} is not possible: {name} needs more than {most:,} rows, {remedy} use "
+                    f"{arg('method', 'lanczos')}"
                 )
             self.lengths[part] = per_sample.lengths
             fields |= of_samples.eigenvalues(per_sample)

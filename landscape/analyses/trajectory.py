@@ -22,7 +22,7 @@ from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, points
-from landscape.objective.batch_norm import DEFAULT, BatchNorm
+from landscape.objective.batch_norm import DEFAULT, BatchNorm, running
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.provenance import fingerprint
@@ -160,7 +160,7 @@ def policy_on(objective: Objective, along: Directions | None, *, through: bool) 
         Interpolation where statistics move along the plane or there are none, else a new estimate at each point.
     """
     moves = through or (along is not None and bool(along.buffers.any()))
-    return DEFAULT if moves or not points.buffer_layout(objective.model).names else "reestimate"
+    return DEFAULT if moves or not running(objective.model) else "reestimate"
 
 
 def _around(positions: np.ndarray, n: int, margin: float) -> np.ndarray:

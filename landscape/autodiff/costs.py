@@ -16,11 +16,11 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
-from landscape.autodiff import memory
+from landscape.autodiff import distributed, memory
 from landscape.callables import checked
 from landscape.errors import InputError
 
@@ -221,7 +221,11 @@ def estimate(function: Callable[..., Any], *arguments: Any, **options: Any) -> E
     """
     with asking() as plans:
         function(*arguments, **options)
-    return measured(plans)
+    found = None
+    if distributed.is_main():  # each by its own clock would take another number of steps, for which all meet
+        with distributed.apart():
+            found = measured(plans, ranks=distributed.world())
+    return cast(Estimate, distributed.of_main(found))
 
 
 def measured(plans: Sequence[Plan], *, ranks: float = 1.0, clock: Callable[[], float] = time.perf_counter) -> Estimate:

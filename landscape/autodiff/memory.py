@@ -38,7 +38,8 @@ def room(device: torch.device, limit: int | None) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         own = torch.cuda.max_memory_allocated(device)
-        sharing = -(-ranks // torch.cuda.device_count())
+        own_each = "SLURM_GPUS_PER_TASK" in os.environ  # each process sees another GPU, as the only one
+        sharing = 1 if own_each else -(-ranks // torch.cuda.device_count())
         found = _SHARE * (free / sharing + torch.cuda.memory_reserved(device) - own) if limit is None else limit - own
     elif limit is None:
         found = _SHARE * _free_on_host() / ranks

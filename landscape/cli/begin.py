@@ -121,8 +121,7 @@ def introduce(console: Console, objective: Objective) -> None:
         console.note(f"data: {note}")
     numbers = [] if accuracy is None else [f"accuracy {100 * accuracy:.2f} %"]
     numbers += [f"{name} {value:.4g}" for name, value in found.whole.items()]
-    name, *_ = source["loss"].split()  # behind that of a user's loss are two of its values
-    console.note(", ".join([*numbers, f"mean loss {loss:.4f} ({name})"]))
+    console.note(", ".join([*numbers, f"mean loss {loss:.4f} ({source['loss']})"]))
 
 
 def result_path(out: str | None, ckpt: str, command: str) -> Path:

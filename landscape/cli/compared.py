@@ -11,7 +11,7 @@ from typing import Any
 from landscape.errors import InputError
 from landscape.results import Result, Surface, columns
 
-SHARED = ("loss", "params", "split", "weight_decay", "data_sha256", "normalisation")
+SHARED = ("loss", "loss_values", "params", "split", "weight_decay", "data_sha256", "normalisation")
 """Entries of provenance that make numbers differ for other reasons than the model."""
 _LONGEST = 40  # letters of a value, such as a digest, that are all shown
 

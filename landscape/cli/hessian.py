@@ -71,7 +71,7 @@ SPECTRUM = cloup.option_group(
         default=10,
         show_default=True,
         metavar="K",
-        help="Store at least the K largest eigenvalues; the smallest is always stored.",
+        help="Store at least the K largest eigenvalues (fewer where no basis fits into memory), and the smallest one.",
     ),
     option(
         "--vectors",

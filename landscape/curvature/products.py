@@ -289,11 +289,23 @@ def checked_trace(problem: Problem, kind: Kind, *, required: bool) -> Traced | N
 
     Raises:
         InputError: it cannot be used and is required.
-        RuntimeError: memory has run out.
+        RuntimeError: memory has run out for a single sample.
     """
     batch = problem.parts[0].example()
-    if trees.size(batch) in TRACE_SIZES:  # a value that the trace treats as a constant shows only at another size
-        batch = trees.take(batch, slice(-1))
+    while True:
+        if trees.size(batch) in TRACE_SIZES:  # a value that the trace treats as a constant shows only at another size
+            batch = trees.take(batch, slice(-1))
+        try:
+            return _checked_on(problem, kind, batch, required)
+        except RuntimeError as error:
+            if not is_of_memory(error) or trees.size(batch) == 1:
+                raise
+        batch = trees.take(batch, slice(trees.size(batch) // 2))
+        log.warning("memory has run out: the traced product is compared on %d samples", trees.size(batch))
+
+
+def _checked_on(problem: Problem, kind: Kind, batch: Batch, required: bool) -> Traced | None:
+    """Do what `checked_trace` says with one batch."""
     of = (kind, problem.functions.loss, problem.functions.likelihood)
     key = "product", problem.layout.names, problem.dtype, problem.device, trees.shape(batch)
     known = problem.known.get(key, of)

@@ -116,7 +116,8 @@ def of_model(model: nn.Module, path: str) -> Checkpoint:
     Returns:
         The weights.
     """
-    state = {name: t.detach() for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    own = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor) and not n.endswith("_extra_state")}
+    state = {name: t.detach() for name, t in own.items()}
     return Checkpoint(state, {}, path, digest_of(state), "", {})
 
 

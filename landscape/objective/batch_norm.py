@@ -202,10 +202,15 @@ class ByBatch:
             yield objective.logits_of(self._model, inputs), targets, piece
 
 
+def running(model: nn.Module) -> list[_BatchNorm]:
+    """Return the layers of batch norm that have running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
 def _training_norms(objective: Objective) -> tuple[nn.Module, list[_BatchNorm]]:
     """Return a copy of the network in which batch norm alone is in training mode, and its layers."""
     model = copied(objective.model)
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = running(model)
     if not norms:
         raise InputError(f"the model has no batch norm with running statistics: leave {arg('batch_norm')} out")
     for m in norms:

@@ -33,7 +33,8 @@ class Measured:
     outputs: Outputs
     loss: Callable[[Tensor, Tree], Tensor]  # (z, targets) -> (B,)
     likelihood: Callable[[Tensor, Tree], Tensor] | None
-    name: str  # of the loss; that of a user's function ends with two of its values, because closures share their names
+    name: str  # of the loss
+    values: tuple[str, ...] = ()  # of a user's loss at drawn outputs, because closures share their names
 
 
 @dataclass(frozen=True)
@@ -77,30 +78,31 @@ def settle(
     if loss is None or (isinstance(loss, str) and ":" not in loss):
         return found
     targets = samples.batch(np.arange(min(_EXAMPLES, len(samples))), device, dtype)[1]
-    return replace(found, name=" ".join([found.name, *_at_drawn_outputs(found, targets, dtype)]))
+    return replace(found, values=_at_drawn_outputs(found, targets, dtype))
 
 
-def _at_drawn_outputs(found: Measured, targets: Tree, dtype: torch.dtype) -> list[str]:
+def _at_drawn_outputs(found: Measured, targets: Tree, dtype: torch.dtype) -> tuple[str, ...]:
     """Return two means of a user's loss, in digits that rounding does not change; neither depends on the data.
 
     The first outputs are between 0 and 1, as a loss of probabilities needs them. What a loss does not accept is left
-    out.
+    out. All is on the CPU: on a GPU an output that a loss does not accept may end every later computation.
     """
+    targets = trees.to(targets, torch.device("cpu"), dtype)
     generator = torch.Generator().manual_seed(0)
 
     def drawn(t: Tensor) -> Tensor:
         return torch.rand(t.shape, generator=generator, dtype=torch.float64).to(t)
 
     if isinstance(found.outputs, Logits) and isinstance(targets, Tensor) and targets.ndim == 1:
-        targets = torch.arange(min(_CLASSES, found.outputs.size), device=targets.device)
+        targets = torch.arange(min(_CLASSES, found.outputs.size))
     else:
         targets = trees.mapped(lambda t: drawn(t) if t.is_floating_point() else torch.zeros_like(t), targets)
     example, means = torch.empty(trees.size(targets), found.outputs.size, dtype=dtype), list[str]()
     for scale in (1, 10):
-        z = scale * drawn(example.to(trees.device(targets)))
+        z = scale * drawn(example)
         with suppress(Exception), differentiable_attention():
             means.append(f"{wide(found.loss(z, targets)).mean().item():.4g}")
-    return means
+    return tuple(means)
 
 
 def _settled(

@@ -167,6 +167,7 @@ class Objective:
                 "weights_sha256": _digest(items.described(t) for t in tensors.values()),
                 "task": found.task.name,
                 "loss": found.name,
+                **({"loss_values": list(found.values)} if found.values else {}),
                 "partition": {n: c for n, c in zip(parts.names, parts.classes, strict=False)} or list(parts.names),
                 "partition_sha256": _digest([parts.part_of.tobytes()]),
                 "params": params or "all trainable",

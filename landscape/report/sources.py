@@ -102,7 +102,12 @@ def _checkpoint(file: Path, result: Result) -> Hashable:
     regrouped = about.get("regrouped")
     weights = regrouped.get("weights") if isinstance(regrouped, Mapping) else None
     block = about.get("params") or EVERYTHING
-    return sha256, str(block), str(weights), *(str(about.get(key)) for key in ("data_sha256", "split", "loss"))
+    return (
+        sha256,
+        str(block),
+        str(weights),
+        *(str(about.get(key)) for key in ("data_sha256", "split", "loss", "loss_values")),
+    )
 
 
 def _names(firsts: Sequence[tuple[Path, Result]]) -> list[str]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from cases import CASES
 from refusals import refused
+from torch import nn
 
 import landscape as ls
 from landscape.analyses import directions
@@ -128,3 +129,17 @@ def test_one_checkpoint_is_no_path():
         ls.trajectory(objective, {"run": one})
     with pytest.raises(InputError, match="needs two of them besides the origin"):
         ls.trajectory(objective, {"run": one}, anchors={"a": one["epoch-0"][0]})
+
+
+def test_a_buffer_that_is_no_running_statistic_needs_no_new_estimate():
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.full((4,), 0.5))
+            self.line = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.line(x - self.mean)
+
+    objective = ls.make_objective(Centred(), (torch.randn(12, 4), torch.arange(12) % 3))
+    assert ls.trajectory(objective, {"run": path_of(objective, 0)}, n=2).batch_norm == "log-interpolate"

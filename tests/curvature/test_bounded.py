@@ -274,12 +274,19 @@ def test_memory_that_runs_out_in_a_traced_product_is_no_fault_of_the_trace(monke
             raise torch.OutOfMemoryError("CUDA out of memory")
         return residuals(graph, inputs, targets)
 
+    def never(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
     monkeypatch.setattr(Linearized, "residuals", scarce)
     V = torch.eye(operator.size, dtype=operator.dtype).expand(2, -1, -1)
     torch.testing.assert_close(operator.matvec(V).mT, expected, rtol=0, atol=1e-12)
     assert "products take 2 samples at a time from now on" in caplog.text
-    with pytest.raises(torch.OutOfMemoryError):  # for fewer samples the graph may do
-        ls.curvature_operator(objective)
+    fresh = ls.curvature_operator(hard.objective_of(partial(hard.layers, nn.Tanh())))  # compared on fewer samples
+    assert "the traced product is compared on 2 samples" in caplog.text
+    torch.testing.assert_close(fresh.matvec(V).mT, expected, rtol=0, atol=1e-12)
+    monkeypatch.setattr(Linearized, "residuals", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        ls.curvature_operator(hard.objective_of(partial(hard.layers, nn.Tanh())))
 
 
 def test_a_vector_stands_beside_the_eigenvalue_that_it_belongs_to(monkeypatch):

@@ -343,7 +343,7 @@ def test_what_modules_keep_beside_their_tensors_is_left_as_it_is(tmp_path):
     model, other = nn.Sequential(Keeping(3, 2)), nn.Sequential(Keeping(3, 2))
     torch.save(other.state_dict(), tmp_path / "w.pt")
     data = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
-    objective = ls.load_objective(str(tmp_path / "w.pt"), model=model, dataset=data)
+    objective = ls.load_objective(str(tmp_path / "w.pt"), model=model, dataset=data, device="cpu")
     assert torch.equal(objective.theta[0], other[0].weight)
     state = convergence.state_of(objective, points.origin(objective))
     assert list(state) == ["0.weight", "0.bias"]

@@ -20,7 +20,7 @@ class Keeps(nn.Module):
 
 
 def test_a_model_that_keeps_activations_can_be_copied_after_a_derivative(tmp_path):
-    objective = ls.make_objective(Keeps(), (torch.randn(6, 4), torch.arange(6) % 3))
+    objective = ls.make_objective(Keeps(), (torch.randn(6, 4), torch.arange(6) % 3), device="cpu")
     other = Keeps()
     torch.save(other.state_dict(), tmp_path / "other.pt")
     ls.curvature_operator(objective, backend="reverse").matvec(torch.ones(1, 1, objective.layout.size))

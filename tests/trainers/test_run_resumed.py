@@ -67,6 +67,8 @@ def test_a_measurement_of_the_curvature_that_was_cut_is_made_when_the_run_goes_o
     series, expected = (store.load(tmp_path / run / "monitor.h5") for run in ("cut", "whole"))
     assert series.epoch.tolist() == expected.epoch.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(series.lambda_max, expected.lambda_max)
+    np.testing.assert_array_equal(series.learning_rate, expected.learning_rate)
+    np.testing.assert_array_equal(series.edge, expected.edge)
 
 
 def test_an_interruption_before_the_first_epoch_leaves_nothing(tmp_path, epochs):
