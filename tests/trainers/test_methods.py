@@ -93,9 +93,11 @@ def test_a_method_typed_decides_the_radius_of_a_runs_file_again(run_of):
     assert found.rho == compose({"dataset": "cifar10"}, method="ldam-drw-sam").rho
 
 
-def test_what_a_file_sets_for_no_part_in_particular_is_kept(tmp_path):
+@pytest.mark.parametrize("more", ["", 'dataset = "cifar10"\n'])
+def test_what_a_file_sets_for_no_part_in_particular_is_kept(tmp_path, more):
+    """The schedule of the data set that the file names has 200 epochs, which are not those of the file."""
     file = tmp_path / "few.toml"
-    file.write_text('rho = 0.3\nschedule = "multistep"\nmilestones = [3]\naugment = "none"\n')
+    file.write_text('rho = 0.3\nschedule = "multistep"\nmilestones = [3]\naugment = "none"\n' + more)
     found = compose({"dataset": "cifar10", "epochs": 20}, method="sam", config=file)
     assert (found.rho, found.milestones, found.augment) == (0.3, (3,), "none")
 
