@@ -17,6 +17,7 @@ LIBRARY_ONLY = {
     "grouping", "k", "results",  # of `Partition.by_frequency`, `Operator.top` and `concat`
     "analysis",  # of `series`
     "epoch", "objective", "step", "what",  # of `Monitor` and `numbers`
+    "folder",  # of `Memory`
     "strength",  # of `GKP`; recipes and commands call it preservation
     "directions",  # in the cost of eigenvectors; commands have it under a name of their own
 }  # fmt: skip

@@ -153,6 +153,8 @@ def test_options_that_sentences_name_exist():
     slurm = "array cpus-per-task exact gpus-per-node gpus-per-task job-name nodes ntasks ntasks-per-node requeue time"
     known |= {f"--{name}" for name in slurm.split()}
     known |= {o for file in (ROOT / "benchmarks").glob("*.py") for o in re.findall(r'"(--[a-z-]+)"', file.read_text())}
+    theirs = "dir_type model_file2 model_file3 mpi xignore xnorm"  # of tomgoldstein/loss-landscape
+    known |= {f"--{name}" for name in theirs.split()}
     for page in PAGES:
         used = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", (ROOT / page).read_text(encoding="utf-8")))
         assert used <= known, (page, used - known)
