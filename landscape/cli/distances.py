@@ -1,5 +1,6 @@
 """`landscape distances`: where parts converge, and how far apart that is."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,6 +86,9 @@ POINTS = option(
     "--points", "points_folder", metavar="DIR", help="Write the convergence points as checkpoints into this folder."
 )
 
+_RESULT = "of_result"
+"""Entry of a point's checkpoint that tells by a digest of its path the result with which the point was written."""
+
 
 @command(
     "landscape distances --ckpt runs/gsa-gkp --partition head-tail",
@@ -145,7 +149,7 @@ def distances(
     chosen: Any = convergence.groups_of(folder) if partition == "run" else partition
     path = result_path(out, file, "distances")
     if points_folder is not None:
-        _refuse_taken(Path(points_folder), overwrite=overwrite)
+        _refuse_taken(Path(points_folder), path, overwrite=overwrite)
     with begin(
         ckpt=file,
         per_class=per_class,
@@ -164,6 +168,8 @@ def distances(
             start = objective if word == ckpt else _at(objective, word, reading)
             with console.progress() as progress:
                 runs.append(tuning.run(_name(word), start, others, progress))
+        if points_folder is not None and distributed.is_main():  # before the result, with which the command is done
+            _write(Path(points_folder), path, objective, file, runs[0], reading)
         with console.progress() as progress:
             result = analysis.distances(
                 objective,
@@ -182,8 +188,6 @@ def distances(
             )
         if not distributed.is_main():
             return
-        if points_folder is not None:
-            _write(Path(points_folder), objective, file, runs[0], reading)
         _conclude(console, result, path)
         if as_json:
             console.json(_document(result, path))
@@ -279,20 +283,25 @@ def _name(word: str) -> str:
     return path.name if path.is_dir() else f"{path.parent.name}/{path.stem}".removeprefix("/")
 
 
-def _refuse_taken(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder in which points could take the place of other checkpoints."""
+def _refuse_taken(folder: Path, out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder in which points could take the place of other checkpoints than those of an unfinished run."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--points {folder} is a file: name a folder, which is made if there is none")
-    if folder.is_dir() and any(folder.glob("*.pt")) and not overwrite:
-        raise StoreError(f"--points {folder} holds checkpoints: choose another folder, or pass --overwrite")
+    for file in folder.glob("*.pt") if folder.is_dir() and not overwrite else ():
+        if out.exists() or checkpoints.read(file).meta.get(_RESULT) != _digest(out):
+            raise StoreError(f"--points {folder} holds checkpoints: choose another folder, or pass --overwrite")
 
 
-def _write(folder: Path, objective: Objective, ckpt: str, run: Run, reading: dict[str, Any]) -> None:
+def _digest(out: Path) -> str:
+    return hashlib.sha256(str(out.resolve()).encode()).hexdigest()
+
+
+def _write(folder: Path, out: Path, objective: Objective, ckpt: str, run: Run, reading: dict[str, Any]) -> None:
     """Write points as checkpoints that every analysis reads, by the names of their parts."""
     meta = dict(checkpoints.read(ckpt, key=reading["key"], trust_pickle=reading["trust_pickle"]).meta)
     folder.mkdir(parents=True, exist_ok=True)
     for name, (point, epoch) in run.points.items():
-        about = {**meta, "epoch": None if np.isnan(epoch) else epoch, "convergence_point": name}
+        about = {**meta, "epoch": None if np.isnan(epoch) else epoch, "convergence_point": name, _RESULT: _digest(out)}
         safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
         checkpoints.write(folder / f"{safe}.pt", convergence.state_of(objective, point), about)
 

@@ -1,5 +1,6 @@
 """`landscape surface1d`, `surface2d`, `trajectory` and `distances` from end to end, good words and bad."""
 
+import errno
 import json
 import shutil
 
@@ -179,6 +180,24 @@ def test_statistics_of_dicts_are_estimated_on_their_training_split(tmp_path, mon
     along = directions.random(objective, 1, seed=0)
     expected = ls.surface(objective, along, [-1.0, 0.0, 1.0], batch_norm="reestimate", training=other.samples)
     np.testing.assert_allclose(ls.load("s.h5").loss, expected.loss, rtol=1e-5)
+
+
+def test_points_of_a_run_that_was_cut_are_written_again_by_the_same_command(here, monkeypatch, capsys):
+    words = ["distances", "--ckpt", "last.pt", "--finetune", "1", "--partition", "head-tail", "--only", "tail", *FEW]
+    words += ["--points", "of-cut", "-o", "cut.h5"]
+
+    def full(*given, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr("landscape.cli.distances.analysis.distances", full)
+        assert main(words) == 2
+    assert (here / "of-cut" / "tail.pt").exists()
+    assert main([*words[:-1], "other.h5"]) == 2  # which has not written them
+    assert "holds checkpoints" in capsys.readouterr().err
+    assert main(words) == 0
+    assert ls.load(here / "cut.h5").points == ("tail", "start")
+    assert main(words) == 2  # it is done
 
 
 def test_distances_after_training_on_parts_alone(here, capsys):
