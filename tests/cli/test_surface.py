@@ -184,7 +184,7 @@ def test_statistics_of_dicts_are_estimated_on_their_training_split(tmp_path, mon
 
 def test_points_of_a_run_that_was_cut_are_written_again_by_the_same_command(here, monkeypatch, capsys):
     words = ["distances", "--ckpt", "last.pt", "--finetune", "1", "--partition", "head-tail", "--only", "tail", *FEW]
-    words += ["--points", "of-cut", "-o", "cut.h5"]
+    words += ["--points", str(here / "of-cut"), "-o", str(here / "cut.h5")]
 
     def full(*given, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -193,7 +193,7 @@ def test_points_of_a_run_that_was_cut_are_written_again_by_the_same_command(here
         scarce.setattr("landscape.cli.distances.analysis.distances", full)
         assert main(words) == 2
     assert (here / "of-cut" / "tail.pt").exists()
-    assert main([*words[:-1], "other.h5"]) == 2  # which has not written them
+    assert main([*words[:-1], str(here / "other.h5")]) == 2  # which has not written them
     assert "holds checkpoints" in capsys.readouterr().err
     assert main(words) == 0
     assert ls.load(here / "cut.h5").points == ("tail", "start")
