@@ -1,5 +1,8 @@
-"""Ranks that are done wait for the others without writing to the file that all share."""
+"""Ranks that are done wait for the others while these give signs of life, and do not fill the file that all share."""
 
+from collections import Counter
+
+import pytest
 import torch.distributed as dist
 
 from landscape.autodiff import distributed
@@ -39,3 +42,45 @@ def test_a_waiting_rank_seldom_reads_the_heartbeats_of_the_others(monkeypatch):
     distributed._Beat(store).wait_for_all()
     assert work.looks > 200
     assert sorted(store.asked) == ["alive-0", "alive-2"]  # each record would make the file longer
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_rank_that_works_for_longer_than_the_silence_is_waited_for_and_one_that_hangs_is_not(works, monkeypatch):
+    counts, now, asking = Counter(), [0.0], [1]
+
+    class Shared:
+        def add(self, key, number):
+            counts[key] += number
+            return counts[key]
+
+    class Barrier:
+        def is_completed(self):
+            return now[0] > 3 * distributed.SILENCE.total_seconds()
+
+        def wait(self):
+            pass
+
+    monkeypatch.setattr(distributed, "rank", lambda: asking[0])
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(dist, "barrier", lambda async_op: Barrier())
+    monkeypatch.setattr(distributed.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(distributed.atexit, "register", lambda function: None)
+    # private: as above; `alive` calls that of the rank
+    other, waiting = (distributed._Beat(Shared()) for _ in range(2))
+
+    def passed(seconds):
+        now[0] += 30
+        if works:
+            asking[0] = 0
+            other()
+            asking[0] = 1
+
+    monkeypatch.setattr(distributed.time, "sleep", passed)
+    if works:
+        waiting.wait_for_all()
+        assert counts["alive-0"] > 100
+        return
+    with pytest.raises(distributed.RankError):
+        waiting.wait_for_all()
+    assert now[0] < 1.1 * distributed.SILENCE.total_seconds()
+    distributed._abandoned.clear()
