@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from landscape.autodiff import trees
 from landscape.autodiff.trees import Tree
-from landscape.errors import is_of_memory, one_line
+from landscape.errors import one_line
 
 TRACE_SIZES = (11, 13, 17, 19, 23, 29)
 """Batch sizes to trace at: primes, so that the integers in a graph that stand for the batch size can be told."""
@@ -111,8 +111,6 @@ def _graph(function: Callable[..., Any], example: tuple[Any, ...]) -> fx.GraphMo
             # Nearly all products change tensors in place, for example the derivative of the cross-entropy.
             traced = graph_of(torch.func.functionalize(function), *example)
     except Exception as error:
-        if is_of_memory(error):  # which says nothing about the model
-            raise
         # A user's model may raise anything when it is traced; the plain function does not need the trace.
         raise NotTraceableError(one_line(error)) from error
     if any(_mutates(node) for node in traced.graph.nodes):

@@ -320,7 +320,8 @@ def _checked_on(problem: Problem, kind: Kind, batch: Batch, required: bool) -> T
         with differentiable_attention():
             graph = by_trace(problem, kind, batch)
     except NotTraceableError as error:
-        problem.known.put(key, error.with_traceback(None), of)
+        if not is_of_memory(error):  # which says nothing about the model
+            problem.known.put(key, error.with_traceback(None), of)
         _refuse(f"the model cannot be traced ({error})", required)
         return None
     except Exception as error:  # tracing runs a user's model, which may fail in any way

@@ -205,6 +205,7 @@ def test_an_estimate_counts_the_share_of_a_basis_that_would_be_divided(fit, expe
     objective = CASES["mlp-tanh"].objective(partition="all")
     entry = objective.layout.size * 8
     monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "of_main", lambda value: value)
     monkeypatch.setattr(memory, "room", lambda device, limit: fit * entry)
     monkeypatch.setattr(memory, "peak", lambda: 10**6)
     found = ls.estimate(
