@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,6 @@ class Measured:
     loss: Callable[[Tensor, Tree], Tensor]  # (z, targets) -> (B,)
     likelihood: Callable[[Tensor, Tree], Tensor] | None
     name: str  # of the loss
-    values: tuple[str, ...] = ()  # of a user's loss at drawn outputs, because closures share their names
 
 
 @dataclass(frozen=True)
@@ -74,47 +73,6 @@ def settle(
     Raises:
         InputError: they do not fit each other, the outputs or the targets.
     """
-    found = _settled(model, samples, loss, task, index, device, dtype)
-    if loss is None or (isinstance(loss, str) and ":" not in loss):
-        return found
-    targets = samples.batch(np.arange(min(_EXAMPLES, len(samples))), device, dtype)[1]
-    return replace(found, values=_at_drawn_outputs(found, targets, dtype))
-
-
-def _at_drawn_outputs(found: Measured, targets: Tree, dtype: torch.dtype) -> tuple[str, ...]:
-    """Return two means of a user's loss, in digits that rounding does not change; neither depends on the data.
-
-    The first outputs are between 0 and 1, as a loss of probabilities needs them. What a loss does not accept is left
-    out. All is on the CPU: on a GPU an output that a loss does not accept may end every later computation.
-    """
-    targets = trees.to(targets, torch.device("cpu"), dtype)
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(t: Tensor) -> Tensor:
-        return torch.rand(t.shape, generator=generator, dtype=torch.float64).to(t)
-
-    if isinstance(found.outputs, Logits) and isinstance(targets, Tensor) and targets.ndim == 1:
-        targets = torch.arange(min(_CLASSES, found.outputs.size))
-    else:
-        targets = trees.mapped(lambda t: drawn(t) if t.is_floating_point() else torch.zeros_like(t), targets)
-    example, means = torch.empty(trees.size(targets), found.outputs.size, dtype=dtype), list[str]()
-    for scale in (1, 10):
-        z = scale * drawn(example)
-        with suppress(Exception), differentiable_attention():
-            means.append(f"{wide(found.loss(z, targets)).mean().item():.4g}")
-    return tuple(means)
-
-
-def _settled(
-    model: nn.Module,
-    samples: Samples,
-    loss: str | Callable[[Any, Tree], Tensor] | None,
-    task: str | None,
-    index: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Measured:
-    """Choose as `settle` does, with the plain name of the loss."""
     chosen = _task(samples, loss, task)
     if loss is None and chosen.name == "own":
         raise InputError(f"the task own needs a {arg('loss')}, a function of (output, target)")
@@ -136,6 +94,39 @@ def _settled(
     function = losses.own(loss) if isinstance(loss, str) else loss
     found = outputs.whole(output, n)
     return Measured(task=chosen, outputs=found, loss=_Restored(function, found), likelihood=None, name=name)
+
+
+def at_drawn_outputs(found: Measured, samples: Samples, dtype: torch.dtype) -> list[str]:
+    """Return two means of a loss, which tell it from others of its name, as those of closures.
+
+    They have digits that rounding does not change, and do not depend on the data. The first outputs are between 0 and
+    1, as a loss of probabilities needs them. What a loss does not accept is left out. All is on the CPU: on a GPU an
+    output that a loss does not accept may end every later computation.
+
+    Args:
+        found: a user's loss.
+        samples: the data, which show the form of the targets.
+        dtype: of the outputs.
+
+    Returns:
+        The means that there are.
+    """
+    targets = samples.batch(np.arange(min(_EXAMPLES, len(samples))), torch.device("cpu"), dtype)[1]
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(t: Tensor) -> Tensor:
+        return torch.rand(t.shape, generator=generator, dtype=torch.float64).to(t)
+
+    if isinstance(found.outputs, Logits) and isinstance(targets, Tensor) and targets.ndim == 1:
+        targets = torch.arange(min(_CLASSES, found.outputs.size))
+    else:
+        targets = trees.mapped(lambda t: drawn(t) if t.is_floating_point() else torch.zeros_like(t), targets)
+    example, means = torch.empty(trees.size(targets), found.outputs.size, dtype=dtype), list[str]()
+    for scale in (1, 10):
+        z = scale * drawn(example)
+        with suppress(Exception), differentiable_attention():
+            means.append(f"{wide(found.loss(z, targets)).mean().item():.4g}")
+    return means
 
 
 def _task(samples: Samples, loss: str | Callable[..., Any] | None, task: str | None) -> Task:

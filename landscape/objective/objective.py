@@ -143,6 +143,7 @@ class Objective:
             samples = samples.taken_by(partial(arguments, own))
         tensors = _tensors(own)
         found = measured.settle(own, samples, loss, task, logits_index, where, dtype)
+        of_user = callable(loss) or (loss is not None and ":" in loss)
         objective = cls(
             model=own,
             task=found.task,
@@ -167,7 +168,7 @@ class Objective:
                 "weights_sha256": _digest(items.described(t) for t in tensors.values()),
                 "task": found.task.name,
                 "loss": found.name,
-                **({"loss_values": list(found.values)} if found.values else {}),
+                **({"loss_values": measured.at_drawn_outputs(found, samples, dtype)} if of_user else {}),
                 "partition": {n: c for n, c in zip(parts.names, parts.classes, strict=False)} or list(parts.names),
                 "partition_sha256": _digest([parts.part_of.tobytes()]),
                 "params": params or "all trainable",
