@@ -29,7 +29,7 @@ from landscape.objective.jobs import Progress
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.runs import checkpoint_list
-from landscape.results import Distances, written
+from landscape.results import Distances, disk, hdf5, written
 
 DISTANCES = cloup.option_group(
     "Convergence points",
@@ -148,6 +148,7 @@ def distances(
     file, folder = (ckpt, Path(ckpt).parent) if tuning is not None or not Path(ckpt).is_dir() else _of_run(ckpt)
     chosen: Any = convergence.groups_of(folder) if partition == "run" else partition
     path = result_path(out, file, "distances")
+    disk.refuse_taken(path, overwrite=overwrite, signature=hdf5.SIGNATURE)  # before the points are computed and written
     if points_folder is not None:
         _refuse_taken(Path(points_folder), path, overwrite=overwrite)
     with begin(

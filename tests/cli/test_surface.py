@@ -198,6 +198,8 @@ def test_points_of_a_run_that_was_cut_are_written_again_by_the_same_command(here
     assert main(words) == 0
     assert ls.load(here / "cut.h5").points == ("tail", "start")
     assert main(words) == 2  # it is done
+    assert main([str(here / "new") if word == str(here / "of-cut") else word for word in words]) == 2
+    assert not (here / "new").exists()
 
 
 def test_distances_after_training_on_parts_alone(here, capsys):
