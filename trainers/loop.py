@@ -23,7 +23,7 @@ from landscape.networks import classifiers, losses, models
 from landscape.networks.models import failures_named
 from trainers import schedule
 from trainers.batches import Batches
-from trainers.class_sam import ClassSAM, class_conditional, focal_weights, tail_weights
+from trainers.class_sam import ClassSAM, class_conditional
 from trainers.gkp import GKP
 from trainers.gsa import GSA
 from trainers.losses import (
@@ -35,6 +35,7 @@ from trainers.losses import (
     options_of,
     reweighted,
 )
+from trainers.optimizers import optimizer_of
 from trainers.passes import alone, flat, gradient, hand_over, kept_statistics, trainable
 from trainers.recipes import Recipe
 from trainers.sam import SAM, shares
@@ -96,7 +97,7 @@ class Trainer:
             weights = effective_number_weights(train.class_counts, recipe.drw_beta).to(place(device))
             self._weighted = reweighted(self.criterion, weights, self._reduce)
         self._both = self.model if self.head is None else nn.ModuleList([self.model, self.head])
-        self.optimizer = self._optimizer()
+        self.optimizer = optimizer_of(recipe, self._both, train, self._reduce)
         self._base = self.optimizer.base if isinstance(self.optimizer, SAM | GSA) else self.optimizer
         self._parameters = trainable(self._base.param_groups)
         # sums over an epoch's steps, read at its end: share of GKP's pull, steps with a pull; clipped radii, all radii
@@ -128,52 +129,6 @@ class Trainer:
         if self.recipe.loss == "bcl":
             return losses.build("logit-adjust", self.train.class_counts, tau=self._bcl.tau)
         return losses.build(self.recipe.loss, self.train.class_counts, **options_of(self.recipe.loss_options))
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        r = self.recipe
-        chosen = [p for module in (self.model, self.head) if module for p in module.parameters() if p.requires_grad]
-        options: dict[str, Any] = {
-            "lr": r.lr,
-            "momentum": r.momentum,
-            "nesterov": r.nesterov,
-            "weight_decay": r.weight_decay,
-        }
-        options_of_both: dict[str, Any] = {"model": self._both, "reduce": self._reduce, **options}
-        if r.sharpness == "sam":
-            return SAM(chosen, torch.optim.SGD, rho=r.rho, adaptive=r.adaptive, **options_of_both)
-        if r.sharpness in {"focal-sam", "imbsam"}:
-            counts = self.train.class_counts
-            weights = (
-                focal_weights(counts, r.sharpness_share, r.sharpness_gamma)
-                if r.sharpness == "focal-sam"
-                else self._of_tail(counts)
-            )
-            return ClassSAM(chosen, torch.optim.SGD, weights=weights, rho=r.rho, adaptive=r.adaptive, **options_of_both)
-        if r.sharpness == "gsa":
-            return GSA(
-                chosen,
-                torch.optim.SGD,
-                counts=[len(self.train)],
-                scale=r.radius_scale,
-                direction=r.direction,
-                average=r.average,
-                perturb=r.perturb,
-                first_pass=r.first_pass,
-                adaptive=r.adaptive,
-                clip=r.clip,
-                norm_term=r.norm_term,
-                **options_of_both,
-            )
-        return torch.optim.SGD(chosen, **options)
-
-    def _of_tail(self, counts: np.ndarray) -> Tensor:
-        """Return the class weights of ImbSAM, which must leave a class to perturb for."""
-        rarest, most = counts[counts > 0].min(), self.recipe.tail_most
-        if rarest > most:
-            raise InputError(
-                f"{arg('tail_most', most)} perturbs for no class, as the rarest has {rarest} training samples: raise it"
-            )
-        return tail_weights(counts, most)
 
     def _try_out(self) -> None:
         """Evaluate model and loss on the smallest batch that a step may have, without lasting effects."""
