@@ -236,7 +236,7 @@ def refuse_taken(path: Path, *, overwrite: bool, signature: bytes | None = None)
     if not overwrite:
         raise StoreError(f"{path} exists: pass {arg('overwrite', True)} to replace it, or choose another file")
     if not path.is_file():  # root's rename would even replace a device
-        raise StoreError(f"{path} is not a file: choose another file")
+        raise StoreError(f"{path} is {'a folder' if path.is_dir() else 'not a file'}: choose another file")
     if signature is None or not path.stat().st_size:
         return
     with open(path, "rb") as file:
