@@ -15,6 +15,7 @@ import torch
 from landscape.analyses import samples as of_samples
 from landscape.curvature import rows
 from landscape.curvature.kinds import Factors
+from landscape.curvature.outputs import Keep
 from landscape.curvature.rows import Lengths
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
@@ -29,17 +30,17 @@ MOST_ROWS = 768
 """The largest number of rows of all parts together; their products need 4.5 MiB in the file."""
 
 
-def fitting(objective: Objective, cache_bytes: int) -> int:
-    """Return how many rows of all parts together fit.
+def to_keep(objective: Objective, cache_bytes: int) -> Keep:
+    """Return which rows of each part are worth being kept until all parts are done.
 
     Args:
         objective: model, loss and data in parts.
-        cache_bytes: memory for the rows.
+        cache_bytes: memory for the rows of all parts.
 
     Returns:
-        At most `MOST_ROWS`.
+        The choice, by their lengths.
     """
-    return min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+    return Keep(tol=LEFT_OUT[0], most=_fitting(objective, cache_bytes) // len(objective.members))
 
 
 def row_products(
@@ -76,7 +77,7 @@ def row_products(
         here = torch.tensor([float(p in known) for p in range(len(parts))])
         by_all = shared.team.total(here) == shared.team.size  # parts may have been dealt
         lengths = [known[p] if by_all[p] else measure(shared, p) for p in range(len(parts))]
-        most = fitting(objective, cache_bytes)
+        most = _fitting(objective, cache_bytes)
         if spectrum.eigenvalues is None:  # a Hessian, which itself needs about ten products: these rows add about two
             most = min(most, sum(max(of_samples.DIRECTION_ROWS, len(own.weights)) for own in lengths))
         tol = _share(lengths, most)
@@ -86,7 +87,7 @@ def row_products(
             return RowProducts(parts=parts, gram=np.empty((0, 0)), gram_part=none, gram_sample=none, gram_sign=nothing)
         log.info("rows of all parts that hold all but %.3g of each one's trace are kept", tol)
         found = [rows.rows(shared, factors, p, own, tol) for p, own in enumerate(lengths)]
-        vectors = torch.cat([of.vectors for of in found])
+        vectors = found[0].vectors if len(found) == 1 else torch.cat([of.vectors for of in found])
         part = np.repeat(np.arange(len(parts)), [len(of.sample) for of in found])
         sample = np.concatenate([of.sample for of in found])
         roots = np.ones(len(part))
@@ -111,6 +112,11 @@ def row_products(
         gram_sample=found.gram_sample,
         gram_sign=found.gram_sign,
     )
+
+
+def _fitting(objective: Objective, cache_bytes: int) -> int:
+    """Return how many rows of all parts together fit, at most `MOST_ROWS`."""
+    return min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
 
 
 def _share(lengths: list[Lengths], most: int) -> float | None:

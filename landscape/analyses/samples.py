@@ -149,7 +149,7 @@ def samples(
     cache_bytes: int,
     seed: int = 0,
     trace_tol: float | None = 0.0,
-    later: int = 0,
+    later: Keep | None = None,
     complete: bool = True,
 ) -> Samples:
     """Compute the norms of the rows of a part, and the longest rows if they fit into memory.
@@ -165,7 +165,7 @@ def samples(
         trace_tol: the Hessian's longest rows are measured, and the others estimated (curvature/tails.py), if the
             standard error of the trace is then at most this fraction of it; None for no limit, 0 measures all rows.
             For other matrices this applies if `complete` is false.
-        later: number of the longest rows to keep beside their lengths for a later call of `rows.rows`.
+        later: the longest rows to keep beside their lengths for a later call of `rows.rows`; None for none.
         complete: measure all rows of a matrix that has rows, for its eigenvalues; otherwise they only give directions.
 
     Returns:
@@ -202,12 +202,13 @@ def samples(
         if left <= 1e-3 * top or tol == 0 or not complete:
             break
         tol *= 0.5 * 1e-3 * top / left
-    known = replace(known, kept=_longest(known, kept.rows, later) if kept is not None and later else None)
+    known = replace(known, kept=None if kept is None or later is None else _longest(known, kept.rows, later))
     return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, complete=complete)
 
 
-def _longest(known: Lengths, found: Rows, most: int) -> Found:
-    """Return copies of the longest of some rows, at most `most` of them."""
+def _longest(known: Lengths, found: Rows, keep: Keep) -> Found:
+    """Return copies of the longest of some rows: those that `keep` asks for, by their lengths."""
+    most = min(keep.most, len(known.longest(keep.tol)[0]))
     sizes = np.abs(known.squares[found.sample, found.row])
     chosen = np.sort(np.argsort(-sizes, kind="stable")[:most])
     vectors = found.vectors[torch.from_numpy(chosen).to(found.vectors.device)]

@@ -20,7 +20,7 @@ from landscape.analyses import samples as of_samples
 from landscape.analyses import summaries
 from landscape.analyses.accuracy import draws_of
 from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
-from landscape.analyses.pooled import fitting, row_products
+from landscape.analyses.pooled import row_products, to_keep
 from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
 from landscape.autodiff.costs import Plan
 from landscape.curvature import extremes, kept, probing, rows, traces
@@ -191,7 +191,7 @@ class _ObjectiveJob(Job):
 
     def _per_sample(self, objective: Objective, part: int) -> of_samples.Samples:
         cache_bytes = self.subject.cache_bytes
-        later = fitting(self.used, cache_bytes // 2) // len(self.used.members) if self.options.sampling_errors else 0
+        later = to_keep(self.used, cache_bytes // 2) if self.options.sampling_errors else None
         given: dict[str, Any] = self.options.of_samples | {"cache_bytes": cache_bytes, "later": later}
         return of_samples.samples(
             objective, self.kind, part, **given, complete=all_rows(self.used, self.kind, self.options)

@@ -305,12 +305,15 @@ class Team:
         counts = torch.zeros(self.size, dtype=torch.float64)
         counts[self.rank] = len(rows)
         numbers = [int(n) for n in self.total(counts)]
-        own = rows.new_zeros((max(numbers), *rows.shape[1:]), device=_carrier(rows))
-        own[: len(rows)] = rows
-        found = [torch.empty_like(own) for _ in numbers]
+        found = rows.new_empty((sum(numbers), *rows.shape[1:]), device=_carrier(rows))
+        pieces = torch.split(found, numbers)
+        pieces[self.rank].copy_(rows)
+        # Each sends its piece to where it belongs: gloo's all_gather allocates and copies all rows once more.
         with _others_may_be_lost():
-            dist.all_gather(found, own, group=_group())
-        return torch.cat([some[:n] for some, n in zip(found, numbers, strict=True)]).to(rows.device)
+            for rank, piece in enumerate(pieces):
+                if len(piece):
+                    dist.broadcast(piece, rank, group=_group())
+        return found.to(rows.device)
 
     def agreed(self, numbers: np.ndarray) -> np.ndarray:
         """Return the numbers of the team's first process, so that all make the same decision.

@@ -47,6 +47,7 @@ from landscape.results.gram import Gram
 _CHECKED = 13  # samples on which gradients are checked; few layers have an axis of this length beside the batch
 _PAIRS = 512  # pairs of a sample and a row, whose gradients at all layers' outputs are kept at a time
 _BLOCK = 128  # rows that are multiplied with all after them
+_SPARE = 1.1  # rows that are used, if they were kept, in proportion to those that are needed
 _COLUMNS = 512  # columns of the rows that are multiplied in the model's dtype before the sum goes on in float64
 
 Report: TypeAlias = Callable[[float], None]
@@ -248,22 +249,22 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
         tol: fraction of the sum of all squared lengths that may be left out; 0 keeps every row that is not zero.
 
     Returns:
-        The rows, in the order of the samples.
+        The rows, in the order of the samples; a few more than necessary where these were kept beside their lengths.
     """
     sample, row = known.longest(tol)
+    have, where = _known(known, sample, row)
+    if known.kept is None:
+        vectors = _computed(objective, factors, part, known, sample, row)
+    elif have.all() and _are_about(known, len(sample)):
+        vectors, sample, row = known.kept.vectors, known.kept.sample, known.kept.row
+    else:
+        missing = _computed(objective, factors, part, known, sample[~have], row[~have])
+        vectors = missing.new_empty(len(sample), missing.shape[1])
+        for at, row_of in zip(np.flatnonzero(have), where, strict=True):  # one by one: they are large
+            vectors[at] = known.kept.vectors[row_of]
+        vectors[torch.from_numpy(~have)] = missing
     left_out = known.weights[:, None] * known.squares
     left_out[sample, row] = 0
-    have, where = _known(known, sample, row)
-    vectors = None if known.kept is None else known.kept.vectors
-    if vectors is None or not have.all() or len(where) < len(vectors):
-        missing = _computed(objective, factors, part, known, sample[~have], row[~have])
-        if vectors is None:
-            vectors = missing
-        else:
-            joined = missing.new_empty(len(sample), missing.shape[1])
-            joined[torch.from_numpy(have)] = vectors[torch.from_numpy(where)]
-            joined[torch.from_numpy(~have)] = missing
-            vectors = joined
     return Rows(
         vectors=vectors,
         sample=sample,
@@ -274,6 +275,12 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
         tau_minus=float(np.maximum(-left_out, 0).sum() + known.tail[1]),
         team=objective.team,
     )
+
+
+def _are_about(known: Lengths, n_rows: int) -> bool:
+    """Say whether about as many rows were kept as are needed, none of length zero: copying some would take longer."""
+    kept = known.kept
+    return kept is not None and len(kept.sample) <= _SPARE * n_rows and bool(known.squares[kept.sample, kept.row].all())
 
 
 def _computed(

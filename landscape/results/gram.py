@@ -71,32 +71,15 @@ class Gram:
         combination = np.zeros(len(self.sample))
         if not len(own):
             return 0.0, combination
-        found = self.restricted(own).eigen(weights)
-        combination[own] = found.combinations[:, 0]
-        return max(0.0, float(found.values[0])), combination
-
-    def largest(self, weights: np.ndarray) -> float:
-        """Return the largest eigenvalue for weights of the samples, as `top` does, without its vector.
-
-        Args:
-            weights: (n,), not negative.
-
-        Returns:
-            The eigenvalue, at least 0.
-        """
-        own = self.with_weight(weights)
-        if not len(own):
-            return 0.0
         if (self.sign[own] < 0).any():
-            return self.top(weights)[0]
+            found = self.restricted(own).eigen(weights)
+            combination[own] = found.combinations[:, 0]
+            return max(0.0, float(found.values[0])), combination
         roots = np.sqrt(weights[self.sample[own]])
-        weighted = roots[:, None] * self.products[np.ix_(own, own)] * roots
-        last = len(own) - 1
-        if last < _DENSE:
-            found = eigh(weighted, eigvals_only=True, subset_by_index=[last, last], check_finite=False)
-        else:  # the same starting vector each time
-            found = eigsh(weighted, k=1, which="LA", v0=np.sqrt(weighted.diagonal()), return_eigenvectors=False)
-        return max(0.0, float(found[0]))
+        value, vector = _largest(roots[:, None] * self.products[np.ix_(own, own)] * roots)
+        if value > 0:
+            combination[own] = roots * vector / np.sqrt(value)
+        return value, combination
 
     @property
     def traces(self) -> np.ndarray:
@@ -182,3 +165,16 @@ class Gram:
         for members, combination in self.folds(weights, folds=folds, seed=seed, groups=groups):
             found[members] = self.curvatures(combination)[members]
         return found
+
+
+def _largest(matrix: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the largest eigenvalue of a positive semidefinite matrix, (m, m), m > 0, and its unit eigenvector."""
+    lengths = np.sqrt(matrix.diagonal())
+    if not lengths.any():
+        return 0.0, lengths
+    last = len(matrix) - 1
+    if last < _DENSE:
+        values, vectors = eigh(matrix, subset_by_index=[last, last], check_finite=False)
+    else:  # the same starting vector each time
+        values, vectors = eigsh(matrix, k=1, which="LA", v0=lengths)
+    return max(0.0, float(values[0])), vectors[:, 0]

@@ -153,7 +153,7 @@ def _numbers(together: Pool, weights: np.ndarray) -> dict[str, float]:
     below = float(weights @ together.uncertainty)
     numbers = {"trace": float(weights @ together.traces)}
     if together.gram is not None:
-        numbers["lambda_max"] = together.gram.largest(weights)
+        numbers["lambda_max"] = together.gram.top(weights)[0]
     if not np.isnan(below):
         numbers |= {f"{name} per uncertainty": n / below if below > 0 else 0.0 for name, n in numbers.items()}
     return {name: numbers[name] for name in NUMBERS if name in numbers}

@@ -33,7 +33,6 @@ def test_eigenvalues_and_vectors_are_those_of_the_weighted_matrix(seed, signs):
     value, combination = gram.top(weights)
     v = combination @ A
     assert value == pytest.approx(max(0, expected[0]), rel=1e-12)
-    assert gram.largest(weights) == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(matrix @ v, value * v, atol=1e-11 * np.abs(expected).max())
     assert v @ v == pytest.approx(1, rel=1e-10)
 
@@ -52,14 +51,24 @@ def test_curvatures_and_traces_of_samples_are_those_of_their_own_matrices_and_ad
     assert weights @ gram.curvatures(combination) == pytest.approx(value, rel=1e-10)
 
 
-@pytest.mark.parametrize("n", [256, 257])
-def test_many_rows_take_another_way_to_the_same_largest_eigenvalue(n):
+@pytest.mark.parametrize("n", [1, 256, 257, 300])
+def test_many_rows_take_another_way_to_the_same_largest_eigenvalue_and_vector(n):
     rng = np.random.default_rng(n)
     A = rng.normal(size=(n, 12)) * rng.lognormal(size=(n, 1))
     gram = Gram(products=A @ A.T, sign=np.ones(n), sample=np.arange(n), n=n)
     weights = rng.random(n)
-    expected = np.linalg.eigvalsh((A.T * weights) @ A)[-1]
-    assert gram.largest(weights) == pytest.approx(expected, rel=1e-10)
+    expected, vectors = np.linalg.eigh((A.T * weights) @ A)
+    value, combination = gram.top(weights)
+    assert value == pytest.approx(expected[-1], rel=1e-10)
+    assert abs(combination @ A @ vectors[:, -1]) == pytest.approx(1, rel=1e-10)
+
+
+@pytest.mark.parametrize("n", [3, 300])
+def test_rows_of_length_zero_have_no_curvature(n):
+    gram = Gram(products=np.zeros((n, n)), sign=np.ones(n), sample=np.arange(n), n=n)
+    value, combination = gram.top(np.ones(n))
+    assert value == 0
+    assert not combination.any()
 
 
 def test_samples_without_weight_count_no_more_than_absent_ones():
