@@ -66,6 +66,8 @@ def results(folder: Path, *, few: bool = False) -> None:
     fitted = network(sizes=(400, 40))
     with distributed.together():
         fitted.evaluate()
+    each = ls.features(fitted, out=folder / "features-errors.h5").n_features * fitted.dtype.itemsize
+    ls.features(fitted, cache_bytes=300 * each, out=folder / "features-apart.h5")  # each process keeps its own 220
     ls.spectrum(fitted, accuracy=0.3, out=folder / "accuracy.h5")
     ls.spectrum(fitted, operator="ggn", samples=30, out=folder / "drawn.h5")
     few_drawn = draw_samples(fitted, 30)

@@ -12,7 +12,7 @@ If the features are kept, this needs no further pass of the network; otherwise i
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -220,9 +220,11 @@ def _measure(
                 report(0.95 - (0.05 if kept else 0.45) * (1 - (k + 1) / n_batches))
 
         numbers, n_features = _numbers(first, second, rows, beta, objective.team)
-    few = len(objective.samples) < 2 * GROUPS
-    if sampling_errors and not few and objective.team.agreed(np.array([bool(kept)]))[0]:
-        numbers |= _jackknife(kept, rows, beta, objective.team, report)
+    team, few = objective.team, len(objective.samples) < 2 * GROUPS
+    if sampling_errors and not few and team.total_of(bool(kept)) == team.size:
+        all_fit = kept[0].features[0].nbytes * len(objective.samples) <= cache_bytes
+        joined = 1 < team.size <= GROUPS and team.total_of(all_fit) == team.size
+        numbers |= _jackknife(kept, rows, beta, team, report, joined=joined)
     if n_classes > MOST_ANGLES:
         numbers["mean_cosine"] = None
     return numbers, n_features
@@ -278,22 +280,43 @@ def _numbers(
 
 
 def _jackknife(
-    kept: Sequence[_Batch], rows: Tensor, beta: float, team: distributed.Team, report: Report
+    kept: Sequence[_Batch], rows: Tensor, beta: float, team: distributed.Team, report: Report, *, joined: bool
 ) -> dict[str, np.ndarray]:
-    """Return standard errors over samples, from the numbers without each group of samples in turn."""
-    again: dict[str, list[np.ndarray]] = {name: [] for name in WITH_ERRORS}
-    for g in range(GROUPS):
+    """Return standard errors over samples, from the numbers without each group of samples in turn.
+
+    Args:
+        kept: of the samples of this process.
+        rows: of the classifier, (C, F).
+        beta: weight of the variance in the quality.
+        team: the processes among which the samples are divided.
+        report: called with the finished fraction of the analysis.
+        joined: let each process take all samples, and some of the groups; otherwise each takes its own samples, for
+            all groups.
+
+    Returns:
+        Standard errors by the names of fields.
+    """
+    groups, together = range(GROUPS), team
+    if joined:
+        kept, groups, together = [_of_all(kept, team)], groups[team.share(GROUPS)], distributed.ALONE
+    again: list[dict[str, Any]] = []
+    for g in groups:
 
         def some(g: int = g) -> Iterator[_Batch]:
             return (batch.without(g) for batch in kept)
 
-        numbers, _ = _numbers(some, some, rows, beta, team)
-        for name, values in again.items():
-            values.append(np.asarray(numbers[name]))
-        report(0.95 + 0.04 * (g + 1) / GROUPS)
-    return {
-        f"{name}_stderr": np.sqrt((GROUPS - 1) * np.var(np.stack(values), axis=0)) for name, values in again.items()
-    }
+        again.append(_numbers(some, some, rows, beta, together)[0])
+        report(0.95 + 0.04 * len(again) / len(groups))
+    found = {name: np.stack([np.asarray(numbers[name], dtype=np.float64) for numbers in again]) for name in WITH_ERRORS}
+    if together is not team:
+        found = {name: team.gathered(torch.from_numpy(values)).numpy() for name, values in found.items()}
+    return {f"{name}_stderr": np.sqrt((GROUPS - 1) * np.var(values, axis=0)) for name, values in found.items()}
+
+
+def _of_all(kept: Sequence[_Batch], team: distributed.Team) -> _Batch:
+    """Join the samples of all processes, each of which has some."""
+    names = [field.name for field in fields(_Batch)]
+    return _Batch(**{name: team.gathered(torch.cat([getattr(batch, name) for batch in kept])) for name in names})
 
 
 def _batches(objective: Objective, model: nn.Module, tap: classifiers.Tap) -> Iterator[_Batch]:

@@ -11,6 +11,7 @@ import torch
 import landscape as ls
 from landscape.autodiff import distributed
 from landscape.objective import jobs
+from landscape.results.features import WITH_ERRORS
 from tests import together
 
 FEW = (
@@ -31,7 +32,7 @@ FEW = (
 )
 LOST = ("killed", "hung", "killed-dealt", "hung-dealt")
 NAMES = (*FEW, "traced", "classes", "exact-trace", "sampled-trace", "empirical", "sum", "batches", "surface")
-DRAWN = ("accuracy", "drawn", "drawn-surface")
+LARGER = ("features-errors", "accuracy", "drawn", "drawn-surface")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def said(folder, rank=0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "name"), [*(("all", n) for n in (*NAMES, *DRAWN)), *(("few", n) for n in FEW)])
+@pytest.mark.parametrize(("world", "name"), [*(("all", n) for n in (*NAMES, *LARGER)), *(("few", n) for n in FEW)])
 def test_several_processes_give_the_numbers_of_one(runs, world, name):
     assert said(runs[world]) == ["done"]
     ours, theirs = (ls.load(runs[which] / f"{name}.h5") for which in (world, "alone"))
@@ -79,6 +80,16 @@ def test_a_basis_that_no_process_has_room_for_is_divided(runs, world, size):
     expected = f"divided among {size} processes" if size > 1 else None
     for name in ("divided", "divided-ends"):
         assert ls.load(runs[world] / f"{name}.h5").provenance.get("basis") == expected
+
+
+@pytest.mark.slow
+def test_features_have_the_same_errors_if_each_process_has_room_for_its_own_samples_only(runs):
+    alone, apart = ls.load(runs["alone"] / "features-errors.h5"), ls.load(runs["all"] / "features-apart.h5")
+    assert ls.load(runs["alone"] / "features-apart.h5").quality_stderr is None  # so they were not all kept
+    assert (alone.quality_stderr > 0).all()
+    for name in WITH_ERRORS:
+        ours, theirs = (getattr(found, f"{name}_stderr") for found in (apart, alone))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 @pytest.mark.slow
