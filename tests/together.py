@@ -14,7 +14,7 @@ import landscape as ls
 from landscape.analyses.distances import Run
 from landscape.autodiff import distributed, memory
 from landscape.errors import InputError
-from landscape.objective import jobs, points
+from landscape.objective import points
 from landscape.objective.draws import draw_samples
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -132,7 +132,7 @@ def lose(folder: Path, ending: str) -> None:
     """Compute three parts; the last process is slow, hangs or is killed in the second, or in the first dealt to it."""
     objective = CASES["mlp-tanh"].objective()
     how, _, dealt = ending.partition("-")
-    jobs.EFFICIENCY = 1e-3 if dealt else 10.0  # parts are dealt, or all are shared
+    distributed.EFFICIENCY = 1e-3 if dealt else 10.0  # parts are dealt, or all are shared
 
     def told(done, total, text):
         if is_last() and text and (dealt or 1 < done < 1.5):

@@ -221,10 +221,10 @@ def estimate(function: Callable[..., Any], *arguments: Any, **options: Any) -> E
     """
     with asking() as plans:
         function(*arguments, **options)
-    found = None
+    found, ranks = None, distributed.speedup()
     if distributed.is_main():  # each by its own clock would take another number of steps, for which all meet
         with distributed.apart():
-            found = measured(plans, ranks=distributed.world())
+            found = measured(plans, ranks=ranks)
     return cast(Estimate, distributed.of_main(found))
 
 

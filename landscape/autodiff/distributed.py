@@ -37,6 +37,9 @@ TIMEOUT = timedelta(minutes=30)
 
 SILENCE = timedelta(hours=2)
 """How long ranks that are done wait for one that reports no progress on a piece that was dealt to it."""
+EFFICIENCY = 0.8
+"""Parallel efficiency of processes that compute one piece together: they wait for each other at every sum."""
+
 _POLL = 0.05  # seconds between two checks of which ranks are done
 _abandoned: list[Any] = []
 """Barriers at which another rank was given up. To leave the group would wait for it, as would the interpreter's end."""
@@ -85,6 +88,11 @@ def rank() -> int:
 def world() -> int:
     """Return the number of processes, 1 if this one is alone."""
     return dist.get_world_size() if _joined() and not _apart.get() else 1
+
+
+def speedup() -> float:
+    """Return how many times sooner all processes are expected to do what they divide; 1 if this one is alone."""
+    return max(1.0, EFFICIENCY * world())
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from landscape.autodiff.trees import Tree
 from landscape.cli import dry
 from landscape.cli.console import Console
 from landscape.errors import InputError
-from landscape.objective import jobs
 from landscape.objective.draws import draw_samples
 from landscape.objective.loading import load_objective
 from landscape.objective.objective import Objective
@@ -72,7 +71,7 @@ def begin(
         if dry_run:
             with costs.asking() as plans:
                 yield used, console
-            dry.show(console, costs.measured(plans, ranks=max(1.0, jobs.EFFICIENCY * distributed.world())))
+            dry.show(console, costs.measured(plans, ranks=distributed.speedup()))
             return
         with distributed.together():
             introduce(console, objective)

@@ -36,9 +36,6 @@ Progress: TypeAlias = Callable[[float, int, str], None]
 Destination: TypeAlias = str | Path | Journal
 """The file for a result, or the journal of a larger run of which the result is a piece."""
 
-EFFICIENCY = 0.8
-"""Parallel efficiency of R ranks that compute one unit together."""
-
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a run; the message says what is stored and how to continue."""
@@ -192,7 +189,8 @@ def n_shared(costs: Sequence[float], ranks: int) -> int:
     """
     if ranks == 1:
         return 0
-    times = [sum(costs[:k]) / (EFFICIENCY * ranks) + _last_end(costs[k:], ranks) for k in range(len(costs) + 1)]
+    sooner = distributed.EFFICIENCY * ranks
+    times = [sum(costs[:k]) / sooner + _last_end(costs[k:], ranks) for k in range(len(costs) + 1)]
     return times.index(min(times))
 
 

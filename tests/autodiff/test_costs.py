@@ -15,7 +15,7 @@ import landscape as ls
 import trainers
 from landscape.analyses import convergence
 from landscape.analyses.distances import Run
-from landscape.autodiff import costs
+from landscape.autodiff import costs, distributed
 from landscape.data import datasets
 from landscape.errors import InputError
 from landscape.objective import jobs, pilot, points
@@ -93,6 +93,16 @@ def test_products_are_as_many_as_are_taken(objective):
 
     found = {cost.what: cost.times for cost in ls.estimate(run).costs}
     assert found["products with the hessian"] == run().steps.sum()
+
+
+@pytest.mark.parametrize(("world", "expected"), [(1, 1.0), (2, 1.6), (10, 8.0)])
+def test_processes_are_expected_to_lose_time_by_waiting_for_each_other(objective, monkeypatch, world, expected):
+    asked = []
+    monkeypatch.setattr(distributed, "world", lambda: world)
+    monkeypatch.setattr(distributed, "of_main", lambda found: found)
+    monkeypatch.setattr(costs, "measured", lambda plans, *, ranks: asked.append(ranks))
+    ls.estimate(ls.gradients, objective)
+    assert asked == [expected]
 
 
 def test_a_training_is_not_begun_and_its_network_stays(tmp_path):
