@@ -14,8 +14,9 @@ Measures, interleaved by class, medians over classes and rounds:
   head       lambda_max and trace of all images of the first class to `--accuracy`, everything included, against
              PyHessian's two calls with their defaults on all images: its time for one product, measured, times the
              number of products that the two calls take for `--per-class` images of the class; CPU time
-  rows       all eigenvalues of the Gauss-Newton matrix by rows against `--ggn-steps` Lanczos steps with curvlinops'
-             product and with our own; CPU time
+  rows       all eigenvalues of the Gauss-Newton matrices, in one call by rows, against `--ggn-steps` Lanczos steps with
+             curvlinops' product and with our own; CPU time
+  errors     the default and the Gauss-Newton matrix with and without errors over samples; CPU time
   memory     peak resident memory of one class's spectrum, each tool in a process of its own
 
 Without --ckpt the network has random weights, whose curvature is not that of a trained one: use that for products only.
@@ -59,8 +60,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--density-steps", type=int, default=60)
     parser.add_argument("--ggn-steps", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=3, help="of the section on errors over samples")
     parser.add_argument("--accuracy", type=float, default=0.05)
-    parser.add_argument("--what", default="products,spectra,three,first,head,rows,memory")
+    parser.add_argument("--what", default="products,spectra,three,first,head,rows,errors,memory")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -83,7 +85,7 @@ def main() -> None:
     print(f"tracing took {time.perf_counter() - started:.1f} s, once for all classes; not in the figures below")
     for what in args.what.split(","):
         sections = {"products": products, "spectra": spectra, "three": three, "first": first, "head": head}
-        (sections | {"rows": rows, "memory": memory})[what](args, objective, operator)
+        (sections | {"rows": rows, "errors": errors, "memory": memory})[what](args, objective, operator)
 
 
 def load(args: argparse.Namespace, classes: str) -> Any:
@@ -361,26 +363,44 @@ def pyhessian_products(objective: Any, part: int) -> int:
 
 
 def rows(args: argparse.Namespace, objective: Any, operator: Any) -> None:
-    """Time all eigenvalues of the Gauss-Newton matrix by rows against Lanczos, in CPU time."""
+    """Time all eigenvalues of the Gauss-Newton matrices, as one call takes them by rows, against Lanczos; CPU time."""
     from curvlinops import GGNLinearOperator
 
     seconds: dict[str, list[float]] = {"landscape": [], "our product, Lanczos": [], "curvlinops, Lanczos": []}
-    whole, tops = ls.ggn(objective), []
-    for part, name in enumerate(objective.partition.names):
-        alone = load(args, name)
-        taken, found = cpu(lambda alone=alone: ls.spectrum(alone, operator="ggn", sampling_errors=False))
-        seconds["landscape"].append(taken)
+    whole, tops = ls.ggn(objective), list[float]()
+    mark = time.process_time()
+
+    def compare(found: ls.results.Spectrum) -> None:
+        nonlocal mark
+        seconds["landscape"].append(time.process_time() - mark)
+        part = len(seconds["landscape"]) - 1
         model, batches, parameters = peers(objective, part)
         theirs = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, batches, check_deterministic=False)
-        products = {
-            "our product, Lanczos": ours_product(whole, part),
-            "curvlinops, Lanczos": lambda v, theirs=theirs: theirs @ v,
-        }
+        products = {"our product, Lanczos": ours_product(whole, part), "curvlinops, Lanczos": lambda v: theirs @ v}
         for label, product in products.items():
             taken, top = cpu(lambda product=product: lanczos_ours(product, objective, args.ggn_steps))
             seconds[label].append(taken)
             tops.append(abs(top - found.lambda_max[0]) / found.lambda_max[0])
+        mark = time.process_time()
+
+    ls.spectrum(load(args, args.classes), operator="ggn", sampling_errors=False, finished=compare)
     report(f"all eigenvalues of G by rows, CPU time; lambda_max is off by at most {max(tops):.1e}", seconds)
+    ours, *others = (sum(values) for values in seconds.values())
+    print(f"  all classes: {ours:.1f} s, and " + ", ".join(f"{t:.1f} s ({t / ours:.1f} x ours)" for t in others))
+
+
+def errors(args: argparse.Namespace, objective: Any, operator: Any) -> None:
+    """Time the default and the Gauss-Newton matrix with and without errors over samples, in turn, in CPU time."""
+    for matrix in ("hessian", "ggn"):
+        taken: dict[bool, list[float]] = {False: [], True: []}
+        for _ in range(args.rounds):
+            for given, values in taken.items():
+                whole = load(args, args.classes)
+                options: dict[str, Any] = {"operator": matrix, "sampling_errors": given}
+                values.append(cpu(lambda whole=whole, options=options: ls.spectrum(whole, **options))[0])
+        without, beside = (statistics.median(values) for values in taken.values())
+        ratio = statistics.median(b / a for a, b in zip(*taken.values(), strict=True))
+        print(f"\n{matrix}: {without:.1f} s without errors over samples, {beside:.1f} s with them, {ratio:.2f} times")
 
 
 def saved(args: argparse.Namespace, alone: Any) -> None:
