@@ -70,7 +70,7 @@ def rises_within(
         z = probe(len(theta), seed=seed, number=0, distribution="gaussian", stream="ascent").to(theta)
         _, worst, where = ascend(at, rho * z / z.norm(), rho=rho, steps=ascent_steps, report=report)
         found = Rise(0.0, math.nan)
-    return found, Rise(worst, 0.0 if where is None else own.stderr(own.losses(theta + scale * where) - begun))
+    return found, Rise(worst, math.nan if where is None else own.stderr(own.losses(theta + scale * where) - begun))
 
 
 def ascend(

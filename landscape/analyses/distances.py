@@ -328,7 +328,9 @@ def _barrier(t: np.ndarray, each: np.ndarray, objective: Objective) -> tuple[np.
         rises = own - (1 - t[:, None]) * own[0] - t[:, None] * own[-1]
         mean = rises.mean(axis=1)
         known = spread[p] and np.isfinite(mean).all()
-        errors[p] = inference.stderr(rises[np.nanargmax(mean)]) if known else np.nan
+        # At the ends all rises are zero, and say nothing of the error of a barrier of zero.
+        inside = 1 + np.argmax(mean[1:-1]) if known and len(t) > 2 else None
+        errors[p] = np.nan if inside is None else inference.stderr(rises[inside])
     return heights, errors
 
 

@@ -186,7 +186,8 @@ def samples(
         if len(objective.members[part]) * objective.outputs.size <= keep.most:
             keep = replace(keep, tol=0.0)
         known = _lengths_for_directions(objective, kind.factors, part, keep, seed, trace_tol)
-        tol = next((t for t in DIRECTION_TOLS if len(known.longest(t)[0]) <= cheap), DIRECTION_TOLS[-1])
+        fit = min(cheap, most)
+        tol = next((t for t in DIRECTION_TOLS if len(known.longest(t)[0]) <= fit), DIRECTION_TOLS[-1])
     kept = None
     for _ in range(2):
         n_rows = len(known.longest(tol)[0])

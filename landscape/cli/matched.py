@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from landscape.cli.console import Console
-from landscape.results import Spectrum, matched, written
+from landscape.results import Spectrum, inference, matched, written
 
-HEADS = ["part", "samples", "number", "value", "as many of both, 5 to 95 %", "p", "finds 2 x"]
+HEADS = ["part", "samples", "number", "value", "as many of both, 5 to 95 %", "p", f"finds {inference.RATIO:g} x"]
 PAIRED_HEADS = ["part", "samples", "number", "difference", "p"]
 
 
@@ -40,17 +40,17 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
                 written.number(one.test.value),
                 f"{one.test.low:.3g} to {one.test.high:.3g}",
                 _p(one.p),
-                f"{one.test.power[1]:.0%}",
+                f"{one.test.power:.0%}",
             ]
             for one in tests
         ]
         largest = found.parts[matched.reference(found)]
         console.table(HEADS, rows, title=f"{name}: each part against {largest} at the part's own number of samples")
-        least = tests[0].test.resolution
+        least = min(one.test.resolution for one in tests)
         console.say(
             f"p is two-sided, for {len(tests)} tests together (Holm); one test gives at least {least:.2g}, the "
-            f"smallest of all at least {min(1, len(tests) * least):.2g}. The last column is how often a true ratio of "
-            "2 would be found at 5 %: a large p is no equality"
+            f"smallest of all at least {min(1, len(tests) * least):.2g}. The last column is how often one test alone "
+            f"would find a true ratio of {inference.RATIO:g} at 5 %: a large p is no equality"
         )
         if found.gram is None:
             console.say("lambda_max is not compared: the file keeps no rows of its parts")

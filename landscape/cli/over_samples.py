@@ -39,4 +39,6 @@ def _pair(pair: tuple[float, float]) -> str:
 
 
 def _interval(ends: tuple[float, float]) -> str:
-    return "-" if math.isnan(ends[0]) else f"{ends[0]:.3g} to {ends[1]:.3g}"
+    if all(map(math.isnan, ends)):
+        return "-"
+    return " to ".join("?" if math.isnan(end) else f"{end:.3g}" for end in ends)

@@ -113,7 +113,8 @@ def sampled(objective: Objective, kind: Kind, part: int, seed: int) -> tuple[flo
         seed: of the draw.
 
     Returns:
-        The trace, including that of the weight decay, without bias; and the standard error of the estimate over draws.
+        The trace, including that of the weight decay, without bias; and the standard error of the estimate over draws,
+        nan if all draws are of one row of several.
     """
     factors = kind.factors
     decay = objective.weight_decay * objective.layout.size if kind.decays else 0.0
@@ -128,6 +129,8 @@ def sampled(objective: Objective, kind: Kind, part: int, seed: int) -> tuple[flo
     chosen, times = np.unique(drawn, return_counts=True)
     found = rows.signed_squares(objective, factors, part, *np.unravel_index(chosen, sizes.shape))
     mean, error = quadrature.mean_and_stderr(np.repeat(found, times) * total / int(objective.counts[part]))
+    if len(chosen) == 1 and np.count_nonzero(sizes) > 1:  # how far the other rows are from this one is not known
+        error = np.nan
     mean, error = objective.team.agreed(np.array([mean, error])).tolist()
     return mean + decay, error
 

@@ -72,13 +72,16 @@ def refusal(found: Spectrum) -> str | None:
     return None
 
 
-def against_largest(found: Spectrum, *, repetitions: int | None = None, seed: int = 0) -> list[Against]:
+def against_largest(
+    found: Spectrum, *, repetitions: int | None = None, trials: int = inference.TRIALS, seed: int = 0
+) -> list[Against]:
     """Compare each part with the largest part at the number of samples of the smaller part.
 
     Args:
         found: a spectrum with the fields of single samples and at least two parts.
         repetitions: draws of each test; None means 100 times the number of tests of the file, at least 1,000 and at
             most 4,000, so that the smallest possible p, times the number of tests, is small.
+        trials: of each test, for its power; 0 leaves that out.
         seed: of the draws.
 
     Returns:
@@ -94,21 +97,20 @@ def against_largest(found: Spectrum, *, repetitions: int | None = None, seed: in
     tests = []
     for p in others:
         together = pool(found, (p, largest))
-        size, chance = int((together.part == 0).sum()), _chances(found, (p, largest), together)
-        values = _numbers(together, together.of(0))
+        size, names = int((together.part == 0).sum()), list(_numbers(together, together.of(0)))
 
-        def statistic(weights: np.ndarray, together: Pool = together) -> np.ndarray:
-            return np.array(list(_numbers(together, weights).values()))
+        def statistic(weights: np.ndarray, factors: np.ndarray, together: Pool = together) -> np.ndarray:
+            return np.array(list(_numbers(together, weights, factors).values()))
 
         made = inference.matched(
             statistic,
-            np.array(list(values.values())),
             size,
-            chance,
-            repetitions=repetitions or int(np.clip(100 * len(values) * len(others), 1000, 4000)),
+            len(together.part),
+            repetitions=repetitions or int(np.clip(100 * len(names) * len(others), 1000, 4000)),
+            trials=trials,
             seed=seed,
         )
-        tests += [(found.parts[p], name, size, test) for name, test in zip(values, made, strict=True)]
+        tests += [(found.parts[p], name, size, test) for name, test in zip(names, made, strict=True)]
     adjusted = inference.adjusted(np.array([test.p for *_, test in tests]))
     return [
         Against(part=part, number=name, n=n, test=test, p=float(p))
@@ -116,8 +118,8 @@ def against_largest(found: Spectrum, *, repetitions: int | None = None, seed: in
     ]
 
 
-def largest_at(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return the largest part's numbers for sub-samples with the size of each smaller part.
+def as_many_of_both(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return the numbers of as many samples as each part has, drawn from it and the largest part together.
 
     Args:
         found: a spectrum with the fields of single samples.
@@ -125,8 +127,7 @@ def largest_at(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -> dic
         seed: of the draws.
 
     Returns:
-        For each available one of `NUMBERS`, the 5 %, 50 % and 95 % quantiles, (P, 3); nan for a part that is not
-        smaller.
+        For each available one of `NUMBERS`, the 5 %, 50 % and 95 % quantiles, (P, 3); nan for the largest part.
 
     Raises:
         InputError: the spectrum has no fields of single samples, or was drawn with weights.
@@ -134,36 +135,28 @@ def largest_at(found: Spectrum, *, repetitions: int = 200, seed: int = 0) -> dic
     if (why := refusal(found)) is not None:
         raise InputError(why)
     largest = reference(found)
-    own = pool(found, (largest,))
-    chance = _chances(found, (largest,), own)
     quantiles: dict[str, np.ndarray] = {}
     for p in range(len(found.parts)):
-        size = len(pool(found, (p,)).part)
-        if p == largest or size >= len(chance):
+        if p == largest:
             continue
-        drawn = [_numbers(own, weights) for weights in inference.drawn(chance, size, repetitions, seed)]
-        for name in drawn[0]:
+        together = pool(found, (p, largest))
+        size = int((together.part == 0).sum())
+        numbers = [_numbers(together, w) for w in inference.drawn(len(together.part), size, repetitions, seed)]
+        for name in numbers[0]:
             ends = quantiles.setdefault(name, np.full((len(found.parts), 3), np.nan))
-            ends[p] = np.quantile([one[name] for one in drawn], [0.05, 0.5, 0.95])
+            ends[p] = np.quantile([one[name] for one in numbers], [0.05, 0.5, 0.95])
     return quantiles
 
 
-def _numbers(together: Pool, weights: np.ndarray) -> dict[str, float]:
-    """Return the available ones of `NUMBERS`, for any weights of the samples."""
-    below = float(weights @ together.uncertainty)
-    numbers = {"trace": float(weights @ together.traces)}
+def _numbers(together: Pool, weights: np.ndarray, factors: np.ndarray | float = 1.0) -> dict[str, float]:
+    """Return the available ones of `NUMBERS`, for any weights of the samples and factors of their curvature."""
+    below, own = float(weights @ together.uncertainty), weights * factors
+    numbers = {"trace": float(own @ together.traces)}
     if together.gram is not None:
-        numbers["lambda_max"] = together.gram.top(weights)[0]
+        numbers["lambda_max"] = together.gram.top(own)[0]
     if not np.isnan(below):
         numbers |= {f"{name} per uncertainty": n / below if below > 0 else 0.0 for name, n in numbers.items()}
     return {name: numbers[name] for name in NUMBERS if name in numbers}
-
-
-def _chances(found: Spectrum, parts: tuple[int, ...], together: Pool) -> np.ndarray:
-    """Return the drawing probability of each sample of the pool; each part's is in proportion to its size."""
-    chances: np.ndarray = together.weights * found.n_samples[list(parts)].astype(float)[together.part]
-    total: float = chances.sum()
-    return chances / total
 
 
 def paired(first: Spectrum, second: Spectrum) -> list[Paired]:

@@ -39,9 +39,10 @@ class Pool:
             weights: (n,) of the samples.
 
         Returns:
-            The trace, for a loss that is convex in the logits; nan without rows, and zero if they leave out nothing.
+            The trace; zero if the rows leave out nothing. nan without rows, and if some of them have a negative sign,
+            as for a loss that is not convex in the logits: then their traces may cancel.
         """
-        if self.gram is None:
+        if self.gram is None or (self.gram.sign < 0).any():
             return float("nan")
         return max(0.0, float(weights @ (self.traces - self.gram.traces)))  # values below zero are rounding
 

@@ -355,7 +355,7 @@ class Traces(Predicted):
         "part", unit="loss", doc="its standard error over samples", optional=True
     )
     lambda_max: Floats | None = array(
-        "part", unit="loss", doc="largest eigenvalue of its Gauss-Newton or Fisher matrix, by rows", optional=True
+        "part", unit="loss", doc="largest eigenvalue of the data's Gauss-Newton or Fisher matrix", optional=True
     )
     lambda_max_above: Floats | None = array(
         "part", unit="loss", doc="it is at most this much larger: the trace that the rows leave out", optional=True

@@ -218,6 +218,22 @@ def test_losses_and_barriers_are_those_of_the_segments(batch_norm):
     assert np.isnan(ls.distances(objective, [run], source="test").barrier).all()
 
 
+def test_a_barrier_of_zero_has_the_error_of_the_rise_inside():
+    """Losses along a straight path of a linear model with squared errors are convex: nothing rises."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(9, 3, generator=generator), torch.randn(9, 1, generator=generator)
+    objective = ls.make_objective(nn.Linear(3, 1), (x, y), loss="mse", dtype=torch.float64)
+    start = points.origin(objective)
+    run = Run(
+        name="r",
+        points={"all": (start, 0.0), "other": (dataclasses.replace(start, theta=start.theta + 1), 1.0)},
+        start=start,
+    )
+    found = ls.distances(objective, [run], source="test", over="all", barrier_points=3)
+    assert found.barrier[0, 0, 1] == 0
+    assert found.barrier_stderr[0, 0, 1] > 0
+
+
 def test_barriers_follow_the_policy_for_batch_norm():
     objective = CASES["residual-relu"].objective()
     run = run_of(objective)

@@ -120,3 +120,13 @@ def test_all_rows_of_a_few_samples_are_measured(fitted):
     found = samples.samples(alone, HESSIAN, 0, **GIVEN, trace_tol=None)
     assert found.lengths.trace_stderr == 0
     assert found.trace[0] == pytest.approx(samples.samples(alone, HESSIAN, 0, **GIVEN).trace[0], rel=1e-12)
+
+
+def test_memory_for_few_rows_keeps_the_longest_of_them(fitted):
+    """Whatever they leave out: they are directions only."""
+    size = fitted.layout.size * fitted.dtype.itemsize
+    needed = [len(samples.samples(fitted, HESSIAN, 0, **GIVEN).lengths.longest(t)[0]) for t in samples.DIRECTION_TOLS]
+    assert needed[-1] < needed[0] <= samples.DIRECTION_ROWS
+    found = samples.samples(fitted, HESSIAN, 0, **GIVEN | {"cache_bytes": needed[-1] * size})
+    assert found.kept is not None
+    assert len(found.kept.rows.sample) == needed[-1]

@@ -54,6 +54,19 @@ def test_the_mean_over_draws_is_the_trace_of_the_dense_matrix(make, kind, loss, 
     assert np.mean(errors**2) == pytest.approx(scatter**2, rel=5 * np.sqrt(2 / SEEDS))
 
 
+def test_draws_of_one_row_of_several_say_nothing_of_the_others():
+    """One sample whose probabilities are far apart: nearly all draws are of its first row, which is not all of it."""
+    model = nn.Linear(2, 3, dtype=torch.float64)
+    model.weight.data = torch.tensor([[9.0, 0.0], [0.0, 1.0], [0.0, -9.0]], dtype=torch.float64)
+    objective = ls.make_objective(model, (torch.ones(1, 2, dtype=torch.float64), torch.zeros(1, dtype=torch.long)))
+    found, errors = estimates(objective).T
+    one = np.isnan(errors)
+    assert 0 < one.sum() <= SEEDS
+    assert len(np.unique(found[one])) == 1
+    two = ls.make_objective(nn.Linear(2, 2), (torch.ones(1, 2), torch.zeros(1, dtype=torch.long)))
+    assert (estimates(two, seeds=3)[:, 1] == 0).all()  # there is no other row
+
+
 def test_rows_of_one_length_have_no_error():
     """Of a linear map of inputs of one length, |J^T u| is the same for all rows."""
     inputs, labels = torch.randn(15, 6, generator=torch.Generator().manual_seed(0)), torch.arange(15) % 3

@@ -41,20 +41,23 @@ def test_summary_shows_errors_over_samples_both_factors_and_the_largest_part_at_
         value, error = getattr(one, name)
         low, high = ax.containers[1].lines[2][0].get_segments()[0][:, 1]  # the rarer part comes second
         assert (low, high) == pytest.approx((value - error, value + error))
-    band = matched.largest_at(spectrum, repetitions=100)["lambda_max"][1]
+    band = matched.as_many_of_both(spectrum, repetitions=100)["lambda_max"][1]
     (shade,) = [c for c in top.collections if isinstance(c, PolyCollection)]
     ends = shade.get_paths()[0].vertices[:, 1]
     assert (ends.min(), ends.max()) == pytest.approx((band[0], band[2]))
     assert not [c for c in uncertainty.collections if isinstance(c, PolyCollection)]
 
 
-def test_the_largest_part_at_a_smaller_size_is_sharper_than_it_is():
+def test_as_many_samples_of_both_are_sharper_than_all_of_them():
     spectrum = sampled_parts()
-    found = matched.largest_at(spectrum, repetitions=300)
+    found = matched.as_many_of_both(spectrum, repetitions=300)
     assert np.isnan(found["trace"][0]).all()
-    own = pool(spectrum, (0,))
-    assert found["trace"][1, 1] == pytest.approx(own.weights @ own.traces, rel=0.3)
-    assert found["lambda_max"][1, 1] > own.gram.largest(own.weights)
+    own = pool(spectrum, (0, 1))
+    weights = np.full(len(own.part), 1 / len(own.part))
+    assert found["trace"][1, 1] == pytest.approx(weights @ own.traces, rel=0.3)
+    assert found["lambda_max"][1, 1] > own.gram.top(weights)[0]
+    test = next(one.test for one in matched.against_largest(spectrum, repetitions=300) if one.number == "lambda_max")
+    assert found["lambda_max"][1] == pytest.approx([test.low, test.median, test.high])
 
 
 def test_the_density_by_rows_has_a_band_over_samples():

@@ -9,9 +9,9 @@ from landscape.errors import InputError
 from landscape.results import inference
 
 
-def matched(statistic, value, size, pool, **options):
-    """The test of one number."""
-    (found,) = inference.matched(lambda w: np.array([statistic(w)]), np.array([value]), size, pool, **options)
+def matched(y, size, **options):
+    """The test of the mean of the first of some values."""
+    (found,) = inference.matched(lambda w, factors: np.array([w @ (factors * y)]), size, len(y), **options)
     return found
 
 
@@ -96,10 +96,9 @@ def test_an_interval_of_draws_without_a_spread_has_an_open_end_and_is_never_nan(
 
 def test_the_seed_decides_on_draws():
     x = np.random.default_rng(3).lognormal(size=30)
-    even = np.full(30, 1 / 30)
     for call in (
         lambda seed: inference.interval(x, repetitions=50, seed=seed),
-        lambda seed: matched(lambda w: float(w @ x), 1.0, 10, even, repetitions=50, seed=seed).median,
+        lambda seed: matched(x, 10, repetitions=50, trials=0, seed=seed).median,
     ):
         assert call(0) == call(0) != call(1)
 
@@ -109,6 +108,9 @@ def test_equal_values_have_an_interval_of_no_width_and_few_values_none():
     assert all(np.isnan(inference.interval(np.arange(24.0))))
     assert all(np.isnan(inference.bracket(2, 0.1, 1, 0.1, 24)))
     assert np.isfinite(inference.bracket(2, 0.1, 1, 0.1, 25)).all()
+    low, high = inference.bracket(2, 0.1, np.nan, np.nan, 25)  # without rows there is no cross-fit
+    assert np.isnan(low)
+    assert high > 2
 
 
 def test_the_bracket_widens_both_ends_by_students_t():
@@ -120,37 +122,43 @@ def test_the_bracket_widens_both_ends_by_students_t():
 @pytest.mark.parametrize("larger", [20, 200])
 def test_p_is_uniform_where_both_parts_are_of_one_population(larger):
     rng = np.random.default_rng(larger)
-    found = []
-    for seed in range(300):
-        y = rng.lognormal(sigma=1.5, size=20 + larger)
-        result = matched(
-            lambda w, y=y: float(w @ y), y[:20].mean(), 20, np.full(len(y), 1 / len(y)), repetitions=99, seed=seed
-        )
-        found.append(result.p)
+    found = [
+        matched(rng.lognormal(sigma=1.5, size=20 + larger), 20, repetitions=99, trials=0, seed=s).p for s in range(300)
+    ]
     # p takes steps of 0.02, within which it is spread evenly
     assert kstest(np.array(found) - 0.02 * rng.random(300), "uniform").pvalue > 1e-3
 
 
-def test_a_large_difference_is_found_and_the_power_says_how_often_it_would_be():
-    rng = np.random.default_rng(0)
-    y = rng.normal(10, 1, size=220)
-    even = np.full(220, 1 / 220)
-    result = matched(lambda w: float(w @ y), 20.0, 20, even)
+def test_a_large_difference_is_found():
+    y = np.append(np.full(20, 20.0), np.random.default_rng(0).normal(10, 1, size=200))
+    result = matched(y, 20)
+    assert result.value == 20
     assert (result.p, result.resolution) == pytest.approx((2 / 1001, 2 / 1001))
-    assert result.low < 10 < result.high
-    assert result.power == (1.0, 1.0, 1.0)
-    noisy = rng.lognormal(sigma=2, size=220)
-    weak = matched(lambda w: float(w @ noisy), float(noisy.mean()), 5, even)
-    assert weak.p > 0.1
-    assert weak.power[0] <= weak.power[1] <= weak.power[2] < 0.6
+    assert result.low < 11 < result.high
     with refused(InputError, 220):
-        matched(lambda w: 0.0, 0.0, 221, even)
+        matched(y, 221)
 
 
-def test_a_weighted_pool_is_drawn_by_its_weights():
-    y = np.array([0.0, 1.0])
-    result = matched(lambda w: float(w @ y), 0.9, 1000, np.array([0.1, 0.9]))
-    assert result.median == pytest.approx(0.9, abs=0.01)
+@pytest.mark.parametrize(("size", "other", "sigma"), [(25, 25, 1.5), (25, 100, 1.5), (10, 300, 1.0), (20, 20, 0.7)])
+def test_the_stated_power_is_that_which_is_had_whatever_share_of_the_pool_the_part_has(size, other, sigma):
+    """A part that is twice as large is in the pool too: at equal sizes its test finds it less often."""
+    rng = np.random.default_rng(size + other)
+    stated, had = [], []
+    for seed in range(60):
+        y = rng.lognormal(sigma=sigma, size=size + other)
+        stated.append(matched(y, size, repetitions=1, seed=seed).power)
+        y[:size] *= 2
+        had.append(matched(y, size, repetitions=99, trials=0, seed=seed).p <= 0.05)
+    assert abs(np.mean(had) - np.mean(stated)) < 3 * np.sqrt(0.25 / 60)
+
+
+@pytest.mark.parametrize(("size", "other", "least"), [(1, 10, 2 / 11), (2, 2, 2 / 6), (10, 90, 2 / 1001)])
+def test_few_samples_have_few_draws_so_that_no_p_is_small_and_nothing_is_found(size, other, least):
+    y = np.append(np.full(size, 100.0), np.arange(other))
+    result = matched(y, size)
+    assert result.resolution == pytest.approx(least)
+    assert result.p >= 0.8 * least  # it is estimated by a thousand draws
+    assert (result.power == 0) == (least > 0.05)
 
 
 def test_holms_p_values_are_those_of_his_rule():

@@ -70,10 +70,10 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
 
 
 def _bands(axes: Sequence[Axes], spectrum: Spectrum, order: Sequence[int]) -> None:
-    """Draw the range of the largest part's numbers at the sizes of smaller parts."""
+    """Draw the range of the numbers of as many samples of both, each part and the largest."""
     if matched.refusal(spectrum) is not None:
         return
-    found = matched.largest_at(spectrum, repetitions=100)
+    found = matched.as_many_of_both(spectrum, repetitions=100)
     x = places(spectrum, order)[0]
     for ax, name in zip(axes, ("lambda_max", "trace", "trace per uncertainty"), strict=True):
         if name not in found:
@@ -98,7 +98,7 @@ def _bands(axes: Sequence[Axes], spectrum: Spectrum, order: Sequence[int]) -> No
         ax.set_ylim(low * (0.7 if ax.get_yscale() == "log" else 1), max(limits[1], float(positive[there, 2].max())))
     who = written.shorten(spectrum.parts[matched.reference(spectrum)], 20)
     if found:
-        axes[0].set_title(f"grey: {who} with as few samples", parse_math=False)
+        axes[0].set_title(f"grey: as many samples of it and {who}", parse_math=False)
 
 
 def _points(
