@@ -133,7 +133,8 @@ def python() -> Iterator[str]:
     for name in sorted(landscape.__all__, key=lambda n: (n[0].isupper(), n)):
         what = getattr(landscape, name)
         if inspect.ismodule(what) and name != "plots":
-            yield f"::: {what.__name__}\n"
+            some = "\n    options: {members: [start, stop, is_main]}" if name == "distributed" else ""
+            yield f"::: {what.__name__}{some}\n"
         elif (inspect.isclass(what) or inspect.isroutine(what)) and what not in KINDS.values():
             yield f"::: {what.__module__}.{what.__qualname__}\n"
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from landscape.analyses.surface import surface1d as surface1d
     from landscape.analyses.surface import surface2d as surface2d
     from landscape.analyses.trajectory import trajectory as trajectory
+    from landscape.autodiff import distributed as distributed
     from landscape.autodiff.costs import estimate as estimate
     from landscape.curvature.lanczos import lanczos as lanczos
     from landscape.curvature.matrices import matrix as matrix
@@ -87,6 +88,7 @@ _FROM = {
     "analyses.spectrum": "spectrum",
     "analyses.surface": "surface surface1d surface2d",
     "analyses.trajectory": "trajectory",
+    "autodiff": "distributed",
     "autodiff.costs": "estimate",
     "curvature.lanczos": "lanczos",
     "curvature.matrices": "matrix",
@@ -106,7 +108,7 @@ _FROM = {
     "results.stack": "Stack concat",
     "results.store": "load save",
 }
-_MODULES = {"directions", "plots"}  # these names are modules, which need no attribute of their package
+_MODULES = {"directions", "distributed", "plots"}  # these names are modules, which need no attribute of their package
 _WHERE = {name: f"{__name__}.{place}".rstrip(".") for place, names in _FROM.items() for name in names.split()}
 
 __all__ = sorted(_WHERE)

@@ -53,6 +53,9 @@ def start() -> None:
 
     With GPUs each rank is given its own as the current device, and tensors on them travel by nccl; what lies on the
     host travels by gloo, and so does all where ranks share a GPU, which nccl does not allow.
+
+    The commands do this themselves. A program of your own calls it before it makes an objective, and `stop` at its end;
+    the ranks then divide the work of each analysis that has the argument `out`.
     """
     os.environ.update(slurm.rendezvous(os.environ))  # where torch.distributed looks for it
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or _joined():

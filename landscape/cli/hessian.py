@@ -119,8 +119,9 @@ SPECTRUM = cloup.option_group(
         "--trace-tol",
         type=float,
         metavar="FRACTION",
-        help="Compute all rows, or draw more random vectors, until the standard error of the trace is at most this "
-        "fraction of it, such as 0.02.",
+        help="Let the standard error of the trace be at most this fraction of it, such as 0.02. If it is larger, "
+        "compute the gradients of every sample for all directions of the outputs, instead of estimating the small "
+        "ones, or draw more random vectors.",
     ),
     option(
         "--negative-tol",

@@ -1,12 +1,20 @@
 """Folders passed as a checkpoint: the files of their weights, or advice on which file or command to use."""
 
 import json
+import re
 from pathlib import Path
 
 from landscape.errors import InputError, arg, one_line
 
-SUFFIXES = (".ckpt", ".pt", ".pth", ".tar", ".th", ".bin", ".safetensors")
+SUFFIXES = (".ckpt", ".pt", ".pth", ".tar", ".th", ".t7", ".pkl", ".bin", ".safetensors")
 """How the names of checkpoints end."""
+
+_OF_OPTIMIZER = re.compile(r"opt(im(i[sz]er)?)?(?![a-z])", re.IGNORECASE)  # optimizer.pt; not optimal.pt
+
+
+def is_named_checkpoint(path: Path) -> bool:
+    """Say whether a file in a folder has the name of a checkpoint, not of another file or of an optimizer's state."""
+    return path.suffix.lower() in SUFFIXES and not _OF_OPTIMIZER.match(path.name)
 
 
 def described(path: str) -> str:
@@ -29,7 +37,7 @@ def described(path: str) -> str:
     if any(name.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for name in names):
         return f"{path} is a folder of DeepSpeed: convert it to one file by its own script zero_to_fp32.py"
     for place in (folder, folder / "checkpoints"):  # Lightning's runs have their checkpoints there
-        held = sorted(p for p in place.glob("*") if p.suffix in SUFFIXES and p.is_file())
+        held = sorted(p for p in place.glob("*") if is_named_checkpoint(p) and p.is_file())
         if held:
             return f"{path} is a folder: set {arg('ckpt')} to a file in it, such as {held[-1]}"
     return f"{path} is a folder: set {arg('ckpt')} to a file in it"

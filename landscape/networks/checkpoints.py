@@ -291,7 +291,7 @@ def _meta(content: Any, path: str) -> dict[str, Any]:
     if isinstance(version, int) and version > VERSION:
         raise InputError(
             f"{path} was written by a newer landscape (checkpoint {version}, this one reads up to {VERSION}): "
-            "upgrade with pip install -U loss-landscape-per-class"
+            "update your checkout by git pull"
         )
     if version != VERSION or not isinstance(meta, dict):
         raise InputError(f"{path} is marked as a {FORMAT} but has no version and meta: it is damaged")

@@ -21,7 +21,6 @@ from torch import Tensor
 from landscape.data.items import described
 from landscape.errors import InputError, StoreError, arg
 from landscape.networks import checkpoint_folders, checkpoints
-from landscape.networks.checkpoint_folders import SUFFIXES
 from landscape.results import History, series, store
 
 log = logging.getLogger(__name__)
@@ -117,9 +116,9 @@ def checkpoint_list(text: str, *, ckpt_key: str | None = None, trust_pickle: boo
     """Find the checkpoints that one word names: a file, a pattern of files, or the folder of a run.
 
     The folder of a run means its snapshots or, if there are none, its `last.pt`; any other folder means all checkpoints
-    in it. Copies are left out, such as that of the best epoch: they have the same weights and the same epoch, or no
-    epoch. The epoch is read from the checkpoint, else from its name: the number after "epoch" or, with several files,
-    the number at the end of the name.
+    in it, without states of optimizers. Copies are left out, such as that of the best epoch: they have the same weights
+    and the same epoch, or no epoch. The epoch is read from the checkpoint, else from its name: the number after "epoch"
+    or, with several files, the number at the end of the name.
 
     Args:
         text: --ckpt, such as 'runs/ce/last.pt', 'runs/ce/snapshots/*.pt' or 'runs/ce'.
@@ -216,7 +215,7 @@ def _checkpoints(word: Any) -> list[Path]:
 def _in_folder(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder: files or, if there are none, folders that are checkpoints."""
     some = [p for p in folder.glob("*") if p.name[0] != "."]
-    files = [p for p in some if p.suffix.lower() in SUFFIXES and _is_file(p)]
+    files = [p for p in some if checkpoint_folders.is_named_checkpoint(p) and _is_file(p)]
     return files or [p for p in some if p.is_dir() and _is_one(p)]
 
 

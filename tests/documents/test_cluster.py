@@ -2,14 +2,20 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import landscape as ls
+from landscape.networks import checkpoints, models
+
 ROOT = Path(__file__).parents[2]
-SCRIPTS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/cluster.md").read_text(encoding="utf-8"), re.DOTALL)
+PAGE = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+SCRIPTS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+(PROGRAM,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SRUN = f"""#!{sys.executable}
 # What srun does of this: it starts as many processes as the step has tasks, and tells each its place.
 import os, subprocess, sys
@@ -66,3 +72,20 @@ def test_steps_side_by_side_are_alone_each_and_the_script_goes_on_by_itself(tmp_
     runs = ("ce", "gsa", "sam")
     expected = [f"0 of 1 hessian --ckpt runs/{name}/last.pt --per-class" for name in runs]
     assert said == sorted([*expected, "0 of 1 compare runs/*/last.hessian.h5"])
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_program_in_python_divide_its_work(tmp_path):
+    """Two tasks that did not know each other would both want the file, and one of them would be refused."""
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "mine.py").write_text(PROGRAM.replace('"class"', '"head-tail"', 1))
+    (tmp_path / "runs" / "ce").mkdir(parents=True)
+    meta = {"model": "small-resnet", "n_classes": 10, "dataset": {"name": "digits-lt"}}
+    checkpoints.write(tmp_path / "runs" / "ce" / "last.pt", models.build("small-resnet", 10).state_dict(), meta)
+    own = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    said = run(SCRIPTS[3], tmp_path, SLURM_NTASKS="2", SLURM_PROCID="0", **own)
+    found = ls.load(tmp_path / "classes.h5", ls.Spectrum)
+    assert found.parts == ("head", "tail")
+    assert said == sorted(str(found).splitlines())  # of one task
+    assert not (tmp_path / "classes.h5.partial").exists()

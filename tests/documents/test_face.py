@@ -28,7 +28,7 @@ LOOSE = {
 
 def functions():
     """The public functions, and constructors of trainers."""
-    for name in sorted(set(ls.__all__) - {"plots", "directions"}):
+    for name in sorted(set(ls.__all__) - {"plots", "directions", "distributed"}):
         found = getattr(ls, name)
         if not inspect.isclass(found):
             yield found

@@ -44,6 +44,18 @@ def test_epochs_order_a_series_whatever_the_words(keep):
     assert [f[1] for f in found(("run/b.pt", 3))] == [3]
 
 
+@pytest.mark.parametrize("suffix", ["t7", "pkl", "T7"])
+def test_a_folder_holds_checkpoints_by_their_names_and_states_of_optimizers_are_none(keep, suffix):
+    for epoch in (0, 10):
+        keep(f"run/model_{epoch}.{suffix}")
+        torch.save({"optimizer": {"param_groups": []}}, f"run/opt_state_{epoch}.{suffix}")
+    for name in ("opt.pt", "optim-10.pt", "Optimizer.pth", "optimiser_10.bin"):
+        torch.save({}, f"run/{name}")
+    assert [f[:2] for f in found("run")] == [(f"run/model_{epoch}.{suffix}", epoch) for epoch in (0, 10)]
+    keep("run/optimal_20.pt")
+    assert found("run")[-1][:2] == ("run/optimal_20.pt", 20)
+
+
 def test_steps_order_what_has_one_epoch_and_a_step_in_a_name_is_no_epoch(keep):
     for step in (200, 50, 1000):
         keep(f"lightning/epoch=0-step={step}.ckpt", epoch=0, global_step=step)
