@@ -12,9 +12,12 @@ SUFFIXES = (".ckpt", ".pt", ".pth", ".tar", ".th", ".t7", ".pkl", ".bin", ".safe
 _OF_OPTIMIZER = re.compile(r"opt(im(i[sz]er)?)?(?![a-z])", re.IGNORECASE)  # optimizer.pt; not optimal.pt
 
 
-def is_named_checkpoint(path: Path) -> bool:
-    """Say whether a file in a folder has the name of a checkpoint, not of another file or of an optimizer's state."""
-    return path.suffix.lower() in SUFFIXES and not _OF_OPTIMIZER.match(path.name)
+def named(folder: Path) -> list[Path]:
+    """Return what has the name of a checkpoint in a folder, but for optimizers' states and pickles beside others."""
+    found = [p for p in folder.glob("*") if p.name[0] != "." and p.suffix.lower() in SUFFIXES and not p.is_dir()]
+    for unlikely in (lambda p: _OF_OPTIMIZER.match(p.name), lambda p: p.suffix.lower() == ".pkl"):
+        found = [p for p in found if not unlikely(p)] or found
+    return found
 
 
 def described(path: str) -> str:
@@ -37,7 +40,7 @@ def described(path: str) -> str:
     if any(name.startswith(("mp_rank_", "zero_pp_rank_", "global_step")) for name in names):
         return f"{path} is a folder of DeepSpeed: convert it to one file by its own script zero_to_fp32.py"
     for place in (folder, folder / "checkpoints"):  # Lightning's runs have their checkpoints there
-        held = sorted(p for p in place.glob("*") if is_named_checkpoint(p) and p.is_file())
+        held = sorted(p for p in named(place) if p.is_file())
         if held:
             return f"{path} is a folder: set {arg('ckpt')} to a file in it, such as {held[-1]}"
     return f"{path} is a folder: set {arg('ckpt')} to a file in it"

@@ -214,9 +214,8 @@ def _checkpoints(word: Any) -> list[Path]:
 
 def _in_folder(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder: files or, if there are none, folders that are checkpoints."""
-    some = [p for p in folder.glob("*") if p.name[0] != "."]
-    files = [p for p in some if checkpoint_folders.is_named_checkpoint(p) and _is_file(p)]
-    return files or [p for p in some if p.is_dir() and _is_one(p)]
+    files = [p for p in checkpoint_folders.named(folder) if _is_file(p)]
+    return files or [p for p in folder.glob("*") if p.name[0] != "." and p.is_dir() and _is_one(p)]
 
 
 def _is_file(path: Path) -> bool:

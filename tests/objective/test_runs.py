@@ -11,7 +11,7 @@ from made import history
 from refusals import refused
 
 from landscape.errors import InputError
-from landscape.networks import checkpoints
+from landscape.networks import checkpoint_folders, checkpoints
 from landscape.objective import runs
 from landscape.results import store
 
@@ -44,6 +44,14 @@ def test_epochs_order_a_series_whatever_the_words(keep):
     assert [f[1] for f in found(("run/b.pt", 3))] == [3]
 
 
+def test_a_pickle_beside_checkpoints_is_none_and_a_name_like_an_optimizers_is_better_than_nothing(keep):
+    keep("run/epoch-0001.pt")
+    Path("run/args.pkl").write_bytes(b"anything")
+    assert checkpoint_folders.named(Path("run")) == [Path("run/epoch-0001.pt")]
+    keep("opts/opt-125m.pt")
+    assert checkpoint_folders.named(Path("opts")) == [Path("opts/opt-125m.pt")]
+
+
 @pytest.mark.parametrize("suffix", ["t7", "pkl", "T7"])
 def test_a_folder_holds_checkpoints_by_their_names_and_states_of_optimizers_are_none(keep, suffix):
     for epoch in (0, 10):
@@ -52,8 +60,8 @@ def test_a_folder_holds_checkpoints_by_their_names_and_states_of_optimizers_are_
     for name in ("opt.pt", "optim-10.pt", "Optimizer.pth", "optimiser_10.bin"):
         torch.save({}, f"run/{name}")
     assert [f[:2] for f in found("run")] == [(f"run/model_{epoch}.{suffix}", epoch) for epoch in (0, 10)]
-    keep("run/optimal_20.pt")
-    assert found("run")[-1][:2] == ("run/optimal_20.pt", 20)
+    keep(f"run/optimal_20.{suffix}")
+    assert found("run")[-1][:2] == (f"run/optimal_20.{suffix}", 20)
 
 
 def test_steps_order_what_has_one_epoch_and_a_step_in_a_name_is_no_epoch(keep):
