@@ -45,9 +45,9 @@ def _rows(found: Evaluation) -> list[dict[str, Any]]:
     """Return the numbers of each part and, at last, of the samples of all parts together."""
     counts, shares = np.append(found.counts, found.counts.sum()), found.counts / found.counts.sum()
     loss, square = (np.append(values, shares @ values) for values in (found.loss, found.square))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for p, (part, n) in enumerate(zip((*found.parts, "all parts"), counts.tolist(), strict=True)):
-        row = {"part": part, "samples": n, "loss": loss[p]}
+        row: dict[str, Any] = {"part": part, "samples": n, "loss": loss[p]}
         row["loss_stderr"] = inference.mean_stderr(loss[p], square[p], n)
         if found.accuracy is not None:
             row["accuracy"] = np.append(found.accuracy, shares @ found.accuracy)[p]

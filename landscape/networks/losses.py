@@ -59,7 +59,7 @@ def of_classes(loss: Callable[..., Any], targets: Any) -> bool:
     return loss is cross_entropy and not targets.is_floating_point()
 
 
-def is_plain(loss: Callable[..., Any]) -> bool:
+def is_plain(loss: object) -> bool:
     """Say whether a loss is PyTorch's module for the cross-entropy of each sample, with no option that changes it."""
     if type(loss) is not torch.nn.CrossEntropyLoss:
         return False
