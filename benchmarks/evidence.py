@@ -27,8 +27,7 @@ import numpy as np
 
 import landscape as ls
 from landscape.analyses.convergence import finetuned
-from landscape.analyses.trajectory import Checkpoints
-from landscape.objective import points, snapshots
+from landscape.objective import points
 from trainers.evaluation import by_frequency
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,16 +166,12 @@ def plane(runs: Sequence[Path], args: argparse.Namespace, until: float) -> None:
     aside.mkdir(exist_ok=True)
     load = partial(ls.load_objective, data_root=args.data_root)
 
-    def path(objective: ls.Objective, run: Path) -> Checkpoints:
-        chosen = snapshots.find(objective, path_of(run, args.marks))
-        return {s.name: (points.of(objective, s), s.epoch) for s in chosen}
-
     def analysis(objective: ls.Objective, **options: Any) -> ls.Result:
-        paths = {run.name: path(objective, run) for run in runs}
+        paths = {run.name: points.read(objective, path_of(run, args.marks)) for run in runs}
         begun = load(first[1], partition="class")
         rarest = objective.partition.names[int(objective.trained.argmin())]
         anchors = {
-            "start": points.of(objective, snapshots.find(objective, first[:1])[0]),
+            "start": ls.point(objective, first[0]),
             f"{rarest} alone": finetuned(begun, rarest, epochs=400),
         }
         return ls.trajectory(

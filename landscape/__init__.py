@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landscape import plots as plots
     from landscape.analyses import directions as directions
+    from landscape.analyses.distances import Run as Run
     from landscape.analyses.distances import distances as distances
     from landscape.analyses.features import features as features
     from landscape.analyses.gradients import gradients as gradients
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from landscape.objective.from_data import make_objective as make_objective
     from landscape.objective.loading import load_objective as load_objective
     from landscape.objective.objective import Objective as Objective
+    from landscape.objective.points import path as path
+    from landscape.objective.points import point as point
     from landscape.results import Distances as Distances
     from landscape.results import Features as Features
     from landscape.results import Gradients as Gradients
@@ -77,7 +80,7 @@ if TYPE_CHECKING:
 _FROM = {
     "": "plots",
     "analyses": "directions",
-    "analyses.distances": "distances",
+    "analyses.distances": "Run distances",
     "analyses.features": "features",
     "analyses.gradients": "gradients",
     "analyses.monitor": "Monitor",
@@ -100,6 +103,7 @@ _FROM = {
     "objective.from_data": "make_objective",
     "objective.loading": "load_objective",
     "objective.objective": "Objective",
+    "objective.points": "path point",
     "results": "Distances Features Gradients History Overlap Plane Points Result Sensitivity Series Sharpness "
     "Spectrum Surface Traces Trajectory",
     "results.foreign.interop": "from_pyhessian to_pyhessian",

@@ -35,6 +35,7 @@ COMMANDS = {
     "gradients": "Compare the gradients of parts with the total gradient and each other.",
     "features": "Measure feature quality and neural collapse.",
     "sharpness": "Measure how much the loss rises around a checkpoint.",
+    "evaluate": "Print loss and accuracy of each part.",
     "plot": "Draw a figure of a result file.",
     "compare": "Print the numbers of several result files side by side.",
     "report": "Write one HTML page of many results.",
@@ -55,6 +56,7 @@ PLUGIN_HELP = {
 _SECTIONS = {
     "Analyse a checkpoint": (
         "hessian", "surface1d", "surface2d", "trajectory", "distances", "gradients", "features", "sharpness",
+        "evaluate",
     ),
     "Show results": ("plot", "compare", "report", "export", "info"),
 }  # fmt: skip

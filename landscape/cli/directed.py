@@ -111,10 +111,7 @@ def directed(
 
 def read(objective: Objective, files: Sequence[Any], reading: Mapping[str, Any]) -> dict[str, Point]:
     """Read checkpoints, by names that differ."""
-    if not files:
-        return {}
-    found = snapshots.find(objective, list(files), **reading)
-    return {s.name: points.of(objective, s, **reading) for s in found}
+    return {name: point for name, (point, _) in points.read(objective, files, **reading).items()}
 
 
 def _others(objective: Objective, chosen: Chosen, console: Console, reading: Mapping[str, Any]) -> dict[str, Point]:

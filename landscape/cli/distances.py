@@ -160,7 +160,7 @@ def distances(
         as_json=as_json,
         **loading,
     ) as (objective, console):
-        others = {s.name: (points.of(objective, s, **reading), s.epoch) for s in _found(objective, also, reading)}
+        others = points.read(objective, also, **reading)
         runs = []
         for word in (ckpt, *also_run):
             if tuning is None:
@@ -246,10 +246,6 @@ def _of_run(folder: str) -> tuple[str, Path]:
     return str(last), Path(folder)
 
 
-def _found(objective: Objective, files: tuple[str, ...], reading: dict[str, Any]) -> list[snapshots.Snapshot]:
-    return snapshots.find(objective, list(files), **reading) if files else []
-
-
 def _banked(
     objective: Objective,
     word: str,
@@ -259,7 +255,7 @@ def _banked(
 ) -> Run:
     """Gather a run: points of its memory bank, its final model, its start and its snapshots."""
     file, folder = (word, Path(word).parent) if not Path(word).is_dir() else _of_run(word)
-    (last,) = _found(objective, (file,), reading)
+    (last,) = snapshots.find(objective, [file], **reading)
     listed = checkpoint_list(str(folder)) if (folder / "snapshots").is_dir() else []
     if along and len(listed) < 2:
         raise InputError(f"{folder} has no snapshots for --along: train with --snapshot-every 1")
@@ -275,7 +271,7 @@ def _banked(
 
 def _at(objective: Objective, file: str, reading: dict[str, Any]) -> Objective:
     """Return the objective with the weights of another start."""
-    (snapshot,) = _found(objective, (file,), reading)
+    (snapshot,) = snapshots.find(objective, [file], **reading)
     return snapshots.objective_at(objective, snapshot, **reading)
 
 

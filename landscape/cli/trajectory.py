@@ -18,10 +18,8 @@ from landscape.cli.options import COUNT, SIZE, command, option, seeding
 from landscape.cli.planes import stored_plane
 from landscape.cli.surface import BF16, BN_SAMPLES, REFINE, batch_norm, training_samples
 from landscape.errors import InputError
-from landscape.objective import points, snapshots
+from landscape.objective import points
 from landscape.objective.batch_norm import DEFAULT, BatchNorm
-from landscape.objective.objective import Objective
-from landscape.objective.points import Point
 from landscape.objective.runs import path_of_training
 from landscape.results import Trajectory, disk, hdf5, store
 
@@ -130,7 +128,7 @@ def trajectory(
         **loading,
     ) as (objective, console):
         runs = trajectories.of_runs([
-            (_run_name(word), _points(objective, files, reading)) for word, files in listed.items()
+            (_run_name(word), points.read(objective, files, **reading)) for word, files in listed.items()
         ])
         anchors = read(objective, through, reading)
         along = stored_plane(objective, plane, 2, own_origin=False) if plane else None
@@ -209,11 +207,6 @@ def _run_name(word: str) -> str:
     path = Path(word)
     parts = [p for p in (path if path.is_dir() else path.parent).parts if p not in ("snapshots", "bank")]
     return parts[-1] if parts and parts[-1] not in (".", "..", "/") else word
-
-
-def _points(objective: Objective, files: Files, reading: Mapping[str, Any]) -> dict[str, tuple[Point, float]]:
-    found = snapshots.find(objective, list(files), **reading)
-    return {s.name: (points.of(objective, s, **reading), s.epoch) for s in found}
 
 
 def _conclude(console: Console, result: Trajectory, path: Path) -> None:

@@ -59,6 +59,13 @@ def of_classes(loss: Callable[..., Any], targets: Any) -> bool:
     return loss is cross_entropy and not targets.is_floating_point()
 
 
+def is_plain(loss: object) -> bool:
+    """Say whether a loss is PyTorch's module for the cross-entropy of each sample, with no option that changes it."""
+    if type(loss) is not torch.nn.CrossEntropyLoss:
+        return False
+    return loss.reduction == "none" and loss.weight is None and loss.label_smoothing == 0 and loss.ignore_index < 0
+
+
 def own(name: str) -> Callable[..., Any]:
     """Return a user's loss by its name; with arguments, as in `mine:focal(gamma=2)`, the result of calling it."""
     function, args, kwargs = resolve_call(name, "loss")

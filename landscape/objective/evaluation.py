@@ -32,6 +32,7 @@ class Evaluation:
     parts: tuple[str, ...]
     counts: np.ndarray  # (P,)
     loss: np.ndarray  # (P,) mean over the part's samples
+    square: np.ndarray  # (P,) mean of the squared losses; of weighted ones for draws
     accuracy: np.ndarray | None  # (P,) fraction predicted correctly; None where that has no meaning
     sums: Mapping[Measure, np.ndarray]  # (P, 2) what the task's measures are made of
 
@@ -81,7 +82,7 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
     names, counts, stands_for = objective.partition.names, objective.counts, objective.population / objective.counts
     alone = distributed.team().size == 1  # otherwise the others would not wait for another attempt
     add_up = partial(_added_up, objective, progress)
-    loss, correct, sums = memory.halving(add_up) if alone else add_up()
+    (loss, square, correct), sums = memory.halving(add_up) if alone else add_up()
     for part, value in enumerate(loss / counts):
         if not abs(value) <= LARGEST:
             raise NumericalError(f"the loss of part {names[part]} is {value:.4g}: {reason(objective, part)}")
@@ -89,6 +90,7 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
         parts=names,
         counts=objective.population,
         loss=loss / counts,
+        square=square / counts,
         accuracy=None if objective.correct is None else correct / counts,
         sums={measure: stands_for[:, None] * of_parts for measure, of_parts in sums.items()},
     )
@@ -115,10 +117,8 @@ def reason(objective: "Objective", part: int) -> str:
     return f"squares of losses beyond {LARGEST:g} overflow float64; did the training diverge?"
 
 
-def _added_up(
-    objective: "Objective", progress: Progress | None
-) -> tuple[np.ndarray, np.ndarray, dict[Measure, np.ndarray]]:
-    """Return sums over the samples of each part: losses (P,), right predictions (P,), and of each measure (P, 2)."""
+def _added_up(objective: "Objective", progress: Progress | None) -> tuple[np.ndarray, dict[Measure, np.ndarray]]:
+    """Return sums over the samples of each part: losses, their squares, right predictions; of each measure (P, 2)."""
     n_parts, team = len(objective.partition), distributed.team()
     pieces = [
         (part, own[begin : begin + objective.batch_size])
@@ -128,7 +128,7 @@ def _added_up(
     done, total = 0, sum(len(m) for m in objective.members)
     measured, is_correct = objective.task.measures if objective.outputs.measurable else (), objective.correct
     # On the device, and read when all batches are done: the host waits for what it reads.
-    both = zeros((2, n_parts), objective.device)
+    found = zeros((3, n_parts), objective.device)
     sums = zeros((len(measured), n_parts, 2), objective.device)
     # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
     with differentiable_attention(), torch.no_grad():
@@ -136,15 +136,16 @@ def _added_up(
             inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
             with failures_named(inputs):
                 logits = objective.logits(objective.theta, inputs)
-                both[0, part] += wide(objective.loss(logits, targets)).sum()
+                losses = wide(objective.loss(logits, targets))
+            found[0, part] += losses.sum()
+            found[1, part] += losses.square().sum()
             if is_correct is not None:
-                both[1, part] += wide(is_correct(logits, targets)).sum()
+                found[2, part] += wide(is_correct(logits, targets)).sum()
             for m, one in enumerate(measured):
-                found = weighed(one.sums, objective.draws)(objective.outputs.restore(logits), targets)
-                sums[m, part] += wide(found).sum(0)
+                values = weighed(one.sums, objective.draws)(objective.outputs.restore(logits), targets)
+                sums[m, part] += wide(values).sum(0)
             done += len(some)
             if progress is not None:
                 progress(min(done * team.size, total), total, "loss and accuracy")
-    loss, correct = team.total(both).cpu().numpy()
-    of_measures = team.total(sums).cpu().numpy()
-    return loss, correct, {one.measure: of_parts for one, of_parts in zip(measured, of_measures, strict=True)}
+    of_all, of_measures = (team.total(t).cpu().numpy() for t in (found, sums))
+    return of_all, {one.measure: of_parts for one, of_parts in zip(measured, of_measures, strict=True)}

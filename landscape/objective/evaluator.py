@@ -27,7 +27,7 @@ from landscape.objective import jobs
 from landscape.objective.batch_norm import ByBatch, Statistics
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point, buffer_layout, origin
-from landscape.results import Points
+from landscape.results import Points, inference
 from landscape.results.journal import Journal
 
 Where: TypeAlias = slice | np.ndarray
@@ -183,9 +183,8 @@ class Evaluator:
 
     def _stderr(self, mean: np.ndarray, square: np.ndarray) -> np.ndarray:
         """Return the standard errors of means from the means of squares; nan where they are not known or not finite."""
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            variance = np.maximum(square - mean**2, 0) / (self.counts - 1.0)
-            found: np.ndarray = np.where(self._spread & np.isfinite(variance), np.sqrt(variance), np.nan)
+        errors = inference.mean_stderr(mean, square, self.counts)
+        found: np.ndarray = np.where(self._spread & np.isfinite(errors), errors, np.nan)
         return found
 
     def _visit(

@@ -84,6 +84,8 @@ def settle(
     if chosen.name == "classification":
         found: Outputs = outputs.Logits(len(samples.class_names), index)
         function = losses.build(name, samples.class_counts) if isinstance(loss, str) or loss is None else loss
+        if losses.is_plain(function):
+            function, name = losses.cross_entropy, chosen.loss
         return Measured(task=chosen, outputs=found, loss=function, likelihood=chosen.likelihood, name=name)
     output, n = _example(model, samples, device, dtype)
     if loss is None or (isinstance(loss, str) and tasks.of_loss(loss) is not None):

@@ -30,6 +30,7 @@ from landscape.data.records import Records
 from landscape.errors import InputError, arg, position, unknown
 from landscape.networks.arguments import arguments
 from landscape.networks.copies import alike, converted, copied, unwrapped
+from landscape.networks.losses import cross_entropy
 from landscape.networks.outputs import Outputs
 from landscape.networks.params import Layout, layout
 from landscape.networks.tasks import Task
@@ -143,7 +144,7 @@ class Objective:
             samples = samples.taken_by(partial(arguments, own))
         tensors = _tensors(own)
         found = measured.settle(own, samples, loss, task, logits_index, where, dtype)
-        of_user = callable(loss) or (loss is not None and ":" in loss)
+        of_user = found.loss is not cross_entropy and (callable(loss) or (loss is not None and ":" in loss))
         objective = cls(
             model=own,
             task=found.task,

@@ -9,18 +9,20 @@ stay positive however far a line is extended, whereas linear interpolation gives
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from os import PathLike, fspath
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import place, wide, zeros
+from landscape.callables import checked
 from landscape.networks.copies import copied
 from landscape.networks.params import Layout
-from landscape.objective import snapshots
+from landscape.objective import runs, snapshots
 from landscape.objective.objective import Objective
-from landscape.objective.snapshots import Snapshot
+from landscape.objective.snapshots import File, Snapshot
 
 _LEAST_EPS = 1e-12
 """Used as eps for a layer with eps = 0, because the logarithm of a zero variance is needed too."""
@@ -32,6 +34,68 @@ class Point:
 
     theta: Tensor  # (D,) the parameters of the objective's layout
     buffers: Tensor  # (B,) all floating-point buffers
+
+
+@checked
+def point(
+    objective: Objective,
+    network: str | PathLike[str] | nn.Module,
+    *,
+    ckpt_key: str | None = None,
+    trust_pickle: bool = False,
+) -> Point:
+    """Return the point of another network with the objective's parameters: for directions, marks and distances.
+
+        ls.directions.towards(objective, [ls.point(objective, "sam.pt")], ["SAM"])
+
+    Args:
+        objective: of the network.
+        network: a checkpoint, or a model with the same architecture, which is copied.
+        ckpt_key: key of the weights in the file; None finds them automatically.
+        trust_pickle: let the file run code when it is read. Use it only for files that you made.
+
+    Returns:
+        Its parameters and running statistics.
+
+    Raises:
+        InputError: the file cannot be read, or the network does not fit the objective's.
+        NumericalError: a weight or the loss is not finite.
+    """
+    if isinstance(network, nn.Module):
+        return origin(objective.at(network))
+    ((found, _),) = read(objective, [fspath(network)], key=ckpt_key, trust_pickle=trust_pickle).values()
+    return found
+
+
+@checked
+def path(
+    objective: Objective, files: str | PathLike[str], *, ckpt_key: str | None = None, trust_pickle: bool = False
+) -> dict[str, tuple[Point, float]]:
+    """Return the points of a run's checkpoints: for `trajectory` and `directions.principal`.
+
+        ls.trajectory(objective, {run: ls.path(objective, f"runs/{run}") for run in ("ce", "sam")})
+
+    Args:
+        objective: of the network.
+        files: the folder of a run, or a pattern.
+        ckpt_key: as for `point`.
+        trust_pickle: as for `point`.
+
+    Returns:
+        Name -> the point and its epoch, in the order of the epochs; nan if no file has an epoch.
+
+    Raises:
+        InputError: nothing is found, only some files have an epoch, or a file cannot be read or does not fit.
+        NumericalError: a weight is not finite.
+    """
+    listed = runs.path_of_training(fspath(files), ckpt_key=ckpt_key, trust_pickle=trust_pickle)
+    return read(objective, listed, key=ckpt_key, trust_pickle=trust_pickle)
+
+
+def read(objective: Objective, files: Sequence[File], **reading: Any) -> dict[str, tuple[Point, float]]:
+    """Read checkpoints: name -> the point and its epoch; for `reading` see `snapshots.find`."""
+    found = snapshots.find(objective, files, **reading) if files else []
+    return {s.name: (of(objective, s, **reading), s.epoch) for s in found}
 
 
 def buffer_layout(model: nn.Module) -> Layout:

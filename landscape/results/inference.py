@@ -49,6 +49,13 @@ def stderr(x: np.ndarray) -> float:
     return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
 
 
+def mean_stderr(mean: np.ndarray, square: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Return the standard errors of means of n values, given the means of their squares; nan for one value."""
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        found: np.ndarray = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1.0))
+    return found
+
+
 def share_stderr(share: np.ndarray, n: float) -> np.ndarray:
     """Return the standard errors of shares of n samples that count alike, such as accuracies.
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "surface2d": [*ONE, "--x=-1:1:3"],
     "trajectory": [*TWO, "--grid", "3"],
     "distances": [*ONE, "--finetune", "1"],
+    "evaluate": ONE,
     "train": ["ce", *DATA, "--epochs", "2", "--batch-size", "4", "--device", "cpu"],
 }
 
@@ -73,7 +74,7 @@ def test_as_many_points_are_announced_as_are_computed(command, capsys, monkeypat
     assert announced == len(measured) >= 3
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in {"train", "evaluate"}])
 @pytest.mark.parametrize(
     ("out", "more", "match"),
     [

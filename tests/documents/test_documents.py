@@ -355,6 +355,7 @@ def test_no_python_block_is_forgotten():
         "docs/tasks.md",
         "docs/along.md",
         "docs/cluster.md",
+        "docs/surfaces.md",
         *RUN,
     }
     assert {p for p in PAGES if python_of(p)} == covered

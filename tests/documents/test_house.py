@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 import numpy as np
 from torch import nn
 model: Any; loader: Any; texts: Any; collate: Any; documents: Any; inputs: Any; targets: Any
-labels: Any; optimizer: Any; data: Any
+labels: Any; optimizer: Any; data: Any; other: nn.Module
 objective: ls.Objective
 spectrum: ls.Spectrum
 surface: ls.Surface

@@ -1,4 +1,4 @@
-"""What tells a user's loss from others of its name."""
+"""What tells a user's loss from others of its name, and from the losses of this package."""
 
 from functools import partial
 
@@ -70,6 +70,42 @@ def test_a_loss_that_accepts_no_other_outputs_has_its_name_alone():
 
     assert objective(picky).source["loss_values"] == []
     assert "loss_values" not in objective(None).source  # which no user wrote
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(reduction="none"), "torch.nn:CrossEntropyLoss(reduction='none', ignore_index=-1)"]
+)
+def test_the_module_of_the_cross_entropy_is_the_loss_that_classes_have_by_default(loss):
+    found, default = objective(loss), objective(None)
+    assert found.loss is default.loss
+    assert found.source == default.source
+
+
+class Halved(nn.CrossEntropyLoss):
+    def forward(self, z, y):
+        return super().forward(z, y) / 2
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(reduction="none", weight=torch.ones(3)),
+        nn.CrossEntropyLoss(reduction="none", label_smoothing=0.1),
+        nn.CrossEntropyLoss(reduction="none", ignore_index=1),
+        Halved(reduction="none"),
+    ],
+)
+def test_another_cross_entropy_is_the_users_own_loss(loss):
+    found = objective(loss)
+    assert found.loss is loss
+    assert found.source["loss"] == type(loss).__name__
+
+
+def test_the_module_of_the_cross_entropy_of_shares_keeps_its_targets():
+    loss = nn.CrossEntropyLoss(reduction="none")
+    found = objective(loss, "shares")
+    assert found.source["loss"] == "CrossEntropyLoss"
+    assert found.evaluation.loss[0] == pytest.approx(loss(found.model(X), TARGETS["shares"]).mean().item(), rel=1e-6)
 
 
 def test_an_unfinished_run_with_another_loss_of_the_name_is_not_continued(tmp_path):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, moved
+from refusals import refused
 from torch import nn
 
+import landscape as ls
 from landscape.networks import checkpoints
 from landscape.objective import points, snapshots
 
@@ -33,6 +35,37 @@ def test_another_checkpoint_is_the_point_of_its_weights(tmp_path):
     point = points.of(objective, snapshot)
     assert torch.equal(point.theta, points.origin(other).theta)
     assert torch.equal(point.buffers, points.origin(other).buffers)
+
+
+def test_a_file_and_a_model_of_the_same_weights_are_the_same_point(tmp_path):
+    objective = CASES["residual-relu"].objective()
+    other = CASES["residual-relu"].objective(seed=1)
+    torch.save({"a": other.model.state_dict(), "b": objective.model.state_dict()}, tmp_path / "other.pt")
+    own = other.model.train()
+    before = {name: t.clone() for name, t in own.state_dict().items()}
+    found = [ls.point(objective, tmp_path / "other.pt", ckpt_key="a"), ls.point(objective, own)]
+    for point in found:
+        assert torch.equal(point.theta, points.origin(other).theta)
+        assert torch.equal(point.buffers, points.origin(other).buffers)
+    assert own.training
+    assert all(torch.equal(t, before[name]) for name, t in own.state_dict().items())
+    with refused(ls.InputError, "other.pt"):
+        ls.point(objective, tmp_path / "other.pt")
+    with refused(ls.InputError, "weight"):
+        ls.point(objective, nn.Linear(4, 3))
+
+
+def test_a_path_has_the_checkpoints_of_a_run_in_the_order_of_their_epochs(tmp_path):
+    objective = CASES["mlp-tanh"].objective()
+    (tmp_path / "snapshots").mkdir()
+    for epoch, seed in ((10, 1), (9, 2)):
+        state = CASES["mlp-tanh"].objective(seed=seed).model.state_dict()
+        checkpoints.write(tmp_path / "snapshots" / f"epoch-{epoch}.pt", state, {"epoch": epoch})
+    found = ls.path(objective, tmp_path)
+    assert [(name, epoch) for name, (_, epoch) in found.items()] == [("epoch-9", 9), ("epoch-10", 10)]
+    for (point, _), seed in zip(found.values(), (2, 1), strict=True):
+        assert torch.equal(point.theta, points.origin(CASES["mlp-tanh"].objective(seed=seed)).theta)
+    assert list(ls.path(objective, str(tmp_path / "snapshots" / "*.pt"))) == list(found)
 
 
 def test_on_the_way_variances_move_by_their_logarithm_and_all_else_straight():
