@@ -183,3 +183,30 @@ def draw(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
         for c, n in enumerate(wanted)
     ]
     return np.sort(np.concatenate(drawn))
+
+
+def draw_as_ldam(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+    """Return positions as `draw` does, but of the samples that the code of LDAM-DRW keeps with rand_number=seed.
+
+    Args:
+        labels: (N,), in the original order of the data set.
+        wanted: (C,) samples to keep of each class.
+        seed: from 0 to 2^32 - 1.
+
+    Returns:
+        Positions in ascending order; their code returns class after class.
+
+    Raises:
+        InputError: a seed that their generator does not accept.
+
+    Source: imbalance_cifar.py of kaidic/LDAM-DRW, which many repositories for long tails contain.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"{arg('data_seed')} must be from 0 to {2**32 - 1} for the draw of LDAM, got {seed}")
+    rng = np.random.RandomState(seed)  # one for all classes, which draw from it in their order
+    drawn = []
+    for c, n in enumerate(wanted):
+        own = np.flatnonzero(labels == c)
+        rng.shuffle(own)
+        drawn.append(own[:n])
+    return np.sort(np.concatenate(drawn))

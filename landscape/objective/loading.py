@@ -30,6 +30,7 @@ from landscape.results.grouping import ENDS, FEW, MANY
 File: TypeAlias = str | PathLike[str]
 Split: TypeAlias = Literal["train", "test"]
 Imbalance: TypeAlias = Literal["exp", "step"]
+ImbalanceDraw: TypeAlias = Literal["own", "ldam"]
 DtypeName: TypeAlias = Literal["float32", "float64"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -48,6 +49,7 @@ def load_objective(
     split: str = "train",
     imbalance: float | None = None,
     imbalance_type: Imbalance | None = None,
+    imbalance_draw: ImbalanceDraw | None = None,
     data_seed: int | None = None,
     normalize: str | None = None,
     samples_per_class: int | None = None,
@@ -86,6 +88,7 @@ def load_objective(
         split: "train" or "test".
         imbalance: ratio of the largest to the smallest class of a long-tailed subset.
         imbalance_type: "exp" or "step".
+        imbalance_draw: "own", or "ldam" for the samples that LDAM-DRW, and code that is built on it, keeps.
         data_seed: of the draw of samples.
         normalize: "imagenet", "none", or "m,m,m/s,s,s"; None means the data set's own.
         samples_per_class: use at most this many samples of each class, drawn with `data_seed`.
@@ -130,6 +133,7 @@ def load_objective(
         "image_size": image_size,
         "imbalance": imbalance,
         "imbalance_type": imbalance_type,
+        "imbalance_draw": imbalance_draw,
         "seed": data_seed,
         "normalize": normalize,
     }
