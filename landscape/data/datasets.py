@@ -139,7 +139,7 @@ def from_dataset(
         split: for messages and results.
         class_names: (C,); None means `dataset.classes` or `dataset.class_names`, or else "0", "1", ...
         class_counts: (C,) training samples of each class; None means `dataset.class_counts`, or else the counts of
-            these labels, which is correct for the training split only.
+            these labels. For another split than "train" they are unknown then, see `Samples.counts_known`.
 
     Returns:
         The samples.
@@ -151,6 +151,7 @@ def from_dataset(
     inputs, lazy, labels = items.collect(dataset)
     declared = class_names if class_names is not None else items.attribute(dataset, "classes", "class_names")
     counts = class_counts if class_counts is not None else items.attribute(dataset, "class_counts")
+    known = split == "train" or counts is not None
     names, counts = items.classes(labels, declared, counts, name)
     return Samples(
         name=name,
@@ -160,6 +161,7 @@ def from_dataset(
         labels=labels,
         class_names=names,
         class_counts=counts,
+        counts_known=known,
         options={"name": name, "split": split},
     )
 

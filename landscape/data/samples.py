@@ -33,12 +33,18 @@ class Samples:
     labels: np.ndarray  # (N,) int64
     class_names: tuple[str, ...]  # (C,)
     class_counts: np.ndarray  # (C,) int64, TRAINING samples of each class, whichever split this is
+    counts_known: bool = True  # False: those are counts of these samples, of another split than that of training
     mean: Stats | None = None  # per channel, for uint8 images; None leaves the inputs unchanged
     std: Stats | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def trained(self) -> np.ndarray:
+        """Training samples of each class, (C,); nan where they are unknown."""
+        return self.class_counts if self.counts_known else np.full(len(self.class_counts), np.nan)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,6 +172,15 @@ def check_classes(samples: Samples, name: str, value: object) -> None:
     """Raise InputError if samples have no classes, of which an argument draws some of each."""
     if not samples.class_names:
         raise InputError(f"{arg(name, value)} draws samples of each class, and those of {samples.name} have none")
+
+
+def check_counts(samples: Samples, name: str, value: object) -> None:
+    """Raise InputError if the training samples of each class are unknown, by which an argument goes."""
+    if not samples.counts_known:
+        raise InputError(
+            f"{arg(name, value)} goes by the training samples of each class, which {samples.name} ({samples.split} "
+            "split) does not state: give class_counts, as an argument or an attribute of the data set"
+        )
 
 
 def positions(indices: np.ndarray | torch.Tensor | Sequence[int]) -> np.ndarray:
