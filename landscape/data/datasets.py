@@ -98,12 +98,12 @@ def load(
     else:
         raise InputError(unknown(name, DATASETS, "data set", more=" or package.module:callable"))
     imbalance = source.imbalance if imbalance is None else imbalance
-    for option, value, default in (
+    for of_tail, chosen, default in (
         ("imbalance_type", imbalance_type, "exp"),
         ("imbalance_draw", imbalance_draw, "own"),
     ):
-        if imbalance is None and value != default:
-            raise InputError(f"{arg(option, value)} is of the tail of {arg('imbalance')}: pass that too")
+        if imbalance is None and chosen != default:
+            raise InputError(f"{arg(of_tail, chosen)} is of the tail of {arg('imbalance')}: pass that too")
     for option, value in given.items():
         if value is not None and option not in (*source.takes, "root"):
             raise InputError(f"{arg(option, value)} does not apply to {name}: leave it out")

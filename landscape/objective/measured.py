@@ -84,10 +84,12 @@ def settle(
         return Measured(task=chosen, outputs=own, loss=lambda z, _: z[:, 0], likelihood=None, name=name)
     if chosen.name == "classification":
         found: Outputs = outputs.Logits(len(samples.class_names), index)
-        by_name = isinstance(loss, str) or loss is None
-        if by_name and losses.takes_counts(name):
-            check_counts(samples, "loss", name)
-        function = losses.build(name, samples.class_counts) if by_name else loss
+        if isinstance(loss, str) or loss is None:
+            if losses.takes_counts(name):
+                check_counts(samples, "loss", name)
+            function = losses.build(name, samples.class_counts)
+        else:
+            function = loss
         return Measured(task=chosen, outputs=found, loss=function, likelihood=chosen.likelihood, name=name)
     output, n = _example(model, samples, device, dtype)
     if loss is None or (isinstance(loss, str) and tasks.of_loss(loss) is not None):
