@@ -58,6 +58,7 @@ def load(recipe: Recipe) -> tuple[Recipe, Data]:
             split=split,
             imbalance=recipe.imbalance,
             imbalance_type=recipe.imbalance_type,
+            imbalance_draw=recipe.imbalance_draw,
             seed=recipe.data_seed,
             normalize=recipe.normalize,
             **of_images,

@@ -66,6 +66,11 @@ class Recipe:
         None, "Make the data long-tailed: the largest class is this many times as large as the smallest."
     )
     imbalance_type: str = _option("exp", "Choose the shape of the long tail.", choices=tuple(datasets.IMBALANCE))
+    imbalance_draw: str = _option(
+        "own",
+        "Draw the samples of the long tail as this package does, or as the code of LDAM-DRW.",
+        choices=tuple(datasets.DRAWS),
+    )
     data_seed: int = _option(0, "Seed the choice of samples for --imbalance and --validation.")
     normalize: str | None = _option(
         None, "Normalise images by imagenet, none, or mean,.../std,...", otherwise="the data set's own"

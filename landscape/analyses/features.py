@@ -113,7 +113,7 @@ def features(
             **numbers,
             "parts": names,
             "n_samples": np.bincount(objective.undrawn.samples.labels, minlength=len(names)),
-            "train_counts": objective.samples.class_counts,
+            "train_counts": objective.samples.trained,
             "beta": float(beta),
             "n_features": n_features,
         }

@@ -119,6 +119,13 @@ def samples(*, drawn: bool = True) -> Decorator[Any]:
             show_default="exp",
         ),
         option(
+            "--imbalance-draw",
+            metavar="NAME",
+            help=f"Draw the samples of the long tail as this package does, or as the code of LDAM-DRW: "
+            f"{listed(datasets.DRAWS)}.",
+            show_default="own",
+        ),
+        option(
             "--data-seed",
             type=int,
             metavar="N",

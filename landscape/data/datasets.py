@@ -26,7 +26,7 @@ from landscape.callables import failures_of, resolve_call
 from landscape.data import cifar, images, items
 from landscape.data.records import Records
 from landscape.data.samples import Samples as Samples
-from landscape.data.samples import Stats, check_classes, draw
+from landscape.data.samples import Stats, check_classes, draw, draw_as_ldam
 from landscape.errors import DataError, InputError, arg, check_choice, unknown
 
 IMAGENET: tuple[Stats, Stats] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,6 +38,8 @@ IMBALANCE: Mapping[str, Callable[[int], np.ndarray]] = {
     "step": lambda n_classes: (np.arange(n_classes) >= n_classes // 2).astype(float),
 }
 """Shapes of the long tail: the exponent of 1 / ratio of each class, from 0 to 1."""
+DRAWS: Mapping[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {"own": draw, "ldam": draw_as_ldam}
+"""Draws of a long tail: (labels, number of samples of each class, seed) -> positions."""
 DIGITS_IMBALANCE = 20.0
 DIGITS_TEST = 50  # test images of each class
 
@@ -54,6 +56,7 @@ def load(
     split: str = "train",
     imbalance: float | None = None,
     imbalance_type: str = "exp",
+    imbalance_draw: str = "own",
     seed: int = 0,
     normalize: str | None = None,
     image_size: int | None = None,
@@ -72,6 +75,7 @@ def load(
         imbalance: n_max / n_min of the training set; 100 and 0.01 mean the same. None changes nothing, but digits-lt
             then has 20. Test samples are never left out.
         imbalance_type: "exp", or "step" for two levels.
+        imbalance_draw: "own", or "ldam" for the samples that LDAM-DRW, and code that is built on it, keeps.
         seed: of the choice of samples for the long-tailed training set.
         normalize: "imagenet", "none" (byte / 255 only) or "m,m,m/s,s,s"; None means the data set's own.
         image_size: for image-list and image-folder, side of the cropped square in pixels; None means 224.
@@ -94,10 +98,12 @@ def load(
     else:
         raise InputError(unknown(name, DATASETS, "data set", more=" or package.module:callable"))
     imbalance = source.imbalance if imbalance is None else imbalance
-    if imbalance is None and imbalance_type != "exp":
-        raise InputError(
-            f"{arg('imbalance_type', imbalance_type)} shapes the tail of {arg('imbalance')}: pass that too"
-        )
+    for of_tail, chosen, default in (
+        ("imbalance_type", imbalance_type, "exp"),
+        ("imbalance_draw", imbalance_draw, "own"),
+    ):
+        if imbalance is None and chosen != default:
+            raise InputError(f"{arg(of_tail, chosen)} is of the tail of {arg('imbalance')}: pass that too")
     for option, value in given.items():
         if value is not None and option not in (*source.takes, "root"):
             raise InputError(f"{arg(option, value)} does not apply to {name}: leave it out")
@@ -108,7 +114,8 @@ def load(
         samples = _normalised(samples, normalize)
     if imbalance is not None:
         options |= {"imbalance": _ratio(imbalance), "imbalance_type": imbalance_type, "seed": seed}
-        samples = _long_tailed(samples, imbalance, imbalance_type, seed)
+        options |= {} if imbalance_draw == "own" else {"imbalance_draw": imbalance_draw}  # older files do not have it
+        samples = _long_tailed(samples, imbalance, imbalance_type, imbalance_draw, seed)
     return dataclasses.replace(samples, options=options)
 
 
@@ -132,7 +139,7 @@ def from_dataset(
         split: for messages and results.
         class_names: (C,); None means `dataset.classes` or `dataset.class_names`, or else "0", "1", ...
         class_counts: (C,) training samples of each class; None means `dataset.class_counts`, or else the counts of
-            these labels, which is correct for the training split only.
+            these labels. For another split than "train" they are unknown then, see `Samples.counts_known`.
 
     Returns:
         The samples.
@@ -144,6 +151,7 @@ def from_dataset(
     inputs, lazy, labels = items.collect(dataset)
     declared = class_names if class_names is not None else items.attribute(dataset, "classes", "class_names")
     counts = class_counts if class_counts is not None else items.attribute(dataset, "class_counts")
+    known = split == "train" or counts is not None
     names, counts = items.classes(labels, declared, counts, name)
     return Samples(
         name=name,
@@ -153,11 +161,14 @@ def from_dataset(
         labels=labels,
         class_names=names,
         class_counts=counts,
+        counts_known=known,
         options={"name": name, "split": split},
     )
 
 
-def long_tailed_counts(n_max: int, n_classes: int, imbalance: float, kind: str = "exp") -> np.ndarray:
+def long_tailed_counts(
+    n_max: int, n_classes: int, imbalance: float, kind: str = "exp", drawn: str = "own"
+) -> np.ndarray:
     """Return the number of samples of each class in a long-tailed training set.
 
     "exp": n_k = int(n_max * r^(-k / (C - 1))); "step": n_max in the first C // 2 classes, int(n_max / r) after.
@@ -167,18 +178,23 @@ def long_tailed_counts(n_max: int, n_classes: int, imbalance: float, kind: str =
         n_classes: C.
         imbalance: r = n_max / n_min, or its inverse.
         kind: "exp" or "step".
+        drawn: a name of `DRAWS`. With "ldam" a class can have one sample fewer, where their code loses it to rounding.
 
     Returns:
         Counts, (C,) int64.
 
     Raises:
-        InputError: a ratio that is not a positive number, or an unknown kind.
+        InputError: a ratio that is not a positive number, or an unknown kind or draw.
 
     Source: Cao et al. 2019, "Learning imbalanced datasets with label-distribution-aware margin loss"; Buda et
     al. 2018 for the steps.
     """
     check_choice("imbalance_type", kind, IMBALANCE)
-    exact = n_max * _ratio(imbalance) ** -IMBALANCE[kind](n_classes)
+    check_choice("imbalance_draw", drawn, DRAWS)
+    ratio, exponents = _ratio(imbalance), IMBALANCE[kind](n_classes)
+    if drawn == "ldam":  # with Python's numbers, as NumPy's powers may differ from them in the last digit
+        return np.array([int(n_max * (1 / ratio) ** x) for x in exponents.tolist()], dtype=np.int64)
+    exact = n_max * ratio**-exponents
     return np.floor(exact * (1 + 1e-12)).astype(np.int64)  # 4900 / 49 must not become 99 by rounding
 
 
@@ -188,13 +204,13 @@ def _ratio(imbalance: float) -> float:
     return float(imbalance) if imbalance >= 1 else 1 / imbalance
 
 
-def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Samples:
+def _long_tailed(samples: Samples, imbalance: float, kind: str, drawn: str, seed: int) -> Samples:
     check_classes(samples, "imbalance", imbalance)
     if samples.split == "train":  # the data may have fewer samples than the owner's training set
         available = np.bincount(samples.labels, minlength=len(samples.class_names))
     else:
         available = samples.class_counts
-    wanted = long_tailed_counts(int(available.max()), len(available), imbalance, kind)
+    wanted = long_tailed_counts(int(available.max()), len(available), imbalance, kind, drawn)
     for c in np.flatnonzero(wanted == 0)[:1]:
         raise InputError(
             f"{arg('imbalance', imbalance)} leaves class {c} ({samples.class_names[c]}) no sample: "
@@ -206,7 +222,7 @@ def _long_tailed(samples: Samples, imbalance: float, kind: str, seed: int) -> Sa
             f"needs {wanted[c]}: leave out {arg('imbalance')} if {samples.name} is long-tailed already"
         )
     if samples.split == "train":
-        samples = samples.select(draw(samples.labels, wanted, seed))
+        samples = samples.select(DRAWS[drawn](samples.labels, wanted, seed))
     return dataclasses.replace(samples, class_counts=wanted)
 
 

@@ -221,7 +221,7 @@ def read(
         soft: targets are probabilities of the classes; the most probable class is the label.
         class_names: names of the classes; None means those of the data set, or else the numbers of the labels.
         class_counts: training samples of each class; None means those that the data set states, or else the counts of
-            these labels.
+            these labels, see `datasets.from_dataset`.
 
     Returns:
         The samples.
@@ -261,11 +261,11 @@ def read(
     labels = _labels(reader, held, n, classes, soft)
     names: tuple[str, ...] = ()
     counts: np.ndarray = np.zeros(0, dtype=np.int64)
+    if class_counts is None:
+        class_counts = items.attribute(loaded.dataset, "class_counts")
     if labels is not None:
         if class_names is None:
             class_names = loaders.attribute(loaded.dataset, "classes", "class_names")
-        if class_counts is None:
-            class_counts = items.attribute(loaded.dataset, "class_counts")
         names, counts = items.classes(labels, class_names, class_counts, name)
     return Records(
         name=name,
@@ -275,6 +275,7 @@ def read(
         labels=np.full(n, -1) if labels is None else labels,
         class_names=names,
         class_counts=counts,
+        counts_known=split == "train" or class_counts is not None,
         options={"name": name, "split": split},
         reader=reader,
         held=held,

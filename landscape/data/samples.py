@@ -33,12 +33,18 @@ class Samples:
     labels: np.ndarray  # (N,) int64
     class_names: tuple[str, ...]  # (C,)
     class_counts: np.ndarray  # (C,) int64, TRAINING samples of each class, whichever split this is
+    counts_known: bool = True  # False: those are counts of these samples, of another split than that of training
     mean: Stats | None = None  # per channel, for uint8 images; None leaves the inputs unchanged
     std: Stats | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def trained(self) -> np.ndarray:
+        """Training samples of each class, (C,); nan where they are unknown."""
+        return self.class_counts if self.counts_known else np.full(len(self.class_counts), np.nan)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -168,6 +174,15 @@ def check_classes(samples: Samples, name: str, value: object) -> None:
         raise InputError(f"{arg(name, value)} draws samples of each class, and those of {samples.name} have none")
 
 
+def check_counts(samples: Samples, name: str, value: object) -> None:
+    """Raise InputError if the training samples of each class are unknown, by which an argument goes."""
+    if not samples.counts_known:
+        raise InputError(
+            f"{arg(name, value)} goes by the training samples of each class, which {samples.name} ({samples.split} "
+            "split) does not state: give class_counts, as an argument or an attribute of the data set"
+        )
+
+
 def positions(indices: np.ndarray | torch.Tensor | Sequence[int]) -> np.ndarray:
     """Return positions as an array of integers."""
     return np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices, dtype=np.int64)
@@ -182,4 +197,31 @@ def draw(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
         np.random.default_rng([seed, c]).permutation(np.flatnonzero(labels == c))[:n]
         for c, n in enumerate(wanted)
     ]
+    return np.sort(np.concatenate(drawn))
+
+
+def draw_as_ldam(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+    """Return positions as `draw` does, but of the samples that the code of LDAM-DRW keeps with rand_number=seed.
+
+    Args:
+        labels: (N,), in the original order of the data set.
+        wanted: (C,) samples to keep of each class.
+        seed: from 0 to 2^32 - 1.
+
+    Returns:
+        Positions in ascending order; their code returns class after class.
+
+    Raises:
+        InputError: a seed that their generator does not accept.
+
+    Source: imbalance_cifar.py of kaidic/LDAM-DRW, which many repositories for long tails contain.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"{arg('data_seed')} must be from 0 to {2**32 - 1} for the draw of LDAM, got {seed}")
+    rng = np.random.RandomState(seed)  # one for all classes, which draw from it in their order
+    drawn = []
+    for c, n in enumerate(wanted):
+        own = np.flatnonzero(labels == c)
+        rng.shuffle(own)
+        drawn.append(own[:n])
     return np.sort(np.concatenate(drawn))

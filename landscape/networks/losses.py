@@ -46,12 +46,17 @@ def build(name: str, class_counts: np.ndarray, **options: float) -> Callable[...
         raise InputError(unknown(name, LOSSES, "loss", more=" or package.module:callable"))
     make = LOSSES[name]
     known = list(inspect.signature(make).parameters)
-    arguments = [class_counts] if "class_counts" in known else []
+    arguments = [class_counts] if takes_counts(name) else []
     for option in options:
         if option not in known:
             choice = ", ".join(known[len(arguments) :]) or "none"
             raise InputError(f"{arg('loss', name)} has no option {option}; its options: {choice}")
     return make(*arguments, **options)
+
+
+def takes_counts(name: str) -> bool:
+    """Say whether a loss is made of the training samples of each class."""
+    return name in LOSSES and "class_counts" in inspect.signature(LOSSES[name]).parameters
 
 
 def of_classes(loss: Callable[..., Any], targets: Any) -> bool:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from landscape.callables import checked
 from landscape.data import loaders, taking
 from landscape.data.samples import Samples
-from landscape.objective.loading import DTYPES, DtypeName, fitted, taken
+from landscape.objective.loading import DTYPES, DtypeName, counts_of, fitted, taken
 from landscape.objective.objective import Loss, Objective
 from landscape.objective.parts import Parts
 from landscape.results.grouping import ENDS, FEW, MANY
@@ -24,6 +25,8 @@ def make_objective(
     task: str | None = None,
     parts: Parts = "all",
     target: str | int | None = None,
+    split: str = "train",
+    class_counts: Sequence[int] | np.ndarray | None = None,
     classes: str | Sequence[str | int] | None = None,
     params: str | None = None,
     device: str | torch.device | None = None,
@@ -55,6 +58,10 @@ def make_objective(
             (input, target) -> name, or a `Partition`.
         target: entry of an item that is the target: a key of a dict, or a position in a tuple. None means the second
             entry of a pair, or one of "labels", "label", "targets", "target", "y".
+        split: "train", or another name for data that are not the training set, such as "test".
+        class_counts: (C,) training samples of each class. Groups by frequency and losses for long tails go by them;
+            None means the data set's attribute `class_counts`, or else the counts of these data if they are the
+            training set.
         classes: keep only these parts, by name or position.
         params: see `Objective.build`.
         device: see `Objective.build`.
@@ -75,8 +82,10 @@ def make_objective(
         NumericalError: the loss is not finite.
     """
     kind = DTYPES[dtype] if isinstance(dtype, str) else dtype
-    samples = data if isinstance(data, Samples) else taken(data, loss=loss, task=task, target=target)
-    if not isinstance(data, Samples) and not taking.declares_classes(data):
+    counted = counts_of(data, class_counts)
+    own = not isinstance(data, Samples)
+    samples = taken(data, loss=loss, task=task, target=target, split=split, **counted) if own else data
+    if own and not counted and not taking.declares_classes(data):
         samples, task = fitted(model, samples, loss=loss, task=task, device=device, dtype=kind)
     opened = loaders.opened(data)
     return Objective.build(
@@ -95,5 +104,5 @@ def make_objective(
         many=many,
         few=few,
         ends=ends,
-        source={"model": type(model).__qualname__, "checkpoint": None},
+        source={"model": type(model).__qualname__, "checkpoint": None} | counted,
     )

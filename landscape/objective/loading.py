@@ -30,6 +30,7 @@ from landscape.results.grouping import ENDS, FEW, MANY
 File: TypeAlias = str | PathLike[str]
 Split: TypeAlias = Literal["train", "test"]
 Imbalance: TypeAlias = Literal["exp", "step"]
+ImbalanceDraw: TypeAlias = Literal["own", "ldam"]
 DtypeName: TypeAlias = Literal["float32", "float64"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -48,6 +49,7 @@ def load_objective(
     split: str = "train",
     imbalance: float | None = None,
     imbalance_type: Imbalance | None = None,
+    imbalance_draw: ImbalanceDraw | None = None,
     data_seed: int | None = None,
     normalize: str | None = None,
     samples_per_class: int | None = None,
@@ -62,6 +64,7 @@ def load_objective(
     batch_size: int = 128,
     weight_decay: float = 0.0,
     logits_index: int | None = None,
+    class_counts: Sequence[int] | np.ndarray | None = None,
     many: int = MANY,
     few: int = FEW,
     ends: int = ENDS,
@@ -83,9 +86,10 @@ def load_objective(
         train_list: file with the training images of "image-list", lines of `path label`.
         test_list: file with the test images of "image-list".
         image_size: side of the square images of "image-list" and "image-folder", in pixels.
-        split: "train" or "test".
+        split: "train" or "test". For data of your own it says which these are.
         imbalance: ratio of the largest to the smallest class of a long-tailed subset.
         imbalance_type: "exp" or "step".
+        imbalance_draw: "own", or "ldam" for the samples that LDAM-DRW, and code that is built on it, keeps.
         data_seed: of the draw of samples.
         normalize: "imagenet", "none", or "m,m,m/s,s,s"; None means the data set's own.
         samples_per_class: use at most this many samples of each class, drawn with `data_seed`.
@@ -100,6 +104,8 @@ def load_objective(
         batch_size: see `Objective.build`.
         weight_decay: see `Objective.build`.
         logits_index: see `Objective.build`.
+        class_counts: training samples of each class, of data of your own that are not the training set; see
+            `make_objective`.
         many: see `Objective.build`.
         few: see `Objective.build`.
         ends: see `Objective.build`.
@@ -130,10 +136,12 @@ def load_objective(
         "image_size": image_size,
         "imbalance": imbalance,
         "imbalance_type": imbalance_type,
+        "imbalance_draw": imbalance_draw,
         "seed": data_seed,
         "normalize": normalize,
     }
-    take = partial(taken, loss=loss, task=task, target=target)
+    counted = counts_of(dataset, class_counts)
+    take = partial(taken, loss=loss, task=task, target=target, **counted)
     samples = _samples(dataset, split, {k: v for k, v in given.items() if v is not None}, meta, ckpt, take)
     if samples_per_class is not None:
         samples = samples.subsample(samples_per_class, data_seed or 0)
@@ -155,7 +163,7 @@ def load_objective(
         many=many,
         few=few,
         ends=ends,
-        source=source,
+        source=source | counted,
     )
 
 
@@ -230,6 +238,29 @@ def _model(
         "checkpoint_notes": [*found.notes, *notes, *report.notes],
         "method": meta.get("method"),
     }
+
+
+def counts_of(data: Any, class_counts: Sequence[int] | np.ndarray | None) -> dict[str, Any]:
+    """Return the argument `class_counts` of a user's data, for `taken` and for the source of results.
+
+    Args:
+        data: see `load_objective`.
+        class_counts: see `load_objective`.
+
+    Returns:
+        The argument by its name, as a list; nothing for None.
+
+    Raises:
+        InputError: the data state their training samples.
+    """
+    if class_counts is None:
+        return {}
+    if data is None or isinstance(data, str | Samples):
+        raise InputError(
+            f"{arg('class_counts')} is for data of your own: data sets by name and Samples state their training "
+            "samples, so leave it out"
+        )
+    return {"class_counts": np.asarray(class_counts).tolist()}
 
 
 def taken(

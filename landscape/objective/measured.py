@@ -14,7 +14,7 @@ from landscape.autodiff.called import call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
-from landscape.data.samples import Samples
+from landscape.data.samples import Samples, check_counts
 from landscape.errors import InputError, arg, check_choice, unknown
 from landscape.networks import losses, outputs, tasks
 from landscape.networks.models import failures_named
@@ -71,7 +71,8 @@ def settle(
         Task and loss.
 
     Raises:
-        InputError: they do not fit each other, the outputs or the targets.
+        InputError: they do not fit each other, the outputs or the targets; or the loss takes training samples of each
+            class, which the data do not state.
     """
     chosen = _task(samples, loss, task)
     if loss is None and chosen.name == "own":
@@ -83,7 +84,12 @@ def settle(
         return Measured(task=chosen, outputs=own, loss=lambda z, _: z[:, 0], likelihood=None, name=name)
     if chosen.name == "classification":
         found: Outputs = outputs.Logits(len(samples.class_names), index)
-        function = losses.build(name, samples.class_counts) if isinstance(loss, str) or loss is None else loss
+        if isinstance(loss, str) or loss is None:
+            if losses.takes_counts(name):
+                check_counts(samples, "loss", name)
+            function = losses.build(name, samples.class_counts)
+        else:
+            function = loss
         if losses.is_plain(function):
             function, name = losses.cross_entropy, chosen.loss
         return Measured(task=chosen, outputs=found, loss=function, likelihood=chosen.likelihood, name=name)

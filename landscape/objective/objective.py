@@ -292,8 +292,8 @@ class Objective:
 
     @property
     def trained(self) -> np.ndarray:
-        """Training samples of each part's classes, (P,); nan for parts or samples without classes."""
-        counts, parts = self.samples.class_counts, self.partition
+        """Training samples of each part's classes, (P,); nan for parts or samples without classes, or if unknown."""
+        counts, parts = self.samples.trained, self.partition
         if self.samples.class_names and parts.classes:
             return np.array([counts[list(own)].sum() for own in parts.classes])
         if self.samples.class_names and parts.names == ("all",):

@@ -17,6 +17,7 @@ from landscape.callables import failures_of, resolve
 from landscape.data.datasets import Samples
 from landscape.data.partition import Partition
 from landscape.data.records import Records
+from landscape.data.samples import check_counts
 from landscape.errors import DataError, InputError, arg, nearest
 from landscape.results import disk
 from landscape.results.grouping import ENDS, FEW, GROUPINGS, MANY, NAMES
@@ -67,7 +68,8 @@ def make_partition(
         The partition.
 
     Raises:
-        InputError: an unknown name, an unreadable file, or groups that do not fit the classes.
+        InputError: an unknown name, an unreadable file, groups that do not fit the classes, or groups by frequency of
+            data that do not state their training samples.
     """
     labels, counts = samples.labels, samples.class_counts
     if isinstance(spec, str) and (found := _of_any_samples(samples, spec)) is not None:
@@ -94,6 +96,7 @@ def make_partition(
     if spec == "class":
         return Partition.by_class(labels, samples.class_names)
     if spec in GROUPINGS:
+        check_counts(samples, "partition", spec)
         return Partition.by_frequency(labels, counts, str(spec), many=many, few=few, ends=ends)
     path = Path(spec)
     if path.suffix != ".json":

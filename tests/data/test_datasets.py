@@ -33,6 +33,38 @@ def test_whole_numbers_do_not_lose_one_to_rounding():
     assert [int(long_tailed_counts(100 * r, 2, r)[1]) for r in range(2, 500)] == [100] * 498
 
 
+def kept_by_ldam(labels, imb_type, imb_factor, rand_number):
+    """The positions that a data set of LDAM-DRW keeps, written out with the global generator as there."""
+    n_classes = labels.max() + 1
+    n_max = int(len(labels) / n_classes)
+    counts = [int(n_max * imb_factor ** (c / (n_classes - 1.0))) for c in range(n_classes)]
+    if imb_type == "step":
+        counts = [n_max if c < n_classes // 2 else int(n_max * imb_factor) for c in range(n_classes)]
+    np.random.seed(rand_number)  # ruff: ignore[numpy-legacy-random]
+    kept = []
+    for c, n in enumerate(counts):
+        own = np.where(labels == c)[0]
+        np.random.shuffle(own)  # ruff: ignore[numpy-legacy-random]
+        kept += own[:n].tolist()
+    return sorted(kept)
+
+
+@pytest.mark.parametrize("imb_type", ["exp", "step"])
+@pytest.mark.parametrize(("ratio", "seed"), [(49, 0), (7, 123)])
+def test_the_draw_of_ldam_keeps_the_samples_of_its_code(own, imb_type, ratio, seed):
+    """Its counts too: of 4900 samples a 49th is 99 there."""
+    everything = load(f"{own}:even").labels
+    options = {"imbalance": ratio, "imbalance_type": imb_type, "seed": seed}
+    found, ours = (load(f"{own}:even", **options, imbalance_draw=draw) for draw in ("ldam", "own"))
+    expected = kept_by_ldam(everything, imb_type, 1 / ratio, seed)
+    assert found.inputs.long().tolist() == expected
+    assert found.class_counts.tolist() == np.bincount(everything[expected]).tolist()
+    assert ours.inputs.long().tolist() != expected
+    assert load(**found.options).fingerprint == found.fingerprint
+    if ratio == 49:
+        assert (found.class_counts[-1], ours.class_counts[-1]) == (99, 100)
+
+
 def test_steps_halve_the_classes():
     assert long_tailed_counts(100, 5, 10, "step").tolist() == [100, 100, 10, 10, 10]
 
@@ -241,6 +273,9 @@ def splits(split):
 def single():
     return splits("train")
 
+def even():
+    return torch.arange(9800.0), torch.arange(9800) // 2 % 2
+
 class Named(list):
     class_counts = [3, 2, 1]
 
@@ -324,7 +359,10 @@ def test_an_error_in_a_users_callable_is_quoted(own):
         ("image-folder", {"train_list": "x"}, ("train_list", "x", "image-folder")),
         ("digits-lt", {"imbalance_type": "cliff"}, ("cliff",)),
         ("cifar10", {"root": "here", "imbalance_type": "step"}, ("imbalance_type", "step")),
+        ("cifar10", {"root": "here", "imbalance_draw": "ldam"}, ("imbalance_draw", "ldam")),
+        ("digits-lt", {"imbalance_draw": "cao"}, ("imbalance_draw", "cao")),
         ("digits-lt", {"seed": -1}, ("data_seed", -1)),
+        ("digits-lt", {"seed": 2**32, "imbalance_draw": "ldam"}, ("data_seed", 2**32)),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused(name, options, message):

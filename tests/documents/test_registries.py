@@ -23,6 +23,7 @@ REGISTRIES = {
     "networks": (models, models.NETWORKS),
     "data sets": (datasets, datasets.DATASETS),
     "long tails": (datasets, datasets.IMBALANCE),
+    "draws of long tails": (datasets, datasets.DRAWS),
     "matrices": (kinds, kinds.KINDS),
     "batch norm": (batch_norm, batch_norm.POLICIES),
     "kinds of results": (results, results.KINDS),
@@ -36,6 +37,7 @@ FACE = {
     "matrices": kinds.KindName,
     "batch norm": batch_norm.BatchNorm,
     "long tails": loading.Imbalance,
+    "draws of long tails": loading.ImbalanceDraw,
 }
 
 

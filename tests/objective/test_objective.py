@@ -8,11 +8,13 @@ import pytest
 import torch
 from refusals import refused
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import landscape as ls
 from landscape.data import datasets
 from landscape.data.partition import Partition
-from landscape.errors import InputError, StoreError
+from landscape.errors import DataError, InputError, StoreError
+from landscape.networks import losses
 from landscape.objective.parts import make_partition
 from tests.cases import Case, Overwrites, Shifts, mlp
 from tests.exact import differences
@@ -245,6 +247,90 @@ def test_training_samples_are_known_of_classes_alone():
     for groups in ({"groups": "head-tail"}, {"groups": "all", "weights": "training"}):
         with pytest.raises(InputError, match="training samples"):
             ls.regroup(found, **groups)
+
+
+TEST_SET = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+COUNTS = [5, 500, 50]
+
+
+class Counted(TensorDataset):
+    class_counts = COUNTS
+
+
+def of_test_data(maker, data=TEST_SET, *, parts="all", **options):
+    """An objective of data that are not the training set, by one of the two functions."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    if maker == "make":
+        return ls.make_objective(model, data, split="test", parts=parts, **options)
+    return ls.load_objective(model=model, dataset=data, split="test", partition=parts, **options)
+
+
+RECORDS = [{"input": x, "label": y} for x, y in zip(TEST_SET[0], TEST_SET[1].tolist(), strict=True)]
+makers = pytest.mark.parametrize("maker", ["make", "load"])
+
+
+@makers
+@pytest.mark.parametrize("data", [TEST_SET, RECORDS], ids=["pairs", "records"])
+@pytest.mark.parametrize(
+    "given", [{"parts": "head-tail"}, {"parts": "many-medium-few"}, {"loss": "logit-adjust"}], ids=str
+)
+def test_test_data_do_not_say_how_frequent_classes_are_in_training(maker, data, given):
+    with refused(InputError, "class_counts", "test", *given.values()):
+        of_test_data(maker, data, **given)
+
+
+@makers
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_losses_of_class_counts_take_those_of_training(maker, name):
+    if losses.takes_counts(name):
+        with refused(InputError, "class_counts", loss=name):
+            of_test_data(maker, loss=name)
+    else:
+        of_test_data(maker, loss=name)
+    found = of_test_data(maker, loss=name, class_counts=COUNTS, dtype="float64")
+    z, y = torch.randn(12, 3, dtype=torch.float64), TEST_SET[1]
+    assert torch.equal(found.loss(z, y), losses.build(name, np.array(COUNTS))(z, y))
+    assert (found.source["class_counts"], found.source["split"]) == (COUNTS, "test")
+
+
+@makers
+def test_groups_of_test_data_go_by_training_samples(maker):
+    for given in ({"class_counts": COUNTS}, {"class_counts": np.array(COUNTS)}, {"data": Counted(*TEST_SET)}):
+        found = of_test_data(maker, parts="many-medium-few", **given)
+        assert dict(zip(found.partition.names, found.partition.classes, strict=True)) == {
+            "many": (1,), "medium": (2,), "few": (0,),
+        }  # fmt: skip
+        assert found.trained.tolist() == [500, 50, 5]
+    with refused(DataError, "class_counts"):
+        of_test_data(maker, class_counts=[0.5, 0.5, 1])
+
+
+@makers
+def test_without_counts_training_samples_are_unknown(maker):
+    found = of_test_data(maker, parts="class")
+    assert np.isnan(found.trained).all()
+    with refused(InputError, "class_counts", "head-tail"):
+        found.alone("tail")
+    features = ls.features(found)
+    assert np.isnan(features.train_counts).all()
+    assert [line.get_xdata()[0] for line in ls.plots.class_quality(features).axes[0].lines] == [0, 1, 2]
+    with pytest.raises(InputError, match="training samples"):
+        ls.regroup(ls.surface1d(found, n=3), "head-tail")
+
+
+def test_counts_of_data_that_state_theirs_are_refused():
+    samples = datasets.from_dataset(TEST_SET)
+    for data in ("digits-lt", samples):
+        with refused(InputError, "class_counts"):
+            of_test_data("load", data, class_counts=COUNTS)
+    with refused(InputError, "class_counts"):
+        of_test_data("make", samples, class_counts=COUNTS)
+
+
+def test_the_test_split_of_a_users_callable_has_the_counts_of_its_training_split():
+    found = of_test_data("load", "toys:vectors", parts="head-tail", loss="balanced")
+    assert (found.trained.tolist(), found.samples.split) == ([9, 1], "test")
 
 
 def test_a_group_that_is_named_twice_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from runs import command, files, same, state
 
 from landscape.data import datasets
 from landscape.networks import checkpoints, models
+from landscape.objective.loading import load_objective
 from landscape.results import History, store
 from trainers import batches, commands, evaluation, loop, methods
 
@@ -51,6 +52,18 @@ def test_the_checkpoint_describes_its_run(run_folder):
     assert meta["versions"].keys() == {"landscape", "torch", "numpy", "python"}
 
 
+def test_the_draw_of_a_run_is_that_of_its_analyses(tmp_path):
+    words = tmp_path, "--imbalance", 10, "--imbalance-draw", "ldam", "-q"
+    assert digits(*words) == 0
+    expected = datasets.load("digits-lt", imbalance=10, imbalance_draw="ldam").fingerprint
+    assert checkpoints.read(tmp_path / "last.pt").meta["dataset"]["imbalance_draw"] == "ldam"
+    assert load_objective(tmp_path / "last.pt").source["data_sha256"] == expected
+    other = load_objective(tmp_path / "last.pt", imbalance_draw="own").source["data_sha256"]
+    assert other == datasets.load("digits-lt", imbalance=10).fingerprint != expected
+    assert digits(tmp_path, "--imbalance", 10, "-q") == 2  # of another draw
+    assert digits(*words) == 0
+
+
 def test_a_training_by_hand_gives_the_commands_weights(run_folder):
     samples = datasets.load("digits-lt", imbalance=10, seed=1)
     chosen = methods.compose({}, config=run_folder / "config.toml")
@@ -81,6 +94,10 @@ def test_a_run_without_its_configuration_is_known_by_its_state(tmp_path):
         (["--dataset", "digits-lt", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["ce", "--dataset", "digits-lt", "--rho", "0.1"], "--rho changes nothing without --sharpness sam"),
         (["--dataset", "digits-lt", "--imbalance", "-3"], "--imbalance must be a positive number"),
+        (
+            ["--dataset", "toys:vectors", "--imbalance-draw", "ldam"],
+            "--imbalance-draw ldam is of the tail",
+        ),
         (["--dataset", "digits-lt", "--augment", "crop-flop"], "crop-flop"),
         (["--dataset", "digits-lt", "--device", "abacus"], "--device abacus cannot be used here"),
         (["--dataset", "digits-lt", "--milestones", "a,b"], "'a,b' is not a list of numbers"),

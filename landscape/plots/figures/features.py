@@ -16,7 +16,7 @@ from landscape.errors import InputError, check_choice, said
 from landscape.plots.layout import grids, theme
 from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.panels import ink
-from landscape.plots.layout.parts import by_name
+from landscape.plots.layout.parts import by_name, named, places
 from landscape.results import Features, written
 from landscape.results.features import QUALITY
 
@@ -226,10 +226,6 @@ def _errors(features: Features, name: str) -> np.ndarray:
     return errors
 
 
-def _label(features: Features, c: int) -> str:
-    return f"{written.shorten(features.parts[c], 20)} ({features.train_counts[c]:,})"
-
-
 def _course(features: Features) -> tuple[np.ndarray, np.ndarray, str]:
     """Return the order of the checkpoints, their positions on the x axis, and the label of this axis."""
     known = np.isfinite(features.epoch).all() and len(set(features.epoch.tolist())) == len(features.epoch)
@@ -256,12 +252,12 @@ def _curves(
     colours = theme.palette()
     measured = [c for c in chosen if np.isfinite(features.quality[:, c]).any()]
     ends = {}
-    if len(measured) > 2 and len(set(features.train_counts[measured])) > 1:
+    if len(measured) > 2 and not places(features, measured)[1]:
         ends = {measured[0]: colours[0], measured[-1]: colours[3]}
     if not ends and len(chosen) <= MOST_NAMES:  # of a balanced data set none stands out
         ends = {c: colours[i % len(colours)] for i, c in enumerate(chosen)}
     for c, colour in ends.items():
-        _line(ax, x, values[order, c], color=colour, label=_label(features, c))
+        _line(ax, x, values[order, c], color=colour, label=named(features, c, 20))
         if errors is not None:
             _shade(ax, x, values[order, c], errors[order, c], colour)
     others = [c for c in chosen if c not in ends]
@@ -274,22 +270,21 @@ def _curves(
 
 def _points(ax: Axes, features: Features, values: np.ndarray, chosen: Sequence[int], errors: np.ndarray) -> None:
     colours = theme.palette()
-    counts = features.train_counts[list(chosen)]
-    alike = len(chosen) > 1 and len(set(counts)) == 1  # of a balanced data set: side by side
-    x = np.arange(len(chosen)) if alike else counts
+    x, alike = places(features, chosen)  # of a balanced data set: side by side
     if len(chosen) > MOST_NAMES:
         ax.plot(x, values[list(chosen)], "o", markersize=3, color=colours[0])
     else:
         for i, c in enumerate(chosen):
             colour, marker = colours[i % len(colours)], _MARKERS[i // len(colours)]
-            ax.plot(x[i], values[c], marker, markersize=4.5, color=colour, label=_label(features, c))
+            ax.plot(x[i], values[c], marker, markersize=4.5, color=colour, label=named(features, c, 20))
             if errors[c] > 0:
                 ax.errorbar(x[i], values[c], yerr=errors[c], fmt="none", ecolor=colour, elinewidth=1, capsize=2)
     if alike:
         ax.set_xticks([])
-        ax.set_xlabel(f"classes, each with {counts[0]:,} training samples")
+        count = features.train_counts[chosen[0]]
+        ax.set_xlabel(f"classes, each with {int(count):,} training samples" if np.isfinite(count) else "classes")
     else:
-        theme.log_scale(ax.xaxis, counts)
+        theme.log_scale(ax.xaxis, x)
         ax.set_xlabel("training samples of the class")
 
 
@@ -301,11 +296,11 @@ def _legend(fig: Figure, ax: Axes) -> None:
 
 def _names(ax: Axes, features: Features, chosen: Sequence[int], font: float) -> None:
     """Label the rows and columns of a map: all, or as many as are readable."""
-    places = range(0, len(chosen), -(-len(chosen) // MOST_LABELS))
-    names = [written.shorten(features.parts[chosen[i]], 20) for i in places]
-    counted = [_label(features, chosen[i]) for i in places]
-    ax.set_yticks(places, labels=counted, fontsize=max(2.5, font), parse_math=False)
-    ax.set_xticks(places, labels=names, fontsize=max(2.5, font), rotation=90, parse_math=False)
+    ticks = range(0, len(chosen), -(-len(chosen) // MOST_LABELS))
+    names = [written.shorten(features.parts[chosen[i]], 20) for i in ticks]
+    counted = [named(features, chosen[i], 20) for i in ticks]
+    ax.set_yticks(ticks, labels=counted, fontsize=max(2.5, font), parse_math=False)
+    ax.set_xticks(ticks, labels=names, fontsize=max(2.5, font), rotation=90, parse_math=False)
 
 
 def _collapse_curves(panels: Sequence[Axes], features: Features) -> None:
@@ -345,10 +340,10 @@ def _collapse_bars(panels: Sequence[Axes], features: Features, chosen: Sequence[
         (features.alignment[0], r"cosine of $\mu_c - \mu$ and $w_c$", "NC3 = {duality}", 1),
         (features.disagreement[0], "share not of the nearest mean", "NC4 = {mean_disagreement}", 0),
     )
-    named = len(chosen) <= MOST_NAMES
+    few = len(chosen) <= MOST_NAMES
     for ax, (values, label, title, collapsed) in zip(panels, drawn, strict=True):
         shown = values[list(chosen)]
-        ax.bar(np.arange(len(chosen)), shown, width=0.75 if named else 1.0, linewidth=0, color=theme.palette()[0])
+        ax.bar(np.arange(len(chosen)), shown, width=0.75 if few else 1.0, linewidth=0, color=theme.palette()[0])
         ax.axhline(collapsed, color=ink(), linewidth=0.9, linestyle="--")
         if not (shown < 0).any():
             ax.set_ylim(0, max(0.05, collapsed * 1.1, 1.05 * np.nanmax(shown, initial=0)))
@@ -356,8 +351,8 @@ def _collapse_bars(panels: Sequence[Axes], features: Features, chosen: Sequence[
         ax.set_title(title.format(**number))
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=theme.STEPS))
         ax.grid(visible=False, axis="x")
-        if named:
-            labels = [_label(features, c) for c in chosen]
+        if few:
+            labels = [named(features, c, 20) for c in chosen]
             ax.set_xticks(np.arange(len(chosen)), labels=labels, rotation=90, fontsize=7, parse_math=False)
         else:
             ax.set_xlabel("rank of the class by training samples")
