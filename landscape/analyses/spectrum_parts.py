@@ -186,7 +186,7 @@ class _ObjectiveJob(Job):
             along_top = of_samples.along_vector(per_sample, found.top, float(made["lambda_max"][0]))
             fields |= of_samples.statistics(per_sample, *along_top)
         if options.accuracy is not None:
-            made |= summaries.errors(made, per_sample)
+            made |= summaries.errors(made, self.used, part, per_sample)
         return Spectrum(**made, **fields, provenance=self.about | found.notes)
 
     def _per_sample(self, objective: Objective, part: int) -> of_samples.Samples:

@@ -12,6 +12,7 @@ from landscape.autodiff.wide import wide
 from landscape.curvature.algebra import Operator
 from landscape.curvature.extremes import Ends, beyond_gauss_newton
 from landscape.curvature.probing import Runs
+from landscape.objective.objective import Objective
 from landscape.results import Spectrum, quadrature
 from landscape.results.converged import converged
 
@@ -48,7 +49,7 @@ def of_rows(
             "smallest_at_least": made["lambda_min"] - made["lambda_min_residual"],
         }
     if options.accuracy is not None:
-        made |= errors(made, per_sample)
+        made |= errors(made, per_sample.objective, per_sample.part, per_sample)
     return Spectrum(
         **made,
         parts=(per_sample.objective.partition.names[per_sample.part],),
@@ -141,23 +142,24 @@ def _density(found: Runs, options: "Options") -> dict[str, np.ndarray]:
     } | {name: np.array([value]) for name, value in zip(OF_ALL_EIGENVALUES, (*mass, *share, *ratio), strict=True)}
 
 
-def errors(made: dict[str, Any], per_sample: of_samples.Samples | None) -> dict[str, np.ndarray]:
+def errors(
+    made: dict[str, Any], objective: Objective, part: int, per_sample: of_samples.Samples | None
+) -> dict[str, np.ndarray]:
     """Return the fields with the final errors, if an accuracy was requested.
 
     Args:
         made: the other fields of the part.
+        objective: model, loss and data in parts; of draws, if samples are drawn.
+        part: position of the part.
         per_sample: the numbers of its samples, or None.
 
     Returns:
-        Fields by name.
+        Fields by name; nan for a draw whose error is unknown without the numbers of its samples.
     """
     of_draw = DrawError(trace=0.0, lambda_max=0.0)
-    if (
-        per_sample is not None
-        and per_sample.objective.draws is not None
-        and not per_sample.objective.draws.whole[per_sample.part]
-    ):
-        of_draw = accuracy.of_draw(per_sample)
+    if objective.draws is not None and not objective.draws.whole[part]:
+        unknown = DrawError(trace=np.nan, lambda_max=np.nan)
+        of_draw = unknown if per_sample is None else accuracy.of_draw(per_sample)
     return {
         "lambda_max_error": np.hypot(made["lambda_max_residual"], of_draw.lambda_max),
         "trace_error": np.hypot(made["trace_stderr"], of_draw.trace),

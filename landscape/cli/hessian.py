@@ -297,9 +297,10 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
     console.table(heads, rows, title=found.title)
     _doubts(console, found)
     if (found.n_used < found.n_samples).any():
+        error = "" if found.lambda_max_sampling_stderr is None else "; ± samples is the error of this draw"
         console.note(
             f"{found.n_used.sum():,.0f} of {found.n_samples.sum():,.0f} samples were drawn, in proportion to their "
-            "uncertainty where that varies; ± samples is the error of this draw"
+            f"uncertainty where that varies{error}"
         )
     if (basis := found.provenance.get("basis")) is not None:
         console.note(f"the Lanczos basis was {basis}")
