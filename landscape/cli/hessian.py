@@ -222,8 +222,15 @@ def hessian(
     """
     if verify_with and given["operator"] != HESSIAN.name:
         raise InputError(f"--verify pyhessian compares Hessians only: leave it out for --operator {given['operator']}")
+    if given["weight_decay"] and not KINDS[given["operator"]].decays:
+        raise InputError(f"--weight-decay adds nothing to the matrix of --operator {given['operator']}: leave it out")
     if verify_with:
         verify.refuse(given["weight_decay"])
+        for name in ("samples", "accuracy"):
+            if given[name] is not None:
+                raise InputError(f"--verify pyhessian computes with all samples: leave --{name} out")
+        if given["dry_run"]:
+            raise InputError("--dry-run does not know what --verify pyhessian takes: leave one of them out")
     first, stages = along.listed(ckpt, given)
     along.refuse_single(stages, extend=extend, with_parts=with_parts)
     if verify_with and stages:
