@@ -24,9 +24,19 @@ from trainers.passes import flat
 from trainers.recipes import Recipe
 from trainers.settled import BATCH, BATCHES, settled_statistics
 
+MONITORED = 20
+"""Epochs between measurements of the curvature, as in `landscape.analyses.monitor`."""
+
 
 def plan(
-    recipe: Recipe, data: Data, model: nn.Module, device: torch.device, *, epoch: int = 0, workers: int = 0
+    recipe: Recipe,
+    data: Data,
+    model: nn.Module,
+    device: torch.device,
+    *,
+    epoch: int = 0,
+    workers: int = 0,
+    monitor: bool = False,
 ) -> Known:
     """Return the plan of a training: its steps, measurements and files.
 
@@ -37,6 +47,7 @@ def plan(
         device: the device.
         epoch: number of finished epochs.
         workers: processes that read images from files.
+        monitor: the curvature of every class is measured, too.
 
     Returns:
         The plan.
@@ -74,7 +85,19 @@ def plan(
                     halve=arg("epochs", r.epochs // 2),
                 )
             )
-    works += [replace(work, divided=False) for work in _measurements(r, data, model, left, workers)]
+    measured = _measurements(r, data, model, left, workers)
+    if monitor:
+
+        def curvature(n: int) -> Callable[[], object]:
+            optimizer = Trainer(r, copied(model), train, device=device).base
+            watch = records.monitor(
+                model, train, optimizer, out=None, done=0, of_epoch=n_batches, batch_size=r.batch_size
+            )
+            return lambda: watch.measure()
+
+        times = sum(e % MONITORED == 0 for e in left) + (epoch == 0)
+        measured.append(Work(what="measurements of the curvature", prepare=curvature, times=times))
+    works += [replace(work, divided=False) for work in measured]
     weights = sum(t.nbytes for t in model.state_dict().values())
     snapshots = r.epochs // r.snapshot_every + 1 if r.snapshot_every else 0
     stored = sum(schedule.banking(e, r.warmup_epochs, r.statistics_every) for e in range(1, r.epochs + 1) if r.grouped)

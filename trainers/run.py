@@ -99,7 +99,9 @@ class Run:
         self._writer: Any = None  # made after the first epoch, when the folder is this run's
         self.resumed = False
         folder.refuse(out, recipe, data.whole.fingerprint, overwrite=overwrite)
-        costs.declare(lambda: planned.plan(recipe, data, model, place, epoch=self._done(), workers=workers))
+        costs.declare(
+            lambda: planned.plan(recipe, data, model, place, epoch=self._done(), workers=workers, monitor=monitor)
+        )
         self._lock = folder.Hold(out) if distributed.is_main() else None
         self._grouping = Grouping(out, self.trainer, workers)
         try:

@@ -225,7 +225,8 @@ def sample_by_sample(objective: Objective, kind: Kind, options: Options) -> bool
     if kind.has_rows and not by_rows and options.method == "auto":
         passes, products = objective.outputs.size, options.n_steps * options.n_probes
         log.info("Lanczos replaces rows, because %d backward passes are more than %d products", passes, products)
-    if not (by_rows or options.sampling_errors or _few_rows_give_traces(objective, kind, options)):
+    of_errors = options.sampling_errors or options.accuracy is not None  # also those of a draw
+    if not (by_rows or of_errors or _few_rows_give_traces(objective, kind, options)):
         return False
     reason = of_samples.refusal(objective, kind)
     if reason is None:

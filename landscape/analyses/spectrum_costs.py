@@ -56,11 +56,12 @@ class SpectrumCosts:
         """
         self.objective, self.kind, self.options, self.overlap = objective, kind, options, overlap
         self.cache_bytes, self.memory_bytes = cache_bytes, memory_bytes
-        self.samples = min(pilot.mean_count(objective), options.samples or len(objective.samples))
+        self.all = pilot.mean_count(objective), max(map(len, objective.members))
+        self.samples, self.most = (min(n, options.samples or n) for n in self.all)
         self.pieces = len(objective.partition)
-        self.most = min(max(map(len, objective.members)), options.samples or len(objective.samples))
         self.counts = sizes(self.samples, objective.batch_size, self.most)
-        self.parts = (*self.counts, warming(self.samples), min(_PILOT, self.samples))
+        of_all = sizes(self.all[0], objective.batch_size, self.all[1]) if overlap else ()
+        self.parts = (*self.counts, *of_all, warming(self.samples), min(_PILOT, self.samples))
         self.small = pilot.few(objective, self.parts)
         self.operator: Callable[[], Operator] = cache(partial(make, self.small))
         self.per_sample: Callable[[int], of_samples.Samples] = cache(self._per_sample)
@@ -94,9 +95,9 @@ class SpectrumCosts:
                 times=(self._pooled / _ROWS) ** 2 * self.objective.layout.size / self._columns,
             )
         if self.overlap:
-            yield self._multiplied(
-                "products for the overlap", (options.vectors + 1) * self.pieces, 1, arg("vectors", options.vectors // 2)
-            )
+            times, halve = (options.vectors + 1) * self.pieces, arg("vectors", options.vectors // 2)
+            of_all, most = self.all
+            yield replace(self._multiplied("products for the overlap", times, 1, halve), samples=of_all, most=most)
 
     @property
     def keeps(self) -> int:

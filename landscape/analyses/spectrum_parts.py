@@ -6,7 +6,7 @@ some matrices, the gradients or curvatures of single samples give the whole spec
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -186,7 +186,7 @@ class _ObjectiveJob(Job):
             along_top = of_samples.along_vector(per_sample, found.top, float(made["lambda_max"][0]))
             fields |= of_samples.statistics(per_sample, *along_top)
         if options.accuracy is not None:
-            made |= summaries.errors(made, per_sample)
+            made |= summaries.errors(made, self.used, part, per_sample)
         return Spectrum(**made, **fields, provenance=self.about | found.notes)
 
     def _per_sample(self, objective: Objective, part: int) -> of_samples.Samples:
@@ -203,9 +203,6 @@ class _ObjectiveJob(Job):
         return trace_of(own, name, self.way_of_trace, self.options.seed)
 
     def finish(self, found: Spectrum) -> Spectrum:
-        if found.steps is not None and not found.steps.any():  # all of it by rows
-            nothing: dict[str, Any] = dict.fromkeys(summaries.QUADRATURE)
-            found = replace(found, **nothing)
         self.objective.verify()
         self.__dict__.pop("operator", None)  # with what it keeps, before the next stage keeps its own
         if self.kind.factors is not None and self.options.sampling_errors and self.by_samples:

@@ -12,13 +12,13 @@ from landscape.autodiff.wide import wide
 from landscape.curvature.algebra import Operator
 from landscape.curvature.extremes import Ends, beyond_gauss_newton
 from landscape.curvature.probing import Runs
+from landscape.objective.objective import Objective
 from landscape.results import Spectrum, quadrature
 from landscape.results.converged import converged
 
 if TYPE_CHECKING:
     from landscape.analyses.options import Options
 
-QUADRATURE = ("alpha", "beta", "steps", "probe_norm2", "trace_samples")
 OF_ALL_EIGENVALUES = (
     "negative_mass", "negative_mass_stderr", "negative_curvature", "negative_curvature_stderr", "saddle_ratio",
     "saddle_ratio_stderr",
@@ -43,21 +43,13 @@ def of_rows(
         of_part |= of_samples.statistics(per_sample, *of_samples.along_rows(per_sample, kept))
     given: dict[str, Any] = {"top": options.top, "vectors": options.vectors, "negative_tol": options.negative_tol}
     made = of_samples.by_rows(per_sample, kept, **given, tol=options.residual)
-    if options.has_density:  # other parts may have too many rows, and runs
-        made |= {
-            "alpha": np.empty((1, options.n_probes, 0)),
-            "beta": np.empty((1, options.n_probes, 0)),
-            "steps": np.zeros((1, options.n_probes), dtype=np.int64),
-            "probe_norm2": np.full((1, options.n_probes), np.nan),
-            "trace_samples": np.empty((1, 0)),
-        }
-    else:
+    if not options.has_density:
         made |= {
             "largest_at_most": made["lambda_max"] + made["lambda_max_residual"],
             "smallest_at_least": made["lambda_min"] - made["lambda_min_residual"],
         }
     if options.accuracy is not None:
-        made |= errors(made, per_sample)
+        made |= errors(made, per_sample.objective, per_sample.part, per_sample)
     return Spectrum(
         **made,
         parts=(per_sample.objective.partition.names[per_sample.part],),
@@ -99,13 +91,9 @@ def of_ends(
         "largest_at_most": np.array([found.above]),
         "smallest_at_least": np.array([found.below]),
     }
-    if per_sample is not None and per_sample.complete and options.method != "lanczos":  # other parts may have rows
-        made |= dict.fromkeys(OF_ALL_EIGENVALUES, np.full(1, np.nan))
-    if per_sample is not None and not per_sample.kind.has_rows:
-        ends, errors = np.full(2, np.nan), np.full(2, np.nan)
-        if per_sample.kept is not None:
-            decay = per_sample.objective.weight_decay if per_sample.kind.decays else 0.0
-            ends, errors = beyond_gauss_newton(found, per_sample.kept.rows, per_sample.lengths.weights, decay)
+    if per_sample is not None and per_sample.kept is not None and not per_sample.kind.has_rows:
+        decay = per_sample.objective.weight_decay if per_sample.kind.decays else 0.0
+        ends, errors = beyond_gauss_newton(found, per_sample.kept.rows, per_sample.lengths.weights, decay)
         made |= {"beyond_min": ends[:1], "beyond_min_error": errors[:1]}
         made |= {"beyond_max": ends[1:], "beyond_max_error": errors[1:]}
     return made
@@ -115,59 +103,63 @@ def of_runs(found: Runs, operator: Operator, options: "Options", known: tuple[fl
     """Return the fields that follow from the Lanczos runs of a part's density.
 
     Args:
-        found: the runs.
+        found: the runs; of few steps if no density is requested, but the run for both ends does not fit into memory.
         operator: of the part.
         options: of the analysis.
         known: the part's trace and its error, if these are known without probes.
 
     Returns:
-        Fields by name.
+        Fields by name; without a density, the same ones as from `of_ends`, except for bounds of all eigenvalues.
     """
-    nodes, weights = quadrature.nodes_and_weights(found.alpha, found.beta, found.steps)
     lowest = min(found.ritz, key=lambda r: float(r.values[0]))
     highest = found.ritz[found.best]
+    trace = found.trace if known is None else known
+    made = _common(operator, options) | _largest(highest, found.values, found.residuals, found.extremes, options)
+    made |= {
+        "lambda_min": lowest.values[[0]],
+        "lambda_min_residual": lowest.residuals[[0]],
+        "trace": np.array([trace[0]]),
+        "trace_stderr": np.array([trace[1]]),
+    }
+    return made | _density(found, options) if options.has_density else made
+
+
+def _density(found: Runs, options: "Options") -> dict[str, np.ndarray]:
+    """Return the quadrature of the density, and what follows from it."""
+    nodes, weights = quadrature.nodes_and_weights(found.alpha, found.beta, found.steps)
     mass = quadrature.mean_and_stderr(quadrature.negative_mass(nodes, weights, options.negative_tol))
     share = quadrature.mean_and_stderr(quadrature.negative_curvature(nodes, weights))
     ends = np.array([[abs(r.values[0]), abs(r.values[-1])] for r in found.ritz])
     ratio = quadrature.mean_and_stderr(
         np.divide(ends[:, 0], ends[:, 1], out=np.full(len(ends), np.nan), where=ends[:, 1] > 0)
     )
-    trace = found.trace if known is None else known
-    return (
-        _common(operator, options)
-        | _largest(highest, found.values, found.residuals, found.extremes, options)
-        | {
-            "lambda_min": lowest.values[[0]],
-            "lambda_min_residual": lowest.residuals[[0]],
-            "trace": np.array([trace[0]]),
-            "trace_stderr": np.array([trace[1]]),
-            "alpha": found.alpha[None],
-            "beta": found.beta[None],
-            "steps": found.steps[None],
-            "probe_norm2": found.norm2[None],
-            "trace_samples": found.trace_samples[None],
-        }
-        | {name: np.array([value]) for name, value in zip(OF_ALL_EIGENVALUES, (*mass, *share, *ratio), strict=True)}
-    )
+    return {
+        "alpha": found.alpha[None],
+        "beta": found.beta[None],
+        "steps": found.steps[None],
+        "probe_norm2": found.norm2[None],
+        "trace_samples": found.trace_samples[None],
+    } | {name: np.array([value]) for name, value in zip(OF_ALL_EIGENVALUES, (*mass, *share, *ratio), strict=True)}
 
 
-def errors(made: dict[str, Any], per_sample: of_samples.Samples | None) -> dict[str, np.ndarray]:
+def errors(
+    made: dict[str, Any], objective: Objective, part: int, per_sample: of_samples.Samples | None
+) -> dict[str, np.ndarray]:
     """Return the fields with the final errors, if an accuracy was requested.
 
     Args:
         made: the other fields of the part.
+        objective: model, loss and data in parts; of draws, if samples are drawn.
+        part: position of the part.
         per_sample: the numbers of its samples, or None.
 
     Returns:
-        Fields by name.
+        Fields by name; nan for a draw whose error is unknown without the numbers of its samples.
     """
     of_draw = DrawError(trace=0.0, lambda_max=0.0)
-    if (
-        per_sample is not None
-        and per_sample.objective.draws is not None
-        and not per_sample.objective.draws.whole[per_sample.part]
-    ):
-        of_draw = accuracy.of_draw(per_sample)
+    if objective.draws is not None and not objective.draws.whole[part]:
+        unknown = DrawError(trace=np.nan, lambda_max=np.nan)
+        of_draw = unknown if per_sample is None else accuracy.of_draw(per_sample)
     return {
         "lambda_max_error": np.hypot(made["lambda_max_residual"], of_draw.lambda_max),
         "trace_error": np.hypot(made["trace_stderr"], of_draw.trace),

@@ -15,7 +15,7 @@ from landscape.analyses import convergence
 from landscape.analyses import distances as analysis
 from landscape.analyses.convergence import finetuned, from_bank
 from landscape.analyses.distances import OVER, Over, Run
-from landscape.autodiff import distributed
+from landscape.autodiff import costs, distributed
 from landscape.cli.analysis import checkpoint, numbers, output, parts, samples
 from landscape.cli.begin import begin, result_path
 from landscape.cli.console import Console
@@ -169,7 +169,8 @@ def distances(
             start = objective if word == ckpt else _at(objective, word, reading)
             with console.progress() as progress:
                 runs.append(tuning.run(_name(word), start, others, progress))
-        if points_folder is not None and distributed.is_main():  # before the result, with which the command is done
+        # Before the result, with which the command is done; if only the costs are wanted, there are no points.
+        if points_folder is not None and not costs.wanted() and distributed.is_main():
             _write(Path(points_folder), path, objective, file, runs[0], reading)
         with console.progress() as progress:
             result = analysis.distances(

@@ -121,7 +121,7 @@ def _conclude(console: Console, objective: Objective, found: Gradients, path: Pa
     last = len(found.points) - 1
     heads, rows = columns.table(found)
     console.table(heads, rows, title=found.title)
-    left = len(objective.samples) - int(found.n_samples.sum())
+    left = len(objective.undrawn.samples) - int(found.n_samples.sum())
     if left:
         console.note(f"{left:,} samples are in no part: g, the whole, is that of the {found.n_samples.sum():,} others")
     if np.isnan(found.cosine[last]).any():

@@ -223,8 +223,15 @@ def hessian(
     """
     if verify_with and given["operator"] != HESSIAN.name:
         raise InputError(f"--verify pyhessian compares Hessians only: leave it out for --operator {given['operator']}")
+    if given["weight_decay"] and not KINDS[given["operator"]].decays:
+        raise InputError(f"--weight-decay adds nothing to the matrix of --operator {given['operator']}: leave it out")
     if verify_with:
         verify.refuse(given["weight_decay"])
+        for name in ("samples", "accuracy"):
+            if given[name] is not None:
+                raise InputError(f"--verify pyhessian computes with all samples: leave --{name} out")
+        if given["dry_run"]:
+            raise InputError("--dry-run does not know what --verify pyhessian takes: leave one of them out")
     first, stages = along.listed(ckpt, given)
     along.refuse_single(stages, extend=extend, with_parts=with_parts)
     if verify_with and stages:
@@ -298,9 +305,10 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
     console.table(heads, rows, title=found.title)
     _doubts(console, found)
     if (found.n_used < found.n_samples).any():
+        error = "" if found.lambda_max_sampling_stderr is None else "; ± samples is the error of this draw"
         console.note(
             f"{found.n_used.sum():,.0f} of {found.n_samples.sum():,.0f} samples were drawn, in proportion to their "
-            "uncertainty where that varies; ± samples is the error of this draw"
+            f"uncertainty where that varies{error}"
         )
     if (basis := found.provenance.get("basis")) is not None:
         console.note(f"the Lanczos basis was {basis}")

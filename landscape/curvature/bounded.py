@@ -82,6 +82,7 @@ class Split:
             progress=progress,
             team=self.operator.team,
             keep=False,
+            scale=float(np.abs(values).max()),
         )
         solved = runs.solved(0, 0)
         self.samples.append(float(values.sum()) + rest_norm2 * runs.alpha[0, 0, 0])

@@ -155,6 +155,7 @@ def lanczos(
     team: Team = ALONE,
     keep: bool = True,
     place: Place = WHOLE,
+    scale: float = 0.0,
 ) -> Tridiagonal:
     """Run the Lanczos process from each probe, all runs in lock-step.
 
@@ -171,6 +172,7 @@ def lanczos(
         team: processes that compute each product together; each runs the same steps.
         keep: store the basis, and orthogonalise against it; otherwise see the docstring of this module.
         place: of the basis, as it is kept.
+        scale: largest |eigenvalue| that was removed from the matrix, whose rounding its products have.
 
     Returns:
         Coefficients in float64 and the basis.
@@ -182,7 +184,7 @@ def lanczos(
     if steps < 1:
         raise InputError(f"{arg('steps')} must be at least 1, got {steps}")
     limit = min(probes.shape[-1], max(steps, max_steps or steps))
-    runs = _Runs(probes, min(limit, steps), limit, team=team, place=place, keep=keep)
+    runs = _Runs(probes, min(limit, steps), limit, team=team, place=place, keep=keep, scale=scale)
     while runs.running.any() and runs.taken < limit:
         if runs.taken == runs.capacity:
             if more is None or not more(runs.result()):
@@ -197,7 +199,9 @@ def lanczos(
 class _Runs:
     """The state of all P K runs; arrays have one row for each run, and run (p, k) is row p K + k."""
 
-    def __init__(self, probes: Tensor, capacity: int, limit: int, *, team: Team, place: Place, keep: bool) -> None:
+    def __init__(
+        self, probes: Tensor, capacity: int, limit: int, *, team: Team, place: Place, keep: bool, scale: float
+    ) -> None:
         n_parts, n_probes, size = probes.shape
         n_runs, flat = n_parts * n_probes, probes.reshape(-1, size)
         self.norm = dots(flat, flat).sqrt()
@@ -212,7 +216,7 @@ class _Runs:
         self.alpha, self.beta = np.full((n_runs, limit), np.nan), np.full((n_runs, limit), np.nan)
         self.done = np.full(n_runs, 0)
         self.running = np.ones(n_runs, dtype=bool)
-        self.scale = np.zeros(n_runs)  # the largest coefficients so far, a lower estimate of |A| up to a factor
+        self.scale = np.full(n_runs, scale)  # the largest coefficients so far, a lower estimate of |A| up to a factor
 
     def result(self) -> Tridiagonal:
         """Return the coefficients and the basis of the steps that are finished."""

@@ -138,9 +138,11 @@ def labels_of(result: Any) -> dict[str, tuple[str, np.ndarray]]:
 def concatenate(results: Sequence[T]) -> T:
     """Join results of one kind along the axis `along` of the kind, such as "part" for a spectrum.
 
-    Other axes that differ in length (steps, trace probes) are padded with nan at their end; for integers, which have no
-    nan, a difference in length is an error. Scalars and arrays without the axis must be equal. The provenance is that
-    of the first result, with the smallest batch size and all that differs in what became of the Lanczos basis.
+    What a result does not have is nan if others have it, or 0 for integers: a part by rows has runs without steps
+    beside parts with runs. Other axes that differ in length (steps, trace probes) are padded with nan at their end; for
+    integers, which have no nan, a difference in length is an error. Scalars and arrays without the axis must be equal.
+    The provenance is that of the first result, with the smallest batch size and all that differs in what became of the
+    Lanczos basis.
 
     Args:
         results: at least one result, all of one kind.
@@ -171,14 +173,12 @@ def concatenate(results: Sequence[T]) -> T:
             joined[item.name] = values[0] if item.name != "provenance" else _provenance(values)
         elif all(v is None for v in values):
             joined[item.name] = None
-        elif any(v is None for v in values):
-            raise InputError(f"only some of the results have {item.name}: join results that were computed alike")
         elif len(results) > 1 and axes.count(first.along) > 1:
             raise InputError(f"{item.name} is over pairs along {first.along!r} and does not join")
         elif isinstance(values[0], tuple):
             joined[item.name] = tuple(name for v in values for name in v)
         else:
-            joined[item.name] = np.concatenate(_padded(values, item.name))
+            joined[item.name] = np.concatenate(_padded(_filled(results, item.name), item.name))
     whole: T = type(first)(**joined)
     return whole
 
@@ -197,6 +197,23 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.shape == b.shape and bool(np.all((a == b) | ((a != a) & (b != b))))
     return bool(a == b or (a != a and b != b))  # true for nan, which is not equal to itself
+
+
+def _filled(results: Sequence[Any], name: str) -> list[np.ndarray]:
+    """Return a field of all results, with nan or 0 for those that do not have it."""
+    values = [getattr(r, name) for r in results]
+    known = next(v for v in values if v is not None)
+    none = np.nan if np.issubdtype(known.dtype, np.floating) else 0
+    return [
+        np.full((_length(r), *known.shape[1:]), none, known.dtype) if value is None else value
+        for r, value in zip(results, values, strict=True)
+    ]
+
+
+def _length(result: Any) -> int:
+    """Return the number of entries along the axis along which results are joined."""
+    of_axis = (item.name for item in fields(result) if (item.metadata.get("axes") or ())[:1] == (result.along,))
+    return next(len(value) for name in of_axis if (value := getattr(result, name)) is not None)
 
 
 def _padded(values: list[np.ndarray], name: str) -> list[np.ndarray]:

@@ -51,7 +51,8 @@ class Spectrum(Predicted):
     largest_at_most: Floats | None = array(
         "part",
         unit="loss",
-        doc="no eigenvalue is above this, in 99 of 100 draws of the start of Lanczos; always, where rows gave them",
+        doc="no eigenvalue is above this, in 99 of 100 draws of the start of Lanczos; always, where rows gave them; "
+        "nan if that is not known",
         optional=True,
     )
     smallest_at_least: Floats | None = array("part", unit="loss", doc="and none is below this", optional=True)
@@ -76,7 +77,7 @@ class Spectrum(Predicted):
     beyond_min_error: Floats | None = array(
         "part", unit="loss", doc="an eigenvalue of H - G lies within this distance of it", optional=True
     )
-    # These need all eigenvalues, by probes or by rows; otherwise they are absent.
+    # These need all eigenvalues, by probes or by rows; otherwise they are nan, or absent if that is so for all parts.
     negative_mass: Floats | None = array(
         "part",
         doc="fraction of the eigenvalues below -negative_tol * max |eigenvalue|, mean over probes",
@@ -131,7 +132,8 @@ class Spectrum(Predicted):
         optional=True,
     )
 
-    # The quadrature of the density; absent if it was not requested. A part computed by rows has runs without steps.
+    # The quadrature of the density; absent if it was not requested, or if all parts were computed by rows. Beside other
+    # parts, one computed by rows has runs without steps.
     alpha: Floats | None = array(
         "part", "probe", "step", unit="loss", doc="diagonal of the tridiagonal matrix", optional=True
     )

@@ -49,6 +49,17 @@ def test_the_error_that_is_asked_for_is_met_by_few_samples_and_holds(objective, 
         assert np.std(values) > 0  # a draw it is
 
 
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+def test_the_error_of_the_draw_is_known_also_where_those_over_samples_are_left_out(objective, operator):
+    options = {"operator": operator, "accuracy": 0.25, "method": "lanczos", "trace": "probes", "seed": 1}
+    with_errors, found = (ls.spectrum(objective, **options, sampling_errors=own) for own in (True, False))
+    assert found.sample_trace is None
+    for name in ("lambda_max_error", "trace_error"):
+        np.testing.assert_allclose(getattr(found, name), getattr(with_errors, name), rtol=0.1)
+    assert found.lambda_max_error[0] > 0.02 * found.lambda_max[0]
+    assert found.trace_error[0] > 0.02 * found.trace[0]
+
+
 def test_a_part_that_would_need_most_of_its_samples_is_taken_whole(objective):
     found = ls.spectrum(objective, operator="ggn", accuracy=0.002)
     assert found.n_used.tolist() == list(SIZES)

@@ -12,6 +12,7 @@ from landscape.analyses import samples
 from landscape.curvature import extremes
 from landscape.curvature.forms import quadratic_forms
 from landscape.curvature.kinds import HESSIAN
+from landscape.curvature.outputs import Keep
 from landscape.data import datasets
 from landscape.objective.objective import Objective
 
@@ -95,11 +96,13 @@ def test_all_curvatures_are_computed_if_the_known_sum_shows_that_rows_miss_some(
 
 
 def test_rows_for_later_are_the_longest(fitted):
-    found = samples.samples(fitted, HESSIAN, 0, **GIVEN, trace_tol=None, later=5)
+    found = samples.samples(fitted, HESSIAN, 0, **GIVEN, trace_tol=None, later=Keep(tol=0.0, most=5))
     lengths = np.abs(found.lengths.squares)
     kept = found.lengths.kept
     np.testing.assert_allclose(kept.vectors.square().sum(1), lengths[kept.sample, kept.row], rtol=1e-9)
     assert lengths[kept.sample, kept.row].min() == np.sort(lengths.ravel())[-5]
+    few = samples.samples(fitted, HESSIAN, 0, **GIVEN, trace_tol=None, later=Keep(tol=0.5, most=5)).lengths
+    assert len(few.kept.sample) == len(few.longest(0.5)[0]) < 5
 
 
 def test_products_stop_where_the_error_over_samples_is_larger_than_the_gap(fitted, exact):

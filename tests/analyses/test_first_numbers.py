@@ -9,11 +9,13 @@ from refusals import refused
 
 import landscape as ls
 from landscape.analyses import summaries
+from landscape.autodiff import memory
 from landscape.errors import InputError
+from landscape.objective import jobs
 from landscape.plots.figures.density import densities
 
 DECAY = 0.01
-ABSENT = (*summaries.QUADRATURE, *summaries.OF_ALL_EIGENVALUES)
+ABSENT = ("alpha", "beta", "steps", "probe_norm2", "trace_samples", *summaries.OF_ALL_EIGENVALUES)
 
 
 def exact(objective, part, kind="hessian"):
@@ -77,6 +79,28 @@ def test_parts_with_too_many_rows_have_no_negative_mass_and_no_density():
         assert found.trace[p] == pytest.approx(expected.sum(), rel=1e-10)
         assert found.largest_at_most[p] >= expected[-1]
     densities(found, [found.parts[2]])
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+def test_a_run_goes_on_with_less_memory_and_the_rest_has_no_bound(operator, tmp_path, monkeypatch):
+    """The basis of the first part fits into memory, that of the second does not."""
+    objective = CASES["mlp-tanh"].objective()
+    vector = objective.layout.size * objective.dtype.itemsize
+    monkeypatch.setattr(memory, "room", lambda device, limit: limit)
+    options = {"operator": operator, "backend": "reverse", "cache_bytes": 3 * vector, "out": tmp_path / "a.h5"}
+
+    def stop(found):
+        if found.parts == ("1",):
+            raise KeyboardInterrupt
+
+    with pytest.raises(jobs.Interrupted):
+        ls.spectrum(objective, **options, memory_bytes=1000 * vector, finished=stop)
+    found = ls.spectrum(objective, **options, memory_bytes=30 * vector)
+    by_rows = operator == "ggn"  # the class of one sample
+    assert np.isfinite(found.largest_at_most).tolist() == [True, False, by_rows]
+    assert found.steps is None
+    for p in range(3):
+        assert found.lambda_max[p] == pytest.approx(exact(objective, p, operator)[-1], rel=2e-3)
 
 
 def test_a_matrix_without_data_has_a_density_unless_it_is_left_out():

@@ -95,6 +95,16 @@ def test_products_are_as_many_as_are_taken(objective):
     assert found["products with the hessian"] == run().steps.sum()
 
 
+def test_the_overlap_is_over_all_samples_also_where_few_are_drawn(objective):
+    options = {"vectors": 1, "overlap": True, "backend": "reverse", "samples": 2}
+    with costs.asking() as plans:
+        ls.spectrum(objective, **options)
+    works = {work.what: work for work in plans[0].works}
+    assert works["products with the hessian"].samples == 2
+    assert works["products for the overlap"].samples == pilot.mean_count(objective)
+    assert costs.measured(plans).seconds > 0
+
+
 @pytest.mark.parametrize(("world", "expected"), [(1, 1.0), (2, 1.6), (10, 8.0)])
 def test_processes_are_expected_to_lose_time_by_waiting_for_each_other(objective, monkeypatch, world, expected):
     asked = []

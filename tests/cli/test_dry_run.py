@@ -20,7 +20,7 @@ COMMANDS = {
     "surface1d": [*ONE, "--x=-1:1:3"],
     "surface2d": [*ONE, "--x=-1:1:3"],
     "trajectory": [*TWO, "--grid", "3"],
-    "distances": [*ONE, "--finetune", "1"],
+    "distances": [*ONE, "--finetune", "1", "--points", "points"],
     "evaluate": ONE,
     "train": ["ce", *DATA, "--epochs", "2", "--batch-size", "4", "--device", "cpu"],
 }

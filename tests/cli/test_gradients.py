@@ -112,8 +112,9 @@ def test_json_is_one_document_with_the_numbers_of_the_file(here, capsys):
     assert last["parts"][0]["cosine_stderr"] == 0
 
 
-def test_samples_in_no_part_are_mentioned(here, capsys):
-    assert main(["gradients", "--ckpt", "run/last.pt", "--partition", "head-tail"]) == 0
+@pytest.mark.parametrize("drawn", [[], ["--samples", "20"]])
+def test_samples_in_no_part_are_mentioned(here, capsys, drawn):
+    assert main(["gradients", "--ckpt", "run/last.pt", "--partition", "head-tail", *drawn]) == 0
     err = capsys.readouterr().err
     assert "287 samples are in no part: g, the whole, is that of the 130 others" in err
 

@@ -172,10 +172,17 @@ def test_results_of_different_kinds_do_not_join():
     assert concatenate([torus, torus]).parts == ("b", "b")
 
 
-def test_vectors_in_some_results_only_do_not_join():
-    assert concatenate([spectrum("a", ritz_vectors=None), spectrum("b", ritz_vectors=None)]).ritz_vectors is None
-    with refused(InputError, "ritz_vectors"):
-        concatenate([spectrum("a"), spectrum("b", ritz_vectors=None)])
+def test_what_a_result_does_not_have_is_nan_or_zero_beside_others():
+    runs = ("alpha", "beta", "steps", "probe_norm2", "trace_samples", "negative_mass")
+    known, without = spectrum("a"), spectrum("b", "c", **dict.fromkeys(runs))
+    assert all(getattr(concatenate([without, without]), name) is None for name in runs)
+    for joined, place in ((concatenate([known, without]), 0), (concatenate([without, known]), 2)):
+        others = [p for p in range(3) if p != place]
+        for name in runs:
+            np.testing.assert_array_equal(getattr(joined, name)[place], getattr(known, name)[0])
+            left = getattr(joined, name)[others]
+            assert (left == 0).all() if name == "steps" else np.isnan(left).all()
+        assert [joined.ran(p) for p in range(3)] == [p == place for p in range(3)]
 
 
 def test_the_provenance_is_the_first_ones():

@@ -3,12 +3,13 @@
 import pytest
 from toys import CPU, recipe, smooth
 
+from landscape.analyses import monitor
 from trainers import data, planned
 
 
-def plan(**options):
+def plan(*, epoch=0, monitor=False, **options):
     chosen, loaded = data.load(recipe(model="toys:smooth", **options))
-    return planned.plan(chosen, loaded, smooth(), CPU)
+    return planned.plan(chosen, loaded, smooth(), CPU, epoch=epoch, monitor=monitor)
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,13 @@ def test_only_steps_are_divided_among_processes():
     works = plan(sharpness="gsa", gkp=True, groups=1, epochs=8, cosines_every=1).works
     assert {work.what for work in works if work.divided} == {"steps", "steps with groups"}
     assert len(works) > 4
+
+
+@pytest.mark.parametrize(("epoch", "times"), [(0, 3), (20, 1), (25, 1), (40, 0)])
+def test_a_monitor_measures_before_the_first_epoch_and_after_every_twentieth(epoch, times):
+    assert planned.MONITORED == monitor.EPOCHS
+    without, found = (plan(epochs=45, epoch=epoch, monitor=own).works for own in (False, True))
+    (work,) = [work for work in found if work.what not in {w.what for w in without}]
+    assert work.times == times
+    assert not work.divided
+    assert work.prepare(1)().training_step.tolist() == [0]
