@@ -276,6 +276,7 @@ def _banked(
 def _at(objective: Objective, file: str, reading: dict[str, Any]) -> Objective:
     """Return the objective with the weights of another start."""
     (snapshot,) = _found(objective, (file,), reading)
+    points.of(objective, snapshot, **reading)  # which refuses other values of parameters that do not vary
     return snapshots.objective_at(objective, snapshot, **reading)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import place, wide, zeros
+from landscape.errors import InputError, arg
 from landscape.networks.copies import copied
 from landscape.networks.params import Layout
 from landscape.objective import snapshots
@@ -157,13 +158,35 @@ def of(objective: Objective, snapshot: Snapshot, *, key: str | None = None, trus
         The point, of the parameters of the objective's layout.
 
     Raises:
-        InputError: the file has changed since it was found.
+        InputError: the file has changed since it was found, or it differs in parameters that do not vary.
     """
-    return of_network(objective, snapshots.network(objective, snapshot, key=key, trust_pickle=trust_pickle))
+    model = snapshots.network(objective, snapshot, key=key, trust_pickle=trust_pickle)
+    refuse_other_fixed(objective, model, snapshot.path or snapshot.name)
+    return of_network(objective, model)
+
+
+def refuse_other_fixed(objective: Objective, model: nn.Module, name: str) -> None:
+    """Refuse a network that no point can stand for, because parameters that do not vary have other values in it.
+
+    Args:
+        objective: of a network with the same parameters.
+        model: the network.
+        name: of the network, for the message.
+
+    Raises:
+        InputError: such a parameter differs.
+    """
+    own, varying = dict(objective.model.named_parameters()), set(objective.layout.names)
+    for key, t in model.named_parameters():
+        if key not in varying and not torch.equal(t, own[key]):
+            raise InputError(
+                f"{name} also differs in {key}, which is not among the parameters that vary "
+                f"({objective.source['params']}): leave {arg('params')} out, or choose {key} too"
+            )
 
 
 def of_network(objective: Objective, model: nn.Module) -> Point:
-    """Return the point of another network with the same parameters."""
+    """Return the point of another network with the same parameters, and the same values of those that do not vary."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     buffers = buffer_layout(model)
     empty = torch.empty(0, device=objective.device, dtype=objective.dtype)

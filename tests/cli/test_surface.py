@@ -254,6 +254,7 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["surface2d", "--ckpt", "last.pt", "--skewed"], "--skewed has no effect"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--skewed"], "--skewed has no effect"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "wide.pt"], "does not fit the model"),
+        (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--params", "conv1"], "leave --params out"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "last.pt"], "has the same parameters as the checkpoint"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "notes.txt"], "notes.txt"),
         (["surface2d", "--ckpt", "last.pt", "--bn", "freeze"], "'--bn': 'freeze' is not one of 'log-interpolate'"),
@@ -268,6 +269,10 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["distances", "--ckpt", "last.pt", "--only", "0"], "--only needs --finetune"),
         (["distances", "--ckpt", "last.pt", "--finetune-lr", "0.1"], "--finetune-lr needs --finetune"),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--only", "x"], "no part 'x'"),
+        (
+            ["distances", "--ckpt", "last.pt", "--finetune", "1", "--also-run", "other.pt", "--params", "conv1"],
+            "leave --params out",
+        ),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--over", "x"], "'--over': 'x' is not one of"),
     ],
 )

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, moved
+from refusals import refused
 from torch import nn
 
+from landscape.errors import InputError
 from landscape.networks import checkpoints
 from landscape.objective import points, snapshots
 
@@ -33,6 +35,18 @@ def test_another_checkpoint_is_the_point_of_its_weights(tmp_path):
     point = points.of(objective, snapshot)
     assert torch.equal(point.theta, points.origin(other).theta)
     assert torch.equal(point.buffers, points.origin(other).buffers)
+
+
+def test_a_checkpoint_that_differs_in_parameters_that_do_not_vary_is_refused(tmp_path):
+    objective = CASES["residual-relu"].objective(params="fc")
+    other, mixed = CASES["residual-relu"].objective(seed=1).model.state_dict(), objective.model.state_dict()
+    mixed |= {name: t for name, t in other.items() if name.startswith("fc.") or "running" in name}
+    for name, state in (("other", other), ("mixed", mixed)):
+        checkpoints.write(tmp_path / f"{name}.pt", state, {"model": "case"})
+    snapshots_of = snapshots.find(objective, [tmp_path / "other.pt", tmp_path / "mixed.pt"])
+    with refused(InputError, tmp_path / "other.pt", "params", "fc"):
+        points.of(objective, snapshots_of[0])
+    assert torch.equal(points.of(objective, snapshots_of[1]).theta[-3:], other["fc.bias"])
 
 
 def test_on_the_way_variances_move_by_their_logarithm_and_all_else_straight():
