@@ -7,8 +7,9 @@ stay positive however far a line is extended, whereas linear interpolation gives
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeAlias
 
 import torch
@@ -229,10 +230,15 @@ def joined(some: Mapping[str, Point], others: Mapping[str, Point]) -> dict[str, 
     """
     found = dict(some)
     for name, point in others.items():
-        names = (name, *(f"{name} ({n})" for n in range(2, len(found) + 2)))
-        free = next(n for n in names if n not in found or _equal(found[n], point))
+        free = next(n for n in numbered(name) if n not in found or _equal(found[n], point))
         found[free] = point
     return found
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Yield a name, then "name (2)", "name (3)" and so on, of which the first free one is taken."""
+    yield name
+    yield from (f"{name} ({n})" for n in count(2))
 
 
 def _equal(first: Point, second: Point) -> bool:

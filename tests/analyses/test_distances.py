@@ -410,6 +410,10 @@ def test_a_groups_point_is_the_mean_of_its_classes(banked):
     assert convergence.groups_of(banked.folder) == {"group 1": [0], "group 2": [1, 2]}
     whole = convergence.from_bank(case.objective(partition="all"), banked.folder)
     torch.testing.assert_close(whole["all"][0].theta, found["mixed"][0].theta)
+    hard = case.objective(partition=np.arange(15) % 3, classes="1")  # one part, which is no class
+    assert len(hard.partition) == 1
+    with refused(InputError, "classes"):
+        convergence.from_bank(hard, banked.folder)
 
 
 def test_runs_without_a_memory_bank_say_so(banked, tmp_path):

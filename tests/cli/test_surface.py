@@ -12,6 +12,7 @@ import torch
 import landscape as ls
 from landscape.analyses import directions
 from landscape.cli import main
+from landscape.cli.distances import Tuning
 from landscape.cli.surface import parse_range
 from landscape.data import datasets
 from landscape.errors import InputError
@@ -223,6 +224,28 @@ def test_distances_after_training_on_parts_alone(here, capsys):
     assert main(["surface2d", "--ckpt", "last.pt", *plane, "-q", "-o", str(here / "p.h5"), *FEW]) == 0
     surface = ls.load(here / "p.h5")
     assert surface.marks == ("head", "tail")
+
+
+def test_a_checkpoint_with_the_name_of_a_part_takes_no_point_of_its_own_away(here):
+    also = [here / name for name in ("tail.pt", "start.pt", "a b.pt", "a-b.pt")]
+    for k, path in enumerate(also):
+        shutil.copy(f"snapshots/epoch-000{k}.pt", path)
+    words = ["distances", "--ckpt", "last.pt", "--finetune", "1", "--partition", "head-tail", "--only", "tail", *FEW]
+    words += [word for path in also for word in ("--also", str(path))]
+    assert main([*words, "--points", str(here / "points"), "-q", "-o", str(here / "d.h5")]) == 0
+    found = ls.load(here / "d.h5")
+    assert found.points == ("tail", "start", "tail (2)", "start (2)", "a b", "a-b")
+    assert (found.euclidean[0] > 0).sum() == 6 * 5
+    written = [checkpoints.read(file).meta["convergence_point"] for file in (here / "points").iterdir()]
+    assert sorted(written) == sorted(found.points)
+
+
+def test_a_part_called_start_stands_beside_the_start(files):
+    objective = ls.load_objective(files / "last.pt", partition={"start": [0]}, samples_per_class=3)
+    run = Tuning(epochs=1, lr=0.01, only=None, seed=0).run("r", objective, {}, lambda *given: None)
+    assert list(run.points) == ["start", "start (2)"]
+    assert torch.equal(run.points["start (2)"][0].theta, run.start.theta)
+    assert not torch.equal(run.points["start"][0].theta, run.start.theta)
 
 
 @pytest.mark.parametrize(
