@@ -30,7 +30,7 @@ from landscape.errors import InputError, arg, check_choice
 from landscape.networks import classifiers, filters
 from landscape.networks.outputs import OwnLoss
 from landscape.objective import jobs, pilot, points
-from landscape.objective.batch_norm import DEFAULT, BatchNorm
+from landscape.objective.batch_norm import DEFAULT, BatchNorm, estimated_on
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -110,6 +110,7 @@ def distances(
         "barriers": barrier_points,
         "batch_norm": batch_norm,
         "training_samples": training_samples,
+        **estimated_on(batch_norm, objective, training),
         "seed": seed,
         "curvature": curvature,
         "runs": [run.name for run in runs],

@@ -16,7 +16,7 @@ from landscape.autodiff import costs, trees
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, pilot, points
-from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm
+from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, estimated_on
 from landscape.objective.evaluator import INPUT_BYTES, Evaluator, evaluate
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -91,6 +91,7 @@ class Request:
             "marks": list(self.marks),
             "vectors_sha256": points.digest(vectors),
             **vars(self.options),
+            **estimated_on(self.options.batch_norm, self.objective, self.training),
         }
 
     def costs(self) -> costs.Known:

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from refusals import missing
 
 import landscape as ls
 from landscape.analyses import directions
@@ -181,6 +182,23 @@ def test_statistics_of_dicts_are_estimated_on_their_training_split(tmp_path, mon
     along = directions.random(objective, 1, seed=0)
     expected = ls.surface(objective, along, [-1.0, 0.0, 1.0], batch_norm="reestimate", training=other.samples)
     np.testing.assert_allclose(ls.load("s.h5").loss, expected.loss, rtol=1e-5)
+
+
+def test_statistics_are_of_the_whole_training_split_also_where_few_samples_of_each_class_are_analysed(here):
+    words = ["surface1d", "--ckpt", "last.pt", "--bn", "reestimate", "--x=-1:1:2", "-q", "-o", str(here / "s.h5"), *FEW]
+    assert main(words) == 0
+    few, whole = (ls.load_objective("last.pt", partition="class", samples_per_class=n) for n in (3, None))
+    along, found = directions.random(few, 1, seed=0), ls.load(here / "s.h5")
+    options = {"batch_norm": "reestimate", "training": whole.samples}
+    expected = ls.surface(few, along, [-1.0, 1.0], **options)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
+    known = found.provenance["options"]["statistics estimated on"]
+    assert known == expected.provenance["options"]["statistics estimated on"]
+    assert missing(known, whole.source["data_sha256"], "train", len(whole.samples)) == []
+    own = ls.surface(whole, directions.random(whole, 1, seed=0), [0.0], batch_norm="reestimate")
+    assert own.provenance["options"]["statistics estimated on"] == known
+    kept = ls.surface(few, along, [0.0], batch_norm="keep", training=whole.samples)
+    assert "statistics estimated on" not in kept.provenance["options"]
 
 
 def test_points_of_a_run_that_was_cut_are_written_again_by_the_same_command(here, monkeypatch, capsys):
