@@ -283,6 +283,7 @@ def _run_series(first: str, stages: Sequence[Stage], given: dict[str, Any], *, e
     options["x"] = parse_range(given.pop("x") or "-1:1:51", "--x").tolist()
     options |= {"batch_norm": bn, "training_samples": given.pop("bn_samples")}
     where = {"out": path, "overwrite": given.pop("overwrite"), "extend": extend, "given": given}
+    first = alongs.drawn_at(first, stages, path, extend=extend, given=given)
     with begin(ckpt=first, default="class", as_json=as_json, **given) as (objective, console):
         options["training"] = training_samples(objective, bn, given)
         found = alongs.run(console, line, objective, stages, **where, **options)
