@@ -9,8 +9,9 @@ All vectors are float64, so that a full step towards another checkpoint ends exa
 statistics are stored twice: linear, and with variances by their logarithm (points.py). Both can be added as vectors.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -27,7 +28,8 @@ from landscape.networks import filters
 from landscape.objective import points
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
-from landscape.results import Plane
+from landscape.objective.provenance import fingerprint
+from landscape.results import Plane, store
 
 Normalisation: TypeAlias = Literal["filter", "layer", "weight", "none"]
 NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
@@ -50,6 +52,8 @@ class Directions:
     explained: tuple[float, ...] = ()  # (A,) fraction of a trajectory's variance; empty for other directions
     normalisation: str = "none"
     ignored: str = "none"
+    made: Mapping[str, Any] = field(default_factory=dict)  # from what the vectors follow, up to rounding; {} if given
+    rough: bool = False  # rounding may change them by more than itself, as with an iteration that ends at a tolerance
 
     def at(self, *coordinates: float, moves: points.Moves = points.by_log) -> Point:
         """Return the point at given coordinates, in the origin's dtype.
@@ -121,6 +125,8 @@ class Directions:
             log_buffers=torch.cat([self.log_buffers, scale * other.log_buffers]),
             normalisation=other.normalisation,
             ignored=other.ignored,
+            made={**self.made, "second direction": dict(other.made)} if self.made and other.made else {},
+            rough=self.rough or other.rough,
         )
 
     def orthogonalised(self) -> "Directions":
@@ -140,7 +146,8 @@ class Directions:
         if rest.norm() <= _DISTINCT * second.norm():
             raise InputError(f"{self.axes[0]} and {self.axes[1]} are parallel: they span a line, not a plane")
         straight, by_log = (torch.stack([b[0], b[1] - share * b[0]]) for b in (self.buffers, self.log_buffers))
-        return replace(self, theta=torch.stack([first, rest]), buffers=straight, log_buffers=by_log)
+        made = self.made and {**self.made, "orthogonal": True}
+        return replace(self, theta=torch.stack([first, rest]), buffers=straight, log_buffers=by_log, made=made)
 
 
 @checked
@@ -169,7 +176,8 @@ def random(
         probe(objective.layout.size, seed=seed, number=k, distribution="gaussian", stream="direction") for k in range(n)
     ]
     raw = of_vectors(objective, torch.stack(drawn), [f"random {k + 1} (seed {seed})" for k in range(n)])
-    return normalised(objective, raw, normalisation, ignored)
+    made = {"directions": "random", "seed of directions": seed}
+    return normalised(objective, replace(raw, made=made), normalisation, ignored)
 
 
 @checked
@@ -201,6 +209,7 @@ def towards(objective: Objective, others: Sequence[Point], names: Sequence[str])
         buffers=torch.stack([wide(p.buffers) - wide(start.buffers) for p in others]),
         log_buffers=torch.stack([points.log_step(eps, start.buffers, p.buffers) for p in others]),
         eps=eps,
+        made={"directions": "ckpt", "ckpt_to": list(names), "their SHA-256": points.digest(others)},
     )
 
 
@@ -238,7 +247,8 @@ def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Direct
     components *= torch.where(components @ rows[0] < 0, -1.0, 1.0)[:, None]
     shares = (values[:n] / values.sum()).tolist()
     found = of_vectors(objective, components, [f"PC {k + 1} ({100 * share:.1f} %)" for k, share in enumerate(shares)])
-    return replace(found, explained=tuple(shares))
+    made = {"directions": "pca", "checkpoints of SHA-256": points.digest(path)}
+    return replace(found, explained=tuple(shares), made=made)
 
 
 @checked
@@ -263,7 +273,7 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
     if len(parts) not in (1, n):
         raise InputError(f"{arg('of')} must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
     if costs.noted(lambda: eigenvectors.work(objective, parts, steps, arg("directions", "random"))):
-        return random(objective, n, seed=seed)
+        return replace(random(objective, n, seed=seed), rough=True)
     rows, names = [], []
     for part in parts:
         vectors, values, _ = eigenvectors.eigenpairs(
@@ -271,7 +281,8 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
         )
         rows += list(vectors)
         names += [f"eigenvector {k + 1} of {part} ({value:.4g})" for k, value in enumerate(values)]
-    return of_vectors(objective, torch.stack(rows), names)
+    made = {"directions": "eigen", "seed of directions": seed, "steps": steps, **_of(objective, parts)}
+    return replace(of_vectors(objective, torch.stack(rows), names), made=made, rough=True)
 
 
 @checked
@@ -295,7 +306,15 @@ def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
         if not g.any():
             raise InputError(f"the gradient of {part} is zero: it has no direction")
         rows.append(-wide(g) / wide(g).norm())
-    return of_vectors(objective, torch.stack(rows), [f"descent of {part}" for part in parts])
+    found = of_vectors(objective, torch.stack(rows), [f"descent of {part}" for part in parts])
+    return replace(found, made={"directions": "gradient", **_of(objective, parts)}, rough=True)
+
+
+def _of(objective: Objective, parts: Sequence[str]) -> dict[str, Any]:
+    """Return what determines the losses of parts or groups, as entries of a fingerprint."""
+    source = store.to_json(fingerprint(objective, {}), "the fingerprint of the directions")
+    sha256 = hashlib.sha256(source.encode()).hexdigest()
+    return {"of": list(parts), **objective.thresholds, "directions of the loss of SHA-256": sha256}
 
 
 @checked
@@ -458,4 +477,5 @@ def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -
         explained=tuple(plane.explained.tolist()) if np.isfinite(plane.explained).all() else (),
         normalisation=plane.normalisation,
         ignored=plane.ignored,
+        made={"directions": "stored plane", "its SHA-256": points.digest([Point(to(plane.directions), straight)])},
     )

@@ -228,7 +228,8 @@ class Tuning:
             progress(i, len(parts), f"training on {part}")
             found[part] = (finetuned(start, part, epochs=self.epochs, lr=self.lr, seed=self.seed), math.nan)
         begun = points.origin(start)
-        return Run(name=name, points={**found, _free(start, _START): (begun, math.nan), **others}, start=begun)
+        named = {**found, _free(start, _START): (begun, math.nan), **others}
+        return Run(name=name, points=named, start=begun, computed=tuple(found))
 
     def _parts(self, objective: Objective) -> list[str]:
         names = objective.partition.names

@@ -9,6 +9,7 @@ import pytest
 import torch
 from cases import CASES, hessian_by_double_backward, padded
 from exact import dense
+from interruptions import Interrupting
 from refusals import refused
 from torch import nn
 
@@ -17,7 +18,7 @@ from landscape import plots
 from landscape.analyses import convergence
 from landscape.analyses.distances import Run
 from landscape.data import datasets
-from landscape.errors import InputError, NumericalError
+from landscape.errors import InputError, NumericalError, StoreError
 from landscape.networks import checkpoints
 from landscape.objective import points
 from landscape.objective.evaluator import Evaluator
@@ -270,6 +271,24 @@ def test_runs_of_several_seeds_stand_side_by_side(tmp_path):
     assert text[1] == f"{mean[i, j]:.3g}\n±{spread[i, j]:.1g}"
     with refused(InputError, "x", 0, 1, 2):
         plots.cross_losses(back, ["x"])
+
+
+def test_distances_go_on_where_rounding_has_changed_points_that_were_computed(tmp_path):
+    objective, out = CASES["residual-relu"].objective(), tmp_path / "d.h5"
+    runs = [dataclasses.replace(run_of(objective, name), computed=("0", "2")) for name in ("a", "b")]
+    with pytest.raises(KeyboardInterrupt):
+        ls.distances(objective, runs, source="test", out=out, progress=Interrupting(1))
+
+    def moved(run, *names):
+        changed = {n: (Point(run.points[n][0].theta * 1.001, run.points[n][0].buffers), 0.0) for n in names}
+        return dataclasses.replace(run, points={**run.points, **changed})
+
+    with refused(StoreError, "points"):
+        ls.distances(objective, [runs[0], moved(runs[1], "final")], source="test", out=out)
+    others = [moved(run, *run.computed) for run in runs]
+    found = ls.distances(objective, others, source="test", out=out)
+    np.testing.assert_array_equal(found.euclidean[:1], ls.distances(objective, runs[:1], source="test").euclidean)
+    np.testing.assert_array_equal(found.euclidean[1:], ls.distances(objective, others[1:], source="test").euclidean)
 
 
 @pytest.mark.parametrize(
