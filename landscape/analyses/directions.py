@@ -37,6 +37,7 @@ Ignored: TypeAlias = Literal["biasbn", "none"]
 IGNORED: tuple[str, ...] = get_args(Ignored)
 # The part of the second direction that is orthogonal to the first must exceed this fraction of its length.
 _DISTINCT = 1e-6
+_FIXED = "fixed_sha256"  # entry of a plane's provenance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -428,7 +429,7 @@ def to_plane(objective: Objective, found: Directions, provenance: Mapping[str, A
         cosine=found.cosine,
         normalisation=found.normalisation,
         ignored=found.ignored,
-        provenance=dict(provenance),
+        provenance={**provenance, _FIXED: points.fixed_digest(objective)},
     )
 
 
@@ -446,7 +447,7 @@ def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -
         The directions, in the plane's units.
 
     Raises:
-        InputError: the plane is of a network with other parameters.
+        InputError: the plane is of a network with other parameters, or with others that do not vary, at its origin.
     """
     if plane.tensors != objective.layout.names or plane.sizes.tolist() != objective.layout.sizes:
         raise InputError(
@@ -462,6 +463,11 @@ def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -
         return torch.as_tensor(values, dtype=torch.float64, device=place(objective.device))
 
     if not own_origin:
+        if plane.stated(_FIXED, of=str) not in {None, points.fixed_digest(objective)}:
+            raise InputError(
+                "the plane's origin is a network with other values of the parameters that do not vary here: make the "
+                f"plane without {arg('params')}, or use the directions alone"
+            )
         start = Point(to(plane.origin).to(start.theta), to(plane.buffer_origin).to(start.buffers))
     eps = points.variance_eps(objective.model).to(place(objective.device))
     straight = to(plane.buffer_directions)

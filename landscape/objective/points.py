@@ -186,6 +186,15 @@ def refuse_other_fixed(objective: Objective, model: nn.Module, name: str) -> Non
             )
 
 
+def fixed_digest(objective: Objective) -> str:
+    """Return a SHA-256 of the parameters that do not vary."""
+    found = hashlib.sha256()
+    for name, t in objective.model.named_parameters():
+        if name not in objective.layout.names:
+            found.update(wide(t.detach()).cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
 def of_network(objective: Objective, model: nn.Module) -> Point:
     """Return the point of another network with the same parameters, and the same values of those that do not vary."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
