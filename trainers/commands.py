@@ -20,6 +20,7 @@ from landscape.cli.console import Console
 from landscape.cli.options import DRY_RUN, THREADS, Choice, Decorator, command, listed, option
 from landscape.errors import InputError, unknown
 from landscape.results import History
+from landscape.results.history import never_begun
 from trainers import data, evaluation, folder, methods, recipes, rules, run
 from trainers.methods import BENCHMARKS, METHODS
 from trainers.recipes import Recipe
@@ -227,6 +228,8 @@ def _introduce(console: Console, this: run.Run) -> None:
         console.note(f"{this.out} holds {this.trainer.epoch} epochs of this run: {rest}")
     if not this.features_known:
         console.note("the model has no linear layer at its end: the history is without feature quality")
+    for sentence in never_begun(recipes.plain(recipe)):
+        console.note(f"attention: {sentence}")
 
 
 def _conclude(console: Console, this: run.Run, history: History) -> None:

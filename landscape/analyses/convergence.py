@@ -43,7 +43,7 @@ def from_bank(objective: Objective, run: str | Path) -> dict[str, tuple[Point, f
     run = Path(run)
     epochs = bank_epochs(run)
     classes = objective.partition.classes
-    if not classes and len(objective.partition) > 1:
+    if not classes and objective.partition.names != ("all",):
         raise InputError("the memory bank has a model for each class: use parts that are classes or groups of them")
     classes = classes or (tuple(range(len(epochs))),)
     if max(max(c) for c in classes) >= len(epochs):

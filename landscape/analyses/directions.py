@@ -9,8 +9,9 @@ All vectors are float64, so that a full step towards another checkpoint ends exa
 statistics are stored twice: linear, and with variances by their logarithm (points.py). Both can be added as vectors.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -27,7 +28,8 @@ from landscape.networks import filters
 from landscape.objective import points
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
-from landscape.results import Plane
+from landscape.objective.provenance import fingerprint
+from landscape.results import Plane, store
 
 Normalisation: TypeAlias = Literal["filter", "layer", "weight", "none"]
 NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
@@ -35,6 +37,7 @@ Ignored: TypeAlias = Literal["biasbn", "none"]
 IGNORED: tuple[str, ...] = get_args(Ignored)
 # The part of the second direction that is orthogonal to the first must exceed this fraction of its length.
 _DISTINCT = 1e-6
+_FIXED = "fixed_sha256"  # entry of a plane's provenance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,6 +53,8 @@ class Directions:
     explained: tuple[float, ...] = ()  # (A,) fraction of a trajectory's variance; empty for other directions
     normalisation: str = "none"
     ignored: str = "none"
+    made: Mapping[str, Any] = field(default_factory=dict)  # from what the vectors follow, up to rounding; {} if given
+    rough: bool = False  # rounding may change them by more than itself, as with an iteration that ends at a tolerance
 
     def at(self, *coordinates: float, moves: points.Moves = points.by_log) -> Point:
         """Return the point at given coordinates, in the origin's dtype.
@@ -121,6 +126,8 @@ class Directions:
             log_buffers=torch.cat([self.log_buffers, scale * other.log_buffers]),
             normalisation=other.normalisation,
             ignored=other.ignored,
+            made={**self.made, "second direction": dict(other.made)} if self.made and other.made else {},
+            rough=self.rough or other.rough,
         )
 
     def orthogonalised(self) -> "Directions":
@@ -140,7 +147,8 @@ class Directions:
         if rest.norm() <= _DISTINCT * second.norm():
             raise InputError(f"{self.axes[0]} and {self.axes[1]} are parallel: they span a line, not a plane")
         straight, by_log = (torch.stack([b[0], b[1] - share * b[0]]) for b in (self.buffers, self.log_buffers))
-        return replace(self, theta=torch.stack([first, rest]), buffers=straight, log_buffers=by_log)
+        made = self.made and {**self.made, "orthogonal": True}
+        return replace(self, theta=torch.stack([first, rest]), buffers=straight, log_buffers=by_log, made=made)
 
 
 @checked
@@ -169,7 +177,8 @@ def random(
         probe(objective.layout.size, seed=seed, number=k, distribution="gaussian", stream="direction") for k in range(n)
     ]
     raw = of_vectors(objective, torch.stack(drawn), [f"random {k + 1} (seed {seed})" for k in range(n)])
-    return normalised(objective, raw, normalisation, ignored)
+    made = {"directions": "random", "seed of directions": seed}
+    return normalised(objective, replace(raw, made=made), normalisation, ignored)
 
 
 @checked
@@ -201,6 +210,7 @@ def towards(objective: Objective, others: Sequence[Point], names: Sequence[str])
         buffers=torch.stack([wide(p.buffers) - wide(start.buffers) for p in others]),
         log_buffers=torch.stack([points.log_step(eps, start.buffers, p.buffers) for p in others]),
         eps=eps,
+        made={"directions": "ckpt", "ckpt_to": list(names), "their SHA-256": points.digest(others)},
     )
 
 
@@ -238,7 +248,8 @@ def principal(objective: Objective, path: Sequence[Point], n: int = 2) -> Direct
     components *= torch.where(components @ rows[0] < 0, -1.0, 1.0)[:, None]
     shares = (values[:n] / values.sum()).tolist()
     found = of_vectors(objective, components, [f"PC {k + 1} ({100 * share:.1f} %)" for k, share in enumerate(shares)])
-    return replace(found, explained=tuple(shares))
+    made = {"directions": "pca", "checkpoints of SHA-256": points.digest(path)}
+    return replace(found, explained=tuple(shares), made=made)
 
 
 @checked
@@ -263,7 +274,7 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
     if len(parts) not in (1, n):
         raise InputError(f"{arg('of')} must name 1 or {n} parts for {n} eigenvectors, got {len(parts)}")
     if costs.noted(lambda: eigenvectors.work(objective, parts, steps, arg("directions", "random"))):
-        return random(objective, n, seed=seed)
+        return replace(random(objective, n, seed=seed), rough=True)
     rows, names = [], []
     for part in parts:
         vectors, values, _ = eigenvectors.eigenpairs(
@@ -271,7 +282,8 @@ def eigen(objective: Objective, parts: Sequence[str], n: int, *, seed: int = 0, 
         )
         rows += list(vectors)
         names += [f"eigenvector {k + 1} of {part} ({value:.4g})" for k, value in enumerate(values)]
-    return of_vectors(objective, torch.stack(rows), names)
+    made = {"directions": "eigen", "seed of directions": seed, "steps": steps, **_of(objective, parts)}
+    return replace(of_vectors(objective, torch.stack(rows), names), made=made, rough=True)
 
 
 @checked
@@ -295,7 +307,15 @@ def gradients(objective: Objective, parts: Sequence[str]) -> Directions:
         if not g.any():
             raise InputError(f"the gradient of {part} is zero: it has no direction")
         rows.append(-wide(g) / wide(g).norm())
-    return of_vectors(objective, torch.stack(rows), [f"descent of {part}" for part in parts])
+    found = of_vectors(objective, torch.stack(rows), [f"descent of {part}" for part in parts])
+    return replace(found, made={"directions": "gradient", **_of(objective, parts)}, rough=True)
+
+
+def _of(objective: Objective, parts: Sequence[str]) -> dict[str, Any]:
+    """Return what determines the losses of parts or groups, as entries of a fingerprint."""
+    source = store.to_json(fingerprint(objective, {}), "the fingerprint of the directions")
+    sha256 = hashlib.sha256(source.encode()).hexdigest()
+    return {"of": list(parts), **objective.thresholds, "directions of the loss of SHA-256": sha256}
 
 
 @checked
@@ -409,7 +429,7 @@ def to_plane(objective: Objective, found: Directions, provenance: Mapping[str, A
         cosine=found.cosine,
         normalisation=found.normalisation,
         ignored=found.ignored,
-        provenance=dict(provenance),
+        provenance={**provenance, _FIXED: points.fixed_digest(objective)},
     )
 
 
@@ -427,7 +447,7 @@ def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -
         The directions, in the plane's units.
 
     Raises:
-        InputError: the plane is of a network with other parameters.
+        InputError: the plane is of a network with other parameters, or with others that do not vary, at its origin.
     """
     if plane.tensors != objective.layout.names or plane.sizes.tolist() != objective.layout.sizes:
         raise InputError(
@@ -443,6 +463,11 @@ def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -
         return torch.as_tensor(values, dtype=torch.float64, device=place(objective.device))
 
     if not own_origin:
+        if plane.stated(_FIXED, of=str) not in {None, points.fixed_digest(objective)}:
+            raise InputError(
+                "the plane's origin is a network with other values of the parameters that do not vary here: make the "
+                f"plane without {arg('params')}, or use the directions alone"
+            )
         start = Point(to(plane.origin).to(start.theta), to(plane.buffer_origin).to(start.buffers))
     eps = points.variance_eps(objective.model).to(place(objective.device))
     straight = to(plane.buffer_directions)
@@ -458,4 +483,5 @@ def from_plane(objective: Objective, plane: Plane, *, own_origin: bool = True) -
         explained=tuple(plane.explained.tolist()) if np.isfinite(plane.explained).all() else (),
         normalisation=plane.normalisation,
         ignored=plane.ignored,
+        made={"directions": "stored plane", "its SHA-256": points.digest([Point(to(plane.directions), straight)])},
     )

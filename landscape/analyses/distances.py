@@ -10,7 +10,7 @@ the segments between points.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -30,7 +30,7 @@ from landscape.errors import InputError, arg, check_choice
 from landscape.networks import classifiers, filters
 from landscape.networks.outputs import OwnLoss
 from landscape.objective import jobs, pilot, points
-from landscape.objective.batch_norm import DEFAULT, BatchNorm
+from landscape.objective.batch_norm import DEFAULT, BatchNorm, estimated_on
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -54,6 +54,7 @@ class Run:
     name: str
     points: Mapping[str, tuple[Point, float]]  # convergence points of parts, then other models, each with its epoch
     start: Point  # the common start of all points
+    computed: Collection[str] = ()  # names of points that follow from the start as `source` says, but for rounding
     snapshots: Sequence[tuple[Point, float]] = field(default=())  # along training, with their epochs
 
 
@@ -110,6 +111,7 @@ def distances(
         "barriers": barrier_points,
         "batch_norm": batch_norm,
         "training_samples": training_samples,
+        **estimated_on(batch_norm, objective, training),
         "seed": seed,
         "curvature": curvature,
         "runs": [run.name for run in runs],
@@ -136,7 +138,9 @@ def distances(
     )
     if out is None:
         return _compute(given, runs, None, progress)
-    with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
+    begun = {**asked, "starts and points of SHA-256": points.digest(p for run in runs for p in _exact(run))}
+    del begun["vectors_sha256"]
+    with jobs.open_journal(out, fingerprint(objective, begun), overwrite=overwrite) as journal:
         result = _compute(given, runs, journal, progress)
         journal.finish(result)
     return result
@@ -154,6 +158,15 @@ class _Given:
     barrier_points: int
     curvature: bool
     about: Mapping[str, Any]
+
+
+def _exact(run: Run) -> list[Point]:
+    """Return the points of a run that are the same in every attempt; all that follows from one is one unit of work."""
+    return [
+        run.start,
+        *(p for n, (p, _) in run.points.items() if n not in run.computed),
+        *(p for p, _ in run.snapshots),
+    ]
 
 
 def _check(runs: Sequence[Run]) -> None:

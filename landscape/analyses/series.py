@@ -60,7 +60,8 @@ def series(
             call with the same options continues from them.
         overwrite: replace an existing result file.
         extend: take from an existing result file the checkpoints that it holds, and compute those that have come since.
-            The file is then what a run on all of them would have written.
+            The file is then what a run on all of them would have written. If the objective is of drawn samples, draw
+            them at the same checkpoint as before.
         progress: called with (done, total, text).
         finished: called with the series of each checkpoint as soon as it is computed.
         options: of the analysis, the same at every checkpoint.

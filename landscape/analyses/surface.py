@@ -7,13 +7,14 @@ Euclidean lengths of the directions and their angle are stored too, so that path
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypedDict, Unpack
 
 import numpy as np
 
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
-from landscape.analyses.surface_fields import Options, Request, compute
+from landscape.analyses.surface_fields import Options, Request, compute, settled
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
@@ -101,7 +102,8 @@ def surface(
     jobs.declare(request.costs, out, overwrite=overwrite)
     if out is None:
         return Surface(**compute(request, None, progress))
-    with jobs.open_journal(out, fingerprint(objective, request.asked()), overwrite=overwrite) as journal:
+    with jobs.open_journal(out, fingerprint(objective, request.begun()), overwrite=overwrite) as journal:
+        request = replace(request, along=settled(objective, along, journal))
         result = Surface(**compute(request, journal, progress))
         journal.finish(result)
     return result

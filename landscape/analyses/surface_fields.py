@@ -4,24 +4,24 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from landscape.analyses import refinement
+from landscape.analyses import directions, refinement
 from landscape.analyses.directions import Directions
-from landscape.autodiff import costs, trees
+from landscape.autodiff import costs, distributed, trees
 from landscape.data.datasets import Samples
-from landscape.errors import InputError, arg
+from landscape.errors import InputError, StoreError, arg
 from landscape.objective import jobs, pilot, points
-from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm
+from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, estimated_on
 from landscape.objective.evaluator import INPUT_BYTES, Evaluator, evaluate
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
 from landscape.objective.provenance import provenance
-from landscape.results import Points, grid
+from landscape.results import Plane, Points, grid, store
 from landscape.results.journal import Journal
 
 
@@ -91,7 +91,17 @@ class Request:
             "marks": list(self.marks),
             "vectors_sha256": points.digest(vectors),
             **vars(self.options),
+            **estimated_on(self.options.batch_norm, self.objective, self.training),
         }
+
+    def begun(self) -> dict[str, Any]:
+        """Return the same up to rounding: from what computed directions follow stands in place of their vectors."""
+        along, found = self.along, self.asked()
+        sha256 = found.pop("vectors_sha256")
+        if not along.made:
+            return {**found, "directions and marks of SHA-256": sha256}
+        exact = points.digest([along.origin, *self.marks.values()])
+        return {**found, **along.made, "number of directions": len(along.axes), "checkpoints and marks": exact}
 
     def costs(self) -> costs.Known:
         """Return the cost of the surface; with refinement, the cost of all points of the grid as an upper bound."""
@@ -106,7 +116,38 @@ class Request:
         )
         kept = min(INPUT_BYTES, trees.n_bytes(objective.example(0)) * len(objective.samples) // objective.batch_size)
         disk = 2 * 8 * (4 if self.options.radius is None else 5) * n * len(objective.partition)
+        disk += 8 * (len(self.along.axes) + 1) * objective.layout.size if self.along.rough else 0  # for `settled`
         return costs.Known(works=(pilot.evaluation(objective), work), keeps=kept, disk=disk, spare=arg("batch_size"))
+
+
+def settled(objective: Objective, along: Directions, journal: Journal) -> Directions:
+    """Return directions as an unfinished run began with them; the first attempt keeps them beside its points.
+
+    Otherwise a run that goes on with another batch size, number of threads or device would have points on two planes.
+
+    Args:
+        objective: of the network.
+        along: the directions as they are computed now.
+        journal: of the run.
+
+    Returns:
+        The same ones, or those of the first attempt if rounding may change them visibly.
+
+    Raises:
+        StoreError: the file that keeps them cannot be written or read.
+    """
+    if not along.rough:
+        return along
+    file = journal.work("directions")
+    try:
+        if distributed.is_main() and not file.exists():
+            store.write_result(file, directions.to_plane(objective, along, {}))
+    finally:
+        distributed.barrier()
+    kept = store.read_result(file)[0]
+    if not isinstance(kept, Plane):
+        raise StoreError(f"{file} is damaged: pass {arg('overwrite', True)} to begin anew, or choose another file")
+    return replace(directions.from_plane(objective, kept, own_origin=False), made=along.made, rough=True)
 
 
 def compute(request: Request, journal: Journal | None, progress: jobs.Progress | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from landscape.analyses import directions
 from landscape.analyses.directions import Directions
 from landscape.analyses.surface import MOST_POINTS
-from landscape.analyses.surface_fields import Options, Request, compute
+from landscape.analyses.surface_fields import Options, Request, compute, settled
 from landscape.callables import checked
 from landscape.data.datasets import Samples
 from landscape.errors import InputError, arg
@@ -99,15 +99,19 @@ def trajectory(
     options = Options(batch_norm=policy, training_samples=training_samples, seed=seed, bf16=bf16, refine=refine)
     if n**2 > MOST_POINTS:
         raise InputError(f"{arg('n')} must be at most {math.isqrt(MOST_POINTS):,}, got {n:,}")
-    positions = np.array([along.project(point)[0] for point in named.values()] + [np.zeros(2)])
-    request = Request(
-        objective=objective,
-        along=along,
-        axes=(_around(positions[:, 0], n, margin), _around(positions[:, 1], n, margin)),
-        marks=named,
-        options=options,
-        training=training,
-    )
+
+    def requested(along: Directions) -> Request:
+        positions = np.array([along.project(point)[0] for point in named.values()] + [np.zeros(2)])
+        return Request(
+            objective=objective,
+            along=along,
+            axes=(_around(positions[:, 0], n, margin), _around(positions[:, 1], n, margin)),
+            marks=named,
+            options=options,
+            training=training,
+        )
+
+    request = requested(along)
     jobs.declare(request.costs, out, overwrite=overwrite)
     runs = [r for r, path in enumerate(paths.values()) for _ in path]
     epochs = [epoch for path in paths.values() for _, epoch in path.values()]
@@ -119,8 +123,10 @@ def trajectory(
     }
     if out is None:
         return Trajectory(**compute(request, None, progress), **about)
-    asked = request.asked() | {"runs": list(paths), "margin": margin}
-    with jobs.open_journal(out, fingerprint(objective, asked), overwrite=overwrite) as journal:
+    begun = {**request.begun(), "runs": list(paths), "n": n, "margin": margin}
+    begun = {name: value for name, value in begun.items() if name not in ("x", "y")}  # they follow, up to rounding
+    with jobs.open_journal(out, fingerprint(objective, begun), overwrite=overwrite) as journal:
+        request = requested(settled(objective, along, journal))
         result = Trajectory(**compute(request, journal, progress), **about)
         journal.finish(result)
     return result

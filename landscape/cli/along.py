@@ -16,7 +16,7 @@ from landscape.errors import InputError
 from landscape.objective import runs
 from landscape.objective.objective import Objective
 from landscape.objective.runs import Stage
-from landscape.results import Result, Series, Spectrum, columns
+from landscape.results import Result, Series, Spectrum, columns, store
 from landscape.results.column import Column
 from landscape.results.written import number
 
@@ -59,6 +59,27 @@ def path_of(out: str | None, ckpt: Sequence[str], stages: Sequence[Stage], comma
     if len(ckpt) > 1 and not out:
         return stages[0].path.parent / f"{command}.h5"
     return result_path(out, ckpt[0], command)
+
+
+def drawn_at(first: str, stages: Sequence[Stage], path: Path, *, extend: bool, given: Mapping[str, Any]) -> str:
+    """Return the checkpoint to load, at which samples are drawn: for a file that is extended, the one of its draw.
+
+    Args:
+        first: the checkpoint otherwise, the last one.
+        stages: of the series.
+        path: of the result.
+        extend: whether the checkpoints of an existing file are kept.
+        given: options of the command, of which `samples` is the number that is drawn.
+
+    Returns:
+        The checkpoint.
+    """
+    if not extend or given["samples"] is None or not path.exists():
+        return first
+    file = store.load(path)
+    at, read_from = file.stated("draws", "at", of=str), file.stated("checkpoints", of=dict) or {}
+    names = {Path(name).resolve() for name, sha256 in read_from.items() if sha256 == at}
+    return next((str(stage.path) for stage in stages if stage.path.resolve() in names), first)
 
 
 def refuse_single(stages: Sequence[Stage], *, extend: bool, with_parts: str | None = None) -> None:

@@ -128,6 +128,7 @@ def _others(objective: Objective, chosen: Chosen, console: Console, reading: Map
         f"{found.correlation_before:.3f} before, {found.correlation:.3f} after"
     )
     network.load_state_dict(found.state)
+    points.refuse_other_fixed(objective, network, chosen.ckpt_to[0])
     matched = points.of_network(objective, network)
     if matched.theta.equal(points.origin(objective).theta):
         raise InputError(

@@ -86,6 +86,8 @@ POINTS = option(
     "--points", "points_folder", metavar="DIR", help="Write the convergence points as checkpoints into this folder."
 )
 
+_START, _FINAL = "start", "final"
+"""Names of the point at which fine-tuning begins, and of the last model of a run."""
 _RESULT = "of_result"
 """Entry of a point's checkpoint that tells by a digest of its path the result with which the point was written."""
 
@@ -160,7 +162,7 @@ def distances(
         as_json=as_json,
         **loading,
     ) as (objective, console):
-        others = points.read(objective, also, **reading)
+        others = _others(objective, also, reading, _FINAL if tuning is None else _START)
         runs = []
         for word in (ckpt, *also_run):
             if tuning is None:
@@ -227,7 +229,8 @@ class Tuning:
             progress(i, len(parts), f"training on {part}")
             found[part] = (finetuned(start, part, epochs=self.epochs, lr=self.lr, seed=self.seed), math.nan)
         begun = points.origin(start)
-        return Run(name=name, points={**found, "start": (begun, math.nan), **others}, start=begun)
+        named = {**found, _free(start, _START): (begun, math.nan), **others}
+        return Run(name=name, points=named, start=begun, computed=tuple(found))
 
     def _parts(self, objective: Objective) -> list[str]:
         names = objective.partition.names
@@ -247,6 +250,22 @@ def _of_run(folder: str) -> tuple[str, Path]:
     return str(last), Path(folder)
 
 
+def _others(
+    objective: Objective, files: tuple[str, ...], reading: dict[str, Any], taken: str
+) -> dict[str, tuple[Point, float]]:
+    """Read further points, by names that neither a part nor the point `taken` has."""
+    found: dict[str, tuple[Point, float]] = {}
+    for s in snapshots.find(objective, list(files), **reading) if files else ():
+        name = _free(objective, s.name, taken, *found)
+        found[name] = points.of(objective, s, **reading), s.epoch
+    return found
+
+
+def _free(objective: Objective, name: str, *taken: str) -> str:
+    """Return the name or, if a part or another point has it, "name (2)" or a higher number."""
+    return next(n for n in points.numbered(name) if n not in (*objective.partition.names, *taken))
+
+
 def _banked(
     objective: Objective,
     word: str,
@@ -261,10 +280,11 @@ def _banked(
     if along and len(listed) < 2:
         raise InputError(f"{folder} has no snapshots for --along: train with --snapshot-every 1")
     found = snapshots.find(objective, list(listed), **reading) if listed else []
-    first = points.of(objective, found[0], **reading) if found else points.of(objective, last, **reading)
+    end = points.of(objective, last, **reading)
+    first = points.of(objective, found[0], **reading) if found else end
     return Run(
         name=_name(str(folder)),
-        points={**from_bank(objective, folder), "final": (points.of(objective, last, **reading), last.epoch), **others},
+        points={**from_bank(objective, folder), _free(objective, _FINAL): (end, last.epoch), **others},
         start=first,
         snapshots=[(points.of(objective, s, **reading), s.epoch) for s in found] if along else [],
     )
@@ -273,6 +293,7 @@ def _banked(
 def _at(objective: Objective, file: str, reading: dict[str, Any]) -> Objective:
     """Return the objective with the weights of another start."""
     (snapshot,) = snapshots.find(objective, [file], **reading)
+    points.of(objective, snapshot, **reading)  # which refuses other values of parameters that do not vary
     return snapshots.objective_at(objective, snapshot, **reading)
 
 
@@ -298,10 +319,13 @@ def _write(folder: Path, out: Path, objective: Objective, ckpt: str, run: Run, r
     """Write points as checkpoints that every analysis reads, by the names of their parts."""
     meta = dict(checkpoints.read(ckpt, key=reading["key"], trust_pickle=reading["trust_pickle"]).meta)
     folder.mkdir(parents=True, exist_ok=True)
+    files: set[str] = set()
     for name, (point, epoch) in run.points.items():
         about = {**meta, "epoch": None if np.isnan(epoch) else epoch, "convergence_point": name, _RESULT: _digest(out)}
         safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-        checkpoints.write(folder / f"{safe}.pt", convergence.state_of(objective, point), about)
+        file = next(n for n in (safe, *(f"{safe}-{k}" for k in range(2, len(files) + 2))) if n not in files)
+        files.add(file)
+        checkpoints.write(folder / f"{file}.pt", convergence.state_of(objective, point), about)
 
 
 def _conclude(console: Console, result: Distances, path: Path) -> None:

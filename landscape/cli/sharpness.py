@@ -102,6 +102,7 @@ def sharpness(
     if steps and stages:
         raise InputError("--along eigen analyses one checkpoint: name one by --ckpt")
     path = along.path_of(out, ckpt, stages, "sensitivity" if steps else "sharpness")
+    first = along.drawn_at(first, stages, path, extend=extend, given=given)
     with begin(ckpt=first, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
         objective,
         console,

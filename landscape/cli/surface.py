@@ -283,6 +283,7 @@ def _run_series(first: str, stages: Sequence[Stage], given: dict[str, Any], *, e
     options["x"] = parse_range(given.pop("x") or "-1:1:51", "--x").tolist()
     options |= {"batch_norm": bn, "training_samples": given.pop("bn_samples")}
     where = {"out": path, "overwrite": given.pop("overwrite"), "extend": extend, "given": given}
+    first = alongs.drawn_at(first, stages, path, extend=extend, given=given)
     with begin(ckpt=first, default="class", as_json=as_json, **given) as (objective, console):
         options["training"] = training_samples(objective, bn, given)
         found = alongs.run(console, line, objective, stages, **where, **options)
@@ -290,12 +291,15 @@ def _run_series(first: str, stages: Sequence[Stage], given: dict[str, Any], *, e
 
 
 def training_samples(objective: Objective, bn: BatchNorm, given: Mapping[str, Any]) -> datasets.Samples | None:
-    """Load the training data for a re-estimation of running statistics, where the surface is of other data.
+    """Load all training data for a re-estimation of running statistics, where the surface is of other data.
+
+    A number of samples of each class, of which the surface may be, would give the statistics of other classes.
 
     Args:
         objective: of the surface.
         bn: policy for batch norm.
         given: options of the command, of which loss, task and target say how a user's data are read.
+            With `samples_per_class` the objective's own data are not all.
 
     Returns:
         The training data; None where it is not needed or is the objective's own.
@@ -303,11 +307,12 @@ def training_samples(objective: Objective, bn: BatchNorm, given: Mapping[str, An
     Raises:
         InputError: it cannot be loaded by name.
     """
-    if not POLICIES[bn].trains or objective.samples.split == "train":
+    whole = objective.samples.split == "train" and given["samples_per_class"] is None
+    if not POLICIES[bn].trains or whole:
         return None
     options = dict(objective.samples.options)
     if not options:
-        raise InputError(f"--bn {bn} needs training data: pass --split train")
+        raise InputError(f"--bn {bn} needs training data: pass --split train, without --samples-per-class")
     take = partial(taken, **{name: given[name] for name in ("loss", "task", "target")})
     found = datasets.load(**{**options, "split": "train"}, take=take)
     return found.taken_by(partial(arguments, objective.model)) if isinstance(found, Records) else found

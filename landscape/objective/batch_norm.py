@@ -135,6 +135,24 @@ def check(name: BatchNorm, command: str = "surface2d") -> Policy:
     return POLICIES[name]
 
 
+def estimated_on(name: BatchNorm, objective: Objective, training: Samples | None) -> dict[str, str]:
+    """Say on which data a policy estimates statistics, as an entry of a fingerprint; nothing if it estimates none.
+
+    Args:
+        name: of the policy.
+        objective: of the surface.
+        training: data for the statistics; None means the objective's own.
+
+    Returns:
+        The entry.
+    """
+    if not POLICIES[name].trains:
+        return {}
+    own = objective.undrawn
+    some, sha256 = (own.samples, own.source["data_sha256"]) if training is None else (training, training.fingerprint)
+    return {"statistics estimated on": f"{len(some):,} samples of {some.name}, {some.split} split, SHA-256 {sha256}"}
+
+
 class Reestimation:
     """Estimate the running statistics of batch norm on training data, at any point.
 
@@ -230,6 +248,6 @@ def of_parts(objective: Objective, samples: Samples, drawn: np.ndarray) -> list[
     if samples is not objective.samples:
         raise InputError(
             f"{arg('batch_norm', 'per-part')} needs parts that are classes or groups of them, or "
-            f"{arg('split', 'train')}"
+            f"{arg('split', 'train')} without {arg('samples_per_class')}"
         )
     return [drawn[parts.part_of[drawn] == p] for p in range(len(parts))]

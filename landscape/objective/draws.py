@@ -74,7 +74,8 @@ def draw_samples(objective: Objective, n: int, *, seed: int = 0, even: float = A
     if n < 2:
         raise InputError(f"{arg('samples', n)} is too few: errors over samples need at least 2 of each part")
     picked = [pick(objective, part, n, seed=seed, even=even) for part in range(len(objective.members))]
-    return gathered(objective, picked, {"samples": n, "seed": seed, "even": even})
+    at = objective.source.get("checkpoint_sha256") or objective.source["weights_sha256"]
+    return gathered(objective, picked, {"samples": n, "seed": seed, "even": even, "at": at})
 
 
 def pick(

@@ -7,8 +7,9 @@ stay positive however far a line is extended, whereas linear interpolation gives
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from os import PathLike, fspath
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import place, wide, zeros
 from landscape.callables import checked
+from landscape.errors import InputError, arg
 from landscape.networks.copies import copied
 from landscape.networks.params import Layout
 from landscape.objective import runs, snapshots
@@ -58,11 +60,14 @@ def point(
         Its parameters and running statistics.
 
     Raises:
-        InputError: the file cannot be read, or the network does not fit the objective's.
+        InputError: the file cannot be read, the network does not fit the objective's, or it differs in parameters that
+            do not vary.
         NumericalError: a weight or the loss is not finite.
     """
     if isinstance(network, nn.Module):
-        return origin(objective.at(network))
+        other = objective.at(network)
+        refuse_other_fixed(objective, other.model, "network")
+        return origin(other)
     ((found, _),) = read(objective, [fspath(network)], key=ckpt_key, trust_pickle=trust_pickle).values()
     return found
 
@@ -221,13 +226,44 @@ def of(objective: Objective, snapshot: Snapshot, *, key: str | None = None, trus
         The point, of the parameters of the objective's layout.
 
     Raises:
-        InputError: the file has changed since it was found.
+        InputError: the file has changed since it was found, or it differs in parameters that do not vary.
     """
-    return of_network(objective, snapshots.network(objective, snapshot, key=key, trust_pickle=trust_pickle))
+    model = snapshots.network(objective, snapshot, key=key, trust_pickle=trust_pickle)
+    refuse_other_fixed(objective, model, snapshot.path or snapshot.name)
+    return of_network(objective, model)
+
+
+def refuse_other_fixed(objective: Objective, model: nn.Module, name: str) -> None:
+    """Refuse a network that no point can stand for, because parameters that do not vary have other values in it.
+
+    Args:
+        objective: of a network with the same parameters.
+        model: the network.
+        name: of the network, for the message.
+
+    Raises:
+        InputError: such a parameter differs.
+    """
+    own, varying = dict(objective.model.named_parameters()), set(objective.layout.names)
+    for key, t in model.named_parameters():
+        if key not in varying and not torch.equal(t, own[key]):
+            raise InputError(
+                f"{name} also differs in {key}, which is not among the parameters that vary "
+                f"({objective.source['params']}): leave {arg('params')} out, or choose {key} too"
+            )
+
+
+def fixed_digest(objective: Objective) -> str:
+    """Return a SHA-256 of the parameters that do not vary."""
+    found = hashlib.sha256()
+    for name, t in objective.model.named_parameters():
+        if name not in objective.layout.names:
+            found.update(wide(t.detach()).cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def of_network(objective: Objective, model: nn.Module) -> Point:
-    """Return the point of another network with the same parameters."""
+    """Return the point of another network with the same parameters, and the same values of those that do not vary."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     buffers = buffer_layout(model)
     empty = torch.empty(0, device=objective.device, dtype=objective.dtype)
@@ -270,10 +306,15 @@ def joined(some: Mapping[str, Point], others: Mapping[str, Point]) -> dict[str, 
     """
     found = dict(some)
     for name, point in others.items():
-        names = (name, *(f"{name} ({n})" for n in range(2, len(found) + 2)))
-        free = next(n for n in names if n not in found or _equal(found[n], point))
+        free = next(n for n in numbered(name) if n not in found or _equal(found[n], point))
         found[free] = point
     return found
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Yield a name, then "name (2)", "name (3)" and so on, of which the first free one is taken."""
+    yield name
+    yield from (f"{name} ({n})" for n in count(2))
 
 
 def _equal(first: Point, second: Point) -> bool:

@@ -1,7 +1,8 @@
 """The history of a training, epoch by epoch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -65,8 +66,12 @@ class History(Result):
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """Sentences about components of GSA and GKP that had no effect in this run; none for a run without groups."""
+        """Sentences about components of the method that had no effect in this run."""
         recipe = self.stated("recipe", of=dict) or {}
+        return (*never_begun(recipe), *self._idle_with_groups(recipe))
+
+    def _idle_with_groups(self, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return those about GSA and GKP; none for a run without groups."""
         gsa, gkp = recipe.get("sharpness") == "gsa", bool(recipe.get("gkp"))
         if not (gsa or gkp) or self.n_groups is None or not len(self.n_groups):
             return ()
@@ -87,3 +92,27 @@ class History(Result):
         if gsa and self.clipped_share is not None and np.nanmin(self.clipped_share, initial=np.inf) == 1:
             found.append(f"{arg('clip')} set the radii of GSA in all epochs: equation 13 decided none of them")
         return tuple(found)
+
+
+def never_begun(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return sentences about components of a recipe that would begin only after its last epoch.
+
+    Args:
+        recipe: the fields of a recipe by their names, or some of them.
+
+    Returns:
+        The sentences.
+    """
+    start, epochs = recipe.get("drw_start"), recipe.get("epochs")
+    if not isinstance(start, int | float) or not isinstance(epochs, int) or start * epochs - 1e-9 <= epochs - 1:
+        return ()
+    late = {
+        "deferred re-weighting": recipe.get("reweight") == "drw",
+        "the second radius of the perturbation": recipe.get("rho_schedule") == "step",
+    }
+    share = f"{arg('drw_start', start)} of {arg('epochs', epochs)}"
+    return tuple(
+        f"{what} never begins: {share} is later than the beginning of the last epoch"
+        for what, there in late.items()
+        if there
+    )

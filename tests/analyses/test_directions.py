@@ -223,3 +223,12 @@ def test_nothing_to_vary_is_refused():
     with refused(InputError, ignored="biasbn"):
         directions.random(objective, 1)
     assert directions.random(objective, 1, ignored="none").theta.any()
+
+
+def test_the_origin_of_a_plane_is_refused_for_a_network_with_other_fixed_parameters():
+    one, other, same = (CASES["residual-relu"].objective(seed=s, params="fc") for s in (0, 1, 0))
+    plane = directions.to_plane(one, directions.random(one, 2), {})
+    assert torch.equal(directions.from_plane(same, plane, own_origin=False).origin.theta, points.origin(one).theta)
+    assert torch.equal(directions.from_plane(other, plane).origin.theta, points.origin(other).theta)
+    with refused(InputError, "params"):
+        directions.from_plane(other, plane, own_origin=False)

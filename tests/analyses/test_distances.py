@@ -9,6 +9,7 @@ import pytest
 import torch
 from cases import CASES, hessian_by_double_backward, padded
 from exact import dense
+from interruptions import Interrupting
 from refusals import refused
 from torch import nn
 
@@ -17,7 +18,7 @@ from landscape import plots
 from landscape.analyses import convergence
 from landscape.analyses.distances import Run
 from landscape.data import datasets
-from landscape.errors import InputError, NumericalError
+from landscape.errors import InputError, NumericalError, StoreError
 from landscape.networks import checkpoints
 from landscape.objective import points
 from landscape.objective.evaluator import Evaluator
@@ -288,6 +289,24 @@ def test_runs_of_several_seeds_stand_side_by_side(tmp_path):
         plots.cross_losses(back, ["x"])
 
 
+def test_distances_go_on_where_rounding_has_changed_points_that_were_computed(tmp_path):
+    objective, out = CASES["residual-relu"].objective(), tmp_path / "d.h5"
+    runs = [dataclasses.replace(run_of(objective, name), computed=("0", "2")) for name in ("a", "b")]
+    with pytest.raises(KeyboardInterrupt):
+        ls.distances(objective, runs, source="test", out=out, progress=Interrupting(1))
+
+    def moved(run, *names):
+        changed = {n: (Point(run.points[n][0].theta * 1.001, run.points[n][0].buffers), 0.0) for n in names}
+        return dataclasses.replace(run, points={**run.points, **changed})
+
+    with refused(StoreError, "points"):
+        ls.distances(objective, [runs[0], moved(runs[1], "final")], source="test", out=out)
+    others = [moved(run, *run.computed) for run in runs]
+    found = ls.distances(objective, others, source="test", out=out)
+    np.testing.assert_array_equal(found.euclidean[:1], ls.distances(objective, runs[:1], source="test").euclidean)
+    np.testing.assert_array_equal(found.euclidean[1:], ls.distances(objective, others[1:], source="test").euclidean)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -426,6 +445,10 @@ def test_a_groups_point_is_the_mean_of_its_classes(banked):
     assert convergence.groups_of(banked.folder) == {"group 1": [0], "group 2": [1, 2]}
     whole = convergence.from_bank(case.objective(partition="all"), banked.folder)
     torch.testing.assert_close(whole["all"][0].theta, found["mixed"][0].theta)
+    hard = case.objective(partition=np.arange(15) % 3, classes="1")  # one part, which is no class
+    assert len(hard.partition) == 1
+    with refused(InputError, "classes"):
+        convergence.from_bank(hard, banked.folder)
 
 
 def test_runs_without_a_memory_bank_say_so(banked, tmp_path):

@@ -209,6 +209,17 @@ def test_an_extended_file_is_that_of_a_run_on_all_checkpoints_bit_for_bit(run, t
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_file_of_drawn_samples_is_extended_with_the_same_draw_only(run, tmp_path):
+    files, given = [run / f"net-{k}.pt" for k in range(3)], {"draws": 1, "ascent_steps": 1}
+    first, other = (ls.draw_samples(at(run, k), 4) for k in (1, 2))
+    whole = ls.series(ls.sharpness, first, files, **given)
+    ls.series(ls.sharpness, first, files[:2], out=tmp_path / "a.h5", **given)
+    with refused(StoreError, "draws"):
+        ls.series(ls.sharpness, other, files, out=tmp_path / "a.h5", extend=True, **given)
+    found = ls.series(ls.sharpness, first, files, out=tmp_path / "a.h5", extend=True, **given)
+    np.testing.assert_array_equal(found.noise_rise, whole.noise_rise)
+
+
 def test_a_file_of_other_options_or_data_is_not_extended(run, tmp_path):
     out = tmp_path / "a.h5"
     given = {"draws": 1, "ascent_steps": 1}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, CLASS_SIZES
+from interruptions import Interrupting
 from refusals import refused
 from torch import nn
 
@@ -341,6 +342,45 @@ def test_an_interrupted_surface_resumes_and_gives_the_same(tmp_path, monkeypatch
         if item.name != "provenance":
             np.testing.assert_array_equal(getattr(back, item.name), getattr(found, item.name), item.name)
     assert back.provenance["options"]["vectors_sha256"]
+
+
+ROUNDED = {
+    "eigenvectors": (lambda own: directions.eigen(own, ["0", "1"], 2), 1e-3),
+    "gradients": (lambda own: directions.gradients(own, ["0", "1"]), 1e-3),
+    "random": (lambda own: directions.random(own, 2), 1e-15),
+}
+
+
+@pytest.mark.parametrize("kind", ROUNDED)
+def test_a_surface_goes_on_with_the_directions_it_began_with_where_rounding_has_changed_them(kind, tmp_path):
+    objective, x = CASES["mlp-tanh"].objective(), np.linspace(-1, 1, 5)
+    make, size = ROUNDED[kind]
+    along = make(objective)
+    other = dataclasses.replace(along, theta=along.theta * (1 + size), axes=("1.001", "2"))
+    with pytest.raises(KeyboardInterrupt):
+        ls.surface(objective, along, x, x, out=tmp_path / "s.h5", progress=Interrupting(2))
+    found = ls.surface(objective, other, x, x, out=tmp_path / "s.h5")
+    expected = ls.surface(objective, along, x, x)
+    if size > 1e-10:
+        np.testing.assert_array_equal(found.loss, expected.loss)
+        assert (found.axes, found.unit_length.tolist()) == (expected.axes, expected.unit_length.tolist())
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-12)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_surface_of_other_directions_does_not_go_on_with_those_of_a_cut_one(tmp_path):
+    objective, x = CASES["mlp-tanh"].objective(), np.linspace(-1, 1, 5)
+    rows = torch.eye(objective.layout.size, dtype=torch.float64)
+    made = {
+        "of": [directions.eigen(objective, list(parts), 2) for parts in ("01", "10")],
+        "ends": [directions.eigen(dataclasses.replace(objective, thresholds={"ends": n}), ["0"], 2) for n in (1, 2)],
+        "directions": [directions.of_vectors(objective, rows[k : k + 2], ["a", "b"]) for k in (0, 2)],
+    }
+    for name, (along, other) in made.items():
+        with pytest.raises(KeyboardInterrupt):
+            ls.surface(objective, along, x, x, out=tmp_path / f"{name}.h5", progress=Interrupting(2))
+        with refused(StoreError, name):
+            ls.surface(objective, other, x, x, out=tmp_path / f"{name}.h5")
 
 
 @pytest.mark.parametrize(

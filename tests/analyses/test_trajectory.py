@@ -1,15 +1,18 @@
 """Paths on a plane: projections, true losses, several runs, chosen checkpoints."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from cases import CASES
+from interruptions import Interrupting
 from refusals import refused
 from torch import nn
 
 import landscape as ls
 from landscape.analyses import directions
-from landscape.errors import InputError
+from landscape.errors import InputError, StoreError
 from landscape.objective import points
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.points import Point
@@ -120,6 +123,25 @@ def test_without_a_grid_there_is_the_path_alone(tmp_path):
     assert type(back).__name__ == "Trajectory"
     np.testing.assert_array_equal(back.loss, found.loss)
     assert back.loss.shape == (3, 2, 2)
+
+
+def test_a_path_goes_on_where_rounding_has_changed_its_plane(tmp_path, monkeypatch):
+    objective, real = CASES["residual-relu"].objective(), directions.principal
+    paths, out = {"a": path_of(objective, 0)}, tmp_path / "t.h5"
+    with pytest.raises(KeyboardInterrupt):
+        ls.trajectory(objective, paths, n=4, out=out, progress=Interrupting(2))
+
+    def rounded(*given):
+        found = real(*given)
+        return dataclasses.replace(found, theta=found.theta * (1 + 1e-15))
+
+    monkeypatch.setattr(directions, "principal", rounded)
+    with refused(StoreError, 5, n=4):
+        ls.trajectory(objective, paths, n=5, out=out)
+    progress = Interrupting()
+    found = ls.trajectory(objective, paths, n=4, out=out, progress=progress)
+    assert progress.units == ["points 0 to 7", "points 8 to 15"]  # those at the marks were done
+    np.testing.assert_allclose(found.loss, ls.trajectory(objective, paths, n=4).loss, rtol=1e-9)
 
 
 def test_one_checkpoint_is_no_path():

@@ -116,3 +116,23 @@ def test_checkpoints_are_named_of_series_alone(tmp_path, capsys):
     ls.save(tmp_path / "one.h5", ls.spectrum(np.eye(3), steps=2, probes=1))
     assert main(["compare", str(tmp_path / "one.h5"), "--at", "0"]) == 2
     assert "no file is one: leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "quick"),
+    [("sharpness", ["--draws", "1", "--ascent-steps", "1"]), ("surface1d", ["--x=-1:1:2"])],
+)
+def test_a_series_that_is_extended_keeps_its_draw_of_samples(run, tmp_path, monkeypatch, command, quick):
+    for path in run.glob("net-*.pt"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    words = ["--ckpt", tmp_path, "--per-class", "--samples", "3", "-q", *quick]
+    assert called(command, *words, "-o", tmp_path / "a.h5") == 0
+    weights = {name: -3 * t for name, t in toys.linear().state_dict().items()}
+    torch.save({"state_dict": weights, "epoch": 2}, tmp_path / "net-2.pt")
+    monkeypatch.chdir(tmp_path)
+    assert called(command, *words, "--extend", "-o", "a.h5") == 0
+    found = ls.load(tmp_path / "a.h5")
+    assert found.epoch.tolist() == [0, 1, 2]
+    options = {"model": "toys:linear", "dataset": "toys:vectors", "partition": "class", "device": "cpu"}
+    at = ls.load_objective(tmp_path / "net-1.pt", **options)
+    assert found.provenance["draws"]["at"] == at.source["checkpoint_sha256"]

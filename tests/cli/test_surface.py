@@ -8,10 +8,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from refusals import missing
 
 import landscape as ls
 from landscape.analyses import directions
 from landscape.cli import main
+from landscape.cli.distances import Tuning
 from landscape.cli.surface import parse_range
 from landscape.data import datasets
 from landscape.errors import InputError
@@ -182,6 +184,23 @@ def test_statistics_of_dicts_are_estimated_on_their_training_split(tmp_path, mon
     np.testing.assert_allclose(ls.load("s.h5").loss, expected.loss, rtol=1e-5)
 
 
+def test_statistics_are_of_the_whole_training_split_also_where_few_samples_of_each_class_are_analysed(here):
+    words = ["surface1d", "--ckpt", "last.pt", "--bn", "reestimate", "--x=-1:1:2", "-q", "-o", str(here / "s.h5"), *FEW]
+    assert main(words) == 0
+    few, whole = (ls.load_objective("last.pt", partition="class", samples_per_class=n) for n in (3, None))
+    along, found = directions.random(few, 1, seed=0), ls.load(here / "s.h5")
+    options = {"batch_norm": "reestimate", "training": whole.samples}
+    expected = ls.surface(few, along, [-1.0, 1.0], **options)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
+    known = found.provenance["options"]["statistics estimated on"]
+    assert known == expected.provenance["options"]["statistics estimated on"]
+    assert missing(known, whole.source["data_sha256"], "train", len(whole.samples)) == []
+    own = ls.surface(whole, directions.random(whole, 1, seed=0), [0.0], batch_norm="reestimate")
+    assert own.provenance["options"]["statistics estimated on"] == known
+    kept = ls.surface(few, along, [0.0], batch_norm="keep", training=whole.samples)
+    assert "statistics estimated on" not in kept.provenance["options"]
+
+
 def test_points_of_a_run_that_was_cut_are_written_again_by_the_same_command(here, monkeypatch, capsys):
     words = ["distances", "--ckpt", "last.pt", "--finetune", "1", "--partition", "head-tail", "--only", "tail", *FEW]
     words += ["--points", str(here / "of-cut"), "-o", str(here / "cut.h5")]
@@ -225,6 +244,28 @@ def test_distances_after_training_on_parts_alone(here, capsys):
     assert surface.marks == ("head", "tail")
 
 
+def test_a_checkpoint_with_the_name_of_a_part_takes_no_point_of_its_own_away(here):
+    also = [here / name for name in ("tail.pt", "start.pt", "a b.pt", "a-b.pt")]
+    for k, path in enumerate(also):
+        shutil.copy(f"snapshots/epoch-000{k}.pt", path)
+    words = ["distances", "--ckpt", "last.pt", "--finetune", "1", "--partition", "head-tail", "--only", "tail", *FEW]
+    words += [word for path in also for word in ("--also", str(path))]
+    assert main([*words, "--points", str(here / "points"), "-q", "-o", str(here / "d.h5")]) == 0
+    found = ls.load(here / "d.h5")
+    assert found.points == ("tail", "start", "tail (2)", "start (2)", "a b", "a-b")
+    assert (found.euclidean[0] > 0).sum() == 6 * 5
+    written = [checkpoints.read(file).meta["convergence_point"] for file in (here / "points").iterdir()]
+    assert sorted(written) == sorted(found.points)
+
+
+def test_a_part_called_start_stands_beside_the_start(files):
+    objective = ls.load_objective(files / "last.pt", partition={"start": [0]}, samples_per_class=3)
+    run = Tuning(epochs=1, lr=0.01, only=None, seed=0).run("r", objective, {}, lambda *given: None)
+    assert list(run.points) == ["start", "start (2)"]
+    assert torch.equal(run.points["start (2)"][0].theta, run.start.theta)
+    assert not torch.equal(run.points["start"][0].theta, run.start.theta)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -254,6 +295,7 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["surface2d", "--ckpt", "last.pt", "--skewed"], "--skewed has no effect"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--skewed"], "--skewed has no effect"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "wide.pt"], "does not fit the model"),
+        (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "other.pt", "--params", "conv1"], "leave --params out"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "last.pt"], "has the same parameters as the checkpoint"),
         (["surface1d", "--ckpt", "last.pt", "--ckpt-to", "notes.txt"], "notes.txt"),
         (["surface2d", "--ckpt", "last.pt", "--bn", "freeze"], "'--bn': 'freeze' is not one of 'log-interpolate'"),
@@ -268,6 +310,10 @@ def test_distances_after_training_on_parts_alone(here, capsys):
         (["distances", "--ckpt", "last.pt", "--only", "0"], "--only needs --finetune"),
         (["distances", "--ckpt", "last.pt", "--finetune-lr", "0.1"], "--finetune-lr needs --finetune"),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--only", "x"], "no part 'x'"),
+        (
+            ["distances", "--ckpt", "last.pt", "--finetune", "1", "--also-run", "other.pt", "--params", "conv1"],
+            "leave --params out",
+        ),
         (["distances", "--ckpt", "last.pt", "--finetune", "1", "--over", "x"], "'--over': 'x' is not one of"),
     ],
 )

@@ -10,6 +10,7 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
+from landscape.errors import InputError
 from landscape.networks import checkpoints
 from landscape.objective import points, snapshots
 
@@ -66,6 +67,20 @@ def test_a_path_has_the_checkpoints_of_a_run_in_the_order_of_their_epochs(tmp_pa
     for (point, _), seed in zip(found.values(), (2, 1), strict=True):
         assert torch.equal(point.theta, points.origin(CASES["mlp-tanh"].objective(seed=seed)).theta)
     assert list(ls.path(objective, str(tmp_path / "snapshots" / "*.pt"))) == list(found)
+
+
+def test_a_checkpoint_that_differs_in_parameters_that_do_not_vary_is_refused(tmp_path):
+    objective = CASES["residual-relu"].objective(params="fc")
+    other, mixed = CASES["residual-relu"].objective(seed=1).model.state_dict(), objective.model.state_dict()
+    mixed |= {name: t for name, t in other.items() if name.startswith("fc.") or "running" in name}
+    for name, state in (("other", other), ("mixed", mixed)):
+        checkpoints.write(tmp_path / f"{name}.pt", state, {"model": "case"})
+    snapshots_of = snapshots.find(objective, [tmp_path / "other.pt", tmp_path / "mixed.pt"])
+    with refused(InputError, tmp_path / "other.pt", "params", "fc"):
+        points.of(objective, snapshots_of[0])
+    assert torch.equal(points.of(objective, snapshots_of[1]).theta[-3:], other["fc.bias"])
+    with refused(InputError, "network", "params"):
+        ls.point(objective, CASES["residual-relu"].objective(seed=1).model)
 
 
 def test_on_the_way_variances_move_by_their_logarithm_and_all_else_straight():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from made import history
-from refusals import refused
+from refusals import missing, refused
 
 from landscape import plots
 from landscape.errors import InputError
@@ -117,6 +117,13 @@ def test_a_run_in_which_a_part_did_nothing_says_so(changed, said):
     found = history(**IDLE | changed, provenance=recipe).idle
     weighed = [text.endswith("; alpha still weighed the data's loss, by 0.6 at the end") for text in found]
     assert weighed == [text.startswith("GKP did") for text in said]
+
+
+def test_a_run_that_ends_before_it_weighs_the_classes_says_so():
+    recipe = {"reweight": "drw", "drw_start": 0.8, "epochs": 4}
+    (sentence,) = history(provenance={"recipe": recipe}).idle
+    assert missing(sentence, "drw_start=0.8", "epochs=4") == []
+    assert history(provenance={"recipe": recipe | {"epochs": 6}}).idle == ()
 
 
 def test_a_class_that_does_not_exist_is_named():

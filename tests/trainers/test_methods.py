@@ -12,6 +12,7 @@ from refusals import refused
 
 from landscape.data import datasets
 from landscape.errors import InputError
+from landscape.results.history import never_begun
 from trainers import data, losses, methods, recipes, rules, schedule
 from trainers.methods import METHODS, compose
 from trainers.recipes import PERTURBATIONS, Recipe
@@ -423,6 +424,17 @@ def test_deferred_re_weighting_begins_at_epoch_160_of_200():
     assert schedule.deferred(200) == 160
     assert [schedule.deferred(20, start) for start in (0.0, 0.55, 0.51)] == [0, 11, 11]
     assert [schedule.radius(e, 4, "step", 0.1, 0.5, 0.5) for e in range(4)] == [0.1, 0.1, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 0.55, 0.75, 0.8, 0.95])
+def test_what_begins_after_the_last_epoch_is_said_to_never_begin(start):
+    for epochs in range(1, 30):
+        some = {"epochs": epochs, "drw_start": start}
+        never = schedule.deferred(epochs, start) >= epochs
+        assert len(never_begun({**some, "reweight": "drw", "rho_schedule": "constant"})) == never
+        assert len(never_begun({**some, "reweight": "drw", "rho_schedule": "step"})) == 2 * never
+        assert never_begun({**some, "reweight": "none", "rho_schedule": "linear"}) == ()
+    assert never_begun({}) == ()
 
 
 def test_data_that_several_benchmarks_share_bring_no_schedule():

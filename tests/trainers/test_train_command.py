@@ -164,6 +164,11 @@ def test_the_summary_names_the_accuracies_and_the_next_command(tmp_path):
     assert f"landscape hessian --ckpt {tmp_path / 'last.pt'} --per-class" in found.output
 
 
+def test_a_run_too_short_for_its_deferred_weights_says_so_before_and_after(tmp_path, capsys):
+    assert command("ldam-drw", "--dataset", "digits-lt", "--epochs", 1, "-o", tmp_path) == 0
+    assert [" ".join(text.split()).count("--drw-start 0.8 of --epochs 1") for text in capsys.readouterr()] == [1, 1]
+
+
 def test_quiet_prints_nothing(tmp_path, capfd):
     assert digits(tmp_path, "-q") == 0
     assert capfd.readouterr() == ("", "")
