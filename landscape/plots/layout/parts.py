@@ -11,6 +11,7 @@ from landscape.errors import InputError, position
 from landscape.plots.layout import theme
 from landscape.results import (
     Distances,
+    Features,
     Gradients,
     Result,
     Sensitivity,
@@ -24,7 +25,7 @@ from landscape.results.grouping import FEW, MANY
 from landscape.results.regroup import regroup, verdict_of
 
 S = TypeVar("S", bound=Surface)
-Counted: TypeAlias = Distances | Gradients | Sensitivity | Sharpness | Spectrum | Surface
+Counted: TypeAlias = Distances | Features | Gradients | Sensitivity | Sharpness | Spectrum | Surface
 """Results whose parts have training samples, as far as these are known."""
 
 MOST_PARTS = 12
