@@ -212,7 +212,8 @@ def _rejected(statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], weights
     factors = np.where(weights > 0, RATIO, 1.0)
     values = statistic(weights, factors)
     null = np.array([statistic(others, factors) for others in drawn(n, size, _DRAWS, seed)])
-    return np.logical_or(np.all(null < values, axis=0), np.all(null > values, axis=0))
+    rejected: np.ndarray = np.logical_or(np.all(null < values, axis=0), np.all(null > values, axis=0))
+    return rejected
 
 
 def drawn(n: int, size: int, repetitions: int, seed: int) -> Iterator[np.ndarray]:
