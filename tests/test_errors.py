@@ -16,6 +16,7 @@ from landscape.errors import InputError, arg, check_choice, named_by, said
 LIBRARY_ONLY = {
     "grouping", "k", "results",  # of `Partition.by_frequency`, `Operator.top` and `concat`
     "analysis",  # of `series`
+    "class_counts",  # of `make_objective` and `load_objective`; commands read the training split
     "epoch", "objective", "step", "what",  # of `Monitor` and `numbers`
     "folder",  # of `Memory`
     "strength",  # of `GKP`; recipes and commands call it preservation

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from landscape.cli import main
 
 COUNTS = {"train": (9, 5, 1), "test": (4, 4, 4)}
-WORDS = ["evaluate", "--ckpt", "net.pt", "--model", "mynet:net", "--device", "cpu", "--dataset"]
+WORDS = ["evaluate", "--ckpt", "net.pt", "--model", "evaluated:net", "--device", "cpu", "--dataset"]
 
 
 def data(split):
@@ -23,7 +23,7 @@ def weights(tmp_path, monkeypatch):
     """The weights of a checkpoint in the current folder, with code for its network and data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "mynet.py").write_text(
+    (tmp_path / "evaluated.py").write_text(
         "import torch\n"
         "from torch.utils.data import TensorDataset\n"
         f"COUNTS = {COUNTS}\n"
@@ -55,7 +55,7 @@ def expected(part, weights, which):
 
 def test_the_numbers_are_those_of_the_samples_and_the_groups_those_of_training(weights, capsys):
     options = ["--split", "test", "--partition", "many-medium-few", "--many", "8", "--few", "2", "--batch-size", "3"]
-    assert main([*WORDS, "mynet:data", *options, "--json"]) == 0
+    assert main([*WORDS, "evaluated:data", *options, "--json"]) == 0
     found, labels = json.loads(capsys.readouterr().out), data("test")[1]
     assert found["split"] == "test"
     rows = [expected(part, weights, labels == c) for c, part in enumerate(("many", "medium", "few"))]
@@ -63,22 +63,22 @@ def test_the_numbers_are_those_of_the_samples_and_the_groups_those_of_training(w
     for row, wanted in zip([*found["parts"], found["all_parts"]], rows, strict=True):
         assert row.pop("part") == wanted.pop("part")
         assert row == pytest.approx(wanted, rel=1e-5)
-    assert main([*WORDS, "mynet:data", *options]) == 0
+    assert main([*WORDS, "evaluated:data", *options]) == 0
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [words[0] for words in table[-5:] if words] == ["many", "medium", "few", "all"]
 
 
 def test_an_only_part_is_one_row_and_one_sample_has_no_error(weights, capsys):
-    assert main([*WORDS, "mynet:data", "--classes", "2", "--per-class", "--json"]) == 0
+    assert main([*WORDS, "evaluated:data", "--classes", "2", "--per-class", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["parts"]
     assert (row["samples"], row["loss_stderr"], row["accuracy_stderr"]) == (1, None, None)
-    assert main([*WORDS, "mynet:data"]) == 0
+    assert main([*WORDS, "evaluated:data"]) == 0
     assert len([line for line in capsys.readouterr().out.splitlines() if "15" in line]) == 1
 
 
 def test_a_task_without_accuracy_has_its_own_measure(weights, capsys, tmp_path):
     files = sorted(tmp_path.iterdir())
-    assert main([*WORDS, "mynet:numbers", "--json"]) == 0
+    assert main([*WORDS, "evaluated:numbers", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["parts"]
     inputs = data("train")[0]
     assert row["mean squared error"] == pytest.approx((inputs @ weights.T - 1).square().mean().item(), rel=1e-5)

@@ -62,7 +62,7 @@ def a_plane():
         (["good.h5", "./good.h5"], "good.h5 is given twice"),
         (["good.h5", "-o", "good.h5"], "a report cannot be written as 'good.h5': end the name in .html"),
         (["good.h5", "-o", "nowhere/x.html"], "nowhere/x.html cannot be written: No such file or directory"),
-        (["good.h5", "-o", "folder.html", "--overwrite"], "folder.html is not a file"),
+        (["good.h5", "-o", "folder.html", "--overwrite"], "folder.html is a folder"),
         ([], "Missing argument 'FILES...'"),
     ],
 )

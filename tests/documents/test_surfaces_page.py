@@ -28,12 +28,12 @@ def names(tmp_path, monkeypatch):
     """What a reader has: two models, data, and two runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    Path("mine.py").write_text(MINE)
+    Path("of_surfaces.py").write_text(MINE)
     networks = []
     for seed in range(8):
         torch.manual_seed(seed)
         networks.append(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
-    about = {"model": "mine:network", "n_classes": 3, "dataset": {"name": "mine:data"}}
+    about = {"model": "of_surfaces:network", "n_classes": 3, "dataset": {"name": "of_surfaces:data"}}
     for r, run in enumerate(("ce", "sam")):
         Path("runs", run, "snapshots").mkdir(parents=True)
         for epoch, network in enumerate(networks[3 * r : 3 * r + 3]):
