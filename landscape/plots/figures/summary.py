@@ -23,9 +23,9 @@ def summary(spectrum: Spectrum, parts: Sequence[str] | None = None) -> Figure:
 
     If the spectrum has the fields of single samples, bars are standard errors over samples, and two more panels show
     the two factors of the trace: the uncertainty, mean tr M, and the trace per uncertainty. Otherwise bars are the
-    residual and the error of probes. A grey band is the 5 to 95 % range of the number of as many
-    samples of the part and the largest part together: a number inside the band may differ only because the part is small. An axis is logarithmic
-    if all its values are positive. Up to 12 parts are named.
+    residual and the error of probes. A grey band is the 5 to 95 % range of the number of as many samples of the part
+    and the largest part together: a number inside the band may differ only because the part is small. An axis is
+    logarithmic if all its values are positive. Up to 12 parts are named.
 
     Args:
         spectrum: the result.
