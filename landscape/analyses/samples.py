@@ -270,7 +270,9 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
         return curvature, crossfit
     missing = value - decay - float(weights @ curvature)
     if abs(missing) > LEFT * abs(value) or not slopes[~some].sum() > 0:
-        return _along(found, top, np.ones(len(weights), dtype=bool))
+        others = _along(found, top, ~some)
+        curvature[~some], crossfit[~some] = (values[~some] for values in others)
+        return curvature, crossfit
     curvature[~some] += missing * (slopes / weights)[~some] / slopes[~some].sum()
     return curvature, crossfit
 
