@@ -21,7 +21,7 @@ from landscape.results import inference
 from landscape.results.gram import Gram
 
 SIZES = (6, 10, 25, 50, 100, 200)
-POWERED = 30  # tests that state their power, each by 1,600 draws
+POWERED = 200  # tests that state their power, each by 1,600 draws
 LEFT_OUT = 1e-3  # share of the trace that the population's rows leave out
 
 
@@ -36,7 +36,7 @@ def population(options: argparse.Namespace) -> tuple[Gram, np.ndarray, np.ndarra
         objective = ls.load_objective(
             options.ckpt, model=options.model, dataset=options.dataset, data_root=options.data_root,
             normalize=options.normalize, split=options.split, samples_per_class=options.population,
-            partition="class", classes=options.part,
+            **({"partition": "all"} if options.part == "all" else {"partition": "class", "classes": options.part}),
         )  # fmt: skip
         known = rows.lengths(objective, KINDS["ggn"].factors, 0)
         gram, uncertainty = rows.rows(objective, KINDS["ggn"].factors, 0, known, LEFT_OUT).gram, known.uncertainty
@@ -159,8 +159,8 @@ def main() -> None:
     for name in ("ckpt", "model", "dataset", "data-root", "normalize"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--part", default="0", help="the class")
-    parser.add_argument("--population", type=int, default=2000, help="samples of the class")
+    parser.add_argument("--part", default="0", help="the class, or all together")
+    parser.add_argument("--population", type=int, default=2000, help="samples of each class")
     parser.add_argument("--repetitions", type=int, default=300)
     parser.add_argument("--what", default="alike,weighted,pooled", help="tables to print")
     parser.add_argument("--rows", type=Path, help="a .npz to keep the population's rows in")
