@@ -4,7 +4,8 @@
         --normalize imagenet --split train --part airplane --population 2000
 
 The population's Gauss-Newton matrix is the truth. Samples are drawn from it alike, or in proportion to tr M_i with
-weights. Printed for each size: estimate / truth (mean and standard deviation) and how often a 90 % interval holds.
+weights, as `--samples` does. Printed for each size: estimate / truth (mean and standard deviation) and how often a 90 %
+interval holds.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from scipy.stats import t as student
 import landscape as ls
 from landscape.curvature import rows
 from landscape.curvature.kinds import KINDS
+from landscape.objective import draws
 from landscape.results import inference
 from landscape.results.gram import Gram
 
@@ -47,14 +49,16 @@ def population(options: argparse.Namespace) -> tuple[Gram, np.ndarray, np.ndarra
     return gram, uncertainty, np.bincount(gram.sample, gram.sign * gram.products.diagonal(), minlength=gram.n)
 
 
-def one_draw(gram: Gram, traces: np.ndarray, chance: np.ndarray | None, n: int, random: np.random.Generator) -> dict:
-    """Draw n samples, alike or by their chance, and return estimates and intervals."""
-    if chance is None:
-        drawn, often = random.choice(gram.n, n, replace=False), np.ones(n, dtype=int)
-        weights = np.full(n, 1 / n)
-    else:
-        drawn, often = np.unique(random.choice(gram.n, n, p=chance), return_counts=True)
-        weights = often / (n * gram.n * chance[drawn])
+def one_draw(
+    gram: Gram, traces: np.ndarray, uncertainty: np.ndarray | None, n: int, random: np.random.Generator
+) -> dict:
+    """Draw n samples, alike or by their uncertainty as `draws.pick` does, and return estimates and intervals."""
+    drawn, chances, weights = random.choice(gram.n, n, replace=False), None, np.full(n, 1 / n)
+    if uncertainty is not None:
+        chances = draws.inclusion(uncertainty, n, draws.AT)
+        drawn = draws.systematic(chances, random)
+        chances = chances[drawn]
+        weights = 1 / (gram.n * chances)
     place = np.full(gram.n, -1)
     place[drawn] = np.arange(len(drawn))
     kept = np.flatnonzero(place[gram.sample] >= 0)
@@ -65,9 +69,9 @@ def one_draw(gram: Gram, traces: np.ndarray, chance: np.ndarray | None, n: int, 
         n=len(drawn),
     )
     value, combination = own.top(weights)
-    q = inference.draws(own.curvatures(combination), weights, often)
-    held_out = inference.draws(own.crossfitted(weights), weights, often)
-    x = inference.draws(traces[drawn], weights, often)
+    q = inference.draws(own.curvatures(combination), weights, chances)
+    held_out = inference.draws(own.crossfitted(weights), weights, chances)
+    x = inference.draws(traces[drawn], weights, chances)
     t = student.ppf(0.95, n - 1)
     error = inference.stderr(x)
     quarter = inference.LEAST
@@ -86,16 +90,16 @@ def one_draw(gram: Gram, traces: np.ndarray, chance: np.ndarray | None, n: int, 
     return found
 
 
-def table(gram: Gram, traces: np.ndarray, chance: np.ndarray | None, repetitions: int) -> None:
+def table(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray | None, repetitions: int) -> None:
     """Print one table for one way to draw."""
     trace, top = traces.mean(), gram.top(np.full(gram.n, 1 / gram.n))[0]
     print("| n | trace: mean (s.d.) | t | bootstrap-t | lambda_max: mean (s.d.) | plug-in ± t s.e. | bracket |")
     print("|---|---|---|---|---|---|---|")
     for n in SIZES:
-        if chance is None and n > gram.n / 5:
+        if uncertainty is None and n > gram.n / 5:
             continue
         random = np.random.default_rng(n)
-        found = [one_draw(gram, traces, chance, n, random) for _ in range(repetitions)]
+        found = [one_draw(gram, traces, uncertainty, n, random) for _ in range(repetitions)]
         cells = [str(n)]
         for name, truth, intervals in (
             ("trace", trace, ("t", "bootstrap-t")),
@@ -174,7 +178,7 @@ def main() -> None:
         table(gram, traces, None, options.repetitions)
     if "weighted" in tables:
         print("\ndrawn in proportion to tr M")
-        table(gram, traces, uncertainty / uncertainty.sum(), options.repetitions)
+        table(gram, traces, uncertainty, options.repetitions)
     if "pooled" in tables:
         print("\np of two parts of one population")
         uniform_p(gram, traces, uncertainty, options.repetitions)

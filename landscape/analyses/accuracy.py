@@ -1,23 +1,27 @@
 """Choose how many samples of each part are needed for a requested accuracy.
 
-The standard error of a draw falls with the square root of its size. A pilot draw of each part estimates this error from
-its Gauss-Newton rows (Stein 1945). lambda_max of few samples is also biased upwards, by about twice as much for half as
-many samples; the two halves of the draw show this bias. A part that would need most of its samples uses all of them,
-and then has no such error.
+A pilot draw of each part estimates the error of the draw from its Gauss-Newton rows (Stein 1945). With more draws its
+square falls as much as that of the sum of tr M, which is known for every number of draws. lambda_max of few samples is
+also biased upwards, in proportion to this square; halves of the draw show the bias. A part that would need most of its
+samples uses all of them, and then has no such error.
 """
 
 import logging
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
 
 from landscape.analyses import samples as of_samples
 from landscape.analyses.samples import GGN_TOL, Samples
+from landscape.autodiff import distributed
 from landscape.curvature.kinds import Kind
 from landscape.objective import jobs
-from landscape.objective.draws import AT, Picked, draw_samples, gathered, pick, uncertainty
+from landscape.objective.draws import AT, Picked, draw_samples, gathered, pick, uncertainty, variance
 from landscape.objective.objective import Objective
 from landscape.results import Pilots
+from landscape.results.gram import Gram
 from landscape.results.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -25,12 +29,13 @@ log = logging.getLogger(__name__)
 PILOT = 64
 WORTH = 0.7
 """If a draw would need more than this fraction of a part's samples, all of them are used."""
-OF_THE_DRAW = 0.85
+OF_THE_DRAW = 0.92
 """Fraction of the requested error that the draw may have; errors add in squares, so residual, rows and probes share
 the rest."""
-MARGIN = 1.2
-MORE = 4
-ROUNDS = 4
+MARGIN = 1.1
+"""More draws than the error of a pilot asks for, because it is only an estimate."""
+GROWTH = 1.25
+"""Each pilot has at least this many times the draws of the one before."""
 SPLITS = 8
 
 
@@ -39,7 +44,13 @@ class DrawError:
     """The absolute errors of a part's numbers that come from drawing samples."""
 
     trace: float  # standard error over draws
-    lambda_max: float  # root of the squared standard error plus the squared bias of few samples
+    lambda_max: float  # the same
+    bias: float = 0.0  # how much lambda_max of few samples is too large
+
+    @property
+    def of_lambda_max(self) -> float:
+        """Standard error and bias together."""
+        return float(np.hypot(self.lambda_max, self.bias))
 
 
 def of_draw(per_sample: Samples) -> DrawError:
@@ -49,8 +60,7 @@ def of_draw(per_sample: Samples) -> DrawError:
         per_sample: the samples of a part that consists of draws.
 
     Returns:
-        The errors; that of lambda_max is infinite if there are no rows to compute it from, and both are nan if a single
-        sample was drawn each time.
+        The errors; that of lambda_max is infinite if there are no rows to compute it from.
     """
     known = per_sample.lengths
     trace = per_sample.stderr(known.traces)
@@ -59,7 +69,7 @@ def of_draw(per_sample: Samples) -> DrawError:
     gram = per_sample.kept.gram
     value, combination = gram.top(known.weights)
     scatter = per_sample.stderr(gram.curvatures(combination))
-    return DrawError(trace=trace, lambda_max=float(np.hypot(scatter, _excess(per_sample, value))))
+    return DrawError(trace=trace, lambda_max=scatter, bias=_excess(per_sample, gram, value))
 
 
 def draws_of(
@@ -97,6 +107,9 @@ def draws_of(
     if reason is not None:
         log.info("all samples are taken, because %s", reason)
         return objective
+    with distributed.together():
+        if objective.evaluated is None:
+            objective.evaluate()  # its pass over all samples also gives their uncertainty
     parts = objective.partition.names
     names = {f"draws of {name}": part for part, name in enumerate(parts)}
 
@@ -120,11 +133,11 @@ def draws_of(
 def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: int, cache_bytes: int) -> Picked:
     n, size = len(objective.members[part]), PILOT
     whole = pick(objective, part, n)
-    if WORTH * n <= PILOT:
+    if size >= WORTH * n:
         return whole
     amount = uncertainty(objective, part)
     alone = objective.alone(objective.partition.names[part])
-    for _ in range(ROUNDS):
+    while size < WORTH * n:
         picked = pick(objective, part, size, seed=seed, amount=amount)
         per_sample = of_samples.samples(
             gathered(alone, [picked], {}),
@@ -141,21 +154,40 @@ def _of_part(objective: Objective, kind: Kind, part: int, wanted: float, seed: i
         trace = float(known.weights @ known.traces)
         if not (value > 0 and trace != 0):
             return whole
-        share = max(error.trace / abs(trace), error.lambda_max / value) / wanted
-        if share <= 1:
+        if max(error.trace / abs(trace), error.of_lambda_max / value) <= wanted:
             return picked
-        # The error is unknown where all draws are of one sample: others need more of them.
-        size = int(np.ceil(MARGIN * share**2 * size)) if np.isfinite(share) else MORE * size
-        if size >= WORTH * n:
-            break
+        of_both = (error.trace / abs(trace), 0.0), (error.lambda_max / value, error.bias / value)
+        allowed = min(_share(*of_one, wanted) for of_one in of_both) * variance(amount, size) / MARGIN
+        larger = bisect_left(range(n), True, lo=size + 1, key=lambda m: variance(amount, m) <= allowed)
+        size = max(larger, math.ceil(GROWTH * size))
     return whole
 
 
-def _excess(per_sample: Samples, value: float) -> float:
-    """Estimate the bias of lambda_max of these draws: compare it with lambda_max of each half of the draws."""
-    weights = per_sample.lengths.weights
-    random, halves = np.random.default_rng(0), []
+def _share(error: float, bias: float, wanted: float) -> float:
+    """Return the share x of a draw's variance for which x error^2 + x^2 bias^2 is wanted^2."""
+    if bias == 0:
+        return (wanted / error) ** 2 if error > 0 else math.inf
+    return (math.hypot(error**2, 2 * bias * wanted) - error**2) / (2 * bias**2)
+
+
+def _excess(per_sample: Samples, gram: Gram, value: float) -> float:
+    """Estimate the bias of lambda_max of these draws: compare it with lambda_max of each half of the draws.
+
+    Halves differ from the draws as much as the draws differ from all samples of the part, if those that are certain to
+    be drawn are in both; see `inference.draws`.
+
+    Args:
+        per_sample: the samples of a part that consists of draws.
+        gram: of its rows.
+        value: lambda_max of the rows.
+
+    Returns:
+        The bias, at least 0.
+    """
+    weights, random = per_sample.lengths.weights, np.random.default_rng(0)
+    left = np.sqrt(1 - np.nan_to_num(per_sample.chances))
+    halves = []
     for _ in range(SPLITS):
-        first = random.permutation(len(weights)) < len(weights) // 2
-        halves += [per_sample.kept.gram.top(2 * weights * own)[0] for own in (first, ~first)] if per_sample.kept else []
-    return max(0.0, float(np.mean(halves)) - value) if halves else 0.0
+        sign = np.where(random.permutation(len(weights)) < len(weights) // 2, 1, -1)
+        halves += [gram.top(weights * (1 + side * left))[0] for side in (sign, -sign)]
+    return max(0.0, float(np.mean(halves)) - value)

@@ -335,15 +335,14 @@ def _barrier(t: np.ndarray, each: np.ndarray, objective: Objective) -> tuple[np.
         objective: of the parts.
     """
     heights, errors = np.empty((2, len(objective.partition)))
-    spread = objective.spread
     for p, own in enumerate(np.split(each, np.cumsum(objective.counts)[:-1], axis=1)):
         heights[p] = grid.barrier(t, own.mean(axis=1)[None])[0]
         rises = own - (1 - t[:, None]) * own[0] - t[:, None] * own[-1]
         mean = rises.mean(axis=1)
-        known = spread[p] and np.isfinite(mean).all()
+        known = np.isfinite(mean).all()
         # At the ends all rises are zero, and say nothing of the error of a barrier of zero.
         inside = 1 + np.argmax(mean[1:-1]) if known and len(t) > 2 else None
-        errors[p] = np.nan if inside is None else inference.stderr(rises[inside])
+        errors[p] = np.nan if inside is None else inference.stderr(objective.as_drawn(p, rises[inside]))
     return heights, errors
 
 

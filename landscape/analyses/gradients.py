@@ -246,23 +246,22 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
         cosine: (P,).
 
     Returns:
-        Fields of `Gradients`; nan if a part with a single sample, or with draws of one, is involved: its spread is
-        unknown.
+        Fields of `Gradients`; nan if a part with a single sample is involved: its spread is unknown.
     """
-    shares, spread, n_parts = objective.shares, objective.spread, len(objective.partition)
+    shares, n_parts = objective.shares, len(objective.partition)
     units = torch.stack([gram.direction(objective, p) for p in range(n_parts)])
     whole = torch.as_tensor(shares * lengths[:-1]).to(units) @ units
     units = torch.cat([units, torch.nn.functional.normalize(whole, dim=0)[None]])
     of_norm, of_whole, of_cosine = np.full(n_parts, np.nan), np.zeros(n_parts), np.zeros(n_parts)
     for q, share in enumerate(shares):
         slopes = part_losses.slopes(objective, _all_batches(objective, q), units)  # (P + 1, n)
-        n = slopes.shape[1]
+        n, slopes = slopes.shape[1], objective.as_drawn(q, slopes)
         with np.errstate(divide="ignore", invalid="ignore"):  # a gradient of zero has no direction
             moved = share * (slopes[:-1] - cosine[:, None] * slopes[-1]) / lengths[-1]
             moved[q] += (slopes[-1] - cosine[q] * slopes[q]) / lengths[q]
-        of_norm[q] = inference.stderr(slopes[q]) if spread[q] and lengths[q] > 0 else np.nan
-        of_whole[q] = share * inference.stderr(slopes[-1]) if spread[q] and lengths[-1] > 0 else np.nan
-        of_cosine += moved.var(axis=1, ddof=1) / n if spread[q] else np.nan
+        of_norm[q] = inference.stderr(slopes[q]) if lengths[q] > 0 else np.nan
+        of_whole[q] = share * inference.stderr(slopes[-1]) if lengths[-1] > 0 else np.nan
+        of_cosine += moved.var(axis=1, ddof=1) / n if n > 1 else np.nan
     return {
         "norm_sampling_stderr": of_norm,
         "cosine_sampling_stderr": np.sqrt(of_cosine),

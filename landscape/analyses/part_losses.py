@@ -24,7 +24,6 @@ class PartLosses:
         """Prepare the losses of one part, given by its position."""
         self.objective, self.part = objective, part
         self.theta = points.origin(objective).theta
-        self._spread = bool(objective.spread[part])
 
     def losses(self, theta: Tensor) -> np.ndarray:
         """Return the losses of this process's samples at a point, (n,) float64."""
@@ -39,9 +38,10 @@ class PartLosses:
         return self.objective.team.total_of(float(each.sum())) / len(self.objective.members[self.part])
 
     def stderr(self, each: np.ndarray) -> float:
-        """Return the standard error of that mean; nan if a value is not finite, or one sample was drawn each time."""
+        """Return the standard error of that mean; nan if a value is not finite, or for one sample."""
         values = self.objective.team.gathered(torch.from_numpy(np.ascontiguousarray(each))).numpy()
-        return inference.stderr(values) if self._spread and np.isfinite(values).all() else math.nan
+        finite = bool(np.isfinite(values).all())
+        return inference.stderr(self.objective.as_drawn(self.part, values)) if finite else math.nan
 
     def slopes(self, along: Tensor) -> np.ndarray:
         """Return the derivative of each of this process's losses along a vector at the checkpoint, (n,)."""

@@ -96,10 +96,15 @@ class Samples:
         draws = self.objective.draws
         return np.ones(len(self.members)) if draws is None else draws.factors[self.members]
 
+    @property
+    def chances(self) -> np.ndarray:
+        """The probability with which each sample was drawn, (n,); nan where the part has all its samples."""
+        draws = self.objective.draws
+        return np.full(len(self.members), np.nan) if draws is None else draws.chances[self.members]
+
     def stderr(self, values: np.ndarray) -> float:
-        """Return the standard error of a weighted sum of values, (n,); nan if a single sample was drawn each time."""
-        spread = len(np.unique(self.index)) > 1
-        return inference.stderr(inference.draws(values, self.lengths.weights)) if spread else np.nan
+        """Return the standard error of a weighted sum of values, (n,); nan for one sample."""
+        return inference.stderr(inference.draws(values, self.lengths.weights, self.chances))
 
     @property
     def guess(self) -> Tensor | None:
@@ -239,7 +244,7 @@ def along_rows(found: Samples, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
         (n,) and (n,); the second is nan if there is one sample.
     """
     weights = found.lengths.weights
-    return kept.gram.curvatures(kept.gram.top(weights)[1]), kept.gram.crossfitted(weights, groups=found.index)
+    return kept.gram.curvatures(kept.gram.top(weights)[1]), kept.gram.crossfitted(weights)
 
 
 def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray, np.ndarray]:
@@ -285,8 +290,8 @@ def _along(found: Samples, top: Tensor, some: np.ndarray) -> tuple[np.ndarray, n
     if kept is not None:
         if not some.all():
             curvature = kept.gram.along(wide(kept.rows.vectors @ top.to(kept.rows.vectors)).cpu().numpy())
-            crossfit = kept.gram.crossfitted(weights, groups=found.index)
-        for members, combination in kept.gram.folds(weights, groups=found.index):
+            crossfit = kept.gram.crossfitted(weights)
+        for members, combination in kept.gram.folds(weights):
             own = np.zeros(len(weights), dtype=bool)
             own[members] = some[members]
             folds.append(own)
@@ -329,6 +334,7 @@ def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> d
         "uncertainty": float(known.weights @ known.uncertainty),
         "sample_index": found.index.astype(float),
         "sample_weight": known.weights * found.factors,
+        "sample_chance": found.chances,
         "sample_label": np.where(found.labels < 0, np.nan, found.labels),
         "sample_prediction": _predictions(known, found.objective.task),
         "sample_loss": _losses(found) / found.factors,
@@ -341,9 +347,7 @@ def statistics(found: Samples, curvature: np.ndarray, crossfit: np.ndarray) -> d
 
 def _sharpest(found: Samples, shares: np.ndarray) -> dict[str, np.ndarray]:
     """Return small copies of the images that add most to lambda_max, and their positions; none without images."""
-    _, first, image = np.unique(found.index, return_index=True, return_inverse=True)  # draws may repeat an image
-    held = np.bincount(image, shares)
-    chosen = first[np.argsort(-held, kind="stable")[:MOST_IMAGES]]
+    chosen = np.argsort(-shares, kind="stable")[:MOST_IMAGES]
     copies = thumbnails(found.objective.samples, found.members[chosen].tolist())
     if copies is None:
         return {}

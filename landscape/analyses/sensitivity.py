@@ -175,16 +175,14 @@ def _less(end: tuple[np.ndarray, np.ndarray | None], start: tuple[np.ndarray, np
 def _changes(name: str, of_signs: tuple[np.ndarray, ...], objective: Objective) -> dict[str, np.ndarray]:
     """Return the mean differences of each part, for each sign and for both, with their standard errors."""
     rows = np.stack([*of_signs, np.mean(of_signs, axis=0)])  # (3, N)
-    counts = objective.counts
-    ends = np.cumsum(counts)
+    of_parts = np.split(rows, np.cumsum(objective.counts)[:-1], axis=1)
     with np.errstate(invalid="ignore"):  # the mean of infinite losses is infinite, its error nan
         found = np.array([
-            [mean_and_stderr(row[end - n : end]) for end, n in zip(ends, counts, strict=True)] for row in rows
-        ])  # (3, P, 2)
-    found[:, ~objective.spread, 1] = np.nan
+            [mean_and_stderr(row) for row in objective.as_drawn(p, own)] for p, own in enumerate(of_parts)
+        ])  # (P, 3, 2)
     return {
-        name: found[None, :-1, :, 0],
-        f"{name}_stderr": found[None, :-1, :, 1],
-        f"mean_{name}": found[None, -1, :, 0],
-        f"mean_{name}_stderr": found[None, -1, :, 1],
+        name: found[None, :, :-1, 0].swapaxes(1, 2),
+        f"{name}_stderr": found[None, :, :-1, 1].swapaxes(1, 2),
+        f"mean_{name}": found[None, :, -1, 0],
+        f"mean_{name}_stderr": found[None, :, -1, 1],
     }

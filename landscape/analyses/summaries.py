@@ -161,7 +161,7 @@ def errors(
         unknown = DrawError(trace=np.nan, lambda_max=np.nan)
         of_draw = unknown if per_sample is None else accuracy.of_draw(per_sample)
     return {
-        "lambda_max_error": np.hypot(made["lambda_max_residual"], of_draw.lambda_max),
+        "lambda_max_error": np.hypot(made["lambda_max_residual"], of_draw.of_lambda_max),
         "trace_error": np.hypot(made["trace_stderr"], of_draw.trace),
     }
 

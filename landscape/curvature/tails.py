@@ -26,6 +26,7 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.curvature.kinds import Factors
 from landscape.curvature.outputs import Keep, chunks, outputs, split
 from landscape.curvature.rows import Found, Lengths, recorded
+from landscape.objective.draws import proportional
 from landscape.objective.objective import Objective
 
 _LEAST, _WHOLE = 0.25, 0.1
@@ -97,18 +98,10 @@ def lengths(objective: Objective, factors: Factors, part: int, keep: Keep, *, se
 
 def _probabilities(sizes: np.ndarray, share: float) -> np.ndarray:
     """Return the probability of each sample's combination, (n,), given the sums of its eigenvalues, (n,)."""
-    sure = sizes == 0
-    if share >= _WHOLE or sure.all():
+    if share >= _WHOLE:
         return np.ones(len(sizes))
-    expected = len(sizes) * max(_LEAST, share / _WHOLE)
-    while True:  # those with more than 1 in proportion get 1
-        free = max(0.0, expected - np.count_nonzero(sure & (sizes > 0)))
-        found = np.where(sure, 1.0, free * sizes / sizes[~sure].sum())
-        if not (found > 1).any():
-            return found
-        sure |= found > 1
-        if sure.all():
-            return np.ones(len(sizes))
+    # Nothing is computed for samples without other rows, whatever their probability is.
+    return np.where(sizes > 0, proportional(sizes, len(sizes) * max(_LEAST, share / _WHOLE)), 1.0)
 
 
 def _square_norms(

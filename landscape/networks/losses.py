@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from landscape.autodiff.wide import wide
 from landscape.callables import failures_of, resolve_call
 from landscape.errors import InputError, arg, unknown
 
@@ -62,6 +63,11 @@ def takes_counts(name: str) -> bool:
 def of_classes(loss: Callable[..., Any], targets: Any) -> bool:
     """Say whether a loss is the cross-entropy of classes, whose second derivative in the logits is diag(p) - p p^T."""
     return loss is cross_entropy and not targets.is_floating_point()
+
+
+def uncertainty(z: torch.Tensor) -> torch.Tensor:
+    """Return tr (diag(p) - p p^T) = 1 - sum p^2 for the probabilities of logits: (B, C) -> (B,), as float64."""
+    return (1 - wide(z).softmax(1).square().sum(1)).clamp(min=0)
 
 
 def is_plain(loss: object) -> bool:

@@ -1,12 +1,15 @@
 """Draw a few samples that represent a part, in proportion to their uncertainty, with weights that keep means unbiased.
 
 tr M_i, the trace of the loss's Hessian in the logits of sample i, is nearly proportional to the sample's trace of
-curvature, and one forward pass gives it. m draws with replacement and probabilities pi_i, each weighted by
-1 / (N pi_i), have means that are unbiased for every mean over the N samples (Hansen and Hurwitz 1943). Their variance
-is small if pi_i is nearly proportional to the summed quantity. A fraction of the probability is uniform, so that
-samples with small tr M are drawn too. It is 1/20 for curvature, to which tr M is nearly proportional; then no weight
-exceeds 20. It is 1/2 for points away from the checkpoint, where the losses of all samples may be similar; then no
-weight exceeds 2.
+curvature, and one forward pass gives it. n of the N samples of a part are drawn without replacement, sample i with a
+probability pi_i that is nearly proportional to the summed quantity, and 1 where that would be more. With the factor
+n / (N pi_i), means over the draws are unbiased for every mean over the N samples (Horvitz and Thompson 1952), and the
+samples with pi_i = 1 add nothing to their variance. The samples are put in a random order and drawn systematically
+(Hartley and Rao 1962): one wherever the sum of pi_i passes a number of an evenly spaced grid with a random start.
+
+A fraction of the probability is uniform, so that samples with small tr M are drawn too. It is 1/20 for curvature, to
+which tr M is nearly proportional; then no factor exceeds 20. It is 1/2 for points away from the checkpoint, where the
+losses of all samples may be similar; then no factor exceeds 2.
 """
 
 import logging
@@ -47,8 +50,8 @@ _GAIN = 1.5  # below this ratio of the mean square of tr M to its squared mean, 
 class Picked:
     """Draws from one part."""
 
-    index: np.ndarray  # (m,) the sample that each draw is
-    factors: np.ndarray  # (m,) 1 / (N pi) of each
+    index: np.ndarray  # (n,) the sample that each draw is
+    factors: np.ndarray  # (n,) n / (N pi) of each
 
 
 @checked
@@ -124,7 +127,18 @@ def gathered(objective: Objective, picked: Sequence[Picked], about: Mapping[str,
     places, factors = np.concatenate(index), np.concatenate([own.factors for own in picked])
     ends = np.cumsum([len(own) for own in index])
     whole = [len(own) == len(members) for own, members in zip(index, objective.members, strict=True)]
-    draws = Draws(of=objective, index=places, factors=factors, whole=np.array(whole), population=objective.population)
+    chances = [
+        np.full(len(own.index), np.nan if all_of_it else len(own.index) / len(members)) / own.factors
+        for own, members, all_of_it in zip(picked, objective.members, whole, strict=True)
+    ]
+    draws = Draws(
+        of=objective,
+        index=places,
+        factors=factors,
+        chances=np.concatenate(chances),
+        whole=np.array(whole),
+        population=objective.population,
+    )
     part_of = np.repeat(np.arange(len(index)), [len(own) for own in index])
     return replace(
         objective,
@@ -158,16 +172,18 @@ def uncertainty(objective: Objective, part: int) -> np.ndarray:
     Returns:
         (n,) float64; for a loss that is not convex in the logits, the absolute value.
     """
+    if objective.evaluated is not None and objective.evaluated.uncertainty is not None:
+        return objective.evaluated.uncertainty[part]
     found = []
     with differentiable_attention(), torch.no_grad():
         for inputs, targets in objective.batches(part):
             z = objective.logits(objective.theta, inputs)
             if losses.of_classes(objective.loss, targets):  # any number of them
-                found.append(1 - wide(z).softmax(1).square().sum(1))
+                found.append(losses.uncertainty(z))
             else:
                 middle = second_of_each(partial(_loss, objective, targets), z)
                 found.append(wide(middle.diagonal(dim1=1, dim2=2).sum(1).abs()))
-    return torch.cat(found).clamp(min=0).cpu().numpy()
+    return torch.cat(found).cpu().numpy()
 
 
 def _loss(objective: Objective, targets: Tree, z: Tensor) -> Tensor:
@@ -178,13 +194,89 @@ def _drawn(
     members: np.ndarray, amount: np.ndarray, name: str, n: int, random: np.random.Generator, even: float
 ) -> Picked:
     """Return n draws from the samples of a part."""
-    largest = amount.max()
-    if 0 < largest < np.inf:
-        amount = amount / largest  # its squares are in range
-    if not 0 < largest < np.inf or (amount**2).mean() < _GAIN * amount.mean() ** 2:
-        reason = "varies little" if np.isfinite(largest) else "is not finite"
+    if not varies(amount):
+        reason = "varies little" if np.isfinite(amount).all() else "is not finite"
         log.info("%s: tr M %s, %d of %d samples are drawn alike", name, reason, n, len(members))
         return Picked(np.sort(random.choice(members, n, replace=False)), np.ones(n))
-    chance = (1 - even) * amount / amount.sum() + even / len(members)
-    chosen = np.sort(random.choice(len(members), n, p=chance))
-    return Picked(members[chosen], 1 / (len(members) * chance[chosen]))
+    chances = inclusion(amount, n, even)
+    chosen = systematic(chances, random)
+    return Picked(members[chosen], len(chosen) / (len(members) * chances[chosen]))
+
+
+def systematic(chances: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw samples without replacement, each with its own probability.
+
+    Args:
+        chances: probability of each sample, (N,); their sum is a whole number.
+        random: generator.
+
+    Returns:
+        Positions of the drawn samples, ascending; as many as the sum of the probabilities.
+
+    Source: Hartley and Rao 1962, "Sampling with unequal probabilities and without replacement".
+    """
+    order = random.permutation(len(chances))
+    passed = np.floor(np.cumsum(chances[order]) - 1 + random.random())  # grows where the sum passes the grid
+    return np.sort(order[np.diff(passed, prepend=-1) > 0])
+
+
+def varies(amount: np.ndarray) -> bool:
+    """Say whether tr M, (N,), varies so much that draws in proportion to it gain enough; not if it is not finite."""
+    largest = amount.max()
+    if not 0 < largest < np.inf:
+        return False
+    amount = amount / largest  # its squares are in range
+    return bool((amount**2).mean() >= _GAIN * amount.mean() ** 2)
+
+
+def variance(amount: np.ndarray, n: int, *, even: float = AT) -> float:
+    """Return the variance of the sum of tr M estimated from a draw, up to a factor that does not depend on n.
+
+    Args:
+        amount: the return value of `uncertainty`, (N,).
+        n: number of draws, fewer than N.
+        even: as for `draw_samples`.
+
+    Returns:
+        The sum of (1 - pi_i) / pi_i a_i^2 with a_i = tr M_i; draws in proportion to a_i would estimate their own sum
+        without error, but any other sum of the samples has such a term. Equal a_i if samples are drawn alike.
+    """
+    if not varies(amount):
+        return len(amount) / n - 1
+    chances = inclusion(amount, n, even)
+    a = amount / amount.max()
+    return float(((1 - chances) / chances) @ a**2)
+
+
+def inclusion(amount: np.ndarray, n: int, even: float) -> np.ndarray:
+    """Return the probability with which each sample is among n draws without replacement, (N,).
+
+    Args:
+        amount: (N,), not negative; their sum is positive.
+        n: number of draws, fewer than N.
+        even: as for `draw_samples`.
+
+    Returns:
+        Probabilities; their sum is n.
+    """
+    amount = amount / amount.max()  # the sum is in range
+    return proportional((1 - even) * amount / amount.sum() + even / len(amount), n)
+
+
+def proportional(sizes: np.ndarray, total: float) -> np.ndarray:
+    """Return probabilities in proportion to sizes, and 1 where that would be more.
+
+    Args:
+        sizes: (N,), not negative.
+        total: the sum of the probabilities.
+
+    Returns:
+        (N,); all are 1 if fewer sizes than `total` are positive.
+    """
+    sure = np.zeros(len(sizes), dtype=bool)
+    while (rest := sizes[~sure].sum()) > 0:
+        found = np.where(sure, 1.0, (total - np.count_nonzero(sure)) * sizes / rest)
+        if not (found > 1).any():
+            return found
+        sure |= found > 1
+    return np.ones(len(sizes))

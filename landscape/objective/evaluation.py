@@ -12,6 +12,7 @@ from landscape.autodiff import distributed, memory
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide, zeros
 from landscape.errors import NumericalError
+from landscape.networks import losses as losses_of
 from landscape.networks.models import failures_named
 from landscape.networks.overflow import LARGEST
 from landscape.objective import contract
@@ -35,6 +36,7 @@ class Evaluation:
     square: np.ndarray  # (P,) mean of the squared losses; of weighted ones for draws
     accuracy: np.ndarray | None  # (P,) fraction predicted correctly; None where that has no meaning
     sums: Mapping[Measure, np.ndarray]  # (P, 2) what the task's measures are made of
+    uncertainty: tuple[np.ndarray, ...] | None  # tr M of each sample, part by part, where the logits give it at once
 
     @property
     def measures(self) -> dict[str, np.ndarray]:
@@ -82,7 +84,7 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
     names, counts, stands_for = objective.partition.names, objective.counts, objective.population / objective.counts
     alone = distributed.team().size == 1  # otherwise the others would not wait for another attempt
     add_up = partial(_added_up, objective, progress)
-    (loss, square, correct), sums = memory.halving(add_up) if alone else add_up()
+    (loss, square, correct), sums, uncertainty = memory.halving(add_up) if alone else add_up()
     for part, value in enumerate(loss / counts):
         if not abs(value) <= LARGEST:
             raise NumericalError(f"the loss of part {names[part]} is {value:.4g}: {reason(objective, part)}")
@@ -93,6 +95,7 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
         square=square / counts,
         accuracy=None if objective.correct is None else correct / counts,
         sums={measure: stands_for[:, None] * of_parts for measure, of_parts in sums.items()},
+        uncertainty=uncertainty,
     )
 
 
@@ -117,11 +120,16 @@ def reason(objective: "Objective", part: int) -> str:
     return f"squares of losses beyond {LARGEST:g} overflow float64; did the training diverge?"
 
 
-def _added_up(objective: "Objective", progress: Progress | None) -> tuple[np.ndarray, dict[Measure, np.ndarray]]:
-    """Return sums over the samples of each part: losses, their squares, right predictions; of each measure (P, 2)."""
+def _added_up(
+    objective: "Objective", progress: Progress | None
+) -> tuple[np.ndarray, dict[Measure, np.ndarray], tuple[np.ndarray, ...] | None]:
+    """Return sums over the samples of each part: losses, their squares, right predictions; of each measure (P, 2).
+
+    At last the uncertainty of each sample, see `Evaluation`.
+    """
     n_parts, team = len(objective.partition), distributed.team()
     pieces = [
-        (part, own[begin : begin + objective.batch_size])
+        (part, begin, own[begin : begin + objective.batch_size])
         for part, own in enumerate(objective.members)
         for begin in range(0, len(own), objective.batch_size)
     ]
@@ -130,13 +138,19 @@ def _added_up(objective: "Objective", progress: Progress | None) -> tuple[np.nda
     # On the device, and read when all batches are done: the host waits for what it reads.
     found = zeros((3, n_parts), objective.device)
     sums = zeros((len(measured), n_parts, 2), objective.device)
+    ends = np.cumsum([0, *map(len, objective.members)])
+    uncertainty = None
+    if objective.loss is losses_of.cross_entropy and losses_of.of_classes(objective.loss, objective.example(0)[1]):
+        uncertainty = zeros(total, objective.device)
     # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
     with differentiable_attention(), torch.no_grad():
-        for part, some in pieces[team.rank :: team.size]:
+        for part, begin, some in pieces[team.rank :: team.size]:
             inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
             with failures_named(inputs):
                 logits = objective.logits(objective.theta, inputs)
                 losses = wide(objective.loss(logits, targets))
+            if uncertainty is not None:
+                uncertainty[ends[part] + begin : ends[part] + begin + len(some)] = losses_of.uncertainty(logits)
             found[0, part] += losses.sum()
             found[1, part] += losses.square().sum()
             if is_correct is not None:
@@ -148,4 +162,5 @@ def _added_up(objective: "Objective", progress: Progress | None) -> tuple[np.nda
             if progress is not None:
                 progress(min(done * team.size, total), total, "loss and accuracy")
     of_all, of_measures = (team.total(t).cpu().numpy() for t in (found, sums))
-    return of_all, {one.measure: of_parts for one, of_parts in zip(measured, of_measures, strict=True)}
+    each = None if uncertainty is None else tuple(np.split(team.total(uncertainty).cpu().numpy(), ends[1:-1]))
+    return of_all, {one.measure: of_parts for one, of_parts in zip(measured, of_measures, strict=True)}, each

@@ -79,7 +79,6 @@ class Evaluator:
         self._order = np.concatenate(objective.members)
         sizes = [len(m) for m in objective.members]
         self.counts = np.array(sizes)
-        self._spread = objective.spread
         self._part = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(place(objective.device))
         self._kept: dict[tuple[int, int], tuple[Tree, Tree]] = {}
         self._bytes = 0
@@ -184,7 +183,7 @@ class Evaluator:
     def _stderr(self, mean: np.ndarray, square: np.ndarray) -> np.ndarray:
         """Return the standard errors of means from the means of squares; nan where they are not known or not finite."""
         errors = inference.mean_stderr(mean, square, self.counts)
-        found: np.ndarray = np.where(self._spread & np.isfinite(errors), errors, np.nan)
+        found: np.ndarray = np.where(np.isfinite(errors), errors, np.nan)
         return found
 
     def _visit(

@@ -39,6 +39,7 @@ from landscape.objective.contract import Kept
 from landscape.objective.evaluation import Evaluation
 from landscape.objective.parts import GROUPS, Parts, chosen_parts, make_partition, refuse_empty
 from landscape.objective.weighing import Draws, weighed_right
+from landscape.results import inference
 from landscape.results.grouping import ENDS, FEW, MANY
 
 Loss = Callable[[Any, Tree], Tensor]
@@ -272,12 +273,14 @@ class Objective:
         """Number of samples of each part, (P,); for draws, of the part from which they were drawn."""
         return self.counts if self.draws is None else self.draws.population
 
-    @property
-    def spread(self) -> np.ndarray:
-        """Whether the summands of each part are of two samples at least, (P,): one, drawn often, shows no error."""
-        if self.draws is None:
-            return self.counts > 1
-        return np.array([len(np.unique(self.draws.index[own])) > 1 for own in self.members])
+    def as_drawn(self, part: int, values: np.ndarray) -> np.ndarray:
+        """Return values of a part's summands, (..., n), whose mean has the standard error over samples.
+
+        Without draws these are the given values; see `inference.draws`.
+        """
+        n = len(self.members[part])
+        chances = None if self.draws is None else self.draws.chances[self.members[part]]
+        return inference.draws(values, np.full(n, 1 / n), chances)
 
     @property
     def shares(self) -> np.ndarray:
@@ -439,6 +442,11 @@ class Objective:
     def evaluation(self) -> Evaluation:
         """Loss and measures of each part at the model's own parameters; NumericalError if a loss is not finite."""
         return self.evaluate()
+
+    @property
+    def evaluated(self) -> Evaluation | None:
+        """The evaluation if it has been computed."""
+        return vars(self).get("evaluation")
 
     def evaluate(self, progress: Callable[[float, int, str], None] | None = None) -> Evaluation:
         """Compute `evaluation`, and store it.

@@ -1,9 +1,9 @@
 """The weights of draws: the only place where a sample's contribution to a sum is weighted.
 
-From a part of N samples, m draws with replacement are made, sample i with probability pi_i. A draw's value has the
-weight 1 / (N pi_i), so that the mean over the draws is unbiased for the mean over the samples (Hansen and Hurwitz
-1943). This factor is stored with the target of each draw, where `weighed` reads it. It weights losses, measures and
-correct predictions, and through the losses all their derivatives.
+From a part of N samples, n are drawn without replacement, sample i with probability pi_i. Its value has the factor
+n / (N pi_i), so that the mean over the draws is unbiased for the mean over the samples (Horvitz and Thompson 1952).
+This factor is stored with the target of each draw, where `weighed` reads it. It weights losses, measures and correct
+predictions, and through the losses all their derivatives.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,8 @@ class Draws:
 
     of: "Objective"  # whose samples were drawn
     index: np.ndarray  # (M,) the sample of its data that each draw is
-    factors: np.ndarray  # (M,) 1 / (N pi) of each draw, 1 where all samples of a part count alike
+    factors: np.ndarray  # (M,) n / (N pi) of each draw, 1 where all samples of a part count alike
+    chances: np.ndarray  # (M,) pi; nan where a part has all its samples, which then stand for all others of their kind
     whole: np.ndarray  # (P,) whether a part has all its samples
     population: np.ndarray  # (P,) samples that the draws of a part stand for
 

@@ -123,7 +123,7 @@ class Gram:
         return Gram(products=products, sign=self.sign[rows], sample=self.sample[rows], n=self.n)
 
     def folds(
-        self, weights: np.ndarray, *, folds: int = 5, seed: int = 0, groups: np.ndarray | None = None
+        self, weights: np.ndarray, *, folds: int = 5, seed: int = 0
     ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         """Divide the samples at random and find the sharpest direction of all but each fold.
 
@@ -131,22 +131,18 @@ class Gram:
             weights: (n,) of the samples.
             folds: number of folds; with fewer samples, each fold has one sample.
             seed: of the division.
-            groups: (n,) samples of the same group get the same fold, as draws of the same image must; None for none.
 
         Yields:
             Positions of a fold's samples, and the combination of rows that is the sharpest direction of all others;
             nothing for fewer than two samples.
         """
-        different, group = np.unique(np.arange(self.n) if groups is None else groups, return_inverse=True)
-        if len(different) < 2:
+        if self.n < 2:
             return
-        fold = (np.random.default_rng(seed).permutation(len(different)) % min(folds, len(different)))[group]
+        fold = np.random.default_rng(seed).permutation(self.n) % min(folds, self.n)
         for f in range(fold.max() + 1):
             yield np.flatnonzero(fold == f), self.top(np.where(fold == f, 0.0, weights))[1]
 
-    def crossfitted(
-        self, weights: np.ndarray, *, folds: int = 5, seed: int = 0, groups: np.ndarray | None = None
-    ) -> np.ndarray:
+    def crossfitted(self, weights: np.ndarray, *, folds: int = 5, seed: int = 0) -> np.ndarray:
         """Return each sample's curvature along the sharpest direction of the other folds' samples.
 
         That direction is independent of the sample, so the expectation of the mean is at most lambda_max of the class.
@@ -156,13 +152,12 @@ class Gram:
             weights: as for `folds`.
             folds: as for `folds`.
             seed: as for `folds`.
-            groups: as for `folds`.
 
         Returns:
             (n,); nan for fewer than two samples.
         """
         found = np.full(self.n, np.nan)
-        for members, combination in self.folds(weights, folds=folds, seed=seed, groups=groups):
+        for members, combination in self.folds(weights, folds=folds, seed=seed):
             found[members] = self.curvatures(combination)[members]
         return found
 

@@ -1,8 +1,15 @@
 """Uncertainty over samples: standard errors, intervals, and tests at equal numbers of samples.
 
-A number of a part is a weighted sum over its samples, sum_i w_i y_i. If m samples were drawn, sample i c_i times, each
-draw has the value x = m w_i y_i / c_i; the number is the mean of these independent values (Hansen and Hurwitz 1943). If
-all samples of a part have equal weight, w_i = 1/n and c_i = 1, x is y.
+A number of a part is a weighted sum over its n samples, sum_i w_i y_i: the mean of the values x_i = n w_i y_i. If all
+samples have equal weight, w_i = 1/n, x is y. The values are independent if the samples are taken for draws from all
+images of their class. Samples that were drawn from a known part without replacement, sample i with probability pi_i,
+estimate the mean of this part better than independent draws: a sample with pi_i = 1 is always drawn and adds no error.
+With B the mean of x weighted by the roots of 1 - pi_i, the variance of the mean is about (Hajek 1964)
+
+    m / (m - 1) / n^2 sum_i (1 - pi_i) (x_i - B)^2,        m: number of samples with pi_i < 1
+
+which for equal pi_i = n / N is the known (1 - n / N) s^2 / n. `draws` moves each x_i towards the mean by about the root
+of 1 - pi_i, so that every statistic of independent values gives the errors of this draw (Rao and Wu 1988).
 
 The values of a fitted network are skewed: few samples have most of the curvature. docs/uncertainty.md reports which
 intervals have the stated coverage: bootstrap-t for means; for lambda_max, which is biased upwards, the bracket of the
@@ -28,20 +35,29 @@ TRIALS = 40
 _DRAWS = 39  # of each of these tests: for a number beyond all of them, p is 0.05
 
 
-def draws(values: np.ndarray, weights: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
-    """Return the value of each draw; the mean of these is the weighted sum of the values.
+def draws(values: np.ndarray, weights: np.ndarray, chances: np.ndarray | None = None) -> np.ndarray:
+    """Return the value of each sample; the mean of these is the weighted sum of the values.
 
     Args:
-        values: y, (n,) of the distinct samples.
+        values: y, (..., n).
         weights: w, (n,).
-        counts: c, (n,), number of times that each was drawn; None means once.
+        chances: pi, (n,), the probability with which each sample was drawn from a known part without replacement; nan
+            or None for samples that are not such draws.
 
     Returns:
-        x, (m,), with m the sum of the counts.
+        x, (..., n); for draws, moved towards their mean, so that their standard error is that of the draw.
     """
-    often = np.ones(len(values), dtype=np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
-    found: np.ndarray = np.repeat(often.sum() * weights * values / often, often)
-    return found
+    n = len(weights)
+    x: np.ndarray = n * weights * values
+    if chances is None or n < 2 or not np.isfinite(chances).all():
+        return x
+    left = np.sqrt(np.maximum(1 - chances, 0))
+    m = np.count_nonzero(left)
+    if m < 2:  # no two draws show how much another draw would differ: independent draws are an upper bound
+        return x
+    off = left * (x - (x @ left / left.sum())[..., None])  # their mean is zero
+    moved: np.ndarray = x.mean(axis=-1, keepdims=True) + np.sqrt(m * (n - 1) / ((m - 1) * n)) * off
+    return moved
 
 
 def stderr(x: np.ndarray) -> float:

@@ -60,11 +60,12 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
     own = np.isfinite(found.sample_trace[p])
     weights, n = found.sample_weight[p][own], int(own.sum())
     index = np.arange(n) if found.sample_index is None else found.sample_index[p][own]
-    if n > 1 and len(np.unique(index, equal_nan=False)) == 1:
+    if n > 1 and len(np.unique(index, equal_nan=False)) == 1:  # of an earlier version, which drew with replacement
         own = np.flatnonzero(own)[:1]  # one sample, drawn each time, whose spread is unknown
         weights, n = weights.sum(keepdims=True), 1
+    chances = None if found.sample_chance is None else found.sample_chance[p][own]
     traces, curvatures, uncertainty = (
-        inference.draws(values[p][own], weights)
+        inference.draws(values[p][own], weights, chances)
         for values in (found.sample_trace, found.sample_curvature, found.sample_uncertainty)
     )
     value, error = float(found.lambda_max[p]), inference.stderr(curvatures)

@@ -23,6 +23,7 @@ class Pool:
 
     part: np.ndarray  # (n,) position of each sample's part among those of the pool
     weights: np.ndarray  # (n,) of each sample in the sums of its own part
+    chances: np.ndarray  # (n,) probability with which each was drawn; nan where a part has all its samples
     traces: np.ndarray  # (n,) trace of each sample's Gauss-Newton or Fisher matrix
     uncertainty: np.ndarray  # (n,) tr M
     gram: Gram | None  # the rows; None for a spectrum that keeps none
@@ -67,6 +68,7 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
         )
     own = np.isfinite(found.sample_trace[list(parts)])
     part, first = np.nonzero(own)[0], np.append(0, own.sum(axis=1).cumsum())
+    chances = np.full(own.shape, np.nan) if found.sample_chance is None else found.sample_chance[list(parts)]
     weights, traces, uncertainty = (
         values[list(parts)][own] for values in (found.sample_weight, found.sample_trace, found.sample_uncertainty)
     )
@@ -86,7 +88,7 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
             sample=first[place[found.gram_part[rows]]] + found.gram_sample[rows],
             n=len(part),
         )
-    return Pool(part=part, weights=weights, traces=traces, uncertainty=uncertainty, gram=gram)
+    return Pool(part=part, weights=weights, chances=chances[own], traces=traces, uncertainty=uncertainty, gram=gram)
 
 
 def resampled(
@@ -112,7 +114,8 @@ def resampled(
     if gram is None:
         return None
     counts = random.multinomial(n, np.full(n, 1 / n), size=repetitions)
-    values = np.array([gram.eigen(together.weights * often).values[: found.size] for often in counts])
+    factors = 1 + np.sqrt(1 - np.nan_to_num(together.chances)) * (counts - 1)  # see `inference.draws`
+    values = np.array([gram.eigen(together.weights * own).values[: found.size] for own in factors])
     rest = 0.0 if found.eigenvalue_rest is None else np.nan_to_num(float(found.eigenvalue_rest[p]))
     nodes = np.column_stack([values + rest, np.full(repetitions, rest)])
     shares = np.full(nodes.shape, 1 / found.size)

@@ -171,7 +171,10 @@ def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) 
         def error(values: np.ndarray, together: Pool = together, share: np.ndarray = share) -> float:
             """Return the error of a group; parts are independent, so that the squares of their errors add up."""
             each = [together.part == k for k in range(len(share))]
-            errors = [inference.stderr(inference.draws(values[own], together.weights[own])) for own in each]
+            errors = [
+                inference.stderr(inference.draws(values[own], together.weights[own], together.chances[own]))
+                for own in each
+            ]
             return float(np.sqrt((share**2 * np.square(errors)).sum()))
 
         own = {"trace_sampling_stderr": error(together.traces)}

@@ -22,7 +22,9 @@ class Spectrum(Predicted):
     """
 
     kind: ClassVar[str] = "spectrum"
-    version: ClassVar[int] = 3  # since 2: numbers of single samples, eigenvalues by rows; since 3: products of rows
+    version: ClassVar[int] = 4
+    """Since 2: numbers of single samples, eigenvalues by rows. Since 3: products of rows. Since 4: draws are made
+    without replacement and their probabilities kept; before, draws could repeat a sample."""
     along: ClassVar[str] = "part"
 
     n_samples: Counts = array("part", unit="samples", doc="samples in the part; nan for a matrix without data")
@@ -187,6 +189,12 @@ class Spectrum(Predicted):
     )
     sample_weight: Floats | None = array(
         "part", "sample", doc="weight of each sample in the part's sums, 1/n where all count alike", optional=True
+    )
+    sample_chance: Floats | None = array(
+        "part",
+        "sample",
+        doc="probability with which it was drawn without replacement; nan where a part has all its samples",
+        optional=True,
     )
     sample_label: Floats | None = array("part", "sample", doc="class of each sample", optional=True)
     sample_prediction: Floats | None = array("part", "sample", doc="class of its largest logit", optional=True)

@@ -15,9 +15,7 @@ from torch.nn import functional as F
 
 import landscape as ls
 from landscape.analyses import samples
-from landscape.curvature.kinds import KINDS
 from landscape.errors import InputError
-from landscape.objective import draws
 from landscape.results import inference, over_samples, quadrature
 
 DECAY = 0.01
@@ -94,16 +92,6 @@ def test_weight_decay_is_in_the_cross_fitted_value_as_it_is_in_the_matrix(operat
     np.testing.assert_allclose((decayed.lambda_max - plain.lambda_max)[:2], by, rtol=1e-6, atol=1e-12)
     gap = (decayed.lambda_max_crossfit - plain.lambda_max_crossfit)[:2]
     np.testing.assert_allclose(gap, by, rtol=1e-6, atol=1e-12)
-
-
-def test_draws_of_one_image_do_not_see_each_other_in_cross_fitting():
-    objective = CASES["mlp-tanh"].objective(partition="all")
-    drawn = draws.draw_samples(objective, 8)
-    found = samples.samples(drawn, KINDS["ggn"], 0, tol=0, cache_bytes=2**30)
-    assert np.isfinite(samples.along_rows(found, found.kept)[1]).all()
-    same = dataclasses.replace(drawn.draws, index=np.zeros_like(drawn.draws.index))
-    one_image = dataclasses.replace(found, objective=dataclasses.replace(drawn, draws=same))
-    assert np.isnan(samples.along_rows(one_image, found.kept)[1]).all()
 
 
 def test_the_quadrature_of_rows_is_the_spectrum_itself():

@@ -1,5 +1,6 @@
 """Weighted draws stand for all samples: unbiased, with the weights in every product, and reproducible."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -10,16 +11,14 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
-from landscape.analyses.part_losses import PartLosses
 from landscape.curvature import forms, rows
 from landscape.curvature.kinds import KINDS
 from landscape.data import datasets
 from landscape.data.partition import Partition
 from landscape.errors import InputError
-from landscape.objective import draws, points
-from landscape.objective.evaluator import Evaluator
+from landscape.objective import draws
 from landscape.objective.objective import Objective
-from landscape.results import over_samples
+from landscape.results import inference, over_samples
 
 
 def test_means_over_draws_are_those_over_samples_on_average():
@@ -59,6 +58,16 @@ def test_uncertainty_is_the_trace_in_the_logits_for_any_loss():
         objective = network(loss=loss)
         known = rows.lengths(objective, KINDS["ggn"].factors, 0)
         np.testing.assert_allclose(draws.uncertainty(objective, 0), np.abs(known.uncertainty), atol=1e-12)
+
+
+def test_the_evaluation_gives_the_uncertainty_without_another_pass(monkeypatch):
+    objective = network()
+    apart = [draws.uncertainty(objective, p) for p in range(2)]
+    assert network(loss="focal").evaluation.uncertainty is None
+    objective.evaluate()
+    monkeypatch.setattr(Objective, "logits", None)
+    for p in range(2):
+        np.testing.assert_array_equal(draws.uncertainty(objective, p), apart[p])
 
 
 def test_uncertainty_of_a_loss_that_cannot_be_vectorised():
@@ -168,36 +177,61 @@ def test_samples_are_drawn_by_any_uncertainty(kind, n, even, caplog):
         found = [draws.pick(objective, 0, n, amount=amount, seed=seed, even=even) for seed in range(20)]
     assert ("drawn alike" in caplog.text) == alike
     assert ("is not finite" in caplog.text) == (not np.isfinite(amount).all())
-    wide = amount.astype(np.longdouble)  # goes beyond the range of float64
     for one in found:
-        assert len(one.index) == n
-        if alike:
-            assert len(set(one.index)) == n
-            expected = np.ones(n)
-        else:
-            chance = (1 - even) * wide / wide.sum() + np.longdouble(even) / len(members)
-            expected = (1 / (len(members) * chance))[np.searchsorted(members, one.index)]
+        assert len(set(one.index)) == n
+        expected = np.ones(n)
+        if not alike:
+            expected = n / (len(members) * chances(amount, n, even)[np.searchsorted(members, one.index)])
         np.testing.assert_allclose(one.factors, expected.astype(float), rtol=1e-12)
 
 
-def test_draws_of_one_sample_leave_errors_unknown():
+def chances(amount, n, even):
+    """min(1, c s) for the factor c with the sum n, by bisection; longdouble goes beyond the range of float64."""
+    amount = amount.astype(np.longdouble)
+    size = (1 - even) * amount / amount.sum() + np.longdouble(even) / len(amount)
+    low, high = np.longdouble(0), 1 / size.min()
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.minimum(1, middle * size).sum() < n else (low, middle)
+    return np.minimum(1, high * size)
+
+
+def test_each_sample_is_drawn_as_often_as_its_probability_says():
+    random = np.random.default_rng(0)
+    expected = draws.inclusion(random.lognormal(sigma=1.5, size=40), 15, 0.05)
+    assert expected.sum() == pytest.approx(15, rel=1e-12)
+    assert 2 <= np.count_nonzero(expected == 1) < 15
+    found, both = np.zeros(40), np.zeros((40, 40))
+    for _ in range(4000):
+        index = draws.systematic(expected, random)
+        assert len(set(index)) == 15
+        drawn = np.isin(np.arange(40), index)
+        found += drawn
+        both += np.outer(drawn, drawn)
+    spread = np.sqrt(expected * (1 - expected) / 4000)
+    assert (np.abs(found / 4000 - expected) <= 4.5 * spread).all()
+    assert (both > 0).all()  # a fixed order would never draw some pairs together
+
+
+def test_the_error_of_a_draw_is_that_of_all_samples_of_the_part_and_holds():
+    """Over 300 draws, the stated error is the spread; samples that are always drawn add nothing to it."""
     objective = network()
-    few = [draws.Picked(own[[0, 0, 0]], np.full(3, 0.4)) for own in objective.members]
-    mixed = [few[0], draws.Picked(objective.members[1][[0, 0, 1]], np.ones(3))]
-    drawn = draws.gathered(objective, mixed, {})
-    assert drawn.spread.tolist() == [False, True]
-    assert objective.spread.tolist() == [True, True]
-    found = ls.spectrum(drawn, operator="ggn")
-    for name in ("trace_sampling_stderr", "lambda_max_sampling_stderr"):
-        assert np.isfinite(getattr(found, name)).tolist() == [False, True]
-    one = over_samples.of_part(found, 0)
+    traces = rows.lengths(objective, KINDS["ggn"].factors, 0).traces
+    amount, found = draws.uncertainty(objective, 0), []
+    for seed in range(300):
+        one = draws.pick(objective, 0, 20, seed=seed, amount=amount)
+        drawn = draws.gathered(objective.alone("0"), [one], {})
+        assert (drawn.draws.chances == 1).sum() >= 3
+        x = drawn.as_drawn(0, one.factors * traces[np.searchsorted(objective.members[0], one.index)])
+        found.append((x.mean(), inference.stderr(x), inference.stderr(one.factors * traces[one.index])))
+    values, errors, independent = np.array(found).T
+    assert abs(values.mean() - traces.mean()) < 4 * values.std() / np.sqrt(300)
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(values.std(), rel=0.15)
+    assert np.sqrt(np.mean(independent**2)) > 1.5 * values.std()  # what drawing each sample once is for
+
+
+def test_draws_of_one_sample_in_a_file_of_an_earlier_version_leave_errors_unknown():
+    found = ls.spectrum(network(), operator="ggn", samples=12)
+    again = np.where(np.isfinite(found.sample_index), found.sample_index[:, :1], np.nan)
+    one = over_samples.of_part(dataclasses.replace(found, sample_index=again, sample_chance=None), 0)
     assert np.isnan([one.trace[1], one.lambda_max[1], *one.trace_interval, *one.trace_ratio[1:]]).all()
-    assert np.isfinite(over_samples.of_part(found, 1).trace[1])
-    known = {
-        "points": Evaluator(drawn, plain=True).measure(points.origin(drawn))[2],
-        "losses": np.array([PartLosses(drawn, p).stderr(np.arange(3.0)) for p in range(2)]),
-        "gradients": ls.gradients(drawn, sampling_errors=True).norm_sampling_stderr[0],
-        "sensitivity": ls.sensitivity(drawn, n=1, draws=1).loss_change_stderr[0, 0],
-    }
-    for name, errors in known.items():
-        assert np.isfinite(errors).tolist() == [False, True], name

@@ -94,15 +94,9 @@ def test_a_sample_does_not_see_itself_in_its_cross_fitted_curvature():
     )
 
 
-def test_draws_of_one_image_share_a_fold_and_the_seed_divides():
-    A, gram = problem(signs=False)
-    weights, groups = np.full(6, 1 / 6), np.array([7, 7, 2, 3, 4, 5])
-    found = gram.crossfitted(weights, folds=5, groups=groups)
-    for i, group in enumerate(groups):
-        _, vectors = np.linalg.eigh(dense(A, gram, np.where(groups == group, 0, weights)))
-        v = vectors[:, -1]
-        assert found[i] == pytest.approx(v @ dense(A, gram, np.eye(6)[i]) @ v, rel=1e-9, abs=1e-12)
-    assert np.isnan(gram.crossfitted(weights, groups=np.zeros(6))).all()
+def test_the_seed_divides_the_samples_into_folds():
+    _, gram = problem(signs=False)
+    weights = np.full(6, 1 / 6)
     divided = [[sorted(members) for members, _ in gram.folds(weights, folds=2, seed=seed)] for seed in range(8)]
     assert len({str(sorted(one)) for one in divided}) > 1
     assert all(sorted(np.concatenate(one)) == list(range(6)) for one in divided)

@@ -6,6 +6,7 @@ from refusals import refused
 from scipy.stats import binom, kstest
 
 from landscape.errors import InputError
+from landscape.objective import draws
 from landscape.results import inference
 
 
@@ -23,18 +24,17 @@ def test_a_plain_mean_has_its_plain_standard_error():
     assert np.isnan(inference.stderr(y[:1]))
 
 
-def test_weighted_draws_are_unbiased_and_know_their_error():
-    """Hansen-Hurwitz over 2,000 draws of 20 from a skewed population: mean and spread are as stated."""
+def test_draws_without_replacement_are_unbiased_and_know_their_error():
+    """2,000 draws of 20 from a skewed population of 100: mean and spread are as stated."""
     rng = np.random.default_rng(0)
-    y = rng.lognormal(sigma=2, size=300)
-    chance = y * rng.lognormal(sigma=0.3, size=300)
-    chance /= chance.sum()
+    y = rng.lognormal(sigma=1.5, size=100)
+    chances = draws.inclusion(y * rng.lognormal(sigma=0.3, size=100), 20, 0.05)
+    assert np.count_nonzero(chances == 1) >= 3
     means, errors = [], []
     for _ in range(2000):
-        drawn, often = np.unique(rng.choice(300, 20, p=chance), return_counts=True)
-        weights = often / (20 * 300 * chance[drawn])
-        x = inference.draws(y[drawn], weights, often)
-        assert len(x) == 20
+        drawn = draws.systematic(chances, rng)
+        weights = 1 / (100 * chances[drawn])
+        x = inference.draws(y[drawn], weights, chances[drawn])
         assert x.mean() == pytest.approx(weights @ y[drawn], rel=1e-12)
         means.append(x.mean())
         errors.append(inference.stderr(x))
@@ -42,6 +42,18 @@ def test_weighted_draws_are_unbiased_and_know_their_error():
     assert abs(np.mean(means) - y.mean()) < 4 * spread / np.sqrt(2000)
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(spread, rel=0.1)
     assert spread < 0.2 * y.std() / np.sqrt(20)  # what the weights are for
+
+
+def test_draws_that_count_alike_have_the_error_of_a_finite_population():
+    y = np.random.default_rng(3).normal(size=(2, 12))
+    x = inference.draws(y, np.full(12, 1 / 12), np.full(12, 0.25))
+    np.testing.assert_allclose(x.mean(axis=1), y.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(x.std(axis=1, ddof=1), np.sqrt(0.75) * y.std(axis=1, ddof=1), rtol=1e-12)
+
+
+def test_certain_draws_alone_say_nothing_of_another_draw():
+    y, chances = np.arange(4.0), np.array([1, 1, 1, 0.5])
+    np.testing.assert_array_equal(inference.draws(y, np.full(4, 0.25), chances), y)
 
 
 def test_a_ratio_of_means_has_the_spread_of_its_draws():

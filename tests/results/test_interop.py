@@ -156,7 +156,7 @@ def test_json_is_strict_and_has_null_where_there_is_no_number():
 
     result = spectrum("Ära", "b", loss=np.array([0.1 + 0.2, np.nan]), converged=np.array([True, False]), tol=np.inf)
     found = json.loads(to_json(result), parse_constant=refuse)
-    assert (found["kind"], found["version"], found["operator"], found["tol"]) == ("spectrum", 3, "hessian", None)
+    assert (found["kind"], found["version"], found["operator"], found["tol"]) == ("spectrum", 4, "hessian", None)
     assert [part["part"] for part in found["parts"]] == ["Ära", "b"]
     assert [part["loss"] for part in found["parts"]] == [0.1 + 0.2, None]
     assert [part["converged"] for part in found["parts"]] == [True, False]

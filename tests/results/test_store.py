@@ -42,7 +42,7 @@ def test_a_file_explains_itself_without_this_package(tmp_path):
     provenance = {"seed": 3, "dtype": "float32", "amp": False, "counts": [5], "none": None, "big": 2**70, "a\0": 1}
     save(tmp_path / "out.h5", spectrum("a", "b", provenance=provenance))
     with h5py.File(tmp_path / "out.h5") as file:
-        assert (file.attrs["format"], file.attrs["kind"], file.attrs["version"]) == ("landscape", "spectrum", 3)
+        assert (file.attrs["format"], file.attrs["kind"], file.attrs["version"]) == ("landscape", "spectrum", 4)
         assert [dim.label for dim in file["alpha"].dims] == ["part", "probe", "step"]
         assert file["alpha"].attrs["unit"] == "loss"
         assert file["alpha"].attrs["description"] == "diagonal of the tridiagonal matrix"
@@ -215,7 +215,7 @@ def change(file: h5py.File, what: str) -> None:
     elif what == "scalar":
         file.attrs["size"] = "large"
     elif what == "newer":
-        file.attrs["version"] = 4
+        file.attrs["version"] = 5
     elif what == "kind":
         file.attrs["kind"] = "torus"
     elif what == "no version":
@@ -236,7 +236,7 @@ def change(file: h5py.File, what: str) -> None:
         ("text", ":/loss must be an array of numbers, got object (2,)"),
         ("numbers", ":/parts must be a list of strings, got float64 (2,)"),
         ("scalar", ":/size must be of type int, got 'large': compute the file again"),
-        ("newer", " holds spectrum version 4, this landscape reads up to 3: upgrade"),
+        ("newer", " holds spectrum version 5, this landscape reads up to 4: upgrade"),
         ("kind", " holds a torus, this landscape reads spectrum, "),
         ("no version", " does not say of which kind and version it is: compute it again"),
         ("negative error", ":/trace_stderr has -0.5, but an error is at least zero: compute the file again"),
