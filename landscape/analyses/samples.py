@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import trees
+from landscape.autodiff import memory, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide
 from landscape.curvature import rows, tails
@@ -130,6 +130,28 @@ class Samples:
         return value, self.lengths.trace_stderr
 
 
+def row_bytes(device: torch.device, cache_bytes: int, memory_bytes: int | None) -> int:
+    """Return the memory for the rows of a part.
+
+    Rows are in memory up to three times: those of the part twice while some are added, half as many beside their
+    lengths, and half as many of all parts for later.
+
+    Args:
+        device: of the rows.
+        cache_bytes: the most.
+        memory_bytes: bytes that this process may use in all; None for most of the free memory.
+
+    Returns:
+        Bytes, for `samples`.
+    """
+    return min(cache_bytes, memory.room(device, memory_bytes) // 3)
+
+
+def most_rows(objective: Objective, cache_bytes: int) -> int:
+    """Return how many rows are kept of a part at most."""
+    return min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+
+
 def refusal(objective: Objective, kind: Kind) -> str | None:
     """Say why a matrix cannot be computed from single samples.
 
@@ -181,7 +203,7 @@ def samples(
     """
     if kind.factors is None:
         raise InputError(f"the matrix {kind.name} has no rows")
-    most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+    most = most_rows(objective, cache_bytes)
     cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
     complete = complete and kind.has_rows
     if complete:
