@@ -7,7 +7,7 @@ directions for cross-fitting, and nearly all of lambda_max. Curvature along a ve
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from landscape.curvature.kinds import Factors, Kind
 from landscape.curvature.outputs import Keep, largest
 from landscape.curvature.rows import Found, Lengths, Rows
 from landscape.data.thumbnails import thumbnails
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.networks.tasks import Task
 from landscape.objective.objective import Objective
 from landscape.results import inference
@@ -150,6 +150,27 @@ def row_bytes(device: torch.device, cache_bytes: int, memory_bytes: int | None) 
 def most_rows(objective: Objective, cache_bytes: int) -> int:
     """Return how many rows are kept of a part at most."""
     return min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+
+
+def refuse_number(objective: Objective, name: str, cache_bytes: int, without_limit: int) -> NoReturn:
+    """Refuse a part that needs more rows than are kept, although rows are required.
+
+    Args:
+        objective: model, loss and data in parts.
+        name: of the part.
+        cache_bytes: memory for rows, as of `row_bytes`.
+        without_limit: the cache, before the limit on memory was applied.
+
+    Raises:
+        InputError: always.
+    """
+    most = most_rows(objective, cache_bytes)
+    limit = arg("memory_bytes" if most < most_rows(objective, without_limit) else "cache_bytes")
+    remedy = f"which are all that {limit} holds: raise that, or" if most < MOST_ROWS else "the most:"
+    raise InputError(
+        f"{arg('method', 'rows')} is not possible: {name} needs more than {most:,} rows, {remedy} use "
+        f"{arg('method', 'lanczos')}"
+    )
 
 
 def refusal(objective: Objective, kind: Kind) -> str | None:

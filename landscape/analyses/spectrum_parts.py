@@ -30,7 +30,6 @@ from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import Kind
 from landscape.curvature.operators import Backend, curvature_operator
 from landscape.curvature.places import Room
-from landscape.errors import InputError, arg
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import about_run, fingerprint, provenance
@@ -192,18 +191,13 @@ class _ObjectiveJob(Job):
 
     def _leave_rows(self, name: str) -> None:
         """Say that a part's matrix has too many rows; raise InputError if the options require them."""
-        most = of_samples.most_rows(self.used, self.row_bytes)
-        scarce = most < of_samples.most_rows(self.used, self.subject.cache_bytes)
+        most, cache_bytes = of_samples.most_rows(self.used, self.row_bytes), self.subject.cache_bytes
         if self.options.method == "rows":
-            limit = arg("memory_bytes" if scarce else "cache_bytes")
-            remedy = f"which are all that {limit} holds: raise that, or" if most < of_samples.MOST_ROWS else "the most:"
-            raise InputError(
-                f"{arg('method', 'rows')} is not possible: {name} needs more than {most:,} rows, {remedy} use "
-                f"{arg('method', 'lanczos')}"
+            of_samples.refuse_number(self.used, name, self.row_bytes, cache_bytes)
+        if most < of_samples.most_rows(self.used, cache_bytes):
+            log.warning(
+                "%s: more than %d rows are needed, and no more fit into memory: products replace them", name, most
             )
-        if scarce:
-            log.warning("%s: more than %d rows are needed, and no more fit into memory: products replace them",
-                        name, most)  # fmt: skip
 
     def _row_bytes(self, per_sample: of_samples.Samples | None) -> int:
         """Return the memory of the rows of this part, and of those that are kept until all parts are done."""
@@ -304,7 +298,7 @@ class OfOperator(Subject):
 
     def plan(self) -> Plan:
         """Return the steps whose costs are declared."""
-        return costs_of_matrices(self.operator, self.options)
+        return costs_of_matrices(self.operator, self.options, self.memory_bytes)
 
     def job(self, journal: Journal | None, progress: jobs.Progress | None) -> Job:
         """Begin the computation."""

@@ -133,8 +133,8 @@ def free(device: torch.device, limit: int | None) -> tuple[int, int]:
     Returns:
         Bytes on the device, and bytes on the host, 0 if the device uses the host's memory.
     """
-    on_host = memory.room(torch.device("cpu"), None) if memory.is_apart(device) else 0
-    return memory.room(device, limit), on_host
+    on_device = memory.room(device, limit)
+    return on_device, memory.room(torch.device("cpu"), None) if memory.is_apart(device) else 0
 
 
 def dots(a: Tensor, b: Tensor) -> Tensor:
