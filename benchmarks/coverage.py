@@ -10,6 +10,7 @@ interval holds.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import kstest
@@ -27,6 +28,15 @@ POWERED = 200  # tests that state their power, each by 1,600 draws
 LEFT_OUT = 1e-3  # share of the trace that the population's rows leave out
 
 
+def loaded(options: argparse.Namespace) -> Any:
+    """Return the objective of the population."""
+    return ls.load_objective(
+        options.ckpt, model=options.model, dataset=options.dataset, data_root=options.data_root,
+        normalize=options.normalize, split=options.split, samples_per_class=options.population,
+        **({"partition": "all"} if options.part == "all" else {"partition": "class", "classes": options.part}),
+    )  # fmt: skip
+
+
 def population(options: argparse.Namespace) -> tuple[Gram, np.ndarray, np.ndarray]:
     """Return the rows' products of all samples, and each sample's tr M and trace of the kept rows."""
     if options.rows is not None and options.rows.exists():
@@ -35,11 +45,7 @@ def population(options: argparse.Namespace) -> tuple[Gram, np.ndarray, np.ndarra
         gram = Gram(products=products, sign=sign, sample=sample, n=int(n))
         uncertainty = kept["uncertainty"]
     else:
-        objective = ls.load_objective(
-            options.ckpt, model=options.model, dataset=options.dataset, data_root=options.data_root,
-            normalize=options.normalize, split=options.split, samples_per_class=options.population,
-            **({"partition": "all"} if options.part == "all" else {"partition": "class", "classes": options.part}),
-        )  # fmt: skip
+        objective = loaded(options)
         known = rows.lengths(objective, KINDS["ggn"].factors, 0)
         gram, uncertainty = rows.rows(objective, KINDS["ggn"].factors, 0, known, LEFT_OUT).gram, known.uncertainty
         if options.rows is not None:
@@ -113,6 +119,24 @@ def table(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray | None, repeti
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
+def of_hessian(options: argparse.Namespace, n: int) -> None:
+    """Print how lambda_max and trace of the Hessian of n weighted draws differ from those of all samples."""
+    objective = loaded(options)
+    whole, values = ls.spectrum(objective), []
+    names = ("lambda_max", "trace")
+    for seed in range(options.draws):
+        found = ls.spectrum(objective, samples=n, seed=seed)
+        values.append([(getattr(found, name)[0], getattr(found, f"{name}_sampling_stderr")[0]) for name in names])
+    for name, (value, error) in zip(names, np.array(values).transpose(1, 2, 0), strict=True):
+        truth = float(getattr(whole, name)[0])
+        holds = np.mean(np.abs(value - truth) <= student.ppf(0.95, n - 1) * error)
+        print(
+            f"{name} of H: {truth:.5g}; {options.draws} draws of {n}: {value.mean() / truth:.3f} ({value.std() / truth:.3f}), "
+            f"± t s.e. holds in {holds:.0%}",
+            flush=True,
+        )
+
+
 def uniform_p(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, repetitions: int) -> None:
     """Print how the p values of the pooled test are spread where both parts are draws of one population, and its power.
 
@@ -166,9 +190,13 @@ def main() -> None:
     parser.add_argument("--part", default="0", help="the class, or all together")
     parser.add_argument("--population", type=int, default=2000, help="samples of each class")
     parser.add_argument("--repetitions", type=int, default=300)
-    parser.add_argument("--what", default="alike,weighted,pooled", help="tables to print")
+    parser.add_argument("--what", default="alike,weighted,pooled", help="tables to print; hessian alone takes long")
     parser.add_argument("--rows", type=Path, help="a .npz to keep the population's rows in")
+    parser.add_argument("--draws", type=int, default=20, help="of 100 samples each, for the table of the Hessian")
     options = parser.parse_args()
+    if options.what == "hessian":
+        of_hessian(options, 100)
+        return
     gram, uncertainty, traces = population(options)
     print(f"{gram.n} samples, {len(gram.sample)} rows, trace {traces.mean():.4g}, "
           f"lambda_max {gram.top(np.full(gram.n, 1 / gram.n))[0]:.4g}")  # fmt: skip
