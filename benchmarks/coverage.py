@@ -131,8 +131,8 @@ def of_hessian(options: argparse.Namespace, n: int) -> None:
         truth = float(getattr(whole, name)[0])
         holds = np.mean(np.abs(value - truth) <= student.ppf(0.95, n - 1) * error)
         print(
-            f"{name} of H: {truth:.5g}; {options.draws} draws of {n}: {value.mean() / truth:.3f} ({value.std() / truth:.3f}), "
-            f"± t s.e. holds in {holds:.0%}",
+            f"{name} of H: {truth:.5g}; {options.draws} draws of {n}: {value.mean() / truth:.3f} "
+            f"({value.std() / truth:.3f}), ± t s.e. holds in {holds:.0%}",
             flush=True,
         )
 
