@@ -58,8 +58,7 @@ class Kept:
 
     def direction(self, combination: np.ndarray) -> Tensor:
         """Return a linear combination of the rows, (D,)."""
-        vectors = self.rows.vectors
-        return torch.from_numpy(combination).to(vectors) @ vectors
+        return self.rows.combined(combination)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -181,7 +180,7 @@ def samples(
     """
     if kind.factors is None:
         raise InputError(f"the matrix {kind.name} has no rows")
-    most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+    most = min(MOST_ROWS, cache_bytes // (objective.team.largest(objective.layout.size) * objective.dtype.itemsize))
     cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
     complete = complete and kind.has_rows
     if complete:
@@ -289,7 +288,7 @@ def _along(found: Samples, top: Tensor, some: np.ndarray) -> tuple[np.ndarray, n
     folds, pieces = [some], [(found.members[some], top)]
     if kept is not None:
         if not some.all():
-            curvature = kept.gram.along(wide(kept.rows.vectors @ top.to(kept.rows.vectors)).cpu().numpy())
+            curvature = kept.gram.along(kept.rows.along(top))
             crossfit = kept.gram.crossfitted(weights)
         for members, combination in kept.gram.folds(weights):
             own = np.zeros(len(weights), dtype=bool)
