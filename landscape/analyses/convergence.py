@@ -196,7 +196,7 @@ def _costs(objective: Objective, steps: int, batch: int) -> costs.Known:
     """Return the cost of a number of training steps."""
     what, halve = "steps of the training on parts", arg("finetune")
     prepare = pilot.gradient(objective)
-    work = costs.Work(what=what, prepare=prepare, times=steps, samples=batch, batch=batch, halve=halve)
+    work = costs.Work(what=what, prepare=prepare, times=steps, samples=batch, batch=batch, halve=halve, divided=False)
     return costs.Known(works=(work,), keeps=6 * objective.layout.size * objective.dtype.itemsize)
 
 

@@ -11,7 +11,7 @@ the segments between points.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -313,6 +313,7 @@ def _costs(
             costs.Work(what="Hessians at points, each with its tracing", prepare=products, times=len(runs) * n,
                        samples=_per_point(objective, runs[0]), batch=batch, halve=arg("curvature", False))
         )  # fmt: skip
+    works[1:] = [replace(work, divided=len(runs) > 1) for work in works[1:]]  # runs are dealt
     keeps = (2 * n + 4) * 8 * size
     return costs.Known(works=works, keeps=keeps, disk=2**16 + 2 * 8 * len(runs) * n * n * len(objective.partition))
 

@@ -39,6 +39,7 @@ def work(objective: Objective, parts: Sequence[str], steps: int, halve: str = ""
         samples=samples,
         batch=batch,
         halve=halve,
+        divided=False,
     )
     return costs.Known(works=(products,), keeps=(steps + 1) * objective.layout.size * objective.dtype.itemsize)
 

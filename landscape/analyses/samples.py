@@ -7,13 +7,13 @@ directions for cross-fitting, and nearly all of lambda_max. Curvature along a ve
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import trees
+from landscape.autodiff import memory, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide
 from landscape.curvature import rows, tails
@@ -22,7 +22,7 @@ from landscape.curvature.kinds import Factors, Kind
 from landscape.curvature.outputs import Keep, largest
 from landscape.curvature.rows import Found, Lengths, Rows
 from landscape.data.thumbnails import thumbnails
-from landscape.errors import InputError
+from landscape.errors import InputError, arg
 from landscape.networks.tasks import Task
 from landscape.objective.objective import Objective
 from landscape.results import inference
@@ -129,6 +129,49 @@ class Samples:
         return value, self.lengths.trace_stderr
 
 
+def row_bytes(device: torch.device, cache_bytes: int, memory_bytes: int | None) -> int:
+    """Return the memory for the rows of a part.
+
+    Rows are in memory up to three times: those of the part twice while some are added, half as many beside their
+    lengths, and half as many of all parts for later.
+
+    Args:
+        device: of the rows.
+        cache_bytes: the most.
+        memory_bytes: bytes that this process may use in all; None for most of the free memory.
+
+    Returns:
+        Bytes, for `samples`.
+    """
+    return min(cache_bytes, memory.room(device, memory_bytes) // 3)
+
+
+def most_rows(objective: Objective, cache_bytes: int) -> int:
+    """Return how many rows are kept of a part at most; processes that work together divide their columns."""
+    return min(MOST_ROWS, cache_bytes // (objective.team.largest(objective.layout.size) * objective.dtype.itemsize))
+
+
+def refuse_number(objective: Objective, name: str, cache_bytes: int, without_limit: int) -> NoReturn:
+    """Refuse a part that needs more rows than are kept, although rows are required.
+
+    Args:
+        objective: model, loss and data in parts.
+        name: of the part.
+        cache_bytes: memory for rows, as of `row_bytes`.
+        without_limit: the cache, before the limit on memory was applied.
+
+    Raises:
+        InputError: always.
+    """
+    most = most_rows(objective, cache_bytes)
+    limit = arg("memory_bytes" if most < most_rows(objective, without_limit) else "cache_bytes")
+    remedy = f"which are all that {limit} holds: raise that, or" if most < MOST_ROWS else "the most:"
+    raise InputError(
+        f"{arg('method', 'rows')} is not possible: {name} needs more than {most:,} rows, {remedy} use "
+        f"{arg('method', 'lanczos')}"
+    )
+
+
 def refusal(objective: Objective, kind: Kind) -> str | None:
     """Say why a matrix cannot be computed from single samples.
 
@@ -180,7 +223,7 @@ def samples(
     """
     if kind.factors is None:
         raise InputError(f"the matrix {kind.name} has no rows")
-    most = min(MOST_ROWS, cache_bytes // (objective.team.largest(objective.layout.size) * objective.dtype.itemsize))
+    most = most_rows(objective, cache_bytes)
     cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
     complete = complete and kind.has_rows
     if complete:

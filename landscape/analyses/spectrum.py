@@ -111,7 +111,8 @@ def spectrum(
             fifths of the free memory. If a Lanczos basis does not fit, processes divide it, or the host keeps it for a
             GPU; see curvature/places.py. If it still does not fit, a restarted run computes the largest eigenvalues,
             and runs without a basis compute the density; see curvature/bounded.py. Then other eigenvectors are not
-            available and bounds are wider, and a warning says so. `provenance["basis"]` records any of these.
+            available and bounds are wider, and a warning says so. `provenance["basis"]` records any of these. Rows
+            that do not fit are replaced by products.
         out: result file to write; finished parts are kept beside it until it is complete, and a repeated call with
             the same options continues from them.
         fingerprint: text that you change whenever a matrix changes that only has products. Without it, unfinished work

@@ -1,32 +1,77 @@
 """The cost of a spectrum: the steps that `spectrum` takes for each part, and their number."""
 
 from collections.abc import Callable, Generator
-from dataclasses import replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from landscape.analyses import pooled
+from landscape.analyses import accuracy, pooled
 from landscape.analyses import samples as of_samples
 from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
-from landscape.autodiff import distributed
+from landscape.autodiff import distributed, memory
 from landscape.autodiff.costs import Known, Work, sizes, warming
 from landscape.autodiff.distributed import ALONE, Team
-from landscape.curvature import bounded, extremes, probing, rows, traces
+from landscape.curvature import bounded, extremes, places, probing, rows, traces
 from landscape.curvature.algebra import Operator
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Kind
 from landscape.curvature.lanczos import lanczos, probe
-from landscape.curvature.places import Room
-from landscape.errors import arg
+from landscape.curvature.places import Place, Room
+from landscape.errors import InputError, arg
 from landscape.objective import jobs, pilot
 from landscape.objective.objective import Objective
 
 _COLUMNS = 2**18  # of the rows whose inner products are timed
 _ROWS = 128
 _PILOT = 32  # samples of the run that shows how many products are needed
+_DRAWN = 2  # pilot draws of each part with an accuracy: one, and one of the number that it asks for
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The Lanczos runs of one part."""
+
+    products: int
+    steps: int  # of one run
+    kept: int  # vectors that this process keeps on the device, counted in whole vectors
+
+
+def _runs(
+    own: Operator,
+    options: Options,
+    room: Room,
+    of_ends: Callable[[], int],
+    restarted: Callable[[probing.Plan, Place], int],
+) -> _Runs:
+    """Return the runs that `spectrum` would make for a part.
+
+    Args:
+        own: operator of the part.
+        options: of the spectrum.
+        room: for vectors.
+        of_ends: returns the number of products of a run for both ends.
+        restarted: returns that of a restarted run.
+
+    Returns:
+        The runs.
+
+    Raises:
+        InputError: too few vectors fit into memory.
+    """
+    place = options.place_of_ends(room)
+    if place is not None:
+        products, number = of_ends(), 3 * extremes.FIRST
+        return _Runs(products, products, 0 if place.on_host else place.team.largest(number))
+    plan = options.plan(room)
+    block, place = probing.at_a_time(own, plan)
+    products, number = plan.steps * plan.probes, block * (plan.steps + 1)
+    if not block:
+        number = bounded.n_restarted(probing.capacity(own, plan, place))
+        products += restarted(plan, place)
+    return _Runs(products, plan.steps, 0 if place.on_host else place.team.largest(number))
 
 
 class SpectrumCosts:
@@ -50,12 +95,15 @@ class SpectrumCosts:
             kind: of matrix.
             options: of the spectrum.
             make: traces the products of an objective.
-            cache_bytes: for rows.
+            cache_bytes: for rows, and for what products keep.
             memory_bytes: of this process; None for most of what is free.
             overlap: whether vectors are also multiplied by the matrices of other parts.
         """
         self.objective, self.kind, self.options, self.overlap = objective, kind, options, overlap
         self.cache_bytes, self.memory_bytes = cache_bytes, memory_bytes
+        self.row_bytes = of_samples.row_bytes(objective.device, cache_bytes, memory_bytes)
+        world, in_order = distributed.world(), sorted(map(len, objective.members), reverse=True)
+        self.team = Team(0, world) if jobs.n_shared(in_order, world) else ALONE  # of the largest part
         self.all = pilot.mean_count(objective), max(map(len, objective.members))
         self.samples, self.most = (min(n, options.samples or n) for n in self.all)
         self.pieces = len(objective.partition)
@@ -68,16 +116,28 @@ class SpectrumCosts:
         self.by_samples = sample_by_sample(self.small, kind, options)
         self.complete = all_rows(self.small, kind, options)
         self.vector = objective.layout.size * objective.dtype.itemsize  # bytes of one
+        self.counted = 0  # bytes of a basis that the peak contains, since a run on a few samples had one
+        self.drawn = [n for n in map(len, objective.members) if accuracy.WORTH * n > accuracy.PILOT]
 
     @property
     def works(self) -> Generator[Work, None, None]:
         """All steps."""
         options = self.options
         yield pilot.evaluation(self.objective)
+        if self._is_drawn:
+            yield Work(
+                what="pilot draws for the accuracy",
+                prepare=lambda n: partial(self._drawn, n),
+                times=_DRAWN,
+                pieces=len(self.drawn),
+                samples=accuracy.PILOT,
+                batch=self.objective.batch_size,
+            )
         if self.by_samples:
             yield self._work("passes for single samples' gradients and curvatures", self._of_samples, 1.0)
         if not self._by_rows:
-            yield Work(what="tracing of the product, with its checks", prepare=lambda n: self.operator)
+            what = "tracing of the product, with its checks"
+            yield Work(what=what, prepare=lambda n: self.operator, divided=False)
             yield from self._products()
             way = self._way
             if not self.by_samples and way != "probes":
@@ -101,11 +161,21 @@ class SpectrumCosts:
 
     @property
     def keeps(self) -> int:
-        """Bytes of a basis and of rows."""
-        rows_and_basis = self._n_rows + self._pooled
+        """Bytes of rows, of a basis, and of what products keep beside the timed ones."""
+        again, later = 2 * self._n_rows, self._pooled
+        largest = max(again, 2 * later) * self.vector  # some rows are copied
         if not self._by_rows:
-            rows_and_basis += self._n_basis
-        return rows_and_basis * self.vector
+            basis = self._lanczos.kept * self.vector - self.counted
+            of_products = self._kept_by_products - self._timed.keeps
+            largest = max(largest, self._n_rows * self.vector + basis + of_products)
+        return later * self.vector + max(0, largest)
+
+    @property
+    def note(self) -> str:
+        """What the estimate cannot know."""
+        if not self._is_drawn:
+            return ""
+        return f"an upper bound: how many samples {arg('accuracy')} draws is known only after a pilot"
 
     @property
     def disk(self) -> int:
@@ -121,16 +191,43 @@ class SpectrumCosts:
         return f"{arg('batch_size')}, {arg('cache_bytes')}"
 
     @property
-    def _n_basis(self) -> int:
-        """Number of vectors of a Lanczos basis that this process keeps on the device, counted in whole vectors."""
-        options, operator, world = self.options, self.operator(), distributed.world()
-        shared = jobs.n_shared(sorted(map(len, self.objective.members), reverse=True), world)
-        room = replace(Room.beside(operator, self.memory_bytes), team=Team(0, world) if shared else ALONE)
-        place, number = options.place_of_ends(room), 3 * extremes.FIRST
-        if place is None:
-            block, place = probing.at_a_time(operator, options.plan(room))
-            number = block * (options.n_steps + 1) if block else bounded.n_restarted(room.fits(place, bounded.BESIDE))
-        return 0 if place.on_host else place.team.largest(number)
+    def _is_drawn(self) -> bool:
+        """Whether an accuracy decides how many samples are drawn, and draws are worth it."""
+        return self.options.accuracy is not None and self.by_samples and bool(self.drawn)
+
+    def _drawn(self, n: int) -> object:
+        """Measure the rows of a pilot draw."""
+        given: dict[str, Any] = {"tol": of_samples.GGN_TOL, "trace_tol": None, "complete": False}
+        few = pilot.few(self.objective, [n])
+        return accuracy.of_draw(of_samples.samples(few, self.kind, 0, cache_bytes=self.row_bytes, **given))
+
+    @cached_property
+    def _timed(self) -> Operator:
+        """The operator of the largest part whose products are timed."""
+        return self.operator()[self._part(self.counts[-1])]
+
+    @property
+    def _keepable(self) -> float:
+        """Bytes that the products of the largest part would keep without a limit, if those of the timed part do."""
+        n = self.team.largest(self.most)
+        return self._timed.keeps * n / self.counts[-1]
+
+    @property
+    def _kept_by_products(self) -> int:
+        return min(self.cache_bytes, int(self._keepable))
+
+    @cached_property
+    def _lanczos(self) -> _Runs:
+        """The Lanczos runs of a part."""
+        own = replace(self._timed, cached=self._timed.cached and self._keepable <= self.cache_bytes)
+        own.matvec(self._vector()[None, None])  # shows how much memory a product needs for a moment
+        on_device, on_host = places.free(own.device, self.memory_bytes)
+        on_device -= self._kept_by_products + self._n_rows * self.vector
+        room = Room(on_device // self.vector, on_host // self.vector, self.team)
+        before = memory.peak()
+        found = _runs(own, self.options, room, self._of_ends, self._restarted)
+        self.counted = min(found.kept * self.vector, memory.peak() - before)
+        return found
 
     @property
     def _by_rows(self) -> bool:
@@ -145,15 +242,28 @@ class SpectrumCosts:
         return str(self.parts.index(n))
 
     def _per_sample(self, part: int) -> of_samples.Samples:
-        given: dict[str, Any] = self.options.of_samples | {"cache_bytes": self.cache_bytes, "complete": self.complete}
+        given: dict[str, Any] = self.options.of_samples | {"cache_bytes": self.row_bytes, "complete": self.complete}
         return of_samples.samples(self.small, self.kind, part, **given)
 
     @property
     def _n_rows(self) -> int:
-        """Number of rows kept of a part, extrapolated from the few samples; 0 for none or too many."""
+        """Number of rows kept of a part, extrapolated from the few samples; 0 for none or too many.
+
+        Raises:
+            InputError: there are too many, but the options require rows.
+        """
+        if not self.by_samples:
+            return 0
         last = len(self.counts) - 1
-        kept = self.per_sample(last).kept if self.by_samples else None
-        return 0 if kept is None else round(len(kept.rows.sample) * self.samples / self.counts[last])
+        kept, most = self.per_sample(last).kept, of_samples.most_rows(self.objective, self.row_bytes)
+        if kept is None and self.options.method == "rows":
+            largest = max(range(self.pieces), key=lambda p: len(self.objective.members[p]))
+            name = self.objective.partition.names[largest]
+            of_samples.refuse_number(self.objective, name, self.row_bytes, self.cache_bytes)
+        if kept is None:
+            return 0
+        number = round(len(kept.rows.sample) * self.samples / self.counts[last])
+        return number if number <= most else most * (self.options.method == "rows" or not self.complete)
 
     def _of_samples(self, n: int) -> Callable[[], object]:
         part = self.parts.index(n)
@@ -186,34 +296,49 @@ class SpectrumCosts:
 
     def _products(self) -> Generator[Work, None, None]:
         """Return the products of each part, and the work on their vectors."""
-        options, block, times = self.options, 1, self._n_products()
+        options, block, runs = self.options, 1, self._lanczos
         halve = f"{arg('tol', 0.01)} or {arg('samples', self.samples // 2)}"
         if options.has_density:
             block = 1 if self.operator().cached else options.n_probes
             halve = f"{arg('steps', options.n_steps // 2)} or {arg('probes', options.n_probes // 2)}"
+        times = runs.products + self._n_of_trace
         yield self._multiplied(f"products with the {self.kind.name}", times, block, halve)
-        steps = min(options.n_steps if options.has_density else times, self.objective.layout.size)
+        steps = min(runs.steps, self.objective.layout.size)
         start = self._vector()[None, None]
         yield Work(
             what="runs of Lanczos beside their products",
             prepare=lambda n: lambda: lanczos(lambda V: V + 0, start, steps),
-            times=times / steps,
+            times=runs.products / steps,
             pieces=self.pieces,
         )
 
-    def _n_products(self) -> int:
-        """Return the number of products of a part: as requested, or as a run on a few samples needs."""
-        options = self.options
-        if options.has_density:
-            return options.n_steps * options.n_probes
-        last = len(self.parts) - 1
+    @property
+    def _n_of_trace(self) -> int:
+        """Number of probes for the trace alone; more are drawn where the pilot asks for more."""
+        if self._way != "probes":
+            return 0
+        pilots = 0 if self.options.of_trace is None else probing.PILOT
+        if self.options.place_of_ends(Room(2**62)) is None:
+            return max(0, pilots - self.options.n_probes)
+        return pilots or extremes.TRACE_PROBES
+
+    def _of_ends(self) -> int:
+        """Return the number of products for both ends of a part, as a run on a few samples needs."""
+        options, last = self.options, len(self.parts) - 1
         own, most = self.operator()[str(last)], options.max_steps or extremes.MOST
         per_sample = self.per_sample(last) if self.by_samples else None
         guess, error = (None, None) if per_sample is None else (per_sample.guess, per_sample.relative_error)
         given: dict[str, Any] = {"seed": options.seed, "tol": options.residual, "gap": options.gap_for(error)}
-        found = extremes.ends(own, guess, **given, vectors=options.vectors, max_products=most)
-        of_trace = extremes.TRACE_PROBES if self._way == "probes" else 0
-        return len(found.alpha) + of_trace
+        return len(extremes.ends(own, guess, **given, vectors=options.vectors, max_products=most).alpha)
+
+    def _restarted(self, plan: probing.Plan, place: Place) -> int:
+        """Return the number of products of the restarted run of a part, as a run on a few samples needs."""
+        own, room = self.operator()[str(len(self.parts) - 1)], plan.room or Room(0)
+        alone, by_itself = replace(place, team=ALONE), replace(plan, room=replace(room, team=ALONE))
+        try:
+            return probing.deflated(own, by_itself, alone, lambda done: None).pairs.products
+        except InputError:  # only several processes together have the memory
+            return plan.max_steps or 4 * plan.steps
 
     def _multiplied(self, what: str, times: float, block: int, halve: str) -> Work:
         def prepare(n: int) -> Callable[[], object]:
@@ -228,7 +353,7 @@ class SpectrumCosts:
         """Number of rows of all parts that are multiplied with each other; 0 for none or too many."""
         if not (self.by_samples and self.options.sampling_errors):
             return 0
-        most = min(pooled.MOST_ROWS, self.cache_bytes // self.vector)
+        most = min(pooled.MOST_ROWS, self.row_bytes // self.vector)
         if not self.complete:
             most = min(most, self.pieces * max(of_samples.DIRECTION_ROWS, self.samples))
         last = len(self.counts) - 1
@@ -273,25 +398,30 @@ class SpectrumCosts:
         )
 
 
-def costs_of_matrices(operator: Operator, options: Options) -> Known:
+def costs_of_matrices(operator: Operator, options: Options, memory_bytes: int | None) -> Known:
     """Return the cost of the spectra of any matrices, which is that of their products.
 
     Args:
         operator: of the matrices.
         options: of the spectrum.
+        memory_bytes: of this process; None for most of what is free.
 
     Returns:
         The plan; if runs stop by themselves, it states the largest cost.
+
+    Raises:
+        InputError: too few vectors fit into memory.
     """
-    times = options.n_steps * options.n_probes if options.has_density else options.max_steps or extremes.MOST
     own = operator[operator.parts[0]]
+    most, room = options.max_steps or extremes.MOST, Room.beside(own, memory_bytes)
+    runs = _runs(own, options, room, lambda: most, lambda plan, place: plan.max_steps or 4 * plan.steps)
     v = probe(operator.size, seed=0, number=0).to(operator.device, operator.dtype)[None, None]
     work = Work(
         what=f"products with the {operator.name}",
         prepare=lambda n: lambda: own.matvec(v),
-        times=times,
+        times=runs.products,
         pieces=len(operator.parts),
         halve=arg("steps", options.n_steps // 2),
     )
-    keeps = (options.n_steps + 1) * operator.size * operator.dtype.itemsize
+    keeps = runs.kept * operator.size * operator.dtype.itemsize
     return Known(works=(work,), keeps=keeps, disk=16 * options.vectors * operator.size * len(operator.parts))

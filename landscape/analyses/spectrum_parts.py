@@ -4,6 +4,7 @@ Operator -> Lanczos runs (probing.py), or one run for both ends (extremes.py) ->
 some matrices, the gradients or curvatures of single samples give the whole spectrum without any product.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,18 +23,20 @@ from landscape.analyses.accuracy import draws_of
 from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
 from landscape.analyses.pooled import row_products, to_keep
 from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
+from landscape.autodiff import distributed
 from landscape.autodiff.costs import Plan
-from landscape.curvature import extremes, kept, probing, rows, traces
+from landscape.curvature import extremes, kept, places, probing, rows, traces
 from landscape.curvature.algebra import Operator
 from landscape.curvature.kinds import Kind
 from landscape.curvature.operators import Backend, curvature_operator
 from landscape.curvature.places import Room
-from landscape.errors import InputError, arg
 from landscape.objective import jobs
 from landscape.objective.objective import Objective
 from landscape.objective.provenance import about_run, fingerprint, provenance
 from landscape.results import Spectrum
 from landscape.results.journal import Journal
+
+log = logging.getLogger(__name__)
 
 Report: TypeAlias = Callable[[float], None]
 """Called with the fraction of a part that is done."""
@@ -139,10 +142,12 @@ class _ObjectiveJob(Job):
         objective, kind, options = subject.objective, subject.kind, subject.options
         self.subject = subject
         self.objective, self.kind, self.options = objective, kind, options
-        self.given: dict[str, Any] = {"cache_bytes": subject.cache_bytes, "journal": journal, "progress": progress}
+        self.row_bytes = _least(of_samples.row_bytes(objective.device, subject.cache_bytes, subject.memory_bytes))
+        self.given: dict[str, Any] = {"journal": journal, "progress": progress}
         self.used = draws_of(
-            objective, kind, samples=options.samples, accuracy=options.accuracy, seed=options.seed, **self.given
-        )
+            objective, kind, samples=options.samples, accuracy=options.accuracy, seed=options.seed,
+            cache_bytes=self.row_bytes, **self.given,
+        )  # fmt: skip
         self.costs = [float(len(own)) for own in self.used.members]
         self.about, self.identity = provenance(objective, asdict(options)), subject.identity
         self.room = _RoomOnce(subject.memory_bytes)
@@ -167,20 +172,15 @@ class _ObjectiveJob(Job):
         per_sample = None
         if self.by_samples:
             per_sample = self._per_sample(shared, part)
-            if options.method == "rows" and per_sample.kept is None:
-                held = self.given["cache_bytes"] // (shared.layout.size * shared.dtype.itemsize)
-                most, scarce = min(held, of_samples.MOST_ROWS), held < of_samples.MOST_ROWS
-                remedy = f"which are all that {arg('cache_bytes')} holds: raise that, or" if scarce else "the most:"
-                raise InputError(
-                    f"{arg('method', 'rows')} is not possible: {name} needs more than {most:,} rows, {remedy} use "
-                    f"{arg('method', 'lanczos')}"
-                )
+            if per_sample.complete and per_sample.kept is None:
+                self._leave_rows(name, shared)
             self.lengths[part] = per_sample.lengths
             fields |= of_samples.eigenvalues(per_sample)
             if per_sample.kept is not None and per_sample.complete and options.method != "lanczos":
                 return summaries.of_rows(per_sample, per_sample.kept, options, fields | {"provenance": self.about})
         own = kept.kept(self.operator[name].shared(), work, self.identity)
-        found = _by_products(own, options, self._trace(own, name, per_sample), self.room(own), report, per_sample)
+        room = self.room(own, self._row_bytes(per_sample), self._trial(own, part))
+        found = _by_products(own, options, self._trace(own, name, per_sample), room, report, per_sample)
         made = found.fields
         if per_sample is not None and options.sampling_errors:
             along_top = of_samples.along_vector(per_sample, found.top, float(made["lambda_max"][0]))
@@ -189,10 +189,32 @@ class _ObjectiveJob(Job):
             made |= summaries.errors(made, self.used, part, per_sample)
         return Spectrum(**made, **fields, provenance=self.about | found.notes)
 
+    def _leave_rows(self, name: str, shared: Objective) -> None:
+        """Say that a part's matrix has too many rows; raise InputError if the options require them."""
+        most, cache_bytes = of_samples.most_rows(shared, self.row_bytes), self.subject.cache_bytes
+        if self.options.method == "rows":
+            of_samples.refuse_number(shared, name, self.row_bytes, cache_bytes)
+        if most < of_samples.most_rows(shared, cache_bytes):
+            log.warning(
+                "%s: more than %d rows are needed, and no more fit into memory: products replace them", name, most
+            )
+
+    def _row_bytes(self, per_sample: of_samples.Samples | None) -> int:
+        """Return the memory of the rows of this part, and of those that are kept until all parts are done."""
+        kept = [] if per_sample is None or per_sample.kept is None else [per_sample.kept.rows.vectors]
+        kept += [known.kept.vectors for known in self.lengths.values() if known.kept is not None]
+        return sum(vectors.nbytes for vectors in kept)
+
+    def _trial(self, own: Operator, part: int) -> Operator:
+        """Return the operator of the largest part, if its products need more memory for a moment than a part's own."""
+        members = self.used.members
+        largest = max(range(len(members)), key=lambda p: len(members[p]))
+        enough = min(self.used.batch_size, len(members[largest]))
+        return own if own.team.size > 1 or len(members[part]) >= enough else self.operator.restrict([largest])
+
     def _per_sample(self, objective: Objective, part: int) -> of_samples.Samples:
-        cache_bytes = self.subject.cache_bytes
-        later = to_keep(self.used, cache_bytes // 2) if self.options.sampling_errors else None
-        given: dict[str, Any] = self.options.of_samples | {"cache_bytes": cache_bytes, "later": later}
+        later = to_keep(self.used, self.row_bytes // 2) if self.options.sampling_errors else None
+        given: dict[str, Any] = self.options.of_samples | {"cache_bytes": self.row_bytes, "later": later}
         return of_samples.samples(
             objective, self.kind, part, **given, complete=all_rows(self.used, self.kind, self.options)
         )
@@ -206,13 +228,24 @@ class _ObjectiveJob(Job):
         self.objective.verify()
         self.__dict__.pop("operator", None)  # with what it keeps, before the next stage keeps its own
         if self.kind.factors is not None and self.options.sampling_errors and self.by_samples:
-            found = row_products(self.used, found, self.kind.factors, self.lengths, self._lengths, **self.given)
+            found = row_products(
+                self.used, found, self.kind.factors, self.lengths, self._lengths, cache_bytes=self.row_bytes,
+                **self.given,
+            )  # fmt: skip
         if self.subject.overlap:
-            found = overlaps.overlap(self.objective, found, backend=self.subject.backend, **self.given)
+            found = overlaps.overlap(
+                self.objective, found, backend=self.subject.backend, cache_bytes=self.subject.cache_bytes, **self.given
+            )
         return found
 
     def _lengths(self, shared: Objective, part: int) -> rows.Lengths:
         return self._per_sample(shared, part).lengths
+
+
+def _least(number: int) -> int:
+    """Return the least of the numbers of all processes, so that all keep the same rows."""
+    with distributed.together():
+        return int(distributed.team().gathered(torch.tensor([number])).min())
 
 
 def _facts(objective: Objective, name: str) -> dict[str, Any]:
@@ -265,7 +298,7 @@ class OfOperator(Subject):
 
     def plan(self) -> Plan:
         """Return the steps whose costs are declared."""
-        return costs_of_matrices(self.operator, self.options)
+        return costs_of_matrices(self.operator, self.options, self.memory_bytes)
 
     def job(self, journal: Journal | None, progress: jobs.Progress | None) -> Job:
         """Begin the computation."""
@@ -356,13 +389,26 @@ class _RoomOnce:
 
     def __init__(self, memory_bytes: int | None) -> None:
         self.memory_bytes = memory_bytes
-        self.known: np.ndarray | None = None
+        self.known: np.ndarray | None = None  # bytes on the device and on the host, as of `places.free`
 
-    def __call__(self, operator: Operator) -> Room:
+    def __call__(self, operator: Operator, rows: int = 0, trial: Operator | None = None) -> Room:
+        """Return the room beside an operator.
+
+        Args:
+            operator: of one part.
+            rows: bytes of the rows that are kept beside it.
+            trial: the operator of which one product shows how much memory products need for a moment; None means
+                this one.
+
+        Returns:
+            The room, for the operator's team.
+        """
         if self.known is None:
-            if self.memory_bytes is not None:  # a product shows how much memory it needs temporarily
-                operator.matvec(torch.ones(1, 1, operator.size, dtype=operator.dtype, device=operator.device))
-            found = Room.beside(operator, self.memory_bytes)
-            self.known = np.array([found.on_device, found.on_host])
-        on_device, on_host = (int(n) for n in operator.team.agreed(self.known))
+            if self.memory_bytes is not None:
+                of = trial or operator
+                of.matvec(torch.ones(1, 1, of.size, dtype=of.dtype, device=of.device))
+            on_device, on_host = places.free(operator.device, self.memory_bytes)
+            self.known = np.array([on_device + rows, on_host])
+        own = self.known - [operator.keeps + rows, 0]
+        on_device, on_host = (int(n) // (operator.size * operator.dtype.itemsize) for n in operator.team.agreed(own))
         return Room(on_device, on_host, operator.team)

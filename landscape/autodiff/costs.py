@@ -64,6 +64,10 @@ class Plan(Protocol):
     def spare(self) -> str:
         """An option that would save memory."""
 
+    @property
+    def note(self) -> str:
+        """What is not known before the run; empty if all is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
@@ -73,6 +77,7 @@ class Known:
     keeps: int = 0
     disk: int = 0
     spare: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,11 @@ class Repeated:
         """An option that would save memory."""
         return self.plans[0].spare
 
+    @property
+    def note(self) -> str:
+        """What is not known before the run; empty if all is."""
+        return self.plans[0].note
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
@@ -123,6 +133,7 @@ class Estimate:
     memory: int  # bytes that the process would have at most
     disk: int  # bytes of its files
     spare: str  # an option that would save memory
+    note: str = ""  # what is not known before the run
 
     @property
     def seconds(self) -> float:
@@ -255,6 +266,7 @@ def measured(plans: Sequence[Plan], *, ranks: float = 1.0, clock: Callable[[], f
         memory=memory.peak() + sum(plan.keeps for plan in plans),
         disk=sum(plan.disk for plan in plans),
         spare=next((plan.spare for plan in plans if plan.spare), ""),
+        note="; ".join(dict.fromkeys(plan.note for plan in plans if plan.note)),
     )
 
 

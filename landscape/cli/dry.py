@@ -19,6 +19,8 @@ def show(console: Console, found: Estimate) -> None:
     ]
     console.table(["steps", "number", "time"], rows, title="what this command would take; nothing is written")
     console.say(f"in all {duration(found.seconds)}, {size(found.memory)} of memory, {size(found.disk)} on the disk")
+    if found.note:
+        console.say(found.note)
     for cost in sorted(found.costs, key=lambda c: -c.seconds):
         if cost.halve and cost.seconds > _LEAST * found.seconds:
             console.say(f"fewer {cost.what}: {cost.halve}")
@@ -28,6 +30,7 @@ def show(console: Console, found: Estimate) -> None:
         "seconds": found.seconds,
         "memory": found.memory,
         "disk": found.disk,
+        "note": found.note,
         "steps": [vars(cost) for cost in found.costs],
     })
 

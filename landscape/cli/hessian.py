@@ -175,7 +175,8 @@ LIMIT = option(
     metavar="SIZE",
     help="Use at most this much memory in each process, such as 20GB; on a GPU, of its memory. If a Lanczos basis does "
     "not fit, processes divide it, or the host keeps it for a GPU. If it still does not fit, a restarted run computes "
-    "the largest eigenvalues, and runs without a basis compute the density.",
+    "the largest eigenvalues, and runs without a basis compute the density. Rows of single samples that do not fit are "
+    "replaced by products.",
     show_default="four fifths of the free memory",
 )
 VERIFY = option(

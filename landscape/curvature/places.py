@@ -87,10 +87,9 @@ class Room:
         Returns:
             The numbers, for a process that computes products alone.
         """
+        on_device, on_host = free(operator.device, limit)
         entry = operator.size * operator.dtype.itemsize
-        on_device = memory.room(operator.device, limit) - operator.keeps
-        on_host = memory.room(torch.device("cpu"), None) if memory.is_apart(operator.device) else 0
-        return cls(on_device // entry, on_host // entry)
+        return cls((on_device - operator.keeps) // entry, on_host // entry)
 
     @property
     def places(self) -> Iterator[Place]:
@@ -122,6 +121,20 @@ class Room:
     def largest(self) -> Place:
         """The place where the largest number of vectors fits, which is the last one."""
         return list(self.places)[-1]
+
+
+def free(device: torch.device, limit: int | None) -> tuple[int, int]:
+    """Return how much memory there is for vectors, and for what products keep.
+
+    Args:
+        device: of the products.
+        limit: bytes that this process may use on it; None for most of the free memory.
+
+    Returns:
+        Bytes on the device, and bytes on the host, 0 if the device uses the host's memory.
+    """
+    on_device = memory.room(device, limit)
+    return on_device, memory.room(torch.device("cpu"), None) if memory.is_apart(device) else 0
 
 
 def dots(a: Tensor, b: Tensor) -> Tensor:

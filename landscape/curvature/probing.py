@@ -231,33 +231,64 @@ def at_a_time(operator: "Operator", plan: Plan) -> tuple[int, Place]:
     return 0, plan.room.largest
 
 
-def _without_basis(
-    operator: "Operator", plan: Plan, place: Place, report: Callable[[float], None], *, estimate: bool
-) -> Runs:
-    """Probe a matrix without keeping a Lanczos basis, see bounded.py."""
-    wanted = min(max(plan.vectors, 3), operator.size - 3)
-    room = plan.room or Room(0)
-    capacity = room.fits(place, bounded.BESIDE)
-    entry = operator.size * operator.dtype.itemsize
-    if capacity < wanted + bounded.LEAST:
-        needed = bounded.BESIDE + (0 if place.on_host else place.team.largest(wanted + bounded.LEAST))
+def capacity(operator: "Operator", plan: Plan, place: Place) -> int:
+    """Return the number of vectors of a restarted run that fit into memory.
+
+    Args:
+        operator: an operator with one part.
+        plan: the settings.
+        place: of the vectors.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: they are too few for a restarted run.
+    """
+    room, least = plan.room or Room(0), _wanted(operator, plan) + bounded.LEAST
+    found = room.fits(place, bounded.BESIDE)
+    if found < least:
+        needed = bounded.BESIDE + (0 if place.on_host else place.team.largest(least))
+        entry = operator.size * operator.dtype.itemsize
         raise InputError(
             f"{max(room.on_device, 0)} vectors of {operator.size:,} parameters ({entry / 1e9:.3g} GB each) fit into "
             f"memory beside the model, and {needed} are needed: raise {arg('memory_bytes')}, lower "
             f"{arg('cache_bytes')} or {arg('batch_size')}, or choose some {arg('params')}"
         )
+    return found
+
+
+def _wanted(operator: "Operator", plan: Plan) -> int:
+    return min(max(plan.vectors, 3), operator.size - 3)
+
+
+def deflated(operator: "Operator", plan: Plan, place: Place, report: Callable[[int], None]) -> bounded.Split:
+    """Deflate the largest eigenvalues of a matrix, by a restarted run.
+
+    Args:
+        operator: an operator with one part.
+        plan: the settings.
+        place: of the vectors.
+        report: called with the number of finished products.
+
+    Returns:
+        The matrix without these eigenvalues.
+
+    Raises:
+        InputError: too few vectors fit into memory.
+    """
+    fit, start = capacity(operator, plan, place), _drawn(operator, plan, 0, "restart")
     most = plan.max_steps or 4 * plan.steps
+    return bounded.split(operator, start, _wanted(operator, plan), fit, plan.tol or 1e-3, most, report, place)
+
+
+def _without_basis(
+    operator: "Operator", plan: Plan, place: Place, report: Callable[[float], None], *, estimate: bool
+) -> Runs:
+    """Probe a matrix without keeping a Lanczos basis, see bounded.py."""
+    entry = operator.size * operator.dtype.itemsize
     total = plan.steps * (plan.probes + 1)
-    split = bounded.split(
-        operator,
-        _drawn(operator, plan, 0, "restart"),
-        wanted,
-        capacity,
-        plan.tol or 1e-3,
-        most,
-        lambda done: report(min(0.5, done / total)),
-        place,
-    )
+    split = deflated(operator, plan, place, lambda done: report(min(0.5, done / total)))
     log.warning(
         "%s: the Lanczos basis takes %.3g GB and does not fit into memory: the %d largest eigenvalues come from %d "
         "products with %d vectors, the density from runs without a basis",
@@ -286,7 +317,7 @@ def _without_basis(
         best=best,
         values=split.pairs.values,  # the runs may have copies of others
         residuals=split.pairs.residuals,
-        extremes=place.whole(split.pairs.vectors[:wanted], operator.device),
+        extremes=place.whole(split.pairs.vectors[: _wanted(operator, plan)], operator.device),
         trace_samples=np.array(samples),
         trace=(float(np.mean(samples)), max(error, _rounding(operator, [(s, norm2) for _, _, norm2, s in runs]))),
         basis=f"not kept: {len(split.pairs.values)} eigenvectors by restarts with {split.capacity} vectors; others are "

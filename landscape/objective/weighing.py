@@ -67,8 +67,8 @@ class Weighed:
         """Return the weighted values."""
         values = self.of(outputs, targets[0])
         factors = targets[1] if self.power == 1 else targets[1] ** self.power
-        # weighted counts are not integers
-        factors = factors.to(values.device, values.dtype if values.is_floating_point() else factors.dtype)
+        dtype = values.dtype if values.is_floating_point() else factors.dtype  # weighted counts are not integers
+        factors = factors.to(values.device).to(dtype)  # moved first: otherwise the device would have to convert
         return values * factors.reshape(-1, *[1] * (values.ndim - 1))
 
 

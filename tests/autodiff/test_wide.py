@@ -3,7 +3,10 @@
 The stand-in refuses float64, as Apple's devices do; each analysis and each training method must pass on it.
 """
 
+import tempfile
 from dataclasses import fields
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from refusals import refused
 
 import landscape as ls
 from landscape.analyses import directions, monitor
+from landscape.analyses.distances import Run
 from landscape.autodiff.wide import place, wide, zeros
 from landscape.curvature import kinds
 from landscape.curvature.operators import curvature_operator
@@ -94,12 +98,41 @@ def _objective(device, **options):
     return ls.load_objective(model=_model(), dataset=data, partition="class", device=device, batch_size=5, **options)
 
 
-def _towards(objective):
+def _shifted():
+    """The network at other weights."""
     other = _model()
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(0.1)
-    return directions.towards(objective, [points.of_network(objective, other)], ["other"])
+    return other
+
+
+def _towards(objective):
+    return directions.towards(objective, [points.of_network(objective, _shifted())], ["other"])
+
+
+def _drawn(objective):
+    return ls.draw_samples(objective, 4)
+
+
+def _path(objective):
+    """Three points that are not on one line."""
+    here, there = points.origin(objective), points.of_network(objective, _shifted().to(objective.device))
+    thetas = [here.theta, 1.1 * here.theta, there.theta]
+    return {f"epoch-{k}": (points.Point(theta, here.buffers), float(k)) for k, theta in enumerate(thetas)}
+
+
+def _run(objective):
+    return Run(name="run", points=_path(objective), start=points.origin(objective))
+
+
+@cache
+def _stages():
+    """Two checkpoints of the network."""
+    folder = Path(tempfile.mkdtemp())
+    for k, model in enumerate((_model(), _shifted())):
+        torch.save(model.state_dict(), folder / f"epoch-{k}.pt")
+    return sorted(folder.iterdir())
 
 
 def _reverse(objective, kind):
@@ -115,17 +148,26 @@ ANALYSES = {
     "ggn": lambda o: ls.spectrum(o, operator="ggn", steps=4, backend="reverse"),
     "empirical-fisher": lambda o: ls.spectrum(o, operator="empirical-fisher", steps=4, backend="reverse"),
     "accuracy": lambda o: ls.spectrum(o, accuracy=0.3, backend="reverse"),
+    "draws": lambda o: ls.spectrum(_drawn(o), steps=4, backend="reverse"),
     "diagonal": lambda o: _reverse(o, "ggn").diagonal(),
     "probed diagonal": lambda o: _reverse(o, "residual").diagonal(probes=8),
     "top": lambda o: _reverse(o, "hessian").top(1),
     "overlap": _overlap,
     "surface": lambda o: ls.surface(o, directions.random(o, 2), AXIS, AXIS),
     "descent": lambda o: ls.surface(o, directions.gradients(o, ["0"]), AXIS),
+    "surface of draws": lambda o: ls.surface(_drawn(o), directions.random(o, 1), AXIS),
     "towards": lambda o: ls.surface(o, _towards(o), AXIS, batch_norm="reestimate"),
     "gradients": lambda o: ls.gradients(o, sampling_errors=True),
     "gradients of batches": lambda o: ls.gradients(o, batches=2),
     "features": ls.features,
+    "gradients of draws": lambda o: ls.gradients(_drawn(o), sampling_errors=True),
     "sharpness": lambda o: ls.sharpness(o, draws=1),
+    "sharpness of draws": lambda o: ls.sharpness(_drawn(o), draws=1),
+    "trajectory": lambda o: ls.trajectory(o, {"run": _path(o)}, n=3),
+    "trajectory of draws": lambda o: ls.trajectory(_drawn(o), {"run": _path(o)}, n=3),
+    "distances": lambda o: ls.distances(o, [_run(o)], source="points", over="all", barrier_points=3),
+    "sensitivity": lambda o: ls.sensitivity(o, of="0", n=1, draws=1),
+    "series": lambda o: ls.series(ls.surface1d, o, _stages(), n=3),
 }
 
 
@@ -162,10 +204,12 @@ def test_a_monitor_takes_the_host_for_what_needs_float64(monkeypatch):
     np.testing.assert_allclose(found.lambda_max[0], expected.lambda_max, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["sam", "imbsam", "gsa-gkp", "ldam-drw"])
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_each_way_of_training_runs_without_float64(method):
-    options = {"dataset": "toys:vectors", "model": "toys:batched", "epochs": 5, "batch_size": 8, "augment": "none"}
-    recipe = methods.compose(options | ({"groups": 2} if method == "gsa-gkp" else {}), method=method)
+    views = "none,none,none" if method.startswith("bcl") else "none"
+    options = {"dataset": "toys:vectors", "model": "toys:batched", "epochs": 5, "batch_size": 8, "augment": views}
+    grouped = methods.compose(options, method=method).grouped
+    recipe = methods.compose(options | ({"groups": 2} if grouped else {}), method=method)
     expected = train(None, None, recipe, device="cpu").history
     with stand_in.entered(float64=False):
         found = train(None, None, recipe, device=stand_in.NAME).history

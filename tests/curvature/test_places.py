@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -204,7 +205,18 @@ def test_room_is_counted_in_vectors_of_the_device_and_of_the_host(monkeypatch):
 def test_an_estimate_counts_the_share_of_a_basis_that_would_be_divided(fit, expected, monkeypatch):
     objective = CASES["mlp-tanh"].objective(partition="all")
     entry = objective.layout.size * 8
-    monkeypatch.setattr(distributed, "world", lambda: 2)
+    alone = []
+
+    @contextmanager
+    def apart():
+        alone.append(True)
+        try:
+            yield
+        finally:
+            alone.pop()
+
+    monkeypatch.setattr(distributed, "world", lambda: 1 if alone else 2)
+    monkeypatch.setattr(distributed, "apart", apart)  # in which steps are timed
     monkeypatch.setattr(distributed, "of_main", lambda value: value)
     monkeypatch.setattr(memory, "room", lambda device, limit: fit * entry)
     monkeypatch.setattr(memory, "peak", lambda: 10**6)

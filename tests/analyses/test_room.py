@@ -1,0 +1,77 @@
+"""The memory that a spectrum may use: for rows, for what products keep, and for the basis."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from refusals import refused
+
+import landscape as ls
+from landscape.analyses import samples, spectrum_parts
+from landscape.autodiff import memory
+from landscape.curvature.matrices import matrix
+from landscape.errors import InputError
+from tests.cases import CASES
+
+ENTRY = 8  # bytes of a number
+
+
+def objective(**options):
+    return CASES["mlp-tanh"].objective(**options)
+
+
+def with_room_for(monkeypatch, vectors):
+    """Let so many vectors of the objective's size fit into memory; return the bytes of one."""
+    entry = objective().layout.size * ENTRY
+    monkeypatch.setattr(memory, "room", lambda device, limit: vectors * entry)
+    return entry
+
+
+# private: the room for vectors is in no result
+def test_each_part_has_the_room_that_its_own_products_and_rows_leave(monkeypatch):
+    monkeypatch.setattr(memory, "room", lambda device, limit: 1000 * 5 * ENTRY)
+    room = spectrum_parts._RoomOnce(None)
+    tail, head = (replace(matrix(torch.eye(5, dtype=torch.float64)), keeps=n * 5 * ENTRY) for n in (10, 300))
+    assert room(tail, 100 * 5 * ENTRY).on_device == 990  # measured beside these rows
+    assert room(tail).on_device == 1090
+    assert room(head, 200 * 5 * ENTRY).on_device == 600
+
+
+# private: which product is tried first is in no result
+def test_a_part_smaller_than_a_batch_does_not_show_what_products_need(monkeypatch):
+    tried = []
+
+    class Seen(spectrum_parts._RoomOnce):
+        def __call__(self, operator, rows=0, trial=None):
+            tried.append(trial.parts[0])
+            return super().__call__(operator, rows, trial)
+
+    monkeypatch.setattr(spectrum_parts, "_RoomOnce", Seen)
+    ls.spectrum(objective(), steps=3, probes=1, backend="reverse")  # 9, 5 and 1 samples in batches of 4
+    assert tried == ["0", "1", "0"]
+
+
+def test_rows_are_as_many_as_fit_into_memory(monkeypatch, caplog):
+    subject = objective(partition="all")
+    options = {"operator": "ggn", "steps": 4, "probes": 1, "ggn_tol": 0.0, "memory_bytes": 1}
+    by_rows = ls.spectrum(subject, **options | {"memory_bytes": None})
+    n_rows = np.isfinite(by_rows.eigenvalues).sum()
+    assert 20 < n_rows <= 30  # two of each of 15 samples, less those of length zero
+    with_room_for(monkeypatch, 3 * 30)
+    assert ls.spectrum(subject, **options).eigenvalues.shape == by_rows.eigenvalues.shape
+    caplog.clear()
+    entry = with_room_for(monkeypatch, 3 * 28)
+    found = ls.spectrum(subject, **options)
+    assert found.eigenvalues is None or not np.isfinite(found.eigenvalues).any()
+    assert "28" in caplog.text
+    np.testing.assert_allclose(found.lambda_max, by_rows.lambda_max, rtol=0.2)
+    with refused(InputError, "memory_bytes", "28", method="lanczos"):
+        ls.spectrum(subject, **options | {"method": "rows", "steps": None, "probes": None})
+    with refused(InputError, "cache_bytes", "27", method="lanczos"):
+        ls.spectrum(subject, **options | {"method": "rows", "cache_bytes": 27 * entry, "steps": None, "probes": None})
+
+
+def test_rows_of_a_part_are_three_times_in_memory_at_most(monkeypatch):
+    entry = with_room_for(monkeypatch, 3 * 7 + 2)
+    assert samples.row_bytes(torch.device("cpu"), 10**9, None) // entry == 7
+    assert samples.row_bytes(torch.device("cpu"), 5 * entry, None) == 5 * entry
