@@ -3,13 +3,17 @@
     python benchmarks/coverage.py --ckpt resnet32.th --model resnet32 --dataset cifar10 --data-root DIR \
         --normalize imagenet --split train --part airplane --population 2000
 
+    python benchmarks/coverage.py --files figures/data/digits.ce.ends.h5,figures/data/digits.sam.ends.h5 --part head
+
 The population's Gauss-Newton matrix is the truth. Samples are drawn from it alike, or in proportion to tr M_i with
 weights, as `--samples` does. Printed for each size: estimate / truth (mean and standard deviation) and how often a 90 %
-interval holds.
+interval holds. With --files, the samples of a part in result files are the population, and what is measured are numbers
+per uncertainty, and how often the test of two models on the same images rejects a true hypothesis at 5 %.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import kstest
@@ -21,10 +25,20 @@ from landscape.curvature.kinds import KINDS
 from landscape.objective import draws
 from landscape.results import inference
 from landscape.results.gram import Gram
+from landscape.results.matched import difference
 
 SIZES = (6, 10, 25, 50, 100, 200)
 POWERED = 200  # tests that state their power, each by 1,600 draws
 LEFT_OUT = 1e-3  # share of the trace that the population's rows leave out
+
+
+def loaded(options: argparse.Namespace) -> Any:
+    """Return the objective of the population."""
+    return ls.load_objective(
+        options.ckpt, model=options.model, dataset=options.dataset, data_root=options.data_root,
+        normalize=options.normalize, split=options.split, samples_per_class=options.population,
+        **({"partition": "all"} if options.part == "all" else {"partition": "class", "classes": options.part}),
+    )  # fmt: skip
 
 
 def population(options: argparse.Namespace) -> tuple[Gram, np.ndarray, np.ndarray]:
@@ -35,11 +49,7 @@ def population(options: argparse.Namespace) -> tuple[Gram, np.ndarray, np.ndarra
         gram = Gram(products=products, sign=sign, sample=sample, n=int(n))
         uncertainty = kept["uncertainty"]
     else:
-        objective = ls.load_objective(
-            options.ckpt, model=options.model, dataset=options.dataset, data_root=options.data_root,
-            normalize=options.normalize, split=options.split, samples_per_class=options.population,
-            **({"partition": "all"} if options.part == "all" else {"partition": "class", "classes": options.part}),
-        )  # fmt: skip
+        objective = loaded(options)
         known = rows.lengths(objective, KINDS["ggn"].factors, 0)
         gram, uncertainty = rows.rows(objective, KINDS["ggn"].factors, 0, known, LEFT_OUT).gram, known.uncertainty
         if options.rows is not None:
@@ -50,11 +60,11 @@ def population(options: argparse.Namespace) -> tuple[Gram, np.ndarray, np.ndarra
 
 
 def one_draw(
-    gram: Gram, traces: np.ndarray, uncertainty: np.ndarray | None, n: int, random: np.random.Generator
+    gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, n: int, random: np.random.Generator, *, weighted: bool
 ) -> dict:
     """Draw n samples, alike or by their uncertainty as `draws.pick` does, and return estimates and intervals."""
     drawn, chances, weights = random.choice(gram.n, n, replace=False), None, np.full(n, 1 / n)
-    if uncertainty is not None:
+    if weighted:
         chances = draws.inclusion(uncertainty, n, draws.AT)
         drawn = draws.systematic(chances, random)
         chances = chances[drawn]
@@ -71,7 +81,9 @@ def one_draw(
     value, combination = own.top(weights)
     q = inference.draws(own.curvatures(combination), weights, chances)
     held_out = inference.draws(own.crossfitted(weights), weights, chances)
-    x = inference.draws(traces[drawn], weights, chances)
+    x, u = (inference.draws(values[drawn], weights, chances) for values in (traces, uncertainty))
+    tell = None if chances is None else chances < 1
+    low, high = inference.ratio_interval(q, u, tell=tell)
     t = student.ppf(0.95, n - 1)
     error = inference.stderr(x)
     quarter = inference.LEAST
@@ -84,33 +96,118 @@ def one_draw(
             "lambda_max": value,
             "plug-in": (value - t * inference.stderr(q), value + t * inference.stderr(q)),
             "bracket": inference.bracket(value, inference.stderr(q), held_out.mean(), inference.stderr(held_out), n),
+            "trace / unc.": x.mean() / u.mean(),
+            "of trace / unc.": inference.ratio_interval(x, u, tell=tell),
+            "lambda_max / unc.": value / u.mean(),
+            "of lambda_max / unc.": (low - (value - held_out.mean()) / u.mean(), high),
         }
     finally:
         inference.LEAST = quarter
     return found
 
 
-def table(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray | None, repetitions: int) -> None:
+TABLES = {
+    "numbers": {"trace": ("t", "bootstrap-t"), "lambda_max": ("plug-in", "bracket")},
+    "ratios": {"trace / unc.": ("of trace / unc.",), "lambda_max / unc.": ("of lambda_max / unc.",)},
+}
+"""The numbers of each table, and their intervals."""
+
+
+def table(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, what: str, repetitions: int, weighted: bool) -> None:
     """Print one table for one way to draw."""
     trace, top = traces.mean(), gram.top(np.full(gram.n, 1 / gram.n))[0]
-    print("| n | trace: mean (s.d.) | t | bootstrap-t | lambda_max: mean (s.d.) | plug-in ± t s.e. | bracket |")
-    print("|---|---|---|---|---|---|---|")
+    truths = {"trace": trace, "lambda_max": top}
+    truths |= {f"{name} / unc.": truth / uncertainty.mean() for name, truth in truths.items()}
+    heads = [head for name, own in TABLES[what].items() for head in (f"{name}: mean (s.d.)", *own)]
+    print("| n | " + " | ".join(heads) + " |")
+    print("|---|" + "---|" * len(heads))
     for n in SIZES:
-        if uncertainty is None and n > gram.n / 5:
+        if not weighted and n > gram.n / 5:
             continue
         random = np.random.default_rng(n)
-        found = [one_draw(gram, traces, uncertainty, n, random) for _ in range(repetitions)]
+        found = [one_draw(gram, traces, uncertainty, n, random, weighted=weighted) for _ in range(repetitions)]
         cells = [str(n)]
-        for name, truth, intervals in (
-            ("trace", trace, ("t", "bootstrap-t")),
-            ("lambda_max", top, ("plug-in", "bracket")),
-        ):
-            values = np.array([one[name] for one in found]) / truth
+        for name, intervals in TABLES[what].items():
+            values = np.array([one[name] for one in found]) / truths[name]
             cells.append(f"{values.mean():.2f} ({values.std():.2f})")
             for interval in intervals:
                 ends = np.array([one[interval] for one in found])
-                cells.append(f"{np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1])):.0%}")
+                ends = ends[np.isfinite(ends[:, 0])]
+                held = np.mean((ends[:, 0] <= truths[name]) & (truths[name] <= ends[:, 1])) if len(ends) else np.nan
+                refused = f" ({1 - len(ends) / len(found):.0%} refused)" if len(ends) < len(found) else ""
+                cells.append(f"{held:.0%}{refused}")
         print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def ratios(population: dict[str, np.ndarray], repetitions: int) -> None:
+    """Print how often intervals of a number per uncertainty hold that of a population, given its samples' values."""
+    truth = {name: population[name].mean() / population["uncertainty"].mean() for name in ("trace", "curvature")}
+    heads = [h for name in truth for h in (f"{name} / unc.: mean (s.d.)", "linear, t", "interval")]
+    print("| n | " + " | ".join(heads) + " |")
+    print("|---|---|---|---|---|---|---|")
+    for n in SIZES:
+        random, cells = np.random.default_rng(n), [str(n)]
+        chosen = random.integers(len(population["uncertainty"]), size=(repetitions, n))
+        below = population["uncertainty"][chosen]
+        for name, right in truth.items():
+            above = population[name][chosen]
+            value = above.mean(axis=1) / below.mean(axis=1)
+            off = (above - value[:, None] * below) / below.mean(axis=1, keepdims=True)
+            linear = student.ppf(0.95, n - 1) * off.std(axis=1, ddof=1) / np.sqrt(n)
+            ends = np.array([inference.ratio_interval(x, y) for x, y in zip(above, below, strict=True)])
+            given = np.isfinite(ends[:, 0])
+            held = np.mean((ends[given, 0] <= right) & (right <= ends[given, 1]))
+            refused = f" ({1 - given.mean():.0%} refused)" if not given.all() else ""
+            cells += [
+                f"{value.mean() / right:.2f} ({value.std() / right:.2f})",
+                f"{np.mean(abs(value - right) <= linear):.0%}",
+                f"{held:.0%}{refused}",
+            ]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def paired(first: dict[str, np.ndarray], second: dict[str, np.ndarray], repetitions: int) -> None:
+    """Print how often the test of two models rejects that their numbers are equal, where they are, or differ 1.5 x."""
+    names = ("trace", "trace per uncertainty", "lambda_max", "lambda_max per uncertainty")
+    print("| n | " + " | ".join(f"{name}: equal, 1.5 x" for name in names) + " |")
+    print("|---|" + "---|" * len(names))
+    for n in SIZES[:5]:
+        chosen = np.random.default_rng(n).integers(len(first["trace"]), size=(repetitions, n))
+        cells = [str(n)]
+        for name in names:
+            below = "uncertainty" if name.endswith("per uncertainty") else None
+            field = "trace" if name.startswith("trace") else "curvature"
+            right = [own[field].mean() / (own[below].mean() if below else 1) for own in (first, second)]
+            shares = []
+            for factor in (1.0, 1.5):
+                p = []
+                for i in chosen:
+                    one, other = (
+                        (own["trace"][i] * by, own["curvature"][i] * by, own["uncertainty"][i])
+                        for own, by in ((first, 1.0), (second, factor * right[0] / right[1]))
+                    )
+                    p.append(difference(one, other, name)[2])
+                shares.append(np.mean(np.array(p) <= 0.05))
+            cells.append(", ".join(f"{share:.1%}" for share in shares))
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def of_hessian(options: argparse.Namespace, n: int) -> None:
+    """Print how lambda_max and trace of the Hessian of n weighted draws differ from those of all samples."""
+    objective = loaded(options)
+    whole, values = ls.spectrum(objective), []
+    names = ("lambda_max", "trace")
+    for seed in range(options.draws):
+        found = ls.spectrum(objective, samples=n, seed=seed)
+        values.append([(getattr(found, name)[0], getattr(found, f"{name}_sampling_stderr")[0]) for name in names])
+    for name, (value, error) in zip(names, np.array(values).transpose(1, 2, 0), strict=True):
+        truth = float(getattr(whole, name)[0])
+        holds = np.mean(np.abs(value - truth) <= student.ppf(0.95, n - 1) * error)
+        print(
+            f"{name} of H: {truth:.5g}; {options.draws} draws of {n}: {value.mean() / truth:.3f} "
+            f"({value.std() / truth:.3f}), ± t s.e. holds in {holds:.0%}",
+            flush=True,
+        )
 
 
 def uniform_p(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, repetitions: int) -> None:
@@ -157,6 +254,21 @@ def uniform_p(gram: Gram, traces: np.ndarray, uncertainty: np.ndarray, repetitio
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
+def of_files(files: list[str], part: str, repetitions: int) -> None:
+    """Print the tables for which the samples in result files are enough."""
+    populations = []
+    for file in files:
+        found = ls.load(file, ls.Spectrum)
+        own = np.isfinite(found.sample_trace[found.index(part)])
+        fields = {"trace": "sample_trace", "curvature": "sample_curvature", "uncertainty": "sample_uncertainty"}
+        populations.append({name: getattr(found, field)[found.index(part)][own] for name, field in fields.items()})
+        print(f"\n{file}: {own.sum()} samples, drawn with replacement")
+        ratios(populations[-1], repetitions)
+    for k in range(1, len(files)):
+        print(f"\n{files[k]} and {files[0]}, the same samples of both: rejected at 5 %")
+        paired(populations[0], populations[k], repetitions)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -166,19 +278,26 @@ def main() -> None:
     parser.add_argument("--part", default="0", help="the class, or all together")
     parser.add_argument("--population", type=int, default=2000, help="samples of each class")
     parser.add_argument("--repetitions", type=int, default=300)
-    parser.add_argument("--what", default="alike,weighted,pooled", help="tables to print")
+    parser.add_argument("--what", default="alike,weighted,numbers,pooled", help="tables; hessian alone takes long")
     parser.add_argument("--rows", type=Path, help="a .npz to keep the population's rows in")
+    parser.add_argument("--draws", type=int, default=20, help="of 100 samples each, for the table of the Hessian")
+    parser.add_argument("--files", help="spectra of landscape hessian, whose part is the population, by commas")
     options = parser.parse_args()
+    if options.what == "hessian":
+        of_hessian(options, 100)
+        return
+    if options.files:
+        of_files(options.files.split(","), options.part, options.repetitions)
+        return
     gram, uncertainty, traces = population(options)
     print(f"{gram.n} samples, {len(gram.sample)} rows, trace {traces.mean():.4g}, "
           f"lambda_max {gram.top(np.full(gram.n, 1 / gram.n))[0]:.4g}")  # fmt: skip
     tables = options.what.split(",")
-    if "alike" in tables:
-        print("\ndrawn alike")
-        table(gram, traces, None, options.repetitions)
-    if "weighted" in tables:
-        print("\ndrawn in proportion to tr M")
-        table(gram, traces, uncertainty, options.repetitions)
+    for way, weighted in (("alike", False), ("weighted", True)):
+        for what in TABLES:
+            if {way, what} <= set(tables):
+                print("\n" + ("drawn in proportion to tr M" if weighted else "drawn alike"))
+                table(gram, traces, uncertainty, what, options.repetitions, weighted)
     if "pooled" in tables:
         print("\np of two parts of one population")
         uniform_p(gram, traces, uncertainty, options.repetitions)

@@ -114,26 +114,39 @@ def known(whole: Objective, other: torch.Tensor) -> Known:
     return Known(losses=losses, right=right, gradients=gradients)
 
 
-def by_sums(found: Known, chosen: list[tuple[np.ndarray, np.ndarray]]) -> Numbers:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chosen:
+    """The draws from one class."""
+
+    index: np.ndarray  # (n,) positions in the class
+    factors: np.ndarray  # (n,)
+    chances: np.ndarray | None = None  # (n,) with which each was drawn; None for all samples
+
+    def stderr(self, x: np.ndarray) -> float:
+        """Return the standard error of the mean of values, (n,)."""
+        return inference.stderr(inference.draws(x, np.full(len(x), 1 / len(x)), self.chances))
+
+
+def by_sums(found: Known, chosen: list[Chosen]) -> Numbers:
     """Return the numbers that follow from sums over samples, by the formulas of the analyses.
 
     Args:
         found: of all samples.
-        chosen: positions and factors of the draws of each class.
+        chosen: the draws of each class.
     """
-    losses = [f[:, None] * own[i] for own, (i, f) in zip(found.losses, chosen, strict=True)]
-    wrong = [f * (1 - own[i]) for own, (i, f) in zip(found.right, chosen, strict=True)]
-    n, half = np.array([len(f) for _, f in chosen]), len(LINE) // 2
+    losses = [of.factors[:, None] * own[of.index] for own, of in zip(found.losses, chosen, strict=True)]
+    wrong = [of.factors * (1 - own[of.index]) for own, of in zip(found.right, chosen, strict=True)]
+    n, half = np.array([len(of.factors) for of in chosen]), len(LINE) // 2
     mean = np.array([own.mean(axis=0) for own in losses])
     error = np.array([[inference.stderr(x) for x in own.T] for own in losses])
     barrier = grid.barrier(LINE, mean)
     tops = []
-    for own in losses:
+    for own, of in zip(losses, chosen, strict=True):
         rises = own - (1 - LINE) * own[:, :1] - LINE * own[:, -1:]
-        tops.append(inference.stderr(rises[:, rises.mean(axis=0).argmax()]))
+        tops.append(of.stderr(rises[:, rises.mean(axis=0).argmax()]))
     right = 1 - np.array([own.mean() for own in wrong])
-    alike = [len(f) if (f == 1).all() else 1 for _, f in chosen]  # of weighted draws no error is given
-    each = [f[:, None] * own[i] for own, (i, f) in zip(found.gradients, chosen, strict=True)]
+    alike = [len(of.factors) if (of.factors == 1).all() else 1 for of in chosen]  # of weighted draws no error is given
+    each = [of.factors[:, None] * own[of.index] for own, of in zip(found.gradients, chosen, strict=True)]
     g = np.array([own.mean(axis=0) for own in each])
     share = np.array([len(own) for own in found.losses]) / sum(map(len, found.losses))
     whole, norm = share @ g, np.linalg.norm(g, axis=1)
@@ -146,15 +159,15 @@ def by_sums(found: Known, chosen: list[tuple[np.ndarray, np.ndarray]]) -> Number
             moved = share[q] * (off @ g[p] / norm[p] - cosine[p] * (off @ whole) / size) / size
             if p == q:
                 moved = moved + (off @ whole / size - cosine[p] * (off @ g[p]) / norm[p]) / norm[p]
-            variance[p] += inference.stderr(moved) ** 2
+            variance[p] += chosen[q].stderr(moved) ** 2
     return {
         "loss at the checkpoint": (mean[:, 0], error[:, 0]),
         "loss half way to another network": (mean[:, half], error[:, half]),
         "accuracy there": (right, np.array(list(map(inference.share_stderr, right, alike)))),
         "barrier on the line": (barrier, grid.barrier_stderr(LINE, mean, error)),
         "barrier of distances": (barrier, np.array(tops)),
-        "gradient norm": (norm, np.array([inference.stderr(own @ u) for own, u in zip(each, g / norm[:, None],
-                                                                                       strict=True)])),
+        "gradient norm": (norm, np.array([of.stderr(own @ u) for of, own, u in zip(chosen, each, g / norm[:, None],
+                                                                                   strict=True)])),
         "cosine with the whole": (cosine, np.sqrt(variance)),
     }  # fmt: skip
 
@@ -180,12 +193,7 @@ def by_analyses(objective: Objective, names: str) -> Numbers:
 def check(whole: Objective, found: Known, other: torch.Tensor) -> None:
     """Make sure that the formulas here give what the analyses give."""
     part = draw_samples(whole, 50)
-    assert part.draws is not None
-    chosen = [
-        (np.searchsorted(own, part.draws.index[drawn]), part.draws.factors[drawn])
-        for own, drawn in zip(whole.members, part.members, strict=True)
-    ]
-    ours = by_sums(found, chosen)
+    ours = by_sums(found, chosen_of(whole, part))
     there = points.Point(other, points.origin(whole).buffers)
     line = ls.surface(part, ls.directions.towards(part, [there], ["other"]), LINE, between=True)
     slopes = ls.gradients(part, sampling_errors=True)
@@ -197,6 +205,17 @@ def check(whole: Objective, found: Known, other: torch.Tensor) -> None:
     }
     for name, pair in theirs.items():
         np.testing.assert_allclose(ours[name], pair, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def chosen_of(whole: Objective, part: Objective) -> list[Chosen]:
+    """Return which samples of the whole are in a draw."""
+    draws = part.draws
+    if draws is None:
+        return [Chosen(index=np.arange(len(own)), factors=np.ones(len(own))) for own in whole.members]
+    return [
+        Chosen(index=np.searchsorted(own, draws.index[i]), factors=draws.factors[i], chances=draws.chances[i])
+        for own, i in zip(whole.members, part.members, strict=True)
+    ]
 
 
 def drawn(whole: Objective, n: int, seed: int, *, weighted: bool, sums: bool) -> Objective:
@@ -217,11 +236,7 @@ def table(whole: Objective, found: Known, repetitions: int, names: str, *, weigh
     def numbers(objective: Objective) -> Numbers:
         if names != "sums":
             return by_analyses(objective, names)
-        if objective.draws is None:
-            return by_sums(found, [(np.arange(len(own)), np.ones(len(own))) for own in whole.members])
-        draws = objective.draws
-        pairs = zip(whole.members, objective.members, strict=True)
-        return by_sums(found, [(np.searchsorted(own, draws.index[i]), draws.factors[i]) for own, i in pairs])
+        return by_sums(found, chosen_of(whole, objective))
 
     truth = {name: value for name, (value, _) in numbers(whole).items()}
     sizes = [n for n in SIZES if 5 * n <= whole.counts.min()]

@@ -58,8 +58,7 @@ class Kept:
 
     def direction(self, combination: np.ndarray) -> Tensor:
         """Return a linear combination of the rows, (D,)."""
-        vectors = self.rows.vectors
-        return torch.from_numpy(combination).to(vectors) @ vectors
+        return self.rows.combined(combination)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,8 +147,8 @@ def row_bytes(device: torch.device, cache_bytes: int, memory_bytes: int | None) 
 
 
 def most_rows(objective: Objective, cache_bytes: int) -> int:
-    """Return how many rows are kept of a part at most."""
-    return min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+    """Return how many rows are kept of a part at most; processes that work together divide their columns."""
+    return min(MOST_ROWS, cache_bytes // (objective.team.largest(objective.layout.size) * objective.dtype.itemsize))
 
 
 def refuse_number(objective: Objective, name: str, cache_bytes: int, without_limit: int) -> NoReturn:
@@ -332,7 +331,7 @@ def _along(found: Samples, top: Tensor, some: np.ndarray) -> tuple[np.ndarray, n
     folds, pieces = [some], [(found.members[some], top)]
     if kept is not None:
         if not some.all():
-            curvature = kept.gram.along(wide(kept.rows.vectors @ top.to(kept.rows.vectors)).cpu().numpy())
+            curvature = kept.gram.along(kept.rows.along(top))
             crossfit = kept.gram.crossfitted(weights)
         for members, combination in kept.gram.folds(weights):
             own = np.zeros(len(weights), dtype=bool)

@@ -173,7 +173,7 @@ class _ObjectiveJob(Job):
         if self.by_samples:
             per_sample = self._per_sample(shared, part)
             if per_sample.complete and per_sample.kept is None:
-                self._leave_rows(name)
+                self._leave_rows(name, shared)
             self.lengths[part] = per_sample.lengths
             fields |= of_samples.eigenvalues(per_sample)
             if per_sample.kept is not None and per_sample.complete and options.method != "lanczos":
@@ -189,12 +189,12 @@ class _ObjectiveJob(Job):
             made |= summaries.errors(made, self.used, part, per_sample)
         return Spectrum(**made, **fields, provenance=self.about | found.notes)
 
-    def _leave_rows(self, name: str) -> None:
+    def _leave_rows(self, name: str, shared: Objective) -> None:
         """Say that a part's matrix has too many rows; raise InputError if the options require them."""
-        most, cache_bytes = of_samples.most_rows(self.used, self.row_bytes), self.subject.cache_bytes
+        most, cache_bytes = of_samples.most_rows(shared, self.row_bytes), self.subject.cache_bytes
         if self.options.method == "rows":
-            of_samples.refuse_number(self.used, name, self.row_bytes, cache_bytes)
-        if most < of_samples.most_rows(self.used, cache_bytes):
+            of_samples.refuse_number(shared, name, self.row_bytes, cache_bytes)
+        if most < of_samples.most_rows(shared, cache_bytes):
             log.warning(
                 "%s: more than %d rows are needed, and no more fit into memory: products replace them", name, most
             )

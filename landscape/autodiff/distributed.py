@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -325,6 +325,36 @@ class Team:
                 if len(piece):
                     dist.broadcast(piece, rank, group=_group())
         return found.to(rows.device)
+
+    def by_columns(self, rows: Tensor) -> Tensor:
+        """Divide the columns of all processes' rows, instead of the rows.
+
+        Args:
+            rows: (n, D); only n may differ between processes.
+
+        Returns:
+            The own share of the columns, `share(D)`, of the rows of all processes, in the order of the ranks.
+        """
+        if self.size == 1:
+            return rows
+        counts = torch.zeros(self.size, dtype=torch.float64)
+        counts[self.rank] = len(rows)
+        numbers = [int(n) for n in self.total(counts)]
+        columns = [replace(self, rank=rank).share(rows.shape[1]) for rank in range(self.size)]
+        widths = [own.stop - own.start for own in columns]
+        sent = rows.new_empty(rows.numel(), device=_carrier(rows))
+        for own, piece in zip(columns, torch.split(sent, [len(rows) * width for width in widths]), strict=True):
+            piece.view(len(rows), own.stop - own.start).copy_(rows[:, own])
+        found = sent.new_empty(sum(numbers) * widths[self.rank])
+        with _others_may_be_lost():
+            dist.all_to_all_single(
+                found,
+                sent,
+                [n * widths[self.rank] for n in numbers],
+                [len(rows) * width for width in widths],
+                group=_group(),
+            )
+        return found.view(sum(numbers), widths[self.rank]).to(rows.device)
 
     def agreed(self, numbers: np.ndarray) -> np.ndarray:
         """Return the numbers of the team's first process, so that all make the same decision.

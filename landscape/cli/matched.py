@@ -62,6 +62,10 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
         ]
         if rows:
             console.table(PAIRED_HEADS, rows, title=f"{name} less {names[0]}, over the same images")
+        why = matched.unpaired(results[0], found)
+        for reason in dict.fromkeys(why.values()):
+            parts = ", ".join(part for part, own in why.items() if own == reason)
+            console.say(f"{name} and {names[0]} are not compared image by image for {parts}: {reason}")
 
 
 def _p(value: float) -> str:

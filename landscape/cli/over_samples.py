@@ -8,7 +8,9 @@ from landscape.results.inference import LEAST
 from landscape.results.over_samples import RESOLVED, of_part
 
 TITLE = "over samples: what other images of the same class would change"
-HEADS = ["part", "lambda_max, 90 %", "trace, 90 %", "uncertainty", "trace / unc.", "lambda_max / unc."]
+HEADS = [
+    "part", "lambda_max, 90 %", "trace, 90 %", "uncertainty, 90 %", "trace / unc., 90 %", "lambda_max / unc., 90 %",
+]  # fmt: skip
 
 
 def show(console: Console, found: Spectrum) -> None:
@@ -22,9 +24,9 @@ def show(console: Console, found: Spectrum) -> None:
             part + ("" if one.resolved else " ?"),
             _interval(one.lambda_max_interval),
             _interval(one.trace_interval),
-            _pair(one.uncertainty),
-            _pair(one.trace_ratio),
-            _pair(one.lambda_max_ratio),
+            _within(one.uncertainty[0], one.uncertainty_interval),
+            _within(one.trace_ratio[0], one.trace_ratio_interval),
+            _within(one.lambda_max_ratio[0], one.lambda_max_ratio_interval),
         ])
     console.table(HEADS, rows, title=TITLE)
     if any(one is not None and not one.resolved for _, one in known):
@@ -34,8 +36,9 @@ def show(console: Console, found: Spectrum) -> None:
         )
 
 
-def _pair(pair: tuple[float, float]) -> str:
-    return "-" if math.isnan(pair[0]) else written.with_error(*pair)
+def _within(value: float, ends: tuple[float, float]) -> str:
+    known = not all(map(math.isnan, ends))
+    return "-" if math.isnan(value) else f"{written.number(value)} ({_interval(ends) if known else '?'})"
 
 
 def _interval(ends: tuple[float, float]) -> str:

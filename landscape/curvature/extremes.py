@@ -148,8 +148,12 @@ def beyond_gauss_newton(found: Ends, rows: "Rows", weights: np.ndarray, decay: f
         Smallest and largest Ritz value of H - G, (2,), and for each a distance within which there is an eigenvalue,
         (2,).
     """
-    total, own = found.place.team.total, found.place.kept(rows.vectors)
-    along = total(wide(own @ found.basis.mT))  # (rows, m)
+    place = rows.place
+    basis, following = found.basis, found.next
+    if found.place.team.size < place.team.size:  # the basis is whole
+        basis, following = place.kept(basis), place.kept(following)
+    own = rows.vectors.to(basis.device)
+    along = place.team.total(wide(own @ basis.mT))  # (rows, m)
     signed = torch.from_numpy(rows.sign * weights[rows.sample]).to(along.device)
     T = torch.from_numpy(np.diag(found.alpha - decay) + np.diag(found.beta[:-1], 1) + np.diag(found.beta[:-1], -1))
     T = T.to(along)
@@ -159,12 +163,10 @@ def beyond_gauss_newton(found: Ends, rows: "Rows", weights: np.ndarray, decay: f
     for column in (0, -1):
         y, value = turned[:, column], float(values[column])
         # H q = (T y) V + beta_m y_m v_{m+1}
-        off = (T @ y - value * y).to(found.basis) @ found.basis + float(found.beta[-1] * y[-1]) * found.next
+        off = (T @ y - value * y).to(basis) @ basis + float(found.beta[-1] * y[-1]) * following
         off -= (signed * (along @ y)).to(own) @ own
         ends.append(value)
-        errors.append(
-            float(found.place.dots(off[None], off[None]).sqrt()) + max(rows.tau_plus, rows.tau_minus) + rounding
-        )
+        errors.append(float(place.dots(off[None], off[None]).sqrt()) + max(rows.tau_plus, rows.tau_minus) + rounding)
     return np.array(ends), np.array(errors)
 
 

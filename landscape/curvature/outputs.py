@@ -5,7 +5,7 @@ The length of a row a_ik = J_i^T s_ik (middles.py) is known only after a backwar
 a pass.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from landscape.autodiff import trees
 from landscape.autodiff.differentiable import differentiable_attention
+from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import place
 from landscape.curvature.kinds import Factors
@@ -45,7 +46,7 @@ def outputs(objective: Objective, factors: Factors, part: int) -> Outputs:
     """
     logits, targets_of, traces, sizes = [], [], [], []
     with differentiable_attention(), torch.no_grad():
-        for chunk in chunks(objective, len(objective.members[part])):
+        for chunk in chunks(objective, len(objective.members[part]))[0]:
             some = objective.members[part][chunk]
             inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
             values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
@@ -69,18 +70,20 @@ def split(objective: Objective, factors: Factors, logits: Tensor, targets: Tree)
     return factors.split(objective, logits.to(there), trees.mapped(lambda t: t.to(there), targets))
 
 
-def chunks(objective: Objective, n: int) -> list[slice]:
+def chunks(objective: Objective, n: int, team: Team = ALONE) -> list[list[slice]]:
     """Divide n samples into pieces, of which the matrices between the Jacobians are kept at a time.
 
     Args:
         objective: has the batch size.
         n: number of samples.
+        team: processes that divide the samples.
 
     Returns:
-        The pieces.
+        The pieces of each process.
     """
     size = min(objective.batch_size, _CHUNK)
-    return [slice(start, start + size) for start in range(0, n, size)]
+    shares = [replace(team, rank=rank).share(n) for rank in range(team.size)]
+    return [[slice(start, min(start + size, own.stop)) for start in range(own.start, own.stop, size)] for own in shares]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ lengths determine every statistic over samples, see results/gram.py. Sources: Ho
 (Weyl); Dangel et al. 2022, "ViViT"; Papyan 2020 on the rows of the cross-entropy.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,11 +33,12 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.single_samples import Recorded
 from landscape.autodiff.trees import Tree
-from landscape.autodiff.wide import zeros
+from landscape.autodiff.wide import wide, zeros
 from landscape.curvature.checks import refuse_zero, some_of
 from landscape.curvature.kinds import Factors
 from landscape.curvature.middles import Middle
 from landscape.curvature.outputs import Keep, chunks, largest, outputs, split
+from landscape.curvature.places import WHOLE, Place
 from landscape.data.records import Records
 from landscape.errors import LandscapeError, is_of_memory
 from landscape.networks.outputs import OwnLoss
@@ -98,29 +100,40 @@ class Lengths:
 class Found:
     """Some rows of a part."""
 
-    vectors: Tensor  # (m, D) a_ik
+    vectors: Tensor  # (m, d) a_ik, as `Rows` keeps them
     sample: np.ndarray  # (m,)
     row: np.ndarray  # (m,)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """The rows of a part that are kept, and the sums over the others."""
+    """The rows of a part that are kept, and the sums over the others.
 
-    vectors: Tensor  # (m, D) a_ik, without weights and signs
+    Processes that work together each keep the same entries of all rows (places.py).
+    """
+
+    vectors: Tensor  # (m, d) a_ik, without weights and signs; d = D for one process
     sample: np.ndarray  # (m,) position of each row's sample in the part
     row: np.ndarray  # (m,) which of the sample's rows it is
     sign: np.ndarray  # (m,) 1 or -1
     n: int  # samples of the part
     tau_plus: float  # trace of the left-out rows with a positive sign; estimated if these were not all measured
     tau_minus: float  # and minus that of the others
-    team: Team = ALONE  # the processes that multiply them together; each has all of them
+    place: Place = WHOLE  # which entries are kept
 
     @property
     def gram(self) -> Gram:
         """The inner products of the rows."""
-        found = products(self.vectors, self.vectors, self.team)
+        found = products(self.vectors, self.vectors, self.place.team)
         return Gram(products=found, sign=self.sign, sample=self.sample, n=self.n)
+
+    def combined(self, factors: np.ndarray) -> Tensor:
+        """Return the sum of the rows times factors, (m,) -> (D,)."""
+        return self.place.whole(torch.from_numpy(factors).to(self.vectors) @ self.vectors, self.vectors.device)
+
+    def along(self, vector: Tensor) -> np.ndarray:
+        """Return the inner products of the rows with a vector, (D,) -> (m,) float64."""
+        return self.place.team.total(wide(self.vectors @ self.place.kept(vector.to(self.vectors)))).cpu().numpy()
 
 
 def refusal(objective: Objective, factors: Factors) -> str | None:
@@ -180,11 +193,11 @@ def lengths(
         The lengths.
     """
     members, team = objective.members[part], objective.team
-    pieces = chunks(objective, len(members))
-    own = pieces[team.share(len(pieces))]
+    pieces = chunks(objective, len(members), team)
+    own = pieces[team.rank]
     wanted = None if keep is None else _likely(objective, factors, part, keep)
     squares, uncertainty, logits, targets_of = [], [], [], []
-    mine = own or pieces[:1]  # a process without samples uses one to get the shapes
+    mine = own or [slice(0, 1)]  # a process without samples uses one to get the shapes
     ends = [0] * (len(mine) + 1) if wanted is None else np.cumsum([0, *(wanted[c].sum() for c in mine)]).tolist()
     vectors = torch.zeros(ends[-1], objective.layout.size, dtype=objective.dtype, device=objective.device)
     with differentiable_attention(), objective.trainable():
@@ -207,7 +220,7 @@ def lengths(
     rows_found = None
     if wanted is not None:
         sample, row = np.nonzero(wanted)
-        rows_found = Found(vectors=joined(vectors), sample=sample, row=row)
+        rows_found = Found(vectors=team.by_columns(vectors if own else vectors[:0]), sample=sample, row=row)
     return Lengths(
         kept=rows_found,
         squares=joined(torch.cat(squares)).numpy(),
@@ -273,7 +286,7 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
         n=len(known.weights),
         tau_plus=float(np.maximum(left_out, 0).sum() + known.tail[0]),
         tau_minus=float(np.maximum(-left_out, 0).sum() + known.tail[1]),
-        team=objective.team,
+        place=Place(objective.team),
     )
 
 
@@ -286,9 +299,9 @@ def _are_about(known: Lengths, n_rows: int) -> bool:
 def _computed(
     objective: Objective, factors: Factors, part: int, known: Lengths, sample: np.ndarray, row: np.ndarray
 ) -> Tensor:
-    """Compute some rows of a part, (m, D), by a forward and a backward pass for each."""
+    """Compute some rows of a part, (m, d), by a forward and a backward pass for each."""
     seeds = known.logits.new_empty(len(sample), known.logits[0].numel())
-    for chunk in chunks(objective, len(known.squares)):
+    for chunk in itertools.chain.from_iterable(chunks(objective, len(known.squares), objective.team)):
         inside = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
         if not len(inside):
             continue
@@ -305,7 +318,7 @@ def _computed(
             run = recorded(objective, factors, inputs, targets)
             found = run.rows(seeds[here].reshape(run.values.shape).to(run.values))
             vectors[here.start - own.start : here.stop - own.start] = found
-    return team.gathered(vectors)
+    return team.by_columns(vectors)
 
 
 def _known(known: Lengths, sample: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -335,7 +348,7 @@ def signed_squares(
     """
     found = []
     with differentiable_attention(), objective.trainable():
-        for chunk in chunks(objective, len(sample)):
+        for chunk in chunks(objective, len(sample))[0]:
             index = objective.members[part][sample[chunk]]
             inputs, targets = objective.samples.batch(index, objective.device, objective.dtype)
             run = recorded(objective, factors, inputs, targets)
@@ -357,17 +370,16 @@ def products(a: Tensor, b: Tensor, team: Team = ALONE) -> np.ndarray:
     """Return the inner products of rows with rows.
 
     Args:
-        a: (A, D).
-        b: (B, D), of the same dtype.
-        team: processes that have the same rows; each multiplies some of the columns.
+        a: (A, d).
+        b: (B, d), of the same dtype.
+        team: processes that each have some of the columns.
 
     Returns:
         (A, B) float64; some hundred columns at a time are multiplied in the dtype of the rows.
     """
     found = zeros((len(a), len(b)), a.device)
-    own = team.share(-(-a.shape[1] // _COLUMNS))
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(a), _BLOCK)]
-    pieces = (torch.split(t, _COLUMNS, dim=1)[own] for t in (a, b))
+    pieces = (torch.split(t, _COLUMNS, dim=1) for t in (a, b))
     for x, y in zip(*pieces, strict=True):
         for some in blocks:  # of rows with themselves, those below the diagonal are not needed
             after = some.start if a is b else 0

@@ -56,7 +56,7 @@ def lengths(objective: Objective, factors: Factors, part: int, keep: Keep, *, se
     seeds: list[Tensor] = []
     others: tuple[list[Tensor], list[Tensor]] = ([], [])
     signs = np.zeros(sizes.shape)
-    for chunk in chunks(objective, len(members)):
+    for chunk in chunks(objective, len(members))[0]:
         # In the pieces of `rows`: within equal eigenvalues the eigenvectors depend on the last digit.
         middle = split(objective, factors, found.logits[chunk], trees.take(found.targets, chunk))
         own, kept = middle.signs, torch.from_numpy(wanted[chunk])
@@ -117,7 +117,7 @@ def _square_norms(
         n_kept: number of the first pairs with rows to be returned.
 
     Returns:
-        (m,) and (n_kept, D).
+        (m,) and (n_kept, d), see `rows.Rows`.
     """
     team, example = objective.team, objective.theta[0]
     own = team.share(len(index))
@@ -134,4 +134,4 @@ def _square_norms(
             into = vectors[min(here.start, n_kept) - ends[0] : min(here.stop, n_kept) - ends[0]]
             norms, _ = run.square_norms(seeds[here].reshape(1, *run.values.shape).to(run.values), kept, into)
             found[here.start - own.start : here.stop - own.start] = norms[0].cpu()
-    return team.gathered(found).numpy(), team.gathered(vectors)
+    return team.gathered(found).numpy(), team.by_columns(vectors)

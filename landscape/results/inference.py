@@ -28,6 +28,9 @@ from landscape.errors import InputError
 LEAST = 25
 """With fewer samples no interval is given: for a fitted class, none that was tried has its stated coverage of 90 %."""
 
+LEAST_EFFECTIVE = 2.0
+"""If a ratio rests on fewer draws than this (see `effective`), no interval is given: nothing shows its spread."""
+
 RATIO = 2.0
 """True ratio for which the power of a test is estimated."""
 TRIALS = 40
@@ -94,21 +97,69 @@ def share_stderr(share: np.ndarray, n: float) -> np.ndarray:
 
 
 def ratio(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return the ratio of two means over the same draws, and its standard error.
+    """Return the ratio of two means over the same draws, and its standard error by the jackknife.
+
+    Where few draws have most of y, the ratio follows these, and what they are off by looks small: the error by
+    linearisation is too small by a third for six draws. The jackknife leaves each draw out in turn.
 
     Args:
         x: (m,).
         y: (m,), with a positive mean.
 
     Returns:
-        Ratio and standard error; by linearisation, the error is that of the mean of (x - r y) / mean(y). nan if the
-        mean of y is zero.
+        Ratio and standard error. nan if the mean of y is not positive; the error is nan for one draw.
+
+    Source: Efron and Tibshirani 1993, chapter 11.
     """
     below = float(y.mean())
     if not below > 0:
         return float("nan"), float("nan")
-    value = float(x.mean()) / below
-    return value, stderr((x - value * y) / below)
+    return float(x.mean()) / below, jackknife(without_each(x, y))
+
+
+def without_each(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the ratios of two means over all draws but one, (m,) for draws (m,); nan where none is left."""
+    left = y.sum() - y
+    found: np.ndarray = np.divide(x.sum() - x, left, out=np.full(len(y), np.nan), where=left > 0)
+    return found
+
+
+def jackknife(without: np.ndarray) -> float:
+    """Return the standard error of a number, given its values without each of the draws, (m,); nan for one draw."""
+    m = len(without)
+    return float(np.sqrt((m - 1) / m * ((without - without.mean()) ** 2).sum())) if m > 1 else float("nan")
+
+
+def effective(y: np.ndarray) -> float:
+    """Return as many draws as tell of a ratio to the mean of y, (m,): 1 where one has all of y, m where all are alike.
+
+    Student's t of this number less 1 degrees of freedom gives a ratio's intervals their coverage, and its tests their
+    level, also where a class is fitted so that few images have most of its uncertainty.
+    """
+    squares = float((y**2).sum())
+    return float(y.sum()) ** 2 / squares if squares > 0 else float("nan")
+
+
+def ratio_interval(
+    x: np.ndarray, y: np.ndarray, *, level: float = 0.9, tell: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Return an interval for a ratio of means over the same draws, by Student's t and the jackknife.
+
+    Args:
+        x: (m,).
+        y: (m,), with a positive mean.
+        level: coverage of the interval.
+        tell: (m,) the draws that could have been others; None for all.
+
+    Returns:
+        Lower end, at least 0 if all of x are, and upper end; nan if the draws tell less than `LEAST_EFFECTIVE` would.
+    """
+    value, error = ratio(x, y)
+    known = effective(y if tell is None else y[tell])
+    if not known >= LEAST_EFFECTIVE:
+        return float("nan"), float("nan")
+    off = float(stdtrit(known - 1, (1 + level) / 2)) * error
+    return value - off if x.min() < 0 else max(0.0, value - off), value + off
 
 
 def interval(x: np.ndarray, *, level: float = 0.9, repetitions: int = 2000, seed: int = 0) -> tuple[float, float]:

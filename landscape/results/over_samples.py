@@ -26,8 +26,11 @@ class OverSamples:
     trace: tuple[float, float]
     trace_interval: tuple[float, float]
     uncertainty: tuple[float, float]
+    uncertainty_interval: tuple[float, float]
     trace_ratio: tuple[float, float]  # trace per uncertainty
+    trace_ratio_interval: tuple[float, float]
     lambda_max_ratio: tuple[float, float]  # lambda_max per uncertainty
+    lambda_max_ratio_interval: tuple[float, float]
 
     @property
     def resolved(self) -> bool:
@@ -72,15 +75,22 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
     crossfit, crossfit_error = float(found.lambda_max_crossfit[p]), float(found.lambda_max_crossfit_stderr[p])
     # Around the trace itself: that of a Hessian may differ from the traces of the samples' Gauss-Newton parts.
     low, high = (end + float(found.trace[p] - traces.mean()) for end in inference.interval(traces, level=level))
+    mean, tell = float(uncertainty.mean()), None if chances is None or np.isnan(chances).all() else chances < 1
+    ratio_low, ratio_high = inference.ratio_interval(curvatures, uncertainty, level=level, tell=tell)
+    if not np.isnan(ratio_low):  # as for lambda_max itself, the lower end starts from the cross-fitted value
+        ratio_low = float(np.maximum(0.0, ratio_low - (value - crossfit) / mean))
     return OverSamples(
         n=n,
         lambda_max=(value, error),
         lambda_max_interval=inference.bracket(value, error, crossfit, crossfit_error, n, level=level),
         trace=(float(found.trace[p]), inference.stderr(traces)),
         trace_interval=(low, high),
-        uncertainty=(float(uncertainty.mean()), inference.stderr(uncertainty)),
+        uncertainty=(mean, inference.stderr(uncertainty)),
+        uncertainty_interval=inference.interval(uncertainty, level=level),
         trace_ratio=inference.ratio(traces, uncertainty),
+        trace_ratio_interval=inference.ratio_interval(traces, uncertainty, level=level, tell=tell),
         lambda_max_ratio=inference.ratio(curvatures, uncertainty),
+        lambda_max_ratio_interval=(ratio_low, ratio_high),
     )
 
 
