@@ -16,11 +16,11 @@ from torch import Tensor
 from landscape.autodiff import memory, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide
-from landscape.curvature import rows, tails
+from landscape.curvature import rows, rows_apart, tails
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Factors, Kind
 from landscape.curvature.outputs import Keep, largest
-from landscape.curvature.rows import Found, Lengths, Rows
+from landscape.curvature.rows import Found, Lengths, Rows, Stored
 from landscape.data.thumbnails import thumbnails
 from landscape.errors import InputError, arg
 from landscape.networks.tasks import Task
@@ -71,6 +71,11 @@ class Samples:
     lengths: Lengths
     kept: Kept | None  # None where there are too many rows
     complete: bool  # the rows are those of the matrix, all were measured, and those kept give its eigenvalues
+
+    @property
+    def stored(self) -> Stored | None:
+        """The rows if all of their columns are in memory."""
+        return self.kept.rows if self.kept is not None and isinstance(self.kept.rows, Stored) else None
 
     @property
     def members(self) -> np.ndarray:
@@ -146,9 +151,19 @@ def row_bytes(device: torch.device, cache_bytes: int, memory_bytes: int | None) 
     return min(cache_bytes, memory.room(device, memory_bytes) // 3)
 
 
-def most_rows(objective: Objective, cache_bytes: int) -> int:
-    """Return how many rows are kept of a part at most; processes that work together divide their columns."""
-    return min(MOST_ROWS, cache_bytes // (objective.team.largest(objective.layout.size) * objective.dtype.itemsize))
+def most_rows(objective: Objective, cache_bytes: int, *, stored: bool = False) -> int:
+    """Return how many rows of a part are used at most.
+
+    Args:
+        objective: model, loss and data in parts; processes that work together divide the columns of the rows.
+        cache_bytes: memory for rows.
+        stored: all of their columns are in memory at the same time; otherwise those of one tensor at least.
+
+    Returns:
+        The number.
+    """
+    width = objective.team.largest(objective.layout.size if stored else max(objective.layout.sizes))
+    return min(MOST_ROWS, cache_bytes // (width * objective.dtype.itemsize))
 
 
 def refuse_number(objective: Objective, name: str, cache_bytes: int, without_limit: int) -> NoReturn:
@@ -223,13 +238,14 @@ def samples(
     """
     if kind.factors is None:
         raise InputError(f"the matrix {kind.name} has no rows")
-    most = most_rows(objective, cache_bytes)
+    stored = most_rows(objective, cache_bytes, stored=True)
+    most = most_rows(objective, cache_bytes) if complete and kind.has_rows else stored
     cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
     complete = complete and kind.has_rows
     if complete:
-        known = rows.lengths(objective, kind.factors, part, keep=Keep(tol=tol, most=most // 2))
+        known = rows.lengths(objective, kind.factors, part, keep=Keep(tol=tol, most=stored // 2))
     else:
-        keep = Keep(tol=DIRECTION_TOLS[0], most=min(cheap, most // 2))
+        keep = Keep(tol=DIRECTION_TOLS[0], most=min(cheap, stored // 2))
         if len(objective.members[part]) * objective.outputs.size <= keep.most:
             keep = replace(keep, tol=0.0)
         known = _lengths_for_directions(objective, kind.factors, part, keep, seed, trace_tol)
@@ -243,18 +259,23 @@ def samples(
             log.info("%s: %d rows hold all but %.3g of the trace, more than %d are kept", name, n_rows, tol, most)
             kept = None
             break
-        found = rows.rows(objective, kind.factors, part, known, tol)
+        found: Rows
+        if n_rows <= stored:
+            found = rows.rows(objective, kind.factors, part, known, tol)
+        else:
+            found = rows_apart.apart(objective, kind.factors, part, known, tol, cache_bytes)
         gram = found.gram
         kept = Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
         top, left = np.abs(kept.eigen.values).max(initial=0), found.tau_plus + found.tau_minus
         if left <= 1e-3 * top or tol == 0 or not complete:
             break
         tol *= 0.5 * 1e-3 * top / left
-    known = replace(known, kept=None if kept is None or later is None else _longest(known, kept.rows, later))
-    return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, complete=complete)
+    made = Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, complete=complete)
+    spare = None if made.stored is None or later is None else _longest(known, made.stored, later)
+    return replace(made, lengths=replace(known, kept=spare))
 
 
-def _longest(known: Lengths, found: Rows, keep: Keep) -> Found:
+def _longest(known: Lengths, found: Stored, keep: Keep) -> Found:
     """Return copies of the longest of some rows: those that `keep` asks for, by their lengths."""
     most = min(keep.most, len(known.longest(keep.tol)[0]))
     sizes = np.abs(known.squares[found.sample, found.row])

@@ -201,9 +201,8 @@ class _ObjectiveJob(Job):
 
     def _row_bytes(self, per_sample: of_samples.Samples | None) -> int:
         """Return the memory of the rows of this part, and of those that are kept until all parts are done."""
-        kept = [] if per_sample is None or per_sample.kept is None else [per_sample.kept.rows.vectors]
-        kept += [known.kept.vectors for known in self.lengths.values() if known.kept is not None]
-        return sum(vectors.nbytes for vectors in kept)
+        own = 0 if per_sample is None or per_sample.kept is None else per_sample.kept.rows.n_bytes
+        return own + sum(known.kept.vectors.nbytes for known in self.lengths.values() if known.kept is not None)
 
     def _trial(self, own: Operator, part: int) -> Operator:
         """Return the operator of the largest part, if its products need more memory for a moment than a part's own."""
