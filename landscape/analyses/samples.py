@@ -181,7 +181,8 @@ def samples(
     """
     if kind.factors is None:
         raise InputError(f"the matrix {kind.name} has no rows")
-    most = min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+    entry = objective.layout.size * objective.dtype.itemsize
+    most = int(objective.team.least(np.array([min(MOST_ROWS, cache_bytes // entry)]))[0])
     cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
     complete = complete and kind.has_rows
     if complete:
@@ -205,6 +206,7 @@ def samples(
         gram = found.gram
         kept = Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
         top, left = np.abs(kept.eigen.values).max(initial=0), found.tau_plus + found.tau_minus
+        top, left = objective.team.agreed(np.array([top, left])).tolist()  # of which the last digits may differ
         if left <= 1e-3 * top or tol == 0 or not complete:
             break
         tol *= 0.5 * 1e-3 * top / left

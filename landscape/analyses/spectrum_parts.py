@@ -7,7 +7,7 @@ some matrices, the gradients or curvatures of single samples give the whole spec
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +22,7 @@ from landscape.analyses.accuracy import draws_of
 from landscape.analyses.options import Options, Trace, all_rows, sample_by_sample, trace_of, way_of_trace
 from landscape.analyses.pooled import row_products, to_keep
 from landscape.analyses.spectrum_costs import SpectrumCosts, costs_of_matrices
+from landscape.autodiff import distributed
 from landscape.autodiff.costs import Plan
 from landscape.curvature import extremes, kept, probing, rows, traces
 from landscape.curvature.algebra import Operator
@@ -147,25 +148,33 @@ class _ObjectiveJob(Job):
         self.about, self.identity = provenance(objective, asdict(options)), subject.identity
         self.room = _RoomOnce(subject.memory_bytes)
         self.lengths: dict[int, rows.Lengths] = {}  # of the rows of the parts that were computed here
+        self.own_way = cache(self._own_way)
+
+    @property
+    def by_samples(self) -> bool:
+        return distributed.team().all(self.own_by_samples)
 
     @cached_property
-    def by_samples(self) -> bool:
+    def own_by_samples(self) -> bool:
         return sample_by_sample(self.used, self.kind, self.options)
 
     @cached_property
     def operator(self) -> Operator:
         return self.subject.operator(self.used)
 
-    @cached_property
+    @property
     def way_of_trace(self) -> Trace:
-        refusal = partial(traces.of_bends, self.used, self.kind) if self.by_samples else None  # rows have been tried
+        return _agreed(self.own_way(by_samples=self.by_samples))
+
+    def _own_way(self, *, by_samples: bool) -> Trace:
+        refusal = partial(traces.of_bends, self.used, self.kind) if by_samples else None  # rows have been tried
         return way_of_trace(self.operator, self.options, refusal)
 
     def compute(self, name: str, report: Report, work: Path | None) -> Spectrum:
         options, part, shared = self.options, self.objective.part(name), self.used.shared()
         fields = _facts(self.objective, name) | {"n_used": np.array([len(self.used.members[part])])}
         per_sample = None
-        if self.by_samples:
+        if self.by_samples:  # as all that decides on sums, the same in the processes of a team
             per_sample = self._per_sample(shared, part)
             if options.method == "rows" and per_sample.kept is None:
                 held = self.given["cache_bytes"] // (shared.layout.size * shared.dtype.itemsize)
@@ -205,7 +214,9 @@ class _ObjectiveJob(Job):
     def finish(self, found: Spectrum) -> Spectrum:
         self.objective.verify()
         self.__dict__.pop("operator", None)  # with what it keeps, before the next stage keeps its own
-        if self.kind.factors is not None and self.options.sampling_errors and self.by_samples:
+        with distributed.together():
+            by_samples = self.by_samples
+        if self.kind.factors is not None and self.options.sampling_errors and by_samples:
             found = row_products(self.used, found, self.kind.factors, self.lengths, self._lengths, **self.given)
         if self.subject.overlap:
             found = overlaps.overlap(self.objective, found, backend=self.subject.backend, **self.given)
@@ -285,12 +296,12 @@ class _OperatorJob(Job):
             self.about = provenance(self.objective, asdict(options))
 
     @cached_property
-    def way_of_trace(self) -> Trace:
+    def own_way(self) -> Trace:
         return way_of_trace(self.operator, self.options)
 
     def compute(self, name: str, report: Report, work: Path | None) -> Spectrum:
         own = kept.kept(self.operator[name].shared(), work, self.identity)
-        known = trace_of(own, name, self.way_of_trace, self.options.seed)
+        known = trace_of(own, name, _agreed(self.own_way), self.options.seed)
         found = _by_products(own, self.options, known, self.room(own), report)
         facts = _unknown() if self.objective is None else _facts(self.objective, name)
         return Spectrum(**found.fields, **facts, provenance=self.about | found.notes)
@@ -305,6 +316,11 @@ def _unknown() -> dict[str, Any]:
 
 
 # What both have -------------------------------------------------------------------------------------------------------
+
+
+def _agreed(own: Trace) -> Trace:
+    """Return the way of the trace that is possible in all processes that work together."""
+    return own if distributed.team().all(own != "probes") else "probes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,7 +365,7 @@ def _by_products(
 
 
 class _RoomOnce:
-    """Says how many vectors fit into memory, as it was when it was first asked.
+    """Says how many vectors fit into the memory of each process of a team, as it was when it was first asked.
 
     Later the basis of another part may lie there, whose place is free again when it is needed.
     """
@@ -359,10 +375,10 @@ class _RoomOnce:
         self.known: np.ndarray | None = None
 
     def __call__(self, operator: Operator) -> Room:
-        if self.known is None:
+        if not operator.team.all(self.known is not None):  # memory may have run out in one process only
             if self.memory_bytes is not None:  # a product shows how much memory it needs temporarily
                 operator.matvec(torch.ones(1, 1, operator.size, dtype=operator.dtype, device=operator.device))
             found = Room.beside(operator, self.memory_bytes)
             self.known = np.array([found.on_device, found.on_host])
-        on_device, on_host = (int(n) for n in operator.team.agreed(self.known))
+        on_device, on_host = (int(n) for n in operator.team.least(np.asarray(self.known)))
         return Room(on_device, on_host, operator.team)
