@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import memory, trees
+from landscape.autodiff import distributed, memory, trees
 from landscape.autodiff.called import functional_call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.forward import Forward, forward
@@ -260,7 +260,7 @@ def evaluate(
         journal: keeps finished blocks; see `jobs.run`.
         progress: see `jobs.run`.
         name: distinguishes the blocks of this list from others in the same journal.
-        block: points of one unit of work.
+        block: points of one unit of work; with several ranks fewer, where all then have about as many.
         as_it_is: use each point's own running statistics, whatever the policy for batch norm.
 
     Returns:
@@ -269,6 +269,9 @@ def evaluate(
     Raises:
         StoreError: a finished block in the journal is of other points.
     """
+    ranks = distributed.world()
+    if ranks > 1 and len(points):
+        block = -(-len(points) // (ranks * -(-len(points) // (ranks * block))))
     blocks = {
         f"{name} {some[0]} to {some[-1]}": some
         for some in (list(points[i : i + block]) for i in range(0, len(points), block))
