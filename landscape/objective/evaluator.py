@@ -269,9 +269,7 @@ def evaluate(
     Raises:
         StoreError: a finished block in the journal is of other points.
     """
-    ranks = distributed.world()
-    if ranks > 1 and len(points):
-        block = -(-len(points) // (ranks * -(-len(points) // (ranks * block))))
+    block = of_a_unit(len(points), block, distributed.world())
     blocks = {
         f"{name} {some[0]} to {some[-1]}": some
         for some in (list(points[i : i + block]) for i in range(0, len(points), block))
@@ -296,6 +294,21 @@ def evaluate(
         where = "its blocks" if journal is None else journal.folder
         raise StoreError(f"{where} is damaged: pass {arg('overwrite', True)} to begin anew, or choose another file")
     return result
+
+
+def of_a_unit(n: int, most: int, ranks: int) -> int:
+    """Return how many of n points one unit of work has at most, so that all ranks have about as many.
+
+    Args:
+        n: number of points.
+        most: the largest number of a unit, which a process alone takes.
+        ranks: number of processes.
+
+    Returns:
+        The number, at least 1.
+    """
+    rounds = -(-n // (ranks * most))
+    return most if ranks == 1 or not rounds else -(-n // (ranks * rounds))
 
 
 def _stacked(accuracies: Sequence[np.ndarray | None]) -> np.ndarray | None:
