@@ -299,8 +299,10 @@ class Team:
         """
         if self.size == 1:
             return part
+        if part.numel() <= _FEW:
+            return self._meet("total", part.detach().cpu().double().flatten()).reshape(part.shape).to(part)
         whole = part.detach().to(_carrier(part), copy=True).double()
-        self._meet("total", whole.numel())
+        self._meet("total", whole)
         with _others_may_be_lost():
             dist.all_reduce(whole, group=_group())
         return whole.to(part)
@@ -330,7 +332,7 @@ class Team:
         found = rows.new_empty((sum(numbers), *rows.shape[1:]), device=_carrier(rows))
         pieces = torch.split(found, numbers)
         pieces[self.rank].copy_(rows)
-        self._meet("gathered", found.numel())
+        self._meet("gathered", found)
         # Each sends its piece to where it belongs: gloo's all_gather allocates and copies all rows once more.
         with _others_may_be_lost():
             for rank, piece in enumerate(pieces):
@@ -350,7 +352,10 @@ class Team:
         if self.size == 1:
             return numbers
         found = torch.from_numpy(np.array(numbers, dtype=np.float64))
-        self._meet("agreed", found.numel())
+        if found.numel() <= _FEW:
+            own = found.flatten() if self.rank == 0 else torch.zeros(found.numel())
+            return self._meet("agreed", own).reshape(found.shape).numpy()
+        self._meet("agreed", found)
         with _others_may_be_lost():
             dist.broadcast(found, 0, group=_group())
         return found.numpy()
@@ -367,7 +372,7 @@ class Team:
         if self.size == 1:
             return numbers
         found = torch.from_numpy(np.array(numbers, dtype=np.float64))
-        self._meet("least", found.numel())
+        self._meet("least", found)
         with _others_may_be_lost():
             dist.all_reduce(found, dist.ReduceOp.MIN, group=_group())
         return found.numpy()
@@ -375,28 +380,32 @@ class Team:
     def finished(self) -> None:
         """Wait until all processes have finished a piece; `ScarceElsewhereError` if one of them cannot."""
         if self.size > 1:
-            self._meet("finished", 0)
+            self._meet("finished", torch.empty(0))
 
     def scarce(self) -> None:
         """Tell the others, where they are at their next sum, that this process has no memory for its own."""
         if self.size > 1:
-            self._meet("scarce", 0)
+            self._meet("scarce", torch.empty(0))
 
-    def _meet(self, step: str, n: int) -> None:
-        """Exchange what this process does next; n is the number of numbers that it brings."""
-        is_scarce, number = step == "scarce", len(_STEPS) * n + _STEPS.index(step)
-        # The largest of each: are there a process without memory, and two numbers that differ?
-        found = torch.tensor([is_scarce, number, -number], dtype=torch.int64)
+    def _meet(self, step: str, brought: Tensor) -> Tensor:
+        """Tell each other what comes next; return the sums of what the processes bring, on the CPU, if it is little."""
+        n, is_scarce = brought.numel(), step == "scarce"
+        number = (len(_STEPS) * n + _STEPS.index(step)) % 999_983  # whose squares float64 has exactly
+        found = torch.zeros(3 + _FEW, dtype=torch.float64)
+        found[:3] = torch.tensor([is_scarce, number, number**2])
+        if n <= _FEW:
+            found[3 : 3 + n] = brought.flatten()
         with _others_may_be_lost():
-            dist.all_reduce(found, dist.ReduceOp.MAX, group=_group())
-        any_scarce, largest, less_smallest = found.tolist()
+            dist.all_reduce(found, group=_group())
+        any_scarce, total, squares = found[:3].tolist()
         if any_scarce and not is_scarce:
             raise ScarceElsewhereError("memory has run out in another process")
-        if not any_scarce and largest != -less_smallest:
+        if not any_scarce and total**2 != self.size * squares:  # equal numbers have no spread
             raise RankError(
                 f"the processes do not take the same step: this one is at {step!r} with {n} numbers. Start all with "
                 "the same command on the same files; what is finished is kept"
             )
+        return found[3 : 3 + n]
 
 
 class ScarceElsewhereError(MemoryError):
@@ -405,6 +414,7 @@ class ScarceElsewhereError(MemoryError):
 
 ALONE = Team()
 _STEPS = ("total", "gathered", "agreed", "least", "finished", "scarce")
+_FEW = 61  # numbers that are summed at once, with what comes next
 _groups: dict[timedelta, Any] = {}  # of all ranks, by how long they wait for each other
 
 

@@ -193,14 +193,20 @@ def test_shares_are_all_and_differ_by_one_at_most():
 def test_a_decision_is_the_first_processs(monkeypatch):
     def broadcast(tensor, source, group):
         assert (source, group) == (0, "the team's")
-        tensor.copy_(torch.tensor([1.0, 2.0]))
+        tensor[:] = 1
+
+    def all_reduce(tensor, group):
+        """Add what the first process brings: the same step, and ones where it has few numbers."""
+        tensor[1:3] *= 2
+        tensor[3:] += 1
 
     monkeypatch.setattr(distributed, "_group", lambda: "the team's")
-    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor, operation, group: None)
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
     monkeypatch.setattr(distributed.dist, "broadcast", broadcast)
-    own = np.array([3.0, 4.0])
-    assert distributed.Team(1, 2).agreed(own).tolist() == [1, 2]
-    assert own.tolist() == [3, 4]
+    for n in (2, 200):
+        own = np.arange(n)
+        assert distributed.Team(1, 2).agreed(own).tolist() == [1] * n
+        assert own.tolist() == list(range(n))
 
 
 def test_alone_a_team_changes_nothing():
