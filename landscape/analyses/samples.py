@@ -115,7 +115,8 @@ class Samples:
         """An estimate of the eigenvector of lambda_max from the rows, (D,); None without rows."""
         if self.kept is None or not len(self.kept.eigen.values):
             return None
-        return self.kept.direction(self.kept.eigen.combinations[:, 0])
+        # The sign of an eigenvector depends on rounding; processes that multiply together need the same vector.
+        return self.kept.direction(self.objective.team.agreed(self.kept.eigen.combinations[:, 0]))
 
     @property
     def relative_error(self) -> float | None:
@@ -238,8 +239,9 @@ def samples(
     """
     if kind.factors is None:
         raise InputError(f"the matrix {kind.name} has no rows")
-    stored = most_rows(objective, cache_bytes, stored=True)
-    most = most_rows(objective, cache_bytes) if complete and kind.has_rows else stored
+    numbers = [most_rows(objective, cache_bytes, stored=True), most_rows(objective, cache_bytes)]
+    stored, most = (int(n) for n in objective.team.least(np.array(numbers)))
+    most = most if complete and kind.has_rows else stored
     cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
     complete = complete and kind.has_rows
     if complete:
@@ -251,6 +253,7 @@ def samples(
         known = _lengths_for_directions(objective, kind.factors, part, keep, seed, trace_tol)
         fit = min(cheap, most)
         tol = next((t for t in DIRECTION_TOLS if len(known.longest(t)[0]) <= fit), DIRECTION_TOLS[-1])
+        tol = float(objective.team.agreed(np.array([tol]))[0])
     kept = None
     for _ in range(2):
         n_rows = len(known.longest(tol)[0])
@@ -267,6 +270,7 @@ def samples(
         gram = found.gram
         kept = Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
         top, left = np.abs(kept.eigen.values).max(initial=0), found.tau_plus + found.tau_minus
+        top, left = objective.team.agreed(np.array([top, left])).tolist()  # of which the last digits may differ
         if left <= 1e-3 * top or tol == 0 or not complete:
             break
         tol *= 0.5 * 1e-3 * top / left
@@ -290,7 +294,8 @@ def _lengths_for_directions(
     """Return lengths of the rows of a matrix for which they are only directions, and parts of the trace."""
     if trace_tol != 0 and objective.outputs.size > FEW_OUTPUTS and factors.middle is not None:
         known = tails.lengths(objective, factors, part, keep, seed=seed)
-        if trace_tol is None or known.trace_stderr <= trace_tol * abs(known.weights @ known.traces):
+        exact = trace_tol is None or known.trace_stderr <= trace_tol * abs(known.weights @ known.traces)
+        if objective.team.all(bool(exact)):
             return known
         log.info("all rows are measured, because their estimate has an error above %g of the trace", trace_tol)
     return rows.lengths(objective, factors, part, keep=keep)
@@ -330,14 +335,15 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
     decay = found.objective.weight_decay if found.kind.decays else 0.0
     if kept is None or found.kind.has_rows:
         return _along(found, top, np.ones(len(weights), dtype=bool))
-    slopes = weights * _slopes(found)
+    team = found.objective.team
+    slopes = team.agreed(weights * _slopes(found))  # which decide on the samples that all pass over
     some = np.zeros(len(weights), dtype=bool)
     some[largest(slopes[:, None], LEFT)[0]] = True
     curvature, crossfit = _along(found, top, some)
     if some.all():
         return curvature, crossfit
     missing = value - decay - float(weights @ curvature)
-    if abs(missing) > LEFT * abs(value) or not slopes[~some].sum() > 0:
+    if not team.all(bool(abs(missing) <= LEFT * abs(value) and slopes[~some].sum() > 0)):
         others = _along(found, top, ~some)
         curvature[~some], crossfit[~some] = (values[~some] for values in others)
         return curvature, crossfit

@@ -196,7 +196,7 @@ def trace(
         rests.append(found.deflation.rest(found.place.kept(z), found.place.kept(product)))
         return found.deflation.sample(found.place.kept(z), float(torch.linalg.vecdot(wide(product), wide(z))))
 
-    samples = [sample(n) for n in range(TRACE_PROBES)] if tol is None else draw_until([], sample, tol)
+    samples = [sample(n) for n in range(TRACE_PROBES)] if tol is None else draw_until([], sample, tol, operator.team)
     if len(samples) >= OWN_SPREAD:
         error = quadrature.mean_and_stderr(np.array(samples))[1]
     else:

@@ -344,7 +344,8 @@ def seeds_of(objective: Objective, factors: Factors, known: Lengths, sample: np.
         # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
         middle = split(objective, factors, known.logits[chunk], trees.take(known.targets, chunk))
         seeds[inside] = middle.vectors(*map(torch.from_numpy, (sample[inside] - chunk.start, row[inside])))
-    return seeds
+    # Within equal eigenvalues another process may have other vectors, and several compute the rows of a sample.
+    return torch.from_numpy(objective.team.agreed(seeds.numpy()))
 
 
 def computed(

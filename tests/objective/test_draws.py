@@ -235,3 +235,15 @@ def test_draws_of_one_sample_in_a_file_of_an_earlier_version_leave_errors_unknow
     again = np.where(np.isfinite(found.sample_index), found.sample_index[:, :1], np.nan)
     one = over_samples.of_part(dataclasses.replace(found, sample_index=again, sample_chance=None), 0)
     assert np.isnan([one.trace[1], one.lambda_max[1], *one.trace_interval, *one.trace_ratio[1:]]).all()
+
+
+def test_other_draws_of_the_same_options_are_told_apart():
+    """Processes draw by themselves, from probabilities of which the last digits may differ."""
+    objective = network()
+    about = {"samples": 5, "seed": 0}
+    of = [
+        draws.gathered(objective, [draws.Picked(index, np.ones(5)), draws.Picked(np.arange(60, 65), np.ones(5))], about)
+        for index in (np.arange(5), np.arange(1, 6), np.arange(5))
+    ]
+    assert of[0].source["draws"] == of[2].source["draws"] != of[1].source["draws"]
+    assert about.items() <= of[0].source["draws"].items()
