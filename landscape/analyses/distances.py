@@ -30,7 +30,7 @@ from landscape.errors import InputError, arg, check_choice
 from landscape.networks import classifiers, filters
 from landscape.networks.outputs import OwnLoss
 from landscape.objective import jobs, pilot, points
-from landscape.objective.batch_norm import DEFAULT, BatchNorm, estimated_on
+from landscape.objective.batch_norm import DEFAULT, POLICIES, BatchNorm, estimated_on
 from landscape.objective.evaluator import Evaluator
 from landscape.objective.objective import Objective
 from landscape.objective.points import Point
@@ -285,7 +285,8 @@ def _costs(
 ) -> costs.Known:
     """Return the cost of the distances between all points."""
     n, size = len(runs[0].points), objective.layout.size
-    passes = len(runs) * (2 * n + barrier_points * n * (n - 1) // 2)
+    of_ends = n * (1 + (barrier_points > 0 and not POLICIES[batch_norm].moves))
+    passes = len(runs) * (of_ends + barrier_points * n * (n - 1) // 2)
     of_batch_norm: dict[str, Any] = {
         "batch_norm": batch_norm, "training": training, "training_samples": training_samples,
     }  # fmt: skip
