@@ -18,9 +18,10 @@ def variables(world: int = 2) -> list[dict[str, str]]:
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
-def started(target: Callable[..., None], world: int, *words: object) -> list[BaseProcess]:
-    """Processes of one run: each calls a function of a module with some words."""
-    found = [fresh.context().Process(target=_call, args=(target, own, words), daemon=True) for own in variables(world)]
+def started(target: Callable[..., None], world: int, *words: object, only: int | None = None) -> list[BaseProcess]:
+    """Processes of one run, or the first ones `only`: each calls a function of a module with some words."""
+    given = [(target, own, words) for own in variables(world)[:only]]
+    found = [fresh.context().Process(target=_call, args=args, daemon=True) for args in given]
     for process in found:
         process.start()
     return found

@@ -20,6 +20,7 @@ def made(traces, uncertainty, **changed):
         "sample_uncertainty": padded(uncertainty),
         "sample_weight": padded([np.full(len(t), 1 / len(t)) for t in traces]),
         "sample_index": padded([np.arange(len(t), dtype=float) for t in traces]),
+        "sample_chance": None,
         **{
             name: np.full((len(traces), width), np.nan)
             for name in ("sample_label", "sample_prediction", "sample_loss", "sample_curvature")

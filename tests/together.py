@@ -1,12 +1,15 @@
 """What one process of a run does; `results` is also what a process alone computes."""
 
+import contextvars
 import os
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
+import hungry
 import numpy as np
 import torch
 
@@ -26,7 +29,7 @@ ONE = {"rare": [2]}  # one sample, which most processes have none of
 
 
 def results(folder: Path, *, few: bool = False) -> None:
-    """Compute all analyses of tiny networks, or a few; each leaves a file in the folder."""
+    """Compute all analyses of tiny networks, or most of them; each leaves a file in the folder."""
 
     def objective(name="mlp-tanh", partition="all", **options):
         found = CASES[name].objective(partition=partition, **options)
@@ -41,7 +44,7 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(whole, operator="ggn", method="rows", ggn_tol=0, out=folder / "rows.h5")
     divided(whole, folder)
     ls.features(classes, out=folder / "features.h5")
-    ls.gradients(classes, out=folder / "gradients.h5")
+    ls.gradients(classes, sampling_errors=True, out=folder / "gradients.h5")
     ls.sharpness(classes, draws=2, ascent_steps=3, out=folder / "sharpness.h5")
     ls.surface2d(classes, n=3, out=folder / "plane.h5")
     ends = path(classes)
@@ -52,8 +55,8 @@ def results(folder: Path, *, few: bool = False) -> None:
     )
     ls.sensitivity(classes, of="0", n=1, draws=1, out=folder / "sensitivity.h5")
     along_training(classes, folder)
-    if few:
-        return
+    fewer_than_processes(objective(partition=ONE), folder)
+    ls.spectrum(hungry.objective(100, outputs=6, partition="all"), out=folder / "tails.h5")
     # All probes in lock-step, by the traced product.
     ls.spectrum(whole, steps=5, probes=2, cache_bytes=0, out=folder / "traced.h5")
     ls.spectrum(classes, **short, vectors=2, overlap=True, out=folder / "classes.h5")
@@ -63,6 +66,13 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.spectrum(ls.hessian(whole) - 0.5 * ls.ggn(whole), steps=5, probes=1, out=folder / "sum.h5")
     ls.gradients(classes, batches=3, samples_per_batch=6, out=folder / "batches.h5")
     ls.surface1d(classes, ls.directions.random(classes, 1), n=5, out=folder / "surface.h5")
+    uneven = 0 if is_last() else 2**30  # so that the product is kept in some processes only
+    ls.spectrum(
+        whole, steps=5, probes=2, cache_bytes=uneven, sampling_errors=False, trace="probes", out=folder / "uneven.h5"
+    )
+    if few:
+        return
+    scarce(folder)
     fitted = network(sizes=(400, 40))
     with distributed.together():
         fitted.evaluate()
@@ -74,10 +84,48 @@ def results(folder: Path, *, few: bool = False) -> None:
     ls.surface1d(few_drawn, ls.directions.random(few_drawn, 1), n=3, out=folder / "drawn-surface.h5")
 
 
+def fewer_than_processes(one: Objective, folder: Path) -> None:
+    """Compute what is divided sample by sample, with too few samples."""
+    ls.gradients(one, sampling_errors=True, out=folder / "gradients-of-one.h5")
+    ls.sharpness(one, draws=1, ascent_steps=1, out=folder / "sharpness-of-one.h5")
+    ls.features(network(sizes=(2, 1)), out=folder / "features-of-three.h5")
+
+
+def evaluated(objective: Objective) -> None:
+    with distributed.together():
+        objective.evaluate()
+
+
+def begin_anew(work: Callable[..., object], *words: object) -> None:
+    """Call a function with the requested batch size, whatever has fitted before."""
+    contextvars.copy_context().run(work, *words)
+
+
+def scarce(folder: Path) -> None:
+    """Compute what several processes share, with memory for three samples at a time in the last one."""
+    analyses = {
+        "hessian": lambda o, out: ls.spectrum(o, steps=3, probes=1, backend="reverse", out=out),
+        "rows": lambda o, out: ls.spectrum(o, operator="ggn", ggn_tol=0, out=out),
+        "gradients": lambda o, out: ls.gradients(o, sampling_errors=True, out=out),
+        "features": lambda o, out: ls.features(o, out=out),
+        "sharpness": lambda o, out: ls.sharpness(o, draws=1, ascent_steps=2, out=out),
+    }
+
+    most = 3 if is_last() and distributed.world() > 1 else 100
+    for name, analysis in analyses.items():
+        outputs = 6 if name == "hessian" else 2  # six: not all rows are measured
+        objective = hungry.objective(most, outputs, "all")
+        begin_anew(evaluated, objective)
+        begin_anew(analysis, objective, folder / f"scarce-{name}.h5")
+
+
 def divided(objective: Objective, folder: Path) -> None:
-    """Compute a density and both ends with memory for the share of a basis that one of several processes has."""
+    """Compute a density and both ends with memory for the share of a basis that one of several processes has.
+
+    The others have more than that.
+    """
     few = 2 + 14 + -(-(2 * 24 + 2 + 6) // distributed.world()), 2 + 12 + -(-(72 + 24) // distributed.world())
-    entry = objective.layout.size * 8
+    entry = objective.layout.size * 8 * (1 if is_last() else 100)
     given = {"cache_bytes": 0, "backend": "reverse", "vectors": 2, "memory_bytes": 1}
     with mock.patch.object(memory, "room", return_value=few[0] * entry):
         ls.spectrum(objective, steps=5, probes=2, trace="probes", trace_tol=0.9, **given, out=folder / "divided.h5")
@@ -128,14 +176,30 @@ def is_last() -> bool:
     return distributed.rank() == distributed.world() - 1
 
 
+def fail() -> list[str]:
+    """Take a wrong step, or let the last process take another one; return what each hears."""
+    heard = []
+    for numbers in (torch.zeros(2, dtype=torch.int16), torch.zeros(2 + is_last())):
+        try:
+            with distributed.together():
+                if numbers.dtype == torch.int16:  # for which gloo has no sum
+                    distributed.all_reduce_sum(numbers)
+                distributed.team().total(numbers)
+        except Exception as error:  # whatever it is, the test shows it
+            heard.append(f"{type(error).__name__}: {error}")
+    return heard
+
+
 def lose(folder: Path, ending: str) -> None:
-    """Compute three parts; the last process is slow, hangs or is killed in the second, or in the first dealt to it."""
+    """Compute three parts; a process is slow, hangs or is killed in the second, or in the first dealt to it."""
     objective = CASES["mlp-tanh"].objective()
-    how, _, dealt = ending.partition("-")
+    how, _, where = ending.partition("-")
+    dealt = where == "dealt"
     distributed.EFFICIENCY = 1e-3 if dealt else 10.0  # parts are dealt, or all are shared
 
     def told(done, total, text):
-        if is_last() and text and (dealt or 1 < done < 1.5):
+        lost = distributed.is_main() if where == "first" else is_last()
+        if lost and text and (dealt or 1 < done < 1.5):
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep({"hung": 100, "slow": 0.2}[how])
@@ -146,7 +210,7 @@ def lose(folder: Path, ending: str) -> None:
 def work(folder: Path, ending: str) -> None:
     """Do what a process does; what it says goes to a file of its own."""
     torch.set_num_threads(1)
-    if ending == "hung":
+    if ending in {"hung", "absent"}:
         distributed.TIMEOUT = timedelta(seconds=6)
     if ending == "hung-dealt":
         distributed.SILENCE = timedelta(seconds=3)
@@ -157,7 +221,7 @@ def work(folder: Path, ending: str) -> None:
             results(folder, few=ending == "few")
         else:
             if ending == "killed":
-                said += disagree()
+                said += disagree() + fail()
                 lose(folder, "slow")
             lose(folder, ending)
         said.append("done")

@@ -197,7 +197,7 @@ def train(
             if distributed.is_main():  # each by its own clock would take another number of steps, for which all meet
                 with distributed.apart():
                     dry.show(console, costs.measured(plans, ranks=ranks))
-            distributed.barrier()
+            distributed.barrier(patient=True)
             return
         this = begin()
         try:

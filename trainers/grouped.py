@@ -93,6 +93,7 @@ class Grouping:
         n_groups = torch.zeros((), dtype=torch.int64)
         if distributed.is_main():
             n_groups += int(found["group_of"].max()) + 1
+        distributed.barrier(patient=True)  # the first rank has passed over the data
         distributed.broadcast([n_groups])
         if not distributed.is_main():
             found = {"group_of": torch.zeros(len(self._trainer.train.class_names), dtype=torch.int64)}

@@ -174,6 +174,7 @@ class Run:
         try:
             if self._measurement_is_due():
                 self._monitor.measure(self.trainer.epoch * self.trainer.n_batches, epoch=self.trainer.epoch)
+            distributed.barrier(patient=True)
             while self.trainer.epoch < epochs:
                 started = time.perf_counter()
                 row = self.trainer.run_epoch(tell)
@@ -189,7 +190,7 @@ class Run:
                     self._save()
                     self._measure_curvature()
                     text = self._line()
-                distributed.barrier()
+                distributed.barrier(patient=True)
                 tell(0, 1)
             self._rows = distributed.of_main(self._rows)
         except KeyboardInterrupt as stop:

@@ -104,10 +104,10 @@ def draws_of(
     if accuracy is None:
         return objective
     reason = of_samples.refusal(objective, kind)
-    if reason is not None:
-        log.info("all samples are taken, because %s", reason)
-        return objective
     with distributed.together():
+        if not distributed.team().all(reason is None):
+            log.info("all samples are taken, because %s", reason or "another process cannot draw")
+            return objective
         if objective.evaluated is None:
             objective.evaluate()  # its pass over all samples also gives their uncertainty
     parts = objective.partition.names

@@ -28,7 +28,6 @@ from landscape.analyses import part_losses
 from landscape.analyses.at_checkpoints import Report, at_checkpoints
 from landscape.autodiff import costs
 from landscape.autodiff.distributed import Team
-from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
 from landscape.callables import checked
 from landscape.curvature import gram
@@ -254,7 +253,8 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
     units = torch.cat([units, torch.nn.functional.normalize(whole, dim=0)[None]])
     of_norm, of_whole, of_cosine = np.full(n_parts, np.nan), np.zeros(n_parts), np.zeros(n_parts)
     for q, share in enumerate(shares):
-        slopes = part_losses.slopes(objective, _all_batches(objective, q), units)  # (P + 1, n)
+        own = torch.from_numpy(part_losses.slopes(objective, objective.batches(q), units).T.copy())
+        slopes = objective.team.gathered(own).numpy().T  # (P + 1, n)
         n, slopes = slopes.shape[1], objective.as_drawn(q, slopes)
         with np.errstate(divide="ignore", invalid="ignore"):  # a gradient of zero has no direction
             moved = share * (slopes[:-1] - cosine[:, None] * slopes[-1]) / lengths[-1]
@@ -267,13 +267,6 @@ def _over_samples(objective: Objective, lengths: np.ndarray, cosine: np.ndarray)
         "cosine_sampling_stderr": np.sqrt(of_cosine),
         "whole_norm_sampling_stderr": np.sqrt(np.square(of_whole).sum()),
     }
-
-
-def _all_batches(objective: Objective, part: int) -> Iterator[tuple[Tree, Tree]]:
-    """Return the batches of all samples of a part, even if processes share the sums."""
-    members = objective.members[part]
-    for start in range(0, len(members), objective.batch_size):
-        yield objective.samples.batch(members[start : start + objective.batch_size], objective.device, objective.dtype)
 
 
 def _over_batches(

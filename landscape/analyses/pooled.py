@@ -6,14 +6,14 @@ computes what follows from their products.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from landscape.analyses import samples as of_samples
-from landscape.curvature import rows
+from landscape.curvature import rows, rows_apart
 from landscape.curvature.kinds import Factors
 from landscape.curvature.outputs import Keep
 from landscape.curvature.rows import Lengths
@@ -40,7 +40,7 @@ def to_keep(objective: Objective, cache_bytes: int) -> Keep:
     Returns:
         The choice, by their lengths.
     """
-    return Keep(tol=LEFT_OUT[0], most=_fitting(objective, cache_bytes) // len(objective.members))
+    return Keep(tol=LEFT_OUT[0], most=_fitting(objective, cache_bytes, stored=True) // len(objective.members))
 
 
 def row_products(
@@ -77,17 +77,26 @@ def row_products(
         here = torch.tensor([float(p in known) for p in range(len(parts))])
         by_all = shared.team.total(here) == shared.team.size  # parts may have been dealt
         lengths = [known[p] if by_all[p] else measure(shared, p) for p in range(len(parts))]
-        most = _fitting(objective, cache_bytes)
+        stored = _fitting(shared, cache_bytes, stored=True)
+        most = _fitting(shared, cache_bytes)
         if spectrum.eigenvalues is None:  # a Hessian, which itself needs about ten products: these rows add about two
-            most = min(most, sum(max(of_samples.DIRECTION_ROWS, len(own.weights)) for own in lengths))
+            most = min(stored, sum(max(of_samples.DIRECTION_ROWS, len(own.weights)) for own in lengths))
         tol = _share(lengths, most)
         if tol is None:
             log.info("products of rows are left out: there are too many that hold %.0f %%", 100 * (1 - LEFT_OUT[-1]))
             nothing, none = np.empty(0), np.empty(0, dtype=np.int64)
             return RowProducts(parts=parts, gram=np.empty((0, 0)), gram_part=none, gram_sample=none, gram_sign=nothing)
         log.info("rows of all parts that hold all but %.3g of each one's trace are kept", tol)
-        found = [rows.rows(shared, factors, p, own, tol) for p, own in enumerate(lengths)]
-        vectors = found[0].vectors if len(found) == 1 else torch.cat([of.vectors for of in found])
+        found: Sequence[rows.Rows]
+        if sum(len(own.longest(tol)[0]) for own in lengths) <= stored:
+            found = kept = [rows.rows(shared, factors, p, own, tol) for p, own in enumerate(lengths)]
+            vectors = kept[0].vectors if len(kept) == 1 else torch.cat([of.vectors for of in kept])
+            products = rows.products(vectors, vectors, shared.team)
+        else:
+            found = apart = [
+                rows_apart.apart(shared, factors, p, own, tol, cache_bytes) for p, own in enumerate(lengths)
+            ]
+            products = rows_apart.products_of(apart, cache_bytes)
         part = np.repeat(np.arange(len(parts)), [len(of.sample) for of in found])
         sample = np.concatenate([of.sample for of in found])
         roots = np.ones(len(part))
@@ -96,7 +105,7 @@ def row_products(
             roots = np.sqrt(objective.draws.factors[members])
         return RowProducts(
             parts=parts,
-            gram=rows.products(vectors, vectors, shared.team) / np.outer(roots, roots),
+            gram=products / np.outer(roots, roots),
             gram_part=part,
             gram_sample=sample,
             gram_sign=np.concatenate([of.sign for of in found]),
@@ -114,9 +123,9 @@ def row_products(
     )
 
 
-def _fitting(objective: Objective, cache_bytes: int) -> int:
-    """Return how many rows of all parts together fit, at most `MOST_ROWS`."""
-    return min(MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+def _fitting(objective: Objective, cache_bytes: int, *, stored: bool = False) -> int:
+    """Return how many rows of all parts together fit, at most `MOST_ROWS`; see `samples.most_rows`."""
+    return min(MOST_ROWS, of_samples.most_rows(objective, cache_bytes, stored=stored))
 
 
 def _share(lengths: list[Lengths], most: int) -> float | None:

@@ -16,11 +16,11 @@ from torch import Tensor
 from landscape.autodiff import memory, trees
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.wide import wide
-from landscape.curvature import rows, tails
+from landscape.curvature import rows, rows_apart, tails
 from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Factors, Kind
 from landscape.curvature.outputs import Keep, largest
-from landscape.curvature.rows import Found, Lengths, Rows
+from landscape.curvature.rows import Found, Lengths, Rows, Stored
 from landscape.data.thumbnails import thumbnails
 from landscape.errors import InputError, arg
 from landscape.networks.tasks import Task
@@ -73,6 +73,11 @@ class Samples:
     complete: bool  # the rows are those of the matrix, all were measured, and those kept give its eigenvalues
 
     @property
+    def stored(self) -> Stored | None:
+        """The rows if all of their columns are in memory."""
+        return self.kept.rows if self.kept is not None and isinstance(self.kept.rows, Stored) else None
+
+    @property
     def members(self) -> np.ndarray:
         """Positions of the samples in the objective's data, (n,)."""
         return self.objective.members[self.part]
@@ -110,7 +115,8 @@ class Samples:
         """An estimate of the eigenvector of lambda_max from the rows, (D,); None without rows."""
         if self.kept is None or not len(self.kept.eigen.values):
             return None
-        return self.kept.direction(self.kept.eigen.combinations[:, 0])
+        # The sign of an eigenvector depends on rounding; processes that multiply together need the same vector.
+        return self.kept.direction(self.objective.team.agreed(self.kept.eigen.combinations[:, 0]))
 
     @property
     def relative_error(self) -> float | None:
@@ -146,9 +152,19 @@ def row_bytes(device: torch.device, cache_bytes: int, memory_bytes: int | None) 
     return min(cache_bytes, memory.room(device, memory_bytes) // 3)
 
 
-def most_rows(objective: Objective, cache_bytes: int) -> int:
-    """Return how many rows are kept of a part at most; processes that work together divide their columns."""
-    return min(MOST_ROWS, cache_bytes // (objective.team.largest(objective.layout.size) * objective.dtype.itemsize))
+def most_rows(objective: Objective, cache_bytes: int, *, stored: bool = False) -> int:
+    """Return how many rows of a part are used at most.
+
+    Args:
+        objective: model, loss and data in parts; processes that work together divide the columns of the rows.
+        cache_bytes: memory for rows.
+        stored: all of their columns are in memory at the same time; otherwise those of one tensor at least.
+
+    Returns:
+        The number.
+    """
+    width = objective.team.largest(objective.layout.size if stored else max(objective.layout.sizes))
+    return min(MOST_ROWS, cache_bytes // (width * objective.dtype.itemsize))
 
 
 def refuse_number(objective: Objective, name: str, cache_bytes: int, without_limit: int) -> NoReturn:
@@ -223,18 +239,21 @@ def samples(
     """
     if kind.factors is None:
         raise InputError(f"the matrix {kind.name} has no rows")
-    most = most_rows(objective, cache_bytes)
+    numbers = [most_rows(objective, cache_bytes, stored=True), most_rows(objective, cache_bytes)]
+    stored, most = (int(n) for n in objective.team.least(np.array(numbers)))
+    most = most if complete and kind.has_rows else stored
     cheap = int(max(DIRECTION_ROWS, DIRECTION_ROWS_EACH * len(objective.members[part])))
     complete = complete and kind.has_rows
     if complete:
-        known = rows.lengths(objective, kind.factors, part, keep=Keep(tol=tol, most=most // 2))
+        known = rows.lengths(objective, kind.factors, part, keep=Keep(tol=tol, most=stored // 2))
     else:
-        keep = Keep(tol=DIRECTION_TOLS[0], most=min(cheap, most // 2))
+        keep = Keep(tol=DIRECTION_TOLS[0], most=min(cheap, stored // 2))
         if len(objective.members[part]) * objective.outputs.size <= keep.most:
             keep = replace(keep, tol=0.0)
         known = _lengths_for_directions(objective, kind.factors, part, keep, seed, trace_tol)
         fit = min(cheap, most)
         tol = next((t for t in DIRECTION_TOLS if len(known.longest(t)[0]) <= fit), DIRECTION_TOLS[-1])
+        tol = float(objective.team.agreed(np.array([tol]))[0])
     kept = None
     for _ in range(2):
         n_rows = len(known.longest(tol)[0])
@@ -243,18 +262,24 @@ def samples(
             log.info("%s: %d rows hold all but %.3g of the trace, more than %d are kept", name, n_rows, tol, most)
             kept = None
             break
-        found = rows.rows(objective, kind.factors, part, known, tol)
+        found: Rows
+        if n_rows <= stored:
+            found = rows.rows(objective, kind.factors, part, known, tol)
+        else:
+            found = rows_apart.apart(objective, kind.factors, part, known, tol, cache_bytes)
         gram = found.gram
         kept = Kept(rows=found, gram=gram, eigen=gram.eigen(known.weights))
         top, left = np.abs(kept.eigen.values).max(initial=0), found.tau_plus + found.tau_minus
+        top, left = objective.team.agreed(np.array([top, left])).tolist()  # of which the last digits may differ
         if left <= 1e-3 * top or tol == 0 or not complete:
             break
         tol *= 0.5 * 1e-3 * top / left
-    known = replace(known, kept=None if kept is None or later is None else _longest(known, kept.rows, later))
-    return Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, complete=complete)
+    made = Samples(objective=objective, part=part, kind=kind, lengths=known, kept=kept, complete=complete)
+    spare = None if made.stored is None or later is None else _longest(known, made.stored, later)
+    return replace(made, lengths=replace(known, kept=spare))
 
 
-def _longest(known: Lengths, found: Rows, keep: Keep) -> Found:
+def _longest(known: Lengths, found: Stored, keep: Keep) -> Found:
     """Return copies of the longest of some rows: those that `keep` asks for, by their lengths."""
     most = min(keep.most, len(known.longest(keep.tol)[0]))
     sizes = np.abs(known.squares[found.sample, found.row])
@@ -269,7 +294,8 @@ def _lengths_for_directions(
     """Return lengths of the rows of a matrix for which they are only directions, and parts of the trace."""
     if trace_tol != 0 and objective.outputs.size > FEW_OUTPUTS and factors.middle is not None:
         known = tails.lengths(objective, factors, part, keep, seed=seed)
-        if trace_tol is None or known.trace_stderr <= trace_tol * abs(known.weights @ known.traces):
+        exact = trace_tol is None or known.trace_stderr <= trace_tol * abs(known.weights @ known.traces)
+        if objective.team.all(bool(exact)):
             return known
         log.info("all rows are measured, because their estimate has an error above %g of the trace", trace_tol)
     return rows.lengths(objective, factors, part, keep=keep)
@@ -309,14 +335,15 @@ def along_vector(found: Samples, top: Tensor, value: float) -> tuple[np.ndarray,
     decay = found.objective.weight_decay if found.kind.decays else 0.0
     if kept is None or found.kind.has_rows:
         return _along(found, top, np.ones(len(weights), dtype=bool))
-    slopes = weights * _slopes(found)
+    team = found.objective.team
+    slopes = team.agreed(weights * _slopes(found))  # which decide on the samples that all pass over
     some = np.zeros(len(weights), dtype=bool)
     some[largest(slopes[:, None], LEFT)[0]] = True
     curvature, crossfit = _along(found, top, some)
     if some.all():
         return curvature, crossfit
     missing = value - decay - float(weights @ curvature)
-    if abs(missing) > LEFT * abs(value) or not slopes[~some].sum() > 0:
+    if not team.all(bool(abs(missing) <= LEFT * abs(value) and slopes[~some].sum() > 0)):
         others = _along(found, top, ~some)
         curvature[~some], crossfit[~some] = (values[~some] for values in others)
         return curvature, crossfit

@@ -8,7 +8,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -152,25 +152,33 @@ class _ObjectiveJob(Job):
         self.about, self.identity = provenance(objective, asdict(options)), subject.identity
         self.room = _RoomOnce(subject.memory_bytes)
         self.lengths: dict[int, rows.Lengths] = {}  # of the rows of the parts that were computed here
+        self.own_way = cache(self._own_way)
+
+    @property
+    def by_samples(self) -> bool:
+        return distributed.team().all(self.own_by_samples)
 
     @cached_property
-    def by_samples(self) -> bool:
+    def own_by_samples(self) -> bool:
         return sample_by_sample(self.used, self.kind, self.options)
 
     @cached_property
     def operator(self) -> Operator:
         return self.subject.operator(self.used)
 
-    @cached_property
+    @property
     def way_of_trace(self) -> Trace:
-        refusal = partial(traces.of_bends, self.used, self.kind) if self.by_samples else None  # rows have been tried
+        return _agreed(self.own_way(by_samples=self.by_samples))
+
+    def _own_way(self, *, by_samples: bool) -> Trace:
+        refusal = partial(traces.of_bends, self.used, self.kind) if by_samples else None  # rows have been tried
         return way_of_trace(self.operator, self.options, refusal)
 
     def compute(self, name: str, report: Report, work: Path | None) -> Spectrum:
         options, part, shared = self.options, self.objective.part(name), self.used.shared()
         fields = _facts(self.objective, name) | {"n_used": np.array([len(self.used.members[part])])}
         per_sample = None
-        if self.by_samples:
+        if self.by_samples:  # as all that decides on sums, the same in the processes of a team
             per_sample = self._per_sample(shared, part)
             if per_sample.complete and per_sample.kept is None:
                 self._leave_rows(name, shared)
@@ -201,9 +209,8 @@ class _ObjectiveJob(Job):
 
     def _row_bytes(self, per_sample: of_samples.Samples | None) -> int:
         """Return the memory of the rows of this part, and of those that are kept until all parts are done."""
-        kept = [] if per_sample is None or per_sample.kept is None else [per_sample.kept.rows.vectors]
-        kept += [known.kept.vectors for known in self.lengths.values() if known.kept is not None]
-        return sum(vectors.nbytes for vectors in kept)
+        own = 0 if per_sample is None or per_sample.kept is None else per_sample.kept.rows.n_bytes
+        return own + sum(known.kept.vectors.nbytes for known in self.lengths.values() if known.kept is not None)
 
     def _trial(self, own: Operator, part: int) -> Operator:
         """Return the operator of the largest part, if its products need more memory for a moment than a part's own."""
@@ -227,7 +234,9 @@ class _ObjectiveJob(Job):
     def finish(self, found: Spectrum) -> Spectrum:
         self.objective.verify()
         self.__dict__.pop("operator", None)  # with what it keeps, before the next stage keeps its own
-        if self.kind.factors is not None and self.options.sampling_errors and self.by_samples:
+        with distributed.together():
+            by_samples = self.by_samples
+        if self.kind.factors is not None and self.options.sampling_errors and by_samples:
             found = row_products(
                 self.used, found, self.kind.factors, self.lengths, self._lengths, cache_bytes=self.row_bytes,
                 **self.given,
@@ -245,7 +254,7 @@ class _ObjectiveJob(Job):
 def _least(number: int) -> int:
     """Return the least of the numbers of all processes, so that all keep the same rows."""
     with distributed.together():
-        return int(distributed.team().gathered(torch.tensor([number])).min())
+        return int(distributed.team().least(np.array([number]))[0])
 
 
 def _facts(objective: Objective, name: str) -> dict[str, Any]:
@@ -318,12 +327,12 @@ class _OperatorJob(Job):
             self.about = provenance(self.objective, asdict(options))
 
     @cached_property
-    def way_of_trace(self) -> Trace:
+    def own_way(self) -> Trace:
         return way_of_trace(self.operator, self.options)
 
     def compute(self, name: str, report: Report, work: Path | None) -> Spectrum:
         own = kept.kept(self.operator[name].shared(), work, self.identity)
-        known = trace_of(own, name, self.way_of_trace, self.options.seed)
+        known = trace_of(own, name, _agreed(self.own_way), self.options.seed)
         found = _by_products(own, self.options, known, self.room(own), report)
         facts = _unknown() if self.objective is None else _facts(self.objective, name)
         return Spectrum(**found.fields, **facts, provenance=self.about | found.notes)
@@ -338,6 +347,11 @@ def _unknown() -> dict[str, Any]:
 
 
 # What both have -------------------------------------------------------------------------------------------------------
+
+
+def _agreed(own: Trace) -> Trace:
+    """Return the way of the trace that is possible in all processes that work together."""
+    return own if distributed.team().all(own != "probes") else "probes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -382,7 +396,7 @@ def _by_products(
 
 
 class _RoomOnce:
-    """Says how many vectors fit into memory, as it was when it was first asked.
+    """Says how many vectors fit into the memory of each process of a team, as it was when it was first asked.
 
     Later the basis of another part may lie there, whose place is free again when it is needed.
     """
@@ -403,12 +417,12 @@ class _RoomOnce:
         Returns:
             The room, for the operator's team.
         """
-        if self.known is None:
+        if not operator.team.all(self.known is not None):  # memory may have run out in one process only
             if self.memory_bytes is not None:
                 of = trial or operator
                 of.matvec(torch.ones(1, 1, of.size, dtype=of.dtype, device=of.device))
             on_device, on_host = places.free(operator.device, self.memory_bytes)
             self.known = np.array([on_device + rows, on_host])
-        own = self.known - [operator.keeps + rows, 0]
-        on_device, on_host = (int(n) // (operator.size * operator.dtype.itemsize) for n in operator.team.agreed(own))
+        own = np.asarray(self.known) - [operator.keeps + rows, 0]
+        on_device, on_host = (int(n) // (operator.size * operator.dtype.itemsize) for n in operator.team.least(own))
         return Room(on_device, on_host, operator.team)

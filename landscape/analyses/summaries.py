@@ -91,9 +91,9 @@ def of_ends(
         "largest_at_most": np.array([found.above]),
         "smallest_at_least": np.array([found.below]),
     }
-    if per_sample is not None and per_sample.kept is not None and not per_sample.kind.has_rows:
+    if per_sample is not None and per_sample.stored is not None and not per_sample.kind.has_rows:
         decay = per_sample.objective.weight_decay if per_sample.kind.decays else 0.0
-        ends, errors = beyond_gauss_newton(found, per_sample.kept.rows, per_sample.lengths.weights, decay)
+        ends, errors = beyond_gauss_newton(found, per_sample.stored, per_sample.lengths.weights, decay)
         made |= {"beyond_min": ends[:1], "beyond_min_error": errors[:1]}
         made |= {"beyond_max": ends[1:], "beyond_max_error": errors[1:]}
     return made

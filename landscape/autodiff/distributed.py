@@ -4,13 +4,18 @@ Only this module uses torch.distributed. Ranks divide work in two ways. Pieces a
 draws the next, so that fast and slow ranks finish at the same time. Or all ranks work on one piece together as a team:
 each computes a sum over some of the samples, the sums are added up, and all ranks execute the same steps.
 
-If a rank fails, the others end too: at once if its process has ended, after `TIMEOUT` if it does not answer while a
-team computes a piece, and after `SILENCE` if it reports no progress on a piece that was dealt to it.
+If a rank fails, the others end too: at once if its process has ended, after `TIMEOUT` if it does not come to the start,
+a comparison or a sum, and after `SILENCE` if it reports no progress on a piece that was dealt to it.
+
+Before each sum of a team its ranks tell each other, on the host, what comes next. So a rank without memory is not lost:
+all others leave the piece at their next sum, and all compute it again with fewer samples at a time, see `memory`. And
+ranks that would not take the same step end in one line, as would a sum with numbers of another one.
 """
 
 import atexit
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -31,9 +36,9 @@ from landscape.errors import InputError, RankError, arg, one_line
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=7)  # one rank may wait at a barrier for hours while another finishes a long piece
+_PATIENCE = timedelta(days=7)  # where one rank may wait for hours while another finishes a piece of its own
 TIMEOUT = timedelta(minutes=30)
-"""How long a team waits for one of its ranks, which computes its share of the same sum meanwhile."""
+"""How long ranks wait for one that computes its share of the same sum meanwhile, or has not joined them yet."""
 
 SILENCE = timedelta(hours=2)
 """How long ranks that are done wait for one that reports no progress on a piece that was dealt to it."""
@@ -65,7 +70,8 @@ def start() -> None:
     if gpu is not None:
         torch.cuda.set_device(gpu)
     with _others_may_be_lost():
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        _group(_PATIENCE)  # now, when nobody is still working
 
 
 def _transport(environ: Mapping[str, str], gpus: int, *, nccl: bool) -> tuple[str, int | None]:
@@ -79,7 +85,7 @@ def _transport(environ: Mapping[str, str], gpus: int, *, nccl: bool) -> tuple[st
 def stop() -> None:
     """Leave the other ranks; alone, do nothing."""
     if _joined() and not _abandoned:
-        _teams.clear()
+        _groups.clear()
         dist.destroy_process_group()
 
 
@@ -113,11 +119,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    """Wait until every rank is here."""
+def barrier(*, patient: bool = False) -> None:
+    """Wait until every rank is here; if `patient`, for as long as one of them works on a piece of its own."""
     if world() > 1:
         with _others_may_be_lost():
-            dist.barrier()
+            dist.barrier(group=_group(_PATIENCE) if patient else None)
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> None:
@@ -135,11 +141,11 @@ def broadcast(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def of_main(value: T) -> T:
-    """Return the value of rank 0; every rank must call this, with a value that can be pickled."""
+    """Return the value of rank 0, which may take long; every rank must call this, with a value that can be pickled."""
     found: list[T] = [value]
     if world() > 1:
         with _others_may_be_lost():
-            dist.broadcast_object_list(found, 0)
+            dist.broadcast_object_list(found, 0, group=_group(_PATIENCE))
     return found[0]
 
 
@@ -236,7 +242,7 @@ class _Beat:
         seen: dict[int, tuple[int, float]] = {}  # heartbeats of each other rank, and the time of the last one
         others, due = set(range(world())) - {rank()}, -math.inf
         with _others_may_be_lost():
-            work = dist.barrier(async_op=True)
+            work = dist.barrier(group=_group(_PATIENCE), async_op=True)
             while not work.is_completed():
                 time.sleep(_POLL)
                 now = time.monotonic()
@@ -250,7 +256,7 @@ class _Beat:
                 if all(now - since > SILENCE.total_seconds() for _, since in seen.values()):
                     _abandoned.append(work)
                     atexit.register(_leave)
-                    raise RuntimeError(f"for {SILENCE} no other process has reported progress")
+                    raise TimeoutError(f"for {SILENCE} no other process has reported progress")
             work.wait()
 
 
@@ -293,7 +299,10 @@ class Team:
         """
         if self.size == 1:
             return part
+        if part.numel() <= _FEW:
+            return self._meet("total", part.detach().cpu().double().flatten()).reshape(part.shape).to(part)
         whole = part.detach().to(_carrier(part), copy=True).double()
+        self._meet("total", whole)
         with _others_may_be_lost():
             dist.all_reduce(whole, group=_group())
         return whole.to(part)
@@ -301,6 +310,10 @@ class Team:
     def total_of(self, number: float) -> float:
         """Add a number up over the team."""
         return float(self.total(torch.tensor(number, dtype=torch.float64)))
+
+    def all(self, found: bool) -> bool:
+        """Say whether something is so on all processes of the team, for decisions that all must make alike."""
+        return self.total_of(float(found)) == self.size
 
     def gathered(self, rows: Tensor) -> Tensor:
         """Join the rows of all processes, in the order of the ranks.
@@ -319,11 +332,12 @@ class Team:
         found = rows.new_empty((sum(numbers), *rows.shape[1:]), device=_carrier(rows))
         pieces = torch.split(found, numbers)
         pieces[self.rank].copy_(rows)
+        self._meet("gathered", found)
         # Each sends its piece to where it belongs: gloo's all_gather allocates and copies all rows once more.
         with _others_may_be_lost():
             for rank, piece in enumerate(pieces):
-                if len(piece):
-                    dist.broadcast(piece, rank, group=_group())
+                if len(piece):  # as bytes: backends do not know all types of numbers
+                    dist.broadcast(piece.view(torch.uint8), rank, group=_group())
         return found.to(rows.device)
 
     def by_columns(self, rows: Tensor) -> Tensor:
@@ -346,6 +360,7 @@ class Team:
         for own, piece in zip(columns, torch.split(sent, [len(rows) * width for width in widths]), strict=True):
             piece.view(len(rows), own.stop - own.start).copy_(rows[:, own])
         found = sent.new_empty(sum(numbers) * widths[self.rank])
+        self._meet("by_columns", torch.empty(()).expand(sum(numbers) * rows.shape[1]))
         with _others_may_be_lost():
             dist.all_to_all_single(
                 found,
@@ -368,13 +383,70 @@ class Team:
         if self.size == 1:
             return numbers
         found = torch.from_numpy(np.array(numbers, dtype=np.float64))
+        if found.numel() <= _FEW:
+            own = found.flatten() if self.rank == 0 else torch.zeros(found.numel())
+            return self._meet("agreed", own).reshape(found.shape).numpy()
+        self._meet("agreed", found)
         with _others_may_be_lost():
             dist.broadcast(found, 0, group=_group())
         return found.numpy()
 
+    def least(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the smallest of each number over the team, for decisions about what fits into the memory of all.
+
+        Args:
+            numbers: of the same shape in all.
+
+        Returns:
+            float64 numbers.
+        """
+        if self.size == 1:
+            return numbers
+        found = torch.from_numpy(np.array(numbers, dtype=np.float64))
+        self._meet("least", found)
+        with _others_may_be_lost():
+            dist.all_reduce(found, dist.ReduceOp.MIN, group=_group())
+        return found.numpy()
+
+    def finished(self) -> None:
+        """Wait until all processes have finished a piece; `ScarceElsewhereError` if one of them cannot."""
+        if self.size > 1:
+            self._meet("finished", torch.empty(0))
+
+    def scarce(self) -> None:
+        """Tell the others, where they are at their next sum, that this process has no memory for its own."""
+        if self.size > 1:
+            self._meet("scarce", torch.empty(0))
+
+    def _meet(self, step: str, brought: Tensor) -> Tensor:
+        """Tell each other what comes next; return the sums of what the processes bring, on the CPU, if it is little."""
+        n, is_scarce = brought.numel(), step == "scarce"
+        number = (len(_STEPS) * n + _STEPS.index(step)) % 999_983  # whose squares float64 has exactly
+        found = torch.zeros(3 + _FEW, dtype=torch.float64)
+        found[:3] = torch.tensor([is_scarce, number, number**2])
+        if n <= _FEW:
+            found[3 : 3 + n] = brought.flatten()
+        with _others_may_be_lost():
+            dist.all_reduce(found, group=_group())
+        any_scarce, total, squares = found[:3].tolist()
+        if any_scarce and not is_scarce:
+            raise ScarceElsewhereError("memory has run out in another process")
+        if not any_scarce and total**2 != self.size * squares:  # equal numbers have no spread
+            raise RankError(
+                f"the processes do not take the same step: this one is at {step!r} with {n} numbers. Start all with "
+                "the same command on the same files; what is finished is kept"
+            )
+        return found[3 : 3 + n]
+
+
+class ScarceElsewhereError(MemoryError):
+    """Memory has run out in another process of the team, so that this one must begin the piece again too."""
+
 
 ALONE = Team()
-_teams: list[Any] = []  # the group of processes whose members wait for each other for `TIMEOUT` only
+_STEPS = ("total", "gathered", "by_columns", "agreed", "least", "finished", "scarce")
+_FEW = 61  # numbers that are summed at once, with what comes next
+_groups: dict[timedelta, Any] = {}  # of all ranks, by how long they wait for each other
 
 
 @contextmanager
@@ -392,10 +464,12 @@ def team() -> Team:
     return Team(rank(), world()) if _together.get() and world() > 1 else ALONE
 
 
-def _group() -> Any:
-    if not _teams:
-        _teams.append(dist.new_group(timeout=TIMEOUT))
-    return _teams[0]
+def _group(timeout: timedelta | None = None) -> Any:
+    """Return all ranks as a group in which they wait for each other this long; None for as long as a team does."""
+    timeout = timeout or TIMEOUT
+    if timeout not in _groups:
+        _groups[timeout] = dist.new_group(timeout=timeout)
+    return _groups[timeout]
 
 
 def _carrier(tensor: Tensor) -> torch.device:
@@ -408,11 +482,20 @@ def _others_may_be_lost() -> Generator[None, None, None]:
     """Turn the failure to reach another process into an error of one line that says what it means."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError) as error:  # the backends raise the same for faults of this process
+        if not _LOST.search(str(error)):
+            raise
         raise RankError(
             "another process of this run has ended, or does not answer; its own message says why. What is finished is "
             f"kept: repeat the command to go on from there ({one_line(error):.160})"
         ) from error
+
+
+_LOST = re.compile(
+    r"time[d -]*out|connect|broken pipe|closed|socket|failed to recv|remote|communicator was aborted|reported progress",
+    re.IGNORECASE,
+)
+"""What backends and stores say where another process has ended, or does not answer."""
 
 
 def _joined() -> bool:

@@ -9,9 +9,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
-from landscape.errors import is_of_memory
+from landscape.autodiff import distributed
+from landscape.errors import RankError, is_of_memory
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -81,25 +83,50 @@ class AtATime:
 def halving(compute: Callable[[], T]) -> T:
     """Compute; if memory runs out, halve the batch size, log this, and begin again.
 
+    Processes that work together all do this, if memory runs out in one of them; so they always take the same number of
+    samples at a time.
+
     Args:
         compute: a function; its result must depend on the batch size only by rounding.
 
     Returns:
         The function's result.
+
+    Raises:
+        RankError: another process of the team has no memory for a single sample.
     """
+    team = distributed.team()
+    _most.set(_least(team, _most.get()))
     while True:
         _taken.set(0)
         try:
-            return compute()
+            found = compute()
+            team.finished()
+            return found
+        except distributed.ScarceElsewhereError as error:
+            left = _least(team, sys.maxsize)
+            if not left:
+                raise RankError(
+                    "another process of this run has no memory for a single sample; its own message says more"
+                ) from error
         except Exception as error:  # each allocator has its own
-            if not is_of_memory(error) or _taken.get() <= 1:
+            if not is_of_memory(error):
+                raise
+            team.scarce()
+            left = _least(team, -(-_taken.get() // 2) if _taken.get() > 1 else 0)
+            if not left:
                 raise
         # Not within the handler, because the error keeps the tensors of the failed attempt.
-        _most.set(-(-_taken.get() // 2))
+        _most.set(left)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         note_fewer(_most.get())
         log.warning("memory has run out: %d samples are taken at a time from now on", _most.get())
+
+
+def _least(team: distributed.Team, samples: int) -> int:
+    """Return the smallest number of a team's processes."""
+    return int(team.least(np.array([samples]))[0])
 
 
 def begin() -> None:

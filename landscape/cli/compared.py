@@ -126,6 +126,12 @@ def _range(coordinates: Any) -> str:
     return f"{coordinates[0]:g}:{coordinates[-1]:g}:{len(coordinates)}"
 
 
+OF_DRAW = (
+    "(draw) ± samples is the error of the draw, against all samples of the part; elsewhere it is what other samples of "
+    "the same class would change"
+)
+"""What errors over samples mean where only some samples of a part were drawn."""
+
 COMPARISONS: Mapping[str, Comparison] = {
     "spectrum": Comparison(
         looks={
@@ -135,14 +141,23 @@ COMPARISONS: Mapping[str, Comparison] = {
         counts={"n_samples": "samples", "n_used": "samples summed over"},
         marks={
             "*": "* lambda_max has not converged: more --steps, or --tol, at the analysis",
-            "?": "± ? the error is unknown: one probe cannot tell its own spread",
+            "?": "± ? the error is unknown: one probe cannot tell its own spread, nor can one sample",
+            "(residual)": "(residual) that is larger than the error over samples, or the file has none",
+            "(estimate)": "(estimate) the error of the estimate is larger than that over samples, or the file has none",
+            "(draw)": OF_DRAW,
         },
         remarks=lambda spectrum: "",
     ),
     "traces": Comparison(
         looks={"operator": lambda t: t.operator, "parameters": lambda t: t.size},
         counts={"n_samples": "samples"},
-        marks={"?": "± ? the error is unknown: one probe cannot tell its own spread"},
+        marks={
+            "?": "± ? the error is unknown: one probe cannot tell its own spread, nor can one sample, and rows of both "
+            "signs (of a loss that is not convex in the logits) give no bound on those that are left out",
+            "(s.e. at most)": "(s.e. at most) of the estimate, larger than the error over samples",
+            "(rows left out)": "(rows left out) lambda_max is at most so much larger",
+            "draw)": OF_DRAW,
+        },
         remarks=lambda traces: "",
     ),
     "sharpness": Comparison(

@@ -9,7 +9,8 @@ from typing import Any
 import cloup
 import numpy as np
 
-from landscape.analyses.options import TRACES, Options
+from landscape.analyses import samples as of_samples
+from landscape.analyses.options import TRACES, Options, all_rows
 from landscape.analyses.samples import GGN_TOL, METHODS
 from landscape.analyses.spectrum import spectrum
 from landscape.autodiff import distributed
@@ -238,7 +239,7 @@ def hessian(
     if verify_with and stages:
         raise InputError("--verify runs PyHessian on one checkpoint: give one")
     ours = {name: given.pop(name) for name in SPECTRUM_NAMES}
-    Options(**{item.name: ours[item.name] for item in fields(Options)})  # refused before anything is loaded
+    options = Options(**{item.name: ours[item.name] for item in fields(Options)})  # refused before anything is loaded
     ours |= {"cache_bytes": int(min(cache, 2**30) * 2**30), "memory_bytes": memory}
     path = along.path_of(out, ckpt, stages, "hessian")
     with begin(ckpt=first, per_class=per_class, partition=partition, quiet=quiet, as_json=as_json, **given) as (
@@ -264,7 +265,7 @@ def hessian(
             )
         if not distributed.is_main():
             return
-        _conclude(console, found, path)
+        _conclude(console, found, path, objective, options, ours["cache_bytes"])
         checks = _verify(console, objective, found) if verify_with else None
         if as_json:
             console.json(_document(found, path, checks))
@@ -300,13 +301,16 @@ def _finished(console: Console, found: Spectrum) -> None:
     console.note(f"{found.parts[0]}: {', '.join(words)}")
 
 
-def _conclude(console: Console, found: Spectrum, path: Path) -> None:
+def _conclude(
+    console: Console, found: Spectrum, path: Path, objective: Objective, options: Options, cache_bytes: int
+) -> None:
     """Print the table, and below it warnings about its numbers."""
     heads, rows = columns.table(found)
     console.table(heads, rows, title=found.title)
     _doubts(console, found)
     if (found.n_used < found.n_samples).any():
-        error = "" if found.lambda_max_sampling_stderr is None else "; ± samples is the error of this draw"
+        known = found.lambda_max_sampling_stderr is not None
+        error = "; ± samples is the error of this draw where it is marked (draw)" if known else ""
         console.note(
             f"{found.n_used.sum():,.0f} of {found.n_samples.sum():,.0f} samples were drawn, in proportion to their "
             f"uncertainty where that varies{error}"
@@ -315,16 +319,40 @@ def _conclude(console: Console, found: Spectrum, path: Path) -> None:
         console.note(f"the Lanczos basis was {basis}")
     _reached(console, found)
     over_samples.show(console, found)
-    if found.eigenvalues is not None and found.eigenvalue_above is not None and found.steps is None:
-        rows = np.isfinite(found.eigenvalues).sum(axis=1)
-        console.note(
-            f"by rows: {rows.min():,} to {rows.max():,} eigenvalues of each part; none is off by more than "
-            f"{np.nanmax(found.eigenvalue_above):.2g}"
-        )
+    _by_rows(console, found, objective, options, cache_bytes)
     if found.overlap is not None:
         _show_overlap(console, found)
     also = "" if found.overlap is None else " [--kind overlap]"
     console.say(f"result: {path}\nfigure: landscape plot {path}{also}")
+
+
+def _by_rows(console: Console, found: Spectrum, objective: Objective, options: Options, cache_bytes: int) -> None:
+    """Print how many eigenvalues rows gave and how exact these are, and why other parts were computed by Lanczos."""
+    kind = KINDS[found.operator]
+    if not kind.has_rows or options.method == "lanczos":
+        return
+    nothing = np.full(len(found.parts), np.nan)
+    above, below = (nothing if b is None else b for b in (found.eigenvalue_above, found.eigenvalue_below))
+    bounds = np.fmax(above, below)
+    own = np.isfinite(bounds)
+    if found.eigenvalues is not None and own.any():
+        rows = np.isfinite(found.eigenvalues[own]).sum(axis=1)
+        which = "each part" if own.all() else f"{own.sum()} of {len(own)} parts"
+        console.note(
+            f"by rows: {rows.min():,} to {rows.max():,} eigenvalues of {which}; none is off by more than "
+            f"{bounds[own].max():.2g}"
+        )
+    if own.all():
+        return
+    if not all_rows(objective, kind, options):
+        reason = f"{objective.outputs.size:,} backward passes are more than the products of Lanczos"
+    elif (reason := of_samples.refusal(objective, kind) or "") == "":
+        most = min(of_samples.MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
+        held = "--cache holds" if most < of_samples.MOST_ROWS else "are multiplied by each other"
+        reason = f"they need more rows than the {most:,} that {held}"
+    others = [part for part, known in zip(found.parts, own, strict=True) if not known]
+    names = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    console.note(f"by Lanczos, not by rows: {names}, because {reason}")
 
 
 def _reached(console: Console, found: Spectrum) -> None:

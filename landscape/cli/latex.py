@@ -68,13 +68,15 @@ def siunitx(text: str) -> str:
     """Write a number of a table as siunitx reads it.
 
     Args:
-        text: as `Column.text` writes it: "38.15 ± 0.02*", "2.17e+06 ± 3e+04", "1,234", "none".
+        text: as `Column.text` writes it: "38.15 ± 0.02*", "2.17e+06 ± 3e+04", "1,234", "none";
+            it may have a word in parentheses at its end, "38.15 ± 0.02 (draw)".
 
     Returns:
         The number for an S column; other text in braces.
     """
-    star = "{$^*$}" * text.endswith("*")
-    value, _, error = text.removesuffix("*").replace(",", "").partition(" ± ")
+    written, _, word = text.partition(" (")
+    star = "{$^*$}" * written.endswith("*") + f"{{ ({_tex(word)}}}" * bool(word)
+    value, _, error = written.removesuffix("*").replace(",", "").partition(" ± ")
     if not _NUMBER.fullmatch(value):
         return f"{{{_tex(text)}}}"
     if not _NUMBER.fullmatch(error):

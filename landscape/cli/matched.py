@@ -38,7 +38,7 @@ def show(console: Console, names: Sequence[str], results: Sequence[Spectrum]) ->
                 f"{one.n:,}",
                 one.number,
                 written.number(one.test.value),
-                f"{one.test.low:.3g} to {one.test.high:.3g}",
+                f"{written.short(one.test.low)} to {written.short(one.test.high)}",
                 _p(one.p),
                 f"{one.test.power:.0%}",
             ]

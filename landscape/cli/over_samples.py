@@ -7,7 +7,8 @@ from landscape.results import Spectrum, written
 from landscape.results.inference import LEAST
 from landscape.results.over_samples import RESOLVED, of_part
 
-TITLE = "over samples: what other images of the same class would change"
+TITLE = "over samples: what other samples of the same class would change"
+OF_DRAW = "; where the part is marked (draw), what another draw from its samples would change"
 HEADS = [
     "part", "lambda_max, 90 %", "trace, 90 %", "uncertainty, 90 %", "trace / unc., 90 %", "lambda_max / unc., 90 %",
 ]  # fmt: skip
@@ -17,22 +18,27 @@ def show(console: Console, found: Spectrum) -> None:
     """Print the numbers of each part with their errors over samples, and mark unresolved ones."""
     known = [(part, of_part(found, p)) for p, part in enumerate(found.parts)]
     rows = []
-    for part, one in known:
+    for p, (part, one) in enumerate(known):
         if one is None:
             return
         rows.append([
-            part + ("" if one.resolved else " ?"),
+            part + (" (draw)" if found.drawn[p] else "") + ("" if one.resolved else " ?"),
             _interval(one.lambda_max_interval),
             _interval(one.trace_interval),
             _within(one.uncertainty[0], one.uncertainty_interval),
             _within(one.trace_ratio[0], one.trace_ratio_interval),
             _within(one.lambda_max_ratio[0], one.lambda_max_ratio_interval),
         ])
-    console.table(HEADS, rows, title=TITLE)
+    console.table(HEADS, rows, title=TITLE + (OF_DRAW if found.drawn.any() else ""))
     if any(one is not None and not one.resolved for _, one in known):
         console.note(
             f"? not resolved: fewer than {LEAST} samples, or a standard error over samples above {RESOLVED:.0%} of "
             "lambda_max or trace; lambda_max of few samples is too large on average"
+        )
+    if any("(?)" in cell for row in rows for cell in row):
+        console.note(
+            f"(?) no interval: fewer than {LEAST} samples for that of the uncertainty; for the others, one sample has "
+            "nearly all uncertainty of the part"
         )
 
 
@@ -44,4 +50,4 @@ def _within(value: float, ends: tuple[float, float]) -> str:
 def _interval(ends: tuple[float, float]) -> str:
     if all(map(math.isnan, ends)):
         return "-"
-    return " to ".join("?" if math.isnan(end) else f"{end:.3g}" for end in ends)
+    return " to ".join("?" if math.isnan(end) else written.short(end) for end in ends)

@@ -25,7 +25,7 @@ from landscape.results.quadrature import Ritz
 
 if TYPE_CHECKING:
     from landscape.curvature.algebra import Operator
-    from landscape.curvature.rows import Rows
+    from landscape.curvature.rows import Stored
 
 SURE = 0.99
 """Probability, over draws of the noise, that no eigenvalue is beyond the stated bounds."""
@@ -135,7 +135,9 @@ def ends(
     )
 
 
-def beyond_gauss_newton(found: Ends, rows: "Rows", weights: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray]:
+def beyond_gauss_newton(
+    found: Ends, rows: "Stored", weights: np.ndarray, decay: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the ends of H - G in the Krylov space of a run on H, without another product: the rows give G.
 
     Args:
@@ -194,7 +196,7 @@ def trace(
         rests.append(found.deflation.rest(found.place.kept(z), found.place.kept(product)))
         return found.deflation.sample(found.place.kept(z), float(torch.linalg.vecdot(wide(product), wide(z))))
 
-    samples = [sample(n) for n in range(TRACE_PROBES)] if tol is None else draw_until([], sample, tol)
+    samples = [sample(n) for n in range(TRACE_PROBES)] if tol is None else draw_until([], sample, tol, operator.team)
     if len(samples) >= OWN_SPREAD:
         error = quadrature.mean_and_stderr(np.array(samples))[1]
     else:

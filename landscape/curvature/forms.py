@@ -24,7 +24,7 @@ from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.trees import Tree
 from landscape.autodiff.wide import wide
 from landscape.curvature.kinds import Factors, Functions, Kind, SecondDerivative, Tensors
-from landscape.errors import InputError, one_line
+from landscape.errors import InputError, is_of_memory, one_line
 from landscape.objective.objective import Objective
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,8 @@ def _right_one(form: Form, twin: Form, values: Callable[[Form], Tensor], dtype: 
     try:
         found = values(form)
     except (RuntimeError, NotImplementedError) as error:  # each operation has its own message for a missing derivative
+        if is_of_memory(error):
+            raise
         log.info("quadratic forms take backward passes, because %s", one_line(error))
         return twin
     off, size = (found - expected).abs().max().item(), expected.abs().max().item()

@@ -117,7 +117,7 @@ def of_batch(
     loss, found = np.zeros(n_groups), list[Products]()
     cuts = range(objective.batch_size, len(index), objective.batch_size)
     chunks = list(zip(np.split(index, cuts), np.split(groups, cuts), strict=True))
-    pieces = _pieces(objective.layout, n_groups * objective.dtype.itemsize, cache_bytes)
+    pieces = objective.layout.pieces(n_groups * objective.dtype.itemsize, cache_bytes)
     for names in pieces:
         rows = None
         for samples, here in chunks:
@@ -277,16 +277,3 @@ def _with_whole(rows: Tensor, whole: Tensor, layout: Layout, names: Sequence[str
 def _columns(n_rows: int) -> int:
     """Return how many columns of this many rows are converted to float64 at a time."""
     return max(1, _ENTRIES // n_rows)
-
-
-def _pieces(layout: Layout, entry_bytes: int, cache_bytes: int) -> list[list[str]]:
-    """Divide the parameters into pieces that fit into memory, of at least one tensor, given the bytes of each entry."""
-    pieces: list[list[str]] = []
-    room = 0
-    for name, size in zip(layout.names, layout.sizes, strict=True):
-        if not pieces or size * entry_bytes > room:
-            pieces.append([])
-            room = cache_bytes
-        pieces[-1].append(name)
-        room -= size * entry_bytes
-    return pieces

@@ -187,7 +187,7 @@ def lanczos(
     runs = _Runs(probes, min(limit, steps), limit, team=team, place=place, keep=keep, scale=scale)
     while runs.running.any() and runs.taken < limit:
         if runs.taken == runs.capacity:
-            if more is None or not more(runs.result()):
+            if more is None or not team.agreed(np.array([more(runs.result())]))[0]:
                 break
             runs.extend(min(limit, runs.taken + max(1, steps // 2)))
         runs.step(matvec)

@@ -34,7 +34,9 @@ class Outputs:
 
 
 def outputs(objective: Objective, factors: Factors, part: int) -> Outputs:
-    """Compute a part's logits, and how their matrices are split; the same on processes that work together.
+    """Compute a part's logits, and how their matrices are split.
+
+    Processes that work together divide the passes, and all return the same numbers: they choose the same rows.
 
     Args:
         objective: as for `lengths`.
@@ -44,23 +46,27 @@ def outputs(objective: Objective, factors: Factors, part: int) -> Outputs:
     Returns:
         Both, with the targets.
     """
+    members, own = objective.members[part], objective.own(part)
     logits, targets_of, traces, sizes = [], [], [], []
     with differentiable_attention(), torch.no_grad():
-        for chunk in chunks(objective, len(objective.members[part]))[0]:
-            some = objective.members[part][chunk]
-            inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
+        some = own if len(own) else members[:1]  # a process without samples uses one to get the shapes
+        for chunk in chunks(objective, len(some))[0]:
+            inputs, targets = objective.samples.batch(some[chunk], objective.device, objective.dtype)
             values = factors.outputs(objective, objective.logits(objective.theta, inputs), targets)
-            agreed = objective.team.agreed(values.cpu().double().numpy())  # so that all choose the same rows
-            logits.append(torch.from_numpy(agreed))
+            logits.append(values.cpu().double())
             targets_of.append(trees.mapped(Tensor.cpu, targets))
             middle = split(objective, factors, logits[-1], targets_of[-1])
             traces.append(middle.traces)
             sizes.append(middle.sizes)
+
+    def joined(found: Tensor) -> Tensor:
+        return objective.team.gathered(found[: len(own)])
+
     return Outputs(
-        logits=torch.cat(logits),
-        targets=trees.join(targets_of),
-        uncertainty=torch.cat(traces).numpy(),
-        sizes=torch.cat(sizes).numpy(),
+        logits=joined(torch.cat(logits)),
+        targets=trees.mapped(joined, trees.join(targets_of)),
+        uncertainty=joined(torch.cat(traces)).numpy(),
+        sizes=joined(torch.cat(sizes)).numpy(),
     )
 
 

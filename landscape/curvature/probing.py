@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.autodiff.distributed import ALONE, Team
 from landscape.autodiff.wide import wide
 from landscape.curvature import bounded
 from landscape.curvature.lanczos import Distribution, Tridiagonal, lanczos, probe, unconverged
@@ -219,7 +220,7 @@ def at_a_time(operator: "Operator", plan: Plan) -> tuple[int, Place]:
     """
     # If everything that does not depend on the vector is kept, running probes together saves no time, and one basis at
     # a time takes less memory.
-    wanted = 1 if operator.cached else plan.probes
+    wanted = 1 if operator.team.all(operator.cached) else plan.probes
     if plan.room is None:
         return wanted, WHOLE
     for place in plan.room.places:
@@ -304,7 +305,11 @@ def _without_basis(
         runs.append(split.run(_drawn(operator, plan, k), plan.steps, advance))
     samples = list(split.samples)
     if estimate and plan.trace_tol is not None:
-        samples = draw_until(samples, lambda n: split.draw(_drawn(operator, plan, n, "trace")), plan.trace_tol)
+
+        def drawn(number: int) -> float:
+            return split.draw(_drawn(operator, plan, number, "trace"))
+
+        samples = draw_until(samples, drawn, plan.trace_tol, operator.team)
     error = _error(samples, split.rests, [split.pairs.left])
     width = max(len(alpha) for alpha, _, _, _ in runs)
     best = int(np.argmax([solved.values[-1] for _, _, _, solved in runs]))
@@ -370,7 +375,7 @@ def _samples(
         return first.sample(first.place.kept(z), form)
 
     if more:
-        samples = draw_until(samples, draw, plan.trace_tol or 1.0)
+        samples = draw_until(samples, draw, plan.trace_tol or 1.0, operator.team)
     return samples, _error(samples, rests, [deflation.left for deflation in deflations])
 
 
@@ -429,19 +434,21 @@ def deflation(runs: Tridiagonal, k: int, solved: Ritz) -> Deflation:
     )
 
 
-def draw_until(samples: list[float], draw: Callable[[int], float], tol: float) -> list[float]:
+def draw_until(samples: list[float], draw: Callable[[int], float], tol: float, team: Team = ALONE) -> list[float]:
     """Add the number of samples that the standard error needs, judged by the spread of a pilot.
 
     Args:
         samples: the samples drawn so far.
         draw: returns the sample with a given number, counted from 0.
         tol: standard error of the mean as a fraction of the mean.
+        team: processes that draw together.
 
     Returns:
         All samples.
     """
     # Stopping when the running error happens to be small would bias the error downwards; Stein's two stages do not.
-    pilot = samples + [draw(n) for n in range(max(0, PILOT - len(samples)))]
+    first = samples + [draw(n) for n in range(max(0, PILOT - len(samples)))]
+    pilot: list[float] = team.agreed(np.array(first)).tolist()
     drawn = len(pilot) - len(samples)
     spread, mean = np.std(pilot, ddof=1), abs(np.mean(pilot))
     needed = MOST_TRACE_PROBES if mean == 0 < spread else int(np.ceil((spread / (tol * mean)) ** 2)) if spread else 0

@@ -102,7 +102,8 @@ def largest(
                 size = j + 1
                 break
         values, S = np.linalg.eigh(T[:size, :size])
-        values, S = values[::-1], S[:, ::-1]
+        both = team.agreed(np.vstack([values, S])[:, ::-1])  # rounding, which decides on signs, may differ
+        values, S = both[0], both[1:]
         # The last term is the rounding of the products, as in the bounds of quadrature.ritz.
         residuals = np.abs(rest * S[-1]) + 10 * eps * np.abs(values).max()
         sure = converged(values, residuals, tol=max(tol, 20 * eps), scale=np.abs(values).max())

@@ -19,7 +19,8 @@ lengths determine every statistic over samples, see results/gram.py. Sources: Ho
 """
 
 import itertools
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -100,39 +101,69 @@ class Lengths:
 class Found:
     """Some rows of a part."""
 
-    vectors: Tensor  # (m, d) a_ik, as `Rows` keeps them
+    vectors: Tensor  # (m, d) a_ik, as `Stored` keeps them
     sample: np.ndarray  # (m,)
     row: np.ndarray  # (m,)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
-    """The rows of a part that are kept, and the sums over the others.
+class Rows(ABC):
+    """The longest rows of a part, and the sums over the others."""
 
-    Processes that work together each keep the same entries of all rows (places.py).
-    """
-
-    vectors: Tensor  # (m, d) a_ik, without weights and signs; d = D for one process
     sample: np.ndarray  # (m,) position of each row's sample in the part
     row: np.ndarray  # (m,) which of the sample's rows it is
     sign: np.ndarray  # (m,) 1 or -1
     n: int  # samples of the part
     tau_plus: float  # trace of the left-out rows with a positive sign; estimated if these were not all measured
     tau_minus: float  # and minus that of the others
-    place: Place = WHOLE  # which entries are kept
 
     @property
     def gram(self) -> Gram:
         """The inner products of the rows."""
-        found = products(self.vectors, self.vectors, self.place.team)
-        return Gram(products=found, sign=self.sign, sample=self.sample, n=self.n)
+        return Gram(products=self.products, sign=self.sign, sample=self.sample, n=self.n)
 
+    @property
+    @abstractmethod
+    def products(self) -> np.ndarray:
+        """The inner products of the rows, without weights and signs, (m, m) float64."""
+
+    @property
+    @abstractmethod
+    def n_bytes(self) -> int:
+        """Memory that the rows take."""
+
+    @abstractmethod
     def combined(self, factors: np.ndarray) -> Tensor:
         """Return the sum of the rows times factors, (m,) -> (D,)."""
+
+    @abstractmethod
+    def along(self, vector: Tensor) -> np.ndarray:
+        """Return the inner products of the rows with a vector, (D,) -> (m,) float64."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stored(Rows):
+    """Rows in memory; processes that work together each keep the same entries of all rows (places.py)."""
+
+    vectors: Tensor  # (m, d) a_ik, without weights and signs; d = D for one process
+    place: Place = WHOLE  # which entries are kept
+
+    @property
+    def products(self) -> np.ndarray:
+        """See `Rows.products`."""
+        return products(self.vectors, self.vectors, self.place.team)
+
+    @property
+    def n_bytes(self) -> int:
+        """See `Rows.n_bytes`."""
+        return self.vectors.nbytes
+
+    def combined(self, factors: np.ndarray) -> Tensor:
+        """See `Rows.combined`."""
         return self.place.whole(torch.from_numpy(factors).to(self.vectors) @ self.vectors, self.vectors.device)
 
     def along(self, vector: Tensor) -> np.ndarray:
-        """Return the inner products of the rows with a vector, (D,) -> (m,) float64."""
+        """See `Rows.along`."""
         return self.place.team.total(wide(self.vectors @ self.place.kept(vector.to(self.vectors)))).cpu().numpy()
 
 
@@ -251,7 +282,7 @@ def _square_norms(run: Recorded, middle: Middle, wanted: Tensor | None, into: Te
     return found
 
 
-def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol: float) -> Rows:
+def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol: float) -> Stored:
     """Compute the longest rows of a part.
 
     Args:
@@ -266,28 +297,35 @@ def rows(objective: Objective, factors: Factors, part: int, known: Lengths, tol:
     """
     sample, row = known.longest(tol)
     have, where = _known(known, sample, row)
+
+    def compute(sample: np.ndarray, row: np.ndarray) -> Tensor:
+        return computed(objective, factors, part, sample, seeds_of(objective, factors, known, sample, row))
+
     if known.kept is None:
-        vectors = _computed(objective, factors, part, known, sample, row)
+        vectors = compute(sample, row)
     elif have.all() and _are_about(known, len(sample)):
         vectors, sample, row = known.kept.vectors, known.kept.sample, known.kept.row
     else:
-        missing = _computed(objective, factors, part, known, sample[~have], row[~have])
+        missing = compute(sample[~have], row[~have])
         vectors = missing.new_empty(len(sample), missing.shape[1])
         for at, row_of in zip(np.flatnonzero(have), where, strict=True):  # one by one: they are large
             vectors[at] = known.kept.vectors[row_of]
         vectors[torch.from_numpy(~have)] = missing
+    return Stored(**facts(known, sample, row), vectors=vectors, place=Place(objective.team))
+
+
+def facts(known: Lengths, sample: np.ndarray, row: np.ndarray) -> dict[str, Any]:
+    """Return the fields of `Rows` for the chosen rows of a part."""
     left_out = known.weights[:, None] * known.squares
     left_out[sample, row] = 0
-    return Rows(
-        vectors=vectors,
-        sample=sample,
-        row=row,
-        sign=np.sign(known.squares[sample, row]),
-        n=len(known.weights),
-        tau_plus=float(np.maximum(left_out, 0).sum() + known.tail[0]),
-        tau_minus=float(np.maximum(-left_out, 0).sum() + known.tail[1]),
-        place=Place(objective.team),
-    )
+    return {
+        "sample": sample,
+        "row": row,
+        "sign": np.sign(known.squares[sample, row]),
+        "n": len(known.weights),
+        "tau_plus": float(np.maximum(left_out, 0).sum() + known.tail[0]),
+        "tau_minus": float(np.maximum(-left_out, 0).sum() + known.tail[1]),
+    }
 
 
 def _are_about(known: Lengths, n_rows: int) -> bool:
@@ -296,10 +334,8 @@ def _are_about(known: Lengths, n_rows: int) -> bool:
     return kept is not None and len(kept.sample) <= _SPARE * n_rows and bool(known.squares[kept.sample, kept.row].all())
 
 
-def _computed(
-    objective: Objective, factors: Factors, part: int, known: Lengths, sample: np.ndarray, row: np.ndarray
-) -> Tensor:
-    """Compute some rows of a part, (m, d), by a forward and a backward pass for each."""
+def seeds_of(objective: Objective, factors: Factors, known: Lengths, sample: np.ndarray, row: np.ndarray) -> Tensor:
+    """Return s_ik of some rows, (m, C) float64 on the CPU, such that a_ik = J_i^T s_ik."""
     seeds = known.logits.new_empty(len(sample), known.logits[0].numel())
     for chunk in itertools.chain.from_iterable(chunks(objective, len(known.squares), objective.team)):
         inside = np.flatnonzero((sample >= chunk.start) & (sample < chunk.stop))
@@ -308,14 +344,41 @@ def _computed(
         # In the pieces of `lengths`: within equal eigenvalues the eigenvectors depend on the last digit.
         middle = split(objective, factors, known.logits[chunk], trees.take(known.targets, chunk))
         seeds[inside] = middle.vectors(*map(torch.from_numpy, (sample[inside] - chunk.start, row[inside])))
+    # Within equal eigenvalues another process may have other vectors, and several compute the rows of a sample.
+    return torch.from_numpy(objective.team.agreed(seeds.numpy()))
+
+
+def computed(
+    objective: Objective,
+    factors: Factors,
+    part: int,
+    sample: np.ndarray,
+    seeds: Tensor,
+    names: Sequence[str] | None = None,
+) -> Tensor:
+    """Compute some rows of a part by a forward and a backward pass for each.
+
+    Args:
+        objective: as for `lengths`.
+        factors: as for `lengths`.
+        part: position of the part.
+        sample: (m,) positions of samples in the part.
+        seeds: (m, C) as of `seeds_of`.
+        names: of parameters; None for all.
+
+    Returns:
+        (m, d), with the columns of these parameters, or this process's share of them.
+    """
     example, team = objective.theta[0], objective.team
     own, index = team.share(len(sample)), objective.members[part][sample]
-    vectors = torch.empty(own.stop - own.start, objective.layout.size, dtype=example.dtype, device=example.device)
+    size_of = dict(zip(objective.layout.names, objective.layout.sizes, strict=True))
+    width = sum(size_of[name] for name in (size_of if names is None else names))
+    vectors = torch.empty(own.stop - own.start, width, dtype=example.dtype, device=example.device)
     with differentiable_attention(), objective.trainable():
         for start in range(own.start, own.stop, objective.batch_size):
             here = slice(start, min(start + objective.batch_size, own.stop))
             inputs, targets = objective.samples.batch(index[here], objective.device, objective.dtype)
-            run = recorded(objective, factors, inputs, targets)
+            run = recorded(objective, factors, inputs, targets, names)
             found = run.rows(seeds[here].reshape(run.values.shape).to(run.values))
             vectors[here.start - own.start : here.stop - own.start] = found
     return team.by_columns(vectors)
@@ -393,7 +456,9 @@ def _losses(objective: Objective, inputs: Tree, targets: Tree) -> Tensor:
     return objective.loss(objective.logits_of(objective.model, inputs), targets)
 
 
-def recorded(objective: Objective, factors: Factors, inputs: Tree, targets: Tree) -> Recorded:
+def recorded(
+    objective: Objective, factors: Factors, inputs: Tree, targets: Tree, names: Sequence[str] | None = None
+) -> Recorded:
     """Run the model on a batch and keep what the rows of its samples need.
 
     Args:
@@ -401,6 +466,7 @@ def recorded(objective: Objective, factors: Factors, inputs: Tree, targets: Tree
         factors: as for `lengths`.
         inputs: inputs of B samples.
         targets: targets of the same samples.
+        names: of parameters; None for all.
 
     Returns:
         The forward pass; its values are the outputs (logits or losses) of which the factors need the Jacobians.
@@ -409,4 +475,4 @@ def recorded(objective: Objective, factors: Factors, inputs: Tree, targets: Tree
     def read(outputs: Any, targets: Tree) -> Tensor:
         return factors.outputs(objective, objective.outputs.read(outputs), targets)
 
-    return single_samples.record(objective.model, inputs, targets, read, objective.layout.names)
+    return single_samples.record(objective.model, inputs, targets, read, names or objective.layout.names)

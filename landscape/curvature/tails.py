@@ -66,7 +66,8 @@ def lengths(objective: Objective, factors: Factors, part: int, keep: Keep, *, se
         for sign, side in zip((1, -1), others, strict=True):
             side.append(middle.combined(torch.where((own == sign) & ~kept, random_signs, 0)))
     sample, row = np.nonzero(wanted)
-    plus, minus = (torch.cat(side) for side in others)
+    # Within equal eigenvalues another process may have other vectors; all must measure the same combinations.
+    plus, minus = torch.from_numpy(objective.team.agreed(torch.stack([*map(torch.cat, others)]).numpy()))
     left = np.where(wanted, 0, sizes).sum(axis=1)
     chance = _probabilities(left, float(left.sum() / sizes.sum()) if sizes.any() else 0.0)
     drawn = random.random(len(members)) < chance

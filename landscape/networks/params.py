@@ -35,6 +35,18 @@ class Layout:
             found.setdefault(name.rpartition(".")[0] or name, []).append(name)
         return found
 
+    def pieces(self, entry_bytes: int, cache_bytes: int) -> list[list[str]]:
+        """Divide the names into pieces that fit into memory, of at least one tensor, given the bytes of each entry."""
+        pieces: list[list[str]] = []
+        room = 0
+        for name, size in zip(self.names, self.sizes, strict=True):
+            if not pieces or size * entry_bytes > room:
+                pieces.append([])
+                room = cache_bytes
+            pieces[-1].append(name)
+            room -= size * entry_bytes
+        return pieces
+
     def tensors(self, vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Cut a flat vector (D,) into tensors of the parameters' shapes, as views."""
         pieces = torch.split(vector, self.sizes)

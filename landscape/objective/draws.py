@@ -12,6 +12,7 @@ which tr M is nearly proportional; then no factor exceeds 20. It is 1/2 for poin
 losses of all samples may be similar; then no factor exceeds 2.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -147,7 +148,7 @@ def gathered(objective: Objective, picked: Sequence[Picked], about: Mapping[str,
         members=tuple(np.split(np.arange(len(places)), ends[:-1])),
         loss=weighed(objective.loss, draws),
         draws=draws,
-        source={**objective.source, "draws": dict(about)},
+        source={**objective.source, "draws": {**about, "sha256": hashlib.sha256(places.tobytes()).hexdigest()}},
         _kept=None,
     )
 

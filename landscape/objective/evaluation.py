@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -76,15 +75,13 @@ def evaluate(objective: "Objective", progress: Progress | None = None) -> Evalua
         progress: called after each batch.
 
     Returns:
-        The numbers. Within `distributed.together` each rank takes some of the batches.
+        The numbers. Within `distributed.together` each rank takes some of the samples.
 
     Raises:
         NumericalError: a loss is not finite.
     """
     names, counts, stands_for = objective.partition.names, objective.counts, objective.population / objective.counts
-    alone = distributed.team().size == 1  # otherwise the others would not wait for another attempt
-    add_up = partial(_added_up, objective, progress)
-    (loss, square, correct), sums, uncertainty = memory.halving(add_up) if alone else add_up()
+    (loss, square, correct), sums, uncertainty = memory.halving(lambda: _added_up(objective, progress))
     for part, value in enumerate(loss / counts):
         if not abs(value) <= LARGEST:
             raise NumericalError(f"the loss of part {names[part]} is {value:.4g}: {reason(objective, part)}")
@@ -128,29 +125,29 @@ def _added_up(
     At last the uncertainty of each sample, see `Evaluation`.
     """
     n_parts, team = len(objective.partition), distributed.team()
+    order, ends = np.concatenate(objective.members), np.cumsum([0, *map(len, objective.members)])
+    done, total, own = 0, len(order), team.share(len(order))
     pieces = [
-        (part, begin, own[begin : begin + objective.batch_size])
-        for part, own in enumerate(objective.members)
-        for begin in range(0, len(own), objective.batch_size)
+        (part, slice(begin, min(begin + objective.batch_size, own.stop, ends[part + 1])))
+        for part in range(n_parts)
+        for begin in range(max(own.start, ends[part]), min(own.stop, ends[part + 1]), objective.batch_size)
     ]
-    done, total = 0, sum(len(m) for m in objective.members)
     measured, is_correct = objective.task.measures if objective.outputs.measurable else (), objective.correct
     # On the device, and read when all batches are done: the host waits for what it reads.
     found = zeros((3, n_parts), objective.device)
     sums = zeros((len(measured), n_parts, 2), objective.device)
-    ends = np.cumsum([0, *map(len, objective.members)])
     uncertainty = None
     if objective.loss is losses_of.cross_entropy and losses_of.of_classes(objective.loss, objective.example(0)[1]):
         uncertainty = zeros(total, objective.device)
     # Not in inference mode: what a model keeps for later from there cannot take part in a derivative.
     with differentiable_attention(), torch.no_grad():
-        for part, begin, some in pieces[team.rank :: team.size]:
-            inputs, targets = objective.samples.batch(some, objective.device, objective.dtype)
+        for part, where in pieces:
+            inputs, targets = objective.samples.batch(order[where], objective.device, objective.dtype)
             with failures_named(inputs):
                 logits = objective.logits(objective.theta, inputs)
                 losses = wide(objective.loss(logits, targets))
             if uncertainty is not None:
-                uncertainty[ends[part] + begin : ends[part] + begin + len(some)] = losses_of.uncertainty(logits)
+                uncertainty[where] = losses_of.uncertainty(logits)
             found[0, part] += losses.sum()
             found[1, part] += losses.square().sum()
             if is_correct is not None:
@@ -158,7 +155,7 @@ def _added_up(
             for m, one in enumerate(measured):
                 values = weighed(one.sums, objective.draws)(objective.outputs.restore(logits), targets)
                 sums[m, part] += wide(values).sum(0)
-            done += len(some)
+            done += where.stop - where.start
             if progress is not None:
                 progress(min(done * team.size, total), total, "loss and accuracy")
     of_all, of_measures = (team.total(t).cpu().numpy() for t in (found, sums))

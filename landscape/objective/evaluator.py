@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.autodiff import memory, trees
+from landscape.autodiff import distributed, memory, trees
 from landscape.autodiff.called import functional_call
 from landscape.autodiff.differentiable import differentiable_attention
 from landscape.autodiff.forward import Forward, forward
@@ -260,7 +260,7 @@ def evaluate(
         journal: keeps finished blocks; see `jobs.run`.
         progress: see `jobs.run`.
         name: distinguishes the blocks of this list from others in the same journal.
-        block: points of one unit of work.
+        block: points of one unit of work; with several ranks fewer, where all then have about as many.
         as_it_is: use each point's own running statistics, whatever the policy for batch norm.
 
     Returns:
@@ -269,6 +269,7 @@ def evaluate(
     Raises:
         StoreError: a finished block in the journal is of other points.
     """
+    block = of_a_unit(len(points), block, distributed.world())
     blocks = {
         f"{name} {some[0]} to {some[-1]}": some
         for some in (list(points[i : i + block]) for i in range(0, len(points), block))
@@ -293,6 +294,21 @@ def evaluate(
         where = "its blocks" if journal is None else journal.folder
         raise StoreError(f"{where} is damaged: pass {arg('overwrite', True)} to begin anew, or choose another file")
     return result
+
+
+def of_a_unit(n: int, most: int, ranks: int) -> int:
+    """Return how many of n points one unit of work has at most, so that all ranks have about as many.
+
+    Args:
+        n: number of points.
+        most: the largest number of a unit, which a process alone takes.
+        ranks: number of processes.
+
+    Returns:
+        The number, at least 1.
+    """
+    rounds = -(-n // (ranks * most))
+    return most if ranks == 1 or not rounds else -(-n // (ranks * rounds))
 
 
 def _stacked(accuracies: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -9,8 +9,8 @@ each other at every sum. Units are sorted by their costs; the k largest are shar
 first, with the k for which all units are done soonest. So a single large part is always shared, and many parts of
 similar size are dealt.
 
-If memory runs out, a unit is computed again with half as many samples at a time, unless it is shared: the other ranks
-would not wait. The `batch_size` in the provenance is then the smaller number.
+If memory runs out, a unit is computed again with half as many samples at a time; a shared one by all ranks, if memory
+runs out in one of them. The `batch_size` in the provenance is then the smaller number.
 """
 
 import heapq
@@ -127,10 +127,8 @@ def run(
     missing, n_shared = _in_order(units, journal, costs)
 
     def found(unit: str) -> R:
-        return _marked(compute)(unit, _reporter(progress, sum(map(journal.has, units)), len(units), unit))
-
-    def found_alone(unit: str) -> R:
-        return memory.halving(partial(found, unit))
+        report = _reporter(progress, sum(map(journal.has, units)), len(units), unit)
+        return memory.halving(partial(_marked(compute), unit, report))
 
     try:
         with distributed.together():
@@ -140,7 +138,7 @@ def run(
                     journal.write(unit, result)
         dealt = missing[n_shared:]
         for i in distributed.deal(len(dealt), journal.folder):
-            journal.write(dealt[i], found_alone(dealt[i]))
+            journal.write(dealt[i], found(dealt[i]))
         if progress:
             progress(len(units), len(units), "")
         result = cast(R, journal.merge(units))

@@ -455,7 +455,7 @@ class Objective:
             progress: called with (samples done, all samples, text).
 
         Returns:
-            Loss and measures of each part. Within `distributed.together` each rank takes some of the batches.
+            Loss and measures of each part. Within `distributed.together` each rank takes some of the samples.
 
         Raises:
             NumericalError: a loss is not finite.

@@ -17,8 +17,8 @@ from landscape.plots.layout.scales import Scale, label, scale
 from landscape.plots.layout.symbols import matrix
 from landscape.report.rows import Column, Row
 from landscape.report.sources import Source
-from landscape.results import Spectrum, Surface, Trajectory, quadrature, written
-from landscape.results.columns import drawn_as
+from landscape.results import Spectrum, Surface, Trajectory, quadrature
+from landscape.results.columns import drawn_as, in_words
 
 _DIGITS = {"spectrum": 9, "surface": 6}
 
@@ -78,8 +78,7 @@ def _quadratures(model: str, spectrum: Spectrum) -> dict[str, Any]:
     parts = {}
     for p, part in enumerate(spectrum.parts):
         nodes, weights = quadrature.of_part(spectrum, p)
-        top = written.with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p])
-        trace = written.with_error(spectrum.trace[p], spectrum.trace_stderr[p])
+        top, trace = (in_words(spectrum, field, p) for field in ("lambda_max", "trace"))
         parts[part] = {
             "nodes": [_rounded(row[np.isfinite(row)], "spectrum") for row in nodes],
             "weights": [_rounded(row[np.isfinite(row)], "spectrum") for row in weights],

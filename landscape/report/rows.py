@@ -30,7 +30,9 @@ class Column:
         if column.doc:
             return column.doc
         words = str(_metadata(kind, column.field)["doc"])
-        return f"{words}; ± {_metadata(kind, column.error)['doc']}" if column.error else words
+        error = f"; ± {_metadata(kind, column.error)['doc']}" if column.error else ""
+        over = f"{' or ' if error else '; ± '}the error over samples, if that is larger" if column.samples else ""
+        return words + error + over
 
 
 def _columns() -> tuple[Column, ...]:
@@ -86,10 +88,14 @@ def rows_of(sources: Sequence[Source]) -> list[Row]:
         A row for each part of each model; models and parts in the order of their first occurrence.
     """
     found: dict[str, dict[tuple[str, float], Row]] = {source.model: {} for source in sources}
+    every = [columns.last(source.result) for source in sources]
     for source in sources:
         result: Any = columns.last(source.result)
         split = "test" if result.kind == "history" else str(result.provenance.get("split") or "unknown")
+        alike = [other for other in every if columns.drawn_as(other) == columns.drawn_as(result)]
         chosen = {c.key: c.of[kind] for c in COLUMNS if (kind := columns.drawn_as(result)) in c.of}
+        chosen = {key: c for key, c in chosen.items() if not c.when or c.when(result)}
+        chosen = {key: c.beside_samples() if columns.has_samples(c, alike) else c for key, c in chosen.items()}
         numbers = {key: found_of for key, column in chosen.items() if (found_of := column.of(result)) is not None}
         for p, part in enumerate(result.parts):
             # A class and a group may share a name, but not the number of samples too.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,9 @@ class Column:
     missing: str = "-"  # what stands for nan
     endless: str = "inf"  # what stands for infinity
     sure: str | None = None  # a Boolean field; where it is false, the number gets a star
+    samples: str | None = None  # the field of its error over samples; see `beside_samples`
+    after_samples: Callable[[Any, int], str] | None = None  # text after the number of a part with this error
+    after: Callable[[Any, int], str] | None = None  # text after the number of a part
     detail: Callable[[Any], str] | None = None  # text after `head`, shown if all results have the same
     cell: Callable[[Any, int], str] | None = None  # the text for a part by its position, if no number
     values: Callable[[Any], tuple[np.ndarray, np.ndarray | None]] | None = None  # if not those of the field
@@ -77,7 +80,34 @@ class Column:
             return "-"
         value, error = float(found[0][part]), None if found[1] is None else float(found[1][part])
         sure = self.sure is None or bool(getattr(result, self.sure)[part])
-        return self.written(value, error) + "*" * (not sure)
+        after = "" if self.after is None or math.isnan(value) else self.after(result, part)
+        return self.written(value, error) + "*" * (not sure) + after
+
+    def beside_samples(self) -> "Column":
+        """Return the column with the larger one of a part's errors: over samples, or the own one, which is then named.
+
+        For a result without errors over samples, the own one is larger.
+        """
+        field, own, of_own = self.samples, self.error, self.of_error
+        if field is None:
+            return self
+
+        def larger(result: Any) -> tuple[np.ndarray, np.ndarray | None]:
+            values = _last(getattr(result, self.field))
+            errors = [None if name is None else getattr(result, name) for name in (own, field)]
+            known = [_last(error) for error in errors if error is not None]
+            return values, np.maximum.reduce(known) if known else None
+
+        def which(result: Any, part: int) -> str:
+            over, other = getattr(result, field), None if own is None else getattr(result, own)
+            if other is not None and (over is None or _last(other)[part] > _last(over)[part]):
+                return f" ({of_own})"
+            return "" if over is None or self.after_samples is None else self.after_samples(result, part)
+
+        words = self.doc or f"{self.field}; its error is the larger of {field} and {own}"
+        return replace(
+            self, values=larger, key=self.key or self.field, doc=words, error=field, of_error="samples", after=which
+        )
 
     def written(self, value: float, error: float | None) -> str:
         """Return the text of a number."""

@@ -6,7 +6,8 @@ over several checkpoints or epochs, tables show the last one.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,34 @@ def table(result: Any) -> tuple[list[str], list[list[str]]]:
 
 
 def compared(results: Sequence[Any]) -> list[Column]:
-    """Return the columns in which results of one kind are compared: those that at least one of them has."""
-    return [c for c in of_kind(results[0]) if c.compared and any(c.of(result) for result in results)]
+    """Return the columns in which results of one kind are compared: those that at least one of them has.
+
+    If a result has errors over samples, they stand in place of smaller ones.
+    """
+    chosen = [c for c in of_kind(results[0]) if c.compared and any(c.of(result) for result in results)]
+    return [c.beside_samples() if has_samples(c, results) else c for c in chosen]
+
+
+def has_samples(column: Column, results: Sequence[Any]) -> bool:
+    """Say whether any of some results knows the errors over samples of a column."""
+    found = [None if column.samples is None else getattr(result, column.samples) for result in results]
+    return any(errors is not None and bool(np.isfinite(errors).any()) for errors in found)
+
+
+def in_words(result: Any, field: str, part: int) -> str:
+    """Write a part's number for a figure, with the larger one of its errors and the name of that.
+
+    Args:
+        result: of any kind.
+        field: of the number.
+        part: position of the part.
+
+    Returns:
+        The text; a number that has not converged has no star.
+    """
+    column = next(c for c in of_kind(result) if c.field == field)
+    column = column.beside_samples() if has_samples(column, [result]) else column
+    return replace(column, sure=None).text(result, part)
 
 
 def fields_of(kind: str) -> list[str]:
@@ -117,6 +144,33 @@ def _conflicts(gradients: Any, part: int) -> str:
     return f"{100 * known.mean():.0f} %" if gradients.batch_size else f"{int(known.sum())} of {known.size}"
 
 
+def _of_draw(spectrum: Any, part: int) -> str:
+    """Name the error over samples of a part that was drawn: it is that of the draw, not of the class."""
+    return " (draw)" if spectrum.drawn[part] else ""
+
+
+def _of_draws(traces: Any, part: int) -> str:
+    group = traces.parts[part]
+    drawn = traces.provenance.get("regrouped", {}).get("drawn", {}).get(group)
+    return "" if not drawn else " (draw)" if drawn == "all" else " (partly draw)"
+
+
+def _factor(name: str) -> Callable[[Any], tuple[np.ndarray, np.ndarray | None]]:
+    """Return the function that gives one of the factors of sharpness, and its error over samples, of each part."""
+
+    def values(spectrum: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        from landscape.results.over_samples import factors  # it is about spectra, whose tables are made here
+
+        found = np.array([factors(spectrum, p)[name] for p in range(len(spectrum.parts))])
+        return found[:, 0], found[:, 1]
+
+    return values
+
+
+def _has_samples(spectrum: Any) -> bool:
+    return spectrum.sample_trace is not None and bool(np.isfinite(spectrum.sample_uncertainty).any())
+
+
 def _count(head: str, field: str, **more: Any) -> Column:
     return Column(head=head, field=field, form="count", **more)
 
@@ -128,7 +182,15 @@ SAMPLES = _count("samples", "n_samples", missing="unknown", summary="samples", k
 LOSS = Column(head="loss", field="loss", summary="loss")
 ACCURACY = Column(head="accuracy", field="accuracy", form="percent", summary="accuracy")
 MEASURED = tuple(Column(head=m.name, field=m.field, form=m.form, summary=m.name) for m in MEASURES)
-_CENTRE = Column(head="loss at the centre", field="centre_loss", compared=True, summary="loss", key="loss")
+_CENTRE = Column(
+    head="loss at the centre",
+    field="centre_loss",
+    error="centre_loss_stderr",
+    of_error="samples",
+    compared=True,
+    summary="loss",
+    key="loss",
+)
 _CENTRE_ACCURACY = Column(head="accuracy", field="centre_accuracy", form="percent", summary="accuracy", key="accuracy")
 _COMPARED_LOSS = Column(head="loss", field="loss", compared=True, summary="loss")
 EXACT = (LOSS, _COMPARED_LOSS, ACCURACY, *MEASURED, _CENTRE, _CENTRE_ACCURACY)
@@ -189,10 +251,12 @@ TABLES: Mapping[str, Sequence[Column]] = {
             error="lambda_max_residual",
             of_error="residual",
             sure="converged",
+            samples="lambda_max_sampling_stderr",
+            after_samples=_of_draw,
             compared=True,
             summary="lambda_max",
         ),
-        Column(head="± samples", field="lambda_max_sampling_stderr"),
+        Column(head="± samples", field="lambda_max_sampling_stderr", after=_of_draw),
         Column(
             head="lambda_min",
             field="lambda_min",
@@ -205,10 +269,31 @@ TABLES: Mapping[str, Sequence[Column]] = {
             field="trace",
             error="trace_stderr",
             of_error="estimate",
+            samples="trace_sampling_stderr",
+            after_samples=_of_draw,
             compared=True,
             summary="trace",
         ),
-        Column(head="± samples", field="trace_sampling_stderr"),
+        Column(head="± samples", field="trace_sampling_stderr", after=_of_draw),
+        *(
+            Column(
+                head=heading,
+                field="sample_uncertainty",
+                error="sample_uncertainty",
+                of_error="samples",
+                values=_factor(key),
+                key=key,
+                doc=doc,
+                when=_has_samples,
+                table=False,
+                summary=heading,
+            )
+            for key, heading, doc in (
+                ("uncertainty", "uncertainty", "mean tr M, with its standard error over samples"),
+                ("trace_ratio", "trace / unc.", "trace of the data divided by the uncertainty, likewise"),
+                ("lambda_max_ratio", "lambda_max / unc.", "lambda_max of the data divided by it, likewise"),
+            )
+        ),
         Column(
             head="H - G",
             field="beyond_max",
@@ -234,17 +319,21 @@ TABLES: Mapping[str, Sequence[Column]] = {
             field="trace",
             error="trace_stderr",
             of_error="s.e. at most",
+            samples="trace_sampling_stderr",
+            after_samples=_of_draws,
             compared=True,
         ),
-        Column(head="± samples", field="trace_sampling_stderr"),
+        Column(head="± samples", field="trace_sampling_stderr", after=_of_draws),
         Column(
             head="lambda_max of G",
             field="lambda_max",
             error="lambda_max_above",
             of_error="rows left out",
+            samples="lambda_max_sampling_stderr",
+            after_samples=_of_draws,
             compared=True,
         ),
-        Column(head="± samples", field="lambda_max_sampling_stderr"),
+        Column(head="± samples", field="lambda_max_sampling_stderr", after=_of_draws),
     ),
     "surface": _PLANE,
     "trajectory": _PLANE,
@@ -252,7 +341,14 @@ TABLES: Mapping[str, Sequence[Column]] = {
         *_SURFACE,
         _doubling("on the line", "doubling_on_line"),
         _rise("on the line", "line_rise"),
-        Column(head="barrier", field="barrier", compared=True, summary="barrier"),
+        Column(
+            head="barrier",
+            field="barrier",
+            error="barrier_stderr",
+            of_error="samples at most",
+            compared=True,
+            summary="barrier",
+        ),
     ),
     "sharpness": (
         TRAINED,
@@ -266,6 +362,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             head="worst rise",
             field="worst_rise",
             detail=lambda s: f"within {'adaptive ' * s.adaptive}rho {s.rho:g}",
+            samples="worst_rise_sampling_stderr",
             compared=True,
             summary="worst rise in the ball",
             key="ball_rise",
@@ -276,6 +373,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             field="noise_rise",
             error="noise_rise_stderr",
             detail=lambda s: f"of {s.sigma:g}",
+            samples="noise_rise_sampling_stderr",
             compared=True,
             summary="rise under noise",
         ),
@@ -285,6 +383,7 @@ TABLES: Mapping[str, Sequence[Column]] = {
             field="doubling_radius",
             error="doubling_radius_spread",
             of_error="spread",
+            samples="doubling_radius_sampling_stderr",
             missing="unknown",
             endless="none",
             compared=True,

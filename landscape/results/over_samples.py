@@ -51,31 +51,16 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
     Returns:
         The numbers, or None for a spectrum without fields of single samples: of version 1, or computed without them.
     """
-    if (
-        found.sample_trace is None
-        or found.sample_curvature is None
-        or found.sample_uncertainty is None
-        or found.sample_weight is None
-        or found.lambda_max_crossfit is None
-        or found.lambda_max_crossfit_stderr is None
-    ):
+    known = _draws(found, p)
+    if known is None or found.lambda_max_crossfit is None or found.lambda_max_crossfit_stderr is None:
         return None
-    own = np.isfinite(found.sample_trace[p])
-    weights, n = found.sample_weight[p][own], int(own.sum())
-    index = np.arange(n) if found.sample_index is None else found.sample_index[p][own]
-    if n > 1 and len(np.unique(index, equal_nan=False)) == 1:  # of an earlier version, which drew with replacement
-        own = np.flatnonzero(own)[:1]  # one sample, drawn each time, whose spread is unknown
-        weights, n = weights.sum(keepdims=True), 1
-    chances = None if found.sample_chance is None else found.sample_chance[p][own]
-    traces, curvatures, uncertainty = (
-        inference.draws(values[p][own], weights, chances)
-        for values in (found.sample_trace, found.sample_curvature, found.sample_uncertainty)
-    )
+    traces, curvatures, uncertainty, tell = known
+    n = len(traces)
     value, error = float(found.lambda_max[p]), inference.stderr(curvatures)
     crossfit, crossfit_error = float(found.lambda_max_crossfit[p]), float(found.lambda_max_crossfit_stderr[p])
     # Around the trace itself: that of a Hessian may differ from the traces of the samples' Gauss-Newton parts.
     low, high = (end + float(found.trace[p] - traces.mean()) for end in inference.interval(traces, level=level))
-    mean, tell = float(uncertainty.mean()), None if chances is None or np.isnan(chances).all() else chances < 1
+    mean = float(uncertainty.mean())
     ratio_low, ratio_high = inference.ratio_interval(curvatures, uncertainty, level=level, tell=tell)
     if not np.isnan(ratio_low):  # as for lambda_max itself, the lower end starts from the cross-fitted value
         ratio_low = float(np.maximum(0.0, ratio_low - (value - crossfit) / mean))
@@ -85,13 +70,72 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
         lambda_max_interval=inference.bracket(value, error, crossfit, crossfit_error, n, level=level),
         trace=(float(found.trace[p]), inference.stderr(traces)),
         trace_interval=(low, high),
-        uncertainty=(mean, inference.stderr(uncertainty)),
         uncertainty_interval=inference.interval(uncertainty, level=level),
-        trace_ratio=inference.ratio(traces, uncertainty),
         trace_ratio_interval=inference.ratio_interval(traces, uncertainty, level=level, tell=tell),
-        lambda_max_ratio=inference.ratio(curvatures, uncertainty),
         lambda_max_ratio_interval=(ratio_low, ratio_high),
+        **factors(found, p),
     )
+
+
+def factors(found: Spectrum, p: int) -> dict[str, tuple[float, float]]:
+    """Return the uncertainty of a part, and trace and lambda_max of its data per uncertainty.
+
+    Args:
+        found: the spectrum.
+        p: position of the part.
+
+    Returns:
+        "uncertainty", "trace_ratio" and "lambda_max_ratio", each with its standard error; nan where it is unknown.
+    """
+    if (known := _draws(found, p)) is None:
+        return dict.fromkeys(("uncertainty", "trace_ratio", "lambda_max_ratio"), (np.nan, np.nan))
+    traces, curvatures, uncertainty, _ = known
+    return {
+        "uncertainty": (float(uncertainty.mean()), inference.stderr(uncertainty)),
+        "trace_ratio": inference.ratio(traces, uncertainty),
+        "lambda_max_ratio": inference.ratio(curvatures, uncertainty),
+    }
+
+
+def repeated(found: Spectrum, p: int) -> bool:
+    """Say whether a part's draws are all one sample, as earlier versions, which drew with replacement, could make them.
+
+    Args:
+        found: the spectrum.
+        p: position of the part.
+
+    Returns:
+        Whether they are; then their spread is unknown.
+    """
+    if found.sample_index is None:
+        return False
+    index = found.sample_index[p][np.isfinite(found.sample_index[p])]
+    return len(index) > 1 and len(np.unique(index)) == 1
+
+
+def _draws(found: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None] | None:
+    """Return traces, curvatures and uncertainty of a part's samples as `inference.draws` does, and which ones tell.
+
+    The last one is None if all samples could have been others: draws that were certain could not. All is None for a
+    spectrum without fields of single samples.
+    """
+    if (
+        found.sample_trace is None
+        or found.sample_curvature is None
+        or found.sample_uncertainty is None
+        or found.sample_weight is None
+    ):
+        return None
+    own = np.isfinite(found.sample_trace[p])
+    weights = found.sample_weight[p][own]
+    if repeated(found, p):
+        own, weights = np.flatnonzero(own)[:1], weights.sum(keepdims=True)
+    chances = None if found.sample_chance is None else found.sample_chance[p][own]
+    traces, curvatures, uncertainty = (
+        inference.draws(values[p][own], weights, chances)
+        for values in (found.sample_trace, found.sample_curvature, found.sample_uncertainty)
+    )
+    return traces, curvatures, uncertainty, None if chances is None or np.isnan(chances).any() else chances < 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

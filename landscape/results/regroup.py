@@ -12,6 +12,7 @@ loss by the same functions as in the analysis: a barrier is not an average of ba
 Which classes a group has, and their weights w_c, is determined in groups.py.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
@@ -26,6 +27,7 @@ from landscape.results.grouping import ENDS, FEW, MANY
 from landscape.results.groups import members_of, partition_of, read_weights, shares_of
 from landscape.results.measures import MEASURES
 from landscape.results.mesh import Grid
+from landscape.results.over_samples import repeated
 from landscape.results.pool import Pool, pool
 
 S = TypeVar("S", bound=Surface)
@@ -167,15 +169,18 @@ def _by_rows(spectrum: Spectrum, shares: Sequence[Sequence[tuple[int, float]]]) 
     for of in shares if spectrum.sample_trace is not None else ():
         together = pool(spectrum, [p for p, _ in of])
         share = np.array([w for _, w in of])
+        unknown = any(repeated(spectrum, p) for p, _ in of)
 
-        def error(values: np.ndarray, together: Pool = together, share: np.ndarray = share) -> float:
+        def error(
+            values: np.ndarray, together: Pool = together, share: np.ndarray = share, unknown: bool = unknown
+        ) -> float:
             """Return the error of a group; parts are independent, so that the squares of their errors add up."""
             each = [together.part == k for k in range(len(share))]
             errors = [
                 inference.stderr(inference.draws(values[own], together.weights[own], together.chances[own]))
                 for own in each
             ]
-            return float(np.sqrt((share**2 * np.square(errors)).sum()))
+            return math.nan if unknown else float(np.sqrt((share**2 * np.square(errors)).sum()))
 
         own = {"trace_sampling_stderr": error(together.traces)}
         if together.gram is not None:
@@ -239,6 +244,9 @@ def _provenance(
         "weights": weights if isinstance(weights, str) else dict(weights),
         **({"beta": beta} if weights == "drw" else {}),
     }
+    if isinstance(result, Spectrum) and result.drawn.any():
+        of_draws = {name: result.drawn[of] for name, of in members.items()}
+        provenance["regrouped"]["drawn"] = {n: "all" if d.all() else "some" for n, d in of_draws.items() if d.any()}
     partition = partition_of(result)
     if partition:
         provenance["partition"] = {name: [c for p in of for c in partition[p]] for name, of in members.items()}

@@ -318,6 +318,16 @@ class Spectrum(Predicted):
         return self.alpha[p], self.beta[p], self.steps[p]
 
     @property
+    def drawn(self) -> Bools:
+        """Whether the numbers of each part are sums over draws from its samples, (P,).
+
+        Errors over samples are then those of the draw: how far the numbers are from those of all samples of the part.
+        Otherwise they say how much other samples of the same class would change them.
+        """
+        of_draws: Bools = self.n_used < self.n_samples
+        return of_draws
+
+    @property
     def has_density(self) -> bool:
         """Whether every part has a density: from runs, or from all eigenvalues."""
         by_rows = np.full(len(self.parts), False) if self.eigenvalue_rest is None else np.isfinite(self.eigenvalue_rest)

@@ -15,6 +15,18 @@ def number(value: float) -> str:
     return f"{value:.{_decimals(value)}f}" if _plain(value) else f"{value:.3g}"
 
 
+def short(value: float) -> str:
+    """Write a number with three digits, or all digits before the point from a thousand to a million: "0.0382", "1216".
+
+    Args:
+        value: any number.
+
+    Returns:
+        The text.
+    """
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
 def with_error(value: float, error: float) -> str:
     """Write a number with its error, "38.15 ± 0.02": at most four digits, and none below the error.
 

@@ -10,6 +10,9 @@ from refusals import refused
 from torch import nn
 
 import landscape as ls
+from landscape.analyses import part_losses
+from landscape.autodiff import distributed
+from landscape.autodiff.distributed import Team
 from landscape.curvature import gram
 from landscape.data.datasets import from_dataset
 from landscape.errors import InputError, NumericalError
@@ -265,3 +268,33 @@ def test_the_model_that_gradients_are_taken_of_is_a_copy():
     assert [n for n, p in model.named_parameters() if p.requires_grad] == ["3.weight", "3.bias"]
     assert not any(p.requires_grad for p in objective.model.parameters())
     assert not model.training
+
+
+def test_two_processes_divide_the_slopes_of_single_samples(monkeypatch):
+    objective, whole = CASES["mlp-tanh"].objective(), part_losses.slopes
+    seen = []
+
+    class FirstOfTwo(Team):
+        """The first of two processes, for which the other one's numbers are zero."""
+
+        def total(self, part):
+            return part
+
+        def gathered(self, rows):
+            return torch.cat([rows, rows.new_zeros(CLASS_SIZES[len(seen) - 1] - len(rows), *rows.shape[1:])])
+
+        def least(self, numbers):
+            return numbers
+
+        def finished(self):
+            pass
+
+    def slopes(*given):
+        found = whole(*given)
+        seen.append(found.shape[1])
+        return found
+
+    monkeypatch.setattr(part_losses, "slopes", slopes)
+    monkeypatch.setattr(distributed, "team", lambda: FirstOfTwo(0, 2))
+    ls.gradients(objective, sampling_errors=True)
+    assert seen == [n // 2 for n in CLASS_SIZES]

@@ -14,7 +14,7 @@ from landscape.objective import jobs
 from landscape.results.features import WITH_ERRORS
 from tests import together
 
-FEW = (
+NAMES = (
     "hessian",
     "divided",
     "divided-ends",
@@ -29,20 +29,35 @@ FEW = (
     "sensitivity",
     "series",
     "monitor",
+    "gradients-of-one",
+    "sharpness-of-one",
+    "features-of-three",
+    "tails",
+    "traced",
+    "classes",
+    "exact-trace",
+    "sampled-trace",
+    "empirical",
+    "sum",
+    "batches",
+    "surface",
+    "uneven",
 )
-LOST = ("killed", "hung", "killed-dealt", "hung-dealt")
-NAMES = (*FEW, "traced", "classes", "exact-trace", "sampled-trace", "empirical", "sum", "batches", "surface")
-LARGER = ("features-errors", "accuracy", "drawn", "drawn-surface")
+LOST = ("killed", "hung", "killed-dealt", "hung-dealt", "killed-first")
+SCARCE = ("scarce-hessian", "scarce-rows", "scarce-gradients", "scarce-features", "scarce-sharpness")
+LARGER = (*SCARCE, "features-errors", "accuracy", "drawn", "drawn-surface")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Folders with results of one process, of two and of four, and with what is left of runs that lose one."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "all", "few", *LOST)}
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "all", "few", *LOST, "absent")}
     worlds = {"all": 2, "few": 4} | dict.fromkeys(LOST, 2)
     started = {name: ranks.started(together.work, n, folders[name], name) for name, n in worlds.items()}
+    started["absent"] = ranks.started(together.work, 2, folders["absent"], "absent", only=1)
     together.results(folders["alone"])
     for name, processes in started.items():
+        processes = processes[::-1] if name == "killed-first" else processes
         processes[0].join(200)
         assert processes[0].exitcode == 0, f"{name}: the first process has not come to its end"
         for process in processes[1:]:
@@ -58,7 +73,7 @@ def said(folder, rank=0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "name"), [*(("all", n) for n in (*NAMES, *LARGER)), *(("few", n) for n in FEW)])
+@pytest.mark.parametrize(("world", "name"), [*(("all", n) for n in (*NAMES, *LARGER)), *(("few", n) for n in NAMES)])
 def test_several_processes_give_the_numbers_of_one(runs, world, name):
     assert said(runs[world]) == ["done"]
     ours, theirs = (ls.load(runs[which] / f"{name}.h5") for which in (world, "alone"))
@@ -102,9 +117,16 @@ def test_draws_are_some_of_the_samples_in_each_process(runs):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", SCARCE)
+def test_where_one_process_runs_out_of_memory_all_begin_the_part_again_with_fewer_samples(runs, name):
+    used = [ls.load(runs[world] / f"{name}.h5").provenance["batch_size"] for world in ("alone", "all")]
+    assert used == [8, 2]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", LOST)
 def test_a_lost_process_ends_the_others_in_one_line_and_leaves_what_is_finished(runs, ending):
-    folder, last = runs[ending], said(runs[ending])[-1]
+    folder, last = runs[ending], said(runs[ending], rank=int(ending == "killed-first"))[-1]
     assert last.startswith("RankError: another process of this run has ended, or does not answer; its own message")
     assert "What is finished is kept: repeat the command to go on from there" in last
     kept = json.loads((folder / f"{ending}.h5.partial" / "run.json").read_text())["fingerprint"]
@@ -121,12 +143,24 @@ def test_a_slow_process_is_waited_for(runs):
 
 @pytest.mark.slow
 def test_processes_that_would_compute_different_numbers_are_refused_on_all(runs):
-    data, steps, _ = said(runs["killed"])
+    data, steps, *_ = said(runs["killed"])
     assert data.startswith("the processes do not compute the same: data_sha256 is ")
     assert steps == (
         "the processes do not compute the same: steps is 7 in process 0 and 8 in process 1; start all with the same "
         "command on the same files"
     )
+
+
+@pytest.mark.slow
+def test_a_process_that_never_starts_is_given_up(runs):
+    assert said(runs["absent"])[-1].startswith("RankError: another process of this run has ended, or does not answer")
+
+
+@pytest.mark.slow
+def test_a_processs_own_fault_is_not_said_to_be_anothers_and_other_steps_than_the_others_are_refused(runs):
+    fault, step, _ = said(runs["killed"])[2:]
+    assert fault.startswith("RuntimeError: Invalid scalar type")
+    assert step.startswith("RankError: the processes do not take the same step: this one is at 'total' with 2 numbers")
 
 
 # The rule by which parts are shared or dealt -------------------------------------------------------------------------
@@ -159,13 +193,20 @@ def test_shares_are_all_and_differ_by_one_at_most():
 def test_a_decision_is_the_first_processs(monkeypatch):
     def broadcast(tensor, source, group):
         assert (source, group) == (0, "the team's")
-        tensor.copy_(torch.tensor([1.0, 2.0]))
+        tensor[:] = 1
+
+    def all_reduce(tensor, group):
+        """Add what the first process brings: the same step, and ones where it has few numbers."""
+        tensor[1:3] *= 2
+        tensor[3:] += 1
 
     monkeypatch.setattr(distributed, "_group", lambda: "the team's")
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
     monkeypatch.setattr(distributed.dist, "broadcast", broadcast)
-    own = np.array([3.0, 4.0])
-    assert distributed.Team(1, 2).agreed(own).tolist() == [1, 2]
-    assert own.tolist() == [3, 4]
+    for n in (2, 200):
+        own = np.arange(n)
+        assert distributed.Team(1, 2).agreed(own).tolist() == [1] * n
+        assert own.tolist() == list(range(n))
 
 
 def test_alone_a_team_changes_nothing():

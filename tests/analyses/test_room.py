@@ -20,9 +20,9 @@ def objective(**options):
     return CASES["mlp-tanh"].objective(**options)
 
 
-def with_room_for(monkeypatch, vectors):
-    """Let so many vectors of the objective's size fit into memory; return the bytes of one."""
-    entry = objective().layout.size * ENTRY
+def with_room_for(monkeypatch, vectors, *, of=sum):
+    """Let so many vectors fit into memory, with the entries of all parameters or of some; return the bytes of one."""
+    entry = of(objective().layout.sizes) * ENTRY
     monkeypatch.setattr(memory, "room", lambda device, limit: vectors * entry)
     return entry
 
@@ -57,10 +57,10 @@ def test_rows_are_as_many_as_fit_into_memory(monkeypatch, caplog):
     by_rows = ls.spectrum(subject, **options | {"memory_bytes": None})
     n_rows = np.isfinite(by_rows.eigenvalues).sum()
     assert 20 < n_rows <= 30  # two of each of 15 samples, less those of length zero
-    with_room_for(monkeypatch, 3 * 30)
+    with_room_for(monkeypatch, 3 * 30, of=max)  # of the largest tensor; those of all parameters need not fit
     assert ls.spectrum(subject, **options).eigenvalues.shape == by_rows.eigenvalues.shape
     caplog.clear()
-    entry = with_room_for(monkeypatch, 3 * 28)
+    entry = with_room_for(monkeypatch, 3 * 28, of=max)
     found = ls.spectrum(subject, **options)
     assert found.eigenvalues is None or not np.isfinite(found.eigenvalues).any()
     assert "28" in caplog.text

@@ -36,7 +36,8 @@ def test_a_waiting_rank_seldom_reads_the_heartbeats_of_the_others(monkeypatch):
     store, work = Store(), Work()
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     monkeypatch.setattr(distributed, "world", lambda: 3)
-    monkeypatch.setattr(dist, "barrier", lambda async_op: work)
+    monkeypatch.setattr(distributed, "_group", lambda timeout: None)
+    monkeypatch.setattr(dist, "barrier", lambda group, async_op: work)
     monkeypatch.setattr(distributed.time, "sleep", lambda seconds: None)
     # private: what `deal` waits with when all indices are drawn
     distributed._Beat(store).wait_for_all()
@@ -62,7 +63,8 @@ def test_a_rank_that_works_for_longer_than_the_silence_is_waited_for_and_one_tha
 
     monkeypatch.setattr(distributed, "rank", lambda: asking[0])
     monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(dist, "barrier", lambda async_op: Barrier())
+    monkeypatch.setattr(distributed, "_group", lambda timeout: None)
+    monkeypatch.setattr(dist, "barrier", lambda group, async_op: Barrier())
     monkeypatch.setattr(distributed.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(distributed.atexit, "register", lambda function: None)
     # private: as above; `alive` calls that of the rank

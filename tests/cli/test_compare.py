@@ -10,7 +10,8 @@ from surfaces import plane_of_two, three_classes, three_lines
 from synthetic import classes
 
 from landscape.cli.latex import siunitx
-from landscape.results import store, written
+from landscape.results import columns, store, written
+from landscape.results.regroup import regroup
 
 
 def test_compare_shows_each_number_with_its_error(run, save):
@@ -239,6 +240,46 @@ def of_samples(factor):
         "sample_index": there * np.arange(40.0),
         **dict.fromkeys(names, there),
     }
+
+
+def test_compare_shows_errors_over_samples_where_they_are_larger_and_says_which_there_are(run, save):
+    common = {
+        "lambda_max": np.array([2.0, 3.0]),
+        "converged": np.array([True, True]),
+        "trace": np.array([5.0, 6.0]),
+        "trace_stderr": np.array([0.0, 0.5]),
+        "lambda_max_residual": np.array([1e-6, 0.4]),
+    }
+    errors = {
+        "lambda_max_sampling_stderr": np.array([0.2, 0.3]),
+        "trace_sampling_stderr": np.array([0.7, np.nan]),
+        "n_samples": np.array([40, 10]),
+        "n_used": np.array([20, 10]),
+    }
+    with_them = save("a.h5", classes(2, steps=3), **common, **errors)
+    without = save("b.h5", classes(2, steps=3), **common)
+    _, out, _ = run("compare", with_them, without)
+    first, second = (cells_of(line) for line in out.splitlines() if "class " in line and " / " in line)
+    assert out.splitlines()[0].strip() == "lambda_max ± samples / trace ± samples"
+    assert first[1] == "2.00 ± 0.20 (draw) / 5.00 ± 0.70 (draw)"
+    assert first[2] == "2.000 ± 1e-06 (residual) / 5.000 (estimate)"
+    assert second[1] == "3.00 ± 0.40 (residual) / 6.000 ± ?"
+    for mark in ("(draw)", "(residual)", "(estimate)", "?"):
+        assert sum(line.startswith(f"{mark} ") or line.startswith(f"± {mark} ") for line in out.splitlines()) == 1
+    _, out, _ = run("compare", without)
+    assert "± residual" in out
+    assert "(residual)" not in out
+    assert "2.00 +- 0.20{ (draw)}" in run("compare", with_them, "--latex")[1]
+
+
+def test_groups_with_parts_that_were_drawn_say_so(run, save):
+    spectrum = dataclasses.replace(classes(3, steps=3), n_used=np.array([20, 2500, 1666]))
+    groups = {"a": ["class 0"], "b": ["class 0", "class 1"], "c": ["class 1", "class 2"]}
+    found = regroup(spectrum, groups)
+    assert found.provenance["regrouped"]["drawn"] == {"a": "all", "b": "some"}
+    (column,) = [c for c in columns.of_kind(found) if c.field == "trace_sampling_stderr"]
+    found = dataclasses.replace(found, trace_sampling_stderr=np.full(3, 0.1))
+    assert [column.text(found, p).partition(" ")[2] for p in range(3)] == ["(draw)", "(partly draw)", ""]
 
 
 def test_compare_matches_parts_by_size_and_models_by_images(run, save):

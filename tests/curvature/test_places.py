@@ -55,6 +55,9 @@ class Threads(Team):
     def agreed(self, numbers):
         return self._all(torch.as_tensor(np.array(numbers)))[0].numpy()
 
+    def least(self, numbers):
+        return torch.stack(self._all(torch.as_tensor(np.array(numbers)))).amin(0).numpy()
+
 
 def in_threads(size, work):
     """Call work(team) in each thread of a team; return what they return."""

@@ -19,6 +19,7 @@ from landscape.errors import InputError
 from landscape.objective import draws
 from landscape.objective.objective import Objective
 from landscape.results import inference, over_samples
+from landscape.results.regroup import regroup
 
 
 def test_means_over_draws_are_those_over_samples_on_average():
@@ -233,5 +234,21 @@ def test_the_error_of_a_draw_is_that_of_all_samples_of_the_part_and_holds():
 def test_draws_of_one_sample_in_a_file_of_an_earlier_version_leave_errors_unknown():
     found = ls.spectrum(network(), operator="ggn", samples=12)
     again = np.where(np.isfinite(found.sample_index), found.sample_index[:, :1], np.nan)
-    one = over_samples.of_part(dataclasses.replace(found, sample_index=again, sample_chance=None), 0)
+    found = dataclasses.replace(found, sample_index=again, sample_chance=None)
+    one = over_samples.of_part(found, 0)
+    groups = regroup(found, {"one": ["0"], "both": ["0", "1"]})
+    assert np.isnan(groups.trace_sampling_stderr).all()
+    assert np.isnan(groups.lambda_max_sampling_stderr).all()
     assert np.isnan([one.trace[1], one.lambda_max[1], *one.trace_interval, *one.trace_ratio[1:]]).all()
+
+
+def test_other_draws_of_the_same_options_are_told_apart():
+    """Processes draw by themselves, from probabilities of which the last digits may differ."""
+    objective = network()
+    about = {"samples": 5, "seed": 0}
+    of = [
+        draws.gathered(objective, [draws.Picked(index, np.ones(5)), draws.Picked(np.arange(60, 65), np.ones(5))], about)
+        for index in (np.arange(5), np.arange(1, 6), np.arange(5))
+    ]
+    assert of[0].source["draws"] == of[2].source["draws"] != of[1].source["draws"]
+    assert about.items() <= of[0].source["draws"].items()

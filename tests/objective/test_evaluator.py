@@ -148,3 +148,18 @@ def test_a_finished_block_of_other_points_is_refused(tmp_path):
         kept.write("points 0 to 2", dataclasses.replace(block, point=np.array([0, 1, 1])))
         with pytest.raises(StoreError, match="is damaged: pass overwrite=True to begin anew"):
             evaluate(evaluator, [0, 1, 2], lambda number: moved(objective, number), journal=kept)
+
+
+@pytest.mark.parametrize(
+    ("n", "ranks", "expected"),
+    [
+        (9, 1, 8),  # a process alone stores eight at a time
+        (8, 4, 2),  # one rung of eight directions
+        (9, 2, 5),
+        (3, 4, 1),
+        (51, 4, 7),  # in two rounds; of blocks of eight, one process would have one and the others two
+        (0, 4, 8),
+    ],
+)
+def test_few_points_are_divided_between_all_processes(n, ranks, expected):
+    assert evaluator.of_a_unit(n, 8, ranks) == expected

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hungry import Hungry, objective
 from together import path
-from torch import nn
 
 import landscape as ls
 from landscape.analyses.distances import Run
@@ -19,32 +19,6 @@ from landscape.data import datasets
 from landscape.errors import is_of_memory
 from landscape.objective import points
 from landscape.objective.objective import Objective
-
-
-class Hungry(nn.Module):
-    """Has memory for some samples at a time only, once `most` says so."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
-        self.most = 100
-
-    def forward(self, x):
-        if len(x) > self.most:
-            raise torch.OutOfMemoryError(f"no memory for {len(x)} samples")
-        return self.last(torch.tanh(self.first(x)))
-
-
-def objective(most):
-    """Two parts of seven and six samples, taken eight at a time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model, data = Hungry(), (torch.randn(13, 3, dtype=torch.float64), torch.arange(13) % 2)
-    samples = datasets.from_dataset(data)
-    found = Objective.build(model, samples, partition="class", dtype=torch.float64, device="cpu", batch_size=8)
-    found.model.most = most
-    return found
-
 
 ANALYSES = {
     "hessian": lambda o: ls.spectrum(o, steps=3, probes=1, backend="reverse"),

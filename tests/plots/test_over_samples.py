@@ -8,6 +8,8 @@ from matplotlib.collections import PolyCollection
 from sampled import of_rows, rows
 
 from landscape import plots
+from landscape.report.rows import rows_of
+from landscape.report.sources import Source
 from landscape.results import matched, over_samples
 from landscape.results.pool import pool, resampled
 
@@ -75,6 +77,34 @@ def test_the_density_by_rows_has_a_band_over_samples():
     assert resampled(spectrum, 1, most=5) is None
     ax = plots.density(spectrum, "part 1")
     assert [c for c in ax.collections if isinstance(c, PolyCollection)]
+
+
+def test_panels_and_reports_show_the_larger_error_and_the_factors():
+    spectrum = dataclasses.replace(
+        sampled_parts(),
+        lambda_max_residual=np.full(2, 1e-6),
+        trace_stderr=np.full(2, 1e3),
+        trace_sampling_stderr=np.array([0.1, 0.2]),
+        lambda_max_sampling_stderr=np.array([0.3, 0.4]),
+        n_used=np.array([30, 12]),
+        provenance={},
+    )
+    (corner,) = plots.density(spectrum, "part 0").texts
+    first, second, third = corner.get_text().splitlines()
+    assert first.endswith(f"± {0.3:.2f} (draw)")
+    assert second.endswith(" (estimate)")
+    assert third == "± samples"
+    (row, _) = rows_of([Source(file="a.h5", sha256="", result=spectrum, model="a")])
+    assert row.cells["lambda_max"].error == pytest.approx(0.3)
+    assert row.cells["trace"].error == pytest.approx(1e3)
+    one = over_samples.of_part(spectrum, 0)
+    for name in ("uncertainty", "trace_ratio", "lambda_max_ratio"):
+        assert (row.cells[name].value, row.cells[name].error) == getattr(one, name)
+    bare = dataclasses.replace(spectrum, sample_trace=None, lambda_max_sampling_stderr=None, trace_sampling_stderr=None)
+    (row, _) = rows_of([Source(file="a.h5", sha256="", result=bare, model="a")])
+    assert row.cells["lambda_max"].error == pytest.approx(1e-6)
+    assert "trace_ratio" not in row.cells
+    assert "samples" not in plots.density(bare, "part 0").texts[0].get_text()
 
 
 def test_figure_9_says_below_its_panels_what_is_left_at_equal_size():

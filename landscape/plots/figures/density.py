@@ -20,6 +20,7 @@ from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import positions
 from landscape.plots.layout.symbols import matrix
 from landscape.results import Spectrum, matched, quadrature, written
+from landscape.results.columns import in_words
 from landscape.results.pool import resampled
 from landscape.results.quadrature import Axis
 
@@ -240,12 +241,14 @@ def _over_samples(
 
 
 def _corner(spectrum: Spectrum, p: int) -> str:
-    if spectrum.converged[p]:
-        top = written.number(spectrum.lambda_max[p])
+    errors = spectrum.lambda_max_sampling_stderr
+    over_samples = errors is not None and bool(np.isfinite(errors).any())
+    if over_samples or not spectrum.converged[p]:
+        top = in_words(spectrum, "lambda_max", p) + ", not converged" * int(not spectrum.converged[p])
     else:
-        top = written.with_error(spectrum.lambda_max[p], spectrum.lambda_max_residual[p]) + ", not converged"
-    trace = written.with_error(spectrum.trace[p], spectrum.trace_stderr[p])
-    return rf"$\lambda_{{\max}}$ = {top}" + "\n" + rf"Tr(${matrix(spectrum)}$) = {trace}"
+        top = written.number(spectrum.lambda_max[p])
+    lines = [rf"$\lambda_{{\max}}$ = {top}", rf"Tr(${matrix(spectrum)}$) = {in_words(spectrum, 'trace', p)}"]
+    return "\n".join([*lines, "± samples"] if over_samples else lines)
 
 
 def _title(spectrum: Spectrum, p: int, name_length: int) -> str:

@@ -1,0 +1,91 @@
+"""What `landscape hessian` prints beside its table: rows and what replaced them, and errors over samples."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cases import CASES, Case, concave, mlp
+from torch import nn
+
+import landscape as ls
+from landscape.analyses import samples
+from landscape.analyses.options import Options
+from landscape.cli import hessian, over_samples
+
+
+class Said:
+    """A console that keeps what it is told."""
+
+    def __init__(self):
+        self.notes, self.rows, self.titles = [], [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def table(self, heads, rows, title=""):
+        self.rows.append(rows)
+        self.titles.append(title)
+
+
+def said_of_rows(objective, found, **changed):
+    console = Said()
+    given = found.provenance["options"]
+    options = Options(**{item.name: given[item.name] for item in dataclasses.fields(Options)} | changed)
+    # private: printed by the command only, after a part that needs thousands of rows
+    hessian._by_rows(console, found, objective, options, 2**30)
+    return console.notes
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_parts_with_more_rows_than_are_kept_are_named_and_not_taken_for_exact(monkeypatch, most):
+    monkeypatch.setattr(samples, "MOST_ROWS", most)
+    objective = CASES["mlp-tanh"].objective()
+    found = ls.spectrum(objective, operator="ggn")
+    own = np.isfinite(found.eigenvalue_above)
+    notes = said_of_rows(objective, found)
+    assert any("nan" in note for note in notes) is False
+    assert [f"{own.sum()} of 3 parts" in note for note in notes] == [True, False][2 - len(notes) :]
+    assert own.sum() == (most > 1)
+    for p, part in enumerate(found.parts):
+        assert (part in notes[-1].split(", because")[0].split(": ")[1].split(", ")) == (not own[p])
+    assert f"{most:,} that" in notes[-1]
+
+
+def test_more_outputs_than_products_are_the_reason_for_lanczos():
+    objective = CASES["mlp-tanh"].objective()
+    few = {"steps": 2, "probes": 1}
+    found = ls.spectrum(objective, operator="ggn", **few)
+    (note,) = said_of_rows(objective, found)
+    assert f"{objective.outputs.size} backward passes" in note
+    assert said_of_rows(objective, found, method="lanczos") == []
+
+
+def test_the_bound_of_eigenvalues_knows_those_below_too():
+    objective = Case(lambda: mlp(nn.Tanh()), loss=concave).objective()
+    found = ls.spectrum(objective, operator="ggn", ggn_tol=0.01)
+    larger = max(found.eigenvalue_above.max(), found.eigenvalue_below.max())
+    (note,) = said_of_rows(objective, dataclasses.replace(found, eigenvalue_above=np.zeros(3)))
+    assert note.endswith(f"{found.eigenvalue_below.max():.2g}")
+    assert said_of_rows(objective, found)[0].endswith(f"{larger:.2g}")
+
+
+def test_parts_that_were_drawn_are_marked_in_the_table_of_errors_over_samples():
+    found = ls.spectrum(CASES["mlp-tanh"].objective(), operator="ggn")
+    drawn = dataclasses.replace(found, n_used=found.n_samples - np.array([1, 0, 0]))
+    rows, titles = [], []
+    for one in (found, drawn):
+        console = Said()
+        over_samples.show(console, one)
+        rows.append([row[0].split()[:2] for row in console.rows[0]])
+        titles += console.titles
+    assert [["0", "(draw)"] in of for of in rows] == [False, True]
+    assert [row[1:] == ["(draw)"] for row in rows[1]] == [True, False, False]
+    assert titles[1] == titles[0] + over_samples.OF_DRAW
+
+
+def test_no_interval_is_made_up():
+    console = SimpleNamespace(note=lambda text: None, table=lambda heads, rows, title: found.extend(rows))
+    found = []
+    over_samples.show(console, ls.spectrum(CASES["mlp-tanh"].objective(), operator="ggn"))
+    assert [row[3].endswith("(?)") for row in found] == [True] * 3  # fewer than 25 samples
