@@ -205,6 +205,7 @@ def deal(n: int, folder: Path) -> Iterator[int]:
     counter = folder / ".landscape-next"
     if is_main():
         counter.unlink(missing_ok=True)  # of a run that was killed: its count would leave indices out
+    _group(_PATIENCE)  # now, when nobody is still working
     barrier()
     store = dist.FileStore(str(counter), world())  # type: ignore[attr-defined]  # public, but not in torch's __all__
     beat = _Beat(store)
