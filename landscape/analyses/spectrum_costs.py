@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from landscape.curvature.forms import forms_along
 from landscape.curvature.kinds import Kind
 from landscape.curvature.lanczos import lanczos, probe
 from landscape.curvature.places import Place, Room
+from landscape.curvature.rows import Lengths
 from landscape.errors import InputError, arg
 from landscape.objective import jobs, pilot
 from landscape.objective.objective import Objective
@@ -28,6 +30,17 @@ _COLUMNS = 2**18  # of the rows whose inner products are timed
 _ROWS = 128
 _PILOT = 32  # samples of the run that shows how many products are needed
 _DRAWN = 2  # pilot draws of each part with an accuracy: one, and one of the number that it asks for
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What later steps need to know of the rows of a part of few samples."""
+
+    number: int | None  # that are kept; None for none
+    members: np.ndarray  # positions of the samples
+    lengths: Lengths
+    guess: Tensor | None  # of the eigenvector of lambda_max
+    error: float | None  # of lambda_max over samples, as a fraction of it
 
 
 @dataclass(frozen=True)
@@ -63,11 +76,13 @@ def _runs(
     """
     place = options.place_of_ends(room)
     if place is not None:
-        products, number = of_ends(), 3 * extremes.FIRST
+        products = of_ends()
+        number = 2 * products  # a basis that grows is copied
         return _Runs(products, products, 0 if place.on_host else place.team.largest(number))
     plan = options.plan(room)
     block, place = probing.at_a_time(own, plan)
-    products, number = plan.steps * plan.probes, block * (plan.steps + 1)
+    products = plan.steps * plan.probes
+    number = block * (plan.steps + 1) + min(2, plan.probes) * min(probing.DEFLATED, plan.steps // 2)
     if not block:
         number = bounded.n_restarted(probing.capacity(own, plan, place))
         products += restarted(plan, place)
@@ -112,12 +127,13 @@ class SpectrumCosts:
         self.parts = (*self.counts, *of_all, warming(self.samples), min(_PILOT, self.samples))
         self.small = pilot.few(objective, self.parts)
         self.operator: Callable[[], Operator] = cache(partial(make, self.small))
-        self.per_sample: Callable[[int], of_samples.Samples] = cache(self._per_sample)
+        self.rows: Callable[[int], _Rows] = cache(self._rows)
         self.by_samples = sample_by_sample(self.small, kind, options)
         self.complete = all_rows(self.small, kind, options)
         self.vector = objective.layout.size * objective.dtype.itemsize  # bytes of one
-        self.counted = 0  # bytes of a basis that the peak contains, since a run on a few samples had one
+        self.row = self.team.largest(objective.layout.size) * objective.dtype.itemsize  # bytes that are kept of one
         self.drawn = [n for n in map(len, objective.members) if accuracy.WORTH * n > accuracy.PILOT]
+        self.begun = self.after_rows = memory.peak()
 
     @property
     def works(self) -> Generator[Work, None, None]:
@@ -133,11 +149,15 @@ class SpectrumCosts:
                 samples=accuracy.PILOT,
                 batch=self.objective.batch_size,
             )
+        tracing = Work(what="tracing of the product, with its checks", prepare=lambda n: self.operator, divided=False)
+        if not self.complete:
+            yield tracing
+            _ = self._after_product  # before there are rows, whose memory would hide its own
         if self.by_samples:
             yield self._work("passes for single samples' gradients and curvatures", self._of_samples, 1.0)
         if not self._by_rows:
-            what = "tracing of the product, with its checks"
-            yield Work(what=what, prepare=lambda n: self.operator, divided=False)
+            if self.complete:
+                yield tracing
             yield from self._products()
             way = self._way
             if not self.by_samples and way != "probes":
@@ -161,14 +181,16 @@ class SpectrumCosts:
 
     @property
     def keeps(self) -> int:
-        """Bytes of rows, of a basis, and of what products keep beside the timed ones."""
-        again, later = 2 * self._n_rows, self._pooled
-        largest = max(again, 2 * later) * self.vector  # some rows are copied
+        """Bytes of rows, of a basis, and of what products keep, as far as a few samples have not needed them too."""
+        rows, later = self._n_rows * self.row, self._pooled * self.row
+        needed = [self.begun + 3 * later]
+        if self.by_samples:
+            timed = (self.rows(len(self.counts) - 1).number or 0) * self.vector
+            needed.append(self.after_rows + max(0, 2 * (rows - timed)) + later)  # some rows are copied
         if not self._by_rows:
-            basis = self._lanczos.kept * self.vector - self.counted
             of_products = self._kept_by_products - self._timed.keeps
-            largest = max(largest, self._n_rows * self.vector + basis + of_products)
-        return later * self.vector + max(0, largest)
+            needed.append(self._after_product + rows + later + self._lanczos.kept * self.vector + of_products)
+        return max(0, max(needed) - memory.peak())
 
     @property
     def note(self) -> str:
@@ -220,14 +242,17 @@ class SpectrumCosts:
     def _lanczos(self) -> _Runs:
         """The Lanczos runs of a part."""
         own = replace(self._timed, cached=self._timed.cached and self._keepable <= self.cache_bytes)
-        own.matvec(self._vector()[None, None])  # shows how much memory a product needs for a moment
+        _ = self._after_product  # it shows how much memory a product needs for a moment
         on_device, on_host = places.free(own.device, self.memory_bytes)
-        on_device -= self._kept_by_products + self._n_rows * self.vector
+        on_device -= self._kept_by_products + self._n_rows * self.row
         room = Room(on_device // self.vector, on_host // self.vector, self.team)
-        before = memory.peak()
-        found = _runs(own, self.options, room, self._of_ends, self._restarted)
-        self.counted = min(found.kept * self.vector, memory.peak() - before)
-        return found
+        return _runs(own, self.options, room, self._of_ends, self._restarted)
+
+    @cached_property
+    def _after_product(self) -> int:
+        """The peak of memory after a product, before there is a basis."""
+        self._timed.matvec(self._vector()[None, None])
+        return memory.peak()
 
     @property
     def _by_rows(self) -> bool:
@@ -255,15 +280,21 @@ class SpectrumCosts:
         if not self.by_samples:
             return 0
         last = len(self.counts) - 1
-        kept, most = self.per_sample(last).kept, of_samples.most_rows(self.objective, self.row_bytes)
-        if kept is None and self.options.method == "rows":
+        found, most = self.rows(last).number, min(of_samples.MOST_ROWS, self.row_bytes // self.row)
+        if found is None and self.options.method == "rows":
             largest = max(range(self.pieces), key=lambda p: len(self.objective.members[p]))
             name = self.objective.partition.names[largest]
             of_samples.refuse_number(self.objective, name, self.row_bytes, self.cache_bytes)
-        if kept is None:
+        if found is None:
             return 0
-        number = round(len(kept.rows.sample) * self.samples / self.counts[last])
+        number = round(found * self.samples / self.counts[last])
         return number if number <= most else most * (self.options.method == "rows" or not self.complete)
+
+    def _rows(self, part: int) -> _Rows:
+        found = self._per_sample(part)
+        number = None if found.kept is None else len(found.kept.rows.sample)
+        self.after_rows = memory.peak()
+        return _Rows(number, found.members, found.lengths, found.guess, found.relative_error)
 
     def _of_samples(self, n: int) -> Callable[[], object]:
         part = self.parts.index(n)
@@ -282,12 +313,12 @@ class SpectrumCosts:
 
     def _sharpest(self, part: int) -> tuple[Tensor, float]:
         """Return a unit vector that is close to that of lambda_max, and the curvature along it."""
-        per_sample = self.per_sample(part)
-        if per_sample.guess is None or self.kind.has_rows:
+        found = self.rows(part)
+        if found.guess is None or self.kind.has_rows:
             return self._vector(), 0.0
-        top = per_sample.guess / per_sample.guess.norm()
-        (curvatures,) = forms_along(self.small, self.kind, [(per_sample.members, top)])
-        return top, float(per_sample.lengths.weights @ curvatures)
+        top = found.guess / found.guess.norm()
+        (curvatures,) = forms_along(self.small, self.kind, [(found.members, top)])
+        return top, float(found.lengths.weights @ curvatures)
 
     def _vector(self) -> Tensor:
         v = probe(self.small.layout.size, seed=0, number=0).to(self.small.device, self.small.dtype)
@@ -326,8 +357,8 @@ class SpectrumCosts:
         """Return the number of products for both ends of a part, as a run on a few samples needs."""
         options, last = self.options, len(self.parts) - 1
         own, most = self.operator()[str(last)], options.max_steps or extremes.MOST
-        per_sample = self.per_sample(last) if self.by_samples else None
-        guess, error = (None, None) if per_sample is None else (per_sample.guess, per_sample.relative_error)
+        found = self.rows(last) if self.by_samples else None
+        guess, error = (None, None) if found is None else (found.guess, found.error)
         given: dict[str, Any] = {"seed": options.seed, "tol": options.residual, "gap": options.gap_for(error)}
         return len(extremes.ends(own, guess, **given, vectors=options.vectors, max_products=most).alpha)
 
@@ -353,17 +384,17 @@ class SpectrumCosts:
         """Number of rows of all parts that are multiplied with each other; 0 for none or too many."""
         if not (self.by_samples and self.options.sampling_errors):
             return 0
-        most = min(pooled.MOST_ROWS, self.row_bytes // self.vector)
+        most = min(pooled.MOST_ROWS, self.row_bytes // self.row)
         if not self.complete:
             most = min(most, self.pieces * max(of_samples.DIRECTION_ROWS, self.samples))
         last = len(self.counts) - 1
         scale = self.pieces * self.samples / self.counts[last]
-        numbers = [round(scale * len(self.per_sample(last).lengths.longest(tol)[0])) for tol in pooled.LEFT_OUT]
+        numbers = [round(scale * len(self.rows(last).lengths.longest(tol)[0])) for tol in pooled.LEFT_OUT]
         return next((n for n in numbers if n <= most), 0)
 
     def _rows_again(self, n: int) -> Callable[[], object]:
         part, factors = self.parts.index(n), self.kind.factors
-        lengths = self.per_sample(part).lengths
+        lengths = self.rows(part).lengths
         most = self._pooled * n / (self.pieces * self.samples)
         tol = next((t for t in pooled.LEFT_OUT if len(lengths.longest(t)[0]) <= most), pooled.LEFT_OUT[-1])
         return lambda: factors is not None and rows.rows(self.small, factors, part, lengths, tol)
