@@ -7,9 +7,9 @@ each computes a sum over some of the samples, the sums are added up, and all ran
 If a rank fails, the others end too: at once if its process has ended, after `TIMEOUT` if it does not come to the start,
 a comparison or a sum, and after `SILENCE` if it reports no progress on a piece that was dealt to it.
 
-Before each sum of a team its ranks tell each other, on the host, what comes next. So a rank without memory is not lost:
-all others leave the piece at their next sum, and all compute it again with fewer samples at a time, see `memory`. And
-ranks that would not take the same step end in one line, as would a sum with numbers of another one.
+Before each sum of a team its ranks tell each other, on the host, what comes next. If one has no memory, the others
+leave the piece at their next sum, and all compute it again with fewer samples at a time (`memory.halving`). Ranks that
+would not take the same step end in one line; the sum itself would abort them, or mix up numbers.
 """
 
 import atexit
@@ -205,6 +205,7 @@ def deal(n: int, folder: Path) -> Iterator[int]:
     counter = folder / ".landscape-next"
     if is_main():
         counter.unlink(missing_ok=True)  # of a run that was killed: its count would leave indices out
+    _group(_PATIENCE)  # now, when nobody is still working
     barrier()
     store = dist.FileStore(str(counter), world())  # type: ignore[attr-defined]  # public, but not in torch's __all__
     beat = _Beat(store)

@@ -260,7 +260,7 @@ def hessian(
             )
         if not distributed.is_main():
             return
-        _conclude(console, found, path, objective, options, ours["cache_bytes"])
+        _conclude(console, found, path, objective, options)
         checks = _verify(console, objective, found) if verify_with else None
         if as_json:
             console.json(_document(found, path, checks))
@@ -296,9 +296,7 @@ def _finished(console: Console, found: Spectrum) -> None:
     console.note(f"{found.parts[0]}: {', '.join(words)}")
 
 
-def _conclude(
-    console: Console, found: Spectrum, path: Path, objective: Objective, options: Options, cache_bytes: int
-) -> None:
+def _conclude(console: Console, found: Spectrum, path: Path, objective: Objective, options: Options) -> None:
     """Print the table, and below it warnings about its numbers."""
     heads, rows = columns.table(found)
     console.table(heads, rows, title=found.title)
@@ -314,14 +312,14 @@ def _conclude(
         console.note(f"the Lanczos basis was {basis}")
     _reached(console, found)
     over_samples.show(console, found)
-    _by_rows(console, found, objective, options, cache_bytes)
+    _by_rows(console, found, objective, options)
     if found.overlap is not None:
         _show_overlap(console, found)
     also = "" if found.overlap is None else " [--kind overlap]"
     console.say(f"result: {path}\nfigure: landscape plot {path}{also}")
 
 
-def _by_rows(console: Console, found: Spectrum, objective: Objective, options: Options, cache_bytes: int) -> None:
+def _by_rows(console: Console, found: Spectrum, objective: Objective, options: Options) -> None:
     """Print how many eigenvalues rows gave and how exact these are, and why other parts were computed by Lanczos."""
     kind = KINDS[found.operator]
     if not kind.has_rows or options.method == "lanczos":
@@ -342,9 +340,7 @@ def _by_rows(console: Console, found: Spectrum, objective: Objective, options: O
     if not all_rows(objective, kind, options):
         reason = f"{objective.outputs.size:,} backward passes are more than the products of Lanczos"
     elif (reason := of_samples.refusal(objective, kind) or "") == "":
-        most = min(of_samples.MOST_ROWS, cache_bytes // (objective.layout.size * objective.dtype.itemsize))
-        held = "--cache holds" if most < of_samples.MOST_ROWS else "are multiplied by each other"
-        reason = f"they need more rows than the {most:,} that {held}"
+        reason = f"they need more than {of_samples.MOST_ROWS:,} rows, or more than fit into --cache"
     others = [part for part, known in zip(found.parts, own, strict=True) if not known]
     names = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
     console.note(f"by Lanczos, not by rows: {names}, because {reason}")

@@ -4,10 +4,11 @@ import math
 
 from landscape.cli.console import Console
 from landscape.results import Spectrum, written
-from landscape.results.inference import LEAST
+from landscape.results.inference import LEAST, LEAST_WEIGHTED
 from landscape.results.over_samples import RESOLVED, of_part
 
 TITLE = "over samples: what other samples of the same class would change"
+FEW = f"{LEAST} samples ({LEAST_WEIGHTED} if they were drawn in proportion to uncertainty)"
 OF_DRAW = "; where the part is marked (draw), what another draw from its samples would change"
 HEADS = [
     "part", "lambda_max, 90 %", "trace, 90 %", "uncertainty, 90 %", "trace / unc., 90 %", "lambda_max / unc., 90 %",
@@ -32,12 +33,12 @@ def show(console: Console, found: Spectrum) -> None:
     console.table(HEADS, rows, title=TITLE + (OF_DRAW if found.drawn.any() else ""))
     if any(one is not None and not one.resolved for _, one in known):
         console.note(
-            f"? not resolved: fewer than {LEAST} samples, or a standard error over samples above {RESOLVED:.0%} of "
+            f"? not resolved: fewer than {FEW}, or a standard error over samples above {RESOLVED:.0%} of "
             "lambda_max or trace; lambda_max of few samples is too large on average"
         )
     if any("(?)" in cell for row in rows for cell in row):
         console.note(
-            f"(?) no interval: fewer than {LEAST} samples for that of the uncertainty; for the others, one sample has "
+            f"(?) no interval: fewer than {FEW} for that of the uncertainty; for the others, one sample has "
             "nearly all uncertainty of the part"
         )
 

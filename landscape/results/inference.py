@@ -31,6 +31,9 @@ LEAST = 25
 LEAST_EFFECTIVE = 2.0
 """If a ratio rests on fewer draws than this (see `effective`), no interval is given: nothing shows its spread."""
 
+LEAST_WEIGHTED = 6
+"""The same for draws in proportion to uncertainty, whose weighted values are nearly alike."""
+
 RATIO = 2.0
 """True ratio for which the power of a test is estimated."""
 TRIALS = 40
@@ -162,21 +165,24 @@ def ratio_interval(
     return value - off if x.min() < 0 else max(0.0, value - off), value + off
 
 
-def interval(x: np.ndarray, *, level: float = 0.9, repetitions: int = 2000, seed: int = 0) -> tuple[float, float]:
+def interval(
+    x: np.ndarray, *, least: int | None = None, level: float = 0.9, repetitions: int = 2000, seed: int = 0
+) -> tuple[float, float]:
     """Return an interval for the mean of independent, possibly skewed values, by the bootstrap of Student's t.
 
     Args:
         x: (m,).
+        least: with fewer values no interval is given; None means `LEAST`.
         level: coverage of the interval.
         repetitions: number of bootstrap draws.
         seed: of the draws.
 
     Returns:
-        Lower and upper end; nan for fewer than `LEAST` values.
+        Lower and upper end; nan for fewer than `least` values.
 
     Source: Efron and Tibshirani 1993, section 12.5.
     """
-    if len(x) < LEAST:
+    if len(x) < (LEAST if least is None else least):
         return float("nan"), float("nan")
     own = stderr(x)
     if own == 0:
@@ -211,6 +217,24 @@ def bracket(
         return float("nan"), float("nan")
     t = float(stdtrit(n - 1, (1 + level) / 2))
     return float(np.maximum(0.0, crossfit - t * crossfit_error)), value + t * error
+
+
+def around(value: float, error: float, n: int, *, level: float = 0.9) -> tuple[float, float]:
+    """Return an interval for lambda_max of a part from weighted draws: the bias of a bracket's value is small for them.
+
+    Args:
+        value: lambda_max of the draws.
+        error: standard error of `value`.
+        n: number of draws that could have been others.
+        level: coverage of the interval.
+
+    Returns:
+        Lower end, at least 0, and upper end: Student's t times the error away; nan for fewer than `LEAST_WEIGHTED`.
+    """
+    if n < LEAST_WEIGHTED:
+        return float("nan"), float("nan")
+    off = float(stdtrit(n - 1, (1 + level) / 2)) * error
+    return max(0.0, value - off), value + off
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ strongly correlated, so the second factor is known from far fewer samples than t
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ class OverSamples:
     """The numbers of one part with their errors over samples; nan if there is none."""
 
     n: int
+    weighted: bool  # the samples are draws in proportion to uncertainty
     lambda_max: tuple[float, float]  # value and standard error
     lambda_max_interval: tuple[float, float]
     trace: tuple[float, float]
@@ -35,7 +37,7 @@ class OverSamples:
     @property
     def resolved(self) -> bool:
         """Whether there are enough samples, and lambda_max and trace have relative errors of at most `RESOLVED`."""
-        return self.n >= inference.LEAST and all(
+        return self.n >= (inference.LEAST_WEIGHTED if self.weighted else inference.LEAST) and all(
             error <= RESOLVED * abs(value) for value, error in (self.lambda_max, self.trace)
         )
 
@@ -58,19 +60,25 @@ def of_part(found: Spectrum, p: int, *, level: float = 0.9) -> OverSamples | Non
     n = len(traces)
     value, error = float(found.lambda_max[p]), inference.stderr(curvatures)
     crossfit, crossfit_error = float(found.lambda_max_crossfit[p]), float(found.lambda_max_crossfit_stderr[p])
+    weighted = tell is not None and _weights_vary(found, p)
+    interval = partial(inference.interval, level=level, least=inference.LEAST_WEIGHTED if weighted else inference.LEAST)
     # Around the trace itself: that of a Hessian may differ from the traces of the samples' Gauss-Newton parts.
-    low, high = (end + float(found.trace[p] - traces.mean()) for end in inference.interval(traces, level=level))
+    low, high = (end + float(found.trace[p] - traces.mean()) for end in interval(traces))
     mean = float(uncertainty.mean())
     ratio_low, ratio_high = inference.ratio_interval(curvatures, uncertainty, level=level, tell=tell)
-    if not np.isnan(ratio_low):  # as for lambda_max itself, the lower end starts from the cross-fitted value
+    of_lambda_max = inference.bracket(value, error, crossfit, crossfit_error, n, level=level)
+    if tell is not None and weighted:
+        of_lambda_max = inference.around(value, error, int(np.count_nonzero(tell)), level=level)
+    elif not np.isnan(ratio_low):  # as for lambda_max itself, the lower end starts from the cross-fitted value
         ratio_low = float(np.maximum(0.0, ratio_low - (value - crossfit) / mean))
     return OverSamples(
         n=n,
+        weighted=weighted,
         lambda_max=(value, error),
-        lambda_max_interval=inference.bracket(value, error, crossfit, crossfit_error, n, level=level),
+        lambda_max_interval=of_lambda_max,
         trace=(float(found.trace[p]), inference.stderr(traces)),
         trace_interval=(low, high),
-        uncertainty_interval=inference.interval(uncertainty, level=level),
+        uncertainty_interval=interval(uncertainty),
         trace_ratio_interval=inference.ratio_interval(traces, uncertainty, level=level, tell=tell),
         lambda_max_ratio_interval=(ratio_low, ratio_high),
         **factors(found, p),
@@ -111,6 +119,12 @@ def repeated(found: Spectrum, p: int) -> bool:
         return False
     index = found.sample_index[p][np.isfinite(found.sample_index[p])]
     return len(index) > 1 and len(np.unique(index)) == 1
+
+
+def _weights_vary(found: Spectrum, p: int) -> bool:
+    weights = np.empty(0) if found.sample_weight is None else found.sample_weight[p]
+    known = weights[np.isfinite(weights)]
+    return len(known) > 0 and bool(np.ptp(known) > 1e-9 * known.max())
 
 
 def _draws(found: Spectrum, p: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None] | None:

@@ -33,7 +33,7 @@ def said_of_rows(objective, found, **changed):
     given = found.provenance["options"]
     options = Options(**{item.name: given[item.name] for item in dataclasses.fields(Options)} | changed)
     # private: printed by the command only, after a part that needs thousands of rows
-    hessian._by_rows(console, found, objective, options, 2**30)
+    hessian._by_rows(console, found, objective, options)
     return console.notes
 
 
@@ -49,7 +49,7 @@ def test_parts_with_more_rows_than_are_kept_are_named_and_not_taken_for_exact(mo
     assert own.sum() == (most > 1)
     for p, part in enumerate(found.parts):
         assert (part in notes[-1].split(", because")[0].split(": ")[1].split(", ")) == (not own[p])
-    assert f"{most:,} that" in notes[-1]
+    assert f"{most:,} rows" in notes[-1]
 
 
 def test_more_outputs_than_products_are_the_reason_for_lanczos():

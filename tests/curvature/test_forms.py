@@ -119,3 +119,14 @@ def test_every_matrix_of_the_toolkit_has_forms_and_another_is_refused():
     kfac = Kind(name="kfac", symbol="K", about="", decays=True, bends=True, scales=True, factors=None)
     with refused(InputError, "kfac"):
         forms.quadratic_forms(objective, kfac, np.empty(0, int), vector(objective))
+
+
+def test_scarce_memory_is_no_reason_for_backward_passes_which_take_more(monkeypatch):
+    def scarce(*given):
+        raise torch.OutOfMemoryError
+
+    objective = CASES["mlp-tanh"].objective()
+    # private: the second forward derivative of a batch
+    monkeypatch.setattr(forms, "_forward", scarce)
+    with pytest.raises(torch.OutOfMemoryError):
+        forms.quadratic_forms(objective, HESSIAN, objective.members[0], vector(objective))

@@ -150,7 +150,8 @@ def test_options_that_sentences_name_exist():
     commands = [root.get_command(None, name) for name in root.list_commands(None)]
     known = {o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts)}
     known |= {"--no-deps", "--help", "--nproc-per-node"}
-    slurm = "array cpus-per-task exact gpus-per-node gpus-per-task job-name nodes ntasks ntasks-per-node requeue time"
+    slurm = "array cpus-per-task exact gpus-per-node gpus-per-task job-name kill-on-bad-exit nodes ntasks "
+    slurm += "ntasks-per-node requeue time"
     known |= {f"--{name}" for name in slurm.split()}
     known |= {o for file in (ROOT / "benchmarks").glob("*.py") for o in re.findall(r'"(--[a-z-]+)"', file.read_text())}
     theirs = "dir_type model_file2 model_file3 mpi xignore xnorm"  # of tomgoldstein/loss-landscape

@@ -252,3 +252,17 @@ def test_other_draws_of_the_same_options_are_told_apart():
     ]
     assert of[0].source["draws"] == of[2].source["draws"] != of[1].source["draws"]
     assert about.items() <= of[0].source["draws"].items()
+
+
+def test_few_weighted_draws_have_intervals_and_few_samples_have_none():
+    objective = network()
+    drawn, alike = (ls.spectrum(subject, operator="ggn", samples=12) for subject in (objective, network(scale=0.01)))
+    one, other = (over_samples.of_part(found, 0) for found in (drawn, alike))
+    assert (one.weighted, other.weighted) == (True, False)
+    value, error = one.lambda_max
+    low, high = one.lambda_max_interval
+    assert value - low == pytest.approx(high - value)
+    assert error < high - value < 3 * error
+    assert np.isfinite([one.trace_interval, one.uncertainty_interval]).all()
+    assert np.isnan([other.trace_interval, other.uncertainty_interval, other.lambda_max_interval]).all()
+    assert not other.resolved

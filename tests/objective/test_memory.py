@@ -13,10 +13,10 @@ from together import path
 
 import landscape as ls
 from landscape.analyses.distances import Run
-from landscape.autodiff import memory
+from landscape.autodiff import distributed, memory
 from landscape.curvature import products
 from landscape.data import datasets
-from landscape.errors import is_of_memory
+from landscape.errors import RankError, is_of_memory
 from landscape.objective import points
 from landscape.objective.objective import Objective
 
@@ -140,3 +140,22 @@ def test_an_error_that_memory_is_the_cause_of_is_one_too(cause):
     error.__cause__ = cause
     assert is_of_memory(error)
     assert not is_of_memory(ValueError("other"))
+
+
+def test_no_memory_for_one_sample_in_another_process_is_an_error_too(monkeypatch):
+    taken, left = [], [8, 4, 0]
+
+    class WithoutRoom(distributed.Team):
+        """Processes of which another one has no memory for a single sample."""
+
+        def least(self, numbers):
+            return np.minimum(numbers, left.pop(0))
+
+        def finished(self):
+            raise distributed.ScarceElsewhereError
+
+    hungry = objective(100)
+    monkeypatch.setattr(distributed, "team", lambda: WithoutRoom(0, 2))
+    with pytest.raises(RankError):
+        contextvars.copy_context().run(memory.halving, lambda: taken.append(hungry.batch_size))
+    assert taken == [8, 4]

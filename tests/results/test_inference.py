@@ -218,3 +218,11 @@ def test_the_error_of_a_share_is_that_of_the_binomial_and_never_zero():
     # 90 % of a share near 1 among few, of which all may be right
     right = np.random.default_rng(0).binomial(25, 0.98, 2000) / 25
     assert np.mean(np.abs(right - 0.98) <= 1.711 * inference.share_stderr(right, 25)) > 0.85
+
+
+def test_an_interval_of_weighted_draws_is_around_the_value():
+    low, high = inference.around(10.0, 1.0, 16)
+    assert (low + high) / 2 == pytest.approx(10)
+    assert high - low == pytest.approx(2 * 1.753, rel=1e-3)  # Student's t of 15 degrees of freedom at 95 %
+    assert inference.around(1.0, 1.0, 16)[0] == 0
+    assert np.isnan(inference.around(10.0, 1.0, inference.LEAST_WEIGHTED - 1)).all()
