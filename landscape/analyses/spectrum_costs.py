@@ -182,8 +182,9 @@ class SpectrumCosts:
     @property
     def keeps(self) -> int:
         """Bytes of rows, of a basis, and of what products keep, as far as a few samples have not needed them too."""
-        rows, later = self._n_rows * self.row, self._pooled * self.row
-        needed = [self.begun + 3 * later]
+        rows, pooled = (min(n * self.row, self.row_bytes) for n in (self._n_rows, self._pooled))
+        later = min(pooled, self.row_bytes // 2)
+        needed = [self.begun + later + 2 * pooled]
         if self.by_samples:
             timed = (self.rows(len(self.counts) - 1).number or 0) * self.vector
             needed.append(self.after_rows + max(0, 2 * (rows - timed)) + later)  # some rows are copied
@@ -266,8 +267,8 @@ class SpectrumCosts:
     def _part(self, n: int) -> str:
         return str(self.parts.index(n))
 
-    def _per_sample(self, part: int) -> of_samples.Samples:
-        given: dict[str, Any] = self.options.of_samples | {"cache_bytes": self.row_bytes, "complete": self.complete}
+    def _per_sample(self, part: int, cache_bytes: int) -> of_samples.Samples:
+        given: dict[str, Any] = self.options.of_samples | {"cache_bytes": cache_bytes, "complete": self.complete}
         return of_samples.samples(self.small, self.kind, part, **given)
 
     @property
@@ -280,7 +281,7 @@ class SpectrumCosts:
         if not self.by_samples:
             return 0
         last = len(self.counts) - 1
-        found, most = self.rows(last).number, min(of_samples.MOST_ROWS, self.row_bytes // self.row)
+        found, most = self.rows(last).number, self._most_rows
         if found is None and self.options.method == "rows":
             largest = max(range(self.pieces), key=lambda p: len(self.objective.members[p]))
             name = self.objective.partition.names[largest]
@@ -290,8 +291,15 @@ class SpectrumCosts:
         number = round(found * self.samples / self.counts[last])
         return number if number <= most else most * (self.options.method == "rows" or not self.complete)
 
+    @property
+    def _most_rows(self) -> int:
+        """Number of rows of a part at most; all eigenvalues need the columns of one tensor at a time."""
+        layout = self.objective.layout
+        width = self.team.largest(max(layout.sizes) if self.complete else layout.size)
+        return min(of_samples.MOST_ROWS, self.row_bytes // (width * self.objective.dtype.itemsize))
+
     def _rows(self, part: int) -> _Rows:
-        found = self._per_sample(part)
+        found = self._per_sample(part, self.row_bytes)
         number = None if found.kept is None else len(found.kept.rows.sample)
         self.after_rows = memory.peak()
         return _Rows(number, found.members, found.lengths, found.guess, found.relative_error)
@@ -299,9 +307,14 @@ class SpectrumCosts:
     def _of_samples(self, n: int) -> Callable[[], object]:
         part = self.parts.index(n)
         top, value = self._sharpest(part) if self.options.sampling_errors else (None, 0.0)
+        few, rows = self.rows(part).number or 0, self._n_rows
+        is_apart = self.complete and few < rows and rows * self.row > self.row_bytes
+        # Rows of few samples are computed in as many pieces as all.
+        cache_bytes = max(self.row_bytes * few // rows, few * max(self.objective.layout.sizes) * self.vector
+                          // self.objective.layout.size) if is_apart else self.row_bytes  # fmt: skip
 
         def once() -> None:
-            per_sample = self._per_sample(part)
+            per_sample = self._per_sample(part, cache_bytes)
             if top is None:
                 return
             if per_sample.kept is not None and self.complete:
@@ -384,7 +397,7 @@ class SpectrumCosts:
         """Number of rows of all parts that are multiplied with each other; 0 for none or too many."""
         if not (self.by_samples and self.options.sampling_errors):
             return 0
-        most = min(pooled.MOST_ROWS, self.row_bytes // self.row)
+        most = min(pooled.MOST_ROWS, self._most_rows)
         if not self.complete:
             most = min(most, self.pieces * max(of_samples.DIRECTION_ROWS, self.samples))
         last = len(self.counts) - 1

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from torch import nn
 
 import landscape as ls
@@ -14,6 +15,7 @@ from landscape.analyses.distances import Run
 from landscape.autodiff import memory
 from landscape.curvature import gram
 from landscape.curvature.products import Products
+from landscape.errors import InputError
 from landscape.objective import points
 from landscape.objective.evaluator import Evaluator
 
@@ -106,3 +108,25 @@ def test_the_products_of_a_run_without_a_basis_are_announced(options, monkeypatc
     kept = {"sampling_errors": False, "trace": "probes", "cache_bytes": 0}
     said = compare(lambda: ls.spectrum(objective(), **kept, **options), monkeypatch)
     assert said["products with the hessian"] > 3 * 20
+
+
+def test_what_the_run_refuses_is_refused_by_its_estimate(monkeypatch):
+    entry = 8 * objective().layout.size
+    monkeypatch.setattr(memory, "room", lambda device, limit: 10 * entry)
+    with refused(InputError, "memory_bytes", 10, 19):
+        ls.estimate(ls.spectrum, objective(), sampling_errors=False, trace="probes", cache_bytes=0)
+    with refused(InputError, "memory_bytes", method="lanczos"):
+        ls.estimate(ls.spectrum, objective(), operator="ggn", method="rows")
+
+
+def test_an_accuracy_counts_pilot_draws_and_says_that_more_is_not_known():
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(210, 6, generator=generator), torch.arange(210) % 2
+    many = ls.make_objective(nn.Linear(6, 2), (inputs, labels), parts="class", device="cpu")
+    found = ls.estimate(ls.spectrum, many, accuracy=0.2)
+    assert {cost.what: cost.times for cost in found.costs}["pilot draws for the accuracy"] == 2 * 2
+    assert "accuracy" in found.note
+    assert ls.estimate(ls.spectrum, many).note == ""
+    few = ls.estimate(ls.spectrum, objective(), accuracy=0.2)  # parts of 12 samples: all are taken
+    assert few.note == ""
+    assert not any(cost.what.startswith("pilot") for cost in few.costs)
