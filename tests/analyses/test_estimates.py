@@ -31,7 +31,9 @@ COUNTED = {
     "gradients of the search": (points, "gradient"),
     "losses of parts": (part_losses.PartLosses, "losses"),
 }
-"""What estimates call the steps of a kind, by the beginning; and what takes one step."""
+"""What estimates call the steps of a kind, by the beginning; and what takes one step.
+
+private: two of these functions, since no public one takes one step each."""
 
 
 @cache
