@@ -16,6 +16,9 @@ from landscape.errors import InputError
 from landscape.results.gram import Gram
 from landscape.results.spectrum import Spectrum
 
+MOST_RESAMPLED = 512
+"""Eigenvalues of bootstrap draws are computed for parts with at most so many stored rows; for more they take long."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pool:
@@ -92,7 +95,7 @@ def pool(found: Spectrum, parts: Sequence[int]) -> Pool:
 
 
 def resampled(
-    found: Spectrum, p: int, *, repetitions: int = 50, most: int = 512, seed: int = 0
+    found: Spectrum, p: int, *, repetitions: int = 50, most: int = MOST_RESAMPLED, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the eigenvalues of a part from rows, for bootstrap draws of its samples.
 
@@ -100,7 +103,7 @@ def resampled(
         found: a spectrum.
         p: position of the part.
         repetitions: number of draws.
-        most: the largest number of rows; with more, this would take long.
+        most: the largest number of rows.
         seed: of the draws.
 
     Returns:
