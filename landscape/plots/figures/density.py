@@ -20,7 +20,7 @@ from landscape.plots.layout.drawable import figure
 from landscape.plots.layout.parts import positions
 from landscape.plots.layout.symbols import matrix
 from landscape.results import Spectrum, matched, quadrature, written
-from landscape.results.columns import in_words
+from landscape.results.columns import with_larger_error
 from landscape.results.pool import MOST_RESAMPLED, resampled
 from landscape.results.quadrature import Axis
 
@@ -198,7 +198,7 @@ def _at_equal_size(spectrum: Spectrum) -> dict[str, str]:
         return {}
     lines: dict[str, list[str]] = {}
     short = {"lambda_max": r"$\lambda_{\max}$", "trace": "trace", "trace per uncertainty": "trace / unc."}
-    for one in matched.against_largest(spectrum):
+    for one in matched.against_largest(spectrum, trials=0):
         if one.number in short:
             times = f" {one.test.value / one.test.median:.2g} times" if one.test.median > 0 else ""
             p = f"p = {one.p:.2g}" if one.p >= 0.001 else "p < 0.001"
@@ -245,10 +245,15 @@ def _corner(spectrum: Spectrum, p: int) -> str:
     errors = spectrum.lambda_max_sampling_stderr
     over_samples = errors is not None and bool(np.isfinite(errors).any())
     if over_samples or not spectrum.converged[p]:
-        top = in_words(spectrum, "lambda_max", p) + ", not converged" * int(not spectrum.converged[p])
+        top = with_larger_error(spectrum, "lambda_max").text(spectrum, p) + ", not converged" * int(
+            not spectrum.converged[p]
+        )
     else:
         top = written.number(spectrum.lambda_max[p])
-    lines = [rf"$\lambda_{{\max}}$ = {top}", rf"Tr(${matrix(spectrum)}$) = {in_words(spectrum, 'trace', p)}"]
+    lines = [
+        rf"$\lambda_{{\max}}$ = {top}",
+        rf"Tr(${matrix(spectrum)}$) = {with_larger_error(spectrum, 'trace').text(spectrum, p)}",
+    ]
     lines += ["± samples"] if over_samples else []
     return "\n".join([*lines, *_why_no_band(spectrum, p)])
 
