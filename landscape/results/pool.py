@@ -44,7 +44,8 @@ class Pool:
 
         Returns:
             The trace; zero if the rows leave out nothing. nan without rows, and if some of them have a negative sign,
-            as for a loss that is not convex in the logits: then their traces may cancel.
+            as for a loss that is not convex in the logits: then their traces may cancel, and the file does not hold
+            those of each sign. If only rows that are left out are negative, what they take away is to be added.
         """
         if self.gram is None or (self.gram.sign < 0).any():
             return float("nan")

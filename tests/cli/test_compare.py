@@ -250,6 +250,7 @@ def test_compare_shows_errors_over_samples_where_they_are_larger_and_says_which_
         "trace_stderr": np.array([0.0, 0.5]),
         "lambda_max_residual": np.array([1e-6, 0.4]),
     }
+    unknown = {"trace_stderr": np.array([np.nan, 0.5])}
     errors = {
         "lambda_max_sampling_stderr": np.array([0.2, 0.3]),
         "trace_sampling_stderr": np.array([0.7, np.nan]),
@@ -266,6 +267,8 @@ def test_compare_shows_errors_over_samples_where_they_are_larger_and_says_which_
     assert second[1] == "3.00 ± 0.40 (residual) / 6.000 ± ?"
     for mark in ("(draw)", "(residual)", "(estimate)", "?"):
         assert sum(line.startswith(f"{mark} ") or line.startswith(f"± {mark} ") for line in out.splitlines()) == 1
+    _, out, _ = run("compare", save("c.h5", classes(2, steps=3), **common | errors | unknown))
+    assert "5.00 ± 0.70 (draw) (estimate ?)" in out
     _, out, _ = run("compare", without)
     assert "± residual" in out
     assert "(residual)" not in out
